@@ -1,0 +1,2 @@
+//! tokenward
+fn main() {}
