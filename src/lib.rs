@@ -1,2 +1,5 @@
-//! tokenward
+//! tokenward: an OAuth token broker for Microsoft Entra ID and any other OpenID provider.
 
+pub mod authority;
+pub mod domain;
+pub mod store;

@@ -1,0 +1,88 @@
+//! Whose mailbox it is. The key is (`tid`, `oid`) at Entra and (`iss`, `sub`) elsewhere, never a name or an
+//! e-mail address: those are mutable and not unique (ID token claims reference; OpenID Connect Core §5.7).
+
+use serde::{Deserialize, Serialize};
+
+/// The tenant of every personal Microsoft account.
+pub const PERSONAL_TENANT: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
+
+/// The account behind a connection, from a validated `id_token`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// `iss` of the ID token.
+    pub iss: String,
+    /// `sub` of the ID token; pairwise at Entra.
+    pub sub: String,
+    /// Entra's tenant id, lower case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tid: Option<String>,
+    /// Entra's object id of the user in that tenant, lower case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oid: Option<String>,
+    /// For people to read only; never compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+}
+
+/// What identifies an account, and so what a connect session may insist on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum AccountId {
+    /// A user of an Entra tenant.
+    Entra {
+        /// Tenant id.
+        tid: String,
+        /// Object id.
+        oid: String,
+    },
+    /// A user of any other OpenID provider.
+    OpenId {
+        /// Issuer.
+        iss: String,
+        /// Subject.
+        sub: String,
+    },
+}
+
+impl AccountId {
+    /// An Entra user; ids are compared in lower case.
+    pub fn entra(tid: &str, oid: &str) -> Self {
+        AccountId::Entra { tid: tid.to_ascii_lowercase(), oid: oid.to_ascii_lowercase() }
+    }
+}
+
+impl Account {
+    /// The identity that must not change under a connection.
+    pub fn id(&self) -> AccountId {
+        match (&self.tid, &self.oid) {
+            (Some(tid), Some(oid)) => AccountId::entra(tid, oid),
+            _ => AccountId::OpenId { iss: self.iss.clone(), sub: self.sub.clone() },
+        }
+    }
+
+    /// Whether this is a personal Microsoft account.
+    pub fn is_personal(&self) -> bool {
+        self.tid.as_deref().is_some_and(|tid| tid.eq_ignore_ascii_case(PERSONAL_TENANT))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(oid: &str) -> Account {
+        Account {
+            iss: "https://issuer".into(),
+            sub: "s".into(),
+            tid: Some("T".into()),
+            oid: Some(oid.into()),
+            username: Some("alice@contoso.com".into()),
+        }
+    }
+
+    #[test]
+    fn one_username_and_two_object_ids_are_two_users() {
+        assert_ne!(account("1").id(), account("2").id());
+        assert_eq!(account("AB").id(), account("ab").id());
+    }
+}

@@ -1,0 +1,302 @@
+//! A connection's life: its status, what may change it, and what a person is told of it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::account::Account;
+use super::time::Timestamp;
+use super::verdict::{AuthorityError, BlockReason, Disposition, GrantFate, ReauthReason};
+
+/// Whether a connection can serve, and who must act if not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "status", content = "reason", rename_all = "snake_case")]
+pub enum Status {
+    /// Works, as far as we know.
+    Active,
+    /// The user must sign in again.
+    NeedsReauthorization(ReauthReason),
+    /// An administrator must act.
+    Blocked(BlockReason),
+    /// An operator stopped it.
+    Paused,
+}
+
+impl Status {
+    /// The word in the contract.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Active => "active",
+            Status::NeedsReauthorization(_) => "needs_reauthorization",
+            Status::Blocked(_) => "blocked",
+            Status::Paused => "paused",
+        }
+    }
+
+    /// The reason's word in the contract, where there is one.
+    pub fn reason(self) -> Option<&'static str> {
+        match self {
+            Status::NeedsReauthorization(reason) => Some(reason.as_str()),
+            Status::Blocked(reason) => Some(reason.as_str()),
+            Status::Active | Status::Paused => None,
+        }
+    }
+}
+
+/// One try at the authority, for `explain`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// When.
+    pub at: Timestamp,
+    /// `connect` or `refresh`.
+    pub action: String,
+    /// `ok`, or the disposition's word.
+    pub outcome: String,
+    /// What we concluded, in words.
+    pub conclusion: String,
+    /// What the authority answered.
+    #[serde(default)]
+    pub answer: AuthorityError,
+}
+
+/// How many attempts a connection remembers.
+pub const ATTEMPTS_KEPT: usize = 10;
+
+/// First wait before a grant under a verdict is tried again.
+const FIRST_RETRY: Duration = Duration::from_secs(60);
+/// The slowest pace at which a blocked grant is tried: an administrator's repair shows within the hour.
+const SLOWEST_RETRY_BLOCKED: Duration = Duration::from_secs(3600);
+/// The slowest pace at which a grant that wants its user is tried.
+const SLOWEST_RETRY_REAUTH: Duration = Duration::from_secs(86_400);
+
+/// Everything about a connection but its secrets. It is changed only by the transitions below.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Profile {
+    /// Whose mailbox it is.
+    pub account: Account,
+    /// Scopes asked for when it was connected.
+    pub scopes_requested: Vec<String>,
+    /// Scopes the authority granted, every resource's together.
+    pub scopes_granted: Vec<String>,
+    /// Whether it can serve.
+    pub status: Status,
+    /// The caller that had it connected.
+    pub connected_by: String,
+    /// When it was first connected.
+    pub created_at: Timestamp,
+    /// When its user last signed in for it.
+    pub connected_at: Timestamp,
+    /// When its grant last worked.
+    pub last_refreshed_at: Timestamp,
+    /// The last failure that changed it.
+    #[serde(default)]
+    pub last_error: Option<Attempt>,
+    /// The latest tries, newest last.
+    #[serde(default)]
+    pub attempts: Vec<Attempt>,
+    /// Under a verdict: when the grant may be tried again.
+    #[serde(default)]
+    pub retry_at: Option<Timestamp>,
+    /// How often in a row the verdict was confirmed.
+    #[serde(default)]
+    pub refusals: u32,
+    /// The authority said the grant itself is dead; nothing is left to try.
+    #[serde(default)]
+    pub grant_destroyed: bool,
+    /// A claims challenge to pass at the next sign-in.
+    #[serde(default)]
+    pub pending_claims: Option<String>,
+}
+
+impl Profile {
+    /// A connection as it comes from its user's sign-in. `before` is the connection it renews in place.
+    #[must_use]
+    pub fn connected(
+        account: Account,
+        scopes_requested: Vec<String>,
+        scopes_granted: Vec<String>,
+        connected_by: String,
+        now: Timestamp,
+        before: Option<&Profile>,
+    ) -> Self {
+        let mut profile = Profile {
+            account,
+            scopes_requested,
+            scopes_granted,
+            status: Status::Active,
+            connected_by,
+            created_at: before.map_or(now, |before| before.created_at),
+            connected_at: now,
+            last_refreshed_at: now,
+            last_error: None,
+            attempts: before.map(|before| before.attempts.clone()).unwrap_or_default(),
+            retry_at: None,
+            refusals: 0,
+            grant_destroyed: false,
+            pending_claims: None,
+        };
+        profile.remember(Attempt {
+            at: now,
+            action: "connect".into(),
+            outcome: "ok".into(),
+            conclusion: "the user signed in and granted access".into(),
+            answer: AuthorityError::default(),
+        });
+        profile
+    }
+
+    /// After the grant worked. A paused connection stays paused; every verdict is lifted.
+    #[must_use]
+    pub fn refreshed(mut self, scopes_granted: Option<Vec<String>>, now: Timestamp) -> Self {
+        if let Some(granted) = scopes_granted {
+            self.scopes_granted = granted;
+        }
+        if self.status != Status::Paused {
+            self.status = Status::Active;
+        }
+        self.last_refreshed_at = now;
+        self.last_error = None;
+        self.retry_at = None;
+        self.refusals = 0;
+        self.pending_claims = None;
+        self.remember(Attempt {
+            at: now,
+            action: "refresh".into(),
+            outcome: "ok".into(),
+            conclusion: "the grant works".into(),
+            answer: AuthorityError::default(),
+        });
+        self
+    }
+
+    /// After a verdict of the authority on the current grant. Any other disposition leaves it as it is: the app's
+    /// fault, or the authority's, is never the user's.
+    #[must_use]
+    pub fn judged(
+        mut self,
+        disposition: Disposition,
+        attempt: Attempt,
+        claims: Option<String>,
+        now: Timestamp,
+    ) -> Self {
+        let (status, slowest) = match disposition {
+            Disposition::Reauthorize(reason, fate) => {
+                self.grant_destroyed = fate == GrantFate::Dead;
+                (Status::NeedsReauthorization(reason), SLOWEST_RETRY_REAUTH)
+            }
+            Disposition::Blocked(reason) => (Status::Blocked(reason), SLOWEST_RETRY_BLOCKED),
+            Disposition::RetryAfter(_)
+            | Disposition::NextCredential
+            | Disposition::Misconfigured
+            | Disposition::Restart
+            | Disposition::CallerFault
+            | Disposition::OutcomeUnknown
+            | Disposition::Bug => return self,
+        };
+        if self.status != Status::Paused {
+            self.status = status;
+        }
+        let wait = FIRST_RETRY.saturating_mul(1u32 << self.refusals.min(20)).min(slowest);
+        self.retry_at = (!self.grant_destroyed).then(|| now.plus(wait));
+        self.refusals = self.refusals.saturating_add(1);
+        self.pending_claims = claims;
+        self.remember(attempt.clone());
+        self.last_error = Some(attempt);
+        self
+    }
+
+    /// Whether the grant may be tried at `now`.
+    pub fn may_try(&self, now: Timestamp) -> bool {
+        match self.status {
+            Status::Active => true,
+            Status::Paused => false,
+            Status::NeedsReauthorization(_) | Status::Blocked(_) => {
+                !self.grant_destroyed && self.retry_at.is_none_or(|at| at <= now)
+            }
+        }
+    }
+
+    fn remember(&mut self, attempt: Attempt) {
+        self.attempts.push(attempt);
+        let extra = self.attempts.len().saturating_sub(ATTEMPTS_KEPT);
+        self.attempts.drain(..extra);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn profile() -> Profile {
+        let account = Account { iss: "i".into(), sub: "s".into(), tid: None, oid: None, username: None };
+        Profile::connected(account, vec![], vec![], "cli".into(), at(0), None)
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_unix_seconds(seconds)
+    }
+
+    fn attempt() -> Attempt {
+        Attempt {
+            at: at(0),
+            action: "refresh".into(),
+            outcome: "x".into(),
+            conclusion: "y".into(),
+            answer: AuthorityError::default(),
+        }
+    }
+
+    #[test]
+    fn only_a_verdict_changes_a_connection() {
+        for disposition in [
+            Disposition::RetryAfter(None),
+            Disposition::NextCredential,
+            Disposition::Misconfigured,
+            Disposition::Restart,
+            Disposition::CallerFault,
+            Disposition::OutcomeUnknown,
+            Disposition::Bug,
+        ] {
+            assert!(!disposition.is_verdict());
+            assert_eq!(profile().judged(disposition, attempt(), None, at(1)), profile(), "{disposition:?}");
+        }
+    }
+
+    #[test]
+    fn a_verdict_is_tried_again_ever_more_slowly_and_heals() {
+        let blocked = Disposition::Blocked(BlockReason::PolicyBlocked);
+        let mut judged = profile();
+        let mut waits = Vec::new();
+        for _ in 0..9 {
+            judged = judged.judged(blocked, attempt(), None, at(0));
+            waits.push(judged.retry_at.expect("kept grants are tried again").unix_seconds());
+        }
+        assert_eq!(waits, [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]);
+        assert!(!judged.may_try(at(3599)) && judged.may_try(at(3600)));
+        let healed = judged.refreshed(None, at(4000));
+        assert_eq!((healed.status, healed.refusals, healed.retry_at), (Status::Active, 0, None));
+    }
+
+    #[test]
+    fn a_user_who_must_act_is_tried_at_most_daily_and_a_dead_grant_never() {
+        let mut judged = profile();
+        for _ in 0..30 {
+            let verdict = Disposition::Reauthorize(ReauthReason::InteractionRequired, GrantFate::Keep);
+            judged = judged.judged(verdict, attempt(), None, at(0));
+        }
+        assert_eq!(judged.retry_at, Some(at(86_400)));
+        assert_eq!(judged.attempts.len(), ATTEMPTS_KEPT);
+        let verdict = Disposition::Reauthorize(ReauthReason::GrantExpired, GrantFate::Dead);
+        let dead = judged.judged(verdict, attempt(), None, at(0));
+        assert!(dead.grant_destroyed && !dead.may_try(at(i64::MAX / 2000)));
+    }
+
+    #[test]
+    fn a_pause_survives_refreshes_and_verdicts() {
+        let mut paused = profile();
+        paused.status = Status::Paused;
+        assert_eq!(paused.clone().refreshed(None, at(1)).status, Status::Paused);
+        let verdict = Disposition::Blocked(BlockReason::PolicyBlocked);
+        assert_eq!(paused.judged(verdict, attempt(), None, at(1)).status, Status::Paused);
+    }
+}

@@ -1,0 +1,56 @@
+//! The stored right behind a connection.
+
+use super::secret::RefreshToken;
+
+/// A user's grant: the refresh token, and the one before it until the new one has worked once.
+#[derive(Clone)]
+pub struct Grant {
+    /// The newest refresh token.
+    pub current: RefreshToken,
+    /// The one before it. It is dropped when `current` has worked, which is when `current` itself is replaced.
+    pub previous: Option<RefreshToken>,
+}
+
+impl Grant {
+    /// A grant as it comes from a code redemption.
+    pub fn new(refresh_token: RefreshToken) -> Self {
+        Grant { current: refresh_token, previous: None }
+    }
+
+    /// The grant after `used` worked at the authority and `answered` came back. An answer without a refresh token
+    /// means: keep the one you have (RFC 6749 §6); so does one that repeats it.
+    #[must_use]
+    pub fn renewed(&self, used: &RefreshToken, answered: Option<RefreshToken>) -> Self {
+        match answered {
+            Some(next) if next != *used => Grant { current: next, previous: Some(used.clone()) },
+            _ => Grant { current: used.clone(), previous: None },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(text: &str) -> RefreshToken {
+        RefreshToken::new(text)
+    }
+
+    #[test]
+    fn at_most_two_generations_are_ever_kept() {
+        let first = Grant::new(token("1"));
+        let second = first.renewed(&first.current, Some(token("2")));
+        assert!(second.current == token("2") && second.previous == Some(token("1")));
+        let third = second.renewed(&second.current, Some(token("3")));
+        assert!(third.current == token("3") && third.previous == Some(token("2")));
+    }
+
+    #[test]
+    fn an_answer_without_a_refresh_token_keeps_the_one_that_worked() {
+        let grant = Grant { current: token("2"), previous: Some(token("1")) };
+        let kept = grant.renewed(&grant.current, None);
+        assert!(kept.current == token("2") && kept.previous.is_none());
+        let repaired = grant.renewed(&token("1"), Some(token("3")));
+        assert!(repaired.current == token("3") && repaired.previous == Some(token("1")));
+    }
+}

@@ -1,0 +1,116 @@
+//! Names and identifiers, each of its own type so that they cannot be swapped.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What is wrong with a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidName {
+    /// Shorter or longer than allowed.
+    #[error("must be 1 to {max} characters long")]
+    Length {
+        /// The most characters allowed.
+        max: usize,
+    },
+    /// Holds a character outside the allowed set.
+    #[error("may hold only {allowed}")]
+    Character {
+        /// The allowed set in words.
+        allowed: &'static str,
+    },
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $max:literal, $allowed:literal, $check:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(Box<str>);
+
+        impl $name {
+            /// Checks and takes a name.
+            pub fn parse(text: &str) -> Result<Self, InvalidName> {
+                if text.is_empty() || text.len() > $max {
+                    return Err(InvalidName::Length { max: $max });
+                }
+                let allowed: fn(u8) -> bool = $check;
+                if !text.bytes().all(allowed) {
+                    return Err(InvalidName::Character { allowed: $allowed });
+                }
+                Ok($name(text.into()))
+            }
+
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name!(
+    /// The name of one registered application, as in `[apps.NAME]`.
+    AppName,
+    63,
+    "a-z 0-9 -",
+    |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')
+);
+name!(
+    /// The name of one internal service, as in `[callers.NAME]`.
+    CallerName,
+    63,
+    "a-z 0-9 -",
+    |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')
+);
+name!(
+    /// The company's own name for one connection; case-sensitive.
+    ConnectionName,
+    256,
+    "A-Z a-z 0-9 . _ @ : / -",
+    |byte| matches!(byte, b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'@' | b':' | b'/' | b'-')
+);
+name!(
+    /// An unguessable identifier that we made (a connect session's, an admin consent session's).
+    SessionId,
+    64,
+    "A-Z a-z 0-9 _ -",
+    |byte| matches!(byte, b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-')
+);
+
+/// What names one connection: its app and its name within it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionKey {
+    /// The app it belongs to.
+    pub app: AppName,
+    /// Its name within the app.
+    pub connection: ConnectionName,
+}
+
+impl fmt::Display for ConnectionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.app, self.connection)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connection_names_take_the_contract_s_alphabet_and_nothing_else() {
+        for good in ["user-4711", "team-a/user-7", "alice@contoso.com", "A.b_c:d", &"x".repeat(256)] {
+            assert!(ConnectionName::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["", &"x".repeat(257), "a b", "a\0", "ü", "a%2Fb", "a?b", "a#b", "a;b", "a\\b"] {
+            assert!(ConnectionName::parse(bad).is_err(), "{bad:?}");
+        }
+        assert_ne!(ConnectionName::parse("User").ok(), ConnectionName::parse("user").ok());
+    }
+}

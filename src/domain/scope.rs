@@ -1,0 +1,227 @@
+//! Scopes. At Entra `Mail.Read` and `https://graph.microsoft.com/Mail.Read` are one scope, case is ignored, and
+//! a scope belongs to one resource; elsewhere a scope is just its text (RFC 6749 §3.3).
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// How an app's authority names its scopes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ScopeNaming {
+    /// Entra: a bare name is the Graph's; a full URI is `{resource}/{name}`.
+    Entra {
+        /// The cloud's Graph, such as `https://graph.microsoft.com`; no slash at the end.
+        graph: String,
+    },
+    /// Any other authority: no resources, the text is the scope.
+    Plain,
+}
+
+/// One scope, in the spelling it came in, compared by its canonical form.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    canonical: String,
+    wire: String,
+    resource: Option<String>,
+}
+
+/// Scopes that belong to no resource but to the sign-in itself (OpenID Connect Core §5.4, §11).
+const OPENID_SCOPES: [&str; 6] = ["openid", "profile", "email", "offline_access", "address", "phone"];
+
+impl ScopeNaming {
+    /// Reads one scope. `None` when the text is empty or holds a character outside RFC 6749 §3.3.
+    pub fn scope(&self, text: &str) -> Option<Scope> {
+        if text.is_empty() || !text.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e)) {
+            return None;
+        }
+        let lower = text.to_ascii_lowercase();
+        let scope = match self {
+            ScopeNaming::Plain => Scope { canonical: lower, wire: text.to_owned(), resource: None },
+            ScopeNaming::Entra { .. } if OPENID_SCOPES.contains(&lower.as_str()) => {
+                Scope { canonical: lower, wire: text.to_owned(), resource: None }
+            }
+            ScopeNaming::Entra { graph } => match lower.rsplit_once('/') {
+                Some((resource, _)) if lower.contains("://") && !resource.ends_with(':') => {
+                    let resource = resource.trim_end_matches('/').to_owned();
+                    Scope { canonical: lower, wire: text.to_owned(), resource: Some(resource) }
+                }
+                _ => Scope {
+                    canonical: format!("{graph}/{lower}").to_ascii_lowercase(),
+                    wire: text.to_owned(),
+                    resource: Some(graph.to_ascii_lowercase()),
+                },
+            },
+        };
+        Some(scope)
+    }
+
+    /// Reads a space-separated list, leaving out repetitions. `Err` names the first bad one.
+    pub fn scopes(&self, text: &str) -> Result<ScopeSet, String> {
+        let mut set = ScopeSet::default();
+        for word in text.split(' ').filter(|word| !word.is_empty()) {
+            set.insert(self.scope(word).ok_or_else(|| word.to_owned())?);
+        }
+        Ok(set)
+    }
+
+    /// Reads a list of scopes, skipping what no authority could have meant.
+    pub fn scopes_lossy<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> ScopeSet {
+        words.into_iter().filter_map(|word| self.scope(word)).collect()
+    }
+
+    /// The canonical form of a resource named by a caller: lower case, no slash or `/.default` at the end.
+    pub fn resource(&self, text: &str) -> String {
+        let lower = text.to_ascii_lowercase();
+        lower.trim_end_matches("/.default").trim_end_matches('/').to_owned()
+    }
+}
+
+impl Scope {
+    /// The spelling it came in, as sent to the authority.
+    pub fn wire(&self) -> &str {
+        &self.wire
+    }
+
+    /// The resource it belongs to, lower case; none for the sign-in's own scopes and outside Entra.
+    pub fn resource(&self) -> Option<&str> {
+        self.resource.as_deref()
+    }
+
+    /// The form that is compared.
+    pub fn canonical(&self) -> &str {
+        &self.canonical
+    }
+
+    /// Whether this is one of the sign-in's own scopes, which no token carries as a right.
+    pub fn is_openid(&self) -> bool {
+        OPENID_SCOPES.contains(&self.canonical.as_str())
+    }
+}
+
+impl PartialEq for Scope {
+    fn eq(&self, other: &Self) -> bool {
+        self.canonical == other.canonical
+    }
+}
+
+impl Eq for Scope {}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.wire)
+    }
+}
+
+/// A set of scopes, ordered by canonical form.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ScopeSet(BTreeMap<String, Scope>);
+
+impl ScopeSet {
+    /// Adds a scope; the first spelling stays.
+    pub fn insert(&mut self, scope: Scope) {
+        self.0.entry(scope.canonical.clone()).or_insert(scope);
+    }
+
+    /// Whether the scope is in the set, whatever its spelling.
+    pub fn contains(&self, scope: &Scope) -> bool {
+        self.0.contains_key(&scope.canonical)
+    }
+
+    /// The members, ordered by canonical form.
+    pub fn iter(&self) -> impl Iterator<Item = &Scope> {
+        self.0.values()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The members of `self` that are not in `other`.
+    pub fn missing_from(&self, other: &ScopeSet) -> ScopeSet {
+        self.iter().filter(|scope| !other.contains(scope)).cloned().collect()
+    }
+
+    /// The distinct resources of the members, ordered.
+    pub fn resources(&self) -> Vec<&str> {
+        let mut resources: Vec<&str> = self.iter().filter_map(Scope::resource).collect();
+        resources.sort_unstable();
+        resources.dedup();
+        resources
+    }
+
+    /// The members that belong to `resource` or to none.
+    pub fn of_resource(&self, resource: Option<&str>) -> ScopeSet {
+        self.iter()
+            .filter(|scope| scope.resource().is_none() || scope.resource() == resource)
+            .cloned()
+            .collect()
+    }
+
+    /// Space-separated, as on the wire (RFC 6749 §3.3).
+    pub fn wire(&self) -> String {
+        let words: Vec<&str> = self.iter().map(Scope::wire).collect();
+        words.join(" ")
+    }
+
+    /// The members' spellings.
+    pub fn to_words(&self) -> Vec<String> {
+        self.iter().map(|scope| scope.wire.clone()).collect()
+    }
+}
+
+impl FromIterator<Scope> for ScopeSet {
+    fn from_iter<I: IntoIterator<Item = Scope>>(scopes: I) -> Self {
+        let mut set = ScopeSet::default();
+        for scope in scopes {
+            set.insert(scope);
+        }
+        set
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entra() -> ScopeNaming {
+        ScopeNaming::Entra { graph: "https://graph.microsoft.com".into() }
+    }
+
+    #[test]
+    fn bare_and_full_spelling_in_any_case_are_one_scope() {
+        let naming = entra();
+        let set = naming.scopes("Mail.Read https://graph.microsoft.com/mail.read MAIL.READ").expect("scopes");
+        assert_eq!(set.len(), 1);
+        assert_eq!(set.resources(), ["https://graph.microsoft.com"]);
+    }
+
+    #[test]
+    fn resources_are_told_apart_and_openid_scopes_have_none() {
+        let naming = entra();
+        let set = naming
+            .scopes("openid offline_access Mail.Read https://outlook.office.com/SMTP.Send api://x/Read")
+            .expect("scopes");
+        assert_eq!(set.resources(), ["api://x", "https://graph.microsoft.com", "https://outlook.office.com"]);
+        let outlook = set.of_resource(Some("https://outlook.office.com"));
+        assert_eq!(outlook.to_words(), ["https://outlook.office.com/SMTP.Send", "offline_access", "openid"]);
+    }
+
+    #[test]
+    fn other_providers_scopes_have_no_resource() {
+        let set = ScopeNaming::Plain.scopes("https://mail.google.com/ Calendar").expect("scopes");
+        assert!(set.resources().is_empty());
+        assert_eq!(set.len(), 2);
+    }
+
+    #[test]
+    fn what_rfc_6749_forbids_is_refused_by_name() {
+        for bad in ["a\"b", "a\\b", "a\tb", "ü"] {
+            assert_eq!(entra().scopes(&format!("Mail.Read {bad}")), Err(bad.to_owned()));
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Access tokens as we hold them: when they came, when they die, and what they are good for.
+
+use std::time::Duration;
+
+use super::secret::AccessToken;
+use super::time::Timestamp;
+
+/// An access token with what the authority said of it.
+#[derive(Clone)]
+pub struct HeldToken {
+    /// The bearer itself.
+    pub access_token: AccessToken,
+    /// Lower-case hex SHA-256 of it: how a caller names a token it was refused with.
+    pub digest: String,
+    /// When we asked for it: life is counted from the start of the request, not from its answer.
+    pub issued_at: Timestamp,
+    /// When it is dead.
+    pub expires_at: Timestamp,
+    /// When the authority would like it renewed (`refresh_in`), if it said so.
+    pub refresh_at: Option<Timestamp>,
+    /// The scopes it carries, in the authority's spelling.
+    pub scopes: Vec<String>,
+    /// The resource it is for; none outside Entra.
+    pub resource: Option<String>,
+    /// SHA-256 of the claims challenge it answers, when it answers one.
+    pub answers_claims: Option<String>,
+}
+
+/// How good a token still is for one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// Serve it as it is.
+    Fresh,
+    /// It lives, but the caller would like one with more life: renew, and serve this one if that fails.
+    Short,
+    /// Dead.
+    Expired,
+}
+
+impl HeldToken {
+    /// Life left at `now`.
+    pub fn life_left(&self, now: Timestamp) -> Duration {
+        self.expires_at.since(now)
+    }
+
+    /// Judges the token for a caller that wants at least `min_ttl` of life. A token younger than a quarter of
+    /// its own life counts as fresh whatever was asked, so that a `min_ttl` beyond what the authority gives does
+    /// not become a refresh for every request.
+    pub fn freshness(&self, now: Timestamp, min_ttl: Duration) -> Freshness {
+        let left = self.life_left(now);
+        if left < Duration::from_secs(1) {
+            return Freshness::Expired;
+        }
+        let life = self.expires_at.since(self.issued_at);
+        let age = now.since(self.issued_at);
+        if left >= min_ttl || age < life / 4 { Freshness::Fresh } else { Freshness::Short }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(life: i64) -> HeldToken {
+        HeldToken {
+            access_token: AccessToken::new("t"),
+            digest: String::new(),
+            issued_at: Timestamp::from_unix_seconds(0),
+            expires_at: Timestamp::from_unix_seconds(life),
+            refresh_at: None,
+            scopes: Vec::new(),
+            resource: None,
+            answers_claims: None,
+        }
+    }
+
+    #[test]
+    fn freshness_table() {
+        // life, now, min_ttl, verdict
+        let rows = [
+            (3600, 0, 300, Freshness::Fresh),
+            (3600, 3299, 300, Freshness::Fresh),
+            (3600, 3301, 300, Freshness::Short),
+            (3600, 3599, 300, Freshness::Short),
+            (3600, 3600, 300, Freshness::Expired),
+            (3600, 9999, 300, Freshness::Expired),
+            (3600, 899, 86_400, Freshness::Fresh), // younger than a quarter of its life
+            (3600, 901, 86_400, Freshness::Short),
+            (200, 0, 300, Freshness::Fresh), // fresh from the authority, served with its true life
+            (200, 60, 300, Freshness::Short),
+        ];
+        for (life, now, min_ttl, verdict) in rows {
+            let now_at = Timestamp::from_unix_seconds(now);
+            assert_eq!(
+                token(life).freshness(now_at, Duration::from_secs(min_ttl)),
+                verdict,
+                "life {life} now {now} min_ttl {min_ttl}"
+            );
+        }
+    }
+}
