@@ -2,4 +2,7 @@
 
 pub mod authority;
 pub mod domain;
+pub mod keyring;
 pub mod store;
+#[cfg(any(test, feature = "testkit"))]
+pub mod testkit;

@@ -34,10 +34,16 @@ pub trait Authority: Send + Sync {
     ) -> BoxFuture<'a, Result<AuthorizeUrl, AuthorityFailure>>;
 
     /// Redeems an authorization code, once. `sent_to_issuer` is the issuer stored with the state.
-    fn redeem<'a>(&'a self, request: RedeemRequest<'a>) -> BoxFuture<'a, Result<TokenAnswer, AuthorityFailure>>;
+    fn redeem<'a>(
+        &'a self,
+        request: RedeemRequest<'a>,
+    ) -> BoxFuture<'a, Result<TokenAnswer, AuthorityFailure>>;
 
     /// Uses a refresh token, once.
-    fn refresh<'a>(&'a self, request: RefreshRequest<'a>) -> BoxFuture<'a, Result<TokenAnswer, AuthorityFailure>>;
+    fn refresh<'a>(
+        &'a self,
+        request: RefreshRequest<'a>,
+    ) -> BoxFuture<'a, Result<TokenAnswer, AuthorityFailure>>;
 
     /// Where to send an administrator who shall approve the app; `None` where the authority has no such page.
     fn admin_consent_url<'a>(

@@ -1,0 +1,193 @@
+//! A keyring directory: one file a key, `{id}.key`, mode 0600. A key's file holds its id, its birth, when it was
+//! promoted, and its 256 bits.
+
+use std::fmt::Write as _;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
+
+use super::{Keyring, KeyringError, SealingKey};
+use crate::domain::random::{Random, random_bytes};
+use crate::domain::time::Timestamp;
+
+/// A key file is far smaller; what is larger is something else.
+const LARGEST_FILE: u64 = 4096;
+
+/// Opens the ring that lies in `directory`.
+pub fn open(directory: &Path) -> Result<Keyring, KeyringError> {
+    Keyring::new(read(directory)?, &directory.display().to_string())
+}
+
+/// Every key in `directory`; none at all is no error here.
+pub fn read(directory: &Path) -> Result<Vec<SealingKey>, KeyringError> {
+    let mut keys = Vec::new();
+    for path in key_files(directory)? {
+        keys.push(read_key(&path)?);
+    }
+    Ok(keys)
+}
+
+/// Makes a new key in `directory`, which is created (0700) when it is missing. The first key of a ring is promoted;
+/// any other only opens until it is promoted.
+pub fn add(directory: &Path, random: &dyn Random, now: Timestamp) -> Result<SealingKey, KeyringError> {
+    let io = |doing| move |source| KeyringError::Io { doing, place: directory.display().to_string(), source };
+    if !directory.exists() {
+        use std::os::unix::fs::DirBuilderExt;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io("creating"))?;
+    }
+    let first = read(directory)?.is_empty();
+    let material: Zeroizing<[u8; 32]> = Zeroizing::new(random_bytes(random));
+    let suffix = random_bytes::<3>(random);
+    let day = now.rfc3339();
+    let id = format!("{}-{:02x}{:02x}{:02x}", &day[..10], suffix[0], suffix[1], suffix[2]);
+    let key = SealingKey::new(id, now, first.then_some(now), material);
+
+    let path = directory.join(format!("{}.key", key.id));
+    let partial = directory.join(format!(".{}.partial", key.id));
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&partial)
+        .map_err(io("writing to"))?;
+    file.write_all(text(&key).as_bytes()).and_then(|()| file.sync_all()).map_err(io("writing to"))?;
+    fs::rename(&partial, &path).map_err(io("writing to"))?;
+    fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(io("writing to"))?;
+    Ok(key)
+}
+
+fn text(key: &SealingKey) -> Zeroizing<String> {
+    let mut text = Zeroizing::new(String::with_capacity(256));
+    let _ = writeln!(
+        text,
+        "# A tokenward sealing key. Whoever has it and the store has every grant: keep it secret."
+    );
+    let _ = writeln!(text, "# Without it nothing it sealed can be opened: keep a copy in a safe place.");
+    let _ = writeln!(text, "id = \"{}\"", key.id);
+    let _ = writeln!(text, "created_at = \"{}\"", key.created_at.rfc3339());
+    if let Some(promoted_at) = key.promoted_at {
+        let _ = writeln!(text, "promoted_at = \"{}\"", promoted_at.rfc3339());
+    }
+    let encoded = Zeroizing::new(STANDARD.encode(&key.material[..]));
+    let _ = writeln!(text, "key = \"{}\"", encoded.as_str());
+    text
+}
+
+fn key_files(directory: &Path) -> Result<Vec<PathBuf>, KeyringError> {
+    let io = |source| KeyringError::Io { doing: "reading", place: directory.display().to_string(), source };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        if !hidden && path.extension().is_some_and(|extension| extension == "key") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read_key(path: &Path) -> Result<SealingKey, KeyringError> {
+    let problem = |problem: String| KeyringError::Key { file: path.display().to_string(), problem };
+    let metadata = fs::metadata(path).map_err(|error| problem(error.to_string()))?;
+    if !metadata.is_file() || metadata.len() > LARGEST_FILE {
+        return Err(problem("is not a key file".into()));
+    }
+    if metadata.mode() & 0o077 != 0 {
+        return Err(problem(format!(
+            "others may read it (mode {:03o}); run `chmod 600 {}`",
+            metadata.mode() & 0o777,
+            path.display()
+        )));
+    }
+    let bytes = Zeroizing::new(fs::read(path).map_err(|error| problem(error.to_string()))?);
+    let text = std::str::from_utf8(&bytes).map_err(|_| problem("is not text".into()))?;
+
+    let field = |name: &str| {
+        text.lines()
+            .filter_map(|line| line.split_once('='))
+            .find(|(key, _)| key.trim() == name)
+            .and_then(|(_, value)| value.trim().strip_prefix('"')?.strip_suffix('"'))
+    };
+    let instant = |name: &str| -> Result<Option<Timestamp>, KeyringError> {
+        field(name)
+            .map(|text| {
+                Timestamp::parse_rfc3339(text)
+                    .ok_or_else(|| problem(format!("{name} is no RFC 3339 instant")))
+            })
+            .transpose()
+    };
+    let id = field("id").ok_or_else(|| problem("has no `id`; is it damaged?".into()))?;
+    if id.is_empty() || id.len() > 64 || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    {
+        return Err(problem("its `id` must be 1 to 64 of A-Z a-z 0-9 -".into()));
+    }
+    let encoded = field("key").ok_or_else(|| problem("has no `key`; is it damaged?".into()))?;
+    let decoded =
+        Zeroizing::new(STANDARD.decode(encoded).map_err(|_| problem("its `key` is not base64".into()))?);
+    let mut material = Zeroizing::new([0; 32]);
+    if decoded.len() != material.len() {
+        return Err(problem("its `key` is not 256 bits long".into()));
+    }
+    material.copy_from_slice(&decoded);
+    if material.iter().all(|byte| *byte == material[0]) {
+        return Err(problem("its `key` is not random".into()));
+    }
+    let created_at = instant("created_at")?.ok_or_else(|| problem("has no `created_at`".into()))?;
+    Ok(SealingKey::new(id.to_owned(), created_at, instant("promoted_at")?, material))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::testkit::SeededRandom;
+
+    #[test]
+    fn the_first_key_promotes_itself_and_the_second_only_opens() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let directory = folder.path().join("keyring");
+        let random = SeededRandom::new(1);
+        let first = add(&directory, &random, Timestamp::from_unix_seconds(100)).expect("first key");
+        let second = add(&directory, &random, Timestamp::from_unix_seconds(200)).expect("second key");
+        assert!(first.promoted_at.is_some() && second.promoted_at.is_none());
+        let ring = open(&directory).expect("a ring");
+        assert_eq!(ring.primary().id, first.id);
+        assert_eq!(ring.keys().len(), 2);
+        assert!(ring.key(&second.id).is_some_and(|key| *key.material == *second.material));
+        let mode = |path: &Path| fs::metadata(path).expect("metadata").permissions().mode() & 0o777;
+        assert_eq!(mode(&directory), 0o700);
+        assert_eq!(mode(&directory.join(format!("{}.key", first.id))), 0o600);
+    }
+
+    #[test]
+    fn a_bad_key_file_is_refused_by_name_and_without_its_content() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let path = folder.path().join("x.key");
+        let cases = [
+            ("", "`id`"),
+            ("id = \"a\"\nkey = \"AAAA\"", "256 bits"),
+            ("id = \"a\"\nkey = \"????\"", "base64"),
+            ("id = \"../a\"\nkey = \"AAAA\"", "A-Z a-z 0-9 -"),
+            (
+                "id = \"a\"\ncreated_at = \"2026-01-01T00:00:00Z\"\nkey = \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"",
+                "not random",
+            ),
+        ];
+        for (content, problem) in cases {
+            fs::write(&path, content).expect("write");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
+            let error = open(folder.path()).err().expect("refused").to_string();
+            assert!(error.contains(problem) && error.contains("x.key"), "{error}");
+            assert!(!error.contains("AAAA"), "{error}");
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("chmod");
+        assert!(open(folder.path()).err().expect("refused").to_string().contains("chmod 600"));
+    }
+}
