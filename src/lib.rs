@@ -3,6 +3,8 @@
 pub mod authority;
 pub mod domain;
 pub mod keyring;
+pub mod refresh;
+pub mod repository;
 pub mod store;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;

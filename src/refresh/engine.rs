@@ -1,0 +1,465 @@
+//! Serves tokens: looks at what is held, asks `plan`, does it, looks again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::backoff::Buckets;
+use super::plan::{self, Refusal, Step, Want};
+use super::slots::{Failure, Flight, Held, Slot, Slots};
+use super::{Observer, renew};
+use crate::authority::Authority;
+use crate::domain::connection::Attempt;
+use crate::domain::id::{AppName, ConnectionKey};
+use crate::domain::random::Random;
+use crate::domain::scope::ScopeNaming;
+use crate::domain::task::Tasks;
+use crate::domain::time::Clock;
+use crate::domain::token::HeldToken;
+use crate::domain::verdict::{AuthorityError, BlockReason, Disposition, ReauthReason};
+use crate::repository::{Connection, Repository};
+
+/// What is held of a store that others write to is looked at again after this long: a delete on one replica is felt
+/// on every other within it.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// How long a caller waits for a renewal when there is a live token it could have instead.
+const PATIENCE_WITH_FALLBACK: Duration = Duration::from_secs(3);
+/// Looks at one request's plan before giving up; each look follows work that ended, so two or three are normal.
+const MOST_LOOKS: usize = 8;
+
+/// What the engine is told by its owner.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How long a caller waits at the most.
+    pub caller_wait: Duration,
+    /// How long what is held is served while the store cannot be reached.
+    pub serve_cached_for: Duration,
+    /// Connections held in memory at the most.
+    pub most_connections: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            caller_wait: Duration::from_secs(15),
+            serve_cached_for: Duration::from_secs(300),
+            most_connections: 100_000,
+        }
+    }
+}
+
+/// One app, as the engine needs it.
+pub struct EngineApp {
+    /// Its authority.
+    pub authority: Arc<dyn Authority>,
+}
+
+/// What the engine stands on.
+pub struct Deps {
+    /// Connections.
+    pub repository: Arc<Repository>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness, for jitter.
+    pub random: Arc<dyn Random>,
+    /// Tasks.
+    pub tasks: Arc<dyn Tasks>,
+    /// Told of what happens.
+    pub observer: Arc<dyn Observer>,
+}
+
+/// The refresh engine. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) apps: BTreeMap<AppName, EngineApp>,
+    pub(super) deps: Deps,
+    pub(super) settings: Settings,
+    pub(super) slots: Slots,
+    pub(super) buckets: Buckets,
+}
+
+/// A token to hand out.
+pub struct Served {
+    /// The token.
+    pub token: HeldToken,
+    /// The connection it is of, as it was held then.
+    pub held: Arc<Held>,
+}
+
+/// Why there is no token. `E` is the owner's own refusal.
+#[derive(Debug, Clone)]
+pub enum Refused<E> {
+    /// The owner's policy.
+    Policy(E),
+    /// No such connection.
+    NotFound,
+    /// An operator paused it.
+    Paused,
+    /// These wanted scopes were never granted.
+    ScopeNotGranted(Vec<String>),
+    /// The user must sign in again.
+    NeedsReauthorization(ReauthReason, AuthorityError),
+    /// An administrator must act.
+    Blocked(BlockReason, AuthorityError),
+    /// The authority, or the app's standing with it; nobody's verdict.
+    Authority {
+        /// What it came to.
+        disposition: Disposition,
+        /// What the authority answered.
+        answer: AuthorityError,
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// Claims challenges come faster than they may be answered.
+    TooManyChallenges(Duration),
+    /// The store, or a record in it.
+    Store {
+        /// When to come back.
+        retry_after: Duration,
+    },
+}
+
+impl Engine {
+    /// An engine for these apps.
+    pub fn new(apps: BTreeMap<AppName, EngineApp>, deps: Deps, settings: Settings) -> Self {
+        let slots = Slots::new(settings.most_connections);
+        let inner = Inner { apps, deps, settings, slots, buckets: Buckets::default() };
+        Engine { inner: Arc::new(inner) }
+    }
+
+    /// A token for `key`. `want` says, given the connection, what the caller may have; it is asked again whenever the
+    /// connection has changed.
+    pub async fn serve<E>(
+        &self,
+        key: &ConnectionKey,
+        want: impl Fn(&Held) -> Result<Want, E>,
+    ) -> Result<Served, Refused<E>> {
+        let inner = &self.inner;
+        let clock = &inner.deps.clock;
+        let begun = clock.monotonic();
+        let slot = inner.slots.slot(key, begun);
+        let mut last_failure: Option<Arc<Failure>> = None;
+        let mut looked_up = false;
+        for _ in 0..MOST_LOOKS {
+            let held = match inner.look(key, &slot, begun).await {
+                Ok(held) => held,
+                Err(failure) => {
+                    inner.slots.drop_if_empty(key);
+                    return Err(refused(&failure));
+                }
+            };
+            let want = want(&held).map_err(Refused::Policy)?;
+            let (trouble, failing) = {
+                let mut state = slot.state();
+                state.last_used = begun;
+                let trouble = state.trouble.as_ref().filter(|trouble| trouble.until > clock.monotonic());
+                (trouble.cloned(), state.trouble.is_some())
+            };
+            let step = plan::next(
+                &held.connection.profile,
+                &held.granted,
+                &held.connection.tokens,
+                &want,
+                clock.now(),
+                trouble.is_some(),
+                failing,
+            );
+            if !looked_up {
+                looked_up = true;
+                inner.deps.observer.cache_lookup(match step {
+                    Step::Serve { renew: false, .. } => "hit",
+                    Step::Serve { renew: true, .. } => "stale",
+                    Step::Renew { .. } | Step::Refuse(_) => "miss",
+                });
+            }
+            match step {
+                Step::Serve { token, renew } => {
+                    if renew {
+                        inner.renewal(key, &slot, &want);
+                    }
+                    return Ok(Served { token: token.clone(), held: held.clone() });
+                }
+                Step::Refuse(refusal) => {
+                    let failure = last_failure.or(trouble.map(|trouble| trouble.failure));
+                    return Err(say_why(refusal, &held, &want, failure));
+                }
+                Step::Renew { fallback } => {
+                    let waited = clock.monotonic().saturating_sub(begun);
+                    let patience = if fallback.is_some() {
+                        PATIENCE_WITH_FALLBACK.min(inner.settings.caller_wait)
+                    } else {
+                        inner.settings.caller_wait
+                    };
+                    let flight = inner.renewal(key, &slot, &want);
+                    let outcome = inner.wait(flight, patience.saturating_sub(waited)).await;
+                    match (outcome, fallback) {
+                        (Some(Ok(())), _) => {}
+                        (Some(Err(failure)), None) => last_failure = Some(failure),
+                        (Some(Err(_)) | None, Some(token)) => {
+                            // The token may have been taken away while we waited: a delete, a pause.
+                            if inner.is_current(&slot, &held) && token.life_left(clock.now()) >= MIN_LIFE {
+                                return Ok(Served { token: token.clone(), held: held.clone() });
+                            }
+                        }
+                        (None, None) => return Err(too_slow()),
+                    }
+                }
+            }
+        }
+        Err(last_failure.map_or_else(too_slow, |failure| refused(&failure)))
+    }
+
+    /// The connection as it stands, without its secrets.
+    pub async fn inspect(&self, key: &ConnectionKey) -> Result<Arc<Held>, Arc<Failure>> {
+        let begun = self.inner.deps.clock.monotonic();
+        let slot = self.inner.slots.slot(key, begun);
+        let looked = self.inner.look(key, &slot, begun).await;
+        if looked.is_err() {
+            self.inner.slots.drop_if_empty(key);
+        }
+        looked
+    }
+
+    /// Failed tries that were not stored with the connection, newest last.
+    pub fn recent_attempts(&self, key: &ConnectionKey) -> Vec<Attempt> {
+        self.inner.slots.existing(key).map(|slot| slot.state().attempts.clone()).unwrap_or_default()
+    }
+
+    /// After a connection was connected anew or deleted: nothing held of it before counts any more, and work begun
+    /// before brings nothing back.
+    pub fn forget(&self, key: &ConnectionKey) {
+        if let Some(slot) = self.inner.slots.existing(key) {
+            let mut state = slot.state();
+            state.epoch += 1;
+            state.held = None;
+            state.trouble = None;
+            state.unstored = None;
+            state.unchecked = None;
+            state.attempts.clear();
+        }
+        self.inner.slots.drop_if_empty(key);
+    }
+
+    /// Tries once more to store every answer that the store did not take. For a timer, and for a stop.
+    pub async fn store_unstored(&self) -> usize {
+        let mut left = 0;
+        for (key, slot) in self.inner.slots.unstored() {
+            if renew::store_unstored(&self.inner, &key, &slot).await.is_err() {
+                left += 1;
+            }
+        }
+        left
+    }
+
+    /// How an app's authority names scopes.
+    pub fn scope_naming(&self, app: &AppName) -> Option<&ScopeNaming> {
+        self.inner.apps.get(app).map(|app| app.authority.scope_naming())
+    }
+}
+
+/// Less life than this is no token.
+const MIN_LIFE: Duration = Duration::from_secs(1);
+
+impl Inner {
+    /// What is held of the connection, looked up if nothing is, and checked again if that was too long ago.
+    async fn look(
+        self: &Arc<Self>,
+        key: &ConnectionKey,
+        slot: &Arc<Slot>,
+        begun: Duration,
+    ) -> Result<Arc<Held>, Arc<Failure>> {
+        let shared = self.deps.repository.store().is_shared();
+        for _ in 0..MOST_LOOKS {
+            let now = self.deps.clock.monotonic();
+            let (held, unchecked) = {
+                let state = slot.state();
+                let due = shared && now.saturating_sub(state.checked_at) >= CHECK_EVERY;
+                match &state.held {
+                    Some(held) if !due => return Ok(held.clone()),
+                    held => (held.clone(), state.unchecked.clone()),
+                }
+            };
+            // The store is known not to answer: what is held is served without waiting, for its time.
+            if let (Some(held), Some((asked_at, failure))) = (&held, &unchecked) {
+                if now.saturating_sub(slot.state().checked_at) > self.settings.serve_cached_for {
+                    if now.saturating_sub(*asked_at) < CHECK_EVERY {
+                        return Err(failure.clone());
+                    }
+                } else {
+                    if now.saturating_sub(*asked_at) >= CHECK_EVERY {
+                        self.lookup(key, slot);
+                    }
+                    return Ok(held.clone());
+                }
+            }
+            let flight = self.lookup(key, slot);
+            let left = self.settings.caller_wait.saturating_sub(now.saturating_sub(begun));
+            match self.wait(flight, left).await {
+                Some(Ok(())) => {}
+                Some(Err(failure)) => {
+                    let outlived =
+                        now.saturating_sub(slot.state().checked_at) > self.settings.serve_cached_for;
+                    match held {
+                        Some(held) if !outlived && matches!(*failure, Failure::Repository(_)) => {
+                            return Ok(held);
+                        }
+                        _ => return Err(failure),
+                    }
+                }
+                None => return Err(Arc::new(Failure::Repository(slow_store()))),
+            }
+        }
+        Err(Arc::new(Failure::Repository(slow_store())))
+    }
+
+    /// The look-up under way for the connection, started if there is none.
+    fn lookup(self: &Arc<Self>, key: &ConnectionKey, slot: &Arc<Slot>) -> Flight {
+        self.fly(key, slot, "look up a connection", |inner, key, slot| async move {
+            renew::look_up(&inner, &key, &slot).await
+        })
+    }
+
+    /// The renewal under way for the connection, started if there is none.
+    fn renewal(self: &Arc<Self>, key: &ConnectionKey, slot: &Arc<Slot>, want: &Want) -> Flight {
+        let want = want.clone();
+        self.fly(key, slot, "refresh a connection", |inner, key, slot| async move {
+            renew::renew(&inner, &key, &slot, &want).await
+        })
+    }
+
+    /// Joins the flight of this connection, or starts one in a task of its own.
+    fn fly<F>(
+        self: &Arc<Self>,
+        key: &ConnectionKey,
+        slot: &Arc<Slot>,
+        name: &'static str,
+        work: impl FnOnce(Arc<Inner>, ConnectionKey, Arc<Slot>) -> F,
+    ) -> Flight
+    where
+        F: Future<Output = Result<(), Arc<Failure>>> + Send + 'static,
+    {
+        let mut state = slot.state();
+        if let Some(flight) = &state.flight {
+            return flight.clone();
+        }
+        let (flight, landing) = Flight::start();
+        state.flight = Some(flight.clone());
+        drop(state);
+        let work = work(self.clone(), key.clone(), slot.clone());
+        let (inner, key, slot) = (self.clone(), key.clone(), slot.clone());
+        let task = async move {
+            let ending = EndOfFlight { inner, key, slot };
+            let outcome = work.await;
+            drop(ending);
+            let _ = landing.send(Some(outcome));
+        };
+        self.deps.tasks.spawn(name, Box::pin(task));
+        flight
+    }
+
+    /// Waits at most so long. `None` when that was not enough.
+    async fn wait(&self, flight: Flight, at_most: Duration) -> Option<Result<(), Arc<Failure>>> {
+        tokio::select! {
+            biased;
+            outcome = flight.landed() => Some(outcome),
+            () = self.deps.clock.sleep(at_most) => None,
+        }
+    }
+
+    /// Whether nothing newer is held than what was looked at.
+    fn is_current(&self, slot: &Slot, held: &Arc<Held>) -> bool {
+        slot.state().held.as_ref().is_some_and(|now| Arc::ptr_eq(now, held))
+    }
+
+    /// Makes a connection the held one, unless something newer is.
+    pub(super) fn publish(&self, key: &ConnectionKey, slot: &Slot, epoch: u64, connection: Connection) {
+        let Some(app) = self.apps.get(&key.app) else { return };
+        let words = connection.profile.scopes_granted.iter().map(String::as_str);
+        let granted = app.authority.scope_naming().scopes_lossy(words);
+        let mut state = slot.state();
+        if state.epoch != epoch {
+            return;
+        }
+        state.checked_at = self.deps.clock.monotonic();
+        state.unchecked = None;
+        state.held = Some(Arc::new(Held { connection, granted }));
+    }
+}
+
+/// Clears the slot's flight however its task ends, a panic included, and drops a slot that holds nothing.
+struct EndOfFlight {
+    inner: Arc<Inner>,
+    key: ConnectionKey,
+    slot: Arc<Slot>,
+}
+
+impl Drop for EndOfFlight {
+    fn drop(&mut self) {
+        self.slot.state().flight = None;
+        self.inner.slots.drop_if_empty(&self.key);
+    }
+}
+
+fn slow_store() -> crate::repository::RepositoryError {
+    crate::store::StoreError::Unavailable {
+        doing: "looking up a connection",
+        cause: "it did not answer within the caller's wait".into(),
+    }
+    .into()
+}
+
+fn too_slow<E>() -> Refused<E> {
+    Refused::Authority {
+        disposition: Disposition::RetryAfter(None),
+        answer: AuthorityError::default(),
+        retry_after: Duration::from_secs(2),
+    }
+}
+
+/// A failure in the words of a refusal.
+fn refused<E>(failure: &Failure) -> Refused<E> {
+    match failure {
+        Failure::NotFound => Refused::NotFound,
+        Failure::Repository(_) => Refused::Store { retry_after: Duration::from_secs(1) },
+        Failure::Authority(failure) => match failure.disposition {
+            Disposition::Reauthorize(reason, _) => {
+                Refused::NeedsReauthorization(reason, failure.answer.clone())
+            }
+            Disposition::Blocked(reason) => Refused::Blocked(reason, failure.answer.clone()),
+            Disposition::RetryAfter(asked) => Refused::Authority {
+                disposition: failure.disposition,
+                answer: failure.answer.clone(),
+                retry_after: asked.unwrap_or(Duration::from_secs(2)),
+            },
+            Disposition::NextCredential
+            | Disposition::Misconfigured
+            | Disposition::Restart
+            | Disposition::CallerFault
+            | Disposition::OutcomeUnknown
+            | Disposition::Bug => Refused::Authority {
+                disposition: failure.disposition,
+                answer: failure.answer.clone(),
+                retry_after: Duration::from_secs(5),
+            },
+        },
+    }
+}
+
+fn say_why<E>(refusal: Refusal, held: &Held, want: &Want, failure: Option<Arc<Failure>>) -> Refused<E> {
+    let profile = &held.connection.profile;
+    let answer = || profile.last_error.as_ref().map(|attempt| attempt.answer.clone()).unwrap_or_default();
+    match refusal {
+        Refusal::Paused => Refused::Paused,
+        Refusal::ScopeNotGranted => {
+            Refused::ScopeNotGranted(want.scopes.missing_from(&held.granted).to_words())
+        }
+        Refusal::NeedsReauthorization(reason) => Refused::NeedsReauthorization(reason, answer()),
+        Refusal::Blocked(reason) => Refused::Blocked(reason, answer()),
+        Refusal::TooManyChallenges(wait) => Refused::TooManyChallenges(wait),
+        Refusal::Trouble => failure.map_or_else(too_slow, |failure| refused(&failure)),
+    }
+}

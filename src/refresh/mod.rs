@@ -1,0 +1,41 @@
+//! The refresh engine: a live access token for a connection, with as few calls to the authority as there can be.
+//!
+//! May know: `domain`, the repository, the `Authority` port. Knows nothing of HTTP, callers or policies: what a caller
+//! may have comes in as a function of the connection ([`Engine::serve`]).
+//!
+//! Invariants:
+//! 1. At most one call to the authority is under way for a connection, however many wait for it (I4).
+//! 2. A refresh runs in a task of its own: no waiter's end ends it.
+//! 3. A new refresh token is stored before any token of its answer is served (I6). If it cannot be stored it is held,
+//!    and stored before anything else is done for that connection.
+//! 4. Only a verdict on the *current* grant changes a connection, and only by a commit that expects the revision the
+//!    verdict was about (I9).
+//! 5. A token that still lives is served when its refresh fails.
+//!
+//! The one hard problem: an answer that is lost, late or unwanted. `plan` is pure and says what to do; `engine` does
+//! it, and asks `plan` again after every await.
+//!
+//! Leases between replicas and the background sweep have their place here: a lease is taken in `renew` before the
+//! authority is called, and its nonce joins the expected revision of the commit.
+
+mod backoff;
+mod engine;
+pub mod plan;
+mod renew;
+mod slots;
+
+pub use engine::{Deps, Engine, EngineApp, Refused, Served, Settings};
+pub use plan::{Claims, Want};
+pub use slots::{Failure, Held};
+
+use std::time::Duration;
+
+use crate::domain::id::AppName;
+
+/// Told of what the engine does; telemetry listens.
+pub trait Observer: Send + Sync {
+    /// A token was looked for in memory: `hit`, `stale` (served while being renewed) or `miss`.
+    fn cache_lookup(&self, result: &'static str);
+    /// A call to the authority for a connection ended; `outcome` is `ok` or a disposition's word.
+    fn refreshed(&self, app: &AppName, outcome: &'static str, elapsed: Duration);
+}

@@ -1,0 +1,466 @@
+//! The work of one flight: look a connection up, or use its grant and store what comes back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::backoff;
+use super::engine::Inner;
+use super::plan::{self, Want};
+use super::slots::{Failure, Slot, Trouble, Unstored};
+use crate::authority::{RefreshRequest, TokenAnswer};
+use crate::domain::connection::Attempt;
+use crate::domain::grant::Grant;
+use crate::domain::id::ConnectionKey;
+use crate::domain::scope::{ScopeNaming, ScopeSet};
+use crate::domain::secret::{AccessToken, RefreshToken};
+use crate::domain::token::{Freshness, HeldToken};
+use crate::domain::verdict::{AuthorityFailure, Disposition, GrantFate};
+use crate::repository::{Connection, Loaded};
+use crate::store::Revision;
+
+/// Tokens kept for one connection: one per resource, and nobody uses more resources than this.
+const MOST_TOKENS: usize = 8;
+/// How often the store is asked to take an answer before its waiters are told.
+const STORE_TRIES: u32 = 5;
+/// Pause before a personal account's verdict is checked once more.
+const SECOND_OPINION: Duration = Duration::from_millis(500);
+
+/// Looks a connection up and holds it; cheap when what is held is still the stored revision.
+pub(super) async fn look_up(
+    inner: &Arc<Inner>,
+    key: &ConnectionKey,
+    slot: &Slot,
+) -> Result<(), Arc<Failure>> {
+    let (epoch, held) = {
+        let state = slot.state();
+        (state.epoch, state.held.clone())
+    };
+    let repository = &inner.deps.repository;
+    if let Some(held) = held {
+        match repository.store().revision(key).await {
+            Ok(Some(revision)) if revision == held.connection.revision => {
+                let mut state = slot.state();
+                state.checked_at = inner.deps.clock.monotonic();
+                state.unchecked = None;
+                return Ok(());
+            }
+            Ok(_) => {}
+            Err(error) => return Err(store_does_not_answer(inner, slot, Failure::Repository(error.into()))),
+        }
+    }
+    load(inner, key, slot, epoch).await.map(|_| ())
+}
+
+/// Loads a connection and holds it. A connection that is gone is forgotten.
+async fn load(
+    inner: &Arc<Inner>,
+    key: &ConnectionKey,
+    slot: &Slot,
+    epoch: u64,
+) -> Result<Loaded, Arc<Failure>> {
+    match inner.deps.repository.load(key).await {
+        Ok(Some(loaded)) => {
+            inner.publish(key, slot, epoch, loaded.connection.clone());
+            Ok(loaded)
+        }
+        Ok(None) => {
+            let mut state = slot.state();
+            state.held = None;
+            state.unstored = None;
+            state.unchecked = None;
+            Err(Arc::new(Failure::NotFound))
+        }
+        Err(error) => Err(store_does_not_answer(inner, slot, Failure::Repository(error))),
+    }
+}
+
+fn store_does_not_answer(inner: &Inner, slot: &Slot, failure: Failure) -> Arc<Failure> {
+    let failure = Arc::new(failure);
+    let mut state = slot.state();
+    if state.held.is_some() {
+        state.unchecked = Some((inner.deps.clock.monotonic(), failure.clone()));
+    }
+    failure
+}
+
+/// Uses the grant, unless somebody else has just done so, and stores what comes back before anyone sees it.
+pub(super) async fn renew(
+    inner: &Arc<Inner>,
+    key: &ConnectionKey,
+    slot: &Arc<Slot>,
+    want: &Want,
+) -> Result<(), Arc<Failure>> {
+    store_unstored(inner, key, slot).await?;
+    let epoch = slot.state().epoch;
+    let loaded = match load(inner, key, slot, epoch).await {
+        Ok(loaded) => loaded,
+        Err(failure) => {
+            note_trouble(inner, slot, &failure, None);
+            return Err(failure);
+        }
+    };
+    let now = inner.deps.clock.now();
+    let connection = &loaded.connection;
+    let enough = connection.tokens.iter().any(|token| {
+        token.resource == want.resource
+            && token.freshness(now, want.min_ttl) == Freshness::Fresh
+            && !plan::is_refused(token, want)
+            && token.refresh_at.is_none_or(|at| at > now)
+    });
+    if enough || !connection.profile.may_try(now) {
+        return Ok(());
+    }
+    let tenant = connection.profile.account.tid.clone();
+    let monotonic = inner.deps.clock.monotonic();
+    if let Some((left, failure)) = inner.buckets.closed(&key.app, tenant.as_deref(), monotonic) {
+        note_trouble(inner, slot, &failure, Some(left));
+        return Err(failure);
+    }
+    let grant = match inner.deps.repository.open_grant(key, &loaded) {
+        Ok(Some(grant)) => grant,
+        Ok(None) => return Ok(()),
+        Err(error) => {
+            let failure = Arc::new(Failure::Repository(error));
+            note_trouble(inner, slot, &failure, None);
+            return Err(failure);
+        }
+    };
+
+    match ask_authority(inner, key, connection, &grant, want).await {
+        Ok((used, answer)) => {
+            inner.buckets.open(&key.app);
+            let renewed = grant.renewed(&used, answer.refresh_token.clone());
+            let connection = succeed(inner, key, slot, &loaded.connection, want, answer);
+            let expected = Some(loaded.connection.revision);
+            keep(inner, slot, key, expected, connection, Some(&renewed));
+            let stored = store_with_patience(inner, key, slot).await;
+            if let Err(failure) = &stored {
+                note_trouble(inner, slot, failure, None);
+            } else {
+                slot.state().trouble = None;
+            }
+            stored
+        }
+        Err(failure) => {
+            let judged = failure.disposition.is_verdict();
+            let failure = Arc::new(Failure::Authority(failure));
+            note_trouble(inner, slot, &failure, None);
+            note_buckets(inner, key, tenant.as_deref(), &failure);
+            if judged {
+                judge(inner, key, slot, epoch, loaded, grant, &failure).await?;
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// Asks the authority, with a second opinion where one is due. Says which refresh token worked.
+async fn ask_authority(
+    inner: &Arc<Inner>,
+    key: &ConnectionKey,
+    connection: &Connection,
+    grant: &Grant,
+    want: &Want,
+) -> Result<(RefreshToken, TokenAnswer), AuthorityFailure> {
+    let authority = &inner.apps.get(&key.app).expect("only configured apps reach the engine").authority;
+    let scopes = scopes_to_ask(authority.scope_naming(), connection, want);
+    let call = async |refresh_token: &RefreshToken| {
+        let begun = inner.deps.clock.monotonic();
+        let answer = authority
+            .refresh(RefreshRequest {
+                refresh_token,
+                scopes: &scopes,
+                account: &connection.profile.account,
+                claims: want.claims.as_ref().map(|claims| claims.json.as_str()),
+            })
+            .await;
+        let outcome = answer.as_ref().map_or_else(|failure| failure.disposition.as_str(), |_| "ok");
+        let elapsed = inner.deps.clock.monotonic().saturating_sub(begun);
+        inner.deps.observer.refreshed(&key.app, outcome, elapsed);
+        answer
+    };
+    let says_dead = |failure: &AuthorityFailure| {
+        matches!(failure.disposition, Disposition::Reauthorize(_, GrantFate::Dead))
+    };
+
+    let mut verdict = match call(&grant.current).await {
+        Ok(answer) => return Ok((grant.current.clone(), answer)),
+        Err(failure) => failure,
+    };
+    // Personal accounts have been seen to answer bad_token on a good one: ask once more before believing it.
+    if says_dead(&verdict) && connection.profile.account.is_personal() {
+        inner.deps.clock.sleep(SECOND_OPINION).await;
+        match call(&grant.current).await {
+            Ok(answer) => return Ok((grant.current.clone(), answer)),
+            Err(failure) => verdict = failure,
+        }
+    }
+    // A token that never worked may be the damaged one; the one before it is kept for just this.
+    if let Some(previous) = &grant.previous
+        && says_dead(&verdict)
+        && authority.may_replay_refresh_tokens()
+        && let Ok(answer) = call(previous).await
+    {
+        return Ok((previous.clone(), answer));
+    }
+    Err(verdict)
+}
+
+/// What was granted for the wanted resource, with the sign-in's own scopes where the authority does not list them
+/// among the granted ones (Entra leaves out `offline_access`).
+fn scopes_to_ask(naming: &ScopeNaming, connection: &Connection, want: &Want) -> ScopeSet {
+    let words = |words: &[String]| naming.scopes_lossy(words.iter().map(String::as_str));
+    let mut scopes = words(&connection.profile.scopes_granted).of_resource(want.resource.as_deref());
+    if matches!(naming, ScopeNaming::Entra { .. }) {
+        for scope in words(&connection.profile.scopes_requested).iter().filter(|scope| scope.is_openid()) {
+            scopes.insert(scope.clone());
+        }
+    }
+    scopes
+}
+
+/// The connection after the grant worked.
+fn succeed(
+    inner: &Inner,
+    key: &ConnectionKey,
+    slot: &Slot,
+    before: &Connection,
+    want: &Want,
+    answer: TokenAnswer,
+) -> Connection {
+    let naming =
+        inner.apps.get(&key.app).expect("only configured apps reach the engine").authority.scope_naming();
+    let now = inner.deps.clock.now();
+    let granted =
+        granted_after(naming, &before.profile.scopes_granted, want.resource.as_deref(), &answer.scopes);
+    let mut profile = before.profile.clone();
+    for attempt in std::mem::take(&mut slot.state().attempts) {
+        profile.attempts.push(attempt);
+    }
+    let profile = profile.refreshed(Some(granted), now);
+    let answers_claims = want.claims.as_ref().map(|claims| claims.digest.clone());
+    let token = held_token(answer, want.resource.clone(), answers_claims);
+    let mut tokens: Vec<HeldToken> = before
+        .tokens
+        .iter()
+        .filter(|held| held.resource != token.resource && held.expires_at > now)
+        .cloned()
+        .collect();
+    tokens.push(token);
+    let extra = tokens.len().saturating_sub(MOST_TOKENS);
+    tokens.drain(..extra);
+    Connection { revision: before.revision, profile, tokens }
+}
+
+/// An answer's access token as it is held.
+pub(crate) fn held_token(
+    answer: TokenAnswer,
+    resource: Option<String>,
+    answers_claims: Option<String>,
+) -> HeldToken {
+    HeldToken {
+        digest: digest(&answer.access_token),
+        issued_at: answer.requested_at,
+        expires_at: answer.requested_at.plus(answer.expires_in),
+        refresh_at: answer.refresh_in.map(|after| answer.requested_at.plus(after)),
+        scopes: answer.scopes,
+        resource,
+        answers_claims,
+        access_token: answer.access_token,
+    }
+}
+
+/// Lower-case hex SHA-256.
+fn digest(token: &AccessToken) -> String {
+    sha256_hex(token.expose().as_bytes())
+}
+
+/// Lower-case hex SHA-256 of some bytes.
+pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    digest.as_ref().iter().fold(String::with_capacity(64), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+/// The granted scopes after an answer. At Entra an answer speaks of one resource and says all that is consented for
+/// it; elsewhere an answer may narrow what was granted, never widen it (RFC 6749 §6).
+pub(crate) fn granted_after(
+    naming: &ScopeNaming,
+    before: &[String],
+    resource: Option<&str>,
+    answered: &[String],
+) -> Vec<String> {
+    let words = |words: &[String]| naming.scopes_lossy(words.iter().map(String::as_str));
+    let (before, answered) = (words(before), words(answered));
+    let after: ScopeSet = match naming {
+        ScopeNaming::Entra { .. } => before
+            .iter()
+            .filter(|scope| scope.resource() != resource)
+            .chain(answered.iter())
+            .cloned()
+            .collect(),
+        ScopeNaming::Plain => answered.iter().filter(|scope| before.contains(scope)).cloned().collect(),
+    };
+    after.to_words()
+}
+
+/// Seals the successor of a connection and keeps it until the store has taken it.
+fn keep(
+    inner: &Inner,
+    slot: &Slot,
+    key: &ConnectionKey,
+    expected: Option<Revision>,
+    mut connection: Connection,
+    grant: Option<&Grant>,
+) {
+    let sealed = inner.deps.repository.seal(key, expected, &connection.profile, &connection.tokens, grant);
+    connection.revision = sealed.revision;
+    slot.state().unstored = Some(Unstored { expected, sealed, connection });
+}
+
+/// Stores what is kept, trying a few times before its waiters are told.
+async fn store_with_patience(
+    inner: &Arc<Inner>,
+    key: &ConnectionKey,
+    slot: &Slot,
+) -> Result<(), Arc<Failure>> {
+    let mut tries = 0;
+    loop {
+        match store_unstored(inner, key, slot).await {
+            Err(failure) if tries < STORE_TRIES => {
+                tries += 1;
+                tracing::warn!(app = %key.app, connection = %key.connection, %failure, "the store does not take a refreshed grant; trying again");
+                let wait = Duration::from_millis(50) * 2u32.pow(tries);
+                inner.deps.clock.sleep(wait).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Stores an answer that the store has not taken yet, and only then makes it the held one.
+pub(super) async fn store_unstored(
+    inner: &Arc<Inner>,
+    key: &ConnectionKey,
+    slot: &Slot,
+) -> Result<(), Arc<Failure>> {
+    let (epoch, unstored) = {
+        let state = slot.state();
+        (state.epoch, state.unstored.clone())
+    };
+    let Some(unstored) = unstored else { return Ok(()) };
+    match inner.deps.repository.commit_sealed(key, unstored.expected, &unstored.sealed).await {
+        Ok(Some(_)) => {
+            slot.state().unstored = None;
+            inner.publish(key, slot, epoch, unstored.connection);
+            Ok(())
+        }
+        // Deleted, or renewed by somebody else: theirs counts. At an authority that keeps used refresh tokens valid
+        // nothing is lost; at another the leases (to come) keep two from refreshing at once.
+        Ok(None) => {
+            slot.state().unstored = None;
+            tracing::info!(app = %key.app, connection = %key.connection, "a refreshed grant was overtaken and is dropped");
+            load(inner, key, slot, epoch).await.map(|_| ())
+        }
+        Err(error) => Err(Arc::new(Failure::Repository(error))),
+    }
+}
+
+/// Writes a verdict down, if the connection still is the one it was about.
+async fn judge(
+    inner: &Arc<Inner>,
+    key: &ConnectionKey,
+    slot: &Arc<Slot>,
+    epoch: u64,
+    loaded: Loaded,
+    grant: Grant,
+    failure: &Arc<Failure>,
+) -> Result<(), Arc<Failure>> {
+    let Failure::Authority(verdict) = failure.as_ref() else { return Ok(()) };
+    let now = inner.deps.clock.now();
+    let attempt = attempt(inner, verdict);
+    let Connection { revision, profile, tokens } = loaded.connection;
+    let profile = profile.judged(verdict.disposition, attempt, verdict.claims.clone(), now);
+    let kept = (!profile.grant_destroyed).then_some(&grant);
+    let committed = inner.deps.repository.commit(key, Some(revision), &profile, &tokens, kept).await;
+    match committed {
+        Ok(Some(revision)) => {
+            tracing::warn!(
+                app = %key.app, connection = %key.connection, status = profile.status.as_str(),
+                reason = profile.status.reason(), error_codes = ?verdict.answer.error_codes,
+                correlation_id = verdict.answer.correlation_id, "the authority's verdict changed a connection"
+            );
+            slot.state().attempts.clear();
+            inner.publish(key, slot, epoch, Connection { revision, profile, tokens });
+            Ok(())
+        }
+        // It is another one by now: the verdict was not about that.
+        Ok(None) => {
+            slot.state().trouble = None;
+            load(inner, key, slot, epoch).await.map(|_| ())
+        }
+        Err(error) => {
+            tracing::error!(app = %key.app, connection = %key.connection, %error, "a verdict could not be stored");
+            Ok(())
+        }
+    }
+}
+
+fn attempt(inner: &Inner, failure: &AuthorityFailure) -> Attempt {
+    Attempt {
+        at: inner.deps.clock.now(),
+        action: "refresh".into(),
+        outcome: failure.disposition.as_str().into(),
+        conclusion: failure.cause.clone(),
+        answer: failure.answer.clone(),
+    }
+}
+
+/// Remembers a failed try, so that the next waits a little.
+fn note_trouble(inner: &Inner, slot: &Slot, failure: &Arc<Failure>, left: Option<Duration>) {
+    let asked = match failure.as_ref() {
+        Failure::Authority(AuthorityFailure { disposition: Disposition::RetryAfter(asked), .. }) => *asked,
+        Failure::Authority(AuthorityFailure {
+            disposition: Disposition::NextCredential | Disposition::Misconfigured,
+            ..
+        }) => Some(backoff::APP_REJECTED),
+        Failure::Authority(_) | Failure::NotFound | Failure::Repository(_) => None,
+    };
+    let now = inner.deps.clock.monotonic();
+    let mut state = slot.state();
+    let failures = state.trouble.as_ref().map_or(0, |trouble| trouble.failures) + 1;
+    let wait = left.unwrap_or_else(|| backoff::wait(failures, asked, inner.deps.random.as_ref()));
+    state.trouble = Some(Trouble { until: now + wait, failures, failure: failure.clone() });
+    if let (Failure::Authority(failure), None) = (failure.as_ref(), left)
+        && !failure.disposition.is_verdict()
+    {
+        let attempt = attempt(inner, failure);
+        state.remember(attempt);
+    }
+}
+
+/// Closes the app's or the tenant's bucket where the failure concerns more than this connection.
+fn note_buckets(inner: &Inner, key: &ConnectionKey, tenant: Option<&str>, failure: &Arc<Failure>) {
+    let Failure::Authority(authority) = failure.as_ref() else { return };
+    let now = inner.deps.clock.monotonic();
+    match authority.disposition {
+        Disposition::RetryAfter(Some(asked)) if authority.answer.status == Some(429) => {
+            let until = now + backoff::wait(1, Some(asked), inner.deps.random.as_ref());
+            inner.buckets.close(&key.app, tenant, until, failure.clone());
+        }
+        Disposition::NextCredential => {
+            inner.buckets.close(&key.app, None, now + backoff::APP_REJECTED, failure.clone());
+        }
+        Disposition::RetryAfter(_)
+        | Disposition::Misconfigured
+        | Disposition::Reauthorize(..)
+        | Disposition::Blocked(_)
+        | Disposition::Restart
+        | Disposition::CallerFault
+        | Disposition::OutcomeUnknown
+        | Disposition::Bug => {}
+    }
+}

@@ -1,0 +1,252 @@
+//! One slot per connection in use: what is held of it, and the work under way for it. A lock is held for a few
+//! instructions, never across an await, and never two at once.
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::domain::connection::{ATTEMPTS_KEPT, Attempt};
+use crate::domain::id::ConnectionKey;
+use crate::domain::scope::ScopeSet;
+use crate::domain::verdict::AuthorityFailure;
+use crate::repository::{Connection, RepositoryError};
+use crate::store::{Revision, StoredConnection};
+
+/// Shards, so that slots of different connections do not share a lock.
+const SHARDS: usize = 64;
+
+/// Why work for a connection failed; shared by everyone who waited for it.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// There is no such connection.
+    #[error("there is no such connection")]
+    NotFound,
+    /// The authority's answer, or its silence.
+    #[error(transparent)]
+    Authority(AuthorityFailure),
+    /// The store's, or a record that does not open.
+    #[error(transparent)]
+    Repository(RepositoryError),
+}
+
+/// A connection as it is held in memory: no refresh token is in here.
+pub struct Held {
+    /// The connection.
+    pub connection: Connection,
+    /// Its granted scopes, read once.
+    pub granted: ScopeSet,
+}
+
+/// How a flight ended, as its waiters see it: none while it flies.
+type Landing = Option<Result<(), Arc<Failure>>>;
+
+/// Work under way that others may wait for.
+#[derive(Clone)]
+pub(super) struct Flight {
+    landing: watch::Receiver<Landing>,
+}
+
+impl Flight {
+    /// A flight and the means to land it.
+    pub(super) fn start() -> (Flight, watch::Sender<Landing>) {
+        let (sender, landing) = watch::channel(None);
+        (Flight { landing }, sender)
+    }
+
+    /// Waits for the flight. A flight whose task died counts as nothing learnt: the caller looks again.
+    pub(super) async fn landed(mut self) -> Result<(), Arc<Failure>> {
+        match self.landing.wait_for(Option::is_some).await {
+            Ok(landing) => landing.clone().unwrap_or(Ok(())),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+/// A failed try that still counts.
+#[derive(Clone)]
+pub(super) struct Trouble {
+    /// Monotonic time until which nobody tries again.
+    pub(super) until: Duration,
+    /// How many in a row.
+    pub(super) failures: u32,
+    /// The last one.
+    pub(super) failure: Arc<Failure>,
+}
+
+/// An answer of the authority that the store has not taken yet.
+#[derive(Clone)]
+pub(super) struct Unstored {
+    pub(super) expected: Option<Revision>,
+    pub(super) sealed: StoredConnection,
+    pub(super) connection: Connection,
+}
+
+/// What one slot knows.
+#[derive(Default)]
+pub(super) struct SlotState {
+    pub(super) held: Option<Arc<Held>>,
+    pub(super) flight: Option<Flight>,
+    pub(super) trouble: Option<Trouble>,
+    pub(super) unstored: Option<Unstored>,
+    /// Monotonic time of the last look at the store.
+    pub(super) checked_at: Duration,
+    /// Since when the store does not answer for this connection, and when it was asked last.
+    pub(super) unchecked: Option<(Duration, Arc<Failure>)>,
+    pub(super) last_used: Duration,
+    /// Failed tries not stored with the connection, newest last.
+    pub(super) attempts: Vec<Attempt>,
+    /// Raised by a delete or a reconnect, so that work begun before does not bring back what it saw.
+    pub(super) epoch: u64,
+}
+
+impl SlotState {
+    pub(super) fn remember(&mut self, attempt: Attempt) {
+        self.attempts.push(attempt);
+        let extra = self.attempts.len().saturating_sub(ATTEMPTS_KEPT);
+        self.attempts.drain(..extra);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.flight.is_none() && self.unstored.is_none()
+    }
+}
+
+/// One connection's slot.
+#[derive(Default)]
+pub(super) struct Slot {
+    state: Mutex<SlotState>,
+}
+
+impl Slot {
+    pub(super) fn state(&self) -> MutexGuard<'_, SlotState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+type Shard = Mutex<HashMap<ConnectionKey, Arc<Slot>>>;
+
+/// All slots in use.
+pub(super) struct Slots {
+    shards: Vec<Shard>,
+    hasher: RandomState,
+    most_per_shard: usize,
+}
+
+impl Slots {
+    /// Keeps at most about `most` slots; the least recently used of a sample goes first.
+    pub(super) fn new(most: usize) -> Self {
+        Slots {
+            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
+            hasher: RandomState::new(),
+            most_per_shard: most.div_ceil(SHARDS).max(1),
+        }
+    }
+
+    /// The connection's slot, made if there is none.
+    pub(super) fn slot(&self, key: &ConnectionKey, now: Duration) -> Arc<Slot> {
+        let mut shard = self.shard(key);
+        if let Some(slot) = shard.get(key) {
+            return slot.clone();
+        }
+        if shard.len() >= self.most_per_shard {
+            evict_one(&mut shard);
+        }
+        let slot = Arc::new(Slot::default());
+        slot.state().last_used = now;
+        shard.insert(key.clone(), slot.clone());
+        slot
+    }
+
+    /// The connection's slot, if there is one.
+    pub(super) fn existing(&self, key: &ConnectionKey) -> Option<Arc<Slot>> {
+        self.shard(key).get(key).cloned()
+    }
+
+    /// Drops a slot that holds nothing, so that names that do not exist take no room.
+    pub(super) fn drop_if_empty(&self, key: &ConnectionKey) {
+        let mut shard = self.shard(key);
+        let empty = shard.get(key).is_some_and(|slot| {
+            let state = slot.state();
+            state.held.is_none() && state.is_idle() && state.unchecked.is_none()
+        });
+        if empty {
+            shard.remove(key);
+        }
+    }
+
+    /// Every slot with an answer the store has not taken.
+    pub(super) fn unstored(&self) -> Vec<(ConnectionKey, Arc<Slot>)> {
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for (key, slot) in shard.iter() {
+                let state = slot.state();
+                if state.unstored.is_some() && state.flight.is_none() {
+                    found.push((key.clone(), slot.clone()));
+                }
+            }
+        }
+        found
+    }
+
+    fn shard(&self, key: &ConnectionKey) -> MutexGuard<'_, HashMap<ConnectionKey, Arc<Slot>>> {
+        let index = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
+        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Evicts the least recently used of a few idle slots. When none of them is idle the shard grows by one: work under
+/// way is bounded elsewhere, by the connections that callers hold open.
+fn evict_one(shard: &mut HashMap<ConnectionKey, Arc<Slot>>) {
+    const SAMPLE: usize = 16;
+    let oldest = shard
+        .iter()
+        .take(SAMPLE)
+        .filter_map(|(key, slot)| {
+            let state = slot.state();
+            state.is_idle().then(|| (state.last_used, key.clone()))
+        })
+        .min_by_key(|(last_used, _)| *last_used)
+        .map(|(_, key)| key);
+    if let Some(key) = oldest {
+        shard.remove(&key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::{AppName, ConnectionName};
+
+    fn key(number: usize) -> ConnectionKey {
+        ConnectionKey {
+            app: AppName::parse("outlook").expect("name"),
+            connection: ConnectionName::parse(&format!("user-{number}")).expect("name"),
+        }
+    }
+
+    #[test]
+    fn slots_are_bounded_and_those_at_work_stay() {
+        let slots = Slots::new(SHARDS);
+        let busy = slots.slot(&key(0), Duration::ZERO);
+        busy.state().flight = Some(Flight::start().0);
+        for number in 1..2000 {
+            slots.slot(&key(number), Duration::from_secs(1));
+        }
+        let kept: usize = slots.shards.iter().map(|shard| shard.lock().expect("lock").len()).sum();
+        assert!(kept <= SHARDS * 2, "{kept}");
+        assert!(slots.existing(&key(0)).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_flight_whose_task_died_wakes_its_waiters() {
+        let (flight, landing) = Flight::start();
+        let waiter = flight.landed();
+        drop(landing);
+        assert!(waiter.await.is_ok());
+    }
+}

@@ -1,0 +1,233 @@
+//! The repository: opened connections and sessions for the use cases, sealed records for the store. It is the one
+//! room that knows both the keyring and the store, and neither knows of the other.
+//!
+//! Invariants:
+//! 1. Nothing enters the store unsealed.
+//! 2. Each field is sealed for its app, connection, field and generation; a record whose fields do not open together
+//!    is refused whole.
+//! 3. A grant is opened only by those who are about to use it: looking at a connection, or serving a token that is
+//!    held, never has a refresh token in memory.
+
+mod pending;
+mod wire;
+
+use std::sync::Arc;
+
+pub use pending::{Kind, PendingError, Taken};
+use zeroize::Zeroizing;
+
+use crate::domain::connection::Profile;
+use crate::domain::grant::Grant;
+use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::domain::random::{Random, random_bytes};
+use crate::domain::token::HeldToken;
+use crate::keyring::Keyring;
+use crate::keyring::seal::{OpenError, Place};
+use crate::store::{Committed, Revision, Store, StoreError, StoredConnection};
+
+const CONNECTION: &str = "connection";
+const PROFILE: &str = "profile";
+const TOKENS: &str = "tokens";
+const GRANT: &str = "grant";
+
+/// Why a record could not be had.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RepositoryError {
+    /// The store's own trouble.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The record is there and does not open: a missing key, damage, or somebody's tampering.
+    #[error("the stored {field} of {owner} is refused: {source}")]
+    Sealed {
+        /// Whose record.
+        owner: String,
+        /// Which field.
+        field: &'static str,
+        /// Why.
+        source: OpenError,
+    },
+    /// It opened and is not what this version writes.
+    #[error("the stored {field} of {owner} is of another format than this version reads")]
+    Format {
+        /// Whose record.
+        owner: String,
+        /// Which field.
+        field: &'static str,
+    },
+}
+
+/// A connection without its refresh tokens.
+#[derive(Clone)]
+pub struct Connection {
+    /// Which state of it this is.
+    pub revision: Revision,
+    /// Account, scopes, status, times.
+    pub profile: Profile,
+    /// The access tokens held for it.
+    pub tokens: Vec<HeldToken>,
+}
+
+/// A connection as it was loaded; its grant is still sealed.
+pub struct Loaded {
+    /// The connection.
+    pub connection: Connection,
+    sealed_grant: Vec<u8>,
+}
+
+/// Loads and commits connections and pending sessions.
+pub struct Repository {
+    store: Arc<dyn Store>,
+    keyring: Arc<Keyring>,
+    random: Arc<dyn Random>,
+}
+
+impl Repository {
+    /// A repository over one store and one keyring.
+    pub fn new(store: Arc<dyn Store>, keyring: Arc<Keyring>, random: Arc<dyn Random>) -> Self {
+        Repository { store, keyring, random }
+    }
+
+    /// The store beneath, for what needs no opening.
+    pub fn store(&self) -> &dyn Store {
+        self.store.as_ref()
+    }
+
+    /// Looks a connection up.
+    pub async fn load(&self, key: &ConnectionKey) -> Result<Option<Loaded>, RepositoryError> {
+        match self.store.load(key).await? {
+            Some(stored) => Ok(Some(self.open(key, stored)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Opens the grant of a connection that was loaded; none when the authority's verdict destroyed it.
+    pub fn open_grant(&self, key: &ConnectionKey, loaded: &Loaded) -> Result<Option<Grant>, RepositoryError> {
+        let generation = loaded.connection.revision.generation;
+        let bytes = self.open_field(key, GRANT, generation, &loaded.sealed_grant)?;
+        wire::decode_grant(&bytes).ok_or_else(|| format_error(key, GRANT))
+    }
+
+    /// Seals and stores a connection if its stored revision still is `expected`. `None` when it is another one.
+    pub async fn commit(
+        &self,
+        key: &ConnectionKey,
+        expected: Option<Revision>,
+        profile: &Profile,
+        tokens: &[HeldToken],
+        grant: Option<&Grant>,
+    ) -> Result<Option<Revision>, RepositoryError> {
+        let sealed = self.seal(key, expected, profile, tokens, grant);
+        self.commit_sealed(key, expected, &sealed).await
+    }
+
+    /// Seals a connection as the successor of `expected`, without storing it. Committing one sealed value again after
+    /// a lost answer is safe; sealing anew would not be.
+    pub fn seal(
+        &self,
+        key: &ConnectionKey,
+        expected: Option<Revision>,
+        profile: &Profile,
+        tokens: &[HeldToken],
+        grant: Option<&Grant>,
+    ) -> StoredConnection {
+        let generation = expected.map_or(0, |revision| revision.generation) + 1;
+        let revision = Revision { generation, nonce: random_bytes(self.random.as_ref()) };
+        let field = |name, bytes: Zeroizing<Vec<u8>>| {
+            self.keyring.seal(&place(key, name, generation), &bytes, self.random.as_ref())
+        };
+        StoredConnection {
+            revision,
+            profile: field(PROFILE, wire::encode_profile(profile)),
+            tokens: field(TOKENS, wire::encode_tokens(tokens)),
+            grant: field(GRANT, wire::encode_grant(grant)),
+        }
+    }
+
+    /// Stores what [`Repository::seal`] made. `None` when the stored revision is not `expected`.
+    pub async fn commit_sealed(
+        &self,
+        key: &ConnectionKey,
+        expected: Option<Revision>,
+        sealed: &StoredConnection,
+    ) -> Result<Option<Revision>, RepositoryError> {
+        match self.store.commit(key, expected, sealed).await? {
+            Committed::Done => Ok(Some(sealed.revision)),
+            Committed::Conflict => Ok(None),
+        }
+    }
+
+    /// Destroys a connection. False when there was none.
+    pub async fn delete(&self, key: &ConnectionKey) -> Result<bool, RepositoryError> {
+        Ok(self.store.delete(key).await?)
+    }
+
+    /// A page of an app's connections; only their profiles are opened. Those that do not open are left out and
+    /// counted.
+    pub async fn list(
+        &self,
+        app: &AppName,
+        prefix: &str,
+        after: Option<&ConnectionName>,
+        limit: usize,
+    ) -> Result<Page, RepositoryError> {
+        let page = self.store.list(app, prefix, after, limit).await?;
+        let mut listed = Page { profiles: Vec::with_capacity(page.connections.len()), next: page.next };
+        for (name, stored) in page.connections {
+            let key = ConnectionKey { app: app.clone(), connection: name };
+            match self.open_profile(&key, &stored) {
+                Ok(profile) => listed.profiles.push((key.connection, profile)),
+                Err(error) => {
+                    tracing::error!(app = %key.app, connection = %key.connection, %error, "a stored connection does not open and is left out of the list");
+                }
+            }
+        }
+        Ok(listed)
+    }
+
+    fn open(&self, key: &ConnectionKey, stored: StoredConnection) -> Result<Loaded, RepositoryError> {
+        let profile = self.open_profile(key, &stored)?;
+        let bytes = self.open_field(key, TOKENS, stored.revision.generation, &stored.tokens)?;
+        let tokens = wire::decode_tokens(&bytes).ok_or_else(|| format_error(key, TOKENS))?;
+        let connection = Connection { revision: stored.revision, profile, tokens };
+        Ok(Loaded { connection, sealed_grant: stored.grant })
+    }
+
+    fn open_profile(
+        &self,
+        key: &ConnectionKey,
+        stored: &StoredConnection,
+    ) -> Result<Profile, RepositoryError> {
+        let bytes = self.open_field(key, PROFILE, stored.revision.generation, &stored.profile)?;
+        serde_json::from_slice(&bytes).map_err(|_| format_error(key, PROFILE))
+    }
+
+    fn open_field(
+        &self,
+        key: &ConnectionKey,
+        field: &'static str,
+        generation: u64,
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, RepositoryError> {
+        self.keyring.open(&place(key, field, generation), sealed).map_err(|source| RepositoryError::Sealed {
+            owner: key.to_string(),
+            field,
+            source,
+        })
+    }
+}
+
+/// A page of connections as they may be shown.
+pub struct Page {
+    /// Names and profiles, ordered by name.
+    pub profiles: Vec<(ConnectionName, Profile)>,
+    /// Where the next page starts; none on the last.
+    pub next: Option<ConnectionName>,
+}
+
+fn place<'a>(key: &'a ConnectionKey, field: &'static str, generation: u64) -> Place<'a> {
+    Place { schema: CONNECTION, owner: (key.app.as_str(), key.connection.as_str()), field, generation }
+}
+
+fn format_error(key: &ConnectionKey, field: &'static str) -> RepositoryError {
+    RepositoryError::Format { owner: key.to_string(), field }
+}

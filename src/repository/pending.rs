@@ -1,0 +1,122 @@
+//! Pending records: sealed, short-lived, taken at most once.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
+
+use super::{Repository, RepositoryError};
+use crate::domain::time::Timestamp;
+use crate::keyring::seal::Place;
+
+/// What a pending record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A connect session.
+    ConnectSession,
+    /// An authorize request under way, by the hash of its `state`.
+    State,
+    /// An admin consent session.
+    AdminConsentSession,
+}
+
+impl Kind {
+    fn schema(self) -> &'static str {
+        match self {
+            Kind::ConnectSession => "session",
+            Kind::State => "state",
+            Kind::AdminConsentSession => "consent",
+        }
+    }
+
+    fn store_id(self, id: &str) -> String {
+        format!("{}:{id}", self.schema())
+    }
+
+    fn place(self, id: &str) -> Place<'_> {
+        Place { schema: self.schema(), owner: (id, ""), field: "pending", generation: 0 }
+    }
+}
+
+/// A pending record as it was read, with what is needed to replace exactly that.
+pub struct Taken<T> {
+    /// The record.
+    pub value: T,
+    sealed: Vec<u8>,
+}
+
+/// As [`RepositoryError`]; a pending record that does not open counts as absent only to those who ask from outside.
+pub type PendingError = RepositoryError;
+
+impl Repository {
+    /// Keeps a pending record until `expires_at`.
+    pub async fn put_pending<T: Serialize>(
+        &self,
+        kind: Kind,
+        id: &str,
+        value: &T,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<(), PendingError> {
+        let sealed = self.seal_pending(kind, id, value);
+        Ok(self.store.put_pending(&kind.store_id(id), &sealed, now.plus(ttl), ttl).await?)
+    }
+
+    /// Looks a pending record up.
+    pub async fn pending<T: DeserializeOwned>(
+        &self,
+        kind: Kind,
+        id: &str,
+    ) -> Result<Option<Taken<T>>, PendingError> {
+        let sealed = self.store.pending(&kind.store_id(id)).await?;
+        self.open_pending(kind, id, sealed)
+    }
+
+    /// Takes a pending record away: of many who ask, one gets it.
+    pub async fn take_pending<T: DeserializeOwned>(
+        &self,
+        kind: Kind,
+        id: &str,
+    ) -> Result<Option<Taken<T>>, PendingError> {
+        let sealed = self.store.take_pending(&kind.store_id(id)).await?;
+        self.open_pending(kind, id, sealed)
+    }
+
+    /// Replaces a pending record if it still is the one that was read. False, and nothing changed, otherwise.
+    pub async fn swap_pending<T: Serialize>(
+        &self,
+        kind: Kind,
+        id: &str,
+        read: &Taken<T>,
+        value: &T,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<bool, PendingError> {
+        let sealed = self.seal_pending(kind, id, value);
+        Ok(self.store.swap_pending(&kind.store_id(id), &read.sealed, &sealed, now.plus(ttl), ttl).await?)
+    }
+
+    fn seal_pending<T: Serialize>(&self, kind: Kind, id: &str, value: &T) -> Vec<u8> {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
+        serde_json::to_writer(&mut *bytes, value).expect("these types have no map keys that JSON lacks");
+        self.keyring.seal(&kind.place(id), &bytes, self.random.as_ref())
+    }
+
+    fn open_pending<T: DeserializeOwned>(
+        &self,
+        kind: Kind,
+        id: &str,
+        sealed: Option<Vec<u8>>,
+    ) -> Result<Option<Taken<T>>, PendingError> {
+        let Some(sealed) = sealed else { return Ok(None) };
+        let owner = || kind.schema().to_owned();
+        let bytes = self
+            .keyring
+            .open(&kind.place(id), &sealed)
+            .map_err(|source| RepositoryError::Sealed { owner: owner(), field: "pending", source })?;
+        let value = serde_json::from_slice(&bytes)
+            .map_err(|_| RepositoryError::Format { owner: owner(), field: "pending" })?;
+        Ok(Some(Taken { value, sealed }))
+    }
+}

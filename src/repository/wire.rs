@@ -1,0 +1,136 @@
+//! How opened fields are written before they are sealed: JSON, additive only, so that the version before reads what
+//! this one writes. This and the authority's wire are the only places that put a secret into bytes.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::domain::connection::Profile;
+use crate::domain::grant::Grant;
+use crate::domain::secret::{AccessToken, RefreshToken};
+use crate::domain::time::Timestamp;
+use crate::domain::token::HeldToken;
+
+#[derive(Serialize, Deserialize)]
+struct TokenWire<'a> {
+    #[serde(borrow)]
+    access_token: Cow<'a, str>,
+    digest: String,
+    issued_at: Timestamp,
+    expires_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refresh_at: Option<Timestamp>,
+    scopes: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    resource: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    answers_claims: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct GrantWire<'a> {
+    #[serde(borrow)]
+    current: Cow<'a, str>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    previous: Option<Cow<'a, str>>,
+}
+
+pub(super) fn encode_profile(profile: &Profile) -> Zeroizing<Vec<u8>> {
+    encode(profile, 4096)
+}
+
+pub(super) fn encode_tokens(tokens: &[HeldToken]) -> Zeroizing<Vec<u8>> {
+    let size = tokens.iter().map(|token| token.access_token.expose().len() + 1024).sum();
+    let wires: Vec<TokenWire<'_>> = tokens
+        .iter()
+        .map(|token| TokenWire {
+            access_token: Cow::Borrowed(token.access_token.expose()),
+            digest: token.digest.clone(),
+            issued_at: token.issued_at,
+            expires_at: token.expires_at,
+            refresh_at: token.refresh_at,
+            scopes: token.scopes.clone(),
+            resource: token.resource.clone(),
+            answers_claims: token.answers_claims.clone(),
+        })
+        .collect();
+    encode(&wires, size)
+}
+
+pub(super) fn decode_tokens(bytes: &[u8]) -> Option<Vec<HeldToken>> {
+    let wires: Vec<TokenWire<'_>> = serde_json::from_slice(bytes).ok()?;
+    let tokens = wires.into_iter().map(|wire| HeldToken {
+        access_token: AccessToken::new(wire.access_token),
+        digest: wire.digest,
+        issued_at: wire.issued_at,
+        expires_at: wire.expires_at,
+        refresh_at: wire.refresh_at,
+        scopes: wire.scopes,
+        resource: wire.resource,
+        answers_claims: wire.answers_claims,
+    });
+    Some(tokens.collect())
+}
+
+pub(super) fn encode_grant(grant: Option<&Grant>) -> Zeroizing<Vec<u8>> {
+    let Some(grant) = grant else { return encode(&None::<()>, 8) };
+    let previous = grant.previous.as_ref().map(RefreshToken::expose);
+    let size = grant.current.expose().len() + previous.map_or(0, str::len) + 256;
+    let wire =
+        GrantWire { current: Cow::Borrowed(grant.current.expose()), previous: previous.map(Cow::Borrowed) };
+    encode(&wire, size)
+}
+
+/// The outer `None`: not what this version writes. The inner: a grant that was destroyed.
+pub(super) fn decode_grant(bytes: &[u8]) -> Option<Option<Grant>> {
+    let wire: Option<GrantWire<'_>> = serde_json::from_slice(bytes).ok()?;
+    Some(wire.map(|wire| Grant {
+        current: RefreshToken::new(wire.current),
+        previous: wire.previous.map(RefreshToken::new),
+    }))
+}
+
+/// Encodes into a buffer that is wiped when dropped; `size` is ample, so that it does not grow and leave copies.
+fn encode<T: Serialize>(value: &T, size: usize) -> Zeroizing<Vec<u8>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(size));
+    serde_json::to_writer(&mut *bytes, value).expect("these types have no map keys that JSON lacks");
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_and_grants_come_back_as_they_went() {
+        let token = HeldToken {
+            access_token: AccessToken::new("eyJ0.AbC-_~+/=="),
+            digest: "d".into(),
+            issued_at: Timestamp::from_unix_seconds(1),
+            expires_at: Timestamp::from_unix_seconds(2),
+            refresh_at: None,
+            scopes: vec!["Mail.Read".into()],
+            resource: Some("https://graph.microsoft.com".into()),
+            answers_claims: None,
+        };
+        let back = decode_tokens(&encode_tokens(&[token])).expect("decodes");
+        assert_eq!(back[0].access_token.expose(), "eyJ0.AbC-_~+/==");
+        assert_eq!(back[0].expires_at, Timestamp::from_unix_seconds(2));
+
+        let grant = Grant { current: RefreshToken::new("r2"), previous: Some(RefreshToken::new("r1")) };
+        let back = decode_grant(&encode_grant(Some(&grant))).expect("decodes").expect("a grant");
+        assert!(back.current == grant.current && back.previous == grant.previous);
+    }
+
+    #[test]
+    fn a_secret_with_characters_that_json_escapes_survives() {
+        let grant = Grant { current: RefreshToken::new("quote\" slash\\ line\n ü"), previous: None };
+        assert!(
+            decode_grant(&encode_grant(Some(&grant)))
+                .flatten()
+                .is_some_and(|back| back.current == grant.current)
+        );
+        assert!(decode_grant(&encode_grant(None)).is_some_and(|back| back.is_none()));
+    }
+}
