@@ -1,2 +1,3 @@
 //! tokenward
 
+pub mod config;
