@@ -79,6 +79,7 @@ impl Override<'_> {
         let Some(key) = spec.key(&step.name) else {
             return Err(super::check::unknown_key(spec, &step.name, self.place(), full));
         };
+        let is_new = !entries.contains_key(key.name);
         let entry = entries.entry(key.name.to_owned()).or_insert_with(|| {
             let node = match (&key.kind, &key.presence) {
                 // An override of one item of a default list leaves its other items as they are.
@@ -88,7 +89,12 @@ impl Override<'_> {
             };
             Entry { key_place: self.place(), node }
         });
-        self.enter(&key.kind, &mut entry.node, rest, &full)
+        let result = self.enter(&key.kind, &mut entry.node, rest, &full);
+        if is_new && result.is_err() {
+            // What a wrong override has begun is no mistake of its own.
+            entries.remove(key.name);
+        }
+        result
     }
 
     fn enter(&self, kind: &Kind, node: &mut Node, steps: &[Step], path: &str) -> Result<(), Finding> {
@@ -134,14 +140,19 @@ impl Override<'_> {
                         ),
                     ));
                 }
-                if index == items.len() {
+                let is_new = index == items.len();
+                if is_new {
                     let value = match item_kind {
                         Kind::Table(_) => Value::Table(Entries::new()),
                         _ => Value::Wrong,
                     };
                     items.push(Node { value, place: self.place() });
                 }
-                self.enter(item_kind, &mut items[index], rest, &full)
+                let result = self.enter(item_kind, &mut items[index], rest, &full);
+                if is_new && result.is_err() {
+                    items.pop();
+                }
+                result
             }
             // The file has something else there, which is reported by itself.
             (Kind::Table(_) | Kind::Map { .. } | Kind::List(_), _) => Ok(()),

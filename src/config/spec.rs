@@ -255,9 +255,7 @@ static TLS: Table = Table {
         key("key", Kind::Path, Required, "PEM private key."),
         key(
             "client_ca",
-            Kind::Unsupported(
-                "callers cannot be authenticated by client certificate yet; use `unix_user` or `api_keys`",
-            ),
+            Kind::Unsupported("let callers use `unix_user` or `api_keys`"),
             Optional,
             "PEM authorities for callers' certificates.",
         ),
