@@ -1,0 +1,926 @@
+//! From the checked tree to typed values, and the checks of meaning that need more than one key or more than a kind.
+//!
+//! Every function returns `None` when something it needs is missing or wrong; that has been reported by then.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use super::check::{instant, join};
+use super::credentials_dir::is_credential_id;
+use super::mistakes::{Finding, Place};
+use super::sections::*;
+use super::spec::{nearest, parse_duration};
+use super::tree::{Entries, Node, Value};
+use super::url::{HttpUrl, is_host_name, is_loopback_host, split_host_port};
+
+/// What the whole reading shares: where relative paths begin, and what has been found.
+pub(super) struct Context {
+    base: PathBuf,
+    mistakes: RefCell<Vec<Finding>>,
+    warnings: RefCell<Vec<Finding>>,
+}
+
+impl Context {
+    pub(super) fn new(base: &Path, mistakes: Vec<Finding>) -> Self {
+        Self { base: base.to_owned(), mistakes: RefCell::new(mistakes), warnings: RefCell::default() }
+    }
+
+    pub(super) fn into_findings(self) -> (Vec<Finding>, Vec<Finding>) {
+        (self.mistakes.into_inner(), self.warnings.into_inner())
+    }
+}
+
+/// One table of the tree.
+#[derive(Clone)]
+struct Section<'a> {
+    context: &'a Context,
+    entries: &'a Entries,
+    place: Place,
+    path: String,
+}
+
+/// One value of the tree, with what is needed to complain about it.
+struct Leaf<'a, T> {
+    value: T,
+    context: &'a Context,
+    place: Place,
+    path: String,
+}
+
+impl<T> Leaf<'_, T> {
+    fn mistake(&self, problem: impl Into<String>) {
+        self.mistake_near(problem, None);
+    }
+
+    fn mistake_near(&self, problem: impl Into<String>, nearest: Option<String>) {
+        self.context.mistakes.borrow_mut().push(Finding {
+            place: self.place.clone(),
+            key: self.path.clone(),
+            problem: problem.into(),
+            nearest,
+        });
+    }
+
+    fn warning(&self, problem: impl Into<String>) {
+        self.context.warnings.borrow_mut().push(Finding {
+            place: self.place.clone(),
+            key: self.path.clone(),
+            problem: problem.into(),
+            nearest: None,
+        });
+    }
+
+    fn with<U>(&self, value: U) -> Leaf<'_, U> {
+        Leaf { value, context: self.context, place: self.place.clone(), path: self.path.clone() }
+    }
+
+    /// Whether someone wrote it, rather than the table of defaults.
+    fn is_given(&self) -> bool {
+        !matches!(self.place, Place::Absent(_))
+    }
+}
+
+impl<'a> Section<'a> {
+    fn node(&self, key: &str) -> Option<Leaf<'a, &'a Node>> {
+        let node = &self.entries.get(key)?.node;
+        Some(Leaf {
+            value: node,
+            context: self.context,
+            place: node.place.clone(),
+            path: join(&self.path, key),
+        })
+    }
+
+    fn is_given(&self, key: &str) -> bool {
+        self.node(key).is_some_and(|leaf| leaf.is_given())
+    }
+
+    /// The table itself, to complain about it as a whole.
+    fn itself(&self) -> Leaf<'a, ()> {
+        Leaf { value: (), context: self.context, place: self.place.clone(), path: self.path.clone() }
+    }
+
+    fn text(&self, key: &str) -> Option<Leaf<'a, &'a str>> {
+        let leaf = self.node(key)?;
+        match &leaf.value.value {
+            Value::String(text) => {
+                Some(Leaf { value: text.as_str(), context: leaf.context, place: leaf.place, path: leaf.path })
+            }
+            _ => None,
+        }
+    }
+
+    fn string(&self, key: &str) -> Option<String> {
+        self.text(key).map(|leaf| leaf.value.to_owned())
+    }
+
+    fn path(&self, key: &str) -> Option<PathBuf> {
+        self.text(key).map(|leaf| self.context.base.join(leaf.value))
+    }
+
+    fn duration(&self, key: &str) -> Option<Duration> {
+        parse_duration(self.text(key)?.value)
+    }
+
+    fn bool(&self, key: &str) -> Option<bool> {
+        match self.node(key)?.value.value {
+            Value::Bool(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    fn number(&self, key: &str) -> Option<u32> {
+        match self.node(key)?.value.value {
+            Value::Integer(number) => u32::try_from(number?).ok(),
+            _ => None,
+        }
+    }
+
+    fn instant(&self, key: &str) -> Option<OffsetDateTime> {
+        match &self.node(key)?.value.value {
+            Value::Datetime(datetime) => instant(datetime),
+            _ => None,
+        }
+    }
+
+    fn address(&self, key: &str) -> Option<Leaf<'a, SocketAddr>> {
+        let leaf = self.text(key)?;
+        match leaf.value.parse::<SocketAddr>() {
+            Ok(address) => {
+                Some(Leaf { value: address, context: leaf.context, place: leaf.place, path: leaf.path })
+            }
+            Err(_) => {
+                let port =
+                    leaf.value.rsplit_once(':').map(|(_, port)| port).filter(|p| p.parse::<u16>().is_ok());
+                leaf.mistake(format!(
+                    "must be an IP address and a port, such as \"127.0.0.1:{0}\" for this machine or \"0.0.0.0:{0}\" for everyone",
+                    port.unwrap_or("8080")
+                ));
+                None
+            }
+        }
+    }
+
+    /// A value that is one of a few words.
+    fn choice<T: Copy>(&self, key: &str, words: &[(&str, T)]) -> Option<T> {
+        let leaf = self.text(key)?;
+        words.iter().find(|(word, _)| *word == leaf.value).map(|(_, value)| *value)
+    }
+
+    fn section(&self, key: &str) -> Option<Section<'a>> {
+        let leaf = self.node(key)?;
+        table_of(leaf.value, leaf.context, leaf.path)
+    }
+
+    /// A list of tables.
+    fn sections(&self, key: &str) -> Vec<Section<'a>> {
+        self.items(key).into_iter().filter_map(|leaf| table_of(leaf.value, leaf.context, leaf.path)).collect()
+    }
+
+    /// A list of strings.
+    fn texts(&self, key: &str) -> Vec<Leaf<'a, &'a str>> {
+        self.items(key)
+            .into_iter()
+            .filter_map(|leaf| match &leaf.value.value {
+                Value::String(text) => Some(Leaf {
+                    value: text.as_str(),
+                    context: leaf.context,
+                    place: leaf.place,
+                    path: leaf.path,
+                }),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn items(&self, key: &str) -> Vec<Leaf<'a, &'a Node>> {
+        let Some(list) = self.node(key) else { return Vec::new() };
+        let Value::List(items) = &list.value.value else { return Vec::new() };
+        let leaf = |(index, node): (usize, &'a Node)| Leaf {
+            value: node,
+            context: self.context,
+            place: node.place.clone(),
+            path: format!("{}[{index}]", list.path),
+        };
+        items.iter().enumerate().map(leaf).collect()
+    }
+
+    /// A list that must have an item.
+    fn not_empty(&self, key: &str, why: &str) {
+        if let Some(list) = self.node(key)
+            && matches!(&list.value.value, Value::List(items) if items.is_empty())
+        {
+            list.mistake(format!("must not be empty: {why}"));
+        }
+    }
+
+    /// Named tables.
+    fn map<T>(&self, key: &str, read: impl Fn(&str, &Section<'a>) -> Option<T>) -> BTreeMap<String, T> {
+        let Some(map) = self.section(key) else { return BTreeMap::new() };
+        let mut all = BTreeMap::new();
+        for name in map.entries.keys() {
+            if let Some(section) = map.section(name)
+                && let Some(value) = read(name, &section)
+            {
+                all.insert(name.clone(), value);
+            }
+        }
+        all
+    }
+}
+
+fn table_of<'a>(node: &'a Node, context: &'a Context, path: String) -> Option<Section<'a>> {
+    match &node.value {
+        Value::Table(entries) => Some(Section { context, entries, place: node.place.clone(), path }),
+        _ => None,
+    }
+}
+
+/// The whole configuration; `None` only when something was reported.
+pub(super) fn config(context: &Context, entries: &Entries) -> Option<Config> {
+    let root = Section { context, entries, place: Place::File(0), path: String::new() };
+    // Read everything before giving up on anything, so that every mistake is seen.
+    let store = root.section("store").and_then(|section| store(&section));
+    let sealing = root.section("sealing").and_then(|s| Some(SealingConfig { keyring: s.path("keyring")? }));
+    let listen = root.section("listen").and_then(|section| listen(&section));
+    let known_apps: Vec<&str> = match root.section("apps") {
+        Some(apps) => apps.entries.keys().map(String::as_str).collect(),
+        None => Vec::new(),
+    };
+    let apps = root.map("apps", |_, section| app(section));
+    let callers = root.map("callers", |_, section| caller(section, &known_apps));
+    let admins = root.map("admins", |_, section| Some(AdminConfig { authenticate: authenticate(section) }));
+    let limits = root.section("limits").and_then(|section| limits(&section));
+    let log = root.section("log").and_then(|section| log(&section));
+    let audit = root.section("audit").and_then(|section| audit(&section));
+    Some(Config {
+        store: store?,
+        sealing: sealing?,
+        listen: listen?,
+        apps,
+        callers,
+        admins,
+        limits: limits?,
+        log: log?,
+        audit: audit?,
+    })
+}
+
+// === store ===
+
+fn store(section: &Section<'_>) -> Option<StoreConfig> {
+    let kind = section.text("kind")?;
+    const REDIS_ONLY: &[&str] =
+        &["url", "username", "password_file", "ca_file", "client_certificate", "client_key"];
+    let backend = if kind.value == "redis" {
+        if let Some(path) = section.text("path").filter(Leaf::is_given) {
+            path.mistake("is for `kind = \"embedded\"` only");
+        }
+        redis(section).map(StoreBackend::Redis)
+    } else {
+        for key in REDIS_ONLY {
+            if let Some(leaf) = section.text(key) {
+                leaf.mistake("is for `kind = \"redis\"` only");
+            }
+        }
+        section.path("path").map(|path| StoreBackend::Embedded { path })
+    };
+    Some(StoreConfig { backend: backend?, serve_cached_for: section.duration("serve_cached_for")? })
+}
+
+fn redis(section: &Section<'_>) -> Option<RedisConfig> {
+    let target = match section.text("url") {
+        Some(url) => match redis_url(url.value) {
+            Ok(target) => Some((url, target)),
+            Err(problem) => {
+                url.mistake(problem);
+                None
+            }
+        },
+        None => {
+            // A URL of the wrong kind has been reported already; one that is not there has not.
+            let url = join(&section.path, "url");
+            if !section.context.mistakes.borrow().iter().any(|finding| finding.key == url) {
+                section.itself().mistake("`kind = \"redis\"` needs a `url`");
+            }
+            None
+        }
+    };
+    pair(section, "client_certificate", "client_key");
+    let (url, target) = target?;
+    if !target.tls {
+        for key in ["ca_file", "client_certificate", "client_key"] {
+            if let Some(leaf) = section.text(key) {
+                leaf.mistake("needs TLS: let the `url` begin with `rediss`");
+            }
+        }
+        if !target.hosts.iter().all(|host| is_loopback_host(&host.host)) {
+            url.warning("the store is reached without TLS; records are sealed, but the password and the names of connections can be read on the way; `rediss` uses TLS");
+        }
+    }
+    Some(RedisConfig {
+        username: section.string("username"),
+        password_file: section.path("password_file"),
+        ca_file: section.path("ca_file"),
+        client_certificate: section.path("client_certificate"),
+        client_key: section.path("client_key"),
+        ..target
+    })
+}
+
+/// Reads a Redis URL. The messages never repeat it: it may hold a password all the same.
+fn redis_url(text: &str) -> Result<RedisConfig, String> {
+    const FORMS: &str = "must be `redis://host:6379/0`, `redis+sentinel://host:26379,host:26379/primary` or `redis+cluster://host:6379,host:6379`, each with `rediss` for TLS";
+    let (scheme, rest) = text.split_once("://").ok_or(FORMS)?;
+    let (tls, kind, default_port) = match scheme {
+        "redis" => (false, "standalone", 6379),
+        "rediss" => (true, "standalone", 6379),
+        "redis+sentinel" => (false, "sentinel", 26379),
+        "rediss+sentinel" => (true, "sentinel", 26379),
+        "redis+cluster" => (false, "cluster", 6379),
+        "rediss+cluster" => (true, "cluster", 6379),
+        _ => return Err(FORMS.to_owned()),
+    };
+    if rest.contains('@') {
+        return Err("must not hold a user or password: use `username` and `password_file`".to_owned());
+    }
+    if rest.contains(['?', '#']) {
+        return Err("must not hold options (`?…`) or a fragment (`#…`)".to_owned());
+    }
+    let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let hosts = hosts
+        .split(',')
+        .map(|host| {
+            let (host, port) = split_host_port(host).map_err(|error| format!("a host in it {error}"))?;
+            Ok(HostPort { host, port: port.unwrap_or(default_port) })
+        })
+        .collect::<Result<Vec<_>, String>>()?;
+    let database = |text: &str| match text {
+        "" => Ok(0),
+        text => text.parse::<u32>().map_err(|_| "the database after the `/` must be a number".to_owned()),
+    };
+    let (kind, db) = match kind {
+        "standalone" if hosts.len() > 1 => {
+            return Err("names several hosts: use `redis+sentinel` or `redis+cluster`".to_owned());
+        }
+        "standalone" => (RedisKind::Standalone, database(path)?),
+        "sentinel" => {
+            let (primary, db) = path.split_once('/').unwrap_or((path, ""));
+            if primary.is_empty() {
+                return Err(
+                    "must name the primary after the hosts: `redis+sentinel://host:26379/primary`".to_owned()
+                );
+            }
+            (RedisKind::Sentinel { primary: primary.to_owned() }, database(db)?)
+        }
+        _ => {
+            if database(path)? != 0 {
+                return Err("a cluster has database 0 only".to_owned());
+            }
+            (RedisKind::Cluster, 0)
+        }
+    };
+    Ok(RedisConfig {
+        kind,
+        hosts,
+        tls,
+        db,
+        username: None,
+        password_file: None,
+        ca_file: None,
+        client_certificate: None,
+        client_key: None,
+    })
+}
+
+/// Two keys that only make sense together.
+fn pair(section: &Section<'_>, one: &str, other: &str) {
+    match (section.text(one), section.text(other)) {
+        (Some(leaf), None) => leaf.mistake(format!("needs `{other}` beside it")),
+        (None, Some(leaf)) => leaf.mistake(format!("needs `{one}` beside it")),
+        _ => {}
+    }
+}
+
+// === listeners ===
+
+fn listen(section: &Section<'_>) -> Option<ListenConfig> {
+    let public_section = section.section("public")?;
+    let ops_section = section.section("ops")?;
+    let mut sockets = Vec::new();
+
+    let public_address = public_section.address("address");
+    let public_base_url = base_url(&public_section);
+    let public_tls = tls(&public_section);
+    sockets.extend(public_address.as_ref().map(|leaf| leaf.with(Socket::Tcp(leaf.value))));
+    section.not_empty("local", "callers could not reach the daemon; leave it out for the default");
+    let local = listeners(section, "local", 0o666, &mut sockets);
+    let admin = listeners(section, "admin", 0o600, &mut sockets);
+    let ops_address = ops_section.address("address");
+    let ops_tls = tls(&ops_section);
+    sockets.extend(ops_address.as_ref().map(|leaf| leaf.with(Socket::Tcp(leaf.value))));
+
+    for (index, socket) in sockets.iter().enumerate() {
+        if let Some(other) = sockets[..index].iter().find(|other| other.value.collides(&socket.value)) {
+            // Complain about the one that someone wrote.
+            let (culprit, other) = if socket.is_given() { (socket, other) } else { (other, socket) };
+            culprit.mistake(format!("the same socket as `{}`", other.path));
+        }
+    }
+    Some(ListenConfig {
+        public: PublicListener {
+            address: public_address?.value,
+            base_url: public_base_url?,
+            tls: public_tls,
+        },
+        local,
+        admin,
+        ops: OpsListener { address: ops_address?.value, tls: ops_tls },
+    })
+}
+
+enum Socket {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl Socket {
+    fn collides(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tcp(one), Self::Tcp(other)) => {
+                // Port 0 is any free port.
+                one.port() == other.port()
+                    && one.port() != 0
+                    && (one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified())
+            }
+            (Self::Unix(one), Self::Unix(other)) => one == other,
+            _ => false,
+        }
+    }
+}
+
+fn listeners<'a>(
+    parent: &Section<'a>,
+    key: &str,
+    default_mode: u32,
+    sockets: &mut Vec<Leaf<'a, Socket>>,
+) -> Vec<Listener> {
+    let mut all = Vec::new();
+    for section in parent.sections(key) {
+        let itself = section.itself();
+        let tls = tls(&section);
+        match (section.text("unix"), section.node("address")) {
+            (Some(_), Some(_)) => itself.mistake("has both `unix` and `address`: make two listeners of it"),
+            (None, None) => {
+                let said = format!("{}.", itself.path);
+                if !section.context.mistakes.borrow().iter().any(|finding| finding.key.starts_with(&said)) {
+                    itself.mistake("needs `unix` (a path) or `address` (IP and port)");
+                }
+            }
+            (Some(leaf), None) => {
+                let path = section.context.base.join(leaf.value);
+                // sun_path holds 108 bytes with its final zero.
+                if path.as_os_str().len() > 107 {
+                    leaf.mistake("is longer than the 107 bytes that the path of a Unix socket may have");
+                }
+                if section.is_given("tls") {
+                    leaf.mistake("a Unix socket has no TLS");
+                }
+                let mode = match section.text("mode") {
+                    None => default_mode,
+                    Some(mode) => match u32::from_str_radix(mode.value.trim_start_matches("0o"), 8) {
+                        Ok(bits) if bits <= 0o777 => bits,
+                        _ => {
+                            mode.mistake("must be permission bits in octal, such as \"0660\"");
+                            default_mode
+                        }
+                    },
+                };
+                sockets.push(Leaf {
+                    value: Socket::Unix(path.clone()),
+                    context: leaf.context,
+                    place: leaf.place,
+                    path: leaf.path,
+                });
+                all.push(Listener::Unix { path, mode });
+            }
+            (None, Some(_)) => {
+                if let Some(mode) = section.text("mode") {
+                    mode.mistake("is for `unix` only");
+                }
+                let Some(leaf) = section.address("address") else { continue };
+                let address = leaf.value;
+                if !address.ip().is_loopback() && !section.entries.contains_key("tls") {
+                    leaf.mistake("plain TCP is for loopback addresses only, since tokens would cross the network in clear: give it `tls`, or bind 127.0.0.1");
+                }
+                sockets.push(Leaf {
+                    value: Socket::Tcp(address),
+                    context: leaf.context,
+                    place: leaf.place,
+                    path: leaf.path,
+                });
+                all.push(Listener::Tcp { address, tls });
+            }
+        }
+    }
+    all
+}
+
+fn tls(section: &Section<'_>) -> Option<Tls> {
+    let section = section.section("tls")?;
+    Some(Tls { certificate: section.path("certificate")?, key: section.path("key")? })
+}
+
+fn base_url(section: &Section<'_>) -> Option<String> {
+    let leaf = section.text("base_url")?;
+    let url = private_url(&leaf)?;
+    if !matches!(url.path(), "" | "/") || url.query().is_some() {
+        leaf.mistake("must end after the host and port: `/callback/{app}` is put behind it");
+        return None;
+    }
+    Some(leaf.value.trim_end_matches('/').to_owned())
+}
+
+/// A URL that is https, or http on this machine.
+fn private_url(leaf: &Leaf<'_, &str>) -> Option<HttpUrl> {
+    match HttpUrl::parse(leaf.value) {
+        Err(error) => {
+            leaf.mistake(error.to_string());
+            None
+        }
+        Ok(url) if !url.is_private_on_the_way() => {
+            leaf.mistake("must be https; http is for localhost, 127.0.0.1 and [::1] only");
+            None
+        }
+        Ok(url) => Some(url),
+    }
+}
+
+// === apps ===
+
+fn app(section: &Section<'_>) -> Option<AppConfig> {
+    let provider = section.choice("provider", &[("entra", Provider::Entra), ("openid", Provider::OpenId)]);
+    let authority = section.text("authority").and_then(|leaf| {
+        let url = private_url(&leaf)?;
+        if url.query().is_some() {
+            leaf.mistake("must not hold a query (`?…`)");
+            return None;
+        }
+        if !url.is_https() {
+            leaf.warning("is plain http, which is for tests on this machine only");
+        }
+        Some(url)
+    });
+    let entra = provider == Some(Provider::Entra)
+        || provider.is_none() && authority.as_ref().is_some_and(|url| is_entra_host(url.host()));
+
+    for leaf in section.texts("endpoint_hosts") {
+        if !is_host_name(leaf.value) && leaf.value.parse::<std::net::IpAddr>().is_err() {
+            leaf.mistake("must be a host name or an IP address, without scheme, port or path");
+        }
+    }
+    section.not_empty("scopes", "name what the app asks for, such as \"Mail.Read\"");
+    let scopes = scopes(section, false);
+    scopes_make_sense(section, &scopes, entra);
+    for leaf in section.texts("return_urls") {
+        private_url(&leaf);
+    }
+    if let Some(leaf) = section.text("redirect_uri") {
+        private_url(&leaf);
+    }
+    if let Some(leaf) = section.text("home_tenant") {
+        if provider == Some(Provider::OpenId) {
+            leaf.mistake("only Entra has tenants");
+        } else if !is_host_name(leaf.value) {
+            leaf.mistake("must be a tenant's id or one of its domains");
+        }
+    }
+    let tenants = tenants(section, provider, authority.as_ref());
+    let credentials = credentials(section);
+    Some(AppConfig {
+        client_id: section.string("client_id")?,
+        authority: authority?,
+        provider,
+        authority_ca: section.path("authority_ca"),
+        endpoint_hosts: lower_case(section.texts("endpoint_hosts")),
+        scopes,
+        tenants,
+        return_urls: section.texts("return_urls").iter().map(|leaf| leaf.value.to_owned()).collect(),
+        home_tenant: section.string("home_tenant"),
+        response_mode: section.choice(
+            "response_mode",
+            &[("query", ResponseMode::Query), ("form_post", ResponseMode::FormPost)],
+        )?,
+        refresh_token_reuse: section.choice(
+            "refresh_token_reuse",
+            &[("safe", RefreshTokenReuse::Safe), ("never", RefreshTokenReuse::Never)],
+        ),
+        continuous_access_evaluation: section.bool("continuous_access_evaluation")?,
+        redirect_uri: section.string("redirect_uri"),
+        token_endpoint_auth_method: section.choice(
+            "token_endpoint_auth_method",
+            &[
+                ("client_secret_post", SecretAuthMethod::Post),
+                ("client_secret_basic", SecretAuthMethod::Basic),
+            ],
+        ),
+        display_name: section.string("display_name"),
+        support_contact: section.string("support_contact"),
+        credentials,
+        credentials_dir: section.path("credentials_dir"),
+    })
+}
+
+/// Microsoft's sign-in hosts, sovereign clouds included. Anything else is told by its discovery document.
+fn is_entra_host(host: &str) -> bool {
+    const HOSTS: &[&str] = &[
+        "login.microsoftonline.com",
+        "login.windows.net",
+        "login.microsoft.com",
+        "sts.windows.net",
+        "login.microsoftonline.us",
+        "login.partner.microsoftonline.cn",
+        "login.chinacloudapi.cn",
+    ];
+    HOSTS.contains(&host)
+}
+
+fn lower_case(leaves: Vec<Leaf<'_, &str>>) -> Vec<String> {
+    leaves.iter().map(|leaf| leaf.value.to_ascii_lowercase()).collect()
+}
+
+/// Scopes as RFC 6749 §3.3 spells them; a rule may also say `*`.
+fn scopes(section: &Section<'_>, wildcard: bool) -> Vec<String> {
+    let mut all = Vec::new();
+    for leaf in section.texts("scopes") {
+        let token = leaf.value.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\');
+        if leaf.value.contains(' ') {
+            leaf.mistake("is several scopes in one string: make each an item of the list");
+        } else if !token {
+            leaf.mistake("is not a scope");
+        } else if leaf.value == "*" && !wildcard {
+            leaf.mistake("an app cannot ask for everything: name the scopes");
+        }
+        all.push(leaf.value.to_owned());
+    }
+    all
+}
+
+fn scopes_make_sense(section: &Section<'_>, scopes: &[String], entra: bool) {
+    let Some(list) = section.node("scopes").filter(|_| !scopes.is_empty()) else { return };
+    let has = |name: &str| scopes.iter().any(|scope| scope.eq_ignore_ascii_case(name));
+    if entra && !has("offline_access") {
+        list.warning("without `offline_access` Entra issues no refresh token, and every connection ends with its first access token");
+    }
+    if !has("openid") {
+        list.warning("without `openid` the authority does not say whose account was connected");
+    }
+}
+
+fn tenants(
+    section: &Section<'_>,
+    provider: Option<Provider>,
+    authority: Option<&HttpUrl>,
+) -> Vec<TenantRule> {
+    let consumers = authority.is_some_and(|url| url.path().split('/').nth(1) == Some("consumers"));
+    let Some(list) = section.node("tenants") else {
+        return match provider {
+            Some(Provider::OpenId) => Vec::new(),
+            _ if consumers => vec![TenantRule::Personal],
+            _ => vec![TenantRule::AnyOrganization],
+        };
+    };
+    if provider == Some(Provider::OpenId) {
+        list.mistake("only Entra has tenants");
+        return Vec::new();
+    }
+    section.not_empty("tenants", "nobody could connect; `\"*\"` is every work or school tenant");
+    let mut rules = Vec::new();
+    let mut all_valid = true;
+    for leaf in section.texts("tenants") {
+        match leaf.value {
+            "*" => rules.push(TenantRule::AnyOrganization),
+            "personal" => rules.push(TenantRule::Personal),
+            id if is_guid(id) => rules.push(TenantRule::Id(id.to_ascii_lowercase())),
+            other => {
+                all_valid = false;
+                let hint = if other.contains('.') {
+                    "a domain can move to another tenant: use the tenant's id, which Entra shows on its overview page"
+                } else {
+                    "must be a tenant's id, \"*\" for every work or school tenant, or \"personal\""
+                };
+                leaf.mistake_near(hint, nearest(other, ["personal"]));
+            }
+        }
+    }
+    if consumers && all_valid && !rules.is_empty() && !rules.contains(&TenantRule::Personal) {
+        list.mistake(
+            "the authority `consumers` has personal accounts only: `tenants` must hold \"personal\"",
+        );
+    }
+    rules
+}
+
+fn is_guid(text: &str) -> bool {
+    let groups: Vec<&str> = text.split('-').collect();
+    groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12])
+        && groups.iter().all(|group| group.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+fn credentials(section: &Section<'_>) -> Vec<CredentialConfig> {
+    if let Some(directory) = section.node("credentials_dir") {
+        if section.entries.contains_key("credentials") {
+            directory.mistake("cannot be used together with `credentials`: keep one of the two");
+        }
+    } else if section.items("credentials").is_empty() {
+        section.itself().warning("has no client credentials, so no token can be fetched: add `[[….credentials]]` or `credentials_dir`");
+    }
+    let mut all: Vec<CredentialConfig> = Vec::new();
+    for item in section.sections("credentials") {
+        let kinds = [
+            ("secret", CredentialKind::Secret),
+            ("certificate", CredentialKind::Certificate),
+            ("federated", CredentialKind::Federated),
+        ];
+        let kind = item.choice("kind", &kinds);
+        let expires = item.instant("expires");
+        if let Some(id) = item.text("id") {
+            if !is_credential_id(id.value) {
+                id.mistake("must be up to 63 of `A-Z a-z 0-9 . _ -` and begin with a letter or digit");
+            } else if all.iter().any(|earlier| earlier.id == id.value) {
+                id.mistake("another credential of this app has the same id");
+            }
+        }
+        if let Some(key) = item.text("key")
+            && kind.is_some_and(|kind| kind != CredentialKind::Certificate)
+        {
+            key.mistake("is for `kind = \"certificate\"` only");
+        }
+        if kind == Some(CredentialKind::Secret) && !item.entries.contains_key("expires") {
+            item.itself()
+                .warning("a secret without `expires`: nobody will be warned before it stops working");
+        }
+        if let Some(leaf) = item.node("expires")
+            && kind.is_some_and(|kind| kind != CredentialKind::Secret)
+        {
+            leaf.warning("is ignored: only a secret does not know when it expires");
+        }
+        if let (Some(id), Some(kind), Some(file)) = (item.string("id"), kind, item.path("file")) {
+            all.push(CredentialConfig { id, kind, file, key: item.path("key"), expires });
+        }
+    }
+    all
+}
+
+// === callers and admins ===
+
+fn caller(section: &Section<'_>, known_apps: &[&str]) -> Option<CallerConfig> {
+    Some(CallerConfig {
+        authenticate: authenticate(section),
+        rate_limit: section.number("rate_limit"),
+        connection_rate_limit: section.number("connection_rate_limit"),
+        allow: section
+            .sections("allow")
+            .iter()
+            .filter_map(|rule_section| rule(rule_section, known_apps))
+            .collect(),
+    })
+}
+
+fn authenticate(section: &Section<'_>) -> Vec<Authenticate> {
+    section.not_empty("authenticate", "nobody could prove to be this one");
+    let mut all = Vec::new();
+    for item in section.sections("authenticate") {
+        let itself = item.itself();
+        let user = item.node("unix_user").and_then(|leaf| match &leaf.value.value {
+            Value::String(name)
+                if name.bytes().any(|b| b.is_ascii_whitespace() || b == b':' || b == b'/') =>
+            {
+                leaf.mistake("is not a user's name");
+                None
+            }
+            Value::String(name) => Some(UnixUser::Name(name.clone())),
+            Value::Integer(Some(id)) => u32::try_from(*id).ok().map(UnixUser::Id),
+            _ => None,
+        });
+        let keys = item.text("api_keys").and_then(|leaf| {
+            if leaf.value.starts_with("twk_") {
+                leaf.mistake("is an API key, but must be the file of its hash: `tokenward callers add-key` writes it; retire this key, since it has been written down");
+                return None;
+            }
+            Some(item.context.base.join(leaf.value))
+        });
+        match (user, keys) {
+            (Some(_), Some(_)) => itself.mistake("has two ways in one: put each in its own `{ }`"),
+            (Some(user), None) => all.push(Authenticate::UnixUser(user)),
+            (None, Some(path)) => all.push(Authenticate::ApiKeys(path)),
+            (None, None) => {
+                let said = format!("{}.", itself.path);
+                if !section.context.mistakes.borrow().iter().any(|finding| finding.key.starts_with(&said)) {
+                    itself.mistake("needs `unix_user` or `api_keys`");
+                }
+            }
+        }
+    }
+    all
+}
+
+fn rule(section: &Section<'_>, known_apps: &[&str]) -> Option<RuleConfig> {
+    let app = section.text("app");
+    if let Some(leaf) = &app
+        && !known_apps.contains(&leaf.value)
+    {
+        let near = nearest(leaf.value, known_apps.iter().copied());
+        leaf.mistake_near("there is no such app", near);
+    }
+    let bulk = section.bool("bulk")?;
+    section.not_empty(
+        "connections",
+        "name connections, prefixes such as \"team-a/*\", or \"*\" with `bulk = true`",
+    );
+    let mut connections = Vec::new();
+    for leaf in section.texts("connections") {
+        match connection_pattern_problem(leaf.value) {
+            Some(problem) => leaf.mistake(problem),
+            None if leaf.value == "*" && !bulk => {
+                leaf.mistake("every connection of the app at once needs `bulk = true` in the same rule, to say that it is meant");
+            }
+            None => {}
+        }
+        connections.push(leaf.value.to_owned());
+    }
+    if bulk && !connections.iter().any(|pattern| pattern == "*") {
+        section.node("bulk")?.warning("has no effect without `connections = [\"*\"]`");
+    }
+    section.not_empty("scopes", "name scopes, or \"*\" for whatever was granted");
+    let scopes = scopes(section, true);
+    Some(RuleConfig {
+        app: app?.value.to_owned(),
+        connections,
+        scopes,
+        connect: section.bool("connect")?,
+        bulk,
+    })
+}
+
+fn connection_pattern_problem(pattern: &str) -> Option<&'static str> {
+    if let Some(tenant) = pattern.strip_prefix("tenant:") {
+        return (!is_guid(tenant)).then_some("`tenant:` must be followed by a tenant's id");
+    }
+    let name = pattern.strip_suffix('*').unwrap_or(pattern);
+    if name.contains('*') {
+        return Some("`*` may stand at the end only");
+    }
+    let valid = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._@:/-".contains(&b));
+    (!valid || pattern.len() > 256).then_some("connection names are 1 to 256 of `A-Z a-z 0-9 . _ @ : / -`")
+}
+
+// === the rest ===
+
+fn limits(section: &Section<'_>) -> Option<LimitsConfig> {
+    let authority_timeout = section.duration("authority_timeout");
+    let lease = section.duration("lease");
+    if let (Some(call), Some(lease)) = (authority_timeout, lease)
+        && lease < call + Duration::from_secs(5)
+    {
+        let key = if section.is_given("lease") { "lease" } else { "authority_timeout" };
+        section.node(key)?.mistake("`lease` must be at least 5 s longer than `authority_timeout`: otherwise a second replica may refresh while the first still waits for its answer");
+    }
+    Some(LimitsConfig {
+        connect_session_ttl: section.duration("connect_session_ttl")?,
+        state_ttl: section.duration("state_ttl")?,
+        confirmation_ttl: section.duration("confirmation_ttl")?,
+        authority_timeout: authority_timeout?,
+        caller_wait: section.duration("caller_wait")?,
+        lease: lease?,
+        drain: section.duration("drain")?,
+    })
+}
+
+fn log(section: &Section<'_>) -> Option<LogConfig> {
+    let levels = [
+        ("error", LogLevel::Error),
+        ("warn", LogLevel::Warn),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+        ("trace", LogLevel::Trace),
+    ];
+    Some(LogConfig {
+        level: section.choice("level", &levels)?,
+        format: section.choice("format", &[("json", LogFormat::Json), ("text", LogFormat::Text)])?,
+    })
+}
+
+fn audit(section: &Section<'_>) -> Option<AuditConfig> {
+    let sink = match section.text("path")?.value {
+        "stdout" => AuditSink::Stdout,
+        "stderr" => AuditSink::Stderr,
+        _ => AuditSink::File(section.path("path")?),
+    };
+    Some(AuditConfig { sink })
+}

@@ -1,0 +1,258 @@
+//! Checks a tree against the table in `spec`: unknown keys, wrong kinds, values out of bounds, required keys.
+//!
+//! What is wrong is reported and taken out of the tree; what is absent and has a default is put in. Afterwards every
+//! value in the tree is of its declared kind.
+
+use super::mistakes::{Finding, Place};
+use super::spec::{Key, Kind, Presence, SECRET_NAMES, Table, nearest, parse_duration};
+use super::tree::{Entries, Entry, Node, Value, parse_default};
+
+/// Checks one table and everything below it.
+pub(super) fn check_table(
+    spec: &Table,
+    entries: &mut Entries,
+    at: &Place,
+    path: &str,
+    out: &mut Vec<Finding>,
+) {
+    entries.retain(|name, entry| {
+        let full = join(path, name);
+        let Some(key) = spec.key(name) else {
+            out.push(unknown_key(spec, name, entry.key_place.clone(), full));
+            return false;
+        };
+        check_value(key, &mut entry.node, &entry.key_place, &full, out)
+    });
+    for key in spec.keys {
+        // A key that was taken out above has been reported already, but it is still absent from here on: only say
+        // that it is missing when nothing was said about it.
+        if entries.contains_key(key.name) {
+            continue;
+        }
+        match key.presence {
+            Presence::Optional => {}
+            Presence::Required => {
+                let full = join(path, key.name);
+                let reported = |finding: &Finding| {
+                    finding
+                        .key
+                        .strip_prefix(&full)
+                        .is_some_and(|tail| tail.is_empty() || tail.starts_with(['.', '[']))
+                        || finding.nearest.as_deref() == Some(key.name) && finding.key.starts_with(path)
+                };
+                if !out.iter().any(reported) {
+                    out.push(Finding {
+                        place: at.absent(),
+                        key: full,
+                        problem: format!("is required: {}", lower_first(key.doc)),
+                        nearest: None,
+                    });
+                }
+            }
+            Presence::Default(text) => {
+                let mut node = parse_default(text, at);
+                let place = node.place.clone();
+                if check_value(key, &mut node, &place, &join(path, key.name), out) {
+                    entries.insert(key.name.to_owned(), Entry { key_place: place, node });
+                }
+            }
+        }
+    }
+}
+
+/// What to say about a key that is not in the table.
+pub(super) fn unknown_key(spec: &Table, name: &str, place: Place, full: String) -> Finding {
+    if SECRET_NAMES.contains(&name.to_ascii_lowercase().replace('-', "_").as_str()) {
+        let files = spec.keys.iter().map(|key| key.name).filter(|name| SECRET_FILES.contains(name));
+        let files: Vec<_> = files.map(|name| format!("`{name}`")).collect();
+        let instead = if files.is_empty() { "a file".to_owned() } else { files.join(" or ") };
+        return Finding {
+            place,
+            key: full,
+            problem: format!(
+                "secrets are never values here, nor in the environment: write it to a file that only the daemon can read and name that file with {instead}; replace this secret, since it has been written down"
+            ),
+            nearest: None,
+        };
+    }
+    Finding {
+        place,
+        key: full,
+        problem: "unknown key".to_owned(),
+        nearest: nearest(name, spec.keys.iter().map(|key| key.name)),
+    }
+}
+
+/// The keys that name files with secrets.
+const SECRET_FILES: &[&str] =
+    &["password_file", "credentials", "credentials_dir", "file", "api_keys", "authenticate"];
+
+/// Whether the value may stay.
+fn check_value(key: &Key, node: &mut Node, key_place: &Place, full: &str, out: &mut Vec<Finding>) -> bool {
+    if let Kind::Unsupported(instead) = key.kind {
+        out.push(Finding {
+            place: key_place.clone(),
+            key: full.to_owned(),
+            problem: format!("not supported in this version: {instead}"),
+            nearest: None,
+        });
+        return false;
+    }
+    check_kind(&key.kind, node, full, out)
+}
+
+fn check_kind(kind: &Kind, node: &mut Node, full: &str, out: &mut Vec<Finding>) -> bool {
+    let problem = match (kind, &mut node.value) {
+        (Kind::Table(table), Value::Table(entries)) => {
+            let place = node.place.clone();
+            check_table(table, entries, &place, full, out);
+            return true;
+        }
+        (Kind::Map { noun, table }, Value::Table(entries)) => {
+            entries.retain(|name, entry| {
+                let full = join(full, name);
+                if !is_name(name) {
+                    out.push(Finding {
+                        place: entry.key_place.clone(),
+                        key: full.clone(),
+                        problem: format!(
+                            "{noun} names are up to 63 of `a-z 0-9 -` and begin with a letter or digit"
+                        ),
+                        nearest: None,
+                    });
+                }
+                check_kind(&Kind::Table(table), &mut entry.node, &full, out)
+            });
+            return true;
+        }
+        (Kind::List(item_kind), Value::List(items)) => {
+            for (index, item) in items.iter_mut().enumerate() {
+                // Items keep their places, so that later messages count as the reader does.
+                if !check_kind(item_kind, item, &format!("{full}[{index}]"), out) {
+                    item.value = Value::Wrong;
+                }
+            }
+            return true;
+        }
+        (Kind::Text | Kind::Path | Kind::Url | Kind::Address | Kind::User, Value::String(text)) => {
+            if text.trim().is_empty() {
+                Some("must not be empty".to_owned())
+            } else if text.chars().any(char::is_control) {
+                Some("must not hold control characters".to_owned())
+            } else {
+                None
+            }
+        }
+        (Kind::OneOf(words), Value::String(text)) => {
+            if words.contains(&text.as_str()) {
+                None
+            } else {
+                out.push(Finding {
+                    place: node.place.clone(),
+                    key: full.to_owned(),
+                    problem: format!("must be {}", one_of(words)),
+                    nearest: nearest(text, words.iter().copied()),
+                });
+                return false;
+            }
+        }
+        (Kind::Integer { min, max }, Value::Integer(number)) => match number {
+            Some(number) if (min..=max).contains(&&*number) => None,
+            _ => Some(format!("must be a whole number from {min} to {max}")),
+        },
+        (Kind::User, Value::Integer(number)) => match number {
+            Some(number) if u32::try_from(*number).is_ok() => None,
+            _ => Some("is not a user id".to_owned()),
+        },
+        (Kind::Bool, Value::Bool(_)) => None,
+        (Kind::Duration { min, max }, Value::String(text)) => match parse_duration(text) {
+            None => Some("must be a duration such as \"90s\", \"5m\" or \"1h\"".to_owned()),
+            Some(value) if parse_duration(min) <= Some(value) && Some(value) <= parse_duration(max) => None,
+            Some(_) => Some(format!("must be from {min} to {max}")),
+        },
+        (Kind::Duration { .. }, Value::Integer(_)) => {
+            Some("must be a duration with its unit, in quotes, such as \"90s\" or \"5m\"".to_owned())
+        }
+        (Kind::Instant, Value::Datetime(datetime)) => match instant(datetime) {
+            Some(_) => None,
+            None => Some("must be a date and time with its offset, such as 2027-05-20T00:00:00Z".to_owned()),
+        },
+        (Kind::Instant, Value::String(_)) => {
+            Some("must be a date without quotes, such as 2027-05-20T00:00:00Z".to_owned())
+        }
+        (kind, value) => Some(format!("must be {}, not {}", kind.what(), value.what())),
+    };
+    match problem {
+        None => true,
+        Some(problem) => {
+            out.push(Finding { place: node.place.clone(), key: full.to_owned(), problem, nearest: None });
+            false
+        }
+    }
+}
+
+impl Kind {
+    /// What is wanted, for messages and the reference page.
+    pub(super) fn what(&self) -> String {
+        match self {
+            Self::Text => "a string".to_owned(),
+            Self::Path => "a path in quotes".to_owned(),
+            Self::Url => "a URL in quotes".to_owned(),
+            Self::Address => "an address in quotes such as \"127.0.0.1:7070\"".to_owned(),
+            Self::OneOf(words) => one_of(words),
+            Self::Integer { min, max } => format!("a whole number from {min} to {max}"),
+            Self::Bool => "true or false".to_owned(),
+            Self::Duration { min, max } => format!("a duration from \"{min}\" to \"{max}\""),
+            Self::Instant => "a date such as 2027-05-20T00:00:00Z".to_owned(),
+            Self::User => "a user's name in quotes or a user id".to_owned(),
+            Self::List(item) => match item {
+                Self::Text => "a list of strings".to_owned(),
+                Self::Url => "a list of URLs in quotes".to_owned(),
+                _ => "a list of tables".to_owned(),
+            },
+            Self::Table(_) => "a table".to_owned(),
+            Self::Map { noun, .. } => format!("tables, one for each {noun}"),
+            Self::Unsupported(_) => "absent".to_owned(),
+        }
+    }
+}
+
+/// An instant from a TOML date: with its offset, or a date alone, which is midnight UTC.
+pub(super) fn instant(datetime: &toml::value::Datetime) -> Option<time::OffsetDateTime> {
+    use time::format_description::well_known::Rfc3339;
+    let text = match (&datetime.date, &datetime.time, &datetime.offset) {
+        (Some(_), Some(_), Some(_)) => datetime.to_string(),
+        (Some(date), None, None) => format!("{date}T00:00:00Z"),
+        _ => return None,
+    };
+    time::OffsetDateTime::parse(&text, &Rfc3339).ok()
+}
+
+/// The name of an app, a caller or an admin.
+pub(super) fn is_name(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && !name.starts_with('-')
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+pub(super) fn join(path: &str, name: &str) -> String {
+    let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    let name = if plain && !name.is_empty() { name.to_owned() } else { format!("{name:?}") };
+    if path.is_empty() { name } else { format!("{path}.{name}") }
+}
+
+fn one_of(words: &[&str]) -> String {
+    let quoted: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
+    match quoted.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => quoted.concat(),
+    }
+}
+
+fn lower_first(doc: &str) -> String {
+    let mut characters = doc.trim_end_matches('.').chars();
+    match characters.next() {
+        Some(first) => first.to_lowercase().chain(characters).collect(),
+        None => String::new(),
+    }
+}

@@ -1,0 +1,653 @@
+//! From the text and the environment to a [`Config`], or to every mistake in them.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::Path;
+
+use super::build::{self, Context};
+use super::check::check_table;
+use super::mistakes::{ConfigErrors, Finding, Mistake, Place};
+use super::overrides;
+use super::sections::Config;
+use super::spec::ROOT;
+use super::tree::{self, Value};
+
+/// A file this long is not a configuration; reading on would only cost memory.
+const MAX_FILE_SIZE: u64 = 4 * 1024 * 1024;
+
+/// A configuration and what an operator should look at all the same.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded {
+    /// The checked values.
+    pub config: Config,
+    /// One line each, in the same form as a mistake, in the order of the file.
+    pub warnings: Vec<String>,
+}
+
+/// Checks a configuration: its text, the environment whose `TOKENWARD__…` variables override it, and the path it was
+/// read from, to which relative paths are relative and which messages name. Reads nothing else.
+///
+/// # Errors
+/// Every mistake at once, in the order of the file.
+pub fn load(text: &str, env: &BTreeMap<String, String>, path: &Path) -> Result<Loaded, ConfigErrors> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let locate = |findings: Vec<Finding>| -> Vec<Mistake> {
+        let mut findings = findings;
+        findings.sort_by(|a, b| a.place.sort_key().cmp(&b.place.sort_key()));
+        findings.into_iter().map(|finding| finding.locate(path, text)).collect()
+    };
+    let mut root = match tree::parse(text) {
+        Ok(root) => root,
+        Err(errors) => {
+            let findings = errors.into_iter().map(|error| Finding {
+                place: Place::File(error.offset),
+                key: String::new(),
+                problem: format!("not valid TOML: {}", error.message),
+                nearest: None,
+            });
+            let mut mistakes = locate(findings.collect());
+            // The parser goes on after an error; what it says about the rest of the same line is noise.
+            mistakes.dedup_by_key(|mistake| mistake.line);
+            return Err(ConfigErrors { mistakes });
+        }
+    };
+    let Value::Table(entries) = &mut root.value else {
+        unreachable!("a document is a table");
+    };
+    let mut findings = Vec::new();
+    overrides::apply(env, &ROOT, entries, &mut findings);
+    check_table(&ROOT, entries, &Place::File(0), "", &mut findings);
+
+    let context = Context::new(path.parent().unwrap_or(Path::new("")), findings);
+    let config = build::config(&context, entries);
+    let (findings, warnings) = context.into_findings();
+    match config {
+        Some(config) if findings.is_empty() => {
+            let warnings = locate(warnings).iter().map(Mistake::to_string).collect();
+            Ok(Loaded { config, warnings })
+        }
+        _ => Err(ConfigErrors { mistakes: locate(findings) }),
+    }
+}
+
+/// Reads the file and checks it with [`load`].
+///
+/// # Errors
+/// A file that cannot be read is one mistake, without a line.
+pub fn load_file(path: &Path, env: &BTreeMap<String, String>) -> Result<Loaded, ConfigErrors> {
+    let unreadable = |problem: String| ConfigErrors {
+        mistakes: vec![Mistake {
+            file: path.to_owned(),
+            variable: None,
+            line: 0,
+            column: 0,
+            key: String::new(),
+            problem,
+            nearest: None,
+        }],
+    };
+    let mut text = String::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_FILE_SIZE + 1).read_to_string(&mut text))
+        .map_err(|error| unreadable(format!("cannot read the configuration: {error}")))?;
+    if text.len() as u64 > MAX_FILE_SIZE {
+        return Err(unreadable(format!("is longer than {MAX_FILE_SIZE} bytes")));
+    }
+    load(&text, env, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::*;
+
+    const APP: &str = r#"
+[apps.outlook]
+client_id = "11111111-2222-3333-4444-555555555555"
+authority = "https://login.microsoftonline.com/common/v2.0"
+scopes = ["offline_access", "openid", "Mail.Read"]
+credentials_dir = "credentials"
+"#;
+
+    fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn try_load(text: &str, pairs: &[(&str, &str)]) -> Result<Loaded, ConfigErrors> {
+        load(text, &env(pairs), Path::new("/etc/tokenward/t.toml"))
+    }
+
+    #[track_caller]
+    fn good(text: &str) -> Loaded {
+        try_load(text, &[]).unwrap_or_else(|errors| panic!("{errors}\n--- in ---\n{text}"))
+    }
+
+    /// The messages without the path, for a text that must be refused.
+    #[track_caller]
+    fn mistakes(text: &str, pairs: &[(&str, &str)]) -> Vec<String> {
+        let errors = match try_load(text, pairs) {
+            Ok(_) => panic!("was accepted:\n{text}"),
+            Err(errors) => errors,
+        };
+        errors.to_string().lines().map(|line| line.replace("/etc/tokenward/t.toml:", "")).collect()
+    }
+
+    #[track_caller]
+    fn one_mistake(text: &str, expected: &str) {
+        let all = mistakes(text, &[]);
+        assert!(all.len() == 1 && all[0].contains(expected), "expected {expected:?}, got {all:#?}");
+    }
+
+    #[test]
+    fn five_mistakes_are_five_lines() {
+        let text = r#"
+[store]
+knd = "embedded"
+serve_cached_for = 300
+
+[listen.public]
+base_url = "http://tokens.contoso.com"
+
+[apps.outlook]
+client_id = "x"
+authority = "https://login.microsoftonline.com/common/v2.0"
+scopes = ["openid", "offline_access"]
+[[apps.outlook.credentials]]
+id = "a"
+kind = "secert"
+file = "a"
+
+[[callers.sync.allow]]
+app = "outlok"
+connections = ["*"]
+scopes = ["*"]
+"#;
+        assert_eq!(
+            mistakes(text, &[]),
+            [
+                "3:1: store.knd: unknown key (did you mean `kind`?)",
+                "4:20: store.serve_cached_for: must be a duration with its unit, in quotes, such as \"90s\" or \"5m\"",
+                "7:12: listen.public.base_url: must be https; http is for localhost, 127.0.0.1 and [::1] only",
+                "15:8: apps.outlook.credentials[0].kind: must be \"secret\", \"certificate\" or \"federated\" (did you mean `secret`?)",
+                "18:11: callers.sync.authenticate: is required: any one of these will do",
+                "19:7: callers.sync.allow[0].app: there is no such app (did you mean `outlook`?)",
+                "20:16: callers.sync.allow[0].connections[0]: every connection of the app at once needs `bulk = true` in the same rule, to say that it is meant",
+            ]
+        );
+    }
+
+    #[test]
+    fn syntax_mistakes_have_their_line() {
+        let all = mistakes("[store]\nkind = \"embedded\n", &[]);
+        assert_eq!(all.len(), 1, "{all:?}");
+        assert!(all[0].starts_with("2:") && all[0].contains("not valid TOML"), "{all:?}");
+        let all = mistakes("[store]\nkind = \"embedded\"\nkind = \"redis\"\n", &[]);
+        assert!(all.len() == 1 && all[0].starts_with("3:"), "{all:?}");
+    }
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        let Loaded { config, warnings } = good("");
+        assert_eq!(warnings, [""; 0]);
+        assert_eq!(config, Config::default());
+        assert_eq!(config.store.backend, StoreBackend::Embedded { path: "/var/lib/tokenward".into() });
+        assert_eq!(config.store.serve_cached_for.as_secs(), 300);
+        assert_eq!(config.listen.public.base_url, "http://localhost:8080");
+        assert_eq!(
+            config.listen.local,
+            [
+                Listener::Unix { path: "/run/tokenward/tokenward.sock".into(), mode: 0o666 },
+                Listener::Tcp { address: "127.0.0.1:7070".parse().unwrap(), tls: None },
+            ]
+        );
+        assert_eq!(
+            config.listen.admin,
+            [Listener::Unix { path: "/run/tokenward/admin.sock".into(), mode: 0o600 }]
+        );
+        assert_eq!(config.listen.ops.address, "127.0.0.1:9464".parse().unwrap());
+        assert_eq!(config.limits.lease.as_secs(), 30);
+        assert_eq!(config.audit.sink, AuditSink::Stdout);
+        assert_eq!((config.log.level, config.log.format), (LogLevel::Info, LogFormat::Json));
+    }
+
+    /// The app above with more lines in its table.
+    fn with_app(lines: &str) -> String {
+        format!("{APP}{lines}\n")
+    }
+
+    #[test]
+    fn unknown_keys_name_the_nearest() {
+        one_mistake(
+            "[listen.public]\nbase-url = \"https://x.example\"\n",
+            "2:1: listen.public.base-url: unknown key (did you mean `base_url`?)",
+        );
+        one_mistake("[stroe]\nkind = \"embedded\"\n", "1:2: stroe: unknown key (did you mean `store`?)");
+        one_mistake("[log]\nzzzzzzzz = 1\n", "2:1: log.zzzzzzzz: unknown key");
+        // A misspelt required key is one mistake, not two.
+        let text = APP.replace("client_id", "clientid");
+        one_mistake(&text, "3:1: apps.outlook.clientid: unknown key (did you mean `client_id`?)");
+        one_mistake("\"a b\\n\" = 1\n", "1:1: \"a b\\n\": unknown key");
+    }
+
+    #[test]
+    fn wrong_kinds() {
+        for (text, expected) in [
+            ("store = 1", "store: must be a table, not a number"),
+            ("[apps]\noutlook = \"x\"", "2:11: apps.outlook: must be a table, not a string"),
+            (
+                "[callers.a]\nrate_limit = 0\nauthenticate = [{ unix_user = 1 }]",
+                "2:14: callers.a.rate_limit: must be a whole number from 1 to 1000000",
+            ),
+            ("[callers.a]\nauthenticate = []", "authenticate: must not be empty"),
+            (
+                "[callers.a]\nauthenticate = [{ unix_user = true }]",
+                "authenticate[0].unix_user: must be a user's name in quotes or a user id, not true or false",
+            ),
+            (
+                "[limits]\ndrain = 1.5",
+                "drain: must be a duration from \"0s\" to \"10m\", not a number with a fraction",
+            ),
+            ("[limits]\ndrain = \"5 m\"", "drain: must be a duration such as"),
+            ("[limits]\ndrain = \"1d\"", "drain: must be from 0s to 10m"),
+            (
+                "[limits]\nauthority_timeout = \"28s\"",
+                "authority_timeout: `lease` must be at least 5 s longer",
+            ),
+            ("[limits]\nlease = \"12s\"", "limits.lease: `lease` must be at least 5 s longer"),
+            (
+                "[log]\nlevel = \"warning\"",
+                "level: must be \"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
+            ),
+            ("[sealing]\nkeyring = \" \"", "keyring: must not be empty"),
+            ("[sealing]\nkeyring = \"a\\u0000b\"", "keyring: must not hold control characters"),
+        ] {
+            one_mistake(text, expected);
+        }
+    }
+
+    #[test]
+    fn secrets_are_never_values() {
+        for (text, instead) in [
+            (
+                "[apps.a]\nclient_id = \"x\"\nauthority = \"https://x.example\"\nscopes = [\"openid\"]\nclient_secret = \"hunter2\"",
+                "`credentials` or `credentials_dir`",
+            ),
+            ("[store]\nkind = \"redis\"\nurl = \"rediss://r\"\npassword = \"hunter2\"", "`password_file`"),
+            ("[store]\nkind = \"redis\"\nurl = \"rediss://u:hunter2@r\"", "`username` and `password_file`"),
+            ("[callers.a]\nauthenticate = [{ unix_user = 1 }]\napi-key = \"hunter2\"", "`authenticate`"),
+            ("[callers.a]\nauthenticate = [{ api_keys = \"twk_hunter2\" }]", "is an API key"),
+            ("[callers.a]\nauthenticate = [{ unix_user = 1, token = \"hunter2\" }]", "`api_keys`"),
+        ] {
+            let all = mistakes(text, &[]);
+            assert!(all.len() == 1 && all[0].contains(instead) && !all[0].contains("hunter2"), "{all:?}");
+        }
+        let all = mistakes(APP, &[("TOKENWARD__APPS__OUTLOOK__CLIENT_SECRET", "hunter2")]);
+        assert!(
+            all.len() == 1 && all[0].contains("secrets are never values") && !all[0].contains("hunter2"),
+            "{all:?}"
+        );
+    }
+
+    #[test]
+    fn overrides() {
+        let text = format!(
+            "{APP}{}",
+            r#"
+[callers.mail-sync]
+authenticate = [{ unix_user = "a" }]
+"#
+        );
+        let loaded = try_load(
+            &text,
+            &[
+                ("TOKENWARD_CONFIG", "elsewhere"),
+                ("PATH", "/bin"),
+                ("TOKENWARD__LISTEN__OPS__ADDRESS", "0.0.0.0:9999"),
+                ("tokenward__listen__local__1__address", "127.0.0.1:7171"),
+                ("TOKENWARD__LISTEN__LOCAL__2__ADDRESS", "127.0.0.1:7272"),
+                ("TOKENWARD__CALLERS__MAIL_SYNC__RATE_LIMIT", "7"),
+                ("TOKENWARD__CALLERS__MAIL-SYNC__AUTHENTICATE__0__UNIX_USER", "1001"),
+                ("TOKENWARD__APPS__OUTLOOK__CONTINUOUS_ACCESS_EVALUATION", "true"),
+                ("TOKENWARD__APPS__OUTLOOK__SCOPES__2", "Mail.Send"),
+                ("TOKENWARD__APPS__OUTLOOK__SCOPES__3", "Calendars.Read"),
+                ("TOKENWARD__LIMITS__DRAIN", "1m"),
+            ],
+        )
+        .unwrap();
+        let config = loaded.config;
+        assert_eq!(config.listen.ops.address, "0.0.0.0:9999".parse().unwrap());
+        assert_eq!(
+            config.listen.local,
+            [
+                Listener::Unix { path: "/run/tokenward/tokenward.sock".into(), mode: 0o666 },
+                Listener::Tcp { address: "127.0.0.1:7171".parse().unwrap(), tls: None },
+                Listener::Tcp { address: "127.0.0.1:7272".parse().unwrap(), tls: None },
+            ]
+        );
+        assert_eq!(config.callers["mail-sync"].rate_limit, Some(7));
+        assert_eq!(config.callers["mail-sync"].authenticate, [Authenticate::UnixUser(UnixUser::Id(1001))]);
+        assert!(config.apps["outlook"].continuous_access_evaluation);
+        assert_eq!(
+            config.apps["outlook"].scopes,
+            ["offline_access", "openid", "Mail.Send", "Calendars.Read"]
+        );
+        assert_eq!(config.limits.drain.as_secs(), 60);
+    }
+
+    #[test]
+    fn overrides_that_reach_nothing_are_mistakes() {
+        let one = |name: &str, value: &str, expected: &str| {
+            let all = mistakes(APP, &[(name, value)]);
+            assert!(
+                all.len() == 1
+                    && all[0].starts_with(&format!("environment {name}: "))
+                    && all[0].contains(expected),
+                "{all:?}"
+            );
+        };
+        one("TOKENWARD__LISTEN__OPS__ADRESS", "x", "unknown key (did you mean `address`?)");
+        one("TOKENWARD__APPS__OUTLOK__CLIENT_ID", "x", "no app called `outlok` (did you mean `outlook`?)");
+        one("TOKENWARD__CALLERS__X__RATE_LIMIT", "1", "no caller called `x`");
+        one("TOKENWARD__APPS__OUTLOOK__SCOPES", "a,b", "is a list; set its items one by one");
+        one("TOKENWARD__APPS__OUTLOOK__SCOPES__FIRST", "a", "is not the number of an item");
+        one("TOKENWARD__APPS__OUTLOOK__SCOPES__7", "a", "so the next one is 3");
+        one("TOKENWARD__STORE", "a", "is a table; name one of its keys");
+        one("TOKENWARD__LISTEN__PUBLIC__TLS__CERT", "a", "unknown key");
+        one("TOKENWARD__LISTEN__LOCAL__2__ADRESS", "a", "unknown key (did you mean `address`?)");
+        one("TOKENWARD__STORE__KIND__X", "a", "has nothing below it");
+        one("TOKENWARD__", "a", "unknown key");
+        one("TOKENWARD__LISTEN__OPS__ADDRESS", "x", "must be an IP address and a port");
+        one("TOKENWARD__APPS__OUTLOOK__CONTINUOUS_ACCESS_EVALUATION", "yes", "must be true or false");
+        one("TOKENWARD__LIMITS__DRAIN", "30", "must be a duration such as");
+    }
+
+    #[test]
+    fn listeners() {
+        for (text, expected) in [
+            (
+                "[[listen.local]]\naddress = \"0.0.0.0:7070\"",
+                "2:11: listen.local[0].address: plain TCP is for loopback addresses only",
+            ),
+            ("[[listen.admin]]\naddress = \"10.0.0.1:7071\"", "plain TCP is for loopback"),
+            ("[[listen.local]]\nunix = \"/a\"\naddress = \"127.0.0.1:1\"", "1:1: listen.local[0]: has both"),
+            ("[[listen.local]]\n", "listen.local[0]: needs `unix`"),
+            ("[listen]\nlocal = []", "listen.local: must not be empty"),
+            (
+                "[listen.ops]\naddress = \"127.0.0.1:8080\"",
+                "listen.ops.address: the same socket as `listen.public.address`",
+            ),
+            (
+                "[listen.public]\naddress = \"0.0.0.0:7070\"",
+                "listen.public.address: the same socket as `listen.local[1].address`",
+            ),
+            (
+                "[[listen.local]]\nunix = \"/a\"\n[[listen.local]]\nunix = \"/a\"",
+                "4:8: listen.local[1].unix: the same socket as `listen.local[0].unix`",
+            ),
+            ("[[listen.local]]\nunix = \"/a\"\nmode = \"rw\"", "must be permission bits in octal"),
+            ("[listen.ops]\ntls = { certificate = \"a\" }", "2:1: listen.ops.tls.key: is required"),
+            (
+                "[listen.ops]\ntls = { certificate = \"a\", key = \"b\", client_ca = \"c\" }",
+                "client_ca: not supported in this version",
+            ),
+            ("[listen.ops]\naddress = \":9464\"", "such as \"127.0.0.1:9464\""),
+            ("[listen.ops]\naddress = \"localhost:9464\"", "must be an IP address"),
+            ("[listen.public]\nbase_url = \"https://x.example/tokens\"", "must end after the host and port"),
+            ("[listen.public]\nbase_url = \"https://x.example?\"", "must end after the host and port"),
+        ] {
+            one_mistake(text, expected);
+        }
+        let config = good("[[listen.local]]\naddress = \"0.0.0.0:0\"\ntls = { certificate = \"c.pem\", key = \"/k.pem\" }\n[[listen.local]]\naddress = \"[::1]:0\"\n[listen.public]\nbase_url = \"https://x.example/\"\n").config;
+        let tls = Tls { certificate: "/etc/tokenward/c.pem".into(), key: "/k.pem".into() };
+        assert_eq!(
+            config.listen.local[0],
+            Listener::Tcp { address: "0.0.0.0:0".parse().unwrap(), tls: Some(tls) }
+        );
+        assert_eq!(config.listen.public.base_url, "https://x.example");
+    }
+
+    #[test]
+    fn stores() {
+        let redis = |url: &str| match try_load(&format!("[store]\nkind = \"redis\"\nurl = \"{url}\"\n"), &[])
+        {
+            Ok(Loaded {
+                config: Config { store: StoreConfig { backend: StoreBackend::Redis(redis), .. }, .. },
+                warnings,
+            }) => Ok((redis, warnings.len())),
+            Ok(_) => panic!("not redis"),
+            Err(errors) => Err(errors.to_string()),
+        };
+        let (config, warnings) = redis("rediss://redis:6380/3").unwrap();
+        assert_eq!((config.kind, config.tls, config.db, warnings), (RedisKind::Standalone, true, 3, 0));
+        assert_eq!(config.hosts, [HostPort { host: "redis".into(), port: 6380 }]);
+        let (config, warnings) = redis("redis+sentinel://h1,[::1]:26380/primary/2").unwrap();
+        assert_eq!(
+            (config.kind, config.tls, config.db, warnings),
+            (RedisKind::Sentinel { primary: "primary".into() }, false, 2, 1)
+        );
+        assert_eq!(
+            config.hosts,
+            [HostPort { host: "h1".into(), port: 26379 }, HostPort { host: "::1".into(), port: 26380 }]
+        );
+        let (config, _) = redis("rediss+cluster://h1:1,h2:2").unwrap();
+        assert_eq!((config.kind, config.hosts.len()), (RedisKind::Cluster, 2));
+        assert_eq!(redis("redis://localhost").unwrap().1, 0);
+        for (url, expected) in [
+            ("http://redis", "must be `redis://"),
+            ("redis", "must be `redis://"),
+            ("redis://", "no valid host"),
+            ("redis://a,b", "names several hosts"),
+            ("redis://a/x", "must be a number"),
+            ("redis://a?protocol=resp3", "must not hold options"),
+            ("redis+sentinel://a", "must name the primary"),
+            ("redis+cluster://a/1", "database 0 only"),
+            ("redis://a:0", "no valid port"),
+        ] {
+            let error = redis(url).unwrap_err();
+            assert!(error.contains(expected) && error.lines().count() == 1, "{url}: {error}");
+        }
+        for (text, expected) in [
+            ("[store]\nkind = \"redis\"", "1:2: store: `kind = \"redis\"` needs a `url`"),
+            ("[store]\nurl = \"redis://a\"", "store.url: is for `kind = \"redis\"` only"),
+            ("[store]\nkind = \"redis\"\nurl = \"rediss://a\"\npath = \"/x\"", "store.path: is for"),
+            (
+                "[store]\nkind = \"redis\"\nurl = \"rediss://a\"\nclient_key = \"/x\"",
+                "store.client_key: needs `client_certificate` beside it",
+            ),
+            ("[store]\nkind = \"redis\"\nurl = \"redis://a\"\nca_file = \"/x\"", "store.ca_file: needs TLS"),
+        ] {
+            one_mistake(text, expected);
+        }
+    }
+
+    #[test]
+    fn apps() {
+        let authority = "https://login.microsoftonline.com/common/v2.0";
+        for (lines, expected) in [
+            ("return_urls = [\"//evil\"]", "return_urls[0]: must be an absolute URL"),
+            (
+                "return_urls = [\"https://a.example/\", \"http://a.example/\"]",
+                "return_urls[1]: must be https",
+            ),
+            ("tenants = [\"contoso.com\"]", "use the tenant's id"),
+            ("tenants = [\"personnal\"]", "(did you mean `personal`?)"),
+            ("tenants = []", "tenants: must not be empty"),
+            ("provider = \"openid\"\ntenants = [\"*\"]", "only Entra has tenants"),
+            ("response_mode = \"fragment\"", "must be \"query\" or \"form_post\""),
+            ("refresh_token_reuse = \"always\"", "must be \"safe\" or \"never\""),
+            ("endpoint_hosts = [\"https://x.example\"]", "endpoint_hosts[0]: must be a host name"),
+            ("redirect_uri = \"http://x.example/cb\"", "must be https"),
+            (
+                "credentials = [{ id = \"a\", kind = \"federated\", file = \"f\" }]",
+                "credentials_dir: cannot be used together",
+            ),
+        ] {
+            one_mistake(&with_app(lines), expected);
+        }
+        let credentials =
+            |list: &str| APP.replace("credentials_dir = \"credentials\"", &format!("credentials = [{list}]"));
+        for (list, expected) in [
+            (
+                r#"{ id = "a", kind = "federated", file = "f" }, { id = "a", kind = "federated", file = "g" }"#,
+                "credentials[1].id: another credential",
+            ),
+            (r#"{ id = "a b", kind = "federated", file = "f" }"#, "credentials[0].id: must be up to 63"),
+            (
+                r#"{ id = "a", kind = "federated", file = "f", key = "k" }"#,
+                "is for `kind = \"certificate\"` only",
+            ),
+            (
+                r#"{ id = "a", kind = "secret", file = "f", expires = "2027-05-20" }"#,
+                "must be a date without quotes",
+            ),
+            (
+                r#"{ id = "a", kind = "secret", file = "f", expires = 2027-05-20T00:00:00 }"#,
+                "must be a date and time with its offset",
+            ),
+            (r#"{ id = "a", kind = "secret", secret = "hunter2" }"#, "credentials[0].file: is required"),
+        ] {
+            let all = mistakes(&credentials(list), &[]);
+            assert!(all.iter().any(|line| line.contains(expected)), "{expected}: {all:?}");
+        }
+        for (url, expected) in [
+            ("http://login.example/common/v2.0", "must be https"),
+            ("https://user@login.example", "must not hold a user"),
+            ("https://login.example/?a", "must not hold a query"),
+            ("https://login.example/#a", "fragment"),
+            ("login.microsoftonline.com", "absolute URL"),
+        ] {
+            one_mistake(&APP.replace(authority, url), expected);
+        }
+        one_mistake(
+            &APP.replace("common", "consumers")
+                .replace("[apps.outlook]", "[apps.outlook]\ntenants = [\"*\"]"),
+            "must hold \"personal\"",
+        );
+        let first = &mistakes("[apps.Out_look]\nclient_id = \"\"\n", &[])[0];
+        assert!(first.starts_with("1:7: apps.Out_look: app names are"), "{first}");
+
+        let Loaded { config, warnings } =
+            good(&with_app("tenants = [\"11111111-AAAA-3333-4444-555555555555\", \"personal\", \"*\"]"));
+        assert_eq!(warnings, [""; 0]);
+        let app = &config.apps["outlook"];
+        assert_eq!(
+            app.tenants,
+            [
+                TenantRule::Id("11111111-aaaa-3333-4444-555555555555".into()),
+                TenantRule::Personal,
+                TenantRule::AnyOrganization
+            ]
+        );
+        assert_eq!(app.credentials_dir.as_deref(), Some(Path::new("/etc/tokenward/credentials")));
+        assert_eq!(config.redirect_uri("outlook").as_deref(), Some("http://localhost:8080/callback/outlook"));
+        assert_eq!(
+            good(&APP.replace("common", "consumers")).config.apps["outlook"].tenants,
+            [TenantRule::Personal]
+        );
+    }
+
+    #[test]
+    fn warnings() {
+        let text = r#"
+[apps.a]
+client_id = "x"
+authority = "http://127.0.0.1:4000/common/v2.0"
+provider = "entra"
+scopes = ["Mail.Read"]
+[apps.b]
+client_id = "x"
+authority = "https://issuer.example/"
+scopes = ["openid"]
+[[apps.b.credentials]]
+id = "s"
+kind = "secret"
+file = "f"
+"#;
+        let lines: Vec<_> = good(text).warnings;
+        let starts = [
+            "2:7: apps.a: has no client",
+            "4:13: apps.a.authority: is plain http",
+            "6:10: apps.a.scopes: without `offline_access`",
+            "6:10: apps.a.scopes: without `openid`",
+            "11:1: apps.b.credentials[0]: a secret without `expires`",
+        ];
+        assert_eq!(lines.len(), starts.len(), "{lines:#?}");
+        for (line, start) in lines.iter().zip(starts) {
+            assert!(line.contains(start), "{line}");
+        }
+    }
+
+    #[test]
+    fn callers() {
+        let rule = |lines: &str| {
+            format!(
+                "{APP}[callers.sync]\nauthenticate = [{{ unix_user = \"sync\" }}]\n[[callers.sync.allow]]\n{lines}\n"
+            )
+        };
+        for (lines, expected) in [
+            ("app = \"outlook\"\nconnections = [\"a\"]", "allow[0].scopes: is required"),
+            ("app = \"outlook\"\nconnections = [\"a\"]\nscopes = []", "allow[0].scopes: must not be empty"),
+            (
+                "app = \"outlook\"\nconnections = []\nscopes = [\"*\"]",
+                "allow[0].connections: must not be empty",
+            ),
+            ("app = \"outlook\"\nconnections = [\"a*b\"]\nscopes = [\"*\"]", "`*` may stand at the end only"),
+            ("app = \"outlook\"\nconnections = [\"a b\"]\nscopes = [\"*\"]", "connection names are"),
+            (
+                "app = \"outlook\"\nconnections = [\"tenant:contoso\"]\nscopes = [\"*\"]",
+                "followed by a tenant's id",
+            ),
+            (
+                "app = \"outlook\"\nconnections = [\"a\", \"*\"]\nscopes = [\"*\"]",
+                "connections[1]: every connection",
+            ),
+            ("app = \"outlook\"\nconnections = [\"a\"]\nscopes = [\"a b\"]", "several scopes in one string"),
+        ] {
+            one_mistake(&rule(lines), expected);
+        }
+        let text = rule(
+            "app = \"outlook\"\nconnections = [\"*\", \"team-a/*\", \"user@x.example\"]\nbulk = true\nscopes = [\"*\"]\nconnect = true",
+        );
+        let config = good(&text).config;
+        let rule = &config.callers["sync"].allow[0];
+        assert!(rule.bulk && rule.connect && rule.connections.len() == 3);
+        for (item, expected) in [
+            ("{ spiffe = \"spiffe://a/b\" }", "authenticate[0].spiffe: not supported in this version"),
+            ("{ san = \"a\" }", "authenticate[0].san: not supported in this version"),
+            ("{ jwt = { issuer = \"a\" } }", "authenticate[0].jwt: not supported in this version"),
+            ("{ unix_user = \"a\", api_keys = \"b\" }", "authenticate[0]: has two ways in one"),
+            ("{}", "authenticate[0]: needs `unix_user` or `api_keys`"),
+            ("{ unix_user = -1 }", "is not a user id"),
+            ("{ unix_user = \"a b\" }", "is not a user's name"),
+        ] {
+            one_mistake(&format!("[callers.a]\nauthenticate = [{item}]"), expected);
+            one_mistake(&format!("[admins.a]\nauthenticate = [{item}]"), expected);
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_one_mistake() {
+        let errors = load_file(Path::new("/nowhere/t.toml"), &BTreeMap::new()).unwrap_err();
+        assert!(
+            errors.to_string().starts_with("/nowhere/t.toml: cannot read the configuration: "),
+            "{errors}"
+        );
+    }
+
+    #[test]
+    fn nothing_makes_it_panic() {
+        // Every prefix and every single-byte deletion of the full example, which has every key.
+        let text =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/tokenward.toml")).unwrap();
+        let text: String =
+            text.lines().filter(|line| !line.starts_with('#')).flat_map(|line| [line, "\n"]).collect();
+        for at in 0..text.len() {
+            if text.is_char_boundary(at) && text.is_char_boundary(at + 1) {
+                let _ = try_load(&format!("{}{}", &text[..at], &text[at + 1..]), &[]);
+                if at % 7 == 0 {
+                    let _ = try_load(&text[..at], &[]);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What is wrong with a configuration, where, and what was probably meant.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Byte offset in the file.
+    File(usize),
+    /// Nothing was written; the byte offset of the table in which it would stand.
+    Absent(usize),
+    /// An environment variable.
+    Variable(String),
+}
+
+impl Place {
+    /// The same place, for something that is not written there.
+    pub(super) fn absent(&self) -> Self {
+        match self {
+            Self::File(offset) | Self::Absent(offset) => Self::Absent(*offset),
+            Self::Variable(name) => Self::Variable(name.clone()),
+        }
+    }
+
+    /// Orders the file from top to bottom, then the environment by name.
+    pub(super) fn sort_key(&self) -> (bool, usize, &str) {
+        match self {
+            Self::File(offset) | Self::Absent(offset) => (false, *offset, ""),
+            Self::Variable(name) => (true, 0, name),
+        }
+    }
+
+    fn offset(&self) -> Option<usize> {
+        match self {
+            Self::File(offset) | Self::Absent(offset) => Some(*offset),
+            Self::Variable(_) => None,
+        }
+    }
+}
+
+/// Something noticed, before its place is turned into a line.
+#[derive(Debug)]
+pub(super) struct Finding {
+    pub(super) place: Place,
+    pub(super) key: String,
+    pub(super) problem: String,
+    pub(super) nearest: Option<String>,
+}
+
+impl Finding {
+    pub(super) fn locate(self, file: &Path, text: &str) -> Mistake {
+        let (line, column) = self.place.offset().map_or((0, 0), |offset| line_and_column(text, offset));
+        let variable = match self.place {
+            Place::Variable(name) => Some(name),
+            Place::File(_) | Place::Absent(_) => None,
+        };
+        Mistake {
+            file: file.to_owned(),
+            variable,
+            line,
+            column,
+            key: self.key,
+            problem: self.problem,
+            nearest: self.nearest,
+        }
+    }
+}
+
+/// One mistake: where it is, which key, what is wrong, and what was probably meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// The configuration file.
+    pub file: PathBuf,
+    /// The environment variable, when the value came from one; line and column are 0 then.
+    pub variable: Option<String>,
+    /// Line, from 1; 0 when the file could not be read at all.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// Dotted path such as `apps.outlook.credentials[0].kind`; empty for a mistake of syntax.
+    pub key: String,
+    /// What is wrong, in words.
+    pub problem: String,
+    /// The nearest known name, when one is near.
+    pub nearest: Option<String>,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.variable, self.line) {
+            (Some(variable), _) => write!(f, "environment {variable}: ")?,
+            (None, 0) => write!(f, "{}: ", self.file.display())?,
+            (None, line) => write!(f, "{}:{line}:{}: ", self.file.display(), self.column)?,
+        }
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.problem)?;
+        if let Some(nearest) = &self.nearest {
+            write!(f, " (did you mean `{nearest}`?)")?;
+        }
+        Ok(())
+    }
+}
+
+/// Every mistake of a configuration, in the order of the file. Displays as one line for each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigErrors {
+    /// Never empty.
+    pub mistakes: Vec<Mistake>,
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, mistake) in self.mistakes.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            mistake.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+/// Line and column of a byte offset, both from 1, the column in characters.
+pub(super) fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
+    let mut offset = offset.min(text.len());
+    while !text.is_char_boundary(offset) {
+        offset -= 1;
+    }
+    let before = &text[..offset];
+    let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[start..].chars().count() + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_and_columns() {
+        let text = "a = 1\nbü = 2\n";
+        assert_eq!(line_and_column(text, 0), (1, 1));
+        assert_eq!(line_and_column(text, 4), (1, 5));
+        assert_eq!(line_and_column(text, 6), (2, 1));
+        assert_eq!(line_and_column(text, 9), (2, 3));
+        assert_eq!(line_and_column(text, 999), (3, 1));
+    }
+}

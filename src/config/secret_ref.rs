@@ -1,0 +1,415 @@
+//! Reading the files in which secrets live.
+//!
+//! A secret file is read only when nobody else could have read or changed it: it belongs to root or to the daemon's
+//! user, others may not touch it at all, and its group may read it only where that is how the daemon itself gets to it.
+//! A symlink may lead about inside the directory that holds the path, since that is how Kubernetes swaps the files of a
+//! secret, and nowhere else.
+//!
+//! What is checked is the file that was opened, not the name: the last step never follows a link, and owner, mode and
+//! kind are those of the open file.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags};
+use zeroize::Zeroizing;
+
+/// Longer than any secret, certificate chain or assertion; a log file given by mistake is not.
+pub const MAX_SECRET_SIZE: usize = 64 * 1024;
+
+/// Why a secret file is refused. Each message says what to do; none holds any of the content.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretFileError {
+    /// It cannot be opened or read.
+    #[error("cannot read the secret file {}: {source}; {}", path.display(), fix_for(source, path))]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A symlink leads out of the directory.
+    #[error("the secret file {} is a link that leads out of its directory, to {}; give the target's path instead", path.display(), target.display())]
+    Escapes {
+        /// The file as configured.
+        path: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+    },
+    /// A directory, a pipe, a device.
+    #[error("the secret file {} is not a regular file; give the path of a file", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// It belongs to neither root nor the daemon's user.
+    #[error("the secret file {} belongs to user {owner}, who could change it; fix: chown {user} {}", path.display(), path.display())]
+    Owner {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// The daemon's user id.
+        user: u32,
+    },
+    /// Others may read or change it.
+    #[error("the secret file {} has mode {mode:04o}, so that {}; fix: chmod {} {}", path.display(), who_else(*mode), if *group_reads { "640" } else { "600" }, path.display())]
+    Mode {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+        /// Whether the daemon gets at the file through its group, which may then read it.
+        group_reads: bool,
+    },
+    /// Empty, or only line ends where text is wanted.
+    #[error("the secret file {} is empty; write the secret to it", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Longer than [`MAX_SECRET_SIZE`].
+    #[error("the secret file {} is longer than {MAX_SECRET_SIZE} bytes, so it is no secret; give the right path", path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It ends in a zero byte, as a file does that was padded or only half written.
+    #[error("the secret file {} ends in a zero byte, as after a crash while it was written; write it again", path.display())]
+    TrailingNul {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Text is wanted, and it is not UTF-8 or has control characters.
+    #[error("the secret file {} is not text on one line; write the secret and nothing else to it", path.display())]
+    NotText {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+fn fix_for(error: &std::io::Error, path: &Path) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "create it, or correct the path".to_owned(),
+        std::io::ErrorKind::PermissionDenied => {
+            format!("let the daemon's user read it: chown to that user and chmod 600 {}", path.display())
+        }
+        _ => "check the path and the disk".to_owned(),
+    }
+}
+
+fn who_else(mode: u32) -> &'static str {
+    if mode & 0o002 != 0 {
+        "everyone can change it"
+    } else if mode & 0o007 != 0 {
+        "everyone can read it"
+    } else if mode & 0o020 != 0 {
+        "its group can change it"
+    } else {
+        "its group can read it"
+    }
+}
+
+/// Who the daemon is, as far as files are concerned, and where systemd puts its credentials.
+#[derive(Debug, Clone)]
+pub struct SecretReader {
+    user: u32,
+    groups: Vec<u32>,
+    credentials_directory: Option<PathBuf>,
+}
+
+impl SecretReader {
+    /// For this process. The argument is the value of `$CREDENTIALS_DIRECTORY`, which systemd sets for a unit with
+    /// `LoadCredential=`: there it has already seen to it that only the unit can read the files, and their modes say
+    /// less than is so.
+    pub fn new(credentials_directory: Option<&Path>) -> Self {
+        let mut groups: Vec<u32> =
+            rustix::process::getgroups().unwrap_or_default().iter().map(|group| group.as_raw()).collect();
+        groups.push(rustix::process::getegid().as_raw());
+        Self {
+            user: rustix::process::geteuid().as_raw(),
+            groups,
+            credentials_directory: credentials_directory.and_then(|path| path.canonicalize().ok()),
+        }
+    }
+
+    /// Reads a secret as it is: 1 byte to 64 KiB.
+    ///
+    /// # Errors
+    /// [`SecretFileError`] says what is wrong with the file and how to mend it.
+    pub fn read(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretFileError> {
+        let (mut file, target) = open_inside_its_directory(path)?;
+        self.check(path, &file, &target)?;
+        // Never grown, so that no copy is left behind in freed memory.
+        let mut content = Zeroizing::new(vec![0; MAX_SECRET_SIZE + 1]);
+        let mut length = 0;
+        while length < content.len() {
+            match file.read(&mut content[length..]) {
+                Ok(0) => break,
+                Ok(count) => length += count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(SecretFileError::Read { path: path.to_owned(), source }),
+            }
+        }
+        content.truncate(length);
+        let path = || path.to_owned();
+        match content.last() {
+            None => Err(SecretFileError::Empty { path: path() }),
+            Some(_) if length > MAX_SECRET_SIZE => Err(SecretFileError::TooLong { path: path() }),
+            Some(0) => Err(SecretFileError::TrailingNul { path: path() }),
+            Some(_) => Ok(content),
+        }
+    }
+
+    /// Reads a secret that is one line of text, such as a client secret or a password; exactly one line end after it is
+    /// not part of it, since editors and `echo` add one.
+    ///
+    /// # Errors
+    /// Those of [`read`](Self::read), and [`SecretFileError::NotText`].
+    pub fn read_text(&self, path: &Path) -> Result<Zeroizing<String>, SecretFileError> {
+        let content = self.read(path)?;
+        let line = trim_one_line_end(&content);
+        if line.is_empty() {
+            return Err(SecretFileError::Empty { path: path.to_owned() });
+        }
+        match std::str::from_utf8(line) {
+            Ok(text) if !text.chars().any(char::is_control) => Ok(Zeroizing::new(text.to_owned())),
+            _ => Err(SecretFileError::NotText { path: path.to_owned() }),
+        }
+    }
+
+    fn check(&self, path: &Path, file: &File, target: &Path) -> Result<(), SecretFileError> {
+        let status = rustix::fs::fstat(file)
+            .map_err(|error| SecretFileError::Read { path: path.to_owned(), source: error.into() })?;
+        if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
+            return Err(SecretFileError::NotAFile { path: path.to_owned() });
+        }
+        if status.st_uid != 0 && status.st_uid != self.user {
+            return Err(SecretFileError::Owner {
+                path: path.to_owned(),
+                owner: status.st_uid,
+                user: self.user,
+            });
+        }
+        let mode = status.st_mode & 0o777;
+        let from_systemd =
+            self.credentials_directory.as_deref().is_some_and(|directory| target.starts_with(directory));
+        // A daemon that is not root gets at root's file only through the group: `root:tokenward 0640`, or the files of
+        // a Kubernetes secret with `fsGroup`.
+        let group_reads =
+            from_systemd || status.st_uid == 0 && self.user != 0 && self.groups.contains(&status.st_gid);
+        let allowed = if group_reads { 0o740 } else { 0o700 };
+        if mode & !allowed != 0 {
+            return Err(SecretFileError::Mode { path: path.to_owned(), mode, group_reads });
+        }
+        Ok(())
+    }
+}
+
+/// Without one `\n` or `\r\n` at the end.
+pub fn trim_one_line_end(content: &[u8]) -> &[u8] {
+    match content.strip_suffix(b"\n") {
+        Some(line) => line.strip_suffix(b"\r").unwrap_or(line),
+        None => content,
+    }
+}
+
+/// How often a path is resolved again when its target went away in between, as when Kubernetes swaps a directory.
+const RESOLVE_ATTEMPTS: usize = 5;
+
+/// The open file, and where it is once every link has been followed.
+fn open_inside_its_directory(path: &Path) -> Result<(File, PathBuf), SecretFileError> {
+    let failed = |source: std::io::Error| SecretFileError::Read { path: path.to_owned(), source };
+    let mut attempt = 1;
+    loop {
+        let parent = match path.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+            Some(parent) => parent,
+            None => return Err(SecretFileError::NotAFile { path: path.to_owned() }),
+        };
+        let directory = parent.canonicalize().map_err(failed)?;
+        let opened = path.canonicalize().and_then(|target| {
+            if !target.starts_with(&directory) {
+                return Ok(Err(SecretFileError::Escapes { path: path.to_owned(), target }));
+            }
+            // NONBLOCK: a pipe must not hold up the start; it is refused once it is open.
+            let flags =
+                OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+            let file = rustix::fs::open(&target, flags, Mode::empty())?;
+            Ok(Ok((File::from(file), target)))
+        });
+        let moved = |error: &std::io::Error| {
+            error.kind() == std::io::ErrorKind::NotFound
+                || error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
+        };
+        match opened {
+            Ok(result) => return result,
+            Err(error) if moved(&error) && attempt < RESOLVE_ATTEMPTS => attempt += 1,
+            Err(error) => return Err(failed(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    struct Dir(tempfile::TempDir);
+
+    impl Dir {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
+
+        fn file(&self, name: &str, content: &[u8], mode: u32) -> PathBuf {
+            let path = self.path(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, content).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            path
+        }
+    }
+
+    fn reader() -> SecretReader {
+        SecretReader::new(None)
+    }
+
+    #[track_caller]
+    fn refused(path: &Path, expected: &str) {
+        let message = reader().read(path).expect_err("must be refused").to_string();
+        assert!(message.contains(expected) && message.contains(&path.display().to_string()), "{message}");
+    }
+
+    #[test]
+    fn a_private_file_is_read() {
+        let dir = Dir::new();
+        for mode in [0o600, 0o400, 0o700] {
+            let path = dir.file("s", b"hunter2\n", mode);
+            assert_eq!(**reader().read(&path).unwrap(), *b"hunter2\n");
+            assert_eq!(**reader().read_text(&path).unwrap(), *"hunter2");
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+
+    #[test]
+    fn modes_that_let_others_in_are_refused() {
+        let dir = Dir::new();
+        for (mode, who) in [
+            (0o644, "everyone can read it"),
+            (0o604, "everyone can read it"),
+            (0o602, "everyone can change it"),
+            (0o666, "everyone can change it"),
+            (0o620, "its group can change it"),
+            (0o660, "its group can change it"),
+        ] {
+            let path = dir.file("s", b"x", mode);
+            refused(&path, who);
+            refused(&path, "chmod 600");
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_group_may_read_only_where_the_daemon_needs_it_to() {
+        let dir = Dir::new();
+        let path = dir.file("s", b"x", 0o640);
+        let status = rustix::fs::stat(&path).unwrap();
+        let (owner, group) = (status.st_uid, status.st_gid);
+        let reader = |user, groups: &[u32], credentials: Option<&Path>| SecretReader {
+            user,
+            groups: groups.to_vec(),
+            credentials_directory: credentials.map(|path| path.canonicalize().unwrap_or_default()),
+        };
+        // The owner has no need of the group.
+        assert!(matches!(reader(owner, &[group], None).read(&path), Err(SecretFileError::Mode { .. })));
+        // systemd's own directory.
+        assert!(reader(owner, &[], Some(dir.0.path())).read(&path).is_ok());
+        assert!(reader(owner, &[], Some(Path::new("/proc"))).read(&path).is_err());
+        if owner == 0 {
+            assert!(reader(10_001, &[group], None).read(&path).is_ok());
+            assert!(matches!(reader(10_001, &[77], None).read(&path), Err(SecretFileError::Mode { .. })));
+            let path = dir.file("w", b"x", 0o660);
+            assert!(matches!(reader(10_001, &[group], None).read(&path), Err(SecretFileError::Mode { .. })));
+            let path = dir.file("o", b"x", 0o644);
+            assert!(matches!(reader(10_001, &[group], None).read(&path), Err(SecretFileError::Mode { .. })));
+        }
+    }
+
+    #[test]
+    fn someone_elses_file_is_refused() {
+        let dir = Dir::new();
+        let path = dir.file("s", b"x", 0o600);
+        if rustix::fs::stat(&path).unwrap().st_uid == 0 {
+            std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
+            refused(&path, "belongs to user 12345");
+            refused(&path, "chown 0 ");
+        }
+    }
+
+    #[test]
+    fn contents_that_are_no_secret_are_refused() {
+        let dir = Dir::new();
+        refused(&dir.file("empty", b"", 0o600), "is empty");
+        refused(&dir.file("nul", b"abc\0", 0o600), "zero byte");
+        refused(&dir.file("long", &vec![b'x'; MAX_SECRET_SIZE + 1], 0o600), "longer than 65536 bytes");
+        assert_eq!(
+            reader().read(&dir.file("fits", &vec![b'x'; MAX_SECRET_SIZE], 0o600)).unwrap().len(),
+            MAX_SECRET_SIZE
+        );
+        refused(&dir.path("absent"), "create it");
+        refused(dir.0.path(), "not a regular file");
+        let text = |content: &[u8]| reader().read_text(&dir.file("text", content, 0o600));
+        assert!(matches!(text(b"\n"), Err(SecretFileError::Empty { .. })));
+        assert!(matches!(text(b"a\nb"), Err(SecretFileError::NotText { .. })));
+        assert!(matches!(text(b"a\n\n"), Err(SecretFileError::NotText { .. })));
+        assert!(matches!(text(b"\xff"), Err(SecretFileError::NotText { .. })));
+        assert_eq!(**text(b" a b \r\n").unwrap(), *" a b ");
+    }
+
+    #[test]
+    fn a_pipe_does_not_hold_up_the_start() {
+        let dir = Dir::new();
+        let path = dir.path("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        refused(&path, "not a regular file");
+    }
+
+    #[test]
+    fn links_stay_inside_their_directory() {
+        let dir = Dir::new();
+        let outside = dir.file("outside", b"x", 0o600);
+        // As Kubernetes lays out a secret: key -> ..data/key, ..data -> ..2026_11_22.
+        dir.file("mount/..2026_11_22/key", b"kubernetes", 0o600);
+        symlink("..2026_11_22", dir.path("mount/..data")).unwrap();
+        symlink("..data/key", dir.path("mount/key")).unwrap();
+        assert_eq!(**reader().read(&dir.path("mount/key")).unwrap(), *b"kubernetes");
+
+        symlink("../outside", dir.path("mount/up")).unwrap();
+        symlink(&outside, dir.path("mount/absolute")).unwrap();
+        symlink("loop", dir.path("mount/loop")).unwrap();
+        refused(&dir.path("mount/up"), "leads out of its directory");
+        refused(&dir.path("mount/absolute"), "leads out of its directory");
+        refused(&dir.path("mount/loop"), "cannot read");
+
+        // A directory that is itself reached by a link is where the operator said.
+        symlink("mount", dir.path("alias")).unwrap();
+        assert_eq!(**reader().read(&dir.path("alias/key")).unwrap(), *b"kubernetes");
+    }
+
+    #[test]
+    fn one_line_end_is_trimmed() {
+        for (content, trimmed) in
+            [("a", "a"), ("a\n", "a"), ("a\r\n", "a"), ("a\n\n", "a\n"), ("a\r", "a\r"), ("\n", "")]
+        {
+            assert_eq!(trim_one_line_end(content.as_bytes()), trimmed.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,671 @@
+//! Every section and key of the configuration file, declared once.
+//!
+//! From this table come the messages about unknown, missing and wrong values, the environment overrides, the JSON
+//! Schema and the reference page. To add a key: add a row here, read it in `build.rs`, mention it in
+//! `config/tokenward.toml`, and run the tests once with `UPDATE_SCHEMA=1`.
+
+/// The keys that one table may hold.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// One or two sentences for the reference page.
+    pub(super) doc: &'static str,
+    /// In the order in which the reference page shows them.
+    pub(super) keys: &'static [Key],
+}
+
+/// One key of a table.
+#[derive(Debug)]
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    pub(super) presence: Presence,
+    /// One line.
+    pub(super) doc: &'static str,
+}
+
+/// What a key may hold.
+#[derive(Debug)]
+pub(super) enum Kind {
+    /// A string that is not empty.
+    Text,
+    /// A file or directory; a relative one is relative to the directory of the configuration file.
+    Path,
+    /// An absolute http or https URL, or a store's URL.
+    Url,
+    /// `IP:PORT`.
+    Address,
+    /// One of a few words.
+    OneOf(&'static [&'static str]),
+    /// A whole number within bounds.
+    Integer { min: i64, max: i64 },
+    /// `true` or `false`.
+    Bool,
+    /// `"90s"`, `"5m"`, `"1h30m"`, within bounds.
+    Duration { min: &'static str, max: &'static str },
+    /// A date and time with its offset, or a date, which is midnight UTC.
+    Instant,
+    /// A user's name, or a user id as a number.
+    User,
+    /// A list, every item of the same kind.
+    List(&'static Kind),
+    /// A table with known keys.
+    Table(&'static Table),
+    /// Named tables of one shape; the noun is what one of them is called.
+    Map { noun: &'static str, table: &'static Table },
+    /// A key of the contract that this release does not carry out. Saying so beats ignoring it.
+    Unsupported(&'static str),
+}
+
+/// What holds when a key is absent.
+#[derive(Debug)]
+pub(super) enum Presence {
+    Required,
+    /// Nothing, or what the doc line says.
+    Optional,
+    /// A value, written as TOML.
+    Default(&'static str),
+}
+
+const fn key(name: &'static str, kind: Kind, presence: Presence, doc: &'static str) -> Key {
+    Key { name, kind, presence, doc }
+}
+
+use Presence::{Default, Optional, Required};
+
+const TEXTS: Kind = Kind::List(&Kind::Text);
+const SECTION: Presence = Default("{}");
+
+/// Keys that people reach for when they want to write a secret down.
+pub(super) const SECRET_NAMES: &[&str] = &[
+    "access_token",
+    "api_key",
+    "client_assertion",
+    "client_secret",
+    "key_value",
+    "passphrase",
+    "password",
+    "private_key",
+    "refresh_token",
+    "secret",
+    "token",
+    "value",
+];
+
+pub(super) static ROOT: Table = Table {
+    doc: "The sections of the file. None is required, but a daemon without an app and a caller has nothing to do.",
+    keys: &[
+        key("store", Kind::Table(&STORE), SECTION, "Where connections live."),
+        key("sealing", Kind::Table(&SEALING), SECTION, "The keys that seal what is stored."),
+        key("listen", Kind::Table(&LISTEN), SECTION, "The sockets."),
+        key(
+            "apps",
+            Kind::Map { noun: "app", table: &APP },
+            Optional,
+            "The registered applications, by name.",
+        ),
+        key(
+            "callers",
+            Kind::Map { noun: "caller", table: &CALLER },
+            Optional,
+            "The internal services that may ask for tokens, by name.",
+        ),
+        key(
+            "admins",
+            Kind::Map { noun: "admin", table: &ADMIN },
+            Optional,
+            "Who may use the admin API, by name. Without this section: root and the daemon's own user, on the admin socket.",
+        ),
+        key("limits", Kind::Table(&LIMITS), SECTION, "How long things may take."),
+        key("log", Kind::Table(&LOG), SECTION, "What is logged, on standard error."),
+        key("audit", Kind::Table(&AUDIT), SECTION, "Where the audit log goes."),
+    ],
+};
+
+static STORE: Table = Table {
+    doc: "Where connections live. Needs a restart to change, except for the contents of the files it names.",
+    keys: &[
+        key(
+            "kind",
+            Kind::OneOf(&["embedded", "redis"]),
+            Default(r#""embedded""#),
+            "`embedded`: one process, on its own disk. `redis`: any number of replicas.",
+        ),
+        key(
+            "path",
+            Kind::Path,
+            Default(r#""/var/lib/tokenward""#),
+            "The embedded store's directory. Only for `embedded`.",
+        ),
+        key(
+            "url",
+            Kind::Url,
+            Optional,
+            "`redis://host:6379/0`, `rediss://…` for TLS, `redis+sentinel://h1:26379,h2:26379/primary/0`, `redis+cluster://h1:6379,h2:6379`; `rediss+sentinel` and `rediss+cluster` for TLS. Required for `redis`. Never holds a user or password.",
+        ),
+        key("username", Kind::Text, Optional, "The Redis ACL user."),
+        key("password_file", Kind::Path, Optional, "The file that holds the Redis password."),
+        key(
+            "ca_file",
+            Kind::Path,
+            Optional,
+            "PEM certificates to trust for Redis, in place of the system's.",
+        ),
+        key(
+            "client_certificate",
+            Kind::Path,
+            Optional,
+            "PEM certificate chain to show to Redis; needs `client_key`.",
+        ),
+        key("client_key", Kind::Path, Optional, "PEM private key of `client_certificate`."),
+        key(
+            "serve_cached_for",
+            Kind::Duration { min: "0s", max: "1h" },
+            Default(r#""5m""#),
+            "How long tokens in memory are handed out while the store cannot be reached.",
+        ),
+    ],
+};
+
+static SEALING: Table = Table {
+    doc: "The keys that seal what is stored.",
+    keys: &[key(
+        "keyring",
+        Kind::Path,
+        Default(r#""/etc/tokenward/keyring""#),
+        "A directory, one file a key; the newest promoted one seals.",
+    )],
+};
+
+static LISTEN: Table = Table {
+    doc: "The sockets. Needs a restart to change, except for the contents of the TLS files.",
+    keys: &[
+        key("public", Kind::Table(&PUBLIC), SECTION, "For browsers only."),
+        key(
+            "local",
+            Kind::List(&Kind::Table(&LOCAL)),
+            Default(r#"[{ unix = "/run/tokenward/tokenward.sock" }, { address = "127.0.0.1:7070" }]"#),
+            "For callers.",
+        ),
+        key(
+            "admin",
+            Kind::List(&Kind::Table(&ADMIN_LISTENER)),
+            Default(r#"[{ unix = "/run/tokenward/admin.sock" }]"#),
+            "For operators and the command line.",
+        ),
+        key("ops", Kind::Table(&OPS), SECTION, "`/metrics`, `/livez` and `/readyz`."),
+    ],
+};
+
+static PUBLIC: Table = Table {
+    doc: "The listener for browsers: connect pages and the authority's callback. Plain behind an ingress, or with its own TLS.",
+    keys: &[
+        key("address", Kind::Address, Default(r#""127.0.0.1:8080""#), "Address and port."),
+        key(
+            "base_url",
+            Kind::Url,
+            Default(r#""http://localhost:8080""#),
+            "How browsers reach this listener. Register `{base_url}/callback/{app}` at Entra, platform Web.",
+        ),
+        key("tls", Kind::Table(&TLS), Optional, "Serve TLS here."),
+    ],
+};
+
+static LOCAL: Table = Table {
+    doc: "A listener for callers: a Unix socket, loopback TCP, or TCP with TLS. Exactly one of `unix` and `address`.",
+    keys: &[
+        key("unix", Kind::Path, Optional, "Path of a Unix socket."),
+        key(
+            "mode",
+            Kind::Text,
+            Optional,
+            "Permission bits of the Unix socket, in octal; default `\"0666\"`, since callers are known by their user all the same.",
+        ),
+        key("address", Kind::Address, Optional, "Address and port. Anything but loopback needs `tls`."),
+        key("tls", Kind::Table(&TLS), Optional, "Serve TLS here."),
+    ],
+};
+
+static ADMIN_LISTENER: Table = Table {
+    doc: "A listener for operators and the command line; the same kinds as `listen.local`.",
+    keys: &[
+        key("unix", Kind::Path, Optional, "Path of a Unix socket."),
+        key(
+            "mode",
+            Kind::Text,
+            Optional,
+            "Permission bits of the Unix socket, in octal; default `\"0600\"`. Widen it when `[admins]` names other users.",
+        ),
+        key("address", Kind::Address, Optional, "Address and port. Anything but loopback needs `tls`."),
+        key("tls", Kind::Table(&TLS), Optional, "Serve TLS here."),
+    ],
+};
+
+static OPS: Table = Table {
+    doc: "Metrics and probes. They carry no secret and may bind anywhere.",
+    keys: &[
+        key("address", Kind::Address, Default(r#""127.0.0.1:9464""#), "Address and port."),
+        key("tls", Kind::Table(&TLS), Optional, "Serve TLS here."),
+    ],
+};
+
+static TLS: Table = Table {
+    doc: "A listener's own TLS. Changed files are taken up by new connections.",
+    keys: &[
+        key("certificate", Kind::Path, Required, "PEM certificate chain, the listener's own first."),
+        key("key", Kind::Path, Required, "PEM private key."),
+        key(
+            "client_ca",
+            Kind::Unsupported("let callers use `unix_user` or `api_keys`"),
+            Optional,
+            "PEM authorities for callers' certificates.",
+        ),
+    ],
+};
+
+static APP: Table = Table {
+    doc: "One application as it is registered at its authority. The name is part of the redirect URI and of the API's paths: up to 63 of `a-z 0-9 -`.",
+    keys: &[
+        key("client_id", Kind::Text, Required, "The application (client) id."),
+        key(
+            "authority",
+            Kind::Url,
+            Required,
+            "Entra: `https://login.microsoftonline.com/common/v2.0`, or `organizations`, `consumers` or a tenant id for `common`; any other OpenID provider: its issuer. http on loopback only, with a warning.",
+        ),
+        key(
+            "provider",
+            Kind::OneOf(&["entra", "openid"]),
+            Optional,
+            "How the authority behaves; told from its discovery document when absent.",
+        ),
+        key(
+            "authority_ca",
+            Kind::Path,
+            Optional,
+            "PEM certificates to trust for the authority, in place of the system's.",
+        ),
+        key(
+            "endpoint_hosts",
+            TEXTS,
+            Optional,
+            "The only hosts that the authority's endpoints may be on; default any public host that its discovery document names.",
+        ),
+        key(
+            "scopes",
+            TEXTS,
+            Required,
+            "What a connect session asks for unless it says otherwise. Bare names are Microsoft Graph's.",
+        ),
+        key(
+            "tenants",
+            TEXTS,
+            Optional,
+            "Whose accounts may connect: `\"*\"` is every work or school tenant; or tenant ids; `\"personal\"` must be named. Default `[\"*\"]`, and `[\"personal\"]` for the authority `consumers`. Entra only.",
+        ),
+        key(
+            "return_urls",
+            Kind::List(&Kind::Url),
+            Default("[]"),
+            "Where a browser may be sent after connecting; compared exactly.",
+        ),
+        key(
+            "home_tenant",
+            Kind::Text,
+            Optional,
+            "The tenant in which the app is registered, by id or domain; its own credential checks happen there. Entra only.",
+        ),
+        key(
+            "redirect_uri",
+            Kind::Url,
+            Optional,
+            "The redirect URI as registered; default `{base_url}/callback/{app}`.",
+        ),
+        key(
+            "response_mode",
+            Kind::OneOf(&["query", "form_post"]),
+            Default(r#""query""#),
+            "How the authority returns the browser.",
+        ),
+        key(
+            "refresh_token_reuse",
+            Kind::OneOf(&["safe", "never"]),
+            Optional,
+            "`safe`: a used refresh token may be sent again to repair a lost answer. Default `safe` for Entra, `never` for other providers.",
+        ),
+        key(
+            "continuous_access_evaluation",
+            Kind::Bool,
+            Default("false"),
+            "Day-long tokens that resources can revoke; only for callers that answer claims challenges.",
+        ),
+        key(
+            "token_endpoint_auth_method",
+            Kind::OneOf(&["client_secret_post", "client_secret_basic"]),
+            Optional,
+            "How a secret is sent; told from the discovery document when absent.",
+        ),
+        key("display_name", Kind::Text, Optional, "What connect pages call this app; default its name."),
+        key(
+            "support_contact",
+            Kind::Text,
+            Optional,
+            "Whom pages tell a user to ask when something is wrong.",
+        ),
+        key(
+            "credentials",
+            Kind::List(&Kind::Table(&CREDENTIAL)),
+            Optional,
+            "How the app proves itself. One or more at a time, so that they can be exchanged.",
+        ),
+        key(
+            "credentials_dir",
+            Kind::Path,
+            Optional,
+            "In place of `credentials`: a directory with one file each, `id.secret`, `id.pem` or `id.assertion`; an expiry goes before the dot, `id@2027-05-20.secret`.",
+        ),
+    ],
+};
+
+static CREDENTIAL: Table = Table {
+    doc: "One way in which the app proves itself at the authority.",
+    keys: &[
+        key(
+            "id",
+            Kind::Text,
+            Required,
+            "Its name in metrics, logs and commands, unique in the app: up to 63 of `A-Z a-z 0-9 . _ -`.",
+        ),
+        key(
+            "kind",
+            Kind::OneOf(&["secret", "certificate", "federated"]),
+            Required,
+            "A client secret, a certificate with its key (private_key_jwt), or an assertion issued by someone else.",
+        ),
+        key(
+            "file",
+            Kind::Path,
+            Required,
+            "The file that holds it. A certificate's file is PEM and may hold the key too.",
+        ),
+        key("key", Kind::Path, Optional, "The certificate's private key, when it is in a file of its own."),
+        key(
+            "expires",
+            Kind::Instant,
+            Optional,
+            "When a secret expires at the authority; certificates know theirs.",
+        ),
+    ],
+};
+
+static CALLER: Table = Table {
+    doc: "One internal service: how it proves who it is, and what it may have. Nothing is allowed that no rule allows.",
+    keys: &[
+        key("authenticate", Kind::List(&Kind::Table(&AUTHENTICATE)), Required, "Any one of these will do."),
+        key(
+            "rate_limit",
+            Kind::Integer { min: 1, max: 1_000_000 },
+            Optional,
+            "Token requests a second, with bursts of twice that; default no limit.",
+        ),
+        key(
+            "connection_rate_limit",
+            Kind::Integer { min: 1, max: 1_000_000 },
+            Optional,
+            "The same for any one connection.",
+        ),
+        key("allow", Kind::List(&Kind::Table(&RULE)), Default("[]"), "The rules."),
+    ],
+};
+
+static AUTHENTICATE: Table = Table {
+    doc: "One way to prove who is calling. Exactly one key in each.",
+    keys: &[
+        key(
+            "unix_user",
+            Kind::User,
+            Optional,
+            "The user at the other end of a Unix socket, by name or by id.",
+        ),
+        key(
+            "api_keys",
+            Kind::Path,
+            Optional,
+            "A file with the keyed hashes of API keys; `tokenward callers add-key` writes it.",
+        ),
+        key(
+            "spiffe",
+            Kind::Unsupported("use `unix_user` or `api_keys`"),
+            Optional,
+            "The SPIFFE id in a client certificate.",
+        ),
+        key(
+            "san",
+            Kind::Unsupported("use `unix_user` or `api_keys`"),
+            Optional,
+            "A DNS name in a client certificate.",
+        ),
+        key(
+            "jwt",
+            Kind::Unsupported("use `unix_user` or `api_keys`"),
+            Optional,
+            "A JWT such as a Kubernetes service account's.",
+        ),
+    ],
+};
+
+static RULE: Table = Table {
+    doc: "One rule of a caller.",
+    keys: &[
+        key("app", Kind::Text, Required, "The app's name."),
+        key(
+            "connections",
+            TEXTS,
+            Required,
+            "Exact names, prefixes such as `team-a/*`, `tenant:{tid}`, or `*` together with `bulk = true`.",
+        ),
+        key("scopes", TEXTS, Required, "What may be asked for; `*` is whatever was granted."),
+        key(
+            "connect",
+            Kind::Bool,
+            Default("false"),
+            "Whether the caller may start connect sessions, confirm and delete.",
+        ),
+        key("bulk", Kind::Bool, Default("false"), "Says that `connections = [\"*\"]` is meant."),
+    ],
+};
+
+static ADMIN: Table = Table {
+    doc: "Someone who may use the admin API.",
+    keys: &[key(
+        "authenticate",
+        Kind::List(&Kind::Table(&AUTHENTICATE)),
+        Required,
+        "Any one of these will do.",
+    )],
+};
+
+static LIMITS: Table = Table {
+    doc: "How long things may take.",
+    keys: &[
+        key(
+            "connect_session_ttl",
+            Kind::Duration { min: "1m", max: "24h" },
+            Default(r#""1h""#),
+            "How long a connect session can be used.",
+        ),
+        key(
+            "state_ttl",
+            Kind::Duration { min: "1m", max: "1h" },
+            Default(r#""10m""#),
+            "How long a user may take at the authority.",
+        ),
+        key(
+            "confirmation_ttl",
+            Kind::Duration { min: "1m", max: "1h" },
+            Default(r#""10m""#),
+            "How long a new connection waits for its confirmation.",
+        ),
+        key(
+            "authority_timeout",
+            Kind::Duration { min: "1s", max: "60s" },
+            Default(r#""10s""#),
+            "One call to an authority. At least 5 s less than `lease`.",
+        ),
+        key(
+            "caller_wait",
+            Kind::Duration { min: "1s", max: "60s" },
+            Default(r#""15s""#),
+            "How long a caller waits for a refresh.",
+        ),
+        key(
+            "lease",
+            Kind::Duration { min: "6s", max: "5m" },
+            Default(r#""30s""#),
+            "How long one replica keeps the right to refresh one connection.",
+        ),
+        key(
+            "drain",
+            Kind::Duration { min: "0s", max: "10m" },
+            Default(r#""30s""#),
+            "How long requests in flight may take to finish at a stop.",
+        ),
+    ],
+};
+
+static LOG: Table = Table {
+    doc: "What is logged, on standard error. No token, code, secret or assertion at any level.",
+    keys: &[
+        key(
+            "level",
+            Kind::OneOf(&["error", "warn", "info", "debug", "trace"]),
+            Default(r#""info""#),
+            "The least important events that are logged.",
+        ),
+        key(
+            "format",
+            Kind::OneOf(&["json", "text"]),
+            Default(r#""json""#),
+            "One JSON line an event, or text for people.",
+        ),
+    ],
+};
+
+static AUDIT: Table = Table {
+    doc: "The audit log: one JSON line for each token handed out, each connection made and each administrative act.",
+    keys: &[key("path", Kind::Path, Default(r#""stdout""#), "A file to append to, or `stdout` or `stderr`.")],
+};
+
+impl Table {
+    pub(super) fn key(&self, name: &str) -> Option<&'static Key> {
+        // The table is static, but `self` is not known to be: go through the slice.
+        let keys: &'static [Key] = self.keys;
+        keys.iter().find(|key| key.name == name)
+    }
+}
+
+/// Reads `"90s"`, `"5m"`, `"1h30m"`, `"2d"`; nothing else, so that a bare number is never taken for the wrong unit.
+pub(super) fn parse_duration(text: &str) -> Option<std::time::Duration> {
+    let mut seconds: u64 = 0;
+    let mut rest = text;
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let number: u64 = rest[..digits].parse().ok()?;
+        let unit = match rest.as_bytes().get(digits)? {
+            b's' => 1,
+            b'm' => 60,
+            b'h' => 60 * 60,
+            b'd' => 24 * 60 * 60,
+            _ => return None,
+        };
+        seconds = seconds.checked_add(number.checked_mul(unit)?)?;
+        rest = &rest[digits + 1..];
+    }
+    Some(std::time::Duration::from_secs(seconds))
+}
+
+/// The nearest of some known names, when one is near enough to be meant.
+pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let name = name.to_ascii_lowercase().replace('-', "_");
+    known
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(&name, &candidate.replace('-', "_")), candidate))
+        // A third of the name may be wrong, and at least two letters of it.
+        .filter(|(distance, candidate)| {
+            let length = candidate.len().max(name.len());
+            *distance <= (length / 3).max(2) && *distance < length
+        })
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, seconds) in
+            [("90s", 90), ("5m", 300), ("1h", 3600), ("1h30m", 5400), ("2d", 172_800), ("0s", 0)]
+        {
+            assert_eq!(parse_duration(text), Some(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in [
+            "",
+            "5",
+            "m",
+            "5 m",
+            "-5m",
+            "5min",
+            "1.5h",
+            "5ms",
+            "5µ",
+            "99999999999999999999s",
+            "400000000000000d",
+        ] {
+            assert_eq!(parse_duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn nearest_names() {
+        assert_eq!(nearest("clientid", ["client_id", "authority"]).as_deref(), Some("client_id"));
+        assert_eq!(nearest("base-url", ["address", "base_url"]).as_deref(), Some("base_url"));
+        assert_eq!(nearest("outlok", ["outlook", "gmail"]).as_deref(), Some("outlook"));
+        assert_eq!(nearest("zzz", ["address", "base_url", "tls"]), None);
+    }
+
+    #[test]
+    fn the_table_is_sound() {
+        fn walk(table: &Table, depth: usize) {
+            assert!(depth < 8);
+            for (index, key) in table.keys.iter().enumerate() {
+                assert!(
+                    !key.doc.is_empty() && !key.doc.contains('\n'),
+                    "{}: one line of documentation",
+                    key.name
+                );
+                assert!(
+                    table.keys[..index].iter().all(|earlier| earlier.name != key.name),
+                    "{} twice",
+                    key.name
+                );
+                assert!(key.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{}", key.name);
+                if let Kind::Duration { min, max } = key.kind {
+                    assert!(parse_duration(min).unwrap() < parse_duration(max).unwrap());
+                }
+                match &key.kind {
+                    Kind::Table(inner) | Kind::Map { table: inner, .. } | Kind::List(Kind::Table(inner)) => {
+                        walk(inner, depth + 1);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        walk(&ROOT, 0);
+    }
+}
