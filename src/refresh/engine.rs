@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::backoff::Buckets;
 use super::plan::{self, Refusal, Step, Want};
-use super::slots::{Failure, Flight, Held, Slot, Slots};
+use super::slots::{Failure, Flight, Held, Slot, Slots, Work};
 use super::{Observer, renew};
 use crate::authority::Authority;
 use crate::domain::connection::Attempt;
@@ -316,9 +316,9 @@ impl Inner {
         Err(Arc::new(Failure::Repository(slow_store())))
     }
 
-    /// The look-up under way for the connection, started if there is none.
+    /// The look at the store under way for the connection, started if there is none.
     fn lookup(self: &Arc<Self>, key: &ConnectionKey, slot: &Arc<Slot>) -> Flight {
-        self.fly(key, slot, "look up a connection", |inner, key, slot| async move {
+        self.fly(key, slot, Work::Lookup, |inner, key, slot| async move {
             renew::look_up(&inner, &key, &slot).await
         })
     }
@@ -326,36 +326,40 @@ impl Inner {
     /// The renewal under way for the connection, started if there is none.
     fn renewal(self: &Arc<Self>, key: &ConnectionKey, slot: &Arc<Slot>, want: &Want) -> Flight {
         let want = want.clone();
-        self.fly(key, slot, "refresh a connection", |inner, key, slot| async move {
+        self.fly(key, slot, Work::Renewal, |inner, key, slot| async move {
             renew::renew(&inner, &key, &slot, &want).await
         })
     }
 
-    /// Joins the flight of this connection, or starts one in a task of its own.
+    /// Joins the work of this kind under way for the connection, or starts it in a task of its own.
     fn fly<F>(
         self: &Arc<Self>,
         key: &ConnectionKey,
         slot: &Arc<Slot>,
-        name: &'static str,
+        kind: Work,
         work: impl FnOnce(Arc<Inner>, ConnectionKey, Arc<Slot>) -> F,
     ) -> Flight
     where
         F: Future<Output = Result<(), Arc<Failure>>> + Send + 'static,
     {
         let mut state = slot.state();
-        if let Some(flight) = &state.flight {
+        if let Some(flight) = state.flight(kind) {
             return flight.clone();
         }
         let (flight, landing) = Flight::start();
-        state.flight = Some(flight.clone());
+        *state.flight(kind) = Some(flight.clone());
         drop(state);
         let work = work(self.clone(), key.clone(), slot.clone());
         let (inner, key, slot) = (self.clone(), key.clone(), slot.clone());
         let task = async move {
-            let ending = EndOfFlight { inner, key, slot };
+            let ending = EndOfFlight { inner, key, slot, kind };
             let outcome = work.await;
             drop(ending);
             let _ = landing.send(Some(outcome));
+        };
+        let name = match kind {
+            Work::Lookup => "look up a connection",
+            Work::Renewal => "refresh a connection",
         };
         self.deps.tasks.spawn(name, Box::pin(task));
         flight
@@ -390,16 +394,17 @@ impl Inner {
     }
 }
 
-/// Clears the slot's flight however its task ends, a panic included, and drops a slot that holds nothing.
+/// Clears the slot's work however its task ends, a panic included, and drops a slot that holds nothing.
 struct EndOfFlight {
     inner: Arc<Inner>,
     key: ConnectionKey,
     slot: Arc<Slot>,
+    kind: Work,
 }
 
 impl Drop for EndOfFlight {
     fn drop(&mut self) {
-        self.slot.state().flight = None;
+        *self.slot.state().flight(self.kind) = None;
         self.inner.slots.drop_if_empty(&self.key);
     }
 }

@@ -75,6 +75,7 @@ async fn load(
 }
 
 fn store_does_not_answer(inner: &Inner, slot: &Slot, failure: Failure) -> Arc<Failure> {
+    tracing::error!(%failure, "a connection could not be looked up");
     let failure = Arc::new(failure);
     let mut state = slot.state();
     if state.held.is_some() {

@@ -66,6 +66,15 @@ impl Flight {
     }
 }
 
+/// The kinds of work for a connection; of each there is one under way at the most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    /// A look at the store.
+    Lookup,
+    /// A use of the grant.
+    Renewal,
+}
+
 /// A failed try that still counts.
 #[derive(Clone)]
 pub(super) struct Trouble {
@@ -89,7 +98,10 @@ pub(super) struct Unstored {
 #[derive(Default)]
 pub(super) struct SlotState {
     pub(super) held: Option<Arc<Held>>,
-    pub(super) flight: Option<Flight>,
+    /// The look at the store under way …
+    pub(super) lookup: Option<Flight>,
+    /// … and the use of the grant under way: two, so that nobody who only looks waits for the authority.
+    pub(super) renewal: Option<Flight>,
     pub(super) trouble: Option<Trouble>,
     pub(super) unstored: Option<Unstored>,
     /// Monotonic time of the last look at the store.
@@ -111,7 +123,15 @@ impl SlotState {
     }
 
     fn is_idle(&self) -> bool {
-        self.flight.is_none() && self.unstored.is_none()
+        self.lookup.is_none() && self.renewal.is_none() && self.unstored.is_none()
+    }
+
+    /// The work of one kind under way.
+    pub(super) fn flight(&mut self, work: Work) -> &mut Option<Flight> {
+        match work {
+            Work::Lookup => &mut self.lookup,
+            Work::Renewal => &mut self.renewal,
+        }
     }
 }
 
@@ -185,7 +205,7 @@ impl Slots {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             for (key, slot) in shard.iter() {
                 let state = slot.state();
-                if state.unstored.is_some() && state.flight.is_none() {
+                if state.unstored.is_some() && state.renewal.is_none() {
                     found.push((key.clone(), slot.clone()));
                 }
             }
@@ -233,7 +253,7 @@ mod tests {
     fn slots_are_bounded_and_those_at_work_stay() {
         let slots = Slots::new(SHARDS);
         let busy = slots.slot(&key(0), Duration::ZERO);
-        busy.state().flight = Some(Flight::start().0);
+        busy.state().renewal = Some(Flight::start().0);
         for number in 1..2000 {
             slots.slot(&key(number), Duration::from_secs(1));
         }

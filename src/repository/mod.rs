@@ -16,10 +16,12 @@ use std::sync::Arc;
 pub use pending::{Kind, PendingError, Taken};
 use zeroize::Zeroizing;
 
+use crate::domain::account::Account;
 use crate::domain::connection::Profile;
 use crate::domain::grant::Grant;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::random::{Random, random_bytes};
+use crate::domain::secret::RefreshToken;
 use crate::domain::token::HeldToken;
 use crate::keyring::Keyring;
 use crate::keyring::seal::{OpenError, Place};
@@ -65,6 +67,18 @@ pub struct Connection {
     pub profile: Profile,
     /// The access tokens held for it.
     pub tokens: Vec<HeldToken>,
+}
+
+/// What a code redemption brought, for a connection that is not made yet.
+pub struct Redeemed {
+    /// Who signed in.
+    pub account: Account,
+    /// What was granted.
+    pub scopes_granted: Vec<String>,
+    /// The grant.
+    pub refresh_token: RefreshToken,
+    /// The first access token.
+    pub token: HeldToken,
 }
 
 /// A connection as it was loaded; its grant is still sealed.

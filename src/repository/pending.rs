@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
-use super::{Repository, RepositoryError};
+use super::{Redeemed, Repository, RepositoryError, wire};
 use crate::domain::time::Timestamp;
 use crate::keyring::seal::Place;
 
@@ -19,6 +19,8 @@ pub enum Kind {
     State,
     /// An admin consent session.
     AdminConsentSession,
+    /// A grant that waits for its connect session to be confirmed.
+    Redeemed,
 }
 
 impl Kind {
@@ -27,6 +29,7 @@ impl Kind {
             Kind::ConnectSession => "session",
             Kind::State => "state",
             Kind::AdminConsentSession => "consent",
+            Kind::Redeemed => "redeemed",
         }
     }
 
@@ -97,6 +100,49 @@ impl Repository {
         Ok(self.store.swap_pending(&kind.store_id(id), &read.sealed, &sealed, now.plus(ttl), ttl).await?)
     }
 
+    /// Keeps a grant, sealed, until its connect session is confirmed.
+    pub async fn put_redeemed(
+        &self,
+        session: &str,
+        redeemed: &Redeemed,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<(), PendingError> {
+        let kind = Kind::Redeemed;
+        let bytes = wire::encode_redeemed(redeemed);
+        let sealed = self.keyring.seal(&kind.place(session), &bytes, self.random.as_ref());
+        Ok(self.store.put_pending(&kind.store_id(session), &sealed, now.plus(ttl), ttl).await?)
+    }
+
+    /// The grant that waits for this connect session.
+    pub async fn redeemed(&self, session: &str) -> Result<Option<Redeemed>, PendingError> {
+        let kind = Kind::Redeemed;
+        let Some(sealed) = self.store.pending(&kind.store_id(session)).await? else { return Ok(None) };
+        let bytes = self.open_pending_bytes(kind, session, &sealed)?;
+        wire::decode_redeemed(&bytes)
+            .map(Some)
+            .ok_or_else(|| RepositoryError::Format { owner: kind.schema().to_owned(), field: "pending" })
+    }
+
+    /// Destroys the grant that waited for this connect session.
+    pub async fn discard_redeemed(&self, session: &str) -> Result<(), PendingError> {
+        self.store.take_pending(&Kind::Redeemed.store_id(session)).await?;
+        Ok(())
+    }
+
+    fn open_pending_bytes(
+        &self,
+        kind: Kind,
+        id: &str,
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, PendingError> {
+        self.keyring.open(&kind.place(id), sealed).map_err(|source| RepositoryError::Sealed {
+            owner: kind.schema().to_owned(),
+            field: "pending",
+            source,
+        })
+    }
+
     fn seal_pending<T: Serialize>(&self, kind: Kind, id: &str, value: &T) -> Vec<u8> {
         let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
         serde_json::to_writer(&mut *bytes, value).expect("these types have no map keys that JSON lacks");
@@ -110,13 +156,9 @@ impl Repository {
         sealed: Option<Vec<u8>>,
     ) -> Result<Option<Taken<T>>, PendingError> {
         let Some(sealed) = sealed else { return Ok(None) };
-        let owner = || kind.schema().to_owned();
-        let bytes = self
-            .keyring
-            .open(&kind.place(id), &sealed)
-            .map_err(|source| RepositoryError::Sealed { owner: owner(), field: "pending", source })?;
+        let bytes = self.open_pending_bytes(kind, id, &sealed)?;
         let value = serde_json::from_slice(&bytes)
-            .map_err(|_| RepositoryError::Format { owner: owner(), field: "pending" })?;
+            .map_err(|_| RepositoryError::Format { owner: kind.schema().to_owned(), field: "pending" })?;
         Ok(Some(Taken { value, sealed }))
     }
 }

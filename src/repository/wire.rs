@@ -6,6 +6,8 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::Redeemed;
+use crate::domain::account::Account;
 use crate::domain::connection::Profile;
 use crate::domain::grant::Grant;
 use crate::domain::secret::{AccessToken, RefreshToken};
@@ -36,15 +38,40 @@ struct GrantWire<'a> {
     previous: Option<Cow<'a, str>>,
 }
 
-pub(super) fn encode_profile(profile: &Profile) -> Zeroizing<Vec<u8>> {
-    encode(profile, 4096)
+#[derive(Serialize, Deserialize)]
+struct RedeemedWire<'a> {
+    account: Account,
+    scopes_granted: Vec<String>,
+    #[serde(borrow)]
+    refresh_token: Cow<'a, str>,
+    #[serde(borrow)]
+    token: TokenWire<'a>,
 }
 
-pub(super) fn encode_tokens(tokens: &[HeldToken]) -> Zeroizing<Vec<u8>> {
-    let size = tokens.iter().map(|token| token.access_token.expose().len() + 1024).sum();
-    let wires: Vec<TokenWire<'_>> = tokens
-        .iter()
-        .map(|token| TokenWire {
+pub(super) fn encode_redeemed(redeemed: &Redeemed) -> Zeroizing<Vec<u8>> {
+    let size = redeemed.refresh_token.expose().len() + redeemed.token.access_token.expose().len() + 4096;
+    let wire = RedeemedWire {
+        account: redeemed.account.clone(),
+        scopes_granted: redeemed.scopes_granted.clone(),
+        refresh_token: Cow::Borrowed(redeemed.refresh_token.expose()),
+        token: TokenWire::of(&redeemed.token),
+    };
+    encode(&wire, size)
+}
+
+pub(super) fn decode_redeemed(bytes: &[u8]) -> Option<Redeemed> {
+    let wire: RedeemedWire<'_> = serde_json::from_slice(bytes).ok()?;
+    Some(Redeemed {
+        account: wire.account,
+        scopes_granted: wire.scopes_granted,
+        refresh_token: RefreshToken::new(wire.refresh_token),
+        token: wire.token.into_token(),
+    })
+}
+
+impl<'a> TokenWire<'a> {
+    fn of(token: &'a HeldToken) -> Self {
+        TokenWire {
             access_token: Cow::Borrowed(token.access_token.expose()),
             digest: token.digest.clone(),
             issued_at: token.issued_at,
@@ -53,24 +80,36 @@ pub(super) fn encode_tokens(tokens: &[HeldToken]) -> Zeroizing<Vec<u8>> {
             scopes: token.scopes.clone(),
             resource: token.resource.clone(),
             answers_claims: token.answers_claims.clone(),
-        })
-        .collect();
+        }
+    }
+
+    fn into_token(self) -> HeldToken {
+        HeldToken {
+            access_token: AccessToken::new(self.access_token),
+            digest: self.digest,
+            issued_at: self.issued_at,
+            expires_at: self.expires_at,
+            refresh_at: self.refresh_at,
+            scopes: self.scopes,
+            resource: self.resource,
+            answers_claims: self.answers_claims,
+        }
+    }
+}
+
+pub(super) fn encode_profile(profile: &Profile) -> Zeroizing<Vec<u8>> {
+    encode(profile, 4096)
+}
+
+pub(super) fn encode_tokens(tokens: &[HeldToken]) -> Zeroizing<Vec<u8>> {
+    let size = tokens.iter().map(|token| token.access_token.expose().len() + 1024).sum();
+    let wires: Vec<TokenWire<'_>> = tokens.iter().map(TokenWire::of).collect();
     encode(&wires, size)
 }
 
 pub(super) fn decode_tokens(bytes: &[u8]) -> Option<Vec<HeldToken>> {
     let wires: Vec<TokenWire<'_>> = serde_json::from_slice(bytes).ok()?;
-    let tokens = wires.into_iter().map(|wire| HeldToken {
-        access_token: AccessToken::new(wire.access_token),
-        digest: wire.digest,
-        issued_at: wire.issued_at,
-        expires_at: wire.expires_at,
-        refresh_at: wire.refresh_at,
-        scopes: wire.scopes,
-        resource: wire.resource,
-        answers_claims: wire.answers_claims,
-    });
-    Some(tokens.collect())
+    Some(wires.into_iter().map(TokenWire::into_token).collect())
 }
 
 pub(super) fn encode_grant(grant: Option<&Grant>) -> Zeroizing<Vec<u8>> {
