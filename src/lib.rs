@@ -3,6 +3,7 @@
 pub mod authority;
 pub mod domain;
 pub mod keyring;
+pub mod policy;
 pub mod store;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;
