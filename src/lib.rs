@@ -4,6 +4,7 @@ pub mod authority;
 pub mod config;
 pub mod domain;
 pub mod keyring;
+pub mod policy;
 pub mod refresh;
 pub mod repository;
 pub mod store;

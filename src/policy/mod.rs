@@ -1,0 +1,600 @@
+//! Which caller may have what: rules in, a [`Permit`] or a reasoned [`Denial`] out.
+//!
+//! May know: `domain` and std. Pure: no time, no I/O, no async.
+//!
+//! Invariants:
+//! 1. Nothing is allowed that no rule allows (default deny). A caller's rights are the union of its matching rules;
+//!    no rule takes anything away, so the order of rules means nothing.
+//! 2. `*` without `bulk` matches nothing, even if the configuration let it through (B5).
+//! 3. Only this room makes a [`Permit`] or a [`ConnectPermit`]; whoever holds one has been judged.
+//! 4. What a caller may not see is denied in one way, whether it exists or not: the answer depends on rules alone.
+//!
+//! The one hard problem: a `tenant:` rule speaks of the account behind a connection, which is known only once the
+//! connection has been read. [`CallerPolicy::needs_tenant`] says when that is worth it; until the tenant is given,
+//! such a rule matches nothing.
+
+mod pattern;
+
+use std::sync::Arc;
+
+pub use pattern::{Pattern, PatternError};
+
+use crate::domain::id::{AppName, CallerName, ConnectionKey};
+use crate::domain::scope::{Scope, ScopeSet};
+
+/// One `[[callers.NAME.allow]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// The app whose connections it is about.
+    pub app: AppName,
+    /// Which of them; any one suffices.
+    pub connections: Vec<Pattern>,
+    /// Which scopes of theirs.
+    pub scopes: RuleScopes,
+    /// Whether the caller may start connect sessions, confirm them and delete connections.
+    pub connect: bool,
+    /// Whether a `*` among `connections` is meant.
+    pub bulk: bool,
+}
+
+/// The scopes a rule gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RuleScopes {
+    /// `"*"`: whatever was granted.
+    All,
+    /// These.
+    Only(ScopeSet),
+}
+
+/// Why not. None of these tells whether a connection exists that the caller may not see.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Denial {
+    /// No rule of the caller names the app (404 `app_not_found`).
+    #[error("no rule of this caller names the app")]
+    AppNotFound,
+    /// No rule of the caller covers the connection (404 `connection_not_found`).
+    #[error("no rule of this caller covers the connection")]
+    ConnectionNotFound,
+    /// The rules cover the connection but not these scopes (403 `caller_forbidden`).
+    #[error("no rule of this caller gives {}", scopes.join(" "))]
+    ScopeForbidden {
+        /// The scopes refused, as the caller spelt them.
+        scopes: Vec<String>,
+    },
+    /// The rules cover the connection but not this action (403 `caller_forbidden`).
+    #[error("no rule of this caller lets it {action}")]
+    ActionForbidden {
+        /// What was refused: [`CONNECT`].
+        action: &'static str,
+    },
+}
+
+/// The action that `connect = true` allows, as [`Denial::ActionForbidden`] names it.
+pub const CONNECT: &str = "connect";
+
+/// A part of an app's connections that a caller may enumerate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listing {
+    /// All of them.
+    Any,
+    /// One name.
+    Exact(String),
+    /// The names that begin so.
+    Prefix(String),
+    /// Those whose account lives in this tenant; lower case.
+    Tenant(String),
+}
+
+/// Everything one caller may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallerPolicy {
+    /// Whose policy it is.
+    pub caller: CallerName,
+    rules: Arc<[Rule]>,
+}
+
+/// The proof that a caller may know of a connection, and which scopes it may have there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permit {
+    caller: CallerName,
+    key: ConnectionKey,
+    rules: Arc<[Rule]>,
+    /// Indices into `rules`; never empty.
+    matching: Vec<usize>,
+}
+
+/// The proof that a caller may connect, confirm, renew and delete a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectPermit {
+    caller: CallerName,
+    key: ConnectionKey,
+}
+
+impl CallerPolicy {
+    /// The policy of `caller`. Without rules it may do nothing.
+    pub fn new(caller: CallerName, rules: Vec<Rule>) -> Self {
+        CallerPolicy { caller, rules: rules.into() }
+    }
+
+    /// The rules, as configured.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// Whether the caller may know that the app exists.
+    pub fn knows_app(&self, app: &AppName) -> bool {
+        self.of_app(app).any(|rule| rule.effective().next().is_some())
+    }
+
+    /// Whether knowing the connection's tenant could change what the caller may do with it. When it could, read the
+    /// connection first and pass its tenant; a connection that cannot be found then is judged without one.
+    pub fn needs_tenant(&self, key: &ConnectionKey) -> bool {
+        let by_name = self.matching(key, None);
+        let by_tenant = |rule: &Rule| rule.effective().any(|pattern| matches!(pattern, Pattern::Tenant(_)));
+        (0..self.rules.len())
+            .filter(|at| !by_name.contains(at))
+            .map(|at| &self.rules[at])
+            .filter(|rule| rule.app == key.app && by_tenant(rule))
+            .any(|rule| by_name.is_empty() || !covered(rule, &self.rules, &by_name))
+    }
+
+    /// Whether the caller may know of the connection.
+    ///
+    /// # Errors
+    /// [`Denial::AppNotFound`] or [`Denial::ConnectionNotFound`].
+    pub fn see(&self, key: &ConnectionKey, tenant: Option<&str>) -> Result<Permit, Denial> {
+        let matching = self.matching(key, tenant);
+        if matching.is_empty() {
+            return Err(if self.knows_app(&key.app) {
+                Denial::ConnectionNotFound
+            } else {
+                Denial::AppNotFound
+            });
+        }
+        Ok(Permit { caller: self.caller.clone(), key: key.clone(), rules: self.rules.clone(), matching })
+    }
+
+    /// Whether the caller may connect, confirm, renew or delete the connection. For a connection yet to be made
+    /// `tenant` is that of the account the session is pinned to, if it is.
+    ///
+    /// # Errors
+    /// As [`CallerPolicy::see`], and [`Denial::ActionForbidden`] when the caller may see it but do no more.
+    pub fn can_connect(&self, key: &ConnectionKey, tenant: Option<&str>) -> Result<ConnectPermit, Denial> {
+        let permit = self.see(key, tenant)?;
+        if permit.matching().any(|rule| rule.connect) {
+            Ok(ConnectPermit { caller: permit.caller, key: permit.key })
+        } else {
+            Err(Denial::ActionForbidden { action: CONNECT })
+        }
+    }
+
+    /// What a listing of the app's connections may enumerate for this caller. No part lies within another (but a
+    /// tenant may overlap with names); names come first, ordered, then tenants. Empty when the caller knows nothing
+    /// of the app.
+    pub fn visible_prefixes(&self, app: &AppName) -> Vec<Listing> {
+        let patterns: Vec<&Pattern> = self.of_app(app).flat_map(Rule::effective).collect();
+        if patterns.iter().any(|pattern| pattern.is_any()) {
+            return vec![Listing::Any];
+        }
+        let within_other = |name: &str, itself: &Pattern| {
+            patterns.iter().any(|other| match other {
+                Pattern::Prefix(prefix) => *other != itself && name.starts_with(prefix.as_str()),
+                _ => false,
+            })
+        };
+        let mut names: Vec<(&str, Listing)> = Vec::new();
+        let mut tenants: Vec<&str> = Vec::new();
+        for pattern in &patterns {
+            match pattern {
+                Pattern::Exact(name) if !within_other(name.as_str(), pattern) => {
+                    names.push((name.as_str(), Listing::Exact(name.as_str().to_owned())));
+                }
+                Pattern::Prefix(prefix) if !within_other(prefix, pattern) => {
+                    names.push((prefix, Listing::Prefix(prefix.clone())));
+                }
+                Pattern::Tenant(tid) => tenants.push(tid),
+                Pattern::Exact(_) | Pattern::Prefix(_) | Pattern::Any => {}
+            }
+        }
+        names.sort_unstable_by_key(|(name, _)| *name);
+        names.dedup();
+        tenants.sort_unstable();
+        tenants.dedup();
+        let tenants = tenants.into_iter().map(|tid| Listing::Tenant(tid.to_owned()));
+        names.into_iter().map(|(_, listing)| listing).chain(tenants).collect()
+    }
+
+    fn of_app(&self, app: &AppName) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().filter(move |rule| rule.app == *app)
+    }
+
+    fn matching(&self, key: &ConnectionKey, tenant: Option<&str>) -> Vec<usize> {
+        let covers = |rule: &Rule| rule.effective().any(|pattern| pattern.matches(&key.connection, tenant));
+        (0..self.rules.len()).filter(|&at| self.rules[at].app == key.app && covers(&self.rules[at])).collect()
+    }
+}
+
+impl Rule {
+    /// The patterns that can match at all: `*` counts only together with `bulk`.
+    fn effective(&self) -> impl Iterator<Item = &Pattern> {
+        self.connections.iter().filter(|pattern| self.bulk || !pattern.is_any())
+    }
+}
+
+/// Whether `rule` gives nothing beyond what the rules at `others` give together.
+fn covered(rule: &Rule, rules: &[Rule], others: &[usize]) -> bool {
+    let others = || others.iter().map(|&at| &rules[at]);
+    let connect = !rule.connect || others().any(|other| other.connect);
+    let scopes = others().any(|other| other.scopes == RuleScopes::All)
+        || match &rule.scopes {
+            RuleScopes::All => false,
+            RuleScopes::Only(scopes) => {
+                scopes.iter().all(|scope| others().any(|other| other.scopes.give(scope)))
+            }
+        };
+    connect && scopes
+}
+
+impl RuleScopes {
+    fn give(&self, scope: &Scope) -> bool {
+        match self {
+            RuleScopes::All => true,
+            RuleScopes::Only(scopes) => scopes.contains(scope),
+        }
+    }
+}
+
+impl Permit {
+    /// The connection it is for.
+    pub fn key(&self) -> &ConnectionKey {
+        &self.key
+    }
+
+    /// The caller it was given to.
+    pub fn caller(&self) -> &CallerName {
+        &self.caller
+    }
+
+    /// The scopes to serve. Asked for nothing, it is what the rules list, or everything `granted` where a rule says
+    /// `"*"`. Whether the answer was granted is for the next step to check. The sign-in's own scopes (`openid`,
+    /// `offline_access` and so on) need no rule: they are in the answer where they were granted, and a request for
+    /// nothing else is a request for nothing.
+    ///
+    /// # Errors
+    /// [`Denial::ScopeForbidden`] naming each scope asked for that no rule gives.
+    pub fn scopes_for(&self, asked: Option<&ScopeSet>, granted: &ScopeSet) -> Result<ScopeSet, Denial> {
+        let listed;
+        let wanted = match asked.filter(|asked| asked.iter().any(|scope| !scope.is_openid())) {
+            Some(asked) => {
+                let refused: Vec<String> = asked
+                    .iter()
+                    .filter(|scope| !scope.is_openid() && !self.gives(scope))
+                    .map(|scope| scope.wire().to_owned())
+                    .collect();
+                if !refused.is_empty() {
+                    return Err(Denial::ScopeForbidden { scopes: refused });
+                }
+                asked
+            }
+            None => match self.listed() {
+                None => granted,
+                Some(union) => {
+                    listed = union;
+                    &listed
+                }
+            },
+        };
+        Ok(wanted.iter().filter(|scope| !scope.is_openid() || granted.contains(scope)).cloned().collect())
+    }
+
+    fn gives(&self, scope: &Scope) -> bool {
+        self.matching().any(|rule| rule.scopes.give(scope))
+    }
+
+    /// The union of what the rules list; none when one of them gives everything.
+    fn listed(&self) -> Option<ScopeSet> {
+        let mut union = ScopeSet::default();
+        for rule in self.matching() {
+            match &rule.scopes {
+                RuleScopes::All => return None,
+                RuleScopes::Only(scopes) => scopes.iter().for_each(|scope| union.insert(scope.clone())),
+            }
+        }
+        Some(union)
+    }
+
+    fn matching(&self) -> impl Iterator<Item = &Rule> {
+        self.matching.iter().map(|&at| &self.rules[at])
+    }
+}
+
+impl ConnectPermit {
+    /// The connection it is for.
+    pub fn key(&self) -> &ConnectionKey {
+        &self.key
+    }
+
+    /// The caller it was given to.
+    pub fn caller(&self) -> &CallerName {
+        &self.caller
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::ConnectionName;
+    use crate::domain::random::{Random, random_bytes};
+    use crate::domain::scope::ScopeNaming;
+    use crate::testkit::SeededRandom;
+
+    const T1: &str = "aaaaaaaa-2222-3333-4444-555555555555";
+    const T2: &str = "bbbbbbbb-2222-3333-4444-555555555555";
+
+    fn scopes(text: &str) -> ScopeSet {
+        ScopeNaming::Entra { graph: "https://graph.microsoft.com".into() }.scopes(text).expect("scopes")
+    }
+
+    fn app(name: &str) -> AppName {
+        AppName::parse(name).expect("an app name")
+    }
+
+    fn key(name: &str) -> ConnectionKey {
+        ConnectionKey { app: app("outlook"), connection: ConnectionName::parse(name).expect("a name") }
+    }
+
+    fn rule(connections: &[&str], given: &str) -> Rule {
+        Rule {
+            app: app("outlook"),
+            connections: connections.iter().map(|text| Pattern::parse(text).expect("a pattern")).collect(),
+            scopes: if given == "*" { RuleScopes::All } else { RuleScopes::Only(scopes(given)) },
+            connect: false,
+            bulk: false,
+        }
+    }
+
+    fn policy(rules: Vec<Rule>) -> CallerPolicy {
+        CallerPolicy::new(CallerName::parse("mail-sync").expect("a caller name"), rules)
+    }
+
+    #[test]
+    fn nothing_is_allowed_that_no_rule_allows() {
+        assert_eq!(policy(vec![]).see(&key("a"), None), Err(Denial::AppNotFound));
+        let policy = policy(vec![rule(&["team-a/*"], "Mail.Read")]);
+        assert_eq!(policy.see(&key("team-b/1"), None), Err(Denial::ConnectionNotFound));
+        assert_eq!(policy.can_connect(&key("team-b/1"), None), Err(Denial::ConnectionNotFound));
+        let denial = Denial::ActionForbidden { action: "connect" };
+        assert_eq!(policy.can_connect(&key("team-a/1"), None), Err(denial));
+        let other = ConnectionKey { app: app("other"), connection: key("team-a/1").connection };
+        assert_eq!(policy.see(&other, None), Err(Denial::AppNotFound));
+        let permit = policy.see(&key("team-a/1"), None).expect("a permit");
+        assert_eq!((permit.key(), permit.caller().as_str()), (&key("team-a/1"), "mail-sync"));
+    }
+
+    #[test]
+    fn a_star_without_bulk_matches_nothing() {
+        let mut careless = rule(&["*"], "*");
+        careless.connect = true;
+        let mut empty_prefix = careless.clone();
+        empty_prefix.connections = vec![Pattern::Prefix(String::new())];
+        let without = policy(vec![careless.clone(), empty_prefix]);
+        assert_eq!(without.see(&key("a"), Some(T1)), Err(Denial::AppNotFound));
+        assert!(!without.knows_app(&app("outlook")) && without.visible_prefixes(&app("outlook")).is_empty());
+        careless.bulk = true;
+        assert!(policy(vec![careless]).can_connect(&key("a"), None).is_ok());
+    }
+
+    #[test]
+    fn a_tenant_rule_waits_for_the_tenant() {
+        let mut by_tenant = rule(&[&format!("tenant:{T1}")], "Mail.Read");
+        by_tenant.connect = true;
+        let both = policy(vec![by_tenant.clone(), rule(&["a"], "Mail.Read")]);
+        assert!(both.needs_tenant(&key("b")) && both.needs_tenant(&key("a")), "it adds the right to connect");
+        assert_eq!(both.see(&key("b"), None), Err(Denial::ConnectionNotFound));
+        assert_eq!(both.see(&key("b"), Some(T2)), Err(Denial::ConnectionNotFound));
+        assert!(both.see(&key("b"), Some(&T1.to_ascii_uppercase())).is_ok());
+        assert!(both.can_connect(&key("b"), Some(T1)).is_ok() && both.can_connect(&key("b"), None).is_err());
+        by_tenant.connect = false;
+        let covered = policy(vec![by_tenant, rule(&["a"], "Mail.Read Calendars.Read")]);
+        assert!(!covered.needs_tenant(&key("a")) && covered.needs_tenant(&key("b")));
+        assert!(!policy(vec![rule(&["*"], "*")]).needs_tenant(&key("a")));
+    }
+
+    #[test]
+    fn scopes_are_what_the_matching_rules_give_together() {
+        let policy =
+            policy(vec![rule(&["a"], "Mail.Read"), rule(&["a*"], "Calendars.Read"), rule(&["b"], "*")]);
+        let granted = scopes("openid Mail.Read Contacts.Read");
+        let permit = policy.see(&key("a"), None).expect("a permit");
+        assert_eq!(permit.scopes_for(None, &granted), Ok(scopes("Mail.Read Calendars.Read")));
+        let asked = scopes("https://graph.microsoft.com/MAIL.READ openid offline_access");
+        assert_eq!(permit.scopes_for(Some(&asked), &granted), Ok(scopes("Mail.Read openid")));
+        let refused = permit.scopes_for(Some(&scopes("Mail.Read Mail.Send")), &granted);
+        assert_eq!(refused, Err(Denial::ScopeForbidden { scopes: vec!["Mail.Send".into()] }));
+        assert_eq!(permit.scopes_for(Some(&scopes("openid")), &granted), permit.scopes_for(None, &granted));
+        assert_eq!(permit.scopes_for(Some(&scopes("")), &granted), permit.scopes_for(None, &granted));
+
+        let everything = policy.see(&key("b"), None).expect("a permit");
+        assert_eq!(everything.scopes_for(None, &granted), Ok(granted.clone()));
+        let asked = scopes("Files.Read");
+        assert_eq!(everything.scopes_for(Some(&asked), &granted), Ok(asked));
+    }
+
+    #[test]
+    fn a_listing_is_minimal_and_ordered() {
+        let tenants = [format!("tenant:{T2}"), format!("tenant:{T1}")];
+        let mut rules = vec![
+            rule(&["team-b/*", "team-a/1", "zoe", "team-a/*", "adam", "zoe"], "*"),
+            rule(&["team-a/x/*", "team-b/*", &tenants[0], &tenants[1], &tenants[0]], "Mail.Read"),
+        ];
+        let expected = vec![
+            Listing::Exact("adam".into()),
+            Listing::Prefix("team-a/".into()),
+            Listing::Prefix("team-b/".into()),
+            Listing::Exact("zoe".into()),
+            Listing::Tenant(T1.into()),
+            Listing::Tenant(T2.into()),
+        ];
+        assert_eq!(policy(rules.clone()).visible_prefixes(&app("outlook")), expected);
+        assert!(policy(rules.clone()).visible_prefixes(&app("other")).is_empty());
+        rules[0].connections.push(Pattern::Any);
+        rules[0].bulk = true;
+        assert_eq!(policy(rules).visible_prefixes(&app("outlook")), [Listing::Any]);
+    }
+
+    /// What the rules mean, written once more and as plainly as possible; shares no code with the room.
+    mod reference {
+        use super::*;
+
+        pub(super) struct Verdict {
+            pub(super) see: Result<(), &'static str>,
+            pub(super) connect: Result<(), &'static str>,
+            pub(super) all: bool,
+            pub(super) scopes: Vec<String>,
+        }
+
+        pub(super) fn judge(rules: &[Rule], app: &str, name: &str, tenant: Option<&str>) -> Verdict {
+            let mut knows_app = false;
+            let mut sees = false;
+            let mut connects = false;
+            let mut all = false;
+            let mut scopes = Vec::new();
+            for rule in rules {
+                if rule.app.as_str() != app {
+                    continue;
+                }
+                let mut hit = false;
+                for pattern in &rule.connections {
+                    let text = pattern.to_string();
+                    if text == "*" && !rule.bulk {
+                        continue;
+                    }
+                    knows_app = true;
+                    hit |= match (text.strip_prefix("tenant:"), text.strip_suffix('*')) {
+                        (Some(tid), _) => tenant == Some(tid),
+                        (None, Some(prefix)) => name.len() >= prefix.len() && &name[..prefix.len()] == prefix,
+                        (None, None) => text == name,
+                    };
+                }
+                if hit {
+                    sees = true;
+                    connects = connects || rule.connect;
+                    match &rule.scopes {
+                        RuleScopes::All => all = true,
+                        RuleScopes::Only(set) => scopes.extend(set.to_words()),
+                    }
+                }
+            }
+            let see = if sees { Ok(()) } else { Err(if knows_app { "connection" } else { "app" }) };
+            let connect = see.and(if connects { Ok(()) } else { Err("action") });
+            Verdict { see, connect, all, scopes }
+        }
+    }
+
+    fn word(denial: &Denial) -> &'static str {
+        match denial {
+            Denial::AppNotFound => "app",
+            Denial::ConnectionNotFound => "connection",
+            Denial::ActionForbidden { .. } => "action",
+            Denial::ScopeForbidden { .. } => "scope",
+        }
+    }
+
+    fn pick<'a>(random: &dyn Random, from: &[&'a str]) -> &'a str {
+        from[usize::from(random_bytes::<1>(random)[0]) % from.len()]
+    }
+
+    fn some<'a>(random: &dyn Random, from: &[&'a str]) -> Vec<&'a str> {
+        let bits = random_bytes::<1>(random)[0];
+        from.iter().enumerate().filter(|(at, _)| bits >> at & 1 == 1).map(|(_, text)| *text).collect()
+    }
+
+    #[test]
+    fn twenty_thousand_random_questions_agree_with_the_reference() {
+        let (t1, t2) = (format!("tenant:{T1}"), format!("tenant:{T2}"));
+        let apps = ["outlook", "other", "third"];
+        let names = ["a", "ab", "team-a/1", "team-a/x/1", "team-b/1", "A"];
+        let patterns = ["a", "a*", "team-a/*", "team-a/x/*", "team-b/1", "*", &t1, &t2];
+        let words = ["Mail.Read", "Mail.Send", "Calendars.Read", "Contacts.Read"];
+        let random = SeededRandom::new(4711);
+        for round in 0..4_000 {
+            let rules: Vec<Rule> = (0..random_bytes::<1>(&random)[0] % 4)
+                .map(|_| {
+                    let [connect, bulk, all] = random_bytes::<3>(&random);
+                    let mut connections = some(&random, &patterns);
+                    connections.retain(|_| random_bytes::<1>(&random)[0] < 100);
+                    Rule {
+                        app: app(pick(&random, &apps[..2])),
+                        connect: connect < 100,
+                        bulk: bulk < 100,
+                        ..rule(
+                            &connections,
+                            &if all < 40 { "*".into() } else { some(&random, &words).join(" ") },
+                        )
+                    }
+                })
+                .collect();
+            let policy = policy(rules.clone());
+            for _ in 0..5 {
+                let (app_name, name) = (pick(&random, &apps), pick(&random, &names));
+                let tenant = Some(pick(&random, &[T1, T2, ""])).filter(|tid| !tid.is_empty());
+                let at = ConnectionKey { app: app(app_name), connection: key(name).connection };
+                let expected = reference::judge(&rules, app_name, name, tenant);
+                let seen = policy.see(&at, tenant);
+                let context = format!("round {round}: {rules:?} {at} {tenant:?}");
+                assert_eq!(seen.as_ref().map(|_| ()).map_err(word), expected.see, "{context}");
+                let connects = policy.can_connect(&at, tenant);
+                assert_eq!(
+                    connects.map(|_| ()).map_err(|denial| word(&denial)),
+                    expected.connect,
+                    "{context}"
+                );
+
+                // The tenant changes the answer only where the policy said that it is needed.
+                if !policy.needs_tenant(&at) {
+                    for tenant in [None, Some(T1), Some(T2)] {
+                        let other = reference::judge(&rules, app_name, name, tenant);
+                        assert_eq!(other.see, expected.see, "{context}");
+                        assert_eq!(other.connect, expected.connect, "{context}");
+                        let given = |verdict: &reference::Verdict| {
+                            let listed: Vec<&str> = words
+                                .into_iter()
+                                .filter(|word| verdict.scopes.iter().any(|scope| scope == word))
+                                .collect();
+                            (!verdict.all).then_some(listed)
+                        };
+                        if !expected.all || !other.all {
+                            assert_eq!(given(&other), given(&expected), "{context}");
+                        }
+                    }
+                }
+
+                let Ok(permit) = seen else { continue };
+                let granted = scopes(&some(&random, &words).join(" "));
+                let listed = if expected.all { granted.clone() } else { scopes(&expected.scopes.join(" ")) };
+                assert_eq!(permit.scopes_for(None, &granted), Ok(listed.clone()), "{context}");
+                let asked = some(&random, &words);
+                let refused: Vec<&str> = asked
+                    .iter()
+                    .filter(|word| !expected.all && !expected.scopes.iter().any(|scope| scope == *word))
+                    .copied()
+                    .collect();
+                let answer = permit.scopes_for(Some(&scopes(&asked.join(" "))), &granted);
+                match answer {
+                    Ok(given) if asked.is_empty() => assert_eq!(given, listed, "{context}"),
+                    Ok(given) => {
+                        assert!(refused.is_empty(), "{context}");
+                        assert_eq!(given, scopes(&asked.join(" ")), "{context}");
+                    }
+                    Err(Denial::ScopeForbidden { mut scopes }) => {
+                        scopes.sort_unstable();
+                        let mut refused = refused;
+                        refused.sort_unstable();
+                        assert_eq!(scopes, refused, "{context}");
+                    }
+                    Err(other) => panic!("{other:?} {context}"),
+                }
+            }
+        }
+    }
+}

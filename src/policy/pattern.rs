@@ -1,0 +1,126 @@
+//! Which connections a rule is about.
+
+use std::fmt;
+
+use crate::domain::id::{ConnectionName, InvalidName};
+
+/// One entry of a rule's `connections`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pattern {
+    /// One connection by its name.
+    Exact(ConnectionName),
+    /// Every connection whose name begins so: `team-a/*` is the prefix `team-a/`.
+    Prefix(String),
+    /// Every connection whose account lives in this Entra tenant; lower case.
+    Tenant(String),
+    /// Every connection of the app. Matches only in a rule with `bulk = true`.
+    Any,
+}
+
+/// What is wrong with a pattern.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PatternError {
+    /// A `*` that is not the last character.
+    #[error("`*` may stand only at the end of a connection pattern")]
+    StarInside,
+    /// `tenant:` without a tenant id behind it.
+    #[error(
+        "`tenant:` needs a tenant id such as 11111111-2222-3333-4444-555555555555 (a domain is not enough)"
+    )]
+    TenantId,
+    /// No connection can have this name or prefix.
+    #[error("a connection name {0}")]
+    Name(#[from] InvalidName),
+}
+
+impl Pattern {
+    /// Reads `name`, `prefix*`, `tenant:{tid}` or `*`.
+    ///
+    /// # Errors
+    /// [`PatternError`] says which form was meant and what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
+        if let Some(tid) = text.strip_prefix("tenant:") {
+            return if is_tenant_id(tid) {
+                Ok(Pattern::Tenant(tid.to_ascii_lowercase()))
+            } else {
+                Err(PatternError::TenantId)
+            };
+        }
+        match text.split_once('*') {
+            None => Ok(Pattern::Exact(ConnectionName::parse(text)?)),
+            Some(("", "")) => Ok(Pattern::Any),
+            Some((prefix, "")) => Ok(Pattern::Prefix(ConnectionName::parse(prefix)?.as_str().to_owned())),
+            Some(_) => Err(PatternError::StarInside),
+        }
+    }
+
+    /// Whether it means every connection. A prefix of no characters, which `parse` never makes, does too.
+    pub(super) fn is_any(&self) -> bool {
+        match self {
+            Pattern::Any => true,
+            Pattern::Prefix(prefix) => prefix.is_empty(),
+            Pattern::Exact(_) | Pattern::Tenant(_) => false,
+        }
+    }
+
+    /// Whether it means this connection. A tenant pattern does only when the tenant is known.
+    pub(super) fn matches(&self, connection: &ConnectionName, tenant: Option<&str>) -> bool {
+        match self {
+            Pattern::Exact(name) => name == connection,
+            Pattern::Prefix(prefix) => connection.as_str().starts_with(prefix.as_str()),
+            Pattern::Tenant(tid) => tenant.is_some_and(|tenant| tenant.eq_ignore_ascii_case(tid)),
+            Pattern::Any => true,
+        }
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pattern::Exact(name) => write!(f, "{name}"),
+            Pattern::Prefix(prefix) => write!(f, "{prefix}*"),
+            Pattern::Tenant(tid) => write!(f, "tenant:{tid}"),
+            Pattern::Any => f.write_str("*"),
+        }
+    }
+}
+
+/// The shape of an Entra tenant id: 8-4-4-4-12 hexadecimal digits.
+fn is_tenant_id(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TID: &str = "aaaaaaaa-2222-3333-4444-555555555555";
+
+    #[test]
+    fn every_form_is_read_and_shown_again() {
+        for text in ["user-4711", "team-a/*", "a*", "*", &format!("tenant:{TID}")] {
+            assert_eq!(Pattern::parse(text).expect(text).to_string(), text);
+        }
+        let upper = format!("tenant:{}", TID.to_ascii_uppercase());
+        assert_eq!(Pattern::parse(&upper), Ok(Pattern::Tenant(TID.into())));
+    }
+
+    #[test]
+    fn what_could_never_match_is_refused() {
+        for bad in ["a*b", "**", "*a", "team-*/*"] {
+            assert_eq!(Pattern::parse(bad), Err(PatternError::StarInside), "{bad}");
+        }
+        for bad in
+            ["tenant:", "tenant:contoso.com", "tenant:*", "tenant:aaaaaaaa-2222-3333-4444-55555555555g"]
+        {
+            assert_eq!(Pattern::parse(bad), Err(PatternError::TenantId), "{bad}");
+        }
+        for bad in ["", "a b", "ü*", &"x".repeat(257)] {
+            assert!(matches!(Pattern::parse(bad), Err(PatternError::Name(_))), "{bad}");
+        }
+    }
+}
