@@ -1,6 +1,7 @@
 //! tokenward: an OAuth token broker for Microsoft Entra ID and any other OpenID provider.
 
 pub mod authority;
+pub mod broker;
 pub mod config;
 pub mod domain;
 pub mod keyring;

@@ -229,6 +229,15 @@ impl Engine {
         self.inner.slots.existing(key).map(|slot| slot.state().attempts.clone()).unwrap_or_default()
     }
 
+    /// Has a connection's grant tried now, whatever its verdict's time: something outside may have lifted it.
+    pub fn try_now(&self, key: &ConnectionKey) {
+        let inner = &self.inner;
+        let slot = inner.slots.slot(key, inner.deps.clock.monotonic());
+        inner.fly(key, &slot, Work::Renewal, |inner, key, slot| async move {
+            renew::try_now(&inner, &key, &slot).await
+        });
+    }
+
     /// After a connection was connected anew or deleted: nothing held of it before counts any more, and work begun
     /// before brings nothing back.
     pub fn forget(&self, key: &ConnectionKey) {

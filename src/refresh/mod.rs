@@ -26,6 +26,7 @@ mod slots;
 
 pub use engine::{Deps, Engine, EngineApp, Refused, Served, Settings};
 pub use plan::{Claims, Want};
+pub(crate) use renew::{held_token, sha256_hex};
 pub use slots::{Failure, Held};
 
 use std::time::Duration;

@@ -8,7 +8,7 @@ use super::engine::Inner;
 use super::plan::{self, Want};
 use super::slots::{Failure, Slot, Trouble, Unstored};
 use crate::authority::{RefreshRequest, TokenAnswer};
-use crate::domain::connection::Attempt;
+use crate::domain::connection::{Attempt, Status};
 use crate::domain::grant::Grant;
 use crate::domain::id::ConnectionKey;
 use crate::domain::scope::{ScopeNaming, ScopeSet};
@@ -93,13 +93,7 @@ pub(super) async fn renew(
 ) -> Result<(), Arc<Failure>> {
     store_unstored(inner, key, slot).await?;
     let epoch = slot.state().epoch;
-    let loaded = match load(inner, key, slot, epoch).await {
-        Ok(loaded) => loaded,
-        Err(failure) => {
-            note_trouble(inner, slot, &failure, None);
-            return Err(failure);
-        }
-    };
+    let loaded = load_or_note(inner, key, slot, epoch).await?;
     let now = inner.deps.clock.now();
     let connection = &loaded.connection;
     let enough = connection.tokens.iter().any(|token| {
@@ -107,10 +101,61 @@ pub(super) async fn renew(
             && token.freshness(now, want.min_ttl) == Freshness::Fresh
             && !plan::is_refused(token, want)
             && token.refresh_at.is_none_or(|at| at > now)
+            && connection.profile.status == Status::Active
     });
     if enough || !connection.profile.may_try(now) {
         return Ok(());
     }
+    use_grant(inner, key, slot, epoch, loaded, want).await
+}
+
+/// Uses the grant whatever its verdict's time, for the resource it was first connected for.
+pub(super) async fn try_now(
+    inner: &Arc<Inner>,
+    key: &ConnectionKey,
+    slot: &Arc<Slot>,
+) -> Result<(), Arc<Failure>> {
+    store_unstored(inner, key, slot).await?;
+    let epoch = slot.state().epoch;
+    let loaded = load_or_note(inner, key, slot, epoch).await?;
+    if loaded.connection.profile.status == Status::Paused || loaded.connection.profile.grant_destroyed {
+        return Ok(());
+    }
+    let Some(app) = inner.apps.get(&key.app) else { return Ok(()) };
+    let naming = app.authority.scope_naming();
+    let granted = naming.scopes_lossy(loaded.connection.profile.scopes_granted.iter().map(String::as_str));
+    let want = Want {
+        resource: granted.resources().first().map(|resource| (*resource).to_owned()),
+        scopes: ScopeSet::default(),
+        min_ttl: Duration::ZERO,
+        rejected: None,
+        claims: None,
+    };
+    use_grant(inner, key, slot, epoch, loaded, &want).await
+}
+
+async fn load_or_note(
+    inner: &Arc<Inner>,
+    key: &ConnectionKey,
+    slot: &Slot,
+    epoch: u64,
+) -> Result<Loaded, Arc<Failure>> {
+    let loaded = load(inner, key, slot, epoch).await;
+    if let Err(failure) = &loaded {
+        note_trouble(inner, slot, failure, None);
+    }
+    loaded
+}
+
+async fn use_grant(
+    inner: &Arc<Inner>,
+    key: &ConnectionKey,
+    slot: &Arc<Slot>,
+    epoch: u64,
+    loaded: Loaded,
+    want: &Want,
+) -> Result<(), Arc<Failure>> {
+    let connection = &loaded.connection;
     let tenant = connection.profile.account.tid.clone();
     let monotonic = inner.deps.clock.monotonic();
     if let Some((left, failure)) = inner.buckets.closed(&key.app, tenant.as_deref(), monotonic) {

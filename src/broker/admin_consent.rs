@@ -1,0 +1,241 @@
+//! Admin consent: a link with which a tenant's administrator approves the app for everyone. The redirect that comes
+//! back can be forged by anyone who has the link, so it proves nothing: it only makes that tenant's blocked
+//! connections be tried at once. Consent is believed when a user's token call in that tenant has shown the scopes.
+
+use std::time::Duration;
+
+use super::connect::{Callback, CallbackOutcome, CallbackProblem, Finished};
+use super::session::{AuthorizeState, ConsentSession, ConsentState, Purpose};
+use super::{App, Broker, FailureReason, Refusal};
+use crate::authority::AdminConsentRequest;
+use crate::domain::connection::Status;
+use crate::domain::id::{AppName, ConnectionKey, SessionId};
+use crate::domain::random::random_token;
+use crate::domain::scope::ScopeSet;
+use crate::domain::time::Timestamp;
+use crate::policy::CallerPolicy;
+use crate::refresh::sha256_hex;
+use crate::repository::{Kind, Taken};
+
+/// Connections of a tenant that are tried, or looked at, for one session.
+const MOST_CONNECTIONS: usize = 2000;
+const PAGE: usize = 100;
+/// A session's end can be read for this long.
+const READABLE_AFTER_END: Duration = Duration::from_secs(3600);
+
+/// An admin consent session that was started.
+#[derive(Debug, Clone)]
+pub struct StartedConsent {
+    /// Its id.
+    pub id: SessionId,
+    /// The link for the administrator.
+    pub admin_consent_url: String,
+    /// Until when the redirect is taken.
+    pub expires_at: Timestamp,
+}
+
+impl Broker {
+    /// Starts an admin consent session for a caller that may connect accounts to the app.
+    pub async fn start_admin_consent(
+        &self,
+        caller: &CallerPolicy,
+        app: &AppName,
+        tenant: Option<String>,
+        return_url: Option<String>,
+    ) -> Result<StartedConsent, Refusal> {
+        if !caller.knows_app(app) {
+            return Err(Refusal::AppNotFound);
+        }
+        if !caller.rules().iter().any(|rule| rule.app == *app && rule.connect) {
+            return Err(Refusal::Forbidden { problem: "no rule of this caller lets it connect".into() });
+        }
+        let known = self.app(app)?;
+        if let Some(tenant) = &tenant
+            && !(tenant.len() <= 253
+                && !tenant.is_empty()
+                && tenant.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-')))
+        {
+            return Err(Refusal::invalid("tenant", "must be a tenant id or a domain of the tenant"));
+        }
+        if let Some(url) = &return_url
+            && !known.return_urls.contains(url)
+        {
+            return Err(Refusal::invalid("return_url", format!("is not among apps.{app}.return_urls")));
+        }
+        let scopes: ScopeSet = known.scopes.iter().filter(|scope| !scope.is_openid()).cloned().collect();
+        let now = self.deps.clock.now();
+        let expires_at = now.plus(self.settings.connect_session_ttl);
+        let session = ConsentSession {
+            app: app.clone(),
+            tenant: tenant.clone(),
+            scopes: scopes.to_words(),
+            created_by: caller.caller.to_string(),
+            expires_at,
+            return_url,
+            state: ConsentState::Pending,
+        };
+        let id = random_token(self.deps.random.as_ref());
+        let ttl = self.settings.connect_session_ttl;
+        let kept = ttl + READABLE_AFTER_END;
+        self.deps.repository.put_pending(Kind::AdminConsentSession, &id, &session, now, kept).await?;
+        let state = random_token(self.deps.random.as_ref());
+        let record =
+            AuthorizeState { app: app.clone(), purpose: Purpose::AdminConsent { session: id.clone() } };
+        let hash = sha256_hex(state.as_bytes());
+        self.deps.repository.put_pending(Kind::State, &hash, &record, now, ttl).await?;
+        let url = self.admin_consent_url(known, tenant, scopes, state).await?;
+        let admin_consent_url = url.ok_or_else(|| {
+            Refusal::invalid("app", "this app's authority has no page for an administrator's consent")
+        })?;
+        Ok(StartedConsent {
+            id: SessionId::parse(&id).expect("our own ids are of that alphabet"),
+            admin_consent_url,
+            expires_at,
+        })
+    }
+
+    /// A link for an administrator that no session waits for, for an error page to show.
+    pub(super) async fn consent_link(&self, app: &App) -> Option<String> {
+        let scopes = app.scopes.iter().filter(|scope| !scope.is_openid()).cloned().collect();
+        let state = random_token(self.deps.random.as_ref());
+        self.admin_consent_url(app, None, scopes, state).await.ok().flatten()
+    }
+
+    async fn admin_consent_url(
+        &self,
+        app: &App,
+        tenant: Option<String>,
+        scopes: ScopeSet,
+        state: String,
+    ) -> Result<Option<String>, Refusal> {
+        let request = AdminConsentRequest { tenant, scopes, redirect_uri: app.redirect_uri.clone(), state };
+        app.authority.admin_consent_url(&request).await.map_err(|failure| {
+            Refusal::of_disposition(failure.disposition, failure.answer, Duration::from_secs(5))
+        })
+    }
+
+    /// Where an admin consent session stands, for the caller that started it.
+    pub async fn admin_consent_state(
+        &self,
+        caller: &CallerPolicy,
+        id: &SessionId,
+    ) -> Result<ConsentState, Refusal> {
+        let taken: Option<Taken<ConsentSession>> =
+            self.deps.repository.pending(Kind::AdminConsentSession, id.as_str()).await?;
+        let Some(taken) = taken.filter(|taken| taken.value.created_by == caller.caller.as_str()) else {
+            return Err(Refusal::SessionNotFound);
+        };
+        let now = self.deps.clock.now();
+        match &taken.value.state {
+            ConsentState::Pending if now >= taken.value.expires_at => Ok(ConsentState::Expired),
+            ConsentState::Reported { tenant, at } => {
+                let Some(shown) = self.shown_consent(&taken.value, tenant.as_deref(), *at).await? else {
+                    return Ok(taken.value.state.clone());
+                };
+                let mut after = taken.value.clone();
+                after.state = ConsentState::Consented { tenant: shown };
+                let kind = Kind::AdminConsentSession;
+                let ttl = READABLE_AFTER_END;
+                self.deps.repository.swap_pending(kind, id.as_str(), &taken, &after, now, ttl).await?;
+                Ok(after.state)
+            }
+            state => Ok(state.clone()),
+        }
+    }
+
+    /// The redirect came back.
+    pub(super) async fn finish_admin_consent(
+        &self,
+        hash: &str,
+        session: &str,
+        callback: Callback<'_>,
+    ) -> Finished {
+        let repository = &self.deps.repository;
+        match repository.take_pending::<AuthorizeState>(Kind::State, hash).await {
+            Ok(Some(_)) => {}
+            Ok(None) => return Finished::Refused(CallbackProblem::UnknownState),
+            Err(_) => return Finished::Refused(CallbackProblem::Unavailable),
+        }
+        let kind = Kind::AdminConsentSession;
+        let Ok(Some(taken)) = repository.pending::<ConsentSession>(kind, session).await else {
+            return Finished::Refused(CallbackProblem::UnknownState);
+        };
+        let now = self.deps.clock.now();
+        let mut after: ConsentSession = taken.value.clone();
+        after.state = match callback.outcome {
+            CallbackOutcome::AdminConsent { tenant } => ConsentState::Reported { tenant, at: now },
+            CallbackOutcome::Error(reason) => ConsentState::Failed { reason },
+            CallbackOutcome::Code(_) => ConsentState::Failed { reason: FailureReason::AuthorityError },
+        };
+        let ttl = after.expires_at.since(now) + READABLE_AFTER_END;
+        let swapped = repository.swap_pending(kind, session, &taken, &after, now, ttl).await;
+        if swapped.is_err() {
+            return Finished::Refused(CallbackProblem::Unavailable);
+        }
+        let approved = matches!(after.state, ConsentState::Reported { .. });
+        if let ConsentState::Reported { tenant: Some(tenant), .. } = &after.state {
+            self.try_blocked_of(&after.app, tenant).await;
+        }
+        let return_to = after.return_url.as_ref().map(|url| {
+            let joint = if url.contains('?') { '&' } else { '?' };
+            let error = if approved { "" } else { "&error=access_denied" };
+            format!("{url}{joint}session={session}{error}")
+        });
+        Finished::AdminConsent { return_to, app: after.app, approved }
+    }
+
+    /// Has a tenant's blocked connections tried now instead of at their time.
+    async fn try_blocked_of(&self, app: &AppName, tenant: &str) {
+        let mut after = None;
+        let mut read = 0;
+        while read < MOST_CONNECTIONS {
+            let Ok(page) = self.deps.repository.list(app, "", after.as_ref(), PAGE).await else { return };
+            read += PAGE;
+            for (connection, profile) in page.profiles {
+                let of_tenant =
+                    profile.account.tid.as_deref().is_some_and(|tid| tid.eq_ignore_ascii_case(tenant));
+                if of_tenant && matches!(profile.status, Status::Blocked(_)) {
+                    self.deps.engine.try_now(&ConnectionKey { app: app.clone(), connection });
+                }
+            }
+            after = page.next;
+            if after.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// The tenant in which, since the report, a token call has shown every scope that was to be approved.
+    async fn shown_consent(
+        &self,
+        session: &ConsentSession,
+        reported: Option<&str>,
+        since: Timestamp,
+    ) -> Result<Option<String>, Refusal> {
+        let naming = self.app(&session.app)?.naming();
+        let asked = naming.scopes_lossy(session.scopes.iter().map(String::as_str));
+        let wanted_tenant = session.tenant.as_deref().filter(|tenant| tenant.len() == 36).or(reported);
+        let mut after = None;
+        let mut read = 0;
+        while read < MOST_CONNECTIONS {
+            let page = self.deps.repository.list(&session.app, "", after.as_ref(), PAGE).await?;
+            read += PAGE;
+            for (_, profile) in page.profiles {
+                let Some(tid) = profile.account.tid.clone() else { continue };
+                let granted = naming.scopes_lossy(profile.scopes_granted.iter().map(String::as_str));
+                let fits = wanted_tenant.is_some_and(|tenant| tenant.eq_ignore_ascii_case(&tid))
+                    && profile.status == Status::Active
+                    && profile.last_refreshed_at >= since
+                    && asked.missing_from(&granted).is_empty();
+                if fits {
+                    return Ok(Some(tid));
+                }
+            }
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,171 @@
+//! Look at connections: never a token, never a refresh token.
+
+use std::collections::BTreeMap;
+
+use super::{Broker, Refusal};
+use crate::domain::connection::{Attempt, Profile, Status};
+use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::domain::time::Timestamp;
+use crate::policy::{CallerPolicy, Listing};
+
+/// Connections read at most for one page: a filter that matches few does not become a scan of all.
+const MOST_READ_FOR_A_PAGE: usize = 1000;
+const PAGE: usize = 100;
+
+/// A connection as it may be shown.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// Its name.
+    pub key: ConnectionKey,
+    /// Account, scopes, status, times.
+    pub profile: Profile,
+    /// When it will be refreshed next, as far as that is planned.
+    pub next_refresh_at: Option<Timestamp>,
+}
+
+/// What to list.
+#[derive(Debug, Clone, Default)]
+pub struct ListRequest {
+    /// Only those of this status.
+    pub status: Option<String>,
+    /// Only those of this tenant.
+    pub tenant: Option<String>,
+    /// Where the page before ended.
+    pub after: Option<ConnectionName>,
+}
+
+/// A page of connections.
+pub struct ShownPage {
+    /// Ordered by name.
+    pub connections: Vec<Shown>,
+    /// Where the next page starts; none on the last. A page may be empty and not the last.
+    pub next: Option<ConnectionName>,
+}
+
+impl Broker {
+    /// A connection, for a caller that may know of it.
+    pub async fn show(&self, caller: &CallerPolicy, key: &ConnectionKey) -> Result<Shown, Refusal> {
+        if !caller.needs_tenant(key) {
+            caller.see(key, None)?;
+        }
+        let shown = self.show_as_admin(key).await?;
+        caller.see(key, shown.profile.account.tid.as_deref())?;
+        Ok(shown)
+    }
+
+    /// A connection, for an operator.
+    pub async fn show_as_admin(&self, key: &ConnectionKey) -> Result<Shown, Refusal> {
+        self.app(&key.app)?;
+        let held = self.deps.engine.inspect(key).await.map_err(|failure| Refusal::of_failure(&failure))?;
+        let connection = &held.connection;
+        let profile = connection.profile.clone();
+        let next_refresh_at = match profile.status {
+            Status::Active => {
+                connection.tokens.iter().map(|token| token.refresh_at.unwrap_or(token.expires_at)).min()
+            }
+            Status::Paused => None,
+            Status::NeedsReauthorization(_) | Status::Blocked(_) => profile.retry_at,
+        };
+        Ok(Shown { key: key.clone(), profile, next_refresh_at })
+    }
+
+    /// The last tries for a connection, stored and not, oldest first.
+    pub fn attempts(&self, shown: &Shown) -> Vec<Attempt> {
+        let mut attempts = shown.profile.attempts.clone();
+        attempts.extend(self.deps.engine.recent_attempts(&shown.key));
+        attempts.sort_by_key(|attempt| attempt.at);
+        attempts
+    }
+
+    /// A page of those connections of an app that the caller may know of.
+    pub async fn list(
+        &self,
+        caller: &CallerPolicy,
+        app: &AppName,
+        request: &ListRequest,
+    ) -> Result<ShownPage, Refusal> {
+        if !caller.knows_app(app) {
+            return Err(Refusal::AppNotFound);
+        }
+        // One prefix that covers all that the caller may see, so that others' names are not even read.
+        let listings = caller.visible_prefixes(app);
+        let prefix = match &listings[..] {
+            [Listing::Prefix(prefix)] => prefix.clone(),
+            _ => String::new(),
+        };
+        let sees =
+            |key: &ConnectionKey, profile: &Profile| caller.see(key, profile.account.tid.as_deref()).is_ok();
+        self.list_where(app, &prefix, request, sees).await
+    }
+
+    /// A page of an app's connections, for an operator.
+    pub async fn list_as_admin(&self, app: &AppName, request: &ListRequest) -> Result<ShownPage, Refusal> {
+        self.list_where(app, "", request, |_, _| true).await
+    }
+
+    async fn list_where(
+        &self,
+        app: &AppName,
+        prefix: &str,
+        request: &ListRequest,
+        visible: impl Fn(&ConnectionKey, &Profile) -> bool,
+    ) -> Result<ShownPage, Refusal> {
+        self.app(app)?;
+        if let Some(status) = &request.status
+            && !["active", "needs_reauthorization", "blocked", "paused"].contains(&status.as_str())
+        {
+            return Err(Refusal::invalid(
+                "status",
+                "must be active, needs_reauthorization, blocked or paused",
+            ));
+        }
+        let wanted = |key: &ConnectionKey, profile: &Profile| {
+            visible(key, profile)
+                && request.status.as_ref().is_none_or(|status| profile.status.as_str() == status)
+                && request.tenant.as_ref().is_none_or(|tenant| {
+                    profile.account.tid.as_deref().is_some_and(|tid| tid.eq_ignore_ascii_case(tenant))
+                })
+        };
+        let mut shown = Vec::new();
+        let mut after = request.after.clone();
+        let mut read = 0;
+        loop {
+            let limit = PAGE - shown.len();
+            let page = self.deps.repository.list(app, prefix, after.as_ref(), limit).await?;
+            read += limit;
+            for (connection, profile) in page.profiles {
+                let key = ConnectionKey { app: app.clone(), connection };
+                if wanted(&key, &profile) {
+                    let next_refresh_at = profile.retry_at;
+                    shown.push(Shown { key, profile, next_refresh_at });
+                }
+            }
+            after = page.next;
+            if after.is_none() || shown.len() >= PAGE || read >= MOST_READ_FOR_A_PAGE {
+                return Ok(ShownPage { connections: shown, next: after });
+            }
+        }
+    }
+
+    /// How many connections of each app are in each status. Reads every profile: for a slow timer only.
+    pub async fn count_by_status(&self) -> Result<BTreeMap<(AppName, &'static str), u64>, Refusal> {
+        let mut counts = BTreeMap::new();
+        for (app, _) in self.apps() {
+            for status in ["active", "needs_reauthorization", "blocked", "paused"] {
+                counts.insert((app.clone(), status), 0);
+            }
+            let mut after = None;
+            loop {
+                let page = self.deps.repository.list(app, "", after.as_ref(), PAGE).await?;
+                for (_, profile) in page.profiles {
+                    *counts.entry((app.clone(), profile.status.as_str())).or_default() += 1;
+                }
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+        }
+        Ok(counts)
+    }
+}

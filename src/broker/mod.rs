@@ -1,0 +1,150 @@
+//! The broker: what the daemon does, in order. Each use case takes a caller that is known and names that are parsed,
+//! gets a permit, and answers in values that any edge can put into its own shape.
+//!
+//! May know: `policy`, `refresh`, the repository, the `Authority` port, `domain`. Knows nothing of HTTP.
+//!
+//! Invariants:
+//! 1. No token and no word about a connection leaves without a [`Permit`](crate::policy::Permit) (I2).
+//! 2. A connection is made or renewed only for the account that its session pinned or its starter confirmed.
+//! 3. A code is sent to the authority at most once: its state record is taken before, by one.
+//!
+//! The one hard problem: the browser that comes back is not known to be the one that was sent
+//! ([`connect`] binds it, pins the account, or asks for a confirmation).
+
+pub mod admin_consent;
+pub mod connect;
+pub mod disconnect;
+pub mod inspect;
+mod refusal;
+pub mod serve;
+mod session;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use refusal::Refusal;
+pub use session::{FailureReason, SessionState};
+use tokio::sync::Notify;
+
+use crate::authority::Authority;
+use crate::domain::account::Account;
+use crate::domain::id::{AppName, ConnectionKey};
+use crate::domain::random::Random;
+use crate::domain::scope::{ScopeNaming, ScopeSet};
+use crate::domain::task::Tasks;
+use crate::domain::time::Clock;
+use crate::refresh::Engine;
+use crate::repository::Repository;
+
+/// One app, as the use cases need it.
+pub struct App {
+    /// Its authority.
+    pub authority: Arc<dyn Authority>,
+    /// What people are shown.
+    pub display_name: String,
+    /// Whom people ask for help, if the operator said so.
+    pub support_contact: Option<String>,
+    /// What a connect session asks for by default, and the most it may ask for.
+    pub scopes: ScopeSet,
+    /// Whose accounts may be connected.
+    pub tenants: Tenants,
+    /// Where a browser may be sent back to, exact.
+    pub return_urls: Vec<String>,
+    /// The registered redirect URI.
+    pub redirect_uri: String,
+}
+
+/// Whose accounts may be connected to an app.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tenants {
+    /// Every work or school tenant.
+    pub any_organization: bool,
+    /// Personal Microsoft accounts.
+    pub personal: bool,
+    /// These tenants, lower case.
+    pub ids: Vec<String>,
+    /// The authority has no tenants: everyone.
+    pub everyone: bool,
+}
+
+impl Tenants {
+    /// Whether this account may be connected.
+    pub fn allow(&self, account: &Account) -> bool {
+        let Some(tid) = &account.tid else { return self.everyone };
+        self.everyone
+            || (self.any_organization && !account.is_personal())
+            || (self.personal && account.is_personal())
+            || self.ids.iter().any(|id| id.eq_ignore_ascii_case(tid))
+    }
+}
+
+/// How long things may take.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `{base_url}` of the public listener, no slash at the end.
+    pub base_url: String,
+    /// Life of a connect session.
+    pub connect_session_ttl: Duration,
+    /// Life of an authorize request.
+    pub state_ttl: Duration,
+    /// How long a finished sign-in waits for its confirmation.
+    pub confirmation_ttl: Duration,
+}
+
+/// What the use cases stand on.
+pub struct Deps {
+    /// Tokens.
+    pub engine: Engine,
+    /// Connections and sessions.
+    pub repository: Arc<Repository>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub random: Arc<dyn Random>,
+    /// Tasks that outlive a request.
+    pub tasks: Arc<dyn Tasks>,
+}
+
+/// The use cases.
+pub struct Broker {
+    apps: BTreeMap<AppName, App>,
+    deps: Deps,
+    settings: Settings,
+    /// Woken whenever a session changed in this process; those who wait look again.
+    sessions_changed: Arc<Notify>,
+}
+
+impl Broker {
+    /// A broker for these apps.
+    pub fn new(apps: BTreeMap<AppName, App>, deps: Deps, settings: Settings) -> Self {
+        Broker { apps, deps, settings, sessions_changed: Arc::new(Notify::new()) }
+    }
+
+    /// An app, by name.
+    pub fn app(&self, name: &AppName) -> Result<&App, Refusal> {
+        self.apps.get(name).ok_or(Refusal::AppNotFound)
+    }
+
+    /// The names of all apps, ordered.
+    pub fn apps(&self) -> impl Iterator<Item = (&AppName, &App)> {
+        self.apps.iter()
+    }
+
+    /// The tenant of a connection, where there is one.
+    async fn tenant_of(&self, key: &ConnectionKey) -> Result<Option<String>, Refusal> {
+        match self.deps.engine.inspect(key).await {
+            Ok(held) => Ok(held.connection.profile.account.tid.clone()),
+            Err(failure) => match Refusal::of_failure(&failure) {
+                Refusal::ConnectionNotFound => Ok(None),
+                refusal => Err(refusal),
+            },
+        }
+    }
+}
+
+impl App {
+    fn naming(&self) -> &ScopeNaming {
+        self.authority.scope_naming()
+    }
+}

@@ -1,0 +1,137 @@
+//! Hand a token out: know what the caller may have, find the connection, serve a live token of it.
+
+use std::time::Duration;
+
+use super::{Broker, Refusal};
+use crate::domain::id::ConnectionKey;
+use crate::domain::scope::{ScopeNaming, ScopeSet};
+use crate::policy::CallerPolicy;
+use crate::refresh::{Claims, Held, Served, Want};
+
+/// What `min_ttl` may be, in seconds, and what it is when nothing is said.
+const MIN_TTL: std::ops::RangeInclusive<u64> = 60..=86_400;
+const DEFAULT_MIN_TTL: u64 = 300;
+
+/// A token request, as its words came in.
+#[derive(Debug, Clone, Default)]
+pub struct TokenRequest {
+    /// Space-separated scopes.
+    pub scope: Option<String>,
+    /// The resource the token is for.
+    pub resource: Option<String>,
+    /// Seconds of life wanted.
+    pub min_ttl: Option<u64>,
+    /// Lower-case hex SHA-256 of a token that the resource refused.
+    pub rejected: Option<String>,
+    /// A resource's claims challenge, as JSON text.
+    pub claims: Option<String>,
+}
+
+impl Broker {
+    /// Hands a token of `key` out to the caller.
+    pub async fn token(
+        &self,
+        caller: &CallerPolicy,
+        key: &ConnectionKey,
+        request: &TokenRequest,
+    ) -> Result<Served, Refusal> {
+        // What rules alone refuse is refused before anything is looked up: whether the connection exists then makes
+        // no difference that could be seen.
+        if !caller.needs_tenant(key) {
+            caller.see(key, None)?;
+        }
+        let naming = self.app(&key.app)?.naming();
+        let asked = Asked::read(naming, request)?;
+        let want = |held: &Held| want(caller, key, naming, &asked, held);
+        Ok(self.deps.engine.serve(key, want).await?)
+    }
+}
+
+/// A token request whose words were understood.
+struct Asked {
+    scopes: Option<ScopeSet>,
+    resource: Option<String>,
+    min_ttl: Duration,
+    rejected: Option<String>,
+    claims: Option<Claims>,
+}
+
+impl Asked {
+    fn read(naming: &ScopeNaming, request: &TokenRequest) -> Result<Self, Refusal> {
+        let scopes = match request.scope.as_deref().filter(|scope| !scope.is_empty()) {
+            Some(scope) => Some(naming.scopes(scope).map_err(|_| {
+                Refusal::invalid("scope", "holds a character that no scope has (RFC 6749 section 3.3)")
+            })?),
+            None => None,
+        };
+        let resource = request.resource.as_deref().filter(|resource| !resource.is_empty());
+        if resource.is_some() && *naming == ScopeNaming::Plain {
+            return Err(Refusal::invalid("resource", "this app's authority has no resources; leave it out"));
+        }
+        let min_ttl = request.min_ttl.unwrap_or(DEFAULT_MIN_TTL);
+        if !MIN_TTL.contains(&min_ttl) {
+            let problem = format!("must be {} to {} seconds", MIN_TTL.start(), MIN_TTL.end());
+            return Err(Refusal::invalid("min_ttl", problem));
+        }
+        if let Some(rejected) = &request.rejected
+            && !(rejected.len() == 64
+                && rejected.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
+        {
+            return Err(Refusal::invalid(
+                "rejected",
+                "must be the lower-case hex SHA-256 of the token that was refused, never the token itself",
+            ));
+        }
+        let claims = request
+            .claims
+            .clone()
+            .map(|json| Claims { digest: crate::refresh::sha256_hex(json.as_bytes()), json });
+        Ok(Asked {
+            scopes,
+            resource: resource.map(|resource| naming.resource(resource)),
+            min_ttl: Duration::from_secs(min_ttl),
+            rejected: request.rejected.clone(),
+            claims,
+        })
+    }
+}
+
+/// What the caller may have of this connection, and so wants.
+fn want(
+    caller: &CallerPolicy,
+    key: &ConnectionKey,
+    naming: &ScopeNaming,
+    asked: &Asked,
+    held: &Held,
+) -> Result<Want, Refusal> {
+    let permit = caller.see(key, held.connection.profile.account.tid.as_deref())?;
+    let scopes = permit.scopes_for(asked.scopes.as_ref(), &held.granted)?;
+    let (resource, scopes) = match (naming, &asked.resource) {
+        (ScopeNaming::Plain, _) => (None, scopes),
+        (ScopeNaming::Entra { .. }, Some(resource)) => {
+            let scopes = scopes.of_resource(Some(resource));
+            if scopes.resources().is_empty() {
+                return Err(Refusal::ScopeNotGranted { scopes: vec![format!("{resource}/.default")] });
+            }
+            (Some(resource.clone()), scopes)
+        }
+        (ScopeNaming::Entra { graph }, None) => match scopes.resources()[..] {
+            [] => (Some(graph.to_ascii_lowercase()), scopes),
+            [resource] => (Some(resource.to_owned()), scopes.clone()),
+            ref several => {
+                let problem = format!(
+                    "a token is for one resource and this request spans {}; name one of them",
+                    several.join(" and ")
+                );
+                return Err(Refusal::invalid("resource", problem));
+            }
+        },
+    };
+    Ok(Want {
+        resource,
+        scopes,
+        min_ttl: asked.min_ttl,
+        rejected: asked.rejected.clone(),
+        claims: asked.claims.clone(),
+    })
+}

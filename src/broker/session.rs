@@ -1,0 +1,205 @@
+//! Connect sessions and the state of an authorize request, as they are kept between requests.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::account::{Account, AccountId};
+use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::domain::time::Timestamp;
+
+/// Why a session failed: the words that go back to the product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureReason {
+    /// The user said no, or the confirmation was refused.
+    AccessDenied,
+    /// Another account came back than the session was made for.
+    AccountMismatch,
+    /// The tenant's administrator must approve the app first.
+    AdminConsentRequired,
+    /// Without a scope that tokenward needs (offline access) there is nothing to keep.
+    ScopeMissing,
+    /// The account's tenant is not allowed for this app.
+    TenantNotAllowed,
+    /// It took too long.
+    Expired,
+    /// The authority did not complete it.
+    AuthorityError,
+    /// Our own trouble.
+    Internal,
+}
+
+impl FailureReason {
+    /// The word in the contract.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FailureReason::AccessDenied => "access_denied",
+            FailureReason::AccountMismatch => "account_mismatch",
+            FailureReason::AdminConsentRequired => "admin_consent_required",
+            FailureReason::ScopeMissing => "scope_missing",
+            FailureReason::TenantNotAllowed => "tenant_not_allowed",
+            FailureReason::Expired => "expired",
+            FailureReason::AuthorityError => "authority_error",
+            FailureReason::Internal => "internal",
+        }
+    }
+}
+
+/// Where a connect session stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum SessionState {
+    /// Nobody has come back yet.
+    Pending,
+    /// Someone signed in; the one who started the session must say that it is the right one.
+    AwaitingConfirmation {
+        /// Who signed in.
+        account: Account,
+        /// SHA-256 of the one-time code that the browser took back to the product.
+        code_hash: String,
+        /// How many wrong codes came.
+        wrong_codes: u8,
+        /// Until when.
+        until: Timestamp,
+    },
+    /// The connection is made.
+    Connected {
+        /// Whose it is.
+        account: Account,
+        /// The code that confirmed it, so that a repeated confirmation gets the same answer.
+        code_hash: Option<String>,
+    },
+    /// It came to nothing.
+    Failed {
+        /// Why.
+        reason: FailureReason,
+    },
+    /// It took too long.
+    Expired,
+}
+
+impl SessionState {
+    /// The word in the contract.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            SessionState::Pending => "pending",
+            SessionState::AwaitingConfirmation { .. } => "awaiting_confirmation",
+            SessionState::Connected { .. } => "connected",
+            SessionState::Failed { .. } => "failed",
+            SessionState::Expired => "expired",
+        }
+    }
+}
+
+/// A connect session.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct ConnectSession {
+    pub(super) app: AppName,
+    pub(super) connection: ConnectionName,
+    pub(super) scopes: Vec<String>,
+    pub(super) created_by: String,
+    pub(super) expires_at: Timestamp,
+    /// Only this account will do, and then no confirmation is asked for.
+    pub(super) pinned: Option<AccountId>,
+    /// The connection may pass to another account.
+    pub(super) change_account: bool,
+    pub(super) login_hint: Option<String>,
+    pub(super) domain_hint: Option<String>,
+    pub(super) prompt: Option<String>,
+    pub(super) return_url: Option<String>,
+    /// SHA-256 of the binding of the browser that began the flow.
+    pub(super) browser: Option<String>,
+    pub(super) state: SessionState,
+}
+
+impl ConnectSession {
+    pub(super) fn key(&self) -> ConnectionKey {
+        ConnectionKey { app: self.app.clone(), connection: self.connection.clone() }
+    }
+
+    /// The state at `now`: what has outlived its time is expired, whoever noted it or not.
+    pub(super) fn state_at(&self, now: Timestamp) -> SessionState {
+        match &self.state {
+            SessionState::Pending if now >= self.expires_at => SessionState::Expired,
+            SessionState::AwaitingConfirmation { until, .. } if now >= *until => SessionState::Expired,
+            state => state.clone(),
+        }
+    }
+}
+
+/// An authorize request under way, found by the hash of its `state`.
+#[derive(Serialize, Deserialize)]
+pub(super) struct AuthorizeState {
+    pub(super) app: AppName,
+    pub(super) purpose: Purpose,
+}
+
+/// What the callback is for.
+#[derive(Serialize, Deserialize)]
+pub(super) enum Purpose {
+    Connect(ConnectState),
+    AdminConsent { session: String },
+}
+
+/// What the callback of a sign-in is checked against.
+#[derive(Serialize, Deserialize)]
+pub(super) struct ConnectState {
+    pub(super) session: String,
+    pub(super) browser: String,
+    pub(super) verifier: String,
+    pub(super) nonce: String,
+    pub(super) issuer: String,
+    pub(super) iss_required: bool,
+    pub(super) redirect_uri: String,
+}
+
+/// An admin consent session.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct ConsentSession {
+    pub(super) app: AppName,
+    pub(super) tenant: Option<String>,
+    pub(super) scopes: Vec<String>,
+    pub(super) created_by: String,
+    pub(super) expires_at: Timestamp,
+    pub(super) return_url: Option<String>,
+    pub(super) state: ConsentState,
+}
+
+/// Where an admin consent session stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum ConsentState {
+    /// Nobody has come back yet.
+    Pending,
+    /// The redirect came back. It can be forged, so it proves nothing.
+    Reported {
+        /// The tenant it named.
+        tenant: Option<String>,
+        /// When.
+        at: Timestamp,
+    },
+    /// A user's token call in that tenant has shown the scopes.
+    Consented {
+        /// The tenant.
+        tenant: String,
+    },
+    /// The administrator said no.
+    Failed {
+        /// Why.
+        reason: FailureReason,
+    },
+    /// It took too long.
+    Expired,
+}
+
+impl ConsentState {
+    /// The word in the contract.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            ConsentState::Pending => "pending",
+            ConsentState::Reported { .. } => "reported",
+            ConsentState::Consented { .. } => "consented",
+            ConsentState::Failed { .. } => "failed",
+            ConsentState::Expired => "expired",
+        }
+    }
+}
