@@ -1,0 +1,714 @@
+//! The authorize endpoint: from the app's request to the redirect back.
+
+use std::fmt::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::{Method, Uri};
+use serde_json::Value;
+
+use crate::directory::{Account, Audience, Registration, TenantPath};
+use crate::errors::AadError;
+use crate::faults::{CallbackPatch, Fault, Target};
+use crate::issue::{Delegation, client_info};
+use crate::ledger::Endpoint;
+use crate::message::{Answer, Params, Request};
+use crate::pages;
+use crate::random::{self, digests::sha256};
+use crate::scope::{GRAPH, Scopes};
+use crate::settings::AdminApproval;
+use crate::state::{Code, State};
+use crate::token::{bad_scope, understands_challenges};
+
+/// The cookie that carries a browser session in interactive mode.
+const SESSION_COOKIE: &str = "ESTSAUTH";
+
+/// Where and how to call the app back, once that is known to be safe.
+#[derive(Clone, Debug)]
+pub(crate) struct Callback {
+    pub(crate) client_id: String,
+    pub(crate) redirect_uri: String,
+    pub(crate) mode: ResponseMode,
+    pub(crate) state: Option<String>,
+}
+
+/// How the parameters travel back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ResponseMode {
+    Query,
+    Fragment,
+    FormPost,
+}
+
+/// An authorize request that passed every check that needs no user.
+#[derive(Debug)]
+struct Checked {
+    callback: Callback,
+    path: TenantPath,
+    scopes: Scopes,
+    challenge: Option<(String, bool)>,
+    code: bool,
+    id_token: bool,
+    cae: bool,
+    prompt: Option<String>,
+    login_hint: Option<String>,
+    nonce: Option<String>,
+    client_info: bool,
+}
+
+impl State {
+    /// Answers `/{tenant}/oauth2/v2.0/authorize`.
+    pub(crate) fn authorize(&mut self, request: &Request, tenant: &str) -> Answer {
+        // Pages post back to the URL they came from, so the request itself is always in the query, unless an app
+        // posts it.
+        let steps = request.form.get("emu_step").is_some() || request.form.get("emu_user").is_some();
+        let posted = request.method == Method::POST && !steps;
+        let params = if posted { &request.form } else { &request.query };
+        let (path, callback) = match self.callback_of(params, tenant) {
+            Ok(found) => found,
+            Err(error) => return self.error_page(&error, request),
+        };
+        if let Some(answer) = self.late_failure(request, &callback, Endpoint::Authorize) {
+            return answer;
+        }
+        match self.check_request(params, path, callback.clone()) {
+            Ok(checked) => self.sign_in(request, params, &checked),
+            Err(error) => self.callback_failure(request, &callback, None, &error, None),
+        }
+    }
+
+    /// Finds the app and where to call it back. Failures here stay on a page.
+    pub(crate) fn callback_of(
+        &self,
+        params: &Params,
+        tenant: &str,
+    ) -> Result<(TenantPath, Callback), AadError> {
+        let path = self.known_tenant(tenant)?;
+        let needed = |name: &str| {
+            params.get(name).ok_or_else(|| {
+                AadError::because(
+                    900144,
+                    format!("The request body must contain the following parameter: '{name}'."),
+                )
+            })
+        };
+        let client_id = needed("client_id")?;
+        let app = self.directory.apps.get(client_id).ok_or_else(|| {
+            AadError::because(
+                700016,
+                format!(
+                    "Application with identifier '{client_id}' was not found in the directory '{}'.",
+                    path.canonical()
+                ),
+            )
+        })?;
+        let redirect_uri = needed("redirect_uri")?;
+        let registered = app.app.redirect_uris.iter().any(|known| same_redirect(known, redirect_uri));
+        if !registered {
+            return Err(AadError::because(
+                50011,
+                format!(
+                    "The redirect URI '{redirect_uri}' specified in the request does not match the redirect URIs configured for the application '{client_id}'."
+                ),
+            ));
+        }
+        self.check_audience(client_id, &path)
+            .or_else(|error| if error.code == 50194 { Ok(()) } else { Err(error) })?;
+        let front_channel = params.get("response_type").is_some_and(|kind| kind.contains("token"));
+        let mode = match params.get("response_mode") {
+            Some("form_post") => ResponseMode::FormPost,
+            Some("fragment") => ResponseMode::Fragment,
+            None if front_channel => ResponseMode::Fragment,
+            _ => ResponseMode::Query,
+        };
+        let state = params.get("state").map(strip_html);
+        let callback =
+            Callback { client_id: client_id.to_owned(), redirect_uri: redirect_uri.to_owned(), mode, state };
+        Ok((path, callback))
+    }
+
+    fn check_request(
+        &self,
+        params: &Params,
+        path: TenantPath,
+        callback: Callback,
+    ) -> Result<Checked, AadError> {
+        self.check_audience(&callback.client_id, &path)?;
+        if let Some(name) = params.repeated() {
+            return Err(AadError::because(
+                9002313,
+                format!("The parameter '{name}' is present more than once."),
+            ));
+        }
+        let app = &self.directory.apps[&callback.client_id];
+        let missing = |name: &str| {
+            AadError::because(
+                900144,
+                format!("The request body must contain the following parameter: '{name}'."),
+            )
+        };
+        let response_type = params.get("response_type").ok_or_else(|| missing("response_type"))?;
+        let kinds: Vec<_> = response_type.split_whitespace().collect();
+        let (code, id_token) = (kinds.contains(&"code"), kinds.contains(&"id_token"));
+        if kinds.iter().any(|kind| !matches!(*kind, "code" | "id_token")) || kinds.is_empty() {
+            return Err(AadError::because(
+                70005,
+                format!("The response type '{response_type}' is not supported."),
+            ));
+        }
+        if id_token && !app.app.id_token_from_authorize {
+            return Err(AadError::because(
+                700054,
+                "The response_type 'id_token' is not enabled for the application.",
+            ));
+        }
+        match params.get("response_mode") {
+            None | Some("query" | "fragment" | "form_post") => {}
+            Some(other) => {
+                return Err(AadError::because(
+                    70007,
+                    format!("'{other}' is not a supported value of 'response_mode'."),
+                ));
+            }
+        }
+        if id_token && params.get("response_mode") == Some("query") {
+            return Err(AadError::because(
+                70007,
+                "'query' is not a supported value of 'response_mode' when requesting a token.",
+            ));
+        }
+        let nonce = params.get("nonce").map(str::to_owned);
+        if id_token && nonce.is_none() {
+            return Err(missing("nonce"));
+        }
+        let text = params.get("scope").ok_or_else(|| missing("scope"))?;
+        let scopes = Scopes::parse(text).map_err(|bad| bad_scope(&bad))?;
+        if scopes.mixes_default() {
+            return Err(AadError::because(
+                70011,
+                "The provided value for the input parameter 'scope' is not valid. .default scope can't be combined with resource-specific scopes.",
+            ));
+        }
+        let prompt = params.get("prompt").map(str::to_owned);
+        if let Some(other) = prompt.as_deref()
+            && !matches!(other, "login" | "none" | "consent" | "select_account")
+        {
+            return Err(AadError::because(90023, format!("Unsupported 'prompt' value '{other}'.")));
+        }
+        Ok(Checked {
+            path,
+            challenge: challenge(params)?,
+            code,
+            id_token,
+            cae: understands_challenges(params.get("claims"))?,
+            prompt,
+            login_hint: params.get("login_hint").map(str::to_owned),
+            nonce,
+            client_info: params.get("client_info") == Some("1"),
+            scopes,
+            callback,
+        })
+    }
+
+    fn sign_in(&mut self, request: &Request, params: &Params, checked: &Checked) -> Answer {
+        let step = request.form.get("emu_step");
+        let callback = &checked.callback;
+        if step == Some("cancel") {
+            let error = AadError::because(65004, "User declined to consent to access the app.")
+                .with_error("access_denied");
+            return self.callback_failure(request, callback, None, &error, Some("cancel"));
+        }
+        let silent = checked.prompt.as_deref() == Some("none");
+        let account = if self.settings.automatic {
+            self.automatic_user(checked.login_hint.as_deref(), &checked.path)
+                .filter(|_| !silent || self.settings.signed_in)
+                .cloned()
+        } else {
+            self.chosen_user(request, checked)
+        };
+        let Some(account) = account else {
+            if silent || self.settings.automatic {
+                return self.callback_failure(request, callback, None, &AadError::new(50058), None);
+            }
+            return self.account_page(request, params, checked);
+        };
+        let mut answer = self.admit(request, params, checked, &account, step);
+        answer.notes.user = Some(account.user.upn.clone());
+        if !self.settings.automatic && request.form.get("emu_user").is_some() {
+            let session = random::text::<24>();
+            self.sessions.insert(session.clone(), account.user.upn);
+            answer = answer
+                .header("set-cookie", format!("{SESSION_COOKIE}={session}; path=/; HttpOnly; SameSite=Lax"));
+        }
+        answer
+    }
+
+    /// Whom the browser chose, now or earlier.
+    fn chosen_user(&self, request: &Request, checked: &Checked) -> Option<Account> {
+        if let Some(upn) = request.form.get("emu_user") {
+            return self.directory.account(upn).cloned();
+        }
+        if matches!(checked.prompt.as_deref(), Some("login" | "select_account")) {
+            return None;
+        }
+        let upn = self.sessions.get(request.cookie(SESSION_COOKIE)?)?;
+        let hinted_other = checked.login_hint.as_ref().is_some_and(|hint| !hint.eq_ignore_ascii_case(upn));
+        self.directory.account(upn).filter(|_| !hinted_other).cloned()
+    }
+
+    fn account_page(&self, request: &Request, params: &Params, checked: &Checked) -> Answer {
+        let fits = |account: &&Account| match &checked.login_hint {
+            Some(hint) if self.directory.account(hint).is_some() => {
+                account.user.upn.eq_ignore_ascii_case(hint)
+            }
+            _ => true,
+        };
+        let users: Vec<_> =
+            self.directory.accounts().iter().filter(fits).map(|account| account.user.upn.clone()).collect();
+        Answer::html(200, pages::choose_account(&back_to(request, params), &users))
+    }
+
+    /// Lets a known user in, or says why not.
+    fn admit(
+        &mut self,
+        request: &Request,
+        params: &Params,
+        checked: &Checked,
+        account: &Account,
+        step: Option<&str>,
+    ) -> Answer {
+        let callback = &checked.callback;
+        let refuse = |state: &mut Self, error: AadError| {
+            state.callback_failure(request, callback, Some(&account.user.upn), &error, None)
+        };
+        if let Some(block) = account.block {
+            let error = AadError::new(block.code);
+            return if error.stays_on_page() {
+                self.error_page(&error, request)
+            } else {
+                refuse(self, error)
+            };
+        }
+        let app = self.directory.apps[&callback.client_id].clone();
+        if let Err(error) = fitting_account(&app, &checked.path, account) {
+            return refuse(self, error);
+        }
+        let wanted = app.app.expand_default(&checked.scopes);
+        let missing = self.directory.unconsented(&callback.client_id, account, &wanted);
+        let silent = checked.prompt.as_deref() == Some("none");
+        if silent && !missing.is_empty() {
+            return refuse(self, AadError::new(65001).with_error("consent_required"));
+        }
+        if !missing.is_empty() && !self.directory.may_consent(account, self.settings.consent_policy, &missing)
+        {
+            return self.need_admin(request, callback, account, &missing);
+        }
+        let ask =
+            (!missing.is_empty() || checked.prompt.as_deref() == Some("consent")) && !self.settings.automatic;
+        match step {
+            Some("decline") => return refuse(self, AadError::new(65004)),
+            Some("accept") => {}
+            _ if ask => {
+                let action = back_to(request, params);
+                let page =
+                    pages::consent(&action, &account.user.upn, &callback.client_id, &wanted.full(), false);
+                return Answer::html(200, page);
+            }
+            _ => {}
+        }
+        if let Some(account) = self.directory.account_mut(&account.user.upn) {
+            account.consents.entry(callback.client_id.clone()).or_default().add(&wanted);
+        }
+        self.finish(request, checked, account, &wanted)
+    }
+
+    fn need_admin(
+        &mut self,
+        request: &Request,
+        callback: &Callback,
+        account: &Account,
+        missing: &Scopes,
+    ) -> Answer {
+        let error = AadError::because(
+            90094,
+            format!(
+                "Admin consent is required for the permissions requested by this application '{}'.",
+                callback.client_id
+            ),
+        );
+        match self.settings.admin_approval {
+            AdminApproval::Redirect => {
+                self.callback_failure(request, callback, Some(&account.user.upn), &error, None)
+            }
+            AdminApproval::Page => {
+                let description = error.description(&request.ids, self.clock.now());
+                Answer::html(200, pages::admin_approval(&callback.client_id, &missing.full(), &description))
+                    .failed(&error)
+            }
+        }
+    }
+
+    fn finish(&mut self, request: &Request, checked: &Checked, account: &Account, wanted: &Scopes) -> Answer {
+        let callback = &checked.callback;
+        let mut parameters = Vec::new();
+        let mut put = |name: &str, value: String| parameters.push((name.to_owned(), value));
+        let now = self.clock.now();
+        if checked.code {
+            let text = if account.is_personal() {
+                format!("M.C540_BAY.2.U.{}", random::guid())
+            } else {
+                format!("1.A{}", random::text::<400>())
+            };
+            let code = Code {
+                client_id: callback.client_id.clone(),
+                upn: account.user.upn.clone(),
+                redirect_uri: callback.redirect_uri.clone(),
+                path: checked.path.clone(),
+                challenge: checked.challenge.clone(),
+                scopes: wanted.clone(),
+                nonce: checked.nonce.clone(),
+                cae: checked.cae,
+                issued_at: now,
+                used: false,
+            };
+            self.codes.insert(text.clone(), code);
+            put("code", text);
+        }
+        if checked.client_info {
+            put("client_info", client_info(&account.user));
+        }
+        if checked.id_token {
+            let due = Delegation {
+                client_id: callback.client_id.clone(),
+                user: account.user.clone(),
+                family: self.next_serial(),
+                generation: 0,
+                resource: GRAPH.to_owned(),
+                asked: wanted.clone(),
+                granted: wanted.clone(),
+                refresh_scopes: None,
+                nonce: checked.nonce.clone(),
+                cae: checked.cae,
+                client_info: false,
+            };
+            let id_token = self.id_token(&due, &[], now);
+            put("id_token", id_token);
+        }
+        if let Some(state) = &callback.state {
+            put("state", state.clone());
+        }
+        put("session_state", random::guid());
+        let mut answer =
+            self.call_back(request, callback, Some(&account.user.upn), parameters, Endpoint::Authorize);
+        answer.notes.scopes_granted = wanted.full();
+        answer
+    }
+
+    /// An AADSTS fault that was kept until it was known where to report it.
+    pub(crate) fn late_failure(
+        &mut self,
+        request: &Request,
+        callback: &Callback,
+        endpoint: Endpoint,
+    ) -> Option<Answer> {
+        let hint = request.query.get("login_hint").map(str::to_owned);
+        let user = hint.or_else(|| {
+            self.automatic_user(None, &TenantPath::Common).map(|account| account.user.upn.clone())
+        });
+        let target =
+            Target { endpoint, grant_type: None, user: user.as_deref(), client: Some(&callback.client_id) };
+        let faults = self.rules.strike(&target, |fault| matches!(fault, Fault::Aadsts { .. }));
+        let error = faults.first().and_then(|fault| self.failure_of(fault))?;
+        let mut answer = if error.stays_on_page() {
+            self.error_page(&error, request)
+        } else {
+            self.callback_failure(request, callback, user.as_deref(), &error, None)
+        };
+        answer.notes.late_faults.push("aadsts");
+        Some(answer)
+    }
+
+    /// A redirect back with an error.
+    pub(crate) fn callback_failure(
+        &mut self,
+        request: &Request,
+        callback: &Callback,
+        user: Option<&str>,
+        error: &AadError,
+        subcode: Option<&str>,
+    ) -> Answer {
+        let mut parameters = vec![
+            ("error".to_owned(), error.error.clone()),
+            ("error_description".to_owned(), error.description(&request.ids, self.clock.now())),
+            ("error_uri".to_owned(), error.uri(&self.base)),
+        ];
+        if let Some(subcode) = subcode {
+            parameters.push(("error_subcode".to_owned(), subcode.to_owned()));
+        }
+        if let Some(claims) = &error.claims {
+            parameters.push(("claims".to_owned(), claims.to_string()));
+        }
+        if let Some(state) = &callback.state {
+            parameters.push(("state".to_owned(), state.clone()));
+        }
+        self.call_back(request, callback, user, parameters, Endpoint::Authorize).failed(error)
+    }
+
+    /// The page for failures that must not reach the app.
+    pub(crate) fn error_page(&self, error: &AadError, request: &Request) -> Answer {
+        let description = error.description(&request.ids, self.clock.now());
+        Answer::html(400, pages::error(&description)).failed(error)
+    }
+
+    /// Sends the browser back to the app, changed as the faults say.
+    pub(crate) fn call_back(
+        &mut self,
+        request: &Request,
+        callback: &Callback,
+        user: Option<&str>,
+        mut parameters: Vec<(String, String)>,
+        endpoint: Endpoint,
+    ) -> Answer {
+        let target = Target { endpoint, grant_type: None, user, client: Some(&callback.client_id) };
+        let faults = self.rules.strike(&target, |fault| matches!(fault, Fault::CallbackPatch(_)));
+        let mut stuck = false;
+        let mut error = None;
+        for fault in &faults {
+            let Fault::CallbackPatch(patch) = fault else { continue };
+            stuck |= *patch == CallbackPatch::NeverReturns;
+            if let CallbackPatch::Error { error: name, .. } = patch {
+                error = Some(name.clone());
+            }
+            self.patch_callback(patch, callback, &mut parameters, request);
+        }
+        let mut answer = if stuck {
+            Answer::html(200, pages::stuck())
+        } else {
+            match callback.mode {
+                ResponseMode::FormPost => {
+                    Answer::html(200, pages::form_post(&callback.redirect_uri, &parameters))
+                }
+                ResponseMode::Query => {
+                    Answer::redirect(with_parameters(&callback.redirect_uri, '?', &parameters))
+                }
+                ResponseMode::Fragment => {
+                    Answer::redirect(with_parameters(&callback.redirect_uri, '#', &parameters))
+                }
+            }
+        };
+        answer.notes.error = error;
+        answer.notes.late_faults.extend(faults.iter().map(Fault::name));
+        answer
+    }
+
+    fn patch_callback(
+        &self,
+        patch: &CallbackPatch,
+        callback: &Callback,
+        parameters: &mut Vec<(String, String)>,
+        request: &Request,
+    ) {
+        let only_state =
+            |parameters: &mut Vec<(String, String)>| parameters.retain(|(name, _)| name == "state");
+        let set = |parameters: &mut Vec<(String, String)>, name: &str, value: &str| {
+            parameters.retain(|(known, _)| known != name);
+            parameters.push((name.to_owned(), value.to_owned()));
+        };
+        match patch {
+            CallbackPatch::NeverReturns => {}
+            CallbackPatch::WrongState => set(parameters, "state", &random::text::<24>()),
+            CallbackPatch::NoState => parameters.retain(|(name, _)| name != "state"),
+            CallbackPatch::DuplicateParams => {
+                let again: Vec<_> =
+                    parameters.iter().map(|(name, _)| (name.clone(), random::text::<24>())).collect();
+                parameters.extend(again);
+            }
+            CallbackPatch::Cancel => {
+                let error = AadError::new(65004);
+                only_state(parameters);
+                set(parameters, "error", "access_denied");
+                set(parameters, "error_subcode", "cancel");
+                set(parameters, "error_description", &error.description(&request.ids, self.clock.now()));
+            }
+            CallbackPatch::Error { error, description, subcode } => {
+                only_state(parameters);
+                set(parameters, "error", error);
+                if let Some(description) = description {
+                    set(parameters, "error_description", description);
+                }
+                if let Some(subcode) = subcode {
+                    set(parameters, "error_subcode", subcode);
+                }
+            }
+            CallbackPatch::Iss(issuer) => set(parameters, "iss", issuer),
+            CallbackPatch::Set(changes) => {
+                for (name, value) in changes {
+                    match value {
+                        Value::Null => parameters.retain(|(known, _)| known != name),
+                        Value::String(text) => set(parameters, name, text),
+                        other => set(parameters, name, &other.to_string()),
+                    }
+                }
+            }
+        }
+        if callback.state.is_none() && !matches!(patch, CallbackPatch::WrongState | CallbackPatch::Set(_)) {
+            parameters.retain(|(name, _)| name != "state");
+        }
+    }
+}
+
+/// Whether this kind of account may use this app at this path.
+fn fitting_account(app: &Registration, path: &TenantPath, account: &Account) -> Result<(), AadError> {
+    let user = &account.user;
+    let audience_fits = match &app.app.audience {
+        Audience::WorkAndPersonal => true,
+        Audience::Work => !account.is_personal(),
+        Audience::Personal => account.is_personal(),
+        Audience::SingleTenant(home) => home.eq_ignore_ascii_case(&user.tenant),
+    };
+    if audience_fits && path.admits(&user.tenant) {
+        return Ok(());
+    }
+    Err(AadError::because(
+        50020,
+        format!(
+            "User account '{}' from identity provider does not exist in tenant '{}' and cannot access the application '{}' in that tenant.",
+            user.upn,
+            path.canonical(),
+            app.app.client_id
+        ),
+    ))
+}
+
+/// Reads the PKCE parameters. Without a method the challenge is plain.
+fn challenge(params: &Params) -> Result<Option<(String, bool)>, AadError> {
+    let Some(challenge) = params.get("code_challenge") else { return Ok(None) };
+    let hashed = match params.get("code_challenge_method") {
+        None | Some("plain") => false,
+        Some("S256") => true,
+        Some(_) => {
+            return Err(AadError::because(501491, "Invalid method of Code_Challenge_method parameter."));
+        }
+    };
+    let digest_like =
+        !hashed || URL_SAFE_NO_PAD.decode(challenge).is_ok_and(|raw| raw.len() == sha256(b"").len());
+    if !(43..=128).contains(&challenge.len()) || !digest_like {
+        return Err(AadError::because(50147, "Invalid size of Code_Challenge parameter."));
+    }
+    Ok(Some((challenge.to_owned(), hashed)))
+}
+
+/// Whether a redirect URI is the registered one: letter case counts in the path, the port does not count for
+/// localhost, and a missing path is a slash.
+fn same_redirect(registered: &str, asked: &str) -> bool {
+    let parts = |text: &str| {
+        let uri: Uri = text.parse().ok()?;
+        let scheme = uri.scheme_str()?.to_ascii_lowercase();
+        let host = uri.host()?.to_ascii_lowercase();
+        let port = if host == "localhost" { None } else { uri.port_u16() };
+        let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        Some((scheme, host, port, path))
+    };
+    !asked.contains('#') && parts(registered).is_some_and(|known| parts(asked) == Some(known))
+}
+
+/// Appends parameters to a redirect URI, which gets its slash if it has no path.
+fn with_parameters(uri: &str, separator: char, parameters: &[(String, String)]) -> String {
+    let mut out = uri.to_owned();
+    if uri.split_once("://").is_some_and(|(_, rest)| !rest.contains('/') && !rest.contains('?')) {
+        out.push('/');
+    }
+    let encoded = form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
+    let separator = if separator == '?' && out.contains('?') { '&' } else { separator };
+    let _ = write!(out, "{separator}{encoded}");
+    out
+}
+
+/// The URL a page posts its choice to: the authorize request itself.
+fn back_to(request: &Request, params: &Params) -> String {
+    if request.raw_query.is_empty() {
+        let encoded = form_urlencoded::Serializer::new(String::new()).extend_pairs(params.pairs()).finish();
+        format!("{}?{encoded}", request.path)
+    } else {
+        format!("{}?{}", request.path, request.raw_query)
+    }
+}
+
+/// Entra strips HTML out of `state` before it returns it.
+fn strip_html(state: &str) -> String {
+    let mut out = String::new();
+    let mut inside = false;
+    for letter in state.chars() {
+        match letter {
+            '<' => inside = true,
+            '>' if inside => inside = false,
+            _ if inside => {}
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+impl State {
+    /// Answers `/{tenant}/oauth2/v2.0/logout`: ends the browser session, never a grant.
+    pub(crate) fn logout(&mut self, request: &Request) -> Answer {
+        let params = if request.method == Method::POST { &request.form } else { &request.query };
+        let known = |uri: &str| {
+            self.directory
+                .apps
+                .values()
+                .any(|app| app.app.redirect_uris.iter().any(|known| same_redirect(known, uri)))
+        };
+        let answer = match params.get("post_logout_redirect_uri").filter(|uri| known(uri)) {
+            Some(uri) => {
+                let state: Vec<_> = params
+                    .get("state")
+                    .map(|state| ("state".to_owned(), state.to_owned()))
+                    .into_iter()
+                    .collect();
+                Answer::redirect(if state.is_empty() {
+                    uri.to_owned()
+                } else {
+                    with_parameters(uri, '?', &state)
+                })
+            }
+            None => Answer::html(200, pages::signed_out()),
+        };
+        answer.header("set-cookie", format!("{SESSION_COOKIE}=; path=/; Max-Age=0"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirect_uris_match_as_entra_matches_them() {
+        for (known, asked, same) in [
+            ("http://localhost/cb", "http://localhost:9000/cb", true),
+            ("http://localhost:8080/cb", "http://localhost:9000/cb", true),
+            ("http://localhost/cb", "http://localhost/CB", false),
+            ("https://app.example/cb", "https://APP.example/cb", true),
+            ("https://app.example/cb", "https://app.example:444/cb", false),
+            ("https://app.example", "https://app.example/", true),
+            ("https://app.example/cb", "https://app.example/cb/", false),
+            ("https://app.example/cb", "https://app.example/cb?x=1", false),
+            ("https://app.example/cb", "https://app.example/cb#x", false),
+        ] {
+            assert_eq!(same_redirect(known, asked), same, "{known} {asked}");
+        }
+    }
+
+    #[test]
+    fn a_redirect_uri_without_a_path_gets_its_slash() {
+        let parameters = [("code".to_owned(), "a b".to_owned())];
+        assert_eq!(with_parameters("http://localhost", '?', &parameters), "http://localhost/?code=a+b");
+        assert_eq!(with_parameters("http://x/cb?y=1", '?', &parameters), "http://x/cb?y=1&code=a+b");
+    }
+
+    #[test]
+    fn html_in_state_is_stripped() {
+        assert_eq!(strip_html("a<script>b</script>c"), "abc");
+        assert_eq!(strip_html("a.b-c_d~e"), "a.b-c_d~e");
+    }
+}

@@ -1,0 +1,196 @@
+//! The ledger: what was asked of the emulator and what it answered, never a secret.
+
+use std::collections::VecDeque;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+/// Older entries are dropped beyond this many, so that a long soak stays small.
+const MOST_ENTRIES: usize = 50_000;
+
+/// The endpoint a request was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Endpoint {
+    /// `/{tenant}/oauth2/v2.0/authorize`
+    Authorize,
+    /// `/{tenant}/oauth2/v2.0/token`
+    Token,
+    /// `/{tenant}/discovery/v2.0/keys`
+    Jwks,
+    /// `/{tenant}/v2.0/.well-known/openid-configuration`, and instance and user realm discovery
+    Discovery,
+    /// `/v1.0/…` and `/graph/v1.0/…`
+    Graph,
+    /// `/{tenant}/v2.0/adminconsent` and `/{tenant}/adminconsent`
+    AdminConsent,
+    /// `/{tenant}/oauth2/v2.0/logout`
+    Logout,
+    /// Anything else.
+    Other,
+}
+
+/// How a client proved itself at the token endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuthMethod {
+    /// It did not try.
+    #[default]
+    None,
+    /// `client_secret` in the form.
+    SecretPost,
+    /// `Authorization: Basic`.
+    SecretBasic,
+    /// A JWT signed with a registered certificate.
+    Certificate,
+    /// Another issuer's JWT.
+    Federated,
+    /// Several at once, which is refused.
+    Several,
+}
+
+/// One request. Refresh and access tokens appear as serial numbers only.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct LedgerEntry {
+    /// Counts every request since the start, from 1.
+    pub sequence: u64,
+    /// The emulator's clock when the request arrived.
+    #[serde(serialize_with = "as_millis")]
+    pub time: SystemTime,
+    /// Which TCP connection carried it, counted from 1.
+    pub connection: u64,
+    /// The HTTP method.
+    pub method: String,
+    /// The path, without the query.
+    pub path: String,
+    /// Which endpoint that is.
+    pub endpoint: Endpoint,
+    /// The tenant segment of the path.
+    pub tenant: Option<String>,
+    /// The client that asked.
+    pub client_id: Option<String>,
+    /// `grant_type` of a token request.
+    pub grant_type: Option<String>,
+    /// How the client proved itself.
+    pub auth_method: AuthMethod,
+    /// Which of the app's secrets or certificates it used: the key id, or the thumbprint.
+    pub credential: Option<String>,
+    /// The status answered; `None` while none has been, and for good when the connection was dropped.
+    pub status: Option<u16>,
+    /// The AADSTS number answered.
+    pub aadsts: Option<u32>,
+    /// `error` of the answer.
+    pub error: Option<String>,
+    /// The faults that hit this request, by name.
+    pub faults: Vec<String>,
+    /// The user the request turned out to be about.
+    pub user: Option<String>,
+    /// The scopes asked for, as they were written.
+    pub scopes_requested: Vec<String>,
+    /// The scopes granted, in full form.
+    pub scopes_granted: Vec<String>,
+    /// Serial of the refresh token presented.
+    pub refresh_presented: Option<u64>,
+    /// Serial of the refresh token issued.
+    pub refresh_issued: Option<u64>,
+    /// Serial of the access token presented to Graph.
+    pub access_presented: Option<u64>,
+    /// Serial of the access token issued.
+    pub access_issued: Option<u64>,
+    /// Whether a `claims` parameter came along.
+    pub claims_sent: bool,
+    /// Names, not values, in the query.
+    pub query_keys: Vec<String>,
+    /// Names, not values, in the form.
+    pub form_keys: Vec<String>,
+    /// The correlation id of the answer: the caller's `client-request-id`, if it sent one.
+    pub correlation_id: String,
+}
+
+/// Facts about a request that its handler learns on the way.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Notes {
+    pub(crate) client_id: Option<String>,
+    pub(crate) auth_method: AuthMethod,
+    pub(crate) credential: Option<String>,
+    pub(crate) aadsts: Option<u32>,
+    pub(crate) error: Option<String>,
+    pub(crate) user: Option<String>,
+    pub(crate) scopes_granted: Vec<String>,
+    pub(crate) refresh_presented: Option<u64>,
+    pub(crate) refresh_issued: Option<u64>,
+    pub(crate) access_presented: Option<u64>,
+    pub(crate) access_issued: Option<u64>,
+    /// Faults that struck while the request was processed.
+    pub(crate) late_faults: Vec<&'static str>,
+}
+
+/// The entries, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    entries: VecDeque<LedgerEntry>,
+    written: u64,
+}
+
+impl Ledger {
+    /// Writes an entry and returns its sequence number.
+    pub(crate) fn open(&mut self, mut entry: LedgerEntry) -> u64 {
+        self.written += 1;
+        entry.sequence = self.written;
+        if self.entries.len() == MOST_ENTRIES {
+            self.entries.pop_front();
+        }
+        self.entries.push_back(entry);
+        self.written
+    }
+
+    /// Completes an entry with what its handler learnt.
+    pub(crate) fn note(&mut self, sequence: u64, notes: &Notes) {
+        let Some(entry) = self.entry(sequence) else { return };
+        entry.auth_method = notes.auth_method;
+        entry.client_id = notes.client_id.clone().or(entry.client_id.take());
+        entry.credential.clone_from(&notes.credential);
+        entry.aadsts = notes.aadsts;
+        entry.error.clone_from(&notes.error);
+        entry.user = notes.user.clone().or(entry.user.take());
+        entry.scopes_granted.clone_from(&notes.scopes_granted);
+        entry.refresh_presented = notes.refresh_presented.or(entry.refresh_presented);
+        entry.refresh_issued = notes.refresh_issued;
+        entry.access_presented = notes.access_presented.or(entry.access_presented);
+        entry.access_issued = notes.access_issued;
+        entry.faults.extend(notes.late_faults.iter().map(|name| (*name).to_owned()));
+    }
+
+    /// Records the status when the answer is about to be sent.
+    pub(crate) fn close(&mut self, sequence: u64, status: u16) {
+        if let Some(entry) = self.entry(sequence) {
+            entry.status = Some(status);
+        }
+    }
+
+    pub(crate) fn entries(&self) -> Vec<LedgerEntry> {
+        self.entries.iter().cloned().collect()
+    }
+
+    pub(crate) fn count(&self, endpoint: Endpoint, grant_type: Option<&str>) -> usize {
+        let fits = |entry: &&LedgerEntry| {
+            entry.endpoint == endpoint && (grant_type.is_none() || entry.grant_type.as_deref() == grant_type)
+        };
+        self.entries.iter().filter(fits).count()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.entries.clear();
+    }
+
+    fn entry(&mut self, sequence: u64) -> Option<&mut LedgerEntry> {
+        let first = self.entries.front()?.sequence;
+        self.entries.get_mut(usize::try_from(sequence.checked_sub(first)?).ok()?)
+    }
+}
+
+fn as_millis<S: serde::Serializer>(time: &SystemTime, out: S) -> Result<S::Ok, S::Error> {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    out.serialize_u64(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
