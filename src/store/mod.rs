@@ -87,7 +87,10 @@ pub trait Store: Send + Sync {
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Looks a connection up.
-    fn load<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<Option<StoredConnection>, StoreError>>;
+    fn load<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+    ) -> BoxFuture<'a, Result<Option<StoredConnection>, StoreError>>;
 
     /// Looks only a connection's revision up: cheaper than [`Store::load`], for checking what is held in memory.
     fn revision<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<Option<Revision>, StoreError>>;
