@@ -10,7 +10,41 @@
 //!
 //! The one hard problem: telling the authority's verdict on a grant from all the ways a call can go wrong.
 
+#![expect(
+    clippy::result_large_err,
+    reason = "a failure is rare, read once, and carries the authority's whole answer"
+)]
+
+mod address;
+mod cache;
+mod classify;
+mod client;
+mod client_auth;
+mod clouds;
+mod discovery;
+mod http;
+mod id_token;
+mod jwks;
+mod observer;
+mod text;
+mod url;
+mod wire;
+
 use std::time::Duration;
+
+pub use classify::{Asked, AuthorizeRefusal, Conclusion, authorize_error};
+pub use client::{
+    AuthorityConfig, AuthorityConfigError, AuthorityParts, ClientToken, OpenIdAuthority, ResponseMode,
+    TENANT_NOT_ALLOWED,
+};
+pub use client_auth::{
+    AssertionFile, AssertionSource, CertificateFault, ClientCredential, CredentialSet, SecretMethod,
+};
+pub use clouds::{Provider, Tenants, UnknownTenant};
+pub use http::{Roots, RootsFault};
+pub use id_token::IdTokenFault;
+pub use observer::{AuthorityEvent, AuthorityObserver, Endpoint, Unobserved};
+pub use url::UrlFault;
 
 use crate::domain::account::Account;
 use crate::domain::scope::{ScopeNaming, ScopeSet};

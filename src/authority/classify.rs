@@ -1,0 +1,320 @@
+//! The table: what a refusal of the authority means.
+//!
+//! It is read in this order, first match decides:
+//!
+//! 1. the HTTP status (anything but 4xx is the authority's trouble, never the grant's);
+//! 2. `error` values that say "later";
+//! 3. [`NUMBERS`], the AADSTS numbers that say more than, or something else than, the `error` they come with;
+//! 4. [`SUBERRORS`];
+//! 5. [`ERRORS`];
+//! 6. nothing known: later, and the operator is told.
+//!
+//! Microsoft says that numbers and texts change without notice: an unknown number decides nothing. A rejected
+//! client credential (`invalid_client`) never becomes a verdict on a user, whatever number comes with it.
+
+use std::time::Duration;
+
+use time::PrimitiveDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
+
+use super::wire::{self, TokenError};
+use crate::domain::time::Timestamp;
+use crate::domain::verdict::BlockReason::{
+    AccountDisabled, AdminConsentRequired, AppNotInTenant, AssignmentRequired, DeviceRequired, PolicyBlocked,
+};
+use crate::domain::verdict::Disposition::{
+    self, Blocked, Bug, CallerFault, Misconfigured, NextCredential, Restart,
+};
+use crate::domain::verdict::GrantFate::{Dead, Keep};
+use crate::domain::verdict::ReauthReason::{
+    AccountGone, ConsentRequired, GrantExpired, GrantRevoked, InteractionRequired, PasswordExpired,
+};
+
+/// What was being asked when the authority refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// The redemption of an authorization code: there is no grant yet to judge.
+    Redeem,
+    /// The use of a refresh token.
+    Refresh,
+    /// A token of the app's own: there is no user to judge.
+    ClientCredentials,
+}
+
+/// What the table says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conclusion {
+    /// What to do.
+    pub disposition: Disposition,
+    /// Why, in our words.
+    pub why: &'static str,
+}
+
+const LATER: Disposition = Disposition::RetryAfter(None);
+/// A loop throttled by AADSTS50196 is let go after minutes.
+const LOOP_THROTTLED: Disposition = Disposition::RetryAfter(Some(Duration::from_secs(300)));
+const SIGN_IN: Disposition = Disposition::Reauthorize(InteractionRequired, Keep);
+const CONSENT: Disposition = Disposition::Reauthorize(ConsentRequired, Keep);
+const PASSWORD: Disposition = Disposition::Reauthorize(PasswordExpired, Keep);
+const EXPIRED: Disposition = Disposition::Reauthorize(GrantExpired, Keep);
+const GONE: Disposition = Disposition::Reauthorize(AccountGone, Keep);
+const DEAD_EXPIRED: Disposition = Disposition::Reauthorize(GrantExpired, Dead);
+const DEAD_REVOKED: Disposition = Disposition::Reauthorize(GrantRevoked, Dead);
+
+/// The `error` values that mean "later" with whatever number beside them.
+const LATER_ERRORS: [&str; 3] = ["temporarily_unavailable", "server_error", "slow_down"];
+
+/// AADSTS numbers that decide, by the first of these rows that holds one of the answer's numbers. Meanings: the
+/// Entra error-code reference; MSAL's and Identity Web's sources for the rest.
+#[rustfmt::skip]
+const NUMBERS: &[(&[u32], Disposition, &str)] = &[
+    // Looks like a verdict and is not.
+    (&[50196], LOOP_THROTTLED, "the authority throttles us for asking the same thing in a loop; the grant is fine"),
+    (&[50033, 50087, 70012, 90006, 90012, 90024, 90033, 90055, 90090], LATER, "the authority has a passing failure"),
+    // The code or its proof.
+    (&[54005, 50089], Restart, "the authorization code was used before or its flow is over"),
+    (&[50148, 501481], Restart, "the code verifier does not fit the code"),
+    // The grant itself.
+    (&[700082], DEAD_EXPIRED, "the refresh token was not used for too long"),
+    (&[50173], DEAD_REVOKED, "the grant was revoked"),
+    (&[70008, 700081, 700084, 70043, 70044], EXPIRED, "the grant outlived its time or the sign-in frequency"),
+    (&[50132, 50133], Disposition::Reauthorize(GrantRevoked, Keep), "the session ended with a password change"),
+    // The user.
+    (&[50055, 50144], PASSWORD, "the user's password expired"),
+    (&[50034, 51004], GONE, "the authority does not know the account any more"),
+    (&[65001, 65004], CONSENT, "the user has not consented"),
+    (&[50020, 500208, 50014, 50056, 50058, 50072, 50074, 50076, 50078, 50079, 50085, 50126, 50140, 50158, 50199,
+       50097, 50129, 50155, 50187, 53004, 700003], SIGN_IN, "the authority wants to see the user"),
+    // An administrator.
+    (&[90094, 90095, 90099], Blocked(AdminConsentRequired), "an administrator must approve the app"),
+    (&[50105, 16000, 90072], Blocked(AssignmentRequired), "the user must be assigned or invited by an administrator"),
+    (&[50057, 50053], Blocked(AccountDisabled), "the account is disabled or locked"),
+    (&[53000, 53001, 530003], Blocked(DeviceRequired), "a managed device is required"),
+    (&[50131, 53002, 53003, 53010, 53011, 530032, 530034, 530035, 500021, 500022, 500212, 500213, 1000031],
+       Blocked(PolicyBlocked), "a policy of the tenant refuses"),
+    (&[700016, 700011], Blocked(AppNotInTenant), "the app is not present in the tenant"),
+    // The registration.
+    (&[7000218, 700025], Misconfigured, "the registration wants a credential where none was sent, or none where one was"),
+    (&[50011, 500011, 50049, 50059, 50128, 90019, 50146, 50194, 65005, 650052, 650054, 650056, 650057,
+       70005, 70007, 700054, 90002, 900023, 90009, 900971, 9002331, 9002332, 900382, 900432],
+       Misconfigured, "the app's registration or its authority does not fit"),
+    // A credential, where the `error` beside it is not sure to be `invalid_client`.
+    (&[50012, 50027, 70021, 700024, 700027, 700229, 7000214, 7000215, 7000222, 7000274, 7000277, 1000502],
+       NextCredential, "the app's credential was rejected"),
+    // Ourselves.
+    (&[70011, 28002], CallerFault, "a scope does not exist"),
+    (&[28000, 28003, 700022, 700005, 50013, 500131, 500133, 50147, 501491, 90014, 900144], Bug,
+       "the authority calls our request malformed"),
+];
+
+/// Entra's `suberror` beside `invalid_grant` or `interaction_required`.
+#[rustfmt::skip]
+const SUBERRORS: &[(&str, Disposition, &str)] = &[
+    ("bad_token",                    DEAD_REVOKED,           "this refresh token is dead"),
+    ("token_expired",                EXPIRED,                "the grant outlived its time"),
+    ("consent_required",             CONSENT,                "consent is missing or was withdrawn"),
+    ("user_password_expired",        PASSWORD,               "the user's password expired"),
+    ("basic_action",                 SIGN_IN,                "the user must act in the sign-in page"),
+    ("additional_action",            SIGN_IN,                "the user must act outside the sign-in page"),
+    ("device_authentication_failed", SIGN_IN,                "the user's device must be registered again"),
+    ("message_only",                 Blocked(PolicyBlocked), "a policy of the tenant refuses"),
+    ("protection_policy_required",   Misconfigured,          "the tenant wants a mobile app's protection of a service"),
+    ("client_mismatch",              Misconfigured,          "the refresh token belongs to another client"),
+];
+
+/// `error` alone (RFC 6749 §5.2; OpenID Connect Core §3.1.2.6; RFC 8707 §2; Entra's own).
+#[rustfmt::skip]
+const ERRORS: &[(&str, Disposition, &str)] = &[
+    ("invalid_grant",             SIGN_IN,        "the authority refuses the grant and says no more"),
+    ("interaction_required",      SIGN_IN,        "the authority wants to see the user"),
+    ("login_required",            SIGN_IN,        "the authority wants to see the user"),
+    ("account_selection_required",SIGN_IN,        "the authority wants to see the user"),
+    ("consent_required",          CONSENT,        "the user has not consented"),
+    ("invalid_client",            NextCredential, "the app's credential was rejected"),
+    ("unauthorized_client",       Misconfigured,  "the app may not do this"),
+    ("invalid_tenant",            Misconfigured,  "the tenant does not exist"),
+    ("invalid_instance",          Misconfigured,  "the authority's host is unknown to it"),
+    ("invalid_resource",          Misconfigured,  "the resource does not exist or is not in the tenant"),
+    ("unsupported_grant_type",    Misconfigured,  "the authority does not offer this grant type"),
+    ("unsupported_response_type", Misconfigured,  "the authority does not offer this response type"),
+    ("invalid_scope",             CallerFault,    "a scope does not exist"),
+    ("invalid_target",            CallerFault,    "the resource does not exist"),
+    ("invalid_request",           Bug,            "the authority calls our request malformed"),
+];
+
+/// What a refused token request means. `refusal` is none where the body said nothing that could be read;
+/// `one_tenant` is whether the app is for a single tenant, so that its absence there is the operator's to mend.
+pub(super) fn token_error(
+    status: u16,
+    refusal: Option<&TokenError>,
+    retry_after: Option<Duration>,
+    asked: Asked,
+    one_tenant: bool,
+) -> Conclusion {
+    let mut conclusion = look_up(status, refusal);
+    conclusion.disposition = match (conclusion.disposition, asked) {
+        (Disposition::RetryAfter(ours), _) => Disposition::RetryAfter(ours.max(retry_after)),
+        (Blocked(AppNotInTenant), _) if one_tenant => Misconfigured,
+        // Nobody signed in, so there is nobody to send to a sign-in.
+        (Disposition::Reauthorize(..) | Blocked(_), Asked::ClientCredentials) => Misconfigured,
+        // There is no grant yet: what would condemn one condemns this attempt. What only a person can mend stays.
+        (Disposition::Reauthorize(InteractionRequired | GrantExpired | GrantRevoked, _), Asked::Redeem) => {
+            Restart
+        }
+        (Disposition::Reauthorize(reason, _), Asked::Redeem) => Disposition::Reauthorize(reason, Keep),
+        // A code's own failures cannot befall a refresh; if the authority says so, the user will have to come.
+        (Restart, Asked::Refresh) => SIGN_IN,
+        (other, _) => other,
+    };
+    conclusion
+}
+
+fn look_up(status: u16, refusal: Option<&TokenError>) -> Conclusion {
+    let says = |disposition, why| Conclusion { disposition, why };
+    match status {
+        408 | 425 | 429 => return says(LATER, "the authority is throttling or out of time"),
+        400..=499 => {}
+        500..=599 => return says(LATER, "the authority has a failure of its own"),
+        _ => return says(LATER, "the authority answered with something that is no token answer"),
+    }
+    let Some(refusal) = refusal else {
+        return says(LATER, "the authority refused with something that is no OAuth error");
+    };
+    let error = refusal.error.as_deref().unwrap_or_default();
+    if LATER_ERRORS.contains(&error) {
+        return says(LATER, "the authority is unavailable for now");
+    }
+    let row = NUMBERS.iter().find(|(numbers, ..)| refusal.codes.iter().any(|code| numbers.contains(code)));
+    if let Some((_, disposition, why)) = row
+        && !(error == "invalid_client" && disposition.is_verdict())
+    {
+        return match *disposition {
+            // The number says why, and this word that it is final.
+            Disposition::Reauthorize(reason @ (GrantExpired | GrantRevoked), _)
+                if refusal.suberror.as_deref() == Some("bad_token") =>
+            {
+                says(Disposition::Reauthorize(reason, Dead), why)
+            }
+            disposition => says(disposition, why),
+        };
+    }
+    if matches!(error, "invalid_grant" | "interaction_required")
+        && let Some(suberror) = refusal.suberror.as_deref()
+        && let Some((_, disposition, why)) = SUBERRORS.iter().find(|(word, ..)| *word == suberror)
+    {
+        return says(*disposition, why);
+    }
+    match ERRORS.iter().find(|(word, ..)| *word == error) {
+        Some((_, disposition, why)) => says(*disposition, why),
+        None => says(LATER, "the authority refused with an error that is not known here; tell the operator"),
+    }
+}
+
+/// Why the authority sent a browser back without a code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthorizeRefusal {
+    /// The user, or an administrator, said no.
+    AccessDenied,
+    /// An administrator must approve the app first.
+    AdminConsentRequired,
+    /// The user must be assigned to the app, or invited into its tenant, by an administrator.
+    AssignmentRequired,
+    /// A policy of the tenant refuses: conditional access, tenant restrictions, a device that is not managed.
+    PolicyBlocked,
+    /// The account is not one that may be used here: of another tenant or another kind.
+    WrongAccount,
+    /// A sign-in without the user (`prompt=none`) was not possible.
+    InteractionRequired,
+    /// The app's registration, its redirect URI or its scopes do not fit.
+    Misconfigured,
+    /// The authority is unavailable for now.
+    Unavailable,
+    /// Something that is not known here.
+    Unknown,
+}
+
+impl AuthorizeRefusal {
+    /// The word for metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AuthorizeRefusal::AccessDenied => "access_denied",
+            AuthorizeRefusal::AdminConsentRequired => "admin_consent_required",
+            AuthorizeRefusal::AssignmentRequired => "assignment_required",
+            AuthorizeRefusal::PolicyBlocked => "policy_blocked",
+            AuthorizeRefusal::WrongAccount => "wrong_account",
+            AuthorizeRefusal::InteractionRequired => "interaction_required",
+            AuthorizeRefusal::Misconfigured => "misconfigured",
+            AuthorizeRefusal::Unavailable => "unavailable",
+            AuthorizeRefusal::Unknown => "unknown",
+        }
+    }
+}
+
+/// AADSTS numbers of a refused authorize request.
+#[rustfmt::skip]
+const AUTHORIZE_NUMBERS: &[(&[u32], AuthorizeRefusal)] = &[
+    (&[65004],                                               AuthorizeRefusal::AccessDenied),
+    (&[90094, 90095, 90099, 65001],                          AuthorizeRefusal::AdminConsentRequired),
+    (&[50105, 90072, 16000],                                 AuthorizeRefusal::AssignmentRequired),
+    (&[50020, 500208, 51004],                                AuthorizeRefusal::WrongAccount),
+    (&[50131, 53000, 53001, 53002, 53003, 53010, 53011, 530003, 530032, 530034, 530035,
+       500021, 500022, 500212, 500213, 50057, 50053, 1000031], AuthorizeRefusal::PolicyBlocked),
+    (&[50058],                                               AuthorizeRefusal::InteractionRequired),
+    (&[50033, 50087, 50196, 70012, 90006, 90012, 90024, 90033, 90055, 90090], AuthorizeRefusal::Unavailable),
+    (&[50011, 500011, 50059, 50128, 50194, 65005, 650052, 650054, 650056, 650057, 70001, 700016, 700011, 700054,
+       900971, 9002331, 9002332], AuthorizeRefusal::Misconfigured),
+];
+
+/// `error` of a refused authorize request (RFC 6749 §4.1.2.1; OpenID Connect Core §3.1.2.6; Entra's own).
+#[rustfmt::skip]
+const AUTHORIZE_ERRORS: &[(&str, AuthorizeRefusal)] = &[
+    ("access_denied",              AuthorizeRefusal::AccessDenied),
+    ("permission_denied",          AuthorizeRefusal::AccessDenied), // Entra's older admin-consent page
+    ("consent_required",           AuthorizeRefusal::AccessDenied), // what declining may come back as
+    ("login_required",             AuthorizeRefusal::InteractionRequired),
+    ("interaction_required",       AuthorizeRefusal::InteractionRequired),
+    ("account_selection_required", AuthorizeRefusal::InteractionRequired),
+    ("server_error",               AuthorizeRefusal::Unavailable),
+    ("temporarily_unavailable",    AuthorizeRefusal::Unavailable),
+    ("invalid_client",             AuthorizeRefusal::Misconfigured),
+    ("invalid_request",            AuthorizeRefusal::Misconfigured),
+    ("invalid_resource",           AuthorizeRefusal::Misconfigured),
+    ("invalid_scope",              AuthorizeRefusal::Misconfigured),
+    ("unauthorized_client",        AuthorizeRefusal::Misconfigured),
+    ("unsupported_response_type",  AuthorizeRefusal::Misconfigured),
+    ("unsupported_response",       AuthorizeRefusal::Misconfigured),
+];
+
+/// Maps a callback's `error`, `error_subcode` and the number at the start of its `error_description`, all three
+/// untrusted, to a fixed list; nothing of them goes any further.
+pub fn authorize_error(error: &str, subcode: Option<&str>, description: Option<&str>) -> AuthorizeRefusal {
+    if subcode == Some("cancel") {
+        return AuthorizeRefusal::AccessDenied;
+    }
+    let number = description.and_then(wire::aadsts);
+    if let Some(number) = number
+        && let Some((_, refusal)) = AUTHORIZE_NUMBERS.iter().find(|(numbers, _)| numbers.contains(&number))
+    {
+        return *refusal;
+    }
+    let row = AUTHORIZE_ERRORS.iter().find(|(word, _)| *word == error);
+    row.map_or(AuthorizeRefusal::Unknown, |(_, refusal)| *refusal)
+}
+
+/// The shortest and the longest wait that an authority can impose.
+const RETRY_AFTER_BOUNDS: (u64, u64) = (1, 3600);
+const IMF_FIXDATE: &[BorrowedFormatItem<'static>] =
+    format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
+
+/// Reads `Retry-After`: seconds or an HTTP date (RFC 9110 §10.2.3), from one second to an hour.
+pub(super) fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
+    let value = value.trim();
+    let seconds = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        value.parse().unwrap_or(u64::MAX)
+    } else {
+        let date = PrimitiveDateTime::parse(value, IMF_FIXDATE).ok()?.assume_utc();
+        Timestamp::from_unix_seconds(date.unix_timestamp()).since(now).as_secs()
+    };
+    Some(Duration::from_secs(seconds.clamp(RETRY_AFTER_BOUNDS.0, RETRY_AFTER_BOUNDS.1)))
+}

@@ -1,0 +1,915 @@
+//! The client of one app's authority: the port, put together from the files beside this one.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use form_urlencoded::Serializer;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::cache::{Kept, Used};
+use super::classify::{self, Asked};
+use super::client_auth::{ClientCredential, CredentialSet, Proving, SecretMethod};
+use super::clouds::{GRAPH, Provider, TenantPath, Tenants, UnknownTenant, cloud_of, is_tenant_name};
+use super::discovery::{Expected, Metadata};
+use super::http::{HttpAnswer, HttpClient, HttpFailure, HttpFault, Roots, RootsFault, authorization};
+use super::id_token::{IdTokenFault, Rules, UnverifiedToken};
+use super::jwks::KeySet;
+use super::observer::{AuthorityEvent, AuthorityObserver, Endpoint};
+use super::text::{one_line, trace_word};
+use super::url::{CheckedUrl, UrlFault};
+use super::wire::{self, MAX_CLAIMS, Object, TokenError, TokenSuccess};
+use super::{
+    AdminConsentRequest, Authority, AuthorizeRequest, AuthorizeUrl, RedeemRequest, RefreshRequest,
+    TokenAnswer,
+};
+use crate::domain::account::Account;
+use crate::domain::random::{Random, random_bytes};
+use crate::domain::scope::{ScopeNaming, ScopeSet};
+use crate::domain::secret::AccessToken;
+use crate::domain::task::BoxFuture;
+use crate::domain::time::{Clock, Timestamp};
+use crate::domain::verdict::{AuthorityError, AuthorityFailure, Disposition};
+
+/// What stands in [`AuthorityError::error`], with no status beside it, when the account that came back is of a
+/// tenant whose users may not be connected. The authority said nothing wrong: the refusal is ours.
+pub const TENANT_NOT_ALLOWED: &str = "tenant_not_allowed";
+
+/// How an authority hands the code back to the browser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ResponseMode {
+    /// In the callback's query.
+    #[default]
+    Query,
+    /// In a form that the browser posts to the callback.
+    FormPost,
+}
+
+/// This room's own configuration: one app's.
+#[derive(Debug, Clone)]
+pub struct AuthorityConfig {
+    /// The authority's URL, which for any other provider than Entra is its issuer to the letter.
+    pub authority: String,
+    /// Whose ways it has; none to tell from the URL, which the discovery document then must not contradict.
+    pub provider: Option<Provider>,
+    /// The app's id at the authority.
+    pub client_id: String,
+    /// At Entra: `*`, `personal`, tenant ids; see [`Tenants::parse`].
+    pub tenants: Vec<String>,
+    /// Hosts (`host` or `host:port`) of the authority's endpoints besides its own. None lets an Entra authority use
+    /// its cloud's hosts, and any other one every public host over `https`; a list, even an empty one, is all
+    /// there is, but for an Entra cloud's own hosts.
+    pub endpoint_hosts: Option<Vec<String>>,
+    /// Whom to trust for TLS.
+    pub roots: Roots,
+    /// The longest one exchange may take, from name resolution to the last byte.
+    pub timeout: Duration,
+    /// Ask for tokens under continuous access evaluation (`cp1`), which live for a day.
+    pub continuous_access_evaluation: bool,
+    /// How a client secret travels; none to go by the discovery document.
+    pub token_endpoint_auth_method: Option<SecretMethod>,
+    /// Whether a used refresh token may be sent again; none for Entra's documented yes and anybody else's no.
+    pub refresh_token_reuse: Option<bool>,
+    /// How the code comes back.
+    pub response_mode: ResponseMode,
+}
+
+impl AuthorityConfig {
+    /// The defaults for an app at an authority: every work or school tenant, the system's roots, ten seconds.
+    pub fn new(authority: impl Into<String>, client_id: impl Into<String>) -> Self {
+        AuthorityConfig {
+            authority: authority.into(),
+            provider: None,
+            client_id: client_id.into(),
+            tenants: vec!["*".to_owned()],
+            endpoint_hosts: None,
+            roots: Roots::System,
+            timeout: Duration::from_secs(10),
+            continuous_access_evaluation: false,
+            token_endpoint_auth_method: None,
+            refresh_token_reuse: None,
+            response_mode: ResponseMode::Query,
+        }
+    }
+}
+
+/// What is wrong with an [`AuthorityConfig`].
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityConfigError {
+    /// The authority's URL.
+    #[error("the authority's URL {0}")]
+    Url(#[source] UrlFault),
+    /// An Entra authority is `{origin}/{tenant}/v2.0`.
+    #[error(
+        "an Entra authority ends in /common/v2.0, /organizations/v2.0, /consumers/v2.0 or /{{tenant}}/v2.0"
+    )]
+    EntraPath,
+    /// A query in the authority's URL.
+    #[error("the authority's URL must not carry a query")]
+    Query,
+    /// No client id, or one with characters that no client id has (RFC 6749 appendix A.1).
+    #[error("the client id is empty or holds a character that no client id has")]
+    ClientId,
+    /// The tenant list.
+    #[error("tenants: {0}")]
+    Tenants(#[source] UnknownTenant),
+    /// The roots of trust.
+    #[error("{0}")]
+    Roots(#[source] RootsFault),
+}
+
+/// What the client is made with.
+#[derive(Clone)]
+pub struct AuthorityParts {
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness for assertion and request ids.
+    pub random: Arc<dyn Random>,
+    /// Who counts; [`Unobserved`](super::Unobserved) for nobody.
+    pub observer: Arc<dyn AuthorityObserver>,
+}
+
+/// A token of the app's own (RFC 6749 §4.4).
+pub struct ClientToken {
+    /// The access token; opaque.
+    pub access_token: AccessToken,
+    /// When the request began: its life is counted from here.
+    pub requested_at: Timestamp,
+    /// Its life.
+    pub expires_in: Duration,
+}
+
+/// An OpenID authority, Entra or any other, with one app's credentials. Made once per app.
+pub struct OpenIdAuthority {
+    config: AuthorityConfig,
+    expected: Expected,
+    document_url: CheckedUrl,
+    naming: ScopeNaming,
+    tenants: Tenants,
+    one_tenant: bool,
+    http: HttpClient,
+    metadata: Kept<Metadata>,
+    keys: Kept<KeySet>,
+    credentials: RwLock<Arc<CredentialSet>>,
+    parts: AuthorityParts,
+}
+
+impl OpenIdAuthority {
+    /// Checks the configuration and makes the client. Nothing is sent yet.
+    pub fn new(
+        config: AuthorityConfig,
+        credentials: CredentialSet,
+        parts: AuthorityParts,
+    ) -> Result<Self, AuthorityConfigError> {
+        let url = CheckedUrl::parse(&config.authority, true).map_err(AuthorityConfigError::Url)?;
+        if url.has_query() {
+            return Err(AuthorityConfigError::Query);
+        }
+        if config.client_id.is_empty() || !config.client_id.bytes().all(|byte| matches!(byte, 0x20..=0x7e)) {
+            return Err(AuthorityConfigError::ClientId);
+        }
+        let path = TenantPath::of(&url);
+        let cloud = cloud_of(url.host());
+        // Told from the URL alone, for the scopes' names must be known before the network is.
+        let guessed = if cloud.is_some() || path.is_some() { Provider::Entra } else { Provider::OpenId };
+        let provider = config.provider.unwrap_or(guessed);
+        let tenant = match provider {
+            Provider::Entra => Some(path.ok_or(AuthorityConfigError::EntraPath)?),
+            Provider::OpenId => None,
+        };
+        let naming = match provider {
+            Provider::Entra => {
+                ScopeNaming::Entra { graph: cloud.map_or(GRAPH, |cloud| cloud.graph).to_owned() }
+            }
+            Provider::OpenId => ScopeNaming::Plain,
+        };
+        let tenants = Tenants::parse(&config.tenants).map_err(AuthorityConfigError::Tenants)?;
+        let one_tenant = tenants.is_one_tenant() || tenant.as_ref().is_some_and(TenantPath::is_one_tenant);
+        let http = HttpClient::new(url.host(), &config.roots, Arc::clone(&parts.clock));
+        let expected = Expected {
+            authority: url,
+            provider,
+            provider_is_configured: config.provider.is_some(),
+            tenant,
+            endpoint_hosts: config.endpoint_hosts.clone(),
+        };
+        Ok(OpenIdAuthority {
+            document_url: CheckedUrl::parse(&expected.document_url(), true)
+                .map_err(AuthorityConfigError::Url)?,
+            expected,
+            naming,
+            tenants,
+            one_tenant,
+            http: http.map_err(AuthorityConfigError::Roots)?,
+            metadata: Kept::new(Endpoint::Discovery, Arc::clone(&parts.clock), config.timeout),
+            keys: Kept::new(Endpoint::Keys, Arc::clone(&parts.clock), config.timeout),
+            credentials: RwLock::new(Arc::new(credentials)),
+            parts,
+            config,
+        })
+    }
+
+    /// Whose ways this authority has.
+    pub fn provider(&self) -> Provider {
+        self.expected.provider
+    }
+
+    /// The credentials in use.
+    pub fn credentials(&self) -> Arc<CredentialSet> {
+        Arc::clone(&self.credentials.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts other credentials in their place, live. A credential that is known to work stays the first to be tried
+    /// if the new set has one of its id.
+    pub fn replace_credentials(&self, credentials: CredentialSet) {
+        let mut current = self.credentials.write().unwrap_or_else(PoisonError::into_inner);
+        credentials.learn_from(&current);
+        *current = Arc::new(credentials);
+    }
+
+    /// Gives up the discovery document and the keys that are kept, so that the next use fetches them: for an
+    /// operator who was told that a key must not be believed any more.
+    pub fn forget_metadata(&self) {
+        self.metadata.forget();
+        self.keys.forget();
+    }
+
+    /// Fetches the discovery document if it is not here yet. For a check of the configuration against the world.
+    pub async fn probe(&self) -> Result<(), AuthorityFailure> {
+        let metadata = self.metadata("reaching the authority").await?;
+        self.keys("reaching the authority", &metadata).await.map(|_| ())
+    }
+
+    /// A token of the app's own, from `tenant` (a tenant's id or domain) where the authority is Entra's and speaks
+    /// for many.
+    pub async fn client_credentials(
+        &self,
+        scopes: &ScopeSet,
+        tenant: Option<&str>,
+    ) -> Result<ClientToken, AuthorityFailure> {
+        self.client_token(scopes, tenant, self.credentials().candidates()).await
+    }
+
+    /// Proves one credential, which need not be among those in use, with a token request of the app's own. An
+    /// [`Disposition::NextCredential`] in the failure is the authority's no; any other is no word on the credential.
+    pub async fn prove_credential(
+        &self,
+        credential: Arc<ClientCredential>,
+        scopes: &ScopeSet,
+        tenant: Option<&str>,
+    ) -> Result<(), AuthorityFailure> {
+        self.client_token(scopes, tenant, vec![credential]).await.map(|_| ())
+    }
+
+    async fn client_token(
+        &self,
+        scopes: &ScopeSet,
+        tenant: Option<&str>,
+        candidates: Vec<Arc<ClientCredential>>,
+    ) -> Result<ClientToken, AuthorityFailure> {
+        let doing = "getting a token of the app's own";
+        let metadata = self.metadata(doing).await?;
+        let endpoint = self
+            .token_endpoint_of(&metadata, tenant)
+            .map_err(|cause| ours(doing, Disposition::CallerFault, cause))?;
+        let fields = vec![("grant_type", plain("client_credentials")), ("scope", plain(scopes.wire()))];
+        let call = TokenCall { doing, asked: Asked::ClientCredentials, endpoint, fields, candidates };
+        let (success, requested_at) = self.token_call(&metadata, call).await?;
+        Ok(ClientToken { access_token: success.access_token, requested_at, expires_in: success.expires_in })
+    }
+
+    /// The token endpoint on another tenant's path. Only Entra has tenants in paths.
+    fn token_endpoint_of(&self, metadata: &Metadata, tenant: Option<&str>) -> Result<CheckedUrl, String> {
+        let (Some(tenant), Some(path)) = (tenant, &self.expected.tenant) else {
+            return Ok(metadata.token_endpoint.clone());
+        };
+        if !is_tenant_name(tenant) {
+            return Err("the tenant is neither an id nor a domain".to_owned());
+        }
+        let endpoint = &metadata.token_endpoint;
+        let origin = endpoint.origin();
+        let rest = &endpoint.as_str()[origin.len()..];
+        let after = rest.strip_prefix('/').and_then(|rest| rest.find('/').map(|at| &rest[at..]));
+        let after = after
+            .ok_or_else(|| format!("the token endpoint has no tenant ({}) in its path", path.as_str()))?;
+        CheckedUrl::parse(&format!("{origin}/{tenant}{after}"), true)
+            .map_err(|fault| format!("the endpoint {fault}"))
+    }
+
+    async fn metadata(&self, doing: &'static str) -> Result<Arc<Metadata>, AuthorityFailure> {
+        let fetch = async |limit| {
+            let checked = |bytes: &[u8]| self.expected.check(bytes);
+            self.document(
+                "reading the discovery document",
+                Endpoint::Discovery,
+                &self.document_url,
+                limit,
+                checked,
+            )
+            .await
+        };
+        let (metadata, used) =
+            self.metadata.get(fetch).await.map_err(|failure| AuthorityFailure { doing, ..failure })?;
+        self.note(self.metadata.endpoint, used);
+        Ok(metadata)
+    }
+
+    async fn keys(&self, doing: &'static str, metadata: &Metadata) -> Result<Arc<KeySet>, AuthorityFailure> {
+        let fetch = async |limit| self.fetch_keys(metadata, limit).await;
+        let (keys, used) =
+            self.keys.get(fetch).await.map_err(|failure| AuthorityFailure { doing, ..failure })?;
+        self.note(self.keys.endpoint, used);
+        Ok(keys)
+    }
+
+    async fn fetch_keys(&self, metadata: &Metadata, limit: Duration) -> Result<KeySet, AuthorityFailure> {
+        self.document(
+            "reading the authority's keys",
+            Endpoint::Keys,
+            &metadata.jwks_uri,
+            limit,
+            KeySet::parse,
+        )
+        .await
+    }
+
+    async fn document<T>(
+        &self,
+        doing: &'static str,
+        endpoint: Endpoint,
+        url: &CheckedUrl,
+        limit: Duration,
+        check: impl Fn(&[u8]) -> Result<T, String>,
+    ) -> Result<T, AuthorityFailure> {
+        let began = self.parts.clock.monotonic();
+        let read = match self.http.get(url, limit).await {
+            Err(failure) => Err(from_transport(doing, failure, true)),
+            Ok(answer) if answer.status != 200 => {
+                let after = self.retry_after(&answer);
+                let cause = format!("{} answered with status {}", url.host(), answer.status);
+                Err(AuthorityFailure {
+                    answer: AuthorityError { status: Some(answer.status), ..AuthorityError::default() },
+                    ..ours(doing, Disposition::RetryAfter(after), cause)
+                })
+            }
+            // Not that the document is down, but that it does not fit: the operator's to look at, unless it heals.
+            Ok(answer) => check(&answer.body).map_err(|cause| ours(doing, LATER, cause)),
+        };
+        self.request_ended(endpoint, began, read.as_ref().err());
+        if let Err(failure) = &read {
+            tracing::warn!(doing, cause = failure.cause, "a document of the authority could not be used");
+        }
+        read
+    }
+
+    fn note(&self, endpoint: Endpoint, used: Used) {
+        if used == Used::LastGood {
+            self.observe(AuthorityEvent::ServingLastGood { endpoint });
+        }
+    }
+
+    /// Sends one token request with each candidate in turn until one is not rejected.
+    async fn token_call(
+        &self,
+        metadata: &Metadata,
+        call: TokenCall,
+    ) -> Result<(TokenSuccess, Timestamp), AuthorityFailure> {
+        let doing = call.doing;
+        let deadline = self.parts.clock.monotonic().saturating_add(self.config.timeout);
+        let set = self.credentials();
+        let mut last =
+            ours(doing, Disposition::NextCredential, "the app has no client credential".to_owned());
+        for credential in &call.candidates {
+            let proving = Proving {
+                client_id: &self.config.client_id,
+                provider: self.provider(),
+                metadata,
+                token_endpoint: call.endpoint.as_str(),
+                secret_method: self.config.token_endpoint_auth_method,
+                clock: &*self.parts.clock,
+                random: &*self.parts.random,
+            };
+            let proof = match credential.prove(&proving).await {
+                Ok(proof) => proof,
+                Err(cause) => {
+                    self.observe(AuthorityEvent::CredentialUnusable { id: credential.id() });
+                    let cause = format!("the credential {} cannot be used: {cause}", credential.id());
+                    tracing::warn!(credential = credential.id(), cause, "a client credential cannot be used");
+                    last = ours(doing, Disposition::NextCredential, cause);
+                    continue;
+                }
+            };
+            let mut form = Form::new();
+            for (name, value) in &call.fields {
+                form.add(name, value);
+            }
+            if proof.client_id_in_form {
+                form.add("client_id", &self.config.client_id);
+            }
+            for (name, value) in &proof.fields {
+                form.add(name, value);
+            }
+            let mut headers = HeaderMap::new();
+            if let Some((name, value)) = proof.authorization.as_deref().and_then(|value| authorization(value))
+            {
+                headers.insert(name, value);
+            }
+            let left = deadline.saturating_sub(self.parts.clock.monotonic());
+            let result = self.exchange(&call, headers, form, left).await;
+            match result {
+                Ok(success) => {
+                    set.accept(credential.id());
+                    self.observe(AuthorityEvent::CredentialAccepted { id: credential.id() });
+                    return Ok(success);
+                }
+                Err(failure) if failure.disposition == Disposition::NextCredential => {
+                    let codes = &failure.answer.error_codes;
+                    self.observe(AuthorityEvent::CredentialRejected { id: credential.id(), codes });
+                    tracing::warn!(
+                        credential = credential.id(),
+                        ?codes,
+                        "the authority rejected a client credential"
+                    );
+                    last = failure;
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        Err(last)
+    }
+
+    /// One token request and its answer.
+    async fn exchange(
+        &self,
+        call: &TokenCall,
+        mut headers: HeaderMap,
+        form: Form,
+        limit: Duration,
+    ) -> Result<(TokenSuccess, Timestamp), AuthorityFailure> {
+        let doing = call.doing;
+        let request_id = request_id(&*self.parts.random);
+        if let Ok(value) = HeaderValue::from_str(&request_id) {
+            headers.insert(HeaderName::from_static("client-request-id"), value);
+        }
+        let began = self.parts.clock.monotonic();
+        let requested_at = self.parts.clock.now();
+        let result = match self.http.post(&call.endpoint, headers, form.finish(), limit).await {
+            Err(failure) => Err(from_transport(doing, failure, false)),
+            Ok(answer) if answer.status == 200 => wire::success(&answer).map_err(|cause| AuthorityFailure {
+                answer: AuthorityError { status: Some(200), ..AuthorityError::default() },
+                ..ours(doing, LATER, cause)
+            }),
+            Ok(answer) => Err(self.refused(call, &answer)),
+        };
+        self.request_ended(Endpoint::Token, began, result.as_ref().err());
+        match result {
+            Ok(success) => {
+                tracing::debug!(doing, request_id, "the authority answered");
+                Ok((success, requested_at))
+            }
+            Err(mut failure) => {
+                failure.answer.correlation_id.get_or_insert_with(|| request_id.clone());
+                tracing::debug!(
+                    doing,
+                    request_id,
+                    cause = failure.cause,
+                    "the authority did not give a token"
+                );
+                Err(failure)
+            }
+        }
+    }
+
+    fn refused(&self, call: &TokenCall, answer: &HttpAnswer) -> AuthorityFailure {
+        let refusal = wire::refusal(answer);
+        let after = self.retry_after(answer);
+        let conclusion =
+            classify::token_error(answer.status, refusal.as_ref(), after, call.asked, self.one_tenant);
+        let TokenError { error, suberror, codes, trace_id, correlation_id, claims, description } =
+            refusal.unwrap_or_default();
+        if let Some(description) = description {
+            tracing::debug!(description = one_line(&description), "the authority's words");
+        }
+        let trace_id = trace_id.or_else(|| answer.header("x-ms-request-id").and_then(trace_word));
+        AuthorityFailure {
+            doing: call.doing,
+            cause: conclusion.why.to_owned(),
+            disposition: conclusion.disposition,
+            answer: AuthorityError {
+                status: Some(answer.status),
+                error,
+                suberror,
+                error_codes: codes,
+                trace_id,
+                correlation_id,
+            },
+            claims,
+        }
+    }
+
+    fn retry_after(&self, answer: &HttpAnswer) -> Option<Duration> {
+        answer.header("retry-after").and_then(|value| classify::retry_after(value, self.parts.clock.now()))
+    }
+
+    fn request_ended(&self, endpoint: Endpoint, began: Duration, failure: Option<&AuthorityFailure>) {
+        let duration = self.parts.clock.monotonic().saturating_sub(began);
+        let outcome = failure.map_or("ok", |failure| failure.disposition.as_str());
+        self.observe(AuthorityEvent::Request { endpoint, outcome, duration });
+    }
+
+    fn observe(&self, event: AuthorityEvent<'_>) {
+        self.parts.observer.observe(event);
+    }
+
+    /// Refuses an `id_token` by name.
+    fn id_token_refused(
+        &self,
+        doing: &'static str,
+        fault: IdTokenFault,
+        then: Disposition,
+    ) -> AuthorityFailure {
+        self.observe(AuthorityEvent::IdTokenRefused { fault });
+        let mut failure = ours(doing, then, format!("the id_token is refused by the rule {fault}"));
+        if fault == IdTokenFault::TenantNotAllowed {
+            failure.answer.error = Some(TENANT_NOT_ALLOWED.to_owned());
+        }
+        failure
+    }
+
+    /// The keys to check a token with, looked for once more when its own is not among them.
+    async fn keys_for(
+        &self,
+        metadata: &Metadata,
+        keys: Arc<KeySet>,
+        token: &UnverifiedToken<'_>,
+    ) -> Arc<KeySet> {
+        if token.has_key_in(&keys) {
+            return keys;
+        }
+        self.keys.get_after_miss(&keys, async |limit| self.fetch_keys(metadata, limit).await).await
+    }
+
+    async fn redeem_code(&self, request: RedeemRequest<'_>) -> Result<TokenAnswer, AuthorityFailure> {
+        let doing = "redeeming an authorization code";
+        let metadata = self.metadata(doing).await?;
+        // Before the code is spent, for without keys its answer would be of no use.
+        let keys = self.keys(doing, &metadata).await?;
+        let scopes = self.with_sign_in(request.scopes);
+        let mut fields = vec![
+            ("grant_type", plain("authorization_code")),
+            ("code", plain(request.code.expose())),
+            ("redirect_uri", plain(request.redirect_uri)),
+            ("code_verifier", plain(request.verifier.expose())),
+            ("scope", plain(scopes.wire())),
+        ];
+        if let Some(claims) = self.claims(doing, None)? {
+            fields.push(("claims", plain(claims)));
+        }
+        let endpoint = metadata.token_endpoint.clone();
+        let candidates = self.credentials().candidates();
+        let call = TokenCall { doing, asked: Asked::Redeem, endpoint, fields, candidates };
+        let (success, requested_at) = self.token_call(&metadata, call).await?;
+
+        let refuse = |fault| self.id_token_refused(doing, fault, Disposition::Restart);
+        let id_token = success.id_token.as_ref().ok_or_else(|| refuse(IdTokenFault::Missing))?;
+        let rules = self.rules(&metadata, Some(request.nonce), &success);
+        let token = UnverifiedToken::parse(id_token, &rules).map_err(refuse)?;
+        let keys = self.keys_for(&metadata, keys, &token).await;
+        let account = token.verify(&keys, &rules).map_err(refuse)?;
+        Ok(answer(success, requested_at, Some(account), request.scopes))
+    }
+
+    async fn use_refresh_token(&self, request: RefreshRequest<'_>) -> Result<TokenAnswer, AuthorityFailure> {
+        let doing = "refreshing a grant";
+        let claims = self.claims(doing, request.claims)?;
+        let metadata = self.metadata(doing).await?;
+        let mut fields = vec![
+            ("grant_type", plain("refresh_token")),
+            ("refresh_token", plain(request.refresh_token.expose())),
+            ("scope", plain(request.scopes.wire())),
+        ];
+        if let Some(claims) = claims {
+            fields.push(("claims", plain(claims)));
+        }
+        let endpoint = metadata.token_endpoint.clone();
+        let candidates = self.credentials().candidates();
+        let call = TokenCall { doing, asked: Asked::Refresh, endpoint, fields, candidates };
+        let (success, requested_at) = self.token_call(&metadata, call).await?;
+        let account = match &success.id_token {
+            None => None,
+            Some(id_token) => {
+                let rules = self.rules(&metadata, None, &success);
+                self.renewed_account(doing, id_token, &metadata, &rules, request.account).await?
+            }
+        };
+        Ok(answer(success, requested_at, account, request.scopes))
+    }
+
+    /// The account that a refresh's `id_token` names, which must be `owner`. With no keys to be had, the tokens are
+    /// not thrown away (the refresh token before them may be spent): the claims, which came over TLS from the
+    /// token endpoint itself (OpenID Connect Core §3.1.3.7 item 6), must still name the owner, and no identity is
+    /// taken from them.
+    async fn renewed_account(
+        &self,
+        doing: &'static str,
+        id_token: &str,
+        metadata: &Metadata,
+        rules: &Rules<'_>,
+        owner: &Account,
+    ) -> Result<Option<Account>, AuthorityFailure> {
+        let refuse = |fault| self.id_token_refused(doing, fault, LATER);
+        let token = UnverifiedToken::parse(id_token, rules).map_err(refuse)?;
+        let (account, verified) = match self.keys(doing, metadata).await {
+            Ok(keys) => {
+                let keys = self.keys_for(metadata, keys, &token).await;
+                (token.verify(&keys, rules).map_err(refuse)?, true)
+            }
+            Err(_) => (token.check_claims(rules).map_err(refuse)?, false),
+        };
+        if account.id() != owner.id() {
+            self.observe(AuthorityEvent::WrongAccount);
+            tracing::error!(
+                doing,
+                "the authority answered with another account's tokens; none of them is used"
+            );
+            let cause =
+                "the answer's id_token names another account than the grant's; the answer is not used";
+            return Err(ours(doing, LATER, cause.to_owned()));
+        }
+        Ok(verified.then_some(account))
+    }
+
+    fn rules<'a>(
+        &'a self,
+        metadata: &'a Metadata,
+        nonce: Option<&'a str>,
+        success: &'a TokenSuccess,
+    ) -> Rules<'a> {
+        Rules {
+            provider: self.provider(),
+            metadata,
+            client_id: &self.config.client_id,
+            tenants: &self.tenants,
+            nonce,
+            access_token: success.access_token.expose(),
+            now: self.parts.clock.now(),
+        }
+    }
+
+    /// What was asked, and what a sign-in needs besides: an `id_token`, and at Entra the `oid` in it and a refresh
+    /// token, none of which it gives unasked.
+    fn with_sign_in(&self, scopes: &ScopeSet) -> ScopeSet {
+        let more: &[&str] = match self.provider() {
+            Provider::Entra => &["openid", "profile", "offline_access"],
+            Provider::OpenId => &["openid"],
+        };
+        scopes.iter().cloned().chain(self.naming.scopes_lossy(more.iter().copied()).iter().cloned()).collect()
+    }
+
+    /// A claims request, with our declaration of continuous access evaluation in it where the app makes one.
+    fn claims(
+        &self,
+        doing: &'static str,
+        challenge: Option<&str>,
+    ) -> Result<Option<String>, AuthorityFailure> {
+        let mut claims = match challenge {
+            None => Value::Object(serde_json::Map::new()),
+            Some(text) => {
+                let object =
+                    (text.len() <= MAX_CLAIMS).then(|| Object::parse(text.as_bytes()).ok()).flatten();
+                let object = object.ok_or_else(|| {
+                    let cause =
+                        format!("the claims challenge is not a JSON object of at most {MAX_CLAIMS} bytes");
+                    ours(doing, Disposition::CallerFault, cause)
+                })?;
+                Value::Object(object.0.clone())
+            }
+        };
+        if self.config.continuous_access_evaluation {
+            let declared = json!({ "values": ["cp1"] });
+            match claims.get_mut("access_token") {
+                Some(Value::Object(access_token)) => {
+                    access_token.insert("xms_cc".to_owned(), declared);
+                }
+                _ => claims["access_token"] = json!({ "xms_cc": declared }),
+            }
+        } else if challenge.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(claims.to_string()))
+    }
+
+    async fn build_authorize_url(
+        &self,
+        request: &AuthorizeRequest,
+    ) -> Result<AuthorizeUrl, AuthorityFailure> {
+        let doing = "making an authorize URL";
+        let claims = self.claims(doing, request.claims.as_deref())?;
+        if let Some(prompt) = &request.prompt
+            && !["login", "none", "consent", "select_account"].contains(&prompt.as_str())
+        {
+            let cause = "prompt is none of login, none, consent and select_account".to_owned();
+            return Err(ours(doing, Disposition::CallerFault, cause));
+        }
+        let metadata = self.metadata(doing).await?;
+        let challenge = URL_SAFE_NO_PAD.encode(digest(&SHA256, request.verifier.expose().as_bytes()));
+        let mut query = Serializer::new(String::new());
+        query
+            .append_pair("client_id", &self.config.client_id)
+            .append_pair("response_type", "code")
+            .append_pair("redirect_uri", &request.redirect_uri)
+            .append_pair("scope", &self.with_sign_in(&request.scopes).wire())
+            .append_pair("state", &request.state)
+            .append_pair("nonce", &request.nonce)
+            .append_pair("code_challenge", &challenge)
+            .append_pair("code_challenge_method", "S256");
+        match self.config.response_mode {
+            ResponseMode::FormPost => query.append_pair("response_mode", "form_post"),
+            // Said at Entra, whose default depends on other things; every other provider's default is the query.
+            ResponseMode::Query if self.provider() == Provider::Entra => {
+                query.append_pair("response_mode", "query")
+            }
+            ResponseMode::Query => &mut query,
+        };
+        if let Some(prompt) = &request.prompt {
+            query.append_pair("prompt", prompt);
+        }
+        // Entra refuses a hint beside a choice.
+        let choosing =
+            request.prompt.as_deref() == Some("select_account") && self.provider() == Provider::Entra;
+        if let Some(hint) = request.login_hint.as_deref().filter(|_| !choosing) {
+            query.append_pair("login_hint", hint);
+        }
+        if let Some(hint) = request.domain_hint.as_deref().filter(|_| self.provider() == Provider::Entra) {
+            query.append_pair("domain_hint", hint);
+        }
+        if let Some(claims) = claims {
+            query.append_pair("claims", &claims);
+        }
+        Ok(AuthorizeUrl {
+            url: with_query(&metadata.authorization_endpoint, &query.finish()),
+            issuer: metadata.issuer.clone(),
+            iss_required: metadata.iss_in_response,
+        })
+    }
+
+    fn build_admin_consent_url(
+        &self,
+        request: &AdminConsentRequest,
+    ) -> Result<Option<String>, AuthorityFailure> {
+        let doing = "making an admin consent URL";
+        let ScopeNaming::Entra { graph } = &self.naming else { return Ok(None) };
+        // The app's own tenant where the authority names one; the page does not know `common`.
+        let own =
+            self.expected.tenant.as_ref().filter(|tenant| tenant.is_one_tenant()).map(TenantPath::as_str);
+        let tenant = request.tenant.as_deref().or(own).unwrap_or("organizations");
+        if !is_tenant_name(tenant) {
+            let cause = "the tenant is neither an id nor a domain".to_owned();
+            return Err(ours(doing, Disposition::CallerFault, cause));
+        }
+        // In full, for this page looks a bare name up nowhere; the sign-in's own scopes have no longer form.
+        let full =
+            |wire: &str| if wire.contains("://") { wire.to_owned() } else { format!("{graph}/{wire}") };
+        let scopes: Vec<String> = request
+            .scopes
+            .iter()
+            .map(|scope| if scope.is_openid() { scope.wire().to_owned() } else { full(scope.wire()) })
+            .collect();
+        let query = Serializer::new(String::new())
+            .append_pair("client_id", &self.config.client_id)
+            .append_pair("scope", &scopes.join(" "))
+            .append_pair("redirect_uri", &request.redirect_uri)
+            .append_pair("state", &request.state)
+            .finish();
+        let origin = self.expected.authority.origin();
+        Ok(Some(format!("{origin}/{tenant}/v2.0/adminconsent?{query}")))
+    }
+}
+
+impl Authority for OpenIdAuthority {
+    fn scope_naming(&self) -> &ScopeNaming {
+        &self.naming
+    }
+
+    fn may_replay_refresh_tokens(&self) -> bool {
+        self.config.refresh_token_reuse.unwrap_or(self.provider() == Provider::Entra)
+    }
+
+    fn authorize_url<'a>(
+        &'a self,
+        request: &'a AuthorizeRequest,
+    ) -> BoxFuture<'a, Result<AuthorizeUrl, AuthorityFailure>> {
+        Box::pin(self.build_authorize_url(request))
+    }
+
+    fn redeem<'a>(
+        &'a self,
+        request: RedeemRequest<'a>,
+    ) -> BoxFuture<'a, Result<TokenAnswer, AuthorityFailure>> {
+        Box::pin(self.redeem_code(request))
+    }
+
+    fn refresh<'a>(
+        &'a self,
+        request: RefreshRequest<'a>,
+    ) -> BoxFuture<'a, Result<TokenAnswer, AuthorityFailure>> {
+        Box::pin(self.use_refresh_token(request))
+    }
+
+    fn admin_consent_url<'a>(
+        &'a self,
+        request: &'a AdminConsentRequest,
+    ) -> BoxFuture<'a, Result<Option<String>, AuthorityFailure>> {
+        Box::pin(std::future::ready(self.build_admin_consent_url(request)))
+    }
+}
+
+/// One token request before a credential is added.
+struct TokenCall {
+    doing: &'static str,
+    asked: Asked,
+    endpoint: CheckedUrl,
+    fields: Vec<(&'static str, Zeroizing<String>)>,
+    candidates: Vec<Arc<ClientCredential>>,
+}
+
+const LATER: Disposition = Disposition::RetryAfter(None);
+
+/// A failure with no answer of the authority behind it.
+fn ours(doing: &'static str, disposition: Disposition, cause: String) -> AuthorityFailure {
+    AuthorityFailure { doing, cause, disposition, answer: AuthorityError::default(), claims: None }
+}
+
+fn from_transport(doing: &'static str, failure: HttpFailure, is_read: bool) -> AuthorityFailure {
+    let disposition = match failure.fault {
+        // What only reads has changed nothing, whether it arrived or not.
+        HttpFault::NoWholeAnswer if !is_read => Disposition::OutcomeUnknown,
+        HttpFault::NoWholeAnswer | HttpFault::NotSent | HttpFault::Nonsense => LATER,
+    };
+    let answer = AuthorityError { status: failure.status, ..AuthorityError::default() };
+    AuthorityFailure { answer, ..ours(doing, disposition, failure.cause) }
+}
+
+fn answer(
+    success: TokenSuccess,
+    requested_at: Timestamp,
+    account: Option<Account>,
+    asked: &ScopeSet,
+) -> TokenAnswer {
+    TokenAnswer {
+        access_token: success.access_token,
+        requested_at,
+        expires_in: success.expires_in,
+        refresh_in: success.refresh_in,
+        refresh_token: success.refresh_token,
+        scopes: success.scopes.unwrap_or_else(|| asked.to_words()),
+        account,
+    }
+}
+
+fn plain(text: impl Into<String>) -> Zeroizing<String> {
+    Zeroizing::new(text.into())
+}
+
+fn with_query(url: &CheckedUrl, query: &str) -> String {
+    let joint = if url.has_query() { '&' } else { '?' };
+    format!("{}{joint}{query}", url.as_str())
+}
+
+/// A random GUID (RFC 9562 §5.4), the form in which Entra takes a request's id.
+fn request_id(random: &dyn Random) -> String {
+    let mut bytes = random_bytes::<16>(random);
+    bytes[6] = (bytes[6] & 0x0f) | 0x40;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+/// An `application/x-www-form-urlencoded` body that is wiped when dropped.
+struct Form(Zeroizing<String>);
+
+impl Form {
+    fn new() -> Self {
+        // Room for the largest refresh token and assertion, so that no outgrown buffer stays behind.
+        Form(Zeroizing::new(String::with_capacity(64 * 1024)))
+    }
+
+    fn add(&mut self, name: &str, value: &str) {
+        if !self.0.is_empty() {
+            self.0.push('&');
+        }
+        self.0.push_str(name);
+        self.0.push('=');
+        for piece in form_urlencoded::byte_serialize(value.as_bytes()) {
+            self.0.push_str(piece);
+        }
+    }
+
+    fn finish(self) -> Zeroizing<String> {
+        self.0
+    }
+}

@@ -1,0 +1,409 @@
+//! How the app proves itself at the token endpoint: a secret, a certificate's key, or another issuer's assertion.
+//!
+//! An app has an ordered list of these. Which one is used, and what is made of a rejection, is the business of
+//! `client`; here each one turns into form fields or a header, once per request.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::rsa::KeyPair as RsaKeyPair;
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, RSA_PKCS1_SHA256,
+    RSA_PSS_2048_8192_SHA256, RSA_PSS_SHA256, UnparsedPublicKey,
+};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::clouds::Provider;
+use super::discovery::Metadata;
+use super::jwks::Algorithm;
+use super::wire::Object;
+use crate::domain::random::{Random, random_bytes};
+use crate::domain::secret::ClientSecret;
+use crate::domain::task::BoxFuture;
+use crate::domain::time::{Clock, Timestamp};
+
+/// The life of an assertion that we sign: short, for it is made for one request.
+const ASSERTION_LIFE: Duration = Duration::from_secs(300);
+/// How far an assertion's `nbf` lies back, for an authority whose clock is behind ours.
+const ASSERTION_BACKDATED: Duration = Duration::from_secs(60);
+/// The longest assertion that is read from a source, in bytes.
+const MAX_ASSERTION: usize = 32 * 1024;
+/// RFC 7523 §2.2.
+const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+/// Where another issuer's assertion comes from. Asked for every request, so that a renewed one is used at once.
+pub trait AssertionSource: Send + Sync {
+    /// The assertion of now. `Err` says what is wrong with the source, never what it held.
+    fn read(&self) -> BoxFuture<'_, Result<Zeroizing<String>, String>>;
+}
+
+/// An assertion in a file that somebody else renews, such as a projected service-account token.
+#[derive(Debug, Clone)]
+pub struct AssertionFile(pub PathBuf);
+
+impl AssertionSource for AssertionFile {
+    fn read(&self) -> BoxFuture<'_, Result<Zeroizing<String>, String>> {
+        Box::pin(async move {
+            let bytes = tokio::fs::read(&self.0).await;
+            let bytes =
+                Zeroizing::new(bytes.map_err(|error| format!("the file cannot be read: {}", error.kind()))?);
+            if bytes.len() > MAX_ASSERTION {
+                return Err("the file is too long".to_owned());
+            }
+            let text = std::str::from_utf8(&bytes).map_err(|_| "the file is not text".to_owned())?;
+            Ok(Zeroizing::new(text.trim().to_owned()))
+        })
+    }
+}
+
+/// What is wrong with a certificate and its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CertificateFault {
+    /// There is no certificate in the PEM text, or none that can be read.
+    #[error("holds no readable PEM certificate")]
+    NoCertificate,
+    /// There is no private key in the PEM text, or none that can be read; an encrypted one cannot.
+    #[error("holds no readable, unencrypted PEM private key")]
+    NoKey,
+    /// The key is neither RSA of 2048 to 8192 bits nor on P-256.
+    #[error("holds a key that is neither RSA of 2048 to 8192 bits nor on P-256")]
+    KeyKind,
+    /// The key does not belong to any of the certificates.
+    #[error("holds a key that does not belong to its certificate")]
+    NoMatch,
+}
+
+/// One way the app proves itself. Its secret has no `Debug`, and so has it.
+pub struct ClientCredential {
+    id: String,
+    kind: Kind,
+}
+
+enum Kind {
+    Secret(ClientSecret),
+    Certificate(Box<SigningCertificate>),
+    Federated(Arc<dyn AssertionSource>),
+}
+
+impl ClientCredential {
+    /// A client secret: the value that the authority showed once, not its id.
+    pub fn secret(id: impl Into<String>, secret: ClientSecret) -> Self {
+        ClientCredential { id: id.into(), kind: Kind::Secret(secret) }
+    }
+
+    /// A certificate and its private key, both in `pem`. The key is proven to belong to the certificate.
+    pub fn certificate(id: impl Into<String>, pem: &[u8]) -> Result<Self, CertificateFault> {
+        let certificate = SigningCertificate::parse(pem)?;
+        Ok(ClientCredential { id: id.into(), kind: Kind::Certificate(Box::new(certificate)) })
+    }
+
+    /// Another issuer's assertion, trusted by the registration.
+    pub fn federated(id: impl Into<String>, source: Arc<dyn AssertionSource>) -> Self {
+        ClientCredential { id: id.into(), kind: Kind::Federated(source) }
+    }
+
+    /// The operator's name for it.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// `secret`, `certificate` or `federated`.
+    pub fn kind(&self) -> &'static str {
+        match self.kind {
+            Kind::Secret(_) => "secret",
+            Kind::Certificate(_) => "certificate",
+            Kind::Federated(_) => "federated",
+        }
+    }
+
+    /// When a certificate expires; the other kinds do not say.
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        match &self.kind {
+            Kind::Certificate(certificate) => Some(certificate.not_after),
+            Kind::Secret(_) | Kind::Federated(_) => None,
+        }
+    }
+}
+
+/// How a client secret travels (RFC 6749 §2.3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecretMethod {
+    /// In the form: `client_secret_post`.
+    Post,
+    /// In the `Authorization` header: `client_secret_basic`.
+    Basic,
+}
+
+/// What an assertion is made for.
+pub(super) struct Proving<'a> {
+    pub(super) client_id: &'a str,
+    pub(super) provider: Provider,
+    pub(super) metadata: &'a Metadata,
+    /// The endpoint that the request goes to, from the pinned document: the assertion's only audience.
+    pub(super) token_endpoint: &'a str,
+    /// As configured.
+    pub(super) secret_method: Option<SecretMethod>,
+    pub(super) clock: &'a dyn Clock,
+    pub(super) random: &'a dyn Random,
+}
+
+/// A proof for one request. Exactly one of header and fields carries it.
+#[derive(Default)]
+pub(super) struct Proof {
+    /// The value of `Authorization`.
+    pub(super) authorization: Option<Zeroizing<String>>,
+    /// Form fields besides `client_id`.
+    pub(super) fields: Vec<(&'static str, Zeroizing<String>)>,
+    /// Whether `client_id` belongs into the form: not beside `Authorization`, which names it.
+    pub(super) client_id_in_form: bool,
+}
+
+impl ClientCredential {
+    /// Proves the app for one request. `Err` says in our words why this credential cannot be used now.
+    pub(super) async fn prove(&self, proving: &Proving<'_>) -> Result<Proof, String> {
+        let assertion = match &self.kind {
+            Kind::Secret(secret) => return Ok(prove_by_secret(secret, proving)),
+            Kind::Certificate(certificate) => certificate.assertion(proving)?,
+            Kind::Federated(source) => {
+                let assertion = source.read().await?;
+                check_assertion(&assertion, proving.clock.now())?;
+                assertion
+            }
+        };
+        let fields = vec![
+            ("client_assertion_type", Zeroizing::new(ASSERTION_TYPE.to_owned())),
+            ("client_assertion", assertion),
+        ];
+        Ok(Proof { authorization: None, fields, client_id_in_form: true })
+    }
+}
+
+fn prove_by_secret(secret: &ClientSecret, proving: &Proving<'_>) -> Proof {
+    let method = proving.secret_method.unwrap_or_else(|| match &proving.metadata.token_auth_methods {
+        _ if proving.provider == Provider::Entra => SecretMethod::Post,
+        // What a document that says nothing means (OpenID Connect Discovery §3).
+        None => SecretMethod::Basic,
+        Some(methods) if methods.iter().any(|method| method == "client_secret_post") => SecretMethod::Post,
+        Some(methods) if methods.iter().any(|method| method == "client_secret_basic") => SecretMethod::Basic,
+        Some(_) => SecretMethod::Post,
+    });
+    match method {
+        SecretMethod::Post => Proof {
+            authorization: None,
+            fields: vec![("client_secret", Zeroizing::new(secret.expose().to_owned()))],
+            client_id_in_form: true,
+        },
+        SecretMethod::Basic => {
+            // Both halves are form-urlencoded first (RFC 6749 §2.3.1), or a colon in one would move the border.
+            let encode = |text: &str| -> Zeroizing<String> {
+                Zeroizing::new(form_urlencoded::byte_serialize(text.as_bytes()).collect())
+            };
+            let pair = Zeroizing::new(format!("{}:{}", *encode(proving.client_id), *encode(secret.expose())));
+            let encoded = Zeroizing::new(STANDARD.encode(pair.as_bytes()));
+            Proof {
+                authorization: Some(Zeroizing::new(format!("Basic {}", *encoded))),
+                fields: Vec::new(),
+                client_id_in_form: false,
+            }
+        }
+    }
+}
+
+/// Looks at another issuer's assertion before it is sent: a JWT whose `exp` is still to come. Not its signature:
+/// that is the authority's to check.
+fn check_assertion(assertion: &str, now: Timestamp) -> Result<(), String> {
+    let parts: Vec<&str> = assertion.split('.').collect();
+    let [_, claims, _] = parts[..] else { return Err("the assertion is not a JWT".to_owned()) };
+    let claims =
+        URL_SAFE_NO_PAD.decode(claims).map(Zeroizing::new).map_err(|_| "the assertion is not a JWT")?;
+    let claims = Object::parse(&claims).map_err(|_| "the assertion is not a JWT")?;
+    let exp = claims.0.get("exp").and_then(Value::as_i64).ok_or("the assertion has no exp")?;
+    if Timestamp::from_unix_seconds(exp) <= now {
+        return Err("the assertion has expired and was not renewed".to_owned());
+    }
+    Ok(())
+}
+
+/// A certificate and a private key that are known to belong together.
+struct SigningCertificate {
+    key: SigningKey,
+    /// Base64url of the SHA-256 of the certificate: `x5t#S256` (RFC 7515 §4.1.8).
+    thumbprint: String,
+    not_after: Timestamp,
+}
+
+enum SigningKey {
+    Rsa(RsaKeyPair),
+    P256(EcdsaKeyPair),
+}
+
+impl SigningCertificate {
+    fn parse(pem: &[u8]) -> Result<Self, CertificateFault> {
+        let key = PrivateKeyDer::from_pem_slice(pem).map_err(|_| CertificateFault::NoKey)?;
+        let key = Zeroizing::new(key.secret_der().to_vec());
+        let key = SigningKey::parse(&key)?;
+        let mut fault = CertificateFault::NoCertificate;
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let Ok(der) = certificate else { return Err(CertificateFault::NoCertificate) };
+            let Ok((_, parsed)) = x509_parser::parse_x509_certificate(&der) else { continue };
+            if !key.belongs_to(&parsed.public_key().subject_public_key.data) {
+                fault = CertificateFault::NoMatch;
+                continue;
+            }
+            return Ok(SigningCertificate {
+                key,
+                thumbprint: URL_SAFE_NO_PAD.encode(digest(&SHA256, &der)),
+                not_after: Timestamp::from_unix_seconds(parsed.validity().not_after.timestamp()),
+            });
+        }
+        Err(fault)
+    }
+
+    /// A fresh assertion (RFC 7523 §3; Entra's certificate credentials).
+    fn assertion(&self, proving: &Proving<'_>) -> Result<Zeroizing<String>, String> {
+        let algorithm = self.key.algorithm(proving)?;
+        let now = proving.clock.now();
+        let header = json!({ "alg": algorithm.as_str(), "typ": "JWT", "x5t#S256": self.thumbprint });
+        let claims = json!({
+            "iss": proving.client_id,
+            "sub": proving.client_id,
+            "aud": proving.token_endpoint,
+            "jti": URL_SAFE_NO_PAD.encode(random_bytes::<16>(proving.random)),
+            "iat": now.unix_seconds(),
+            "nbf": now.minus(ASSERTION_BACKDATED).unix_seconds(),
+            "exp": now.plus(ASSERTION_LIFE).unix_seconds(),
+        });
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let message = format!("{}.{}", part(&header), part(&claims));
+        let signature = self.key.sign(algorithm, message.as_bytes())?;
+        Ok(Zeroizing::new(format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))))
+    }
+}
+
+impl SigningKey {
+    fn parse(der: &[u8]) -> Result<Self, CertificateFault> {
+        if let Ok(key) = RsaKeyPair::from_pkcs8(der).or_else(|_| RsaKeyPair::from_der(der)) {
+            return match key.public_modulus_len() {
+                256..=1024 => Ok(SigningKey::Rsa(key)),
+                _ => Err(CertificateFault::KeyKind),
+            };
+        }
+        EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_FIXED_SIGNING, der)
+            .map(SigningKey::P256)
+            .map_err(|_| CertificateFault::KeyKind)
+    }
+
+    /// Signs something and sees whether the certificate's key takes it.
+    fn belongs_to(&self, public_key: &[u8]) -> bool {
+        let probe = b"tokenward";
+        let algorithm = match self {
+            SigningKey::Rsa(_) => Algorithm::Ps256,
+            SigningKey::P256(_) => Algorithm::Es256,
+        };
+        let Ok(signature) = self.sign(algorithm, probe) else { return false };
+        match self {
+            SigningKey::Rsa(_) => UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA256, public_key)
+                .verify(probe, &signature)
+                .is_ok(),
+            SigningKey::P256(_) => {
+                UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, public_key).verify(probe, &signature).is_ok()
+            }
+        }
+    }
+
+    /// PS256 for an RSA key, as Entra wants it; RS256 only for an authority whose document leaves PS256 out.
+    fn algorithm(&self, proving: &Proving<'_>) -> Result<Algorithm, String> {
+        let takes = |algorithm: Algorithm| match &proving.metadata.token_auth_algorithms {
+            Some(names) => names.iter().any(|name| name == algorithm.as_str()),
+            None => true,
+        };
+        match self {
+            SigningKey::Rsa(_) if proving.provider == Provider::Entra => Ok(Algorithm::Ps256),
+            SigningKey::Rsa(_) if takes(Algorithm::Ps256) => Ok(Algorithm::Ps256),
+            SigningKey::Rsa(_) if takes(Algorithm::Rs256) => Ok(Algorithm::Rs256),
+            SigningKey::P256(_) if proving.provider == Provider::OpenId && takes(Algorithm::Es256) => {
+                Ok(Algorithm::Es256)
+            }
+            _ => Err("the authority takes no assertion signed with this kind of key".to_owned()),
+        }
+    }
+
+    /// aws-lc takes a PSS salt and an ECDSA nonce from its own generator: a signature is no part of a replay.
+    fn sign(&self, algorithm: Algorithm, message: &[u8]) -> Result<Vec<u8>, String> {
+        let random = SystemRandom::new();
+        let failed = |_| "signing failed".to_owned();
+        match (self, algorithm) {
+            (SigningKey::Rsa(key), Algorithm::Ps256 | Algorithm::Rs256) => {
+                let mut signature = vec![0; key.public_modulus_len()];
+                match algorithm {
+                    Algorithm::Rs256 => key.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature),
+                    _ => key.sign(&RSA_PSS_SHA256, &random, message, &mut signature),
+                }
+                .map_err(failed)?;
+                Ok(signature)
+            }
+            (SigningKey::P256(key), Algorithm::Es256) => {
+                Ok(key.sign(&random, message).map_err(failed)?.as_ref().to_vec())
+            }
+            _ => Err("the key is of another kind than the algorithm".to_owned()),
+        }
+    }
+}
+
+/// The app's credentials in the order of preference, and which of them worked last.
+pub struct CredentialSet {
+    credentials: Vec<Arc<ClientCredential>>,
+    proven: Mutex<Option<String>>,
+}
+
+impl CredentialSet {
+    /// A set; the first one is preferred until another has proven itself.
+    pub fn new(credentials: Vec<ClientCredential>) -> Self {
+        CredentialSet {
+            credentials: credentials.into_iter().map(Arc::new).collect(),
+            proven: Mutex::new(None),
+        }
+    }
+
+    /// The ids, in the order of preference.
+    pub fn ids(&self) -> Vec<&str> {
+        self.credentials.iter().map(|credential| credential.id()).collect()
+    }
+
+    /// The id of the one that worked last.
+    pub fn proven(&self) -> Option<String> {
+        self.proven.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Remembers that a credential worked.
+    pub(super) fn accept(&self, id: &str) {
+        let mut proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
+        if proven.as_deref() != Some(id) {
+            *proven = Some(id.to_owned());
+        }
+    }
+
+    /// Takes over what another set knows, as far as the same ids are in this one.
+    pub(super) fn learn_from(&self, before: &CredentialSet) {
+        if let Some(id) = before.proven().filter(|id| self.credentials.iter().any(|one| one.id() == id)) {
+            self.accept(&id);
+        }
+    }
+
+    /// The order to try them in: the proven one, then the rest as listed.
+    pub(super) fn candidates(&self) -> Vec<Arc<ClientCredential>> {
+        let proven = self.proven();
+        let mut candidates = self.credentials.clone();
+        // A stable sort: only the proven one moves.
+        candidates.sort_by_key(|credential| proven.as_deref() != Some(credential.id()));
+        candidates
+    }
+}

@@ -1,0 +1,194 @@
+//! Microsoft's clouds: which hosts belong together, and where each one's Graph is (National clouds; MSAL's known
+//! instance metadata).
+
+use super::text::is_guid;
+use super::url::CheckedUrl;
+use crate::domain::account::PERSONAL_TENANT;
+
+/// Whose ways an authority has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provider {
+    /// Microsoft Entra ID.
+    Entra,
+    /// Any other OpenID provider.
+    OpenId,
+}
+
+/// One cloud.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Cloud {
+    /// Its login hosts; the first one stands in issuers.
+    pub(super) hosts: &'static [&'static str],
+    /// Its Microsoft Graph. Where the new sovereign clouds have theirs is not published: the app of one names its
+    /// resources in full.
+    pub(super) graph: &'static str,
+}
+
+/// The Graph of an Entra authority on a host that is not in the table, such as an emulator.
+pub(super) const GRAPH: &str = "https://graph.microsoft.com";
+
+#[rustfmt::skip]
+static CLOUDS: [Cloud; 6] = [
+    Cloud { hosts: &["login.microsoftonline.com", "login.windows.net", "login.microsoft.com", "sts.windows.net"], graph: GRAPH },
+    Cloud { hosts: &["login.microsoftonline.us", "login.usgovcloudapi.net"], graph: "https://graph.microsoft.us" },
+    Cloud { hosts: &["login.partner.microsoftonline.cn", "login.chinacloudapi.cn"], graph: "https://microsoftgraph.chinacloudapi.cn" },
+    Cloud { hosts: &["login.sovcloud-identity.fr"], graph: GRAPH },
+    Cloud { hosts: &["login.sovcloud-identity.de"], graph: GRAPH },
+    Cloud { hosts: &["login.sovcloud-identity.sg"], graph: GRAPH },
+];
+
+/// The cloud that a login host belongs to.
+pub(super) fn cloud_of(host: &str) -> Option<&'static Cloud> {
+    CLOUDS.iter().find(|cloud| cloud.hosts.contains(&host))
+}
+
+/// Which tenants an Entra authority URL speaks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum TenantPath {
+    /// `common`: every work, school and personal account.
+    Common,
+    /// `organizations`: every work and school account.
+    Organizations,
+    /// `consumers`, or the personal tenant's id.
+    Consumers,
+    /// A tenant's id, lower case.
+    Id(String),
+    /// A tenant's domain, lower case.
+    Domain(String),
+}
+
+impl TenantPath {
+    /// The tenant of a URL of the shape `{origin}/{tenant}/v2.0`; none for any other.
+    pub(super) fn of(url: &CheckedUrl) -> Option<Self> {
+        let mut segments = url.segments();
+        let (tenant, version) = (segments.next()?, segments.next()?);
+        if version != "v2.0" || segments.next().is_some() || url.has_query() {
+            return None;
+        }
+        let tenant = tenant.to_ascii_lowercase();
+        Some(match tenant.as_str() {
+            "common" => TenantPath::Common,
+            "organizations" => TenantPath::Organizations,
+            "consumers" | PERSONAL_TENANT => TenantPath::Consumers,
+            _ if is_guid(&tenant) => TenantPath::Id(tenant),
+            _ if is_tenant_name(&tenant) && tenant.contains('.') => TenantPath::Domain(tenant),
+            _ => return None,
+        })
+    }
+
+    /// Whether this is one tenant of people who share an employer or a school.
+    pub(super) fn is_one_tenant(&self) -> bool {
+        matches!(self, TenantPath::Id(_) | TenantPath::Domain(_))
+    }
+
+    /// As it stands in URLs.
+    pub(super) fn as_str(&self) -> &str {
+        match self {
+            TenantPath::Common => "common",
+            TenantPath::Organizations => "organizations",
+            TenantPath::Consumers => "consumers",
+            TenantPath::Id(tenant) | TenantPath::Domain(tenant) => tenant,
+        }
+    }
+
+    /// Whether the issuer's tenant, in lower case, is one that this authority may name.
+    pub(super) fn fits_issuer(&self, issuer_tenant: &str) -> bool {
+        match self {
+            TenantPath::Common | TenantPath::Organizations => issuer_tenant == "{tenantid}",
+            TenantPath::Consumers => issuer_tenant == PERSONAL_TENANT,
+            TenantPath::Id(tenant) => issuer_tenant == tenant,
+            TenantPath::Domain(_) => is_guid(issuer_tenant),
+        }
+    }
+}
+
+/// Whether `text` can stand for a tenant in a path: a GUID, a domain, or one of the three words.
+pub(super) fn is_tenant_name(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 253
+        && !text.starts_with(['.', '-'])
+        && !text.contains("..")
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'-')
+}
+
+/// Which tenants' users may be connected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenants {
+    any_work_or_school: bool,
+    personal: bool,
+    ids: Vec<String>,
+}
+
+/// An entry of a tenant list that is none of `*`, `personal` or a tenant's id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither \"*\", \"personal\" nor a tenant's id (a GUID)")]
+pub struct UnknownTenant(pub String);
+
+impl Tenants {
+    /// Reads a list: `*` is every work or school tenant, `personal` is personal accounts, the rest are ids.
+    pub fn parse<T: AsRef<str>>(entries: &[T]) -> Result<Self, UnknownTenant> {
+        let mut tenants = Tenants { any_work_or_school: false, personal: false, ids: Vec::new() };
+        for entry in entries {
+            match entry.as_ref().to_ascii_lowercase().as_str() {
+                "*" => tenants.any_work_or_school = true,
+                "personal" | PERSONAL_TENANT => tenants.personal = true,
+                id if is_guid(id) => tenants.ids.push(id.to_owned()),
+                _ => return Err(UnknownTenant(entry.as_ref().to_owned())),
+            }
+        }
+        Ok(tenants)
+    }
+
+    /// Whether users of this tenant, by its id, may be connected.
+    pub fn allow(&self, tid: &str) -> bool {
+        let tid = tid.to_ascii_lowercase();
+        if tid == PERSONAL_TENANT {
+            self.personal
+        } else {
+            self.any_work_or_school || self.ids.contains(&tid)
+        }
+    }
+
+    /// Whether the list names one tenant and nothing else.
+    pub(super) fn is_one_tenant(&self) -> bool {
+        !self.any_work_or_school && !self.personal && self.ids.len() == 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tenant_path_table() {
+        let of = |text: &str| TenantPath::of(&CheckedUrl::parse(text, true).expect("a URL"));
+        let guid = "72F988BF-86F1-41AF-91AB-2D7CD011DB47";
+        let rows = [
+            ("https://login.microsoftonline.com/common/v2.0".to_owned(), Some(TenantPath::Common)),
+            ("http://127.0.0.1:8080/organizations/v2.0/".to_owned(), Some(TenantPath::Organizations)),
+            ("https://login.microsoftonline.com/consumers/v2.0".to_owned(), Some(TenantPath::Consumers)),
+            (format!("https://x.example/{PERSONAL_TENANT}/v2.0"), Some(TenantPath::Consumers)),
+            (format!("https://x.example/{guid}/v2.0"), Some(TenantPath::Id(guid.to_ascii_lowercase()))),
+            ("https://x.example/Contoso.com/v2.0".to_owned(), Some(TenantPath::Domain("contoso.com".into()))),
+            ("https://x.example/realm/v2.0".to_owned(), None),
+            ("https://x.example/common".to_owned(), None),
+            ("https://x.example/common/v2.0/more".to_owned(), None),
+            ("https://x.example/".to_owned(), None),
+        ];
+        for (url, expected) in rows {
+            assert_eq!(of(&url), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn tenants_table() {
+        let guid = "72f988bf-86f1-41af-91ab-2d7cd011db47";
+        let parse = |entries: &[&str]| Tenants::parse(entries).expect("tenants");
+        assert!(parse(&["*"]).allow(guid) && !parse(&["*"]).allow(PERSONAL_TENANT));
+        assert!(parse(&["personal"]).allow(PERSONAL_TENANT) && !parse(&["personal"]).allow(guid));
+        assert!(parse(&[guid]).allow(&guid.to_uppercase()) && parse(&[guid]).is_one_tenant());
+        assert!(!parse(&[guid]).allow("82f988bf-86f1-41af-91ab-2d7cd011db47"));
+        assert!(!parse(&[]).allow(guid));
+        assert_eq!(Tenants::parse(&["contoso.com"]), Err(UnknownTenant("contoso.com".into())));
+    }
+}

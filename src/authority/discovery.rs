@@ -1,0 +1,172 @@
+//! The discovery document, and what of it is believed (OpenID Connect Discovery §4.3; RFC 8414 §3.3).
+
+use serde_json::Value;
+
+use super::clouds::{Provider, TenantPath, cloud_of};
+use super::url::CheckedUrl;
+use super::wire::Object;
+
+/// The checked document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Metadata {
+    /// As the document has it; at Entra with a literal `{tenantid}` on `common` and `organizations`.
+    pub(super) issuer: String,
+    pub(super) authorization_endpoint: CheckedUrl,
+    pub(super) token_endpoint: CheckedUrl,
+    pub(super) jwks_uri: CheckedUrl,
+    /// RFC 9207 §3.
+    pub(super) iss_in_response: bool,
+    /// None when the document says nothing of it.
+    pub(super) token_auth_methods: Option<Vec<String>>,
+    pub(super) token_auth_algorithms: Option<Vec<String>>,
+    pub(super) id_token_algorithms: Option<Vec<String>>,
+    /// Entra's, which a key's own must equal where it has one.
+    pub(super) cloud_instance_name: Option<String>,
+}
+
+/// What the configuration says that the document must fit.
+#[derive(Debug, Clone)]
+pub(super) struct Expected {
+    /// As configured, for the comparison with the issuer.
+    pub(super) authority: CheckedUrl,
+    pub(super) provider: Provider,
+    /// Whether the provider was said and not guessed.
+    pub(super) provider_is_configured: bool,
+    /// The tenant in the path; at Entra only.
+    pub(super) tenant: Option<TenantPath>,
+    /// `host` or `host:port`, lower case; see [`AuthorityConfig`](super::AuthorityConfig).
+    pub(super) endpoint_hosts: Option<Vec<String>>,
+}
+
+impl Expected {
+    /// Where the document is.
+    pub(super) fn document_url(&self) -> String {
+        format!("{}/.well-known/openid-configuration", self.authority.as_str().trim_end_matches('/'))
+    }
+
+    /// Checks a document. `Err` says in our words what is wrong with it.
+    pub(super) fn check(&self, bytes: &[u8]) -> Result<Metadata, String> {
+        let document = Object::parse(bytes)?;
+        let issuer = text(&document, "issuer")?.ok_or("the document has no issuer")?;
+        let looks_like = match looks_like_entra(&document, issuer) {
+            true => Provider::Entra,
+            false => Provider::OpenId,
+        };
+        if looks_like != self.provider && !self.provider_is_configured {
+            return Err(match looks_like {
+                Provider::Entra => {
+                    "the document is Entra's, the authority's URL is not: set provider = \"entra\""
+                }
+                Provider::OpenId => {
+                    "the authority's URL is Entra's, the document is not: set provider = \"openid\""
+                }
+            }
+            .to_owned());
+        }
+        self.check_issuer(issuer)?;
+        let algorithms = list(&document, "id_token_signing_alg_values_supported")?;
+        Ok(Metadata {
+            issuer: issuer.to_owned(),
+            authorization_endpoint: self.endpoint(&document, "authorization_endpoint")?,
+            token_endpoint: self.endpoint(&document, "token_endpoint")?,
+            jwks_uri: self.endpoint(&document, "jwks_uri")?,
+            iss_in_response: document.0.get("authorization_response_iss_parameter_supported")
+                == Some(&Value::Bool(true)),
+            token_auth_methods: list(&document, "token_endpoint_auth_methods_supported")?,
+            token_auth_algorithms: list(&document, "token_endpoint_auth_signing_alg_values_supported")?,
+            id_token_algorithms: algorithms,
+            cloud_instance_name: match self.provider {
+                Provider::Entra => text(&document, "cloud_instance_name")?.map(str::to_owned),
+                Provider::OpenId => None,
+            },
+        })
+    }
+
+    fn check_issuer(&self, issuer: &str) -> Result<(), String> {
+        if !issuer.bytes().all(|byte| byte.is_ascii_graphic()) || issuer.len() > 2048 {
+            return Err("the document's issuer is not a URL".to_owned());
+        }
+        let Some(tenant) = &self.tenant else {
+            return if issuer == self.authority.as_str() {
+                Ok(())
+            } else {
+                Err(format!(
+                    "the document names the issuer {issuer}, which is not, to the letter, the authority"
+                ))
+            };
+        };
+        // `{origin}/{tenant id or template}/v2.0`, on the host configured or the one its cloud uses in issuers.
+        let refused = || format!("the document names the issuer {issuer}, which does not fit the authority");
+        let rest = self.origins().find_map(|origin| issuer.strip_prefix(&origin).map(str::to_owned));
+        let rest = rest.ok_or_else(refused)?;
+        let issuer_tenant =
+            rest.strip_prefix('/').and_then(|rest| rest.strip_suffix("/v2.0")).ok_or_else(refused)?;
+        if tenant.fits_issuer(&issuer_tenant.to_ascii_lowercase()) { Ok(()) } else { Err(refused()) }
+    }
+
+    /// The origins that an Entra issuer of this authority may have.
+    fn origins(&self) -> impl Iterator<Item = String> {
+        let cloud = cloud_of(self.authority.host()).filter(|_| self.authority.is_https());
+        let canonical = cloud.and_then(|cloud| cloud.hosts.first()).map(|host| format!("https://{host}"));
+        std::iter::once(self.authority.origin().to_ascii_lowercase()).chain(canonical)
+    }
+
+    fn endpoint(&self, document: &Object, key: &'static str) -> Result<CheckedUrl, String> {
+        let url = text(document, key)?.ok_or_else(|| format!("the document has no {key}"))?;
+        let url = CheckedUrl::parse(url, self.authority.is_loopback() && !self.authority.is_https())
+            .map_err(|fault| format!("the document's {key} {fault}"))?;
+        if self.may_call(&url) {
+            Ok(url)
+        } else {
+            let host = url.host();
+            Err(format!(
+                "the document's {key} is on {host}, which is not the authority's: add it to endpoint_hosts"
+            ))
+        }
+    }
+
+    /// Whether an endpoint's host is one that this authority may name.
+    fn may_call(&self, url: &CheckedUrl) -> bool {
+        let own = url.host() == self.authority.host() && url.port() == self.authority.port();
+        let cloud = cloud_of(self.authority.host());
+        let of_cloud = cloud.is_some_and(|cloud| cloud.hosts.contains(&url.host()) && url.port() == 443);
+        let listed = match &self.endpoint_hosts {
+            Some(hosts) => hosts.iter().any(|host| names(host, url)),
+            // An OpenID provider may spread over hosts as it likes (Google's does); Entra's clouds are known.
+            None => self.provider == Provider::OpenId && url.is_https() && !url.is_loopback(),
+        };
+        own || (self.provider == Provider::Entra && of_cloud) || listed
+    }
+}
+
+/// Whether `host` or `host:port` names the URL's; without a port it is the scheme's own.
+fn names(entry: &str, url: &CheckedUrl) -> bool {
+    let default_port = if url.is_https() { 443 } else { 80 };
+    let entry = entry.to_ascii_lowercase();
+    entry == format!("{}:{}", url.host(), url.port()) || (entry == url.host() && url.port() == default_port)
+}
+
+fn looks_like_entra(document: &Object, issuer: &str) -> bool {
+    let has = |key: &str| document.0.contains_key(key);
+    issuer.contains("{tenantid}")
+        || ((has("tenant_region_scope") || has("cloud_instance_name")) && has("msgraph_host"))
+}
+
+fn text<'a>(document: &'a Object, key: &'static str) -> Result<Option<&'a str>, String> {
+    match document.0.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(format!("the document's {key} is not a string")),
+    }
+}
+
+fn list(document: &Object, key: &'static str) -> Result<Option<Vec<String>>, String> {
+    match document.0.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Array(items)) => {
+            let words = items.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
+            words.map(Some).ok_or_else(|| format!("the document's {key} is not a list of strings"))
+        }
+        Some(_) => Err(format!("the document's {key} is not a list")),
+    }
+}

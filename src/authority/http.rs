@@ -1,0 +1,364 @@
+//! The HTTP client for one authority: capped, timed, without redirects and without a system proxy.
+//!
+//! Its one hard problem is to say whether a request that failed may have reached the authority. The body that we
+//! hand to hyper notes when it is taken: hyper takes the first piece before it writes anything, so a body never
+//! taken is a request never sent.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use http::{Method, Request};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Frame, SizeHint};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use zeroize::Zeroizing;
+
+use super::address::{AddressGuard, GuardedResolver};
+use super::text::one_line;
+use super::url::CheckedUrl;
+use crate::domain::time::Clock;
+
+/// Most bytes of a discovery document or a key set.
+pub(super) const METADATA_CAP: usize = 256 * 1024;
+/// Most bytes of a token answer.
+pub(super) const TOKEN_CAP: usize = 128 * 1024;
+/// Most bytes of an answer's head.
+const HEAD_CAP: usize = 32 * 1024;
+/// How long an unused connection is kept. Shorter than what servers keep theirs for, so that a POST seldom meets
+/// a connection that is just being closed.
+const IDLE: Duration = Duration::from_secs(15);
+
+/// Whom to trust for TLS.
+#[derive(Debug, Clone, Default)]
+pub enum Roots {
+    /// The system's roots.
+    #[default]
+    System,
+    /// The system's, and those of this PEM text.
+    SystemAnd(String),
+    /// Those of this PEM text only.
+    Only(String),
+}
+
+/// What is wrong with the roots of trust.
+#[derive(Debug, thiserror::Error)]
+pub enum RootsFault {
+    /// The PEM text holds no certificate, or one that cannot be read.
+    #[error("the CA file holds no readable PEM certificate")]
+    Pem,
+    /// The system has no roots: set a CA, or `SSL_CERT_FILE`.
+    #[error("no root certificate was found on this system")]
+    NoRoots,
+    /// The TLS library refused its own defaults.
+    #[error("TLS cannot be set up")]
+    Tls(#[source] rustls::Error),
+}
+
+/// An answer read whole.
+pub(super) struct HttpAnswer {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Zeroizing<Vec<u8>>,
+}
+
+impl HttpAnswer {
+    /// A header's value, when it is plain text.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// Whether the media type is `application/json` or ends in `+json`.
+    pub(super) fn is_json(&self) -> bool {
+        let media_type = self.header("content-type").and_then(|value| value.split(';').next());
+        media_type.is_some_and(|media_type| {
+            let media_type = media_type.trim().to_ascii_lowercase();
+            media_type == "application/json"
+                || (media_type.starts_with("application/") && media_type.ends_with("+json"))
+        })
+    }
+}
+
+/// How a request failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HttpFault {
+    /// Nothing was sent: name resolution, connection, TLS, a refused address, or no time left before that.
+    NotSent,
+    /// Sent, and no whole answer came.
+    NoWholeAnswer,
+    /// An answer that no authority gives: a redirect, or a success too large to be one.
+    Nonsense,
+}
+
+/// A request that brought no answer to look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct HttpFailure {
+    pub(super) fault: HttpFault,
+    /// The answer's status, when that much came.
+    pub(super) status: Option<u16>,
+    /// In our own words, and the transport's.
+    pub(super) cause: String,
+}
+
+/// The client for one authority.
+pub(super) struct HttpClient {
+    client: Client<HttpsConnector<HttpConnector<GuardedResolver>>, Outgoing>,
+    guard: Arc<AddressGuard>,
+    clock: Arc<dyn Clock>,
+}
+
+impl HttpClient {
+    /// A client for the authority on `host`.
+    pub(super) fn new(host: &str, roots: &Roots, clock: Arc<dyn Clock>) -> Result<Self, RootsFault> {
+        let guard = Arc::new(AddressGuard::new(host));
+        let mut connector = HttpConnector::new_with_resolver(GuardedResolver::new(Arc::clone(&guard)));
+        connector.enforce_http(false);
+        connector.set_nodelay(true);
+        // Of a host with several addresses a dead one takes its share only.
+        connector.set_connect_timeout(Some(Duration::from_secs(5)));
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls_config(roots)?)
+            .https_or_http() // plain http is refused by `CheckedUrl` but for loopback
+            .enable_http1()
+            .wrap_connector(connector);
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(16)
+            .http1_max_buf_size(HEAD_CAP)
+            // What hyper calls a cancelled request comes back whole from a pooled connection that had died: not a
+            // byte of it was written, so sending it again on another connection is safe for a POST too.
+            .retry_canceled_requests(true)
+            .build(connector);
+        Ok(HttpClient { client, guard, clock })
+    }
+
+    /// Reads a document. Tried twice when the transport fails, for reading changes nothing.
+    pub(super) async fn get(&self, url: &CheckedUrl, limit: Duration) -> Result<HttpAnswer, HttpFailure> {
+        let work = async {
+            let first =
+                self.send(Method::GET, url, HeaderMap::new(), None, METADATA_CAP, &Sent::default()).await;
+            match first {
+                Err(failure) if failure.fault != HttpFault::Nonsense => {
+                    self.send(Method::GET, url, HeaderMap::new(), None, METADATA_CAP, &Sent::default()).await
+                }
+                done => done,
+            }
+        };
+        tokio::select! {
+            biased;
+            done = work => done,
+            () = self.clock.sleep(limit) => Err(too_late(url, limit, false)),
+        }
+    }
+
+    /// Posts a form, once.
+    pub(super) async fn post(
+        &self,
+        url: &CheckedUrl,
+        headers: HeaderMap,
+        form: Zeroizing<String>,
+        limit: Duration,
+    ) -> Result<HttpAnswer, HttpFailure> {
+        let sent = Sent::default();
+        tokio::select! {
+            biased;
+            done = self.send(Method::POST, url, headers, Some(form), TOKEN_CAP, &sent) => done,
+            () = self.clock.sleep(limit) => Err(too_late(url, limit, sent.is_set())),
+        }
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        url: &CheckedUrl,
+        headers: HeaderMap,
+        form: Option<Zeroizing<String>>,
+        cap: usize,
+        sent: &Sent,
+    ) -> Result<HttpAnswer, HttpFailure> {
+        // Hosts written as addresses never meet the resolver.
+        if let Some(address) = url.literal()
+            && !self.guard.allows(url.host(), address)
+        {
+            let cause =
+                format!("{} is a private, local or reserved address, which the authority is not", url.host());
+            return Err(HttpFailure { fault: HttpFault::NotSent, status: None, cause });
+        }
+        let mut request = Request::new(Outgoing::new(form.as_ref(), sent.clone()));
+        *request.method_mut() = method;
+        *request.uri_mut() = url.uri().clone();
+        *request.headers_mut() = headers;
+        let headers = request.headers_mut();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers
+            .insert(USER_AGENT, HeaderValue::from_static(concat!("tokenward/", env!("CARGO_PKG_VERSION"))));
+        if form.is_some() {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        }
+        drop(form);
+
+        let failed = |error: &(dyn Error + 'static), sent: bool| HttpFailure {
+            fault: if sent { HttpFault::NoWholeAnswer } else { HttpFault::NotSent },
+            status: None,
+            cause: format!("calling {}: {}", url.host(), chain(error)),
+        };
+        let answer = match self.client.request(request).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(failed(&error, sent.is_set() && !error.is_connect())),
+        };
+        let (head, body) = answer.into_parts();
+        let status = head.status.as_u16();
+        if head.status.is_redirection() {
+            let cause = format!("{} answered with a redirect, which is never followed", url.host());
+            return Err(HttpFailure { fault: HttpFault::Nonsense, status: Some(status), cause });
+        }
+        let body = read_whole(body, cap).await.map_err(|cause| HttpFailure {
+            // What an error answer would have said beyond its status matters little; a success is another thing.
+            fault: if status < 400 { HttpFault::NoWholeAnswer } else { HttpFault::Nonsense },
+            status: Some(status),
+            cause: format!("reading the answer of {}: {cause}", url.host()),
+        })?;
+        Ok(HttpAnswer { status, headers: head.headers, body })
+    }
+}
+
+/// An `Authorization` header that no debug output shows.
+pub(super) fn authorization(value: &str) -> Option<(HeaderName, HeaderValue)> {
+    let mut value = HeaderValue::from_str(value).ok()?;
+    value.set_sensitive(true);
+    Some((AUTHORIZATION, value))
+}
+
+fn too_late(url: &CheckedUrl, limit: Duration, sent: bool) -> HttpFailure {
+    HttpFailure {
+        fault: if sent { HttpFault::NoWholeAnswer } else { HttpFault::NotSent },
+        status: None,
+        cause: format!("{} did not answer within {} ms", url.host(), limit.as_millis()),
+    }
+}
+
+async fn read_whole<B>(mut body: B, cap: usize) -> Result<Zeroizing<Vec<u8>>, String>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Error + 'static,
+{
+    let too_large = || format!("it is larger than {cap} bytes");
+    let expected = body.size_hint().lower();
+    let expected = usize::try_from(expected).unwrap_or(usize::MAX);
+    if expected > cap {
+        return Err(too_large());
+    }
+    // Room enough from the start where the size is known, so that no outgrown buffer stays behind with a secret.
+    let mut whole = Zeroizing::new(Vec::with_capacity(expected.max(16 * 1024)));
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| chain(&error))?;
+        if let Some(data) = frame.data_ref() {
+            if whole.len() + data.len() > cap {
+                return Err(too_large());
+            }
+            if whole.len() + data.len() > whole.capacity() {
+                let mut larger = Zeroizing::new(Vec::with_capacity(cap));
+                larger.extend_from_slice(&whole);
+                whole = larger;
+            }
+            whole.extend_from_slice(data);
+        }
+    }
+    Ok(whole)
+}
+
+/// An error with its sources, on one line.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut words = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        words.push_str(": ");
+        words.push_str(&error.to_string());
+        source = error.source();
+    }
+    one_line(&words)
+}
+
+fn tls_config(roots: &Roots) -> Result<rustls::ClientConfig, RootsFault> {
+    let mut store = rustls::RootCertStore::empty();
+    if let Roots::System | Roots::SystemAnd(_) = roots {
+        // Some of a system's roots may be unreadable or outdated; what is left decides.
+        store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
+    if let Roots::SystemAnd(pem) | Roots::Only(pem) = roots {
+        let mut added = 0;
+        for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+            store.add(certificate.map_err(|_| RootsFault::Pem)?).map_err(|_| RootsFault::Pem)?;
+            added += 1;
+        }
+        if added == 0 {
+            return Err(RootsFault::Pem);
+        }
+    }
+    if store.is_empty() {
+        return Err(RootsFault::NoRoots);
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    Ok(rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(RootsFault::Tls)?
+        .with_root_certificates(store)
+        .with_no_client_auth())
+}
+
+/// Whether any of a request may be on its way.
+#[derive(Clone, Default)]
+struct Sent(Arc<AtomicBool>);
+
+impl Sent {
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// A request's body, in one piece, wiped when dropped, and noting when it is taken.
+struct Outgoing {
+    data: Option<Bytes>,
+    sent: Sent,
+}
+
+impl Outgoing {
+    fn new(form: Option<&Zeroizing<String>>, sent: Sent) -> Self {
+        let data = form.map(|form| Bytes::from_owner(Zeroizing::new(form.as_bytes().to_vec())));
+        Outgoing { data, sent }
+    }
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.sent.0.store(true, Ordering::Release);
+        Poll::Ready(self.data.take().map(|data| Ok(Frame::data(data))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.data.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.data.as_ref().map_or(0, |data| data.len() as u64))
+    }
+}

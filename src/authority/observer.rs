@@ -1,0 +1,84 @@
+//! What happened here, as values, for whoever counts.
+
+use std::time::Duration;
+
+use super::id_token::IdTokenFault;
+
+/// Receives each event as it happens. Must not block.
+pub trait AuthorityObserver: Send + Sync {
+    /// One event.
+    fn observe(&self, event: AuthorityEvent<'_>);
+}
+
+/// Observes nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unobserved;
+
+impl AuthorityObserver for Unobserved {
+    fn observe(&self, _: AuthorityEvent<'_>) {}
+}
+
+/// Which of the authority's endpoints was called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Endpoint {
+    /// The discovery document.
+    Discovery,
+    /// The key set.
+    Keys,
+    /// The token endpoint.
+    Token,
+}
+
+impl Endpoint {
+    /// The word for metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Endpoint::Discovery => "discovery",
+            Endpoint::Keys => "keys",
+            Endpoint::Token => "token",
+        }
+    }
+}
+
+/// Something worth counting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthorityEvent<'a> {
+    /// One HTTP exchange ended.
+    Request {
+        /// Where it went.
+        endpoint: Endpoint,
+        /// `ok`, or [`Disposition::as_str`](crate::domain::verdict::Disposition::as_str).
+        outcome: &'static str,
+        /// How long it took.
+        duration: Duration,
+    },
+    /// The authority accepted a client credential.
+    CredentialAccepted {
+        /// The credential's id.
+        id: &'a str,
+    },
+    /// The authority rejected a client credential.
+    CredentialRejected {
+        /// The credential's id.
+        id: &'a str,
+        /// The authority's numbers, such as 7000222 for a secret that expired.
+        codes: &'a [u32],
+    },
+    /// A client credential could not be used at all, such as an assertion whose file is missing or out of date.
+    CredentialUnusable {
+        /// The credential's id.
+        id: &'a str,
+    },
+    /// An `id_token` was refused.
+    IdTokenRefused {
+        /// The rule it broke; [`IdTokenFault::as_str`] is a metric label.
+        fault: IdTokenFault,
+    },
+    /// The answer to one account's refresh named another account; nothing of it was used.
+    WrongAccount,
+    /// The discovery document or the key set could not be renewed; the last good one is still in use.
+    ServingLastGood {
+        /// Which of the two.
+        endpoint: Endpoint,
+    },
+}

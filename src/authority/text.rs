@@ -1,0 +1,58 @@
+//! What may be said of text that came from outside.
+
+/// Most characters of foreign text in a log field.
+const MAX_CHARS: usize = 300;
+
+/// Foreign text for a log: control characters become spaces, and 300 characters are enough.
+pub(super) fn one_line(text: &str) -> String {
+    let mut line: String =
+        text.chars().take(MAX_CHARS).map(|c| if is_harmless(c) { c } else { ' ' }).collect();
+    line.truncate(line.trim_end().len());
+    line
+}
+
+/// A code word of the authority (`error`, `suberror`): RFC 6749 §5.2's alphabet without the space, at most 64.
+pub(super) fn code_word(text: &str) -> Option<String> {
+    let allowed = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+    (!text.is_empty() && text.len() <= 64 && text.bytes().all(allowed)).then(|| text.to_owned())
+}
+
+/// An id of the authority for a support case: letters, digits and hyphens, at most 64.
+pub(super) fn trace_word(text: &str) -> Option<String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    (!text.is_empty() && text.len() <= 64 && text.bytes().all(allowed)).then(|| text.to_owned())
+}
+
+/// Whether `text` is a GUID in the usual form of 8-4-4-4-12 hexadecimal digits.
+pub(super) fn is_guid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+/// Neither a control character nor one that reorders or hides what stands beside it.
+fn is_harmless(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_text_is_tamed() {
+        assert_eq!(one_line("a\r\nb\u{1b}[31mc\u{202e}d"), "a  b [31mc d");
+        assert_eq!(one_line(&"x".repeat(1000)).len(), 300);
+        assert_eq!(code_word("invalid_grant").as_deref(), Some("invalid_grant"));
+        for bad in ["", "a b", "a\"b", "a\\b", "ä", "a\nb"] {
+            assert_eq!(code_word(bad), None, "{bad}");
+        }
+        assert_eq!(trace_word("<script>"), None);
+        assert!(is_guid("9188040d-6c67-4c5b-b112-36a304b66dad"));
+        assert!(!is_guid("9188040d-6c67-4c5b-b112-36a304b66da"));
+        assert!(!is_guid("9188040d_6c67-4c5b-b112-36a304b66dad"));
+    }
+}

@@ -1,0 +1,273 @@
+//! The token endpoint's answers, read strictly (RFC 6749 §5). What is ambiguous is refused: a key that stands
+//! twice, bytes after the end, a success that carries an `error`.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+use zeroize::{Zeroize, Zeroizing};
+
+use super::http::HttpAnswer;
+use super::text::{code_word, trace_word};
+use crate::domain::secret::{AccessToken, RefreshToken};
+
+/// The longest token we hold, in bytes.
+const MAX_TOKEN: usize = 64 * 1024;
+/// The longest life of an access token that is believed: two days. Tokens under continuous access evaluation live
+/// up to 28 hours.
+const MAX_LIFE_SECONDS: u64 = 172_800;
+/// The life of a token whose answer names none (RFC 6749 §5.1 only recommends `expires_in`): short enough to be
+/// wrong about, long enough to be served to a caller that asks for the usual five minutes.
+const UNSAID_LIFE: Duration = Duration::from_secs(300);
+/// The longest claims challenge that is kept, in bytes.
+pub(super) const MAX_CLAIMS: usize = 8 * 1024;
+/// The most error numbers that are kept.
+const MAX_CODES: usize = 10;
+
+/// A success, checked whole.
+pub(super) struct TokenSuccess {
+    pub(super) access_token: AccessToken,
+    pub(super) expires_in: Duration,
+    pub(super) refresh_in: Option<Duration>,
+    pub(super) refresh_token: Option<RefreshToken>,
+    /// As the authority spelt them; none when it said nothing.
+    pub(super) scopes: Option<Vec<String>>,
+    pub(super) id_token: Option<Zeroizing<String>>,
+}
+
+/// A refusal, as far as it could be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct TokenError {
+    pub(super) error: Option<String>,
+    pub(super) suberror: Option<String>,
+    pub(super) codes: Vec<u32>,
+    pub(super) trace_id: Option<String>,
+    pub(super) correlation_id: Option<String>,
+    /// A claims challenge, as the JSON text of an object.
+    pub(super) claims: Option<String>,
+    /// The authority's free text: for a debug log only.
+    pub(super) description: Option<String>,
+}
+
+/// Reads the answer to a token request that has status 200. `Err` says in our words what is wrong with it.
+pub(super) fn success(answer: &HttpAnswer) -> Result<TokenSuccess, String> {
+    if answer.status != 200 {
+        return Err(format!("status {} is no success of a token endpoint", answer.status));
+    }
+    if !answer.is_json() {
+        return Err("the answer is not JSON".to_owned());
+    }
+    let mut object = Object::parse(&answer.body)?;
+    if object.0.contains_key("error") {
+        return Err("the answer is a success and an error at once".to_owned());
+    }
+    let token_type = object.text("token_type")?.ok_or("token_type is missing")?;
+    if !token_type.eq_ignore_ascii_case("bearer") {
+        return Err("token_type is not Bearer".to_owned());
+    }
+    let access_token = object.token("access_token")?.ok_or("access_token is missing")?;
+    if access_token.contains(' ') {
+        return Err("access_token holds a character that no bearer token has".to_owned());
+    }
+    let refresh_token = object.token("refresh_token")?;
+    let id_token = object.token("id_token")?.map(Zeroizing::new);
+    let scopes = object.text("scope")?;
+    let scopes = scopes.map(|text| text.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>());
+    let expires_in = match object.0.get("expires_in") {
+        None | Some(Value::Null) => UNSAID_LIFE,
+        Some(value) => seconds(value)
+            .filter(|life| (1..=MAX_LIFE_SECONDS).contains(life))
+            .map(Duration::from_secs)
+            .ok_or_else(|| format!("expires_in is not a number of seconds from 1 to {MAX_LIFE_SECONDS}"))?,
+    };
+    // A hint only: what cannot be used is as good as absent.
+    let refresh_in = object.0.get("refresh_in").and_then(seconds).map(Duration::from_secs);
+    Ok(TokenSuccess {
+        access_token: AccessToken::new(access_token),
+        expires_in,
+        refresh_in: refresh_in.filter(|renew| !renew.is_zero() && *renew < expires_in),
+        refresh_token: refresh_token.map(RefreshToken::new),
+        scopes: scopes.filter(|scopes| !scopes.is_empty()),
+        id_token,
+    })
+}
+
+/// Reads the answer to a token request that was refused. None when it is not a JSON object that says something:
+/// an outage's HTML page, a proxy's text, nothing at all.
+pub(super) fn refusal(answer: &HttpAnswer) -> Option<TokenError> {
+    let object = Object::parse(&answer.body).ok()?;
+    let text = |key: &str| object.0.get(key).and_then(Value::as_str);
+    let description = text("error_description").map(str::to_owned);
+    let mut codes: Vec<u32> = match object.0.get("error_codes") {
+        Some(Value::Array(codes)) => {
+            codes.iter().filter_map(Value::as_u64).filter_map(|code| u32::try_from(code).ok()).collect()
+        }
+        _ => Vec::new(),
+    };
+    codes.truncate(MAX_CODES);
+    if codes.is_empty() {
+        codes.extend(description.as_deref().and_then(aadsts));
+    }
+    let claims = match object.0.get("claims") {
+        Some(Value::String(text)) if text.len() <= MAX_CLAIMS => {
+            Object::parse(text.as_bytes()).is_ok().then(|| text.clone())
+        }
+        Some(object @ Value::Object(_)) => Some(object.to_string()).filter(|text| text.len() <= MAX_CLAIMS),
+        _ => None,
+    };
+    Some(TokenError {
+        error: Some(code_word(text("error")?)?),
+        suberror: text("suberror").and_then(code_word),
+        codes,
+        trace_id: text("trace_id").and_then(trace_word),
+        correlation_id: text("correlation_id").and_then(trace_word),
+        claims,
+        description,
+    })
+}
+
+/// The number at the start of Entra's free text, as in `AADSTS50076: …`. Nothing else of it is ever read.
+pub(super) fn aadsts(description: &str) -> Option<u32> {
+    let digits = description.strip_prefix("AADSTS")?;
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    digits[..end].parse().ok()
+}
+
+/// A whole number of seconds, as a JSON number or as digits in a string (old Entra answers have both).
+fn seconds(value: &Value) -> Option<u64> {
+    match value {
+        Value::Number(number) => number.as_u64(),
+        Value::String(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok(),
+        _ => None,
+    }
+}
+
+/// A JSON object without repeated keys at any depth; its strings are wiped when dropped.
+pub(super) struct Object(pub(super) Map<String, Value>);
+
+impl Object {
+    /// Reads bytes that are one JSON object and nothing else.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
+        // serde_json's own words could quote a secret; where it stopped is enough.
+        match serde_json::from_slice::<Strict>(bytes) {
+            Ok(Strict(Value::Object(map))) => Ok(Object(map)),
+            Ok(Strict(mut other)) => {
+                wipe(&mut other);
+                Err("it is JSON, but not an object".to_owned())
+            }
+            Err(error) if error.to_string().starts_with(REPEATED_KEY) => Err(REPEATED_KEY.to_owned()),
+            Err(error) => Err(format!("it is not JSON at line {} column {}", error.line(), error.column())),
+        }
+    }
+
+    /// Takes a string out; `Err` when the value is of another type. `null` is absence.
+    fn text(&mut self, key: &'static str) -> Result<Option<String>, String> {
+        match self.0.remove(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(mut other) => {
+                wipe(&mut other);
+                Err(format!("{key} is not a string"))
+            }
+        }
+    }
+
+    /// Takes a token out: 1 to 65,536 visible ASCII characters or spaces (RFC 6749 appendix A).
+    fn token(&mut self, key: &'static str) -> Result<Option<String>, String> {
+        let Some(mut token) = self.text(key)? else { return Ok(None) };
+        if token.is_empty()
+            || token.len() > MAX_TOKEN
+            || !token.bytes().all(|byte| matches!(byte, 0x20..=0x7e))
+        {
+            token.zeroize();
+            return Err(format!("{key} is empty, too long, or holds a character that no token has"));
+        }
+        Ok(Some(token))
+    }
+}
+
+impl Drop for Object {
+    fn drop(&mut self) {
+        self.0.values_mut().for_each(wipe);
+    }
+}
+
+fn wipe(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(items) => items.iter_mut().for_each(wipe),
+        Value::Object(map) => map.values_mut().for_each(wipe),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+const REPEATED_KEY: &str = "a key stands twice";
+
+/// Any JSON value without repeated keys. `serde_json` alone lets the last one win, and another reader the first.
+struct Strict(Value);
+
+impl<'de> Deserialize<'de> for Strict {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(StrictVisitor).map(Strict)
+    }
+}
+
+struct StrictVisitor;
+
+impl<'de> Visitor<'de> for StrictVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("not a finite number"))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(Strict(item)) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(Value::Array(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            if map.contains_key(&key) {
+                return Err(serde::de::Error::custom(REPEATED_KEY));
+            }
+            let Strict(value) = entries.next_value()?;
+            map.insert(key, value);
+        }
+        Ok(Value::Object(map))
+    }
+}
