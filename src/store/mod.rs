@@ -14,8 +14,11 @@ pub mod embedded;
 pub mod keyspace;
 pub mod observed;
 pub mod record;
+pub mod redis;
 #[cfg(test)]
 mod suite;
+#[cfg(any(test, feature = "testkit"))]
+pub mod testing;
 
 use std::time::Duration;
 

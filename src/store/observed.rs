@@ -120,3 +120,40 @@ impl<S: Store> Store for Observed<S> {
         self.watch("swap_pending", self.store.swap_pending(id, expected, sealed, expires_at, ttl))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::super::embedded::{EmbeddedConfig, EmbeddedStore};
+    use super::super::suite::{CountingRandom, RealClock, connection, key};
+    use super::*;
+
+    #[derive(Default)]
+    struct Seen(Mutex<Vec<(&'static str, bool)>>);
+
+    impl StoreObserver for Seen {
+        fn operation(&self, operation: &'static str, _elapsed: Duration, error: bool) {
+            self.0.lock().expect("not poisoned").push((operation, error));
+        }
+    }
+
+    #[tokio::test]
+    async fn every_operation_is_reported_and_only_failures_are_errors() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let config = EmbeddedConfig::new(directory.path().join("store"));
+        let store = EmbeddedStore::open(&config, RealClock::shared(), &CountingRandom::new()).expect("opens");
+        let seen = Arc::new(Seen::default());
+        let store = Observed::new(store, Arc::clone(&seen) as Arc<dyn StoreObserver>, RealClock::shared());
+        let key = key("app", "user");
+        assert_eq!(store.load(&key).await.expect("serves"), None);
+        let mut stored = connection(1, 1);
+        let conflict = store.commit(&key, Some(stored.revision), &stored).await.expect("serves");
+        assert_eq!(conflict, Committed::Conflict);
+        stored.grant = vec![0; super::super::record::MAX_FIELD + 1];
+        assert!(store.commit(&key, None, &stored).await.is_err());
+        let seen = seen.0.lock().expect("not poisoned");
+        assert_eq!(*seen, [("load", false), ("commit", false), ("commit", true)]);
+        assert!(!store.is_shared());
+    }
+}
