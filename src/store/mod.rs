@@ -10,6 +10,16 @@
 //!
 //! The one hard problem: an answer that did not come. Every operation here is safe to repeat.
 
+pub mod embedded;
+pub mod keyspace;
+pub mod observed;
+pub mod record;
+pub mod redis;
+#[cfg(test)]
+mod suite;
+#[cfg(any(test, feature = "testkit"))]
+pub mod testing;
+
 use std::time::Duration;
 
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -78,6 +88,19 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    pub(crate) fn unavailable(doing: &'static str, cause: impl std::fmt::Display) -> Self {
+        StoreError::Unavailable { doing, cause: cause.to_string() }
+    }
+
+    pub(crate) fn corrupt(doing: &'static str, cause: impl std::fmt::Display) -> Self {
+        StoreError::Corrupt { doing, cause: cause.to_string() }
+    }
+}
+
+/// The most connections one page of [`Store::list`] holds, whatever was asked: a page is held in memory whole.
+pub const MAX_PAGE: usize = 1000;
+
 /// Where connections and pending sessions live.
 pub trait Store: Send + Sync {
     /// Whether other processes may change what is stored, so that what is held in memory must be checked again.
@@ -132,6 +155,8 @@ pub trait Store: Send + Sync {
     fn take_pending<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, StoreError>>;
 
     /// Replaces a pending record if it still is `expected`, byte for byte. False, and nothing changed, otherwise.
+    /// A record that already is `sealed` counts as replaced, so that repeating a swap whose answer was lost says true:
+    /// what is sealed twice never has the same bytes, so nobody else's swap can be mistaken for ours.
     fn swap_pending<'a>(
         &'a self,
         id: &'a str,

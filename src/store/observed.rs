@@ -1,0 +1,159 @@
+//! A store that is watched: how often, how long and how well each operation ran.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Committed, ConnectionPage, Revision, Store, StoreError, StoredConnection};
+use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::domain::task::BoxFuture;
+use crate::domain::time::{Clock, Timestamp};
+
+/// Is told of every operation of a store.
+pub trait StoreObserver: Send + Sync {
+    /// One operation ended. `operation` is the method's name; a conflict or a "not found" is no error. An operation
+    /// whose caller went away is not reported: nobody waited for its end.
+    fn operation(&self, operation: &'static str, elapsed: Duration, error: bool);
+}
+
+/// Any store, and someone who is told of its operations.
+pub struct Observed<S> {
+    store: S,
+    observer: Arc<dyn StoreObserver>,
+    clock: Arc<dyn Clock>,
+}
+
+impl<S: Store> Observed<S> {
+    /// Puts `observer` before `store`.
+    pub fn new(store: S, observer: Arc<dyn StoreObserver>, clock: Arc<dyn Clock>) -> Self {
+        Observed { store, observer, clock }
+    }
+
+    /// The store behind.
+    pub fn inner(&self) -> &S {
+        &self.store
+    }
+
+    fn watch<'a, T: Send + 'a>(
+        &'a self,
+        operation: &'static str,
+        work: BoxFuture<'a, Result<T, StoreError>>,
+    ) -> BoxFuture<'a, Result<T, StoreError>> {
+        Box::pin(async move {
+            let start = self.clock.monotonic();
+            let answer = work.await;
+            let elapsed = self.clock.monotonic().saturating_sub(start);
+            self.observer.operation(operation, elapsed, answer.is_err());
+            answer
+        })
+    }
+}
+
+impl<S: Store> Store for Observed<S> {
+    fn is_shared(&self) -> bool {
+        self.store.is_shared()
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.watch("ping", self.store.ping())
+    }
+
+    fn load<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+    ) -> BoxFuture<'a, Result<Option<StoredConnection>, StoreError>> {
+        self.watch("load", self.store.load(key))
+    }
+
+    fn revision<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<Option<Revision>, StoreError>> {
+        self.watch("revision", self.store.revision(key))
+    }
+
+    fn commit<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+        expected: Option<Revision>,
+        connection: &'a StoredConnection,
+    ) -> BoxFuture<'a, Result<Committed, StoreError>> {
+        self.watch("commit", self.store.commit(key, expected, connection))
+    }
+
+    fn delete<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.watch("delete", self.store.delete(key))
+    }
+
+    fn list<'a>(
+        &'a self,
+        app: &'a AppName,
+        prefix: &'a str,
+        after: Option<&'a ConnectionName>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<ConnectionPage, StoreError>> {
+        self.watch("list", self.store.list(app, prefix, after, limit))
+    }
+
+    fn put_pending<'a>(
+        &'a self,
+        id: &'a str,
+        sealed: &'a [u8],
+        expires_at: Timestamp,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.watch("put_pending", self.store.put_pending(id, sealed, expires_at, ttl))
+    }
+
+    fn pending<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, StoreError>> {
+        self.watch("pending", self.store.pending(id))
+    }
+
+    fn take_pending<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, StoreError>> {
+        self.watch("take_pending", self.store.take_pending(id))
+    }
+
+    fn swap_pending<'a>(
+        &'a self,
+        id: &'a str,
+        expected: &'a [u8],
+        sealed: &'a [u8],
+        expires_at: Timestamp,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.watch("swap_pending", self.store.swap_pending(id, expected, sealed, expires_at, ttl))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::super::embedded::{EmbeddedConfig, EmbeddedStore};
+    use super::super::suite::{CountingRandom, RealClock, connection, key};
+    use super::*;
+
+    #[derive(Default)]
+    struct Seen(Mutex<Vec<(&'static str, bool)>>);
+
+    impl StoreObserver for Seen {
+        fn operation(&self, operation: &'static str, _elapsed: Duration, error: bool) {
+            self.0.lock().expect("not poisoned").push((operation, error));
+        }
+    }
+
+    #[tokio::test]
+    async fn every_operation_is_reported_and_only_failures_are_errors() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let config = EmbeddedConfig::new(directory.path().join("store"));
+        let store = EmbeddedStore::open(&config, RealClock::shared(), &CountingRandom::new()).expect("opens");
+        let seen = Arc::new(Seen::default());
+        let store = Observed::new(store, Arc::clone(&seen) as Arc<dyn StoreObserver>, RealClock::shared());
+        let key = key("app", "user");
+        assert_eq!(store.load(&key).await.expect("serves"), None);
+        let mut stored = connection(1, 1);
+        let conflict = store.commit(&key, Some(stored.revision), &stored).await.expect("serves");
+        assert_eq!(conflict, Committed::Conflict);
+        stored.grant = vec![0; super::super::record::MAX_FIELD + 1];
+        assert!(store.commit(&key, None, &stored).await.is_err());
+        let seen = seen.0.lock().expect("not poisoned");
+        assert_eq!(*seen, [("load", false), ("commit", false), ("commit", true)]);
+        assert!(!store.is_shared());
+    }
+}

@@ -1,0 +1,196 @@
+//! How a connection is written down: one encoding in both stores.
+//!
+//! ```text
+//! offset  bytes
+//!      0      2  "TW"
+//!      2      1  format: 1
+//!      3      8  generation, big-endian
+//!     11     16  nonce
+//!     27     12  the lengths of profile, tokens and grant, big-endian, 4 bytes each
+//!     39    ...  profile, tokens, grant
+//! ```
+//! The revision stands at a fixed place so that it can be read, and compared inside Redis, without the rest; as bytes
+//! and never as a number, because Lua's numbers lose whole ones above 2^53. Nothing here is authenticated: the fields
+//! are sealed and bound to their connection by whoever sealed them, and a record that was tampered with will not open.
+
+use super::{Revision, StoreError, StoredConnection};
+
+/// What every record begins with.
+const MAGIC: [u8; 2] = *b"TW";
+/// The only format there is. Another one is an error and never guessed at: an older daemon must not rewrite what a
+/// newer one stored.
+const FORMAT: u8 = 1;
+/// Where the revision begins.
+pub const REVISION_START: usize = 3;
+/// Where the revision ends, and so how much of a record must be read for it.
+pub const REVISION_END: usize = REVISION_START + 24;
+const HEADER: usize = REVISION_END + 12;
+/// The most bytes one sealed field may have. A profile is a few KiB and tokens of ten resources some 50 KiB; what is
+/// larger is a mistake, and would stall everyone behind it in the store.
+pub const MAX_FIELD: usize = 1024 * 1024;
+
+/// A revision as it is stored and compared: generation, big-endian, then nonce.
+pub fn revision_bytes(revision: &Revision) -> [u8; 24] {
+    let mut bytes = [0; 24];
+    bytes[..8].copy_from_slice(&revision.generation.to_be_bytes());
+    bytes[8..].copy_from_slice(&revision.nonce);
+    bytes
+}
+
+/// Writes a connection down. Refused when a field is larger than [`MAX_FIELD`].
+pub fn encode(doing: &'static str, connection: &StoredConnection) -> Result<Vec<u8>, StoreError> {
+    let fields = [&connection.profile, &connection.tokens, &connection.grant];
+    let mut record = Vec::with_capacity(HEADER + fields.iter().map(|field| field.len()).sum::<usize>());
+    record.extend_from_slice(&MAGIC);
+    record.push(FORMAT);
+    record.extend_from_slice(&revision_bytes(&connection.revision));
+    for field in fields {
+        let length = u32::try_from(field.len()).ok().filter(|_| field.len() <= MAX_FIELD);
+        let Some(length) = length else {
+            let cause = format!("a field of {} bytes is more than the {MAX_FIELD} allowed", field.len());
+            return Err(StoreError::Corrupt { doing, cause });
+        };
+        record.extend_from_slice(&length.to_be_bytes());
+    }
+    for field in fields {
+        record.extend_from_slice(field);
+    }
+    Ok(record)
+}
+
+/// Reads a record, to the last byte.
+pub fn decode(doing: &'static str, record: &[u8]) -> Result<StoredConnection, StoreError> {
+    let revision = decode_revision(doing, record)?;
+    let corrupt = |cause: &str| StoreError::corrupt(doing, cause);
+    let mut lengths = [0usize; 3];
+    let header = record.get(REVISION_END..HEADER).ok_or_else(|| corrupt("it ends within its header"))?;
+    for (length, bytes) in lengths.iter_mut().zip(header.chunks_exact(4)) {
+        let number = bytes.iter().fold(0u32, |number, byte| number << 8 | u32::from(*byte));
+        *length = usize::try_from(number)
+            .ok()
+            .filter(|length| *length <= MAX_FIELD)
+            .ok_or_else(|| corrupt("a field's length is beyond what a field may have"))?;
+    }
+    let mut rest = &record[HEADER..];
+    let mut field = |length: usize| {
+        let (field, after) =
+            rest.split_at_checked(length).ok_or_else(|| corrupt("it ends within a field"))?;
+        rest = after;
+        Ok(field.to_vec())
+    };
+    let connection = StoredConnection {
+        revision,
+        profile: field(lengths[0])?,
+        tokens: field(lengths[1])?,
+        grant: field(lengths[2])?,
+    };
+    if rest.is_empty() { Ok(connection) } else { Err(corrupt("it goes on after its last field")) }
+}
+
+/// Reads only the revision: `record` may end anywhere after it.
+pub fn decode_revision(doing: &'static str, record: &[u8]) -> Result<Revision, StoreError> {
+    let head = record
+        .get(..REVISION_END)
+        .ok_or_else(|| StoreError::corrupt(doing, "it is shorter than a revision"))?;
+    if head[..2] != MAGIC {
+        return Err(StoreError::corrupt(doing, "it is not one of ours"));
+    }
+    if head[2] != FORMAT {
+        let cause = format!("its format is {} and this version knows only {FORMAT}", head[2]);
+        return Err(StoreError::Corrupt { doing, cause });
+    }
+    let mut generation = [0; 8];
+    generation.copy_from_slice(&head[REVISION_START..REVISION_START + 8]);
+    let mut nonce = [0; 16];
+    nonce.copy_from_slice(&head[REVISION_START + 8..REVISION_END]);
+    Ok(Revision { generation: u64::from_be_bytes(generation), nonce })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connection() -> StoredConnection {
+        StoredConnection {
+            revision: Revision { generation: u64::MAX - 1, nonce: [7; 16] },
+            profile: b"profile".to_vec(),
+            tokens: Vec::new(),
+            grant: vec![0xff; 300],
+        }
+    }
+
+    fn encoded() -> Vec<u8> {
+        encode("testing", &connection()).expect("fits")
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let record = encoded();
+        assert_eq!(decode("testing", &record).expect("whole"), connection());
+        assert_eq!(
+            decode_revision("testing", &record[..REVISION_END]).expect("whole"),
+            connection().revision
+        );
+        assert_eq!(record[REVISION_START..REVISION_END], revision_bytes(&connection().revision));
+    }
+
+    #[test]
+    fn the_format_is_what_it_was() {
+        let small = StoredConnection {
+            revision: Revision { generation: 258, nonce: *b"0123456789abcdef" },
+            profile: b"p".to_vec(),
+            tokens: b"to".to_vec(),
+            grant: b"gra".to_vec(),
+        };
+        let record = encode("testing", &small).expect("fits");
+        let expected = b"TW\x01\0\0\0\0\0\0\x01\x020123456789abcdef\0\0\0\x01\0\0\0\x02\0\0\0\x03ptogra";
+        assert_eq!(record, expected);
+    }
+
+    #[test]
+    fn every_truncation_and_every_extension_is_refused() {
+        let record = encoded();
+        for length in 0..record.len() {
+            assert!(decode("testing", &record[..length]).is_err(), "{length}");
+        }
+        let mut longer = record;
+        longer.push(0);
+        assert!(decode("testing", &longer).is_err());
+    }
+
+    #[test]
+    fn no_flipped_bit_panics_and_none_in_the_frame_goes_unseen() {
+        let record = encoded();
+        for bit in 0..record.len() * 8 {
+            let mut damaged = record.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let framed = bit / 8 < REVISION_START || (REVISION_END..HEADER).contains(&(bit / 8));
+            let answer = decode("testing", &damaged);
+            assert_eq!(answer.is_err(), framed, "bit {bit}");
+            assert!(answer.is_ok_and(|read| read != connection()) || framed, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn another_format_says_which() {
+        let mut record = encoded();
+        record[2] = 9;
+        let text = decode("testing", &record).expect_err("unknown").to_string();
+        assert!(text.contains("format is 9"), "{text}");
+    }
+
+    #[test]
+    fn no_field_outgrows_its_cap() {
+        let mut large = connection();
+        large.tokens = vec![0; MAX_FIELD];
+        let mut record = encode("testing", &large).expect("just fits");
+        assert!(decode("testing", &record).is_ok());
+        large.tokens.push(0);
+        assert!(encode("testing", &large).is_err());
+        // One more, written by somebody who does not know the cap.
+        let length = u32::try_from(MAX_FIELD + 1).expect("small").to_be_bytes();
+        record[REVISION_END + 4..REVISION_END + 8].copy_from_slice(&length);
+        record.push(0);
+        assert!(decode("testing", &record).is_err());
+    }
+}

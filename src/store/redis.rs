@@ -1,0 +1,550 @@
+//! The store of several processes: Redis 6.2 or later, one master.
+//!
+//! What is stored where, and why the index cannot be wrong for long: [`super::keyspace`]. What must happen in one step
+//! is a script on one key. Every operation is bounded by [`RedisConfig::operation_timeout`], connecting included, and
+//! is tried a second time when the connection died under it. That is safe because each one says the same when repeated:
+//!
+//! - a commit and a swap find their own bytes stored and say so;
+//! - a delete whose first answer was lost says true: whether there was anything is not known any more, and it is gone;
+//! - a take whose first answer was lost and that finds nothing the second time is an error, not "nothing there": the
+//!   record may just have been taken, by us, and the answer with it is lost.
+//!
+//! **Durability** is Redis's own: with `appendfsync always` an acknowledged commit survives a crash of the server, with
+//! `everysec` (the usual) the last second may go. Replication is asynchronous, so a failover may lose what the replica
+//! had not seen; `min-replicas-to-write 1` bounds that, and a Redis that lacks replicas then refuses writes, which is
+//! reported as unavailable. A generation that comes back after such a loss has another nonce. Eviction must be off
+//! (`maxmemory-policy noeviction`): an evicted connection is a lost one.
+//!
+//! **Access.** [`REDIS_COMMANDS`] is everything this store ever sends:
+//!
+//! ```text
+//! user tokenward on >PASSWORD ~tokenward:* resetchannels -@all +auth +select +client|setname +role +get +getrange
+//!   +set +getdel +del +exists +zadd +zrem +zrangebylex +evalsha +script|load
+//! ```
+
+mod connection;
+mod scripts;
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{RedisError, RedisResult};
+use zeroize::Zeroizing;
+
+use self::connection::{Link, Verdict, check_master, client_config, describe};
+use super::{
+    Committed, ConnectionPage, MAX_PAGE, Revision, Store, StoreError, StoredConnection, keyspace, record,
+};
+use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::domain::random::Random;
+use crate::domain::task::{BoxFuture, Tasks};
+use crate::domain::time::{Clock, Timestamp};
+
+/// Every command this store sends, in the spelling of Redis's ACLs.
+pub const REDIS_COMMANDS: &[&str] = &[
+    "auth",
+    "select",
+    "client|setname",
+    "role",
+    "get",
+    "getrange",
+    "set",
+    "getdel",
+    "del",
+    "exists",
+    "zadd",
+    "zrem",
+    "zrangebylex",
+    "evalsha",
+    "script|load",
+];
+
+/// How many records are asked for in one go while listing: bounds how long others wait behind them on the connection.
+const LIST_CHUNK: usize = 100;
+
+/// Where a secret comes from: asked anew with every connection, so that a changed file counts without a restart. It
+/// may read a small file. The error says why there is none, without the secret.
+pub type PasswordSource = Arc<dyn Fn() -> Result<Zeroizing<String>, String> + Send + Sync>;
+
+/// Where what is needed for TLS comes from: asked anew with every connection.
+pub type TlsSource = Arc<dyn Fn() -> Result<RedisTls, String> + Send + Sync>;
+
+/// What is needed to speak TLS.
+#[derive(Clone, Default)]
+pub struct RedisTls {
+    /// The authorities to trust, PEM; the system's when there are none.
+    pub ca_pem: Option<Vec<u8>>,
+    /// Who we are, where the server asks.
+    pub identity: Option<TlsIdentity>,
+}
+
+/// A certificate of ours and its key.
+#[derive(Clone)]
+pub struct TlsIdentity {
+    /// The certificate and what it was issued by, PEM.
+    pub certificate_pem: Vec<u8>,
+    /// Its private key, PEM.
+    pub key_pem: Zeroizing<Vec<u8>>,
+}
+
+/// How to reach Redis.
+#[derive(Clone)]
+pub struct RedisConfig {
+    /// The server's name or address.
+    pub host: String,
+    /// The server's port.
+    pub port: u16,
+    /// The database's number.
+    pub database: u16,
+    /// TLS, with what is needed for it; none is plain TCP.
+    pub tls: Option<TlsSource>,
+    /// The ACL user; Redis's `default` when there is none.
+    pub username: Option<String>,
+    /// The user's password.
+    pub password: Option<PasswordSource>,
+    /// What `CLIENT LIST` shows; no blanks.
+    pub client_name: String,
+    /// How long making a connection may take: name, TCP, TLS and the greeting.
+    pub connect_timeout: Duration,
+    /// How long one command may take before its connection counts as dead.
+    pub response_timeout: Duration,
+    /// How long one operation of the store may take in all, waiting for a connection and a second try included. (A
+    /// list and a creation are a few of these.)
+    pub operation_timeout: Duration,
+}
+
+impl RedisConfig {
+    /// A plain connection without a password, with the usual limits.
+    pub fn new(host: impl Into<String>, port: u16) -> Self {
+        RedisConfig {
+            host: host.into(),
+            port,
+            database: 0,
+            tls: None,
+            username: None,
+            password: None,
+            client_name: "tokenward".to_owned(),
+            connect_timeout: Duration::from_secs(1),
+            response_timeout: Duration::from_millis(500),
+            operation_timeout: Duration::from_secs(1),
+        }
+    }
+}
+
+/// A store in Redis.
+pub struct RedisStore {
+    link: Link,
+}
+
+impl RedisStore {
+    /// Prepares a store; [`Store::ping`] says whether it can be reached. What is needed for TLS is read once to see
+    /// that it is usable.
+    pub fn new(
+        config: RedisConfig,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+        tasks: Arc<dyn Tasks>,
+    ) -> Result<Self, StoreError> {
+        if let Some(tls) = &config.tls {
+            tls()
+                .and_then(|tls| client_config(&tls))
+                .map_err(|cause| StoreError::unavailable("preparing TLS to Redis", cause))?;
+        }
+        Ok(RedisStore { link: Link::new(config, clock, random, tasks) })
+    }
+
+    /// Makes the next operation connect anew, with the secrets as they are then. Nothing under way is disturbed.
+    pub fn reconnect(&self) {
+        self.link.renew();
+    }
+
+    /// Refuses every further operation and ends the connection, once what is under way is done: a task of ours would
+    /// otherwise outlive a stop.
+    pub fn close(&self) {
+        self.link.close();
+    }
+
+    /// Runs an operation within its time, a second time if its connection died. Also says whether the answer to a first
+    /// try was lost.
+    async fn run<T, F>(
+        &self,
+        doing: &'static str,
+        operation: impl Fn(MultiplexedConnection) -> F,
+    ) -> Result<(T, bool), StoreError>
+    where
+        F: Future<Output = RedisResult<T>> + Send,
+    {
+        let limit = self.link.config().operation_timeout;
+        tokio::select! {
+            biased;
+            answer = self.try_twice(doing, operation) => answer,
+            () = self.link.clock().sleep(limit) => {
+                Err(StoreError::Unavailable { doing, cause: format!("Redis gave no answer within {limit:?}") })
+            }
+        }
+    }
+
+    async fn try_twice<T, F>(
+        &self,
+        doing: &'static str,
+        operation: impl Fn(MultiplexedConnection) -> F,
+    ) -> Result<(T, bool), StoreError>
+    where
+        F: Future<Output = RedisResult<T>> + Send,
+    {
+        let mut lost = false;
+        let mut second = false;
+        loop {
+            let live = self.link.acquire().await.map_err(|cause| StoreError::Unavailable { doing, cause })?;
+            let error = match operation(live.commands.clone()).await {
+                Ok(answer) => return Ok((answer, lost)),
+                Err(error) => error,
+            };
+            let verdict = Verdict::of(&error);
+            let failure = self.failure(doing, &error);
+            let discarded =
+                verdict != Verdict::Fine && self.link.discard(&live, verdict, &failure.to_string());
+            if second || !discarded || verdict == Verdict::TooFewReplicas {
+                return Err(failure);
+            }
+            lost |= verdict == Verdict::Lost;
+            second = true;
+        }
+    }
+
+    fn failure(&self, doing: &'static str, error: &RedisError) -> StoreError {
+        if error.code() == Some("WRONGTYPE") {
+            return StoreError::corrupt(doing, "what is stored is of another type");
+        }
+        let user = self.link.config().username.as_deref().unwrap_or("default");
+        StoreError::Unavailable { doing, cause: describe(error, user) }
+    }
+
+    async fn index(&self, doing: &'static str, key: &ConnectionKey) -> Result<(), StoreError> {
+        let add = add_to_index(key);
+        self.run(doing, |mut commands| {
+            let add = &add;
+            async move { add.exec_async(&mut commands).await }
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Takes a name out of its app's index, and puts it back if its record is there after all: see [`keyspace`].
+    async fn unindex(&self, doing: &'static str, key: &ConnectionKey) -> Result<(), StoreError> {
+        let index = keyspace::redis_index(&key.app);
+        let record = keyspace::redis_record(key);
+        let (there, _) = self
+            .run(doing, |mut commands| {
+                let (index, record) = (&index, &record);
+                async move {
+                    let mut remove = ::redis::cmd("ZREM");
+                    remove.arg(index).arg(key.connection.as_str());
+                    remove.exec_async(&mut commands).await?;
+                    ::redis::cmd("EXISTS").arg(record).query_async::<bool>(&mut commands).await
+                }
+            })
+            .await?;
+        if there { self.index(doing, key).await } else { Ok(()) }
+    }
+
+    /// One chunk of a list: names from the index, and their records.
+    async fn list_chunk(
+        &self,
+        doing: &'static str,
+        app: &AppName,
+        (start, end): &(Vec<u8>, Vec<u8>),
+        count: usize,
+    ) -> Result<Vec<(ConnectionKey, Option<Vec<u8>>)>, StoreError> {
+        let mut range = ::redis::cmd("ZRANGEBYLEX");
+        range.arg(keyspace::redis_index(app)).arg(start).arg(end).arg("LIMIT").arg(0).arg(count);
+        let (names, _) = self
+            .run(doing, |mut commands| {
+                let range = &range;
+                async move { range.query_async::<Vec<Vec<u8>>>(&mut commands).await }
+            })
+            .await?;
+        let mut keys = Vec::with_capacity(names.len());
+        for name in names {
+            let name = String::from_utf8(name).ok().and_then(|name| ConnectionName::parse(&name).ok());
+            let name = name.ok_or_else(|| StoreError::corrupt(doing, "the index holds what is no name"))?;
+            keys.push(ConnectionKey { app: app.clone(), connection: name });
+        }
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        // Not MGET: the records live in different slots.
+        let mut gets = ::redis::pipe();
+        for key in &keys {
+            gets.cmd("GET").arg(keyspace::redis_record(key));
+        }
+        let (records, _) = self
+            .run(doing, |mut commands| {
+                let gets = &gets;
+                async move { gets.query_async::<Vec<Option<Vec<u8>>>>(&mut commands).await }
+            })
+            .await?;
+        Ok(keys.into_iter().zip(records).collect())
+    }
+}
+
+impl Drop for RedisStore {
+    fn drop(&mut self) {
+        self.link.close();
+    }
+}
+
+/// Puts a name into its app's index; repeating it changes nothing.
+fn add_to_index(key: &ConnectionKey) -> ::redis::Cmd {
+    let mut add = ::redis::cmd("ZADD");
+    add.arg(keyspace::redis_index(&key.app)).arg(0).arg(key.connection.as_str());
+    add
+}
+
+/// A time to live in Redis's milliseconds; none is not allowed, and one is over at once too.
+fn millis(ttl: Duration) -> u64 {
+    // Redis refuses what does not fit a signed 64-bit instant.
+    u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).clamp(1, 1 << 52)
+}
+
+impl Store for RedisStore {
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    /// Asks for the role: a demoted master answers a PING like any other.
+    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        const DOING: &str = "asking the store whether it serves";
+        Box::pin(async move {
+            let (role, _) =
+                self.run(DOING, |mut commands| async move { check_master(&mut commands).await }).await?;
+            role.map_err(|cause| {
+                self.link.renew();
+                StoreError::Unavailable { doing: DOING, cause }
+            })
+        })
+    }
+
+    fn load<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+    ) -> BoxFuture<'a, Result<Option<StoredConnection>, StoreError>> {
+        const DOING: &str = "loading a connection";
+        Box::pin(async move {
+            let mut get = ::redis::cmd("GET");
+            get.arg(keyspace::redis_record(key));
+            let (found, _) = self
+                .run(DOING, |mut commands| {
+                    let get = &get;
+                    async move { get.query_async::<Option<Vec<u8>>>(&mut commands).await }
+                })
+                .await?;
+            found.map(|found| record::decode(DOING, &found)).transpose()
+        })
+    }
+
+    fn revision<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<Option<Revision>, StoreError>> {
+        const DOING: &str = "looking a revision up";
+        Box::pin(async move {
+            let mut get = ::redis::cmd("GETRANGE");
+            get.arg(keyspace::redis_record(key)).arg(0).arg(record::REVISION_END - 1);
+            let (found, _) = self
+                .run(DOING, |mut commands| {
+                    let get = &get;
+                    async move { get.query_async::<Vec<u8>>(&mut commands).await }
+                })
+                .await?;
+            // Redis has no empty strings but those that are not there.
+            if found.is_empty() { Ok(None) } else { record::decode_revision(DOING, &found).map(Some) }
+        })
+    }
+
+    fn commit<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+        expected: Option<Revision>,
+        connection: &'a StoredConnection,
+    ) -> BoxFuture<'a, Result<Committed, StoreError>> {
+        const DOING: &str = "committing a connection";
+        Box::pin(async move {
+            let encoded = record::encode(DOING, connection)?;
+            let mut script = scripts::COMMIT.prepare_invoke();
+            script
+                .key(keyspace::redis_record(key))
+                .arg(
+                    expected
+                        .as_ref()
+                        .map(|revision| record::revision_bytes(revision).to_vec())
+                        .unwrap_or_default(),
+                )
+                .arg(&record::revision_bytes(&connection.revision)[..])
+                .arg(&encoded[..record::REVISION_START])
+                .arg(&encoded);
+            let creates = expected.is_none();
+            if creates {
+                self.index(DOING, key).await?;
+            }
+            let add = add_to_index(key);
+            let (answer, _) = self
+                .run(DOING, |mut commands| {
+                    let (script, add) = (&script, &add);
+                    async move {
+                        if creates {
+                            return script.invoke_async::<i64>(&mut commands).await;
+                        }
+                        // Both leave together. What becomes of the name does not matter to the record.
+                        let mut beside = commands.clone();
+                        let (answer, _named) = tokio::join!(
+                            script.invoke_async::<i64>(&mut commands),
+                            add.exec_async(&mut beside)
+                        );
+                        answer
+                    }
+                })
+                .await?;
+            match answer {
+                1 => {
+                    if creates && let Err(error) = self.index(DOING, key).await {
+                        tracing::warn!(%error, "a new connection may be missing in lists until its next refresh");
+                    }
+                    Ok(Committed::Done)
+                }
+                0 => Ok(Committed::Conflict),
+                _ => Err(StoreError::corrupt(DOING, "what is stored is no record, or one of another format")),
+            }
+        })
+    }
+
+    fn delete<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<bool, StoreError>> {
+        const DOING: &str = "deleting a connection";
+        Box::pin(async move {
+            let mut delete = ::redis::cmd("DEL");
+            delete.arg(keyspace::redis_record(key));
+            let (removed, lost) = self
+                .run(DOING, |mut commands| {
+                    let delete = &delete;
+                    async move { delete.query_async::<bool>(&mut commands).await }
+                })
+                .await?;
+            if let Err(error) = self.unindex(DOING, key).await {
+                tracing::debug!(%error, "the name of a deleted connection stays in the index until it is listed");
+            }
+            Ok(removed || lost)
+        })
+    }
+
+    fn list<'a>(
+        &'a self,
+        app: &'a AppName,
+        prefix: &'a str,
+        after: Option<&'a ConnectionName>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<ConnectionPage, StoreError>> {
+        const DOING: &str = "listing connections";
+        let limit = limit.min(MAX_PAGE);
+        Box::pin(async move {
+            let mut page = ConnectionPage::default();
+            let mut after = after.cloned();
+            // One more than fits says whether there is a next page.
+            while limit > 0 && page.connections.len() <= limit {
+                let range = keyspace::redis_range(prefix, after.as_ref().map(ConnectionName::as_str));
+                let count = (limit + 1 - page.connections.len()).min(LIST_CHUNK);
+                let chunk = self.list_chunk(DOING, app, &range, count).await?;
+                let last = chunk.len() < count;
+                for (key, found) in chunk {
+                    after = Some(key.connection.clone());
+                    match found {
+                        Some(found) => {
+                            page.connections.push((key.connection, record::decode(DOING, &found)?))
+                        }
+                        None => self.unindex(DOING, &key).await?,
+                    }
+                }
+                if last {
+                    break;
+                }
+            }
+            if page.connections.len() > limit {
+                page.connections.truncate(limit);
+                page.next = page.connections.last().map(|(name, _)| name.clone());
+            }
+            Ok(page)
+        })
+    }
+
+    fn put_pending<'a>(
+        &'a self,
+        id: &'a str,
+        sealed: &'a [u8],
+        _expires_at: Timestamp,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let mut set = ::redis::cmd("SET");
+            set.arg(keyspace::redis_pending(id)).arg(sealed).arg("PX").arg(millis(ttl));
+            self.run("keeping a pending record", |mut commands| {
+                let set = &set;
+                async move { set.exec_async(&mut commands).await }
+            })
+            .await?;
+            Ok(())
+        })
+    }
+
+    fn pending<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, StoreError>> {
+        Box::pin(async move {
+            let mut get = ::redis::cmd("GET");
+            get.arg(keyspace::redis_pending(id));
+            let (found, _) = self
+                .run("looking a pending record up", |mut commands| {
+                    let get = &get;
+                    async move { get.query_async::<Option<Vec<u8>>>(&mut commands).await }
+                })
+                .await?;
+            Ok(found)
+        })
+    }
+
+    fn take_pending<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, StoreError>> {
+        const DOING: &str = "taking a pending record";
+        Box::pin(async move {
+            let mut take = ::redis::cmd("GETDEL");
+            take.arg(keyspace::redis_pending(id));
+            let (taken, lost) = self
+                .run(DOING, |mut commands| {
+                    let take = &take;
+                    async move { take.query_async::<Option<Vec<u8>>>(&mut commands).await }
+                })
+                .await?;
+            if taken.is_none() && lost {
+                return Err(StoreError::unavailable(DOING, "the answer was lost with its connection"));
+            }
+            Ok(taken)
+        })
+    }
+
+    fn swap_pending<'a>(
+        &'a self,
+        id: &'a str,
+        expected: &'a [u8],
+        sealed: &'a [u8],
+        _expires_at: Timestamp,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move {
+            let mut script = scripts::SWAP.prepare_invoke();
+            script.key(keyspace::redis_pending(id)).arg(expected).arg(sealed).arg(millis(ttl));
+            let (swapped, _) = self
+                .run("replacing a pending record", |mut commands| {
+                    let script = &script;
+                    async move { script.invoke_async::<bool>(&mut commands).await }
+                })
+                .await?;
+            Ok(swapped)
+        })
+    }
+}

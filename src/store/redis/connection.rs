@@ -1,0 +1,409 @@
+//! The connection to Redis, and how it comes back.
+//!
+//! One multiplexed connection serves everyone. When it breaks, or the server behind it says that it is not the one to
+//! talk to any more, it is put aside and another one is made: found anew, authenticated with the secrets as they are
+//! then, and used only once the server says that it is the master. Operations under way on the old one keep it until
+//! they end.
+//!
+//! - One attempt at a time, in a task of its own: a caller that goes away does not take it along, and those who need a
+//!   connection wait for the same one.
+//! - Nobody waits longer than one operation may take, and hardly at all once an attempt has failed: from then on the
+//!   server counts as down, those who come wait a moment for the attempt under way, and after each failed one there is
+//!   a pause, longer each time and with jitter, in which everyone is refused at once with the attempt's cause.
+//! - Nothing tries in the background: the next operation after the pause does, and the readiness probe is one.
+//!
+//! For Sentinel and Cluster, [`Shared::discover`] is the place: it says where the master is now.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError, ServerErrorKind, Value};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::{oneshot, watch};
+use tokio_rustls::TlsConnector;
+
+use super::{RedisConfig, RedisTls};
+use crate::domain::random::{Random, random_bytes};
+use crate::domain::task::Tasks;
+use crate::domain::time::Clock;
+
+/// The first pause after a failed attempt, and the longest: short enough that nobody notices a restart of Redis for
+/// long, long enough that a thousand replicas do not keep it down.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long an operation waits for an attempt while the server counts as down. A local server that is back is connected
+/// to within this; for one farther away the attempt goes on, and the next operation finds it done.
+const PATIENCE_WHILE_DOWN: Duration = Duration::from_millis(100);
+/// A connection this young is not put aside because of the server's state: it was judged a moment ago, and a server
+/// that refuses writes for lack of replicas would otherwise be reconnected to with every one of them.
+const YOUNG: Duration = Duration::from_millis(500);
+
+/// A connection that was made and checked.
+pub(super) struct Live {
+    pub(super) commands: MultiplexedConnection,
+    since: Duration,
+    /// Ends the task that drives the connection, once nobody uses it any more.
+    _alive: oneshot::Sender<()>,
+}
+
+/// An attempt's outcome; none while it is under way.
+type Attempt = watch::Receiver<Option<Result<Arc<Live>, String>>>;
+
+#[derive(Default)]
+struct State {
+    live: Option<Arc<Live>>,
+    attempt: Option<Attempt>,
+    failures: u32,
+    /// After a failed attempt: its cause, and when the next one may be made.
+    pause: Option<(String, Duration)>,
+    closed: bool,
+}
+
+struct Shared {
+    config: RedisConfig,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    tasks: Arc<dyn Tasks>,
+    /// Never held across an await.
+    state: Mutex<State>,
+}
+
+/// The way to Redis.
+pub(super) struct Link(Arc<Shared>);
+
+impl Link {
+    pub(super) fn new(
+        config: RedisConfig,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+        tasks: Arc<dyn Tasks>,
+    ) -> Self {
+        Link(Arc::new(Shared { config, clock, random, tasks, state: Mutex::new(State::default()) }))
+    }
+
+    pub(super) fn config(&self) -> &RedisConfig {
+        &self.0.config
+    }
+
+    pub(super) fn clock(&self) -> &dyn Clock {
+        &*self.0.clock
+    }
+
+    /// The connection, made when there is none. The caller bounds how long it waits.
+    pub(super) async fn acquire(&self) -> Result<Arc<Live>, String> {
+        let (mut attempt, down) = {
+            let mut state = self.0.lock();
+            if state.closed {
+                return Err("the store is closed".to_owned());
+            }
+            if let Some(live) = &state.live {
+                return Ok(Arc::clone(live));
+            }
+            let pause = state.pause.clone();
+            // An attempt whose task was dropped (the process stops) will never end.
+            let attempt = match state.attempt.clone().filter(|attempt| attempt.has_changed().is_ok()) {
+                Some(attempt) => attempt,
+                None => {
+                    if let Some((cause, until)) = &pause
+                        && self.0.clock.monotonic() < *until
+                    {
+                        return Err(cause.clone());
+                    }
+                    let (done, attempt) = watch::channel(None);
+                    state.attempt = Some(attempt.clone());
+                    self.0.tasks.spawn("connecting to Redis", Box::pin(Arc::clone(&self.0).attempt(done)));
+                    attempt
+                }
+            };
+            (attempt, pause.map(|(cause, _)| cause))
+        };
+        let outcome = async {
+            match attempt.wait_for(Option::is_some).await.as_deref() {
+                Ok(Some(outcome)) => outcome.clone(),
+                Ok(None) | Err(_) => Err("connecting was interrupted".to_owned()),
+            }
+        };
+        match down {
+            None => outcome.await,
+            Some(cause) => tokio::select! {
+                biased;
+                outcome = outcome => outcome,
+                () = self.0.clock.sleep(PATIENCE_WHILE_DOWN) => Err(cause),
+            },
+        }
+    }
+
+    /// Puts a connection aside, if it is still the one in use; false when it stays.
+    pub(super) fn discard(&self, live: &Arc<Live>, verdict: Verdict, cause: &str) -> bool {
+        let mut state = self.0.lock();
+        if !state.live.as_ref().is_some_and(|current| Arc::ptr_eq(current, live)) {
+            return true; // somebody did already
+        }
+        let age = self.0.clock.monotonic().saturating_sub(live.since);
+        if verdict != Verdict::Lost && age < YOUNG {
+            return false;
+        }
+        state.live = None;
+        tracing::warn!(cause, "the connection to Redis is given up");
+        true
+    }
+
+    /// Puts the connection in use aside: the next operation makes one with the secrets as they are then.
+    pub(super) fn renew(&self) {
+        self.0.lock().live = None;
+    }
+
+    pub(super) fn close(&self) {
+        let mut state = self.0.lock();
+        state.closed = true;
+        state.live = None;
+    }
+}
+
+/// What an error says about the connection it came over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Gone, or not to be trusted any more; whether the command was executed is not known.
+    Lost,
+    /// The server did not execute the command and is not the one to ask now.
+    Elsewhere,
+    /// The server has too few replicas to take writes: asking another one may help, asking again at once will not.
+    TooFewReplicas,
+    /// The connection is fine.
+    Fine,
+}
+
+impl Verdict {
+    pub(super) fn of(error: &RedisError) -> Self {
+        match error.kind() {
+            // A timeout too: a peer that vanished without a word would cost everyone after us a timeout.
+            ErrorKind::Io | ErrorKind::Parse => return Verdict::Lost,
+            ErrorKind::Server(
+                ServerErrorKind::ReadOnly
+                | ServerErrorKind::BusyLoading
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::ClusterDown,
+            ) => return Verdict::Elsewhere,
+            _ => {}
+        }
+        match error.code() {
+            Some("UNBLOCKED" | "NOAUTH") => Verdict::Elsewhere,
+            Some("NOREPLICAS") => Verdict::TooFewReplicas,
+            _ => Verdict::Fine,
+        }
+    }
+}
+
+/// An error in words, without anything that is stored: Redis repeats arguments in some of its errors, and the client
+/// library repeats answers in some of its own.
+pub(super) fn describe(error: &RedisError, user: &str) -> String {
+    match error.kind() {
+        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {
+            return "Redis answered something else".to_owned();
+        }
+        ErrorKind::Io => return error.to_string(),
+        _ => {}
+    }
+    let Some(code) = error.code() else { return format!("Redis refused: {}", error.category()) };
+    let detail = error.detail().unwrap_or_default();
+    let detail = detail.split(", with args").next().unwrap_or_default();
+    let hint = match code {
+        "WRONGPASS" => format!("Redis refused the password of user `{user}`"),
+        "NOAUTH" => {
+            "Redis asks for a password: give `password_file`, and `username` if it is not `default`".into()
+        }
+        "NOPERM" => format!("user `{user}` may not do what this store needs: see the ACL in the manual"),
+        "READONLY" => "Redis is a replica and takes no writes".into(),
+        "NOREPLICAS" => "Redis takes no writes as long as too few replicas are connected to it".into(),
+        "LOADING" => "Redis is still loading its data".into(),
+        "MOVED" | "ASK" | "CROSSSLOT" => {
+            "this is a node of a Redis Cluster, and the configuration speaks of one server".into()
+        }
+        "OOM" => "Redis is out of memory (and must not evict: set `maxmemory-policy noeviction`)".into(),
+        "MISCONF" => "Redis cannot write to its disk and takes no writes".into(),
+        _ => "Redis refused".into(),
+    };
+    format!("{hint} ({code} {detail})")
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn attempt(self: Arc<Self>, done: watch::Sender<Option<Result<Arc<Live>, String>>>) {
+        let limit = self.config.connect_timeout;
+        let connected = tokio::select! {
+            biased;
+            connected = self.connect() => connected,
+            () = self.clock.sleep(limit) => Err(format!("no connection within {limit:?}")),
+        };
+        let outcome = connected.map(Arc::new).map_err(|cause| {
+            format!("connecting to Redis at {}:{}: {cause}", self.config.host, self.config.port)
+        });
+        {
+            let mut state = self.lock();
+            state.attempt = None;
+            match &outcome {
+                Ok(live) => {
+                    if state.failures > 0 {
+                        tracing::info!(failures = state.failures, "connected to Redis again");
+                    }
+                    state.failures = 0;
+                    state.pause = None;
+                    if !state.closed {
+                        state.live = Some(Arc::clone(live));
+                    }
+                }
+                Err(cause) => {
+                    // Once, not with every attempt: an outage is one event.
+                    if state.failures == 0 {
+                        tracing::warn!(cause, "Redis cannot be reached");
+                    }
+                    let longest = FIRST_PAUSE.saturating_mul(1 << state.failures.min(10)).min(LONGEST_PAUSE);
+                    let jitter = u32::from(random_bytes::<1>(&*self.random)[0]);
+                    let pause = longest / 2 + longest * jitter / 512; // from a half to all of it
+                    state.failures = state.failures.saturating_add(1);
+                    state.pause = Some((cause.clone(), self.clock.monotonic().saturating_add(pause)));
+                }
+            }
+        }
+        let _nobody_waits = done.send(Some(outcome));
+    }
+
+    /// Where the master is. Sentinel would be asked here, and so would a Cluster for its slots.
+    #[expect(
+        clippy::unused_async,
+        reason = "asking for the master's address is I/O with everything but one server"
+    )]
+    async fn discover(&self) -> Result<(&str, u16), String> {
+        Ok((&self.config.host, self.config.port))
+    }
+
+    async fn connect(&self) -> Result<Live, String> {
+        let (host, port) = self.discover().await?;
+        let stream = TcpStream::connect((host, port)).await.map_err(|error| error.to_string())?;
+        prepare(&stream).map_err(|error| error.to_string())?;
+        match &self.config.tls {
+            None => self.greet(stream).await,
+            Some(source) => {
+                let config = client_config(&source()?)?;
+                let name = ServerName::try_from(host.to_owned())
+                    .map_err(|_| format!("`{host}` cannot stand in a certificate"))?;
+                let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+                self.greet(stream.map_err(|error| format!("TLS: {error}"))?).await
+            }
+        }
+    }
+
+    /// Says who we are, and asks who it is.
+    async fn greet<S>(&self, stream: S) -> Result<Live, String>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let user = self.config.username.as_deref().unwrap_or("default");
+        let words = |error: RedisError| describe(&error, user);
+        let settings = AsyncConnectionConfig::new().set_response_timeout(Some(self.config.response_timeout));
+        // Everything is said below, where refusals can be told apart.
+        let info = RedisConnectionInfo::default().set_skip_set_lib_name();
+        let (mut commands, driver) =
+            MultiplexedConnection::new_with_config(&info, stream, settings).await.map_err(words)?;
+        let (alive, ended) = oneshot::channel::<()>();
+        self.tasks.spawn(
+            "driving the connection to Redis",
+            Box::pin(async move {
+                // Without the second one a peer that vanished would keep the task: it waits for answers.
+                tokio::select! {
+                    () = driver => {}
+                    _dropped = ended => {}
+                }
+            }),
+        );
+        if let Some(password) = &self.config.password {
+            let password = password()?;
+            let mut auth = ::redis::cmd("AUTH");
+            if let Some(username) = &self.config.username {
+                auth.arg(username);
+            }
+            auth.arg(password.as_str()).exec_async(&mut commands).await.map_err(words)?;
+        }
+        if self.config.database != 0 {
+            let mut select = ::redis::cmd("SELECT");
+            select.arg(self.config.database).exec_async(&mut commands).await.map_err(words)?;
+        }
+        let mut name = ::redis::cmd("CLIENT");
+        name.arg("SETNAME").arg(&self.config.client_name);
+        name.exec_async(&mut commands).await.map_err(words)?;
+        check_master(&mut commands).await.map_err(words)??;
+        Ok(Live { commands, since: self.clock.monotonic(), _alive: alive })
+    }
+}
+
+/// Asks the server for its role: only a master may serve us. A demoted one would take reads and show the past.
+pub(super) async fn check_master(
+    commands: &mut MultiplexedConnection,
+) -> Result<Result<(), String>, RedisError> {
+    let role: Value = ::redis::cmd("ROLE").query_async(commands).await?;
+    let role = match &role {
+        Value::Array(items) => items.first(),
+        _ => None,
+    };
+    Ok(match role {
+        Some(Value::BulkString(role)) if role == b"master" => Ok(()),
+        Some(Value::BulkString(role)) if role == b"slave" => {
+            Err("it is a replica, not the master".to_owned())
+        }
+        Some(Value::BulkString(role)) if role == b"sentinel" => {
+            Err("it is a Sentinel, which holds no data".to_owned())
+        }
+        _ => Err("it does not say whether it is a master".to_owned()),
+    })
+}
+
+/// Small requests must not wait for one another's acknowledgement, and a peer that vanished must be noticed while
+/// nobody asks anything.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt;
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, Duration::from_secs(15))?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(5))?;
+    sockopt::set_tcp_keepcnt(stream, 3)?;
+    Ok(())
+}
+
+/// How we speak TLS: one provider, an own authority or the system's, and a certificate of ours if there is one.
+pub(super) fn client_config(tls: &RedisTls) -> Result<rustls::ClientConfig, String> {
+    let certificates = |pem: &[u8], what: &str| {
+        let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+        match read {
+            Ok(read) if !read.is_empty() => Ok(read),
+            Ok(_) => Err(format!("{what} holds no certificate")),
+            Err(error) => Err(format!("{what}: {error}")),
+        }
+    };
+    let trusted = match &tls.ca_pem {
+        Some(pem) => certificates(pem, "the CA file")?,
+        None => rustls_native_certs::load_native_certs().certs,
+    };
+    let mut roots = rustls::RootCertStore::empty();
+    let (added, _unreadable) = roots.add_parsable_certificates(trusted);
+    if added == 0 {
+        return Err("there is no certificate authority to trust: give `ca_file`".to_owned());
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots);
+    let Some(identity) = &tls.identity else { return Ok(builder.with_no_client_auth()) };
+    let chain = certificates(&identity.certificate_pem, "the client certificate")?;
+    let key = PrivateKeyDer::from_pem_slice(&identity.key_pem)
+        .map_err(|_| "the client key holds no private key".to_owned())?; // never a word of its content
+    builder.with_client_auth_cert(chain, key).map_err(|error| format!("the client certificate: {error}"))
+}

@@ -1,0 +1,478 @@
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::super::suite::{self, CountingRandom, RealClock, RealTasks, app_name, connection, key, put};
+use super::super::testing::{RedisServer, free_port};
+use super::*;
+
+fn store_with(config: RedisConfig) -> RedisStore {
+    RedisStore::new(config, RealClock::shared(), Arc::new(CountingRandom::new()), Arc::new(RealTasks))
+        .expect("a usable configuration")
+}
+
+fn store(server: &RedisServer) -> RedisStore {
+    store_with(RedisConfig::new("127.0.0.1", server.port()))
+}
+
+fn password(text: &str) -> PasswordSource {
+    let text = text.to_owned();
+    Arc::new(move || Ok(Zeroizing::new(text.clone())))
+}
+
+/// Waits until the store serves again, as a readiness probe would.
+async fn healed(store: &RedisStore) {
+    for _ in 0..100 {
+        if store.ping().await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("still not there: {:?}", store.ping().await);
+}
+
+fn unavailable<T>(answer: Result<T, StoreError>) -> String {
+    match answer {
+        Err(StoreError::Unavailable { cause, .. }) => cause,
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("it should not have worked"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn passes_the_suite() {
+    let server = RedisServer::start();
+    let store = Arc::new(store(&server));
+    suite::run(Arc::clone(&store) as Arc<dyn Store>).await;
+    let names = server.cli(&["CLIENT", "LIST"]);
+    assert_eq!(names.matches("name=tokenward").count(), 1, "one connection for everyone: {names}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn passes_the_suite_as_a_user_who_may_do_only_what_is_listed() {
+    let server = RedisServer::start();
+    let mut rules =
+        vec!["ACL", "SETUSER", "tokenward", "on", ">secret", "resetchannels", "~tokenward:*", "-@all"];
+    let commands: Vec<String> = REDIS_COMMANDS.iter().map(|command| format!("+{command}")).collect();
+    rules.extend(commands.iter().map(String::as_str));
+    assert_eq!(server.cli(&rules), "OK");
+    let mut config = RedisConfig::new("localhost", server.port());
+    config.username = Some("tokenward".into());
+    config.password = Some(password("secret"));
+    config.database = 1;
+    suite::run(Arc::new(store_with(config))).await;
+    assert_eq!(server.cli(&["ACL", "LOG"]), "", "nothing was refused");
+
+    // And each of them is needed, but those that a test of this kind does not need.
+    let dump = server.cli(&["INFO", "commandstats"]);
+    for command in REDIS_COMMANDS {
+        assert!(dump.contains(&format!("cmdstat_{command}:")), "{command} is listed and never used: {dump}");
+    }
+}
+
+#[tokio::test]
+async fn passes_the_suite_over_tls_with_an_own_authority_and_a_client_certificate() {
+    let server = RedisServer::start_tls();
+    let read = |name: &str| std::fs::read(server.file(name)).expect("was made");
+    let identity =
+        TlsIdentity { certificate_pem: read("client.crt"), key_pem: Zeroizing::new(read("client.key")) };
+    let tls = RedisTls { ca_pem: Some(read("ca.crt")), identity: Some(identity) };
+    let configure = |host: &str, tls: &RedisTls| {
+        let mut config = RedisConfig::new(host, server.port());
+        let tls = tls.clone();
+        config.tls = Some(Arc::new(move || Ok(tls.clone())));
+        config
+    };
+    suite::run(Arc::new(store_with(configure("localhost", &tls)))).await;
+    store_with(configure("127.0.0.1", &tls)).ping().await.expect("the address is in the certificate too");
+
+    let anonymous = RedisTls { identity: None, ..tls.clone() };
+    unavailable(store_with(configure("localhost", &anonymous)).ping().await);
+    let distrustful = RedisTls { ca_pem: None, ..tls.clone() };
+    let prepared = RedisStore::new(
+        configure("localhost", &distrustful),
+        RealClock::shared(),
+        Arc::new(CountingRandom::new()),
+        Arc::new(RealTasks),
+    );
+    match prepared {
+        Ok(store) => {
+            let cause = unavailable(store.ping().await);
+            assert!(cause.contains("TLS") && cause.contains("certificate"), "{cause}");
+        }
+        Err(error) => assert!(error.to_string().contains("authority to trust"), "{error}"), // a bare machine
+    }
+    let broken = RedisTls { ca_pem: Some(b"nothing".to_vec()), ..tls };
+    let config = configure("localhost", &broken);
+    let refused =
+        RedisStore::new(config, RealClock::shared(), Arc::new(CountingRandom::new()), Arc::new(RealTasks));
+    assert!(unavailable(refused).contains("the CA file holds no certificate"));
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_named_and_a_right_one_is_taken_without_a_restart() {
+    let server = RedisServer::start();
+    assert_eq!(server.cli(&["ACL", "SETUSER", "default", ">right"]), "OK");
+    assert_eq!(server.cli(&["-a", "right", "ACL", "SETUSER", "default", "resetpass", ">right"]), "OK");
+    let cause = unavailable(store(&server).ping().await);
+    assert!(cause.contains("asks for a password"), "{cause}");
+
+    let current = Arc::new(Mutex::new("wrong"));
+    let source = Arc::clone(&current);
+    let mut config = RedisConfig::new("127.0.0.1", server.port());
+    config.password =
+        Some(Arc::new(move || Ok(Zeroizing::new((*source.lock().expect("not poisoned")).to_owned()))));
+    let store = store_with(config);
+    let cause = unavailable(store.ping().await);
+    assert!(cause.contains("refused the password of user `default`"), "{cause}");
+    assert!(!cause.contains("wrong\""), "{cause}");
+    *current.lock().expect("not poisoned") = "right";
+    healed(&store).await;
+
+    // A rotation: the new secret counts with the next connection, which a reload may ask for.
+    *current.lock().expect("not poisoned") = "next";
+    assert_eq!(server.cli(&["-a", "right", "ACL", "SETUSER", "default", "<right", ">next"]), "OK");
+    store.ping().await.expect("what is connected stays so");
+    store.reconnect();
+    store.ping().await.expect("the new secret");
+    *current.lock().expect("not poisoned") = "right";
+    store.reconnect();
+    unavailable(store.ping().await);
+}
+
+#[tokio::test]
+async fn a_user_who_may_not_is_told_so_and_a_conflict_of_types_is_damage() {
+    let server = RedisServer::start();
+    let rules =
+        ["ACL", "SETUSER", "poor", "on", ">x", "~tokenward:*", "-@all", "+role", "+client|setname", "+get"];
+    assert_eq!(server.cli(&rules), "OK");
+    let mut config = RedisConfig::new("127.0.0.1", server.port());
+    config.username = Some("poor".into());
+    config.password = Some(password("x"));
+    let poor = store_with(config);
+    assert_eq!(poor.load(&key("app", "user")).await.expect("may read"), None);
+    let cause = unavailable(poor.take_pending("id-not-for-logs").await);
+    assert!(cause.contains("user `poor` may not") && !cause.contains("id-not-for-logs"), "{cause}");
+
+    let store = store(&server);
+    server.cli(&["LPUSH", "tokenward:{app:user}", "x"]);
+    assert!(matches!(store.load(&key("app", "user")).await, Err(StoreError::Corrupt { .. })));
+    server.cli(&["SET", "tokenward:{app:other}", "xx"]);
+    let commit = store.commit(&key("app", "other"), None, &connection(1, 1)).await;
+    assert!(matches!(commit, Err(StoreError::Corrupt { .. })), "never overwritten");
+    assert_eq!(server.cli(&["GET", "tokenward:{app:other}"]), "xx");
+}
+
+#[tokio::test]
+async fn a_restart_of_redis_is_an_error_at_once_and_heals_by_itself() {
+    let mut server = RedisServer::start();
+    let store = store(&server);
+    let stored = connection(1, 1);
+    let user = key("app", "user");
+    assert_eq!(store.commit(&user, None, &stored).await.expect("serves"), Committed::Done);
+    put(&store, "session", b"x", Duration::from_secs(60)).await.expect("serves");
+
+    server.stop();
+    let clock = RealClock::shared();
+    for _ in 0..20 {
+        let start = clock.monotonic();
+        unavailable(store.load(&user).await);
+        unavailable(store.take_pending("session").await);
+        unavailable(store.commit(&user, Some(stored.revision), &connection(2, 2)).await);
+        unavailable(store.list(&user.app, "", None, 10).await);
+        let took = clock.monotonic() - start;
+        assert!(took < Duration::from_secs(1), "nobody waits for what is down: {took:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    server.restart();
+    healed(&store).await;
+    assert_eq!(store.load(&user).await.expect("serves"), Some(stored.clone()));
+    assert_eq!(store.take_pending("session").await.expect("serves").as_deref(), Some(&b"x"[..]));
+    // The scripts went with the old process.
+    let next = connection(2, 2);
+    assert_eq!(store.commit(&user, Some(stored.revision), &next).await.expect("serves"), Committed::Done);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_cut_is_not_even_noticed() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let mut before = connection(1, 1);
+    let user = key("app", "user");
+    assert_eq!(store.commit(&user, None, &before).await.expect("serves"), Committed::Done);
+    for round in 2..8 {
+        server.cli(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        let next = connection(round, u128::from(round));
+        let committed = store.commit(&user, Some(before.revision), &next).await.expect("tried again");
+        assert_eq!(committed, Committed::Done);
+        before = next;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_silent_costs_a_second_and_then_nothing() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    store.ping().await.expect("serves");
+    let pid = server.pid().expect("runs").to_string();
+    let signal = |name: &str| {
+        let sent = std::process::Command::new("kill").args([name, &pid]).status().expect("kill is there");
+        assert!(sent.success());
+    };
+    signal("-STOP");
+    let clock = RealClock::shared();
+    for round in 0..40 {
+        let start = clock.monotonic();
+        let cause = unavailable(store.load(&key("app", "user")).await);
+        let took = clock.monotonic() - start;
+        // Two find out; the others are told.
+        let allowed = if round < 2 { Duration::from_millis(1300) } else { Duration::from_millis(300) };
+        assert!(took < allowed, "{round} {took:?} {cause}");
+    }
+    signal("-CONT");
+    healed(&store).await;
+}
+
+#[tokio::test]
+async fn an_unreachable_server_is_tried_by_one_at_a_time() {
+    // Takes connections and never says a word.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let port = listener.local_addr().expect("bound").port();
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&accepted);
+    RealTasks.spawn(
+        "silence",
+        Box::pin(async move {
+            let mut held = Vec::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
+                held.push(stream);
+            }
+        }),
+    );
+    let store = Arc::new(store_with(RedisConfig::new("127.0.0.1", port)));
+    let clock = RealClock::shared();
+    let start = clock.monotonic();
+    let (sender, mut answers) = tokio::sync::mpsc::unbounded_channel();
+    for _ in 0..50 {
+        let (store, sender) = (Arc::clone(&store), sender.clone());
+        RealTasks.spawn(
+            "ping",
+            Box::pin(async move {
+                sender.send(store.ping().await).expect("is waited for");
+            }),
+        );
+    }
+    drop(sender);
+    while let Some(answer) = answers.recv().await {
+        unavailable(answer);
+    }
+    let took = clock.monotonic() - start;
+    assert!(took < Duration::from_millis(1400), "{took:?}");
+    assert_eq!(accepted.load(Ordering::SeqCst), 1, "one attempt for all");
+}
+
+#[tokio::test]
+async fn a_demoted_master_is_left_and_found_again_when_it_is_promoted() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let first = connection(1, 1);
+    let user = key("app", "user");
+    assert_eq!(store.commit(&user, None, &first).await.expect("serves"), Committed::Done);
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(server.cli(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]), "OK");
+    let next = connection(2, 2);
+    let cause = unavailable(store.commit(&user, Some(first.revision), &next).await);
+    assert!(cause.contains("replica"), "{cause}");
+    unavailable(store.load(&user).await); // a replica may show the past
+    unavailable(store.ping().await);
+    assert_eq!(server.cli(&["REPLICAOF", "NO", "ONE"]), "OK");
+    healed(&store).await;
+    assert_eq!(store.commit(&user, Some(first.revision), &next).await.expect("serves"), Committed::Done);
+}
+
+#[tokio::test]
+async fn a_quiet_demotion_is_noticed_by_a_probe() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    store.ping().await.expect("serves");
+    assert_eq!(server.cli(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]), "OK");
+    let cause = unavailable(store.ping().await);
+    assert!(cause.contains("it is a replica"), "{cause}");
+    assert_eq!(server.cli(&["REPLICAOF", "NO", "ONE"]), "OK");
+    healed(&store).await;
+}
+
+#[tokio::test]
+async fn without_replicas_writes_are_refused_and_reads_go_on() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let user = key("app", "user");
+    assert_eq!(store.commit(&user, None, &connection(1, 1)).await.expect("serves"), Committed::Done);
+    assert_eq!(server.cli(&["CONFIG", "SET", "min-replicas-to-write", "1"]), "OK");
+    for _ in 0..3 {
+        let cause =
+            unavailable(store.commit(&user, Some(connection(1, 1).revision), &connection(2, 2)).await);
+        assert!(cause.contains("too few replicas"), "{cause}");
+        assert!(store.load(&user).await.expect("reads").is_some());
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    assert_eq!(server.cli(&["CONFIG", "SET", "min-replicas-to-write", "0"]), "OK");
+    let committed = store.commit(&user, Some(connection(1, 1).revision), &connection(2, 2)).await;
+    assert_eq!(committed.expect("serves"), Committed::Done);
+}
+
+#[tokio::test]
+async fn what_the_index_names_in_vain_is_skipped_and_taken_out() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    for number in 0..5 {
+        let user = key("app", &format!("user-{number}"));
+        assert_eq!(store.commit(&user, None, &connection(1, 1)).await.expect("serves"), Committed::Done);
+    }
+    // What processes leave behind that died between one step and the next.
+    for stale in ["a", "user-1x", "user-3x", "z"] {
+        server.cli(&["ZADD", "tokenward:index:{app}", "0", stale]);
+    }
+    server.cli(&["DEL", "tokenward:{app:user-2}"]);
+    let page = store.list(&app_name("app"), "", None, 2).await.expect("serves");
+    let names: Vec<_> = page.connections.iter().map(|(name, _)| name.as_str().to_owned()).collect();
+    assert_eq!(names, ["user-0", "user-1"]);
+    let page = store.list(&app_name("app"), "", page.next.as_ref(), 2).await.expect("serves");
+    let names: Vec<_> = page.connections.iter().map(|(name, _)| name.as_str().to_owned()).collect();
+    assert_eq!((names, page.next), (vec!["user-3".to_owned(), "user-4".to_owned()], None));
+    let left = server.cli(&["ZRANGE", "tokenward:index:{app}", "0", "-1"]);
+    assert_eq!(left, "user-0\nuser-1\nuser-3\nuser-4");
+
+    // A name that went missing comes back with the next commit.
+    server.cli(&["ZREM", "tokenward:index:{app}", "user-4"]);
+    let user = key("app", "user-4");
+    let committed = store.commit(&user, Some(connection(1, 1).revision), &connection(2, 2)).await;
+    assert_eq!(committed.expect("serves"), Committed::Done);
+    let page = store.list(&app_name("app"), "user-4", None, 2).await.expect("serves");
+    assert_eq!(page.connections.len(), 1);
+}
+
+#[tokio::test]
+async fn creates_and_deletes_of_one_name_leave_an_index_that_agrees() {
+    let server = RedisServer::start();
+    let stores = [Arc::new(store(&server)), Arc::new(store(&server)), Arc::new(store(&server))];
+    let (sender, mut done) = tokio::sync::mpsc::unbounded_channel();
+    for (number, store) in stores.iter().enumerate() {
+        let (store, sender) = (Arc::clone(store), sender.clone());
+        RealTasks.spawn(
+            "churn",
+            Box::pin(async move {
+                for round in 0..300u64 {
+                    let user = key("app", &format!("user-{}", round % 3));
+                    if number == 0 {
+                        store.delete(&user).await.expect("serves");
+                    } else {
+                        let nonce = u128::from(round) << 8 | number as u128;
+                        store.commit(&user, None, &connection(1, nonce)).await.expect("serves");
+                    }
+                }
+                sender.send(()).expect("is waited for");
+            }),
+        );
+    }
+    drop(sender);
+    while done.recv().await.is_some() {}
+    let listed = stores[0].list(&app_name("app"), "", None, 10).await.expect("serves");
+    let mut there = 0;
+    for number in 0..3 {
+        there += usize::from(
+            stores[0].load(&key("app", &format!("user-{number}"))).await.expect("serves").is_some(),
+        );
+    }
+    assert_eq!(listed.connections.len(), there);
+}
+
+#[tokio::test]
+async fn a_closed_store_refuses_and_lets_its_connection_go() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    store.ping().await.expect("serves");
+    store.close();
+    assert!(unavailable(store.ping().await).contains("closed"));
+    for _ in 0..100 {
+        if !server.cli(&["CLIENT", "LIST"]).contains("name=tokenward") {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the connection is still there");
+}
+
+/// Stands between a store and its server, and can lose an answer: what was asked is done, and nobody hears of it.
+async fn lossy_proxy(server: u16) -> (u16, Arc<AtomicUsize>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let port = listener.local_addr().expect("bound").port();
+    let lose = Arc::new(AtomicUsize::new(0));
+    let losing = Arc::clone(&lose);
+    RealTasks.spawn(
+        "proxy",
+        Box::pin(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let losing = Arc::clone(&losing);
+                let serve = async move {
+                    let upstream =
+                        tokio::net::TcpStream::connect(("127.0.0.1", server)).await.expect("serves");
+                    let (mut from_client, mut to_client) = client.into_split();
+                    let (mut from_server, mut to_server) = upstream.into_split();
+                    let asks = tokio::io::copy(&mut from_client, &mut to_server);
+                    let answers = async {
+                        let mut buffer = vec![0; 65536];
+                        loop {
+                            let read = from_server.read(&mut buffer).await.unwrap_or(0);
+                            let spent = |left: usize| left.checked_sub(1);
+                            let lost = losing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, spent).is_ok();
+                            if read == 0 || lost || to_client.write_all(&buffer[..read]).await.is_err() {
+                                return;
+                            }
+                        }
+                    };
+                    tokio::select! {
+                        _ = asks => {}
+                        () = answers => {}
+                    }
+                };
+                RealTasks.spawn("connection", Box::pin(serve));
+            }
+        }),
+    );
+    (port, lose)
+}
+
+#[tokio::test]
+async fn an_answer_that_was_lost_is_asked_for_again_and_never_made_up() {
+    let server = RedisServer::start();
+    let (port, lose) = lossy_proxy(server.port()).await;
+    let store = store_with(RedisConfig::new("127.0.0.1", port));
+    let user = key("app", "user");
+    let (first, second, third) = (connection(1, 1), connection(2, 2), connection(2, 3));
+    assert_eq!(store.commit(&user, None, &first).await.expect("serves"), Committed::Done);
+    assert_eq!(store.commit(&user, Some(first.revision), &first).await.expect("serves"), Committed::Done);
+
+    lose.store(1, Ordering::SeqCst);
+    let committed = store.commit(&user, Some(first.revision), &second).await.expect("asked again");
+    assert_eq!(committed, Committed::Done);
+    assert_eq!(lose.load(Ordering::SeqCst), 0, "one was lost");
+    lose.store(1, Ordering::SeqCst);
+    let committed = store.commit(&user, Some(first.revision), &third).await.expect("asked again");
+    assert_eq!(committed, Committed::Conflict);
+    assert_eq!(store.load(&user).await.expect("serves"), Some(second));
+
+    put(&store, "session", b"a", Duration::from_secs(60)).await.expect("serves");
+    let later = RealClock::shared().now().plus(Duration::from_secs(60));
+    lose.store(1, Ordering::SeqCst);
+    let swapped = store.swap_pending("session", b"a", b"b", later, Duration::from_secs(60)).await;
+    assert!(swapped.expect("asked again"));
+    assert_eq!(lose.load(Ordering::SeqCst), 0, "one was lost");
+    lose.store(1, Ordering::SeqCst);
+    unavailable(store.take_pending("session").await); // taken, but by whom?
+    assert_eq!(store.take_pending("session").await.expect("serves"), None);
+    lose.store(1, Ordering::SeqCst);
+    assert!(store.delete(&user).await.expect("asked again"));
+    assert_eq!(server.cli(&["DBSIZE"]), "0");
+}

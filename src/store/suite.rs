@@ -1,0 +1,337 @@
+//! The one suite every store passes, and what its tests are run with.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::{Committed, MAX_PAGE, Revision, Store, StoreError, StoredConnection};
+use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::domain::random::Random;
+use crate::domain::task::{BoxFuture, Tasks};
+use crate::domain::time::{Clock, Timestamp};
+
+/// Real time: stores are tested against real disks and servers.
+pub(super) struct RealClock(Instant);
+
+#[expect(clippy::disallowed_methods, reason = "this is the clock")]
+impl RealClock {
+    pub(super) fn shared() -> Arc<dyn Clock> {
+        Arc::new(RealClock(Instant::now()))
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the clock")]
+impl Clock for RealClock {
+    fn now(&self) -> Timestamp {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+        Timestamp::from_unix_millis(i64::try_from(since.as_millis()).expect("before the year 292 million"))
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.elapsed()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(duration))
+    }
+}
+
+/// Tasks on the test's own runtime.
+pub(super) struct RealTasks;
+
+impl Tasks for RealTasks {
+    #[expect(clippy::disallowed_methods, reason = "this is the port")]
+    fn spawn(&self, _name: &'static str, task: BoxFuture<'static, ()>) {
+        tokio::spawn(task);
+    }
+}
+
+/// Different with every call, which is all a test needs.
+pub(super) struct CountingRandom(AtomicU64);
+
+impl CountingRandom {
+    pub(super) fn new() -> Self {
+        CountingRandom(AtomicU64::new(1))
+    }
+}
+
+impl Random for CountingRandom {
+    fn fill(&self, buffer: &mut [u8]) {
+        for chunk in buffer.chunks_mut(8) {
+            let number = self.0.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            chunk.copy_from_slice(&number.to_be_bytes()[..chunk.len()]);
+        }
+    }
+}
+
+pub(super) fn key(app: &str, connection: &str) -> ConnectionKey {
+    ConnectionKey { app: app_name(app), connection: name(connection) }
+}
+
+pub(super) fn app_name(text: &str) -> AppName {
+    AppName::parse(text).expect("a valid app name")
+}
+
+pub(super) fn name(text: &str) -> ConnectionName {
+    ConnectionName::parse(text).expect("a valid connection name")
+}
+
+pub(super) fn connection(generation: u64, nonce: u128) -> StoredConnection {
+    StoredConnection {
+        revision: Revision { generation, nonce: nonce.to_be_bytes() },
+        profile: format!("profile {generation}").into_bytes(),
+        tokens: vec![0, 0xff, b'\r', b'\n'],
+        grant: nonce.to_le_bytes().repeat(10),
+    }
+}
+
+/// Everything a store promises. `store` is empty.
+pub(super) async fn run(store: Arc<dyn Store>) {
+    store.ping().await.expect("serves");
+    commits(&*store).await;
+    recreation(&*store).await;
+    one_of_many_commits(&store).await;
+    pending(&*store).await;
+    one_of_many_takers(&store).await;
+    names(&*store).await;
+    pages(&*store).await;
+    oversize(&*store).await;
+}
+
+async fn commits(store: &dyn Store) {
+    let key = key("commits", "user-1");
+    let (first, second, third) = (connection(1, 11), connection(2, 22), connection(2, 33));
+    assert_eq!(store.load(&key).await.expect("serves"), None);
+    assert_eq!(store.revision(&key).await.expect("serves"), None);
+
+    let update = store.commit(&key, Some(first.revision), &second).await.expect("serves");
+    assert_eq!(update, Committed::Conflict, "nothing is there to update");
+    assert_eq!(store.load(&key).await.expect("serves"), None);
+
+    assert_eq!(store.commit(&key, None, &first).await.expect("serves"), Committed::Done);
+    assert_eq!(store.load(&key).await.expect("serves").as_ref(), Some(&first));
+    assert_eq!(store.revision(&key).await.expect("serves"), Some(first.revision));
+    assert_eq!(store.commit(&key, None, &first).await.expect("serves"), Committed::Done, "repeated");
+    assert_eq!(store.commit(&key, None, &second).await.expect("serves"), Committed::Conflict, "exists");
+
+    let expected = Some(first.revision);
+    assert_eq!(store.commit(&key, expected, &second).await.expect("serves"), Committed::Done);
+    assert_eq!(store.commit(&key, expected, &second).await.expect("serves"), Committed::Done, "repeated");
+    assert_eq!(store.commit(&key, expected, &third).await.expect("serves"), Committed::Conflict, "too late");
+    let wrong = Some(Revision { generation: 2, nonce: [0; 16] });
+    assert_eq!(store.commit(&key, wrong, &third).await.expect("serves"), Committed::Conflict, "other nonce");
+    let wrong = Some(Revision { generation: 3, nonce: second.revision.nonce });
+    assert_eq!(store.commit(&key, wrong, &third).await.expect("serves"), Committed::Conflict, "other number");
+    assert_eq!(store.load(&key).await.expect("serves").as_ref(), Some(&second));
+
+    // Numbers that a double cannot tell apart.
+    let (large, larger) = (connection(u64::MAX - 1, 1), connection(u64::MAX, 1));
+    assert_eq!(store.commit(&key, Some(second.revision), &large).await.expect("serves"), Committed::Done);
+    let taken_for = Some(larger.revision);
+    assert_eq!(store.commit(&key, taken_for, &third).await.expect("serves"), Committed::Conflict);
+    assert_eq!(store.commit(&key, Some(large.revision), &larger).await.expect("serves"), Committed::Done);
+    assert_eq!(store.revision(&key).await.expect("serves"), Some(larger.revision));
+}
+
+async fn recreation(store: &dyn Store) {
+    let key = key("recreation", "user-1");
+    let (before, after) = (connection(1, 1), connection(1, 2));
+    assert!(!store.delete(&key).await.expect("serves"));
+    assert_eq!(store.commit(&key, None, &before).await.expect("serves"), Committed::Done);
+    assert!(store.delete(&key).await.expect("serves"));
+    assert!(!store.delete(&key).await.expect("serves"));
+    assert_eq!(store.load(&key).await.expect("serves"), None);
+    assert_eq!(store.commit(&key, None, &after).await.expect("serves"), Committed::Done);
+    // A refresh that began before the delete has the generation right, and must not come through.
+    let late = store.commit(&key, Some(before.revision), &connection(2, 3)).await.expect("serves");
+    assert_eq!(late, Committed::Conflict);
+    let listed = store.list(&key.app, "", None, 10).await.expect("serves");
+    assert_eq!(listed.connections, [(key.connection.clone(), after)]);
+}
+
+async fn one_of_many_commits(store: &Arc<dyn Store>) {
+    let first = connection(1, 1);
+    let done = store.commit(&key("race", "user-1"), None, &first).await.expect("serves");
+    assert_eq!(done, Committed::Done);
+    let (sender, mut results) = tokio::sync::mpsc::unbounded_channel();
+    for number in 0..200 {
+        let (store, sender, expected) = (Arc::clone(store), sender.clone(), first.revision);
+        RealTasks.spawn(
+            "commit",
+            Box::pin(async move {
+                let next = connection(2, 1000 + number);
+                let key = key("race", "user-1");
+                let committed = store.commit(&key, Some(expected), &next).await.expect("serves");
+                sender.send((next, committed)).expect("is waited for");
+            }),
+        );
+    }
+    drop(sender);
+    let mut done = Vec::new();
+    while let Some((next, committed)) = results.recv().await {
+        if committed == Committed::Done {
+            done.push(next);
+        }
+    }
+    assert_eq!(done.len(), 1, "exactly one of many");
+    assert_eq!(store.load(&key("race", "user-1")).await.expect("serves"), done.pop());
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+pub(super) async fn put(store: &dyn Store, id: &str, sealed: &[u8], ttl: Duration) -> Result<(), StoreError> {
+    store.put_pending(id, sealed, RealClock::shared().now().plus(ttl), ttl).await
+}
+
+async fn swap(store: &dyn Store, id: &str, expected: &[u8], sealed: &[u8], ttl: Duration) -> bool {
+    let expires_at = RealClock::shared().now().plus(ttl);
+    store.swap_pending(id, expected, sealed, expires_at, ttl).await.expect("serves")
+}
+
+async fn pending(store: &dyn Store) {
+    assert_eq!(store.pending("session").await.expect("serves"), None);
+    assert_eq!(store.take_pending("session").await.expect("serves"), None);
+    assert!(!swap(store, "session", b"", b"x", MINUTE).await);
+    put(store, "session", b"one\0\xff", MINUTE).await.expect("serves");
+    assert_eq!(store.pending("session").await.expect("serves").as_deref(), Some(&b"one\0\xff"[..]));
+    put(store, "session", b"two", MINUTE).await.expect("serves");
+    assert!(!swap(store, "session", b"one\0\xff", b"x", MINUTE).await, "it is another one now");
+    assert!(swap(store, "session", b"two", b"three", MINUTE).await);
+    assert!(swap(store, "session", b"two", b"three", MINUTE).await, "repeated");
+    assert!(!swap(store, "session", b"two", b"four", MINUTE).await);
+    assert_eq!(store.take_pending("session").await.expect("serves").as_deref(), Some(&b"three"[..]));
+    assert_eq!(store.take_pending("session").await.expect("serves"), None);
+    assert!(!swap(store, "session", b"three", b"x", MINUTE).await, "taken is gone");
+
+    let short = Duration::from_millis(60);
+    put(store, "short", b"a", short).await.expect("serves");
+    put(store, "shortened", b"a", MINUTE).await.expect("serves");
+    put(store, "renewed", b"a", short).await.expect("serves");
+    assert!(swap(store, "shortened", b"a", b"b", short).await);
+    assert!(swap(store, "renewed", b"a", b"b", MINUTE).await);
+    put(store, "over", b"a", Duration::ZERO).await.expect("serves");
+    tokio::time::sleep(short * 2).await;
+    for gone in ["short", "shortened", "over"] {
+        assert_eq!(store.pending(gone).await.expect("serves"), None, "{gone}");
+        assert!(!swap(store, gone, b"a", b"c", MINUTE).await, "{gone}");
+        assert!(!swap(store, gone, b"b", b"b", MINUTE).await, "{gone}");
+        assert_eq!(store.take_pending(gone).await.expect("serves"), None, "{gone}");
+    }
+    assert_eq!(store.pending("renewed").await.expect("serves").as_deref(), Some(&b"b"[..]));
+}
+
+async fn one_of_many_takers(store: &Arc<dyn Store>) {
+    put(&**store, "state", b"once", MINUTE).await.expect("serves");
+    let (sender, mut results) = tokio::sync::mpsc::unbounded_channel();
+    for _ in 0..100 {
+        let (store, sender) = (Arc::clone(store), sender.clone());
+        RealTasks.spawn(
+            "take",
+            Box::pin(async move {
+                let taken = store.take_pending("state").await.expect("serves");
+                sender.send(taken).expect("is waited for");
+            }),
+        );
+    }
+    drop(sender);
+    let mut taken = Vec::new();
+    while let Some(result) = results.recv().await {
+        taken.extend(result);
+    }
+    assert_eq!(taken, [b"once".to_vec()], "exactly one of many");
+}
+
+async fn listed(
+    store: &dyn Store,
+    app: &str,
+    prefix: &str,
+    after: Option<&str>,
+    limit: usize,
+) -> Vec<String> {
+    let after = after.map(name);
+    let page = store.list(&app_name(app), prefix, after.as_ref(), limit).await.expect("serves");
+    page.connections.iter().map(|(name, _)| name.to_string()).collect()
+}
+
+async fn names(store: &dyn Store) {
+    let sorted = ["-", ".", "/", "0:1", "A/b", "a", "a/b", "a/b/c", "a:b", "a@b", "ab", "b", "z_z"];
+    for (number, name) in sorted.iter().rev().enumerate() {
+        let stored = connection(1, u128::try_from(number).expect("small"));
+        for app in ["names", "names-2", "name"] {
+            assert_eq!(store.commit(&key(app, name), None, &stored).await.expect("serves"), Committed::Done);
+        }
+    }
+    assert_eq!(listed(store, "names", "", None, 100).await, sorted);
+    assert_eq!(listed(store, "names", "a", None, 100).await, ["a", "a/b", "a/b/c", "a:b", "a@b", "ab"]);
+    assert_eq!(listed(store, "names", "a/", None, 100).await, ["a/b", "a/b/c"]);
+    assert_eq!(listed(store, "names", "a/", Some("a/b"), 100).await, ["a/b/c"]);
+    assert_eq!(listed(store, "names", "a/", Some("0"), 100).await, ["a/b", "a/b/c"], "after comes before");
+    assert!(listed(store, "names", "a/", Some("ab"), 100).await.is_empty(), "after lies behind");
+    assert!(listed(store, "names", "zz", None, 100).await.is_empty());
+    assert!(listed(store, "names", "ü", None, 100).await.is_empty());
+    assert!(listed(store, "other", "", None, 100).await.is_empty());
+    assert!(listed(store, "names", "", None, 0).await.is_empty());
+    assert!(store.delete(&key("names", "a/b")).await.expect("serves"));
+    assert_eq!(listed(store, "names", "a/", None, 100).await, ["a/b/c"]);
+    assert_eq!(listed(store, "names-2", "a/", None, 100).await, ["a/b", "a/b/c"]);
+}
+
+async fn pages(store: &dyn Store) {
+    const COUNT: usize = 1000;
+    let (names, stored): (Vec<_>, Vec<_>) = (0..COUNT)
+        .map(|n| (key("pages", &format!("team-{}/user-{n:04}", n % 2)), connection(1, n as u128)))
+        .unzip();
+    let commits = names.iter().zip(&stored).map(|(key, stored)| store.commit(key, None, stored)).collect();
+    for commit in together(commits).await {
+        assert_eq!(commit.expect("serves"), Committed::Done);
+    }
+    for (prefix, expected, limit) in [("", COUNT, 64), ("team-1/", COUNT / 2, 100), ("", COUNT, COUNT)] {
+        let (mut seen, mut after) = (Vec::new(), None);
+        loop {
+            let page = store.list(&app_name("pages"), prefix, after.as_ref(), limit).await.expect("serves");
+            assert!(page.connections.len() <= limit);
+            if page.next.is_some() {
+                assert_eq!(page.next.as_ref(), page.connections.last().map(|(name, _)| name));
+            }
+            seen.extend(page.connections);
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(seen.len(), expected);
+        assert!(seen.is_sorted_by(|a, b| a.0.as_str().as_bytes() < b.0.as_str().as_bytes()));
+        assert!(seen.iter().all(|(name, _)| name.as_str().starts_with(prefix)));
+    }
+    let all = store.list(&app_name("pages"), "", None, usize::MAX).await.expect("serves");
+    assert_eq!((all.connections.len(), all.next), (MAX_PAGE.min(COUNT), None));
+}
+
+/// Polls all of them together, on this task.
+async fn together<'a, T>(futures: Vec<BoxFuture<'a, T>>) -> Vec<T> {
+    let mut waiting: Vec<_> = futures.into_iter().map(|future| (future, None)).collect();
+    std::future::poll_fn(|context| {
+        let mut all = true;
+        for (future, answer) in &mut waiting {
+            if answer.is_none() {
+                match future.as_mut().poll(context) {
+                    std::task::Poll::Ready(ready) => *answer = Some(ready),
+                    std::task::Poll::Pending => all = false,
+                }
+            }
+        }
+        if all { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    waiting.into_iter().filter_map(|(_, answer)| answer).collect()
+}
+
+async fn oversize(store: &dyn Store) {
+    let mut large = connection(1, 1);
+    large.tokens = vec![0; super::record::MAX_FIELD + 1];
+    let key = key("oversize", "user-1");
+    assert!(store.commit(&key, None, &large).await.is_err());
+    large.tokens.pop();
+    assert_eq!(store.commit(&key, None, &large).await.expect("serves"), Committed::Done);
+    assert_eq!(store.load(&key).await.expect("serves"), Some(large));
+}
