@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Checks everything under deploy/ with the tools that read it in production. A tool that is not installed is named and its
+# check skipped; set STRICT=1 to fail instead.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+failed=0
+skipped=0
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+have() {
+    if command -v "$1" >/dev/null 2>&1; then return 0; fi
+    echo "skip  $2: $1 is not installed"
+    skipped=$((skipped + 1))
+    return 1
+}
+have_yaml() {
+    have python3 "$1" || return 1
+    if python3 -c 'import yaml' 2>/dev/null; then return 0; fi
+    echo "skip  $1: PyYAML is not installed"
+    skipped=$((skipped + 1))
+    return 1
+}
+# check WHAT COMMAND...: quiet when it passes, its whole output when it does not.
+check() {
+    local what=$1
+    shift
+    if "$@" >"$work/out" 2>&1; then
+        echo "ok    $what"
+    else
+        echo "FAIL  $what"
+        sed 's/^/      /' "$work/out"
+        failed=1
+    fi
+}
+
+if have systemd-analyze "unit hardening"; then
+    # Exposure in tenths; 15 is 1.5.
+    check "unit hardening" systemd-analyze security --offline=yes --threshold=15 --no-pager deploy/systemd/tokenward.service
+fi
+
+if have promtool "alert rules"; then
+    check "alert rules" promtool check rules deploy/prometheus/tokenward.rules.yml
+    check "alert rules, tests" promtool test rules deploy/prometheus/tokenward.test.yml
+    check "compose: prometheus.yml" promtool check config --syntax-only deploy/compose/prometheus.yml
+fi
+
+# Every alert's runbook annotation leads to a heading that is there, every alert fires in a test and is silent in another.
+if have_yaml "runbook anchors and alert tests"; then
+    check "runbook anchors and alert tests" python3 scripts/check_alerts.py
+fi
+
+# The ACL file loads, lets the store's commands through and nothing else.
+if have redis-server "Redis ACL" && have redis-cli "Redis ACL"; then
+    check "Redis ACL" scripts/check-redis-acl.sh
+fi
+
+if have_yaml "compose file"; then
+    check "compose file" python3 - <<'PY'
+import yaml
+
+with open("deploy/compose/compose.yaml") as source:
+    compose = yaml.safe_load(source)
+for name, service in compose["services"].items():
+    assert service.get("read_only") is True, f"{name}: read_only"
+    assert service.get("cap_drop") == ["ALL"], f"{name}: cap_drop"
+    assert "no-new-privileges:true" in service.get("security_opt", []), f"{name}: no-new-privileges"
+    user = str(service.get("user", "0")).split(":")[0]
+    assert user.isdigit() and int(user) > 0, f"{name}: user"
+    assert not service.get("privileged"), f"{name}: privileged"
+    for key in service.get("environment", {}):
+        assert "PASSWORD" not in key and "SECRET" not in key, f"{name}: {key} belongs in a file"
+    for port in service.get("ports", []):
+        assert str(port).startswith("127.0.0.1:"), f"{name}: port {port} is published beyond loopback"
+assert compose["networks"]["store"]["internal"] is True
+PY
+fi
+
+if have shellcheck "shell scripts"; then
+    check "shell scripts" shellcheck scripts/*.sh deploy/compose/*.sh
+fi
+
+if [ "$skipped" -gt 0 ] && [ "${STRICT:-0}" = 1 ]; then
+    failed=1
+fi
+exit "$failed"

@@ -1,0 +1,53 @@
+#!/bin/sh
+# Installs tokenward on a machine with systemd: program, unit, runbook, the user `tokenward` and its directories.
+# Safe to run again: it replaces program and unit, and touches no configuration, key or store that is there.
+#
+#   sudo scripts/install.sh                 # BINARY=… to choose the program, DESTDIR=… for packaging (then no user is made)
+set -eu
+cd "$(dirname "$0")/.."
+
+destdir=${DESTDIR:-}
+binary=${BINARY:-}
+if [ -z "$binary" ]; then
+    for candidate in target/x86_64-unknown-linux-gnu/release/tokenward target/release/tokenward; do
+        if [ -x "$candidate" ]; then
+            binary=$candidate
+            break
+        fi
+    done
+fi
+if [ -z "$binary" ] || [ ! -x "$binary" ]; then
+    echo "no program; build it (cargo build --locked --release) or set BINARY" >&2
+    exit 1
+fi
+
+install -D -m 0755 "$binary" "$destdir/usr/bin/tokenward"
+install -D -m 0644 deploy/systemd/tokenward.service "$destdir/usr/lib/systemd/system/tokenward.service"
+install -D -m 0644 deploy/RUNBOOK.md "$destdir/usr/share/doc/tokenward/RUNBOOK.md"
+install -D -m 0644 deploy/prometheus/tokenward.rules.yml "$destdir/usr/share/doc/tokenward/tokenward.rules.yml"
+if [ -n "$destdir" ]; then
+    exit 0
+fi
+
+# A user that stays, so that key files can belong to it; the unit's DynamicUser uses the one that it finds.
+if ! getent passwd tokenward >/dev/null; then
+    useradd --system --user-group --no-create-home --home-dir /var/lib/tokenward --shell /usr/sbin/nologin tokenward
+fi
+install -d -m 0755 /etc/tokenward
+for directory in keyring credentials callers; do
+    install -d -m 0700 -o tokenward -g tokenward "/etc/tokenward/$directory"
+done
+if [ -d /run/systemd/system ]; then
+    systemctl daemon-reload
+fi
+
+if [ ! -e /etc/tokenward/tokenward.toml ]; then
+    cat <<'NEXT'
+Installed. Next:
+  1. /etc/tokenward/tokenward.toml           config/embedded.toml is a beginning; docs/app-registration.md says what goes in
+  2. runuser -u tokenward -- tokenward keyring add
+  3. /etc/tokenward/credentials/…            the app's secret or certificate, owner tokenward, mode 0600
+  4. tokenward check                         also prints the redirect URI to register
+  5. systemctl enable --now tokenward
+NEXT
+fi
