@@ -1,6 +1,7 @@
 //! tokenward: an OAuth token broker for Microsoft Entra ID and any other OpenID provider.
 
 pub mod authority;
+pub mod callers;
 pub mod domain;
 pub mod keyring;
 pub mod policy;
