@@ -9,6 +9,7 @@
 //! 2. An API key is stored nowhere, only its keyed hash; without the keyring a key file helps nobody (B9).
 //! 3. An unknown caller, an unknown key and a wrong key cost the same work and look the same outside (B3, B9).
 //! 4. A key file that cannot be read changes nothing: the keys read before stay in force.
+//! 5. Nothing here grows without bound: buckets are capped, files are bounded.
 //!
 //! The one hard problem: `callers add-key` and `retire-key` write files while the daemon runs. So a file is replaced
 //! as a whole under a lock, and looked at again at most once a second, when somebody presents a key.
@@ -16,6 +17,7 @@
 pub mod api_key;
 pub mod key_file;
 mod key_index;
+pub mod limit;
 mod unix_user;
 
 use std::collections::{BTreeMap, HashMap};
@@ -58,7 +60,7 @@ pub struct Caller {
     pub limits: Limits,
 }
 
-/// How many token requests a second; none is no limit.
+/// How many token requests a second; none is no limit. [`limit::Limiter`] keeps count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Limits {
     /// In all.
