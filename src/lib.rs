@@ -2,6 +2,7 @@
 
 pub mod authority;
 pub mod broker;
+pub mod callers;
 pub mod config;
 pub mod domain;
 pub mod keyring;

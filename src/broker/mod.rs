@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use refusal::Refusal;
-pub use session::{FailureReason, SessionState};
+pub use session::{ConsentState, FailureReason, SessionState};
 use tokio::sync::Notify;
 
 use crate::authority::Authority;

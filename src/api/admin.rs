@@ -1,0 +1,122 @@
+//! The admin API: operators and the commands see and end connections, whoever's they are.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode, header};
+use http_body_util::Full;
+
+use super::path::{self, Of};
+use super::problem::{Problem, json};
+use super::shapes::{ConnectionShape, ExplainShape, PageShape};
+use super::{code_of, credential, list_request, refuse_credential_in_url};
+use crate::broker::Broker;
+use crate::callers::{Callers, Credential};
+use crate::domain::id::AppName;
+use crate::domain::task::BoxFuture;
+use crate::domain::time::Clock;
+use crate::listener::{Handler, Request, Response};
+use crate::telemetry::events::{Events, Who};
+
+/// The admin API.
+pub struct AdminApi {
+    broker: Arc<Broker>,
+    admins: Arc<Callers>,
+    /// Those who are admins without being named: root, and the daemon's own user.
+    own_uids: Vec<u32>,
+    clock: Arc<dyn Clock>,
+    events: Arc<Events>,
+}
+
+impl AdminApi {
+    /// The API over a broker and those who may use it. `own_uids` come over the Unix socket.
+    pub fn new(
+        broker: Arc<Broker>,
+        admins: Arc<Callers>,
+        own_uids: Vec<u32>,
+        clock: Arc<dyn Clock>,
+        events: Arc<Events>,
+    ) -> Self {
+        AdminApi { broker, admins, own_uids, clock, events }
+    }
+
+    async fn answer(&self, request: Request) -> Response {
+        let id = request.request_id.to_string();
+        match self.route(request, &id).await {
+            Ok(response) => response,
+            Err(problem) => problem.response(&id),
+        }
+    }
+
+    async fn route(&self, request: Request, id: &str) -> Result<Response, Problem> {
+        refuse_credential_in_url(&request)?;
+        let who = Who { request_id: id, peer: request.peer };
+        let admin = self.authenticate(&request).inspect_err(|problem| {
+            self.events.unauthenticated(who, problem.code);
+        })?;
+        let segments = path::segments(request.uri.path()).ok_or_else(Problem::no_such_path)?;
+        let query = path::query(request.uri.query())
+            .map_err(|_| Problem::invalid("query", "a parameter stands in it twice"))?;
+        let words: Vec<&str> = segments.iter().map(String::as_str).collect();
+        match words[..] {
+            ["admin", "v1", "apps"] if request.method == Method::GET => {
+                let apps: Vec<&str> = self.broker.apps().map(|(name, _)| name.as_str()).collect();
+                Ok(json(StatusCode::OK, &serde_json::json!({ "apps": apps })))
+            }
+            ["admin", "v1", "apps", app, "connections"] if request.method == Method::GET => {
+                let app = AppName::parse(app).map_err(|_| Problem::no_such_path())?;
+                let page =
+                    self.broker.list_as_admin(&app, &list_request(&query)?).await.map_err(Problem::of)?;
+                Ok(json(StatusCode::OK, &PageShape::from(&page)))
+            }
+            ["admin", "v1", "apps", app, "connections", ..] => {
+                let (key, of) = path::connection(app, &segments[5..]).ok_or_else(Problem::no_such_path)?;
+                match (of, request.method) {
+                    (Of::Connection, Method::GET) => {
+                        let shown = self.broker.show_as_admin(&key).await.map_err(Problem::of)?;
+                        Ok(json(StatusCode::OK, &ConnectionShape::from(&shown)))
+                    }
+                    (Of::Explain, Method::GET) => {
+                        let shown = self.broker.show_as_admin(&key).await.map_err(Problem::of)?;
+                        Ok(json(StatusCode::OK, &ExplainShape::new(&shown, &self.broker.attempts(&shown))))
+                    }
+                    (Of::Connection, Method::DELETE) => {
+                        let outcome = self.broker.delete_as_admin(&key).await;
+                        self.events.admin_act(who, &admin, "delete", &key, code_of(&outcome));
+                        outcome.map_err(Problem::of)?;
+                        let mut response = http::Response::new(Full::new(Bytes::new()));
+                        *response.status_mut() = StatusCode::NO_CONTENT;
+                        Ok(response)
+                    }
+                    // Nobody gets a token here: an operator who needs one is a caller.
+                    (Of::Token, _) => Err(Problem::no_such_path()),
+                    _ => {
+                        let mut response = Problem::method_not_allowed().response(id);
+                        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, DELETE"));
+                        Ok(response)
+                    }
+                }
+            }
+            _ => Err(Problem::no_such_path()),
+        }
+    }
+
+    fn authenticate(&self, request: &Request) -> Result<String, Problem> {
+        let credential = credential(&request.headers, &request.peer)?;
+        if let Credential::UnixPeer { uid } = credential
+            && self.own_uids.contains(&uid)
+        {
+            return Ok(format!("uid:{uid}"));
+        }
+        match self.admins.authenticate(credential, self.clock.now()) {
+            Ok(admin) => Ok(admin.name.to_string()),
+            Err(_) => Err(Problem::unauthenticated()),
+        }
+    }
+}
+
+impl Handler for AdminApi {
+    fn handle<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
+        Box::pin(self.answer(request))
+    }
+}

@@ -1,0 +1,258 @@
+//! Request bodies: read within bounds, refused when a member is unknown or of the wrong type.
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::path;
+use super::problem::Problem;
+use super::shapes::NamedAccount;
+use crate::broker::ConsentState;
+use crate::broker::connect::{Confirmation, NewSession};
+use crate::broker::serve::TokenRequest;
+use crate::domain::account::AccountId;
+use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::domain::secret::ConfirmationCode;
+use crate::listener::{Body, BodyError};
+
+/// A claims challenge is far smaller.
+const LARGEST_CLAIMS: usize = 16 * 1024;
+
+/// Reads a body within the listener's bounds.
+pub(super) async fn read(body: Body) -> Result<Bytes, Problem> {
+    body.read_all().await.map_err(|error| match error {
+        BodyError::TooLarge => Problem::invalid("body", "is larger than 64 KiB"),
+        BodyError::TimedOut => Problem::invalid("body", "did not arrive in time"),
+        BodyError::Broken => Problem::invalid("body", "broke off"),
+    })
+}
+
+fn parse<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Problem> {
+    // serde_json's message may quote what came, so only its place is passed on.
+    serde_json::from_slice(bytes).map_err(|error| {
+        let what = match error.classify() {
+            serde_json::error::Category::Data => {
+                "has a member that is missing, unknown or of the wrong type"
+            }
+            _ => "is not JSON",
+        };
+        Problem::invalid("body", format!("{what} (line {}, column {})", error.line(), error.column()))
+    })
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct TokenBody {
+    rejected: Option<String>,
+    claims: Option<Value>,
+    scope: Option<String>,
+    resource: Option<String>,
+    min_ttl: Option<u64>,
+}
+
+/// A token request's body; an empty one is a plain request.
+pub(super) fn token_request(bytes: Bytes) -> Result<TokenRequest, Problem> {
+    let body: TokenBody = if bytes.is_empty() { TokenBody::default() } else { parse(&bytes)? };
+    Ok(TokenRequest {
+        scope: body.scope,
+        resource: body.resource,
+        min_ttl: body.min_ttl,
+        rejected: body.rejected,
+        claims: body.claims.map(claims_text).transpose()?,
+    })
+}
+
+/// A token request's query.
+pub(super) fn token_request_of(query: &[(String, String)]) -> Result<TokenRequest, Problem> {
+    let min_ttl = match path::value(query, "min_ttl") {
+        None => None,
+        Some(text) => {
+            Some(text.parse().map_err(|_| Problem::invalid("min_ttl", "must be whole seconds, 60 to 86400"))?)
+        }
+    };
+    Ok(TokenRequest {
+        scope: path::value(query, "scope").map(str::to_owned),
+        resource: path::value(query, "resource").map(str::to_owned),
+        min_ttl,
+        rejected: None,
+        claims: None,
+    })
+}
+
+/// A claims challenge as the header had it in base64, as JSON text, or as an object; as JSON text.
+fn claims_text(claims: Value) -> Result<String, Problem> {
+    let refused = || Problem::invalid("claims", "must be a JSON object, its text, or its base64, at most 16 KiB");
+    let object = match claims {
+        Value::String(text) if text.len() > LARGEST_CLAIMS * 2 => return Err(refused()),
+        Value::String(text) => match serde_json::from_str::<Value>(&text) {
+            Ok(value) => value,
+            Err(_) => {
+                let engines = [&STANDARD, &STANDARD_NO_PAD, &URL_SAFE, &URL_SAFE_NO_PAD];
+                let decoded = engines.iter().find_map(|engine| engine.decode(&text).ok()).ok_or_else(refused)?;
+                serde_json::from_slice(&decoded).map_err(|_| refused())?
+            }
+        },
+        other => other,
+    };
+    let text = object.to_string();
+    if !object.is_object() || text.len() > LARGEST_CLAIMS {
+        return Err(refused());
+    }
+    Ok(text)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SessionBody {
+    app: String,
+    connection: String,
+    scopes: Option<Words>,
+    account: Option<NamedAccount>,
+    #[serde(default)]
+    change_account: bool,
+    login_hint: Option<String>,
+    domain_hint: Option<String>,
+    prompt: Option<String>,
+    return_url: Option<String>,
+}
+
+/// Scopes as a list or as one space-separated text.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Words {
+    List(Vec<String>),
+    Text(String),
+}
+
+/// A new connect session.
+pub(super) fn new_session(bytes: Bytes) -> Result<(ConnectionKey, NewSession), Problem> {
+    let body: SessionBody = parse(&bytes)?;
+    let key = ConnectionKey {
+        app: app_name(&body.app)?,
+        connection: ConnectionName::parse(&body.connection)
+            .map_err(|invalid| Problem::invalid("connection", invalid.to_string()))?,
+    };
+    let session = NewSession {
+        scopes: body.scopes.map(|scopes| match scopes {
+            Words::List(list) => list.join(" "),
+            Words::Text(text) => text,
+        }),
+        account: body.account.map(named).transpose()?,
+        change_account: body.change_account,
+        login_hint: body.login_hint,
+        domain_hint: body.domain_hint,
+        prompt: body.prompt,
+        return_url: body.return_url,
+    };
+    Ok((key, session))
+}
+
+fn app_name(text: &str) -> Result<AppName, Problem> {
+    // A name that no app can have is an app that does not exist.
+    AppName::parse(text).map_err(|_| Problem::of(crate::broker::Refusal::AppNotFound))
+}
+
+fn named(account: NamedAccount) -> Result<AccountId, Problem> {
+    account.id().ok_or_else(|| Problem::invalid("account", "must have tid and oid, or iss and sub"))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfirmBody {
+    code: Option<String>,
+    account: Option<NamedAccount>,
+}
+
+/// A confirmation.
+pub(super) fn confirmation(bytes: Bytes) -> Result<Confirmation, Problem> {
+    let body: ConfirmBody = parse(&bytes)?;
+    match (body.code, body.account) {
+        (Some(code), None) => Ok(Confirmation::Code(ConfirmationCode::new(code))),
+        (None, Some(account)) => Ok(Confirmation::Account(named(account)?)),
+        _ => Err(Problem::invalid("body", "must have either code or account")),
+    }
+}
+
+/// A new admin consent session.
+pub(super) struct NewAdminConsent {
+    pub(super) app: AppName,
+    pub(super) tenant: Option<String>,
+    pub(super) return_url: Option<String>,
+}
+
+/// A new admin consent session's body.
+pub(super) fn new_admin_consent(bytes: Bytes) -> Result<NewAdminConsent, Problem> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct ConsentBody {
+        app: String,
+        tenant: Option<String>,
+        return_url: Option<String>,
+    }
+    let body: ConsentBody = parse(&bytes)?;
+    Ok(NewAdminConsent { app: app_name(&body.app)?, tenant: body.tenant, return_url: body.return_url })
+}
+
+/// An admin consent session as it is shown.
+#[derive(Serialize)]
+pub(super) struct ConsentShape {
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+}
+
+/// The shape of an admin consent session's state.
+pub(super) fn consent_shape(state: &ConsentState) -> ConsentShape {
+    let (tenant, reason) = match state {
+        ConsentState::Reported { tenant, .. } => (tenant.clone(), None),
+        ConsentState::Consented { tenant } => (Some(tenant.clone()), None),
+        ConsentState::Failed { reason } => (None, Some(reason.as_str())),
+        ConsentState::Expired => (None, Some("expired")),
+        ConsentState::Pending => (None, None),
+    };
+    ConsentShape { state: state.as_str(), tenant, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_come_as_object_as_text_and_as_base64() {
+        let object = r#"{"access_token":{"nbf":{"essential":true,"value":"1"}}}"#;
+        let base64 = STANDARD.encode(object);
+        let unpadded = URL_SAFE_NO_PAD.encode(object);
+        let cases = [object.to_owned(), format!("{object:?}"), format!("{base64:?}"), format!("{unpadded:?}")];
+        for claims in cases {
+            let request = token_request(Bytes::from(format!("{{\"claims\":{claims}}}"))).expect("a request");
+            assert_eq!(request.claims.as_deref(), Some(object));
+        }
+        for bad in ["\"x\"", "1", "[]", "\"[]\"", "null_"] {
+            assert!(token_request(Bytes::from(format!("{{\"claims\":{bad}}}"))).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_member_is_refused_and_never_quoted() {
+        let problem = token_request(Bytes::from_static(b"{\"sekrit-value\":1}")).err().expect("refused");
+        let text = serde_json::to_string(&problem).expect("JSON");
+        assert!(text.contains("line 1") && !text.contains("sekrit"), "{text}");
+    }
+
+    #[test]
+    fn a_confirmation_is_one_or_the_other() {
+        for bad in ["{}", r#"{"code":"c","account":{"tid":"t","oid":"o"}}"#, r#"{"account":{"tid":"t"}}"#, "[]"] {
+            assert!(confirmation(Bytes::from(bad)).is_err(), "{bad}");
+        }
+        let shown = r#"{"account":{"tid":"T","oid":"O","username":"alice"}}"#;
+        assert!(matches!(
+            confirmation(Bytes::from(shown)),
+            Ok(Confirmation::Account(id)) if id == AccountId::entra("t", "o")
+        ));
+    }
+}

@@ -1,0 +1,474 @@
+//! The local API: internal services come as themselves and get tokens and connect sessions.
+//!
+//! May know: the broker, callers, the listener's request and response. Decides nothing of the product: it reads
+//! requests strictly, asks the broker, and puts the answer into the contract's shapes.
+//!
+//! Invariants:
+//! 1. Nothing is looked at before the caller is known, but `/openapi.json`; a path that is no route is 401 to those
+//!    who are not (B11).
+//! 2. A credential is read from its header alone; one in a URL is refused, never used (B1).
+//! 3. Every answer carries `Cache-Control: no-store` (B2).
+//! 4. Every hand-out and every refusal is one audit record and one count.
+
+pub mod admin;
+mod body;
+pub mod path;
+pub mod problem;
+pub mod shapes;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http_body_util::Full;
+use serde::Serialize;
+
+use self::path::Of;
+use self::problem::{Problem, json};
+use self::shapes::{AccountShape, ConnectionShape, ExplainShape, PageShape, SessionShape};
+use crate::broker::connect::{Confirmation, NewSession};
+use crate::broker::inspect::ListRequest;
+use crate::broker::serve::TokenRequest;
+use crate::broker::{Broker, Refusal};
+use crate::callers::{Caller, Callers, Credential, Limiter};
+use crate::domain::id::{AppName, ConnectionKey, SessionId};
+use crate::domain::task::BoxFuture;
+use crate::domain::time::Clock;
+use crate::listener::{Handler, Peer, Request, Response};
+use crate::refresh::Served;
+use crate::telemetry::events::{Events, HandOut, Who};
+
+/// The longest that a long poll may wait.
+const MOST_WAIT: u64 = 60;
+
+/// The API document, kept in step with the routes by a test.
+pub const OPENAPI: &str = include_str!("openapi.json");
+
+/// The local API.
+pub struct LocalApi {
+    broker: Arc<Broker>,
+    callers: Arc<Callers>,
+    limiter: Limiter,
+    clock: Arc<dyn Clock>,
+    events: Arc<Events>,
+}
+
+/// Every route of the local API: method and path, as the API document spells them.
+pub const ROUTES: [(&str, &str); 12] = [
+    ("GET", "/openapi.json"),
+    ("GET", "/v1/apps/{app}/connections/{connection}/token"),
+    ("POST", "/v1/apps/{app}/connections/{connection}/token"),
+    ("GET", "/v1/apps/{app}/connections/{connection}/explain"),
+    ("GET", "/v1/apps/{app}/connections/{connection}"),
+    ("DELETE", "/v1/apps/{app}/connections/{connection}"),
+    ("GET", "/v1/apps/{app}/connections"),
+    ("POST", "/v1/connect-sessions"),
+    ("GET", "/v1/connect-sessions/{id}"),
+    ("POST", "/v1/connect-sessions/{id}/confirm"),
+    ("POST", "/v1/admin-consent-sessions"),
+    ("GET", "/v1/admin-consent-sessions/{id}"),
+];
+
+enum Route {
+    Connection(ConnectionKey, Of),
+    Connections(AppName),
+    NewSession,
+    Session(SessionId),
+    Confirm(SessionId),
+    NewAdminConsent,
+    AdminConsent(SessionId),
+}
+
+#[derive(Serialize)]
+struct TokenShape<'a> {
+    access_token: &'a str,
+    token_type: &'static str,
+    expires_in: u64,
+    expires_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_in: Option<u64>,
+    scope: String,
+    connection: &'a str,
+    account: AccountShape,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+}
+
+impl LocalApi {
+    /// The API over a broker and its callers.
+    pub fn new(
+        broker: Arc<Broker>,
+        callers: Arc<Callers>,
+        limiter: Limiter,
+        clock: Arc<dyn Clock>,
+        events: Arc<Events>,
+    ) -> Self {
+        LocalApi { broker, callers, limiter, clock, events }
+    }
+
+    async fn answer(&self, request: Request) -> Response {
+        let id = request.request_id.to_string();
+        match self.route(request, &id).await {
+            Ok(response) => response,
+            Err(problem) => problem.response(&id),
+        }
+    }
+
+    async fn route(&self, request: Request, id: &str) -> Result<Response, Problem> {
+        if request.uri.path() == "/openapi.json" && request.method == Method::GET {
+            let mut response = http::Response::new(Full::new(Bytes::from_static(OPENAPI.as_bytes())));
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            return Ok(response);
+        }
+        refuse_credential_in_url(&request)?;
+        let who = Who { request_id: id, peer: request.peer };
+        let caller = self.authenticate(&request.headers, &request.peer).inspect_err(|problem| {
+            self.events.unauthenticated(who, problem.code);
+        })?;
+        let segments = path::segments(request.uri.path()).ok_or_else(Problem::no_such_path)?;
+        let route = find(&segments).ok_or_else(Problem::no_such_path)?;
+        let query = path::query(request.uri.query())
+            .map_err(|_| Problem::invalid("query", "a parameter stands in it twice"))?;
+        let method = request.method.clone();
+        match (route, method) {
+            (Route::Connection(key, Of::Token), Method::GET) => {
+                let asked = body::token_request_of(&query)?;
+                self.token(&caller, &key, asked, path::value(&query, "connect") == Some("1"), who).await
+            }
+            (Route::Connection(key, Of::Token), Method::POST) => {
+                let connect = path::value(&query, "connect") == Some("1");
+                let asked = body::token_request(body::read(request.body).await?)?;
+                self.token(&caller, &key, asked, connect, who).await
+            }
+            (Route::Connection(key, Of::Connection), Method::GET) => {
+                let shown = self.broker.show(&caller.policy, &key).await.map_err(Problem::of)?;
+                Ok(json(StatusCode::OK, &ConnectionShape::from(&shown)))
+            }
+            (Route::Connection(key, Of::Explain), Method::GET) => {
+                let shown = self.broker.show(&caller.policy, &key).await.map_err(Problem::of)?;
+                Ok(json(StatusCode::OK, &ExplainShape::new(&shown, &self.broker.attempts(&shown))))
+            }
+            (Route::Connection(key, Of::Connection), Method::DELETE) => {
+                let outcome = self.broker.delete(&caller.policy, &key).await;
+                self.events.deleted(who, caller.name.as_str(), &key, code_of(&outcome));
+                outcome.map_err(Problem::of)?;
+                let mut response = http::Response::new(Full::new(Bytes::new()));
+                *response.status_mut() = StatusCode::NO_CONTENT;
+                Ok(response)
+            }
+            (Route::Connections(app), Method::GET) => {
+                let request = list_request(&query)?;
+                let page = self.broker.list(&caller.policy, &app, &request).await.map_err(Problem::of)?;
+                Ok(json(StatusCode::OK, &PageShape::from(&page)))
+            }
+            (Route::NewSession, Method::POST) => {
+                let (key, session) = body::new_session(body::read(request.body).await?)?;
+                self.start_session(&caller, &key, session, who).await
+            }
+            (Route::Session(session), Method::GET) => {
+                let wait = wait_of(&query)?;
+                let state =
+                    self.broker.session_state(&caller.policy, &session, wait).await.map_err(Problem::of)?;
+                Ok(json(StatusCode::OK, &SessionShape::from(&state)))
+            }
+            (Route::Confirm(session), Method::POST) => {
+                let confirmation = body::confirmation(body::read(request.body).await?)?;
+                self.confirm(&caller, &session, confirmation, who).await
+            }
+            (Route::NewAdminConsent, Method::POST) => {
+                let asked = body::new_admin_consent(body::read(request.body).await?)?;
+                self.start_admin_consent(&caller, asked, who).await
+            }
+            (Route::AdminConsent(session), Method::GET) => {
+                let state =
+                    self.broker.admin_consent_state(&caller.policy, &session).await.map_err(Problem::of)?;
+                Ok(json(StatusCode::OK, &body::consent_shape(&state)))
+            }
+            (route, _) => {
+                let mut response = Problem::method_not_allowed().response(id);
+                response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(route.methods()));
+                Ok(response)
+            }
+        }
+    }
+
+    fn authenticate(&self, headers: &HeaderMap, peer: &Peer) -> Result<Arc<Caller>, Problem> {
+        let credential = credential(headers, peer)?;
+        self.callers.authenticate(credential, self.clock.now()).map_err(|_| Problem::unauthenticated())
+    }
+
+    async fn token(
+        &self,
+        caller: &Caller,
+        key: &ConnectionKey,
+        asked: TokenRequest,
+        connect: bool,
+        who: Who<'_>,
+    ) -> Result<Response, Problem> {
+        let begun = self.clock.monotonic();
+        let outcome = match self.limiter.try_take(caller, key, begun) {
+            Ok(()) => self.broker.token(&caller.policy, key, &asked).await,
+            Err(after) => Err(Refusal::RateLimited { retry_after: after.0 }),
+        };
+        let elapsed = self.clock.monotonic().saturating_sub(begun);
+        match outcome {
+            Ok(served) => {
+                let now = self.clock.now();
+                let life = served.token.life_left(now);
+                let scopes = &served.token.scopes;
+                self.events.handed_out(who, HandOut { caller: caller.name.as_str(), key, scopes, life, elapsed });
+                Ok(self.token_response(key, &served, life))
+            }
+            Err(refusal) => {
+                // Only where the user's act would mend it.
+                let mendable = matches!(
+                    refusal,
+                    Refusal::ReauthorizationRequired { .. }
+                        | Refusal::ConnectionNotFound
+                        | Refusal::ScopeNotGranted { .. }
+                );
+                let problem = Problem::of(refusal);
+                self.events.refused(who, caller.name.as_str(), key, problem.code, elapsed);
+                if connect && mendable {
+                    let started =
+                        self.broker.start_session(&caller.policy, key, NewSession::default()).await;
+                    if let Ok(started) = started {
+                        self.events.connect_started(who, caller.name.as_str(), key);
+                        return Err(problem.with_connect_url(started.connect_url));
+                    }
+                }
+                Err(problem)
+            }
+        }
+    }
+
+    fn token_response(&self, key: &ConnectionKey, served: &Served, life: Duration) -> Response {
+        let now = self.clock.now();
+        let token = &served.token;
+        let profile = &served.held.connection.profile;
+        let shape = TokenShape {
+            access_token: token.access_token.expose(),
+            token_type: "Bearer",
+            expires_in: life.as_secs(),
+            expires_at: token.expires_at.rfc3339(),
+            refresh_in: token.refresh_at.map(|at| at.since(now).as_secs()),
+            scope: token.scopes.join(" "),
+            connection: key.connection.as_str(),
+            account: (&profile.account).into(),
+            status: profile.status.as_str(),
+            reason: profile.status.reason(),
+        };
+        json(StatusCode::OK, &shape)
+    }
+
+    async fn start_session(
+        &self,
+        caller: &Caller,
+        key: &ConnectionKey,
+        session: NewSession,
+        who: Who<'_>,
+    ) -> Result<Response, Problem> {
+        #[derive(Serialize)]
+        struct Started {
+            id: String,
+            connect_url: String,
+            expires_at: String,
+        }
+        let started = self.broker.start_session(&caller.policy, key, session).await.map_err(|refusal| {
+            let problem = Problem::of(refusal);
+            self.events.connect_refused(who, caller.name.as_str(), key, problem.code);
+            problem
+        })?;
+        self.events.connect_started(who, caller.name.as_str(), key);
+        let shape = Started {
+            id: started.id.to_string(),
+            connect_url: started.connect_url,
+            expires_at: started.expires_at.rfc3339(),
+        };
+        Ok(json(StatusCode::CREATED, &shape))
+    }
+
+    async fn confirm(
+        &self,
+        caller: &Caller,
+        session: &SessionId,
+        confirmation: Confirmation,
+        who: Who<'_>,
+    ) -> Result<Response, Problem> {
+        #[derive(Serialize)]
+        struct Confirmed {
+            state: &'static str,
+            account: AccountShape,
+        }
+        match self.broker.confirm(&caller.policy, session, confirmation).await {
+            Ok((key, account)) => {
+                self.events.confirmed(who, caller.name.as_str(), &key, &account);
+                Ok(json(StatusCode::OK, &Confirmed { state: "connected", account: (&account).into() }))
+            }
+            Err(refusal) => {
+                let problem = Problem::of(refusal);
+                self.events.confirmation_refused(who, caller.name.as_str(), problem.code);
+                Err(problem)
+            }
+        }
+    }
+
+    async fn start_admin_consent(
+        &self,
+        caller: &Caller,
+        asked: body::NewAdminConsent,
+        who: Who<'_>,
+    ) -> Result<Response, Problem> {
+        #[derive(Serialize)]
+        struct Started {
+            id: String,
+            admin_consent_url: String,
+            expires_at: String,
+        }
+        let app = asked.app;
+        let started = self
+            .broker
+            .start_admin_consent(&caller.policy, &app, asked.tenant, asked.return_url)
+            .await
+            .map_err(Problem::of)?;
+        self.events.admin_consent_started(who, caller.name.as_str(), &app);
+        let shape = Started {
+            id: started.id.to_string(),
+            admin_consent_url: started.admin_consent_url,
+            expires_at: started.expires_at.rfc3339(),
+        };
+        Ok(json(StatusCode::CREATED, &shape))
+    }
+}
+
+impl Handler for LocalApi {
+    fn handle<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
+        Box::pin(self.answer(request))
+    }
+}
+
+/// The credential a request carries: its header's, which then decides alone, else the Unix peer's.
+pub(crate) fn credential<'a>(headers: &'a HeaderMap, peer: &Peer) -> Result<Credential<'a>, Problem> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    match (values.next(), values.next(), peer) {
+        (Some(_), Some(_), _) => Err(Problem::unauthenticated()),
+        (Some(value), None, _) => {
+            let text = value.to_str().map_err(|_| Problem::unauthenticated())?;
+            let (scheme, key) = text.split_once(' ').ok_or_else(Problem::unauthenticated)?;
+            if !scheme.eq_ignore_ascii_case("bearer") {
+                return Err(Problem::unauthenticated());
+            }
+            Ok(Credential::ApiKey(key.trim_start_matches(' ')))
+        }
+        (None, _, Peer::Unix { uid, .. }) => Ok(Credential::UnixPeer { uid: *uid }),
+        (None, _, Peer::Tcp { .. }) => Ok(Credential::None),
+    }
+}
+
+/// RFC 6750 section 2.3's way is not ours: what stands in a URL stands in every log on the way.
+pub(crate) fn refuse_credential_in_url(request: &Request) -> Result<(), Problem> {
+    let query = request.uri.query().unwrap_or_default();
+    let named = form_urlencoded::parse(query.as_bytes())
+        .any(|(name, _)| ["access_token", "api_key", "authorization"].contains(&&*name.to_ascii_lowercase()));
+    if named || query.contains("twk_") || request.uri.path().contains("twk_") {
+        return Err(Problem::invalid(
+            "query",
+            "carries a credential; send it in the Authorization header, and replace this one: it is in logs now",
+        ));
+    }
+    Ok(())
+}
+
+fn find(segments: &[String]) -> Option<Route> {
+    let words: Vec<&str> = segments.iter().map(String::as_str).collect();
+    match words[..] {
+        ["v1", "apps", app, "connections"] => AppName::parse(app).ok().map(Route::Connections),
+        ["v1", "apps", app, "connections", ..] => {
+            path::connection(app, &segments[4..]).map(|(key, of)| Route::Connection(key, of))
+        }
+        ["v1", "connect-sessions"] => Some(Route::NewSession),
+        ["v1", "connect-sessions", id] => SessionId::parse(id).ok().map(Route::Session),
+        ["v1", "connect-sessions", id, "confirm"] => SessionId::parse(id).ok().map(Route::Confirm),
+        ["v1", "admin-consent-sessions"] => Some(Route::NewAdminConsent),
+        ["v1", "admin-consent-sessions", id] => SessionId::parse(id).ok().map(Route::AdminConsent),
+        _ => None,
+    }
+}
+
+impl Route {
+    fn methods(&self) -> &'static str {
+        match self {
+            Route::Connection(_, Of::Token) => "GET, POST",
+            Route::Connection(_, Of::Connection) => "GET, DELETE",
+            Route::Connection(_, Of::Explain)
+            | Route::Connections(_)
+            | Route::Session(_)
+            | Route::AdminConsent(_) => "GET",
+            Route::NewSession | Route::Confirm(_) | Route::NewAdminConsent => "POST",
+        }
+    }
+}
+
+pub(crate) fn list_request(query: &[(String, String)]) -> Result<ListRequest, Problem> {
+    let after = match path::value(query, "cursor") {
+        Some(cursor) => {
+            Some(shapes::cursor(cursor).ok_or_else(|| Problem::invalid("cursor", "is not one we gave"))?)
+        }
+        None => None,
+    };
+    Ok(ListRequest {
+        status: path::value(query, "status").map(str::to_owned),
+        tenant: path::value(query, "tenant").map(str::to_owned),
+        after,
+    })
+}
+
+fn wait_of(query: &[(String, String)]) -> Result<Duration, Problem> {
+    match path::value(query, "wait") {
+        None => Ok(Duration::ZERO),
+        Some(text) => match text.parse::<u64>() {
+            Ok(seconds) => Ok(Duration::from_secs(seconds.min(MOST_WAIT))),
+            Err(_) => Err(Problem::invalid("wait", "must be whole seconds, at most 60")),
+        },
+    }
+}
+
+pub(crate) fn code_of(outcome: &Result<(), Refusal>) -> &'static str {
+    match outcome {
+        Ok(()) => "ok",
+        Err(refusal) => Problem::of(refusal.clone()).code,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_api_document_lists_the_routes_and_no_others() {
+        let document: serde_json::Value = serde_json::from_str(OPENAPI).expect("JSON");
+        let mut documented = Vec::new();
+        for (path, operations) in document["paths"].as_object().expect("paths") {
+            for method in operations.as_object().expect("operations").keys().filter(|key| *key != "parameters") {
+                documented.push((method.to_ascii_uppercase(), path.clone()));
+            }
+        }
+        documented.sort();
+        let mut routes: Vec<(String, String)> =
+            ROUTES.iter().map(|(method, path)| ((*method).to_owned(), (*path).to_owned())).collect();
+        routes.sort();
+        assert_eq!(documented, routes);
+    }
+
+    #[test]
+    fn every_listed_route_is_found_with_its_method() {
+        for (method, path) in ROUTES.iter().filter(|(_, path)| *path != "/openapi.json") {
+            let path =
+                path.replace("{app}", "outlook").replace("{connection}", "a%2Fb").replace("{id}", "session-1");
+            let route = find(&path::segments(&path).expect("segments")).expect("a route");
+            assert!(route.methods().split(", ").any(|allowed| allowed == *method), "{method} {path}");
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Every refusal as an RFC 9457 problem document: one exhaustive match from what a use case says to status, stable
+//! code, words for the caller, and what to do next.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+use http_body_util::Full;
+use serde::Serialize;
+
+use crate::broker::Refusal;
+use crate::domain::verdict::AuthorityError;
+use crate::listener::Response;
+
+/// A problem document. Codes are contract; words are not.
+#[derive(Debug, Clone, Serialize)]
+pub struct Problem {
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'static str,
+    status: u16,
+    /// Stable: what programs branch on.
+    pub code: &'static str,
+    detail: String,
+    hint: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameter: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    scopes: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connect_url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    suberror: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    error_codes: Vec<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    correlation_id: Option<String>,
+}
+
+impl Problem {
+    fn new(status: StatusCode, code: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
+        Problem {
+            kind: format!("urn:tokenward:problem:{code}"),
+            title,
+            status: status.as_u16(),
+            code,
+            detail: detail.into(),
+            hint: String::new(),
+            parameter: None,
+            reason: None,
+            scopes: Vec::new(),
+            retry_after: None,
+            connect_url: None,
+            request_id: None,
+            error: None,
+            suberror: None,
+            error_codes: Vec::new(),
+            trace_id: None,
+            correlation_id: None,
+        }
+    }
+
+    fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+
+    fn reason(mut self, reason: &'static str) -> Self {
+        self.reason = Some(reason);
+        self
+    }
+
+    fn retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after.as_secs_f64().ceil().max(1.0) as u64);
+        self
+    }
+
+    fn answer(mut self, answer: AuthorityError) -> Self {
+        self.error = answer.error;
+        self.suberror = answer.suberror;
+        self.error_codes = answer.error_codes;
+        self.trace_id = answer.trace_id;
+        self.correlation_id = answer.correlation_id;
+        self
+    }
+
+    /// Adds the link at which the user can mend it.
+    pub fn with_connect_url(mut self, url: String) -> Self {
+        self.connect_url = Some(url);
+        self
+    }
+
+    /// A parameter's mistake.
+    pub fn invalid(parameter: &'static str, problem: impl Into<String>) -> Self {
+        Problem::of(Refusal::InvalidRequest { parameter, problem: problem.into() })
+    }
+
+    /// 401: nobody we know. Missing, malformed, unknown and expired look the same.
+    pub fn unauthenticated() -> Self {
+        Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "caller_unauthenticated",
+            "The caller is not known",
+            "the request carries no credential that is known here",
+        )
+        .hint("send an API key as `Authorization: Bearer twk_…`, or come over the Unix socket as a configured user")
+    }
+
+    /// 404 for a path that is no route.
+    pub fn no_such_path() -> Self {
+        Problem::new(StatusCode::NOT_FOUND, "not_found", "No such path", "there is nothing at this path")
+            .hint("the paths are listed in /openapi.json")
+    }
+
+    /// 405.
+    pub fn method_not_allowed() -> Self {
+        Problem::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "Another method is needed",
+            "this path does not take this method",
+        )
+        .hint("the Allow header lists the methods")
+    }
+
+    /// 500: our own mistake.
+    pub fn internal() -> Self {
+        Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "tokenward made a mistake",
+            "the request could not be completed",
+        )
+        .hint("report the request_id to the operator")
+    }
+
+    /// The problem a refusal is.
+    pub fn of(refusal: Refusal) -> Self {
+        use StatusCode as S;
+        match refusal {
+            Refusal::InvalidRequest { parameter, problem } => {
+                let mut invalid =
+                    Problem::new(S::BAD_REQUEST, "invalid_request", "The request is not understood", format!("{parameter}: {problem}"));
+                invalid.parameter = Some(parameter);
+                invalid.hint(format!("correct {parameter} and send it again; the same request will fail again"))
+            }
+            Refusal::Forbidden { problem } => {
+                Problem::new(S::FORBIDDEN, "caller_forbidden", "This caller may not do this", problem)
+                    .hint("ask the operator to add it to this caller's allow rules")
+            }
+            Refusal::AppNotFound => Problem::new(S::NOT_FOUND, "app_not_found", "No such app", "there is no such app for this caller")
+                .hint("check the app's name, and that a rule of this caller names it"),
+            Refusal::ConnectionNotFound => Problem::new(
+                S::NOT_FOUND,
+                "connection_not_found",
+                "No such connection",
+                "there is no such connection for this caller",
+            )
+            .hint("connect the account first (POST /v1/connect-sessions), and check that a rule of this caller covers the name"),
+            Refusal::SessionNotFound => {
+                Problem::new(S::NOT_FOUND, "session_not_found", "No such session", "there is no such session for this caller")
+                    .hint("sessions are seen only by the caller that started them, and end; start a new one")
+            }
+            Refusal::ReauthorizationRequired { reason, answer } => Problem::new(
+                S::CONFLICT,
+                "reauthorization_required",
+                "The user must sign in again",
+                format!("the connection's grant does not work any more ({reason})"),
+            )
+            .reason(reason.as_str())
+            .hint("start a connect session (POST /v1/connect-sessions with this app and connection) and send the user to its connect_url; adding connect=1 to this request does it in one call")
+            .answer(answer),
+            Refusal::ConnectionBlocked { reason, answer } => Problem::new(
+                S::CONFLICT,
+                "connection_blocked",
+                "An administrator must act",
+                format!("the user's organisation does not let this connection work ({reason})"),
+            )
+            .reason(reason.as_str())
+            .hint(blocked_hint(reason.as_str()))
+            .answer(answer),
+            Refusal::ScopeNotGranted { scopes } => {
+                let mut problem = Problem::new(
+                    S::CONFLICT,
+                    "scope_not_granted",
+                    "A scope was not granted",
+                    format!("the user has not granted {}", scopes.join(" ")),
+                )
+                .hint("connect the account again and have the user grant these scopes; the app's configuration must list them");
+                problem.scopes = scopes;
+                problem
+            }
+            Refusal::ConnectionPaused => {
+                Problem::new(S::CONFLICT, "connection_paused", "The connection is paused", "an operator paused this connection")
+                    .hint("ask the operator to resume it")
+            }
+            Refusal::ConfirmationRejected { problem } => {
+                Problem::new(S::CONFLICT, "confirmation_rejected", "The confirmation does not fit", problem)
+                    .hint("read the session (GET /v1/connect-sessions/{id}) and confirm what came back there, or start a new one")
+            }
+            Refusal::RateLimited { retry_after } => {
+                Problem::new(S::TOO_MANY_REQUESTS, "rate_limited", "Too many requests", "this caller asks for more than its rate limit")
+                    .hint("wait, and keep tokens until they expire instead of asking for each use")
+                    .retry_after(retry_after)
+            }
+            Refusal::AuthorityUnavailable { retry_after, answer } => Problem::new(
+                S::SERVICE_UNAVAILABLE,
+                "authority_unavailable",
+                "The authority does not answer now",
+                "the authority is down, slow or throttling, and no valid token is held",
+            )
+            .hint("try again after the time in Retry-After; the connection itself is fine")
+            .retry_after(retry_after)
+            .answer(answer),
+            Refusal::AppCredentialRejected { retry_after, answer } => Problem::new(
+                S::SERVICE_UNAVAILABLE,
+                "app_credential_rejected",
+                "The authority rejects the app's credential",
+                "the authority accepts none of the app's client credentials",
+            )
+            .hint("the operator must replace the app's client credential; connections are fine and serve again by themselves")
+            .retry_after(retry_after)
+            .answer(answer),
+            Refusal::AppRejected { retry_after, answer } => Problem::new(
+                S::SERVICE_UNAVAILABLE,
+                "app_rejected",
+                "The authority rejects the app",
+                "the authority refuses the app's registration",
+            )
+            .hint("the operator must mend the app's registration (disabled, wrong tenant, redirect URI or permissions); connections are fine")
+            .retry_after(retry_after)
+            .answer(answer),
+            Refusal::StoreUnavailable { retry_after } => Problem::new(
+                S::SERVICE_UNAVAILABLE,
+                "store_unavailable",
+                "The store does not answer now",
+                "tokenward cannot reach its store, and no valid token is held in memory",
+            )
+            .hint("try again after the time in Retry-After; nothing was lost")
+            .retry_after(retry_after),
+        }
+    }
+
+    /// The response. `request_id` lets a caller's report be found in the log.
+    pub fn response(mut self, request_id: &str) -> Response {
+        self.request_id = Some(request_id.to_owned());
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = serde_json::to_vec(&self).expect("a problem is plain JSON");
+        let mut response = http::Response::new(Full::new(Bytes::from(body)));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tokenward\""));
+        }
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+fn blocked_hint(reason: &str) -> String {
+    let what = match reason {
+        "admin_consent_required" => {
+            "an administrator of the user's tenant must approve the app: POST /v1/admin-consent-sessions makes the link for it"
+        }
+        "assignment_required" => "an administrator of the user's tenant must assign the user to the app",
+        "account_disabled" => "an administrator must enable or unlock the user's account",
+        "device_required" => "the user's organisation wants a managed device; its administrator can say which",
+        "app_not_in_tenant" => "the app is not present in the user's tenant: an administrator must approve it there",
+        _ => "the user's organisation blocks this by policy; its administrator can say why",
+    };
+    format!("{what}; tokenward tries again by itself")
+}
+
+/// A JSON answer that is never cached.
+pub fn json<T: Serialize>(status: StatusCode, body: &T) -> Response {
+    let body = serde_json::to_vec(body).expect("answers are plain JSON");
+    let mut response = http::Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

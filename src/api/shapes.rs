@@ -1,0 +1,218 @@
+//! The JSON shapes of the contract, shared by the local and the admin API.
+
+use serde::{Deserialize, Serialize};
+
+use crate::broker::SessionState;
+use crate::broker::inspect::{Shown, ShownPage};
+use crate::domain::account::{Account, AccountId};
+use crate::domain::connection::Attempt;
+
+/// An account as it is shown.
+#[derive(Serialize)]
+pub struct AccountShape {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iss: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sub: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    username: Option<String>,
+}
+
+impl From<&Account> for AccountShape {
+    fn from(account: &Account) -> Self {
+        let entra = account.tid.is_some() && account.oid.is_some();
+        AccountShape {
+            tid: account.tid.clone(),
+            oid: account.oid.clone(),
+            iss: (!entra).then(|| account.iss.clone()),
+            sub: (!entra).then(|| account.sub.clone()),
+            username: account.username.clone(),
+        }
+    }
+}
+
+/// An account as a caller names it: `{tid, oid}` or `{iss, sub}`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedAccount {
+    tid: Option<String>,
+    oid: Option<String>,
+    iss: Option<String>,
+    sub: Option<String>,
+    /// Taken, so that what was shown can be sent back as it is; never compared.
+    #[serde(default)]
+    #[expect(dead_code, reason = "accepted and ignored")]
+    username: Option<serde::de::IgnoredAny>,
+}
+
+impl NamedAccount {
+    /// What it names; none when it names nothing whole.
+    pub fn id(self) -> Option<AccountId> {
+        match (self.tid, self.oid, self.iss, self.sub) {
+            (Some(tid), Some(oid), _, _) => Some(AccountId::entra(&tid, &oid)),
+            (None, None, Some(iss), Some(sub)) => Some(AccountId::OpenId { iss, sub }),
+            _ => None,
+        }
+    }
+}
+
+/// A connection as it is shown.
+#[derive(Serialize)]
+pub struct ConnectionShape {
+    app: String,
+    connection: String,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    account: AccountShape,
+    scopes_requested: Vec<String>,
+    scopes_granted: Vec<String>,
+    created_at: String,
+    connected_at: String,
+    last_refreshed_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_refresh_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_error: Option<AttemptShape>,
+}
+
+impl From<&Shown> for ConnectionShape {
+    fn from(shown: &Shown) -> Self {
+        let profile = &shown.profile;
+        ConnectionShape {
+            app: shown.key.app.to_string(),
+            connection: shown.key.connection.to_string(),
+            status: profile.status.as_str(),
+            reason: profile.status.reason(),
+            account: (&profile.account).into(),
+            scopes_requested: profile.scopes_requested.clone(),
+            scopes_granted: profile.scopes_granted.clone(),
+            created_at: profile.created_at.rfc3339(),
+            connected_at: profile.connected_at.rfc3339(),
+            last_refreshed_at: profile.last_refreshed_at.rfc3339(),
+            next_refresh_at: shown.next_refresh_at.map(|at| at.rfc3339()),
+            last_error: profile.last_error.as_ref().map(Into::into),
+        }
+    }
+}
+
+/// One try at the authority as it is shown.
+#[derive(Serialize)]
+pub struct AttemptShape {
+    at: String,
+    action: String,
+    outcome: String,
+    conclusion: String,
+    #[serde(flatten)]
+    answer: crate::domain::verdict::AuthorityError,
+}
+
+impl From<&Attempt> for AttemptShape {
+    fn from(attempt: &Attempt) -> Self {
+        AttemptShape {
+            at: attempt.at.rfc3339(),
+            action: attempt.action.clone(),
+            outcome: attempt.outcome.clone(),
+            conclusion: attempt.conclusion.clone(),
+            answer: attempt.answer.clone(),
+        }
+    }
+}
+
+/// A page of connections.
+#[derive(Serialize)]
+pub struct PageShape {
+    connections: Vec<ConnectionShape>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
+}
+
+impl From<&ShownPage> for PageShape {
+    fn from(page: &ShownPage) -> Self {
+        use base64::Engine;
+        use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+        PageShape {
+            connections: page.connections.iter().map(Into::into).collect(),
+            next_cursor: page.next.as_ref().map(|name| URL_SAFE_NO_PAD.encode(name.as_str())),
+        }
+    }
+}
+
+/// Reads a cursor: the name after which to go on. A caller that makes one up sees nothing it might not see anyway.
+pub fn cursor(text: &str) -> Option<crate::domain::id::ConnectionName> {
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let name = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+    crate::domain::id::ConnectionName::parse(&name).ok()
+}
+
+/// A connection with its last tries and what to do.
+#[derive(Serialize)]
+pub struct ExplainShape {
+    #[serde(flatten)]
+    connection: ConnectionShape,
+    attempts: Vec<AttemptShape>,
+    advice: String,
+}
+
+impl ExplainShape {
+    /// What is known of a connection, and what to do now.
+    pub fn new(shown: &Shown, attempts: &[Attempt]) -> Self {
+        let advice = match (shown.profile.status.as_str(), shown.profile.status.reason()) {
+            ("active", _) => match attempts.last() {
+                Some(last) if last.outcome != "ok" => format!(
+                    "The connection is active; the last try failed for a reason that is not the user's ({}). Nothing to do for the user; tokenward tries again by itself.",
+                    last.outcome
+                ),
+                _ => "The connection works. Nothing to do.".to_owned(),
+            },
+            ("needs_reauthorization", reason) => format!(
+                "The user must sign in again ({}). Start a connect session for this connection and send the user its connect_url.{}",
+                reason.unwrap_or("no reason given"),
+                if shown.profile.grant_destroyed {
+                    " The stored grant is dead and will not be tried again."
+                } else {
+                    " The stored grant is kept and tried again by itself."
+                }
+            ),
+            ("blocked", reason) => format!(
+                "An administrator of the user's organisation must act ({}). The stored grant is kept and tried again by itself.",
+                reason.unwrap_or("no reason given")
+            ),
+            _ => "An operator paused the connection and can resume it.".to_owned(),
+        };
+        ExplainShape {
+            connection: shown.into(),
+            attempts: attempts.iter().map(Into::into).collect(),
+            advice,
+        }
+    }
+}
+
+/// A connect session as it is shown.
+#[derive(Serialize)]
+pub struct SessionShape {
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account: Option<AccountShape>,
+}
+
+impl From<&SessionState> for SessionShape {
+    fn from(state: &SessionState) -> Self {
+        let (reason, account) = match state {
+            SessionState::Pending => (None, None),
+            SessionState::AwaitingConfirmation { account, .. } | SessionState::Connected { account, .. } => {
+                (None, Some(account.into()))
+            }
+            SessionState::Failed { reason } => (Some(reason.as_str()), None),
+            SessionState::Expired => (Some("expired"), None),
+        };
+        SessionShape { state: state.as_str(), reason, account }
+    }
+}

@@ -1,0 +1,231 @@
+//! One API key: `twk_{caller}_{random}_{checksum}`. The random part is 256 bits in base62, the checksum is the CRC-32
+//! of all before it in base62, so that a leak scanner tells a key from a look-alike without asking anyone. Neither
+//! base62 nor a caller's name holds a `_`, so the parts cannot run into each other.
+
+use aws_lc_rs::hmac;
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::domain::id::CallerName;
+use crate::domain::random::Random;
+use crate::keyring::{Purpose, SealingKey};
+
+const PREFIX: &str = "twk";
+/// 62^43 is the first power of 62 beyond 2^256.
+const RANDOM_DIGITS: usize = 43;
+/// 62^6 is the first power of 62 beyond 2^32.
+const CHECKSUM_DIGITS: usize = 6;
+const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/// A new API key, on its way to the one who asked for it. It is shown once and kept nowhere.
+///
+/// ```compile_fail
+/// fn show(key: tokenward::callers::api_key::ApiKey) { println!("{key:?}"); }
+/// ```
+/// ```compile_fail
+/// fn show(key: tokenward::callers::api_key::ApiKey) { println!("{key}"); }
+/// ```
+/// ```compile_fail
+/// fn wire<T: serde::Serialize>(_: T) {}
+/// fn show(key: tokenward::callers::api_key::ApiKey) { wire(key); }
+/// ```
+pub struct ApiKey(Zeroizing<String>);
+
+impl ApiKey {
+    /// A key for `caller` from 256 random bits.
+    pub fn generate(caller: &CallerName, random: &dyn Random) -> Self {
+        let mut bits = Zeroizing::new([0; 32]);
+        random.fill(&mut bits[..]);
+        let length = PREFIX.len() + caller.as_str().len() + RANDOM_DIGITS + CHECKSUM_DIGITS + 3;
+        // Never grown, so no copy of it is left behind.
+        let mut text = Zeroizing::new(String::with_capacity(length));
+        text.push_str(PREFIX);
+        text.push('_');
+        text.push_str(caller.as_str());
+        text.push('_');
+        for digit in base62::<RANDOM_DIGITS>(&mut bits).iter() {
+            text.push(char::from(*digit));
+        }
+        let checksum = checksum(text.as_bytes());
+        text.push('_');
+        for digit in checksum {
+            text.push(char::from(digit));
+        }
+        ApiKey(text)
+    }
+
+    /// The key itself. Every call is a place to review.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What somebody presented, and what has the shape of a key. It proves nothing yet.
+#[derive(Clone, Copy)]
+pub struct PresentedKey<'a> {
+    caller: &'a str,
+    text: &'a str,
+}
+
+impl<'a> PresentedKey<'a> {
+    /// Checks the shape and the checksum, which anybody can compute: how long that takes tells nothing.
+    pub fn parse(text: &'a str) -> Option<Self> {
+        let body = text.strip_prefix(PREFIX)?.strip_prefix('_')?;
+        let (caller, rest) = body.split_once('_')?;
+        let (random, sum) = rest.split_once('_')?;
+        let base62 = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let shaped = random.len() == RANDOM_DIGITS
+            && sum.len() == CHECKSUM_DIGITS
+            && base62(random)
+            && base62(sum)
+            && CallerName::parse(caller).is_ok();
+        let summed = text.len().checked_sub(CHECKSUM_DIGITS + 1)?;
+        (shaped && checksum(&text.as_bytes()[..summed]) == sum.as_bytes())
+            .then_some(PresentedKey { caller, text })
+    }
+
+    /// The caller that it says it belongs to.
+    pub fn unverified_caller(&self) -> &'a str {
+        self.caller
+    }
+}
+
+/// What a key file keeps of a key: its HMAC-SHA256 under a key derived from a sealing key. Without the keyring it
+/// can be neither reversed nor made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyHash(pub [u8; 32]);
+
+/// Makes the hashes that belong to one sealing key.
+pub struct KeyHasher(hmac::Key);
+
+impl KeyHasher {
+    /// The hasher derived from `sealing_key`.
+    pub fn new(sealing_key: &SealingKey) -> Self {
+        KeyHasher(hmac::Key::new(hmac::HMAC_SHA256, &sealing_key.derive(Purpose::ApiKeyHash)[..]))
+    }
+
+    /// The hash of a new key.
+    pub fn hash(&self, key: &ApiKey) -> KeyHash {
+        self.sign(key.expose())
+    }
+
+    /// The hash of a presented key.
+    pub fn hash_presented(&self, key: &PresentedKey<'_>) -> KeyHash {
+        self.sign(key.text)
+    }
+
+    fn sign(&self, text: &str) -> KeyHash {
+        let tag = hmac::sign(&self.0, text.as_bytes());
+        let mut hash = [0; 32];
+        hash.copy_from_slice(tag.as_ref());
+        KeyHash(hash)
+    }
+}
+
+/// The big-endian number in `number`, which is used up, as `N` digits.
+fn base62<const N: usize>(number: &mut [u8; 32]) -> Zeroizing<[u8; N]> {
+    let mut digits = Zeroizing::new([b'0'; N]);
+    for digit in digits.iter_mut().rev() {
+        let mut remainder = 0u32;
+        for byte in number.iter_mut() {
+            let dividend = remainder << 8 | u32::from(*byte);
+            *byte = (dividend / 62) as u8;
+            remainder = dividend % 62;
+        }
+        *digit = DIGITS[remainder as usize];
+        remainder.zeroize();
+    }
+    digits
+}
+
+fn checksum(text: &[u8]) -> [u8; CHECKSUM_DIGITS] {
+    let mut number = [0; 32];
+    number[28..].copy_from_slice(&crc32(text).to_be_bytes());
+    *base62(&mut number)
+}
+
+/// CRC-32 as in zip and Ethernet (reflected, polynomial 0x04C11DB7).
+fn crc32(bytes: &[u8]) -> u32 {
+    let mut crc = u32::MAX;
+    for byte in bytes {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = crc >> 1 ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
+        }
+    }
+    !crc
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::time::Timestamp;
+    use crate::testkit::SeededRandom;
+
+    fn caller(name: &str) -> CallerName {
+        CallerName::parse(name).expect("a caller name")
+    }
+
+    #[test]
+    fn the_checksum_is_the_well_known_crc_32() {
+        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+        assert_eq!(crc32(b""), 0);
+        assert_eq!(&*base62::<RANDOM_DIGITS>(&mut [0; 32]), &[b'0'; RANDOM_DIGITS]);
+        // 2^256 - 1, worked out elsewhere.
+        let largest = base62::<RANDOM_DIGITS>(&mut [0xff; 32]);
+        assert_eq!(std::str::from_utf8(&*largest).expect("digits"), LARGEST);
+    }
+
+    const LARGEST: &str = "yhjskwdA6OZ1AL1YmHWZWm8LLG7HjnuCA2j5rOw8Xp1";
+
+    #[test]
+    fn a_new_key_has_the_contract_s_shape_and_is_read_back() {
+        let random = SeededRandom::new(1);
+        for name in ["mail-sync", "a", &"x".repeat(63)] {
+            let key = ApiKey::generate(&caller(name), &random);
+            let parts: Vec<&str> = key.expose().split('_').collect();
+            assert_eq!(parts.iter().map(|part| part.len()).collect::<Vec<_>>(), [3, name.len(), 43, 6]);
+            assert_eq!((parts[0], parts[1]), ("twk", name));
+            let presented = PresentedKey::parse(key.expose()).expect("our own key");
+            assert_eq!(presented.unverified_caller(), name);
+            assert_eq!(key.0.capacity(), key.0.len());
+        }
+    }
+
+    #[test]
+    fn every_changed_character_and_every_other_shape_is_refused() {
+        let key = ApiKey::generate(&caller("mail-sync"), &SeededRandom::new(1));
+        let text = key.expose();
+        for at in 0..text.len() {
+            for other in ["0", "z", "_", "-", " "] {
+                let changed = format!("{}{other}{}", &text[..at], &text[at + 1..]);
+                assert!(changed == text || PresentedKey::parse(&changed).is_none(), "{at}");
+            }
+            assert!(PresentedKey::parse(&text[..at]).is_none());
+        }
+        for bad in [
+            String::new(),
+            "twk_".into(),
+            "twk___".into(),
+            format!("{text}0"),
+            format!(" {text}"),
+            format!("{text}\n"),
+            text.replace("mail", "Mail"),
+            "twk_ü_".into(),
+            "x".repeat(1 << 20),
+        ] {
+            assert!(PresentedKey::parse(&bad).is_none());
+        }
+    }
+
+    #[test]
+    fn another_sealing_key_makes_another_hash() {
+        let hasher = |byte| {
+            let material = Zeroizing::new([byte; 32]);
+            KeyHasher::new(&SealingKey::new("a".into(), Timestamp::from_unix_seconds(0), None, material))
+        };
+        let key = ApiKey::generate(&caller("mail-sync"), &SeededRandom::new(1));
+        let presented = PresentedKey::parse(key.expose()).expect("our own key");
+        assert_eq!(hasher(1).hash(&key), hasher(1).hash_presented(&presented));
+        assert_ne!(hasher(1).hash(&key), hasher(2).hash(&key));
+    }
+}

@@ -1,0 +1,618 @@
+//! A caller's key file: one line a key, `{id} {created_at} {expires_at} {sealing key id} {hex hash}`, two live keys
+//! at the most so that one can replace the other. It holds no key, only keyed hashes. Comments stay where they are.
+
+use std::fmt::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, OFlags, flock};
+
+use super::api_key::{ApiKey, KeyHash, KeyHasher};
+use crate::domain::id::CallerName;
+use crate::domain::random::{Random, random_bytes};
+use crate::domain::time::Timestamp;
+use crate::keyring::{KeyId, Keyring};
+
+/// How long a key lives when nobody says otherwise: a year, so that every key is replaced now and then.
+pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
+/// One in use and its successor: enough to replace a key without a gap, too few to lose count of them.
+pub const MOST_LIVE_KEYS: usize = 2;
+/// A key's line has some 150 bytes; what is larger than this is no key file.
+const LARGEST_FILE: u64 = 64 * 1024;
+const HEADER: &str = "# API keys of one tokenward caller: id, born, expires, sealing key, keyed hash.\n\
+                      # Written by `tokenward callers add-key` and `retire-key`.\n";
+
+/// What may be told about a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyInfo {
+    /// Its name within the file; no secret.
+    pub id: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// From when on it is refused.
+    pub expires_at: Timestamp,
+    /// The sealing key its hash was made with; the key dies with it.
+    pub sealing_key: KeyId,
+}
+
+impl KeyInfo {
+    /// Whether it is accepted at `now`.
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        now < self.expires_at
+    }
+}
+
+/// What went wrong with a key file. Each names the file and says what to do; none shows a line's content.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    /// It cannot be read or written.
+    #[error("{doing} the key file {file}: {source}")]
+    Io {
+        /// What we were doing.
+        doing: &'static str,
+        /// Which file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Somebody else than its owner may read or write it.
+    #[error("others may use the key file {} (mode {mode:03o}); run `chmod 600 {}`", file.display(), file.display())]
+    Exposed {
+        /// Which file.
+        file: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// It is a directory, a device, or too large.
+    #[error("{file} is no key file: it must be a regular file of at most {LARGEST_FILE} bytes of text")]
+    NotAKeyFile {
+        /// Which file.
+        file: PathBuf,
+    },
+    /// A line that cannot be read.
+    #[error("key file {file}, line {line}: {problem}; restore the line, or delete it and add a new key")]
+    Line {
+        /// Which file.
+        file: PathBuf,
+        /// Which line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// There are two live keys already.
+    #[error(
+        "the key file {file} has two live keys already ({}); retire one with `tokenward callers retire-key` first",
+        ids.join(", ")
+    )]
+    Full {
+        /// Which file.
+        file: PathBuf,
+        /// The live keys' ids.
+        ids: Vec<String>,
+    },
+    /// No key has this id.
+    #[error("the key file {file} has no key `{id}`; it has {}", if ids.is_empty() { "none".to_owned() } else { ids.join(", ") })]
+    NoSuchKey {
+        /// Which file.
+        file: PathBuf,
+        /// The id asked for.
+        id: String,
+        /// The ids it has.
+        ids: Vec<String>,
+    },
+}
+
+/// Makes a new key for `caller` and adds it to the file at `path`, which is made when missing; its directory is not.
+///
+/// # Errors
+/// [`KeyFileError::Full`] when two keys are live; otherwise what [`list`] refuses, and failures to write, after
+/// which the file is as it was before.
+pub fn add(
+    path: &Path,
+    caller: &CallerName,
+    keyring: &Keyring,
+    random: &dyn Random,
+    now: Timestamp,
+    lifetime: Duration,
+) -> Result<(ApiKey, KeyInfo), KeyFileError> {
+    let mut file = Locked::open(path)?;
+    let live: Vec<String> =
+        file.keys.iter().filter(|key| key.info.is_live(now)).map(|key| key.info.id.clone()).collect();
+    if live.len() >= MOST_LIVE_KEYS {
+        return Err(KeyFileError::Full { file: path.to_owned(), ids: live });
+    }
+    let id = loop {
+        let [a, b, c] = random_bytes::<3>(random);
+        let id = format!("{}-{a:02x}{b:02x}{c:02x}", &now.rfc3339()[..10]);
+        if !file.keys.iter().any(|key| key.info.id == id) {
+            break id;
+        }
+    };
+    let sealing_key = keyring.primary();
+    let key = ApiKey::generate(caller, random);
+    let hash = KeyHasher::new(&sealing_key).hash(&key);
+    // Whole seconds, as in the file.
+    let created_at = Timestamp::from_unix_seconds(now.unix_seconds());
+    let expires_at = Timestamp::from_unix_seconds(now.plus(lifetime).unix_seconds().min(LATEST_EXPIRY));
+    let info = KeyInfo { id, created_at, expires_at, sealing_key: sealing_key.id.clone() };
+    if file.text.is_empty() {
+        file.text.push_str(HEADER);
+    } else if !file.text.ends_with('\n') {
+        file.text.push('\n');
+    }
+    let _ = write!(
+        file.text,
+        "{} {} {} {} ",
+        info.id,
+        created_at.rfc3339(),
+        expires_at.rfc3339(),
+        info.sealing_key
+    );
+    hash.0.iter().for_each(|byte| {
+        let _ = write!(file.text, "{byte:02x}");
+    });
+    file.text.push('\n');
+    file.write()?;
+    Ok((key, info))
+}
+
+/// 9999-12-31T23:59:59Z, the last instant that RFC 3339 can write.
+const LATEST_EXPIRY: i64 = 253_402_300_799;
+
+/// Removes a key's line. Who still presents the key is refused from the next look at the file on, a second at most.
+///
+/// # Errors
+/// [`KeyFileError::NoSuchKey`]; otherwise what [`list`] refuses, and failures to write, after which the file is as
+/// it was before.
+pub fn retire(path: &Path, id: &str) -> Result<KeyInfo, KeyFileError> {
+    let mut file = Locked::open(path)?;
+    let Some(retired) = file.keys.iter().find(|key| key.info.id == id) else {
+        let ids = file.keys.iter().map(|key| key.info.id.clone()).collect();
+        return Err(KeyFileError::NoSuchKey { file: path.to_owned(), id: id.to_owned(), ids });
+    };
+    let info = retired.info.clone();
+    let gone = retired.line;
+    file.text = file
+        .text
+        .split_inclusive('\n')
+        .enumerate()
+        .filter(|(at, _)| at + 1 != gone)
+        .map(|(_, line)| line)
+        .collect();
+    file.write()?;
+    Ok(info)
+}
+
+/// Every key in the file, in its order, expired ones too. A file that is missing has none.
+///
+/// # Errors
+/// The file cannot be read, is open to others, is no key file, or has a line that cannot be read.
+pub fn list(path: &Path) -> Result<Vec<KeyInfo>, KeyFileError> {
+    Ok(read(path)?.keys.into_iter().map(|key| key.info).collect())
+}
+
+/// A key as its file keeps it.
+pub(super) struct StoredKey {
+    pub(super) info: KeyInfo,
+    pub(super) hash: KeyHash,
+    line: usize,
+}
+
+/// A key file as read, and what it looked like from outside at that time.
+pub(super) struct KeyFile {
+    pub(super) keys: Vec<StoredKey>,
+    /// None when there is no file.
+    pub(super) stamp: Option<Stamp>,
+    text: String,
+}
+
+/// Changes whenever the file does: a rewrite has another inode, an edit in place another time or length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+    /// `chmod` shows only here.
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(metadata: &fs::Metadata) -> Self {
+        Stamp {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// What the file looks like from outside; none when there is no file.
+pub(super) fn stamp(path: &Path) -> io::Result<Option<Stamp>> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(Some(Stamp::of(&metadata))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads the file. Symbolic links are followed: a mounted Kubernetes secret is one.
+pub(super) fn read(path: &Path) -> Result<KeyFile, KeyFileError> {
+    let io = |source| KeyFileError::Io { doing: "reading", file: path.to_owned(), source };
+    // Not to wait for a writer, should it be a pipe.
+    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+    let file = match OpenOptions::new().read(true).custom_flags(nonblocking).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(KeyFile { keys: Vec::new(), stamp: None, text: String::new() });
+        }
+        Err(error) => return Err(io(error)),
+    };
+    let metadata = file.metadata().map_err(io)?;
+    let not_a_key_file = || KeyFileError::NotAKeyFile { file: path.to_owned() };
+    if !metadata.is_file() || metadata.len() > LARGEST_FILE {
+        return Err(not_a_key_file());
+    }
+    if metadata.mode() & 0o077 != 0 {
+        return Err(KeyFileError::Exposed { file: path.to_owned(), mode: metadata.mode() & 0o777 });
+    }
+    let mut bytes = Vec::new();
+    file.take(LARGEST_FILE + 1).read_to_end(&mut bytes).map_err(io)?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        return Err(not_a_key_file());
+    }
+    let text = String::from_utf8(bytes).map_err(|_| not_a_key_file())?;
+    let keys = parse(&text).map_err(|(line, problem)| KeyFileError::Line {
+        file: path.to_owned(),
+        line,
+        problem,
+    })?;
+    Ok(KeyFile { keys, stamp: Some(Stamp::of(&metadata)), text })
+}
+
+/// The keys in `text`, or the first line that is none and why.
+fn parse(text: &str) -> Result<Vec<StoredKey>, (usize, &'static str)> {
+    let mut keys: Vec<StoredKey> = Vec::new();
+    for (at, content) in text.lines().enumerate() {
+        let line = at + 1;
+        let content = content.trim();
+        if content.is_empty() || content.starts_with('#') {
+            continue;
+        }
+        let (info, hash) = parse_line(content).map_err(|problem| (line, problem))?;
+        if keys.iter().any(|key| key.info.id == info.id) {
+            return Err((line, "an earlier line has the same id"));
+        }
+        keys.push(StoredKey { info, hash, line });
+    }
+    Ok(keys)
+}
+
+fn parse_line(content: &str) -> Result<(KeyInfo, KeyHash), &'static str> {
+    let fields: Vec<&str> = content.split_ascii_whitespace().collect();
+    let [id, created_at, expires_at, sealing_key, hash] = fields[..] else {
+        return Err("has not five fields");
+    };
+    let is_id = |text: &str| {
+        text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    if !is_id(id) {
+        return Err("its first field is no key id");
+    }
+    if !is_id(sealing_key) {
+        return Err("its fourth field is no sealing key's id");
+    }
+    let created_at = Timestamp::parse_rfc3339(created_at).ok_or("its second field is no RFC 3339 instant")?;
+    let expires_at = Timestamp::parse_rfc3339(expires_at).ok_or("its third field is no RFC 3339 instant")?;
+    let hash = parse_hash(hash).ok_or("its last field is no hash of 64 hexadecimal digits")?;
+    Ok((KeyInfo { id: id.to_owned(), created_at, expires_at, sealing_key: sealing_key.to_owned() }, hash))
+}
+
+fn parse_hash(text: &str) -> Option<KeyHash> {
+    let mut hash = [0; 32];
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if pairs.len() != hash.len() || !rest.is_empty() {
+        return None;
+    }
+    for (byte, [high, low]) in hash.iter_mut().zip(pairs) {
+        *byte = u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()?;
+    }
+    Some(KeyHash(hash))
+}
+
+/// A key file that nobody else writes meanwhile. What is locked is its directory, for the file itself is replaced by
+/// each write and a lock file beside it would belong to whoever came first.
+struct Locked {
+    path: PathBuf,
+    directory: File,
+    keys: Vec<StoredKey>,
+    text: String,
+    /// Of the file before, or of the directory when there was none.
+    owner: (u32, u32),
+}
+
+impl Locked {
+    fn open(path: &Path) -> Result<Self, KeyFileError> {
+        let io =
+            |source| KeyFileError::Io { doing: "locking the directory of", file: path.to_owned(), source };
+        // Behind a symbolic link it is the file that is rewritten, and the link stays.
+        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => File::open(parent),
+            _ => File::open("."),
+        }
+        .map_err(io)?;
+        flock(&directory, FlockOperation::LockExclusive).map_err(|error| io(error.into()))?;
+        let KeyFile { keys, text, stamp } = read(&path)?;
+        let owner = match stamp {
+            Some(_) => fs::metadata(&path),
+            None => directory.metadata(),
+        }
+        .map(|metadata| (metadata.uid(), metadata.gid()))
+        .map_err(io)?;
+        Ok(Locked { path, directory, keys, text, owner })
+    }
+
+    /// Replaces the file by `text` at once or not at all, and gives the lock back.
+    fn write(self) -> Result<(), KeyFileError> {
+        let file_name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        let partial = self.path.with_file_name(format!(".{file_name}.partial"));
+        let written = self.write_partial(&partial).and_then(|()| fs::rename(&partial, &self.path));
+        if written.is_err() {
+            let _ = fs::remove_file(&partial);
+        }
+        written.and_then(|()| self.directory.sync_all()).map_err(|source| KeyFileError::Io {
+            doing: "writing",
+            file: self.path.clone(),
+            source,
+        })
+    }
+
+    fn write_partial(&self, partial: &Path) -> io::Result<()> {
+        // Left by a writer that died; the lock says that no other is at work.
+        match fs::remove_file(partial) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(partial)?;
+        self.hand_over(&file)?;
+        file.write_all(self.text.as_bytes())?;
+        file.sync_all()
+    }
+
+    /// When root runs the command, the daemon's user must still be able to read the file.
+    fn hand_over(&self, file: &File) -> io::Result<()> {
+        use rustix::fs::{Gid, Uid, fchown};
+        let (uid, gid) = self.owner;
+        if rustix::process::geteuid().is_root() && file.metadata()?.uid() != uid {
+            fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::keyring::SealingKey;
+    use crate::testkit::SeededRandom;
+
+    const YEAR: Duration = DEFAULT_LIFETIME;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_unix_seconds(seconds)
+    }
+
+    fn ring() -> Keyring {
+        let material = Zeroizing::new([7; 32]);
+        Keyring::new(vec![SealingKey::new("k1".into(), at(0), Some(at(0)), material)], "here")
+            .expect("a ring")
+    }
+
+    fn caller() -> CallerName {
+        CallerName::parse("mail-sync").expect("a caller name")
+    }
+
+    struct Folder(tempfile::TempDir);
+
+    impl Folder {
+        fn new() -> Self {
+            Folder(tempfile::tempdir().expect("temp dir"))
+        }
+
+        fn file(&self) -> PathBuf {
+            self.0.path().join("mail-sync.keys")
+        }
+
+        fn with(content: &str) -> Self {
+            let folder = Folder::new();
+            folder.write(content, 0o600);
+            folder
+        }
+
+        fn write(&self, content: &str, mode: u32) {
+            fs::write(self.file(), content).expect("write");
+            fs::set_permissions(self.file(), fs::Permissions::from_mode(mode)).expect("chmod");
+        }
+
+        fn add(&self, seed: u64, now: i64) -> Result<(ApiKey, KeyInfo), KeyFileError> {
+            add(&self.file(), &caller(), &ring(), &SeededRandom::new(seed), at(now), YEAR)
+        }
+    }
+
+    #[test]
+    fn keys_are_added_listed_and_retired_and_comments_stay() {
+        let folder = Folder::with("# mine\n\n# last, without a line's end");
+        let (_, first) = folder.add(1, 100).expect("first key");
+        let (_, second) = folder.add(2, 200).expect("second key");
+        assert_eq!(list(&folder.file()).expect("a list"), [first.clone(), second.clone()]);
+        assert_eq!(first.expires_at.since(first.created_at), YEAR);
+        assert_eq!(first.sealing_key, "k1");
+        assert_eq!(retire(&folder.file(), &first.id).expect("retired"), first);
+        assert_eq!(list(&folder.file()).expect("a list"), [second]);
+        let text = fs::read_to_string(folder.file()).expect("text");
+        assert!(text.starts_with("# mine\n\n# last, without a line's end\n1970-01-01-"), "{text}");
+        let error = retire(&folder.file(), &first.id).expect_err("gone").to_string();
+        assert!(error.contains(&first.id) && error.contains("it has 1970-01-01-"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_file_has_no_keys_and_is_made_for_its_owner_only() {
+        let folder = Folder::new();
+        assert!(list(&folder.file()).expect("a list").is_empty());
+        assert!(matches!(retire(&folder.file(), "x"), Err(KeyFileError::NoSuchKey { .. })));
+        let (key, _) = folder.add(1, 100).expect("a key");
+        let metadata = fs::metadata(folder.file()).expect("metadata");
+        assert_eq!(metadata.mode() & 0o777, 0o600);
+        let text = fs::read_to_string(folder.file()).expect("text");
+        let random = key.expose().split('_').nth(2).expect("the random part");
+        assert!(!text.contains(random) && text.starts_with("# API keys"), "{text}");
+        let nowhere = folder.0.path().join("no/such/dir/x.keys");
+        let error = add(&nowhere, &caller(), &ring(), &SeededRandom::new(1), at(0), YEAR).err();
+        assert!(matches!(error, Some(KeyFileError::Io { .. })));
+        assert_eq!(fs::read_dir(folder.0.path()).expect("entries").count(), 1, "nothing is left lying about");
+    }
+
+    #[test]
+    fn a_third_live_key_is_refused_until_one_is_retired_or_expires() {
+        let folder = Folder::new();
+        let (_, first) = folder.add(1, 100).expect("first key");
+        let (_, second) = folder.add(2, 200).expect("second key");
+        let error = folder.add(3, 300).err().expect("refused").to_string();
+        assert!(
+            error.contains(&first.id) && error.contains(&second.id) && error.contains("retire-key"),
+            "{error}"
+        );
+        let after = first.expires_at.unix_seconds();
+        assert!(folder.add(3, after - 1).is_err());
+        folder.add(3, after).expect("the first has expired");
+        assert_eq!(list(&folder.file()).expect("a list").len(), 3);
+    }
+
+    #[test]
+    fn an_endless_lifetime_ends_with_the_calendar_and_is_read_back() {
+        let folder = Folder::new();
+        let made = add(&folder.file(), &caller(), &ring(), &SeededRandom::new(1), at(0), Duration::MAX);
+        let (_, info) = made.expect("a key");
+        assert_eq!(info.expires_at.rfc3339(), "9999-12-31T23:59:59Z");
+        assert_eq!(list(&folder.file()).expect("a list"), [info]);
+    }
+
+    #[test]
+    fn a_malformed_line_is_named_by_number_and_never_shown() {
+        let folder = Folder::new();
+        folder.add(1, 100).expect("a key");
+        let text = fs::read_to_string(folder.file()).expect("text");
+        let good = text.lines().last().expect("a key's line");
+        let hash = good.split(' ').next_back().expect("its hash");
+        let cases = [
+            ("twk_secret".to_owned(), "five fields"),
+            (format!("{good} more"), "five fields"),
+            (good.replacen("1970", "19_0", 1), "first field"),
+            (good.replacen("T00:01:40Z", "", 1), "second field"),
+            (good.replacen("1971-01-01T", "T", 1), "third field"),
+            (good.replace(" k1 ", " k_1 "), "fourth field"),
+            (good.replace(hash, &hash[1..]), "last field"),
+            (good.replace(hash, &format!("g{}", &hash[1..])), "last field"),
+            (good.replace(hash, &format!("{hash}00")), "last field"),
+            (good.replace(hash, "ü"), "last field"),
+            (good.to_owned(), "same id"),
+        ];
+        for (bad, problem) in cases {
+            folder.write(&format!("{text}{bad}\n# end\n"), 0o600);
+            let error = list(&folder.file()).expect_err(&bad).to_string();
+            assert!(
+                error.contains(problem) && error.contains("line 4") && error.contains("mail-sync.keys"),
+                "{error}"
+            );
+            assert!(!error.contains(&hash[2..]) && !error.contains("secret"), "{error}");
+            assert!(folder.add(2, 200).is_err() && retire(&folder.file(), "x").is_err());
+        }
+    }
+
+    #[test]
+    fn what_is_open_to_others_or_no_file_is_refused() {
+        let folder = Folder::new();
+        for mode in [0o640, 0o604, 0o620, 0o666] {
+            folder.write("", mode);
+            let error = list(&folder.file()).expect_err("refused").to_string();
+            assert!(error.contains("chmod 600") && error.contains(&format!("{mode:o}")), "{error}");
+        }
+        folder.write(&"#\n".repeat(40_000), 0o600);
+        assert!(matches!(list(&folder.file()), Err(KeyFileError::NotAKeyFile { .. })));
+        assert!(matches!(list(folder.0.path()), Err(KeyFileError::NotAKeyFile { .. })));
+        fs::write(folder.file(), [b'#', 0xff]).expect("write");
+        assert!(matches!(list(&folder.file()), Err(KeyFileError::NotAKeyFile { .. })));
+    }
+
+    #[test]
+    fn a_symbolic_link_stays_and_its_file_is_rewritten() {
+        let folder = Folder::new();
+        folder.add(1, 100).expect("a key");
+        let link = folder.0.path().join("link.keys");
+        std::os::unix::fs::symlink(folder.file(), &link).expect("symlink");
+        add(&link, &caller(), &ring(), &SeededRandom::new(2), at(200), YEAR).expect("second key");
+        assert!(fs::symlink_metadata(&link).expect("metadata").is_symlink());
+        assert_eq!(list(&folder.file()).expect("a list").len(), 2);
+    }
+
+    #[test]
+    fn two_writers_at_once_lose_no_key() {
+        let folder = Folder::with("# start\n");
+        for round in 0..20 {
+            let ids: Vec<String> = std::thread::scope(|scope| {
+                let add = |seed| folder.add(seed, 100).expect("a key").1.id;
+                let writers = [round * 2 + 1, round * 2 + 2].map(|seed| scope.spawn(move || add(seed)));
+                writers.map(|writer| writer.join().expect("no panic")).into()
+            });
+            assert_eq!(list(&folder.file()).expect("a list").len(), 2);
+            for id in ids {
+                retire(&folder.file(), &id).expect("retired");
+            }
+        }
+        assert_eq!(fs::read_to_string(folder.file()).expect("text"), "# start\n");
+    }
+
+    #[test]
+    fn a_dead_writer_s_leftover_is_no_obstacle() {
+        let folder = Folder::new();
+        fs::write(folder.0.path().join(".mail-sync.keys.partial"), "half").expect("write");
+        folder.add(1, 100).expect("a key");
+        assert_eq!(fs::read_dir(folder.0.path()).expect("entries").count(), 1);
+    }
+
+    #[test]
+    fn what_root_writes_belongs_to_the_daemon_s_user() {
+        if !rustix::process::geteuid().is_root() {
+            return; // nobody else may give a file away
+        }
+        let folder = Folder::new();
+        std::os::unix::fs::chown(folder.0.path(), Some(1042), Some(1043)).expect("chown");
+        for seed in [1, 2] {
+            folder.add(seed, 100).expect("a key");
+            let metadata = fs::metadata(folder.file()).expect("metadata");
+            assert_eq!((metadata.uid(), metadata.gid(), metadata.mode() & 0o777), (1042, 1043, 0o600));
+        }
+    }
+
+    #[test]
+    fn every_change_shows_in_the_stamp() {
+        let folder = Folder::new();
+        assert_eq!(stamp(&folder.file()).expect("a stamp"), None);
+        let (_, info) = folder.add(1, 100).expect("a key");
+        let added = read(&folder.file()).expect("the file").stamp;
+        assert_eq!(stamp(&folder.file()).expect("a stamp"), added);
+        retire(&folder.file(), &info.id).expect("retired");
+        assert_ne!(stamp(&folder.file()).expect("a stamp"), added);
+    }
+}

@@ -1,0 +1,365 @@
+//! The API keys in force: read from the callers' key files, read again when these change, and compared with what
+//! somebody presents in a time that tells nothing.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+
+use super::api_key::{KeyHash, KeyHasher, PresentedKey};
+use super::key_file::{self, KeyFileError, KeyInfo, MOST_LIVE_KEYS, Stamp};
+use super::{AuthenticationFailure, CallersError, KeyFileProblem, KeyUse};
+use crate::domain::id::CallerName;
+use crate::domain::time::Timestamp;
+use crate::keyring::{KeyId, Keyring};
+
+/// How often at most the files are looked at: a new key works, and a retired one is refused, after this long.
+const LOOK_EVERY_MILLIS: u64 = 1000;
+
+pub(super) struct KeyIndex {
+    keyring: Arc<Keyring>,
+    current: RwLock<Arc<Keys>>,
+    /// When the files were looked at last, in milliseconds since the Unix epoch.
+    looked_at: AtomicI64,
+    watched: Mutex<Watched>,
+}
+
+struct Watched {
+    files: Vec<WatchedFile>,
+    /// The sealing keys there were: with another one, hashes can be checked that could not be before.
+    sealing_keys: Vec<KeyId>,
+}
+
+struct WatchedFile {
+    caller: CallerName,
+    path: PathBuf,
+    /// Of the content last read or refused; the error when it could not be had.
+    seen: Result<Option<Stamp>, String>,
+    /// Why the content is not in force; the one before is.
+    problem: Option<String>,
+    keys: Vec<Arc<Key>>,
+}
+
+struct Key {
+    info: KeyInfo,
+    hash: KeyHash,
+    /// In milliseconds since the Unix epoch; [`NEVER`].
+    last_used_at: AtomicI64,
+}
+
+const NEVER: i64 = i64::MIN;
+
+/// What one authentication looks at; replaced as a whole.
+struct Keys {
+    hashers: Vec<KeyHasher>,
+    by_caller: HashMap<CallerName, Vec<Slot>>,
+    /// Compared with when the caller is unknown: as many slots as anyone has.
+    nobody: Vec<Slot>,
+}
+
+/// One comparison. Every caller has equally many; those beyond its keys hold none and compare all the same.
+struct Slot {
+    hasher: usize,
+    hash: KeyHash,
+    key: Option<Arc<Key>>,
+}
+
+impl KeyIndex {
+    /// Reads every file once; here, unlike later, a file that cannot be read is an error.
+    pub(super) fn new(
+        files: Vec<(CallerName, PathBuf)>,
+        keyring: Arc<Keyring>,
+        now: Timestamp,
+    ) -> Result<Self, Vec<CallersError>> {
+        let mut watched = Watched { files: Vec::new(), sealing_keys: sealing_keys(&keyring) };
+        let mut errors = Vec::new();
+        for (caller, path) in files {
+            let mut file = WatchedFile { caller, path, seen: Ok(None), problem: None, keys: Vec::new() };
+            match file.read() {
+                Ok(()) => watched.files.push(file),
+                Err(source) => errors.push(CallersError::KeyFile { caller: file.caller, source }),
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        Ok(KeyIndex {
+            current: RwLock::new(Arc::new(Keys::new(&watched.files, &keyring))),
+            keyring,
+            looked_at: AtomicI64::new(now.unix_millis()),
+            watched: Mutex::new(watched),
+        })
+    }
+
+    /// The caller whose live key this is.
+    ///
+    /// # Errors
+    /// [`AuthenticationFailure::Unknown`] and [`AuthenticationFailure::Expired`].
+    pub(super) fn authenticate(
+        &self,
+        presented: &PresentedKey<'_>,
+        now: Timestamp,
+    ) -> Result<CallerName, AuthenticationFailure> {
+        self.look_again(now);
+        let keys = self.current();
+        let caller =
+            CallerName::parse(presented.unverified_caller()).map_err(|_| AuthenticationFailure::Malformed)?;
+        let key = keys.find(&caller, presented).ok_or(AuthenticationFailure::Unknown)?;
+        if !key.info.is_live(now) {
+            return Err(AuthenticationFailure::Expired);
+        }
+        key.last_used_at.fetch_max(now.unix_millis(), Ordering::Relaxed);
+        Ok(caller)
+    }
+
+    pub(super) fn uses(&self) -> Vec<KeyUse> {
+        let used = |key: &Key| Some(key.last_used_at.load(Ordering::Relaxed)).filter(|at| *at != NEVER);
+        self.lock()
+            .files
+            .iter()
+            .flat_map(|file| file.keys.iter().map(move |key| (file, key)))
+            .map(|(file, key)| KeyUse {
+                caller: file.caller.clone(),
+                key: key.info.clone(),
+                last_used_at: used(key).map(Timestamp::from_unix_millis),
+            })
+            .collect()
+    }
+
+    pub(super) fn problems(&self) -> Vec<KeyFileProblem> {
+        let problem = |file: &WatchedFile| {
+            Some(KeyFileProblem {
+                caller: file.caller.clone(),
+                file: file.path.clone(),
+                problem: file.problem.clone()?,
+            })
+        };
+        self.lock().files.iter().filter_map(problem).collect()
+    }
+
+    /// Takes over when the same keys were last used.
+    pub(super) fn remember(&self, uses: &[KeyUse]) {
+        let watched = self.lock();
+        for file in &watched.files {
+            for key in &file.keys {
+                let before =
+                    uses.iter().find(|before| before.caller == file.caller && before.key == key.info);
+                if let Some(at) = before.and_then(|before| before.last_used_at) {
+                    key.last_used_at.fetch_max(at.unix_millis(), Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    /// Looks at the files when the last look is long enough ago. One thread does it; the others go on with what there
+    /// is.
+    fn look_again(&self, now: Timestamp) {
+        let now = now.unix_millis();
+        let before = self.looked_at.load(Ordering::Relaxed);
+        // The wall clock may have been set back; then too.
+        if now.abs_diff(before) < LOOK_EVERY_MILLIS
+            || self.looked_at.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_err()
+        {
+            return;
+        }
+        let mut watched = self.lock();
+        let sealing_keys = sealing_keys(&self.keyring);
+        let mut changed = watched.sealing_keys != sealing_keys;
+        watched.sealing_keys = sealing_keys;
+        for file in &mut watched.files {
+            changed |= file.look_again();
+        }
+        if changed {
+            let keys = Arc::new(Keys::new(&watched.files, &self.keyring));
+            *self.current.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        }
+    }
+
+    fn current(&self) -> Arc<Keys> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Watched> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl WatchedFile {
+    /// Reads the file if it changed, and says whether its keys are now others. A file that cannot be read changes
+    /// nothing and is reported once.
+    fn look_again(&mut self) -> bool {
+        let seen = key_file::stamp(&self.path).map_err(|error| error.to_string());
+        if seen == self.seen {
+            return false;
+        }
+        self.seen = seen;
+        match self.read() {
+            Ok(()) => {
+                self.problem = None;
+                tracing::info!(caller = %self.caller, file = %self.path.display(), keys = self.keys.len(), "API keys read again");
+                true
+            }
+            Err(error) => {
+                let problem = error.to_string();
+                if matches!(error, KeyFileError::Io { .. }) {
+                    // Not the content's fault (too many open files, say): worth another try, changed or not.
+                    self.seen = Err(problem.clone());
+                }
+                if self.problem.as_ref() != Some(&problem) {
+                    tracing::warn!(caller = %self.caller, problem, "API keys not read again; those read before stay in force");
+                }
+                self.problem = Some(problem);
+                false
+            }
+        }
+    }
+
+    /// Takes the file's keys; when the same key was last used stays known.
+    fn read(&mut self) -> Result<(), KeyFileError> {
+        let file = key_file::read(&self.path)?;
+        self.seen = Ok(file.stamp);
+        let before = std::mem::take(&mut self.keys);
+        let known = |info: &KeyInfo, hash: KeyHash| {
+            before.iter().find(|key| key.info == *info && key.hash == hash).cloned()
+        };
+        self.keys = file
+            .keys
+            .into_iter()
+            .map(|stored| {
+                known(&stored.info, stored.hash).unwrap_or_else(|| {
+                    let last_used_at = AtomicI64::new(NEVER);
+                    Arc::new(Key { info: stored.info, hash: stored.hash, last_used_at })
+                })
+            })
+            .collect();
+        Ok(())
+    }
+}
+
+impl Keys {
+    fn new(files: &[WatchedFile], keyring: &Keyring) -> Self {
+        let mut hashers: Vec<KeyHasher> = Vec::new();
+        let mut hasher_of: HashMap<&str, Option<usize>> = HashMap::new();
+        let mut by_caller: HashMap<CallerName, Vec<Slot>> = HashMap::new();
+        for file in files {
+            let slots = by_caller.entry(file.caller.clone()).or_default();
+            for key in &file.keys {
+                let sealing_key = key.info.sealing_key.as_str();
+                let hasher = *hasher_of.entry(sealing_key).or_insert_with(|| {
+                    hashers.push(KeyHasher::new(&*keyring.key(sealing_key)?));
+                    Some(hashers.len() - 1)
+                });
+                match hasher {
+                    Some(hasher) => slots.push(Slot { hasher, hash: key.hash, key: Some(key.clone()) }),
+                    None => tracing::warn!(
+                        caller = %file.caller, key = key.info.id, sealing_key,
+                        "an API key cannot be checked: the keyring lacks the sealing key it was made with"
+                    ),
+                }
+            }
+        }
+        if hashers.is_empty() {
+            // Nobody has a key; a look for one costs as much as ever.
+            hashers.push(KeyHasher::new(&keyring.primary()));
+        }
+        let most = by_caller.values().map(Vec::len).max().unwrap_or(0).max(MOST_LIVE_KEYS);
+        let empty = || Slot { hasher: 0, hash: KeyHash([0; 32]), key: None };
+        let mut nobody = Vec::new();
+        nobody.resize_with(most, empty);
+        by_caller.values_mut().for_each(|slots| slots.resize_with(most, empty));
+        Keys { hashers, by_caller, nobody }
+    }
+
+    /// The key that was presented. An unknown caller, an unknown key and a wrong one cost the same: every hash that
+    /// anyone's key could have is made, and every slot compared.
+    fn find(&self, caller: &CallerName, presented: &PresentedKey<'_>) -> Option<&Key> {
+        let hashes: Vec<KeyHash> =
+            self.hashers.iter().map(|hasher| hasher.hash_presented(presented)).collect();
+        let mut found = None;
+        for slot in self.by_caller.get(caller).unwrap_or(&self.nobody) {
+            let equal = verify_slices_are_equal(&hashes[slot.hasher].0, &slot.hash.0).is_ok();
+            if equal {
+                found = slot.key.as_deref();
+            }
+        }
+        found
+    }
+}
+
+fn sealing_keys(keyring: &Keyring) -> Vec<KeyId> {
+    keyring.keys().iter().map(|key| key.id.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::callers::api_key::ApiKey;
+    use crate::keyring::SealingKey;
+    use crate::testkit::SeededRandom;
+
+    fn ring() -> Keyring {
+        let key = |id: &str, promoted_at| {
+            SealingKey::new(id.into(), at(0), Some(at(promoted_at)), Zeroizing::new([promoted_at as u8; 32]))
+        };
+        Keyring::new(vec![key("k1", 1), key("k2", 2)], "here").expect("a ring")
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_unix_seconds(seconds)
+    }
+
+    fn name(name: &str) -> CallerName {
+        CallerName::parse(name).expect("a caller name")
+    }
+
+    fn file(caller: &str, keys: &[(&ApiKey, &str)]) -> WatchedFile {
+        let ring = ring();
+        let keys = keys.iter().enumerate().map(|(at_line, (key, sealing_key))| {
+            let hash = match ring.key(sealing_key) {
+                Some(sealing_key) => KeyHasher::new(&sealing_key).hash(key),
+                None => KeyHash([1; 32]),
+            };
+            let info = KeyInfo {
+                id: at_line.to_string(),
+                created_at: at(0),
+                expires_at: at(100),
+                sealing_key: (*sealing_key).into(),
+            };
+            Arc::new(Key { info, hash, last_used_at: AtomicI64::new(NEVER) })
+        });
+        let keys = keys.collect();
+        WatchedFile { caller: name(caller), path: "x".into(), seen: Ok(None), problem: None, keys }
+    }
+
+    #[test]
+    fn every_look_up_compares_equally_many_and_finds_only_the_right_key() {
+        let random = SeededRandom::new(1);
+        let [one, two, three, other, stranger] =
+            ["a", "a", "a", "b", "c"].map(|caller| ApiKey::generate(&name(caller), &random));
+        let files = [
+            file("a", &[(&one, "k1"), (&two, "k2"), (&three, "k1")]),
+            file("b", &[(&other, "k2"), (&stranger, "k9")]),
+            file("d", &[]),
+        ];
+        let keys = Keys::new(&files, &ring());
+        assert_eq!(keys.hashers.len(), 2, "one for each sealing key in use");
+        assert!(keys.by_caller.values().all(|slots| slots.len() == 3) && keys.nobody.len() == 3);
+        let found = |caller: &str, key: &ApiKey| {
+            let presented = PresentedKey::parse(key.expose()).expect("our own key");
+            keys.find(&name(caller), &presented).map(|key| key.info.id.clone())
+        };
+        assert_eq!(
+            [&one, &two, &three].map(|key| found("a", key)),
+            ["0", "1", "2"].map(|id| Some(id.into()))
+        );
+        assert_eq!(found("b", &other).as_deref(), Some("0"));
+        for (caller, key) in [("b", &one), ("a", &other), ("b", &stranger), ("c", &stranger), ("d", &one)] {
+            assert_eq!(found(caller, key), None, "{caller}");
+        }
+        assert_eq!(Keys::new(&[], &ring()).hashers.len(), 1, "a look for a key costs a hash even then");
+    }
+}

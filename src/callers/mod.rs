@@ -1,0 +1,444 @@
+//! Who is asking: every internal service that may use the local API, and the ways in which it proves that it is
+//! itself.
+//!
+//! May know: `domain`, `policy`, `keyring`, the file system (only for key files), aws-lc-rs, tracing. Knows nothing
+//! of HTTP, stores or authorities.
+//!
+//! Invariants:
+//! 1. An explicit credential decides alone: a bad API key on a Unix socket is refused, never the peer taken instead.
+//! 2. An API key is stored nowhere, only its keyed hash; without the keyring a key file helps nobody (B9).
+//! 3. An unknown caller, an unknown key and a wrong key cost the same work and look the same outside (B3, B9).
+//! 4. A key file that cannot be read changes nothing: the keys read before stay in force.
+//! 5. Nothing here grows without bound: buckets are capped, files are bounded.
+//!
+//! The one hard problem: `callers add-key` and `retire-key` write files while the daemon runs. So a file is replaced
+//! as a whole under a lock, and looked at again at most once a second, when somebody presents a key.
+
+pub mod api_key;
+pub mod key_file;
+mod key_index;
+pub mod limit;
+mod unix_user;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use unix_user::{UnixUser, UnknownUnixUser};
+
+use crate::domain::id::CallerName;
+use crate::domain::time::Timestamp;
+use crate::keyring::Keyring;
+use crate::policy::CallerPolicy;
+use api_key::PresentedKey;
+use key_file::{KeyFileError, KeyInfo};
+use key_index::KeyIndex;
+
+/// One `[callers.NAME]`, checked.
+#[derive(Debug, Clone)]
+pub struct CallerSetup {
+    /// Its name and what it may do.
+    pub policy: CallerPolicy,
+    /// The Unix users that are this caller.
+    pub unix_users: Vec<UnixUser>,
+    /// Where the hashes of its API keys lie.
+    pub api_key_files: Vec<PathBuf>,
+    /// Token requests a second, bursts of twice that.
+    pub rate_limit: Option<u32>,
+    /// The same for any one connection.
+    pub connection_rate_limit: Option<u32>,
+}
+
+/// An internal service that has proved to be itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// Its name.
+    pub name: CallerName,
+    /// What it may do.
+    pub policy: CallerPolicy,
+    /// How often it may do it.
+    pub limits: Limits,
+}
+
+/// How many token requests a second; none is no limit. [`limit::Limiter`] keeps count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// In all.
+    pub rate_limit: Option<u32>,
+    /// For any one connection.
+    pub connection_rate_limit: Option<u32>,
+}
+
+/// What came with a request to say who sends it.
+#[derive(Clone, Copy)]
+pub enum Credential<'a> {
+    /// The text of an API key, from whichever place it came in.
+    ApiKey(&'a str),
+    /// The user at the other end of a Unix socket, as the kernel knows it.
+    UnixPeer {
+        /// The user's number.
+        uid: u32,
+    },
+    /// Nothing.
+    None,
+}
+
+impl<'a> Credential<'a> {
+    /// Whichever decides: an API key, where one was sent, and else the peer.
+    pub fn of(api_key: Option<&'a str>, peer_uid: Option<u32>) -> Self {
+        match (api_key, peer_uid) {
+            (Some(key), _) => Credential::ApiKey(key),
+            (None, Some(uid)) => Credential::UnixPeer { uid },
+            (None, None) => Credential::None,
+        }
+    }
+}
+
+/// Why a request has no caller. Outside it is 401 in every case; only the audit log tells them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum AuthenticationFailure {
+    /// No credential came with it.
+    #[error("no credential was presented")]
+    Missing,
+    /// What came has not the shape of a key, or not its checksum.
+    #[error("what was presented is no API key")]
+    Malformed,
+    /// No caller has this key or is this Unix user.
+    #[error("no caller has the credential presented")]
+    Unknown,
+    /// The key was a caller's, until it expired.
+    #[error("the API key presented has expired")]
+    Expired,
+}
+
+impl AuthenticationFailure {
+    /// The word for the audit log and for metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AuthenticationFailure::Missing => "missing",
+            AuthenticationFailure::Malformed => "malformed",
+            AuthenticationFailure::Unknown => "unknown",
+            AuthenticationFailure::Expired => "expired",
+        }
+    }
+}
+
+/// Why the callers cannot be taken into service. Whose fault: the configuration's.
+#[derive(Debug, thiserror::Error)]
+pub enum CallersError {
+    /// Two callers of one name.
+    #[error("two callers are named `{caller}`")]
+    SameName {
+        /// The name.
+        caller: CallerName,
+    },
+    /// One Unix user would be two callers.
+    #[error("the Unix user {uid} is both `{first}` and `{second}`; a user can be one caller only")]
+    SameUnixUser {
+        /// The user's number.
+        uid: u32,
+        /// The caller that has it.
+        first: CallerName,
+        /// The caller that wants it too.
+        second: CallerName,
+    },
+    /// A key file cannot be used.
+    #[error("caller `{caller}`: {source}")]
+    KeyFile {
+        /// Whose file.
+        caller: CallerName,
+        /// What is wrong with it.
+        source: KeyFileError,
+    },
+}
+
+/// A key and when it was last used, for metrics, `list-keys` and `status`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyUse {
+    /// Whose key.
+    pub caller: CallerName,
+    /// Which key.
+    pub key: KeyInfo,
+    /// None when not since this process started.
+    pub last_used_at: Option<Timestamp>,
+}
+
+/// A key file whose newest content is not in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyFileProblem {
+    /// Whose file.
+    pub caller: CallerName,
+    /// Which file.
+    pub file: PathBuf,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+/// Every caller there is.
+pub struct Callers {
+    by_name: BTreeMap<CallerName, Arc<Caller>>,
+    by_uid: HashMap<u32, Arc<Caller>>,
+    keys: KeyIndex,
+}
+
+impl Callers {
+    /// Takes the callers into service; reads their key files.
+    ///
+    /// # Errors
+    /// Every mistake there is, at once; [`CallersError`] each.
+    pub fn new(
+        setups: Vec<CallerSetup>,
+        keyring: Arc<Keyring>,
+        now: Timestamp,
+    ) -> Result<Self, Vec<CallersError>> {
+        let mut errors = Vec::new();
+        let mut by_name = BTreeMap::new();
+        let mut by_uid: HashMap<u32, Arc<Caller>> = HashMap::new();
+        let mut files = Vec::new();
+        for setup in setups {
+            let name = setup.policy.caller.clone();
+            let limits =
+                Limits { rate_limit: setup.rate_limit, connection_rate_limit: setup.connection_rate_limit };
+            let caller = Arc::new(Caller { name: name.clone(), policy: setup.policy, limits });
+            for UnixUser { uid } in setup.unix_users {
+                if let Some(first) = by_uid.get(&uid).filter(|first| first.name != name) {
+                    let first = first.name.clone();
+                    errors.push(CallersError::SameUnixUser { uid, first, second: name.clone() });
+                }
+                by_uid.insert(uid, caller.clone());
+            }
+            files.extend(setup.api_key_files.into_iter().map(|path| (name.clone(), path)));
+            if by_name.insert(name.clone(), caller).is_some() {
+                errors.push(CallersError::SameName { caller: name });
+            }
+        }
+        match KeyIndex::new(files, keyring, now) {
+            Ok(keys) if errors.is_empty() => Ok(Callers { by_name, by_uid, keys }),
+            Ok(_) => Err(errors),
+            Err(more) => {
+                errors.extend(more);
+                Err(errors)
+            }
+        }
+    }
+
+    /// Takes over from the callers before a reload when each key was last used.
+    #[must_use]
+    pub fn succeeding(self, before: &Callers) -> Self {
+        self.keys.remember(&before.key_uses());
+        self
+    }
+
+    /// Who presents this. May look at the key files, at most once a second; they are small.
+    ///
+    /// # Errors
+    /// [`AuthenticationFailure`]: nobody we know.
+    pub fn authenticate(
+        &self,
+        presented: Credential<'_>,
+        now: Timestamp,
+    ) -> Result<Arc<Caller>, AuthenticationFailure> {
+        match presented {
+            Credential::ApiKey(text) => {
+                let key = PresentedKey::parse(text).ok_or(AuthenticationFailure::Malformed)?;
+                let name = self.keys.authenticate(&key, now)?;
+                self.named(&name).ok_or(AuthenticationFailure::Unknown)
+            }
+            Credential::UnixPeer { uid } => {
+                self.by_uid.get(&uid).cloned().ok_or(AuthenticationFailure::Unknown)
+            }
+            Credential::None => Err(AuthenticationFailure::Missing),
+        }
+    }
+
+    /// The caller of this name, for those who authenticated it in another way.
+    pub fn named(&self, name: &CallerName) -> Option<Arc<Caller>> {
+        self.by_name.get(name).cloned()
+    }
+
+    /// Every caller, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Caller>> {
+        self.by_name.values()
+    }
+
+    /// Every API key in force and when it was last used.
+    pub fn key_uses(&self) -> Vec<KeyUse> {
+        self.keys.uses()
+    }
+
+    /// The key files whose newest content is not in force.
+    pub fn key_file_problems(&self) -> Vec<KeyFileProblem> {
+        self.keys.problems()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::callers::api_key::ApiKey;
+    use crate::callers::key_file::DEFAULT_LIFETIME;
+    use crate::keyring::SealingKey;
+    use crate::testkit::SeededRandom;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_unix_seconds(seconds)
+    }
+
+    fn name(name: &str) -> CallerName {
+        CallerName::parse(name).expect("a caller name")
+    }
+
+    fn ring() -> Arc<Keyring> {
+        let key = SealingKey::new("k1".into(), at(0), Some(at(0)), Zeroizing::new([7; 32]));
+        Arc::new(Keyring::new(vec![key], "here").expect("a ring"))
+    }
+
+    fn setup(caller: &str, uids: &[u32], files: &[&Path]) -> CallerSetup {
+        CallerSetup {
+            policy: CallerPolicy::new(name(caller), vec![]),
+            unix_users: uids.iter().map(|&uid| UnixUser { uid }).collect(),
+            api_key_files: files.iter().map(|&path| path.to_owned()).collect(),
+            rate_limit: Some(500),
+            connection_rate_limit: None,
+        }
+    }
+
+    fn callers(setups: Vec<CallerSetup>) -> Callers {
+        Callers::new(setups, ring(), at(NOW)).map_err(|errors| format!("{errors:?}")).expect("callers")
+    }
+
+    fn add(path: &Path, caller: &str, seed: u64) -> (ApiKey, KeyInfo) {
+        let random = SeededRandom::new(seed);
+        key_file::add(path, &name(caller), &ring(), &random, at(NOW), DEFAULT_LIFETIME).expect("a key")
+    }
+
+    fn who(callers: &Callers, key: &ApiKey, now: i64) -> Result<String, AuthenticationFailure> {
+        callers.authenticate(Credential::ApiKey(key.expose()), at(now)).map(|caller| caller.name.to_string())
+    }
+
+    #[test]
+    fn a_key_and_a_unix_user_are_their_caller_and_nothing_else_is_anyone() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let path = folder.path().join("a.keys");
+        let (key, info) = add(&path, "a", 1);
+        let stranger = ApiKey::generate(&name("a"), &SeededRandom::new(2));
+        let nobody = ApiKey::generate(&name("nobody"), &SeededRandom::new(3));
+        let callers = callers(vec![setup("a", &[1], &[&path]), setup("b", &[2, 3], &[])]);
+        assert_eq!(who(&callers, &key, NOW), Ok("a".into()));
+        assert_eq!(who(&callers, &stranger, NOW), Err(AuthenticationFailure::Unknown));
+        assert_eq!(who(&callers, &nobody, NOW), Err(AuthenticationFailure::Unknown));
+        let expires_at = info.expires_at.unix_seconds();
+        assert_eq!(who(&callers, &key, expires_at - 1), Ok("a".into()));
+        assert_eq!(who(&callers, &key, expires_at), Err(AuthenticationFailure::Expired));
+
+        let ask = |presented| callers.authenticate(presented, at(NOW)).map(|caller| caller.name.to_string());
+        assert_eq!(ask(Credential::of(None, Some(3))), Ok("b".into()));
+        assert_eq!(ask(Credential::of(None, Some(4))), Err(AuthenticationFailure::Unknown));
+        assert_eq!(ask(Credential::of(None, None)), Err(AuthenticationFailure::Missing));
+        // An explicit credential decides alone, even an empty one.
+        assert_eq!(ask(Credential::of(Some(""), Some(3))), Err(AuthenticationFailure::Malformed));
+        assert_eq!(
+            ask(Credential::of(Some(stranger.expose()), Some(1))),
+            Err(AuthenticationFailure::Unknown)
+        );
+        assert_eq!(ask(Credential::of(Some(key.expose()), Some(3))), Ok("a".into()));
+    }
+
+    #[test]
+    fn one_caller_s_key_file_is_worth_nothing_to_another() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let path = folder.path().join("a.keys");
+        let (key, _) = add(&path, "a", 1);
+        let callers = callers(vec![setup("b", &[], &[&path]), setup("a", &[], &[])]);
+        assert_eq!(who(&callers, &key, NOW), Err(AuthenticationFailure::Unknown));
+    }
+
+    #[test]
+    fn added_and_retired_keys_take_effect_within_a_second() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let path = folder.path().join("a.keys");
+        let callers = callers(vec![setup("a", &[], &[&path])]);
+        let (key, info) = add(&path, "a", 1);
+        assert_eq!(who(&callers, &key, NOW), Err(AuthenticationFailure::Unknown), "not looked at again yet");
+        assert_eq!(who(&callers, &key, NOW + 1), Ok("a".into()));
+        let (second, _) = add(&path, "a", 2);
+        assert_eq!(who(&callers, &second, NOW + 2), Ok("a".into()));
+        key_file::retire(&path, &info.id).expect("retired");
+        assert_eq!(who(&callers, &key, NOW + 2), Ok("a".into()));
+        // The wall clock was set back; the files are looked at all the same.
+        assert_eq!(who(&callers, &key, NOW - 1000), Err(AuthenticationFailure::Unknown));
+        assert_eq!(who(&callers, &second, NOW - 1000), Ok("a".into()));
+        fs::remove_file(&path).expect("removed");
+        assert_eq!(who(&callers, &second, NOW), Err(AuthenticationFailure::Unknown));
+    }
+
+    #[test]
+    fn a_broken_key_file_keeps_the_keys_read_before_and_shows_as_a_problem() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let path = folder.path().join("a.keys");
+        let (key, _) = add(&path, "a", 1);
+        let callers = callers(vec![setup("a", &[], &[&path])]);
+        let good = fs::read_to_string(&path).expect("text");
+        fs::write(&path, format!("{good}half a li")).expect("write");
+        assert_eq!(who(&callers, &key, NOW + 1), Ok("a".into()));
+        let problems = callers.key_file_problems();
+        assert!(problems[0].problem.contains("line 4") && problems[0].file == path, "{problems:?}");
+        fs::write(&path, &good).expect("write");
+        assert_eq!(who(&callers, &key, NOW + 2), Ok("a".into()));
+        assert!(callers.key_file_problems().is_empty());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("chmod");
+        assert_eq!(who(&callers, &key, NOW + 3), Ok("a".into()));
+        assert!(callers.key_file_problems()[0].problem.contains("chmod 600"));
+    }
+
+    #[test]
+    fn the_last_use_of_a_key_is_known_and_survives_rereads_and_reloads() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let path = folder.path().join("a.keys");
+        let (first, _) = add(&path, "a", 1);
+        let before = callers(vec![setup("a", &[], &[&path])]);
+        assert_eq!(before.key_uses()[0].last_used_at, None);
+        who(&before, &first, NOW + 5).expect("a caller");
+        let (second, _) = add(&path, "a", 2);
+        who(&before, &second, NOW + 9).expect("a caller");
+        let expected = [Some(at(NOW + 5)), Some(at(NOW + 9))];
+        let uses =
+            |callers: &Callers| callers.key_uses().iter().map(|used| used.last_used_at).collect::<Vec<_>>();
+        assert_eq!(uses(&before), expected);
+        assert_eq!(uses(&callers(vec![setup("a", &[], &[&path])]).succeeding(&before)), expected);
+    }
+
+    #[test]
+    fn every_mistake_is_reported_at_once() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let path = folder.path().join("a.keys");
+        fs::write(&path, "nonsense").expect("write");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
+        let setups = vec![setup("a", &[1, 1], &[&path]), setup("b", &[1], &[]), setup("b", &[], &[])];
+        let errors = Callers::new(setups, ring(), at(NOW)).err().expect("refused");
+        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert!(texts[0].contains("both `a` and `b`"), "{texts:?}");
+        assert!(texts[1].contains("two callers are named `b`"), "{texts:?}");
+        assert!(texts[2].contains("caller `a`") && texts[2].contains("line 1"), "{texts:?}");
+        assert_eq!(texts.len(), 3);
+    }
+
+    #[test]
+    fn a_key_whose_sealing_key_is_gone_is_unknown_and_no_reason_to_stop() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let path = folder.path().join("a.keys");
+        let (key, _) = add(&path, "a", 1);
+        let other = SealingKey::new("k2".into(), at(0), Some(at(0)), Zeroizing::new([8; 32]));
+        let other = Arc::new(Keyring::new(vec![other], "here").expect("a ring"));
+        let callers = Callers::new(vec![setup("a", &[], &[&path])], other, at(NOW)).expect("callers");
+        assert_eq!(who(&callers, &key, NOW), Err(AuthenticationFailure::Unknown));
+    }
+}
