@@ -101,11 +101,11 @@ pub struct Callback<'a> {
     /// The app in the path.
     pub app: &'a AppName,
     /// `state`.
-    pub state: &'a str,
+    pub state: String,
     /// `code` or `error`.
     pub outcome: CallbackOutcome,
     /// `iss` (RFC 9207).
-    pub iss: Option<&'a str>,
+    pub iss: Option<String>,
     /// The browser's binding for a session, from its cookie.
     pub binding: &'a (dyn Fn(&str) -> Option<String> + Send + Sync),
 }
@@ -401,7 +401,7 @@ impl Broker {
             return Finished::Refused(CallbackProblem::AnotherBrowser);
         }
         // RFC 9207 section 2.4: simple string comparison. A templated issuer is compared with its tenant filled in.
-        let issuer_fits = match callback.iss {
+        let issuer_fits = match &callback.iss {
             Some(iss) => issuer_fits(&state.issuer, iss),
             None => !state.iss_required,
         };

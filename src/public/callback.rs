@@ -1,0 +1,171 @@
+//! A callback's parameters, read strictly: by query, by form, or by our own relay of a form.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::{Method, header};
+
+use super::page::Page;
+use super::{PublicSite, cookie};
+use crate::authority::authorize_error;
+use crate::broker::FailureReason;
+use crate::broker::connect::{Callback, CallbackOutcome};
+use crate::domain::id::AppName;
+use crate::domain::secret::AuthorizationCode;
+use crate::domain::time::Timestamp;
+use crate::keyring::seal::Place;
+use crate::listener::Request;
+
+/// The longest code taken (Microsoft's are a few hundred characters, some providers' a few thousand).
+const LARGEST_CODE: usize = 4096;
+const LARGEST_STATE: usize = 512;
+/// A relayed form is followed at once.
+const RELAY_LIFE: std::time::Duration = std::time::Duration::from_secs(60);
+const RELAY: &str = "relay";
+
+/// Where the parameters are.
+pub(super) enum Arrived {
+    /// Here.
+    Here(Parameters),
+    /// In a cross-site form, without our cookie: send the browser here with them.
+    Relay(String),
+}
+
+/// What the authority sent, understood.
+pub(super) struct Parameters {
+    state: String,
+    iss: Option<String>,
+    outcome: CallbackOutcome,
+    /// Whether this is an administrator's answer.
+    pub(super) admin_consent: bool,
+}
+
+impl Parameters {
+    /// As the broker takes it.
+    pub(super) fn callback<'a>(
+        self,
+        app: &'a AppName,
+        binding: &'a (dyn Fn(&str) -> Option<String> + Send + Sync),
+    ) -> Callback<'a> {
+        Callback { app, state: self.state, iss: self.iss, outcome: self.outcome, binding }
+    }
+
+    /// Reads the pairs: a parameter that stands twice refuses all, an empty one is absent, unknown ones are ignored
+    /// (RFC 6749 sections 3.1 and 4.1.2).
+    fn read(raw: &[u8]) -> Result<Self, Page> {
+        let mut pairs: Vec<(String, String)> = Vec::new();
+        for (name, value) in form_urlencoded::parse(raw) {
+            if pairs.iter().any(|(known, _)| *known == name) {
+                return Err(Page::not_understood());
+            }
+            pairs.push((name.into_owned(), value.into_owned()));
+        }
+        let value = |name: &str| {
+            let found = pairs.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+            found.filter(|value| !value.is_empty())
+        };
+        let state = value("state").filter(|state| state.len() <= LARGEST_STATE);
+        let admin_consent = value("admin_consent").is_some();
+        let outcome = match (value("code"), value("error")) {
+            (Some(_), Some(_)) => return Err(Page::not_understood()),
+            (None, Some(error)) => {
+                let description = value("error_description");
+                let subcode = value("error_subcode");
+                CallbackOutcome::Error(reason(&error, subcode.as_deref(), description.as_deref()))
+            }
+            (Some(code), None) if code.len() <= LARGEST_CODE => CallbackOutcome::Code(AuthorizationCode::new(code)),
+            (Some(_), None) => return Err(Page::not_understood()),
+            (None, None) if admin_consent => {
+                let tenant = value("tenant").filter(|tenant| tenant.len() == 36);
+                CallbackOutcome::AdminConsent { tenant }
+            }
+            (None, None) => return Err(Page::not_understood()),
+        };
+        let state = state.ok_or_else(Page::not_understood)?;
+        Ok(Parameters { state, iss: value("iss"), outcome, admin_consent })
+    }
+}
+
+impl PublicSite {
+    /// Reads a callback, wherever its parameters are.
+    pub(super) async fn callback_parameters(&self, app: &AppName, request: Request) -> Result<Arrived, Page> {
+        if request.method != Method::POST {
+            let query = request.query.as_deref().unwrap_or_default();
+            let relayed = query.strip_prefix(RELAY).and_then(|rest| rest.strip_prefix('='));
+            return match relayed {
+                Some(sealed) => Parameters::read(&self.open_relay(app, sealed)?).map(Arrived::Here),
+                None => Parameters::read(query.as_bytes()).map(Arrived::Here),
+            };
+        }
+        let form = request
+            .headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(|value| value.to_ascii_lowercase().starts_with("application/x-www-form-urlencoded"));
+        if !form {
+            return Err(Page::not_understood());
+        }
+        let has_cookie = cookie::any(&request.headers);
+        let body = request.body.read_all().await.map_err(|_| Page::not_understood())?;
+        if has_cookie {
+            return Parameters::read(&body).map(Arrived::Here);
+        }
+        // Read before it is relayed, so that only what can be meant is.
+        Parameters::read(&body)?;
+        let mut relayed = self.clock.now().unix_millis().to_be_bytes().to_vec();
+        relayed.extend_from_slice(&body);
+        let sealed = self.keyring.seal(&relay_place(app), &relayed, self.random.as_ref());
+        let url = format!("{}/callback/{app}?{RELAY}={}", self.config.base_url, URL_SAFE_NO_PAD.encode(sealed));
+        Ok(Arrived::Relay(url))
+    }
+
+    fn open_relay(&self, app: &AppName, text: &str) -> Result<Vec<u8>, Page> {
+        let sealed = URL_SAFE_NO_PAD.decode(text).map_err(|_| Page::not_understood())?;
+        let relayed = self.keyring.open(&relay_place(app), &sealed).map_err(|_| Page::not_understood())?;
+        let (at, form) = relayed.split_first_chunk::<8>().ok_or_else(Page::not_understood)?;
+        let at = Timestamp::from_unix_millis(i64::from_be_bytes(*at));
+        if self.clock.now() > at.plus(RELAY_LIFE) {
+            return Err(Page::link_gone());
+        }
+        Ok(form.to_vec())
+    }
+}
+
+fn relay_place(app: &AppName) -> Place<'_> {
+    Place { schema: "relay", owner: (app.as_str(), ""), field: "form", generation: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_read_strictly() {
+        let refused = [
+            "",
+            "state=s",
+            "code=c",
+            "state=&code=c",
+            "state=s&code=c&error=e",
+            "state=s&state=s&code=c",
+            "state=s&code=c&code=d",
+            "state=s&code=c&x=1&x=2",
+        ];
+        for query in refused {
+            assert!(Parameters::read(query.as_bytes()).is_err(), "{query}");
+        }
+        let long = format!("state=s&code={}", "c".repeat(LARGEST_CODE + 1));
+        assert!(Parameters::read(long.as_bytes()).is_err());
+
+        let read = Parameters::read(b"state=s&code=a%2Bb%26c&session_state=x&iss=&error=").ok().expect("read");
+        assert!(matches!(&read.outcome, CallbackOutcome::Code(code) if code.expose() == "a+b&c"));
+        assert_eq!((read.state.as_str(), read.iss), ("s", None));
+    }
+
+    #[test]
+    fn an_administrators_answer_may_lack_its_tenant() {
+        let read = Parameters::read(b"admin_consent=True&state=s").ok().expect("read");
+        assert!(matches!(read.outcome, CallbackOutcome::AdminConsent { tenant: None }));
+        let cancelled = Parameters::read(b"error=access_denied&state=s&admin_consent=True").ok().expect("read");
+        assert!(matches!(cancelled.outcome, CallbackOutcome::Error(FailureReason::AccessDenied)));
+    }
+}

@@ -1,0 +1,280 @@
+//! The public listener: browsers only. A link becomes a page with one button, the button sends the browser to the
+//! authority, the callback brings it back, and a page or the product's return URL is the end.
+//!
+//! May know: the broker, the listener's request and response, the keyring for the relay of a cross-site form.
+//!
+//! Invariants:
+//! 1. A GET changes nothing but the callback's: a mail scanner that opens a link does not use it up.
+//! 2. No script, nothing from elsewhere, strict headers on every page (C8).
+//! 3. Nothing of the request is shown unescaped, and nothing of the authority's text at all (C9).
+//! 4. `Host` and forwarding headers decide nothing (C7).
+//!
+//! The one hard problem: a `form_post` callback comes cross-site, so the browser leaves our `SameSite=Lax` cookie at
+//! home. The form is sealed into a URL of ours and the browser sent there: that request brings the cookie.
+
+mod callback;
+mod cookie;
+mod page;
+
+use std::sync::Arc;
+
+use http::{HeaderValue, Method, StatusCode, header};
+
+use self::page::{Page, Style};
+use crate::broker::connect::{CannotBegin, Finished};
+use crate::broker::{Broker, FailureReason, Refusal, SessionState};
+use crate::domain::id::{AppName, SessionId};
+use crate::domain::random::Random;
+use crate::domain::task::BoxFuture;
+use crate::domain::time::Clock;
+use crate::keyring::Keyring;
+use crate::listener::{Handler, Request, Response, response};
+use crate::telemetry::events::{Events, Who};
+
+/// What the public listener is told.
+#[derive(Debug, Clone)]
+pub struct PublicConfig {
+    /// `{base_url}`: what browsers see, no slash at the end.
+    pub base_url: String,
+}
+
+/// The public listener's handler.
+pub struct PublicSite {
+    broker: Arc<Broker>,
+    keyring: Arc<Keyring>,
+    random: Arc<dyn Random>,
+    clock: Arc<dyn Clock>,
+    events: Arc<Events>,
+    config: PublicConfig,
+    style: Style,
+}
+
+impl PublicSite {
+    /// The site over a broker.
+    pub fn new(
+        broker: Arc<Broker>,
+        keyring: Arc<Keyring>,
+        random: Arc<dyn Random>,
+        clock: Arc<dyn Clock>,
+        events: Arc<Events>,
+        config: PublicConfig,
+    ) -> Self {
+        PublicSite { broker, keyring, random, clock, events, config, style: Style::new() }
+    }
+
+    async fn answer(&self, request: Request) -> Response {
+        let segments = crate::api::path::segments(&request.path);
+        let words: Vec<&str> = segments.iter().flatten().map(String::as_str).collect();
+        let get = request.method == Method::GET || request.method == Method::HEAD;
+        let post = request.method == Method::POST;
+        match words[..] {
+            _ if request.path == "/" && get => self.page(StatusCode::OK, &self.launch()),
+            ["connect", id] if get => self.invitation(id).await,
+            ["connect", id] if post => self.begin(id, &request).await,
+            ["callback", app] if get || post => {
+                let app = app.to_owned();
+                self.callback(&app, request).await
+            }
+            ["connect", _] | ["callback", _] => {
+                let mut response = self.page(StatusCode::METHOD_NOT_ALLOWED, &Page::not_found());
+                response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
+                response
+            }
+            _ => self.page(StatusCode::NOT_FOUND, &Page::not_found()),
+        }
+    }
+
+    /// A My Apps tile leads here: the launch carries no token and starts nothing by itself (login CSRF).
+    fn launch(&self) -> Page {
+        let mut page = Page::new("Connected accounts")
+            .say("This service keeps your Outlook account connected to your company's own applications. It has no pages of its own to work in.")
+            .say("To connect your account, or to see what is connected, open the application that uses it.");
+        for (_, app) in self.broker.apps() {
+            if let Some(url) = app.return_urls.first() {
+                page = page.link(format!("Open {}", app.display_name), url.clone());
+            }
+        }
+        page
+    }
+
+    /// `GET /connect/{session}`: says what is asked and by whom; one button.
+    async fn invitation(&self, id: &str) -> Response {
+        let Ok(id) = SessionId::parse(id) else {
+            return self.page(StatusCode::NOT_FOUND, &Page::link_gone());
+        };
+        let view = match self.broker.session_view(&id).await {
+            Ok(view) => view,
+            Err(problem) => return self.cannot_begin(problem),
+        };
+        if view.state != SessionState::Pending {
+            return self.cannot_begin(CannotBegin::Over(view.state));
+        }
+        let app = self.broker.app(&view.app).ok();
+        let name = app.map_or_else(|| view.app.to_string(), |app| app.display_name.clone());
+        let mut page = Page::new(format!("Connect your account to {name}"))
+            .say(format!(
+                "{} asks for access to your account, to be used as {}. You will sign in at your account's own provider and decide there; this page never sees your password.",
+                view.asked_by, view.key.connection
+            ))
+            .list("It will ask for", view.scopes.iter().map(|scope| in_words(scope)).collect())
+            .say("If you did not just ask for this yourself, close this page: whoever sent you the link would get access to your account.")
+            .button("Continue to sign in", format!("{}/connect/{id}", self.config.base_url));
+        page = page.contact(app.and_then(|app| app.support_contact.clone()));
+        self.page(StatusCode::OK, &page)
+    }
+
+    /// `POST /connect/{session}`: the button.
+    async fn begin(&self, id: &str, request: &Request) -> Response {
+        let Ok(id) = SessionId::parse(id) else {
+            return self.page(StatusCode::NOT_FOUND, &Page::link_gone());
+        };
+        if !cookie::is_same_site(&request.headers, &self.config.base_url) {
+            return self.page(StatusCode::FORBIDDEN, &Page::link_from_elsewhere());
+        }
+        let binding = cookie::binding(&request.headers, &self.config.base_url, id.as_str());
+        match self.broker.begin(&id, binding.as_deref()).await {
+            Ok(begun) => {
+                let mut response = self.redirect(&begun.url);
+                if let Some(binding) = begun.binding {
+                    let cookie = cookie::set(&self.config.base_url, id.as_str(), &binding);
+                    response.headers_mut().insert(header::SET_COOKIE, cookie);
+                }
+                response
+            }
+            Err(problem) => self.cannot_begin(problem),
+        }
+    }
+
+    fn cannot_begin(&self, problem: CannotBegin) -> Response {
+        match problem {
+            CannotBegin::Gone => self.page(StatusCode::NOT_FOUND, &Page::link_gone()),
+            CannotBegin::AnotherBrowser => self.page(StatusCode::CONFLICT, &Page::another_browser()),
+            CannotBegin::Over(state) => {
+                let page = match state {
+                    SessionState::Connected { .. } | SessionState::AwaitingConfirmation { .. } => Page::already_used(),
+                    SessionState::Failed { .. } | SessionState::Expired | SessionState::Pending => Page::link_gone(),
+                };
+                self.page(StatusCode::GONE, &page)
+            }
+            CannotBegin::Unavailable(refusal) => {
+                let page = match refusal {
+                    Refusal::AppCredentialRejected { .. } | Refusal::AppRejected { .. } => Page::operator_must_act(),
+                    _ => Page::try_again_later(),
+                };
+                self.page(StatusCode::SERVICE_UNAVAILABLE, &page)
+            }
+        }
+    }
+
+    /// The browser came back.
+    async fn callback(&self, app: &str, request: Request) -> Response {
+        let Ok(app) = AppName::parse(app) else {
+            return self.page(StatusCode::NOT_FOUND, &Page::not_found());
+        };
+        let request_id = request.request_id.clone();
+        let peer = request.peer.clone();
+        let who = Who { request_id: request_id.as_str(), peer: peer.origin };
+        let headers = request.headers.clone();
+        let parameters = match self.callback_parameters(&app, request).await {
+            Ok(callback::Arrived::Here(parameters)) => parameters,
+            Ok(callback::Arrived::Relay(url)) => return self.redirect(&url),
+            Err(page) => return self.page(StatusCode::BAD_REQUEST, &page),
+        };
+        let admin = parameters.admin_consent;
+        let base_url = self.config.base_url.clone();
+        let binding = move |session: &str| cookie::binding(&headers, &base_url, session);
+        let finished = self.broker.finish(parameters.callback(&app, &binding)).await;
+        self.events.callback(who, &app, &finished);
+        match finished {
+            Finished::Refused(problem) => {
+                let (status, page) = Page::of_callback_problem(&problem, admin);
+                self.page(status, &page)
+            }
+            Finished::AdminConsent { return_to: Some(url), .. } => self.redirect(&url),
+            Finished::AdminConsent { approved, app, .. } => {
+                let page = if approved { Page::approval_noted() } else { Page::approval_refused() };
+                let contact = self.broker.app(&app).ok().and_then(|app| app.support_contact.clone());
+                self.page(StatusCode::OK, &page.contact(contact))
+            }
+            Finished::Session(session) => {
+                // The administrator's link is only of use on our own page, and the product learns the reason by poll.
+                let needs_admin = session.admin_consent_url.is_some();
+                match &session.return_to {
+                    Some(url) if !needs_admin => self.redirect(url),
+                    _ => {
+                        let app = self.broker.app(&session.key.app).ok();
+                        let page = Page::of_session(&session)
+                            .contact(app.and_then(|app| app.support_contact.clone()));
+                        let page = match &session.return_to {
+                            Some(url) => page.link("Back to the application".to_owned(), url.clone()),
+                            None => page,
+                        };
+                        let status = match session.state {
+                            SessionState::Failed { reason: FailureReason::Internal } => {
+                                StatusCode::SERVICE_UNAVAILABLE
+                            }
+                            _ => StatusCode::OK,
+                        };
+                        self.page(status, &page)
+                    }
+                }
+            }
+        }
+    }
+
+    /// 303, never 307: the method and its body end here (RFC 9700 section 4.12).
+    fn redirect(&self, url: &str) -> Response {
+        let Ok(location) = HeaderValue::from_str(url) else {
+            return self.page(StatusCode::INTERNAL_SERVER_ERROR, &Page::try_again_later());
+        };
+        let mut response = self.page(StatusCode::SEE_OTHER, &Page::new("Continue"));
+        response.headers_mut().insert(header::LOCATION, location);
+        response
+    }
+
+    fn page(&self, status: StatusCode, page: &Page) -> Response {
+        let mut response = response(status, "text/html; charset=utf-8", page.html(&self.style));
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+        headers.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
+        headers.insert(header::CONTENT_SECURITY_POLICY, self.style.policy.clone());
+        if self.config.base_url.starts_with("https://") {
+            headers.insert(
+                header::STRICT_TRANSPORT_SECURITY,
+                HeaderValue::from_static("max-age=31536000; includeSubDomains"),
+            );
+        }
+        response
+    }
+}
+
+impl Handler for PublicSite {
+    fn handle<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
+        Box::pin(self.answer(request))
+    }
+}
+
+/// A scope as a person says it; an unknown one as it stands.
+fn in_words(scope: &str) -> String {
+    let name = scope.rsplit('/').next().unwrap_or(scope).to_ascii_lowercase();
+    let words = match name.as_str() {
+        "openid" | "profile" | "user.read" => "Know who you are (name and account)",
+        "email" => "See your e-mail address",
+        "offline_access" => "Keep the connection while you are away",
+        "mail.readbasic" => "See your e-mail's headers, not its text",
+        "mail.read" => "Read your e-mail",
+        "mail.readwrite" => "Read, change and delete your e-mail",
+        "mail.send" => "Send e-mail as you",
+        "mailboxsettings.read" => "See your mailbox settings",
+        "mailboxsettings.readwrite" => "Change your mailbox settings",
+        "calendars.read" => "Read your calendars",
+        "calendars.readwrite" => "Read and change your calendars",
+        "contacts.read" => "Read your contacts",
+        "contacts.readwrite" => "Read and change your contacts",
+        _ => return scope.to_owned(),
+    };
+    format!("{words} ({scope})")
+}
