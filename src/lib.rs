@@ -2,4 +2,9 @@
 
 pub mod authority;
 pub mod domain;
+pub mod lifecycle;
+pub mod listener;
+pub mod ops;
 pub mod store;
+pub mod system;
+pub mod telemetry;
