@@ -6,9 +6,14 @@ pub mod callers;
 pub mod config;
 pub mod domain;
 pub mod keyring;
+pub mod lifecycle;
+pub mod listener;
+pub mod ops;
 pub mod policy;
 pub mod refresh;
 pub mod repository;
 pub mod store;
+pub mod system;
+pub mod telemetry;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;

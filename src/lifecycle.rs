@@ -1,0 +1,323 @@
+//! The life of the process: hardened at its start, ready when every part is up, stopped softly and then hard.
+//!
+//! Invariants:
+//! 1. Not ready before the last latch is released, never ready again once draining.
+//! 2. The first signal stops softly (finish what is in flight), the second or the deadline stops hard.
+//! 3. SIGHUP never stops anything.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::time::Clock;
+
+/// Tells every part to stop, in two steps.
+#[derive(Debug, Clone, Default)]
+pub struct Shutdown {
+    soft: CancellationToken,
+    hard: CancellationToken,
+}
+
+impl Shutdown {
+    /// Nothing is to stop yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Begins the soft stop: accept nothing new, finish what is in flight.
+    pub fn stop(&self) {
+        self.soft.cancel();
+    }
+
+    /// Begins the hard stop: drop everything. Implies the soft one.
+    pub fn abort(&self) {
+        self.soft.cancel();
+        self.hard.cancel();
+    }
+
+    /// The token of the soft stop.
+    pub fn soft(&self) -> &CancellationToken {
+        &self.soft
+    }
+
+    /// The token of the hard stop.
+    pub fn hard(&self) -> &CancellationToken {
+        &self.hard
+    }
+
+    /// Whether the soft stop has begun.
+    pub fn is_stopping(&self) -> bool {
+        self.soft.is_cancelled()
+    }
+}
+
+type Condition = Box<dyn Fn() -> bool + Send + Sync>;
+
+struct Waiting {
+    latches: Vec<&'static str>,
+    conditions: Vec<(&'static str, Condition)>,
+}
+
+struct ReadinessState {
+    draining: AtomicBool,
+    waiting: Mutex<Waiting>,
+}
+
+/// Whether this process may take traffic: every latch released, every condition holding, not draining.
+#[derive(Clone)]
+pub struct Readiness(Arc<ReadinessState>);
+
+impl fmt::Debug for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Readiness").field(&self.waiting_for()).finish()
+    }
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Readiness {
+    /// Waits for nothing yet: take the latches before anything is served.
+    pub fn new() -> Self {
+        Readiness(Arc::new(ReadinessState {
+            draining: AtomicBool::new(false),
+            waiting: Mutex::new(Waiting { latches: Vec::new(), conditions: Vec::new() }),
+        }))
+    }
+
+    /// Not ready until the latch that this returns is released.
+    #[must_use = "a dropped latch counts as never released"]
+    pub fn latch(&self, name: &'static str) -> Latch {
+        self.waiting().latches.push(name);
+        Latch { name, readiness: self.clone() }
+    }
+
+    /// Not ready whenever `holds` says false. It is asked at every probe, so it must be cheap and must not
+    /// wait.
+    pub fn condition(&self, name: &'static str, holds: impl Fn() -> bool + Send + Sync + 'static) {
+        self.waiting().conditions.push((name, Box::new(holds)));
+    }
+
+    /// Never ready again.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether it is draining.
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.load(Ordering::Acquire)
+    }
+
+    /// What it waits for; empty when ready.
+    pub fn waiting_for(&self) -> Vec<&'static str> {
+        let waiting = self.waiting();
+        let draining = self.is_draining().then_some("draining");
+        let failing = waiting.conditions.iter().filter(|(_, holds)| !holds()).map(|(name, _)| *name);
+        draining.into_iter().chain(waiting.latches.iter().copied()).chain(failing).collect()
+    }
+
+    /// Whether traffic may come.
+    pub fn is_ready(&self) -> bool {
+        self.waiting_for().is_empty()
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        // Poison is survivable: a panicking condition leaves both lists whole.
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One thing readiness waits for.
+#[derive(Debug)]
+pub struct Latch {
+    name: &'static str,
+    readiness: Readiness,
+}
+
+impl Latch {
+    /// This part is up.
+    pub fn release(self) {
+        let mut waiting = self.readiness.waiting();
+        if let Some(at) = waiting.latches.iter().position(|name| *name == self.name) {
+            waiting.latches.remove(at);
+        }
+    }
+}
+
+/// The signals this process answers, caught from the moment this is made.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// SIGTERM or SIGINT: stop.
+    Stop,
+    /// SIGHUP: read configuration and secrets again.
+    Reload,
+}
+
+impl Signals {
+    /// Catches SIGTERM, SIGINT and SIGHUP. Must be called within a runtime.
+    pub fn catch() -> std::io::Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next signal. Safe to drop and call again: nothing is lost.
+    pub async fn next(&mut self) -> Wish {
+        tokio::select! {
+            _ = self.terminate.recv() => Wish::Stop,
+            _ = self.interrupt.recv() => Wish::Stop,
+            _ = self.hangup.recv() => Wish::Reload,
+        }
+    }
+
+    /// Waits for the first wish to stop, calling `reload` for each SIGHUP, and returns after it has made the
+    /// process unready and begun the soft stop. It also returns when something else began the stop.
+    pub async fn wait_for_stop(
+        &mut self,
+        shutdown: &Shutdown,
+        readiness: &Readiness,
+        mut reload: impl FnMut(),
+    ) {
+        loop {
+            tokio::select! {
+                wish = self.next() => match wish {
+                    Wish::Reload => reload(),
+                    Wish::Stop => break,
+                },
+                () = shutdown.soft().cancelled() => break,
+            }
+        }
+        readiness.drain();
+        shutdown.stop();
+    }
+
+    /// After the soft stop began: waits for `finished`, then says true. A second wish to stop, or the end of
+    /// `grace`, begins the hard stop instead and says false; `finished` is then waited for no longer.
+    pub async fn wait_for_drain(
+        &mut self,
+        shutdown: &Shutdown,
+        clock: &dyn Clock,
+        grace: Duration,
+        finished: impl Future<Output = ()>,
+    ) -> bool {
+        let second = async { while self.next().await != Wish::Stop {} };
+        tokio::select! {
+            () = finished => return true,
+            () = second => tracing::warn!("second signal: dropping what is in flight"),
+            () = clock.sleep(grace) => tracing::warn!("drain time is over: dropping what is in flight"),
+            () = shutdown.hard().cancelled() => {}
+        }
+        shutdown.abort();
+        false
+    }
+}
+
+/// A protection that could not be put in place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// What was wanted.
+    pub wanted: &'static str,
+    /// Why it is not so, and what to do.
+    pub why: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.wanted, self.why)
+    }
+}
+
+/// Protects the secrets in this process's memory and files: no core files, no debugger of the same user, no
+/// new privileges, files closed to others. Call it first, before there are threads or secrets. What cannot be
+/// had is a warning and no reason to stop.
+pub fn harden() -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    let no_core = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = rustix::process::setrlimit(Resource::Core, no_core) {
+        warnings.push(Warning { wanted: "no core files (RLIMIT_CORE=0)", why: error.to_string() });
+    }
+    if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        warnings
+            .push(Warning { wanted: "no debugger and no dump (PR_SET_DUMPABLE=0)", why: error.to_string() });
+    }
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    if !no_new_privileges() {
+        warnings.push(Warning {
+            wanted: "no new privileges (PR_SET_NO_NEW_PRIVS)",
+            why: "start under systemd with NoNewPrivileges=yes or in a container that forbids privilege escalation"
+                .to_owned(),
+        });
+    }
+    warnings
+}
+
+/// Whether whoever started this process has forbidden new privileges.
+fn no_new_privileges() -> bool {
+    std::fs::read_to_string("/proc/self/status")
+        .is_ok_and(|status| status.lines().any(|line| line.split_whitespace().eq(["NoNewPrivs:", "1"])))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::system::SystemClock;
+
+    #[test]
+    fn ready_after_the_last_latch_and_never_again_once_draining() {
+        let readiness = Readiness::new();
+        let (store, keyring) = (readiness.latch("store"), readiness.latch("keyring"));
+        assert_eq!(readiness.waiting_for(), ["store", "keyring"]);
+        store.release();
+        assert_eq!(readiness.waiting_for(), ["keyring"]);
+        keyring.release();
+        assert!(readiness.is_ready());
+        let lost = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&lost);
+        readiness.condition("store reachable", move || !seen.load(Ordering::Relaxed));
+        assert!(readiness.is_ready());
+        lost.store(true, Ordering::Relaxed);
+        assert_eq!(readiness.waiting_for(), ["store reachable"]);
+        lost.store(false, Ordering::Relaxed);
+        readiness.drain();
+        assert_eq!(readiness.waiting_for(), ["draining"]);
+    }
+
+    #[test]
+    fn a_latch_that_is_dropped_unreleased_keeps_the_process_unready() {
+        let readiness = Readiness::new();
+        drop(readiness.latch("store"));
+        assert!(!readiness.is_ready());
+    }
+
+    #[tokio::test]
+    async fn the_drain_deadline_turns_soft_into_hard() {
+        let mut signals = Signals::catch().expect("signals");
+        let (shutdown, readiness, clock) = (Shutdown::new(), Readiness::new(), SystemClock::new());
+        shutdown.stop();
+        signals.wait_for_stop(&shutdown, &readiness, || {}).await;
+        assert!(readiness.is_draining());
+        assert!(signals.wait_for_drain(&shutdown, &clock, Duration::from_secs(30), async {}).await);
+        assert!(!shutdown.hard().is_cancelled());
+        let never = std::future::pending();
+        assert!(!signals.wait_for_drain(&shutdown, &clock, Duration::from_millis(20), never).await);
+        assert!(shutdown.hard().is_cancelled());
+    }
+}

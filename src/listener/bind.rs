@@ -1,0 +1,400 @@
+//! Sockets: bound early, so that a taken port is an error at the start, and served later.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fs::DirBuilder;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::fs::FlockOperation;
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
+use tokio_rustls::TlsAcceptor;
+
+use super::connection::{self, Shared};
+use super::guard::Socket;
+use super::{Address, Handler, ListenerConfig, Origin, Peer, Surroundings, Tls};
+use crate::telemetry::metrics::ConnectionRefusal;
+
+/// How many connections the kernel keeps for us while we are busy.
+const BACKLOG: u32 = 1024;
+/// The first pause after an accept failed for want of something (file descriptors, memory).
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Why a listener cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another process serves this Unix socket.
+    #[error("another process already listens on {}", .0.display())]
+    InUse(PathBuf),
+    /// Something that is not a socket is at its path.
+    #[error("{} exists and is not a socket; it was left alone", .0.display())]
+    NotASocket(PathBuf),
+    /// TLS on a Unix socket.
+    #[error("a Unix socket cannot have TLS")]
+    TlsOnUnix,
+    /// Preparing or binding a Unix socket failed.
+    #[error("cannot listen on {}", .path.display())]
+    Unix {
+        /// Its path.
+        path: PathBuf,
+        /// What failed.
+        #[source]
+        source: io::Error,
+    },
+    /// Binding a TCP port failed.
+    #[error("cannot listen on {address}")]
+    Tcp {
+        /// Its address.
+        address: SocketAddr,
+        /// What failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Where a bound listener really listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LocalAddress {
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// A TCP address with the port that was chosen.
+    Tcp(SocketAddr),
+}
+
+/// A listener that is bound and does not serve yet: connections wait in the kernel.
+#[derive(Debug)]
+pub struct Bound {
+    config: ListenerConfig,
+    incoming: Incoming,
+    local: LocalAddress,
+}
+
+#[derive(Debug)]
+enum Incoming {
+    Unix {
+        listener: UnixListener,
+        /// Held for its drop.
+        _file: SocketFile,
+    },
+    Tcp(TcpListener),
+}
+
+/// Our socket file; removed with the listener unless someone has put another in its place.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let ours = std::fs::symlink_metadata(&self.path)
+            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.identity);
+        if ours && let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "a socket file could not be removed");
+        }
+    }
+}
+
+impl Bound {
+    /// Binds. Must be called within a runtime.
+    pub fn bind(config: ListenerConfig) -> Result<Self, BindError> {
+        let (incoming, local) = match &config.address {
+            Address::Unix(path) => {
+                if config.tls.is_some() {
+                    return Err(BindError::TlsOnUnix);
+                }
+                let (listener, file) = bind_unix(path, config.unix_mode)?;
+                (Incoming::Unix { listener, _file: file }, LocalAddress::Unix(path.clone()))
+            }
+            Address::Tcp(address) => {
+                let failed = |source| BindError::Tcp { address: *address, source };
+                let listener = bind_tcp(*address).map_err(failed)?;
+                let local = listener.local_addr().map_err(failed)?;
+                (Incoming::Tcp(listener), LocalAddress::Tcp(local))
+            }
+        };
+        Ok(Bound { config, incoming, local })
+    }
+
+    /// Where it listens.
+    pub fn local_address(&self) -> &LocalAddress {
+        &self.local
+    }
+
+    /// The TCP address it listens on, if it does.
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        match &self.local {
+            LocalAddress::Unix(_) => None,
+            LocalAddress::Tcp(address) => Some(*address),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Serves until the soft stop, in tasks of its own: the listener is closed (and its socket file gone) once
+    /// the soft stop was seen, its connections end when they have finished what is in flight.
+    pub fn serve(self, handler: Arc<dyn Handler>, surroundings: Surroundings) {
+        let tasks = Arc::clone(&surroundings.tasks);
+        let metrics = surroundings.metrics.listener(&self.config.name);
+        let shared = Arc::new(Shared {
+            name: self.config.name,
+            handler,
+            limits: self.config.limits,
+            surroundings,
+            metrics,
+        });
+        tasks.spawn("listener", Box::pin(accept(self.incoming, self.config.tls, shared)));
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn bind_unix(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), BindError> {
+    let failed = |source: io::Error| BindError::Unix { path: path.to_owned(), source };
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if !parent.exists() {
+        DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(failed)?;
+        // The process's umask is 077 (see `lifecycle::harden`), but callers must be able to reach the socket.
+        std::fs::set_permissions(parent, PermissionsExt::from_mode(0o755)).map_err(failed)?;
+    }
+    // Two daemons that start at once must not both find a stale file and remove each other's.
+    let directory = std::fs::File::open(parent).map_err(failed)?;
+    rustix::fs::flock(&directory, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(BindError::NotASocket(path.to_owned()));
+        }
+        Ok(_) => match StdUnixStream::connect(path) {
+            Ok(_) => return Err(BindError::InUse(path.to_owned())),
+            // Nobody listens: left over from a process that could not clean up.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path).map_err(failed)?;
+            }
+            Err(error) => return Err(failed(error)),
+        },
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    let metadata = std::fs::symlink_metadata(path).map_err(failed)?;
+    let file = SocketFile { path: path.to_owned(), identity: (metadata.dev(), metadata.ino()) };
+    // From closed to open: nobody was let in who should not have been.
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).map_err(failed)?;
+    Ok((listener, file))
+}
+
+enum Accepted {
+    Unix(UnixStream),
+    Tcp(TcpStream, SocketAddr),
+}
+
+async fn accept(incoming: Incoming, tls: Option<Tls>, shared: Arc<Shared>) {
+    let clock = Arc::clone(&shared.surroundings.clock);
+    let soft = shared.surroundings.shutdown.soft().clone();
+    let mut stopping = pin!(soft.cancelled());
+    let peers = Arc::new(Peers::new(shared.limits.max_connections, shared.limits.max_connections_per_peer));
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut stopping => break,
+            accepted = next(&incoming) => accepted,
+        };
+        match accepted {
+            Ok(accepted) => {
+                pause = FIRST_PAUSE;
+                admit(accepted, tls.as_ref(), &peers, &shared);
+            }
+            Err(error) if is_of_one_connection(&error) => {
+                tracing::debug!(listener = shared.name, %error, "a connection was gone before it was accepted");
+            }
+            Err(error) => {
+                tracing::warn!(listener = shared.name, %error, "cannot accept connections; trying again");
+                tokio::select! {
+                    () = &mut stopping => break,
+                    () = clock.sleep(pause) => {}
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+    tracing::debug!(listener = shared.name, "no longer accepting");
+}
+
+async fn next(incoming: &Incoming) -> io::Result<Accepted> {
+    match incoming {
+        Incoming::Unix { listener, .. } => listener.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
+        Incoming::Tcp(listener) => {
+            listener.accept().await.map(|(stream, address)| Accepted::Tcp(stream, address))
+        }
+    }
+}
+
+/// Errors of the connection that was to be accepted, not of the listener (accept(2), "Error handling").
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::TimedOut
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::HostUnreachable
+    )
+}
+
+fn admit(accepted: Accepted, tls: Option<&Tls>, peers: &Arc<Peers>, shared: &Arc<Shared>) {
+    let origin = match &accepted {
+        Accepted::Unix(stream) => match stream.peer_cred() {
+            Ok(peer) => Origin::Unix { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() },
+            // Without an identity there is nothing it could be allowed to do.
+            Err(_) => return,
+        },
+        Accepted::Tcp(_, address) => Origin::Tcp(*address),
+    };
+    let place = match peers.take(origin) {
+        Ok(place) => place,
+        Err(reason) => return shared.metrics.connection_refused(reason),
+    };
+    let tls = tls.map(Tls::current);
+    let task = {
+        let shared = Arc::clone(shared);
+        async move {
+            shared.metrics.connection_opened();
+            let _open = Open { shared: &shared, _place: place };
+            let mut peer = Peer { origin, tls: tls.is_some(), certificates: None };
+            let socket: Box<dyn Socket> = match (accepted, tls) {
+                (Accepted::Unix(stream), _) => Box::new(stream),
+                (Accepted::Tcp(stream, _), None) => {
+                    let _no_delay = stream.set_nodelay(true);
+                    Box::new(stream)
+                }
+                (Accepted::Tcp(stream, address), Some(config)) => {
+                    let _no_delay = stream.set_nodelay(true);
+                    let surroundings = &shared.surroundings;
+                    let handshake = tokio::select! {
+                        handshake = TlsAcceptor::from(config).accept(stream) => handshake.map_err(|error| error.to_string()),
+                        () = surroundings.clock.sleep(shared.limits.tls_handshake) => Err("too slow".to_owned()),
+                        () = surroundings.shutdown.soft().cancelled() => return,
+                    };
+                    match handshake {
+                        Ok(stream) => {
+                            peer.certificates = stream.get_ref().1.peer_certificates().map(|chain| {
+                                chain.iter().map(|certificate| certificate.clone().into_owned()).collect()
+                            });
+                            Box::new(stream)
+                        }
+                        Err(error) => {
+                            shared.metrics.connection_refused(ConnectionRefusal::Handshake);
+                            tracing::debug!(listener = shared.name, peer = %address, error, "TLS handshake failed");
+                            return;
+                        }
+                    }
+                }
+            };
+            connection::serve(Arc::clone(&shared), socket, peer).await;
+        }
+    };
+    shared.surroundings.tasks.spawn("connection", Box::pin(task));
+}
+
+/// Counts a connection as open for as long as it lives, however its task ends.
+struct Open<'a> {
+    shared: &'a Shared,
+    _place: Place,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.shared.metrics.connection_closed();
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum PeerKey {
+    Uid(u32),
+    Ip(IpAddr),
+}
+
+impl PeerKey {
+    fn of(origin: Origin) -> Self {
+        match origin {
+            Origin::Unix { uid, .. } => PeerKey::Uid(uid),
+            Origin::Tcp(address) => PeerKey::Ip(match address.ip().to_canonical() {
+                IpAddr::V4(ip) => IpAddr::V4(ip),
+                // Whoever has one address of a /64 has them all.
+                IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
+            }),
+        }
+    }
+}
+
+/// How many connections each peer has open.
+#[derive(Debug)]
+struct Peers {
+    max: usize,
+    max_per_peer: usize,
+    open: Mutex<(usize, HashMap<PeerKey, usize>)>,
+}
+
+impl Peers {
+    fn new(max: usize, max_per_peer: usize) -> Self {
+        Peers { max, max_per_peer, open: Mutex::new((0, HashMap::new())) }
+    }
+
+    fn take(self: &Arc<Self>, origin: Origin) -> Result<Place, ConnectionRefusal> {
+        let key = PeerKey::of(origin);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.0 >= self.max {
+            return Err(ConnectionRefusal::ListenerFull);
+        }
+        let of_peer = open.1.entry(key).or_insert(0);
+        if *of_peer >= self.max_per_peer {
+            return Err(ConnectionRefusal::PeerFull);
+        }
+        *of_peer += 1;
+        open.0 += 1;
+        Ok(Place { peers: Arc::clone(self), key })
+    }
+}
+
+/// One connection's place; given back when dropped.
+#[derive(Debug)]
+struct Place {
+    peers: Arc<Peers>,
+    key: PeerKey,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.peers.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.0 -= 1;
+        if let Entry::Occupied(mut of_peer) = open.1.entry(self.key) {
+            *of_peer.get_mut() -= 1;
+            if *of_peer.get() == 0 {
+                of_peer.remove();
+            }
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! One connection: its clock, its requests, its end.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use http::{HeaderValue, StatusCode, header};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::guard::{Guarded, Socket};
+use super::{Body, Handler, Limits, Peer, Request, RequestId, Response, Surroundings, problem};
+use crate::domain::task::BoxFuture;
+use crate::domain::time::Clock;
+use crate::telemetry::metrics::{ConnectionRefusal, ListenerMetrics};
+
+/// How long a closed connection is still read from, so that what the client had on its way does not make the
+/// kernel reset the connection before the client has seen our answer.
+const LINGER: Duration = Duration::from_millis(500);
+/// How much of it is read.
+const LINGER_BYTES: usize = 256 * 1024;
+
+/// What every connection of a listener shares.
+pub(super) struct Shared {
+    pub(super) name: String,
+    pub(super) handler: Arc<dyn Handler>,
+    pub(super) limits: Limits,
+    pub(super) surroundings: Surroundings,
+    pub(super) metrics: ListenerMetrics,
+}
+
+/// What a connection is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    New = 0,
+    Head = 1,
+    Request = 2,
+    Idle = 3,
+}
+
+/// What the parts of a connection tell its clock. All of them run in one task.
+#[derive(Debug, Default)]
+pub(super) struct Pulse {
+    phase: AtomicU8,
+    /// Counts changes of phase, because several may happen within one poll.
+    beats: AtomicU32,
+    in_head: AtomicBool,
+}
+
+impl Pulse {
+    /// Bytes came; `in_head` says whether they leave a head unfinished.
+    pub(super) fn read(&self, in_head: bool) {
+        self.in_head.store(in_head, Ordering::Relaxed);
+        if in_head && matches!(self.phase(), Phase::New | Phase::Idle) {
+            self.enter(Phase::Head);
+        }
+    }
+
+    fn request_began(&self) {
+        self.enter(Phase::Request);
+    }
+
+    fn request_ended(&self) {
+        self.enter(if self.in_head.load(Ordering::Relaxed) { Phase::Head } else { Phase::Idle });
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+        self.beats.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Relaxed) {
+            0 => Phase::New,
+            1 => Phase::Head,
+            2 => Phase::Request,
+            _ => Phase::Idle,
+        }
+    }
+
+    fn beats(&self) -> u32 {
+        self.beats.load(Ordering::Relaxed)
+    }
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// By either side, in order or by an error of the socket.
+    Closed,
+    /// The client was too slow.
+    TooSlow,
+    /// The process stops hard.
+    Aborted,
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve(shared: Arc<Shared>, socket: Box<dyn Socket>, peer: Peer) {
+    let limits = &shared.limits;
+    let pulse = Arc::new(Pulse::default());
+    let guarded = Guarded::new(socket, limits.max_header_bytes, Arc::clone(&pulse));
+    let service = {
+        let (shared, pulse) = (Arc::clone(&shared), Arc::clone(&pulse));
+        service_fn(move |request: hyper::Request<Incoming>| {
+            let (shared, pulse, peer) = (Arc::clone(&shared), Arc::clone(&pulse), peer.clone());
+            async move {
+                pulse.request_began();
+                let response = answer(&shared, request, peer).await;
+                pulse.request_ended();
+                Ok::<_, Infallible>(response)
+            }
+        })
+    };
+    let mut connection = http1::Builder::new()
+        .half_close(false)
+        .header_read_timeout(None)
+        .max_headers(limits.max_headers)
+        .max_header_size(limits.max_header_bytes)
+        .max_buf_size(limits.max_header_bytes.max(8192))
+        .serve_connection(TokioIo::new(guarded), service);
+
+    let end = {
+        let shutdown = &shared.surroundings.shutdown;
+        let clock = shared.surroundings.clock.as_ref();
+        let mut timer = Timer::new(clock, limits, &pulse);
+        let mut soft = pin!(shutdown.soft().cancelled());
+        let mut hard = pin!(shutdown.hard().cancelled());
+        let mut closing = false;
+        std::future::poll_fn(|cx| {
+            if hard.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(End::Aborted);
+            }
+            if !closing && soft.as_mut().poll(cx).is_ready() {
+                closing = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            loop {
+                if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+                    if let Err(error) = result {
+                        tracing::debug!(listener = shared.name, %error, "a connection broke");
+                    }
+                    return Poll::Ready(End::Closed);
+                }
+                match timer.poll(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Due::TooSlow) => return Poll::Ready(End::TooSlow),
+                    Poll::Ready(Due::TooOld) => {
+                        closing = true;
+                        Pin::new(&mut connection).graceful_shutdown();
+                    }
+                }
+            }
+        })
+        .await
+    };
+
+    match end {
+        End::Aborted => {}
+        End::TooSlow => {
+            if pulse.phase() != Phase::Idle {
+                shared.metrics.connection_refused(ConnectionRefusal::TooSlow);
+            }
+        }
+        End::Closed => {
+            let guarded = connection.into_parts().io.into_inner();
+            if let Some(violation) = guarded.violation() {
+                shared.metrics.connection_refused(ConnectionRefusal::Malformed);
+                tracing::debug!(listener = shared.name, reason = violation.reason(), "a malformed request");
+            }
+            if !guarded.ended() {
+                linger(&shared, guarded.into_socket()).await;
+            }
+        }
+    }
+}
+
+/// Closes our side, then reads what still comes and forgets it, until the client closes too, for a short time.
+async fn linger(shared: &Shared, mut socket: Box<dyn Socket>) {
+    let drain = async {
+        if socket.shutdown().await.is_err() {
+            return;
+        }
+        let mut left = LINGER_BYTES;
+        let mut buffer = vec![0; 4096];
+        while let Ok(read @ 1..) = socket.read(&mut buffer).await {
+            left = left.saturating_sub(read);
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = drain => {}
+        () = shared.surroundings.clock.sleep(LINGER) => {}
+        () = shared.surroundings.shutdown.hard().cancelled() => {}
+    }
+}
+
+enum Due {
+    TooSlow,
+    TooOld,
+}
+
+/// One sleep for all limits of a connection. On the hot path (a whole request in one read) it is not touched:
+/// it is left to fire early and is then set anew.
+struct Timer<'a> {
+    clock: &'a dyn Clock,
+    limits: &'a Limits,
+    pulse: &'a Pulse,
+    beats: u32,
+    /// When the current phase must be over.
+    phase_ends: Option<Duration>,
+    /// When the connection is too old; none once it was told so.
+    age_ends: Option<Duration>,
+    sleep: Option<(Duration, BoxFuture<'static, ()>)>,
+}
+
+impl<'a> Timer<'a> {
+    fn new(clock: &'a dyn Clock, limits: &'a Limits, pulse: &'a Pulse) -> Self {
+        let now = clock.monotonic();
+        Timer {
+            clock,
+            limits,
+            pulse,
+            beats: pulse.beats(),
+            phase_ends: Some(now + limits.first_byte),
+            age_ends: Some(now + limits.max_age),
+            sleep: None,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Due> {
+        let beats = self.pulse.beats();
+        if beats != self.beats {
+            self.beats = beats;
+            let limit = match self.pulse.phase() {
+                Phase::New => Some(self.limits.first_byte),
+                Phase::Head => Some(self.limits.header_read),
+                Phase::Idle => Some(self.limits.idle),
+                // The handler has deadlines of its own, the body too.
+                Phase::Request => None,
+            };
+            self.phase_ends = limit.map(|limit| self.clock.monotonic() + limit);
+        }
+        loop {
+            let due = match (self.phase_ends, self.age_ends) {
+                (Some(phase), Some(age)) => phase.min(age),
+                (Some(due), None) | (None, Some(due)) => due,
+                (None, None) => return Poll::Pending,
+            };
+            let sleep = match &mut self.sleep {
+                Some((until, sleep)) if *until <= due => sleep,
+                _ => {
+                    let left = due.saturating_sub(self.clock.monotonic());
+                    &mut self.sleep.insert((due, self.clock.sleep(left))).1
+                }
+            };
+            if sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            self.sleep = None;
+            let now = self.clock.monotonic();
+            if self.phase_ends.is_some_and(|end| end <= now) {
+                return Poll::Ready(Due::TooSlow);
+            }
+            if self.age_ends.is_some_and(|end| end <= now) {
+                self.age_ends = None;
+                return Poll::Ready(Due::TooOld);
+            }
+        }
+    }
+}
+
+async fn answer(shared: &Shared, request: hyper::Request<Incoming>, peer: Peer) -> Response {
+    let (head, incoming) = request.into_parts();
+    let request_id = RequestId::of(&head.headers, shared.surroundings.random.as_ref());
+    let failed = Arc::new(AtomicBool::new(false));
+    let length = head.uri.path_and_query().map_or(1, |target| target.as_str().len());
+    let mut response = if length > shared.limits.max_uri {
+        problem(StatusCode::URI_TOO_LONG, "invalid_request", "the target is too long", &request_id)
+    } else {
+        let clock = Arc::clone(&shared.surroundings.clock);
+        let request = Request {
+            method: head.method,
+            path: head.uri.path().to_owned(),
+            query: head.uri.query().map(str::to_owned),
+            headers: head.headers,
+            peer,
+            request_id: request_id.clone(),
+            body: Body::wire(incoming, &shared.limits, clock, Arc::clone(&failed)),
+        };
+        match catching(shared.handler.as_ref(), request).await {
+            Some(response) => response,
+            None => {
+                shared.metrics.panicked();
+                tracing::error!(listener = shared.name, request_id = %request_id, "a handler panicked");
+                let detail = "tokenward failed in an unforeseen way; its log says more";
+                problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail, &request_id)
+            }
+        }
+    };
+    shared.metrics.http_request(response.status());
+    let headers = response.headers_mut();
+    headers.remove(header::SERVER);
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    if let Ok(value) = HeaderValue::from_str(request_id.as_str()) {
+        headers.insert("x-request-id", value);
+    }
+    if failed.load(Ordering::Acquire) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// The handler's response, or none if it panicked.
+async fn catching(handler: &dyn Handler, request: Request) -> Option<Response> {
+    let mut handling = catch_unwind(AssertUnwindSafe(|| handler.handle(request))).ok()?;
+    std::future::poll_fn(move |cx| match catch_unwind(AssertUnwindSafe(|| handling.as_mut().poll(cx))) {
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(response)) => Poll::Ready(Some(response)),
+        Err(_) => Poll::Ready(None),
+    })
+    .await
+}

@@ -1,0 +1,514 @@
+//! A strict reader of HTTP/1 framing between the socket and hyper.
+//!
+//! hyper's parser repairs some of what RFC 9112 leaves to the recipient (it drops `Content-Length` beside
+//! `Transfer-Encoding`, folds equal lengths into one, ends lines at a bare LF, cuts a `#fragment` off the
+//! target), and a service cannot see that it did. Whatever stands before us may have read the same bytes
+//! another way: that is request smuggling. So every byte passes here first, and what is not framed in exactly
+//! one way never reaches the parser whole: a bad head gets a NUL in place of its end, on which hyper answers
+//! 400 in its turn and closes; a bad chunk becomes a read error, which the handler sees as a broken body.
+//!
+//! Pure: bytes in, verdict out. The adapter at the foot plugs it into a socket.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::connection::Pulse;
+
+/// Longest chunk extension that is skipped; nobody we know sends any.
+const MAX_CHUNK_EXTENSION: usize = 256;
+
+/// What is wrong with a message's framing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Violation {
+    /// In a head: hyper must be made to answer 400.
+    Head(&'static str),
+    /// In a chunked body: the body must be broken off.
+    Body(&'static str),
+}
+
+impl Violation {
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Violation::Head(reason) | Violation::Body(reason) => reason,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Between requests or within a head.
+    Head,
+    /// Within a body of known length.
+    Sized(u64),
+    /// Within a chunked body.
+    Chunked(Chunk),
+    /// The head is longer than allowed: hyper counts the same bytes and answers 431.
+    Overlong,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chunk {
+    Size {
+        digits: u8,
+        size: u64,
+    },
+    Extension {
+        size: u64,
+        length: usize,
+    },
+    SizeLf {
+        size: u64,
+    },
+    Data {
+        left: u64,
+    },
+    DataCr,
+    DataLf,
+    /// `line` is the length of the current trailer line, `total` of all of them.
+    Trailer {
+        line: usize,
+        total: usize,
+    },
+    TrailerLf {
+        line: usize,
+        total: usize,
+    },
+}
+
+/// The state machine. One per connection.
+#[derive(Debug)]
+pub(super) struct Framing {
+    state: State,
+    /// The part of the current head that came in earlier reads.
+    partial: Vec<u8>,
+    max_head: usize,
+}
+
+impl Framing {
+    pub(super) fn new(max_head: usize) -> Self {
+        Framing { state: State::Head, partial: Vec::new(), max_head }
+    }
+
+    /// Whether a head has begun and not ended.
+    pub(super) fn in_head(&self) -> bool {
+        matches!(self.state, State::Overlong) || (self.state == State::Head && !self.partial.is_empty())
+    }
+
+    /// Takes the bytes of one read. On a violation: how many of them were still in order, and what was not.
+    pub(super) fn take(&mut self, bytes: &[u8]) -> Result<(), (usize, Violation)> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let rest = &bytes[at..];
+            at += match self.state {
+                State::Overlong => rest.len(),
+                State::Sized(left) => {
+                    let taken = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
+                    let left = left - taken as u64;
+                    self.state = if left == 0 { State::Head } else { State::Sized(left) };
+                    taken
+                }
+                State::Chunked(chunk) => {
+                    self.chunk(chunk, rest).map_err(|reason| (at, Violation::Body(reason)))?
+                }
+                State::Head => self.head(rest).map_err(|reason| (at, Violation::Head(reason)))?,
+            };
+        }
+        Ok(())
+    }
+
+    fn head(&mut self, rest: &[u8]) -> Result<usize, &'static str> {
+        if self.partial.is_empty() && (rest[0] == b'\r' || rest[0] == b'\n') {
+            // Empty lines before a request line are to be ignored (RFC 9112 §2.2); hyper does so too.
+            return match (rest[0], rest.get(1)) {
+                (b'\r', Some(b'\n')) => Ok(2),
+                // The LF may come with the next read.
+                (b'\r', None) => {
+                    self.partial.push(b'\r');
+                    Ok(1)
+                }
+                _ => Err("bare CR or LF before the request line"),
+            };
+        }
+        if self.partial == b"\r" {
+            self.partial.clear();
+            return if rest[0] == b'\n' { Ok(1) } else { Err("bare CR before the request line") };
+        }
+        // The common case: the whole head in one read, looked at where it lies.
+        if self.partial.is_empty() {
+            if let Some(length) = end_of_head(rest, 0)? {
+                if length <= self.max_head {
+                    self.state = inspect(&rest[..length])?;
+                } else {
+                    self.state = State::Overlong;
+                }
+                return Ok(length);
+            }
+            self.partial.extend_from_slice(rest);
+        } else {
+            let before = self.partial.len();
+            self.partial.extend_from_slice(rest);
+            if let Some(length) = end_of_head(&self.partial, before.saturating_sub(2))? {
+                self.state =
+                    if length <= self.max_head { inspect(&self.partial[..length])? } else { State::Overlong };
+                self.partial = Vec::new();
+                return Ok(length - before);
+            }
+        }
+        if self.partial.len() > self.max_head {
+            self.state = State::Overlong;
+            self.partial = Vec::new();
+        }
+        Ok(rest.len())
+    }
+
+    fn chunk(&mut self, chunk: Chunk, rest: &[u8]) -> Result<usize, &'static str> {
+        let byte = rest[0];
+        let mut taken = 1;
+        let next = match chunk {
+            Chunk::Size { digits, size } => match byte {
+                b'\r' if digits > 0 => Chunk::SizeLf { size },
+                b';' if digits > 0 => Chunk::Extension { size, length: 0 },
+                _ => {
+                    let digit = char::from(byte).to_digit(16).ok_or("chunk size")?;
+                    if digits == 8 {
+                        return Err("chunk size too long");
+                    }
+                    Chunk::Size { digits: digits + 1, size: size * 16 + u64::from(digit) }
+                }
+            },
+            Chunk::Extension { size, .. } if byte == b'\r' => Chunk::SizeLf { size },
+            Chunk::Extension { size, length } => {
+                if (byte < b' ' && byte != b'\t') || byte == 0x7f {
+                    return Err("control character in a chunk extension");
+                }
+                if length == MAX_CHUNK_EXTENSION {
+                    return Err("chunk extension too long");
+                }
+                Chunk::Extension { size, length: length + 1 }
+            }
+            Chunk::SizeLf { size } => match (byte, size) {
+                (b'\n', 0) => Chunk::Trailer { line: 0, total: 0 },
+                (b'\n', left) => Chunk::Data { left },
+                _ => return Err("bare CR in a chunk head"),
+            },
+            Chunk::Data { left } => {
+                taken = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
+                match left - taken as u64 {
+                    0 => Chunk::DataCr,
+                    left => Chunk::Data { left },
+                }
+            }
+            Chunk::DataCr if byte == b'\r' => Chunk::DataLf,
+            Chunk::DataLf if byte == b'\n' => Chunk::Size { digits: 0, size: 0 },
+            Chunk::DataCr | Chunk::DataLf => return Err("chunk data without its CRLF"),
+            Chunk::Trailer { line, total } => match byte {
+                b'\r' => Chunk::TrailerLf { line, total },
+                b'\n' => return Err("bare LF in a trailer"),
+                b' ' | b'\t' if line == 0 => return Err("obs-fold in a trailer"),
+                _ if total >= self.max_head => return Err("trailers too long"),
+                _ => Chunk::Trailer { line: line + 1, total: total + 1 },
+            },
+            Chunk::TrailerLf { line, total } => match (byte, line) {
+                (b'\n', 0) => {
+                    self.state = State::Head;
+                    return Ok(1);
+                }
+                (b'\n', _) => Chunk::Trailer { line: 0, total },
+                _ => return Err("bare CR in a trailer"),
+            },
+        };
+        self.state = State::Chunked(next);
+        Ok(taken)
+    }
+}
+
+/// Where the head ends, looking from `from` on. Every line must end in CRLF.
+fn end_of_head(bytes: &[u8], from: usize) -> Result<Option<usize>, &'static str> {
+    for (offset, byte) in bytes[from..].iter().enumerate() {
+        let at = from + offset;
+        match byte {
+            b'\n' => {
+                if at == 0 || bytes[at - 1] != b'\r' {
+                    return Err("bare LF in a head");
+                }
+                if at >= 3 && bytes[at - 2] == b'\n' {
+                    return Ok(Some(at + 1));
+                }
+            }
+            b'\r' if bytes.get(at + 1).is_some_and(|next| *next != b'\n') => return Err("bare CR in a head"),
+            _ => {}
+        }
+    }
+    Ok(None)
+}
+
+/// Checks a whole head and says how the body is framed. What hyper refuses by itself (method and name tokens,
+/// characters of values) is left to it.
+fn inspect(head: &[u8]) -> Result<State, &'static str> {
+    let mut lines = head[..head.len() - 4].split(|byte| *byte == b'\n').map(|line| match line {
+        [line @ .., b'\r'] => line,
+        line => line,
+    });
+    let request_line = lines.next().unwrap_or_default();
+    let mut words = request_line.split(|byte| *byte == b' ');
+    let (Some(_method), Some(target), Some(version), None) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
+        return Err("request line");
+    };
+    // Origin form only: nobody uses this server as a proxy, and an authority in the target could say another
+    // thing than Host does. http::Uri would cut a fragment off without a word.
+    if target.first() != Some(&b'/') {
+        return Err("target is not in origin form");
+    }
+    if !target.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'#' && *byte != b'\\') {
+        return Err("character in the target");
+    }
+    let version_1_1 = match version {
+        b"HTTP/1.1" => true,
+        b"HTTP/1.0" => false,
+        _ => return Err("version"),
+    };
+
+    let mut hosts = 0;
+    let mut length = None;
+    let mut chunked = false;
+    for line in lines {
+        if matches!(line.first(), None | Some(b' ' | b'\t')) {
+            return Err("obs-fold");
+        }
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+            return Err("header line without a colon");
+        };
+        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        if name.eq_ignore_ascii_case(b"host") {
+            hosts += 1;
+            if !value.iter().all(|byte| {
+                byte.is_ascii_alphanumeric()
+                    || matches!(byte, b'.' | b'-' | b'_' | b'~' | b':' | b'[' | b']' | b'%')
+            }) {
+                return Err("Host");
+            }
+        } else if name.eq_ignore_ascii_case(b"content-length") {
+            if length.is_some() {
+                return Err("repeated Content-Length");
+            }
+            if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
+                return Err("Content-Length");
+            }
+            length = Some(value.iter().fold(0_u64, |sum, digit| sum * 10 + u64::from(digit - b'0')));
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            if chunked {
+                return Err("repeated Transfer-Encoding");
+            }
+            if !version_1_1 || !value.eq_ignore_ascii_case(b"chunked") {
+                return Err("Transfer-Encoding");
+            }
+            chunked = true;
+        }
+    }
+    if hosts > 1 || (hosts == 0 && version_1_1) {
+        return Err("missing or repeated Host");
+    }
+    match (chunked, length) {
+        (true, Some(_)) => Err("Content-Length together with Transfer-Encoding"),
+        (true, None) => Ok(State::Chunked(Chunk::Size { digits: 0, size: 0 })),
+        (false, Some(length)) if length > 0 => Ok(State::Sized(length)),
+        (false, _) => Ok(State::Head),
+    }
+}
+
+/// A socket, whatever kind it is.
+pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
+
+/// A socket whose incoming bytes are checked on their way.
+pub(super) struct Guarded {
+    socket: Box<dyn Socket>,
+    framing: Framing,
+    pulse: Arc<Pulse>,
+    /// Set by the first violation; nothing is read after it.
+    violated: Option<Violation>,
+    ended: bool,
+}
+
+impl Guarded {
+    pub(super) fn new(socket: Box<dyn Socket>, max_head: usize, pulse: Arc<Pulse>) -> Self {
+        Guarded { socket, framing: Framing::new(max_head), pulse, violated: None, ended: false }
+    }
+
+    /// The first violation, if there was one.
+    pub(super) fn violation(&self) -> Option<Violation> {
+        self.violated
+    }
+
+    /// Whether the client has closed its side.
+    pub(super) fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// The socket itself.
+    pub(super) fn into_socket(self) -> Box<dyn Socket> {
+        self.socket
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.violated {
+            None => {}
+            Some(Violation::Head(_)) => return Poll::Ready(Ok(())),
+            Some(Violation::Body(reason)) => {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, reason)));
+            }
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.socket).poll_read(cx, buffer))?;
+        if buffer.filled().len() == before {
+            self.ended = true;
+            return Poll::Ready(Ok(()));
+        }
+        let verdict = self.framing.take(&buffer.filled()[before..]);
+        if let Err((good, violation)) = verdict {
+            self.violated = Some(violation);
+            match violation {
+                Violation::Head(_) => {
+                    // At least one byte was refused, so there is room for the NUL.
+                    buffer.filled_mut()[before + good] = 0;
+                    buffer.set_filled(before + good + 1);
+                }
+                // What was in order goes first (it may hold the whole head); the next read is the error.
+                Violation::Body(reason) => {
+                    buffer.set_filled(before + good);
+                    if good == 0 {
+                        return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, reason)));
+                    }
+                }
+            }
+        }
+        self.pulse.read(self.framing.in_head());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Feeds the bytes whole, byte by byte and in halves: the verdict must not depend on how they were cut.
+    fn verdict(bytes: &[u8]) -> Result<State, Violation> {
+        let mut verdicts = Vec::new();
+        for cut in 1..=bytes.len() {
+            let mut framing = Framing::new(1024);
+            let mut result = Ok(());
+            for piece in bytes.chunks(cut) {
+                result = framing.take(piece);
+                if result.is_err() {
+                    break;
+                }
+            }
+            verdicts.push(match result {
+                Ok(()) => Ok(framing.state),
+                Err((_, violation)) => Err(violation),
+            });
+        }
+        for other in &verdicts {
+            let same = match (&verdicts[0], other) {
+                (Ok(one), Ok(two)) => one == two,
+                (Err(one), Err(two)) => std::mem::discriminant(one) == std::mem::discriminant(two),
+                _ => false,
+            };
+            assert!(same, "{:?}: {verdicts:?}", String::from_utf8_lossy(bytes));
+        }
+        verdicts.swap_remove(0)
+    }
+
+    #[test]
+    fn well_framed_messages_pass_and_the_next_head_is_found_again() {
+        for good in [
+            "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.0\r\n\r\n",
+            "GET /?q=%20 HTTP/1.1\r\nhOsT:a:80\r\nA: b\tc\r\n\r\nGET / HTTP/1.1\r\nHost:\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nab\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: [::1]:80\r\nContent-Length: 0\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n3;x=y\r\n\n\r\n\r\n0\r\nT: 1\r\n\r\n\
+             GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        ] {
+            assert_eq!(verdict(good.as_bytes()), Ok(State::Head), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn broken_chunks_are_told_however_they_are_cut() {
+        for bad in [
+            "\r\n",
+            "g\r\n",
+            "-1\r\n",
+            "0x1\r\na\r\n",
+            " 1\r\na\r\n",
+            "1 \r\na\r\n",
+            "000000001\r\na",
+            "1\na\r\n",
+            "1;a\nb\r\na\r\n",
+            "1\r\nab\r\n",
+            "1\r\na\n",
+            "0\r\nA: b\n\r\n",
+            "0\r\nA: b\r\n c\r\n\r\n",
+            "0\r\n\rx",
+        ] {
+            let message = format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{bad}");
+            assert!(matches!(verdict(message.as_bytes()), Err(Violation::Body(_))), "{bad:?}");
+        }
+        let endless = format!(
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n{}",
+            "A: b\r\n".repeat(300)
+        );
+        let mut framing = Framing::new(1024);
+        assert!(matches!(framing.take(endless.as_bytes()), Err((_, Violation::Body("trailers too long")))));
+    }
+
+    #[test]
+    fn an_overlong_head_is_left_to_the_parser_and_never_ends() {
+        let mut framing = Framing::new(64);
+        let long = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(64));
+        for byte in long.as_bytes() {
+            assert_eq!(framing.take(&[*byte]), Ok(()));
+        }
+        assert!(framing.in_head());
+    }
+}

@@ -1,0 +1,555 @@
+//! Raw sockets against a real listener: what a client must not be able to do.
+
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::sync::atomic::AtomicUsize;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::*;
+use crate::domain::time::Timestamp;
+use crate::system::{SystemClock, SystemRandom, TokioTasks};
+
+/// Long enough for a busy machine, short enough to fail a test.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Answers by path; counts what reached it.
+#[derive(Default)]
+struct Probe {
+    reached: AtomicUsize,
+    gate: Notify,
+}
+
+impl Handler for Probe {
+    fn handle<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
+        self.reached.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async move {
+            match request.path.as_str() {
+                "/panic" => panic!("secret {}", request.path),
+                "/wait" => {
+                    self.gate.notified().await;
+                    response(StatusCode::OK, "text/plain", "waited")
+                }
+                "/cached" => {
+                    let mut response = response(StatusCode::OK, "text/plain", "x");
+                    response
+                        .headers_mut()
+                        .insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=60"));
+                    response.headers_mut().insert(header::SERVER, HeaderValue::from_static("tokenward/0.1"));
+                    response
+                }
+                "/peer" => response(StatusCode::OK, "text/plain", format!("{:?}", request.peer)),
+                "/ignore" => response(StatusCode::OK, "text/plain", "ignored"),
+                _ => match request.body.read_all().await {
+                    Ok(body) => response(StatusCode::OK, "text/plain", body),
+                    Err(error) => response(error.status(), "text/plain", error.to_string()),
+                },
+            }
+        })
+    }
+}
+
+struct Served {
+    address: LocalAddress,
+    probe: Arc<Probe>,
+    tasks: Arc<TokioTasks>,
+    shutdown: Shutdown,
+    metrics: Arc<Metrics>,
+}
+
+fn serve(config: ListenerConfig) -> Served {
+    let bound = Bound::bind(config).expect("bound");
+    let address = bound.local_address().clone();
+    let (probe, tasks, shutdown) = (Arc::new(Probe::default()), Arc::new(TokioTasks::new()), Shutdown::new());
+    let metrics = Arc::new(Metrics::new("test"));
+    let surroundings = Surroundings {
+        tasks: Arc::clone(&tasks) as Arc<dyn Tasks>,
+        clock: Arc::new(SystemClock::new()),
+        random: Arc::new(SystemRandom::new()),
+        shutdown: shutdown.clone(),
+        metrics: Arc::clone(&metrics),
+    };
+    bound.serve(Arc::clone(&probe) as Arc<dyn Handler>, surroundings);
+    Served { address, probe, tasks, shutdown, metrics }
+}
+
+fn tcp(limits: Limits) -> Served {
+    let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+    serve(ListenerConfig { limits, ..ListenerConfig::new("test", Address::Tcp(anywhere)) })
+}
+
+impl Served {
+    async fn connect(&self) -> TcpStream {
+        let LocalAddress::Tcp(address) = &self.address else { panic!("not TCP") };
+        TcpStream::connect(address).await.expect("connected")
+    }
+
+    /// Sends the bytes and reads until the listener closes.
+    async fn exchange(&self, bytes: impl AsRef<[u8]>) -> String {
+        let mut stream = self.connect().await;
+        stream.write_all(bytes.as_ref()).await.expect("sent");
+        rest(&mut stream).await
+    }
+
+    fn reached(&self) -> usize {
+        self.probe.reached.load(Ordering::SeqCst)
+    }
+
+    fn shows(&self, series: &str) -> bool {
+        self.metrics.encode(Timestamp::from_unix_seconds(0)).lines().any(|line| line == series)
+    }
+
+    async fn eventually(&self, series: &str) {
+        for _ in 0..500 {
+            if self.shows(series) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("no {series} in {}", self.metrics.encode(Timestamp::from_unix_seconds(0)));
+    }
+}
+
+async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut bytes = Vec::new();
+    let read = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("closed in time");
+    // A reset after the answer is as good an end as any; without an answer the assertion on it tells.
+    drop(read);
+    String::from_utf8(bytes).expect("text")
+}
+
+/// Reads one response with a `Content-Length`.
+async fn one_response(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let read = async {
+        let mut bytes = Vec::new();
+        loop {
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            if let Some((head, body)) = text.split_once("\r\n\r\n") {
+                let length = head
+                    .lines()
+                    .find_map(|line| {
+                        line.to_ascii_lowercase().strip_prefix("content-length: ").map(str::to_owned)
+                    })
+                    .map_or(0, |length| length.parse().expect("a number"));
+                if body.len() >= length {
+                    return text;
+                }
+            }
+            let mut buffer = [0; 1024];
+            let read = stream.read(&mut buffer).await.expect("read");
+            assert!(read > 0, "closed after {text:?}");
+            bytes.extend_from_slice(&buffer[..read]);
+        }
+    };
+    timeout(PATIENCE, read).await.expect("a response in time")
+}
+
+async fn send(stream: &mut (impl AsyncWrite + Unpin), text: &str) {
+    stream.write_all(text.as_bytes()).await.expect("sent");
+}
+
+fn status(answer: &str) -> &str {
+    answer.split(' ').nth(1).unwrap_or("none")
+}
+
+#[tokio::test]
+async fn what_has_two_readings_is_400_and_closes_and_reaches_no_handler() {
+    let served = tcp(Limits::default());
+    let next = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+    for bad in [
+        // Two lengths, or a length and an encoding, in any order and spelling.
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\ncontent-LENGTH: 5\r\ntransfer-ENCODING:chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\na",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\na",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\na",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0x1\r\n\r\na",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\na",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1 1\r\n\r\na",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\na",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length : 1\r\n\r\na",
+        // Encodings other than exactly chunked, once.
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        // Host.
+        "GET / HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nhost: b\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: user@a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+        // Lines.
+        "GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n c\r\n\r\n",
+        "GET / HTTP/1.1\r\n Host: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nA: b\n\r\n",
+        "GET / HTTP/1.1\nHost: a\n\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nA: b\rc\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nA: b\0c\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\n: nameless\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nA(B: c\r\n\r\n",
+        // Request lines.
+        "GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET http://user@a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+        "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n",
+        "GET /#fragment HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /\\..\\a HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /\u{fc} HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /\tHTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.2\r\nHost: a\r\n\r\n",
+        "GET / HTTP/2.0\r\nHost: a\r\n\r\n",
+        "GET /\r\n\r\n",
+        "G@T / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n",
+    ] {
+        let answer = served.exchange(format!("{bad}{next}")).await;
+        assert_eq!(status(&answer), "400", "{bad:?} gave {answer:?}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{bad:?} gave {answer:?}");
+    }
+    assert_eq!(served.reached(), 0);
+}
+
+#[tokio::test]
+async fn a_bad_message_after_a_good_one_does_not_take_its_answer_away() {
+    let served = tcp(Limits::default());
+    let answer = served
+        .exchange(
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nokGET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+        )
+        .await;
+    let statuses: Vec<_> = answer.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+    assert_eq!(statuses, ["200", "400"], "{answer}");
+    assert_eq!(served.reached(), 1);
+    served
+        .eventually("tokenward_http_connections_refused_total{listener=\"test\",reason=\"malformed\"} 1")
+        .await;
+}
+
+#[tokio::test]
+async fn a_bad_chunk_breaks_the_body_off_and_the_connection_closes() {
+    let served = tcp(Limits::default());
+    let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for bad in
+        ["1;a\nb\r\na\r\n0\r\n\r\n", "1\na\r\n0\r\n\r\n", "1\r\nab\r\n0\r\n\r\n", "-1\r\n\r\n", "zz\r\n"]
+    {
+        let answer =
+            served.exchange(format!("{chunked}{bad}GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{bad:?} gave {answer:?}");
+        assert_eq!(status(&answer), "400", "{bad:?} gave {answer:?}");
+        assert!(answer.to_lowercase().contains("connection: close"), "{answer}");
+    }
+    let answer =
+        served.exchange(format!("{chunked}3;x=y\r\nabc\r\n0\r\nT: 1\r\n\r\nGET / HTTP/1.0\r\n\r\n")).await;
+    assert!(answer.contains("\r\n\r\nabcHTTP/1.") && answer.matches(" 200 OK").count() == 2, "{answer}");
+}
+
+#[tokio::test]
+async fn limits_of_head_target_and_body_have_their_own_answers() {
+    let limits = Limits { max_uri: 100, max_body: 100, max_headers: 8, ..Limits::default() };
+    let served = tcp(limits);
+    let long = |length| "x".repeat(length);
+    let close = "Connection: close\r\n\r\n";
+    for (message, expected) in [
+        (format!("GET /{} HTTP/1.1\r\nHost: a\r\n{close}", long(99)), "200"),
+        (format!("GET /{} HTTP/1.1\r\nHost: a\r\n{close}", long(100)), "414"),
+        (format!("GET / HTTP/1.1\r\nHost: a\r\nA: {}\r\n{close}", long(16_000)), "200"),
+        (format!("GET / HTTP/1.1\r\nHost: a\r\nA: {}\r\n{close}", long(17_000)), "431"),
+        (format!("GET / HTTP/1.1\r\nHost: a\r\nA: {}", long(100_000)), "431"),
+        (format!("GET / HTTP/1.1\r\nHost: a\r\n{}{close}", "A: b\r\n".repeat(6)), "200"),
+        (format!("GET / HTTP/1.1\r\nHost: a\r\n{}{close}", "A: b\r\n".repeat(7)), "431"),
+        (format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n{close}{}", long(100)), "200"),
+        (format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 101\r\n\r\n{}", long(101)), "413"),
+        (format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 999999\r\n\r\n{}", long(1000)), "413"),
+        (
+            format!(
+                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n65\r\n{}\r\n",
+                long(101)
+            ),
+            "413",
+        ),
+    ] {
+        let answer = served.exchange(&message).await;
+        assert_eq!(status(&answer), expected, "{} gave {answer}", &message[..60]);
+    }
+}
+
+#[tokio::test]
+async fn every_response_has_its_headers_and_names_no_server() {
+    let served = tcp(Limits::default());
+    let mut stream = served.connect().await;
+    send(&mut stream, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let answer = one_response(&mut stream).await.to_lowercase();
+    assert!(answer.contains("cache-control: no-store\r\n"), "{answer}");
+    let id = answer.split("x-request-id: ").nth(1).expect("an id").split("\r\n").next().expect("a line");
+    assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+    send(
+        &mut stream,
+        "GET /cached HTTP/1.1\r\nHost: a\r\ntraceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n\r\n",
+    )
+    .await;
+    let answer = one_response(&mut stream).await.to_lowercase();
+    assert!(answer.contains("cache-control: max-age=60\r\n") && !answer.contains("no-store"), "{answer}");
+    assert!(answer.contains("x-request-id: 4bf92f3577b34da6a3ce929d0e0e4736\r\n"), "{answer}");
+    assert!(!answer.contains("server:"), "{answer}");
+    send(&mut stream, "HEAD /ignore HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    let answer = rest(&mut stream).await;
+    assert!(answer.contains("content-length: 7\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
+    assert!(served.shows("tokenward_http_requests_total{listener=\"test\",status=\"200\"} 3"));
+}
+
+#[test]
+fn only_a_valid_traceparent_names_the_request() {
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let id = |values: &[&str]| {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append("traceparent", HeaderValue::from_str(value).expect("a value"));
+        }
+        RequestId::of(&headers, &SystemRandom::new()).to_string()
+    };
+    let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    assert_eq!(id(&[good]), trace);
+    assert_eq!(id(&["01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more"]), trace);
+    let bad: &[&[&str]] = &[
+        &[],
+        &[good, good],
+        &["ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"],
+        &["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more"],
+        &["00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01"],
+        &["00-00000000000000000000000000000000-00f067aa0ba902b7-01"],
+        &["00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01"],
+        &["00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-01"],
+        &["00-4bf92f3577b34da6a3ce929d0e0e4736"],
+    ];
+    for values in bad {
+        let made = id(values);
+        assert!(made != trace && made.len() == 32, "{values:?} gave {made}");
+    }
+}
+
+#[tokio::test]
+async fn a_panic_is_that_request_s_500_and_shows_nothing() {
+    let served = tcp(Limits::default());
+    let mut stream = served.connect().await;
+    send(&mut stream, "GET /panic HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let answer = one_response(&mut stream).await;
+    assert_eq!(status(&answer), "500");
+    assert!(
+        answer.contains("\"code\":\"internal\"") && answer.contains("application/problem+json"),
+        "{answer}"
+    );
+    assert!(!answer.contains("secret") && !answer.contains("/panic"), "{answer}");
+    send(&mut stream, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(status(&one_response(&mut stream).await), "200");
+    assert!(served.shows("tokenward_panics_total 1"));
+}
+
+fn short() -> Limits {
+    Limits {
+        first_byte: Duration::from_millis(150),
+        header_read: Duration::from_millis(150),
+        body_read: Duration::from_millis(150),
+        tls_handshake: Duration::from_millis(150),
+        ..Limits::default()
+    }
+}
+
+#[tokio::test]
+async fn a_silent_client_is_closed() {
+    let served = tcp(short());
+    assert_eq!(rest(&mut served.connect().await).await, "");
+    served.eventually("tokenward_http_connections{listener=\"test\"} 0").await;
+    assert!(
+        served.shows("tokenward_http_connections_refused_total{listener=\"test\",reason=\"too_slow\"} 1")
+    );
+}
+
+#[tokio::test]
+async fn a_head_that_trickles_is_closed_however_often_a_byte_comes() {
+    let served = tcp(short());
+    for before in ["", "GET / HTTP/1.1\r\nHost: a\r\n\r\n"] {
+        let mut stream = served.connect().await;
+        if !before.is_empty() {
+            // On a connection that idles (for which 60 s are allowed) as well as on a new one.
+            send(&mut stream, before).await;
+            one_response(&mut stream).await;
+        }
+        let mut sent = 0;
+        for byte in "GET / HTTP/1.1\r\nHost: a\r\nA: bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb".bytes() {
+            if stream.write_all(&[byte]).await.is_err() {
+                break;
+            }
+            sent += 1;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(sent < 50, "{sent} bytes were taken");
+        assert_eq!(rest(&mut stream).await, "");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_trickles_is_408() {
+    let served = tcp(short());
+    for head in ["Content-Length: 1000", "Transfer-Encoding: chunked"] {
+        let answer = served.exchange(format!("POST / HTTP/1.1\r\nHost: a\r\n{head}\r\n\r\n1")).await;
+        assert_eq!(status(&answer), "408", "{answer}");
+        assert!(answer.to_lowercase().contains("connection: close"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_has_its_own_longer_limit_and_a_slow_handler_none() {
+    let served = tcp(Limits { idle: Duration::from_millis(600), ..short() });
+    let mut stream = served.connect().await;
+    for _ in 0..2 {
+        send(&mut stream, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        one_response(&mut stream).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    send(&mut stream, "GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    served.probe.gate.notify_one();
+    assert_eq!(status(&one_response(&mut stream).await), "200");
+    assert_eq!(rest(&mut stream).await, "", "closed after the idle time");
+    assert!(
+        served.shows("tokenward_http_connections_refused_total{listener=\"test\",reason=\"too_slow\"} 0")
+    );
+}
+
+#[tokio::test]
+async fn an_old_connection_is_closed_after_its_current_response() {
+    let served = tcp(Limits { max_age: Duration::from_millis(200), ..Limits::default() });
+    let mut stream = served.connect().await;
+    send(&mut stream, "GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    served.probe.gate.notify_one();
+    let answer = rest(&mut stream).await;
+    assert!(status(&answer) == "200" && answer.to_lowercase().contains("connection: close"), "{answer}");
+    // One that idles is closed at once.
+    let mut idle = served.connect().await;
+    send(&mut idle, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    one_response(&mut idle).await;
+    assert_eq!(rest(&mut idle).await, "");
+}
+
+#[tokio::test]
+async fn caps_refuse_before_anything_is_read_and_places_are_given_back() {
+    for (limits, reason) in [
+        (Limits { max_connections: 2, ..Limits::default() }, "listener_full"),
+        (Limits { max_connections_per_peer: 2, ..Limits::default() }, "peer_full"),
+    ] {
+        let served = tcp(limits);
+        let (first, _second) = (served.connect().await, served.connect().await);
+        served.eventually("tokenward_http_connections{listener=\"test\"} 2").await;
+        assert_eq!(rest(&mut served.connect().await).await, "");
+        let refused =
+            format!("tokenward_http_connections_refused_total{{listener=\"test\",reason=\"{reason}\"}} 1");
+        served.eventually(&refused).await;
+        drop(first);
+        served.eventually("tokenward_http_connections{listener=\"test\"} 1").await;
+        let answer = served.exchange("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        assert_eq!(status(&answer), "200");
+    }
+}
+
+#[tokio::test]
+async fn a_soft_stop_finishes_what_is_in_flight_and_closes_the_rest() {
+    let served = tcp(Limits::default());
+    let (mut busy, mut idle, mut fresh) =
+        (served.connect().await, served.connect().await, served.connect().await);
+    send(&mut idle, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    one_response(&mut idle).await;
+    send(&mut busy, "GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    while served.reached() < 2 {
+        tokio::task::yield_now().await;
+    }
+    served.eventually("tokenward_http_connections{listener=\"test\"} 3").await;
+    served.shutdown.stop();
+    assert_eq!(rest(&mut idle).await, "");
+    assert_eq!(rest(&mut fresh).await, "");
+    let LocalAddress::Tcp(address) = served.address else { panic!("not TCP") };
+    let refused = async {
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, refused).await.expect("no longer listening");
+    served.probe.gate.notify_one();
+    let answer = rest(&mut busy).await;
+    assert!(status(&answer) == "200" && answer.to_lowercase().contains("connection: close"), "{answer}");
+    drop((busy, idle, fresh));
+    timeout(PATIENCE, served.tasks.close_and_wait()).await.expect("every task has ended");
+}
+
+#[tokio::test]
+async fn a_hard_stop_drops_what_is_in_flight() {
+    let served = tcp(Limits::default());
+    let mut busy = served.connect().await;
+    send(&mut busy, "GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    while served.reached() < 1 {
+        tokio::task::yield_now().await;
+    }
+    served.shutdown.abort();
+    assert_eq!(rest(&mut busy).await, "");
+    timeout(PATIENCE, served.tasks.close_and_wait()).await.expect("every task has ended");
+}
+
+#[tokio::test]
+async fn a_unix_peer_is_known_and_the_socket_file_comes_and_goes() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("run/tokenward.sock");
+    let config =
+        ListenerConfig { unix_mode: 0o666, ..ListenerConfig::new("local", Address::Unix(path.clone())) };
+    let served = serve(config.clone());
+    let metadata = std::fs::symlink_metadata(&path).expect("a socket file");
+    assert!(metadata.file_type().is_socket());
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o666);
+    let mut stream = UnixStream::connect(&path).await.expect("connected");
+    send(&mut stream, "GET /peer HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+    let answer = rest(&mut stream).await;
+    let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw(), std::process::id());
+    assert!(
+        answer.contains(&format!("Unix {{ uid: {}, gid: {}, pid: Some({}) }}", me.0, me.1, me.2)),
+        "{answer}"
+    );
+
+    assert!(matches!(Bound::bind(config.clone()), Err(BindError::InUse(_))), "another one serves it");
+    served.shutdown.stop();
+    drop(stream);
+    timeout(PATIENCE, served.tasks.close_and_wait()).await.expect("stopped");
+    assert!(!path.exists(), "removed with the listener");
+
+    // Left over from a process that was killed: nobody listens, so it is replaced.
+    drop(std::os::unix::net::UnixListener::bind(&path).expect("bound"));
+    assert!(path.exists());
+    let bound = Bound::bind(config.clone()).expect("bound over the stale file");
+    // Someone put another in its place: not ours to remove.
+    std::fs::remove_file(&path).expect("removed");
+    std::fs::write(&path, "").expect("written");
+    drop(bound);
+    assert!(path.exists());
+    assert!(matches!(Bound::bind(config), Err(BindError::NotASocket(_))));
+}
+
+#[tokio::test]
+async fn a_taken_port_is_an_error_at_once() {
+    let served = tcp(Limits::default());
+    let LocalAddress::Tcp(address) = served.address else { panic!("not TCP") };
+    let taken = Bound::bind(ListenerConfig::new("test", Address::Tcp(address)));
+    assert!(matches!(taken, Err(BindError::Tcp { .. })));
+}

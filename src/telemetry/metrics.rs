@@ -1,0 +1,643 @@
+//! Every metric, worded by event. The names in product.md are a contract; the rest may change.
+//!
+//! Invariants:
+//! 1. Labels come from configuration (apps, callers, keys) or from enums in code, never from a request.
+//! 2. A time until expiry is worked out when it is read, so it is never stale.
+//! 3. Handles that a hot path needs are resolved once ([`TokenRequestHandles`], [`ListenerMetrics`]).
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::domain::id::{AppName, CallerName};
+use crate::domain::time::Timestamp;
+
+/// From a cache hit (tens of microseconds) to a caller's longest wait (15 s).
+const REQUEST_BUCKETS: &[f64] = &[
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+    15.0,
+];
+/// A call over the internet, to its deadline of 10 s and past it for what is made of several.
+const AUTHORITY_BUCKETS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3.0, 5.0, 10.0, 20.0, 30.0];
+/// From a map in memory to a Redis that times out.
+const STORE_BUCKETS: &[f64] =
+    &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
+
+/// What the authority thinks of a client credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CredentialState {
+    /// Not tried yet.
+    Unproven,
+    /// The authority took it last time.
+    Accepted,
+    /// The authority refused it last time.
+    Rejected,
+}
+
+impl CredentialState {
+    const ALL: [CredentialState; 3] =
+        [CredentialState::Unproven, CredentialState::Accepted, CredentialState::Rejected];
+
+    /// The word in the contract.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CredentialState::Unproven => "unproven",
+            CredentialState::Accepted => "accepted",
+            CredentialState::Rejected => "rejected",
+        }
+    }
+}
+
+/// What became of a look into the token cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheResult {
+    /// A token with enough life left.
+    Hit,
+    /// No such token.
+    Miss,
+    /// A token, but not with enough life left.
+    Stale,
+}
+
+/// What became of an attempt at a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseResult {
+    /// It is ours.
+    Acquired,
+    /// Another replica has it.
+    Held,
+    /// The store could not be reached.
+    Unreachable,
+    /// It was ours and was lost before the work was done.
+    Lost,
+}
+
+/// Why a connection was refused or closed before a request came through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectionRefusal {
+    /// The listener's own cap.
+    ListenerFull,
+    /// The peer's cap.
+    PeerFull,
+    /// The TLS handshake failed or took too long.
+    Handshake,
+    /// No head, or half of one, in time.
+    TooSlow,
+    /// Framing that has more than one reading.
+    Malformed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Expiring {
+    Credential(String, String),
+    TlsCertificate(String),
+    CallerKey(String, String),
+}
+
+/// All metrics of the process, with the registry they live in.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    token_requests: IntCounterVec,
+    token_request_duration: HistogramVec,
+    cache_hits: IntCounter,
+    cache_misses: IntCounter,
+    cache_stale: IntCounter,
+    refreshes: IntCounterVec,
+    refresh_duration: HistogramVec,
+    lease_attempts: IntCounterVec,
+    connections: IntGaugeVec,
+    credential_expiry: GaugeVec,
+    credential_state: IntGaugeVec,
+    credential_last_used: GaugeVec,
+    tls_certificate_expiry: GaugeVec,
+    caller_key_expiry: GaugeVec,
+    caller_key_last_used: GaugeVec,
+    sealing_key_records: IntGaugeVec,
+    sealing_key_last_used: GaugeVec,
+    sealing_key_primary: IntGaugeVec,
+    authority_requests: IntCounterVec,
+    authority_request_duration: HistogramVec,
+    store_operation_duration: HistogramVec,
+    store_errors: IntCounterVec,
+    config_reloads: IntCounterVec,
+    config_last_reload: Gauge,
+    audit_lost: IntCounter,
+    http_requests: IntCounterVec,
+    http_connections: IntGaugeVec,
+    http_connections_refused: IntCounterVec,
+    panics: IntCounter,
+    expiries: Mutex<BTreeMap<Expiring, Timestamp>>,
+}
+
+/// Registers metrics under their prefix; a name can only clash by a mistake in this file.
+struct Register<'a>(&'a Registry);
+
+impl Register<'_> {
+    fn put<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+        let collector = made.expect("names and labels are literals of this file");
+        self.0.register(Box::new(collector.clone())).expect("every name is registered once");
+        collector
+    }
+
+    fn opts(name: &str, help: &str) -> Opts {
+        Opts::new(format!("tokenward_{name}"), help)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.put(IntCounter::with_opts(Self::opts(name, help)))
+    }
+
+    fn counters(&self, name: &str, labels: &[&str], help: &str) -> IntCounterVec {
+        self.put(IntCounterVec::new(Self::opts(name, help), labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Gauge {
+        self.put(Gauge::with_opts(Self::opts(name, help)))
+    }
+
+    fn gauges(&self, name: &str, labels: &[&str], help: &str) -> GaugeVec {
+        self.put(GaugeVec::new(Self::opts(name, help), labels))
+    }
+
+    fn int_gauges(&self, name: &str, labels: &[&str], help: &str) -> IntGaugeVec {
+        self.put(IntGaugeVec::new(Self::opts(name, help), labels))
+    }
+
+    fn histograms(&self, name: &str, labels: &[&str], buckets: &[f64], help: &str) -> HistogramVec {
+        let opts = HistogramOpts::from(Self::opts(name, help)).buckets(buckets.to_vec());
+        self.put(HistogramVec::new(opts, labels))
+    }
+}
+
+impl Metrics {
+    /// All metrics at zero; `version` goes into `build_info`.
+    pub fn new(version: &str) -> Self {
+        let registry = Registry::new();
+        let new = Register(&registry);
+        registry.register(Box::new(ProcessCollector::for_self())).expect("every name is registered once");
+        new.int_gauges("build_info", &["version"], "Constant 1, labelled with the running version.")
+            .with_label_values(&[version])
+            .set(1);
+        let lookups = new.counters(
+            "token_cache_lookups_total",
+            &["result"],
+            "Looks into the token cache, by what came of them.",
+        );
+        let metrics = Metrics {
+            token_requests: new.counters(
+                "token_requests_total",
+                &["app", "caller", "dialect", "outcome"],
+                "Requests for a token; outcome is ok or the error code that was answered.",
+            ),
+            token_request_duration: new.histograms(
+                "token_request_duration_seconds",
+                &["dialect"],
+                REQUEST_BUCKETS,
+                "Time to answer a request for a token.",
+            ),
+            cache_hits: lookups.with_label_values(&["hit"]),
+            cache_misses: lookups.with_label_values(&["miss"]),
+            cache_stale: lookups.with_label_values(&["stale"]),
+            refreshes: new.counters(
+                "refreshes_total",
+                &["app", "outcome"],
+                "Refreshes of a grant at the authority, by outcome.",
+            ),
+            refresh_duration: new.histograms(
+                "refresh_duration_seconds",
+                &["app"],
+                AUTHORITY_BUCKETS,
+                "Time from the decision to refresh until the result is stored.",
+            ),
+            lease_attempts: new.counters(
+                "lease_attempts_total",
+                &["result"],
+                "Attempts to get the right to refresh a connection; held means another replica was first.",
+            ),
+            connections: new.int_gauges("connections", &["app", "status"], "Connections by status."),
+            credential_expiry: new.gauges(
+                "credential_expiry_seconds",
+                &["app", "credential"],
+                "Seconds until a client credential expires; negative once it has.",
+            ),
+            credential_state: new.int_gauges(
+                "credential_state",
+                &["app", "credential", "state"],
+                "1 for the state that a client credential is in, 0 for the others.",
+            ),
+            credential_last_used: new.gauges(
+                "credential_last_used_timestamp_seconds",
+                &["app", "credential"],
+                "When a client credential was last used at the authority.",
+            ),
+            tls_certificate_expiry: new.gauges(
+                "tls_certificate_expiry_seconds",
+                &["listener"],
+                "Seconds until a listener's certificate expires; negative once it has.",
+            ),
+            caller_key_expiry: new.gauges(
+                "caller_key_expiry_seconds",
+                &["caller", "key"],
+                "Seconds until a caller's API key expires; negative once it has.",
+            ),
+            caller_key_last_used: new.gauges(
+                "caller_key_last_used_timestamp_seconds",
+                &["caller", "key"],
+                "When a caller's API key was last accepted.",
+            ),
+            sealing_key_records: new.int_gauges(
+                "sealing_key_records",
+                &["key"],
+                "Stored records that need this sealing key to be opened; remove a key only at 0.",
+            ),
+            sealing_key_last_used: new.gauges(
+                "sealing_key_last_used_timestamp_seconds",
+                &["key"],
+                "When a sealing key last sealed or opened a record.",
+            ),
+            sealing_key_primary: new.int_gauges(
+                "sealing_key_primary",
+                &["key"],
+                "1 for the sealing key that seals, 0 for those that only open.",
+            ),
+            authority_requests: new.counters(
+                "authority_requests_total",
+                &["app", "endpoint", "outcome"],
+                "Requests to an authority, by endpoint and outcome.",
+            ),
+            authority_request_duration: new.histograms(
+                "authority_request_duration_seconds",
+                &["app", "endpoint"],
+                AUTHORITY_BUCKETS,
+                "Time of a request to an authority.",
+            ),
+            store_operation_duration: new.histograms(
+                "store_operation_duration_seconds",
+                &["operation"],
+                STORE_BUCKETS,
+                "Time of an operation of the store, failed ones included.",
+            ),
+            store_errors: new.counters(
+                "store_errors_total",
+                &["operation"],
+                "Operations of the store that failed.",
+            ),
+            config_reloads: new.counters(
+                "config_reloads_total",
+                &["outcome"],
+                "Reloads of configuration and secrets; one that failed changed nothing.",
+            ),
+            config_last_reload: new.gauge(
+                "config_last_reload_timestamp_seconds",
+                "When configuration and secrets were last read successfully.",
+            ),
+            audit_lost: new.counter("audit_lost_total", "Audit records that could not be written."),
+            http_requests: new.counters(
+                "http_requests_total",
+                &["listener", "status"],
+                "Requests answered, by listener and status.",
+            ),
+            http_connections: new.int_gauges("http_connections", &["listener"], "Open connections."),
+            http_connections_refused: new.counters(
+                "http_connections_refused_total",
+                &["listener", "reason"],
+                "Connections closed before a request came through, by reason.",
+            ),
+            panics: new.counter("panics_total", "Panics caught while handling a request; each is a bug."),
+            expiries: Mutex::new(BTreeMap::new()),
+            registry: registry.clone(),
+        };
+        // A series that appears with its first event hides that event from rate(): known ones begin at 0.
+        for result in ["acquired", "held", "unreachable", "lost"] {
+            metrics.lease_attempts.with_label_values(&[result]);
+        }
+        for outcome in ["ok", "failed"] {
+            metrics.config_reloads.with_label_values(&[outcome]);
+        }
+        metrics
+    }
+
+    /// The registry, for what is not a metric of ours.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The text exposition at this moment.
+    pub fn encode(&self, now: Timestamp) -> String {
+        {
+            let expiries = self.expiries.lock().unwrap_or_else(PoisonError::into_inner);
+            for (what, at) in expiries.iter() {
+                let left = (at.unix_millis().saturating_sub(now.unix_millis())) as f64 / 1000.0;
+                match what {
+                    Expiring::Credential(app, credential) => {
+                        self.credential_expiry.with_label_values(&[app, credential]).set(left);
+                    }
+                    Expiring::TlsCertificate(listener) => {
+                        self.tls_certificate_expiry.with_label_values(&[listener]).set(left);
+                    }
+                    Expiring::CallerKey(caller, key) => {
+                        self.caller_key_expiry.with_label_values(&[caller, key]).set(left);
+                    }
+                }
+            }
+        }
+        let mut text = String::with_capacity(32 * 1024);
+        TextEncoder::new()
+            .encode_utf8(&self.registry.gather(), &mut text)
+            .expect("writing to a string does not fail, and every family has a series");
+        text
+    }
+
+    /// Handles for one caller's requests for one app's tokens in one dialect, to be kept and reused.
+    pub fn token_request_handles(
+        &self,
+        app: &AppName,
+        caller: &CallerName,
+        dialect: &'static str,
+    ) -> TokenRequestHandles {
+        let outcome = |outcome: &str| {
+            self.token_requests.with_label_values(&[app.as_str(), caller.as_str(), dialect, outcome])
+        };
+        TokenRequestHandles {
+            ok: outcome("ok"),
+            duration: self.token_request_duration.with_label_values(&[dialect]),
+            others: self.token_requests.clone(),
+            labels: [app.to_string(), caller.to_string(), dialect.to_owned()],
+        }
+    }
+
+    /// A request for a token was answered; `outcome` is `ok` or the error's code. For a path that is walked
+    /// seldom, or where app or caller are not known: those are then `unknown`.
+    pub fn token_request(
+        &self,
+        app: Option<&AppName>,
+        caller: Option<&CallerName>,
+        dialect: &'static str,
+        outcome: &'static str,
+        duration: Duration,
+    ) {
+        let app = app.map_or("unknown", AppName::as_str);
+        let caller = caller.map_or("unknown", CallerName::as_str);
+        self.token_requests.with_label_values(&[app, caller, dialect, outcome]).inc();
+        self.token_request_duration.with_label_values(&[dialect]).observe(duration.as_secs_f64());
+    }
+
+    /// The token cache was looked into.
+    pub fn cache_lookup(&self, result: CacheResult) {
+        match result {
+            CacheResult::Hit => self.cache_hits.inc(),
+            CacheResult::Miss => self.cache_misses.inc(),
+            CacheResult::Stale => self.cache_stale.inc(),
+        }
+    }
+
+    /// A refresh ended; `outcome` is `ok` or a disposition's word.
+    pub fn refresh(&self, app: &AppName, outcome: &'static str, duration: Duration) {
+        self.refreshes.with_label_values(&[app.as_str(), outcome]).inc();
+        self.refresh_duration.with_label_values(&[app.as_str()]).observe(duration.as_secs_f64());
+    }
+
+    /// A lease was tried for, or lost.
+    pub fn lease_attempt(&self, result: LeaseResult) {
+        let result = match result {
+            LeaseResult::Acquired => "acquired",
+            LeaseResult::Held => "held",
+            LeaseResult::Unreachable => "unreachable",
+            LeaseResult::Lost => "lost",
+        };
+        self.lease_attempts.with_label_values(&[result]).inc();
+    }
+
+    /// How many connections an app has in each status. Name every status, also those at 0.
+    pub fn connections_by_status(&self, app: &AppName, counts: &[(&'static str, u64)]) {
+        for (status, count) in counts {
+            let count = i64::try_from(*count).unwrap_or(i64::MAX);
+            self.connections.with_label_values(&[app.as_str(), status]).set(count);
+        }
+    }
+
+    /// When a client credential expires; none when it does not say.
+    pub fn credential_expiry(&self, app: &AppName, credential: &str, at: Option<Timestamp>) {
+        self.expiry(Expiring::Credential(app.to_string(), credential.to_owned()), at);
+        if at.is_none() {
+            let _absent = self.credential_expiry.remove_label_values(&[app.as_str(), credential]);
+        }
+    }
+
+    /// What the authority thinks of a client credential.
+    pub fn credential_state(&self, app: &AppName, credential: &str, state: CredentialState) {
+        for each in CredentialState::ALL {
+            self.credential_state
+                .with_label_values(&[app.as_str(), credential, each.as_str()])
+                .set(i64::from(each == state));
+        }
+    }
+
+    /// A client credential was used.
+    pub fn credential_used(&self, app: &AppName, credential: &str, at: Timestamp) {
+        self.credential_last_used.with_label_values(&[app.as_str(), credential]).set(seconds(at));
+    }
+
+    /// A client credential is gone from the configuration: its series go too.
+    pub fn credential_gone(&self, app: &AppName, credential: &str) {
+        self.credential_expiry(app, credential, None);
+        let _absent = self.credential_last_used.remove_label_values(&[app.as_str(), credential]);
+        for each in CredentialState::ALL {
+            let _absent =
+                self.credential_state.remove_label_values(&[app.as_str(), credential, each.as_str()]);
+        }
+    }
+
+    /// When a listener's certificate expires.
+    pub fn tls_certificate_expiry(&self, listener: &str, at: Timestamp) {
+        self.expiry(Expiring::TlsCertificate(listener.to_owned()), Some(at));
+    }
+
+    /// When a caller's API key expires.
+    pub fn caller_key_expiry(&self, caller: &CallerName, key: &str, at: Timestamp) {
+        self.expiry(Expiring::CallerKey(caller.to_string(), key.to_owned()), Some(at));
+    }
+
+    /// A caller's API key was accepted.
+    pub fn caller_key_used(&self, caller: &CallerName, key: &str, at: Timestamp) {
+        self.caller_key_last_used.with_label_values(&[caller.as_str(), key]).set(seconds(at));
+    }
+
+    /// A caller's API key is retired: its series go too.
+    pub fn caller_key_gone(&self, caller: &CallerName, key: &str) {
+        self.expiry(Expiring::CallerKey(caller.to_string(), key.to_owned()), None);
+        let _absent = self.caller_key_expiry.remove_label_values(&[caller.as_str(), key]);
+        let _absent = self.caller_key_last_used.remove_label_values(&[caller.as_str(), key]);
+    }
+
+    /// How many records need a sealing key, and whether it is the one that seals.
+    pub fn sealing_key(&self, key: &str, records: u64, primary: bool) {
+        self.sealing_key_records.with_label_values(&[key]).set(i64::try_from(records).unwrap_or(i64::MAX));
+        self.sealing_key_primary.with_label_values(&[key]).set(i64::from(primary));
+    }
+
+    /// A sealing key sealed or opened a record.
+    pub fn sealing_key_used(&self, key: &str, at: Timestamp) {
+        self.sealing_key_last_used.with_label_values(&[key]).set(seconds(at));
+    }
+
+    /// A sealing key is gone: its series go too.
+    pub fn sealing_key_gone(&self, key: &str) {
+        let _absent = self.sealing_key_records.remove_label_values(&[key]);
+        let _absent = self.sealing_key_primary.remove_label_values(&[key]);
+        let _absent = self.sealing_key_last_used.remove_label_values(&[key]);
+    }
+
+    /// A request to an authority ended; `outcome` is `ok` or a disposition's word.
+    pub fn authority_request(
+        &self,
+        app: &AppName,
+        endpoint: &'static str,
+        outcome: &'static str,
+        duration: Duration,
+    ) {
+        self.authority_requests.with_label_values(&[app.as_str(), endpoint, outcome]).inc();
+        self.authority_request_duration
+            .with_label_values(&[app.as_str(), endpoint])
+            .observe(duration.as_secs_f64());
+    }
+
+    /// An operation of the store ended.
+    pub fn store_operation(&self, operation: &'static str, duration: Duration, error: bool) {
+        self.store_operation_duration.with_label_values(&[operation]).observe(duration.as_secs_f64());
+        if error {
+            self.store_errors.with_label_values(&[operation]).inc();
+        }
+    }
+
+    /// Configuration was read and is in force from `at` on; or, with none, was refused.
+    pub fn config_reload(&self, at: Option<Timestamp>) {
+        self.config_reloads.with_label_values(&[if at.is_some() { "ok" } else { "failed" }]).inc();
+        if let Some(at) = at {
+            self.config_last_reload.set(seconds(at));
+        }
+    }
+
+    /// Audit records were lost.
+    pub fn audit_lost(&self, records: u64) {
+        self.audit_lost.inc_by(records);
+    }
+
+    /// A panic was caught while a request was handled.
+    pub fn panicked(&self) {
+        self.panics.inc();
+    }
+
+    /// Handles for one listener, to be kept and reused.
+    pub fn listener(&self, listener: &str) -> ListenerMetrics {
+        let refused = |reason: &str| self.http_connections_refused.with_label_values(&[listener, reason]);
+        ListenerMetrics {
+            ok: self.http_requests.with_label_values(&[listener, "200"]),
+            requests: self.http_requests.clone(),
+            listener: listener.to_owned(),
+            open: self.http_connections.with_label_values(&[listener]),
+            listener_full: refused("listener_full"),
+            peer_full: refused("peer_full"),
+            handshake: refused("handshake"),
+            too_slow: refused("too_slow"),
+            malformed: refused("malformed"),
+            panics: self.panics.clone(),
+        }
+    }
+
+    fn expiry(&self, what: Expiring, at: Option<Timestamp>) {
+        let mut expiries = self.expiries.lock().unwrap_or_else(PoisonError::into_inner);
+        match at {
+            Some(at) => expiries.insert(what, at),
+            None => expiries.remove(&what),
+        };
+    }
+}
+
+fn seconds(at: Timestamp) -> f64 {
+    at.unix_millis() as f64 / 1000.0
+}
+
+/// Counters of one (app, caller, dialect), resolved once so that a token from the cache costs two atomics.
+#[derive(Debug, Clone)]
+pub struct TokenRequestHandles {
+    ok: IntCounter,
+    duration: Histogram,
+    others: IntCounterVec,
+    labels: [String; 3],
+}
+
+impl TokenRequestHandles {
+    /// A token was handed out.
+    pub fn served(&self, duration: Duration) {
+        self.ok.inc();
+        self.duration.observe(duration.as_secs_f64());
+    }
+
+    /// No token was handed out; `outcome` is the error's code.
+    pub fn refused(&self, outcome: &'static str, duration: Duration) {
+        let [app, caller, dialect] = &self.labels;
+        self.others.with_label_values(&[app.as_str(), caller, dialect, outcome]).inc();
+        self.duration.observe(duration.as_secs_f64());
+    }
+}
+
+/// One listener's counters.
+#[derive(Debug, Clone)]
+pub struct ListenerMetrics {
+    ok: IntCounter,
+    requests: IntCounterVec,
+    listener: String,
+    open: IntGauge,
+    listener_full: IntCounter,
+    peer_full: IntCounter,
+    handshake: IntCounter,
+    too_slow: IntCounter,
+    malformed: IntCounter,
+    panics: IntCounter,
+}
+
+impl ListenerMetrics {
+    /// A request was answered.
+    pub fn http_request(&self, status: http::StatusCode) {
+        if status == http::StatusCode::OK {
+            self.ok.inc();
+        } else {
+            self.requests.with_label_values(&[self.listener.as_str(), status.as_str()]).inc();
+        }
+    }
+
+    /// A connection was opened.
+    pub fn connection_opened(&self) {
+        self.open.inc();
+    }
+
+    /// A connection was closed.
+    pub fn connection_closed(&self) {
+        self.open.dec();
+    }
+
+    /// A connection was refused or cut.
+    pub fn connection_refused(&self, reason: ConnectionRefusal) {
+        match reason {
+            ConnectionRefusal::ListenerFull => self.listener_full.inc(),
+            ConnectionRefusal::PeerFull => self.peer_full.inc(),
+            ConnectionRefusal::Handshake => self.handshake.inc(),
+            ConnectionRefusal::TooSlow => self.too_slow.inc(),
+            ConnectionRefusal::Malformed => self.malformed.inc(),
+        }
+    }
+
+    /// A handler panicked.
+    pub fn panicked(&self) {
+        self.panics.inc();
+    }
+}
