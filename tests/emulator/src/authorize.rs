@@ -479,7 +479,7 @@ impl State {
             if let CallbackPatch::Error { error: name, .. } = patch {
                 error = Some(name.clone());
             }
-            self.patch_callback(patch, callback, &mut parameters, request);
+            self.patch_callback(patch, &mut parameters, request);
         }
         let mut answer = if stuck {
             Answer::html(200, pages::stuck())
@@ -504,7 +504,6 @@ impl State {
     fn patch_callback(
         &self,
         patch: &CallbackPatch,
-        callback: &Callback,
         parameters: &mut Vec<(String, String)>,
         request: &Request,
     ) {
@@ -550,9 +549,6 @@ impl State {
                     }
                 }
             }
-        }
-        if callback.state.is_none() && !matches!(patch, CallbackPatch::WrongState | CallbackPatch::Set(_)) {
-            parameters.retain(|(name, _)| name != "state");
         }
     }
 }

@@ -47,6 +47,7 @@ mod random;
 mod scope;
 mod server;
 mod settings;
+mod spec;
 mod state;
 mod tls;
 mod token;
@@ -57,4 +58,5 @@ pub use faults::{CallbackPatch, Fault, FaultRule, Garbage, IdTokenSigning, Retry
 pub use graph::ChallengeStyle;
 pub use ledger::{AuthMethod, Endpoint, LedgerEntry};
 pub use settings::{AdminApproval, ConsentPolicy, Mode, ScopeStyle, Settings};
+pub use spec::Config;
 pub use state::RevokeKind;

@@ -271,11 +271,7 @@ impl State {
         let user = match endpoint {
             Endpoint::Token => self.token_user(request),
             Endpoint::Graph => token.and_then(|token| token.upn.clone()),
-            Endpoint::Authorize => request
-                .query
-                .get("login_hint")
-                .map(str::to_owned)
-                .or_else(|| self.settings.automatic.then(|| self.settings.sign_in_as.clone()).flatten()),
+            Endpoint::Authorize => self.authorize_user(request, route),
             _ => None,
         };
         let of_both =
@@ -325,6 +321,16 @@ impl State {
             correlation_id: request.ids.correlation.clone(),
         };
         (self.ledger.open(entry), faults)
+    }
+
+    /// Whom an authorize request is about: the user chosen on a page, the hinted one, or the automatic one.
+    fn authorize_user(&self, request: &Request, route: &Route) -> Option<String> {
+        let named =
+            request.form.get("emu_user").or_else(|| request.query.get("login_hint")).map(str::to_owned);
+        named.or_else(|| {
+            let path = self.known_tenant(route.tenant()?).ok().filter(|_| self.settings.automatic)?;
+            self.automatic_user(None, &path).map(|account| account.user.upn.clone())
+        })
     }
 
     /// The answer of the fault that replaces processing, if one struck.
