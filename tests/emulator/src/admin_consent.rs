@@ -18,7 +18,7 @@ impl State {
             Ok(found) => found,
             Err(error) => return self.error_page(&error, request),
         };
-        if let Some(answer) = self.late_failure(request, &callback, Endpoint::AdminConsent) {
+        if let Some(answer) = self.late_failure(request, &path, &callback, Endpoint::AdminConsent) {
             return answer;
         }
         let tenant = match &path {

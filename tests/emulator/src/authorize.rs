@@ -68,7 +68,7 @@ impl State {
             Ok(found) => found,
             Err(error) => return self.error_page(&error, request),
         };
-        if let Some(answer) = self.late_failure(request, &callback, Endpoint::Authorize) {
+        if let Some(answer) = self.late_failure(request, &path, &callback, Endpoint::Authorize) {
             return answer;
         }
         match self.check_request(params, path, callback.clone()) {
@@ -404,17 +404,26 @@ impl State {
         answer
     }
 
+    /// Whom an authorize request is about: the user chosen on a page, the hinted one, or the automatic one.
+    pub(crate) fn authorize_user(&self, request: &Request, path: &TenantPath) -> Option<String> {
+        let named =
+            request.form.get("emu_user").or_else(|| request.query.get("login_hint")).map(str::to_owned);
+        let automatic = || self.automatic_user(None, path).map(|account| account.user.upn.clone());
+        named.or_else(|| self.settings.automatic.then(automatic).flatten())
+    }
+
     /// An AADSTS fault that was kept until it was known where to report it.
     pub(crate) fn late_failure(
         &mut self,
         request: &Request,
+        path: &TenantPath,
         callback: &Callback,
         endpoint: Endpoint,
     ) -> Option<Answer> {
-        let hint = request.query.get("login_hint").map(str::to_owned);
-        let user = hint.or_else(|| {
-            self.automatic_user(None, &TenantPath::Common).map(|account| account.user.upn.clone())
-        });
+        let user = match endpoint {
+            Endpoint::Authorize => self.authorize_user(request, path),
+            _ => None,
+        };
         let target =
             Target { endpoint, grant_type: None, user: user.as_deref(), client: Some(&callback.client_id) };
         let faults = self.rules.strike(&target, |fault| matches!(fault, Fault::Aadsts { .. }));

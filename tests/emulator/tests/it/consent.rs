@@ -46,6 +46,9 @@ async fn an_administrator_may_cancel() {
     assert!(!callback.contains_key("tenant") && callback.contains_key("error_uri"));
     let legacy = ask_admin(&emulator, "common", "adminconsent").await.callback();
     assert_eq!(legacy["error"], "permission_denied");
+    emulator.change_settings(|settings| settings.automatic = false);
+    let page = ask_admin(&emulator, "contoso.example", "v2.0/adminconsent").await;
+    assert!(page.status == 200 && page.text().contains("for your organization"));
     assert_eq!(ask_admin(&emulator, "common", "v2.0/adminconsent").await.status, 400, "common is for users");
 }
 

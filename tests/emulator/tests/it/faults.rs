@@ -125,6 +125,9 @@ async fn id_tokens_can_lie() {
     once(&emulator, Endpoint::Token, Fault::IdTokenPatch(object(json!({ "aud": "other", "nonce": null }))));
     let claims = claims(text(&sign_in(&emulator, &[]).await, "id_token"));
     assert!(claims["aud"] == "other" && claims.get("nonce").is_none());
+    once(&emulator, Endpoint::Token, Fault::IdTokenHeaderPatch(object(json!({ "kid": "other" }))));
+    let answer = sign_in(&emulator, &[]).await;
+    assert_eq!(jsonwebtoken::decode_header(text(&answer, "id_token")).unwrap().kid.as_deref(), Some("other"));
     once(&emulator, Endpoint::Token, Fault::IdTokenSigning(IdTokenSigning::AlgNone));
     assert!(text(&sign_in(&emulator, &[]).await, "id_token").ends_with('.'));
 }

@@ -21,6 +21,7 @@ async fn only_live_tokens_with_a_fitting_scope_are_served() {
     assert_eq!(call(&emulator, access_token, "/v1.0/me").await.status, 200);
     assert_eq!(call(&emulator, access_token, "/v1.0/me/messages").await.status, 403);
     assert_eq!(call(&emulator, access_token, "/v1.0/me/drive").await.status, 404);
+    assert_eq!(call(&emulator, access_token, "/oidc/userinfo").await.json()["email"], ALICE);
     let forged = call(&emulator, &format!("{access_token}x"), "/v1.0/me").await;
     assert!(forged.status == 401 && forged.header("www-authenticate").unwrap().starts_with("Bearer realm"));
     assert_eq!(get(&format!("{}/v1.0/me", emulator.base_url()), &[]).await.status, 401);
