@@ -160,6 +160,7 @@ async fn callbacks_can_go_wrong() {
     emulator.faults().inject(FaultRule::new(Endpoint::Authorize, Fault::aadsts(53003)).user(ALICE).once());
     let callback = authorize(&emulator, "common", &[]).await.callback();
     assert!(callback["error_description"].starts_with("AADSTS53003"));
+    assert_eq!(callback["error"], "interaction_required", "a redirect knows no invalid_grant");
     once(&emulator, Endpoint::Authorize, Fault::aadsts(50105));
     assert_eq!(authorize(&emulator, "common", &[]).await.status, 400, "this one stays on the page");
     assert!(authorize(&emulator, "common", &[]).await.callback().contains_key("code"));
