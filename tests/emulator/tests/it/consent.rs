@@ -1,6 +1,8 @@
 //! Who may consent, and administrators.
 
-use entra_emulator::{AdminApproval, ConsentPolicy, Emulator, User};
+use entra_emulator::{
+    AdminApproval, CallbackPatch, ConsentPolicy, Emulator, Endpoint, Fault, FaultRule, User,
+};
 
 use crate::client::*;
 
@@ -46,6 +48,13 @@ async fn an_administrator_may_cancel() {
     assert!(!callback.contains_key("tenant") && callback.contains_key("error_uri"));
     let legacy = ask_admin(&emulator, "common", "adminconsent").await.callback();
     assert_eq!(legacy["error"], "permission_denied");
+    emulator.change_settings(|settings| settings.admin_declines = false);
+    let forged = Fault::CallbackPatch(CallbackPatch::WrongState);
+    emulator.faults().inject(FaultRule::new(Endpoint::AdminConsent, forged).once());
+    assert_ne!(ask_admin(&emulator, "organizations", "v2.0/adminconsent").await.callback()["state"], "st-2");
+    emulator.faults().inject(FaultRule::new(Endpoint::AdminConsent, Fault::aadsts(90036)).once());
+    let callback = ask_admin(&emulator, "organizations", "v2.0/adminconsent").await.callback();
+    assert_eq!(callback["error"], "server_error");
     emulator.change_settings(|settings| settings.automatic = false);
     let page = ask_admin(&emulator, "contoso.example", "v2.0/adminconsent").await;
     assert!(page.status == 200 && page.text().contains("for your organization"));
