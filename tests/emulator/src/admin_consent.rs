@@ -1,6 +1,6 @@
 //! The admin consent endpoint: consent for a whole tenant.
 
-use crate::authorize::Callback;
+use crate::callback::Callback;
 use crate::directory::TenantPath;
 use crate::errors::AadError;
 use crate::ledger::Endpoint;
@@ -14,11 +14,11 @@ impl State {
     /// Answers `/{tenant}/v2.0/adminconsent` and, with `legacy`, `/{tenant}/adminconsent`.
     pub(crate) fn admin_consent(&mut self, request: &Request, tenant: &str, legacy: bool) -> Answer {
         let params = &request.query;
-        let (path, callback) = match self.callback_of(params, tenant) {
+        let (path, callback) = match self.callback_of(params, tenant, Endpoint::AdminConsent) {
             Ok(found) => found,
             Err(error) => return self.error_page(&error, request),
         };
-        if let Some(answer) = self.late_failure(request, &callback, Endpoint::AdminConsent) {
+        if let Some(answer) = self.late_failure(request, &path, &callback) {
             return answer;
         }
         let tenant = match &path {
@@ -62,7 +62,7 @@ impl State {
         if let Some(state) = &callback.state {
             parameters.push(("state".to_owned(), state.clone()));
         }
-        let mut answer = self.call_back(request, &callback, None, parameters, Endpoint::AdminConsent);
+        let mut answer = self.call_back(request, &callback, None, parameters);
         answer.notes.scopes_granted = expanded.full();
         answer
     }
@@ -80,7 +80,7 @@ impl State {
         if let Some(state) = &callback.state {
             parameters.push(("state".to_owned(), state.clone()));
         }
-        self.call_back(request, callback, None, parameters, Endpoint::AdminConsent).failed(&error)
+        self.call_back(request, callback, None, parameters).failed(&error)
     }
 
     fn administrators_tenant(&self) -> Option<String> {

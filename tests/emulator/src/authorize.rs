@@ -1,15 +1,12 @@
-//! The authorize endpoint: from the app's request to the redirect back.
-
-use std::fmt::Write as _;
+//! The authorize endpoint: from the app's request to the decision whom to let in, and logout.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::{Method, Uri};
-use serde_json::Value;
+use http::Method;
 
+use crate::callback::{Callback, same_redirect, with_parameters};
 use crate::directory::{Account, Audience, Registration, TenantPath};
 use crate::errors::AadError;
-use crate::faults::{CallbackPatch, Fault, Target};
 use crate::issue::{Delegation, client_info};
 use crate::ledger::Endpoint;
 use crate::message::{Answer, Params, Request};
@@ -22,23 +19,6 @@ use crate::token::{bad_scope, understands_challenges};
 
 /// The cookie that carries a browser session in interactive mode.
 const SESSION_COOKIE: &str = "ESTSAUTH";
-
-/// Where and how to call the app back, once that is known to be safe.
-#[derive(Clone, Debug)]
-pub(crate) struct Callback {
-    pub(crate) client_id: String,
-    pub(crate) redirect_uri: String,
-    pub(crate) mode: ResponseMode,
-    pub(crate) state: Option<String>,
-}
-
-/// How the parameters travel back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ResponseMode {
-    Query,
-    Fragment,
-    FormPost,
-}
 
 /// An authorize request that passed every check that needs no user.
 #[derive(Debug)]
@@ -64,67 +44,17 @@ impl State {
         let steps = request.form.get("emu_step").is_some() || request.form.get("emu_user").is_some();
         let posted = request.method == Method::POST && !steps;
         let params = if posted { &request.form } else { &request.query };
-        let (path, callback) = match self.callback_of(params, tenant) {
+        let (path, callback) = match self.callback_of(params, tenant, Endpoint::Authorize) {
             Ok(found) => found,
             Err(error) => return self.error_page(&error, request),
         };
-        if let Some(answer) = self.late_failure(request, &callback, Endpoint::Authorize) {
+        if let Some(answer) = self.late_failure(request, &path, &callback) {
             return answer;
         }
         match self.check_request(params, path, callback.clone()) {
             Ok(checked) => self.sign_in(request, params, &checked),
             Err(error) => self.callback_failure(request, &callback, None, &error, None),
         }
-    }
-
-    /// Finds the app and where to call it back. Failures here stay on a page.
-    pub(crate) fn callback_of(
-        &self,
-        params: &Params,
-        tenant: &str,
-    ) -> Result<(TenantPath, Callback), AadError> {
-        let path = self.known_tenant(tenant)?;
-        let needed = |name: &str| {
-            params.get(name).ok_or_else(|| {
-                AadError::because(
-                    900144,
-                    format!("The request body must contain the following parameter: '{name}'."),
-                )
-            })
-        };
-        let client_id = needed("client_id")?;
-        let app = self.directory.apps.get(client_id).ok_or_else(|| {
-            AadError::because(
-                700016,
-                format!(
-                    "Application with identifier '{client_id}' was not found in the directory '{}'.",
-                    path.canonical()
-                ),
-            )
-        })?;
-        let redirect_uri = needed("redirect_uri")?;
-        let registered = app.app.redirect_uris.iter().any(|known| same_redirect(known, redirect_uri));
-        if !registered {
-            return Err(AadError::because(
-                50011,
-                format!(
-                    "The redirect URI '{redirect_uri}' specified in the request does not match the redirect URIs configured for the application '{client_id}'."
-                ),
-            ));
-        }
-        self.check_audience(client_id, &path)
-            .or_else(|error| if error.code == 50194 { Ok(()) } else { Err(error) })?;
-        let front_channel = params.get("response_type").is_some_and(|kind| kind.contains("token"));
-        let mode = match params.get("response_mode") {
-            Some("form_post") => ResponseMode::FormPost,
-            Some("fragment") => ResponseMode::Fragment,
-            None if front_channel => ResponseMode::Fragment,
-            _ => ResponseMode::Query,
-        };
-        let state = params.get("state").map(strip_html);
-        let callback =
-            Callback { client_id: client_id.to_owned(), redirect_uri: redirect_uri.to_owned(), mode, state };
-        Ok((path, callback))
     }
 
     fn check_request(
@@ -282,7 +212,7 @@ impl State {
             state.callback_failure(request, callback, Some(&account.user.upn), &error, None)
         };
         if let Some(block) = account.block {
-            let error = AadError::new(block.code);
+            let error = AadError::new(block.code).for_redirect();
             return if error.stays_on_page() {
                 self.error_page(&error, request)
             } else {
@@ -398,162 +328,17 @@ impl State {
             put("state", state.clone());
         }
         put("session_state", random::guid());
-        let mut answer =
-            self.call_back(request, callback, Some(&account.user.upn), parameters, Endpoint::Authorize);
+        let mut answer = self.call_back(request, callback, Some(&account.user.upn), parameters);
         answer.notes.scopes_granted = wanted.full();
         answer
     }
 
-    /// An AADSTS fault that was kept until it was known where to report it.
-    pub(crate) fn late_failure(
-        &mut self,
-        request: &Request,
-        callback: &Callback,
-        endpoint: Endpoint,
-    ) -> Option<Answer> {
-        let hint = request.query.get("login_hint").map(str::to_owned);
-        let user = hint.or_else(|| {
-            self.automatic_user(None, &TenantPath::Common).map(|account| account.user.upn.clone())
-        });
-        let target =
-            Target { endpoint, grant_type: None, user: user.as_deref(), client: Some(&callback.client_id) };
-        let faults = self.rules.strike(&target, |fault| matches!(fault, Fault::Aadsts { .. }));
-        let error = faults.first().and_then(|fault| self.failure_of(fault))?;
-        let mut answer = if error.stays_on_page() {
-            self.error_page(&error, request)
-        } else {
-            self.callback_failure(request, callback, user.as_deref(), &error, None)
-        };
-        answer.notes.late_faults.push("aadsts");
-        Some(answer)
-    }
-
-    /// A redirect back with an error.
-    pub(crate) fn callback_failure(
-        &mut self,
-        request: &Request,
-        callback: &Callback,
-        user: Option<&str>,
-        error: &AadError,
-        subcode: Option<&str>,
-    ) -> Answer {
-        let mut parameters = vec![
-            ("error".to_owned(), error.error.clone()),
-            ("error_description".to_owned(), error.description(&request.ids, self.clock.now())),
-            ("error_uri".to_owned(), error.uri(&self.base)),
-        ];
-        if let Some(subcode) = subcode {
-            parameters.push(("error_subcode".to_owned(), subcode.to_owned()));
-        }
-        if let Some(claims) = &error.claims {
-            parameters.push(("claims".to_owned(), claims.to_string()));
-        }
-        if let Some(state) = &callback.state {
-            parameters.push(("state".to_owned(), state.clone()));
-        }
-        self.call_back(request, callback, user, parameters, Endpoint::Authorize).failed(error)
-    }
-
-    /// The page for failures that must not reach the app.
-    pub(crate) fn error_page(&self, error: &AadError, request: &Request) -> Answer {
-        let description = error.description(&request.ids, self.clock.now());
-        Answer::html(400, pages::error(&description)).failed(error)
-    }
-
-    /// Sends the browser back to the app, changed as the faults say.
-    pub(crate) fn call_back(
-        &mut self,
-        request: &Request,
-        callback: &Callback,
-        user: Option<&str>,
-        mut parameters: Vec<(String, String)>,
-        endpoint: Endpoint,
-    ) -> Answer {
-        let target = Target { endpoint, grant_type: None, user, client: Some(&callback.client_id) };
-        let faults = self.rules.strike(&target, |fault| matches!(fault, Fault::CallbackPatch(_)));
-        let mut stuck = false;
-        let mut error = None;
-        for fault in &faults {
-            let Fault::CallbackPatch(patch) = fault else { continue };
-            stuck |= *patch == CallbackPatch::NeverReturns;
-            if let CallbackPatch::Error { error: name, .. } = patch {
-                error = Some(name.clone());
-            }
-            self.patch_callback(patch, callback, &mut parameters, request);
-        }
-        let mut answer = if stuck {
-            Answer::html(200, pages::stuck())
-        } else {
-            match callback.mode {
-                ResponseMode::FormPost => {
-                    Answer::html(200, pages::form_post(&callback.redirect_uri, &parameters))
-                }
-                ResponseMode::Query => {
-                    Answer::redirect(with_parameters(&callback.redirect_uri, '?', &parameters))
-                }
-                ResponseMode::Fragment => {
-                    Answer::redirect(with_parameters(&callback.redirect_uri, '#', &parameters))
-                }
-            }
-        };
-        answer.notes.error = error;
-        answer.notes.late_faults.extend(faults.iter().map(Fault::name));
-        answer
-    }
-
-    fn patch_callback(
-        &self,
-        patch: &CallbackPatch,
-        callback: &Callback,
-        parameters: &mut Vec<(String, String)>,
-        request: &Request,
-    ) {
-        let only_state =
-            |parameters: &mut Vec<(String, String)>| parameters.retain(|(name, _)| name == "state");
-        let set = |parameters: &mut Vec<(String, String)>, name: &str, value: &str| {
-            parameters.retain(|(known, _)| known != name);
-            parameters.push((name.to_owned(), value.to_owned()));
-        };
-        match patch {
-            CallbackPatch::NeverReturns => {}
-            CallbackPatch::WrongState => set(parameters, "state", &random::text::<24>()),
-            CallbackPatch::NoState => parameters.retain(|(name, _)| name != "state"),
-            CallbackPatch::DuplicateParams => {
-                let again: Vec<_> =
-                    parameters.iter().map(|(name, _)| (name.clone(), random::text::<24>())).collect();
-                parameters.extend(again);
-            }
-            CallbackPatch::Cancel => {
-                let error = AadError::new(65004);
-                only_state(parameters);
-                set(parameters, "error", "access_denied");
-                set(parameters, "error_subcode", "cancel");
-                set(parameters, "error_description", &error.description(&request.ids, self.clock.now()));
-            }
-            CallbackPatch::Error { error, description, subcode } => {
-                only_state(parameters);
-                set(parameters, "error", error);
-                if let Some(description) = description {
-                    set(parameters, "error_description", description);
-                }
-                if let Some(subcode) = subcode {
-                    set(parameters, "error_subcode", subcode);
-                }
-            }
-            CallbackPatch::Iss(issuer) => set(parameters, "iss", issuer),
-            CallbackPatch::Set(changes) => {
-                for (name, value) in changes {
-                    match value {
-                        Value::Null => parameters.retain(|(known, _)| known != name),
-                        Value::String(text) => set(parameters, name, text),
-                        other => set(parameters, name, &other.to_string()),
-                    }
-                }
-            }
-        }
-        if callback.state.is_none() && !matches!(patch, CallbackPatch::WrongState | CallbackPatch::Set(_)) {
-            parameters.retain(|(name, _)| name != "state");
-        }
+    /// Whom an authorize request is about: the user chosen on a page, the hinted one, or the automatic one.
+    pub(crate) fn authorize_user(&self, request: &Request, path: &TenantPath) -> Option<String> {
+        let named =
+            request.form.get("emu_user").or_else(|| request.query.get("login_hint")).map(str::to_owned);
+        let automatic = || self.automatic_user(None, path).map(|account| account.user.upn.clone());
+        named.or_else(|| self.settings.automatic.then(automatic).flatten())
     }
 }
 
@@ -598,32 +383,6 @@ fn challenge(params: &Params) -> Result<Option<(String, bool)>, AadError> {
     Ok(Some((challenge.to_owned(), hashed)))
 }
 
-/// Whether a redirect URI is the registered one: letter case counts in the path, the port does not count for
-/// localhost, and a missing path is a slash.
-fn same_redirect(registered: &str, asked: &str) -> bool {
-    let parts = |text: &str| {
-        let uri: Uri = text.parse().ok()?;
-        let scheme = uri.scheme_str()?.to_ascii_lowercase();
-        let host = uri.host()?.to_ascii_lowercase();
-        let port = if host == "localhost" { None } else { uri.port_u16() };
-        let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        Some((scheme, host, port, path))
-    };
-    !asked.contains('#') && parts(registered).is_some_and(|known| parts(asked) == Some(known))
-}
-
-/// Appends parameters to a redirect URI, which gets its slash if it has no path.
-fn with_parameters(uri: &str, separator: char, parameters: &[(String, String)]) -> String {
-    let mut out = uri.to_owned();
-    if uri.split_once("://").is_some_and(|(_, rest)| !rest.contains('/') && !rest.contains('?')) {
-        out.push('/');
-    }
-    let encoded = form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
-    let separator = if separator == '?' && out.contains('?') { '&' } else { separator };
-    let _ = write!(out, "{separator}{encoded}");
-    out
-}
-
 /// The URL a page posts its choice to: the authorize request itself.
 fn back_to(request: &Request, params: &Params) -> String {
     if request.raw_query.is_empty() {
@@ -632,21 +391,6 @@ fn back_to(request: &Request, params: &Params) -> String {
     } else {
         format!("{}?{}", request.path, request.raw_query)
     }
-}
-
-/// Entra strips HTML out of `state` before it returns it.
-fn strip_html(state: &str) -> String {
-    let mut out = String::new();
-    let mut inside = false;
-    for letter in state.chars() {
-        match letter {
-            '<' => inside = true,
-            '>' if inside => inside = false,
-            _ if inside => {}
-            other => out.push(other),
-        }
-    }
-    out
 }
 
 impl State {
@@ -675,40 +419,5 @@ impl State {
             None => Answer::html(200, pages::signed_out()),
         };
         answer.header("set-cookie", format!("{SESSION_COOKIE}=; path=/; Max-Age=0"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn redirect_uris_match_as_entra_matches_them() {
-        for (known, asked, same) in [
-            ("http://localhost/cb", "http://localhost:9000/cb", true),
-            ("http://localhost:8080/cb", "http://localhost:9000/cb", true),
-            ("http://localhost/cb", "http://localhost/CB", false),
-            ("https://app.example/cb", "https://APP.example/cb", true),
-            ("https://app.example/cb", "https://app.example:444/cb", false),
-            ("https://app.example", "https://app.example/", true),
-            ("https://app.example/cb", "https://app.example/cb/", false),
-            ("https://app.example/cb", "https://app.example/cb?x=1", false),
-            ("https://app.example/cb", "https://app.example/cb#x", false),
-        ] {
-            assert_eq!(same_redirect(known, asked), same, "{known} {asked}");
-        }
-    }
-
-    #[test]
-    fn a_redirect_uri_without_a_path_gets_its_slash() {
-        let parameters = [("code".to_owned(), "a b".to_owned())];
-        assert_eq!(with_parameters("http://localhost", '?', &parameters), "http://localhost/?code=a+b");
-        assert_eq!(with_parameters("http://x/cb?y=1", '?', &parameters), "http://x/cb?y=1&code=a+b");
-    }
-
-    #[test]
-    fn html_in_state_is_stripped() {
-        assert_eq!(strip_html("a<script>b</script>c"), "abc");
-        assert_eq!(strip_html("a.b-c_d~e"), "a.b-c_d~e");
     }
 }

@@ -140,7 +140,7 @@ impl App {
                 configured.into_iter().collect()
             });
         }
-        expanded
+        expanded.written_as(scopes)
     }
 }
 
@@ -196,9 +196,9 @@ impl User {
         Self { name: display_name(&upn), tenant: PERSONAL_TENANT.to_owned(), oid, upn }
     }
 
-    /// Puts the user into another tenant.
+    /// Puts the user into another tenant. Their domain goes with them unless another tenant has it already.
     pub fn tenant(mut self, id: impl Into<String>) -> Self {
-        self.tenant = id.into();
+        self.tenant = id.into().to_ascii_lowercase();
         self
     }
 
@@ -396,8 +396,9 @@ impl Directory {
     pub(crate) fn add_user(&mut self, user: User) {
         if user.tenant != PERSONAL_TENANT {
             let domain = domain_of(&user.upn).to_ascii_lowercase();
-            let tenant = self.tenants.entry(user.tenant.to_ascii_lowercase()).or_default();
-            if !tenant.domains.contains(&domain) {
+            let taken = self.tenants.values().any(|tenant| tenant.domains.contains(&domain));
+            let tenant = self.tenants.entry(user.tenant.clone()).or_default();
+            if !taken {
                 tenant.domains.push(domain);
             }
         }

@@ -48,6 +48,15 @@ impl AadError {
         self
     }
 
+    /// The same as the authorize endpoint reports it, which has no `invalid_grant`.
+    pub(crate) fn for_redirect(mut self) -> Self {
+        if self.error == "invalid_grant" {
+            let error = if self.code == 65001 { "consent_required" } else { "interaction_required" };
+            self.error = error.to_owned();
+        }
+        self
+    }
+
     /// The text of `error_description`.
     pub(crate) fn description(&self, ids: &Ids, at: Moment) -> String {
         format!(

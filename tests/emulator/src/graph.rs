@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::clock::Moment;
+use crate::issue::pairwise;
 use crate::message::{Answer, Request};
 use crate::scope::GRAPH;
 use crate::state::{AccessToken, State};
@@ -50,7 +51,7 @@ pub(crate) struct Pending<T> {
 }
 
 impl State {
-    /// Answers a Graph call; `path` starts with `/v1.0`.
+    /// Answers a Graph call; `path` starts with `/v1.0` or is `/oidc/userinfo`.
     pub(crate) fn graph(&mut self, request: &Request, path: &str) -> Answer {
         let found = request.bearer().and_then(|text| self.access_tokens.get(text)).cloned();
         let Some(token) = found else {
@@ -124,6 +125,10 @@ impl State {
                     "@odata.context": format!("{}/v1.0/$metadata#users('{}')/messages", self.base, user.oid),
                     "value": messages(&user.upn, now),
                 }),
+            ),
+            "/oidc/userinfo" => Answer::json(
+                200,
+                json!({ "sub": pairwise(&token.client_id, user), "name": user.name, "email": user.upn }),
             ),
             "/v1.0/me" | "/v1.0/me/messages" => Answer::json(
                 403,

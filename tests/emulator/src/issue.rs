@@ -70,7 +70,7 @@ impl State {
         let mut answer = Map::new();
         answer.insert("token_type".into(), json!("Bearer"));
         let scopes = self.scopes_granted(due, &named);
-        answer.insert("scope".into(), json!(self.write_scopes(&scopes)));
+        answer.insert("scope".into(), json!(self.write_scopes(&scopes, due.asked.is_bare())));
         self.write_life(&mut answer, life, due.cae);
         answer.insert("access_token".into(), json!(access_token));
         if let Some(scopes) = &due.refresh_scopes {
@@ -295,10 +295,16 @@ impl State {
         identity.into_iter().chain(named.iter().cloned()).collect()
     }
 
-    fn write_scopes(&self, scopes: &[Scope]) -> String {
-        let short = self.settings.scope_style == ScopeStyle::Short;
+    fn write_scopes(&self, scopes: &[Scope], asked_bare: bool) -> String {
+        let style = self.settings.scope_style;
+        // Names alone mean Graph; those of another resource stay in full unless told otherwise.
+        let short = |scope: &Scope| match style {
+            ScopeStyle::Short => true,
+            ScopeStyle::AsAsked => asked_bare && scope.resource == GRAPH,
+            ScopeStyle::Full => false,
+        };
         let mut written: Vec<String> =
-            scopes.iter().map(|scope| if short { scope.name.clone() } else { scope.full() }).collect();
+            scopes.iter().map(|scope| if short(scope) { scope.name.clone() } else { scope.full() }).collect();
         if self.settings.vary_scopes && !written.is_empty() {
             let turn = random::between(0, written.len() as u64 - 1);
             written.rotate_left(usize::try_from(turn).unwrap_or(0));
@@ -322,7 +328,7 @@ pub(crate) fn client_info(user: &User) -> String {
 }
 
 /// The `sub` of a user for one app; another app sees another one.
-fn pairwise(client_id: &str, user: &User) -> String {
+pub(crate) fn pairwise(client_id: &str, user: &User) -> String {
     URL_SAFE_NO_PAD
         .encode(digests::sha256(format!("sub:{client_id}:{}:{}", user.tenant, user.oid).as_bytes()))
 }

@@ -67,12 +67,13 @@ impl SigningKey {
 pub(crate) struct Keys {
     work: Vec<Arc<SigningKey>>,
     personal: Vec<Arc<SigningKey>>,
+    unpublished: Option<Arc<SigningKey>>,
     taken: usize,
 }
 
 impl Keys {
     pub(crate) fn new() -> Self {
-        let mut keys = Self { work: Vec::new(), personal: Vec::new(), taken: 0 };
+        let mut keys = Self { work: Vec::new(), personal: Vec::new(), unpublished: None, taken: 0 };
         // Entra always publishes more than one key; the second is the next to sign.
         keys.work = vec![keys.take(), keys.take()];
         keys.personal = vec![keys.take()];
@@ -85,7 +86,11 @@ impl Keys {
 
     /// A key that no JWKS of this emulator lists.
     pub(crate) fn unpublished(&mut self) -> Arc<SigningKey> {
-        self.take()
+        if let Some(key) = &self.unpublished {
+            return Arc::clone(key);
+        }
+        let key = self.take();
+        Arc::clone(self.unpublished.insert(key))
     }
 
     /// Signs with new keys from now on. With `overlap` the old ones stay published.

@@ -22,13 +22,14 @@
 //! ```
 //!
 //! # The map
-//! `server` reads requests, applies faults and routes to the handlers: `discovery`, `authorize`, `token` (with
-//! `client_auth` and `issue`), `admin_consent` and `graph`. They work on one `state`, made of the `directory`, the
+//! `server` reads requests, applies faults and routes to the handlers: `discovery`, `authorize` (with
+//! `callback` and `pages`), `token` (with `client_auth` and `issue`), `admin_consent` and `graph`. They work on one `state`, made of the `directory`, the
 //! `keys`, the `ledger`, the fault rules and the `clock`. `emulator` and `control` turn the same knobs, from Rust and
 //! over HTTP.
 
 mod admin_consent;
 mod authorize;
+mod callback;
 mod client_auth;
 mod clock;
 mod control;
@@ -47,6 +48,7 @@ mod random;
 mod scope;
 mod server;
 mod settings;
+mod spec;
 mod state;
 mod tls;
 mod token;
@@ -57,4 +59,5 @@ pub use faults::{CallbackPatch, Fault, FaultRule, Garbage, IdTokenSigning, Retry
 pub use graph::ChallengeStyle;
 pub use ledger::{AuthMethod, Endpoint, LedgerEntry};
 pub use settings::{AdminApproval, ConsentPolicy, Mode, ScopeStyle, Settings};
+pub use spec::Config;
 pub use state::RevokeKind;

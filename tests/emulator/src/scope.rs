@@ -69,74 +69,96 @@ impl Scope {
 
 /// A set of scopes as one request or one consent holds them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Scopes(BTreeSet<Scope>);
+pub(crate) struct Scopes {
+    all: BTreeSet<Scope>,
+    /// Whether a scope of Graph was written without its resource; answers are then written alike.
+    bare: bool,
+}
 
 impl Scopes {
     /// Reads a space-separated list. The error is the first part that is no scope.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        text.split_whitespace().map(|part| Scope::parse(part).ok_or_else(|| part.to_owned())).collect()
+        let parts = text.split_whitespace();
+        let all = parts.clone().map(|part| Scope::parse(part).ok_or_else(|| part.to_owned()));
+        let all = all.collect::<Result<BTreeSet<_>, _>>()?;
+        let bare = parts.into_iter().any(|part| !part.contains('/') && !IDENTITY.contains(&part));
+        Ok(Self { all, bare })
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Scope> {
-        self.0.iter()
+        self.all.iter()
+    }
+
+    pub(crate) fn is_bare(&self) -> bool {
+        self.bare
+    }
+
+    /// The same set, written bare or in full as `other` was.
+    pub(crate) fn written_as(mut self, other: &Self) -> Self {
+        self.bare = other.bare;
+        self
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.all.is_empty()
     }
 
     /// Whether the identity scope `name` is in the set.
     pub(crate) fn identity(&self, name: &str) -> bool {
-        self.0.iter().any(|scope| scope.is_identity() && scope.name == name)
+        self.all.iter().any(|scope| scope.is_identity() && scope.name == name)
     }
 
     /// Whether a scope of `resource` is called `name`, letter case aside.
     pub(crate) fn has(&self, resource: &str, name: &str) -> bool {
-        self.0.iter().any(|scope| scope.resource == resource && scope.name.eq_ignore_ascii_case(name))
+        self.all.iter().any(|scope| scope.resource == resource && scope.name.eq_ignore_ascii_case(name))
     }
 
     pub(crate) fn covers(&self, wanted: &Scope) -> bool {
         if wanted.is_default() {
-            return self.0.iter().any(|scope| scope.resource == wanted.resource);
+            return self.all.iter().any(|scope| scope.resource == wanted.resource);
         }
         self.has(&wanted.resource, &wanted.name)
     }
 
     pub(crate) fn add(&mut self, other: &Self) {
-        for scope in &other.0 {
+        for scope in &other.all {
             if !self.covers(scope) || scope.is_identity() {
-                self.0.insert(scope.clone());
+                self.all.insert(scope.clone());
             }
         }
     }
 
     /// The distinct resources named, identity scopes aside.
     pub(crate) fn resources(&self) -> Vec<String> {
-        let found: BTreeSet<_> =
-            self.0.iter().filter(|scope| !scope.is_identity()).map(|scope| scope.resource.clone()).collect();
+        let found: BTreeSet<_> = self
+            .all
+            .iter()
+            .filter(|scope| !scope.is_identity())
+            .map(|scope| scope.resource.clone())
+            .collect();
         found.into_iter().collect()
     }
 
     /// The named (not `.default`, not identity) scopes of one resource.
     pub(crate) fn of_resource(&self, resource: &str) -> Vec<Scope> {
-        self.0.iter().filter(|scope| scope.resource == resource && !scope.is_default()).cloned().collect()
+        self.all.iter().filter(|scope| scope.resource == resource && !scope.is_default()).cloned().collect()
     }
 
     pub(crate) fn mixes_default(&self) -> bool {
-        self.0.iter().any(|default| {
+        self.all.iter().any(|default| {
             default.is_default()
-                && self.0.iter().any(|other| other.resource == default.resource && !other.is_default())
+                && self.all.iter().any(|other| other.resource == default.resource && !other.is_default())
         })
     }
 
     pub(crate) fn full(&self) -> Vec<String> {
-        self.0.iter().map(Scope::full).collect()
+        self.all.iter().map(Scope::full).collect()
     }
 }
 
 impl FromIterator<Scope> for Scopes {
     fn from_iter<T: IntoIterator<Item = Scope>>(scopes: T) -> Self {
-        Self(scopes.into_iter().collect())
+        Self { all: scopes.into_iter().collect(), bare: false }
     }
 }
 

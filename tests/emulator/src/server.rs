@@ -31,11 +31,15 @@ use crate::state::State;
 /// The largest request body.
 const MOST_BODY_BYTES: usize = 64 * 1024;
 
-/// How long a client may take to send its request head, and to finish a TLS handshake.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take to send its request head, and to finish a TLS handshake. Pooled connections may lie
+/// idle for as long, so it is generous.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a client may take to send its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Further clients wait until one of so many connections closes.
+const MOST_CONNECTIONS: usize = 1024;
 
 /// What handlers and knobs share.
 #[derive(Debug)]
@@ -59,7 +63,7 @@ pub(crate) async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, share
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept(), if connections.len() < MOST_CONNECTIONS => accepted,
             Some(_) = connections.join_next() => continue,
         };
         let Ok((stream, _)) = accepted else {
@@ -190,6 +194,10 @@ async fn read(incoming: http::Request<Incoming>, connection: u64) -> Result<Requ
     };
     if request.is_form() {
         request.form = Params::parse(&request.body);
+        // SDKs put the correlation id into the header, the query or the form.
+        if let Some(id) = request.form.get("client-request-id") {
+            request.ids = crate::errors::Ids::new(Some(id));
+        }
     }
     Ok(request)
 }
@@ -208,7 +216,7 @@ enum Route {
         tenant: String,
         legacy: bool,
     },
-    /// The path from `/v1.0` on.
+    /// The path from `/v1.0` or `/oidc` on.
     Graph(String),
     Unknown,
 }
@@ -216,7 +224,7 @@ enum Route {
 impl Route {
     fn of(path: &str) -> Self {
         let graph = path.strip_prefix("/graph").unwrap_or(path);
-        if graph == "/v1.0" || graph.starts_with("/v1.0/") {
+        if graph == "/v1.0" || graph.starts_with("/v1.0/") || graph == "/oidc/userinfo" {
             return Self::Graph(graph.to_owned());
         }
         let segments: Vec<_> = path.trim_matches('/').split('/').collect();
@@ -271,11 +279,10 @@ impl State {
         let user = match endpoint {
             Endpoint::Token => self.token_user(request),
             Endpoint::Graph => token.and_then(|token| token.upn.clone()),
-            Endpoint::Authorize => request
-                .query
-                .get("login_hint")
-                .map(str::to_owned)
-                .or_else(|| self.settings.automatic.then(|| self.settings.sign_in_as.clone()).flatten()),
+            Endpoint::Authorize => {
+                let path = route.tenant().and_then(|tenant| self.known_tenant(tenant).ok());
+                path.and_then(|path| self.authorize_user(request, &path))
+            }
             _ => None,
         };
         let of_both =

@@ -17,8 +17,10 @@ pub enum Mode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScopeStyle {
-    /// `https://graph.microsoft.com/Mail.Read`
+    /// As the request wrote them, which is what SDKs find in their caches again.
     #[default]
+    AsAsked,
+    /// `https://graph.microsoft.com/Mail.Read`
     Full,
     /// `Mail.Read`
     Short,
@@ -87,7 +89,7 @@ impl Default for Settings {
             sign_in_as: None,
             token_lifetime_seconds: None,
             expires_in_as_string: false,
-            scope_style: ScopeStyle::Full,
+            scope_style: ScopeStyle::AsAsked,
             vary_scopes: false,
             strict_jti: false,
             consent_policy: ConsentPolicy::UserAllowed,

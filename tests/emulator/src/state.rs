@@ -1,6 +1,7 @@
 //! Everything one emulator remembers, and the knobs that change it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Clock, Moment};
@@ -111,7 +112,6 @@ pub enum RevokeKind {
     ConditionalAccess,
 }
 
-/// Changes to an app's credentials and to consents.
 impl State {
     pub(crate) fn new(settings: Settings) -> Self {
         Self {
@@ -331,8 +331,8 @@ impl State {
 /// A map that forgets its oldest entries when it is full.
 #[derive(Debug)]
 pub(crate) struct Remembered<V> {
-    values: HashMap<String, V>,
-    order: VecDeque<String>,
+    values: HashMap<Arc<str>, V>,
+    order: VecDeque<Arc<str>>,
 }
 
 impl<V> Default for Remembered<V> {
@@ -348,7 +348,8 @@ impl<V> Remembered<V> {
         {
             self.values.remove(&oldest);
         }
-        if self.values.insert(key.clone(), value).is_none() {
+        let key: Arc<str> = key.into();
+        if self.values.insert(Arc::clone(&key), value).is_none() {
             self.order.push_back(key);
         }
     }

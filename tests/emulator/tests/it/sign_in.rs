@@ -20,11 +20,7 @@ async fn a_code_becomes_tokens_and_tokens_read_mail() {
     assert_eq!(answer["token_type"], "Bearer");
     assert!((3600..=5400).contains(&answer["expires_in"].as_u64().unwrap()));
     assert!(answer.get("refresh_in").is_none());
-    let scopes = text(&answer, "scope");
-    assert!(
-        scopes.contains("https://graph.microsoft.com/Mail.Read") && !scopes.contains("offline_access"),
-        "{scopes}"
-    );
+    assert_eq!(text(&answer, "scope"), "openid profile Mail.Read User.Read");
 
     let id_token = claims(text(&answer, "id_token"));
     let alice = User::work(ALICE);
@@ -53,6 +49,12 @@ async fn refreshing_rotates_and_old_refresh_tokens_live_on() {
     assert_ne!(second["access_token"], first["access_token"]);
     let claims = claims(text(&second, "access_token"));
     assert_eq!((&claims["emu_user"], &claims["emu_generation"]), (&ALICE.into(), &1.into()));
+    let full = refresh(
+        &emulator,
+        text(&first, "refresh_token"),
+        &[("scope", "https://graph.microsoft.com/Mail.Read")],
+    );
+    assert!(text(&full.await.json(), "scope").ends_with("https://graph.microsoft.com/User.Read"));
     let again = refresh(&emulator, text(&first, "refresh_token"), &[]).await;
     assert_eq!(again.status, 200, "Entra keeps used refresh tokens");
     let ledger = emulator.ledger();

@@ -1,0 +1,291 @@
+//! One event in one place: what is counted, logged and audited of each thing that happens, so that the three never
+//! disagree.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use crate::authority::{AuthorityEvent, AuthorityObserver};
+use crate::broker::SessionState;
+use crate::broker::connect::{CallbackProblem, Finished};
+use crate::domain::account::Account;
+use crate::domain::id::{AppName, CallerName, ConnectionKey, SessionId};
+use crate::domain::time::Clock;
+use crate::listener::{Origin, RequestId};
+use crate::refresh::Observer;
+use crate::store::observed::StoreObserver;
+use crate::telemetry::audit::{Action, Audit, AuditEvent, Recorded};
+use crate::telemetry::metrics::{CacheResult, CredentialState, Metrics, TokenRequestHandles};
+
+/// The dialect of the local API's own token route.
+const NATIVE: &str = "native";
+
+/// Who is at the other end of a request.
+#[derive(Clone, Copy)]
+pub struct Who<'a> {
+    /// The request's id.
+    pub request_id: &'a RequestId,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// A token that is handed out.
+pub struct HandOut<'a> {
+    /// To whom.
+    pub caller: &'a CallerName,
+    /// Of which connection.
+    pub key: &'a ConnectionKey,
+    /// With which scopes.
+    pub scopes: &'a [String],
+    /// With how much life.
+    pub life: Duration,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// Counts, logs and audits.
+pub struct Events {
+    metrics: Arc<Metrics>,
+    audit: Arc<dyn Audit>,
+    clock: Arc<dyn Clock>,
+    /// Counters of each (app, caller), resolved once.
+    handles: RwLock<BTreeMap<(AppName, CallerName), TokenRequestHandles>>,
+}
+
+impl Events {
+    /// Events that go to these.
+    pub fn new(metrics: Arc<Metrics>, audit: Arc<dyn Audit>, clock: Arc<dyn Clock>) -> Self {
+        Events { metrics, audit, clock, handles: RwLock::default() }
+    }
+
+    /// A token was handed out.
+    pub async fn handed_out(&self, who: Who<'_>, out: HandOut<'_>) {
+        self.handles(&out.key.app, out.caller).served(out.elapsed);
+        let mut event = self.of(who, Action::Token, "ok").caller(out.caller).key(out.key).0;
+        event.scopes = out.scopes.to_vec();
+        event.expires_in = Some(out.life.as_secs());
+        self.record(event).await;
+    }
+
+    /// A token was refused; `code` is the contract's.
+    pub async fn refused(
+        &self,
+        who: Who<'_>,
+        caller: &CallerName,
+        key: &ConnectionKey,
+        code: &'static str,
+        elapsed: Duration,
+    ) {
+        // A name that is no app's must not become a label: callers could make as many as they like.
+        if code == "app_not_found" {
+            self.metrics.token_request(None, Some(caller), NATIVE, code, elapsed);
+        } else {
+            self.handles(&key.app, caller).refused(code, elapsed);
+        }
+        tracing::info!(request_id = %who.request_id, %caller, app = %key.app, connection = %key.connection, code, "a token was refused");
+        self.record(self.of(who, Action::Refused, code).caller(caller).key(key).0).await;
+    }
+
+    /// Somebody whom we do not know.
+    pub async fn unauthenticated(&self, who: Who<'_>, reason: &'static str) {
+        self.metrics.token_request(None, None, NATIVE, "caller_unauthenticated", Duration::ZERO);
+        tracing::warn!(request_id = %who.request_id, peer = who.origin.kind(), reason, "a request without a known credential was refused");
+        let mut event = self.of(who, Action::Refused, "caller_unauthenticated").0;
+        event.reason = Some(reason);
+        self.record(event).await;
+    }
+
+    /// A connect session was started, or was refused with `code`.
+    pub async fn connect_started(
+        &self,
+        who: Who<'_>,
+        caller: &CallerName,
+        key: &ConnectionKey,
+        code: &'static str,
+    ) {
+        tracing::info!(request_id = %who.request_id, %caller, app = %key.app, connection = %key.connection, code, "a connect session was asked for");
+        self.record(self.of(who, Action::ConnectStarted, code).caller(caller).key(key).0).await;
+    }
+
+    /// A session was confirmed.
+    pub async fn confirmed(
+        &self,
+        who: Who<'_>,
+        caller: &CallerName,
+        key: &ConnectionKey,
+        account: &Account,
+        session: &SessionId,
+    ) {
+        tracing::info!(request_id = %who.request_id, %caller, app = %key.app, connection = %key.connection, "a connection was confirmed");
+        let mut event = self.of(who, Action::Confirmed, "ok").caller(caller).key(key).account(account).0;
+        event.session = Some(session.clone());
+        self.record(event).await;
+    }
+
+    /// A confirmation was refused.
+    pub async fn confirmation_refused(
+        &self,
+        who: Who<'_>,
+        caller: &CallerName,
+        session: &SessionId,
+        code: &'static str,
+    ) {
+        tracing::warn!(request_id = %who.request_id, %caller, code, "a confirmation was refused");
+        let mut event = self.of(who, Action::Confirmed, code).caller(caller).0;
+        event.session = Some(session.clone());
+        self.record(event).await;
+    }
+
+    /// A browser came back from the authority.
+    pub async fn callback(&self, who: Who<'_>, app: &AppName, finished: &Finished) {
+        let event = match finished {
+            Finished::Refused(problem) => {
+                let reason = match problem {
+                    CallbackProblem::UnknownState => "unknown_state",
+                    CallbackProblem::AnotherBrowser => "another_browser",
+                    CallbackProblem::MixedUp => "mixed_up",
+                    CallbackProblem::Unavailable => "unavailable",
+                };
+                tracing::warn!(request_id = %who.request_id, %app, reason, "a callback was refused");
+                let mut event = self.of(who, Action::ConnectFailed, "refused").0;
+                event.app = Some(app.clone());
+                event.reason = Some(reason);
+                event
+            }
+            Finished::AdminConsent { app, approved, .. } => {
+                let outcome = if *approved { "reported" } else { "refused" };
+                let mut event = self.of(who, Action::AdminConsent, outcome).0;
+                event.app = Some(app.clone());
+                event
+            }
+            Finished::Session(session) => {
+                let (action, outcome) = match &session.state {
+                    SessionState::Connected { .. } => (Action::Connected, "ok"),
+                    SessionState::AwaitingConfirmation { .. } => (Action::Connected, "awaiting_confirmation"),
+                    SessionState::Failed { reason } => (Action::ConnectFailed, reason.as_str()),
+                    SessionState::Expired | SessionState::Pending => (Action::ConnectFailed, "expired"),
+                };
+                let key = &session.key;
+                tracing::info!(request_id = %who.request_id, app = %key.app, connection = %key.connection, outcome, "a connect session moved on");
+                let mut event = self.of(who, action, outcome).key(key).0;
+                event.caller = CallerName::parse(&session.started_by).ok();
+                event.session = SessionId::parse(&session.id).ok();
+                if let SessionState::Connected { account, .. } | SessionState::AwaitingConfirmation { account, .. } =
+                    &session.state
+                {
+                    event.tenant.clone_from(&account.tid);
+                    event.object.clone_from(&account.oid);
+                }
+                event
+            }
+        };
+        self.record(event).await;
+    }
+
+    /// A connection was deleted by a caller, or not.
+    pub async fn deleted(
+        &self,
+        who: Who<'_>,
+        caller: &CallerName,
+        key: &ConnectionKey,
+        code: &'static str,
+    ) {
+        tracing::info!(request_id = %who.request_id, %caller, app = %key.app, connection = %key.connection, code, "a connection was to be deleted");
+        self.record(self.of(who, Action::Deleted, code).caller(caller).key(key).0).await;
+    }
+
+    /// An administrator's link was asked for.
+    pub async fn admin_consent_started(&self, who: Who<'_>, caller: &CallerName, app: &AppName) {
+        let mut event = self.of(who, Action::AdminConsent, "started").caller(caller).0;
+        event.app = Some(app.clone());
+        self.record(event).await;
+    }
+
+    /// An operator did something.
+    pub async fn admin_act(
+        &self,
+        who: Who<'_>,
+        admin: &str,
+        act: &'static str,
+        key: &ConnectionKey,
+        code: &'static str,
+    ) {
+        tracing::info!(request_id = %who.request_id, admin, act, app = %key.app, connection = %key.connection, code, "an operator acted");
+        let mut event = self.of(who, Action::Admin, code).key(key).0;
+        event.detail.insert("admin", admin.to_owned());
+        event.detail.insert("act", act.to_owned());
+        self.record(event).await;
+    }
+
+    /// The process itself started or stopped.
+    pub async fn process(&self, action: Action) {
+        self.record(AuditEvent::new(self.clock.now(), action, "ok")).await;
+    }
+
+    fn of(&self, who: Who<'_>, action: Action, outcome: &'static str) -> Draft {
+        Draft(AuditEvent::new(self.clock.now(), action, outcome).from_request(who.origin, who.request_id))
+    }
+
+    /// A record that is lost was counted and logged by the stream itself. Serving on is this version's choice: a
+    /// blocked sink must not be an outage.
+    async fn record(&self, event: AuditEvent) {
+        match self.audit.record(event).await {
+            Recorded::Taken | Recorded::Lost => {}
+        }
+    }
+
+    fn handles(&self, app: &AppName, caller: &CallerName) -> TokenRequestHandles {
+        let key = (app.clone(), caller.clone());
+        if let Some(handles) = self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return handles.clone();
+        }
+        let handles = self.metrics.token_request_handles(app, caller, NATIVE);
+        self.handles.write().unwrap_or_else(PoisonError::into_inner).insert(key, handles.clone());
+        handles
+    }
+}
+
+/// A record being filled in.
+struct Draft(AuditEvent);
+
+impl Draft {
+    fn caller(mut self, caller: &CallerName) -> Self {
+        self.0.caller = Some(caller.clone());
+        self
+    }
+
+    fn key(mut self, key: &ConnectionKey) -> Self {
+        self.0.app = Some(key.app.clone());
+        self.0.connection = Some(key.connection.clone());
+        self
+    }
+
+    fn account(mut self, account: &Account) -> Self {
+        self.0.tenant.clone_from(&account.tid);
+        self.0.object.clone_from(&account.oid);
+        self
+    }
+}
+
+/// Counts what the engine and the store do.
+pub struct Counters(pub Arc<Metrics>);
+
+impl Observer for Counters {
+    fn cache_lookup(&self, result: &'static str) {
+        self.0.cache_lookup(match result {
+            "hit" => CacheResult::Hit,
+            "stale" => CacheResult::Stale,
+            _ => CacheResult::Miss,
+        });
+    }
+
+    fn refreshed(&self, app: &AppName, outcome: &'static str, elapsed: Duration) {
+        self.0.refresh(app, outcome, elapsed);
+    }
+}
+
+impl StoreObserver for Counters {
+    fn operation(&self, operation: &'static str, elapsed: Duration, error: bool) {
+        self.0.store_operation(operation, elapsed, error);
+    }
+}
