@@ -15,7 +15,7 @@ use crate::callers::{Callers, Credential};
 use crate::domain::id::AppName;
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
-use crate::listener::{Handler, Request, Response};
+use crate::listener::{Handler, Request, RequestId, Response};
 use crate::telemetry::events::{Events, Who};
 
 /// The admin API.
@@ -41,21 +41,25 @@ impl AdminApi {
     }
 
     async fn answer(&self, request: Request) -> Response {
-        let id = request.request_id.to_string();
+        let id = request.request_id.clone();
         match self.route(request, &id).await {
             Ok(response) => response,
-            Err(problem) => problem.response(&id),
+            Err(problem) => problem.response(id.as_str()),
         }
     }
 
-    async fn route(&self, request: Request, id: &str) -> Result<Response, Problem> {
+    async fn route(&self, request: Request, id: &RequestId) -> Result<Response, Problem> {
         refuse_credential_in_url(&request)?;
-        let who = Who { request_id: id, peer: request.peer };
-        let admin = self.authenticate(&request).inspect_err(|problem| {
-            self.events.unauthenticated(who, problem.code);
-        })?;
-        let segments = path::segments(request.uri.path()).ok_or_else(Problem::no_such_path)?;
-        let query = path::query(request.uri.query())
+        let who = Who { request_id: id, origin: request.peer.origin };
+        let admin = match self.authenticate(&request) {
+            Ok(admin) => admin,
+            Err(reason) => {
+                self.events.unauthenticated(who, reason).await;
+                return Err(Problem::unauthenticated());
+            }
+        };
+        let segments = path::segments(&request.path).ok_or_else(Problem::no_such_path)?;
+        let query = path::query(request.query.as_deref())
             .map_err(|_| Problem::invalid("query", "a parameter stands in it twice"))?;
         let words: Vec<&str> = segments.iter().map(String::as_str).collect();
         match words[..] {
@@ -82,7 +86,7 @@ impl AdminApi {
                     }
                     (Of::Connection, Method::DELETE) => {
                         let outcome = self.broker.delete_as_admin(&key).await;
-                        self.events.admin_act(who, &admin, "delete", &key, code_of(&outcome));
+                        self.events.admin_act(who, &admin, "delete", &key, code_of(&outcome)).await;
                         outcome.map_err(Problem::of)?;
                         let mut response = http::Response::new(Full::new(Bytes::new()));
                         *response.status_mut() = StatusCode::NO_CONTENT;
@@ -91,7 +95,7 @@ impl AdminApi {
                     // Nobody gets a token here: an operator who needs one is a caller.
                     (Of::Token, _) => Err(Problem::no_such_path()),
                     _ => {
-                        let mut response = Problem::method_not_allowed().response(id);
+                        let mut response = Problem::method_not_allowed().response(id.as_str());
                         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, DELETE"));
                         Ok(response)
                     }
@@ -101,17 +105,15 @@ impl AdminApi {
         }
     }
 
-    fn authenticate(&self, request: &Request) -> Result<String, Problem> {
-        let credential = credential(&request.headers, &request.peer)?;
+    fn authenticate(&self, request: &Request) -> Result<String, &'static str> {
+        let credential = credential(&request.headers, request.peer.origin).ok_or("malformed")?;
         if let Credential::UnixPeer { uid } = credential
             && self.own_uids.contains(&uid)
         {
             return Ok(format!("uid:{uid}"));
         }
-        match self.admins.authenticate(credential, self.clock.now()) {
-            Ok(admin) => Ok(admin.name.to_string()),
-            Err(_) => Err(Problem::unauthenticated()),
-        }
+        let admin = self.admins.authenticate(credential, self.clock.now());
+        admin.map(|admin| admin.name.to_string()).map_err(|failure| failure.as_str())
     }
 }
 

@@ -31,11 +31,12 @@ use crate::broker::connect::{Confirmation, NewSession};
 use crate::broker::inspect::ListRequest;
 use crate::broker::serve::TokenRequest;
 use crate::broker::{Broker, Refusal};
-use crate::callers::{Caller, Callers, Credential, Limiter};
+use crate::callers::limit::Limiter;
+use crate::callers::{Caller, Callers, Credential};
 use crate::domain::id::{AppName, ConnectionKey, SessionId};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
-use crate::listener::{Handler, Peer, Request, Response};
+use crate::listener::{Handler, Origin, Request, RequestId, Response};
 use crate::refresh::Served;
 use crate::telemetry::events::{Events, HandOut, Who};
 
@@ -109,27 +110,31 @@ impl LocalApi {
     }
 
     async fn answer(&self, request: Request) -> Response {
-        let id = request.request_id.to_string();
+        let id = request.request_id.clone();
         match self.route(request, &id).await {
             Ok(response) => response,
-            Err(problem) => problem.response(&id),
+            Err(problem) => problem.response(id.as_str()),
         }
     }
 
-    async fn route(&self, request: Request, id: &str) -> Result<Response, Problem> {
-        if request.uri.path() == "/openapi.json" && request.method == Method::GET {
+    async fn route(&self, request: Request, id: &RequestId) -> Result<Response, Problem> {
+        if request.path == "/openapi.json" && request.method == Method::GET {
             let mut response = http::Response::new(Full::new(Bytes::from_static(OPENAPI.as_bytes())));
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             return Ok(response);
         }
         refuse_credential_in_url(&request)?;
-        let who = Who { request_id: id, peer: request.peer };
-        let caller = self.authenticate(&request.headers, &request.peer).inspect_err(|problem| {
-            self.events.unauthenticated(who, problem.code);
-        })?;
-        let segments = path::segments(request.uri.path()).ok_or_else(Problem::no_such_path)?;
+        let who = Who { request_id: id, origin: request.peer.origin };
+        let caller = match self.authenticate(&request.headers, who.origin) {
+            Ok(caller) => caller,
+            Err(reason) => {
+                self.events.unauthenticated(who, reason).await;
+                return Err(Problem::unauthenticated());
+            }
+        };
+        let segments = path::segments(&request.path).ok_or_else(Problem::no_such_path)?;
         let route = find(&segments).ok_or_else(Problem::no_such_path)?;
-        let query = path::query(request.uri.query())
+        let query = path::query(request.query.as_deref())
             .map_err(|_| Problem::invalid("query", "a parameter stands in it twice"))?;
         let method = request.method.clone();
         match (route, method) {
@@ -152,7 +157,7 @@ impl LocalApi {
             }
             (Route::Connection(key, Of::Connection), Method::DELETE) => {
                 let outcome = self.broker.delete(&caller.policy, &key).await;
-                self.events.deleted(who, caller.name.as_str(), &key, code_of(&outcome));
+                self.events.deleted(who, &caller.name, &key, code_of(&outcome)).await;
                 outcome.map_err(Problem::of)?;
                 let mut response = http::Response::new(Full::new(Bytes::new()));
                 *response.status_mut() = StatusCode::NO_CONTENT;
@@ -187,16 +192,17 @@ impl LocalApi {
                 Ok(json(StatusCode::OK, &body::consent_shape(&state)))
             }
             (route, _) => {
-                let mut response = Problem::method_not_allowed().response(id);
+                let mut response = Problem::method_not_allowed().response(id.as_str());
                 response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(route.methods()));
                 Ok(response)
             }
         }
     }
 
-    fn authenticate(&self, headers: &HeaderMap, peer: &Peer) -> Result<Arc<Caller>, Problem> {
-        let credential = credential(headers, peer)?;
-        self.callers.authenticate(credential, self.clock.now()).map_err(|_| Problem::unauthenticated())
+    /// The caller, or the word for why there is none: that word is for the audit, outside they all look the same.
+    fn authenticate(&self, headers: &HeaderMap, origin: Origin) -> Result<Arc<Caller>, &'static str> {
+        let credential = credential(headers, origin).ok_or("malformed")?;
+        self.callers.authenticate(credential, self.clock.now()).map_err(|failure| failure.as_str())
     }
 
     async fn token(
@@ -218,7 +224,7 @@ impl LocalApi {
                 let now = self.clock.now();
                 let life = served.token.life_left(now);
                 let scopes = &served.token.scopes;
-                self.events.handed_out(who, HandOut { caller: caller.name.as_str(), key, scopes, life, elapsed });
+                self.events.handed_out(who, HandOut { caller: &caller.name, key, scopes, life, elapsed }).await;
                 Ok(self.token_response(key, &served, life))
             }
             Err(refusal) => {
@@ -230,12 +236,12 @@ impl LocalApi {
                         | Refusal::ScopeNotGranted { .. }
                 );
                 let problem = Problem::of(refusal);
-                self.events.refused(who, caller.name.as_str(), key, problem.code, elapsed);
+                self.events.refused(who, &caller.name, key, problem.code, elapsed).await;
                 if connect && mendable {
                     let started =
                         self.broker.start_session(&caller.policy, key, NewSession::default()).await;
                     if let Ok(started) = started {
-                        self.events.connect_started(who, caller.name.as_str(), key);
+                        self.events.connect_started(who, &caller.name, key, "ok").await;
                         return Err(problem.with_connect_url(started.connect_url));
                     }
                 }
@@ -276,12 +282,15 @@ impl LocalApi {
             connect_url: String,
             expires_at: String,
         }
-        let started = self.broker.start_session(&caller.policy, key, session).await.map_err(|refusal| {
-            let problem = Problem::of(refusal);
-            self.events.connect_refused(who, caller.name.as_str(), key, problem.code);
-            problem
-        })?;
-        self.events.connect_started(who, caller.name.as_str(), key);
+        let started = match self.broker.start_session(&caller.policy, key, session).await {
+            Ok(started) => started,
+            Err(refusal) => {
+                let problem = Problem::of(refusal);
+                self.events.connect_started(who, &caller.name, key, problem.code).await;
+                return Err(problem);
+            }
+        };
+        self.events.connect_started(who, &caller.name, key, "ok").await;
         let shape = Started {
             id: started.id.to_string(),
             connect_url: started.connect_url,
@@ -304,12 +313,12 @@ impl LocalApi {
         }
         match self.broker.confirm(&caller.policy, session, confirmation).await {
             Ok((key, account)) => {
-                self.events.confirmed(who, caller.name.as_str(), &key, &account);
+                self.events.confirmed(who, &caller.name, &key, &account, session).await;
                 Ok(json(StatusCode::OK, &Confirmed { state: "connected", account: (&account).into() }))
             }
             Err(refusal) => {
                 let problem = Problem::of(refusal);
-                self.events.confirmation_refused(who, caller.name.as_str(), problem.code);
+                self.events.confirmation_refused(who, &caller.name, session, problem.code).await;
                 Err(problem)
             }
         }
@@ -333,7 +342,7 @@ impl LocalApi {
             .start_admin_consent(&caller.policy, &app, asked.tenant, asked.return_url)
             .await
             .map_err(Problem::of)?;
-        self.events.admin_consent_started(who, caller.name.as_str(), &app);
+        self.events.admin_consent_started(who, &caller.name, &app).await;
         let shape = Started {
             id: started.id.to_string(),
             admin_consent_url: started.admin_consent_url,
@@ -349,30 +358,27 @@ impl Handler for LocalApi {
     }
 }
 
-/// The credential a request carries: its header's, which then decides alone, else the Unix peer's.
-pub(crate) fn credential<'a>(headers: &'a HeaderMap, peer: &Peer) -> Result<Credential<'a>, Problem> {
+/// The credential a request carries: its header's, which then decides alone, else the Unix peer's. `None` for a header
+/// that is there and is no bearer.
+pub(crate) fn credential(headers: &HeaderMap, origin: Origin) -> Option<Credential<'_>> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    match (values.next(), values.next(), peer) {
-        (Some(_), Some(_), _) => Err(Problem::unauthenticated()),
+    match (values.next(), values.next(), origin) {
         (Some(value), None, _) => {
-            let text = value.to_str().map_err(|_| Problem::unauthenticated())?;
-            let (scheme, key) = text.split_once(' ').ok_or_else(Problem::unauthenticated)?;
-            if !scheme.eq_ignore_ascii_case("bearer") {
-                return Err(Problem::unauthenticated());
-            }
-            Ok(Credential::ApiKey(key.trim_start_matches(' ')))
+            let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then_some(Credential::ApiKey(key.trim_start_matches(' ')))
         }
-        (None, _, Peer::Unix { uid, .. }) => Ok(Credential::UnixPeer { uid: *uid }),
-        (None, _, Peer::Tcp { .. }) => Ok(Credential::None),
+        (Some(_), Some(_), _) => None,
+        (None, _, Origin::Unix { uid, .. }) => Some(Credential::UnixPeer { uid }),
+        (None, _, Origin::Tcp(_)) => Some(Credential::None),
     }
 }
 
 /// RFC 6750 section 2.3's way is not ours: what stands in a URL stands in every log on the way.
 pub(crate) fn refuse_credential_in_url(request: &Request) -> Result<(), Problem> {
-    let query = request.uri.query().unwrap_or_default();
+    let query = request.query.as_deref().unwrap_or_default();
     let named = form_urlencoded::parse(query.as_bytes())
         .any(|(name, _)| ["access_token", "api_key", "authorization"].contains(&&*name.to_ascii_lowercase()));
-    if named || query.contains("twk_") || request.uri.path().contains("twk_") {
+    if named || query.contains("twk_") || request.path.contains("twk_") {
         return Err(Problem::invalid(
             "query",
             "carries a credential; send it in the Authorization header, and replace this one: it is in logs now",

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::session::{AuthorizeState, ConnectSession, ConnectState, Purpose};
 use super::{App, Broker, FailureReason, Refusal, SessionState};
-use crate::authority::{AuthorizeRequest, RedeemRequest, TokenAnswer};
+use crate::authority::{AuthorizeRequest, RedeemRequest, TENANT_NOT_ALLOWED, TokenAnswer};
 use crate::domain::account::{Account, AccountId};
 use crate::domain::connection::Profile;
 use crate::domain::id::{AppName, ConnectionKey, SessionId};
@@ -482,7 +482,11 @@ impl Broker {
                     error = failure.answer.error, error_codes = ?failure.answer.error_codes,
                     correlation_id = failure.answer.correlation_id, "a code could not be redeemed"
                 );
-                reason_of(failure.disposition)
+                if failure.answer.error.as_deref() == Some(TENANT_NOT_ALLOWED) && failure.answer.status.is_none() {
+                    FailureReason::TenantNotAllowed
+                } else {
+                    reason_of(failure.disposition)
+                }
             })?;
         redeemed(app, session, &requested, resource, answer)
     }

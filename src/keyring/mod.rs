@@ -59,15 +59,12 @@ impl SealingKey {
 pub enum Purpose {
     /// Keyed hashes of callers' API keys.
     ApiKeyHash,
-    /// Sealing a cross-site `form_post` callback into the URL that brings it back same-site.
-    CallbackRelay,
 }
 
 impl Purpose {
     fn label(self) -> &'static [u8] {
         match self {
             Purpose::ApiKeyHash => b"tokenward/api-key-hash/v1",
-            Purpose::CallbackRelay => b"tokenward/callback-relay/v1",
         }
     }
 }
@@ -208,11 +205,5 @@ mod tests {
             Keyring::new(vec![key("a", None)], "/keys").err(),
             Some(KeyringError::NothingPromoted { .. })
         ));
-    }
-
-    #[test]
-    fn every_purpose_has_a_key_of_its_own() {
-        let key = key("a", None);
-        assert!(*key.derive(Purpose::ApiKeyHash) != *key.derive(Purpose::CallbackRelay));
     }
 }

@@ -6,7 +6,7 @@ use http::{Method, header};
 
 use super::page::Page;
 use super::{PublicSite, cookie};
-use crate::authority::authorize_error;
+use crate::authority::{AuthorizeRefusal, authorize_error};
 use crate::broker::FailureReason;
 use crate::broker::connect::{Callback, CallbackOutcome};
 use crate::domain::id::AppName;
@@ -70,7 +70,7 @@ impl Parameters {
             (None, Some(error)) => {
                 let description = value("error_description");
                 let subcode = value("error_subcode");
-                CallbackOutcome::Error(reason(&error, subcode.as_deref(), description.as_deref()))
+                CallbackOutcome::Error(reason(authorize_error(&error, subcode.as_deref(), description.as_deref())))
             }
             (Some(code), None) if code.len() <= LARGEST_CODE => CallbackOutcome::Code(AuthorizationCode::new(code)),
             (Some(_), None) => return Err(Page::not_understood()),
@@ -127,6 +127,21 @@ impl PublicSite {
             return Err(Page::link_gone());
         }
         Ok(form.to_vec())
+    }
+}
+
+/// Our word for the authority's refusal.
+fn reason(refusal: AuthorizeRefusal) -> FailureReason {
+    match refusal {
+        AuthorizeRefusal::AccessDenied
+        | AuthorizeRefusal::AssignmentRequired
+        | AuthorizeRefusal::PolicyBlocked
+        | AuthorizeRefusal::InteractionRequired => FailureReason::AccessDenied,
+        AuthorizeRefusal::AdminConsentRequired => FailureReason::AdminConsentRequired,
+        AuthorizeRefusal::WrongAccount => FailureReason::TenantNotAllowed,
+        AuthorizeRefusal::Misconfigured | AuthorizeRefusal::Unavailable | AuthorizeRefusal::Unknown => {
+            FailureReason::AuthorityError
+        }
     }
 }
 

@@ -172,8 +172,7 @@ impl PublicSite {
             return self.page(StatusCode::NOT_FOUND, &Page::not_found());
         };
         let request_id = request.request_id.clone();
-        let peer = request.peer.clone();
-        let who = Who { request_id: request_id.as_str(), peer: peer.origin };
+        let who = Who { request_id: &request_id, origin: request.peer.origin };
         let headers = request.headers.clone();
         let parameters = match self.callback_parameters(&app, request).await {
             Ok(callback::Arrived::Here(parameters)) => parameters,
@@ -184,7 +183,7 @@ impl PublicSite {
         let base_url = self.config.base_url.clone();
         let binding = move |session: &str| cookie::binding(&headers, &base_url, session);
         let finished = self.broker.finish(parameters.callback(&app, &binding)).await;
-        self.events.callback(who, &app, &finished);
+        self.events.callback(who, &app, &finished).await;
         match finished {
             Finished::Refused(problem) => {
                 let (status, page) = Page::of_callback_problem(&problem, admin);

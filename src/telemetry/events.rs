@@ -289,3 +289,45 @@ impl StoreObserver for Counters {
         self.0.store_operation(operation, elapsed, error);
     }
 }
+
+/// Counts one app's exchanges with its authority, and what the authority thinks of its credentials.
+pub struct AppCounters {
+    /// The app.
+    pub app: AppName,
+    /// Where it is counted.
+    pub metrics: Arc<Metrics>,
+    /// For the time of last use.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl AuthorityObserver for AppCounters {
+    fn observe(&self, event: AuthorityEvent<'_>) {
+        let app = &self.app;
+        match event {
+            AuthorityEvent::Request { endpoint, outcome, duration } => {
+                self.metrics.authority_request(app, endpoint.as_str(), outcome, duration);
+            }
+            AuthorityEvent::CredentialAccepted { id } => {
+                self.metrics.credential_state(app, id, CredentialState::Accepted);
+                self.metrics.credential_used(app, id, self.clock.now());
+            }
+            AuthorityEvent::CredentialRejected { id, codes } => {
+                tracing::error!(%app, credential = id, error_codes = ?codes, "the authority rejected a client credential; replace it");
+                self.metrics.credential_state(app, id, CredentialState::Rejected);
+            }
+            AuthorityEvent::CredentialUnusable { id } => {
+                tracing::error!(%app, credential = id, "a client credential cannot be used; look at its file");
+                self.metrics.credential_state(app, id, CredentialState::Rejected);
+            }
+            AuthorityEvent::IdTokenRefused { fault } => {
+                tracing::error!(%app, rule = fault.as_str(), "an id_token was refused");
+            }
+            AuthorityEvent::WrongAccount => {
+                tracing::error!(%app, "the authority answered one account's refresh with another account; nothing of it was used");
+            }
+            AuthorityEvent::ServingLastGood { endpoint } => {
+                tracing::warn!(%app, endpoint = endpoint.as_str(), "the authority's metadata could not be renewed; the last good one is in use");
+            }
+        }
+    }
+}

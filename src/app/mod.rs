@@ -1,0 +1,426 @@
+//! The whole daemon, put together: the only room that names every concrete type. It reads like a table of contents.
+
+mod apps;
+mod callers;
+mod listeners;
+mod store;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use crate::api::LocalApi;
+use crate::api::admin::AdminApi;
+use crate::broker::{self, Broker};
+use crate::callers::limit::Limiter;
+use crate::config::{AuditSink, Config, Loaded, LogFormat, LogLevel};
+use crate::domain::random::Random;
+use crate::domain::task::Tasks;
+use crate::domain::time::Clock;
+use crate::keyring::files;
+use crate::lifecycle::{self, Readiness, Shutdown, Signals};
+use crate::listener::Surroundings;
+use crate::ops::Ops;
+use crate::public::{PublicConfig, PublicSite};
+use crate::refresh::{self, Engine};
+use crate::repository::Repository;
+use crate::system::{SystemClock, SystemRandom, TokioTasks};
+use crate::telemetry::audit::{self, Action, Audit, AuditWriter};
+use crate::telemetry::events::{Counters, Events};
+use crate::telemetry::logging;
+use crate::telemetry::metrics::Metrics;
+
+/// How often an answer that the store did not take is offered again.
+const STORE_AGAIN: Duration = Duration::from_secs(1);
+/// How often the store is asked whether it is there.
+const PING: Duration = Duration::from_secs(2);
+/// How often connections are counted by status; it reads every profile.
+const COUNT: Duration = Duration::from_secs(60);
+
+/// Why the daemon did not start. Whose fault: the operator's; each says what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StartError(String);
+
+impl StartError {
+    fn new(problem: impl std::fmt::Display) -> Self {
+        StartError(problem.to_string())
+    }
+
+    /// With its causes: for errors that do not print them.
+    fn chain(error: &dyn std::error::Error) -> Self {
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        StartError(text)
+    }
+}
+
+/// A running daemon.
+pub struct Daemon {
+    public: SocketAddr,
+    local: Vec<SocketAddr>,
+    admin: Vec<SocketAddr>,
+    ops: SocketAddr,
+    parts: Parts,
+}
+
+/// What a stop needs.
+struct Parts {
+    tasks: Arc<TokioTasks>,
+    clock: Arc<dyn Clock>,
+    shutdown: Shutdown,
+    readiness: Readiness,
+    engine: Engine,
+    events: Arc<Events>,
+    store: store::OpenedStore,
+    drain: Duration,
+}
+
+impl Daemon {
+    /// Builds and starts everything. Nothing is served before all of it is built.
+    pub async fn start(config: Config, environment: Environment) -> Result<Self, StartError> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let random: Arc<dyn Random> = Arc::new(SystemRandom::new());
+        let tasks = Arc::new(TokioTasks::new());
+        let ports = Ports { clock: clock.clone(), random: random.clone(), tasks: tasks.clone() };
+        let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
+        let shutdown = Shutdown::new();
+        let readiness = Readiness::new();
+        let store_latch = readiness.latch("store");
+        let listeners_latch = readiness.latch("listeners");
+
+        let audit: Arc<dyn Audit> = Arc::new(open_audit(&config.audit.sink, &clock, &metrics)?);
+        let events = Arc::new(Events::new(metrics.clone(), audit, clock.clone()));
+        let secrets = environment.secrets();
+
+        let keyring = Arc::new(files::open(&config.sealing.keyring).map_err(StartError::new)?);
+        let counters = Arc::new(Counters(metrics.clone()));
+        let store = store::open(&config.store, &secrets, &ports, counters.clone())?;
+        let repository = Arc::new(Repository::new(store.store.clone(), keyring.clone(), random.clone()));
+
+        let apps = apps::build(&config, &secrets, &ports, &metrics)?;
+        let engine_apps = apps
+            .iter()
+            .map(|(name, app)| (name.clone(), refresh::EngineApp { authority: app.authority.clone() }))
+            .collect();
+        let engine = Engine::new(
+            engine_apps,
+            refresh::Deps {
+                repository: repository.clone(),
+                clock: clock.clone(),
+                random: random.clone(),
+                tasks: tasks.clone(),
+                observer: counters,
+            },
+            refresh::Settings {
+                caller_wait: config.limits.caller_wait,
+                serve_cached_for: config.store.serve_cached_for,
+                ..refresh::Settings::default()
+            },
+        );
+        let (callers, admins) = callers::build(&config, &apps, &keyring, &environment, clock.now())?;
+        let broker = Arc::new(Broker::new(
+            apps,
+            broker::Deps {
+                engine: engine.clone(),
+                repository,
+                clock: clock.clone(),
+                random: random.clone(),
+                tasks: tasks.clone(),
+            },
+            broker::Settings {
+                base_url: config.listen.public.base_url.clone(),
+                connect_session_ttl: config.limits.connect_session_ttl,
+                state_ttl: config.limits.state_ttl,
+                confirmation_ttl: config.limits.confirmation_ttl,
+            },
+        ));
+
+        let bound = listeners::bind(&config.listen, &secrets)?;
+        let surroundings = Surroundings {
+            tasks: tasks.clone(),
+            clock: clock.clone(),
+            random: random.clone(),
+            shutdown: shutdown.clone(),
+            metrics: metrics.clone(),
+        };
+        let daemon = Daemon {
+            public: bound.public.tcp_address().expect("the public listener is TCP"),
+            local: bound.local.iter().filter_map(|bound| bound.tcp_address()).collect(),
+            admin: bound.admin.iter().filter_map(|bound| bound.tcp_address()).collect(),
+            ops: bound.ops.tcp_address().expect("the ops listener is TCP"),
+            parts: Parts {
+                tasks: tasks.clone(),
+                clock: clock.clone(),
+                shutdown: shutdown.clone(),
+                readiness: readiness.clone(),
+                engine: engine.clone(),
+                events: events.clone(),
+                store,
+                drain: config.limits.drain,
+            },
+        };
+
+        bound
+            .ops
+            .serve(Arc::new(Ops::new(metrics.clone(), readiness.clone(), clock.clone())), surroundings.clone());
+        let site = PublicConfig { base_url: config.listen.public.base_url.clone() };
+        let site = PublicSite::new(broker.clone(), keyring, random, clock.clone(), events.clone(), site);
+        bound.public.serve(Arc::new(site), surroundings.clone());
+        let limiter = Limiter::default();
+        let local =
+            Arc::new(LocalApi::new(broker.clone(), callers.clone(), limiter, clock.clone(), events.clone()));
+        for listener in bound.local {
+            listener.serve(local.clone(), surroundings.clone());
+        }
+        let own_uids = vec![0, rustix::process::geteuid().as_raw()];
+        let admin =
+            Arc::new(AdminApi::new(broker.clone(), admins, own_uids, clock.clone(), events.clone()));
+        for listener in bound.admin {
+            listener.serve(admin.clone(), surroundings.clone());
+        }
+        listeners_latch.release();
+
+        watch_store(&daemon.parts, &config, store_latch);
+        offer_unstored(&daemon.parts);
+        count_connections(&daemon.parts, broker, metrics);
+        events.process(Action::Started).await;
+        Ok(daemon)
+    }
+
+    /// Where the public listener listens.
+    pub fn public_address(&self) -> SocketAddr {
+        self.public
+    }
+
+    /// Where the local TCP listeners listen.
+    pub fn local_addresses(&self) -> &[SocketAddr] {
+        &self.local
+    }
+
+    /// Where the admin TCP listeners listen.
+    pub fn admin_addresses(&self) -> &[SocketAddr] {
+        &self.admin
+    }
+
+    /// Where the ops listener listens.
+    pub fn ops_address(&self) -> SocketAddr {
+        self.ops
+    }
+
+    /// Whether everything is up.
+    pub fn is_ready(&self) -> bool {
+        self.parts.readiness.is_ready()
+    }
+
+    /// Stops: no new work, what is in flight is finished within the drain time.
+    pub async fn stop(self) {
+        self.parts.readiness.drain();
+        self.parts.shutdown.stop();
+        let tasks = self.parts.tasks.clone();
+        tokio::select! {
+            () = finished(&self.parts) => {}
+            () = self.parts.clock.sleep(self.parts.drain) => {
+                self.parts.shutdown.abort();
+                let _ = tokio::time::timeout(Duration::from_secs(2), tasks.close_and_wait()).await;
+            }
+        }
+    }
+
+    /// Runs until a signal, then drains. True when all that was in flight was finished.
+    async fn run(self, mut signals: Signals) -> bool {
+        let Parts { shutdown, readiness, clock, drain, .. } = &self.parts;
+        let reload = || {
+            tracing::warn!("SIGHUP: this version reads its configuration at its start only; nothing was changed");
+        };
+        signals.wait_for_stop(shutdown, readiness, reload).await;
+        tracing::info!("stopping: finishing what is in flight");
+        signals.wait_for_drain(shutdown, clock.as_ref(), *drain, finished(&self.parts)).await
+    }
+}
+
+/// Completes when nothing is in flight any more and everything is stored.
+async fn finished(parts: &Parts) {
+    // The store is offered what it has not taken before its own tasks are waited for.
+    while parts.engine.store_unstored().await > 0 {
+        parts.clock.sleep(Duration::from_millis(200)).await;
+    }
+    parts.events.process(Action::Stopped).await;
+    parts.store.close();
+    parts.tasks.close_and_wait().await;
+}
+
+/// The ports of the process itself.
+struct Ports {
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    tasks: Arc<TokioTasks>,
+}
+
+/// What of the environment the daemon may know.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    /// `$CREDENTIALS_DIRECTORY`, where systemd puts credentials.
+    pub credentials_directory: Option<PathBuf>,
+    /// The text of `/etc/passwd`, for the users that callers are known by.
+    pub passwd: String,
+}
+
+impl Environment {
+    /// The process's own.
+    pub fn of_process(variables: &BTreeMap<String, String>) -> Self {
+        Environment {
+            credentials_directory: variables.get("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+            passwd: std::fs::read_to_string("/etc/passwd").unwrap_or_default(),
+        }
+    }
+
+    fn secrets(&self) -> crate::config::secret_ref::SecretReader {
+        crate::config::secret_ref::SecretReader::new(self.credentials_directory.as_deref())
+    }
+}
+
+/// `tokenward serve`: from a checked configuration to an exit code.
+pub fn serve(loaded: Loaded, path: &Path, variables: &BTreeMap<String, String>) -> ExitCode {
+    let Loaded { config, warnings } = loaded;
+    let level = match config.log.level {
+        LogLevel::Off => logging::Level::Off,
+        LogLevel::Error => logging::Level::Error,
+        LogLevel::Warn => logging::Level::Warn,
+        LogLevel::Info => logging::Level::Info,
+        LogLevel::Debug => logging::Level::Debug,
+        LogLevel::Trace => logging::Level::Trace,
+    };
+    let format = match config.log.format {
+        LogFormat::Json => logging::Format::Json,
+        LogFormat::Text => logging::Format::Text,
+    };
+    let _level = logging::install(level, format);
+    for warning in warnings {
+        tracing::warn!(config = %path.display(), "{warning}");
+    }
+    for warning in lifecycle::harden() {
+        tracing::warn!(wanted = warning.wanted, why = warning.why, "a protection is missing");
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "the runtime could not be started");
+            return ExitCode::FAILURE;
+        }
+    };
+    let environment = Environment::of_process(variables);
+    runtime.block_on(async {
+        let signals = match Signals::catch() {
+            Ok(signals) => signals,
+            Err(error) => {
+                tracing::error!(%error, "signals cannot be caught");
+                return ExitCode::FAILURE;
+            }
+        };
+        match Daemon::start(config, environment).await {
+            Ok(daemon) => {
+                tracing::info!(
+                    version = env!("CARGO_PKG_VERSION"), public = %daemon.public, ops = %daemon.ops,
+                    local = ?daemon.local, "tokenward serves"
+                );
+                if daemon.run(signals).await { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            }
+            Err(error) => {
+                tracing::error!(%error, config = %path.display(), "tokenward cannot start");
+                ExitCode::FAILURE
+            }
+        }
+    })
+}
+
+fn open_audit(
+    sink: &AuditSink,
+    clock: &Arc<dyn Clock>,
+    metrics: &Arc<Metrics>,
+) -> Result<AuditWriter, StartError> {
+    let sink = match sink {
+        AuditSink::Stdout => audit::AuditSink::Stdout,
+        AuditSink::Stderr => audit::AuditSink::Stderr,
+        AuditSink::File(path) => audit::AuditSink::File(path.clone()),
+    };
+    AuditWriter::open(&sink, clock.clone(), metrics.clone()).map_err(|error| StartError::chain(&error))
+}
+
+/// Asks the store at intervals whether it is there; readiness follows it, with the time that it may be lost.
+fn watch_store(parts: &Parts, config: &Config, latch: lifecycle::Latch) {
+    let last_seen = Arc::new(AtomicI64::new(i64::MIN));
+    let seen_at = |clock: &Arc<dyn Clock>| i64::try_from(clock.monotonic().as_millis()).unwrap_or(i64::MAX);
+    let (clock, lost_after) = (parts.clock.clone(), config.store.serve_cached_for);
+    let condition_seen = last_seen.clone();
+    let condition_clock = clock.clone();
+    parts.readiness.condition("store", move || {
+        let seen = condition_seen.load(Ordering::Relaxed);
+        let lost_for = seen_at(&condition_clock).saturating_sub(seen);
+        seen == i64::MIN || u128::try_from(lost_for).unwrap_or(0) <= lost_after.as_millis()
+    });
+    let (store, shutdown) = (parts.store.store.clone(), parts.shutdown.clone());
+    let mut latch = Some(latch);
+    let watch = async move {
+        loop {
+            match store.ping().await {
+                Ok(()) => {
+                    last_seen.store(seen_at(&clock), Ordering::Relaxed);
+                    if let Some(latch) = latch.take() {
+                        latch.release();
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "the store does not answer"),
+            }
+            let pause = if latch.is_some() { Duration::from_millis(200) } else { PING };
+            tokio::select! {
+                () = clock.sleep(pause) => {}
+                () = shutdown.soft().cancelled() => return,
+            }
+        }
+    };
+    parts.tasks.spawn("watch the store", Box::pin(watch));
+}
+
+/// Offers the store at intervals what it has not taken.
+fn offer_unstored(parts: &Parts) {
+    let (engine, clock, shutdown) = (parts.engine.clone(), parts.clock.clone(), parts.shutdown.clone());
+    let offer = async move {
+        loop {
+            tokio::select! {
+                () = clock.sleep(STORE_AGAIN) => {}
+                () = shutdown.soft().cancelled() => return,
+            }
+            engine.store_unstored().await;
+        }
+    };
+    parts.tasks.spawn("offer the store what it has not taken", Box::pin(offer));
+}
+
+/// Counts connections by status at intervals.
+fn count_connections(parts: &Parts, broker: Arc<Broker>, metrics: Arc<Metrics>) {
+    let (clock, shutdown) = (parts.clock.clone(), parts.shutdown.clone());
+    let count = async move {
+        loop {
+            if let Ok(counts) = broker.count_by_status().await {
+                for ((app, status), count) in counts {
+                    metrics.connections_by_status(&app, &[(status, count)]);
+                }
+            }
+            tokio::select! {
+                () = clock.sleep(COUNT) => {}
+                () = shutdown.soft().cancelled() => return,
+            }
+        }
+    };
+    parts.tasks.spawn("count connections by status", Box::pin(count));
+}
