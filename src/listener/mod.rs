@@ -37,6 +37,7 @@ use crate::domain::random::{Random, random_bytes};
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::Clock;
 use crate::lifecycle::Shutdown;
+use crate::telemetry::audit::AuditEvent;
 use crate::telemetry::metrics::Metrics;
 
 pub use bind::{BindError, Bound, LocalAddress};
@@ -179,6 +180,20 @@ impl Origin {
             Origin::Unix { .. } => "unix",
             Origin::Tcp(_) => "tcp",
         }
+    }
+}
+
+impl AuditEvent {
+    /// Adds where the request came from and what it is called.
+    #[must_use]
+    pub fn from_request(mut self, origin: Origin, request_id: &RequestId) -> Self {
+        self.peer = Some(origin.kind());
+        match origin {
+            Origin::Unix { uid, .. } => self.peer_uid = Some(uid),
+            Origin::Tcp(address) => self.peer_address = Some(address.ip().to_canonical().to_string()),
+        }
+        self.request_id = Some(request_id.to_string());
+        self
     }
 }
 
