@@ -7,14 +7,14 @@
 //! 1. Nothing that a client does holds more than one connection's worth of memory, or a connection for longer
 //!    than the limits say (H8). Caps act before a byte is parsed.
 //! 2. What has two readings (both lengths, folded lines, bare LF, two Hosts, a target with an authority) is
-//!    400 and the connection closes (B10); see [`guard`].
+//!    400 and the connection closes (B10); see `guard.rs`.
 //! 3. A panic while a request is handled is that request's 500 and nothing more; its text stays inside (L4).
 //! 4. Every response has `X-Request-Id` and, unless the handler said otherwise, `Cache-Control: no-store`.
 //! 5. A soft stop finishes what is in flight; a hard stop drops it.
 //!
 //! The one hard problem: hyper has one timer for "no request yet", "half a request" and "idle between
 //! requests" (`h1/conn.rs`, `poll_read_head` arms `header_read_timeout` whenever it waits for a head). They
-//! need three limits, so hyper's is off and [`connection`] keeps the time from what passes by.
+//! need three limits, so hyper's is off and `connection.rs` keeps the time from what passes by.
 
 mod bind;
 mod connection;
