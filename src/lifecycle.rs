@@ -320,4 +320,31 @@ mod tests {
         assert!(!signals.wait_for_drain(&shutdown, &clock, Duration::from_millis(20), never).await);
         assert!(shutdown.hard().is_cancelled());
     }
+
+    /// Runs in a child, because it changes the whole process.
+    #[test]
+    fn hardening_holds() {
+        const CHILD: &str = "TOKENWARD_TEST_HARDENING";
+        if std::env::var_os(CHILD).is_none() {
+            let child = std::process::Command::new(std::env::current_exe().expect("this test"))
+                .args(["--exact", "lifecycle::tests::hardening_holds", "--nocapture"])
+                .env(CHILD, "1")
+                .output()
+                .expect("started");
+            assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stderr));
+            return;
+        }
+        let warnings = harden();
+        assert!(warnings.iter().all(|warning| warning.wanted.contains("NO_NEW_PRIVS")), "{warnings:?}");
+        let core = rustix::process::getrlimit(Resource::Core);
+        assert_eq!((core.current, core.maximum), (Some(0), Some(0)));
+        let dumpable = rustix::process::dumpable_behavior().expect("known");
+        assert_eq!(dumpable, DumpableBehavior::NotDumpable);
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("file");
+        std::fs::write(&path, "").expect("written");
+        let mode =
+            std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).expect("there").permissions());
+        assert_eq!(mode & 0o777, 0o600);
+    }
 }

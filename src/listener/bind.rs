@@ -19,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use super::connection::{self, Shared};
 use super::guard::Socket;
 use super::{Address, Handler, ListenerConfig, Origin, Peer, Surroundings, Tls};
+use crate::lifecycle::Shutdown;
 use crate::telemetry::metrics::ConnectionRefusal;
 
 /// How many connections the kernel keeps for us while we are busy.
@@ -210,6 +211,7 @@ enum Accepted {
 
 async fn accept(incoming: Incoming, tls: Option<Tls>, shared: Arc<Shared>) {
     let clock = Arc::clone(&shared.surroundings.clock);
+    let _stop = StopWithUs(shared.surroundings.shutdown.clone());
     let soft = shared.surroundings.shutdown.soft().clone();
     let mut stopping = pin!(soft.cancelled());
     let peers = Arc::new(Peers::new(shared.limits.max_connections, shared.limits.max_connections_per_peer));
@@ -239,6 +241,19 @@ async fn accept(incoming: Incoming, tls: Option<Tls>, shared: Arc<Shared>) {
         }
     }
     tracing::debug!(listener = shared.name, "no longer accepting");
+}
+
+/// A listener that ends before the stop takes the process with it: one that answers on half of its sockets
+/// would be found out by its users only.
+struct StopWithUs(Shutdown);
+
+impl Drop for StopWithUs {
+    fn drop(&mut self) {
+        if !self.0.is_stopping() {
+            tracing::error!("a listener ended before its time; stopping");
+            self.0.stop();
+        }
+    }
 }
 
 async fn next(incoming: &Incoming) -> io::Result<Accepted> {
@@ -396,5 +411,36 @@ impl Drop for Place {
                 of_peer.remove();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn want_of_descriptors_is_no_single_connection_s_error() {
+        let error = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
+        for waits in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM] {
+            assert!(!is_of_one_connection(&error(waits)), "{waits}");
+        }
+        for passes in [Errno::CONNABORTED, Errno::INTR, Errno::NETUNREACH, Errno::HOSTUNREACH] {
+            assert!(is_of_one_connection(&error(passes)), "{passes}");
+        }
+    }
+
+    #[test]
+    fn one_peer_is_an_address_a_network_of_ipv6_or_a_user() {
+        let tcp = |text: &str| PeerKey::of(Origin::Tcp(text.parse().expect("an address")));
+        assert_eq!(tcp("10.0.0.1:1"), tcp("10.0.0.1:2"));
+        assert_eq!(tcp("10.0.0.1:1"), tcp("[::ffff:10.0.0.1]:2"));
+        assert_ne!(tcp("10.0.0.1:1"), tcp("10.0.0.2:1"));
+        assert_eq!(tcp("[2001:db8::1]:1"), tcp("[2001:db8::ffff:2]:1"));
+        assert_ne!(tcp("[2001:db8::1]:1"), tcp("[2001:db8:0:1::1]:1"));
+        let unix = |uid, pid| PeerKey::of(Origin::Unix { uid, gid: 1, pid: Some(pid) });
+        assert_eq!(unix(1, 1), unix(1, 2));
+        assert_ne!(unix(1, 1), unix(2, 1));
     }
 }

@@ -511,4 +511,49 @@ mod tests {
         }
         assert!(framing.in_head());
     }
+
+    #[test]
+    fn no_soup_of_fragments_is_read_differently_when_cut() {
+        const FRAGMENTS: [&str; 20] = [
+            "\r\n",
+            "\n",
+            "\r",
+            " ",
+            ":",
+            ";",
+            "0",
+            "3",
+            "GET / HTTP/1.1\r\n",
+            "POST /a HTTP/1.0\r\n",
+            "Host: a\r\n",
+            "Content-Length: 3\r\n",
+            "Transfer-Encoding: chunked\r\n",
+            "\r\n\r\n",
+            "abc",
+            "3\r\nabc\r\n",
+            "0\r\n\r\n",
+            "A: b\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+        ];
+        let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+        let mut random = |below: usize| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            usize::try_from(seed >> 33).expect("31 bits") % below
+        };
+        let (mut good, mut bad) = (0, 0);
+        for _ in 0..3000 {
+            // Half of them begin as a message should, so that chunks are reached too.
+            let start = if random(2) == 0 { FRAGMENTS[18 + random(2)] } else { "" };
+            let soup: String = (0..=random(8)).map(|_| FRAGMENTS[random(20)]).collect();
+            let soup = format!("{start}{soup}");
+            match verdict(soup.as_bytes()) {
+                Ok(_) => good += 1,
+                Err(_) => bad += 1,
+            }
+        }
+        assert!(good > 300 && bad > 300, "{good} good, {bad} bad: the soup tests one side only");
+    }
 }

@@ -7,14 +7,14 @@
 //! 1. Nothing that a client does holds more than one connection's worth of memory, or a connection for longer
 //!    than the limits say (H8). Caps act before a byte is parsed.
 //! 2. What has two readings (both lengths, folded lines, bare LF, two Hosts, a target with an authority) is
-//!    400 and the connection closes (B10); see [`guard`].
+//!    400 and the connection closes (B10); see `guard.rs`.
 //! 3. A panic while a request is handled is that request's 500 and nothing more; its text stays inside (L4).
 //! 4. Every response has `X-Request-Id` and, unless the handler said otherwise, `Cache-Control: no-store`.
 //! 5. A soft stop finishes what is in flight; a hard stop drops it.
 //!
 //! The one hard problem: hyper has one timer for "no request yet", "half a request" and "idle between
 //! requests" (`h1/conn.rs`, `poll_read_head` arms `header_read_timeout` whenever it waits for a head). They
-//! need three limits, so hyper's is off and [`connection`] keeps the time from what passes by.
+//! need three limits, so hyper's is off and `connection.rs` keeps the time from what passes by.
 
 mod bind;
 mod connection;
@@ -37,6 +37,7 @@ use crate::domain::random::{Random, random_bytes};
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::Clock;
 use crate::lifecycle::Shutdown;
+use crate::telemetry::audit::AuditEvent;
 use crate::telemetry::metrics::Metrics;
 
 pub use bind::{BindError, Bound, LocalAddress};
@@ -179,6 +180,20 @@ impl Origin {
             Origin::Unix { .. } => "unix",
             Origin::Tcp(_) => "tcp",
         }
+    }
+}
+
+impl AuditEvent {
+    /// Adds where the request came from and what it is called.
+    #[must_use]
+    pub fn from_request(mut self, origin: Origin, request_id: &RequestId) -> Self {
+        self.peer = Some(origin.kind());
+        match origin {
+            Origin::Unix { uid, .. } => self.peer_uid = Some(uid),
+            Origin::Tcp(address) => self.peer_address = Some(address.ip().to_canonical().to_string()),
+        }
+        self.request_id = Some(request_id.to_string());
+        self
     }
 }
 

@@ -41,6 +41,7 @@ impl Handler for Probe {
                     response
                 }
                 "/peer" => response(StatusCode::OK, "text/plain", format!("{:?}", request.peer)),
+                "/big" => response(StatusCode::OK, "text/plain", vec![b'x'; 32 << 20]),
                 "/ignore" => response(StatusCode::OK, "text/plain", "ignored"),
                 _ => match request.body.read_all().await {
                     Ok(body) => response(StatusCode::OK, "text/plain", body),
@@ -432,6 +433,28 @@ async fn an_idle_connection_has_its_own_longer_limit_and_a_slow_handler_none() {
 }
 
 #[tokio::test]
+async fn a_client_that_does_not_read_its_answer_is_closed() {
+    let served = tcp(Limits { idle: Duration::from_millis(200), ..Limits::default() });
+    let mut stream = served.connect().await;
+    send(&mut stream, "GET /big HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    served.eventually("tokenward_http_requests_total{listener=\"test\",status=\"200\"} 1").await;
+    served.eventually("tokenward_http_connections{listener=\"test\"} 0").await;
+}
+
+#[tokio::test]
+async fn a_body_that_nobody_wants_neither_stalls_nor_hides_the_answer() {
+    let served = tcp(Limits::default());
+    let mut stream = served.connect().await;
+    send(&mut stream, "POST /ignore HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n").await;
+    for _ in 0..20 {
+        if stream.write_all(&[b'x'; 10_000]).await.is_err() {
+            break;
+        }
+    }
+    assert!(rest(&mut stream).await.ends_with("ignored"));
+}
+
+#[tokio::test]
 async fn an_old_connection_is_closed_after_its_current_response() {
     let served = tcp(Limits { max_age: Duration::from_millis(200), ..Limits::default() });
     let mut stream = served.connect().await;
@@ -552,4 +575,109 @@ async fn a_taken_port_is_an_error_at_once() {
     let LocalAddress::Tcp(address) = served.address else { panic!("not TCP") };
     let taken = Bound::bind(ListenerConfig::new("test", Address::Tcp(address)));
     assert!(matches!(taken, Err(BindError::Tcp { .. })));
+}
+
+/// A CA and two leaves of it, made for these tests and good for nothing else; valid for a century.
+const CA: &[u8] = include_bytes!("testdata/ca.pem");
+const SERVER: (&[u8], &[u8]) = (include_bytes!("testdata/server.pem"), include_bytes!("testdata/server.key"));
+const CLIENT: (&[u8], &[u8]) = (include_bytes!("testdata/client.pem"), include_bytes!("testdata/client.key"));
+
+fn tls(settings: &Tls, limits: Limits) -> Served {
+    let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+    let config = ListenerConfig::new("test", Address::Tcp(anywhere));
+    serve(ListenerConfig { tls: Some(settings.clone()), limits, ..config })
+}
+
+fn settings(client_ca: Option<&[u8]>) -> rustls::ServerConfig {
+    tls_server_config(SERVER.0, SERVER.1, client_ca).expect("settings")
+}
+
+/// What a client gets to see of `/peer`, or its error.
+async fn ask_over_tls(
+    served: &Served,
+    identity: Option<(&[u8], &[u8])>,
+    version: &'static rustls::SupportedProtocolVersion,
+) -> Result<String, std::io::Error> {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{PrivateKeyDer, ServerName};
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(CA).expect("PEM")).expect("a CA");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[version])
+        .expect("versions")
+        .with_root_certificates(roots);
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some((certificate, key)) => builder
+            .with_client_auth_cert(
+                vec![CertificateDer::from_pem_slice(certificate).expect("PEM")],
+                PrivateKeyDer::from_pem_slice(key).expect("PEM"),
+            )
+            .expect("an identity"),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let name = ServerName::try_from("localhost").expect("a name");
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let mut stream = connector.connect(name, served.connect().await).await?;
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+    stream.write_all(b"GET /peer HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+    let mut answer = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("closed in time")?;
+    Ok(String::from_utf8(answer).expect("text"))
+}
+
+#[tokio::test]
+async fn tls_is_1_3_alone_and_a_client_may_prove_itself() {
+    use rustls::version::{TLS12, TLS13};
+    let served = tls(&Tls::new(settings(Some(CA))), Limits::default());
+    let answer = ask_over_tls(&served, None, &TLS13).await.expect("an answer");
+    assert!(answer.contains("tls: true, certificates: None"), "{answer}");
+    let answer = ask_over_tls(&served, Some(CLIENT), &TLS13).await.expect("an answer");
+    assert!(answer.contains("tls: true, certificates: Some(["), "{answer}");
+    assert!(ask_over_tls(&served, None, &TLS12).await.is_err());
+    // A certificate for servers does not prove a client.
+    assert!(ask_over_tls(&served, Some(SERVER), &TLS13).await.is_err());
+    served
+        .eventually("tokenward_http_connections_refused_total{listener=\"test\",reason=\"handshake\"} 2")
+        .await;
+    // Plain HTTP on a TLS port is no handshake.
+    let mut plain = served.connect().await;
+    send(&mut plain, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut bytes = Vec::new();
+    drop(plain.read_to_end(&mut bytes).await);
+    assert!(!bytes.starts_with(b"HTTP"), "{bytes:?}");
+}
+
+#[tokio::test]
+async fn tls_settings_are_replaced_while_it_listens() {
+    use rustls::version::TLS13;
+    let live = Tls::new(settings(None));
+    let served = tls(&live, Limits::default());
+    let answer = ask_over_tls(&served, Some(CLIENT), &TLS13).await.expect("an answer");
+    assert!(answer.contains("certificates: None"), "not asked for one: {answer}");
+    live.replace(settings(Some(CA)));
+    let answer = ask_over_tls(&served, Some(CLIENT), &TLS13).await.expect("an answer");
+    assert!(answer.contains("certificates: Some(["), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_that_never_shakes_hands_is_closed() {
+    let served = tls(&Tls::new(settings(None)), short());
+    assert_eq!(rest(&mut served.connect().await).await, "");
+    served
+        .eventually("tokenward_http_connections_refused_total{listener=\"test\",reason=\"handshake\"} 1")
+        .await;
+}
+
+#[test]
+fn unusable_tls_files_are_told_apart_and_never_shown() {
+    let error = |certificate, key, ca| tls_server_config(certificate, key, ca).expect_err("unusable");
+    assert!(matches!(error(b"", SERVER.1, None), TlsError::Certificate));
+    assert!(matches!(error(SERVER.1, SERVER.1, None), TlsError::Certificate));
+    assert!(matches!(error(SERVER.0, b"secret", None), TlsError::Key));
+    assert!(matches!(error(SERVER.0, SERVER.1, Some(b"")), TlsError::ClientCa));
+    assert!(matches!(error(SERVER.0, CLIENT.1, None), TlsError::Refused(_)), "a key of another certificate");
+    let shown = format!("{:?}", error(SERVER.0, b"secret", None));
+    assert!(!shown.contains("secret"), "{shown}");
 }

@@ -75,3 +75,64 @@ impl Handler for Ops {
         Box::pin(std::future::ready(self.answer(&request)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+    use http_body_util::BodyExt;
+
+    use super::*;
+    use crate::listener::{Body, Origin, Peer, RequestId};
+    use crate::system::{SystemClock, SystemRandom};
+
+    async fn ask(ops: &Ops, method: Method, path: &str) -> (u16, HeaderMap, String) {
+        let origin = Origin::Tcp(([127, 0, 0, 1], 1).into());
+        let request = Request {
+            method,
+            path: path.to_owned(),
+            query: None,
+            headers: HeaderMap::new(),
+            peer: Peer { origin, tls: false, certificates: None },
+            request_id: RequestId::new(&SystemRandom::new()),
+            body: Body::whole(""),
+        };
+        let (head, body) = ops.handle(request).await.into_parts();
+        let body = body.collect().await.expect("whole").to_bytes();
+        (head.status.as_u16(), head.headers, String::from_utf8(body.to_vec()).expect("text"))
+    }
+
+    #[tokio::test]
+    async fn probes_and_metrics_and_nothing_else() {
+        let readiness = Readiness::new();
+        let store = readiness.latch("store");
+        let ops = Ops::new(Arc::new(Metrics::new("0.1.0")), readiness.clone(), Arc::new(SystemClock::new()));
+
+        let (status, headers, body) = ask(&ops, Method::GET, "/metrics").await;
+        assert_eq!((status, headers[header::CONTENT_TYPE].as_bytes()), (200, EXPOSITION.as_bytes()));
+        assert!(body.contains("tokenward_build_info{version=\"0.1.0\"} 1\n"), "{body}");
+        assert_eq!(ask(&ops, Method::GET, "/livez").await.0, 200);
+
+        let (status, _, body) = ask(&ops, Method::GET, "/readyz").await;
+        assert_eq!((status, body.as_str()), (503, r#"{"status":"not_ready","waiting_for":["store"]}"#));
+        store.release();
+        let (status, _, body) = ask(&ops, Method::HEAD, "/readyz").await;
+        assert_eq!((status, body.as_str()), (200, "ready\n"));
+        readiness.drain();
+        let (status, _, body) = ask(&ops, Method::GET, "/readyz").await;
+        assert_eq!((status, body.as_str()), (503, r#"{"status":"draining","waiting_for":["draining"]}"#));
+        assert_eq!(ask(&ops, Method::GET, "/livez").await.0, 200, "draining is not dead");
+
+        for method in
+            [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS, Method::TRACE, Method::PATCH]
+        {
+            let (status, headers, _) = ask(&ops, method, "/livez").await;
+            assert_eq!((status, headers[header::ALLOW].as_bytes()), (405, &b"GET, HEAD"[..]));
+        }
+        for path in
+            ["/", "/metrics/", "/Metrics", "//metrics", "/metrics;a", "/%6detrics", "/debug/pprof", "/livez."]
+        {
+            let (status, _, body) = ask(&ops, Method::GET, path).await;
+            assert!(status == 404 && body.contains("\"code\":\"not_found\""), "{path} gave {status} {body}");
+        }
+    }
+}

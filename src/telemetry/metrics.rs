@@ -641,3 +641,148 @@ impl ListenerMetrics {
         self.panics.inc();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_392_000);
+
+    fn app() -> AppName {
+        AppName::parse("outlook").expect("a name")
+    }
+
+    fn caller() -> CallerName {
+        CallerName::parse("mail-sync").expect("a name")
+    }
+
+    /// Every event once.
+    fn exercised() -> Metrics {
+        let (metrics, second) = (Metrics::new("0.1.0"), Duration::from_secs(1));
+        let handles = metrics.token_request_handles(&app(), &caller(), "rest");
+        handles.served(second);
+        handles.refused("connection_not_found", second);
+        metrics.token_request(None, None, "msi", "caller_unauthenticated", second);
+        metrics.cache_lookup(CacheResult::Hit);
+        metrics.refresh(&app(), "ok", second);
+        metrics.lease_attempt(LeaseResult::Acquired);
+        metrics.connections_by_status(&app(), &[("active", 3), ("blocked", 0)]);
+        metrics.credential_expiry(&app(), "2026-11", Some(NOW.plus(second * 60)));
+        metrics.credential_state(&app(), "2026-11", CredentialState::Accepted);
+        metrics.credential_used(&app(), "2026-11", NOW);
+        metrics.tls_certificate_expiry("public", NOW.minus(second));
+        metrics.caller_key_expiry(&caller(), "k1", NOW.plus(second));
+        metrics.caller_key_used(&caller(), "k1", NOW);
+        metrics.sealing_key("2026-01", 12, true);
+        metrics.sealing_key_used("2026-01", NOW);
+        metrics.authority_request(&app(), "token", "ok", second);
+        metrics.store_operation("commit", second, true);
+        metrics.config_reload(Some(NOW));
+        metrics.config_reload(None);
+        metrics.audit_lost(2);
+        metrics.listener("local").http_request(http::StatusCode::NOT_FOUND);
+        metrics
+    }
+
+    #[test]
+    fn the_fixed_names_are_there_with_their_labels() {
+        let text = exercised().encode(NOW);
+        for series in [
+            r#"token_requests_total{app="outlook",caller="mail-sync",dialect="rest",outcome="ok"} 1"#,
+            r#"token_requests_total{app="outlook",caller="mail-sync",dialect="rest",outcome="connection_not_found"} 1"#,
+            r#"token_requests_total{app="unknown",caller="unknown",dialect="msi",outcome="caller_unauthenticated"} 1"#,
+            r#"token_request_duration_seconds_count{dialect="rest"} 2"#,
+            r#"token_cache_lookups_total{result="hit"} 1"#,
+            r#"token_cache_lookups_total{result="miss"} 0"#,
+            r#"refreshes_total{app="outlook",outcome="ok"} 1"#,
+            r#"refresh_duration_seconds_count{app="outlook"} 1"#,
+            r#"lease_attempts_total{result="acquired"} 1"#,
+            r#"connections{app="outlook",status="active"} 3"#,
+            r#"connections{app="outlook",status="blocked"} 0"#,
+            r#"credential_expiry_seconds{app="outlook",credential="2026-11"} 60"#,
+            r#"credential_state{app="outlook",credential="2026-11",state="accepted"} 1"#,
+            r#"credential_state{app="outlook",credential="2026-11",state="rejected"} 0"#,
+            r#"credential_last_used_timestamp_seconds{app="outlook",credential="2026-11"} 1795392000"#,
+            r#"sealing_key_records{key="2026-01"} 12"#,
+            r#"authority_requests_total{app="outlook",endpoint="token",outcome="ok"} 1"#,
+            r#"store_operation_duration_seconds_count{operation="commit"} 1"#,
+            r#"store_errors_total{operation="commit"} 1"#,
+            r#"config_reloads_total{outcome="ok"} 1"#,
+            r#"config_reloads_total{outcome="failed"} 1"#,
+            "config_last_reload_timestamp_seconds 1795392000",
+            r#"build_info{version="0.1.0"} 1"#,
+            r#"tls_certificate_expiry_seconds{listener="public"} -1"#,
+            "audit_lost_total 2",
+        ] {
+            let series = format!("tokenward_{series}");
+            assert!(text.lines().any(|line| line == series), "no {series} in\n{text}");
+        }
+        assert!(text.contains("\nprocess_open_fds "), "{text}");
+    }
+
+    #[test]
+    fn a_credential_that_is_gone_leaves_no_series() {
+        let metrics = exercised();
+        metrics.credential_gone(&app(), "2026-11");
+        metrics.caller_key_gone(&caller(), "k1");
+        metrics.sealing_key_gone("2026-01");
+        let text = metrics.encode(NOW);
+        for gone in ["2026-11", "k1", "2026-01"] {
+            assert!(!text.contains(gone), "{gone} is still in\n{text}");
+        }
+    }
+
+    /// The rules that promtool checks, for where it is not installed.
+    fn lint(text: &str) -> Vec<String> {
+        let mut problems = Vec::new();
+        let types: Vec<(&str, &str)> =
+            text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
+        for (name, kind) in &types {
+            if !text.contains(&format!("# HELP {name} ")) {
+                problems.push(format!("{name} has no help"));
+            }
+            if (*kind == "counter") != name.ends_with("_total") {
+                problems.push(format!("{name} is a {kind}"));
+            }
+            if !name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'_')) {
+                problems.push(format!("{name} has other characters than a-z and _"));
+            }
+            if ["_ms", "_millis", "_milliseconds", "_minutes", "_kb"].iter().any(|unit| name.ends_with(unit))
+            {
+                problems.push(format!("{name} is not in base units"));
+            }
+            if !name.starts_with("tokenward_") && !name.starts_with("process_") {
+                problems.push(format!("{name} lacks the prefix"));
+            }
+        }
+        if types.len() < 30 {
+            problems.push(format!("only {} families", types.len()));
+        }
+        problems
+    }
+
+    #[test]
+    fn the_names_follow_prometheus_s_own_rules() {
+        let text = exercised().encode(NOW);
+        assert_eq!(lint(&text), Vec::<String>::new());
+        let promtool = Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut promtool = match promtool {
+            Ok(promtool) => promtool,
+            // The rules above have been checked all the same.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+            Err(error) => panic!("promtool: {error}"),
+        };
+        promtool.stdin.take().expect("piped").write_all(text.as_bytes()).expect("written");
+        let output = promtool.wait_with_output().expect("ended");
+        let said = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "promtool: {}", String::from_utf8_lossy(&said));
+    }
+}

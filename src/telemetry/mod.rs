@@ -1,6 +1,8 @@
 //! What the process tells about itself: metrics, logs and the audit stream.
 //!
-//! May know: `domain`'s names and words. Never a token, a code, a secret or an assertion; no names of
-//! connections in metrics, no usernames anywhere.
+//! May know: `domain`'s names and words, and what a listener knows of a request. Never a token, a code, a
+//! secret or an assertion; no names of connections in metrics, no usernames anywhere.
 
+pub mod audit;
+pub mod logging;
 pub mod metrics;
