@@ -1,5 +1,7 @@
 //! tokenward: an OAuth token broker for Microsoft Entra ID and any other OpenID provider.
 
+pub mod api;
+pub mod app;
 pub mod authority;
 pub mod broker;
 pub mod callers;
@@ -10,6 +12,7 @@ pub mod lifecycle;
 pub mod listener;
 pub mod ops;
 pub mod policy;
+pub mod public;
 pub mod refresh;
 pub mod repository;
 pub mod store;

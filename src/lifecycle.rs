@@ -259,20 +259,10 @@ pub fn harden() -> Vec<Warning> {
             .push(Warning { wanted: "no debugger and no dump (PR_SET_DUMPABLE=0)", why: error.to_string() });
     }
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
-    if !no_new_privileges() {
-        warnings.push(Warning {
-            wanted: "no new privileges (PR_SET_NO_NEW_PRIVS)",
-            why: "start under systemd with NoNewPrivileges=yes or in a container that forbids privilege escalation"
-                .to_owned(),
-        });
+    if let Err(error) = rustix::thread::set_no_new_privs(true) {
+        warnings.push(Warning { wanted: "no new privileges (PR_SET_NO_NEW_PRIVS)", why: error.to_string() });
     }
     warnings
-}
-
-/// Whether whoever started this process has forbidden new privileges.
-fn no_new_privileges() -> bool {
-    std::fs::read_to_string("/proc/self/status")
-        .is_ok_and(|status| status.lines().any(|line| line.split_whitespace().eq(["NoNewPrivs:", "1"])))
 }
 
 #[cfg(test)]

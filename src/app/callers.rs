@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use super::{Environment, StartError};
 use crate::broker::App;
-use crate::callers::unix_user::UnixUser;
-use crate::callers::{CallerSetup, Callers};
+use crate::callers::{CallerSetup, Callers, UnixUser};
 use crate::config::{self, Authenticate, Config, RuleConfig};
 use crate::domain::id::{AppName, CallerName};
 use crate::domain::time::Timestamp;

@@ -293,7 +293,6 @@ impl Environment {
 pub fn serve(loaded: Loaded, path: &Path, variables: &BTreeMap<String, String>) -> ExitCode {
     let Loaded { config, warnings } = loaded;
     let level = match config.log.level {
-        LogLevel::Off => logging::Level::Off,
         LogLevel::Error => logging::Level::Error,
         LogLevel::Warn => logging::Level::Warn,
         LogLevel::Info => logging::Level::Info,

@@ -10,10 +10,6 @@
 //!
 //! The one hard problem: telling the authority's verdict on a grant from all the ways a call can go wrong.
 
-#![expect(
-    clippy::result_large_err,
-    reason = "a failure is rare, read once, and carries the authority's whole answer"
-)]
 
 mod address;
 mod cache;

@@ -95,7 +95,7 @@ impl Page {
         self
     }
 
-    fn to_copy(mut self, title: &str, text: String) -> Self {
+    fn offer_copy(mut self, title: &str, text: String) -> Self {
         self.copy_title = title.to_owned();
         self.copy = Some(text);
         self
@@ -215,7 +215,7 @@ impl Page {
         match &session.admin_consent_url {
             Some(url) => page
                 .say("Send this link to your IT administrator. Once it is approved, start again from the application you came from.")
-                .to_copy("Link for your administrator", url.clone()),
+                .offer_copy("Link for your administrator", url.clone()),
             None => page,
         }
     }
@@ -233,7 +233,7 @@ mod tests {
             .list(evil, vec![evil.to_owned()])
             .button(evil, evil.to_owned())
             .link(evil.to_owned(), evil.to_owned())
-            .to_copy(evil, evil.to_owned())
+            .offer_copy(evil, evil.to_owned())
             .contact(Some(evil.to_owned()));
         let html = page.html(&Style::new());
         assert!(!html.contains("<script") && !html.contains("\"'&"), "{html}");

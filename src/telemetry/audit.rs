@@ -204,6 +204,8 @@ pub enum AuditSink {
     File(PathBuf),
     /// Standard output.
     Stdout,
+    /// Standard error, between the log's lines.
+    Stderr,
 }
 
 /// Why an audit stream cannot be opened.
@@ -236,6 +238,7 @@ impl AuditWriter {
     pub fn open(sink: &AuditSink, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Result<Self, AuditError> {
         let sink: Box<dyn Sink> = match sink {
             AuditSink::Stdout => Box::new(Stdout),
+            AuditSink::Stderr => Box::new(Stderr),
             AuditSink::File(path) => {
                 let failed = |source| AuditError { path: path.clone(), source };
                 Box::new(AppendedFile::open(path).map_err(failed)?)
@@ -459,6 +462,14 @@ impl Sink for Stdout {
         let mut stdout = io::stdout().lock();
         stdout.write_all(lines)?;
         stdout.flush()
+    }
+}
+
+struct Stderr;
+
+impl Sink for Stderr {
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        io::stderr().lock().write_all(lines)
     }
 }
 
