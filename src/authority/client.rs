@@ -494,6 +494,11 @@ impl OpenIdAuthority {
         if let Some(description) = description {
             tracing::debug!(description = one_line(&description), "the authority's words");
         }
+        tracing::debug!(
+            request = answer.header("x-ms-request-id").map(one_line),
+            server = answer.header("x-ms-ests-server").map(one_line),
+            "the authority's ids of its answer"
+        );
         let trace_id = trace_id.or_else(|| answer.header("x-ms-request-id").and_then(trace_word));
         AuthorityFailure {
             doing: call.doing,
@@ -556,6 +561,12 @@ impl OpenIdAuthority {
     async fn redeem_code(&self, request: RedeemRequest<'_>) -> Result<TokenAnswer, AuthorityFailure> {
         let doing = "redeeming an authorization code";
         let metadata = self.metadata(doing).await?;
+        // A code of one authority is not for the eyes of another (RFC 9207 §1: mix-up), and this app's authority
+        // may have changed since the browser was sent off.
+        if request.sent_to_issuer != metadata.issuer {
+            let cause = "the browser was sent to another authority than the app's of now".to_owned();
+            return Err(ours(doing, Disposition::Restart, cause));
+        }
         // Before the code is spent, for without keys its answer would be of no use.
         let keys = self.keys(doing, &metadata).await?;
         let scopes = self.with_sign_in(request.scopes);
@@ -609,10 +620,11 @@ impl OpenIdAuthority {
         Ok(answer(success, requested_at, account, request.scopes))
     }
 
-    /// The account that a refresh's `id_token` names, which must be `owner`. With no keys to be had, the tokens are
-    /// not thrown away (the refresh token before them may be spent): the claims, which came over TLS from the
-    /// token endpoint itself (OpenID Connect Core §3.1.3.7 item 6), must still name the owner, and no identity is
-    /// taken from them.
+    /// The account that a refresh's `id_token` names, which must be `owner`.
+    ///
+    /// The refresh token before these may be spent, so they are not thrown away because our clock is wrong or the
+    /// keys cannot be had: the claims, which came over TLS from the token endpoint itself (OpenID Connect Core
+    /// §3.1.3.7 item 6), must still name the owner, and no identity is taken from them.
     async fn renewed_account(
         &self,
         doing: &'static str,
@@ -623,12 +635,22 @@ impl OpenIdAuthority {
     ) -> Result<Option<Account>, AuthorityFailure> {
         let refuse = |fault| self.id_token_refused(doing, fault, LATER);
         let token = UnverifiedToken::parse(id_token, rules).map_err(refuse)?;
-        let (account, verified) = match self.keys(doing, metadata).await {
-            Ok(keys) => {
-                let keys = self.keys_for(metadata, keys, &token).await;
-                (token.verify(&keys, rules).map_err(refuse)?, true)
+        let verified = match self.keys(doing, metadata).await {
+            Ok(keys) => token.verify(&*self.keys_for(metadata, keys, &token).await, rules),
+            Err(_) => Err(IdTokenFault::UnknownKey),
+        };
+        let (account, is_verified) = match verified {
+            Ok(account) => (account, true),
+            Err(fault) if fault.may_be_ours() => {
+                self.observe(AuthorityEvent::IdTokenRefused { fault });
+                tracing::warn!(
+                    doing,
+                    fault = fault.as_str(),
+                    "an id_token could not be verified; the tokens are kept"
+                );
+                (token.check_identity(rules).map_err(refuse)?, false)
             }
-            Err(_) => (token.check_claims(rules).map_err(refuse)?, false),
+            Err(fault) => return Err(refuse(fault)),
         };
         if account.id() != owner.id() {
             self.observe(AuthorityEvent::WrongAccount);
@@ -640,7 +662,7 @@ impl OpenIdAuthority {
                 "the answer's id_token names another account than the grant's; the answer is not used";
             return Err(ours(doing, LATER, cause.to_owned()));
         }
-        Ok(verified.then_some(account))
+        Ok(is_verified.then_some(account))
     }
 
     fn rules<'a>(
