@@ -151,6 +151,7 @@ pub struct OpenIdAuthority {
     naming: ScopeNaming,
     tenants: Tenants,
     one_tenant: bool,
+    may_replay: bool,
     http: HttpClient,
     metadata: Kept<Metadata>,
     keys: Kept<KeySet>,
@@ -189,7 +190,8 @@ impl OpenIdAuthority {
         };
         let tenants = Tenants::parse(&config.tenants).map_err(AuthorityConfigError::Tenants)?;
         let one_tenant = tenants.is_one_tenant() || tenant.as_ref().is_some_and(TenantPath::is_one_tenant);
-        let http = HttpClient::new(url.host(), &config.roots, Arc::clone(&parts.clock));
+        let may_replay = config.refresh_token_reuse.unwrap_or(provider == Provider::Entra);
+        let http = HttpClient::new(url.host(), &config.roots, may_replay, Arc::clone(&parts.clock));
         let expected = Expected {
             authority: url,
             provider,
@@ -204,6 +206,7 @@ impl OpenIdAuthority {
             naming,
             tenants,
             one_tenant,
+            may_replay,
             http: http.map_err(AuthorityConfigError::Roots)?,
             metadata: Kept::new(Endpoint::Discovery, Arc::clone(&parts.clock), config.timeout),
             keys: Kept::new(Endpoint::Keys, Arc::clone(&parts.clock), config.timeout),
@@ -818,7 +821,7 @@ impl Authority for OpenIdAuthority {
     }
 
     fn may_replay_refresh_tokens(&self) -> bool {
-        self.config.refresh_token_reuse.unwrap_or(self.provider() == Provider::Entra)
+        self.may_replay
     }
 
     fn authorize_url<'a>(

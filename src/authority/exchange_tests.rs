@@ -631,6 +631,16 @@ async fn a_pooled_connection_that_died_costs_nothing() {
     }
 }
 
+#[tokio::test]
+async fn where_an_unknown_outcome_may_cost_a_grant_no_connection_is_used_twice() {
+    let world = World::openid();
+    world.redeem().await.expect("tokens");
+    assert_eq!(world.server.connections(), 3, "document, keys, token");
+    let world = World::entra();
+    world.redeem().await.expect("tokens");
+    assert_eq!(world.server.connections(), 1);
+}
+
 // Credentials.
 
 fn by_secret(good: &'static str) -> impl Fn(&str, &Seen) -> Reply + Send + 'static {

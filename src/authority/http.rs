@@ -119,8 +119,15 @@ pub(super) struct HttpClient {
 }
 
 impl HttpClient {
-    /// A client for the authority on `host`.
-    pub(super) fn new(host: &str, roots: &Roots, clock: Arc<dyn Clock>) -> Result<Self, RootsFault> {
+    /// A client for the authority on `host`. A connection that is used again may be closed by the other side just
+    /// as a POST is written to it, whose outcome is then unknown: without `keep_connections` each request has its
+    /// own, for authorities where an unknown outcome may cost a grant.
+    pub(super) fn new(
+        host: &str,
+        roots: &Roots,
+        keep_connections: bool,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, RootsFault> {
         let guard = Arc::new(AddressGuard::new(host));
         let mut connector = HttpConnector::new_with_resolver(GuardedResolver::new(Arc::clone(&guard)));
         connector.enforce_http(false);
@@ -136,7 +143,7 @@ impl HttpClient {
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(16)
+            .pool_max_idle_per_host(if keep_connections { 16 } else { 0 })
             .http1_max_buf_size(HEAD_CAP)
             // What hyper calls a cancelled request comes back whole from a pooled connection that had died: not a
             // byte of it was written, so sending it again on another connection is safe for a POST too.
@@ -370,7 +377,7 @@ mod tests {
 
     fn client(host: &str) -> HttpClient {
         let ca = include_str!("../../tests/data/authority/keys/tls-ca.pem");
-        HttpClient::new(host, &Roots::Only(ca.to_owned()), ManualClock::new()).expect("a client")
+        HttpClient::new(host, &Roots::Only(ca.to_owned()), true, ManualClock::new()).expect("a client")
     }
 
     fn url(text: &str) -> CheckedUrl {

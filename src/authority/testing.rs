@@ -210,6 +210,7 @@ pub(super) struct Server {
     pub(super) address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     stop: Arc<AtomicBool>,
+    connections: Arc<AtomicU64>,
 }
 
 impl Server {
@@ -238,12 +239,15 @@ impl Server {
         let (seen, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
         let handler = Arc::new(handler);
         let (all_seen, stopping) = (Arc::clone(&seen), Arc::clone(&stop));
+        let connections = Arc::new(AtomicU64::new(0));
+        let opened = Arc::clone(&connections);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if stopping.load(Ordering::SeqCst) {
                     return;
                 }
                 let Ok(stream) = stream else { continue };
+                opened.fetch_add(1, Ordering::SeqCst);
                 stream.set_nodelay(true).expect("a socket");
                 let (handler, seen, stop) =
                     (Arc::clone(&handler), Arc::clone(&all_seen), Arc::clone(&stopping));
@@ -257,7 +261,7 @@ impl Server {
                 });
             }
         });
-        Server { address, seen, stop }
+        Server { address, seen, stop, connections }
     }
 
     pub(super) fn origin(&self) -> String {
@@ -266,6 +270,11 @@ impl Server {
 
     pub(super) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().expect("not poisoned").clone()
+    }
+
+    /// How many connections were made.
+    pub(super) fn connections(&self) -> u64 {
+        self.connections.load(Ordering::SeqCst)
     }
 
     /// How many requests came for paths that end so.
