@@ -60,6 +60,9 @@ pub struct AuthorityConfig {
     pub client_id: String,
     /// At Entra: `*`, `personal`, tenant ids; see [`Tenants::parse`].
     pub tenants: Vec<String>,
+    /// At Entra: the Microsoft Graph that bare scopes belong to, such as `https://dod-graph.microsoft.us`, which
+    /// shares its login host with another one; none for the login host's own.
+    pub graph: Option<String>,
     /// Hosts (`host` or `host:port`) of the authority's endpoints besides its own. None lets an Entra authority use
     /// its cloud's hosts, and any other one every public host over `https`; a list, even an empty one, is all
     /// there is, but for an Entra cloud's own hosts.
@@ -86,6 +89,7 @@ impl AuthorityConfig {
             provider: None,
             client_id: client_id.into(),
             tenants: vec!["*".to_owned()],
+            graph: None,
             endpoint_hosts: None,
             roots: Roots::System,
             timeout: Duration::from_secs(10),
@@ -114,6 +118,9 @@ pub enum AuthorityConfigError {
     /// No client id, or one with characters that no client id has (RFC 6749 appendix A.1).
     #[error("the client id is empty or holds a character that no client id has")]
     ClientId,
+    /// The Graph's URL.
+    #[error("the Graph's URL {0}")]
+    Graph(#[source] UrlFault),
     /// The tenant list.
     #[error("tenants: {0}")]
     Tenants(#[source] UnknownTenant),
@@ -184,7 +191,9 @@ impl OpenIdAuthority {
         };
         let naming = match provider {
             Provider::Entra => {
-                ScopeNaming::Entra { graph: cloud.map_or(GRAPH, |cloud| cloud.graph).to_owned() }
+                let graph = config.graph.as_deref().unwrap_or(cloud.map_or(GRAPH, |cloud| cloud.graph));
+                let graph = CheckedUrl::parse(graph, false).map_err(AuthorityConfigError::Graph)?;
+                ScopeNaming::Entra { graph: graph.as_str().trim_end_matches('/').to_owned() }
             }
             Provider::OpenId => ScopeNaming::Plain,
         };

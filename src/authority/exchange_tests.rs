@@ -451,6 +451,20 @@ async fn a_refusal_leaves_with_its_codes_and_without_its_words() {
 }
 
 #[tokio::test]
+async fn a_refused_code_ends_the_attempt_and_judges_no_grant() {
+    let world = World::entra();
+    for (error, code, disposition) in [
+        ("invalid_grant", 54005, Disposition::Restart),
+        ("invalid_grant", 70008, Disposition::Restart),
+        ("invalid_grant", 0, Disposition::Restart),
+        ("access_denied", 90094, Disposition::Blocked(BlockReason::AdminConsentRequired)),
+    ] {
+        world.answer_tokens(move |_, _| refused(400, error, code));
+        assert_eq!(failed(world.redeem().await).disposition, disposition, "{code}");
+    }
+}
+
+#[tokio::test]
 async fn an_app_that_is_absent_is_the_tenants_or_the_operators() {
     let absent = |_: &str, _: &Seen| refused(400, "unauthorized_client", 700016);
     let world = World::entra();
@@ -1370,6 +1384,24 @@ fn each_clouds_bare_scopes_are_its_own_graphs() {
         let authority = OpenIdAuthority::new(config, CredentialSet::new(Vec::new()), parts).expect("good");
         assert_eq!(*authority.scope_naming(), ScopeNaming::Entra { graph: graph.into() }, "{host}");
     }
+}
+
+#[test]
+fn a_graph_that_no_host_tells_can_be_named() {
+    let make = |graph: &str| {
+        let mut config = AuthorityConfig::new("https://login.microsoftonline.us/common/v2.0", CLIENT_ID);
+        config.graph = Some(graph.into());
+        let parts = AuthorityParts {
+            clock: ManualClock::new(),
+            random: Arc::new(CountingRandom::default()),
+            observer: Arc::new(Unobserved),
+        };
+        let made = OpenIdAuthority::new(config, CredentialSet::new(Vec::new()), parts);
+        made.map(|authority| authority.scope_naming().clone()).map_err(|error| error.to_string())
+    };
+    let dod = ScopeNaming::Entra { graph: "https://dod-graph.microsoft.us".into() };
+    assert_eq!(make("https://dod-graph.microsoft.us/"), Ok(dod));
+    assert!(make("dod-graph.microsoft.us").is_err() && make("http://graph.example").is_err());
 }
 
 #[tokio::test]
