@@ -318,3 +318,135 @@ pub(super) fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     };
     Some(Duration::from_secs(seconds.clamp(RETRY_AFTER_BOUNDS.0, RETRY_AFTER_BOUNDS.1)))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::authority::http::HttpAnswer;
+
+    /// 2026-11-23T00:00:00Z.
+    const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_392_000);
+
+    fn words(disposition: Disposition) -> String {
+        match disposition {
+            Disposition::RetryAfter(None) => "later".to_owned(),
+            Disposition::RetryAfter(Some(wait)) => format!("later {}", wait.as_secs()),
+            Disposition::Reauthorize(reason, Keep) => format!("reauthorize {reason} keep"),
+            Disposition::Reauthorize(reason, Dead) => format!("reauthorize {reason} dead"),
+            Blocked(reason) => format!("blocked {reason}"),
+            NextCredential => "next_credential".to_owned(),
+            Misconfigured => "misconfigured".to_owned(),
+            Restart => "restart".to_owned(),
+            CallerFault => "caller_fault".to_owned(),
+            Disposition::OutcomeUnknown => "outcome_unknown".to_owned(),
+            Bug => "bug".to_owned(),
+        }
+    }
+
+    fn body(case: &Value, codes: &[u64]) -> Vec<u8> {
+        if let Some(body) = case["body"].as_str() {
+            return body.as_bytes().to_vec();
+        }
+        let mut body = serde_json::json!({
+            "error": case["error"],
+            "error_description": "AADSTS0: Some text.\r\nTrace ID: 1",
+            "error_codes": codes,
+        });
+        if let Some(suberror) = case["suberror"].as_str() {
+            body["suberror"] = suberror.into();
+        }
+        body.to_string().into_bytes()
+    }
+
+    #[test]
+    fn every_row_of_the_facts() {
+        let cases: Value =
+            serde_json::from_str(include_str!("../../tests/data/authority/refusals.json")).expect("cases");
+        for case in cases.as_array().expect("a list") {
+            let alone = case["codes"].as_array().cloned().unwrap_or_default();
+            let mut lists: Vec<Vec<u64>> = alone
+                .iter()
+                .map(|code| match code {
+                    Value::Array(codes) => codes.iter().filter_map(Value::as_u64).collect(),
+                    code => code.as_u64().into_iter().collect(),
+                })
+                .collect();
+            if lists.is_empty() {
+                lists.push(Vec::new());
+            }
+            for codes in lists {
+                let status = u16::try_from(case["status"].as_u64().expect("a status")).expect("a status");
+                let answer =
+                    HttpAnswer { status, headers: Default::default(), body: body(case, &codes).into() };
+                let refusal = wire::refusal(&answer);
+                let after = case["retry_after"].as_str().and_then(|value| retry_after(value, NOW));
+                let says =
+                    |asked, one| words(token_error(status, refusal.as_ref(), after, asked, one).disposition);
+                let expect = |key: &str, got: String| {
+                    if let Some(expected) = case[key].as_str() {
+                        assert_eq!(got, expected, "{key}: {} {codes:?}", case["case"]);
+                    }
+                };
+                expect("refresh", says(Asked::Refresh, false));
+                expect("redeem", says(Asked::Redeem, false));
+                expect("refresh_one_tenant", says(Asked::Refresh, true));
+                expect("client_credentials", says(Asked::ClientCredentials, false));
+                // Nobody's sign-in can mend what no user began, and no redemption condemns a grant.
+                let own = token_error(status, refusal.as_ref(), after, Asked::ClientCredentials, false);
+                assert!(!own.disposition.is_verdict(), "{}", case["case"]);
+                let redeemed = token_error(status, refusal.as_ref(), after, Asked::Redeem, false);
+                assert!(
+                    !matches!(redeemed.disposition, Disposition::Reauthorize(_, Dead)),
+                    "{}",
+                    case["case"]
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn no_number_stands_in_two_rows() {
+        let mut seen = std::collections::HashSet::new();
+        for (numbers, ..) in NUMBERS {
+            for number in *numbers {
+                assert!(seen.insert(number), "{number}");
+            }
+        }
+    }
+
+    #[test]
+    fn callback_errors_come_from_a_fixed_list() {
+        use AuthorizeRefusal as R;
+        let rows = [
+            ("access_denied", Some("cancel"), None, R::AccessDenied),
+            ("access_denied", None, Some("AADSTS65004: User declined to consent"), R::AccessDenied),
+            ("consent_required", None, Some("AADSTS65004: User declined to consent"), R::AccessDenied),
+            ("permission_denied", None, None, R::AccessDenied),
+            (
+                "access_denied",
+                None,
+                Some("AADSTS90094: An administrator has set a policy"),
+                R::AdminConsentRequired,
+            ),
+            ("access_denied", None, Some("AADSTS90095: sent"), R::AdminConsentRequired),
+            ("interaction_required", None, Some("AADSTS50105: not assigned"), R::AssignmentRequired),
+            ("access_denied", None, Some("AADSTS50020: user account"), R::WrongAccount),
+            ("interaction_required", None, Some("AADSTS53003: blocked"), R::PolicyBlocked),
+            ("login_required", None, Some("AADSTS50058: silent"), R::InteractionRequired),
+            ("invalid_request", None, Some("AADSTS50194: not multi-tenant"), R::Misconfigured),
+            ("invalid_client", None, Some("AADSTS650057: invalid resource"), R::Misconfigured),
+            ("server_error", None, None, R::Unavailable),
+            ("temporarily_unavailable", None, None, R::Unavailable),
+            ("access_denied", None, Some("see AADSTS90094: not at the start"), R::AccessDenied),
+            ("access_denied", None, Some("AADSTS"), R::AccessDenied),
+            ("access_denied", None, Some("AADSTS99999999999999999999: x"), R::AccessDenied),
+            ("<script>alert(1)</script>", Some("\r\n"), Some("\u{1b}[31m"), R::Unknown),
+            ("", None, None, R::Unknown),
+        ];
+        for (error, subcode, description, expected) in rows {
+            assert_eq!(authorize_error(error, subcode, description), expected, "{error} {description:?}");
+        }
+    }
+}

@@ -60,6 +60,9 @@ pub struct AuthorityConfig {
     pub client_id: String,
     /// At Entra: `*`, `personal`, tenant ids; see [`Tenants::parse`].
     pub tenants: Vec<String>,
+    /// At Entra: the Microsoft Graph that bare scopes belong to, such as `https://dod-graph.microsoft.us`, which
+    /// shares its login host with another one; none for the login host's own.
+    pub graph: Option<String>,
     /// Hosts (`host` or `host:port`) of the authority's endpoints besides its own. None lets an Entra authority use
     /// its cloud's hosts, and any other one every public host over `https`; a list, even an empty one, is all
     /// there is, but for an Entra cloud's own hosts.
@@ -86,6 +89,7 @@ impl AuthorityConfig {
             provider: None,
             client_id: client_id.into(),
             tenants: vec!["*".to_owned()],
+            graph: None,
             endpoint_hosts: None,
             roots: Roots::System,
             timeout: Duration::from_secs(10),
@@ -114,6 +118,9 @@ pub enum AuthorityConfigError {
     /// No client id, or one with characters that no client id has (RFC 6749 appendix A.1).
     #[error("the client id is empty or holds a character that no client id has")]
     ClientId,
+    /// The Graph's URL.
+    #[error("the Graph's URL {0}")]
+    Graph(#[source] UrlFault),
     /// The tenant list.
     #[error("tenants: {0}")]
     Tenants(#[source] UnknownTenant),
@@ -151,6 +158,7 @@ pub struct OpenIdAuthority {
     naming: ScopeNaming,
     tenants: Tenants,
     one_tenant: bool,
+    may_replay: bool,
     http: HttpClient,
     metadata: Kept<Metadata>,
     keys: Kept<KeySet>,
@@ -183,13 +191,16 @@ impl OpenIdAuthority {
         };
         let naming = match provider {
             Provider::Entra => {
-                ScopeNaming::Entra { graph: cloud.map_or(GRAPH, |cloud| cloud.graph).to_owned() }
+                let graph = config.graph.as_deref().unwrap_or(cloud.map_or(GRAPH, |cloud| cloud.graph));
+                let graph = CheckedUrl::parse(graph, false).map_err(AuthorityConfigError::Graph)?;
+                ScopeNaming::Entra { graph: graph.as_str().trim_end_matches('/').to_owned() }
             }
             Provider::OpenId => ScopeNaming::Plain,
         };
         let tenants = Tenants::parse(&config.tenants).map_err(AuthorityConfigError::Tenants)?;
         let one_tenant = tenants.is_one_tenant() || tenant.as_ref().is_some_and(TenantPath::is_one_tenant);
-        let http = HttpClient::new(url.host(), &config.roots, Arc::clone(&parts.clock));
+        let may_replay = config.refresh_token_reuse.unwrap_or(provider == Provider::Entra);
+        let http = HttpClient::new(url.host(), &config.roots, may_replay, Arc::clone(&parts.clock));
         let expected = Expected {
             authority: url,
             provider,
@@ -204,6 +215,7 @@ impl OpenIdAuthority {
             naming,
             tenants,
             one_tenant,
+            may_replay,
             http: http.map_err(AuthorityConfigError::Roots)?,
             metadata: Kept::new(Endpoint::Discovery, Arc::clone(&parts.clock), config.timeout),
             keys: Kept::new(Endpoint::Keys, Arc::clone(&parts.clock), config.timeout),
@@ -494,6 +506,11 @@ impl OpenIdAuthority {
         if let Some(description) = description {
             tracing::debug!(description = one_line(&description), "the authority's words");
         }
+        tracing::debug!(
+            request = answer.header("x-ms-request-id").map(one_line),
+            server = answer.header("x-ms-ests-server").map(one_line),
+            "the authority's ids of its answer"
+        );
         let trace_id = trace_id.or_else(|| answer.header("x-ms-request-id").and_then(trace_word));
         AuthorityFailure {
             doing: call.doing,
@@ -556,6 +573,12 @@ impl OpenIdAuthority {
     async fn redeem_code(&self, request: RedeemRequest<'_>) -> Result<TokenAnswer, AuthorityFailure> {
         let doing = "redeeming an authorization code";
         let metadata = self.metadata(doing).await?;
+        // A code of one authority is not for the eyes of another (RFC 9207 §1: mix-up), and this app's authority
+        // may have changed since the browser was sent off.
+        if request.sent_to_issuer != metadata.issuer {
+            let cause = "the browser was sent to another authority than the app's of now".to_owned();
+            return Err(ours(doing, Disposition::Restart, cause));
+        }
         // Before the code is spent, for without keys its answer would be of no use.
         let keys = self.keys(doing, &metadata).await?;
         let scopes = self.with_sign_in(request.scopes);
@@ -609,10 +632,11 @@ impl OpenIdAuthority {
         Ok(answer(success, requested_at, account, request.scopes))
     }
 
-    /// The account that a refresh's `id_token` names, which must be `owner`. With no keys to be had, the tokens are
-    /// not thrown away (the refresh token before them may be spent): the claims, which came over TLS from the
-    /// token endpoint itself (OpenID Connect Core §3.1.3.7 item 6), must still name the owner, and no identity is
-    /// taken from them.
+    /// The account that a refresh's `id_token` names, which must be `owner`.
+    ///
+    /// The refresh token before these may be spent, so they are not thrown away because our clock is wrong or the
+    /// keys cannot be had: the claims, which came over TLS from the token endpoint itself (OpenID Connect Core
+    /// §3.1.3.7 item 6), must still name the owner, and no identity is taken from them.
     async fn renewed_account(
         &self,
         doing: &'static str,
@@ -623,12 +647,22 @@ impl OpenIdAuthority {
     ) -> Result<Option<Account>, AuthorityFailure> {
         let refuse = |fault| self.id_token_refused(doing, fault, LATER);
         let token = UnverifiedToken::parse(id_token, rules).map_err(refuse)?;
-        let (account, verified) = match self.keys(doing, metadata).await {
-            Ok(keys) => {
-                let keys = self.keys_for(metadata, keys, &token).await;
-                (token.verify(&keys, rules).map_err(refuse)?, true)
+        let verified = match self.keys(doing, metadata).await {
+            Ok(keys) => token.verify(&*self.keys_for(metadata, keys, &token).await, rules),
+            Err(_) => Err(IdTokenFault::UnknownKey),
+        };
+        let (account, is_verified) = match verified {
+            Ok(account) => (account, true),
+            Err(fault) if fault.may_be_ours() => {
+                self.observe(AuthorityEvent::IdTokenRefused { fault });
+                tracing::warn!(
+                    doing,
+                    fault = fault.as_str(),
+                    "an id_token could not be verified; the tokens are kept"
+                );
+                (token.check_identity(rules).map_err(refuse)?, false)
             }
-            Err(_) => (token.check_claims(rules).map_err(refuse)?, false),
+            Err(fault) => return Err(refuse(fault)),
         };
         if account.id() != owner.id() {
             self.observe(AuthorityEvent::WrongAccount);
@@ -640,7 +674,7 @@ impl OpenIdAuthority {
                 "the answer's id_token names another account than the grant's; the answer is not used";
             return Err(ours(doing, LATER, cause.to_owned()));
         }
-        Ok(verified.then_some(account))
+        Ok(is_verified.then_some(account))
     }
 
     fn rules<'a>(
@@ -796,7 +830,7 @@ impl Authority for OpenIdAuthority {
     }
 
     fn may_replay_refresh_tokens(&self) -> bool {
-        self.config.refresh_token_reuse.unwrap_or(self.provider() == Provider::Entra)
+        self.may_replay
     }
 
     fn authorize_url<'a>(

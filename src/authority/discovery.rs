@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
+use super::address::Reach;
 use super::clouds::{Provider, TenantPath, cloud_of};
+use super::text::one_line;
 use super::url::CheckedUrl;
 use super::wire::Object;
 
@@ -96,7 +98,9 @@ impl Expected {
             };
         };
         // `{origin}/{tenant id or template}/v2.0`, on the host configured or the one its cloud uses in issuers.
-        let refused = || format!("the document names the issuer {issuer}, which does not fit the authority");
+        let refused = || {
+            format!("the document names the issuer {}, which does not fit the authority", one_line(issuer))
+        };
         let rest = self.origins().find_map(|origin| issuer.strip_prefix(&origin).map(str::to_owned));
         let rest = rest.ok_or_else(refused)?;
         let issuer_tenant =
@@ -118,7 +122,7 @@ impl Expected {
         if self.may_call(&url) {
             Ok(url)
         } else {
-            let host = url.host();
+            let host = one_line(url.host());
             Err(format!(
                 "the document's {key} is on {host}, which is not the authority's: add it to endpoint_hosts"
             ))
@@ -133,10 +137,16 @@ impl Expected {
         let listed = match &self.endpoint_hosts {
             Some(hosts) => hosts.iter().any(|host| names(host, url)),
             // An OpenID provider may spread over hosts as it likes (Google's does); Entra's clouds are known.
-            None => self.provider == Provider::OpenId && url.is_https() && !url.is_loopback(),
+            None => self.provider == Provider::OpenId && url.is_https() && !is_near(url),
         };
         own || (self.provider == Provider::Entra && of_cloud) || listed
     }
+}
+
+/// Whether the host is written as an address that is not on the Internet. What names resolve to is seen to when
+/// they do.
+fn is_near(url: &CheckedUrl) -> bool {
+    url.is_loopback() || url.literal().is_some_and(|address| Reach::of(address) != Reach::Public)
 }
 
 /// Whether `host` or `host:port` names the URL's; without a port it is the scheme's own.

@@ -119,8 +119,15 @@ pub(super) struct HttpClient {
 }
 
 impl HttpClient {
-    /// A client for the authority on `host`.
-    pub(super) fn new(host: &str, roots: &Roots, clock: Arc<dyn Clock>) -> Result<Self, RootsFault> {
+    /// A client for the authority on `host`. A connection that is used again may be closed by the other side just
+    /// as a POST is written to it, whose outcome is then unknown: without `keep_connections` each request has its
+    /// own, for authorities where an unknown outcome may cost a grant.
+    pub(super) fn new(
+        host: &str,
+        roots: &Roots,
+        keep_connections: bool,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, RootsFault> {
         let guard = Arc::new(AddressGuard::new(host));
         let mut connector = HttpConnector::new_with_resolver(GuardedResolver::new(Arc::clone(&guard)));
         connector.enforce_http(false);
@@ -136,7 +143,7 @@ impl HttpClient {
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(16)
+            .pool_max_idle_per_host(if keep_connections { 16 } else { 0 })
             .http1_max_buf_size(HEAD_CAP)
             // What hyper calls a cancelled request comes back whole from a pooled connection that had died: not a
             // byte of it was written, so sending it again on another connection is safe for a POST too.
@@ -360,5 +367,104 @@ impl Body for Outgoing {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.data.as_ref().map_or(0, |data| data.len() as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authority::testing::{ManualClock, Reply, Server};
+
+    fn client(host: &str) -> HttpClient {
+        let ca = include_str!("../../tests/data/authority/keys/tls-ca.pem");
+        HttpClient::new(host, &Roots::Only(ca.to_owned()), true, ManualClock::new()).expect("a client")
+    }
+
+    fn url(text: &str) -> CheckedUrl {
+        CheckedUrl::parse(text, true).expect("a URL")
+    }
+
+    async fn post(client: &HttpClient, url: &CheckedUrl) -> HttpFailure {
+        let form = Zeroizing::new("a=b".to_owned());
+        client.post(url, HeaderMap::new(), form, Duration::from_millis(400)).await.err().expect("a failure")
+    }
+
+    #[tokio::test]
+    async fn nothing_was_sent_before_the_handshake_was_done() {
+        // A server that takes the connection and then says nothing: the handshake never ends.
+        let server = Server::start(|_| Reply::Hang);
+        let port = server.address.port();
+        let silent = post(&client("127.0.0.1"), &url(&format!("https://127.0.0.1:{port}/"))).await;
+        assert_eq!((silent.fault, silent.status), (HttpFault::NotSent, None), "{}", silent.cause);
+        // The same server in the clear reads the request and says nothing.
+        let silent = post(&client("127.0.0.1"), &url(&format!("http://127.0.0.1:{port}/"))).await;
+        assert_eq!(silent.fault, HttpFault::NoWholeAnswer, "{}", silent.cause);
+        assert_eq!(server.seen().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn names_ports_and_certificates_that_are_wrong_were_sent_nothing() {
+        let server = Server::start_tls(|_| Reply::Close);
+        let port = server.address.port();
+        let rows = [
+            ("https://nowhere.invalid/".to_owned(), "nowhere.invalid"),
+            (format!("https://127.0.0.2:{port}/"), "127.0.0.2"), // not in the certificate, or nobody there
+        ];
+        for (text, host) in rows {
+            let failure = post(&client(host), &url(&text)).await;
+            assert_eq!(failure.fault, HttpFault::NotSent, "{text}: {}", failure.cause);
+        }
+        assert!(server.seen().is_empty());
+        let failure = post(&client("localhost"), &url(&format!("https://localhost:{port}/"))).await;
+        assert_eq!(failure.fault, HttpFault::NoWholeAnswer, "{}", failure.cause);
+        assert_eq!(server.seen().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_public_authority_leads_to_no_local_server() {
+        let server = Server::start(|_| Reply::Answer { status: 200, headers: vec![], body: String::new() });
+        let port = server.address.port();
+        let client = client("login.example");
+        for host in [
+            "127.0.0.1",
+            "localhost",
+            "[::1]",
+            "[::ffff:127.0.0.1]",
+            "169.254.169.254",
+            "10.0.0.1",
+            "0.0.0.0",
+        ] {
+            // As a hostile document would have it, past the check of the document itself.
+            let url = url(&format!("https://{host}:{port}/"));
+            let failure = post(&client, &url).await;
+            assert_eq!(failure.fault, HttpFault::NotSent, "{host}");
+            let refused = failure.cause.contains("private, local or reserved");
+            assert!(refused, "{host}: {}", failure.cause);
+            assert!(client.get(&url, Duration::from_millis(400)).await.is_err(), "{host}");
+        }
+        // The ways to write an IPv4 address that only resolvers know.
+        for host in ["2130706433", "0x7f000001", "0177.0.0.1", "127.1"] {
+            let failure = post(&client, &url(&format!("https://{host}:{port}/"))).await;
+            assert_eq!(failure.fault, HttpFault::NotSent, "{host}: {}", failure.cause);
+        }
+        assert!(server.seen().is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_answer_may_arrive_in_pieces_up_to_the_cap() {
+        let chunk = format!("{:x}\r\n{}\r\n", 10_000, "x".repeat(10_000));
+        let bytes = format!(
+            "HTTP/1.1 200 X\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n{}0\r\n\r\n",
+            chunk.repeat(13)
+        );
+        let server = Server::start(move |_| Reply::Raw(bytes.clone().into_bytes()));
+        let client = client("127.0.0.1");
+        let url = url(&server.origin());
+        let Ok(answer) = client.get(&url, Duration::from_secs(5)).await else { panic!("a document") };
+        assert_eq!(answer.body.len(), 130_000);
+        let form = Zeroizing::new("a=b".to_owned());
+        let answer = client.post(&url, HeaderMap::new(), form, Duration::from_secs(5)).await;
+        let Ok(answer) = answer else { panic!("a token answer") };
+        assert_eq!(answer.body.len(), 130_000);
     }
 }

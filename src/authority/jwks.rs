@@ -152,3 +152,67 @@ fn key(object: &Map<String, Value>) -> Option<Key> {
         cloud_instance_name: text("cloud_instance_name").map(str::to_owned),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::authority::testing::{P256, RSA, b64, p256_jwk, rsa_jwk};
+
+    fn with(mut key: Value, name: &str, value: Value) -> Value {
+        key[name] = value;
+        key
+    }
+
+    #[test]
+    fn only_keys_that_can_be_used_are_kept() {
+        let good = rsa_jwk("good", &RSA);
+        let ignored = [
+            with(good.clone(), "use", json!("enc")),
+            with(good.clone(), "kty", json!("oct")),
+            with(good.clone(), "kty", json!(1)),
+            with(good.clone(), "n", json!(b64([0xff; 128]))),
+            with(good.clone(), "n", json!(b64([0xff; 1025]))),
+            with(good.clone(), "n", json!("not base64 !")),
+            with(good.clone(), "e", json!(b64([1]))),
+            with(good.clone(), "e", json!(b64([2]))),
+            with(good.clone(), "e", json!(b64([]))),
+            with(good.clone(), "e", json!(b64([0xff; 9]))),
+            with(p256_jwk("x", &P256), "crv", json!("P-384")),
+            with(p256_jwk("x", &P256), "x", json!(b64([1; 31]))),
+            json!("a key"),
+            json!({}),
+        ];
+        let mut keys = ignored.to_vec();
+        keys.push(good);
+        let set = KeySet::parse(json!({ "keys": keys }).to_string().as_bytes()).expect("a set");
+        assert_eq!(set.keys.len(), 1);
+        assert!(KeySet::parse(json!({ "keys": ignored }).to_string().as_bytes()).is_err());
+    }
+
+    #[test]
+    fn evil_sets_are_refused_whole() {
+        let key = rsa_jwk("k", &RSA);
+        let set = |count: usize| json!({ "keys": vec![key.clone(); count] }).to_string();
+        assert!(KeySet::parse(set(100).as_bytes()).is_ok());
+        for bad in [
+            set(101),
+            set(0),
+            "{}".into(),
+            "[]".into(),
+            r#"{"keys":{}}"#.into(),
+            r#"{"keys":[],"keys":[]}"#.into(),
+        ] {
+            assert!(KeySet::parse(bad.as_bytes()).is_err(), "{bad:.40}");
+        }
+    }
+
+    #[test]
+    fn a_missing_kid_finds_an_only_key() {
+        let one =
+            KeySet::parse(json!({ "keys": [rsa_jwk("k", &RSA)] }).to_string().as_bytes()).expect("a set");
+        assert_eq!(one.find(None).len(), 1);
+        assert_eq!(one.find(Some("other")).len(), 0);
+    }
+}

@@ -18,10 +18,14 @@ mod client;
 mod client_auth;
 mod clouds;
 mod discovery;
+#[cfg(test)]
+mod exchange_tests;
 mod http;
 mod id_token;
 mod jwks;
 mod observer;
+#[cfg(test)]
+mod testing;
 mod text;
 mod url;
 mod wire;
@@ -63,7 +67,7 @@ pub trait Authority: Send + Sync {
         request: &'a AuthorizeRequest,
     ) -> BoxFuture<'a, Result<AuthorizeUrl, AuthorityFailure>>;
 
-    /// Redeems an authorization code, once. `sent_to_issuer` is the issuer stored with the state.
+    /// Redeems an authorization code, once.
     fn redeem<'a>(
         &'a self,
         request: RedeemRequest<'a>,
@@ -127,6 +131,8 @@ pub struct RedeemRequest<'a> {
     pub redirect_uri: &'a str,
     /// The nonce of the same flow.
     pub nonce: &'a str,
+    /// [`AuthorizeUrl::issuer`] as stored with the state: the code is sent nowhere else.
+    pub sent_to_issuer: &'a str,
     /// The scopes of the token wanted first: one resource's.
     pub scopes: &'a ScopeSet,
 }

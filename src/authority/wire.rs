@@ -271,3 +271,106 @@ impl<'de> Visitor<'de> for StrictVisitor {
         Ok(Value::Object(map))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+
+    use super::*;
+
+    fn answer(status: u16, content_type: Option<&str>, body: &str) -> HttpAnswer {
+        let mut headers = HeaderMap::new();
+        if let Some(value) = content_type {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_str(value).expect("a header"));
+        }
+        HttpAnswer { status, headers, body: body.as_bytes().to_vec().into() }
+    }
+
+    #[test]
+    fn successes_are_read_strictly() {
+        let cases: Value =
+            serde_json::from_str(include_str!("../../tests/data/authority/successes.json")).expect("cases");
+        for case in cases.as_array().expect("a list") {
+            let name = case["case"].as_str().expect("a name");
+            let status = u16::try_from(case["status"].as_u64().expect("a status")).expect("a status");
+            let body = case["body"].as_str().expect("a body");
+            let read = success(&answer(status, case["content_type"].as_str(), body));
+            match (read, case["refused"].as_str()) {
+                (Ok(read), None) => {
+                    assert_eq!(
+                        read.expires_in.as_secs(),
+                        case["expires_in"].as_u64().expect("a life"),
+                        "{name}"
+                    );
+                    assert_eq!(read.refresh_in.map(|d| d.as_secs()), case["refresh_in"].as_u64(), "{name}");
+                    let refresh_token = read.refresh_token.as_ref().map(RefreshToken::expose);
+                    assert_eq!(refresh_token, case["refresh_token"].as_str(), "{name}");
+                    let id_token = read.id_token.as_ref().map(|token| token.as_str());
+                    assert_eq!(id_token, case["id_token"].as_str(), "{name}");
+                    let scopes = case["scopes"].as_array().map(|scopes| {
+                        scopes.iter().map(|scope| scope.as_str().expect("a scope").to_owned()).collect()
+                    });
+                    assert_eq!(read.scopes, scopes, "{name}");
+                }
+                (Err(why), Some(refused)) => assert!(why.contains(refused), "{name}: {why}"),
+                (Ok(_), Some(_)) => panic!("{name}: was believed"),
+                (Err(why), None) => panic!("{name}: {why}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_gives_up_its_codes_and_nothing_of_its_words() {
+        let body = r#"{"error":"invalid_grant","suberror":"basic_action",
+            "error_description":"AADSTS50076: Due to a change.\r\nTrace ID: 1","error_codes":[50076, -1, "x", 5000000000],
+            "trace_id":"0cd7b4c4-0000-0000-0000-3d2d5e1c0100","correlation_id":"not an id <b>",
+            "claims":"{\"access_token\":{\"capolids\":{\"essential\":true}}}","error_uri":"https://x"}"#;
+        let read = refusal(&answer(400, None, body)).expect("a refusal");
+        assert_eq!(read.error.as_deref(), Some("invalid_grant"));
+        assert_eq!(read.suberror.as_deref(), Some("basic_action"));
+        assert_eq!(read.codes, [50076]);
+        assert_eq!(read.trace_id.as_deref(), Some("0cd7b4c4-0000-0000-0000-3d2d5e1c0100"));
+        assert_eq!(read.correlation_id, None);
+        assert_eq!(read.claims.as_deref(), Some(r#"{"access_token":{"capolids":{"essential":true}}}"#));
+    }
+
+    #[test]
+    fn the_number_is_found_in_the_words_when_the_list_is_missing() {
+        let read = |body: &str| refusal(&answer(400, None, body)).map(|read| read.codes);
+        assert_eq!(
+            read(r#"{"error":"invalid_grant","error_description":"AADSTS700082: x"}"#),
+            Some(vec![700082])
+        );
+        assert_eq!(read(r#"{"error":"invalid_grant","error_description":"see AADSTS700082"}"#), Some(vec![]));
+    }
+
+    #[test]
+    fn claims_that_are_no_object_are_left_out() {
+        for claims in [r#""x""#, r#""[1]""#, "1", r#""{\"a\":1,\"a\":2}""#] {
+            let body = format!(r#"{{"error":"invalid_grant","claims":{claims}}}"#);
+            assert_eq!(refusal(&answer(400, None, &body)).expect("a refusal").claims, None, "{claims}");
+        }
+        let long = format!(r#"{{"error":"invalid_grant","claims":{{"a":"{}"}}}}"#, "x".repeat(MAX_CLAIMS));
+        assert_eq!(refusal(&answer(400, None, &long)).expect("a refusal").claims, None);
+    }
+
+    #[test]
+    fn no_piece_of_a_bad_answer_is_quoted() {
+        let secret = "EwB4A8l6BAAUsecretsecret";
+        for body in [
+            format!(r#"{{"token_type":"Bearer","access_token":["{secret}"]}}"#),
+            format!(r#"{{"token_type":"{secret}","access_token":"a"}}"#),
+            format!(r#"{{"token_type":"Bearer","access_token":"{secret}" "#),
+            format!(r#"{{"token_type":"Bearer","access_token":"{secret}","access_token":"{secret}"}}"#),
+            format!(r#"{{"{secret}":1,"{secret}":2}}"#),
+            format!(r#"{{"token_type":"Bearer","access_token":"a","expires_in":"{secret}"}}"#),
+            format!(r#""{secret}""#),
+            secret.to_owned(),
+        ] {
+            let Err(why) = success(&answer(200, Some("application/json"), &body)) else {
+                panic!("{body} was believed")
+            };
+            assert!(!why.contains("EwB4"), "{why}");
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! What this room's tests share: a clock set by hand, keys, and a server that answers as scripted, well or badly.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
+
+use aws_lc_rs::encoding::AsDer;
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::rsa::{KeyPair, KeySize};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PKCS1_SHA256, RSA_PSS_SHA256,
+};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::{Value, json};
+
+use super::observer::{AuthorityEvent, AuthorityObserver};
+use crate::domain::random::Random;
+use crate::domain::task::BoxFuture;
+use crate::domain::time::{Clock, Timestamp};
+
+pub(super) const CLIENT_ID: &str = "11111111-2222-3333-4444-555555555555";
+pub(super) const TENANT_A: &str = "aaaaaaaa-0000-4000-8000-00000000000a";
+pub(super) const TENANT_B: &str = "bbbbbbbb-0000-4000-8000-00000000000b";
+pub(super) const USER: &str = "cccccccc-0000-4000-8000-00000000000c";
+
+/// Wall and monotonic time move only by hand; sleeping takes real time, for there are real sockets.
+pub(super) struct ManualClock {
+    wall_seconds: AtomicI64,
+    monotonic_seconds: AtomicU64,
+}
+
+/// 2026-11-23T00:00:00Z.
+pub(super) const NOW: i64 = 1_795_392_000;
+
+impl ManualClock {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(ManualClock {
+            wall_seconds: AtomicI64::new(NOW),
+            monotonic_seconds: AtomicU64::new(1_000_000),
+        })
+    }
+
+    pub(super) fn advance(&self, seconds: u64) {
+        self.wall_seconds.fetch_add(i64::try_from(seconds).expect("small"), Ordering::SeqCst);
+        self.monotonic_seconds.fetch_add(seconds, Ordering::SeqCst);
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_unix_seconds(self.wall_seconds.load(Ordering::SeqCst))
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_secs(self.monotonic_seconds.load(Ordering::SeqCst))
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(duration))
+    }
+}
+
+/// Counts up: every draw is another.
+#[derive(Default)]
+pub(super) struct CountingRandom(AtomicU64);
+
+impl Random for CountingRandom {
+    fn fill(&self, buffer: &mut [u8]) {
+        for byte in buffer.chunks_mut(8) {
+            let next = self.0.fetch_add(1, Ordering::SeqCst).to_be_bytes();
+            byte.copy_from_slice(&next[8 - byte.len()..]);
+        }
+    }
+}
+
+/// Writes every event down.
+#[derive(Default)]
+pub(super) struct Ledger(Mutex<Vec<String>>);
+
+impl AuthorityObserver for Ledger {
+    fn observe(&self, event: AuthorityEvent<'_>) {
+        let line = match event {
+            AuthorityEvent::Request { endpoint, outcome, .. } => format!("{} {outcome}", endpoint.as_str()),
+            AuthorityEvent::CredentialAccepted { id } => format!("accepted {id}"),
+            AuthorityEvent::CredentialRejected { id, codes } => format!("rejected {id} {codes:?}"),
+            AuthorityEvent::CredentialUnusable { id } => format!("unusable {id}"),
+            AuthorityEvent::IdTokenRefused { fault } => format!("id_token {fault}"),
+            AuthorityEvent::WrongAccount => "wrong_account".to_owned(),
+            AuthorityEvent::ServingLastGood { endpoint } => format!("last_good {}", endpoint.as_str()),
+        };
+        self.0.lock().expect("not poisoned").push(line);
+    }
+}
+
+impl Ledger {
+    pub(super) fn lines(&self) -> Vec<String> {
+        self.0.lock().expect("not poisoned").clone()
+    }
+
+    pub(super) fn has(&self, line: &str) -> bool {
+        self.lines().iter().any(|one| one == line)
+    }
+}
+
+/// Keys of an authority, made once for all tests.
+pub(super) static RSA: LazyLock<KeyPair> =
+    LazyLock::new(|| KeyPair::generate(KeySize::Rsa2048).expect("a key"));
+pub(super) static OTHER_RSA: LazyLock<KeyPair> =
+    LazyLock::new(|| KeyPair::generate(KeySize::Rsa2048).expect("a key"));
+pub(super) static P256: LazyLock<EcdsaKeyPair> =
+    LazyLock::new(|| EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a key"));
+
+pub(super) fn b64(bytes: impl AsRef<[u8]>) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// The public half of an RSA key as a JWK.
+pub(super) fn rsa_jwk(kid: &str, key: &KeyPair) -> Value {
+    let public = key.public_key();
+    let (n, e) = (public.modulus(), public.exponent());
+    let strip = |bytes: &[u8]| b64(bytes.iter().copied().skip_while(|byte| *byte == 0).collect::<Vec<u8>>());
+    json!({
+        "kty": "RSA", "use": "sig", "kid": kid,
+        "n": strip(n.big_endian_without_leading_zero()), "e": strip(e.big_endian_without_leading_zero()),
+    })
+}
+
+/// The public half of a P-256 key as a JWK.
+pub(super) fn p256_jwk(kid: &str, key: &EcdsaKeyPair) -> Value {
+    let point = key.public_key().as_ref();
+    json!({ "kty": "EC", "crv": "P-256", "use": "sig", "kid": kid, "x": b64(&point[1..33]), "y": b64(&point[33..]) })
+}
+
+/// A JWT whose signature is made as `alg` in the header says, with the tests' own keys.
+pub(super) fn jwt(header: &Value, claims: &Value) -> String {
+    let message = format!("{}.{}", b64(header.to_string()), b64(claims.to_string()));
+    let random = SystemRandom::new();
+    let mut rsa = vec![0; RSA.public_modulus_len()];
+    let signature = match header["alg"].as_str() {
+        Some("ES256") => P256.sign(&random, message.as_bytes()).expect("signs").as_ref().to_vec(),
+        Some("PS256") => {
+            RSA.sign(&RSA_PSS_SHA256, &random, message.as_bytes(), &mut rsa).expect("signs");
+            rsa
+        }
+        Some("HS256") => {
+            // The old trick: the public key as the secret of a symmetric algorithm.
+            let secret = RSA.public_key().as_der().expect("DER");
+            let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret.as_ref());
+            aws_lc_rs::hmac::sign(&key, message.as_bytes()).as_ref().to_vec()
+        }
+        Some("none") => Vec::new(),
+        _ => {
+            RSA.sign(&RSA_PKCS1_SHA256, &random, message.as_bytes(), &mut rsa).expect("signs");
+            rsa
+        }
+    };
+    format!("{message}.{}", b64(signature))
+}
+
+/// A request as the server read it.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    pub(super) method: String,
+    pub(super) path: String,
+    /// Names in lower case.
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) form: Vec<(String, String)>,
+}
+
+impl Seen {
+    pub(super) fn field(&self, name: &str) -> Option<&str> {
+        self.form.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// What the server does with a request.
+pub(super) enum Reply {
+    /// A proper answer.
+    Answer { status: u16, headers: Vec<(&'static str, String)>, body: String },
+    /// These bytes, and then the end of the connection.
+    Raw(Vec<u8>),
+    /// A proper head and then body bytes one at a time, for ever.
+    Drip,
+    /// Nothing, with the connection kept open.
+    Hang,
+    /// Nothing, with the connection closed.
+    Close,
+}
+
+impl Reply {
+    pub(super) fn json(status: u16, body: &Value) -> Self {
+        let headers = vec![("content-type", "application/json; charset=utf-8".to_owned())];
+        Reply::Answer { status, headers, body: body.to_string() }
+    }
+}
+
+type Handler = Box<dyn Fn(&Seen) -> Reply + Send + Sync>;
+
+/// A server on a port of its own, with one plain thread a connection.
+pub(super) struct Server {
+    pub(super) address: SocketAddr,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    stop: Arc<AtomicBool>,
+    connections: Arc<AtomicU64>,
+}
+
+impl Server {
+    pub(super) fn start(handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+        Server::start_with(None, Box::new(handler))
+    }
+
+    /// With TLS, by the certificate for localhost.
+    pub(super) fn start_tls(handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+        let pem = include_bytes!("../../tests/data/authority/keys/tls-localhost.pem");
+        let chain = vec![CertificateDer::from_pem_slice(pem).expect("a certificate")];
+        let key = PrivateKeyDer::from_pem_slice(pem).expect("a key");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .expect("a pair");
+        Server::start_with(Some(Arc::new(config)), Box::new(handler))
+    }
+
+    fn start_with(tls: Option<Arc<rustls::ServerConfig>>, handler: Handler) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (seen, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let handler = Arc::new(handler);
+        let (all_seen, stopping) = (Arc::clone(&seen), Arc::clone(&stop));
+        let connections = Arc::new(AtomicU64::new(0));
+        let opened = Arc::clone(&connections);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if stopping.load(Ordering::SeqCst) {
+                    return;
+                }
+                let Ok(stream) = stream else { continue };
+                opened.fetch_add(1, Ordering::SeqCst);
+                stream.set_nodelay(true).expect("a socket");
+                let (handler, seen, stop) =
+                    (Arc::clone(&handler), Arc::clone(&all_seen), Arc::clone(&stopping));
+                let tls = tls.clone();
+                std::thread::spawn(move || match tls {
+                    None => serve(stream, &**handler, &seen, &stop),
+                    Some(config) => {
+                        let session = rustls::ServerConnection::new(config).expect("a session");
+                        serve(rustls::StreamOwned::new(session, stream), &**handler, &seen, &stop);
+                    }
+                });
+            }
+        });
+        Server { address, seen, stop, connections }
+    }
+
+    pub(super) fn origin(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(super) fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().expect("not poisoned").clone()
+    }
+
+    /// How many connections were made.
+    pub(super) fn connections(&self) -> u64 {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    /// How many requests came for paths that end so.
+    pub(super) fn count(&self, suffix: &str) -> usize {
+        self.seen().iter().filter(|seen| seen.path.ends_with(suffix)).count()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+fn serve(
+    mut stream: impl Read + Write,
+    handler: &dyn Fn(&Seen) -> Reply,
+    all: &Mutex<Vec<Seen>>,
+    stop: &AtomicBool,
+) {
+    while let Some(seen) = read_request(&mut stream) {
+        all.lock().expect("not poisoned").push(seen.clone());
+        match handler(&seen) {
+            Reply::Answer { status, headers, body } => {
+                let mut head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n", body.len());
+                for (name, value) in headers {
+                    head.push_str(&format!("{name}: {value}\r\n"));
+                }
+                head.push_str("\r\n");
+                head.push_str(&body);
+                if stream.write_all(head.as_bytes()).and_then(|()| stream.flush()).is_err() {
+                    return;
+                }
+            }
+            Reply::Raw(bytes) => {
+                let _ = stream.write_all(&bytes).and_then(|()| stream.flush());
+                return;
+            }
+            Reply::Drip => {
+                let head =
+                    b"HTTP/1.1 200 X\r\ncontent-type: application/json\r\ncontent-length: 100000\r\n\r\n{";
+                let mut alive = stream.write_all(head).and_then(|()| stream.flush()).is_ok();
+                while alive && !stop.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(20));
+                    alive = stream.write_all(b" ").and_then(|()| stream.flush()).is_ok();
+                }
+                return;
+            }
+            Reply::Hang => {
+                while !stop.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                return;
+            }
+            Reply::Close => return,
+        }
+    }
+}
+
+fn read_request(stream: &mut impl Read) -> Option<Seen> {
+    let mut bytes = Vec::new();
+    let mut piece = [0; 4096];
+    let end = loop {
+        if let Some(at) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            break at + 4;
+        }
+        let read = stream.read(&mut piece).ok().filter(|read| *read > 0)?;
+        bytes.extend_from_slice(&piece[..read]);
+    };
+    let head = String::from_utf8(bytes[..end].to_vec()).ok()?;
+    let mut lines = head.split("\r\n");
+    let mut first = lines.next()?.split(' ');
+    let (method, path) = (first.next()?.to_owned(), first.next()?.to_owned());
+    let headers: Vec<(String, String)> = lines
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+        .collect();
+    let length =
+        headers.iter().find(|(name, _)| name == "content-length").and_then(|(_, value)| value.parse().ok());
+    let length: usize = length.unwrap_or(0);
+    while bytes.len() < end + length {
+        let read = stream.read(&mut piece).ok().filter(|read| *read > 0)?;
+        bytes.extend_from_slice(&piece[..read]);
+    }
+    let form = form_urlencoded::parse(&bytes[end..end + length]).into_owned().collect();
+    Some(Seen { method, path, headers, form })
+}
