@@ -38,7 +38,11 @@ async fn main() -> Result<(), Failure> {
         .mode(Mode::Entra)
         .token_lifetime(if stay { Duration::from_secs(300) } else { TOKEN_LIFE })
         .automatic(!stay)
-        .app(App::new(CLIENT_ID).secret("a-secret-only-tokenward-knows").redirect_uri(format!("{base_url}/callback/outlook")))
+        .app(
+            App::new(CLIENT_ID)
+                .secret("a-secret-only-tokenward-knows")
+                .redirect_uri(format!("{base_url}/callback/outlook")),
+        )
         .user(User::work("alice@contoso.example"))
         .start()
         .await?;
@@ -53,7 +57,10 @@ async fn main() -> Result<(), Failure> {
     let daemon = Daemon::start(loaded.config, Environment::default()).await?;
     let local = format!("http://{}", daemon.local_addresses()[0]);
     let bearer = format!("Bearer {}", key.expose());
-    say(&format!("local API at {local}, browsers at {base_url}, metrics at http://{}/metrics", daemon.ops_address()));
+    say(&format!(
+        "local API at {local}, browsers at {base_url}, metrics at http://{}/metrics",
+        daemon.ops_address()
+    ));
 
     step("A service asks to connect the account of its user-4711");
     let body = r#"{"app":"outlook","connection":"user-4711"}"#;
@@ -87,8 +94,11 @@ async fn main() -> Result<(), Failure> {
     };
     say(&format!("{} came back", account["username"]));
     let confirm = serde_json::json!({ "account": { "tid": account["tid"], "oid": account["oid"] } });
-    curl(&format!("-X POST {local}/v1/connect-sessions/ID/confirm -H 'Authorization: Bearer twk_…' -d '{confirm}'"));
-    let confirmed = request(Method::POST, &format!("{session_url}/confirm"), &headers, confirm.to_string()).await?;
+    curl(&format!(
+        "-X POST {local}/v1/connect-sessions/ID/confirm -H 'Authorization: Bearer twk_…' -d '{confirm}'"
+    ));
+    let confirmed =
+        request(Method::POST, &format!("{session_url}/confirm"), &headers, confirm.to_string()).await?;
     say(&format!("state: {}", confirmed.json()["state"]));
 
     step("The service asks for an access token");
@@ -142,8 +152,7 @@ fn write_configuration(
     let keyring = files::open(&folder.join("keyring"))?;
     let caller = CallerName::parse("mail-sync")?;
     let lifetime = Duration::from_secs(86_400);
-    let (key, _) =
-        key_file::add(&folder.join("mail-sync.keys"), &caller, &keyring, &random, now, lifetime)?;
+    let (key, _) = key_file::add(&folder.join("mail-sync.keys"), &caller, &keyring, &random, now, lifetime)?;
     let secret = folder.join("client-secret");
     std::fs::write(&secret, "a-secret-only-tokenward-knows")?;
     std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
@@ -202,7 +211,10 @@ fn free_port() -> std::io::Result<u16> {
 fn show_token(answer: &serde_json::Value) {
     let token = text_of(answer, "access_token");
     say(&format!("{}… ({} characters)", &token[..12], token.len()));
-    say(&format!("lives {} s more, scope {}, status {}", answer["expires_in"], answer["scope"], answer["status"]));
+    say(&format!(
+        "lives {} s more, scope {}, status {}",
+        answer["expires_in"], answer["scope"], answer["status"]
+    ));
 }
 
 fn text_of(value: &serde_json::Value, key: &str) -> String {

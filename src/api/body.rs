@@ -34,9 +34,7 @@ fn parse<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Problem> {
     // serde_json's message may quote what came, so only its place is passed on.
     serde_json::from_slice(bytes).map_err(|error| {
         let what = match error.classify() {
-            serde_json::error::Category::Data => {
-                "has a member that is missing, unknown or of the wrong type"
-            }
+            serde_json::error::Category::Data => "has a member that is missing, unknown or of the wrong type",
             _ => "is not JSON",
         };
         Problem::invalid("body", format!("{what} (line {}, column {})", error.line(), error.column()))
@@ -69,9 +67,9 @@ pub(super) fn token_request(bytes: Bytes) -> Result<TokenRequest, Problem> {
 pub(super) fn token_request_of(query: &[(String, String)]) -> Result<TokenRequest, Problem> {
     let min_ttl = match path::value(query, "min_ttl") {
         None => None,
-        Some(text) => {
-            Some(text.parse().map_err(|_| Problem::invalid("min_ttl", "must be whole seconds, 60 to 86400"))?)
-        }
+        Some(text) => Some(
+            text.parse().map_err(|_| Problem::invalid("min_ttl", "must be whole seconds, 60 to 86400"))?,
+        ),
     };
     Ok(TokenRequest {
         scope: path::value(query, "scope").map(str::to_owned),
@@ -84,14 +82,16 @@ pub(super) fn token_request_of(query: &[(String, String)]) -> Result<TokenReques
 
 /// A claims challenge as the header had it in base64, as JSON text, or as an object; as JSON text.
 fn claims_text(claims: Value) -> Result<String, Problem> {
-    let refused = || Problem::invalid("claims", "must be a JSON object, its text, or its base64, at most 16 KiB");
+    let refused =
+        || Problem::invalid("claims", "must be a JSON object, its text, or its base64, at most 16 KiB");
     let object = match claims {
         Value::String(text) if text.len() > LARGEST_CLAIMS * 2 => return Err(refused()),
         Value::String(text) => match serde_json::from_str::<Value>(&text) {
             Ok(value) => value,
             Err(_) => {
                 let engines = [&STANDARD, &STANDARD_NO_PAD, &URL_SAFE, &URL_SAFE_NO_PAD];
-                let decoded = engines.iter().find_map(|engine| engine.decode(&text).ok()).ok_or_else(refused)?;
+                let decoded =
+                    engines.iter().find_map(|engine| engine.decode(&text).ok()).ok_or_else(refused)?;
                 serde_json::from_slice(&decoded).map_err(|_| refused())?
             }
         },
@@ -227,7 +227,8 @@ mod tests {
         let object = r#"{"access_token":{"nbf":{"essential":true,"value":"1"}}}"#;
         let base64 = STANDARD.encode(object);
         let unpadded = URL_SAFE_NO_PAD.encode(object);
-        let cases = [object.to_owned(), format!("{object:?}"), format!("{base64:?}"), format!("{unpadded:?}")];
+        let cases =
+            [object.to_owned(), format!("{object:?}"), format!("{base64:?}"), format!("{unpadded:?}")];
         for claims in cases {
             let request = token_request(Bytes::from(format!("{{\"claims\":{claims}}}"))).expect("a request");
             assert_eq!(request.claims.as_deref(), Some(object));
@@ -246,7 +247,9 @@ mod tests {
 
     #[test]
     fn a_confirmation_is_one_or_the_other() {
-        for bad in ["{}", r#"{"code":"c","account":{"tid":"t","oid":"o"}}"#, r#"{"account":{"tid":"t"}}"#, "[]"] {
+        for bad in
+            ["{}", r#"{"code":"c","account":{"tid":"t","oid":"o"}}"#, r#"{"account":{"tid":"t"}}"#, "[]"]
+        {
             assert!(confirmation(Bytes::from(bad)).is_err(), "{bad}");
         }
         let shown = r#"{"account":{"tid":"T","oid":"O","username":"alice"}}"#;

@@ -224,7 +224,9 @@ impl LocalApi {
                 let now = self.clock.now();
                 let life = served.token.life_left(now);
                 let scopes = &served.token.scopes;
-                self.events.handed_out(who, HandOut { caller: &caller.name, key, scopes, life, elapsed }).await;
+                self.events
+                    .handed_out(who, HandOut { caller: &caller.name, key, scopes, life, elapsed })
+                    .await;
                 Ok(self.token_response(key, &served, life))
             }
             Err(refusal) => {
@@ -238,8 +240,7 @@ impl LocalApi {
                 let problem = Problem::of(refusal);
                 self.events.refused(who, &caller.name, key, problem.code, elapsed).await;
                 if connect && mendable {
-                    let started =
-                        self.broker.start_session(&caller.policy, key, NewSession::default()).await;
+                    let started = self.broker.start_session(&caller.policy, key, NewSession::default()).await;
                     if let Ok(started) = started {
                         self.events.connect_started(who, &caller.name, key, "ok").await;
                         return Err(problem.with_connect_url(started.connect_url));
@@ -457,7 +458,9 @@ mod tests {
         let document: serde_json::Value = serde_json::from_str(OPENAPI).expect("JSON");
         let mut documented = Vec::new();
         for (path, operations) in document["paths"].as_object().expect("paths") {
-            for method in operations.as_object().expect("operations").keys().filter(|key| *key != "parameters") {
+            for method in
+                operations.as_object().expect("operations").keys().filter(|key| *key != "parameters")
+            {
                 documented.push((method.to_ascii_uppercase(), path.clone()));
             }
         }
@@ -471,8 +474,10 @@ mod tests {
     #[test]
     fn every_listed_route_is_found_with_its_method() {
         for (method, path) in ROUTES.iter().filter(|(_, path)| *path != "/openapi.json") {
-            let path =
-                path.replace("{app}", "outlook").replace("{connection}", "a%2Fb").replace("{id}", "session-1");
+            let path = path
+                .replace("{app}", "outlook")
+                .replace("{connection}", "a%2Fb")
+                .replace("{id}", "session-1");
             let route = find(&path::segments(&path).expect("segments")).expect("a route");
             assert!(route.methods().split(", ").any(|allowed| allowed == *method), "{method} {path}");
         }

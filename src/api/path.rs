@@ -66,7 +66,11 @@ pub fn query(raw: Option<&str>) -> Result<Vec<(String, String)>, String> {
 
 /// A parameter's value; empty counts as absent.
 pub fn value<'a>(pairs: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    pairs.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+    pairs
+        .iter()
+        .find(|(known, _)| known == name)
+        .map(|(_, value)| value.as_str())
+        .filter(|value| !value.is_empty())
 }
 
 #[cfg(test)]
@@ -107,8 +111,20 @@ mod tests {
     fn paths_that_are_not_plain_are_no_routes() {
         let base = "/v1/apps/outlook/connections";
         for tail in [
-            "", "/", "a//token", "a/../b", "a/./b", "a%2", "a%zz", "a%00", "a%20b", "a;b/token", "a/%2e%2e/b",
-            "a\\b", "%C3%BC", "a/token/",
+            "",
+            "/",
+            "a//token",
+            "a/../b",
+            "a/./b",
+            "a%2",
+            "a%zz",
+            "a%00",
+            "a%20b",
+            "a;b/token",
+            "a/%2e%2e/b",
+            "a\\b",
+            "%C3%BC",
+            "a/token/",
         ] {
             assert_eq!(read(&format!("{base}/{tail}")), None, "{tail:?}");
         }

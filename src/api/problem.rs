@@ -278,8 +278,12 @@ fn blocked_hint(reason: &str) -> String {
         }
         "assignment_required" => "an administrator of the user's tenant must assign the user to the app",
         "account_disabled" => "an administrator must enable or unlock the user's account",
-        "device_required" => "the user's organisation wants a managed device; its administrator can say which",
-        "app_not_in_tenant" => "the app is not present in the user's tenant: an administrator must approve it there",
+        "device_required" => {
+            "the user's organisation wants a managed device; its administrator can say which"
+        }
+        "app_not_in_tenant" => {
+            "the app is not present in the user's tenant: an administrator must approve it there"
+        }
         _ => "the user's organisation blocks this by policy; its administrator can say why",
     };
     format!("{what}; tokenward tries again by itself")

@@ -185,11 +185,7 @@ impl ExplainShape {
             ),
             _ => "An operator paused the connection and can resume it.".to_owned(),
         };
-        ExplainShape {
-            connection: shown.into(),
-            attempts: attempts.iter().map(Into::into).collect(),
-            advice,
-        }
+        ExplainShape { connection: shown.into(), attempts: attempts.iter().map(Into::into).collect(), advice }
     }
 }
 

@@ -7,13 +7,14 @@ use zeroize::Zeroizing;
 
 use super::{Ports, StartError};
 use crate::authority::{
-    AssertionFile, AuthorityConfig, AuthorityParts, ClientCredential, CredentialSet, OpenIdAuthority, Provider,
-    ResponseMode, Roots, SecretMethod,
+    AssertionFile, AuthorityConfig, AuthorityParts, ClientCredential, CredentialSet, OpenIdAuthority,
+    Provider, ResponseMode, Roots, SecretMethod,
 };
 use crate::broker::{App, Tenants};
 use crate::config::secret_ref::SecretReader;
 use crate::config::{
-    self, AppConfig, Config, CredentialConfig, CredentialKind, RefreshTokenReuse, SecretAuthMethod, TenantRule,
+    self, AppConfig, Config, CredentialConfig, CredentialKind, RefreshTokenReuse, SecretAuthMethod,
+    TenantRule,
 };
 use crate::domain::id::AppName;
 use crate::domain::secret::ClientSecret;
@@ -149,7 +150,10 @@ fn read_credentials(
     Ok(CredentialSet::new(credentials))
 }
 
-fn read_credential(credential: &CredentialConfig, secrets: &SecretReader) -> Result<ClientCredential, String> {
+fn read_credential(
+    credential: &CredentialConfig,
+    secrets: &SecretReader,
+) -> Result<ClientCredential, String> {
     match credential.kind {
         CredentialKind::Secret => {
             let secret = secrets.read_text(&credential.file).map_err(|error| error.to_string())?;

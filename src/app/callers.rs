@@ -70,7 +70,9 @@ fn setup(
     };
     for way in authenticate {
         match way {
-            Authenticate::UnixUser(config::UnixUser::Id(uid)) => setup.unix_users.push(UnixUser { uid: *uid }),
+            Authenticate::UnixUser(config::UnixUser::Id(uid)) => {
+                setup.unix_users.push(UnixUser { uid: *uid })
+            }
             Authenticate::UnixUser(config::UnixUser::Name(user)) => setup
                 .unix_users
                 .push(UnixUser::resolve(user, &environment.passwd).map_err(|error| error.to_string())?),

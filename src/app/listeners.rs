@@ -73,9 +73,8 @@ fn read_tls(
     let certificate = std::fs::read(&tls.certificate).map_err(|error| {
         StartError::new(format!("listen.{name}.tls.certificate: {}: {error}", tls.certificate.display()))
     })?;
-    let key = secrets
-        .read(&tls.key)
-        .map_err(|error| StartError::new(format!("listen.{name}.tls.key: {error}")))?;
+    let key =
+        secrets.read(&tls.key).map_err(|error| StartError::new(format!("listen.{name}.tls.key: {error}")))?;
     let config = tls_server_config(&certificate, &key, None)
         .map_err(|error| StartError::new(format!("listen.{name}.tls: {error}")))?;
     Ok(Some(Tls::new(config)))

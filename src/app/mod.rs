@@ -170,9 +170,10 @@ impl Daemon {
             },
         };
 
-        bound
-            .ops
-            .serve(Arc::new(Ops::new(metrics.clone(), readiness.clone(), clock.clone())), surroundings.clone());
+        bound.ops.serve(
+            Arc::new(Ops::new(metrics.clone(), readiness.clone(), clock.clone())),
+            surroundings.clone(),
+        );
         let site = PublicConfig { base_url: config.listen.public.base_url.clone() };
         let site = PublicSite::new(broker.clone(), keyring, random, clock.clone(), events.clone(), site);
         bound.public.serve(Arc::new(site), surroundings.clone());
@@ -183,8 +184,7 @@ impl Daemon {
             listener.serve(local.clone(), surroundings.clone());
         }
         let own_uids = vec![0, rustix::process::geteuid().as_raw()];
-        let admin =
-            Arc::new(AdminApi::new(broker.clone(), admins, own_uids, clock.clone(), events.clone()));
+        let admin = Arc::new(AdminApi::new(broker.clone(), admins, own_uids, clock.clone(), events.clone()));
         for listener in bound.admin {
             listener.serve(admin.clone(), surroundings.clone());
         }
@@ -240,7 +240,9 @@ impl Daemon {
     async fn run(self, mut signals: Signals) -> bool {
         let Parts { shutdown, readiness, clock, drain, .. } = &self.parts;
         let reload = || {
-            tracing::warn!("SIGHUP: this version reads its configuration at its start only; nothing was changed");
+            tracing::warn!(
+                "SIGHUP: this version reads its configuration at its start only; nothing was changed"
+            );
         };
         signals.wait_for_stop(shutdown, readiness, reload).await;
         tracing::info!("stopping: finishing what is in flight");

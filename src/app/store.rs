@@ -61,11 +61,10 @@ fn redis_config(config: &config::RedisConfig, secrets: &SecretReader) -> Result<
             "store.url: this version speaks to one standalone Redis only; Sentinel and Cluster are yet to come",
         ));
     }
-    let host =
-        config.hosts.first().ok_or_else(|| StartError::new("store.url names no host"))?;
+    let host = config.hosts.first().ok_or_else(|| StartError::new("store.url names no host"))?;
     let mut redis = RedisConfig::new(host.host.clone(), host.port);
-    redis.database =
-        u16::try_from(config.db).map_err(|_| StartError::new("store.url: there is no such database number"))?;
+    redis.database = u16::try_from(config.db)
+        .map_err(|_| StartError::new("store.url: there is no such database number"))?;
     redis.username.clone_from(&config.username);
     if let Some(path) = config.password_file.clone() {
         let secrets = secrets.clone();
@@ -77,7 +76,9 @@ fn redis_config(config: &config::RedisConfig, secrets: &SecretReader) -> Result<
             (config.ca_file.clone(), config.client_certificate.clone(), config.client_key.clone());
         let secrets = secrets.clone();
         redis.tls = Some(Arc::new(move || {
-            let public = |path| std::fs::read(path).map_err(|error| format!("a certificate file cannot be read: {error}"));
+            let public = |path| {
+                std::fs::read(path).map_err(|error| format!("a certificate file cannot be read: {error}"))
+            };
             let ca_pem = ca.as_ref().map(public).transpose()?;
             let identity = match (&certificate, &key) {
                 (Some(certificate), Some(key)) => Some(TlsIdentity {

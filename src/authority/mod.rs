@@ -10,7 +10,6 @@
 //!
 //! The one hard problem: telling the authority's verdict on a grant from all the ways a call can go wrong.
 
-
 mod address;
 mod cache;
 mod classify;

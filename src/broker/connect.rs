@@ -473,6 +473,7 @@ impl Broker {
                 verifier: &verifier,
                 redirect_uri: &state.redirect_uri,
                 nonce: &state.nonce,
+                sent_to_issuer: &state.issuer,
                 scopes: &scopes,
             })
             .await
@@ -482,7 +483,9 @@ impl Broker {
                     error = failure.answer.error, error_codes = ?failure.answer.error_codes,
                     correlation_id = failure.answer.correlation_id, "a code could not be redeemed"
                 );
-                if failure.answer.error.as_deref() == Some(TENANT_NOT_ALLOWED) && failure.answer.status.is_none() {
+                if failure.answer.error.as_deref() == Some(TENANT_NOT_ALLOWED)
+                    && failure.answer.status.is_none()
+                {
                     FailureReason::TenantNotAllowed
                 } else {
                     reason_of(failure.disposition)

@@ -70,9 +70,15 @@ impl Parameters {
             (None, Some(error)) => {
                 let description = value("error_description");
                 let subcode = value("error_subcode");
-                CallbackOutcome::Error(reason(authorize_error(&error, subcode.as_deref(), description.as_deref())))
+                CallbackOutcome::Error(reason(authorize_error(
+                    &error,
+                    subcode.as_deref(),
+                    description.as_deref(),
+                )))
             }
-            (Some(code), None) if code.len() <= LARGEST_CODE => CallbackOutcome::Code(AuthorizationCode::new(code)),
+            (Some(code), None) if code.len() <= LARGEST_CODE => {
+                CallbackOutcome::Code(AuthorizationCode::new(code))
+            }
             (Some(_), None) => return Err(Page::not_understood()),
             (None, None) if admin_consent => {
                 let tenant = value("tenant").filter(|tenant| tenant.len() == 36);
@@ -96,11 +102,10 @@ impl PublicSite {
                 None => Parameters::read(query.as_bytes()).map(Arrived::Here),
             };
         }
-        let form = request
-            .headers
-            .get(header::CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .is_some_and(|value| value.to_ascii_lowercase().starts_with("application/x-www-form-urlencoded"));
+        let form =
+            request.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(
+                |value| value.to_ascii_lowercase().starts_with("application/x-www-form-urlencoded"),
+            );
         if !form {
             return Err(Page::not_understood());
         }
@@ -114,7 +119,8 @@ impl PublicSite {
         let mut relayed = self.clock.now().unix_millis().to_be_bytes().to_vec();
         relayed.extend_from_slice(&body);
         let sealed = self.keyring.seal(&relay_place(app), &relayed, self.random.as_ref());
-        let url = format!("{}/callback/{app}?{RELAY}={}", self.config.base_url, URL_SAFE_NO_PAD.encode(sealed));
+        let url =
+            format!("{}/callback/{app}?{RELAY}={}", self.config.base_url, URL_SAFE_NO_PAD.encode(sealed));
         Ok(Arrived::Relay(url))
     }
 
@@ -171,7 +177,8 @@ mod tests {
         let long = format!("state=s&code={}", "c".repeat(LARGEST_CODE + 1));
         assert!(Parameters::read(long.as_bytes()).is_err());
 
-        let read = Parameters::read(b"state=s&code=a%2Bb%26c&session_state=x&iss=&error=").ok().expect("read");
+        let read =
+            Parameters::read(b"state=s&code=a%2Bb%26c&session_state=x&iss=&error=").ok().expect("read");
         assert!(matches!(&read.outcome, CallbackOutcome::Code(code) if code.expose() == "a+b&c"));
         assert_eq!((read.state.as_str(), read.iss), ("s", None));
     }
@@ -180,7 +187,8 @@ mod tests {
     fn an_administrators_answer_may_lack_its_tenant() {
         let read = Parameters::read(b"admin_consent=True&state=s").ok().expect("read");
         assert!(matches!(read.outcome, CallbackOutcome::AdminConsent { tenant: None }));
-        let cancelled = Parameters::read(b"error=access_denied&state=s&admin_consent=True").ok().expect("read");
+        let cancelled =
+            Parameters::read(b"error=access_denied&state=s&admin_consent=True").ok().expect("read");
         assert!(matches!(cancelled.outcome, CallbackOutcome::Error(FailureReason::AccessDenied)));
     }
 }

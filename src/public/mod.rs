@@ -151,14 +151,20 @@ impl PublicSite {
             CannotBegin::AnotherBrowser => self.page(StatusCode::CONFLICT, &Page::another_browser()),
             CannotBegin::Over(state) => {
                 let page = match state {
-                    SessionState::Connected { .. } | SessionState::AwaitingConfirmation { .. } => Page::already_used(),
-                    SessionState::Failed { .. } | SessionState::Expired | SessionState::Pending => Page::link_gone(),
+                    SessionState::Connected { .. } | SessionState::AwaitingConfirmation { .. } => {
+                        Page::already_used()
+                    }
+                    SessionState::Failed { .. } | SessionState::Expired | SessionState::Pending => {
+                        Page::link_gone()
+                    }
                 };
                 self.page(StatusCode::GONE, &page)
             }
             CannotBegin::Unavailable(refusal) => {
                 let page = match refusal {
-                    Refusal::AppCredentialRejected { .. } | Refusal::AppRejected { .. } => Page::operator_must_act(),
+                    Refusal::AppCredentialRejected { .. } | Refusal::AppRejected { .. } => {
+                        Page::operator_must_act()
+                    }
                     _ => Page::try_again_later(),
                 };
                 self.page(StatusCode::SERVICE_UNAVAILABLE, &page)

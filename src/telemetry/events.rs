@@ -170,8 +170,8 @@ impl Events {
                 let mut event = self.of(who, action, outcome).key(key).0;
                 event.caller = CallerName::parse(&session.started_by).ok();
                 event.session = SessionId::parse(&session.id).ok();
-                if let SessionState::Connected { account, .. } | SessionState::AwaitingConfirmation { account, .. } =
-                    &session.state
+                if let SessionState::Connected { account, .. }
+                | SessionState::AwaitingConfirmation { account, .. } = &session.state
                 {
                     event.tenant.clone_from(&account.tid);
                     event.object.clone_from(&account.oid);
@@ -183,13 +183,7 @@ impl Events {
     }
 
     /// A connection was deleted by a caller, or not.
-    pub async fn deleted(
-        &self,
-        who: Who<'_>,
-        caller: &CallerName,
-        key: &ConnectionKey,
-        code: &'static str,
-    ) {
+    pub async fn deleted(&self, who: Who<'_>, caller: &CallerName, key: &ConnectionKey, code: &'static str) {
         tracing::info!(request_id = %who.request_id, %caller, app = %key.app, connection = %key.connection, code, "a connection was to be deleted");
         self.record(self.of(who, Action::Deleted, code).caller(caller).key(key).0).await;
     }

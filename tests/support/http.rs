@@ -1,6 +1,14 @@
 //! A small HTTP client that behaves as a browser or a service would and follows nothing by itself: for the quickstart
 //! and the tests.
 
+#![allow(
+    unreachable_pub,
+    missing_docs,
+    dead_code,
+    reason = "shared by the quickstart and the tests, each of which uses a part of it"
+)]
+#![allow(clippy::disallowed_methods, reason = "a client outside the daemon has no ports to go through")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -18,7 +26,6 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-#[allow(dead_code, reason = "each user of this file uses a part of it")]
 impl Answer {
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
@@ -55,7 +62,6 @@ pub async fn request(
 }
 
 /// Sends one request over a Unix socket.
-#[allow(dead_code, reason = "each user of this file uses a part of it")]
 pub async fn request_unix(
     socket: &Path,
     method: Method,
@@ -91,12 +97,10 @@ async fn exchange(
 
 /// A browser: keeps cookies by host and port, follows redirects one by one when told to.
 #[derive(Default)]
-#[allow(dead_code, reason = "each user of this file uses a part of it")]
 pub struct Browser {
     cookies: BTreeMap<String, BTreeMap<String, String>>,
 }
 
-#[allow(dead_code, reason = "each user of this file uses a part of it")]
 impl Browser {
     pub async fn get(&mut self, url: &str) -> Result<Answer, Failure> {
         self.send(Method::GET, url, Bytes::new(), &[]).await
@@ -109,7 +113,11 @@ impl Browser {
     }
 
     /// Follows redirects from `url` until a page comes or `stop` says that a URL is where to end.
-    pub async fn follow(&mut self, url: &str, stop: impl Fn(&str) -> bool) -> Result<(String, Answer), Failure> {
+    pub async fn follow(
+        &mut self,
+        url: &str,
+        stop: impl Fn(&str) -> bool,
+    ) -> Result<(String, Answer), Failure> {
         let mut url = url.to_owned();
         for _ in 0..10 {
             let answer = self.get(&url).await?;

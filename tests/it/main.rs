@@ -1,0 +1,17 @@
+//! Promises, from the outside: the real binary, real sockets, a real Redis, an emulator of Entra. One binary with a
+//! file per promise, so that it links once.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests look at the daemon from outside, with the real clock and tasks"
+)]
+#![allow(clippy::print_stderr, reason = "a failing test shows the daemon's log")]
+
+#[path = "../support/http.rs"]
+mod http_client;
+#[path = "../../src/store/testing.rs"]
+#[allow(unreachable_pub, dead_code, reason = "shared with the store's own tests")]
+mod redis_server;
+mod world;
+
+mod main_job;

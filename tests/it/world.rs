@@ -1,0 +1,494 @@
+//! A daemon (the real binary, in a process of its own), an authority and a store, made for one test and gone after it.
+
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use entra_emulator::{App, Emulator, Mode, User};
+use http::Method;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokenward::callers::key_file;
+use tokenward::domain::id::CallerName;
+use tokenward::domain::time::Clock;
+use tokenward::keyring::files;
+use tokenward::system::{SystemClock, SystemRandom};
+
+use crate::http_client::{Answer, Browser, request};
+use crate::redis_server::{RedisServer, free_port};
+
+pub(crate) const CLIENT_ID: &str = "11111111-2222-3333-4444-555555555555";
+/// A canary: it must never be seen anywhere but at the authority.
+pub(crate) const CLIENT_SECRET: &str = "canary-client-secret-7Qf~9xLm2";
+pub(crate) const ALICE: &str = "alice@contoso.example";
+pub(crate) const BOB: &str = "bob@fabrikam.example";
+pub(crate) const PERSONAL: &str = "carol@outlook.example";
+/// A caller that may do everything with connections of any name.
+pub(crate) const SYNC: &str = "mail-sync";
+/// A caller that may only read mail of `team-b/*`.
+pub(crate) const READER: &str = "mail-reader";
+
+/// Where connections live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept {
+    Embedded,
+    Redis,
+}
+
+/// What to build.
+pub(crate) struct Plan {
+    pub(crate) kept: Kept,
+    pub(crate) mode: Mode,
+    pub(crate) token_life: Option<Duration>,
+    pub(crate) form_post: bool,
+    pub(crate) scopes: &'static str,
+    /// More lines for `[apps.outlook]`, and whole sections.
+    pub(crate) app_lines: String,
+    pub(crate) sections: String,
+    /// Replaces the secret credential's table when it is set.
+    pub(crate) credentials: Option<String>,
+    pub(crate) tenants: &'static str,
+    /// The authority's URL, when it is not the emulator's `common`.
+    pub(crate) authority: Option<String>,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Plan {
+            kept: Kept::Embedded,
+            mode: Mode::Entra,
+            token_life: None,
+            form_post: false,
+            scopes: r#"["offline_access", "openid", "profile", "User.Read", "Mail.Read", "Calendars.Read"]"#,
+            app_lines: String::new(),
+            sections: String::new(),
+            credentials: None,
+            tenants: r#"["*", "personal"]"#,
+            authority: None,
+        }
+    }
+}
+
+impl Plan {
+    pub(crate) fn kept(mut self, kept: Kept) -> Self {
+        self.kept = kept;
+        self
+    }
+
+    pub(crate) fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Access tokens of this life.
+    pub(crate) fn token_life(mut self, life: Duration) -> Self {
+        self.token_life = Some(life);
+        self
+    }
+
+    pub(crate) fn form_post(mut self) -> Self {
+        self.form_post = true;
+        self
+    }
+
+    /// More lines for `[apps.outlook]`.
+    pub(crate) fn app_lines(mut self, lines: &str) -> Self {
+        self.app_lines.push_str(lines);
+        self.app_lines.push('\n');
+        self
+    }
+
+    /// Whole sections.
+    pub(crate) fn sections(mut self, sections: &str) -> Self {
+        self.sections.push_str(sections);
+        self.sections.push('\n');
+        self
+    }
+
+    pub(crate) async fn start(self) -> World {
+        World::start(self).await
+    }
+}
+
+/// Everything of one test.
+pub(crate) struct World {
+    pub(crate) entra: Emulator,
+    pub(crate) redis: Option<RedisServer>,
+    pub(crate) daemon: Process,
+    pub(crate) folder: TempDir,
+    pub(crate) public_port: u16,
+    /// API keys of [`SYNC`] and [`READER`].
+    pub(crate) key: String,
+    pub(crate) reader_key: String,
+}
+
+impl World {
+    async fn start(plan: Plan) -> World {
+        let folder = tempfile::tempdir().expect("a temp dir");
+        let public_port = free_port();
+        let callback = format!("http://localhost:{public_port}/callback/outlook");
+        let mut builder = Emulator::builder()
+            .mode(plan.mode)
+            .app(App::new(CLIENT_ID).secret(CLIENT_SECRET).redirect_uri(&callback))
+            .user(User::work(ALICE))
+            .user(User::work(BOB).tenant("22222222-0000-4000-8000-00000000000b"))
+            .user(User::personal(PERSONAL));
+        if let Some(life) = plan.token_life {
+            builder = builder.token_lifetime(life);
+        }
+        let entra = builder.start().await.expect("the emulator starts");
+        entra.sign_in_as(ALICE);
+        let redis = (plan.kept == Kept::Redis).then(RedisServer::start);
+
+        let (key, reader_key) = make_keys(folder.path());
+        let config = configuration(&plan, &entra, redis.as_ref(), public_port);
+        std::fs::write(folder.path().join("tokenward.toml"), config).expect("write");
+        let daemon = Process::start(folder.path()).await;
+        World { entra, redis, daemon, folder, public_port, key, reader_key }
+    }
+
+    /// Ends the daemon as the kernel would, and starts it again on the same store.
+    pub(crate) async fn kill_and_restart(&mut self) {
+        self.daemon.kill();
+        self.daemon = Process::start(self.folder.path()).await;
+    }
+
+    /// Stops the daemon with SIGTERM, and starts it again.
+    pub(crate) async fn stop_and_restart(&mut self) {
+        assert_eq!(self.daemon.terminate(), Some(0), "{}", self.daemon.log());
+        self.daemon = Process::start(self.folder.path()).await;
+    }
+
+    pub(crate) fn base_url(&self) -> String {
+        format!("http://localhost:{}", self.public_port)
+    }
+
+    /// Calls the local API as [`SYNC`].
+    pub(crate) async fn api(&self, method: Method, path: &str, body: Value) -> Answer {
+        self.api_as(&self.key, method, path, body).await
+    }
+
+    /// Calls the local API with a key.
+    pub(crate) async fn api_as(&self, key: &str, method: Method, path: &str, body: Value) -> Answer {
+        let url = format!("{}{path}", self.daemon.local);
+        let bearer = format!("Bearer {key}");
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        request(method, &url, &headers, body)
+            .await
+            .unwrap_or_else(|error| panic!("{path}: {error}\n{}", self.daemon.log()))
+    }
+
+    /// Starts a connect session.
+    pub(crate) async fn start_session(&self, body: Value) -> Value {
+        let answer = self.api(Method::POST, "/v1/connect-sessions", body).await;
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        answer.json()
+    }
+
+    /// Where a session stands.
+    pub(crate) async fn session(&self, id: &str) -> Value {
+        let answer = self.api(Method::GET, &format!("/v1/connect-sessions/{id}"), Value::Null).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    }
+
+    /// Opens a connect URL, presses the button, signs in and comes back: the last URL and page.
+    pub(crate) async fn sign_in(&self, browser: &mut Browser, connect_url: &str) -> (String, Answer) {
+        let page = browser.get(connect_url).await.expect("the invitation");
+        assert_eq!(page.status, 200, "{}", page.text());
+        let pressed = browser.post(connect_url, "").await.expect("the button");
+        assert_eq!(pressed.status, 303, "{}", pressed.text());
+        let base = self.base_url();
+        let away = |url: &str| !url.starts_with(&base) && !url.contains("/oauth2/");
+        let (url, answer) = browser.follow(&pressed.location(), away).await.expect("the way back");
+        // With form_post the authority's page posts itself: press its button.
+        if answer.text().contains("<form") && !url.starts_with(&base) {
+            let page = answer.text();
+            let form = hidden_fields(&page);
+            let action = attribute(&page, "action");
+            let posted = browser.post(&action, &form).await.expect("the form");
+            if posted.status.is_redirection() {
+                let (url, answer) = browser.follow(&posted.location(), away).await.expect("the way back");
+                return (url, answer);
+            }
+            return (action, posted);
+        }
+        (url, answer)
+    }
+
+    /// Connects an account from nothing and confirms it.
+    pub(crate) async fn connect(&self, connection: &str, user: &str) {
+        self.entra.sign_in_as(user);
+        let session = self
+            .start_session(json!({ "app": "outlook", "connection": connection, "login_hint": user }))
+            .await;
+        let mut browser = Browser::default();
+        let (_, page) = self.sign_in(&mut browser, text(&session, "connect_url")).await;
+        let id = text(&session, "id");
+        let state = self.session(id).await;
+        assert_eq!(state["state"], "awaiting_confirmation", "{state} {} {}", page.text(), self.daemon.log());
+        let account =
+            json!({ "account": { "tid": state["account"]["tid"], "oid": state["account"]["oid"] } });
+        let confirmed = self.api(Method::POST, &format!("/v1/connect-sessions/{id}/confirm"), account).await;
+        assert_eq!(confirmed.status, 200, "{}", confirmed.text());
+        assert_eq!(confirmed.json()["state"], "connected");
+    }
+
+    /// Asks for a token.
+    pub(crate) async fn token(&self, connection: &str) -> Answer {
+        self.token_with(connection, "").await
+    }
+
+    /// Asks for a token with a query.
+    pub(crate) async fn token_with(&self, connection: &str, query: &str) -> Answer {
+        let name = connection.replace('/', "%2F");
+        self.api(Method::GET, &format!("/v1/apps/outlook/connections/{name}/token{query}"), Value::Null).await
+    }
+
+    /// A token that must be there.
+    pub(crate) async fn access_token(&self, connection: &str) -> String {
+        let answer = self.token(connection).await;
+        assert_eq!(answer.status, 200, "{}\n{}", answer.text(), self.daemon.log());
+        text(&answer.json(), "access_token").to_owned()
+    }
+
+    /// A connection as it is shown.
+    pub(crate) async fn show(&self, connection: &str) -> Value {
+        let name = connection.replace('/', "%2F");
+        let answer =
+            self.api(Method::GET, &format!("/v1/apps/outlook/connections/{name}"), Value::Null).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    }
+
+    /// Calls the Graph's stand-in.
+    pub(crate) async fn graph(&self, token: &str) -> Answer {
+        let url = format!("{}/v1.0/me", self.entra.graph_url());
+        request(Method::GET, &url, &[("authorization", &format!("Bearer {token}"))], "")
+            .await
+            .expect("Graph answers")
+    }
+
+    /// Calls to the token endpoint with a grant type.
+    pub(crate) fn token_calls(&self, grant_type: &str) -> usize {
+        self.entra.ledger_count(entra_emulator::Endpoint::Token, Some(grant_type))
+    }
+
+    pub(crate) async fn metrics(&self) -> String {
+        request(Method::GET, &format!("{}/metrics", self.daemon.ops), &[], "").await.expect("metrics").text()
+    }
+}
+
+/// The daemon's process.
+pub(crate) struct Process {
+    child: Child,
+    log: Arc<Mutex<String>>,
+    pub(crate) local: String,
+    pub(crate) ops: String,
+    pub(crate) public: String,
+}
+
+impl Process {
+    /// Starts the binary and waits until it is ready.
+    pub(crate) async fn start(folder: &Path) -> Process {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tokenward"))
+            .arg("serve")
+            .arg("--config")
+            .arg(folder.join("tokenward.toml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the daemon starts");
+        let log = Arc::new(Mutex::new(String::new()));
+        let stderr = child.stderr.take().expect("piped");
+        let (sender, mut addresses) = tokio::sync::mpsc::unbounded_channel();
+        let kept = log.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if let Ok(event) = serde_json::from_str::<Value>(&line)
+                    && event["message"] == "tokenward serves"
+                {
+                    let _ = sender.send(event);
+                }
+                let mut log = kept.lock().expect("log");
+                let _ = writeln!(log, "{line}");
+            }
+        });
+        let started = tokio::time::timeout(Duration::from_secs(20), addresses.recv()).await;
+        let Ok(Some(event)) = started else {
+            panic!("the daemon did not start:\n{}", log.lock().expect("log"));
+        };
+        let first_local = event["local"].as_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let first_local = first_local.split(',').next().unwrap_or_default().to_owned();
+        let process = Process {
+            child,
+            log,
+            local: format!("http://{first_local}"),
+            ops: format!("http://{}", text(&event, "ops")),
+            public: format!("http://{}", text(&event, "public")),
+        };
+        process.wait_until_ready().await;
+        process
+    }
+
+    async fn wait_until_ready(&self) {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(20) {
+            let ready = request(Method::GET, &format!("{}/readyz", self.ops), &[], "").await;
+            if ready.is_ok_and(|answer| answer.status == 200) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("the daemon is not ready:\n{}", self.log());
+    }
+
+    /// Everything it logged.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().expect("log").clone()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// SIGTERM, and the exit code.
+    pub(crate) fn terminate(&mut self) -> Option<i32> {
+        let pid = i32::try_from(self.child.id()).expect("a pid");
+        let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        self.child.wait().ok().and_then(|status| status.code())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A member that must be text.
+pub(crate) fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_else(|| panic!("no {key} in {value}"))
+}
+
+/// The hidden fields of a page's form, form-encoded.
+pub(crate) fn hidden_fields(page: &str) -> String {
+    let mut form = form_urlencoded::Serializer::new(String::new());
+    for input in page.split("<input").skip(1).map(|rest| rest.split('>').next().unwrap_or_default()) {
+        if input.contains("hidden") {
+            form.append_pair(&attribute(input, "name"), &attribute(input, "value"));
+        }
+    }
+    form.finish()
+}
+
+/// The first attribute of a name, unescaped.
+pub(crate) fn attribute(html: &str, name: &str) -> String {
+    let raw =
+        html.split(&format!("{name}=\"")).nth(1).and_then(|rest| rest.split('"').next()).unwrap_or_default();
+    raw.replace("&amp;", "&")
+        .replace("&#38;", "&")
+        .replace("&quot;", "\"")
+        .replace("&#x2F;", "/")
+        .replace("&#x3D;", "=")
+}
+
+fn make_keys(folder: &Path) -> (String, String) {
+    let random = SystemRandom::new();
+    let now = SystemClock::new().now();
+    files::add(&folder.join("keyring"), &random, now).expect("a key");
+    let keyring = files::open(&folder.join("keyring")).expect("a keyring");
+    let secret = folder.join("client-secret");
+    write_secret(&secret, CLIENT_SECRET);
+    let mut keys = [SYNC, READER].map(|name| {
+        let caller = CallerName::parse(name).expect("a name");
+        let path = folder.join(format!("{name}.keys"));
+        let day = Duration::from_secs(86_400);
+        let (key, _) = key_file::add(&path, &caller, &keyring, &random, now, day).expect("a key");
+        key.expose().to_owned()
+    });
+    (std::mem::take(&mut keys[0]), std::mem::take(&mut keys[1]))
+}
+
+/// A file that only its owner reads.
+pub(crate) fn write_secret(path: &PathBuf, content: &str) {
+    std::fs::write(path, content).expect("write");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+}
+
+fn configuration(plan: &Plan, entra: &Emulator, redis: Option<&RedisServer>, public_port: u16) -> String {
+    let store = match redis {
+        None => "[store]\nkind = \"embedded\"\npath = \"data\"\n".to_owned(),
+        Some(redis) => format!("[store]\nkind = \"redis\"\nurl = \"{}\"\n", redis.url()),
+    };
+    let authority = plan.authority.clone().unwrap_or_else(|| entra.authority("common"));
+    let response_mode = if plan.form_post { "form_post" } else { "query" };
+    let credentials = plan.credentials.clone().unwrap_or_else(|| {
+        "[[apps.outlook.credentials]]\nid = \"first\"\nkind = \"secret\"\nfile = \"client-secret\"\n"
+            .to_owned()
+    });
+    let Plan { scopes, app_lines, sections, tenants, .. } = plan;
+    format!(
+        r#"
+{store}
+[sealing]
+keyring = "keyring"
+[audit]
+path = "audit.jsonl"
+[log]
+level = "debug"
+[listen.public]
+address  = "127.0.0.1:{public_port}"
+base_url = "http://localhost:{public_port}"
+[[listen.local]]
+address = "127.0.0.1:0"
+[[listen.local]]
+unix = "local.sock"
+[[listen.admin]]
+unix = "admin.sock"
+[listen.ops]
+address = "127.0.0.1:0"
+
+[apps.outlook]
+client_id     = "{CLIENT_ID}"
+authority     = "{authority}"
+scopes        = {scopes}
+tenants       = {tenants}
+return_urls   = ["https://app.contoso.example/settings/outlook"]
+response_mode = "{response_mode}"
+support_contact = "help@contoso.example"
+{app_lines}
+{credentials}
+[callers.{SYNC}]
+authenticate = [{{ api_keys = "{SYNC}.keys" }}]
+[[callers.{SYNC}.allow]]
+app         = "outlook"
+connections = ["*"]
+bulk        = true
+scopes      = ["*"]
+connect     = true
+[callers.{READER}]
+authenticate = [{{ api_keys = "{READER}.keys" }}]
+[[callers.{READER}.allow]]
+app         = "outlook"
+connections = ["team-b/*"]
+scopes      = ["Mail.Read"]
+{sections}
+"#
+    )
+}
