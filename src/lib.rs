@@ -5,6 +5,7 @@ pub mod app;
 pub mod authority;
 pub mod broker;
 pub mod callers;
+pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod keyring;

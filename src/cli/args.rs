@@ -1,0 +1,80 @@
+//! Arguments as values: what is wrong with one is said before anything else happens.
+
+use std::time::Duration;
+
+use crate::domain::id::{AppName, CallerName, ConnectionName, InvalidName};
+
+/// An app and one of its connections.
+#[derive(clap::Args, Debug, Clone)]
+pub(super) struct ConnectionArgs {
+    /// The app, as in [apps.APP]
+    #[arg(value_name = "APP", value_parser = app_name)]
+    pub(super) app: AppName,
+    /// The connection's name
+    #[arg(value_name = "CONNECTION", value_parser = connection_name)]
+    pub(super) connection: ConnectionName,
+}
+
+pub(super) fn app_name(text: &str) -> Result<AppName, InvalidName> {
+    AppName::parse(text)
+}
+
+pub(super) fn connection_name(text: &str) -> Result<ConnectionName, InvalidName> {
+    ConnectionName::parse(text)
+}
+
+pub(super) fn caller_name(text: &str) -> Result<CallerName, InvalidName> {
+    CallerName::parse(text)
+}
+
+/// What is wrong with a duration.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("must be a number with a unit, such as 90s, 30m, 12h or 365d")]
+pub(super) struct NoDuration;
+
+/// `90s`, `30m`, `12h`, `365d`; not zero.
+pub(super) fn duration(text: &str) -> Result<Duration, NoDuration> {
+    let (digits, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or(NoDuration)?;
+    let seconds: u64 = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(NoDuration),
+    };
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(NoDuration);
+    }
+    let number: u64 = digits.parse().map_err(|_| NoDuration)?;
+    match number.checked_mul(seconds) {
+        Some(total) if total > 0 => Ok(Duration::from_secs(total)),
+        _ => Err(NoDuration),
+    }
+}
+
+/// A duration, or whole seconds as the API has them.
+pub(super) fn seconds(text: &str) -> Result<Duration, NoDuration> {
+    match text.parse() {
+        Ok(0) => Err(NoDuration),
+        Ok(number) => Ok(Duration::from_secs(number)),
+        Err(_) => duration(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_unit() {
+        for (text, expected) in [("90s", 90), ("30m", 1800), ("12h", 43_200), ("365d", 31_536_000)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(expected)));
+        }
+        for text in ["", "s", "0s", "1", "-1d", "+1d", "1.5h", "1w", "1 d", "18446744073709551615d", "1µ"] {
+            assert_eq!(duration(text), Err(NoDuration), "{text}");
+        }
+        assert_eq!(seconds("600"), Ok(Duration::from_secs(600)));
+        assert_eq!(seconds("10m"), Ok(Duration::from_secs(600)));
+        assert_eq!(seconds("0"), Err(NoDuration));
+    }
+}

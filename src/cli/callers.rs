@@ -1,0 +1,211 @@
+//! `callers`: API keys, in the files that the configuration names. With or without a running daemon.
+
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::args::{caller_name, duration};
+use super::output::table;
+use super::{ConfigPath, Failure, World};
+use crate::callers::key_file::{self, DEFAULT_LIFETIME, KeyFileError, KeyInfo};
+use crate::config::{Authenticate, Config};
+use crate::domain::id::CallerName;
+use crate::keyring::files;
+
+/// Longer than any key should live, and short enough that the year still has four digits.
+const LONGEST_LIFETIME: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// What to do with a caller's keys.
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Make a key and print it, once; at most two are live at a time
+    #[command(
+        after_help = "Example:\n  tokenward callers add-key mail-sync --expires-in 90d > mail-sync.key"
+    )]
+    AddKey {
+        /// The caller, as in [callers.CALLER]
+        #[arg(value_parser = caller_name)]
+        caller: CallerName,
+        /// How long the key is accepted
+        #[arg(long, value_name = "DURATION", default_value = "365d", value_parser = duration)]
+        expires_in: Duration,
+        /// Print {caller, id, key, expires_at}
+        #[arg(long)]
+        json: bool,
+    },
+    /// List a caller's keys; never the keys themselves
+    #[command(after_help = "Example:\n  tokenward callers list-keys mail-sync")]
+    ListKeys {
+        /// The caller, as in [callers.CALLER]
+        #[arg(value_parser = caller_name)]
+        caller: CallerName,
+        /// Print a list of {id, created_at, expires_at, last_used_at}
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a key; who still uses it is refused within a second
+    #[command(after_help = "Example:\n  tokenward callers retire-key mail-sync 2026-11-23-5f3a9c")]
+    RetireKey {
+        /// The caller, as in [callers.CALLER]
+        #[arg(value_parser = caller_name)]
+        caller: CallerName,
+        /// The key's id, as `list-keys` shows it
+        id: String,
+    },
+}
+
+pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> Result<(), Failure> {
+    let loaded = config.load(world)?;
+    match command {
+        Command::AddKey { caller, expires_in, json } => {
+            add(&loaded.config, caller, (*expires_in).min(LONGEST_LIFETIME), *json, world)
+        }
+        Command::ListKeys { caller, json } => list(&loaded.config, caller, *json, world),
+        Command::RetireKey { caller, id } => retire(&loaded.config, caller, id, world),
+    }
+}
+
+fn add(
+    config: &Config,
+    caller: &CallerName,
+    lifetime: Duration,
+    as_json: bool,
+    world: &mut World,
+) -> Result<(), Failure> {
+    let path = key_files(config, caller)?[0];
+    let keyring = files::open(&config.sealing.keyring)
+        .map_err(|error| Failure::failed(format!("sealing.keyring: {error}")))?;
+    let (key, info) = key_file::add(path, caller, &keyring, &*world.random, world.clock.now(), lifetime)
+        .map_err(|error| failed(&error, path))?;
+    let expires_at = info.expires_at.rfc3339();
+    if as_json {
+        return world.output.json(
+            &json!({ "caller": caller.as_str(), "id": info.id, "key": key.expose(), "expires_at": expires_at }),
+        );
+    }
+    let shown = world.output.data(key.expose());
+    world.output.say(&format!(
+        "Key {} of caller {caller}, until {expires_at}. It is shown this once and kept nowhere; only its hash is in {}.",
+        info.id,
+        path.display()
+    ));
+    shown
+}
+
+fn list(config: &Config, caller: &CallerName, as_json: bool, world: &mut World) -> Result<(), Failure> {
+    let mut keys: Vec<KeyInfo> = Vec::new();
+    for path in key_files(config, caller)? {
+        keys.extend(key_file::list(path).map_err(|error| failed(&error, path))?);
+    }
+    if as_json {
+        // When a key was last used only the running daemon knows, and it has no way yet to be asked.
+        let list: Vec<_> = keys
+            .iter()
+            .map(|key| {
+                json!({
+                    "id": key.id,
+                    "created_at": key.created_at.rfc3339(),
+                    "expires_at": key.expires_at.rfc3339(),
+                    "last_used_at": null,
+                })
+            })
+            .collect();
+        return world.output.json(&list);
+    }
+    if keys.is_empty() {
+        world
+            .output
+            .say(&format!("Caller {caller} has no key. Make one with `tokenward callers add-key {caller}`."));
+        return Ok(());
+    }
+    let now = world.clock.now();
+    let rows: Vec<Vec<String>> = keys
+        .iter()
+        .map(|key| {
+            let state = if key.is_live(now) { "live" } else { "expired" };
+            vec![key.id.clone(), key.created_at.rfc3339(), key.expires_at.rfc3339(), state.to_owned()]
+        })
+        .collect();
+    world.output.data(&table(&["ID", "CREATED", "EXPIRES", "STATE"], &rows))
+}
+
+fn retire(config: &Config, caller: &CallerName, id: &str, world: &mut World) -> Result<(), Failure> {
+    let paths = key_files(config, caller)?;
+    let holds = |path: &&Path| key_file::list(path).is_ok_and(|keys| keys.iter().any(|key| key.id == id));
+    // Where no file has it, the first one says which ids there are.
+    let path = paths.iter().copied().find(holds).unwrap_or(paths[0]);
+    key_file::retire(path, id).map_err(|error| failed(&error, path))?;
+    world.output.say(&format!(
+        "Key {id} of caller {caller} is retired; a running daemon refuses it within a second."
+    ));
+    Ok(())
+}
+
+/// The caller's key files; at least one.
+fn key_files<'a>(config: &'a Config, caller: &CallerName) -> Result<Vec<&'a Path>, Failure> {
+    let Some(settings) = config.callers.get(caller.as_str()) else {
+        let known: Vec<String> = config.callers.keys().map(|name| format!("`{name}`")).collect();
+        let failure = Failure::usage(format!("the configuration has no caller `{caller}`"));
+        return Err(failure.hint(match known.len() {
+            0 => format!("add a section [callers.{caller}] to it"),
+            _ => format!("it has {}", known.join(", ")),
+        }));
+    };
+    let paths: Vec<&Path> = settings
+        .authenticate
+        .iter()
+        .filter_map(|way| match way {
+            Authenticate::ApiKeys(path) => Some(path.as_path()),
+            Authenticate::UnixUser(_) => None,
+        })
+        .collect();
+    if paths.is_empty() {
+        return Err(Failure::usage(format!("caller `{caller}` has no file for API keys")).hint(format!(
+            "add one to callers.{caller}.authenticate: {{ api_keys = \"/etc/tokenward/callers/{caller}.keys\" }}"
+        )));
+    }
+    Ok(paths)
+}
+
+fn failed(error: &KeyFileError, path: &Path) -> Failure {
+    let failure = Failure::failed(error.to_string());
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() && !parent.exists() => failure.hint(format!(
+            "make its directory first: install -d -m 0700 {} (owner: the daemon's user)",
+            super::shell_word(parent)
+        )),
+        _ => failure,
+    }
+}
+
+const _: () = assert!(DEFAULT_LIFETIME.as_secs() == 365 * 86_400, "the help says 365d");
+
+#[cfg(test)]
+mod tests {
+    use crate::cli::testing::Scene;
+
+    #[test]
+    fn a_caller_without_a_key_file_is_a_mistake_of_the_configuration() {
+        let scene = Scene::new();
+        let config = scene.file("t.toml", "[callers.sync]\nauthenticate = [{ unix_user = 1 }]\n", 0o600);
+        let refused = scene.run(&["callers", "list-keys", "sync", "--config", &config]);
+        assert_eq!(refused.code, 2);
+        assert!(refused.err.contains("callers.sync.authenticate") && refused.err.contains("api_keys"));
+    }
+
+    #[test]
+    fn a_key_is_alone_on_standard_output() {
+        let scene = Scene::new();
+        let directory = scene.path("t");
+        scene.run(&["init", &directory]);
+        let config = format!("{directory}/tokenward.toml");
+        let added = scene.run(&["callers", "add-key", "cli", "--expires-in", "2d", "--config", &config]);
+        assert_eq!(added.out.lines().count(), 1);
+        assert!(added.out.starts_with("twk_cli_") && !added.err.contains("twk_"), "{}", added.err);
+        assert!(added.err.contains("2026-11-25T00:00:00Z"), "{}", added.err);
+        let listed = scene.run(&["callers", "list-keys", "cli", "--config", &config]);
+        assert!(listed.out.starts_with("ID") && listed.out.lines().count() == 3, "{}", listed.out);
+    }
+}

@@ -1,0 +1,533 @@
+//! A caller of the daemon's APIs: HTTP/1.1 over a Unix socket or loopback TCP, one connection a request.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use zeroize::Zeroizing;
+
+use super::output::shown;
+use super::{ConfigPath, Failure, World};
+use crate::callers::api_key::PresentedKey;
+use crate::config::secret_ref::SecretReader;
+use crate::config::{Config, HttpUrl, Listener};
+
+/// How long a request may take; longer than the daemon lets a caller wait for a refresh.
+pub(super) const DEADLINE: Duration = Duration::from_secs(40);
+/// A page of connections is far smaller.
+const LARGEST_ANSWER: usize = 16 * 1024 * 1024;
+/// What may stand in a path segment or a query value as it is (RFC 3986 §2.3).
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// How to reach the daemon, and as whom.
+#[derive(clap::Args)]
+pub(super) struct ReachArgs {
+    /// A file with an API key to come with; else one comes as the Unix user that runs the command
+    #[arg(long, value_name = "FILE")]
+    pub(super) key_file: Option<PathBuf>,
+    /// Where the daemon listens: unix:/path or http://127.0.0.1:PORT; else the configuration's first socket
+    #[arg(long, value_name = "ENDPOINT", value_parser = Endpoint::parse)]
+    pub(super) endpoint: Option<Endpoint>,
+}
+
+impl ReachArgs {
+    /// A client of the local API.
+    pub(super) fn local(&self, config: &ConfigPath, world: &World) -> Result<Client, Failure> {
+        self.client(config, world, "listen.local", |config| &config.listen.local)
+    }
+
+    /// A client of the admin API.
+    pub(super) fn admin(&self, config: &ConfigPath, world: &World) -> Result<Client, Failure> {
+        self.client(config, world, "listen.admin", |config| &config.listen.admin)
+    }
+
+    fn client(
+        &self,
+        config: &ConfigPath,
+        world: &World,
+        section: &str,
+        listeners: fn(&Config) -> &Vec<Listener>,
+    ) -> Result<Client, Failure> {
+        let endpoint = match &self.endpoint {
+            // The configuration is not looked at then: it may well be on another file system.
+            Some(endpoint) => endpoint.clone(),
+            None => {
+                let loaded = config.load(world)?;
+                Endpoint::of(listeners(&loaded.config)).ok_or_else(|| {
+                    Failure::usage(format!("the commands cannot use any listener of {section}: each has TLS"))
+                        .hint("add a Unix socket, or name another one with --endpoint")
+                })?
+            }
+        };
+        let key = match &self.key_file {
+            Some(path) => Some(read_key(path, world)?),
+            None => None,
+        };
+        if key.is_none() && matches!(endpoint, Endpoint::Tcp { .. }) {
+            return Err(Failure::usage(format!("{endpoint} does not know who you are without an API key"))
+                .hint("name the file of one with --key-file, or use a Unix socket: --endpoint unix:/path"));
+        }
+        Ok(Client { endpoint, key })
+    }
+}
+
+fn read_key(path: &Path, world: &World) -> Result<Zeroizing<String>, Failure> {
+    let reader = SecretReader::new(world.env.get("CREDENTIALS_DIRECTORY").map(Path::new));
+    let key = reader.read_text(path).map_err(|error| Failure::usage(format!("--key-file: {error}")))?;
+    match PresentedKey::parse(&key) {
+        Some(_) => Ok(key),
+        None => Err(Failure::usage(format!("--key-file: {} holds no API key", path.display()))
+            .hint("it must hold one line, as `tokenward callers add-key` prints it")),
+    }
+}
+
+/// Where the daemon listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// Loopback TCP: what is sent there cannot be read on the way.
+    Tcp { host: String, port: u16 },
+}
+
+/// What is wrong with an endpoint.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("must be unix:/path/of/a/socket or http://127.0.0.1:PORT, which must be this machine")]
+pub(super) struct NoEndpoint;
+
+impl Endpoint {
+    pub(super) fn parse(text: &str) -> Result<Self, NoEndpoint> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            return if path.is_empty() { Err(NoEndpoint) } else { Ok(Endpoint::Unix(path.into())) };
+        }
+        let url = HttpUrl::parse(text).map_err(|_| NoEndpoint)?;
+        let bare = matches!(url.path(), "" | "/") && url.query().is_none();
+        if url.is_https() || !url.is_loopback() || !bare {
+            return Err(NoEndpoint);
+        }
+        Ok(Endpoint::Tcp { host: url.host().to_owned(), port: url.port() })
+    }
+
+    /// The first Unix socket, else the first loopback TCP listener without TLS.
+    fn of(listeners: &[Listener]) -> Option<Self> {
+        let unix = listeners.iter().find_map(|listener| match listener {
+            Listener::Unix { path, .. } => Some(Endpoint::Unix(path.clone())),
+            Listener::Tcp { .. } => None,
+        });
+        unix.or_else(|| {
+            listeners.iter().find_map(|listener| match listener {
+                Listener::Tcp { address, tls: None } => {
+                    Some(Endpoint::Tcp { host: address.ip().to_string(), port: address.port() })
+                }
+                _ => None,
+            })
+        })
+    }
+
+    fn authority(&self) -> String {
+        match self {
+            Endpoint::Unix(_) => "localhost".to_owned(),
+            Endpoint::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
+            Endpoint::Tcp { host, port } => format!("{host}:{port}"),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Endpoint::Unix(path) => write!(f, "unix:{}", path.display()),
+            Endpoint::Tcp { .. } => write!(f, "http://{}", self.authority()),
+        }
+    }
+}
+
+/// One who asks the daemon.
+pub(super) struct Client {
+    endpoint: Endpoint,
+    key: Option<Zeroizing<String>>,
+}
+
+/// Why there is no good answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClientError {
+    /// Nobody took the call.
+    #[error("cannot reach the daemon at {endpoint}: {source}")]
+    Unreachable {
+        /// Where.
+        endpoint: Endpoint,
+        /// Why.
+        source: io::Error,
+    },
+    /// The call broke off.
+    #[error("the daemon at {endpoint} broke off: {problem}")]
+    Broken {
+        /// Where.
+        endpoint: Endpoint,
+        /// How.
+        problem: String,
+    },
+    /// No whole answer within the deadline.
+    #[error("the daemon at {endpoint} did not answer within {} s", deadline.as_secs())]
+    TimedOut {
+        /// Where.
+        endpoint: Endpoint,
+        /// How long we waited.
+        deadline: Duration,
+    },
+    /// An answer, but none of tokenward's.
+    #[error("what listens at {endpoint} answered {status} with something that is not tokenward's")]
+    Foreign {
+        /// Where.
+        endpoint: Endpoint,
+        /// The status.
+        status: StatusCode,
+    },
+    /// The daemon said no.
+    #[error("{0}")]
+    Refused(Box<SeenProblem>),
+}
+
+/// A problem document, as far as it is shown.
+#[derive(Debug, Deserialize)]
+pub(super) struct SeenProblem {
+    #[serde(default)]
+    status: u16,
+    pub(super) code: String,
+    #[serde(default)]
+    title: String,
+    #[serde(default)]
+    detail: String,
+    #[serde(default)]
+    hint: String,
+    reason: Option<String>,
+    request_id: Option<String>,
+    connect_url: Option<String>,
+    retry_after: Option<u64>,
+    error: Option<String>,
+    suberror: Option<String>,
+    #[serde(default)]
+    error_codes: Vec<u32>,
+    trace_id: Option<String>,
+    correlation_id: Option<String>,
+}
+
+impl fmt::Display for SeenProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = if self.detail.is_empty() { &self.title } else { &self.detail };
+        write!(f, "{} ({}", shown(words), shown(&self.code))?;
+        let numbers =
+            self.error_codes.iter().map(|code| format!("AADSTS{code}")).collect::<Vec<_>>().join(" ");
+        for (label, value) in [
+            ("reason", self.reason.as_deref()),
+            ("request_id", self.request_id.as_deref()),
+            ("authority", self.error.as_deref()),
+            ("suberror", self.suberror.as_deref()),
+            ("codes", Some(&*numbers)),
+            ("trace_id", self.trace_id.as_deref()),
+            ("correlation_id", self.correlation_id.as_deref()),
+        ] {
+            if let Some(value) = value.filter(|value| !value.is_empty()) {
+                write!(f, ", {label} {}", shown(value))?;
+            }
+        }
+        f.write_str(")")
+    }
+}
+
+impl ClientError {
+    /// Whether asking again later may help.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            ClientError::Unreachable { source, .. } => source.kind() != io::ErrorKind::PermissionDenied,
+            ClientError::Broken { .. } | ClientError::TimedOut { .. } => true,
+            ClientError::Refused(problem) => matches!(problem.status, 429 | 503),
+            ClientError::Foreign { .. } => false,
+        }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let failure = Failure::failed(error.to_string());
+        match error {
+            ClientError::Unreachable { endpoint, source } => match source.kind() {
+                io::ErrorKind::PermissionDenied => failure.hint(format!(
+                    "this user may not use {endpoint}: run the command as the daemon's user or as root"
+                )),
+                _ => failure.hint(
+                    "is tokenward running? `tokenward serve` starts it; --endpoint names another socket",
+                ),
+            },
+            ClientError::TimedOut { .. } | ClientError::Broken { .. } => {
+                failure.hint("look at the daemon's log, then try again")
+            }
+            ClientError::Foreign { .. } => {
+                failure.hint("is something else listening there? --endpoint names another socket")
+            }
+            ClientError::Refused(problem) => {
+                let mut failure = failure;
+                if !problem.hint.is_empty() {
+                    failure = failure.hint(shown(&problem.hint));
+                }
+                if let Some(seconds) = problem.retry_after {
+                    failure = failure.hint(format!("try again in {seconds} s"));
+                }
+                if let Some(url) = &problem.connect_url {
+                    failure = failure.hint(format!("the user can connect here: {}", shown(url)));
+                }
+                failure
+            }
+        }
+    }
+}
+
+impl Client {
+    /// Asks, and gives the answer's JSON; null when it has no body.
+    pub(super) async fn ask(
+        &self,
+        method: Method,
+        target: &str,
+        body: Option<&Value>,
+        deadline: Duration,
+    ) -> Result<Value, ClientError> {
+        let endpoint = || self.endpoint.clone();
+        let exchange = async {
+            let unreachable = |source| ClientError::Unreachable { endpoint: endpoint(), source };
+            match &self.endpoint {
+                Endpoint::Unix(path) => {
+                    let stream = UnixStream::connect(path).await.map_err(unreachable)?;
+                    self.exchange(stream, method, target, body).await
+                }
+                Endpoint::Tcp { host, port } => {
+                    let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable)?;
+                    self.exchange(stream, method, target, body).await
+                }
+            }
+        };
+        let (status, bytes) = match tokio::time::timeout(deadline, exchange).await {
+            Ok(answer) => answer?,
+            Err(_) => return Err(ClientError::TimedOut { endpoint: endpoint(), deadline }),
+        };
+        let foreign = || ClientError::Foreign { endpoint: endpoint(), status };
+        match status {
+            StatusCode::NO_CONTENT => Ok(Value::Null),
+            status if status.is_success() => serde_json::from_slice(&bytes).map_err(|_| foreign()),
+            _ => Err(match serde_json::from_slice::<SeenProblem>(&bytes) {
+                Ok(problem) => {
+                    ClientError::Refused(Box::new(SeenProblem { status: status.as_u16(), ..problem }))
+                }
+                Err(_) => foreign(),
+            }),
+        }
+    }
+
+    /// [`ask`](Self::ask) with GET.
+    pub(super) async fn get(&self, target: &str) -> Result<Value, ClientError> {
+        self.ask(Method::GET, target, None, DEADLINE).await
+    }
+
+    async fn exchange<S>(
+        &self,
+        stream: S,
+        method: Method,
+        target: &str,
+        body: Option<&Value>,
+    ) -> Result<(StatusCode, Bytes), ClientError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let broken = |problem: String| ClientError::Broken {
+            endpoint: self.endpoint.clone(),
+            problem: shown(&problem),
+        };
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| broken(error.to_string()))?;
+        let mut request = http::Request::builder()
+            .method(method)
+            .uri(target)
+            .header(header::HOST, self.endpoint.authority())
+            .header(header::ACCEPT, "application/json")
+            .header(header::USER_AGENT, concat!("tokenward-cli/", env!("CARGO_PKG_VERSION")));
+        if let Some(key) = &self.key {
+            let value = Zeroizing::new(format!("Bearer {}", key.as_str()));
+            let mut value =
+                header::HeaderValue::from_str(&value).map_err(|error| broken(error.to_string()))?;
+            value.set_sensitive(true);
+            request = request.header(header::AUTHORIZATION, value);
+        }
+        let bytes = match body {
+            Some(body) => {
+                request = request.header(header::CONTENT_TYPE, "application/json");
+                Bytes::from(body.to_string())
+            }
+            None => Bytes::new(),
+        };
+        let request = request.body(Full::new(bytes)).map_err(|error| broken(error.to_string()))?;
+        let answer = async {
+            let response = sender.send_request(request).await.map_err(|error| broken(error.to_string()))?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), LARGEST_ANSWER)
+                .collect()
+                .await
+                .map_err(|error| broken(error.to_string()))?;
+            Ok((status, body.to_bytes()))
+        };
+        // The connection is driven only as long as the answer is waited for; what goes wrong with it, the answer tells.
+        let drive = async {
+            let _ = connection.await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            answer = answer => answer,
+            () = drive => unreachable!("it never ends"),
+        }
+    }
+}
+
+/// A path from its segments, and a query from those of its parameters that have a value.
+pub(super) fn target(segments: &[&str], query: &[(&str, Option<&str>)]) -> String {
+    let mut target = String::new();
+    for segment in segments {
+        target.push('/');
+        target.extend(utf8_percent_encode(segment, ESCAPED));
+    }
+    let mut joint = '?';
+    for (name, value) in query {
+        if let Some(value) = value {
+            target.push(joint);
+            target.push_str(name);
+            target.push('=');
+            target.extend(utf8_percent_encode(value, ESCAPED));
+            joint = '&';
+        }
+    }
+    target
+}
+
+/// A member's text, fit to be shown; empty when it is none.
+pub(super) fn text<'a>(value: &'a Value, member: &str) -> &'a str {
+    value.get(member).and_then(Value::as_str).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::cli::testing::Scene;
+
+    #[test]
+    fn endpoints_are_on_this_machine() {
+        let tcp = |host: &str, port| Ok(Endpoint::Tcp { host: host.into(), port });
+        assert_eq!(Endpoint::parse("unix:/run/t.sock"), Ok(Endpoint::Unix("/run/t.sock".into())));
+        assert_eq!(Endpoint::parse("unix:///run/t.sock"), Ok(Endpoint::Unix("/run/t.sock".into())));
+        assert_eq!(Endpoint::parse("http://127.0.0.1:7070"), tcp("127.0.0.1", 7070));
+        assert_eq!(Endpoint::parse("http://[::1]:7070/"), tcp("::1", 7070));
+        assert_eq!(Endpoint::parse("http://localhost:7070"), tcp("localhost", 7070));
+        for bad in
+            ["", "unix:", "/run/t.sock", "http://10.0.0.1:7070", "https://localhost", "http://localhost/v1"]
+        {
+            assert_eq!(Endpoint::parse(bad), Err(NoEndpoint), "{bad}");
+        }
+        let shown = Endpoint::parse("http://[::1]:7070").expect("an endpoint").to_string();
+        assert_eq!(shown, "http://[::1]:7070");
+    }
+
+    #[test]
+    fn the_first_socket_that_the_commands_can_use() {
+        let address = "127.0.0.1:7070".parse().expect("an address");
+        let tls = Some(crate::config::Tls { certificate: "c".into(), key: "k".into() });
+        let unix = Listener::Unix { path: "s".into(), mode: 0o600 };
+        let plain = Listener::Tcp { address, tls: None };
+        let secure = Listener::Tcp { address, tls };
+        assert_eq!(Endpoint::of(&[plain.clone(), unix]), Some(Endpoint::Unix("s".into())));
+        let tcp = Endpoint::Tcp { host: "127.0.0.1".into(), port: 7070 };
+        assert_eq!(Endpoint::of(&[secure.clone(), plain]), Some(tcp));
+        assert_eq!(Endpoint::of(&[secure]), None);
+    }
+
+    #[test]
+    fn names_are_escaped_whole() {
+        assert_eq!(
+            target(&["v1", "apps", "outlook", "connections", "team-a/al@b:c", "token"], &[]),
+            "/v1/apps/outlook/connections/team-a%2Fal%40b%3Ac/token"
+        );
+        assert_eq!(
+            target(&["a"], &[("scope", Some("Mail.Read User.Read")), ("x", None), ("min_ttl", Some("60"))]),
+            "/a?scope=Mail.Read%20User.Read&min_ttl=60"
+        );
+    }
+
+    #[test]
+    fn without_a_daemon_the_failure_says_so() {
+        let scene = Scene::new();
+        let endpoint = format!("unix:{}", scene.path("no.sock"));
+        let ended = scene.run(&["token", "outlook", "a", "--endpoint", &endpoint]);
+        assert_eq!(ended.code, 1);
+        assert!(ended.err.contains("is tokenward running?"), "{}", ended.err);
+        let ended = scene.run(&["token", "outlook", "a", "--endpoint", "http://127.0.0.1:1"]);
+        assert!(ended.code == 2 && ended.err.contains("--key-file"), "{}", ended.err);
+        let key = scene.file("k", "hunter2", 0o600);
+        let ended = scene.run(&["token", "outlook", "a", "--endpoint", &endpoint, "--key-file", &key]);
+        assert!(ended.code == 2 && !ended.err.contains("hunter2"), "{}", ended.err);
+    }
+
+    /// What a client makes of one raw answer.
+    fn answer(raw: &'static str) -> (String, Result<Value, Failure>) {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let path = folder.path().join("s");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let listener = tokio::net::UnixListener::bind(&path).expect("bound");
+            let server = async {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                let mut request = vec![0; 4096];
+                let length = stream.read(&mut request).await.expect("a request");
+                stream.write_all(raw.as_bytes()).await.expect("answered");
+                String::from_utf8_lossy(&request[..length]).into_owned()
+            };
+            let client = Client { endpoint: Endpoint::Unix(path.clone()), key: None };
+            let (request, answer) = tokio::join!(server, client.get("/x"));
+            (request, answer.map_err(Failure::from))
+        })
+    }
+
+    #[test]
+    fn answers_are_read_and_problems_are_words() {
+        let (request, good) = answer("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n{\"a\": 1}");
+        assert!(request.starts_with("GET /x HTTP/1.1\r\nhost: localhost\r\n"), "{request}");
+        assert_eq!(good.expect("JSON")["a"], 1);
+        let (_, empty) = answer("HTTP/1.1 204 No Content\r\n\r\n");
+        assert_eq!(empty.expect("nothing"), Value::Null);
+
+        let (_, problem) = answer(
+            "HTTP/1.1 409 Conflict\r\nConnection: close\r\n\r\n{\"code\":\"reauthorization_required\",\"detail\":\"gone\\u001b[2J\",\"hint\":\"do this\",\"reason\":\"grant_expired\",\"request_id\":\"r1\",\"error\":\"invalid_grant\",\"error_codes\":[70008]}",
+        );
+        let problem = problem.expect_err("a problem");
+        assert_eq!(
+            problem.message,
+            "gone\\u{1b}[2J (reauthorization_required, reason grant_expired, request_id r1, authority invalid_grant, codes AADSTS70008)"
+        );
+        assert_eq!(problem.hints, ["do this"]);
+
+        let (_, html) = answer("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 13\r\n\r\n<html></html>");
+        let html = html.expect_err("a failure").message;
+        assert!(html.contains("502") && !html.contains('<'), "{html}");
+        let (_, cut) = answer("HTTP/1.1 200 OK\r\nContent-Length: 80\r\n\r\n{");
+        assert!(cut.expect_err("a failure").message.contains("broke off"));
+    }
+}

@@ -1,0 +1,386 @@
+//! The commands: what an operator types.
+//!
+//! What it is for: arguments in, one use of the configuration's files or of the daemon's APIs, words and data out, and
+//! an exit code: 0 done, 1 failed, 2 wrong usage or configuration.
+//!
+//! What it may know: `config`, the files of `keyring` and `callers`, and the wire shapes of the local and the admin API.
+//! Never the store or the broker: whatever concerns connections is asked of the running daemon, as everyone asks it.
+//! What `serve` means is handed in.
+//!
+//! Invariants:
+//! 1. Data goes to standard output, words go to standard error, both through [`Output`] alone.
+//! 2. No secret is an argument, and none is printed but a caller key at its birth and the token that was asked for.
+//! 3. What came over the wire reaches a terminal only with its control characters escaped.
+//! 4. Nothing that exists is overwritten.
+//!
+//! The one hard problem: saying what is wrong so that the reader knows what to type next. So each [`Failure`] carries
+//! its hints beside its message, and the daemon's own hints are passed on.
+
+mod args;
+mod callers;
+mod check;
+mod client;
+mod connect;
+mod connections;
+mod init;
+mod keyring;
+mod output;
+mod token;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, Loaded};
+use crate::domain::random::Random;
+use crate::domain::time::Clock;
+
+pub use output::Output;
+
+/// Where the configuration is when nobody says.
+const DEFAULT_CONFIG: &str = "/etc/tokenward/tokenward.toml";
+
+/// What the commands get from outside.
+pub struct World {
+    /// The environment, read once.
+    pub env: BTreeMap<String, String>,
+    /// The machine's clocks.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness for keys.
+    pub random: Arc<dyn Random>,
+    /// Standard input, output and error.
+    pub output: Output,
+    /// The daemon: runs until it is told to stop. Gets the configuration and where it was read from.
+    pub serve: fn(Loaded, PathBuf) -> ExitCode,
+}
+
+/// Runs the command that the arguments name; the first argument is the program's own name.
+pub fn run(args: impl IntoIterator<Item = OsString>, mut world: World) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are what was asked for; everything else is wrong usage, which is 2 here and in clap.
+            let text = error.render().to_string();
+            if error.use_stderr() {
+                world.output.say(text.trim_end());
+                return Exit::Usage.into();
+            }
+            return match world.output.data(text.trim_end()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(failure) => failure.exit.into(),
+            };
+        }
+    };
+    match dispatch(cli, &mut world) {
+        Ok(code) => code,
+        Err(failure) => {
+            failure.show(&mut world.output);
+            failure.exit.into()
+        }
+    }
+}
+
+fn dispatch(cli: Cli, world: &mut World) -> Result<ExitCode, Failure> {
+    let config = ConfigPath::new(cli.config, &world.env);
+    match cli.command {
+        Command::Serve => {
+            let loaded = config.load(world)?;
+            return Ok((world.serve)(loaded, config.path));
+        }
+        Command::Check(args) => check::run(&args, &config, world),
+        Command::Init(args) => init::run(&args, world),
+        Command::Connect(args) => connect::run(&args, &config, world),
+        Command::Token(args) => token::run(&args, &config, world),
+        Command::Connections(command) => connections::run(&command, &config, world),
+        Command::Callers(command) => callers::run(&command, &config, world),
+        Command::Keyring(command) => keyring::run(&command, &config, world),
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// OAuth token broker for Microsoft Entra ID: connects accounts once, hands short-lived access tokens to internal
+/// services.
+#[derive(Parser)]
+#[command(name = "tokenward", version, disable_help_subcommand = true, subcommand_required = true)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.\n\n\
+                        Begin with:\n  tokenward init ./tokenward\n  tokenward check --config ./tokenward/tokenward.toml")]
+struct Cli {
+    /// The configuration file; else $TOKENWARD_CONFIG, else /etc/tokenward/tokenward.toml
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the daemon until it is told to stop
+    #[command(after_help = "Example:\n  tokenward serve --config /etc/tokenward/tokenward.toml")]
+    Serve,
+    /// Check the configuration and its files, without the network, and print the redirect URIs to register
+    #[command(after_help = "Example:\n  tokenward check --config ./tokenward/tokenward.toml")]
+    Check(check::Args),
+    /// Make a directory with a working configuration, a keyring and a first caller
+    #[command(
+        after_help = "Example:\n  tokenward init ./tokenward --client-id 11111111-2222-3333-4444-555555555555"
+    )]
+    Init(init::Args),
+    /// Connect an account: print the link, wait for the user, show who came back, confirm
+    #[command(after_help = "Example:\n  tokenward connect outlook user-4711 --login-hint alice@contoso.com")]
+    Connect(connect::Args),
+    /// Print an access token of a connection, and nothing else
+    #[command(
+        after_help = "Example:\n  curl -H \"Authorization: Bearer $(tokenward token outlook user-4711)\" \\\n      https://graph.microsoft.com/v1.0/me/messages"
+    )]
+    Token(token::Args),
+    /// List, show, explain and delete connections, as an operator
+    #[command(subcommand, after_help = "Example:\n  tokenward connections list outlook --status blocked")]
+    Connections(connections::Command),
+    /// Make, list and retire callers' API keys
+    #[command(subcommand, after_help = "Example:\n  tokenward callers add-key mail-sync --expires-in 90d")]
+    Callers(callers::Command),
+    /// Make and list sealing keys
+    #[command(subcommand, after_help = "Example:\n  tokenward keyring status")]
+    Keyring(keyring::Command),
+}
+
+/// The configuration file that this command is about.
+struct ConfigPath {
+    path: PathBuf,
+    /// Whether somebody named it.
+    named: bool,
+}
+
+impl ConfigPath {
+    fn new(argument: Option<PathBuf>, env: &BTreeMap<String, String>) -> Self {
+        let named = argument
+            .or_else(|| env.get("TOKENWARD_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from));
+        match named {
+            Some(path) => ConfigPath { path, named: true },
+            None => ConfigPath { path: PathBuf::from(DEFAULT_CONFIG), named: false },
+        }
+    }
+
+    /// The configuration; its mistakes are this command's failure. Warnings are `check`'s and the daemon's to show.
+    fn load(&self, world: &World) -> Result<Loaded, Failure> {
+        config::load_file(&self.path, &world.env).map_err(|errors| self.failure(&errors))
+    }
+
+    fn failure(&self, errors: &config::ConfigErrors) -> Failure {
+        let failure = Failure::usage(errors.to_string());
+        if !self.named && !self.path.exists() {
+            return failure.hint("name the configuration with --config or TOKENWARD_CONFIG, or make one with `tokenward init DIR`");
+        }
+        failure
+    }
+
+    /// What to add to a command so that it uses this configuration too.
+    fn option(&self) -> String {
+        if self.named { format!(" --config {}", shell_word(&self.path)) } else { String::new() }
+    }
+}
+
+/// A path as a word that a shell takes as it is.
+fn shell_word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@:,=".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}
+
+/// How a command ends when it does not succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exit {
+    /// It was understood and did not work.
+    Failed,
+    /// The arguments or the configuration are wrong: the same command will fail again.
+    Usage,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        match exit {
+            Exit::Failed => ExitCode::from(1),
+            Exit::Usage => ExitCode::from(2),
+        }
+    }
+}
+
+/// Why a command did not succeed, in words, and what to do about it.
+#[derive(Debug)]
+struct Failure {
+    exit: Exit,
+    /// Empty when everything has been said already.
+    message: String,
+    hints: Vec<String>,
+}
+
+impl Failure {
+    fn failed(message: impl Into<String>) -> Self {
+        Failure { exit: Exit::Failed, message: message.into(), hints: Vec::new() }
+    }
+
+    fn usage(message: impl Into<String>) -> Self {
+        Failure { exit: Exit::Usage, message: message.into(), hints: Vec::new() }
+    }
+
+    /// Everything has been said.
+    fn silent(exit: Exit) -> Self {
+        Failure { exit, message: String::new(), hints: Vec::new() }
+    }
+
+    fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    fn show(&self, output: &mut Output) {
+        if !self.message.is_empty() {
+            output.say(&format!("error: {}", self.message));
+        }
+        for hint in &self.hints {
+            output.say(&format!("hint: {hint}"));
+        }
+    }
+}
+
+/// Runs a command that waits for the daemon. Whatever still waits for standard input is left behind.
+fn block_on<T>(task: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("cannot start: {error}")))?;
+    let result = runtime.block_on(task);
+    runtime.shutdown_background();
+    result
+}
+
+#[cfg(test)]
+mod testing;
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::testing::Scene;
+    use super::*;
+
+    #[test]
+    fn every_command_is_sound_and_shows_an_example() {
+        Cli::command().debug_assert();
+        fn walk(command: &clap::Command) {
+            if command.get_subcommands().next().is_none() {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("tokenward "), "{} has no example", command.get_name());
+            }
+            command.get_subcommands().for_each(walk);
+        }
+        walk(&Cli::command());
+    }
+
+    #[test]
+    fn wrong_usage_is_2_and_help_is_0() {
+        let scene = Scene::new();
+        for (args, code) in [
+            (&["frobnicate"][..], 2),
+            (&[][..], 2),
+            (&["token", "Outlook", "a"][..], 2),
+            (&["token", "outlook", "a b"][..], 2),
+            (&["--help"][..], 0),
+            (&["--version"][..], 0),
+            (&["connections", "list", "--help"][..], 0),
+        ] {
+            assert_eq!(scene.run(args).code, code, "{args:?}");
+        }
+    }
+
+    #[test]
+    fn the_configuration_is_the_argument_s_then_the_environment_s() {
+        let env = |value: &str| BTreeMap::from([("TOKENWARD_CONFIG".to_owned(), value.to_owned())]);
+        let path = |argument: Option<&str>, env| {
+            let config = ConfigPath::new(argument.map(PathBuf::from), &env);
+            (config.path.display().to_string(), config.named)
+        };
+        assert_eq!(path(Some("a"), env("b")), ("a".into(), true));
+        assert_eq!(path(None, env("b")), ("b".into(), true));
+        assert_eq!(path(None, env("")), (DEFAULT_CONFIG.into(), false));
+    }
+
+    #[test]
+    fn paths_become_one_shell_word() {
+        assert_eq!(shell_word(Path::new("/etc/t.toml")), "/etc/t.toml");
+        assert_eq!(shell_word(Path::new("a b's")), r"'a b'\''s'");
+    }
+
+    #[test]
+    fn from_nothing_to_a_retired_key() {
+        let scene = Scene::new();
+        let directory = scene.path("made");
+        let made = scene.run(&["init", &directory, "--json"]);
+        assert_eq!(made.code, 0, "{}", made.err);
+        let made = made.json();
+        let config = made["config"].as_str().expect("config").to_owned();
+
+        let checked = scene.run(&["check", "--config", &config]);
+        assert_eq!(checked.code, 0, "{}", checked.err);
+        assert!(checked.out.contains("http://localhost:8080/callback/outlook"), "{}", checked.out);
+        assert!(checked.err.contains("credentials_dir"), "{}", checked.err);
+
+        let added = scene.run(&["callers", "add-key", "cli", "--json", "--config", &config]);
+        assert_eq!(added.code, 0, "{}", added.err);
+        let added = added.json();
+        assert_eq!(added["caller"], "cli");
+        assert!(added["key"].as_str().expect("key").starts_with("twk_cli_"));
+        let full = scene.run(&["callers", "add-key", "cli", "--config", &config]);
+        assert_eq!((full.code, full.out.as_str()), (1, ""), "two keys are enough");
+
+        let ids = || -> Vec<String> {
+            let listed = scene.run(&["callers", "list-keys", "cli", "--json", "--config", &config]).json();
+            let listed = listed.as_array().expect("a list").clone();
+            assert!(listed.iter().all(|key| key["last_used_at"].is_null()));
+            listed.iter().map(|key| key["id"].as_str().expect("id").to_owned()).collect()
+        };
+        let before = ids();
+        assert_eq!(before.len(), 2);
+        assert_eq!(added["id"], before[1].as_str());
+        let retired = scene.run(&["callers", "retire-key", "cli", &before[0], "--config", &config]);
+        assert_eq!(retired.code, 0, "{}", retired.err);
+        assert_eq!(ids(), before[1..]);
+        assert_eq!(scene.run(&["callers", "retire-key", "cli", &before[0], "--config", &config]).code, 1);
+
+        let nobody = scene.run(&["callers", "add-key", "clip", "--config", &config]);
+        assert!(nobody.code == 2 && nobody.err.contains("`cli`"), "{}", nobody.err);
+
+        let second = scene.run(&["keyring", "add", "--json", "--config", &config]).json();
+        assert!(second["promoted_at"].is_null());
+        let ring = scene.run(&["keyring", "status", "--json", "--config", &config]).json();
+        let primaries: Vec<&str> = ring
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter(|key| key["primary"] == true)
+            .filter_map(|key| key["id"].as_str())
+            .collect();
+        assert_eq!(primaries, [made["keyring_key"].as_str().expect("an id")]);
+        assert_eq!(scene.run(&["check", "--config", &config]).code, 0);
+    }
+
+    #[test]
+    fn serve_gets_the_checked_configuration_and_a_wrong_one_never_starts() {
+        let scene = Scene::new();
+        let config = scene.file("t.toml", "", 0o600);
+        assert_eq!(scene.run(&["serve", "--config", &config]).code, 42);
+        let config = scene.file("wrong.toml", "stroe = 1\n[log]\nlevle = 1\n", 0o600);
+        let refused = scene.run(&["serve", "--config", &config]);
+        assert_eq!(refused.code, 2);
+        assert!(refused.err.contains("`store`") && refused.err.contains("`level`"), "{}", refused.err);
+        assert!(scene.run(&["serve"]).err.contains("tokenward init"), "says how to begin");
+    }
+}

@@ -1,0 +1,218 @@
+//! The one place through which the commands speak: data to standard output, words to standard error, questions
+//! answered from standard input.
+
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+
+use serde::Serialize;
+
+use super::{Exit, Failure};
+
+/// Longer answers to a question are none.
+const LONGEST_ANSWER: u64 = 1024;
+
+/// Standard input, output and error, or what stands in for them.
+pub struct Output {
+    out: Box<dyn Write>,
+    err: Box<dyn Write>,
+    input: Option<Box<dyn BufRead + Send>>,
+    /// Whether a person watches standard error.
+    watched: bool,
+    /// Whether the last thing on standard error was a dot of progress.
+    dotted: bool,
+}
+
+impl Output {
+    /// The process's own.
+    pub fn system() -> Self {
+        Output::new(
+            Box::new(io::stdout()),
+            Box::new(io::stderr()),
+            Box::new(BufReader::new(io::stdin())),
+            io::stderr().is_terminal(),
+        )
+    }
+
+    /// Others, for instance a test's.
+    pub fn new(
+        out: Box<dyn Write>,
+        err: Box<dyn Write>,
+        input: Box<dyn BufRead + Send>,
+        watched: bool,
+    ) -> Self {
+        Output { out, err, input: Some(input), watched, dotted: false }
+    }
+
+    /// Lines of data. A reader that has gone away ends the command.
+    pub(super) fn data(&mut self, text: &str) -> Result<(), Failure> {
+        self.end_dots();
+        let text = printable(text, true);
+        writeln!(self.out, "{text}").and_then(|()| self.out.flush()).map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::silent(Exit::Failed),
+            _ => Failure::failed(format!("cannot write to standard output: {error}")),
+        })
+    }
+
+    /// Data for programs.
+    pub(super) fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
+        let text = serde_json::to_string_pretty(value)
+            .map_err(|error| Failure::failed(format!("cannot write JSON: {error}")))?;
+        self.data(&printable_json(&text))
+    }
+
+    /// Words for the person who typed the command. Nobody may be there to read them.
+    pub(super) fn say(&mut self, text: &str) {
+        self.end_dots();
+        let _ = writeln!(self.err, "{}", printable(text, true)).and_then(|()| self.err.flush());
+    }
+
+    /// A sign of life while waiting, where somebody watches.
+    pub(super) fn dot(&mut self) {
+        if self.watched {
+            self.dotted = true;
+            let _ = write!(self.err, ".").and_then(|()| self.err.flush());
+        }
+    }
+
+    fn end_dots(&mut self) {
+        if std::mem::take(&mut self.dotted) {
+            let _ = writeln!(self.err);
+        }
+    }
+
+    /// Asks a question whose answer is no unless it is yes; no answer at all is no.
+    pub(super) async fn ask(&mut self, question: &str) -> bool {
+        self.end_dots();
+        let _ = write!(self.err, "{} [y/N] ", printable(question, true)).and_then(|()| self.err.flush());
+        // Taken along to a thread of its own, so that Ctrl-C is still heard; a question that was broken off is the last.
+        let Some(mut input) = self.input.take() else { return false };
+        let read = tokio::task::spawn_blocking(move || {
+            let mut line = String::new();
+            let read = input.by_ref().take(LONGEST_ANSWER).read_line(&mut line);
+            (read.map(|_| line), input)
+        });
+        let Ok((line, input)) = read.await else { return false };
+        self.input = Some(input);
+        let line = line.unwrap_or_default();
+        if !line.ends_with('\n') {
+            let _ = writeln!(self.err);
+        }
+        matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes")
+    }
+}
+
+/// Text from elsewhere as it may be shown within a line: whatever could move a cursor, change colours or reorder a
+/// line is escaped.
+pub(super) fn shown(text: &str) -> String {
+    printable(text, false)
+}
+
+fn printable(text: &str, keep_lines: bool) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for c in text.chars() {
+        if misleads(c) && !(keep_lines && c == '\n') {
+            clean.extend(c.escape_unicode());
+        } else {
+            clean.push(c);
+        }
+    }
+    clean
+}
+
+/// JSON whose strings hold nothing that a terminal would act on; it means the same.
+fn printable_json(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for c in text.chars() {
+        if misleads(c) && c != '\n' {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                clean.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            clean.push(c);
+        }
+    }
+    clean
+}
+
+/// Control characters, and those of Unicode that are invisible or change the direction of writing.
+fn misleads(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// Rows below their headings, aligned. Cells are made fit to be shown.
+pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let mut cells: Vec<Vec<String>> = vec![headings.iter().map(|&heading| heading.to_owned()).collect()];
+    cells.extend(rows.iter().map(|row| row.iter().map(|cell| shown(cell)).collect()));
+    let width = |column: usize| {
+        cells.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let padded: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        padded.join("  ").trim_end().to_owned()
+    };
+    cells.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::testing::Captured;
+
+    #[test]
+    fn nothing_from_the_wire_moves_a_terminal() {
+        let nasty = "a\x1b[2Jb\r\nc\u{9b}31m\u{202e}d\u{7f}";
+        let clean = shown(nasty);
+        assert!(clean.chars().all(|c| !misleads(c)), "{clean}");
+        assert!(clean.starts_with("a\\u{1b}[2Jb\\u{d}\\u{a}c"), "{clean}");
+        assert_eq!(shown("Zoë <zoë@contoso.com>"), "Zoë <zoë@contoso.com>");
+
+        let (mut output, captured) = Captured::output("");
+        output.say(nasty);
+        output.data(nasty).expect("written");
+        let all = captured.out() + &captured.err();
+        assert!(all.chars().all(|c| c == '\n' || !misleads(c)), "{all:?}");
+
+        let (mut output, captured) = Captured::output("");
+        output.json(&serde_json::json!([nasty])).expect("written");
+        let text = captured.out();
+        assert!(text.chars().all(|c| c == '\n' || !misleads(c)), "{text:?}");
+        let json: serde_json::Value = serde_json::from_str(&text).expect("still JSON");
+        assert_eq!(json[0], nasty, "and the same JSON");
+    }
+
+    #[test]
+    fn tables_line_up() {
+        let rows = vec![
+            vec!["a".into(), "needs_reauthorization".into(), String::new()],
+            vec!["zoë-with-a-name".into(), "active".into(), "x\n".into()],
+        ];
+        assert_eq!(
+            table(&["NAME", "STATUS", "WHY"], &rows),
+            "NAME             STATUS                 WHY\n\
+             a                needs_reauthorization\n\
+             zoë-with-a-name  active                 x\\u{a}"
+        );
+    }
+
+    #[test]
+    fn only_yes_is_yes() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        for (input, expected) in [
+            ("y\n", true),
+            ("YES\n", true),
+            ("y", true),
+            ("\n", false),
+            ("", false),
+            ("no\n", false),
+            ("yup\n", false),
+        ] {
+            let (mut output, captured) = Captured::output(input);
+            assert_eq!(runtime.block_on(output.ask("Sure?")), expected, "{input:?}");
+            assert!(captured.err().starts_with("Sure? [y/N] "));
+        }
+    }
+}
