@@ -55,7 +55,7 @@ pub struct World {
     /// Standard input, output and error.
     pub output: Output,
     /// The daemon: runs until it is told to stop. Gets the configuration and where it was read from.
-    pub serve: fn(Loaded, PathBuf) -> ExitCode,
+    pub serve: fn(Loaded, &Path, &BTreeMap<String, String>) -> ExitCode,
 }
 
 /// Runs the command that the arguments name; the first argument is the program's own name.
@@ -89,7 +89,7 @@ fn dispatch(cli: Cli, world: &mut World) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Serve => {
             let loaded = config.load(world)?;
-            return Ok((world.serve)(loaded, config.path));
+            return Ok((world.serve)(loaded, &config.path, &world.env));
         }
         Command::Check(args) => check::run(&args, &config, world),
         Command::Init(args) => init::run(&args, world),
