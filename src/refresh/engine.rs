@@ -144,6 +144,8 @@ impl Engine {
         let slot = inner.slots.slot(key, begun);
         let mut last_failure: Option<Arc<Failure>> = None;
         let mut looked_up = false;
+        // The token that was held when this request began to wait for a renewal.
+        let mut before_renewal: Option<Option<String>> = None;
         for _ in 0..MOST_LOOKS {
             let held = match inner.look(key, &slot, begun).await {
                 Ok(held) => held,
@@ -187,7 +189,16 @@ impl Engine {
                     let failure = last_failure.or(trouble.map(|trouble| trouble.failure));
                     return Err(say_why(refusal, &held, &want, failure));
                 }
+                // Fresh from the authority it is served with its true life, however slow the authority was.
+                Step::Renew { fallback: Some(token) }
+                    if before_renewal.as_ref().is_some_and(|before| before.as_ref() != Some(&token.digest)) =>
+                {
+                    return Ok(Served { token: token.clone(), held: held.clone() });
+                }
                 Step::Renew { fallback } => {
+                    let of_resource = |token: &&HeldToken| token.resource == want.resource;
+                    let current = held.connection.tokens.iter().find(of_resource);
+                    before_renewal = Some(current.map(|token| token.digest.clone()));
                     let waited = clock.monotonic().saturating_sub(begun);
                     let patience = if fallback.is_some() {
                         PATIENCE_WITH_FALLBACK.min(inner.settings.caller_wait)
