@@ -55,7 +55,7 @@ pub struct World {
     /// Standard input, output and error.
     pub output: Output,
     /// The daemon: runs until it is told to stop. Gets the configuration and where it was read from.
-    pub serve: fn(Loaded, PathBuf) -> ExitCode,
+    pub serve: fn(Loaded, &Path, &BTreeMap<String, String>) -> ExitCode,
 }
 
 /// Runs the command that the arguments name; the first argument is the program's own name.
@@ -89,7 +89,7 @@ fn dispatch(cli: Cli, world: &mut World) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Serve => {
             let loaded = config.load(world)?;
-            return Ok((world.serve)(loaded, config.path));
+            return Ok((world.serve)(loaded, &config.path, &world.env));
         }
         Command::Check(args) => check::run(&args, &config, world),
         Command::Init(args) => init::run(&args, world),
@@ -171,7 +171,7 @@ impl ConfigPath {
     }
 
     fn failure(&self, errors: &config::ConfigErrors) -> Failure {
-        let failure = Failure::usage(errors.to_string());
+        let failure = Failure { bare: true, ..Failure::usage(errors.to_string()) };
         if !self.named && !self.path.exists() {
             return failure.hint("name the configuration with --config or TOKENWARD_CONFIG, or make one with `tokenward init DIR`");
         }
@@ -219,21 +219,23 @@ struct Failure {
     exit: Exit,
     /// Empty when everything has been said already.
     message: String,
+    /// Whether the message's lines stand as they are, as an editor reads `file:line:column: what`.
+    bare: bool,
     hints: Vec<String>,
 }
 
 impl Failure {
     fn failed(message: impl Into<String>) -> Self {
-        Failure { exit: Exit::Failed, message: message.into(), hints: Vec::new() }
+        Failure { exit: Exit::Failed, message: message.into(), bare: false, hints: Vec::new() }
     }
 
     fn usage(message: impl Into<String>) -> Self {
-        Failure { exit: Exit::Usage, message: message.into(), hints: Vec::new() }
+        Failure { exit: Exit::Usage, message: message.into(), bare: false, hints: Vec::new() }
     }
 
     /// Everything has been said.
     fn silent(exit: Exit) -> Self {
-        Failure { exit, message: String::new(), hints: Vec::new() }
+        Failure { exit, message: String::new(), bare: false, hints: Vec::new() }
     }
 
     fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -242,8 +244,10 @@ impl Failure {
     }
 
     fn show(&self, output: &mut Output) {
-        if !self.message.is_empty() {
-            output.say(&format!("error: {}", self.message));
+        match &*self.message {
+            "" => {}
+            lines if self.bare => output.say(lines),
+            message => output.say(&format!("error: {message}")),
         }
         for hint in &self.hints {
             output.say(&format!("hint: {hint}"));
