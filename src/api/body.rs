@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn an_unknown_member_is_refused_and_never_quoted() {
-        let problem = token_request(Bytes::from_static(b"{\"sekrit-value\":1}")).err().expect("refused");
+        let problem = token_request(Bytes::from_static(b"{\"sekrit-value\":1}")).expect_err("refused");
         let text = serde_json::to_string(&problem).expect("JSON");
         assert!(text.contains("line 1") && !text.contains("sekrit"), "{text}");
     }
