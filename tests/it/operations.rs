@@ -107,17 +107,20 @@ async fn the_log_is_one_json_object_a_line() {
 
 #[tokio::test]
 async fn a_soft_stop_finishes_what_is_in_flight_and_lets_a_successor_in() {
-    let mut world = Plan::default().token_life(Duration::from_secs(2)).start().await;
+    let mut world = Plan::default().token_life(Duration::from_secs(3)).start().await;
     world.connect("one", ALICE).await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    // A third of the token's life: it is no longer young when it comes, and served all the same.
     world.entra.faults().inject(FaultRule::new(Endpoint::Token, Fault::Delay(Duration::from_secs(1))));
+    world.entra.clear_ledger();
     let url = format!("{}/v1/apps/outlook/connections/one/token", world.daemon.local);
     let bearer = format!("Bearer {}", world.key);
     let in_flight = tokio::spawn(async move { request(Method::GET, &url, &[("authorization", &bearer)], "").await });
     tokio::time::sleep(Duration::from_millis(300)).await;
-    world.stop_and_restart().await;
+    let log = world.stop_and_restart().await;
     let answer = in_flight.await.expect("joined").expect("the request was finished");
-    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.status, 200, "{}\n{log}", answer.text());
+    assert_eq!(world.token_calls("refresh_token"), 1);
     world.entra.faults().clear();
     world.access_token("one").await;
 }

@@ -159,10 +159,12 @@ impl World {
         self.daemon = Process::start(self.folder.path()).await;
     }
 
-    /// Stops the daemon with SIGTERM, and starts it again.
-    pub(crate) async fn stop_and_restart(&mut self) {
+    /// Stops the daemon with SIGTERM, and starts it again; the log of the one that stopped.
+    pub(crate) async fn stop_and_restart(&mut self) -> String {
         assert_eq!(self.daemon.terminate(), Some(0), "{}", self.daemon.log());
+        let log = self.daemon.log();
         self.daemon = Process::start(self.folder.path()).await;
+        log
     }
 
     pub(crate) fn base_url(&self) -> String {
