@@ -196,7 +196,9 @@ impl Engine {
                 }
                 // Fresh from the authority it is served with its true life, however slow the authority was.
                 Step::Renew { fallback: Some(token) }
-                    if before_renewal.as_ref().is_some_and(|before| before.as_ref() != Some(&token.digest)) =>
+                    if before_renewal
+                        .as_ref()
+                        .is_some_and(|before| before.as_ref() != Some(&token.digest)) =>
                 {
                     return Ok(Served { token: token.clone(), held: held.clone() });
                 }

@@ -32,28 +32,45 @@ async fn metrics_pass_promtool_and_count_what_happened() {
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 
     let value = |name: &str| {
-        let line = metrics.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in\n{metrics}"));
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with(name))
+            .unwrap_or_else(|| panic!("no {name} in\n{metrics}"));
         line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).expect("a value")
     };
-    let served = format!("tokenward_token_requests_total{{app=\"outlook\",caller=\"{SYNC}\",dialect=\"native\",outcome=\"ok\"}}");
+    let served = format!(
+        "tokenward_token_requests_total{{app=\"outlook\",caller=\"{SYNC}\",dialect=\"native\",outcome=\"ok\"}}"
+    );
     assert_eq!(value(&served) as u64, 3);
     assert!(metrics.contains("outcome=\"connection_not_found\""));
     assert!(metrics.contains("tokenward_build_info{version="));
     assert!(metrics.contains("process_resident_memory_bytes"));
     assert!(metrics.contains("tokenward_store_operation_duration_seconds_bucket"));
-    assert!(metrics.contains("tokenward_credential_state{app=\"outlook\",credential=\"first\",state=\"accepted\"} 1"), "{metrics}");
-    assert!(!metrics.contains(ALICE) && !metrics.contains("connection=\"one\""), "no names of users or connections");
+    assert!(
+        metrics.contains(
+            "tokenward_credential_state{app=\"outlook\",credential=\"first\",state=\"accepted\"} 1"
+        ),
+        "{metrics}"
+    );
+    assert!(
+        !metrics.contains(ALICE) && !metrics.contains("connection=\"one\""),
+        "no names of users or connections"
+    );
 }
 
 #[tokio::test]
 async fn probes_answer_and_say_nothing_else() {
     let world = Plan::default().start().await;
-    for (path, status) in [("/livez", 200), ("/readyz", 200), ("/", 404), ("/debug/pprof", 404), ("/metrics/x", 404)] {
-        let answer = request(Method::GET, &format!("{}{path}", world.daemon.ops), &[], "").await.expect("an answer");
+    for (path, status) in
+        [("/livez", 200), ("/readyz", 200), ("/", 404), ("/debug/pprof", 404), ("/metrics/x", 404)]
+    {
+        let answer =
+            request(Method::GET, &format!("{}{path}", world.daemon.ops), &[], "").await.expect("an answer");
         assert_eq!(answer.status, status, "{path}");
         assert!(answer.headers.get("server").is_none());
     }
-    let answer = request(Method::POST, &format!("{}/livez", world.daemon.ops), &[], "").await.expect("an answer");
+    let answer =
+        request(Method::POST, &format!("{}/livez", world.daemon.ops), &[], "").await.expect("an answer");
     assert_eq!(answer.status, 405);
     assert_eq!(answer.headers["allow"], "GET, HEAD");
 }
@@ -66,12 +83,18 @@ async fn each_act_is_one_audit_line_with_its_request_id() {
     let bearer = format!("Bearer {}", world.reader_key);
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let headers = [("authorization", bearer.as_str()), ("traceparent", trace)];
-    assert_eq!(request(Method::GET, &format!("{url}?scope=Mail.Read"), &headers, "").await.expect("ok").status, 200);
+    assert_eq!(
+        request(Method::GET, &format!("{url}?scope=Mail.Read"), &headers, "").await.expect("ok").status,
+        200
+    );
     let refused = request(Method::GET, &format!("{url}?scope=Mail.Send"), &headers, "").await.expect("ok");
     assert_eq!(refused.status, 403);
     assert_eq!(refused.json()["request_id"], "0af7651916cd43dd8448eb211c80319c");
     assert_eq!(request(Method::GET, &url, &[], "").await.expect("ok").status, 401);
-    assert_eq!(world.api(Method::DELETE, "/v1/apps/outlook/connections/team-b%2Fone", Value::Null).await.status, 204);
+    assert_eq!(
+        world.api(Method::DELETE, "/v1/apps/outlook/connections/team-b%2Fone", Value::Null).await.status,
+        204
+    );
 
     let path = world.folder.path().join("audit.jsonl");
     let lines = || {
@@ -115,7 +138,8 @@ async fn a_soft_stop_finishes_what_is_in_flight_and_lets_a_successor_in() {
     world.entra.clear_ledger();
     let url = format!("{}/v1/apps/outlook/connections/one/token", world.daemon.local);
     let bearer = format!("Bearer {}", world.key);
-    let in_flight = tokio::spawn(async move { request(Method::GET, &url, &[("authorization", &bearer)], "").await });
+    let in_flight =
+        tokio::spawn(async move { request(Method::GET, &url, &[("authorization", &bearer)], "").await });
     tokio::time::sleep(Duration::from_millis(300)).await;
     let log = world.stop_and_restart().await;
     let answer = in_flight.await.expect("joined").expect("the request was finished");
@@ -128,14 +152,19 @@ async fn a_soft_stop_finishes_what_is_in_flight_and_lets_a_successor_in() {
 #[tokio::test]
 async fn a_second_process_on_the_same_embedded_store_is_refused_and_told_why() {
     let world = Plan::default().start().await;
-    let config = std::fs::read_to_string(world.folder.path().join("tokenward.toml")).expect("the configuration");
+    let config =
+        std::fs::read_to_string(world.folder.path().join("tokenward.toml")).expect("the configuration");
     let other = config
         .replace(&format!("127.0.0.1:{}", world.public_port), "127.0.0.1:0")
         .replace("local.sock", "local2.sock")
         .replace("admin.sock", "admin2.sock");
     let path = world.folder.path().join("second.toml");
     std::fs::write(&path, other).expect("write");
-    let output = Command::new(env!("CARGO_BIN_EXE_tokenward")).args(["serve", "--config"]).arg(&path).output().expect("it ends");
+    let output = Command::new(env!("CARGO_BIN_EXE_tokenward"))
+        .args(["serve", "--config"])
+        .arg(&path)
+        .output()
+        .expect("it ends");
     let log = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{log}");
     assert!(log.contains("another process") && log.contains("data"), "{log}");
@@ -177,7 +206,8 @@ async fn a_lost_store_harms_no_token_that_is_held() {
 #[tokio::test]
 async fn a_delete_on_one_replica_is_felt_on_the_other_within_a_second() {
     let world = Plan::default().kept(Kept::Redis).start().await;
-    let config = std::fs::read_to_string(world.folder.path().join("tokenward.toml")).expect("the configuration");
+    let config =
+        std::fs::read_to_string(world.folder.path().join("tokenward.toml")).expect("the configuration");
     let second = world.folder.path().join("second");
     std::fs::create_dir(&second).expect("a folder");
     let other = config
@@ -191,9 +221,18 @@ async fn a_delete_on_one_replica_is_felt_on_the_other_within_a_second() {
     world.connect("shared", ALICE).await;
     let bearer = format!("Bearer {}", world.key);
     let url = format!("{}/v1/apps/outlook/connections/shared/token", replica.local);
-    let ask = async || request(Method::GET, &url, &[("authorization", &bearer)], "").await.expect("an answer").status.as_u16();
+    let ask = async || {
+        request(Method::GET, &url, &[("authorization", &bearer)], "")
+            .await
+            .expect("an answer")
+            .status
+            .as_u16()
+    };
     assert_eq!(ask().await, 200);
-    assert_eq!(world.api(Method::DELETE, "/v1/apps/outlook/connections/shared", Value::Null).await.status, 204);
+    assert_eq!(
+        world.api(Method::DELETE, "/v1/apps/outlook/connections/shared", Value::Null).await.status,
+        204
+    );
     tokio::time::sleep(Duration::from_millis(1100)).await;
     assert_eq!(ask().await, 404);
 }
@@ -210,7 +249,9 @@ async fn a_caller_is_known_by_its_unix_user_and_a_bad_key_there_is_still_refused
     let path = "/v1/apps/outlook/connections/team-b/one/token";
     let answer = request_unix(&socket, Method::GET, path, &[], "").await.expect("an answer");
     assert_eq!(answer.status, 200, "{}", answer.text());
-    let refused = request_unix(&socket, Method::GET, path, &[("authorization", "Bearer twk_nonsense")], "").await.expect("an answer");
+    let refused = request_unix(&socket, Method::GET, path, &[("authorization", "Bearer twk_nonsense")], "")
+        .await
+        .expect("an answer");
     assert_eq!(refused.status, 401);
     assert!(refused.headers.contains_key("www-authenticate"));
 }
@@ -221,14 +262,24 @@ async fn a_local_listener_speaks_tls_when_told_to() {
     let certificate = folder.path().join("tls.crt");
     let key = folder.path().join("tls.key");
     let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"])
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+        ])
         .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
         .args(["-keyout".as_ref(), key.as_os_str(), "-out".as_ref(), certificate.as_os_str()])
         .output()
         .expect("openssl is installed by `make tools`");
     assert!(made.status.success());
     std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("chmod");
-    let port = crate::redis_server::free_port();
+    let port = crate::world::free_port();
     let sections = format!(
         "[[listen.local]]\naddress = \"127.0.0.1:{port}\"\ntls = {{ certificate = {certificate:?}, key = {key:?} }}\n"
     );
@@ -236,7 +287,13 @@ async fn a_local_listener_speaks_tls_when_told_to() {
     let curl = Command::new("curl")
         .args(["-sS", "--tlsv1.3", "--cacert"])
         .arg(&certificate)
-        .args(["-o", "/dev/null", "-w", "%{http_code}", &format!("https://localhost:{port}/v1/apps/outlook/connections")])
+        .args([
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            &format!("https://localhost:{port}/v1/apps/outlook/connections"),
+        ])
         .output()
         .expect("curl");
     assert_eq!(String::from_utf8_lossy(&curl.stdout), "401", "{}", String::from_utf8_lossy(&curl.stderr));
@@ -252,7 +309,12 @@ async fn admin_consent_is_reported_by_the_redirect_and_believed_by_a_token_call(
     world.entra.revoke_user(ALICE, RevokeKind::ConditionalAccess).expect("known");
     tokio::time::sleep(Duration::from_secs(2)).await;
     let refused = world.token("one").await;
-    assert_eq!((refused.status.as_u16(), text(&refused.json(), "code")), (409, "connection_blocked"), "{}", refused.text());
+    assert_eq!(
+        (refused.status.as_u16(), text(&refused.json(), "code")),
+        (409, "connection_blocked"),
+        "{}",
+        refused.text()
+    );
 
     let tenant = text(&world.show("one").await["account"], "tid").to_owned();
     let body = json!({ "app": "outlook", "tenant": tenant });
@@ -264,13 +326,17 @@ async fn admin_consent_is_reported_by_the_redirect_and_believed_by_a_token_call(
     assert_eq!(state().await["state"], "pending");
 
     let mut browser = crate::http_client::Browser::default();
-    let (_, page) = browser.follow(text(&session, "admin_consent_url"), |_| false).await.expect("the way back");
+    let (_, page) =
+        browser.follow(text(&session, "admin_consent_url"), |_| false).await.expect("the way back");
     assert!(page.text().contains("Thank you"), "{}", page.text());
     assert_eq!(state().await["state"], "reported", "the redirect proves nothing");
 
     // Once the block is lifted, the connection is tried at once at the next report, and its token call is the proof.
     world.entra.restore_user(ALICE).expect("known");
-    let again = world.api(Method::POST, "/v1/admin-consent-sessions", json!({ "app": "outlook", "tenant": tenant })).await.json();
+    let again = world
+        .api(Method::POST, "/v1/admin-consent-sessions", json!({ "app": "outlook", "tenant": tenant }))
+        .await
+        .json();
     browser.follow(text(&again, "admin_consent_url"), |_| false).await.expect("the way back");
     let path = format!("/v1/admin-consent-sessions/{}", text(&again, "id"));
     let begun = Instant::now();
@@ -292,7 +358,11 @@ fn check_reports_every_mistake_at_once_with_its_line() {
     let path = folder.path().join("tokenward.toml");
     let text = "[store]\nkind = \"embeded\"\n[listen.public]\nadress = \"127.0.0.1:8080\"\n[apps.outlook]\nclient_id = 5\nauthority = \"http://login.example.com/common/v2.0\"\nscopes = [\"Mail.Read\"]\n[callers.sync]\nauthenticate = [{ unix_user = \"root\" }]\n[[callers.sync.allow]]\napp = \"outlok\"\nconnections = [\"a\"]\nscopes = [\"Mail.Read\"]\n";
     std::fs::write(&path, text).expect("write");
-    let output = Command::new(env!("CARGO_BIN_EXE_tokenward")).args(["check", "--config"]).arg(&path).output().expect("it ends");
+    let output = Command::new(env!("CARGO_BIN_EXE_tokenward"))
+        .args(["check", "--config"])
+        .arg(&path)
+        .output()
+        .expect("it ends");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{said}");
     for line in [2, 4, 6, 7, 12] {
