@@ -14,5 +14,6 @@ mod http_client;
 mod redis_server;
 mod world;
 
+mod commands;
 mod main_job;
 mod operations;
