@@ -59,11 +59,20 @@ fn main() -> Result<(), Failure> {
     }
     let [handout, hyper] = figures;
     let mut ratios: Vec<f64> = handout.iter().zip(&hyper).map(|(ours, bare)| ours / bare).collect();
-    println!("answer: {} bytes; {CONNECTIONS} connections, one server thread, {ROUNDS} rounds of {} s", answer.body.len(), ROUND.as_secs());
+    println!(
+        "answer: {} bytes; {CONNECTIONS} connections, one server thread, {ROUNDS} rounds of {} s",
+        answer.body.len(),
+        ROUND.as_secs()
+    );
     println!("hand-out of a held token: {}", spread(handout));
     println!("bare hyper, same bytes:   {}", spread(hyper));
     ratios.sort_by(f64::total_cmp);
-    println!("ratio (median of rounds): {:.2}  (min {:.2}, max {:.2})", ratios[ratios.len() / 2], ratios[0], ratios[ratios.len() - 1]);
+    println!(
+        "ratio (median of rounds): {:.2}  (min {:.2}, max {:.2})",
+        ratios[ratios.len() / 2],
+        ratios[0],
+        ratios[ratios.len() - 1]
+    );
     servers.block_on(async {
         daemon.stop().await;
         entra.stop().await;
@@ -73,7 +82,12 @@ fn main() -> Result<(), Failure> {
 
 fn spread(mut rates: Vec<f64>) -> String {
     rates.sort_by(f64::total_cmp);
-    format!("{:.0} requests/s  (min {:.0}, max {:.0})", rates[rates.len() / 2], rates[0], rates[rates.len() - 1])
+    format!(
+        "{:.0} requests/s  (min {:.0}, max {:.0})",
+        rates[rates.len() / 2],
+        rates[0],
+        rates[rates.len() - 1]
+    )
 }
 
 /// A daemon with one connected account.
@@ -122,7 +136,9 @@ async fn bare_hyper(body: Bytes) -> Result<SocketAddr, Failure> {
                 headers.insert("cache-control", http::HeaderValue::from_static("no-store"));
                 async { Ok::<_, Infallible>(response) }
             });
-            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
+            );
         }
     });
     Ok(address)
@@ -172,7 +188,8 @@ fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) {
             let text = std::str::from_utf8(&buffer[..head]).expect("a head is ASCII");
             assert!(text.starts_with("HTTP/1.1 200"), "{text}");
             let length = text.lines().find_map(|line| line.strip_prefix("content-length: "));
-            whole = Some(head + 4 + length.and_then(|length| length.parse::<usize>().ok()).expect("a length"));
+            whole =
+                Some(head + 4 + length.and_then(|length| length.parse::<usize>().ok()).expect("a length"));
         }
     }
 }

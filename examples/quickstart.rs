@@ -34,11 +34,7 @@ async fn main() -> Result<(), Failure> {
         .mode(Mode::Entra)
         .token_lifetime(if stay { Duration::from_secs(300) } else { TOKEN_LIFE })
         .automatic(!stay)
-        .app(
-            App::new(CLIENT_ID)
-                .secret(CLIENT_SECRET)
-                .redirect_uri(format!("{base_url}/callback/outlook")),
-        )
+        .app(App::new(CLIENT_ID).secret(CLIENT_SECRET).redirect_uri(format!("{base_url}/callback/outlook")))
         .user(User::work("alice@contoso.example"))
         .start()
         .await?;

@@ -24,7 +24,11 @@ impl Desk {
         let [public, ops, local] = [free_port(), free_port(), free_port()];
         let base_url = format!("http://localhost:{public}");
         let entra = Emulator::builder()
-            .app(App::new(CLIENT_ID).secret(CLIENT_SECRET).redirect_uri(format!("{base_url}/callback/outlook")))
+            .app(
+                App::new(CLIENT_ID)
+                    .secret(CLIENT_SECRET)
+                    .redirect_uri(format!("{base_url}/callback/outlook")),
+            )
             .user(User::work(ALICE))
             .start()
             .await
@@ -92,22 +96,35 @@ async fn from_init_to_a_token_and_back() {
         .spawn()
         .expect("it starts");
     let mut lines = BufReader::new(connecting.stdout.take().expect("piped")).lines().map_while(Result::ok);
-    let link = lines.find_map(|line| line.split_whitespace().find(|word| word.contains("/connect/")).map(str::to_owned));
+    let link = lines
+        .find_map(|line| line.split_whitespace().find(|word| word.contains("/connect/")).map(str::to_owned));
     let link = link.expect("a link");
     let mut browser = Browser::default();
     let pressed = browser.post(&link, "").await.expect("the button");
     browser.follow(&pressed.location(), |_| false).await.expect("the way back");
-    let ended = tokio::task::spawn_blocking(move || connecting.wait_with_output()).await.expect("joined").expect("it ends");
+    let ended = tokio::task::spawn_blocking(move || connecting.wait_with_output())
+        .await
+        .expect("joined")
+        .expect("it ends");
     assert!(ended.status.success(), "{}\n{}", String::from_utf8_lossy(&ended.stderr), daemon.log());
 
     // A token by the Unix user, and by the key that `init` made.
     let token = desk.said(&["token", "outlook", "team-a/alice"]);
     let graph = format!("{}/v1.0/me", desk.entra.graph_url());
     let bearer = format!("Bearer {}", token.trim());
-    let me = crate::http_client::request(http::Method::GET, &graph, &[("authorization", &bearer)], "").await.expect("Graph");
+    let me = crate::http_client::request(http::Method::GET, &graph, &[("authorization", &bearer)], "")
+        .await
+        .expect("Graph");
     assert_eq!(me.status, 200);
     let key_file = desk.home().join("cli.key");
-    let by_key = desk.json(&["token", "outlook", "team-a/alice", "--json", "--key-file", key_file.to_str().expect("UTF-8")]);
+    let by_key = desk.json(&[
+        "token",
+        "outlook",
+        "team-a/alice",
+        "--json",
+        "--key-file",
+        key_file.to_str().expect("UTF-8"),
+    ]);
     assert_eq!(text(&by_key, "access_token"), token.trim());
 
     // Look at it.
@@ -159,5 +176,8 @@ async fn exit_codes_say_whose_mistake_it_was() {
         assert_eq!(desk.run(arguments).status.code(), Some(code), "{arguments:?}");
     }
     let stopped = desk.run(&["token", "outlook", "one"]);
-    assert!(String::from_utf8_lossy(&stopped.stderr).contains("running"), "it says that the daemon may not be running");
+    assert!(
+        String::from_utf8_lossy(&stopped.stderr).contains("running"),
+        "it says that the daemon may not be running"
+    );
 }
