@@ -155,7 +155,7 @@ impl Engine {
             let held = match inner.look(key, &slot, begun).await {
                 Ok(held) => held,
                 Err(failure) => {
-                    inner.slots.drop_if_empty(key);
+                    inner.slots.give_back(key, slot);
                     return Err(refused(&failure));
                 }
             };
@@ -241,7 +241,7 @@ impl Engine {
         let slot = self.inner.slots.slot(key, begun);
         let looked = self.inner.look(key, &slot, begun).await;
         if looked.is_err() {
-            self.inner.slots.drop_if_empty(key);
+            self.inner.slots.give_back(key, slot);
         }
         looked
     }
@@ -272,7 +272,8 @@ impl Engine {
     /// After a connection was connected anew or deleted: nothing held of it before counts any more, and work begun
     /// before brings nothing back.
     pub fn forget(&self, key: &ConnectionKey) {
-        if let Some(slot) = self.inner.slots.existing(key) {
+        let Some(slot) = self.inner.slots.existing(key) else { return };
+        {
             let mut state = slot.state();
             state.epoch += 1;
             state.held = None;
@@ -281,7 +282,7 @@ impl Engine {
             state.unchecked = None;
             state.attempts.clear();
         }
-        self.inner.slots.drop_if_empty(key);
+        self.inner.slots.give_back(key, slot);
     }
 
     /// Tries once more to store every answer that the store did not take. For a timer, and for a stop.
@@ -392,7 +393,7 @@ impl Inner {
         let work = work(self.clone(), key.clone(), slot.clone());
         let (inner, key, slot) = (self.clone(), key.clone(), slot.clone());
         let task = async move {
-            let ending = EndOfFlight { inner, key, slot, kind };
+            let ending = EndOfFlight { inner, key, slot: Some(slot), kind };
             let outcome = work.await;
             drop(ending);
             let _ = landing.send(Some(outcome));
@@ -438,14 +439,16 @@ impl Inner {
 struct EndOfFlight {
     inner: Arc<Inner>,
     key: ConnectionKey,
-    slot: Arc<Slot>,
+    slot: Option<Arc<Slot>>,
     kind: Work,
 }
 
 impl Drop for EndOfFlight {
     fn drop(&mut self) {
-        *self.slot.state().flight(self.kind) = None;
-        self.inner.slots.drop_if_empty(&self.key);
+        if let Some(slot) = self.slot.take() {
+            *slot.state().flight(self.kind) = None;
+            self.inner.slots.give_back(&self.key, slot);
+        }
     }
 }
 

@@ -186,12 +186,17 @@ impl Slots {
         self.shard(key).get(key).cloned()
     }
 
-    /// Drops a slot that holds nothing, so that names that do not exist take no room.
-    pub(super) fn drop_if_empty(&self, key: &ConnectionKey) {
+    /// Gives a slot back. One that holds nothing and that nobody else has is dropped, so that names that do not exist
+    /// take no room. A slot that somebody has stays: two slots of one connection would be two refreshes of it.
+    pub(super) fn give_back(&self, key: &ConnectionKey, slot: Arc<Slot>) {
         let mut shard = self.shard(key);
+        drop(slot);
         let empty = shard.get(key).is_some_and(|slot| {
             let state = slot.state();
-            state.held.is_none() && state.is_idle() && state.unchecked.is_none()
+            Arc::strong_count(slot) == 1
+                && state.held.is_none()
+                && state.is_idle()
+                && state.unchecked.is_none()
         });
         if empty {
             shard.remove(key);
@@ -228,7 +233,8 @@ fn evict_one(shard: &mut HashMap<ConnectionKey, Arc<Slot>>) {
         .take(SAMPLE)
         .filter_map(|(key, slot)| {
             let state = slot.state();
-            state.is_idle().then(|| (state.last_used, key.clone()))
+            // Arcs are made under the shard's lock alone: a slot that only the map has is nobody's.
+            (Arc::strong_count(slot) == 1 && state.is_idle()).then(|| (state.last_used, key.clone()))
         })
         .min_by_key(|(last_used, _)| *last_used)
         .map(|(_, key)| key);
@@ -254,12 +260,26 @@ mod tests {
         let slots = Slots::new(SHARDS);
         let busy = slots.slot(&key(0), Duration::ZERO);
         busy.state().renewal = Some(Flight::start().0);
-        for number in 1..2000 {
+        let in_use = slots.slot(&key(1), Duration::ZERO);
+        drop(busy);
+        for number in 2..2000 {
             slots.slot(&key(number), Duration::from_secs(1));
         }
         let kept: usize = slots.shards.iter().map(|shard| shard.lock().expect("lock").len()).sum();
         assert!(kept <= SHARDS * 2, "{kept}");
         assert!(slots.existing(&key(0)).is_some());
+        assert!(slots.existing(&key(1)).is_some_and(|slot| Arc::ptr_eq(&slot, &in_use)));
+    }
+
+    #[test]
+    fn an_empty_slot_goes_with_the_last_who_has_it() {
+        let slots = Slots::new(SHARDS);
+        let one = slots.slot(&key(0), Duration::ZERO);
+        let other = slots.slot(&key(0), Duration::ZERO);
+        slots.give_back(&key(0), one);
+        assert!(slots.existing(&key(0)).is_some_and(|slot| Arc::ptr_eq(&slot, &other)));
+        slots.give_back(&key(0), other);
+        assert!(slots.existing(&key(0)).is_none());
     }
 
     #[tokio::test]
