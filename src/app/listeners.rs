@@ -85,8 +85,10 @@ fn read_tls(name: &str, tls: Option<&config::Tls>, secrets: &Secrets<'_>) -> Res
     let certificate = std::fs::read(&tls.certificate).map_err(|error| {
         StartError::new(format!("listen.{name}.tls.certificate: {}: {error}", tls.certificate.display()))
     })?;
-    let key =
-        secrets.reader.read(&tls.key).map_err(|error| StartError::new(format!("listen.{name}.tls.key: {error}")))?;
+    let key = secrets
+        .reader
+        .read(&tls.key)
+        .map_err(|error| StartError::new(format!("listen.{name}.tls.key: {error}")))?;
     let config = tls_server_config(&certificate, &key, None)
         .map_err(|error| StartError::new(format!("listen.{name}.tls: {error}")))?;
     if let Some(expires_at) = expiry(&certificate) {

@@ -463,7 +463,7 @@ impl Broker {
         let naming = app.naming();
         let requested = naming.scopes_lossy(session.scopes.iter().map(String::as_str));
         // A code is redeemed for one resource; the others' tokens come from the refresh token when they are wanted.
-        let resource = first_resource(naming, &requested);
+        let resource = naming.primary_resource(&requested);
         let scopes = requested.of_resource(resource.as_deref());
         let verifier = CodeVerifier::new(state.verifier.clone());
         let answer = app
@@ -817,17 +817,6 @@ fn check_hints(request: &NewSession) -> Result<(), Refusal> {
         return Err(Refusal::invalid("prompt", "must be login, consent, select_account or none"));
     }
     Ok(())
-}
-
-/// The resource whose token is fetched with the code: the Graph if it is asked for, else the first.
-fn first_resource(naming: &ScopeNaming, scopes: &ScopeSet) -> Option<String> {
-    let ScopeNaming::Entra { graph } = naming else { return None };
-    let resources = scopes.resources();
-    let graph = graph.to_ascii_lowercase();
-    match resources.first() {
-        Some(first) if !resources.contains(&graph.as_str()) => Some((*first).to_owned()),
-        _ => Some(graph),
-    }
 }
 
 fn issuer_fits(expected: &str, iss: &str) -> bool {

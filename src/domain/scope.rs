@@ -68,6 +68,18 @@ impl ScopeNaming {
         words.into_iter().filter_map(|word| self.scope(word)).collect()
     }
 
+    /// The resource that a connection with these scopes is foremost for: the Graph where it is among them, else the
+    /// first. None outside Entra.
+    pub fn primary_resource(&self, scopes: &ScopeSet) -> Option<String> {
+        let ScopeNaming::Entra { graph } = self else { return None };
+        let graph = graph.to_ascii_lowercase();
+        let resources = scopes.resources();
+        match resources.first() {
+            Some(first) if !resources.contains(&graph.as_str()) => Some((*first).to_owned()),
+            _ => Some(graph),
+        }
+    }
+
     /// The canonical form of a resource named by a caller: lower case, no slash or `/.default` at the end.
     pub fn resource(&self, text: &str) -> String {
         let lower = text.to_ascii_lowercase();

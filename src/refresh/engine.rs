@@ -151,6 +151,8 @@ impl Engine {
         // The token that was held when this request began to wait for a renewal.
         let mut before_renewal: Option<Option<String>> = None;
         let mut renewals = 0;
+        // A renewal took too long, or failed: from here on a live token is served without waiting for another.
+        let mut impatient = false;
         for _ in 0..MOST_LOOKS {
             let held = match inner.look(key, &slot, begun).await {
                 Ok(held) => held,
@@ -163,8 +165,9 @@ impl Engine {
             let (trouble, failing) = {
                 let mut state = slot.state();
                 state.last_used = begun;
-                let trouble = state.trouble.as_ref().filter(|trouble| trouble.until > clock.monotonic());
-                (trouble.cloned(), state.trouble.is_some())
+                let known = state.trouble.get(&want.resource);
+                let trouble = known.filter(|trouble| trouble.until > clock.monotonic());
+                (trouble.cloned(), known.is_some() || impatient)
             };
             let step = plan::next(
                 &held.connection.profile,
@@ -210,6 +213,9 @@ impl Engine {
                     if renewals > MOST_RENEWALS {
                         return Err(last_failure.map_or_else(too_slow, |failure| refused(&failure)));
                     }
+                    if let Err(wait) = may_force(&slot, &want, clock.monotonic()) {
+                        return Err(Refused::TooManyChallenges(wait));
+                    }
                     let waited = clock.monotonic().saturating_sub(begun);
                     let patience = if fallback.is_some() {
                         PATIENCE_WITH_FALLBACK.min(inner.settings.caller_wait)
@@ -221,12 +227,8 @@ impl Engine {
                     match (outcome, fallback) {
                         (Some(Ok(())), _) => {}
                         (Some(Err(failure)), None) => last_failure = Some(failure),
-                        (Some(Err(_)) | None, Some(token)) => {
-                            // The token may have been taken away while we waited: a delete, a pause.
-                            if inner.is_current(&slot, &held) && token.life_left(clock.now()) >= MIN_LIFE {
-                                return Ok(Served { token: token.clone(), held: held.clone() });
-                            }
-                        }
+                        // Look again: the token may have been taken away while we waited.
+                        (Some(Err(_)) | None, Some(_)) => impatient = true,
                         (None, None) => return Err(too_slow()),
                     }
                 }
@@ -277,7 +279,7 @@ impl Engine {
             let mut state = slot.state();
             state.epoch += 1;
             state.held = None;
-            state.trouble = None;
+            state.trouble.clear();
             state.unstored = None;
             state.unchecked = None;
             state.attempts.clear();
@@ -302,8 +304,29 @@ impl Engine {
     }
 }
 
-/// Less life than this is no token.
-const MIN_LIFE: Duration = Duration::from_secs(1);
+/// Within this time …
+const FORCED_WINDOW: Duration = Duration::from_secs(10);
+/// … callers may force this many renewals of a connection by reports and challenges; more would be a loop.
+const MOST_FORCED: usize = 4;
+
+/// Whether a report or a challenge may force another renewal now; else for how long not.
+fn may_force(slot: &Slot, want: &Want, now: Duration) -> Result<(), Duration> {
+    if want.rejected.is_none() && want.claims.is_none() {
+        return Ok(());
+    }
+    let mut state = slot.state();
+    if state.renewal.is_some() {
+        return Ok(()); // it joins that one
+    }
+    state.forced.retain(|at| now.saturating_sub(*at) < FORCED_WINDOW);
+    match state.forced.first() {
+        Some(first) if state.forced.len() >= MOST_FORCED => Err(FORCED_WINDOW - now.saturating_sub(*first)),
+        _ => {
+            state.forced.push(now);
+            Ok(())
+        }
+    }
+}
 
 impl Inner {
     /// What is held of the connection, looked up if nothing is, and checked again if that was too long ago.
@@ -351,7 +374,14 @@ impl Inner {
                         _ => return Err(failure),
                     }
                 }
-                None => return Err(Arc::new(Failure::Repository(slow_store()))),
+                None => {
+                    let outlived =
+                        now.saturating_sub(slot.state().checked_at) > self.settings.serve_cached_for;
+                    return match held {
+                        Some(held) if !outlived => Ok(held),
+                        _ => Err(Arc::new(Failure::Repository(slow_store()))),
+                    };
+                }
             }
         }
         Err(Arc::new(Failure::Repository(slow_store())))
@@ -415,13 +445,15 @@ impl Inner {
         }
     }
 
-    /// Whether nothing newer is held than what was looked at.
-    fn is_current(&self, slot: &Slot, held: &Arc<Held>) -> bool {
-        slot.state().held.as_ref().is_some_and(|now| Arc::ptr_eq(now, held))
-    }
-
-    /// Makes a connection the held one, unless something newer is.
-    pub(super) fn publish(&self, key: &ConnectionKey, slot: &Slot, epoch: u64, connection: Connection) {
+    /// Holds what a look at the store found at `looked_at`, unless something was written since.
+    pub(super) fn publish(
+        &self,
+        key: &ConnectionKey,
+        slot: &Slot,
+        epoch: u64,
+        connection: Connection,
+        looked_at: Duration,
+    ) {
         let Some(app) = self.apps.get(&key.app) else { return };
         let words = connection.profile.scopes_granted.iter().map(String::as_str);
         let granted = app.authority.scope_naming().scopes_lossy(words);
@@ -429,9 +461,24 @@ impl Inner {
         if state.epoch != epoch {
             return;
         }
-        state.checked_at = self.deps.clock.monotonic();
+        state.checked_at = looked_at;
         state.unchecked = None;
         state.held = Some(Arc::new(Held { connection, granted }));
+    }
+
+    /// Holds what was just written, and outdates every look begun before.
+    pub(super) fn publish_written(
+        &self,
+        key: &ConnectionKey,
+        slot: &Slot,
+        epoch: u64,
+        connection: Connection,
+    ) {
+        self.publish(key, slot, epoch, connection, self.deps.clock.monotonic());
+        let mut state = slot.state();
+        if state.epoch == epoch {
+            state.epoch += 1;
+        }
     }
 }
 

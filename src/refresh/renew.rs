@@ -16,12 +16,16 @@ use crate::domain::secret::{AccessToken, RefreshToken};
 use crate::domain::token::{Freshness, HeldToken};
 use crate::domain::verdict::{AuthorityFailure, Disposition, GrantFate};
 use crate::repository::{Connection, Loaded};
-use crate::store::Revision;
+use crate::store::{Revision, StoreError};
 
 /// Tokens kept for one connection: one per resource, and nobody uses more resources than this.
 const MOST_TOKENS: usize = 8;
 /// How often the store is asked to take an answer before its waiters are told.
 const STORE_TRIES: u32 = 5;
+/// A verdict on a resource besides the one that the connection was made for is asked about again after this long.
+const VERDICT_AGAIN: Duration = Duration::from_secs(60);
+/// How often a commit may be overtaken before its waiters are told.
+const MOST_OVERTAKEN: usize = 4;
 /// Pause before a personal account's verdict is checked once more.
 const SECOND_OPINION: Duration = Duration::from_millis(500);
 
@@ -31,6 +35,7 @@ pub(super) async fn look_up(
     key: &ConnectionKey,
     slot: &Slot,
 ) -> Result<(), Arc<Failure>> {
+    let looked_at = inner.deps.clock.monotonic();
     let (epoch, held) = {
         let state = slot.state();
         (state.epoch, state.held.clone())
@@ -40,7 +45,7 @@ pub(super) async fn look_up(
         match repository.store().revision(key).await {
             Ok(Some(revision)) if revision == held.connection.revision => {
                 let mut state = slot.state();
-                state.checked_at = inner.deps.clock.monotonic();
+                state.checked_at = state.checked_at.max(looked_at);
                 state.unchecked = None;
                 return Ok(());
             }
@@ -58,16 +63,18 @@ async fn load(
     slot: &Slot,
     epoch: u64,
 ) -> Result<Loaded, Arc<Failure>> {
+    let looked_at = inner.deps.clock.monotonic();
     match inner.deps.repository.load(key).await {
         Ok(Some(loaded)) => {
-            inner.publish(key, slot, epoch, loaded.connection.clone());
+            inner.publish(key, slot, epoch, loaded.connection.clone(), looked_at);
             Ok(loaded)
         }
         Ok(None) => {
             let mut state = slot.state();
-            state.held = None;
-            state.unstored = None;
-            state.unchecked = None;
+            if state.epoch == epoch {
+                state.held = None;
+                state.unchecked = None;
+            }
             Err(Arc::new(Failure::NotFound))
         }
         Err(error) => Err(store_does_not_answer(inner, slot, Failure::Repository(error))),
@@ -93,7 +100,7 @@ pub(super) async fn renew(
 ) -> Result<(), Arc<Failure>> {
     store_unstored(inner, key, slot).await?;
     let epoch = slot.state().epoch;
-    let loaded = load_or_note(inner, key, slot, epoch).await?;
+    let loaded = load_or_note(inner, key, slot, epoch, want).await?;
     let now = inner.deps.clock.now();
     let connection = &loaded.connection;
     let enough = connection.tokens.iter().any(|token| {
@@ -103,6 +110,9 @@ pub(super) async fn renew(
             && token.refresh_at.is_none_or(|at| at > now)
             && connection.profile.status == Status::Active
     });
+    if enough {
+        slot.state().trouble.remove(&want.resource); // somebody else's try went well
+    }
     if enough || !connection.profile.may_try(now) {
         return Ok(());
     }
@@ -117,7 +127,8 @@ pub(super) async fn try_now(
 ) -> Result<(), Arc<Failure>> {
     store_unstored(inner, key, slot).await?;
     let epoch = slot.state().epoch;
-    let loaded = load_or_note(inner, key, slot, epoch).await?;
+    let looked = load(inner, key, slot, epoch).await;
+    let loaded = looked?;
     if loaded.connection.profile.status == Status::Paused || loaded.connection.profile.grant_destroyed {
         return Ok(());
     }
@@ -125,7 +136,7 @@ pub(super) async fn try_now(
     let naming = app.authority.scope_naming();
     let granted = naming.scopes_lossy(loaded.connection.profile.scopes_granted.iter().map(String::as_str));
     let want = Want {
-        resource: granted.resources().first().map(|resource| (*resource).to_owned()),
+        resource: naming.primary_resource(&granted),
         scopes: ScopeSet::default(),
         min_ttl: Duration::ZERO,
         rejected: None,
@@ -139,10 +150,11 @@ async fn load_or_note(
     key: &ConnectionKey,
     slot: &Slot,
     epoch: u64,
+    want: &Want,
 ) -> Result<Loaded, Arc<Failure>> {
     let loaded = load(inner, key, slot, epoch).await;
     if let Err(failure) = &loaded {
-        note_trouble(inner, slot, failure, None);
+        note_trouble(inner, slot, want, failure, None);
     }
     loaded
 }
@@ -159,7 +171,7 @@ async fn use_grant(
     let tenant = connection.profile.account.tid.clone();
     let monotonic = inner.deps.clock.monotonic();
     if let Some((left, failure)) = inner.buckets.closed(&key.app, tenant.as_deref(), monotonic) {
-        note_trouble(inner, slot, &failure, Some(left));
+        note_trouble(inner, slot, want, &failure, Some(left));
         return Err(failure);
     }
     let grant = match inner.deps.repository.open_grant(key, &loaded) {
@@ -167,7 +179,7 @@ async fn use_grant(
         Ok(None) => return Ok(()),
         Err(error) => {
             let failure = Arc::new(Failure::Repository(error));
-            note_trouble(inner, slot, &failure, None);
+            note_trouble(inner, slot, want, &failure, None);
             return Err(failure);
         }
     };
@@ -178,19 +190,20 @@ async fn use_grant(
             let renewed = grant.renewed(&used, answer.refresh_token.clone());
             let connection = succeed(inner, key, slot, &loaded.connection, want, answer);
             let expected = Some(loaded.connection.revision);
-            keep(inner, slot, key, expected, connection, Some(&renewed));
+            keep(inner, slot, key, expected, connection, renewed, used);
             let stored = store_with_patience(inner, key, slot).await;
             if let Err(failure) = &stored {
-                note_trouble(inner, slot, failure, None);
+                note_trouble(inner, slot, want, failure, None);
             } else {
-                slot.state().trouble = None;
+                slot.state().trouble.remove(&want.resource);
             }
             stored
         }
         Err(failure) => {
-            let judged = failure.disposition.is_verdict();
+            let judged =
+                failure.disposition.is_verdict() && speaks_of_the_grant(inner, key, connection, want);
             let failure = Arc::new(Failure::Authority(failure));
-            note_trouble(inner, slot, &failure, None);
+            note_trouble(inner, slot, want, &failure, None);
             note_buckets(inner, key, tenant.as_deref(), &failure);
             if judged {
                 judge(inner, key, slot, epoch, loaded, grant, &failure).await?;
@@ -198,6 +211,16 @@ async fn use_grant(
             Err(failure)
         }
     }
+}
+
+/// Whether a verdict on this request is one on the grant itself. A refusal of one more resource, or of a challenge that a
+/// caller brought, is an answer to whoever asked: the connection is judged by its plain refresh for what it was
+/// connected for.
+fn speaks_of_the_grant(inner: &Inner, key: &ConnectionKey, connection: &Connection, want: &Want) -> bool {
+    let Some(app) = inner.apps.get(&key.app) else { return false };
+    let naming = app.authority.scope_naming();
+    let granted = naming.scopes_lossy(connection.profile.scopes_granted.iter().map(String::as_str));
+    want.claims.is_none() && want.resource == naming.primary_resource(&granted)
 }
 
 /// Asks the authority, with a second opinion where one is due. Says which refresh token worked.
@@ -245,9 +268,13 @@ async fn ask_authority(
     if let Some(previous) = &grant.previous
         && says_dead(&verdict)
         && authority.may_replay_refresh_tokens()
-        && let Ok(answer) = call(previous).await
     {
-        return Ok((previous.clone(), answer));
+        match call(previous).await {
+            Ok(answer) => return Ok((previous.clone(), answer)),
+            // Nothing is known of it: the grant must not die of an outage.
+            Err(failure) if !failure.disposition.is_verdict() => return Err(failure),
+            Err(_) => {}
+        }
     }
     Err(verdict)
 }
@@ -360,11 +387,13 @@ fn keep(
     key: &ConnectionKey,
     expected: Option<Revision>,
     mut connection: Connection,
-    grant: Option<&Grant>,
+    grant: Grant,
+    used: RefreshToken,
 ) {
-    let sealed = inner.deps.repository.seal(key, expected, &connection.profile, &connection.tokens, grant);
+    let repository = &inner.deps.repository;
+    let sealed = repository.seal(key, expected, &connection.profile, &connection.tokens, Some(&grant));
     connection.revision = sealed.revision;
-    slot.state().unstored = Some(Unstored { expected, sealed, connection });
+    slot.state().unstored = Some(Unstored { expected, sealed, connection, grant, used });
 }
 
 /// Stores what is kept, trying a few times before its waiters are told.
@@ -393,25 +422,82 @@ pub(super) async fn store_unstored(
     key: &ConnectionKey,
     slot: &Slot,
 ) -> Result<(), Arc<Failure>> {
-    let (epoch, unstored) = {
-        let state = slot.state();
-        (state.epoch, state.unstored.clone())
+    for _ in 0..MOST_OVERTAKEN {
+        let (epoch, unstored) = {
+            let state = slot.state();
+            (state.epoch, state.unstored.clone())
+        };
+        let Some(unstored) = unstored else { return Ok(()) };
+        let committed = inner.deps.repository.commit_sealed(key, unstored.expected, &unstored.sealed).await;
+        match committed {
+            Ok(Some(revision)) => {
+                // Another try may have stored this one and kept a newer one since.
+                if !clear_unstored(slot, revision) {
+                    continue;
+                }
+                inner.publish_written(key, slot, epoch, unstored.connection);
+                return Ok(());
+            }
+            Ok(None) => overtaken(inner, key, slot, epoch, unstored).await?,
+            Err(error) => return Err(Arc::new(Failure::Repository(error))),
+        }
+    }
+    Err(Arc::new(Failure::Repository(
+        StoreError::Unavailable {
+            doing: "storing a refreshed grant",
+            cause: "others kept changing the connection".into(),
+        }
+        .into(),
+    )))
+}
+
+/// Forgets the unstored answer if it still is that of `revision`.
+fn clear_unstored(slot: &Slot, revision: Revision) -> bool {
+    let mut state = slot.state();
+    let same = state.unstored.as_ref().is_some_and(|unstored| unstored.sealed.revision == revision);
+    if same {
+        state.unstored = None;
+    }
+    same
+}
+
+/// The connection changed while the authority was asked. If what changed it was a verdict, and the grant there is still
+/// the one that was used, the answer goes on top: it proves the verdict wrong. Else (deleted, connected anew, renewed by
+/// another replica) theirs counts.
+async fn overtaken(
+    inner: &Arc<Inner>,
+    key: &ConnectionKey,
+    slot: &Slot,
+    epoch: u64,
+    unstored: Unstored,
+) -> Result<(), Arc<Failure>> {
+    let loaded = load(inner, key, slot, epoch).await;
+    let still_used = match &loaded {
+        Ok(loaded) => {
+            let grant = inner.deps.repository.open_grant(key, loaded).ok().flatten();
+            grant.is_some_and(|grant| grant.current == unstored.used)
+        }
+        Err(failure) => match failure.as_ref() {
+            Failure::NotFound => false,
+            Failure::Repository(_) | Failure::Authority(_) => return Err(failure.clone()),
+        },
     };
-    let Some(unstored) = unstored else { return Ok(()) };
-    match inner.deps.repository.commit_sealed(key, unstored.expected, &unstored.sealed).await {
-        Ok(Some(_)) => {
-            slot.state().unstored = None;
-            inner.publish(key, slot, epoch, unstored.connection);
+    if !clear_unstored(slot, unstored.sealed.revision) {
+        return Ok(());
+    }
+    match loaded {
+        Ok(loaded) if still_used => {
+            let mut connection = unstored.connection;
+            connection.profile.created_at = loaded.connection.profile.created_at;
+            let expected = Some(loaded.connection.revision);
+            keep(inner, slot, key, expected, connection, unstored.grant, unstored.used);
             Ok(())
         }
-        // Deleted, or renewed by somebody else: theirs counts. At an authority that keeps used refresh tokens valid
-        // nothing is lost; at another the leases (to come) keep two from refreshing at once.
-        Ok(None) => {
-            slot.state().unstored = None;
-            tracing::info!(app = %key.app, connection = %key.connection, "a refreshed grant was overtaken and is dropped");
-            load(inner, key, slot, epoch).await.map(|_| ())
+        Ok(_) => {
+            tracing::info!(app = %key.app, connection = %key.connection, "a refreshed grant was overtaken by a newer one and is dropped");
+            Ok(())
         }
-        Err(error) => Err(Arc::new(Failure::Repository(error))),
+        Err(failure) => Err(failure),
     }
 }
 
@@ -440,12 +526,12 @@ async fn judge(
                 correlation_id = verdict.answer.correlation_id, "the authority's verdict changed a connection"
             );
             slot.state().attempts.clear();
-            inner.publish(key, slot, epoch, Connection { revision, profile, tokens });
+            inner.publish_written(key, slot, epoch, Connection { revision, profile, tokens });
             Ok(())
         }
         // It is another one by now: the verdict was not about that.
         Ok(None) => {
-            slot.state().trouble = None;
+            slot.state().trouble.clear();
             load(inner, key, slot, epoch).await.map(|_| ())
         }
         Err(error) => {
@@ -466,20 +552,26 @@ fn attempt(inner: &Inner, failure: &AuthorityFailure) -> Attempt {
 }
 
 /// Remembers a failed try, so that the next waits a little.
-fn note_trouble(inner: &Inner, slot: &Slot, failure: &Arc<Failure>, left: Option<Duration>) {
+fn note_trouble(inner: &Inner, slot: &Slot, want: &Want, failure: &Arc<Failure>, left: Option<Duration>) {
+    if want.claims.is_some() {
+        return; // a challenge that could not be met is the trouble of whoever brought it
+    }
     let asked = match failure.as_ref() {
         Failure::Authority(AuthorityFailure { disposition: Disposition::RetryAfter(asked), .. }) => *asked,
         Failure::Authority(AuthorityFailure {
             disposition: Disposition::NextCredential | Disposition::Misconfigured,
             ..
         }) => Some(backoff::APP_REJECTED),
+        // Nobody's status says when to ask again where the verdict was on one more resource.
+        Failure::Authority(failure) if failure.disposition.is_verdict() => Some(VERDICT_AGAIN),
         Failure::Authority(_) | Failure::NotFound | Failure::Repository(_) => None,
     };
     let now = inner.deps.clock.monotonic();
     let mut state = slot.state();
-    let failures = state.trouble.as_ref().map_or(0, |trouble| trouble.failures) + 1;
+    let failures = state.trouble.get(&want.resource).map_or(0, |trouble| trouble.failures) + 1;
     let wait = left.unwrap_or_else(|| backoff::wait(failures, asked, inner.deps.random.as_ref()));
-    state.trouble = Some(Trouble { until: now + wait, failures, failure: failure.clone() });
+    let trouble = Trouble { until: now + wait, failures, failure: failure.clone() };
+    state.trouble.insert(want.resource.clone(), trouble);
     if let (Failure::Authority(failure), None) = (failure.as_ref(), left)
         && !failure.disposition.is_verdict()
     {

@@ -1,8 +1,8 @@
 //! One slot per connection in use: what is held of it, and the work under way for it. A lock is held for a few
 //! instructions, never across an await, and never two at once.
 
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,8 +10,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::domain::connection::{ATTEMPTS_KEPT, Attempt};
+use crate::domain::grant::Grant;
 use crate::domain::id::ConnectionKey;
 use crate::domain::scope::ScopeSet;
+use crate::domain::secret::RefreshToken;
 use crate::domain::verdict::AuthorityFailure;
 use crate::repository::{Connection, RepositoryError};
 use crate::store::{Revision, StoredConnection};
@@ -92,6 +94,10 @@ pub(super) struct Unstored {
     pub(super) expected: Option<Revision>,
     pub(super) sealed: StoredConnection,
     pub(super) connection: Connection,
+    /// The grant that was sealed, and the refresh token that was used to get it: if somebody's verdict was stored
+    /// meanwhile, and the grant there is still the one that was used, the answer goes on top.
+    pub(super) grant: Grant,
+    pub(super) used: RefreshToken,
 }
 
 /// What one slot knows.
@@ -102,7 +108,10 @@ pub(super) struct SlotState {
     pub(super) lookup: Option<Flight>,
     /// … and the use of the grant under way: two, so that nobody who only looks waits for the authority.
     pub(super) renewal: Option<Flight>,
-    pub(super) trouble: Option<Trouble>,
+    /// By resource: one that refuses is no trouble of another's.
+    pub(super) trouble: BTreeMap<Option<String>, Trouble>,
+    /// Renewals that a caller's report or challenge forced, as monotonic times: the latest few.
+    pub(super) forced: Vec<Duration>,
     pub(super) unstored: Option<Unstored>,
     /// Monotonic time of the last look at the store.
     pub(super) checked_at: Duration,
@@ -111,7 +120,8 @@ pub(super) struct SlotState {
     pub(super) last_used: Duration,
     /// Failed tries not stored with the connection, newest last.
     pub(super) attempts: Vec<Attempt>,
-    /// Raised by a delete or a reconnect, so that work begun before does not bring back what it saw.
+    /// Raised by every write of ours, by a delete and a reconnect, so that a look begun before does not bring back what
+    /// it saw.
     pub(super) epoch: u64,
 }
 
