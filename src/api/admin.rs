@@ -8,8 +8,8 @@ use http_body_util::Full;
 
 use super::path::{self, Of};
 use super::problem::{Problem, json};
-use super::shapes::{ConnectionShape, ExplainShape, PageShape};
-use super::{code_of, credential, list_request, refuse_credential_in_url};
+use super::shapes::{ConnectionShape, ExplainShape};
+use super::{code_of, credential, list_request, page_shape, refuse_credential_in_url};
 use crate::broker::Broker;
 use crate::callers::{Callers, Credential};
 use crate::domain::id::AppName;
@@ -69,9 +69,9 @@ impl AdminApi {
             }
             ["admin", "v1", "apps", app, "connections"] if request.method == Method::GET => {
                 let app = AppName::parse(app).map_err(|_| Problem::no_such_path())?;
-                let page =
-                    self.broker.list_as_admin(&app, &list_request(&query)?).await.map_err(Problem::of)?;
-                Ok(json(StatusCode::OK, &PageShape::from(&page)))
+                let request = list_request(&self.broker, &app, &query)?;
+                let page = self.broker.list_as_admin(&app, &request).await.map_err(Problem::of)?;
+                Ok(json(StatusCode::OK, &page_shape(&self.broker, &app, &page)))
             }
             ["admin", "v1", "apps", app, "connections", ..] => {
                 let (key, of) = path::connection(app, &segments[5..]).ok_or_else(Problem::no_such_path)?;

@@ -28,7 +28,7 @@ use self::path::Of;
 use self::problem::{Problem, json};
 use self::shapes::{AccountShape, ConnectionShape, ExplainShape, PageShape, SessionShape};
 use crate::broker::connect::{Confirmation, NewSession};
-use crate::broker::inspect::ListRequest;
+use crate::broker::inspect::{ListRequest, ShownPage};
 use crate::broker::serve::TokenRequest;
 use crate::broker::{Broker, Refusal};
 use crate::callers::limit::Limiter;
@@ -164,9 +164,9 @@ impl LocalApi {
                 Ok(response)
             }
             (Route::Connections(app), Method::GET) => {
-                let request = list_request(&query)?;
+                let request = list_request(&self.broker, &app, &query)?;
                 let page = self.broker.list(&caller.policy, &app, &request).await.map_err(Problem::of)?;
-                Ok(json(StatusCode::OK, &PageShape::from(&page)))
+                Ok(json(StatusCode::OK, &page_shape(&self.broker, &app, &page)))
             }
             (Route::NewSession, Method::POST) => {
                 let (key, session) = body::new_session(body::read(request.body).await?)?;
@@ -418,18 +418,21 @@ impl Route {
     }
 }
 
-pub(crate) fn list_request(query: &[(String, String)]) -> Result<ListRequest, Problem> {
-    let after = match path::value(query, "cursor") {
-        Some(cursor) => {
-            Some(shapes::cursor(cursor).ok_or_else(|| Problem::invalid("cursor", "is not one we gave"))?)
-        }
-        None => None,
-    };
+pub(crate) fn list_request(
+    broker: &Broker,
+    app: &AppName,
+    query: &[(String, String)],
+) -> Result<ListRequest, Problem> {
+    let after = path::value(query, "cursor").map(|cursor| broker.read_cursor(app, cursor));
     Ok(ListRequest {
         status: path::value(query, "status").map(str::to_owned),
         tenant: path::value(query, "tenant").map(str::to_owned),
-        after,
+        after: after.transpose().map_err(Problem::of)?,
     })
+}
+
+pub(crate) fn page_shape(broker: &Broker, app: &AppName, page: &ShownPage) -> PageShape {
+    PageShape::new(page, page.next.as_ref().map(|next| broker.cursor(app, next)))
 }
 
 fn wait_of(query: &[(String, String)]) -> Result<Duration, Problem> {

@@ -131,23 +131,11 @@ pub struct PageShape {
     next_cursor: Option<String>,
 }
 
-impl From<&ShownPage> for PageShape {
-    fn from(page: &ShownPage) -> Self {
-        use base64::Engine;
-        use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-        PageShape {
-            connections: page.connections.iter().map(Into::into).collect(),
-            next_cursor: page.next.as_ref().map(|name| URL_SAFE_NO_PAD.encode(name.as_str())),
-        }
+impl PageShape {
+    /// A page, and where the next one starts.
+    pub fn new(page: &ShownPage, next_cursor: Option<String>) -> Self {
+        PageShape { connections: page.connections.iter().map(Into::into).collect(), next_cursor }
     }
-}
-
-/// Reads a cursor: the name after which to go on. A caller that makes one up sees nothing it might not see anyway.
-pub fn cursor(text: &str) -> Option<crate::domain::id::ConnectionName> {
-    use base64::Engine;
-    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-    let name = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
-    crate::domain::id::ConnectionName::parse(&name).ok()
 }
 
 /// A connection with its last tries and what to do.

@@ -68,6 +68,9 @@ pub struct Daemon {
 /// What a stop needs.
 struct Parts {
     tasks: Arc<TokioTasks>,
+    /// The store's own, which must outlive all others.
+    store_tasks: Arc<TokioTasks>,
+    broker: Arc<Broker>,
     clock: Arc<dyn Clock>,
     shutdown: Shutdown,
     readiness: Readiness,
@@ -83,7 +86,8 @@ impl Daemon {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let random: Arc<dyn Random> = Arc::new(SystemRandom::new());
         let tasks = Arc::new(TokioTasks::new());
-        let ports = Ports { clock: clock.clone(), random: random.clone(), tasks: tasks.clone() };
+        let store_tasks = Arc::new(TokioTasks::new());
+        let ports = Ports { clock: clock.clone(), random: random.clone(), store_tasks: store_tasks.clone() };
         let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
         let shutdown = Shutdown::new();
         let readiness = Readiness::new();
@@ -152,6 +156,8 @@ impl Daemon {
             ops: bound.ops.tcp_address().expect("the ops listener is TCP"),
             parts: Parts {
                 tasks: tasks.clone(),
+                store_tasks,
+                broker: broker.clone(),
                 clock: clock.clone(),
                 shutdown: shutdown.clone(),
                 readiness: readiness.clone(),
@@ -221,6 +227,7 @@ impl Daemon {
         self.parts.readiness.drain();
         self.parts.shutdown.stop();
         let tasks = self.parts.tasks.clone();
+        self.parts.broker.stop_waiting();
         tokio::select! {
             () = finished(&self.parts) => {}
             () = self.parts.clock.sleep(self.parts.drain) => {
@@ -244,22 +251,24 @@ impl Daemon {
     }
 }
 
-/// Completes when nothing is in flight any more and everything is stored.
+/// Completes when nothing is in flight any more and everything is stored: first the requests and refreshes under way,
+/// then what they could not store, and the store itself last.
 async fn finished(parts: &Parts) {
-    // The store is offered what it has not taken before its own tasks are waited for.
+    parts.broker.stop_waiting();
+    parts.tasks.close_and_wait().await;
     while parts.engine.store_unstored().await > 0 {
         parts.clock.sleep(Duration::from_millis(200)).await;
     }
     parts.events.process(Action::Stopped).await;
     parts.store.close();
-    parts.tasks.close_and_wait().await;
+    parts.store_tasks.close_and_wait().await;
 }
 
 /// The ports of the process itself.
 struct Ports {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
-    tasks: Arc<TokioTasks>,
+    store_tasks: Arc<TokioTasks>,
 }
 
 /// What of the environment the daemon may know.

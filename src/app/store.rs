@@ -46,7 +46,7 @@ pub(super) fn open(
                 redis_config(redis, secrets)?,
                 ports.clock.clone(),
                 ports.random.clone(),
-                ports.tasks.clone(),
+                ports.store_tasks.clone(),
             )
             .map_err(StartError::new)?;
             let redis = Arc::new(Observed::new(opened, observer, ports.clock.clone()));

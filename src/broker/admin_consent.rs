@@ -2,9 +2,11 @@
 //! back can be forged by anyone who has the link, so it proves nothing: it only makes that tenant's blocked
 //! connections be tried at once. Consent is believed when a user's token call in that tenant has shown the scopes.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::connect::{Callback, CallbackOutcome, CallbackProblem, Finished};
+use super::connect::{CallbackOutcome, CallbackProblem, Finished};
 use super::session::{AuthorizeState, ConsentSession, ConsentState, Purpose};
 use super::{App, Broker, FailureReason, Refusal};
 use crate::authority::AdminConsentRequest;
@@ -17,9 +19,12 @@ use crate::policy::CallerPolicy;
 use crate::refresh::sha256_hex;
 use crate::repository::{Kind, Taken};
 
-/// Connections of a tenant that are tried, or looked at, for one session.
+/// Connections of a tenant that are tried, or looked at, for one report.
 const MOST_CONNECTIONS: usize = 2000;
 const PAGE: usize = 100;
+/// Connections tried before a pause.
+const TRIED_AT_ONCE: usize = 10;
+const PAUSE_BETWEEN_TRIES: Duration = Duration::from_millis(200);
 /// A session's end can be read for this long.
 const READABLE_AFTER_END: Duration = Duration::from_secs(3600);
 
@@ -145,10 +150,10 @@ impl Broker {
 
     /// The redirect came back.
     pub(super) async fn finish_admin_consent(
-        &self,
+        self: &Arc<Self>,
         hash: &str,
         session: &str,
-        callback: Callback<'_>,
+        outcome: CallbackOutcome,
     ) -> Finished {
         let repository = &self.deps.repository;
         match repository.take_pending::<AuthorizeState>(Kind::State, hash).await {
@@ -162,7 +167,7 @@ impl Broker {
         };
         let now = self.deps.clock.now();
         let mut after: ConsentSession = taken.value.clone();
-        after.state = match callback.outcome {
+        after.state = match outcome {
             CallbackOutcome::AdminConsent { tenant } => ConsentState::Reported { tenant, at: now },
             CallbackOutcome::Error(reason) => ConsentState::Failed { reason },
             CallbackOutcome::Code(_) => ConsentState::Failed { reason: FailureReason::AuthorityError },
@@ -174,7 +179,9 @@ impl Broker {
         }
         let approved = matches!(after.state, ConsentState::Reported { .. });
         if let ConsentState::Reported { tenant: Some(tenant), .. } = &after.state {
-            self.try_blocked_of(&after.app, tenant).await;
+            let (broker, app, tenant) = (Arc::clone(self), after.app.clone(), tenant.clone());
+            let again = async move { broker.try_blocked_of(&app, &tenant).await };
+            self.deps.tasks.spawn("try a tenant's blocked connections", Box::pin(again));
         }
         let return_to = after.return_url.as_ref().map(|url| {
             let joint = if url.contains('?') { '&' } else { '?' };
@@ -184,22 +191,26 @@ impl Broker {
         Finished::AdminConsent { return_to, app: after.app, approved }
     }
 
-    /// Has a tenant's blocked connections tried now instead of at their time.
+    /// Has a tenant's blocked connections tried now instead of at their time, a few at a time: the link may be in
+    /// anybody's hands, and the authority is not to feel it.
     async fn try_blocked_of(&self, app: &AppName, tenant: &str) {
         let mut after = None;
-        let mut read = 0;
-        while read < MOST_CONNECTIONS {
+        let mut tried = 0;
+        loop {
             let Ok(page) = self.deps.repository.list(app, "", after.as_ref(), PAGE).await else { return };
-            read += PAGE;
             for (connection, profile) in page.profiles {
                 let of_tenant =
                     profile.account.tid.as_deref().is_some_and(|tid| tid.eq_ignore_ascii_case(tenant));
                 if of_tenant && matches!(profile.status, Status::Blocked(_)) {
                     self.deps.engine.try_now(&ConnectionKey { app: app.clone(), connection });
+                    tried += 1;
+                    if tried % TRIED_AT_ONCE == 0 {
+                        self.deps.clock.sleep(PAUSE_BETWEEN_TRIES).await;
+                    }
                 }
             }
             after = page.next;
-            if after.is_none() {
+            if after.is_none() || tried >= MOST_CONNECTIONS || self.stopping.load(Ordering::Acquire) {
                 return;
             }
         }

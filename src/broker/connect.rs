@@ -4,6 +4,8 @@
 //! Against capture: a link made for one user and opened by another ends with the other's account waiting for a
 //! confirmation that the product gives only to the signed-in user it made the link for.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::session::{AuthorizeState, ConnectSession, ConnectState, Purpose};
@@ -27,6 +29,8 @@ const READABLE_AFTER_END: Duration = Duration::from_secs(3600);
 const MOST_WRONG_CODES: u8 = 5;
 /// Another replica's change is seen within this while someone waits for it.
 const POLL: Duration = Duration::from_secs(1);
+/// Characters of a browser's binding: 256 bits, base64url.
+const BINDING_LENGTH: usize = 43;
 /// Tries to replace a record that others replace too.
 const SWAP_TRIES: usize = 8;
 
@@ -238,9 +242,14 @@ impl Broker {
             scopes: scopes.to_words(),
             created_by: permit.caller().to_string(),
             expires_at,
-            pinned,
             change_account: request.change_account,
-            login_hint: request.login_hint.or(existing.and_then(|account| account.username)),
+            // The account it has is offered only where it is the one wanted.
+            login_hint: request.login_hint.or_else(|| {
+                let wanted = existing.as_ref().filter(|account| pinned.as_ref() == Some(&account.id()));
+                wanted.and_then(|account| account.username.clone())
+            }),
+            seen: existing.as_ref().map(Account::id),
+            pinned,
             domain_hint: request.domain_hint,
             prompt: request.prompt.or_else(|| default_prompt(app, &scopes)),
             return_url: request.return_url,
@@ -274,7 +283,7 @@ impl Broker {
             let moved = first_seen.is_some_and(|first| first != state.as_str());
             // Who waits wants news; a session that waits for the caller's own confirmation is news at once.
             let news = over || moved || matches!(state, SessionState::AwaitingConfirmation { .. });
-            if news || waited >= wait {
+            if news || waited >= wait || self.stopping.load(Ordering::Acquire) {
                 return Ok(state);
             }
             first_seen = Some(state.as_str());
@@ -298,35 +307,35 @@ impl Broker {
     }
 
     /// The button was pressed: binds the session to this browser and says where to send it. Only the browser that
-    /// pressed it first may press it again.
+    /// pressed it first may press it again. The session is bound last, so that a press that comes to nothing binds it
+    /// to nobody.
     pub async fn begin(&self, id: &SessionId, binding: Option<&str>) -> Result<Begun, CannotBegin> {
         let now = self.deps.clock.now();
-        let mut fresh = None;
-        let session = 'bind: {
-            for _ in 0..SWAP_TRIES {
-                let taken = self.session(id.as_str()).await?;
-                let state = taken.value.state_at(now);
-                if state != SessionState::Pending {
-                    return Err(CannotBegin::Over(state));
-                }
-                if let Some(bound) = &taken.value.browser {
-                    if binding.is_some_and(|binding| same(&sha256_hex(binding.as_bytes()), bound)) {
-                        break 'bind taken.value;
-                    }
-                    return Err(CannotBegin::AnotherBrowser);
-                }
-                let new = random_token(self.deps.random.as_ref());
-                let mut session = taken.value.clone();
-                session.browser = Some(sha256_hex(new.as_bytes()));
-                if self.swap_session(id.as_str(), &taken, &session).await? {
-                    fresh = Some(new);
-                    break 'bind session;
-                }
+        let well_formed = binding.filter(|binding| binding.len() == BINDING_LENGTH);
+        let fresh = random_token(self.deps.random.as_ref());
+        let hash = sha256_hex(well_formed.unwrap_or(&fresh).as_bytes());
+        for _ in 0..SWAP_TRIES {
+            let taken = self.session(id.as_str()).await?;
+            let state = taken.value.state_at(now);
+            if state != SessionState::Pending {
+                return Err(CannotBegin::Over(state));
             }
-            return Err(CannotBegin::AnotherBrowser);
-        };
-        let url = self.authorize(id.as_str(), &session).await.map_err(CannotBegin::Unavailable)?;
-        Ok(Begun { url, binding: fresh })
+            if taken.value.browser.as_ref().is_some_and(|bound| !same(&hash, bound)) {
+                return Err(CannotBegin::AnotherBrowser);
+            }
+            let mut session = taken.value.clone();
+            session.browser = Some(hash.clone());
+            let url = self.authorize(id.as_str(), &session).await.map_err(CannotBegin::Unavailable)?;
+            if taken.value.browser.is_some() || self.swap_session(id.as_str(), &taken, &session).await? {
+                return Ok(Begun { url, binding: well_formed.is_none().then_some(fresh) });
+            }
+        }
+        Err(CannotBegin::AnotherBrowser)
+    }
+
+    /// A binding for a browser that has none yet: setting it changes nothing that is stored.
+    pub fn new_binding(&self) -> String {
+        random_token(self.deps.random.as_ref())
     }
 
     async fn authorize(&self, id: &str, session: &ConnectSession) -> Result<String, Refusal> {
@@ -373,8 +382,9 @@ impl Broker {
     }
 
     /// The browser came back. Everything is checked before the state is taken, and the state is taken before the code
-    /// is sent: of any number of callbacks one sends it.
-    pub async fn finish(&self, callback: Callback<'_>) -> Finished {
+    /// is sent: of any number of callbacks one sends it. From there on the work goes on whether the browser waits or
+    /// not: a code that was sent, and a grant that came back, are not lost with a closed tab.
+    pub async fn finish(self: &Arc<Self>, callback: Callback<'_>) -> Finished {
         let hash = sha256_hex(callback.state.as_bytes());
         let repository = &self.deps.repository;
         let record = match repository.pending::<AuthorizeState>(Kind::State, &hash).await {
@@ -388,26 +398,36 @@ impl Broker {
         if record.app != *callback.app {
             return Finished::Refused(CallbackProblem::MixedUp);
         }
+        let broker = Arc::clone(self);
+        let outcome = callback.outcome;
         match record.purpose {
-            Purpose::AdminConsent { session } => self.finish_admin_consent(&hash, &session, callback).await,
-            Purpose::Connect(state) => self.finish_connect(&hash, state, callback).await,
+            Purpose::AdminConsent { session } => {
+                let work = async move { broker.finish_admin_consent(&hash, &session, outcome).await };
+                self.to_the_end("finish an admin consent", work).await
+            }
+            Purpose::Connect(state) => {
+                let bound = (callback.binding)(&state.session)
+                    .is_some_and(|binding| same(&sha256_hex(binding.as_bytes()), &state.browser));
+                if !bound {
+                    return Finished::Refused(CallbackProblem::AnotherBrowser);
+                }
+                // RFC 9207 section 2.4: simple string comparison. A templated issuer is compared with its tenant
+                // filled in.
+                let fits = match &callback.iss {
+                    Some(iss) => issuer_fits(&state.issuer, iss),
+                    None => !state.iss_required,
+                };
+                if !fits {
+                    return Finished::Refused(CallbackProblem::MixedUp);
+                }
+                let work = async move { broker.finish_connect(&hash, state, outcome).await };
+                self.to_the_end("finish a connect flow", work).await
+            }
         }
+        .unwrap_or(Finished::Refused(CallbackProblem::Unavailable))
     }
 
-    async fn finish_connect(&self, hash: &str, state: ConnectState, callback: Callback<'_>) -> Finished {
-        let bound = (callback.binding)(&state.session)
-            .is_some_and(|binding| same(&sha256_hex(binding.as_bytes()), &state.browser));
-        if !bound {
-            return Finished::Refused(CallbackProblem::AnotherBrowser);
-        }
-        // RFC 9207 section 2.4: simple string comparison. A templated issuer is compared with its tenant filled in.
-        let issuer_fits = match &callback.iss {
-            Some(iss) => issuer_fits(&state.issuer, iss),
-            None => !state.iss_required,
-        };
-        if !issuer_fits {
-            return Finished::Refused(CallbackProblem::MixedUp);
-        }
+    async fn finish_connect(&self, hash: &str, state: ConnectState, outcome: CallbackOutcome) -> Finished {
         match self.deps.repository.take_pending::<AuthorizeState>(Kind::State, hash).await {
             Ok(Some(_)) => {}
             Ok(None) => return Finished::Refused(CallbackProblem::UnknownState),
@@ -420,25 +440,33 @@ impl Broker {
             Ok(taken) => taken.value,
             Err(_) => return Finished::Refused(CallbackProblem::UnknownState),
         };
-        let now = self.deps.clock.now();
-        if session.state_at(now) != SessionState::Pending {
+        // The link may have run out while its user signed in: the state's own time counts once that has begun.
+        if session.state != SessionState::Pending {
             return Finished::Refused(CallbackProblem::UnknownState);
         }
         let app = match self.app(&session.app) {
             Ok(app) => app,
             Err(_) => return Finished::Refused(CallbackProblem::UnknownState),
         };
-        let (outcome, code) = match callback.outcome {
+        let (outcome, code) = match outcome {
             CallbackOutcome::Code(code) => {
                 let redeemed = self.redeem(app, &session, &state, &code).await;
-                self.settle(app, &state.session, &session, redeemed).await
+                self.settle(app, &session, redeemed).await
             }
             CallbackOutcome::Error(reason) => (SessionState::Failed { reason }, None),
             CallbackOutcome::AdminConsent { .. } => {
                 (SessionState::Failed { reason: FailureReason::AuthorityError }, None)
             }
         };
-        let state_now = self.conclude(&state.session, outcome).await;
+        let state_now = self.conclude(&state.session, outcome.clone()).await;
+        // Two tabs of one browser may both have signed in: the session is that of the first to come back.
+        if state_now != outcome
+            && let SessionState::AwaitingConfirmation { code_hash, .. } = &outcome
+            && let Err(error) = self.deps.repository.discard_redeemed(code_hash).await
+        {
+            tracing::warn!(%error, "a grant that nobody will confirm could not be discarded; it expires");
+        }
+        let code = code.filter(|_| state_now == outcome);
         let needs_admin =
             matches!(state_now, SessionState::Failed { reason: FailureReason::AdminConsentRequired });
         let admin_consent_url = if needs_admin { self.consent_link(app).await } else { None };
@@ -498,7 +526,6 @@ impl Broker {
     async fn settle(
         &self,
         app: &App,
-        id: &str,
         session: &ConnectSession,
         redeemed: Result<Redeemed, FailureReason>,
     ) -> (SessionState, Option<ConfirmationCode>) {
@@ -522,19 +549,32 @@ impl Broker {
         }
         let now = self.deps.clock.now();
         let ttl = self.settings.confirmation_ttl;
-        if let Err(error) = self.deps.repository.put_redeemed(id, &redeemed, now, ttl).await {
+        let code = ConfirmationCode::new(random_token(self.deps.random.as_ref()));
+        let code_hash = sha256_hex(code.expose().as_bytes());
+        // By the code and not by the session: of two sign-ins each keeps its own.
+        if let Err(error) = self.deps.repository.put_redeemed(&code_hash, &redeemed, now, ttl).await {
             tracing::error!(%error, "a grant that waits for its confirmation could not be kept");
             return failed(FailureReason::Internal);
         }
-        let code = ConfirmationCode::new(random_token(self.deps.random.as_ref()));
-        let code_hash = sha256_hex(code.expose().as_bytes());
         let waiting =
             SessionState::AwaitingConfirmation { account, code_hash, wrong_codes: 0, until: now.plus(ttl) };
         (waiting, Some(code))
     }
 
-    /// The one who started the session says that the right user came back.
+    /// The one who started the session says that the right user came back. Goes on whether the caller waits or not.
     pub async fn confirm(
+        self: &Arc<Self>,
+        caller: &CallerPolicy,
+        id: &SessionId,
+        confirmation: Confirmation,
+    ) -> Result<(ConnectionKey, Account), Refusal> {
+        let (broker, caller, id) = (Arc::clone(self), caller.clone(), id.clone());
+        let work = async move { broker.confirm_to_the_end(&caller, &id, confirmation).await };
+        let outcome = self.to_the_end("confirm a connect session", work).await;
+        outcome.unwrap_or(Err(Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) }))
+    }
+
+    async fn confirm_to_the_end(
         &self,
         caller: &CallerPolicy,
         id: &SessionId,
@@ -574,6 +614,7 @@ impl Broker {
                 let wrong_codes = wrong_codes + 1;
                 let over = wrong_codes >= MOST_WRONG_CODES;
                 let mut after = session.clone();
+                let waiting = code_hash.clone();
                 after.state = if over {
                     SessionState::Failed { reason: FailureReason::AccessDenied }
                 } else {
@@ -583,7 +624,7 @@ impl Broker {
                     continue;
                 }
                 if over {
-                    self.deps.repository.discard_redeemed(id.as_str()).await?;
+                    self.deps.repository.discard_redeemed(&waiting).await?;
                     self.sessions_changed.notify_waiters();
                     return Err(rejected(
                         "too many wrong confirmations; the session is over, start a new one",
@@ -591,7 +632,8 @@ impl Broker {
                 }
                 return Err(rejected("it does not fit what came back"));
             }
-            let Some(redeemed) = self.deps.repository.redeemed(id.as_str()).await? else {
+            let redeemed = self.deps.repository.redeemed(&code_hash).await?;
+            let Some(redeemed) = redeemed.filter(|redeemed| redeemed.account.id() == account.id()) else {
                 return Err(rejected("the session is over; start a new one"));
             };
             let session = session.clone();
@@ -602,10 +644,14 @@ impl Broker {
                 _ => Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) },
             })?;
             let mut after = session;
+            let confirmed = code_hash.clone();
             after.state = SessionState::Connected { account: account.clone(), code_hash: Some(code_hash) };
             // If another confirmation was first, it made the same connection of the same grant.
             let _ = self.swap_session(id.as_str(), &taken, &after).await.map_err(unavailable)?;
-            self.deps.repository.discard_redeemed(id.as_str()).await?;
+            // It is connected, whatever becomes of this: what is left expires.
+            if let Err(error) = self.deps.repository.discard_redeemed(&confirmed).await {
+                tracing::warn!(%error, "a confirmed grant's waiting copy could not be discarded; it expires");
+            }
             self.sessions_changed.notify_waiters();
             return Ok((key, account));
         }
@@ -628,11 +674,14 @@ impl Broker {
         for _ in 0..SWAP_TRIES {
             let before = repository.load(&key).await.map_err(internal)?;
             let before = before.map(|loaded| loaded.connection);
-            if let Some(before) = &before
-                && !session.change_account
-                && before.profile.account.id() != redeemed.account.id()
-            {
-                return Err(FailureReason::AccountMismatch);
+            // Another account gives way only where the session was started to move it, and only the account that the
+            // connection had then.
+            if let Some(before) = &before {
+                let account = before.profile.account.id();
+                let may_move = session.change_account && session.seen.as_ref() == Some(&account);
+                if account != redeemed.account.id() && !may_move {
+                    return Err(FailureReason::AccountMismatch);
+                }
             }
             let same_account =
                 before.as_ref().filter(|before| before.profile.account.id() == redeemed.account.id());
@@ -647,8 +696,9 @@ impl Broker {
             let expected = before.as_ref().map(|before| before.revision);
             let tokens = std::slice::from_ref(&redeemed.token);
             let committed = repository.commit(&key, expected, &profile, tokens, Some(&grant)).await;
+            // Whatever came of it: what is held may not be what is stored any more.
+            self.deps.engine.forget(&key);
             if committed.map_err(internal)?.is_some() {
-                self.deps.engine.forget(&key);
                 return Ok(());
             }
         }

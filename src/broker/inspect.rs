@@ -128,25 +128,40 @@ impl Broker {
                     profile.account.tid.as_deref().is_some_and(|tid| tid.eq_ignore_ascii_case(tenant))
                 })
         };
-        let mut shown = Vec::new();
+        let mut shown: Vec<Shown> = Vec::new();
         let mut after = request.after.clone();
         let mut read = 0;
         loop {
-            let limit = PAGE - shown.len();
-            let page = self.deps.repository.list(app, prefix, after.as_ref(), limit).await?;
-            read += limit;
+            let page = self.deps.repository.list(app, prefix, after.as_ref(), PAGE).await?;
+            read += PAGE;
             for (connection, profile) in page.profiles {
                 let key = ConnectionKey { app: app.clone(), connection };
                 if wanted(&key, &profile) {
+                    if shown.len() == PAGE {
+                        let next = shown.last().map(|last| last.key.connection.clone());
+                        return Ok(ShownPage { connections: shown, next });
+                    }
                     let next_refresh_at = profile.retry_at;
                     shown.push(Shown { key, profile, next_refresh_at });
                 }
             }
             after = page.next;
-            if after.is_none() || shown.len() >= PAGE || read >= MOST_READ_FOR_A_PAGE {
+            if after.is_none() || read >= MOST_READ_FOR_A_PAGE {
                 return Ok(ShownPage { connections: shown, next: after });
             }
         }
+    }
+
+    /// A page's cursor: sealed, for the name in it may be one that the caller may not know of.
+    pub fn cursor(&self, app: &AppName, next: &ConnectionName) -> String {
+        self.deps.repository.seal_cursor(app.as_str(), next.as_str())
+    }
+
+    /// Reads a cursor that was given for this app.
+    pub fn read_cursor(&self, app: &AppName, cursor: &str) -> Result<ConnectionName, Refusal> {
+        let name = self.deps.repository.open_cursor(app.as_str(), cursor);
+        name.and_then(|name| ConnectionName::parse(&name).ok())
+            .ok_or_else(|| Refusal::invalid("cursor", "is not one that was given for this list"))
     }
 
     /// Counts every connection. Reads every profile: for a slow timer only.

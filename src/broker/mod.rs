@@ -21,11 +21,12 @@ mod session;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 pub use refusal::Refusal;
 pub use session::{ConsentState, FailureReason, SessionState};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::authority::Authority;
 use crate::domain::account::Account;
@@ -113,12 +114,20 @@ pub struct Broker {
     settings: Settings,
     /// Woken whenever a session changed in this process; those who wait look again.
     sessions_changed: Arc<Notify>,
+    /// Who waits for a session is answered at once.
+    stopping: AtomicBool,
 }
 
 impl Broker {
     /// A broker for these apps.
     pub fn new(apps: BTreeMap<AppName, App>, deps: Deps, settings: Settings) -> Self {
-        Broker { apps, deps, settings, sessions_changed: Arc::new(Notify::new()) }
+        Broker {
+            apps,
+            deps,
+            settings,
+            sessions_changed: Arc::new(Notify::new()),
+            stopping: AtomicBool::new(false),
+        }
     }
 
     /// An app, by name.
@@ -129,6 +138,27 @@ impl Broker {
     /// The names of all apps, ordered.
     pub fn apps(&self) -> impl Iterator<Item = (&AppName, &App)> {
         self.apps.iter()
+    }
+
+    /// The process stops: long polls are answered with what is known.
+    pub fn stop_waiting(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.sessions_changed.notify_waiters();
+    }
+
+    /// Runs work that must not end with the request that asked for it. `None` when it panicked.
+    async fn to_the_end<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        let (sender, receiver) = oneshot::channel();
+        let task = async move {
+            // Nobody waits any more when this fails: the work is done all the same.
+            let _ = sender.send(work.await);
+        };
+        self.deps.tasks.spawn(name, Box::pin(task));
+        receiver.await.ok()
     }
 
     /// The tenant of a connection, where there is one.

@@ -100,8 +100,11 @@ pub(super) struct ConnectSession {
     pub(super) expires_at: Timestamp,
     /// Only this account will do, and then no confirmation is asked for.
     pub(super) pinned: Option<AccountId>,
-    /// The connection may pass to another account.
+    /// The connection may pass to another account …
     pub(super) change_account: bool,
+    /// … from the one that it had when the session was started.
+    #[serde(default)]
+    pub(super) seen: Option<AccountId>,
     pub(super) login_hint: Option<String>,
     pub(super) domain_hint: Option<String>,
     pub(super) prompt: Option<String>,

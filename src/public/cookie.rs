@@ -4,8 +4,8 @@ use http::{HeaderMap, HeaderValue, header};
 
 use crate::refresh::sha256_hex;
 
-/// As long as a connect session at the most; the binding is worthless after it.
-const MAX_AGE: u32 = 3600;
+/// As long as a connect session may live at the most; the binding is worthless after it.
+const MAX_AGE: u32 = 86_400;
 
 /// One cookie a session, so that two in one browser do not disturb each other. `__Host-` keeps other hosts of the
 /// domain from setting it; it needs https.

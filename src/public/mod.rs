@@ -69,7 +69,7 @@ impl PublicSite {
         let post = request.method == Method::POST;
         match words[..] {
             _ if request.path == "/" && get => self.page(StatusCode::OK, &self.launch()),
-            ["connect", id] if get => self.invitation(id).await,
+            ["connect", id] if get => self.invitation(id, &request).await,
             ["connect", id] if post => self.begin(id, &request).await,
             ["callback", app] if get || post => {
                 let app = app.to_owned();
@@ -98,7 +98,7 @@ impl PublicSite {
     }
 
     /// `GET /connect/{session}`: says what is asked and by whom; one button.
-    async fn invitation(&self, id: &str) -> Response {
+    async fn invitation(&self, id: &str, request: &Request) -> Response {
         let Ok(id) = SessionId::parse(id) else {
             return self.page(StatusCode::NOT_FOUND, &Page::link_gone());
         };
@@ -120,7 +120,13 @@ impl PublicSite {
             .say("If you did not just ask for this yourself, close this page: whoever sent you the link would get access to your account.")
             .button("Continue to sign in", format!("{}/connect/{id}", self.config.base_url));
         page = page.contact(app.and_then(|app| app.support_contact.clone()));
-        self.page(StatusCode::OK, &page)
+        let mut response = self.page(StatusCode::OK, &page);
+        // The binding comes with the page, so that a button pressed twice is pressed by one browser.
+        if cookie::binding(&request.headers, &self.config.base_url, id.as_str()).is_none() {
+            let cookie = cookie::set(&self.config.base_url, id.as_str(), &self.broker.new_binding());
+            response.headers_mut().insert(header::SET_COOKIE, cookie);
+        }
+        response
     }
 
     /// `POST /connect/{session}`: the button.
