@@ -81,7 +81,7 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
     }
     if !mistakes.is_empty() {
         for mistake in &mistakes {
-            world.output.say(&format!("error: {mistake}"));
+            world.output.say(mistake);
         }
         return Err(Failure::silent(Exit::Usage));
     }
@@ -576,5 +576,31 @@ mod tests {
         assert!(ended.out.ends_with("1 app, 0 callers, 3 warnings.\n"), "{}", ended.out);
         scene.file("credentials/README", "x", 0o600);
         assert!(scene.run(&["check", "--config", &config]).err.contains("the name has no extension"));
+    }
+
+    #[test]
+    fn root_checks_on_behalf_of_the_daemon_s_user() {
+        use rustix::fs::{Gid, Uid, chown};
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let (scene, config) = scene(&format!("{APP}credentials_dir = \"credentials\"\n"));
+        std::fs::create_dir(scene.path("credentials")).expect("a directory");
+        chown(scene.path("ring"), Some(Uid::from_raw(4711)), Some(Gid::from_raw(4712))).expect("chown");
+        let file = "credentials/a@2027-05-20.secret";
+        // Whose file it is, which group's, its mode, and whether the daemon would take it.
+        for (user, group, mode, good) in [
+            (4711, 0, 0o600, true),
+            (4711, 4712, 0o640, false),
+            (0, 4712, 0o640, true),
+            (0, 0, 0o640, false),
+            (4713, 4712, 0o600, false),
+        ] {
+            let path = scene.file(file, "hunter2", mode);
+            chown(&path, Some(Uid::from_raw(user)), Some(Gid::from_raw(group))).expect("chown");
+            let ended = scene.run(&["check", "--config", &config]);
+            assert_eq!(ended.code == 0, good, "{user}:{group} {mode:o}: {}", ended.err);
+            std::fs::remove_file(path).expect("removed");
+        }
     }
 }

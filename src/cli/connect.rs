@@ -12,7 +12,7 @@ use super::args::ConnectionArgs;
 use super::client::{Client, DEADLINE, ReachArgs, target, text};
 use super::connections::account_name;
 use super::output::shown;
-use super::{ConfigPath, Exit, Failure, World, block_on};
+use super::{ConfigPath, Failure, World, block_on};
 
 /// How long one look at the session waits for news; the API takes up to 60 s.
 const POLL: Duration = Duration::from_secs(25);
@@ -79,7 +79,7 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
                 conclude(&ended, args, world)
             }
             _ = tokio::signal::ctrl_c() => Err(Failure::failed(format!(
-                "\nstopped waiting; the session {} stays: the link works until {}, and nothing is handed out until the account is confirmed",
+                "stopped waiting; the session {} stays: the link works until {}, and nothing is handed out until the account is confirmed",
                 shown(&session.id), shown(&session.expires_at)
             ))
             .hint("run the command again for a new link")),
@@ -239,8 +239,7 @@ fn conclude(ended: &Value, args: &Args, world: &mut World) -> Result<(), Failure
         _ => "",
     };
     let said = if words.is_empty() { shown(reason) } else { format!("{words} ({reason})") };
-    let mut failure = Failure::failed(format!("not connected: {said}"));
-    failure.exit = Exit::Failed;
+    let failure = Failure::failed(format!("not connected: {said}"));
     Err(match reason {
         "account_mismatch" => failure.hint("--change-account lets another account take its place"),
         "tenant_not_allowed" => failure.hint(format!("apps.{}.tenants says whose accounts may", key.app)),

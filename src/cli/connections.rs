@@ -21,8 +21,8 @@ pub(super) enum Command {
         /// The app, as in [apps.APP]
         #[arg(value_parser = app_name)]
         app: Option<AppName>,
-        /// Only those in this status: active, needs_reauthorization, blocked or paused
-        #[arg(long)]
+        /// Only those in this status
+        #[arg(long, value_parser = ["active", "needs_reauthorization", "blocked", "paused"])]
         status: Option<String>,
         /// Only those whose account is in this tenant
         #[arg(long, value_name = "TENANT_ID")]

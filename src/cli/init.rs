@@ -103,13 +103,13 @@ pub(super) fn run(args: &Args, world: &mut World) -> Result<(), Failure> {
 
 fn next_steps(args: &Args, layout: &Layout, config: &str, redirect_uri: &str) -> [String; 3] {
     let client_id = match &*args.client_id {
-        PLACEHOLDER_CLIENT_ID => " and put its client id into the configuration",
-        _ => "",
+        PLACEHOLDER_CLIENT_ID => format!(", and put its client id into {}", layout.config.display()),
+        _ => String::new(),
     };
     let secret = layout.credentials.join("2026-11@2027-05-20.secret");
     [
         format!(
-            "Register the redirect URI {redirect_uri} for the app at Entra, platform Web{client_id} (docs/app-registration.md)."
+            "Register the redirect URI {redirect_uri} for the app at Entra, platform Web (docs/app-registration.md){client_id}."
         ),
         format!(
             "Put the app's client secret into {} (mode 0600; id and expiry are in the name), or a certificate with its key into {}.",

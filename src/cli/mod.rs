@@ -171,7 +171,7 @@ impl ConfigPath {
     }
 
     fn failure(&self, errors: &config::ConfigErrors) -> Failure {
-        let failure = Failure::usage(errors.to_string());
+        let failure = Failure { bare: true, ..Failure::usage(errors.to_string()) };
         if !self.named && !self.path.exists() {
             return failure.hint("name the configuration with --config or TOKENWARD_CONFIG, or make one with `tokenward init DIR`");
         }
@@ -219,21 +219,23 @@ struct Failure {
     exit: Exit,
     /// Empty when everything has been said already.
     message: String,
+    /// Whether the message's lines stand as they are, as an editor reads `file:line:column: what`.
+    bare: bool,
     hints: Vec<String>,
 }
 
 impl Failure {
     fn failed(message: impl Into<String>) -> Self {
-        Failure { exit: Exit::Failed, message: message.into(), hints: Vec::new() }
+        Failure { exit: Exit::Failed, message: message.into(), bare: false, hints: Vec::new() }
     }
 
     fn usage(message: impl Into<String>) -> Self {
-        Failure { exit: Exit::Usage, message: message.into(), hints: Vec::new() }
+        Failure { exit: Exit::Usage, message: message.into(), bare: false, hints: Vec::new() }
     }
 
     /// Everything has been said.
     fn silent(exit: Exit) -> Self {
-        Failure { exit, message: String::new(), hints: Vec::new() }
+        Failure { exit, message: String::new(), bare: false, hints: Vec::new() }
     }
 
     fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -242,8 +244,10 @@ impl Failure {
     }
 
     fn show(&self, output: &mut Output) {
-        if !self.message.is_empty() {
-            output.say(&format!("error: {}", self.message));
+        match &*self.message {
+            "" => {}
+            lines if self.bare => output.say(lines),
+            message => output.say(&format!("error: {message}")),
         }
         for hint in &self.hints {
             output.say(&format!("hint: {hint}"));

@@ -18,13 +18,22 @@ pub(super) struct Args {
     #[arg(long, value_name = "RESOURCE")]
     resource: Option<String>,
     /// How much life it must have left, where the authority gives that much (60s to 24h)
-    #[arg(long, value_name = "DURATION", value_parser = seconds)]
+    #[arg(long, value_name = "DURATION", value_parser = min_ttl)]
     min_ttl: Option<Duration>,
     /// Print the whole answer: the token with its expiry, scope, account and status
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     reach: ReachArgs,
+}
+
+/// The API takes 60 s to 24 h.
+fn min_ttl(text: &str) -> Result<Duration, String> {
+    let asked = seconds(text).map_err(|error| error.to_string())?;
+    match asked.as_secs() {
+        60..=86_400 => Ok(asked),
+        _ => Err("must be from 60s to 24h".to_owned()),
+    }
 }
 
 pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result<(), Failure> {
@@ -59,4 +68,18 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
         return Err(Failure::failed("the daemon's answer holds no access token"));
     }
     world.output.data(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn min_ttl_is_within_the_api_s_bounds() {
+        assert_eq!(min_ttl("60"), Ok(Duration::from_secs(60)));
+        assert_eq!(min_ttl("24h"), Ok(Duration::from_secs(86_400)));
+        for bad in ["59", "25h", "", "1x"] {
+            assert!(min_ttl(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -27,6 +27,10 @@ const PATIENCE_WITH_FALLBACK: Duration = Duration::from_secs(3);
 /// Looks at one request's plan before giving up; each look follows work that ended, so two or three are normal.
 const MOST_LOOKS: usize = 8;
 
+/// Renewals one request waits for: its own, and one for another resource that was under way before it. More would let
+/// an authority whose tokens are dead on arrival be called in a loop.
+const MOST_RENEWALS: u32 = 2;
+
 /// What the engine is told by its owner.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -144,6 +148,9 @@ impl Engine {
         let slot = inner.slots.slot(key, begun);
         let mut last_failure: Option<Arc<Failure>> = None;
         let mut looked_up = false;
+        // The token that was held when this request began to wait for a renewal.
+        let mut before_renewal: Option<Option<String>> = None;
+        let mut renewals = 0;
         for _ in 0..MOST_LOOKS {
             let held = match inner.look(key, &slot, begun).await {
                 Ok(held) => held,
@@ -187,7 +194,22 @@ impl Engine {
                     let failure = last_failure.or(trouble.map(|trouble| trouble.failure));
                     return Err(say_why(refusal, &held, &want, failure));
                 }
+                // Fresh from the authority it is served with its true life, however slow the authority was.
+                Step::Renew { fallback: Some(token) }
+                    if before_renewal
+                        .as_ref()
+                        .is_some_and(|before| before.as_ref() != Some(&token.digest)) =>
+                {
+                    return Ok(Served { token: token.clone(), held: held.clone() });
+                }
                 Step::Renew { fallback } => {
+                    let of_resource = |token: &&HeldToken| token.resource == want.resource;
+                    let current = held.connection.tokens.iter().find(of_resource);
+                    before_renewal = Some(current.map(|token| token.digest.clone()));
+                    renewals += 1;
+                    if renewals > MOST_RENEWALS {
+                        return Err(last_failure.map_or_else(too_slow, |failure| refused(&failure)));
+                    }
                     let waited = clock.monotonic().saturating_sub(begun);
                     let patience = if fallback.is_some() {
                         PATIENCE_WITH_FALLBACK.min(inner.settings.caller_wait)

@@ -15,3 +15,4 @@ mod redis_server;
 mod world;
 
 mod main_job;
+mod operations;

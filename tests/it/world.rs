@@ -21,7 +21,7 @@ use tokenward::keyring::files;
 use tokenward::system::{SystemClock, SystemRandom};
 
 use crate::http_client::{Answer, Browser, request};
-use crate::redis_server::{RedisServer, free_port};
+use crate::redis_server::RedisServer;
 
 pub(crate) const CLIENT_ID: &str = "11111111-2222-3333-4444-555555555555";
 /// A canary: it must never be seen anywhere but at the authority.
@@ -159,10 +159,12 @@ impl World {
         self.daemon = Process::start(self.folder.path()).await;
     }
 
-    /// Stops the daemon with SIGTERM, and starts it again.
-    pub(crate) async fn stop_and_restart(&mut self) {
+    /// Stops the daemon with SIGTERM, and starts it again; the log of the one that stopped.
+    pub(crate) async fn stop_and_restart(&mut self) -> String {
         assert_eq!(self.daemon.terminate(), Some(0), "{}", self.daemon.log());
+        let log = self.daemon.log();
         self.daemon = Process::start(self.folder.path()).await;
+        log
     }
 
     pub(crate) fn base_url(&self) -> String {
@@ -283,6 +285,18 @@ impl World {
 
     pub(crate) async fn metrics(&self) -> String {
         request(Method::GET, &format!("{}/metrics", self.daemon.ops), &[], "").await.expect("metrics").text()
+    }
+}
+
+/// A port that nobody listens on, below the range from which the system gives out ports by itself: what binds port 0
+/// in another test meanwhile cannot take it.
+pub(crate) fn free_port() -> u16 {
+    loop {
+        let [high, low] = tokenward::domain::random::random_bytes(&SystemRandom::new());
+        let port = 10_000 + u16::from_be_bytes([high, low]) % 22_000;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
     }
 }
 

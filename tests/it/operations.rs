@@ -1,0 +1,373 @@
+//! What on-call sees and relies on: probes, metrics, logs, the audit stream, stops, and a store that goes away.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use entra_emulator::{Endpoint, Fault, FaultRule};
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::http_client::{request, request_unix};
+use crate::world::{ALICE, BOB, Kept, Plan, Process, SYNC, text};
+
+#[tokio::test]
+async fn metrics_pass_promtool_and_count_what_happened() {
+    let world = Plan::default().start().await;
+    world.connect("one", ALICE).await;
+    for _ in 0..3 {
+        world.access_token("one").await;
+    }
+    assert_eq!(world.token("nobody").await.status, 404);
+    let metrics = world.metrics().await;
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool is installed by `make tools`");
+    promtool.stdin.take().expect("piped").write_all(metrics.as_bytes()).expect("written");
+    let checked = promtool.wait_with_output().expect("promtool ends");
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+
+    let value = |name: &str| {
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with(name))
+            .unwrap_or_else(|| panic!("no {name} in\n{metrics}"));
+        line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).expect("a value")
+    };
+    let served = format!(
+        "tokenward_token_requests_total{{app=\"outlook\",caller=\"{SYNC}\",dialect=\"native\",outcome=\"ok\"}}"
+    );
+    assert_eq!(value(&served) as u64, 3);
+    assert!(metrics.contains("outcome=\"connection_not_found\""));
+    assert!(metrics.contains("tokenward_build_info{version="));
+    assert!(metrics.contains("process_resident_memory_bytes"));
+    assert!(metrics.contains("tokenward_store_operation_duration_seconds_bucket"));
+    assert!(
+        metrics.contains(
+            "tokenward_credential_state{app=\"outlook\",credential=\"first\",state=\"accepted\"} 1"
+        ),
+        "{metrics}"
+    );
+    assert!(
+        !metrics.contains(ALICE) && !metrics.contains("connection=\"one\""),
+        "no names of users or connections"
+    );
+}
+
+#[tokio::test]
+async fn probes_answer_and_say_nothing_else() {
+    let world = Plan::default().start().await;
+    for (path, status) in
+        [("/livez", 200), ("/readyz", 200), ("/", 404), ("/debug/pprof", 404), ("/metrics/x", 404)]
+    {
+        let answer =
+            request(Method::GET, &format!("{}{path}", world.daemon.ops), &[], "").await.expect("an answer");
+        assert_eq!(answer.status, status, "{path}");
+        assert!(answer.headers.get("server").is_none());
+    }
+    let answer =
+        request(Method::POST, &format!("{}/livez", world.daemon.ops), &[], "").await.expect("an answer");
+    assert_eq!(answer.status, 405);
+    assert_eq!(answer.headers["allow"], "GET, HEAD");
+}
+
+#[tokio::test]
+async fn each_act_is_one_audit_line_with_its_request_id() {
+    let world = Plan::default().start().await;
+    world.connect("team-b/one", ALICE).await;
+    let url = format!("{}/v1/apps/outlook/connections/team-b%2Fone/token", world.daemon.local);
+    let bearer = format!("Bearer {}", world.reader_key);
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let headers = [("authorization", bearer.as_str()), ("traceparent", trace)];
+    assert_eq!(
+        request(Method::GET, &format!("{url}?scope=Mail.Read"), &headers, "").await.expect("ok").status,
+        200
+    );
+    let refused = request(Method::GET, &format!("{url}?scope=Mail.Send"), &headers, "").await.expect("ok");
+    assert_eq!(refused.status, 403);
+    assert_eq!(refused.json()["request_id"], "0af7651916cd43dd8448eb211c80319c");
+    assert_eq!(request(Method::GET, &url, &[], "").await.expect("ok").status, 401);
+    assert_eq!(
+        world.api(Method::DELETE, "/v1/apps/outlook/connections/team-b%2Fone", Value::Null).await.status,
+        204
+    );
+
+    let path = world.folder.path().join("audit.jsonl");
+    let lines = || {
+        let text = std::fs::read_to_string(&path).expect("the audit log");
+        text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")).collect::<Vec<_>>()
+    };
+    let begun = Instant::now();
+    while lines().iter().all(|line| line["action"] != "deleted") && begun.elapsed() < Duration::from_secs(5) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let all = lines();
+    let of = |action: &str| all.iter().filter(|line| line["action"] == action).cloned().collect::<Vec<_>>();
+    for action in ["started", "connect_started", "connected", "confirmed", "deleted"] {
+        assert_eq!(of(action).len(), 1, "{action} in {all:#?}");
+    }
+    let tokens = of("token");
+    assert_eq!(tokens.len(), 1);
+    assert_eq!((text(&tokens[0], "caller"), text(&tokens[0], "connection")), ("mail-reader", "team-b/one"));
+    assert_eq!(tokens[0]["request_id"], "0af7651916cd43dd8448eb211c80319c");
+    let refusals: Vec<String> = of("refused").iter().map(|line| text(line, "outcome").to_owned()).collect();
+    assert_eq!(refusals, ["caller_forbidden", "caller_unauthenticated"]);
+}
+
+#[tokio::test]
+async fn the_log_is_one_json_object_a_line() {
+    let world = Plan::default().start().await;
+    world.connect("one", ALICE).await;
+    for line in world.daemon.log().lines() {
+        let event: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"));
+        assert!(event["level"].is_string() && event["timestamp"].is_string(), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_soft_stop_finishes_what_is_in_flight_and_lets_a_successor_in() {
+    let mut world = Plan::default().token_life(Duration::from_secs(3)).start().await;
+    world.connect("one", ALICE).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    // A third of the token's life: it is no longer young when it comes, and served all the same.
+    world.entra.faults().inject(FaultRule::new(Endpoint::Token, Fault::Delay(Duration::from_secs(1))));
+    world.entra.clear_ledger();
+    let url = format!("{}/v1/apps/outlook/connections/one/token", world.daemon.local);
+    let bearer = format!("Bearer {}", world.key);
+    let in_flight =
+        tokio::spawn(async move { request(Method::GET, &url, &[("authorization", &bearer)], "").await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let log = world.stop_and_restart().await;
+    let answer = in_flight.await.expect("joined").expect("the request was finished");
+    assert_eq!(answer.status, 200, "{}\n{log}", answer.text());
+    assert_eq!(world.token_calls("refresh_token"), 1);
+    world.entra.faults().clear();
+    world.access_token("one").await;
+}
+
+#[tokio::test]
+async fn a_second_process_on_the_same_embedded_store_is_refused_and_told_why() {
+    let world = Plan::default().start().await;
+    let config =
+        std::fs::read_to_string(world.folder.path().join("tokenward.toml")).expect("the configuration");
+    let other = config
+        .replace(&format!("127.0.0.1:{}", world.public_port), "127.0.0.1:0")
+        .replace("local.sock", "local2.sock")
+        .replace("admin.sock", "admin2.sock");
+    let path = world.folder.path().join("second.toml");
+    std::fs::write(&path, other).expect("write");
+    let output = Command::new(env!("CARGO_BIN_EXE_tokenward"))
+        .args(["serve", "--config"])
+        .arg(&path)
+        .output()
+        .expect("it ends");
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.contains("another process") && log.contains("data"), "{log}");
+    assert_eq!(world.token("nobody").await.status, 404, "the first one is unharmed");
+}
+
+/// Redis gone: what is held in memory is served, the rest is 503 with Retry-After; back: all is well by itself.
+#[tokio::test]
+async fn a_lost_store_harms_no_token_that_is_held() {
+    let mut world = Plan::default().kept(Kept::Redis).start().await;
+    world.connect("held", ALICE).await;
+    world.connect("cold", BOB).await;
+    let held = world.access_token("held").await;
+    world.stop_and_restart().await;
+    assert_eq!(world.access_token("held").await, held, "tokens outlive a restart");
+    world.redis.as_mut().expect("redis").stop();
+
+    let begun = Instant::now();
+    let mut slowest = Duration::ZERO;
+    while begun.elapsed() < Duration::from_secs(4) {
+        let asked = Instant::now();
+        assert_eq!(world.access_token("held").await, held);
+        slowest = slowest.max(asked.elapsed());
+    }
+    assert!(slowest < Duration::from_secs(3), "only the first waits for the store: {slowest:?}");
+    let refused = world.token("cold").await;
+    assert_eq!((refused.status.as_u16(), text(&refused.json(), "code")), (503, "store_unavailable"));
+    assert!(refused.headers.contains_key("retry-after"));
+
+    world.redis.as_mut().expect("redis").restart();
+    let begun = Instant::now();
+    while world.token("cold").await.status != 200 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{}", world.daemon.log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Two daemons on one Redis: what one deletes the other stops serving within a second.
+#[tokio::test]
+async fn a_delete_on_one_replica_is_felt_on_the_other_within_a_second() {
+    let world = Plan::default().kept(Kept::Redis).start().await;
+    let config =
+        std::fs::read_to_string(world.folder.path().join("tokenward.toml")).expect("the configuration");
+    let second = world.folder.path().join("second");
+    std::fs::create_dir(&second).expect("a folder");
+    let other = config
+        .replace(&format!("address  = \"127.0.0.1:{}\"", world.public_port), "address  = \"127.0.0.1:0\"")
+        .replace("\"keyring\"", "\"../keyring\"")
+        .replace("\"client-secret\"", "\"../client-secret\"")
+        .replace("mail-sync.keys", "../mail-sync.keys")
+        .replace("mail-reader.keys", "../mail-reader.keys");
+    std::fs::write(second.join("tokenward.toml"), other).expect("write");
+    let replica = Process::start(&second).await;
+    world.connect("shared", ALICE).await;
+    let bearer = format!("Bearer {}", world.key);
+    let url = format!("{}/v1/apps/outlook/connections/shared/token", replica.local);
+    let ask = async || {
+        request(Method::GET, &url, &[("authorization", &bearer)], "")
+            .await
+            .expect("an answer")
+            .status
+            .as_u16()
+    };
+    assert_eq!(ask().await, 200);
+    assert_eq!(
+        world.api(Method::DELETE, "/v1/apps/outlook/connections/shared", Value::Null).await.status,
+        204
+    );
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(ask().await, 404);
+}
+
+#[tokio::test]
+async fn a_caller_is_known_by_its_unix_user_and_a_bad_key_there_is_still_refused() {
+    let uid = rustix::process::geteuid().as_raw();
+    let sections = format!(
+        "[callers.by-user]\nauthenticate = [{{ unix_user = \"{uid}\" }}]\n[[callers.by-user.allow]]\napp = \"outlook\"\nconnections = [\"team-b/*\"]\nscopes = [\"Mail.Read\"]\n"
+    );
+    let world = Plan::default().sections(&sections).start().await;
+    world.connect("team-b/one", ALICE).await;
+    let socket = world.folder.path().join("local.sock");
+    let path = "/v1/apps/outlook/connections/team-b/one/token";
+    let answer = request_unix(&socket, Method::GET, path, &[], "").await.expect("an answer");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let refused = request_unix(&socket, Method::GET, path, &[("authorization", "Bearer twk_nonsense")], "")
+        .await
+        .expect("an answer");
+    assert_eq!(refused.status, 401);
+    assert!(refused.headers.contains_key("www-authenticate"));
+}
+
+#[tokio::test]
+async fn a_local_listener_speaks_tls_when_told_to() {
+    let folder = tempfile::tempdir().expect("a temp dir");
+    let certificate = folder.path().join("tls.crt");
+    let key = folder.path().join("tls.key");
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+        ])
+        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
+        .args(["-keyout".as_ref(), key.as_os_str(), "-out".as_ref(), certificate.as_os_str()])
+        .output()
+        .expect("openssl is installed by `make tools`");
+    assert!(made.status.success());
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("chmod");
+    let port = crate::world::free_port();
+    let sections = format!(
+        "[[listen.local]]\naddress = \"127.0.0.1:{port}\"\ntls = {{ certificate = {certificate:?}, key = {key:?} }}\n"
+    );
+    let world = Plan::default().sections(&sections).start().await;
+    let curl = Command::new("curl")
+        .args(["-sS", "--tlsv1.3", "--cacert"])
+        .arg(&certificate)
+        .args([
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            &format!("https://localhost:{port}/v1/apps/outlook/connections"),
+        ])
+        .output()
+        .expect("curl");
+    assert_eq!(String::from_utf8_lossy(&curl.stdout), "401", "{}", String::from_utf8_lossy(&curl.stderr));
+    drop(world);
+}
+
+/// An administrator's approval: the redirect alone is only a report; a token call in that tenant is the proof.
+#[tokio::test]
+async fn admin_consent_is_reported_by_the_redirect_and_believed_by_a_token_call() {
+    use entra_emulator::RevokeKind;
+    let world = Plan::default().token_life(Duration::from_secs(2)).start().await;
+    world.connect("one", ALICE).await;
+    world.entra.revoke_user(ALICE, RevokeKind::ConditionalAccess).expect("known");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let refused = world.token("one").await;
+    assert_eq!(
+        (refused.status.as_u16(), text(&refused.json(), "code")),
+        (409, "connection_blocked"),
+        "{}",
+        refused.text()
+    );
+
+    let tenant = text(&world.show("one").await["account"], "tid").to_owned();
+    let body = json!({ "app": "outlook", "tenant": tenant });
+    let started = world.api(Method::POST, "/v1/admin-consent-sessions", body).await;
+    assert_eq!(started.status, 201, "{}", started.text());
+    let session = started.json();
+    let path = format!("/v1/admin-consent-sessions/{}", text(&session, "id"));
+    let state = async || world.api(Method::GET, &path, Value::Null).await.json();
+    assert_eq!(state().await["state"], "pending");
+
+    let mut browser = crate::http_client::Browser::default();
+    let (_, page) =
+        browser.follow(text(&session, "admin_consent_url"), |_| false).await.expect("the way back");
+    assert!(page.text().contains("Thank you"), "{}", page.text());
+    assert_eq!(state().await["state"], "reported", "the redirect proves nothing");
+
+    // Once the block is lifted, the connection is tried at once at the next report, and its token call is the proof.
+    world.entra.restore_user(ALICE).expect("known");
+    let again = world
+        .api(Method::POST, "/v1/admin-consent-sessions", json!({ "app": "outlook", "tenant": tenant }))
+        .await
+        .json();
+    browser.follow(text(&again, "admin_consent_url"), |_| false).await.expect("the way back");
+    let path = format!("/v1/admin-consent-sessions/{}", text(&again, "id"));
+    let begun = Instant::now();
+    loop {
+        let state = world.api(Method::GET, &path, Value::Null).await.json();
+        if state["state"] == "consented" {
+            assert_eq!(state["tenant"], tenant.as_str());
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "{state} {}", world.daemon.log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(world.show("one").await["status"], "active");
+}
+
+#[test]
+fn check_reports_every_mistake_at_once_with_its_line() {
+    let folder = tempfile::tempdir().expect("a temp dir");
+    let path = folder.path().join("tokenward.toml");
+    let text = "[store]\nkind = \"embeded\"\n[listen.public]\nadress = \"127.0.0.1:8080\"\n[apps.outlook]\nclient_id = 5\nauthority = \"http://login.example.com/common/v2.0\"\nscopes = [\"Mail.Read\"]\n[callers.sync]\nauthenticate = [{ unix_user = \"root\" }]\n[[callers.sync.allow]]\napp = \"outlok\"\nconnections = [\"a\"]\nscopes = [\"Mail.Read\"]\n";
+    std::fs::write(&path, text).expect("write");
+    let output = Command::new(env!("CARGO_BIN_EXE_tokenward"))
+        .args(["check", "--config"])
+        .arg(&path)
+        .output()
+        .expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    for line in [2, 4, 6, 7, 12] {
+        assert!(said.contains(&format!("tokenward.toml:{line}:")), "line {line} in\n{said}");
+    }
+    assert!(said.contains("`address`") || said.contains("address"), "{said}");
+    assert!(said.contains("outlook"), "the nearest known app is named: {said}");
+}
