@@ -14,5 +14,6 @@ mod http_client;
 mod redis_server;
 mod world;
 
+mod docs;
 mod main_job;
 mod operations;
