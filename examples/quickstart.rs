@@ -7,24 +7,20 @@
 
 #[path = "../tests/support/http.rs"]
 mod http_client;
+#[path = "../tests/support/setup.rs"]
+mod setup;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 use entra_emulator::{App, Emulator, Mode, User};
 use http::Method;
 use http_client::{Browser, Failure, request};
+use setup::{CLIENT_ID, CLIENT_SECRET, free_port, write_configuration};
 use tokenward::app::{Daemon, Environment};
-use tokenward::callers::{api_key::ApiKey, key_file};
-use tokenward::domain::id::CallerName;
-use tokenward::domain::time::Clock;
-use tokenward::keyring::files;
-use tokenward::system::{SystemClock, SystemRandom};
 
 /// So short that ageing can be watched.
 const TOKEN_LIFE: Duration = Duration::from_secs(8);
-const CLIENT_ID: &str = "11111111-2222-3333-4444-555555555555";
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
@@ -38,11 +34,7 @@ async fn main() -> Result<(), Failure> {
         .mode(Mode::Entra)
         .token_lifetime(if stay { Duration::from_secs(300) } else { TOKEN_LIFE })
         .automatic(!stay)
-        .app(
-            App::new(CLIENT_ID)
-                .secret("a-secret-only-tokenward-knows")
-                .redirect_uri(format!("{base_url}/callback/outlook")),
-        )
+        .app(App::new(CLIENT_ID).secret(CLIENT_SECRET).redirect_uri(format!("{base_url}/callback/outlook")))
         .user(User::work("alice@contoso.example"))
         .start()
         .await?;
@@ -138,74 +130,6 @@ async fn main() -> Result<(), Failure> {
     entra.stop().await;
     say("done: connect, hand out, use, refresh");
     Ok(())
-}
-
-/// Writes what `tokenward init` would, for the stand-in and free ports.
-fn write_configuration(
-    folder: &Path,
-    public: u16,
-    authority: &str,
-) -> Result<(std::path::PathBuf, ApiKey), Failure> {
-    let random = SystemRandom::new();
-    let now = SystemClock::new().now();
-    files::add(&folder.join("keyring"), &random, now)?;
-    let keyring = files::open(&folder.join("keyring"))?;
-    let caller = CallerName::parse("mail-sync")?;
-    let lifetime = Duration::from_secs(86_400);
-    let (key, _) = key_file::add(&folder.join("mail-sync.keys"), &caller, &keyring, &random, now, lifetime)?;
-    let secret = folder.join("client-secret");
-    std::fs::write(&secret, "a-secret-only-tokenward-knows")?;
-    std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-    let config = folder.join("tokenward.toml");
-    std::fs::write(
-        &config,
-        format!(
-            r#"
-[store]
-kind = "embedded"
-path = "data"
-
-[sealing]
-keyring = "keyring"
-
-[audit]
-path = "audit.jsonl"
-
-[listen.public]
-address  = "127.0.0.1:{public}"
-base_url = "http://localhost:{public}"
-[[listen.local]]
-address = "127.0.0.1:0"
-[[listen.admin]]
-unix = "admin.sock"
-[listen.ops]
-address = "127.0.0.1:0"
-
-[apps.outlook]
-client_id = "{CLIENT_ID}"
-authority = "{authority}"
-scopes    = ["offline_access", "openid", "profile", "User.Read", "Mail.Read"]
-[[apps.outlook.credentials]]
-id   = "first"
-kind = "secret"
-file = "client-secret"
-
-[callers.mail-sync]
-authenticate = [{{ api_keys = "mail-sync.keys" }}]
-[[callers.mail-sync.allow]]
-app         = "outlook"
-connections = ["user-*"]
-scopes      = ["User.Read", "Mail.Read"]
-connect     = true
-"#
-        ),
-    )?;
-    Ok((config, key))
-}
-
-/// The redirect URI names the public port, so it must be known before the daemon starts.
-fn free_port() -> std::io::Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 fn show_token(answer: &serde_json::Value) {

@@ -4,13 +4,13 @@ mod apps;
 mod callers;
 mod listeners;
 mod store;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use crate::api::LocalApi;
@@ -19,7 +19,6 @@ use crate::broker::{self, Broker};
 use crate::callers::limit::Limiter;
 use crate::config::{AuditSink, Config, Loaded, LogFormat, LogLevel};
 use crate::domain::random::Random;
-use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
 use crate::keyring::files;
 use crate::lifecycle::{self, Readiness, Shutdown, Signals};
@@ -33,13 +32,6 @@ use crate::telemetry::audit::{self, Action, Audit, AuditWriter};
 use crate::telemetry::events::{Counters, Events};
 use crate::telemetry::logging;
 use crate::telemetry::metrics::Metrics;
-
-/// How often an answer that the store did not take is offered again.
-const STORE_AGAIN: Duration = Duration::from_secs(1);
-/// How often the store is asked whether it is there.
-const PING: Duration = Duration::from_secs(2);
-/// How often connections are counted by status; it reads every profile.
-const COUNT: Duration = Duration::from_secs(60);
 
 /// Why the daemon did not start. Whose fault: the operator's; each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -145,7 +137,7 @@ impl Daemon {
             },
         ));
 
-        let bound = listeners::bind(&config.listen, &secrets)?;
+        let bound = listeners::bind(&config.listen, &secrets, &metrics)?;
         let surroundings = Surroundings {
             tasks: tasks.clone(),
             clock: clock.clone(),
@@ -175,7 +167,8 @@ impl Daemon {
             surroundings.clone(),
         );
         let site = PublicConfig { base_url: config.listen.public.base_url.clone() };
-        let site = PublicSite::new(broker.clone(), keyring, random, clock.clone(), events.clone(), site);
+        let site =
+            PublicSite::new(broker.clone(), keyring.clone(), random, clock.clone(), events.clone(), site);
         bound.public.serve(Arc::new(site), surroundings.clone());
         let limiter = Limiter::default();
         let local =
@@ -184,15 +177,16 @@ impl Daemon {
             listener.serve(local.clone(), surroundings.clone());
         }
         let own_uids = vec![0, rustix::process::geteuid().as_raw()];
-        let admin = Arc::new(AdminApi::new(broker.clone(), admins, own_uids, clock.clone(), events.clone()));
+        let admin =
+            Arc::new(AdminApi::new(broker.clone(), admins.clone(), own_uids, clock.clone(), events.clone()));
         for listener in bound.admin {
             listener.serve(admin.clone(), surroundings.clone());
         }
         listeners_latch.release();
 
-        watch_store(&daemon.parts, &config, store_latch);
-        offer_unstored(&daemon.parts);
-        count_connections(&daemon.parts, broker, metrics);
+        watch::store(&daemon.parts, &config, store_latch);
+        watch::unstored(&daemon.parts);
+        watch::stock(&daemon.parts, watch::Stock { broker, callers, admins, keyring, metrics });
         events.process(Action::Started).await;
         Ok(daemon)
     }
@@ -355,73 +349,4 @@ fn open_audit(
         AuditSink::File(path) => audit::AuditSink::File(path.clone()),
     };
     AuditWriter::open(&sink, clock.clone(), metrics.clone()).map_err(|error| StartError::chain(&error))
-}
-
-/// Asks the store at intervals whether it is there; readiness follows it, with the time that it may be lost.
-fn watch_store(parts: &Parts, config: &Config, latch: lifecycle::Latch) {
-    let last_seen = Arc::new(AtomicI64::new(i64::MIN));
-    let seen_at = |clock: &Arc<dyn Clock>| i64::try_from(clock.monotonic().as_millis()).unwrap_or(i64::MAX);
-    let (clock, lost_after) = (parts.clock.clone(), config.store.serve_cached_for);
-    let condition_seen = last_seen.clone();
-    let condition_clock = clock.clone();
-    parts.readiness.condition("store", move || {
-        let seen = condition_seen.load(Ordering::Relaxed);
-        let lost_for = seen_at(&condition_clock).saturating_sub(seen);
-        seen == i64::MIN || u128::try_from(lost_for).unwrap_or(0) <= lost_after.as_millis()
-    });
-    let (store, shutdown) = (parts.store.store.clone(), parts.shutdown.clone());
-    let mut latch = Some(latch);
-    let watch = async move {
-        loop {
-            match store.ping().await {
-                Ok(()) => {
-                    last_seen.store(seen_at(&clock), Ordering::Relaxed);
-                    if let Some(latch) = latch.take() {
-                        latch.release();
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "the store does not answer"),
-            }
-            let pause = if latch.is_some() { Duration::from_millis(200) } else { PING };
-            tokio::select! {
-                () = clock.sleep(pause) => {}
-                () = shutdown.soft().cancelled() => return,
-            }
-        }
-    };
-    parts.tasks.spawn("watch the store", Box::pin(watch));
-}
-
-/// Offers the store at intervals what it has not taken.
-fn offer_unstored(parts: &Parts) {
-    let (engine, clock, shutdown) = (parts.engine.clone(), parts.clock.clone(), parts.shutdown.clone());
-    let offer = async move {
-        loop {
-            tokio::select! {
-                () = clock.sleep(STORE_AGAIN) => {}
-                () = shutdown.soft().cancelled() => return,
-            }
-            engine.store_unstored().await;
-        }
-    };
-    parts.tasks.spawn("offer the store what it has not taken", Box::pin(offer));
-}
-
-/// Counts connections by status at intervals.
-fn count_connections(parts: &Parts, broker: Arc<Broker>, metrics: Arc<Metrics>) {
-    let (clock, shutdown) = (parts.clock.clone(), parts.shutdown.clone());
-    let count = async move {
-        loop {
-            if let Ok(counts) = broker.count_by_status().await {
-                for ((app, status), count) in counts {
-                    metrics.connections_by_status(&app, &[(status, count)]);
-                }
-            }
-            tokio::select! {
-                () = clock.sleep(COUNT) => {}
-                () = shutdown.soft().cancelled() => return,
-            }
-        }
-    };
-    parts.tasks.spawn("count connections by status", Box::pin(count));
 }

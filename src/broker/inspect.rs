@@ -6,11 +6,13 @@ use super::{Broker, Refusal};
 use crate::domain::connection::{Attempt, Profile, Status};
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::time::Timestamp;
+use crate::keyring::KeyId;
 use crate::policy::{CallerPolicy, Listing};
 
 /// Connections read at most for one page: a filter that matches few does not become a scan of all.
 const MOST_READ_FOR_A_PAGE: usize = 1000;
 const PAGE: usize = 100;
+const STATUSES: [&str; 4] = ["active", "needs_reauthorization", "blocked", "paused"];
 
 /// A connection as it may be shown.
 #[derive(Debug, Clone)]
@@ -112,7 +114,7 @@ impl Broker {
     ) -> Result<ShownPage, Refusal> {
         self.app(app)?;
         if let Some(status) = &request.status
-            && !["active", "needs_reauthorization", "blocked", "paused"].contains(&status.as_str())
+            && !STATUSES.contains(&status.as_str())
         {
             return Err(Refusal::invalid(
                 "status",
@@ -147,18 +149,21 @@ impl Broker {
         }
     }
 
-    /// How many connections of each app are in each status. Reads every profile: for a slow timer only.
-    pub async fn count_by_status(&self) -> Result<BTreeMap<(AppName, &'static str), u64>, Refusal> {
-        let mut counts = BTreeMap::new();
+    /// Counts every connection. Reads every profile: for a slow timer only.
+    pub async fn count(&self) -> Result<Counts, Refusal> {
+        let mut counts = Counts::default();
         for (app, _) in self.apps() {
-            for status in ["active", "needs_reauthorization", "blocked", "paused"] {
-                counts.insert((app.clone(), status), 0);
+            for status in STATUSES {
+                counts.by_status.insert((app.clone(), status), 0);
             }
             let mut after = None;
             loop {
                 let page = self.deps.repository.list(app, "", after.as_ref(), PAGE).await?;
                 for (_, profile) in page.profiles {
-                    *counts.entry((app.clone(), profile.status.as_str())).or_default() += 1;
+                    *counts.by_status.entry((app.clone(), profile.status.as_str())).or_default() += 1;
+                }
+                for key in page.sealing_keys {
+                    *counts.by_sealing_key.entry(key).or_default() += 1;
                 }
                 after = page.next;
                 if after.is_none() {
@@ -168,4 +173,13 @@ impl Broker {
         }
         Ok(counts)
     }
+}
+
+/// Every connection, counted.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// By app and status; every status is there.
+    pub by_status: BTreeMap<(AppName, &'static str), u64>,
+    /// By the key that sealed the grant.
+    pub by_sealing_key: BTreeMap<KeyId, u64>,
 }

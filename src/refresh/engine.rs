@@ -251,13 +251,22 @@ impl Engine {
         self.inner.slots.existing(key).map(|slot| slot.state().attempts.clone()).unwrap_or_default()
     }
 
-    /// Has a connection's grant tried now, whatever its verdict's time: something outside may have lifted it.
+    /// Has a connection's grant tried now, whatever its verdict's time: something outside may have lifted it. A try
+    /// under way began before that, so another follows it.
     pub fn try_now(&self, key: &ConnectionKey) {
-        let inner = &self.inner;
+        let inner = self.inner.clone();
         let slot = inner.slots.slot(key, inner.deps.clock.monotonic());
-        inner.fly(key, &slot, Work::Renewal, |inner, key, slot| async move {
-            renew::try_now(&inner, &key, &slot).await
-        });
+        let key = key.clone();
+        let under_way = slot.state().renewal.clone();
+        let again = async move {
+            if let Some(flight) = under_way {
+                let _ = flight.landed().await;
+            }
+            inner.fly(&key, &slot, Work::Renewal, |inner, key, slot| async move {
+                renew::try_now(&inner, &key, &slot).await
+            });
+        };
+        self.inner.deps.tasks.spawn("try a connection again", Box::pin(again));
     }
 
     /// After a connection was connected anew or deleted: nothing held of it before counts any more, and work begun

@@ -23,8 +23,8 @@ use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::secret::RefreshToken;
 use crate::domain::token::HeldToken;
-use crate::keyring::Keyring;
-use crate::keyring::seal::{OpenError, Place};
+use crate::keyring::seal::{OpenError, Place, key_id};
+use crate::keyring::{KeyId, Keyring};
 use crate::store::{Committed, Revision, Store, StoreError, StoredConnection};
 
 const CONNECTION: &str = "connection";
@@ -185,8 +185,9 @@ impl Repository {
         limit: usize,
     ) -> Result<Page, RepositoryError> {
         let page = self.store.list(app, prefix, after, limit).await?;
-        let mut listed = Page { profiles: Vec::with_capacity(page.connections.len()), next: page.next };
+        let mut listed = Page { next: page.next, ..Page::default() };
         for (name, stored) in page.connections {
+            listed.sealing_keys.extend(key_id(&stored.grant));
             let key = ConnectionKey { app: app.clone(), connection: name };
             match self.open_profile(&key, &stored) {
                 Ok(profile) => listed.profiles.push((key.connection, profile)),
@@ -231,9 +232,12 @@ impl Repository {
 }
 
 /// A page of connections as they may be shown.
+#[derive(Default)]
 pub struct Page {
     /// Names and profiles, ordered by name.
     pub profiles: Vec<(ConnectionName, Profile)>,
+    /// The sealing key that each record's grant names.
+    pub sealing_keys: Vec<KeyId>,
     /// Where the next page starts; none on the last.
     pub next: Option<ConnectionName>,
 }

@@ -14,6 +14,7 @@ mod http_client;
 mod redis_server;
 mod world;
 
+mod commands;
 mod docs;
 mod main_job;
 mod operations;

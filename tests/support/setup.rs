@@ -1,0 +1,86 @@
+//! What a daemon needs on disk, for the quickstart and the benches: keyring, caller key, client secret, configuration.
+
+#![allow(unreachable_pub, missing_docs, reason = "shared by the quickstart and the benches")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokenward::callers::api_key::ApiKey;
+use tokenward::callers::key_file;
+use tokenward::domain::id::CallerName;
+use tokenward::domain::time::Clock;
+use tokenward::keyring::files;
+use tokenward::system::{SystemClock, SystemRandom};
+
+pub const CLIENT_ID: &str = "11111111-2222-3333-4444-555555555555";
+pub const CLIENT_SECRET: &str = "a-secret-only-tokenward-knows";
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Writes what `tokenward init` would, for the stand-in and free ports.
+pub fn write_configuration(
+    folder: &Path,
+    public: u16,
+    authority: &str,
+) -> Result<(std::path::PathBuf, ApiKey), Failure> {
+    let random = SystemRandom::new();
+    let now = SystemClock::new().now();
+    files::add(&folder.join("keyring"), &random, now)?;
+    let keyring = files::open(&folder.join("keyring"))?;
+    let caller = CallerName::parse("mail-sync")?;
+    let lifetime = Duration::from_secs(86_400);
+    let (key, _) = key_file::add(&folder.join("mail-sync.keys"), &caller, &keyring, &random, now, lifetime)?;
+    let secret = folder.join("client-secret");
+    std::fs::write(&secret, CLIENT_SECRET)?;
+    std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    let config = folder.join("tokenward.toml");
+    std::fs::write(
+        &config,
+        format!(
+            r#"
+[store]
+kind = "embedded"
+path = "data"
+
+[sealing]
+keyring = "keyring"
+
+[audit]
+path = "audit.jsonl"
+
+[listen.public]
+address  = "127.0.0.1:{public}"
+base_url = "http://localhost:{public}"
+[[listen.local]]
+address = "127.0.0.1:0"
+[[listen.admin]]
+unix = "admin.sock"
+[listen.ops]
+address = "127.0.0.1:0"
+
+[apps.outlook]
+client_id = "{CLIENT_ID}"
+authority = "{authority}"
+scopes    = ["offline_access", "openid", "profile", "User.Read", "Mail.Read"]
+[[apps.outlook.credentials]]
+id   = "first"
+kind = "secret"
+file = "client-secret"
+
+[callers.mail-sync]
+authenticate = [{{ api_keys = "mail-sync.keys" }}]
+[[callers.mail-sync.allow]]
+app         = "outlook"
+connections = ["user-*"]
+scopes      = ["User.Read", "Mail.Read"]
+connect     = true
+"#
+        ),
+    )?;
+    Ok((config, key))
+}
+
+/// The redirect URI names the public port, so it must be known before the daemon starts.
+pub fn free_port() -> std::io::Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
