@@ -15,5 +15,6 @@ mod redis_server;
 mod world;
 
 mod commands;
+mod docs;
 mod main_job;
 mod operations;

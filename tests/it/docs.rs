@@ -1,0 +1,766 @@
+//! The documents are true: what they name exists, what they tell to type is understood, what they show loads, and the
+//! API document is what the daemon serves and does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use entra_emulator::{Endpoint, Fault, FaultRule, RevokeKind};
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::http_client::{Answer, Browser, request};
+use crate::world::{ALICE, BOB, Plan, World, text};
+
+/// Documents for readers of this repository.
+const DOCUMENTS: [&str; 10] = [
+    "README.md",
+    "SEMANTICS.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "deploy/RUNBOOK.md",
+    "docs/app-registration.md",
+    "docs/commands.md",
+    "docs/configuration.md",
+];
+
+/// Every stable code of the contract with the statuses it comes with.
+const CODES: [(&str, &[u16]); 19] = [
+    ("invalid_request", &[400, 414]),
+    ("caller_unauthenticated", &[401]),
+    ("caller_forbidden", &[403]),
+    ("app_not_found", &[404]),
+    ("connection_not_found", &[404]),
+    ("session_not_found", &[404]),
+    ("not_found", &[404]),
+    // Of no operation in particular: another method than the document's.
+    ("method_not_allowed", &[]),
+    ("reauthorization_required", &[409]),
+    ("connection_blocked", &[409]),
+    ("scope_not_granted", &[409]),
+    ("connection_paused", &[409]),
+    ("confirmation_rejected", &[409]),
+    ("rate_limited", &[429]),
+    ("internal", &[500]),
+    ("authority_unavailable", &[503]),
+    ("app_credential_rejected", &[503]),
+    ("app_rejected", &[503]),
+    ("store_unavailable", &[503]),
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(document: &str) -> String {
+    std::fs::read_to_string(root().join(document)).unwrap_or_else(|error| panic!("{document}: {error}"))
+}
+
+// ---------------------------------------------------------------------------------------------------- what they name
+
+/// Text outside fenced blocks, and the fenced blocks with their language.
+fn parts(document: &str) -> (String, Vec<(String, String)>) {
+    let (mut prose, mut blocks) = (String::new(), Vec::new());
+    let mut block: Option<(String, String, usize)> = None;
+    for line in read(document).lines() {
+        let fence = line.trim_start().strip_prefix("```");
+        match (fence, &mut block) {
+            (Some(language), None) => {
+                block =
+                    Some((language.trim().to_owned(), String::new(), line.len() - line.trim_start().len()));
+            }
+            (Some(_), Some(_)) => {
+                let (language, content, _) = block.take().expect("matched");
+                blocks.push((language, content));
+            }
+            (None, Some((_, content, indent))) => {
+                content.push_str(line.get(*indent..).unwrap_or_default());
+                content.push('\n');
+            }
+            (None, None) => {
+                prose.push_str(line);
+                prose.push('\n');
+            }
+        }
+    }
+    assert!(block.is_none(), "{document}: a block is not closed");
+    (prose, blocks)
+}
+
+/// The words between single backticks.
+fn code_spans(prose: &str) -> Vec<&str> {
+    prose.split('`').skip(1).step_by(2).collect()
+}
+
+/// The targets of Markdown links.
+fn links(prose: &str) -> Vec<&str> {
+    prose.split("](").skip(1).filter_map(|rest| rest.split_once(')').map(|(target, _)| target)).collect()
+}
+
+/// The anchors that a document's headings make.
+fn anchors(document: &str) -> BTreeSet<String> {
+    let heading = |line: &str| {
+        let title = line.strip_prefix('#')?.trim_start_matches('#').strip_prefix(' ')?;
+        let kept = title
+            .to_lowercase()
+            .chars()
+            .filter(|c| c.is_alphanumeric() || " -_".contains(*c))
+            .collect::<String>();
+        Some(kept.replace(' ', "-"))
+    };
+    parts(document).0.lines().filter_map(heading).collect()
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut wrong = Vec::new();
+    for document in DOCUMENTS {
+        let (prose, _) = parts(document);
+        for link in links(&prose).into_iter().filter(|link| !link.contains("://")) {
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let folder = Path::new(document).parent().expect("a relative path");
+            let target = if file.is_empty() { PathBuf::from(document) } else { folder.join(file) };
+            if !root().join(&target).exists() {
+                wrong.push(format!("{document}: {link}"));
+            } else if !anchor.is_empty() && !anchors(target.to_str().expect("UTF-8")).contains(anchor) {
+                wrong.push(format!("{document}: no heading {link}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_file_that_is_named_exists() {
+    const HERE: [&str; 8] =
+        ["src/", "tests/", "docs/", "deploy/", "config/", "scripts/", "examples/", "benches/"];
+    let mut wrong = Vec::new();
+    for document in DOCUMENTS {
+        for span in code_spans(&parts(document).0) {
+            let path = span.split_whitespace().next().unwrap_or_default();
+            let ours = HERE.iter().any(|folder| path.starts_with(folder))
+                || (path.ends_with(".md") && !path.contains('/'));
+            if ours && !path.contains(['*', '{', '…']) && !root().join(path).exists() {
+                wrong.push(format!("{document}: {path}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Each promise is numbered in order and names at least one file that has a test, or says that there is none.
+#[test]
+fn every_promise_names_the_test_that_keeps_it() {
+    // What nobody can test from here: a property of somebody else's service.
+    const UNTESTABLE: [usize; 1] = [39];
+    let (prose, _) = parts("SEMANTICS.md");
+    let promises = prose.split("## Not promised yet").next().expect("text");
+    let mut items: Vec<String> = Vec::new();
+    for line in promises.lines() {
+        let numbered = line.split_once(". ").is_some_and(|(number, _)| number.parse::<usize>().is_ok());
+        match (numbered, items.last_mut()) {
+            (true, _) => items.push(line.to_owned()),
+            (false, Some(item)) => {
+                item.push('\n');
+                item.push_str(line);
+            }
+            (false, None) => {}
+        }
+    }
+    assert!(items.len() >= 40, "{}", items.len());
+    for (at, item) in items.iter().enumerate() {
+        let number = at + 1;
+        assert!(item.starts_with(&format!("{number}. ")), "the numbers run on: {item}");
+        let files: Vec<&str> = code_spans(item)
+            .into_iter()
+            .filter(|span| span.starts_with("src/") || span.starts_with("tests/"))
+            .collect();
+        if UNTESTABLE.contains(&number) {
+            continue;
+        }
+        assert!(!files.is_empty(), "promise {number} names no test");
+        let tested =
+            files.iter().any(|file| read(file).contains("#[test]") || read(file).contains("#[tokio::test"))
+                || item.contains("store/suite.rs");
+        assert!(tested || item.contains("no test of its own yet"), "promise {number}: no test in {files:?}");
+    }
+}
+
+#[test]
+fn nothing_speaks_of_one_machine() {
+    for document in DOCUMENTS {
+        let text = read(document);
+        for word in ["/work/", "/home/", "/Users/"] {
+            assert!(!text.contains(word), "{document} holds {word}");
+        }
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ what they tell to type
+
+fn tokenward(arguments: &[&str]) -> (bool, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_tokenward")).args(arguments).output().expect("it runs");
+    (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The help of a command by its words; none when there is no such command.
+fn help(words: &[String], known: &mut BTreeMap<Vec<String>, Option<String>>) -> Option<String> {
+    known
+        .entry(words.to_vec())
+        .or_insert_with(|| {
+            let mut arguments: Vec<&str> = words.iter().map(String::as_str).collect();
+            arguments.push("--help");
+            let (found, said) = tokenward(&arguments);
+            found.then_some(said)
+        })
+        .clone()
+}
+
+/// Every command line `tokenward …` in a text: where a shell would take it for the program, up to where it stops.
+fn command_lines(text: &str) -> Vec<Vec<String>> {
+    const BEFORE: [&str; 7] = ["$", "$(", "(", "--", "&&", ";", "|"];
+    let mut found = Vec::new();
+    for line in text.replace("\\\n", " ").lines() {
+        let line = line.split(" #").next().unwrap_or_default();
+        for (at, name) in line.match_indices("tokenward ") {
+            let before = line[..at].trim_end();
+            if !before.is_empty() && !BEFORE.iter().any(|end| before.ends_with(end)) {
+                continue;
+            }
+            let command = &line[at + name.len()..];
+            let stops = [" |", ">", ";", ")", "&", "`", "\""];
+            let end = stops.iter().filter_map(|stop| command.find(stop)).min().unwrap_or(command.len());
+            let words: Vec<String> = command[..end].split_whitespace().map(str::to_owned).collect();
+            // `runuser -u tokenward -- tokenward …`: the second is the program; and `tokenward …` is any command.
+            if words.first().is_some_and(|word| word != "--" && word != "…") {
+                found.push(words);
+            }
+        }
+    }
+    found
+}
+
+/// Checks one command line against the program's own help: command, flags, number of arguments.
+fn check(words: &[String], known: &mut BTreeMap<Vec<String>, Option<String>>) -> Result<(), String> {
+    let top = help(&[], known).unwrap_or_default();
+    let (mut command, mut said) = (Vec::new(), top.clone());
+    let mut arguments = 0;
+    let mut rest = words.iter();
+    while let Some(word) = rest.next() {
+        if word.starts_with("--") {
+            let flag = word.split('=').next().unwrap_or(word);
+            let lists = |said: &str| said.split([' ', ',', '\n']).any(|word| word == flag);
+            if !lists(&said) && !lists(&top) {
+                return Err(format!("`{}` has no {flag}", command.join(" ")));
+            }
+            let takes_value = said.contains(&format!("{flag} <")) || top.contains(&format!("{flag} <"));
+            if takes_value && !word.contains('=') {
+                rest.next();
+            }
+        } else if !said.contains("<COMMAND>") {
+            arguments += 1;
+        } else if word.contains('|') {
+            // `connections list|show`: each of them.
+            for one in word.split('|') {
+                let each = [&command[..], &[one.to_owned()]].concat();
+                help(&each, known).ok_or_else(|| format!("there is no `{}`", each.join(" ")))?;
+            }
+            return Ok(());
+        } else {
+            command.push(word.clone());
+            said = help(&command, known).ok_or_else(|| format!("there is no `{}`", command.join(" ")))?;
+        }
+    }
+    let usage = said.lines().find(|line| line.starts_with("Usage:")).unwrap_or_default();
+    let takes = usage.matches('<').count() + usage.matches('[').count() - usage.matches("[OPTIONS]").count();
+    if arguments > takes {
+        return Err(format!("`{}` takes {takes} arguments, not {arguments}", command.join(" ")));
+    }
+    Ok(())
+}
+
+#[test]
+fn every_command_line_is_understood() {
+    let mut known = BTreeMap::new();
+    let mut wrong = Vec::new();
+    let mut checked = 0;
+    for document in DOCUMENTS.into_iter().filter(|name| !["CHANGELOG.md", "ARCHITECTURE.md"].contains(name)) {
+        let (prose, blocks) = parts(document);
+        let mut texts: Vec<String> = code_spans(&prose)
+            .into_iter()
+            .filter(|span| span.starts_with("tokenward "))
+            .map(|span| span.replace('\n', " "))
+            .collect();
+        texts.extend(
+            blocks
+                .into_iter()
+                .filter(|(language, _)| ["sh", "console", "bash"].contains(&language.as_str()))
+                .map(|(_, content)| content),
+        );
+        for words in texts.iter().flat_map(|text| command_lines(text)) {
+            checked += 1;
+            if let Err(problem) = check(&words, &mut known) {
+                wrong.push(format!("{document}: tokenward {}: {problem}", words.join(" ")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(checked > 40, "only {checked} command lines were found");
+}
+
+#[test]
+fn the_check_of_command_lines_finds_mistakes() {
+    let mut known = BTreeMap::new();
+    let mut of = |line: &str| {
+        let lines = command_lines(line);
+        assert_eq!(lines.len(), 1, "{line}");
+        check(&lines[0], &mut known)
+    };
+    for good in [
+        "tokenward token outlook user-4711 --json >/dev/null; echo $?",
+        "curl -H \"Authorization: Bearer $(tokenward token outlook me)\"",
+        "tokenward --config a.toml check   # words",
+        "runuser -u x -- tokenward callers add-key mail-sync --expires-in 90d",
+        "tokenward connections list|show",
+    ] {
+        assert_eq!(of(good), Ok(()), "{good}");
+    }
+    for bad in [
+        "tokenward tokne outlook me",
+        "tokenward token outlook me --jsonl",
+        "tokenward token outlook me more",
+        "tokenward keyring explode",
+        "tokenward connections list|frob",
+    ] {
+        assert!(of(bad).is_err(), "{bad}");
+    }
+}
+
+// -------------------------------------------------------------------------------------------------- what they show
+
+/// A block that has a whole app is a whole file with what every file needs; a part is put into the rest of one.
+#[test]
+fn every_toml_block_loads() {
+    const APP: &str = "[apps.outlook]\nclient_id = \"11111111-2222-3333-4444-555555555555\"\nauthority = \"https://login.microsoftonline.com/common/v2.0\"\n";
+    let mut checked = 0;
+    for document in DOCUMENTS {
+        for (_, block) in parts(document).1.into_iter().filter(|(language, _)| language == "toml") {
+            let section = |name: &str| block.lines().any(|line| line.trim() == name);
+            let first = block.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
+            let begins_inside = !first.unwrap_or_default().starts_with('[');
+            let mut whole = String::new();
+            if begins_inside || !section("[apps.outlook]") {
+                whole.push_str(APP);
+                if !block.contains("scopes = [\"off") {
+                    whole.push_str("scopes = [\"offline_access\", \"Mail.Read\"]\n");
+                }
+            }
+            whole.push_str(&block);
+            if !whole.contains("credentials") {
+                whole.push_str(
+                    "\n[[apps.outlook.credentials]]\nid = \"a\"\nkind = \"secret\"\nfile = \"/a\"\n",
+                );
+            }
+            let loaded =
+                tokenward::config::load(&whole, &BTreeMap::new(), Path::new("/etc/tokenward/tokenward.toml"));
+            if let Err(errors) = loaded {
+                panic!("{document}:\n{whole}\n{errors}");
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked >= 5, "{checked}");
+    for example in [
+        "config/tokenward.toml",
+        "config/embedded.toml",
+        "config/redis.toml",
+        "deploy/compose/tokenward.toml",
+    ] {
+        let loaded = tokenward::config::load(&read(example), &BTreeMap::new(), Path::new(example));
+        assert!(
+            loaded.is_ok(),
+            "{example}: {}",
+            loaded.err().map(|errors| errors.to_string()).unwrap_or_default()
+        );
+    }
+}
+
+// --------------------------------------------------------------------------------------------------- the API document
+
+struct Document(Value);
+
+impl Document {
+    fn load() -> Self {
+        Document(serde_json::from_str(&read("src/api/openapi.json")).expect("JSON"))
+    }
+
+    fn resolve<'a>(&'a self, value: &'a Value) -> &'a Value {
+        match value["$ref"].as_str() {
+            Some(reference) => {
+                let pointer = reference.strip_prefix('#').expect("a reference into the document");
+                self.resolve(self.0.pointer(pointer).unwrap_or_else(|| panic!("{reference} leads nowhere")))
+            }
+            None => value,
+        }
+    }
+
+    /// What of a live answer the document does not say, or the other way round.
+    fn mistakes(&self, schema: &Value, value: &Value, at: &str, out: &mut Vec<String>) {
+        let schema = self.resolve(schema);
+        for part in schema["allOf"].as_array().into_iter().flatten() {
+            // A part that only narrows says nothing of the members it does not mention.
+            let part = self.resolve(part);
+            if part.get("type").is_some() {
+                self.mistakes(part, value, at, out);
+            }
+            for (name, narrowed) in part["properties"].as_object().into_iter().flatten() {
+                if let Some(member) = value.get(name) {
+                    self.mistakes(narrowed, member, &format!("{at}.{name}"), out);
+                }
+            }
+        }
+        if let Some(allowed) = schema["enum"].as_array()
+            && !allowed.contains(value)
+        {
+            out.push(format!("{at}: {value} is not among {allowed:?}"));
+        }
+        let fits = match schema["type"].as_str() {
+            Some("object") => value.is_object(),
+            Some("array") => value.is_array(),
+            Some("string") => value.is_string(),
+            Some("integer") => value.is_i64() || value.is_u64(),
+            Some("boolean") => value.is_boolean(),
+            _ => true,
+        };
+        if !fits {
+            out.push(format!("{at}: {value} is no {}", schema["type"]));
+        }
+        if schema["format"] == "date-time"
+            && value.as_str().and_then(tokenward::domain::time::Timestamp::parse_rfc3339).is_none()
+        {
+            out.push(format!("{at}: {value} is no instant"));
+        }
+        if let (Some(number), Some(least)) = (value.as_i64(), schema["minimum"].as_i64())
+            && number < least
+        {
+            out.push(format!("{at}: {number} is less than {least}"));
+        }
+        for required in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            if value.get(required).is_none() {
+                out.push(format!("{at}: {required} is missing"));
+            }
+        }
+        if let (Some(properties), Some(members)) = (schema["properties"].as_object(), value.as_object()) {
+            for (name, member) in members {
+                match properties.get(name) {
+                    Some(property) => self.mistakes(property, member, &format!("{at}.{name}"), out),
+                    None if schema.get("type").is_some() => {
+                        out.push(format!("{at}: {name} is not documented"))
+                    }
+                    None => {}
+                }
+            }
+        }
+        if let (Some(items), Some(values)) = (schema.get("items"), value.as_array()) {
+            for (number, item) in values.iter().enumerate() {
+                self.mistakes(items, item, &format!("{at}[{number}]"), out);
+            }
+        }
+    }
+
+    fn response(&self, method: &str, path: &str, status: StatusCode) -> &Value {
+        let operation = &self.0["paths"][path][method];
+        assert!(operation.is_object(), "{method} {path} is not documented");
+        let response = &operation["responses"][status.as_str()];
+        assert!(response.is_object(), "{method} {path} has no {status}");
+        self.resolve(response)
+    }
+
+    /// Holds a live answer up against the document.
+    fn fits(&self, method: &str, path: &str, answer: &Answer) {
+        let response = self.response(method, path, answer.status);
+        for (name, header) in response["headers"].as_object().into_iter().flatten() {
+            let value = answer.headers.get(name).unwrap_or_else(|| panic!("{method} {path} has no {name}"));
+            let value = value.to_str().expect("text");
+            if self.resolve(header)["schema"]["type"] == "integer" {
+                assert!(value.parse::<u64>().is_ok(), "{name}: {value}");
+            }
+        }
+        let Some(content) = response["content"].as_object() else {
+            assert!(answer.body.is_empty(), "{method} {path}: {}", answer.text());
+            return;
+        };
+        let kind = answer.headers["content-type"].to_str().expect("text");
+        let schema = content.get(kind).unwrap_or_else(|| panic!("{method} {path} is {kind}"));
+        let mut mistakes = Vec::new();
+        self.mistakes(&schema["schema"], &answer.json(), "$", &mut mistakes);
+        assert!(mistakes.is_empty(), "{method} {path} {}: {mistakes:#?}\n{}", answer.status, answer.text());
+    }
+}
+
+#[test]
+fn the_codes_are_the_contract_s_in_the_document_and_in_the_code() {
+    let document = Document::load();
+    let contract: BTreeSet<&str> = CODES.iter().map(|(code, _)| *code).collect();
+    let listed =
+        document.0.pointer("/components/schemas/Code/enum").and_then(Value::as_array).expect("codes");
+    let documented: BTreeSet<&str> = listed.iter().filter_map(Value::as_str).collect();
+    assert_eq!((documented, listed.len()), (contract.clone(), contract.len()));
+
+    // Each `Problem::new(status, "code", …)`, wherever its lines break.
+    let source = read("src/api/problem.rs");
+    let code_of = |rest: &str| rest.split('"').nth(1).unwrap_or_default().to_owned();
+    let mut written: BTreeSet<String> = source.split("Problem::new(").skip(1).map(code_of).collect();
+    written.retain(|code| !code.is_empty());
+    let written: BTreeSet<&str> = written.iter().map(String::as_str).collect();
+    assert_eq!(written, contract);
+
+    // And each stands under just the statuses it comes with.
+    let mut under: BTreeMap<String, BTreeSet<u16>> = BTreeMap::new();
+    for (_, operations) in document.0["paths"].as_object().expect("paths") {
+        for (_, operation) in
+            operations.as_object().expect("operations").iter().filter(|(name, _)| *name != "parameters")
+        {
+            for (status, response) in operation["responses"].as_object().expect("responses") {
+                let schema = &document.resolve(response)["content"]["application/problem+json"]["schema"];
+                for code in schema["allOf"][1]["properties"]["code"]["enum"].as_array().into_iter().flatten()
+                {
+                    let status = status.parse().expect("a status");
+                    under.entry(code.as_str().expect("text").to_owned()).or_default().insert(status);
+                }
+            }
+        }
+    }
+    for (code, statuses) in CODES {
+        let documented: Vec<u16> = under.remove(code).unwrap_or_default().into_iter().collect();
+        assert_eq!(documented, statuses, "{code}");
+    }
+    assert!(under.is_empty(), "{under:?}");
+}
+
+const TOKEN: &str = "/v1/apps/{app}/connections/{connection}/token";
+const CONNECTION: &str = "/v1/apps/{app}/connections/{connection}";
+const EXPLAIN: &str = "/v1/apps/{app}/connections/{connection}/explain";
+const CONNECTIONS: &str = "/v1/apps/{app}/connections";
+const SESSIONS: &str = "/v1/connect-sessions";
+const SESSION: &str = "/v1/connect-sessions/{id}";
+const CONFIRM: &str = "/v1/connect-sessions/{id}/confirm";
+const CONSENTS: &str = "/v1/admin-consent-sessions";
+const CONSENT: &str = "/v1/admin-consent-sessions/{id}";
+
+/// Calls as the first caller, holds the answer up against the document, and gives it back.
+async fn call(
+    world: &World,
+    document: &Document,
+    method: Method,
+    path: &str,
+    target: &str,
+    body: Value,
+) -> Answer {
+    let answer = world.api(method.clone(), target, body).await;
+    document.fits(&method.as_str().to_ascii_lowercase(), path, &answer);
+    answer
+}
+
+fn code(answer: &Answer) -> (u16, String) {
+    (answer.status.as_u16(), text(&answer.json(), "code").to_owned())
+}
+
+#[tokio::test]
+async fn the_daemon_serves_the_document_and_the_main_job_fits_it() {
+    let document = Document::load();
+    let world = Plan::default().token_life(Duration::from_secs(600)).start().await;
+    let served = request(Method::GET, &format!("{}/openapi.json", world.daemon.local), &[], "")
+        .await
+        .expect("an answer");
+    assert_eq!(served.text(), read("src/api/openapi.json"), "to anybody, byte for byte");
+    document.fits("get", "/openapi.json", &served);
+
+    // Connect.
+    world.entra.sign_in_as(ALICE);
+    let body = json!({ "app": "outlook", "connection": "team-a/alice", "scopes": ["User.Read", "Mail.Read"], "login_hint": ALICE });
+    let started = call(&world, &document, Method::POST, SESSIONS, SESSIONS, body).await;
+    assert_eq!(started.status, 201);
+    let session = started.json();
+    let at = format!("{SESSIONS}/{}", text(&session, "id"));
+    let pending = call(&world, &document, Method::GET, SESSION, &at, Value::Null).await;
+    assert_eq!(pending.json()["state"], "pending");
+    let confirm = format!("{at}/confirm");
+    let early = call(&world, &document, Method::POST, CONFIRM, &confirm, json!({ "code": "none" })).await;
+    assert_eq!(code(&early), (409, "confirmation_rejected".into()));
+    world.sign_in(&mut Browser::default(), text(&session, "connect_url")).await;
+    let waiting =
+        call(&world, &document, Method::GET, SESSION, &format!("{at}?wait=60"), Value::Null).await.json();
+    assert_eq!(waiting["state"], "awaiting_confirmation");
+    let account = json!({ "account": waiting["account"] });
+    let confirmed = call(&world, &document, Method::POST, CONFIRM, &confirm, account).await;
+    assert_eq!(confirmed.status, 200, "an account can be sent back as it was shown: {}", confirmed.text());
+    let state = call(&world, &document, Method::GET, SESSION, &at, Value::Null).await.json();
+    assert_eq!(state["state"], "connected");
+
+    // Hand out, and what is wrong with asking.
+    let token = "/v1/apps/outlook/connections/team-a%2Falice/token";
+    let first = call(&world, &document, Method::GET, TOKEN, token, Value::Null).await.json();
+    let digest = sha256(text(&first, "access_token"));
+    let second =
+        call(&world, &document, Method::POST, TOKEN, token, json!({ "rejected": digest })).await.json();
+    assert_ne!(first["access_token"], second["access_token"]);
+    for query in ["min_ttl=1", "min_ttl=60&min_ttl=60", "access_token=x", "scope=%22"] {
+        let refused =
+            call(&world, &document, Method::GET, TOKEN, &format!("{token}?{query}"), Value::Null).await;
+        assert_eq!(code(&refused), (400, "invalid_request".into()), "{query}");
+    }
+    let unknown = call(&world, &document, Method::POST, TOKEN, token, json!({ "min_tll": 60 })).await;
+    assert_eq!(code(&unknown), (400, "invalid_request".into()));
+    let missing =
+        call(&world, &document, Method::GET, TOKEN, &format!("{token}?scope=Contacts.Read"), Value::Null)
+            .await;
+    assert_eq!(code(&missing), (409, "scope_not_granted".into()));
+    let long = call(
+        &world,
+        &document,
+        Method::GET,
+        TOKEN,
+        &format!("{token}?scope={}", "a".repeat(9000)),
+        Value::Null,
+    )
+    .await;
+    assert_eq!(code(&long), (414, "invalid_request".into()));
+    let nobody = "/v1/apps/outlook/connections/nobody";
+    let none =
+        call(&world, &document, Method::GET, TOKEN, &format!("{nobody}/token?connect=1"), Value::Null).await;
+    assert_eq!(code(&none), (404, "connection_not_found".into()));
+    assert!(none.json()["connect_url"].is_string());
+    let other = "/v1/apps/other/connections/nobody/token";
+    assert_eq!(
+        code(&call(&world, &document, Method::GET, TOKEN, other, Value::Null).await),
+        (404, "app_not_found".into())
+    );
+
+    // As somebody else, and as nobody.
+    let reader = world
+        .api_as(
+            &world.reader_key,
+            Method::GET,
+            "/v1/apps/outlook/connections/team-b%2Fx/token?scope=Mail.Send",
+            Value::Null,
+        )
+        .await;
+    document.fits("get", TOKEN, &reader);
+    let forbidden = world
+        .api_as(
+            &world.reader_key,
+            Method::POST,
+            SESSIONS,
+            json!({ "app": "outlook", "connection": "team-b/x" }),
+        )
+        .await;
+    document.fits("post", SESSIONS, &forbidden);
+    assert_eq!(code(&forbidden), (403, "caller_forbidden".into()));
+    let stranger = world.api_as("twk_nobody", Method::GET, token, Value::Null).await;
+    document.fits("get", TOKEN, &stranger);
+    assert_eq!(code(&stranger), (401, "caller_unauthenticated".into()));
+
+    // Look, list, end.
+    let connection = "/v1/apps/outlook/connections/team-a%2Falice";
+    let shown = call(&world, &document, Method::GET, CONNECTION, connection, Value::Null).await.json();
+    assert!(shown["next_refresh_at"].is_string());
+    let explained =
+        call(&world, &document, Method::GET, EXPLAIN, &format!("{connection}/explain"), Value::Null)
+            .await
+            .json();
+    assert!(explained["attempts"].as_array().is_some_and(|attempts| attempts.len() >= 2));
+    let page = "/v1/apps/outlook/connections";
+    call(&world, &document, Method::GET, CONNECTIONS, page, Value::Null).await;
+    let refused =
+        call(&world, &document, Method::GET, CONNECTIONS, &format!("{page}?status=fine"), Value::Null).await;
+    assert_eq!(code(&refused), (400, "invalid_request".into()));
+    assert_eq!(
+        call(&world, &document, Method::DELETE, CONNECTION, connection, Value::Null).await.status,
+        204
+    );
+    assert_eq!(
+        call(&world, &document, Method::DELETE, CONNECTION, connection, Value::Null).await.status,
+        404
+    );
+
+    // Administrators.
+    let asked = json!({ "app": "outlook", "tenant": "contoso.example" });
+    let consent = call(&world, &document, Method::POST, CONSENTS, CONSENTS, asked).await;
+    assert_eq!(consent.status, 201);
+    let at = format!("{CONSENTS}/{}", text(&consent.json(), "id"));
+    call(&world, &document, Method::GET, CONSENT, &at, Value::Null).await;
+    let gone = call(&world, &document, Method::GET, CONSENT, &format!("{CONSENTS}/none"), Value::Null).await;
+    assert_eq!(code(&gone), (404, "session_not_found".into()));
+
+    // Methods and paths that are none.
+    let wrong = world.api(Method::PUT, token, Value::Null).await;
+    assert_eq!(
+        (code(&wrong), wrong.headers["allow"].to_str().ok()),
+        ((405, "method_not_allowed".into()), Some("GET, POST"))
+    );
+    assert_eq!(code(&world.api(Method::GET, "/v2", Value::Null).await), (404, "not_found".into()));
+}
+
+#[tokio::test]
+async fn verdicts_and_trouble_fit_the_document() {
+    let document = Document::load();
+    let life = Duration::from_secs(2);
+    let world = Plan::default().token_life(life).start().await;
+    world.connect("alice", ALICE).await;
+    world.connect("bob", BOB).await;
+    let target = |name: &str| format!("/v1/apps/outlook/connections/{name}");
+
+    // The authority is away, then the app's credential is rejected: nobody's connection changes.
+    tokio::time::sleep(life).await;
+    world.entra.faults().inject(FaultRule::new(Endpoint::Token, Fault::aadsts(90033)));
+    let away =
+        call(&world, &document, Method::GET, TOKEN, &format!("{}/token", target("alice")), Value::Null).await;
+    assert_eq!(code(&away), (503, "authority_unavailable".into()));
+    world.entra.faults().clear();
+    world.entra.faults().inject(FaultRule::new(Endpoint::Token, Fault::aadsts(7000222)));
+    let rejected =
+        call(&world, &document, Method::GET, TOKEN, &format!("{}/token", target("bob")), Value::Null).await;
+    assert_eq!(code(&rejected), (503, "app_credential_rejected".into()));
+    assert_eq!(rejected.json()["error_codes"], json!([7000222]));
+    for name in ["alice", "bob"] {
+        let explained =
+            call(&world, &document, Method::GET, EXPLAIN, &format!("{}/explain", target(name)), Value::Null)
+                .await;
+        assert_eq!(explained.json()["status"], "active", "{}", explained.text());
+    }
+    world.entra.faults().clear();
+
+    // Verdicts.
+    world.entra.revoke_user(ALICE, RevokeKind::GrantRevoked).expect("known");
+    world.entra.revoke_user(BOB, RevokeKind::ConditionalAccess).expect("known");
+    for (name, expected) in [("alice", "reauthorization_required"), ("bob", "connection_blocked")] {
+        let begun = std::time::Instant::now();
+        loop {
+            let token = format!("{}/token?connect=1", target(name));
+            let answer = call(&world, &document, Method::GET, TOKEN, &token, Value::Null).await;
+            if code(&answer) == (409, expected.to_owned()) {
+                assert_eq!(answer.json()["connect_url"].is_string(), name == "alice");
+                break;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "{}", answer.text());
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let shown = call(&world, &document, Method::GET, CONNECTION, &target(name), Value::Null).await.json();
+        assert!(shown["reason"].is_string() && shown["last_error"]["error_codes"].is_array(), "{shown}");
+        call(&world, &document, Method::GET, EXPLAIN, &format!("{}/explain", target(name)), Value::Null)
+            .await;
+    }
+}
+
+fn sha256(text: &str) -> String {
+    use std::fmt::Write as _;
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    digest.as_ref().iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
