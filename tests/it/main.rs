@@ -14,4 +14,5 @@ mod http_client;
 mod redis_server;
 mod world;
 
+mod interop;
 mod main_job;
