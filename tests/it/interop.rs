@@ -532,3 +532,43 @@ async fn a_grant_revoked_at_oidc_provider_needs_its_user_and_a_reconnect_heals()
     let healed = world.access_token("user-1").await;
     assert_eq!(provider.user_of(&healed).await.as_deref(), Some("alice"));
 }
+
+/// An answer lost after the rotation: nobody can know the new refresh token, so the user has to come. It is said in
+/// every place, the used token is not sent again and again, and a reconnect heals.
+#[tokio::test]
+async fn an_answer_lost_at_oidc_provider_is_said_and_a_reconnect_heals() {
+    let (provider, world) = Setup::default().start().await;
+    connect(&provider, &world, "user-1", "alice").await;
+    tokio::time::sleep(LIFE).await;
+    provider.set("lose-answer", json!({})).await;
+    let begun = std::time::Instant::now();
+    let refused = loop {
+        let answer = world.token("user-1").await;
+        match answer.status.as_u16() {
+            409 => break answer,
+            503 if begun.elapsed() < Duration::from_secs(20) => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            _ => panic!("{} {}\n{}", answer.status, answer.text(), world.daemon.log()),
+        }
+    };
+    assert_eq!(refused.json()["code"], "reauthorization_required");
+    let path = "/v1/apps/outlook/connections/user-1/explain";
+    let explained = world.api(Method::GET, path, Value::Null).await.json();
+    assert_eq!(explained["status"], "needs_reauthorization");
+    let outcomes: Vec<&str> = explained["attempts"]
+        .as_array()
+        .expect("attempts")
+        .iter()
+        .map(|attempt| text(attempt, "outcome"))
+        .collect();
+    assert!(outcomes.contains(&"outcome_unknown"), "{explained}");
+    let events = provider.events().await;
+    let used_again = events.iter().filter(|event| event["event"] == "grant.error").count();
+    assert!(used_again <= 1, "{events:#?}");
+
+    reconnect(&world, "user-1").await;
+    tokio::time::sleep(LIFE).await;
+    let healed = world.access_token("user-1").await;
+    assert_eq!(provider.user_of(&healed).await.as_deref(), Some("alice"));
+}
