@@ -514,7 +514,9 @@ async fn judge(
     let Failure::Authority(verdict) = failure.as_ref() else { return Ok(()) };
     let now = inner.deps.clock.now();
     let attempt = attempt(inner, verdict);
-    let Connection { revision, profile, tokens } = loaded.connection;
+    let Connection { revision, mut profile, tokens } = loaded.connection;
+    // What failed before the verdict may be its cause: a lost answer, where a refresh token works only once.
+    profile.attempts.extend(slot.state().attempts.iter().cloned());
     let profile = profile.judged(verdict.disposition, attempt, verdict.claims.clone(), now);
     let kept = (!profile.grant_destroyed).then_some(&grant);
     let committed = inner.deps.repository.commit(key, Some(revision), &profile, &tokens, kept).await;

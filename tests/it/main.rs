@@ -14,7 +14,11 @@ mod http_client;
 mod redis_server;
 mod world;
 
+<<<<<<< HEAD
 mod commands;
 mod docs;
+=======
+mod interop;
+>>>>>>> interop
 mod main_job;
 mod operations;

@@ -53,6 +53,7 @@ pub(crate) struct Plan {
     pub(crate) sections: String,
     /// Replaces the secret credential's table when it is set.
     pub(crate) credentials: Option<String>,
+    /// Empty for a provider that has no tenants.
     pub(crate) tenants: &'static str,
     /// The authority's URL, when it is not the emulator's `common`.
     pub(crate) authority: Option<String>,
@@ -456,7 +457,11 @@ fn configuration(plan: &Plan, entra: &Emulator, redis: Option<&RedisServer>, pub
         "[[apps.outlook.credentials]]\nid = \"first\"\nkind = \"secret\"\nfile = \"client-secret\"\n"
             .to_owned()
     });
-    let Plan { scopes, app_lines, sections, tenants, .. } = plan;
+    let tenants = match plan.tenants {
+        "" => String::new(),
+        tenants => format!("tenants = {tenants}"),
+    };
+    let Plan { scopes, app_lines, sections, .. } = plan;
     format!(
         r#"
 {store}
@@ -482,7 +487,7 @@ address = "127.0.0.1:0"
 client_id     = "{CLIENT_ID}"
 authority     = "{authority}"
 scopes        = {scopes}
-tenants       = {tenants}
+{tenants}
 return_urls   = ["https://app.contoso.example/settings/outlook"]
 response_mode = "{response_mode}"
 support_contact = "help@contoso.example"
