@@ -14,4 +14,7 @@ mod http_client;
 mod redis_server;
 mod world;
 
+mod attacks_api;
+mod attacks_authority;
+mod attacks_identity;
 mod main_job;
