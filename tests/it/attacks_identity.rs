@@ -46,6 +46,17 @@ async fn connect_under(world: &World, name: &str, user: &str, faults: &[Fault]) 
     (id, state)
 }
 
+/// The daemon's log says so from a place on; it is read beside us, so it may take a moment.
+async fn assert_logged(world: &World, from: usize, words: &str) {
+    for _ in 0..200 {
+        if world.daemon.log()[from..].contains(words) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{words:?} is not in {}", &world.daemon.log()[from..]);
+}
+
 async fn assert_nothing_is_there(world: &World, name: &str) {
     let path = format!("/v1/apps/outlook/connections/{name}");
     assert_eq!(world.api(Method::GET, &path, Value::Null).await.status, 404, "{name}");
@@ -122,12 +133,9 @@ async fn an_id_token_that_breaks_a_rule_connects_nobody() {
         let (id, state) = connect_under(&world, &name, ALICE, std::slice::from_ref(&fault)).await;
         assert_eq!(state["state"], "failed", "{fault:?}: {state}");
         assert!(state["account"].is_null(), "{fault:?}: {state}");
-        let log = &world.daemon.log()[before..];
-        let expected = format!("refused by the rule {rule}");
-        assert!(log.contains(&expected), "{fault:?} should break {rule}: {log}");
+        assert_logged(&world, before, &format!("refused by the rule {rule}")).await;
         let account = json!({ "account": { "tid": bob_tenant, "oid": SOMEBODY } });
-        let confirmed =
-            world.api(Method::POST, &format!("/v1/connect-sessions/{id}/confirm"), account).await;
+        let confirmed = world.api(Method::POST, &format!("/v1/connect-sessions/{id}/confirm"), account).await;
         assert_eq!(confirmed.status, 409, "{fault:?}: {}", confirmed.text());
         assert_nothing_is_there(&world, &name).await;
     }
@@ -149,8 +157,7 @@ async fn key_material_in_a_header_is_never_followed() {
     .enumerate()
     {
         // Beside a foreign signature they help nobody …
-        let faults =
-            [header(members.clone()), Fault::IdTokenSigning(IdTokenSigning::UnpublishedKey)];
+        let faults = [header(members.clone()), Fault::IdTokenSigning(IdTokenSigning::UnpublishedKey)];
         let name = format!("forged-{number}");
         let (_, state) = connect_under(&world, &name, ALICE, &faults).await;
         assert_eq!(state["state"], "failed", "{members}");
@@ -175,7 +182,7 @@ async fn a_key_of_personal_accounts_signs_for_no_work_tenant() {
     }));
     let (_, state) = connect_under(&world, "victim", PERSONAL, &[forged]).await;
     assert_eq!(state["state"], "failed", "{state}");
-    assert!(world.daemon.log().contains("refused by the rule key_issuer"));
+    assert_logged(&world, 0, "refused by the rule key_issuer").await;
     assert_nothing_is_there(&world, "victim").await;
 }
 
@@ -193,7 +200,7 @@ async fn a_key_of_one_tenant_signs_for_no_other() {
     let session = world.start_session(json!({ "app": "outlook", "connection": "bob" })).await;
     world.sign_in(&mut Browser::default(), text(&session, "connect_url")).await;
     assert_eq!(world.session(text(&session, "id")).await["state"], "failed");
-    assert!(world.daemon.log().contains("refused by the rule key_issuer"));
+    assert_logged(&world, 0, "refused by the rule key_issuer").await;
     assert_nothing_is_there(&world, "bob").await;
     world.connect("alice", ALICE).await;
 }
@@ -274,9 +281,12 @@ async fn a_refresh_that_answers_with_another_user_is_thrown_away_whole() {
     // With no life left there is no token, and never the other user's.
     tokio::time::sleep(Duration::from_secs(4)).await;
     let answer = world.token("alice").await;
-    assert_eq!((answer.status.as_u16(), answer.json()["code"].clone()), (503, json!("authority_unavailable")));
+    assert_eq!(
+        (answer.status.as_u16(), answer.json()["code"].clone()),
+        (503, json!("authority_unavailable"))
+    );
     assert_eq!(world.show("alice").await["status"], "active");
-    assert!(world.daemon.log().contains("another account's tokens"));
+    assert_logged(&world, 0, "another account's tokens").await;
     world.entra.faults().clear();
     tokio::time::sleep(Duration::from_secs(7)).await;
     let healed = world.access_token("alice").await;
@@ -391,7 +401,7 @@ async fn an_https_authority_leads_to_no_near_address() {
             .faults()
             .inject(FaultRule::new(Endpoint::Discovery, Fault::DiscoveryPatch(object(patch))));
         begin_must_fail(&world).await;
-        assert!(world.daemon.log().contains("token_endpoint"), "{endpoint}: {}", world.daemon.log());
+        assert_logged(&world, 0, "token_endpoint").await;
     }
 }
 

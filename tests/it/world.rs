@@ -469,8 +469,7 @@ fn configuration(plan: &Plan, entra: &Emulator, redis: Option<&RedisServer>, pub
             .to_owned()
     });
     let Plan { scopes, app_lines, sections, .. } = plan;
-    let tenants =
-        if plan.tenants.is_empty() { String::new() } else { format!("tenants = {}", plan.tenants) };
+    let tenants = if plan.tenants.is_empty() { String::new() } else { format!("tenants = {}", plan.tenants) };
     format!(
         r#"
 {store}
