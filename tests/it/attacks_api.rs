@@ -943,3 +943,98 @@ async fn another_callers_session_cannot_be_confirmed() {
     assert_eq!(world.api(Method::POST, &path, account).await.status, 200);
     assert_eq!(world.token("team-b/alice").await.status, 200);
 }
+
+#[tokio::test]
+async fn the_admin_listener_takes_no_callers_key_and_gives_no_token() {
+    let world = Plan::default().start().await;
+    world.connect("team-b/alice", ALICE).await;
+    let socket = world.folder.path().join("admin.sock");
+    let admin = async |path: &str, headers: &[(&str, &str)]| {
+        request_unix(&socket, Method::GET, path, headers, "").await.expect("an answer")
+    };
+    let connection = "/admin/v1/apps/outlook/connections/team-b%2Falice";
+    assert_eq!(admin(connection, &[]).await.status, 200, "the daemon's own user is an operator");
+    let bearer = format!("Bearer {}", world.key);
+    for path in ["/admin/v1/apps", connection] {
+        let answer = admin(path, &[("authorization", &bearer)]).await;
+        assert_eq!(answer.status, 401, "an explicit credential decides alone: {}", answer.text());
+        is_never_cached(path, &answer);
+        let in_url = admin(&format!("{path}?access_token={}", world.key), &[]).await;
+        assert_eq!(in_url.status, 400, "{}", in_url.text());
+    }
+    let token = world.access_token("team-b/alice").await;
+    for path in [format!("{connection}/token"), format!("{CONNECTION}/token"), "/v1/connect-sessions".into()]
+    {
+        let answer = admin(&path, &[]).await;
+        assert_eq!(answer.status, 404, "{path}: {}", answer.text());
+    }
+    for path in [connection.to_owned(), format!("{connection}/explain")] {
+        assert!(!admin(&path, &[]).await.text().contains(&token));
+    }
+}
+
+/// A rule for a tenant says nothing of names in other tenants.
+#[tokio::test]
+async fn a_rule_for_a_tenant_tells_nothing_of_other_tenants() {
+    let bobs = "22222222-0000-4000-8000-00000000000b";
+    let sections = format!(
+        "[callers.fabrikam]\nauthenticate = [{{ unix_user = {} }}]\n[[callers.fabrikam.allow]]\napp = \"outlook\"\n\
+         connections = [\"tenant:{bobs}\"]\nscopes = [\"Mail.Read\"]\nconnect = true\n",
+        uid()
+    );
+    let world = Plan::default().sections(&sections).start().await;
+    world.connect("alice", ALICE).await;
+    world.connect("bob", BOB).await;
+    let socket = world.folder.path().join("local.sock");
+    let call = async |method: Method, path: &str, sent: Value| {
+        let sent = if sent.is_null() { String::new() } else { sent.to_string() };
+        request_unix(&socket, method, path, &[], sent).await.expect("an answer")
+    };
+    let connection = |name: &str, tail: &str| format!("/v1/apps/outlook/connections/{name}{tail}");
+    assert_eq!(call(Method::GET, &connection("bob", "/token"), Value::Null).await.status, 200);
+    for (method, tail) in [
+        (Method::GET, ""),
+        (Method::GET, "/explain"),
+        (Method::GET, "/token"),
+        (Method::GET, "/token?scope=Mail.Send"),
+        (Method::GET, "/token?resource=https://evil.example"),
+        (Method::GET, "/token?connect=1"),
+        (Method::DELETE, ""),
+    ] {
+        let there = call(method.clone(), &connection("alice", tail), Value::Null).await;
+        let not = call(method.clone(), &connection("nobody", tail), Value::Null).await;
+        assert_eq!((there.status.as_u16(), body(&there)), (404, body(&not)), "{method} {tail}");
+    }
+    let start = |name: &str| json!({ "app": "outlook", "connection": name });
+    let there = call(Method::POST, "/v1/connect-sessions", start("alice")).await;
+    let not = call(Method::POST, "/v1/connect-sessions", start("nobody")).await;
+    assert_eq!((there.status.as_u16(), body(&there)), (404, body(&not)));
+    let page = call(Method::GET, "/v1/apps/outlook/connections", Value::Null).await.json();
+    let names: Vec<_> =
+        page["connections"].as_array().expect("a page").iter().map(|one| text(one, "connection")).collect();
+    assert_eq!(names, ["bob"]);
+    assert_eq!(world.token("alice").await.status, 200);
+}
+
+#[tokio::test]
+async fn five_wrong_confirmations_end_a_session() {
+    let world = Plan::default().start().await;
+    world.entra.sign_in_as(ALICE);
+    let session = world.start_session(json!({ "app": "outlook", "connection": "alice" })).await;
+    world.sign_in(&mut Browser::default(), text(&session, "connect_url")).await;
+    let id = text(&session, "id");
+    let state = world.session(id).await;
+    let path = format!("/v1/connect-sessions/{id}/confirm");
+    for number in 0..5 {
+        let wrong = json!({ "code": format!("guess-{number}") });
+        let answer = world.api(Method::POST, &path, wrong).await;
+        assert_eq!(
+            (answer.status.as_u16(), body(&answer)["code"].clone()),
+            (409, json!("confirmation_rejected"))
+        );
+    }
+    let right = json!({ "account": { "tid": state["account"]["tid"], "oid": state["account"]["oid"] } });
+    assert_eq!(world.api(Method::POST, &path, right).await.status, 409);
+    assert_eq!(world.session(id).await["state"], "failed");
+    assert_eq!(world.token("alice").await.status, 404);
+}

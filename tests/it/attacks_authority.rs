@@ -740,3 +740,23 @@ async fn a_rule_without_a_resources_scope_gives_no_token() {
         assert!(matches!(answer.status.as_u16(), 403 | 409), "{query}: {} {}", answer.status, answer.text());
     }
 }
+
+#[tokio::test]
+async fn an_authority_that_is_gone_is_nobodys_verdict() {
+    let world = Plan::default().token_life(Duration::from_secs(4)).start().await;
+    world.connect("alice", ALICE).await;
+    let before = world.access_token("alice").await;
+    world.entra.stop().await;
+    let answer = report(&world, "alice", &before).await;
+    assert_eq!(code(&answer), (503, "authority_unavailable".into()), "{}", answer.text());
+    assert_eq!(world.access_token("alice").await, before);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let answer = world.token("alice").await;
+    assert_eq!(code(&answer), (503, "authority_unavailable".into()));
+    assert!((1..=60).contains(&retry_after(&answer)));
+    assert_eq!(world.show("alice").await["status"], "active");
+    // It is nothing that a restart of ours would mend, so we stay ready.
+    let ready =
+        crate::http_client::request(Method::GET, &format!("{}/readyz", world.daemon.ops), &[], "").await;
+    assert_eq!(ready.expect("an answer").status, 200);
+}

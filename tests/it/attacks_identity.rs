@@ -478,3 +478,34 @@ async fn unknown_keys_are_looked_for_at_a_pace_of_our_own() {
     }
     assert_eq!(world.entra.ledger_count(Endpoint::Jwks, None), 2, "the first, and one more look");
 }
+
+/// Two links for one name: the second account does not take the connection over from the first.
+#[tokio::test]
+async fn a_second_session_of_a_name_moves_it_to_nobody_else() {
+    let world = Plan::default().start().await;
+    let (bobs, state) = connect_under(&world, "desk", BOB, &[]).await;
+    assert_eq!(state["state"], "awaiting_confirmation");
+    let late = world.start_session(json!({ "app": "outlook", "connection": "desk" })).await;
+    world.connect("desk", ALICE).await;
+    let first = world.show("desk").await;
+
+    let account = json!({ "account": { "tid": state["account"]["tid"], "oid": state["account"]["oid"] } });
+    let confirmed = world.api(Method::POST, &format!("/v1/connect-sessions/{bobs}/confirm"), account).await;
+    assert_eq!(confirmed.status, 409, "{}", confirmed.text());
+
+    world.entra.sign_in_as(BOB);
+    world.sign_in(&mut Browser::default(), text(&late, "connect_url")).await;
+    let id = text(&late, "id");
+    let state = world.session(id).await;
+    if state["state"] == "awaiting_confirmation" {
+        let account =
+            json!({ "account": { "tid": state["account"]["tid"], "oid": state["account"]["oid"] } });
+        let confirmed = world.api(Method::POST, &format!("/v1/connect-sessions/{id}/confirm"), account).await;
+        assert_eq!(confirmed.status, 409, "{}", confirmed.text());
+    } else {
+        assert_eq!(state["state"], "failed", "{state}");
+    }
+    assert_eq!(world.show("desk").await["account"], first["account"]);
+    let token = world.access_token("desk").await;
+    assert_eq!(world.graph(&token).await.json()["userPrincipalName"], ALICE);
+}
