@@ -59,8 +59,8 @@ impl AdminApi {
             }
         };
         let segments = path::segments(&request.path).ok_or_else(Problem::no_such_path)?;
-        let query = path::query(request.query.as_deref())
-            .map_err(|_| Problem::invalid("query", "a parameter stands in it twice"))?;
+        let query =
+            path::query(request.query.as_deref()).map_err(|name| Problem::repeated_parameter(&name))?;
         let words: Vec<&str> = segments.iter().map(String::as_str).collect();
         match words[..] {
             ["admin", "v1", "apps"] if request.method == Method::GET => {

@@ -18,8 +18,8 @@ use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::secret::ConfirmationCode;
 use crate::listener::{Body, BodyError};
 
-/// A claims challenge is far smaller.
-const LARGEST_CLAIMS: usize = 16 * 1024;
+/// What is passed on to an authority at the most; a claims challenge is far smaller.
+const LARGEST_CLAIMS: usize = 8 * 1024;
 
 /// Reads a body within the listener's bounds.
 pub(super) async fn read(body: Body) -> Result<Bytes, Problem> {
@@ -31,6 +31,10 @@ pub(super) async fn read(body: Body) -> Result<Bytes, Problem> {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Problem> {
+    // serde would take a list for a struct, by position.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Problem::invalid("body", "is not a JSON object"));
+    }
     // serde_json's message may quote what came, so only its place is passed on.
     serde_json::from_slice(bytes).map_err(|error| {
         let what = match error.classify() {
@@ -83,7 +87,7 @@ pub(super) fn token_request_of(query: &[(String, String)]) -> Result<TokenReques
 /// A claims challenge as the header had it in base64, as JSON text, or as an object; as JSON text.
 fn claims_text(claims: Value) -> Result<String, Problem> {
     let refused =
-        || Problem::invalid("claims", "must be a JSON object, its text, or its base64, at most 16 KiB");
+        || Problem::invalid("claims", "must be a JSON object, its text, or its base64, at most 8 KiB");
     let object = match claims {
         Value::String(text) if text.len() > LARGEST_CLAIMS * 2 => return Err(refused()),
         Value::String(text) => match serde_json::from_str::<Value>(&text) {

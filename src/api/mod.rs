@@ -22,6 +22,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::Full;
+use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
 use self::path::Of;
@@ -72,6 +73,7 @@ pub const ROUTES: [(&str, &str); 12] = [
 ];
 
 enum Route {
+    Document,
     Connection(ConnectionKey, Of),
     Connections(AppName),
     NewSession,
@@ -118,12 +120,12 @@ impl LocalApi {
     }
 
     async fn route(&self, request: Request, id: &RequestId) -> Result<Response, Problem> {
+        refuse_credential_in_url(&request)?;
         if request.path == "/openapi.json" && request.method == Method::GET {
             let mut response = http::Response::new(Full::new(Bytes::from_static(OPENAPI.as_bytes())));
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             return Ok(response);
         }
-        refuse_credential_in_url(&request)?;
         let who = Who { request_id: id, origin: request.peer.origin };
         let caller = match self.authenticate(&request.headers, who.origin) {
             Ok(caller) => caller,
@@ -134,8 +136,8 @@ impl LocalApi {
         };
         let segments = path::segments(&request.path).ok_or_else(Problem::no_such_path)?;
         let route = find(&segments).ok_or_else(Problem::no_such_path)?;
-        let query = path::query(request.query.as_deref())
-            .map_err(|_| Problem::invalid("query", "a parameter stands in it twice"))?;
+        let query =
+            path::query(request.query.as_deref()).map_err(|name| Problem::repeated_parameter(&name))?;
         let method = request.method.clone();
         match (route, method) {
             (Route::Connection(key, Of::Token), Method::GET) => {
@@ -376,10 +378,12 @@ pub(crate) fn credential(headers: &HeaderMap, origin: Origin) -> Option<Credenti
 
 /// RFC 6750 section 2.3's way is not ours: what stands in a URL stands in every log on the way.
 pub(crate) fn refuse_credential_in_url(request: &Request) -> Result<(), Problem> {
+    // As it was meant: an escape hides nothing from who reads the log.
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
     let query = request.query.as_deref().unwrap_or_default();
     let named = form_urlencoded::parse(query.as_bytes())
         .any(|(name, _)| ["access_token", "api_key", "authorization"].contains(&&*name.to_ascii_lowercase()));
-    if named || query.contains("twk_") || request.path.contains("twk_") {
+    if named || decoded(query).contains("twk_") || decoded(&request.path).contains("twk_") {
         return Err(Problem::invalid(
             "query",
             "carries a credential; send it in the Authorization header, and replace this one: it is in logs now",
@@ -391,6 +395,7 @@ pub(crate) fn refuse_credential_in_url(request: &Request) -> Result<(), Problem>
 fn find(segments: &[String]) -> Option<Route> {
     let words: Vec<&str> = segments.iter().map(String::as_str).collect();
     match words[..] {
+        ["openapi.json"] => Some(Route::Document),
         ["v1", "apps", app, "connections"] => AppName::parse(app).ok().map(Route::Connections),
         ["v1", "apps", app, "connections", ..] => {
             path::connection(app, &segments[4..]).map(|(key, of)| Route::Connection(key, of))
@@ -409,7 +414,8 @@ impl Route {
         match self {
             Route::Connection(_, Of::Token) => "GET, POST",
             Route::Connection(_, Of::Connection) => "GET, DELETE",
-            Route::Connection(_, Of::Explain)
+            Route::Document
+            | Route::Connection(_, Of::Explain)
             | Route::Connections(_)
             | Route::Session(_)
             | Route::AdminConsent(_) => "GET",

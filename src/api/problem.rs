@@ -105,6 +105,14 @@ impl Problem {
         Problem::of(Refusal::InvalidRequest { parameter, problem: problem.into() })
     }
 
+    /// A query's parameter that stands twice. Only names of our own are repeated in the answer.
+    pub fn repeated_parameter(name: &str) -> Self {
+        const OURS: [&str; 8] =
+            ["scope", "resource", "min_ttl", "connect", "status", "tenant", "cursor", "wait"];
+        let parameter = OURS.into_iter().find(|ours| *ours == name).unwrap_or("query");
+        Problem::invalid(parameter, "stands in the query twice")
+    }
+
     /// 401: nobody we know. Missing, malformed, unknown and expired look the same.
     pub fn unauthenticated() -> Self {
         Problem::new(

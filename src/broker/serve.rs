@@ -106,6 +106,12 @@ fn want(
 ) -> Result<Want, Refusal> {
     let permit = caller.see(key, held.connection.profile.account.tid.as_deref())?;
     let scopes = permit.scopes_for(asked.scopes.as_ref(), &held.granted)?;
+    // A token carries every scope granted for its resource, so who may have none of them may not have it.
+    let gives_rights = |scopes: &ScopeSet| scopes.iter().any(|scope| !scope.is_openid());
+    if !gives_rights(&scopes) && gives_rights(&held.granted) {
+        let problem = "no rule of this caller gives a scope of any resource".to_owned();
+        return Err(Refusal::Forbidden { problem });
+    }
     let (resource, scopes) = match (naming, &asked.resource) {
         (ScopeNaming::Plain, _) => (None, scopes),
         (ScopeNaming::Entra { .. }, Some(resource)) => {

@@ -15,10 +15,16 @@ mod redis_server;
 mod world;
 
 <<<<<<< HEAD
+<<<<<<< HEAD
 mod commands;
 mod docs;
 =======
 mod interop;
 >>>>>>> interop
+=======
+mod attacks_api;
+mod attacks_authority;
+mod attacks_identity;
+>>>>>>> attack2
 mod main_job;
 mod operations;

@@ -53,10 +53,18 @@ pub(crate) struct Plan {
     pub(crate) sections: String,
     /// Replaces the secret credential's table when it is set.
     pub(crate) credentials: Option<String>,
+<<<<<<< HEAD
     /// Empty for a provider that has no tenants.
+=======
+    /// A list; no line at all when empty.
+>>>>>>> attack2
     pub(crate) tenants: &'static str,
     /// The authority's URL, when it is not the emulator's `common`.
     pub(crate) authority: Option<String>,
+    /// Secret files beside the configuration, by name and content.
+    pub(crate) files: Vec<(&'static str, String)>,
+    /// The emulator serves TLS, with its authority in `ca.pem`.
+    pub(crate) https: bool,
 }
 
 impl Default for Plan {
@@ -72,6 +80,8 @@ impl Default for Plan {
             credentials: None,
             tenants: r#"["*", "personal"]"#,
             authority: None,
+            files: Vec::new(),
+            https: false,
         }
     }
 }
@@ -112,6 +122,18 @@ impl Plan {
         self
     }
 
+    /// Other credentials than the secret: the table as the configuration has it.
+    pub(crate) fn credentials(mut self, table: &str) -> Self {
+        self.credentials = Some(table.to_owned());
+        self
+    }
+
+    /// A secret file beside the configuration.
+    pub(crate) fn file(mut self, name: &'static str, content: &str) -> Self {
+        self.files.push((name, content.to_owned()));
+        self
+    }
+
     pub(crate) async fn start(self) -> World {
         World::start(self).await
     }
@@ -136,6 +158,7 @@ impl World {
         let callback = format!("http://localhost:{public_port}/callback/outlook");
         let mut builder = Emulator::builder()
             .mode(plan.mode)
+            .https(plan.https)
             .app(App::new(CLIENT_ID).secret(CLIENT_SECRET).redirect_uri(&callback))
             .user(User::work(ALICE))
             .user(User::work(BOB).tenant("22222222-0000-4000-8000-00000000000b"))
@@ -148,6 +171,12 @@ impl World {
         let redis = (plan.kept == Kept::Redis).then(RedisServer::start);
 
         let (key, reader_key) = make_keys(folder.path());
+        for (name, content) in &plan.files {
+            write_secret(&folder.path().join(name), content);
+        }
+        if let Some(ca) = entra.ca_pem() {
+            write_secret(&folder.path().join("ca.pem"), &ca);
+        }
         let config = configuration(&plan, &entra, redis.as_ref(), public_port);
         std::fs::write(folder.path().join("tokenward.toml"), config).expect("write");
         let daemon = Process::start(folder.path()).await;
@@ -457,11 +486,16 @@ fn configuration(plan: &Plan, entra: &Emulator, redis: Option<&RedisServer>, pub
         "[[apps.outlook.credentials]]\nid = \"first\"\nkind = \"secret\"\nfile = \"client-secret\"\n"
             .to_owned()
     });
+<<<<<<< HEAD
     let tenants = match plan.tenants {
         "" => String::new(),
         tenants => format!("tenants = {tenants}"),
     };
     let Plan { scopes, app_lines, sections, .. } = plan;
+=======
+    let Plan { scopes, app_lines, sections, .. } = plan;
+    let tenants = if plan.tenants.is_empty() { String::new() } else { format!("tenants = {}", plan.tenants) };
+>>>>>>> attack2
     format!(
         r#"
 {store}
