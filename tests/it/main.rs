@@ -14,17 +14,11 @@ mod http_client;
 mod redis_server;
 mod world;
 
-<<<<<<< HEAD
-<<<<<<< HEAD
-mod commands;
-mod docs;
-=======
-mod interop;
->>>>>>> interop
-=======
 mod attacks_api;
 mod attacks_authority;
 mod attacks_identity;
->>>>>>> attack2
+mod commands;
+mod docs;
+mod interop;
 mod main_job;
 mod operations;

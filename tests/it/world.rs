@@ -53,11 +53,7 @@ pub(crate) struct Plan {
     pub(crate) sections: String,
     /// Replaces the secret credential's table when it is set.
     pub(crate) credentials: Option<String>,
-<<<<<<< HEAD
     /// Empty for a provider that has no tenants.
-=======
-    /// A list; no line at all when empty.
->>>>>>> attack2
     pub(crate) tenants: &'static str,
     /// The authority's URL, when it is not the emulator's `common`.
     pub(crate) authority: Option<String>,
@@ -486,16 +482,11 @@ fn configuration(plan: &Plan, entra: &Emulator, redis: Option<&RedisServer>, pub
         "[[apps.outlook.credentials]]\nid = \"first\"\nkind = \"secret\"\nfile = \"client-secret\"\n"
             .to_owned()
     });
-<<<<<<< HEAD
     let tenants = match plan.tenants {
         "" => String::new(),
         tenants => format!("tenants = {tenants}"),
     };
     let Plan { scopes, app_lines, sections, .. } = plan;
-=======
-    let Plan { scopes, app_lines, sections, .. } = plan;
-    let tenants = if plan.tenants.is_empty() { String::new() } else { format!("tenants = {}", plan.tenants) };
->>>>>>> attack2
     format!(
         r#"
 {store}
