@@ -1,10 +1,14 @@
 //! Request bodies: read within bounds, refused when a member is unknown or of the wrong type.
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::path;
@@ -31,18 +35,35 @@ pub(super) async fn read(body: Body) -> Result<Bytes, Problem> {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Problem> {
-    // serde would take a list for a struct, by position.
-    if bytes.trim_ascii_start().first() == Some(&b'[') {
-        return Err(Problem::invalid("body", "is not a JSON object"));
-    }
     // serde_json's message may quote what came, so only its place is passed on.
-    serde_json::from_slice(bytes).map_err(|error| {
+    serde_json::from_slice::<Members<T>>(bytes).map(|members| members.0).map_err(|error| {
         let what = match error.classify() {
             serde_json::error::Category::Data => "has a member that is missing, unknown or of the wrong type",
             _ => "is not JSON",
         };
         Problem::invalid("body", format!("{what} (line {}, column {})", error.line(), error.column()))
     })
+}
+
+/// A struct read from an object only: serde alone takes a list for one too, by position.
+struct Members<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Members<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(members))
+            }
+        }
+        deserializer.deserialize_map(Object(PhantomData)).map(Members)
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -114,7 +135,7 @@ struct SessionBody {
     app: String,
     connection: String,
     scopes: Option<Words>,
-    account: Option<NamedAccount>,
+    account: Option<Members<NamedAccount>>,
     #[serde(default)]
     change_account: bool,
     login_hint: Option<String>,
@@ -144,7 +165,7 @@ pub(super) fn new_session(bytes: Bytes) -> Result<(ConnectionKey, NewSession), P
             Words::List(list) => list.join(" "),
             Words::Text(text) => text,
         }),
-        account: body.account.map(named).transpose()?,
+        account: body.account.map(|account| named(account.0)).transpose()?,
         change_account: body.change_account,
         login_hint: body.login_hint,
         domain_hint: body.domain_hint,
@@ -167,7 +188,7 @@ fn named(account: NamedAccount) -> Result<AccountId, Problem> {
 #[serde(deny_unknown_fields)]
 struct ConfirmBody {
     code: Option<String>,
-    account: Option<NamedAccount>,
+    account: Option<Members<NamedAccount>>,
 }
 
 /// A confirmation.
@@ -175,7 +196,7 @@ pub(super) fn confirmation(bytes: Bytes) -> Result<Confirmation, Problem> {
     let body: ConfirmBody = parse(&bytes)?;
     match (body.code, body.account) {
         (Some(code), None) => Ok(Confirmation::Code(ConfirmationCode::new(code))),
-        (None, Some(account)) => Ok(Confirmation::Account(named(account)?)),
+        (None, Some(account)) => Ok(Confirmation::Account(named(account.0)?)),
         _ => Err(Problem::invalid("body", "must have either code or account")),
     }
 }

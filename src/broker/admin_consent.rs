@@ -192,17 +192,25 @@ impl Broker {
     }
 
     /// Has a tenant's blocked connections tried now instead of at their time, a few at a time: the link may be in
-    /// anybody's hands, and the authority is not to feel it.
+    /// anybody's hands, and the authority is not to feel it. Where none is blocked one that works is tried: its token
+    /// call is the proof.
     async fn try_blocked_of(&self, app: &AppName, tenant: &str) {
         let mut after = None;
         let mut tried = 0;
+        let mut working = None;
         loop {
             let Ok(page) = self.deps.repository.list(app, "", after.as_ref(), PAGE).await else { return };
             for (connection, profile) in page.profiles {
                 let of_tenant =
                     profile.account.tid.as_deref().is_some_and(|tid| tid.eq_ignore_ascii_case(tenant));
-                if of_tenant && matches!(profile.status, Status::Blocked(_)) {
-                    self.deps.engine.try_now(&ConnectionKey { app: app.clone(), connection });
+                if !of_tenant {
+                    continue;
+                }
+                let key = ConnectionKey { app: app.clone(), connection };
+                if profile.status == Status::Active {
+                    working.get_or_insert(key);
+                } else if matches!(profile.status, Status::Blocked(_)) {
+                    self.deps.engine.try_now(&key);
                     tried += 1;
                     if tried % TRIED_AT_ONCE == 0 {
                         self.deps.clock.sleep(PAUSE_BETWEEN_TRIES).await;
@@ -211,8 +219,11 @@ impl Broker {
             }
             after = page.next;
             if after.is_none() || tried >= MOST_CONNECTIONS || self.stopping.load(Ordering::Acquire) {
-                return;
+                break;
             }
+        }
+        if let (0, Some(key)) = (tried, working) {
+            self.deps.engine.try_now(&key);
         }
     }
 

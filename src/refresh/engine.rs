@@ -307,7 +307,7 @@ impl Engine {
 /// Within this time …
 const FORCED_WINDOW: Duration = Duration::from_secs(10);
 /// … callers may force this many renewals of a connection by reports and challenges; more would be a loop.
-const MOST_FORCED: usize = 4;
+const MOST_FORCED: usize = 10;
 
 /// Whether a report or a challenge may force another renewal now; else for how long not.
 fn may_force(slot: &Slot, want: &Want, now: Duration) -> Result<(), Duration> {

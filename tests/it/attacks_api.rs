@@ -828,6 +828,8 @@ async fn what_is_not_understood_is_refused_by_name() {
         json!({ "app": "outlook", "connection": "a", "return_url": "https://app.contoso.example/settings/outlook/.." }),
         json!({ "app": "outlook", "connection": "a", "prompt": "yes" }),
         json!({ "app": "outlook", "connection": "a", "account": { "tid": "x" } }),
+        json!({ "app": "outlook", "connection": "a", "account": ["t", "o", null, null, null] }),
+        json!(["outlook", "a", null, null, false, null, null, null, null]),
         json!({ "app": "outlook", "connection": "a", "scopes": "a\"b" }),
         json!({ "app": "outlook", "connection": "a", "change_account": "true" }),
     ] {
