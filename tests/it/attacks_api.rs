@@ -205,13 +205,17 @@ async fn who_may_not_know_cannot_tell_what_is_there_from_what_is_not() {
     let there = reader(Method::GET, "/v1/apps/nothing/connections".into(), Value::Null).await;
     assert_eq!((there.status.as_u16(), there.json()["code"].clone()), (404, json!("app_not_found")));
     // A list, whatever its filters, shows its own prefix only.
-    for query in ["", "?status=active", "?tenant=34e60b8e-a5b5-43c9-a67e-a85b7dd8768b", "?cursor=dGVhbS1h"] {
+    for query in ["", "?status=active", "?tenant=34e60b8e-a5b5-43c9-a67e-a85b7dd8768b"] {
         let page =
             reader(Method::GET, format!("/v1/apps/outlook/connections{query}"), Value::Null).await.json();
         for shown in page["connections"].as_array().expect("a page") {
             assert!(text(shown, "connection").starts_with("team-b/"), "{shown}");
         }
     }
+    // Nor can a place in the list be made up ("team-a").
+    let made_up =
+        reader(Method::GET, "/v1/apps/outlook/connections?cursor=dGVhbS1h".into(), Value::Null).await;
+    assert_eq!((made_up.status.as_u16(), made_up.json()["parameter"].clone()), (400, json!("cursor")));
     assert_eq!(world.token("team-a/alice").await.status, 200, "nothing happened to it");
     assert_eq!(world.token("team-b/bob").await.status, 200);
 }
