@@ -431,14 +431,23 @@ impl Broker {
         let (outcome, code) = match callback.outcome {
             CallbackOutcome::Code(code) => {
                 let redeemed = self.redeem(app, &session, &state, &code).await;
-                self.settle(app, &state.session, &session, redeemed).await
+                self.settle(app, &session, redeemed).await
             }
             CallbackOutcome::Error(reason) => (SessionState::Failed { reason }, None),
             CallbackOutcome::AdminConsent { .. } => {
                 (SessionState::Failed { reason: FailureReason::AuthorityError }, None)
             }
         };
-        let state_now = self.conclude(&state.session, outcome).await;
+        let state_now = self.conclude(&state.session, outcome.clone()).await;
+        let code = code.filter(|_| state_now == outcome);
+        // Too late: the session has moved on. (When that is not known, the grant is left to die of age.)
+        if let SessionState::AwaitingConfirmation { code_hash, .. } = &outcome
+            && state_now != outcome
+            && state_now != (SessionState::Failed { reason: FailureReason::Internal })
+            && let Err(error) = self.deps.repository.discard_redeemed(code_hash).await
+        {
+            tracing::warn!(%error, "a grant that came back too late could not be destroyed");
+        }
         let needs_admin =
             matches!(state_now, SessionState::Failed { reason: FailureReason::AdminConsentRequired });
         let admin_consent_url = if needs_admin { self.consent_link(app).await } else { None };
@@ -498,7 +507,6 @@ impl Broker {
     async fn settle(
         &self,
         app: &App,
-        id: &str,
         session: &ConnectSession,
         redeemed: Result<Redeemed, FailureReason>,
     ) -> (SessionState, Option<ConfirmationCode>) {
@@ -522,12 +530,14 @@ impl Broker {
         }
         let now = self.deps.clock.now();
         let ttl = self.settings.confirmation_ttl;
-        if let Err(error) = self.deps.repository.put_redeemed(id, &redeemed, now, ttl).await {
+        let code = ConfirmationCode::new(random_token(self.deps.random.as_ref()));
+        let code_hash = sha256_hex(code.expose().as_bytes());
+        // Under its own code and not its session: two tabs may come back at once with two accounts, and what is kept
+        // must be what the session shows and is confirmed for.
+        if let Err(error) = self.deps.repository.put_redeemed(&code_hash, &redeemed, now, ttl).await {
             tracing::error!(%error, "a grant that waits for its confirmation could not be kept");
             return failed(FailureReason::Internal);
         }
-        let code = ConfirmationCode::new(random_token(self.deps.random.as_ref()));
-        let code_hash = sha256_hex(code.expose().as_bytes());
         let waiting =
             SessionState::AwaitingConfirmation { account, code_hash, wrong_codes: 0, until: now.plus(ttl) };
         (waiting, Some(code))
@@ -577,13 +587,14 @@ impl Broker {
                 after.state = if over {
                     SessionState::Failed { reason: FailureReason::AccessDenied }
                 } else {
+                    let code_hash = code_hash.clone();
                     SessionState::AwaitingConfirmation { account, code_hash, wrong_codes, until }
                 };
                 if !self.swap_session(id.as_str(), &taken, &after).await.map_err(unavailable)? {
                     continue;
                 }
                 if over {
-                    self.deps.repository.discard_redeemed(id.as_str()).await?;
+                    self.deps.repository.discard_redeemed(&code_hash).await?;
                     self.sessions_changed.notify_waiters();
                     return Err(rejected(
                         "too many wrong confirmations; the session is over, start a new one",
@@ -591,7 +602,7 @@ impl Broker {
                 }
                 return Err(rejected("it does not fit what came back"));
             }
-            let Some(redeemed) = self.deps.repository.redeemed(id.as_str()).await? else {
+            let Some(redeemed) = self.deps.repository.redeemed(&code_hash).await? else {
                 return Err(rejected("the session is over; start a new one"));
             };
             let session = session.clone();
@@ -602,10 +613,11 @@ impl Broker {
                 _ => Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) },
             })?;
             let mut after = session;
-            after.state = SessionState::Connected { account: account.clone(), code_hash: Some(code_hash) };
+            after.state =
+                SessionState::Connected { account: account.clone(), code_hash: Some(code_hash.clone()) };
             // If another confirmation was first, it made the same connection of the same grant.
             let _ = self.swap_session(id.as_str(), &taken, &after).await.map_err(unavailable)?;
-            self.deps.repository.discard_redeemed(id.as_str()).await?;
+            self.deps.repository.discard_redeemed(&code_hash).await?;
             self.sessions_changed.notify_waiters();
             return Ok((key, account));
         }
@@ -765,7 +777,7 @@ fn scopes_to_request(app: &App, asked: Option<&str>) -> Result<ScopeSet, Refusal
         Some(asked) => {
             let asked = naming
                 .scopes(asked)
-                .map_err(|_| Refusal::invalid("scopes", "holds a character that no scope has"))?;
+                .map_err(|_| Refusal::invalid("scopes", "holds a character or a length that no scope has"))?;
             let beyond: Vec<String> = asked
                 .missing_from(&app.scopes)
                 .iter()

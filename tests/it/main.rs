@@ -14,4 +14,6 @@ mod http_client;
 mod redis_server;
 mod world;
 
+mod attacks_connect;
+mod canaries;
 mod main_job;
