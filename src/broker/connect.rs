@@ -459,14 +459,15 @@ impl Broker {
             }
         };
         let state_now = self.conclude(&state.session, outcome.clone()).await;
-        // Two tabs of one browser may both have signed in: the session is that of the first to come back.
-        if state_now != outcome
-            && let SessionState::AwaitingConfirmation { code_hash, .. } = &outcome
+        let code = code.filter(|_| state_now == outcome);
+        // Too late: the session has moved on. (When that is not known, the grant is left to die of age.)
+        if let SessionState::AwaitingConfirmation { code_hash, .. } = &outcome
+            && state_now != outcome
+            && state_now != (SessionState::Failed { reason: FailureReason::Internal })
             && let Err(error) = self.deps.repository.discard_redeemed(code_hash).await
         {
-            tracing::warn!(%error, "a grant that nobody will confirm could not be discarded; it expires");
+            tracing::warn!(%error, "a grant that came back too late could not be destroyed");
         }
-        let code = code.filter(|_| state_now == outcome);
         let needs_admin =
             matches!(state_now, SessionState::Failed { reason: FailureReason::AdminConsentRequired });
         let admin_consent_url = if needs_admin { self.consent_link(app).await } else { None };
@@ -618,6 +619,7 @@ impl Broker {
                 after.state = if over {
                     SessionState::Failed { reason: FailureReason::AccessDenied }
                 } else {
+                    let code_hash = code_hash.clone();
                     SessionState::AwaitingConfirmation { account, code_hash, wrong_codes, until }
                 };
                 if !self.swap_session(id.as_str(), &taken, &after).await.map_err(unavailable)? {
@@ -815,7 +817,7 @@ fn scopes_to_request(app: &App, asked: Option<&str>) -> Result<ScopeSet, Refusal
         Some(asked) => {
             let asked = naming
                 .scopes(asked)
-                .map_err(|_| Refusal::invalid("scopes", "holds a character that no scope has"))?;
+                .map_err(|_| Refusal::invalid("scopes", "holds a character or a length that no scope has"))?;
             let beyond: Vec<String> = asked
                 .missing_from(&app.scopes)
                 .iter()

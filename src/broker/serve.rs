@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Broker, Refusal};
 use crate::domain::id::ConnectionKey;
-use crate::domain::scope::{ScopeNaming, ScopeSet};
+use crate::domain::scope::{LONGEST_SCOPE, ScopeNaming, ScopeSet};
 use crate::policy::CallerPolicy;
 use crate::refresh::{Claims, Held, Served, Want};
 
@@ -60,11 +60,17 @@ impl Asked {
     fn read(naming: &ScopeNaming, request: &TokenRequest) -> Result<Self, Refusal> {
         let scopes = match request.scope.as_deref().filter(|scope| !scope.is_empty()) {
             Some(scope) => Some(naming.scopes(scope).map_err(|_| {
-                Refusal::invalid("scope", "holds a character that no scope has (RFC 6749 section 3.3)")
+                Refusal::invalid(
+                    "scope",
+                    "holds a character that no scope has (RFC 6749 section 3.3), or a word of more than 256",
+                )
             })?),
             None => None,
         };
         let resource = request.resource.as_deref().filter(|resource| !resource.is_empty());
+        if resource.is_some_and(|resource| resource.len() > LONGEST_SCOPE) {
+            return Err(Refusal::invalid("resource", "is longer than any resource's name"));
+        }
         if resource.is_some() && *naming == ScopeNaming::Plain {
             return Err(Refusal::invalid("resource", "this app's authority has no resources; leave it out"));
         }

@@ -27,10 +27,17 @@ pub struct Scope {
 /// Scopes that belong to no resource but to the sign-in itself (OpenID Connect Core §5.4, §11).
 const OPENID_SCOPES: [&str; 6] = ["openid", "profile", "email", "offline_access", "address", "phone"];
 
+/// Longer than any scope, shorter than any token.
+pub const LONGEST_SCOPE: usize = 256;
+
 impl ScopeNaming {
-    /// Reads one scope. `None` when the text is empty or holds a character outside RFC 6749 §3.3.
+    /// Reads one scope. `None` when the text is empty, holds a character outside RFC 6749 §3.3, or is longer than any
+    /// scope: a token in a scope's place must not be repeated in answers and logs as the scope that is missing.
     pub fn scope(&self, text: &str) -> Option<Scope> {
-        if text.is_empty() || !text.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e)) {
+        if text.is_empty()
+            || text.len() > LONGEST_SCOPE
+            || !text.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
+        {
             return None;
         }
         let lower = text.to_ascii_lowercase();

@@ -76,7 +76,7 @@ impl Parameters {
                     description.as_deref(),
                 )))
             }
-            (Some(code), None) if code.len() <= LARGEST_CODE => {
+            (Some(code), None) if code.len() <= LARGEST_CODE && is_printable(&code) => {
                 CallbackOutcome::Code(AuthorizationCode::new(code))
             }
             (Some(_), None) => return Err(Page::not_understood()),
@@ -129,11 +129,18 @@ impl PublicSite {
         let relayed = self.keyring.open(&relay_place(app), &sealed).map_err(|_| Page::not_understood())?;
         let (at, form) = relayed.split_first_chunk::<8>().ok_or_else(Page::not_understood)?;
         let at = Timestamp::from_unix_millis(i64::from_be_bytes(*at));
-        if self.clock.now() > at.plus(RELAY_LIFE) {
+        let now = self.clock.now();
+        // Other replicas' clocks may be ahead, but not by more than that.
+        if now > at.plus(RELAY_LIFE) || at > now.plus(RELAY_LIFE) {
             return Err(Page::link_gone());
         }
         Ok(form.to_vec())
     }
+}
+
+/// What a code may consist of (RFC 6749 appendix A.11); anything else could not be sent as it came.
+fn is_printable(code: &str) -> bool {
+    code.bytes().all(|byte| (b' '..=b'~').contains(&byte))
 }
 
 /// Our word for the authority's refusal.
@@ -170,6 +177,9 @@ mod tests {
             "state=s&state=s&code=c",
             "state=s&code=c&code=d",
             "state=s&code=c&x=1&x=2",
+            "state=s&code=c%0d%0a",
+            "state=s&code=c%ff",
+            "state=s&code=%C3%B3",
         ];
         for query in refused {
             assert!(Parameters::read(query.as_bytes()).is_err(), "{query}");

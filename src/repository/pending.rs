@@ -102,33 +102,33 @@ impl Repository {
         Ok(self.store.swap_pending(&kind.store_id(id), &read.sealed, &sealed, now.plus(ttl), ttl).await?)
     }
 
-    /// Keeps a grant, sealed, until its connect session is confirmed.
+    /// Keeps a grant, sealed, until it is confirmed, under the hash of its one-time code.
     pub async fn put_redeemed(
         &self,
-        session: &str,
+        code_hash: &str,
         redeemed: &Redeemed,
         now: Timestamp,
         ttl: Duration,
     ) -> Result<(), PendingError> {
         let kind = Kind::Redeemed;
         let bytes = wire::encode_redeemed(redeemed);
-        let sealed = self.keyring.seal(&kind.place(session), &bytes, self.random.as_ref());
-        Ok(self.store.put_pending(&kind.store_id(session), &sealed, now.plus(ttl), ttl).await?)
+        let sealed = self.keyring.seal(&kind.place(code_hash), &bytes, self.random.as_ref());
+        Ok(self.store.put_pending(&kind.store_id(code_hash), &sealed, now.plus(ttl), ttl).await?)
     }
 
-    /// The grant that waits for this connect session.
-    pub async fn redeemed(&self, session: &str) -> Result<Option<Redeemed>, PendingError> {
+    /// The grant that waits for its confirmation under this hash.
+    pub async fn redeemed(&self, code_hash: &str) -> Result<Option<Redeemed>, PendingError> {
         let kind = Kind::Redeemed;
-        let Some(sealed) = self.store.pending(&kind.store_id(session)).await? else { return Ok(None) };
-        let bytes = self.open_pending_bytes(kind, session, &sealed)?;
+        let Some(sealed) = self.store.pending(&kind.store_id(code_hash)).await? else { return Ok(None) };
+        let bytes = self.open_pending_bytes(kind, code_hash, &sealed)?;
         wire::decode_redeemed(&bytes)
             .map(Some)
             .ok_or_else(|| RepositoryError::Format { owner: kind.schema().to_owned(), field: "pending" })
     }
 
-    /// Destroys the grant that waited for this connect session.
-    pub async fn discard_redeemed(&self, session: &str) -> Result<(), PendingError> {
-        self.store.take_pending(&Kind::Redeemed.store_id(session)).await?;
+    /// Destroys the grant that waited under this hash.
+    pub async fn discard_redeemed(&self, code_hash: &str) -> Result<(), PendingError> {
+        self.store.take_pending(&Kind::Redeemed.store_id(code_hash)).await?;
         Ok(())
     }
 

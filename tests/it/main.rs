@@ -16,7 +16,9 @@ mod world;
 
 mod attacks_api;
 mod attacks_authority;
+mod attacks_connect;
 mod attacks_identity;
+mod canaries;
 mod commands;
 mod docs;
 mod interop;

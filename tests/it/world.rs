@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -150,7 +151,7 @@ pub(crate) struct World {
 impl World {
     async fn start(plan: Plan) -> World {
         let folder = tempfile::tempdir().expect("a temp dir");
-        let public_port = free_port();
+        let public_port = lasting_port();
         let callback = format!("http://localhost:{public_port}/callback/outlook");
         let mut builder = Emulator::builder()
             .mode(plan.mode)
@@ -446,6 +447,22 @@ pub(crate) fn attribute(html: &str, name: &str) -> String {
         .replace("&quot;", "\"")
         .replace("&#x2F;", "/")
         .replace("&#x3D;", "=")
+}
+
+/// A free port that no outgoing connection takes meanwhile: below the range those are given from. The browser-facing
+/// address is written down before the daemon starts, and must be there again when it restarts.
+fn lasting_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u16 = 20_000;
+    const MANY: u16 = 12_000;
+    let begin = u16::try_from(std::process::id() * 61 % u32::from(MANY)).expect("small");
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed) % MANY;
+        let port = FIRST + (begin + step) % MANY;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn make_keys(folder: &Path) -> (String, String) {

@@ -96,7 +96,7 @@ async fn exchange(
 }
 
 /// A browser: keeps cookies by host and port, follows redirects one by one when told to.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub struct Browser {
     cookies: BTreeMap<String, BTreeMap<String, String>>,
 }
@@ -104,6 +104,13 @@ pub struct Browser {
 impl Browser {
     pub async fn get(&mut self, url: &str) -> Result<Answer, Failure> {
         self.send(Method::GET, url, Bytes::new(), &[]).await
+    }
+
+    /// The `Cookie` header it sends to the site of a URL.
+    pub fn cookie(&self, url: &str) -> String {
+        let site = url.split('/').nth(2).unwrap_or_default();
+        let jar = self.cookies.get(site).into_iter().flatten();
+        jar.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("; ")
     }
 
     /// Posts a form, as a button does.

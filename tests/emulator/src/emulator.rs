@@ -228,6 +228,26 @@ impl Emulator {
     }
 }
 
+/// The secrets themselves, for tests that look for leaks. From Rust only, never over HTTP.
+impl Emulator {
+    /// Every authorization code, refresh token and access token issued so far, each with its kind: `code`,
+    /// `refresh_token` or `access_token`.
+    pub fn issued_secrets(&self) -> Vec<(&'static str, String)> {
+        let state = self.0.shared.state();
+        let named = |kind: &'static str, text: &str| (kind, text.to_owned());
+        let codes = state.codes.keys().map(|text| named("code", text));
+        let refresh = state.refresh_tokens.keys().map(|text| named("refresh_token", text));
+        let access = state.access_tokens.keys().map(|text| named("access_token", text));
+        codes.chain(refresh).chain(access).collect()
+    }
+
+    /// The secrets that token requests brought, oldest first, under their names in the form: `code`,
+    /// `code_verifier`, `refresh_token`, `client_secret`, `client_assertion`. The latest ten thousand.
+    pub fn presented_secrets(&self) -> Vec<(&'static str, String)> {
+        self.0.shared.state().presented.iter().cloned().collect()
+    }
+}
+
 /// Faults on demand.
 #[derive(Clone, Debug)]
 pub struct Faults(Emulator);

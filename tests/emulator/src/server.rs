@@ -331,6 +331,9 @@ impl State {
             form_keys: request.form.keys(),
             correlation_id: request.ids.correlation.clone(),
         };
+        if endpoint == Endpoint::Token {
+            self.remember_presented(&request.form);
+        }
         (self.ledger.open(entry), faults)
     }
 

@@ -11,6 +11,7 @@ use crate::faults::{Fault, RetryAfter, Rules};
 use crate::graph::GraphState;
 use crate::keys::Keys;
 use crate::ledger::Ledger;
+use crate::message::Params;
 use crate::scope::Scopes;
 use crate::settings::{ConsentPolicy, Settings};
 
@@ -37,8 +38,16 @@ pub(crate) struct State {
     pub(crate) seen_assertions: Remembered<()>,
     /// Families killed by reuse of a used refresh token.
     pub(crate) dead_families: HashSet<u64>,
+    /// Names and values of the secrets that token requests brought, oldest first.
+    pub(crate) presented: VecDeque<(&'static str, String)>,
     serial: u64,
 }
+
+/// Fields of a token request that are secrets.
+const SECRET_FIELDS: [&str; 5] =
+    ["code", "code_verifier", "refresh_token", "client_secret", "client_assertion"];
+/// More presented secrets than this push out the oldest.
+const MOST_PRESENTED: usize = 10_000;
 
 /// An authorization code.
 #[derive(Clone, Debug)]
@@ -129,7 +138,20 @@ impl State {
             sessions: Remembered::default(),
             seen_assertions: Remembered::default(),
             dead_families: HashSet::new(),
+            presented: VecDeque::new(),
             serial: 0,
+        }
+    }
+
+    /// Keeps what a token request brought, for tests that look for leaks.
+    pub(crate) fn remember_presented(&mut self, form: &Params) {
+        for name in SECRET_FIELDS {
+            if let Some(value) = form.get(name) {
+                if self.presented.len() == MOST_PRESENTED {
+                    self.presented.pop_front();
+                }
+                self.presented.push_back((name, value.to_owned()));
+            }
         }
     }
 
@@ -360,6 +382,10 @@ impl<V> Remembered<V> {
 
     pub(crate) fn get_mut(&mut self, key: &str) -> Option<&mut V> {
         self.values.get_mut(key)
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.order.iter().map(AsRef::as_ref)
     }
 
     pub(crate) fn for_each(&mut self, change: impl FnMut(&mut V)) {
