@@ -440,8 +440,8 @@ impl Broker {
             Ok(taken) => taken.value,
             Err(_) => return Finished::Refused(CallbackProblem::UnknownState),
         };
-        // The link may have run out while its user signed in: the state's own time counts once that has begun.
-        if session.state != SessionState::Pending {
+        // Who waits may have been told that it expired: that is final.
+        if session.state_at(self.deps.clock.now()) != SessionState::Pending {
             return Finished::Refused(CallbackProblem::UnknownState);
         }
         let app = match self.app(&session.app) {

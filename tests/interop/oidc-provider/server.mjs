@@ -6,6 +6,7 @@
 // so that nobody finds them by guessing. Knobs, bodies and answers in JSON:
 //   POST /_test/clients        a client's metadata; `certificate` (PEM) becomes its jwks
 //   POST /_test/sign-in-as     {"account"}: who is at the keyboard
+//   POST /_test/token-life     {"seconds"}: access tokens from now on live this long
 //   POST /_test/token-delay    {"milliseconds"}: every token request waits this long
 //   POST /_test/lose-answer    the next token request is processed whole, and then its connection is cut
 //   POST /_test/revoke-grants  what an operator of the provider does: every grant is gone
@@ -69,6 +70,7 @@ class Adapter {
 
 const events = [];
 let account = "alice";
+let tokenLife = 3;
 let tokenDelay = 0;
 let loseAnswer = false;
 
@@ -97,7 +99,7 @@ const provider = new Provider(issuer, {
     userinfo: "/oauth2/me",
     revocation: "/oauth2/revocation",
   },
-  ttl: { AccessToken: 3, AuthorizationCode: 60, IdToken: 300, Interaction: 600, Session: 86400, Grant: 86400, RefreshToken: 86400 },
+  ttl: { AccessToken: () => tokenLife, AuthorizationCode: 60, IdToken: 300, Interaction: 600, Session: 86400, Grant: 86400, RefreshToken: 86400 },
 });
 
 // How a client proved itself, which is not always as it is registered: the two ways of a secret are one to oidc-provider.
@@ -157,6 +159,10 @@ const knobs = {
   },
   async "POST /_test/sign-in-as"(request) {
     ({ account } = await body(request));
+    return {};
+  },
+  async "POST /_test/token-life"(request) {
+    tokenLife = (await body(request)).seconds;
     return {};
   },
   async "POST /_test/token-delay"(request) {
