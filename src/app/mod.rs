@@ -18,6 +18,7 @@ use crate::api::admin::AdminApi;
 use crate::broker::{self, Broker};
 use crate::callers::limit::Limiter;
 use crate::config::{AuditSink, Config, Loaded, LogFormat, LogLevel};
+use crate::domain::id::AppName;
 use crate::domain::random::Random;
 use crate::domain::time::Clock;
 use crate::keyring::files;
@@ -104,6 +105,7 @@ impl Daemon {
         let repository = Arc::new(Repository::new(store.store.clone(), keyring.clone(), random.clone()));
 
         let apps = apps::build(&config, &secrets, &ports, &metrics)?;
+        warn_of_replicas(&apps, store.store.is_shared());
         let engine_apps = apps
             .iter()
             .map(|(name, app)| (name.clone(), refresh::EngineApp { authority: app.authority.clone() }))
@@ -345,6 +347,15 @@ pub fn serve(loaded: Loaded, path: &Path, variables: &BTreeMap<String, String>) 
             }
         }
     })
+}
+
+/// Replicas do not take turns yet: where a used refresh token must not be used again, two of them would end a grant.
+fn warn_of_replicas(apps: &BTreeMap<AppName, broker::App>, shared: bool) {
+    for (name, app) in apps {
+        if shared && !app.authority.may_replay_refresh_tokens() {
+            tracing::warn!(app = %name, "this app's authority may end a grant whose refresh token is used twice, and replicas do not take turns in this version: run one process only");
+        }
+    }
 }
 
 fn open_audit(

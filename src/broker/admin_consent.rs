@@ -79,19 +79,19 @@ impl Broker {
             return_url,
             state: ConsentState::Pending,
         };
+        let state = random_token(self.deps.random.as_ref());
+        let url = self.admin_consent_url(known, tenant, scopes, state.clone()).await?;
+        let admin_consent_url = url.ok_or_else(|| {
+            Refusal::invalid("app", "this app's authority has no page for an administrator's consent")
+        })?;
         let id = random_token(self.deps.random.as_ref());
         let ttl = self.settings.connect_session_ttl;
         let kept = ttl + READABLE_AFTER_END;
         self.deps.repository.put_pending(Kind::AdminConsentSession, &id, &session, now, kept).await?;
-        let state = random_token(self.deps.random.as_ref());
         let record =
             AuthorizeState { app: app.clone(), purpose: Purpose::AdminConsent { session: id.clone() } };
         let hash = sha256_hex(state.as_bytes());
         self.deps.repository.put_pending(Kind::State, &hash, &record, now, ttl).await?;
-        let url = self.admin_consent_url(known, tenant, scopes, state).await?;
-        let admin_consent_url = url.ok_or_else(|| {
-            Refusal::invalid("app", "this app's authority has no page for an administrator's consent")
-        })?;
         Ok(StartedConsent {
             id: SessionId::parse(&id).expect("our own ids are of that alphabet"),
             admin_consent_url,

@@ -65,8 +65,7 @@ impl Broker {
             Status::Active => {
                 connection.tokens.iter().map(|token| token.refresh_at.unwrap_or(token.expires_at)).min()
             }
-            Status::Paused => None,
-            Status::NeedsReauthorization(_) | Status::Blocked(_) => profile.retry_at,
+            Status::Paused | Status::NeedsReauthorization(_) | Status::Blocked(_) => next_try(&profile),
         };
         Ok(Shown { key: key.clone(), profile, next_refresh_at })
     }
@@ -141,7 +140,7 @@ impl Broker {
                         let next = shown.last().map(|last| last.key.connection.clone());
                         return Ok(ShownPage { connections: shown, next });
                     }
-                    let next_refresh_at = profile.retry_at;
+                    let next_refresh_at = next_try(&profile);
                     shown.push(Shown { key, profile, next_refresh_at });
                 }
             }
@@ -187,6 +186,14 @@ impl Broker {
             }
         }
         Ok(counts)
+    }
+}
+
+/// When a grant under a verdict is tried again. Of an active one only its tokens know, and a list does not open those.
+fn next_try(profile: &Profile) -> Option<Timestamp> {
+    match profile.status {
+        Status::NeedsReauthorization(_) | Status::Blocked(_) => profile.retry_at,
+        Status::Active | Status::Paused => None,
     }
 }
 

@@ -296,6 +296,10 @@ fn store(section: &Section<'_>) -> Option<StoreConfig> {
 fn redis(section: &Section<'_>) -> Option<RedisConfig> {
     let target = match section.text("url") {
         Some(url) => match redis_url(url.value) {
+            Ok(target) if target.kind != RedisKind::Standalone => {
+                url.mistake("names Sentinel or a Cluster, which are not supported in this version: name one standalone Redis");
+                None
+            }
             Ok(target) => Some((url, target)),
             Err(problem) => {
                 url.mistake(problem);
@@ -334,7 +338,7 @@ fn redis(section: &Section<'_>) -> Option<RedisConfig> {
 }
 
 /// Reads a Redis URL. The messages never repeat it: it may hold a password all the same.
-fn redis_url(text: &str) -> Result<RedisConfig, String> {
+pub(super) fn redis_url(text: &str) -> Result<RedisConfig, String> {
     const FORMS: &str = "must be `redis://host:6379/0`, `redis+sentinel://host:26379,host:26379/primary` or `redis+cluster://host:6379,host:6379`, each with `rediss` for TLS";
     let (scheme, rest) = text.split_once("://").ok_or(FORMS)?;
     let (tls, kind, default_port) = match scheme {

@@ -144,8 +144,8 @@ index after the last one adds an item. A variable that begins `TOKENWARD__` and 
 
 ## Reload
 
-A changed file is checked as a whole; one with a mistake changes nothing. The sockets, the store's address, `log.format` and
-`audit.path` need a restart; everything else takes effect at once.
+This version reads its configuration and the files it names at its start: restart after a change. API key files are the
+exception (they are read again within a second), and federated assertions are read for every use.
 ";
 
 /// The reference page `docs/configuration.md`.

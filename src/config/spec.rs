@@ -249,7 +249,7 @@ static OPS: Table = Table {
 };
 
 static TLS: Table = Table {
-    doc: "A listener's own TLS. Changed files are taken up by new connections.",
+    doc: "A listener's own TLS.",
     keys: &[
         key("certificate", Kind::Path, Required, "PEM certificate chain, the listener's own first."),
         key("key", Kind::Path, Required, "PEM private key."),

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 /// How an app's authority names its scopes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,9 +20,9 @@ pub enum ScopeNaming {
 /// One scope, in the spelling it came in, compared by its canonical form.
 #[derive(Debug, Clone)]
 pub struct Scope {
-    canonical: String,
-    wire: String,
-    resource: Option<String>,
+    canonical: Arc<str>,
+    wire: Arc<str>,
+    resource: Option<Arc<str>>,
 }
 
 /// Scopes that belong to no resource but to the sign-in itself (OpenID Connect Core §5.4, §11).
@@ -41,23 +42,19 @@ impl ScopeNaming {
             return None;
         }
         let lower = text.to_ascii_lowercase();
-        let scope = match self {
-            ScopeNaming::Plain => Scope { canonical: lower, wire: text.to_owned(), resource: None },
-            ScopeNaming::Entra { .. } if OPENID_SCOPES.contains(&lower.as_str()) => {
-                Scope { canonical: lower, wire: text.to_owned(), resource: None }
-            }
+        let (canonical, resource) = match self {
+            ScopeNaming::Plain => (lower, None),
+            ScopeNaming::Entra { .. } if OPENID_SCOPES.contains(&lower.as_str()) => (lower, None),
             ScopeNaming::Entra { graph } => match lower.rsplit_once('/') {
                 Some((resource, _)) if lower.contains("://") && !resource.ends_with(':') => {
                     let resource = resource.trim_end_matches('/').to_owned();
-                    Scope { canonical: lower, wire: text.to_owned(), resource: Some(resource) }
+                    (lower, Some(resource))
                 }
-                _ => Scope {
-                    canonical: format!("{graph}/{lower}").to_ascii_lowercase(),
-                    wire: text.to_owned(),
-                    resource: Some(graph.to_ascii_lowercase()),
-                },
+                _ => (format!("{graph}/{lower}").to_ascii_lowercase(), Some(graph.to_ascii_lowercase())),
             },
         };
+        let scope =
+            Scope { canonical: canonical.into(), wire: text.into(), resource: resource.map(Into::into) };
         Some(scope)
     }
 
@@ -112,7 +109,7 @@ impl Scope {
 
     /// Whether this is one of the sign-in's own scopes, which no token carries as a right.
     pub fn is_openid(&self) -> bool {
-        OPENID_SCOPES.contains(&self.canonical.as_str())
+        OPENID_SCOPES.contains(&&*self.canonical)
     }
 }
 
@@ -132,7 +129,7 @@ impl fmt::Display for Scope {
 
 /// A set of scopes, ordered by canonical form.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ScopeSet(BTreeMap<String, Scope>);
+pub struct ScopeSet(BTreeMap<Arc<str>, Scope>);
 
 impl ScopeSet {
     /// Adds a scope; the first spelling stays.
@@ -189,7 +186,7 @@ impl ScopeSet {
 
     /// The members' spellings.
     pub fn to_words(&self) -> Vec<String> {
-        self.iter().map(|scope| scope.wire.clone()).collect()
+        self.iter().map(|scope| scope.wire.to_string()).collect()
     }
 }
 

@@ -1,6 +1,8 @@
 //! Secrets that refuse to print: none of these types has `Debug`, `Display` or `Serialize`, and each is wiped
 //! when dropped. The only way in is `new`, the only way out is `expose`, so a search for `expose(` finds every
-//! place where a secret can leave.
+//! place where a secret can leave. A clone shares the one copy that there is.
+
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
@@ -21,12 +23,12 @@ macro_rules! secret {
         #[doc = concat!("wire(tokenward::domain::secret::", stringify!($name), "::new(String::new()));")]
         /// ```
         #[derive(Clone, PartialEq, Eq)]
-        pub struct $name(Zeroizing<String>);
+        pub struct $name(Arc<Zeroizing<String>>);
 
         impl $name {
             /// Takes the secret in.
             pub fn new(secret: impl Into<String>) -> Self {
-                $name(Zeroizing::new(secret.into()))
+                $name(Arc::new(Zeroizing::new(secret.into())))
             }
 
             /// The secret itself. Every call is a place to review.

@@ -413,11 +413,15 @@ pub fn problem(
     request_id: &RequestId,
 ) -> Response {
     let document = serde_json::json!({
-        "type": "about:blank",
+        "type": format!("urn:tokenward:problem:{code}"),
         "title": status.canonical_reason().unwrap_or("Error"),
         "status": status.as_u16(),
         "code": code,
         "detail": detail,
+        "hint": match status.is_server_error() {
+            true => "report the request_id to the operator",
+            false => "correct the request; the same one will fail again",
+        },
         "request_id": request_id.as_str(),
     });
     response(status, "application/problem+json", document.to_string())

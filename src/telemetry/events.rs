@@ -49,7 +49,7 @@ pub struct Events {
     audit: Arc<dyn Audit>,
     clock: Arc<dyn Clock>,
     /// Counters of each (app, caller), resolved once.
-    handles: RwLock<BTreeMap<(AppName, CallerName), TokenRequestHandles>>,
+    handles: RwLock<BTreeMap<AppName, BTreeMap<CallerName, Arc<TokenRequestHandles>>>>,
 }
 
 impl Events {
@@ -228,14 +228,15 @@ impl Events {
         }
     }
 
-    fn handles(&self, app: &AppName, caller: &CallerName) -> TokenRequestHandles {
-        let key = (app.clone(), caller.clone());
-        if let Some(handles) = self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+    fn handles(&self, app: &AppName, caller: &CallerName) -> Arc<TokenRequestHandles> {
+        let known = self.handles.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(handles) = known.get(app).and_then(|callers| callers.get(caller)) {
             return handles.clone();
         }
-        let handles = self.metrics.token_request_handles(app, caller, NATIVE);
-        self.handles.write().unwrap_or_else(PoisonError::into_inner).insert(key, handles.clone());
-        handles
+        drop(known);
+        let handles = Arc::new(self.metrics.token_request_handles(app, caller, NATIVE));
+        let mut known = self.handles.write().unwrap_or_else(PoisonError::into_inner);
+        known.entry(app.clone()).or_default().entry(caller.clone()).or_insert(handles).clone()
     }
 }
 
