@@ -242,10 +242,16 @@ impl LocalApi {
                 let problem = Problem::of(refusal);
                 self.events.refused(who, &caller.name, key, problem.code, elapsed).await;
                 if connect && mendable {
-                    let started = self.broker.start_session(&caller.policy, key, NewSession::default()).await;
-                    if let Ok(started) = started {
-                        self.events.connect_started(who, &caller.name, key, "ok").await;
-                        return Err(problem.with_connect_url(started.connect_url));
+                    match self.broker.invite(&caller.policy, key).await {
+                        Ok(invited) => {
+                            self.events.connect_started(who, &caller.name, key, "ok").await;
+                            return Err(problem.with_connect_url(invited.connect_url));
+                        }
+                        // The first problem is the answer; why there is no link beside it is for the log.
+                        Err(refusal) => {
+                            let code = Problem::of(refusal).code;
+                            self.events.connect_started(who, &caller.name, key, code).await;
+                        }
                     }
                 }
                 Err(problem)

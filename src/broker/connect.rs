@@ -4,8 +4,9 @@
 //! Against capture: a link made for one user and opened by another ends with the other's account waiting for a
 //! confirmation that the product gives only to the signed-in user it made the link for.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::session::{AuthorizeState, ConnectSession, ConnectState, Purpose};
@@ -13,7 +14,7 @@ use super::{App, Broker, FailureReason, Refusal, SessionState};
 use crate::authority::{AuthorizeRequest, RedeemRequest, TENANT_NOT_ALLOWED, TokenAnswer};
 use crate::domain::account::{Account, AccountId};
 use crate::domain::connection::Profile;
-use crate::domain::id::{AppName, ConnectionKey, SessionId};
+use crate::domain::id::{AppName, CallerName, ConnectionKey, SessionId};
 use crate::domain::random::random_token;
 use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::secret::{AuthorizationCode, CodeVerifier, ConfirmationCode};
@@ -29,6 +30,8 @@ const READABLE_AFTER_END: Duration = Duration::from_secs(3600);
 const MOST_WRONG_CODES: u8 = 5;
 /// Another replica's change is seen within this while someone waits for it.
 const POLL: Duration = Duration::from_secs(1);
+/// Links remembered for callers that ask again.
+const MOST_INVITATIONS: usize = 10_000;
 /// Characters of a browser's binding: 256 bits, base64url.
 const BINDING_LENGTH: usize = 43;
 /// Tries to replace a record that others replace too.
@@ -202,6 +205,34 @@ impl Broker {
             caller.can_connect(key, None)?
         };
         self.start_permitted(&permit, request).await
+    }
+
+    /// A link for whoever asked for a token that only the user can bring: the one given before, while it is young and
+    /// unused, so that a caller which polls does not make a session with every request.
+    pub async fn invite(
+        &self,
+        caller: &CallerPolicy,
+        key: &ConnectionKey,
+    ) -> Result<StartedSession, Refusal> {
+        let whose = (caller.caller.clone(), key.clone());
+        let given = self.invitations().get(&whose).cloned();
+        if let Some(given) = given
+            && given.expires_at.since(self.deps.clock.now()) > self.settings.connect_session_ttl / 2
+            && self.session_view(&given.id).await.is_ok_and(|view| view.state == SessionState::Pending)
+        {
+            return Ok(given);
+        }
+        let started = self.start_session(caller, key, NewSession::default()).await?;
+        let mut invitations = self.invitations();
+        if invitations.len() >= MOST_INVITATIONS {
+            invitations.pop_first();
+        }
+        invitations.insert(whose, started.clone());
+        Ok(started)
+    }
+
+    fn invitations(&self) -> MutexGuard<'_, BTreeMap<(CallerName, ConnectionKey), StartedSession>> {
+        self.invitations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn start_permitted(

@@ -20,8 +20,8 @@ pub mod serve;
 mod session;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub use refusal::Refusal;
@@ -30,7 +30,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::authority::Authority;
 use crate::domain::account::Account;
-use crate::domain::id::{AppName, ConnectionKey};
+use crate::domain::id::{AppName, CallerName, ConnectionKey};
 use crate::domain::random::Random;
 use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::task::Tasks;
@@ -114,6 +114,8 @@ pub struct Broker {
     settings: Settings,
     /// Woken whenever a session changed in this process; those who wait look again.
     sessions_changed: Arc<Notify>,
+    /// Links given beside a refusal, by whom they were given to.
+    invitations: Mutex<BTreeMap<(CallerName, ConnectionKey), connect::StartedSession>>,
     /// Who waits for a session is answered at once.
     stopping: AtomicBool,
 }
@@ -126,6 +128,7 @@ impl Broker {
             deps,
             settings,
             sessions_changed: Arc::new(Notify::new()),
+            invitations: Mutex::default(),
             stopping: AtomicBool::new(false),
         }
     }

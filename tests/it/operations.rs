@@ -118,6 +118,25 @@ async fn each_act_is_one_audit_line_with_its_request_id() {
     assert_eq!(refusals, ["caller_forbidden", "caller_unauthenticated"]);
 }
 
+/// One call yields a token or the way to one; a caller that polls is given the same link while it is unused.
+#[tokio::test]
+async fn a_token_request_may_bring_the_link_at_which_the_user_can_mend_it() {
+    let world = Plan::default().start().await;
+    let first = world.token_with("new", "?connect=1").await;
+    assert_eq!((first.status.as_u16(), text(&first.json(), "code")), (404, "connection_not_found"));
+    let link = text(&first.json(), "connect_url").to_owned();
+    assert_eq!(text(&world.token_with("new", "?connect=1").await.json(), "connect_url"), link);
+    assert!(world.token("new").await.json()["connect_url"].is_null());
+    world.sign_in(&mut crate::http_client::Browser::default(), &link).await;
+    let second = world.token_with("new", "?connect=1").await.json();
+    assert_ne!(text(&second, "connect_url"), link, "a link that was used is not given again");
+    // Who may not connect gets no link.
+    let path = "/v1/apps/outlook/connections/team-b%2Fnew/token?connect=1";
+    let refused = world.api_as(&world.reader_key, Method::GET, path, Value::Null).await;
+    assert_eq!(refused.status, 404);
+    assert!(refused.json()["connect_url"].is_null());
+}
+
 #[tokio::test]
 async fn the_log_is_one_json_object_a_line() {
     let world = Plan::default().start().await;
