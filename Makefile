@@ -2,7 +2,9 @@
 # What is needed and missing is installed by the targets under "tools".
 
 CARGO ?= cargo
-.PHONY: quickstart build test check fmt lint docs deny bench image deploy-check tools
+# Most tests wait on sockets and clocks: more of them than cores may do so at once.
+export RUST_TEST_THREADS ?= 8
+.PHONY: quickstart build test check fmt lint docs deny bench image image-test deploy-check tools
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -21,10 +23,11 @@ lint:
 docs:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
 
-# The advisory database needs a network beyond the registry; bans, licences and sources do not.
+# Bans, licences and sources need no network, but cargo-deny itself; without it the bans and sources are still checked. The
+# advisory database needs the network: `cargo deny check advisories`, where there is one.
 deny:
 	@if command -v cargo-deny >/dev/null; then cargo deny check bans licenses sources; \
-	else echo "cargo-deny is not installed: bans, licences and sources are not checked (cargo install cargo-deny --locked)"; fi
+	else echo "cargo-deny is not installed: checking bans and sources without it"; scripts/check-dependencies.sh; fi
 
 tools:
 	@scripts/tools.sh
@@ -35,6 +38,11 @@ deploy-check:
 bench:
 	$(CARGO) bench --bench serve_hot
 
+# The image, from a static binary built here: no base image is fetched. `make image-test` starts it.
 image:
+	@command -v buildah >/dev/null || { apt-get update -q && apt-get install -q -y --no-install-recommends buildah; }
 	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --locked --target x86_64-unknown-linux-gnu
 	scripts/image.sh
+
+image-test: image
+	scripts/image-smoke.sh

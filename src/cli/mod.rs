@@ -13,7 +13,7 @@
 //! 3. What came over the wire reaches a terminal only with its control characters escaped.
 //! 4. Nothing that exists is overwritten.
 //!
-//! The one hard problem: saying what is wrong so that the reader knows what to type next. So each [`Failure`] carries
+//! The one hard problem: saying what is wrong so that the reader knows what to type next. So each `Failure` carries
 //! its hints beside its message, and the daemon's own hints are passed on.
 
 mod args;
