@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::backoff::Buckets;
 use super::plan::{self, Refusal, Step, Want};
-use super::slots::{Failure, Flight, Held, Slot, Slots, Work};
+use super::slots::{Failure, Flight, Held, Slot, Slots, Trouble, Work};
 use super::{Observer, renew};
 use crate::authority::Authority;
 use crate::domain::connection::Attempt;
@@ -15,7 +15,7 @@ use crate::domain::random::Random;
 use crate::domain::scope::ScopeNaming;
 use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
-use crate::domain::token::HeldToken;
+use crate::domain::token::{Freshness, HeldToken};
 use crate::domain::verdict::{AuthorityError, BlockReason, Disposition, ReauthReason};
 use crate::repository::{Connection, Repository};
 
@@ -166,8 +166,10 @@ impl Engine {
                 let mut state = slot.state();
                 state.last_used = begun;
                 let known = state.trouble.get(&want.resource);
-                let trouble = known.filter(|trouble| trouble.until > clock.monotonic());
-                (trouble.cloned(), known.is_some() || impatient)
+                let counts = |trouble: &&Trouble| {
+                    trouble.until > clock.monotonic() || inner.must_not_repeat(key, &held, &want, trouble)
+                };
+                (known.filter(counts).cloned(), known.is_some() || impatient)
             };
             let step = plan::next(
                 &held.connection.profile,
@@ -443,6 +445,22 @@ impl Inner {
             outcome = flight.landed() => Some(outcome),
             () = self.deps.clock.sleep(at_most) => None,
         }
+    }
+
+    /// Whether the last try may have used the refresh token up, at an authority where it must not be used again, while
+    /// there is a token that lives: then nothing is risked. (Once there is none, another try is all that is left: the
+    /// one before may never have arrived.)
+    fn must_not_repeat(&self, key: &ConnectionKey, held: &Held, want: &Want, trouble: &Trouble) -> bool {
+        let in_doubt = matches!(
+            trouble.failure.as_ref(),
+            Failure::Authority(failure) if failure.disposition == Disposition::OutcomeUnknown
+        );
+        let may_replay = self.apps.get(&key.app).is_some_and(|app| app.authority.may_replay_refresh_tokens());
+        let now = self.deps.clock.now();
+        let lives = |token: &HeldToken| {
+            token.resource == want.resource && token.freshness(now, Duration::ZERO) != Freshness::Expired
+        };
+        in_doubt && !may_replay && held.connection.tokens.iter().any(lives)
     }
 
     /// Holds what a look at the store found at `looked_at`, unless something was written since.

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use entra_emulator::{Endpoint, Fault, FaultRule};
+use entra_emulator::{Endpoint, Fault, FaultRule, Mode};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -147,13 +147,14 @@ async fn the_log_is_one_json_object_a_line() {
     }
 }
 
-#[tokio::test]
-async fn a_soft_stop_finishes_what_is_in_flight_and_lets_a_successor_in() {
-    let mut world = Plan::default().token_life(Duration::from_secs(3)).start().await;
+/// A stop finishes what is in flight: the answer goes out, and what the authority rotated meanwhile is stored.
+async fn soft_stop(kept: Kept, mode: Mode) {
+    let life = Duration::from_secs(3);
+    let mut world = Plan::default().kept(kept).mode(mode).token_life(life).start().await;
     world.connect("one", ALICE).await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::time::sleep(life).await;
     // A third of the token's life: it is no longer young when it comes, and served all the same.
-    world.entra.faults().inject(FaultRule::new(Endpoint::Token, Fault::Delay(Duration::from_secs(1))));
+    world.entra.faults().inject(FaultRule::new(Endpoint::Token, Fault::DelayAnswer(Duration::from_secs(1))));
     world.entra.clear_ledger();
     let url = format!("{}/v1/apps/outlook/connections/one/token", world.daemon.local);
     let bearer = format!("Bearer {}", world.key);
@@ -165,7 +166,50 @@ async fn a_soft_stop_finishes_what_is_in_flight_and_lets_a_successor_in() {
     assert_eq!(answer.status, 200, "{}\n{log}", answer.text());
     assert_eq!(world.token_calls("refresh_token"), 1);
     world.entra.faults().clear();
+    // Where a used refresh token ends the grant, only the stored successor can do this.
+    tokio::time::sleep(life).await;
     world.access_token("one").await;
+}
+
+#[tokio::test]
+async fn a_soft_stop_finishes_what_is_in_flight_and_lets_a_successor_in() {
+    soft_stop(Kept::Embedded, Mode::Entra).await;
+}
+
+#[tokio::test]
+async fn a_soft_stop_on_redis_stores_what_the_authority_rotated() {
+    soft_stop(Kept::Redis, Mode::Strict).await;
+}
+
+/// The store goes away between the question to the authority and its answer: nobody gets a token of that answer before
+/// it is stored, and when the store is back it is, so that a grant which rotates strictly lives on.
+#[tokio::test]
+async fn an_answer_that_the_store_does_not_take_is_held_until_it_does() {
+    let life = Duration::from_secs(12);
+    let mut world = Plan::default().kept(Kept::Redis).mode(Mode::Strict).token_life(life).start().await;
+    world.connect("one", ALICE).await;
+    tokio::time::sleep(life).await;
+    world.entra.clear_ledger();
+    world
+        .entra
+        .faults()
+        .inject(FaultRule::new(Endpoint::Token, Fault::DelayAnswer(Duration::from_secs(1))).once());
+    let url = format!("{}/v1/apps/outlook/connections/one/token", world.daemon.local);
+    let bearer = format!("Bearer {}", world.key);
+    let in_flight =
+        tokio::spawn(async move { request(Method::GET, &url, &[("authorization", &bearer)], "").await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    world.redis.as_mut().expect("redis").stop();
+    let refused = in_flight.await.expect("joined").expect("an answer");
+    assert_eq!((refused.status.as_u16(), text(&refused.json(), "code")), (503, "store_unavailable"));
+    world.redis.as_mut().expect("redis").restart();
+    let begun = Instant::now();
+    while world.token("one").await.status != 200 {
+        assert!(begun.elapsed() < Duration::from_secs(8), "{}", world.daemon.log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(world.token_calls("refresh_token"), 1, "the answer that was held was stored and served");
+    assert_eq!(world.show("one").await["status"], "active");
 }
 
 #[tokio::test]
