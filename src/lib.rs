@@ -8,6 +8,7 @@ pub mod callers;
 pub mod cli;
 pub mod config;
 pub mod domain;
+pub mod events;
 pub mod keyring;
 pub mod lifecycle;
 pub mod listener;

@@ -15,8 +15,8 @@ use crate::callers::{Callers, Credential};
 use crate::domain::id::AppName;
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
+use crate::events::{Events, Who};
 use crate::listener::{Handler, Request, RequestId, Response};
-use crate::telemetry::events::{Events, Who};
 
 /// The admin API.
 pub struct AdminApi {

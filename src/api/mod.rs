@@ -28,7 +28,8 @@ use serde::Serialize;
 use self::path::Of;
 use self::problem::{Problem, json};
 use self::shapes::{AccountShape, ConnectionShape, ExplainShape, PageShape, SessionShape};
-use crate::broker::connect::{Confirmation, NewSession};
+use crate::broker::confirm::Confirmation;
+use crate::broker::connect::NewSession;
 use crate::broker::inspect::{ListRequest, ShownPage};
 use crate::broker::serve::TokenRequest;
 use crate::broker::{Broker, Refusal};
@@ -37,9 +38,9 @@ use crate::callers::{Caller, Callers, Credential};
 use crate::domain::id::{AppName, ConnectionKey, SessionId};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
+use crate::events::{Events, HandOut, Who};
 use crate::listener::{Handler, Origin, Request, RequestId, Response};
 use crate::refresh::Served;
-use crate::telemetry::events::{Events, HandOut, Who};
 
 /// The longest that a long poll may wait.
 const MOST_WAIT: u64 = 60;

@@ -19,7 +19,7 @@ use crate::config::{
 use crate::domain::id::AppName;
 use crate::domain::secret::ClientSecret;
 use crate::domain::time::Timestamp;
-use crate::telemetry::events::AppCounters;
+use crate::events::AppCounters;
 use crate::telemetry::metrics::{CredentialState, Metrics};
 
 pub(super) fn build(

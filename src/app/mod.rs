@@ -21,6 +21,7 @@ use crate::config::{AuditSink, Config, Loaded, LogFormat, LogLevel};
 use crate::domain::id::AppName;
 use crate::domain::random::Random;
 use crate::domain::time::Clock;
+use crate::events::{Counters, Events};
 use crate::keyring::files;
 use crate::lifecycle::{self, Readiness, Shutdown, Signals};
 use crate::listener::Surroundings;
@@ -30,7 +31,6 @@ use crate::refresh::{self, Engine};
 use crate::repository::Repository;
 use crate::system::{SystemClock, SystemRandom, TokioTasks};
 use crate::telemetry::audit::{self, Action, Audit, AuditWriter};
-use crate::telemetry::events::{Counters, Events};
 use crate::telemetry::logging;
 use crate::telemetry::metrics::Metrics;
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::connect::{CallbackOutcome, CallbackProblem, Finished};
 use super::session::{AuthorizeState, ConsentSession, ConsentState, Purpose};
+use super::sign_in::{CallbackOutcome, CallbackProblem, Finished};
 use super::{App, Broker, FailureReason, Refusal};
 use crate::authority::AdminConsentRequest;
 use crate::domain::connection::Status;

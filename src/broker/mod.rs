@@ -9,15 +9,17 @@
 //! 3. A code is sent to the authority at most once: its state record is taken before, by one.
 //!
 //! The one hard problem: the browser that comes back is not known to be the one that was sent
-//! ([`connect`] binds it, pins the account, or asks for a confirmation).
+//! ([`sign_in`] binds it, and pins the account or leaves it to [`confirm`]).
 
 pub mod admin_consent;
+pub mod confirm;
 pub mod connect;
 pub mod disconnect;
 pub mod inspect;
 mod refusal;
 pub mod serve;
 mod session;
+pub mod sign_in;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -8,7 +8,7 @@ use super::page::Page;
 use super::{PublicSite, cookie};
 use crate::authority::{AuthorizeRefusal, authorize_error};
 use crate::broker::FailureReason;
-use crate::broker::connect::{Callback, CallbackOutcome};
+use crate::broker::sign_in::{Callback, CallbackOutcome};
 use crate::domain::id::AppName;
 use crate::domain::secret::AuthorizationCode;
 use crate::domain::time::Timestamp;

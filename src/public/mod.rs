@@ -21,15 +21,15 @@ use std::sync::Arc;
 use http::{HeaderValue, Method, StatusCode, header};
 
 use self::page::{Page, Style};
-use crate::broker::connect::{CannotBegin, Finished};
+use crate::broker::sign_in::{CannotBegin, Finished};
 use crate::broker::{Broker, FailureReason, Refusal, SessionState};
 use crate::domain::id::{AppName, SessionId};
 use crate::domain::random::Random;
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
+use crate::events::{Events, Who};
 use crate::keyring::Keyring;
 use crate::listener::{Handler, Request, Response, response};
-use crate::telemetry::events::{Events, Who};
 
 /// What the public listener is told.
 #[derive(Debug, Clone)]

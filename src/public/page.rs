@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderValue, StatusCode};
 
-use crate::broker::connect::{CallbackProblem, FinishedSession};
+use crate::broker::sign_in::{CallbackProblem, FinishedSession};
 use crate::broker::{FailureReason, SessionState};
 
 const SHEET: &str = "body{font:17px/1.55 system-ui,sans-serif;color:#1b1b1f;background:#f5f5f7;margin:0}\

@@ -27,9 +27,9 @@ const PATIENCE_WITH_FALLBACK: Duration = Duration::from_secs(3);
 /// Looks at one request's plan before giving up; each look follows work that ended, so two or three are normal.
 const MOST_LOOKS: usize = 8;
 
-/// Renewals one request waits for: its own, and one for another resource that was under way before it. More would let
-/// an authority whose tokens are dead on arrival be called in a loop.
-const MOST_RENEWALS: u32 = 2;
+/// Renewals one request waits for: its own, and others' (for another resource, for a challenge) that were under way
+/// before it. More would let an authority whose tokens are dead on arrival be called in a loop.
+const MOST_RENEWALS: u32 = 3;
 
 /// What the engine is told by its owner.
 #[derive(Debug, Clone)]
@@ -228,6 +228,8 @@ impl Engine {
                     let outcome = inner.wait(flight, patience.saturating_sub(waited)).await;
                     match (outcome, fallback) {
                         (Some(Ok(())), _) => {}
+                        // Nobody else is told of a challenge that could not be met, so it is not tried twice.
+                        (Some(Err(failure)), None) if want.claims.is_some() => return Err(refused(&failure)),
                         (Some(Err(failure)), None) => last_failure = Some(failure),
                         // Look again: the token may have been taken away while we waited.
                         (Some(Err(_)) | None, Some(_)) => impatient = true,

@@ -4,6 +4,5 @@
 //! secret or an assertion; no names of connections in metrics, no usernames anywhere.
 
 pub mod audit;
-pub mod events;
 pub mod logging;
 pub mod metrics;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::authority::{AuthorityEvent, AuthorityObserver};
 use crate::broker::SessionState;
-use crate::broker::connect::{CallbackProblem, Finished};
+use crate::broker::sign_in::{CallbackProblem, Finished};
 use crate::domain::account::Account;
 use crate::domain::id::{AppName, CallerName, ConnectionKey, SessionId};
 use crate::domain::time::Clock;

@@ -1,0 +1,184 @@
+//! The last word on a connect session: whoever started it says that the right user came back, and the connection is made
+//! or renewed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::connect::{SWAP_TRIES, same, unavailable};
+use super::session::ConnectSession;
+use super::{Broker, FailureReason, Refusal, SessionState};
+use crate::domain::account::{Account, AccountId};
+use crate::domain::connection::Profile;
+use crate::domain::grant::Grant;
+use crate::domain::id::{ConnectionKey, SessionId};
+use crate::domain::secret::ConfirmationCode;
+use crate::policy::CallerPolicy;
+use crate::refresh::sha256_hex;
+use crate::repository::{Redeemed, RepositoryError};
+
+/// Wrong confirmations that end a session.
+const MOST_WRONG_CODES: u8 = 5;
+
+/// What the one who started the session says.
+pub enum Confirmation {
+    /// The one-time code that the browser brought.
+    Code(ConfirmationCode),
+    /// The account that came back.
+    Account(AccountId),
+}
+
+impl Broker {
+    /// The one who started the session says that the right user came back. Goes on whether the caller waits or not.
+    pub async fn confirm(
+        self: &Arc<Self>,
+        caller: &CallerPolicy,
+        id: &SessionId,
+        confirmation: Confirmation,
+    ) -> Result<(ConnectionKey, Account), Refusal> {
+        let (broker, caller, id) = (Arc::clone(self), caller.clone(), id.clone());
+        let work = async move { broker.confirm_to_the_end(&caller, &id, confirmation).await };
+        let outcome = self.to_the_end("confirm a connect session", work).await;
+        outcome.unwrap_or(Err(Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) }))
+    }
+
+    async fn confirm_to_the_end(
+        &self,
+        caller: &CallerPolicy,
+        id: &SessionId,
+        confirmation: Confirmation,
+    ) -> Result<(ConnectionKey, Account), Refusal> {
+        let rejected = |problem: &str| Refusal::ConfirmationRejected { problem: problem.to_owned() };
+        for _ in 0..SWAP_TRIES {
+            let taken = self.own_session(caller, id).await?;
+            let session = &taken.value;
+            let key = session.key();
+            let (account, code_hash, wrong_codes, until) = match session.state_at(self.deps.clock.now()) {
+                SessionState::AwaitingConfirmation { account, code_hash, wrong_codes, until } => {
+                    (account, code_hash, wrong_codes, until)
+                }
+                SessionState::Connected { account, code_hash } => {
+                    return if already_confirmed(&confirmation, &account, code_hash.as_deref()) {
+                        Ok((key, account))
+                    } else {
+                        Err(rejected("the session was confirmed before, with something else"))
+                    };
+                }
+                SessionState::Pending => return Err(rejected("nobody has signed in yet")),
+                SessionState::Failed { .. } | SessionState::Expired => {
+                    return Err(rejected("the session is over; start a new one"));
+                }
+            };
+            let fits = match &confirmation {
+                Confirmation::Code(code) => same(&sha256_hex(code.expose().as_bytes()), &code_hash),
+                Confirmation::Account(_) if session.return_url.is_some() => {
+                    return Err(rejected(
+                        "this session has a return_url: confirm it with the code that the browser brought there",
+                    ));
+                }
+                Confirmation::Account(named) => *named == account.id(),
+            };
+            if !fits {
+                let wrong_codes = wrong_codes + 1;
+                let over = wrong_codes >= MOST_WRONG_CODES;
+                let mut after = session.clone();
+                let waiting = code_hash.clone();
+                after.state = if over {
+                    SessionState::Failed { reason: FailureReason::AccessDenied }
+                } else {
+                    let code_hash = code_hash.clone();
+                    SessionState::AwaitingConfirmation { account, code_hash, wrong_codes, until }
+                };
+                if !self.swap_session(id.as_str(), &taken, &after).await.map_err(unavailable)? {
+                    continue;
+                }
+                if over {
+                    self.deps.repository.discard_redeemed(&waiting).await?;
+                    self.sessions_changed.notify_waiters();
+                    return Err(rejected(
+                        "too many wrong confirmations; the session is over, start a new one",
+                    ));
+                }
+                return Err(rejected("it does not fit what came back"));
+            }
+            let redeemed = self.deps.repository.redeemed(&code_hash).await?;
+            let Some(redeemed) = redeemed.filter(|redeemed| redeemed.account.id() == account.id()) else {
+                return Err(rejected("the session is over; start a new one"));
+            };
+            let session = session.clone();
+            self.keep_connection(&session, redeemed).await.map_err(|reason| match reason {
+                FailureReason::AccountMismatch => rejected(
+                    "the connection belongs to another account by now; pass change_account to move it",
+                ),
+                _ => Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) },
+            })?;
+            let mut after = session;
+            let confirmed = code_hash.clone();
+            after.state = SessionState::Connected { account: account.clone(), code_hash: Some(code_hash) };
+            // If another confirmation was first, it made the same connection of the same grant.
+            let _ = self.swap_session(id.as_str(), &taken, &after).await.map_err(unavailable)?;
+            // It is connected, whatever becomes of this: what is left expires.
+            if let Err(error) = self.deps.repository.discard_redeemed(&confirmed).await {
+                tracing::warn!(%error, "a confirmed grant's waiting copy could not be discarded; it expires");
+            }
+            self.sessions_changed.notify_waiters();
+            return Ok((key, account));
+        }
+        Err(Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) })
+    }
+
+    /// Makes or renews the connection. Of a connection that is there, only its own account may renew it.
+    pub(super) async fn keep_connection(
+        &self,
+        session: &ConnectSession,
+        redeemed: Redeemed,
+    ) -> Result<(), FailureReason> {
+        let key = session.key();
+        let repository = &self.deps.repository;
+        let grant = Grant::new(redeemed.refresh_token);
+        let internal = |error: RepositoryError| {
+            tracing::error!(app = %key.app, connection = %key.connection, %error, "a connection could not be stored");
+            FailureReason::Internal
+        };
+        for _ in 0..SWAP_TRIES {
+            let before = repository.load(&key).await.map_err(internal)?;
+            let before = before.map(|loaded| loaded.connection);
+            // Another account gives way only where the session was started to move it, and only the account that the
+            // connection had then.
+            if let Some(before) = &before {
+                let account = before.profile.account.id();
+                let may_move = session.change_account && session.seen.as_ref() == Some(&account);
+                if account != redeemed.account.id() && !may_move {
+                    return Err(FailureReason::AccountMismatch);
+                }
+            }
+            let same_account =
+                before.as_ref().filter(|before| before.profile.account.id() == redeemed.account.id());
+            let profile = Profile::connected(
+                redeemed.account.clone(),
+                session.scopes.clone(),
+                redeemed.scopes_granted.clone(),
+                session.created_by.clone(),
+                self.deps.clock.now(),
+                same_account.map(|before| &before.profile),
+            );
+            let expected = before.as_ref().map(|before| before.revision);
+            let tokens = std::slice::from_ref(&redeemed.token);
+            let committed = repository.commit(&key, expected, &profile, tokens, Some(&grant)).await;
+            // Whatever came of it: what is held may not be what is stored any more.
+            self.deps.engine.forget(&key);
+            if committed.map_err(internal)?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(FailureReason::Internal)
+    }
+}
+
+fn already_confirmed(confirmation: &Confirmation, account: &Account, code_hash: Option<&str>) -> bool {
+    match confirmation {
+        Confirmation::Code(code) => {
+            code_hash.is_some_and(|hash| same(&sha256_hex(code.expose().as_bytes()), hash))
+        }
+        Confirmation::Account(named) => *named == account.id(),
+    }
+}
