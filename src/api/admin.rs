@@ -5,14 +5,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
 use http_body_util::Full;
+use serde::Serialize;
 
 use super::path::{self, Of};
 use super::problem::{Problem, json};
 use super::shapes::{ConnectionShape, ExplainShape};
 use super::{code_of, credential, list_request, page_shape, refuse_credential_in_url};
 use crate::broker::Broker;
-use crate::callers::{Callers, Credential};
-use crate::domain::id::AppName;
+use crate::callers::{Callers, Credential, KeyUse};
+use crate::domain::id::{AppName, CallerName};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
 use crate::events::{Events, Who};
@@ -21,6 +22,7 @@ use crate::listener::{Handler, Request, RequestId, Response};
 /// The admin API.
 pub struct AdminApi {
     broker: Arc<Broker>,
+    callers: Arc<Callers>,
     admins: Arc<Callers>,
     /// Those who are admins without being named: root, and the daemon's own user.
     own_uids: Vec<u32>,
@@ -32,12 +34,13 @@ impl AdminApi {
     /// The API over a broker and those who may use it. `own_uids` come over the Unix socket.
     pub fn new(
         broker: Arc<Broker>,
+        callers: Arc<Callers>,
         admins: Arc<Callers>,
         own_uids: Vec<u32>,
         clock: Arc<dyn Clock>,
         events: Arc<Events>,
     ) -> Self {
-        AdminApi { broker, admins, own_uids, clock, events }
+        AdminApi { broker, callers, admins, own_uids, clock, events }
     }
 
     async fn answer(&self, request: Request) -> Response {
@@ -66,6 +69,15 @@ impl AdminApi {
             ["admin", "v1", "apps"] if request.method == Method::GET => {
                 let apps: Vec<&str> = self.broker.apps().map(|(name, _)| name.as_str()).collect();
                 Ok(json(StatusCode::OK, &serde_json::json!({ "apps": apps })))
+            }
+            ["admin", "v1", "callers", caller, "keys"] if request.method == Method::GET => {
+                let caller = CallerName::parse(caller).map_err(|_| Problem::no_such_path())?;
+                if self.callers.named(&caller).is_none() {
+                    return Err(Problem::no_such_path());
+                }
+                let uses = self.callers.key_uses().into_iter().filter(|used| used.caller == caller);
+                let keys: Vec<KeyShape> = uses.map(KeyShape::from).collect();
+                Ok(json(StatusCode::OK, &serde_json::json!({ "keys": keys })))
             }
             ["admin", "v1", "apps", app, "connections"] if request.method == Method::GET => {
                 let app = AppName::parse(app).map_err(|_| Problem::no_such_path())?;
@@ -114,6 +126,27 @@ impl AdminApi {
         }
         let admin = self.admins.authenticate(credential, self.clock.now());
         admin.map(|admin| admin.name.to_string()).map_err(|failure| failure.as_str())
+    }
+}
+
+/// An API key as it is shown: never the key, never its hash.
+#[derive(Serialize)]
+struct KeyShape {
+    id: String,
+    created_at: String,
+    expires_at: String,
+    /// Null when not since the daemon started.
+    last_used_at: Option<String>,
+}
+
+impl From<KeyUse> for KeyShape {
+    fn from(used: KeyUse) -> Self {
+        KeyShape {
+            id: used.key.id,
+            created_at: used.key.created_at.rfc3339(),
+            expires_at: used.key.expires_at.rfc3339(),
+            last_used_at: used.last_used_at.map(|at| at.rfc3339()),
+        }
     }
 }
 

@@ -185,8 +185,14 @@ impl Daemon {
             listener.serve(local.clone(), surroundings.clone());
         }
         let own_uids = vec![0, rustix::process::geteuid().as_raw()];
-        let admin =
-            Arc::new(AdminApi::new(broker.clone(), admins.clone(), own_uids, clock.clone(), events.clone()));
+        let admin = Arc::new(AdminApi::new(
+            broker.clone(),
+            callers.clone(),
+            admins.clone(),
+            own_uids,
+            clock.clone(),
+            events.clone(),
+        ));
         for listener in bound.admin {
             listener.serve(admin.clone(), surroundings.clone());
         }

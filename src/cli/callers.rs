@@ -1,14 +1,17 @@
 //! `callers`: API keys, in the files that the configuration names. With or without a running daemon.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use clap::Subcommand;
+use http::Method;
 use serde_json::json;
 
 use super::args::{caller_name, duration};
+use super::client::{ReachArgs, target};
 use super::output::table;
-use super::{ConfigPath, Failure, World};
+use super::{ConfigPath, Failure, World, block_on};
 use crate::callers::key_file::{self, DEFAULT_LIFETIME, KeyFileError, KeyInfo};
 use crate::config::{Authenticate, Config};
 use crate::domain::id::CallerName;
@@ -16,6 +19,9 @@ use crate::keyring::files;
 
 /// Longer than any key should live, and short enough that the year still has four digits.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// A daemon on the same machine answers at once, or does not run.
+const ASK_DAEMON: Duration = Duration::from_secs(2);
 
 /// What to do with a caller's keys.
 #[derive(Subcommand)]
@@ -62,7 +68,10 @@ pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> 
         Command::AddKey { caller, expires_in, json } => {
             add(&loaded.config, caller, (*expires_in).min(LONGEST_LIFETIME), *json, world)
         }
-        Command::ListKeys { caller, json } => list(&loaded.config, caller, *json, world),
+        Command::ListKeys { caller, json } => {
+            let last_used = last_used(caller, config, world);
+            list(&loaded.config, caller, &last_used, *json, world)
+        }
         Command::RetireKey { caller, id } => retire(&loaded.config, caller, id, world),
     }
 }
@@ -94,13 +103,31 @@ fn add(
     shown
 }
 
-fn list(config: &Config, caller: &CallerName, as_json: bool, world: &mut World) -> Result<(), Failure> {
+/// When each key was last used, as far as a running daemon knows: since its start. Empty when none can be asked.
+fn last_used(caller: &CallerName, config: &ConfigPath, world: &World) -> BTreeMap<String, String> {
+    let reach = ReachArgs { key_file: None, endpoint: None };
+    let Ok(client) = reach.admin(config, world) else { return BTreeMap::new() };
+    let path = target(&["admin", "v1", "callers", caller.as_str(), "keys"], &[]);
+    let asked = block_on(async { Ok(client.ask(Method::GET, &path, None, ASK_DAEMON).await?) });
+    let Ok(answer) = asked else { return BTreeMap::new() };
+    let keys = answer["keys"].as_array().cloned().unwrap_or_default();
+    keys.iter()
+        .filter_map(|key| Some((key["id"].as_str()?.to_owned(), key["last_used_at"].as_str()?.to_owned())))
+        .collect()
+}
+
+fn list(
+    config: &Config,
+    caller: &CallerName,
+    last_used: &BTreeMap<String, String>,
+    as_json: bool,
+    world: &mut World,
+) -> Result<(), Failure> {
     let mut keys: Vec<KeyInfo> = Vec::new();
     for path in key_files(config, caller)? {
         keys.extend(key_file::list(path).map_err(|error| failed(&error, path))?);
     }
     if as_json {
-        // When a key was last used only the running daemon knows, and it has no way yet to be asked.
         let list: Vec<_> = keys
             .iter()
             .map(|key| {
@@ -108,7 +135,7 @@ fn list(config: &Config, caller: &CallerName, as_json: bool, world: &mut World) 
                     "id": key.id,
                     "created_at": key.created_at.rfc3339(),
                     "expires_at": key.expires_at.rfc3339(),
-                    "last_used_at": null,
+                    "last_used_at": last_used.get(&key.id),
                 })
             })
             .collect();
@@ -125,10 +152,17 @@ fn list(config: &Config, caller: &CallerName, as_json: bool, world: &mut World) 
         .iter()
         .map(|key| {
             let state = if key.is_live(now) { "live" } else { "expired" };
-            vec![key.id.clone(), key.created_at.rfc3339(), key.expires_at.rfc3339(), state.to_owned()]
+            let used = last_used.get(&key.id).map_or("-", String::as_str);
+            vec![
+                key.id.clone(),
+                key.created_at.rfc3339(),
+                key.expires_at.rfc3339(),
+                state.to_owned(),
+                used.to_owned(),
+            ]
         })
         .collect();
-    world.output.data(&table(&["ID", "CREATED", "EXPIRES", "STATE"], &rows))
+    world.output.data(&table(&["ID", "CREATED", "EXPIRES", "STATE", "LAST USED"], &rows))
 }
 
 fn retire(config: &Config, caller: &CallerName, id: &str, world: &mut World) -> Result<(), Failure> {

@@ -143,7 +143,9 @@ async fn from_init_to_a_token_and_back() {
     std::thread::sleep(std::time::Duration::from_millis(1100));
     desk.said(&["token", "outlook", "team-a/alice", "--key-file", second]);
     assert!(!desk.run(&["callers", "add-key", "cli"]).status.success(), "a third live key is refused");
-    assert_eq!(desk.json(&["callers", "list-keys", "cli", "--json"]).as_array().map(Vec::len), Some(2));
+    let keys = desk.json(&["callers", "list-keys", "cli", "--json"]);
+    assert_eq!(keys.as_array().map(Vec::len), Some(2));
+    assert!(keys[0]["last_used_at"].is_string() && keys[1]["last_used_at"].is_string(), "both were used: {keys}");
     desk.said(&["callers", "retire-key", "cli", text(&added, "id")]);
     std::thread::sleep(std::time::Duration::from_millis(1100));
     let refused = desk.run(&["token", "outlook", "team-a/alice", "--key-file", second]);
