@@ -263,7 +263,17 @@ impl Daemon {
 /// then what they could not store, and the store itself last.
 async fn finished(parts: &Parts) {
     parts.broker.stop_waiting();
-    parts.tasks.close_and_wait().await;
+    let ended = parts.tasks.close_and_wait();
+    tokio::pin!(ended);
+    loop {
+        tokio::select! {
+            () = &mut ended => break,
+            // What is under way may take long: the store is offered what it has not taken all the while.
+            () = parts.clock.sleep(Duration::from_millis(200)) => {
+                parts.engine.store_unstored().await;
+            }
+        }
+    }
     while parts.engine.store_unstored().await > 0 {
         parts.clock.sleep(Duration::from_millis(200)).await;
     }

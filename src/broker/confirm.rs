@@ -14,7 +14,7 @@ use crate::domain::id::{ConnectionKey, SessionId};
 use crate::domain::secret::ConfirmationCode;
 use crate::policy::CallerPolicy;
 use crate::refresh::sha256_hex;
-use crate::repository::{Redeemed, RepositoryError};
+use crate::repository::{Redeemed, RepositoryError, Taken};
 
 /// Wrong confirmations that end a session.
 const MOST_WRONG_CODES: u8 = 5;
@@ -104,18 +104,20 @@ impl Broker {
             let Some(redeemed) = redeemed.filter(|redeemed| redeemed.account.id() == account.id()) else {
                 return Err(rejected("the session is over; start a new one"));
             };
+            // The account that came back decides which rules there are: a tenant's rule gives nothing of another tenant.
+            caller.can_connect(&key, account.tid.as_deref())?;
             let session = session.clone();
-            self.keep_connection(&session, redeemed).await.map_err(|reason| match reason {
-                FailureReason::AccountMismatch => rejected(
-                    "the connection belongs to another account by now; pass change_account to move it",
-                ),
-                _ => Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) },
-            })?;
-            let mut after = session;
+            self.keep_connection(&session, redeemed, Some(&code_hash)).await.map_err(
+                |reason| match reason {
+                    FailureReason::AccountMismatch => rejected(
+                        "the connection belongs to another account by now; pass change_account to move it",
+                    ),
+                    _ => Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) },
+                },
+            )?;
             let confirmed = code_hash.clone();
-            after.state = SessionState::Connected { account: account.clone(), code_hash: Some(code_hash) };
-            // If another confirmation was first, it made the same connection of the same grant.
-            let _ = self.swap_session(id.as_str(), &taken, &after).await.map_err(unavailable)?;
+            let connected = SessionState::Connected { account: account.clone(), code_hash: Some(code_hash) };
+            self.note_connected(id, taken, &connected).await;
             // It is connected, whatever becomes of this: what is left expires.
             if let Err(error) = self.deps.repository.discard_redeemed(&confirmed).await {
                 tracing::warn!(%error, "a confirmed grant's waiting copy could not be discarded; it expires");
@@ -126,11 +128,39 @@ impl Broker {
         Err(Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) })
     }
 
+    /// Says in the session that it is connected, even where a wrong confirmation was counted meanwhile. If that cannot be
+    /// stored the connection stands all the same, and a repeated confirmation finds it.
+    async fn note_connected(
+        &self,
+        id: &SessionId,
+        mut taken: Taken<ConnectSession>,
+        connected: &SessionState,
+    ) {
+        for _ in 0..SWAP_TRIES {
+            let mut after = taken.value.clone();
+            after.state = connected.clone();
+            match self.swap_session(id.as_str(), &taken, &after).await {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(_) => break,
+            }
+            match self.session(id.as_str()).await {
+                Ok(now) if matches!(now.value.state, SessionState::AwaitingConfirmation { .. }) => {
+                    taken = now
+                }
+                Ok(_) => return,
+                Err(_) => break,
+            }
+        }
+        tracing::warn!("a confirmed session could not be marked as connected");
+    }
+
     /// Makes or renews the connection. Of a connection that is there, only its own account may renew it.
     pub(super) async fn keep_connection(
         &self,
         session: &ConnectSession,
         redeemed: Redeemed,
+        confirmed_with: Option<&str>,
     ) -> Result<(), FailureReason> {
         let key = session.key();
         let repository = &self.deps.repository;
@@ -153,7 +183,14 @@ impl Broker {
             }
             let same_account =
                 before.as_ref().filter(|before| before.profile.account.id() == redeemed.account.id());
-            let profile = Profile::connected(
+            // A confirmation that is repeated must not put the first refresh token over a newer one.
+            if confirmed_with.is_some()
+                && same_account
+                    .is_some_and(|before| before.profile.confirmed_with.as_deref() == confirmed_with)
+            {
+                return Ok(());
+            }
+            let mut profile = Profile::connected(
                 redeemed.account.clone(),
                 session.scopes.clone(),
                 redeemed.scopes_granted.clone(),
@@ -161,14 +198,16 @@ impl Broker {
                 self.deps.clock.now(),
                 same_account.map(|before| &before.profile),
             );
+            profile.confirmed_with = confirmed_with.map(str::to_owned);
             let expected = before.as_ref().map(|before| before.revision);
             let tokens = std::slice::from_ref(&redeemed.token);
             let committed = repository.commit(&key, expected, &profile, tokens, Some(&grant)).await;
-            // Whatever came of it: what is held may not be what is stored any more.
-            self.deps.engine.forget(&key);
-            if committed.map_err(internal)?.is_some() {
+            if let Ok(Some(_)) = committed {
+                self.deps.engine.forget(&key);
                 return Ok(());
             }
+            self.deps.engine.distrust(&key);
+            committed.map_err(internal)?;
         }
         Err(FailureReason::Internal)
     }

@@ -84,8 +84,11 @@ impl Broker {
             _ => None,
         };
         let permit = if caller.needs_tenant(key) {
-            let tenant = self.tenant_of(key).await?.or(pinned_tenant);
-            caller.can_connect(key, tenant.as_deref())?
+            let existing = self.tenant_of(key).await?;
+            if let (Some(_), Some(pinned)) = (&existing, &pinned_tenant) {
+                caller.can_connect(key, Some(pinned))?;
+            }
+            caller.can_connect(key, existing.or(pinned_tenant).as_deref())?
         } else {
             caller.can_connect(key, None)?
         };
@@ -103,7 +106,10 @@ impl Broker {
         let given = self.invitations().get(&whose).cloned();
         if let Some(given) = given
             && given.expires_at.since(self.deps.clock.now()) > self.settings.connect_session_ttl / 2
-            && self.session_view(&given.id).await.is_ok_and(|view| view.state == SessionState::Pending)
+            && let Ok(session) = self.session(given.id.as_str()).await
+            && session.value.state == SessionState::Pending
+            && session.value.browser.is_none()
+            && session.value.seen == self.existing_account(key).await?.map(|account| account.id())
         {
             return Ok(given);
         }

@@ -21,8 +21,11 @@ impl Broker {
         let (broker, key) = (Arc::clone(self), key.clone());
         let work = async move {
             let existed = broker.deps.repository.delete(&key).await;
-            // Even where the store's answer was lost: it may have deleted it.
-            broker.deps.engine.forget(&key);
+            match &existed {
+                Ok(_) => broker.deps.engine.forget(&key),
+                // It may have been deleted: look again.
+                Err(_) => broker.deps.engine.distrust(&key),
+            }
             existed
         };
         match self.to_the_end("delete a connection", work).await {

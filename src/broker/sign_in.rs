@@ -263,6 +263,11 @@ impl Broker {
         let (outcome, code) = match outcome {
             CallbackOutcome::Code(code) => {
                 let redeemed = self.redeem(app, &session, &state, &code).await;
+                // It may have expired while the authority was asked.
+                let redeemed = match session.state_at(self.deps.clock.now()) {
+                    SessionState::Pending => redeemed,
+                    _ => Err(FailureReason::Expired),
+                };
                 self.settle(app, &session, redeemed).await
             }
             CallbackOutcome::Error(reason) => (SessionState::Failed { reason }, None),
@@ -355,7 +360,7 @@ impl Broker {
             if account.id() != *pinned {
                 return failed(FailureReason::AccountMismatch);
             }
-            return match self.keep_connection(session, redeemed).await {
+            return match self.keep_connection(session, redeemed, None).await {
                 Ok(()) => (SessionState::Connected { account, code_hash: None }, None),
                 Err(reason) => failed(reason),
             };

@@ -166,10 +166,11 @@ impl Engine {
                 let mut state = slot.state();
                 state.last_used = begun;
                 let known = state.trouble.get(&want.resource);
-                let counts = |trouble: &&Trouble| {
-                    trouble.until > clock.monotonic() || inner.must_not_repeat(key, &held, &want, trouble)
-                };
-                (known.filter(counts).cloned(), known.is_some() || impatient)
+                let recent = known.filter(|trouble| trouble.until > clock.monotonic());
+                // A doubt is about the grant, whichever resource it came from.
+                let in_doubt =
+                    || state.trouble.values().find(|trouble| inner.must_not_repeat(key, &held, trouble));
+                (recent.or_else(in_doubt).cloned(), known.is_some() || impatient)
             };
             let step = plan::next(
                 &held.connection.profile,
@@ -287,6 +288,18 @@ impl Engine {
             state.unstored = None;
             state.unchecked = None;
             state.attempts.clear();
+        }
+        self.inner.slots.give_back(key, slot);
+    }
+
+    /// What is held of a connection may not be what is stored any more: look again. An answer that the store has not
+    /// taken yet is kept, for nobody knows whether anything was written over what it succeeds.
+    pub fn distrust(&self, key: &ConnectionKey) {
+        let Some(slot) = self.inner.slots.existing(key) else { return };
+        {
+            let mut state = slot.state();
+            state.epoch += 1;
+            state.held = None;
         }
         self.inner.slots.give_back(key, slot);
     }
@@ -452,16 +465,14 @@ impl Inner {
     /// Whether the last try may have used the refresh token up, at an authority where it must not be used again, while
     /// there is a token that lives: then nothing is risked. (Once there is none, another try is all that is left: the
     /// one before may never have arrived.)
-    fn must_not_repeat(&self, key: &ConnectionKey, held: &Held, want: &Want, trouble: &Trouble) -> bool {
+    fn must_not_repeat(&self, key: &ConnectionKey, held: &Held, trouble: &Trouble) -> bool {
         let in_doubt = matches!(
             trouble.failure.as_ref(),
             Failure::Authority(failure) if failure.disposition == Disposition::OutcomeUnknown
         );
         let may_replay = self.apps.get(&key.app).is_some_and(|app| app.authority.may_replay_refresh_tokens());
         let now = self.deps.clock.now();
-        let lives = |token: &HeldToken| {
-            token.resource == want.resource && token.freshness(now, Duration::ZERO) != Freshness::Expired
-        };
+        let lives = |token: &HeldToken| token.freshness(now, Duration::ZERO) != Freshness::Expired;
         in_doubt && !may_replay && held.connection.tokens.iter().any(lives)
     }
 
@@ -474,6 +485,18 @@ impl Inner {
         connection: Connection,
         looked_at: Duration,
     ) {
+        self.hold(key, slot, epoch, connection, looked_at, 0);
+    }
+
+    fn hold(
+        &self,
+        key: &ConnectionKey,
+        slot: &Slot,
+        epoch: u64,
+        connection: Connection,
+        looked_at: Duration,
+        outdates: u64,
+    ) {
         let Some(app) = self.apps.get(&key.app) else { return };
         let words = connection.profile.scopes_granted.iter().map(String::as_str);
         let granted = app.authority.scope_naming().scopes_lossy(words);
@@ -481,6 +504,7 @@ impl Inner {
         if state.epoch != epoch {
             return;
         }
+        state.epoch += outdates;
         state.checked_at = looked_at;
         state.unchecked = None;
         state.held = Some(Arc::new(Held { connection, granted }));
@@ -494,11 +518,7 @@ impl Inner {
         epoch: u64,
         connection: Connection,
     ) {
-        self.publish(key, slot, epoch, connection, self.deps.clock.monotonic());
-        let mut state = slot.state();
-        if state.epoch == epoch {
-            state.epoch += 1;
-        }
+        self.hold(key, slot, epoch, connection, self.deps.clock.monotonic(), 1);
     }
 }
 

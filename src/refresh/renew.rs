@@ -386,14 +386,27 @@ fn keep(
     slot: &Slot,
     key: &ConnectionKey,
     expected: Option<Revision>,
-    mut connection: Connection,
+    connection: Connection,
     grant: Grant,
     used: RefreshToken,
 ) {
+    let successor = successor(inner, key, expected, connection, grant, used);
+    slot.state().unstored = Some(successor);
+}
+
+/// The sealed successor of a connection.
+fn successor(
+    inner: &Inner,
+    key: &ConnectionKey,
+    expected: Option<Revision>,
+    mut connection: Connection,
+    grant: Grant,
+    used: RefreshToken,
+) -> Unstored {
     let repository = &inner.deps.repository;
     let sealed = repository.seal(key, expected, &connection.profile, &connection.tokens, Some(&grant));
     connection.revision = sealed.revision;
-    slot.state().unstored = Some(Unstored { expected, sealed, connection, grant, used });
+    Unstored { expected, sealed, connection, grant, used }
 }
 
 /// Stores what is kept, trying a few times before its waiters are told.
@@ -482,17 +495,21 @@ async fn overtaken(
             Failure::Repository(_) | Failure::Authority(_) => return Err(failure.clone()),
         },
     };
-    if !clear_unstored(slot, unstored.sealed.revision) {
-        return Ok(());
-    }
+    let before = unstored.sealed.revision;
     match loaded {
         Ok(loaded) if still_used => {
             let mut connection = unstored.connection;
             connection.profile.created_at = loaded.connection.profile.created_at;
             let expected = Some(loaded.connection.revision);
-            keep(inner, slot, key, expected, connection, unstored.grant, unstored.used);
+            let again = successor(inner, key, expected, connection, unstored.grant, unstored.used);
+            // In one step: in between nobody would know of the answer, and use the refresh token again.
+            let mut state = slot.state();
+            if state.unstored.as_ref().is_some_and(|kept| kept.sealed.revision == before) {
+                state.unstored = Some(again);
+            }
             Ok(())
         }
+        _ if !clear_unstored(slot, before) => Ok(()),
         Ok(_) => {
             tracing::info!(app = %key.app, connection = %key.connection, "a refreshed grant was overtaken by a newer one and is dropped");
             Ok(())
@@ -555,7 +572,11 @@ fn attempt(inner: &Inner, failure: &AuthorityFailure) -> Attempt {
 
 /// Remembers a failed try, so that the next waits a little.
 fn note_trouble(inner: &Inner, slot: &Slot, want: &Want, failure: &Arc<Failure>, left: Option<Duration>) {
-    if want.claims.is_some() {
+    let in_doubt = matches!(
+        failure.as_ref(),
+        Failure::Authority(failure) if failure.disposition == Disposition::OutcomeUnknown
+    );
+    if want.claims.is_some() && !in_doubt {
         return; // a challenge that could not be met is the trouble of whoever brought it
     }
     let asked = match failure.as_ref() {

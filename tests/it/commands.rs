@@ -145,7 +145,10 @@ async fn from_init_to_a_token_and_back() {
     assert!(!desk.run(&["callers", "add-key", "cli"]).status.success(), "a third live key is refused");
     let keys = desk.json(&["callers", "list-keys", "cli", "--json"]);
     assert_eq!(keys.as_array().map(Vec::len), Some(2));
-    assert!(keys[0]["last_used_at"].is_string() && keys[1]["last_used_at"].is_string(), "both were used: {keys}");
+    assert!(
+        keys[0]["last_used_at"].is_string() && keys[1]["last_used_at"].is_string(),
+        "both were used: {keys}"
+    );
     desk.said(&["callers", "retire-key", "cli", text(&added, "id")]);
     std::thread::sleep(std::time::Duration::from_millis(1100));
     let refused = desk.run(&["token", "outlook", "team-a/alice", "--key-file", second]);
