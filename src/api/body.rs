@@ -38,6 +38,13 @@ pub(super) async fn read(body: Body) -> Result<Bytes, Problem> {
 fn parse<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Problem> {
     // serde_json's message may quote what came, so only its place is passed on.
     serde_json::from_slice::<Members<T>>(bytes).map(|members| members.0).map_err(|error| {
+        // The name of a member that is missing is one of ours.
+        let text = error.to_string();
+        let missing =
+            ["app", "connection"].into_iter().find(|name| text.contains(&format!("missing field `{name}`")));
+        if let Some(name) = missing {
+            return Problem::invalid(name, "is missing");
+        }
         let what = match error.classify() {
             serde_json::error::Category::Data => "has a member that is missing, unknown or of the wrong type",
             _ => "is not JSON",

@@ -138,6 +138,9 @@ fn read_credentials(
             config::read_credentials_dir(directory).map_err(|error| format!("credentials_dir: {error}"))?,
         );
     }
+    if configs.is_empty() {
+        tracing::warn!(app = %app_name, "the app has no client credential: no account can be connected and no token refreshed until it has one");
+    }
     let mut credentials = Vec::new();
     for credential in &configs {
         let read = read_credential(credential, secrets)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Broker, Refusal};
 use crate::domain::id::ConnectionKey;
-use crate::domain::scope::{LONGEST_SCOPE, ScopeNaming, ScopeSet};
+use crate::domain::scope::{LONGEST_SCOPE, Scope, ScopeNaming, ScopeSet};
 use crate::policy::CallerPolicy;
 use crate::refresh::{Claims, Held, Served, Want};
 
@@ -102,6 +102,25 @@ impl Asked {
     }
 }
 
+/// Takes `{resource}/.default` out of the scopes: it is Entra's way to say "everything of that resource", so only a rule
+/// that gives everything gives it, and it has been asked by then.
+fn whole_resource(scopes: ScopeSet, granted: &ScopeSet) -> Result<(ScopeSet, Option<String>), Refusal> {
+    let is_default = |scope: &Scope| scope.canonical().ends_with("/.default");
+    let (whole, named): (Vec<Scope>, Vec<Scope>) = scopes.iter().cloned().partition(is_default);
+    match &whole[..] {
+        [] => Ok((scopes, None)),
+        [one] if granted.of_resource(one.resource()).resources().is_empty() => {
+            Err(Refusal::ScopeNotGranted { scopes: vec![one.wire().to_owned()] })
+        }
+        [one] => {
+            let of_resource = granted.of_resource(one.resource());
+            let all: ScopeSet = named.into_iter().chain(of_resource.iter().cloned()).collect();
+            Ok((all, one.resource().map(str::to_owned)))
+        }
+        _ => Err(Refusal::invalid("scope", "a token is for one resource; ask for one `/.default`")),
+    }
+}
+
 /// What the caller may have of this connection, and so wants.
 fn want(
     caller: &CallerPolicy,
@@ -118,11 +137,18 @@ fn want(
         let problem = "no rule of this caller gives a scope of any resource".to_owned();
         return Err(Refusal::Forbidden { problem });
     }
-    let (resource, scopes) = match (naming, &asked.resource) {
+    let (scopes, default_of) = match naming {
+        ScopeNaming::Plain => (scopes, None),
+        ScopeNaming::Entra { .. } => whole_resource(scopes, &held.granted)?,
+    };
+    let (resource, scopes) = match (naming, asked.resource.as_ref().or(default_of.as_ref())) {
         (ScopeNaming::Plain, _) => (None, scopes),
         (ScopeNaming::Entra { .. }, Some(resource)) => {
             let scopes = scopes.of_resource(Some(resource));
             if scopes.resources().is_empty() {
+                // Whether it was granted is nothing to a caller that no rule gives any of it.
+                let whole = naming.scopes_lossy([format!("{resource}/.default").as_str()]);
+                permit.scopes_for(Some(&whole), &held.granted)?;
                 return Err(Refusal::ScopeNotGranted { scopes: vec![format!("{resource}/.default")] });
             }
             (Some(resource.clone()), scopes)

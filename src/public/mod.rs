@@ -116,7 +116,7 @@ impl PublicSite {
                 "{} asks for access to your account, to be used as {}. You will sign in at your account's own provider and decide there; this page never sees your password.",
                 view.asked_by, view.key.connection
             ))
-            .list("It will ask for", view.scopes.iter().map(|scope| in_words(scope)).collect())
+            .list("It will ask for", asked_for(&view.scopes))
             .say("If you did not just ask for this yourself, close this page: whoever sent you the link would get access to your account.")
             .button("Continue to sign in", format!("{}/connect/{id}", self.config.base_url));
         page = page.contact(app.and_then(|app| app.support_contact.clone()));
@@ -268,11 +268,22 @@ impl Handler for PublicSite {
     }
 }
 
+/// What the scopes mean, each thing once.
+fn asked_for(scopes: &[String]) -> Vec<String> {
+    let mut said = Vec::new();
+    for words in scopes.iter().map(|scope| in_words(scope)) {
+        if !said.contains(&words) {
+            said.push(words);
+        }
+    }
+    said
+}
+
 /// A scope as a person says it; an unknown one as it stands.
 fn in_words(scope: &str) -> String {
     let name = scope.rsplit('/').next().unwrap_or(scope).to_ascii_lowercase();
     let words = match name.as_str() {
-        "openid" | "profile" | "user.read" => "Know who you are (name and account)",
+        "openid" | "profile" | "user.read" => return "Know who you are (name and account)".to_owned(),
         "email" => "See your e-mail address",
         "offline_access" => "Keep the connection while you are away",
         "mail.readbasic" => "See your e-mail's headers, not its text",

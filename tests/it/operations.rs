@@ -137,6 +137,22 @@ async fn a_token_request_may_bring_the_link_at_which_the_user_can_mend_it() {
     assert!(refused.json()["connect_url"].is_null());
 }
 
+/// Entra's own spelling for all of a resource, as its libraries send it.
+#[tokio::test]
+async fn a_resource_may_be_asked_for_by_its_default_scope() {
+    let world = Plan::default().start().await;
+    world.connect("one", ALICE).await;
+    for query in
+        ["?scope=https://graph.microsoft.com/.default", "?resource=https://graph.microsoft.com/.default"]
+    {
+        assert_eq!(world.token_with("one", query).await.status, 200, "{query}");
+    }
+    let other = world.token_with("one", "?scope=https://outlook.office.com/.default").await;
+    assert_eq!((other.status.as_u16(), text(&other.json(), "code")), (409, "scope_not_granted"));
+    let two = "?scope=https://outlook.office.com/.default%20https://graph.microsoft.com/.default";
+    assert_eq!(world.token_with("one", two).await.status, 400);
+}
+
 #[tokio::test]
 async fn the_log_is_one_json_object_a_line() {
     let world = Plan::default().start().await;
