@@ -58,6 +58,11 @@ impl Events {
         Events { metrics, audit, clock, handles: RwLock::default() }
     }
 
+    /// A caller has a rule for an app: its series begin at 0.
+    pub fn expect(&self, app: &AppName, caller: &CallerName) {
+        self.handles(app, caller);
+    }
+
     /// A token was handed out.
     pub async fn handed_out(&self, who: Who<'_>, out: HandOut<'_>) {
         self.handles(&out.key.app, out.caller).served(out.elapsed);

@@ -126,6 +126,14 @@ impl Daemon {
             },
         );
         let (callers, admins) = callers::build(&config, &apps, &keyring, &environment, clock.now())?;
+        for app in apps.keys() {
+            metrics.expect_app(app);
+        }
+        for caller in callers.iter() {
+            for rule in caller.policy.rules() {
+                events.expect(&rule.app, &caller.name);
+            }
+        }
         let broker = Arc::new(Broker::new(
             apps,
             broker::Deps {

@@ -356,6 +356,15 @@ impl Metrics {
         text
     }
 
+    /// An app is configured: its series begin at 0, so that the first event of each is an increase that is seen.
+    pub fn expect_app(&self, app: &AppName) {
+        let app = app.as_str();
+        let _at_zero = self.refreshes.with_label_values(&[app, "ok"]);
+        let _at_zero = self.refresh_duration.with_label_values(&[app]);
+        let _at_zero = self.authority_requests.with_label_values(&[app, "token", "ok"]);
+        let _at_zero = self.authority_request_duration.with_label_values(&[app, "token"]);
+    }
+
     /// Handles for one caller's requests for one app's tokens in one dialect, to be kept and reused.
     pub fn token_request_handles(
         &self,

@@ -14,6 +14,15 @@ use crate::world::{ALICE, BOB, Kept, Plan, Process, SYNC, text};
 #[tokio::test]
 async fn metrics_pass_promtool_and_count_what_happened() {
     let world = Plan::default().start().await;
+    let at_start = world.metrics().await;
+    for name in [
+        "token_requests_total",
+        "token_request_duration_seconds",
+        "refreshes_total",
+        "authority_requests_total",
+    ] {
+        assert!(at_start.contains(&format!("\ntokenward_{name}")), "{name} begins at 0:\n{at_start}");
+    }
     world.connect("one", ALICE).await;
     for _ in 0..3 {
         world.access_token("one").await;
