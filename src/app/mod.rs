@@ -61,7 +61,6 @@ impl StartError {
 pub struct Daemon {
     public: SocketAddr,
     local: Vec<SocketAddr>,
-    admin: Vec<SocketAddr>,
     ops: SocketAddr,
     parts: Parts,
 }
@@ -162,7 +161,6 @@ impl Daemon {
         let daemon = Daemon {
             public: bound.public.tcp_address().expect("the public listener is TCP"),
             local: bound.local.iter().filter_map(|bound| bound.tcp_address()).collect(),
-            admin: bound.admin.iter().filter_map(|bound| bound.tcp_address()).collect(),
             ops: bound.ops.tcp_address().expect("the ops listener is TCP"),
             parts: Parts {
                 tasks: tasks.clone(),
@@ -221,11 +219,6 @@ impl Daemon {
     /// Where the local TCP listeners listen.
     pub fn local_addresses(&self) -> &[SocketAddr] {
         &self.local
-    }
-
-    /// Where the admin TCP listeners listen.
-    pub fn admin_addresses(&self) -> &[SocketAddr] {
-        &self.admin
     }
 
     /// Where the ops listener listens.

@@ -117,9 +117,10 @@ impl Broker {
             )?;
             let confirmed = code_hash.clone();
             let connected = SessionState::Connected { account: account.clone(), code_hash: Some(code_hash) };
-            self.note_connected(id, taken, &connected).await;
-            // It is connected, whatever becomes of this: what is left expires.
-            if let Err(error) = self.deps.repository.discard_redeemed(&confirmed).await {
+            // Unmarked, the session still waits, and what was redeemed stays for a repeated confirmation to find.
+            if self.note_connected(id, taken, &connected).await
+                && let Err(error) = self.deps.repository.discard_redeemed(&confirmed).await
+            {
                 tracing::warn!(%error, "a confirmed grant's waiting copy could not be discarded; it expires");
             }
             self.sessions_changed.notify_waiters();
@@ -128,19 +129,19 @@ impl Broker {
         Err(Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) })
     }
 
-    /// Says in the session that it is connected, even where a wrong confirmation was counted meanwhile. If that cannot be
-    /// stored the connection stands all the same, and a repeated confirmation finds it.
+    /// Says in the session that it is connected, even where a wrong confirmation was counted meanwhile. False when that
+    /// could not be stored: the connection stands all the same.
     async fn note_connected(
         &self,
         id: &SessionId,
         mut taken: Taken<ConnectSession>,
         connected: &SessionState,
-    ) {
+    ) -> bool {
         for _ in 0..SWAP_TRIES {
             let mut after = taken.value.clone();
             after.state = connected.clone();
             match self.swap_session(id.as_str(), &taken, &after).await {
-                Ok(true) => return,
+                Ok(true) => return true,
                 Ok(false) => {}
                 Err(_) => break,
             }
@@ -148,11 +149,12 @@ impl Broker {
                 Ok(now) if matches!(now.value.state, SessionState::AwaitingConfirmation { .. }) => {
                     taken = now
                 }
-                Ok(_) => return,
+                Ok(_) => return true,
                 Err(_) => break,
             }
         }
         tracing::warn!("a confirmed session could not be marked as connected");
+        false
     }
 
     /// Makes or renews the connection. Of a connection that is there, only its own account may renew it.

@@ -146,6 +146,42 @@ async fn a_token_request_may_bring_the_link_at_which_the_user_can_mend_it() {
     assert!(refused.json()["connect_url"].is_null());
 }
 
+/// What the authority refuses for a caller's challenge, or for one more resource, is that caller's answer: the connection
+/// stays active and everybody else unharmed.
+#[tokio::test]
+async fn a_verdict_on_a_challenge_or_another_resource_is_not_the_connections() {
+    let mut plan = Plan::default().token_life(Duration::from_secs(4));
+    plan.scopes =
+        r#"["offline_access", "openid", "profile", "Mail.Read", "https://outlook.office.com/SMTP.Send"]"#;
+    let world = plan.start().await;
+    world.connect("one", ALICE).await;
+    let graph = "?resource=https://graph.microsoft.com";
+    let refuse = |code| {
+        let rule = FaultRule::new(Endpoint::Token, Fault::aadsts(code)).grant_type("refresh_token");
+        world.entra.faults().inject(rule.once());
+    };
+    let unharmed = async || {
+        assert_eq!(world.show("one").await["status"], "active");
+        let answer = world.token_with("one", graph).await;
+        assert_eq!((answer.status.as_u16(), answer.json()["status"].clone()), (200, json!("active")));
+    };
+
+    refuse(53003);
+    let path = "/v1/apps/outlook/connections/one/token";
+    let claims = json!({ "claims": { "access_token": { "acrs": { "value": "c9" } } }, "resource": "https://graph.microsoft.com" });
+    let refused = world.api(Method::POST, path, claims).await;
+    assert_eq!((refused.status.as_u16(), text(&refused.json(), "code")), (409, "connection_blocked"));
+    unharmed().await;
+
+    refuse(65001);
+    let refused = world.token_with("one", "?resource=https://outlook.office.com").await;
+    assert_eq!((refused.status.as_u16(), text(&refused.json(), "code")), (409, "reauthorization_required"));
+    unharmed().await;
+    // Nor after the held token's end: the plain refresh works.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    unharmed().await;
+}
+
 /// Entra's own spelling for all of a resource, as its libraries send it.
 #[tokio::test]
 async fn a_resource_may_be_asked_for_by_its_default_scope() {
