@@ -15,7 +15,7 @@ use crate::listener::{Origin, RequestId};
 use crate::refresh::Observer;
 use crate::store::observed::StoreObserver;
 use crate::telemetry::audit::{Action, Audit, AuditEvent, Recorded};
-use crate::telemetry::metrics::{CacheResult, CredentialState, Metrics, TokenRequestHandles};
+use crate::telemetry::metrics::{CacheResult, CredentialState, LeaseResult, Metrics, TokenRequestHandles};
 
 /// The dialect of the local API's own token route.
 const NATIVE: &str = "native";
@@ -281,6 +281,15 @@ impl Observer for Counters {
 
     fn refreshed(&self, app: &AppName, outcome: &'static str, elapsed: Duration) {
         self.0.refresh(app, outcome, elapsed);
+    }
+
+    fn lease(&self, result: &'static str) {
+        self.0.lease_attempt(match result {
+            "acquired" => LeaseResult::Acquired,
+            "held" => LeaseResult::Held,
+            "lost" => LeaseResult::Lost,
+            _ => LeaseResult::Unreachable,
+        });
     }
 }
 

@@ -18,7 +18,6 @@ use crate::api::admin::AdminApi;
 use crate::broker::{self, Broker};
 use crate::callers::limit::Limiter;
 use crate::config::{AuditSink, Config, Loaded, LogFormat, LogLevel};
-use crate::domain::id::AppName;
 use crate::domain::random::Random;
 use crate::domain::time::Clock;
 use crate::events::{Counters, Events};
@@ -104,7 +103,6 @@ impl Daemon {
         let repository = Arc::new(Repository::new(store.store.clone(), keyring.clone(), random.clone()));
 
         let apps = apps::build(&config, &secrets, &ports, &metrics)?;
-        warn_of_replicas(&apps, store.store.is_shared());
         let engine_apps = apps
             .iter()
             .map(|(name, app)| (name.clone(), refresh::EngineApp { authority: app.authority.clone() }))
@@ -121,6 +119,8 @@ impl Daemon {
             refresh::Settings {
                 caller_wait: config.limits.caller_wait,
                 serve_cached_for: config.store.serve_cached_for,
+                lease: config.limits.lease,
+                authority_timeout: config.limits.authority_timeout,
                 ..refresh::Settings::default()
             },
         );
@@ -206,6 +206,7 @@ impl Daemon {
 
         watch::store(&daemon.parts, &config, store_latch);
         watch::unstored(&daemon.parts);
+        watch::changes(&daemon.parts);
         watch::stock(&daemon.parts, watch::Stock { broker, callers, admins, keyring, metrics });
         events.process(Action::Started).await;
         Ok(daemon)
@@ -364,15 +365,6 @@ pub fn serve(loaded: Loaded, path: &Path, variables: &BTreeMap<String, String>) 
             }
         }
     })
-}
-
-/// Replicas do not take turns yet: where a used refresh token must not be used again, two of them would end a grant.
-fn warn_of_replicas(apps: &BTreeMap<AppName, broker::App>, shared: bool) {
-    for (name, app) in apps {
-        if shared && !app.authority.may_replay_refresh_tokens() {
-            tracing::warn!(app = %name, "this app's authority may end a grant whose refresh token is used twice, and replicas do not take turns in this version: run one process only");
-        }
-    }
 }
 
 fn open_audit(

@@ -15,9 +15,10 @@ use crate::domain::random::Random;
 use crate::domain::scope::ScopeNaming;
 use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
-use crate::domain::token::{Freshness, HeldToken};
+use crate::domain::token::HeldToken;
 use crate::domain::verdict::{AuthorityError, BlockReason, Disposition, ReauthReason};
 use crate::repository::{Connection, Repository};
+use crate::store::Change;
 
 /// What is held of a store that others write to is looked at again after this long: a delete on one replica is felt
 /// on every other within it.
@@ -38,6 +39,10 @@ pub struct Settings {
     pub caller_wait: Duration,
     /// How long what is held is served while the store cannot be reached.
     pub serve_cached_for: Duration,
+    /// How long a lease of a connection lasts when it is not prolonged.
+    pub lease: Duration,
+    /// How long one call to an authority may take; less than a lease.
+    pub authority_timeout: Duration,
     /// Connections held in memory at the most.
     pub most_connections: usize,
 }
@@ -47,6 +52,8 @@ impl Default for Settings {
         Settings {
             caller_wait: Duration::from_secs(15),
             serve_cached_for: Duration::from_secs(300),
+            lease: Duration::from_secs(30),
+            authority_timeout: Duration::from_secs(10),
             most_connections: 100_000,
         }
     }
@@ -304,6 +311,21 @@ impl Engine {
         self.inner.slots.give_back(key, slot);
     }
 
+    /// Hears of what other replicas do, for as long as this is polled; it never completes.
+    pub async fn follow_changes(&self) {
+        let inner = &self.inner;
+        loop {
+            match inner.deps.repository.store().next_change().await {
+                Change::Connection(key) => {
+                    if let Some(slot) = inner.slots.existing(&key) {
+                        slot.tell();
+                    }
+                }
+                Change::Missed => inner.slots.all().iter().for_each(|slot| slot.tell()),
+            }
+        }
+    }
+
     /// Tries once more to store every answer that the store did not take. For a timer, and for a stop.
     pub async fn store_unstored(&self) -> usize {
         let mut left = 0;
@@ -358,7 +380,7 @@ impl Inner {
             let now = self.deps.clock.monotonic();
             let (held, unchecked) = {
                 let state = slot.state();
-                let due = shared && now.saturating_sub(state.checked_at) >= CHECK_EVERY;
+                let due = shared && (state.outdated || now.saturating_sub(state.checked_at) >= CHECK_EVERY);
                 match &state.held {
                     Some(held) if !due => return Ok(held.clone()),
                     held => (held.clone(), state.unchecked.clone()),
@@ -462,18 +484,13 @@ impl Inner {
         }
     }
 
-    /// Whether the last try may have used the refresh token up, at an authority where it must not be used again, while
-    /// there is a token that lives: then nothing is risked. (Once there is none, another try is all that is left: the
-    /// one before may never have arrived.)
+    /// Whether the last try may have used the refresh token up, at an authority where it must not be used again.
     fn must_not_repeat(&self, key: &ConnectionKey, held: &Held, trouble: &Trouble) -> bool {
         let in_doubt = matches!(
             trouble.failure.as_ref(),
             Failure::Authority(failure) if failure.disposition == Disposition::OutcomeUnknown
         );
-        let may_replay = self.apps.get(&key.app).is_some_and(|app| app.authority.may_replay_refresh_tokens());
-        let now = self.deps.clock.now();
-        let lives = |token: &HeldToken| token.freshness(now, Duration::ZERO) != Freshness::Expired;
-        in_doubt && !may_replay && held.connection.tokens.iter().any(lives)
+        in_doubt && renew::must_not_replay(self, key, &held.connection)
     }
 
     /// Holds what a look at the store found at `looked_at`, unless something was written since.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::backoff;
 use super::engine::Inner;
+use super::lease::{self, Lease};
 use super::plan::{self, Want};
 use super::slots::{Failure, Slot, Trouble, Unstored};
 use crate::authority::{RefreshRequest, TokenAnswer};
@@ -14,9 +15,9 @@ use crate::domain::id::ConnectionKey;
 use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::secret::{AccessToken, RefreshToken};
 use crate::domain::token::{Freshness, HeldToken};
-use crate::domain::verdict::{AuthorityFailure, Disposition, GrantFate};
-use crate::repository::{Connection, Loaded};
-use crate::store::{Revision, StoreError};
+use crate::domain::verdict::{AuthorityError, AuthorityFailure, Disposition, GrantFate};
+use crate::repository::{Connection, Loaded, RepositoryError};
+use crate::store::{Committed, Revision, StoreError, Writer};
 
 /// Tokens kept for one connection: one per resource, and nobody uses more resources than this.
 const MOST_TOKENS: usize = 8;
@@ -26,6 +27,10 @@ const STORE_TRIES: u32 = 5;
 const VERDICT_AGAIN: Duration = Duration::from_secs(60);
 /// How often a commit may be overtaken before its waiters are told.
 const MOST_OVERTAKEN: usize = 4;
+/// How long another replica's word is waited for before its lease is tried for all the same: what is told may be lost.
+const UNTOLD: Duration = Duration::from_secs(1);
+/// A lease that is about to end is not tried for more often than this.
+const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 /// Pause before a personal account's verdict is checked once more.
 const SECOND_OPINION: Duration = Duration::from_millis(500);
 
@@ -37,7 +42,8 @@ pub(super) async fn look_up(
 ) -> Result<(), Arc<Failure>> {
     let looked_at = inner.deps.clock.monotonic();
     let (epoch, held) = {
-        let state = slot.state();
+        let mut state = slot.state();
+        state.outdated = false; // whoever says so from here on says it of what we are about to see
         (state.epoch, state.held.clone())
     };
     let repository = &inner.deps.repository;
@@ -91,32 +97,93 @@ fn store_does_not_answer(inner: &Inner, slot: &Slot, failure: Failure) -> Arc<Fa
     failure
 }
 
-/// Uses the grant, unless somebody else has just done so, and stores what comes back before anyone sees it.
+/// Uses the grant, unless somebody else has just done so, and stores what comes back before anyone sees it. Where another
+/// replica is at it, its outcome is waited for.
 pub(super) async fn renew(
     inner: &Arc<Inner>,
     key: &ConnectionKey,
     slot: &Arc<Slot>,
     want: &Want,
 ) -> Result<(), Arc<Failure>> {
-    store_unstored(inner, key, slot).await?;
-    let epoch = slot.state().epoch;
-    let loaded = load_or_note(inner, key, slot, epoch, want).await?;
-    let now = inner.deps.clock.now();
-    let connection = &loaded.connection;
-    let enough = connection.tokens.iter().any(|token| {
-        token.resource == want.resource
-            && token.freshness(now, want.min_ttl) == Freshness::Fresh
-            && !plan::is_refused(token, want)
-            && token.refresh_at.is_none_or(|at| at > now)
-            && connection.profile.status == Status::Active
-    });
-    if enough {
+    let enough = |connection: &Connection| {
+        let now = inner.deps.clock.now();
+        connection.tokens.iter().any(|token| {
+            token.resource == want.resource
+                && token.freshness(now, want.min_ttl) == Freshness::Fresh
+                && !plan::is_refused(token, want)
+                && token.refresh_at.is_none_or(|at| at > now)
+                && connection.profile.status == Status::Active
+        })
+    };
+    let may_try = |connection: &Connection| connection.profile.may_try(inner.deps.clock.now());
+    let used = with_lease(inner, key, slot, want, |connection| !enough(connection) && may_try(connection));
+    let connection = used.await?;
+    if connection.is_some_and(|connection| enough(&connection)) {
         slot.state().trouble.remove(&want.resource); // somebody else's try went well
     }
-    if enough || !connection.profile.may_try(now) {
-        return Ok(());
+    Ok(())
+}
+
+/// Takes the connection's lease and uses its grant, if it is `needed` by then: gives the connection where it was not. While
+/// somebody else has the lease, their word is waited for.
+async fn with_lease(
+    inner: &Arc<Inner>,
+    key: &ConnectionKey,
+    slot: &Arc<Slot>,
+    want: &Want,
+    needed: impl Fn(&Connection) -> bool,
+) -> Result<Option<Connection>, Arc<Failure>> {
+    let begun = inner.deps.clock.monotonic();
+    let noted = |failure: RepositoryError| {
+        let failure = Arc::new(Failure::Repository(failure));
+        note_trouble(inner, slot, want, &failure, None);
+        failure
+    };
+    loop {
+        store_unstored(inner, key, slot).await?;
+        let told = slot.told();
+        let epoch = slot.state().epoch;
+        let loaded = load_or_note(inner, key, slot, epoch, want).await?;
+        if !needed(&loaded.connection) {
+            return Ok(Some(loaded.connection));
+        }
+        let tenant = loaded.connection.profile.account.tid.as_deref();
+        let monotonic = inner.deps.clock.monotonic();
+        if let Some((left, failure)) = inner.buckets.closed(&key.app, tenant, monotonic) {
+            note_trouble(inner, slot, want, &failure, Some(left));
+            return Err(failure);
+        }
+        match Lease::take(inner, key).await.map_err(|error| noted(error.into()))? {
+            lease::Attempt::Mine(lease) => {
+                // It may have been somebody else's until just now.
+                let revision = inner.deps.repository.store().revision(key).await;
+                if revision.as_ref().is_ok_and(|stored| *stored == Some(loaded.connection.revision)) {
+                    let seen = Seen { epoch, loaded };
+                    return use_grant(inner, key, slot, seen, want, lease).await.map(|()| None);
+                }
+                lease.release(inner, key, true).await;
+                revision.map_err(|error| noted(error.into()))?;
+            }
+            lease::Attempt::Theirs(left) => {
+                // A holder that lives prolongs its lease, one that died loses it: both are seen within this time.
+                if monotonic.saturating_sub(begun) > inner.settings.lease * 2 {
+                    return Err(noted(busy().into()));
+                }
+                tokio::select! {
+                    biased;
+                    () = told => {}
+                    () = inner.deps.clock.sleep(left.clamp(SHORTEST_WAIT, UNTOLD)) => {}
+                }
+            }
+        }
     }
-    use_grant(inner, key, slot, epoch, loaded, want).await
+}
+
+fn busy() -> StoreError {
+    StoreError::Unavailable {
+        doing: "refreshing a connection",
+        cause: "another replica is at it and does not come to an end".into(),
+    }
 }
 
 /// Uses the grant whatever its verdict's time, for the resource it was first connected for.
@@ -125,13 +192,8 @@ pub(super) async fn try_now(
     key: &ConnectionKey,
     slot: &Arc<Slot>,
 ) -> Result<(), Arc<Failure>> {
-    store_unstored(inner, key, slot).await?;
     let epoch = slot.state().epoch;
-    let looked = load(inner, key, slot, epoch).await;
-    let loaded = looked?;
-    if loaded.connection.profile.status == Status::Paused || loaded.connection.profile.grant_destroyed {
-        return Ok(());
-    }
+    let loaded = load(inner, key, slot, epoch).await?;
     let Some(app) = inner.apps.get(&key.app) else { return Ok(()) };
     let naming = app.authority.scope_naming();
     let granted = naming.scopes_lossy(loaded.connection.profile.scopes_granted.iter().map(String::as_str));
@@ -142,7 +204,10 @@ pub(super) async fn try_now(
         rejected: None,
         claims: None,
     };
-    use_grant(inner, key, slot, epoch, loaded, &want).await
+    let usable = |connection: &Connection| {
+        connection.profile.status != Status::Paused && !connection.profile.grant_destroyed
+    };
+    with_lease(inner, key, slot, &want, usable).await.map(|_| ())
 }
 
 async fn load_or_note(
@@ -159,38 +224,62 @@ async fn load_or_note(
     loaded
 }
 
+/// A connection as it was read, and the slot's epoch from before that.
+struct Seen {
+    epoch: u64,
+    loaded: Loaded,
+}
+
+/// Uses the grant under the lease, which ends here whatever comes of it.
 async fn use_grant(
     inner: &Arc<Inner>,
     key: &ConnectionKey,
     slot: &Arc<Slot>,
-    epoch: u64,
-    loaded: Loaded,
+    seen: Seen,
     want: &Want,
+    lease: Lease,
 ) -> Result<(), Arc<Failure>> {
-    let connection = &loaded.connection;
+    let connection = &seen.loaded.connection;
     let tenant = connection.profile.account.tid.clone();
-    let monotonic = inner.deps.clock.monotonic();
-    if let Some((left, failure)) = inner.buckets.closed(&key.app, tenant.as_deref(), monotonic) {
-        note_trouble(inner, slot, want, &failure, Some(left));
-        return Err(failure);
-    }
-    let grant = match inner.deps.repository.open_grant(key, &loaded) {
+    let grant = match inner.deps.repository.open_grant(key, &seen.loaded) {
         Ok(Some(grant)) => grant,
-        Ok(None) => return Ok(()),
+        Ok(None) => {
+            lease.release(inner, key, true).await;
+            return Ok(());
+        }
         Err(error) => {
+            lease.release(inner, key, true).await;
             let failure = Arc::new(Failure::Repository(error));
             note_trouble(inner, slot, want, &failure, None);
             return Err(failure);
         }
     };
+    if lease.unsettled {
+        slot.state().remember(unsettled_attempt(inner));
+        if must_not_replay(inner, key, connection) {
+            lease.release(inner, key, false).await;
+            let failure = Arc::new(Failure::Authority(unsettled_failure()));
+            note_trouble(inner, slot, want, &failure, None);
+            return Err(failure);
+        }
+    }
 
-    match ask_authority(inner, key, connection, &grant, want).await {
+    let asked = async {
+        tokio::select! {
+            biased;
+            answer = ask_authority(inner, key, connection, &grant, want, &lease) => answer,
+            () = lease.keep(inner, key) => unreachable!("a lease is kept for as long as it is asked for"),
+        }
+    };
+    match asked.await {
         Ok((used, answer)) => {
             inner.buckets.open(&key.app);
             let renewed = grant.renewed(&used, answer.refresh_token.clone());
-            let connection = succeed(inner, key, slot, &loaded.connection, want, answer);
-            let expected = Some(loaded.connection.revision);
-            keep(inner, slot, key, expected, connection, renewed, used);
+            let expected = Some(connection.revision);
+            let connection = succeed(inner, key, slot, connection, want, answer);
+            let successor = successor(inner, key, expected, lease.writer(), connection, renewed, used);
+            slot.state().unstored = Some(successor);
+            // The commit gives the lease back. One that is not stored yet keeps it until it ends.
             let stored = store_with_patience(inner, key, slot).await;
             if let Err(failure) = &stored {
                 note_trouble(inner, slot, want, failure, None);
@@ -202,14 +291,52 @@ async fn use_grant(
         Err(failure) => {
             let judged =
                 failure.disposition.is_verdict() && speaks_of_the_grant(inner, key, connection, want);
+            let known = failure.disposition != Disposition::OutcomeUnknown;
             let failure = Arc::new(Failure::Authority(failure));
             note_trouble(inner, slot, want, &failure, None);
             note_buckets(inner, key, tenant.as_deref(), &failure);
-            if judged {
-                judge(inner, key, slot, epoch, loaded, grant, &failure).await?;
-            }
+            let noted = if judged {
+                judge(inner, key, slot, seen, grant, &failure, lease.writer()).await
+            } else {
+                Ok(())
+            };
+            lease.release(inner, key, known).await;
+            noted?;
             Err(failure)
         }
+    }
+}
+
+/// Whether the grant must be left alone, because somebody may have used it up, for as long as a token of it lives: once
+/// there is none, another try is all that is left.
+pub(super) fn must_not_replay(inner: &Inner, key: &ConnectionKey, connection: &Connection) -> bool {
+    let may_replay = inner.apps.get(&key.app).is_some_and(|app| app.authority.may_replay_refresh_tokens());
+    let now = inner.deps.clock.now();
+    let lives = |token: &HeldToken| token.freshness(now, Duration::ZERO) != Freshness::Expired;
+    !may_replay && connection.tokens.iter().any(lives)
+}
+
+/// For `explain`: what a verdict that follows may come from.
+fn unsettled_attempt(inner: &Inner) -> Attempt {
+    Attempt {
+        at: inner.deps.clock.now(),
+        action: "refresh".into(),
+        outcome: Disposition::OutcomeUnknown.as_str().into(),
+        conclusion: "a replica began to refresh this connection and never said how that ended: it died, was stopped, or \
+                     lost the authority's answer"
+            .into(),
+        answer: AuthorityError::default(),
+    }
+}
+
+fn unsettled_failure() -> AuthorityFailure {
+    AuthorityFailure {
+        doing: "refreshing a grant",
+        cause: "another replica may have used the refresh token up; it is not sent again while a token lives"
+            .into(),
+        disposition: Disposition::OutcomeUnknown,
+        answer: AuthorityError::default(),
+        claims: None,
     }
 }
 
@@ -230,10 +357,15 @@ async fn ask_authority(
     connection: &Connection,
     grant: &Grant,
     want: &Want,
+    lease: &Lease,
 ) -> Result<(RefreshToken, TokenAnswer), AuthorityFailure> {
     let authority = &inner.apps.get(&key.app).expect("only configured apps reach the engine").authority;
     let scopes = scopes_to_ask(authority.scope_naming(), connection, want);
     let call = async |refresh_token: &RefreshToken| {
+        // A process that was stopped and goes on must not call beside whoever has the lease by now.
+        if !lease.outlasts(inner, inner.settings.authority_timeout) {
+            return Err(lease_ran_out());
+        }
         let begun = inner.deps.clock.monotonic();
         let answer = authority
             .refresh(RefreshRequest {
@@ -277,6 +409,16 @@ async fn ask_authority(
         }
     }
     Err(verdict)
+}
+
+fn lease_ran_out() -> AuthorityFailure {
+    AuthorityFailure {
+        doing: "refreshing a grant",
+        cause: "the lease would end before the call".into(),
+        disposition: Disposition::RetryAfter(None),
+        answer: AuthorityError::default(),
+        claims: None,
+    }
 }
 
 /// What was granted for the wanted resource, with the sign-in's own scopes where the authority does not list them
@@ -380,25 +522,12 @@ pub(crate) fn granted_after(
     after.to_words()
 }
 
-/// Seals the successor of a connection and keeps it until the store has taken it.
-fn keep(
-    inner: &Inner,
-    slot: &Slot,
-    key: &ConnectionKey,
-    expected: Option<Revision>,
-    connection: Connection,
-    grant: Grant,
-    used: RefreshToken,
-) {
-    let successor = successor(inner, key, expected, connection, grant, used);
-    slot.state().unstored = Some(successor);
-}
-
 /// The sealed successor of a connection.
 fn successor(
     inner: &Inner,
     key: &ConnectionKey,
     expected: Option<Revision>,
+    writer: Writer,
     mut connection: Connection,
     grant: Grant,
     used: RefreshToken,
@@ -406,7 +535,7 @@ fn successor(
     let repository = &inner.deps.repository;
     let sealed = repository.seal(key, expected, &connection.profile, &connection.tokens, Some(&grant));
     connection.revision = sealed.revision;
-    Unstored { expected, sealed, connection, grant, used }
+    Unstored { writer, expected, sealed, connection, grant, used }
 }
 
 /// Stores what is kept, trying a few times before its waiters are told.
@@ -441,17 +570,20 @@ pub(super) async fn store_unstored(
             (state.epoch, state.unstored.clone())
         };
         let Some(unstored) = unstored else { return Ok(()) };
-        let committed = inner.deps.repository.commit_sealed(key, unstored.expected, &unstored.sealed).await;
+        let Unstored { expected, sealed, writer, .. } = &unstored;
+        let committed = inner.deps.repository.commit_sealed(key, *expected, sealed, *writer).await;
         match committed {
-            Ok(Some(revision)) => {
+            Ok(Committed::Done) => {
                 // Another try may have stored this one and kept a newer one since.
-                if !clear_unstored(slot, revision) {
+                if !clear_unstored(slot, sealed.revision) {
                     continue;
                 }
                 inner.publish_written(key, slot, epoch, unstored.connection);
                 return Ok(());
             }
-            Ok(None) => overtaken(inner, key, slot, epoch, unstored).await?,
+            Ok(Committed::Conflict) => overtaken(inner, key, slot, epoch, unstored).await?,
+            // Somebody else uses the grant: what they store, or that they store nothing, decides.
+            Ok(Committed::Fenced) => return Err(Arc::new(Failure::Repository(busy().into()))),
             Err(error) => return Err(Arc::new(Failure::Repository(error))),
         }
     }
@@ -501,7 +633,8 @@ async fn overtaken(
             let mut connection = unstored.connection;
             connection.profile.created_at = loaded.connection.profile.created_at;
             let expected = Some(loaded.connection.revision);
-            let again = successor(inner, key, expected, connection, unstored.grant, unstored.used);
+            let again =
+                successor(inner, key, expected, unstored.writer, connection, unstored.grant, unstored.used);
             // In one step: in between nobody would know of the answer, and use the refresh token again.
             let mut state = slot.state();
             if state.unstored.as_ref().is_some_and(|kept| kept.sealed.revision == before) {
@@ -523,22 +656,23 @@ async fn judge(
     inner: &Arc<Inner>,
     key: &ConnectionKey,
     slot: &Arc<Slot>,
-    epoch: u64,
-    loaded: Loaded,
+    seen: Seen,
     grant: Grant,
     failure: &Arc<Failure>,
+    writer: Writer,
 ) -> Result<(), Arc<Failure>> {
     let Failure::Authority(verdict) = failure.as_ref() else { return Ok(()) };
     let now = inner.deps.clock.now();
     let attempt = attempt(inner, verdict);
+    let Seen { epoch, loaded } = seen;
     let Connection { revision, mut profile, tokens } = loaded.connection;
     // What failed before the verdict may be its cause: a lost answer, where a refresh token works only once.
     profile.attempts.extend(slot.state().attempts.iter().cloned());
     let profile = profile.judged(verdict.disposition, attempt, verdict.claims.clone(), now);
     let kept = (!profile.grant_destroyed).then_some(&grant);
-    let committed = inner.deps.repository.commit(key, Some(revision), &profile, &tokens, kept).await;
+    let committed = inner.deps.repository.commit(key, Some(revision), &profile, &tokens, kept, writer).await;
     match committed {
-        Ok(Some(revision)) => {
+        Ok((Committed::Done, revision)) => {
             tracing::warn!(
                 app = %key.app, connection = %key.connection, status = profile.status.as_str(),
                 reason = profile.status.reason(), error_codes = ?verdict.answer.error_codes,
@@ -549,7 +683,7 @@ async fn judge(
             Ok(())
         }
         // It is another one by now: the verdict was not about that.
-        Ok(None) => {
+        Ok((Committed::Conflict | Committed::Fenced, _)) => {
             slot.state().trouble.clear();
             load(inner, key, slot, epoch).await.map(|_| ())
         }

@@ -4,10 +4,12 @@
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasher;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, watch};
 
 use crate::domain::connection::{ATTEMPTS_KEPT, Attempt};
 use crate::domain::grant::Grant;
@@ -16,7 +18,7 @@ use crate::domain::scope::ScopeSet;
 use crate::domain::secret::RefreshToken;
 use crate::domain::verdict::AuthorityFailure;
 use crate::repository::{Connection, RepositoryError};
-use crate::store::{Revision, StoredConnection};
+use crate::store::{Revision, StoredConnection, Writer};
 
 /// Shards, so that slots of different connections do not share a lock.
 const SHARDS: usize = 64;
@@ -91,6 +93,8 @@ pub(super) struct Trouble {
 /// An answer of the authority that the store has not taken yet.
 #[derive(Clone)]
 pub(super) struct Unstored {
+    /// On whose word it is committed: that of the lease under which it was got.
+    pub(super) writer: Writer,
     pub(super) expected: Option<Revision>,
     pub(super) sealed: StoredConnection,
     pub(super) connection: Connection,
@@ -115,6 +119,8 @@ pub(super) struct SlotState {
     pub(super) unstored: Option<Unstored>,
     /// Monotonic time of the last look at the store.
     pub(super) checked_at: Duration,
+    /// Somebody said that it changed since then, or may have.
+    pub(super) outdated: bool,
     /// Since when the store does not answer for this connection, and when it was asked last.
     pub(super) unchecked: Option<(Duration, Arc<Failure>)>,
     pub(super) last_used: Duration,
@@ -149,9 +155,25 @@ impl SlotState {
 #[derive(Default)]
 pub(super) struct Slot {
     state: Mutex<SlotState>,
+    /// Wakes those who wait for another replica to be done with the connection.
+    word: Notify,
 }
 
 impl Slot {
+    /// Another replica changed the connection, or gave its lease back: whoever waits for that looks at once, and whatever
+    /// is held is compared with the store before it is served again.
+    pub(super) fn tell(&self) {
+        self.state().outdated = true;
+        self.word.notify_waiters();
+    }
+
+    /// Completes at the next [`Slot::tell`]. One that comes after this is made and before it is awaited counts.
+    pub(super) fn told(&self) -> Pin<Box<Notified<'_>>> {
+        let mut told = Box::pin(self.word.notified());
+        told.as_mut().enable();
+        told
+    }
+
     pub(super) fn state(&self) -> MutexGuard<'_, SlotState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -211,6 +233,15 @@ impl Slots {
         if empty {
             shard.remove(key);
         }
+    }
+
+    /// Every slot.
+    pub(super) fn all(&self) -> Vec<Arc<Slot>> {
+        let slots = |shard: &Shard| {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.values().cloned().collect::<Vec<_>>()
+        };
+        self.shards.iter().flat_map(slots).collect()
     }
 
     /// Every slot with an answer the store has not taken.

@@ -25,7 +25,7 @@ use crate::domain::secret::RefreshToken;
 use crate::domain::token::HeldToken;
 use crate::keyring::seal::{OpenError, Place, key_id};
 use crate::keyring::{KeyId, Keyring};
-use crate::store::{Committed, Revision, Store, StoreError, StoredConnection};
+use crate::store::{Committed, Revision, Store, StoreError, StoredConnection, Writer};
 
 const CONNECTION: &str = "connection";
 const PROFILE: &str = "profile";
@@ -121,7 +121,7 @@ impl Repository {
         wire::decode_grant(&bytes).ok_or_else(|| format_error(key, GRANT))
     }
 
-    /// Seals and stores a connection if its stored revision still is `expected`. `None` when it is another one.
+    /// Seals and stores a connection if its stored revision still is `expected`: the new revision when it was.
     pub async fn commit(
         &self,
         key: &ConnectionKey,
@@ -129,9 +129,11 @@ impl Repository {
         profile: &Profile,
         tokens: &[HeldToken],
         grant: Option<&Grant>,
-    ) -> Result<Option<Revision>, RepositoryError> {
+        writer: Writer,
+    ) -> Result<(Committed, Revision), RepositoryError> {
         let sealed = self.seal(key, expected, profile, tokens, grant);
-        self.commit_sealed(key, expected, &sealed).await
+        let committed = self.store.commit(key, expected, &sealed, writer).await?;
+        Ok((committed, sealed.revision))
     }
 
     /// Seals a connection as the successor of `expected`, without storing it. Committing one sealed value again after
@@ -157,17 +159,15 @@ impl Repository {
         }
     }
 
-    /// Stores what [`Repository::seal`] made. `None` when the stored revision is not `expected`.
+    /// Stores what [`Repository::seal`] made.
     pub async fn commit_sealed(
         &self,
         key: &ConnectionKey,
         expected: Option<Revision>,
         sealed: &StoredConnection,
-    ) -> Result<Option<Revision>, RepositoryError> {
-        match self.store.commit(key, expected, sealed).await? {
-            Committed::Done => Ok(Some(sealed.revision)),
-            Committed::Conflict => Ok(None),
-        }
+        writer: Writer,
+    ) -> Result<Committed, RepositoryError> {
+        Ok(self.store.commit(key, expected, sealed, writer).await?)
     }
 
     /// Destroys a connection. False when there was none.

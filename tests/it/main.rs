@@ -24,3 +24,4 @@ mod docs;
 mod interop;
 mod main_job;
 mod operations;
+mod replicas;

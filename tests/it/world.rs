@@ -180,6 +180,32 @@ impl World {
         World { entra, redis, daemon, folder, public_port, key, reader_key }
     }
 
+    /// Starts another daemon on the same store, with the same keys and credentials.
+    pub(crate) async fn replica(&self, name: &str) -> Process {
+        let config =
+            std::fs::read_to_string(self.folder.path().join("tokenward.toml")).expect("the configuration");
+        let folder = self.folder.path().join(name);
+        std::fs::create_dir(&folder).expect("a folder");
+        let other = config
+            .replace(&format!("address  = \"127.0.0.1:{}\"", self.public_port), "address  = \"127.0.0.1:0\"")
+            .replace("\"keyring\"", "\"../keyring\"")
+            .replace("\"client-secret\"", "\"../client-secret\"")
+            .replace("mail-sync.keys", "../mail-sync.keys")
+            .replace("mail-reader.keys", "../mail-reader.keys");
+        std::fs::write(folder.join("tokenward.toml"), other).expect("write");
+        Process::start(&folder).await
+    }
+
+    /// Asks one daemon for a token.
+    pub(crate) async fn token_at(&self, daemon: &Process, connection: &str) -> Answer {
+        let name = connection.replace('/', "%2F");
+        let url = format!("{}/v1/apps/outlook/connections/{name}/token", daemon.local);
+        let bearer = format!("Bearer {}", self.key);
+        request(Method::GET, &url, &[("authorization", bearer.as_str())], "")
+            .await
+            .unwrap_or_else(|error| panic!("{connection}: {error}\n{}", daemon.log()))
+    }
+
     /// Ends the daemon as the kernel would, and starts it again on the same store.
     pub(crate) async fn kill_and_restart(&mut self) {
         self.daemon.kill();

@@ -64,6 +64,11 @@ struct State {
     closed: bool,
 }
 
+/// A stream, plain or TLS.
+trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire for S {}
+
 struct Shared {
     config: RedisConfig,
     clock: Arc<dyn Clock>,
@@ -156,6 +161,19 @@ impl Link {
     /// Puts the connection in use aside: the next operation makes one with the secrets as they are then.
     pub(super) fn renew(&self) {
         self.0.lock().live = None;
+    }
+
+    /// A connection of its own that hears what is told on a channel.
+    pub(super) async fn subscribe(&self, channel: &str) -> Result<::redis::aio::PubSub, String> {
+        if self.0.lock().closed {
+            return Err("the store is closed".to_owned());
+        }
+        let limit = self.0.config.connect_timeout;
+        tokio::select! {
+            biased;
+            made = self.0.subscribe(channel) => made,
+            () = self.0.clock.sleep(limit) => Err(format!("no connection within {limit:?}")),
+        }
     }
 
     pub(super) fn close(&self) {
@@ -286,19 +304,40 @@ impl Shared {
     }
 
     async fn connect(&self) -> Result<Live, String> {
+        self.greet(self.open().await?).await
+    }
+
+    /// A stream to the master, with TLS where that is asked for.
+    async fn open(&self) -> Result<Box<dyn Wire>, String> {
         let (host, port) = self.discover().await?;
         let stream = TcpStream::connect((host, port)).await.map_err(|error| error.to_string())?;
         prepare(&stream).map_err(|error| error.to_string())?;
         match &self.config.tls {
-            None => self.greet(stream).await,
+            None => Ok(Box::new(stream)),
             Some(source) => {
                 let config = client_config(&source()?)?;
                 let name = ServerName::try_from(host.to_owned())
                     .map_err(|_| format!("`{host}` cannot stand in a certificate"))?;
                 let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
-                self.greet(stream.map_err(|error| format!("TLS: {error}"))?).await
+                Ok(Box::new(stream.map_err(|error| format!("TLS: {error}"))?))
             }
         }
+    }
+
+    async fn subscribe(&self, channel: &str) -> Result<::redis::aio::PubSub, String> {
+        let stream = self.open().await?;
+        let user = self.config.username.as_deref().unwrap_or("default");
+        let words = |error: RedisError| describe(&error, user);
+        let mut info = RedisConnectionInfo::default().set_skip_set_lib_name();
+        if let Some(username) = &self.config.username {
+            info = info.set_username(username);
+        }
+        if let Some(password) = &self.config.password {
+            info = info.set_password(password()?.as_str());
+        }
+        let mut subscription = ::redis::aio::PubSub::new(&info, stream).await.map_err(words)?;
+        subscription.subscribe(channel).await.map_err(words)?;
+        Ok(subscription)
     }
 
     /// Says who we are, and asks who it is.

@@ -1,0 +1,129 @@
+//! Several replicas on one Redis: one refresh among them, whoever asks, and nobody stuck behind one that died.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use entra_emulator::{Endpoint, Fault, FaultRule, Mode};
+
+use crate::world::{ALICE, Kept, Plan, Process, World, text};
+
+/// Authority calls of at most 2 s, under leases of 7 s.
+const QUICK: &str = "[limits]\nauthority_timeout = \"2s\"\nlease = \"7s\"\n";
+
+fn signal(process: &Process, signal: rustix::process::Signal) {
+    let pid = i32::try_from(process.pid()).expect("a pid");
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).expect("a pid"), signal)
+        .expect("signalled");
+}
+
+/// 2,000 callers on 3 replicas at one expired token: the authority sees one refresh, and everyone gets its token.
+async fn crowd(mode: Mode, delay: Duration) {
+    let life = Duration::from_secs(8);
+    let world = Plan::default().kept(Kept::Redis).mode(mode).token_life(life).start().await;
+    let world = Arc::new(world);
+    let others = Arc::new([world.replica("second").await, world.replica("third").await]);
+    world.connect("crowd", ALICE).await;
+    tokio::time::sleep(life).await;
+    world.entra.change_settings(|settings| settings.token_lifetime_seconds = Some(3600));
+    world.entra.clear_ledger();
+    world.entra.faults().inject(FaultRule::new(Endpoint::Token, Fault::Delay(delay)));
+    let callers: Vec<_> = (0..2000)
+        .map(|number: usize| {
+            let (world, others) = (world.clone(), others.clone());
+            tokio::spawn(async move {
+                let daemon = match number % 3 {
+                    0 => &world.daemon,
+                    other => &others[other - 1],
+                };
+                let answer = world.token_at(daemon, "crowd").await;
+                assert_eq!(answer.status, 200, "{}\n{}", answer.text(), daemon.log());
+                text(&answer.json(), "access_token").to_owned()
+            })
+        })
+        .collect();
+    let mut tokens = BTreeSet::new();
+    for caller in callers {
+        tokens.insert(caller.await.expect("a token"));
+    }
+    assert_eq!(tokens.len(), 1);
+    assert_eq!(world.token_calls("refresh_token"), 1);
+}
+
+#[tokio::test]
+async fn two_thousand_callers_on_three_replicas_make_one_refresh() {
+    crowd(Mode::Strict, Duration::from_millis(300)).await;
+}
+
+#[tokio::test]
+async fn they_do_with_a_slow_authority_too() {
+    crowd(Mode::Entra, Duration::from_secs(3)).await;
+}
+
+/// The holder of a lease is stopped in the middle of its call, for longer than the lease: another replica goes on at its
+/// end, and what the first one brings back late overwrites nothing.
+#[tokio::test]
+async fn a_holder_that_is_stopped_holds_nobody_up_beyond_its_lease() {
+    let life = Duration::from_secs(4);
+    let world = Plan::default().kept(Kept::Redis).token_life(life).sections(QUICK).start().await;
+    let other = world.replica("second").await;
+    world.connect("one", ALICE).await;
+    tokio::time::sleep(life).await;
+    world.entra.change_settings(|settings| settings.token_lifetime_seconds = Some(3600));
+    world.entra.clear_ledger();
+    let slow = FaultRule::new(Endpoint::Token, Fault::DelayAnswer(Duration::from_millis(1500))).once();
+    world.entra.faults().inject(slow);
+    let world = Arc::new(world);
+    let waiting = {
+        let world = world.clone();
+        tokio::spawn(async move { world.token_at(&world.daemon, "one").await })
+    };
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    signal(&world.daemon, rustix::process::Signal::STOP);
+    let begun = Instant::now();
+    let answer = world.token_at(&other, "one").await;
+    assert_eq!(answer.status, 200, "{}\n{}", answer.text(), other.log());
+    let served = text(&answer.json(), "access_token").to_owned();
+    assert!(begun.elapsed() > Duration::from_secs(3), "the lease was kept to: {:?}", begun.elapsed());
+    assert_eq!(world.token_calls("refresh_token"), 2);
+    signal(&world.daemon, rustix::process::Signal::CONT);
+    let late = waiting.await.expect("joined");
+    assert_eq!(late.status, 200, "{}\n{}", late.text(), world.daemon.log());
+    assert_eq!(text(&late.json(), "access_token"), served, "the late answer lost");
+    assert_eq!(text(&world.token_at(&other, "one").await.json(), "access_token"), served);
+    assert_eq!(world.token_calls("refresh_token"), 2);
+}
+
+/// A replica that is killed while it refreshes: its lease ends by itself, and the next one refreshes.
+#[tokio::test]
+async fn a_killed_holder_s_lease_ends_by_itself() {
+    let life = Duration::from_secs(4);
+    let mut world = Plan::default().kept(Kept::Redis).token_life(life).sections(QUICK).start().await;
+    let other = world.replica("second").await;
+    world.connect("one", ALICE).await;
+    tokio::time::sleep(life).await;
+    world.entra.faults().inject(FaultRule::new(Endpoint::Token, Fault::Hang(None)).once());
+    let url = format!("{}/v1/apps/outlook/connections/one/token", world.daemon.local);
+    let bearer = format!("Bearer {}", world.key);
+    let asked = tokio::spawn(async move {
+        let headers = [("authorization", bearer.as_str())];
+        crate::http_client::request(http::Method::GET, &url, &headers, "").await.is_ok()
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    world.daemon.kill();
+    assert!(!asked.await.expect("joined"));
+    assert_eq!(world.token_at(&other, "one").await.status, 200, "{}", other.log());
+    assert!(explains_the_doubt(&world, &other).await, "{}", other.log());
+}
+
+/// That somebody began a refresh and never said how it ended is part of the story that `explain` tells.
+async fn explains_the_doubt(world: &World, daemon: &Process) -> bool {
+    let url = format!("{}/v1/apps/outlook/connections/one/explain", daemon.local);
+    let bearer = format!("Bearer {}", world.key);
+    let headers = [("authorization", bearer.as_str())];
+    let answer = crate::http_client::request(http::Method::GET, &url, &headers, "").await.expect("an answer");
+    let explained = answer.json();
+    explained["attempts"]
+        .as_array()
+        .is_some_and(|attempts| attempts.iter().any(|attempt| attempt["outcome"] == "outcome_unknown"))
+}
