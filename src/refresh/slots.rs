@@ -1,9 +1,8 @@
 //! One slot per connection in use: what is held of it, and the work under way for it. A lock is held for a few
 //! instructions, never across an await, and never two at once.
 
-use std::collections::hash_map::RandomState;
-use std::collections::{BTreeMap, HashMap};
-use std::hash::BuildHasher;
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -179,12 +178,13 @@ impl Slot {
     }
 }
 
-type Shard = Mutex<HashMap<ConnectionKey, Arc<Slot>>>;
+/// Ordered, so that what is done for all of them is done in the same order in every run, and nobody gains by choosing names
+/// whose hashes collide.
+type Shard = Mutex<BTreeMap<ConnectionKey, Arc<Slot>>>;
 
 /// All slots in use.
 pub(super) struct Slots {
     shards: Vec<Shard>,
-    hasher: RandomState,
     most_per_shard: usize,
 }
 
@@ -193,7 +193,6 @@ impl Slots {
     pub(super) fn new(most: usize) -> Self {
         Slots {
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
-            hasher: RandomState::new(),
             most_per_shard: most.div_ceil(SHARDS).max(1),
         }
     }
@@ -205,7 +204,7 @@ impl Slots {
             return slot.clone();
         }
         if shard.len() >= self.most_per_shard {
-            evict_one(&mut shard);
+            evict_one(&mut shard, key);
         }
         let slot = Arc::new(Slot::default());
         slot.state().last_used = now;
@@ -259,18 +258,22 @@ impl Slots {
         found
     }
 
-    fn shard(&self, key: &ConnectionKey) -> MutexGuard<'_, HashMap<ConnectionKey, Arc<Slot>>> {
-        let index = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
+    fn shard(&self, key: &ConnectionKey) -> MutexGuard<'_, BTreeMap<ConnectionKey, Arc<Slot>>> {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        let index = usize::try_from(hasher.finish() % SHARDS as u64).unwrap_or(0);
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Evicts the least recently used of a few idle slots. When none of them is idle the shard grows by one: work under
 /// way is bounded elsewhere, by the connections that callers hold open.
-fn evict_one(shard: &mut HashMap<ConnectionKey, Arc<Slot>>) {
+/// The few are the neighbours of `newcomer`, which are others each time.
+fn evict_one(shard: &mut BTreeMap<ConnectionKey, Arc<Slot>>, newcomer: &ConnectionKey) {
     const SAMPLE: usize = 16;
     let oldest = shard
-        .iter()
+        .range(newcomer..)
+        .chain(shard.range(..newcomer))
         .take(SAMPLE)
         .filter_map(|(key, slot)| {
             let state = slot.state();
