@@ -21,6 +21,7 @@ use crate::config::{AuditSink, Config, Loaded, LogFormat, LogLevel};
 use crate::domain::random::Random;
 use crate::domain::time::Clock;
 use crate::events::{Counters, Events};
+use crate::journal::files::FileJournal;
 use crate::keyring::files;
 use crate::lifecycle::{self, Readiness, Shutdown, Signals};
 use crate::listener::Surroundings;
@@ -100,7 +101,13 @@ impl Daemon {
         let keyring = Arc::new(files::open(&config.sealing.keyring).map_err(StartError::new)?);
         let counters = Arc::new(Counters(metrics.clone()));
         let store = store::open(&config.store, &secrets, &ports, counters.clone())?;
-        let repository = Arc::new(Repository::new(store.store.clone(), keyring.clone(), random.clone()));
+        let mut repository = Repository::new(store.store.clone(), keyring.clone(), random.clone());
+        if let Some(path) = &config.store.journal {
+            let journal = FileJournal::open(path)
+                .map_err(|error| StartError::new(format!("store.journal: {error}")))?;
+            repository = repository.with_journal(Arc::new(journal));
+        }
+        let repository = Arc::new(repository);
 
         let apps = apps::build(&config, &secrets, &ports, &metrics)?;
         let engine_apps = apps
@@ -124,6 +131,13 @@ impl Daemon {
                 ..refresh::Settings::default()
             },
         );
+        let recovered = engine.recover().await.map_err(StartError::new)?;
+        if recovered > 0 {
+            tracing::warn!(
+                entries = recovered,
+                "the journal holds answers from before that the store has not taken; it is offered them now"
+            );
+        }
         let (callers, admins) = callers::build(&config, &apps, &keyring, &environment, clock.now())?;
         for app in apps.keys() {
             metrics.expect_app(app);

@@ -276,7 +276,7 @@ pub(super) fn config(context: &Context, entries: &Entries) -> Option<Config> {
 fn store(section: &Section<'_>) -> Option<StoreConfig> {
     let kind = section.text("kind")?;
     const REDIS_ONLY: &[&str] =
-        &["url", "username", "password_file", "ca_file", "client_certificate", "client_key"];
+        &["url", "username", "password_file", "ca_file", "client_certificate", "client_key", "journal"];
     let backend = if kind.value == "redis" {
         if let Some(path) = section.text("path").filter(Leaf::is_given) {
             path.mistake("is for `kind = \"embedded\"` only");
@@ -290,7 +290,11 @@ fn store(section: &Section<'_>) -> Option<StoreConfig> {
         }
         section.path("path").map(|path| StoreBackend::Embedded { path })
     };
-    Some(StoreConfig { backend: backend?, serve_cached_for: section.duration("serve_cached_for")? })
+    Some(StoreConfig {
+        backend: backend?,
+        serve_cached_for: section.duration("serve_cached_for")?,
+        journal: section.path("journal"),
+    })
 }
 
 fn redis(section: &Section<'_>) -> Option<RedisConfig> {

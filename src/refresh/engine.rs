@@ -17,7 +17,7 @@ use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
 use crate::domain::token::HeldToken;
 use crate::domain::verdict::{AuthorityError, BlockReason, Disposition, ReauthReason};
-use crate::repository::{Connection, Repository};
+use crate::repository::{Connection, Repository, RepositoryError, Unstored};
 use crate::store::Change;
 
 /// What is held of a store that others write to is looked at again after this long: a delete on one replica is felt
@@ -99,6 +99,9 @@ pub struct Served {
     pub token: HeldToken,
     /// The connection it is of, as it was held then.
     pub held: Arc<Held>,
+    /// The store does not answer for it: it may have been changed or deleted since, and what is newest of it may be safe on
+    /// this machine only.
+    pub degraded: bool,
 }
 
 /// Why there is no token. `E` is the owner's own refusal.
@@ -201,7 +204,7 @@ impl Engine {
                     if renew {
                         inner.renewal(key, &slot, &want);
                     }
-                    return Ok(Served { token: token.clone(), held: held.clone() });
+                    return Ok(served(&slot, token, &held));
                 }
                 Step::Refuse(refusal) => {
                     let failure = last_failure.or(trouble.map(|trouble| trouble.failure));
@@ -213,7 +216,7 @@ impl Engine {
                         .as_ref()
                         .is_some_and(|before| before.as_ref() != Some(&token.digest)) =>
                 {
-                    return Ok(Served { token: token.clone(), held: held.clone() });
+                    return Ok(served(&slot, token, &held));
                 }
                 Step::Renew { fallback } => {
                     let of_resource = |token: &&HeldToken| token.resource == want.resource;
@@ -287,14 +290,20 @@ impl Engine {
     /// before brings nothing back.
     pub fn forget(&self, key: &ConnectionKey) {
         let Some(slot) = self.inner.slots.existing(key) else { return };
-        {
+        let dropped = {
             let mut state = slot.state();
             state.epoch += 1;
             state.held = None;
             state.trouble.clear();
-            state.unstored = None;
             state.unchecked = None;
             state.attempts.clear();
+            state.recent = None;
+            state.unstored.take()
+        };
+        if let Some(dropped) = dropped.filter(|dropped| dropped.journaled) {
+            let repository = self.inner.deps.repository.clone();
+            let unjournal = async move { repository.unjournal(&dropped.sealed.revision).await };
+            self.inner.deps.tasks.spawn("drop an entry of the journal", Box::pin(unjournal));
         }
         self.inner.slots.give_back(key, slot);
     }
@@ -321,14 +330,39 @@ impl Engine {
                         slot.tell();
                     }
                 }
-                Change::Missed => inner.slots.all().iter().for_each(|slot| slot.tell()),
+                Change::Missed => {
+                    inner.slots.all().iter().for_each(|slot| slot.tell());
+                    // The store may have failed over and lost what it had just taken.
+                    for (key, slot) in inner.slots.recent(inner.deps.clock.monotonic()) {
+                        inner.lookup(&key, &slot);
+                    }
+                }
             }
         }
+    }
+
+    /// Takes up what the journal holds from before this process: it is offered to the store before anything else is done
+    /// for those connections. Says how much that is. To be called before anything is served.
+    pub async fn recover(&self) -> Result<usize, RepositoryError> {
+        let inner = &self.inner;
+        let entries = inner.deps.repository.journaled().await?;
+        let found = entries.len();
+        for (key, unstored) in entries {
+            let slot = inner.slots.slot(&key, inner.deps.clock.monotonic());
+            let mut state = slot.state();
+            let older =
+                |kept: &Unstored| kept.sealed.revision.generation < unstored.sealed.revision.generation;
+            if state.unstored.as_ref().is_none_or(older) {
+                state.unstored = Some(unstored);
+            }
+        }
+        Ok(found)
     }
 
     /// Tries once more to store every answer that the store did not take. For a timer, and for a stop.
     pub async fn store_unstored(&self) -> usize {
         let mut left = 0;
+        self.inner.slots.recent(self.inner.deps.clock.monotonic()); // forgets what is old
         for (key, slot) in self.inner.slots.unstored() {
             if renew::store_unstored(&self.inner, &key, &slot).await.is_err() {
                 left += 1;
@@ -554,6 +588,14 @@ impl Drop for EndOfFlight {
             self.inner.slots.give_back(&self.key, slot);
         }
     }
+}
+
+fn served(slot: &Slot, token: &HeldToken, held: &Arc<Held>) -> Served {
+    let degraded = {
+        let state = slot.state();
+        state.unchecked.is_some() || state.unstored.is_some()
+    };
+    Served { token: token.clone(), held: held.clone(), degraded }
 }
 
 fn slow_store() -> crate::repository::RepositoryError {

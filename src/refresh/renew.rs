@@ -7,7 +7,7 @@ use super::backoff;
 use super::engine::Inner;
 use super::lease::{self, Lease};
 use super::plan::{self, Want};
-use super::slots::{Failure, Slot, Trouble, Unstored};
+use super::slots::{Failure, Slot, Trouble};
 use crate::authority::{RefreshRequest, TokenAnswer};
 use crate::domain::connection::{Attempt, Status};
 use crate::domain::grant::Grant;
@@ -16,11 +16,16 @@ use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::secret::{AccessToken, RefreshToken};
 use crate::domain::token::{Freshness, HeldToken};
 use crate::domain::verdict::{AuthorityError, AuthorityFailure, Disposition, GrantFate};
-use crate::repository::{Connection, Loaded, RepositoryError};
+use crate::repository::{Connection, Loaded, RepositoryError, Unstored};
 use crate::store::{Committed, Revision, StoreError, Writer};
 
 /// Tokens kept for one connection: one per resource, and nobody uses more resources than this.
 const MOST_TOKENS: usize = 8;
+/// An answer that the store has not acknowledged by then goes into the journal.
+const JOURNAL_AFTER: Duration = Duration::from_millis(40);
+/// What was stored is remembered for so long, and stored again should the store fall back behind it. A failover drops what
+/// its last seconds had not reached the new primary, and shows within half a minute.
+const REMEMBERED: Duration = Duration::from_secs(120);
 /// How often the store is asked to take an answer before its waiters are told.
 const STORE_TRIES: u32 = 5;
 /// A verdict on a resource besides the one that the connection was made for is asked about again after this long.
@@ -55,11 +60,31 @@ pub(super) async fn look_up(
                 state.unchecked = None;
                 return Ok(());
             }
-            Ok(_) => {}
+            Ok(Some(revision)) => {
+                let fell_back = {
+                    let mut state = slot.state();
+                    if state.is_ahead_of(revision) {
+                        state.checked_at = state.checked_at.max(looked_at);
+                        state.unchecked = None;
+                        return Ok(());
+                    }
+                    state.fell_back(revision)
+                };
+                if fell_back {
+                    return restore(inner, key, slot).await;
+                }
+            }
+            Ok(None) => {}
             Err(error) => return Err(store_does_not_answer(inner, slot, Failure::Repository(error.into()))),
         }
     }
     load(inner, key, slot, epoch).await.map(|_| ())
+}
+
+/// Stores what the store had already taken and lost again.
+async fn restore(inner: &Arc<Inner>, key: &ConnectionKey, slot: &Slot) -> Result<(), Arc<Failure>> {
+    tracing::warn!(app = %key.app, connection = %key.connection, "the store lost a commit that it had acknowledged (a failover?); it is stored again");
+    store_unstored(inner, key, slot).await
 }
 
 /// Loads a connection and holds it. A connection that is gone is forgotten.
@@ -144,6 +169,10 @@ async fn with_lease(
         let told = slot.told();
         let epoch = slot.state().epoch;
         let loaded = load_or_note(inner, key, slot, epoch, want).await?;
+        if slot.state().fell_back(loaded.connection.revision) {
+            restore(inner, key, slot).await?;
+            continue;
+        }
         if !needed(&loaded.connection) {
             return Ok(Some(loaded.connection));
         }
@@ -280,7 +309,7 @@ async fn use_grant(
             let successor = successor(inner, key, expected, lease.writer(), connection, renewed, used);
             slot.state().unstored = Some(successor);
             // The commit gives the lease back. One that is not stored yet keeps it until it ends.
-            let stored = store_with_patience(inner, key, slot).await;
+            let stored = make_durable(inner, key, slot).await;
             if let Err(failure) = &stored {
                 note_trouble(inner, slot, want, failure, None);
             } else {
@@ -535,7 +564,48 @@ fn successor(
     let repository = &inner.deps.repository;
     let sealed = repository.seal(key, expected, &connection.profile, &connection.tokens, Some(&grant));
     connection.revision = sealed.revision;
-    Unstored { writer, expected, sealed, connection, grant, used }
+    Unstored { writer, expected, sealed, connection, grant, used, journaled: false }
+}
+
+/// Makes an answer durable, so that its tokens may be served: in the store, or in the journal when the store does not take
+/// it at once; then the store is offered it again and again beside.
+async fn make_durable(inner: &Arc<Inner>, key: &ConnectionKey, slot: &Slot) -> Result<(), Arc<Failure>> {
+    let patient = store_with_patience(inner, key, slot);
+    if !inner.deps.repository.has_journal() {
+        return patient.await;
+    }
+    tokio::select! {
+        biased;
+        stored = patient => return stored,
+        () = inner.deps.clock.sleep(JOURNAL_AFTER) => {}
+    }
+    // What was on its way to the store may arrive all the same; it is known when it is offered again.
+    let (epoch, unstored) = {
+        let state = slot.state();
+        (state.epoch, state.unstored.clone())
+    };
+    let Some(unstored) = unstored else { return Ok(()) };
+    match inner.deps.repository.journal(key, &unstored).await {
+        Ok(()) => {
+            let revision = unstored.sealed.revision;
+            let kept = {
+                let mut state = slot.state();
+                let kept = state.unstored.as_mut().filter(|kept| kept.sealed.revision == revision);
+                kept.map(|kept| kept.journaled = true).is_some()
+            };
+            if kept {
+                tracing::warn!(app = %key.app, connection = %key.connection, "the store does not take a refreshed grant; it is in the journal and is served");
+                inner.publish_written(key, slot, epoch, unstored.connection);
+            } else {
+                inner.deps.repository.unjournal(&revision).await; // forgotten or overtaken meanwhile
+            }
+            Ok(())
+        }
+        Err(error) => {
+            tracing::error!(%error, "a refreshed grant is neither in the store nor in the journal; it is held in memory and not served");
+            store_with_patience(inner, key, slot).await
+        }
+    }
 }
 
 /// Stores what is kept, trying a few times before its waiters are told.
@@ -577,6 +647,15 @@ pub(super) async fn store_unstored(
                 // Another try may have stored this one and kept a newer one since.
                 if !clear_unstored(slot, sealed.revision) {
                     continue;
+                }
+                if unstored.journaled {
+                    inner.deps.repository.unjournal(&sealed.revision).await;
+                }
+                if inner.deps.repository.store().is_shared() {
+                    let until = inner.deps.clock.monotonic().saturating_add(REMEMBERED);
+                    let mut recent = unstored.clone();
+                    recent.journaled = false;
+                    slot.state().recent = Some((recent, until));
                 }
                 inner.publish_written(key, slot, epoch, unstored.connection);
                 return Ok(());
@@ -628,6 +707,7 @@ async fn overtaken(
         },
     };
     let before = unstored.sealed.revision;
+    let journaled = unstored.journaled;
     match loaded {
         Ok(loaded) if still_used => {
             let mut connection = unstored.connection;
@@ -635,19 +715,29 @@ async fn overtaken(
             let expected = Some(loaded.connection.revision);
             let again =
                 successor(inner, key, expected, unstored.writer, connection, unstored.grant, unstored.used);
+            if journaled {
+                inner.deps.repository.journal(key, &again).await.map_err(|error| Arc::new(error.into()))?;
+            }
             // In one step: in between nobody would know of the answer, and use the refresh token again.
-            let mut state = slot.state();
-            if state.unstored.as_ref().is_some_and(|kept| kept.sealed.revision == before) {
-                state.unstored = Some(again);
+            {
+                let mut state = slot.state();
+                if state.unstored.as_ref().is_some_and(|kept| kept.sealed.revision == before) {
+                    state.unstored = Some(Unstored { journaled, ..again });
+                }
+            }
+            if journaled {
+                inner.deps.repository.unjournal(&before).await;
             }
             Ok(())
         }
         _ if !clear_unstored(slot, before) => Ok(()),
-        Ok(_) => {
+        loaded => {
+            if journaled {
+                inner.deps.repository.unjournal(&before).await;
+            }
             tracing::info!(app = %key.app, connection = %key.connection, "a refreshed grant was overtaken by a newer one and is dropped");
-            Ok(())
+            loaded.map(|_| ())
         }
-        Err(failure) => Err(failure),
     }
 }
 

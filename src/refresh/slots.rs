@@ -11,13 +11,11 @@ use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
 use crate::domain::connection::{ATTEMPTS_KEPT, Attempt};
-use crate::domain::grant::Grant;
 use crate::domain::id::ConnectionKey;
 use crate::domain::scope::ScopeSet;
-use crate::domain::secret::RefreshToken;
 use crate::domain::verdict::AuthorityFailure;
-use crate::repository::{Connection, RepositoryError};
-use crate::store::{Revision, StoredConnection, Writer};
+use crate::repository::{Connection, RepositoryError, Unstored};
+use crate::store::Revision;
 
 /// Shards, so that slots of different connections do not share a lock.
 const SHARDS: usize = 64;
@@ -89,20 +87,6 @@ pub(super) struct Trouble {
     pub(super) failure: Arc<Failure>,
 }
 
-/// An answer of the authority that the store has not taken yet.
-#[derive(Clone)]
-pub(super) struct Unstored {
-    /// On whose word it is committed: that of the lease under which it was got.
-    pub(super) writer: Writer,
-    pub(super) expected: Option<Revision>,
-    pub(super) sealed: StoredConnection,
-    pub(super) connection: Connection,
-    /// The grant that was sealed, and the refresh token that was used to get it: if somebody's verdict was stored
-    /// meanwhile, and the grant there is still the one that was used, the answer goes on top.
-    pub(super) grant: Grant,
-    pub(super) used: RefreshToken,
-}
-
 /// What one slot knows.
 #[derive(Default)]
 pub(super) struct SlotState {
@@ -115,7 +99,10 @@ pub(super) struct SlotState {
     pub(super) trouble: BTreeMap<Option<String>, Trouble>,
     /// Renewals that a caller's report or challenge forced, as monotonic times: the latest few.
     pub(super) forced: Vec<Duration>,
+    /// An answer of the authority that the store has not taken yet.
     pub(super) unstored: Option<Unstored>,
+    /// The last one that it took, until this monotonic time: a failover of the store may drop it again.
+    pub(super) recent: Option<(Unstored, Duration)>,
     /// Monotonic time of the last look at the store.
     pub(super) checked_at: Duration,
     /// Somebody said that it changed since then, or may have.
@@ -130,11 +117,33 @@ pub(super) struct SlotState {
     pub(super) epoch: u64,
 }
 
+impl From<RepositoryError> for Failure {
+    fn from(error: RepositoryError) -> Self {
+        Failure::Repository(error)
+    }
+}
+
 impl SlotState {
     pub(super) fn remember(&mut self, attempt: Attempt) {
         self.attempts.push(attempt);
         let extra = self.attempts.len().saturating_sub(ATTEMPTS_KEPT);
         self.attempts.drain(..extra);
+    }
+
+    /// What we stored a moment ago is gone again, and what it succeeded is back: it is to be stored once more.
+    pub(super) fn fell_back(&mut self, stored: Revision) -> bool {
+        let Some((recent, _)) = self.recent.take_if(|(recent, _)| recent.expected == Some(stored)) else {
+            return false;
+        };
+        if self.unstored.is_none() {
+            self.unstored = Some(recent);
+        }
+        true
+    }
+
+    /// Whether what is held is newer than `stored`: an answer on its way to the store, safe in the journal.
+    pub(super) fn is_ahead_of(&self, stored: Revision) -> bool {
+        self.unstored.as_ref().is_some_and(|unstored| unstored.journaled && unstored.expected == Some(stored))
     }
 
     fn is_idle(&self) -> bool {
@@ -241,6 +250,23 @@ impl Slots {
             shard.values().cloned().collect::<Vec<_>>()
         };
         self.shards.iter().flat_map(slots).collect()
+    }
+
+    /// Every slot with an answer that the store took since `now` less the time that such are remembered; older ones are
+    /// forgotten.
+    pub(super) fn recent(&self, now: Duration) -> Vec<(ConnectionKey, Arc<Slot>)> {
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for (key, slot) in shard.iter() {
+                let mut state = slot.state();
+                state.recent.take_if(|(_, until)| *until <= now);
+                if state.recent.is_some() {
+                    found.push((key.clone(), slot.clone()));
+                }
+            }
+        }
+        found
     }
 
     /// Every slot with an answer the store has not taken.

@@ -127,3 +127,82 @@ async fn explains_the_doubt(world: &World, daemon: &Process) -> bool {
         .as_array()
         .is_some_and(|attempts| attempts.iter().any(|attempt| attempt["outcome"] == "outcome_unknown"))
 }
+
+/// Redis goes away between the question to the authority and its answer, and the daemon dies before it is back: the answer
+/// was served, so it was in the journal, and where a used refresh token ends the grant it is all that keeps it alive.
+#[tokio::test]
+async fn the_journal_keeps_what_redis_did_not_take_through_a_crash() {
+    let life = Duration::from_secs(6);
+    let mut plan = Plan::default().kept(Kept::Redis).mode(Mode::Strict).token_life(life);
+    plan.store_lines = "journal = \"journal\"".into();
+    let mut world = plan.start().await;
+    world.connect("one", ALICE).await;
+    tokio::time::sleep(life).await;
+    world.entra.clear_ledger();
+    world
+        .entra
+        .faults()
+        .inject(FaultRule::new(Endpoint::Token, Fault::DelayAnswer(Duration::from_secs(1))).once());
+    let url = format!("{}/v1/apps/outlook/connections/one/token", world.daemon.local);
+    let bearer = format!("Bearer {}", world.key);
+    let headers_bearer = bearer.clone();
+    let waiting = tokio::spawn(async move {
+        let headers = [("authorization", headers_bearer.as_str())];
+        crate::http_client::request(http::Method::GET, &url, &headers, "").await.expect("an answer")
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    world.redis.as_mut().expect("redis").stop();
+    let served = waiting.await.expect("joined");
+    assert_eq!(served.status, 200, "{}\n{}", served.text(), world.daemon.log());
+    assert_eq!(served.headers["tokenward-degraded"], "store");
+    let token = text(&served.json(), "access_token").to_owned();
+    let journal = world.folder.path().join("journal");
+    let entries = || {
+        let files = std::fs::read_dir(&journal).expect("the journal");
+        files
+            .filter(|file| {
+                file.as_ref().is_ok_and(|file| file.path().extension().is_some_and(|end| end == "entry"))
+            })
+            .count()
+    };
+    assert_eq!(entries(), 1);
+    world.daemon.kill();
+    world.redis.as_mut().expect("redis").restart();
+    world.kill_and_restart().await;
+    assert_eq!(text(&world.token("one").await.json(), "access_token"), token, "{}", world.daemon.log());
+    assert_eq!(world.token_calls("refresh_token"), 1);
+    let begun = Instant::now();
+    while entries() > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(5), "{}", world.daemon.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // And the grant lives on: its newest refresh token is the one that is stored.
+    tokio::time::sleep(life).await;
+    let next = world.token("one").await;
+    assert_eq!(next.status, 200, "{}\n{}", next.text(), world.daemon.log());
+    assert!(next.headers.get("tokenward-degraded").is_none());
+    assert_eq!(world.show("one").await["status"], "active");
+}
+
+/// The store falls back to the state before the last commit, as a failover may make it: what was stored is stored again, so
+/// that the refresh token there is the one that still works.
+#[tokio::test]
+async fn a_store_that_falls_back_is_given_what_it_lost() {
+    let life = Duration::from_secs(6);
+    let world = Plan::default().kept(Kept::Redis).mode(Mode::Strict).token_life(life).start().await;
+    world.connect("one", ALICE).await;
+    let redis = world.redis.as_ref().expect("redis");
+    let record = "tokenward:{outlook:one}";
+    assert_eq!(redis.cli(&["COPY", record, "tokenward:{outlook:one}:before"]), "1");
+    tokio::time::sleep(life).await;
+    let token = world.access_token("one").await;
+    assert_eq!(redis.cli(&["COPY", "tokenward:{outlook:one}:before", record, "REPLACE"]), "1");
+    assert_eq!(redis.cli(&["DEL", "tokenward:{outlook:one}:before"]), "1");
+    // Whether it is noticed while the token lives, or by the next refresh itself.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.access_token("one").await;
+    assert!(world.daemon.log().contains("lost a commit"), "{}", world.daemon.log());
+    tokio::time::sleep(life).await;
+    assert_ne!(world.access_token("one").await, token);
+    assert_eq!(world.show("one").await["status"], "active");
+}

@@ -51,6 +51,8 @@ pub(crate) struct Plan {
     pub(crate) scopes: &'static str,
     /// More lines for `[apps.outlook]`, and whole sections.
     pub(crate) app_lines: String,
+    /// More lines for `[store]`.
+    pub(crate) store_lines: String,
     pub(crate) sections: String,
     /// Replaces the secret credential's table when it is set.
     pub(crate) credentials: Option<String>,
@@ -73,6 +75,7 @@ impl Default for Plan {
             form_post: false,
             scopes: r#"["offline_access", "openid", "profile", "User.Read", "Mail.Read", "Calendars.Read"]"#,
             app_lines: String::new(),
+            store_lines: String::new(),
             sections: String::new(),
             credentials: None,
             tenants: r#"["*", "personal"]"#,
@@ -529,10 +532,10 @@ fn configuration(plan: &Plan, entra: &Emulator, redis: Option<&RedisServer>, pub
         "" => String::new(),
         tenants => format!("tenants = {tenants}"),
     };
-    let Plan { scopes, app_lines, sections, .. } = plan;
+    let Plan { scopes, app_lines, store_lines, sections, .. } = plan;
     format!(
         r#"
-{store}
+{store}{store_lines}
 [sealing]
 keyring = "keyring"
 [audit]
