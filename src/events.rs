@@ -216,6 +216,15 @@ impl Events {
         self.record(event).await;
     }
 
+    /// An operator said that what is in the store's place is the store.
+    pub async fn store_adopted(&self, who: Who<'_>, admin: &str, code: &'static str) {
+        tracing::warn!(request_id = %who.request_id, admin, code, "the store was to be adopted");
+        let mut event = self.of(who, Action::Admin, code).0;
+        event.detail.insert("admin", admin.to_owned());
+        event.detail.insert("act", "store_adopt".to_owned());
+        self.record(event).await;
+    }
+
     /// The process itself started or stopped.
     pub async fn process(&self, action: Action) {
         self.record(AuditEvent::new(self.clock.now(), action, "ok")).await;

@@ -100,11 +100,16 @@ impl Daemon {
 
         let keyring = Arc::new(files::open(&config.sealing.keyring).map_err(StartError::new)?);
         let counters = Arc::new(Counters(metrics.clone()));
+        let journal = match &config.store.journal {
+            Some(path) => Some(
+                FileJournal::open(path)
+                    .map_err(|error| StartError::new(format!("store.journal: {error}")))?,
+            ),
+            None => None,
+        };
         let store = store::open(&config.store, &secrets, &ports, counters.clone())?;
         let mut repository = Repository::new(store.store.clone(), keyring.clone(), random.clone());
-        if let Some(path) = &config.store.journal {
-            let journal = FileJournal::open(path)
-                .map_err(|error| StartError::new(format!("store.journal: {error}")))?;
+        if let Some(journal) = journal {
             repository = repository.with_journal(Arc::new(journal));
         }
         let repository = Arc::new(repository);

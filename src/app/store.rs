@@ -1,5 +1,6 @@
 //! The configured store, opened and observed.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
@@ -43,7 +44,7 @@ pub(super) fn open(
         }
         StoreBackend::Redis(redis) => {
             let opened = RedisStore::new(
-                redis_config(redis, secrets)?,
+                redis_config(redis, secrets, config.journal.as_deref())?,
                 ports.clock.clone(),
                 ports.random.clone(),
                 ports.store_tasks.clone(),
@@ -55,7 +56,11 @@ pub(super) fn open(
     }
 }
 
-fn redis_config(config: &config::RedisConfig, secrets: &SecretReader) -> Result<RedisConfig, StartError> {
+fn redis_config(
+    config: &config::RedisConfig,
+    secrets: &SecretReader,
+    journal: Option<&Path>,
+) -> Result<RedisConfig, StartError> {
     if config.kind != RedisKind::Standalone {
         return Err(StartError::new(
             "store.url: this version speaks to one standalone Redis only; Sentinel and Cluster are yet to come",
@@ -65,6 +70,7 @@ fn redis_config(config: &config::RedisConfig, secrets: &SecretReader) -> Result<
     let mut redis = RedisConfig::new(host.host.clone(), host.port);
     redis.database = u16::try_from(config.db)
         .map_err(|_| StartError::new("store.url: there is no such database number"))?;
+    redis.identity_file = journal.map(|journal| journal.join("store-identity"));
     redis.username.clone_from(&config.username);
     if let Some(path) = config.password_file.clone() {
         let secrets = secrets.clone();

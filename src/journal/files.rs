@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::{Journal, JournalError};
+use super::{Entry, Journal, JournalError};
 use crate::domain::task::BoxFuture;
 
-const ENTRY: &str = ".entry";
+const ENDING: &str = ".entry";
 const UNFINISHED: &str = ".new";
 const LOCK: &str = "lock";
 /// An entry holds one connection's record: larger files are none of ours.
@@ -98,22 +98,22 @@ impl Directory {
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
         file.write_all(sealed)?;
         file.sync_all()?;
-        fs::rename(&unfinished, self.path.join(format!("{name}{ENTRY}")))?;
+        fs::rename(&unfinished, self.path.join(format!("{name}{ENDING}")))?;
         self.sync()
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        match fs::remove_file(self.path.join(format!("{name}{ENTRY}"))) {
+        match fs::remove_file(self.path.join(format!("{name}{ENDING}"))) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             // An entry that comes back after a crash is offered to the store once more, which knows it.
             _ => Ok(()),
         }
     }
 
-    fn entries(&self) -> io::Result<Vec<(String, Vec<u8>)>> {
+    fn entries(&self) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
         for (file, path) in self.files()? {
-            let Some(name) = file.strip_suffix(ENTRY) else { continue };
+            let Some(name) = file.strip_suffix(ENDING) else { continue };
             if fs::metadata(&path)?.len() > MOST_BYTES {
                 tracing::error!(file, "a file in the journal is larger than any entry and is left alone");
                 continue;
@@ -140,7 +140,7 @@ impl Journal for FileJournal {
         Box::pin(self.run("taking an entry out of the journal", move |directory| directory.remove(&name)))
     }
 
-    fn entries(&self) -> BoxFuture<'_, Result<Vec<(String, Vec<u8>)>, JournalError>> {
+    fn entries(&self) -> BoxFuture<'_, Result<Vec<Entry>, JournalError>> {
         Box::pin(self.run("reading the journal", Directory::entries))
     }
 }

@@ -22,6 +22,9 @@ pub struct JournalError {
     pub cause: String,
 }
 
+/// A sealed value and its name.
+pub type Entry = (String, Vec<u8>);
+
 /// Durable sealed values, by name.
 pub trait Journal: Send + Sync {
     /// Keeps `sealed` under `name` (letters, digits and `-`), replacing what was there, durably.
@@ -31,5 +34,5 @@ pub trait Journal: Send + Sync {
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), JournalError>>;
 
     /// Every entry, by name.
-    fn entries(&self) -> BoxFuture<'_, Result<Vec<(String, Vec<u8>)>, JournalError>>;
+    fn entries(&self) -> BoxFuture<'_, Result<Vec<Entry>, JournalError>>;
 }

@@ -320,6 +320,11 @@ impl Engine {
         self.inner.slots.give_back(key, slot);
     }
 
+    /// Anything that is held may not be what is stored any more: all of it is looked at again before it is served.
+    pub fn distrust_all(&self) {
+        self.inner.slots.all().iter().for_each(|slot| slot.tell());
+    }
+
     /// Hears of what other replicas do, for as long as this is polled; it never completes.
     pub async fn follow_changes(&self) {
         let inner = &self.inner;
@@ -331,7 +336,7 @@ impl Engine {
                     }
                 }
                 Change::Missed => {
-                    inner.slots.all().iter().for_each(|slot| slot.tell());
+                    self.distrust_all();
                     // The store may have failed over and lost what it had just taken.
                     for (key, slot) in inner.slots.recent(inner.deps.clock.monotonic()) {
                         inner.lookup(&key, &slot);

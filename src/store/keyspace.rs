@@ -15,6 +15,7 @@
 //! | `tokenward:due:{sweep-N}` | one shard of the connections by the instant at which they are due: a sorted set |
 //! | `tokenward:used:{sweep-N}` | the same by when they were last used |
 //! | `tokenward:pending:{id}` | a pending record, with its time to live |
+//! | `tokenward:identity` | which store this is |
 //!
 //! and `tokenward:changes` is the channel on which each change of a connection is told.
 //!
@@ -64,6 +65,9 @@ pub fn redis_due(shard: u8) -> (String, String) {
 fn sweep_tag(shard: u8) -> String {
     format!("sweep-{shard}")
 }
+
+/// The key of the store's own name in Redis.
+pub const REDIS_IDENTITY: &str = "tokenward:identity";
 
 /// The channel on which changes are told.
 pub const REDIS_CHANGES: &str = "tokenward:changes";

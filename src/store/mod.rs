@@ -7,7 +7,7 @@
 //!    atomic step (I5).
 //! 2. What was acknowledged is durable as far as the engine's own promise goes (SEMANTICS.md).
 //! 3. A pending record is taken at most once, whoever asks, from wherever (I10).
-//! 4. A lost or refused store is an error, never "not found".
+//! 4. A lost or refused store is an error, never "not found"; so is one that is not the one that was there before.
 //!
 //! The one hard problem: an answer that did not come. Every operation here is safe to repeat.
 
@@ -182,6 +182,10 @@ pub trait Store: Send + Sync {
 
     /// Answers once the store can serve.
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// An operator's word that what is there now is the store, though it is not the one that was there before. Where that
+    /// cannot happen, nothing.
+    fn adopt(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Looks a connection up.
     fn load<'a>(

@@ -60,6 +60,10 @@ impl<S: Store> Store for Observed<S> {
         self.watch("ping", self.store.ping())
     }
 
+    fn adopt(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.watch("adopt", self.store.adopt())
+    }
+
     fn load<'a>(
         &'a self,
         key: &'a ConnectionKey,

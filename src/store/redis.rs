@@ -25,11 +25,13 @@
 
 mod changes;
 mod connection;
+mod identity;
 mod scripts;
 #[cfg(test)]
 mod tests;
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -117,6 +119,8 @@ pub struct RedisConfig {
     pub password: Option<PasswordSource>,
     /// What `CLIENT LIST` shows; no blanks.
     pub client_name: String,
+    /// Where it is remembered which store this is, beyond this process.
+    pub identity_file: Option<PathBuf>,
     /// How long making a connection may take: name, TCP, TLS and the greeting.
     pub connect_timeout: Duration,
     /// How long one command may take before its connection counts as dead.
@@ -137,6 +141,7 @@ impl RedisConfig {
             username: None,
             password: None,
             client_name: "tokenward".to_owned(),
+            identity_file: None,
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_millis(500),
             operation_timeout: Duration::from_secs(1),
@@ -233,6 +238,17 @@ impl RedisStore {
         }
         let user = self.link.config().username.as_deref().unwrap_or("default");
         StoreError::Unavailable { doing, cause: describe(error, user) }
+    }
+
+    /// Whether this still is the store that it was: only then may it say that something is not there.
+    async fn believe_absence(&self, doing: &'static str) -> Result<(), StoreError> {
+        let link = &self.link;
+        let (same, _) =
+            self.run(doing, |mut commands| async move { link.check_identity(&mut commands).await }).await?;
+        same.map_err(|cause| {
+            link.renew();
+            StoreError::Unavailable { doing, cause }
+        })
     }
 
     /// Runs a script that says the same when it is repeated.
@@ -345,7 +361,18 @@ impl Store for RedisStore {
             role.map_err(|cause| {
                 self.link.renew();
                 StoreError::Unavailable { doing: DOING, cause }
-            })
+            })?;
+            self.believe_absence(DOING).await
+        })
+    }
+
+    fn adopt(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.link.identity().adopt();
+            self.link.retry();
+            let adopted = self.ping().await;
+            self.link.identity().adopted_or_not();
+            adopted
         })
     }
 
@@ -363,7 +390,10 @@ impl Store for RedisStore {
                     async move { get.query_async::<Option<Vec<u8>>>(&mut commands).await }
                 })
                 .await?;
-            found.map(|found| record::decode(DOING, &found)).transpose()
+            match found {
+                Some(found) => record::decode(DOING, &found).map(Some),
+                None => self.believe_absence(DOING).await.map(|()| None),
+            }
         })
     }
 
@@ -379,7 +409,10 @@ impl Store for RedisStore {
                 })
                 .await?;
             // Redis has no empty strings but those that are not there.
-            if found.is_empty() { Ok(None) } else { record::decode_revision(DOING, &found).map(Some) }
+            if found.is_empty() {
+                return self.believe_absence(DOING).await.map(|()| None);
+            }
+            record::decode_revision(DOING, &found).map(Some)
         })
     }
 
@@ -415,6 +448,7 @@ impl Store for RedisStore {
                 .arg(self.changes.message(key));
             let creates = expected.is_none();
             if creates {
+                self.believe_absence(DOING).await?;
                 self.index(DOING, key).await?;
             }
             let add = add_to_index(key);
@@ -582,6 +616,9 @@ impl Store for RedisStore {
             script.key(keyspace::redis_record(key)).key(lease).key(intent);
             script.arg(keyspace::REDIS_CHANGES).arg(self.changes.message(key));
             let (removed, lost) = self.script::<bool>(DOING, &script).await?;
+            if !removed {
+                self.believe_absence(DOING).await?;
+            }
             if let Err(error) = self.unindex(DOING, key).await {
                 tracing::debug!(%error, "the name of a deleted connection stays in the index until it is listed");
             }
@@ -627,6 +664,9 @@ impl Store for RedisStore {
                 page.connections.truncate(limit);
                 page.next = page.connections.last().map(|(name, _)| name.clone());
             }
+            if page.connections.is_empty() {
+                self.believe_absence(DOING).await?;
+            }
             Ok(page)
         })
     }
@@ -651,15 +691,19 @@ impl Store for RedisStore {
     }
 
     fn pending<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, StoreError>> {
+        const DOING: &str = "looking a pending record up";
         Box::pin(async move {
             let mut get = ::redis::cmd("GET");
             get.arg(keyspace::redis_pending(id));
             let (found, _) = self
-                .run("looking a pending record up", |mut commands| {
+                .run(DOING, |mut commands| {
                     let get = &get;
                     async move { get.query_async::<Option<Vec<u8>>>(&mut commands).await }
                 })
                 .await?;
+            if found.is_none() {
+                self.believe_absence(DOING).await?;
+            }
             Ok(found)
         })
     }
@@ -677,6 +721,9 @@ impl Store for RedisStore {
                 .await?;
             if taken.is_none() && lost {
                 return Err(StoreError::unavailable(DOING, "the answer was lost with its connection"));
+            }
+            if taken.is_none() {
+                self.believe_absence(DOING).await?;
             }
             Ok(taken)
         })

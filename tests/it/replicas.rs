@@ -206,3 +206,59 @@ async fn a_store_that_falls_back_is_given_what_it_lost() {
     assert_ne!(world.access_token("one").await, token);
     assert_eq!(world.show("one").await["status"], "active");
 }
+
+/// Redis loses everything while it runs: nothing of that is believed. What is held is served, the rest is 503 and never 404,
+/// on every replica and after a restart of one; until an operator says that this is the store now.
+#[tokio::test]
+async fn an_emptied_redis_is_not_believed_until_an_operator_says_so() {
+    let mut plan = Plan::default().kept(Kept::Redis);
+    plan.store_lines = "journal = \"journal\"".into();
+    let mut world = plan.start().await;
+    let other = world.replica("second").await;
+    for connection in ["held", "cold"] {
+        world.connect(connection, ALICE).await;
+    }
+    let held = world.access_token("held").await;
+    assert_eq!(world.token_at(&other, "held").await.status, 200);
+    world.redis.as_ref().expect("redis").cli(&["FLUSHALL"]);
+    for _ in 0..30 {
+        for daemon in [&world.daemon, &other] {
+            assert_eq!(text(&world.token_at(daemon, "held").await.json(), "access_token"), held);
+            for nobody in ["cold", "nobody"] {
+                let answer = world.token_at(daemon, nobody).await;
+                let code = text(&answer.json(), "code").to_owned();
+                // One that is held may be served.
+                assert!(
+                    answer.status == 200 || (answer.status == 503 && code == "store_unavailable"),
+                    "{code}"
+                );
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let gone =
+        world.api(http::Method::DELETE, "/v1/apps/outlook/connections/nobody", serde_json::Value::Null).await;
+    assert_eq!(gone.status, 503);
+    // A restart forgets what was held, and remembers what store it was.
+    world.daemon.kill();
+    world.daemon = Process::launch(world.folder.path()).await;
+    let answer = world.token("cold").await;
+    assert_eq!((answer.status.as_u16(), text(&answer.json(), "code")), (503, "store_unavailable"));
+    assert!(world.daemon.log().contains("tokenward store adopt"), "{}", world.daemon.log());
+
+    let adopted = std::process::Command::new(env!("CARGO_BIN_EXE_tokenward"))
+        .args(["store", "adopt", "--yes", "--config"])
+        .arg(world.folder.path().join("tokenward.toml"))
+        .output()
+        .expect("it ends");
+    assert!(adopted.status.success(), "{}", String::from_utf8_lossy(&adopted.stderr));
+    for daemon in [&world.daemon, &other] {
+        let begun = Instant::now();
+        while world.token_at(daemon, "held").await.status != 404 {
+            assert!(begun.elapsed() < Duration::from_secs(5), "{}", daemon.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    world.connect("held", ALICE).await;
+    assert_eq!(world.token_at(&other, "held").await.status, 200);
+}

@@ -368,6 +368,13 @@ pub(crate) struct Process {
 impl Process {
     /// Starts the binary and waits until it is ready.
     pub(crate) async fn start(folder: &Path) -> Process {
+        let process = Process::launch(folder).await;
+        process.wait_until_ready().await;
+        process
+    }
+
+    /// Starts the binary and waits until it listens.
+    pub(crate) async fn launch(folder: &Path) -> Process {
         let mut child = Command::new(env!("CARGO_BIN_EXE_tokenward"))
             .arg("serve")
             .arg("--config")
@@ -398,15 +405,13 @@ impl Process {
         };
         let first_local = event["local"].as_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let first_local = first_local.split(',').next().unwrap_or_default().to_owned();
-        let process = Process {
+        Process {
             child,
             log,
             local: format!("http://{first_local}"),
             ops: format!("http://{}", text(&event, "ops")),
             public: format!("http://{}", text(&event, "public")),
-        };
-        process.wait_until_ready().await;
-        process
+        }
     }
 
     async fn wait_until_ready(&self) {

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use futures_core::Stream as _;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use super::connection::Link;
 use crate::domain::id::ConnectionKey;
@@ -19,7 +19,13 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 pub(super) struct Changes {
     own: String,
-    subscription: Mutex<Option<::redis::aio::PubSub>>,
+    subscription: Mutex<Option<Subscription>>,
+}
+
+struct Subscription {
+    messages: ::redis::aio::PubSub,
+    /// The connection for commands: when it is made anew, perhaps to another server, so must this one be.
+    commands: watch::Receiver<u64>,
 }
 
 impl Changes {
@@ -36,11 +42,21 @@ impl Changes {
     /// The next thing that another process did.
     pub(super) async fn next(&self, link: &Link) -> Change {
         let mut subscription = self.subscription.lock().await;
+        let mut commands = link.made();
         loop {
             let Some(open) = subscription.as_mut() else {
-                match link.subscribe(keyspace::REDIS_CHANGES).await {
-                    Ok(made) => {
-                        *subscription = Some(made);
+                // First the connection for commands: it knows whether this is the store at all.
+                let subscribed = match link.acquire().await {
+                    Ok(_) => {
+                        commands = link.made();
+                        commands.mark_unchanged();
+                        link.subscribe(keyspace::REDIS_CHANGES).await
+                    }
+                    Err(cause) => Err(cause),
+                };
+                match subscribed {
+                    Ok(messages) => {
+                        *subscription = Some(Subscription { messages, commands });
                         return Change::Missed;
                     }
                     Err(cause) => {
@@ -51,8 +67,12 @@ impl Changes {
                 }
             };
             let message = {
-                let mut messages = std::pin::pin!(open.on_message());
-                std::future::poll_fn(|cx| messages.as_mut().poll_next(cx)).await
+                let Subscription { messages, commands } = open;
+                let mut messages = std::pin::pin!(messages.on_message());
+                tokio::select! {
+                    message = std::future::poll_fn(|cx| messages.as_mut().poll_next(cx)) => message,
+                    _ = commands.changed() => None,
+                }
             };
             match message {
                 None => *subscription = None,

@@ -27,6 +27,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 use tokio_rustls::TlsConnector;
 
+use super::identity::Identity;
 use super::{RedisConfig, RedisTls};
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::task::Tasks;
@@ -74,6 +75,9 @@ struct Shared {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     tasks: Arc<dyn Tasks>,
+    identity: Identity,
+    /// Counts the connections made, for those who must know of each.
+    made: watch::Sender<u64>,
     /// Never held across an await.
     state: Mutex<State>,
 }
@@ -88,7 +92,9 @@ impl Link {
         random: Arc<dyn Random>,
         tasks: Arc<dyn Tasks>,
     ) -> Self {
-        Link(Arc::new(Shared { config, clock, random, tasks, state: Mutex::new(State::default()) }))
+        let identity = Identity::new(config.identity_file.clone());
+        let made = watch::Sender::new(0);
+        Link(Arc::new(Shared { config, clock, random, tasks, identity, made, state: Mutex::default() }))
     }
 
     pub(super) fn config(&self) -> &RedisConfig {
@@ -163,6 +169,23 @@ impl Link {
         self.0.lock().live = None;
     }
 
+    pub(super) fn identity(&self) -> &Identity {
+        &self.0.identity
+    }
+
+    /// Whether the server still is the store that was there before.
+    pub(super) async fn check_identity(
+        &self,
+        commands: &mut MultiplexedConnection,
+    ) -> ::redis::RedisResult<Result<(), String>> {
+        self.0.identity.check(commands, &*self.0.random).await
+    }
+
+    /// Changes with every connection that is made.
+    pub(super) fn made(&self) -> watch::Receiver<u64> {
+        self.0.made.subscribe()
+    }
+
     /// A connection of its own that hears what is told on a channel.
     pub(super) async fn subscribe(&self, channel: &str) -> Result<::redis::aio::PubSub, String> {
         if self.0.lock().closed {
@@ -174,6 +197,13 @@ impl Link {
             made = self.0.subscribe(channel) => made,
             () = self.0.clock.sleep(limit) => Err(format!("no connection within {limit:?}")),
         }
+    }
+
+    /// The same, and whatever failed before holds up no attempt.
+    pub(super) fn retry(&self) {
+        let mut state = self.0.lock();
+        state.live = None;
+        state.pause = None;
     }
 
     pub(super) fn close(&self) {
@@ -274,6 +304,7 @@ impl Shared {
                     }
                     state.failures = 0;
                     state.pause = None;
+                    self.made.send_modify(|made| *made += 1);
                     if !state.closed {
                         state.live = Some(Arc::clone(live));
                     }
@@ -379,6 +410,7 @@ impl Shared {
         name.arg("SETNAME").arg(&self.config.client_name);
         name.exec_async(&mut commands).await.map_err(words)?;
         check_master(&mut commands).await.map_err(words)??;
+        self.identity.check(&mut commands, &*self.random).await.map_err(words)??;
         Ok(Live { commands, since: self.clock.monotonic(), _alive: alive })
     }
 }

@@ -80,6 +80,46 @@ async fn passes_the_suite_as_a_user_who_may_do_only_what_is_listed() {
     }
 }
 
+/// A Redis that lost everything, or is another one, says nothing that is believed; once adopted by one, it is by all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_store_in_its_place_is_not_believed_until_it_is_adopted() {
+    let server = RedisServer::start();
+    let folder = tempfile::tempdir().expect("a directory");
+    let remembering = |file: &str| {
+        let mut config = RedisConfig::new("127.0.0.1", server.port());
+        config.identity_file = Some(folder.path().join(file));
+        store_with(config)
+    };
+    let (one, other) = (remembering("one"), remembering("other"));
+    let (user, first) = (key("app", "user:1"), connection(1, 1));
+    one.commit(&user, None, &first, Writer::SignIn).await.expect("serves");
+    assert_eq!(other.load(&user).await.expect("serves").as_ref(), Some(&first));
+    server.cli(&["FLUSHALL"]);
+    for store in [&one, &other, &remembering("one")] {
+        let causes = [
+            unavailable(store.load(&user).await),
+            unavailable(store.revision(&user).await),
+            unavailable(store.delete(&user).await),
+            unavailable(store.commit(&user, None, &first, Writer::SignIn).await),
+            unavailable(store.list(&user.app, "", None, 10).await),
+            unavailable(store.pending("x").await),
+            unavailable(store.take_pending("x").await),
+            unavailable(store.ping().await),
+        ];
+        assert!(causes[0].contains("tokenward store adopt"), "{causes:?}");
+    }
+    // A new process that remembers nothing takes what is there, and that is another store to the others still.
+    store(&server).ping().await.expect("serves");
+    unavailable(other.load(&user).await);
+    one.adopt().await.expect("serves");
+    healed(&one).await;
+    healed(&other).await;
+    for store in [&one, &other, &remembering("other")] {
+        assert_eq!(store.load(&user).await.expect("serves"), None);
+    }
+    assert!(!one.delete(&user).await.expect("serves"), "its absence is believed now");
+}
+
 /// What one process does is told to the others, and not to itself; a subscription that broke says that it missed things.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_change_is_told_to_the_others() {
@@ -190,6 +230,7 @@ async fn a_user_who_may_not_is_told_so_and_a_conflict_of_types_is_damage() {
     let mut config = RedisConfig::new("127.0.0.1", server.port());
     config.username = Some("poor".into());
     config.password = Some(password("x"));
+    store(&server).ping().await.expect("the store has its name");
     let poor = store_with(config);
     assert_eq!(poor.load(&key("app", "user")).await.expect("may read"), None);
     let cause = unavailable(poor.take_pending("id-not-for-logs").await);
@@ -540,5 +581,5 @@ async fn an_answer_that_was_lost_is_asked_for_again_and_never_made_up() {
     assert_eq!(store.take_pending("session").await.expect("serves"), None);
     lose.store(1, Ordering::SeqCst);
     assert!(store.delete(&user).await.expect("asked again"));
-    assert_eq!(server.cli(&["DBSIZE"]), "0");
+    assert_eq!(server.cli(&["KEYS", "*"]), "tokenward:identity");
 }
