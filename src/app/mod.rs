@@ -99,7 +99,7 @@ impl Daemon {
         let secrets = environment.secrets();
 
         let keyring = Arc::new(files::open(&config.sealing.keyring).map_err(StartError::new)?);
-        let counters = Arc::new(Counters(metrics.clone()));
+        let counters = Arc::new(Counters::new(metrics.clone(), clock.clone()));
         let journal = match &config.store.journal {
             Some(path) => Some(
                 FileJournal::open(path)

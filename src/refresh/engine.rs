@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::backoff::Buckets;
+use super::breaker::Breakers;
 use super::plan::{self, Refusal, Step, Want};
 use super::slots::{Failure, Flight, Held, Slot, Slots, Trouble, Work};
 use super::{Observer, renew};
@@ -90,7 +90,7 @@ pub(super) struct Inner {
     pub(super) deps: Deps,
     pub(super) settings: Settings,
     pub(super) slots: Slots,
-    pub(super) buckets: Buckets,
+    pub(super) breakers: Breakers,
 }
 
 /// A token to hand out.
@@ -141,7 +141,7 @@ impl Engine {
     /// An engine for these apps.
     pub fn new(apps: BTreeMap<AppName, EngineApp>, deps: Deps, settings: Settings) -> Self {
         let slots = Slots::new(settings.most_connections);
-        let inner = Inner { apps, deps, settings, slots, buckets: Buckets::default() };
+        let inner = Inner { apps, deps, settings, slots, breakers: Breakers::default() };
         Engine { inner: Arc::new(inner) }
     }
 

@@ -20,6 +20,7 @@
 //! loses. Replicas that wait for another's refresh are told when it is done.
 
 mod backoff;
+mod breaker;
 mod engine;
 mod lease;
 pub mod plan;
@@ -33,6 +34,7 @@ pub use slots::{Failure, Held};
 
 use std::time::Duration;
 
+use crate::domain::connection::Status;
 use crate::domain::id::AppName;
 
 /// Told of what the engine does; telemetry listens.
@@ -41,6 +43,8 @@ pub trait Observer: Send + Sync {
     fn cache_lookup(&self, result: &'static str);
     /// A call to the authority for a connection ended; `outcome` is `ok` or a disposition's word.
     fn refreshed(&self, app: &AppName, outcome: &'static str, elapsed: Duration);
+    /// A verdict of the authority changed a connection.
+    fn judged(&self, app: &AppName, tenant: Option<&str>, status: Status);
     /// A lease was tried for: `acquired`, `held` (by another), `unreachable` (the store); or `lost` while it was used.
     fn lease(&self, result: &'static str);
 }

@@ -3,7 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::backoff;
+use super::breaker::{Admission, Ended};
 use super::engine::Inner;
 use super::lease::{self, Lease};
 use super::plan::{self, Want};
@@ -11,12 +15,13 @@ use super::slots::{Failure, Slot, Trouble};
 use crate::authority::{RefreshRequest, TokenAnswer};
 use crate::domain::connection::{Attempt, Status};
 use crate::domain::grant::Grant;
-use crate::domain::id::ConnectionKey;
+use crate::domain::id::{AppName, ConnectionKey};
 use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::secret::{AccessToken, RefreshToken};
+use crate::domain::time::Timestamp;
 use crate::domain::token::{Freshness, HeldToken};
 use crate::domain::verdict::{AuthorityError, AuthorityFailure, Disposition, GrantFate};
-use crate::repository::{Connection, Loaded, RepositoryError, Unstored};
+use crate::repository::{Connection, Kind, Loaded, RepositoryError, Unstored};
 use crate::store::{Committed, Revision, StoreError, Writer};
 
 /// Tokens kept for one connection: one per resource, and nobody uses more resources than this.
@@ -30,6 +35,8 @@ const REMEMBERED: Duration = Duration::from_secs(120);
 const STORE_TRIES: u32 = 5;
 /// A verdict on a resource besides the one that the connection was made for is asked about again after this long.
 const VERDICT_AGAIN: Duration = Duration::from_secs(60);
+/// A connection whose try showed that the app itself is rejected waits this long; the breaker lets one of all of them try.
+const APP_REJECTED: Duration = Duration::from_secs(2);
 /// How often a commit may be overtaken before its waiters are told.
 const MOST_OVERTAKEN: usize = 4;
 /// How long another replica's word is waited for before its lease is tried for all the same: what is told may be lost.
@@ -178,20 +185,33 @@ async fn with_lease(
         }
         let tenant = loaded.connection.profile.account.tid.as_deref();
         let monotonic = inner.deps.clock.monotonic();
-        if let Some((left, failure)) = inner.buckets.closed(&key.app, tenant, monotonic) {
+        if let Some((left, failure)) = inner.breakers.refuses(&key.app, tenant, monotonic) {
             note_trouble(inner, slot, want, &failure, Some(left));
             return Err(failure);
         }
-        match Lease::take(inner, key).await.map_err(|error| noted(error.into()))? {
+        // Before the lease, so that nobody holds one while it waits for its tenant's turn.
+        let Some(_permit) = permit(inner, key, tenant).await else {
+            return Err(noted_authority(inner, slot, want, crowded()));
+        };
+        let (taken, ()) = tokio::join!(Lease::take(inner, key), hear_of_holds(inner, key, tenant));
+        match taken.map_err(|error| noted(error.into()))? {
             lease::Attempt::Mine(lease) => {
                 // It may have been somebody else's until just now.
                 let revision = inner.deps.repository.store().revision(key).await;
-                if revision.as_ref().is_ok_and(|stored| *stored == Some(loaded.connection.revision)) {
-                    let seen = Seen { epoch, loaded };
-                    return use_grant(inner, key, slot, seen, want, lease).await.map(|()| None);
+                if !revision.as_ref().is_ok_and(|stored| *stored == Some(loaded.connection.revision)) {
+                    lease.release(inner, key, true).await;
+                    revision.map_err(|error| noted(error.into()))?;
+                    continue;
                 }
-                lease.release(inner, key, true).await;
-                revision.map_err(|error| noted(error.into()))?;
+                if let Admission::Wait(left, failure) =
+                    inner.breakers.admit(&key.app, tenant, inner.deps.clock.monotonic())
+                {
+                    lease.release(inner, key, true).await;
+                    note_trouble(inner, slot, want, &failure, Some(left));
+                    return Err(failure);
+                }
+                let seen = Seen { epoch, loaded };
+                return use_grant(inner, key, slot, seen, want, lease).await.map(|()| None);
             }
             lease::Attempt::Theirs(left) => {
                 // A holder that lives prolongs its lease, one that died loses it: both are seen within this time.
@@ -205,6 +225,69 @@ async fn with_lease(
                 }
             }
         }
+    }
+}
+
+/// One of the tenant's permits for a call, waited for as long as a call may take.
+async fn permit(inner: &Inner, key: &ConnectionKey, tenant: Option<&str>) -> Option<OwnedSemaphorePermit> {
+    let calls = inner.breakers.calls(&key.app, tenant);
+    tokio::select! {
+        biased;
+        permit = calls.acquire_owned() => permit.ok(),
+        () = inner.deps.clock.sleep(inner.settings.authority_timeout) => None,
+    }
+}
+
+/// Whether another replica was asked to leave the tenant alone.
+async fn hear_of_holds(inner: &Inner, key: &ConnectionKey, tenant: Option<&str>) {
+    let id = hold_id(&key.app, tenant);
+    let Ok(Some(hold)) = inner.deps.repository.pending::<Hold>(Kind::Hold, &id).await else { return };
+    let left = hold.value.until.since(inner.deps.clock.now()).min(backoff::LONGEST_ASKED);
+    if !left.is_zero() {
+        let failure = Arc::new(Failure::Authority(AuthorityFailure {
+            doing: "refreshing a grant",
+            cause: "the authority asked another replica to leave this tenant alone for a while".into(),
+            disposition: Disposition::RetryAfter(Some(left)),
+            answer: AuthorityError { status: Some(429), ..AuthorityError::default() },
+            claims: None,
+        }));
+        inner.breakers.hold(&key.app, tenant, inner.deps.clock.monotonic() + left, failure);
+    }
+}
+
+/// Tells the other replicas that the authority asked to be left alone.
+async fn tell_of_hold(inner: &Inner, key: &ConnectionKey, tenant: Option<&str>, asked: Duration) {
+    let now = inner.deps.clock.now();
+    let hold = Hold { until: now.plus(asked) };
+    let id = hold_id(&key.app, tenant);
+    if let Err(error) = inner.deps.repository.put_pending(Kind::Hold, &id, &hold, now, asked).await {
+        tracing::warn!(%error, "other replicas are not told that the authority throttles");
+    }
+}
+
+/// That an authority asked to be left alone.
+#[derive(Serialize, Deserialize)]
+struct Hold {
+    until: Timestamp,
+}
+
+fn hold_id(app: &AppName, tenant: Option<&str>) -> String {
+    format!("{app}:{}", tenant.unwrap_or_default())
+}
+
+fn noted_authority(inner: &Inner, slot: &Slot, want: &Want, failure: AuthorityFailure) -> Arc<Failure> {
+    let failure = Arc::new(Failure::Authority(failure));
+    note_trouble(inner, slot, want, &failure, None);
+    failure
+}
+
+fn crowded() -> AuthorityFailure {
+    AuthorityFailure {
+        doing: "refreshing a grant",
+        cause: "as many calls as one tenant may have are under way, and none of them ends".into(),
+        disposition: Disposition::RetryAfter(None),
+        answer: AuthorityError::default(),
+        claims: None,
     }
 }
 
@@ -273,10 +356,12 @@ async fn use_grant(
     let grant = match inner.deps.repository.open_grant(key, &seen.loaded) {
         Ok(Some(grant)) => grant,
         Ok(None) => {
+            inner.breakers.not_called(&key.app, tenant.as_deref());
             lease.release(inner, key, true).await;
             return Ok(());
         }
         Err(error) => {
+            inner.breakers.not_called(&key.app, tenant.as_deref());
             lease.release(inner, key, true).await;
             let failure = Arc::new(Failure::Repository(error));
             note_trouble(inner, slot, want, &failure, None);
@@ -286,6 +371,7 @@ async fn use_grant(
     if lease.unsettled {
         slot.state().remember(unsettled_attempt(inner));
         if must_not_replay(inner, key, connection) {
+            inner.breakers.not_called(&key.app, tenant.as_deref());
             lease.release(inner, key, false).await;
             let failure = Arc::new(Failure::Authority(unsettled_failure()));
             note_trouble(inner, slot, want, &failure, None);
@@ -300,9 +386,10 @@ async fn use_grant(
             () = lease.keep(inner, key) => unreachable!("a lease is kept for as long as it is asked for"),
         }
     };
-    match asked.await {
+    let answered = asked.await;
+    note_ended(inner, key, tenant.as_deref(), answered.as_ref().err()).await;
+    match answered {
         Ok((used, answer)) => {
-            inner.buckets.open(&key.app);
             let renewed = grant.renewed(&used, answer.refresh_token.clone());
             let expected = Some(connection.revision);
             let connection = succeed(inner, key, slot, connection, want, answer);
@@ -323,7 +410,6 @@ async fn use_grant(
             let known = failure.disposition != Disposition::OutcomeUnknown;
             let failure = Arc::new(Failure::Authority(failure));
             note_trouble(inner, slot, want, &failure, None);
-            note_buckets(inner, key, tenant.as_deref(), &failure);
             let noted = if judged {
                 judge(inner, key, slot, seen, grant, &failure, lease.writer()).await
             } else {
@@ -763,11 +849,12 @@ async fn judge(
     let committed = inner.deps.repository.commit(key, Some(revision), &profile, &tokens, kept, writer).await;
     match committed {
         Ok((Committed::Done, revision)) => {
-            tracing::warn!(
+            tracing::info!(
                 app = %key.app, connection = %key.connection, status = profile.status.as_str(),
                 reason = profile.status.reason(), error_codes = ?verdict.answer.error_codes,
                 correlation_id = verdict.answer.correlation_id, "the authority's verdict changed a connection"
             );
+            inner.deps.observer.judged(&key.app, profile.account.tid.as_deref(), profile.status);
             slot.state().attempts.clear();
             inner.publish_written(key, slot, epoch, Connection { revision, profile, tokens });
             Ok(())
@@ -808,7 +895,7 @@ fn note_trouble(inner: &Inner, slot: &Slot, want: &Want, failure: &Arc<Failure>,
         Failure::Authority(AuthorityFailure {
             disposition: Disposition::NextCredential | Disposition::Misconfigured,
             ..
-        }) => Some(backoff::APP_REJECTED),
+        }) => Some(APP_REJECTED),
         // Nobody's status says when to ask again where the verdict was on one more resource.
         Failure::Authority(failure) if failure.disposition.is_verdict() => Some(VERDICT_AGAIN),
         Failure::Authority(_) | Failure::NotFound | Failure::Repository(_) => None,
@@ -827,25 +914,30 @@ fn note_trouble(inner: &Inner, slot: &Slot, want: &Want, failure: &Arc<Failure>,
     }
 }
 
-/// Closes the app's or the tenant's bucket where the failure concerns more than this connection.
-fn note_buckets(inner: &Inner, key: &ConnectionKey, tenant: Option<&str>, failure: &Arc<Failure>) {
-    let Failure::Authority(authority) = failure.as_ref() else { return };
+/// Says what a call's end means beyond its connection.
+async fn note_ended(
+    inner: &Inner,
+    key: &ConnectionKey,
+    tenant: Option<&str>,
+    failure: Option<&AuthorityFailure>,
+) {
+    let ended = match failure.map(|failure| (failure.disposition, failure.answer.status)) {
+        None => Ended::Answered,
+        Some((Disposition::Reauthorize(..) | Disposition::Blocked(_), _)) => Ended::Answered,
+        Some((Disposition::RetryAfter(Some(asked)), Some(429))) => {
+            Ended::Throttled(backoff::wait(1, Some(asked), inner.deps.random.as_ref()))
+        }
+        Some((Disposition::NextCredential, _)) => Ended::AppRejected,
+        Some((Disposition::RetryAfter(_) | Disposition::OutcomeUnknown, _)) => Ended::Failed,
+        Some((
+            Disposition::Misconfigured | Disposition::Restart | Disposition::CallerFault | Disposition::Bug,
+            _,
+        )) => Ended::Nothing,
+    };
     let now = inner.deps.clock.monotonic();
-    match authority.disposition {
-        Disposition::RetryAfter(Some(asked)) if authority.answer.status == Some(429) => {
-            let until = now + backoff::wait(1, Some(asked), inner.deps.random.as_ref());
-            inner.buckets.close(&key.app, tenant, until, failure.clone());
-        }
-        Disposition::NextCredential => {
-            inner.buckets.close(&key.app, None, now + backoff::APP_REJECTED, failure.clone());
-        }
-        Disposition::RetryAfter(_)
-        | Disposition::Misconfigured
-        | Disposition::Reauthorize(..)
-        | Disposition::Blocked(_)
-        | Disposition::Restart
-        | Disposition::CallerFault
-        | Disposition::OutcomeUnknown
-        | Disposition::Bug => {}
+    let why = failure.cloned().unwrap_or_else(crowded);
+    inner.breakers.ended(&key.app, tenant, now, ended, &Arc::new(Failure::Authority(why)));
+    if let Ended::Throttled(asked) = ended {
+        tell_of_hold(inner, key, tenant, asked).await;
     }
 }

@@ -25,3 +25,4 @@ mod interop;
 mod main_job;
 mod operations;
 mod replicas;
+mod trouble;
