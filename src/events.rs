@@ -13,7 +13,7 @@ use crate::domain::connection::Status;
 use crate::domain::id::{AppName, CallerName, ConnectionKey, SessionId};
 use crate::domain::time::Clock;
 use crate::listener::{Origin, RequestId};
-use crate::refresh::Observer;
+use crate::refresh::{Observer, Swept};
 use crate::store::observed::StoreObserver;
 use crate::telemetry::audit::{Action, Audit, AuditEvent, Recorded};
 use crate::telemetry::metrics::{CacheResult, CredentialState, LeaseResult, Metrics, TokenRequestHandles};
@@ -335,6 +335,10 @@ impl Observer for Counters {
         if verdicts.len() < MOST_EVENTS {
             verdicts.insert(one, (now, 1));
         }
+    }
+
+    fn swept(&self, swept: Swept) {
+        self.metrics.swept(swept.shards, swept.begun, swept.waiting > 0, self.clock.now());
     }
 
     fn lease(&self, result: &'static str) {

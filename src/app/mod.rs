@@ -132,6 +132,7 @@ impl Daemon {
                 caller_wait: config.limits.caller_wait,
                 serve_cached_for: config.store.serve_cached_for,
                 lease: config.limits.lease,
+                sweep_rate: f64::from(config.limits.sweep_rate),
                 authority_timeout: config.limits.authority_timeout,
                 ..refresh::Settings::default()
             },
@@ -226,6 +227,7 @@ impl Daemon {
         watch::store(&daemon.parts, &config, store_latch);
         watch::unstored(&daemon.parts);
         watch::changes(&daemon.parts);
+        watch::sweep(&daemon.parts);
         watch::stock(&daemon.parts, watch::Stock { broker, callers, admins, keyring, metrics });
         events.process(Action::Started).await;
         Ok(daemon)

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::Parts;
 use crate::broker::Broker;
+use crate::broker::inspect::Counts;
 use crate::callers::Callers;
 use crate::config::Config;
 use crate::domain::id::CallerName;
@@ -15,14 +16,20 @@ use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
 use crate::keyring::Keyring;
 use crate::lifecycle;
+use crate::refresh::Engine;
 use crate::telemetry::metrics::Metrics;
 
 /// How often an answer that the store did not take is offered again.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
 /// How often the store is asked whether it is there.
 const PING: Duration = Duration::from_secs(2);
-/// How often stock is taken; it reads every profile.
+/// How often API keys are looked at.
 const COUNT: Duration = Duration::from_secs(60);
+/// Stock is taken by walking over every connection, page by page, with this pause after each: what that costs in a second does
+/// not grow with how many there are, only how long it takes.
+const WALK: Duration = Duration::from_millis(200);
+/// The pause between two walks.
+const WALK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Asks the store at intervals whether it is there; readiness follows it, with the time that it may be lost.
 pub(super) fn store(parts: &Parts, config: &Config, latch: lifecycle::Latch) {
@@ -86,6 +93,18 @@ pub(super) fn changes(parts: &Parts) {
     parts.tasks.spawn("hear what other replicas do", Box::pin(follow));
 }
 
+/// Looks after connections before anybody asks.
+pub(super) fn sweep(parts: &Parts) {
+    let (engine, shutdown) = (parts.engine.clone(), parts.shutdown.clone());
+    let sweep = async move {
+        tokio::select! {
+            () = engine.sweep() => {}
+            () = shutdown.soft().cancelled() => {}
+        }
+    };
+    parts.tasks.spawn("look after connections", Box::pin(sweep));
+}
+
 /// What stock is taken of.
 pub(super) struct Stock {
     pub(super) broker: Arc<Broker>,
@@ -98,10 +117,24 @@ pub(super) struct Stock {
 /// Counts connections by status and records by sealing key, and notes when API keys expire and were used.
 pub(super) fn stock(parts: &Parts, stock: Stock) {
     let (clock, shutdown) = (parts.clock.clone(), parts.shutdown.clone());
+    let stock = Arc::new(stock);
+    let walking = stock.clone();
+    let (walk_clock, walk_shutdown, engine) = (clock.clone(), shutdown.clone(), parts.engine.clone());
+    let walk = async move {
+        loop {
+            tokio::select! {
+                () = async {
+                    walking.count(walk_clock.as_ref(), &engine).await;
+                    walk_clock.sleep(WALK_AGAIN).await;
+                } => {}
+                () = walk_shutdown.soft().cancelled() => return,
+            }
+        }
+    };
+    parts.tasks.spawn("walk over every connection", Box::pin(walk));
     let take = async move {
         let mut known = BTreeSet::new();
         loop {
-            stock.count().await;
             known = stock.note_api_keys(known);
             tokio::select! {
                 () = clock.sleep(COUNT) => {}
@@ -109,12 +142,26 @@ pub(super) fn stock(parts: &Parts, stock: Stock) {
             }
         }
     };
-    parts.tasks.spawn("take stock", Box::pin(take));
+    parts.tasks.spawn("take stock of API keys", Box::pin(take));
 }
 
 impl Stock {
-    async fn count(&self) {
-        let Ok(counts) = self.broker.count().await else { return };
+    /// Counts connections and sealed records, and puts those back into the schedule that fell out of it.
+    async fn count(&self, clock: &dyn Clock, engine: &Engine) {
+        let mut counts = Counts::default();
+        let mut walk = self.broker.walk();
+        loop {
+            match walk.next(&self.broker, &mut counts).await {
+                Ok(Some(page)) => {
+                    for (key, profile) in &page {
+                        engine.mend_schedule(key, profile).await;
+                    }
+                    clock.sleep(WALK).await;
+                }
+                Ok(None) => break,
+                Err(_) => return, // what was counted is not all: the figures stay as they are
+            }
+        }
         for ((app, status), count) in &counts.by_status {
             self.metrics.connections_by_status(app, &[(status, *count)]);
         }

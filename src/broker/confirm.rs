@@ -204,6 +204,8 @@ impl Broker {
             profile.confirmed_with = confirmed_with.map(str::to_owned);
             let expected = before.as_ref().map(|before| before.revision);
             let tokens = std::slice::from_ref(&redeemed.token);
+            // Before it is there: one that nothing looks after would end unseen.
+            self.deps.engine.expect(&key, &profile, tokens).await;
             let committed =
                 repository.commit(&key, expected, &profile, tokens, Some(&grant), Writer::SignIn).await;
             if let Ok((Committed::Done, _)) = committed {

@@ -163,29 +163,45 @@ impl Broker {
             .ok_or_else(|| Refusal::invalid("cursor", "is not one that was given for this list"))
     }
 
-    /// Counts every connection. Reads every profile: for a slow timer only.
-    pub async fn count(&self) -> Result<Counts, Refusal> {
-        let mut counts = Counts::default();
-        for (app, _) in self.apps() {
+    /// A walk over every connection, page by page.
+    pub fn walk(&self) -> Walk {
+        Walk { apps: self.apps().map(|(app, _)| app.clone()).collect(), after: None }
+    }
+}
+
+/// A walk over every connection. Reads every profile: for a slow pace only.
+pub struct Walk {
+    /// Still to be walked over; the last one first.
+    apps: Vec<AppName>,
+    after: Option<ConnectionName>,
+}
+
+impl Walk {
+    /// The next page, counted; none at the end.
+    pub async fn next(
+        &mut self,
+        broker: &Broker,
+        counts: &mut Counts,
+    ) -> Result<Option<Vec<(ConnectionKey, Profile)>>, Refusal> {
+        let Some(app) = self.apps.last().cloned() else { return Ok(None) };
+        if self.after.is_none() {
             for status in STATUSES {
                 counts.by_status.insert((app.clone(), status), 0);
             }
-            let mut after = None;
-            loop {
-                let page = self.deps.repository.list(app, "", after.as_ref(), PAGE).await?;
-                for (_, profile) in page.profiles {
-                    *counts.by_status.entry((app.clone(), profile.status.as_str())).or_default() += 1;
-                }
-                for key in page.sealing_keys {
-                    *counts.by_sealing_key.entry(key).or_default() += 1;
-                }
-                after = page.next;
-                if after.is_none() {
-                    break;
-                }
-            }
         }
-        Ok(counts)
+        let page = broker.deps.repository.list(&app, "", self.after.as_ref(), PAGE).await?;
+        for (_, profile) in &page.profiles {
+            *counts.by_status.entry((app.clone(), profile.status.as_str())).or_default() += 1;
+        }
+        for key in page.sealing_keys {
+            *counts.by_sealing_key.entry(key).or_default() += 1;
+        }
+        self.after = page.next;
+        if self.after.is_none() {
+            self.apps.pop();
+        }
+        let named = |(connection, profile)| (ConnectionKey { app: app.clone(), connection }, profile);
+        Ok(Some(page.profiles.into_iter().map(named).collect()))
     }
 }
 

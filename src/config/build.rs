@@ -906,6 +906,7 @@ fn limits(section: &Section<'_>) -> Option<LimitsConfig> {
         authority_timeout: authority_timeout?,
         caller_wait: section.duration("caller_wait")?,
         lease: lease?,
+        sweep_rate: section.number("sweep_rate")?,
         drain: section.duration("drain")?,
     })
 }

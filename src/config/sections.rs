@@ -364,6 +364,8 @@ pub struct LimitsConfig {
     pub caller_wait: Duration,
     /// How long one replica keeps the right to refresh one connection; default 30 s.
     pub lease: Duration,
+    /// Refreshes a second begun before anybody asks, over all replicas; default 50, 0 for none.
+    pub sweep_rate: u32,
     /// How long requests in flight may take to finish at a stop; default 30 s.
     pub drain: Duration,
 }

@@ -530,6 +530,12 @@ static LIMITS: Table = Table {
             "How long one replica keeps the right to refresh one connection.",
         ),
         key(
+            "sweep_rate",
+            Kind::Integer { min: 0, max: 1000 },
+            Default("50"),
+            "How many refreshes a second are begun before anybody asks, by all replicas together; 0 begins none, and idle connections then end.",
+        ),
+        key(
             "drain",
             Kind::Duration { min: "0s", max: "10m" },
             Default(r#""30s""#),

@@ -176,6 +176,11 @@ impl Breakers {
         breaker.calls.get_or_insert_with(|| Arc::new(Semaphore::new(MOST_CALLS))).clone()
     }
 
+    /// Whether half of the tenant's permits are taken: there is nothing to spare for what nobody waits for.
+    pub(super) fn is_busy(&self, app: &AppName, tenant: Option<&str>) -> bool {
+        self.calls(app, tenant).available_permits() < MOST_CALLS / 2
+    }
+
     fn parts(&self) -> MutexGuard<'_, BTreeMap<Part, Breaker>> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }

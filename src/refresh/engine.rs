@@ -1,24 +1,25 @@
 //! Serves tokens: looks at what is held, asks `plan`, does it, looks again.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::breaker::Breakers;
 use super::plan::{self, Refusal, Step, Want};
 use super::slots::{Failure, Flight, Held, Slot, Slots, Trouble, Work};
-use super::{Observer, renew};
+use super::sweep::Sweep;
+use super::{Observer, due, renew};
 use crate::authority::Authority;
-use crate::domain::connection::Attempt;
+use crate::domain::connection::{Attempt, Profile};
 use crate::domain::id::{AppName, ConnectionKey};
-use crate::domain::random::Random;
+use crate::domain::random::{Random, random_bytes};
 use crate::domain::scope::ScopeNaming;
 use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
 use crate::domain::token::HeldToken;
 use crate::domain::verdict::{AuthorityError, BlockReason, Disposition, ReauthReason};
 use crate::repository::{Connection, Repository, RepositoryError, Unstored};
-use crate::store::Change;
+use crate::store::{Change, LeaseNonce};
 
 /// What is held of a store that others write to is looked at again after this long: a delete on one replica is felt
 /// on every other within it.
@@ -43,6 +44,8 @@ pub struct Settings {
     pub lease: Duration,
     /// How long one call to an authority may take; less than a lease.
     pub authority_timeout: Duration,
+    /// Refreshes a second that are begun for nobody in particular, by all replicas together.
+    pub sweep_rate: f64,
     /// Connections held in memory at the most.
     pub most_connections: usize,
 }
@@ -54,6 +57,7 @@ impl Default for Settings {
             serve_cached_for: Duration::from_secs(300),
             lease: Duration::from_secs(30),
             authority_timeout: Duration::from_secs(10),
+            sweep_rate: 50.0,
             most_connections: 100_000,
         }
     }
@@ -82,7 +86,7 @@ pub struct Deps {
 /// The refresh engine. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 pub(super) struct Inner {
@@ -91,6 +95,9 @@ pub(super) struct Inner {
     pub(super) settings: Settings,
     pub(super) slots: Slots,
     pub(super) breakers: Breakers,
+    pub(super) sweep: Sweep,
+    /// How long idle grants were seen to last, by app and tenant, where that was less than it should be.
+    pub(super) idle_limits: Mutex<BTreeMap<(AppName, String), Option<Duration>>>,
 }
 
 /// A token to hand out.
@@ -141,7 +148,16 @@ impl Engine {
     /// An engine for these apps.
     pub fn new(apps: BTreeMap<AppName, EngineApp>, deps: Deps, settings: Settings) -> Self {
         let slots = Slots::new(settings.most_connections);
-        let inner = Inner { apps, deps, settings, slots, breakers: Breakers::default() };
+        let sweep = Sweep::new(LeaseNonce(random_bytes(deps.random.as_ref())), deps.clock.monotonic());
+        let inner = Inner {
+            apps,
+            deps,
+            settings,
+            slots,
+            breakers: Breakers::default(),
+            sweep,
+            idle_limits: Mutex::default(),
+        };
         Engine { inner: Arc::new(inner) }
     }
 
@@ -204,6 +220,7 @@ impl Engine {
                     if renew {
                         inner.renewal(key, &slot, &want);
                     }
+                    inner.note_use(key, &slot, begun);
                     return Ok(served(&slot, token, &held));
                 }
                 Step::Refuse(refusal) => {
@@ -346,6 +363,21 @@ impl Engine {
         }
     }
 
+    /// Puts a connection into the schedule that is about to be made or renewed by its user's sign-in; one that is not made
+    /// after all is taken out again when it is due.
+    pub async fn expect(&self, key: &ConnectionKey, profile: &Profile, tokens: &[HeldToken]) {
+        renew::expect(&self.inner, key, profile, tokens).await;
+    }
+
+    /// Puts a connection back into the schedule that fell out of it. For a slow walk over all of them.
+    pub async fn mend_schedule(&self, key: &ConnectionKey, profile: &Profile) {
+        let now = self.inner.deps.clock.now();
+        if due::is_overdue(profile, now) {
+            tracing::warn!(app = %key.app, connection = %key.connection, "a connection was not in the schedule; it is put back");
+            renew::schedule(&self.inner, key, Some(now)).await;
+        }
+    }
+
     /// Takes up what the journal holds from before this process: it is offered to the store before anything else is done
     /// for those connections. Says how much that is. To be called before anything is served.
     pub async fn recover(&self) -> Result<usize, RepositoryError> {
@@ -474,6 +506,7 @@ impl Inner {
 
     /// The renewal under way for the connection, started if there is none.
     fn renewal(self: &Arc<Self>, key: &ConnectionKey, slot: &Arc<Slot>, want: &Want) -> Flight {
+        self.note_use(key, slot, self.deps.clock.monotonic());
         let want = want.clone();
         self.fly(key, slot, Work::Renewal, |inner, key, slot| async move {
             renew::renew(&inner, &key, &slot, &want).await
@@ -481,7 +514,7 @@ impl Inner {
     }
 
     /// Joins the work of this kind under way for the connection, or starts it in a task of its own.
-    fn fly<F>(
+    pub(super) fn fly<F>(
         self: &Arc<Self>,
         key: &ConnectionKey,
         slot: &Arc<Slot>,
@@ -512,6 +545,24 @@ impl Inner {
         };
         self.deps.tasks.spawn(name, Box::pin(task));
         flight
+    }
+
+    /// Notes in the store, once in a while, that callers use the connection: it is kept warm for them.
+    fn note_use(self: &Arc<Self>, key: &ConnectionKey, slot: &Slot, now: Duration) {
+        {
+            let mut state = slot.state();
+            if state.noted_at.is_some_and(|at| now.saturating_sub(at) < due::NOTED_EVERY) {
+                return;
+            }
+            state.noted_at = Some(now);
+        }
+        let (inner, key) = (self.clone(), key.clone());
+        let note = async move {
+            if let Err(error) = inner.deps.repository.store().mark_used(&key, inner.deps.clock.now()).await {
+                tracing::debug!(%error, "that a connection is used could not be noted; it is with its next refresh");
+            }
+        };
+        self.deps.tasks.spawn("note that a connection is used", Box::pin(note));
     }
 
     /// Waits at most so long. `None` when that was not enough.

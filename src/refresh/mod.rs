@@ -21,16 +21,19 @@
 
 mod backoff;
 mod breaker;
+pub mod due;
 mod engine;
 mod lease;
 pub mod plan;
 mod renew;
 mod slots;
+mod sweep;
 
 pub use engine::{Deps, Engine, EngineApp, Refused, Served, Settings};
 pub use plan::{Claims, Want};
 pub(crate) use renew::{held_token, sha256_hex};
 pub use slots::{Failure, Held};
+pub use sweep::Swept;
 
 use std::time::Duration;
 
@@ -45,6 +48,8 @@ pub trait Observer: Send + Sync {
     fn refreshed(&self, app: &AppName, outcome: &'static str, elapsed: Duration);
     /// A verdict of the authority changed a connection.
     fn judged(&self, app: &AppName, tenant: Option<&str>, status: Status);
+    /// A round of the sweep was made.
+    fn swept(&self, swept: Swept);
     /// A lease was tried for: `acquired`, `held` (by another), `unreachable` (the store); or `lost` while it was used.
     fn lease(&self, result: &'static str);
 }

@@ -1,6 +1,6 @@
 //! The work of one flight: look a connection up, or use its grant and store what comes back.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -12,15 +12,16 @@ use super::engine::Inner;
 use super::lease::{self, Lease};
 use super::plan::{self, Want};
 use super::slots::{Failure, Slot, Trouble};
+use super::{due, sweep};
 use crate::authority::{RefreshRequest, TokenAnswer};
-use crate::domain::connection::{Attempt, Status};
+use crate::domain::connection::{Attempt, Profile, Status};
 use crate::domain::grant::Grant;
 use crate::domain::id::{AppName, ConnectionKey};
 use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::secret::{AccessToken, RefreshToken};
 use crate::domain::time::Timestamp;
 use crate::domain::token::{Freshness, HeldToken};
-use crate::domain::verdict::{AuthorityError, AuthorityFailure, Disposition, GrantFate};
+use crate::domain::verdict::{AuthorityError, AuthorityFailure, Disposition, GrantFate, ReauthReason};
 use crate::repository::{Connection, Kind, Loaded, RepositoryError, Unstored};
 use crate::store::{Committed, Revision, StoreError, Writer};
 
@@ -39,6 +40,15 @@ const VERDICT_AGAIN: Duration = Duration::from_secs(60);
 const APP_REJECTED: Duration = Duration::from_secs(2);
 /// How often a commit may be overtaken before its waiters are told.
 const MOST_OVERTAKEN: usize = 4;
+/// How much later a connection is looked after whose tenant has callers waiting, or whose try failed for no reason of its own.
+const LATER: Duration = Duration::from_secs(30);
+/// An idle grant lasts this long at Entra (access-token and refresh-token lifetimes, configurable-token-lifetimes), less a
+/// margin: one that ended sooner ended for another reason.
+const IDLE_PROMISED: Duration = Duration::from_secs(80 * 86_400);
+/// What was learnt of a tenant is believed for so long; then it is tried anew.
+const LIMIT_KEPT: Duration = Duration::from_secs(180 * 86_400);
+/// Tenants of which something was learnt.
+const MOST_LIMITS: usize = 10_000;
 /// How long another replica's word is waited for before its lease is tried for all the same: what is told may be lost.
 const UNTOLD: Duration = Duration::from_secs(1);
 /// A lease that is about to end is not tried for more often than this.
@@ -306,20 +316,161 @@ pub(super) async fn try_now(
 ) -> Result<(), Arc<Failure>> {
     let epoch = slot.state().epoch;
     let loaded = load(inner, key, slot, epoch).await?;
-    let Some(app) = inner.apps.get(&key.app) else { return Ok(()) };
-    let naming = app.authority.scope_naming();
-    let granted = naming.scopes_lossy(loaded.connection.profile.scopes_granted.iter().map(String::as_str));
-    let want = Want {
-        resource: naming.primary_resource(&granted),
-        scopes: ScopeSet::default(),
-        min_ttl: Duration::ZERO,
-        rejected: None,
-        claims: None,
-    };
+    let want = plain_want(primary_resource(inner, key, &loaded.connection));
     let usable = |connection: &Connection| {
         connection.profile.status != Status::Paused && !connection.profile.grant_destroyed
     };
     with_lease(inner, key, slot, &want, usable).await.map(|_| ())
+}
+
+/// Looks after a connection that is due, for nobody in particular: renews it if it still is, and says when it is due next.
+pub(super) async fn look_after(
+    inner: &Arc<Inner>,
+    key: &ConnectionKey,
+    slot: &Arc<Slot>,
+    used_at: Option<Timestamp>,
+) -> Result<(), Arc<Failure>> {
+    let epoch = slot.state().epoch;
+    let loaded = match load(inner, key, slot, epoch).await {
+        Ok(loaded) => loaded,
+        Err(failure) => {
+            if matches!(*failure, Failure::NotFound) {
+                schedule(inner, key, None).await;
+            }
+            return Err(failure);
+        }
+    };
+    let tenant = loaded.connection.profile.account.tid.clone().unwrap_or_default();
+    learn_idle_limit(inner, &key.app, &tenant).await;
+    let resource = primary_resource(inner, key, &loaded.connection);
+    let want = plain_want(resource);
+    let due = |connection: &Connection| {
+        let due = due_of(inner, key, connection, used_at, 0.0);
+        due.is_some_and(|at| at <= inner.deps.clock.now())
+    };
+    // Callers come first: a tenant whose permits are half taken has none to spare for this.
+    if inner.breakers.is_busy(&key.app, loaded.connection.profile.account.tid.as_deref()) {
+        schedule(inner, key, Some(inner.deps.clock.now().plus(LATER))).await;
+        return Ok(());
+    }
+    let outcome = with_lease(inner, key, slot, &want, due).await;
+    let connection = match &outcome {
+        Ok(Some(connection)) => Some(connection.clone()),
+        Ok(None) => slot.state().held.as_ref().map(|held| held.connection.clone()),
+        Err(_) => None,
+    };
+    let next = match connection {
+        Some(connection) => due_of(inner, key, &connection, used_at, sweep::jitter(inner)),
+        // Its own trouble says when; a verdict has been scheduled where it was stored.
+        None => match &outcome {
+            Err(failure) if is_verdict(failure) => return outcome.map(|_| ()),
+            _ => Some(inner.deps.clock.now().plus(LATER.mul_f64(1.0 + sweep::jitter(inner)))),
+        },
+    };
+    schedule(inner, key, next).await;
+    outcome.map(|_| ())
+}
+
+fn is_verdict(failure: &Failure) -> bool {
+    matches!(failure, Failure::Authority(failure) if failure.disposition.is_verdict())
+}
+
+/// When a connection is due next.
+fn due_of(
+    inner: &Inner,
+    key: &ConnectionKey,
+    connection: &Connection,
+    used_at: Option<Timestamp>,
+    jitter: f64,
+) -> Option<Timestamp> {
+    let tenant = connection.profile.account.tid.clone().unwrap_or_default();
+    let limits = inner.idle_limits.lock().unwrap_or_else(PoisonError::into_inner);
+    let limit = limits.get(&(key.app.clone(), tenant)).copied().flatten();
+    drop(limits);
+    let resource = primary_resource(inner, key, connection);
+    let now = inner.deps.clock.now();
+    due::due_at(&connection.profile, &connection.tokens, resource.as_deref(), used_at, limit, now, jitter)
+}
+
+/// The resource that a connection was made for, and is judged by.
+fn primary_resource(inner: &Inner, key: &ConnectionKey, connection: &Connection) -> Option<String> {
+    let naming = inner.apps.get(&key.app)?.authority.scope_naming();
+    let granted = naming.scopes_lossy(connection.profile.scopes_granted.iter().map(String::as_str));
+    naming.primary_resource(&granted)
+}
+
+/// A plain refresh for a resource.
+fn plain_want(resource: Option<String>) -> Want {
+    Want { resource, scopes: ScopeSet::default(), min_ttl: Duration::ZERO, rejected: None, claims: None }
+}
+
+/// Schedules a connection that its user's sign-in is about to make: somebody will use it.
+pub(super) async fn expect(inner: &Inner, key: &ConnectionKey, profile: &Profile, tokens: &[HeldToken]) {
+    let connection = Connection {
+        revision: Revision { generation: 0, nonce: [0; 16] },
+        profile: profile.clone(),
+        tokens: tokens.to_vec(),
+    };
+    let now = inner.deps.clock.now();
+    schedule(inner, key, due_of(inner, key, &connection, Some(now), sweep::jitter(inner))).await;
+    // It counts as used: whoever had it connected will ask for it.
+    if let Err(error) = inner.deps.repository.store().mark_used(key, now).await {
+        tracing::debug!(%error, "a new connection is not noted as used until it is");
+    }
+}
+
+/// Says when a connection is due. A schedule that could not be written keeps the time before, which is sooner.
+pub(super) async fn schedule(inner: &Inner, key: &ConnectionKey, due_at: Option<Timestamp>) {
+    if let Err(error) = inner.deps.repository.store().schedule(key, due_at).await {
+        tracing::debug!(%error, "a connection could not be scheduled");
+    }
+}
+
+/// How long idle grants of a tenant were seen to last, as another process may have learnt.
+async fn learn_idle_limit(inner: &Inner, app: &AppName, tenant: &str) {
+    let one = (app.clone(), tenant.to_owned());
+    if inner.idle_limits.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&one) {
+        return;
+    }
+    let id = hold_id(app, Some(tenant));
+    let Ok(found) = inner.deps.repository.pending::<IdleLimit>(Kind::IdleLimit, &id).await else { return };
+    let mut limits = inner.idle_limits.lock().unwrap_or_else(PoisonError::into_inner);
+    if limits.len() >= MOST_LIMITS {
+        limits.pop_first();
+    }
+    limits.insert(one, found.map(|found| Duration::from_secs(found.value.seconds)));
+}
+
+/// A grant ended for its age although it was used inside the time that idle grants are promised: the others of its tenant
+/// are used more often from now on.
+async fn note_idle_limit(inner: &Inner, app: &AppName, profile: &Profile) {
+    let now = inner.deps.clock.now();
+    let lasted = now.since(profile.last_refreshed_at);
+    if profile.status != Status::NeedsReauthorization(ReauthReason::GrantExpired) || lasted >= IDLE_PROMISED {
+        return;
+    }
+    let tenant = profile.account.tid.clone().unwrap_or_default();
+    learn_idle_limit(inner, app, &tenant).await;
+    {
+        let mut limits = inner.idle_limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = limits.entry((app.clone(), tenant.clone())).or_insert(None);
+        if known.is_some_and(|known| known <= lasted) {
+            return;
+        }
+        *known = Some(lasted);
+    }
+    let id = hold_id(app, Some(&tenant));
+    let limit = IdleLimit { seconds: lasted.as_secs() };
+    let kept = inner.deps.repository.put_pending(Kind::IdleLimit, &id, &limit, now, LIMIT_KEPT).await;
+    if let Err(error) = kept {
+        tracing::warn!(%error, "how long grants of a tenant last could not be noted");
+    }
+}
+
+/// How long idle grants of a tenant were seen to last.
+#[derive(Serialize, Deserialize)]
+struct IdleLimit {
+    seconds: u64,
 }
 
 async fn load_or_note(
@@ -353,6 +504,8 @@ async fn use_grant(
 ) -> Result<(), Arc<Failure>> {
     let connection = &seen.loaded.connection;
     let tenant = connection.profile.account.tid.clone();
+    // Of a connection that callers use here; who looks after one for nobody schedules it by itself.
+    let used_at = slot.state().noted_at.is_some().then(|| inner.deps.clock.now());
     let grant = match inner.deps.repository.open_grant(key, &seen.loaded) {
         Ok(Some(grant)) => grant,
         Ok(None) => {
@@ -393,6 +546,7 @@ async fn use_grant(
             let renewed = grant.renewed(&used, answer.refresh_token.clone());
             let expected = Some(connection.revision);
             let connection = succeed(inner, key, slot, connection, want, answer);
+            let renewed_connection = connection.clone();
             let successor = successor(inner, key, expected, lease.writer(), connection, renewed, used);
             slot.state().unstored = Some(successor);
             // The commit gives the lease back. One that is not stored yet keeps it until it ends.
@@ -401,6 +555,10 @@ async fn use_grant(
                 note_trouble(inner, slot, want, failure, None);
             } else {
                 slot.state().trouble.remove(&want.resource);
+            }
+            if let Some(used_at) = used_at {
+                let next = due_of(inner, key, &renewed_connection, Some(used_at), sweep::jitter(inner));
+                schedule(inner, key, next).await;
             }
             stored
         }
@@ -459,10 +617,7 @@ fn unsettled_failure() -> AuthorityFailure {
 /// caller brought, is an answer to whoever asked: the connection is judged by its plain refresh for what it was
 /// connected for.
 fn speaks_of_the_grant(inner: &Inner, key: &ConnectionKey, connection: &Connection, want: &Want) -> bool {
-    let Some(app) = inner.apps.get(&key.app) else { return false };
-    let naming = app.authority.scope_naming();
-    let granted = naming.scopes_lossy(connection.profile.scopes_granted.iter().map(String::as_str));
-    want.claims.is_none() && want.resource == naming.primary_resource(&granted)
+    want.claims.is_none() && want.resource == primary_resource(inner, key, connection)
 }
 
 /// Asks the authority, with a second opinion where one is due. Says which refresh token worked.
@@ -588,11 +743,18 @@ pub(crate) fn held_token(
     resource: Option<String>,
     answers_claims: Option<String>,
 ) -> HeldToken {
+    let digest = digest(&answer.access_token);
+    // Any number that differs from token to token will do to spread renewals.
+    let jitter = f64::from(u8::from_str_radix(&digest[..2], 16).unwrap_or(128)) / 255.0;
+    let refresh_at = match answer.refresh_in {
+        Some(after) => answer.requested_at.plus(after),
+        None => due::renew_at(answer.requested_at, answer.expires_in, jitter),
+    };
     HeldToken {
-        digest: digest(&answer.access_token),
+        digest,
         issued_at: answer.requested_at,
         expires_at: answer.requested_at.plus(answer.expires_in),
-        refresh_at: answer.refresh_in.map(|after| answer.requested_at.plus(after)),
+        refresh_at: Some(refresh_at),
         scopes: answer.scopes,
         resource,
         answers_claims,
@@ -856,7 +1018,10 @@ async fn judge(
             );
             inner.deps.observer.judged(&key.app, profile.account.tid.as_deref(), profile.status);
             slot.state().attempts.clear();
-            inner.publish_written(key, slot, epoch, Connection { revision, profile, tokens });
+            note_idle_limit(inner, &key.app, &profile).await;
+            let connection = Connection { revision, profile, tokens };
+            schedule(inner, key, due_of(inner, key, &connection, None, sweep::jitter(inner))).await;
+            inner.publish_written(key, slot, epoch, connection);
             Ok(())
         }
         // It is another one by now: the verdict was not about that.

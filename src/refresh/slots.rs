@@ -110,6 +110,8 @@ pub(super) struct SlotState {
     /// Since when the store does not answer for this connection, and when it was asked last.
     pub(super) unchecked: Option<(Duration, Arc<Failure>)>,
     pub(super) last_used: Duration,
+    /// Monotonic time at which it was noted in the store that callers use it.
+    pub(super) noted_at: Option<Duration>,
     /// Failed tries not stored with the connection, newest last.
     pub(super) attempts: Vec<Attempt>,
     /// Raised by every write of ours, by a delete and a reconnect, so that a look begun before does not bring back what

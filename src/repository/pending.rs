@@ -25,6 +25,8 @@ pub enum Kind {
     Redeemed,
     /// That an authority asked to be left alone.
     Hold,
+    /// How long idle grants of a tenant were seen to last.
+    IdleLimit,
 }
 
 impl Kind {
@@ -35,6 +37,7 @@ impl Kind {
             Kind::AdminConsentSession => "consent",
             Kind::Redeemed => "redeemed",
             Kind::Hold => "hold",
+            Kind::IdleLimit => "idle-limit",
         }
     }
 

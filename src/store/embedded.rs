@@ -997,7 +997,24 @@ fn open_file(path: &Path, cache: usize) -> Result<(Database, StoreIdentity), Sto
         .open(path)
         .map_err(|error| opening(path, error))?;
     let identity = read_identity(path, &database)?;
+    add_tables(&database).map_err(|error| at(path, error))?;
     Ok((database, identity))
+}
+
+/// Tables that came with later versions: an older file has none of them, and is none the worse for it.
+fn add_tables(database: &Database) -> Result<(), redb::Error> {
+    let there = match database.begin_read()?.open_table(SCHEDULE) {
+        Err(redb::TableError::TableDoesNotExist(_)) => false,
+        table => table.map(|_| true)?,
+    };
+    if !there {
+        let transaction = database.begin_write()?;
+        transaction.open_table(BEGUN)?;
+        transaction.open_table(DUE)?;
+        transaction.open_table(SCHEDULE)?;
+        transaction.commit()?;
+    }
+    Ok(())
 }
 
 fn read_identity(path: &Path, database: &Database) -> Result<StoreIdentity, StoreError> {

@@ -112,6 +112,10 @@ pub struct Metrics {
     cache_stale: IntCounter,
     refreshes: IntCounterVec,
     refresh_duration: HistogramVec,
+    sweep_shards: IntGauge,
+    sweep_begun: IntCounter,
+    sweep_waiting: IntGauge,
+    sweep_last: Gauge,
     verdicts: IntCounterVec,
     lease_attempts: IntCounterVec,
     connections: IntGaugeVec,
@@ -168,6 +172,10 @@ impl Register<'_> {
         self.put(GaugeVec::new(Self::opts(name, help), labels))
     }
 
+    fn int_gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.put(IntGauge::with_opts(Self::opts(name, help)))
+    }
+
     fn int_gauges(&self, name: &str, labels: &[&str], help: &str) -> IntGaugeVec {
         self.put(IntGaugeVec::new(Self::opts(name, help), labels))
     }
@@ -217,6 +225,19 @@ impl Metrics {
                 &["app"],
                 AUTHORITY_BUCKETS,
                 "Time from the decision to refresh until the result is stored.",
+            ),
+            sweep_shards: new.int_gauge(
+                "sweep_shards",
+                "Sixteenths of the background refreshing that are this replica's.",
+            ),
+            sweep_begun: new.counter("sweep_refreshes_total", "Refreshes begun before anybody asked."),
+            sweep_waiting: new.int_gauge(
+                "sweep_waiting",
+                "1 while connections are due for which the background's budget does not suffice.",
+            ),
+            sweep_last: new.gauge(
+                "sweep_last_success_timestamp_seconds",
+                "When the background last looked for what is due.",
             ),
             verdicts: new.counters(
                 "verdicts_total",
@@ -418,6 +439,14 @@ impl Metrics {
     pub fn refresh(&self, app: &AppName, outcome: &'static str, duration: Duration) {
         self.refreshes.with_label_values(&[app.as_str(), outcome]).inc();
         self.refresh_duration.with_label_values(&[app.as_str()]).observe(duration.as_secs_f64());
+    }
+
+    /// A round of the sweep was made.
+    pub fn swept(&self, shards: u32, begun: u32, waiting: bool, now: Timestamp) {
+        self.sweep_shards.set(shards.into());
+        self.sweep_begun.inc_by(begun.into());
+        self.sweep_waiting.set(waiting.into());
+        self.sweep_last.set(now.unix_millis() as f64 / 1000.0);
     }
 
     /// A verdict of the authority changed a connection.

@@ -25,4 +25,5 @@ mod interop;
 mod main_job;
 mod operations;
 mod replicas;
+mod sweep;
 mod trouble;

@@ -183,8 +183,20 @@ impl World {
         World { entra, redis, daemon, folder, public_port, key, reader_key }
     }
 
+    /// The same, looking after connections as well.
+    pub(crate) async fn sweeping_replica(&self, name: &str) -> Process {
+        self.prepare_replica(name);
+        std::fs::write(self.folder.path().join(name).join("sweep"), "").expect("write");
+        Process::start(&self.folder.path().join(name)).await
+    }
+
     /// Starts another daemon on the same store, with the same keys and credentials.
     pub(crate) async fn replica(&self, name: &str) -> Process {
+        self.prepare_replica(name);
+        Process::start(&self.folder.path().join(name)).await
+    }
+
+    fn prepare_replica(&self, name: &str) {
         let config =
             std::fs::read_to_string(self.folder.path().join("tokenward.toml")).expect("the configuration");
         let folder = self.folder.path().join(name);
@@ -196,7 +208,6 @@ impl World {
             .replace("mail-sync.keys", "../mail-sync.keys")
             .replace("mail-reader.keys", "../mail-reader.keys");
         std::fs::write(folder.join("tokenward.toml"), other).expect("write");
-        Process::start(&folder).await
     }
 
     /// Asks one daemon for a token.
@@ -375,7 +386,10 @@ impl Process {
 
     /// Starts the binary and waits until it listens.
     pub(crate) async fn launch(folder: &Path) -> Process {
+        // Most tests count calls to the authority: what is refreshed before anybody asks is for those that say so.
+        let sweep_rate = if folder.join("sweep").exists() { "400" } else { "0" };
         let mut child = Command::new(env!("CARGO_BIN_EXE_tokenward"))
+            .env("TOKENWARD__LIMITS__SWEEP_RATE", sweep_rate)
             .arg("serve")
             .arg("--config")
             .arg(folder.join("tokenward.toml"))

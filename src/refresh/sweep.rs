@@ -1,0 +1,216 @@
+//! Looks after connections before anybody asks: renews what is used ahead of its end, keeps idle grants alive, tries again
+//! what is under a verdict.
+//!
+//! Takes no input, may run at any time and as often as one likes, on a timer and on a nudge. What is due stands in the store,
+//! in shards, each worked off by the replica that holds its lease; so the cost follows what is due, a restart forgets
+//! nothing, and replicas share the work and its budget without knowing of one another. A connection that is taken up is
+//! moved ahead in the schedule first: a replica that dies over it costs a minute, and one that hangs holds nobody up.
+//!
+//! Budgets: a shard may begin so many refreshes a second, a tenant a quarter of that, and they begin empty, so that what
+//! piled up during an outage or a stop is smoothed out. Whatever a caller waits for is outside of them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::engine::{Engine, Inner};
+use super::renew;
+use super::slots::Work;
+use crate::domain::random::random_bytes;
+use crate::domain::time::Timestamp;
+use crate::store::{Due, LeaseAnswer, LeaseNonce, LeaseOf, SWEEP_SHARDS, StoreError};
+
+/// How often what is due is looked for.
+const EVERY: Duration = Duration::from_secs(1);
+/// A shard's lease; prolonged with every round.
+const SHARD_LEASE: Duration = Duration::from_secs(10);
+/// How much of a shard is looked at in one go.
+const BATCH: usize = 64;
+/// How far a connection that is taken up is moved ahead: longer than its refresh takes.
+const TAKEN_UP: Duration = Duration::from_secs(60);
+/// How far one is moved ahead whose tenant has had its share for now.
+const TENANTS_TURN: Duration = Duration::from_secs(5);
+/// A budget that was not used is kept for this long, and no longer: a pause must not become a burst.
+const BURST: Duration = Duration::from_secs(2);
+/// A tenant may have this part of a shard's budget.
+const TENANTS_PART: f64 = 0.25;
+/// Tenants whose budgets are remembered for one shard.
+const MOST_TENANTS: usize = 1000;
+
+/// What a round did, for an operator to see.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Shards that were this replica's.
+    pub shards: u32,
+    /// Connections taken up.
+    pub begun: u32,
+    /// Connections that were due and have to wait for a budget.
+    pub waiting: u32,
+}
+
+/// What the sweep remembers between rounds; losing it costs nothing.
+pub(super) struct Sweep {
+    nonce: LeaseNonce,
+    /// Monotonic: since when every budget fills.
+    begun: Duration,
+    nudged: Notify,
+    rounds: AtomicU64,
+    budgets: Mutex<BTreeMap<(u8, Option<String>), Budget>>,
+}
+
+impl Sweep {
+    pub(super) fn new(nonce: LeaseNonce, begun: Duration) -> Self {
+        Sweep { nonce, begun, nudged: Notify::new(), rounds: AtomicU64::new(0), budgets: Mutex::default() }
+    }
+
+    /// Takes one from a budget that fills at `rate` a second. False when it is empty.
+    fn take(&self, shard: u8, tenant: Option<&str>, rate: f64, now: Duration) -> bool {
+        let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
+        if budgets.len() > MOST_TENANTS * usize::from(SWEEP_SHARDS) {
+            budgets.retain(|_, budget| now.saturating_sub(budget.at) < BURST);
+        }
+        let budget =
+            budgets.entry((shard, tenant.map(str::to_owned))).or_insert(Budget { left: 0.0, at: self.begun });
+        budget.take(rate, now)
+    }
+}
+
+/// A token bucket that begins empty.
+#[derive(Debug, Clone, Copy)]
+struct Budget {
+    left: f64,
+    at: Duration,
+}
+
+impl Budget {
+    fn take(&mut self, rate: f64, now: Duration) -> bool {
+        let most = (rate * BURST.as_secs_f64()).max(1.0);
+        self.left = (self.left + now.saturating_sub(self.at).as_secs_f64() * rate).min(most);
+        self.at = now;
+        let may = self.left >= 1.0;
+        if may {
+            self.left -= 1.0;
+        }
+        may
+    }
+}
+
+impl Engine {
+    /// Sweeps again and again, for as long as this is polled; it never completes.
+    pub async fn sweep(&self) {
+        let inner = &self.inner;
+        loop {
+            match self.sweep_once().await {
+                Ok(swept) => inner.deps.observer.swept(swept),
+                Err(error) => tracing::warn!(%error, "the sweep could not be made; it is tried again"),
+            }
+            let nudged = inner.sweep.nudged.notified();
+            tokio::select! {
+                () = nudged => {}
+                () = inner.deps.clock.sleep(EVERY) => {}
+            }
+        }
+    }
+
+    /// Has the next sweep made at once: something became due.
+    pub fn nudge_sweep(&self) {
+        self.inner.sweep.nudged.notify_one();
+    }
+
+    /// One round over the shards that nobody else works off.
+    pub async fn sweep_once(&self) -> Result<Swept, StoreError> {
+        let inner = &self.inner;
+        let mut swept = Swept::default();
+        // Another one first each time, so that no shard is always the last.
+        let rounds = inner.sweep.rounds.fetch_add(1, Ordering::Relaxed);
+        let first = u8::try_from(rounds % u64::from(SWEEP_SHARDS)).unwrap_or(0);
+        for step in 0..SWEEP_SHARDS {
+            let shard = (first + step) % SWEEP_SHARDS;
+            let store = inner.deps.repository.store();
+            let lease = store.take_lease(LeaseOf::Sweep(shard), inner.sweep.nonce, SHARD_LEASE).await?;
+            if let LeaseAnswer::Mine { .. } = lease {
+                swept.shards += 1;
+                sweep_shard(inner, shard, &mut swept).await?;
+            }
+        }
+        Ok(swept)
+    }
+}
+
+async fn sweep_shard(inner: &Arc<Inner>, shard: u8, swept: &mut Swept) -> Result<(), StoreError> {
+    let rate = inner.settings.sweep_rate / f64::from(SWEEP_SHARDS);
+    let store = inner.deps.repository.store();
+    let due = store.due(shard, inner.deps.clock.now(), BATCH).await?;
+    for one in due {
+        let monotonic = inner.deps.clock.monotonic();
+        if !inner.sweep.take(shard, None, rate, monotonic) {
+            swept.waiting += 1;
+            break; // what is left is due longest next time
+        }
+        let Some(tenant) = tenant_of(inner, &one).await? else { continue };
+        if !inner.sweep.take(shard, tenant.as_deref(), rate * TENANTS_PART, monotonic) {
+            swept.waiting += 1;
+            store.schedule(&one.key, Some(soon(inner, TENANTS_TURN))).await?;
+            continue;
+        }
+        store.schedule(&one.key, Some(soon(inner, TAKEN_UP))).await?;
+        swept.begun += 1;
+        let slot = inner.slots.slot(&one.key, monotonic);
+        inner.fly(&one.key, &slot, Work::Renewal, |inner, key, slot| async move {
+            renew::look_after(&inner, &key, &slot, one.used_at).await
+        });
+    }
+    Ok(())
+}
+
+/// The tenant of a connection that is due; one that is gone is taken out of the schedule.
+async fn tenant_of(inner: &Arc<Inner>, due: &Due) -> Result<Option<Option<String>>, StoreError> {
+    if !inner.apps.contains_key(&due.key.app) {
+        // Not configured (any more): its connections are left as they are, and looked at when it may be.
+        inner.deps.repository.store().schedule(&due.key, Some(soon(inner, TAKEN_UP * 60))).await?;
+        return Ok(None);
+    }
+    match inner.deps.repository.load(&due.key).await {
+        Ok(Some(loaded)) => Ok(Some(loaded.connection.profile.account.tid)),
+        Ok(None) => {
+            inner.deps.repository.store().schedule(&due.key, None).await?;
+            Ok(None)
+        }
+        Err(crate::repository::RepositoryError::Store(error)) => Err(error),
+        Err(error) => {
+            tracing::error!(app = %due.key.app, connection = %due.key.connection, %error, "a connection that is due cannot be read; it is left alone for an hour");
+            inner.deps.repository.store().schedule(&due.key, Some(soon(inner, TAKEN_UP * 60))).await?;
+            Ok(None)
+        }
+    }
+}
+
+/// So long from now, and up to half as long again.
+fn soon(inner: &Inner, after: Duration) -> Timestamp {
+    inner.deps.clock.now().plus(after.mul_f64(1.0 + jitter(inner) / 2.0))
+}
+
+/// From 0 to 1.
+pub(super) fn jitter(inner: &Inner) -> f64 {
+    f64::from(u16::from_be_bytes(random_bytes(inner.deps.random.as_ref()))) / f64::from(u16::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_begins_empty_fills_at_its_rate_and_keeps_no_more_than_a_moments_worth() {
+        let mut budget = Budget { left: 0.0, at: Duration::ZERO };
+        let mut taken = |from: u64, until: u64| {
+            (from..until).filter(|millis| budget.take(10.0, Duration::from_millis(*millis))).count()
+        };
+        assert_eq!(taken(0, 1), 0);
+        assert_eq!(taken(1, 1001), 10);
+        assert_eq!(taken(1001, 3001), 20);
+        assert_eq!(taken(1_000_000, 1_000_050), 20, "a pause is no burst");
+    }
+}
