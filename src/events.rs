@@ -2,20 +2,21 @@
 //! disagree.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::authority::{AuthorityEvent, AuthorityObserver};
 use crate::broker::SessionState;
 use crate::broker::sign_in::{CallbackProblem, Finished};
 use crate::domain::account::Account;
+use crate::domain::connection::Status;
 use crate::domain::id::{AppName, CallerName, ConnectionKey, SessionId};
 use crate::domain::time::Clock;
 use crate::listener::{Origin, RequestId};
 use crate::refresh::Observer;
 use crate::store::observed::StoreObserver;
 use crate::telemetry::audit::{Action, Audit, AuditEvent, Recorded};
-use crate::telemetry::metrics::{CacheResult, CredentialState, Metrics, TokenRequestHandles};
+use crate::telemetry::metrics::{CacheResult, CredentialState, LeaseResult, Metrics, TokenRequestHandles};
 
 /// The dialect of the local API's own token route.
 const NATIVE: &str = "native";
@@ -216,6 +217,15 @@ impl Events {
         self.record(event).await;
     }
 
+    /// An operator said that what is in the store's place is the store.
+    pub async fn store_adopted(&self, who: Who<'_>, admin: &str, code: &'static str) {
+        tracing::warn!(request_id = %who.request_id, admin, code, "the store was to be adopted");
+        let mut event = self.of(who, Action::Admin, code).0;
+        event.detail.insert("admin", admin.to_owned());
+        event.detail.insert("act", "store_adopt".to_owned());
+        self.record(event).await;
+    }
+
     /// The process itself started or stopped.
     pub async fn process(&self, action: Action) {
         self.record(AuditEvent::new(self.clock.now(), action, "ok")).await;
@@ -267,12 +277,32 @@ impl Draft {
     }
 }
 
+/// Verdicts of one kind in one tenant within this time are one event: a tenant that blocks the app blocks it for hundreds.
+const ONE_EVENT: Duration = Duration::from_secs(60);
+/// Kinds of verdicts under way at one time; far fewer are normal.
+const MOST_EVENTS: usize = 1000;
+
+/// An app, one of its tenants, and the reason.
+type VerdictKind = (AppName, String, &'static str);
+
 /// Counts what the engine and the store do.
-pub struct Counters(pub Arc<Metrics>);
+pub struct Counters {
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+    /// By app, tenant and reason: when it began, and how many since.
+    verdicts: Mutex<BTreeMap<VerdictKind, (Duration, u64)>>,
+}
+
+impl Counters {
+    /// Counts here.
+    pub fn new(metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Self {
+        Counters { metrics, clock, verdicts: Mutex::default() }
+    }
+}
 
 impl Observer for Counters {
     fn cache_lookup(&self, result: &'static str) {
-        self.0.cache_lookup(match result {
+        self.metrics.cache_lookup(match result {
             "hit" => CacheResult::Hit,
             "stale" => CacheResult::Stale,
             _ => CacheResult::Miss,
@@ -280,13 +310,46 @@ impl Observer for Counters {
     }
 
     fn refreshed(&self, app: &AppName, outcome: &'static str, elapsed: Duration) {
-        self.0.refresh(app, outcome, elapsed);
+        self.metrics.refresh(app, outcome, elapsed);
+    }
+
+    fn judged(&self, app: &AppName, tenant: Option<&str>, status: Status) {
+        let reason = status.reason().unwrap_or("none");
+        self.metrics.verdict(app, status.as_str(), reason);
+        let now = self.clock.monotonic();
+        let mut verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is over is summed up when something else happens: the counter has it all along.
+        verdicts.retain(|(app, tenant, reason), (since, count)| {
+            let over = now.saturating_sub(*since) >= ONE_EVENT;
+            if over && *count > 1 {
+                tracing::warn!(%app, tenant, reason, connections = *count, "so many connections of one tenant came under the same verdict within a minute");
+            }
+            !over
+        });
+        let one = (app.clone(), tenant.unwrap_or_default().to_owned(), reason);
+        if let Some((_, count)) = verdicts.get_mut(&one) {
+            *count += 1;
+            return;
+        }
+        tracing::warn!(%app, tenant = one.1, status = status.as_str(), reason, "the authority's verdict changed a connection; more of the same in this tenant are counted and summed up");
+        if verdicts.len() < MOST_EVENTS {
+            verdicts.insert(one, (now, 1));
+        }
+    }
+
+    fn lease(&self, result: &'static str) {
+        self.metrics.lease_attempt(match result {
+            "acquired" => LeaseResult::Acquired,
+            "held" => LeaseResult::Held,
+            "lost" => LeaseResult::Lost,
+            _ => LeaseResult::Unreachable,
+        });
     }
 }
 
 impl StoreObserver for Counters {
     fn operation(&self, operation: &'static str, elapsed: Duration, error: bool) {
-        self.0.store_operation(operation, elapsed, error);
+        self.metrics.store_operation(operation, elapsed, error);
     }
 }
 

@@ -70,6 +70,12 @@ impl AdminApi {
                 let apps: Vec<&str> = self.broker.apps().map(|(name, _)| name.as_str()).collect();
                 Ok(json(StatusCode::OK, &serde_json::json!({ "apps": apps })))
             }
+            ["admin", "v1", "store", "adopt"] if request.method == Method::POST => {
+                let outcome = self.broker.adopt_store().await;
+                self.events.store_adopted(who, &admin, code_of(&outcome)).await;
+                outcome.map_err(Problem::of)?;
+                Ok(json(StatusCode::OK, &serde_json::json!({ "adopted": true })))
+            }
             ["admin", "v1", "callers", caller, "keys"] if request.method == Method::GET => {
                 let caller = CallerName::parse(caller).map_err(|_| Problem::no_such_path())?;
                 if self.callers.named(&caller).is_none() {

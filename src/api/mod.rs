@@ -45,6 +45,9 @@ use crate::refresh::Served;
 /// The longest that a long poll may wait.
 const MOST_WAIT: u64 = 60;
 
+/// Says which guarantee is gone: `store`, that what is served was compared with the store within a second.
+pub const DEGRADED: &str = "tokenward-degraded";
+
 /// The API document, kept in step with the routes by a test.
 pub const OPENAPI: &str = include_str!("openapi.json");
 
@@ -276,7 +279,11 @@ impl LocalApi {
             status: profile.status.as_str(),
             reason: profile.status.reason(),
         };
-        json(StatusCode::OK, &shape)
+        let mut response = json(StatusCode::OK, &shape);
+        if served.degraded {
+            response.headers_mut().insert(DEGRADED, HeaderValue::from_static("store"));
+        }
+        response
     }
 
     async fn start_session(

@@ -18,10 +18,10 @@ use crate::api::admin::AdminApi;
 use crate::broker::{self, Broker};
 use crate::callers::limit::Limiter;
 use crate::config::{AuditSink, Config, Loaded, LogFormat, LogLevel};
-use crate::domain::id::AppName;
 use crate::domain::random::Random;
 use crate::domain::time::Clock;
 use crate::events::{Counters, Events};
+use crate::journal::files::FileJournal;
 use crate::keyring::files;
 use crate::lifecycle::{self, Readiness, Shutdown, Signals};
 use crate::listener::Surroundings;
@@ -99,12 +99,22 @@ impl Daemon {
         let secrets = environment.secrets();
 
         let keyring = Arc::new(files::open(&config.sealing.keyring).map_err(StartError::new)?);
-        let counters = Arc::new(Counters(metrics.clone()));
+        let counters = Arc::new(Counters::new(metrics.clone(), clock.clone()));
+        let journal = match &config.store.journal {
+            Some(path) => Some(
+                FileJournal::open(path)
+                    .map_err(|error| StartError::new(format!("store.journal: {error}")))?,
+            ),
+            None => None,
+        };
         let store = store::open(&config.store, &secrets, &ports, counters.clone())?;
-        let repository = Arc::new(Repository::new(store.store.clone(), keyring.clone(), random.clone()));
+        let mut repository = Repository::new(store.store.clone(), keyring.clone(), random.clone());
+        if let Some(journal) = journal {
+            repository = repository.with_journal(Arc::new(journal));
+        }
+        let repository = Arc::new(repository);
 
         let apps = apps::build(&config, &secrets, &ports, &metrics)?;
-        warn_of_replicas(&apps, store.store.is_shared());
         let engine_apps = apps
             .iter()
             .map(|(name, app)| (name.clone(), refresh::EngineApp { authority: app.authority.clone() }))
@@ -121,9 +131,18 @@ impl Daemon {
             refresh::Settings {
                 caller_wait: config.limits.caller_wait,
                 serve_cached_for: config.store.serve_cached_for,
+                lease: config.limits.lease,
+                authority_timeout: config.limits.authority_timeout,
                 ..refresh::Settings::default()
             },
         );
+        let recovered = engine.recover().await.map_err(StartError::new)?;
+        if recovered > 0 {
+            tracing::warn!(
+                entries = recovered,
+                "the journal holds answers from before that the store has not taken; it is offered them now"
+            );
+        }
         let (callers, admins) = callers::build(&config, &apps, &keyring, &environment, clock.now())?;
         for app in apps.keys() {
             metrics.expect_app(app);
@@ -206,6 +225,7 @@ impl Daemon {
 
         watch::store(&daemon.parts, &config, store_latch);
         watch::unstored(&daemon.parts);
+        watch::changes(&daemon.parts);
         watch::stock(&daemon.parts, watch::Stock { broker, callers, admins, keyring, metrics });
         events.process(Action::Started).await;
         Ok(daemon)
@@ -364,15 +384,6 @@ pub fn serve(loaded: Loaded, path: &Path, variables: &BTreeMap<String, String>) 
             }
         }
     })
-}
-
-/// Replicas do not take turns yet: where a used refresh token must not be used again, two of them would end a grant.
-fn warn_of_replicas(apps: &BTreeMap<AppName, broker::App>, shared: bool) {
-    for (name, app) in apps {
-        if shared && !app.authority.may_replay_refresh_tokens() {
-            tracing::warn!(app = %name, "this app's authority may end a grant whose refresh token is used twice, and replicas do not take turns in this version: run one process only");
-        }
-    }
 }
 
 fn open_audit(

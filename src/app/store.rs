@@ -1,6 +1,6 @@
 //! The configured store, opened and observed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
@@ -44,7 +44,7 @@ pub(super) fn open(
         }
         StoreBackend::Redis(redis) => {
             let opened = RedisStore::new(
-                redis_config(redis, secrets)?,
+                redis_config(redis, secrets, config.journal.as_deref())?,
                 ports.clock.clone(),
                 ports.random.clone(),
                 ports.store_tasks.clone(),
@@ -56,7 +56,11 @@ pub(super) fn open(
     }
 }
 
-fn redis_config(config: &config::RedisConfig, secrets: &SecretReader) -> Result<RedisConfig, StartError> {
+fn redis_config(
+    config: &config::RedisConfig,
+    secrets: &SecretReader,
+    journal: Option<&Path>,
+) -> Result<RedisConfig, StartError> {
     let password = |key: &str, path: &Option<PathBuf>| {
         let Some(path) = path.clone() else { return Ok(None) };
         let secrets = secrets.clone();
@@ -87,6 +91,7 @@ fn redis_config(config: &config::RedisConfig, secrets: &SecretReader) -> Result<
     redis.wait_timeout = config.wait_timeout;
     redis.database = u16::try_from(config.db)
         .map_err(|_| StartError::new("store.url: there is no such database number"))?;
+    redis.identity_file = journal.map(|journal| journal.join("store-identity"));
     redis.username.clone_from(&config.username);
     redis.password = password("password_file", &config.password_file)?;
     if config.tls {

@@ -74,6 +74,18 @@ pub(super) fn unstored(parts: &Parts) {
     parts.tasks.spawn("offer the store what it has not taken", Box::pin(offer));
 }
 
+/// Hears what other replicas do.
+pub(super) fn changes(parts: &Parts) {
+    let (engine, shutdown) = (parts.engine.clone(), parts.shutdown.clone());
+    let follow = async move {
+        tokio::select! {
+            () = engine.follow_changes() => {}
+            () = shutdown.soft().cancelled() => {}
+        }
+    };
+    parts.tasks.spawn("hear what other replicas do", Box::pin(follow));
+}
+
 /// What stock is taken of.
 pub(super) struct Stock {
     pub(super) broker: Arc<Broker>,

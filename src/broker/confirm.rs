@@ -15,6 +15,7 @@ use crate::domain::secret::ConfirmationCode;
 use crate::policy::CallerPolicy;
 use crate::refresh::sha256_hex;
 use crate::repository::{Redeemed, RepositoryError, Taken};
+use crate::store::{Committed, Writer};
 
 /// Wrong confirmations that end a session.
 const MOST_WRONG_CODES: u8 = 5;
@@ -203,8 +204,9 @@ impl Broker {
             profile.confirmed_with = confirmed_with.map(str::to_owned);
             let expected = before.as_ref().map(|before| before.revision);
             let tokens = std::slice::from_ref(&redeemed.token);
-            let committed = repository.commit(&key, expected, &profile, tokens, Some(&grant)).await;
-            if let Ok(Some(_)) = committed {
+            let committed =
+                repository.commit(&key, expected, &profile, tokens, Some(&grant), Writer::SignIn).await;
+            if let Ok((Committed::Done, _)) = committed {
                 self.deps.engine.forget(&key);
                 return Ok(());
             }

@@ -38,7 +38,7 @@ use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
 use crate::refresh::Engine;
-use crate::repository::Repository;
+use crate::repository::{Repository, RepositoryError};
 
 /// One app, as the use cases need it.
 pub struct App {
@@ -143,6 +143,13 @@ impl Broker {
     /// The names of all apps, ordered.
     pub fn apps(&self) -> impl Iterator<Item = (&AppName, &App)> {
         self.apps.iter()
+    }
+
+    /// An operator's word that what is in the store's place now is the store. Everything held in memory is looked at again.
+    pub async fn adopt_store(&self) -> Result<(), Refusal> {
+        self.deps.repository.store().adopt().await.map_err(RepositoryError::from)?;
+        self.deps.engine.distrust_all();
+        Ok(())
     }
 
     /// The process stops: long polls are answered with what is known.

@@ -25,6 +25,7 @@ mod connections;
 mod init;
 mod keyring;
 mod output;
+mod store;
 mod token;
 
 use std::collections::BTreeMap;
@@ -98,6 +99,7 @@ fn dispatch(cli: Cli, world: &mut World) -> Result<ExitCode, Failure> {
         Command::Connections(command) => connections::run(&command, &config, world),
         Command::Callers(command) => callers::run(&command, &config, world),
         Command::Keyring(command) => keyring::run(&command, &config, world),
+        Command::Store(command) => store::run(&command, &config, world),
     }?;
     Ok(ExitCode::SUCCESS)
 }
@@ -146,6 +148,9 @@ enum Command {
     /// Make and list sealing keys
     #[command(subcommand, after_help = "Example:\n  tokenward keyring status")]
     Keyring(keyring::Command),
+    /// Say what the store is
+    #[command(subcommand, after_help = "Example:\n  tokenward store adopt")]
+    Store(store::Command),
 }
 
 /// The configuration file that this command is about.

@@ -286,6 +286,7 @@ fn store(section: &Section<'_>) -> Option<StoreConfig> {
         "sentinel_password_file",
         "wait_replicas",
         "wait_timeout",
+        "journal",
     ];
     let backend = if kind.value == "redis" {
         if let Some(path) = section.text("path").filter(Leaf::is_given) {
@@ -300,7 +301,11 @@ fn store(section: &Section<'_>) -> Option<StoreConfig> {
         }
         section.path("path").map(|path| StoreBackend::Embedded { path })
     };
-    Some(StoreConfig { backend: backend?, serve_cached_for: section.duration("serve_cached_for")? })
+    Some(StoreConfig {
+        backend: backend?,
+        serve_cached_for: section.duration("serve_cached_for")?,
+        journal: section.path("journal"),
+    })
 }
 
 fn redis(section: &Section<'_>) -> Option<RedisConfig> {

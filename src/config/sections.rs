@@ -52,6 +52,8 @@ pub struct StoreConfig {
     pub backend: StoreBackend,
     /// How long tokens in memory are handed out while the store cannot be reached; default 5 min.
     pub serve_cached_for: Duration,
+    /// Where answers are kept that Redis does not take at once; none keeps them in memory.
+    pub journal: Option<PathBuf>,
 }
 
 /// Which store.

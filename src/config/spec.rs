@@ -187,6 +187,12 @@ static STORE: Table = Table {
             Default(r#""5m""#),
             "How long tokens in memory are handed out while the store cannot be reached.",
         ),
+        key(
+            "journal",
+            Kind::Path,
+            Optional,
+            "For `redis`: a directory on this machine's disk, one a replica. A refreshed grant that Redis does not take at once is kept there, sealed, so that a crash does not lose it. Also remembers which Redis this is.",
+        ),
     ],
 };
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::backoff::Buckets;
+use super::breaker::Breakers;
 use super::plan::{self, Refusal, Step, Want};
 use super::slots::{Failure, Flight, Held, Slot, Slots, Trouble, Work};
 use super::{Observer, renew};
@@ -15,9 +15,10 @@ use crate::domain::random::Random;
 use crate::domain::scope::ScopeNaming;
 use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
-use crate::domain::token::{Freshness, HeldToken};
+use crate::domain::token::HeldToken;
 use crate::domain::verdict::{AuthorityError, BlockReason, Disposition, ReauthReason};
-use crate::repository::{Connection, Repository};
+use crate::repository::{Connection, Repository, RepositoryError, Unstored};
+use crate::store::Change;
 
 /// What is held of a store that others write to is looked at again after this long: a delete on one replica is felt
 /// on every other within it.
@@ -38,6 +39,10 @@ pub struct Settings {
     pub caller_wait: Duration,
     /// How long what is held is served while the store cannot be reached.
     pub serve_cached_for: Duration,
+    /// How long a lease of a connection lasts when it is not prolonged.
+    pub lease: Duration,
+    /// How long one call to an authority may take; less than a lease.
+    pub authority_timeout: Duration,
     /// Connections held in memory at the most.
     pub most_connections: usize,
 }
@@ -47,6 +52,8 @@ impl Default for Settings {
         Settings {
             caller_wait: Duration::from_secs(15),
             serve_cached_for: Duration::from_secs(300),
+            lease: Duration::from_secs(30),
+            authority_timeout: Duration::from_secs(10),
             most_connections: 100_000,
         }
     }
@@ -83,7 +90,7 @@ pub(super) struct Inner {
     pub(super) deps: Deps,
     pub(super) settings: Settings,
     pub(super) slots: Slots,
-    pub(super) buckets: Buckets,
+    pub(super) breakers: Breakers,
 }
 
 /// A token to hand out.
@@ -92,6 +99,9 @@ pub struct Served {
     pub token: HeldToken,
     /// The connection it is of, as it was held then.
     pub held: Arc<Held>,
+    /// The store does not answer for it: it may have been changed or deleted since, and what is newest of it may be safe on
+    /// this machine only.
+    pub degraded: bool,
 }
 
 /// Why there is no token. `E` is the owner's own refusal.
@@ -131,7 +141,7 @@ impl Engine {
     /// An engine for these apps.
     pub fn new(apps: BTreeMap<AppName, EngineApp>, deps: Deps, settings: Settings) -> Self {
         let slots = Slots::new(settings.most_connections);
-        let inner = Inner { apps, deps, settings, slots, buckets: Buckets::default() };
+        let inner = Inner { apps, deps, settings, slots, breakers: Breakers::default() };
         Engine { inner: Arc::new(inner) }
     }
 
@@ -194,7 +204,7 @@ impl Engine {
                     if renew {
                         inner.renewal(key, &slot, &want);
                     }
-                    return Ok(Served { token: token.clone(), held: held.clone() });
+                    return Ok(served(&slot, token, &held));
                 }
                 Step::Refuse(refusal) => {
                     let failure = last_failure.or(trouble.map(|trouble| trouble.failure));
@@ -206,7 +216,7 @@ impl Engine {
                         .as_ref()
                         .is_some_and(|before| before.as_ref() != Some(&token.digest)) =>
                 {
-                    return Ok(Served { token: token.clone(), held: held.clone() });
+                    return Ok(served(&slot, token, &held));
                 }
                 Step::Renew { fallback } => {
                     let of_resource = |token: &&HeldToken| token.resource == want.resource;
@@ -280,14 +290,20 @@ impl Engine {
     /// before brings nothing back.
     pub fn forget(&self, key: &ConnectionKey) {
         let Some(slot) = self.inner.slots.existing(key) else { return };
-        {
+        let dropped = {
             let mut state = slot.state();
             state.epoch += 1;
             state.held = None;
             state.trouble.clear();
-            state.unstored = None;
             state.unchecked = None;
             state.attempts.clear();
+            state.recent = None;
+            state.unstored.take()
+        };
+        if let Some(dropped) = dropped.filter(|dropped| dropped.journaled) {
+            let repository = self.inner.deps.repository.clone();
+            let unjournal = async move { repository.unjournal(&dropped.sealed.revision).await };
+            self.inner.deps.tasks.spawn("drop an entry of the journal", Box::pin(unjournal));
         }
         self.inner.slots.give_back(key, slot);
     }
@@ -304,9 +320,54 @@ impl Engine {
         self.inner.slots.give_back(key, slot);
     }
 
+    /// Anything that is held may not be what is stored any more: all of it is looked at again before it is served.
+    pub fn distrust_all(&self) {
+        self.inner.slots.all().iter().for_each(|slot| slot.tell());
+    }
+
+    /// Hears of what other replicas do, for as long as this is polled; it never completes.
+    pub async fn follow_changes(&self) {
+        let inner = &self.inner;
+        loop {
+            match inner.deps.repository.store().next_change().await {
+                Change::Connection(key) => {
+                    if let Some(slot) = inner.slots.existing(&key) {
+                        slot.tell();
+                    }
+                }
+                Change::Missed => {
+                    self.distrust_all();
+                    // The store may have failed over and lost what it had just taken.
+                    for (key, slot) in inner.slots.recent(inner.deps.clock.monotonic()) {
+                        inner.lookup(&key, &slot);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes up what the journal holds from before this process: it is offered to the store before anything else is done
+    /// for those connections. Says how much that is. To be called before anything is served.
+    pub async fn recover(&self) -> Result<usize, RepositoryError> {
+        let inner = &self.inner;
+        let entries = inner.deps.repository.journaled().await?;
+        let found = entries.len();
+        for (key, unstored) in entries {
+            let slot = inner.slots.slot(&key, inner.deps.clock.monotonic());
+            let mut state = slot.state();
+            let older =
+                |kept: &Unstored| kept.sealed.revision.generation < unstored.sealed.revision.generation;
+            if state.unstored.as_ref().is_none_or(older) {
+                state.unstored = Some(unstored);
+            }
+        }
+        Ok(found)
+    }
+
     /// Tries once more to store every answer that the store did not take. For a timer, and for a stop.
     pub async fn store_unstored(&self) -> usize {
         let mut left = 0;
+        self.inner.slots.recent(self.inner.deps.clock.monotonic()); // forgets what is old
         for (key, slot) in self.inner.slots.unstored() {
             if renew::store_unstored(&self.inner, &key, &slot).await.is_err() {
                 left += 1;
@@ -358,7 +419,7 @@ impl Inner {
             let now = self.deps.clock.monotonic();
             let (held, unchecked) = {
                 let state = slot.state();
-                let due = shared && now.saturating_sub(state.checked_at) >= CHECK_EVERY;
+                let due = shared && (state.outdated || now.saturating_sub(state.checked_at) >= CHECK_EVERY);
                 match &state.held {
                     Some(held) if !due => return Ok(held.clone()),
                     held => (held.clone(), state.unchecked.clone()),
@@ -462,18 +523,13 @@ impl Inner {
         }
     }
 
-    /// Whether the last try may have used the refresh token up, at an authority where it must not be used again, while
-    /// there is a token that lives: then nothing is risked. (Once there is none, another try is all that is left: the
-    /// one before may never have arrived.)
+    /// Whether the last try may have used the refresh token up, at an authority where it must not be used again.
     fn must_not_repeat(&self, key: &ConnectionKey, held: &Held, trouble: &Trouble) -> bool {
         let in_doubt = matches!(
             trouble.failure.as_ref(),
             Failure::Authority(failure) if failure.disposition == Disposition::OutcomeUnknown
         );
-        let may_replay = self.apps.get(&key.app).is_some_and(|app| app.authority.may_replay_refresh_tokens());
-        let now = self.deps.clock.now();
-        let lives = |token: &HeldToken| token.freshness(now, Duration::ZERO) != Freshness::Expired;
-        in_doubt && !may_replay && held.connection.tokens.iter().any(lives)
+        in_doubt && renew::must_not_replay(self, key, &held.connection)
     }
 
     /// Holds what a look at the store found at `looked_at`, unless something was written since.
@@ -537,6 +593,14 @@ impl Drop for EndOfFlight {
             self.inner.slots.give_back(&self.key, slot);
         }
     }
+}
+
+fn served(slot: &Slot, token: &HeldToken, held: &Arc<Held>) -> Served {
+    let degraded = {
+        let state = slot.state();
+        state.unchecked.is_some() || state.unstored.is_some()
+    };
+    Served { token: token.clone(), held: held.clone(), degraded }
 }
 
 fn slow_store() -> crate::repository::RepositoryError {

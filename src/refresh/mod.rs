@@ -4,22 +4,25 @@
 //! may have comes in as a function of the connection ([`Engine::serve`]).
 //!
 //! Invariants:
-//! 1. At most one call to the authority is under way for a connection, however many wait for it (I4).
+//! 1. At most one call to the authority is under way for a connection, however many wait for it, in whichever of the
+//!    replicas that share the store (I4).
 //! 2. A refresh runs in a task of its own: no waiter's end ends it.
 //! 3. A new refresh token is stored before any token of its answer is served (I6). If it cannot be stored it is held,
 //!    and stored before anything else is done for that connection.
 //! 4. Only a verdict on the *current* grant changes a connection, and only by a commit that expects the revision the
-//!    verdict was about (I9).
+//!    verdict was about, under the lease (I5, I9).
 //! 5. A token that still lives is served when its refresh fails.
 //!
 //! The one hard problem: an answer that is lost, late or unwanted. `plan` is pure and says what to do; `engine` does
 //! it, and asks `plan` again after every await.
 //!
-//! Leases between replicas and the background sweep have their place here: a lease is taken in `renew` before the
-//! authority is called, and its nonce joins the expected revision of the commit.
+//! Between replicas the right to use a grant is a `lease`; its nonce goes along with the commit, so that whoever lost it
+//! loses. Replicas that wait for another's refresh are told when it is done.
 
 mod backoff;
+mod breaker;
 mod engine;
+mod lease;
 pub mod plan;
 mod renew;
 mod slots;
@@ -31,6 +34,7 @@ pub use slots::{Failure, Held};
 
 use std::time::Duration;
 
+use crate::domain::connection::Status;
 use crate::domain::id::AppName;
 
 /// Told of what the engine does; telemetry listens.
@@ -39,4 +43,8 @@ pub trait Observer: Send + Sync {
     fn cache_lookup(&self, result: &'static str);
     /// A call to the authority for a connection ended; `outcome` is `ok` or a disposition's word.
     fn refreshed(&self, app: &AppName, outcome: &'static str, elapsed: Duration);
+    /// A verdict of the authority changed a connection.
+    fn judged(&self, app: &AppName, tenant: Option<&str>, status: Status);
+    /// A lease was tried for: `acquired`, `held` (by another), `unreachable` (the store); or `lost` while it was used.
+    fn lease(&self, result: &'static str);
 }

@@ -3,29 +3,46 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::backoff;
+use super::breaker::{Admission, Ended};
 use super::engine::Inner;
+use super::lease::{self, Lease};
 use super::plan::{self, Want};
-use super::slots::{Failure, Slot, Trouble, Unstored};
+use super::slots::{Failure, Slot, Trouble};
 use crate::authority::{RefreshRequest, TokenAnswer};
 use crate::domain::connection::{Attempt, Status};
 use crate::domain::grant::Grant;
-use crate::domain::id::ConnectionKey;
+use crate::domain::id::{AppName, ConnectionKey};
 use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::secret::{AccessToken, RefreshToken};
+use crate::domain::time::Timestamp;
 use crate::domain::token::{Freshness, HeldToken};
-use crate::domain::verdict::{AuthorityFailure, Disposition, GrantFate};
-use crate::repository::{Connection, Loaded};
-use crate::store::{Revision, StoreError};
+use crate::domain::verdict::{AuthorityError, AuthorityFailure, Disposition, GrantFate};
+use crate::repository::{Connection, Kind, Loaded, RepositoryError, Unstored};
+use crate::store::{Committed, Revision, StoreError, Writer};
 
 /// Tokens kept for one connection: one per resource, and nobody uses more resources than this.
 const MOST_TOKENS: usize = 8;
+/// An answer that the store has not acknowledged by then goes into the journal.
+const JOURNAL_AFTER: Duration = Duration::from_millis(40);
+/// What was stored is remembered for so long, and stored again should the store fall back behind it. A failover drops what
+/// its last seconds had not reached the new primary, and shows within half a minute.
+const REMEMBERED: Duration = Duration::from_secs(120);
 /// How often the store is asked to take an answer before its waiters are told.
 const STORE_TRIES: u32 = 5;
 /// A verdict on a resource besides the one that the connection was made for is asked about again after this long.
 const VERDICT_AGAIN: Duration = Duration::from_secs(60);
+/// A connection whose try showed that the app itself is rejected waits this long; the breaker lets one of all of them try.
+const APP_REJECTED: Duration = Duration::from_secs(2);
 /// How often a commit may be overtaken before its waiters are told.
 const MOST_OVERTAKEN: usize = 4;
+/// How long another replica's word is waited for before its lease is tried for all the same: what is told may be lost.
+const UNTOLD: Duration = Duration::from_secs(1);
+/// A lease that is about to end is not tried for more often than this.
+const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 /// Pause before a personal account's verdict is checked once more.
 const SECOND_OPINION: Duration = Duration::from_millis(500);
 
@@ -37,7 +54,8 @@ pub(super) async fn look_up(
 ) -> Result<(), Arc<Failure>> {
     let looked_at = inner.deps.clock.monotonic();
     let (epoch, held) = {
-        let state = slot.state();
+        let mut state = slot.state();
+        state.outdated = false; // whoever says so from here on says it of what we are about to see
         (state.epoch, state.held.clone())
     };
     let repository = &inner.deps.repository;
@@ -49,11 +67,31 @@ pub(super) async fn look_up(
                 state.unchecked = None;
                 return Ok(());
             }
-            Ok(_) => {}
+            Ok(Some(revision)) => {
+                let fell_back = {
+                    let mut state = slot.state();
+                    if state.is_ahead_of(revision) {
+                        state.checked_at = state.checked_at.max(looked_at);
+                        state.unchecked = None;
+                        return Ok(());
+                    }
+                    state.fell_back(revision)
+                };
+                if fell_back {
+                    return restore(inner, key, slot).await;
+                }
+            }
+            Ok(None) => {}
             Err(error) => return Err(store_does_not_answer(inner, slot, Failure::Repository(error.into()))),
         }
     }
     load(inner, key, slot, epoch).await.map(|_| ())
+}
+
+/// Stores what the store had already taken and lost again.
+async fn restore(inner: &Arc<Inner>, key: &ConnectionKey, slot: &Slot) -> Result<(), Arc<Failure>> {
+    tracing::warn!(app = %key.app, connection = %key.connection, "the store lost a commit that it had acknowledged (a failover?); it is stored again");
+    store_unstored(inner, key, slot).await
 }
 
 /// Loads a connection and holds it. A connection that is gone is forgotten.
@@ -91,32 +129,173 @@ fn store_does_not_answer(inner: &Inner, slot: &Slot, failure: Failure) -> Arc<Fa
     failure
 }
 
-/// Uses the grant, unless somebody else has just done so, and stores what comes back before anyone sees it.
+/// Uses the grant, unless somebody else has just done so, and stores what comes back before anyone sees it. Where another
+/// replica is at it, its outcome is waited for.
 pub(super) async fn renew(
     inner: &Arc<Inner>,
     key: &ConnectionKey,
     slot: &Arc<Slot>,
     want: &Want,
 ) -> Result<(), Arc<Failure>> {
-    store_unstored(inner, key, slot).await?;
-    let epoch = slot.state().epoch;
-    let loaded = load_or_note(inner, key, slot, epoch, want).await?;
-    let now = inner.deps.clock.now();
-    let connection = &loaded.connection;
-    let enough = connection.tokens.iter().any(|token| {
-        token.resource == want.resource
-            && token.freshness(now, want.min_ttl) == Freshness::Fresh
-            && !plan::is_refused(token, want)
-            && token.refresh_at.is_none_or(|at| at > now)
-            && connection.profile.status == Status::Active
-    });
-    if enough {
+    let enough = |connection: &Connection| {
+        let now = inner.deps.clock.now();
+        connection.tokens.iter().any(|token| {
+            token.resource == want.resource
+                && token.freshness(now, want.min_ttl) == Freshness::Fresh
+                && !plan::is_refused(token, want)
+                && token.refresh_at.is_none_or(|at| at > now)
+                && connection.profile.status == Status::Active
+        })
+    };
+    let may_try = |connection: &Connection| connection.profile.may_try(inner.deps.clock.now());
+    let used = with_lease(inner, key, slot, want, |connection| !enough(connection) && may_try(connection));
+    let connection = used.await?;
+    if connection.is_some_and(|connection| enough(&connection)) {
         slot.state().trouble.remove(&want.resource); // somebody else's try went well
     }
-    if enough || !connection.profile.may_try(now) {
-        return Ok(());
+    Ok(())
+}
+
+/// Takes the connection's lease and uses its grant, if it is `needed` by then: gives the connection where it was not. While
+/// somebody else has the lease, their word is waited for.
+async fn with_lease(
+    inner: &Arc<Inner>,
+    key: &ConnectionKey,
+    slot: &Arc<Slot>,
+    want: &Want,
+    needed: impl Fn(&Connection) -> bool,
+) -> Result<Option<Connection>, Arc<Failure>> {
+    let begun = inner.deps.clock.monotonic();
+    let noted = |failure: RepositoryError| {
+        let failure = Arc::new(Failure::Repository(failure));
+        note_trouble(inner, slot, want, &failure, None);
+        failure
+    };
+    loop {
+        store_unstored(inner, key, slot).await?;
+        let told = slot.told();
+        let epoch = slot.state().epoch;
+        let loaded = load_or_note(inner, key, slot, epoch, want).await?;
+        if slot.state().fell_back(loaded.connection.revision) {
+            restore(inner, key, slot).await?;
+            continue;
+        }
+        if !needed(&loaded.connection) {
+            return Ok(Some(loaded.connection));
+        }
+        let tenant = loaded.connection.profile.account.tid.as_deref();
+        let monotonic = inner.deps.clock.monotonic();
+        if let Some((left, failure)) = inner.breakers.refuses(&key.app, tenant, monotonic) {
+            note_trouble(inner, slot, want, &failure, Some(left));
+            return Err(failure);
+        }
+        // Before the lease, so that nobody holds one while it waits for its tenant's turn.
+        let Some(_permit) = permit(inner, key, tenant).await else {
+            return Err(noted_authority(inner, slot, want, crowded()));
+        };
+        let (taken, ()) = tokio::join!(Lease::take(inner, key), hear_of_holds(inner, key, tenant));
+        match taken.map_err(|error| noted(error.into()))? {
+            lease::Attempt::Mine(lease) => {
+                // It may have been somebody else's until just now.
+                let revision = inner.deps.repository.store().revision(key).await;
+                if !revision.as_ref().is_ok_and(|stored| *stored == Some(loaded.connection.revision)) {
+                    lease.release(inner, key, true).await;
+                    revision.map_err(|error| noted(error.into()))?;
+                    continue;
+                }
+                if let Admission::Wait(left, failure) =
+                    inner.breakers.admit(&key.app, tenant, inner.deps.clock.monotonic())
+                {
+                    lease.release(inner, key, true).await;
+                    note_trouble(inner, slot, want, &failure, Some(left));
+                    return Err(failure);
+                }
+                let seen = Seen { epoch, loaded };
+                return use_grant(inner, key, slot, seen, want, lease).await.map(|()| None);
+            }
+            lease::Attempt::Theirs(left) => {
+                // A holder that lives prolongs its lease, one that died loses it: both are seen within this time.
+                if monotonic.saturating_sub(begun) > inner.settings.lease * 2 {
+                    return Err(noted(busy().into()));
+                }
+                tokio::select! {
+                    biased;
+                    () = told => {}
+                    () = inner.deps.clock.sleep(left.clamp(SHORTEST_WAIT, UNTOLD)) => {}
+                }
+            }
+        }
     }
-    use_grant(inner, key, slot, epoch, loaded, want).await
+}
+
+/// One of the tenant's permits for a call, waited for as long as a call may take.
+async fn permit(inner: &Inner, key: &ConnectionKey, tenant: Option<&str>) -> Option<OwnedSemaphorePermit> {
+    let calls = inner.breakers.calls(&key.app, tenant);
+    tokio::select! {
+        biased;
+        permit = calls.acquire_owned() => permit.ok(),
+        () = inner.deps.clock.sleep(inner.settings.authority_timeout) => None,
+    }
+}
+
+/// Whether another replica was asked to leave the tenant alone.
+async fn hear_of_holds(inner: &Inner, key: &ConnectionKey, tenant: Option<&str>) {
+    let id = hold_id(&key.app, tenant);
+    let Ok(Some(hold)) = inner.deps.repository.pending::<Hold>(Kind::Hold, &id).await else { return };
+    let left = hold.value.until.since(inner.deps.clock.now()).min(backoff::LONGEST_ASKED);
+    if !left.is_zero() {
+        let failure = Arc::new(Failure::Authority(AuthorityFailure {
+            doing: "refreshing a grant",
+            cause: "the authority asked another replica to leave this tenant alone for a while".into(),
+            disposition: Disposition::RetryAfter(Some(left)),
+            answer: AuthorityError { status: Some(429), ..AuthorityError::default() },
+            claims: None,
+        }));
+        inner.breakers.hold(&key.app, tenant, inner.deps.clock.monotonic() + left, failure);
+    }
+}
+
+/// Tells the other replicas that the authority asked to be left alone.
+async fn tell_of_hold(inner: &Inner, key: &ConnectionKey, tenant: Option<&str>, asked: Duration) {
+    let now = inner.deps.clock.now();
+    let hold = Hold { until: now.plus(asked) };
+    let id = hold_id(&key.app, tenant);
+    if let Err(error) = inner.deps.repository.put_pending(Kind::Hold, &id, &hold, now, asked).await {
+        tracing::warn!(%error, "other replicas are not told that the authority throttles");
+    }
+}
+
+/// That an authority asked to be left alone.
+#[derive(Serialize, Deserialize)]
+struct Hold {
+    until: Timestamp,
+}
+
+fn hold_id(app: &AppName, tenant: Option<&str>) -> String {
+    format!("{app}:{}", tenant.unwrap_or_default())
+}
+
+fn noted_authority(inner: &Inner, slot: &Slot, want: &Want, failure: AuthorityFailure) -> Arc<Failure> {
+    let failure = Arc::new(Failure::Authority(failure));
+    note_trouble(inner, slot, want, &failure, None);
+    failure
+}
+
+fn crowded() -> AuthorityFailure {
+    AuthorityFailure {
+        doing: "refreshing a grant",
+        cause: "as many calls as one tenant may have are under way, and none of them ends".into(),
+        disposition: Disposition::RetryAfter(None),
+        answer: AuthorityError::default(),
+        claims: None,
+    }
+}
+
+fn busy() -> StoreError {
+    StoreError::Unavailable {
+        doing: "refreshing a connection",
+        cause: "another replica is at it and does not come to an end".into(),
+    }
 }
 
 /// Uses the grant whatever its verdict's time, for the resource it was first connected for.
@@ -125,13 +304,8 @@ pub(super) async fn try_now(
     key: &ConnectionKey,
     slot: &Arc<Slot>,
 ) -> Result<(), Arc<Failure>> {
-    store_unstored(inner, key, slot).await?;
     let epoch = slot.state().epoch;
-    let looked = load(inner, key, slot, epoch).await;
-    let loaded = looked?;
-    if loaded.connection.profile.status == Status::Paused || loaded.connection.profile.grant_destroyed {
-        return Ok(());
-    }
+    let loaded = load(inner, key, slot, epoch).await?;
     let Some(app) = inner.apps.get(&key.app) else { return Ok(()) };
     let naming = app.authority.scope_naming();
     let granted = naming.scopes_lossy(loaded.connection.profile.scopes_granted.iter().map(String::as_str));
@@ -142,7 +316,10 @@ pub(super) async fn try_now(
         rejected: None,
         claims: None,
     };
-    use_grant(inner, key, slot, epoch, loaded, &want).await
+    let usable = |connection: &Connection| {
+        connection.profile.status != Status::Paused && !connection.profile.grant_destroyed
+    };
+    with_lease(inner, key, slot, &want, usable).await.map(|_| ())
 }
 
 async fn load_or_note(
@@ -159,39 +336,67 @@ async fn load_or_note(
     loaded
 }
 
+/// A connection as it was read, and the slot's epoch from before that.
+struct Seen {
+    epoch: u64,
+    loaded: Loaded,
+}
+
+/// Uses the grant under the lease, which ends here whatever comes of it.
 async fn use_grant(
     inner: &Arc<Inner>,
     key: &ConnectionKey,
     slot: &Arc<Slot>,
-    epoch: u64,
-    loaded: Loaded,
+    seen: Seen,
     want: &Want,
+    lease: Lease,
 ) -> Result<(), Arc<Failure>> {
-    let connection = &loaded.connection;
+    let connection = &seen.loaded.connection;
     let tenant = connection.profile.account.tid.clone();
-    let monotonic = inner.deps.clock.monotonic();
-    if let Some((left, failure)) = inner.buckets.closed(&key.app, tenant.as_deref(), monotonic) {
-        note_trouble(inner, slot, want, &failure, Some(left));
-        return Err(failure);
-    }
-    let grant = match inner.deps.repository.open_grant(key, &loaded) {
+    let grant = match inner.deps.repository.open_grant(key, &seen.loaded) {
         Ok(Some(grant)) => grant,
-        Ok(None) => return Ok(()),
+        Ok(None) => {
+            inner.breakers.not_called(&key.app, tenant.as_deref());
+            lease.release(inner, key, true).await;
+            return Ok(());
+        }
         Err(error) => {
+            inner.breakers.not_called(&key.app, tenant.as_deref());
+            lease.release(inner, key, true).await;
             let failure = Arc::new(Failure::Repository(error));
             note_trouble(inner, slot, want, &failure, None);
             return Err(failure);
         }
     };
+    if lease.unsettled {
+        slot.state().remember(unsettled_attempt(inner));
+        if must_not_replay(inner, key, connection) {
+            inner.breakers.not_called(&key.app, tenant.as_deref());
+            lease.release(inner, key, false).await;
+            let failure = Arc::new(Failure::Authority(unsettled_failure()));
+            note_trouble(inner, slot, want, &failure, None);
+            return Err(failure);
+        }
+    }
 
-    match ask_authority(inner, key, connection, &grant, want).await {
+    let asked = async {
+        tokio::select! {
+            biased;
+            answer = ask_authority(inner, key, connection, &grant, want, &lease) => answer,
+            () = lease.keep(inner, key) => unreachable!("a lease is kept for as long as it is asked for"),
+        }
+    };
+    let answered = asked.await;
+    note_ended(inner, key, tenant.as_deref(), answered.as_ref().err()).await;
+    match answered {
         Ok((used, answer)) => {
-            inner.buckets.open(&key.app);
             let renewed = grant.renewed(&used, answer.refresh_token.clone());
-            let connection = succeed(inner, key, slot, &loaded.connection, want, answer);
-            let expected = Some(loaded.connection.revision);
-            keep(inner, slot, key, expected, connection, renewed, used);
-            let stored = store_with_patience(inner, key, slot).await;
+            let expected = Some(connection.revision);
+            let connection = succeed(inner, key, slot, connection, want, answer);
+            let successor = successor(inner, key, expected, lease.writer(), connection, renewed, used);
+            slot.state().unstored = Some(successor);
+            // The commit gives the lease back. One that is not stored yet keeps it until it ends.
+            let stored = make_durable(inner, key, slot).await;
             if let Err(failure) = &stored {
                 note_trouble(inner, slot, want, failure, None);
             } else {
@@ -202,14 +407,51 @@ async fn use_grant(
         Err(failure) => {
             let judged =
                 failure.disposition.is_verdict() && speaks_of_the_grant(inner, key, connection, want);
+            let known = failure.disposition != Disposition::OutcomeUnknown;
             let failure = Arc::new(Failure::Authority(failure));
             note_trouble(inner, slot, want, &failure, None);
-            note_buckets(inner, key, tenant.as_deref(), &failure);
-            if judged {
-                judge(inner, key, slot, epoch, loaded, grant, &failure).await?;
-            }
+            let noted = if judged {
+                judge(inner, key, slot, seen, grant, &failure, lease.writer()).await
+            } else {
+                Ok(())
+            };
+            lease.release(inner, key, known).await;
+            noted?;
             Err(failure)
         }
+    }
+}
+
+/// Whether the grant must be left alone, because somebody may have used it up, for as long as a token of it lives: once
+/// there is none, another try is all that is left.
+pub(super) fn must_not_replay(inner: &Inner, key: &ConnectionKey, connection: &Connection) -> bool {
+    let may_replay = inner.apps.get(&key.app).is_some_and(|app| app.authority.may_replay_refresh_tokens());
+    let now = inner.deps.clock.now();
+    let lives = |token: &HeldToken| token.freshness(now, Duration::ZERO) != Freshness::Expired;
+    !may_replay && connection.tokens.iter().any(lives)
+}
+
+/// For `explain`: what a verdict that follows may come from.
+fn unsettled_attempt(inner: &Inner) -> Attempt {
+    Attempt {
+        at: inner.deps.clock.now(),
+        action: "refresh".into(),
+        outcome: Disposition::OutcomeUnknown.as_str().into(),
+        conclusion: "a replica began to refresh this connection and never said how that ended: it died, was stopped, or \
+                     lost the authority's answer"
+            .into(),
+        answer: AuthorityError::default(),
+    }
+}
+
+fn unsettled_failure() -> AuthorityFailure {
+    AuthorityFailure {
+        doing: "refreshing a grant",
+        cause: "another replica may have used the refresh token up; it is not sent again while a token lives"
+            .into(),
+        disposition: Disposition::OutcomeUnknown,
+        answer: AuthorityError::default(),
+        claims: None,
     }
 }
 
@@ -230,10 +472,15 @@ async fn ask_authority(
     connection: &Connection,
     grant: &Grant,
     want: &Want,
+    lease: &Lease,
 ) -> Result<(RefreshToken, TokenAnswer), AuthorityFailure> {
     let authority = &inner.apps.get(&key.app).expect("only configured apps reach the engine").authority;
     let scopes = scopes_to_ask(authority.scope_naming(), connection, want);
     let call = async |refresh_token: &RefreshToken| {
+        // A process that was stopped and goes on must not call beside whoever has the lease by now.
+        if !lease.outlasts(inner, inner.settings.authority_timeout) {
+            return Err(lease_ran_out());
+        }
         let begun = inner.deps.clock.monotonic();
         let answer = authority
             .refresh(RefreshRequest {
@@ -277,6 +524,16 @@ async fn ask_authority(
         }
     }
     Err(verdict)
+}
+
+fn lease_ran_out() -> AuthorityFailure {
+    AuthorityFailure {
+        doing: "refreshing a grant",
+        cause: "the lease would end before the call".into(),
+        disposition: Disposition::RetryAfter(None),
+        answer: AuthorityError::default(),
+        claims: None,
+    }
 }
 
 /// What was granted for the wanted resource, with the sign-in's own scopes where the authority does not list them
@@ -380,25 +637,12 @@ pub(crate) fn granted_after(
     after.to_words()
 }
 
-/// Seals the successor of a connection and keeps it until the store has taken it.
-fn keep(
-    inner: &Inner,
-    slot: &Slot,
-    key: &ConnectionKey,
-    expected: Option<Revision>,
-    connection: Connection,
-    grant: Grant,
-    used: RefreshToken,
-) {
-    let successor = successor(inner, key, expected, connection, grant, used);
-    slot.state().unstored = Some(successor);
-}
-
 /// The sealed successor of a connection.
 fn successor(
     inner: &Inner,
     key: &ConnectionKey,
     expected: Option<Revision>,
+    writer: Writer,
     mut connection: Connection,
     grant: Grant,
     used: RefreshToken,
@@ -406,7 +650,48 @@ fn successor(
     let repository = &inner.deps.repository;
     let sealed = repository.seal(key, expected, &connection.profile, &connection.tokens, Some(&grant));
     connection.revision = sealed.revision;
-    Unstored { expected, sealed, connection, grant, used }
+    Unstored { writer, expected, sealed, connection, grant, used, journaled: false }
+}
+
+/// Makes an answer durable, so that its tokens may be served: in the store, or in the journal when the store does not take
+/// it at once; then the store is offered it again and again beside.
+async fn make_durable(inner: &Arc<Inner>, key: &ConnectionKey, slot: &Slot) -> Result<(), Arc<Failure>> {
+    let patient = store_with_patience(inner, key, slot);
+    if !inner.deps.repository.has_journal() {
+        return patient.await;
+    }
+    tokio::select! {
+        biased;
+        stored = patient => return stored,
+        () = inner.deps.clock.sleep(JOURNAL_AFTER) => {}
+    }
+    // What was on its way to the store may arrive all the same; it is known when it is offered again.
+    let (epoch, unstored) = {
+        let state = slot.state();
+        (state.epoch, state.unstored.clone())
+    };
+    let Some(unstored) = unstored else { return Ok(()) };
+    match inner.deps.repository.journal(key, &unstored).await {
+        Ok(()) => {
+            let revision = unstored.sealed.revision;
+            let kept = {
+                let mut state = slot.state();
+                let kept = state.unstored.as_mut().filter(|kept| kept.sealed.revision == revision);
+                kept.map(|kept| kept.journaled = true).is_some()
+            };
+            if kept {
+                tracing::warn!(app = %key.app, connection = %key.connection, "the store does not take a refreshed grant; it is in the journal and is served");
+                inner.publish_written(key, slot, epoch, unstored.connection);
+            } else {
+                inner.deps.repository.unjournal(&revision).await; // forgotten or overtaken meanwhile
+            }
+            Ok(())
+        }
+        Err(error) => {
+            tracing::error!(%error, "a refreshed grant is neither in the store nor in the journal; it is held in memory and not served");
+            store_with_patience(inner, key, slot).await
+        }
+    }
 }
 
 /// Stores what is kept, trying a few times before its waiters are told.
@@ -441,17 +726,29 @@ pub(super) async fn store_unstored(
             (state.epoch, state.unstored.clone())
         };
         let Some(unstored) = unstored else { return Ok(()) };
-        let committed = inner.deps.repository.commit_sealed(key, unstored.expected, &unstored.sealed).await;
+        let Unstored { expected, sealed, writer, .. } = &unstored;
+        let committed = inner.deps.repository.commit_sealed(key, *expected, sealed, *writer).await;
         match committed {
-            Ok(Some(revision)) => {
+            Ok(Committed::Done) => {
                 // Another try may have stored this one and kept a newer one since.
-                if !clear_unstored(slot, revision) {
+                if !clear_unstored(slot, sealed.revision) {
                     continue;
+                }
+                if unstored.journaled {
+                    inner.deps.repository.unjournal(&sealed.revision).await;
+                }
+                if inner.deps.repository.store().is_shared() {
+                    let until = inner.deps.clock.monotonic().saturating_add(REMEMBERED);
+                    let mut recent = unstored.clone();
+                    recent.journaled = false;
+                    slot.state().recent = Some((recent, until));
                 }
                 inner.publish_written(key, slot, epoch, unstored.connection);
                 return Ok(());
             }
-            Ok(None) => overtaken(inner, key, slot, epoch, unstored).await?,
+            Ok(Committed::Conflict) => overtaken(inner, key, slot, epoch, unstored).await?,
+            // Somebody else uses the grant: what they store, or that they store nothing, decides.
+            Ok(Committed::Fenced) => return Err(Arc::new(Failure::Repository(busy().into()))),
             Err(error) => return Err(Arc::new(Failure::Repository(error))),
         }
     }
@@ -496,25 +793,37 @@ async fn overtaken(
         },
     };
     let before = unstored.sealed.revision;
+    let journaled = unstored.journaled;
     match loaded {
         Ok(loaded) if still_used => {
             let mut connection = unstored.connection;
             connection.profile.created_at = loaded.connection.profile.created_at;
             let expected = Some(loaded.connection.revision);
-            let again = successor(inner, key, expected, connection, unstored.grant, unstored.used);
+            let again =
+                successor(inner, key, expected, unstored.writer, connection, unstored.grant, unstored.used);
+            if journaled {
+                inner.deps.repository.journal(key, &again).await.map_err(|error| Arc::new(error.into()))?;
+            }
             // In one step: in between nobody would know of the answer, and use the refresh token again.
-            let mut state = slot.state();
-            if state.unstored.as_ref().is_some_and(|kept| kept.sealed.revision == before) {
-                state.unstored = Some(again);
+            {
+                let mut state = slot.state();
+                if state.unstored.as_ref().is_some_and(|kept| kept.sealed.revision == before) {
+                    state.unstored = Some(Unstored { journaled, ..again });
+                }
+            }
+            if journaled {
+                inner.deps.repository.unjournal(&before).await;
             }
             Ok(())
         }
         _ if !clear_unstored(slot, before) => Ok(()),
-        Ok(_) => {
+        loaded => {
+            if journaled {
+                inner.deps.repository.unjournal(&before).await;
+            }
             tracing::info!(app = %key.app, connection = %key.connection, "a refreshed grant was overtaken by a newer one and is dropped");
-            Ok(())
+            loaded.map(|_| ())
         }
-        Err(failure) => Err(failure),
     }
 }
 
@@ -523,33 +832,35 @@ async fn judge(
     inner: &Arc<Inner>,
     key: &ConnectionKey,
     slot: &Arc<Slot>,
-    epoch: u64,
-    loaded: Loaded,
+    seen: Seen,
     grant: Grant,
     failure: &Arc<Failure>,
+    writer: Writer,
 ) -> Result<(), Arc<Failure>> {
     let Failure::Authority(verdict) = failure.as_ref() else { return Ok(()) };
     let now = inner.deps.clock.now();
     let attempt = attempt(inner, verdict);
+    let Seen { epoch, loaded } = seen;
     let Connection { revision, mut profile, tokens } = loaded.connection;
     // What failed before the verdict may be its cause: a lost answer, where a refresh token works only once.
     profile.attempts.extend(slot.state().attempts.iter().cloned());
     let profile = profile.judged(verdict.disposition, attempt, verdict.claims.clone(), now);
     let kept = (!profile.grant_destroyed).then_some(&grant);
-    let committed = inner.deps.repository.commit(key, Some(revision), &profile, &tokens, kept).await;
+    let committed = inner.deps.repository.commit(key, Some(revision), &profile, &tokens, kept, writer).await;
     match committed {
-        Ok(Some(revision)) => {
-            tracing::warn!(
+        Ok((Committed::Done, revision)) => {
+            tracing::info!(
                 app = %key.app, connection = %key.connection, status = profile.status.as_str(),
                 reason = profile.status.reason(), error_codes = ?verdict.answer.error_codes,
                 correlation_id = verdict.answer.correlation_id, "the authority's verdict changed a connection"
             );
+            inner.deps.observer.judged(&key.app, profile.account.tid.as_deref(), profile.status);
             slot.state().attempts.clear();
             inner.publish_written(key, slot, epoch, Connection { revision, profile, tokens });
             Ok(())
         }
         // It is another one by now: the verdict was not about that.
-        Ok(None) => {
+        Ok((Committed::Conflict | Committed::Fenced, _)) => {
             slot.state().trouble.clear();
             load(inner, key, slot, epoch).await.map(|_| ())
         }
@@ -584,7 +895,7 @@ fn note_trouble(inner: &Inner, slot: &Slot, want: &Want, failure: &Arc<Failure>,
         Failure::Authority(AuthorityFailure {
             disposition: Disposition::NextCredential | Disposition::Misconfigured,
             ..
-        }) => Some(backoff::APP_REJECTED),
+        }) => Some(APP_REJECTED),
         // Nobody's status says when to ask again where the verdict was on one more resource.
         Failure::Authority(failure) if failure.disposition.is_verdict() => Some(VERDICT_AGAIN),
         Failure::Authority(_) | Failure::NotFound | Failure::Repository(_) => None,
@@ -603,25 +914,30 @@ fn note_trouble(inner: &Inner, slot: &Slot, want: &Want, failure: &Arc<Failure>,
     }
 }
 
-/// Closes the app's or the tenant's bucket where the failure concerns more than this connection.
-fn note_buckets(inner: &Inner, key: &ConnectionKey, tenant: Option<&str>, failure: &Arc<Failure>) {
-    let Failure::Authority(authority) = failure.as_ref() else { return };
+/// Says what a call's end means beyond its connection.
+async fn note_ended(
+    inner: &Inner,
+    key: &ConnectionKey,
+    tenant: Option<&str>,
+    failure: Option<&AuthorityFailure>,
+) {
+    let ended = match failure.map(|failure| (failure.disposition, failure.answer.status)) {
+        None => Ended::Answered,
+        Some((Disposition::Reauthorize(..) | Disposition::Blocked(_), _)) => Ended::Answered,
+        Some((Disposition::RetryAfter(Some(asked)), Some(429))) => {
+            Ended::Throttled(backoff::wait(1, Some(asked), inner.deps.random.as_ref()))
+        }
+        Some((Disposition::NextCredential, _)) => Ended::AppRejected,
+        Some((Disposition::RetryAfter(_) | Disposition::OutcomeUnknown, _)) => Ended::Failed,
+        Some((
+            Disposition::Misconfigured | Disposition::Restart | Disposition::CallerFault | Disposition::Bug,
+            _,
+        )) => Ended::Nothing,
+    };
     let now = inner.deps.clock.monotonic();
-    match authority.disposition {
-        Disposition::RetryAfter(Some(asked)) if authority.answer.status == Some(429) => {
-            let until = now + backoff::wait(1, Some(asked), inner.deps.random.as_ref());
-            inner.buckets.close(&key.app, tenant, until, failure.clone());
-        }
-        Disposition::NextCredential => {
-            inner.buckets.close(&key.app, None, now + backoff::APP_REJECTED, failure.clone());
-        }
-        Disposition::RetryAfter(_)
-        | Disposition::Misconfigured
-        | Disposition::Reauthorize(..)
-        | Disposition::Blocked(_)
-        | Disposition::Restart
-        | Disposition::CallerFault
-        | Disposition::OutcomeUnknown
-        | Disposition::Bug => {}
+    let why = failure.cloned().unwrap_or_else(crowded);
+    inner.breakers.ended(&key.app, tenant, now, ended, &Arc::new(Failure::Authority(why)));
+    if let Ended::Throttled(asked) = ended {
+        tell_of_hold(inner, key, tenant, asked).await;
     }
 }

@@ -1,22 +1,21 @@
 //! One slot per connection in use: what is held of it, and the work under way for it. A lock is held for a few
 //! instructions, never across an await, and never two at once.
 
-use std::collections::hash_map::RandomState;
-use std::collections::{BTreeMap, HashMap};
-use std::hash::BuildHasher;
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, watch};
 
 use crate::domain::connection::{ATTEMPTS_KEPT, Attempt};
-use crate::domain::grant::Grant;
 use crate::domain::id::ConnectionKey;
 use crate::domain::scope::ScopeSet;
-use crate::domain::secret::RefreshToken;
 use crate::domain::verdict::AuthorityFailure;
-use crate::repository::{Connection, RepositoryError};
-use crate::store::{Revision, StoredConnection};
+use crate::repository::{Connection, RepositoryError, Unstored};
+use crate::store::Revision;
 
 /// Shards, so that slots of different connections do not share a lock.
 const SHARDS: usize = 64;
@@ -88,18 +87,6 @@ pub(super) struct Trouble {
     pub(super) failure: Arc<Failure>,
 }
 
-/// An answer of the authority that the store has not taken yet.
-#[derive(Clone)]
-pub(super) struct Unstored {
-    pub(super) expected: Option<Revision>,
-    pub(super) sealed: StoredConnection,
-    pub(super) connection: Connection,
-    /// The grant that was sealed, and the refresh token that was used to get it: if somebody's verdict was stored
-    /// meanwhile, and the grant there is still the one that was used, the answer goes on top.
-    pub(super) grant: Grant,
-    pub(super) used: RefreshToken,
-}
-
 /// What one slot knows.
 #[derive(Default)]
 pub(super) struct SlotState {
@@ -112,9 +99,14 @@ pub(super) struct SlotState {
     pub(super) trouble: BTreeMap<Option<String>, Trouble>,
     /// Renewals that a caller's report or challenge forced, as monotonic times: the latest few.
     pub(super) forced: Vec<Duration>,
+    /// An answer of the authority that the store has not taken yet.
     pub(super) unstored: Option<Unstored>,
+    /// The last one that it took, until this monotonic time: a failover of the store may drop it again.
+    pub(super) recent: Option<(Unstored, Duration)>,
     /// Monotonic time of the last look at the store.
     pub(super) checked_at: Duration,
+    /// Somebody said that it changed since then, or may have.
+    pub(super) outdated: bool,
     /// Since when the store does not answer for this connection, and when it was asked last.
     pub(super) unchecked: Option<(Duration, Arc<Failure>)>,
     pub(super) last_used: Duration,
@@ -125,11 +117,33 @@ pub(super) struct SlotState {
     pub(super) epoch: u64,
 }
 
+impl From<RepositoryError> for Failure {
+    fn from(error: RepositoryError) -> Self {
+        Failure::Repository(error)
+    }
+}
+
 impl SlotState {
     pub(super) fn remember(&mut self, attempt: Attempt) {
         self.attempts.push(attempt);
         let extra = self.attempts.len().saturating_sub(ATTEMPTS_KEPT);
         self.attempts.drain(..extra);
+    }
+
+    /// What we stored a moment ago is gone again, and what it succeeded is back: it is to be stored once more.
+    pub(super) fn fell_back(&mut self, stored: Revision) -> bool {
+        let Some((recent, _)) = self.recent.take_if(|(recent, _)| recent.expected == Some(stored)) else {
+            return false;
+        };
+        if self.unstored.is_none() {
+            self.unstored = Some(recent);
+        }
+        true
+    }
+
+    /// Whether what is held is newer than `stored`: an answer on its way to the store, safe in the journal.
+    pub(super) fn is_ahead_of(&self, stored: Revision) -> bool {
+        self.unstored.as_ref().is_some_and(|unstored| unstored.journaled && unstored.expected == Some(stored))
     }
 
     fn is_idle(&self) -> bool {
@@ -149,20 +163,37 @@ impl SlotState {
 #[derive(Default)]
 pub(super) struct Slot {
     state: Mutex<SlotState>,
+    /// Wakes those who wait for another replica to be done with the connection.
+    word: Notify,
 }
 
 impl Slot {
+    /// Another replica changed the connection, or gave its lease back: whoever waits for that looks at once, and whatever
+    /// is held is compared with the store before it is served again.
+    pub(super) fn tell(&self) {
+        self.state().outdated = true;
+        self.word.notify_waiters();
+    }
+
+    /// Completes at the next [`Slot::tell`]. One that comes after this is made and before it is awaited counts.
+    pub(super) fn told(&self) -> Pin<Box<Notified<'_>>> {
+        let mut told = Box::pin(self.word.notified());
+        told.as_mut().enable();
+        told
+    }
+
     pub(super) fn state(&self) -> MutexGuard<'_, SlotState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-type Shard = Mutex<HashMap<ConnectionKey, Arc<Slot>>>;
+/// Ordered, so that what is done for all of them is done in the same order in every run, and nobody gains by choosing names
+/// whose hashes collide.
+type Shard = Mutex<BTreeMap<ConnectionKey, Arc<Slot>>>;
 
 /// All slots in use.
 pub(super) struct Slots {
     shards: Vec<Shard>,
-    hasher: RandomState,
     most_per_shard: usize,
 }
 
@@ -171,7 +202,6 @@ impl Slots {
     pub(super) fn new(most: usize) -> Self {
         Slots {
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
-            hasher: RandomState::new(),
             most_per_shard: most.div_ceil(SHARDS).max(1),
         }
     }
@@ -183,7 +213,7 @@ impl Slots {
             return slot.clone();
         }
         if shard.len() >= self.most_per_shard {
-            evict_one(&mut shard);
+            evict_one(&mut shard, key);
         }
         let slot = Arc::new(Slot::default());
         slot.state().last_used = now;
@@ -213,6 +243,32 @@ impl Slots {
         }
     }
 
+    /// Every slot.
+    pub(super) fn all(&self) -> Vec<Arc<Slot>> {
+        let slots = |shard: &Shard| {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.values().cloned().collect::<Vec<_>>()
+        };
+        self.shards.iter().flat_map(slots).collect()
+    }
+
+    /// Every slot with an answer that the store took since `now` less the time that such are remembered; older ones are
+    /// forgotten.
+    pub(super) fn recent(&self, now: Duration) -> Vec<(ConnectionKey, Arc<Slot>)> {
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for (key, slot) in shard.iter() {
+                let mut state = slot.state();
+                state.recent.take_if(|(_, until)| *until <= now);
+                if state.recent.is_some() {
+                    found.push((key.clone(), slot.clone()));
+                }
+            }
+        }
+        found
+    }
+
     /// Every slot with an answer the store has not taken.
     pub(super) fn unstored(&self) -> Vec<(ConnectionKey, Arc<Slot>)> {
         let mut found = Vec::new();
@@ -228,18 +284,22 @@ impl Slots {
         found
     }
 
-    fn shard(&self, key: &ConnectionKey) -> MutexGuard<'_, HashMap<ConnectionKey, Arc<Slot>>> {
-        let index = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
+    fn shard(&self, key: &ConnectionKey) -> MutexGuard<'_, BTreeMap<ConnectionKey, Arc<Slot>>> {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        let index = usize::try_from(hasher.finish() % SHARDS as u64).unwrap_or(0);
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Evicts the least recently used of a few idle slots. When none of them is idle the shard grows by one: work under
 /// way is bounded elsewhere, by the connections that callers hold open.
-fn evict_one(shard: &mut HashMap<ConnectionKey, Arc<Slot>>) {
+/// The few are the neighbours of `newcomer`, which are others each time.
+fn evict_one(shard: &mut BTreeMap<ConnectionKey, Arc<Slot>>, newcomer: &ConnectionKey) {
     const SAMPLE: usize = 16;
     let oldest = shard
-        .iter()
+        .range(newcomer..)
+        .chain(shard.range(..newcomer))
         .take(SAMPLE)
         .filter_map(|(key, slot)| {
             let state = slot.state();

@@ -8,11 +8,13 @@
 //! 3. A grant is opened only by those who are about to use it: looking at a connection, or serving a token that is
 //!    held, never has a refresh token in memory.
 
+mod journal;
 mod pending;
 mod wire;
 
 use std::sync::Arc;
 
+pub use journal::Unstored;
 pub use pending::{Kind, PendingError, Taken};
 use zeroize::Zeroizing;
 
@@ -23,9 +25,10 @@ use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::secret::RefreshToken;
 use crate::domain::token::HeldToken;
+use crate::journal::{Journal, JournalError};
 use crate::keyring::seal::{OpenError, Place, key_id};
 use crate::keyring::{KeyId, Keyring};
-use crate::store::{Committed, Revision, Store, StoreError, StoredConnection};
+use crate::store::{Committed, Revision, Store, StoreError, StoredConnection, Writer};
 
 const CONNECTION: &str = "connection";
 const PROFILE: &str = "profile";
@@ -38,6 +41,9 @@ pub enum RepositoryError {
     /// The store's own trouble.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The journal's.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// The record is there and does not open: a missing key, damage, or somebody's tampering.
     #[error("the stored {field} of {owner} is refused: {source}")]
     Sealed {
@@ -93,12 +99,20 @@ pub struct Repository {
     store: Arc<dyn Store>,
     keyring: Arc<Keyring>,
     random: Arc<dyn Random>,
+    journal: Option<Arc<dyn Journal>>,
 }
 
 impl Repository {
     /// A repository over one store and one keyring.
     pub fn new(store: Arc<dyn Store>, keyring: Arc<Keyring>, random: Arc<dyn Random>) -> Self {
-        Repository { store, keyring, random }
+        Repository { store, keyring, random, journal: None }
+    }
+
+    /// The same, with a journal for what the store does not take at once.
+    #[must_use]
+    pub fn with_journal(mut self, journal: Arc<dyn Journal>) -> Self {
+        self.journal = Some(journal);
+        self
     }
 
     /// The store beneath, for what needs no opening.
@@ -121,7 +135,7 @@ impl Repository {
         wire::decode_grant(&bytes).ok_or_else(|| format_error(key, GRANT))
     }
 
-    /// Seals and stores a connection if its stored revision still is `expected`. `None` when it is another one.
+    /// Seals and stores a connection if its stored revision still is `expected`: the new revision when it was.
     pub async fn commit(
         &self,
         key: &ConnectionKey,
@@ -129,9 +143,11 @@ impl Repository {
         profile: &Profile,
         tokens: &[HeldToken],
         grant: Option<&Grant>,
-    ) -> Result<Option<Revision>, RepositoryError> {
+        writer: Writer,
+    ) -> Result<(Committed, Revision), RepositoryError> {
         let sealed = self.seal(key, expected, profile, tokens, grant);
-        self.commit_sealed(key, expected, &sealed).await
+        let committed = self.store.commit(key, expected, &sealed, writer).await?;
+        Ok((committed, sealed.revision))
     }
 
     /// Seals a connection as the successor of `expected`, without storing it. Committing one sealed value again after
@@ -157,17 +173,15 @@ impl Repository {
         }
     }
 
-    /// Stores what [`Repository::seal`] made. `None` when the stored revision is not `expected`.
+    /// Stores what [`Repository::seal`] made.
     pub async fn commit_sealed(
         &self,
         key: &ConnectionKey,
         expected: Option<Revision>,
         sealed: &StoredConnection,
-    ) -> Result<Option<Revision>, RepositoryError> {
-        match self.store.commit(key, expected, sealed).await? {
-            Committed::Done => Ok(Some(sealed.revision)),
-            Committed::Conflict => Ok(None),
-        }
+        writer: Writer,
+    ) -> Result<Committed, RepositoryError> {
+        Ok(self.store.commit(key, expected, sealed, writer).await?)
     }
 
     /// Destroys a connection. False when there was none.

@@ -23,6 +23,8 @@ pub enum Kind {
     AdminConsentSession,
     /// A grant that waits for its connect session to be confirmed.
     Redeemed,
+    /// That an authority asked to be left alone.
+    Hold,
 }
 
 impl Kind {
@@ -32,6 +34,7 @@ impl Kind {
             Kind::State => "state",
             Kind::AdminConsentSession => "consent",
             Kind::Redeemed => "redeemed",
+            Kind::Hold => "hold",
         }
     }
 

@@ -19,6 +19,7 @@
 //! and linked into place once it holds its meta row, so a file without one was never finished or is damaged, and is
 //! refused: an empty store must never pass for a lost one.
 
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -36,7 +37,8 @@ use redb::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Committed, ConnectionPage, MAX_PAGE, Revision, Store, StoreError, StoredConnection, keyspace, record,
+    Change, Committed, ConnectionPage, Due, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, Revision, Store,
+    StoreError, StoredConnection, Writer as By, keyspace, record,
 };
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::random::{Random, random_bytes};
@@ -52,6 +54,14 @@ const CONNECTIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("conn
 const PENDING: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("pending");
 /// Key: when it expires, in order, then the id.
 const EXPIRY: TableDefinition<'_, &[u8], ()> = TableDefinition::new("pending_expiry");
+
+/// What a lease's holder began with it and is not known to have ended: its nonce, and 1 behind it when the one before was
+/// not settled either. The leases themselves are this process's alone, and end with it.
+const BEGUN: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("begun");
+/// Key: shard, instant in order, connection.
+const DUE: TableDefinition<'_, &[u8], ()> = TableDefinition::new("due");
+/// When each connection is due, and when it was used (0: not known).
+const SCHEDULE: TableDefinition<'_, &str, (i64, i64)> = TableDefinition::new("schedule");
 
 const META_ROW: &str = "store";
 /// The layout of the tables; a file with another one is refused.
@@ -130,6 +140,7 @@ impl EmbeddedStore {
             open,
             identity,
             clock: Arc::clone(&clock),
+            leases: Leases::default(),
             pause: None,
         };
         let writer = std::thread::Builder::new()
@@ -201,6 +212,11 @@ impl Store for EmbeddedStore {
         })
     }
 
+    /// The file carries its own name, and another one is refused at the start.
+    fn adopt(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.ping()
+    }
+
     fn load<'a>(
         &'a self,
         key: &'a ConnectionKey,
@@ -227,6 +243,7 @@ impl Store for EmbeddedStore {
         key: &'a ConnectionKey,
         expected: Option<Revision>,
         connection: &'a StoredConnection,
+        writer: By,
     ) -> BoxFuture<'a, Result<Committed, StoreError>> {
         const DOING: &str = "committing a connection";
         Box::pin(async move {
@@ -236,10 +253,111 @@ impl Store for EmbeddedStore {
                 expected,
                 revision: connection.revision,
                 record,
+                writer,
             };
-            let done = self.write(DOING, work).await?.happened();
-            Ok(if done { Committed::Done } else { Committed::Conflict })
+            match self.write(DOING, work).await? {
+                Answer::Committed(committed) => Ok(committed),
+                Answer::Happened(_) | Answer::Taken(_) | Answer::Lease(_) => Ok(Committed::Conflict),
+            }
         })
+    }
+
+    fn take_lease<'a>(
+        &'a self,
+        of: LeaseOf<'a>,
+        nonce: LeaseNonce,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<LeaseAnswer, StoreError>> {
+        Box::pin(async move {
+            let work = Work::TakeLease { of: lease_key(of), nonce, ttl };
+            match self.write("taking a lease", work).await? {
+                Answer::Lease(answer) => Ok(answer),
+                Answer::Happened(_) | Answer::Taken(_) | Answer::Committed(_) => {
+                    Ok(LeaseAnswer::Theirs { left: Duration::ZERO })
+                }
+            }
+        })
+    }
+
+    fn extend_lease<'a>(
+        &'a self,
+        of: LeaseOf<'a>,
+        nonce: LeaseNonce,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move {
+            let work = Work::ExtendLease { of: lease_key(of), nonce, ttl };
+            Ok(self.write("prolonging a lease", work).await?.happened())
+        })
+    }
+
+    fn release_lease<'a>(
+        &'a self,
+        of: LeaseOf<'a>,
+        nonce: LeaseNonce,
+        settled: bool,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let work = Work::ReleaseLease { of: lease_key(of), nonce, settled };
+            self.write("giving a lease back", work).await?;
+            Ok(())
+        })
+    }
+
+    fn schedule<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+        due_at: Option<Timestamp>,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let work = Work::Schedule { key: key.clone(), due_at };
+            self.write("scheduling a connection", work).await?;
+            Ok(())
+        })
+    }
+
+    fn due(&self, shard: u8, until: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<Due>, StoreError>> {
+        const DOING: &str = "asking what is due";
+        let limit = limit.min(MAX_PAGE);
+        Box::pin(self.read(DOING, move |transaction| {
+            let table = transaction.open_table(DUE)?;
+            let schedule = transaction.open_table(SCHEDULE)?;
+            let start = [shard];
+            let end = due_key(shard, until.plus(Duration::from_millis(1)), "");
+            let mut found = Vec::new();
+            for row in table.range::<&[u8]>(&start[..]..end.as_slice())?.take(limit) {
+                let row = row?.0;
+                let name = row.value().get(9..).and_then(|name| std::str::from_utf8(name).ok());
+                let Some(key) = name.and_then(keyspace::parse_key) else {
+                    return Ok(Err(StoreError::corrupt(DOING, "the schedule holds what is no connection")));
+                };
+                let Some(times) = schedule.get(key.to_string().as_str())?.map(|row| row.value()) else {
+                    continue;
+                };
+                found.push(Due {
+                    key,
+                    due_at: Timestamp::from_unix_millis(times.0),
+                    used_at: (times.1 != 0).then(|| Timestamp::from_unix_millis(times.1)),
+                });
+            }
+            Ok(Ok(found))
+        }))
+    }
+
+    fn mark_used<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+        at: Timestamp,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let work = Work::MarkUsed { key: key.clone(), at };
+            self.write("noting that a connection is used", work).await?;
+            Ok(())
+        })
+    }
+
+    fn next_change(&self) -> BoxFuture<'_, Change> {
+        Box::pin(std::future::pending())
     }
 
     fn delete<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<bool, StoreError>> {
@@ -313,7 +431,7 @@ impl Store for EmbeddedStore {
             let work = Work::TakePending { id: id.to_owned() };
             match self.write("taking a pending record", work).await? {
                 Answer::Taken(sealed) => Ok(Some(sealed)),
-                Answer::Happened(_) => Ok(None),
+                Answer::Happened(_) | Answer::Committed(_) | Answer::Lease(_) => Ok(None),
             }
         })
     }
@@ -347,7 +465,12 @@ struct Job {
 
 enum Work {
     Ping,
-    Commit { key: String, expected: Option<Revision>, revision: Revision, record: Vec<u8> },
+    Commit { key: String, expected: Option<Revision>, revision: Revision, record: Vec<u8>, writer: By },
+    TakeLease { of: String, nonce: LeaseNonce, ttl: Duration },
+    ExtendLease { of: String, nonce: LeaseNonce, ttl: Duration },
+    ReleaseLease { of: String, nonce: LeaseNonce, settled: bool },
+    Schedule { key: ConnectionKey, due_at: Option<Timestamp> },
+    MarkUsed { key: ConnectionKey, at: Timestamp },
     Delete { key: String },
     PutPending { id: String, sealed: Vec<u8>, expires_at: Timestamp },
     TakePending { id: String },
@@ -357,11 +480,35 @@ enum Work {
 enum Answer {
     Happened(bool),
     Taken(Vec<u8>),
+    Committed(Committed),
+    Lease(LeaseAnswer),
 }
 
 impl Answer {
     fn happened(&self) -> bool {
         matches!(self, Answer::Happened(true) | Answer::Taken(_))
+    }
+}
+
+/// The leases of this process: who holds what, and until when by monotonic time.
+#[derive(Default)]
+struct Leases(HashMap<String, (LeaseNonce, Duration)>);
+
+impl Leases {
+    fn holder(&self, of: &str, now: Duration) -> Option<(LeaseNonce, Duration)> {
+        self.0.get(of).filter(|(_, until)| *until > now).copied()
+    }
+
+    fn is(&self, of: &str, nonce: LeaseNonce, now: Duration) -> bool {
+        self.holder(of, now).is_some_and(|(holder, _)| holder == nonce)
+    }
+}
+
+/// A lease's name; no connection's has no colon.
+fn lease_key(of: LeaseOf<'_>) -> String {
+    match of {
+        LeaseOf::Connection(key) => keyspace::embedded_record(key),
+        LeaseOf::Sweep(shard) => format!("sweep-{shard}"),
     }
 }
 
@@ -374,6 +521,7 @@ struct Writer {
     open: OpenDatabase,
     identity: StoreIdentity,
     clock: Arc<dyn Clock>,
+    leases: Leases,
     /// Why the file could not be opened anew, and when to try again.
     pause: Option<(StoreError, Duration)>,
 }
@@ -396,12 +544,13 @@ impl Writer {
             refuse(batch, &error);
             return;
         }
-        let now = self.clock.now();
+        let now = Now { wall: self.clock.now(), monotonic: self.clock.monotonic() };
         let applied = {
             let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+            let leases = &mut self.leases;
             // redb panics where it finds its own file inconsistent; that must not leave callers without an answer.
             catch_unwind(AssertUnwindSafe(|| match &*database {
-                Some(database) => apply(database, &batch, now).map_err(|error| error.to_string()),
+                Some(database) => apply(database, &batch, now, leases).map_err(|error| error.to_string()),
                 None => Err(CLOSED.to_owned()),
             }))
             .unwrap_or_else(|_| Err("writing the file panicked".to_owned()))
@@ -480,17 +629,18 @@ fn refuse(batch: Vec<Job>, error: &StoreError) {
 fn apply(
     database: &Database,
     batch: &[Job],
-    now: Timestamp,
+    now: Now,
+    leases: &mut Leases,
 ) -> Result<Vec<Result<Answer, StoreError>>, redb::Error> {
     // Durability::Immediate is the default: `commit` returns once the file is synced.
     let transaction = database.begin_write()?;
     let mut changed = false;
     let mut answers = Vec::with_capacity(batch.len());
     for job in batch {
-        answers.push(apply_one(&transaction, job, now, &mut changed)?);
+        answers.push(apply_one(&transaction, job, now, leases, &mut changed)?);
     }
     if changed {
-        purge(&transaction, now)?;
+        purge(&transaction, now.wall)?;
         transaction.commit()?;
     } else {
         transaction.abort()?;
@@ -498,34 +648,110 @@ fn apply(
     Ok(answers)
 }
 
+/// One moment, by both clocks.
+#[derive(Clone, Copy)]
+struct Now {
+    wall: Timestamp,
+    monotonic: Duration,
+}
+
 fn apply_one(
     transaction: &WriteTransaction,
     job: &Job,
-    now: Timestamp,
+    now: Now,
+    leases: &mut Leases,
     changed: &mut bool,
 ) -> Result<Result<Answer, StoreError>, redb::Error> {
     let happened = match &job.work {
         Work::Ping => true,
-        Work::Commit { key, expected, revision, record } => {
+        Work::TakeLease { of, nonce, ttl } => {
+            if let Some((_, until)) = leases.holder(of, now.monotonic).filter(|(holder, _)| holder != nonce) {
+                let left = until.saturating_sub(now.monotonic);
+                return Ok(Ok(Answer::Lease(LeaseAnswer::Theirs { left })));
+            }
+            let mut begun = transaction.open_table(BEGUN)?;
+            let before = begun.get(of.as_str())?.map(|row| row.value().to_vec());
+            let unsettled = match before {
+                Some(before) if before.starts_with(&nonce.0) => before.ends_with(&[1]),
+                Some(_) => true,
+                None => false,
+            };
+            let mut row = nonce.0.to_vec();
+            row.push(u8::from(unsettled));
+            begun.insert(of.as_str(), row.as_slice())?;
+            leases.0.insert(of.clone(), (*nonce, now.monotonic.saturating_add(*ttl)));
+            *changed = true;
+            return Ok(Ok(Answer::Lease(LeaseAnswer::Mine { unsettled })));
+        }
+        Work::ExtendLease { of, nonce, ttl } => {
+            let ours = leases.is(of, *nonce, now.monotonic);
+            if ours {
+                leases.0.insert(of.clone(), (*nonce, now.monotonic.saturating_add(*ttl)));
+            }
+            ours
+        }
+        Work::ReleaseLease { of, nonce, settled } => {
+            let ours = leases.is(of, *nonce, now.monotonic);
+            if ours {
+                leases.0.remove(of);
+            }
+            let mut begun = transaction.open_table(BEGUN)?;
+            if *settled && begun.get(of.as_str())?.is_some_and(|row| row.value().starts_with(&nonce.0)) {
+                begun.remove(of.as_str())?;
+                *changed = true;
+            }
+            ours
+        }
+        Work::Schedule { key, due_at } => {
+            *changed |= schedule(transaction, key, *due_at)?;
+            true
+        }
+        Work::MarkUsed { key, at } => {
+            let mut table = transaction.open_table(SCHEDULE)?;
+            let name = key.to_string();
+            let before = table.get(name.as_str())?.map(|row| row.value());
+            if let Some((due, used)) = before
+                && used < at.unix_millis()
+            {
+                table.insert(name.as_str(), (due, at.unix_millis()))?;
+                *changed = true;
+            }
+            true
+        }
+        Work::Commit { key, expected, revision, record, writer } => {
             let mut table = transaction.open_table(CONNECTIONS)?;
             let stored = table.get(key.as_str())?.map(|row| record::decode_revision(job.doing, row.value()));
             let stored = match stored.transpose() {
                 Ok(stored) => stored,
                 Err(error) => return Ok(Err(error)),
             };
-            if stored.as_ref() == Some(revision) {
-                true // this very commit, whose answer was lost
-            } else if stored == *expected {
-                table.insert(key.as_str(), record.as_slice())?;
-                *changed = true;
-                true
-            } else {
-                false
-            }
+            let holder = leases.holder(key, now.monotonic).map(|(nonce, _)| nonce);
+            let committed = match writer {
+                _ if stored.as_ref() == Some(revision) => Committed::Done, // this very commit, whose answer was lost
+                By::Lease(nonce) if holder.is_some_and(|holder| holder != *nonce) => Committed::Fenced,
+                _ if stored != *expected => Committed::Conflict,
+                _ => {
+                    table.insert(key.as_str(), record.as_slice())?;
+                    if !matches!(writer, By::Operator) {
+                        transaction.open_table(BEGUN)?.remove(key.as_str())?;
+                    }
+                    if matches!(writer, By::Lease(_)) {
+                        leases.0.remove(key); // ours, or nobody's
+                    }
+                    *changed = true;
+                    Committed::Done
+                }
+            };
+            return Ok(Ok(Answer::Committed(committed)));
         }
         Work::Delete { key } => {
             let removed = transaction.open_table(CONNECTIONS)?.remove(key.as_str())?.is_some();
             *changed |= removed;
+            *changed |= transaction.open_table(BEGUN)?.remove(key.as_str())?.is_some();
+            leases.0.remove(key);
+            if let Some(key) = keyspace::parse_key(key) {
+                *changed |= schedule(transaction, &key, None)?;
+            }
             removed
         }
         Work::PutPending { id, sealed, expires_at } => {
@@ -533,7 +759,7 @@ fn apply_one(
             *changed = true;
             true
         }
-        Work::TakePending { id } => match live_pending(transaction, job.doing, id, now)? {
+        Work::TakePending { id } => match live_pending(transaction, job.doing, id, now.wall)? {
             Ok(Some(sealed)) => {
                 remove_pending(transaction, id)?;
                 *changed = true;
@@ -543,7 +769,7 @@ fn apply_one(
             Err(error) => return Ok(Err(error)),
         },
         Work::SwapPending { id, expected, sealed, expires_at } => {
-            match live_pending(transaction, job.doing, id, now)? {
+            match live_pending(transaction, job.doing, id, now.wall)? {
                 Ok(Some(stored)) if stored == *sealed => true, // this very swap, whose answer was lost
                 Ok(Some(stored)) if stored == *expected => {
                     put_pending(transaction, id, sealed, *expires_at)?;
@@ -556,6 +782,33 @@ fn apply_one(
         }
     };
     Ok(Ok(Answer::Happened(happened)))
+}
+
+/// Puts a connection where it is due, or takes it out of the schedule. False when it was not in it, and is not.
+fn schedule(
+    transaction: &WriteTransaction,
+    key: &ConnectionKey,
+    due_at: Option<Timestamp>,
+) -> Result<bool, redb::Error> {
+    let (name, shard) = (key.to_string(), keyspace::shard(key));
+    let mut table = transaction.open_table(SCHEDULE)?;
+    let before = table.remove(name.as_str())?.map(|row| row.value());
+    let mut due = transaction.open_table(DUE)?;
+    if let Some((at, _)) = before {
+        due.remove(due_key(shard, Timestamp::from_unix_millis(at), &name).as_slice())?;
+    }
+    if let Some(at) = due_at {
+        table.insert(name.as_str(), (at.unix_millis(), before.map_or(0, |(_, used)| used)))?;
+        due.insert(due_key(shard, at, &name).as_slice(), ())?;
+    }
+    Ok(before.is_some() || due_at.is_some())
+}
+
+/// The key under which what is due is found, in order of time within its shard.
+fn due_key(shard: u8, at: Timestamp, name: &str) -> Vec<u8> {
+    let mut key = vec![shard];
+    key.extend_from_slice(&expiry_key(at, name));
+    key
 }
 
 /// A pending record as it is stored: when it expires, then the sealed bytes.
@@ -831,7 +1084,7 @@ mod tests {
         let store = open(&inner).expect("opens");
         let identity = store.identity();
         let stored = connection(1, 1);
-        let done = store.commit(&key("app", "user"), None, &stored).await.expect("serves");
+        let done = store.commit(&key("app", "user"), None, &stored, By::SignIn).await.expect("serves");
         assert_eq!(done, Committed::Done);
         suite::put(&store, "session", b"kept", Duration::from_secs(60)).await.expect("serves");
         drop(store);
@@ -906,7 +1159,7 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(20)).await;
         for generation in 0..4 {
             let key = key("app", &format!("user-{generation}"));
-            store.commit(&key, None, &connection(1, 1)).await.expect("serves");
+            store.commit(&key, None, &connection(1, 1), By::SignIn).await.expect("serves");
         }
         let database = store.database.read().expect("not poisoned");
         let transaction = database.as_ref().expect("open").begin_read().expect("reads");
@@ -969,16 +1222,21 @@ mod tests {
         let store = Arc::new(EmbeddedStore::start(open, RealClock::shared()).expect("opens"));
         let (first, second) = (connection(1, 1), connection(2, 2));
         let key = key("app", "user");
-        assert_eq!(store.commit(&key, None, &first).await.expect("serves"), Committed::Done);
+        assert_eq!(store.commit(&key, None, &first, By::SignIn).await.expect("serves"), Committed::Done);
 
         broken.store(true, Ordering::SeqCst);
-        let error = store.commit(&key, Some(first.revision), &second).await.expect_err("the disk is full");
+        let error = store
+            .commit(&key, Some(first.revision), &second, By::SignIn)
+            .await
+            .expect_err("the disk is full");
         assert!(
             matches!(&error, StoreError::Unavailable { doing: "committing a connection", .. }),
             "{error}"
         );
-        let (commit, taken) =
-            tokio::join!(store.commit(&key, Some(first.revision), &second), store.take_pending("x"));
+        let (commit, taken) = tokio::join!(
+            store.commit(&key, Some(first.revision), &second, By::SignIn),
+            store.take_pending("x")
+        );
         assert!(commit.is_err() && taken.is_err(), "lost is an error, never not found");
         assert!(store.ping().await.is_err());
 
@@ -989,7 +1247,7 @@ mod tests {
             assert!(clock.monotonic() - start < REOPEN_PAUSE * 2, "it heals by itself");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let repeated = store.commit(&key, Some(first.revision), &second).await.expect("serves");
+        let repeated = store.commit(&key, Some(first.revision), &second, By::SignIn).await.expect("serves");
         assert_eq!(repeated, Committed::Done, "whether or not the failed one reached the disk");
         assert_eq!(store.load(&key).await.expect("serves"), Some(second));
     }
@@ -1016,7 +1274,7 @@ mod tests {
                 let mut before = store.load(&key).await.expect("serves").map(|stored| stored.revision);
                 for generation in before.map_or(1, |before| before.generation + 1).. {
                     let next = connection(generation, u128::from(generation));
-                    let committed = store.commit(&key, before, &next).await.expect("serves");
+                    let committed = store.commit(&key, before, &next, By::SignIn).await.expect("serves");
                     assert_eq!(committed, Committed::Done);
                     say(&format!("acknowledged {user} {generation}"));
                     before = Some(next.revision);

@@ -10,7 +10,14 @@
 //! |---|---|
 //! | `tokenward:{app:connection}` | a record ([`super::record`]) |
 //! | `tokenward:index:{app}` | the names of an app's connections: a sorted set, all scores 0, ordered by bytes |
+//! | `tokenward:lease:{app:connection}` | the nonce of whoever may refresh the connection, with its time to live |
+//! | `tokenward:intent:{app:connection}` | the nonce of whoever began to, until it is known how that ended |
+//! | `tokenward:due:{sweep-N}` | one shard of the connections by the instant at which they are due: a sorted set |
+//! | `tokenward:used:{sweep-N}` | the same by when they were last used |
 //! | `tokenward:pending:{id}` | a pending record, with its time to live |
+//! | `tokenward:identity` | which store this is |
+//!
+//! and `tokenward:changes` is the channel on which each change of a connection is told.
 //!
 //! The braces are Redis Cluster's hash tag: only what is within decides the slot. No name can hold a brace, so nobody
 //! can move a key to another slot, or one name's key onto another's.
@@ -28,6 +35,7 @@
 //!   very connection. Every later commit adds the name again (it costs nothing: both go out in one round trip), so such
 //!   a connection is missing in lists until its next refresh, and is served all the while.
 
+use super::{LeaseOf, SWEEP_SHARDS};
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 
 /// What all keys in Redis begin with.
@@ -36,6 +44,49 @@ pub const PREFIX: &str = "tokenward:";
 /// The key of a connection's record in Redis.
 pub fn redis_record(key: &ConnectionKey) -> String {
     format!("{PREFIX}{{{}:{}}}", key.app, key.connection)
+}
+
+/// The keys of a lease in Redis, and of what its holder began. A connection's share the slot of its record.
+pub fn redis_lease(of: LeaseOf<'_>) -> (String, String) {
+    let tag = match of {
+        LeaseOf::Connection(key) => key.to_string(),
+        LeaseOf::Sweep(shard) => sweep_tag(shard),
+    };
+    (format!("{PREFIX}lease:{{{tag}}}"), format!("{PREFIX}intent:{{{tag}}}"))
+}
+
+/// The keys of a shard's sorted sets in Redis: by when connections are due, and by when they were used.
+pub fn redis_due(shard: u8) -> (String, String) {
+    let tag = sweep_tag(shard);
+    (format!("{PREFIX}due:{{{tag}}}"), format!("{PREFIX}used:{{{tag}}}"))
+}
+
+/// No connection's tag: those have a colon.
+fn sweep_tag(shard: u8) -> String {
+    format!("sweep-{shard}")
+}
+
+/// The key of the store's own name in Redis.
+pub const REDIS_IDENTITY: &str = "tokenward:identity";
+
+/// The channel on which changes are told.
+pub const REDIS_CHANGES: &str = "tokenward:changes";
+
+/// The shard that a connection's due time is kept in: FNV-1a over its key, the same in every version and process.
+pub fn shard(key: &ConnectionKey) -> u8 {
+    let hash = key.to_string().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    u8::try_from((hash >> 32) % u64::from(SWEEP_SHARDS)).expect("there are fewer shards than a byte counts")
+}
+
+/// Reads `app:connection` back.
+pub fn parse_key(text: &str) -> Option<ConnectionKey> {
+    let (app, connection) = text.split_once(':')?;
+    Some(ConnectionKey {
+        app: AppName::parse(app).ok()?,
+        connection: ConnectionName::parse(connection).ok()?,
+    })
 }
 
 /// The key of an app's index in Redis.
@@ -98,6 +149,10 @@ mod tests {
         let connection = ConnectionName::parse("team-a/user:7").expect("a name");
         let key = ConnectionKey { app: app("outlook"), connection };
         assert_eq!(redis_record(&key), "tokenward:{outlook:team-a/user:7}");
+        assert_eq!(redis_lease(LeaseOf::Connection(&key)).0, "tokenward:lease:{outlook:team-a/user:7}");
+        assert_eq!(redis_lease(LeaseOf::Sweep(3)).0, "tokenward:lease:{sweep-3}");
+        assert_eq!(redis_due(3).0, "tokenward:due:{sweep-3}");
+        assert_eq!((shard(&key), parse_key(&key.to_string())), (13, Some(key.clone())));
         assert_eq!(redis_index(&key.app), "tokenward:index:{outlook}");
         assert_eq!(redis_pending("abc"), "tokenward:pending:{abc}");
         assert_eq!(embedded_record(&key), "outlook:team-a/user:7");

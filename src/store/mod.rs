@@ -3,10 +3,11 @@
 //! May know: `domain`'s names and times, and its own engine. Cannot open a record and never needs to.
 //!
 //! Invariants:
-//! 1. A commit happens exactly when the stored revision equals the expected one, in one atomic step (I5).
+//! 1. A commit happens exactly when the stored revision equals the expected one and nobody else holds the lease, in one
+//!    atomic step (I5).
 //! 2. What was acknowledged is durable as far as the engine's own promise goes (SEMANTICS.md).
 //! 3. A pending record is taken at most once, whoever asks, from wherever (I10).
-//! 4. A lost or refused store is an error, never "not found".
+//! 4. A lost or refused store is an error, never "not found"; so is one that is not the one that was there before.
 //!
 //! The one hard problem: an answer that did not come. Every operation here is safe to repeat.
 
@@ -50,12 +51,85 @@ pub struct StoredConnection {
 }
 
 /// What became of a commit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Committed {
     /// It is stored.
     Done,
     /// The stored revision was another one (or there was none, or one where none was expected): nothing changed.
     Conflict,
+    /// Somebody else holds the connection's lease: nothing changed, and once they are done it may be tried again.
+    Fenced,
+}
+
+/// The random value that names one holding of a lease. A commit carries it, so that a holder whose lease has passed to
+/// somebody else loses; a counter would not do, since a failover can hand the same number out twice.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LeaseNonce(pub [u8; 16]);
+
+impl std::fmt::Debug for LeaseNonce {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LeaseNonce({:02x}{:02x}…)", self.0[0], self.0[1])
+    }
+}
+
+/// What a lease is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LeaseOf<'a> {
+    /// The right to refresh one connection.
+    Connection(&'a ConnectionKey),
+    /// The right to work off one shard of what is due ([`Store::due`]).
+    Sweep(u8),
+}
+
+/// The answer to an attempt at a lease. (The third one, that the store cannot be reached, is the error.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseAnswer {
+    /// Ours, until its time to live has passed since it was asked for.
+    Mine {
+        /// An earlier holder began to use the grant, and nobody ever learnt how that ended.
+        unsettled: bool,
+    },
+    /// Someone else's, for so long at the most.
+    Theirs {
+        /// What is left of it.
+        left: Duration,
+    },
+}
+
+/// On whose word a commit is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writer {
+    /// The holder of the connection's lease: refused with [`Committed::Fenced`] while somebody else holds it. When it is
+    /// stored, the lease is given back and what its holder began is settled.
+    Lease(LeaseNonce),
+    /// A user's sign-in. It needs no lease, for it uses no grant: it brings one, and nothing that was begun with the one
+    /// before matters any more.
+    SignIn,
+    /// An operator's act, which leaves the grant and whatever is under way as they are.
+    Operator,
+}
+
+/// A connection whose time to be looked at has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    /// Which.
+    pub key: ConnectionKey,
+    /// Since when.
+    pub due_at: Timestamp,
+    /// When it was last noted that somebody used it ([`Store::mark_used`]).
+    pub used_at: Option<Timestamp>,
+}
+
+/// What is due is kept in this many shards, so that replicas can share the work.
+pub const SWEEP_SHARDS: u8 = 16;
+
+/// What another process did to the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// This connection was committed or deleted, or its lease was given back.
+    Connection(ConnectionKey),
+    /// Changes may have been missed: anything may be another than it was.
+    Missed,
 }
 
 /// A page of connections, ordered by name.
@@ -109,6 +183,10 @@ pub trait Store: Send + Sync {
     /// Answers once the store can serve.
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 
+    /// An operator's word that what is there now is the store, though it is not the one that was there before. Where that
+    /// cannot happen, nothing.
+    fn adopt(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+
     /// Looks a connection up.
     fn load<'a>(
         &'a self,
@@ -118,14 +196,63 @@ pub trait Store: Send + Sync {
     /// Looks only a connection's revision up: cheaper than [`Store::load`], for checking what is held in memory.
     fn revision<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<Option<Revision>, StoreError>>;
 
-    /// Stores a connection if its stored revision is `expected` (`None`: if there is none). Repeating a commit whose
-    /// answer was lost says [`Committed::Done`] when the stored revision is already the new one.
+    /// Stores a connection if its stored revision is `expected` (`None`: if there is none) and nobody but `writer` holds
+    /// its lease, in one step. Repeating a commit whose answer was lost says [`Committed::Done`] when the stored revision
+    /// is already the new one.
     fn commit<'a>(
         &'a self,
         key: &'a ConnectionKey,
         expected: Option<Revision>,
         connection: &'a StoredConnection,
+        writer: Writer,
     ) -> BoxFuture<'a, Result<Committed, StoreError>>;
+
+    /// Tries to take a lease for `ttl`. Repeating it with the same nonce says the same.
+    fn take_lease<'a>(
+        &'a self,
+        of: LeaseOf<'a>,
+        nonce: LeaseNonce,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<LeaseAnswer, StoreError>>;
+
+    /// Prolongs a lease to `ttl` from now. False, and nothing changed, when it is not ours any more.
+    fn extend_lease<'a>(
+        &'a self,
+        of: LeaseOf<'a>,
+        nonce: LeaseNonce,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>>;
+
+    /// Gives a lease back; nothing happens when it is not ours any more. Not `settled`: what we began with it may have had
+    /// an effect that nobody knows, and the next holder is told ([`LeaseAnswer::Mine`]).
+    fn release_lease<'a>(
+        &'a self,
+        of: LeaseOf<'a>,
+        nonce: LeaseNonce,
+        settled: bool,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Says when a connection is to be looked at next; with `None`, never. Not atomic with anything: what is due is a
+    /// hint, and whoever follows it looks at the connection itself.
+    fn schedule<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+        due_at: Option<Timestamp>,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Connections of one shard (0 to [`SWEEP_SHARDS`]) that are due at `until`, longest due first.
+    fn due(&self, shard: u8, until: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<Due>, StoreError>>;
+
+    /// Notes that a connection was used; an earlier instant than the one noted changes nothing.
+    fn mark_used<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+        at: Timestamp,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Waits for the next thing that another process did. Never, where no other can ([`Store::is_shared`]). For one
+    /// listener; nothing is lost when it stops waiting and begins again, and what is lost on the way is said.
+    fn next_change(&self) -> BoxFuture<'_, Change>;
 
     /// Destroys a connection, whatever its revision. False when there was none.
     fn delete<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<bool, StoreError>>;

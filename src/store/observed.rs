@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Committed, ConnectionPage, Revision, Store, StoreError, StoredConnection};
+use super::{
+    Change, Committed, ConnectionPage, Due, LeaseAnswer, LeaseNonce, LeaseOf, Revision, Store, StoreError,
+    StoredConnection, Writer,
+};
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::{Clock, Timestamp};
@@ -57,6 +60,10 @@ impl<S: Store> Store for Observed<S> {
         self.watch("ping", self.store.ping())
     }
 
+    fn adopt(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.watch("adopt", self.store.adopt())
+    }
+
     fn load<'a>(
         &'a self,
         key: &'a ConnectionKey,
@@ -73,8 +80,61 @@ impl<S: Store> Store for Observed<S> {
         key: &'a ConnectionKey,
         expected: Option<Revision>,
         connection: &'a StoredConnection,
+        writer: Writer,
     ) -> BoxFuture<'a, Result<Committed, StoreError>> {
-        self.watch("commit", self.store.commit(key, expected, connection))
+        self.watch("commit", self.store.commit(key, expected, connection, writer))
+    }
+
+    fn take_lease<'a>(
+        &'a self,
+        of: LeaseOf<'a>,
+        nonce: LeaseNonce,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<LeaseAnswer, StoreError>> {
+        self.watch("take_lease", self.store.take_lease(of, nonce, ttl))
+    }
+
+    fn extend_lease<'a>(
+        &'a self,
+        of: LeaseOf<'a>,
+        nonce: LeaseNonce,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.watch("extend_lease", self.store.extend_lease(of, nonce, ttl))
+    }
+
+    fn release_lease<'a>(
+        &'a self,
+        of: LeaseOf<'a>,
+        nonce: LeaseNonce,
+        settled: bool,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.watch("release_lease", self.store.release_lease(of, nonce, settled))
+    }
+
+    fn schedule<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+        due_at: Option<Timestamp>,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.watch("schedule", self.store.schedule(key, due_at))
+    }
+
+    fn due(&self, shard: u8, until: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<Due>, StoreError>> {
+        self.watch("due", self.store.due(shard, until, limit))
+    }
+
+    fn mark_used<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+        at: Timestamp,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.watch("mark_used", self.store.mark_used(key, at))
+    }
+
+    /// Not reported: waiting is no operation.
+    fn next_change(&self) -> BoxFuture<'_, Change> {
+        self.store.next_change()
     }
 
     fn delete<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<bool, StoreError>> {
@@ -148,10 +208,11 @@ mod tests {
         let key = key("app", "user");
         assert_eq!(store.load(&key).await.expect("serves"), None);
         let mut stored = connection(1, 1);
-        let conflict = store.commit(&key, Some(stored.revision), &stored).await.expect("serves");
+        let conflict =
+            store.commit(&key, Some(stored.revision), &stored, Writer::SignIn).await.expect("serves");
         assert_eq!(conflict, Committed::Conflict);
         stored.grant = vec![0; super::super::record::MAX_FIELD + 1];
-        assert!(store.commit(&key, None, &stored).await.is_err());
+        assert!(store.commit(&key, None, &stored, Writer::SignIn).await.is_err());
         let seen = seen.0.lock().expect("not poisoned");
         assert_eq!(*seen, [("load", false), ("commit", false), ("commit", true)]);
         assert!(!store.is_shared());

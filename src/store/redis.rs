@@ -23,11 +23,14 @@
 //! **Access.** [`REDIS_COMMANDS`] is everything this store ever sends:
 //!
 //! ```text
-//! user tokenward on >PASSWORD ~tokenward:* resetchannels -@all +auth +select +client|setname +role +get +getrange
-//!   +set +getdel +del +exists +zadd +zrem +zrangebylex +evalsha +script|load +wait
+//! user tokenward on >PASSWORD ~tokenward:* resetchannels &tokenward:* -@all +auth +select +client|setname +role +get
+//!   +getrange +set +getdel +del +exists +pttl +zadd +zrem +zscore +zrangebylex +zrangebyscore +evalsha +script|load
+//!   +wait +publish +subscribe
 //! ```
 
+mod changes;
 mod connection;
+mod identity;
 mod replication;
 mod scripts;
 mod sentinel;
@@ -37,6 +40,7 @@ mod sentinel_tests;
 mod tests;
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,10 +48,12 @@ use ::redis::aio::MultiplexedConnection;
 use ::redis::{RedisError, RedisResult};
 use zeroize::Zeroizing;
 
+use self::changes::Changes;
 use self::connection::{Link, Live, Verdict, check_master, client_config, describe};
 pub use self::sentinel::Sentinels;
 use super::{
-    Committed, ConnectionPage, MAX_PAGE, Revision, Store, StoreError, StoredConnection, keyspace, record,
+    Change, Committed, ConnectionPage, Due, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, Revision, Store,
+    StoreError, StoredConnection, Writer, keyspace, record,
 };
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::random::Random;
@@ -66,12 +72,17 @@ pub const REDIS_COMMANDS: &[&str] = &[
     "getdel",
     "del",
     "exists",
+    "pttl",
     "zadd",
     "zrem",
+    "zscore",
     "zrangebylex",
+    "zrangebyscore",
     "evalsha",
     "script|load",
     "wait",
+    "publish",
+    "subscribe",
 ];
 
 /// How many records are asked for in one go while listing: bounds how long others wait behind them on the connection.
@@ -131,6 +142,8 @@ pub struct RedisConfig {
     pub password: Option<PasswordSource>,
     /// What `CLIENT LIST` shows; no blanks.
     pub client_name: String,
+    /// Where it is remembered which store this is, beyond this process.
+    pub identity_file: Option<PathBuf>,
     /// How long making a connection may take: name, TCP, TLS and the greeting.
     pub connect_timeout: Duration,
     /// How long one command may take before its connection counts as dead.
@@ -163,6 +176,7 @@ impl RedisConfig {
             username: None,
             password: None,
             client_name: "tokenward".to_owned(),
+            identity_file: None,
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_millis(500),
             operation_timeout: Duration::from_secs(1),
@@ -175,6 +189,7 @@ impl RedisConfig {
 /// A store in Redis.
 pub struct RedisStore {
     link: Link,
+    changes: Changes,
 }
 
 impl RedisStore {
@@ -191,7 +206,8 @@ impl RedisStore {
                 .and_then(|tls| client_config(&tls))
                 .map_err(|cause| StoreError::unavailable("preparing TLS to Redis", cause))?;
         }
-        Ok(RedisStore { link: Link::new(config, clock, random, tasks) })
+        let changes = Changes::new(random.as_ref());
+        Ok(RedisStore { link: Link::new(config, clock, random, tasks), changes })
     }
 
     /// Makes the next operation connect anew, with the secrets as they are then. Nothing under way is disturbed.
@@ -305,6 +321,26 @@ impl RedisStore {
         StoreError::Unavailable { doing, cause: describe(error, user) }
     }
 
+    /// Whether this still is the store that it was: only then may it say that something is not there.
+    async fn believe_absence(&self, doing: &'static str) -> Result<(), StoreError> {
+        let link = &self.link;
+        let (same, _) =
+            self.run(doing, |mut commands| async move { link.check_identity(&mut commands).await }).await?;
+        same.map_err(|cause| {
+            link.renew();
+            StoreError::Unavailable { doing, cause }
+        })
+    }
+
+    /// Runs a script that says the same when it is repeated.
+    async fn script<T: ::redis::FromRedisValue + Send>(
+        &self,
+        doing: &'static str,
+        script: &::redis::ScriptInvocation<'_>,
+    ) -> Result<(T, bool), StoreError> {
+        self.run(doing, |mut commands| async move { script.invoke_async::<T>(&mut commands).await }).await
+    }
+
     async fn index(&self, doing: &'static str, key: &ConnectionKey) -> Result<(), StoreError> {
         let add = add_to_index(key);
         self.run(doing, |mut commands| {
@@ -408,7 +444,18 @@ impl Store for RedisStore {
             role.map_err(|cause| {
                 self.link.renew();
                 StoreError::Unavailable { doing: DOING, cause }
-            })
+            })?;
+            self.believe_absence(DOING).await
+        })
+    }
+
+    fn adopt(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.link.identity().adopt();
+            self.link.retry();
+            let adopted = self.ping().await;
+            self.link.identity().adopted_or_not();
+            adopted
         })
     }
 
@@ -426,7 +473,10 @@ impl Store for RedisStore {
                     async move { get.query_async::<Option<Vec<u8>>>(&mut commands).await }
                 })
                 .await?;
-            found.map(|found| record::decode(DOING, &found)).transpose()
+            match found {
+                Some(found) => record::decode(DOING, &found).map(Some),
+                None => self.believe_absence(DOING).await.map(|()| None),
+            }
         })
     }
 
@@ -442,7 +492,10 @@ impl Store for RedisStore {
                 })
                 .await?;
             // Redis has no empty strings but those that are not there.
-            if found.is_empty() { Ok(None) } else { record::decode_revision(DOING, &found).map(Some) }
+            if found.is_empty() {
+                return self.believe_absence(DOING).await.map(|()| None);
+            }
+            record::decode_revision(DOING, &found).map(Some)
         })
     }
 
@@ -451,24 +504,34 @@ impl Store for RedisStore {
         key: &'a ConnectionKey,
         expected: Option<Revision>,
         connection: &'a StoredConnection,
+        writer: Writer,
     ) -> BoxFuture<'a, Result<Committed, StoreError>> {
         const DOING: &str = "committing a connection";
         Box::pin(async move {
             let encoded = record::encode(DOING, connection)?;
+            let expects = expected.map(|revision| record::revision_bytes(&revision).to_vec());
+            let (lease, intent) = keyspace::redis_lease(LeaseOf::Connection(key));
+            let (nonce, settles): (&[u8], u8) = match &writer {
+                Writer::Lease(nonce) => (&nonce.0, 1),
+                Writer::SignIn => (&[], 1),
+                Writer::Operator => (&[], 0),
+            };
             let mut script = scripts::COMMIT.prepare_invoke();
             script
                 .key(keyspace::redis_record(key))
-                .arg(
-                    expected
-                        .as_ref()
-                        .map(|revision| record::revision_bytes(revision).to_vec())
-                        .unwrap_or_default(),
-                )
+                .key(lease)
+                .key(intent)
+                .arg(expects.unwrap_or_default())
                 .arg(&record::revision_bytes(&connection.revision)[..])
                 .arg(&encoded[..record::REVISION_START])
-                .arg(&encoded);
+                .arg(&encoded)
+                .arg(nonce)
+                .arg(settles)
+                .arg(keyspace::REDIS_CHANGES)
+                .arg(self.changes.message(key));
             let creates = expected.is_none();
             if creates {
+                self.believe_absence(DOING).await?;
                 self.index(DOING, key).await?;
             }
             let add = add_to_index(key);
@@ -497,24 +560,158 @@ impl Store for RedisStore {
                     Ok(Committed::Done)
                 }
                 0 => Ok(Committed::Conflict),
+                2 => Ok(Committed::Fenced),
                 _ => Err(StoreError::corrupt(DOING, "what is stored is no record, or one of another format")),
             }
         })
     }
 
+    fn take_lease<'a>(
+        &'a self,
+        of: LeaseOf<'a>,
+        nonce: LeaseNonce,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<LeaseAnswer, StoreError>> {
+        Box::pin(async move {
+            let (lease, intent) = keyspace::redis_lease(of);
+            let mut script = scripts::TAKE.prepare_invoke();
+            script.key(lease).key(intent).arg(&nonce.0[..]).arg(millis(ttl));
+            let ((mine, rest), _) = self.script::<(bool, i64)>("taking a lease", &script).await?;
+            Ok(if mine {
+                LeaseAnswer::Mine { unsettled: rest == 1 }
+            } else {
+                LeaseAnswer::Theirs { left: Duration::from_millis(u64::try_from(rest).unwrap_or(0)) }
+            })
+        })
+    }
+
+    fn extend_lease<'a>(
+        &'a self,
+        of: LeaseOf<'a>,
+        nonce: LeaseNonce,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move {
+            let mut script = scripts::EXTEND.prepare_invoke();
+            script.key(keyspace::redis_lease(of).0).arg(&nonce.0[..]).arg(millis(ttl));
+            Ok(self.script("prolonging a lease", &script).await?.0)
+        })
+    }
+
+    fn release_lease<'a>(
+        &'a self,
+        of: LeaseOf<'a>,
+        nonce: LeaseNonce,
+        settled: bool,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let (lease, intent) = keyspace::redis_lease(of);
+            let told = match of {
+                LeaseOf::Connection(key) => self.changes.message(key),
+                LeaseOf::Sweep(_) => String::new(),
+            };
+            let mut script = scripts::RELEASE.prepare_invoke();
+            script.key(lease).key(intent).arg(&nonce.0[..]).arg(u8::from(settled));
+            script.arg(keyspace::REDIS_CHANGES).arg(told);
+            self.script::<i64>("giving a lease back", &script).await?;
+            Ok(())
+        })
+    }
+
+    fn schedule<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+        due_at: Option<Timestamp>,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let (due, used) = keyspace::redis_due(keyspace::shard(key));
+            let name = key.to_string();
+            let mut commands = ::redis::pipe();
+            match due_at {
+                Some(at) => {
+                    commands.cmd("ZADD").arg(due).arg(at.unix_millis()).arg(name).ignore();
+                }
+                None => {
+                    commands.cmd("ZREM").arg(due).arg(&name).ignore();
+                    commands.cmd("ZREM").arg(used).arg(&name).ignore();
+                }
+            }
+            self.run("scheduling a connection", |mut connection| {
+                let commands = &commands;
+                async move { commands.exec_async(&mut connection).await }
+            })
+            .await?;
+            Ok(())
+        })
+    }
+
+    fn due(&self, shard: u8, until: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<Due>, StoreError>> {
+        const DOING: &str = "asking what is due";
+        Box::pin(async move {
+            let (due, used) = keyspace::redis_due(shard);
+            let mut script = scripts::DUE.prepare_invoke();
+            script.key(due).key(used).arg(until.unix_millis()).arg(limit.min(MAX_PAGE));
+            let (rows, _) = self.script::<Vec<String>>(DOING, &script).await?;
+            rows.chunks_exact(3)
+                .map(|row| {
+                    let key = keyspace::parse_key(&row[0]);
+                    let instant = |text: &str| text.parse::<f64>().ok().map(|millis| millis as i64);
+                    match (key, instant(&row[1])) {
+                        (Some(key), Some(at)) => Ok(Due {
+                            key,
+                            due_at: Timestamp::from_unix_millis(at),
+                            used_at: instant(&row[2]).map(Timestamp::from_unix_millis),
+                        }),
+                        _ => Err(StoreError::corrupt(DOING, "the schedule holds what is no connection")),
+                    }
+                })
+                .collect()
+        })
+    }
+
+    fn mark_used<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+        at: Timestamp,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let (_, used) = keyspace::redis_due(keyspace::shard(key));
+            let mut add = ::redis::cmd("ZADD");
+            add.arg(used).arg("GT").arg(at.unix_millis()).arg(key.to_string());
+            self.run("noting that a connection is used", |mut commands| {
+                let add = &add;
+                async move { add.exec_async(&mut commands).await }
+            })
+            .await?;
+            Ok(())
+        })
+    }
+
+    fn next_change(&self) -> BoxFuture<'_, Change> {
+        Box::pin(self.changes.next(&self.link))
+    }
+
     fn delete<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<bool, StoreError>> {
         const DOING: &str = "deleting a connection";
         Box::pin(async move {
-            let mut delete = ::redis::cmd("DEL");
-            delete.arg(keyspace::redis_record(key));
+            let (lease, intent) = keyspace::redis_lease(LeaseOf::Connection(key));
+            let mut script = scripts::DELETE.prepare_invoke();
+            script.key(keyspace::redis_record(key)).key(lease).key(intent);
+            script.arg(keyspace::REDIS_CHANGES).arg(self.changes.message(key));
             let (removed, lost) = self
                 .write(DOING, |mut commands| {
-                    let delete = &delete;
-                    async move { delete.query_async::<bool>(&mut commands).await }
+                    let script = &script;
+                    async move { script.invoke_async::<bool>(&mut commands).await }
                 })
                 .await?;
+            if !removed {
+                self.believe_absence(DOING).await?;
+            }
             if let Err(error) = self.unindex(DOING, key).await {
                 tracing::debug!(%error, "the name of a deleted connection stays in the index until it is listed");
+            }
+            if let Err(error) = self.schedule(key, None).await {
+                tracing::debug!(%error, "a deleted connection stays in the schedule until it is due");
             }
             Ok(removed || lost)
         })
@@ -555,6 +752,9 @@ impl Store for RedisStore {
                 page.connections.truncate(limit);
                 page.next = page.connections.last().map(|(name, _)| name.clone());
             }
+            if page.connections.is_empty() {
+                self.believe_absence(DOING).await?;
+            }
             Ok(page)
         })
     }
@@ -579,15 +779,19 @@ impl Store for RedisStore {
     }
 
     fn pending<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, StoreError>> {
+        const DOING: &str = "looking a pending record up";
         Box::pin(async move {
             let mut get = ::redis::cmd("GET");
             get.arg(keyspace::redis_pending(id));
             let (found, _) = self
-                .run("looking a pending record up", |mut commands| {
+                .run(DOING, |mut commands| {
                     let get = &get;
                     async move { get.query_async::<Option<Vec<u8>>>(&mut commands).await }
                 })
                 .await?;
+            if found.is_none() {
+                self.believe_absence(DOING).await?;
+            }
             Ok(found)
         })
     }
@@ -605,6 +809,9 @@ impl Store for RedisStore {
                 .await?;
             if taken.is_none() && lost {
                 return Err(StoreError::unavailable(DOING, "the answer was lost with its connection"));
+            }
+            if taken.is_none() {
+                self.believe_absence(DOING).await?;
             }
             Ok(taken)
         })

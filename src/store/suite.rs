@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Committed, MAX_PAGE, Revision, Store, StoreError, StoredConnection};
+use super::{
+    Committed, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, Revision, SWEEP_SHARDS, Store, StoreError,
+    StoredConnection, Writer, keyspace,
+};
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::random::Random;
 use crate::domain::task::{BoxFuture, Tasks};
@@ -90,6 +93,9 @@ pub(super) async fn run(store: Arc<dyn Store>) {
     store.ping().await.expect("serves");
     commits(&*store).await;
     recreation(&*store).await;
+    leases(&*store).await;
+    fences(&*store).await;
+    schedule(&*store).await;
     one_of_many_commits(&store).await;
     pending(&*store).await;
     one_of_many_takers(&store).await;
@@ -98,38 +104,207 @@ pub(super) async fn run(store: Arc<dyn Store>) {
     oversize(&*store).await;
 }
 
+const LONG: Duration = Duration::from_secs(30);
+const MINE: LeaseAnswer = LeaseAnswer::Mine { unsettled: false };
+const UNSETTLED: LeaseAnswer = LeaseAnswer::Mine { unsettled: true };
+
+fn nonce(byte: u8) -> LeaseNonce {
+    LeaseNonce([byte; 16])
+}
+
+/// One holder at a time, whose lease ends by itself, by being given back or by being taken along with a delete; and
+/// whoever comes next is told when nobody knows what became of the one before.
+async fn leases(store: &dyn Store) {
+    let key = key("leases", "user-1");
+    for of in [LeaseOf::Connection(&key), LeaseOf::Sweep(3)] {
+        let take = async |byte, ttl| store.take_lease(of, nonce(byte), ttl).await.expect("serves");
+        let theirs = async |byte| match take(byte, LONG).await {
+            LeaseAnswer::Theirs { left } => assert!(left <= LONG && left > LONG / 2, "{left:?}"),
+            mine @ LeaseAnswer::Mine { .. } => panic!("{mine:?}"),
+        };
+        assert_eq!(take(1, LONG).await, MINE);
+        assert_eq!(take(1, LONG).await, MINE, "repeated");
+        theirs(2).await;
+        assert!(!store.extend_lease(of, nonce(2), LONG).await.expect("serves"));
+        store.release_lease(of, nonce(2), true).await.expect("serves");
+        theirs(2).await;
+        assert!(store.extend_lease(of, nonce(1), LONG).await.expect("serves"));
+        store.release_lease(of, nonce(1), true).await.expect("serves");
+        assert!(!store.extend_lease(of, nonce(1), LONG).await.expect("serves"), "given back");
+
+        // Given back without a word on how it ended, and again.
+        assert_eq!(take(2, LONG).await, MINE);
+        store.release_lease(of, nonce(2), false).await.expect("serves");
+        assert_eq!(take(3, LONG).await, UNSETTLED);
+        assert_eq!(take(3, LONG).await, UNSETTLED, "repeated");
+        store.release_lease(of, nonce(3), true).await.expect("serves");
+
+        // One whose holder died.
+        assert_eq!(take(4, Duration::from_millis(60)).await, MINE);
+        tokio::time::sleep(Duration::from_millis(90)).await;
+        assert!(!store.extend_lease(of, nonce(4), LONG).await.expect("serves"), "it has ended");
+        assert_eq!(take(5, LONG).await, UNSETTLED);
+        store.release_lease(of, nonce(4), true).await.expect("serves");
+        theirs(6).await;
+        store.release_lease(of, nonce(5), true).await.expect("serves");
+        assert_eq!(take(6, LONG).await, MINE, "settled");
+        store.release_lease(of, nonce(6), true).await.expect("serves");
+    }
+}
+
+/// What a commit makes of leases, and leases of a commit.
+async fn fences(store: &dyn Store) {
+    let key = key("fences", "user-1");
+    let of = LeaseOf::Connection(&key);
+    let states: Vec<StoredConnection> = (1..9).map(|number| connection(number, number.into())).collect();
+    let commit = async |from: usize, writer| {
+        let expected = from.checked_sub(1).map(|before| states[before].revision);
+        store.commit(&key, expected, &states[from], writer).await.expect("serves")
+    };
+    let take = async |byte| store.take_lease(of, nonce(byte), LONG).await.expect("serves");
+    assert_eq!(commit(0, Writer::SignIn).await, Committed::Done);
+
+    // The holder's commit gives the lease back and settles what it began.
+    assert_eq!(take(1).await, MINE);
+    assert_eq!(commit(1, Writer::Lease(nonce(2))).await, Committed::Fenced);
+    assert_eq!(commit(1, Writer::Lease(nonce(1))).await, Committed::Done);
+    assert_eq!(commit(1, Writer::Lease(nonce(1))).await, Committed::Done, "repeated");
+    assert_eq!(take(2).await, MINE);
+
+    // Whoever lost the lease loses, and its repeated commit is known all the same when it had been stored.
+    assert_eq!(commit(1, Writer::Lease(nonce(1))).await, Committed::Done, "it is what is stored");
+    assert_eq!(commit(2, Writer::Lease(nonce(1))).await, Committed::Fenced);
+    store.release_lease(of, nonce(2), false).await.expect("serves");
+    // Nobody holds it now: the late one's answer is the newest that there is.
+    assert_eq!(commit(2, Writer::Lease(nonce(1))).await, Committed::Done);
+    assert_eq!(take(3).await, MINE, "the commit settled it");
+
+    // An operator is not held up, and changes nothing of what is under way.
+    store.release_lease(of, nonce(3), false).await.expect("serves");
+    assert_eq!(take(4).await, UNSETTLED);
+    assert_eq!(commit(3, Writer::Operator).await, Committed::Done);
+    assert!(store.extend_lease(of, nonce(4), LONG).await.expect("serves"));
+    assert_eq!(commit(3, Writer::Lease(nonce(4))).await, Committed::Done, "it is what is stored");
+    store.release_lease(of, nonce(4), false).await.expect("serves");
+    assert_eq!(take(5).await, UNSETTLED);
+
+    // A sign-in brings another grant: what was begun with the one before does not matter.
+    assert_eq!(commit(4, Writer::SignIn).await, Committed::Done);
+    assert_eq!(commit(4, Writer::Lease(nonce(6))).await, Committed::Done, "it is what is stored");
+    assert_eq!(commit(5, Writer::Lease(nonce(6))).await, Committed::Fenced);
+    store.release_lease(of, nonce(5), false).await.expect("serves");
+    assert_eq!(take(6).await, MINE);
+
+    // A delete takes all of it along.
+    assert!(store.delete(&key).await.expect("serves"));
+    assert_eq!(commit(5, Writer::Lease(nonce(6))).await, Committed::Conflict);
+    assert_eq!(take(7).await, MINE);
+    store.release_lease(of, nonce(7), true).await.expect("serves");
+}
+
+async fn schedule(store: &dyn Store) {
+    let keys: Vec<ConnectionKey> = (0..40).map(|number| key("schedule", &format!("user-{number}"))).collect();
+    let at = Timestamp::from_unix_millis;
+    let due = async |until: i64, limit| {
+        let mut all = Vec::new();
+        for shard in 0..SWEEP_SHARDS {
+            let some = store.due(shard, at(until), limit).await.expect("serves");
+            assert!(some.iter().all(|due| keyspace::shard(&due.key) == shard));
+            assert!(some.is_sorted_by_key(|due| due.due_at));
+            all.extend(some);
+        }
+        all.sort_by_key(|due| due.due_at);
+        all
+    };
+    for (number, key) in (1_800_000_000_000..).zip(&keys) {
+        store.schedule(key, Some(at(number))).await.expect("serves");
+    }
+    let names = |found: &[super::Due]| found.iter().map(|due| due.key.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&due(1_800_000_000_009, 100).await), keys[..10]);
+    assert!(due(1_799_999_999_999, 100).await.is_empty());
+    assert!(due(1_800_000_000_039, 1).await.len() <= usize::from(SWEEP_SHARDS));
+    // Moved, used, taken out.
+    store.mark_used(&keys[0], at(7)).await.expect("serves");
+    store.mark_used(&keys[0], at(5)).await.expect("serves");
+    store.schedule(&keys[0], Some(at(1_800_000_000_500))).await.expect("serves");
+    store.schedule(&keys[1], None).await.expect("serves");
+    let later = due(1_800_000_000_500, 100).await;
+    assert_eq!(names(&later[..38]), keys[2..]);
+    assert_eq!((later[38].due_at, later[38].used_at), (at(1_800_000_000_500), Some(at(7))));
+    assert_eq!((later.len(), later[0].used_at), (39, None));
+    // A delete takes a connection out.
+    store.delete(&keys[2]).await.expect("serves");
+    assert_eq!(due(1_800_000_000_500, 100).await.len(), 38);
+    for key in &keys {
+        store.schedule(key, None).await.expect("serves");
+    }
+}
+
 async fn commits(store: &dyn Store) {
     let key = key("commits", "user-1");
     let (first, second, third) = (connection(1, 11), connection(2, 22), connection(2, 33));
     assert_eq!(store.load(&key).await.expect("serves"), None);
     assert_eq!(store.revision(&key).await.expect("serves"), None);
 
-    let update = store.commit(&key, Some(first.revision), &second).await.expect("serves");
+    let update = store.commit(&key, Some(first.revision), &second, Writer::SignIn).await.expect("serves");
     assert_eq!(update, Committed::Conflict, "nothing is there to update");
     assert_eq!(store.load(&key).await.expect("serves"), None);
 
-    assert_eq!(store.commit(&key, None, &first).await.expect("serves"), Committed::Done);
+    assert_eq!(store.commit(&key, None, &first, Writer::SignIn).await.expect("serves"), Committed::Done);
     assert_eq!(store.load(&key).await.expect("serves").as_ref(), Some(&first));
     assert_eq!(store.revision(&key).await.expect("serves"), Some(first.revision));
-    assert_eq!(store.commit(&key, None, &first).await.expect("serves"), Committed::Done, "repeated");
-    assert_eq!(store.commit(&key, None, &second).await.expect("serves"), Committed::Conflict, "exists");
+    assert_eq!(
+        store.commit(&key, None, &first, Writer::SignIn).await.expect("serves"),
+        Committed::Done,
+        "repeated"
+    );
+    assert_eq!(
+        store.commit(&key, None, &second, Writer::SignIn).await.expect("serves"),
+        Committed::Conflict,
+        "exists"
+    );
 
     let expected = Some(first.revision);
-    assert_eq!(store.commit(&key, expected, &second).await.expect("serves"), Committed::Done);
-    assert_eq!(store.commit(&key, expected, &second).await.expect("serves"), Committed::Done, "repeated");
-    assert_eq!(store.commit(&key, expected, &third).await.expect("serves"), Committed::Conflict, "too late");
+    assert_eq!(store.commit(&key, expected, &second, Writer::SignIn).await.expect("serves"), Committed::Done);
+    assert_eq!(
+        store.commit(&key, expected, &second, Writer::SignIn).await.expect("serves"),
+        Committed::Done,
+        "repeated"
+    );
+    assert_eq!(
+        store.commit(&key, expected, &third, Writer::SignIn).await.expect("serves"),
+        Committed::Conflict,
+        "too late"
+    );
     let wrong = Some(Revision { generation: 2, nonce: [0; 16] });
-    assert_eq!(store.commit(&key, wrong, &third).await.expect("serves"), Committed::Conflict, "other nonce");
+    assert_eq!(
+        store.commit(&key, wrong, &third, Writer::SignIn).await.expect("serves"),
+        Committed::Conflict,
+        "other nonce"
+    );
     let wrong = Some(Revision { generation: 3, nonce: second.revision.nonce });
-    assert_eq!(store.commit(&key, wrong, &third).await.expect("serves"), Committed::Conflict, "other number");
+    assert_eq!(
+        store.commit(&key, wrong, &third, Writer::SignIn).await.expect("serves"),
+        Committed::Conflict,
+        "other number"
+    );
     assert_eq!(store.load(&key).await.expect("serves").as_ref(), Some(&second));
 
     // Numbers that a double cannot tell apart.
     let (large, larger) = (connection(u64::MAX - 1, 1), connection(u64::MAX, 1));
-    assert_eq!(store.commit(&key, Some(second.revision), &large).await.expect("serves"), Committed::Done);
+    assert_eq!(
+        store.commit(&key, Some(second.revision), &large, Writer::SignIn).await.expect("serves"),
+        Committed::Done
+    );
     let taken_for = Some(larger.revision);
-    assert_eq!(store.commit(&key, taken_for, &third).await.expect("serves"), Committed::Conflict);
-    assert_eq!(store.commit(&key, Some(large.revision), &larger).await.expect("serves"), Committed::Done);
+    assert_eq!(
+        store.commit(&key, taken_for, &third, Writer::SignIn).await.expect("serves"),
+        Committed::Conflict
+    );
+    assert_eq!(
+        store.commit(&key, Some(large.revision), &larger, Writer::SignIn).await.expect("serves"),
+        Committed::Done
+    );
     assert_eq!(store.revision(&key).await.expect("serves"), Some(larger.revision));
 }
 
@@ -137,13 +312,14 @@ async fn recreation(store: &dyn Store) {
     let key = key("recreation", "user-1");
     let (before, after) = (connection(1, 1), connection(1, 2));
     assert!(!store.delete(&key).await.expect("serves"));
-    assert_eq!(store.commit(&key, None, &before).await.expect("serves"), Committed::Done);
+    assert_eq!(store.commit(&key, None, &before, Writer::SignIn).await.expect("serves"), Committed::Done);
     assert!(store.delete(&key).await.expect("serves"));
     assert!(!store.delete(&key).await.expect("serves"));
     assert_eq!(store.load(&key).await.expect("serves"), None);
-    assert_eq!(store.commit(&key, None, &after).await.expect("serves"), Committed::Done);
+    assert_eq!(store.commit(&key, None, &after, Writer::SignIn).await.expect("serves"), Committed::Done);
     // A refresh that began before the delete has the generation right, and must not come through.
-    let late = store.commit(&key, Some(before.revision), &connection(2, 3)).await.expect("serves");
+    let late =
+        store.commit(&key, Some(before.revision), &connection(2, 3), Writer::SignIn).await.expect("serves");
     assert_eq!(late, Committed::Conflict);
     let listed = store.list(&key.app, "", None, 10).await.expect("serves");
     assert_eq!(listed.connections, [(key.connection.clone(), after)]);
@@ -151,7 +327,7 @@ async fn recreation(store: &dyn Store) {
 
 async fn one_of_many_commits(store: &Arc<dyn Store>) {
     let first = connection(1, 1);
-    let done = store.commit(&key("race", "user-1"), None, &first).await.expect("serves");
+    let done = store.commit(&key("race", "user-1"), None, &first, Writer::SignIn).await.expect("serves");
     assert_eq!(done, Committed::Done);
     let (sender, mut results) = tokio::sync::mpsc::unbounded_channel();
     for number in 0..200 {
@@ -161,7 +337,8 @@ async fn one_of_many_commits(store: &Arc<dyn Store>) {
             Box::pin(async move {
                 let next = connection(2, 1000 + number);
                 let key = key("race", "user-1");
-                let committed = store.commit(&key, Some(expected), &next).await.expect("serves");
+                let committed =
+                    store.commit(&key, Some(expected), &next, Writer::SignIn).await.expect("serves");
                 sender.send((next, committed)).expect("is waited for");
             }),
         );
@@ -258,7 +435,10 @@ async fn names(store: &dyn Store) {
     for (number, name) in sorted.iter().rev().enumerate() {
         let stored = connection(1, u128::try_from(number).expect("small"));
         for app in ["names", "names-2", "name"] {
-            assert_eq!(store.commit(&key(app, name), None, &stored).await.expect("serves"), Committed::Done);
+            assert_eq!(
+                store.commit(&key(app, name), None, &stored, Writer::SignIn).await.expect("serves"),
+                Committed::Done
+            );
         }
     }
     assert_eq!(listed(store, "names", "", None, 100).await, sorted);
@@ -281,7 +461,11 @@ async fn pages(store: &dyn Store) {
     let (names, stored): (Vec<_>, Vec<_>) = (0..COUNT)
         .map(|n| (key("pages", &format!("team-{}/user-{n:04}", n % 2)), connection(1, n as u128)))
         .unzip();
-    let commits = names.iter().zip(&stored).map(|(key, stored)| store.commit(key, None, stored)).collect();
+    let commits = names
+        .iter()
+        .zip(&stored)
+        .map(|(key, stored)| store.commit(key, None, stored, Writer::SignIn))
+        .collect();
     for commit in together(commits).await {
         assert_eq!(commit.expect("serves"), Committed::Done);
     }
@@ -330,8 +514,8 @@ async fn oversize(store: &dyn Store) {
     let mut large = connection(1, 1);
     large.tokens = vec![0; super::record::MAX_FIELD + 1];
     let key = key("oversize", "user-1");
-    assert!(store.commit(&key, None, &large).await.is_err());
+    assert!(store.commit(&key, None, &large, Writer::SignIn).await.is_err());
     large.tokens.pop();
-    assert_eq!(store.commit(&key, None, &large).await.expect("serves"), Committed::Done);
+    assert_eq!(store.commit(&key, None, &large, Writer::SignIn).await.expect("serves"), Committed::Done);
     assert_eq!(store.load(&key).await.expect("serves"), Some(large));
 }

@@ -112,6 +112,7 @@ pub struct Metrics {
     cache_stale: IntCounter,
     refreshes: IntCounterVec,
     refresh_duration: HistogramVec,
+    verdicts: IntCounterVec,
     lease_attempts: IntCounterVec,
     connections: IntGaugeVec,
     credential_expiry: GaugeVec,
@@ -216,6 +217,11 @@ impl Metrics {
                 &["app"],
                 AUTHORITY_BUCKETS,
                 "Time from the decision to refresh until the result is stored.",
+            ),
+            verdicts: new.counters(
+                "verdicts_total",
+                &["app", "status", "reason"],
+                "Verdicts of the authority that changed a connection.",
             ),
             lease_attempts: new.counters(
                 "lease_attempts_total",
@@ -412,6 +418,11 @@ impl Metrics {
     pub fn refresh(&self, app: &AppName, outcome: &'static str, duration: Duration) {
         self.refreshes.with_label_values(&[app.as_str(), outcome]).inc();
         self.refresh_duration.with_label_values(&[app.as_str()]).observe(duration.as_secs_f64());
+    }
+
+    /// A verdict of the authority changed a connection.
+    pub fn verdict(&self, app: &AppName, status: &'static str, reason: &'static str) {
+        self.verdicts.with_label_values(&[app.as_str(), status, reason]).inc();
     }
 
     /// A lease was tried for, or lost.

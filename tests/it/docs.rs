@@ -483,7 +483,10 @@ impl Document {
     fn fits(&self, method: &str, path: &str, answer: &Answer) {
         let response = self.response(method, path, answer.status);
         for (name, header) in response["headers"].as_object().into_iter().flatten() {
-            let value = answer.headers.get(name).unwrap_or_else(|| panic!("{method} {path} has no {name}"));
+            let Some(value) = answer.headers.get(name) else {
+                assert!(name == "Tokenward-Degraded", "{method} {path} has no {name}"); // only while something is wrong
+                continue;
+            };
             let value = value.to_str().expect("text");
             if self.resolve(header)["schema"]["type"] == "integer" {
                 assert!(value.parse::<u64>().is_ok(), "{name}: {value}");

@@ -24,3 +24,5 @@ mod docs;
 mod interop;
 mod main_job;
 mod operations;
+mod replicas;
+mod trouble;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::http_client::{request, request_unix};
 use crate::redis_server::RedisTopology;
-use crate::world::{ALICE, BOB, Kept, Plan, Process, SYNC, text};
+use crate::world::{ALICE, BOB, Kept, Plan, SYNC, text};
 
 #[tokio::test]
 async fn metrics_pass_promtool_and_count_what_happened() {
@@ -356,28 +356,9 @@ async fn a_failover_of_redis_is_followed() {
 #[tokio::test]
 async fn a_delete_on_one_replica_is_felt_on_the_other_within_a_second() {
     let world = Plan::default().kept(Kept::Redis).start().await;
-    let config =
-        std::fs::read_to_string(world.folder.path().join("tokenward.toml")).expect("the configuration");
-    let second = world.folder.path().join("second");
-    std::fs::create_dir(&second).expect("a folder");
-    let other = config
-        .replace(&format!("address  = \"127.0.0.1:{}\"", world.public_port), "address  = \"127.0.0.1:0\"")
-        .replace("\"keyring\"", "\"../keyring\"")
-        .replace("\"client-secret\"", "\"../client-secret\"")
-        .replace("mail-sync.keys", "../mail-sync.keys")
-        .replace("mail-reader.keys", "../mail-reader.keys");
-    std::fs::write(second.join("tokenward.toml"), other).expect("write");
-    let replica = Process::start(&second).await;
+    let replica = world.replica("second").await;
     world.connect("shared", ALICE).await;
-    let bearer = format!("Bearer {}", world.key);
-    let url = format!("{}/v1/apps/outlook/connections/shared/token", replica.local);
-    let ask = async || {
-        request(Method::GET, &url, &[("authorization", &bearer)], "")
-            .await
-            .expect("an answer")
-            .status
-            .as_u16()
-    };
+    let ask = async || world.token_at(&replica, "shared").await.status.as_u16();
     assert_eq!(ask().await, 200);
     assert_eq!(
         world.api(Method::DELETE, "/v1/apps/outlook/connections/shared", Value::Null).await.status,

@@ -51,6 +51,8 @@ pub(crate) struct Plan {
     pub(crate) scopes: &'static str,
     /// More lines for `[apps.outlook]`, and whole sections.
     pub(crate) app_lines: String,
+    /// More lines for `[store]`.
+    pub(crate) store_lines: String,
     pub(crate) sections: String,
     /// Replaces the secret credential's table when it is set.
     pub(crate) credentials: Option<String>,
@@ -75,6 +77,7 @@ impl Default for Plan {
             form_post: false,
             scopes: r#"["offline_access", "openid", "profile", "User.Read", "Mail.Read", "Calendars.Read"]"#,
             app_lines: String::new(),
+            store_lines: String::new(),
             sections: String::new(),
             credentials: None,
             tenants: r#"["*", "personal"]"#,
@@ -187,6 +190,32 @@ impl World {
         std::fs::write(folder.path().join("tokenward.toml"), config).expect("write");
         let daemon = Process::start(folder.path()).await;
         World { entra, redis, daemon, folder, public_port, key, reader_key }
+    }
+
+    /// Starts another daemon on the same store, with the same keys and credentials.
+    pub(crate) async fn replica(&self, name: &str) -> Process {
+        let config =
+            std::fs::read_to_string(self.folder.path().join("tokenward.toml")).expect("the configuration");
+        let folder = self.folder.path().join(name);
+        std::fs::create_dir(&folder).expect("a folder");
+        let other = config
+            .replace(&format!("address  = \"127.0.0.1:{}\"", self.public_port), "address  = \"127.0.0.1:0\"")
+            .replace("\"keyring\"", "\"../keyring\"")
+            .replace("\"client-secret\"", "\"../client-secret\"")
+            .replace("mail-sync.keys", "../mail-sync.keys")
+            .replace("mail-reader.keys", "../mail-reader.keys");
+        std::fs::write(folder.join("tokenward.toml"), other).expect("write");
+        Process::start(&folder).await
+    }
+
+    /// Asks one daemon for a token.
+    pub(crate) async fn token_at(&self, daemon: &Process, connection: &str) -> Answer {
+        let name = connection.replace('/', "%2F");
+        let url = format!("{}/v1/apps/outlook/connections/{name}/token", daemon.local);
+        let bearer = format!("Bearer {}", self.key);
+        request(Method::GET, &url, &[("authorization", bearer.as_str())], "")
+            .await
+            .unwrap_or_else(|error| panic!("{connection}: {error}\n{}", daemon.log()))
     }
 
     /// Ends the daemon as the kernel would, and starts it again on the same store.
@@ -348,6 +377,13 @@ pub(crate) struct Process {
 impl Process {
     /// Starts the binary and waits until it is ready.
     pub(crate) async fn start(folder: &Path) -> Process {
+        let process = Process::launch(folder).await;
+        process.wait_until_ready().await;
+        process
+    }
+
+    /// Starts the binary and waits until it listens.
+    pub(crate) async fn launch(folder: &Path) -> Process {
         let mut child = Command::new(env!("CARGO_BIN_EXE_tokenward"))
             .arg("serve")
             .arg("--config")
@@ -378,15 +414,13 @@ impl Process {
         };
         let first_local = event["local"].as_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let first_local = first_local.split(',').next().unwrap_or_default().to_owned();
-        let process = Process {
+        Process {
             child,
             log,
             local: format!("http://{first_local}"),
             ops: format!("http://{}", text(&event, "ops")),
             public: format!("http://{}", text(&event, "public")),
-        };
-        process.wait_until_ready().await;
-        process
+        }
     }
 
     async fn wait_until_ready(&self) {
@@ -513,10 +547,10 @@ fn configuration(plan: &Plan, entra: &Emulator, redis: Option<&RedisServer>, pub
         "" => String::new(),
         tenants => format!("tenants = {tenants}"),
     };
-    let Plan { scopes, app_lines, sections, .. } = plan;
+    let Plan { scopes, app_lines, store_lines, sections, .. } = plan;
     format!(
         r#"
-{store}
+{store}{store_lines}
 [sealing]
 keyring = "keyring"
 [audit]

@@ -29,6 +29,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 use tokio_rustls::TlsConnector;
 
+use super::identity::Identity;
 use super::replication::Replication;
 use super::sentinel::{Place, survey};
 use super::{Location, RedisConfig, RedisTls};
@@ -77,6 +78,9 @@ struct Shared {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     tasks: Arc<dyn Tasks>,
+    identity: Identity,
+    /// Counts the connections made, for those who must know of each.
+    made: watch::Sender<u64>,
     /// Never held across an await.
     state: Mutex<State>,
 }
@@ -91,7 +95,9 @@ impl Link {
         random: Arc<dyn Random>,
         tasks: Arc<dyn Tasks>,
     ) -> Self {
-        Link(Arc::new(Shared { config, clock, random, tasks, state: Mutex::new(State::default()) }))
+        let identity = Identity::new(config.identity_file.clone());
+        let made = watch::Sender::new(0);
+        Link(Arc::new(Shared { config, clock, random, tasks, identity, made, state: Mutex::default() }))
     }
 
     pub(super) fn config(&self) -> &RedisConfig {
@@ -186,6 +192,43 @@ impl Link {
         true
     }
 
+    pub(super) fn identity(&self) -> &Identity {
+        &self.0.identity
+    }
+
+    /// Whether the server still is the store that was there before.
+    pub(super) async fn check_identity(
+        &self,
+        commands: &mut MultiplexedConnection,
+    ) -> ::redis::RedisResult<Result<(), String>> {
+        self.0.identity.check(commands, &*self.0.random).await
+    }
+
+    /// Changes with every connection that is made.
+    pub(super) fn made(&self) -> watch::Receiver<u64> {
+        self.0.made.subscribe()
+    }
+
+    /// A connection of its own that hears what is told on a channel.
+    pub(super) async fn subscribe(&self, channel: &str) -> Result<::redis::aio::PubSub, String> {
+        if self.0.lock().closed {
+            return Err("the store is closed".to_owned());
+        }
+        let limit = self.0.config.connect_timeout;
+        tokio::select! {
+            biased;
+            made = self.0.subscribe(channel) => made,
+            () = self.0.clock.sleep(limit) => Err(format!("no connection within {limit:?}")),
+        }
+    }
+
+    /// Puts the connection in use aside, and whatever failed before holds up no attempt.
+    pub(super) fn retry(&self) {
+        let mut state = self.0.lock();
+        state.live = None;
+        state.pause = None;
+    }
+
     pub(super) fn close(&self) {
         let mut state = self.0.lock();
         state.closed = true;
@@ -277,6 +320,7 @@ impl Shared {
                     state.failures = 0;
                     state.epoch = live.place.epoch;
                     state.pause = None;
+                    self.made.send_modify(|made| *made += 1);
                     if !state.closed {
                         state.live = Some(Arc::clone(live));
                     }
@@ -338,6 +382,25 @@ impl Shared {
         self.greet(place, dial(&self.config, &place.host, place.port).await?).await
     }
 
+    async fn subscribe(&self, channel: &str) -> Result<::redis::aio::PubSub, String> {
+        // Where the commands go: what is told elsewhere is nobody's business here.
+        let place = self.lock().live.as_ref().map(|live| live.place.clone());
+        let place = place.ok_or_else(|| "there is no connection for commands".to_owned())?;
+        let stream = dial(&self.config, &place.host, place.port).await?;
+        let user = self.config.username.as_deref().unwrap_or("default");
+        let words = |error: RedisError| describe(&error, user);
+        let mut info = RedisConnectionInfo::default().set_skip_set_lib_name();
+        if let Some(username) = &self.config.username {
+            info = info.set_username(username);
+        }
+        if let Some(password) = &self.config.password {
+            info = info.set_password(password()?.as_str());
+        }
+        let mut subscription = ::redis::aio::PubSub::new(&info, stream).await.map_err(words)?;
+        subscription.subscribe(channel).await.map_err(words)?;
+        Ok(subscription)
+    }
+
     /// Says who we are, and asks who it is.
     async fn greet(&self, place: &Place, stream: Box<dyn Wire>) -> Result<Live, String> {
         let user = self.config.username.as_deref().unwrap_or("default");
@@ -374,6 +437,7 @@ impl Shared {
         name.arg("SETNAME").arg(&self.config.client_name);
         name.exec_async(&mut commands).await.map_err(words)?;
         check_master(&mut commands).await.map_err(words)??;
+        self.identity.check(&mut commands, &*self.random).await.map_err(words)??;
         Ok(Live {
             commands,
             replication: Replication::default(),

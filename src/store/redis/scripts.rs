@@ -1,15 +1,19 @@
-//! What must happen in one step, inside Redis. Each script names one key, so each runs in a Cluster too; each says the
-//! same when it is repeated, so an answer that was lost may be asked for again.
+//! What must happen in one step, inside Redis. Each script's keys share a slot, so each runs in a Cluster too; each says
+//! the same when it is repeated, so an answer that was lost may be asked for again.
 
 use std::sync::LazyLock;
 
 use ::redis::Script;
 
-/// Stores a record if the stored revision is the expected one. Revisions are compared as bytes (see
-/// [`super::super::record`]). Answers 1 when it is stored, 0 when the revision is another one, -1 when what is stored
-/// is no record of ours, which is never overwritten.
+/// Stores a record if the stored revision is the expected one and nobody else holds the lease. Revisions are compared as
+/// bytes (see [`super::super::record`]). Answers 1 when it is stored, 0 when the revision is another one, 2 when the lease
+/// is somebody else's, -1 when what is stored is no record of ours, which is never overwritten.
 ///
-/// Arguments: the expected revision (empty: no record), the new one, what a record begins with, the record.
+/// Keys: record, lease, intent. Arguments: the expected revision (empty: no record), the new one, what a record begins
+/// with, the record, the lease's nonce (empty: none is needed), 1 when whatever was begun before is settled by this, the
+/// channel and what to tell on it.
+///
+/// A change that cannot be told (an ACL of an older version) must not make a stored record look like an error: `pcall`.
 pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -17,9 +21,98 @@ local head = redis.call('GETRANGE', KEYS[1], 0, 26)
 if head ~= '' and (#head ~= 27 or string.sub(head, 1, 3) ~= ARGV[3]) then return -1 end
 local revision = string.sub(head, 4)
 if revision == ARGV[2] then return 1 end
+local holder = redis.call('GET', KEYS[2])
+if ARGV[5] ~= '' and holder and holder ~= ARGV[5] then return 2 end
 if revision ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[4])
+if holder and holder == ARGV[5] then redis.call('DEL', KEYS[2]) end
+if ARGV[6] == '1' then redis.call('DEL', KEYS[3]) end
+redis.pcall('PUBLISH', ARGV[7], ARGV[8])
 return 1
+",
+    )
+});
+
+/// Destroys a record with its lease and whatever was begun. Answers how many records there were.
+///
+/// Keys: record, lease, intent. Arguments: the channel and what to tell on it.
+pub(super) static DELETE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+local removed = redis.call('DEL', KEYS[1])
+redis.call('DEL', KEYS[2], KEYS[3])
+redis.pcall('PUBLISH', ARGV[1], ARGV[2])
+return removed
+",
+    )
+});
+
+/// Takes a lease, and notes that something is begun with it. Answers `{1, unsettled}`, or `{0, milliseconds left}` when
+/// it is somebody else's. The note is the nonce, and 1 behind it when the one before was never settled: so a repeated
+/// take says the same again.
+///
+/// Keys: lease, intent. Arguments: the nonce, the time to live in milliseconds.
+pub(super) static TAKE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return {0, redis.call('PTTL', KEYS[1])} end
+local begun = redis.call('GET', KEYS[2])
+local unsettled = '0'
+if begun then
+    if string.sub(begun, 1, 16) == ARGV[1] then unsettled = string.sub(begun, 17) else unsettled = '1' end
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('SET', KEYS[2], ARGV[1] .. unsettled)
+return {1, tonumber(unsettled)}
+",
+    )
+});
+
+/// Prolongs a lease. Answers 1, or 0 when it is not ours.
+///
+/// Keys: lease. Arguments: the nonce, the time to live in milliseconds.
+pub(super) static EXTEND: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+",
+    )
+});
+
+/// Gives a lease back, if it is ours.
+///
+/// Keys: lease, intent. Arguments: the nonce, 1 when what was begun is settled, the channel and what to tell on it (empty:
+/// nobody waits for it).
+pub(super) static RELEASE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+local begun = redis.call('GET', KEYS[2])
+if ARGV[2] == '1' and begun and string.sub(begun, 1, 16) == ARGV[1] then redis.call('DEL', KEYS[2]) end
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[1])
+if ARGV[4] ~= '' then redis.pcall('PUBLISH', ARGV[3], ARGV[4]) end
+return 1
+",
+    )
+});
+
+/// What is due of a shard, with when it was used: name, due, used (empty when that is not known), and so on.
+///
+/// Keys: due, used. Arguments: the instant in milliseconds, how many at the most.
+pub(super) static DUE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'WITHSCORES', 'LIMIT', 0, ARGV[2])
+local found = {}
+for at = 1, #due, 2 do
+    found[#found + 1] = due[at]
+    found[#found + 1] = due[at + 1]
+    found[#found + 1] = redis.call('ZSCORE', KEYS[2], due[at]) or ''
+end
+return found
 ",
     )
 });

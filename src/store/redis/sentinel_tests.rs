@@ -27,7 +27,8 @@ async fn commit(
 ) {
     let until = store.link.clock().monotonic() + FAILOVER;
     loop {
-        match store.commit(&key("app", name), expected.map(|record| record.revision), next).await {
+        let expected = expected.map(|record| record.revision);
+        match store.commit(&key("app", name), expected, next, Writer::Operator).await {
             Ok(committed) => return assert_eq!(committed, Committed::Done, "{name}"),
             Err(error) => assert!(store.link.clock().monotonic() < until, "{name}: {error}"),
         }
@@ -149,7 +150,7 @@ async fn without_replicas_a_write_is_not_acknowledged_and_repeating_it_heals() {
     replica.pause();
     for _ in 0..3 {
         let start = clock.monotonic();
-        let cause = unavailable(store.commit(&user, Some(first.revision), &second).await);
+        let cause = unavailable(store.commit(&user, Some(first.revision), &second, Writer::Operator).await);
         assert!(cause.contains("written but not on 1 replicas yet"), "{cause}");
         let took = clock.monotonic() - start;
         assert!(took < Duration::from_millis(600), "{took:?}");
@@ -165,8 +166,11 @@ async fn without_replicas_a_write_is_not_acknowledged_and_repeating_it_heals() {
     unavailable(store.delete(&user).await);
     unavailable(store.delete(&user).await);
     replica.restart();
-    replicated(&server).await;
-    store.delete(&user).await.expect("it is gone, and the replica knows");
+    let until = clock.monotonic() + FAILOVER;
+    while let Err(error) = store.delete(&user).await {
+        assert!(clock.monotonic() < until, "{error}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     assert_eq!(replica.cli(&["EXISTS", "tokenward:{app:user}"]), "0");
 }
 
@@ -184,7 +188,8 @@ async fn many_who_wait_for_a_missing_replica_do_not_hold_up_those_who_read() {
             "commit",
             Box::pin(async move {
                 let user = key("app", &format!("user-{number}"));
-                sender.send(store.commit(&user, None, &connection(1, 1)).await).expect("is waited for");
+                let committed = store.commit(&user, None, &connection(1, 1), Writer::Operator).await;
+                sender.send(committed).expect("is waited for");
             }),
         );
     }
@@ -322,6 +327,9 @@ async fn a_primary_that_was_cut_off_and_still_calls_itself_one_is_left() {
     let store = told_by(&fakes);
     store.ping().await.expect("serves");
     assert!(is_used(&old));
+    // A replica of the old one has its name too.
+    let name = old.cli(&["GET", keyspace::REDIS_IDENTITY]);
+    assert_eq!(new.cli(&["SET", keyspace::REDIS_IDENTITY, &name]), "OK");
 
     // One that was not cut off together with it is enough, for it knows of a later failover.
     fakes[1].say(None);

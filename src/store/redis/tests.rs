@@ -63,8 +63,17 @@ async fn passes_the_suite_as_a_user_who_may_do_only_what_is_listed() {
     let server = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
     let replicaof = format!("127.0.0.1 {}", server.port());
     let _replica = RedisServer::start_with(&["--replicaof", &replicaof]);
-    let mut rules =
-        vec!["ACL", "SETUSER", "tokenward", "on", ">secret", "resetchannels", "~tokenward:*", "-@all"];
+    let mut rules = vec![
+        "ACL",
+        "SETUSER",
+        "tokenward",
+        "on",
+        ">secret",
+        "resetchannels",
+        "&tokenward:*",
+        "~tokenward:*",
+        "-@all",
+    ];
     let commands: Vec<String> = REDIS_COMMANDS.iter().map(|command| format!("+{command}")).collect();
     rules.extend(commands.iter().map(String::as_str));
     assert_eq!(server.cli(&rules), "OK");
@@ -78,7 +87,9 @@ async fn passes_the_suite_as_a_user_who_may_do_only_what_is_listed() {
     config.response_timeout = Duration::from_secs(4);
     config.operation_timeout = Duration::from_secs(5);
     replicated(&server).await;
-    suite::run(Arc::new(store_with(config))).await;
+    let store = Arc::new(store_with(config));
+    assert_eq!(store.next_change().await, Change::Missed, "a subscription begins with what it missed");
+    suite::run(store).await;
     assert_eq!(server.cli(&["ACL", "LOG"]), "", "nothing was refused");
 
     // And each of them is needed, but those that a test of this kind does not need.
@@ -86,6 +97,77 @@ async fn passes_the_suite_as_a_user_who_may_do_only_what_is_listed() {
     for command in REDIS_COMMANDS {
         assert!(dump.contains(&format!("cmdstat_{command}:")), "{command} is listed and never used: {dump}");
     }
+}
+
+/// A Redis that lost everything, or is another one, says nothing that is believed; once adopted by one, it is by all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_store_in_its_place_is_not_believed_until_it_is_adopted() {
+    let server = RedisServer::start();
+    let folder = tempfile::tempdir().expect("a directory");
+    let remembering = |file: &str| {
+        let mut config = RedisConfig::new("127.0.0.1", server.port());
+        config.identity_file = Some(folder.path().join(file));
+        store_with(config)
+    };
+    let (one, other) = (remembering("one"), remembering("other"));
+    let (user, first) = (key("app", "user:1"), connection(1, 1));
+    one.commit(&user, None, &first, Writer::SignIn).await.expect("serves");
+    assert_eq!(other.load(&user).await.expect("serves").as_ref(), Some(&first));
+    server.cli(&["FLUSHALL"]);
+    for store in [&one, &other, &remembering("one")] {
+        let causes = [
+            unavailable(store.load(&user).await),
+            unavailable(store.revision(&user).await),
+            unavailable(store.delete(&user).await),
+            unavailable(store.commit(&user, None, &first, Writer::SignIn).await),
+            unavailable(store.list(&user.app, "", None, 10).await),
+            unavailable(store.pending("x").await),
+            unavailable(store.take_pending("x").await),
+            unavailable(store.ping().await),
+        ];
+        assert!(causes[0].contains("tokenward store adopt"), "{causes:?}");
+    }
+    // A new process that remembers nothing takes what is there, and that is another store to the others still.
+    store(&server).ping().await.expect("serves");
+    unavailable(other.load(&user).await);
+    one.adopt().await.expect("serves");
+    healed(&one).await;
+    healed(&other).await;
+    for store in [&one, &other, &remembering("other")] {
+        assert_eq!(store.load(&user).await.expect("serves"), None);
+    }
+    assert!(!one.delete(&user).await.expect("serves"), "its absence is believed now");
+}
+
+/// What one process does is told to the others, and not to itself; a subscription that broke says that it missed things.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_change_is_told_to_the_others() {
+    let mut server = RedisServer::start();
+    let of_own_word = |word: u64| {
+        let config = RedisConfig::new("127.0.0.1", server.port());
+        let random = Arc::new(crate::testkit::SeededRandom::new(word));
+        RedisStore::new(config, RealClock::shared(), random, Arc::new(RealTasks)).expect("usable")
+    };
+    let (one, other) = (of_own_word(1), of_own_word(2));
+    assert_eq!(other.next_change().await, Change::Missed);
+    assert_eq!(one.next_change().await, Change::Missed);
+    let user = key("app", "user:1");
+    let told = Change::Connection(user.clone());
+    let (first, nonce) = (connection(1, 1), LeaseNonce([1; 16]));
+    let of = LeaseOf::Connection(&user);
+    one.commit(&user, None, &first, Writer::SignIn).await.expect("serves");
+    assert_eq!(other.next_change().await, told, "committed");
+    one.take_lease(of, nonce, Duration::from_secs(9)).await.expect("serves");
+    one.release_lease(of, nonce, true).await.expect("serves");
+    assert_eq!(other.next_change().await, told, "given back");
+    assert!(one.delete(&user).await.expect("serves"));
+    assert_eq!(other.next_change().await, told, "deleted");
+    other.commit(&key("app", "another"), None, &first, Writer::SignIn).await.expect("serves");
+    assert_eq!(one.next_change().await, Change::Connection(key("app", "another")), "its own are skipped");
+    server.restart();
+    assert_eq!(other.next_change().await, Change::Missed);
+    one.delete(&key("app", "another")).await.expect("serves");
+    assert_eq!(other.next_change().await, Change::Connection(key("app", "another")));
 }
 
 #[tokio::test]
@@ -167,6 +249,7 @@ async fn a_user_who_may_not_is_told_so_and_a_conflict_of_types_is_damage() {
     let mut config = RedisConfig::new("127.0.0.1", server.port());
     config.username = Some("poor".into());
     config.password = Some(password("x"));
+    store(&server).ping().await.expect("the store has its name");
     let poor = store_with(config);
     assert_eq!(poor.load(&key("app", "user")).await.expect("may read"), None);
     let cause = unavailable(poor.take_pending("id-not-for-logs").await);
@@ -176,7 +259,7 @@ async fn a_user_who_may_not_is_told_so_and_a_conflict_of_types_is_damage() {
     server.cli(&["LPUSH", "tokenward:{app:user}", "x"]);
     assert!(matches!(store.load(&key("app", "user")).await, Err(StoreError::Corrupt { .. })));
     server.cli(&["SET", "tokenward:{app:other}", "xx"]);
-    let commit = store.commit(&key("app", "other"), None, &connection(1, 1)).await;
+    let commit = store.commit(&key("app", "other"), None, &connection(1, 1), Writer::SignIn).await;
     assert!(matches!(commit, Err(StoreError::Corrupt { .. })), "never overwritten");
     assert_eq!(server.cli(&["GET", "tokenward:{app:other}"]), "xx");
 }
@@ -187,7 +270,7 @@ async fn a_restart_of_redis_is_an_error_at_once_and_heals_by_itself() {
     let store = store(&server);
     let stored = connection(1, 1);
     let user = key("app", "user");
-    assert_eq!(store.commit(&user, None, &stored).await.expect("serves"), Committed::Done);
+    assert_eq!(store.commit(&user, None, &stored, Writer::SignIn).await.expect("serves"), Committed::Done);
     put(&store, "session", b"x", Duration::from_secs(60)).await.expect("serves");
 
     server.stop();
@@ -196,7 +279,7 @@ async fn a_restart_of_redis_is_an_error_at_once_and_heals_by_itself() {
         let start = clock.monotonic();
         unavailable(store.load(&user).await);
         unavailable(store.take_pending("session").await);
-        unavailable(store.commit(&user, Some(stored.revision), &connection(2, 2)).await);
+        unavailable(store.commit(&user, Some(stored.revision), &connection(2, 2), Writer::SignIn).await);
         unavailable(store.list(&user.app, "", None, 10).await);
         let took = clock.monotonic() - start;
         assert!(took < Duration::from_secs(1), "nobody waits for what is down: {took:?}");
@@ -208,7 +291,10 @@ async fn a_restart_of_redis_is_an_error_at_once_and_heals_by_itself() {
     assert_eq!(store.take_pending("session").await.expect("serves").as_deref(), Some(&b"x"[..]));
     // The scripts went with the old process.
     let next = connection(2, 2);
-    assert_eq!(store.commit(&user, Some(stored.revision), &next).await.expect("serves"), Committed::Done);
+    assert_eq!(
+        store.commit(&user, Some(stored.revision), &next, Writer::SignIn).await.expect("serves"),
+        Committed::Done
+    );
 }
 
 #[tokio::test]
@@ -217,11 +303,12 @@ async fn a_connection_that_is_cut_is_not_even_noticed() {
     let store = store(&server);
     let mut before = connection(1, 1);
     let user = key("app", "user");
-    assert_eq!(store.commit(&user, None, &before).await.expect("serves"), Committed::Done);
+    assert_eq!(store.commit(&user, None, &before, Writer::SignIn).await.expect("serves"), Committed::Done);
     for round in 2..8 {
         server.cli(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
         let next = connection(round, u128::from(round));
-        let committed = store.commit(&user, Some(before.revision), &next).await.expect("tried again");
+        let committed =
+            store.commit(&user, Some(before.revision), &next, Writer::SignIn).await.expect("tried again");
         assert_eq!(committed, Committed::Done);
         before = next;
     }
@@ -291,17 +378,20 @@ async fn a_demoted_master_is_left_and_found_again_when_it_is_promoted() {
     let store = store(&server);
     let first = connection(1, 1);
     let user = key("app", "user");
-    assert_eq!(store.commit(&user, None, &first).await.expect("serves"), Committed::Done);
+    assert_eq!(store.commit(&user, None, &first, Writer::SignIn).await.expect("serves"), Committed::Done);
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert_eq!(server.cli(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]), "OK");
     let next = connection(2, 2);
-    let cause = unavailable(store.commit(&user, Some(first.revision), &next).await);
+    let cause = unavailable(store.commit(&user, Some(first.revision), &next, Writer::SignIn).await);
     assert!(cause.contains("replica"), "{cause}");
     unavailable(store.load(&user).await); // a replica may show the past
     unavailable(store.ping().await);
     assert_eq!(server.cli(&["REPLICAOF", "NO", "ONE"]), "OK");
     healed(&store).await;
-    assert_eq!(store.commit(&user, Some(first.revision), &next).await.expect("serves"), Committed::Done);
+    assert_eq!(
+        store.commit(&user, Some(first.revision), &next, Writer::SignIn).await.expect("serves"),
+        Committed::Done
+    );
 }
 
 #[tokio::test]
@@ -321,17 +411,22 @@ async fn without_replicas_writes_are_refused_and_reads_go_on() {
     let server = RedisServer::start();
     let store = store(&server);
     let user = key("app", "user");
-    assert_eq!(store.commit(&user, None, &connection(1, 1)).await.expect("serves"), Committed::Done);
+    assert_eq!(
+        store.commit(&user, None, &connection(1, 1), Writer::SignIn).await.expect("serves"),
+        Committed::Done
+    );
     assert_eq!(server.cli(&["CONFIG", "SET", "min-replicas-to-write", "1"]), "OK");
     for _ in 0..3 {
-        let cause =
-            unavailable(store.commit(&user, Some(connection(1, 1).revision), &connection(2, 2)).await);
+        let cause = unavailable(
+            store.commit(&user, Some(connection(1, 1).revision), &connection(2, 2), Writer::SignIn).await,
+        );
         assert!(cause.contains("too few replicas"), "{cause}");
         assert!(store.load(&user).await.expect("reads").is_some());
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     assert_eq!(server.cli(&["CONFIG", "SET", "min-replicas-to-write", "0"]), "OK");
-    let committed = store.commit(&user, Some(connection(1, 1).revision), &connection(2, 2)).await;
+    let committed =
+        store.commit(&user, Some(connection(1, 1).revision), &connection(2, 2), Writer::SignIn).await;
     assert_eq!(committed.expect("serves"), Committed::Done);
 }
 
@@ -341,7 +436,10 @@ async fn what_the_index_names_in_vain_is_skipped_and_taken_out() {
     let store = store(&server);
     for number in 0..5 {
         let user = key("app", &format!("user-{number}"));
-        assert_eq!(store.commit(&user, None, &connection(1, 1)).await.expect("serves"), Committed::Done);
+        assert_eq!(
+            store.commit(&user, None, &connection(1, 1), Writer::SignIn).await.expect("serves"),
+            Committed::Done
+        );
     }
     // What processes leave behind that died between one step and the next.
     for stale in ["a", "user-1x", "user-3x", "z"] {
@@ -360,7 +458,8 @@ async fn what_the_index_names_in_vain_is_skipped_and_taken_out() {
     // A name that went missing comes back with the next commit.
     server.cli(&["ZREM", "tokenward:index:{app}", "user-4"]);
     let user = key("app", "user-4");
-    let committed = store.commit(&user, Some(connection(1, 1).revision), &connection(2, 2)).await;
+    let committed =
+        store.commit(&user, Some(connection(1, 1).revision), &connection(2, 2), Writer::SignIn).await;
     assert_eq!(committed.expect("serves"), Committed::Done);
     let page = store.list(&app_name("app"), "user-4", None, 2).await.expect("serves");
     assert_eq!(page.connections.len(), 1);
@@ -382,7 +481,10 @@ async fn creates_and_deletes_of_one_name_leave_an_index_that_agrees() {
                         store.delete(&user).await.expect("serves");
                     } else {
                         let nonce = u128::from(round) << 8 | number as u128;
-                        store.commit(&user, None, &connection(1, nonce)).await.expect("serves");
+                        store
+                            .commit(&user, None, &connection(1, nonce), Writer::SignIn)
+                            .await
+                            .expect("serves");
                     }
                 }
                 sender.send(()).expect("is waited for");
@@ -465,15 +567,20 @@ async fn an_answer_that_was_lost_is_asked_for_again_and_never_made_up() {
     let store = store_with(RedisConfig::new("127.0.0.1", port));
     let user = key("app", "user");
     let (first, second, third) = (connection(1, 1), connection(2, 2), connection(2, 3));
-    assert_eq!(store.commit(&user, None, &first).await.expect("serves"), Committed::Done);
-    assert_eq!(store.commit(&user, Some(first.revision), &first).await.expect("serves"), Committed::Done);
+    assert_eq!(store.commit(&user, None, &first, Writer::SignIn).await.expect("serves"), Committed::Done);
+    assert_eq!(
+        store.commit(&user, Some(first.revision), &first, Writer::SignIn).await.expect("serves"),
+        Committed::Done
+    );
 
     lose.store(1, Ordering::SeqCst);
-    let committed = store.commit(&user, Some(first.revision), &second).await.expect("asked again");
+    let committed =
+        store.commit(&user, Some(first.revision), &second, Writer::SignIn).await.expect("asked again");
     assert_eq!(committed, Committed::Done);
     assert_eq!(lose.load(Ordering::SeqCst), 0, "one was lost");
     lose.store(1, Ordering::SeqCst);
-    let committed = store.commit(&user, Some(first.revision), &third).await.expect("asked again");
+    let committed =
+        store.commit(&user, Some(first.revision), &third, Writer::SignIn).await.expect("asked again");
     assert_eq!(committed, Committed::Conflict);
     assert_eq!(store.load(&user).await.expect("serves"), Some(second));
 
@@ -488,5 +595,5 @@ async fn an_answer_that_was_lost_is_asked_for_again_and_never_made_up() {
     assert_eq!(store.take_pending("session").await.expect("serves"), None);
     lose.store(1, Ordering::SeqCst);
     assert!(store.delete(&user).await.expect("asked again"));
-    assert_eq!(server.cli(&["DBSIZE"]), "0");
+    assert_eq!(server.cli(&["KEYS", "*"]), "tokenward:identity");
 }

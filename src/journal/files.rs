@@ -1,0 +1,183 @@
+//! One file an entry, in a directory that only its owner may enter. A file is written under another name, synced, and only
+//! then given its own: what a crash leaves under the other name was never acknowledged, and is swept away at the start.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::{Entry, Journal, JournalError};
+use crate::domain::task::BoxFuture;
+
+const ENDING: &str = ".entry";
+const UNFINISHED: &str = ".new";
+const LOCK: &str = "lock";
+/// An entry holds one connection's record: larger files are none of ours.
+const MOST_BYTES: u64 = 8 * 1024 * 1024;
+
+/// A journal in a directory.
+pub struct FileJournal {
+    directory: Arc<Directory>,
+}
+
+struct Directory {
+    path: PathBuf,
+    /// Holds the lock for as long as it is open.
+    _lock: File,
+}
+
+impl FileJournal {
+    /// Opens the journal, making its directory when there is none. Refused while another process has it.
+    pub fn open(path: &Path) -> Result<Self, JournalError> {
+        const DOING: &str = "opening the journal";
+        let failed = |cause: String| JournalError { doing: DOING, cause };
+        let at = |error: io::Error| failed(format!("{}: {error}", path.display()));
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(at)?;
+        if fs::metadata(path).map_err(at)?.mode() & 0o077 != 0 {
+            return Err(failed(format!(
+                "{}: others may enter it; run `chmod 700` on it, or name a directory that does not exist yet",
+                path.display()
+            )));
+        }
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path.join(LOCK))
+            .map_err(at)?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+            failed(format!(
+                "{}: another process has it; each replica needs a directory of its own",
+                path.display()
+            ))
+        })?;
+        let directory = Directory { path: path.to_owned(), _lock: lock };
+        for (name, file) in directory.files().map_err(at)? {
+            if name.ends_with(UNFINISHED) {
+                fs::remove_file(file).map_err(at)?;
+            }
+        }
+        Ok(FileJournal { directory: Arc::new(directory) })
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        work: impl FnOnce(&Directory) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, JournalError> {
+        let directory = Arc::clone(&self.directory);
+        let done = tokio::task::spawn_blocking(move || work(&directory)).await;
+        match done {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(JournalError { doing, cause: error.to_string() }),
+            Err(_) => Err(JournalError { doing, cause: "it panicked".into() }),
+        }
+    }
+}
+
+impl Directory {
+    fn files(&self) -> io::Result<Vec<(String, PathBuf)>> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if let Ok(name) = entry.file_name().into_string() {
+                files.push((name, entry.path()));
+            }
+        }
+        files.sort();
+        Ok(files)
+    }
+
+    fn write(&self, name: &str, sealed: &[u8]) -> io::Result<()> {
+        let unfinished = self.path.join(format!("{name}{UNFINISHED}"));
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+        file.write_all(sealed)?;
+        file.sync_all()?;
+        fs::rename(&unfinished, self.path.join(format!("{name}{ENDING}")))?;
+        self.sync()
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.path.join(format!("{name}{ENDING}"))) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            // An entry that comes back after a crash is offered to the store once more, which knows it.
+            _ => Ok(()),
+        }
+    }
+
+    fn entries(&self) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for (file, path) in self.files()? {
+            let Some(name) = file.strip_suffix(ENDING) else { continue };
+            if fs::metadata(&path)?.len() > MOST_BYTES {
+                tracing::error!(file, "a file in the journal is larger than any entry and is left alone");
+                continue;
+            }
+            entries.push((name.to_owned(), fs::read(&path)?));
+        }
+        Ok(entries)
+    }
+
+    /// A name is as durable as its directory.
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+}
+
+impl Journal for FileJournal {
+    fn write<'a>(&'a self, name: &'a str, sealed: Vec<u8>) -> BoxFuture<'a, Result<(), JournalError>> {
+        let name = name.to_owned();
+        Box::pin(self.run("writing to the journal", move |directory| directory.write(&name, &sealed)))
+    }
+
+    fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), JournalError>> {
+        let name = name.to_owned();
+        Box::pin(self.run("taking an entry out of the journal", move |directory| directory.remove(&name)))
+    }
+
+    fn entries(&self) -> BoxFuture<'_, Result<Vec<Entry>, JournalError>> {
+        Box::pin(self.run("reading the journal", Directory::entries))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn entries_outlive_the_process_and_unfinished_ones_do_not_count() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("journal");
+        let journal = FileJournal::open(&path).expect("opens");
+        journal.write("one", b"1".to_vec()).await.expect("written");
+        journal.write("two", b"2".to_vec()).await.expect("written");
+        journal.write("two", b"22".to_vec()).await.expect("replaced");
+        journal.write("gone", b"3".to_vec()).await.expect("written");
+        journal.remove("gone").await.expect("removed");
+        journal.remove("never").await.expect("nothing to do");
+        assert!(FileJournal::open(&path).is_err(), "one process at a time");
+        drop(journal);
+        // What a crash in the middle of a write leaves, cut at any byte.
+        fs::write(path.join("three.new"), b"thr").expect("written");
+        let journal = FileJournal::open(&path).expect("opens again");
+        let entries = journal.entries().await.expect("read");
+        assert_eq!(entries, [("one".to_owned(), b"1".to_vec()), ("two".to_owned(), b"22".to_vec())]);
+        assert!(!path.join("three.new").exists());
+        let mode = fs::metadata(path.join("one.entry")).expect("there").mode() & 0o777;
+        assert_eq!(mode, 0o600);
+    }
+
+    #[test]
+    fn a_directory_that_others_may_enter_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("a directory");
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
+        let refused = FileJournal::open(folder.path()).err().expect("refused");
+        assert!(refused.to_string().contains("chmod 700"), "{refused}");
+    }
+}

@@ -1,0 +1,338 @@
+//! When to leave an authority alone, and how much of it one tenant may have: per app, and per tenant of an app.
+//!
+//! Every tenant has a breaker and a bulkhead of its own. No lock is held beyond a few instructions and no tenant waits for
+//! another's calls, so a tenant whose authority hangs costs nobody else anything.
+//!
+//! A breaker that is open refuses until its time has come; then one call goes through as a probe, and the rest are refused
+//! until that one's end: an outage is asked about by one connection, and a repair lets everybody in at once.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use super::slots::Failure;
+use crate::domain::id::AppName;
+
+/// Failures in a row, nothing having worked in between, that open a tenant's breaker: fewer happen by chance.
+const FAILURES_TO_OPEN: u32 = 5;
+/// How long an opened breaker refuses before it lets a probe through; it doubles up to [`LONGEST_OPEN`].
+const FIRST_OPEN: Duration = Duration::from_millis(500);
+/// A repair shows within this time.
+const LONGEST_OPEN: Duration = Duration::from_secs(4);
+/// While the authority rejects the app itself every connection waits this long for one of them to try.
+const APP_REJECTED: Duration = Duration::from_secs(2);
+/// What those are told to wait who come while a probe is under way.
+const WHILE_PROBED: Duration = Duration::from_secs(1);
+/// A probe that has not ended by then is not waited for any more: its task is gone.
+const LONGEST_PROBE: Duration = Duration::from_secs(60);
+/// Calls of one tenant under way at one time, in this process. A healthy authority answers some hundred a second through
+/// these; a hung one holds no more than these.
+const MOST_CALLS: usize = 64;
+/// Tenants remembered; those at rest are forgotten first.
+const MOST_TENANTS: usize = 10_000;
+
+/// An app, and one of its tenants or none for all of them.
+type Part = (AppName, Option<String>);
+
+#[derive(Default)]
+struct Breaker {
+    /// In a row.
+    failures: u32,
+    open: Option<Open>,
+    calls: Option<Arc<Semaphore>>,
+}
+
+struct Open {
+    until: Duration,
+    why: Arc<Failure>,
+    /// Since when a probe is under way.
+    probed: Option<Duration>,
+}
+
+/// Whether a call may be made now.
+pub(super) enum Admission {
+    Go,
+    /// Not for so long, and why.
+    Wait(Duration, Arc<Failure>),
+}
+
+/// What a call's end says about the authority, beyond the one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// It answered about the grant: it works, and so does the app's credential.
+    Answered,
+    /// It failed, as it may for anybody.
+    Failed,
+    /// It asked to be left alone for so long.
+    Throttled(Duration),
+    /// It rejects the app itself.
+    AppRejected,
+    /// Nothing: the call was not made, or failed for what it asked.
+    Nothing,
+}
+
+/// All breakers and bulkheads.
+#[derive(Default)]
+pub(super) struct Breakers {
+    parts: Mutex<BTreeMap<Part, Breaker>>,
+}
+
+impl Breakers {
+    /// Whether no call for this tenant would be let through at `now` (monotonic): for how long, and why. Asking begins no
+    /// probe.
+    pub(super) fn refuses(
+        &self,
+        app: &AppName,
+        tenant: Option<&str>,
+        now: Duration,
+    ) -> Option<(Duration, Arc<Failure>)> {
+        refusal(&self.parts(), &both(app, tenant), now)
+    }
+
+    /// Whether a call for this tenant may be made at `now` (monotonic). Whoever is let through says how it ended.
+    pub(super) fn admit(&self, app: &AppName, tenant: Option<&str>, now: Duration) -> Admission {
+        let mut parts = self.parts();
+        let both = both(app, tenant);
+        // All of it is looked at before a probe is begun: one that the other part refuses is none.
+        if let Some((left, why)) = refusal(&parts, &both, now) {
+            return Admission::Wait(left, why);
+        }
+        for part in &both {
+            if let Some(open) = parts.get_mut(part).and_then(|breaker| breaker.open.as_mut()) {
+                open.probed = Some(now);
+            }
+        }
+        Admission::Go
+    }
+
+    /// Takes note of how a call ended that was let through.
+    pub(super) fn ended(
+        &self,
+        app: &AppName,
+        tenant: Option<&str>,
+        now: Duration,
+        ended: Ended,
+        why: &Arc<Failure>,
+    ) {
+        let mut parts = self.parts();
+        let whole = (app.clone(), None);
+        let part = (app.clone(), Some(tenant.unwrap_or_default().to_owned()));
+        let open = |until| Some(Open { until, why: why.clone(), probed: None });
+        match ended {
+            Ended::Answered => close(&mut parts, &[whole, part]),
+            Ended::AppRejected => {
+                make_room(&mut parts);
+                parts.entry(whole).or_default().open = open(now + APP_REJECTED);
+                unprobe(&mut parts, &part);
+            }
+            Ended::Throttled(asked) => {
+                make_room(&mut parts);
+                parts.entry(part).or_default().open = open(now + asked);
+                close(&mut parts, &[whole]);
+            }
+            Ended::Failed => {
+                make_room(&mut parts);
+                let breaker = parts.entry(part).or_default();
+                breaker.failures = breaker.failures.saturating_add(1);
+                let beyond = breaker.failures.saturating_sub(FAILURES_TO_OPEN);
+                if breaker.failures >= FAILURES_TO_OPEN {
+                    let wait = FIRST_OPEN.saturating_mul(1 << beyond.min(8)).min(LONGEST_OPEN);
+                    breaker.open = open(now + wait);
+                } else if let Some(open) = &mut breaker.open {
+                    open.probed = None;
+                }
+                unprobe(&mut parts, &whole);
+            }
+            Ended::Nothing => {
+                unprobe(&mut parts, &whole);
+                unprobe(&mut parts, &part);
+            }
+        }
+    }
+
+    /// Whoever was let through made no call after all.
+    pub(super) fn not_called(&self, app: &AppName, tenant: Option<&str>) {
+        let mut parts = self.parts();
+        unprobe(&mut parts, &(app.clone(), None));
+        unprobe(&mut parts, &(app.clone(), Some(tenant.unwrap_or_default().to_owned())));
+    }
+
+    /// Another replica was asked to leave this tenant alone.
+    pub(super) fn hold(&self, app: &AppName, tenant: Option<&str>, until: Duration, why: Arc<Failure>) {
+        let mut parts = self.parts();
+        make_room(&mut parts);
+        let part = (app.clone(), Some(tenant.unwrap_or_default().to_owned()));
+        parts.entry(part).or_default().open = Some(Open { until, why, probed: None });
+    }
+
+    /// The tenant's own permits for calls.
+    pub(super) fn calls(&self, app: &AppName, tenant: Option<&str>) -> Arc<Semaphore> {
+        let mut parts = self.parts();
+        make_room(&mut parts);
+        let part = (app.clone(), Some(tenant.unwrap_or_default().to_owned()));
+        let breaker = parts.entry(part).or_default();
+        breaker.calls.get_or_insert_with(|| Arc::new(Semaphore::new(MOST_CALLS))).clone()
+    }
+
+    fn parts(&self) -> MutexGuard<'_, BTreeMap<Part, Breaker>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn both(app: &AppName, tenant: Option<&str>) -> [Part; 2] {
+    [(app.clone(), None), (app.clone(), Some(tenant.unwrap_or_default().to_owned()))]
+}
+
+fn refusal(
+    parts: &BTreeMap<Part, Breaker>,
+    both: &[Part; 2],
+    now: Duration,
+) -> Option<(Duration, Arc<Failure>)> {
+    let open = |part| parts.get(part).and_then(|breaker: &Breaker| breaker.open.as_ref());
+    both.iter().filter_map(open).find_map(|open| {
+        if now < open.until {
+            return Some((open.until - now, open.why.clone()));
+        }
+        let probed = open.probed.is_some_and(|since| now.saturating_sub(since) < LONGEST_PROBE);
+        probed.then(|| (WHILE_PROBED, open.why.clone()))
+    })
+}
+
+fn close(parts: &mut BTreeMap<Part, Breaker>, which: &[Part]) {
+    for part in which {
+        if let Some(breaker) = parts.get_mut(part) {
+            breaker.failures = 0;
+            breaker.open = None;
+        }
+    }
+}
+
+fn unprobe(parts: &mut BTreeMap<Part, Breaker>, part: &Part) {
+    if let Some(open) = parts.get_mut(part).and_then(|breaker| breaker.open.as_mut()) {
+        open.probed = None;
+    }
+}
+
+/// Forgets tenants at rest once there are too many.
+fn make_room(parts: &mut BTreeMap<Part, Breaker>) {
+    if parts.len() >= MOST_TENANTS {
+        let at_rest = |breaker: &Breaker| {
+            breaker.open.is_none() && breaker.calls.as_ref().is_none_or(|calls| Arc::strong_count(calls) == 1)
+        };
+        parts.retain(|_, breaker| !at_rest(breaker));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn app() -> AppName {
+        AppName::parse("outlook").expect("name")
+    }
+
+    struct Scene {
+        breakers: Breakers,
+        why: Arc<Failure>,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            Scene { breakers: Breakers::default(), why: Arc::new(Failure::NotFound) }
+        }
+
+        fn goes(&self, tenant: &str, now: u64) -> bool {
+            matches!(self.breakers.admit(&app(), Some(tenant), at(now)), Admission::Go)
+        }
+
+        fn ended(&self, tenant: &str, now: u64, ended: Ended) {
+            self.breakers.ended(&app(), Some(tenant), at(now), ended, &self.why);
+        }
+    }
+
+    #[test]
+    fn failures_in_a_row_open_it_and_one_probe_at_a_time_asks() {
+        let scene = Scene::new();
+        for _ in 0..FAILURES_TO_OPEN - 1 {
+            assert!(scene.goes("t", 0));
+            scene.ended("t", 0, Ended::Failed);
+        }
+        scene.ended("t", 0, Ended::Answered);
+        for _ in 0..FAILURES_TO_OPEN {
+            assert!(scene.goes("t", 1), "an answer in between begins the count anew");
+            scene.ended("t", 1, Ended::Failed);
+        }
+        assert!(!scene.goes("t", 1));
+        assert!(scene.goes("other", 1), "another tenant's is another breaker");
+        assert!(scene.goes("t", 2), "a probe");
+        assert!(!scene.goes("t", 2), "one at a time");
+        scene.ended("t", 2, Ended::Failed);
+        assert!(!scene.goes("t", 2) && scene.goes("t", 3));
+        scene.ended("t", 3, Ended::Answered);
+        assert!(scene.goes("t", 3) && scene.goes("t", 3), "everybody at once");
+    }
+
+    #[test]
+    fn it_never_waits_longer_than_a_repair_may_take_to_show() {
+        let scene = Scene::new();
+        for now in 0..100 {
+            if scene.goes("t", now * 10) {
+                scene.ended("t", now * 10, Ended::Failed);
+            }
+        }
+        assert!(scene.goes("t", 1000 + LONGEST_OPEN.as_secs()));
+    }
+
+    #[test]
+    fn a_throttled_tenant_is_left_alone_and_a_rejected_app_is_asked_by_one() {
+        let scene = Scene::new();
+        scene.ended("t", 0, Ended::Throttled(at(30)));
+        assert!(!scene.goes("t", 29) && scene.goes("other", 29) && scene.goes("t", 30));
+        let scene = Scene::new();
+        scene.ended("t", 0, Ended::AppRejected);
+        assert!(!scene.goes("t", 1) && !scene.goes("other", 1));
+        assert!(scene.goes("other", 2) && !scene.goes("t", 2));
+        scene.ended("other", 2, Ended::Answered);
+        assert!(scene.goes("t", 2));
+    }
+
+    #[test]
+    fn a_probe_that_never_ends_or_is_not_made_holds_nobody_up() {
+        let scene = Scene::new();
+        scene.ended("t", 0, Ended::AppRejected);
+        assert!(scene.goes("t", 2));
+        assert!(!scene.goes("t", 3));
+        scene.ended("t", 3, Ended::Nothing);
+        assert!(scene.goes("t", 3));
+        assert!(!scene.goes("t", 3 + LONGEST_PROBE.as_secs() - 1));
+        assert!(scene.goes("t", 3 + LONGEST_PROBE.as_secs()));
+    }
+
+    /// By construction: a tenant with all its permits taken and its breaker open shares nothing with the others.
+    #[test]
+    fn one_tenants_permits_are_nobody_elses() {
+        let scene = Scene::new();
+        let hung = scene.breakers.calls(&app(), Some("hung"));
+        let taken = hung.clone().try_acquire_many_owned(u32::try_from(MOST_CALLS).expect("few"));
+        assert!(taken.is_ok());
+        assert!(scene.breakers.calls(&app(), Some("hung")).try_acquire().is_err());
+        assert_eq!(scene.breakers.calls(&app(), Some("other")).available_permits(), MOST_CALLS);
+    }
+
+    #[test]
+    fn tenants_are_bounded_and_those_in_trouble_stay() {
+        let scene = Scene::new();
+        scene.ended("held", 0, Ended::Throttled(at(999)));
+        for number in 0..MOST_TENANTS * 2 {
+            scene.breakers.calls(&app(), Some(&format!("t{number}")));
+        }
+        assert!(scene.breakers.parts().len() <= MOST_TENANTS);
+        assert!(!scene.goes("held", 1));
+    }
+}

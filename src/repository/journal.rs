@@ -1,0 +1,144 @@
+//! Answers of the authority that the store has not taken: kept in memory, and sealed in the journal where there is one.
+
+use std::borrow::Cow;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::{Connection, Repository, RepositoryError};
+use crate::domain::grant::Grant;
+use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::domain::secret::RefreshToken;
+use crate::journal::JournalError;
+use crate::keyring::seal::Place;
+use crate::store::{LeaseNonce, Revision, StoredConnection, Writer, record};
+
+const SCHEMA: &str = "journal";
+
+/// The successor of a connection that the store shall take.
+#[derive(Clone)]
+pub struct Unstored {
+    /// On whose word it is committed: that of the lease under which it was got.
+    pub writer: Writer,
+    /// What it succeeds.
+    pub expected: Option<Revision>,
+    /// As the store will have it.
+    pub sealed: StoredConnection,
+    /// The same, opened.
+    pub connection: Connection,
+    /// The grant that was sealed …
+    pub grant: Grant,
+    /// … and the refresh token that was used to get it: if somebody's verdict was stored meanwhile, and the grant there is
+    /// still the one that was used, the answer goes on top.
+    pub used: RefreshToken,
+    /// It is in the journal, so its tokens may be served.
+    pub journaled: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct EntryWire<'a> {
+    app: String,
+    connection: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lease: Option<[u8; 16]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expected: Option<(u64, [u8; 16])>,
+    #[serde(borrow)]
+    record: Cow<'a, str>,
+    #[serde(borrow)]
+    used: Cow<'a, str>,
+}
+
+impl Repository {
+    /// Whether there is a journal.
+    pub fn has_journal(&self) -> bool {
+        self.journal.is_some()
+    }
+
+    /// Keeps an answer in the journal, durably. Only where there is one.
+    pub async fn journal(&self, key: &ConnectionKey, unstored: &Unstored) -> Result<(), RepositoryError> {
+        const DOING: &str = "journaling a refreshed grant";
+        let Some(journal) = &self.journal else {
+            return Err(JournalError { doing: DOING, cause: "there is no journal".into() }.into());
+        };
+        let record = STANDARD.encode(record::encode(DOING, &unstored.sealed)?);
+        let wire = EntryWire {
+            app: key.app.to_string(),
+            connection: key.connection.to_string(),
+            lease: match unstored.writer {
+                Writer::Lease(nonce) => Some(nonce.0),
+                Writer::SignIn | Writer::Operator => None,
+            },
+            expected: unstored.expected.map(|revision| (revision.generation, revision.nonce)),
+            record: Cow::Borrowed(&record),
+            used: Cow::Borrowed(unstored.used.expose()),
+        };
+        let mut bytes = Zeroizing::new(Vec::with_capacity(record.len() + wire.used.len() + 2048));
+        serde_json::to_writer(&mut *bytes, &wire).expect("these types have no map keys that JSON lacks");
+        let name = name_of(&unstored.sealed.revision);
+        let sealed = self.keyring.seal(&place(&name), &bytes, self.random.as_ref());
+        Ok(journal.write(&name, sealed).await?)
+    }
+
+    /// Drops an answer from the journal: the store has it, or something newer.
+    pub async fn unjournal(&self, revision: &Revision) {
+        let Some(journal) = &self.journal else { return };
+        if let Err(error) = journal.remove(&name_of(revision)).await {
+            tracing::warn!(%error, "a stored answer stays in the journal; it is offered again after a restart, and known then");
+        }
+    }
+
+    /// Every answer in the journal. Those that do not open are left where they are, and said.
+    pub async fn journaled(&self) -> Result<Vec<(ConnectionKey, Unstored)>, RepositoryError> {
+        let Some(journal) = &self.journal else { return Ok(Vec::new()) };
+        let mut found = Vec::new();
+        for (name, sealed) in journal.entries().await? {
+            match self.open_entry(&name, &sealed) {
+                Ok(entry) => found.push(entry),
+                Err(error) => {
+                    tracing::error!(entry = name, %error, "an entry of the journal does not open and is left there: restore the sealing key that it names");
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn open_entry(&self, name: &str, sealed: &[u8]) -> Result<(ConnectionKey, Unstored), RepositoryError> {
+        let format = || RepositoryError::Format { owner: name.to_owned(), field: SCHEMA };
+        let bytes = self.keyring.open(&place(name), sealed).map_err(|source| RepositoryError::Sealed {
+            owner: name.to_owned(),
+            field: SCHEMA,
+            source,
+        })?;
+        let wire: EntryWire<'_> = serde_json::from_slice(&bytes).map_err(|_| format())?;
+        let key = ConnectionKey {
+            app: AppName::parse(&wire.app).map_err(|_| format())?,
+            connection: ConnectionName::parse(&wire.connection).map_err(|_| format())?,
+        };
+        let record = STANDARD.decode(wire.record.as_ref()).map_err(|_| format())?;
+        let sealed = record::decode("reading the journal", &record)?;
+        let loaded = self.open(&key, sealed.clone())?;
+        let grant = self.open_grant(&key, &loaded)?.ok_or_else(format)?;
+        let unstored = Unstored {
+            writer: wire.lease.map_or(Writer::Operator, |nonce| Writer::Lease(LeaseNonce(nonce))),
+            expected: wire.expected.map(|(generation, nonce)| Revision { generation, nonce }),
+            sealed,
+            connection: loaded.connection,
+            grant,
+            used: RefreshToken::new(wire.used),
+            journaled: true,
+        };
+        Ok((key, unstored))
+    }
+}
+
+/// An entry's name: the nonce of the revision that it holds, so that no two answers share one.
+fn name_of(revision: &Revision) -> String {
+    revision.nonce.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn place(name: &str) -> Place<'_> {
+    Place { schema: SCHEMA, owner: (name, ""), field: "entry", generation: 0 }
+}

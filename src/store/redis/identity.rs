@@ -1,0 +1,135 @@
+//! Which store this is. A Redis whose volume was lost comes back empty and answers as if nothing had ever been there; to
+//! believe it would make every connection "not found", and services delete their links to them.
+//!
+//! So the store has a random name, kept beside the records, and this process remembers it, on disk where there is a
+//! journal. A Redis without it, or with another one, is not talked to. And since one can lose everything without the
+//! connection to it breaking, no absence of a record is believed without a look at the name.
+//!
+//! An operator who knows that what is there now is the store says so ([`Identity::adopt`]): then it gets a new name, with
+//! the one that it replaces beside it, so that every other replica that remembers that one follows.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ::redis::RedisResult;
+use ::redis::aio::MultiplexedConnection;
+
+use crate::domain::random::{Random, random_bytes};
+use crate::store::keyspace;
+
+/// What the store's name and the one that it replaces are parted by.
+const REPLACES: &str = " replaces ";
+
+pub(super) struct Identity {
+    state: Mutex<State>,
+    /// Where the name is remembered beyond this process.
+    file: Option<PathBuf>,
+}
+
+#[derive(Default)]
+struct State {
+    known: Option<String>,
+    /// An operator said that whatever is there now is the store.
+    adopting: bool,
+}
+
+impl Identity {
+    pub(super) fn new(file: Option<PathBuf>) -> Self {
+        let known = file.as_deref().and_then(|file| std::fs::read_to_string(file).ok());
+        let known = known.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
+        Identity { state: Mutex::new(State { known, adopting: false }), file }
+    }
+
+    /// The next look at the name takes whatever is there.
+    pub(super) fn adopt(&self) {
+        self.state().adopting = true;
+    }
+
+    /// No operator's word counts any more that was not followed.
+    pub(super) fn adopted_or_not(&self) {
+        self.state().adopting = false;
+    }
+
+    /// Looks at the store's name. The inner error says that it is not the store that was there before.
+    pub(super) async fn check(
+        &self,
+        commands: &mut MultiplexedConnection,
+        random: &dyn Random,
+    ) -> RedisResult<Result<(), String>> {
+        let read = async |commands: &mut MultiplexedConnection| -> RedisResult<Option<String>> {
+            ::redis::cmd("GET").arg(keyspace::REDIS_IDENTITY).query_async(commands).await
+        };
+        let (known, adopting) = {
+            let state = self.state();
+            (state.known.clone(), state.adopting)
+        };
+        let mut found = read(commands).await?;
+        let foreign = |found: &Option<String>| match (&known, found) {
+            (Some(known), Some(found)) => name(found) != known && replaced(found) != Some(known.as_str()),
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        if found.is_none() && known.is_none() || adopting && foreign(&found) {
+            let mut value: String =
+                random_bytes::<16>(random).iter().map(|byte| format!("{byte:02x}")).collect();
+            let mut set = ::redis::cmd("SET");
+            set.arg(keyspace::REDIS_IDENTITY);
+            match &known {
+                Some(known) => {
+                    value.push_str(REPLACES);
+                    value.push_str(known);
+                    set.arg(value);
+                }
+                // Several replicas may start at once: one of them gives the name.
+                None => {
+                    set.arg(value).arg("NX");
+                }
+            }
+            set.exec_async(commands).await?;
+            found = read(commands).await?;
+        }
+        if foreign(&found) {
+            return Ok(Err(FOREIGN.to_owned()));
+        }
+        if let Some(found) = &found
+            && known.as_deref() != Some(name(found))
+        {
+            self.remember(name(found));
+        }
+        Ok(Ok(()))
+    }
+
+    fn remember(&self, name: &str) {
+        self.state().known = Some(name.to_owned());
+        if let Some(file) = &self.file
+            && let Err(error) = write(file, name)
+        {
+            tracing::warn!(%error, file = %file.display(), "which store this is will not be remembered after a restart");
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const FOREIGN: &str = "it is not the store that was there before: it came back empty, or it is another one. Nothing of it is \
+                       believed. Restore it; or, if what is there now shall be the store, say `tokenward store adopt`";
+
+fn name(value: &str) -> &str {
+    value.split_once(REPLACES).map_or(value, |(name, _)| name)
+}
+
+fn replaced(value: &str) -> Option<&str> {
+    value.split_once(REPLACES).map(|(_, replaced)| replaced)
+}
+
+/// Whole or not at all.
+fn write(file: &Path, name: &str) -> std::io::Result<()> {
+    let unfinished = file.with_extension("new");
+    let mut new = std::fs::File::create(&unfinished)?;
+    new.write_all(name.as_bytes())?;
+    new.sync_all()?;
+    std::fs::rename(&unfinished, file)
+}

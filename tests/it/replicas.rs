@@ -1,0 +1,264 @@
+//! Several replicas on one Redis: one refresh among them, whoever asks, and nobody stuck behind one that died.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use entra_emulator::{Endpoint, Fault, FaultRule, Mode};
+
+use crate::world::{ALICE, Kept, Plan, Process, World, text};
+
+/// Authority calls of at most 2 s, under leases of 7 s.
+const QUICK: &str = "[limits]\nauthority_timeout = \"2s\"\nlease = \"7s\"\n";
+
+fn signal(process: &Process, signal: rustix::process::Signal) {
+    let pid = i32::try_from(process.pid()).expect("a pid");
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).expect("a pid"), signal)
+        .expect("signalled");
+}
+
+/// 2,000 callers on 3 replicas at one expired token: the authority sees one refresh, and everyone gets its token.
+async fn crowd(mode: Mode, delay: Duration) {
+    let life = Duration::from_secs(8);
+    let world = Plan::default().kept(Kept::Redis).mode(mode).token_life(life).start().await;
+    let world = Arc::new(world);
+    let others = Arc::new([world.replica("second").await, world.replica("third").await]);
+    world.connect("crowd", ALICE).await;
+    tokio::time::sleep(life).await;
+    world.entra.change_settings(|settings| settings.token_lifetime_seconds = Some(3600));
+    world.entra.clear_ledger();
+    world.entra.faults().inject(FaultRule::new(Endpoint::Token, Fault::Delay(delay)));
+    let callers: Vec<_> = (0..2000)
+        .map(|number: usize| {
+            let (world, others) = (world.clone(), others.clone());
+            tokio::spawn(async move {
+                let daemon = match number % 3 {
+                    0 => &world.daemon,
+                    other => &others[other - 1],
+                };
+                let answer = world.token_at(daemon, "crowd").await;
+                assert_eq!(answer.status, 200, "{}\n{}", answer.text(), daemon.log());
+                text(&answer.json(), "access_token").to_owned()
+            })
+        })
+        .collect();
+    let mut tokens = BTreeSet::new();
+    for caller in callers {
+        tokens.insert(caller.await.expect("a token"));
+    }
+    assert_eq!(tokens.len(), 1);
+    assert_eq!(world.token_calls("refresh_token"), 1);
+}
+
+#[tokio::test]
+async fn two_thousand_callers_on_three_replicas_make_one_refresh() {
+    crowd(Mode::Strict, Duration::from_millis(300)).await;
+}
+
+#[tokio::test]
+async fn they_do_with_a_slow_authority_too() {
+    crowd(Mode::Entra, Duration::from_secs(3)).await;
+}
+
+/// The holder of a lease is stopped in the middle of its call, for longer than the lease: another replica goes on at its
+/// end, and what the first one brings back late overwrites nothing.
+#[tokio::test]
+async fn a_holder_that_is_stopped_holds_nobody_up_beyond_its_lease() {
+    let life = Duration::from_secs(4);
+    let world = Plan::default().kept(Kept::Redis).token_life(life).sections(QUICK).start().await;
+    let other = world.replica("second").await;
+    world.connect("one", ALICE).await;
+    tokio::time::sleep(life).await;
+    world.entra.change_settings(|settings| settings.token_lifetime_seconds = Some(3600));
+    world.entra.clear_ledger();
+    let slow = FaultRule::new(Endpoint::Token, Fault::DelayAnswer(Duration::from_millis(1500))).once();
+    world.entra.faults().inject(slow);
+    let world = Arc::new(world);
+    let waiting = {
+        let world = world.clone();
+        tokio::spawn(async move { world.token_at(&world.daemon, "one").await })
+    };
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    signal(&world.daemon, rustix::process::Signal::STOP);
+    let begun = Instant::now();
+    let answer = world.token_at(&other, "one").await;
+    assert_eq!(answer.status, 200, "{}\n{}", answer.text(), other.log());
+    let served = text(&answer.json(), "access_token").to_owned();
+    assert!(begun.elapsed() > Duration::from_secs(3), "the lease was kept to: {:?}", begun.elapsed());
+    assert_eq!(world.token_calls("refresh_token"), 2);
+    signal(&world.daemon, rustix::process::Signal::CONT);
+    let late = waiting.await.expect("joined");
+    assert_eq!(late.status, 200, "{}\n{}", late.text(), world.daemon.log());
+    assert_eq!(text(&late.json(), "access_token"), served, "the late answer lost");
+    assert_eq!(text(&world.token_at(&other, "one").await.json(), "access_token"), served);
+    assert_eq!(world.token_calls("refresh_token"), 2);
+}
+
+/// A replica that is killed while it refreshes: its lease ends by itself, and the next one refreshes.
+#[tokio::test]
+async fn a_killed_holder_s_lease_ends_by_itself() {
+    let life = Duration::from_secs(4);
+    let mut world = Plan::default().kept(Kept::Redis).token_life(life).sections(QUICK).start().await;
+    let other = world.replica("second").await;
+    world.connect("one", ALICE).await;
+    tokio::time::sleep(life).await;
+    world.entra.faults().inject(FaultRule::new(Endpoint::Token, Fault::Hang(None)).once());
+    let url = format!("{}/v1/apps/outlook/connections/one/token", world.daemon.local);
+    let bearer = format!("Bearer {}", world.key);
+    let asked = tokio::spawn(async move {
+        let headers = [("authorization", bearer.as_str())];
+        crate::http_client::request(http::Method::GET, &url, &headers, "").await.is_ok()
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    world.daemon.kill();
+    assert!(!asked.await.expect("joined"));
+    assert_eq!(world.token_at(&other, "one").await.status, 200, "{}", other.log());
+    assert!(explains_the_doubt(&world, &other).await, "{}", other.log());
+}
+
+/// That somebody began a refresh and never said how it ended is part of the story that `explain` tells.
+async fn explains_the_doubt(world: &World, daemon: &Process) -> bool {
+    let url = format!("{}/v1/apps/outlook/connections/one/explain", daemon.local);
+    let bearer = format!("Bearer {}", world.key);
+    let headers = [("authorization", bearer.as_str())];
+    let answer = crate::http_client::request(http::Method::GET, &url, &headers, "").await.expect("an answer");
+    let explained = answer.json();
+    explained["attempts"]
+        .as_array()
+        .is_some_and(|attempts| attempts.iter().any(|attempt| attempt["outcome"] == "outcome_unknown"))
+}
+
+/// Redis goes away between the question to the authority and its answer, and the daemon dies before it is back: the answer
+/// was served, so it was in the journal, and where a used refresh token ends the grant it is all that keeps it alive.
+#[tokio::test]
+async fn the_journal_keeps_what_redis_did_not_take_through_a_crash() {
+    let life = Duration::from_secs(6);
+    let mut plan = Plan::default().kept(Kept::Redis).mode(Mode::Strict).token_life(life);
+    plan.store_lines = "journal = \"journal\"".into();
+    let mut world = plan.start().await;
+    world.connect("one", ALICE).await;
+    tokio::time::sleep(life).await;
+    world.entra.clear_ledger();
+    world
+        .entra
+        .faults()
+        .inject(FaultRule::new(Endpoint::Token, Fault::DelayAnswer(Duration::from_secs(1))).once());
+    let url = format!("{}/v1/apps/outlook/connections/one/token", world.daemon.local);
+    let bearer = format!("Bearer {}", world.key);
+    let headers_bearer = bearer.clone();
+    let waiting = tokio::spawn(async move {
+        let headers = [("authorization", headers_bearer.as_str())];
+        crate::http_client::request(http::Method::GET, &url, &headers, "").await.expect("an answer")
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    world.redis.as_mut().expect("redis").stop();
+    let served = waiting.await.expect("joined");
+    assert_eq!(served.status, 200, "{}\n{}", served.text(), world.daemon.log());
+    assert_eq!(served.headers["tokenward-degraded"], "store");
+    let token = text(&served.json(), "access_token").to_owned();
+    let journal = world.folder.path().join("journal");
+    let entries = || {
+        let files = std::fs::read_dir(&journal).expect("the journal");
+        files
+            .filter(|file| {
+                file.as_ref().is_ok_and(|file| file.path().extension().is_some_and(|end| end == "entry"))
+            })
+            .count()
+    };
+    assert_eq!(entries(), 1);
+    world.daemon.kill();
+    world.redis.as_mut().expect("redis").restart();
+    world.kill_and_restart().await;
+    assert_eq!(text(&world.token("one").await.json(), "access_token"), token, "{}", world.daemon.log());
+    assert_eq!(world.token_calls("refresh_token"), 1);
+    let begun = Instant::now();
+    while entries() > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(5), "{}", world.daemon.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // And the grant lives on: its newest refresh token is the one that is stored.
+    tokio::time::sleep(life).await;
+    let next = world.token("one").await;
+    assert_eq!(next.status, 200, "{}\n{}", next.text(), world.daemon.log());
+    assert!(next.headers.get("tokenward-degraded").is_none());
+    assert_eq!(world.show("one").await["status"], "active");
+}
+
+/// The store falls back to the state before the last commit, as a failover may make it: what was stored is stored again, so
+/// that the refresh token there is the one that still works.
+#[tokio::test]
+async fn a_store_that_falls_back_is_given_what_it_lost() {
+    let life = Duration::from_secs(6);
+    let world = Plan::default().kept(Kept::Redis).mode(Mode::Strict).token_life(life).start().await;
+    world.connect("one", ALICE).await;
+    let redis = world.redis.as_ref().expect("redis");
+    let record = "tokenward:{outlook:one}";
+    assert_eq!(redis.cli(&["COPY", record, "tokenward:{outlook:one}:before"]), "1");
+    tokio::time::sleep(life).await;
+    let token = world.access_token("one").await;
+    assert_eq!(redis.cli(&["COPY", "tokenward:{outlook:one}:before", record, "REPLACE"]), "1");
+    assert_eq!(redis.cli(&["DEL", "tokenward:{outlook:one}:before"]), "1");
+    // Whether it is noticed while the token lives, or by the next refresh itself.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.access_token("one").await;
+    assert!(world.daemon.log().contains("lost a commit"), "{}", world.daemon.log());
+    tokio::time::sleep(life).await;
+    assert_ne!(world.access_token("one").await, token);
+    assert_eq!(world.show("one").await["status"], "active");
+}
+
+/// Redis loses everything while it runs: nothing of that is believed. What is held is served, the rest is 503 and never 404,
+/// on every replica and after a restart of one; until an operator says that this is the store now.
+#[tokio::test]
+async fn an_emptied_redis_is_not_believed_until_an_operator_says_so() {
+    let mut plan = Plan::default().kept(Kept::Redis);
+    plan.store_lines = "journal = \"journal\"".into();
+    let mut world = plan.start().await;
+    let other = world.replica("second").await;
+    for connection in ["held", "cold"] {
+        world.connect(connection, ALICE).await;
+    }
+    let held = world.access_token("held").await;
+    assert_eq!(world.token_at(&other, "held").await.status, 200);
+    world.redis.as_ref().expect("redis").cli(&["FLUSHALL"]);
+    for _ in 0..30 {
+        for daemon in [&world.daemon, &other] {
+            assert_eq!(text(&world.token_at(daemon, "held").await.json(), "access_token"), held);
+            for nobody in ["cold", "nobody"] {
+                let answer = world.token_at(daemon, nobody).await;
+                let code = text(&answer.json(), "code").to_owned();
+                // One that is held may be served.
+                assert!(
+                    answer.status == 200 || (answer.status == 503 && code == "store_unavailable"),
+                    "{code}"
+                );
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let gone =
+        world.api(http::Method::DELETE, "/v1/apps/outlook/connections/nobody", serde_json::Value::Null).await;
+    assert_eq!(gone.status, 503);
+    // A restart forgets what was held, and remembers what store it was.
+    world.daemon.kill();
+    world.daemon = Process::launch(world.folder.path()).await;
+    let answer = world.token("cold").await;
+    assert_eq!((answer.status.as_u16(), text(&answer.json(), "code")), (503, "store_unavailable"));
+    assert!(world.daemon.log().contains("tokenward store adopt"), "{}", world.daemon.log());
+
+    let adopted = std::process::Command::new(env!("CARGO_BIN_EXE_tokenward"))
+        .args(["store", "adopt", "--yes", "--config"])
+        .arg(world.folder.path().join("tokenward.toml"))
+        .output()
+        .expect("it ends");
+    assert!(adopted.status.success(), "{}", String::from_utf8_lossy(&adopted.stderr));
+    for daemon in [&world.daemon, &other] {
+        let begun = Instant::now();
+        while world.token_at(daemon, "held").await.status != 404 {
+            assert!(begun.elapsed() < Duration::from_secs(5), "{}", daemon.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    world.connect("held", ALICE).await;
+    assert_eq!(world.token_at(&other, "held").await.status, 200);
+}
