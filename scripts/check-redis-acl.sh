@@ -62,6 +62,7 @@ passes ZADD tokenward:z 0 m
 passes ZRANGEBYLEX tokenward:z - + LIMIT 0 10
 passes ZREM tokenward:z m
 passes ROLE
+passes WAIT 1 1
 passes SELECT 1
 passes CLIENT SETNAME tokenward
 passes SCRIPT LOAD "redis.call('SET', KEYS[1], '1') return redis.call('GET', KEYS[1])"

@@ -1,6 +1,6 @@
 //! The configured store, opened and observed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
@@ -11,7 +11,7 @@ use crate::config::{self, RedisKind, StoreBackend, StoreConfig};
 use crate::store::Store;
 use crate::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use crate::store::observed::{Observed, StoreObserver};
-use crate::store::redis::{RedisConfig, RedisStore, RedisTls, TlsIdentity};
+use crate::store::redis::{PasswordSource, RedisConfig, RedisStore, RedisTls, Sentinels, TlsIdentity};
 
 /// A store, and how to end it.
 pub(super) struct OpenedStore {
@@ -61,22 +61,39 @@ fn redis_config(
     secrets: &SecretReader,
     journal: Option<&Path>,
 ) -> Result<RedisConfig, StartError> {
-    if config.kind != RedisKind::Standalone {
-        return Err(StartError::new(
-            "store.url: this version speaks to one standalone Redis only; Sentinel and Cluster are yet to come",
-        ));
-    }
-    let host = config.hosts.first().ok_or_else(|| StartError::new("store.url names no host"))?;
-    let mut redis = RedisConfig::new(host.host.clone(), host.port);
+    let password = |key: &str, path: &Option<PathBuf>| {
+        let Some(path) = path.clone() else { return Ok(None) };
+        let secrets = secrets.clone();
+        secrets.read_text(&path).map_err(|error| StartError::new(format!("store.{key}: {error}")))?;
+        let source: PasswordSource =
+            Arc::new(move || secrets.read_text(&path).map_err(|error| error.to_string()));
+        Ok(Some(source))
+    };
+    let mut redis = match &config.kind {
+        RedisKind::Standalone => {
+            let host = config.hosts.first().ok_or_else(|| StartError::new("store.url names no host"))?;
+            RedisConfig::new(host.host.clone(), host.port)
+        }
+        RedisKind::Sentinel { primary } => {
+            let addresses = config.hosts.iter().map(|host| (host.host.clone(), host.port)).collect();
+            let mut sentinels = Sentinels::new(addresses, primary.clone());
+            sentinels.username.clone_from(&config.sentinel_username);
+            sentinels.password = password("sentinel_password_file", &config.sentinel_password_file)?;
+            RedisConfig::through(sentinels)
+        }
+        RedisKind::Cluster => {
+            return Err(StartError::new(
+                "store.url: this version speaks to one standalone Redis, or through Sentinel; Cluster is yet to come",
+            ));
+        }
+    };
+    redis.wait_replicas = config.wait_replicas;
+    redis.wait_timeout = config.wait_timeout;
     redis.database = u16::try_from(config.db)
         .map_err(|_| StartError::new("store.url: there is no such database number"))?;
     redis.identity_file = journal.map(|journal| journal.join("store-identity"));
     redis.username.clone_from(&config.username);
-    if let Some(path) = config.password_file.clone() {
-        let secrets = secrets.clone();
-        secrets.read_text(&path).map_err(|error| StartError::new(format!("store.password_file: {error}")))?;
-        redis.password = Some(Arc::new(move || secrets.read_text(&path).map_err(|error| error.to_string())));
-    }
+    redis.password = password("password_file", &config.password_file)?;
     if config.tls {
         let (ca, certificate, key) =
             (config.ca_file.clone(), config.client_certificate.clone(), config.client_key.clone());

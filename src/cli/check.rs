@@ -226,6 +226,9 @@ impl Check<'_> {
                 }
             }
             StoreBackend::Redis(redis) => {
+                if let Some(path) = &redis.sentinel_password_file {
+                    self.text("store.sentinel_password_file", path, findings);
+                }
                 if let Some(path) = &redis.password_file {
                     self.text("store.password_file", path, findings);
                 }

@@ -275,16 +275,27 @@ pub(super) fn config(context: &Context, entries: &Entries) -> Option<Config> {
 
 fn store(section: &Section<'_>) -> Option<StoreConfig> {
     let kind = section.text("kind")?;
-    const REDIS_ONLY: &[&str] =
-        &["url", "username", "password_file", "ca_file", "client_certificate", "client_key", "journal"];
+    const REDIS_ONLY: &[&str] = &[
+        "url",
+        "username",
+        "password_file",
+        "ca_file",
+        "client_certificate",
+        "client_key",
+        "sentinel_username",
+        "sentinel_password_file",
+        "wait_replicas",
+        "wait_timeout",
+        "journal",
+    ];
     let backend = if kind.value == "redis" {
         if let Some(path) = section.text("path").filter(Leaf::is_given) {
             path.mistake("is for `kind = \"embedded\"` only");
         }
-        redis(section).map(StoreBackend::Redis)
+        redis(section).map(|redis| StoreBackend::Redis(Box::new(redis)))
     } else {
         for key in REDIS_ONLY {
-            if let Some(leaf) = section.text(key) {
+            if let Some(leaf) = section.node(key).filter(Leaf::is_given) {
                 leaf.mistake("is for `kind = \"redis\"` only");
             }
         }
@@ -300,8 +311,8 @@ fn store(section: &Section<'_>) -> Option<StoreConfig> {
 fn redis(section: &Section<'_>) -> Option<RedisConfig> {
     let target = match section.text("url") {
         Some(url) => match redis_url(url.value) {
-            Ok(target) if target.kind != RedisKind::Standalone => {
-                url.mistake("names Sentinel or a Cluster, which are not supported in this version: name one standalone Redis");
+            Ok(target) if target.kind == RedisKind::Cluster => {
+                url.mistake("names a Cluster, which is not supported in this version: name one standalone Redis or sentinels");
                 None
             }
             Ok(target) => Some((url, target)),
@@ -321,6 +332,17 @@ fn redis(section: &Section<'_>) -> Option<RedisConfig> {
     };
     pair(section, "client_certificate", "client_key");
     let (url, target) = target?;
+    if !matches!(target.kind, RedisKind::Sentinel { .. }) {
+        for key in ["sentinel_username", "sentinel_password_file"] {
+            if let Some(leaf) = section.text(key) {
+                leaf.mistake("is for a `url` that names sentinels only");
+            }
+        }
+    } else if let Some(username) = section.text("sentinel_username")
+        && section.text("sentinel_password_file").is_none()
+    {
+        username.mistake("needs `sentinel_password_file` beside it");
+    }
     if !target.tls {
         for key in ["ca_file", "client_certificate", "client_key"] {
             if let Some(leaf) = section.text(key) {
@@ -337,13 +359,17 @@ fn redis(section: &Section<'_>) -> Option<RedisConfig> {
         ca_file: section.path("ca_file"),
         client_certificate: section.path("client_certificate"),
         client_key: section.path("client_key"),
+        sentinel_username: section.string("sentinel_username"),
+        sentinel_password_file: section.path("sentinel_password_file"),
+        wait_replicas: section.number("wait_replicas")?,
+        wait_timeout: section.duration("wait_timeout")?,
         ..target
     })
 }
 
 /// Reads a Redis URL. The messages never repeat it: it may hold a password all the same.
 pub(super) fn redis_url(text: &str) -> Result<RedisConfig, String> {
-    const FORMS: &str = "must be `redis://host:6379/0`, `redis+sentinel://host:26379,host:26379/primary` or `redis+cluster://host:6379,host:6379`, each with `rediss` for TLS";
+    const FORMS: &str = "must be `redis://host:6379/0` or `redis+sentinel://host:26379,host:26379/primary`, each with `rediss` for TLS";
     let (scheme, rest) = text.split_once("://").ok_or(FORMS)?;
     let (tls, kind, default_port) = match scheme {
         "redis" => (false, "standalone", 6379),
@@ -374,7 +400,7 @@ pub(super) fn redis_url(text: &str) -> Result<RedisConfig, String> {
     };
     let (kind, db) = match kind {
         "standalone" if hosts.len() > 1 => {
-            return Err("names several hosts: use `redis+sentinel` or `redis+cluster`".to_owned());
+            return Err("names several hosts: sentinels are named by `redis+sentinel`".to_owned());
         }
         "standalone" => (RedisKind::Standalone, database(path)?),
         "sentinel" => {
@@ -403,6 +429,10 @@ pub(super) fn redis_url(text: &str) -> Result<RedisConfig, String> {
         ca_file: None,
         client_certificate: None,
         client_key: None,
+        sentinel_username: None,
+        sentinel_password_file: None,
+        wait_replicas: 0,
+        wait_timeout: Duration::ZERO,
     })
 }
 

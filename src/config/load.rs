@@ -432,6 +432,10 @@ authenticate = [{ unix_user = "a" }]
         let config = super::super::build::redis_url("rediss+cluster://h1:1,h2:2").unwrap();
         assert_eq!((config.kind, config.hosts.len()), (RedisKind::Cluster, 2));
         assert_eq!(redis("redis://localhost").unwrap().1, 0);
+        let (config, warnings) = redis("rediss+sentinel://a,b/primary").unwrap();
+        assert_eq!((config.kind, warnings), (RedisKind::Sentinel { primary: "primary".into() }, 0));
+        assert_eq!((config.wait_replicas, config.wait_timeout.as_millis()), (0, 250));
+        assert_eq!(redis("redis+sentinel://a,localhost/primary").unwrap().1, 1, "without TLS");
         for (url, expected) in [
             ("http://redis", "must be `redis://"),
             ("redis", "must be `redis://"),
@@ -439,7 +443,6 @@ authenticate = [{ unix_user = "a" }]
             ("redis://a,b", "names several hosts"),
             ("redis://a/x", "must be a number"),
             ("redis://a?protocol=resp3", "must not hold options"),
-            ("redis+sentinel://a/primary", "not supported in this version"),
             ("redis+cluster://a", "not supported in this version"),
             ("redis+sentinel://a", "must name the primary"),
             ("redis+cluster://a/1", "database 0 only"),
@@ -457,6 +460,19 @@ authenticate = [{ unix_user = "a" }]
                 "store.client_key: needs `client_certificate` beside it",
             ),
             ("[store]\nkind = \"redis\"\nurl = \"redis://a\"\nca_file = \"/x\"", "store.ca_file: needs TLS"),
+            (
+                "[store]\nkind = \"redis\"\nurl = \"redis://a\"\nsentinel_password_file = \"/x\"",
+                "store.sentinel_password_file: is for a `url` that names sentinels only",
+            ),
+            (
+                "[store]\nkind = \"redis\"\nurl = \"redis+sentinel://a/b\"\nsentinel_username = \"x\"",
+                "store.sentinel_username: needs `sentinel_password_file` beside it",
+            ),
+            ("[store]\nwait_replicas = 1", "store.wait_replicas: is for `kind = \"redis\"` only"),
+            (
+                "[store]\nkind = \"redis\"\nurl = \"redis://a\"\nwait_timeout = \"1s\"",
+                "store.wait_timeout: must be from 10ms to 400ms",
+            ),
         ] {
             one_mistake(text, expected);
         }

@@ -63,7 +63,7 @@ fn kind_schema(kind: &Kind) -> Json {
         Kind::OneOf(words) => json!({ "enum": words }),
         Kind::Integer { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
         Kind::Bool => json!({ "type": "boolean" }),
-        Kind::Duration { .. } => json!({ "type": "string", "pattern": "^([0-9]+[smhd])+$" }),
+        Kind::Duration { .. } => json!({ "type": "string", "pattern": "^([0-9]+(ms|[smhd]))+$" }),
         Kind::Instant => json!({ "type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}" }),
         Kind::User => json!({ "type": ["string", "integer"], "minLength": 1, "minimum": 0 }),
         Kind::List(item) => json!({ "type": "array", "items": kind_schema(item) }),
@@ -116,7 +116,7 @@ Annotated examples are in [`config/`](../config): [`tokenward.toml`](../config/t
 
 ## Values
 
-- **Durations** are strings with a unit: `\"90s\"`, `\"5m\"`, `\"1h30m\"`, `\"2d\"`.
+- **Durations** are strings with a unit: `\"250ms\"`, `\"90s\"`, `\"5m\"`, `\"1h30m\"`, `\"2d\"`.
 - **Paths** that are relative are relative to the directory of the configuration file.
 - **URLs** are https. http is for `localhost`, `127.0.0.1` and `[::1]` only. They have no user, password or fragment, and
   are written in ASCII (`xn--…` for international names).

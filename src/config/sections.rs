@@ -65,7 +65,7 @@ pub enum StoreBackend {
         path: PathBuf,
     },
     /// Any number of replicas.
-    Redis(RedisConfig),
+    Redis(Box<RedisConfig>),
 }
 
 /// How to reach Redis. The URL never holds a user or a password.
@@ -89,6 +89,14 @@ pub struct RedisConfig {
     pub client_certificate: Option<PathBuf>,
     /// Private key of `client_certificate`.
     pub client_key: Option<PathBuf>,
+    /// ACL user at the sentinels.
+    pub sentinel_username: Option<String>,
+    /// File that holds the password for the sentinels.
+    pub sentinel_password_file: Option<PathBuf>,
+    /// How many replicas must have a write before it is acknowledged; default 0.
+    pub wait_replicas: u32,
+    /// How long they may take; default 250 ms.
+    pub wait_timeout: Duration,
 }
 
 /// The ways in which Redis is run.

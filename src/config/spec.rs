@@ -140,7 +140,7 @@ static STORE: Table = Table {
             "url",
             Kind::Url,
             Optional,
-            "`redis://host:6379/0`, `rediss://…` for TLS, `redis+sentinel://h1:26379,h2:26379/primary/0`, `redis+cluster://h1:6379,h2:6379`; `rediss+sentinel` and `rediss+cluster` for TLS. Required for `redis`. Never holds a user or password.",
+            "`redis://host:6379/0`, `rediss://…` for TLS, `redis+sentinel://h1:26379,h2:26379/primary/0`, `rediss+sentinel://…` for TLS to the sentinels and to Redis, whose certificates must then hold the addresses that the sentinels name. `redis+cluster://…` is not supported in this version. Required for `redis`. Never holds a user or password.",
         ),
         key("username", Kind::Text, Optional, "The Redis ACL user."),
         key("password_file", Kind::Path, Optional, "The file that holds the Redis password."),
@@ -157,6 +157,30 @@ static STORE: Table = Table {
             "PEM certificate chain to show to Redis; needs `client_key`.",
         ),
         key("client_key", Kind::Path, Optional, "PEM private key of `client_certificate`."),
+        key(
+            "sentinel_username",
+            Kind::Text,
+            Optional,
+            "The ACL user at the sentinels. Needs `+sentinel|get-master-addr-by-name` and `+sentinel|master`.",
+        ),
+        key(
+            "sentinel_password_file",
+            Kind::Path,
+            Optional,
+            "The file that holds the password for the sentinels; without it they are asked without one. `password_file` is never shown to them.",
+        ),
+        key(
+            "wait_replicas",
+            Kind::Integer { min: 0, max: 10 },
+            Default("0"),
+            "How many Redis replicas must have a commit or a delete before it is acknowledged, so that a failover does not lose it. Until so many have it, it is `store_unavailable` and tried again. Needs the ACL's `+wait`. Only for `redis`.",
+        ),
+        key(
+            "wait_timeout",
+            Kind::Duration { min: "10ms", max: "400ms" },
+            Default(r#""250ms""#),
+            "How long `wait_replicas` may take. Only for `redis`.",
+        ),
         key(
             "serve_cached_for",
             Kind::Duration { min: "0s", max: "1h" },
@@ -575,9 +599,9 @@ impl Table {
     }
 }
 
-/// Reads `"90s"`, `"5m"`, `"1h30m"`, `"2d"`; nothing else, so that a bare number is never taken for the wrong unit.
+/// Reads `"250ms"`, `"90s"`, `"5m"`, `"1h30m"`, `"2d"`; nothing else, so that a bare number is never taken for the wrong unit.
 pub(super) fn parse_duration(text: &str) -> Option<std::time::Duration> {
-    let mut seconds: u64 = 0;
+    let mut millis: u64 = 0;
     let mut rest = text;
     if rest.is_empty() {
         return None;
@@ -585,17 +609,18 @@ pub(super) fn parse_duration(text: &str) -> Option<std::time::Duration> {
     while !rest.is_empty() {
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
         let number: u64 = rest[..digits].parse().ok()?;
-        let unit = match rest.as_bytes().get(digits)? {
-            b's' => 1,
-            b'm' => 60,
-            b'h' => 60 * 60,
-            b'd' => 24 * 60 * 60,
+        let (unit, length) = match &rest.as_bytes()[digits..] {
+            [b'm', b's', ..] => (1, 2),
+            [b's', ..] => (1000, 1),
+            [b'm', ..] => (60 * 1000, 1),
+            [b'h', ..] => (60 * 60 * 1000, 1),
+            [b'd', ..] => (24 * 60 * 60 * 1000, 1),
             _ => return None,
         };
-        seconds = seconds.checked_add(number.checked_mul(unit)?)?;
-        rest = &rest[digits + 1..];
+        millis = millis.checked_add(number.checked_mul(unit)?)?;
+        rest = &rest[digits + length..];
     }
-    Some(std::time::Duration::from_secs(seconds))
+    Some(std::time::Duration::from_millis(millis))
 }
 
 /// The nearest of some known names, when one is near enough to be meant.
@@ -626,6 +651,8 @@ mod tests {
         {
             assert_eq!(parse_duration(text), Some(Duration::from_secs(seconds)), "{text}");
         }
+        assert_eq!(parse_duration("250ms"), Some(Duration::from_millis(250)));
+        assert_eq!(parse_duration("1m1s500ms"), Some(Duration::from_millis(61_500)));
         for text in [
             "",
             "5",
@@ -634,7 +661,8 @@ mod tests {
             "-5m",
             "5min",
             "1.5h",
-            "5ms",
+            "5msx",
+            "ms",
             "5µ",
             "99999999999999999999s",
             "400000000000000d",

@@ -1,4 +1,4 @@
-//! The store of several processes: Redis 6.2 or later, one master.
+//! The store of several processes: Redis 6.2 or later, one master, known by its address or by Sentinel.
 //!
 //! What is stored where, and why the index cannot be wrong for long: [`super::keyspace`]. What must happen in one step
 //! is a script on one key. Every operation is bounded by [`RedisConfig::operation_timeout`], connecting included, and
@@ -12,7 +12,12 @@
 //! **Durability** is Redis's own: with `appendfsync always` an acknowledged commit survives a crash of the server, with
 //! `everysec` (the usual) the last second may go. Replication is asynchronous, so a failover may lose what the replica
 //! had not seen; `min-replicas-to-write 1` bounds that, and a Redis that lacks replicas then refuses writes, which is
-//! reported as unavailable. A generation that comes back after such a loss has another nonce. Eviction must be off
+//! reported as unavailable. With [`RedisConfig::wait_replicas`] a commit and a delete are acknowledged only once so many
+//! replicas have them; what is written and not there yet is reported as unavailable, and repeating it waits again. If all
+//! replicas must have it, no failover loses it. If some must, the death of the primary loses nothing as long as Sentinel
+//! can reach one of those that have it, for it promotes the one that is farthest; but while a failover is made with the
+//! old primary alive, that one and a replica which still follows it go on acknowledging, until [`Store::ping`] hears of
+//! the new one. A generation that comes back after such a loss has another nonce. Eviction must be off
 //! (`maxmemory-policy noeviction`): an evicted connection is a lost one.
 //!
 //! **Access.** [`REDIS_COMMANDS`] is everything this store ever sends:
@@ -20,13 +25,17 @@
 //! ```text
 //! user tokenward on >PASSWORD ~tokenward:* resetchannels &tokenward:* -@all +auth +select +client|setname +role +get
 //!   +getrange +set +getdel +del +exists +pttl +zadd +zrem +zscore +zrangebylex +zrangebyscore +evalsha +script|load
-//!   +publish +subscribe
+//!   +wait +publish +subscribe
 //! ```
 
 mod changes;
 mod connection;
 mod identity;
+mod replication;
 mod scripts;
+mod sentinel;
+#[cfg(test)]
+mod sentinel_tests;
 #[cfg(test)]
 mod tests;
 
@@ -40,7 +49,8 @@ use ::redis::{RedisError, RedisResult};
 use zeroize::Zeroizing;
 
 use self::changes::Changes;
-use self::connection::{Link, Verdict, check_master, client_config, describe};
+use self::connection::{Link, Live, Verdict, check_master, client_config, describe};
+pub use self::sentinel::Sentinels;
 use super::{
     Change, Committed, ConnectionPage, Due, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, Revision, Store,
     StoreError, StoredConnection, Writer, keyspace, record,
@@ -70,6 +80,7 @@ pub const REDIS_COMMANDS: &[&str] = &[
     "zrangebyscore",
     "evalsha",
     "script|load",
+    "wait",
     "publish",
     "subscribe",
 ];
@@ -102,16 +113,28 @@ pub struct TlsIdentity {
     pub key_pem: Zeroizing<Vec<u8>>,
 }
 
+/// Where Redis is.
+#[derive(Clone)]
+pub enum Location {
+    /// One server.
+    Server {
+        /// Its name or address.
+        host: String,
+        /// Its port.
+        port: u16,
+    },
+    /// Where the sentinels say.
+    Sentinels(Sentinels),
+}
+
 /// How to reach Redis.
 #[derive(Clone)]
 pub struct RedisConfig {
-    /// The server's name or address.
-    pub host: String,
-    /// The server's port.
-    pub port: u16,
+    /// The server, or who knows it.
+    pub location: Location,
     /// The database's number.
     pub database: u16,
-    /// TLS, with what is needed for it; none is plain TCP.
+    /// TLS, with what is needed for it; none is plain TCP. For the sentinels too.
     pub tls: Option<TlsSource>,
     /// The ACL user; Redis's `default` when there is none.
     pub username: Option<String>,
@@ -128,14 +151,26 @@ pub struct RedisConfig {
     /// How long one operation of the store may take in all, waiting for a connection and a second try included. (A
     /// list and a creation are a few of these.)
     pub operation_timeout: Duration,
+    /// How many replicas must have a commit or a delete before it is acknowledged.
+    pub wait_replicas: u32,
+    /// How long they may take. Shorter than `response_timeout`, for the server answers only then.
+    pub wait_timeout: Duration,
 }
 
 impl RedisConfig {
     /// A plain connection without a password, with the usual limits.
     pub fn new(host: impl Into<String>, port: u16) -> Self {
+        Self::at(Location::Server { host: host.into(), port })
+    }
+
+    /// The same for the primary that these sentinels name.
+    pub fn through(sentinels: Sentinels) -> Self {
+        Self::at(Location::Sentinels(sentinels))
+    }
+
+    fn at(location: Location) -> Self {
         RedisConfig {
-            host: host.into(),
-            port,
+            location,
             database: 0,
             tls: None,
             username: None,
@@ -145,6 +180,8 @@ impl RedisConfig {
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_millis(500),
             operation_timeout: Duration::from_secs(1),
+            wait_replicas: 0,
+            wait_timeout: Duration::from_millis(250),
         }
     }
 }
@@ -194,6 +231,50 @@ impl RedisStore {
     where
         F: Future<Output = RedisResult<T>> + Send,
     {
+        self.run_on(doing, |live| operation(live.commands.clone())).await
+    }
+
+    /// The same for a write that counts only once the replicas have it.
+    async fn write<T, F>(
+        &self,
+        doing: &'static str,
+        operation: impl Fn(MultiplexedConnection) -> F,
+    ) -> Result<(T, bool), StoreError>
+    where
+        F: Future<Output = RedisResult<T>> + Send,
+        T: Send,
+    {
+        let RedisConfig { wait_replicas: replicas, wait_timeout, .. } = *self.link.config();
+        let ((answer, replicated), lost) = self
+            .run_on(doing, |live| {
+                let (written, live) = (operation(live.commands.clone()), Arc::clone(live));
+                async move {
+                    let answer = written.await?;
+                    let waited = live.replication.wait(
+                        live.commands.clone(),
+                        replicas,
+                        wait_timeout,
+                        self.link.clock(),
+                    );
+                    Ok((answer, waited.await?))
+                }
+            })
+            .await?;
+        if !replicated {
+            let cause = format!("written but not on {replicas} replicas yet");
+            return Err(StoreError::Unavailable { doing, cause });
+        }
+        Ok((answer, lost))
+    }
+
+    async fn run_on<T, F>(
+        &self,
+        doing: &'static str,
+        operation: impl Fn(&Arc<Live>) -> F,
+    ) -> Result<(T, bool), StoreError>
+    where
+        F: Future<Output = RedisResult<T>> + Send,
+    {
         let limit = self.link.config().operation_timeout;
         tokio::select! {
             biased;
@@ -207,7 +288,7 @@ impl RedisStore {
     async fn try_twice<T, F>(
         &self,
         doing: &'static str,
-        operation: impl Fn(MultiplexedConnection) -> F,
+        operation: impl Fn(&Arc<Live>) -> F,
     ) -> Result<(T, bool), StoreError>
     where
         F: Future<Output = RedisResult<T>> + Send,
@@ -216,7 +297,7 @@ impl RedisStore {
         let mut second = false;
         loop {
             let live = self.link.acquire().await.map_err(|cause| StoreError::Unavailable { doing, cause })?;
-            let error = match operation(live.commands.clone()).await {
+            let error = match operation(&live).await {
                 Ok(answer) => return Ok((answer, lost)),
                 Err(error) => error,
             };
@@ -352,12 +433,14 @@ impl Store for RedisStore {
         true
     }
 
-    /// Asks for the role: a demoted master answers a PING like any other.
+    /// Asks for the role: a demoted master answers a PING like any other. One that was cut off does not know that it is
+    /// demoted, so the sentinels are asked too.
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         const DOING: &str = "asking the store whether it serves";
         Box::pin(async move {
-            let (role, _) =
-                self.run(DOING, |mut commands| async move { check_master(&mut commands).await }).await?;
+            let ask = || self.run(DOING, |mut commands| async move { check_master(&mut commands).await });
+            let (role, moved) = tokio::join!(ask(), self.link.follow());
+            let (role, _) = if moved { ask().await? } else { role? };
             role.map_err(|cause| {
                 self.link.renew();
                 StoreError::Unavailable { doing: DOING, cause }
@@ -453,7 +536,7 @@ impl Store for RedisStore {
             }
             let add = add_to_index(key);
             let (answer, _) = self
-                .run(DOING, |mut commands| {
+                .write(DOING, |mut commands| {
                     let (script, add) = (&script, &add);
                     async move {
                         if creates {
@@ -615,7 +698,12 @@ impl Store for RedisStore {
             let mut script = scripts::DELETE.prepare_invoke();
             script.key(keyspace::redis_record(key)).key(lease).key(intent);
             script.arg(keyspace::REDIS_CHANGES).arg(self.changes.message(key));
-            let (removed, lost) = self.script::<bool>(DOING, &script).await?;
+            let (removed, lost) = self
+                .write(DOING, |mut commands| {
+                    let script = &script;
+                    async move { script.invoke_async::<bool>(&mut commands).await }
+                })
+                .await?;
             if !removed {
                 self.believe_absence(DOING).await?;
             }

@@ -1,4 +1,5 @@
-//! A Redis server for tests: started on a free port with a directory of its own, stopped when dropped.
+//! Redis servers for tests: each started on a free port with a directory of its own, stopped when dropped. One alone, or
+//! a primary with replicas and the sentinels that watch them.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -20,6 +21,9 @@ pub struct RedisServer {
     port: u16,
     arguments: Vec<String>,
     tls: bool,
+    /// What its configuration file begins with, where it has one: whoever is reconfigured by a sentinel writes that down.
+    configuration: Option<String>,
+    sentinel: bool,
 }
 
 impl RedisServer {
@@ -30,16 +34,26 @@ impl RedisServer {
 
     /// The same with more arguments, as `redis-server` takes them. `{dir}` in one stands for the server's directory.
     pub fn start_with(arguments: &[&str]) -> Self {
-        Self::start_any(arguments, false)
+        Self::start_any(arguments, false, None, false)
+    }
+
+    /// A server that keeps what it is told at run time, so that it comes back from a restart as what it was made.
+    pub fn start_configured(configuration: &str, arguments: &[&str]) -> Self {
+        Self::start_any(arguments, false, Some(configuration), false)
+    }
+
+    /// A sentinel with this configuration. `{dir}` in it stands for its directory.
+    pub fn start_sentinel(configuration: &str) -> Self {
+        Self::start_any(&[], false, Some(configuration), true)
     }
 
     /// A server that speaks TLS alone and asks for a client certificate: see [`RedisServer::file`] for `ca.crt`,
     /// `client.crt` and `client.key`. Its own certificate is for `localhost` and 127.0.0.1.
     pub fn start_tls() -> Self {
-        Self::start_any(&[], true)
+        Self::start_any(&[], true, None, false)
     }
 
-    fn start_any(arguments: &[&str], tls: bool) -> Self {
+    fn start_any(arguments: &[&str], tls: bool, configuration: Option<&str>, sentinel: bool) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("tokenward-redis-{}-{number}", std::process::id()));
@@ -50,9 +64,15 @@ impl RedisServer {
         }
         let path = directory.display().to_string();
         let arguments = arguments.iter().map(|argument| argument.replace("{dir}", &path)).collect();
-        let mut server = RedisServer { child: None, directory, port: 0, arguments, tls };
+        let configuration = configuration.map(|text| text.replace("{dir}", &path));
+        let mut server =
+            RedisServer { child: None, directory, port: 0, arguments, tls, configuration, sentinel };
         for _ in 0..STARTS {
             server.port = free_port();
+            if let Some(text) = &server.configuration {
+                let text = format!("port {}\nbind 127.0.0.1\n{text}\n", server.port);
+                fs::write(server.file("redis.conf"), text).expect("the directory is ours");
+            }
             if server.launch() {
                 return server;
             }
@@ -102,6 +122,27 @@ impl RedisServer {
         self.child.as_ref().map(Child::id)
     }
 
+    /// Stops it in its tracks, as a frozen machine would: it keeps its connections and says nothing.
+    pub fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.pid().expect("it runs").to_string();
+        let sent = Command::new("kill").args([name, &pid]).status().expect("kill is there");
+        assert!(sent.success(), "kill {name} {pid}");
+    }
+
+    /// Whether it was started and not stopped.
+    pub fn runs(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// Runs `redis-cli` with these arguments and returns what it printed, trimmed.
     pub fn cli(&self, arguments: &[&str]) -> String {
         let mut command = Command::new("redis-cli");
@@ -118,9 +159,19 @@ impl RedisServer {
     fn launch(&mut self) -> bool {
         let port = self.port.to_string();
         let mut command = Command::new("redis-server");
-        command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "always"]);
+        if self.configuration.is_some() {
+            command.arg(self.file("redis.conf"));
+        }
+        if self.sentinel {
+            command.arg("--sentinel");
+        } else {
+            command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"]);
+            command.args(["--appendfsync", "always"]);
+        }
         command.arg("--dir").arg(&self.directory).arg("--logfile").arg(self.file("log"));
-        if self.tls {
+        if self.sentinel {
+            // Its port is in its configuration.
+        } else if self.tls {
             command.args(["--port", "0", "--tls-port", &port]);
             command.arg("--tls-cert-file").arg(self.file("server.crt"));
             command.arg("--tls-key-file").arg(self.file("server.key"));
@@ -155,6 +206,135 @@ impl Drop for RedisServer {
         self.stop();
         let _left_behind = fs::remove_dir_all(&self.directory);
     }
+}
+
+/// How often a state is looked for that the servers come to by themselves, and how long in between.
+const WAITS: u32 = 600;
+const WAIT: Duration = Duration::from_millis(50);
+
+/// After how long a silence a sentinel begins a failover. A sentinel says PING once a second at most and begins with the
+/// count at each failover: with less, a busy machine has one failover after the other.
+const DOWN_AFTER_MILLIS: u32 = 1500;
+
+/// A primary, its replicas and the sentinels that watch them, more than half of which agree on a failover. The first node
+/// is the first primary.
+pub struct RedisTopology {
+    /// The servers.
+    pub nodes: Vec<RedisServer>,
+    /// The sentinels.
+    pub sentinels: Vec<RedisServer>,
+}
+
+impl RedisTopology {
+    /// The primary's name.
+    pub const PRIMARY: &str = "primary";
+
+    /// Starts them, and waits until everyone knows everyone.
+    pub fn start(replicas: usize, sentinels: usize) -> Self {
+        Self::start_with(replicas, sentinels, &[])
+    }
+
+    /// The same with more arguments for each node, as `redis-server` takes them.
+    pub fn start_with(replicas: usize, sentinels: usize, arguments: &[&str]) -> Self {
+        let mut arguments = arguments.to_vec();
+        arguments.extend(["--repl-diskless-sync-delay", "0"]);
+        let first = RedisServer::start_configured("", &arguments);
+        let replicaof = format!("replicaof 127.0.0.1 {}", first.port());
+        let (name, port, quorum) = (Self::PRIMARY, first.port(), sentinels / 2 + 1);
+        let watch = format!(
+            "sentinel monitor {name} 127.0.0.1 {port} {quorum}\nsentinel down-after-milliseconds {name} {DOWN_AFTER_MILLIS}\n\
+             sentinel failover-timeout {name} 2000"
+        );
+        let mut nodes = vec![first];
+        nodes.extend((0..replicas).map(|_| RedisServer::start_configured(&replicaof, &arguments)));
+        let sentinels = (0..sentinels).map(|_| RedisServer::start_sentinel(&watch)).collect();
+        let topology = RedisTopology { nodes, sentinels };
+        topology.settle();
+        topology
+    }
+
+    /// The URL that names the sentinels, as the configuration takes it.
+    pub fn url(&self) -> String {
+        let hosts: Vec<String> =
+            self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port())).collect();
+        format!("redis+sentinel://{}/{}", hosts.join(","), Self::PRIMARY)
+    }
+
+    /// The node that a sentinel names, by its place among [`RedisTopology::nodes`].
+    pub fn named_by(&self, sentinel: usize) -> Option<usize> {
+        let said = self.sentinels[sentinel].cli(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", Self::PRIMARY]);
+        let port: u16 = said.lines().nth(1)?.parse().ok()?;
+        self.nodes.iter().position(|node| node.port() == port)
+    }
+
+    /// The node that the sentinels name; waits until all that run agree.
+    pub fn primary(&self) -> usize {
+        let mut named = None;
+        wait_for("the sentinels to agree", || {
+            let running: Vec<usize> =
+                (0..self.sentinels.len()).filter(|&at| self.sentinels[at].runs()).collect();
+            named = self.named_by(running[0]);
+            named.is_some() && running.iter().all(|&at| self.named_by(at) == named)
+        });
+        named.expect("was waited for")
+    }
+
+    /// Tells a sentinel to make a replica the primary, and waits until it is. Everyone that runs must be settled.
+    pub fn failover(&self) -> usize {
+        let before = self.primary();
+        let sentinel = self.sentinels.iter().find(|sentinel| sentinel.runs()).expect("one runs");
+        assert_eq!(sentinel.cli(&["SENTINEL", "FAILOVER", Self::PRIMARY]), "OK");
+        self.failed_over(before)
+    }
+
+    /// Waits until the sentinels name another primary than this one, and it is one.
+    pub fn failed_over(&self, before: usize) -> usize {
+        let mut primary = before;
+        wait_for("a failover", || {
+            primary = self.primary();
+            primary != before && self.nodes[primary].cli(&["ROLE"]).starts_with("master")
+        });
+        primary
+    }
+
+    /// Waits until every node and sentinel that runs is known to every sentinel that does, and every replica has what
+    /// the primary has.
+    pub fn settle(&self) {
+        let nodes = self.nodes.iter().filter(|node| node.runs()).count();
+        let sentinels = self.sentinels.iter().filter(|sentinel| sentinel.runs()).count();
+        wait_for("replicas and sentinels to know each other", || {
+            let primary = self.primary();
+            let port = self.nodes[primary].port().to_string();
+            let follows = |node: &RedisServer| {
+                let role = node.cli(&["ROLE"]);
+                let role: Vec<&str> = role.lines().collect();
+                matches!(&role[..], ["slave", _, of, "connected", ..] if *of == port)
+            };
+            self.nodes.iter().filter(|node| node.runs()).filter(|node| follows(node)).count() == nodes - 1
+                && self.sentinels.iter().filter(|sentinel| sentinel.runs()).all(|sentinel| {
+                    let known = sentinel.cli(&["SENTINEL", "MASTER", Self::PRIMARY]);
+                    let fields: Vec<&str> = known.lines().collect();
+                    let number = |name: &str| {
+                        let at = fields.iter().position(|field| *field == name)?;
+                        fields.get(at + 1)?.parse::<usize>().ok()
+                    };
+                    fields.contains(&"master")
+                        && number("num-slaves") >= Some(nodes - 1)
+                        && number("num-other-sentinels") >= Some(sentinels - 1)
+                })
+        });
+    }
+}
+
+/// Waits until a state is there, and panics if it does not come.
+fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
+    for _ in 0..WAITS {
+        if is_there() {
+            return;
+        }
+        std::thread::sleep(WAIT);
+    }
+    panic!("waited in vain for {what}");
 }
 
 /// A port that nobody listens on at the moment.

@@ -9,6 +9,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::http_client::{request, request_unix};
+use crate::redis_server::RedisTopology;
 use crate::world::{ALICE, BOB, Kept, Plan, SYNC, text};
 
 #[tokio::test]
@@ -324,6 +325,31 @@ async fn a_lost_store_harms_no_token_that_is_held() {
         assert!(begun.elapsed() < Duration::from_secs(10), "{}", world.daemon.log());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// The primary dies, and Sentinel promotes a replica: what was connected is there, and more can be.
+#[tokio::test]
+async fn a_failover_of_redis_is_followed() {
+    let mut redis = RedisTopology::start(2, 3);
+    let url = redis.url();
+    let store = format!("kind = \"redis\"\nurl = \"{url}\"\nwait_replicas = 1");
+    let mut world = Plan::default().store(&store).start().await;
+    world.connect("one", ALICE).await;
+    let held = world.access_token("one").await;
+    let primary = redis.primary();
+    redis.nodes[primary].stop();
+    assert_eq!(world.access_token("one").await, held, "what is in memory is served");
+    redis.failed_over(primary);
+    redis.nodes[primary].restart();
+    world.stop_and_restart().await;
+    let begun = Instant::now();
+    while world.token("one").await.status != 200 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{}", world.daemon.log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(world.access_token("one").await, held, "it is on the new primary");
+    world.connect("two", BOB).await;
+    world.access_token("two").await;
 }
 
 /// Two daemons on one Redis: what one deletes the other stops serving within a second.

@@ -64,6 +64,8 @@ pub(crate) struct Plan {
     pub(crate) files: Vec<(&'static str, String)>,
     /// The emulator serves TLS, with its authority in `ca.pem`.
     pub(crate) https: bool,
+    /// Another store than that of `kept`: the section's lines.
+    pub(crate) store: Option<String>,
 }
 
 impl Default for Plan {
@@ -82,6 +84,7 @@ impl Default for Plan {
             authority: None,
             files: Vec::new(),
             https: false,
+            store: None,
         }
     }
 }
@@ -94,6 +97,12 @@ impl Plan {
 
     pub(crate) fn mode(mut self, mode: Mode) -> Self {
         self.mode = mode;
+        self
+    }
+
+    /// A store that is started apart: the section's lines.
+    pub(crate) fn store(mut self, lines: &str) -> Self {
+        self.store = Some(lines.to_owned());
         self
     }
 
@@ -538,6 +547,7 @@ pub(crate) fn write_secret(path: &PathBuf, content: &str) {
 
 fn configuration(plan: &Plan, entra: &Emulator, redis: Option<&RedisServer>, public_port: u16) -> String {
     let store = match redis {
+        None if let Some(lines) = &plan.store => format!("[store]\n{lines}\n"),
         None => "[store]\nkind = \"embedded\"\npath = \"data\"\n".to_owned(),
         Some(redis) => format!("[store]\nkind = \"redis\"\nurl = \"{}\"\n", redis.url()),
     };

@@ -12,7 +12,9 @@
 //!   a pause, longer each time and with jitter, in which everyone is refused at once with the attempt's cause.
 //! - Nothing tries in the background: the next operation after the pause does, and the readiness probe is one.
 //!
-//! For Sentinel and Cluster, [`Shared::discover`] is the place: it says where the master is now.
+//! [`Shared::discover`] says where the master is now. With Sentinel that can change while the connection is up and its
+//! server sees nothing of it, having been cut off from all but us: [`Link::follow`] asks. For a Cluster, both are the
+//! place.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,7 +30,9 @@ use tokio::sync::{oneshot, watch};
 use tokio_rustls::TlsConnector;
 
 use super::identity::Identity;
-use super::{RedisConfig, RedisTls};
+use super::replication::Replication;
+use super::sentinel::{Place, survey};
+use super::{Location, RedisConfig, RedisTls};
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
@@ -47,6 +51,8 @@ const YOUNG: Duration = Duration::from_millis(500);
 /// A connection that was made and checked.
 pub(super) struct Live {
     pub(super) commands: MultiplexedConnection,
+    pub(super) replication: Replication,
+    place: Place,
     since: Duration,
     /// Ends the task that drives the connection, once nobody uses it any more.
     _alive: oneshot::Sender<()>,
@@ -60,15 +66,12 @@ struct State {
     live: Option<Arc<Live>>,
     attempt: Option<Attempt>,
     failures: u32,
+    /// The latest failover that was heard of.
+    epoch: u64,
     /// After a failed attempt: its cause, and when the next one may be made.
     pause: Option<(String, Duration)>,
     closed: bool,
 }
-
-/// A stream, plain or TLS.
-trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire for S {}
 
 struct Shared {
     config: RedisConfig,
@@ -169,6 +172,26 @@ impl Link {
         self.0.lock().live = None;
     }
 
+    /// Asks the sentinels, if there are any, whether the connection in use is to the primary they name, and puts it
+    /// aside if it is not: true then. Sentinels that say nothing change nothing.
+    pub(super) async fn follow(&self) -> bool {
+        let Location::Sentinels(sentinels) = &self.0.config.location else { return false };
+        let Some(live) = self.0.lock().live.clone() else { return false };
+        let known = live.place.epoch;
+        let Ok(survey) = survey(&self.0.config, sentinels, known, self.clock()).await else { return false };
+        let Some(named) = survey.primaries.first() else { return false };
+        let stays = survey.primaries.iter().any(|named| named.is_same_server(&live.place));
+        if stays || (named.epoch <= known && !survey.agreed) {
+            return false;
+        }
+        let mut state = self.0.lock();
+        if state.live.as_ref().is_some_and(|current| Arc::ptr_eq(current, &live)) {
+            state.live = None;
+            tracing::warn!(left = %live.place, named = %named, "the sentinels name another primary");
+        }
+        true
+    }
+
     pub(super) fn identity(&self) -> &Identity {
         &self.0.identity
     }
@@ -199,7 +222,7 @@ impl Link {
         }
     }
 
-    /// The same, and whatever failed before holds up no attempt.
+    /// Puts the connection in use aside, and whatever failed before holds up no attempt.
     pub(super) fn retry(&self) {
         let mut state = self.0.lock();
         state.live = None;
@@ -285,15 +308,7 @@ impl Shared {
     }
 
     async fn attempt(self: Arc<Self>, done: watch::Sender<Option<Result<Arc<Live>, String>>>) {
-        let limit = self.config.connect_timeout;
-        let connected = tokio::select! {
-            biased;
-            connected = self.connect() => connected,
-            () = self.clock.sleep(limit) => Err(format!("no connection within {limit:?}")),
-        };
-        let outcome = connected.map(Arc::new).map_err(|cause| {
-            format!("connecting to Redis at {}:{}: {cause}", self.config.host, self.config.port)
-        });
+        let outcome = self.connect().await.map(Arc::new);
         {
             let mut state = self.lock();
             state.attempt = None;
@@ -303,6 +318,7 @@ impl Shared {
                         tracing::info!(failures = state.failures, "connected to Redis again");
                     }
                     state.failures = 0;
+                    state.epoch = live.place.epoch;
                     state.pause = None;
                     self.made.send_modify(|made| *made += 1);
                     if !state.closed {
@@ -325,38 +341,52 @@ impl Shared {
         let _nobody_waits = done.send(Some(outcome));
     }
 
-    /// Where the master is. Sentinel would be asked here, and so would a Cluster for its slots.
-    #[expect(
-        clippy::unused_async,
-        reason = "asking for the master's address is I/O with everything but one server"
-    )]
-    async fn discover(&self) -> Result<(&str, u16), String> {
-        Ok((&self.config.host, self.config.port))
+    /// Where the master is; several places when there is doubt, to be tried in this order. Bounded by the sentinels' own
+    /// time.
+    async fn discover(&self) -> Result<Vec<Place>, String> {
+        let sentinels = match &self.config.location {
+            Location::Server { host, port } => {
+                return Ok(vec![Place { host: host.clone(), port: *port, epoch: 0 }]);
+            }
+            Location::Sentinels(sentinels) => sentinels,
+        };
+        let known = self.lock().epoch;
+        let survey = survey(&self.config, sentinels, known, &*self.clock).await?;
+        // Who was cut off together with an old primary would lead us back to it. But if more than half of all say so, an
+        // operator has set them up anew, and their count with them.
+        if !survey.agreed && survey.primaries.iter().any(|place| place.epoch < known) {
+            return Err("too few sentinels agree, and those know less than was known before".to_owned());
+        }
+        Ok(survey.primaries)
     }
 
+    /// Connects to the first master there is.
     async fn connect(&self) -> Result<Live, String> {
-        self.greet(self.open().await?).await
-    }
-
-    /// A stream to the master, with TLS where that is asked for.
-    async fn open(&self) -> Result<Box<dyn Wire>, String> {
-        let (host, port) = self.discover().await?;
-        let stream = TcpStream::connect((host, port)).await.map_err(|error| error.to_string())?;
-        prepare(&stream).map_err(|error| error.to_string())?;
-        match &self.config.tls {
-            None => Ok(Box::new(stream)),
-            Some(source) => {
-                let config = client_config(&source()?)?;
-                let name = ServerName::try_from(host.to_owned())
-                    .map_err(|_| format!("`{host}` cannot stand in a certificate"))?;
-                let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
-                Ok(Box::new(stream.map_err(|error| format!("TLS: {error}"))?))
+        let limit = self.config.connect_timeout;
+        let mut causes = Vec::new();
+        for place in self.discover().await? {
+            let connected = tokio::select! {
+                biased;
+                connected = self.connect_to(&place) => connected,
+                () = self.clock.sleep(limit) => Err(format!("no connection within {limit:?}")),
+            };
+            match connected {
+                Ok(live) => return Ok(live),
+                Err(cause) => causes.push(format!("connecting to Redis at {place}: {cause}")),
             }
         }
+        Err(causes.join("; "))
+    }
+
+    async fn connect_to(&self, place: &Place) -> Result<Live, String> {
+        self.greet(place, dial(&self.config, &place.host, place.port).await?).await
     }
 
     async fn subscribe(&self, channel: &str) -> Result<::redis::aio::PubSub, String> {
-        let stream = self.open().await?;
+        // Where the commands go: what is told elsewhere is nobody's business here.
+        let place = self.lock().live.as_ref().map(|live| live.place.clone());
+        let place = place.ok_or_else(|| "there is no connection for commands".to_owned())?;
+        let stream = dial(&self.config, &place.host, place.port).await?;
         let user = self.config.username.as_deref().unwrap_or("default");
         let words = |error: RedisError| describe(&error, user);
         let mut info = RedisConnectionInfo::default().set_skip_set_lib_name();
@@ -372,10 +402,7 @@ impl Shared {
     }
 
     /// Says who we are, and asks who it is.
-    async fn greet<S>(&self, stream: S) -> Result<Live, String>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    async fn greet(&self, place: &Place, stream: Box<dyn Wire>) -> Result<Live, String> {
         let user = self.config.username.as_deref().unwrap_or("default");
         let words = |error: RedisError| describe(&error, user);
         let settings = AsyncConnectionConfig::new().set_response_timeout(Some(self.config.response_timeout));
@@ -411,7 +438,13 @@ impl Shared {
         name.exec_async(&mut commands).await.map_err(words)?;
         check_master(&mut commands).await.map_err(words)??;
         self.identity.check(&mut commands, &*self.random).await.map_err(words)??;
-        Ok(Live { commands, since: self.clock.monotonic(), _alive: alive })
+        Ok(Live {
+            commands,
+            replication: Replication::default(),
+            place: place.clone(),
+            since: self.clock.monotonic(),
+            _alive: alive,
+        })
     }
 }
 
@@ -434,6 +467,23 @@ pub(super) async fn check_master(
         }
         _ => Err("it does not say whether it is a master".to_owned()),
     })
+}
+
+/// A connection, whatever is below it.
+pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
+
+/// Connects, with TLS where it is configured. The caller bounds how long it waits.
+pub(super) async fn dial(config: &RedisConfig, host: &str, port: u16) -> Result<Box<dyn Wire>, String> {
+    let stream = TcpStream::connect((host, port)).await.map_err(|error| error.to_string())?;
+    prepare(&stream).map_err(|error| error.to_string())?;
+    let Some(source) = &config.tls else { return Ok(Box::new(stream)) };
+    let tls = client_config(&source()?)?;
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|_| format!("`{host}` cannot stand in a certificate"))?;
+    let stream = TlsConnector::from(Arc::new(tls)).connect(name, stream).await;
+    Ok(Box::new(stream.map_err(|error| format!("TLS: {error}"))?))
 }
 
 /// Small requests must not wait for one another's acknowledgement, and a peer that vanished must be noticed while

@@ -5,7 +5,7 @@ use super::super::suite::{self, CountingRandom, RealClock, RealTasks, app_name, 
 use super::super::testing::{RedisServer, free_port};
 use super::*;
 
-fn store_with(config: RedisConfig) -> RedisStore {
+pub(super) fn store_with(config: RedisConfig) -> RedisStore {
     RedisStore::new(config, RealClock::shared(), Arc::new(CountingRandom::new()), Arc::new(RealTasks))
         .expect("a usable configuration")
 }
@@ -14,13 +14,13 @@ fn store(server: &RedisServer) -> RedisStore {
     store_with(RedisConfig::new("127.0.0.1", server.port()))
 }
 
-fn password(text: &str) -> PasswordSource {
+pub(super) fn password(text: &str) -> PasswordSource {
     let text = text.to_owned();
     Arc::new(move || Ok(Zeroizing::new(text.clone())))
 }
 
 /// Waits until the store serves again, as a readiness probe would.
-async fn healed(store: &RedisStore) {
+pub(super) async fn healed(store: &RedisStore) {
     for _ in 0..100 {
         if store.ping().await.is_ok() {
             return;
@@ -30,7 +30,18 @@ async fn healed(store: &RedisStore) {
     panic!("still not there: {:?}", store.ping().await);
 }
 
-fn unavailable<T>(answer: Result<T, StoreError>) -> String {
+/// Waits until a replica follows.
+pub(super) async fn replicated(server: &RedisServer) {
+    for _ in 0..200 {
+        if server.cli(&["INFO", "replication"]).contains("state=online") {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("no replica: {}", server.cli(&["INFO", "replication"]));
+}
+
+pub(super) fn unavailable<T>(answer: Result<T, StoreError>) -> String {
     match answer {
         Err(StoreError::Unavailable { cause, .. }) => cause,
         Err(other) => panic!("{other}"),
@@ -49,7 +60,9 @@ async fn passes_the_suite() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn passes_the_suite_as_a_user_who_may_do_only_what_is_listed() {
-    let server = RedisServer::start();
+    let server = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
+    let replicaof = format!("127.0.0.1 {}", server.port());
+    let _replica = RedisServer::start_with(&["--replicaof", &replicaof]);
     let mut rules = vec![
         "ACL",
         "SETUSER",
@@ -68,6 +81,12 @@ async fn passes_the_suite_as_a_user_who_may_do_only_what_is_listed() {
     config.username = Some("tokenward".into());
     config.password = Some(password("secret"));
     config.database = 1;
+    config.wait_replicas = 1;
+    // A busy machine may take its time here.
+    config.wait_timeout = Duration::from_secs(3);
+    config.response_timeout = Duration::from_secs(4);
+    config.operation_timeout = Duration::from_secs(5);
+    replicated(&server).await;
     let store = Arc::new(store_with(config));
     assert_eq!(store.next_change().await, Change::Missed, "a subscription begins with what it missed");
     suite::run(store).await;
@@ -300,12 +319,7 @@ async fn a_server_that_is_silent_costs_a_second_and_then_nothing() {
     let server = RedisServer::start();
     let store = store(&server);
     store.ping().await.expect("serves");
-    let pid = server.pid().expect("runs").to_string();
-    let signal = |name: &str| {
-        let sent = std::process::Command::new("kill").args([name, &pid]).status().expect("kill is there");
-        assert!(sent.success());
-    };
-    signal("-STOP");
+    server.pause();
     let clock = RealClock::shared();
     for round in 0..40 {
         let start = clock.monotonic();
@@ -315,7 +329,7 @@ async fn a_server_that_is_silent_costs_a_second_and_then_nothing() {
         let allowed = if round < 2 { Duration::from_millis(1300) } else { Duration::from_millis(300) };
         assert!(took < allowed, "{round} {took:?} {cause}");
     }
-    signal("-CONT");
+    server.resume();
     healed(&store).await;
 }
 

@@ -1,0 +1,226 @@
+//! Where the primary is, as the sentinels say.
+//!
+//! All are asked at once, each over a connection of its own that ends with its answer: one that is down costs at most
+//! [`Sentinels::answer_timeout`], and nothing as long as more than half of all agree. When they do not agree, those count
+//! that know of the latest failover: the sentinels number their failovers (`config-epoch`), and one that was cut off
+//! still names the primary of before, which may still call itself one (F4). What the sentinels name is then asked for
+//! its role before it is used.
+//!
+//! A sentinel's user needs `+sentinel|get-master-addr-by-name +sentinel|master`. One that may not ask for the
+//! number works too, and then the role alone decides between two who disagree.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Duration;
+
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{AsyncConnectionConfig, RedisConnectionInfo, RedisError};
+
+use super::connection::{describe, dial};
+use super::{PasswordSource, RedisConfig};
+use crate::domain::task::BoxFuture;
+use crate::domain::time::Clock;
+
+/// Long enough for a handshake with TLS across a region, short enough that an operation that has to find the primary
+/// first still ends within its time.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
+
+/// The sentinels, and what they are asked for.
+#[derive(Clone)]
+pub struct Sentinels {
+    /// Where they listen.
+    pub addresses: Vec<(String, u16)>,
+    /// The name under which they watch the primary.
+    pub primary: String,
+    /// The sentinels' own ACL user; their `default` when there is none.
+    pub username: Option<String>,
+    /// The password for the sentinels. Redis's own is never shown to them.
+    pub password: Option<PasswordSource>,
+    /// How long one may take to answer, connecting included.
+    pub answer_timeout: Duration,
+}
+
+impl Sentinels {
+    /// Sentinels without a password, with the usual limit.
+    pub fn new(addresses: Vec<(String, u16)>, primary: impl Into<String>) -> Self {
+        Sentinels {
+            addresses,
+            primary: primary.into(),
+            username: None,
+            password: None,
+            answer_timeout: ANSWER_TIMEOUT,
+        }
+    }
+
+    fn majority(&self) -> usize {
+        self.addresses.len() / 2 + 1
+    }
+}
+
+/// A server to talk to, and the failover that made it the primary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// 0 when nobody counts.
+    pub(super) epoch: u64,
+}
+
+impl Place {
+    pub(super) fn is_same_server(&self, other: &Place) -> bool {
+        (&self.host, self.port) == (&other.host, other.port)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// What the sentinels said.
+pub(super) struct Survey {
+    /// The primary; several only if sentinels that know of the same failover disagree, most named first. Never empty.
+    pub(super) primaries: Vec<Place>,
+    /// Whether more than half of all sentinels name the first.
+    pub(super) agreed: bool,
+}
+
+/// Asks all sentinels. The error says what each one had to say. More than half who agree are enough, unless they know
+/// less than `known`, the latest failover that was heard of: just after one, those who were not told yet are the most.
+pub(super) async fn survey(
+    config: &RedisConfig,
+    sentinels: &Sentinels,
+    known: u64,
+    clock: &dyn Clock,
+) -> Result<Survey, String> {
+    let mut asked: Vec<BoxFuture<'_, Result<Place, String>>> = Vec::new();
+    for (host, port) in &sentinels.addresses {
+        asked.push(Box::pin(async move {
+            tokio::select! {
+                biased;
+                answer = ask(config, sentinels, host, *port) => answer,
+                () = clock.sleep(sentinels.answer_timeout) => {
+                    Err(format!("no answer within {:?}", sentinels.answer_timeout))
+                }
+            }
+        }));
+    }
+    let mut answers: Vec<Option<Result<Place, String>>> = asked.iter().map(|_| None).collect();
+    poll_fn(|context| {
+        for (asked, answer) in asked.iter_mut().zip(&mut answers) {
+            if answer.is_none()
+                && let Poll::Ready(said) = asked.as_mut().poll(context)
+            {
+                *answer = Some(said);
+            }
+        }
+        let named: Vec<&Place> = named(&answers).filter(|place| place.epoch >= known).collect();
+        let agree = |place: &Place| named.iter().filter(|other| place.is_same_server(other)).count();
+        let settled = named.iter().any(|place| agree(place) >= sentinels.majority());
+        if settled || answers.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    let primaries = latest(named(&answers));
+    if let Some(first) = primaries.first() {
+        let votes = named(&answers).filter(|place| place.is_same_server(first)).count();
+        return Ok(Survey { agreed: votes >= sentinels.majority(), primaries });
+    }
+    let said: Vec<String> = sentinels
+        .addresses
+        .iter()
+        .zip(&answers)
+        .filter_map(|((host, port), answer)| match answer {
+            Some(Err(cause)) => Some(format!("{host}:{port}: {cause}")),
+            _ => None,
+        })
+        .collect();
+    Err(format!("no sentinel names the primary `{}`: {}", sentinels.primary, said.join("; ")))
+}
+
+fn named(answers: &[Option<Result<Place, String>>]) -> impl Iterator<Item = &Place> + Clone {
+    answers.iter().flatten().flatten()
+}
+
+/// The servers named by those who know of the latest failover, each once, the most named first.
+fn latest<'a>(named: impl Iterator<Item = &'a Place> + Clone) -> Vec<Place> {
+    let epoch = named.clone().map(|place| place.epoch).max();
+    let mut ranked: Vec<(usize, Place)> = Vec::new();
+    for place in named.filter(|place| Some(place.epoch) == epoch) {
+        match ranked.iter_mut().find(|(_, known)| known.is_same_server(place)) {
+            Some((votes, _)) => *votes += 1,
+            None => ranked.push((1, place.clone())),
+        }
+    }
+    ranked.sort_by_key(|(votes, _)| std::cmp::Reverse(*votes)); // stable: the configured order between equals
+    ranked.into_iter().map(|(_, place)| place).collect()
+}
+
+async fn ask(config: &RedisConfig, sentinels: &Sentinels, host: &str, port: u16) -> Result<Place, String> {
+    let stream = dial(config, host, port).await?;
+    let settings = AsyncConnectionConfig::new().set_response_timeout(Some(sentinels.answer_timeout));
+    let info = RedisConnectionInfo::default().set_skip_set_lib_name();
+    let words = |error: RedisError| refusal(&error, sentinels);
+    let (mut commands, driver) =
+        MultiplexedConnection::new_with_config(&info, stream, settings).await.map_err(words)?;
+    let conversation = async {
+        if let Some(password) = &sentinels.password {
+            let password = password()?;
+            let mut auth = ::redis::cmd("AUTH");
+            if let Some(username) = &sentinels.username {
+                auth.arg(username);
+            }
+            auth.arg(password.as_str()).exec_async(&mut commands).await.map_err(words)?;
+        }
+        let (mut where_is, mut details) = (::redis::cmd("SENTINEL"), ::redis::cmd("SENTINEL"));
+        where_is.arg("GET-MASTER-ADDR-BY-NAME").arg(&sentinels.primary);
+        details.arg("MASTER").arg(&sentinels.primary);
+        let mut beside = commands.clone();
+        let (address, details) = tokio::join!(
+            where_is.query_async::<Option<(String, u16)>>(&mut commands),
+            details.query_async::<HashMap<String, String>>(&mut beside)
+        );
+        let (host, port) =
+            address.map_err(words)?.ok_or_else(|| "it knows no primary of that name".to_owned())?;
+        let epoch = details.ok().and_then(|details| details.get("config-epoch")?.parse().ok());
+        Ok(Place { host, port, epoch: epoch.unwrap_or(0) })
+    };
+    tokio::select! {
+        biased;
+        answer = conversation => answer,
+        () = driver => Err("it hung up".to_owned()),
+    }
+}
+
+fn refusal(error: &RedisError, sentinels: &Sentinels) -> String {
+    let user = sentinels.username.as_deref().unwrap_or("default");
+    match error.code() {
+        Some("NOAUTH") => "it asks for a password: give `sentinel_password_file`".to_owned(),
+        Some("WRONGPASS") => format!("it refused the password of its user `{user}`"),
+        Some("NOPERM") => format!("its user `{user}` may not ask for the primary's address"),
+        _ => describe(error, user),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_know_of_the_latest_failover_count_and_then_the_most() {
+        let place = |host: &str, epoch| Place { host: host.to_owned(), port: 6379, epoch };
+        for (named, expected) in [
+            (vec![], vec![]),
+            (vec![place("a", 0)], vec!["a"]),
+            (vec![place("a", 1), place("b", 2), place("a", 1)], vec!["b"]),
+            (vec![place("a", 2), place("b", 2), place("b", 2)], vec!["b", "a"]),
+            (vec![place("a", 0), place("b", 0)], vec!["a", "b"]),
+            (vec![place("a", 3), place("a", 2)], vec!["a"]),
+        ] {
+            let found: Vec<String> = latest(named.iter()).into_iter().map(|place| place.host).collect();
+            assert_eq!(found, expected, "{named:?}");
+        }
+    }
+}
