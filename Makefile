@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build test check fmt lint docs deny bench image image-test deploy-check tools
+.PHONY: quickstart build test check fmt lint docs deny bench image image-test deploy-check tools soak soak-short
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -46,3 +46,23 @@ image:
 
 image-test: image
 	scripts/image-smoke.sh
+
+# Real daemons, real Redis, faults of every kind: `make soak MINUTES=30 FAULTS=500`. The report says what broke; what was
+# written down is kept in target/soak/. SOAK takes more options of `cargo run -p soak -- --help`.
+MINUTES ?= 10
+FAULTS ?= 160
+SEED ?= 1
+REDIS ?= standalone
+soak: tools
+	$(CARGO) build --release
+	$(CARGO) build --release -p soak
+	@status=0; for mode in entra strict; do \
+		mkdir -p target/soak/$$mode; \
+		target/release/soak --binary target/release/tokenward --minutes $(MINUTES) --faults $(FAULTS) --seed $(SEED) \
+			--mode $$mode --redis $(REDIS) --keep target/soak/$$mode $(SOAK) >/dev/null || status=1; \
+	done; exit $$status
+
+# The same for half a minute, with what is built for tests.
+soak-short: tools
+	$(CARGO) build -p tokenward -p soak
+	target/debug/soak --minutes 0.5 --faults 12 --seed $(SEED) --redis $(REDIS) $(SOAK) >/dev/null

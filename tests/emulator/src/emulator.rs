@@ -222,6 +222,11 @@ impl Emulator {
         self.0.shared.state().ledger.count(endpoint, grant_type)
     }
 
+    /// Removes and returns the oldest requests, up to the first that is not over, for runs longer than the ledger.
+    pub fn take_ledger(&self) -> Vec<LedgerEntry> {
+        self.0.shared.state().ledger.take_ended()
+    }
+
     /// Forgets the requests so far. Sequence numbers go on.
     pub fn clear_ledger(&self) {
         self.0.shared.state().ledger.clear();
@@ -259,6 +264,11 @@ impl Faults {
     /// When a thousand rules are in force already.
     pub fn inject(&self, rule: FaultRule) {
         assert!(self.0.0.shared.state().rules.inject(rule), "too many fault rules");
+    }
+
+    /// Removes the rules with this fault and target, whatever is left of their times.
+    pub fn withdraw(&self, rule: &FaultRule) {
+        self.0.0.shared.state().rules.withdraw(rule);
     }
 
     /// Removes every rule.

@@ -328,6 +328,11 @@ impl Rules {
         room
     }
 
+    /// Removes the rules that differ from this one in nothing but how often they still strike.
+    pub(crate) fn withdraw(&mut self, rule: &FaultRule) {
+        self.0.retain(|one| FaultRule { times: rule.times, skip: rule.skip, ..one.clone() } != *rule);
+    }
+
     pub(crate) fn clear(&mut self) {
         self.0.clear();
     }

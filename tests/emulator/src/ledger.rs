@@ -1,6 +1,7 @@
 //! The ledger: what was asked of the emulator and what it answered, never a secret.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -60,6 +61,8 @@ pub struct LedgerEntry {
     pub time: SystemTime,
     /// Which TCP connection carried it, counted from 1.
     pub connection: u64,
+    /// The address it came from.
+    pub peer: SocketAddr,
     /// The HTTP method.
     pub method: String,
     /// The path, without the query.
@@ -78,6 +81,11 @@ pub struct LedgerEntry {
     pub credential: Option<String>,
     /// The status answered; `None` while none has been, and for good when the connection was dropped.
     pub status: Option<u16>,
+    /// When the request was over: its answer left, whole or not, or the client went away. `None` while it lasts.
+    #[serde(serialize_with = "as_maybe_millis")]
+    pub ended: Option<SystemTime>,
+    /// Whether the last byte of an answer was handed to the connection. It may still have been lost on the way.
+    pub delivered: bool,
     /// The AADSTS number answered.
     pub aadsts: Option<u32>,
     /// `error` of the answer.
@@ -90,6 +98,8 @@ pub struct LedgerEntry {
     pub scopes_requested: Vec<String>,
     /// The scopes granted, in full form.
     pub scopes_granted: Vec<String>,
+    /// The sign-in that the presented or issued refresh token descends from: `emu_family` of the access token.
+    pub family: Option<u64>,
     /// Serial of the refresh token presented.
     pub refresh_presented: Option<u64>,
     /// Serial of the refresh token issued.
@@ -118,6 +128,7 @@ pub(crate) struct Notes {
     pub(crate) error: Option<String>,
     pub(crate) user: Option<String>,
     pub(crate) scopes_granted: Vec<String>,
+    pub(crate) family: Option<u64>,
     pub(crate) refresh_presented: Option<u64>,
     pub(crate) refresh_issued: Option<u64>,
     pub(crate) access_presented: Option<u64>,
@@ -155,6 +166,7 @@ impl Ledger {
         entry.error.clone_from(&notes.error);
         entry.user = notes.user.clone().or(entry.user.take());
         entry.scopes_granted.clone_from(&notes.scopes_granted);
+        entry.family = notes.family.or(entry.family);
         entry.refresh_presented = notes.refresh_presented.or(entry.refresh_presented);
         entry.refresh_issued = notes.refresh_issued;
         entry.access_presented = notes.access_presented.or(entry.access_presented);
@@ -167,6 +179,20 @@ impl Ledger {
         if let Some(entry) = self.entry(sequence) {
             entry.status = Some(status);
         }
+    }
+
+    /// Records that a request is over.
+    pub(crate) fn end(&mut self, sequence: u64, now: SystemTime, delivered: bool) {
+        if let Some(entry) = self.entry(sequence) {
+            entry.ended = Some(now);
+            entry.delivered = delivered;
+        }
+    }
+
+    /// Removes the oldest entries, up to the first that is not over.
+    pub(crate) fn take_ended(&mut self) -> Vec<LedgerEntry> {
+        let ended = self.entries.iter().take_while(|entry| entry.ended.is_some()).count();
+        self.entries.drain(..ended).collect()
     }
 
     pub(crate) fn entries(&self) -> Vec<LedgerEntry> {
@@ -187,6 +213,13 @@ impl Ledger {
     fn entry(&mut self, sequence: u64) -> Option<&mut LedgerEntry> {
         let first = self.entries.front()?.sequence;
         self.entries.get_mut(usize::try_from(sequence.checked_sub(first)?).ok()?)
+    }
+}
+
+fn as_maybe_millis<S: serde::Serializer>(time: &Option<SystemTime>, out: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => as_millis(time, out),
+        None => out.serialize_none(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -66,20 +67,20 @@ pub(crate) async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, share
             accepted = listener.accept(), if connections.len() < MOST_CONNECTIONS => accepted,
             Some(_) = connections.join_next() => continue,
         };
-        let Ok((stream, _)) = accepted else {
+        let Ok((stream, peer)) = accepted else {
             // Out of file descriptors, most likely; give connections time to close.
             sleep(Duration::from_millis(50)).await;
             continue;
         };
         let _ = stream.set_nodelay(true);
-        let number = shared.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        let client = Client { connection: shared.connections.fetch_add(1, Ordering::Relaxed) + 1, peer };
         let (tls, shared) = (tls.clone(), Arc::clone(&shared));
         connections.spawn(async move {
             match tls {
-                None => connection(stream, number, shared).await,
+                None => connection(stream, client, shared).await,
                 Some(tls) => {
                     if let Ok(Ok(stream)) = tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)).await {
-                        connection(stream, number, shared).await;
+                        connection(stream, client, shared).await;
                     }
                 }
             }
@@ -87,12 +88,34 @@ pub(crate) async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, share
     }
 }
 
+/// The other side of a connection.
+#[derive(Clone, Copy)]
+struct Client {
+    connection: u64,
+    peer: SocketAddr,
+}
+
+/// Notes in the ledger when a request is over, also when its client went away in the middle.
+struct Ending {
+    shared: Arc<Shared>,
+    sequence: u64,
+    delivered: bool,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        let now = state.clock.now().system_time();
+        state.ledger.end(self.sequence, now, self.delivered);
+    }
+}
+
 async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    number: u64,
+    client: Client,
     shared: Arc<Shared>,
 ) {
-    let service = service_fn(move |request| handle(request, number, Arc::clone(&shared)));
+    let service = service_fn(move |request| handle(request, client, Arc::clone(&shared)));
     // A failed connection is the client's affair, or the effect of a fault.
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -109,25 +132,27 @@ struct Dropped;
 
 async fn handle(
     incoming: http::Request<Incoming>,
-    connection: u64,
+    client: Client,
     shared: Arc<Shared>,
 ) -> Result<Response<Payload>, Dropped> {
-    let request = match read(incoming, connection).await {
+    let request = match read(incoming, client.connection).await {
         Ok(request) => request,
         Err(status) => {
             return Ok(respond(
                 Answer::json(status, serde_json::json!({ "error": "invalid_request" })),
                 None,
                 None,
+                None,
             ));
         }
     };
     if let Some(rest) = request.path.strip_prefix("/_emulator") {
-        return Ok(respond(control::handle(&shared, &request, rest), None, None));
+        return Ok(respond(control::handle(&shared, &request, rest), None, None, None));
     }
 
     let route = Route::of(&request.path);
-    let (sequence, faults) = shared.state().admit_request(&request, &route);
+    let (sequence, faults) = shared.state().admit_request(&request, client.peer, &route);
+    let ending = Ending { shared: Arc::clone(&shared), sequence, delivered: false };
     for fault in &faults {
         match fault {
             Fault::Delay(wait) => sleep(*wait).await,
@@ -142,10 +167,14 @@ async fn handle(
     }
     let answer = {
         let mut state = shared.state();
+        let usual = state.base_for(&request).map(|base| std::mem::replace(&mut state.base, base));
         let answer = match state.replaced(&faults, &request) {
             Some(answer) => answer,
             None => state.dispatch(&request, &route, &faults),
         };
+        if let Some(usual) = usual {
+            state.base = usual;
+        }
         state.ledger.note(sequence, &answer.notes);
         answer
     };
@@ -164,7 +193,7 @@ async fn handle(
         Fault::CutAnswer => Some(Pace::Cut),
         _ => None,
     });
-    Ok(respond(answer, Some(&request), pace))
+    Ok(respond(answer, Some(&request), pace, Some(ending)))
 }
 
 async fn read(incoming: http::Request<Incoming>, connection: u64) -> Result<Request, u16> {
@@ -273,7 +302,7 @@ impl Route {
 
 impl State {
     /// Opens the ledger entry and finds the faults that hit this request.
-    fn admit_request(&mut self, request: &Request, route: &Route) -> (u64, Vec<Fault>) {
+    fn admit_request(&mut self, request: &Request, peer: SocketAddr, route: &Route) -> (u64, Vec<Fault>) {
         let endpoint = route.endpoint();
         let token = request.bearer().and_then(|text| self.access_tokens.get(text));
         let user = match endpoint {
@@ -303,17 +332,21 @@ impl State {
             sequence: 0,
             time: self.clock.now().system_time(),
             connection: request.connection,
+            peer,
             method: request.method.to_string(),
             path: request.path.clone(),
             endpoint,
             tenant: route.tenant().map(str::to_owned),
             access_presented: token.map(|token| token.serial),
+            family: refresh.map(|token| token.family),
             refresh_presented: refresh.map(|token| token.serial),
             client_id,
             grant_type,
             auth_method: AuthMethod::None,
             credential: None,
             status: None,
+            ended: None,
+            delivered: false,
             aadsts: None,
             error: None,
             faults: faults.iter().map(|fault| fault.name().to_owned()).collect(),
@@ -335,6 +368,16 @@ impl State {
             self.remember_presented(&request.form);
         }
         (self.ledger.open(entry), faults)
+    }
+
+    /// What URLs begin with for this request, when they follow the host it was sent to.
+    fn base_for(&self, request: &Request) -> Option<String> {
+        if !self.settings.follow_host {
+            return None;
+        }
+        let host: SocketAddr = request.header("host")?.parse().ok()?;
+        let scheme = self.base.split("://").next()?;
+        host.ip().is_loopback().then(|| format!("{scheme}://{host}"))
     }
 
     /// The answer of the fault that replaces processing, if one struck.
@@ -402,8 +445,13 @@ fn garbage(kind: Garbage) -> Answer {
 }
 
 /// Turns an answer into a response with the headers Entra adds.
-fn respond(answer: Answer, request: Option<&Request>, pace: Option<Pace>) -> Response<Payload> {
-    let mut response = Response::new(Payload::new(answer.body.into(), pace));
+fn respond(
+    answer: Answer,
+    request: Option<&Request>,
+    pace: Option<Pace>,
+    ending: Option<Ending>,
+) -> Response<Payload> {
+    let mut response = Response::new(Payload::new(answer.body.into(), pace, ending));
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     let mut put = |name: &'static str, value: &str| {
@@ -448,16 +496,27 @@ struct Payload {
     announced: u64,
     pace: Option<Pace>,
     pause: Option<Pin<Box<Sleep>>>,
+    ending: Option<Ending>,
 }
 
 impl Payload {
-    fn new(bytes: Bytes, pace: Option<Pace>) -> Self {
+    fn new(bytes: Bytes, pace: Option<Pace>, ending: Option<Ending>) -> Self {
         let announced = bytes.len() as u64;
         let left = match pace {
             Some(Pace::Cut) => bytes.slice(..bytes.len() / 2),
             _ => bytes,
         };
-        Self { left, announced, pace, pause: None }
+        let mut payload = Self { left, announced, pace, pause: None, ending };
+        if payload.is_end_stream() {
+            payload.note_delivered();
+        }
+        payload
+    }
+
+    fn note_delivered(&mut self) {
+        if let Some(ending) = &mut self.ending {
+            ending.delivered = true;
+        }
     }
 }
 
@@ -488,7 +547,11 @@ impl Body for Payload {
             }
             _ => self.left.len(),
         };
-        Poll::Ready(Some(Ok(Frame::data(self.left.split_to(take)))))
+        let data = self.left.split_to(take);
+        if self.is_end_stream() {
+            self.note_delivered();
+        }
+        Poll::Ready(Some(Ok(Frame::data(data))))
     }
 
     fn is_end_stream(&self) -> bool {

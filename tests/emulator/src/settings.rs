@@ -68,6 +68,9 @@ pub struct Settings {
     pub expires_in_as_string: bool,
     /// How granted scopes are written.
     pub scope_style: ScopeStyle,
+    /// Write URLs (issuer, endpoints) with the loopback address and port that the request was sent to, for clients that
+    /// come through proxies of their own.
+    pub follow_host: bool,
     /// Change the order and the letter case of granted scopes from answer to answer.
     pub vary_scopes: bool,
     /// Refuse a client assertion whose `jti` was seen before.
@@ -90,6 +93,7 @@ impl Default for Settings {
             token_lifetime_seconds: None,
             expires_in_as_string: false,
             scope_style: ScopeStyle::AsAsked,
+            follow_host: false,
             vary_scopes: false,
             strict_jti: false,
             consent_policy: ConsentPolicy::UserAllowed,

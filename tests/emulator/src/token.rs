@@ -157,6 +157,7 @@ impl State {
         }
         let offline = code.scopes.identity("offline_access") || asked.identity("offline_access");
         let family = self.next_serial();
+        notes.family = Some(family);
         let mut asked_identity = asked;
         // `openid` of the sign-in counts even if the redemption names only the resource's scopes.
         asked_identity.add(&code.scopes.iter().filter(|scope| scope.is_identity()).cloned().collect());

@@ -192,6 +192,12 @@ pub(crate) async fn refresh(emulator: &Emulator, refresh_token: &str, more: &[(&
     token(emulator, "common", &form).await
 }
 
+/// A refresh whose connection may be dropped.
+pub(crate) async fn try_refresh(emulator: &Emulator, refresh_token: &str) -> Option<Reply> {
+    let form = [("grant_type", "refresh_token"), ("refresh_token", refresh_token), ("scope", SCOPE)];
+    try_token(emulator, "common", &form).await
+}
+
 /// Signs the automatic user in and returns the token answer.
 pub(crate) async fn sign_in(emulator: &Emulator, more: &[(&str, &str)]) -> Value {
     let code = code(emulator, "common", more).await;

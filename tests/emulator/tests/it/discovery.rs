@@ -120,3 +120,22 @@ async fn documents_can_be_patched_and_sdk_lookups_answer() {
     let realm = get(&format!("{base}/common/userrealm/{ALICE}?api-version=1.0"), &[]).await.json();
     assert_eq!(realm["account_type"], "Managed");
 }
+
+#[tokio::test]
+async fn urls_follow_the_address_a_request_was_sent_to_where_that_is_wanted() {
+    let emulator = builder().settings(|settings| settings.follow_host = true).start().await.unwrap();
+    let address = emulator.base_url().replace("http://", "");
+    for (host, base) in [
+        ("127.0.1.3:4444", "http://127.0.1.3:4444".to_owned()),
+        ("evil.example:80", emulator.base_url()),
+        ("10.0.0.1:80", emulator.base_url()),
+    ] {
+        let url = format!("http://{host}/common/v2.0/.well-known/openid-configuration");
+        let stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+        let document = exchange(stream, "GET", &url, &[], "").await.unwrap().json();
+        assert_eq!(document["issuer"], format!("{base}/{{tenantid}}/v2.0"));
+        assert_eq!(document["token_endpoint"], format!("{base}/common/oauth2/v2.0/token"));
+    }
+    let usual = configuration(&emulator, "common").await;
+    assert_eq!(usual["issuer"], format!("{}/{{tenantid}}/v2.0", emulator.base_url()));
+}

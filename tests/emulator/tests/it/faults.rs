@@ -165,3 +165,61 @@ async fn callbacks_can_go_wrong() {
     assert_eq!(authorize(&emulator, "common", &[]).await.status, 400, "this one stays on the page");
     assert!(authorize(&emulator, "common", &[]).await.callback().contains_key("code"));
 }
+
+#[tokio::test]
+async fn the_ledger_says_how_each_request_ended() {
+    let emulator = emulator().await;
+    let answer = sign_in(&emulator, &[]).await;
+    let held = text(&answer, "refresh_token");
+    let of_sign_in =
+        emulator.take_ledger().into_iter().rfind(|entry| entry.endpoint == Endpoint::Token).unwrap();
+    assert!(of_sign_in.delivered && of_sign_in.family.is_some());
+    assert!(emulator.ledger().is_empty(), "what was taken is gone");
+
+    for (fault, delivered) in [
+        (Fault::Delay(Duration::from_millis(20)), true),
+        (Fault::SlowDrip { bytes: 1000, interval: Duration::from_millis(1) }, true),
+        (Fault::Garbage(Garbage::Empty), true),
+        (Fault::CutAnswer, false),
+        (Fault::DropBeforeProcessing, false),
+        (Fault::DropAfterProcessing, false),
+        (Fault::Hang(Some(Duration::from_millis(20))), false),
+    ] {
+        once(&emulator, Endpoint::Token, fault.clone());
+        let _ = tokio::time::timeout(Duration::from_secs(5), try_refresh(&emulator, held)).await;
+        // A body that was cut is over a moment after its client has seen it.
+        let mut taken = emulator.take_ledger();
+        while taken.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            taken = emulator.take_ledger();
+        }
+        let entry = taken.pop().unwrap();
+        assert_eq!((entry.delivered, entry.family), (delivered, of_sign_in.family), "{fault:?}");
+        assert!(entry.ended.unwrap() >= entry.time && entry.peer.ip().is_loopback());
+    }
+
+    // A request whose client goes away is over.
+    once(&emulator, Endpoint::Token, Fault::Hang(None));
+    let _ = tokio::time::timeout(Duration::from_millis(100), try_refresh(&emulator, held)).await;
+    let mut taken = emulator.take_ledger();
+    while taken.is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        taken = emulator.take_ledger();
+    }
+    assert!(!taken[0].delivered && taken[0].ended.is_some());
+}
+
+#[tokio::test]
+async fn a_rule_is_withdrawn_whatever_is_left_of_it() {
+    let emulator = emulator().await;
+    let answer = sign_in(&emulator, &[]).await;
+    let held = text(&answer, "refresh_token");
+    let rule = FaultRule::new(Endpoint::Token, Fault::status(503)).times(3);
+    let other = FaultRule::new(Endpoint::Token, Fault::Delay(Duration::from_millis(1)));
+    emulator.faults().inject(rule.clone());
+    emulator.faults().inject(other.clone());
+    assert_eq!(refresh(&emulator, held, &[]).await.status, 503);
+    emulator.faults().withdraw(&rule);
+    assert_eq!(emulator.faults().rules(), [other]);
+    assert_eq!(refresh(&emulator, held, &[]).await.status, 200);
+}

@@ -1,0 +1,206 @@
+//! Callers: services that ask for tokens all the time, on connections that they keep, and write down what they got.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use http::{Request, header};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokenward::domain::time::Timestamp;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+use crate::daemon::Replica;
+use crate::ledger::{Call, Connected, HandedOut};
+use crate::random::Random;
+use crate::world::{CALLER_WAIT, World, now};
+
+/// A caller gives up after this: later than the daemon's own patience.
+const PATIENCE: Duration = Duration::from_millis(2 * CALLER_WAIT.as_millis() as u64);
+/// A caller that was refused a connection looks away for a moment, as a client with a back-off does.
+const LOOK_AWAY: Duration = Duration::from_millis(100);
+
+/// Every call has a number of its own in this process.
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
+
+/// A service's HTTP client: one connection kept to each replica.
+pub struct Client {
+    bearer: String,
+    kept: BTreeMap<SocketAddr, SendRequest<Empty<Bytes>>>,
+}
+
+impl Client {
+    /// A client with an API key.
+    pub fn new(key: String) -> Self {
+        Client { bearer: format!("Bearer {key}"), kept: BTreeMap::new() }
+    }
+
+    /// Asks a replica for a token of a connection.
+    pub async fn ask(&mut self, replica: &Replica, connection: u16, name: &str, query: &str) -> Call {
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        let (life, started) = (replica.life(), now());
+        let path = format!("/v1/apps/outlook/connections/{}/token{query}", name.replace('/', "%2F"));
+        let answer = tokio::time::timeout(PATIENCE, self.get(replica.local, &path, number)).await;
+        if answer.is_err() {
+            // The connection still waits for that answer.
+            self.kept.remove(&replica.local);
+        }
+        let ended = now();
+        let (status, body, trouble) = match answer {
+            Ok(Ok((status, body))) => (status, body, None),
+            Ok(Err(error)) => (0, Bytes::new(), Some(error)),
+            Err(_) => (0, Bytes::new(), Some("timed_out")),
+        };
+        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let token = (status == 200).then(|| read_token(&body)).flatten();
+        let code = body["code"].as_str().or(trouble).map(str::to_owned);
+        Call { number, started, ended, replica: replica.index, life, connection, status, code, token }
+    }
+
+    async fn get(
+        &mut self,
+        address: SocketAddr,
+        path: &str,
+        number: u64,
+    ) -> Result<(u16, Bytes), &'static str> {
+        if let Some(kept) = self.kept.remove(&address)
+            && !kept.is_closed()
+            && let Ok(answer) = self.send(kept, address, path, number).await
+        {
+            return Ok(answer);
+        }
+        // A kept connection may be closed by the other side just as it is used: a request without effects is repeated.
+        let stream = TcpStream::connect(address).await.map_err(|_| "not_connected")?;
+        let _ = stream.set_nodelay(true);
+        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|_| "not_connected")?;
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        self.send(sender, address, path, number).await.map_err(|_| "cut_off")
+    }
+
+    async fn send(
+        &mut self,
+        mut sender: SendRequest<Empty<Bytes>>,
+        address: SocketAddr,
+        path: &str,
+        number: u64,
+    ) -> Result<(u16, Bytes), Box<dyn std::error::Error + Send + Sync>> {
+        sender.ready().await?;
+        let request = Request::get(path)
+            .header(header::HOST, "tokenward")
+            .header(header::AUTHORIZATION, &self.bearer)
+            .header("traceparent", format!("00-{SOAK:016x}{number:016x}-{SOAK:016x}-00"))
+            .body(Empty::new())?;
+        let response = sender.send_request(request).await?;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await?.to_bytes();
+        self.kept.insert(address, sender);
+        Ok((status, body))
+    }
+}
+
+/// The first half of every request id of a run.
+const SOAK: u64 = 0x50a4_50a4_50a4_50a4;
+
+/// The call's number in a request id.
+pub fn number_of(request_id: &str) -> Option<u64> {
+    let rest = request_id.strip_prefix(&format!("{SOAK:016x}"))?;
+    u64::from_str_radix(rest, 16).ok()
+}
+
+/// What a token says about itself. Only the emulator's tokens do.
+fn read_token(body: &Value) -> Option<HandedOut> {
+    let said = Timestamp::parse_rfc3339(body["expires_at"].as_str()?)?;
+    let claims = body["access_token"].as_str()?.split('.').nth(1)?;
+    let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
+    Some(HandedOut {
+        user: claims["emu_user"].as_str()?.to_owned(),
+        family: claims["emu_family"].as_u64()?,
+        generation: claims["emu_generation"].as_u64()?,
+        serial: claims["emu_serial"].as_u64()?,
+        dies: claims["exp"].as_u64()? * 1000,
+        said_to_die: u64::try_from(said.unix_millis()).unwrap_or(0),
+    })
+}
+
+/// Asks until told to stop, so many callers at a time and so many requests a second in all. Connections that need
+/// their user are told to `need`.
+pub async fn crowd(
+    world: Arc<World>,
+    (callers, rate, seed): (u16, u32, u64),
+    stop: Arc<AtomicBool>,
+    need: mpsc::Sender<u16>,
+) -> Vec<Call> {
+    let ledger = Arc::new(Mutex::new(Vec::new()));
+    let mut tasks = tokio::task::JoinSet::new();
+    let pause = Duration::from_secs(1) * u32::from(callers) / rate.max(1);
+    for caller in 0..callers {
+        let (world, ledger, stop, need) = (world.clone(), ledger.clone(), stop.clone(), need.clone());
+        tasks.spawn(async move {
+            let mut random = Random::new(seed ^ (u64::from(caller) << 32));
+            let mut client = Client::new(world.key.clone());
+            let mut calls = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                let replica = &world.replicas[random.index(world.replicas.len())];
+                let number = random.index(world.connections.len());
+                let name = &world.connections[number].name;
+                let query = if random.once_in(10) { "?min_ttl=60" } else { "" };
+                let connection = u16::try_from(number).expect("connections have numbers of 16 bits");
+                let call = client.ask(replica, connection, name, query).await;
+                let refused = call.status == 0;
+                if call.code.as_deref() == Some("reauthorization_required") {
+                    // A full queue has it already, most likely; it comes again.
+                    let _ = need.try_send(connection);
+                }
+                calls.push(call);
+                let pause = if refused { pause.max(LOOK_AWAY) } else { pause };
+                tokio::time::sleep(random.between(Duration::ZERO, pause * 2)).await;
+            }
+            ledger.lock().unwrap_or_else(PoisonError::into_inner).append(&mut calls);
+        });
+    }
+    drop(need);
+    while tasks.join_next().await.is_some() {}
+    std::mem::take(&mut ledger.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// The users: signs each one in again whose connection needs it, until nobody asks any more or it is told to stop, and
+/// says which sign-ins each connection had.
+pub async fn users(
+    world: Arc<World>,
+    mut asked: mpsc::Receiver<u16>,
+    stop: Arc<AtomicBool>,
+) -> Vec<Connected> {
+    let mut connections = world.connections.clone();
+    let mut client = Client::new(world.key.clone());
+    while let Some(number) = asked.recv().await {
+        let one = &mut connections[usize::from(number)];
+        // Until it is known by which sign-in the connection lives: a confirmation's answer may have been lost.
+        while !stop.load(Ordering::Relaxed) {
+            // The replica at which they are connected: others take up to a second to see it.
+            let call = client.ask(&world.replicas[0], number, &one.name, "").await;
+            match (&call.token, call.code.as_deref()) {
+                (Some(token), _) => {
+                    if !one.families.contains(&token.family) {
+                        one.families.push(token.family);
+                    }
+                    break;
+                }
+                (None, Some("reauthorization_required")) => {
+                    let _ = world.connect(&one.name, &one.user).await;
+                }
+                (None, _) => tokio::time::sleep(LOOK_AWAY * 5).await,
+            }
+        }
+    }
+    connections
+}

@@ -1,0 +1,379 @@
+//! Each violation is planted into a small good ledger, and must be found; what explains it, too, and then it is none.
+
+use super::*;
+use crate::ledger::{Audited, Connected, Setup};
+
+/// Three requests at two replicas for two connections, each refreshed once, all well.
+fn good() -> Evidence {
+    let connected = |number: u64| Connected {
+        name: format!("soak/user-{number}"),
+        user: format!("user-{number}@x"),
+        families: vec![100 + number],
+    };
+    let mut evidence = Evidence {
+        setup: Setup { seed: 1, replicas: 2, lease: 8_000, ..Setup::default() },
+        connections: vec![connected(0), connected(1)],
+        ..Evidence::default()
+    };
+    for (connection, serial, at) in [(0, 10, 1_000), (1, 20, 1_100), (0, 11, 10_000), (1, 21, 10_100)] {
+        let family = 100 + u64::from(connection);
+        evidence.authority.push(AuthorityCall {
+            sequence: serial,
+            started: at,
+            ended: Some(at + 30),
+            delivered: true,
+            replica: Some(0),
+            refresh: true,
+            family: Some(family),
+            presented: Some(serial * 1000),
+            issued: Some((serial + 1) * 1000),
+            access: Some(serial),
+            status: Some(200),
+            ..AuthorityCall::default()
+        });
+        for replica in [0, 1] {
+            let number = evidence.calls.len() as u64 + 1;
+            let generation = if serial % 10 == 0 { 1 } else { 2 };
+            let user = format!("user-{connection}@x");
+            evidence.calls.push(Call {
+                number,
+                started: at + 100 + number * 10,
+                ended: at + 105 + number * 10,
+                replica,
+                life: 1,
+                connection,
+                status: 200,
+                code: None,
+                token: Some(HandedOut {
+                    user,
+                    family,
+                    generation,
+                    serial,
+                    dies: at + 20_000,
+                    said_to_die: at + 20_000,
+                }),
+            });
+            evidence.audited.push(Audited { replica, call: number, connection });
+        }
+    }
+    for connection in [0, 1] {
+        evidence.finals.push(Final {
+            connection,
+            refreshed: true,
+            status: Some("active".into()),
+            ..Final::default()
+        });
+    }
+    evidence
+}
+
+/// A call that was refused at the end.
+fn refused(evidence: &mut Evidence, status: u16, code: &str) {
+    let last = evidence.calls.last().expect("there").clone();
+    evidence.calls.push(Call {
+        number: 99,
+        started: last.ended + 100,
+        ended: last.ended + 110,
+        status,
+        code: Some(code.into()),
+        token: None,
+        ..last
+    });
+}
+
+fn fault(effect: Effect, replica: Option<u8>, started: u64, ended: u64) -> FaultRecord {
+    FaultRecord { number: 0, kind: "planted".into(), effect, replica, started, ended, detail: String::new() }
+}
+
+fn token(evidence: &mut Evidence, call: usize) -> &mut HandedOut {
+    evidence.calls[call].token.as_mut().expect("handed out")
+}
+
+/// The rules that were broken.
+fn broken(evidence: &Evidence) -> Vec<&'static str> {
+    let report = check(evidence, &[]);
+    let broken: Vec<_> =
+        report.violations.iter().filter(|(_, figure)| figure.count > 0).map(|(name, _)| *name).collect();
+    assert_eq!(report.passed, broken.is_empty() && report.cached.good_enough());
+    broken
+}
+
+#[test]
+fn a_good_ledger_passes() {
+    let report = check(&good(), &[]);
+    assert!(report.passed, "{}", report.summary());
+    assert_eq!((report.requests, report.cached.asked, report.cached.served), (8, 4, 4));
+}
+
+#[test]
+fn a_token_of_another_user_or_connection_or_nobody() {
+    let mut evidence = good();
+    token(&mut evidence, 0).user = "user-1@x".into();
+    assert_eq!(broken(&evidence), ["wrong_token"]);
+    // The same user's other connection, or a sign-in that nobody made.
+    for family in [100, 77] {
+        let mut evidence = good();
+        evidence.connections[0].user = "user-1@x".into();
+        for call in [0, 1, 4, 5] {
+            token(&mut evidence, call).user = "user-1@x".into();
+        }
+        token(&mut evidence, 7).family = family;
+        assert!(broken(&evidence).contains(&"wrong_token"), "{family}");
+    }
+    // One of this user's sign-ins of which the service never learnt that it was confirmed.
+    let mut evidence = good();
+    evidence.authority[3].family = Some(300);
+    for call in [6, 7] {
+        token(&mut evidence, call).family = 300;
+    }
+    assert_eq!(broken(&evidence), ["wrong_token"]);
+    let code = AuthorityCall { user: Some("user-1@x".into()), family: Some(300), ..AuthorityCall::default() };
+    evidence.authority.push(code);
+    assert_eq!(broken(&evidence), [""; 0]);
+    evidence.connections[0].families.push(300);
+    assert_eq!(broken(&evidence), ["wrong_token"], "it is another connection's");
+    // One that the authority issued for another sign-in, or never.
+    for serial in [20, 77] {
+        let mut evidence = good();
+        token(&mut evidence, 0).serial = serial;
+        assert_eq!(broken(&evidence), ["wrong_token"]);
+    }
+    let mut evidence = good();
+    evidence.calls[3].token = None;
+    assert_eq!(broken(&evidence), ["wrong_token"]);
+}
+
+#[test]
+fn a_dead_token_unless_a_clock_was_wrong() {
+    let mut evidence = good();
+    token(&mut evidence, 7).dies = 10_000;
+    assert_eq!(broken(&evidence), ["dead_token"]);
+    // Another replica's clock says nothing; that of the one which wrote it, or reads it, does.
+    evidence.faults = vec![fault(Effect::Clock, Some(1), 1_000, 2_000)];
+    assert_eq!(broken(&evidence), ["dead_token"]);
+    for (replica, from, until) in [(0, 9_000, 10_200), (1, 10_000, 11_000)] {
+        evidence.faults = vec![fault(Effect::Clock, Some(replica), from, until)];
+        assert_eq!(broken(&evidence), [""; 0]);
+        assert_eq!(check(&evidence, &[]).dead_by_wrong_clock, 1);
+    }
+}
+
+#[test]
+fn a_hand_out_without_an_audit_record_of_its_own() {
+    let mut evidence = good();
+    evidence.audited.remove(2);
+    assert_eq!(broken(&evidence), ["unaudited_hand_out"]);
+    // A kill explains nothing, and is told apart.
+    let ended = evidence.calls[2].ended;
+    for (killed, rule) in [
+        (ended + 10, "unaudited_at_kill"),
+        (ended - 1, "unaudited_at_kill"),
+        (ended - 1000, "unaudited_hand_out"),
+        (ended + 5000, "unaudited_hand_out"),
+    ] {
+        evidence.faults = vec![fault(Effect::Down, Some(0), killed, killed + 10)];
+        assert_eq!(broken(&evidence), [rule]);
+    }
+    let mut evidence = good();
+    evidence.audited[2].connection = 0;
+    assert_eq!(broken(&evidence), ["unaudited_hand_out"]);
+    let mut evidence = good();
+    evidence.audited[2].replica = 1;
+    assert_eq!(broken(&evidence), ["unaudited_hand_out"]);
+    // More records than hand-outs are answers that were lost.
+    let mut evidence = good();
+    evidence.audited.push(Audited { replica: 0, call: 1234, connection: 0 });
+    assert_eq!(broken(&evidence), [""; 0]);
+    evidence.audit_flaws.push("replica 0: Broken { line: 3 }".into());
+    assert_eq!(broken(&evidence), ["audit_chain"]);
+}
+
+#[test]
+fn a_connection_that_cannot_be_refreshed_in_the_end() {
+    let mut evidence = good();
+    evidence.finals[1].refreshed = false;
+    assert_eq!(broken(&evidence), ["lost_grant"]);
+    evidence.finals[1].error_codes = vec![50196];
+    assert_eq!(broken(&evidence), [""; 0], "the authority holds it off");
+    evidence.finals[1] = Final { connection: 1, ..Final::default() };
+    assert_eq!(broken(&evidence), ["lost_grant"], "no status is no excuse");
+    let mut evidence = good();
+    evidence.finals[0].refused_by = vec![1];
+    assert_eq!(broken(&evidence), ["disagreement"]);
+}
+
+#[test]
+fn a_reauthorization_without_a_verdict() {
+    let mut evidence = good();
+    evidence.finals[1].status = Some("needs_reauthorization".into());
+    assert_eq!(broken(&evidence), ["false_reauthorization"]);
+    // Another connection's verdict, a rejected credential and a throttled loop are none on this one.
+    let answers =
+        [(0, "invalid_grant", 50173), (1, "invalid_client", 7_000_215), (1, "invalid_grant", 50196)];
+    for (which, error, code) in answers {
+        let mut evidence = evidence.clone();
+        evidence.authority[2 + which].error = Some(error.into());
+        evidence.authority[2 + which].aadsts = Some(code);
+        assert_eq!(broken(&evidence), ["false_reauthorization"], "{error} {code}");
+    }
+    evidence.authority[3].error = Some("invalid_grant".into());
+    evidence.authority[3].aadsts = Some(700_082);
+    assert_eq!(broken(&evidence), [""; 0]);
+    // Also when it healed before the end.
+    let mut evidence = good();
+    refused(&mut evidence, 409, "reauthorization_required");
+    assert!(broken(&evidence).contains(&"false_reauthorization"));
+}
+
+#[test]
+fn two_refreshes_at_a_time() {
+    let mut evidence = good();
+    let mut second = evidence.authority[2].clone();
+    (second.sequence, second.started, second.replica) = (500, 10_010, Some(1));
+    (second.access, second.presented) = (Some(1), Some(999));
+    evidence.authority.push(second);
+    assert_eq!(broken(&evidence), ["double_refresh"]);
+    // Only what befell the holder, or the store, takes a lease away.
+    for (effect, replica, explains) in [
+        (Effect::Stopped, 0, true),
+        (Effect::StoreLink, 0, true),
+        (Effect::Down, 0, true),
+        (Effect::Stopped, 1, false),
+        (Effect::Authority, 0, false),
+        (Effect::Store, 1, true),
+    ] {
+        evidence.faults = vec![fault(effect, Some(replica), 9_000, 9_500)];
+        assert_eq!(broken(&evidence).is_empty(), explains, "{effect:?} of {replica}");
+    }
+    evidence.faults = vec![fault(Effect::Stopped, Some(0), 12_000, 13_000)];
+    assert_eq!(broken(&evidence), ["double_refresh"], "what came later explains nothing");
+    // One that was given up is over a little later at the authority.
+    evidence.faults.clear();
+    evidence.authority[2].delivered = false;
+    assert_eq!(broken(&evidence), [""; 0]);
+}
+
+#[test]
+fn a_refresh_token_used_twice_and_a_grant_that_it_ended() {
+    let mut evidence = good();
+    evidence.authority[2].presented = Some(10_000); // the first one's
+    assert_eq!(broken(&evidence), ["reused_refresh_token"]);
+    evidence.authority[2].aadsts = Some(50173);
+    evidence.authority[2].error = Some("invalid_grant".into());
+    (evidence.authority[2].issued, evidence.authority[2].status) = (None, Some(400));
+    evidence.finals[0].status = Some("needs_reauthorization".into());
+    for call in &mut evidence.calls {
+        if let Some(token) = &mut call.token
+            && token.serial == 11
+        {
+            (token.serial, token.generation) = (10, 1);
+        }
+    }
+    // The access token of the refused call is none.
+    evidence.authority[2].access = None;
+    assert_eq!(broken(&evidence), ["killed_grant", "reused_refresh_token"]);
+    assert_eq!(check(&evidence, &[]).ended_grants["unexplained"], 1);
+    // The first answer was lost: both are explained.
+    evidence.authority[0].delivered = false;
+    assert_eq!(broken(&evidence), [""; 0]);
+    assert_eq!(check(&evidence, &[]).ended_grants["lost_answer"], 1);
+    evidence.authority[0].delivered = true;
+    evidence.faults = vec![fault(Effect::Down, Some(0), 1_040, 2_000)];
+    assert_eq!(check(&evidence, &[]).ended_grants["killed_in_flight"], 1);
+    // Somebody else's death is no reason, nor one long after.
+    for fault in [fault(Effect::Down, Some(1), 1_040, 2_000), fault(Effect::Down, Some(0), 15_000, 16_000)] {
+        evidence.faults = vec![fault];
+        assert_eq!(broken(&evidence), ["killed_grant", "reused_refresh_token"]);
+    }
+}
+
+#[test]
+fn an_older_generation_after_a_newer_one() {
+    let mut evidence = good();
+    token(&mut evidence, 5).generation = 0;
+    assert_eq!(broken(&evidence), ["generation_backwards"]);
+    // The store lost something: explains it for a restarted process, not for one that remembers.
+    evidence.faults = vec![fault(Effect::Store, None, 5_000, 6_000)];
+    assert_eq!(broken(&evidence), ["generation_backwards"]);
+    evidence.calls[5].life = 2;
+    assert_eq!(broken(&evidence), [""; 0]);
+    evidence.faults.clear();
+    assert_eq!(broken(&evidence), ["generation_backwards"]);
+    // A sign-in before the last one is older, whatever its generation.
+    for (before, expected) in [(300, &["generation_backwards"][..]), (50, &[][..])] {
+        let mut evidence = good();
+        evidence.connections[0].families.push(before);
+        evidence.authority[0].family = Some(before);
+        for call in [0, 1] {
+            token(&mut evidence, call).family = before;
+        }
+        assert_eq!(broken(&evidence), expected);
+    }
+    // Answers that crossed are none.
+    let mut evidence = good();
+    token(&mut evidence, 5).generation = 0;
+    evidence.calls[5].started = 1_000;
+    assert_eq!(broken(&evidence), [""; 0]);
+}
+
+#[test]
+fn a_connection_that_was_not_found() {
+    let mut evidence = good();
+    refused(&mut evidence, 404, "connection_not_found");
+    assert!(broken(&evidence).contains(&"false_not_found"));
+}
+
+#[test]
+fn a_held_token_that_was_not_served() {
+    let mut evidence = good();
+    refused(&mut evidence, 503, "authority_unavailable");
+    let report = check(&evidence, &[]);
+    assert_eq!((report.cached.asked, report.cached.served, report.passed), (5, 4, false));
+    assert_eq!(report.cached.codes["authority_unavailable"], 1);
+    // A process that is away serves nothing.
+    evidence.faults = vec![fault(Effect::Stopped, Some(1), 10_200, 12_000)];
+    assert!(check(&evidence, &[]).passed);
+    evidence.faults = vec![fault(Effect::StoreLink, Some(1), 10_200, 12_000)];
+    assert!(!check(&evidence, &[]).passed, "one that is cut off has what it holds");
+    // Nor does one that holds nothing, or what is about to die.
+    evidence.faults.clear();
+    evidence.calls[8].life = 2;
+    assert!(check(&evidence, &[]).passed);
+    evidence.calls[8].life = 1;
+    (evidence.calls[8].started, evidence.calls[8].ended) = (26_000, 26_010);
+    assert!(check(&evidence, &[]).passed);
+}
+
+#[test]
+fn what_is_tolerated_is_counted() {
+    let mut evidence = good();
+    evidence.audited.clear();
+    let report = check(&evidence, &[Rule::UnauditedHandOut]);
+    assert!(report.passed && report.violations["unaudited_hand_out"].count == 8);
+    assert!(report.summary().contains("(tolerated)"));
+}
+
+#[test]
+fn the_time_until_a_replica_answers_well_again() {
+    let mut evidence = good();
+    evidence.calls.clear();
+    let call = good().calls.remove(0);
+    for at in (0..40).map(|step| 10_000 + step * 100) {
+        let status = if (10_300..11_200).contains(&at) { 503 } else { 200 };
+        let token = call.token.clone().filter(|_| status == 200);
+        evidence.calls.push(Call { started: at, ended: at + 5, status, token, ..call.clone() });
+    }
+    evidence.faults = vec![fault(Effect::StoreLink, Some(0), 10_000, 10_500)];
+    assert_eq!(check(&evidence, &[]).healthy_after_ms["planted"].longest, 700);
+}
+
+#[test]
+fn evidence_can_be_kept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut evidence = good();
+    evidence.faults = vec![fault(Effect::StoreLink, Some(0), 1, 2)];
+    evidence.save(folder.path()).expect("written");
+    let again = Evidence::load(folder.path()).expect("read");
+    assert_eq!((again.calls, again.authority), (evidence.calls, evidence.authority));
+    assert_eq!((again.finals, again.faults, again.setup), (evidence.finals, evidence.faults, evidence.setup));
+}

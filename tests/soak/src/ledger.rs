@@ -1,0 +1,251 @@
+//! What everyone wrote down: callers, the daemons' audit, the authority, and whoever made the faults. Times are
+//! milliseconds since 1970 by this machine's clock, which no fault touches.
+
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::Path;
+use std::{fs, io};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// One request of a caller.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Call {
+    /// Its number: the low half of its request id.
+    pub number: u64,
+    /// When it was sent.
+    pub started: u64,
+    /// When its answer was there, or it was given up.
+    pub ended: u64,
+    /// Which replica was asked.
+    pub replica: u8,
+    /// Which process of that replica, counted from 1.
+    pub life: u32,
+    /// Which connection it was about.
+    pub connection: u16,
+    /// The status answered; 0 when there was no answer.
+    pub status: u16,
+    /// The stable code of a refusal, or why there was no answer.
+    pub code: Option<String>,
+    /// The token handed out.
+    pub token: Option<HandedOut>,
+}
+
+/// What a token says about itself (the emulator's claims), and what the daemon said about it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HandedOut {
+    /// `emu_user`
+    pub user: String,
+    /// `emu_family`: the sign-in.
+    pub family: u64,
+    /// `emu_generation`: refreshes since the sign-in.
+    pub generation: u64,
+    /// `emu_serial`: the issue number.
+    pub serial: u64,
+    /// `exp`: when it is dead, by the authority's clock.
+    pub dies: u64,
+    /// `expires_at`: when the daemon says it dies.
+    pub said_to_die: u64,
+}
+
+/// One hand-out in a daemon's audit stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audited {
+    /// Whose stream.
+    pub replica: u8,
+    /// The request's number.
+    pub call: u64,
+    /// The connection.
+    pub connection: u16,
+}
+
+/// One request to the authority's token endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthorityCall {
+    /// Its number in the authority's ledger.
+    pub sequence: u64,
+    /// When it came.
+    pub started: u64,
+    /// When it was over; none if it still lasted at the end of the run.
+    pub ended: Option<u64>,
+    /// Whether a whole answer left.
+    pub delivered: bool,
+    /// The replica that asked, by the address it came from.
+    pub replica: Option<u8>,
+    /// Whether it used a refresh token; otherwise a code.
+    pub refresh: bool,
+    /// The user it is about.
+    pub user: Option<String>,
+    /// The sign-in it is about.
+    pub family: Option<u64>,
+    /// Serial of the refresh token presented.
+    pub presented: Option<u64>,
+    /// Serial of the refresh token issued.
+    pub issued: Option<u64>,
+    /// Serial of the access token issued.
+    pub access: Option<u64>,
+    /// The status answered.
+    pub status: Option<u16>,
+    /// `error` of the answer.
+    pub error: Option<String>,
+    /// The AADSTS number answered.
+    pub aadsts: Option<u32>,
+    /// The faults that hit it.
+    pub faults: Vec<String>,
+}
+
+/// What a fault does to the world, as far as it explains anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// A daemon is not there.
+    Down,
+    /// A daemon is there and does not run.
+    Stopped,
+    /// A daemon and the store do not hear each other well.
+    StoreLink,
+    /// A daemon and the authority do not hear each other well.
+    AuthorityLink,
+    /// The store's primary is gone, changed or was emptied.
+    Store,
+    /// The authority misbehaves.
+    Authority,
+    /// A daemon's wall clock is wrong.
+    Clock,
+}
+
+/// One fault that was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultRecord {
+    /// Its number in the plan.
+    pub number: u32,
+    /// What kind, for the figures.
+    pub kind: String,
+    /// What it does.
+    pub effect: Effect,
+    /// The replica it hits; none for all.
+    pub replica: Option<u8>,
+    /// When it began.
+    pub started: u64,
+    /// When everything was mended again.
+    pub ended: u64,
+    /// More about it.
+    pub detail: String,
+}
+
+/// A connection that calls are about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connected {
+    /// Its name.
+    pub name: String,
+    /// Whose it is.
+    pub user: String,
+    /// The sign-ins it was made by, the latest last: a connection whose grant ended is connected again.
+    pub families: Vec<u64>,
+}
+
+/// How a connection stood after the faults, once everything had time to settle.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Final {
+    /// Which.
+    pub connection: u16,
+    /// Whether a token issued after the last fault was handed out for it.
+    pub refreshed: bool,
+    /// The replicas that gave no live token of it in the end.
+    pub refused_by: Vec<u8>,
+    /// `status` of the connection, if it was to be had.
+    pub status: Option<String>,
+    /// The last refusal's code.
+    pub code: Option<String>,
+    /// AADSTS numbers of the last refusal.
+    pub error_codes: Vec<u32>,
+}
+
+/// What the run was.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setup {
+    /// The seed of its plan.
+    pub seed: u64,
+    /// `entra` or `strict`.
+    pub mode: String,
+    /// `standalone` or `sentinel`.
+    pub redis: String,
+    /// Replicas.
+    pub replicas: u8,
+    /// The lease, in milliseconds: what a fault did may be felt for so long after it.
+    pub lease: u64,
+    /// When faults could begin.
+    pub faults_from: u64,
+    /// When the last one was mended.
+    pub faults_until: u64,
+}
+
+/// Everything that was written down.
+#[derive(Clone, Debug, Default)]
+pub struct Evidence {
+    /// What the run was.
+    pub setup: Setup,
+    /// The connections, by number.
+    pub connections: Vec<Connected>,
+    /// The callers' ledger.
+    pub calls: Vec<Call>,
+    /// The daemons' audit streams.
+    pub audited: Vec<Audited>,
+    /// What is wrong with the audit streams' chains.
+    pub audit_flaws: Vec<String>,
+    /// The authority's ledger.
+    pub authority: Vec<AuthorityCall>,
+    /// The faults.
+    pub faults: Vec<FaultRecord>,
+    /// How it ended.
+    pub finals: Vec<Final>,
+}
+
+impl Evidence {
+    /// Writes everything into a folder, one JSON object a line.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn save(&self, folder: &Path) -> io::Result<()> {
+        fs::create_dir_all(folder)?;
+        write(&folder.join("setup.jsonl"), [&self.setup])?;
+        write(&folder.join("connections.jsonl"), &self.connections)?;
+        write(&folder.join("calls.jsonl"), &self.calls)?;
+        write(&folder.join("audited.jsonl"), &self.audited)?;
+        write(&folder.join("audit-flaws.jsonl"), &self.audit_flaws)?;
+        write(&folder.join("authority.jsonl"), &self.authority)?;
+        write(&folder.join("faults.jsonl"), &self.faults)?;
+        write(&folder.join("finals.jsonl"), &self.finals)
+    }
+
+    /// Reads what [`Evidence::save`] wrote, to check it again.
+    ///
+    /// # Errors
+    /// When a file cannot be read or is not what was written.
+    pub fn load(folder: &Path) -> io::Result<Self> {
+        Ok(Evidence {
+            setup: read(&folder.join("setup.jsonl"))?.pop().unwrap_or_default(),
+            connections: read(&folder.join("connections.jsonl"))?,
+            calls: read(&folder.join("calls.jsonl"))?,
+            audited: read(&folder.join("audited.jsonl"))?,
+            audit_flaws: read(&folder.join("audit-flaws.jsonl"))?,
+            authority: read(&folder.join("authority.jsonl"))?,
+            faults: read(&folder.join("faults.jsonl"))?,
+            finals: read(&folder.join("finals.jsonl"))?,
+        })
+    }
+}
+
+fn write<'a, T: Serialize + 'a>(path: &Path, all: impl IntoIterator<Item = &'a T>) -> io::Result<()> {
+    let mut file = BufWriter::new(fs::File::create(path)?);
+    for one in all {
+        serde_json::to_writer(&mut file, one)?;
+        file.write_all(b"\n")?;
+    }
+    file.flush()
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Vec<T>> {
+    let lines = BufReader::new(fs::File::open(path)?).lines();
+    lines.map(|line| serde_json::from_str(&line?).map_err(io::Error::other)).collect()
+}

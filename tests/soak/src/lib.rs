@@ -1,0 +1,33 @@
+//! A soak: real daemons, a real Redis (with sentinels), an emulator of Entra, callers that keep a ledger, and faults
+//! of every kind by a seeded plan. Afterwards a checker holds what callers, daemons and the authority wrote down against
+//! what tokenward promises.
+//!
+//! ```text
+//! cargo run -p soak -- --minutes 1 --faults 20 --seed 7 --mode entra --redis standalone
+//! ```
+//!
+//! - [`world`] starts everything and connects accounts; every way from a replica to a server goes through a
+//!   [`proxy::Link`] of its own, which can be cut, slowed, reset or left half open.
+//! - [`plan`] draws the faults of a seed, [`faults`] makes them, [`caller`] asks for tokens meanwhile.
+//! - [`check`] is pure and reads nothing but [`ledger::Evidence`]: a run that was kept can be checked again.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the soak looks at the daemon from outside, with the real clock and tasks"
+)]
+
+pub mod caller;
+pub mod check;
+pub mod daemon;
+pub mod faults;
+pub mod ledger;
+pub mod plan;
+pub mod ports;
+pub mod proxy;
+pub mod random;
+pub mod redis;
+pub mod run;
+pub mod world;
+
+#[path = "../../support/http.rs"]
+mod http_client;

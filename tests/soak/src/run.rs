@@ -1,0 +1,193 @@
+//! One run from the first process to the report.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use http::Method;
+use serde_json::Value;
+use tokenward::telemetry::audit;
+use tokio::sync::mpsc;
+
+use crate::caller::{Client, crowd, number_of, users};
+use crate::check::is_settled;
+use crate::faults::Maker;
+use crate::ledger::{Audited, AuthorityCall, Evidence, Final, Setup};
+use crate::plan::{Choice, draw};
+use crate::world::{LEASE, Plan, World, now};
+
+/// Before the first fault, so that every replica holds every token once.
+const WARM_UP: Duration = Duration::from_secs(5);
+/// After the last fault a lease may have to run out, and everything be refreshed once.
+const SETTLE: Duration = Duration::from_secs(30);
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Soak {
+    /// The world.
+    pub plan: Plan,
+    /// The seed of the faults and of the callers.
+    pub seed: u64,
+    /// How many faults.
+    pub faults: u32,
+    /// The time in which they begin.
+    pub span: Duration,
+    /// Callers at a time.
+    pub callers: u16,
+    /// Requests a second, of all callers.
+    pub rate: u32,
+    /// Whether the only server of a store may come back empty.
+    pub empty: bool,
+    /// Only faults whose kind begins with one of these; all if there are none.
+    pub only: Vec<String>,
+}
+
+/// Runs in a folder and says what everyone wrote down.
+///
+/// # Errors
+/// When the world could not be built or mended; whatever the daemons do wrong is in the evidence instead.
+pub async fn run(soak: &Soak, folder: &Path, say: impl Fn(String)) -> io::Result<Evidence> {
+    let choice = Choice {
+        replicas: soak.plan.replicas,
+        sentinel: soak.plan.sentinel,
+        clocks: soak.plan.clocks && crate::daemon::can_fake_clocks(),
+        empty: soak.empty,
+    };
+    let planned = draw(soak.seed, soak.faults, soak.span, choice, &soak.only);
+    let world = Arc::new(World::start(&soak.plan, folder).await?);
+    say(format!("{} connections on {} replicas", world.connections.len(), world.replicas.len()));
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let (need, needed) = mpsc::channel(usize::from(soak.plan.connections).max(1));
+    let users = tokio::spawn(users(world.clone(), needed, stop.clone()));
+    let callers =
+        tokio::spawn(crowd(world.clone(), (soak.callers, soak.rate, soak.seed), stop.clone(), need));
+    // The authority's ledger is bounded: it is read as it grows.
+    let (reading, read) = (world.clone(), stop.clone());
+    let ledger = tokio::spawn(async move {
+        let mut calls: Vec<AuthorityCall> = Vec::new();
+        while !read.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            calls.extend(reading.authority_calls(false));
+        }
+        calls
+    });
+    tokio::time::sleep(WARM_UP).await;
+    let faults_from = now();
+    let (faults, ()) =
+        tokio::join!(Maker::new(world.clone()).make_all(planned, &say), tokio::time::sleep(soak.span));
+    let faults_until = now();
+    say("the faults are over".to_owned());
+    let finals = settle(&world).await;
+    stop.store(true, Ordering::Relaxed);
+    let mut calls = callers.await.map_err(io::Error::other)?;
+    let connections = users.await.map_err(io::Error::other)?;
+    let mut authority = ledger.await.map_err(io::Error::other)?;
+    let faults = faults?;
+    for replica in &world.replicas {
+        replica.stop().await;
+    }
+    authority.extend(world.authority_calls(true));
+    calls.sort_by_key(|call| call.number);
+    let numbers: HashMap<&str, u16> =
+        (0u16..).zip(&world.connections).map(|(number, one)| (one.name.as_str(), number)).collect();
+    let (mut audited, mut audit_flaws) = (Vec::new(), Vec::new());
+    for replica in &world.replicas {
+        read_audit(replica.index, &replica.audit(), &numbers, &mut audited)?;
+        let verified = audit::verify(File::open(replica.audit())?, None)?;
+        let of = replica.index;
+        audit_flaws.extend(verified.flaws.iter().map(|flaw| format!("replica {of}: {flaw:?}")));
+    }
+    let mode = if soak.plan.mode == entra_emulator::Mode::Entra { "entra" } else { "strict" };
+    let setup = Setup {
+        seed: soak.seed,
+        mode: mode.to_owned(),
+        redis: if soak.plan.sentinel { "sentinel" } else { "standalone" }.to_owned(),
+        replicas: soak.plan.replicas,
+        lease: u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX),
+        faults_from,
+        faults_until,
+    };
+    Ok(Evidence { setup, connections, calls, audited, audit_flaws, authority, faults, finals })
+}
+
+/// Asks for every connection at every replica until each was refreshed and all agree, or it takes too long.
+async fn settle(world: &Arc<World>) -> Vec<Final> {
+    // Tokens issued from now on have higher numbers than any before.
+    let ended_at = now();
+    let begun = Instant::now();
+    let mut client = Client::new(world.key.clone());
+    let mut finals: Vec<Final> = (0u16..)
+        .zip(&world.connections)
+        .map(|(connection, _)| Final { connection, ..Final::default() })
+        .collect();
+    loop {
+        for end in finals.iter_mut().filter(|end| !is_settled(end)) {
+            let name = &world.connections[usize::from(end.connection)].name;
+            end.refused_by.clear();
+            for replica in &world.replicas {
+                let call = client.ask(replica, end.connection, name, "").await;
+                match &call.token {
+                    // Life is counted from the issue, and fixed: a token that dies later was issued later.
+                    Some(token) if token.dies > call.started => {
+                        let life = life_of(world);
+                        end.refreshed |= token.dies >= ended_at + life;
+                    }
+                    _ => {
+                        end.refused_by.push(replica.index);
+                        end.code.clone_from(&call.code);
+                    }
+                }
+            }
+        }
+        if finals.iter().all(is_settled) || begun.elapsed() > SETTLE {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    for end in &mut finals {
+        let name = world.connections[usize::from(end.connection)].name.replace('/', "%2F");
+        let path = format!("/v1/apps/outlook/connections/{name}");
+        if let Ok(shown) = world.api_of(0, Method::GET, &path, Value::Null).await {
+            end.status = shown["status"].as_str().map(str::to_owned);
+        }
+        if !is_settled(end)
+            && let Ok(refused) = world.api_of(0, Method::GET, &format!("{path}/token"), Value::Null).await
+        {
+            let codes = refused["error_codes"].as_array().into_iter().flatten();
+            end.error_codes =
+                codes.filter_map(Value::as_u64).filter_map(|code| u32::try_from(code).ok()).collect();
+        }
+    }
+    finals
+}
+
+fn life_of(world: &World) -> u64 {
+    world.entra.settings().token_lifetime_seconds.unwrap_or(0) * 1000
+}
+
+/// The hand-outs in one daemon's audit stream.
+fn read_audit(
+    replica: u8,
+    path: &Path,
+    numbers: &HashMap<&str, u16>,
+    audited: &mut Vec<Audited>,
+) -> io::Result<()> {
+    for line in BufReader::new(File::open(path)?).split(b'\n') {
+        // A line torn by a kill is the chain's concern.
+        let Ok(record) = serde_json::from_slice::<Value>(&line?) else { continue };
+        if record["action"] != "token" || record["outcome"] != "ok" {
+            continue;
+        }
+        let call = record["request_id"].as_str().and_then(number_of);
+        let connection = record["connection"].as_str().and_then(|name| numbers.get(name));
+        if let (Some(call), Some(connection)) = (call, connection) {
+            audited.push(Audited { replica, call, connection: *connection });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,391 @@
+//! Everything of one run: the authority, the store, three daemons, the links between them, and the connections.
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use entra_emulator::{App, Emulator, Endpoint, Fault, FaultRule, Mode, User};
+use http::Method;
+use serde_json::{Value, json};
+use tokenward::callers::key_file;
+use tokenward::domain::id::CallerName;
+use tokenward::domain::time::Clock;
+use tokenward::keyring::files;
+use tokenward::system::{SystemClock, SystemRandom};
+
+use crate::caller::Client;
+use crate::daemon::Replica;
+use crate::http_client::{Browser, request};
+use crate::ledger::{AuthorityCall, Connected};
+use crate::ports::lasting_port;
+use crate::proxy::Link;
+use crate::redis::{PRIMARY, Redis};
+
+const CLIENT_ID: &str = "11111111-2222-3333-4444-555555555555";
+/// The app's one secret, which the daemons read from a file.
+const CLIENT_SECRET: &str = "soak-client-secret-7Qf~9xLm2";
+const CALLER: &str = "mail-sync";
+/// Users live in so many tenants: a throttled one leaves the others alone.
+const TENANTS: usize = 4;
+/// Every so-manyth connection is a second one of the user before.
+const SECOND_CONNECTION: usize = 10;
+/// One call to the authority may take so long …
+pub const AUTHORITY_TIMEOUT: Duration = Duration::from_secs(2);
+/// … and a lease 5 s and a little longer.
+pub const LEASE: Duration = Duration::from_secs(8);
+/// A caller waits so long at the most.
+pub const CALLER_WAIT: Duration = Duration::from_secs(5);
+/// What the authority takes for each refresh: long enough that two at a time are seen as two.
+const AUTHORITY_LATENCY: Duration = Duration::from_millis(30);
+
+/// What to build.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The daemon's binary.
+    pub binary: PathBuf,
+    /// What becomes of used refresh tokens.
+    pub mode: Mode,
+    /// Three servers and three sentinels, or one server.
+    pub sentinel: bool,
+    /// Replicas of the daemon.
+    pub replicas: u8,
+    /// Connections.
+    pub connections: u16,
+    /// The life of access tokens. A quarter of it, and a replica asks for a new one.
+    pub token_life: Duration,
+    /// Whether wall clocks are to be made wrong.
+    pub clocks: bool,
+    /// More lines for the daemons' `[store]`.
+    pub store_lines: String,
+}
+
+/// Everything of one run.
+pub struct World {
+    /// The authority.
+    pub entra: Emulator,
+    /// The store.
+    pub redis: Redis,
+    /// The daemons.
+    pub replicas: Vec<Replica>,
+    /// From each replica to each server of the store, and to each sentinel.
+    pub store_links: Vec<Vec<Link>>,
+    /// From each replica to the authority.
+    pub authority_links: Vec<Link>,
+    /// The connections, as they were made at first.
+    pub connections: Vec<Connected>,
+    /// The callers' API key.
+    pub key: String,
+    public_port: u16,
+}
+
+/// Milliseconds since 1970.
+pub fn now() -> u64 {
+    millis(SystemTime::now())
+}
+
+fn millis(time: SystemTime) -> u64 {
+    u64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The address from which a replica's links reach servers.
+fn source(replica: u8) -> Ipv4Addr {
+    Ipv4Addr::new(127, 0, 1, replica + 1)
+}
+
+impl World {
+    /// Starts everything in a folder and connects every account.
+    ///
+    /// # Errors
+    /// When anything does not start, with what is known of why.
+    pub async fn start(plan: &Plan, folder: &Path) -> io::Result<World> {
+        let public_port = lasting_port();
+        let entra = authority(plan, public_port).await?;
+        let redis = if plan.sentinel { Redis::with_sentinels(folder)? } else { Redis::standalone(folder)? };
+        let key = secrets(folder)?;
+        let mut world = World {
+            entra,
+            redis,
+            replicas: Vec::new(),
+            store_links: Vec::new(),
+            authority_links: Vec::new(),
+            connections: Vec::new(),
+            key,
+            public_port,
+        };
+        for index in 0..plan.replicas {
+            world.add_replica(plan, folder, index).await?;
+        }
+        for replica in &world.replicas {
+            replica.start().await?;
+        }
+        world.connect_all(plan.connections).await?;
+        // Only now, so that connecting is quick.
+        world.entra.faults().inject(world.latency());
+        Ok(world)
+    }
+
+    /// The rule by which every refresh takes a little.
+    pub fn latency(&self) -> FaultRule {
+        FaultRule::new(Endpoint::Token, Fault::Delay(AUTHORITY_LATENCY)).grant_type("refresh_token")
+    }
+
+    async fn add_replica(&mut self, plan: &Plan, folder: &Path, index: u8) -> io::Result<()> {
+        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let mut links = Vec::new();
+        for node in &self.redis.nodes {
+            let link =
+                Link::open(loopback(lasting_port()), node.address(), source(index), Vec::new()).await?;
+            links.push(link);
+        }
+        // Sentinels name servers by their own ports; this replica is told those of its links.
+        let mut sentinels: Vec<(u16, u16)> = Vec::new();
+        for sentinel in &self.redis.sentinels {
+            sentinels.push((sentinel.port, lasting_port()));
+        }
+        let of_nodes =
+            self.redis.nodes.iter().zip(&links).map(|(node, link)| (node.port, link.address().port()));
+        let rewrites: Vec<_> = of_nodes
+            .chain(sentinels.iter().copied())
+            .map(|(from, to)| (from.to_string().into_bytes(), to.to_string().into_bytes()))
+            .collect();
+        for (from, to) in &sentinels {
+            let link = Link::open(loopback(*to), loopback(*from), source(index), rewrites.clone()).await?;
+            links.push(link);
+        }
+        let url = if sentinels.is_empty() {
+            format!("redis://{}/0", links[0].address())
+        } else {
+            let hosts: Vec<_> = sentinels.iter().map(|(_, to)| format!("127.0.0.1:{to}")).collect();
+            format!("redis+sentinel://{}/{PRIMARY}", hosts.join(","))
+        };
+        let emulator: SocketAddr = self
+            .entra
+            .base_url()
+            .trim_start_matches("http://")
+            .parse()
+            .map_err(|_| io::Error::other("the emulator's address is no address"))?;
+        let authority = Link::open(loopback(lasting_port()), emulator, source(index), Vec::new()).await?;
+
+        let home = folder.join(format!("replica-{index}"));
+        fs::create_dir_all(&home)?;
+        let public = if index == 0 { self.public_port } else { lasting_port() };
+        let (local, ops) = (loopback(lasting_port()), loopback(lasting_port()));
+        let places = Places { folder, public, base_port: self.public_port, local, ops };
+        fs::write(home.join("tokenward.toml"), configuration(plan, &places, &url, authority.address()))?;
+        self.replicas.push(Replica::new(index, home, plan.binary.clone(), (local, ops), plan.clocks)?);
+        self.store_links.push(links);
+        self.authority_links.push(authority);
+        Ok(())
+    }
+
+    async fn connect_all(&mut self, connections: u16) -> io::Result<()> {
+        let mut client = Client::new(self.key.clone());
+        for number in 0..connections {
+            let (name, user) = (name_of(number), user_of(number));
+            self.connect(&name, &user).await?;
+            let family = client
+                .ask(&self.replicas[0], number, &name, "")
+                .await
+                .token
+                .map(|token| token.family)
+                .ok_or_else(|| io::Error::other(format!("{name} has no token")))?;
+            self.connections.push(Connected { name, user, families: vec![family] });
+        }
+        Ok(())
+    }
+
+    /// Connects an account and confirms it, as a service and its user would.
+    ///
+    /// # Errors
+    /// When a step on the way fails.
+    pub async fn connect(&self, connection: &str, user: &str) -> io::Result<()> {
+        let session = json!({ "app": "outlook", "connection": connection, "login_hint": user });
+        let session = self.api(Method::POST, "/v1/connect-sessions", session).await?;
+        let (id, url) = (text(&session, "id")?, text(&session, "connect_url")?);
+        let mut browser = Browser::default();
+        browser.get(url).await.map_err(io::Error::other)?;
+        let pressed = browser.post(url, "").await.map_err(io::Error::other)?;
+        if !pressed.status.is_redirection() {
+            return Err(io::Error::other(format!("the button is answered by {}", pressed.status)));
+        }
+        let base = format!("http://localhost:{}", self.public_port);
+        let away = |url: &str| !url.starts_with(&base) && !url.contains("/oauth2/");
+        browser.follow(&pressed.location(), away).await.map_err(io::Error::other)?;
+        let session = self.api(Method::GET, &format!("/v1/connect-sessions/{id}"), Value::Null).await?;
+        let account = &session["account"];
+        let account = json!({ "account": { "tid": account["tid"], "oid": account["oid"] } });
+        let confirmed =
+            self.api(Method::POST, &format!("/v1/connect-sessions/{id}/confirm"), account).await?;
+        match text(&confirmed, "state")? {
+            "connected" => Ok(()),
+            _ => Err(io::Error::other(format!("{connection} was not connected: {session} {confirmed}"))),
+        }
+    }
+
+    async fn api(&self, method: Method, path: &str, body: Value) -> io::Result<Value> {
+        self.api_of(0, method, path, body).await
+    }
+
+    /// Calls a replica's API.
+    ///
+    /// # Errors
+    /// When there is no answer, or one that is no JSON.
+    pub async fn api_of(&self, replica: usize, method: Method, path: &str, body: Value) -> io::Result<Value> {
+        let url = format!("http://{}{path}", self.replicas[replica].local);
+        let bearer = format!("Bearer {}", self.key);
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let asked = tokio::time::timeout(CALLER_WAIT * 2, request(method, &url, &headers, body)).await;
+        let answer = asked.map_err(io::Error::other)?.map_err(io::Error::other)?;
+        serde_json::from_slice(&answer.body).map_err(io::Error::other)
+    }
+
+    /// What the authority was asked since this was last called, as far as it is over, and of the rest at the end.
+    pub fn authority_calls(&self, also_unended: bool) -> Vec<AuthorityCall> {
+        let mut entries = self.entra.take_ledger();
+        if also_unended {
+            entries.extend(self.entra.ledger());
+        }
+        let is_token = |entry: &entra_emulator::LedgerEntry| entry.endpoint == Endpoint::Token;
+        let call = |entry: entra_emulator::LedgerEntry| AuthorityCall {
+            sequence: entry.sequence,
+            started: millis(entry.time),
+            ended: entry.ended.map(millis),
+            delivered: entry.delivered,
+            replica: (0..u8::try_from(self.replicas.len()).unwrap_or(u8::MAX))
+                .find(|replica| entry.peer.ip() == source(*replica)),
+            refresh: entry.grant_type.as_deref() == Some("refresh_token"),
+            user: entry.user,
+            family: entry.family,
+            presented: entry.refresh_presented,
+            issued: entry.refresh_issued,
+            access: entry.access_issued,
+            status: entry.status,
+            error: entry.error,
+            aadsts: entry.aadsts,
+            faults: entry.faults,
+        };
+        entries.into_iter().filter(is_token).map(call).collect()
+    }
+}
+
+/// The name of a connection.
+fn name_of(number: u16) -> String {
+    format!("soak/user-{number:05}")
+}
+
+/// Whose it is.
+fn user_of(number: u16) -> String {
+    let number = usize::from(number);
+    let owner = if number % SECOND_CONNECTION == SECOND_CONNECTION - 1 { number - 1 } else { number };
+    format!("user-{owner:05}@tenant-{}.example", owner % TENANTS)
+}
+
+async fn authority(plan: &Plan, public_port: u16) -> io::Result<Emulator> {
+    let callback = format!("http://localhost:{public_port}/callback/outlook");
+    let mut builder = Emulator::builder()
+        .mode(plan.mode)
+        .settings(|settings| settings.follow_host = true)
+        .token_lifetime(plan.token_life)
+        .app(App::new(CLIENT_ID).secret(CLIENT_SECRET).redirect_uri(&callback));
+    for number in 0..plan.connections {
+        builder = builder.user(User::work(user_of(number)));
+    }
+    builder.start().await.map_err(io::Error::other)
+}
+
+/// Makes the keyring, the app's secret and the callers' key, which all replicas share.
+fn secrets(folder: &Path) -> io::Result<String> {
+    let random = SystemRandom::new();
+    let now = SystemClock::new().now();
+    files::add(&folder.join("keyring"), &random, now).map_err(io::Error::other)?;
+    let keyring = files::open(&folder.join("keyring")).map_err(io::Error::other)?;
+    let secret = folder.join("client-secret");
+    fs::write(&secret, CLIENT_SECRET)?;
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600))?;
+    let caller = CallerName::parse(CALLER).map_err(io::Error::other)?;
+    let path = folder.join("callers.keys");
+    let month = Duration::from_secs(30 * 86_400);
+    let (key, _) = key_file::add(&path, &caller, &keyring, &random, now, month).map_err(io::Error::other)?;
+    Ok(key.expose().to_owned())
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> io::Result<&'a str> {
+    value[key].as_str().ok_or_else(|| io::Error::other(format!("no {key} in {value}")))
+}
+
+struct Places<'a> {
+    folder: &'a Path,
+    public: u16,
+    base_port: u16,
+    local: SocketAddr,
+    ops: SocketAddr,
+}
+
+fn configuration(plan: &Plan, places: &Places<'_>, url: &str, authority: SocketAddr) -> String {
+    let Places { folder, public, base_port, local, ops } = places;
+    let folder = folder.display();
+    let reuse = match plan.mode {
+        Mode::Entra => "safe",
+        Mode::Strict => "never",
+    };
+    let seconds = |duration: Duration| format!("{}s", duration.as_secs());
+    format!(
+        r#"
+[store]
+kind = "redis"
+url  = "{url}"
+{store_lines}
+[sealing]
+keyring = "{folder}/keyring"
+[audit]
+path = "audit.jsonl"
+[log]
+level = "info"
+[listen.public]
+address  = "127.0.0.1:{public}"
+base_url = "http://localhost:{base_port}"
+[[listen.local]]
+address = "{local}"
+[[listen.admin]]
+unix = "admin.sock"
+[listen.ops]
+address = "{ops}"
+[limits]
+authority_timeout = "{authority_timeout}"
+lease             = "{lease}"
+caller_wait       = "{caller_wait}"
+
+[apps.outlook]
+client_id   = "{CLIENT_ID}"
+authority   = "http://{authority}/common/v2.0"
+scopes      = ["offline_access", "openid", "profile", "User.Read", "Mail.Read"]
+tenants     = ["*"]
+return_urls = ["https://app.contoso.example/settings/outlook"]
+refresh_token_reuse = "{reuse}"
+[[apps.outlook.credentials]]
+id   = "first"
+kind = "secret"
+file = "{folder}/client-secret"
+[callers.{CALLER}]
+authenticate = [{{ api_keys = "{folder}/callers.keys" }}]
+[[callers.{CALLER}.allow]]
+app         = "outlook"
+connections = ["*"]
+bulk        = true
+scopes      = ["*"]
+connect     = true
+"#,
+        store_lines = plan.store_lines,
+        authority_timeout = seconds(AUTHORITY_TIMEOUT),
+        lease = seconds(LEASE),
+        caller_wait = seconds(CALLER_WAIT),
+    )
+}
+
+/// Both halves of a run hold on to it.
+pub type SharedWorld = Arc<World>;
