@@ -50,6 +50,13 @@ impl Lease {
             }
             Err(error) => {
                 observer.lease("unreachable");
+                // It may be ours all the same, and nobody would know: it is given back where that can be done.
+                let (inner, key) = (inner.clone(), key.clone());
+                let lease = Lease { nonce, unsettled: false, until: AtomicU64::new(0) };
+                inner.clone().deps.tasks.spawn(
+                    "give back a lease that may be ours",
+                    Box::pin(async move { lease.release(&inner, &key, true).await }),
+                );
                 Err(error)
             }
         }

@@ -576,7 +576,13 @@ impl Store for RedisStore {
             let (lease, intent) = keyspace::redis_lease(of);
             let mut script = scripts::TAKE.prepare_invoke();
             script.key(lease).key(intent).arg(&nonce.0[..]).arg(millis(ttl));
-            let ((mine, rest), _) = self.script::<(bool, i64)>("taking a lease", &script).await?;
+            // One that a failover takes away is two calls to the authority.
+            let ((mine, rest), _) = self
+                .write("taking a lease", |mut commands| {
+                    let script = &script;
+                    async move { script.invoke_async::<(bool, i64)>(&mut commands).await }
+                })
+                .await?;
             Ok(if mine {
                 LeaseAnswer::Mine { unsettled: rest == 1 }
             } else {
@@ -801,8 +807,9 @@ impl Store for RedisStore {
         Box::pin(async move {
             let mut take = ::redis::cmd("GETDEL");
             take.arg(keyspace::redis_pending(id));
+            // What was taken once must not be there again after a failover.
             let (taken, lost) = self
-                .run(DOING, |mut commands| {
+                .write(DOING, |mut commands| {
                     let take = &take;
                     async move { take.query_async::<Option<Vec<u8>>>(&mut commands).await }
                 })
