@@ -2,6 +2,8 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -12,17 +14,42 @@ use crate::domain::random::Random;
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::{Clock, Timestamp};
 
+/// Clocks that agree to this are the same: an HTTP date is whole seconds, and answers take their time.
+const AGREES: i64 = 5_000;
+
 /// The machine's clocks. Monotonic time follows tokio's, so that a paused runtime pauses it too.
+///
+/// Wall time is read once, at the start, and goes on with monotonic time from there: a machine whose clock jumps changes no
+/// token's life. What sets it is the word of those whose clock decides ([`Clock::witness`]): the first one at once, for this
+/// machine's may have been wrong at the start, and later only what two in a row agree on.
 #[derive(Debug, Clone)]
 pub struct SystemClock {
     start: tokio::time::Instant,
+    /// Wall time at the start, in milliseconds.
+    wall: Arc<AtomicI64>,
+    /// By how much the last witness differed, if it did; `i64::MAX` before the first one.
+    differed: Arc<AtomicI64>,
 }
 
 impl SystemClock {
     /// A clock whose monotonic time begins now.
     #[expect(clippy::disallowed_methods, reason = "this is the port's one implementation")]
     pub fn new() -> Self {
-        SystemClock { start: tokio::time::Instant::now() }
+        let now = std::time::SystemTime::now();
+        let millis = match now.duration_since(std::time::UNIX_EPOCH) {
+            Ok(after) => i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
+            Err(before) => i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |millis| -millis),
+        };
+        Self::starting_at(millis)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the port's one implementation")]
+    fn starting_at(millis: i64) -> Self {
+        SystemClock {
+            start: tokio::time::Instant::now(),
+            wall: Arc::new(AtomicI64::new(millis)),
+            differed: Arc::new(AtomicI64::new(i64::MAX)),
+        }
     }
 }
 
@@ -33,18 +60,32 @@ impl Default for SystemClock {
 }
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "this is the port's one implementation")]
     fn now(&self) -> Timestamp {
-        let now = std::time::SystemTime::now();
-        let millis = match now.duration_since(std::time::UNIX_EPOCH) {
-            Ok(after) => i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
-            Err(before) => i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |millis| -millis),
-        };
-        Timestamp::from_unix_millis(millis)
+        Timestamp::from_unix_millis(self.wall.load(Ordering::Relaxed)).plus(self.start.elapsed())
     }
 
     fn monotonic(&self) -> Duration {
         self.start.elapsed()
+    }
+
+    fn witness(&self, at: Timestamp) {
+        // The date was cut to the second: on average it is half a second later.
+        let differs = at.unix_millis().saturating_add(500).saturating_sub(self.now().unix_millis());
+        if differs.abs() <= AGREES {
+            self.differed.store(0, Ordering::Relaxed);
+            return;
+        }
+        let before = self.differed.swap(differs, Ordering::Relaxed);
+        let confirmed =
+            before == i64::MAX || (before != 0 && before.abs_diff(differs) <= AGREES.unsigned_abs());
+        if confirmed {
+            self.wall.fetch_add(differs, Ordering::Relaxed);
+            self.differed.store(0, Ordering::Relaxed);
+            tracing::warn!(
+                by_seconds = differs / 1000,
+                "this machine's clock is wrong by the account of the authority, whose clock decides how long tokens live; going by that one. Set the machine's clock"
+            );
+        }
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
@@ -128,6 +169,23 @@ mod tests {
         clock.sleep(Duration::from_millis(20)).await;
         assert!(clock.monotonic() >= Duration::from_millis(20));
         assert!(clock.now() > Timestamp::from_unix_seconds(1_700_000_000));
+    }
+
+    #[tokio::test]
+    async fn a_wrong_clock_is_set_by_those_whose_clock_decides_and_by_nobody_alone() {
+        let at = Timestamp::from_unix_seconds;
+        let clock = SystemClock::starting_at(at(1_800_000_000).unix_millis());
+        let now = || clock.now().unix_seconds();
+        clock.witness(at(1_800_003_600));
+        assert!((1_800_003_599..1_800_003_610).contains(&now()), "the first one at once: {}", now());
+        for _ in 0..3 {
+            clock.witness(at(1_900_000_000)); // somebody whose clock is off …
+            clock.witness(at(1_800_003_600)); // … and is contradicted
+        }
+        assert!((1_800_003_599..1_800_003_610).contains(&now()), "{}", now());
+        clock.witness(at(1_700_000_000));
+        clock.witness(at(1_700_000_001));
+        assert!((1_700_000_000..1_700_000_010).contains(&now()), "two in a row: {}", now());
     }
 
     #[test]

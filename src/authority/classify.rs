@@ -307,14 +307,19 @@ const RETRY_AFTER_BOUNDS: (u64, u64) = (1, 3600);
 const IMF_FIXDATE: &[BorrowedFormatItem<'static>] =
     format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
 
+/// Reads an HTTP date in its one current form (RFC 9110 §5.6.7).
+pub(super) fn http_date(value: &str) -> Option<Timestamp> {
+    let date = PrimitiveDateTime::parse(value, IMF_FIXDATE).ok()?.assume_utc();
+    Some(Timestamp::from_unix_seconds(date.unix_timestamp()))
+}
+
 /// Reads `Retry-After`: seconds or an HTTP date (RFC 9110 §10.2.3), from one second to an hour.
 pub(super) fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     let seconds = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
         value.parse().unwrap_or(u64::MAX)
     } else {
-        let date = PrimitiveDateTime::parse(value, IMF_FIXDATE).ok()?.assume_utc();
-        Timestamp::from_unix_seconds(date.unix_timestamp()).since(now).as_secs()
+        http_date(value)?.since(now).as_secs()
     };
     Some(Duration::from_secs(seconds.clamp(RETRY_AFTER_BOUNDS.0, RETRY_AFTER_BOUNDS.1)))
 }

@@ -468,8 +468,15 @@ impl OpenIdAuthority {
             headers.insert(HeaderName::from_static("client-request-id"), value);
         }
         let began = self.parts.clock.monotonic();
-        let requested_at = self.parts.clock.now();
-        let result = match self.http.post(&call.endpoint, headers, form.finish(), limit).await {
+        let answered = self.http.post(&call.endpoint, headers, form.finish(), limit).await;
+        // Lives are counted by whoever gives the tokens, so its clock is the one to go by.
+        if let Ok(answer) = &answered
+            && let Some(date) = answer.header("date").and_then(classify::http_date)
+        {
+            self.parts.clock.witness(date);
+        }
+        let requested_at = self.parts.clock.now().minus(self.parts.clock.monotonic().saturating_sub(began));
+        let result = match answered {
             Err(failure) => Err(from_transport(doing, failure, false)),
             Ok(answer) if answer.status == 200 => wire::success(&answer).map_err(|cause| AuthorityFailure {
                 answer: AuthorityError { status: Some(200), ..AuthorityError::default() },

@@ -14,6 +14,8 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> Timestamp;
     /// Time since some fixed point in this process; never goes back.
     fn monotonic(&self) -> Duration;
+    /// Somebody whose clock matters to us said that it is `at`, to the second. Nothing, unless the clock can be set.
+    fn witness(&self, _at: Timestamp) {}
     /// Completes after `duration` of monotonic time.
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
 }
