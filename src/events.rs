@@ -11,6 +11,7 @@ use crate::broker::sign_in::{CallbackProblem, Finished};
 use crate::domain::account::Account;
 use crate::domain::connection::Status;
 use crate::domain::id::{AppName, CallerName, ConnectionKey, SessionId};
+use crate::domain::revocation::Revocation;
 use crate::domain::time::Clock;
 use crate::listener::{Origin, RequestId};
 use crate::refresh::{Observer, Swept};
@@ -223,6 +224,23 @@ impl Events {
         let mut event = self.of(who, Action::Admin, code).0;
         event.detail.insert("admin", admin.to_owned());
         event.detail.insert("act", "store_adopt".to_owned());
+        self.record(event).await;
+    }
+
+    /// An operator pulled the kill switch.
+    pub async fn revoked(&self, who: Who<'_>, admin: &str, revocation: &Revocation, code: &'static str) {
+        tracing::warn!(
+            request_id = %who.request_id, admin, app = revocation.app.as_ref().map(AppName::as_str),
+            tenant = revocation.tenant, caller = revocation.caller, code, "connections were to be revoked"
+        );
+        let mut event = self.of(who, Action::Admin, code).0;
+        event.app.clone_from(&revocation.app);
+        event.tenant.clone_from(&revocation.tenant);
+        event.detail.insert("admin", admin.to_owned());
+        event.detail.insert("act", "revoke".to_owned());
+        if let Some(caller) = &revocation.caller {
+            event.detail.insert("connected_by", caller.clone());
+        }
         self.record(event).await;
     }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::path::{self, Of};
 use super::problem::{Problem, json};
 use super::shapes::{ConnectionShape, ExplainShape};
-use super::{code_of, credential, list_request, page_shape, refuse_credential_in_url};
+use super::{body, code_of, credential, list_request, page_shape, refuse_credential_in_url};
 use crate::broker::Broker;
 use crate::callers::{Callers, Credential, KeyUse};
 use crate::domain::id::{AppName, CallerName};
@@ -69,6 +69,14 @@ impl AdminApi {
             ["admin", "v1", "apps"] if request.method == Method::GET => {
                 let apps: Vec<&str> = self.broker.apps().map(|(name, _)| name.as_str()).collect();
                 Ok(json(StatusCode::OK, &serde_json::json!({ "apps": apps })))
+            }
+            ["admin", "v1", "revocations"] if request.method == Method::POST => {
+                let revocation = body::revocation(body::read(request.body).await?, self.clock.now())?;
+                let outcome = self.broker.revoke(revocation.clone()).await;
+                self.events.revoked(who, &admin, &revocation, code_of(&outcome)).await;
+                outcome.map_err(Problem::of)?;
+                let at = revocation.at.rfc3339();
+                Ok(json(StatusCode::OK, &serde_json::json!({ "revoked_at": at })))
             }
             ["admin", "v1", "store", "adopt"] if request.method == Method::POST => {
                 let outcome = self.broker.adopt_store().await;

@@ -20,7 +20,9 @@ use crate::broker::connect::NewSession;
 use crate::broker::serve::TokenRequest;
 use crate::domain::account::AccountId;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::domain::revocation::Revocation;
 use crate::domain::secret::ConfirmationCode;
+use crate::domain::time::Timestamp;
 use crate::listener::{Body, BodyError};
 
 /// What is passed on to an authority at the most; a claims challenge is far smaller.
@@ -72,6 +74,24 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Members<T> {
         }
         deserializer.deserialize_map(Object(PhantomData)).map(Members)
     }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RevocationBody {
+    app: Option<AppName>,
+    tenant: Option<String>,
+    caller: Option<String>,
+}
+
+/// `POST /admin/v1/revocations`, as of `now`.
+pub(super) fn revocation(bytes: Bytes, now: Timestamp) -> Result<Revocation, Problem> {
+    let RevocationBody { app, tenant, caller } = parse(&bytes)?;
+    let empty = |text: &Option<String>| text.as_ref().is_some_and(|text| text.is_empty());
+    if empty(&tenant) || empty(&caller) {
+        return Err(Problem::invalid("body", "names an empty tenant or caller"));
+    }
+    Ok(Revocation { app, tenant, caller, at: now })
 }
 
 #[derive(Default, Deserialize)]

@@ -224,10 +224,11 @@ impl Daemon {
         }
         listeners_latch.release();
 
-        watch::store(&daemon.parts, &config, store_latch);
+        watch::store(&daemon.parts, &config, metrics.clone(), store_latch);
         watch::unstored(&daemon.parts);
         watch::changes(&daemon.parts);
         watch::sweep(&daemon.parts);
+        watch::revocations(&daemon.parts);
         watch::stock(&daemon.parts, watch::Stock { broker, callers, admins, keyring, metrics });
         events.process(Action::Started).await;
         Ok(daemon)

@@ -23,6 +23,8 @@ use crate::telemetry::metrics::Metrics;
 const STORE_AGAIN: Duration = Duration::from_secs(1);
 /// How often the store is asked whether it is there.
 const PING: Duration = Duration::from_secs(2);
+/// How often it is looked whether something was revoked.
+const REVOCATIONS: Duration = Duration::from_secs(1);
 /// How often API keys are looked at.
 const COUNT: Duration = Duration::from_secs(60);
 /// Stock is taken by walking over every connection, page by page, with this pause after each: what that costs in a second does
@@ -32,7 +34,7 @@ const WALK: Duration = Duration::from_millis(200);
 const WALK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Asks the store at intervals whether it is there; readiness follows it, with the time that it may be lost.
-pub(super) fn store(parts: &Parts, config: &Config, latch: lifecycle::Latch) {
+pub(super) fn store(parts: &Parts, config: &Config, metrics: Arc<Metrics>, latch: lifecycle::Latch) {
     let last_seen = Arc::new(AtomicI64::new(i64::MIN));
     let seen_at = |clock: &Arc<dyn Clock>| i64::try_from(clock.monotonic().as_millis()).unwrap_or(i64::MAX);
     let (clock, lost_after) = (parts.clock.clone(), config.store.serve_cached_for);
@@ -47,7 +49,9 @@ pub(super) fn store(parts: &Parts, config: &Config, latch: lifecycle::Latch) {
     let mut latch = Some(latch);
     let watch = async move {
         loop {
-            match store.ping().await {
+            let answered = store.ping().await;
+            metrics.store_reachable(answered.is_ok());
+            match answered {
                 Ok(()) => {
                     last_seen.store(seen_at(&clock), Ordering::Relaxed);
                     if let Some(latch) = latch.take() {
@@ -91,6 +95,23 @@ pub(super) fn changes(parts: &Parts) {
         }
     };
     parts.tasks.spawn("hear what other replicas do", Box::pin(follow));
+}
+
+/// Takes up what an operator revoked on another replica.
+pub(super) fn revocations(parts: &Parts) {
+    let (broker, clock, shutdown) = (parts.broker.clone(), parts.clock.clone(), parts.shutdown.clone());
+    let follow = async move {
+        loop {
+            if let Err(error) = broker.follow_revocations().await {
+                tracing::debug!(%error, "what is revoked could not be looked up; what is known stays in force");
+            }
+            tokio::select! {
+                () = clock.sleep(REVOCATIONS) => {}
+                () = shutdown.soft().cancelled() => return,
+            }
+        }
+    };
+    parts.tasks.spawn("take up what is revoked", Box::pin(follow));
 }
 
 /// Looks after connections before anybody asks.
@@ -154,6 +175,9 @@ impl Stock {
             match walk.next(&self.broker, &mut counts).await {
                 Ok(Some(page)) => {
                     for (key, profile) in &page {
+                        if self.broker.destroy_if_revoked(key, profile).await {
+                            continue;
+                        }
                         engine.mend_schedule(key, profile).await;
                     }
                     clock.sleep(WALK).await;

@@ -17,6 +17,7 @@ pub mod connect;
 pub mod disconnect;
 pub mod inspect;
 mod refusal;
+pub mod revoke;
 pub mod serve;
 mod session;
 pub mod sign_in;

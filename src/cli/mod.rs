@@ -25,6 +25,7 @@ mod connections;
 mod init;
 mod keyring;
 mod output;
+mod revoke;
 mod store;
 mod token;
 
@@ -99,6 +100,7 @@ fn dispatch(cli: Cli, world: &mut World) -> Result<ExitCode, Failure> {
         Command::Connections(command) => connections::run(&command, &config, world),
         Command::Callers(command) => callers::run(&command, &config, world),
         Command::Keyring(command) => keyring::run(&command, &config, world),
+        Command::Revoke(args) => revoke::run(&args, &config, world),
         Command::Store(command) => store::run(&command, &config, world),
     }?;
     Ok(ExitCode::SUCCESS)
@@ -148,6 +150,11 @@ enum Command {
     /// Make and list sealing keys
     #[command(subcommand, after_help = "Example:\n  tokenward keyring status")]
     Keyring(keyring::Command),
+    /// End every connection of an app, a tenant or a caller, on all replicas within seconds
+    #[command(
+        after_help = "Example:\n  tokenward revoke --app outlook --tenant 11111111-2222-3333-4444-555555555555"
+    )]
+    Revoke(revoke::Args),
     /// Say what the store is
     #[command(subcommand, after_help = "Example:\n  tokenward store adopt")]
     Store(store::Command),

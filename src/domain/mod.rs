@@ -14,6 +14,7 @@ pub mod connection;
 pub mod grant;
 pub mod id;
 pub mod random;
+pub mod revocation;
 pub mod scope;
 pub mod secret;
 pub mod task;

@@ -1,7 +1,7 @@
 //! Serves tokens: looks at what is held, asks `plan`, does it, looks again.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::breaker::Breakers;
@@ -13,6 +13,7 @@ use crate::authority::Authority;
 use crate::domain::connection::{Attempt, Profile};
 use crate::domain::id::{AppName, ConnectionKey};
 use crate::domain::random::{Random, random_bytes};
+use crate::domain::revocation::Revocation;
 use crate::domain::scope::ScopeNaming;
 use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
@@ -96,6 +97,8 @@ pub(super) struct Inner {
     pub(super) slots: Slots,
     pub(super) breakers: Breakers,
     pub(super) sweep: Sweep,
+    /// What an operator revoked; replaced whole.
+    revocations: RwLock<Arc<Vec<Revocation>>>,
     /// How long idle grants were seen to last, by app and tenant, where that was less than it should be.
     pub(super) idle_limits: Mutex<BTreeMap<(AppName, String), Option<Duration>>>,
 }
@@ -156,6 +159,7 @@ impl Engine {
             slots,
             breakers: Breakers::default(),
             sweep,
+            revocations: RwLock::default(),
             idle_limits: Mutex::default(),
         };
         Engine { inner: Arc::new(inner) }
@@ -187,6 +191,9 @@ impl Engine {
                     return Err(refused(&failure));
                 }
             };
+            if inner.is_revoked(key, &held.connection.profile) {
+                return Err(Refused::NotFound);
+            }
             let want = want(&held).map_err(Refused::Policy)?;
             let (trouble, failing) = {
                 let mut state = slot.state();
@@ -277,7 +284,21 @@ impl Engine {
         if looked.is_err() {
             self.inner.slots.give_back(key, slot);
         }
-        looked
+        let held = looked?;
+        if self.inner.is_revoked(key, &held.connection.profile) {
+            return Err(Arc::new(Failure::NotFound));
+        }
+        Ok(held)
+    }
+
+    /// From now on these are revoked, and nothing else is: nothing that they cover is handed out or refreshed.
+    pub fn set_revocations(&self, list: Vec<Revocation>) {
+        *self.inner.revocations.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(list);
+    }
+
+    /// Whether a connection is revoked.
+    pub fn is_revoked(&self, key: &ConnectionKey, profile: &Profile) -> bool {
+        self.inner.is_revoked(key, profile)
     }
 
     /// Failed tries that were not stored with the connection, newest last.
@@ -439,6 +460,11 @@ fn may_force(slot: &Slot, want: &Want, now: Duration) -> Result<(), Duration> {
 }
 
 impl Inner {
+    pub(super) fn is_revoked(&self, key: &ConnectionKey, profile: &Profile) -> bool {
+        let list = self.revocations.read().unwrap_or_else(PoisonError::into_inner).clone();
+        list.iter().any(|revocation| revocation.covers(&key.app, profile))
+    }
+
     /// What is held of the connection, looked up if nothing is, and checked again if that was too long ago.
     async fn look(
         self: &Arc<Self>,

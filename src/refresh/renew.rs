@@ -190,6 +190,9 @@ async fn with_lease(
             restore(inner, key, slot).await?;
             continue;
         }
+        if inner.is_revoked(key, &loaded.connection.profile) {
+            return Err(Arc::new(Failure::NotFound));
+        }
         if !needed(&loaded.connection) {
             return Ok(Some(loaded.connection));
         }

@@ -27,6 +27,8 @@ pub enum Kind {
     Hold,
     /// How long idle grants of a tenant were seen to last.
     IdleLimit,
+    /// What an operator revoked.
+    Revocations,
 }
 
 impl Kind {
@@ -38,6 +40,7 @@ impl Kind {
             Kind::Redeemed => "redeemed",
             Kind::Hold => "hold",
             Kind::IdleLimit => "idle-limit",
+            Kind::Revocations => "revocations",
         }
     }
 

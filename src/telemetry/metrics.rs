@@ -112,6 +112,7 @@ pub struct Metrics {
     cache_stale: IntCounter,
     refreshes: IntCounterVec,
     refresh_duration: HistogramVec,
+    store_reachable: IntGauge,
     sweep_shards: IntGauge,
     sweep_begun: IntCounter,
     sweep_waiting: IntGauge,
@@ -225,6 +226,10 @@ impl Metrics {
                 &["app"],
                 AUTHORITY_BUCKETS,
                 "Time from the decision to refresh until the result is stored.",
+            ),
+            store_reachable: new.int_gauge(
+                "store_reachable",
+                "1 while the store answers; at 0 what is held in memory is served for `serve_cached_for` and nothing else.",
             ),
             sweep_shards: new.int_gauge(
                 "sweep_shards",
@@ -439,6 +444,11 @@ impl Metrics {
     pub fn refresh(&self, app: &AppName, outcome: &'static str, duration: Duration) {
         self.refreshes.with_label_values(&[app.as_str(), outcome]).inc();
         self.refresh_duration.with_label_values(&[app.as_str()]).observe(duration.as_secs_f64());
+    }
+
+    /// Whether the store answers.
+    pub fn store_reachable(&self, reachable: bool) {
+        self.store_reachable.set(reachable.into());
     }
 
     /// A round of the sweep was made.

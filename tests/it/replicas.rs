@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use entra_emulator::{Endpoint, Fault, FaultRule, Mode};
 
-use crate::world::{ALICE, Kept, Plan, Process, World, text};
+use crate::world::{ALICE, BOB, Kept, Plan, Process, World, text};
 
 /// Authority calls of at most 2 s, under leases of 7 s.
 const QUICK: &str = "[limits]\nauthority_timeout = \"2s\"\nlease = \"7s\"\n";
@@ -261,4 +261,87 @@ async fn an_emptied_redis_is_not_believed_until_an_operator_says_so() {
     }
     world.connect("held", ALICE).await;
     assert_eq!(world.token_at(&other, "held").await.status, 200);
+}
+
+/// The kill switch: every connection of a tenant ends on all replicas, through restarts, and comes back with its user alone.
+#[tokio::test]
+async fn one_act_revokes_a_tenant_on_every_replica_and_through_a_restart() {
+    let mut world = Plan::default().kept(Kept::Redis).start().await;
+    let other = world.replica("second").await;
+    for number in 0..5 {
+        world.connect(&format!("alice-{number}"), ALICE).await;
+    }
+    world.connect("bob", BOB).await;
+    let tenant = text(&world.show("alice-0").await["account"], "tid").to_owned();
+    for daemon in [&world.daemon, &other] {
+        assert_eq!(world.token_at(daemon, "alice-0").await.status, 200);
+    }
+    let run = |arguments: &[&str]| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_tokenward"))
+            .args(arguments)
+            .arg("--config")
+            .arg(world.folder.path().join("tokenward.toml"))
+            .output()
+            .expect("it ends")
+    };
+    assert_eq!(run(&["revoke", "--yes"]).status.code(), Some(2), "nothing named is not everything");
+    let revoked = run(&["revoke", "--tenant", &tenant, "--yes"]);
+    assert!(revoked.status.success(), "{}", String::from_utf8_lossy(&revoked.stderr));
+    assert_eq!(world.token("alice-0").await.status, 404, "at once where it was said");
+    let begun = Instant::now();
+    for number in 0..5 {
+        while world.token_at(&other, &format!("alice-{number}")).await.status != 404 {
+            assert!(begun.elapsed() < Duration::from_secs(5), "{}", other.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    assert_eq!(world.token_at(&other, "bob").await.status, 200, "another tenant's goes on");
+    world.kill_and_restart().await;
+    assert_eq!(world.token("alice-1").await.status, 404);
+    let redis = world.redis.as_ref().expect("redis");
+    let begun = Instant::now();
+    while redis.cli(&["EXISTS", "tokenward:{outlook:alice-4}"]) != "0" {
+        assert!(begun.elapsed() < Duration::from_secs(5), "the grants are destroyed as well");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    world.connect("alice-0", ALICE).await;
+    assert_eq!(world.token_at(&other, "alice-0").await.status, 200, "who signs in again is not meant");
+}
+
+/// Redis gone under load: what is held is served without one failed request, and the health that readiness and metrics tell
+/// of comes back by itself. Half a minute with `TOKENWARD_TROUBLE_SECONDS=30`.
+#[tokio::test]
+async fn redis_may_be_gone_for_a_while_and_no_held_token_fails() {
+    let mut world = Plan::default().kept(Kept::Redis).sections(QUICK).start().await;
+    let names: Vec<String> = (0..10).map(|number| format!("user-{number}")).collect();
+    for name in &names {
+        world.connect(name, ALICE).await;
+        world.access_token(name).await;
+    }
+    let seconds = std::env::var("TOKENWARD_TROUBLE_SECONDS").ok().and_then(|text| text.parse().ok());
+    world.redis.as_mut().expect("redis").stop();
+    let (begun, gone) = (Instant::now(), Duration::from_secs(seconds.unwrap_or(6)));
+    let mut asked = 0_usize;
+    let mut degraded = 0_usize;
+    while begun.elapsed() < gone {
+        let answer = world.token(&names[asked % names.len()]).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        degraded += usize::from(answer.headers.contains_key("tokenward-degraded"));
+        asked += 1;
+    }
+    assert!(degraded > asked / 2, "{degraded} of {asked} said so");
+    assert!(world.metrics().await.contains("tokenward_store_reachable 0"));
+    world.redis.as_mut().expect("redis").restart();
+    let back = Instant::now();
+    loop {
+        let metrics = world.metrics().await;
+        let fresh = world.token("user-0").await;
+        if metrics.contains("tokenward_store_reachable 1")
+            && !fresh.headers.contains_key("tokenward-degraded")
+        {
+            break;
+        }
+        assert!(back.elapsed() < Duration::from_secs(8), "healthy within lease time and a second");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

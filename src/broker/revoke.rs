@@ -1,0 +1,99 @@
+//! The kill switch: one act ends every connection of an app, a tenant or a caller, on all replicas within seconds and
+//! through restarts. What is revoked is written down first, and nothing that it covers is handed out or refreshed from then
+//! on, wherever a replica sees it; the records are destroyed after that, at leisure.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Broker, Refusal};
+use crate::domain::connection::Profile;
+use crate::domain::id::ConnectionKey;
+use crate::domain::revocation::Revocation;
+use crate::repository::{Kind, RepositoryError, Taken};
+
+/// The one record that lists revocations.
+const LIST: &str = "all";
+/// Tries to replace a record that others replace too.
+const TRIES: usize = 16;
+/// Kept, the newest of them: an incident has a few.
+const MOST: usize = 1000;
+/// For ever, as a store counts.
+const KEPT: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+impl Broker {
+    /// Revokes. Answers once it is written down and holds in this process; every other replica follows within seconds.
+    pub async fn revoke(self: &Arc<Self>, revocation: Revocation) -> Result<(), Refusal> {
+        if !revocation.names_something() {
+            return Err(Refusal::invalid(
+                "app",
+                "name an app, a tenant or a caller; nothing named is not everything",
+            ));
+        }
+        let repository = &self.deps.repository;
+        for _ in 0..TRIES {
+            let now = self.deps.clock.now();
+            let before: Option<Taken<Vec<Revocation>>> = repository.pending(Kind::Revocations, LIST).await?;
+            let mut list = before.as_ref().map(|before| before.value.clone()).unwrap_or_default();
+            list.push(revocation.clone());
+            let extra = list.len().saturating_sub(MOST);
+            list.drain(..extra);
+            let written = match &before {
+                Some(before) => {
+                    repository.swap_pending(Kind::Revocations, LIST, before, &list, now, KEPT).await?
+                }
+                None => {
+                    repository.put_pending(Kind::Revocations, LIST, &list, now, KEPT).await?;
+                    // Somebody else may have made the first list at this very moment: what is there counts.
+                    let there: Option<Taken<Vec<Revocation>>> =
+                        repository.pending(Kind::Revocations, LIST).await?;
+                    there.is_some_and(|there| there.value.contains(&revocation))
+                }
+            };
+            if written {
+                self.deps.engine.set_revocations(list);
+                self.destroy_revoked();
+                return Ok(());
+            }
+        }
+        Err(Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) })
+    }
+
+    /// Takes up what was revoked elsewhere. For a timer of a second; an error leaves what is known in force.
+    pub async fn follow_revocations(&self) -> Result<(), RepositoryError> {
+        let list: Option<Taken<Vec<Revocation>>> =
+            self.deps.repository.pending(Kind::Revocations, LIST).await?;
+        self.deps.engine.set_revocations(list.map(|list| list.value).unwrap_or_default());
+        Ok(())
+    }
+
+    /// Destroys a connection that was revoked; false when it was not. For a walk over all of them.
+    pub async fn destroy_if_revoked(&self, key: &ConnectionKey, profile: &Profile) -> bool {
+        if !self.deps.engine.is_revoked(key, profile) {
+            return false;
+        }
+        match self.deps.repository.delete(key).await {
+            Ok(_) => {
+                tracing::warn!(app = %key.app, connection = %key.connection, "a revoked connection was destroyed");
+                self.deps.engine.forget(key);
+            }
+            // It is not served for all that, and the next walk comes by.
+            Err(error) => tracing::warn!(%error, "a revoked connection could not be destroyed yet"),
+        }
+        true
+    }
+
+    /// Walks over everything at once and destroys what is revoked.
+    fn destroy_revoked(self: &Arc<Self>) {
+        let broker = Arc::clone(self);
+        let destroy = async move {
+            let mut walk = broker.walk();
+            let mut counts = super::inspect::Counts::default();
+            while let Ok(Some(page)) = walk.next(&broker, &mut counts).await {
+                for (key, profile) in &page {
+                    broker.destroy_if_revoked(key, profile).await;
+                }
+            }
+        };
+        self.deps.tasks.spawn("destroy revoked connections", Box::pin(destroy));
+    }
+}
