@@ -662,7 +662,10 @@ fn healing(evidence: &Evidence) -> BTreeMap<String, Spread> {
     for fault in &evidence.faults {
         let hit =
             (0u8..).zip(&by_replica).filter(|(replica, _)| fault.replica.is_none_or(|hit| hit == *replica));
-        let healthy = hit.filter_map(|(_, calls)| healthy_from(calls, fault.ended)).max();
+        // Until the end of the run, if it never healed: the longest that was seen.
+        let last = |calls: &[&Call]| calls.last().map(|call| call.ended);
+        let healthy =
+            hit.filter_map(|(_, calls)| healthy_from(calls, fault.ended).or_else(|| last(calls))).max();
         if let Some(healthy) = healthy {
             times.entry(fault.kind.clone()).or_default().push(healthy.saturating_sub(fault.ended));
         }

@@ -365,6 +365,10 @@ fn the_time_until_a_replica_answers_well_again() {
     }
     evidence.faults = vec![fault(Effect::StoreLink, Some(0), 10_000, 10_500)];
     assert_eq!(check(&evidence, &[]).healthy_after_ms["planted"].longest, 700);
+    for call in &mut evidence.calls {
+        (call.status, call.token) = (503, None);
+    }
+    assert_eq!(check(&evidence, &[]).healthy_after_ms["planted"].longest, 3_405, "never, as far as was seen");
 }
 
 #[test]
