@@ -238,10 +238,19 @@ impl Faults<'_> {
         const HOLDER: [Effect; 4] = [Effect::Down, Effect::Stopped, Effect::StoreLink, Effect::AuthorityLink];
         let from = call.started.saturating_sub(self.lease + AFTERMATH);
         let until = next.started + BEFORE;
+        let before_next = next.started.saturating_sub(self.lease + AFTERMATH);
         self.during(&HOLDER, call.replica, from, until)
             || self.during(&[Effect::Store], None, from, until)
+            || self.during(&[Effect::Stopped], next.replica, from.max(before_next), until)
+            || self.is_late(next)
             || self.during(&[Effect::Clock], call.replica, from, until)
             || self.during(&[Effect::Clock], next.replica, from, until)
+    }
+
+    /// Whether this call may have been sent long before it came: what was held on the way arrives when that is mended.
+    fn is_late(&self, call: &AuthorityCall) -> bool {
+        let held_until = call.started.saturating_sub(GIVING_UP);
+        self.during(&[Effect::AuthorityLink], call.replica, held_until, call.started)
     }
 
     /// Why the answer to this call may have reached nobody who could keep it.
@@ -509,6 +518,8 @@ fn judge_end(
             Some("store_lost_it")
         } else if faults.during(&[Effect::StoreLink], first.replica, from, until) {
             Some("store_cut_off")
+        } else if faults.is_late(call) {
+            Some("request_came_late")
         } else {
             None
         }
@@ -662,7 +673,10 @@ fn healing(evidence: &Evidence) -> BTreeMap<String, Spread> {
     for fault in &evidence.faults {
         let hit =
             (0u8..).zip(&by_replica).filter(|(replica, _)| fault.replica.is_none_or(|hit| hit == *replica));
-        let healthy = hit.filter_map(|(_, calls)| healthy_from(calls, fault.ended)).max();
+        // Until the end of the run, if it never healed: the longest that was seen.
+        let last = |calls: &[&Call]| calls.last().map(|call| call.ended);
+        let healthy =
+            hit.filter_map(|(_, calls)| healthy_from(calls, fault.ended).or_else(|| last(calls))).max();
         if let Some(healthy) = healthy {
             times.entry(fault.kind.clone()).or_default().push(healthy.saturating_sub(fault.ended));
         }

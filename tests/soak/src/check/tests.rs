@@ -238,13 +238,19 @@ fn two_refreshes_at_a_time() {
         (Effect::Stopped, 0, true),
         (Effect::StoreLink, 0, true),
         (Effect::Down, 0, true),
-        (Effect::Stopped, 1, false),
+        // One that stood still may send what it was about to.
+        (Effect::Stopped, 1, true),
+        (Effect::AuthorityLink, 1, false),
+        (Effect::StoreLink, 1, false),
+        (Effect::Down, 1, false),
         (Effect::Authority, 0, false),
         (Effect::Store, 1, true),
     ] {
         evidence.faults = vec![fault(effect, Some(replica), 9_000, 9_500)];
         assert_eq!(broken(&evidence).is_empty(), explains, "{effect:?} of {replica}");
     }
+    evidence.faults = vec![fault(Effect::AuthorityLink, Some(1), 9_000, 10_000)];
+    assert_eq!(broken(&evidence), [""; 0], "what was held on the way came when that was mended");
     evidence.faults = vec![fault(Effect::Stopped, Some(0), 12_000, 13_000)];
     assert_eq!(broken(&evidence), ["double_refresh"], "what came later explains nothing");
     // One that was given up is over a little later at the authority.
@@ -280,6 +286,11 @@ fn a_refresh_token_used_twice_and_a_grant_that_it_ended() {
     evidence.authority[0].delivered = true;
     evidence.faults = vec![fault(Effect::Down, Some(0), 1_040, 2_000)];
     assert_eq!(check(&evidence, &[]).ended_grants["killed_in_flight"], 1);
+    let mut late = evidence.clone();
+    late.authority[2].replica = Some(1);
+    late.faults = vec![fault(Effect::AuthorityLink, Some(1), 8_000, 10_010)];
+    assert_eq!(broken(&late), [""; 0]);
+    assert_eq!(check(&late, &[]).ended_grants["request_came_late"], 1);
     // Somebody else's death is no reason, nor one long after.
     for fault in [fault(Effect::Down, Some(1), 1_040, 2_000), fault(Effect::Down, Some(0), 15_000, 16_000)] {
         evidence.faults = vec![fault];
@@ -365,6 +376,10 @@ fn the_time_until_a_replica_answers_well_again() {
     }
     evidence.faults = vec![fault(Effect::StoreLink, Some(0), 10_000, 10_500)];
     assert_eq!(check(&evidence, &[]).healthy_after_ms["planted"].longest, 700);
+    for call in &mut evidence.calls {
+        (call.status, call.token) = (503, None);
+    }
+    assert_eq!(check(&evidence, &[]).healthy_after_ms["planted"].longest, 3_405, "never, as far as was seen");
 }
 
 #[test]
