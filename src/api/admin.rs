@@ -118,11 +118,28 @@ impl AdminApi {
                         *response.status_mut() = StatusCode::NO_CONTENT;
                         Ok(response)
                     }
+                    (Of::Connection, Method::PATCH) => {
+                        let paused = body::paused(body::read(request.body).await?)?;
+                        let outcome = self.broker.set_paused(&key, paused).await;
+                        let act = if paused { "pause" } else { "resume" };
+                        self.events.admin_act(who, &admin, act, &key, code_of(&outcome)).await;
+                        outcome.map_err(Problem::of)?;
+                        let shown = self.broker.show_as_admin(&key).await.map_err(Problem::of)?;
+                        Ok(json(StatusCode::OK, &ConnectionShape::from(&shown)))
+                    }
+                    (Of::Connection, Method::POST) => {
+                        let outcome = self.broker.refresh_now(&key).await;
+                        self.events.admin_act(who, &admin, "refresh", &key, code_of(&outcome)).await;
+                        outcome.map_err(Problem::of)?;
+                        Ok(json(StatusCode::ACCEPTED, &serde_json::json!({ "refreshing": true })))
+                    }
                     // Nobody gets a token here: an operator who needs one is a caller.
                     (Of::Token, _) => Err(Problem::no_such_path()),
                     _ => {
                         let mut response = Problem::method_not_allowed().response(id.as_str());
-                        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, DELETE"));
+                        response
+                            .headers_mut()
+                            .insert(header::ALLOW, HeaderValue::from_static("GET, PATCH, POST, DELETE"));
                         Ok(response)
                     }
                 }

@@ -76,6 +76,17 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Members<T> {
     }
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PausedBody {
+    paused: bool,
+}
+
+/// `PATCH /admin/v1/apps/{app}/connections/{connection}`.
+pub(super) fn paused(bytes: Bytes) -> Result<bool, Problem> {
+    parse::<PausedBody>(&bytes).map(|body| body.paused)
+}
+
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RevocationBody {

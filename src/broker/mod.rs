@@ -16,6 +16,7 @@ pub mod confirm;
 pub mod connect;
 pub mod disconnect;
 pub mod inspect;
+pub mod pause;
 mod refusal;
 pub mod revoke;
 pub mod serve;

@@ -55,6 +55,30 @@ pub(super) enum Command {
         #[command(flatten)]
         reach: ReachArgs,
     },
+    /// Stop handing a connection out, on every replica within a second, without destroying its grant
+    #[command(after_help = "Example:\n  tokenward connections pause outlook user-4711")]
+    Pause {
+        #[command(flatten)]
+        connection: ConnectionArgs,
+        #[command(flatten)]
+        reach: ReachArgs,
+    },
+    /// Let a paused connection go on
+    #[command(after_help = "Example:\n  tokenward connections resume outlook user-4711")]
+    Resume {
+        #[command(flatten)]
+        connection: ConnectionArgs,
+        #[command(flatten)]
+        reach: ReachArgs,
+    },
+    /// Have a connection's grant tried at the authority now
+    #[command(after_help = "Example:\n  tokenward connections refresh outlook user-4711")]
+    Refresh {
+        #[command(flatten)]
+        connection: ConnectionArgs,
+        #[command(flatten)]
+        reach: ReachArgs,
+    },
     /// Delete a connection and destroy its grant; the user has to connect again
     #[command(after_help = "Example:\n  tokenward connections delete outlook user-4711")]
     Delete {
@@ -97,11 +121,43 @@ pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> 
             let seen = block_on(async { Ok(client.get(&path(connection, Some("explain"))).await?) })?;
             if *json { world.output.json(&seen) } else { world.output.data(&explain(&seen)) }
         }
+        Command::Pause { connection, reach } => {
+            set_paused(connection, true, reach, config, world)?;
+            world.output.say(&format!("Paused {} of app {}.", connection.connection, connection.app));
+            Ok(())
+        }
+        Command::Resume { connection, reach } => {
+            set_paused(connection, false, reach, config, world)?;
+            world.output.say(&format!("Resumed {} of app {}.", connection.connection, connection.app));
+            Ok(())
+        }
+        Command::Refresh { connection, reach } => {
+            let client = reach.admin(config, world)?;
+            block_on(async { Ok(client.ask(Method::POST, &path(connection, None), None, DEADLINE).await?) })?;
+            world.output.say(&format!(
+                "The grant of {} is tried now; `tokenward connections explain {} {}` says what comes of it.",
+                connection.connection, connection.app, connection.connection
+            ));
+            Ok(())
+        }
         Command::Delete { connection, yes, reach } => {
             let client = reach.admin(config, world)?;
             block_on(delete(&client, connection, *yes, world))
         }
     }
+}
+
+fn set_paused(
+    connection: &ConnectionArgs,
+    paused: bool,
+    reach: &ReachArgs,
+    config: &ConfigPath,
+    world: &World,
+) -> Result<(), Failure> {
+    let client = reach.admin(config, world)?;
+    let body = serde_json::json!({ "paused": paused });
+    block_on(async { Ok(client.ask(Method::PATCH, &path(connection, None), Some(&body), DEADLINE).await?) })?;
+    Ok(())
 }
 
 fn path(key: &ConnectionArgs, of: Option<&str>) -> String {

@@ -209,6 +209,28 @@ impl Profile {
         self
     }
 
+    /// After an operator paused it: nothing is handed out or refreshed until it is resumed.
+    #[must_use]
+    pub fn paused(mut self) -> Self {
+        self.status = Status::Paused;
+        self
+    }
+
+    /// After an operator resumed it. What the authority says of its grant now is asked, unless it is known to be dead.
+    #[must_use]
+    pub fn resumed(mut self) -> Self {
+        if self.status == Status::Paused {
+            self.status = if self.grant_destroyed {
+                Status::NeedsReauthorization(ReauthReason::GrantRevoked)
+            } else {
+                Status::Active
+            };
+            self.retry_at = None;
+            self.refusals = 0;
+        }
+        self
+    }
+
     /// Whether the grant may be tried at `now`.
     pub fn may_try(&self, now: Timestamp) -> bool {
         match self.status {
@@ -293,6 +315,19 @@ mod tests {
         let verdict = Disposition::Reauthorize(ReauthReason::GrantExpired, GrantFate::Dead);
         let dead = judged.judged(verdict, attempt(), None, at(0));
         assert!(dead.grant_destroyed && !dead.may_try(at(i64::MAX / 2000)));
+    }
+
+    #[test]
+    fn a_resumed_connection_is_as_good_as_its_grant() {
+        assert_eq!(profile().paused().resumed().status, Status::Active);
+        let mut dead = profile();
+        dead.grant_destroyed = true;
+        let needs = Status::NeedsReauthorization(ReauthReason::GrantRevoked);
+        assert_eq!(dead.paused().resumed().status, needs);
+        let blocked = Status::Blocked(BlockReason::PolicyBlocked);
+        let mut judged = profile();
+        judged.status = blocked;
+        assert_eq!(judged.resumed().status, blocked, "what was not paused is left as it is");
     }
 
     #[test]

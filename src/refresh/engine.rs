@@ -390,6 +390,15 @@ impl Engine {
         renew::expect(&self.inner, key, profile, tokens).await;
     }
 
+    /// Has a connection looked after at once, or not any more.
+    pub async fn reschedule(&self, key: &ConnectionKey, at_once: bool) {
+        let now = self.inner.deps.clock.now();
+        renew::schedule(&self.inner, key, at_once.then_some(now)).await;
+        if at_once {
+            self.nudge_sweep();
+        }
+    }
+
     /// Puts a connection back into the schedule that fell out of it. For a slow walk over all of them.
     pub async fn mend_schedule(&self, key: &ConnectionKey, profile: &Profile) {
         let now = self.inner.deps.clock.now();

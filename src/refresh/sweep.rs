@@ -25,8 +25,11 @@ use crate::store::{Due, LeaseAnswer, LeaseNonce, LeaseOf, SWEEP_SHARDS, StoreErr
 
 /// How often what is due is looked for.
 const EVERY: Duration = Duration::from_secs(1);
-/// A shard's lease; prolonged with every round.
+/// A shard's lease …
 const SHARD_LEASE: Duration = Duration::from_secs(10);
+/// … which is prolonged when this much of it has passed, and tried for this often while another replica has it: neither is
+/// a write to the store with every round.
+const SHARD_AGAIN: Duration = Duration::from_secs(4);
 /// How much of a shard is looked at in one go.
 const BATCH: usize = 64;
 /// How far a connection that is taken up is moved ahead: longer than its refresh takes.
@@ -58,12 +61,21 @@ pub(super) struct Sweep {
     begun: Duration,
     nudged: Notify,
     rounds: AtomicU64,
+    /// By shard: when it was last asked for, and whether it is ours.
+    asked: Mutex<BTreeMap<u8, (Duration, bool)>>,
     budgets: Mutex<BTreeMap<(u8, Option<String>), Budget>>,
 }
 
 impl Sweep {
     pub(super) fn new(nonce: LeaseNonce, begun: Duration) -> Self {
-        Sweep { nonce, begun, nudged: Notify::new(), rounds: AtomicU64::new(0), budgets: Mutex::default() }
+        Sweep {
+            nonce,
+            begun,
+            nudged: Notify::new(),
+            rounds: AtomicU64::new(0),
+            asked: Mutex::default(),
+            budgets: Mutex::default(),
+        }
     }
 
     /// Takes one from a budget that fills at `rate` a second. False when it is empty.
@@ -129,15 +141,32 @@ impl Engine {
         let first = u8::try_from(rounds % u64::from(SWEEP_SHARDS)).unwrap_or(0);
         for step in 0..SWEEP_SHARDS {
             let shard = (first + step) % SWEEP_SHARDS;
-            let store = inner.deps.repository.store();
-            let lease = store.take_lease(LeaseOf::Sweep(shard), inner.sweep.nonce, SHARD_LEASE).await?;
-            if let LeaseAnswer::Mine { .. } = lease {
+            if is_ours(inner, shard).await? {
                 swept.shards += 1;
                 sweep_shard(inner, shard, &mut swept).await?;
             }
         }
         Ok(swept)
     }
+}
+
+/// Whether a shard is this replica's to work off; one that nobody has becomes it.
+async fn is_ours(inner: &Arc<Inner>, shard: u8) -> Result<bool, StoreError> {
+    let store = inner.deps.repository.store();
+    if !store.is_shared() {
+        return Ok(true);
+    }
+    let now = inner.deps.clock.monotonic();
+    let asked = inner.sweep.asked.lock().unwrap_or_else(PoisonError::into_inner).get(&shard).copied();
+    if let Some((at, ours)) = asked
+        && now.saturating_sub(at) < SHARD_AGAIN
+    {
+        return Ok(ours);
+    }
+    let lease = store.take_lease(LeaseOf::Sweep(shard), inner.sweep.nonce, SHARD_LEASE).await;
+    let ours = matches!(lease, Ok(LeaseAnswer::Mine { .. }));
+    inner.sweep.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(shard, (now, ours));
+    lease.map(|_| ours)
 }
 
 async fn sweep_shard(inner: &Arc<Inner>, shard: u8, swept: &mut Swept) -> Result<(), StoreError> {

@@ -345,3 +345,36 @@ async fn redis_may_be_gone_for_a_while_and_no_held_token_fails() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
+
+/// A pause takes a token away that still lives, on every replica within a second; a resume gives it back.
+#[tokio::test]
+async fn a_pause_reaches_every_replica_and_a_resume_undoes_it() {
+    let world = Plan::default().kept(Kept::Redis).start().await;
+    let other = world.replica("second").await;
+    world.connect("one", ALICE).await;
+    let token = text(&world.token_at(&other, "one").await.json(), "access_token").to_owned();
+    let run = |act: &str| {
+        let done = std::process::Command::new(env!("CARGO_BIN_EXE_tokenward"))
+            .args(["connections", act, "outlook", "one", "--config"])
+            .arg(world.folder.path().join("tokenward.toml"))
+            .output()
+            .expect("it ends");
+        assert!(done.status.success(), "{act}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    run("pause");
+    assert_eq!(text(&world.token("one").await.json(), "code"), "connection_paused");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let refused = world.token_at(&other, "one").await;
+    assert_eq!((refused.status.as_u16(), text(&refused.json(), "code")), (409, "connection_paused"));
+    assert_eq!(world.show("one").await["status"], "paused");
+    run("resume");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(text(&world.token_at(&other, "one").await.json(), "access_token"), token);
+    world.entra.clear_ledger();
+    run("refresh");
+    let begun = Instant::now();
+    while world.token_calls("refresh_token") == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(5), "{}", world.daemon.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
