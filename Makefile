@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build test check fmt lint docs deny bench image image-test deploy-check tools
+.PHONY: quickstart build test simulate check fmt lint docs deny bench image image-test deploy-check tools
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -46,3 +46,9 @@ image:
 
 image-test: image
 	scripts/image-smoke.sh
+
+# Runs of the simulation beyond those of `make test`: SEEDS of them, from FIRST_SEED on.
+SEEDS ?= 20000
+FIRST_SEED ?= 0
+simulate:
+	SEEDS=$(SEEDS) FIRST_SEED=$(FIRST_SEED) $(CARGO) test --release --lib testkit::simulation::as_many_seeds -- --ignored --nocapture

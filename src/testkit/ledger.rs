@@ -23,6 +23,10 @@ const MOST_CALLS_A_MINUTE: usize = 60;
 /// What is deleted or replaced may be served elsewhere for so long, as long as the store answers.
 const FELT_WITHIN: Duration = Duration::from_secs(1);
 
+/// A look at a connection that changed is two calls of the store; until they are through, a process that was cut off may not know yet
+/// that it is no more.
+const SLOWEST_LOOK: Duration = Duration::from_secs(4);
+
 /// An invariant that did not hold.
 #[derive(Debug, Clone)]
 pub(crate) struct Violation {
@@ -70,6 +74,8 @@ struct Books {
     /// The newest generation of each grant that was ever stored.
     stored: BTreeMap<Family, u64>,
     uses: BTreeMap<(Pid, Family), Vec<Duration>>,
+    /// Looks at the store that were in vain, and when the first one after that was not.
+    unanswered: BTreeMap<(Pid, ConnectionKey), Option<Duration>>,
     counts: Counts,
 }
 
@@ -216,6 +222,7 @@ impl Ledger {
         resource: Option<&str>,
         stamp: Stamp,
         (expires_at, port_now): (Timestamp, Timestamp),
+        asked_at: Duration,
     ) {
         let now = self.world.now();
         self.world.note(format_args!(
@@ -233,14 +240,17 @@ impl Ledger {
             ));
         }
         if let Some(act) = books.act_after(key, stamp.family) {
-            let bound = if act.pid == pid { Duration::ZERO } else { FELT_WITHIN };
-            let late = now.saturating_sub(act.acknowledged);
-            let cut_off = books.troubled(replica, act.acknowledged.saturating_sub(FELT_WITHIN), now);
-            let bound = if cut_off && act.pid != pid {
-                self.settings.serve_cached_for + FELT_WITHIN * 2
-            } else {
-                bound
+            let unanswered = books.unanswered.get(&(pid, key.clone()));
+            let cut_off = unanswered
+                .is_some_and(|healed_at| healed_at.is_none_or(|at| now.saturating_sub(at) <= SLOWEST_LOOK));
+            // Whose patience is over (the process was stopped) does not wait for another look.
+            let cut_off = cut_off || now >= asked_at + self.settings.caller_wait;
+            let bound = match (act.pid == pid, cut_off) {
+                (true, _) => Duration::ZERO,
+                (false, false) => FELT_WITHIN,
+                (false, true) => self.settings.serve_cached_for + FELT_WITHIN,
             };
+            let late = now.saturating_sub(act.acknowledged);
             let undone = !self.wait && books.lost(key, act.begun);
             if late > bound && !undone {
                 wrong.push((
@@ -387,8 +397,21 @@ impl store::Watch for Ledger {
         self.books().losses.push((now, keys.iter().cloned().collect()));
     }
 
-    fn trouble(&self, replica: usize) {
+    fn checked(&self, pid: Pid, key: &ConnectionKey, answered: bool) {
         let now = self.world.now();
+        let mut books = self.books();
+        match (answered, books.unanswered.get_mut(&(pid, key.clone()))) {
+            (true, Some(healed_at)) => *healed_at = healed_at.or(Some(now)),
+            (true, None) => {}
+            (false, _) => {
+                books.unanswered.insert((pid, key.clone()), None);
+            }
+        }
+    }
+
+    fn trouble(&self, replica: usize, what: &str) {
+        let now = self.world.now();
+        self.world.note(format_args!("{replica} and the store: {what}"));
         let mut books = self.books();
         if books.troubles[replica].last() != Some(&now) {
             books.troubles[replica].push(now);

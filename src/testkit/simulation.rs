@@ -1,5 +1,6 @@
 //! Runs of the simulation: many seeds, the seeds that once found something, and proof that the checker notices.
 
+use super::faults::Mutant;
 use super::scenario::{Plan, Report, run};
 
 fn traced(seed: u64) -> Report {
@@ -44,6 +45,68 @@ fn two_hundred_seeds_hold() {
     }
 }
 
+/// Some seed of these runs with a fake that is wrong must violate this invariant.
+fn is_noticed(mutant: Mutant, invariant: &str) {
+    let noticed = (0..MOST_SEEDS).find(|seed| {
+        let report = run(Plan { mutant, ..Plan::seed(*seed) });
+        report.violations.iter().any(|violation| violation.invariant == invariant)
+    });
+    assert!(noticed.is_some(), "{mutant:?} passes {MOST_SEEDS} seeds");
+}
+
+/// Enough that every fault there is has met every other.
+const MOST_SEEDS: u64 = 60;
+
+#[test]
+fn a_commit_that_ignores_the_lease_is_noticed() {
+    is_noticed(Mutant::CommitIgnoresLease, "I5");
+}
+
+#[test]
+fn a_commit_that_ignores_the_revision_is_noticed() {
+    is_noticed(Mutant::CommitIgnoresRevision, "I5");
+}
+
+#[test]
+fn a_lease_for_everyone_is_noticed() {
+    is_noticed(Mutant::LeaseForEveryone, "I4");
+}
+
+#[test]
+fn stale_reads_are_noticed() {
+    is_noticed(Mutant::StaleReads, "I7");
+}
+
+#[test]
+fn a_commit_that_is_acknowledged_and_not_kept_is_noticed() {
+    is_noticed(Mutant::ForgetsCommits, "I6");
+}
+
+#[test]
+fn a_delete_that_is_acknowledged_and_not_done_is_noticed() {
+    is_noticed(Mutant::KeepsDeleted, "I7");
+}
+
+#[test]
+fn a_passing_failure_taken_for_a_verdict_is_noticed() {
+    is_noticed(Mutant::TransientIsVerdict, "I9");
+}
+
+#[test]
+fn a_verdict_taken_for_a_passing_failure_is_noticed() {
+    is_noticed(Mutant::VerdictIsTransient, "I18");
+}
+
+#[test]
+fn somebody_else_s_token_is_noticed() {
+    is_noticed(Mutant::WrongUser, "I1");
+}
+
+#[test]
+fn tokens_said_to_live_longer_than_they_do_are_noticed() {
+    is_noticed(Mutant::LongLives, "I8");
+}
+
 /// `make simulate`: as many seeds as are asked for, and what they came to.
 #[test]
 #[ignore = "for `make simulate`"]
@@ -73,4 +136,14 @@ fn as_many_seeds_as_are_asked_for() {
         first + seeds - 1
     );
     assert!(violated.is_empty());
+}
+
+/// The whole story of one seed.
+#[test]
+#[ignore = "for whoever wonders about a seed"]
+#[expect(clippy::disallowed_methods, reason = "the seed is an argument, and a test has no other")]
+#[expect(clippy::print_stdout, reason = "it is there to be read")]
+fn the_story_of_one_seed() {
+    let seed = std::env::var("FIRST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+    println!("{}", traced(seed).lines.join("\n"));
 }

@@ -30,8 +30,10 @@ pub(crate) trait Watch: Send + Sync {
     fn committed(&self, commit: &Effect<'_>);
     /// A failover is over, and these changes were lost with it.
     fn lost(&self, keys: &[ConnectionKey]);
+    /// A process looked at a connection, and got an answer or none.
+    fn checked(&self, pid: Pid, key: &ConnectionKey, answered: bool);
     /// Something went wrong between this replica and the store.
-    fn trouble(&self, replica: usize);
+    fn trouble(&self, replica: usize, what: &str);
 }
 
 /// A commit that took effect, beside what there was.
@@ -376,7 +378,7 @@ impl SimServer {
             listener.word.notify_one();
         }
         drop(state);
-        self.trouble(replica);
+        self.trouble(replica, "the link changes");
     }
 
     /// The primary is lost, and nobody answers until [`SimServer::promote`].
@@ -437,15 +439,15 @@ impl SimServer {
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn trouble(&self, replica: usize) {
+    fn trouble(&self, replica: usize, what: &str) {
         if let Some(watch) = &self.inner.watch {
-            watch.trouble(replica);
+            watch.trouble(replica, what);
         }
     }
 
     fn trouble_for_all(&self) {
         for replica in 0..self.state().links.len() {
-            self.trouble(replica);
+            self.trouble(replica, "the store changes");
         }
     }
 
@@ -585,7 +587,7 @@ impl SimStore {
         state.faults += u64::from(fate != Fate::Good);
         drop(state);
         if fate != Fate::Good {
-            self.server.trouble(self.replica);
+            self.server.trouble(self.replica, &format!("{fate:?}"));
         }
         fate
     }
@@ -595,6 +597,7 @@ impl SimStore {
             return Ok(self.server.execute(&op, WORLD).0);
         }
         let fate = self.fate();
+        let looked_at = if let Op::Load(key) = &op { Some(key.clone()) } else { None };
         let (answer, answered) = oneshot::channel();
         let (server, replica, pid) = (self.server.clone(), self.replica, self.pid);
         let (clock, dice) = (server.inner.clock.clone(), server.inner.dice.clone());
@@ -610,7 +613,7 @@ impl SimStore {
                 }
             };
             if fate == Fate::LostBefore || !reachable(false) {
-                server.trouble(replica);
+                server.trouble(replica, "a request is lost");
                 return; // the client gives up
             }
             let (reply, arrives_at) = server.execute(&op, pid);
@@ -629,14 +632,14 @@ impl SimStore {
                 let now = clock.monotonic();
                 let wait = arrives_at.saturating_sub(now);
                 if wait > WAIT {
-                    server.trouble(replica);
+                    server.trouble(replica, "the copy is too far behind");
                     return;
                 }
                 clock.sleep(wait).await;
             }
             clock.sleep(dice.millis(0, slow)).await;
             if fate == Fate::LostAfter || !reachable(true) {
-                server.trouble(replica);
+                server.trouble(replica, "an answer is lost");
                 return;
             }
             let _ = answer.send(reply);
@@ -661,8 +664,11 @@ impl SimStore {
             reply = waiting => reply,
             () = clock.sleep(patience) => None,
         };
+        if let (Some(key), Some(watch)) = (&looked_at, &self.server.inner.watch) {
+            watch.checked(self.pid, key, reply.is_some());
+        }
         reply.ok_or_else(|| {
-            self.server.trouble(self.replica);
+            self.server.trouble(self.replica, doing);
             StoreError::unavailable(doing, "no answer came")
         })
     }
