@@ -401,27 +401,19 @@ impl Inner {
             }
             let flight = self.lookup(key, slot);
             let left = self.settings.caller_wait.saturating_sub(now.saturating_sub(begun));
-            match self.wait(flight, left).await {
-                Some(Ok(())) => {}
-                Some(Err(failure)) => {
-                    let outlived =
-                        now.saturating_sub(slot.state().checked_at) > self.settings.serve_cached_for;
-                    match held {
-                        Some(held) if !outlived && matches!(*failure, Failure::Repository(_)) => {
-                            return Ok(held);
-                        }
-                        _ => return Err(failure),
-                    }
-                }
-                None => {
-                    let outlived =
-                        now.saturating_sub(slot.state().checked_at) > self.settings.serve_cached_for;
-                    return match held {
-                        Some(held) if !outlived => Ok(held),
-                        _ => Err(Arc::new(Failure::Repository(slow_store()))),
-                    };
-                }
-            }
+            let failure = match self.wait(flight, left).await {
+                Some(Ok(())) => continue,
+                Some(Err(failure)) => failure,
+                None => Arc::new(Failure::Repository(slow_store())),
+            };
+            // What was held before the wait may have been deleted or connected anew meanwhile.
+            let state = slot.state();
+            let outlived =
+                self.deps.clock.monotonic().saturating_sub(state.checked_at) > self.settings.serve_cached_for;
+            return match &state.held {
+                Some(held) if !outlived && matches!(*failure, Failure::Repository(_)) => Ok(held.clone()),
+                _ => Err(failure),
+            };
         }
         Err(Arc::new(Failure::Repository(slow_store())))
     }
