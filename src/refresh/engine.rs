@@ -519,15 +519,17 @@ impl Inner {
         state.held = Some(Arc::new(Held { connection, granted }));
     }
 
-    /// Holds what was just written, and outdates every look begun before.
+    /// Holds what was just written by a commit that began at `begun`, and outdates every look begun before. (Since then it
+    /// may have been deleted: the answer may have been slow, and this process stopped.)
     pub(super) fn publish_written(
         &self,
         key: &ConnectionKey,
         slot: &Slot,
         epoch: u64,
         connection: Connection,
+        begun: Duration,
     ) {
-        self.hold(key, slot, epoch, connection, self.deps.clock.monotonic(), 1);
+        self.hold(key, slot, epoch, connection, begun, 1);
     }
 }
 

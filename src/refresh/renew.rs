@@ -571,6 +571,7 @@ pub(super) async fn store_unstored(
         };
         let Some(unstored) = unstored else { return Ok(()) };
         let Unstored { expected, sealed, writer, .. } = &unstored;
+        let begun = inner.deps.clock.monotonic();
         let committed = inner.deps.repository.commit_sealed(key, *expected, sealed, *writer).await;
         match committed {
             Ok(Committed::Done) => {
@@ -578,7 +579,7 @@ pub(super) async fn store_unstored(
                 if !clear_unstored(slot, sealed.revision) {
                     continue;
                 }
-                inner.publish_written(key, slot, epoch, unstored.connection);
+                inner.publish_written(key, slot, epoch, unstored.connection, begun);
                 return Ok(());
             }
             Ok(Committed::Conflict) => overtaken(inner, key, slot, epoch, unstored).await?,
@@ -670,6 +671,7 @@ async fn judge(
     profile.attempts.extend(slot.state().attempts.iter().cloned());
     let profile = profile.judged(verdict.disposition, attempt, verdict.claims.clone(), now);
     let kept = (!profile.grant_destroyed).then_some(&grant);
+    let begun = inner.deps.clock.monotonic();
     let committed = inner.deps.repository.commit(key, Some(revision), &profile, &tokens, kept, writer).await;
     match committed {
         Ok((Committed::Done, revision)) => {
@@ -679,7 +681,7 @@ async fn judge(
                 correlation_id = verdict.answer.correlation_id, "the authority's verdict changed a connection"
             );
             slot.state().attempts.clear();
-            inner.publish_written(key, slot, epoch, Connection { revision, profile, tokens });
+            inner.publish_written(key, slot, epoch, Connection { revision, profile, tokens }, begun);
             Ok(())
         }
         // It is another one by now: the verdict was not about that.
