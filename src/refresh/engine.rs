@@ -514,6 +514,13 @@ impl Inner {
             return;
         }
         state.epoch += outdates;
+        let connected_at = Some(connection.profile.connected_at);
+        if state.connected_at != connected_at {
+            if state.connected_at.is_some() {
+                state.trouble.clear();
+            }
+            state.connected_at = connected_at;
+        }
         state.checked_at = looked_at;
         state.unchecked = None;
         state.held = Some(Arc::new(Held { connection, granted }));

@@ -15,6 +15,7 @@ use crate::domain::grant::Grant;
 use crate::domain::id::ConnectionKey;
 use crate::domain::scope::ScopeSet;
 use crate::domain::secret::RefreshToken;
+use crate::domain::time::Timestamp;
 use crate::domain::verdict::AuthorityFailure;
 use crate::repository::{Connection, RepositoryError};
 use crate::store::{Revision, StoredConnection, Writer};
@@ -113,6 +114,8 @@ pub(super) struct SlotState {
     pub(super) renewal: Option<Flight>,
     /// By resource: one that refuses is no trouble of another's.
     pub(super) trouble: BTreeMap<Option<String>, Trouble>,
+    /// When the user signed in for what was held last: no trouble outlives that grant, wherever it was replaced.
+    pub(super) connected_at: Option<Timestamp>,
     /// Renewals that a caller's report or challenge forced, as monotonic times: the latest few.
     pub(super) forced: Vec<Duration>,
     pub(super) unstored: Option<Unstored>,
