@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build test check fmt lint docs deny bench image image-test deploy-check tools soak soak-short
+.PHONY: quickstart build test check fmt lint docs deny bench image image-test deploy-check tools soak soak-short simulate model
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -66,3 +66,9 @@ soak: tools
 soak-short: tools
 	$(CARGO) build -p tokenward -p soak
 	target/debug/soak --minutes 0.5 --faults 12 --seed $(SEED) --redis $(REDIS) $(SOAK) >/dev/null
+
+# Runs of the simulation beyond those of `make test`: SEEDS of them, from FIRST_SEED on.
+SEEDS ?= 20000
+FIRST_SEED ?= 0
+simulate:
+	SEEDS=$(SEEDS) FIRST_SEED=$(FIRST_SEED) $(CARGO) test --release --lib testkit::simulation::as_many_seeds -- --ignored --nocapture

@@ -507,27 +507,19 @@ impl Inner {
             }
             let flight = self.lookup(key, slot);
             let left = self.settings.caller_wait.saturating_sub(now.saturating_sub(begun));
-            match self.wait(flight, left).await {
-                Some(Ok(())) => {}
-                Some(Err(failure)) => {
-                    let outlived =
-                        now.saturating_sub(slot.state().checked_at) > self.settings.serve_cached_for;
-                    match held {
-                        Some(held) if !outlived && matches!(*failure, Failure::Repository(_)) => {
-                            return Ok(held);
-                        }
-                        _ => return Err(failure),
-                    }
-                }
-                None => {
-                    let outlived =
-                        now.saturating_sub(slot.state().checked_at) > self.settings.serve_cached_for;
-                    return match held {
-                        Some(held) if !outlived => Ok(held),
-                        _ => Err(Arc::new(Failure::Repository(slow_store()))),
-                    };
-                }
-            }
+            let failure = match self.wait(flight, left).await {
+                Some(Ok(())) => continue,
+                Some(Err(failure)) => failure,
+                None => Arc::new(Failure::Repository(slow_store())),
+            };
+            // What was held before the wait may have been deleted or connected anew meanwhile.
+            let state = slot.state();
+            let outlived =
+                self.deps.clock.monotonic().saturating_sub(state.checked_at) > self.settings.serve_cached_for;
+            return match &state.held {
+                Some(held) if !outlived && matches!(*failure, Failure::Repository(_)) => Ok(held.clone()),
+                _ => Err(failure),
+            };
         }
         Err(Arc::new(Failure::Repository(slow_store())))
     }
@@ -647,20 +639,29 @@ impl Inner {
             return;
         }
         state.epoch += outdates;
+        let connected_at = Some(connection.profile.connected_at);
+        if state.connected_at != connected_at {
+            if state.connected_at.is_some() {
+                state.trouble.clear();
+            }
+            state.connected_at = connected_at;
+        }
         state.checked_at = looked_at;
         state.unchecked = None;
         state.held = Some(Arc::new(Held { connection, granted }));
     }
 
-    /// Holds what was just written, and outdates every look begun before.
+    /// Holds what was just written by a commit that began at `begun`, and outdates every look begun before. (Since then it
+    /// may have been deleted: the answer may have been slow, and this process stopped.)
     pub(super) fn publish_written(
         &self,
         key: &ConnectionKey,
         slot: &Slot,
         epoch: u64,
         connection: Connection,
+        begun: Duration,
     ) {
-        self.hold(key, slot, epoch, connection, self.deps.clock.monotonic(), 1);
+        self.hold(key, slot, epoch, connection, begun, 1);
     }
 }
 

@@ -846,7 +846,9 @@ async fn make_durable(inner: &Arc<Inner>, key: &ConnectionKey, slot: &Slot) -> R
             };
             if kept {
                 tracing::warn!(app = %key.app, connection = %key.connection, "the store does not take a refreshed grant; it is in the journal and is served");
-                inner.publish_written(key, slot, epoch, unstored.connection);
+                // The store has not been seen since the connection was loaded.
+                let seen = slot.state().checked_at;
+                inner.publish_written(key, slot, epoch, unstored.connection, seen);
             } else {
                 inner.deps.repository.unjournal(&revision).await; // forgotten or overtaken meanwhile
             }
@@ -892,6 +894,7 @@ pub(super) async fn store_unstored(
         };
         let Some(unstored) = unstored else { return Ok(()) };
         let Unstored { expected, sealed, writer, .. } = &unstored;
+        let begun = inner.deps.clock.monotonic();
         let committed = inner.deps.repository.commit_sealed(key, *expected, sealed, *writer).await;
         match committed {
             Ok(Committed::Done) => {
@@ -908,7 +911,7 @@ pub(super) async fn store_unstored(
                     recent.journaled = false;
                     slot.state().recent = Some((recent, until));
                 }
-                inner.publish_written(key, slot, epoch, unstored.connection);
+                inner.publish_written(key, slot, epoch, unstored.connection, begun);
                 return Ok(());
             }
             Ok(Committed::Conflict) => overtaken(inner, key, slot, epoch, unstored).await?,
@@ -1011,6 +1014,7 @@ async fn judge(
     profile.attempts.extend(slot.state().attempts.iter().cloned());
     let profile = profile.judged(verdict.disposition, attempt, verdict.claims.clone(), now);
     let kept = (!profile.grant_destroyed).then_some(&grant);
+    let begun = inner.deps.clock.monotonic();
     let committed = inner.deps.repository.commit(key, Some(revision), &profile, &tokens, kept, writer).await;
     match committed {
         Ok((Committed::Done, revision)) => {
@@ -1024,7 +1028,7 @@ async fn judge(
             note_idle_limit(inner, &key.app, &profile).await;
             let connection = Connection { revision, profile, tokens };
             schedule(inner, key, due_of(inner, key, &connection, None, sweep::jitter(inner))).await;
-            inner.publish_written(key, slot, epoch, connection);
+            inner.publish_written(key, slot, epoch, connection, begun);
             Ok(())
         }
         // It is another one by now: the verdict was not about that.

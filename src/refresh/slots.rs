@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use crate::domain::connection::{ATTEMPTS_KEPT, Attempt};
 use crate::domain::id::ConnectionKey;
 use crate::domain::scope::ScopeSet;
+use crate::domain::time::Timestamp;
 use crate::domain::verdict::AuthorityFailure;
 use crate::repository::{Connection, RepositoryError, Unstored};
 use crate::store::Revision;
@@ -97,6 +98,8 @@ pub(super) struct SlotState {
     pub(super) renewal: Option<Flight>,
     /// By resource: one that refuses is no trouble of another's.
     pub(super) trouble: BTreeMap<Option<String>, Trouble>,
+    /// When the user signed in for what was held last: no trouble outlives that grant, wherever it was replaced.
+    pub(super) connected_at: Option<Timestamp>,
     /// Renewals that a caller's report or challenge forced, as monotonic times: the latest few.
     pub(super) forced: Vec<Duration>,
     /// An answer of the authority that the store has not taken yet.

@@ -17,7 +17,7 @@ pub mod observed;
 pub mod record;
 pub mod redis;
 #[cfg(test)]
-mod suite;
+pub(crate) mod suite;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testing;
 

@@ -14,11 +14,11 @@ use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::{Clock, Timestamp};
 
 /// Real time: stores are tested against real disks and servers.
-pub(super) struct RealClock(Instant);
+pub(crate) struct RealClock(Instant);
 
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
 impl RealClock {
-    pub(super) fn shared() -> Arc<dyn Clock> {
+    pub(crate) fn shared() -> Arc<dyn Clock> {
         Arc::new(RealClock(Instant::now()))
     }
 }
@@ -40,7 +40,7 @@ impl Clock for RealClock {
 }
 
 /// Tasks on the test's own runtime.
-pub(super) struct RealTasks;
+pub(crate) struct RealTasks;
 
 impl Tasks for RealTasks {
     #[expect(clippy::disallowed_methods, reason = "this is the port")]
@@ -50,10 +50,10 @@ impl Tasks for RealTasks {
 }
 
 /// Different with every call, which is all a test needs.
-pub(super) struct CountingRandom(AtomicU64);
+pub(crate) struct CountingRandom(AtomicU64);
 
 impl CountingRandom {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         CountingRandom(AtomicU64::new(1))
     }
 }
@@ -67,19 +67,19 @@ impl Random for CountingRandom {
     }
 }
 
-pub(super) fn key(app: &str, connection: &str) -> ConnectionKey {
+pub(crate) fn key(app: &str, connection: &str) -> ConnectionKey {
     ConnectionKey { app: app_name(app), connection: name(connection) }
 }
 
-pub(super) fn app_name(text: &str) -> AppName {
+pub(crate) fn app_name(text: &str) -> AppName {
     AppName::parse(text).expect("a valid app name")
 }
 
-pub(super) fn name(text: &str) -> ConnectionName {
+pub(crate) fn name(text: &str) -> ConnectionName {
     ConnectionName::parse(text).expect("a valid connection name")
 }
 
-pub(super) fn connection(generation: u64, nonce: u128) -> StoredConnection {
+pub(crate) fn connection(generation: u64, nonce: u128) -> StoredConnection {
     StoredConnection {
         revision: Revision { generation, nonce: nonce.to_be_bytes() },
         profile: format!("profile {generation}").into_bytes(),
@@ -89,7 +89,7 @@ pub(super) fn connection(generation: u64, nonce: u128) -> StoredConnection {
 }
 
 /// Everything a store promises. `store` is empty.
-pub(super) async fn run(store: Arc<dyn Store>) {
+pub(crate) async fn run(store: Arc<dyn Store>) {
     store.ping().await.expect("serves");
     commits(&*store).await;
     recreation(&*store).await;
@@ -356,7 +356,7 @@ async fn one_of_many_commits(store: &Arc<dyn Store>) {
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-pub(super) async fn put(store: &dyn Store, id: &str, sealed: &[u8], ttl: Duration) -> Result<(), StoreError> {
+pub(crate) async fn put(store: &dyn Store, id: &str, sealed: &[u8], ttl: Duration) -> Result<(), StoreError> {
     store.put_pending(id, sealed, RealClock::shared().now().plus(ttl), ttl).await
 }
 

@@ -1,4 +1,25 @@
 //! Fakes for the rooms' own tests and the benches; in no release build.
+//!
+//! In tests there is a whole simulated world beside them: the real engine and repository under virtual time (`tasks`, `clock`), over a
+//! store and an authority that fail in every way a seed draws (`store`, `authority`, `faults`), in runs with callers, users and crashes
+//! (`scenario`), held against the invariants of `refresh` and `store` (`ledger`). `simulation` runs them.
+
+#[cfg(test)]
+mod authority;
+#[cfg(test)]
+mod clock;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod ledger;
+#[cfg(test)]
+mod scenario;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod store;
+#[cfg(test)]
+mod tasks;
 
 use std::sync::Mutex;
 

@@ -1,0 +1,531 @@
+//! An authority in memory. Every token it gives says in its text whose it is, of which grant and generation, and when it is truly
+//! dead; every call stands in a ledger.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::faults::{AuthorityWeather, Dice, Mutant};
+use super::tasks::{Pid, World};
+use crate::authority::{
+    AdminConsentRequest, Authority, AuthorizeRequest, AuthorizeUrl, RedeemRequest, RefreshRequest,
+    TokenAnswer,
+};
+use crate::domain::scope::ScopeNaming;
+use crate::domain::secret::{AccessToken, RefreshToken};
+use crate::domain::task::BoxFuture;
+use crate::domain::time::Clock;
+use crate::domain::verdict::{
+    AuthorityError, AuthorityFailure, BlockReason, Disposition, GrantFate, ReauthReason,
+};
+use crate::refresh::Settings;
+
+/// The resource that scopes without a name of one belong to.
+pub(crate) const GRAPH: &str = "https://graph.example";
+/// The other one.
+pub(crate) const OTHER: &str = "https://other.example";
+
+/// How an authority treats refresh tokens that were used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// They stay good.
+    Entra,
+    /// Whoever uses one again ends the whole grant.
+    Strict,
+}
+
+/// A grant as the authority knows it: all refresh tokens that came of one sign-in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Family(pub(crate) u64);
+
+/// What an access token says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) user: u32,
+    pub(crate) family: Family,
+    /// The refresh token that came with it, or that it came with.
+    pub(crate) generation: u64,
+    /// Counts the answers of the authority.
+    pub(crate) serial: u64,
+    pub(crate) dead_at: Duration,
+}
+
+impl Stamp {
+    /// Reads an access token.
+    pub(crate) fn of_access(token: &str) -> Self {
+        let numbers = numbers(token);
+        Stamp {
+            user: u32::try_from(numbers[0]).unwrap_or(u32::MAX),
+            family: Family(numbers[1]),
+            generation: numbers[2],
+            serial: numbers[3],
+            dead_at: Duration::from_millis(numbers[4]),
+        }
+    }
+
+    /// Family and generation of a refresh token.
+    pub(crate) fn of_refresh(token: &str) -> (Family, u64) {
+        let numbers = numbers(token);
+        (Family(numbers[1]), numbers[2])
+    }
+
+    fn access_token(&self) -> AccessToken {
+        let millis = self.dead_at.as_millis();
+        AccessToken::new(format!(
+            "at.{}.{}.{}.{}.{millis}",
+            self.user, self.family.0, self.generation, self.serial
+        ))
+    }
+
+    fn refresh_token(&self) -> RefreshToken {
+        RefreshToken::new(format!("rt.{}.{}.{}.{}.0", self.user, self.family.0, self.generation, self.serial))
+    }
+}
+
+fn numbers(token: &str) -> [u64; 5] {
+    let mut parts = token.split('.').skip(1).map(|part| part.parse().expect("this authority made it"));
+    std::array::from_fn(|_| parts.next().expect("this authority made it"))
+}
+
+/// One use of a refresh token.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) pid: Pid,
+    pub(crate) replica: usize,
+    pub(crate) family: Family,
+    /// Of the refresh token that was sent.
+    pub(crate) generation: u64,
+    pub(crate) begun: Duration,
+    pub(crate) processed: Option<Duration>,
+    pub(crate) ended: Option<Duration>,
+    /// The generation that it was answered with.
+    pub(crate) rotated_to: Option<u64>,
+    /// Whether the whole answer came back to a process that lived.
+    pub(crate) reached: bool,
+}
+
+/// Told of calls: the checker listens.
+pub(crate) trait Watch: Send + Sync {
+    /// A call begins, while these are under way.
+    fn called(&self, call: &Call, under_way: &[Call]);
+    /// A refresh token was used again, and that ended its grant. The calls that got another for it came before.
+    fn reused(&self, call: &Call, rotated: &[Call]);
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct User {
+    revoked: bool,
+    blocked: bool,
+    personal: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Grant {
+    user: u32,
+    newest: u64,
+    alive: bool,
+    /// It was refused for no reason, once.
+    misjudged: bool,
+    /// A true verdict on it was given.
+    judged: bool,
+}
+
+struct State {
+    users: BTreeMap<u32, User>,
+    grants: BTreeMap<Family, Grant>,
+    serial: u64,
+    calls: Vec<Call>,
+    weather: AuthorityWeather,
+    faults: u64,
+}
+
+/// The authority itself. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct SimIssuer {
+    inner: Arc<Issuer>,
+}
+
+struct Issuer {
+    world: World,
+    dice: Dice,
+    mode: Mode,
+    mutant: Mutant,
+    life: Duration,
+    naming: ScopeNaming,
+    watch: Arc<dyn Watch>,
+    state: Mutex<State>,
+}
+
+/// What the authority says, before the network.
+enum Word {
+    Tokens { stamp: Stamp, rotated: bool },
+    Refusal(Disposition, u16),
+}
+
+impl SimIssuer {
+    pub(crate) fn new(
+        world: World,
+        dice: Dice,
+        mode: Mode,
+        mutant: Mutant,
+        life: Duration,
+        watch: Arc<dyn Watch>,
+    ) -> Self {
+        let naming = match mode {
+            Mode::Entra => ScopeNaming::Entra { graph: GRAPH.to_owned() },
+            Mode::Strict => ScopeNaming::Plain,
+        };
+        let state = State {
+            users: BTreeMap::new(),
+            grants: BTreeMap::new(),
+            serial: 0,
+            calls: Vec::new(),
+            weather: AuthorityWeather::default(),
+            faults: 0,
+        };
+        let issuer = Issuer { world, dice, mode, mutant, life, naming, watch, state: Mutex::new(state) };
+        SimIssuer { inner: Arc::new(issuer) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The authority room of one process.
+    pub(crate) fn client(
+        &self,
+        replica: usize,
+        pid: Pid,
+        clock: Arc<dyn Clock>,
+        settings: &Settings,
+    ) -> SimAuthority {
+        SimAuthority { issuer: self.clone(), replica, pid, clock, timeout: settings.authority_timeout }
+    }
+
+    pub(crate) fn add_user(&self, user: u32, personal: bool) {
+        self.state().users.insert(user, User { personal, ..User::default() });
+    }
+
+    /// A user signs in: a new grant, and its first tokens.
+    pub(crate) fn sign_in(&self, user: u32) -> (Family, RefreshToken, AccessToken, Duration) {
+        let mut state = self.state();
+        state.serial += 1;
+        let family = Family(state.serial);
+        let grant = Grant { user, newest: 1, alive: true, misjudged: false, judged: false };
+        state.grants.insert(family, grant);
+        if let Some(user) = state.users.get_mut(&user) {
+            user.revoked = false;
+        }
+        let dead_at = self.inner.world.now() + self.inner.life;
+        let stamp = Stamp { user, family, generation: 1, serial: state.serial, dead_at };
+        (family, stamp.refresh_token(), stamp.access_token(), self.inner.life)
+    }
+
+    /// The user's grants are taken away; only another sign-in helps.
+    pub(crate) fn revoke(&self, user: u32) {
+        let mut state = self.state();
+        for grant in state.grants.values_mut().filter(|grant| grant.user == user) {
+            grant.alive = false;
+        }
+        if let Some(user) = state.users.get_mut(&user) {
+            user.revoked = true;
+        }
+    }
+
+    /// A policy refuses the user, for now.
+    pub(crate) fn block(&self, user: u32, blocked: bool) {
+        if let Some(user) = self.state().users.get_mut(&user) {
+            user.blocked = blocked;
+        }
+    }
+
+    pub(crate) fn set_weather(&self, weather: AuthorityWeather) {
+        self.state().weather = weather;
+    }
+
+    pub(crate) fn change_weather(&self, change: impl FnOnce(&mut AuthorityWeather)) {
+        change(&mut self.state().weather);
+    }
+
+    /// Whether a grant works, as far as the authority goes.
+    pub(crate) fn lives(&self, family: Family) -> bool {
+        self.state().grants.get(&family).is_some_and(|grant| grant.alive)
+    }
+
+    /// Whether there was a true verdict on a grant.
+    pub(crate) fn judged(&self, family: Family) -> bool {
+        self.state().grants.get(&family).is_some_and(|grant| grant.judged)
+    }
+
+    /// The process is gone: nothing reaches it any more.
+    pub(crate) fn hang_up(&self, pid: Pid) {
+        let now = self.inner.world.now();
+        for call in self.state().calls.iter_mut().filter(|call| call.pid == pid) {
+            call.ended.get_or_insert(now);
+        }
+    }
+
+    /// Calls that were made, and those that something was done to.
+    pub(crate) fn counted(&self) -> (u64, u64) {
+        let state = self.state();
+        (state.calls.len() as u64, state.faults)
+    }
+
+    fn begin(&self, replica: usize, pid: Pid, refresh_token: &str) -> usize {
+        let (family, generation) = Stamp::of_refresh(refresh_token);
+        let begun = self.inner.world.now();
+        let call = Call {
+            pid,
+            replica,
+            family,
+            generation,
+            begun,
+            processed: None,
+            ended: None,
+            rotated_to: None,
+            reached: false,
+        };
+        let (number, under_way) = {
+            let mut state = self.state();
+            let same = |other: &&Call| other.family == family && other.ended.is_none();
+            let under_way: Vec<Call> = state.calls.iter().filter(same).cloned().collect();
+            state.calls.push(call.clone());
+            (state.calls.len() - 1, under_way)
+        };
+        self.inner.watch.called(&call, &under_way);
+        number
+    }
+
+    /// Processes the call `number`.
+    fn process(&self, number: usize) -> Word {
+        let now = self.inner.world.now();
+        let mut state = self.state();
+        let call = state.calls[number].clone();
+        state.calls[number].processed = Some(now);
+        let weather = state.weather;
+        let chance = |times| self.inner.dice.of_thousand(times);
+        if weather.down || chance(weather.transient) {
+            state.faults += 1;
+            let asked = chance(300).then(|| self.inner.dice.millis(500, 3000));
+            return Word::Refusal(Disposition::RetryAfter(asked), 503);
+        }
+        if weather.throttled {
+            state.faults += 1;
+            return Word::Refusal(Disposition::RetryAfter(Some(self.inner.dice.millis(1000, 8000))), 429);
+        }
+        if weather.rejects_app {
+            state.faults += 1;
+            return Word::Refusal(Disposition::NextCredential, 401);
+        }
+        let grant = *state.grants.get(&call.family).expect("this authority made it");
+        let user = state.users.get(&grant.user).copied().unwrap_or_default();
+        let dead = Word::Refusal(Disposition::Reauthorize(ReauthReason::GrantRevoked, GrantFate::Dead), 400);
+        let judge = |state: &mut State| {
+            if let Some(grant) = state.grants.get_mut(&call.family) {
+                grant.judged = true;
+            }
+        };
+        if !grant.alive || user.revoked {
+            judge(&mut state);
+            return dead;
+        }
+        if user.blocked {
+            judge(&mut state);
+            return Word::Refusal(Disposition::Blocked(BlockReason::PolicyBlocked), 400);
+        }
+        if self.inner.mode == Mode::Strict && call.generation != grant.newest {
+            judge(&mut state);
+            if let Some(grant) = state.grants.get_mut(&call.family) {
+                grant.alive = false;
+            }
+            let rotated = |other: &&Call| {
+                other.family == call.family
+                    && other.generation == call.generation
+                    && other.rotated_to.is_some()
+            };
+            let rotated: Vec<Call> = state.calls.iter().filter(rotated).cloned().collect();
+            let call = state.calls[number].clone();
+            drop(state);
+            self.inner.watch.reused(&call, &rotated);
+            return dead;
+        }
+        if user.personal && !grant.misjudged && chance(weather.bad_token) {
+            state.faults += 1;
+            if let Some(grant) = state.grants.get_mut(&call.family) {
+                grant.misjudged = true;
+            }
+            return dead;
+        }
+        state.serial += 1;
+        let rotated = !chance(100);
+        let generation = if rotated { grant.newest + 1 } else { call.generation };
+        if let Some(grant) = state.grants.get_mut(&call.family) {
+            grant.newest = grant.newest.max(generation);
+            grant.misjudged = false;
+        }
+        if rotated {
+            state.calls[number].rotated_to = Some(generation);
+        }
+        let user =
+            if self.inner.mutant == Mutant::WrongUser && chance(100) { grant.user + 1 } else { grant.user };
+        let dead_at = now + self.inner.life;
+        Word::Tokens {
+            stamp: Stamp { user, family: call.family, generation, serial: state.serial, dead_at },
+            rotated,
+        }
+    }
+}
+
+/// The authority room of one process.
+pub(crate) struct SimAuthority {
+    issuer: SimIssuer,
+    replica: usize,
+    pid: Pid,
+    clock: Arc<dyn Clock>,
+    timeout: Duration,
+}
+
+fn failure(disposition: Disposition, status: Option<u16>, cause: &str) -> AuthorityFailure {
+    AuthorityFailure {
+        doing: "refreshing a grant",
+        cause: cause.to_owned(),
+        disposition,
+        answer: AuthorityError { status, ..AuthorityError::default() },
+        claims: None,
+    }
+}
+
+impl SimAuthority {
+    async fn use_token(&self, request: &RefreshRequest<'_>) -> Result<TokenAnswer, AuthorityFailure> {
+        let issuer = &self.issuer;
+        let dice = &issuer.inner.dice;
+        let (requested_at, begun) = (self.clock.now(), self.clock.monotonic());
+        // Names are looked up and keys agreed on before anything is sent.
+        self.clock.sleep(dice.millis(0, 60)).await;
+        if self.clock.monotonic().saturating_sub(begun) >= self.timeout && dice.of_thousand(500) {
+            return Err(failure(Disposition::RetryAfter(None), None, "nothing was sent in time"));
+        }
+        let number = issuer.begin(self.replica, self.pid, request.refresh_token.expose());
+        let weather = issuer.state().weather;
+        let drawn = |times| dice.of_thousand(times);
+        let (lost_before, lost_after) = (drawn(weather.lost_before), drawn(weather.lost_after));
+        let (slow, garbage) = (drawn(weather.slow), drawn(weather.garbage));
+        if lost_before || lost_after || slow || garbage {
+            issuer.state().faults += 1;
+        }
+        let (answer, answered) = oneshot::channel();
+        let server = issuer.clone();
+        let longest = if slow { 6000 } else { 150 };
+        let way = async move {
+            let (world, dice) = (&server.inner.world, &server.inner.dice);
+            world.sleep(dice.millis(1, longest)).await;
+            if lost_before {
+                return;
+            }
+            let word = server.process(number);
+            world.sleep(dice.millis(1, longest)).await;
+            if !lost_after {
+                let _ = answer.send(word);
+            }
+        };
+        issuer.inner.world.spawn(super::tasks::WORLD, "a call of the authority", Box::pin(way));
+        let left = self.timeout.saturating_sub(self.clock.monotonic().saturating_sub(begun));
+        // A lost connection is noticed at once or never.
+        let patience = if (lost_before || lost_after) && drawn(500) { left / 8 } else { left };
+        let waiting = async {
+            match answered.await {
+                Ok(word) => Some(word),
+                Err(_) => std::future::pending().await,
+            }
+        };
+        let word = tokio::select! {
+            biased;
+            word = waiting => word,
+            () = self.clock.sleep(patience) => None,
+        };
+        let garbled = garbage && word.is_some();
+        {
+            let mut state = issuer.state();
+            let call = &mut state.calls[number];
+            call.ended = Some(issuer.inner.world.now());
+            call.reached = word.is_some() && !garbled;
+        }
+        let lost = || failure(Disposition::OutcomeUnknown, None, "no whole answer came");
+        let word = word.ok_or_else(lost)?;
+        if garbled {
+            return match word {
+                Word::Tokens { .. } => Err(lost()),
+                Word::Refusal(_, status) => {
+                    Err(failure(Disposition::RetryAfter(None), Some(status), "the answer is no JSON"))
+                }
+            };
+        }
+        match word {
+            Word::Refusal(disposition, status) => {
+                let dead = Disposition::Reauthorize(ReauthReason::GrantRevoked, GrantFate::Dead);
+                let disposition = match (issuer.inner.mutant, disposition) {
+                    (Mutant::TransientIsVerdict, Disposition::RetryAfter(_)) => dead,
+                    (Mutant::VerdictIsTransient, verdict) if verdict.is_verdict() => {
+                        Disposition::RetryAfter(None)
+                    }
+                    (_, disposition) => disposition,
+                };
+                Err(failure(disposition, Some(status), "the authority refused"))
+            }
+            Word::Tokens { stamp, rotated } => {
+                let life = issuer.inner.life;
+                let expires_in = if issuer.inner.mutant == Mutant::LongLives { life * 2 } else { life };
+                let words = request.scopes.iter().filter(|scope| !scope.is_openid());
+                Ok(TokenAnswer {
+                    access_token: stamp.access_token(),
+                    requested_at,
+                    expires_in,
+                    refresh_in: drawn(200).then_some(life / 2),
+                    refresh_token: rotated.then(|| stamp.refresh_token()),
+                    scopes: words.map(|scope| scope.wire().to_owned()).collect(),
+                    account: None,
+                })
+            }
+        }
+    }
+}
+
+impl Authority for SimAuthority {
+    fn scope_naming(&self) -> &ScopeNaming {
+        &self.issuer.inner.naming
+    }
+
+    fn may_replay_refresh_tokens(&self) -> bool {
+        self.issuer.inner.mode == Mode::Entra
+    }
+
+    fn authorize_url<'a>(
+        &'a self,
+        _request: &'a AuthorizeRequest,
+    ) -> BoxFuture<'a, Result<AuthorizeUrl, AuthorityFailure>> {
+        Box::pin(async { Err(failure(Disposition::Bug, None, "nobody browses here")) })
+    }
+
+    fn redeem<'a>(
+        &'a self,
+        _request: RedeemRequest<'a>,
+    ) -> BoxFuture<'a, Result<TokenAnswer, AuthorityFailure>> {
+        Box::pin(async { Err(failure(Disposition::Bug, None, "nobody browses here")) })
+    }
+
+    fn refresh<'a>(
+        &'a self,
+        request: RefreshRequest<'a>,
+    ) -> BoxFuture<'a, Result<TokenAnswer, AuthorityFailure>> {
+        Box::pin(async move { self.use_token(&request).await })
+    }
+
+    fn admin_consent_url<'a>(
+        &'a self,
+        _request: &'a AdminConsentRequest,
+    ) -> BoxFuture<'a, Result<Option<String>, AuthorityFailure>> {
+        Box::pin(async { Ok(None) })
+    }
+}

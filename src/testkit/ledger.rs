@@ -1,0 +1,499 @@
+//! Whoever checks a run: it hears of everything that the fakes and the callers see, and holds it against the invariants. It asks neither
+//! the engine nor a fake's own bookkeeping whether something was right.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use super::authority::{self, Call, Family, SimIssuer, Stamp};
+use super::store::{self, Effect};
+use super::tasks::{Pid, World};
+use crate::domain::connection::Status;
+use crate::domain::id::ConnectionKey;
+use crate::domain::time::Timestamp;
+use crate::refresh::Settings;
+use crate::repository::Repository;
+use crate::store::{Revision, Writer};
+
+/// Uses of one grant by one process within a minute. The engine waits a second after the first failure in a row, up to five later, and
+/// asks a personal account's verdict once more; several resources and reports of refused tokens come on top.
+const MOST_CALLS_A_MINUTE: usize = 60;
+/// What is deleted or replaced may be served elsewhere for so long, as long as the store answers.
+const FELT_WITHIN: Duration = Duration::from_secs(1);
+
+/// A look at a connection that changed is two calls of the store; until they are through, a process that was cut off may not know yet
+/// that it is no more.
+const SLOWEST_LOOK: Duration = Duration::from_secs(4);
+
+/// An invariant that did not hold.
+#[derive(Debug, Clone)]
+pub(crate) struct Violation {
+    pub(crate) at: Duration,
+    pub(crate) invariant: &'static str,
+    pub(crate) what: String,
+}
+
+/// What a connection's record is, for whoever may open it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) revision: Revision,
+    pub(crate) status: Status,
+    /// None when a verdict destroyed it.
+    pub(crate) grant: Option<(Family, u64)>,
+}
+
+/// An act on a connection by its user or operator, which puts an end to every grant of before.
+#[derive(Debug, Clone, Copy)]
+struct Act {
+    begun: Duration,
+    acknowledged: Duration,
+    pid: Pid,
+}
+
+struct SignIn {
+    key: ConnectionKey,
+    user: u32,
+    acknowledged: Option<Duration>,
+}
+
+#[derive(Default)]
+struct Books {
+    violations: Vec<Violation>,
+    /// By replica: when something was wrong between it and the store.
+    troubles: Vec<Vec<Duration>>,
+    /// By process: from when to when it was stopped.
+    stops: BTreeMap<Pid, Vec<(Duration, Option<Duration>)>>,
+    killed: BTreeSet<Pid>,
+    losses: Vec<(Duration, BTreeSet<ConnectionKey>)>,
+    sign_ins: BTreeMap<Family, SignIn>,
+    acts: BTreeMap<ConnectionKey, Vec<Act>>,
+    /// The newest serial that a process handed out.
+    newest: BTreeMap<(Pid, Family, Option<String>), (Duration, u64)>,
+    /// The newest generation of each grant that was ever stored.
+    stored: BTreeMap<Family, u64>,
+    uses: BTreeMap<(Pid, Family), Vec<Duration>>,
+    /// Looks at the store that were in vain, and when the first one after that was not.
+    unanswered: BTreeMap<(Pid, ConnectionKey), Option<Duration>>,
+    counts: Counts,
+}
+
+/// What is counted in a run.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Counts {
+    pub(crate) requests: u64,
+    pub(crate) handed_out: u64,
+    pub(crate) refused: BTreeMap<&'static str, u64>,
+    pub(crate) faults: u64,
+    pub(crate) store_calls: u64,
+    pub(crate) authority_calls: u64,
+    pub(crate) commits: u64,
+    /// Grants that ended by a second use of a refresh token, by what explains it.
+    pub(crate) explained: BTreeMap<&'static str, u64>,
+    /// Tokens that were handed out although they were truly dead, where a wall clock had jumped.
+    pub(crate) dead_after_jump: u64,
+    pub(crate) most_calls_a_minute: usize,
+}
+
+impl Counts {
+    /// Adds those of another run.
+    pub(crate) fn add(&mut self, other: &Counts) {
+        self.requests += other.requests;
+        self.handed_out += other.handed_out;
+        self.faults += other.faults;
+        self.store_calls += other.store_calls;
+        self.authority_calls += other.authority_calls;
+        self.commits += other.commits;
+        self.dead_after_jump += other.dead_after_jump;
+        self.most_calls_a_minute = self.most_calls_a_minute.max(other.most_calls_a_minute);
+        for (mine, others) in [(&mut self.refused, &other.refused), (&mut self.explained, &other.explained)] {
+            for (word, count) in others {
+                *mine.entry(word).or_default() += count;
+            }
+        }
+    }
+}
+
+/// The checker.
+pub(crate) struct Ledger {
+    world: World,
+    settings: Settings,
+    /// Whether the store acknowledges only what a failover cannot lose.
+    wait: bool,
+    /// Whether a replica's wall clock jumps in this run: lives are counted by it.
+    jumps: bool,
+    insight: OnceLock<(Repository, SimIssuer)>,
+    books: Mutex<Books>,
+}
+
+impl Ledger {
+    pub(crate) fn new(world: World, settings: Settings, replicas: usize, wait: bool, jumps: bool) -> Self {
+        let books = Books { troubles: vec![Vec::new(); replicas], ..Books::default() };
+        Ledger { world, settings, wait, jumps, insight: OnceLock::new(), books: Mutex::new(books) }
+    }
+
+    /// Where the truth is to be seen.
+    pub(crate) fn look_into(&self, repository: Repository, issuer: SimIssuer) {
+        assert!(self.insight.set((repository, issuer)).is_ok(), "once");
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn insight(&self) -> &(Repository, SimIssuer) {
+        self.insight.get().expect("set before anything happens")
+    }
+
+    pub(crate) fn violated(&self, invariant: &'static str, what: String) {
+        self.world.note(format_args!("VIOLATION of {invariant}: {what}"));
+        self.books().violations.push(Violation { at: self.world.now(), invariant, what });
+    }
+
+    pub(crate) fn results(&self) -> (Vec<Violation>, Counts) {
+        let books = self.books();
+        (books.violations.clone(), books.counts.clone())
+    }
+
+    pub(crate) fn count(&self, count: impl FnOnce(&mut Counts)) {
+        count(&mut self.books().counts);
+    }
+
+    /// The record as it is stored now.
+    pub(crate) fn stored(&self, key: &ConnectionKey) -> Option<Stored> {
+        let repository = &self.insight().0;
+        let load = pin!(repository.load(key));
+        let Poll::Ready(loaded) = load.poll(&mut Context::from_waker(Waker::noop())) else {
+            unreachable!("insight does not wait");
+        };
+        let loaded = loaded.expect("what is stored opens")?;
+        let grant = repository.open_grant(key, &loaded).expect("what is stored opens");
+        let grant = grant.map(|grant| Stamp::of_refresh(grant.current.expose()));
+        Some(Stored { revision: loaded.connection.revision, status: loaded.connection.profile.status, grant })
+    }
+
+    // What happens to processes.
+
+    pub(crate) fn stopped(&self, pid: Pid) {
+        let now = self.world.now();
+        self.books().stops.entry(pid).or_default().push((now, None));
+    }
+
+    pub(crate) fn resumed(&self, pid: Pid) {
+        let now = self.world.now();
+        if let Some((_, until)) = self.books().stops.entry(pid).or_default().last_mut() {
+            *until = Some(now);
+        }
+    }
+
+    pub(crate) fn killed(&self, pid: Pid) {
+        self.books().killed.insert(pid);
+    }
+
+    // What users and operators do.
+
+    pub(crate) fn signing_in(&self, key: &ConnectionKey, family: Family, user: u32) {
+        let sign_in = SignIn { key: key.clone(), user, acknowledged: None };
+        self.books().sign_ins.insert(family, sign_in);
+    }
+
+    pub(crate) fn signed_in(&self, family: Family, begun: Duration, pid: Pid) {
+        let now = self.world.now();
+        let mut books = self.books();
+        let Some(sign_in) = books.sign_ins.get_mut(&family) else { return };
+        sign_in.acknowledged = Some(now);
+        let key = sign_in.key.clone();
+        books.acts.entry(key).or_default().push(Act { begun, acknowledged: now, pid });
+    }
+
+    pub(crate) fn deleted(&self, key: &ConnectionKey, begun: Duration, pid: Pid) {
+        let now = self.world.now();
+        self.books().acts.entry(key.clone()).or_default().push(Act { begun, acknowledged: now, pid });
+    }
+
+    // What callers get.
+
+    /// A token was handed out to a caller of `pid`.
+    pub(crate) fn handed_out(
+        &self,
+        (pid, replica): (Pid, usize),
+        key: &ConnectionKey,
+        resource: Option<&str>,
+        stamp: Stamp,
+        (expires_at, port_now): (Timestamp, Timestamp),
+        asked_at: Duration,
+    ) {
+        let now = self.world.now();
+        self.world.note(format_args!(
+            "{replica} hands out {} grant {} generation {} serial {}",
+            key.connection, stamp.family.0, stamp.generation, stamp.serial
+        ));
+        let mut books = self.books();
+        books.counts.handed_out += 1;
+        let mut wrong: Vec<(&'static str, String)> = Vec::new();
+        let whose = books.sign_ins.get(&stamp.family);
+        if !whose.is_some_and(|sign_in| sign_in.key == *key && sign_in.user == stamp.user) {
+            wrong.push((
+                "I1",
+                format!("{key} got a token of user {} from grant {}", stamp.user, stamp.family.0),
+            ));
+        }
+        if let Some(act) = books.act_after(key, stamp.family) {
+            let unanswered = books.unanswered.get(&(pid, key.clone()));
+            let cut_off = unanswered
+                .is_some_and(|healed_at| healed_at.is_none_or(|at| now.saturating_sub(at) <= SLOWEST_LOOK));
+            // Whose patience is over (the process was stopped) does not wait for another look.
+            let cut_off = cut_off || now >= asked_at + self.settings.caller_wait;
+            let bound = match (act.pid == pid, cut_off) {
+                (true, _) => Duration::ZERO,
+                (false, false) => FELT_WITHIN,
+                (false, true) => self.settings.serve_cached_for + FELT_WITHIN,
+            };
+            let late = now.saturating_sub(act.acknowledged);
+            let undone = !self.wait && books.lost(key, act.begun);
+            if late > bound && !undone {
+                wrong.push((
+                    "I7",
+                    format!("{key}: grant {} on replica {replica} {late:?} after its end", stamp.family.0),
+                ));
+            }
+        }
+        let slot = (pid, stamp.family, resource.map(str::to_owned));
+        match books.newest.get(&slot).copied() {
+            Some((since, newest)) if stamp.serial < newest => {
+                if !books.lost(key, since.saturating_sub(self.settings.serve_cached_for)) {
+                    wrong.push((
+                        "I3",
+                        format!("{key}: serial {} on replica {replica} after {newest}", stamp.serial),
+                    ));
+                }
+            }
+            _ => {
+                books.newest.insert(slot, (now, stamp.serial));
+            }
+        }
+        if self.jumps {
+            books.counts.dead_after_jump += u64::from(stamp.dead_at <= now);
+            if expires_at <= port_now {
+                wrong.push(("I8", format!("{key}: a token that is dead by the replica's own clock")));
+            }
+        } else if stamp.dead_at <= now {
+            wrong.push((
+                "I8",
+                format!("{key}: a token that is dead since {:?}", now.saturating_sub(stamp.dead_at)),
+            ));
+        }
+        let stored = books.stored.get(&stamp.family).copied().unwrap_or(0);
+        if stored < stamp.generation {
+            wrong.push((
+                "I6",
+                format!("{key}: generation {} is served and {stored} is the newest stored", stamp.generation),
+            ));
+        }
+        drop(books);
+        for (invariant, what) in wrong {
+            self.violated(invariant, what);
+        }
+    }
+
+    /// A caller was told that its user, or an administrator, must act.
+    pub(crate) fn refused_by_verdict(&self, replica: usize, key: &ConnectionKey) {
+        let issuer = &self.insight().1;
+        let now = self.world.now();
+        let books = self.books();
+        let judged = books.sign_ins.iter().any(|(family, sign_in)| {
+            let over = || {
+                books.act_after(key, *family).is_some_and(|act| {
+                    let bound = self.settings.serve_cached_for + FELT_WITHIN * 2;
+                    now.saturating_sub(act.acknowledged) > bound && !books.lost(key, act.begun)
+                })
+            };
+            sign_in.key == *key && issuer.judged(*family) && !over()
+        });
+        drop(books);
+        if !judged {
+            self.violated(
+                "I9",
+                format!("{key} on replica {replica} is refused as judged, and nobody judged it"),
+            );
+        }
+    }
+}
+
+impl Books {
+    /// The last act on the connection that was begun after the grant's own sign-in was acknowledged.
+    fn act_after(&self, key: &ConnectionKey, family: Family) -> Option<Act> {
+        let since = self.sign_ins.get(&family)?.acknowledged?;
+        let acts = self.acts.get(key)?;
+        acts.iter().filter(|act| act.begun > since).min_by_key(|act| act.acknowledged).copied()
+    }
+
+    fn troubled(&self, replica: usize, from: Duration, until: Duration) -> bool {
+        let troubles = &self.troubles[replica];
+        let first = troubles.partition_point(|at| *at < from);
+        troubles.get(first).is_some_and(|at| *at <= until)
+    }
+
+    fn was_stopped(&self, pid: Pid, from: Duration) -> bool {
+        let stops = self.stops.get(&pid);
+        stops.is_some_and(|stops| stops.iter().any(|(_, until)| until.is_none_or(|until| until >= from)))
+    }
+
+    /// Whether something done to the connection was lost since then.
+    fn lost(&self, key: &ConnectionKey, since: Duration) -> bool {
+        self.losses.iter().any(|(at, keys)| *at >= since && keys.contains(key))
+    }
+}
+
+impl store::Watch for Ledger {
+    fn committed(&self, commit: &Effect<'_>) {
+        let key = commit.key;
+        let stored = self.stored(key);
+        self.world.note(format_args!(
+            "stored {} {:?} as {:?}",
+            key.connection,
+            commit.writer,
+            stored.and_then(|stored| stored.grant).map(|(family, generation)| (family.0, generation))
+        ));
+        if commit.before != commit.expected {
+            let what =
+                format!("{key}: {:?} was replaced where {:?} was expected", commit.before, commit.expected);
+            self.violated("I5", what);
+        }
+        if let (Writer::Lease(nonce), Some(holder)) = (commit.writer, commit.holder)
+            && nonce != holder
+        {
+            self.violated("I5", format!("{key}: a commit of {nonce:?} while {holder:?} holds the lease"));
+        }
+        let Some(stored) = stored.filter(|stored| stored.revision == commit.after) else { return };
+        if let Some((family, generation)) = stored.grant {
+            let mut books = self.books();
+            books.counts.commits += 1;
+            let newest = books.stored.entry(family).or_default();
+            *newest = generation.max(*newest);
+        }
+        let (_, issuer) = self.insight();
+        let judged = |family| issuer.judged(family);
+        match (stored.status, stored.grant) {
+            (Status::NeedsReauthorization(_) | Status::Blocked(_), Some((family, _))) if !judged(family) => {
+                self.violated("I9", format!("{key}: {:?} is stored, and nobody judged it", stored.status));
+            }
+            (_, None) => {
+                let books = self.books();
+                let any = books.sign_ins.iter().any(|(family, of)| of.key == *key && judged(*family));
+                drop(books);
+                if !any {
+                    self.violated("I9", format!("{key}: its grant is destroyed, and nobody judged it"));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn lost(&self, keys: &[ConnectionKey]) {
+        let now = self.world.now();
+        self.world.note(format_args!("the store loses {} changes", keys.len()));
+        self.books().losses.push((now, keys.iter().cloned().collect()));
+    }
+
+    fn checked(&self, pid: Pid, key: &ConnectionKey, answered: bool) {
+        let now = self.world.now();
+        let mut books = self.books();
+        match (answered, books.unanswered.get_mut(&(pid, key.clone()))) {
+            (true, Some(healed_at)) => *healed_at = healed_at.or(Some(now)),
+            (true, None) => {}
+            (false, _) => {
+                books.unanswered.insert((pid, key.clone()), None);
+            }
+        }
+    }
+
+    fn trouble(&self, replica: usize, what: &str) {
+        let now = self.world.now();
+        self.world.note(format_args!("{replica} and the store: {what}"));
+        let mut books = self.books();
+        if books.troubles[replica].last() != Some(&now) {
+            books.troubles[replica].push(now);
+        }
+    }
+}
+
+impl authority::Watch for Ledger {
+    fn called(&self, call: &Call, under_way: &[Call]) {
+        let now = self.world.now();
+        self.world.note(format_args!(
+            "{} uses grant {} generation {}",
+            call.replica, call.family.0, call.generation
+        ));
+        let mut books = self.books();
+        let uses = books.uses.entry((call.pid, call.family)).or_default();
+        uses.push(now);
+        uses.retain(|at| now.saturating_sub(*at) < Duration::from_secs(60));
+        let count = uses.len();
+        books.counts.most_calls_a_minute = books.counts.most_calls_a_minute.max(count);
+        let mut wrong = Vec::new();
+        for other in under_way {
+            let since = other.begun.saturating_sub(self.settings.lease);
+            let lost = books.losses.iter().any(|(at, _)| *at >= since);
+            if other.pid == call.pid || !(lost || books.was_stopped(other.pid, since)) {
+                wrong.push(format!(
+                    "grant {} is used by {:?} beside {:?}",
+                    call.family.0, call.pid, other.pid
+                ));
+            }
+        }
+        drop(books);
+        if count > MOST_CALLS_A_MINUTE {
+            self.violated(
+                "I14",
+                format!("{:?} used grant {} {count} times in a minute", call.pid, call.family.0),
+            );
+        }
+        for what in wrong {
+            self.violated("I4", what);
+        }
+    }
+
+    fn reused(&self, call: &Call, rotated: &[Call]) {
+        let mut books = self.books();
+        let Some(key) = books.sign_ins.get(&call.family).map(|sign_in| sign_in.key.clone()) else { return };
+        let newest_stored = books.stored.get(&call.family).copied().unwrap_or(0);
+        let explained = rotated.first().and_then(|before| {
+            let began = before.begun.saturating_sub(self.settings.lease);
+            let ended = before.ended.unwrap_or(before.begun);
+            let was_stored = before.rotated_to.is_some_and(|generation| generation <= newest_stored);
+            let failed_over = books.losses.iter().any(|(at, keys)| *at >= began && keys.contains(&key));
+            if !was_stored && !before.reached {
+                Some("the answer was lost")
+            } else if !was_stored && books.killed.contains(&before.pid) {
+                Some("the process ended before it could store the answer")
+            } else if books.was_stopped(before.pid, began) || books.was_stopped(call.pid, began) {
+                Some("a process was stopped in the middle of it")
+            } else if failed_over {
+                Some("the store lost it")
+            } else if !was_stored && books.troubled(before.replica, ended, self.world.now()) {
+                Some("the holder of the answer was cut off from the store")
+            } else {
+                None
+            }
+        });
+        self.world.note(format_args!(
+            "grant {} ends: generation {} is used again ({})",
+            call.family.0,
+            call.generation,
+            explained.unwrap_or("unexplained")
+        ));
+        match explained {
+            Some(why) => *books.counts.explained.entry(why).or_default() += 1,
+            None => {
+                drop(books);
+                let what = format!(
+                    "{key}: generation {} was used again: {call:?} after {rotated:?}",
+                    call.generation
+                );
+                self.violated("I6", what);
+            }
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Runs of the simulation: many seeds, the seeds that once found something, and proof that the checker notices.
+
+use super::faults::Mutant;
+use super::scenario::{Plan, Report, run};
+
+fn traced(seed: u64) -> Report {
+    run(Plan { traced: true, ..Plan::seed(seed) })
+}
+
+/// What happened up to the first violation, of the connection it is about where that is known.
+fn story(seed: u64, report: &Report) -> String {
+    let again = traced(seed);
+    let Some(first) = report.violations.first() else { return String::new() };
+    let until = format!("{:>10.3}", first.at.as_secs_f64() + 0.001);
+    let end = again.lines.partition_point(|line| line.as_str() < until.as_str());
+    let name = first.what.split("user-").nth(1).map(|rest| format!("user-{}", &rest[..1]));
+    let told = |line: &&String| {
+        let about_others =
+            line.contains("user-") && name.as_ref().is_some_and(|name| !line.contains(name.as_str()));
+        !about_others
+    };
+    let lines: Vec<&str> = again.lines[1..end].iter().filter(told).map(String::as_str).collect();
+    let from = lines.len().saturating_sub(80);
+    format!("seed {seed}: {first:?}\n{}\n{}\n", again.lines[0], lines[from..].join("\n"))
+}
+
+fn holds(seed: u64) -> Report {
+    let report = run(Plan::seed(seed));
+    assert!(report.violations.is_empty(), "{}{:#?}", story(seed, &report), report.violations);
+    report
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    for seed in 0..4 {
+        let (one, other) = (run(Plan::seed(seed)), traced(seed));
+        assert_eq!(one.hash, other.hash, "seed {seed}");
+    }
+}
+
+#[test]
+fn two_hundred_seeds_hold() {
+    for seed in 0..200 {
+        holds(seed);
+    }
+}
+
+/// Some seed of these runs with a fake that is wrong must violate this invariant.
+fn is_noticed(mutant: Mutant, invariant: &str) {
+    let noticed = (0..MOST_SEEDS).find(|seed| {
+        let report = run(Plan { mutant, ..Plan::seed(*seed) });
+        report.violations.iter().any(|violation| violation.invariant == invariant)
+    });
+    assert!(noticed.is_some(), "{mutant:?} passes {MOST_SEEDS} seeds");
+}
+
+/// Enough that every fault there is has met every other.
+const MOST_SEEDS: u64 = 60;
+
+#[test]
+fn a_commit_that_ignores_the_lease_is_noticed() {
+    is_noticed(Mutant::CommitIgnoresLease, "I5");
+}
+
+#[test]
+fn a_commit_that_ignores_the_revision_is_noticed() {
+    is_noticed(Mutant::CommitIgnoresRevision, "I5");
+}
+
+#[test]
+fn a_lease_for_everyone_is_noticed() {
+    is_noticed(Mutant::LeaseForEveryone, "I4");
+}
+
+#[test]
+fn stale_reads_are_noticed() {
+    is_noticed(Mutant::StaleReads, "I7");
+}
+
+#[test]
+fn a_commit_that_is_acknowledged_and_not_kept_is_noticed() {
+    is_noticed(Mutant::ForgetsCommits, "I6");
+}
+
+#[test]
+fn a_delete_that_is_acknowledged_and_not_done_is_noticed() {
+    is_noticed(Mutant::KeepsDeleted, "I7");
+}
+
+#[test]
+fn a_passing_failure_taken_for_a_verdict_is_noticed() {
+    is_noticed(Mutant::TransientIsVerdict, "I9");
+}
+
+#[test]
+fn a_verdict_taken_for_a_passing_failure_is_noticed() {
+    is_noticed(Mutant::VerdictIsTransient, "I18");
+}
+
+#[test]
+fn somebody_else_s_token_is_noticed() {
+    is_noticed(Mutant::WrongUser, "I1");
+}
+
+#[test]
+fn tokens_said_to_live_longer_than_they_do_are_noticed() {
+    is_noticed(Mutant::LongLives, "I8");
+}
+
+/// `make simulate`: as many seeds as are asked for, and what they came to.
+#[test]
+#[ignore = "for `make simulate`"]
+#[expect(clippy::disallowed_methods, reason = "the number of seeds is an argument, and a test has no other")]
+#[expect(clippy::print_stdout, reason = "it is there to be read")]
+fn as_many_seeds_as_are_asked_for() {
+    let number =
+        |name, otherwise| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise);
+    let (first, seeds): (u64, u64) = (number("FIRST_SEED", 0), number("SEEDS", 1000));
+    let mut all = super::ledger::Counts::default();
+    let (mut hours, mut violated) = (0.0, Vec::new());
+    for seed in first..first + seeds {
+        let report = run(Plan::seed(seed));
+        hours += report.virtual_time.as_secs_f64() / 3600.0;
+        all.add(&report.counts);
+        if !report.violations.is_empty() {
+            if violated.len() < 5 {
+                println!("{}", story(seed, &report));
+            }
+            let invariants: std::collections::BTreeSet<_> =
+                report.violations.iter().map(|violation| violation.invariant).collect();
+            violated.push((seed, invariants));
+        }
+    }
+    println!(
+        "seeds {first} to {}: {hours:.0} virtual hours\n{all:#?}\nviolations: {violated:?}",
+        first + seeds - 1
+    );
+    assert!(violated.is_empty());
+}
+
+/// The whole story of one seed.
+#[test]
+#[ignore = "for whoever wonders about a seed"]
+#[expect(clippy::disallowed_methods, reason = "the seed is an argument, and a test has no other")]
+#[expect(clippy::print_stdout, reason = "it is there to be read")]
+fn the_story_of_one_seed() {
+    let seed = std::env::var("FIRST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+    println!("{}", traced(seed).lines.join("\n"));
+}

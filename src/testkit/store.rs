@@ -1,0 +1,914 @@
+//! A store in memory that several processes share, as Redis is shared: a primary, a copy that follows it at a distance, and
+//! networks in between that lose, delay and repeat.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
+
+use super::faults::{Dice, Link, Mutant, StoreWeather};
+use super::tasks::{Pid, WORLD};
+use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::domain::task::{BoxFuture, Tasks};
+use crate::domain::time::{Clock, Timestamp};
+use crate::store::{
+    Change, Committed, ConnectionPage, Due, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, Revision,
+    SWEEP_SHARDS, Store, StoreError, StoredConnection, Writer, keyspace, record,
+};
+
+/// After this a client gives up on an answer.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a write waits for the copy to have it, where it does.
+const WAIT: Duration = Duration::from_secs(1);
+/// How far behind stale reads are.
+const STALE: Duration = Duration::from_secs(5);
+
+/// Told of what the store really does: the checker listens.
+pub(crate) trait Watch: Send + Sync {
+    /// A commit took effect.
+    fn committed(&self, commit: &Effect<'_>);
+    /// A failover is over, and these changes were lost with it.
+    fn lost(&self, keys: &[ConnectionKey]);
+    /// A process looked at a connection, and got an answer or none.
+    fn checked(&self, pid: Pid, key: &ConnectionKey, answered: bool);
+    /// Something went wrong between this replica and the store.
+    fn trouble(&self, replica: usize, what: &str);
+}
+
+/// A commit that took effect, beside what there was.
+pub(crate) struct Effect<'a> {
+    pub(crate) key: &'a ConnectionKey,
+    pub(crate) before: Option<Revision>,
+    pub(crate) expected: Option<Revision>,
+    pub(crate) after: Revision,
+    pub(crate) writer: Writer,
+    /// The lease that lived then.
+    pub(crate) holder: Option<LeaseNonce>,
+}
+
+/// The server with its copy. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct SimServer {
+    inner: Arc<Server>,
+}
+
+struct Server {
+    clock: Arc<dyn Clock>,
+    /// Those of the network and the server: they go on when a client does not.
+    tasks: Arc<dyn Tasks>,
+    dice: Dice,
+    watch: Option<Arc<dyn Watch>>,
+    mutant: Mutant,
+    /// Acknowledge what changes something only when the copy has it.
+    wait: bool,
+    state: Mutex<State>,
+}
+
+struct State {
+    primary: Data,
+    copy: Data,
+    /// What the copy does not have yet: when it gets it, when it was done, and what.
+    log: VecDeque<(Duration, Duration, Op)>,
+    weather: StoreWeather,
+    links: Vec<Link>,
+    down: bool,
+    listeners: BTreeMap<Pid, Listener>,
+    /// What was there at some instants, for stale reads.
+    history: VecDeque<(Duration, BTreeMap<ConnectionKey, StoredConnection>)>,
+    faults: u64,
+    calls: u64,
+}
+
+struct Listener {
+    replica: usize,
+    told: VecDeque<Change>,
+    word: Arc<Notify>,
+}
+
+#[derive(Clone, Default)]
+struct Data {
+    connections: BTreeMap<ConnectionKey, StoredConnection>,
+    leases: BTreeMap<LeaseKey, (LeaseNonce, Duration)>,
+    begun: BTreeMap<LeaseKey, (LeaseNonce, bool)>,
+    schedule: BTreeMap<ConnectionKey, (Option<Timestamp>, Option<Timestamp>)>,
+    pending: BTreeMap<String, (Vec<u8>, Duration)>,
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum LeaseKey {
+    Connection(ConnectionKey),
+    Sweep(u8),
+}
+
+impl LeaseKey {
+    fn of(of: LeaseOf<'_>) -> Self {
+        match of {
+            LeaseOf::Connection(key) => LeaseKey::Connection(key.clone()),
+            LeaseOf::Sweep(shard) => LeaseKey::Sweep(shard),
+        }
+    }
+}
+
+#[derive(Clone)]
+enum Op {
+    Ping,
+    Load(ConnectionKey),
+    Commit { key: ConnectionKey, expected: Option<Revision>, connection: StoredConnection, writer: Writer },
+    Take { of: LeaseKey, nonce: LeaseNonce, ttl: Duration },
+    Extend { of: LeaseKey, nonce: LeaseNonce, ttl: Duration },
+    Release { of: LeaseKey, nonce: LeaseNonce, settled: bool },
+    Schedule(ConnectionKey, Option<Timestamp>),
+    MarkUsed(ConnectionKey, Timestamp),
+    Due { shard: u8, until: Timestamp, limit: usize },
+    Delete(ConnectionKey),
+    List { app: AppName, prefix: String, after: Option<ConnectionName>, limit: usize },
+    PutPending { id: String, sealed: Vec<u8>, ttl: Duration },
+    Pending(String),
+    TakePending(String),
+    SwapPending { id: String, expected: Vec<u8>, sealed: Vec<u8>, ttl: Duration },
+}
+
+impl Op {
+    fn writes(&self) -> bool {
+        !matches!(self, Op::Ping | Op::Load(_) | Op::Due { .. } | Op::List { .. } | Op::Pending(_))
+    }
+
+    /// Those whose loss anybody could notice.
+    fn key(&self) -> Option<&ConnectionKey> {
+        match self {
+            Op::Commit { key, .. } | Op::Delete(key) => Some(key),
+            Op::Take { of: LeaseKey::Connection(key), .. }
+            | Op::Extend { of: LeaseKey::Connection(key), .. } => Some(key),
+            Op::Release { of: LeaseKey::Connection(key), .. } => Some(key),
+            _ => None,
+        }
+    }
+
+    /// Whether the network may bring it a second time when it was answered long ago. What creates or destroys whatever it
+    /// finds would do so to what was made meanwhile: a client must not leave such a one behind, and this one does not.
+    fn may_come_late(&self) -> bool {
+        !matches!(
+            self,
+            Op::Delete(_) | Op::Commit { expected: None, .. } | Op::PutPending { .. } | Op::TakePending(_)
+        )
+    }
+}
+
+enum Reply {
+    Nothing,
+    Connection(Option<StoredConnection>),
+    Committed(Committed),
+    Lease(LeaseAnswer),
+    Yes(bool),
+    Due(Vec<Due>),
+    Page(ConnectionPage),
+    Bytes(Option<Vec<u8>>),
+}
+
+impl Data {
+    fn holder(&self, of: &LeaseKey, now: Duration) -> Option<(LeaseNonce, Duration)> {
+        self.leases.get(of).filter(|(_, until)| *until > now).copied()
+    }
+
+    fn waiting(&self, id: &str, now: Duration) -> Option<&Vec<u8>> {
+        self.pending.get(id).filter(|(_, until)| *until > now).map(|(sealed, _)| sealed)
+    }
+
+    fn apply(&mut self, op: &Op, now: Duration, mutant: Mutant) -> Reply {
+        match op {
+            Op::Ping => Reply::Nothing,
+            Op::Load(key) => Reply::Connection(self.connections.get(key).cloned()),
+            Op::Commit { key, expected, connection, writer } => {
+                let of = LeaseKey::Connection(key.clone());
+                let stored = self.connections.get(key).map(|stored| stored.revision);
+                let holder = self.holder(&of, now).map(|(nonce, _)| nonce);
+                if stored == Some(connection.revision) {
+                    return Reply::Committed(Committed::Done);
+                }
+                let ours = match writer {
+                    Writer::Lease(nonce) => {
+                        if mutant != Mutant::CommitIgnoresLease
+                            && holder.is_some_and(|holder| holder != *nonce)
+                        {
+                            return Reply::Committed(Committed::Fenced);
+                        }
+                        holder == Some(*nonce)
+                    }
+                    Writer::SignIn | Writer::Operator => false,
+                };
+                if mutant != Mutant::CommitIgnoresRevision && stored != *expected {
+                    return Reply::Committed(Committed::Conflict);
+                }
+                if mutant == Mutant::ForgetsCommits && connection.revision.nonce[0] < 32 {
+                    return Reply::Committed(Committed::Done);
+                }
+                self.connections.insert(key.clone(), connection.clone());
+                if ours {
+                    self.leases.remove(&of);
+                }
+                if *writer != Writer::Operator {
+                    self.begun.remove(&of);
+                }
+                Reply::Committed(Committed::Done)
+            }
+            Op::Take { of, nonce, ttl } => {
+                if let Some((holder, until)) = self.holder(of, now)
+                    && holder != *nonce
+                    && mutant != Mutant::LeaseForEveryone
+                {
+                    return Reply::Lease(LeaseAnswer::Theirs { left: until - now });
+                }
+                let unsettled = match self.begun.get(of) {
+                    Some((begun, unsettled)) if begun == nonce => *unsettled,
+                    begun => begun.is_some(),
+                };
+                self.leases.insert(of.clone(), (*nonce, now + *ttl));
+                self.begun.insert(of.clone(), (*nonce, unsettled));
+                Reply::Lease(LeaseAnswer::Mine { unsettled })
+            }
+            Op::Extend { of, nonce, ttl } => {
+                let ours = self.holder(of, now).is_some_and(|(holder, _)| holder == *nonce);
+                if ours {
+                    self.leases.insert(of.clone(), (*nonce, now + *ttl));
+                }
+                Reply::Yes(ours)
+            }
+            Op::Release { of, nonce, settled } => {
+                if *settled && self.begun.get(of).is_some_and(|(begun, _)| begun == nonce) {
+                    self.begun.remove(of);
+                }
+                if self.holder(of, now).is_some_and(|(holder, _)| holder == *nonce) {
+                    self.leases.remove(of);
+                }
+                Reply::Nothing
+            }
+            Op::Schedule(key, due_at) => {
+                self.schedule.entry(key.clone()).or_default().0 = *due_at;
+                Reply::Nothing
+            }
+            Op::MarkUsed(key, at) => {
+                let used = &mut self.schedule.entry(key.clone()).or_default().1;
+                *used = (*used).max(Some(*at));
+                Reply::Nothing
+            }
+            Op::Due { shard, until, limit } => {
+                let of_shard =
+                    self.schedule.iter().filter(|(key, _)| keyspace::shard(key) == *shard % SWEEP_SHARDS);
+                let mut due: Vec<Due> = of_shard
+                    .filter_map(|(key, (due_at, used_at))| {
+                        due_at.filter(|at| at <= until).map(|due_at| Due {
+                            key: key.clone(),
+                            due_at,
+                            used_at: *used_at,
+                        })
+                    })
+                    .collect();
+                due.sort_by_key(|due| due.due_at);
+                due.truncate(*limit.min(&MAX_PAGE));
+                Reply::Due(due)
+            }
+            Op::Delete(key) => {
+                if mutant == Mutant::KeepsDeleted {
+                    return Reply::Yes(true);
+                }
+                let of = LeaseKey::Connection(key.clone());
+                self.leases.remove(&of);
+                self.begun.remove(&of);
+                self.schedule.remove(key);
+                Reply::Yes(self.connections.remove(key).is_some())
+            }
+            Op::List { app, prefix, after, limit } => {
+                let limit = *limit.min(&MAX_PAGE);
+                let mut found = self
+                    .connections
+                    .iter()
+                    .filter(|(key, _)| {
+                        key.app == *app && key.connection.as_str().starts_with(prefix.as_str())
+                    })
+                    .filter(|(key, _)| {
+                        after.as_ref().is_none_or(|after| key.connection.as_str() > after.as_str())
+                    })
+                    .map(|(key, stored)| (key.connection.clone(), stored.clone()));
+                let connections: Vec<_> = found.by_ref().take(limit).collect();
+                let next = found.next().and(connections.last()).map(|(name, _)| name.clone());
+                Reply::Page(ConnectionPage { connections, next })
+            }
+            Op::PutPending { id, sealed, ttl } => {
+                self.pending.insert(id.clone(), (sealed.clone(), now + *ttl));
+                Reply::Nothing
+            }
+            Op::Pending(id) => Reply::Bytes(self.waiting(id, now).cloned()),
+            Op::TakePending(id) => {
+                let taken = self.waiting(id, now).cloned();
+                self.pending.remove(id);
+                Reply::Bytes(taken)
+            }
+            Op::SwapPending { id, expected, sealed, ttl } => match self.waiting(id, now) {
+                Some(stored) if stored == sealed => Reply::Yes(true),
+                Some(stored) if stored == expected => {
+                    self.pending.insert(id.clone(), (sealed.clone(), now + *ttl));
+                    Reply::Yes(true)
+                }
+                _ => Reply::Yes(false),
+            },
+        }
+    }
+}
+
+impl State {
+    /// What the copy has got by now.
+    fn catch_up(&mut self, now: Duration) {
+        while self.log.front().is_some_and(|(arrives_at, ..)| *arrives_at <= now) {
+            if let Some((_, done_at, op)) = self.log.pop_front() {
+                self.copy.apply(&op, done_at, Mutant::None);
+            }
+        }
+    }
+}
+
+impl SimServer {
+    /// An empty store for so many replicas.
+    pub(crate) fn new(
+        clock: Arc<dyn Clock>,
+        tasks: Arc<dyn Tasks>,
+        dice: Dice,
+        replicas: usize,
+        wait: bool,
+        mutant: Mutant,
+        watch: Option<Arc<dyn Watch>>,
+    ) -> Self {
+        let state = State {
+            primary: Data::default(),
+            copy: Data::default(),
+            log: VecDeque::new(),
+            weather: StoreWeather::default(),
+            links: vec![Link::Up; replicas],
+            down: false,
+            listeners: BTreeMap::new(),
+            history: VecDeque::new(),
+            faults: 0,
+            calls: 0,
+        };
+        let server = Server { clock, tasks, dice, watch, mutant, wait, state: Mutex::new(state) };
+        SimServer { inner: Arc::new(server) }
+    }
+
+    /// The store as one process of a replica sees it.
+    pub(crate) fn client(&self, replica: usize, pid: Pid) -> SimStore {
+        SimStore { server: self.clone(), replica, pid }
+    }
+
+    /// The store as it is, with nothing in between: for whoever checks.
+    pub(crate) fn insight(&self) -> SimStore {
+        self.client(0, WORLD)
+    }
+
+    pub(crate) fn set_weather(&self, weather: StoreWeather) {
+        self.state().weather = weather;
+    }
+
+    pub(crate) fn set_link(&self, replica: usize, link: Link) {
+        let mut state = self.state();
+        state.links[replica] = link;
+        // A broken subscription is made anew.
+        for listener in state.listeners.values_mut().filter(|listener| listener.replica == replica) {
+            listener.told.clear();
+            listener.told.push_back(Change::Missed);
+            listener.word.notify_one();
+        }
+        drop(state);
+        self.trouble(replica, "the link changes");
+    }
+
+    /// The primary is lost, and nobody answers until [`SimServer::promote`].
+    pub(crate) fn lose_primary(&self) {
+        self.state().down = true;
+        self.trouble_for_all();
+    }
+
+    /// The copy becomes the primary, as far as it got.
+    pub(crate) fn promote(&self) {
+        let now = self.inner.clock.monotonic();
+        let lost: Vec<ConnectionKey> = {
+            let mut state = self.state();
+            state.catch_up(now);
+            state.primary = state.copy.clone();
+            state.down = false;
+            let log = std::mem::take(&mut state.log);
+            log.iter().filter_map(|(_, _, op)| op.key().cloned()).collect()
+        };
+        self.after_a_loss(&lost);
+    }
+
+    /// Everything is lost.
+    pub(crate) fn empty(&self) {
+        let lost: Vec<ConnectionKey> = {
+            let mut state = self.state();
+            let lost = state.primary.connections.keys().cloned().collect();
+            (state.primary, state.copy) = (Data::default(), Data::default());
+            state.log.clear();
+            lost
+        };
+        self.after_a_loss(&lost);
+    }
+
+    /// The process is gone, and hears no more.
+    pub(crate) fn hang_up(&self, pid: Pid) {
+        self.state().listeners.remove(&pid);
+    }
+
+    /// Calls that were made, and those that something was done to.
+    pub(crate) fn counted(&self) -> (u64, u64) {
+        let state = self.state();
+        (state.calls, state.faults)
+    }
+
+    fn after_a_loss(&self, lost: &[ConnectionKey]) {
+        for listener in self.state().listeners.values_mut() {
+            listener.told.push_back(Change::Missed);
+            listener.word.notify_one();
+        }
+        if let Some(watch) = &self.inner.watch {
+            watch.lost(lost);
+        }
+        self.trouble_for_all();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn trouble(&self, replica: usize, what: &str) {
+        if let Some(watch) = &self.inner.watch {
+            watch.trouble(replica, what);
+        }
+    }
+
+    fn trouble_for_all(&self) {
+        for replica in 0..self.state().links.len() {
+            self.trouble(replica, "the store changes");
+        }
+    }
+
+    /// Does it, here and now. The time at which the copy has it comes along.
+    fn execute(&self, op: &Op, from: Pid) -> (Reply, Duration) {
+        let now = self.inner.clock.monotonic();
+        let mutant = self.inner.mutant;
+        let mut state = self.state();
+        if mutant == Mutant::StaleReads {
+            if let Op::Load(key) = op
+                && from != WORLD
+            {
+                let then = state.history.iter().rev().find(|(at, _)| *at + STALE <= now);
+                return (Reply::Connection(then.and_then(|(_, then)| then.get(key).cloned())), now);
+            }
+            if let Op::Commit { .. } | Op::Delete(_) = op {
+                let connections = state.primary.connections.clone();
+                state.history.push_back((now, connections));
+            }
+        }
+        let before = match op {
+            Op::Commit { key, .. } => {
+                let holder = state.primary.holder(&LeaseKey::Connection(key.clone()), now);
+                Some((state.primary.connections.get(key).map(|stored| stored.revision), holder))
+            }
+            _ => None,
+        };
+        let reply = state.primary.apply(op, now, mutant);
+        if mutant == Mutant::StaleReads && op.writes() {
+            let connections = state.primary.connections.clone();
+            state.history.push_back((now, connections));
+        }
+        let mut arrives_at = now;
+        if op.writes() {
+            let most = u64::try_from(state.weather.lag.as_millis()).unwrap_or(0) + 3;
+            arrives_at = now + self.inner.dice.millis(1, most);
+            arrives_at = arrives_at.max(state.log.back().map_or(Duration::ZERO, |(last, ..)| *last));
+            state.log.push_back((arrives_at, now, op.clone()));
+            state.catch_up(now);
+        }
+        let told = match (op, &reply) {
+            (Op::Commit { key, .. }, Reply::Committed(Committed::Done))
+            | (Op::Delete(key), Reply::Yes(_)) => Some(key),
+            (Op::Release { of: LeaseKey::Connection(key), .. }, _) => Some(key),
+            _ => None,
+        };
+        let listeners: Vec<Pid> = match told {
+            Some(_) => state.listeners.keys().filter(|pid| **pid != from).copied().collect(),
+            None => Vec::new(),
+        };
+        let untold = state.weather.untold;
+        drop(state);
+        if let (Some(watch), Some((stored, holder)), Op::Commit { key, expected, connection, writer }) =
+            (&self.inner.watch, before, op)
+            && matches!(reply, Reply::Committed(Committed::Done))
+            && stored != Some(connection.revision)
+        {
+            watch.committed(&Effect {
+                key,
+                before: stored,
+                expected: *expected,
+                after: connection.revision,
+                writer: *writer,
+                holder: holder.map(|(nonce, _)| nonce),
+            });
+        }
+        if let Some(key) = told {
+            for listener in listeners {
+                if !self.inner.dice.of_thousand(untold) {
+                    self.tell(listener, key.clone(), untold > 0);
+                }
+            }
+        }
+        (reply, arrives_at)
+    }
+
+    /// Tells a process of a change, later, and in bad weather much later, so that others overtake it.
+    fn tell(&self, listener: Pid, key: ConnectionKey, slowly: bool) {
+        let (server, longest) = (self.clone(), if slowly { 1500 } else { 5 });
+        let delay = self.inner.dice.millis(0, longest);
+        let telling = async move {
+            server.inner.clock.sleep(delay).await;
+            let mut state = server.state();
+            let links = state.links.clone();
+            if let Some(listener) = state.listeners.get_mut(&listener)
+                && links[listener.replica] == Link::Up
+            {
+                listener.told.push_back(Change::Connection(key));
+                listener.word.notify_one();
+            }
+        };
+        self.inner.tasks.spawn("tell a change", Box::pin(telling));
+    }
+}
+
+/// The store as one process sees it.
+pub(crate) struct SimStore {
+    server: SimServer,
+    replica: usize,
+    pid: Pid,
+}
+
+/// What becomes of one call on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Good,
+    LostBefore,
+    LostAfter,
+    Slow,
+    Repeated,
+}
+
+impl SimStore {
+    fn fate(&self) -> Fate {
+        let mut state = self.server.state();
+        state.calls += 1;
+        let weather = state.weather;
+        let fate = match (state.links[self.replica], state.down) {
+            (Link::Cut, _) | (_, true) => Fate::LostBefore,
+            (Link::AnswersLost, false) => Fate::LostAfter,
+            (Link::Up, false) => {
+                let drawn = u32::try_from(self.server.inner.dice.below(1000)).unwrap_or(0);
+                let chances = [
+                    (Fate::LostBefore, weather.lost_before),
+                    (Fate::LostAfter, weather.lost_after),
+                    (Fate::Slow, weather.slow),
+                    (Fate::Repeated, weather.repeated),
+                ];
+                let mut end = 0;
+                let hit = chances.into_iter().find(|(_, times)| {
+                    end += times;
+                    drawn < end
+                });
+                hit.map_or(Fate::Good, |(fate, _)| fate)
+            }
+        };
+        state.faults += u64::from(fate != Fate::Good);
+        drop(state);
+        if fate != Fate::Good {
+            self.server.trouble(self.replica, &format!("{fate:?}"));
+        }
+        fate
+    }
+
+    async fn ask(&self, doing: &'static str, op: Op) -> Result<Reply, StoreError> {
+        if self.pid == WORLD {
+            return Ok(self.server.execute(&op, WORLD).0);
+        }
+        let fate = self.fate();
+        let looked_at = if let Op::Load(key) = &op { Some(key.clone()) } else { None };
+        let (answer, answered) = oneshot::channel();
+        let (server, replica, pid) = (self.server.clone(), self.replica, self.pid);
+        let (clock, dice) = (server.inner.clock.clone(), server.inner.dice.clone());
+        let way = async move {
+            let slow = if fate == Fate::Slow { 3000 } else { 4 };
+            clock.sleep(dice.millis(0, slow)).await;
+            let reachable = |answer: bool| {
+                let state = server.state();
+                match state.links[replica] {
+                    Link::Up => !state.down,
+                    Link::AnswersLost => !answer && !state.down,
+                    Link::Cut => false,
+                }
+            };
+            if fate == Fate::LostBefore || !reachable(false) {
+                server.trouble(replica, "a request is lost");
+                return; // the client gives up
+            }
+            let (reply, arrives_at) = server.execute(&op, pid);
+            if fate == Fate::Repeated && op.may_come_late() {
+                let (again, clock, delay) = (server.clone(), clock.clone(), dice.millis(0, 6000));
+                let op = op.clone();
+                let later = async move {
+                    clock.sleep(delay).await;
+                    if !again.state().down {
+                        again.execute(&op, pid);
+                    }
+                };
+                server.inner.tasks.spawn("repeat a message", Box::pin(later));
+            }
+            if server.inner.wait && op.writes() {
+                let now = clock.monotonic();
+                let wait = arrives_at.saturating_sub(now);
+                if wait > WAIT {
+                    server.trouble(replica, "the copy is too far behind");
+                    return;
+                }
+                clock.sleep(wait).await;
+            }
+            clock.sleep(dice.millis(0, slow)).await;
+            if fate == Fate::LostAfter || !reachable(true) {
+                server.trouble(replica, "an answer is lost");
+                return;
+            }
+            let _ = answer.send(reply);
+        };
+        let (clock, dice) = (&self.server.inner.clock, &self.server.inner.dice);
+        // A refused connection is noticed at once, a lost one by and by.
+        let patience = if fate == Fate::Good {
+            CLIENT_TIMEOUT
+        } else {
+            dice.millis(1, 2000).max(Duration::from_millis(10))
+        };
+        let patience = if fate == Fate::Slow || fate == Fate::Repeated { CLIENT_TIMEOUT } else { patience };
+        self.server.inner.tasks.spawn("a call of the store", Box::pin(way));
+        let waiting = async {
+            match answered.await {
+                Ok(reply) => Some(reply),
+                Err(_) => std::future::pending().await,
+            }
+        };
+        let reply = tokio::select! {
+            biased;
+            reply = waiting => reply,
+            () = clock.sleep(patience) => None,
+        };
+        if let (Some(key), Some(watch)) = (&looked_at, &self.server.inner.watch) {
+            watch.checked(self.pid, key, reply.is_some());
+        }
+        reply.ok_or_else(|| {
+            self.server.trouble(self.replica, doing);
+            StoreError::unavailable(doing, "no answer came")
+        })
+    }
+}
+
+/// The reply of the kind that belongs to the operation; another one cannot come.
+macro_rules! expect_reply {
+    ($reply:expr, $kind:ident) => {
+        match $reply {
+            Reply::$kind(value) => value,
+            _ => unreachable!("every operation has its own kind of reply"),
+        }
+    };
+}
+
+impl Store for SimStore {
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { self.ask("asking the store whether it serves", Op::Ping).await.map(|_| ()) })
+    }
+
+    fn adopt(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.ping()
+    }
+
+    fn load<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+    ) -> BoxFuture<'a, Result<Option<StoredConnection>, StoreError>> {
+        Box::pin(async move {
+            let reply = self.ask("loading a connection", Op::Load(key.clone())).await?;
+            Ok(expect_reply!(reply, Connection))
+        })
+    }
+
+    fn revision<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<Option<Revision>, StoreError>> {
+        Box::pin(async move {
+            let reply = self.ask("looking a revision up", Op::Load(key.clone())).await?;
+            Ok(expect_reply!(reply, Connection).map(|stored| stored.revision))
+        })
+    }
+
+    fn commit<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+        expected: Option<Revision>,
+        connection: &'a StoredConnection,
+        writer: Writer,
+    ) -> BoxFuture<'a, Result<Committed, StoreError>> {
+        const DOING: &str = "committing a connection";
+        Box::pin(async move {
+            record::encode(DOING, connection)?;
+            let op = Op::Commit { key: key.clone(), expected, connection: connection.clone(), writer };
+            Ok(expect_reply!(self.ask(DOING, op).await?, Committed))
+        })
+    }
+
+    fn take_lease<'a>(
+        &'a self,
+        of: LeaseOf<'a>,
+        nonce: LeaseNonce,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<LeaseAnswer, StoreError>> {
+        Box::pin(async move {
+            let op = Op::Take { of: LeaseKey::of(of), nonce, ttl };
+            Ok(expect_reply!(self.ask("taking a lease", op).await?, Lease))
+        })
+    }
+
+    fn extend_lease<'a>(
+        &'a self,
+        of: LeaseOf<'a>,
+        nonce: LeaseNonce,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move {
+            let op = Op::Extend { of: LeaseKey::of(of), nonce, ttl };
+            Ok(expect_reply!(self.ask("prolonging a lease", op).await?, Yes))
+        })
+    }
+
+    fn release_lease<'a>(
+        &'a self,
+        of: LeaseOf<'a>,
+        nonce: LeaseNonce,
+        settled: bool,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let op = Op::Release { of: LeaseKey::of(of), nonce, settled };
+            self.ask("giving a lease back", op).await.map(|_| ())
+        })
+    }
+
+    fn schedule<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+        due_at: Option<Timestamp>,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.ask("scheduling a connection", Op::Schedule(key.clone(), due_at)).await.map(|_| ())
+        })
+    }
+
+    fn due(&self, shard: u8, until: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<Due>, StoreError>> {
+        Box::pin(async move {
+            Ok(expect_reply!(self.ask("asking what is due", Op::Due { shard, until, limit }).await?, Due))
+        })
+    }
+
+    fn mark_used<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+        at: Timestamp,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move { self.ask("noting a use", Op::MarkUsed(key.clone(), at)).await.map(|_| ()) })
+    }
+
+    fn next_change(&self) -> BoxFuture<'_, Change> {
+        Box::pin(async move {
+            loop {
+                let word = {
+                    let mut state = self.server.state();
+                    let listener = state.listeners.entry(self.pid).or_insert_with(|| Listener {
+                        replica: self.replica,
+                        told: VecDeque::from([Change::Missed]),
+                        word: Arc::default(),
+                    });
+                    match listener.told.pop_front() {
+                        Some(change) => return change,
+                        None => listener.word.clone(),
+                    }
+                };
+                word.notified().await;
+            }
+        })
+    }
+
+    fn delete<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move {
+            Ok(expect_reply!(self.ask("deleting a connection", Op::Delete(key.clone())).await?, Yes))
+        })
+    }
+
+    fn list<'a>(
+        &'a self,
+        app: &'a AppName,
+        prefix: &'a str,
+        after: Option<&'a ConnectionName>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<ConnectionPage, StoreError>> {
+        Box::pin(async move {
+            let op = Op::List { app: app.clone(), prefix: prefix.to_owned(), after: after.cloned(), limit };
+            Ok(expect_reply!(self.ask("listing connections", op).await?, Page))
+        })
+    }
+
+    fn put_pending<'a>(
+        &'a self,
+        id: &'a str,
+        sealed: &'a [u8],
+        _expires_at: Timestamp,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let op = Op::PutPending { id: id.to_owned(), sealed: sealed.to_vec(), ttl };
+            self.ask("keeping a pending record", op).await.map(|_| ())
+        })
+    }
+
+    fn pending<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, StoreError>> {
+        Box::pin(async move {
+            let op = Op::Pending(id.to_owned());
+            Ok(expect_reply!(self.ask("looking a pending record up", op).await?, Bytes))
+        })
+    }
+
+    fn take_pending<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, StoreError>> {
+        Box::pin(async move {
+            let op = Op::TakePending(id.to_owned());
+            Ok(expect_reply!(self.ask("taking a pending record", op).await?, Bytes))
+        })
+    }
+
+    fn swap_pending<'a>(
+        &'a self,
+        id: &'a str,
+        expected: &'a [u8],
+        sealed: &'a [u8],
+        _expires_at: Timestamp,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move {
+            let op = Op::SwapPending {
+                id: id.to_owned(),
+                expected: expected.to_vec(),
+                sealed: sealed.to_vec(),
+                ttl,
+            };
+            Ok(expect_reply!(self.ask("replacing a pending record", op).await?, Yes))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::suite;
+
+    #[tokio::test]
+    async fn in_good_weather_it_passes_the_suite_of_every_store() {
+        for wait in [false, true] {
+            let (clock, tasks) = (suite::RealClock::shared(), Arc::new(suite::RealTasks));
+            let server = SimServer::new(clock, tasks, Dice::new(7), 2, wait, Mutant::None, None);
+            suite::run(Arc::new(server.client(0, Pid(1)))).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failover_loses_what_the_copy_had_not_got_and_others_hear_of_changes() {
+        let (clock, tasks) = (suite::RealClock::shared(), Arc::new(suite::RealTasks));
+        let server = SimServer::new(clock.clone(), tasks, Dice::new(7), 2, false, Mutant::None, None);
+        let (one, other) = (server.client(0, Pid(1)), server.client(1, Pid(2)));
+        assert_eq!(other.next_change().await, Change::Missed);
+        let key = suite::key("outlook", "user-1");
+        let (first, second) = (suite::connection(1, 1), suite::connection(2, 2));
+        assert_eq!(one.commit(&key, None, &first, Writer::SignIn).await.expect("serves"), Committed::Done);
+        assert_eq!(other.next_change().await, Change::Connection(key.clone()));
+        clock.sleep(Duration::from_millis(50)).await;
+        server.set_weather(StoreWeather { lag: Duration::from_secs(3600), ..StoreWeather::default() });
+        let expected = Some(first.revision);
+        let done = one.commit(&key, expected, &second, Writer::SignIn).await.expect("serves");
+        assert_eq!(done, Committed::Done);
+        server.lose_primary();
+        assert!(one.load(&key).await.is_err());
+        server.promote();
+        assert_eq!(one.load(&key).await.expect("serves"), Some(first));
+        assert_eq!(other.next_change().await, Change::Connection(key.clone()));
+        assert_eq!(other.next_change().await, Change::Missed);
+    }
+}
