@@ -227,8 +227,7 @@ impl Engine {
                     if renew {
                         inner.renewal(key, &slot, &want);
                     }
-                    inner.note_use(key, &slot, begun);
-                    return Ok(served(&slot, token, &held));
+                    return Ok(inner.served(key, &slot, token, &held, begun));
                 }
                 Step::Refuse(refusal) => {
                     let failure = last_failure.or(trouble.map(|trouble| trouble.failure));
@@ -240,7 +239,7 @@ impl Engine {
                         .as_ref()
                         .is_some_and(|before| before.as_ref() != Some(&token.digest)) =>
                 {
-                    return Ok(served(&slot, token, &held));
+                    return Ok(inner.served(key, &slot, token, &held, begun));
                 }
                 Step::Renew { fallback } => {
                     let of_resource = |token: &&HeldToken| token.resource == want.resource;
@@ -470,7 +469,7 @@ fn may_force(slot: &Slot, want: &Want, now: Duration) -> Result<(), Duration> {
 
 impl Inner {
     pub(super) fn is_revoked(&self, key: &ConnectionKey, profile: &Profile) -> bool {
-        let list = self.revocations.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let list = self.revocations.read().unwrap_or_else(PoisonError::into_inner);
         list.iter().any(|revocation| revocation.covers(&key.app, profile))
     }
 
@@ -572,6 +571,26 @@ impl Inner {
         };
         self.deps.tasks.spawn(name, Box::pin(task));
         flight
+    }
+
+    /// A token as it goes out, with one look at its slot.
+    fn served(
+        self: &Arc<Self>,
+        key: &ConnectionKey,
+        slot: &Slot,
+        token: &HeldToken,
+        held: &Arc<Held>,
+        now: Duration,
+    ) -> Served {
+        let (degraded, noted) = {
+            let state = slot.state();
+            let noted = state.noted_at.is_some_and(|at| now.saturating_sub(at) < due::NOTED_EVERY);
+            (state.unchecked.is_some() || state.unstored.is_some(), noted)
+        };
+        if !noted {
+            self.note_use(key, slot, now);
+        }
+        Served { token: token.clone(), held: held.clone(), degraded }
     }
 
     /// Notes in the store, once in a while, that callers use the connection: it is kept warm for them.
@@ -680,14 +699,6 @@ impl Drop for EndOfFlight {
             self.inner.slots.give_back(&self.key, slot);
         }
     }
-}
-
-fn served(slot: &Slot, token: &HeldToken, held: &Arc<Held>) -> Served {
-    let degraded = {
-        let state = slot.state();
-        state.unchecked.is_some() || state.unstored.is_some()
-    };
-    Served { token: token.clone(), held: held.clone(), degraded }
 }
 
 fn slow_store() -> crate::repository::RepositoryError {

@@ -37,7 +37,7 @@ const TAKEN_UP: Duration = Duration::from_secs(60);
 /// How far one is moved ahead whose tenant has had its share for now.
 const TENANTS_TURN: Duration = Duration::from_secs(5);
 /// A budget that was not used is kept for this long, and no longer: a pause must not become a burst.
-const BURST: Duration = Duration::from_secs(2);
+const BURST: Duration = Duration::from_secs(1);
 /// A tenant may have this part of a shard's budget.
 const TENANTS_PART: f64 = 0.25;
 /// Tenants whose budgets are remembered for one shard.
@@ -240,6 +240,6 @@ mod tests {
         assert_eq!(taken(0, 1), 0);
         assert_eq!(taken(1, 1001), 10);
         assert_eq!(taken(1001, 3001), 20);
-        assert_eq!(taken(1_000_000, 1_000_050), 20, "a pause is no burst");
+        assert_eq!(taken(1_000_000, 1_000_050), 10, "a pause is no burst");
     }
 }

@@ -9,6 +9,8 @@ mod authority;
 #[cfg(test)]
 mod clock;
 #[cfg(test)]
+mod due;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod ledger;
