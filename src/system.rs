@@ -2,8 +2,8 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -27,8 +27,8 @@ pub struct SystemClock {
     start: tokio::time::Instant,
     /// Wall time at the start, in milliseconds.
     wall: Arc<AtomicI64>,
-    /// By how much the last witness differed, if it did; `i64::MAX` before the first one.
-    differed: Arc<AtomicI64>,
+    /// By how much the last witness differed, if it did; none before the first one.
+    differed: Arc<Mutex<Option<i64>>>,
 }
 
 impl SystemClock {
@@ -48,7 +48,7 @@ impl SystemClock {
         SystemClock {
             start: tokio::time::Instant::now(),
             wall: Arc::new(AtomicI64::new(millis)),
-            differed: Arc::new(AtomicI64::new(i64::MAX)),
+            differed: Arc::default(),
         }
     }
 }
@@ -69,18 +69,20 @@ impl Clock for SystemClock {
     }
 
     fn witness(&self, at: Timestamp) {
+        // One at a time: two that say the same at once must not both be followed.
+        let mut differed = self.differed.lock().unwrap_or_else(PoisonError::into_inner);
         // The date was cut to the second: on average it is half a second later.
         let differs = at.unix_millis().saturating_add(500).saturating_sub(self.now().unix_millis());
         if differs.abs() <= AGREES {
-            self.differed.store(0, Ordering::Relaxed);
+            *differed = Some(0);
             return;
         }
-        let before = self.differed.swap(differs, Ordering::Relaxed);
-        let confirmed =
-            before == i64::MAX || (before != 0 && before.abs_diff(differs) <= AGREES.unsigned_abs());
+        let confirmed = differed
+            .replace(differs)
+            .is_none_or(|before| before != 0 && before.abs_diff(differs) <= AGREES.unsigned_abs());
         if confirmed {
             self.wall.fetch_add(differs, Ordering::Relaxed);
-            self.differed.store(0, Ordering::Relaxed);
+            *differed = Some(0);
             tracing::warn!(
                 by_seconds = differs / 1000,
                 "this machine's clock is wrong by the account of the authority, whose clock decides how long tokens live; going by that one. Set the machine's clock"

@@ -137,6 +137,7 @@ impl Daemon {
                 ..refresh::Settings::default()
             },
         );
+        engine.await_revocations();
         let recovered = engine.recover().await.map_err(StartError::new)?;
         if recovered > 0 {
             tracing::warn!(

@@ -628,7 +628,7 @@ impl OpenIdAuthority {
         let endpoint = metadata.token_endpoint.clone();
         let candidates = self.credentials().candidates();
         let call = TokenCall { doing, asked: Asked::Refresh, endpoint, fields, candidates };
-        let (success, requested_at) = self.token_call(&metadata, call).await?;
+        let (success, requested_at) = self.token_call(&metadata, call).await.map_err(used_all_the_same)?;
         let account = match &success.id_token {
             None => None,
             Some(id_token) => {
@@ -652,7 +652,8 @@ impl OpenIdAuthority {
         rules: &Rules<'_>,
         owner: &Account,
     ) -> Result<Option<Account>, AuthorityFailure> {
-        let refuse = |fault| self.id_token_refused(doing, fault, LATER);
+        // The answer was a 200: whatever is refused of it, the refresh token was used.
+        let refuse = |fault| self.id_token_refused(doing, fault, Disposition::OutcomeUnknown);
         let token = UnverifiedToken::parse(id_token, rules).map_err(refuse)?;
         let verified = match self.keys(doing, metadata).await {
             Ok(keys) => token.verify(&*self.keys_for(metadata, keys, &token).await, rules),
@@ -679,7 +680,7 @@ impl OpenIdAuthority {
             );
             let cause =
                 "the answer's id_token names another account than the grant's; the answer is not used";
-            return Err(ours(doing, LATER, cause.to_owned()));
+            return Err(ours(doing, Disposition::OutcomeUnknown, cause.to_owned()));
         }
         Ok(is_verified.then_some(account))
     }
@@ -876,6 +877,17 @@ struct TokenCall {
     endpoint: CheckedUrl,
     fields: Vec<(&'static str, Zeroizing<String>)>,
     candidates: Vec<Arc<ClientCredential>>,
+}
+
+/// A refresh that was answered with something unusable: a 200 that is no token answer, or a gateway's word that it lost the
+/// answer. The authority may have used the refresh token up.
+fn used_all_the_same(failure: AuthorityFailure) -> AuthorityFailure {
+    match (failure.disposition, failure.answer.status) {
+        (Disposition::RetryAfter(_), Some(200 | 502 | 504)) => {
+            AuthorityFailure { disposition: Disposition::OutcomeUnknown, ..failure }
+        }
+        _ => failure,
+    }
 }
 
 const LATER: Disposition = Disposition::RetryAfter(None);

@@ -16,11 +16,13 @@ impl Broker {
             let Some(loaded) = repository.load(key).await? else { return Err(Refusal::ConnectionNotFound) };
             let grant = repository.open_grant(key, &loaded)?;
             let before = loaded.connection;
+            // Whatever is held may be from before an act whose answer was lost.
+            self.deps.engine.distrust(key);
             if (before.profile.status == Status::Paused) == paused {
                 return Ok(());
             }
             let profile = if paused { before.profile.paused() } else { before.profile.resumed() };
-            let (committed, _) = repository
+            let committed = repository
                 .commit(
                     key,
                     Some(before.revision),
@@ -29,8 +31,9 @@ impl Broker {
                     grant.as_ref(),
                     Writer::Operator,
                 )
-                .await?;
+                .await;
             self.deps.engine.distrust(key);
+            let (committed, _) = committed?;
             if committed == Committed::Done {
                 // Paused, nothing is due; resumed, it is looked at at once and scheduled by that.
                 self.deps.engine.reschedule(key, !paused).await;

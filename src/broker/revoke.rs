@@ -62,7 +62,25 @@ impl Broker {
     pub async fn follow_revocations(&self) -> Result<(), RepositoryError> {
         let list: Option<Taken<Vec<Revocation>>> =
             self.deps.repository.pending(Kind::Revocations, LIST).await?;
-        self.deps.engine.set_revocations(list.map(|list| list.value).unwrap_or_default());
+        let read = list.as_ref().map(|list| list.value.clone()).unwrap_or_default();
+        // What this process knows to be revoked stays so: two first revocations may have met, or a failover lost one.
+        let mut all = read.clone();
+        let known = self.deps.engine.revocations();
+        all.extend(known.into_iter().filter(|known| !read.contains(known)));
+        all.sort_by_key(|revocation| revocation.at);
+        let extra = all.len().saturating_sub(MOST);
+        all.drain(..extra);
+        if all.len() > read.len() {
+            let now = self.deps.clock.now();
+            let repository = &self.deps.repository;
+            match &list {
+                Some(list) => {
+                    repository.swap_pending(Kind::Revocations, LIST, list, &all, now, KEPT).await?;
+                }
+                None => repository.put_pending(Kind::Revocations, LIST, &all, now, KEPT).await?,
+            }
+        }
+        self.deps.engine.set_revocations(all);
         Ok(())
     }
 
@@ -70,6 +88,13 @@ impl Broker {
     pub async fn destroy_if_revoked(&self, key: &ConnectionKey, profile: &Profile) -> bool {
         if !self.deps.engine.is_revoked(key, profile) {
             return false;
+        }
+        // Its user may have signed in anew since the walk read it.
+        match self.deps.repository.load(key).await {
+            Ok(Some(loaded)) if !self.deps.engine.is_revoked(key, &loaded.connection.profile) => {
+                return false;
+            }
+            _ => {}
         }
         match self.deps.repository.delete(key).await {
             Ok(_) => {

@@ -98,7 +98,7 @@ pub(super) struct Inner {
     pub(super) breakers: Breakers,
     pub(super) sweep: Sweep,
     /// What an operator revoked; replaced whole.
-    revocations: RwLock<Arc<Vec<Revocation>>>,
+    revocations: RwLock<Option<Vec<Revocation>>>,
     /// How long idle grants were seen to last, by app and tenant, where that was less than it should be.
     pub(super) idle_limits: Mutex<BTreeMap<(AppName, String), Option<Duration>>>,
 }
@@ -159,7 +159,7 @@ impl Engine {
             slots,
             breakers: Breakers::default(),
             sweep,
-            revocations: RwLock::default(),
+            revocations: RwLock::new(Some(Vec::new())),
             idle_limits: Mutex::default(),
         };
         Engine { inner: Arc::new(inner) }
@@ -175,6 +175,9 @@ impl Engine {
         let inner = &self.inner;
         let clock = &inner.deps.clock;
         let begun = clock.monotonic();
+        if !self.knows_revocations() {
+            return Err(Refused::Store { retry_after: Duration::from_secs(1) });
+        }
         let slot = inner.slots.slot(key, begun);
         let mut last_failure: Option<Arc<Failure>> = None;
         let mut looked_up = false;
@@ -292,7 +295,23 @@ impl Engine {
 
     /// From now on these are revoked, and nothing else is: nothing that they cover is handed out or refreshed.
     pub fn set_revocations(&self, list: Vec<Revocation>) {
-        *self.inner.revocations.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(list);
+        *self.inner.revocations.write().unwrap_or_else(PoisonError::into_inner) = Some(list);
+    }
+
+    /// What is revoked, as far as is known.
+    pub fn revocations(&self) -> Vec<Revocation> {
+        let list = self.inner.revocations.read().unwrap_or_else(PoisonError::into_inner);
+        list.clone().unwrap_or_default()
+    }
+
+    /// Whether it is known what is revoked.
+    pub fn knows_revocations(&self) -> bool {
+        self.inner.revocations.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Nothing is handed out or refreshed before it is known what is revoked.
+    pub fn await_revocations(&self) {
+        *self.inner.revocations.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Whether a connection is revoked.
@@ -470,7 +489,7 @@ fn may_force(slot: &Slot, want: &Want, now: Duration) -> Result<(), Duration> {
 impl Inner {
     pub(super) fn is_revoked(&self, key: &ConnectionKey, profile: &Profile) -> bool {
         let list = self.revocations.read().unwrap_or_else(PoisonError::into_inner);
-        list.iter().any(|revocation| revocation.covers(&key.app, profile))
+        list.iter().flatten().any(|revocation| revocation.covers(&key.app, profile))
     }
 
     /// What is held of the connection, looked up if nothing is, and checked again if that was too long ago.
@@ -626,7 +645,8 @@ impl Inner {
             trouble.failure.as_ref(),
             Failure::Authority(failure) if failure.disposition == Disposition::OutcomeUnknown
         );
-        in_doubt && renew::must_not_replay(self, key, &held.connection)
+        let of_this = trouble.about.is_none_or(|about| about == held.connection.profile.last_refreshed_at);
+        in_doubt && of_this && renew::must_not_replay(self, key, &held.connection)
     }
 
     /// Holds what a look at the store found at `looked_at`, unless something was written since.

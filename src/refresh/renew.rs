@@ -42,9 +42,9 @@ const APP_REJECTED: Duration = Duration::from_secs(2);
 const MOST_OVERTAKEN: usize = 4;
 /// How much later a connection is looked after whose tenant has callers waiting, or whose try failed for no reason of its own.
 const LATER: Duration = Duration::from_secs(30);
-/// An idle grant lasts this long at Entra (access-token and refresh-token lifetimes, configurable-token-lifetimes), less a
-/// margin: one that ended sooner ended for another reason.
-const IDLE_PROMISED: Duration = Duration::from_secs(80 * 86_400);
+/// A grant that ended after so long without use ended for that, and sooner than Entra promises (90 days, configurable-token-
+/// lifetimes). One that was used within a day ended for another reason.
+const IDLE: std::ops::Range<Duration> = Duration::from_secs(86_400)..Duration::from_secs(80 * 86_400);
 /// What was learnt of a tenant is believed for so long; then it is tried anew.
 const LIMIT_KEPT: Duration = Duration::from_secs(180 * 86_400);
 /// Tenants of which something was learnt.
@@ -119,6 +119,7 @@ async fn load(
         }
         Ok(None) => {
             let mut state = slot.state();
+            state.recent = None; // deleted since
             if state.epoch == epoch {
                 state.held = None;
                 state.unchecked = None;
@@ -203,7 +204,7 @@ async fn with_lease(
             return Err(failure);
         }
         // Before the lease, so that nobody holds one while it waits for its tenant's turn.
-        let Some(_permit) = permit(inner, key, tenant).await else {
+        let Some(permit) = permit(inner, key, tenant).await else {
             return Err(noted_authority(inner, slot, want, crowded()));
         };
         let (taken, ()) = tokio::join!(Lease::take(inner, key), hear_of_holds(inner, key, tenant));
@@ -227,6 +228,7 @@ async fn with_lease(
                 return use_grant(inner, key, slot, seen, want, lease).await.map(|()| None);
             }
             lease::Attempt::Theirs(left) => {
+                drop(permit); // nobody's turn is used up by waiting
                 // A holder that lives prolongs its lease, one that died loses it: both are seen within this time.
                 if monotonic.saturating_sub(begun) > inner.settings.lease * 2 {
                     return Err(noted(busy().into()));
@@ -449,7 +451,7 @@ async fn learn_idle_limit(inner: &Inner, app: &AppName, tenant: &str) {
 async fn note_idle_limit(inner: &Inner, app: &AppName, profile: &Profile) {
     let now = inner.deps.clock.now();
     let lasted = now.since(profile.last_refreshed_at);
-    if profile.status != Status::NeedsReauthorization(ReauthReason::GrantExpired) || lasted >= IDLE_PROMISED {
+    if profile.status != Status::NeedsReauthorization(ReauthReason::GrantExpired) || !IDLE.contains(&lasted) {
         return;
     }
     let tenant = profile.account.tid.clone().unwrap_or_default();
@@ -553,12 +555,16 @@ async fn use_grant(
             let successor = successor(inner, key, expected, lease.writer(), connection, renewed, used);
             slot.state().unstored = Some(successor);
             // The commit gives the lease back. One that is not stored yet keeps it until it ends.
-            let stored = make_durable(inner, key, slot).await;
+            let stored = make_durable(inner, key, slot, seen.epoch).await;
             if let Err(failure) = &stored {
                 note_trouble(inner, slot, want, failure, None);
             } else {
                 slot.state().trouble.remove(&want.resource);
             }
+            // Its commit gave the lease back; an answer that was dropped did not.
+            let (giver, of) = (inner.clone(), key.clone());
+            let give_back = async move { lease.release(&giver, &of, true).await };
+            inner.deps.tasks.spawn("give a lease back", Box::pin(give_back));
             if let Some(used_at) = used_at {
                 let next = due_of(inner, key, &renewed_connection, Some(used_at), sweep::jitter(inner));
                 schedule(inner, key, next).await;
@@ -818,9 +824,14 @@ fn successor(
     Unstored { writer, expected, sealed, connection, grant, used, journaled: false }
 }
 
-/// Makes an answer durable, so that its tokens may be served: in the store, or in the journal when the store does not take
+/// Makes an answer to a question asked at `epoch` durable, so that its tokens may be served: in the store, or in the journal when the store does not take
 /// it at once; then the store is offered it again and again beside.
-async fn make_durable(inner: &Arc<Inner>, key: &ConnectionKey, slot: &Slot) -> Result<(), Arc<Failure>> {
+async fn make_durable(
+    inner: &Arc<Inner>,
+    key: &ConnectionKey,
+    slot: &Slot,
+    epoch: u64,
+) -> Result<(), Arc<Failure>> {
     let patient = store_with_patience(inner, key, slot);
     if !inner.deps.repository.has_journal() {
         return patient.await;
@@ -831,11 +842,7 @@ async fn make_durable(inner: &Arc<Inner>, key: &ConnectionKey, slot: &Slot) -> R
         () = inner.deps.clock.sleep(JOURNAL_AFTER) => {}
     }
     // What was on its way to the store may arrive all the same; it is known when it is offered again.
-    let (epoch, unstored) = {
-        let state = slot.state();
-        (state.epoch, state.unstored.clone())
-    };
-    let Some(unstored) = unstored else { return Ok(()) };
+    let Some(unstored) = slot.state().unstored.clone() else { return Ok(()) };
     match inner.deps.repository.journal(key, &unstored).await {
         Ok(()) => {
             let revision = unstored.sealed.revision;
@@ -953,7 +960,17 @@ async fn overtaken(
     let still_used = match &loaded {
         Ok(loaded) => {
             let grant = inner.deps.repository.open_grant(key, loaded).ok().flatten();
-            grant.is_some_and(|grant| grant.current == unstored.used)
+            let same = grant.is_some_and(|grant| grant.current == unstored.used);
+            // An answer that brought no new refresh token is worth what its time is: older than what is there, nothing.
+            let nothing_new = unstored.grant.current == unstored.used
+                && loaded.connection.profile.last_refreshed_at
+                    >= unstored.connection.profile.last_refreshed_at;
+            // The store may have lost what this answer succeeds together with what that one succeeded.
+            let recent = slot.state().recent.clone().is_some_and(|(recent, _)| {
+                recent.expected == Some(loaded.connection.revision)
+                    && Some(recent.sealed.revision) == unstored.expected
+            });
+            (same && !nothing_new) || recent
         }
         Err(failure) => match failure.as_ref() {
             Failure::NotFound => false,
@@ -966,6 +983,10 @@ async fn overtaken(
         Ok(loaded) if still_used => {
             let mut connection = unstored.connection;
             connection.profile.created_at = loaded.connection.profile.created_at;
+            // What an operator did meanwhile is not the authority's to undo.
+            if loaded.connection.profile.status == Status::Paused {
+                connection.profile.status = Status::Paused;
+            }
             let expected = Some(loaded.connection.revision);
             let again =
                 successor(inner, key, expected, unstored.writer, connection, unstored.grant, unstored.used);
@@ -1076,7 +1097,8 @@ fn note_trouble(inner: &Inner, slot: &Slot, want: &Want, failure: &Arc<Failure>,
     let mut state = slot.state();
     let failures = state.trouble.get(&want.resource).map_or(0, |trouble| trouble.failures) + 1;
     let wait = left.unwrap_or_else(|| backoff::wait(failures, asked, inner.deps.random.as_ref()));
-    let trouble = Trouble { until: now + wait, failures, failure: failure.clone() };
+    let about = state.held.as_ref().map(|held| held.connection.profile.last_refreshed_at);
+    let trouble = Trouble { until: now + wait, failures, failure: failure.clone(), about };
     state.trouble.insert(want.resource.clone(), trouble);
     if let (Failure::Authority(failure), None) = (failure.as_ref(), left)
         && !failure.disposition.is_verdict()

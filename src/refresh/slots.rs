@@ -86,6 +86,8 @@ pub(super) struct Trouble {
     pub(super) failures: u32,
     /// The last one.
     pub(super) failure: Arc<Failure>,
+    /// When the grant had last worked then: a doubt is about that state of it and no later one.
+    pub(super) about: Option<Timestamp>,
 }
 
 /// What one slot knows.
@@ -137,13 +139,12 @@ impl SlotState {
 
     /// What we stored a moment ago is gone again, and what it succeeded is back: it is to be stored once more.
     pub(super) fn fell_back(&mut self, stored: Revision) -> bool {
-        let Some((recent, _)) = self.recent.take_if(|(recent, _)| recent.expected == Some(stored)) else {
-            return false;
-        };
-        if self.unstored.is_none() {
-            self.unstored = Some(recent);
+        if self.unstored.is_some() {
+            return false; // what is on its way succeeds it
         }
-        true
+        let fallen = self.recent.take_if(|(recent, _)| recent.expected == Some(stored));
+        self.unstored = fallen.map(|(recent, _)| recent);
+        self.unstored.is_some()
     }
 
     /// Whether what is held is newer than `stored`: an answer on its way to the store, safe in the journal.

@@ -10,7 +10,6 @@
 //! piled up during an outage or a stop is smoothed out. Whatever a caller waits for is outside of them.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use super::renew;
 use super::slots::Work;
 use crate::domain::random::random_bytes;
 use crate::domain::time::Timestamp;
+use crate::repository::RepositoryError;
 use crate::store::{Due, LeaseAnswer, LeaseNonce, LeaseOf, SWEEP_SHARDS, StoreError};
 
 /// How often what is due is looked for.
@@ -54,38 +54,45 @@ pub struct Swept {
     pub waiting: u32,
 }
 
+/// Whose budget of a shard.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Whose {
+    Everybody,
+    /// One tenant's; all of an authority without tenants are one.
+    Tenant(Option<String>),
+}
+
 /// What the sweep remembers between rounds; losing it costs nothing.
 pub(super) struct Sweep {
     nonce: LeaseNonce,
     /// Monotonic: since when every budget fills.
     begun: Duration,
     nudged: Notify,
-    rounds: AtomicU64,
     /// By shard: when it was last asked for, and whether it is ours.
     asked: Mutex<BTreeMap<u8, (Duration, bool)>>,
-    budgets: Mutex<BTreeMap<(u8, Option<String>), Budget>>,
+    budgets: Mutex<BTreeMap<(u8, Whose), Budget>>,
 }
 
 impl Sweep {
     pub(super) fn new(nonce: LeaseNonce, begun: Duration) -> Self {
-        Sweep {
-            nonce,
-            begun,
-            nudged: Notify::new(),
-            rounds: AtomicU64::new(0),
-            asked: Mutex::default(),
-            budgets: Mutex::default(),
+        Sweep { nonce, begun, nudged: Notify::new(), asked: Mutex::default(), budgets: Mutex::default() }
+    }
+
+    /// Gives one back to a shard's budget that was not used after all.
+    fn give_back(&self, shard: u8) {
+        let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(budget) = budgets.get_mut(&(shard, Whose::Everybody)) {
+            budget.left += 1.0;
         }
     }
 
     /// Takes one from a budget that fills at `rate` a second. False when it is empty.
-    fn take(&self, shard: u8, tenant: Option<&str>, rate: f64, now: Duration) -> bool {
+    fn take(&self, shard: u8, whose: Whose, rate: f64, now: Duration) -> bool {
         let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
         if budgets.len() > MOST_TENANTS * usize::from(SWEEP_SHARDS) {
             budgets.retain(|_, budget| now.saturating_sub(budget.at) < BURST);
         }
-        let budget =
-            budgets.entry((shard, tenant.map(str::to_owned))).or_insert(Budget { left: 0.0, at: self.begun });
+        let budget = budgets.entry((shard, whose)).or_insert(Budget { left: 0.0, at: self.begun });
         budget.take(rate, now)
     }
 }
@@ -114,6 +121,9 @@ impl Engine {
     /// Sweeps again and again, for as long as this is polled; it never completes.
     pub async fn sweep(&self) {
         let inner = &self.inner;
+        while !self.knows_revocations() {
+            inner.deps.clock.sleep(EVERY).await;
+        }
         loop {
             match self.sweep_once().await {
                 Ok(swept) => inner.deps.observer.swept(swept),
@@ -134,19 +144,41 @@ impl Engine {
 
     /// One round over the shards that nobody else works off.
     pub async fn sweep_once(&self) -> Result<Swept, StoreError> {
-        let inner = &self.inner;
+        // Four at a time: a store that is far away makes a round no longer than the pause between two.
+        let rounds = tokio::join!(
+            self.sweep_every_fourth(0),
+            self.sweep_every_fourth(1),
+            self.sweep_every_fourth(2),
+            self.sweep_every_fourth(3),
+        );
+        let (first, second, third, fourth) = rounds;
         let mut swept = Swept::default();
-        // Another one first each time, so that no shard is always the last.
-        let rounds = inner.sweep.rounds.fetch_add(1, Ordering::Relaxed);
-        let first = u8::try_from(rounds % u64::from(SWEEP_SHARDS)).unwrap_or(0);
-        for step in 0..SWEEP_SHARDS {
-            let shard = (first + step) % SWEEP_SHARDS;
-            if is_ours(inner, shard).await? {
-                swept.shards += 1;
-                sweep_shard(inner, shard, &mut swept).await?;
-            }
+        for round in [first, second, third, fourth] {
+            let round = round?;
+            swept.shards += round.shards;
+            swept.begun += round.begun;
+            swept.waiting += round.waiting;
         }
         Ok(swept)
+    }
+
+    async fn sweep_every_fourth(&self, first: u8) -> Result<Swept, StoreError> {
+        let inner = &self.inner;
+        let mut swept = Swept::default();
+        let mut failed = None;
+        for shard in (first..SWEEP_SHARDS).step_by(4) {
+            let done = match is_ours(inner, shard).await {
+                Ok(true) => {
+                    swept.shards += 1;
+                    sweep_shard(inner, shard, &mut swept).await
+                }
+                Ok(false) => Ok(()),
+                Err(error) => Err(error),
+            };
+            // One shard's trouble is not the others'.
+            failed = failed.or(done.err());
+        }
+        failed.map_or(Ok(swept), Err)
     }
 }
 
@@ -175,12 +207,16 @@ async fn sweep_shard(inner: &Arc<Inner>, shard: u8, swept: &mut Swept) -> Result
     let due = store.due(shard, inner.deps.clock.now(), BATCH).await?;
     for one in due {
         let monotonic = inner.deps.clock.monotonic();
-        if !inner.sweep.take(shard, None, rate, monotonic) {
+        if !inner.sweep.take(shard, Whose::Everybody, rate, monotonic) {
             swept.waiting += 1;
             break; // what is left is due longest next time
         }
-        let Some(tenant) = tenant_of(inner, &one).await? else { continue };
-        if !inner.sweep.take(shard, tenant.as_deref(), rate * TENANTS_PART, monotonic) {
+        let Some(tenant) = tenant_of(inner, &one).await? else {
+            inner.sweep.give_back(shard);
+            continue;
+        };
+        if !inner.sweep.take(shard, Whose::Tenant(tenant), rate * TENANTS_PART, monotonic) {
+            inner.sweep.give_back(shard); // one tenant's turn costs the others nothing
             swept.waiting += 1;
             store.schedule(&one.key, Some(soon(inner, TENANTS_TURN))).await?;
             continue;
@@ -208,7 +244,7 @@ async fn tenant_of(inner: &Arc<Inner>, due: &Due) -> Result<Option<Option<String
             inner.deps.repository.store().schedule(&due.key, None).await?;
             Ok(None)
         }
-        Err(crate::repository::RepositoryError::Store(error)) => Err(error),
+        Err(RepositoryError::Store(error @ StoreError::Unavailable { .. })) => Err(error),
         Err(error) => {
             tracing::error!(app = %due.key.app, connection = %due.key.connection, %error, "a connection that is due cannot be read; it is left alone for an hour");
             inner.deps.repository.store().schedule(&due.key, Some(soon(inner, TAKEN_UP * 60))).await?;

@@ -329,7 +329,8 @@ impl Store for EmbeddedStore {
                 let row = row?.0;
                 let name = row.value().get(9..).and_then(|name| std::str::from_utf8(name).ok());
                 let Some(key) = name.and_then(keyspace::parse_key) else {
-                    return Ok(Err(StoreError::corrupt(DOING, "the schedule holds what is no connection")));
+                    tracing::error!(shard, "the schedule holds what is no connection; it is passed over");
+                    continue;
                 };
                 let Some(times) = schedule.get(key.to_string().as_str())?.map(|row| row.value()) else {
                     continue;
@@ -696,7 +697,9 @@ fn apply_one(
                 leases.0.remove(of);
             }
             let mut begun = transaction.open_table(BEGUN)?;
-            if *settled && begun.get(of.as_str())?.is_some_and(|row| row.value().starts_with(&nonce.0)) {
+            // What one before us began is not settled by that.
+            let ours_alone = |row: &[u8]| row.starts_with(&nonce.0) && row.ends_with(&[0]);
+            if *settled && begun.get(of.as_str())?.is_some_and(|row| ours_alone(row.value())) {
                 begun.remove(of.as_str())?;
                 *changed = true;
             }

@@ -72,12 +72,15 @@ pub const REDIS_IDENTITY: &str = "tokenward:identity";
 /// The channel on which changes are told.
 pub const REDIS_CHANGES: &str = "tokenward:changes";
 
-/// The shard that a connection's due time is kept in: FNV-1a over its key, the same in every version and process.
+/// The shard that a connection's due time is kept in: FNV-1a over its key, the same in every version and process, and mixed
+/// once more, for names that differ in their last letters differ in few bits of it.
 pub fn shard(key: &ConnectionKey) -> u8 {
     let hash = key.to_string().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
-    u8::try_from((hash >> 32) % u64::from(SWEEP_SHARDS)).expect("there are fewer shards than a byte counts")
+    let mixed = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    u8::try_from((mixed ^ (mixed >> 33)) % u64::from(SWEEP_SHARDS))
+        .expect("there are fewer shards than a byte counts")
 }
 
 /// Reads `app:connection` back.
@@ -152,10 +155,20 @@ mod tests {
         assert_eq!(redis_lease(LeaseOf::Connection(&key)).0, "tokenward:lease:{outlook:team-a/user:7}");
         assert_eq!(redis_lease(LeaseOf::Sweep(3)).0, "tokenward:lease:{sweep-3}");
         assert_eq!(redis_due(3).0, "tokenward:due:{sweep-3}");
-        assert_eq!((shard(&key), parse_key(&key.to_string())), (13, Some(key.clone())));
+        assert_eq!((shard(&key), parse_key(&key.to_string())), (0, Some(key.clone())));
         assert_eq!(redis_index(&key.app), "tokenward:index:{outlook}");
         assert_eq!(redis_pending("abc"), "tokenward:pending:{abc}");
         assert_eq!(embedded_record(&key), "outlook:team-a/user:7");
+    }
+
+    #[test]
+    fn names_that_are_numbered_are_spread_over_all_shards() {
+        let mut counts = [0_u32; SWEEP_SHARDS as usize];
+        for number in 0..16_000 {
+            let connection = ConnectionName::parse(&format!("user-{number}")).expect("a name");
+            counts[usize::from(shard(&ConnectionKey { app: app("outlook"), connection }))] += 1;
+        }
+        assert!(counts.iter().all(|count| (800..1200).contains(count)), "{counts:?}");
     }
 
     #[test]

@@ -223,7 +223,8 @@ pub trait Store: Send + Sync {
         ttl: Duration,
     ) -> BoxFuture<'a, Result<bool, StoreError>>;
 
-    /// Gives a lease back; nothing happens when it is not ours any more. Not `settled`: what we began with it may have had
+    /// Gives a lease back; nothing happens when it is not ours any more. (What was unsettled when it was taken stays so: only
+    /// a commit settles that.) Not `settled`: what we began with it may have had
     /// an effect that nobody knows, and the next holder is told ([`LeaseAnswer::Mine`]).
     fn release_lease<'a>(
         &'a self,

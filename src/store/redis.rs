@@ -207,7 +207,9 @@ impl RedisStore {
                 .map_err(|cause| StoreError::unavailable("preparing TLS to Redis", cause))?;
         }
         let changes = Changes::new(random.as_ref());
-        Ok(RedisStore { link: Link::new(config, clock, random, tasks), changes })
+        let link = Link::new(config, clock, random, tasks)
+            .map_err(|error| StoreError::unavailable("reading which store this is", error))?;
+        Ok(RedisStore { link, changes })
     }
 
     /// Makes the next operation connect anew, with the secrets as they are then. Nothing under way is disturbed.
@@ -659,16 +661,22 @@ impl Store for RedisStore {
             script.key(due).key(used).arg(until.unix_millis()).arg(limit.min(MAX_PAGE));
             let (rows, _) = self.script::<Vec<String>>(DOING, &script).await?;
             rows.chunks_exact(3)
-                .map(|row| {
+                .filter_map(|row| {
                     let key = keyspace::parse_key(&row[0]);
                     let instant = |text: &str| text.parse::<f64>().ok().map(|millis| millis as i64);
                     match (key, instant(&row[1])) {
-                        (Some(key), Some(at)) => Ok(Due {
+                        (Some(key), Some(at)) => Some(Ok(Due {
                             key,
                             due_at: Timestamp::from_unix_millis(at),
                             used_at: instant(&row[2]).map(Timestamp::from_unix_millis),
-                        }),
-                        _ => Err(StoreError::corrupt(DOING, "the schedule holds what is no connection")),
+                        })),
+                        _ => {
+                            tracing::error!(
+                                shard,
+                                "the schedule holds what is no connection; it is passed over"
+                            );
+                            None
+                        }
                     }
                 })
                 .collect()
@@ -775,7 +783,7 @@ impl Store for RedisStore {
         Box::pin(async move {
             let mut set = ::redis::cmd("SET");
             set.arg(keyspace::redis_pending(id)).arg(sealed).arg("PX").arg(millis(ttl));
-            self.run("keeping a pending record", |mut commands| {
+            self.write("keeping a pending record", |mut commands| {
                 let set = &set;
                 async move { set.exec_async(&mut commands).await }
             })
@@ -836,7 +844,7 @@ impl Store for RedisStore {
             let mut script = scripts::SWAP.prepare_invoke();
             script.key(keyspace::redis_pending(id)).arg(expected).arg(sealed).arg(millis(ttl));
             let (swapped, _) = self
-                .run("replacing a pending record", |mut commands| {
+                .write("replacing a pending record", |mut commands| {
                     let script = &script;
                     async move { script.invoke_async::<bool>(&mut commands).await }
                 })

@@ -235,7 +235,9 @@ impl Data {
                 Reply::Yes(ours)
             }
             Op::Release { of, nonce, settled } => {
-                if *settled && self.begun.get(of).is_some_and(|(begun, _)| begun == nonce) {
+                if *settled
+                    && self.begun.get(of).is_some_and(|(begun, unsettled)| begun == nonce && !unsettled)
+                {
                     self.begun.remove(of);
                 }
                 if self.holder(of, now).is_some_and(|(holder, _)| holder == *nonce) {

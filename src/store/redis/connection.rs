@@ -94,10 +94,11 @@ impl Link {
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
         tasks: Arc<dyn Tasks>,
-    ) -> Self {
-        let identity = Identity::new(config.identity_file.clone());
+    ) -> io::Result<Self> {
+        let identity = Identity::new(config.identity_file.clone())?;
         let made = watch::Sender::new(0);
-        Link(Arc::new(Shared { config, clock, random, tasks, identity, made, state: Mutex::default() }))
+        let state = Mutex::default();
+        Ok(Link(Arc::new(Shared { config, clock, random, tasks, identity, made, state })))
     }
 
     pub(super) fn config(&self) -> &RedisConfig {

@@ -5,8 +5,8 @@
 //! journal. A Redis without it, or with another one, is not talked to. And since one can lose everything without the
 //! connection to it breaking, no absence of a record is believed without a look at the name.
 //!
-//! An operator who knows that what is there now is the store says so ([`Identity::adopt`]): then it gets a new name, with
-//! the one that it replaces beside it, so that every other replica that remembers that one follows.
+//! An operator who knows that what is there now is the store says so ([`Identity::adopt`]): then the name that it replaces is
+//! written beside its own, so that every other replica that remembers that one follows.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,9 @@ use crate::store::keyspace;
 
 /// What the store's name and the one that it replaces are parted by.
 const REPLACES: &str = " replaces ";
+
+/// Names that a store's name says it replaces, the latest of them.
+const MOST_REPLACED: usize = 16;
 
 pub(super) struct Identity {
     state: Mutex<State>,
@@ -35,10 +38,14 @@ struct State {
 }
 
 impl Identity {
-    pub(super) fn new(file: Option<PathBuf>) -> Self {
-        let known = file.as_deref().and_then(|file| std::fs::read_to_string(file).ok());
-        let known = known.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
-        Identity { state: Mutex::new(State { known, adopting: false }), file }
+    /// Remembers what the file says. One that cannot be read is an error, for it may say that this is another store.
+    pub(super) fn new(file: Option<PathBuf>) -> std::io::Result<Self> {
+        let known = match file.as_deref().map(std::fs::read_to_string) {
+            Some(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Some(read) => Some(read?.trim().to_owned()),
+            None => None,
+        };
+        Ok(Identity { state: Mutex::new(State { known, adopting: false }), file })
     }
 
     /// The next look at the name takes whatever is there.
@@ -66,25 +73,27 @@ impl Identity {
         };
         let mut found = read(commands).await?;
         let foreign = |found: &Option<String>| match (&known, found) {
-            (Some(known), Some(found)) => name(found) != known && replaced(found) != Some(known.as_str()),
+            (Some(known), Some(found)) => {
+                name(found) != known && !replaced(found).any(|replaced| replaced == known)
+            }
             (Some(_), None) => true,
             (None, _) => false,
         };
         if found.is_none() && known.is_none() || adopting && foreign(&found) {
-            let mut value: String =
-                random_bytes::<16>(random).iter().map(|byte| format!("{byte:02x}")).collect();
+            let fresh: String = random_bytes::<16>(random).iter().map(|byte| format!("{byte:02x}")).collect();
+            // One that has a name keeps it, so that whoever goes by it already goes on.
+            let mut value = found.as_deref().map_or(fresh.as_str(), name).to_owned();
+            let before = found.as_deref().into_iter().flat_map(replaced).take(MOST_REPLACED);
+            let replaces: Vec<&str> = known.as_deref().into_iter().chain(before).collect();
+            if !replaces.is_empty() {
+                value.push_str(REPLACES);
+                value.push_str(&replaces.join(","));
+            }
             let mut set = ::redis::cmd("SET");
-            set.arg(keyspace::REDIS_IDENTITY);
-            match &known {
-                Some(known) => {
-                    value.push_str(REPLACES);
-                    value.push_str(known);
-                    set.arg(value);
-                }
-                // Several replicas may start at once: one of them gives the name.
-                None => {
-                    set.arg(value).arg("NX");
-                }
+            set.arg(keyspace::REDIS_IDENTITY).arg(value);
+            // Several replicas may start, or be told to adopt, at once: one of them gives the name.
+            if found.is_none() {
+                set.arg("NX");
             }
             set.exec_async(commands).await?;
             found = read(commands).await?;
@@ -121,8 +130,8 @@ fn name(value: &str) -> &str {
     value.split_once(REPLACES).map_or(value, |(name, _)| name)
 }
 
-fn replaced(value: &str) -> Option<&str> {
-    value.split_once(REPLACES).map(|(_, replaced)| replaced)
+fn replaced(value: &str) -> impl Iterator<Item = &str> {
+    value.split_once(REPLACES).map(|(_, replaced)| replaced).into_iter().flat_map(|names| names.split(','))
 }
 
 /// Whole or not at all.

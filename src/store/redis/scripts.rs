@@ -82,7 +82,7 @@ return 1
     )
 });
 
-/// Gives a lease back, if it is ours.
+/// Gives a lease back, if it is ours. What one before us began is not settled by that, whatever became of ours.
 ///
 /// Keys: lease, intent. Arguments: the nonce, 1 when what was begun is settled, the channel and what to tell on it (empty:
 /// nobody waits for it).
@@ -90,7 +90,7 @@ pub(super) static RELEASE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
 local begun = redis.call('GET', KEYS[2])
-if ARGV[2] == '1' and begun and string.sub(begun, 1, 16) == ARGV[1] then redis.call('DEL', KEYS[2]) end
+if ARGV[2] == '1' and begun == ARGV[1] .. '0' then redis.call('DEL', KEYS[2]) end
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[1])
 if ARGV[4] ~= '' then redis.pcall('PUBLISH', ARGV[3], ARGV[4]) end
