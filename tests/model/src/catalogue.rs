@@ -127,6 +127,13 @@ pub fn full() -> Vec<Setup> {
             Store::Plain,
             Budget { connects: 1, revocations: 1, pauses: 1, ..b },
         ),
+        (
+            "three replicas, delete, and all that",
+            3,
+            1,
+            Store::Plain,
+            Budget { deletes: 1, crashes: 1, pauses: 1, ..b },
+        ),
         ("two connections, failover", 2, 2, Store::Plain, Budget { ticks: 0, failovers: 1, ..b }),
         ("two connections, crash, tick", 2, 2, Store::Plain, Budget { crashes: 1, ..b }),
     ])

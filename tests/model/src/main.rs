@@ -1,7 +1,7 @@
 //! Checks the refresh protocol and says how much there was to check.
 //!
-//! `cargo run --release -p refresh-model` checks the small configurations, `-- full` the large ones too, `-- bugs` shows
-//! for each broken rule the shortest run that breaks something, and `-- bugs NoFence` just that one.
+//! `cargo run --release -p refresh-model` checks the small configurations, `-- full` the large ones too and
+//! `-- full NAME` one of them; `-- bugs` says for each broken rule how soon it shows, and `-- bugs NoFence` how.
 
 #![expect(clippy::print_stdout, reason = "a command that reports; there is nothing else it could do")]
 #![expect(clippy::disallowed_methods, reason = "the time it took is all the clock is for")]
@@ -16,7 +16,11 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.first().map(String::as_str) {
         None => check(&catalogue::small()),
-        Some("full") => check(&[catalogue::small(), catalogue::full()].concat()),
+        Some("full") => {
+            let mut setups = [catalogue::small(), catalogue::full()].concat();
+            setups.retain(|setup| words.get(1).is_none_or(|name| setup.name == name));
+            check(&setups)
+        }
         Some("bugs") => show_bugs(words.get(1).map(String::as_str)),
         Some(other) => {
             println!("'{other}' is neither 'full' nor 'bugs'");
