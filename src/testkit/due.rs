@@ -239,6 +239,7 @@ fn due_over_an_hour(count: usize) {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a longer run is asked for in the environment")]
 fn what_is_due_stays_within_the_budget_through_a_restart() {
     let count = std::env::var("DUE").ok().and_then(|text| text.parse().ok()).unwrap_or(3000);
     due_over_an_hour(count);
