@@ -19,7 +19,7 @@ use crate::store::{Revision, Writer};
 
 /// Uses of one grant by one process within a minute. The engine waits a second after the first failure in a row, up to five later, and
 /// asks a personal account's verdict once more; several resources and reports of refused tokens come on top.
-const MOST_CALLS_A_MINUTE: usize = 60;
+const MOST_CALLS_A_MINUTE: usize = 30;
 /// What is deleted or replaced may be served elsewhere for so long, as long as the store answers.
 const FELT_WITHIN: Duration = Duration::from_secs(1);
 

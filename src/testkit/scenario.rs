@@ -33,7 +33,9 @@ const FAULTS_END: Duration = Duration::from_secs(200);
 const CALLERS_END: Duration = Duration::from_secs(225);
 /// … whoever is not asked again by itself is asked here …
 const LAST_ASKED: Duration = Duration::from_secs(240);
-/// … and by here everybody agrees.
+/// … everybody is compared with the store here …
+const COMPARED: Duration = Duration::from_secs(255);
+/// … and by here nothing is under way.
 const END: Duration = Duration::from_secs(260);
 /// As in `broker/confirm.rs`.
 const SIGN_IN_TRIES: usize = 8;
@@ -106,7 +108,8 @@ struct Process {
     clock: Arc<SimClock>,
 }
 
-/// A replica: what outlives its processes. (A journal on its disk will be one of these.)
+/// A replica: what outlives its processes. (A journal on its disk belongs here, is handed to each process in [`Cluster::start`], and
+/// takes away what the ledger explains by a process that ended before it could store an answer.)
 struct Replica {
     wall_error: WallError,
     process: Option<Arc<Process>>,
@@ -163,7 +166,15 @@ impl Cluster {
         let clock = Arc::new(SimClock::new(world.clone(), WallError::default()));
         let tasks = Arc::new(SimTasks::new(world.clone(), WORLD));
         let server = SimServer::new(clock, tasks, dice.more(), REPLICAS, wait, mutant, Some(ledger.clone()));
-        let issuer = SimIssuer::new(world.clone(), dice.more(), mode, mutant, life, ledger.clone());
+        let issuer = SimIssuer::new(
+            world.clone(),
+            dice.more(),
+            mode,
+            mutant,
+            life,
+            climate.authority_sluggish,
+            ledger.clone(),
+        );
         let material = zeroize::Zeroizing::new([7; 32]);
         let born = Timestamp::from_unix_seconds(1);
         let key = SealingKey::new("simulated".into(), born, Some(born), material);
@@ -702,15 +713,28 @@ impl Cluster {
                             let over = !matches!(outcome, Outcome::Trouble(_));
                             asking.outcome(target, replica, outcome);
                             if over {
-                                return;
+                                break;
                             }
                             process.clock.sleep(Duration::from_secs(2)).await;
                         }
+                        asking.world.sleep(COMPARED.saturating_sub(asking.world.now())).await;
+                        asking.compare(&process, target).await;
                     };
                     let pid = cluster.process(replica).map_or(WORLD, |process| process.pid);
                     cluster.world.spawn(pid, "ask at the end", Box::pin(ask));
                 }
             });
+        }
+    }
+
+    /// Whether a process holds what is stored.
+    async fn compare(&self, process: &Process, target: usize) {
+        let key = &self.targets[target].key;
+        let held = process.engine.inspect(key).await.ok().map(|held| held.connection.revision);
+        let stored = self.ledger.stored(key).map(|stored| stored.revision);
+        if held != stored {
+            let what = format!("{key}: replica {} holds {held:?} and {stored:?} is stored", process.replica);
+            self.ledger.violated("I18", what);
         }
     }
 
@@ -720,6 +744,9 @@ impl Cluster {
 
     /// Whether everything healed.
     fn judge(self: &Arc<Self>) {
+        for lease in self.server.leases() {
+            self.ledger.violated("I18", format!("the lease of {lease} is still held"));
+        }
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for (number, target) in self.targets.iter().enumerate() {
             let stored = self.ledger.stored(&target.key);

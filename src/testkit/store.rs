@@ -418,6 +418,18 @@ impl SimServer {
         self.state().listeners.remove(&pid);
     }
 
+    /// The connections whose lease somebody holds.
+    pub(crate) fn leases(&self) -> Vec<ConnectionKey> {
+        let now = self.inner.clock.monotonic();
+        let state = self.state();
+        let held = state.primary.leases.iter().filter(|(_, (_, until))| *until > now);
+        let of_connections = held.filter_map(|(of, _)| match of {
+            LeaseKey::Connection(key) => Some(key.clone()),
+            LeaseKey::Sweep(_) => None,
+        });
+        of_connections.collect()
+    }
+
     /// Calls that were made, and those that something was done to.
     pub(crate) fn counted(&self) -> (u64, u64) {
         let state = self.state();
