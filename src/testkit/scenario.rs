@@ -67,7 +67,7 @@ pub(crate) struct Report {
 pub(crate) fn run(plan: Plan) -> Report {
     let dice = Dice::new(plan.seed);
     let world = World::new(dice.more(), plan.traced);
-    let mode = if plan.seed % 2 == 0 { Mode::Entra } else { Mode::Strict };
+    let mode = if plan.seed.is_multiple_of(2) { Mode::Entra } else { Mode::Strict };
     let cluster = Cluster::build(&world, &dice, mode, plan.mutant);
     cluster.begin();
     let mut circles = world.run_until(FAULTS_END);
@@ -184,7 +184,7 @@ impl Cluster {
         ledger.look_into(insight, issuer.clone());
         let app = AppName::parse("outlook").expect("name");
         let targets = (0..3 + u32::try_from(dice.below(3)).unwrap_or(0)).map(|user| {
-            issuer.add_user(user, user % 3 == 0);
+            issuer.add_user(user, user.is_multiple_of(3));
             issuer.add_user(user + 100, false);
             let name = ConnectionName::parse(&format!("user-{user}")).expect("name");
             let key = ConnectionKey { app: app.clone(), connection: name };
@@ -383,7 +383,7 @@ impl Cluster {
         let (family, refresh_token, access_token, life) = self.issuer.sign_in(user);
         self.ledger.signing_in(key, family, user);
         self.world.note(format_args!("{} signs in at {}: grant {}", user, process.replica, family.0));
-        let personal = user < 100 && user % 3 == 0;
+        let personal = user < 100 && user.is_multiple_of(3);
         let tenant = if personal { PERSONAL_TENANT.to_owned() } else { format!("tenant-{}", user % 2) };
         let entra = self.mode == Mode::Entra || personal;
         let account = Account {
