@@ -464,7 +464,9 @@ impl authority::Watch for Ledger {
             let ended = before.ended.unwrap_or(before.begun);
             let was_stored = before.rotated_to.is_some_and(|generation| generation <= newest_stored);
             let failed_over = books.losses.iter().any(|(at, keys)| *at >= began && keys.contains(&key));
-            if !was_stored && !before.reached {
+            if call.ended.is_some() {
+                Some("a request came after its caller had given it up")
+            } else if !was_stored && !before.reached {
                 Some("the answer was lost")
             } else if !was_stored && books.killed.contains(&before.pid) {
                 Some("the process ended before it could store the answer")

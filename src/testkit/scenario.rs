@@ -684,7 +684,9 @@ impl Cluster {
         self.world.note(format_args!("the faults end"));
         self.server.set_weather(StoreWeather::default());
         self.issuer.set_weather(AuthorityWeather::default());
-        self.server.promote();
+        if self.server.is_down() {
+            self.server.promote();
+        }
         for replica in 0..REPLICAS {
             self.server.set_link(replica, Link::Up);
             self.replicas()[replica].wall_error.store(0, Ordering::Relaxed);
@@ -703,7 +705,7 @@ impl Cluster {
                 if let Some(process) = cluster.process(0) {
                     process.engine.try_now(&cluster.targets[target].key);
                 }
-                cluster.world.sleep(Duration::from_secs(3)).await;
+                cluster.world.sleep(Duration::from_secs(6)).await;
                 for replica in 0..REPLICAS {
                     let Some(process) = cluster.process(replica) else { continue };
                     let asking = cluster.clone();

@@ -73,6 +73,8 @@ struct State {
     weather: StoreWeather,
     links: Vec<Link>,
     down: bool,
+    /// How many primaries there were before this one.
+    lost_primaries: u32,
     listeners: BTreeMap<Pid, Listener>,
     /// What was there at some instants, for stale reads.
     history: VecDeque<(Duration, BTreeMap<ConnectionKey, StoredConnection>)>,
@@ -345,6 +347,7 @@ impl SimServer {
             weather: StoreWeather::default(),
             links: vec![Link::Up; replicas],
             down: false,
+            lost_primaries: 0,
             listeners: BTreeMap::new(),
             history: VecDeque::new(),
             faults: 0,
@@ -395,10 +398,16 @@ impl SimServer {
             state.catch_up(now);
             state.primary = state.copy.clone();
             state.down = false;
+            state.lost_primaries += 1;
             let log = std::mem::take(&mut state.log);
             log.iter().filter_map(|(_, _, op)| op.key().cloned()).collect()
         };
         self.after_a_loss(&lost);
+    }
+
+    /// Whether nobody answers.
+    pub(crate) fn is_down(&self) -> bool {
+        self.state().down
     }
 
     /// Everything is lost.
@@ -647,7 +656,12 @@ impl SimStore {
                     server.trouble(replica, "the copy is too far behind");
                     return;
                 }
+                let primary = server.state().lost_primaries;
                 clock.sleep(wait).await;
+                if server.state().lost_primaries != primary {
+                    server.trouble(replica, "the primary was lost before the copy had it");
+                    return;
+                }
             }
             clock.sleep(dice.millis(0, slow)).await;
             if fate == Fate::LostAfter || !reachable(true) {
