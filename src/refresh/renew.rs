@@ -987,6 +987,7 @@ async fn overtaken(
             if loaded.connection.profile.status == Status::Paused {
                 connection.profile.status = Status::Paused;
             }
+            connection.tokens = newest_of_each(&loaded.connection.tokens, connection.tokens);
             let expected = Some(loaded.connection.revision);
             let again =
                 successor(inner, key, expected, unstored.writer, connection, unstored.grant, unstored.used);
@@ -1014,6 +1015,21 @@ async fn overtaken(
             loaded.map(|_| ())
         }
     }
+}
+
+/// Of two sets of tokens, by resource, those that live longer: where an authority answers without a new refresh token, another
+/// replica's answer for the same grant may be stored beside ours.
+fn newest_of_each(theirs: &[HeldToken], ours: Vec<HeldToken>) -> Vec<HeldToken> {
+    let mut tokens: Vec<HeldToken> = theirs.to_vec();
+    for token in ours {
+        match tokens.iter_mut().find(|other| other.resource == token.resource) {
+            Some(other) if other.expires_at < token.expires_at => *other = token,
+            Some(_) => {}
+            None => tokens.push(token),
+        }
+    }
+    tokens.truncate(MOST_TOKENS);
+    tokens
 }
 
 /// Writes a verdict down, if the connection still is the one it was about.

@@ -153,6 +153,7 @@ struct Issuer {
     mode: Mode,
     mutant: Mutant,
     life: Duration,
+    sluggish: bool,
     naming: ScopeNaming,
     watch: Arc<dyn Watch>,
     state: Mutex<State>,
@@ -171,6 +172,7 @@ impl SimIssuer {
         mode: Mode,
         mutant: Mutant,
         life: Duration,
+        sluggish: bool,
         watch: Arc<dyn Watch>,
     ) -> Self {
         let naming = match mode {
@@ -185,7 +187,8 @@ impl SimIssuer {
             weather: AuthorityWeather::default(),
             faults: 0,
         };
-        let issuer = Issuer { world, dice, mode, mutant, life, naming, watch, state: Mutex::new(state) };
+        let issuer =
+            Issuer { world, dice, mode, mutant, life, sluggish, naming, watch, state: Mutex::new(state) };
         SimIssuer { inner: Arc::new(issuer) }
     }
 
@@ -417,7 +420,11 @@ impl SimAuthority {
         }
         let (answer, answered) = oneshot::channel();
         let server = issuer.clone();
-        let longest = if slow { 6000 } else { 150 };
+        let longest = match (slow, issuer.inner.sluggish) {
+            (true, _) => 6000,
+            (false, true) => 2500,
+            (false, false) => 150,
+        };
         let way = async move {
             let (world, dice) = (&server.inner.world, &server.inner.dice);
             world.sleep(dice.millis(1, longest)).await;

@@ -98,6 +98,8 @@ pub(crate) struct Climate {
     pub(crate) wall_jumps: bool,
     pub(crate) store_lossy: bool,
     pub(crate) authority_lossy: bool,
+    /// The authority always takes seconds, so that most accidents meet a refresh under way.
+    pub(crate) authority_sluggish: bool,
     pub(crate) outages: bool,
     pub(crate) verdicts: bool,
     pub(crate) deletes: bool,
@@ -116,6 +118,7 @@ impl Climate {
             wall_jumps: dice.of_thousand(150),
             store_lossy: half(),
             authority_lossy: half(),
+            authority_sluggish: dice.of_thousand(250),
             outages: half(),
             verdicts: half(),
             deletes: half(),

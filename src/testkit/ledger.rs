@@ -19,7 +19,7 @@ use crate::store::{Revision, Writer};
 
 /// Uses of one grant by one process within a minute. The engine waits a second after the first failure in a row, up to five later, and
 /// asks a personal account's verdict once more; several resources and reports of refused tokens come on top.
-const MOST_CALLS_A_MINUTE: usize = 60;
+const MOST_CALLS_A_MINUTE: usize = 30;
 /// What is deleted or replaced may be served elsewhere for so long, as long as the store answers.
 const FELT_WITHIN: Duration = Duration::from_secs(1);
 
@@ -464,7 +464,9 @@ impl authority::Watch for Ledger {
             let ended = before.ended.unwrap_or(before.begun);
             let was_stored = before.rotated_to.is_some_and(|generation| generation <= newest_stored);
             let failed_over = books.losses.iter().any(|(at, keys)| *at >= began && keys.contains(&key));
-            if !was_stored && !before.reached {
+            if call.ended.is_some() {
+                Some("a request came after its caller had given it up")
+            } else if !was_stored && !before.reached {
                 Some("the answer was lost")
             } else if !was_stored && books.killed.contains(&before.pid) {
                 Some("the process ended before it could store the answer")

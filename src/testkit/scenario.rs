@@ -33,7 +33,9 @@ const FAULTS_END: Duration = Duration::from_secs(200);
 const CALLERS_END: Duration = Duration::from_secs(225);
 /// … whoever is not asked again by itself is asked here …
 const LAST_ASKED: Duration = Duration::from_secs(240);
-/// … and by here everybody agrees.
+/// … everybody is compared with the store here …
+const COMPARED: Duration = Duration::from_secs(255);
+/// … and by here nothing is under way.
 const END: Duration = Duration::from_secs(260);
 /// As in `broker/confirm.rs`.
 const SIGN_IN_TRIES: usize = 8;
@@ -65,7 +67,7 @@ pub(crate) struct Report {
 pub(crate) fn run(plan: Plan) -> Report {
     let dice = Dice::new(plan.seed);
     let world = World::new(dice.more(), plan.traced);
-    let mode = if plan.seed % 2 == 0 { Mode::Entra } else { Mode::Strict };
+    let mode = if plan.seed.is_multiple_of(2) { Mode::Entra } else { Mode::Strict };
     let cluster = Cluster::build(&world, &dice, mode, plan.mutant);
     cluster.begin();
     let mut circles = world.run_until(FAULTS_END);
@@ -108,7 +110,8 @@ struct Process {
     clock: Arc<SimClock>,
 }
 
-/// A replica: what outlives its processes. (A journal on its disk will be one of these.)
+/// A replica: what outlives its processes. (A journal on its disk belongs here, is handed to each process in [`Cluster::start`], and
+/// takes away what the ledger explains by a process that ended before it could store an answer.)
 struct Replica {
     wall_error: WallError,
     process: Option<Arc<Process>>,
@@ -166,7 +169,15 @@ impl Cluster {
         let clock = Arc::new(SimClock::new(world.clone(), WallError::default()));
         let tasks = Arc::new(SimTasks::new(world.clone(), WORLD));
         let server = SimServer::new(clock, tasks, dice.more(), REPLICAS, wait, mutant, Some(ledger.clone()));
-        let issuer = SimIssuer::new(world.clone(), dice.more(), mode, mutant, life, ledger.clone());
+        let issuer = SimIssuer::new(
+            world.clone(),
+            dice.more(),
+            mode,
+            mutant,
+            life,
+            climate.authority_sluggish,
+            ledger.clone(),
+        );
         let material = zeroize::Zeroizing::new([7; 32]);
         let born = Timestamp::from_unix_seconds(1);
         let key = SealingKey::new("simulated".into(), born, Some(born), material);
@@ -176,7 +187,7 @@ impl Cluster {
         ledger.look_into(insight, issuer.clone());
         let app = AppName::parse("outlook").expect("name");
         let targets = (0..3 + u32::try_from(dice.below(3)).unwrap_or(0)).map(|user| {
-            issuer.add_user(user, user % 3 == 0);
+            issuer.add_user(user, user.is_multiple_of(3));
             issuer.add_user(user + 100, false);
             let name = ConnectionName::parse(&format!("user-{user}")).expect("name");
             let key = ConnectionKey { app: app.clone(), connection: name };
@@ -375,7 +386,7 @@ impl Cluster {
         let (family, refresh_token, access_token, life) = self.issuer.sign_in(user);
         self.ledger.signing_in(key, family, user);
         self.world.note(format_args!("{} signs in at {}: grant {}", user, process.replica, family.0));
-        let personal = user < 100 && user % 3 == 0;
+        let personal = user < 100 && user.is_multiple_of(3);
         let tenant = if personal { PERSONAL_TENANT.to_owned() } else { format!("tenant-{}", user % 2) };
         let entra = self.mode == Mode::Entra || personal;
         let account = Account {
@@ -676,7 +687,9 @@ impl Cluster {
         self.world.note(format_args!("the faults end"));
         self.server.set_weather(StoreWeather::default());
         self.issuer.set_weather(AuthorityWeather::default());
-        self.server.promote();
+        if self.server.is_down() {
+            self.server.promote();
+        }
         for replica in 0..REPLICAS {
             self.server.set_link(replica, Link::Up);
             self.replicas()[replica].wall_error.store(0, Ordering::Relaxed);
@@ -695,7 +708,7 @@ impl Cluster {
                 if let Some(process) = cluster.process(0) {
                     process.engine.try_now(&cluster.targets[target].key);
                 }
-                cluster.world.sleep(Duration::from_secs(3)).await;
+                cluster.world.sleep(Duration::from_secs(6)).await;
                 for replica in 0..REPLICAS {
                     let Some(process) = cluster.process(replica) else { continue };
                     let asking = cluster.clone();
@@ -705,15 +718,28 @@ impl Cluster {
                             let over = !matches!(outcome, Outcome::Trouble(_));
                             asking.outcome(target, replica, outcome);
                             if over {
-                                return;
+                                break;
                             }
                             process.clock.sleep(Duration::from_secs(2)).await;
                         }
+                        asking.world.sleep(COMPARED.saturating_sub(asking.world.now())).await;
+                        asking.compare(&process, target).await;
                     };
                     let pid = cluster.process(replica).map_or(WORLD, |process| process.pid);
                     cluster.world.spawn(pid, "ask at the end", Box::pin(ask));
                 }
             });
+        }
+    }
+
+    /// Whether a process holds what is stored.
+    async fn compare(&self, process: &Process, target: usize) {
+        let key = &self.targets[target].key;
+        let held = process.engine.inspect(key).await.ok().map(|held| held.connection.revision);
+        let stored = self.ledger.stored(key).map(|stored| stored.revision);
+        if held != stored {
+            let what = format!("{key}: replica {} holds {held:?} and {stored:?} is stored", process.replica);
+            self.ledger.violated("I18", what);
         }
     }
 
@@ -723,6 +749,9 @@ impl Cluster {
 
     /// Whether everything healed.
     fn judge(self: &Arc<Self>) {
+        for lease in self.server.leases() {
+            self.ledger.violated("I18", format!("the lease of {lease} is still held"));
+        }
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for (number, target) in self.targets.iter().enumerate() {
             let stored = self.ledger.stored(&target.key);

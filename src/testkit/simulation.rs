@@ -45,6 +45,28 @@ fn two_hundred_seeds_hold() {
     }
 }
 
+// Seeds that found something. A change of what a run draws makes them ordinary ones.
+
+#[test]
+fn seed_17_who_waited_for_a_look_in_vain_does_not_get_what_was_deleted_meanwhile() {
+    holds(17);
+}
+
+#[test]
+fn seed_1248_a_commit_does_not_prove_what_is_stored_when_its_answer_is_seen() {
+    holds(1248);
+}
+
+#[test]
+fn seed_125_a_verdict_is_forgotten_everywhere_when_the_user_signs_in_again() {
+    holds(125);
+}
+
+#[test]
+fn seed_510_an_answer_on_top_of_another_replica_s_keeps_the_newer_tokens() {
+    holds(510);
+}
+
 /// Some seed of these runs with a fake that is wrong must violate this invariant.
 fn is_noticed(mutant: Mutant, invariant: &str) {
     let noticed = (0..MOST_SEEDS).find(|seed| {

@@ -73,6 +73,8 @@ struct State {
     weather: StoreWeather,
     links: Vec<Link>,
     down: bool,
+    /// How many primaries there were before this one.
+    lost_primaries: u32,
     listeners: BTreeMap<Pid, Listener>,
     /// What was there at some instants, for stale reads.
     history: VecDeque<(Duration, BTreeMap<ConnectionKey, StoredConnection>)>,
@@ -347,6 +349,7 @@ impl SimServer {
             weather: StoreWeather::default(),
             links: vec![Link::Up; replicas],
             down: false,
+            lost_primaries: 0,
             listeners: BTreeMap::new(),
             history: VecDeque::new(),
             faults: 0,
@@ -397,10 +400,16 @@ impl SimServer {
             state.catch_up(now);
             state.primary = state.copy.clone();
             state.down = false;
+            state.lost_primaries += 1;
             let log = std::mem::take(&mut state.log);
             log.iter().filter_map(|(_, _, op)| op.key().cloned()).collect()
         };
         self.after_a_loss(&lost);
+    }
+
+    /// Whether nobody answers.
+    pub(crate) fn is_down(&self) -> bool {
+        self.state().down
     }
 
     /// Everything is lost.
@@ -418,6 +427,18 @@ impl SimServer {
     /// The process is gone, and hears no more.
     pub(crate) fn hang_up(&self, pid: Pid) {
         self.state().listeners.remove(&pid);
+    }
+
+    /// The connections whose lease somebody holds.
+    pub(crate) fn leases(&self) -> Vec<ConnectionKey> {
+        let now = self.inner.clock.monotonic();
+        let state = self.state();
+        let held = state.primary.leases.iter().filter(|(_, (_, until))| *until > now);
+        let of_connections = held.filter_map(|(of, _)| match of {
+            LeaseKey::Connection(key) => Some(key.clone()),
+            LeaseKey::Sweep(_) => None,
+        });
+        of_connections.collect()
     }
 
     /// Calls that were made, and those that something was done to.
@@ -637,7 +658,12 @@ impl SimStore {
                     server.trouble(replica, "the copy is too far behind");
                     return;
                 }
+                let primary = server.state().lost_primaries;
                 clock.sleep(wait).await;
+                if server.state().lost_primaries != primary {
+                    server.trouble(replica, "the primary was lost before the copy had it");
+                    return;
+                }
             }
             clock.sleep(dice.millis(0, slow)).await;
             if fate == Fate::LostAfter || !reachable(true) {
