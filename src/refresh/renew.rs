@@ -121,6 +121,8 @@ async fn load(
             let mut state = slot.state();
             state.recent = None; // deleted since
             if state.epoch == epoch {
+                // Whatever was begun before may not bring it back.
+                state.epoch += 1;
                 state.held = None;
                 state.unchecked = None;
             }

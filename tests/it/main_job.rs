@@ -157,7 +157,9 @@ async fn a_crowd_makes_one_call_redis_strict() {
 /// SIGKILL while refreshes are under way, the authority having rotated or not: after the restart every connection
 /// yields a token, for used refresh tokens stay valid.
 async fn killed_during_a_refresh(kept: Kept) {
-    let mut world = Plan::default().kept(kept).token_life(SHORT).start().await;
+    // A lease of the process that was killed ends by itself: within what a caller waits for.
+    let limits = "[limits]\nauthority_timeout = \"2s\"\nlease = \"7s\"\n";
+    let mut world = Plan::default().kept(kept).token_life(SHORT).sections(limits).start().await;
     let names: Vec<String> = (0..4).map(|number| format!("user-{number}")).collect();
     for name in &names {
         world.connect(name, ALICE).await;

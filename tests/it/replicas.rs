@@ -244,7 +244,11 @@ async fn an_emptied_redis_is_not_believed_until_an_operator_says_so() {
     world.daemon = Process::launch(world.folder.path()).await;
     let answer = world.token("cold").await;
     assert_eq!((answer.status.as_u16(), text(&answer.json(), "code")), (503, "store_unavailable"));
-    assert!(world.daemon.log().contains("tokenward store adopt"), "{}", world.daemon.log());
+    let begun = Instant::now();
+    while !world.daemon.log().contains("tokenward store adopt") {
+        assert!(begun.elapsed() < Duration::from_secs(5), "{}", world.daemon.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 
     let adopted = std::process::Command::new(env!("CARGO_BIN_EXE_tokenward"))
         .args(["store", "adopt", "--yes", "--config"])

@@ -29,8 +29,8 @@
 //! * **Time** is three ages of an access token: fresh, due, dead. Each configuration allows one or two steps.
 //! * **Users** delete and sign in again at any replica and any moment; the authority may end a grant of its own.
 //!
-//! In all, `-- full` visits 26.5 million unique states in 102 configurations (98 million generated) and takes about five
-//! minutes on one core.
+//! In all, `-- full` visits 26.5 million unique states in 102 configurations (98 million generated) and takes about
+//! eight minutes on one core.
 //!
 //! Faults are counted down ([`Budget`]) and that is what makes the state space finite; there is no bound on depth. What
 //! each configuration allows stands in [`catalogue`].
