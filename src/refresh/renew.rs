@@ -77,9 +77,10 @@ async fn load(
         }
         Ok(None) => {
             let mut state = slot.state();
-            if state.epoch == epoch {
+            if state.epoch == epoch && looked_at >= state.checked_at {
                 state.held = None;
                 state.unchecked = None;
+                state.checked_at = looked_at;
             }
             Err(Arc::new(Failure::NotFound))
         }
