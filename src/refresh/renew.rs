@@ -294,7 +294,11 @@ async fn use_grant(
                 failure.disposition.is_verdict() && speaks_of_the_grant(inner, key, connection, want);
             let known = failure.disposition != Disposition::OutcomeUnknown;
             let failure = Arc::new(Failure::Authority(failure));
-            note_trouble(inner, slot, want, &failure, None);
+            // What was said of a grant is no trouble of the one that took its place meanwhile.
+            let connected_at = slot.state().connected_at;
+            if connected_at.is_none_or(|at| at == connection.profile.connected_at) {
+                note_trouble(inner, slot, want, &failure, None);
+            }
             note_buckets(inner, key, tenant.as_deref(), &failure);
             let noted = if judged {
                 judge(inner, key, slot, seen, grant, &failure, lease.writer()).await
