@@ -674,7 +674,8 @@ impl Inner {
         let words = connection.profile.scopes_granted.iter().map(String::as_str);
         let granted = app.authority.scope_naming().scopes_lossy(words);
         let mut state = slot.state();
-        if state.epoch != epoch {
+        // Of two looks under way at once the one that began later counts, whichever comes back last.
+        if state.epoch != epoch || (outdates == 0 && looked_at < state.checked_at) {
             return;
         }
         state.epoch += outdates;

@@ -119,12 +119,13 @@ async fn load(
         }
         Ok(None) => {
             let mut state = slot.state();
-            state.recent = None; // deleted since
-            if state.epoch == epoch {
-                // Whatever was begun before may not bring it back.
+            if state.epoch == epoch && looked_at >= state.checked_at {
+                // Deleted since: whatever was begun or stored before may not bring it back.
                 state.epoch += 1;
+                state.recent = None;
                 state.held = None;
                 state.unchecked = None;
+                state.checked_at = looked_at;
             }
             Err(Arc::new(Failure::NotFound))
         }
@@ -578,7 +579,11 @@ async fn use_grant(
                 failure.disposition.is_verdict() && speaks_of_the_grant(inner, key, connection, want);
             let known = failure.disposition != Disposition::OutcomeUnknown;
             let failure = Arc::new(Failure::Authority(failure));
-            note_trouble(inner, slot, want, &failure, None);
+            // What was said of a grant is no trouble of the one that took its place meanwhile.
+            let connected_at = slot.state().connected_at;
+            if connected_at.is_none_or(|at| at == connection.profile.connected_at) {
+                note_trouble(inner, slot, want, &failure, None);
+            }
             let noted = if judged {
                 judge(inner, key, slot, seen, grant, &failure, lease.writer()).await
             } else {

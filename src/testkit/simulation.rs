@@ -67,6 +67,16 @@ fn seed_510_an_answer_on_top_of_another_replica_s_keeps_the_newer_tokens() {
     holds(510);
 }
 
+#[test]
+fn seed_19544_a_slow_look_does_not_bring_back_what_a_later_one_replaced() {
+    holds(19544);
+}
+
+#[test]
+fn seed_9736_a_verdict_on_a_grant_that_was_replaced_meanwhile_is_not_remembered() {
+    holds(9736);
+}
+
 /// Some seed of these runs with a fake that is wrong must violate this invariant.
 fn is_noticed(mutant: Mutant, invariant: &str) {
     let noticed = (0..MOST_SEEDS).find(|seed| {
