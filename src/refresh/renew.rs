@@ -557,17 +557,20 @@ async fn use_grant(
             let renewed_connection = connection.clone();
             let successor = successor(inner, key, expected, lease.writer(), connection, renewed, used);
             slot.state().unstored = Some(successor);
-            // The commit gives the lease back. One that is not stored yet keeps it until it ends.
             let stored = make_durable(inner, key, slot, seen.epoch).await;
             if let Err(failure) = &stored {
                 note_trouble(inner, slot, want, failure, None);
             } else {
                 slot.state().trouble.remove(&want.resource);
             }
-            // Its commit gave the lease back; an answer that was dropped did not.
-            let (giver, of) = (inner.clone(), key.clone());
-            let give_back = async move { lease.release(&giver, &of, true).await };
-            inner.deps.tasks.spawn("give a lease back", Box::pin(give_back));
+            // Its commit gave the lease back; an answer that was dropped did not. One that is not in the store yet, though it
+            // is in the journal, keeps lease and doubt: to others the refresh token there is as good as spent.
+            let is_stored_or_dropped = slot.state().unstored.is_none();
+            if is_stored_or_dropped {
+                let (giver, of) = (inner.clone(), key.clone());
+                let give_back = async move { lease.release(&giver, &of, true).await };
+                inner.deps.tasks.spawn("give a lease back", Box::pin(give_back));
+            }
             if let Some(used_at) = used_at {
                 let next = due_of(inner, key, &renewed_connection, Some(used_at), sweep::jitter(inner));
                 schedule(inner, key, next).await;
@@ -831,8 +834,8 @@ fn successor(
     Unstored { writer, expected, sealed, connection, grant, used, journaled: false }
 }
 
-/// Makes an answer to a question asked at `epoch` durable, so that its tokens may be served: in the store, or in the journal when the store does not take
-/// it at once; then the store is offered it again and again beside.
+/// Makes an answer to a question asked at `epoch` durable, so that its tokens may be served: in the store, or in the journal
+/// when the store does not take it at once; then the store is offered it again and again beside.
 async fn make_durable(
     inner: &Arc<Inner>,
     key: &ConnectionKey,
