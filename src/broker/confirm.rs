@@ -15,7 +15,7 @@ use crate::domain::secret::ConfirmationCode;
 use crate::policy::CallerPolicy;
 use crate::refresh::sha256_hex;
 use crate::repository::{Redeemed, RepositoryError, Taken};
-use crate::store::{Committed, Writer};
+use crate::store::Committed;
 
 /// Wrong confirmations that end a session.
 const MOST_WRONG_CODES: u8 = 5;
@@ -113,6 +113,9 @@ impl Broker {
                     FailureReason::AccountMismatch => rejected(
                         "the connection belongs to another account by now; pass change_account to move it",
                     ),
+                    FailureReason::Expired => {
+                        rejected("the connection was deleted since its user signed in; start a new session")
+                    }
                     _ => Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) },
                 },
             )?;
@@ -158,7 +161,9 @@ impl Broker {
         false
     }
 
-    /// Makes or renews the connection. Of a connection that is there, only its own account may renew it.
+    /// Makes or renews the connection. Of a connection that is there, only its own account may renew it. A delete that has come
+    /// since the user signed in has the last word ([`FailureReason::Expired`]): also where this sign-in had been stored before
+    /// it, and nobody was told.
     pub(super) async fn keep_connection(
         &self,
         session: &ConnectSession,
@@ -175,6 +180,11 @@ impl Broker {
         for _ in 0..SWAP_TRIES {
             let before = repository.load(&key).await.map_err(internal)?;
             let before = before.map(|loaded| loaded.connection);
+            // After the load: what a later delete takes away is not what the commit expects.
+            let floor = repository.store().floor(&key).await.map_err(|error| internal(error.into()))?;
+            if floor > redeemed.floor {
+                return Err(FailureReason::Expired);
+            }
             // Another account gives way only where the session was started to move it, and only the account that the
             // connection had then.
             if let Some(before) = &before {
@@ -202,14 +212,18 @@ impl Broker {
                 same_account.map(|before| &before.profile),
             );
             profile.confirmed_with = confirmed_with.map(str::to_owned);
+            // However long it waited to be confirmed: what was revoked meanwhile stays revoked.
+            profile.connected_at = redeemed.token.issued_at;
+            if self.deps.engine.is_revoked(&key, &profile) {
+                return Err(FailureReason::Expired);
+            }
             let expected = before.as_ref().map(|before| before.revision);
             let tokens = std::slice::from_ref(&redeemed.token);
             // Before it is there: one that nothing looks after would end unseen.
             self.deps.engine.expect(&key, &profile, tokens).await;
-            let committed =
-                repository.commit(&key, expected, &profile, tokens, Some(&grant), Writer::SignIn).await;
-            if let Ok((Committed::Done, _)) = committed {
-                self.deps.engine.forget(&key);
+            let committed = repository.connect(&key, (expected, floor), profile, tokens, &grant).await;
+            if let Ok((Committed::Done, revision)) = committed {
+                self.deps.engine.connected(&key, revision.sign_in);
                 return Ok(());
             }
             self.deps.engine.distrust(&key);
