@@ -4,17 +4,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::connect::{SWAP_TRIES, same, unavailable};
 use super::session::ConnectSession;
 use super::{Broker, FailureReason, Refusal, SessionState};
 use crate::domain::account::{Account, AccountId};
-use crate::domain::connection::Profile;
+use crate::domain::connection::{Profile, SignIn};
 use crate::domain::grant::Grant;
 use crate::domain::id::{ConnectionKey, SessionId};
 use crate::domain::secret::ConfirmationCode;
 use crate::policy::CallerPolicy;
 use crate::refresh::sha256_hex;
-use crate::repository::{Redeemed, RepositoryError, Taken};
+use crate::repository::{Kind, Redeemed, RepositoryError, Taken};
 use crate::store::Committed;
 
 /// Wrong confirmations that end a session.
@@ -114,7 +116,7 @@ impl Broker {
                         "the connection belongs to another account by now; pass change_account to move it",
                     ),
                     FailureReason::Expired => {
-                        rejected("the connection was deleted since its user signed in; start a new session")
+                        rejected("the connection was deleted or connected anew since its user signed in; start a new session")
                     }
                     _ => Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) },
                 },
@@ -161,6 +163,25 @@ impl Broker {
         false
     }
 
+    /// Notes what a confirmation is about to put its grant in the place of. False when an earlier call did so with something
+    /// else there: nobody knows whether that one's grant was stored, and used and replaced since. (A commit that was refused is
+    /// known not to have been.)
+    async fn note_attempt(
+        &self,
+        code_hash: &str,
+        replaced: &Replaced,
+        is_first: bool,
+    ) -> Result<bool, RepositoryError> {
+        let repository = &self.deps.repository;
+        if is_first && let Some(earlier) = repository.pending::<Replaced>(Kind::Confirming, code_hash).await?
+        {
+            return Ok(earlier.value == *replaced);
+        }
+        let (now, ttl) = (self.deps.clock.now(), self.settings.confirmation_ttl);
+        repository.put_pending(Kind::Confirming, code_hash, replaced, now, ttl).await?;
+        Ok(true)
+    }
+
     /// Makes or renews the connection. Of a connection that is there, only its own account may renew it. A delete that has come
     /// since the user signed in has the last word ([`FailureReason::Expired`]): also where this sign-in had been stored before
     /// it, and nobody was told.
@@ -177,7 +198,7 @@ impl Broker {
             tracing::error!(app = %key.app, connection = %key.connection, %error, "a connection could not be stored");
             FailureReason::Internal
         };
-        for _ in 0..SWAP_TRIES {
+        for attempt in 0..SWAP_TRIES {
             let before = repository.load(&key).await.map_err(internal)?;
             let before = before.map(|loaded| loaded.connection);
             // After the load: what a later delete takes away is not what the commit expects.
@@ -202,6 +223,13 @@ impl Broker {
                     .is_some_and(|before| before.profile.confirmed_with.as_deref() == confirmed_with)
             {
                 return Ok(());
+            }
+            if let Some(code_hash) = confirmed_with {
+                let replaced = Replaced { sign_in: before.as_ref().map(|before| before.revision.sign_in) };
+                let may = self.note_attempt(code_hash, &replaced, attempt == 0).await.map_err(internal)?;
+                if !may {
+                    return Err(FailureReason::Expired);
+                }
             }
             let mut profile = Profile::connected(
                 redeemed.account.clone(),
@@ -231,6 +259,12 @@ impl Broker {
         }
         Err(FailureReason::Internal)
     }
+}
+
+/// What a confirmed sign-in takes the place of.
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+struct Replaced {
+    sign_in: Option<SignIn>,
 }
 
 fn already_confirmed(confirmation: &Confirmation, account: &Account, code_hash: Option<&str>) -> bool {
