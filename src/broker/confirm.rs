@@ -203,7 +203,7 @@ impl Broker {
             let before = before.map(|loaded| loaded.connection);
             // After the load: what a later delete takes away is not what the commit expects.
             let floor = repository.store().floor(&key).await.map_err(|error| internal(error.into()))?;
-            if floor > redeemed.floor {
+            if floor.cut > redeemed.floor.cut {
                 return Err(FailureReason::Expired);
             }
             // Another account gives way only where the session was started to move it, and only the account that the
@@ -217,11 +217,8 @@ impl Broker {
             }
             let same_account =
                 before.as_ref().filter(|before| before.profile.account.id() == redeemed.account.id());
-            // A confirmation that is repeated must not put the first refresh token over a newer one.
-            if confirmed_with.is_some()
-                && same_account
-                    .is_some_and(|before| before.profile.confirmed_with.as_deref() == confirmed_with)
-            {
+            // This very sign-in, whose answer was lost: its first refresh token must not go over a newer one.
+            if before.as_ref().is_some_and(|before| before.profile.sign_in.nonce == redeemed.nonce) {
                 return Ok(());
             }
             if let Some(code_hash) = confirmed_with {
@@ -249,7 +246,8 @@ impl Broker {
             let tokens = std::slice::from_ref(&redeemed.token);
             // Before it is there: one that nothing looks after would end unseen.
             self.deps.engine.expect(&key, &profile, tokens).await;
-            let committed = repository.connect(&key, (expected, floor), profile, tokens, &grant).await;
+            let base = (expected, floor.number.max(redeemed.floor.number));
+            let committed = repository.connect(&key, base, redeemed.nonce, profile, tokens, &grant).await;
             if let Ok((Committed::Done, revision)) = committed {
                 self.deps.engine.connected(&key, revision.sign_in);
                 return Ok(());

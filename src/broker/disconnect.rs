@@ -22,11 +22,11 @@ impl Broker {
         let work = async move {
             let deleted = broker.deps.repository.delete(&key).await;
             match &deleted {
-                Ok(deleted) => broker.deps.engine.deleted(&key, deleted.meant),
+                Ok(meant) => broker.deps.engine.deleted(&key, *meant),
                 // It may have been deleted: look again.
                 Err(_) => broker.deps.engine.distrust(&key),
             }
-            deleted.map(|deleted| deleted.existed)
+            deleted.map(|meant| meant.is_some())
         };
         match self.to_the_end("delete a connection", work).await {
             Some(Ok(true)) => Ok(()),

@@ -13,6 +13,8 @@ impl Broker {
         self.app(&key.app)?;
         let repository = &self.deps.repository;
         for _ in 0..SWAP_TRIES {
+            // What the store has lost it gets back first: an act on less would be undone by that.
+            self.deps.engine.look_again(key).await;
             let Some(loaded) = repository.load(key).await? else { return Err(Refusal::ConnectionNotFound) };
             let grant = repository.open_grant(key, &loaded)?;
             let before = loaded.connection;
@@ -26,6 +28,8 @@ impl Broker {
                 .commit(key, before.revision, &profile, &before.tokens, grant.as_ref(), Writer::Operator)
                 .await;
             self.deps.engine.distrust(key);
+            // Seen here, it is given back to a store that loses it.
+            self.deps.engine.look_again(key).await;
             let (committed, _) = committed?;
             if committed == Committed::Done {
                 // Paused, nothing is due; resumed, it is looked at at once and scheduled by that.

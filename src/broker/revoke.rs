@@ -10,6 +10,7 @@ use crate::domain::connection::Profile;
 use crate::domain::id::ConnectionKey;
 use crate::domain::revocation::Revocation;
 use crate::repository::{Kind, RepositoryError, Taken};
+use crate::store::Deleted;
 
 /// The one record that lists revocations.
 const LIST: &str = "all";
@@ -90,11 +91,12 @@ impl Broker {
             return false;
         }
         // Its user may have signed in anew since the walk read it: that one is not meant.
-        match self.deps.repository.store().delete(key, profile.sign_in).await {
-            Ok(_) => {
+        match self.deps.repository.store().delete(key, profile.sign_in, false).await {
+            Ok(Deleted::Gone) => {
                 tracing::warn!(app = %key.app, connection = %key.connection, "a revoked connection was destroyed");
-                self.deps.engine.deleted(key, profile.sign_in);
+                self.deps.engine.deleted(key, Some(profile.sign_in));
             }
+            Ok(Deleted::Absent | Deleted::Another) => {}
             // It is not served for all that, and the next walk comes by.
             Err(error) => tracing::warn!(%error, "a revoked connection could not be destroyed yet"),
         }

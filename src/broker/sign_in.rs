@@ -11,12 +11,13 @@ use super::session::{AuthorizeState, ConnectSession, ConnectState, Purpose};
 use super::{App, Broker, FailureReason, Refusal, SessionState};
 use crate::authority::{AuthorizeRequest, RedeemRequest, TENANT_NOT_ALLOWED, TokenAnswer};
 use crate::domain::id::{AppName, ConnectionKey, SessionId};
-use crate::domain::random::random_token;
+use crate::domain::random::{random_bytes, random_token};
 use crate::domain::scope::ScopeSet;
 use crate::domain::secret::{AuthorizationCode, CodeVerifier, ConfirmationCode};
 use crate::domain::verdict::{BlockReason, Disposition, ReauthReason};
 use crate::refresh::{held_token, sha256_hex};
 use crate::repository::{Kind, Redeemed};
+use crate::store::Floor;
 
 /// Characters of a browser's binding: 256 bits, base64url.
 const BINDING_LENGTH: usize = 43;
@@ -342,7 +343,8 @@ impl Broker {
                     reason_of(failure.disposition)
                 }
             })?;
-        redeemed(app, session, &requested, resource, answer, floor)
+        let nonce = random_bytes(self.deps.random.as_ref());
+        redeemed(app, session, &requested, resource, answer, (floor, nonce))
     }
 
     /// What a redemption makes of its session: connected, waiting for a confirmation, or failed.
@@ -414,7 +416,7 @@ fn redeemed(
     requested: &ScopeSet,
     resource: Option<String>,
     answer: TokenAnswer,
-    floor: u64,
+    (floor, nonce): (Floor, [u8; 8]),
 ) -> Result<Redeemed, FailureReason> {
     let naming = app.naming();
     let account = answer.account.clone().ok_or(FailureReason::AuthorityError)?;
@@ -434,6 +436,7 @@ fn redeemed(
         refresh_token,
         token: held_token(answer, resource, None),
         floor,
+        nonce,
     })
 }
 

@@ -78,13 +78,6 @@ pub struct SignIn {
     pub nonce: [u8; 8],
 }
 
-impl SignIn {
-    /// Whether what ends this one ends that one too: it is the same, or an earlier one.
-    pub fn includes(&self, other: &SignIn) -> bool {
-        other == self || other.number < self.number
-    }
-}
-
 /// Everything about a connection but its secrets. It is changed only by the transitions below.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Profile {

@@ -35,6 +35,9 @@ const MOST_LOOKS: usize = 8;
 /// before it. More would let an authority whose tokens are dead on arrival be called in a loop.
 const MOST_RENEWALS: u32 = 3;
 
+/// Looks that are made together after a failover of the store.
+const LOOKS_AT_ONCE: usize = 64;
+
 /// What the engine is told by its owner.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -349,26 +352,51 @@ impl Engine {
     }
 
     /// After a connection was connected with this sign-in: nothing held of it before counts any more, and work begun before
-    /// brings nothing back.
+    /// brings nothing back. It is looked at once, so that it is known here should a failover of the store lose it.
     pub fn connected(&self, key: &ConnectionKey, sign_in: SignIn) {
-        if let Some(slot) = self.inner.slots.existing(key) {
-            self.forget(key, slot, |other| *other != sign_in && other.number <= sign_in.number);
+        let inner = &self.inner;
+        let slot = inner.slots.slot(key, inner.deps.clock.monotonic());
+        self.forget(key, slot.clone(), |other| *other != sign_in && other.number <= sign_in.number);
+        if inner.deps.repository.store().is_shared() {
+            inner.lookup(key, &slot);
         }
+        inner.slots.give_back(key, slot);
     }
 
-    /// After a connection was deleted, with this sign-in and those before it: the same; and should it be there again, because a failover of the
-    /// store lost the delete, it is deleted again.
-    pub fn deleted(&self, key: &ConnectionKey, meant: SignIn) {
-        let now = self.inner.deps.clock.monotonic();
-        let slot = if self.inner.deps.repository.store().is_shared() {
-            let slot = self.inner.slots.slot(key, now);
-            slot.state().note_deleted(meant, now);
-            slot
-        } else {
-            let Some(slot) = self.inner.slots.existing(key) else { return };
-            slot
+    /// After a connection with this sign-in, or none, was deleted: nothing held of it counts any more. Should it be there
+    /// again, because a failover of the store lost the delete, it is deleted again.
+    pub fn deleted(&self, key: &ConnectionKey, meant: Option<SignIn>) {
+        let Inner { slots, deps, .. } = &*self.inner;
+        let Some(meant) = meant else {
+            if let Some(slot) = slots.existing(key) {
+                self.forget(key, slot, |_| true);
+            }
+            return;
         };
-        self.forget(key, slot, |other| meant.includes(other));
+        let slot = slots.slot(key, deps.clock.monotonic());
+        if deps.repository.store().is_shared() {
+            slot.state().note_deleted(meant, deps.clock.now(), deps.clock.monotonic());
+        }
+        self.forget(key, slot, |other| *other == meant || other.number < meant.number);
+    }
+
+    /// Looks a connection up now, whatever is held of it. (What comes of it is for whoever asks for it.)
+    pub async fn look_again(&self, key: &ConnectionKey) {
+        let slot = self.inner.slots.slot(key, self.inner.deps.clock.monotonic());
+        slot.state().outdated = true;
+        let flight = self.inner.lookup(key, &slot);
+        let _ = self.inner.wait(flight, self.inner.settings.caller_wait).await;
+        self.inner.slots.give_back(key, slot);
+    }
+
+    /// Another store took this one's place, by an operator's word: what was in the one before is not given to it.
+    pub fn start_over(&self) {
+        for slot in self.inner.slots.all() {
+            let mut state = slot.state();
+            state.recent = None;
+            state.deleted.clear();
+        }
+        self.distrust_all();
     }
 
     /// Forgets what is held of the sign-ins that are over. What is of another one stays: nobody ended that.
@@ -386,7 +414,7 @@ impl Engine {
                 state.trouble.clear();
                 state.attempts.clear();
             }
-            state.recent.take_if(|recent| over(&recent.connection));
+            state.recent.take_if(|recent| over(&recent.held.connection));
             state.unstored.take_if(|unstored| over(&unstored.connection))
         };
         if let Some(dropped) = dropped.filter(|dropped| dropped.journaled) {
@@ -427,8 +455,13 @@ impl Engine {
                 Change::Missed => {
                     self.distrust_all();
                     // The store may have failed over and lost what it had just taken.
-                    for (key, slot) in inner.slots.remembering(inner.deps.clock.monotonic()) {
-                        inner.lookup(&key, &slot);
+                    let remembering = inner.slots.remembering(inner.deps.clock.monotonic());
+                    for some in remembering.chunks(LOOKS_AT_ONCE) {
+                        let looks: Vec<Flight> =
+                            some.iter().map(|(key, slot)| inner.lookup(key, slot)).collect();
+                        for look in looks {
+                            let _ = look.landed().await;
+                        }
                     }
                 }
             }
@@ -467,10 +500,17 @@ impl Engine {
         let found = entries.len();
         for (key, unstored) in entries {
             let slot = inner.slots.slot(&key, inner.deps.clock.monotonic());
-            let mut state = slot.state();
-            let older = |kept: &Unstored| kept.connection.is_before(&unstored.connection);
-            if state.unstored.as_ref().is_none_or(older) {
-                state.unstored = Some(unstored);
+            let passed_over = {
+                let mut state = slot.state();
+                let older = |kept: &Unstored| kept.connection.is_before(&unstored.connection);
+                if state.unstored.as_ref().is_none_or(older) {
+                    state.unstored.replace(unstored)
+                } else {
+                    Some(unstored)
+                }
+            };
+            if let Some(passed_over) = passed_over {
+                inner.deps.repository.unjournal(&passed_over.sealed.revision).await;
             }
         }
         Ok(found)
@@ -479,7 +519,7 @@ impl Engine {
     /// Tries once more to store every answer that the store did not take. For a timer, and for a stop.
     pub async fn store_unstored(&self) -> usize {
         let mut left = 0;
-        self.inner.slots.remembering(self.inner.deps.clock.monotonic()); // forgets what is old
+        self.inner.slots.forget_old(self.inner.deps.clock.monotonic());
         for (key, slot) in self.inner.slots.unstored() {
             if renew::store_unstored(&self.inner, &key, &slot).await.is_err() {
                 left += 1;
@@ -703,17 +743,17 @@ impl Inner {
         loaded: &Loaded,
         looked_at: Duration,
     ) {
-        self.hold(key, slot, epoch, (&loaded.connection, &loaded.sealed), looked_at, 0);
+        self.hold(key, slot, epoch, (&loaded.connection, Some(&loaded.sealed)), looked_at, 0);
     }
 
     /// Holds what was just written by a commit that began at `begun`, and outdates every look begun before. (Since then it
-    /// may have been deleted: the answer may have been slow, and this process stopped.)
+    /// may have been deleted: the answer may have been slow, and this process stopped.) Sealed, if it is in the store.
     pub(super) fn publish_written(
         &self,
         key: &ConnectionKey,
         slot: &Slot,
         epoch: u64,
-        written: (&Connection, &StoredConnection),
+        written: (&Connection, Option<&StoredConnection>),
         begun: Duration,
     ) {
         self.hold(key, slot, epoch, written, begun, 1);
@@ -724,7 +764,7 @@ impl Inner {
         key: &ConnectionKey,
         slot: &Slot,
         epoch: u64,
-        (connection, sealed): (&Connection, &StoredConnection),
+        (connection, sealed): (&Connection, Option<&StoredConnection>),
         looked_at: Duration,
         outdates: u64,
     ) {
@@ -749,10 +789,15 @@ impl Inner {
             }
             state.sign_in = Some(connection.profile.sign_in);
         }
-        if self.deps.repository.store().is_shared() {
-            state.note_recent(connection, sealed, now);
+        let held = Arc::new(Held { connection: connection.clone(), granted });
+        if let Some(sealed) = sealed
+            && self.deps.repository.store().is_shared()
+            // Seen again it is no newer: what a failover drops is what had just been written.
+            && (outdates > 0 || state.held_revision() != Some(connection.revision))
+        {
+            state.note_recent(&held, sealed, now);
         }
-        state.held = Some(Arc::new(Held { connection: connection.clone(), granted }));
+        state.held = Some(held);
     }
 }
 

@@ -113,20 +113,25 @@ async fn load(
             Err(error) => return Err(store_does_not_answer(inner, slot, Failure::Repository(error))),
         };
         let now = inner.deps.clock.monotonic();
-        let (deleted, fell_back) = {
+        let sign_in = loaded.connection.profile.sign_in;
+        let (was_deleted, fell_back) = {
             let state = slot.state();
             (state.was_deleted(&loaded.connection, now), state.fell_back(&loaded.connection, now))
         };
-        let repaired = match (deleted, fell_back) {
-            (Some(meant), _) => {
+        let repaired = match fell_back {
+            _ if was_deleted => {
                 tracing::warn!(app = %key.app, connection = %key.connection, "the store lost a delete that it had acknowledged (a failover?); it is deleted again");
-                inner.deps.repository.store().delete(key, meant).await.map(|_| true).map_err(Into::into)
+                inner
+                    .deps
+                    .repository
+                    .store()
+                    .delete(key, sign_in, false)
+                    .await
+                    .map(|_| true)
+                    .map_err(Into::into)
             }
-            (None, Some(recent)) => {
-                tracing::warn!(app = %key.app, connection = %key.connection, "the store lost what it had acknowledged (a failover?); it is stored again");
-                store_again(inner, key, &loaded.connection, &recent).await
-            }
-            (None, None) => Ok(false),
+            Some(recent) => store_again(inner, key, &loaded.connection, &recent).await,
+            None => Ok(false),
         };
         match repaired {
             Ok(true) => {}
@@ -147,9 +152,12 @@ async fn store_again(
     stored: &Connection,
     recent: &Recent,
 ) -> Result<bool, RepositoryError> {
-    let replaces_grant = stored.grant_place() != recent.connection.grant_place();
+    let replaces_grant = stored.grant_place() != recent.held.connection.grant_place();
     let writer = Writer::Again { replaces_grant };
     let committed = inner.deps.repository.commit_sealed(key, stored.revision, &recent.sealed, writer).await?;
+    if committed == Committed::Done {
+        tracing::warn!(app = %key.app, connection = %key.connection, "the store had lost what it had acknowledged (a failover?); it is stored again");
+    }
     Ok(committed != Committed::Fenced)
 }
 
@@ -225,15 +233,20 @@ async fn with_lease(
         }
         let tenant = loaded.connection.profile.account.tid.as_deref();
         let monotonic = inner.deps.clock.monotonic();
+        // A holder that lives prolongs its lease, one that died loses it: both are seen within this time.
+        if monotonic.saturating_sub(begun) > inner.settings.lease * 2 {
+            return Err(noted(busy().into()));
+        }
         if let Some((left, failure)) = inner.breakers.refuses(&key.app, tenant, monotonic) {
             note_trouble(inner, slot, want, &failure, Some(left));
             return Err(failure);
         }
+        let sign_in = loaded.connection.profile.sign_in;
         // Before the lease, so that nobody holds one while it waits for its tenant's turn.
         let Some(permit) = permit(inner, key, tenant).await else {
             return Err(noted_authority(inner, slot, want, crowded()));
         };
-        let (taken, ()) = tokio::join!(Lease::take(inner, key), hear_of_holds(inner, key, tenant));
+        let (taken, ()) = tokio::join!(Lease::take(inner, key, sign_in), hear_of_holds(inner, key, tenant));
         match taken.map_err(|error| noted(error.into()))? {
             lease::Attempt::Mine(lease) => {
                 // It may have been somebody else's until just now; and what is there may be less than is held.
@@ -257,10 +270,6 @@ async fn with_lease(
             }
             lease::Attempt::Theirs(left) => {
                 drop(permit); // nobody's turn is used up by waiting
-                // A holder that lives prolongs its lease, one that died loses it: both are seen within this time.
-                if monotonic.saturating_sub(begun) > inner.settings.lease * 2 {
-                    return Err(noted(busy().into()));
-                }
                 tokio::select! {
                     biased;
                     () = told => {}
@@ -889,9 +898,14 @@ async fn make_durable(
             };
             if kept {
                 tracing::warn!(app = %key.app, connection = %key.connection, "the store does not take a refreshed grant; it is in the journal and is served");
-                // The store has not been seen since the connection was loaded.
-                let seen = slot.state().checked_at;
-                inner.publish_written(key, slot, epoch, (&unstored.connection, &unstored.sealed), seen);
+                // The store has not been seen since the connection was loaded; what was seen of it meanwhile counts.
+                let (seen, held) = {
+                    let state = slot.state();
+                    (state.checked_at, state.held_revision())
+                };
+                if held == Some(unstored.expected) {
+                    inner.publish_written(key, slot, epoch, (&unstored.connection, None), seen);
+                }
             } else {
                 inner.deps.repository.unjournal(&revision).await; // forgotten or overtaken meanwhile
             }
@@ -949,7 +963,7 @@ pub(super) async fn store_unstored(
                 if unstored.journaled {
                     inner.deps.repository.unjournal(&sealed.revision).await;
                 }
-                inner.publish_written(key, slot, epoch, (&unstored.connection, sealed), begun);
+                inner.publish_written(key, slot, epoch, (&unstored.connection, Some(sealed)), begun);
                 return Ok(());
             }
             Ok(Committed::Conflict) => overtaken(inner, key, slot, epoch, unstored).await?,
@@ -998,10 +1012,12 @@ async fn overtaken(
             let nothing_new = !rotated
                 && loaded.connection.profile.last_refreshed_at
                     >= unstored.connection.profile.last_refreshed_at;
-            let mut used = unstored.connection.grant_place();
-            used.renewals = used.renewals.saturating_sub(1);
-            let fell_back = loaded.connection.grant_place() < used;
-            goes_on_top = is_there || fell_back || (is(&unstored.used) && !nothing_new);
+            let (theirs, used) =
+                (loaded.connection.grant_place(), unstored.connection.grant_place().before());
+            // A verdict that destroyed the grant leaves nothing to compare with but its place.
+            let is_destroyed = loaded.connection.profile.grant_destroyed && theirs == used;
+            let is_used = is(&unstored.used) || is_destroyed;
+            goes_on_top = theirs.is_before(&used) || (is_used && !nothing_new);
         }
         Err(failure) => match failure.as_ref() {
             Failure::NotFound => {}
@@ -1011,14 +1027,24 @@ async fn overtaken(
     let before = unstored.sealed.revision;
     let journaled = unstored.journaled;
     match loaded {
+        // Once more as it is there: that settles nothing, and whoever waits for replicas after it waits for all of it.
+        Ok(loaded) if is_there => {
+            let Loaded { connection, sealed } = loaded;
+            let repository = &inner.deps.repository;
+            let committed =
+                repository.commit_sealed(key, connection.revision, &sealed, Writer::Operator).await;
+            let committed = committed.map_err(|error| Arc::new(error.into()))?;
+            if committed == Committed::Done && clear_unstored(slot, before) && journaled {
+                repository.unjournal(&before).await;
+            }
+            Ok(())
+        }
         Ok(loaded) if goes_on_top => {
             let theirs = loaded.connection;
             let expected = theirs.revision;
             let mut connection = unstored.connection;
             let tokens = newest_of_each(&theirs.tokens, std::mem::take(&mut connection.tokens));
-            if is_there {
-                connection.profile = theirs.profile;
-            } else if theirs.profile.status == Status::Paused {
+            if theirs.profile.status == Status::Paused {
                 // What an operator did meanwhile is not the authority's to undo.
                 connection.profile.status = Status::Paused;
             }
@@ -1028,15 +1054,19 @@ async fn overtaken(
             if journaled {
                 inner.deps.repository.journal(key, &again).await.map_err(|error| Arc::new(error.into()))?;
             }
+            let revision = again.sealed.revision;
             // In one step: in between nobody would know of the answer, and use the refresh token again.
-            {
+            let is_kept = {
                 let mut state = slot.state();
-                if state.unstored.as_ref().is_some_and(|kept| kept.sealed.revision == before) {
+                let same = state.unstored.as_ref().is_some_and(|kept| kept.sealed.revision == before);
+                if same {
                     state.unstored = Some(Unstored { journaled, ..again });
                 }
-            }
+                same
+            };
             if journaled {
-                inner.deps.repository.unjournal(&before).await;
+                let superseded = if is_kept { before } else { revision };
+                inner.deps.repository.unjournal(&superseded).await;
             }
             Ok(())
         }
@@ -1103,7 +1133,7 @@ async fn judge(
             note_idle_limit(inner, &key.app, &profile).await;
             let connection = Connection { revision: sealed.revision, profile, tokens };
             schedule(inner, key, due_of(inner, key, &connection, None, sweep::jitter(inner))).await;
-            inner.publish_written(key, slot, epoch, (&connection, &sealed), begun);
+            inner.publish_written(key, slot, epoch, (&connection, Some(&sealed)), begun);
             Ok(true)
         }
         // It is another one by now: the verdict was not about that.

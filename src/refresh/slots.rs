@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
-use crate::domain::connection::{ATTEMPTS_KEPT, Attempt, SignIn};
+use crate::domain::connection::{ATTEMPTS_KEPT, Attempt, Profile, SignIn};
 use crate::domain::id::ConnectionKey;
 use crate::domain::scope::ScopeSet;
 use crate::domain::time::Timestamp;
@@ -103,8 +103,17 @@ pub(super) struct Unchecked {
 /// A state of a connection that the store has had.
 #[derive(Clone)]
 pub(super) struct Recent {
-    pub(super) connection: Connection,
-    pub(super) sealed: StoredConnection,
+    pub(super) held: Arc<Held>,
+    pub(super) sealed: Arc<StoredConnection>,
+    until: Duration,
+}
+
+/// A sign-in that was deleted.
+#[derive(Clone, Copy)]
+pub(super) struct DeletedLately {
+    pub(super) sign_in: SignIn,
+    /// By the wall clock.
+    at: Timestamp,
     until: Duration,
 }
 
@@ -132,8 +141,8 @@ pub(super) struct SlotState {
     pub(super) unstored: Option<Unstored>,
     /// What was seen in the store a moment ago: a failover of it may drop that again.
     pub(super) recent: Option<Recent>,
-    /// The sign-ins that were deleted here a moment ago, each remembered until a monotonic time.
-    pub(super) deleted: Vec<(SignIn, Duration)>,
+    /// The sign-ins that were deleted here a moment ago.
+    pub(super) deleted: Vec<DeletedLately>,
     /// Monotonic time of the last look at the store.
     pub(super) checked_at: Duration,
     /// Somebody said that it changed since then, or may have.
@@ -163,36 +172,34 @@ impl SlotState {
         self.attempts.drain(..extra);
     }
 
-    /// Remembers what the store has.
-    pub(super) fn note_recent(&mut self, connection: &Connection, sealed: &StoredConnection, now: Duration) {
-        // Seen again it is no newer: what a failover drops is what had just been written.
-        if self.recent.as_ref().is_none_or(|recent| recent.connection.revision != connection.revision) {
-            let (connection, sealed) = (connection.clone(), sealed.clone());
-            self.recent = Some(Recent { connection, sealed, until: now.saturating_add(REMEMBERED) });
-        }
+    /// Remembers what the store has, and is about to be held.
+    pub(super) fn note_recent(&mut self, held: &Arc<Held>, sealed: &StoredConnection, now: Duration) {
+        let (held, sealed) = (held.clone(), Arc::new(sealed.clone()));
+        self.recent = Some(Recent { held, sealed, until: now.saturating_add(REMEMBERED) });
     }
 
     /// Remembers a delete.
-    pub(super) fn note_deleted(&mut self, meant: SignIn, now: Duration) {
-        self.deleted.retain(|(other, _)| !meant.includes(other));
+    pub(super) fn note_deleted(&mut self, sign_in: SignIn, at: Timestamp, now: Duration) {
+        self.deleted.retain(|other| other.sign_in != sign_in);
         let extra = (self.deleted.len() + 1).saturating_sub(MOST_DELETED);
         self.deleted.drain(..extra);
-        self.deleted.push((meant, now.saturating_add(REMEMBERED)));
+        self.deleted.push(DeletedLately { sign_in, at, until: now.saturating_add(REMEMBERED) });
     }
 
-    /// The delete that means this connection, if there was one a moment ago.
-    pub(super) fn was_deleted(&self, connection: &Connection, now: Duration) -> Option<SignIn> {
-        let means = |(meant, until): &&(SignIn, Duration)| {
-            now < *until && meant.includes(&connection.profile.sign_in)
-        };
-        self.deleted.iter().find(means).map(|(meant, _)| *meant)
+    /// Whether there was a delete a moment ago that means this connection: of its sign-in, or of a later one.
+    pub(super) fn was_deleted(&self, connection: &Connection, now: Duration) -> bool {
+        let Profile { sign_in, connected_at, .. } = &connection.profile;
+        self.deleted.iter().any(|deleted| {
+            let is_earlier = sign_in.number < deleted.sign_in.number && *connected_at <= deleted.at;
+            now < deleted.until && (*sign_in == deleted.sign_in || is_earlier)
+        })
     }
 
     /// What to store again, if the store shows less than it had a moment ago. Not while an answer is on its way to it: that
     /// succeeds both.
     pub(super) fn fell_back(&self, stored: &Connection, now: Duration) -> Option<Recent> {
         let recent = self.recent.as_ref().filter(|recent| now < recent.until && self.unstored.is_none())?;
-        stored.is_before(&recent.connection).then(|| recent.clone())
+        stored.is_before(&recent.held.connection).then(|| recent.clone())
     }
 
     /// Whether what is held is newer than what the store shows, and is kept for that: because it can be stored again, or
@@ -202,7 +209,7 @@ impl SlotState {
         let is_remembered = self
             .recent
             .as_ref()
-            .is_some_and(|recent| now < recent.until && recent.connection.revision == held.revision);
+            .is_some_and(|recent| now < recent.until && recent.held.connection.revision == held.revision);
         let is_on_its_way = self.unstored.as_ref().is_some_and(|unstored| unstored.journaled);
         stored.is_before(held) && (is_remembered || is_on_its_way)
     }
@@ -210,7 +217,7 @@ impl SlotState {
     /// Forgets what is too old to be lost; whether anything is left.
     fn remembers(&mut self, now: Duration) -> bool {
         self.recent.take_if(|recent| recent.until <= now);
-        self.deleted.retain(|(_, until)| now < *until);
+        self.deleted.retain(|deleted| now < deleted.until);
         self.recent.is_some() || !self.deleted.is_empty()
     }
 
@@ -317,20 +324,23 @@ impl Slots {
         self.shards.iter().flat_map(slots).collect()
     }
 
-    /// Every slot that remembers what the store had, or what was deleted there, a moment ago; what is too old is forgotten.
+    /// Every slot that remembers what the store had, or what was deleted there, a moment ago.
     pub(super) fn remembering(&self, now: Duration) -> Vec<(ConnectionKey, Arc<Slot>)> {
         let mut found = Vec::new();
         for shard in &self.shards {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.retain(|key, slot| {
-                let remembers = slot.state().remembers(now);
-                if remembers {
-                    found.push((key.clone(), slot.clone()));
-                }
-                remembers || !is_empty(slot)
-            });
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let those = shard.iter().filter(|(_, slot)| slot.state().remembers(now));
+            found.extend(those.map(|(key, slot)| (key.clone(), slot.clone())));
         }
         found
+    }
+
+    /// Forgets what is too old to be lost by the store, and drops the slots that were kept for it.
+    pub(super) fn forget_old(&self, now: Duration) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.retain(|_, slot| slot.state().remembers(now) || !is_empty(slot));
+        }
     }
 
     /// Every slot with an answer the store has not taken.
@@ -364,6 +374,7 @@ fn is_empty(slot: &Arc<Slot>) -> bool {
         && state.is_idle()
         && state.unchecked.is_none()
         && state.deleted.is_empty()
+        && state.recent.is_none()
 }
 
 /// Evicts the least recently used of a few idle slots. When none of them is idle the shard grows by one: work under
@@ -377,11 +388,13 @@ fn evict_one(shard: &mut BTreeMap<ConnectionKey, Arc<Slot>>, newcomer: &Connecti
         .take(SAMPLE)
         .filter_map(|(key, slot)| {
             let state = slot.state();
-            // Arcs are made under the shard's lock alone: a slot that only the map has is nobody's.
-            (Arc::strong_count(slot) == 1 && state.is_idle()).then(|| (state.last_used, key.clone()))
+            // Arcs are made under the shard's lock alone: a slot that only the map has is nobody's. One that remembers what the
+            // store might lose goes after the others.
+            (Arc::strong_count(slot) == 1 && state.is_idle() && state.deleted.is_empty())
+                .then(|| (state.recent.is_some(), state.last_used, key.clone()))
         })
-        .min_by_key(|(last_used, _)| *last_used)
-        .map(|(_, key)| key);
+        .min_by_key(|(remembers, last_used, _)| (*remembers, *last_used))
+        .map(|(_, _, key)| key);
     if let Some(key) = oldest {
         shard.remove(&key);
     }

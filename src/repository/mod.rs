@@ -29,8 +29,10 @@ use crate::domain::token::HeldToken;
 use crate::journal::{Journal, JournalError};
 use crate::keyring::seal::{OpenError, Place, key_id};
 use crate::keyring::{KeyId, Keyring};
-use crate::store::{Committed, Revision, Store, StoreError, StoredConnection, Writer};
+use crate::store::{Committed, Deleted, Floor, Revision, Store, StoreError, StoredConnection, Writer};
 
+/// How often a delete is overtaken by a sign-in before whoever asked is told.
+const DELETE_TRIES: usize = 4;
 const CONNECTION: &str = "connection";
 const PROFILE: &str = "profile";
 const TOKENS: &str = "tokens";
@@ -77,17 +79,46 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// The place of its grant among those of this name: by sign-in, then by how often that one's grant has worked. (Of two
-    /// sign-ins with one number, the first of which the store had lost, the later one.)
+    /// The place of its grant among those of this name.
     pub fn grant_place(&self) -> GrantPlace {
         let Profile { sign_in, connected_at, renewals, .. } = &self.profile;
-        GrantPlace { sign_in: sign_in.number, connected_at: *connected_at, renewals: *renewals }
+        GrantPlace { sign_in: *sign_in, connected_at: *connected_at, renewals: *renewals }
     }
 
     /// Whether it is an earlier state than `other`: a store that shows it has lost something. A generation alone does not say,
     /// for what was lost may have been followed by a verdict on what it had replaced.
     pub fn is_before(&self, other: &Connection) -> bool {
-        (self.grant_place(), self.revision.generation) < (other.grant_place(), other.revision.generation)
+        let (mine, theirs) = (self.grant_place(), other.grant_place());
+        mine.is_before(&theirs) || (mine == theirs && self.revision.generation < other.revision.generation)
+    }
+}
+
+/// Where a grant stands among those of its connection's name: which sign-in it descends from, and how often that one's has
+/// worked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GrantPlace {
+    sign_in: SignIn,
+    connected_at: Timestamp,
+    renewals: u64,
+}
+
+impl GrantPlace {
+    /// Whether it surely is the earlier one. Of two sign-ins both must say so, their numbers and when they were: where the
+    /// store has lost deletes and sign-ins, a later one may have the lower number.
+    pub fn is_before(&self, other: &GrantPlace) -> bool {
+        if self.sign_in == other.sign_in {
+            return self.renewals < other.renewals;
+        }
+        let (mine, theirs) = (self.sign_in.number, other.sign_in.number);
+        let no_later = mine <= theirs && self.connected_at <= other.connected_at;
+        no_later && (mine < theirs || self.connected_at < other.connected_at)
+    }
+
+    /// The place before this one.
+    #[must_use]
+    pub fn before(mut self) -> GrantPlace {
+        self.renewals = self.renewals.saturating_sub(1);
+        self
     }
 }
 
@@ -102,16 +133,9 @@ pub struct Redeemed {
     /// The first access token. It was asked for when the user had just signed in.
     pub token: HeldToken,
     /// The store's floor ([`Store::floor`]) from before that.
-    pub floor: u64,
-}
-
-/// See [`Connection::grant_place`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct GrantPlace {
-    sign_in: u64,
-    connected_at: Timestamp,
-    /// How often it has worked.
-    pub renewals: u64,
+    pub floor: Floor,
+    /// What makes this sign-in unlike any other ([`SignIn::nonce`]).
+    pub nonce: [u8; 8],
 }
 
 /// A connection as it was loaded; its grant is still sealed.
@@ -164,17 +188,18 @@ impl Repository {
     }
 
     /// Seals and stores what a user's sign-in brought, in the place of `before`, or of nothing, and says with which revision.
-    /// `floor` is the store's from before the sign-in began: one that a delete has come after is not stored.
+    /// `floor` is the number of the store's: one that a delete has come after is not stored.
     pub async fn connect(
         &self,
         key: &ConnectionKey,
         (before, floor): (Option<Revision>, u64),
+        nonce: [u8; 8],
         mut profile: Profile,
         tokens: &[HeldToken],
         grant: &Grant,
     ) -> Result<(Committed, Revision), RepositoryError> {
         let number = before.map_or(0, |before| before.generation + 1).max(floor);
-        profile.sign_in = SignIn { number, nonce: random_bytes(self.random.as_ref()) };
+        profile.sign_in = SignIn { number, nonce };
         let sealed = self.seal(key, number - 1, &profile, tokens, Some(grant));
         let committed = self.store.commit(key, before, &sealed, Writer::SignIn).await?;
         Ok((committed, sealed.revision))
@@ -230,18 +255,26 @@ impl Repository {
         Ok(self.store.commit(key, Some(expected), sealed, writer).await?)
     }
 
-    /// Destroys a connection as it is now; its user's later sign-ins are not meant.
-    pub async fn delete(&self, key: &ConnectionKey) -> Result<Deleted, RepositoryError> {
-        let meant = match self.store.revision(key).await {
-            Ok(Some(revision)) => revision.sign_in,
-            // One that is on its way is meant too. (And so is what cannot be read.)
-            Ok(None) | Err(StoreError::Corrupt { .. }) => {
-                SignIn { number: self.store.floor(key).await?, nonce: [0; 8] }
+    /// Destroys a connection as it is now, for its user or whoever speaks for them: which sign-in that was, or none when
+    /// there was none. What has begun to be connected is meant too; what begins after this is not.
+    pub async fn delete(&self, key: &ConnectionKey) -> Result<Option<SignIn>, RepositoryError> {
+        for _ in 0..DELETE_TRIES {
+            let meant = match self.store.revision(key).await {
+                Ok(Some(revision)) => revision.sign_in,
+                // (What cannot be read goes too, whatever is meant.)
+                Ok(None) | Err(StoreError::Corrupt { .. }) => {
+                    SignIn { number: self.store.floor(key).await?.number, nonce: [0; 8] }
+                }
+                Err(error) => return Err(error.into()),
+            };
+            match self.store.delete(key, meant, true).await? {
+                Deleted::Gone => return Ok(Some(meant)),
+                Deleted::Absent => return Ok(None),
+                Deleted::Another => {} // connected anew, or given back to the store, in between
             }
-            Err(error) => return Err(error.into()),
-        };
-        let existed = self.store.delete(key, meant).await?;
-        Ok(Deleted { existed, meant })
+        }
+        let doing = "deleting a connection";
+        Err(StoreError::Unavailable { doing, cause: "it is connected anew again and again".into() }.into())
     }
 
     /// A page of an app's connections; only their profiles are opened. Those that do not open are left out and
@@ -301,15 +334,6 @@ impl Repository {
             source,
         })
     }
-}
-
-/// What became of a delete.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Deleted {
-    /// There was one.
-    pub existed: bool,
-    /// The last of its sign-ins that was meant.
-    pub meant: SignIn,
 }
 
 /// A page of connections as they may be shown.

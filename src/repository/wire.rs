@@ -13,6 +13,7 @@ use crate::domain::grant::Grant;
 use crate::domain::secret::{AccessToken, RefreshToken};
 use crate::domain::time::Timestamp;
 use crate::domain::token::HeldToken;
+use crate::store::Floor;
 
 #[derive(Serialize, Deserialize)]
 struct TokenWire<'a> {
@@ -46,7 +47,8 @@ struct RedeemedWire<'a> {
     refresh_token: Cow<'a, str>,
     #[serde(borrow)]
     token: TokenWire<'a>,
-    floor: u64,
+    floor: Floor,
+    nonce: [u8; 8],
 }
 
 pub(super) fn encode_redeemed(redeemed: &Redeemed) -> Zeroizing<Vec<u8>> {
@@ -57,6 +59,7 @@ pub(super) fn encode_redeemed(redeemed: &Redeemed) -> Zeroizing<Vec<u8>> {
         refresh_token: Cow::Borrowed(redeemed.refresh_token.expose()),
         token: TokenWire::of(&redeemed.token),
         floor: redeemed.floor,
+        nonce: redeemed.nonce,
     };
     encode(&wire, size)
 }
@@ -69,6 +72,7 @@ pub(super) fn decode_redeemed(bytes: &[u8]) -> Option<Redeemed> {
         refresh_token: RefreshToken::new(wire.refresh_token),
         token: wire.token.into_token(),
         floor: wire.floor,
+        nonce: wire.nonce,
     })
 }
 

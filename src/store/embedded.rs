@@ -37,8 +37,9 @@ use redb::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Change, Committed, ConnectionPage, Due, FLOOR_KEPT, LOWEST_FLOOR, LeaseAnswer, LeaseNonce, LeaseOf,
-    MAX_PAGE, Revision, Store, StoreError, StoredConnection, Writer as By, keyspace, record,
+    Change, Committed, ConnectionPage, Deleted, Due, FLOOR_KEPT, Floor, LOWEST_FLOOR, LeaseAnswer,
+    LeaseNonce, LeaseOf, MAX_PAGE, Revision, Store, StoreError, StoredConnection, Writer as By, keyspace,
+    record,
 };
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -56,16 +57,16 @@ const PENDING: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("pending"
 /// Key: when it expires, in order, then the id.
 const EXPIRY: TableDefinition<'_, &[u8], ()> = TableDefinition::new("pending_expiry");
 
-/// What a lease's holder began with it and is not known to have ended: its nonce, and 1 behind it when the one before was
-/// not settled either. The leases themselves are this process's alone, and end with it.
+/// What a lease's holder began with it and is not known to have ended: its nonce, the sign-in whose grant it is about, and 1
+/// behind them when the one before was not settled either. The leases themselves are this process's alone, and end with it.
 const BEGUN: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("begun");
 /// Key: shard, instant in order, connection.
 const DUE: TableDefinition<'_, &[u8], ()> = TableDefinition::new("due");
 /// When each connection is due, and when it was used (0: not known).
 const SCHEDULE: TableDefinition<'_, &str, (i64, i64)> = TableDefinition::new("schedule");
 
-/// What the least sign-in of a deleted connection is, and until when that is remembered.
-const FLOORS: TableDefinition<'_, &str, (u64, i64)> = TableDefinition::new("floors");
+/// What deletes left of a connection: the two numbers of its floor, and until when they are remembered.
+const FLOORS: TableDefinition<'_, &str, (u64, u64, i64)> = TableDefinition::new("floors");
 /// Key: until when, in order, then the connection.
 const FLOOR_EXPIRY: TableDefinition<'_, &[u8], ()> = TableDefinition::new("floor_expiry");
 
@@ -263,7 +264,9 @@ impl Store for EmbeddedStore {
             };
             match self.write(DOING, work).await? {
                 Answer::Committed(committed) => Ok(committed),
-                Answer::Happened(_) | Answer::Taken(_) | Answer::Lease(_) => Ok(Committed::Conflict),
+                Answer::Happened(_) | Answer::Taken(_) | Answer::Lease(_) | Answer::Deleted(_) => {
+                    Ok(Committed::Conflict)
+                }
             }
         })
     }
@@ -272,13 +275,14 @@ impl Store for EmbeddedStore {
         &'a self,
         of: LeaseOf<'a>,
         nonce: LeaseNonce,
+        about: SignIn,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<LeaseAnswer, StoreError>> {
         Box::pin(async move {
-            let work = Work::TakeLease { of: lease_key(of), nonce, ttl };
+            let work = Work::TakeLease { of: lease_key(of), nonce, about, ttl };
             match self.write("taking a lease", work).await? {
                 Answer::Lease(answer) => Ok(answer),
-                Answer::Happened(_) | Answer::Taken(_) | Answer::Committed(_) => {
+                Answer::Happened(_) | Answer::Taken(_) | Answer::Committed(_) | Answer::Deleted(_) => {
                     Ok(LeaseAnswer::Theirs { left: Duration::ZERO })
                 }
             }
@@ -367,11 +371,11 @@ impl Store for EmbeddedStore {
         Box::pin(std::future::pending())
     }
 
-    fn floor<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<u64, StoreError>> {
+    fn floor<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<Floor, StoreError>> {
         let key = keyspace::embedded_record(key);
         Box::pin(self.read("asking what was deleted of a connection", move |transaction| {
             let row = transaction.open_table(FLOORS)?.get(key.as_str())?.map(|row| row.value());
-            Ok(Ok(row.map_or(LOWEST_FLOOR, |(floor, _)| floor)))
+            Ok(Ok(row.map_or(LOWEST_FLOOR, |(number, cut, _)| Floor { number, cut })))
         }))
     }
 
@@ -379,10 +383,16 @@ impl Store for EmbeddedStore {
         &'a self,
         key: &'a ConnectionKey,
         meant: SignIn,
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        cuts_off: bool,
+    ) -> BoxFuture<'a, Result<Deleted, StoreError>> {
         Box::pin(async move {
-            let work = Work::Delete { key: keyspace::embedded_record(key), meant };
-            Ok(self.write("deleting a connection", work).await?.happened())
+            let work = Work::Delete { key: keyspace::embedded_record(key), meant, cuts_off };
+            match self.write("deleting a connection", work).await? {
+                Answer::Deleted(deleted) => Ok(deleted),
+                Answer::Happened(_) | Answer::Taken(_) | Answer::Committed(_) | Answer::Lease(_) => {
+                    Ok(Deleted::Absent)
+                }
+            }
         })
     }
 
@@ -450,7 +460,9 @@ impl Store for EmbeddedStore {
             let work = Work::TakePending { id: id.to_owned() };
             match self.write("taking a pending record", work).await? {
                 Answer::Taken(sealed) => Ok(Some(sealed)),
-                Answer::Happened(_) | Answer::Committed(_) | Answer::Lease(_) => Ok(None),
+                Answer::Happened(_) | Answer::Committed(_) | Answer::Lease(_) | Answer::Deleted(_) => {
+                    Ok(None)
+                }
             }
         })
     }
@@ -485,12 +497,12 @@ struct Job {
 enum Work {
     Ping,
     Commit { key: String, expected: Option<Revision>, revision: Revision, record: Vec<u8>, writer: By },
-    TakeLease { of: String, nonce: LeaseNonce, ttl: Duration },
+    TakeLease { of: String, nonce: LeaseNonce, about: SignIn, ttl: Duration },
     ExtendLease { of: String, nonce: LeaseNonce, ttl: Duration },
     ReleaseLease { of: String, nonce: LeaseNonce, settled: bool },
     Schedule { key: ConnectionKey, due_at: Option<Timestamp> },
     MarkUsed { key: ConnectionKey, at: Timestamp },
-    Delete { key: String, meant: SignIn },
+    Delete { key: String, meant: SignIn, cuts_off: bool },
     PutPending { id: String, sealed: Vec<u8>, expires_at: Timestamp },
     TakePending { id: String },
     SwapPending { id: String, expected: Vec<u8>, sealed: Vec<u8>, expires_at: Timestamp },
@@ -501,6 +513,7 @@ enum Answer {
     Taken(Vec<u8>),
     Committed(Committed),
     Lease(LeaseAnswer),
+    Deleted(Deleted),
 }
 
 impl Answer {
@@ -683,19 +696,21 @@ fn apply_one(
 ) -> Result<Result<Answer, StoreError>, redb::Error> {
     let happened = match &job.work {
         Work::Ping => true,
-        Work::TakeLease { of, nonce, ttl } => {
+        Work::TakeLease { of, nonce, about, ttl } => {
             if let Some((_, until)) = leases.holder(of, now.monotonic).filter(|(holder, _)| holder != nonce) {
                 let left = until.saturating_sub(now.monotonic);
                 return Ok(Ok(Answer::Lease(LeaseAnswer::Theirs { left })));
             }
             let mut begun = transaction.open_table(BEGUN)?;
             let before = begun.get(of.as_str())?.map(|row| row.value().to_vec());
-            let unsettled = match before {
+            let about = record::sign_in_bytes(about);
+            let unsettled = match before.filter(|before| before.get(16..32) == Some(&about[..])) {
                 Some(before) if before.starts_with(&nonce.0) => before.ends_with(&[1]),
                 Some(_) => true,
                 None => false,
             };
             let mut row = nonce.0.to_vec();
+            row.extend_from_slice(&about);
             row.push(u8::from(unsettled));
             begun.insert(of.as_str(), row.as_slice())?;
             leases.0.insert(of.clone(), (*nonce, now.monotonic.saturating_add(*ttl)));
@@ -751,7 +766,7 @@ fn apply_one(
                 _ if stored.as_ref() == Some(revision) => Committed::Done, // this very commit, whose answer was lost
                 _ if writer.is_fenced() && holder.is_some() && holder != writer.lease() => Committed::Fenced,
                 _ if stored != *expected => Committed::Conflict,
-                _ if stored.is_none() && revision.sign_in.number < floor(transaction, key)? => {
+                _ if stored.is_none() && revision.sign_in.number < floor(transaction, key)?.number => {
                     Committed::Conflict
                 }
                 _ => {
@@ -768,16 +783,20 @@ fn apply_one(
             };
             return Ok(Ok(Answer::Committed(committed)));
         }
-        Work::Delete { key, meant } => {
+        Work::Delete { key, meant, cuts_off } => {
             let mut table = transaction.open_table(CONNECTIONS)?;
-            let mut floor = floor(transaction, key)?.max(meant.number.saturating_add(1));
+            let mut floor = floor(transaction, key)?;
+            floor.number = floor.number.max(meant.number.saturating_add(1));
             // What cannot be read has no sign-in, and goes whatever is meant.
             let stored =
                 table.get(key.as_str())?.map(|row| record::decode_revision(job.doing, row.value()).ok());
-            let is_meant = stored.flatten().is_none_or(|revision| meant.includes(&revision.sign_in));
-            if is_meant && let Some(stored) = stored {
+            if let Some(stored) = stored {
+                if stored.is_some_and(|revision| revision.sign_in != *meant) {
+                    return Ok(Ok(Answer::Deleted(Deleted::Another)));
+                }
                 table.remove(key.as_str())?;
-                floor = floor.max(stored.map_or(0, |revision| revision.generation.saturating_add(1)));
+                let after = stored.map_or(0, |revision| revision.generation.saturating_add(1));
+                floor.number = floor.number.max(after);
                 if leases.holder(key, now.monotonic).is_none() {
                     transaction.open_table(BEGUN)?.remove(key.as_str())?;
                 }
@@ -785,9 +804,12 @@ fn apply_one(
                     schedule(transaction, &key, None)?;
                 }
             }
+            if *cuts_off {
+                floor.cut = floor.number;
+            }
             raise_floor(transaction, key, floor, now.wall)?;
             *changed = true;
-            stored.is_some()
+            return Ok(Ok(Answer::Deleted(if stored.is_some() { Deleted::Gone } else { Deleted::Absent })));
         }
         Work::PutPending { id, sealed, expires_at } => {
             put_pending(transaction, id, sealed, *expires_at)?;
@@ -833,23 +855,25 @@ fn settle(transaction: &WriteTransaction, key: &str, writer: By, is_held: bool) 
     Ok(())
 }
 
-fn floor(transaction: &WriteTransaction, key: &str) -> Result<u64, redb::Error> {
+fn floor(transaction: &WriteTransaction, key: &str) -> Result<Floor, redb::Error> {
     let row = transaction.open_table(FLOORS)?.get(key)?.map(|row| row.value());
-    Ok(row.map_or(LOWEST_FLOOR, |(floor, _)| floor))
+    Ok(row.map_or(LOWEST_FLOOR, |(number, cut, _)| Floor { number, cut }))
 }
 
 /// Remembers what a delete leaves, for its time.
 fn raise_floor(
     transaction: &WriteTransaction,
     key: &str,
-    floor: u64,
+    floor: Floor,
     now: Timestamp,
 ) -> Result<(), redb::Error> {
     let until = now.plus(FLOOR_KEPT);
-    let before =
-        transaction.open_table(FLOORS)?.insert(key, (floor, until.unix_millis()))?.map(|row| row.value());
+    let before = transaction
+        .open_table(FLOORS)?
+        .insert(key, (floor.number, floor.cut, until.unix_millis()))?
+        .map(|row| row.value());
     let mut expiry = transaction.open_table(FLOOR_EXPIRY)?;
-    if let Some((_, until)) = before {
+    if let Some((_, _, until)) = before {
         expiry.remove(expiry_key(Timestamp::from_unix_millis(until), key).as_slice())?;
     }
     expiry.insert(expiry_key(until, key).as_slice(), ())?;

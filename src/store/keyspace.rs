@@ -12,7 +12,7 @@
 //! | `tokenward:index:{app}` | the names of an app's connections: a sorted set, all scores 0, ordered by bytes |
 //! | `tokenward:lease:{app:connection}` | the nonce of whoever may refresh the connection, with its time to live |
 //! | `tokenward:intent:{app:connection}` | the nonce of whoever began to, until it is known how that ended |
-//! | `tokenward:floor:{app:connection}` | the least sign-in that it may be made with after a delete, in digits; for a day |
+//! | `tokenward:floor:{app:connection}` | what deletes left of it ([`super::Floor`]): two numbers in digits; for a day |
 //! | `tokenward:due:{sweep-N}` | one shard of the connections by the instant at which they are due: a sorted set |
 //! | `tokenward:used:{sweep-N}` | the same by when they were last used |
 //! | `tokenward:pending:{id}` | a pending record, with its time to live |

@@ -23,6 +23,8 @@ pub mod testing;
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::task::BoxFuture;
@@ -89,7 +91,7 @@ pub enum LeaseOf<'a> {
 pub enum LeaseAnswer {
     /// Ours, until its time to live has passed since it was asked for.
     Mine {
-        /// An earlier holder began to use the grant, and nobody ever learnt how that ended.
+        /// An earlier holder began to use a grant of this sign-in, and nobody ever learnt how that ended.
         unsettled: bool,
     },
     /// Someone else's, for so long at the most.
@@ -215,8 +217,28 @@ impl StoreError {
 /// stored where nothing is, would be.
 pub const FLOOR_KEPT: Duration = Duration::from_secs(24 * 3600);
 
-/// The floor of a name that nothing is remembered of.
-pub const LOWEST_FLOOR: u64 = 1;
+/// What deletes leave of a connection's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Floor {
+    /// The least number of a sign-in that the connection may be made with: above everything that was deleted.
+    pub number: u64,
+    /// Rises with every delete that has the last word on what had begun before it.
+    pub cut: u64,
+}
+
+/// That of a name of which nothing is remembered.
+pub const LOWEST_FLOOR: Floor = Floor { number: 1, cut: 0 };
+
+/// What became of a delete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deleted {
+    /// It was there, and is no more.
+    Gone,
+    /// There was none.
+    Absent,
+    /// There is one of another sign-in than was meant: nothing changed.
+    Another,
+}
 
 /// The most connections one page of [`Store::list`] holds, whatever was asked: a page is held in memory whole.
 pub const MAX_PAGE: usize = 1000;
@@ -253,11 +275,12 @@ pub trait Store: Send + Sync {
         writer: Writer,
     ) -> BoxFuture<'a, Result<Committed, StoreError>>;
 
-    /// Tries to take a lease for `ttl`. Repeating it with the same nonce says the same.
+    /// Tries to take a lease for `ttl`, of what descends from a sign-in. Repeating it with the same nonce says the same.
     fn take_lease<'a>(
         &'a self,
         of: LeaseOf<'a>,
         nonce: LeaseNonce,
+        about: SignIn,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<LeaseAnswer, StoreError>>;
 
@@ -301,19 +324,23 @@ pub trait Store: Send + Sync {
     /// listener; nothing is lost when it stops waiting and begins again, and what is lost on the way is said.
     fn next_change(&self) -> BoxFuture<'_, Change>;
 
-    /// The least number of a sign-in that a connection may be made with: above everything that was ever deleted under this name, as far
-    /// as that is remembered ([`FLOOR_KEPT`]). Whoever means to make a connection asks before its user signs in.
-    fn floor<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<u64, StoreError>>;
+    /// What deletes have left of this name, as far as that is remembered ([`FLOOR_KEPT`]). Whoever means to make a connection
+    /// asks before its user signs in.
+    fn floor<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<Floor, StoreError>>;
 
-    /// Destroys a connection, whatever its revision, if it descends from the sign-in that is `meant` or an earlier one: so a
-    /// delete that comes late, or twice, cannot take along what it does not mean. Afterwards the [`Store::floor`] is above the
-    /// number that was meant and above every generation of what was destroyed: a sign-in from before it cannot be stored any
-    /// more. False when there was none.
+    /// Destroys a connection, whatever its revision, if it descends from the sign-in that is `meant`: so a delete that comes
+    /// late, or twice, cannot take along what it does not mean. Afterwards the [`Store::floor`] is above the number that was
+    /// meant and above every generation of what was destroyed: a sign-in that was to be stored before cannot be any more.
+    /// `cuts_off`: nor can one that had only begun.
     ///
     /// A lease that is held stays, and what was begun with it: its holder may be about to load what a new sign-in puts here,
     /// and nobody else may do so meanwhile.
-    fn delete<'a>(&'a self, key: &'a ConnectionKey, meant: SignIn)
-    -> BoxFuture<'a, Result<bool, StoreError>>;
+    fn delete<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+        meant: SignIn,
+        cuts_off: bool,
+    ) -> BoxFuture<'a, Result<Deleted, StoreError>>;
 
     /// The connections of one app whose names begin with `prefix`, ordered by name (bytes), after `after`.
     fn list<'a>(

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Change, Committed, ConnectionPage, Due, LeaseAnswer, LeaseNonce, LeaseOf, Revision, Store, StoreError,
-    StoredConnection, Writer,
+    Change, Committed, ConnectionPage, Deleted, Due, Floor, LeaseAnswer, LeaseNonce, LeaseOf, Revision,
+    Store, StoreError, StoredConnection, Writer,
 };
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -90,9 +90,10 @@ impl<S: Store> Store for Observed<S> {
         &'a self,
         of: LeaseOf<'a>,
         nonce: LeaseNonce,
+        about: SignIn,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<LeaseAnswer, StoreError>> {
-        self.watch("take_lease", self.store.take_lease(of, nonce, ttl))
+        self.watch("take_lease", self.store.take_lease(of, nonce, about, ttl))
     }
 
     fn extend_lease<'a>(
@@ -138,7 +139,7 @@ impl<S: Store> Store for Observed<S> {
         self.store.next_change()
     }
 
-    fn floor<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<u64, StoreError>> {
+    fn floor<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<Floor, StoreError>> {
         self.watch("floor", self.store.floor(key))
     }
 
@@ -146,8 +147,9 @@ impl<S: Store> Store for Observed<S> {
         &'a self,
         key: &'a ConnectionKey,
         meant: SignIn,
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        self.watch("delete", self.store.delete(key, meant))
+        cuts_off: bool,
+    ) -> BoxFuture<'a, Result<Deleted, StoreError>> {
+        self.watch("delete", self.store.delete(key, meant, cuts_off))
     }
 
     fn list<'a>(

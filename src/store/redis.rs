@@ -52,8 +52,8 @@ use self::changes::Changes;
 use self::connection::{Link, Live, Verdict, check_master, client_config, describe};
 pub use self::sentinel::Sentinels;
 use super::{
-    Change, Committed, ConnectionPage, Due, FLOOR_KEPT, LOWEST_FLOOR, LeaseAnswer, LeaseNonce, LeaseOf,
-    MAX_PAGE, Revision, Store, StoreError, StoredConnection, Writer, keyspace, record,
+    Change, Committed, ConnectionPage, Deleted, Due, FLOOR_KEPT, Floor, LOWEST_FLOOR, LeaseAnswer,
+    LeaseNonce, LeaseOf, MAX_PAGE, Revision, Store, StoreError, StoredConnection, Writer, keyspace, record,
 };
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -575,12 +575,14 @@ impl Store for RedisStore {
         &'a self,
         of: LeaseOf<'a>,
         nonce: LeaseNonce,
+        about: SignIn,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<LeaseAnswer, StoreError>> {
         Box::pin(async move {
             let (lease, intent) = keyspace::redis_lease(of);
             let mut script = scripts::TAKE.prepare_invoke();
             script.key(lease).key(intent).arg(&nonce.0[..]).arg(millis(ttl));
+            script.arg(&record::sign_in_bytes(&about)[..]);
             // One that a failover takes away is two calls to the authority.
             let ((mine, rest), _) = self
                 .write("taking a lease", |mut commands| {
@@ -708,7 +710,7 @@ impl Store for RedisStore {
         Box::pin(self.changes.next(&self.link))
     }
 
-    fn floor<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<u64, StoreError>> {
+    fn floor<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<Floor, StoreError>> {
         const DOING: &str = "asking what was deleted of a connection";
         Box::pin(async move {
             let mut get = ::redis::cmd("GET");
@@ -716,12 +718,16 @@ impl Store for RedisStore {
             let (floor, _) = self
                 .run(DOING, |mut commands| {
                     let get = &get;
-                    async move { get.query_async::<Option<u64>>(&mut commands).await }
+                    async move { get.query_async::<Option<String>>(&mut commands).await }
                 })
                 .await?;
-            match floor {
-                Some(floor) => Ok(floor),
-                None => self.believe_absence(DOING).await.map(|()| LOWEST_FLOOR),
+            let Some(floor) = floor else {
+                return self.believe_absence(DOING).await.map(|()| LOWEST_FLOOR);
+            };
+            let numbers = floor.split_once(' ').map(|(number, cut)| (number.parse(), cut.parse()));
+            match numbers {
+                Some((Ok(number), Ok(cut))) => Ok(Floor { number, cut }),
+                _ => Err(StoreError::corrupt(DOING, "a floor is two numbers")),
             }
         })
     }
@@ -730,13 +736,15 @@ impl Store for RedisStore {
         &'a self,
         key: &'a ConnectionKey,
         meant: SignIn,
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        cuts_off: bool,
+    ) -> BoxFuture<'a, Result<Deleted, StoreError>> {
         const DOING: &str = "deleting a connection";
         Box::pin(async move {
             let (lease, intent) = keyspace::redis_lease(LeaseOf::Connection(key));
             let mut script = scripts::DELETE.prepare_invoke();
             script.key(keyspace::redis_record(key)).key(lease).key(intent).key(keyspace::redis_floor(key));
             script.arg(&record::sign_in_bytes(&meant)[..]).arg(&record::HEAD[..]).arg(millis(FLOOR_KEPT));
+            script.arg(u8::from(cuts_off));
             script.arg(keyspace::REDIS_CHANGES).arg(self.changes.message(key));
             let (found, lost) = self
                 .write(DOING, |mut commands| {
@@ -745,7 +753,7 @@ impl Store for RedisStore {
                 })
                 .await?;
             if found == 2 {
-                return Ok(true); // the one that was meant has been replaced
+                return Ok(Deleted::Another);
             }
             let removed = found == 1;
             if !removed {
@@ -757,7 +765,7 @@ impl Store for RedisStore {
             if let Err(error) = self.schedule(key, None).await {
                 tracing::debug!(%error, "a deleted connection stays in the schedule until it is due");
             }
-            Ok(removed || lost)
+            Ok(if removed || lost { Deleted::Gone } else { Deleted::Absent })
         })
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{
-    Committed, LOWEST_FLOOR, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, Revision, SWEEP_SHARDS, Store,
+    Committed, Deleted, Floor, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, Revision, SWEEP_SHARDS, Store,
     StoreError, StoredConnection, Writer, keyspace,
 };
 use crate::domain::connection::SignIn;
@@ -121,7 +121,7 @@ fn nonce(byte: u8) -> LeaseNonce {
 async fn leases(store: &dyn Store) {
     let key = key("leases", "user-1");
     for of in [LeaseOf::Connection(&key), LeaseOf::Sweep(3)] {
-        let take = async |byte, ttl| store.take_lease(of, nonce(byte), ttl).await.expect("serves");
+        let take = async |byte, ttl| store.take_lease(of, nonce(byte), FIRST, ttl).await.expect("serves");
         let theirs = async |byte| match take(byte, LONG).await {
             LeaseAnswer::Theirs { left } => assert!(left <= LONG && left > LONG / 2, "{left:?}"),
             mine @ LeaseAnswer::Mine { .. } => panic!("{mine:?}"),
@@ -149,7 +149,7 @@ async fn leases(store: &dyn Store) {
         }
         let first = connection(1, 1);
         assert_eq!(store.commit(&key, None, &first, Writer::SignIn).await.expect("serves"), Committed::Done);
-        assert!(store.delete(&key, FIRST).await.expect("serves"), "and what was begun goes with it");
+        assert!(delete(store, &key).await, "and what was begun goes with it");
 
         // One whose holder died.
         assert_eq!(take(4, Duration::from_millis(60)).await, MINE);
@@ -171,7 +171,7 @@ async fn fences(store: &dyn Store) {
         let expected = from.checked_sub(1).map(|before| states[before].revision);
         store.commit(&key, expected, &states[from], writer).await.expect("serves")
     };
-    let take = async |byte| store.take_lease(of, nonce(byte), LONG).await.expect("serves");
+    let take = async |byte| store.take_lease(of, nonce(byte), FIRST, LONG).await.expect("serves");
     assert_eq!(commit(0, Writer::SignIn).await, Committed::Done);
 
     // The holder's commit gives the lease back and settles what it began.
@@ -229,14 +229,19 @@ async fn fences(store: &dyn Store) {
     assert_eq!(take(11).await, MINE);
 
     // A delete leaves the lease to whoever holds it, with what they began, and nothing that they bring.
-    assert!(store.delete(&key, FIRST).await.expect("serves"));
+    assert!(delete(store, &key).await);
     assert_eq!(commit(10, Writer::Lease(nonce(11))).await, Committed::Conflict);
     assert!(store.extend_lease(of, nonce(11), LONG).await.expect("serves"));
     let anew = signed_in(12, 12);
     assert_eq!(store.commit(&key, None, &anew, Writer::SignIn).await.expect("serves"), Committed::Done);
     store.release_lease(of, nonce(11), false).await.expect("serves");
     assert_eq!(take(12).await, UNSETTLED);
-    store.release_lease(of, nonce(12), true).await.expect("serves");
+    // Doubt is about the grants of one sign-in.
+    store.release_lease(of, nonce(12), false).await.expect("serves");
+    let other = signed_in(12, 12).revision.sign_in;
+    let taken = store.take_lease(of, nonce(13), other, LONG).await.expect("serves");
+    assert_eq!(taken, MINE);
+    store.release_lease(of, nonce(13), true).await.expect("serves");
 }
 
 /// A delete means the sign-ins up to one, and no later one; what was begun before it comes too late.
@@ -246,35 +251,48 @@ async fn deletes(store: &dyn Store) {
         let expected = expected.map(|connection| connection.revision);
         store.commit(&key, expected, next, Writer::SignIn).await.expect("serves")
     };
-    let floor = async || store.floor(&key).await.expect("serves");
-    let delete = async |number| store.delete(&key, SignIn { number, nonce: [1; 8] }).await.expect("serves");
-    assert_eq!(floor().await, LOWEST_FLOOR);
+    let floor = async || {
+        let Floor { number, cut } = store.floor(&key).await.expect("serves");
+        (number, cut)
+    };
+    let delete = async |number, cuts_off| {
+        let meant = SignIn { number, nonce: [1; 8] };
+        store.delete(&key, meant, cuts_off).await.expect("serves")
+    };
+    assert_eq!(floor().await, (1, 0));
     let (first, renewed) = (connection(1, 1), connection(2, 2));
     assert_eq!(commit(None, &first).await, Committed::Done);
     assert_eq!(commit(Some(&first), &renewed).await, Committed::Done);
-    assert_eq!(floor().await, LOWEST_FLOOR);
-    assert!(delete(1).await, "however often it was renewed");
+    assert_eq!(floor().await, (1, 0));
+    assert_eq!(delete(1, true).await, Deleted::Gone, "however often it was renewed");
     assert_eq!(store.load(&key).await.expect("serves"), None);
-    assert_eq!(floor().await, 3);
+    assert_eq!(floor().await, (3, 3));
     // The first sign-in once more, which was on its way all the time; and another one from before the delete.
     assert_eq!(commit(None, &first).await, Committed::Conflict);
     assert_eq!(commit(None, &signed_in(2, 9)).await, Committed::Conflict);
     let second = signed_in(3, 3);
     assert_eq!(commit(None, &second).await, Committed::Done);
     // The delete once more; and one of another sign-in with that number, which the store has lost.
-    assert!(delete(1).await);
-    assert!(store.delete(&key, SignIn { number: 3, nonce: [2; 8] }).await.expect("serves"));
+    assert_eq!(delete(1, true).await, Deleted::Another);
+    let namesake = SignIn { number: 3, nonce: [2; 8] };
+    assert_eq!(store.delete(&key, namesake, true).await.expect("serves"), Deleted::Another);
     assert_eq!(store.load(&key).await.expect("serves").as_ref(), Some(&second));
-    assert_eq!(floor().await, 4);
+    assert_eq!(floor().await, (3, 3));
+    // One that is nobody's word on what has begun.
+    assert_eq!(delete(3, false).await, Deleted::Gone);
+    assert_eq!(floor().await, (4, 3));
+    assert_eq!(delete(3, false).await, Deleted::Absent);
+    assert_eq!(floor().await, (4, 3), "repeated");
     // One of what is not there means what is on its way there.
-    assert!(delete(3).await);
-    assert_eq!(floor().await, 4);
-    assert!(!delete(3).await);
-    assert_eq!(floor().await, 4, "repeated");
-    assert!(!delete(4).await);
-    assert_eq!(floor().await, 5);
+    assert_eq!(delete(4, true).await, Deleted::Absent);
+    assert_eq!(floor().await, (5, 5));
     assert_eq!(commit(None, &signed_in(4, 4)).await, Committed::Conflict);
     assert_eq!(commit(None, &signed_in(6, 4)).await, Committed::Done, "a floor is the least");
+}
+
+/// Deletes what [`connection`] gives; false when there was none.
+pub(crate) async fn delete(store: &dyn Store, key: &ConnectionKey) -> bool {
+    store.delete(key, FIRST, true).await.expect("serves") == Deleted::Gone
 }
 
 /// What a sign-in of this number brings.
@@ -318,7 +336,7 @@ async fn schedule(store: &dyn Store) {
     let of_it = connection(1, 1);
     let made = store.commit(&keys[2], None, &of_it, Writer::SignIn).await.expect("serves");
     assert_eq!(made, Committed::Done);
-    assert!(store.delete(&keys[2], FIRST).await.expect("serves"));
+    assert!(delete(store, &keys[2]).await);
     assert_eq!(due(1_800_000_000_500, 100).await.len(), 38);
     for key in &keys {
         store.schedule(key, None).await.expect("serves");
@@ -397,8 +415,8 @@ async fn recreation(store: &dyn Store) {
     let key = key("recreation", "user-1");
     let (before, after) = (connection(1, 1), signed_in(3, 2));
     assert_eq!(store.commit(&key, None, &before, Writer::SignIn).await.expect("serves"), Committed::Done);
-    assert!(store.delete(&key, FIRST).await.expect("serves"));
-    assert!(!store.delete(&key, FIRST).await.expect("serves"));
+    assert!(delete(store, &key).await);
+    assert!(!delete(store, &key).await);
     assert_eq!(store.load(&key).await.expect("serves"), None);
     assert_eq!(store.commit(&key, None, &after, Writer::SignIn).await.expect("serves"), Committed::Done);
     // A refresh that began before the delete has the generation right, and must not come through.
@@ -535,7 +553,7 @@ async fn names(store: &dyn Store) {
     assert!(listed(store, "names", "ü", None, 100).await.is_empty());
     assert!(listed(store, "other", "", None, 100).await.is_empty());
     assert!(listed(store, "names", "", None, 0).await.is_empty());
-    assert!(store.delete(&key("names", "a/b"), FIRST).await.expect("serves"));
+    assert!(delete(store, &key("names", "a/b")).await);
     assert_eq!(listed(store, "names", "a/", None, 100).await, ["a/b/c"]);
     assert_eq!(listed(store, "names-2", "a/", None, 100).await, ["a/b", "a/b/c"]);
 }

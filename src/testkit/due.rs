@@ -173,7 +173,8 @@ async fn connect(repository: Repository, clock: Arc<SimClock>, count: usize) {
             answers_claims: None,
         };
         let grant = Grant::new(RefreshToken::new(format!("r-{number}")));
-        let stored = repository.connect(&key, (None, LOWEST_FLOOR), profile, &[token], &grant).await;
+        let stored =
+            repository.connect(&key, (None, LOWEST_FLOOR.number), [0; 8], profile, &[token], &grant).await;
         stored.expect("stored");
         let store = repository.store();
         store.schedule(&key, Some(due_at)).await.expect("scheduled");

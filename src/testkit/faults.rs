@@ -146,8 +146,6 @@ pub(crate) enum Mutant {
     KeepsDeleted,
     /// The store deletes what is there, whatever is meant.
     DeletesWhatever,
-    /// The store makes a connection whose sign-in is from before a delete.
-    NoFloor,
     /// The authority room takes a failure that passes for a verdict.
     TransientIsVerdict,
     /// The authority room takes a verdict for a failure that passes.

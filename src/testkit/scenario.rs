@@ -417,7 +417,7 @@ impl Cluster {
             let Ok(before) = process.repository.load(key).await else { return };
             let before = before.map(|loaded| loaded.connection);
             match process.repository.store().floor(key).await {
-                Ok(floor) if floor <= floor_then => {}
+                Ok(floor) if floor.cut <= floor_then.cut => {}
                 _ => return, // deleted since, or nobody knows
             }
             let same = before.as_ref().filter(|before| before.profile.account.id() == account.id());
@@ -431,8 +431,10 @@ impl Cluster {
             );
             let expected = before.as_ref().map(|before| before.revision);
             let tokens = std::slice::from_ref(&token);
-            let base = (expected, floor_then);
-            let committed = process.repository.connect(key, base, profile, tokens, &grant).await;
+            let base = (expected, floor_then.number);
+            let repository = &process.repository;
+            let nonce = family.0.to_be_bytes();
+            let committed = repository.connect(key, base, nonce, profile, tokens, &grant).await;
             if let Ok((Committed::Done, revision)) = committed {
                 process.engine.connected(key, revision.sign_in);
                 self.ledger.signed_in(family, begun, process.pid);
@@ -453,8 +455,8 @@ impl Cluster {
         self.world.note(format_args!("{} is deleted at {}", key.connection, process.replica));
         self.ledger.deleting(key);
         match process.repository.delete(key).await {
-            Ok(deleted) => {
-                process.engine.deleted(key, deleted.meant);
+            Ok(meant) => {
+                process.engine.deleted(key, meant);
                 self.ledger.deleted(key, begun, process.pid);
                 self.world.note(format_args!("{} was deleted", key.connection));
             }

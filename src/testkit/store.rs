@@ -14,8 +14,8 @@ use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::{Clock, Timestamp};
 use crate::store::{
-    Change, Committed, ConnectionPage, Due, LOWEST_FLOOR, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE,
-    Revision, SWEEP_SHARDS, Store, StoreError, StoredConnection, Writer, keyspace, record,
+    Change, Committed, ConnectionPage, Deleted, Due, Floor, LOWEST_FLOOR, LeaseAnswer, LeaseNonce, LeaseOf,
+    MAX_PAGE, Revision, SWEEP_SHARDS, Store, StoreError, StoredConnection, Writer, keyspace, record,
 };
 
 /// After this a client gives up on an answer.
@@ -93,9 +93,9 @@ struct Listener {
 struct Data {
     connections: BTreeMap<ConnectionKey, StoredConnection>,
     leases: BTreeMap<LeaseKey, (LeaseNonce, Duration)>,
-    begun: BTreeMap<LeaseKey, (LeaseNonce, bool)>,
+    begun: BTreeMap<LeaseKey, (LeaseNonce, SignIn, bool)>,
     schedule: BTreeMap<ConnectionKey, (Option<Timestamp>, Option<Timestamp>)>,
-    floors: BTreeMap<ConnectionKey, u64>,
+    floors: BTreeMap<ConnectionKey, Floor>,
     pending: BTreeMap<String, (Vec<u8>, Duration)>,
 }
 
@@ -119,14 +119,14 @@ enum Op {
     Ping,
     Load(ConnectionKey),
     Commit { key: ConnectionKey, expected: Option<Revision>, connection: StoredConnection, writer: Writer },
-    Take { of: LeaseKey, nonce: LeaseNonce, ttl: Duration },
+    Take { of: LeaseKey, nonce: LeaseNonce, about: SignIn, ttl: Duration },
     Extend { of: LeaseKey, nonce: LeaseNonce, ttl: Duration },
     Release { of: LeaseKey, nonce: LeaseNonce, settled: bool },
     Schedule(ConnectionKey, Option<Timestamp>),
     MarkUsed(ConnectionKey, Timestamp),
     Due { shard: u8, until: Timestamp, limit: usize },
     Floor(ConnectionKey),
-    Delete(ConnectionKey, SignIn),
+    Delete(ConnectionKey, SignIn, bool),
     List { app: AppName, prefix: String, after: Option<ConnectionName>, limit: usize },
     PutPending { id: String, sealed: Vec<u8>, ttl: Duration },
     Pending(String),
@@ -145,7 +145,7 @@ impl Op {
     /// Those whose loss anybody could notice.
     fn key(&self) -> Option<&ConnectionKey> {
         match self {
-            Op::Commit { key, .. } | Op::Delete(key, _) => Some(key),
+            Op::Commit { key, .. } | Op::Delete(key, ..) => Some(key),
             Op::Take { of: LeaseKey::Connection(key), .. }
             | Op::Extend { of: LeaseKey::Connection(key), .. } => Some(key),
             Op::Release { of: LeaseKey::Connection(key), .. } => Some(key),
@@ -165,7 +165,6 @@ impl Mutant {
     fn is_shown_by_repeating(self, op: &Op) -> bool {
         match self {
             Mutant::DeletesWhatever => matches!(op, Op::Delete(..)),
-            Mutant::NoFloor => matches!(op, Op::Commit { expected: None, .. }),
             _ => false,
         }
     }
@@ -177,7 +176,8 @@ enum Reply {
     Committed(Committed),
     Lease(LeaseAnswer),
     Yes(bool),
-    Number(u64),
+    Floor(Floor),
+    Deleted(Deleted),
     Due(Vec<Due>),
     Page(ConnectionPage),
     Bytes(Option<Vec<u8>>),
@@ -211,8 +211,7 @@ impl Data {
                     return Reply::Committed(Committed::Conflict);
                 }
                 let floor = self.floors.get(key).copied().unwrap_or(LOWEST_FLOOR);
-                if stored.is_none() && connection.revision.sign_in.number < floor && mutant != Mutant::NoFloor
-                {
+                if stored.is_none() && connection.revision.sign_in.number < floor.number {
                     return Reply::Committed(Committed::Conflict);
                 }
                 if mutant == Mutant::ForgetsCommits && connection.revision.nonce[0] < 32 {
@@ -223,25 +222,26 @@ impl Data {
                 if mine {
                     self.leases.remove(&of);
                 }
-                let begun_here = self.begun.get(&of).is_some_and(|(nonce, _)| Some(*nonce) == writer.lease());
+                let begun_here =
+                    self.begun.get(&of).is_some_and(|(nonce, ..)| Some(*nonce) == writer.lease());
                 if begun_here || (writer.replaces_grant() && (holder.is_none() || mine)) {
                     self.begun.remove(&of);
                 }
                 Reply::Committed(Committed::Done)
             }
-            Op::Take { of, nonce, ttl } => {
+            Op::Take { of, nonce, about, ttl } => {
                 if let Some((holder, until)) = self.holder(of, now)
                     && holder != *nonce
                     && mutant != Mutant::LeaseForEveryone
                 {
                     return Reply::Lease(LeaseAnswer::Theirs { left: until - now });
                 }
-                let unsettled = match self.begun.get(of) {
-                    Some((begun, unsettled)) if begun == nonce => *unsettled,
+                let unsettled = match self.begun.get(of).filter(|(_, before, _)| before == about) {
+                    Some((begun, _, unsettled)) if begun == nonce => *unsettled,
                     begun => begun.is_some(),
                 };
                 self.leases.insert(of.clone(), (*nonce, now + *ttl));
-                self.begun.insert(of.clone(), (*nonce, unsettled));
+                self.begun.insert(of.clone(), (*nonce, *about, unsettled));
                 Reply::Lease(LeaseAnswer::Mine { unsettled })
             }
             Op::Extend { of, nonce, ttl } => {
@@ -253,7 +253,7 @@ impl Data {
             }
             Op::Release { of, nonce, settled } => {
                 if *settled
-                    && self.begun.get(of).is_some_and(|(begun, unsettled)| begun == nonce && !unsettled)
+                    && self.begun.get(of).is_some_and(|(begun, _, unsettled)| begun == nonce && !unsettled)
                 {
                     self.begun.remove(of);
                 }
@@ -287,25 +287,32 @@ impl Data {
                 due.truncate(*limit.min(&MAX_PAGE));
                 Reply::Due(due)
             }
-            Op::Floor(key) => Reply::Number(self.floors.get(key).copied().unwrap_or(LOWEST_FLOOR)),
-            Op::Delete(key, meant) => {
+            Op::Floor(key) => Reply::Floor(self.floors.get(key).copied().unwrap_or(LOWEST_FLOOR)),
+            Op::Delete(key, meant, cuts_off) => {
                 if mutant == Mutant::KeepsDeleted {
-                    return Reply::Yes(true);
+                    return Reply::Deleted(Deleted::Gone);
                 }
                 let stored = self.connections.get(key).map(|stored| stored.revision);
-                let floor = self.floors.entry(key.clone()).or_insert(LOWEST_FLOOR);
-                *floor = (*floor).max(meant.number + 1);
-                let Some(stored) = stored else { return Reply::Yes(false) };
-                if meant.includes(&stored.sign_in) || mutant == Mutant::DeletesWhatever {
-                    *floor = (*floor).max(stored.generation + 1);
-                    let of = LeaseKey::Connection(key.clone());
-                    self.connections.remove(key);
-                    self.schedule.remove(key);
-                    if self.holder(&of, now).is_none() {
-                        self.begun.remove(&of);
-                    }
+                let is_another = stored.is_some_and(|stored| stored.sign_in != *meant);
+                if is_another && mutant != Mutant::DeletesWhatever {
+                    return Reply::Deleted(Deleted::Another);
                 }
-                Reply::Yes(true)
+                let after = stored.map_or(meant.number, |stored| stored.generation) + 1;
+                let floor = self.floors.entry(key.clone()).or_insert(LOWEST_FLOOR);
+                floor.number = floor.number.max(after).max(meant.number + 1);
+                if *cuts_off {
+                    floor.cut = floor.number;
+                }
+                if stored.is_none() {
+                    return Reply::Deleted(Deleted::Absent);
+                }
+                let of = LeaseKey::Connection(key.clone());
+                self.connections.remove(key);
+                self.schedule.remove(key);
+                if self.holder(&of, now).is_none() {
+                    self.begun.remove(&of);
+                }
+                Reply::Deleted(Deleted::Gone)
             }
             Op::List { app, prefix, after, limit } => {
                 let limit = *limit.min(&MAX_PAGE);
@@ -538,7 +545,7 @@ impl SimServer {
         }
         let told = match (op, &reply) {
             (Op::Commit { key, .. }, Reply::Committed(Committed::Done))
-            | (Op::Delete(key, _), Reply::Yes(_)) => Some(key),
+            | (Op::Delete(key, ..), Reply::Deleted(_)) => Some(key),
             (Op::Release { of: LeaseKey::Connection(key), .. }, _) => Some(key),
             _ => None,
         };
@@ -788,10 +795,11 @@ impl Store for SimStore {
         &'a self,
         of: LeaseOf<'a>,
         nonce: LeaseNonce,
+        about: SignIn,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<LeaseAnswer, StoreError>> {
         Box::pin(async move {
-            let op = Op::Take { of: LeaseKey::of(of), nonce, ttl };
+            let op = Op::Take { of: LeaseKey::of(of), nonce, about, ttl };
             Ok(expect_reply!(self.ask("taking a lease", op).await?, Lease))
         })
     }
@@ -864,19 +872,20 @@ impl Store for SimStore {
         })
     }
 
-    fn floor<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<u64, StoreError>> {
+    fn floor<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<Floor, StoreError>> {
         const DOING: &str = "asking what was deleted of a connection";
-        Box::pin(async move { Ok(expect_reply!(self.ask(DOING, Op::Floor(key.clone())).await?, Number)) })
+        Box::pin(async move { Ok(expect_reply!(self.ask(DOING, Op::Floor(key.clone())).await?, Floor)) })
     }
 
     fn delete<'a>(
         &'a self,
         key: &'a ConnectionKey,
         meant: SignIn,
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        cuts_off: bool,
+    ) -> BoxFuture<'a, Result<Deleted, StoreError>> {
         Box::pin(async move {
-            let op = Op::Delete(key.clone(), meant);
-            Ok(expect_reply!(self.ask("deleting a connection", op).await?, Yes))
+            let op = Op::Delete(key.clone(), meant, cuts_off);
+            Ok(expect_reply!(self.ask("deleting a connection", op).await?, Deleted))
         })
     }
 

@@ -33,7 +33,7 @@ end
 local holder = redis.call('GET', KEYS[2])
 if ARGV[5] ~= '' and holder and holder ~= ARGV[5] then return 2 end
 if revision ~= ARGV[1] then return 0 end
-if revision == '' and tonumber(ARGV[7]) < tonumber(redis.call('GET', KEYS[4]) or '1') then return 0 end
+if revision == '' and tonumber(ARGV[7]) < tonumber(string.match(redis.call('GET', KEYS[4]) or '', '^%d+') or '1') then return 0 end
 redis.call('SET', KEYS[1], ARGV[4])
 if holder and holder == ARGV[5] then
     redis.call('DEL', KEYS[2])
@@ -48,15 +48,15 @@ return 1
     )
 });
 
-/// Destroys a record that descends from the sign-in that is meant or an earlier one, and raises the floor. Answers 1 when there was one that
-/// was meant, 2 when there is one that is not, 0 when there is none.
+/// Destroys a record that descends from the sign-in that is meant, and raises the floor. Answers 1 when there was one, 2 when
+/// there is one of another sign-in, and nothing changed, 0 when there is none.
 ///
 /// A lease that is held stays, and so does what was begun with it; without one, what was begun does not matter any more. The
 /// floor is written each time: so whoever waits for replicas after a repeated delete waits for this one. What stays in doubt
 /// and is of no more use to anybody goes when the floor does.
 ///
 /// Keys: record, lease, intent, floor. Arguments: the sign-in that is meant, what a record begins with, for how long the
-/// floor is kept in milliseconds, the channel and what to tell on it.
+/// floor is kept in milliseconds, 1 when what has begun is cut off, the channel and what to tell on it.
 pub(super) static DELETE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -66,41 +66,38 @@ local function number(bytes)
     return sum
 end
 local head = redis.call('GETRANGE', KEYS[1], 0, 42)
-local meant = number(string.sub(ARGV[1], 1, 8))
-local floor = math.max(tonumber(redis.call('GET', KEYS[4]) or '1'), meant + 1)
+local floor, cut = string.match(redis.call('GET', KEYS[4]) or '', '^(%d+) (%d+)$')
+floor = math.max(tonumber(floor or '1'), number(string.sub(ARGV[1], 1, 8)) + 1)
+cut = tonumber(cut or '0')
 local found = 0
 if head ~= '' then
-    found = 1
     if #head == 43 and string.sub(head, 1, 3) == ARGV[2] then
-        local sign_in = string.sub(head, 4, 19)
-        if sign_in == ARGV[1] or number(string.sub(sign_in, 1, 8)) < meant then
-            floor = math.max(floor, number(string.sub(head, 20, 27)) + 1)
-        else
-            found = 2
-        end
+        if string.sub(head, 4, 19) ~= ARGV[1] then return 2 end
+        floor = math.max(floor, number(string.sub(head, 20, 27)) + 1)
     end
-    if found == 1 then
-        redis.call('DEL', KEYS[1])
-        local begun = redis.call('GET', KEYS[3])
-        if begun and redis.call('GET', KEYS[2]) then
-            redis.call('SET', KEYS[3], begun, 'PX', ARGV[3])
-        elseif begun then
-            redis.call('DEL', KEYS[3])
-        end
+    found = 1
+    redis.call('DEL', KEYS[1])
+    local begun = redis.call('GET', KEYS[3])
+    if begun and redis.call('GET', KEYS[2]) then
+        redis.call('SET', KEYS[3], begun, 'PX', ARGV[3])
+    elseif begun then
+        redis.call('DEL', KEYS[3])
     end
 end
-redis.call('SET', KEYS[4], string.format('%.0f', math.min(floor, 9007199254740991)), 'PX', ARGV[3])
-redis.pcall('PUBLISH', ARGV[4], ARGV[5])
+floor = math.min(floor, 9007199254740991)
+if ARGV[4] == '1' then cut = floor end
+redis.call('SET', KEYS[4], string.format('%.0f %.0f', floor, cut), 'PX', ARGV[3])
+redis.pcall('PUBLISH', ARGV[5], ARGV[6])
 return found
 ",
     )
 });
 
-/// Takes a lease, and notes that something is begun with it. Answers `{1, unsettled}`, or `{0, milliseconds left}` when
-/// it is somebody else's. The note is the nonce, and 1 behind it when the one before was never settled: so a repeated
-/// take says the same again.
+/// Takes a lease, and notes that something is begun with it, with a grant of which sign-in. Answers `{1, unsettled}`, or
+/// `{0, milliseconds left}` when it is somebody else's. The note is the nonce, the sign-in, and 1 behind them when one before,
+/// with a grant of that sign-in too, was never settled: so a repeated take says the same again.
 ///
-/// Keys: lease, intent. Arguments: the nonce, the time to live in milliseconds.
+/// Keys: lease, intent. Arguments: the nonce, the time to live in milliseconds, the sign-in.
 pub(super) static TAKE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -108,11 +105,11 @@ local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return {0, redis.call('PTTL', KEYS[1])} end
 local begun = redis.call('GET', KEYS[2])
 local unsettled = '0'
-if begun then
-    if string.sub(begun, 1, 16) == ARGV[1] then unsettled = string.sub(begun, 17) else unsettled = '1' end
+if begun and string.sub(begun, 17, 32) == ARGV[3] then
+    if string.sub(begun, 1, 16) == ARGV[1] then unsettled = string.sub(begun, 33) else unsettled = '1' end
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-redis.call('SET', KEYS[2], ARGV[1] .. unsettled)
+redis.call('SET', KEYS[2], ARGV[1] .. ARGV[3] .. unsettled)
 return {1, tonumber(unsettled)}
 ",
     )
@@ -139,7 +136,8 @@ pub(super) static RELEASE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
 local begun = redis.call('GET', KEYS[2])
-if ARGV[2] == '1' and begun == ARGV[1] .. '0' then redis.call('DEL', KEYS[2]) end
+local ours = begun and string.sub(begun, 1, 16) == ARGV[1]
+if ARGV[2] == '1' and ours and string.sub(begun, 33) == '0' then redis.call('DEL', KEYS[2]) end
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[1])
 if ARGV[4] ~= '' then redis.pcall('PUBLISH', ARGV[3], ARGV[4]) end

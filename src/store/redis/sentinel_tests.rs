@@ -163,11 +163,11 @@ async fn without_replicas_a_write_is_not_acknowledged_and_repeating_it_heals() {
 
     // No replica at all.
     replica.stop();
-    unavailable(store.delete(&user, FIRST).await);
-    unavailable(store.delete(&user, FIRST).await);
+    unavailable(store.delete(&user, FIRST, true).await);
+    unavailable(store.delete(&user, FIRST, true).await);
     replica.restart();
     let until = clock.monotonic() + FAILOVER;
-    while let Err(error) = store.delete(&user, FIRST).await {
+    while let Err(error) = store.delete(&user, FIRST, true).await {
         assert!(clock.monotonic() < until, "{error}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
