@@ -17,9 +17,10 @@ use tokenward::domain::time::Clock;
 use tokenward::keyring::files;
 use tokenward::system::{SystemClock, SystemRandom};
 
+use crate::acts::{Role, role_of};
 use crate::caller::Client;
 use crate::daemon::Replica;
-use crate::http_client::{Browser, request};
+use crate::http_client::{Browser, request, request_unix};
 use crate::ledger::{AuthorityCall, Connected};
 use crate::ports::lasting_port;
 use crate::proxy::Link;
@@ -31,6 +32,8 @@ const CLIENT_SECRET: &str = "soak-client-secret-7Qf~9xLm2";
 const CALLER: &str = "mail-sync";
 /// Users live in so many tenants: a throttled one leaves the others alone.
 const TENANTS: usize = 4;
+/// And those that are revoked together in one of their own.
+pub const REVOKED: &str = "revoked.example";
 /// Every so-manyth connection is a second one of the user before.
 const SECOND_CONNECTION: usize = 10;
 /// One call to the authority may take so long …
@@ -244,6 +247,25 @@ impl World {
         serde_json::from_slice(&answer.body).map_err(io::Error::other)
     }
 
+    /// Tells a replica something that has an effect, as a caller: the status, and what it answered; 0 for no answer.
+    pub async fn tell(&self, replica: usize, method: Method, path: &str) -> u16 {
+        let url = format!("http://{}{path}", self.replicas[replica].local);
+        let bearer = format!("Bearer {}", self.key);
+        let headers = [("authorization", bearer.as_str())];
+        let asked = tokio::time::timeout(CALLER_WAIT * 2, request(method, &url, &headers, "")).await;
+        asked.map_or(0, |answer| answer.map_or(0, |answer| answer.status.as_u16()))
+    }
+
+    /// The same as an operator, over the replica's Unix socket.
+    pub async fn operate(&self, replica: usize, method: Method, path: &str, body: &Value) -> u16 {
+        let socket = self.replicas[replica].admin();
+        let headers = [("content-type", "application/json")];
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let asked = request_unix(&socket, method, path, &headers, body);
+        let asked = tokio::time::timeout(CALLER_WAIT * 2, asked).await;
+        asked.map_or(0, |answer| answer.map_or(0, |answer| answer.status.as_u16()))
+    }
+
     /// What the authority was asked since this was last called, as far as it is over, and of the rest at the end.
     pub fn authority_calls(&self, also_unended: bool) -> Vec<AuthorityCall> {
         let mut entries = self.entra.take_ledger();
@@ -282,7 +304,10 @@ fn name_of(number: u16) -> String {
 fn user_of(number: u16) -> String {
     let number = usize::from(number);
     let owner = if number % SECOND_CONNECTION == SECOND_CONNECTION - 1 { number - 1 } else { number };
-    format!("user-{owner:05}@tenant-{}.example", owner % TENANTS)
+    match role_of(u16::try_from(owner).unwrap_or(u16::MAX)) {
+        Role::Revoked => format!("user-{owner:05}@{REVOKED}"),
+        _ => format!("user-{owner:05}@tenant-{}.example", owner % TENANTS),
+    }
 }
 
 async fn authority(plan: &Plan, public_port: u16) -> io::Result<Emulator> {
