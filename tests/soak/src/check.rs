@@ -23,6 +23,8 @@ const AFTERMATH: u64 = 2_000;
 const KEEPING: u64 = 500;
 /// A restart or a failover may lose what was written just before.
 const BEFORE: u64 = 1_000;
+/// A replica that is in touch with the store for so long has heard of every connection that it is asked for.
+const HEARD_WITHIN: u64 = 1_000;
 /// Examples shown of each violation.
 const MOST_EXAMPLES: usize = 5;
 /// An interval in which every answer must be good for a replica to count as healthy again.
@@ -254,6 +256,7 @@ pub struct Report {
 struct Faults<'a> {
     all: &'a [FaultRecord],
     lease: u64,
+    serve_cached_for: u64,
 }
 
 impl Faults<'_> {
@@ -282,6 +285,13 @@ impl Faults<'_> {
             since = since.max(fault.ended + AFTERMATH);
         }
         until >= since + within
+    }
+
+    /// Whether this replica may not have heard of the store at this time for longer than it serves what it holds.
+    fn cut_off_too_long(&self, replica: u8, at: u64) -> bool {
+        const APART: [Effect; 3] = [Effect::StoreLink, Effect::Store, Effect::Stopped];
+        let from = at.saturating_sub(self.serve_cached_for);
+        !self.quiet(&APART, Some(replica), (from, at), HEARD_WITHIN)
     }
 
     /// Whether a fault with this effect on this replica began from `from` to `until`.
@@ -337,14 +347,18 @@ impl Faults<'_> {
 /// Checks everything. Rules in `tolerated` are counted and fail nothing.
 pub fn check(evidence: &Evidence, tolerated: &[Rule]) -> Report {
     let mut found = Findings::default();
-    let faults = Faults { all: &evidence.faults, lease: evidence.setup.lease };
+    let faults = Faults {
+        all: &evidence.faults,
+        lease: evidence.setup.lease,
+        serve_cached_for: evidence.setup.serve_cached_for,
+    };
     let acts = Acts::new(evidence, &faults);
     tokens(evidence, &faults, &acts, &mut found);
     audit(evidence, &mut found);
     refreshes(evidence, &faults, &mut found);
     endings(evidence, &acts, &mut found);
     generations(evidence, &mut found);
-    cached(evidence, &acts, &mut found);
+    cached(evidence, &faults, &acts, &mut found);
     acts::acts(evidence, &acts, &mut found);
     let mut report = found.report;
     let of = |count: fn(&AuthorityCall) -> bool| {
@@ -692,7 +706,7 @@ fn generations(evidence: &Evidence, found: &mut Findings) {
 }
 
 /// Requests for a connection whose token the asked process had handed out before, and that still lived.
-fn cached(evidence: &Evidence, acts: &Acts<'_>, found: &mut Findings) {
+fn cached(evidence: &Evidence, faults: &Faults<'_>, acts: &Acts<'_>, found: &mut Findings) {
     let mut calls: Vec<&Call> = evidence.calls.iter().collect();
     calls.sort_by_key(|call| call.started);
     let mut over: Vec<&Call> = calls.iter().copied().filter(|call| call.token.is_some()).collect();
@@ -712,7 +726,8 @@ fn cached(evidence: &Evidence, acts: &Acts<'_>, found: &mut Findings) {
         let Some((_, handed_out)) = held else { continue };
         // Who reports a token wants another one, which the authority may not give.
         let wants_another = call.reported.is_some();
-        if wants_another || is_away(evidence, call) || acts.taken_away(call, *handed_out) {
+        let old = call.status == 503 && faults.cut_off_too_long(call.replica, call.started);
+        if wants_another || old || is_away(evidence, call) || acts.taken_away(call, *handed_out) {
             continue;
         }
         let cached = &mut found.report.cached;

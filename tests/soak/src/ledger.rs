@@ -251,12 +251,20 @@ pub struct Setup {
     /// Whether what is acknowledged waits for a replica of the store.
     #[serde(default)]
     pub waits: bool,
+    /// How long a replica that is cut off from the store serves what it holds, in milliseconds.
+    #[serde(default = "five_minutes")]
+    pub serve_cached_for: u64,
     /// The lease, in milliseconds: what a fault did may be felt for so long after it.
     pub lease: u64,
     /// When faults could begin.
     pub faults_from: u64,
     /// When the last one was mended.
     pub faults_until: u64,
+}
+
+/// The daemon's own default, which runs had that did not write it down.
+fn five_minutes() -> u64 {
+    300_000
 }
 
 /// Everything that was written down.

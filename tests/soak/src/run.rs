@@ -19,7 +19,7 @@ use crate::check::is_settled;
 use crate::faults::Maker;
 use crate::ledger::{Audited, AuthorityCall, Ending, Evidence, Final, Setup};
 use crate::plan::{Choice, draw};
-use crate::world::{LEASE, Plan, World, now};
+use crate::world::{LEASE, Plan, SERVE_CACHED_FOR, World, now};
 
 /// Before the first fault, so that every replica holds every token once.
 const WARM_UP: Duration = Duration::from_secs(5);
@@ -119,6 +119,7 @@ pub async fn run(soak: &Soak, folder: &Path, say: impl Fn(String)) -> io::Result
         redis: if soak.plan.sentinel { "sentinel" } else { "standalone" }.to_owned(),
         replicas: soak.plan.replicas,
         waits: soak.plan.store_lines.contains("wait_replicas"),
+        serve_cached_for: u64::try_from(SERVE_CACHED_FOR.as_millis()).unwrap_or(u64::MAX),
         lease: u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX),
         faults_from,
         faults_until,

@@ -42,6 +42,9 @@ pub const AUTHORITY_TIMEOUT: Duration = Duration::from_secs(2);
 pub const LEASE: Duration = Duration::from_secs(8);
 /// A caller waits so long at the most.
 pub const CALLER_WAIT: Duration = Duration::from_secs(5);
+/// A replica that is cut off from the store serves what it holds for so long: less than a token's life, so that the end of it is
+/// seen, and more than a failover takes.
+pub const SERVE_CACHED_FOR: Duration = Duration::from_secs(15);
 /// What the authority takes for each refresh: long enough that two at a time are seen as two.
 const AUTHORITY_LATENCY: Duration = Duration::from_millis(30);
 
@@ -364,6 +367,7 @@ fn configuration(plan: &Plan, places: &Places<'_>, url: &str, authority: SocketA
 [store]
 kind = "redis"
 url  = "{url}"
+serve_cached_for = "{serve_cached_for}"
 {store_lines}
 [sealing]
 keyring = "{folder}/keyring"
@@ -406,6 +410,7 @@ scopes      = ["*"]
 connect     = true
 "#,
         store_lines = plan.store_lines,
+        serve_cached_for = seconds(SERVE_CACHED_FOR),
         authority_timeout = seconds(AUTHORITY_TIMEOUT),
         lease = seconds(LEASE),
         caller_wait = seconds(CALLER_WAIT),

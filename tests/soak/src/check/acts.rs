@@ -69,8 +69,8 @@ impl<'a> Acts<'a> {
         begun.filter(move |act| deeds.contains(&act.deed))
     }
 
-    /// Whether the process that was asked must know of an act: it did it itself, or it was long enough in touch with the store
-    /// since. One that is cut off serves what it holds, and what it holds has died before `serve_cached_for` is over.
+    /// Whether the process that was asked must know of an act, or may serve nothing: it did it itself, or it was long enough in touch
+    /// with the store since, or cut off for too long.
     fn must_know(&self, act: &Act, asked: Asked) -> bool {
         if !act.done || act.ended >= asked.started {
             return false;
@@ -81,6 +81,7 @@ impl<'a> Acts<'a> {
         let within = if act.deed == Deed::Revoke { REVOCATION_TAKEN_UP } else { TAKEN_UP } + SLACK;
         const APART: [Effect; 4] = [Effect::StoreLink, Effect::Store, Effect::Stopped, Effect::Down];
         self.faults.quiet(&APART, Some(asked.replica), (act.ended, asked.started), within)
+            || asked.started >= act.ended + self.faults.serve_cached_for + within
     }
 
     /// Whether a failover may have taken back what was acknowledged.

@@ -11,7 +11,7 @@ fn good() -> Evidence {
         families: vec![100 + number],
     };
     let mut evidence = Evidence {
-        setup: Setup { seed: 1, replicas: 2, lease: 8_000, ..Setup::default() },
+        setup: Setup { seed: 1, replicas: 2, lease: 8_000, serve_cached_for: 300_000, ..Setup::default() },
         connections: vec![connected(0), connected(1)],
         ..Evidence::default()
     };
@@ -355,6 +355,12 @@ fn a_held_token_that_was_not_served() {
     assert!(check(&evidence, &[]).passed);
     evidence.faults = vec![fault(Effect::StoreLink, Some(1), 10_200, 12_000)];
     assert!(!check(&evidence, &[]).passed, "one that is cut off has what it holds");
+    evidence.setup.serve_cached_for = 3_000;
+    assert!(!check(&evidence, &[]).passed, "it heard of the store a moment ago");
+    evidence.faults[0].started = 7_000;
+    assert!(check(&evidence, &[]).passed, "it has not for too long");
+    evidence.faults[0].replica = Some(0);
+    assert!(!check(&evidence, &[]).passed, "another one has not");
     // Nor does one that holds nothing, or what is about to die.
     evidence.faults.clear();
     evidence.calls[8].life = 2;
@@ -411,6 +417,12 @@ fn a_deleted_connection_s_token_at_the_same_process_at_once_and_elsewhere_soon()
         evidence.faults = vec![fault(effect, replica, 5_000, until)];
         assert_eq!(broken(&evidence).is_empty(), explains, "{effect:?} {replica:?} {until}");
     }
+    // One that is cut off for longer than it may serve what it holds must not serve it.
+    evidence.faults = vec![fault(Effect::StoreLink, Some(1), 5_000, 11_000)];
+    evidence.setup.serve_cached_for = 2_000;
+    assert_eq!(broken(&evidence), ["deleted_served"]);
+    evidence.setup.serve_cached_for = 2_500;
+    assert_eq!(broken(&evidence), [""; 0]);
     evidence.faults.clear();
     evidence.acts[0].done = false;
     assert_eq!(broken(&evidence), [""; 0], "nobody knows whether it happened");
