@@ -251,9 +251,8 @@ pub async fn users(
                 acts.lives_by(number, token.family);
                 break;
             }
-            match needs_its_user(&call) {
-                true => _ = acts.sign_in(number).await,
-                false => tokio::time::sleep(LOOK_AWAY * 5).await,
+            if !needs_its_user(&call) || !acts.sign_in(number).await {
+                tokio::time::sleep(LOOK_AWAY * 5).await;
             }
         }
     }

@@ -287,6 +287,13 @@ impl Faults<'_> {
         until >= since + within
     }
 
+    /// Whether the store's primary stood still, and runs on, at some time from `from` to `until`.
+    fn stood_still(&self, from: u64, until: u64) -> bool {
+        let mut stops =
+            self.all.iter().filter(|fault| fault.effect == Effect::Store && fault.kind == "redis_stop");
+        stops.any(|fault| fault.started <= until && from <= fault.ended)
+    }
+
     /// Whether this replica may not have heard of the store at this time for longer than it serves what it holds.
     fn cut_off_too_long(&self, replica: u8, at: u64) -> bool {
         const APART: [Effect; 3] = [Effect::StoreLink, Effect::Store, Effect::Stopped];

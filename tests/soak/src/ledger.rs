@@ -248,9 +248,9 @@ pub struct Setup {
     pub redis: String,
     /// Replicas.
     pub replicas: u8,
-    /// Whether what is acknowledged waits for a replica of the store.
+    /// For how many replicas of the store what is acknowledged has waited.
     #[serde(default)]
-    pub waits: bool,
+    pub wait_replicas: u8,
     /// How long a replica that is cut off from the store serves what it holds, in milliseconds.
     #[serde(default = "five_minutes")]
     pub serve_cached_for: u64,

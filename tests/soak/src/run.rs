@@ -118,7 +118,7 @@ pub async fn run(soak: &Soak, folder: &Path, say: impl Fn(String)) -> io::Result
         mode: mode.to_owned(),
         redis: if soak.plan.sentinel { "sentinel" } else { "standalone" }.to_owned(),
         replicas: soak.plan.replicas,
-        waits: soak.plan.store_lines.contains("wait_replicas"),
+        wait_replicas: waits_for(&soak.plan.store_lines),
         serve_cached_for: u64::try_from(SERVE_CACHED_FOR.as_millis()).unwrap_or(u64::MAX),
         lease: u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX),
         faults_from,
@@ -183,6 +183,14 @@ async fn settle(world: &Arc<World>, endings: &HashMap<u16, Ending>) -> Vec<Final
         }
     }
     finals
+}
+
+/// What the daemons' `wait_replicas` is.
+fn waits_for(store_lines: &str) -> u8 {
+    let value = store_lines
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("wait_replicas")?.trim().strip_prefix('='));
+    value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
 }
 
 fn life_of(world: &World) -> u64 {

@@ -11,6 +11,10 @@ const TAKEN_UP: u64 = 1_000;
 const REVOCATION_TAKEN_UP: u64 = 5_000;
 /// … and a machine that runs everything at once is late.
 const SLACK: u64 = 2_000;
+/// A primary that was replaced while it stood still is left within seconds.
+const RUNS_ON: u64 = 5_000;
+/// Those of a primary, where there are sentinels.
+const STORE_REPLICAS: u8 = 2;
 /// A connection that is blocked is tried again after a minute; then it may have to wait for its turn and for an answer.
 const TRIED_AGAIN: u64 = 60_000;
 const HEALS_WITHIN: u64 = 10_000;
@@ -41,8 +45,8 @@ pub(super) struct Acts<'a> {
     /// When each sign-in's code was redeemed.
     signed_in: HashMap<u64, u64>,
     faults: &'a Faults<'a>,
-    /// Whether a failover may take back what was acknowledged.
-    drops: bool,
+    /// For how many replicas of the store an acknowledgement waited; none where there are no failovers.
+    waited_for: Option<u8>,
 }
 
 impl<'a> Acts<'a> {
@@ -58,8 +62,8 @@ impl<'a> Acts<'a> {
         }
         let codes = evidence.authority.iter().filter(|call| !call.refresh);
         let signed_in = codes.filter_map(|call| Some((call.family?, call.started))).collect();
-        let drops = evidence.setup.redis == "sentinel" && !evidence.setup.waits;
-        Acts { of, signed_in, faults, drops }
+        let waited_for = (evidence.setup.redis == "sentinel").then_some(evidence.setup.wait_replicas);
+        Acts { of, signed_in, faults, waited_for }
     }
 
     /// What was begun before this was answered, of these kinds, the latest first.
@@ -84,9 +88,17 @@ impl<'a> Acts<'a> {
             || asked.started >= act.ended + self.faults.serve_cached_for + within
     }
 
-    /// Whether a failover may have taken back what was acknowledged.
+    /// Whether a failover may have taken back what was acknowledged: anything if nobody was waited for; and what an old primary took
+    /// that stood still, was replaced, and ran on for a while, if not every replica was waited for.
     fn may_be_dropped(&self, act: &Act) -> bool {
-        self.drops && self.faults.during(&[Effect::Store], None, act.started, act.ended + BEFORE)
+        match self.waited_for {
+            Some(0) => self.faults.during(&[Effect::Store], None, act.started, act.ended + BEFORE),
+            Some(some) if some < STORE_REPLICAS => {
+                let (from, until) = (act.started.saturating_sub(RUNS_ON), act.ended + BEFORE);
+                self.faults.stood_still(from, until)
+            }
+            _ => false,
+        }
     }
 
     /// Whether this sign-in was made before an act.

@@ -478,9 +478,14 @@ fn an_acknowledged_delete_is_dropped_by_a_failover_that_waited_for_nobody_alone(
     assert_eq!(broken(&evidence), ["deleted_served"]);
     evidence.setup.redis = "sentinel".into();
     assert_eq!(broken(&evidence), [""; 0]);
-    evidence.setup.waits = true;
+    evidence.setup.wait_replicas = 1;
     assert_eq!(broken(&evidence), ["deleted_served"]);
-    evidence.setup.waits = false;
+    // An old primary that stood still goes on for a while, with a replica that has not left it.
+    evidence.faults[0].kind = "redis_stop".into();
+    assert_eq!(broken(&evidence), [""; 0]);
+    evidence.setup.wait_replicas = 2;
+    assert_eq!(broken(&evidence), ["deleted_served"]);
+    evidence.setup.wait_replicas = 0;
     evidence.faults = vec![fault(Effect::Store, None, 1_000, 2_000)];
     assert_eq!(broken(&evidence), ["deleted_served"], "one long before drops nothing");
 }
