@@ -220,6 +220,8 @@ pub struct Report {
     pub refreshed: u64,
     /// What was done to connections and acknowledged, and what was not, by kind.
     pub acts: BTreeMap<String, (u64, u64)>,
+    /// Requests at a process that had to know of such an act, and of no sign-in or resumption since.
+    pub after_acts: u64,
     /// Reports of a token as rejected.
     pub reports: u64,
     /// Faults by kind.
@@ -826,11 +828,8 @@ impl Report {
         line(format!("authority           {} refreshes asked, {} given", self.refreshes, self.refreshed));
         let acts =
             self.acts.iter().map(|(deed, (done, not))| format!("{deed} {done} (unacknowledged {not})"));
-        line(format!(
-            "acts                {}, reports {}",
-            acts.collect::<Vec<_>>().join(", "),
-            self.reports
-        ));
+        line(format!("acts                {}", acts.collect::<Vec<_>>().join(", ")));
+        line(format!("held against them   {} requests, {} reports", self.after_acts, self.reports));
         let faults: u64 = self.faults.values().sum();
         line(format!("faults              {faults} {:?}", self.faults));
         for (name, figure) in &self.violations {

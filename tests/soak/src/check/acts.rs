@@ -183,6 +183,7 @@ fn ended(evidence: &Evidence, acts: &Acts<'_>, call: &Call, found: &mut Findings
         if !acts.must_know(act, asked) || acts.may_be_dropped(act) {
             continue;
         }
+        found.report.after_acts += u64::from(!signed_in);
         let old = call.token.as_ref().is_some_and(|token| acts.is_before(token.family, act));
         // That it needs its user, or an operator, is said of what is there.
         let there = call.status == 409 && !signed_in;
@@ -191,6 +192,10 @@ fn ended(evidence: &Evidence, acts: &Acts<'_>, call: &Call, found: &mut Findings
             found.broken(rule, || {
                 format!("{}: {:?} {:?} after {act:?}", words(evidence, call), call.code, call.token)
             });
+            return;
+        }
+        // What was done before that act is counted by it.
+        if !signed_in {
             return;
         }
     }
@@ -203,6 +208,7 @@ fn paused(evidence: &Evidence, acts: &Acts<'_>, call: &Call, found: &mut Finding
     if !acts.must_know(last, asked) || acts.may_be_dropped(last) {
         return;
     }
+    found.report.after_acts += u64::from(last.deed == Deed::Pause);
     let broken = match last.deed {
         Deed::Pause if call.status == 200 => Rule::PausedServed,
         Deed::Resume if call.code.as_deref() == Some("connection_paused") => Rule::StillPaused,
