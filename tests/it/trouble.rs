@@ -1,6 +1,8 @@
 //! Trouble that is nobody's verdict, at its worst: the app is rejected, an authority throttles, one tenant hangs. Nothing
 //! of it changes a connection, and each costs only whom it concerns.
 
+#![expect(clippy::print_stdout, reason = "the long forms say what they measured")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
