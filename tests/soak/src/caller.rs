@@ -1,32 +1,37 @@
 //! Callers: services that ask for tokens all the time, on connections that they keep, and write down what they got.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use http::{Request, header};
-use http_body_util::{BodyExt, Empty};
+use http::{Method, Request, header};
+use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokenward::domain::time::Timestamp;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
+use crate::acts::{Acts, Role, role_of};
 use crate::daemon::Replica;
-use crate::ledger::{Call, Connected, HandedOut};
+use crate::ledger::{Call, HandedOut};
 use crate::random::Random;
 use crate::world::{CALLER_WAIT, World, now};
 
 /// A caller gives up after this: later than the daemon's own patience.
 const PATIENCE: Duration = Duration::from_millis(2 * CALLER_WAIT.as_millis() as u64);
 /// A caller that was refused a connection looks away for a moment, as a client with a back-off does.
-const LOOK_AWAY: Duration = Duration::from_millis(100);
+pub const LOOK_AWAY: Duration = Duration::from_millis(100);
+/// One request in so many reports the token that the caller had before: well below the ten renewals in 10 s that a connection
+/// may be made to do.
+const REPORT_ONCE_IN: u64 = 100;
 
 /// Every call has a number of its own in this process.
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
@@ -34,21 +39,44 @@ static NUMBERS: AtomicU64 = AtomicU64::new(1);
 /// A service's HTTP client: one connection kept to each replica.
 pub struct Client {
     bearer: String,
-    kept: BTreeMap<SocketAddr, SendRequest<Empty<Bytes>>>,
+    kept: BTreeMap<SocketAddr, SendRequest<Full<Bytes>>>,
+    /// The token it last got of each connection: its serial, and the digest by which it is reported.
+    last: HashMap<u16, (u64, String)>,
 }
 
 impl Client {
     /// A client with an API key.
     pub fn new(key: String) -> Self {
-        Client { bearer: format!("Bearer {key}"), kept: BTreeMap::new() }
+        Client { bearer: format!("Bearer {key}"), kept: BTreeMap::new(), last: HashMap::new() }
     }
 
     /// Asks a replica for a token of a connection.
     pub async fn ask(&mut self, replica: &Replica, connection: u16, name: &str, query: &str) -> Call {
+        self.ask_with(replica, connection, name, (query, None)).await
+    }
+
+    /// Reports the token that it last got of a connection as rejected, and asks for another; none if it got none.
+    pub async fn report(&mut self, replica: &Replica, connection: u16, name: &str) -> Option<Call> {
+        let last = self.last.get(&connection)?.clone();
+        Some(self.ask_with(replica, connection, name, ("", Some(last))).await)
+    }
+
+    async fn ask_with(
+        &mut self,
+        replica: &Replica,
+        connection: u16,
+        name: &str,
+        (query, rejected): (&str, Option<(u64, String)>),
+    ) -> Call {
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let (life, started) = (replica.life(), now());
         let path = format!("/v1/apps/outlook/connections/{}/token{query}", name.replace('/', "%2F"));
-        let answer = tokio::time::timeout(PATIENCE, self.get(replica.local, &path, number)).await;
+        let (reported, body) = match rejected {
+            None => (None, Bytes::new()),
+            Some((serial, digest)) => (Some(serial), Bytes::from(json!({ "rejected": digest }).to_string())),
+        };
+        let asked = Asked { address: replica.local, path, body, number };
+        let answer = tokio::time::timeout(PATIENCE, self.get(&asked)).await;
         if answer.is_err() {
             // The connection still waits for that answer.
             self.kept.remove(&replica.local);
@@ -61,51 +89,64 @@ impl Client {
         };
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
         let token = (status == 200).then(|| read_token(&body)).flatten();
+        if let (Some(token), Some(text)) = (&token, body["access_token"].as_str()) {
+            let digest: String =
+                digest(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+            self.last.insert(connection, (token.serial, digest));
+        }
         let code = body["code"].as_str().or(trouble).map(str::to_owned);
-        Call { number, started, ended, replica: replica.index, life, connection, status, code, token }
+        let replica = replica.index;
+        Call { number, started, ended, replica, life, connection, status, code, token, reported }
     }
 
-    async fn get(
-        &mut self,
-        address: SocketAddr,
-        path: &str,
-        number: u64,
-    ) -> Result<(u16, Bytes), &'static str> {
-        if let Some(kept) = self.kept.remove(&address)
+    async fn get(&mut self, asked: &Asked) -> Result<(u16, Bytes), &'static str> {
+        if let Some(kept) = self.kept.remove(&asked.address)
             && !kept.is_closed()
-            && let Ok(answer) = self.send(kept, address, path, number).await
+            && let Ok(answer) = self.send(kept, asked).await
         {
             return Ok(answer);
         }
         // A kept connection may be closed by the other side just as it is used: a request without effects is repeated.
-        let stream = TcpStream::connect(address).await.map_err(|_| "not_connected")?;
+        let stream = TcpStream::connect(asked.address).await.map_err(|_| "not_connected")?;
         let _ = stream.set_nodelay(true);
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|_| "not_connected")?;
         tokio::spawn(async move {
             let _ = connection.await;
         });
-        self.send(sender, address, path, number).await.map_err(|_| "cut_off")
+        self.send(sender, asked).await.map_err(|_| "cut_off")
     }
 
     async fn send(
         &mut self,
-        mut sender: SendRequest<Empty<Bytes>>,
-        address: SocketAddr,
-        path: &str,
-        number: u64,
+        mut sender: SendRequest<Full<Bytes>>,
+        asked: &Asked,
     ) -> Result<(u16, Bytes), Box<dyn std::error::Error + Send + Sync>> {
         sender.ready().await?;
-        let request = Request::get(path)
+        let Asked { address, path, body, number } = asked;
+        let method = if body.is_empty() { Method::GET } else { Method::POST };
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
             .header(header::HOST, "tokenward")
             .header(header::AUTHORIZATION, &self.bearer)
+            .header(header::CONTENT_TYPE, "application/json")
             .header("traceparent", format!("00-{SOAK:016x}{number:016x}-{SOAK:016x}-00"))
-            .body(Empty::new())?;
+            .body(Full::new(body.clone()))?;
         let response = sender.send_request(request).await?;
         let status = response.status().as_u16();
         let body = response.into_body().collect().await?.to_bytes();
-        self.kept.insert(address, sender);
+        self.kept.insert(*address, sender);
         Ok((status, body))
     }
+}
+
+/// One request for a token.
+struct Asked {
+    address: SocketAddr,
+    path: String,
+    /// Empty for a plain request.
+    body: Bytes,
+    number: u64,
 }
 
 /// The first half of every request id of a run.
@@ -155,9 +196,16 @@ pub async fn crowd(
                 let name = &world.connections[number].name;
                 let query = if random.once_in(10) { "?min_ttl=60" } else { "" };
                 let connection = u16::try_from(number).expect("connections have numbers of 16 bits");
-                let call = client.ask(replica, connection, name, query).await;
+                let reported = match random.once_in(REPORT_ONCE_IN) {
+                    true => client.report(replica, connection, name).await,
+                    false => None,
+                };
+                let call = match reported {
+                    Some(call) => call,
+                    None => client.ask(replica, connection, name, query).await,
+                };
                 let refused = call.status == 0;
-                if call.code.as_deref() == Some("reauthorization_required") {
+                if needs_its_user(&call) {
                     // A full queue has it already, most likely; it comes again.
                     let _ = need.try_send(connection);
                 }
@@ -173,34 +221,39 @@ pub async fn crowd(
     std::mem::take(&mut ledger.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// The users: signs each one in again whose connection needs it, until nobody asks any more or it is told to stop, and
-/// says which sign-ins each connection had.
+/// Whether the answer says that the user must sign in. That a connection is not there says so only of one that was deleted on
+/// purpose: of any other it is a mistake, and must not be mended.
+fn needs_its_user(call: &Call) -> bool {
+    match call.code.as_deref() {
+        Some("reauthorization_required") => true,
+        Some("connection_not_found") => matches!(role_of(call.connection), Role::Deleted | Role::Revoked),
+        _ => false,
+    }
+}
+
+/// The users: signs each one in again whose connection needs it, until nobody asks any more or it is told to stop.
 pub async fn users(
     world: Arc<World>,
+    acts: Arc<Acts>,
     mut asked: mpsc::Receiver<u16>,
     stop: Arc<AtomicBool>,
-) -> Vec<Connected> {
-    let mut connections = world.connections.clone();
+) {
     let mut client = Client::new(world.key.clone());
     while let Some(number) = asked.recv().await {
-        let one = &mut connections[usize::from(number)];
+        // Somebody else is at it, and knows what it needs; if it still needs its user afterwards, it comes again.
+        let Ok(_turn) = acts.turn(number).try_lock() else { continue };
+        let name = &world.connections[usize::from(number)].name;
         // Until it is known by which sign-in the connection lives: a confirmation's answer may have been lost.
         while !stop.load(Ordering::Relaxed) {
             // The replica at which they are connected: others take up to a second to see it.
-            let call = client.ask(&world.replicas[0], number, &one.name, "").await;
-            match (&call.token, call.code.as_deref()) {
-                (Some(token), _) => {
-                    if !one.families.contains(&token.family) {
-                        one.families.push(token.family);
-                    }
-                    break;
-                }
-                (None, Some("reauthorization_required")) => {
-                    let _ = world.connect(&one.name, &one.user).await;
-                }
-                (None, _) => tokio::time::sleep(LOOK_AWAY * 5).await,
+            let call = client.ask(&world.replicas[0], number, name, "").await;
+            if let Some(token) = &call.token {
+                acts.lives_by(number, token.family);
+                break;
+            }
+            if !needs_its_user(&call) || !acts.sign_in(number).await {
+                tokio::time::sleep(LOOK_AWAY * 5).await;
             }
         }
     }
-    connections
 }

@@ -77,6 +77,11 @@ impl Replica {
         self.folder.join("audit.jsonl")
     }
 
+    /// Where operators go.
+    pub fn admin(&self) -> PathBuf {
+        self.folder.join("admin.sock")
+    }
+
     /// Its log.
     pub fn log(&self) -> PathBuf {
         self.folder.join("log")

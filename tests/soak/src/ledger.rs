@@ -29,6 +29,9 @@ pub struct Call {
     pub code: Option<String>,
     /// The token handed out.
     pub token: Option<HandedOut>,
+    /// The serial of the token that the caller reported as rejected, in the same request.
+    #[serde(default)]
+    pub reported: Option<u64>,
 }
 
 /// What a token says about itself (the emulator's claims), and what the daemon said about it.
@@ -144,14 +147,87 @@ pub struct Connected {
     pub families: Vec<u64>,
 }
 
+/// What was done to connections on purpose, by whom it is not the daemon's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Deed {
+    /// A caller deleted it.
+    Delete,
+    /// An operator revoked all of its tenant.
+    Revoke,
+    /// Its user signed in.
+    SignIn,
+    /// An operator paused it.
+    Pause,
+    /// An operator resumed it.
+    Resume,
+    /// Its user's grant was revoked at the authority.
+    Verdict,
+    /// The authority began to block its user.
+    Block,
+    /// The authority blocks its user no longer.
+    Lift,
+}
+
+/// One such act. Those on one connection follow each other: none begins before the one before it is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Act {
+    /// What.
+    pub deed: Deed,
+    /// To which connections.
+    pub connections: Vec<u16>,
+    /// The replica that was told; none for what was done at the authority.
+    pub replica: Option<u8>,
+    /// Which process of that replica.
+    pub life: u32,
+    /// When it was told.
+    pub started: u64,
+    /// When it had answered, or was given up.
+    pub ended: u64,
+    /// Whether it was acknowledged. One that was not may have happened.
+    pub done: bool,
+    /// The status answered; 0 when there was no answer.
+    pub status: u16,
+}
+
+/// How a connection must stand in the end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// It gives tokens.
+    #[default]
+    Served,
+    /// It was deleted.
+    Deleted,
+    /// It is paused.
+    Paused,
+    /// The authority ended its grant, and its user did not sign in again.
+    Dead,
+}
+
+impl Ending {
+    /// The code by which its callers are refused; none if they are not.
+    pub fn code(self) -> Option<&'static str> {
+        match self {
+            Ending::Served => None,
+            Ending::Deleted => Some("connection_not_found"),
+            Ending::Paused => Some("connection_paused"),
+            Ending::Dead => Some("reauthorization_required"),
+        }
+    }
+}
+
 /// How a connection stood after the faults, once everything had time to settle.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Final {
     /// Which.
     pub connection: u16,
+    /// How it must stand.
+    #[serde(default)]
+    pub expected: Ending,
     /// Whether a token issued after the last fault was handed out for it.
     pub refreshed: bool,
-    /// The replicas that gave no live token of it in the end.
+    /// The replicas that gave no live token of it in the end; of one that must give none, those that did not say why.
     pub refused_by: Vec<u8>,
     /// `status` of the connection, if it was to be had.
     pub status: Option<String>,
@@ -172,12 +248,23 @@ pub struct Setup {
     pub redis: String,
     /// Replicas.
     pub replicas: u8,
+    /// For how many replicas of the store what is acknowledged has waited.
+    #[serde(default)]
+    pub wait_replicas: u8,
+    /// How long a replica that is cut off from the store serves what it holds, in milliseconds.
+    #[serde(default = "five_minutes")]
+    pub serve_cached_for: u64,
     /// The lease, in milliseconds: what a fault did may be felt for so long after it.
     pub lease: u64,
     /// When faults could begin.
     pub faults_from: u64,
     /// When the last one was mended.
     pub faults_until: u64,
+}
+
+/// The daemon's own default, which runs had that did not write it down.
+fn five_minutes() -> u64 {
+    300_000
 }
 
 /// Everything that was written down.
@@ -197,6 +284,8 @@ pub struct Evidence {
     pub authority: Vec<AuthorityCall>,
     /// The faults.
     pub faults: Vec<FaultRecord>,
+    /// What was done on purpose.
+    pub acts: Vec<Act>,
     /// How it ended.
     pub finals: Vec<Final>,
 }
@@ -215,6 +304,7 @@ impl Evidence {
         write(&folder.join("audit-flaws.jsonl"), &self.audit_flaws)?;
         write(&folder.join("authority.jsonl"), &self.authority)?;
         write(&folder.join("faults.jsonl"), &self.faults)?;
+        write(&folder.join("acts.jsonl"), &self.acts)?;
         write(&folder.join("finals.jsonl"), &self.finals)
     }
 
@@ -231,6 +321,7 @@ impl Evidence {
             audit_flaws: read(&folder.join("audit-flaws.jsonl"))?,
             authority: read(&folder.join("authority.jsonl"))?,
             faults: read(&folder.join("faults.jsonl"))?,
+            acts: read(&folder.join("acts.jsonl"))?,
             finals: read(&folder.join("finals.jsonl"))?,
         })
     }

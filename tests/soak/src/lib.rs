@@ -8,7 +8,8 @@
 //!
 //! - [`world`] starts everything and connects accounts; every way from a replica to a server goes through a
 //!   [`proxy::Link`] of its own, which can be cut, slowed, reset or left half open.
-//! - [`plan`] draws the faults of a seed, [`faults`] makes them, [`caller`] asks for tokens meanwhile.
+//! - [`plan`] draws the faults of a seed, [`faults`] makes them, [`caller`] asks for tokens meanwhile, and [`acts`] deletes,
+//!   revokes and pauses connections, and has the authority judge their users.
 //! - [`check`] is pure and reads nothing but [`ledger::Evidence`]: a run that was kept can be checked again.
 
 #![allow(
@@ -16,6 +17,7 @@
     reason = "the soak looks at the daemon from outside, with the real clock and tasks"
 )]
 
+pub mod acts;
 pub mod caller;
 pub mod check;
 pub mod daemon;

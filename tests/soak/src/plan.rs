@@ -5,7 +5,7 @@ use std::time::Duration;
 use entra_emulator::{Fault as AuthorityFault, Garbage};
 
 use crate::random::Random;
-use crate::world::LEASE;
+use crate::world::{LEASE, SERVE_CACHED_FOR};
 
 /// What goes wrong.
 #[derive(Clone, Debug, PartialEq)]
@@ -104,7 +104,8 @@ impl Planned {
                     Weather::HalfOpen => "half_open",
                     Weather::Drip => "drip",
                 };
-                format!("{side}_link_{weather}")
+                let beyond = if self.lasts > SERVE_CACHED_FOR { "_beyond_cache" } else { "" };
+                format!("{side}_link_{weather}{beyond}")
             }
             What::RedisKill => "redis_kill".into(),
             What::RedisEmpty => "redis_empty".into(),
@@ -173,7 +174,14 @@ fn one(number: u32, after: Duration, random: &mut Random, choice: Choice) -> Pla
         // One in three outlives its lease.
         Stop if random.once_in(3) => (What::Stop, LEASE + seconds(10, 40, random)),
         Stop => (What::Stop, seconds(2, 30, random)),
-        Link(side) => (What::Link(side, weather(random)), seconds(5, 60, random)),
+        Link(side) => {
+            let (weather, mut lasts) = (weather(random), seconds(5, 60, random));
+            // One in three outlives what the replica may serve meanwhile.
+            if side == Side::Store && weather == Weather::Cut && random.once_in(3) {
+                lasts += SERVE_CACHED_FOR;
+            }
+            (What::Link(side, weather), lasts)
+        }
         Redis => (redis(random, choice), seconds(5, 40, random)),
         Authority => (authority(random), seconds(10, 60, random)),
         Clock => {
@@ -283,6 +291,7 @@ mod tests {
             "daemon_stop",
             "daemon_stop_beyond_lease",
             "store_link_cut",
+            "store_link_cut_beyond_cache",
             "authority_link_half_open",
             "redis_suffix_loss",
             "redis_empty",

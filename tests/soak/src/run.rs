@@ -13,15 +13,19 @@ use serde_json::Value;
 use tokenward::telemetry::audit;
 use tokio::sync::mpsc;
 
+use crate::acts::{Acts, act_until};
 use crate::caller::{Client, crowd, number_of, users};
 use crate::check::is_settled;
 use crate::faults::Maker;
-use crate::ledger::{Audited, AuthorityCall, Evidence, Final, Setup};
+use crate::ledger::{Audited, AuthorityCall, Ending, Evidence, Final, Setup};
 use crate::plan::{Choice, draw};
-use crate::world::{LEASE, Plan, World, now};
+use crate::world::{LEASE, Plan, SERVE_CACHED_FOR, World, now};
 
 /// Before the first fault, so that every replica holds every token once.
 const WARM_UP: Duration = Duration::from_secs(5);
+/// So long before the end of the faults nothing more is done to connections: what was done last is checked in the end, and a
+/// token that was held before it has to die.
+const LAST_ACTS: Duration = Duration::from_secs(14);
 /// After the last fault a lease may have to run out, and everything be refreshed once.
 const SETTLE: Duration = Duration::from_secs(30);
 
@@ -63,7 +67,8 @@ pub async fn run(soak: &Soak, folder: &Path, say: impl Fn(String)) -> io::Result
 
     let stop = Arc::new(AtomicBool::new(false));
     let (need, needed) = mpsc::channel(usize::from(soak.plan.connections).max(1));
-    let users = tokio::spawn(users(world.clone(), needed, stop.clone()));
+    let acts = Arc::new(Acts::new(world.clone()));
+    let users = tokio::spawn(users(world.clone(), acts.clone(), needed, stop.clone()));
     let callers =
         tokio::spawn(crowd(world.clone(), (soak.callers, soak.rate, soak.seed), stop.clone(), need));
     // The authority's ledger is bounded: it is read as it grows.
@@ -78,14 +83,19 @@ pub async fn run(soak: &Soak, folder: &Path, say: impl Fn(String)) -> io::Result
     });
     tokio::time::sleep(WARM_UP).await;
     let faults_from = now();
-    let (faults, ()) =
-        tokio::join!(Maker::new(world.clone()).make_all(planned, &say), tokio::time::sleep(soak.span));
+    let acting = act_until(acts.clone(), Instant::now() + soak.span.saturating_sub(LAST_ACTS), soak.seed);
+    let (faults, (), endings) = tokio::join!(
+        Maker::new(world.clone()).make_all(planned, &say),
+        tokio::time::sleep(soak.span),
+        acting
+    );
     let faults_until = now();
     say("the faults are over".to_owned());
-    let finals = settle(&world).await;
+    let finals = settle(&world, &endings).await;
     stop.store(true, Ordering::Relaxed);
     let mut calls = callers.await.map_err(io::Error::other)?;
-    let connections = users.await.map_err(io::Error::other)?;
+    users.await.map_err(io::Error::other)?;
+    let (connections, acts) = acts.written_down();
     let mut authority = ledger.await.map_err(io::Error::other)?;
     let faults = faults?;
     for replica in &world.replicas {
@@ -108,22 +118,30 @@ pub async fn run(soak: &Soak, folder: &Path, say: impl Fn(String)) -> io::Result
         mode: mode.to_owned(),
         redis: if soak.plan.sentinel { "sentinel" } else { "standalone" }.to_owned(),
         replicas: soak.plan.replicas,
+        wait_replicas: waits_for(&soak.plan.store_lines),
+        serve_cached_for: u64::try_from(SERVE_CACHED_FOR.as_millis()).unwrap_or(u64::MAX),
         lease: u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX),
         faults_from,
         faults_until,
     };
-    Ok(Evidence { setup, connections, calls, audited, audit_flaws, authority, faults, finals })
+    Ok(Evidence { setup, connections, calls, audited, audit_flaws, authority, faults, acts, finals })
 }
 
-/// Asks for every connection at every replica until each was refreshed and all agree, or it takes too long.
-async fn settle(world: &Arc<World>) -> Vec<Final> {
+/// Asks for every connection at every replica until each was refreshed, or stands as it must, and all agree; or it takes too
+/// long.
+async fn settle(world: &Arc<World>, endings: &HashMap<u16, Ending>) -> Vec<Final> {
     // Tokens issued from now on have higher numbers than any before.
     let ended_at = now();
     let begun = Instant::now();
     let mut client = Client::new(world.key.clone());
     let mut finals: Vec<Final> = (0u16..)
         .zip(&world.connections)
-        .map(|(connection, _)| Final { connection, ..Final::default() })
+        .map(|(connection, _)| {
+            let expected = endings.get(&connection).copied().unwrap_or_default();
+            // Nobody was asked yet.
+            let refused_by = (0..).take(world.replicas.len()).collect();
+            Final { connection, expected, refused_by, ..Final::default() }
+        })
         .collect();
     loop {
         for end in finals.iter_mut().filter(|end| !is_settled(end)) {
@@ -132,8 +150,9 @@ async fn settle(world: &Arc<World>) -> Vec<Final> {
             for replica in &world.replicas {
                 let call = client.ask(replica, end.connection, name, "").await;
                 match &call.token {
+                    None if end.expected.code().is_some_and(|code| call.code.as_deref() == Some(code)) => {}
                     // Life is counted from the issue, and fixed: a token that dies later was issued later.
-                    Some(token) if token.dies > call.started => {
+                    Some(token) if end.expected == Ending::Served && token.dies > call.started => {
                         let life = life_of(world);
                         end.refreshed |= token.dies >= ended_at + life;
                     }
@@ -155,7 +174,7 @@ async fn settle(world: &Arc<World>) -> Vec<Final> {
         if let Ok(shown) = world.api_of(0, Method::GET, &path, Value::Null).await {
             end.status = shown["status"].as_str().map(str::to_owned);
         }
-        if !is_settled(end)
+        if (!is_settled(end) || end.expected == Ending::Dead)
             && let Ok(refused) = world.api_of(0, Method::GET, &format!("{path}/token"), Value::Null).await
         {
             let codes = refused["error_codes"].as_array().into_iter().flatten();
@@ -164,6 +183,14 @@ async fn settle(world: &Arc<World>) -> Vec<Final> {
         }
     }
     finals
+}
+
+/// What the daemons' `wait_replicas` is.
+fn waits_for(store_lines: &str) -> u8 {
+    let value = store_lines
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("wait_replicas")?.trim().strip_prefix('='));
+    value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
 }
 
 fn life_of(world: &World) -> u64 {

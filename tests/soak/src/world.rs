@@ -17,9 +17,10 @@ use tokenward::domain::time::Clock;
 use tokenward::keyring::files;
 use tokenward::system::{SystemClock, SystemRandom};
 
+use crate::acts::{Role, role_of};
 use crate::caller::Client;
 use crate::daemon::Replica;
-use crate::http_client::{Browser, request};
+use crate::http_client::{Browser, request, request_unix};
 use crate::ledger::{AuthorityCall, Connected};
 use crate::ports::lasting_port;
 use crate::proxy::Link;
@@ -31,6 +32,8 @@ const CLIENT_SECRET: &str = "soak-client-secret-7Qf~9xLm2";
 const CALLER: &str = "mail-sync";
 /// Users live in so many tenants: a throttled one leaves the others alone.
 const TENANTS: usize = 4;
+/// And those that are revoked together in one of their own.
+pub const REVOKED: &str = "revoked.example";
 /// Every so-manyth connection is a second one of the user before.
 const SECOND_CONNECTION: usize = 10;
 /// One call to the authority may take so long …
@@ -39,6 +42,9 @@ pub const AUTHORITY_TIMEOUT: Duration = Duration::from_secs(2);
 pub const LEASE: Duration = Duration::from_secs(8);
 /// A caller waits so long at the most.
 pub const CALLER_WAIT: Duration = Duration::from_secs(5);
+/// A replica that is cut off from the store serves what it holds for so long: less than a token's life, so that the end of it is
+/// seen, and more than a failover takes.
+pub const SERVE_CACHED_FOR: Duration = Duration::from_secs(15);
 /// What the authority takes for each refresh: long enough that two at a time are seen as two.
 const AUTHORITY_LATENCY: Duration = Duration::from_millis(30);
 
@@ -244,6 +250,25 @@ impl World {
         serde_json::from_slice(&answer.body).map_err(io::Error::other)
     }
 
+    /// Tells a replica something that has an effect, as a caller: the status, and what it answered; 0 for no answer.
+    pub async fn tell(&self, replica: usize, method: Method, path: &str) -> u16 {
+        let url = format!("http://{}{path}", self.replicas[replica].local);
+        let bearer = format!("Bearer {}", self.key);
+        let headers = [("authorization", bearer.as_str())];
+        let asked = tokio::time::timeout(CALLER_WAIT * 2, request(method, &url, &headers, "")).await;
+        asked.map_or(0, |answer| answer.map_or(0, |answer| answer.status.as_u16()))
+    }
+
+    /// The same as an operator, over the replica's Unix socket.
+    pub async fn operate(&self, replica: usize, method: Method, path: &str, body: &Value) -> u16 {
+        let socket = self.replicas[replica].admin();
+        let headers = [("content-type", "application/json")];
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let asked = request_unix(&socket, method, path, &headers, body);
+        let asked = tokio::time::timeout(CALLER_WAIT * 2, asked).await;
+        asked.map_or(0, |answer| answer.map_or(0, |answer| answer.status.as_u16()))
+    }
+
     /// What the authority was asked since this was last called, as far as it is over, and of the rest at the end.
     pub fn authority_calls(&self, also_unended: bool) -> Vec<AuthorityCall> {
         let mut entries = self.entra.take_ledger();
@@ -282,7 +307,10 @@ fn name_of(number: u16) -> String {
 fn user_of(number: u16) -> String {
     let number = usize::from(number);
     let owner = if number % SECOND_CONNECTION == SECOND_CONNECTION - 1 { number - 1 } else { number };
-    format!("user-{owner:05}@tenant-{}.example", owner % TENANTS)
+    match role_of(u16::try_from(owner).unwrap_or(u16::MAX)) {
+        Role::Revoked => format!("user-{owner:05}@{REVOKED}"),
+        _ => format!("user-{owner:05}@tenant-{}.example", owner % TENANTS),
+    }
 }
 
 async fn authority(plan: &Plan, public_port: u16) -> io::Result<Emulator> {
@@ -339,6 +367,7 @@ fn configuration(plan: &Plan, places: &Places<'_>, url: &str, authority: SocketA
 [store]
 kind = "redis"
 url  = "{url}"
+serve_cached_for = "{serve_cached_for}"
 {store_lines}
 [sealing]
 keyring = "{folder}/keyring"
@@ -381,6 +410,7 @@ scopes      = ["*"]
 connect     = true
 "#,
         store_lines = plan.store_lines,
+        serve_cached_for = seconds(SERVE_CACHED_FOR),
         authority_timeout = seconds(AUTHORITY_TIMEOUT),
         lease = seconds(LEASE),
         caller_wait = seconds(CALLER_WAIT),

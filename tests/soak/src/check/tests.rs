@@ -1,7 +1,7 @@
 //! Each violation is planted into a small good ledger, and must be found; what explains it, too, and then it is none.
 
 use super::*;
-use crate::ledger::{Audited, Connected, Setup};
+use crate::ledger::{Act, Audited, Connected, Deed, Setup};
 
 /// Three requests at two replicas for two connections, each refreshed once, all well.
 fn good() -> Evidence {
@@ -11,7 +11,7 @@ fn good() -> Evidence {
         families: vec![100 + number],
     };
     let mut evidence = Evidence {
-        setup: Setup { seed: 1, replicas: 2, lease: 8_000, ..Setup::default() },
+        setup: Setup { seed: 1, replicas: 2, lease: 8_000, serve_cached_for: 300_000, ..Setup::default() },
         connections: vec![connected(0), connected(1)],
         ..Evidence::default()
     };
@@ -52,11 +52,20 @@ fn good() -> Evidence {
                     dies: at + 20_000,
                     said_to_die: at + 20_000,
                 }),
+                reported: None,
             });
             evidence.audited.push(Audited { replica, call: number, connection });
         }
     }
     for connection in [0, 1] {
+        evidence.authority.push(AuthorityCall {
+            started: 500,
+            ended: Some(510),
+            delivered: true,
+            user: Some(format!("user-{connection}@x")),
+            family: Some(100 + u64::from(connection)),
+            ..AuthorityCall::default()
+        });
         evidence.finals.push(Final {
             connection,
             refreshed: true,
@@ -346,6 +355,12 @@ fn a_held_token_that_was_not_served() {
     assert!(check(&evidence, &[]).passed);
     evidence.faults = vec![fault(Effect::StoreLink, Some(1), 10_200, 12_000)];
     assert!(!check(&evidence, &[]).passed, "one that is cut off has what it holds");
+    evidence.setup.serve_cached_for = 3_000;
+    assert!(!check(&evidence, &[]).passed, "it heard of the store a moment ago");
+    evidence.faults[0].started = 7_000;
+    assert!(check(&evidence, &[]).passed, "it has not for too long");
+    evidence.faults[0].replica = Some(0);
+    assert!(!check(&evidence, &[]).passed, "another one has not");
     // Nor does one that holds nothing, or what is about to die.
     evidence.faults.clear();
     evidence.calls[8].life = 2;
@@ -353,6 +368,270 @@ fn a_held_token_that_was_not_served() {
     evidence.calls[8].life = 1;
     (evidence.calls[8].started, evidence.calls[8].ended) = (26_000, 26_010);
     assert!(check(&evidence, &[]).passed);
+}
+
+/// Something that replica 0 did to the second connection.
+fn act(deed: Deed, started: u64) -> Act {
+    let connections = vec![1];
+    Act {
+        deed,
+        connections,
+        replica: Some(0),
+        life: 1,
+        started,
+        ended: started + 10,
+        done: true,
+        status: 200,
+    }
+}
+
+#[test]
+fn a_deleted_connection_s_token_at_the_same_process_at_once_and_elsewhere_soon() {
+    // Call 6 is the same process's, 2 ms later; call 7 another replica's.
+    let mut evidence = good();
+    evidence.acts = vec![act(Deed::Delete, 10_258)];
+    assert_eq!(broken(&evidence), ["deleted_served"]);
+    assert_eq!(check(&evidence, &[]).violations["deleted_served"].count, 1);
+    evidence.acts[0].life = 2;
+    assert_eq!(broken(&evidence), [""; 0], "another process was told");
+    evidence.acts = vec![act(Deed::Delete, 10_265)];
+    assert_eq!(broken(&evidence), [""; 0], "asked before it was acknowledged");
+    // What it was about is another connection.
+    evidence.acts = vec![Act { connections: vec![0], ..act(Deed::Delete, 10_258) }];
+    assert_eq!(broken(&evidence), [""; 0]);
+
+    let mut evidence = good();
+    evidence.calls.remove(6);
+    evidence.acts = vec![act(Deed::Delete, 7_300)];
+    assert_eq!(broken(&evidence), [""; 0], "a second, and two for a machine that is late");
+    evidence.acts = vec![act(Deed::Delete, 5_000)];
+    assert_eq!(broken(&evidence), ["deleted_served"]);
+    for (effect, replica, until, explains) in [
+        (Effect::StoreLink, Some(1), 9_000, true),
+        (Effect::Stopped, Some(1), 9_000, true),
+        (Effect::Store, None, 9_000, true),
+        (Effect::StoreLink, Some(1), 5_100, false),
+        (Effect::StoreLink, Some(0), 9_000, false),
+        (Effect::AuthorityLink, Some(1), 9_000, false),
+    ] {
+        evidence.faults = vec![fault(effect, replica, 5_000, until)];
+        assert_eq!(broken(&evidence).is_empty(), explains, "{effect:?} {replica:?} {until}");
+    }
+    // One that is cut off for longer than it may serve what it holds must not serve it.
+    evidence.faults = vec![fault(Effect::StoreLink, Some(1), 5_000, 11_000)];
+    evidence.setup.serve_cached_for = 2_000;
+    assert_eq!(broken(&evidence), ["deleted_served"]);
+    evidence.setup.serve_cached_for = 2_500;
+    assert_eq!(broken(&evidence), [""; 0]);
+    evidence.faults.clear();
+    evidence.acts[0].done = false;
+    assert_eq!(broken(&evidence), [""; 0], "nobody knows whether it happened");
+}
+
+#[test]
+fn a_deleted_connection_that_comes_back_without_its_user() {
+    // That it needs its user is said of what is there.
+    let mut evidence = good();
+    evidence.calls.truncate(6);
+    evidence.audited.truncate(6);
+    evidence.acts = vec![act(Deed::Delete, 5_000)];
+    evidence.authority.remove(3);
+    evidence.authority[2].family = Some(101);
+    evidence.authority[2].error = Some("invalid_grant".into());
+    for call in [4, 5] {
+        (evidence.calls[call].connection, evidence.audited[call].connection) = (1, 1);
+        (evidence.calls[call].status, evidence.calls[call].token) = (409, None);
+        evidence.calls[call].code = Some("reauthorization_required".into());
+    }
+    assert_eq!(broken(&evidence), ["deleted_served"]);
+    evidence.acts.push(Act { done: false, ..act(Deed::SignIn, 6_000) });
+    assert_eq!(broken(&evidence), [""; 0], "somebody tried to sign in");
+
+    // A sign-in since is served; a token of before it is not.
+    let mut evidence = good();
+    evidence.acts = vec![act(Deed::Delete, 5_000), act(Deed::SignIn, 6_000)];
+    evidence.connections[1].families.push(300);
+    let code = AuthorityCall { started: 6_001, family: Some(300), ..AuthorityCall::default() };
+    evidence.authority.push(code);
+    evidence.authority[3].family = Some(300);
+    for call in [6, 7] {
+        token(&mut evidence, call).family = 300;
+    }
+    assert_eq!(broken(&evidence), [""; 0]);
+    (token(&mut evidence, 7).family, token(&mut evidence, 7).serial) = (101, 20);
+    assert_eq!(broken(&evidence), ["deleted_served"]);
+
+    // How it stands in the end.
+    let mut evidence = good();
+    evidence.finals[1].expected = Ending::Deleted;
+    assert_eq!(broken(&evidence), [""; 0]);
+    evidence.finals[1].refused_by = vec![1];
+    assert_eq!(broken(&evidence), ["deleted_served"]);
+}
+
+#[test]
+fn an_acknowledged_delete_is_dropped_by_a_failover_that_waited_for_nobody_alone() {
+    let mut evidence = good();
+    evidence.calls.remove(6);
+    evidence.acts = vec![act(Deed::Delete, 5_000)];
+    evidence.faults = vec![fault(Effect::Store, None, 4_900, 5_005)];
+    assert_eq!(broken(&evidence), ["deleted_served"]);
+    evidence.setup.redis = "sentinel".into();
+    assert_eq!(broken(&evidence), [""; 0]);
+    evidence.setup.wait_replicas = 1;
+    assert_eq!(broken(&evidence), ["deleted_served"]);
+    // An old primary that stood still goes on for a while, with a replica that has not left it.
+    evidence.faults[0].kind = "redis_stop".into();
+    assert_eq!(broken(&evidence), [""; 0]);
+    evidence.setup.wait_replicas = 2;
+    assert_eq!(broken(&evidence), ["deleted_served"]);
+    evidence.setup.wait_replicas = 0;
+    evidence.faults = vec![fault(Effect::Store, None, 1_000, 2_000)];
+    assert_eq!(broken(&evidence), ["deleted_served"], "one long before drops nothing");
+}
+
+#[test]
+fn a_grant_that_was_deleted_and_is_used() {
+    let mut evidence = good();
+    evidence.setup.lease = 1_000;
+    evidence.acts = vec![act(Deed::Delete, 2_000)];
+    assert_eq!(broken(&evidence), ["deleted_served", "ended_grant_used"]);
+    // What was begun before may last for a lease.
+    evidence.setup.lease = 8_000;
+    assert_eq!(broken(&evidence), ["deleted_served"]);
+}
+
+#[test]
+fn a_connection_that_was_not_found_after_a_delete() {
+    let mut evidence = good();
+    refused(&mut evidence, 404, "connection_not_found");
+    let at = evidence.calls[8].started;
+    evidence.acts = vec![Act { done: false, ..act(Deed::Delete, at - 10) }];
+    assert_eq!(broken(&evidence), [""; 0], "the delete may have happened");
+    evidence.acts = vec![act(Deed::Delete, 1_100), act(Deed::SignIn, 2_000)];
+    evidence.authority[5].started = 2_001;
+    assert_eq!(broken(&evidence), ["false_not_found"]);
+    evidence.acts[1].done = false;
+    assert_eq!(broken(&evidence), [""; 0], "nobody knows whether the user signed in");
+    // A delete that does not find what is there.
+    let mut evidence = good();
+    evidence.acts = vec![Act { status: 404, ..act(Deed::Delete, 10_300) }];
+    assert_eq!(broken(&evidence), ["false_not_found"]);
+    evidence.acts.insert(0, Act { done: false, status: 503, ..act(Deed::Delete, 10_289) });
+    assert_eq!(broken(&evidence), [""; 0]);
+}
+
+#[test]
+fn a_token_of_a_revoked_connection() {
+    let mut evidence = good();
+    evidence.acts = vec![act(Deed::Revoke, 10_258)];
+    assert_eq!(broken(&evidence), ["revoked_served"], "at once where it was said");
+    evidence.calls.remove(6);
+    assert_eq!(broken(&evidence), [""; 0]);
+    evidence.acts = vec![act(Deed::Revoke, 5_000)];
+    assert_eq!(broken(&evidence), [""; 0], "5 s elsewhere");
+    evidence.acts = vec![act(Deed::Revoke, 3_000)];
+    assert_eq!(broken(&evidence), ["revoked_served"]);
+}
+
+#[test]
+fn a_paused_connection_that_is_served_and_a_resumed_one_that_is_not() {
+    let mut evidence = good();
+    evidence.acts = vec![act(Deed::Pause, 5_000)];
+    assert_eq!(broken(&evidence), ["paused_served"]);
+    evidence.acts.push(Act { done: false, ..act(Deed::Resume, 6_000) });
+    assert_eq!(broken(&evidence), [""; 0], "somebody tried to resume it");
+
+    let mut evidence = good();
+    refused(&mut evidence, 409, "connection_paused");
+    evidence.acts = vec![act(Deed::Pause, 1_245), act(Deed::Resume, 2_000)];
+    assert_eq!(broken(&evidence), ["still_paused"]);
+    evidence.acts = vec![act(Deed::Pause, 10_290)];
+    let report = check(&evidence, &[]);
+    assert!(report.passed && report.cached.asked == 4, "what is paused is not held: {}", report.summary());
+
+    let mut evidence = good();
+    evidence.finals[1].expected = Ending::Paused;
+    evidence.finals[1].refused_by = vec![0];
+    assert_eq!(broken(&evidence), ["paused_served"]);
+}
+
+#[test]
+fn a_reported_token_that_its_reporter_gets_again() {
+    let mut evidence = good();
+    evidence.calls[6].reported = Some(20);
+    assert_eq!(broken(&evidence), [""; 0]);
+    evidence.calls[6].reported = Some(21);
+    assert_eq!(broken(&evidence), ["rejected_again"]);
+    // A reporter who gets none has lost nothing that was held.
+    refused(&mut evidence, 503, "authority_unavailable");
+    evidence.calls[6].reported = None;
+    evidence.calls[8].reported = Some(21);
+    assert!(check(&evidence, &[]).passed);
+}
+
+#[test]
+fn a_verdict_that_is_not_told() {
+    let mut evidence = good();
+    let end = Final {
+        connection: 1,
+        expected: Ending::Dead,
+        status: Some("needs_reauthorization".into()),
+        error_codes: vec![50173],
+        ..Final::default()
+    };
+    evidence.finals[1] = end.clone();
+    assert_eq!(broken(&evidence), [""; 0]);
+    for planted in [
+        Final { refused_by: vec![1], ..end.clone() },
+        Final { status: Some("active".into()), ..end.clone() },
+        Final { error_codes: vec![], ..end },
+    ] {
+        evidence.finals[1] = planted;
+        assert_eq!(broken(&evidence), ["missed_verdict"]);
+    }
+}
+
+#[test]
+fn a_block_that_was_lifted_and_stays() {
+    let mut evidence = good();
+    evidence.authority[3].error = Some("invalid_grant".into());
+    refused(&mut evidence, 409, "connection_blocked");
+    evidence.acts = vec![act(Deed::Block, 10_000), act(Deed::Lift, 11_000)];
+    (evidence.calls[8].started, evidence.calls[8].ended) = (80_000, 80_010);
+    assert_eq!(broken(&evidence), [""; 0], "it is tried again after a minute");
+    (evidence.calls[8].started, evidence.calls[8].ended) = (82_000, 82_010);
+    assert_eq!(broken(&evidence), ["still_blocked"]);
+    evidence.faults = vec![fault(Effect::Authority, None, 72_000, 80_000)];
+    assert_eq!(broken(&evidence), [""; 0]);
+    evidence.faults.clear();
+    evidence.acts.push(act(Deed::Block, 79_000));
+    assert_eq!(broken(&evidence), [""; 0], "it is blocked again");
+}
+
+#[test]
+fn the_token_before_a_dead_one_may_be_tried() {
+    let mut evidence = good();
+    let refused = |sequence, started, presented| AuthorityCall {
+        sequence,
+        started,
+        ended: Some(started + 30),
+        delivered: true,
+        replica: Some(0),
+        refresh: true,
+        family: Some(101),
+        presented: Some(presented),
+        status: Some(400),
+        error: Some("invalid_grant".into()),
+        aadsts: Some(50173),
+        ..AuthorityCall::default()
+    };
+    evidence.authority.push(refused(500, 15_050, 21_000));
+    assert_eq!(broken(&evidence), ["killed_grant", "reused_refresh_token"]);
+    evidence.authority.push(refused(499, 15_000, 22_000));
+    assert_eq!(broken(&evidence), [""; 0]);
+    evidence.setup.mode = "strict".into();
+    assert_eq!(broken(&evidence), ["reused_refresh_token"], "there it would end the grant");
 }
 
 #[test]
@@ -387,8 +666,10 @@ fn evidence_can_be_kept() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut evidence = good();
     evidence.faults = vec![fault(Effect::StoreLink, Some(0), 1, 2)];
+    evidence.acts = vec![act(Deed::Revoke, 1)];
     evidence.save(folder.path()).expect("written");
     let again = Evidence::load(folder.path()).expect("read");
     assert_eq!((again.calls, again.authority), (evidence.calls, evidence.authority));
     assert_eq!((again.finals, again.faults, again.setup), (evidence.finals, evidence.faults, evidence.setup));
+    assert_eq!(again.acts, evidence.acts);
 }
