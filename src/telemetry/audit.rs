@@ -31,7 +31,8 @@
 //!
 //! The hard problem: a write for each record would be most of a hand-out's cost, and a write by the request itself could
 //! stop a thread that serves all the others. So one thread writes all that waits with one write, and then wakes those
-//! whose records these were, and nobody else: the more requests, the more of them share a write.
+//! whose records these were, and nobody else: the more requests, the more of them share a write. A request that has put
+//! its record down lets all others that are ready do so before it wakes the thread, for waking is dearer than writing.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -198,8 +199,8 @@ pub enum Recorded {
 
 /// Where records go.
 pub trait Audit: Send + Sync {
-    /// Takes one record, at once: it is written also when nobody waits for that. Completes when it is, or after
-    /// [`PATIENCE`] at the latest.
+    /// Takes one record, at once: it is written also when what this returns is dropped. Completes when it is written, or
+    /// after [`PATIENCE`] at the latest.
     fn record(&self, event: AuditEvent) -> BoxFuture<'_, Recorded>;
 }
 
@@ -290,7 +291,15 @@ impl AuditWriter {
 impl Audit for AuditWriter {
     fn record(&self, event: AuditEvent) -> BoxFuture<'_, Recorded> {
         match self.queue.put(event) {
-            Put::Into(batch) => Box::pin(self.written(batch, self.clock.sleep(PATIENCE))),
+            Put::Into(batch) => {
+                let wakes = WakesWriter(&self.queue);
+                Box::pin(async move {
+                    // Whoever else is ready comes into the same batch: one wake and one write for all of them.
+                    tokio::task::yield_now().await;
+                    drop(wakes);
+                    self.written(batch, self.clock.sleep(PATIENCE)).await
+                })
+            }
             Put::Closed => Box::pin(std::future::ready(self.lost("its writer has ended"))),
             Put::NoRoom(event) => Box::pin(async move {
                 let mut patience = self.clock.sleep(PATIENCE);
@@ -299,7 +308,10 @@ impl Audit for AuditWriter {
                     () = &mut patience => None,
                 };
                 match put {
-                    Some(batch) => self.written(batch, patience).await,
+                    Some(batch) => {
+                        self.queue.wake_writer();
+                        self.written(batch, patience).await
+                    }
                     None => self.lost("the sink does not keep up"),
                 }
             }),
@@ -351,7 +363,7 @@ impl Batch {
 enum Put {
     /// It is in this batch, the next one.
     Into(Arc<Batch>),
-    NoRoom(AuditEvent),
+    NoRoom(Box<AuditEvent>),
     Closed,
 }
 
@@ -369,7 +381,7 @@ struct Queue {
 struct Next {
     events: Vec<AuditEvent>,
     batch: Arc<Batch>,
-    /// A writer that is at work looks again by itself: waking it is a system call, and most records save it.
+    /// A writer that is at work looks again by itself, and one is woken once.
     writer_sleeps: bool,
     closed: bool,
 }
@@ -390,24 +402,28 @@ impl Queue {
             return Put::Closed;
         }
         if next.events.len() >= self.room {
-            return Put::NoRoom(event);
+            return Put::NoRoom(Box::new(event));
         }
         next.events.push(event);
-        let batch = Arc::clone(&next.batch);
-        let wake = std::mem::take(&mut next.writer_sleeps);
+        Put::Into(Arc::clone(&next.batch))
+    }
+
+    /// Follows every put, sooner or later.
+    fn wake_writer(&self) {
+        let mut next = self.lock();
+        let wake = !next.events.is_empty() && std::mem::take(&mut next.writer_sleeps);
         drop(next);
         if wake {
             self.came.notify_one();
         }
-        Put::Into(batch)
     }
 
     /// `None` once the queue is closed.
-    async fn put_when_there_is_room(&self, mut event: AuditEvent) -> Option<Arc<Batch>> {
+    async fn put_when_there_is_room(&self, mut event: Box<AuditEvent>) -> Option<Arc<Batch>> {
         loop {
             // Before the look: what is taken between the two is not missed.
             let taken = self.taken.notified();
-            match self.put(event) {
+            match self.put(*event) {
                 Put::Into(batch) => return Some(batch),
                 Put::Closed => return None,
                 Put::NoRoom(back) => event = back,
@@ -421,6 +437,15 @@ impl Queue {
         self.lock().closed = true;
         self.came.notify_one();
         self.taken.notify_waiters();
+    }
+}
+
+/// Wakes the writer when it is dropped: also when a request is hung up between its record and that.
+struct WakesWriter<'a>(&'a Queue);
+
+impl Drop for WakesWriter<'_> {
+    fn drop(&mut self) {
+        self.0.wake_writer();
     }
 }
 
@@ -872,23 +897,29 @@ mod tests {
         Teller { writer, metrics, patience, go_on, begun }
     }
 
+    /// A record that somebody waits for.
+    fn record<'a>(writer: &'a AuditWriter, connection: &str) -> BoxFuture<'a, Recorded> {
+        let mut recording = writer.record(event(connection));
+        assert!(!is_ready(&mut recording), "nobody has told the sink to write it");
+        recording
+    }
+
     fn full_disk() -> io::Result<()> {
         Err(io::ErrorKind::StorageFull.into())
     }
 
-    /// Polls once.
+    /// As far as it gets by itself: it lets others go first once.
     fn is_ready(recording: &mut BoxFuture<'_, Recorded>) -> bool {
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        recording.as_mut().poll(&mut context).is_ready()
+        (0..2).any(|_| recording.as_mut().poll(&mut context).is_ready())
     }
 
     #[tokio::test]
     async fn an_answer_waits_for_its_own_batch_and_for_no_other() {
         let mut told = told(8);
-        let mut first = told.writer.record(event("user-1"));
+        let mut first = record(&told.writer, "user-1");
         assert_eq!(told.begun.recv().await, Some(1));
-        let mut rest: Vec<_> =
-            (2..6).map(|each| told.writer.record(event(&format!("user-{each}")))).collect();
+        let mut rest: Vec<_> = (2..6).map(|each| record(&told.writer, &format!("user-{each}"))).collect();
         assert!(!is_ready(&mut first) && !rest.iter_mut().any(is_ready), "nothing is written yet");
         told.go_on.send(Ok(())).expect("told");
         assert_eq!(first.await, Recorded::Written);
@@ -902,12 +933,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_request_that_is_hung_up_leaves_its_record() {
+        let mut told = told(8);
+        drop(told.writer.record(event("user-1")));
+        assert_eq!(told.begun.recv().await, Some(1));
+        told.go_on.send(Ok(())).expect("told");
+        let mut second = told.writer.record(event("user-2"));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(second.as_mut().poll(&mut context).is_pending());
+        drop(second);
+        assert_eq!(told.begun.recv().await, Some(1));
+        drop(told.go_on);
+    }
+
+    #[tokio::test]
     async fn a_stuck_sink_costs_a_request_its_patience_and_no_more() {
         let mut told = told(2);
         // The first is being written, two wait, and there is no room for the fourth.
-        let first = told.writer.record(event("user-1"));
+        let first = record(&told.writer, "user-1");
         assert_eq!(told.begun.recv().await, Some(1));
-        let rest = [2, 3, 4].map(|each| told.writer.record(event(&format!("user-{each}"))));
+        let rest = [2, 3, 4].map(|each| record(&told.writer, &format!("user-{each}")));
         let mut all: Vec<_> = std::iter::once(first).chain(rest).collect();
         assert!(!all.iter_mut().any(is_ready));
         told.patience.notify_waiters();
@@ -920,7 +965,7 @@ mod tests {
         told.go_on.send(Ok(())).expect("told");
         assert_eq!(told.begun.recv().await, Some(2));
         told.go_on.send(Ok(())).expect("told");
-        let later = told.writer.record(event("user-5"));
+        let later = record(&told.writer, "user-5");
         assert_eq!(told.begun.recv().await, Some(1));
         told.go_on.send(Ok(())).expect("told");
         assert_eq!(later.await, Recorded::Written);
@@ -930,10 +975,10 @@ mod tests {
     #[tokio::test]
     async fn who_finds_no_room_waits_for_it() {
         let mut told = told(1);
-        let first = told.writer.record(event("user-1"));
+        let first = record(&told.writer, "user-1");
         assert_eq!(told.begun.recv().await, Some(1));
-        let second = told.writer.record(event("user-2"));
-        let mut third = told.writer.record(event("user-3"));
+        let second = record(&told.writer, "user-2");
+        let mut third = record(&told.writer, "user-3");
         assert!(!is_ready(&mut third));
         drop(told.go_on);
         assert_eq!([first.await, second.await, third.await], [Recorded::Written; 3]);
@@ -943,9 +988,9 @@ mod tests {
     #[tokio::test]
     async fn a_full_disk_is_counted_once_and_its_requests_are_told() {
         let mut told = told(8);
-        let first = told.writer.record(event("user-1"));
+        let first = record(&told.writer, "user-1");
         assert_eq!(told.begun.recv().await, Some(1));
-        let second = told.writer.record(event("user-2"));
+        let second = record(&told.writer, "user-2");
         told.patience.notify_waiters();
         assert_eq!([first.await, second.await], [Recorded::Lost; 2]);
         // Nobody waits for this one: its request was hung up.
@@ -954,7 +999,7 @@ mod tests {
         told.go_on.send(full_disk()).expect("told");
         assert_eq!(told.begun.recv().await, Some(2));
         told.go_on.send(full_disk()).expect("told");
-        let waits = told.writer.record(event("user-4"));
+        let waits = record(&told.writer, "user-4");
         assert_eq!(told.begun.recv().await, Some(1));
         assert_eq!(lost(&told.metrics), "3", "the first two had been counted");
         told.go_on.send(full_disk()).expect("told");
