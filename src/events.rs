@@ -253,11 +253,12 @@ impl Events {
         Draft(AuditEvent::new(self.clock.now(), action, outcome).from_request(who.origin, who.request_id))
     }
 
-    /// A record that is lost was counted and logged by the stream itself. Serving on is this version's choice: a
-    /// blocked sink must not be an outage.
+    /// Waits until the record is written, so whoever answers after this has left it behind even if it is killed. One that
+    /// is lost was counted and logged by the stream itself. Serving on is this version's choice: a blocked sink must not
+    /// be an outage.
     async fn record(&self, event: AuditEvent) {
         match self.audit.record(event).await {
-            Recorded::Taken | Recorded::Lost => {}
+            Recorded::Written | Recorded::Lost => {}
         }
     }
 

@@ -8,7 +8,7 @@
 //!    who are not (B11).
 //! 2. A credential is read from its header alone; one in a URL is refused, never used (B1).
 //! 3. Every answer carries `Cache-Control: no-store` (B2).
-//! 4. Every hand-out and every refusal is one audit record and one count.
+//! 4. Every hand-out and every refusal is one audit record and one count, and is answered after that.
 
 pub mod admin;
 mod body;

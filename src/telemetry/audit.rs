@@ -23,8 +23,16 @@
 //!
 //! Invariants:
 //! 1. No token, code, secret or username is ever in a record; the types have no place for one.
-//! 2. A request waits for the stream at most [`PATIENCE`]. What then finds no place is lost, counted and logged.
-//! 3. What was taken is written, in order, also when the process stops in order.
+//! 2. No answer leaves before the operating system has its record: a process that is killed then takes none along. (A
+//!    machine that loses its power may: nothing is synced.)
+//! 3. A request waits for that at most [`PATIENCE`]. Then its record counts as lost, once, and is logged; it is still
+//!    written if the sink comes to it.
+//! 4. What has its place in the queue is written, in order, also when the process stops in order.
+//!
+//! The hard problem: a write for each record would be most of a hand-out's cost, and a write by the request itself could
+//! stop a thread that serves all the others. So one thread writes all that waits with one write, and then wakes those
+//! whose records these were, and nobody else: the more requests, the more of them share a write. A request that has put
+//! its record down lets all others that are ready do so before it wakes the thread, for waking is dearer than writing.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -32,24 +40,22 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
-use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Notify, SetOnce};
 
 use crate::domain::id::{AppName, CallerName, ConnectionName, SessionId};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::{Clock, Timestamp};
 use crate::telemetry::metrics::Metrics;
 
-/// The longest that a request waits for room in the stream.
+/// The longest that a request waits for its record.
 pub const PATIENCE: Duration = Duration::from_millis(250);
-/// Records that may wait to be written: about 2 s of a busy day.
+/// Records that may wait to be written, and so the most that are written at once: more than requests are under way at a
+/// time. Beyond it requests wait for room.
 const QUEUE: usize = 4096;
-/// Records written at once.
-const BATCH: usize = 256;
 /// How long a stop waits for a sink that does not take what is left.
 const FLUSH: Duration = Duration::from_secs(2);
 
@@ -181,19 +187,20 @@ fn rfc3339_millis<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok,
     serializer.collect_str(&format_args!("{whole}.{millis:03}Z"))
 }
 
-/// Whether a record has its place in the stream.
+/// Whether a record is in the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "whoever must not act unaudited has to look"]
 pub enum Recorded {
-    /// It will be written.
-    Taken,
-    /// It is lost; counted and logged.
+    /// The operating system has it.
+    Written,
+    /// It was not written, or not yet; counted and logged.
     Lost,
 }
 
 /// Where records go.
 pub trait Audit: Send + Sync {
-    /// Takes one record. Completes at once, or after [`PATIENCE`] at the latest.
+    /// Takes one record, at once: it is written also when what this returns is dropped. Completes when it is written, or
+    /// after [`PATIENCE`] at the latest.
     fn record(&self, event: AuditEvent) -> BoxFuture<'_, Recorded>;
 }
 
@@ -221,8 +228,8 @@ pub struct AuditError {
 
 /// Writes records from a thread of its own.
 pub struct AuditWriter {
-    queue: Option<mpsc::Sender<AuditEvent>>,
-    written: Mutex<std::sync::mpsc::Receiver<()>>,
+    queue: Arc<Queue>,
+    ended: Mutex<std::sync::mpsc::Receiver<()>>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
 }
@@ -247,13 +254,13 @@ impl AuditWriter {
         Ok(Self::start(sink, QUEUE, clock, metrics))
     }
 
-    fn start(sink: Box<dyn Sink>, queue: usize, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Self {
-        let (sender, receiver) = mpsc::channel(queue);
-        let (done, written) = std::sync::mpsc::channel();
-        let counted = Arc::clone(&metrics);
+    fn start(sink: Box<dyn Sink>, room: usize, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Self {
+        let queue = Arc::new(Queue::new(room));
+        let (done, ended) = std::sync::mpsc::channel();
+        let (reader, counted) = (Reader(Arc::clone(&queue)), Arc::clone(&metrics));
         let thread = std::thread::Builder::new().name("audit".to_owned());
         let spawned = thread.spawn(move || {
-            write_all(receiver, sink, &counted);
+            write_all(&reader, sink, &counted);
             // Nobody may be waiting any more.
             let _ = done.send(());
         });
@@ -261,7 +268,17 @@ impl AuditWriter {
             // The queue's other end is gone, so every record will be counted as lost.
             tracing::error!(%error, "the audit thread could not be started");
         }
-        AuditWriter { queue: Some(sender), written: Mutex::new(written), clock, metrics }
+        AuditWriter { queue, ended: Mutex::new(ended), clock, metrics }
+    }
+
+    /// Waits until the batch is written, or patience ends.
+    async fn written(&self, batch: Arc<Batch>, patience: BoxFuture<'_, ()>) -> Recorded {
+        let in_time = tokio::select! {
+            biased;
+            outcome = batch.written.wait() => Some(*outcome),
+            () = patience => None,
+        };
+        in_time.or_else(|| batch.give_up()).unwrap_or_else(|| self.lost("the sink does not keep up"))
     }
 
     fn lost(&self, why: &'static str) -> Recorded {
@@ -273,19 +290,29 @@ impl AuditWriter {
 
 impl Audit for AuditWriter {
     fn record(&self, event: AuditEvent) -> BoxFuture<'_, Recorded> {
-        let Some(queue) = &self.queue else {
-            return Box::pin(std::future::ready(self.lost("the stream is closed")));
-        };
-        match queue.try_send(event) {
-            Ok(()) => Box::pin(std::future::ready(Recorded::Taken)),
-            Err(TrySendError::Closed(_)) => Box::pin(std::future::ready(self.lost("its writer has ended"))),
-            Err(TrySendError::Full(event)) => Box::pin(async move {
-                tokio::select! {
-                    sent = queue.send(event) => match sent {
-                        Ok(()) => Recorded::Taken,
-                        Err(_) => self.lost("its writer has ended"),
-                    },
-                    () = self.clock.sleep(PATIENCE) => self.lost("the sink does not keep up"),
+        match self.queue.put(event) {
+            Put::Into(batch) => {
+                let wakes = WakesWriter(&self.queue);
+                Box::pin(async move {
+                    // Whoever else is ready comes into the same batch: one wake and one write for all of them.
+                    tokio::task::yield_now().await;
+                    drop(wakes);
+                    self.written(batch, self.clock.sleep(PATIENCE)).await
+                })
+            }
+            Put::Closed => Box::pin(std::future::ready(self.lost("its writer has ended"))),
+            Put::NoRoom(event) => Box::pin(async move {
+                let mut patience = self.clock.sleep(PATIENCE);
+                let put = tokio::select! {
+                    put = self.queue.put_when_there_is_room(event) => put,
+                    () = &mut patience => None,
+                };
+                match put {
+                    Some(batch) => {
+                        self.queue.wake_writer();
+                        self.written(batch, patience).await
+                    }
+                    None => self.lost("the sink does not keep up"),
                 }
             }),
         }
@@ -295,36 +322,186 @@ impl Audit for AuditWriter {
 impl Drop for AuditWriter {
     /// Waits until everything taken is written, but not for ever for a sink that is stuck.
     fn drop(&mut self) {
-        self.queue = None;
-        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = written.recv_timeout(FLUSH) {
+        self.queue.close();
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = ended.recv_timeout(FLUSH) {
             tracing::error!("the audit log does not take its last records");
         }
     }
 }
 
+/// Records that are written with one write, and those who wait for that.
+#[derive(Default)]
+struct Batch {
+    written: SetOnce<Recorded>,
+    /// How many of its records were counted as lost by those who waited. Locked where it is decided who counts.
+    given_up: Mutex<u64>,
+}
+
+impl Batch {
+    /// Says what became of it, and how many of its records are lost that nobody has counted yet.
+    fn finish(&self, outcome: Recorded, records: u64) -> u64 {
+        let given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
+        // The writer alone finishes a batch, and does so once.
+        let _ = self.written.set(outcome);
+        match outcome {
+            Recorded::Written => 0,
+            Recorded::Lost => records - *given_up,
+        }
+    }
+
+    /// One who waited does so no longer, and counts the record; unless the outcome came just now.
+    fn give_up(&self) -> Option<Recorded> {
+        let mut given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = self.written.get().copied();
+        *given_up += u64::from(outcome.is_none());
+        outcome
+    }
+}
+
+/// What became of a record that was to be put into the queue.
+enum Put {
+    /// It is in this batch, the next one.
+    Into(Arc<Batch>),
+    NoRoom(Box<AuditEvent>),
+    Closed,
+}
+
+/// Between those who record and the thread that writes.
+struct Queue {
+    room: usize,
+    next: Mutex<Next>,
+    /// Something came for a writer that sleeps.
+    came: Condvar,
+    /// The writer has taken everything.
+    taken: Notify,
+}
+
+/// The batch that will be written next.
+struct Next {
+    events: Vec<AuditEvent>,
+    batch: Arc<Batch>,
+    /// A writer that is at work looks again by itself, and one is woken once.
+    writer_sleeps: bool,
+    closed: bool,
+}
+
+impl Queue {
+    fn new(room: usize) -> Self {
+        let next = Next { events: Vec::new(), batch: Arc::default(), writer_sleeps: false, closed: false };
+        Queue { room, next: Mutex::new(next), came: Condvar::new(), taken: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Next> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, event: AuditEvent) -> Put {
+        let mut next = self.lock();
+        if next.closed {
+            return Put::Closed;
+        }
+        if next.events.len() >= self.room {
+            return Put::NoRoom(Box::new(event));
+        }
+        next.events.push(event);
+        Put::Into(Arc::clone(&next.batch))
+    }
+
+    /// Follows every put, sooner or later.
+    fn wake_writer(&self) {
+        let mut next = self.lock();
+        let wake = !next.events.is_empty() && std::mem::take(&mut next.writer_sleeps);
+        drop(next);
+        if wake {
+            self.came.notify_one();
+        }
+    }
+
+    /// `None` once the queue is closed.
+    async fn put_when_there_is_room(&self, mut event: Box<AuditEvent>) -> Option<Arc<Batch>> {
+        loop {
+            // Before the look: what is taken between the two is not missed.
+            let taken = self.taken.notified();
+            match self.put(*event) {
+                Put::Into(batch) => return Some(batch),
+                Put::Closed => return None,
+                Put::NoRoom(back) => event = back,
+            }
+            taken.await;
+        }
+    }
+
+    /// Takes no more; what is in it stays for the writer.
+    fn close(&self) {
+        self.lock().closed = true;
+        self.came.notify_one();
+        self.taken.notify_waiters();
+    }
+}
+
+/// Wakes the writer when it is dropped: also when a request is hung up between its record and that.
+struct WakesWriter<'a>(&'a Queue);
+
+impl Drop for WakesWriter<'_> {
+    fn drop(&mut self) {
+        self.0.wake_writer();
+    }
+}
+
+/// The writer's end of a queue. When it is gone, nobody waits for it in vain.
+struct Reader(Arc<Queue>);
+
+impl Reader {
+    /// Waits for records and takes all there are, into the empty `events`. `None` when the queue is closed and empty.
+    fn take(&self, events: &mut Vec<AuditEvent>) -> Option<Arc<Batch>> {
+        let mut next = self.0.lock();
+        while next.events.is_empty() {
+            if next.closed {
+                return None;
+            }
+            next.writer_sleeps = true;
+            next = self.0.came.wait(next).unwrap_or_else(PoisonError::into_inner);
+        }
+        next.writer_sleeps = false;
+        std::mem::swap(events, &mut next.events);
+        let batch = std::mem::take(&mut next.batch);
+        drop(next);
+        self.0.taken.notify_waiters();
+        Some(batch)
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 /// The writer's thread: all that waits at once, then again.
-fn write_all(mut queue: mpsc::Receiver<AuditEvent>, mut sink: Box<dyn Sink>, metrics: &Metrics) {
+fn write_all(queue: &Reader, mut sink: Box<dyn Sink>, metrics: &Metrics) {
     let mut chain = sink.last_chain().unwrap_or_else(|| "0".repeat(64));
     let mut seq = 0_u64;
-    let mut events = Vec::with_capacity(BATCH);
+    let (mut events, mut lines) = (Vec::new(), Vec::new());
     let mut failing = false;
-    while queue.blocking_recv_many(&mut events, BATCH) > 0 {
+    while let Some(batch) = queue.take(&mut events) {
         let records = events.len() as u64;
-        let (mut lines, mut next) = (Vec::with_capacity(events.len() * 512), chain.clone());
+        let mut next = chain.clone();
+        lines.clear();
         for event in events.drain(..) {
             seq += 1;
             append(&mut lines, seq, &event, &mut next);
         }
         match sink.write(&lines) {
             Ok(()) => {
+                batch.finish(Recorded::Written, records);
                 chain = next;
                 if std::mem::take(&mut failing) {
                     tracing::info!("the audit log can be written again");
                 }
             }
             Err(error) => {
-                metrics.audit_lost(records);
+                metrics.audit_lost(batch.finish(Recorded::Lost, records));
                 if !std::mem::replace(&mut failing, true) {
                     tracing::error!(%error, records, "audit records were lost; trying on with the next ones");
                 }
@@ -551,7 +728,7 @@ impl AuditMemory {
 impl Audit for AuditMemory {
     fn record(&self, event: AuditEvent) -> BoxFuture<'_, Recorded> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(event);
-        Box::pin(std::future::ready(Recorded::Taken))
+        Box::pin(std::future::ready(Recorded::Written))
     }
 }
 
@@ -569,8 +746,27 @@ mod tests {
         event
     }
 
-    fn parts() -> (Arc<dyn Clock>, Arc<Metrics>) {
-        (Arc::new(SystemClock::new()), Arc::new(Metrics::new("test")))
+    /// A clock whose patience ends when it is told to, so that a slow machine loses nothing.
+    #[derive(Default)]
+    struct Patient(Arc<Notify>);
+
+    impl Clock for Patient {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_unix_seconds(0)
+        }
+
+        fn monotonic(&self) -> Duration {
+            Duration::ZERO
+        }
+
+        fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+            assert_eq!(duration, PATIENCE);
+            Box::pin(Arc::clone(&self.0).notified_owned())
+        }
+    }
+
+    fn parts() -> (Arc<Patient>, Arc<Metrics>) {
+        (Arc::default(), Arc::new(Metrics::new("test")))
     }
 
     fn lost(metrics: &Metrics) -> String {
@@ -621,7 +817,7 @@ mod tests {
             let (clock, metrics) = parts();
             let writer = AuditWriter::open(&AuditSink::File(path.clone()), clock, metrics).expect("open");
             for each in 0..1000 {
-                assert_eq!(writer.record(event(&format!("user-{life}-{each}"))).await, Recorded::Taken);
+                assert_eq!(writer.record(event(&format!("user-{life}-{each}"))).await, Recorded::Written);
             }
             drop(writer);
         }
@@ -655,11 +851,7 @@ mod tests {
         std::fs::write(&path, "{\"torn\":").expect("written");
         let (clock, metrics) = parts();
         let writer = AuditWriter::open(&AuditSink::File(path.clone()), clock, metrics).expect("open");
-        let _ = writer.record(event("user-1")).await;
-        let lines_of = |path: &Path| std::fs::read_to_string(path).unwrap_or_default().lines().count();
-        while lines_of(&path) < 2 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        assert_eq!(writer.record(event("user-1")).await, Recorded::Written);
         let text = std::fs::read_to_string(&path).expect("text");
         assert!(text.starts_with("{\"torn\":\n{\"seq\":1,"), "{text}");
         std::fs::rename(&path, directory.path().join("audit.log.1")).expect("rotated");
@@ -673,48 +865,181 @@ mod tests {
         assert_eq!(after.flaws, [], "the chain goes on in the new file");
     }
 
-    /// Blocks until told otherwise.
-    struct Stuck(std::sync::mpsc::Receiver<()>);
+    /// Writes one batch each time it is told to, and tells of it: the sizes of the batches. Fails where it is told so.
+    struct Told {
+        go_on: std::sync::mpsc::Receiver<io::Result<()>>,
+        begun: tokio::sync::mpsc::UnboundedSender<usize>,
+    }
 
-    impl Sink for Stuck {
-        fn write(&mut self, _: &[u8]) -> io::Result<()> {
-            let _ = self.0.recv();
-            Ok(())
+    impl Sink for Told {
+        fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+            let _ = self.begun.send(lines.iter().filter(|byte| **byte == b'\n').count());
+            // Whoever no longer tells anything lets it run.
+            self.go_on.recv().unwrap_or(Ok(()))
         }
     }
 
-    struct Full;
+    struct Teller {
+        writer: AuditWriter,
+        metrics: Arc<Metrics>,
+        patience: Arc<Notify>,
+        go_on: std::sync::mpsc::Sender<io::Result<()>>,
+        begun: tokio::sync::mpsc::UnboundedReceiver<usize>,
+    }
 
-    impl Sink for Full {
-        fn write(&mut self, _: &[u8]) -> io::Result<()> {
-            Err(io::ErrorKind::StorageFull.into())
+    fn told(room: usize) -> Teller {
+        let (clock, metrics) = parts();
+        let patience = Arc::clone(&clock.0);
+        let (go_on, told) = std::sync::mpsc::channel();
+        let (began, begun) = tokio::sync::mpsc::unbounded_channel();
+        let sink = Box::new(Told { go_on: told, begun: began });
+        let writer = AuditWriter::start(sink, room, clock, Arc::clone(&metrics));
+        Teller { writer, metrics, patience, go_on, begun }
+    }
+
+    /// A record that somebody waits for.
+    fn record<'a>(writer: &'a AuditWriter, connection: &str) -> BoxFuture<'a, Recorded> {
+        let mut recording = writer.record(event(connection));
+        assert!(!is_ready(&mut recording), "nobody has told the sink to write it");
+        recording
+    }
+
+    fn full_disk() -> io::Result<()> {
+        Err(io::ErrorKind::StorageFull.into())
+    }
+
+    /// As far as it gets by itself: it lets others go first once.
+    fn is_ready(recording: &mut BoxFuture<'_, Recorded>) -> bool {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        (0..2).any(|_| recording.as_mut().poll(&mut context).is_ready())
+    }
+
+    #[tokio::test]
+    async fn an_answer_waits_for_its_own_batch_and_for_no_other() {
+        let mut told = told(8);
+        let mut first = record(&told.writer, "user-1");
+        assert_eq!(told.begun.recv().await, Some(1));
+        let mut rest: Vec<_> = (2..6).map(|each| record(&told.writer, &format!("user-{each}"))).collect();
+        assert!(!is_ready(&mut first) && !rest.iter_mut().any(is_ready), "nothing is written yet");
+        told.go_on.send(Ok(())).expect("told");
+        assert_eq!(first.await, Recorded::Written);
+        assert_eq!(told.begun.recv().await, Some(4), "all that waited share one write");
+        assert!(!rest.iter_mut().any(is_ready), "the first batch is not theirs");
+        told.go_on.send(Ok(())).expect("told");
+        for one in rest {
+            assert_eq!(one.await, Recorded::Written);
         }
+        assert_eq!(lost(&told.metrics), "0");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_hung_up_leaves_its_record() {
+        let mut told = told(8);
+        drop(told.writer.record(event("user-1")));
+        assert_eq!(told.begun.recv().await, Some(1));
+        told.go_on.send(Ok(())).expect("told");
+        let mut second = told.writer.record(event("user-2"));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(second.as_mut().poll(&mut context).is_pending());
+        drop(second);
+        assert_eq!(told.begun.recv().await, Some(1));
+        drop(told.go_on);
     }
 
     #[tokio::test]
     async fn a_stuck_sink_costs_a_request_its_patience_and_no_more() {
-        let (clock, metrics) = parts();
-        let (release, stuck) = std::sync::mpsc::channel();
-        let writer = AuditWriter::start(Box::new(Stuck(stuck)), 2, Arc::clone(&clock), Arc::clone(&metrics));
-        let began = clock.monotonic();
-        let mut answers = Vec::new();
-        while answers.last() != Some(&Recorded::Lost) {
-            answers.push(writer.record(event("user-1")).await);
-            assert!(answers.len() < 10, "it takes more than it can hold");
+        let mut told = told(2);
+        // The first is being written, two wait, and there is no room for the fourth.
+        let first = record(&told.writer, "user-1");
+        assert_eq!(told.begun.recv().await, Some(1));
+        let rest = [2, 3, 4].map(|each| record(&told.writer, &format!("user-{each}")));
+        let mut all: Vec<_> = std::iter::once(first).chain(rest).collect();
+        assert!(!all.iter_mut().any(is_ready));
+        told.patience.notify_waiters();
+        for one in all {
+            assert_eq!(one.await, Recorded::Lost);
         }
-        let took = clock.monotonic() - began;
-        assert!(took >= PATIENCE && took < PATIENCE * 4, "{took:?}");
-        assert_eq!(lost(&metrics), "1");
-        drop(release);
+        assert_eq!(lost(&told.metrics), "4");
+
+        // It goes on: what has its place is written, and what comes has room again.
+        told.go_on.send(Ok(())).expect("told");
+        assert_eq!(told.begun.recv().await, Some(2));
+        told.go_on.send(Ok(())).expect("told");
+        let later = record(&told.writer, "user-5");
+        assert_eq!(told.begun.recv().await, Some(1));
+        told.go_on.send(Ok(())).expect("told");
+        assert_eq!(later.await, Recorded::Written);
+        assert_eq!(lost(&told.metrics), "4");
     }
 
     #[tokio::test]
-    async fn a_full_disk_is_counted() {
+    async fn who_finds_no_room_waits_for_it() {
+        let mut told = told(1);
+        let first = record(&told.writer, "user-1");
+        assert_eq!(told.begun.recv().await, Some(1));
+        let second = record(&told.writer, "user-2");
+        let mut third = record(&told.writer, "user-3");
+        assert!(!is_ready(&mut third));
+        drop(told.go_on);
+        assert_eq!([first.await, second.await, third.await], [Recorded::Written; 3]);
+        assert_eq!(lost(&told.metrics), "0");
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_counted_once_and_its_requests_are_told() {
+        let mut told = told(8);
+        let first = record(&told.writer, "user-1");
+        assert_eq!(told.begun.recv().await, Some(1));
+        let second = record(&told.writer, "user-2");
+        told.patience.notify_waiters();
+        assert_eq!([first.await, second.await], [Recorded::Lost; 2]);
+        // Nobody waits for this one: its request was hung up.
+        drop(told.writer.record(event("user-3")));
+        assert_eq!(lost(&told.metrics), "2");
+        told.go_on.send(full_disk()).expect("told");
+        assert_eq!(told.begun.recv().await, Some(2));
+        told.go_on.send(full_disk()).expect("told");
+        let waits = record(&told.writer, "user-4");
+        assert_eq!(told.begun.recv().await, Some(1));
+        assert_eq!(lost(&told.metrics), "3", "the first two had been counted");
+        told.go_on.send(full_disk()).expect("told");
+        assert_eq!(waits.await, Recorded::Lost, "it needs no patience to know");
+        assert_eq!(lost(&told.metrics), "4");
+    }
+
+    #[tokio::test]
+    async fn what_was_recorded_is_written_in_order_by_whoever_waits_or_not() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("audit.log");
         let (clock, metrics) = parts();
-        let writer = AuditWriter::start(Box::new(Full), 8, clock, Arc::clone(&metrics));
-        let _ = writer.record(event("user-1")).await;
-        let _ = writer.record(event("user-2")).await;
+        let writer = AuditWriter::open(&AuditSink::File(path.clone()), clock, metrics).expect("open");
+        for each in 0..300 {
+            let recording = writer.record(event(&format!("user-{each}")));
+            if each % 3 == 0 {
+                assert_eq!(recording.await, Recorded::Written);
+                let text = std::fs::read_to_string(&path).expect("text");
+                assert_eq!(text.lines().count(), each + 1, "written before it is said, and all before it");
+            }
+        }
         drop(writer);
+        let log = std::fs::read_to_string(&path).expect("text");
+        assert!(log.lines().enumerate().all(|(each, line)| line.contains(&format!("\"user-{each}\""))));
+        assert_eq!(verify(log.as_bytes(), Some(&"0".repeat(64))).expect("read").flaws, []);
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_is_gone_takes_nothing_and_keeps_nobody() {
+        struct Panics;
+        impl Sink for Panics {
+            fn write(&mut self, _: &[u8]) -> io::Result<()> {
+                panic!("as it was meant");
+            }
+        }
+        let (clock, metrics) = (Arc::new(SystemClock::new()), parts().1);
+        let writer = AuditWriter::start(Box::new(Panics), 8, clock, Arc::clone(&metrics));
+        assert_eq!(writer.record(event("user-1")).await, Recorded::Lost);
+        assert_eq!(writer.record(event("user-2")).await, Recorded::Lost);
         assert_eq!(lost(&metrics), "2");
+        drop(writer);
     }
 }

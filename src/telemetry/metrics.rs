@@ -331,7 +331,7 @@ impl Metrics {
                 "config_last_reload_timestamp_seconds",
                 "When configuration and secrets were last read successfully.",
             ),
-            audit_lost: new.counter("audit_lost_total", "Audit records that could not be written."),
+            audit_lost: new.counter("audit_lost_total", "Audit records that could not be written, or not before their request was answered."),
             http_requests: new.counters(
                 "http_requests_total",
                 &["listener", "status"],

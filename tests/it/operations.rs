@@ -1,12 +1,15 @@
 //! What on-call sees and relies on: probes, metrics, logs, the audit stream, stops, and a store that goes away.
 
-use std::io::Write as _;
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use entra_emulator::{Endpoint, Fault, FaultRule, Mode};
 use http::Method;
 use serde_json::{Value, json};
+use tokenward::telemetry::audit;
 
 use crate::http_client::{request, request_unix};
 use crate::redis_server::RedisTopology;
@@ -126,6 +129,117 @@ async fn each_act_is_one_audit_line_with_its_request_id() {
     assert_eq!(tokens[0]["request_id"], "0af7651916cd43dd8448eb211c80319c");
     let refusals: Vec<String> = of("refused").iter().map(|line| text(line, "outcome").to_owned()).collect();
     assert_eq!(refusals, ["caller_forbidden", "caller_unauthenticated"]);
+}
+
+/// The daemon is killed while answers are on their way, by whoever just got one: every token that anybody got has its
+/// record in the audit file.
+#[tokio::test]
+async fn no_token_leaves_before_its_audit_record() {
+    const KILLS: u64 = 8;
+    const CALLERS: u64 = 24;
+    let mut world = Plan::default().start().await;
+    world.connect("one", ALICE).await;
+    let path = world.folder.path().join("audit.jsonl");
+    let mut unaudited = Vec::new();
+    for kill in 1..=KILLS {
+        let load = Load {
+            address: world.daemon.local.trim_start_matches("http://").to_owned(),
+            key: world.key.clone(),
+            pid: world.daemon.pid(),
+            answers: AtomicU64::new(0),
+            // Never at the same point of a batch.
+            kill_after: 100 + 37 * kill,
+        };
+        let load = &load;
+        let received: Vec<String> = std::thread::scope(|scope| {
+            let callers: Vec<_> =
+                (0..CALLERS).map(|caller| scope.spawn(move || load.run(kill << 8 | caller))).collect();
+            callers.into_iter().flat_map(|caller| caller.join().expect("a caller")).collect()
+        });
+        world.daemon.kill();
+        assert!(
+            received.len() as u64 >= load.kill_after,
+            "{} answers\n{}",
+            received.len(),
+            world.daemon.log()
+        );
+        let audited: BTreeSet<String> = std::fs::read_to_string(&path)
+            .expect("the audit log")
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter(|line| line["action"] == "token")
+            .map(|line| text(&line, "request_id").to_owned())
+            .collect();
+        unaudited.extend(received.into_iter().filter(|id| !audited.contains(id)).map(|id| (kill, id)));
+        world.kill_and_restart().await;
+    }
+    assert!(unaudited.is_empty(), "tokens without a record, by kill: {unaudited:#?}");
+    // A kill within a write may leave a torn line: nobody had an answer by then. Nothing else may be wrong.
+    let found = audit::verify(std::fs::File::open(&path).expect("the audit log"), None).expect("read");
+    let torn = |flaw: &&audit::Flaw| matches!(flaw, audit::Flaw::Unreadable { .. });
+    assert_eq!(found.flaws.iter().find(|flaw| !torn(flaw)), None);
+}
+
+/// Callers that ask for one connection's token as fast as they can.
+struct Load {
+    address: String,
+    key: String,
+    pid: u32,
+    answers: AtomicU64,
+    kill_after: u64,
+}
+
+impl Load {
+    /// Asks until the daemon is gone; the ids of the requests that got a token.
+    fn run(&self, caller: u64) -> Vec<String> {
+        let mut got = Vec::new();
+        let mut stream = std::net::TcpStream::connect(&self.address).expect("connected");
+        stream.set_nodelay(true).expect("a TCP stream");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a TCP stream");
+        let mut answer = Vec::new();
+        for number in 1_u64.. {
+            let id = format!("{caller:016x}{number:016x}");
+            let request = format!(
+                "GET /v1/apps/outlook/connections/one/token HTTP/1.1\r\nhost: localhost\r\n\
+                 authorization: Bearer {}\r\ntraceparent: 00-{id}-b7ad6b7169203331-01\r\n\r\n",
+                self.key
+            );
+            if stream.write_all(request.as_bytes()).is_err() || !read_answer(&mut stream, &mut answer) {
+                break;
+            }
+            // A daemon that has just started may not have read its store yet.
+            if !answer.starts_with(b"HTTP/1.1 200") {
+                assert!(number < 10_000, "{}", String::from_utf8_lossy(&answer));
+                continue;
+            }
+            if self.answers.fetch_add(1, Ordering::Relaxed) + 1 == self.kill_after {
+                let pid = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw);
+                let _ = rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::KILL);
+            }
+            got.push(id);
+        }
+        got
+    }
+}
+
+/// Reads one answer whole; `false` when the server is gone before.
+fn read_answer(stream: &mut std::net::TcpStream, answer: &mut Vec<u8>) -> bool {
+    answer.clear();
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) | Err(_) => return false,
+            Ok(more) => answer.extend_from_slice(&buffer[..more]),
+        }
+        let Some(head) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
+        let text = std::str::from_utf8(&answer[..head]).expect("a head is ASCII");
+        let length = text.lines().find_map(|line| line.strip_prefix("content-length: "));
+        if answer.len()
+            >= head + 4 + length.and_then(|length| length.parse::<usize>().ok()).expect("a length")
+        {
+            return true;
+        }
+    }
 }
 
 /// One call yields a token or the way to one; a caller that polls is given the same link while it is unused.
