@@ -5,7 +5,7 @@ use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 /// How often a start is tried: somebody else may take the free port first.
@@ -24,6 +24,7 @@ pub struct RedisServer {
     /// What its configuration file begins with, where it has one: whoever is reconfigured by a sentinel writes that down.
     configuration: Option<String>,
     sentinel: bool,
+    paused: AtomicBool,
 }
 
 impl RedisServer {
@@ -70,8 +71,9 @@ impl RedisServer {
         let path = directory.display().to_string();
         let arguments = arguments.iter().map(|argument| argument.replace("{dir}", &path)).collect();
         let configuration = configuration.map(|text| text.replace("{dir}", &path));
+        let paused = AtomicBool::new(false);
         let mut server =
-            RedisServer { child: None, directory, port: 0, arguments, tls, configuration, sentinel };
+            RedisServer { child: None, directory, port: 0, arguments, tls, configuration, sentinel, paused };
         for _ in 0..STARTS {
             let is_node = server.arguments.iter().any(|argument| argument == "--cluster-enabled");
             server.port = if is_node { free_node_port() } else { free_port() };
@@ -105,6 +107,7 @@ impl RedisServer {
 
     /// Kills it, as a crash would. What it had acknowledged is in its append-only file.
     pub fn stop(&mut self) {
+        self.paused.store(false, Ordering::SeqCst);
         if let Some(mut child) = self.child.take() {
             let _gone = child.kill();
             let _gone = child.wait();
@@ -130,11 +133,13 @@ impl RedisServer {
 
     /// Stops it in its tracks, as a frozen machine would: it keeps its connections and says nothing.
     pub fn pause(&self) {
+        self.paused.store(true, Ordering::SeqCst);
         self.signal("-STOP");
     }
 
     /// Lets it go on.
     pub fn resume(&self) {
+        self.paused.store(false, Ordering::SeqCst);
         self.signal("-CONT");
     }
 
@@ -147,6 +152,11 @@ impl RedisServer {
     /// Whether it was started and not stopped.
     pub fn runs(&self) -> bool {
         self.child.is_some()
+    }
+
+    /// Whether it can be asked.
+    fn answers(&self) -> bool {
+        self.runs() && !self.paused.load(Ordering::SeqCst)
     }
 
     /// Runs `redis-cli` with these arguments and returns what it printed, trimmed.
@@ -378,7 +388,7 @@ impl RedisCluster {
     /// The node that has a slot, as those that run say, by its place among [`RedisCluster::nodes`]; none while they
     /// disagree.
     pub fn owner(&self, slot: u16) -> Option<usize> {
-        let mut owners = self.nodes.iter().filter(|node| node.runs()).map(|node| {
+        let mut owners = self.nodes.iter().filter(|node| node.answers()).map(|node| {
             let slots = node.cli(&["--json", "CLUSTER", "SLOTS"]);
             let slots: Vec<serde_json::Value> = serde_json::from_str(&slots).ok()?;
             let has = |row: &&serde_json::Value| {
@@ -409,7 +419,7 @@ impl RedisCluster {
 
     /// Waits until everyone that runs agrees on everything and says that it serves, and every replica follows.
     pub fn settle(&self) {
-        let running: Vec<&RedisServer> = self.nodes.iter().filter(|node| node.runs()).collect();
+        let running: Vec<&RedisServer> = self.nodes.iter().filter(|node| node.answers()).collect();
         wait_for("the nodes to agree", || {
             let serve = |node: &&RedisServer| {
                 let info = node.cli(&["CLUSTER", "INFO"]);

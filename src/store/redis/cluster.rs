@@ -318,8 +318,8 @@ impl Shared {
                 }
                 Some(Redirect::TryAgain) => {
                     self.clock.sleep(TRY_AGAIN).await;
-                    // That it goes on so is bounded by the operation's time alone.
-                    tries -= 1;
+                    // How often is bounded by the operation's time alone, being sent to the next owner each time included.
+                    tries = 0;
                     (node, asking) = (self.owner(slot).await.map_err(unavailable)?, false);
                     continue;
                 }
