@@ -1000,16 +1000,20 @@ impl Store for RedisStore {
         _expires_at: Timestamp,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        const DOING: &str = "replacing a pending record";
         Box::pin(async move {
             let slot = keyspace::slot(&keyspace::redis_pending(id));
             let mut script = scripts::SWAP.prepare_invoke();
             script.key(keyspace::redis_pending(id)).arg(expected).arg(sealed).arg(millis(ttl));
             let (swapped, _) = self
-                .write("replacing a pending record", slot, |mut commands| {
+                .write(DOING, slot, |mut commands| {
                     let script = &script;
                     async move { script.invoke_async::<bool>(&mut commands).await }
                 })
                 .await?;
+            if !swapped {
+                self.believe_absence(DOING, slot).await?;
+            }
             Ok(swapped)
         })
     }

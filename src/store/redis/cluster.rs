@@ -188,7 +188,7 @@ impl Cluster {
     pub(super) async fn ping(&self, doing: &'static str) -> Result<(), StoreError> {
         let limit = self.0.config.operation_timeout;
         within(limit, &*self.0.clock, doing, async {
-            self.named(doing).await?;
+            self.name_the_rest(doing).await?;
             let unavailable = |cause| StoreError::Unavailable { doing, cause };
             let mut again = true;
             loop {

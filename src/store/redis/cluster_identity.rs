@@ -20,6 +20,7 @@
 //! What is not noticed: that single keys of a slot are missing whose name is there (a failover that lost the last
 //! writes). That is what `wait_replicas` is for.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -33,9 +34,14 @@ use crate::store::keyspace::{self, REDIS_IDENTITY, SLOTS};
 /// How many slots are named, or looked at, in one go: well within the time of one command, even on a slow machine.
 const CHUNK: usize = 512;
 
-/// The one attempt to give a new store its name.
+/// How far this process is with the store's name.
 #[derive(Default)]
-pub(super) struct Naming(Mutex<Option<Attempt>>);
+pub(super) struct Naming {
+    /// The one attempt to learn it, or to give it.
+    attempt: Mutex<Option<Attempt>>,
+    /// It was seen that every slot was given it.
+    is_whole: AtomicBool,
+}
 
 impl Cluster {
     /// Sees to it that the store's name is known here, and given if there is none yet.
@@ -45,7 +51,7 @@ impl Cluster {
             return Ok(());
         }
         let attempt = {
-            let mut naming = shared.naming.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut naming = shared.naming.attempt.lock().unwrap_or_else(PoisonError::into_inner);
             running(&naming).unwrap_or_else(|| {
                 let (done, attempt) = watch::channel(None);
                 *naming = Some(attempt.clone());
@@ -53,7 +59,7 @@ impl Cluster {
                 // It may take longer than the operation that needs it first.
                 let find = async move {
                     let outcome = found.find_name("asking which store this is").await;
-                    *found.naming.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                    *found.naming.attempt.lock().unwrap_or_else(PoisonError::into_inner) = None;
                     let _nobody_waits = done.send(Some(outcome.map_err(cause)));
                 };
                 shared.tasks.spawn("asking which store this is", Box::pin(find));
@@ -61,6 +67,23 @@ impl Cluster {
             })
         };
         outcome(attempt).await.map_err(|cause| StoreError::Unavailable { doing, cause })
+    }
+
+    /// What is remembered may come from a single Redis, whose records were brought here since: then the slots have no names
+    /// yet. Seen once is enough.
+    pub(super) async fn name_the_rest(&self, doing: &'static str) -> Result<(), StoreError> {
+        self.named(doing).await?;
+        let shared = &self.0;
+        if shared.naming.is_whole.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let known = shared.identity.known();
+        let root = shared.root(doing).await?;
+        if let Some(root) = root.filter(|root| known.as_deref() == Some(name(root))) {
+            shared.name_where_none_is(doing, name(&root)).await?;
+        }
+        shared.naming.is_whole.store(true, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Whether a slot still is what it was: only then may it say that something is not there.
@@ -122,12 +145,18 @@ impl Shared {
             }
         };
         let name = name(&found);
-        let last = keyspace::slot(REDIS_IDENTITY);
-        if self.get(doing, last, &keyspace::redis_slot_identity(last)).await?.is_none() {
-            self.name_slots(doing, name, false).await?;
-        }
+        self.name_where_none_is(doing, name).await?;
         self.identity.remember(name);
         Ok(())
+    }
+
+    /// Finishes what was begun, if it was not finished.
+    async fn name_where_none_is(self: &Arc<Self>, doing: &'static str, name: &str) -> Result<(), StoreError> {
+        let last = keyspace::slot(REDIS_IDENTITY);
+        match self.get(doing, last, &keyspace::redis_slot_identity(last)).await? {
+            Some(_) => Ok(()),
+            None => self.name_slots(doing, name, false).await,
+        }
     }
 
     async fn believe_absence(self: &Arc<Self>, doing: &'static str, slot: u16) -> Result<(), StoreError> {

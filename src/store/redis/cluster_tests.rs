@@ -93,6 +93,12 @@ async fn passes_the_suite_and_follows_what_is_moved() {
     let store = Arc::new(store_with(limited.clone()));
     suite::run(Arc::clone(&store) as Arc<dyn Store>).await;
 
+    // One of its nodes, taken for a single server.
+    let named = cluster.owner(keyspace::slot(keyspace::REDIS_IDENTITY)).expect("they agree");
+    let single = patient(RedisConfig::new("127.0.0.1", cluster.nodes[(named + 1) % 3].port()));
+    let cause = unavailable(store_with(single).ping().await);
+    assert!(cause.contains("begin `store.url` with `redis+cluster://`"), "{cause}");
+
     moved(&cluster, &store).await;
     resharded(&cluster, &store).await;
     told(&cluster, &limited).await;
@@ -411,6 +417,18 @@ async fn a_node_that_comes_back_empty_is_noticed_wherever_its_slots_are() {
     for store in [&one, &other, &elsewhere, &fresh] {
         store.ping().await.expect("it is the same name");
     }
+
+    // Brought here from a single Redis: that has one name, and the replicas remember it.
+    let name = std::fs::read_to_string(folder.path().join("one")).expect("is remembered");
+    for node in &cluster.nodes {
+        assert_eq!(node.cli(&["FLUSHALL"]), "OK");
+    }
+    let named = &cluster.nodes[cluster.owner(keyspace::slot(keyspace::REDIS_IDENTITY)).expect("they agree")];
+    assert_eq!(named.cli(&["SET", keyspace::REDIS_IDENTITY, &name]), "OK");
+    let brought = remembering("one");
+    again(async || brought.ping().await).await;
+    assert_eq!(brought.load(lost).await.expect("is believed"), None);
+    again(async || fresh.ping().await).await;
 }
 
 /// Whether two connections are likely at one node: their slots follow one another closely.
