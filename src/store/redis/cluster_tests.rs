@@ -118,6 +118,15 @@ async fn moved(cluster: &RedisCluster, store: &RedisStore) {
     let slot = keyspace::connection_slot(&user).to_string();
     let (first, second) = (connection(1, 1), connection(2, 2));
     commit(store, &user, None, &first).await;
+    let beside = (0..)
+        .map(|number| key("app", &format!("beside-{number}")))
+        .find(|key| cluster.owner(keyspace::connection_slot(key)) == Some(0));
+    commit(store, &beside.expect("it has more slots"), None, &first).await;
+    let listed = async |store: &RedisStore| {
+        store.list(&user.app, "", None, 10).await.expect("is here or there").connections.len()
+    };
+    let stale = store_with(patient(config(cluster)));
+    assert_eq!(listed(&stale).await, 2);
     let (from, to) = (&cluster.nodes[0], &cluster.nodes[1]);
     assert_eq!(to.cli(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &cluster.id(0)]), "OK");
     assert_eq!(from.cli(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &cluster.id(1)]), "OK");
@@ -131,6 +140,7 @@ async fn moved(cluster: &RedisCluster, store: &RedisStore) {
         // One is here and the other there: neither is missed.
         assert_eq!(store.load(&user).await.expect("is here or there"), Some(first.clone()));
         assert_eq!(store.pending(&user.to_string()).await.expect("is believed"), None);
+        assert_eq!((listed(store).await, listed(&stale).await), (2, 2));
     }
     // Its keys are not all there: that one has to wait, and nothing is lost by it.
     let mut hasty = config(cluster);
@@ -147,6 +157,7 @@ async fn moved(cluster: &RedisCluster, store: &RedisStore) {
     };
     let (committed, ()) = tokio::join!(slowly, finish);
     assert_eq!(committed.expect("waits for it"), Committed::Done);
+    assert_eq!(listed(&stale).await, 2);
     for store in [store, &hasty] {
         let loaded = again(async || store.load(&user).await).await;
         assert_eq!(loaded, Some(second.clone()));

@@ -100,18 +100,21 @@ impl ConnectionLike for Commands {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        if !self.asking {
-            return self.connection.req_packed_commands(pipeline, offset, count);
-        }
         Box::pin(async move {
-            let mut all = ::redis::pipe();
-            let mut commands = 0;
-            for command in pipeline.cmd_iter() {
-                all.cmd("ASKING").add_command(command.clone());
-                commands += 1;
-            }
-            let answers = self.connection.req_packed_commands(&all, 0, 2 * commands).await?;
-            Ok(answers.into_iter().skip(1).step_by(2).skip(offset).take(count).collect())
+            let answers = if self.asking {
+                let mut all = ::redis::pipe();
+                let mut commands = 0;
+                for command in pipeline.cmd_iter() {
+                    all.cmd("ASKING").add_command(command.clone());
+                    commands += 1;
+                }
+                let answers = self.connection.req_packed_commands(&all, 0, 2 * commands).await?;
+                answers.into_iter().skip(1).step_by(2).skip(offset).take(count).collect()
+            } else {
+                self.connection.req_packed_commands(pipeline, offset, count).await?
+            };
+            // The first error as it came: the library's own error of a pipeline does not say where a node sends us.
+            answers.into_iter().map(Value::extract_error).collect()
         })
     }
 
