@@ -545,6 +545,9 @@ fn failure(config: &RedisConfig, doing: &'static str, error: &RedisError) -> Sto
     if error.code() == Some("WRONGTYPE") {
         return StoreError::corrupt(doing, "what is stored is of another type");
     }
+    if matches!(config.location, Location::Cluster(_)) && matches!(error.code(), Some("MOVED" | "ASK")) {
+        return StoreError::unavailable(doing, "the nodes of the Cluster send us to one another in circles");
+    }
     let user = config.username.as_deref().unwrap_or("default");
     StoreError::Unavailable { doing, cause: describe(error, user) }
 }

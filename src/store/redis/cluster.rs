@@ -762,10 +762,49 @@ fn ranges(slots: &Value, asked: &str) -> Option<Vec<(u16, u16, Place)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::suite::{CountingRandom, RealClock, RealTasks};
 
     fn row(first: i64, last: i64, host: Value, port: i64) -> Value {
         let node = Value::Array(vec![host, Value::Int(port), Value::BulkString(b"id".to_vec())]);
         Value::Array(vec![Value::Int(first), Value::Int(last), node.clone(), node])
+    }
+
+    #[test]
+    fn nobody_leads_back_to_the_past_unless_most_do() {
+        let config = RedisConfig::cluster(vec![("seed".to_owned(), 1)]);
+        let (clock, random, tasks) =
+            (RealClock::shared(), Arc::new(CountingRandom::new()), Arc::new(RealTasks));
+        let identity = Identity::new(None).expect("there is no file");
+        let cluster = Cluster::new(config, clock, random, tasks, identity);
+        let learn = |epoch, host: &str, is_most| {
+            let place = |port| Place { host: host.to_owned(), port, epoch: 0 };
+            let ranges = vec![(0, 9999, place(1)), (10000, SLOTS - 1, place(2))];
+            cluster.0.learn(&View { epoch, serves: true, ranges }, is_most)
+        };
+        let owner = |slot: u16| {
+            let state = cluster.0.lock();
+            let map = state.map.as_ref().expect("was learnt");
+            map.owners[usize::from(slot)].as_ref().map(|node| node.place.to_string())
+        };
+        let mut changed = cluster.0.changed.subscribe();
+        learn(5, "a", false).expect("is the first that is heard of");
+        assert_eq!((owner(9999), owner(10000)), (Some("a:1".to_owned()), Some("a:2".to_owned())));
+        assert!(changed.has_changed().expect("is there"));
+        changed.mark_unchanged();
+        learn(5, "a", false).expect("is no news");
+        assert!(!changed.has_changed().expect("is there"), "nobody is subscribed anew for that");
+        assert!(learn(4, "b", false).expect_err("is of the past").contains("know less"));
+        assert_eq!(owner(0), Some("a:1".to_owned()));
+        learn(6, "c", false).expect("is news");
+        assert!(changed.has_changed().expect("is there"));
+        assert_eq!((owner(0), cluster.0.lock().nodes.len()), (Some("c:1".to_owned()), 2));
+        learn(1, "d", true).expect("was made anew");
+        assert_eq!(owner(16383), Some("d:2".to_owned()));
+        let moved = Place { host: "e".to_owned(), port: 7, epoch: 0 };
+        cluster.0.moved(3, moved).expect("is open");
+        assert_eq!((owner(3), owner(4)), (Some("e:7".to_owned()), Some("d:1".to_owned())));
+        cluster.close();
+        assert!(learn(9, "f", true).is_err());
     }
 
     #[test]
