@@ -55,6 +55,7 @@ struct Act {
 struct SignIn {
     key: ConnectionKey,
     user: u32,
+    begun: Duration,
     acknowledged: Option<Duration>,
 }
 
@@ -69,6 +70,8 @@ struct Books {
     losses: Vec<(Duration, BTreeSet<ConnectionKey>)>,
     sign_ins: BTreeMap<Family, SignIn>,
     acts: BTreeMap<ConnectionKey, Vec<Act>>,
+    /// When deletes were begun, whatever came of them.
+    deletes: BTreeMap<ConnectionKey, Vec<Duration>>,
     /// The newest serial that a process handed out.
     newest: BTreeMap<(Pid, Family, Option<String>), (Duration, u64)>,
     /// The newest generation of each grant that was ever stored.
@@ -194,7 +197,7 @@ impl Ledger {
     // What users and operators do.
 
     pub(crate) fn signing_in(&self, key: &ConnectionKey, family: Family, user: u32) {
-        let sign_in = SignIn { key: key.clone(), user, acknowledged: None };
+        let sign_in = SignIn { key: key.clone(), user, begun: self.world.now(), acknowledged: None };
         self.books().sign_ins.insert(family, sign_in);
     }
 
@@ -205,6 +208,26 @@ impl Ledger {
         sign_in.acknowledged = Some(now);
         let key = sign_in.key.clone();
         books.acts.entry(key).or_default().push(Act { begun, acknowledged: now, pid });
+    }
+
+    pub(crate) fn deleting(&self, key: &ConnectionKey) {
+        let now = self.world.now();
+        self.books().deletes.entry(key.clone()).or_default().push(now);
+    }
+
+    /// A connection is not there at the end: somebody must have begun to delete it since its last sign-in began.
+    pub(crate) fn not_there(&self, key: &ConnectionKey) {
+        let books = self.books();
+        let of_key = books.sign_ins.values().filter(|sign_in| sign_in.key == *key);
+        let last = of_key.filter(|sign_in| sign_in.acknowledged.is_some()).map(|sign_in| sign_in.begun).max();
+        let explained = last.is_none_or(|begun| {
+            let deleted = books.deletes.get(key).is_some_and(|deletes| deletes.iter().any(|at| *at >= begun));
+            deleted || books.lost(key, begun)
+        });
+        drop(books);
+        if !explained {
+            self.violated("I18", format!("{key} is gone, and nobody deleted it since its user signed in"));
+        }
     }
 
     pub(crate) fn deleted(&self, key: &ConnectionKey, begun: Duration, pid: Pid) {

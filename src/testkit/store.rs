@@ -9,12 +9,13 @@ use tokio::sync::{Notify, oneshot};
 
 use super::faults::{Dice, Link, Mutant, StoreWeather};
 use super::tasks::{Pid, WORLD};
+use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::{Clock, Timestamp};
 use crate::store::{
-    Change, Committed, ConnectionPage, Due, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, Revision,
-    SWEEP_SHARDS, Store, StoreError, StoredConnection, Writer, keyspace, record,
+    Change, Committed, ConnectionPage, Due, LOWEST_FLOOR, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE,
+    Revision, SWEEP_SHARDS, Store, StoreError, StoredConnection, Writer, keyspace, record,
 };
 
 /// After this a client gives up on an answer.
@@ -94,6 +95,7 @@ struct Data {
     leases: BTreeMap<LeaseKey, (LeaseNonce, Duration)>,
     begun: BTreeMap<LeaseKey, (LeaseNonce, bool)>,
     schedule: BTreeMap<ConnectionKey, (Option<Timestamp>, Option<Timestamp>)>,
+    floors: BTreeMap<ConnectionKey, u64>,
     pending: BTreeMap<String, (Vec<u8>, Duration)>,
 }
 
@@ -123,7 +125,8 @@ enum Op {
     Schedule(ConnectionKey, Option<Timestamp>),
     MarkUsed(ConnectionKey, Timestamp),
     Due { shard: u8, until: Timestamp, limit: usize },
-    Delete(ConnectionKey),
+    Floor(ConnectionKey),
+    Delete(ConnectionKey, SignIn),
     List { app: AppName, prefix: String, after: Option<ConnectionName>, limit: usize },
     PutPending { id: String, sealed: Vec<u8>, ttl: Duration },
     Pending(String),
@@ -133,13 +136,16 @@ enum Op {
 
 impl Op {
     fn writes(&self) -> bool {
-        !matches!(self, Op::Ping | Op::Load(_) | Op::Due { .. } | Op::List { .. } | Op::Pending(_))
+        !matches!(
+            self,
+            Op::Ping | Op::Load(_) | Op::Floor(_) | Op::Due { .. } | Op::List { .. } | Op::Pending(_)
+        )
     }
 
     /// Those whose loss anybody could notice.
     fn key(&self) -> Option<&ConnectionKey> {
         match self {
-            Op::Commit { key, .. } | Op::Delete(key) => Some(key),
+            Op::Commit { key, .. } | Op::Delete(key, _) => Some(key),
             Op::Take { of: LeaseKey::Connection(key), .. }
             | Op::Extend { of: LeaseKey::Connection(key), .. } => Some(key),
             Op::Release { of: LeaseKey::Connection(key), .. } => Some(key),
@@ -147,13 +153,21 @@ impl Op {
         }
     }
 
-    /// Whether the network may bring it a second time when it was answered long ago. What creates or destroys whatever it
-    /// finds would do so to what was made meanwhile: a client must not leave such a one behind, and this one does not.
+    /// Whether the network may bring it a second time when it was answered long ago. What is kept or taken whatever is there
+    /// would be so again: a client must not leave such a one behind, and this one does not.
     fn may_come_late(&self) -> bool {
-        !matches!(
-            self,
-            Op::Delete(_) | Op::Commit { expected: None, .. } | Op::PutPending { .. } | Op::TakePending(_)
-        )
+        !matches!(self, Op::PutPending { .. } | Op::TakePending(_))
+    }
+}
+
+impl Mutant {
+    /// Whether a run has a chance to notice it only when this comes twice.
+    fn is_shown_by_repeating(self, op: &Op) -> bool {
+        match self {
+            Mutant::DeletesWhatever => matches!(op, Op::Delete(..)),
+            Mutant::NoFloor => matches!(op, Op::Commit { expected: None, .. }),
+            _ => false,
+        }
     }
 }
 
@@ -163,6 +177,7 @@ enum Reply {
     Committed(Committed),
     Lease(LeaseAnswer),
     Yes(bool),
+    Number(u64),
     Due(Vec<Due>),
     Page(ConnectionPage),
     Bytes(Option<Vec<u8>>),
@@ -188,28 +203,28 @@ impl Data {
                 if stored == Some(connection.revision) {
                     return Reply::Committed(Committed::Done);
                 }
-                let ours = match writer {
-                    Writer::Lease(nonce) => {
-                        if mutant != Mutant::CommitIgnoresLease
-                            && holder.is_some_and(|holder| holder != *nonce)
-                        {
-                            return Reply::Committed(Committed::Fenced);
-                        }
-                        holder == Some(*nonce)
-                    }
-                    Writer::SignIn | Writer::Operator => false,
-                };
+                let anothers = holder.is_some() && holder != writer.lease();
+                if writer.is_fenced() && anothers && mutant != Mutant::CommitIgnoresLease {
+                    return Reply::Committed(Committed::Fenced);
+                }
                 if mutant != Mutant::CommitIgnoresRevision && stored != *expected {
+                    return Reply::Committed(Committed::Conflict);
+                }
+                let floor = self.floors.get(key).copied().unwrap_or(LOWEST_FLOOR);
+                if stored.is_none() && connection.revision.sign_in.number < floor && mutant != Mutant::NoFloor
+                {
                     return Reply::Committed(Committed::Conflict);
                 }
                 if mutant == Mutant::ForgetsCommits && connection.revision.nonce[0] < 32 {
                     return Reply::Committed(Committed::Done);
                 }
                 self.connections.insert(key.clone(), connection.clone());
-                if ours {
+                let mine = holder.is_some() && !anothers;
+                if mine {
                     self.leases.remove(&of);
                 }
-                if *writer != Writer::Operator {
+                let begun_here = self.begun.get(&of).is_some_and(|(nonce, _)| Some(*nonce) == writer.lease());
+                if begun_here || (writer.replaces_grant() && (holder.is_none() || mine)) {
                     self.begun.remove(&of);
                 }
                 Reply::Committed(Committed::Done)
@@ -272,15 +287,25 @@ impl Data {
                 due.truncate(*limit.min(&MAX_PAGE));
                 Reply::Due(due)
             }
-            Op::Delete(key) => {
+            Op::Floor(key) => Reply::Number(self.floors.get(key).copied().unwrap_or(LOWEST_FLOOR)),
+            Op::Delete(key, meant) => {
                 if mutant == Mutant::KeepsDeleted {
                     return Reply::Yes(true);
                 }
-                let of = LeaseKey::Connection(key.clone());
-                self.leases.remove(&of);
-                self.begun.remove(&of);
-                self.schedule.remove(key);
-                Reply::Yes(self.connections.remove(key).is_some())
+                let stored = self.connections.get(key).map(|stored| stored.revision);
+                let floor = self.floors.entry(key.clone()).or_insert(LOWEST_FLOOR);
+                *floor = (*floor).max(meant.number + 1);
+                let Some(stored) = stored else { return Reply::Yes(false) };
+                if meant.includes(&stored.sign_in) || mutant == Mutant::DeletesWhatever {
+                    *floor = (*floor).max(stored.generation + 1);
+                    let of = LeaseKey::Connection(key.clone());
+                    self.connections.remove(key);
+                    self.schedule.remove(key);
+                    if self.holder(&of, now).is_none() {
+                        self.begun.remove(&of);
+                    }
+                }
+                Reply::Yes(true)
             }
             Op::List { app, prefix, after, limit } => {
                 let limit = *limit.min(&MAX_PAGE);
@@ -486,7 +511,7 @@ impl SimServer {
                 let then = state.history.iter().rev().find(|(at, _)| *at + STALE <= now);
                 return (Reply::Connection(then.and_then(|(_, then)| then.get(key).cloned())), now);
             }
-            if let Op::Commit { .. } | Op::Delete(_) = op {
+            if let Op::Commit { .. } | Op::Delete(..) = op {
                 let connections = state.primary.connections.clone();
                 state.history.push_back((now, connections));
             }
@@ -513,7 +538,7 @@ impl SimServer {
         }
         let told = match (op, &reply) {
             (Op::Commit { key, .. }, Reply::Committed(Committed::Done))
-            | (Op::Delete(key), Reply::Yes(_)) => Some(key),
+            | (Op::Delete(key, _), Reply::Yes(_)) => Some(key),
             (Op::Release { of: LeaseKey::Connection(key), .. }, _) => Some(key),
             _ => None,
         };
@@ -640,7 +665,9 @@ impl SimStore {
                 return; // the client gives up
             }
             let (reply, arrives_at) = server.execute(&op, pid);
-            if fate == Fate::Repeated && op.may_come_late() {
+            if (fate == Fate::Repeated || server.inner.mutant.is_shown_by_repeating(&op))
+                && op.may_come_late()
+            {
                 let (again, clock, delay) = (server.clone(), clock.clone(), dice.millis(0, 6000));
                 let op = op.clone();
                 let later = async move {
@@ -837,9 +864,19 @@ impl Store for SimStore {
         })
     }
 
-    fn delete<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<bool, StoreError>> {
+    fn floor<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<u64, StoreError>> {
+        const DOING: &str = "asking what was deleted of a connection";
+        Box::pin(async move { Ok(expect_reply!(self.ask(DOING, Op::Floor(key.clone())).await?, Number)) })
+    }
+
+    fn delete<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+        meant: SignIn,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(async move {
-            Ok(expect_reply!(self.ask("deleting a connection", Op::Delete(key.clone())).await?, Yes))
+            let op = Op::Delete(key.clone(), meant);
+            Ok(expect_reply!(self.ask("deleting a connection", op).await?, Yes))
         })
     }
 

@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::super::suite::{self, RealClock, RealTasks, app_name, connection, key, put};
+use super::super::suite::{self, FIRST, RealClock, RealTasks, app_name, connection, key, put};
 use super::super::testing::{RedisCluster, RedisServer, free_port};
 use super::tests::{healed, password, store_with, unavailable};
 use super::*;
@@ -53,8 +53,12 @@ async fn commit(
 
 /// A connection whose record is at this node.
 fn key_at(cluster: &RedisCluster, node: usize) -> ConnectionKey {
+    named_at(cluster, "user", node)
+}
+
+fn named_at(cluster: &RedisCluster, name: &str, node: usize) -> ConnectionKey {
     (0..)
-        .map(|number| key("app", &format!("user-{number}")))
+        .map(|number| key("app", &format!("{name}-{number}")))
         .find(|key| cluster.owner(keyspace::connection_slot(key)) == Some(node))
         .expect("every node has slots")
 }
@@ -118,10 +122,7 @@ async fn moved(cluster: &RedisCluster, store: &RedisStore) {
     let slot = keyspace::connection_slot(&user).to_string();
     let (first, second) = (connection(1, 1), connection(2, 2));
     commit(store, &user, None, &first).await;
-    let beside = (0..)
-        .map(|number| key("app", &format!("beside-{number}")))
-        .find(|key| cluster.owner(keyspace::connection_slot(key)) == Some(0));
-    commit(store, &beside.expect("it has more slots"), None, &first).await;
+    commit(store, &named_at(cluster, "beside", 0), None, &first).await;
     let listed = async |store: &RedisStore| {
         store.list(&user.app, "", None, 10).await.expect("is here or there").connections.len()
     };
@@ -162,7 +163,7 @@ async fn moved(cluster: &RedisCluster, store: &RedisStore) {
         let loaded = again(async || store.load(&user).await).await;
         assert_eq!(loaded, Some(second.clone()));
     }
-    assert!(store.delete(&user).await.expect("serves"));
+    assert!(store.delete(&user, FIRST).await.expect("serves"));
     assert_eq!(store.load(&user).await.expect("is believed"), None);
     cluster.settle();
 }
@@ -226,10 +227,10 @@ async fn told(cluster: &RedisCluster, config: &RedisConfig) {
     assert_eq!(other.next_change().await, Change::Missed, "a subscription begins with what it missed");
     for round in 0..3 {
         for node in 0..3 {
-            let user = key_at(cluster, node);
+            let user = named_at(cluster, &format!("round-{round}"), node);
             commit(&one, &user, None, &connection(1, 1)).await;
             assert_eq!(other.next_change().await, Change::Connection(user.clone()), "{round} {node}");
-            assert!(one.delete(&user).await.expect("serves"));
+            assert!(one.delete(&user, FIRST).await.expect("serves"));
             assert_eq!(other.next_change().await, Change::Connection(user), "{round} {node}");
         }
         for node in &cluster.nodes {
@@ -349,7 +350,7 @@ async fn a_node_that_comes_back_empty_is_noticed_wherever_its_slots_are() {
         let causes = [
             unavailable(store.load(lost).await),
             unavailable(store.revision(lost).await),
-            unavailable(store.delete(lost).await),
+            unavailable(store.delete(lost, FIRST).await),
             unavailable(store.commit(lost, None, &first, Writer::SignIn).await),
             unavailable(store.list(&lost.app, "", None, 10).await),
             unavailable(store.ping().await),
@@ -379,6 +380,7 @@ async fn a_node_that_comes_back_empty_is_noticed_wherever_its_slots_are() {
     // Slots of it are given to another node, as `redis-cli --cluster fix` does with those of a node that is gone: that one
     // has never lost anything, and does not know these.
     let slot = keyspace::connection_slot(lost).to_string();
+    assert_eq!(cluster.nodes[1].cli(&["FLUSHALL"]), "OK", "of what was asked in vain");
     for node in [2, 1, 0] {
         assert_eq!(cluster.nodes[node].cli(&["CLUSTER", "SETSLOT", &slot, "NODE", &cluster.id(2)]), "OK");
     }
@@ -396,7 +398,10 @@ async fn a_node_that_comes_back_empty_is_noticed_wherever_its_slots_are() {
         assert_eq!(store.load(lost).await.expect("is believed now"), None);
         assert_eq!(store.load(kept).await.expect("serves").as_ref(), Some(&first));
     }
-    commit(&other, lost, None, &first).await;
+    // What was asked of it in vain was a delete too.
+    let mut anew = first.clone();
+    anew.revision.sign_in.number = other.floor(lost).await.expect("serves");
+    commit(&other, lost, None, &anew).await;
 
     // All of it is lost, and somebody who remembers nothing makes it a new store: that is another one to the others, until it is
     // adopted.
