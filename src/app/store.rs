@@ -82,9 +82,7 @@ fn redis_config(
             RedisConfig::through(sentinels)
         }
         RedisKind::Cluster => {
-            return Err(StartError::new(
-                "store.url: this version speaks to one standalone Redis, or through Sentinel; Cluster is yet to come",
-            ));
+            RedisConfig::cluster(config.hosts.iter().map(|host| (host.host.clone(), host.port)).collect())
         }
     };
     redis.wait_replicas = config.wait_replicas;

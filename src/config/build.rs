@@ -311,10 +311,6 @@ fn store(section: &Section<'_>) -> Option<StoreConfig> {
 fn redis(section: &Section<'_>) -> Option<RedisConfig> {
     let target = match section.text("url") {
         Some(url) => match redis_url(url.value) {
-            Ok(target) if target.kind == RedisKind::Cluster => {
-                url.mistake("names a Cluster, which is not supported in this version: name one standalone Redis or sentinels");
-                None
-            }
             Ok(target) => Some((url, target)),
             Err(problem) => {
                 url.mistake(problem);
@@ -369,7 +365,7 @@ fn redis(section: &Section<'_>) -> Option<RedisConfig> {
 
 /// Reads a Redis URL. The messages never repeat it: it may hold a password all the same.
 pub(super) fn redis_url(text: &str) -> Result<RedisConfig, String> {
-    const FORMS: &str = "must be `redis://host:6379/0` or `redis+sentinel://host:26379,host:26379/primary`, each with `rediss` for TLS";
+    const FORMS: &str = "must be `redis://host:6379/0`, `redis+sentinel://host:26379,host:26379/primary` or `redis+cluster://host:6379,host:6379`, each with `rediss` for TLS";
     let (scheme, rest) = text.split_once("://").ok_or(FORMS)?;
     let (tls, kind, default_port) = match scheme {
         "redis" => (false, "standalone", 6379),
@@ -400,7 +396,7 @@ pub(super) fn redis_url(text: &str) -> Result<RedisConfig, String> {
     };
     let (kind, db) = match kind {
         "standalone" if hosts.len() > 1 => {
-            return Err("names several hosts: sentinels are named by `redis+sentinel`".to_owned());
+            return Err("names several hosts: sentinels are named by `redis+sentinel`, nodes of a Cluster by `redis+cluster`".to_owned());
         }
         "standalone" => (RedisKind::Standalone, database(path)?),
         "sentinel" => {
@@ -414,7 +410,7 @@ pub(super) fn redis_url(text: &str) -> Result<RedisConfig, String> {
         }
         _ => {
             if database(path)? != 0 {
-                return Err("a cluster has database 0 only".to_owned());
+                return Err("a Cluster has database 0 only: let the `url` end with the hosts".to_owned());
             }
             (RedisKind::Cluster, 0)
         }

@@ -430,7 +430,13 @@ authenticate = [{ unix_user = "a" }]
             [HostPort { host: "h1".into(), port: 26379 }, HostPort { host: "::1".into(), port: 26380 }]
         );
         let config = super::super::build::redis_url("rediss+cluster://h1:1,h2:2").unwrap();
-        assert_eq!((config.kind, config.hosts.len()), (RedisKind::Cluster, 2));
+        assert_eq!((config.kind, config.tls, config.hosts.len()), (RedisKind::Cluster, true, 2));
+        let (config, warnings) = redis("redis+cluster://localhost,[::1]:7000/").unwrap();
+        assert_eq!(
+            (config.kind, config.hosts[0].port, config.db, warnings),
+            (RedisKind::Cluster, 6379, 0, 0)
+        );
+        assert_eq!(redis("redis+cluster://a,b").unwrap().1, 1, "without TLS");
         assert_eq!(redis("redis://localhost").unwrap().1, 0);
         let (config, warnings) = redis("rediss+sentinel://a,b/primary").unwrap();
         assert_eq!((config.kind, warnings), (RedisKind::Sentinel { primary: "primary".into() }, 0));
@@ -443,7 +449,6 @@ authenticate = [{ unix_user = "a" }]
             ("redis://a,b", "names several hosts"),
             ("redis://a/x", "must be a number"),
             ("redis://a?protocol=resp3", "must not hold options"),
-            ("redis+cluster://a", "not supported in this version"),
             ("redis+sentinel://a", "must name the primary"),
             ("redis+cluster://a/1", "database 0 only"),
             ("redis://a:0", "no valid port"),

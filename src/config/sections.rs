@@ -109,7 +109,7 @@ pub enum RedisKind {
         /// The primary's name.
         primary: String,
     },
-    /// A cluster.
+    /// A Cluster, of which the hosts are some nodes.
     Cluster,
 }
 

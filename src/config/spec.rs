@@ -140,7 +140,7 @@ static STORE: Table = Table {
             "url",
             Kind::Url,
             Optional,
-            "`redis://host:6379/0`, `rediss://…` for TLS, `redis+sentinel://h1:26379,h2:26379/primary/0`, `rediss+sentinel://…` for TLS to the sentinels and to Redis, whose certificates must then hold the addresses that the sentinels name. `redis+cluster://…` is not supported in this version. Required for `redis`. Never holds a user or password.",
+            "`redis://host:6379/0`, `rediss://…` for TLS, `redis+sentinel://h1:26379,h2:26379/primary/0`, `rediss+sentinel://…` for TLS to the sentinels and to Redis, whose certificates must then hold the addresses that the sentinels name. `redis+cluster://h1:6379,h2:6379` names some nodes of a Cluster, `rediss+cluster://…` for TLS to all of them, whose certificates must then hold the addresses that `CLUSTER SLOTS` names. Required for `redis`. Never holds a user or password.",
         ),
         key("username", Kind::Text, Optional, "The Redis ACL user."),
         key("password_file", Kind::Path, Optional, "The file that holds the Redis password."),

@@ -17,6 +17,7 @@
 //! | `tokenward:used:{sweep-N}` | the same by when they were last used |
 //! | `tokenward:pending:{id}` | a pending record, with its time to live |
 //! | `tokenward:identity` | which store this is |
+//! | `tokenward:identity:{N}` | in a Cluster, the same for one slot: N is the least number that is hashed to it |
 //!
 //! and `tokenward:changes` is the channel on which each change of a connection is told.
 //!
@@ -35,6 +36,8 @@
 //! - What is left: a process that dies between taking a name out and looking once more, while another one creates that
 //!   very connection. Every later commit adds the name again (it costs nothing: both go out in one round trip), so such
 //!   a connection is missing in lists until its next refresh, and is served all the while.
+
+use std::sync::LazyLock;
 
 use super::{LeaseOf, SWEEP_SHARDS};
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -74,6 +77,64 @@ fn sweep_tag(shard: u8) -> String {
 
 /// The key of the store's own name in Redis.
 pub const REDIS_IDENTITY: &str = "tokenward:identity";
+
+/// How many slots a Redis Cluster has.
+pub const SLOTS: u16 = 16_384;
+
+/// The slot of a Redis Cluster that a key lives in: what stands in the first braces decides, if anything does.
+pub fn slot(key: &str) -> u16 {
+    let tag = key
+        .split_once('{')
+        .and_then(|(_, rest)| rest.split_once('}'))
+        .map_or(key, |(tag, _)| if tag.is_empty() { key } else { tag });
+    crc16(tag.as_bytes()) % SLOTS
+}
+
+/// The slot of a connection's record, lease and whatever else is of that connection alone.
+pub fn connection_slot(key: &ConnectionKey) -> u16 {
+    slot(&redis_record(key))
+}
+
+/// The key of the store's name within one slot of a Cluster.
+pub fn redis_slot_identity(slot: u16) -> String {
+    /// For each slot the least number that is hashed to it.
+    static TAGS: LazyLock<Vec<u32>> = LazyLock::new(|| {
+        let mut tags: Vec<Option<u32>> = vec![None; usize::from(SLOTS)];
+        let mut left = tags.len();
+        for number in 0_u32.. {
+            let tag = &mut tags[usize::from(self::slot(&number.to_string()))];
+            if tag.is_none() {
+                *tag = Some(number);
+                left -= 1;
+            }
+            if left == 0 {
+                break;
+            }
+        }
+        tags.into_iter().flatten().collect()
+    });
+    format!("{REDIS_IDENTITY}:{{{}}}", TAGS[usize::from(slot)])
+}
+
+/// CRC16 as Redis Cluster has it (XMODEM).
+fn crc16(bytes: &[u8]) -> u16 {
+    const TABLE: [u16; 256] = {
+        let mut table = [0; 256];
+        let mut index = 0;
+        while index < 256 {
+            let mut crc = (index as u16) << 8;
+            let mut bit = 0;
+            while bit < 8 {
+                crc = if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 };
+                bit += 1;
+            }
+            table[index] = crc;
+            index += 1;
+        }
+        table
+    };
+    bytes.iter().fold(0, |crc, byte| (crc << 8) ^ TABLE[usize::from((crc >> 8) as u8 ^ byte)])
+}
 
 /// The channel on which changes are told.
 pub const REDIS_CHANGES: &str = "tokenward:changes";
@@ -166,6 +227,30 @@ mod tests {
         assert_eq!(redis_index(&key.app), "tokenward:index:{outlook}");
         assert_eq!(redis_pending("abc"), "tokenward:pending:{abc}");
         assert_eq!(embedded_record(&key), "outlook:team-a/user:7");
+    }
+
+    /// What redis-server says: `CLUSTER KEYSLOT`.
+    #[test]
+    fn slots_are_those_of_redis_and_all_keys_of_a_connection_share_one() {
+        assert_eq!(crc16(b"123456789"), 0x31c3);
+        for (key, expected) in [
+            ("foo", 12182),
+            ("somekey", 11058),
+            ("{user1000}.x", 3443),
+            ("foo{}{bar}", 8363),
+            ("x{foo}{bar}", 12182),
+        ] {
+            assert_eq!(slot(key), expected, "{key}");
+        }
+        let connection = ConnectionName::parse("team-a/user:7").expect("a name");
+        let key = ConnectionKey { app: app("outlook"), connection };
+        let (lease, intent) = redis_lease(LeaseOf::Connection(&key));
+        assert_eq!((slot(&lease), slot(&intent)), (connection_slot(&key), connection_slot(&key)));
+        assert_eq!(slot(&redis_floor(&key)), connection_slot(&key));
+        assert_eq!(slot(&redis_due(3).0), slot(&redis_lease(LeaseOf::Sweep(3)).0));
+        for number in 0..SLOTS {
+            assert_eq!(slot(&redis_slot_identity(number)), number);
+        }
     }
 
     #[test]

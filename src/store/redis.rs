@@ -1,4 +1,4 @@
-//! The store of several processes: Redis 6.2 or later, one master, known by its address or by Sentinel.
+//! The store of several processes: Redis 6.2 or later, one master, known by its address or by Sentinel, or a Cluster.
 //!
 //! What is stored where, and why the index cannot be wrong for long: [`super::keyspace`]. What must happen in one step
 //! is a script on one key. Every operation is bounded by [`RedisConfig::operation_timeout`], connecting included, and
@@ -27,8 +27,14 @@
 //!   +getrange +set +getdel +del +exists +pttl +zadd +zrem +zscore +zrangebylex +zrangebyscore +evalsha +script|load
 //!   +wait +publish +subscribe
 //! ```
+//!
+//! and at the nodes of a Cluster [`REDIS_CLUSTER_COMMANDS`] too: `+cluster|info +cluster|slots +asking`.
 
 mod changes;
+mod cluster;
+mod cluster_identity;
+#[cfg(test)]
+mod cluster_tests;
 mod connection;
 mod identity;
 mod replication;
@@ -44,12 +50,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::redis::aio::MultiplexedConnection;
 use ::redis::{RedisError, RedisResult};
 use zeroize::Zeroizing;
 
 use self::changes::Changes;
-use self::connection::{Link, Live, Verdict, check_master, client_config, describe};
+use self::cluster::{Cluster, together};
+use self::connection::{Commands, Link, Live, Verdict, check_master, client_config, describe};
+use self::identity::Identity;
 pub use self::sentinel::Sentinels;
 use super::{
     Change, Committed, ConnectionPage, Deleted, Due, FLOOR_KEPT, Floor, LOWEST_FLOOR, LeaseAnswer,
@@ -85,6 +92,9 @@ pub const REDIS_COMMANDS: &[&str] = &[
     "publish",
     "subscribe",
 ];
+
+/// What it sends to the nodes of a Cluster beside that.
+pub const REDIS_CLUSTER_COMMANDS: &[&str] = &["cluster|info", "cluster|slots", "asking"];
 
 /// How many records are asked for in one go while listing: bounds how long others wait behind them on the connection.
 const LIST_CHUNK: usize = 100;
@@ -126,6 +136,8 @@ pub enum Location {
     },
     /// Where the sentinels say.
     Sentinels(Sentinels),
+    /// Where these nodes of a Cluster say, and whomever else they name. It has no database but 0.
+    Cluster(Vec<(String, u16)>),
 }
 
 /// How to reach Redis.
@@ -169,6 +181,11 @@ impl RedisConfig {
         Self::at(Location::Sentinels(sentinels))
     }
 
+    /// The same for the Cluster of these nodes.
+    pub fn cluster(nodes: Vec<(String, u16)>) -> Self {
+        Self::at(Location::Cluster(nodes))
+    }
+
     fn at(location: Location) -> Self {
         RedisConfig {
             location,
@@ -189,8 +206,46 @@ impl RedisConfig {
 
 /// A store in Redis.
 pub struct RedisStore {
-    link: Link,
+    link: Way,
     changes: Changes,
+}
+
+/// The way to it.
+enum Way {
+    /// To one primary.
+    One(Link),
+    /// To those of a Cluster.
+    Cluster(Cluster),
+}
+
+impl Way {
+    fn config(&self) -> &RedisConfig {
+        match self {
+            Way::One(link) => link.config(),
+            Way::Cluster(cluster) => &cluster.0.config,
+        }
+    }
+
+    fn clock(&self) -> &dyn Clock {
+        match self {
+            Way::One(link) => link.clock(),
+            Way::Cluster(cluster) => &*cluster.0.clock,
+        }
+    }
+
+    fn renew(&self) {
+        match self {
+            Way::One(link) => link.renew(),
+            Way::Cluster(cluster) => cluster.renew(),
+        }
+    }
+
+    fn close(&self) {
+        match self {
+            Way::One(link) => link.close(),
+            Way::Cluster(cluster) => cluster.close(),
+        }
+    }
 }
 
 impl RedisStore {
@@ -208,8 +263,12 @@ impl RedisStore {
                 .map_err(|cause| StoreError::unavailable("preparing TLS to Redis", cause))?;
         }
         let changes = Changes::new(random.as_ref());
-        let link = Link::new(config, clock, random, tasks)
+        let identity = Identity::new(config.identity_file.clone())
             .map_err(|error| StoreError::unavailable("reading which store this is", error))?;
+        let link = match &config.location {
+            Location::Cluster(_) => Way::Cluster(Cluster::new(config, clock, random, tasks, identity)),
+            _ => Way::One(Link::new(config, clock, random, tasks, Some(identity))),
+        };
         Ok(RedisStore { link, changes })
     }
 
@@ -224,24 +283,26 @@ impl RedisStore {
         self.link.close();
     }
 
-    /// Runs an operation within its time, a second time if its connection died. Also says whether the answer to a first
-    /// try was lost.
+    /// Runs an operation on keys of one slot within its time, a second time if its connection died. Also says whether the
+    /// answer to a first try was lost.
     async fn run<T, F>(
         &self,
         doing: &'static str,
-        operation: impl Fn(MultiplexedConnection) -> F,
+        slot: u16,
+        operation: impl Fn(Commands) -> F,
     ) -> Result<(T, bool), StoreError>
     where
         F: Future<Output = RedisResult<T>> + Send,
     {
-        self.run_on(doing, |live| operation(live.commands.clone())).await
+        self.run_on(doing, slot, |_, commands| operation(commands)).await
     }
 
     /// The same for a write that counts only once the replicas have it.
     async fn write<T, F>(
         &self,
         doing: &'static str,
-        operation: impl Fn(MultiplexedConnection) -> F,
+        slot: u16,
+        operation: impl Fn(Commands) -> F,
     ) -> Result<(T, bool), StoreError>
     where
         F: Future<Output = RedisResult<T>> + Send,
@@ -249,12 +310,12 @@ impl RedisStore {
     {
         let RedisConfig { wait_replicas: replicas, wait_timeout, .. } = *self.link.config();
         let ((answer, replicated), lost) = self
-            .run_on(doing, |live| {
-                let (written, live) = (operation(live.commands.clone()), Arc::clone(live));
+            .run_on(doing, slot, |live, commands| {
+                let (written, live) = (operation(commands), Arc::clone(live));
                 async move {
                     let answer = written.await?;
                     let waited = live.replication.wait(
-                        live.commands.clone(),
+                        live.connection.clone(),
                         replicas,
                         wait_timeout,
                         self.link.clock(),
@@ -273,62 +334,30 @@ impl RedisStore {
     async fn run_on<T, F>(
         &self,
         doing: &'static str,
-        operation: impl Fn(&Arc<Live>) -> F,
+        slot: u16,
+        operation: impl Fn(&Arc<Live>, Commands) -> F,
     ) -> Result<(T, bool), StoreError>
     where
         F: Future<Output = RedisResult<T>> + Send,
     {
-        let limit = self.link.config().operation_timeout;
-        tokio::select! {
-            biased;
-            answer = self.try_twice(doing, operation) => answer,
-            () = self.link.clock().sleep(limit) => {
-                Err(StoreError::Unavailable { doing, cause: format!("Redis gave no answer within {limit:?}") })
+        match &self.link {
+            Way::One(link) => {
+                let limit = link.config().operation_timeout;
+                within(limit, link.clock(), doing, try_twice(link, doing, operation)).await
             }
+            Way::Cluster(cluster) => cluster.run(doing, slot, operation).await,
         }
-    }
-
-    async fn try_twice<T, F>(
-        &self,
-        doing: &'static str,
-        operation: impl Fn(&Arc<Live>) -> F,
-    ) -> Result<(T, bool), StoreError>
-    where
-        F: Future<Output = RedisResult<T>> + Send,
-    {
-        let mut lost = false;
-        let mut second = false;
-        loop {
-            let live = self.link.acquire().await.map_err(|cause| StoreError::Unavailable { doing, cause })?;
-            let error = match operation(&live).await {
-                Ok(answer) => return Ok((answer, lost)),
-                Err(error) => error,
-            };
-            let verdict = Verdict::of(&error);
-            let failure = self.failure(doing, &error);
-            let discarded =
-                verdict != Verdict::Fine && self.link.discard(&live, verdict, &failure.to_string());
-            if second || !discarded || verdict == Verdict::TooFewReplicas {
-                return Err(failure);
-            }
-            lost |= verdict == Verdict::Lost;
-            second = true;
-        }
-    }
-
-    fn failure(&self, doing: &'static str, error: &RedisError) -> StoreError {
-        if error.code() == Some("WRONGTYPE") {
-            return StoreError::corrupt(doing, "what is stored is of another type");
-        }
-        let user = self.link.config().username.as_deref().unwrap_or("default");
-        StoreError::Unavailable { doing, cause: describe(error, user) }
     }
 
     /// Whether this still is the store that it was: only then may it say that something is not there.
-    async fn believe_absence(&self, doing: &'static str) -> Result<(), StoreError> {
-        let link = &self.link;
-        let (same, _) =
-            self.run(doing, |mut commands| async move { link.check_identity(&mut commands).await }).await?;
+    async fn believe_absence(&self, doing: &'static str, slot: u16) -> Result<(), StoreError> {
+        let link = match &self.link {
+            Way::One(link) => link,
+            Way::Cluster(cluster) => return cluster.believe_absence(doing, slot).await,
+        };
+        let (same, _) = self
+            .run(doing, slot, |mut commands| async move { link.check_identity(&mut commands).await })
+            .await?;
         same.map_err(|cause| {
             link.renew();
             StoreError::Unavailable { doing, cause }
@@ -339,14 +368,19 @@ impl RedisStore {
     async fn script<T: ::redis::FromRedisValue + Send>(
         &self,
         doing: &'static str,
+        slot: u16,
         script: &::redis::ScriptInvocation<'_>,
     ) -> Result<(T, bool), StoreError> {
-        self.run(doing, |mut commands| async move { script.invoke_async::<T>(&mut commands).await }).await
+        self.run(doing, slot, |mut commands| async move { script.invoke_async::<T>(&mut commands).await })
+            .await
     }
 
     async fn index(&self, doing: &'static str, key: &ConnectionKey) -> Result<(), StoreError> {
-        let add = add_to_index(key);
-        self.run(doing, |mut commands| {
+        let index = keyspace::redis_index(&key.app);
+        let slot = keyspace::slot(&index);
+        let mut add = ::redis::cmd("ZADD");
+        add.arg(index).arg(0).arg(key.connection.as_str());
+        self.run(doing, slot, |mut commands| {
             let add = &add;
             async move { add.exec_async(&mut commands).await }
         })
@@ -357,16 +391,19 @@ impl RedisStore {
     /// Takes a name out of its app's index, and puts it back if its record is there after all: see [`keyspace`].
     async fn unindex(&self, doing: &'static str, key: &ConnectionKey) -> Result<(), StoreError> {
         let index = keyspace::redis_index(&key.app);
+        let slot = keyspace::slot(&index);
+        let mut remove = ::redis::cmd("ZREM");
+        remove.arg(index).arg(key.connection.as_str());
+        self.run(doing, slot, |mut commands| {
+            let remove = &remove;
+            async move { remove.exec_async(&mut commands).await }
+        })
+        .await?;
         let record = keyspace::redis_record(key);
         let (there, _) = self
-            .run(doing, |mut commands| {
-                let (index, record) = (&index, &record);
-                async move {
-                    let mut remove = ::redis::cmd("ZREM");
-                    remove.arg(index).arg(key.connection.as_str());
-                    remove.exec_async(&mut commands).await?;
-                    ::redis::cmd("EXISTS").arg(record).query_async::<bool>(&mut commands).await
-                }
+            .run(doing, keyspace::slot(&record), |mut commands| {
+                let record = &record;
+                async move { ::redis::cmd("EXISTS").arg(record).query_async::<bool>(&mut commands).await }
             })
             .await?;
         if there { self.index(doing, key).await } else { Ok(()) }
@@ -380,10 +417,12 @@ impl RedisStore {
         (start, end): &(Vec<u8>, Vec<u8>),
         count: usize,
     ) -> Result<Vec<(ConnectionKey, Option<Vec<u8>>)>, StoreError> {
+        let index = keyspace::redis_index(app);
+        let slot = keyspace::slot(&index);
         let mut range = ::redis::cmd("ZRANGEBYLEX");
-        range.arg(keyspace::redis_index(app)).arg(start).arg(end).arg("LIMIT").arg(0).arg(count);
+        range.arg(index).arg(start).arg(end).arg("LIMIT").arg(0).arg(count);
         let (names, _) = self
-            .run(doing, |mut commands| {
+            .run(doing, slot, |mut commands| {
                 let range = &range;
                 async move { range.query_async::<Vec<Vec<u8>>>(&mut commands).await }
             })
@@ -394,21 +433,63 @@ impl RedisStore {
             let name = name.ok_or_else(|| StoreError::corrupt(doing, "the index holds what is no name"))?;
             keys.push(ConnectionKey { app: app.clone(), connection: name });
         }
-        if keys.is_empty() {
-            return Ok(Vec::new());
-        }
-        // Not MGET: the records live in different slots.
-        let mut gets = ::redis::pipe();
-        for key in &keys {
-            gets.cmd("GET").arg(keyspace::redis_record(key));
-        }
-        let (records, _) = self
-            .run(doing, |mut commands| {
-                let gets = &gets;
-                async move { gets.query_async::<Vec<Option<Vec<u8>>>>(&mut commands).await }
-            })
-            .await?;
+        let records = self.records(doing, &keys).await?;
         Ok(keys.into_iter().zip(records).collect())
+    }
+
+    /// The records of many connections: one pipeline for each node that has some of them.
+    async fn records(
+        &self,
+        doing: &'static str,
+        keys: &[ConnectionKey],
+    ) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        let slots: Vec<u16> = keys.iter().map(keyspace::connection_slot).collect();
+        let groups = match &self.link {
+            Way::One(_) if keys.is_empty() => Vec::new(),
+            Way::One(_) => vec![(0..keys.len()).collect()],
+            Way::Cluster(cluster) => cluster.groups(doing, &slots).await?,
+        };
+        // Not MGET: the records live in different slots.
+        let together = together(groups.iter().map(|group| self.group(doing, keys, group)).collect());
+        let mut records: Vec<Option<Vec<u8>>> = vec![None; keys.len()];
+        for (group, found) in groups.iter().zip(together.await) {
+            for (at, record) in group.iter().zip(found?) {
+                records[*at] = record;
+            }
+        }
+        Ok(records)
+    }
+
+    fn group<'a>(
+        &'a self,
+        doing: &'static str,
+        keys: &'a [ConnectionKey],
+        group: &'a [usize],
+    ) -> BoxFuture<'a, Result<Vec<Option<Vec<u8>>>, StoreError>> {
+        Box::pin(async move {
+            let get = async |group: &[usize]| {
+                let mut gets = ::redis::pipe();
+                for at in group {
+                    gets.cmd("GET").arg(keyspace::redis_record(&keys[*at]));
+                }
+                let slot = keyspace::connection_slot(&keys[group[0]]);
+                let found = self.run(doing, slot, |mut commands| {
+                    let gets = &gets;
+                    async move { gets.query_async::<Vec<Option<Vec<u8>>>>(&mut commands).await }
+                });
+                Ok::<_, StoreError>(found.await?.0)
+            };
+            match get(group).await {
+                Err(_) if matches!(self.link, Way::Cluster(_)) && group.len() > 1 => {}
+                done => return done,
+            }
+            // Perhaps some were moved to another node since.
+            let mut records = Vec::with_capacity(group.len());
+            for at in group {
+                records.extend(get(&[*at]).await?);
+            }
+            Ok(records)
+        })
     }
 }
 
@@ -418,11 +499,70 @@ impl Drop for RedisStore {
     }
 }
 
-/// Puts a name into its app's index; repeating it changes nothing.
-fn add_to_index(key: &ConnectionKey) -> ::redis::Cmd {
-    let mut add = ::redis::cmd("ZADD");
-    add.arg(keyspace::redis_index(&key.app)).arg(0).arg(key.connection.as_str());
-    add
+/// Bounds an operation.
+async fn within<T>(
+    limit: Duration,
+    clock: &dyn Clock,
+    doing: &'static str,
+    operation: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    tokio::select! {
+        biased;
+        answer = operation => answer,
+        () = clock.sleep(limit) => {
+            Err(StoreError::Unavailable { doing, cause: format!("Redis gave no answer within {limit:?}") })
+        }
+    }
+}
+
+async fn try_twice<T, F>(
+    link: &Link,
+    doing: &'static str,
+    operation: impl Fn(&Arc<Live>, Commands) -> F,
+) -> Result<(T, bool), StoreError>
+where
+    F: Future<Output = RedisResult<T>> + Send,
+{
+    let mut lost = false;
+    let mut second = false;
+    loop {
+        let live = link.acquire().await.map_err(|cause| StoreError::Unavailable { doing, cause })?;
+        let error = match operation(&live, live.commands()).await {
+            Ok(answer) => return Ok((answer, lost)),
+            Err(error) => error,
+        };
+        let verdict = Verdict::of(&error);
+        let failure = failure(link.config(), doing, &error);
+        let discarded = verdict != Verdict::Fine && link.discard(&live, verdict, &failure.to_string());
+        if second || !discarded || verdict == Verdict::TooFewReplicas {
+            return Err(failure);
+        }
+        lost |= verdict == Verdict::Lost;
+        second = true;
+    }
+}
+
+fn failure(config: &RedisConfig, doing: &'static str, error: &RedisError) -> StoreError {
+    if error.code() == Some("WRONGTYPE") {
+        return StoreError::corrupt(doing, "what is stored is of another type");
+    }
+    if matches!(config.location, Location::Cluster(_)) && matches!(error.code(), Some("MOVED" | "ASK")) {
+        return StoreError::unavailable(doing, "the nodes of the Cluster send us to one another in circles");
+    }
+    let user = config.username.as_deref().unwrap_or("default");
+    StoreError::Unavailable { doing, cause: describe(error, user) }
+}
+
+/// Waits for the first one; the second one gets as far as it does meanwhile.
+async fn beside<T>(first: impl Future<Output = T>, second: impl Future) -> T {
+    let (mut first, mut second) = (std::pin::pin!(first), std::pin::pin!(second));
+    let mut done = false;
+    std::future::poll_fn(|context| {
+        let answer = first.as_mut().poll(context);
+        done = done || second.as_mut().poll(context).is_ready();
+        answer
+    })
+    .await
 }
 
 /// No lease has this nonce: a commit that names it is refused whoever holds one.
@@ -444,24 +584,38 @@ impl Store for RedisStore {
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         const DOING: &str = "asking the store whether it serves";
         Box::pin(async move {
-            let ask = || self.run(DOING, |mut commands| async move { check_master(&mut commands).await });
-            let (role, moved) = tokio::join!(ask(), self.link.follow());
+            let link = match &self.link {
+                Way::One(link) => link,
+                Way::Cluster(cluster) => return cluster.ping(DOING).await,
+            };
+            let ask = || self.run(DOING, 0, |mut commands| async move { check_master(&mut commands).await });
+            let (role, moved) = tokio::join!(ask(), link.follow());
             let (role, _) = if moved { ask().await? } else { role? };
             role.map_err(|cause| {
-                self.link.renew();
+                link.renew();
                 StoreError::Unavailable { doing: DOING, cause }
             })?;
-            self.believe_absence(DOING).await
+            self.believe_absence(DOING, 0).await
         })
     }
 
     fn adopt(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
-            self.link.identity().adopt();
-            self.link.retry();
-            let adopted = self.ping().await;
-            self.link.identity().adopted_or_not();
-            adopted
+            match &self.link {
+                Way::One(link) => {
+                    let identity = link.identity().expect("a store that is in one place has its name there");
+                    identity.adopt();
+                    link.retry();
+                    let adopted = self.ping().await;
+                    identity.adopted_or_not();
+                    adopted
+                }
+                Way::Cluster(cluster) => {
+                    cluster.retry();
+                    cluster.adopt("adopting the store").await?;
+                    self.ping().await
+                }
+            }
         })
     }
 
@@ -471,17 +625,18 @@ impl Store for RedisStore {
     ) -> BoxFuture<'a, Result<Option<StoredConnection>, StoreError>> {
         const DOING: &str = "loading a connection";
         Box::pin(async move {
+            let slot = keyspace::connection_slot(key);
             let mut get = ::redis::cmd("GET");
             get.arg(keyspace::redis_record(key));
             let (found, _) = self
-                .run(DOING, |mut commands| {
+                .run(DOING, slot, |mut commands| {
                     let get = &get;
                     async move { get.query_async::<Option<Vec<u8>>>(&mut commands).await }
                 })
                 .await?;
             match found {
                 Some(found) => record::decode(DOING, &found).map(Some),
-                None => self.believe_absence(DOING).await.map(|()| None),
+                None => self.believe_absence(DOING, slot).await.map(|()| None),
             }
         })
     }
@@ -489,17 +644,18 @@ impl Store for RedisStore {
     fn revision<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<Option<Revision>, StoreError>> {
         const DOING: &str = "looking a revision up";
         Box::pin(async move {
+            let slot = keyspace::connection_slot(key);
             let mut get = ::redis::cmd("GETRANGE");
             get.arg(keyspace::redis_record(key)).arg(0).arg(record::REVISION_END - 1);
             let (found, _) = self
-                .run(DOING, |mut commands| {
+                .run(DOING, slot, |mut commands| {
                     let get = &get;
                     async move { get.query_async::<Vec<u8>>(&mut commands).await }
                 })
                 .await?;
             // Redis has no empty strings but those that are not there.
             if found.is_empty() {
-                return self.believe_absence(DOING).await.map(|()| None);
+                return self.believe_absence(DOING, slot).await.map(|()| None);
             }
             record::decode_revision(DOING, &found).map(Some)
         })
@@ -534,29 +690,22 @@ impl Store for RedisStore {
                 .arg(connection.revision.sign_in.number)
                 .arg(keyspace::REDIS_CHANGES)
                 .arg(self.changes.message(key));
+            let slot = keyspace::connection_slot(key);
             let creates = expected.is_none();
             if creates {
-                self.believe_absence(DOING).await?;
+                self.believe_absence(DOING, slot).await?;
                 self.index(DOING, key).await?;
             }
-            let add = add_to_index(key);
-            let (answer, _) = self
-                .write(DOING, |mut commands| {
-                    let (script, add) = (&script, &add);
-                    async move {
-                        if creates {
-                            return script.invoke_async::<i64>(&mut commands).await;
-                        }
-                        // Both leave together. What becomes of the name does not matter to the record.
-                        let mut beside = commands.clone();
-                        let (answer, _named) = tokio::join!(
-                            script.invoke_async::<i64>(&mut commands),
-                            add.exec_async(&mut beside)
-                        );
-                        answer
-                    }
-                })
-                .await?;
+            let written = self.write(DOING, slot, |mut commands| {
+                let script = &script;
+                async move { script.invoke_async::<i64>(&mut commands).await }
+            });
+            let (answer, _) = if creates {
+                written.await?
+            } else {
+                // Both leave together. What becomes of the name does not matter to the record.
+                beside(written, self.index(DOING, key)).await?
+            };
             match answer {
                 1 => {
                     if creates && let Err(error) = self.index(DOING, key).await {
@@ -580,12 +729,13 @@ impl Store for RedisStore {
     ) -> BoxFuture<'a, Result<LeaseAnswer, StoreError>> {
         Box::pin(async move {
             let (lease, intent) = keyspace::redis_lease(of);
+            let slot = keyspace::slot(&lease);
             let mut script = scripts::TAKE.prepare_invoke();
             script.key(lease).key(intent).arg(&nonce.0[..]).arg(millis(ttl));
             script.arg(&record::sign_in_bytes(&about)[..]);
             // One that a failover takes away is two calls to the authority.
             let ((mine, rest), _) = self
-                .write("taking a lease", |mut commands| {
+                .write("taking a lease", slot, |mut commands| {
                     let script = &script;
                     async move { script.invoke_async::<(bool, i64)>(&mut commands).await }
                 })
@@ -606,8 +756,10 @@ impl Store for RedisStore {
     ) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(async move {
             let mut script = scripts::EXTEND.prepare_invoke();
-            script.key(keyspace::redis_lease(of).0).arg(&nonce.0[..]).arg(millis(ttl));
-            Ok(self.script("prolonging a lease", &script).await?.0)
+            let (lease, _) = keyspace::redis_lease(of);
+            let slot = keyspace::slot(&lease);
+            script.key(lease).arg(&nonce.0[..]).arg(millis(ttl));
+            Ok(self.script("prolonging a lease", slot, &script).await?.0)
         })
     }
 
@@ -623,10 +775,11 @@ impl Store for RedisStore {
                 LeaseOf::Connection(key) => self.changes.message(key),
                 LeaseOf::Sweep(_) => String::new(),
             };
+            let slot = keyspace::slot(&lease);
             let mut script = scripts::RELEASE.prepare_invoke();
             script.key(lease).key(intent).arg(&nonce.0[..]).arg(u8::from(settled));
             script.arg(keyspace::REDIS_CHANGES).arg(told);
-            self.script::<i64>("giving a lease back", &script).await?;
+            self.script::<i64>("giving a lease back", slot, &script).await?;
             Ok(())
         })
     }
@@ -638,6 +791,7 @@ impl Store for RedisStore {
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let (due, used) = keyspace::redis_due(keyspace::shard(key));
+            let slot = keyspace::slot(&due);
             let name = key.to_string();
             let mut commands = ::redis::pipe();
             match due_at {
@@ -649,7 +803,7 @@ impl Store for RedisStore {
                     commands.cmd("ZREM").arg(used).arg(&name).ignore();
                 }
             }
-            self.run("scheduling a connection", |mut connection| {
+            self.run("scheduling a connection", slot, |mut connection| {
                 let commands = &commands;
                 async move { commands.exec_async(&mut connection).await }
             })
@@ -662,9 +816,10 @@ impl Store for RedisStore {
         const DOING: &str = "asking what is due";
         Box::pin(async move {
             let (due, used) = keyspace::redis_due(shard);
+            let slot = keyspace::slot(&due);
             let mut script = scripts::DUE.prepare_invoke();
             script.key(due).key(used).arg(until.unix_millis()).arg(limit.min(MAX_PAGE));
-            let (rows, _) = self.script::<Vec<String>>(DOING, &script).await?;
+            let (rows, _) = self.script::<Vec<String>>(DOING, slot, &script).await?;
             rows.chunks_exact(3)
                 .filter_map(|row| {
                     let key = keyspace::parse_key(&row[0]);
@@ -695,9 +850,10 @@ impl Store for RedisStore {
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let (_, used) = keyspace::redis_due(keyspace::shard(key));
+            let slot = keyspace::slot(&used);
             let mut add = ::redis::cmd("ZADD");
             add.arg(used).arg("GT").arg(at.unix_millis()).arg(key.to_string());
-            self.run("noting that a connection is used", |mut commands| {
+            self.run("noting that a connection is used", slot, |mut commands| {
                 let add = &add;
                 async move { add.exec_async(&mut commands).await }
             })
@@ -713,16 +869,17 @@ impl Store for RedisStore {
     fn floor<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<Floor, StoreError>> {
         const DOING: &str = "asking what was deleted of a connection";
         Box::pin(async move {
+            let slot = keyspace::connection_slot(key);
             let mut get = ::redis::cmd("GET");
             get.arg(keyspace::redis_floor(key));
             let (floor, _) = self
-                .run(DOING, |mut commands| {
+                .run(DOING, slot, |mut commands| {
                     let get = &get;
                     async move { get.query_async::<Option<String>>(&mut commands).await }
                 })
                 .await?;
             let Some(floor) = floor else {
-                return self.believe_absence(DOING).await.map(|()| LOWEST_FLOOR);
+                return self.believe_absence(DOING, slot).await.map(|()| LOWEST_FLOOR);
             };
             let numbers = floor.split_once(' ').map(|(number, cut)| (number.parse(), cut.parse()));
             match numbers {
@@ -746,8 +903,9 @@ impl Store for RedisStore {
             script.arg(&record::sign_in_bytes(&meant)[..]).arg(&record::HEAD[..]).arg(millis(FLOOR_KEPT));
             script.arg(u8::from(cuts_off));
             script.arg(keyspace::REDIS_CHANGES).arg(self.changes.message(key));
+            let slot = keyspace::connection_slot(key);
             let (found, lost) = self
-                .write(DOING, |mut commands| {
+                .write(DOING, slot, |mut commands| {
                     let script = &script;
                     async move { script.invoke_async::<u8>(&mut commands).await }
                 })
@@ -757,7 +915,7 @@ impl Store for RedisStore {
             }
             let removed = found == 1;
             if !removed {
-                self.believe_absence(DOING).await?;
+                self.believe_absence(DOING, slot).await?;
             }
             if let Err(error) = self.unindex(DOING, key).await {
                 tracing::debug!(%error, "the name of a deleted connection stays in the index until it is listed");
@@ -793,7 +951,11 @@ impl Store for RedisStore {
                         Some(found) => {
                             page.connections.push((key.connection, record::decode(DOING, &found)?))
                         }
-                        None => self.unindex(DOING, &key).await?,
+                        None => {
+                            // In a Cluster its node may have lost it, and the index be on another.
+                            self.believe_absence(DOING, keyspace::connection_slot(&key)).await?;
+                            self.unindex(DOING, &key).await?;
+                        }
                     }
                 }
                 if last {
@@ -804,9 +966,8 @@ impl Store for RedisStore {
                 page.connections.truncate(limit);
                 page.next = page.connections.last().map(|(name, _)| name.clone());
             }
-            if page.connections.is_empty() {
-                self.believe_absence(DOING).await?;
-            }
+            // That there are no more is an absence too; and where the index was lost, those that were used since are in it.
+            self.believe_absence(DOING, keyspace::slot(&keyspace::redis_index(app))).await?;
             Ok(page)
         })
     }
@@ -819,9 +980,10 @@ impl Store for RedisStore {
         ttl: Duration,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
+            let slot = keyspace::slot(&keyspace::redis_pending(id));
             let mut set = ::redis::cmd("SET");
             set.arg(keyspace::redis_pending(id)).arg(sealed).arg("PX").arg(millis(ttl));
-            self.write("keeping a pending record", |mut commands| {
+            self.write("keeping a pending record", slot, |mut commands| {
                 let set = &set;
                 async move { set.exec_async(&mut commands).await }
             })
@@ -833,16 +995,17 @@ impl Store for RedisStore {
     fn pending<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, StoreError>> {
         const DOING: &str = "looking a pending record up";
         Box::pin(async move {
+            let slot = keyspace::slot(&keyspace::redis_pending(id));
             let mut get = ::redis::cmd("GET");
             get.arg(keyspace::redis_pending(id));
             let (found, _) = self
-                .run(DOING, |mut commands| {
+                .run(DOING, slot, |mut commands| {
                     let get = &get;
                     async move { get.query_async::<Option<Vec<u8>>>(&mut commands).await }
                 })
                 .await?;
             if found.is_none() {
-                self.believe_absence(DOING).await?;
+                self.believe_absence(DOING, slot).await?;
             }
             Ok(found)
         })
@@ -851,11 +1014,12 @@ impl Store for RedisStore {
     fn take_pending<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, StoreError>> {
         const DOING: &str = "taking a pending record";
         Box::pin(async move {
+            let slot = keyspace::slot(&keyspace::redis_pending(id));
             let mut take = ::redis::cmd("GETDEL");
             take.arg(keyspace::redis_pending(id));
             // What was taken once must not be there again after a failover.
             let (taken, lost) = self
-                .write(DOING, |mut commands| {
+                .write(DOING, slot, |mut commands| {
                     let take = &take;
                     async move { take.query_async::<Option<Vec<u8>>>(&mut commands).await }
                 })
@@ -864,7 +1028,7 @@ impl Store for RedisStore {
                 return Err(StoreError::unavailable(DOING, "the answer was lost with its connection"));
             }
             if taken.is_none() {
-                self.believe_absence(DOING).await?;
+                self.believe_absence(DOING, slot).await?;
             }
             Ok(taken)
         })
@@ -878,15 +1042,20 @@ impl Store for RedisStore {
         _expires_at: Timestamp,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        const DOING: &str = "replacing a pending record";
         Box::pin(async move {
+            let slot = keyspace::slot(&keyspace::redis_pending(id));
             let mut script = scripts::SWAP.prepare_invoke();
             script.key(keyspace::redis_pending(id)).arg(expected).arg(sealed).arg(millis(ttl));
             let (swapped, _) = self
-                .write("replacing a pending record", |mut commands| {
+                .write(DOING, slot, |mut commands| {
                     let script = &script;
                     async move { script.invoke_async::<bool>(&mut commands).await }
                 })
                 .await?;
+            if !swapped {
+                self.believe_absence(DOING, slot).await?;
+            }
             Ok(swapped)
         })
     }

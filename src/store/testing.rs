@@ -1,11 +1,11 @@
-//! Redis servers for tests: each started on a free port with a directory of its own, stopped when dropped. One alone, or
-//! a primary with replicas and the sentinels that watch them.
+//! Redis servers for tests: each started on a free port with a directory of its own, stopped when dropped. One alone,
+//! a primary with replicas and the sentinels that watch them, or a Cluster.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 /// How often a start is tried: somebody else may take the free port first.
@@ -24,6 +24,7 @@ pub struct RedisServer {
     /// What its configuration file begins with, where it has one: whoever is reconfigured by a sentinel writes that down.
     configuration: Option<String>,
     sentinel: bool,
+    paused: AtomicBool,
 }
 
 impl RedisServer {
@@ -53,6 +54,11 @@ impl RedisServer {
         Self::start_any(&[], true, None, false)
     }
 
+    /// The same with more arguments.
+    pub fn start_tls_with(arguments: &[&str]) -> Self {
+        Self::start_any(arguments, true, None, false)
+    }
+
     fn start_any(arguments: &[&str], tls: bool, configuration: Option<&str>, sentinel: bool) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -65,10 +71,12 @@ impl RedisServer {
         let path = directory.display().to_string();
         let arguments = arguments.iter().map(|argument| argument.replace("{dir}", &path)).collect();
         let configuration = configuration.map(|text| text.replace("{dir}", &path));
+        let paused = AtomicBool::new(false);
         let mut server =
-            RedisServer { child: None, directory, port: 0, arguments, tls, configuration, sentinel };
+            RedisServer { child: None, directory, port: 0, arguments, tls, configuration, sentinel, paused };
         for _ in 0..STARTS {
-            server.port = free_port();
+            let is_node = server.arguments.iter().any(|argument| argument == "--cluster-enabled");
+            server.port = if is_node { free_node_port() } else { free_port() };
             if let Some(text) = &server.configuration {
                 let text = format!("port {}\nbind 127.0.0.1\n{text}\n", server.port);
                 fs::write(server.file("redis.conf"), text).expect("the directory is ours");
@@ -99,6 +107,7 @@ impl RedisServer {
 
     /// Kills it, as a crash would. What it had acknowledged is in its append-only file.
     pub fn stop(&mut self) {
+        self.paused.store(false, Ordering::SeqCst);
         if let Some(mut child) = self.child.take() {
             let _gone = child.kill();
             let _gone = child.wait();
@@ -124,11 +133,13 @@ impl RedisServer {
 
     /// Stops it in its tracks, as a frozen machine would: it keeps its connections and says nothing.
     pub fn pause(&self) {
+        self.paused.store(true, Ordering::SeqCst);
         self.signal("-STOP");
     }
 
     /// Lets it go on.
     pub fn resume(&self) {
+        self.paused.store(false, Ordering::SeqCst);
         self.signal("-CONT");
     }
 
@@ -141,6 +152,11 @@ impl RedisServer {
     /// Whether it was started and not stopped.
     pub fn runs(&self) -> bool {
         self.child.is_some()
+    }
+
+    /// Whether it can be asked.
+    fn answers(&self) -> bool {
+        self.runs() && !self.paused.load(Ordering::SeqCst)
     }
 
     /// Runs `redis-cli` with these arguments and returns what it printed, trimmed.
@@ -326,6 +342,107 @@ impl RedisTopology {
     }
 }
 
+/// After how long a silence the nodes of a Cluster take one of them for dead. With less, a busy machine has one failover after
+/// the other.
+const NODE_TIMEOUT_MILLIS: &str = "2000";
+
+/// A Cluster. The first nodes are the first primaries.
+pub struct RedisCluster {
+    /// The servers.
+    pub nodes: Vec<RedisServer>,
+}
+
+impl RedisCluster {
+    /// Starts it, with so many replicas for each primary, and waits until everyone knows everyone.
+    pub fn start(primaries: usize, replicas: usize) -> Self {
+        Self::start_with(primaries, replicas, &[])
+    }
+
+    /// The same with more arguments for each node, as `redis-server` takes them.
+    pub fn start_with(primaries: usize, replicas: usize, arguments: &[&str]) -> Self {
+        let mut all = vec!["--cluster-enabled", "yes", "--cluster-node-timeout", NODE_TIMEOUT_MILLIS];
+        // A replica that heard nothing for a while is promoted all the same: a busy machine is slow.
+        all.extend(["--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0"]);
+        all.extend(arguments);
+        let nodes: Vec<RedisServer> =
+            (0..primaries * (1 + replicas)).map(|_| RedisServer::start_with(&all)).collect();
+        let addresses: Vec<String> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
+        let replicas = replicas.to_string();
+        let mut create = vec!["--cluster", "create"];
+        create.extend(addresses.iter().map(String::as_str));
+        create.extend(["--cluster-replicas", &replicas, "--cluster-yes"]);
+        let created = Command::new("redis-cli").args(&create).output().expect("redis-cli is installed");
+        assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stdout));
+        let cluster = RedisCluster { nodes };
+        cluster.settle();
+        cluster
+    }
+
+    /// The URL that names the first nodes, as the configuration takes it.
+    pub fn url(&self) -> String {
+        let hosts: Vec<String> =
+            self.nodes.iter().take(3).map(|node| format!("127.0.0.1:{}", node.port())).collect();
+        format!("redis+cluster://{}", hosts.join(","))
+    }
+
+    /// The node that has a slot, as those that run say, by its place among [`RedisCluster::nodes`]; none while they
+    /// disagree.
+    pub fn owner(&self, slot: u16) -> Option<usize> {
+        let mut owners = self.nodes.iter().filter(|node| node.answers()).map(|node| {
+            let slots = node.cli(&["--json", "CLUSTER", "SLOTS"]);
+            let slots: Vec<serde_json::Value> = serde_json::from_str(&slots).ok()?;
+            let has = |row: &&serde_json::Value| {
+                row[0].as_u64() <= Some(slot.into()) && Some(u64::from(slot)) <= row[1].as_u64()
+            };
+            let port = slots.iter().find(has)?[2][1].as_u64()?;
+            self.nodes.iter().position(|node| u64::from(node.port()) == port)
+        });
+        let first = owners.next()??;
+        owners.all(|other| other == Some(first)).then_some(first)
+    }
+
+    /// Waits until another node than this one has a slot, and serves.
+    pub fn failed_over(&self, slot: u16, before: usize) -> usize {
+        let mut owner = before;
+        wait_for("a failover", || {
+            owner = self.owner(slot).unwrap_or(before);
+            owner != before
+        });
+        self.settle();
+        owner
+    }
+
+    /// The name by which the nodes know one of them.
+    pub fn id(&self, node: usize) -> String {
+        self.nodes[node].cli(&["CLUSTER", "MYID"])
+    }
+
+    /// Waits until everyone that runs agrees on everything and says that it serves, and every replica follows.
+    pub fn settle(&self) {
+        let running: Vec<&RedisServer> = self.nodes.iter().filter(|node| node.answers()).collect();
+        wait_for("the nodes to agree", || {
+            let serve = |node: &&RedisServer| {
+                let info = node.cli(&["CLUSTER", "INFO"]);
+                info.contains("cluster_state:ok") && info.contains("cluster_slots_ok:16384")
+            };
+            let follows = |node: &&RedisServer| {
+                let role = node.cli(&["ROLE"]);
+                role.starts_with("master") || role.contains("connected")
+            };
+            // In whatever order.
+            let view = |node: &&RedisServer| {
+                let mut slots: Vec<String> =
+                    node.cli(&["--json", "CLUSTER", "SLOTS"]).split('[').map(str::to_owned).collect();
+                slots.sort_unstable();
+                slots
+            };
+            running.iter().all(serve)
+                && running.iter().all(follows)
+                && running.iter().skip(1).all(|node| view(node) == view(&running[0]))
+        });
+    }
+}
+
 /// Waits until a state is there, and panics if it does not come.
 fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
     for _ in 0..WAITS {
@@ -341,6 +458,23 @@ fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("some port is free");
     listener.local_addr().expect("bound").port()
+}
+
+/// The same for a node of a Cluster: the port that is 10,000 farther, on which it talks to the others, is free too, and neither
+/// is one that the system gives out by itself.
+fn free_node_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 10_100;
+    const MANY: u32 = 12_000;
+    let begin = std::process::id().wrapping_mul(61);
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = u16::try_from(FIRST + begin.wrapping_add(step) % MANY).expect("small");
+        let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if is_free(port) && is_free(port + 10_000) {
+            return port;
+        }
+    }
 }
 
 /// An authority, a server's certificate and a client's, made with the `openssl` command.

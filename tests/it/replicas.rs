@@ -9,6 +9,7 @@ use http::Method;
 use serde_json::Value;
 
 use crate::attacks_api::sha256;
+use crate::redis_server::RedisServer;
 use crate::world::{ALICE, BOB, Kept, Plan, Process, World, text};
 
 /// Authority calls of at most 2 s, under leases of 7 s.
@@ -61,6 +62,71 @@ async fn two_thousand_callers_on_three_replicas_make_one_refresh() {
 #[tokio::test]
 async fn they_do_with_a_slow_authority_too() {
     crowd(Mode::Entra, Duration::from_secs(3)).await;
+}
+
+/// On a Cluster it is as on one Redis: connected, refreshed once for all, followed through the death of
+/// a primary, and deleted everywhere.
+#[tokio::test]
+async fn three_replicas_on_a_cluster_make_one_refresh_and_live_through_a_failover() {
+    let life = Duration::from_secs(8);
+    let plan = Plan::default().kept(Kept::Cluster).token_life(life).sections(QUICK);
+    let mut world = plan.start().await;
+    let others = [world.replica("second").await, world.replica("third").await];
+    let names = ["shared", "team-a/one", "team-b/two"];
+    for name in names {
+        world.connect(name, ALICE).await;
+    }
+    tokio::time::sleep(life).await;
+    world.entra.change_settings(|settings| settings.token_lifetime_seconds = Some(3600));
+    world.entra.clear_ledger();
+    let slow = FaultRule::new(Endpoint::Token, Fault::Delay(Duration::from_millis(300)));
+    world.entra.faults().inject(slow);
+    let daemons = [&world.daemon, &others[0], &others[1]];
+    let ask = |number: usize| world.token_at(daemons[number % 3], "shared");
+    let (first, second, third) = tokio::join!(ask(0), ask(1), ask(2));
+    let mut tokens = BTreeSet::new();
+    for (answer, daemon) in [first, second, third].iter().zip(daemons) {
+        assert_eq!(answer.status, 200, "{}\n{}", answer.text(), daemon.log());
+        tokens.insert(text(&answer.json(), "access_token").to_owned());
+    }
+    assert_eq!((tokens.len(), world.token_calls("refresh_token")), (1, 1));
+
+    let mut cluster = world.cluster.take().expect("it is kept there");
+    let slot = slot_of("tokenward:{outlook:team-a/one}", &cluster.nodes[0]);
+    let victim = cluster.owner(slot).expect("they agree");
+    cluster.nodes[victim].stop();
+    cluster.failed_over(slot, victim);
+    let begun = Instant::now();
+    loop {
+        let answer = world.token_at(&others[0], "team-a/one").await;
+        if answer.status == 200 {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{}\n{}", answer.text(), others[0].log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for name in names {
+        for daemon in [&world.daemon, &others[0], &others[1]] {
+            let answer = world.token_at(daemon, name).await;
+            assert_eq!(answer.status, 200, "{}\n{}", answer.text(), daemon.log());
+        }
+    }
+
+    let path = "/v1/apps/outlook/connections/team-a%2Fone";
+    let deleted = world.api(http::Method::DELETE, path, serde_json::Value::Null).await;
+    assert_eq!(deleted.status, 204, "{}", deleted.text());
+    for daemon in [&world.daemon, &others[0], &others[1]] {
+        let begun = Instant::now();
+        while world.token_at(daemon, "team-a/one").await.status != 404 {
+            assert!(begun.elapsed() < Duration::from_secs(10), "{}", daemon.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// The slot of a key, as Redis says.
+fn slot_of(key: &str, node: &RedisServer) -> u16 {
+    node.cli(&["CLUSTER", "KEYSLOT", key]).parse().expect("a slot")
 }
 
 /// The holder of a lease is stopped in the middle of its call, for longer than the lease: another replica goes on at its

@@ -22,7 +22,7 @@ use tokenward::keyring::files;
 use tokenward::system::{SystemClock, SystemRandom};
 
 use crate::http_client::{Answer, Browser, request};
-use crate::redis_server::RedisServer;
+use crate::redis_server::{RedisCluster, RedisServer};
 
 pub(crate) const CLIENT_ID: &str = "11111111-2222-3333-4444-555555555555";
 /// A canary: it must never be seen anywhere but at the authority.
@@ -40,6 +40,8 @@ pub(crate) const READER: &str = "mail-reader";
 pub(crate) enum Kept {
     Embedded,
     Redis,
+    /// Three primaries with a replica each.
+    Cluster,
 }
 
 /// What to build.
@@ -152,6 +154,7 @@ impl Plan {
 pub(crate) struct World {
     pub(crate) entra: Emulator,
     pub(crate) redis: Option<RedisServer>,
+    pub(crate) cluster: Option<RedisCluster>,
     pub(crate) daemon: Process,
     pub(crate) folder: TempDir,
     pub(crate) public_port: u16,
@@ -178,6 +181,8 @@ impl World {
         let entra = builder.start().await.expect("the emulator starts");
         entra.sign_in_as(ALICE);
         let redis = (plan.kept == Kept::Redis).then(RedisServer::start);
+        let cluster = (plan.kept == Kept::Cluster).then(|| RedisCluster::start(3, 1));
+        let url = redis.as_ref().map(RedisServer::url).or(cluster.as_ref().map(RedisCluster::url));
 
         let (key, reader_key) = make_keys(folder.path());
         for (name, content) in &plan.files {
@@ -186,10 +191,10 @@ impl World {
         if let Some(ca) = entra.ca_pem() {
             write_secret(&folder.path().join("ca.pem"), &ca);
         }
-        let config = configuration(&plan, &entra, redis.as_ref(), public_port);
+        let config = configuration(&plan, &entra, url.as_deref(), public_port);
         std::fs::write(folder.path().join("tokenward.toml"), config).expect("write");
         let daemon = Process::start(folder.path()).await;
-        World { entra, redis, daemon, folder, public_port, key, reader_key }
+        World { entra, redis, cluster, daemon, folder, public_port, key, reader_key }
     }
 
     /// The same, looking after connections as well.
@@ -545,11 +550,11 @@ pub(crate) fn write_secret(path: &PathBuf, content: &str) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
 }
 
-fn configuration(plan: &Plan, entra: &Emulator, redis: Option<&RedisServer>, public_port: u16) -> String {
+fn configuration(plan: &Plan, entra: &Emulator, redis: Option<&str>, public_port: u16) -> String {
     let store = match redis {
         None if let Some(lines) = &plan.store => format!("[store]\n{lines}\n"),
         None => "[store]\nkind = \"embedded\"\npath = \"data\"\n".to_owned(),
-        Some(redis) => format!("[store]\nkind = \"redis\"\nurl = \"{}\"\n", redis.url()),
+        Some(url) => format!("[store]\nkind = \"redis\"\nurl = \"{url}\"\n"),
     };
     let authority = plan.authority.clone().unwrap_or_else(|| entra.authority("common"));
     let response_mode = if plan.form_post { "form_post" } else { "query" };

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_core::Stream as _;
 use tokio::sync::{Mutex, watch};
 
-use super::connection::Link;
+use super::Way;
 use crate::domain::id::ConnectionKey;
 use crate::domain::random::{Random, random_bytes};
 use crate::store::{Change, keyspace};
@@ -24,8 +24,9 @@ pub(super) struct Changes {
 
 struct Subscription {
     messages: ::redis::aio::PubSub,
-    /// The connection for commands: when it is made anew, perhaps to another server, so must this one be.
-    commands: watch::Receiver<u64>,
+    /// When one of these changes, this may be a subscription where nothing is told any more: the connection for commands is
+    /// made anew, perhaps to another server; the primaries of a Cluster are others.
+    elsewhere: [watch::Receiver<u64>; 2],
 }
 
 impl Changes {
@@ -40,23 +41,13 @@ impl Changes {
     }
 
     /// The next thing that another process did.
-    pub(super) async fn next(&self, link: &Link) -> Change {
+    pub(super) async fn next(&self, link: &Way) -> Change {
         let mut subscription = self.subscription.lock().await;
-        let mut commands = link.made();
         loop {
             let Some(open) = subscription.as_mut() else {
-                // First the connection for commands: it knows whether this is the store at all.
-                let subscribed = match link.acquire().await {
-                    Ok(_) => {
-                        commands = link.made();
-                        commands.mark_unchanged();
-                        link.subscribe(keyspace::REDIS_CHANGES).await
-                    }
-                    Err(cause) => Err(cause),
-                };
-                match subscribed {
-                    Ok(messages) => {
-                        *subscription = Some(Subscription { messages, commands });
+                match listen(link).await {
+                    Ok((messages, elsewhere)) => {
+                        *subscription = Some(Subscription { messages, elsewhere });
                         return Change::Missed;
                     }
                     Err(cause) => {
@@ -67,11 +58,12 @@ impl Changes {
                 }
             };
             let message = {
-                let Subscription { messages, commands } = open;
+                let Subscription { messages, elsewhere: [one, other] } = open;
                 let mut messages = std::pin::pin!(messages.on_message());
                 tokio::select! {
                     message = std::future::poll_fn(|cx| messages.as_mut().poll_next(cx)) => message,
-                    _ = commands.changed() => None,
+                    _ = one.changed() => None,
+                    _ = other.changed() => None,
                 }
             };
             match message {
@@ -89,5 +81,19 @@ impl Changes {
                 }
             }
         }
+    }
+}
+
+/// A subscription, and what says that it may hear nothing any more.
+async fn listen(link: &Way) -> Result<(::redis::aio::PubSub, [watch::Receiver<u64>; 2]), String> {
+    match link {
+        Way::One(link) => {
+            // First the connection for commands: it knows whether this is the store at all.
+            link.acquire().await?;
+            let mut made = link.made();
+            made.mark_unchanged();
+            Ok((link.subscribe(keyspace::REDIS_CHANGES).await?, [made.clone(), made]))
+        }
+        Way::Cluster(cluster) => cluster.listen(keyspace::REDIS_CHANGES).await,
     }
 }

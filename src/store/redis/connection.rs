@@ -13,15 +13,18 @@
 //! - Nothing tries in the background: the next operation after the pause does, and the readiness probe is one.
 //!
 //! [`Shared::discover`] says where the master is now. With Sentinel that can change while the connection is up and its
-//! server sees nothing of it, having been cut off from all but us: [`Link::follow`] asks. For a Cluster, both are the
-//! place.
+//! server sees nothing of it, having been cut off from all but us: [`Link::follow`] asks. In a Cluster each primary has a
+//! link of its own, and who owns which slot is known above: [`super::cluster`].
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ::redis::aio::MultiplexedConnection;
-use ::redis::{AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError, ServerErrorKind, Value};
+use ::redis::aio::{ConnectionLike, MultiplexedConnection};
+use ::redis::{
+    AsyncConnectionConfig, Cmd, ErrorKind, Pipeline, RedisConnectionInfo, RedisError, RedisFuture,
+    ServerErrorKind, Value,
+};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -50,12 +53,74 @@ const YOUNG: Duration = Duration::from_millis(500);
 
 /// A connection that was made and checked.
 pub(super) struct Live {
-    pub(super) commands: MultiplexedConnection,
+    pub(super) connection: MultiplexedConnection,
     pub(super) replication: Replication,
     place: Place,
     since: Duration,
     /// Ends the task that drives the connection, once nobody uses it any more.
     _alive: oneshot::Sender<()>,
+}
+
+impl Live {
+    pub(super) fn commands(&self) -> Commands {
+        Commands { connection: self.connection.clone(), asking: false }
+    }
+
+    /// For a slot that is on its way to this node of a Cluster, which another one sent us to.
+    pub(super) fn asking(&self) -> Commands {
+        Commands { connection: self.connection.clone(), asking: true }
+    }
+}
+
+/// What operations send their commands to.
+#[derive(Clone)]
+pub(super) struct Commands {
+    connection: MultiplexedConnection,
+    /// `ASKING` goes before each command. It counts for the very next one on the connection, which everyone shares: so both
+    /// leave in one piece.
+    asking: bool,
+}
+
+impl ConnectionLike for Commands {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        if !self.asking {
+            return self.connection.req_packed_command(command);
+        }
+        Box::pin(async move {
+            let mut both = ::redis::pipe();
+            both.cmd("ASKING").add_command(command.clone());
+            let answers = self.connection.req_packed_commands(&both, 0, 2).await?;
+            Ok(answers.into_iter().next_back().unwrap_or(Value::Nil))
+        })
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        Box::pin(async move {
+            let answers = if self.asking {
+                let mut all = ::redis::pipe();
+                let mut commands = 0;
+                for command in pipeline.cmd_iter() {
+                    all.cmd("ASKING").add_command(command.clone());
+                    commands += 1;
+                }
+                let answers = self.connection.req_packed_commands(&all, 0, 2 * commands).await?;
+                answers.into_iter().skip(1).step_by(2).skip(offset).take(count).collect()
+            } else {
+                self.connection.req_packed_commands(pipeline, offset, count).await?
+            };
+            // The first error as it came: the library's own error of a pipeline does not say where a node sends us.
+            answers.into_iter().map(Value::extract_error).collect()
+        })
+    }
+
+    fn get_db(&self) -> i64 {
+        self.connection.get_db()
+    }
 }
 
 /// An attempt's outcome; none while it is under way.
@@ -78,7 +143,8 @@ struct Shared {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     tasks: Arc<dyn Tasks>,
-    identity: Identity,
+    /// None where this is one node of several, and its name is not all that counts.
+    identity: Option<Identity>,
     /// Counts the connections made, for those who must know of each.
     made: watch::Sender<u64>,
     /// Never held across an await.
@@ -94,11 +160,11 @@ impl Link {
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
         tasks: Arc<dyn Tasks>,
-    ) -> io::Result<Self> {
-        let identity = Identity::new(config.identity_file.clone())?;
+        identity: Option<Identity>,
+    ) -> Self {
         let made = watch::Sender::new(0);
         let state = Mutex::default();
-        Ok(Link(Arc::new(Shared { config, clock, random, tasks, identity, made, state })))
+        Link(Arc::new(Shared { config, clock, random, tasks, identity, made, state }))
     }
 
     pub(super) fn config(&self) -> &RedisConfig {
@@ -193,16 +259,16 @@ impl Link {
         true
     }
 
-    pub(super) fn identity(&self) -> &Identity {
-        &self.0.identity
+    pub(super) fn identity(&self) -> Option<&Identity> {
+        self.0.identity.as_ref()
     }
 
     /// Whether the server still is the store that was there before.
     pub(super) async fn check_identity(
         &self,
-        commands: &mut MultiplexedConnection,
+        commands: &mut Commands,
     ) -> ::redis::RedisResult<Result<(), String>> {
-        self.0.identity.check(commands, &*self.0.random).await
+        self.0.check_identity(commands).await
     }
 
     /// Changes with every connection that is made.
@@ -294,7 +360,14 @@ pub(super) fn describe(error: &RedisError, user: &str) -> String {
         "NOREPLICAS" => "Redis takes no writes as long as too few replicas are connected to it".into(),
         "LOADING" => "Redis is still loading its data".into(),
         "MOVED" | "ASK" | "CROSSSLOT" => {
-            "this is a node of a Redis Cluster, and the configuration speaks of one server".into()
+            "this is a node of a Redis Cluster, and the configuration speaks of one server: \
+             begin `store.url` with `redis+cluster://`, or `rediss+cluster://` for TLS"
+                .into()
+        }
+        "CLUSTERDOWN" => "the Cluster does not serve at the moment".into(),
+        "TRYAGAIN" => "the connection is on its way from one node of the Cluster to another".into(),
+        "ERR" if detail.contains("cluster support disabled") => {
+            "it is no node of a Cluster: begin `store.url` with `redis://`, or `rediss://` for TLS".into()
         }
         "OOM" => "Redis is out of memory (and must not evict: set `maxmemory-policy noeviction`)".into(),
         "MISCONF" => "Redis cannot write to its disk and takes no writes".into(),
@@ -306,6 +379,13 @@ pub(super) fn describe(error: &RedisError, user: &str) -> String {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn check_identity(&self, commands: &mut Commands) -> ::redis::RedisResult<Result<(), String>> {
+        match &self.identity {
+            Some(identity) => identity.check(commands, &*self.random).await,
+            None => Ok(Ok(())),
+        }
     }
 
     async fn attempt(self: Arc<Self>, done: watch::Sender<Option<Result<Arc<Live>, String>>>) {
@@ -350,6 +430,7 @@ impl Shared {
                 return Ok(vec![Place { host: host.clone(), port: *port, epoch: 0 }]);
             }
             Location::Sentinels(sentinels) => sentinels,
+            Location::Cluster(_) => return Err("a Cluster is many places".to_owned()),
         };
         let known = self.lock().epoch;
         let survey = survey(&self.config, sentinels, known, &*self.clock).await?;
@@ -409,8 +490,9 @@ impl Shared {
         let settings = AsyncConnectionConfig::new().set_response_timeout(Some(self.config.response_timeout));
         // Everything is said below, where refusals can be told apart.
         let info = RedisConnectionInfo::default().set_skip_set_lib_name();
-        let (mut commands, driver) =
+        let (connection, driver) =
             MultiplexedConnection::new_with_config(&info, stream, settings).await.map_err(words)?;
+        let mut commands = Commands { connection: connection.clone(), asking: false };
         let (alive, ended) = oneshot::channel::<()>();
         self.tasks.spawn(
             "driving the connection to Redis",
@@ -438,9 +520,9 @@ impl Shared {
         name.arg("SETNAME").arg(&self.config.client_name);
         name.exec_async(&mut commands).await.map_err(words)?;
         check_master(&mut commands).await.map_err(words)??;
-        self.identity.check(&mut commands, &*self.random).await.map_err(words)??;
+        self.check_identity(&mut commands).await.map_err(words)??;
         Ok(Live {
-            commands,
+            connection,
             replication: Replication::default(),
             place: place.clone(),
             since: self.clock.monotonic(),
@@ -450,9 +532,7 @@ impl Shared {
 }
 
 /// Asks the server for its role: only a master may serve us. A demoted one would take reads and show the past.
-pub(super) async fn check_master(
-    commands: &mut MultiplexedConnection,
-) -> Result<Result<(), String>, RedisError> {
+pub(super) async fn check_master(commands: &mut Commands) -> Result<Result<(), String>, RedisError> {
     let role: Value = ::redis::cmd("ROLE").query_async(commands).await?;
     let role = match &role {
         Value::Array(items) => items.first(),

@@ -13,16 +13,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ::redis::RedisResult;
-use ::redis::aio::MultiplexedConnection;
 
+use super::connection::Commands;
 use crate::domain::random::{Random, random_bytes};
 use crate::store::keyspace;
 
 /// What the store's name and the one that it replaces are parted by.
-const REPLACES: &str = " replaces ";
+pub(super) const REPLACES: &str = " replaces ";
 
 /// Names that a store's name says it replaces, the latest of them.
-const MOST_REPLACED: usize = 16;
+pub(super) const MOST_REPLACED: usize = 16;
 
 pub(super) struct Identity {
     state: Mutex<State>,
@@ -61,10 +61,10 @@ impl Identity {
     /// Looks at the store's name. The inner error says that it is not the store that was there before.
     pub(super) async fn check(
         &self,
-        commands: &mut MultiplexedConnection,
+        commands: &mut Commands,
         random: &dyn Random,
     ) -> RedisResult<Result<(), String>> {
-        let read = async |commands: &mut MultiplexedConnection| -> RedisResult<Option<String>> {
+        let read = async |commands: &mut Commands| -> RedisResult<Option<String>> {
             ::redis::cmd("GET").arg(keyspace::REDIS_IDENTITY).query_async(commands).await
         };
         let (known, adopting) = {
@@ -80,7 +80,7 @@ impl Identity {
             (None, _) => false,
         };
         if found.is_none() && known.is_none() || adopting && foreign(&found) {
-            let fresh: String = random_bytes::<16>(random).iter().map(|byte| format!("{byte:02x}")).collect();
+            let fresh = fresh_name(random);
             // One that has a name keeps it, so that whoever goes by it already goes on.
             let mut value = found.as_deref().map_or(fresh.as_str(), name).to_owned();
             let before = found.as_deref().into_iter().flat_map(replaced).take(MOST_REPLACED);
@@ -109,7 +109,12 @@ impl Identity {
         Ok(Ok(()))
     }
 
-    fn remember(&self, name: &str) {
+    /// The name that is remembered.
+    pub(super) fn known(&self) -> Option<String> {
+        self.state().known.clone()
+    }
+
+    pub(super) fn remember(&self, name: &str) {
         self.state().known = Some(name.to_owned());
         if let Some(file) = &self.file
             && let Err(error) = write(file, name)
@@ -123,14 +128,18 @@ impl Identity {
     }
 }
 
-const FOREIGN: &str = "it is not the store that was there before: it came back empty, or it is another one. Nothing of it is \
+pub(super) const FOREIGN: &str = "it is not the store that was there before: it came back empty, or it is another one. Nothing of it is \
                        believed. Restore it; or, if what is there now shall be the store, say `tokenward store adopt`";
 
-fn name(value: &str) -> &str {
+pub(super) fn fresh_name(random: &dyn Random) -> String {
+    random_bytes::<16>(random).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(super) fn name(value: &str) -> &str {
     value.split_once(REPLACES).map_or(value, |(name, _)| name)
 }
 
-fn replaced(value: &str) -> impl Iterator<Item = &str> {
+pub(super) fn replaced(value: &str) -> impl Iterator<Item = &str> {
     value.split_once(REPLACES).map(|(_, replaced)| replaced).into_iter().flat_map(|names| names.split(','))
 }
 
