@@ -163,7 +163,7 @@ async fn moved(cluster: &RedisCluster, store: &RedisStore) {
         let loaded = again(async || store.load(&user).await).await;
         assert_eq!(loaded, Some(second.clone()));
     }
-    assert!(delete(&store, &user).await);
+    assert!(delete(store, &user).await);
     assert_eq!(store.load(&user).await.expect("is believed"), None);
     cluster.settle();
 }
