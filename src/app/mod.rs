@@ -138,6 +138,8 @@ impl Daemon {
             },
         );
         engine.await_revocations();
+        let knows = engine.clone();
+        readiness.condition("revocations", move || knows.knows_revocations());
         let recovered = engine.recover().await.map_err(StartError::new)?;
         if recovered > 0 {
             tracing::warn!(
