@@ -17,6 +17,8 @@ mod ledger;
 #[cfg(test)]
 mod scenario;
 #[cfg(test)]
+mod schedule;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod store;

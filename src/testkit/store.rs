@@ -8,13 +8,14 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 
 use super::faults::{Dice, Link, Mutant, StoreWeather};
+use super::schedule::Schedule;
 use super::tasks::{Pid, WORLD};
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::{Clock, Timestamp};
 use crate::store::{
-    Change, Committed, ConnectionPage, Due, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, Revision,
-    SWEEP_SHARDS, Store, StoreError, StoredConnection, Writer, keyspace, record,
+    Change, Committed, ConnectionPage, Due, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, Revision, Store,
+    StoreError, StoredConnection, Writer, record,
 };
 
 /// After this a client gives up on an answer.
@@ -93,7 +94,7 @@ struct Data {
     connections: BTreeMap<ConnectionKey, StoredConnection>,
     leases: BTreeMap<LeaseKey, (LeaseNonce, Duration)>,
     begun: BTreeMap<LeaseKey, (LeaseNonce, bool)>,
-    schedule: BTreeMap<ConnectionKey, (Option<Timestamp>, Option<Timestamp>)>,
+    schedule: Schedule,
     pending: BTreeMap<String, (Vec<u8>, Duration)>,
 }
 
@@ -248,29 +249,15 @@ impl Data {
                 Reply::Nothing
             }
             Op::Schedule(key, due_at) => {
-                self.schedule.entry(key.clone()).or_default().0 = *due_at;
+                self.schedule.set(key, *due_at);
                 Reply::Nothing
             }
             Op::MarkUsed(key, at) => {
-                let used = &mut self.schedule.entry(key.clone()).or_default().1;
-                *used = (*used).max(Some(*at));
+                self.schedule.mark_used(key, *at);
                 Reply::Nothing
             }
             Op::Due { shard, until, limit } => {
-                let of_shard =
-                    self.schedule.iter().filter(|(key, _)| keyspace::shard(key) == *shard % SWEEP_SHARDS);
-                let mut due: Vec<Due> = of_shard
-                    .filter_map(|(key, (due_at, used_at))| {
-                        due_at.filter(|at| at <= until).map(|due_at| Due {
-                            key: key.clone(),
-                            due_at,
-                            used_at: *used_at,
-                        })
-                    })
-                    .collect();
-                due.sort_by_key(|due| due.due_at);
-                due.truncate(*limit.min(&MAX_PAGE));
-                Reply::Due(due)
+                Reply::Due(self.schedule.due(*shard, *until, *limit.min(&MAX_PAGE)))
             }
             Op::Delete(key) => {
                 if mutant == Mutant::KeepsDeleted {
