@@ -260,7 +260,9 @@ async fn permit(inner: &Inner, key: &ConnectionKey, tenant: Option<&str>) -> Opt
 async fn hear_of_holds(inner: &Inner, key: &ConnectionKey, tenant: Option<&str>) {
     let id = hold_id(&key.app, tenant);
     let Ok(Some(hold)) = inner.deps.repository.pending::<Hold>(Kind::Hold, &id).await else { return };
-    let left = hold.value.until.since(inner.deps.clock.now()).min(backoff::LONGEST_ASKED);
+    // Whose clock is wrong may hold the others for as long as it was asked to wait, and no longer.
+    let asked = hold.value.asked_millis.map_or(backoff::LONGEST_ASKED, Duration::from_millis);
+    let left = hold.value.until.since(inner.deps.clock.now()).min(asked).min(backoff::LONGEST_ASKED);
     if !left.is_zero() {
         let failure = Arc::new(Failure::Authority(AuthorityFailure {
             doing: "refreshing a grant",
@@ -276,7 +278,8 @@ async fn hear_of_holds(inner: &Inner, key: &ConnectionKey, tenant: Option<&str>)
 /// Tells the other replicas that the authority asked to be left alone.
 async fn tell_of_hold(inner: &Inner, key: &ConnectionKey, tenant: Option<&str>, asked: Duration) {
     let now = inner.deps.clock.now();
-    let hold = Hold { until: now.plus(asked) };
+    let asked_millis = u64::try_from(asked.as_millis()).ok();
+    let hold = Hold { until: now.plus(asked), asked_millis };
     let id = hold_id(&key.app, tenant);
     if let Err(error) = inner.deps.repository.put_pending(Kind::Hold, &id, &hold, now, asked).await {
         tracing::warn!(%error, "other replicas are not told that the authority throttles");
@@ -287,6 +290,9 @@ async fn tell_of_hold(inner: &Inner, key: &ConnectionKey, tenant: Option<&str>, 
 #[derive(Serialize, Deserialize)]
 struct Hold {
     until: Timestamp,
+    /// For how long: two clocks may differ.
+    #[serde(default)]
+    asked_millis: Option<u64>,
 }
 
 fn hold_id(app: &AppName, tenant: Option<&str>) -> String {
