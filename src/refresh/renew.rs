@@ -80,7 +80,7 @@ pub(super) async fn look_up(
             Ok(Some(revision)) => {
                 let fell_back = {
                     let mut state = slot.state();
-                    if state.is_ahead_of(revision) {
+                    if state.ahead_of(revision).is_some() {
                         state.checked_at = state.checked_at.max(looked_at);
                         state.unchecked = None;
                         return Ok(());
@@ -114,7 +114,9 @@ async fn load(
     let looked_at = inner.deps.clock.monotonic();
     match inner.deps.repository.load(key).await {
         Ok(Some(loaded)) => {
-            inner.publish(key, slot, epoch, loaded.connection.clone(), looked_at);
+            let ahead = slot.state().ahead_of(loaded.connection.revision);
+            let newest = ahead.unwrap_or_else(|| loaded.connection.clone());
+            inner.publish(key, slot, epoch, newest, looked_at);
             Ok(loaded)
         }
         Ok(None) => {
@@ -862,16 +864,19 @@ async fn make_durable(
     match inner.deps.repository.journal(key, &unstored).await {
         Ok(()) => {
             let revision = unstored.sealed.revision;
-            let kept = {
+            let (kept, seen, replaced) = {
                 let mut state = slot.state();
                 let kept = state.unstored.as_mut().filter(|kept| kept.sealed.revision == revision);
-                kept.map(|kept| kept.journaled = true).is_some()
+                let kept = kept.map(|kept| kept.journaled = true).is_some();
+                let held = state.held.as_ref().map(|held| held.connection.revision);
+                (kept, state.checked_at, held.is_some_and(|held| Some(held) != unstored.expected))
             };
             if kept {
                 tracing::warn!(app = %key.app, connection = %key.connection, "the store does not take a refreshed grant; it is in the journal and is served");
-                // The store has not been seen since the connection was loaded.
-                let seen = slot.state().checked_at;
-                inner.publish_written(key, slot, epoch, unstored.connection, seen);
+                // What a look at the store found meanwhile (a sign-in elsewhere, a pause) is newer than what this succeeds.
+                if !replaced {
+                    inner.publish_written(key, slot, epoch, unstored.connection, seen);
+                }
             } else {
                 inner.deps.repository.unjournal(&revision).await; // forgotten or overtaken meanwhile
             }

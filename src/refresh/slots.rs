@@ -147,9 +147,10 @@ impl SlotState {
         self.unstored.is_some()
     }
 
-    /// Whether what is held is newer than `stored`: an answer on its way to the store, safe in the journal.
-    pub(super) fn is_ahead_of(&self, stored: Revision) -> bool {
-        self.unstored.as_ref().is_some_and(|unstored| unstored.journaled && unstored.expected == Some(stored))
+    /// What is newer than `stored` and as durable: an answer on its way to the store, safe in the journal.
+    pub(super) fn ahead_of(&self, stored: Revision) -> Option<Connection> {
+        let ahead = |unstored: &&Unstored| unstored.journaled && unstored.expected == Some(stored);
+        self.unstored.as_ref().filter(ahead).map(|unstored| unstored.connection.clone())
     }
 
     fn is_idle(&self) -> bool {
