@@ -35,6 +35,10 @@ pub(crate) trait Watch: Send + Sync {
     fn checked(&self, pid: Pid, key: &ConnectionKey, answered: bool);
     /// Something went wrong between this replica and the store.
     fn trouble(&self, replica: usize, what: &str);
+    /// The store answers this replica, and refuses a commit.
+    fn refused(&self, replica: usize);
+    /// A process's delete took effect, and this was there.
+    fn destroyed(&self, pid: Pid, key: &ConnectionKey, was: Revision);
 }
 
 /// A commit that took effect, beside what there was.
@@ -74,6 +78,8 @@ struct State {
     weather: StoreWeather,
     links: Vec<Link>,
     down: bool,
+    /// It is out of memory, or read-only: leases and reads work, commits do not.
+    refuses_commits: bool,
     /// How many primaries there were before this one.
     lost_primaries: u32,
     listeners: BTreeMap<Pid, Listener>,
@@ -148,6 +154,11 @@ impl Op {
         }
     }
 
+    /// Whether it is about pending records of this kind.
+    fn is_about(&self, kind: &str) -> bool {
+        matches!(self, Op::Pending(id) | Op::PutPending { id, .. } if id.starts_with(kind))
+    }
+
     /// Whether the network may bring it a second time when it was answered long ago. What creates or destroys whatever it
     /// finds would do so to what was made meanwhile: a client must not leave such a one behind, and this one does not.
     fn may_come_late(&self) -> bool {
@@ -167,6 +178,8 @@ enum Reply {
     Due(Vec<Due>),
     Page(ConnectionPage),
     Bytes(Option<Vec<u8>>),
+    /// Not now.
+    Refused,
 }
 
 impl Data {
@@ -336,6 +349,7 @@ impl SimServer {
             weather: StoreWeather::default(),
             links: vec![Link::Up; replicas],
             down: false,
+            refuses_commits: false,
             lost_primaries: 0,
             listeners: BTreeMap::new(),
             history: VecDeque::new(),
@@ -358,6 +372,10 @@ impl SimServer {
 
     pub(crate) fn set_weather(&self, weather: StoreWeather) {
         self.state().weather = weather;
+    }
+
+    pub(crate) fn refuse_commits(&self, refuses: bool) {
+        self.state().refuses_commits = refuses;
     }
 
     pub(crate) fn set_link(&self, replica: usize, link: Link) {
@@ -485,7 +503,11 @@ impl SimServer {
             }
             _ => None,
         };
-        let reply = state.primary.apply(op, now, mutant);
+        let destroyed = match op {
+            Op::Delete(key) => state.primary.connections.get(key).map(|stored| (key, stored.revision)),
+            _ => None,
+        };
+        let reply = wrong(mutant, op, state.primary.apply(op, now, mutant));
         if mutant == Mutant::StaleReads && op.writes() {
             let connections = state.primary.connections.clone();
             state.history.push_back((now, connections));
@@ -524,6 +546,9 @@ impl SimServer {
                 holder: holder.map(|(nonce, _)| nonce),
             });
         }
+        if let (Some(watch), Some((key, was))) = (&self.inner.watch, destroyed) {
+            watch.destroyed(from, key, was);
+        }
         if let Some(key) = told {
             for listener in listeners {
                 if !self.inner.dice.of_thousand(untold) {
@@ -550,6 +575,17 @@ impl SimServer {
             }
         };
         self.inner.tasks.spawn("tell a change", Box::pin(telling));
+    }
+}
+
+/// What a store says that forgets what was begun, or what it was asked to tell others.
+fn wrong(mutant: Mutant, op: &Op, reply: Reply) -> Reply {
+    match reply {
+        Reply::Lease(LeaseAnswer::Mine { .. }) if mutant == Mutant::IntentIsForgotten => {
+            Reply::Lease(LeaseAnswer::Mine { unsettled: false })
+        }
+        Reply::Bytes(_) if mutant == Mutant::HoldsAreForgotten && op.is_about("hold:") => Reply::Bytes(None),
+        reply => reply,
     }
 }
 
@@ -626,7 +662,23 @@ impl SimStore {
                 server.trouble(replica, "a request is lost");
                 return; // the client gives up
             }
+            if matches!(op, Op::Commit { .. }) && server.state().refuses_commits {
+                if let Some(watch) = &server.inner.watch {
+                    watch.refused(replica);
+                }
+                let _ = answer.send(Reply::Refused);
+                return;
+            }
             let (reply, arrives_at) = server.execute(&op, pid);
+            let at_home = server.inner.mutant != Mutant::RevocationsStayAtHome || replica == 0;
+            let reply = match reply {
+                Reply::Bytes(_) if !at_home && op.is_about("revocations:") => Reply::Bytes(None),
+                // What they cover would be destroyed, and missed for that.
+                Reply::Page(_) if server.inner.mutant == Mutant::RevocationsStayAtHome => {
+                    Reply::Page(ConnectionPage::default())
+                }
+                reply => reply,
+            };
             if fate == Fate::Repeated && op.may_come_late() {
                 let (again, clock, delay) = (server.clone(), clock.clone(), dice.millis(0, 6000));
                 let op = op.clone();
@@ -682,10 +734,14 @@ impl SimStore {
         if let (Some(key), Some(watch)) = (&looked_at, &self.server.inner.watch) {
             watch.checked(self.pid, key, reply.is_some());
         }
-        reply.ok_or_else(|| {
-            self.server.trouble(self.replica, doing);
-            StoreError::unavailable(doing, "no answer came")
-        })
+        match reply {
+            Some(Reply::Refused) => Err(StoreError::unavailable(doing, "it is out of memory")),
+            Some(reply) => Ok(reply),
+            None => {
+                self.server.trouble(self.replica, doing);
+                Err(StoreError::unavailable(doing, "no answer came"))
+            }
+        }
     }
 }
 
