@@ -4,18 +4,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::connect::{SWAP_TRIES, same, unavailable};
 use super::session::ConnectSession;
 use super::{Broker, FailureReason, Refusal, SessionState};
 use crate::domain::account::{Account, AccountId};
-use crate::domain::connection::Profile;
+use crate::domain::connection::{Profile, SignIn};
 use crate::domain::grant::Grant;
 use crate::domain::id::{ConnectionKey, SessionId};
 use crate::domain::secret::ConfirmationCode;
 use crate::policy::CallerPolicy;
 use crate::refresh::sha256_hex;
-use crate::repository::{Redeemed, RepositoryError, Taken};
-use crate::store::{Committed, Writer};
+use crate::repository::{Kind, Redeemed, RepositoryError, Taken};
+use crate::store::Committed;
 
 /// Wrong confirmations that end a session.
 const MOST_WRONG_CODES: u8 = 5;
@@ -113,6 +115,9 @@ impl Broker {
                     FailureReason::AccountMismatch => rejected(
                         "the connection belongs to another account by now; pass change_account to move it",
                     ),
+                    FailureReason::Expired => {
+                        rejected("the connection was deleted or connected anew since its user signed in; start a new session")
+                    }
                     _ => Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) },
                 },
             )?;
@@ -158,7 +163,28 @@ impl Broker {
         false
     }
 
-    /// Makes or renews the connection. Of a connection that is there, only its own account may renew it.
+    /// Notes what a confirmation is about to put its grant in the place of. False when an earlier call did so with something
+    /// else there: nobody knows whether that one's grant was stored, and used and replaced since. (A commit that was refused is
+    /// known not to have been.)
+    async fn note_attempt(
+        &self,
+        code_hash: &str,
+        replaced: &Replaced,
+        is_first: bool,
+    ) -> Result<bool, RepositoryError> {
+        let repository = &self.deps.repository;
+        if is_first && let Some(earlier) = repository.pending::<Replaced>(Kind::Confirming, code_hash).await?
+        {
+            return Ok(earlier.value == *replaced);
+        }
+        let (now, ttl) = (self.deps.clock.now(), self.settings.confirmation_ttl);
+        repository.put_pending(Kind::Confirming, code_hash, replaced, now, ttl).await?;
+        Ok(true)
+    }
+
+    /// Makes or renews the connection. Of a connection that is there, only its own account may renew it. A delete that has come
+    /// since the user signed in has the last word ([`FailureReason::Expired`]): also where this sign-in had been stored before
+    /// it, and nobody was told.
     pub(super) async fn keep_connection(
         &self,
         session: &ConnectSession,
@@ -172,9 +198,14 @@ impl Broker {
             tracing::error!(app = %key.app, connection = %key.connection, %error, "a connection could not be stored");
             FailureReason::Internal
         };
-        for _ in 0..SWAP_TRIES {
+        for attempt in 0..SWAP_TRIES {
             let before = repository.load(&key).await.map_err(internal)?;
             let before = before.map(|loaded| loaded.connection);
+            // After the load: what a later delete takes away is not what the commit expects.
+            let floor = repository.store().floor(&key).await.map_err(|error| internal(error.into()))?;
+            if floor > redeemed.floor {
+                return Err(FailureReason::Expired);
+            }
             // Another account gives way only where the session was started to move it, and only the account that the
             // connection had then.
             if let Some(before) = &before {
@@ -193,6 +224,13 @@ impl Broker {
             {
                 return Ok(());
             }
+            if let Some(code_hash) = confirmed_with {
+                let replaced = Replaced { sign_in: before.as_ref().map(|before| before.revision.sign_in) };
+                let may = self.note_attempt(code_hash, &replaced, attempt == 0).await.map_err(internal)?;
+                if !may {
+                    return Err(FailureReason::Expired);
+                }
+            }
             let mut profile = Profile::connected(
                 redeemed.account.clone(),
                 session.scopes.clone(),
@@ -202,14 +240,18 @@ impl Broker {
                 same_account.map(|before| &before.profile),
             );
             profile.confirmed_with = confirmed_with.map(str::to_owned);
+            // However long it waited to be confirmed: what was revoked meanwhile stays revoked.
+            profile.connected_at = redeemed.token.issued_at;
+            if self.deps.engine.is_revoked(&key, &profile) {
+                return Err(FailureReason::Expired);
+            }
             let expected = before.as_ref().map(|before| before.revision);
             let tokens = std::slice::from_ref(&redeemed.token);
             // Before it is there: one that nothing looks after would end unseen.
             self.deps.engine.expect(&key, &profile, tokens).await;
-            let committed =
-                repository.commit(&key, expected, &profile, tokens, Some(&grant), Writer::SignIn).await;
-            if let Ok((Committed::Done, _)) = committed {
-                self.deps.engine.forget(&key);
+            let committed = repository.connect(&key, (expected, floor), profile, tokens, &grant).await;
+            if let Ok((Committed::Done, revision)) = committed {
+                self.deps.engine.connected(&key, revision.sign_in);
                 return Ok(());
             }
             self.deps.engine.distrust(&key);
@@ -217,6 +259,12 @@ impl Broker {
         }
         Err(FailureReason::Internal)
     }
+}
+
+/// What a confirmed sign-in takes the place of.
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+struct Replaced {
+    sign_in: Option<SignIn>,
 }
 
 fn already_confirmed(confirmation: &Confirmation, account: &Account, code_hash: Option<&str>) -> bool {

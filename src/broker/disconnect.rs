@@ -20,13 +20,13 @@ impl Broker {
         self.app(&key.app)?;
         let (broker, key) = (Arc::clone(self), key.clone());
         let work = async move {
-            let existed = broker.deps.repository.delete(&key).await;
-            match &existed {
-                Ok(_) => broker.deps.engine.forget(&key),
+            let deleted = broker.deps.repository.delete(&key).await;
+            match &deleted {
+                Ok(deleted) => broker.deps.engine.deleted(&key, deleted.meant),
                 // It may have been deleted: look again.
                 Err(_) => broker.deps.engine.distrust(&key),
             }
-            existed
+            deleted.map(|deleted| deleted.existed)
         };
         match self.to_the_end("delete a connection", work).await {
             Some(Ok(true)) => Ok(()),

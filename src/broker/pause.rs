@@ -23,14 +23,7 @@ impl Broker {
             }
             let profile = if paused { before.profile.paused() } else { before.profile.resumed() };
             let committed = repository
-                .commit(
-                    key,
-                    Some(before.revision),
-                    &profile,
-                    &before.tokens,
-                    grant.as_ref(),
-                    Writer::Operator,
-                )
+                .commit(key, before.revision, &profile, &before.tokens, grant.as_ref(), Writer::Operator)
                 .await;
             self.deps.engine.distrust(key);
             let (committed, _) = committed?;

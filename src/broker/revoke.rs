@@ -89,17 +89,11 @@ impl Broker {
         if !self.deps.engine.is_revoked(key, profile) {
             return false;
         }
-        // Its user may have signed in anew since the walk read it.
-        match self.deps.repository.load(key).await {
-            Ok(Some(loaded)) if !self.deps.engine.is_revoked(key, &loaded.connection.profile) => {
-                return false;
-            }
-            _ => {}
-        }
-        match self.deps.repository.delete(key).await {
+        // Its user may have signed in anew since the walk read it: that one is not meant.
+        match self.deps.repository.store().delete(key, profile.sign_in).await {
             Ok(_) => {
                 tracing::warn!(app = %key.app, connection = %key.connection, "a revoked connection was destroyed");
-                self.deps.engine.forget(key);
+                self.deps.engine.deleted(key, profile.sign_in);
             }
             // It is not served for all that, and the next walk comes by.
             Err(error) => tracing::warn!(%error, "a revoked connection could not be destroyed yet"),

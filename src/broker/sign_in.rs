@@ -306,6 +306,11 @@ impl Broker {
         state: &ConnectState,
         code: &AuthorizationCode,
     ) -> Result<Redeemed, FailureReason> {
+        // Before the grant is there: a delete that comes after this one means it too.
+        let floor = self.deps.repository.store().floor(&session.key()).await.map_err(|error| {
+            tracing::error!(app = %session.app, connection = %session.connection, %error, "a code is not redeemed: what was deleted of the connection is not known");
+            FailureReason::Internal
+        })?;
         let naming = app.naming();
         let requested = naming.scopes_lossy(session.scopes.iter().map(String::as_str));
         // A code is redeemed for one resource; the others' tokens come from the refresh token when they are wanted.
@@ -337,7 +342,7 @@ impl Broker {
                     reason_of(failure.disposition)
                 }
             })?;
-        redeemed(app, session, &requested, resource, answer)
+        redeemed(app, session, &requested, resource, answer, floor)
     }
 
     /// What a redemption makes of its session: connected, waiting for a confirmation, or failed.
@@ -409,6 +414,7 @@ fn redeemed(
     requested: &ScopeSet,
     resource: Option<String>,
     answer: TokenAnswer,
+    floor: u64,
 ) -> Result<Redeemed, FailureReason> {
     let naming = app.naming();
     let account = answer.account.clone().ok_or(FailureReason::AuthorityError)?;
@@ -427,6 +433,7 @@ fn redeemed(
         scopes_granted: granted.to_words(),
         refresh_token,
         token: held_token(answer, resource, None),
+        floor,
     })
 }
 

@@ -69,6 +69,22 @@ const SLOWEST_RETRY_BLOCKED: Duration = Duration::from_secs(3600);
 /// The slowest pace at which a grant that wants its user is tried.
 const SLOWEST_RETRY_REAUTH: Duration = Duration::from_secs(86_400);
 
+/// Which of a connection's sign-ins something descends from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct SignIn {
+    /// Rises from one sign-in of a connection to the next, also across a delete: the generation with which it was stored.
+    pub number: u64,
+    /// Random, so that a number given twice (the store had lost the first one) is another sign-in all the same.
+    pub nonce: [u8; 8],
+}
+
+impl SignIn {
+    /// Whether what ends this one ends that one too: it is the same, or an earlier one.
+    pub fn includes(&self, other: &SignIn) -> bool {
+        other == self || other.number < self.number
+    }
+}
+
 /// Everything about a connection but its secrets. It is changed only by the transitions below.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Profile {
@@ -109,6 +125,13 @@ pub struct Profile {
     /// A claims challenge to pass at the next sign-in.
     #[serde(default)]
     pub pending_claims: Option<String>,
+    /// Which of the connection's sign-ins it descends from.
+    #[serde(default)]
+    pub sign_in: SignIn,
+    /// How often its grant has worked since that sign-in. Unlike a generation, which every change counts up, it says which of
+    /// two grants came first.
+    #[serde(default)]
+    pub renewals: u64,
 }
 
 impl Profile {
@@ -138,6 +161,8 @@ impl Profile {
             grant_destroyed: false,
             confirmed_with: None,
             pending_claims: None,
+            sign_in: SignIn::default(),
+            renewals: 0,
         };
         profile.remember(Attempt {
             at: now,
@@ -158,6 +183,7 @@ impl Profile {
         if self.status != Status::Paused {
             self.status = Status::Active;
         }
+        self.renewals += 1;
         self.last_refreshed_at = now;
         self.last_error = None;
         self.retry_at = None;

@@ -10,7 +10,7 @@ use super::slots::{Failure, Flight, Held, Slot, Slots, Trouble, Work};
 use super::sweep::Sweep;
 use super::{Observer, due, renew};
 use crate::authority::Authority;
-use crate::domain::connection::{Attempt, Profile};
+use crate::domain::connection::{Attempt, Profile, SignIn};
 use crate::domain::id::{AppName, ConnectionKey};
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::revocation::Revocation;
@@ -19,8 +19,8 @@ use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
 use crate::domain::token::HeldToken;
 use crate::domain::verdict::{AuthorityError, BlockReason, Disposition, ReauthReason};
-use crate::repository::{Connection, Repository, RepositoryError, Unstored};
-use crate::store::{Change, LeaseNonce};
+use crate::repository::{Connection, Loaded, Repository, RepositoryError, Unstored};
+use crate::store::{Change, LeaseNonce, StoredConnection};
 
 /// What is held of a store that others write to is looked at again after this long: a delete on one replica is felt
 /// on every other within it.
@@ -342,19 +342,46 @@ impl Engine {
         self.inner.deps.tasks.spawn("try a connection again", Box::pin(again));
     }
 
-    /// After a connection was connected anew or deleted: nothing held of it before counts any more, and work begun
-    /// before brings nothing back.
-    pub fn forget(&self, key: &ConnectionKey) {
-        let Some(slot) = self.inner.slots.existing(key) else { return };
+    /// After a connection was connected with this sign-in: nothing held of it before counts any more, and work begun before
+    /// brings nothing back.
+    pub fn connected(&self, key: &ConnectionKey, sign_in: SignIn) {
+        if let Some(slot) = self.inner.slots.existing(key) {
+            self.forget(key, slot, |other| *other != sign_in && other.number <= sign_in.number);
+        }
+    }
+
+    /// After a connection was deleted, with this sign-in and those before it: the same; and should it be there again, because a failover of the
+    /// store lost the delete, it is deleted again.
+    pub fn deleted(&self, key: &ConnectionKey, meant: SignIn) {
+        let now = self.inner.deps.clock.monotonic();
+        let slot = if self.inner.deps.repository.store().is_shared() {
+            let slot = self.inner.slots.slot(key, now);
+            slot.state().note_deleted(meant, now);
+            slot
+        } else {
+            let Some(slot) = self.inner.slots.existing(key) else { return };
+            slot
+        };
+        self.forget(key, slot, |other| meant.includes(other));
+    }
+
+    /// Forgets what is held of the sign-ins that are over. What is of another one stays: nobody ended that.
+    fn forget(&self, key: &ConnectionKey, slot: Arc<Slot>, is_over: impl Fn(&SignIn) -> bool) {
         let dropped = {
             let mut state = slot.state();
             state.epoch += 1;
-            state.held = None;
-            state.trouble.clear();
-            state.unchecked = None;
-            state.attempts.clear();
-            state.recent = None;
-            state.unstored.take()
+            state.outdated = true;
+            let over = |connection: &Connection| is_over(&connection.profile.sign_in);
+            if state.held.as_ref().is_some_and(|held| over(&held.connection)) {
+                state.held = None;
+                state.unchecked = None;
+            }
+            if state.held.is_none() {
+                state.trouble.clear();
+                state.attempts.clear();
+            }
+            state.recent.take_if(|recent| over(&recent.connection));
+            state.unstored.take_if(|unstored| over(&unstored.connection))
         };
         if let Some(dropped) = dropped.filter(|dropped| dropped.journaled) {
             let repository = self.inner.deps.repository.clone();
@@ -394,7 +421,7 @@ impl Engine {
                 Change::Missed => {
                     self.distrust_all();
                     // The store may have failed over and lost what it had just taken.
-                    for (key, slot) in inner.slots.recent(inner.deps.clock.monotonic()) {
+                    for (key, slot) in inner.slots.remembering(inner.deps.clock.monotonic()) {
                         inner.lookup(&key, &slot);
                     }
                 }
@@ -435,8 +462,7 @@ impl Engine {
         for (key, unstored) in entries {
             let slot = inner.slots.slot(&key, inner.deps.clock.monotonic());
             let mut state = slot.state();
-            let older =
-                |kept: &Unstored| kept.sealed.revision.generation < unstored.sealed.revision.generation;
+            let older = |kept: &Unstored| kept.connection.is_before(&unstored.connection);
             if state.unstored.as_ref().is_none_or(older) {
                 state.unstored = Some(unstored);
             }
@@ -447,7 +473,7 @@ impl Engine {
     /// Tries once more to store every answer that the store did not take. For a timer, and for a stop.
     pub async fn store_unstored(&self) -> usize {
         let mut left = 0;
-        self.inner.slots.recent(self.inner.deps.clock.monotonic()); // forgets what is old
+        self.inner.slots.remembering(self.inner.deps.clock.monotonic()); // forgets what is old
         for (key, slot) in self.inner.slots.unstored() {
             if renew::store_unstored(&self.inner, &key, &slot).await.is_err() {
                 left += 1;
@@ -649,46 +675,17 @@ impl Inner {
         in_doubt && of_this && renew::must_not_replay(self, key, &held.connection)
     }
 
-    /// Holds what a look at the store found at `looked_at`, unless something was written since.
+    /// Holds what a look at the store found at `looked_at`, unless something was written since, or the store shows less than is
+    /// held.
     pub(super) fn publish(
         &self,
         key: &ConnectionKey,
         slot: &Slot,
         epoch: u64,
-        connection: Connection,
+        loaded: &Loaded,
         looked_at: Duration,
     ) {
-        self.hold(key, slot, epoch, connection, looked_at, 0);
-    }
-
-    fn hold(
-        &self,
-        key: &ConnectionKey,
-        slot: &Slot,
-        epoch: u64,
-        connection: Connection,
-        looked_at: Duration,
-        outdates: u64,
-    ) {
-        let Some(app) = self.apps.get(&key.app) else { return };
-        let words = connection.profile.scopes_granted.iter().map(String::as_str);
-        let granted = app.authority.scope_naming().scopes_lossy(words);
-        let mut state = slot.state();
-        // Of two looks under way at once the one that began later counts, whichever comes back last.
-        if state.epoch != epoch || (outdates == 0 && looked_at < state.checked_at) {
-            return;
-        }
-        state.epoch += outdates;
-        let connected_at = Some(connection.profile.connected_at);
-        if state.connected_at != connected_at {
-            if state.connected_at.is_some() {
-                state.trouble.clear();
-            }
-            state.connected_at = connected_at;
-        }
-        state.checked_at = looked_at;
-        state.unchecked = None;
-        state.held = Some(Arc::new(Held { connection, granted }));
+        self.hold(key, slot, epoch, (&loaded.connection, &loaded.sealed), looked_at, 0);
     }
 
     /// Holds what was just written by a commit that began at `begun`, and outdates every look begun before. (Since then it
@@ -698,10 +695,46 @@ impl Inner {
         key: &ConnectionKey,
         slot: &Slot,
         epoch: u64,
-        connection: Connection,
+        written: (&Connection, &StoredConnection),
         begun: Duration,
     ) {
-        self.hold(key, slot, epoch, connection, begun, 1);
+        self.hold(key, slot, epoch, written, begun, 1);
+    }
+
+    fn hold(
+        &self,
+        key: &ConnectionKey,
+        slot: &Slot,
+        epoch: u64,
+        (connection, sealed): (&Connection, &StoredConnection),
+        looked_at: Duration,
+        outdates: u64,
+    ) {
+        let Some(app) = self.apps.get(&key.app) else { return };
+        let words = connection.profile.scopes_granted.iter().map(String::as_str);
+        let granted = app.authority.scope_naming().scopes_lossy(words);
+        let now = self.deps.clock.monotonic();
+        let mut state = slot.state();
+        // Of two looks under way at once the one that began later counts, whichever comes back last.
+        if state.epoch != epoch || (outdates == 0 && looked_at < state.checked_at) {
+            return;
+        }
+        state.epoch += outdates;
+        state.checked_at = looked_at;
+        state.unchecked = None;
+        if state.is_ahead_of(connection, now) {
+            return;
+        }
+        if state.sign_in != Some(connection.profile.sign_in) {
+            if state.sign_in.is_some() {
+                state.trouble.clear();
+            }
+            state.sign_in = Some(connection.profile.sign_in);
+        }
+        if self.deps.repository.store().is_shared() {
+            state.note_recent(connection, sealed, now);
+        }
+        state.held = Some(Arc::new(Held { connection: connection.clone(), granted }));
     }
 }
 

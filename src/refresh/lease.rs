@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::engine::Inner;
 use crate::domain::id::ConnectionKey;
 use crate::domain::random::random_bytes;
-use crate::store::{LeaseAnswer, LeaseNonce, LeaseOf, StoreError, Writer};
+use crate::store::{LeaseAnswer, LeaseNonce, LeaseOf, StoreError};
 
 /// A lease is prolonged when this part of it has passed: two attempts may fail before it ends.
 const PROLONG_AFTER: u32 = 3;
@@ -24,7 +24,7 @@ pub(super) enum Attempt {
 
 /// A lease that is held, as far as we know.
 pub(super) struct Lease {
-    nonce: LeaseNonce,
+    pub(super) nonce: LeaseNonce,
     /// An earlier holder began to use the grant, and nobody learnt how that ended.
     pub(super) unsettled: bool,
     /// Monotonic milliseconds until which nobody else can have it: counted from before it was asked for.
@@ -86,11 +86,6 @@ impl Lease {
                 Err(error) => tracing::warn!(%error, "a lease could not be prolonged"),
             }
         }
-    }
-
-    /// Who commits.
-    pub(super) fn writer(&self) -> Writer {
-        Writer::Lease(self.nonce)
     }
 
     /// Gives it back. `known`: what we began with it has ended, and we know how. (What an earlier holder began stays

@@ -11,7 +11,7 @@ use super::breaker::{Admission, Ended};
 use super::engine::Inner;
 use super::lease::{self, Lease};
 use super::plan::{self, Want};
-use super::slots::{Failure, Slot, Trouble};
+use super::slots::{Failure, Recent, Slot, Trouble};
 use super::{due, sweep};
 use crate::authority::{RefreshRequest, TokenAnswer};
 use crate::domain::connection::{Attempt, Profile, Status};
@@ -23,15 +23,12 @@ use crate::domain::time::Timestamp;
 use crate::domain::token::{Freshness, HeldToken};
 use crate::domain::verdict::{AuthorityError, AuthorityFailure, Disposition, GrantFate, ReauthReason};
 use crate::repository::{Connection, Kind, Loaded, RepositoryError, Unstored};
-use crate::store::{Committed, Revision, StoreError, Writer};
+use crate::store::{Committed, LeaseNonce, Revision, StoreError, Writer};
 
 /// Tokens kept for one connection: one per resource, and nobody uses more resources than this.
 const MOST_TOKENS: usize = 8;
 /// An answer that the store has not acknowledged by then goes into the journal.
 const JOURNAL_AFTER: Duration = Duration::from_millis(40);
-/// What was stored is remembered for so long, and stored again should the store fall back behind it. A failover drops what
-/// its last seconds had not reached the new primary, and shows within half a minute.
-const REMEMBERED: Duration = Duration::from_secs(120);
 /// How often the store is asked to take an answer before its waiters are told.
 const STORE_TRIES: u32 = 5;
 /// A verdict on a resource besides the one that the connection was made for is asked about again after this long.
@@ -68,71 +65,91 @@ pub(super) async fn look_up(
         state.outdated = false; // whoever says so from here on says it of what we are about to see
         (state.epoch, state.held.clone())
     };
-    let repository = &inner.deps.repository;
     if let Some(held) = held {
-        match repository.store().revision(key).await {
+        match inner.deps.repository.store().revision(key).await {
             Ok(Some(revision)) if revision == held.connection.revision => {
                 let mut state = slot.state();
                 state.checked_at = state.checked_at.max(looked_at);
                 state.unchecked = None;
                 return Ok(());
             }
-            Ok(Some(revision)) => {
-                let fell_back = {
-                    let mut state = slot.state();
-                    if state.ahead_of(revision).is_some() {
-                        state.checked_at = state.checked_at.max(looked_at);
-                        state.unchecked = None;
-                        return Ok(());
-                    }
-                    state.fell_back(revision)
-                };
-                if fell_back {
-                    return restore(inner, key, slot).await;
-                }
-            }
-            Ok(None) => {}
+            Ok(_) => {}
             Err(error) => return Err(store_does_not_answer(inner, slot, Failure::Repository(error.into()))),
         }
     }
     load(inner, key, slot, epoch).await.map(|_| ())
 }
 
-/// Stores what the store had already taken and lost again.
-async fn restore(inner: &Arc<Inner>, key: &ConnectionKey, slot: &Slot) -> Result<(), Arc<Failure>> {
-    tracing::warn!(app = %key.app, connection = %key.connection, "the store lost a commit that it had acknowledged (a failover?); it is stored again");
-    store_unstored(inner, key, slot).await
-}
-
-/// Loads a connection and holds it. A connection that is gone is forgotten.
+/// Loads a connection and holds it. A connection that is gone is forgotten. Where the store shows less than it had a moment
+/// ago, it gets that back first: what was deleted is deleted again, and what was stored is stored again. While somebody holds
+/// the lease of what is less that has to wait; it is given as it is then, and not held.
 async fn load(
     inner: &Arc<Inner>,
     key: &ConnectionKey,
     slot: &Slot,
     epoch: u64,
 ) -> Result<Loaded, Arc<Failure>> {
-    let looked_at = inner.deps.clock.monotonic();
-    match inner.deps.repository.load(key).await {
-        Ok(Some(loaded)) => {
-            let ahead = slot.state().ahead_of(loaded.connection.revision);
-            let newest = ahead.unwrap_or_else(|| loaded.connection.clone());
-            inner.publish(key, slot, epoch, newest, looked_at);
-            Ok(loaded)
-        }
-        Ok(None) => {
-            let mut state = slot.state();
-            if state.epoch == epoch && looked_at >= state.checked_at {
-                // Deleted since: whatever was begun or stored before may not bring it back.
-                state.epoch += 1;
-                state.recent = None;
-                state.held = None;
-                state.unchecked = None;
-                state.checked_at = looked_at;
+    for _ in 0..MOST_OVERTAKEN {
+        let looked_at = inner.deps.clock.monotonic();
+        let loaded = match inner.deps.repository.load(key).await {
+            Ok(Some(loaded)) => loaded,
+            Ok(None) => {
+                let mut state = slot.state();
+                if state.epoch == epoch && looked_at >= state.checked_at {
+                    // Deleted since: whatever was begun or stored before may not bring it back.
+                    state.epoch += 1;
+                    state.recent = None;
+                    state.held = None;
+                    state.unchecked = None;
+                    state.checked_at = looked_at;
+                }
+                return Err(Arc::new(Failure::NotFound));
             }
-            Err(Arc::new(Failure::NotFound))
+            Err(error) => return Err(store_does_not_answer(inner, slot, Failure::Repository(error))),
+        };
+        let now = inner.deps.clock.monotonic();
+        let (deleted, fell_back) = {
+            let state = slot.state();
+            (state.was_deleted(&loaded.connection, now), state.fell_back(&loaded.connection, now))
+        };
+        let repaired = match (deleted, fell_back) {
+            (Some(meant), _) => {
+                tracing::warn!(app = %key.app, connection = %key.connection, "the store lost a delete that it had acknowledged (a failover?); it is deleted again");
+                inner.deps.repository.store().delete(key, meant).await.map(|_| true).map_err(Into::into)
+            }
+            (None, Some(recent)) => {
+                tracing::warn!(app = %key.app, connection = %key.connection, "the store lost what it had acknowledged (a failover?); it is stored again");
+                store_again(inner, key, &loaded.connection, &recent).await
+            }
+            (None, None) => Ok(false),
+        };
+        match repaired {
+            Ok(true) => {}
+            Ok(false) => {
+                inner.publish(key, slot, epoch, &loaded, looked_at);
+                return Ok(loaded);
+            }
+            Err(error) => return Err(store_does_not_answer(inner, slot, Failure::Repository(error))),
         }
-        Err(error) => Err(store_does_not_answer(inner, slot, Failure::Repository(error))),
     }
+    Err(Arc::new(Failure::Repository(ever_changing("loading a connection").into())))
+}
+
+/// Stores what the store had already. False when somebody who holds the lease stands before that.
+async fn store_again(
+    inner: &Inner,
+    key: &ConnectionKey,
+    stored: &Connection,
+    recent: &Recent,
+) -> Result<bool, RepositoryError> {
+    let replaces_grant = stored.grant_place() != recent.connection.grant_place();
+    let writer = Writer::Again { replaces_grant };
+    let committed = inner.deps.repository.commit_sealed(key, stored.revision, &recent.sealed, writer).await?;
+    Ok(committed != Committed::Fenced)
+}
+
+fn ever_changing(doing: &'static str) -> StoreError {
+    StoreError::Unavailable { doing, cause: "others kept changing the connection".into() }
 }
 
 fn store_does_not_answer(inner: &Inner, slot: &Slot, failure: Failure) -> Arc<Failure> {
@@ -192,10 +209,6 @@ async fn with_lease(
         let told = slot.told();
         let epoch = slot.state().epoch;
         let loaded = load_or_note(inner, key, slot, epoch, want).await?;
-        if slot.state().fell_back(loaded.connection.revision) {
-            restore(inner, key, slot).await?;
-            continue;
-        }
         if inner.is_revoked(key, &loaded.connection.profile) {
             return Err(Arc::new(Failure::NotFound));
         }
@@ -215,9 +228,11 @@ async fn with_lease(
         let (taken, ()) = tokio::join!(Lease::take(inner, key), hear_of_holds(inner, key, tenant));
         match taken.map_err(|error| noted(error.into()))? {
             lease::Attempt::Mine(lease) => {
-                // It may have been somebody else's until just now.
+                // It may have been somebody else's until just now; and what is there may be less than is held.
                 let revision = inner.deps.repository.store().revision(key).await;
-                if !revision.as_ref().is_ok_and(|stored| *stored == Some(loaded.connection.revision)) {
+                let ours = Some(loaded.connection.revision);
+                let is_there = revision.as_ref().is_ok_and(|stored| *stored == ours);
+                if !is_there || slot.state().held_revision() != ours {
                     lease.release(inner, key, true).await;
                     revision.map_err(|error| noted(error.into()))?;
                     continue;
@@ -423,7 +438,7 @@ fn plain_want(resource: Option<String>) -> Want {
 /// Schedules a connection that its user's sign-in is about to make: somebody will use it.
 pub(super) async fn expect(inner: &Inner, key: &ConnectionKey, profile: &Profile, tokens: &[HeldToken]) {
     let connection = Connection {
-        revision: Revision { generation: 0, nonce: [0; 16] },
+        revision: Revision { sign_in: profile.sign_in, generation: 0, nonce: [0; 16] },
         profile: profile.clone(),
         tokens: tokens.to_vec(),
     };
@@ -560,10 +575,10 @@ async fn use_grant(
     match answered {
         Ok((used, answer)) => {
             let renewed = grant.renewed(&used, answer.refresh_token.clone());
-            let expected = Some(connection.revision);
+            let expected = connection.revision;
             let connection = succeed(inner, key, slot, connection, want, answer);
             let renewed_connection = connection.clone();
-            let successor = successor(inner, key, expected, lease.writer(), connection, renewed, used);
+            let successor = successor(inner, key, (lease.nonce, expected), connection, renewed, used);
             slot.state().unstored = Some(successor);
             let stored = make_durable(inner, key, slot, seen.epoch).await;
             if let Err(failure) = &stored {
@@ -591,17 +606,17 @@ async fn use_grant(
             let known = failure.disposition != Disposition::OutcomeUnknown;
             let failure = Arc::new(Failure::Authority(failure));
             // What was said of a grant is no trouble of the one that took its place meanwhile.
-            let connected_at = slot.state().connected_at;
-            if connected_at.is_none_or(|at| at == connection.profile.connected_at) {
+            let sign_in = slot.state().sign_in;
+            if sign_in.is_none_or(|sign_in| sign_in == connection.profile.sign_in) {
                 note_trouble(inner, slot, want, &failure, None);
             }
-            let noted = if judged {
-                judge(inner, key, slot, seen, grant, &failure, lease.writer()).await
+            if judged {
+                let noted = judge(inner, key, slot, seen, grant, &failure, lease.nonce).await;
+                lease.release(inner, key, matches!(noted, Ok(true))).await;
+                noted?;
             } else {
-                Ok(())
-            };
-            lease.release(inner, key, known).await;
-            noted?;
+                lease.release(inner, key, known).await;
+            }
             Err(failure)
         }
     }
@@ -826,20 +841,21 @@ pub(crate) fn granted_after(
     after.to_words()
 }
 
-/// The sealed successor of a connection.
+/// The sealed successor of what is `expected`, got under this lease.
 fn successor(
     inner: &Inner,
     key: &ConnectionKey,
-    expected: Option<Revision>,
-    writer: Writer,
+    (lease, expected): (LeaseNonce, Revision),
     mut connection: Connection,
     grant: Grant,
     used: RefreshToken,
 ) -> Unstored {
+    // Above what it replaces, and above what it was before, if the store has fallen back meanwhile.
+    let after = expected.generation.max(connection.revision.generation);
     let repository = &inner.deps.repository;
-    let sealed = repository.seal(key, expected, &connection.profile, &connection.tokens, Some(&grant));
+    let sealed = repository.seal(key, after, &connection.profile, &connection.tokens, Some(&grant));
     connection.revision = sealed.revision;
-    Unstored { writer, expected, sealed, connection, grant, used, journaled: false }
+    Unstored { lease, expected, sealed, connection, grant, used, journaled: false }
 }
 
 /// Makes an answer to a question asked at `epoch` durable, so that its tokens may be served: in the store, or in the journal
@@ -864,19 +880,16 @@ async fn make_durable(
     match inner.deps.repository.journal(key, &unstored).await {
         Ok(()) => {
             let revision = unstored.sealed.revision;
-            let (kept, seen, replaced) = {
+            let kept = {
                 let mut state = slot.state();
                 let kept = state.unstored.as_mut().filter(|kept| kept.sealed.revision == revision);
-                let kept = kept.map(|kept| kept.journaled = true).is_some();
-                let held = state.held.as_ref().map(|held| held.connection.revision);
-                (kept, state.checked_at, held.is_some_and(|held| Some(held) != unstored.expected))
+                kept.map(|kept| kept.journaled = true).is_some()
             };
             if kept {
                 tracing::warn!(app = %key.app, connection = %key.connection, "the store does not take a refreshed grant; it is in the journal and is served");
-                // What a look at the store found meanwhile (a sign-in elsewhere, a pause) is newer than what this succeeds.
-                if !replaced {
-                    inner.publish_written(key, slot, epoch, unstored.connection, seen);
-                }
+                // The store has not been seen since the connection was loaded.
+                let seen = slot.state().checked_at;
+                inner.publish_written(key, slot, epoch, (&unstored.connection, &unstored.sealed), seen);
             } else {
                 inner.deps.repository.unjournal(&revision).await; // forgotten or overtaken meanwhile
             }
@@ -921,9 +934,10 @@ pub(super) async fn store_unstored(
             (state.epoch, state.unstored.clone())
         };
         let Some(unstored) = unstored else { return Ok(()) };
-        let Unstored { expected, sealed, writer, .. } = &unstored;
+        let Unstored { expected, sealed, lease, .. } = &unstored;
         let begun = inner.deps.clock.monotonic();
-        let committed = inner.deps.repository.commit_sealed(key, *expected, sealed, *writer).await;
+        let writer = Writer::Lease(*lease);
+        let committed = inner.deps.repository.commit_sealed(key, *expected, sealed, writer).await;
         match committed {
             Ok(Committed::Done) => {
                 // Another try may have stored this one and kept a newer one since.
@@ -933,13 +947,7 @@ pub(super) async fn store_unstored(
                 if unstored.journaled {
                     inner.deps.repository.unjournal(&sealed.revision).await;
                 }
-                if inner.deps.repository.store().is_shared() {
-                    let until = inner.deps.clock.monotonic().saturating_add(REMEMBERED);
-                    let mut recent = unstored.clone();
-                    recent.journaled = false;
-                    slot.state().recent = Some((recent, until));
-                }
-                inner.publish_written(key, slot, epoch, unstored.connection, begun);
+                inner.publish_written(key, slot, epoch, (&unstored.connection, sealed), begun);
                 return Ok(());
             }
             Ok(Committed::Conflict) => overtaken(inner, key, slot, epoch, unstored).await?,
@@ -948,13 +956,7 @@ pub(super) async fn store_unstored(
             Err(error) => return Err(Arc::new(Failure::Repository(error))),
         }
     }
-    Err(Arc::new(Failure::Repository(
-        StoreError::Unavailable {
-            doing: "storing a refreshed grant",
-            cause: "others kept changing the connection".into(),
-        }
-        .into(),
-    )))
+    Err(Arc::new(Failure::Repository(ever_changing("storing a refreshed grant").into())))
 }
 
 /// Forgets the unstored answer if it still is that of `revision`.
@@ -967,9 +969,14 @@ fn clear_unstored(slot: &Slot, revision: Revision) -> bool {
     same
 }
 
-/// The connection changed while the authority was asked. If what changed it was a verdict, and the grant there is still
-/// the one that was used, the answer goes on top: it proves the verdict wrong. Else (deleted, connected anew, renewed by
-/// another replica) theirs counts.
+/// The connection changed while the authority was asked. The answer goes on top of what is there now
+/// - if that still has the grant that was used, and only a verdict or an operator's act came between: it proves the verdict
+///   wrong;
+/// - if that has an earlier grant: the store has lost what was used, and the answer is the way back to it;
+/// - if that is this very grant, with something stored on top of it. Seeing it there is no word for that it will last: that
+///   is what storing it once more is for.
+///
+/// Else (deleted, connected anew, renewed by another replica) theirs counts.
 async fn overtaken(
     inner: &Arc<Inner>,
     key: &ConnectionKey,
@@ -978,40 +985,44 @@ async fn overtaken(
     unstored: Unstored,
 ) -> Result<(), Arc<Failure>> {
     let loaded = load(inner, key, slot, epoch).await;
-    let still_used = match &loaded {
+    let (mut goes_on_top, mut is_there) = (false, false);
+    match &loaded {
         Ok(loaded) => {
             let grant = inner.deps.repository.open_grant(key, loaded).ok().flatten();
-            let same = grant.is_some_and(|grant| grant.current == unstored.used);
+            let is = |token: &RefreshToken| grant.as_ref().is_some_and(|grant| grant.current == *token);
+            let rotated = unstored.grant.current != unstored.used;
+            is_there = rotated && is(&unstored.grant.current);
             // An answer that brought no new refresh token is worth what its time is: older than what is there, nothing.
-            let nothing_new = unstored.grant.current == unstored.used
+            let nothing_new = !rotated
                 && loaded.connection.profile.last_refreshed_at
                     >= unstored.connection.profile.last_refreshed_at;
-            // The store may have lost what this answer succeeds together with what that one succeeded.
-            let recent = slot.state().recent.clone().is_some_and(|(recent, _)| {
-                recent.expected == Some(loaded.connection.revision)
-                    && Some(recent.sealed.revision) == unstored.expected
-            });
-            (same && !nothing_new) || recent
+            let mut used = unstored.connection.grant_place();
+            used.renewals = used.renewals.saturating_sub(1);
+            let fell_back = loaded.connection.grant_place() < used;
+            goes_on_top = is_there || fell_back || (is(&unstored.used) && !nothing_new);
         }
         Err(failure) => match failure.as_ref() {
-            Failure::NotFound => false,
+            Failure::NotFound => {}
             Failure::Repository(_) | Failure::Authority(_) => return Err(failure.clone()),
         },
-    };
+    }
     let before = unstored.sealed.revision;
     let journaled = unstored.journaled;
     match loaded {
-        Ok(loaded) if still_used => {
+        Ok(loaded) if goes_on_top => {
+            let theirs = loaded.connection;
+            let expected = theirs.revision;
             let mut connection = unstored.connection;
-            connection.profile.created_at = loaded.connection.profile.created_at;
-            // What an operator did meanwhile is not the authority's to undo.
-            if loaded.connection.profile.status == Status::Paused {
+            let tokens = newest_of_each(&theirs.tokens, std::mem::take(&mut connection.tokens));
+            if is_there {
+                connection.profile = theirs.profile;
+            } else if theirs.profile.status == Status::Paused {
+                // What an operator did meanwhile is not the authority's to undo.
                 connection.profile.status = Status::Paused;
             }
-            connection.tokens = newest_of_each(&loaded.connection.tokens, connection.tokens);
-            let expected = Some(loaded.connection.revision);
-            let again =
-                successor(inner, key, expected, unstored.writer, connection, unstored.grant, unstored.used);
+            connection.tokens = tokens;
+            let base = (unstored.lease, expected);
+            let again = successor(inner, key, base, connection, unstored.grant, unstored.used);
             if journaled {
                 inner.deps.repository.journal(key, &again).await.map_err(|error| Arc::new(error.into()))?;
             }
@@ -1053,7 +1064,8 @@ fn newest_of_each(theirs: &[HeldToken], ours: Vec<HeldToken>) -> Vec<HeldToken> 
     tokens
 }
 
-/// Writes a verdict down, if the connection still is the one it was about.
+/// Writes a verdict down, if the connection still is the one it was about. Says whether that settles what was begun: not where
+/// the grant is the same and the verdict is not stored, for it may be due to a use of the grant that nobody knows of.
 async fn judge(
     inner: &Arc<Inner>,
     key: &ConnectionKey,
@@ -1061,21 +1073,24 @@ async fn judge(
     seen: Seen,
     grant: Grant,
     failure: &Arc<Failure>,
-    writer: Writer,
-) -> Result<(), Arc<Failure>> {
-    let Failure::Authority(verdict) = failure.as_ref() else { return Ok(()) };
+    lease: LeaseNonce,
+) -> Result<bool, Arc<Failure>> {
+    let Failure::Authority(verdict) = failure.as_ref() else { return Ok(false) };
     let now = inner.deps.clock.now();
     let attempt = attempt(inner, verdict);
     let Seen { epoch, loaded } = seen;
+    let place = loaded.connection.grant_place();
     let Connection { revision, mut profile, tokens } = loaded.connection;
     // What failed before the verdict may be its cause: a lost answer, where a refresh token works only once.
     profile.attempts.extend(slot.state().attempts.iter().cloned());
     let profile = profile.judged(verdict.disposition, attempt, verdict.claims.clone(), now);
     let kept = (!profile.grant_destroyed).then_some(&grant);
     let begun = inner.deps.clock.monotonic();
-    let committed = inner.deps.repository.commit(key, Some(revision), &profile, &tokens, kept, writer).await;
+    let repository = &inner.deps.repository;
+    let sealed = repository.seal(key, revision.generation, &profile, &tokens, kept);
+    let committed = repository.commit_sealed(key, revision, &sealed, Writer::Verdict(lease)).await;
     match committed {
-        Ok((Committed::Done, revision)) => {
+        Ok(Committed::Done) => {
             tracing::info!(
                 app = %key.app, connection = %key.connection, status = profile.status.as_str(),
                 reason = profile.status.reason(), error_codes = ?verdict.answer.error_codes,
@@ -1084,19 +1099,20 @@ async fn judge(
             inner.deps.observer.judged(&key.app, profile.account.tid.as_deref(), profile.status);
             slot.state().attempts.clear();
             note_idle_limit(inner, &key.app, &profile).await;
-            let connection = Connection { revision, profile, tokens };
+            let connection = Connection { revision: sealed.revision, profile, tokens };
             schedule(inner, key, due_of(inner, key, &connection, None, sweep::jitter(inner))).await;
-            inner.publish_written(key, slot, epoch, connection, begun);
-            Ok(())
+            inner.publish_written(key, slot, epoch, (&connection, &sealed), begun);
+            Ok(true)
         }
         // It is another one by now: the verdict was not about that.
-        Ok((Committed::Conflict | Committed::Fenced, _)) => {
+        Ok(Committed::Conflict | Committed::Fenced) => {
             slot.state().trouble.clear();
-            load(inner, key, slot, epoch).await.map(|_| ())
+            let loaded = load(inner, key, slot, epoch).await?;
+            Ok(loaded.connection.grant_place() != place)
         }
         Err(error) => {
             tracing::error!(app = %key.app, connection = %key.connection, %error, "a verdict could not be stored");
-            Ok(())
+            Ok(false)
         }
     }
 }

@@ -10,13 +10,13 @@ use std::time::Duration;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
-use crate::domain::connection::{ATTEMPTS_KEPT, Attempt};
+use crate::domain::connection::{ATTEMPTS_KEPT, Attempt, SignIn};
 use crate::domain::id::ConnectionKey;
 use crate::domain::scope::ScopeSet;
 use crate::domain::time::Timestamp;
 use crate::domain::verdict::AuthorityFailure;
 use crate::repository::{Connection, RepositoryError, Unstored};
-use crate::store::Revision;
+use crate::store::{Revision, StoredConnection};
 
 /// Shards, so that slots of different connections do not share a lock.
 const SHARDS: usize = 64;
@@ -90,6 +90,20 @@ pub(super) struct Trouble {
     pub(super) about: Option<Timestamp>,
 }
 
+/// A state of a connection that the store has had.
+#[derive(Clone)]
+pub(super) struct Recent {
+    pub(super) connection: Connection,
+    pub(super) sealed: StoredConnection,
+    until: Duration,
+}
+
+/// What was seen in the store or deleted there is remembered for so long, and stored or deleted again should the store fall back
+/// behind it. A failover drops what its last seconds had not reached the new primary, and shows within half a minute.
+const REMEMBERED: Duration = Duration::from_secs(120);
+/// Deletes of one name that are remembered at once.
+const MOST_DELETED: usize = 8;
+
 /// What one slot knows.
 #[derive(Default)]
 pub(super) struct SlotState {
@@ -100,14 +114,16 @@ pub(super) struct SlotState {
     pub(super) renewal: Option<Flight>,
     /// By resource: one that refuses is no trouble of another's.
     pub(super) trouble: BTreeMap<Option<String>, Trouble>,
-    /// When the user signed in for what was held last: no trouble outlives that grant, wherever it was replaced.
-    pub(super) connected_at: Option<Timestamp>,
+    /// The sign-in of what was held last: no trouble outlives that grant, wherever it was replaced.
+    pub(super) sign_in: Option<SignIn>,
     /// Renewals that a caller's report or challenge forced, as monotonic times: the latest few.
     pub(super) forced: Vec<Duration>,
     /// An answer of the authority that the store has not taken yet.
     pub(super) unstored: Option<Unstored>,
-    /// The last one that it took, until this monotonic time: a failover of the store may drop it again.
-    pub(super) recent: Option<(Unstored, Duration)>,
+    /// What was seen in the store a moment ago: a failover of it may drop that again.
+    pub(super) recent: Option<Recent>,
+    /// The sign-ins that were deleted here a moment ago, each remembered until a monotonic time.
+    pub(super) deleted: Vec<(SignIn, Duration)>,
     /// Monotonic time of the last look at the store.
     pub(super) checked_at: Duration,
     /// Somebody said that it changed since then, or may have.
@@ -137,20 +153,59 @@ impl SlotState {
         self.attempts.drain(..extra);
     }
 
-    /// What we stored a moment ago is gone again, and what it succeeded is back: it is to be stored once more.
-    pub(super) fn fell_back(&mut self, stored: Revision) -> bool {
-        if self.unstored.is_some() {
-            return false; // what is on its way succeeds it
+    /// Remembers what the store has.
+    pub(super) fn note_recent(&mut self, connection: &Connection, sealed: &StoredConnection, now: Duration) {
+        // Seen again it is no newer: what a failover drops is what had just been written.
+        if self.recent.as_ref().is_none_or(|recent| recent.connection.revision != connection.revision) {
+            let (connection, sealed) = (connection.clone(), sealed.clone());
+            self.recent = Some(Recent { connection, sealed, until: now.saturating_add(REMEMBERED) });
         }
-        let fallen = self.recent.take_if(|(recent, _)| recent.expected == Some(stored));
-        self.unstored = fallen.map(|(recent, _)| recent);
-        self.unstored.is_some()
     }
 
-    /// What is newer than `stored` and as durable: an answer on its way to the store, safe in the journal.
-    pub(super) fn ahead_of(&self, stored: Revision) -> Option<Connection> {
-        let ahead = |unstored: &&Unstored| unstored.journaled && unstored.expected == Some(stored);
-        self.unstored.as_ref().filter(ahead).map(|unstored| unstored.connection.clone())
+    /// Remembers a delete.
+    pub(super) fn note_deleted(&mut self, meant: SignIn, now: Duration) {
+        self.deleted.retain(|(other, _)| !meant.includes(other));
+        let extra = (self.deleted.len() + 1).saturating_sub(MOST_DELETED);
+        self.deleted.drain(..extra);
+        self.deleted.push((meant, now.saturating_add(REMEMBERED)));
+    }
+
+    /// The delete that means this connection, if there was one a moment ago.
+    pub(super) fn was_deleted(&self, connection: &Connection, now: Duration) -> Option<SignIn> {
+        let means = |(meant, until): &&(SignIn, Duration)| {
+            now < *until && meant.includes(&connection.profile.sign_in)
+        };
+        self.deleted.iter().find(means).map(|(meant, _)| *meant)
+    }
+
+    /// What to store again, if the store shows less than it had a moment ago. Not while an answer is on its way to it: that
+    /// succeeds both.
+    pub(super) fn fell_back(&self, stored: &Connection, now: Duration) -> Option<Recent> {
+        let recent = self.recent.as_ref().filter(|recent| now < recent.until && self.unstored.is_none())?;
+        stored.is_before(&recent.connection).then(|| recent.clone())
+    }
+
+    /// Whether what is held is newer than what the store shows, and is kept for that: because it can be stored again, or
+    /// because it is safe in the journal and on its way.
+    pub(super) fn is_ahead_of(&self, stored: &Connection, now: Duration) -> bool {
+        let Some(held) = self.held.as_ref().map(|held| &held.connection) else { return false };
+        let is_remembered = self
+            .recent
+            .as_ref()
+            .is_some_and(|recent| now < recent.until && recent.connection.revision == held.revision);
+        let is_on_its_way = self.unstored.as_ref().is_some_and(|unstored| unstored.journaled);
+        stored.is_before(held) && (is_remembered || is_on_its_way)
+    }
+
+    /// Forgets what is too old to be lost; whether anything is left.
+    fn remembers(&mut self, now: Duration) -> bool {
+        self.recent.take_if(|recent| recent.until <= now);
+        self.deleted.retain(|(_, until)| now < *until);
+        self.recent.is_some() || !self.deleted.is_empty()
+    }
+
+    pub(super) fn held_revision(&self) -> Option<Revision> {
+        self.held.as_ref().map(|held| held.connection.revision)
     }
 
     fn is_idle(&self) -> bool {
@@ -238,14 +293,7 @@ impl Slots {
     pub(super) fn give_back(&self, key: &ConnectionKey, slot: Arc<Slot>) {
         let mut shard = self.shard(key);
         drop(slot);
-        let empty = shard.get(key).is_some_and(|slot| {
-            let state = slot.state();
-            Arc::strong_count(slot) == 1
-                && state.held.is_none()
-                && state.is_idle()
-                && state.unchecked.is_none()
-        });
-        if empty {
+        if shard.get(key).is_some_and(is_empty) {
             shard.remove(key);
         }
     }
@@ -259,19 +307,18 @@ impl Slots {
         self.shards.iter().flat_map(slots).collect()
     }
 
-    /// Every slot with an answer that the store took since `now` less the time that such are remembered; older ones are
-    /// forgotten.
-    pub(super) fn recent(&self, now: Duration) -> Vec<(ConnectionKey, Arc<Slot>)> {
+    /// Every slot that remembers what the store had, or what was deleted there, a moment ago; what is too old is forgotten.
+    pub(super) fn remembering(&self, now: Duration) -> Vec<(ConnectionKey, Arc<Slot>)> {
         let mut found = Vec::new();
         for shard in &self.shards {
-            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            for (key, slot) in shard.iter() {
-                let mut state = slot.state();
-                state.recent.take_if(|(_, until)| *until <= now);
-                if state.recent.is_some() {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.retain(|key, slot| {
+                let remembers = slot.state().remembers(now);
+                if remembers {
                     found.push((key.clone(), slot.clone()));
                 }
-            }
+                remembers || !is_empty(slot)
+            });
         }
         found
     }
@@ -297,6 +344,16 @@ impl Slots {
         let index = usize::try_from(hasher.finish() % SHARDS as u64).unwrap_or(0);
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a slot holds nothing, and nobody has it but the map.
+fn is_empty(slot: &Arc<Slot>) -> bool {
+    let state = slot.state();
+    Arc::strong_count(slot) == 1
+        && state.held.is_none()
+        && state.is_idle()
+        && state.unchecked.is_none()
+        && state.deleted.is_empty()
 }
 
 /// Evicts the least recently used of a few idle slots. When none of them is idle the shard grows by one: work under

@@ -8,22 +8,23 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{Connection, Repository, RepositoryError};
+use crate::domain::connection::SignIn;
 use crate::domain::grant::Grant;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::secret::RefreshToken;
 use crate::journal::JournalError;
 use crate::keyring::seal::Place;
-use crate::store::{LeaseNonce, Revision, StoredConnection, Writer, record};
+use crate::store::{LeaseNonce, Revision, StoredConnection, record};
 
 const SCHEMA: &str = "journal";
 
 /// The successor of a connection that the store shall take.
 #[derive(Clone)]
 pub struct Unstored {
-    /// On whose word it is committed: that of the lease under which it was got.
-    pub writer: Writer,
+    /// The lease under which it was got.
+    pub lease: LeaseNonce,
     /// What it succeeds.
-    pub expected: Option<Revision>,
+    pub expected: Revision,
     /// As the store will have it.
     pub sealed: StoredConnection,
     /// The same, opened.
@@ -41,10 +42,8 @@ pub struct Unstored {
 struct EntryWire<'a> {
     app: String,
     connection: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    lease: Option<[u8; 16]>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    expected: Option<(u64, [u8; 16])>,
+    lease: [u8; 16],
+    expected: (SignIn, u64, [u8; 16]),
     #[serde(borrow)]
     record: Cow<'a, str>,
     #[serde(borrow)]
@@ -67,11 +66,8 @@ impl Repository {
         let wire = EntryWire {
             app: key.app.to_string(),
             connection: key.connection.to_string(),
-            lease: match unstored.writer {
-                Writer::Lease(nonce) => Some(nonce.0),
-                Writer::SignIn | Writer::Operator => None,
-            },
-            expected: unstored.expected.map(|revision| (revision.generation, revision.nonce)),
+            lease: unstored.lease.0,
+            expected: (unstored.expected.sign_in, unstored.expected.generation, unstored.expected.nonce),
             record: Cow::Borrowed(&record),
             used: Cow::Borrowed(unstored.used.expose()),
         };
@@ -121,9 +117,10 @@ impl Repository {
         let sealed = record::decode("reading the journal", &record)?;
         let loaded = self.open(&key, sealed.clone())?;
         let grant = self.open_grant(&key, &loaded)?.ok_or_else(format)?;
+        let (sign_in, generation, nonce) = wire.expected;
         let unstored = Unstored {
-            writer: wire.lease.map_or(Writer::Operator, |nonce| Writer::Lease(LeaseNonce(nonce))),
-            expected: wire.expected.map(|(generation, nonce)| Revision { generation, nonce }),
+            lease: LeaseNonce(wire.lease),
+            expected: Revision { sign_in, generation, nonce },
             sealed,
             connection: loaded.connection,
             grant,

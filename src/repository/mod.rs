@@ -19,11 +19,12 @@ pub use pending::{Kind, PendingError, Taken};
 use zeroize::Zeroizing;
 
 use crate::domain::account::Account;
-use crate::domain::connection::Profile;
+use crate::domain::connection::{Profile, SignIn};
 use crate::domain::grant::Grant;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::secret::RefreshToken;
+use crate::domain::time::Timestamp;
 use crate::domain::token::HeldToken;
 use crate::journal::{Journal, JournalError};
 use crate::keyring::seal::{OpenError, Place, key_id};
@@ -75,6 +76,21 @@ pub struct Connection {
     pub tokens: Vec<HeldToken>,
 }
 
+impl Connection {
+    /// The place of its grant among those of this name: by sign-in, then by how often that one's grant has worked. (Of two
+    /// sign-ins with one number, the first of which the store had lost, the later one.)
+    pub fn grant_place(&self) -> GrantPlace {
+        let Profile { sign_in, connected_at, renewals, .. } = &self.profile;
+        GrantPlace { sign_in: sign_in.number, connected_at: *connected_at, renewals: *renewals }
+    }
+
+    /// Whether it is an earlier state than `other`: a store that shows it has lost something. A generation alone does not say,
+    /// for what was lost may have been followed by a verdict on what it had replaced.
+    pub fn is_before(&self, other: &Connection) -> bool {
+        (self.grant_place(), self.revision.generation) < (other.grant_place(), other.revision.generation)
+    }
+}
+
 /// What a code redemption brought, for a connection that is not made yet.
 pub struct Redeemed {
     /// Who signed in.
@@ -83,15 +99,27 @@ pub struct Redeemed {
     pub scopes_granted: Vec<String>,
     /// The grant.
     pub refresh_token: RefreshToken,
-    /// The first access token.
+    /// The first access token. It was asked for when the user had just signed in.
     pub token: HeldToken,
+    /// The store's floor ([`Store::floor`]) from before that.
+    pub floor: u64,
+}
+
+/// See [`Connection::grant_place`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GrantPlace {
+    sign_in: u64,
+    connected_at: Timestamp,
+    /// How often it has worked.
+    pub renewals: u64,
 }
 
 /// A connection as it was loaded; its grant is still sealed.
 pub struct Loaded {
     /// The connection.
     pub connection: Connection,
-    sealed_grant: Vec<u8>,
+    /// As it is stored.
+    pub sealed: StoredConnection,
 }
 
 /// Loads and commits connections and pending sessions.
@@ -131,37 +159,55 @@ impl Repository {
     /// Opens the grant of a connection that was loaded; none when the authority's verdict destroyed it.
     pub fn open_grant(&self, key: &ConnectionKey, loaded: &Loaded) -> Result<Option<Grant>, RepositoryError> {
         let generation = loaded.connection.revision.generation;
-        let bytes = self.open_field(key, GRANT, generation, &loaded.sealed_grant)?;
+        let bytes = self.open_field(key, GRANT, generation, &loaded.sealed.grant)?;
         wire::decode_grant(&bytes).ok_or_else(|| format_error(key, GRANT))
+    }
+
+    /// Seals and stores what a user's sign-in brought, in the place of `before`, or of nothing, and says with which revision.
+    /// `floor` is the store's from before the sign-in began: one that a delete has come after is not stored.
+    pub async fn connect(
+        &self,
+        key: &ConnectionKey,
+        (before, floor): (Option<Revision>, u64),
+        mut profile: Profile,
+        tokens: &[HeldToken],
+        grant: &Grant,
+    ) -> Result<(Committed, Revision), RepositoryError> {
+        let number = before.map_or(0, |before| before.generation + 1).max(floor);
+        profile.sign_in = SignIn { number, nonce: random_bytes(self.random.as_ref()) };
+        let sealed = self.seal(key, number - 1, &profile, tokens, Some(grant));
+        let committed = self.store.commit(key, before, &sealed, Writer::SignIn).await?;
+        Ok((committed, sealed.revision))
     }
 
     /// Seals and stores a connection if its stored revision still is `expected`: the new revision when it was.
     pub async fn commit(
         &self,
         key: &ConnectionKey,
-        expected: Option<Revision>,
+        expected: Revision,
         profile: &Profile,
         tokens: &[HeldToken],
         grant: Option<&Grant>,
         writer: Writer,
     ) -> Result<(Committed, Revision), RepositoryError> {
-        let sealed = self.seal(key, expected, profile, tokens, grant);
-        let committed = self.store.commit(key, expected, &sealed, writer).await?;
+        let sealed = self.seal(key, expected.generation, profile, tokens, grant);
+        let committed = self.store.commit(key, Some(expected), &sealed, writer).await?;
         Ok((committed, sealed.revision))
     }
 
-    /// Seals a connection as the successor of `expected`, without storing it. Committing one sealed value again after
+    /// Seals a connection with the generation after `after`, without storing it. Committing one sealed value again after
     /// a lost answer is safe; sealing anew would not be.
     pub fn seal(
         &self,
         key: &ConnectionKey,
-        expected: Option<Revision>,
+        after: u64,
         profile: &Profile,
         tokens: &[HeldToken],
         grant: Option<&Grant>,
     ) -> StoredConnection {
-        let generation = expected.map_or(0, |revision| revision.generation) + 1;
-        let revision = Revision { generation, nonce: random_bytes(self.random.as_ref()) };
+        let generation = after + 1;
+        let nonce = random_bytes(self.random.as_ref());
+        let revision = Revision { sign_in: profile.sign_in, generation, nonce };
         let field = |name, bytes: Zeroizing<Vec<u8>>| {
             self.keyring.seal(&place(key, name, generation), &bytes, self.random.as_ref())
         };
@@ -177,16 +223,25 @@ impl Repository {
     pub async fn commit_sealed(
         &self,
         key: &ConnectionKey,
-        expected: Option<Revision>,
+        expected: Revision,
         sealed: &StoredConnection,
         writer: Writer,
     ) -> Result<Committed, RepositoryError> {
-        Ok(self.store.commit(key, expected, sealed, writer).await?)
+        Ok(self.store.commit(key, Some(expected), sealed, writer).await?)
     }
 
-    /// Destroys a connection. False when there was none.
-    pub async fn delete(&self, key: &ConnectionKey) -> Result<bool, RepositoryError> {
-        Ok(self.store.delete(key).await?)
+    /// Destroys a connection as it is now; its user's later sign-ins are not meant.
+    pub async fn delete(&self, key: &ConnectionKey) -> Result<Deleted, RepositoryError> {
+        let meant = match self.store.revision(key).await {
+            Ok(Some(revision)) => revision.sign_in,
+            // One that is on its way is meant too. (And so is what cannot be read.)
+            Ok(None) | Err(StoreError::Corrupt { .. }) => {
+                SignIn { number: self.store.floor(key).await?, nonce: [0; 8] }
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let existed = self.store.delete(key, meant).await?;
+        Ok(Deleted { existed, meant })
     }
 
     /// A page of an app's connections; only their profiles are opened. Those that do not open are left out and
@@ -218,7 +273,7 @@ impl Repository {
         let bytes = self.open_field(key, TOKENS, stored.revision.generation, &stored.tokens)?;
         let tokens = wire::decode_tokens(&bytes).ok_or_else(|| format_error(key, TOKENS))?;
         let connection = Connection { revision: stored.revision, profile, tokens };
-        Ok(Loaded { connection, sealed_grant: stored.grant })
+        Ok(Loaded { connection, sealed: stored })
     }
 
     fn open_profile(
@@ -227,7 +282,10 @@ impl Repository {
         stored: &StoredConnection,
     ) -> Result<Profile, RepositoryError> {
         let bytes = self.open_field(key, PROFILE, stored.revision.generation, &stored.profile)?;
-        serde_json::from_slice(&bytes).map_err(|_| format_error(key, PROFILE))
+        let profile: Profile = serde_json::from_slice(&bytes).map_err(|_| format_error(key, PROFILE))?;
+        // What stands outside the seal decides what a delete takes along.
+        let same = profile.sign_in == stored.revision.sign_in;
+        if same { Ok(profile) } else { Err(format_error(key, PROFILE)) }
     }
 
     fn open_field(
@@ -243,6 +301,15 @@ impl Repository {
             source,
         })
     }
+}
+
+/// What became of a delete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deleted {
+    /// There was one.
+    pub existed: bool,
+    /// The last of its sign-ins that was meant.
+    pub meant: SignIn,
 }
 
 /// A page of connections as they may be shown.

@@ -23,6 +23,8 @@ pub enum Kind {
     AdminConsentSession,
     /// A grant that waits for its connect session to be confirmed.
     Redeemed,
+    /// What was there when the grant that waits was first put in its place.
+    Confirming,
     /// That an authority asked to be left alone.
     Hold,
     /// How long idle grants of a tenant were seen to last.
@@ -38,6 +40,7 @@ impl Kind {
             Kind::State => "state",
             Kind::AdminConsentSession => "consent",
             Kind::Redeemed => "redeemed",
+            Kind::Confirming => "confirming",
             Kind::Hold => "hold",
             Kind::IdleLimit => "idle-limit",
             Kind::Revocations => "revocations",

@@ -46,6 +46,7 @@ struct RedeemedWire<'a> {
     refresh_token: Cow<'a, str>,
     #[serde(borrow)]
     token: TokenWire<'a>,
+    floor: u64,
 }
 
 pub(super) fn encode_redeemed(redeemed: &Redeemed) -> Zeroizing<Vec<u8>> {
@@ -55,6 +56,7 @@ pub(super) fn encode_redeemed(redeemed: &Redeemed) -> Zeroizing<Vec<u8>> {
         scopes_granted: redeemed.scopes_granted.clone(),
         refresh_token: Cow::Borrowed(redeemed.refresh_token.expose()),
         token: TokenWire::of(&redeemed.token),
+        floor: redeemed.floor,
     };
     encode(&wire, size)
 }
@@ -66,6 +68,7 @@ pub(super) fn decode_redeemed(bytes: &[u8]) -> Option<Redeemed> {
         scopes_granted: wire.scopes_granted,
         refresh_token: RefreshToken::new(wire.refresh_token),
         token: wire.token.into_token(),
+        floor: wire.floor,
     })
 }
 

@@ -37,9 +37,10 @@ use redb::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Change, Committed, ConnectionPage, Due, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, Revision, Store,
-    StoreError, StoredConnection, Writer as By, keyspace, record,
+    Change, Committed, ConnectionPage, Due, FLOOR_KEPT, LOWEST_FLOOR, LeaseAnswer, LeaseNonce, LeaseOf,
+    MAX_PAGE, Revision, Store, StoreError, StoredConnection, Writer as By, keyspace, record,
 };
+use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::task::BoxFuture;
@@ -62,6 +63,11 @@ const BEGUN: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("begun");
 const DUE: TableDefinition<'_, &[u8], ()> = TableDefinition::new("due");
 /// When each connection is due, and when it was used (0: not known).
 const SCHEDULE: TableDefinition<'_, &str, (i64, i64)> = TableDefinition::new("schedule");
+
+/// What the least sign-in of a deleted connection is, and until when that is remembered.
+const FLOORS: TableDefinition<'_, &str, (u64, i64)> = TableDefinition::new("floors");
+/// Key: until when, in order, then the connection.
+const FLOOR_EXPIRY: TableDefinition<'_, &[u8], ()> = TableDefinition::new("floor_expiry");
 
 const META_ROW: &str = "store";
 /// The layout of the tables; a file with another one is refused.
@@ -361,9 +367,21 @@ impl Store for EmbeddedStore {
         Box::pin(std::future::pending())
     }
 
-    fn delete<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<bool, StoreError>> {
+    fn floor<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<u64, StoreError>> {
+        let key = keyspace::embedded_record(key);
+        Box::pin(self.read("asking what was deleted of a connection", move |transaction| {
+            let row = transaction.open_table(FLOORS)?.get(key.as_str())?.map(|row| row.value());
+            Ok(Ok(row.map_or(LOWEST_FLOOR, |(floor, _)| floor)))
+        }))
+    }
+
+    fn delete<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+        meant: SignIn,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(async move {
-            let work = Work::Delete { key: keyspace::embedded_record(key) };
+            let work = Work::Delete { key: keyspace::embedded_record(key), meant };
             Ok(self.write("deleting a connection", work).await?.happened())
         })
     }
@@ -472,7 +490,7 @@ enum Work {
     ReleaseLease { of: String, nonce: LeaseNonce, settled: bool },
     Schedule { key: ConnectionKey, due_at: Option<Timestamp> },
     MarkUsed { key: ConnectionKey, at: Timestamp },
-    Delete { key: String },
+    Delete { key: String, meant: SignIn },
     PutPending { id: String, sealed: Vec<u8>, expires_at: Timestamp },
     TakePending { id: String },
     SwapPending { id: String, expected: Vec<u8>, sealed: Vec<u8>, expires_at: Timestamp },
@@ -731,31 +749,45 @@ fn apply_one(
             let holder = leases.holder(key, now.monotonic).map(|(nonce, _)| nonce);
             let committed = match writer {
                 _ if stored.as_ref() == Some(revision) => Committed::Done, // this very commit, whose answer was lost
-                By::Lease(nonce) if holder.is_some_and(|holder| holder != *nonce) => Committed::Fenced,
+                _ if writer.is_fenced() && holder.is_some() && holder != writer.lease() => Committed::Fenced,
                 _ if stored != *expected => Committed::Conflict,
+                _ if stored.is_none() && revision.sign_in.number < floor(transaction, key)? => {
+                    Committed::Conflict
+                }
                 _ => {
                     table.insert(key.as_str(), record.as_slice())?;
-                    if !matches!(writer, By::Operator) {
-                        transaction.open_table(BEGUN)?.remove(key.as_str())?;
+                    let ours = writer.lease().filter(|_| holder == writer.lease());
+                    if ours.is_some() {
+                        leases.0.remove(key);
                     }
-                    if matches!(writer, By::Lease(_)) {
-                        leases.0.remove(key); // ours, or nobody's
-                    }
+                    let is_held = holder.is_some() && ours.is_none();
+                    settle(transaction, key, *writer, is_held)?;
                     *changed = true;
                     Committed::Done
                 }
             };
             return Ok(Ok(Answer::Committed(committed)));
         }
-        Work::Delete { key } => {
-            let removed = transaction.open_table(CONNECTIONS)?.remove(key.as_str())?.is_some();
-            *changed |= removed;
-            *changed |= transaction.open_table(BEGUN)?.remove(key.as_str())?.is_some();
-            leases.0.remove(key);
-            if let Some(key) = keyspace::parse_key(key) {
-                *changed |= schedule(transaction, &key, None)?;
+        Work::Delete { key, meant } => {
+            let mut table = transaction.open_table(CONNECTIONS)?;
+            let mut floor = floor(transaction, key)?.max(meant.number.saturating_add(1));
+            // What cannot be read has no sign-in, and goes whatever is meant.
+            let stored =
+                table.get(key.as_str())?.map(|row| record::decode_revision(job.doing, row.value()).ok());
+            let is_meant = stored.flatten().is_none_or(|revision| meant.includes(&revision.sign_in));
+            if is_meant && let Some(stored) = stored {
+                table.remove(key.as_str())?;
+                floor = floor.max(stored.map_or(0, |revision| revision.generation.saturating_add(1)));
+                if leases.holder(key, now.monotonic).is_none() {
+                    transaction.open_table(BEGUN)?.remove(key.as_str())?;
+                }
+                if let Some(key) = keyspace::parse_key(key) {
+                    schedule(transaction, &key, None)?;
+                }
             }
-            removed
+            raise_floor(transaction, key, floor, now.wall)?;
+            *changed = true;
+            stored.is_some()
         }
         Work::PutPending { id, sealed, expires_at } => {
             put_pending(transaction, id, sealed, *expires_at)?;
@@ -785,6 +817,43 @@ fn apply_one(
         }
     };
     Ok(Ok(Answer::Happened(happened)))
+}
+
+/// Settles what was begun with a connection, as far as a commit does: what was begun under its own lease, and what was begun with
+/// a grant that it replaces, unless somebody holds the lease and may be about to use the new one.
+fn settle(transaction: &WriteTransaction, key: &str, writer: By, is_held: bool) -> Result<(), redb::Error> {
+    let mut begun = transaction.open_table(BEGUN)?;
+    let ours = match (begun.get(key)?, writer.lease()) {
+        (Some(row), Some(nonce)) => row.value().starts_with(&nonce.0),
+        _ => false,
+    };
+    if ours || (writer.replaces_grant() && !is_held) {
+        begun.remove(key)?;
+    }
+    Ok(())
+}
+
+fn floor(transaction: &WriteTransaction, key: &str) -> Result<u64, redb::Error> {
+    let row = transaction.open_table(FLOORS)?.get(key)?.map(|row| row.value());
+    Ok(row.map_or(LOWEST_FLOOR, |(floor, _)| floor))
+}
+
+/// Remembers what a delete leaves, for its time.
+fn raise_floor(
+    transaction: &WriteTransaction,
+    key: &str,
+    floor: u64,
+    now: Timestamp,
+) -> Result<(), redb::Error> {
+    let until = now.plus(FLOOR_KEPT);
+    let before =
+        transaction.open_table(FLOORS)?.insert(key, (floor, until.unix_millis()))?.map(|row| row.value());
+    let mut expiry = transaction.open_table(FLOOR_EXPIRY)?;
+    if let Some((_, until)) = before {
+        expiry.remove(expiry_key(Timestamp::from_unix_millis(until), key).as_slice())?;
+    }
+    expiry.insert(expiry_key(until, key).as_slice(), ())?;
+    Ok(())
 }
 
 /// Puts a connection where it is due, or takes it out of the schedule. False when it was not in it, and is not.
@@ -888,6 +957,18 @@ fn purge(transaction: &WriteTransaction, now: Timestamp) -> Result<(), redb::Err
         expiry.remove(key.as_slice())?;
         if let Some(id) = key.get(8..).and_then(|id| std::str::from_utf8(id).ok()) {
             pending.remove(id)?;
+        }
+    }
+    let mut expiry = transaction.open_table(FLOOR_EXPIRY)?;
+    let mut expired = Vec::new();
+    for row in expiry.range::<&[u8]>(..end.as_slice())?.take(PURGE) {
+        expired.push(row?.0.value().to_vec());
+    }
+    let mut floors = transaction.open_table(FLOORS)?;
+    for key in expired {
+        expiry.remove(key.as_slice())?;
+        if let Some(connection) = key.get(8..).and_then(|name| std::str::from_utf8(name).ok()) {
+            floors.remove(connection)?;
         }
     }
     Ok(())
@@ -1006,7 +1087,7 @@ fn open_file(path: &Path, cache: usize) -> Result<(Database, StoreIdentity), Sto
 
 /// Tables that came with later versions: an older file has none of them, and is none the worse for it.
 fn add_tables(database: &Database) -> Result<(), redb::Error> {
-    let there = match database.begin_read()?.open_table(SCHEDULE) {
+    let there = match database.begin_read()?.open_table(FLOORS) {
         Err(redb::TableError::TableDoesNotExist(_)) => false,
         table => table.map(|_| true)?,
     };
@@ -1015,6 +1096,8 @@ fn add_tables(database: &Database) -> Result<(), redb::Error> {
         transaction.open_table(BEGUN)?;
         transaction.open_table(DUE)?;
         transaction.open_table(SCHEDULE)?;
+        transaction.open_table(FLOORS)?;
+        transaction.open_table(FLOOR_EXPIRY)?;
         transaction.commit()?;
     }
     Ok(())

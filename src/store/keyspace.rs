@@ -12,6 +12,7 @@
 //! | `tokenward:index:{app}` | the names of an app's connections: a sorted set, all scores 0, ordered by bytes |
 //! | `tokenward:lease:{app:connection}` | the nonce of whoever may refresh the connection, with its time to live |
 //! | `tokenward:intent:{app:connection}` | the nonce of whoever began to, until it is known how that ended |
+//! | `tokenward:floor:{app:connection}` | the least sign-in that it may be made with after a delete, in digits; for a day |
 //! | `tokenward:due:{sweep-N}` | one shard of the connections by the instant at which they are due: a sorted set |
 //! | `tokenward:used:{sweep-N}` | the same by when they were last used |
 //! | `tokenward:pending:{id}` | a pending record, with its time to live |
@@ -53,6 +54,11 @@ pub fn redis_lease(of: LeaseOf<'_>) -> (String, String) {
         LeaseOf::Sweep(shard) => sweep_tag(shard),
     };
     (format!("{PREFIX}lease:{{{tag}}}"), format!("{PREFIX}intent:{{{tag}}}"))
+}
+
+/// The key of a connection's floor in Redis, which outlives it. It shares the slot of its record.
+pub fn redis_floor(key: &ConnectionKey) -> String {
+    format!("{PREFIX}floor:{{{key}}}")
 }
 
 /// The keys of a shard's sorted sets in Redis: by when connections are due, and by when they were used.
@@ -153,6 +159,7 @@ mod tests {
         let key = ConnectionKey { app: app("outlook"), connection };
         assert_eq!(redis_record(&key), "tokenward:{outlook:team-a/user:7}");
         assert_eq!(redis_lease(LeaseOf::Connection(&key)).0, "tokenward:lease:{outlook:team-a/user:7}");
+        assert_eq!(redis_floor(&key), "tokenward:floor:{outlook:team-a/user:7}");
         assert_eq!(redis_lease(LeaseOf::Sweep(3)).0, "tokenward:lease:{sweep-3}");
         assert_eq!(redis_due(3).0, "tokenward:due:{sweep-3}");
         assert_eq!((shard(&key), parse_key(&key.to_string())), (0, Some(key.clone())));

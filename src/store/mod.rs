@@ -23,6 +23,7 @@ pub mod testing;
 
 use std::time::Duration;
 
+use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Timestamp;
@@ -31,7 +32,9 @@ use crate::domain::time::Timestamp;
 /// dropped the last write, a connection deleted and made again) is still another revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Revision {
-    /// Counts up by one with every commit.
+    /// Which of the connection's sign-ins it descends from.
+    pub sign_in: SignIn,
+    /// Counts up with every commit.
     pub generation: u64,
     /// Random, new with every commit.
     pub nonce: [u8; 16],
@@ -99,14 +102,50 @@ pub enum LeaseAnswer {
 /// On whose word a commit is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Writer {
-    /// The holder of the connection's lease: refused with [`Committed::Fenced`] while somebody else holds it. When it is
-    /// stored, the lease is given back and what its holder began is settled.
+    /// The holder of the connection's lease, with what the authority granted: refused with [`Committed::Fenced`] while
+    /// somebody else holds it. When it is stored, the lease is given back and what its holder began is settled.
     Lease(LeaseNonce),
+    /// The same with the authority's verdict, which leaves the grant that is there: what somebody else began with it since
+    /// stays in doubt.
+    Verdict(LeaseNonce),
     /// A user's sign-in. It needs no lease, for it uses no grant: it brings one, and nothing that was begun with the one
-    /// before matters any more.
+    /// before matters any more. Only whoever holds the lease now may be about to use the new one.
     SignIn,
     /// An operator's act, which leaves the grant and whatever is under way as they are.
     Operator,
+    /// Whoever stores again what the store had and has lost: refused with [`Committed::Fenced`] while anybody holds the
+    /// lease.
+    Again {
+        /// What is there is another grant than what is put over it.
+        replaces_grant: bool,
+    },
+}
+
+impl Writer {
+    /// Whose lease it is made under.
+    pub fn lease(self) -> Option<LeaseNonce> {
+        match self {
+            Writer::Lease(nonce) | Writer::Verdict(nonce) => Some(nonce),
+            Writer::SignIn | Writer::Operator | Writer::Again { .. } => None,
+        }
+    }
+
+    /// Whether it must not happen while somebody else holds the lease.
+    pub fn is_fenced(self) -> bool {
+        match self {
+            Writer::Lease(_) | Writer::Verdict(_) | Writer::Again { .. } => true,
+            Writer::SignIn | Writer::Operator => false,
+        }
+    }
+
+    /// Whether it puts another grant in the place of the one that is there, so that no doubt about that one matters.
+    pub fn replaces_grant(self) -> bool {
+        match self {
+            Writer::Lease(_) | Writer::SignIn => true,
+            Writer::Verdict(_) | Writer::Operator => false,
+            Writer::Again { replaces_grant } => replaces_grant,
+        }
+    }
 }
 
 /// A connection whose time to be looked at has come.
@@ -172,6 +211,13 @@ impl StoreError {
     }
 }
 
+/// For how long it is remembered that a name's connection was deleted. A sign-in that is still on its way after that, to be
+/// stored where nothing is, would be.
+pub const FLOOR_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// The floor of a name that nothing is remembered of.
+pub const LOWEST_FLOOR: u64 = 1;
+
 /// The most connections one page of [`Store::list`] holds, whatever was asked: a page is held in memory whole.
 pub const MAX_PAGE: usize = 1000;
 
@@ -196,9 +242,9 @@ pub trait Store: Send + Sync {
     /// Looks only a connection's revision up: cheaper than [`Store::load`], for checking what is held in memory.
     fn revision<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<Option<Revision>, StoreError>>;
 
-    /// Stores a connection if its stored revision is `expected` (`None`: if there is none) and nobody but `writer` holds
-    /// its lease, in one step. Repeating a commit whose answer was lost says [`Committed::Done`] when the stored revision
-    /// is already the new one.
+    /// Stores a connection if its stored revision is `expected` (`None`: if there is none, and its sign-in's number is not below
+    /// the [`Store::floor`]) and nobody but `writer` holds its lease, in one step. Repeating a commit whose answer was lost says
+    /// [`Committed::Done`] when the stored revision is already the new one.
     fn commit<'a>(
         &'a self,
         key: &'a ConnectionKey,
@@ -255,8 +301,19 @@ pub trait Store: Send + Sync {
     /// listener; nothing is lost when it stops waiting and begins again, and what is lost on the way is said.
     fn next_change(&self) -> BoxFuture<'_, Change>;
 
-    /// Destroys a connection, whatever its revision. False when there was none.
-    fn delete<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<bool, StoreError>>;
+    /// The least number of a sign-in that a connection may be made with: above everything that was ever deleted under this name, as far
+    /// as that is remembered ([`FLOOR_KEPT`]). Whoever means to make a connection asks before its user signs in.
+    fn floor<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<u64, StoreError>>;
+
+    /// Destroys a connection, whatever its revision, if it descends from the sign-in that is `meant` or an earlier one: so a
+    /// delete that comes late, or twice, cannot take along what it does not mean. Afterwards the [`Store::floor`] is above the
+    /// number that was meant and above every generation of what was destroyed: a sign-in from before it cannot be stored any
+    /// more. False when there was none.
+    ///
+    /// A lease that is held stays, and what was begun with it: its holder may be about to load what a new sign-in puts here,
+    /// and nobody else may do so meanwhile.
+    fn delete<'a>(&'a self, key: &'a ConnectionKey, meant: SignIn)
+    -> BoxFuture<'a, Result<bool, StoreError>>;
 
     /// The connections of one app whose names begin with `prefix`, ordered by name (bytes), after `after`.
     fn list<'a>(

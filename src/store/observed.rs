@@ -7,6 +7,7 @@ use super::{
     Change, Committed, ConnectionPage, Due, LeaseAnswer, LeaseNonce, LeaseOf, Revision, Store, StoreError,
     StoredConnection, Writer,
 };
+use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::{Clock, Timestamp};
@@ -137,8 +138,16 @@ impl<S: Store> Store for Observed<S> {
         self.store.next_change()
     }
 
-    fn delete<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<bool, StoreError>> {
-        self.watch("delete", self.store.delete(key))
+    fn floor<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<u64, StoreError>> {
+        self.watch("floor", self.store.floor(key))
+    }
+
+    fn delete<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+        meant: SignIn,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.watch("delete", self.store.delete(key, meant))
     }
 
     fn list<'a>(

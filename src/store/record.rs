@@ -3,37 +3,52 @@
 //! ```text
 //! offset  bytes
 //!      0      2  "TW"
-//!      2      1  format: 1
-//!      3      8  generation, big-endian
-//!     11     16  nonce
-//!     27     12  the lengths of profile, tokens and grant, big-endian, 4 bytes each
-//!     39    ...  profile, tokens, grant
+//!      2      1  format: 2
+//!      3     16  sign-in: its number, big-endian, and its nonce
+//!     19      8  generation, big-endian
+//!     27     16  nonce
+//!     43     12  the lengths of profile, tokens and grant, big-endian, 4 bytes each
+//!     55    ...  profile, tokens, grant
 //! ```
 //! The revision stands at a fixed place so that it can be read, and compared inside Redis, without the rest; as bytes
 //! and never as a number, because Lua's numbers lose whole ones above 2^53. Nothing here is authenticated: the fields
 //! are sealed and bound to their connection by whoever sealed them, and a record that was tampered with will not open.
 
 use super::{Revision, StoreError, StoredConnection};
+use crate::domain::connection::SignIn;
 
 /// What every record begins with.
 const MAGIC: [u8; 2] = *b"TW";
 /// The only format there is. Another one is an error and never guessed at: an older daemon must not rewrite what a
-/// newer one stored.
-const FORMAT: u8 = 1;
+/// newer one stored. (Format 1, without the sign-in, was in no release.)
+const FORMAT: u8 = 2;
+/// What every record of this format begins with.
+pub const HEAD: [u8; 3] = [MAGIC[0], MAGIC[1], FORMAT];
 /// Where the revision begins.
 pub const REVISION_START: usize = 3;
 /// Where the revision ends, and so how much of a record must be read for it.
-pub const REVISION_END: usize = REVISION_START + 24;
+pub const REVISION_END: usize = REVISION_START + SIGN_IN + 24;
+/// How long a sign-in is: a revision begins with it.
+const SIGN_IN: usize = 16;
 const HEADER: usize = REVISION_END + 12;
 /// The most bytes one sealed field may have. A profile is a few KiB and tokens of ten resources some 50 KiB; what is
 /// larger is a mistake, and would stall everyone behind it in the store.
 pub const MAX_FIELD: usize = 1024 * 1024;
 
-/// A revision as it is stored and compared: generation, big-endian, then nonce.
-pub fn revision_bytes(revision: &Revision) -> [u8; 24] {
-    let mut bytes = [0; 24];
-    bytes[..8].copy_from_slice(&revision.generation.to_be_bytes());
-    bytes[8..].copy_from_slice(&revision.nonce);
+/// A revision as it is stored and compared: sign-in, generation, big-endian, and nonce.
+pub fn revision_bytes(revision: &Revision) -> [u8; REVISION_END - REVISION_START] {
+    let mut bytes = [0; REVISION_END - REVISION_START];
+    bytes[..SIGN_IN].copy_from_slice(&sign_in_bytes(&revision.sign_in));
+    bytes[SIGN_IN..SIGN_IN + 8].copy_from_slice(&revision.generation.to_be_bytes());
+    bytes[SIGN_IN + 8..].copy_from_slice(&revision.nonce);
+    bytes
+}
+
+/// A sign-in as it is stored and compared.
+pub fn sign_in_bytes(sign_in: &SignIn) -> [u8; SIGN_IN] {
+    let mut bytes = [0; SIGN_IN];
+    bytes[..8].copy_from_slice(&sign_in.number.to_be_bytes());
+    bytes[8..].copy_from_slice(&sign_in.nonce);
     bytes
 }
 
@@ -99,11 +114,13 @@ pub fn decode_revision(doing: &'static str, record: &[u8]) -> Result<Revision, S
         let cause = format!("its format is {} and this version knows only {FORMAT}", head[2]);
         return Err(StoreError::Corrupt { doing, cause });
     }
-    let mut generation = [0; 8];
-    generation.copy_from_slice(&head[REVISION_START..REVISION_START + 8]);
-    let mut nonce = [0; 16];
-    nonce.copy_from_slice(&head[REVISION_START + 8..REVISION_END]);
-    Ok(Revision { generation: u64::from_be_bytes(generation), nonce })
+    let number = |at: usize| head[at..at + 8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+    let (mut of_sign_in, mut nonce) = ([0; 8], [0; 16]);
+    let generation = REVISION_START + SIGN_IN;
+    of_sign_in.copy_from_slice(&head[REVISION_START + 8..generation]);
+    nonce.copy_from_slice(&head[generation + 8..REVISION_END]);
+    let sign_in = SignIn { number: number(REVISION_START), nonce: of_sign_in };
+    Ok(Revision { sign_in, generation: number(generation), nonce })
 }
 
 #[cfg(test)]
@@ -112,7 +129,11 @@ mod tests {
 
     fn connection() -> StoredConnection {
         StoredConnection {
-            revision: Revision { generation: u64::MAX - 1, nonce: [7; 16] },
+            revision: Revision {
+                sign_in: SignIn { number: 3, nonce: [9; 8] },
+                generation: u64::MAX - 1,
+                nonce: [7; 16],
+            },
             profile: b"profile".to_vec(),
             tokens: Vec::new(),
             grant: vec![0xff; 300],
@@ -137,13 +158,17 @@ mod tests {
     #[test]
     fn the_format_is_what_it_was() {
         let small = StoredConnection {
-            revision: Revision { generation: 258, nonce: *b"0123456789abcdef" },
+            revision: Revision {
+                sign_in: SignIn { number: 5, nonce: *b"abcdefgh" },
+                generation: 258,
+                nonce: *b"0123456789abcdef",
+            },
             profile: b"p".to_vec(),
             tokens: b"to".to_vec(),
             grant: b"gra".to_vec(),
         };
         let record = encode("testing", &small).expect("fits");
-        let expected = b"TW\x01\0\0\0\0\0\0\x01\x020123456789abcdef\0\0\0\x01\0\0\0\x02\0\0\0\x03ptogra";
+        let expected = b"TW\x02\0\0\0\0\0\0\0\x05abcdefgh\0\0\0\0\0\0\x01\x020123456789abcdef\0\0\0\x01\0\0\0\x02\0\0\0\x03ptogra";
         assert_eq!(record, expected);
     }
 

@@ -52,9 +52,10 @@ use self::changes::Changes;
 use self::connection::{Link, Live, Verdict, check_master, client_config, describe};
 pub use self::sentinel::Sentinels;
 use super::{
-    Change, Committed, ConnectionPage, Due, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, Revision, Store,
-    StoreError, StoredConnection, Writer, keyspace, record,
+    Change, Committed, ConnectionPage, Due, FLOOR_KEPT, LOWEST_FLOOR, LeaseAnswer, LeaseNonce, LeaseOf,
+    MAX_PAGE, Revision, Store, StoreError, StoredConnection, Writer, keyspace, record,
 };
+use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::random::Random;
 use crate::domain::task::{BoxFuture, Tasks};
@@ -424,6 +425,9 @@ fn add_to_index(key: &ConnectionKey) -> ::redis::Cmd {
     add
 }
 
+/// No lease has this nonce: a commit that names it is refused whoever holds one.
+const NOBODY: LeaseNonce = LeaseNonce([0; 16]);
+
 /// A time to live in Redis's milliseconds; none is not allowed, and one is over at once too.
 fn millis(ttl: Duration) -> u64 {
     // Redis refuses what does not fit a signed 64-bit instant.
@@ -513,22 +517,21 @@ impl Store for RedisStore {
             let encoded = record::encode(DOING, connection)?;
             let expects = expected.map(|revision| record::revision_bytes(&revision).to_vec());
             let (lease, intent) = keyspace::redis_lease(LeaseOf::Connection(key));
-            let (nonce, settles): (&[u8], u8) = match &writer {
-                Writer::Lease(nonce) => (&nonce.0, 1),
-                Writer::SignIn => (&[], 1),
-                Writer::Operator => (&[], 0),
-            };
+            let nonce = writer.lease().unwrap_or(NOBODY);
+            let fence = if writer.is_fenced() { &nonce.0[..] } else { &[] };
             let mut script = scripts::COMMIT.prepare_invoke();
             script
                 .key(keyspace::redis_record(key))
                 .key(lease)
                 .key(intent)
+                .key(keyspace::redis_floor(key))
                 .arg(expects.unwrap_or_default())
                 .arg(&record::revision_bytes(&connection.revision)[..])
                 .arg(&encoded[..record::REVISION_START])
                 .arg(&encoded)
-                .arg(nonce)
-                .arg(settles)
+                .arg(fence)
+                .arg(u8::from(writer.replaces_grant()))
+                .arg(connection.revision.sign_in.number)
                 .arg(keyspace::REDIS_CHANGES)
                 .arg(self.changes.message(key));
             let creates = expected.is_none();
@@ -705,19 +708,46 @@ impl Store for RedisStore {
         Box::pin(self.changes.next(&self.link))
     }
 
-    fn delete<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<bool, StoreError>> {
+    fn floor<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<u64, StoreError>> {
+        const DOING: &str = "asking what was deleted of a connection";
+        Box::pin(async move {
+            let mut get = ::redis::cmd("GET");
+            get.arg(keyspace::redis_floor(key));
+            let (floor, _) = self
+                .run(DOING, |mut commands| {
+                    let get = &get;
+                    async move { get.query_async::<Option<u64>>(&mut commands).await }
+                })
+                .await?;
+            match floor {
+                Some(floor) => Ok(floor),
+                None => self.believe_absence(DOING).await.map(|()| LOWEST_FLOOR),
+            }
+        })
+    }
+
+    fn delete<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+        meant: SignIn,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
         const DOING: &str = "deleting a connection";
         Box::pin(async move {
             let (lease, intent) = keyspace::redis_lease(LeaseOf::Connection(key));
             let mut script = scripts::DELETE.prepare_invoke();
-            script.key(keyspace::redis_record(key)).key(lease).key(intent);
+            script.key(keyspace::redis_record(key)).key(lease).key(intent).key(keyspace::redis_floor(key));
+            script.arg(&record::sign_in_bytes(&meant)[..]).arg(&record::HEAD[..]).arg(millis(FLOOR_KEPT));
             script.arg(keyspace::REDIS_CHANGES).arg(self.changes.message(key));
-            let (removed, lost) = self
+            let (found, lost) = self
                 .write(DOING, |mut commands| {
                     let script = &script;
-                    async move { script.invoke_async::<bool>(&mut commands).await }
+                    async move { script.invoke_async::<u8>(&mut commands).await }
                 })
                 .await?;
+            if found == 2 {
+                return Ok(true); // the one that was meant has been replaced
+            }
+            let removed = found == 1;
             if !removed {
                 self.believe_absence(DOING).await?;
             }

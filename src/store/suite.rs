@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{
-    Committed, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, Revision, SWEEP_SHARDS, Store, StoreError,
-    StoredConnection, Writer, keyspace,
+    Committed, LOWEST_FLOOR, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, Revision, SWEEP_SHARDS, Store,
+    StoreError, StoredConnection, Writer, keyspace,
 };
+use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::random::Random;
 use crate::domain::task::{BoxFuture, Tasks};
@@ -79,9 +80,12 @@ pub(crate) fn name(text: &str) -> ConnectionName {
     ConnectionName::parse(text).expect("a valid connection name")
 }
 
+/// The sign-in of what [`connection`] gives.
+pub(crate) const FIRST: SignIn = SignIn { number: 1, nonce: [1; 8] };
+
 pub(crate) fn connection(generation: u64, nonce: u128) -> StoredConnection {
     StoredConnection {
-        revision: Revision { generation, nonce: nonce.to_be_bytes() },
+        revision: Revision { sign_in: FIRST, generation, nonce: nonce.to_be_bytes() },
         profile: format!("profile {generation}").into_bytes(),
         tokens: vec![0, 0xff, b'\r', b'\n'],
         grant: nonce.to_le_bytes().repeat(10),
@@ -95,6 +99,7 @@ pub(crate) async fn run(store: Arc<dyn Store>) {
     recreation(&*store).await;
     leases(&*store).await;
     fences(&*store).await;
+    deletes(&*store).await;
     schedule(&*store).await;
     one_of_many_commits(&store).await;
     pending(&*store).await;
@@ -112,8 +117,7 @@ fn nonce(byte: u8) -> LeaseNonce {
     LeaseNonce([byte; 16])
 }
 
-/// One holder at a time, whose lease ends by itself, by being given back or by being taken along with a delete; and
-/// whoever comes next is told when nobody knows what became of the one before.
+/// One holder at a time, whose lease ends by itself or by being given back; and whoever comes next is told when nobody knows what became of the one before.
 async fn leases(store: &dyn Store) {
     let key = key("leases", "user-1");
     for of in [LeaseOf::Connection(&key), LeaseOf::Sweep(3)] {
@@ -140,10 +144,12 @@ async fn leases(store: &dyn Store) {
         store.release_lease(of, nonce(3), true).await.expect("serves");
         assert_eq!(take(4, LONG).await, UNSETTLED, "whoever came between did not settle it");
         store.release_lease(of, nonce(4), true).await.expect("serves");
-        store.delete(&key).await.expect("serves");
         if of == LeaseOf::Sweep(3) {
             return; // nothing but a commit or a delete settles, and a shard has neither
         }
+        let first = connection(1, 1);
+        assert_eq!(store.commit(&key, None, &first, Writer::SignIn).await.expect("serves"), Committed::Done);
+        assert!(store.delete(&key, FIRST).await.expect("serves"), "and what was begun goes with it");
 
         // One whose holder died.
         assert_eq!(take(4, Duration::from_millis(60)).await, MINE);
@@ -152,9 +158,7 @@ async fn leases(store: &dyn Store) {
         assert_eq!(take(5, LONG).await, UNSETTLED);
         store.release_lease(of, nonce(4), true).await.expect("serves");
         theirs(6).await;
-        store.delete(&key).await.expect("serves");
-        assert_eq!(take(6, LONG).await, MINE, "gone with the connection");
-        store.release_lease(of, nonce(6), true).await.expect("serves");
+        store.release_lease(of, nonce(5), false).await.expect("serves");
     }
 }
 
@@ -162,7 +166,7 @@ async fn leases(store: &dyn Store) {
 async fn fences(store: &dyn Store) {
     let key = key("fences", "user-1");
     let of = LeaseOf::Connection(&key);
-    let states: Vec<StoredConnection> = (1..9).map(|number| connection(number, number.into())).collect();
+    let states: Vec<StoredConnection> = (1..12).map(|number| connection(number, number.into())).collect();
     let commit = async |from: usize, writer| {
         let expected = from.checked_sub(1).map(|before| states[before].revision);
         store.commit(&key, expected, &states[from], writer).await.expect("serves")
@@ -194,18 +198,90 @@ async fn fences(store: &dyn Store) {
     store.release_lease(of, nonce(4), false).await.expect("serves");
     assert_eq!(take(5).await, UNSETTLED);
 
-    // A sign-in brings another grant: what was begun with the one before does not matter.
+    // A sign-in brings another grant: what was begun with the one before does not matter, once nobody holds the lease who
+    // may be about to use the new one.
     assert_eq!(commit(4, Writer::SignIn).await, Committed::Done);
     assert_eq!(commit(4, Writer::Lease(nonce(6))).await, Committed::Done, "it is what is stored");
     assert_eq!(commit(5, Writer::Lease(nonce(6))).await, Committed::Fenced);
     store.release_lease(of, nonce(5), false).await.expect("serves");
-    assert_eq!(take(6).await, MINE);
-
-    // A delete takes all of it along.
-    assert!(store.delete(&key).await.expect("serves"));
-    assert_eq!(commit(5, Writer::Lease(nonce(6))).await, Committed::Conflict);
+    assert_eq!(take(6).await, UNSETTLED);
+    store.release_lease(of, nonce(6), false).await.expect("serves");
+    assert_eq!(commit(5, Writer::SignIn).await, Committed::Done);
     assert_eq!(take(7).await, MINE);
-    store.release_lease(of, nonce(7), true).await.expect("serves");
+
+    // A verdict leaves the grant that is there: it settles what was begun under its own lease, and nothing of somebody else's.
+    assert_eq!(commit(6, Writer::Verdict(nonce(6))).await, Committed::Fenced);
+    store.release_lease(of, nonce(7), false).await.expect("serves");
+    assert_eq!(commit(6, Writer::Verdict(nonce(6))).await, Committed::Done, "nobody holds it");
+    assert_eq!(take(8).await, UNSETTLED);
+    assert_eq!(commit(7, Writer::Verdict(nonce(8))).await, Committed::Done);
+    assert_eq!(take(9).await, MINE);
+
+    // What was lost and is stored again gives way to whoever holds the lease, and settles what was about another grant.
+    let (again, other) = (Writer::Again { replaces_grant: false }, Writer::Again { replaces_grant: true });
+    assert_eq!(commit(8, again).await, Committed::Fenced);
+    assert_eq!(commit(8, other).await, Committed::Fenced);
+    store.release_lease(of, nonce(9), false).await.expect("serves");
+    assert_eq!(commit(8, again).await, Committed::Done);
+    assert_eq!(take(10).await, UNSETTLED);
+    store.release_lease(of, nonce(10), false).await.expect("serves");
+    assert_eq!(commit(9, other).await, Committed::Done);
+    assert_eq!(take(11).await, MINE);
+
+    // A delete leaves the lease to whoever holds it, with what they began, and nothing that they bring.
+    assert!(store.delete(&key, FIRST).await.expect("serves"));
+    assert_eq!(commit(10, Writer::Lease(nonce(11))).await, Committed::Conflict);
+    assert!(store.extend_lease(of, nonce(11), LONG).await.expect("serves"));
+    let anew = signed_in(12, 12);
+    assert_eq!(store.commit(&key, None, &anew, Writer::SignIn).await.expect("serves"), Committed::Done);
+    store.release_lease(of, nonce(11), false).await.expect("serves");
+    assert_eq!(take(12).await, UNSETTLED);
+    store.release_lease(of, nonce(12), true).await.expect("serves");
+}
+
+/// A delete means the sign-ins up to one, and no later one; what was begun before it comes too late.
+async fn deletes(store: &dyn Store) {
+    let key = key("deletes", "user-1");
+    let commit = async |expected: Option<&StoredConnection>, next: &StoredConnection| {
+        let expected = expected.map(|connection| connection.revision);
+        store.commit(&key, expected, next, Writer::SignIn).await.expect("serves")
+    };
+    let floor = async || store.floor(&key).await.expect("serves");
+    let delete = async |number| store.delete(&key, SignIn { number, nonce: [1; 8] }).await.expect("serves");
+    assert_eq!(floor().await, LOWEST_FLOOR);
+    let (first, renewed) = (connection(1, 1), connection(2, 2));
+    assert_eq!(commit(None, &first).await, Committed::Done);
+    assert_eq!(commit(Some(&first), &renewed).await, Committed::Done);
+    assert_eq!(floor().await, LOWEST_FLOOR);
+    assert!(delete(1).await, "however often it was renewed");
+    assert_eq!(store.load(&key).await.expect("serves"), None);
+    assert_eq!(floor().await, 3);
+    // The first sign-in once more, which was on its way all the time; and another one from before the delete.
+    assert_eq!(commit(None, &first).await, Committed::Conflict);
+    assert_eq!(commit(None, &signed_in(2, 9)).await, Committed::Conflict);
+    let second = signed_in(3, 3);
+    assert_eq!(commit(None, &second).await, Committed::Done);
+    // The delete once more; and one of another sign-in with that number, which the store has lost.
+    assert!(delete(1).await);
+    assert!(store.delete(&key, SignIn { number: 3, nonce: [2; 8] }).await.expect("serves"));
+    assert_eq!(store.load(&key).await.expect("serves").as_ref(), Some(&second));
+    assert_eq!(floor().await, 4);
+    // One of what is not there means what is on its way there.
+    assert!(delete(3).await);
+    assert_eq!(floor().await, 4);
+    assert!(!delete(3).await);
+    assert_eq!(floor().await, 4, "repeated");
+    assert!(!delete(4).await);
+    assert_eq!(floor().await, 5);
+    assert_eq!(commit(None, &signed_in(4, 4)).await, Committed::Conflict);
+    assert_eq!(commit(None, &signed_in(6, 4)).await, Committed::Done, "a floor is the least");
+}
+
+/// What a sign-in of this number brings.
+pub(crate) fn signed_in(sign_in: u64, nonce: u128) -> StoredConnection {
+    let mut connection = connection(sign_in, nonce);
+    connection.revision.sign_in = SignIn { number: sign_in, nonce: [1; 8] };
+    connection
 }
 
 async fn schedule(store: &dyn Store) {
@@ -239,7 +315,10 @@ async fn schedule(store: &dyn Store) {
     assert_eq!((later[38].due_at, later[38].used_at), (at(1_800_000_000_500), Some(at(7))));
     assert_eq!((later.len(), later[0].used_at), (39, None));
     // A delete takes a connection out.
-    store.delete(&keys[2]).await.expect("serves");
+    let of_it = connection(1, 1);
+    let made = store.commit(&keys[2], None, &of_it, Writer::SignIn).await.expect("serves");
+    assert_eq!(made, Committed::Done);
+    assert!(store.delete(&keys[2], FIRST).await.expect("serves"));
     assert_eq!(due(1_800_000_000_500, 100).await.len(), 38);
     for key in &keys {
         store.schedule(key, None).await.expect("serves");
@@ -282,13 +361,13 @@ async fn commits(store: &dyn Store) {
         Committed::Conflict,
         "too late"
     );
-    let wrong = Some(Revision { generation: 2, nonce: [0; 16] });
+    let wrong = Some(Revision { sign_in: FIRST, generation: 2, nonce: [0; 16] });
     assert_eq!(
         store.commit(&key, wrong, &third, Writer::SignIn).await.expect("serves"),
         Committed::Conflict,
         "other nonce"
     );
-    let wrong = Some(Revision { generation: 3, nonce: second.revision.nonce });
+    let wrong = Some(Revision { sign_in: FIRST, generation: 3, nonce: second.revision.nonce });
     assert_eq!(
         store.commit(&key, wrong, &third, Writer::SignIn).await.expect("serves"),
         Committed::Conflict,
@@ -316,11 +395,10 @@ async fn commits(store: &dyn Store) {
 
 async fn recreation(store: &dyn Store) {
     let key = key("recreation", "user-1");
-    let (before, after) = (connection(1, 1), connection(1, 2));
-    assert!(!store.delete(&key).await.expect("serves"));
+    let (before, after) = (connection(1, 1), signed_in(3, 2));
     assert_eq!(store.commit(&key, None, &before, Writer::SignIn).await.expect("serves"), Committed::Done);
-    assert!(store.delete(&key).await.expect("serves"));
-    assert!(!store.delete(&key).await.expect("serves"));
+    assert!(store.delete(&key, FIRST).await.expect("serves"));
+    assert!(!store.delete(&key, FIRST).await.expect("serves"));
     assert_eq!(store.load(&key).await.expect("serves"), None);
     assert_eq!(store.commit(&key, None, &after, Writer::SignIn).await.expect("serves"), Committed::Done);
     // A refresh that began before the delete has the generation right, and must not come through.
@@ -457,7 +535,7 @@ async fn names(store: &dyn Store) {
     assert!(listed(store, "names", "ü", None, 100).await.is_empty());
     assert!(listed(store, "other", "", None, 100).await.is_empty());
     assert!(listed(store, "names", "", None, 0).await.is_empty());
-    assert!(store.delete(&key("names", "a/b")).await.expect("serves"));
+    assert!(store.delete(&key("names", "a/b"), FIRST).await.expect("serves"));
     assert_eq!(listed(store, "names", "a/", None, 100).await, ["a/b/c"]);
     assert_eq!(listed(store, "names-2", "a/", None, 100).await, ["a/b", "a/b/c"]);
 }

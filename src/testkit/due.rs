@@ -26,7 +26,7 @@ use crate::domain::verdict::AuthorityFailure;
 use crate::keyring::{Keyring, SealingKey};
 use crate::refresh::{Deps, Engine, EngineApp, Observer, Settings, Swept};
 use crate::repository::Repository;
-use crate::store::Writer;
+use crate::store::LOWEST_FLOOR;
 
 const REPLICAS: usize = 3;
 const TENANTS: usize = 20;
@@ -173,7 +173,7 @@ async fn connect(repository: Repository, clock: Arc<SimClock>, count: usize) {
             answers_claims: None,
         };
         let grant = Grant::new(RefreshToken::new(format!("r-{number}")));
-        let stored = repository.commit(&key, None, &profile, &[token], Some(&grant), Writer::SignIn).await;
+        let stored = repository.connect(&key, (None, LOWEST_FLOOR), profile, &[token], &grant).await;
         stored.expect("stored");
         let store = repository.store();
         store.schedule(&key, Some(due_at)).await.expect("scheduled");

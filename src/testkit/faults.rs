@@ -189,6 +189,10 @@ pub(crate) enum Mutant {
     ForgetsCommits,
     /// The store acknowledges deletes and keeps the connection.
     KeepsDeleted,
+    /// The store deletes what is there, whatever is meant.
+    DeletesWhatever,
+    /// The store makes a connection whose sign-in is from before a delete.
+    NoFloor,
     /// The authority room takes a failure that passes for a verdict.
     TransientIsVerdict,
     /// The authority room takes a verdict for a failure that passes.

@@ -83,6 +83,8 @@ struct Books {
     losses: Vec<(Duration, BTreeSet<ConnectionKey>)>,
     sign_ins: BTreeMap<Family, SignIn>,
     acts: BTreeMap<ConnectionKey, Vec<Act>>,
+    /// When deletes were begun, whatever came of them.
+    deletes: BTreeMap<ConnectionKey, Vec<(Duration, Option<Duration>)>>,
     /// The newest serial that a process handed out.
     newest: BTreeMap<(Pid, Family, Option<String>), (Duration, u64)>,
     /// The newest generation of each grant that was ever stored.
@@ -234,8 +236,7 @@ impl Ledger {
     // What users and operators do.
 
     pub(crate) fn signing_in(&self, key: &ConnectionKey, family: Family, user: u32) {
-        let begun = self.world.now();
-        let sign_in = SignIn { key: key.clone(), user, begun, acknowledged: None };
+        let sign_in = SignIn { key: key.clone(), user, begun: self.world.now(), acknowledged: None };
         self.books().sign_ins.insert(family, sign_in);
     }
 
@@ -246,6 +247,34 @@ impl Ledger {
         sign_in.acknowledged = Some(now);
         let key = sign_in.key.clone();
         books.acts.entry(key).or_default().push(Act { begun, acknowledged: now, pid });
+    }
+
+    pub(crate) fn deleting(&self, key: &ConnectionKey) -> usize {
+        let now = self.world.now();
+        let mut books = self.books();
+        let deletes = books.deletes.entry(key.clone()).or_default();
+        deletes.push((now, None));
+        deletes.len() - 1
+    }
+
+    /// It is over, whatever came of it.
+    pub(crate) fn delete_ended(&self, key: &ConnectionKey, number: usize) {
+        let now = self.world.now();
+        if let Some(deletes) = self.books().deletes.get_mut(key) {
+            deletes[number].1 = Some(now);
+        }
+    }
+
+    /// A connection is not there at the end: somebody must have begun to delete it since its last sign-in began.
+    pub(crate) fn not_there(&self, key: &ConnectionKey) {
+        let books = self.books();
+        let of_key = books.sign_ins.values().filter(|sign_in| sign_in.key == *key);
+        let last = of_key.filter(|sign_in| sign_in.acknowledged.is_some()).map(|sign_in| sign_in.begun).max();
+        let explained = last.is_none_or(|begun| books.may_be_deleted(key, begun));
+        drop(books);
+        if !explained {
+            self.violated("I18", format!("{key} is gone, and nobody deleted it since its user signed in"));
+        }
     }
 
     pub(crate) fn deleted(&self, key: &ConnectionKey, begun: Duration, pid: Pid) {

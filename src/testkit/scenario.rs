@@ -29,7 +29,7 @@ use crate::domain::time::{Clock, Timestamp};
 use crate::keyring::{Keyring, SealingKey};
 use crate::refresh::{Deps, Engine, EngineApp, Observer, Refused, Settings, Swept, Want, held_token};
 use crate::repository::Repository;
-use crate::store::{Committed, Writer};
+use crate::store::Committed;
 
 const REPLICAS: usize = 3;
 /// Faults and users' acts come until here …
@@ -461,6 +461,7 @@ impl Cluster {
     async fn sign_in(&self, process: &Process, target: usize, user: u32) {
         let key = &self.targets[target].key;
         let begun = self.world.now();
+        let Ok(floor_then) = process.repository.store().floor(key).await else { return };
         let (family, refresh_token, access_token, life) = self.issuer.sign_in(user);
         self.ledger.signing_in(key, family, user);
         self.world.note(format_args!("{} signs in at {}: grant {}", user, process.replica, family.0));
@@ -493,6 +494,10 @@ impl Cluster {
         for _ in 0..SIGN_IN_TRIES {
             let Ok(before) = process.repository.load(key).await else { return };
             let before = before.map(|loaded| loaded.connection);
+            match process.repository.store().floor(key).await {
+                Ok(floor) if floor <= floor_then => {}
+                _ => return, // deleted since, or nobody knows
+            }
             let same = before.as_ref().filter(|before| before.profile.account.id() == account.id());
             let profile = Profile::connected(
                 account.clone(),
@@ -505,12 +510,10 @@ impl Cluster {
             self.expect(process, target, &profile, &token).await;
             let expected = before.as_ref().map(|before| before.revision);
             let tokens = std::slice::from_ref(&token);
-            let committed = process
-                .repository
-                .commit(key, expected, &profile, tokens, Some(&grant), Writer::SignIn)
-                .await;
-            if let Ok((Committed::Done, _)) = committed {
-                process.engine.forget(key);
+            let base = (expected, floor_then);
+            let committed = process.repository.connect(key, base, profile, tokens, &grant).await;
+            if let Ok((Committed::Done, revision)) = committed {
+                process.engine.connected(key, revision.sign_in);
                 self.ledger.signed_in(family, begun, process.pid);
                 self.world.note(format_args!("grant {} is stored", family.0));
                 return;
@@ -527,10 +530,12 @@ impl Cluster {
         let key = &self.targets[target].key;
         let begun = self.world.now();
         self.world.note(format_args!("{} is deleted at {}", key.connection, process.replica));
-        self.ledger.deleting(process.pid, key);
-        match process.repository.delete(key).await {
-            Ok(_) => {
-                process.engine.forget(key);
+        let number = self.ledger.deleting(key);
+        let deleted = process.repository.delete(key).await;
+        self.ledger.delete_ended(key, number);
+        match deleted {
+            Ok(deleted) => {
+                process.engine.deleted(key, deleted.meant);
                 self.ledger.deleted(key, begun, process.pid);
                 self.world.note(format_args!("{} was deleted", key.connection));
             }
@@ -838,7 +843,10 @@ impl Cluster {
         for (number, target) in self.targets.iter().enumerate() {
             let stored = self.ledger.stored(&target.key);
             let expected = match stored {
-                None => Outcome::NotFound,
+                None => {
+                    self.ledger.not_there(&target.key);
+                    Outcome::NotFound
+                }
                 Some(stored) => match stored.grant {
                     Some((family, _)) if self.issuer.lives(family) => {
                         // Whichever token; only that there is one.

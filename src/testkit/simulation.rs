@@ -129,6 +129,16 @@ fn a_delete_that_is_acknowledged_and_not_done_is_noticed() {
 }
 
 #[test]
+fn a_delete_that_takes_a_later_sign_in_along_is_noticed() {
+    is_noticed(Mutant::DeletesWhatever, "I18");
+}
+
+#[test]
+fn a_sign_in_from_before_a_delete_that_is_stored_after_it_is_noticed() {
+    is_noticed(Mutant::NoFloor, "I7");
+}
+
+#[test]
 fn a_passing_failure_taken_for_a_verdict_is_noticed() {
     is_noticed(Mutant::TransientIsVerdict, "I9");
 }

@@ -10,12 +10,13 @@ use tokio::sync::{Notify, oneshot};
 use super::faults::{Dice, Link, Mutant, StoreWeather};
 use super::schedule::Schedule;
 use super::tasks::{Pid, WORLD};
+use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::{Clock, Timestamp};
 use crate::store::{
-    Change, Committed, ConnectionPage, Due, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, Revision, Store,
-    StoreError, StoredConnection, Writer, record,
+    Change, Committed, ConnectionPage, Due, LOWEST_FLOOR, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE,
+    Revision, Store, StoreError, StoredConnection, Writer, record,
 };
 
 /// After this a client gives up on an answer.
@@ -101,6 +102,7 @@ struct Data {
     leases: BTreeMap<LeaseKey, (LeaseNonce, Duration)>,
     begun: BTreeMap<LeaseKey, (LeaseNonce, bool)>,
     schedule: Schedule,
+    floors: BTreeMap<ConnectionKey, u64>,
     pending: BTreeMap<String, (Vec<u8>, Duration)>,
 }
 
@@ -130,7 +132,8 @@ enum Op {
     Schedule(ConnectionKey, Option<Timestamp>),
     MarkUsed(ConnectionKey, Timestamp),
     Due { shard: u8, until: Timestamp, limit: usize },
-    Delete(ConnectionKey),
+    Floor(ConnectionKey),
+    Delete(ConnectionKey, SignIn),
     List { app: AppName, prefix: String, after: Option<ConnectionName>, limit: usize },
     PutPending { id: String, sealed: Vec<u8>, ttl: Duration },
     Pending(String),
@@ -140,13 +143,16 @@ enum Op {
 
 impl Op {
     fn writes(&self) -> bool {
-        !matches!(self, Op::Ping | Op::Load(_) | Op::Due { .. } | Op::List { .. } | Op::Pending(_))
+        !matches!(
+            self,
+            Op::Ping | Op::Load(_) | Op::Floor(_) | Op::Due { .. } | Op::List { .. } | Op::Pending(_)
+        )
     }
 
     /// Those whose loss anybody could notice.
     fn key(&self) -> Option<&ConnectionKey> {
         match self {
-            Op::Commit { key, .. } | Op::Delete(key) => Some(key),
+            Op::Commit { key, .. } | Op::Delete(key, _) => Some(key),
             Op::Take { of: LeaseKey::Connection(key), .. }
             | Op::Extend { of: LeaseKey::Connection(key), .. } => Some(key),
             Op::Release { of: LeaseKey::Connection(key), .. } => Some(key),
@@ -159,13 +165,21 @@ impl Op {
         matches!(self, Op::Pending(id) | Op::PutPending { id, .. } if id.starts_with(kind))
     }
 
-    /// Whether the network may bring it a second time when it was answered long ago. What creates or destroys whatever it
-    /// finds would do so to what was made meanwhile: a client must not leave such a one behind, and this one does not.
+    /// Whether the network may bring it a second time when it was answered long ago. What is kept or taken whatever is there
+    /// would be so again: a client must not leave such a one behind, and this one does not.
     fn may_come_late(&self) -> bool {
-        !matches!(
-            self,
-            Op::Delete(_) | Op::Commit { expected: None, .. } | Op::PutPending { .. } | Op::TakePending(_)
-        )
+        !matches!(self, Op::PutPending { .. } | Op::TakePending(_))
+    }
+}
+
+impl Mutant {
+    /// Whether a run has a chance to notice it only when this comes twice.
+    fn is_shown_by_repeating(self, op: &Op) -> bool {
+        match self {
+            Mutant::DeletesWhatever => matches!(op, Op::Delete(..)),
+            Mutant::NoFloor => matches!(op, Op::Commit { expected: None, .. }),
+            _ => false,
+        }
     }
 }
 
@@ -175,6 +189,7 @@ enum Reply {
     Committed(Committed),
     Lease(LeaseAnswer),
     Yes(bool),
+    Number(u64),
     Due(Vec<Due>),
     Page(ConnectionPage),
     Bytes(Option<Vec<u8>>),
@@ -202,28 +217,28 @@ impl Data {
                 if stored == Some(connection.revision) {
                     return Reply::Committed(Committed::Done);
                 }
-                let ours = match writer {
-                    Writer::Lease(nonce) => {
-                        if mutant != Mutant::CommitIgnoresLease
-                            && holder.is_some_and(|holder| holder != *nonce)
-                        {
-                            return Reply::Committed(Committed::Fenced);
-                        }
-                        holder == Some(*nonce)
-                    }
-                    Writer::SignIn | Writer::Operator => false,
-                };
+                let anothers = holder.is_some() && holder != writer.lease();
+                if writer.is_fenced() && anothers && mutant != Mutant::CommitIgnoresLease {
+                    return Reply::Committed(Committed::Fenced);
+                }
                 if mutant != Mutant::CommitIgnoresRevision && stored != *expected {
+                    return Reply::Committed(Committed::Conflict);
+                }
+                let floor = self.floors.get(key).copied().unwrap_or(LOWEST_FLOOR);
+                if stored.is_none() && connection.revision.sign_in.number < floor && mutant != Mutant::NoFloor
+                {
                     return Reply::Committed(Committed::Conflict);
                 }
                 if mutant == Mutant::ForgetsCommits && connection.revision.nonce[0] < 32 {
                     return Reply::Committed(Committed::Done);
                 }
                 self.connections.insert(key.clone(), connection.clone());
-                if ours {
+                let mine = holder.is_some() && !anothers;
+                if mine {
                     self.leases.remove(&of);
                 }
-                if *writer != Writer::Operator {
+                let begun_here = self.begun.get(&of).is_some_and(|(nonce, _)| Some(*nonce) == writer.lease());
+                if begun_here || (writer.replaces_grant() && (holder.is_none() || mine)) {
                     self.begun.remove(&of);
                 }
                 Reply::Committed(Committed::Done)
@@ -272,15 +287,25 @@ impl Data {
             Op::Due { shard, until, limit } => {
                 Reply::Due(self.schedule.due(*shard, *until, *limit.min(&MAX_PAGE)))
             }
-            Op::Delete(key) => {
+            Op::Floor(key) => Reply::Number(self.floors.get(key).copied().unwrap_or(LOWEST_FLOOR)),
+            Op::Delete(key, meant) => {
                 if mutant == Mutant::KeepsDeleted {
                     return Reply::Yes(true);
                 }
-                let of = LeaseKey::Connection(key.clone());
-                self.leases.remove(&of);
-                self.begun.remove(&of);
-                self.schedule.remove(key);
-                Reply::Yes(self.connections.remove(key).is_some())
+                let stored = self.connections.get(key).map(|stored| stored.revision);
+                let floor = self.floors.entry(key.clone()).or_insert(LOWEST_FLOOR);
+                *floor = (*floor).max(meant.number + 1);
+                let Some(stored) = stored else { return Reply::Yes(false) };
+                if meant.includes(&stored.sign_in) || mutant == Mutant::DeletesWhatever {
+                    *floor = (*floor).max(stored.generation + 1);
+                    let of = LeaseKey::Connection(key.clone());
+                    self.connections.remove(key);
+                    self.schedule.remove(key);
+                    if self.holder(&of, now).is_none() {
+                        self.begun.remove(&of);
+                    }
+                }
+                Reply::Yes(true)
             }
             Op::List { app, prefix, after, limit } => {
                 let limit = *limit.min(&MAX_PAGE);
@@ -491,7 +516,7 @@ impl SimServer {
                 let then = state.history.iter().rev().find(|(at, _)| *at + STALE <= now);
                 return (Reply::Connection(then.and_then(|(_, then)| then.get(key).cloned())), now);
             }
-            if let Op::Commit { .. } | Op::Delete(_) = op {
+            if let Op::Commit { .. } | Op::Delete(..) = op {
                 let connections = state.primary.connections.clone();
                 state.history.push_back((now, connections));
             }
@@ -503,11 +528,12 @@ impl SimServer {
             }
             _ => None,
         };
-        let destroyed = match op {
-            Op::Delete(key) => state.primary.connections.get(key).map(|stored| (key, stored.revision)),
+        let there = match op {
+            Op::Delete(key, _) => state.primary.connections.get(key).map(|stored| (key, stored.revision)),
             _ => None,
         };
         let reply = wrong(mutant, op, state.primary.apply(op, now, mutant));
+        let destroyed = there.filter(|(key, _)| !state.primary.connections.contains_key(*key));
         if mutant == Mutant::StaleReads && op.writes() {
             let connections = state.primary.connections.clone();
             state.history.push_back((now, connections));
@@ -522,7 +548,7 @@ impl SimServer {
         }
         let told = match (op, &reply) {
             (Op::Commit { key, .. }, Reply::Committed(Committed::Done))
-            | (Op::Delete(key), Reply::Yes(_)) => Some(key),
+            | (Op::Delete(key, _), Reply::Yes(_)) => Some(key),
             (Op::Release { of: LeaseKey::Connection(key), .. }, _) => Some(key),
             _ => None,
         };
@@ -679,7 +705,9 @@ impl SimStore {
                 }
                 reply => reply,
             };
-            if fate == Fate::Repeated && op.may_come_late() {
+            if (fate == Fate::Repeated || server.inner.mutant.is_shown_by_repeating(&op))
+                && op.may_come_late()
+            {
                 let (again, clock, delay) = (server.clone(), clock.clone(), dice.millis(0, 6000));
                 let op = op.clone();
                 let later = async move {
@@ -880,9 +908,19 @@ impl Store for SimStore {
         })
     }
 
-    fn delete<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<bool, StoreError>> {
+    fn floor<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<u64, StoreError>> {
+        const DOING: &str = "asking what was deleted of a connection";
+        Box::pin(async move { Ok(expect_reply!(self.ask(DOING, Op::Floor(key.clone())).await?, Number)) })
+    }
+
+    fn delete<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+        meant: SignIn,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(async move {
-            Ok(expect_reply!(self.ask("deleting a connection", Op::Delete(key.clone())).await?, Yes))
+            let op = Op::Delete(key.clone(), meant);
+            Ok(expect_reply!(self.ask("deleting a connection", op).await?, Yes))
         })
     }
 

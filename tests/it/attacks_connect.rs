@@ -536,6 +536,40 @@ async fn five_wrong_confirmations_end_the_session_and_its_grant() {
     }
 }
 
+/// Whoever deletes a connection means the sign-ins that wait for it too: one that is confirmed afterwards, for the first time
+/// or once more, does not bring it back.
+#[tokio::test]
+async fn a_sign_in_from_before_a_delete_is_not_confirmed_after_it() {
+    for kept in [Kept::Embedded, Kept::Redis] {
+        let world = Plan::default().kept(kept).start().await;
+        for is_there in [false, true] {
+            let waiting = session(&world, "alice", Value::Null).await;
+            let mut browser = Browser::default();
+            let url = up_to_callback(&mut browser, &waiting).await;
+            browser.get(&url).await.expect("the way back");
+            let account = account_of(&state_of(&world, &waiting).await);
+            if is_there {
+                world.connect("alice", ALICE).await;
+            }
+            let path = "/v1/apps/outlook/connections/alice";
+            let deleted = world.api(Method::DELETE, path, Value::Null).await;
+            assert_eq!(deleted.status.as_u16(), if is_there { 204 } else { 404 });
+            for _ in 0..2 {
+                let refused = confirm(&world, &waiting, account.clone()).await;
+                assert_eq!(
+                    (refused.status.as_u16(), text(&refused.json(), "code")),
+                    (409, "confirmation_rejected")
+                );
+                assert!(text(&refused.json(), "detail").contains("was deleted"), "{}", refused.text());
+            }
+            assert_eq!(world.token("alice").await.status, 404);
+        }
+        // A sign-in from after it stands.
+        world.connect("alice", ALICE).await;
+        assert_eq!(world.token("alice").await.status, 200);
+    }
+}
+
 #[tokio::test]
 async fn with_a_return_url_only_the_code_the_browser_brought_confirms() {
     let world = Plan::default().start().await;

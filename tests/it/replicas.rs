@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use entra_emulator::{Endpoint, Fault, FaultRule, Mode};
+use http::Method;
+use serde_json::Value;
 
+use crate::attacks_api::sha256;
 use crate::world::{ALICE, BOB, Kept, Plan, Process, World, text};
 
 /// Authority calls of at most 2 s, under leases of 7 s.
@@ -138,6 +141,8 @@ async fn the_journal_keeps_what_redis_did_not_take_through_a_crash() {
     let mut world = plan.start().await;
     world.connect("one", ALICE).await;
     tokio::time::sleep(life).await;
+    // The next one outlives the outage, however slow this machine is.
+    world.entra.change_settings(|settings| settings.token_lifetime_seconds = Some(600));
     world.entra.clear_ledger();
     world
         .entra
@@ -177,9 +182,15 @@ async fn the_journal_keeps_what_redis_did_not_take_through_a_crash() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     // And the grant lives on: its newest refresh token is the one that is stored.
-    tokio::time::sleep(life).await;
-    let next = world.token("one").await;
+    let next = world
+        .api(
+            Method::POST,
+            "/v1/apps/outlook/connections/one/token",
+            serde_json::json!({ "rejected": sha256(&token) }),
+        )
+        .await;
     assert_eq!(next.status, 200, "{}\n{}", next.text(), world.daemon.log());
+    assert_eq!(world.token_calls("refresh_token"), 2);
     assert!(next.headers.get("tokenward-degraded").is_none());
     assert_eq!(world.show("one").await["status"], "active");
 }
@@ -201,10 +212,66 @@ async fn a_store_that_falls_back_is_given_what_it_lost() {
     // Whether it is noticed while the token lives, or by the next refresh itself.
     tokio::time::sleep(Duration::from_secs(2)).await;
     world.access_token("one").await;
-    assert!(world.daemon.log().contains("lost a commit"), "{}", world.daemon.log());
+    assert!(world.daemon.log().contains("it is stored again"), "{}", world.daemon.log());
     tokio::time::sleep(life).await;
     assert_ne!(world.access_token("one").await, token);
     assert_eq!(world.show("one").await["status"], "active");
+}
+
+/// The same where whoever stored it is dead: a replica that has only seen it gives it back.
+#[tokio::test]
+async fn what_a_store_lost_is_given_back_by_a_replica_that_has_only_seen_it() {
+    let life = Duration::from_secs(6);
+    let mut world = Plan::default().kept(Kept::Redis).mode(Mode::Strict).token_life(life).start().await;
+    let witness = world.replica("witness").await;
+    world.connect("one", ALICE).await;
+    let redis = world.redis.as_ref().expect("redis");
+    let record = "tokenward:{outlook:one}";
+    assert_eq!(redis.cli(&["COPY", record, "tokenward:{outlook:one}:before"]), "1");
+    tokio::time::sleep(life).await;
+    let token = world.access_token("one").await;
+    let seen = world.token_at(&witness, "one").await;
+    assert_eq!(text(&seen.json(), "access_token"), token);
+    world.daemon.kill();
+    assert_eq!(redis.cli(&["COPY", "tokenward:{outlook:one}:before", record, "REPLACE"]), "1");
+    assert_eq!(redis.cli(&["DEL", "tokenward:{outlook:one}:before"]), "1");
+    let begun = Instant::now();
+    while !witness.log().contains("it is stored again") {
+        assert!(begun.elapsed() < Duration::from_secs(8), "{}", witness.log());
+        world.token_at(&witness, "one").await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    tokio::time::sleep(life).await;
+    let next = world.token_at(&witness, "one").await;
+    assert_eq!(next.status, 200, "{}\n{}", next.text(), witness.log());
+    assert_ne!(text(&next.json(), "access_token"), token);
+}
+
+/// The store falls back to the state before a delete: whoever deleted it does so again, and a later sign-in stands.
+#[tokio::test]
+async fn a_delete_that_the_store_lost_is_done_again_and_takes_no_later_sign_in_along() {
+    let world = Plan::default().kept(Kept::Redis).start().await;
+    let other = world.replica("other").await;
+    world.connect("one", ALICE).await;
+    let redis = world.redis.as_ref().expect("redis");
+    let (record, floor) = ("tokenward:{outlook:one}", "tokenward:floor:{outlook:one}");
+    assert_eq!(redis.cli(&["COPY", record, "tokenward:{outlook:one}:before"]), "1");
+    let delete = async || {
+        let path = "/v1/apps/outlook/connections/one";
+        world.api(Method::DELETE, path, Value::Null).await.status.as_u16()
+    };
+    assert_eq!(delete().await, 204);
+    assert_eq!(redis.cli(&["DEL", floor]), "1");
+    assert_eq!(redis.cli(&["COPY", "tokenward:{outlook:one}:before", record]), "1");
+    assert_eq!(world.token("one").await.status, 404, "{}", world.daemon.log());
+    assert!(world.daemon.log().contains("it is deleted again"), "{}", world.daemon.log());
+    assert_eq!(world.token_at(&other, "one").await.status, 404);
+    assert_eq!(redis.cli(&["EXISTS", record]), "0");
+    world.connect("one", ALICE).await;
+    assert_eq!(redis.cli(&["DEL", "tokenward:{outlook:one}:before"]), "1");
+    for daemon in [&world.daemon, &other] {
+        assert_eq!(world.token_at(daemon, "one").await.status, 200, "{}", daemon.log());
+    }
 }
 
 /// Redis loses everything while it runs: nothing of that is believed. What is held is served, the rest is 503 and never 404,

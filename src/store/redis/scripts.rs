@@ -9,40 +9,89 @@ use ::redis::Script;
 /// bytes (see [`super::super::record`]). Answers 1 when it is stored, 0 when the revision is another one, 2 when the lease
 /// is somebody else's, -1 when what is stored is no record of ours, which is never overwritten.
 ///
-/// Keys: record, lease, intent. Arguments: the expected revision (empty: no record), the new one, what a record begins
-/// with, the record, the lease's nonce (empty: none is needed), 1 when whatever was begun before is settled by this, the
-/// channel and what to tell on it.
+/// Keys: record, lease, intent, floor. Arguments: the expected revision (empty: no record), the new one, what a record begins
+/// with, the record, the nonce that the lease must have if somebody holds it (empty: it may be anybody's), 1 when another
+/// grant takes the place of the one that is there, the sign-in's number in digits, the channel and what to tell on it.
+///
+/// What was begun is settled when it was begun under this very lease, or when the grant it was begun with is replaced;
+/// not while somebody holds the lease, though, who may be about to use the new one.
+///
+/// A repeated commit writes its record again: so whoever waits for replicas after it waits for this one, whichever
+/// connection brought it first.
 ///
 /// A change that cannot be told (an ACL of an older version) must not make a stored record look like an error: `pcall`.
 pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-local head = redis.call('GETRANGE', KEYS[1], 0, 26)
-if head ~= '' and (#head ~= 27 or string.sub(head, 1, 3) ~= ARGV[3]) then return -1 end
+local head = redis.call('GETRANGE', KEYS[1], 0, 42)
+if head ~= '' and (#head ~= 43 or string.sub(head, 1, 3) ~= ARGV[3]) then return -1 end
 local revision = string.sub(head, 4)
-if revision == ARGV[2] then return 1 end
+if revision == ARGV[2] then
+    redis.call('SET', KEYS[1], ARGV[4])
+    return 1
+end
 local holder = redis.call('GET', KEYS[2])
 if ARGV[5] ~= '' and holder and holder ~= ARGV[5] then return 2 end
 if revision ~= ARGV[1] then return 0 end
+if revision == '' and tonumber(ARGV[7]) < tonumber(redis.call('GET', KEYS[4]) or '1') then return 0 end
 redis.call('SET', KEYS[1], ARGV[4])
-if holder and holder == ARGV[5] then redis.call('DEL', KEYS[2]) end
-if ARGV[6] == '1' then redis.call('DEL', KEYS[3]) end
-redis.pcall('PUBLISH', ARGV[7], ARGV[8])
+if holder and holder == ARGV[5] then
+    redis.call('DEL', KEYS[2])
+    holder = false
+end
+local begun = redis.call('GET', KEYS[3])
+local ours = begun and ARGV[5] ~= '' and string.sub(begun, 1, 16) == ARGV[5]
+if begun and (ours or (ARGV[6] == '1' and not holder)) then redis.call('DEL', KEYS[3]) end
+redis.pcall('PUBLISH', ARGV[8], ARGV[9])
 return 1
 ",
     )
 });
 
-/// Destroys a record with its lease and whatever was begun. Answers how many records there were.
+/// Destroys a record that descends from the sign-in that is meant or an earlier one, and raises the floor. Answers 1 when there was one that
+/// was meant, 2 when there is one that is not, 0 when there is none.
 ///
-/// Keys: record, lease, intent. Arguments: the channel and what to tell on it.
+/// A lease that is held stays, and so does what was begun with it; without one, what was begun does not matter any more. The
+/// floor is written each time: so whoever waits for replicas after a repeated delete waits for this one. What stays in doubt
+/// and is of no more use to anybody goes when the floor does.
+///
+/// Keys: record, lease, intent, floor. Arguments: the sign-in that is meant, what a record begins with, for how long the
+/// floor is kept in milliseconds, the channel and what to tell on it.
 pub(super) static DELETE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-local removed = redis.call('DEL', KEYS[1])
-redis.call('DEL', KEYS[2], KEYS[3])
-redis.pcall('PUBLISH', ARGV[1], ARGV[2])
-return removed
+local function number(bytes)
+    local sum = 0
+    for at = 1, #bytes do sum = sum * 256 + string.byte(bytes, at) end
+    return sum
+end
+local head = redis.call('GETRANGE', KEYS[1], 0, 42)
+local meant = number(string.sub(ARGV[1], 1, 8))
+local floor = math.max(tonumber(redis.call('GET', KEYS[4]) or '1'), meant + 1)
+local found = 0
+if head ~= '' then
+    found = 1
+    if #head == 43 and string.sub(head, 1, 3) == ARGV[2] then
+        local sign_in = string.sub(head, 4, 19)
+        if sign_in == ARGV[1] or number(string.sub(sign_in, 1, 8)) < meant then
+            floor = math.max(floor, number(string.sub(head, 20, 27)) + 1)
+        else
+            found = 2
+        end
+    end
+    if found == 1 then
+        redis.call('DEL', KEYS[1])
+        local begun = redis.call('GET', KEYS[3])
+        if begun and redis.call('GET', KEYS[2]) then
+            redis.call('SET', KEYS[3], begun, 'PX', ARGV[3])
+        elseif begun then
+            redis.call('DEL', KEYS[3])
+        end
+    end
+end
+redis.call('SET', KEYS[4], string.format('%.0f', math.min(floor, 9007199254740991)), 'PX', ARGV[3])
+redis.pcall('PUBLISH', ARGV[4], ARGV[5])
+return found
 ",
     )
 });
@@ -139,6 +188,6 @@ mod tests {
     #[test]
     fn the_numbers_in_the_script_are_the_record_s() {
         // Lua counts from 1 and includes the end.
-        assert_eq!((REVISION_START + 1, REVISION_END - 1, REVISION_END), (4, 26, 27));
+        assert_eq!((REVISION_START + 1, REVISION_END - 1, REVISION_END), (4, 42, 43));
     }
 }

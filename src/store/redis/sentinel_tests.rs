@@ -1,7 +1,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::super::suite::{RealTasks, connection, key};
+use super::super::suite::{FIRST, RealTasks, connection, key};
 use super::super::testing::{RedisServer, RedisTopology, free_port};
 use super::tests::{healed, password, replicated, store_with, unavailable};
 use super::*;
@@ -163,11 +163,11 @@ async fn without_replicas_a_write_is_not_acknowledged_and_repeating_it_heals() {
 
     // No replica at all.
     replica.stop();
-    unavailable(store.delete(&user).await);
-    unavailable(store.delete(&user).await);
+    unavailable(store.delete(&user, FIRST).await);
+    unavailable(store.delete(&user, FIRST).await);
     replica.restart();
     let until = clock.monotonic() + FAILOVER;
-    while let Err(error) = store.delete(&user).await {
+    while let Err(error) = store.delete(&user, FIRST).await {
         assert!(clock.monotonic() < until, "{error}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

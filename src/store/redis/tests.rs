@@ -1,7 +1,9 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::super::suite::{self, CountingRandom, RealClock, RealTasks, app_name, connection, key, put};
+use super::super::suite::{
+    self, CountingRandom, FIRST, RealClock, RealTasks, app_name, connection, key, put, signed_in,
+};
 use super::super::testing::{RedisServer, free_port};
 use super::*;
 
@@ -118,7 +120,7 @@ async fn another_store_in_its_place_is_not_believed_until_it_is_adopted() {
         let causes = [
             unavailable(store.load(&user).await),
             unavailable(store.revision(&user).await),
-            unavailable(store.delete(&user).await),
+            unavailable(store.delete(&user, FIRST).await),
             unavailable(store.commit(&user, None, &first, Writer::SignIn).await),
             unavailable(store.list(&user.app, "", None, 10).await),
             unavailable(store.pending("x").await),
@@ -136,7 +138,7 @@ async fn another_store_in_its_place_is_not_believed_until_it_is_adopted() {
     for store in [&one, &other, &remembering("other")] {
         assert_eq!(store.load(&user).await.expect("serves"), None);
     }
-    assert!(!one.delete(&user).await.expect("serves"), "its absence is believed now");
+    assert!(!one.delete(&user, FIRST).await.expect("serves"), "its absence is believed now");
 }
 
 /// What one process does is told to the others, and not to itself; a subscription that broke says that it missed things.
@@ -160,13 +162,13 @@ async fn each_change_is_told_to_the_others() {
     one.take_lease(of, nonce, Duration::from_secs(9)).await.expect("serves");
     one.release_lease(of, nonce, true).await.expect("serves");
     assert_eq!(other.next_change().await, told, "given back");
-    assert!(one.delete(&user).await.expect("serves"));
+    assert!(one.delete(&user, FIRST).await.expect("serves"));
     assert_eq!(other.next_change().await, told, "deleted");
     other.commit(&key("app", "another"), None, &first, Writer::SignIn).await.expect("serves");
     assert_eq!(one.next_change().await, Change::Connection(key("app", "another")), "its own are skipped");
     server.restart();
     assert_eq!(other.next_change().await, Change::Missed);
-    one.delete(&key("app", "another")).await.expect("serves");
+    one.delete(&key("app", "another"), FIRST).await.expect("serves");
     assert_eq!(other.next_change().await, Change::Connection(key("app", "another")));
 }
 
@@ -478,13 +480,12 @@ async fn creates_and_deletes_of_one_name_leave_an_index_that_agrees() {
                 for round in 0..300u64 {
                     let user = key("app", &format!("user-{}", round % 3));
                     if number == 0 {
-                        store.delete(&user).await.expect("serves");
+                        store.delete(&user, signed_in(round, 0).revision.sign_in).await.expect("serves");
                     } else {
                         let nonce = u128::from(round) << 8 | number as u128;
-                        store
-                            .commit(&user, None, &connection(1, nonce), Writer::SignIn)
-                            .await
-                            .expect("serves");
+                        // Whoever is ahead of the deletes makes it, whoever is behind does not.
+                        let made = signed_in(round + 1, nonce);
+                        store.commit(&user, None, &made, Writer::SignIn).await.expect("serves");
                     }
                 }
                 sender.send(()).expect("is waited for");
@@ -594,6 +595,9 @@ async fn an_answer_that_was_lost_is_asked_for_again_and_never_made_up() {
     unavailable(store.take_pending("session").await); // taken, but by whom?
     assert_eq!(store.take_pending("session").await.expect("serves"), None);
     lose.store(1, Ordering::SeqCst);
-    assert!(store.delete(&user).await.expect("asked again"));
-    assert_eq!(server.cli(&["KEYS", "*"]), "tokenward:identity");
+    assert!(store.delete(&user, FIRST).await.expect("asked again"));
+    let left = server.cli(&["KEYS", "*"]);
+    let mut left: Vec<&str> = left.split_whitespace().collect();
+    left.sort_unstable();
+    assert_eq!(left, ["tokenward:floor:{app:user}", "tokenward:identity"]);
 }

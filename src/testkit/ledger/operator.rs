@@ -19,8 +19,8 @@ const HOLD_KNOWN: Duration = Duration::from_secs(2);
 /// Uses in a minute, by all replicas, of a grant that nobody asks for: one for half of the shortest life of a token, one for what is
 /// taken up again, and one more for each that failed.
 const MOST_SWEPT_A_MINUTE: usize = 6;
-/// A sign-in may fall to the walk over what is revoked for so long. (Nothing, once a delete names the sign-in that it means.)
-const STRAY_DELETE: Duration = Duration::from_secs(8);
+/// As in `refresh/slots.rs`.
+const REMEMBERED: Duration = Duration::from_secs(120);
 /// What an authority asked for is remembered for longer than anything it asks for.
 const FORGOTTEN: Duration = Duration::from_secs(120);
 /// An act whose answer was lost takes effect within this time, or not at all.
@@ -55,8 +55,6 @@ struct Hold {
 pub(super) struct Book {
     revoked: Vec<Revoking>,
     pauses: BTreeMap<ConnectionKey, Vec<Pausing>>,
-    /// Deletes that users and operators began.
-    deletes: Vec<(ConnectionKey, Pid, Duration)>,
     holds: Vec<Hold>,
     /// What each stored record is of.
     records: BTreeMap<[u8; 16], Family>,
@@ -119,39 +117,22 @@ impl Ledger {
         }
     }
 
-    /// A user or an operator begins to delete it.
-    pub(crate) fn deleting(&self, pid: Pid, key: &ConnectionKey) {
-        let now = self.world.now();
-        self.books().operator.deletes.push((key.clone(), pid, now));
-    }
-
     pub(super) fn stored_as(&self, revision: Revision, family: Family) {
         self.books().operator.records.insert(revision.nonce, family);
     }
 
-    /// A record was destroyed: somebody asked for that.
+    /// A record was destroyed: somebody asked for that since its user began to sign in.
     pub(super) fn destroyed_by(&self, pid: Pid, key: &ConnectionKey, was: Revision) {
-        let now = self.world.now();
         let books = self.books();
         let Some(family) = books.operator.records.get(&was.nonce) else { return };
         let Some(sign_in) = books.sign_ins.get(family) else { return };
-        let asked = books
-            .operator
-            .deletes
-            .iter()
-            .any(|(of, by, at)| of == key && *by == pid && now.saturating_sub(*at) < LATE_ACT);
-        let revoked =
-            |one: &Revoking| one.begun >= sign_in.begun && one.covers.contains(&(key.clone(), sign_in.user));
-        // The walk looks and deletes in two steps, and what it deletes is whatever is there by then.
         let begun = sign_in.begun;
-        let between = now.saturating_sub(begun) < STRAY_DELETE
-            && books.operator.revoked.iter().any(|one| one.covers.iter().any(|(of, _)| of == key));
-        let meant = asked || between || books.operator.revoked.iter().any(revoked);
-        let (family, jumps) = (*family, self.jumps);
+        let meant = books.may_be_deleted(key, begun);
+        let family = family.0;
         drop(books);
-        self.world.note(format_args!("{pid:?} destroys {} grant {}", key.connection, family.0));
-        if !meant && !jumps {
-            self.violated("I7", format!("{key}: grant {} is destroyed, and nobody asked for that", family.0));
+        self.world.note(format_args!("{pid:?} destroys {} grant {family}", key.connection));
+        if !meant && !self.jumps {
+            self.violated("I7", format!("{key}: grant {family} is destroyed, and nobody asked for that"));
         }
     }
 
@@ -292,8 +273,8 @@ impl Ledger {
     ) -> Duration {
         let now = self.world.now();
         let unanswered = books.unanswered.get(&(pid, key.clone()));
-        let cut_off = unanswered
-            .is_some_and(|healed_at| healed_at.is_none_or(|at| now.saturating_sub(at) <= SLOWEST_LOOK));
+        let recently = |at: Duration| now.saturating_sub(at.max(books.last_stop(pid))) <= SLOWEST_LOOK;
+        let cut_off = unanswered.is_some_and(|healed_at| healed_at.is_none_or(recently));
         // Whose patience is over (the process was stopped) does not wait for another look.
         let cut_off = cut_off || now >= asked_at + self.settings.caller_wait;
         match (by == pid, cut_off) {
@@ -317,6 +298,24 @@ impl Ledger {
 }
 
 impl Books {
+    /// Whether a connection may have been meant by the kill switch since then.
+    pub(super) fn was_revoked(&self, key: &ConnectionKey, since: Duration) -> bool {
+        let means = |one: &Revoking| one.begun >= since && one.covers.iter().any(|(of, _)| of == key);
+        self.operator.revoked.iter().any(means)
+    }
+
+    /// Whether somebody may have meant to delete a connection whose user began to sign in at `begun`.
+    pub(super) fn may_be_deleted(&self, key: &ConnectionKey, begun: Duration) -> bool {
+        let overlaps = |(from, until): &(Duration, Option<Duration>)| {
+            *from >= begun || until.unwrap_or(*from + LATE_ACT) >= begun
+        };
+        let deleted = self.deletes.get(key).is_some_and(|deletes| deletes.iter().any(overlaps));
+        // The store may have lost what was deleted, and number this sign-in as one of those: a replica that remembers the delete
+        // takes it for the one that it meant.
+        let numbered_anew = self.losses.iter().any(|(at, _)| *at >= begun.saturating_sub(REMEMBERED));
+        deleted || numbered_anew || self.was_revoked(key, begun)
+    }
+
     fn last_trouble(&self, replica: usize) -> Duration {
         self.troubles[replica].last().copied().unwrap_or_default()
     }

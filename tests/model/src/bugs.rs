@@ -61,6 +61,8 @@ pub enum Bug {
     PublishesAfterDelete,
     /// A delete removes whatever is there when it arrives.
     DeletesWhatever,
+    /// A delete names a sign-in by its number alone, which the store may have given twice.
+    DeletesByNumber,
     /// A delete removes the lease too, and with it what keeps two flights apart if the user signs in again at once.
     DeleteTakesLease,
     /// A sign-in whose commit went unanswered is put on whatever is there by then.

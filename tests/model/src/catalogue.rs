@@ -114,6 +114,13 @@ pub fn full() -> Vec<Setup> {
             Budget { deletes: 1, connects: 1, failovers: 1, ..b },
         ),
         (
+            "delete, sign-ins, failover",
+            2,
+            1,
+            Store::Plain,
+            Budget { ticks: 0, deletes: 1, connects: 2, failovers: 1, ..b },
+        ),
+        (
             "delete, failover with WAIT",
             2,
             1,
@@ -181,6 +188,7 @@ pub fn seeded() -> Vec<Seeded> {
         one(Bug::RepublishesOnNothing, p::I7, Entra, user),
         one(Bug::PublishesAfterDelete, p::I7, Entra, Budget { deletes: 1, lost_by_store: 1, ..b }),
         one(Bug::DeletesWhatever, p::RECONNECT, Entra, Budget { lost_by_store: 1, ..user }),
+        one(Bug::DeletesByNumber, p::RECONNECT, Entra, Budget { connects: 2, failovers: 1, ..user }),
         one(Bug::DeleteTakesLease, p::I4, Strict, user),
         one(Bug::RebasesLostSignIn, p::I7, Entra, Budget { lost_by_store: 1, ..user }),
         one(Bug::RedeletesWhatever, p::RECONNECT, Entra, user),

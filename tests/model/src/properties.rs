@@ -189,8 +189,9 @@ fn comes_right(world: &World, setup: &Setup, r: u8, c: u8) -> bool {
             if world.slot(r, c).signing_in.is_some() {
                 protocol::happen(&mut world, setup, protocol::Action::ConnectCommit(r, c));
             }
-            let back = world.store[usize::from(c)].record.map(|record| record.sign_in);
-            if back.is_some() && world.slot(r, c).deleted >= back {
+            let back = world.store[usize::from(c)].record.map(|record| record.which_sign_in());
+            let means = |back| world.slot(r, c).deleted.is_some_and(|deleted| deleted.includes(&back));
+            if back.is_some_and(means) {
                 protocol::happen(&mut world, setup, protocol::Action::DeleteAgain(r, c));
             }
             if world.slot(r, c).phase == Phase::Idle && world.slot(r, c).unstored.is_some() {

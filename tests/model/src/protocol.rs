@@ -5,7 +5,7 @@ use crate::properties::wrong;
 use crate::setup::{Authority, Setup};
 use crate::store::{self, Reply};
 use crate::world::{
-    Answer, Call, Commit, NOBODY, Phase, Purpose, Record, RefreshToken, Revision, World, Write,
+    Answer, Call, Commit, NOBODY, Phase, Purpose, Record, RefreshToken, Revision, SignIn, World, Write,
 };
 
 /// Something that happens. Replicas and connections go by number.
@@ -99,7 +99,10 @@ pub fn actions(world: &World, setup: &Setup, actions: &mut Vec<Action>) {
                     actions.push(Action::DeleteTimeout(r, c));
                 }
             }
-            let gone = |through| record.sign_in <= through || setup.has(Bug::RedeletesWhatever);
+            let gone = |meant: SignIn| {
+                let by_number = setup.has(Bug::DeletesByNumber) && record.sign_in <= meant.number;
+                meant.includes(&record.which_sign_in()) || by_number || setup.has(Bug::RedeletesWhatever)
+            };
             if slot.deleted.is_some_and(gone) {
                 actions.push(Action::DeleteAgain(r, c));
             }
@@ -170,19 +173,19 @@ pub fn happen(world: &mut World, setup: &Setup, action: Action) {
         Action::Delete(r, c) => {
             world.left.deletes -= 1;
             if let Some(record) = world.store[usize::from(c)].record {
-                delete(world, setup, r, c, record.sign_in);
+                delete(world, setup, r, c, record.which_sign_in());
             }
         }
         Action::DeleteTimeout(_, c) => {
             world.left.deletes -= 1;
             world.left.lost_by_store -= 1;
             if let Some(record) = world.store[usize::from(c)].record {
-                world.late_writes.push((c, Write::Delete(record.sign_in)));
+                world.late_writes.push((c, Write::Delete(record.which_sign_in())));
             }
         }
         Action::DeleteAgain(r, c) => {
-            if let Some(through) = world.slot(r, c).deleted {
-                delete(world, setup, r, c, through);
+            if let Some(meant) = world.slot(r, c).deleted {
+                delete(world, setup, r, c, meant);
             }
         }
         Action::Connect(r, c) => connect(world, r, c),
@@ -469,8 +472,8 @@ fn overtaken(world: &mut World, setup: &Setup, r: u8, c: u8) {
     let base = looked.filter(|record| {
         let same = commit.used == Some(record.token) && !setup.has(Bug::NoRebase);
         // Older than what was used: the store has lost what was there, and this answer is the way back to it.
-        let place = |record: &Record| (record.sign_in, record.renewals);
-        let fallen = place(record) < (commit.record.sign_in, commit.record.renewals - 1);
+        let place = |record: &Record| (record.which_sign_in(), record.renewals);
+        let fallen = place(record) < (commit.record.which_sign_in(), commit.record.renewals - 1);
         // A late try of this very answer, or its republishing by another, came first. Only a reply says that it will last.
         let taken = record.token == commit.record.token;
         same || taken || (fallen && !setup.has(Bug::DropsOnFallback))
@@ -575,20 +578,20 @@ fn call_timeout(world: &mut World, setup: &Setup, r: u8, c: u8) {
     go(world, r, c, next);
 }
 
-fn delete(world: &mut World, setup: &Setup, r: u8, c: u8, through: u8) {
+fn delete(world: &mut World, setup: &Setup, r: u8, c: u8, meant: SignIn) {
     let removed = world.store[usize::from(c)].record.map(|record| record.token.family);
-    store::write(world, setup, c, Write::Delete(through), true);
+    store::write(world, setup, c, Write::Delete(meant), true);
     let removed = removed.filter(|_| world.store[usize::from(c)].record.is_none());
     if let Some(family) = removed {
         world.families[usize::from(family)].deleted = true;
         world.slot_mut(r, c).told |= 1 << family;
     }
     let slot = world.slot_mut(r, c);
-    slot.held = slot.held.filter(|held| held.sign_in > through);
+    slot.held = slot.held.filter(|held| !meant.includes(&held.which_sign_in()));
     if slot.held.is_none() {
         slot.seen = None;
     }
-    slot.deleted = slot.deleted.max(Some(through));
+    slot.deleted = Some(slot.deleted.filter(|before| before.includes(&meant)).unwrap_or(meant));
     slot.orphan = slot.phase != Phase::Idle;
 }
 
@@ -663,7 +666,9 @@ fn look(world: &mut World, setup: &Setup, r: u8, c: u8) -> Option<Record> {
     }
     // What this replica has deleted is gone for it, even if a failover has brought it back: it deletes it again.
     let deleted = world.slot(r, c).deleted;
-    let record = world.store[usize::from(c)].record.filter(|record| Some(record.sign_in) > deleted);
+    let record = world.store[usize::from(c)]
+        .record
+        .filter(|record| deleted.is_none_or(|deleted| !deleted.includes(&record.which_sign_in())));
     match record {
         Some(record) => publish(world, setup, r, c, record, false),
         None => {

@@ -3,7 +3,7 @@
 use crate::bugs::Bug;
 use crate::properties::wrong;
 use crate::setup::Setup;
-use crate::world::{Cell, Commit, Intent, Lease, NOBODY, Nonce, Purpose, Undo, World, Write};
+use crate::world::{Cell, Commit, Intent, Lease, NOBODY, Nonce, Purpose, SignIn, Undo, World, Write};
 
 /// What the store answers to a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,8 +35,8 @@ pub fn write(world: &mut World, setup: &Setup, connection: u8, write: Write, ack
             Reply::Done
         }
         Write::Commit(new) => commit(world, setup, connection, new),
-        Write::Delete(through) => {
-            delete(world, setup, connection, through);
+        Write::Delete(meant) => {
+            delete(world, setup, connection, meant);
             Reply::Done
         }
     };
@@ -196,11 +196,12 @@ fn commit(world: &mut World, setup: &Setup, connection: u8, new: Commit) -> Repl
     Reply::Done
 }
 
-fn delete(world: &mut World, setup: &Setup, connection: u8, through: u8) {
+fn delete(world: &mut World, setup: &Setup, connection: u8, sign_in: SignIn) {
     let cell = cell(world, connection);
     let Some(record) = cell.record else { return };
-    let meant = record.sign_in <= through;
-    if !meant && !setup.has(Bug::DeletesWhatever) && !setup.has(Bug::RedeletesWhatever) {
+    let meant = sign_in.includes(&record.which_sign_in());
+    let by_number = setup.has(Bug::DeletesByNumber) && record.sign_in <= sign_in.number;
+    if !meant && !by_number && !setup.has(Bug::DeletesWhatever) && !setup.has(Bug::RedeletesWhatever) {
         return;
     }
     cell.record = None;

@@ -49,13 +49,36 @@ pub struct Record {
     pub dead: bool,
 }
 
-/// A record's place among those of its connection: by sign-in, then by grant, then by revision.
-pub type Generation = (u8, u8, u8);
+/// Which sign-in of its connection something descends from. The store may lose one and give its number again, so a number alone
+/// does not say; the family stands for the random part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SignIn {
+    /// Its number.
+    pub number: u8,
+    /// What makes it unlike every other one of that number.
+    pub family: u8,
+}
+
+impl SignIn {
+    /// Whether what ends this one ends that one too.
+    pub fn includes(&self, other: &SignIn) -> bool {
+        other == self || other.number < self.number
+    }
+}
+
+/// A record's place among those of its connection: by sign-in (of two with one number, the later one), then by grant, then by
+/// revision.
+pub type Generation = (SignIn, u8, u8);
 
 impl Record {
     /// Its place.
     pub fn generation(&self) -> Generation {
-        (self.sign_in, self.renewals, self.revision.counter)
+        (self.which_sign_in(), self.renewals, self.revision.counter)
+    }
+
+    /// Its sign-in.
+    pub fn which_sign_in(&self) -> SignIn {
+        SignIn { number: self.sign_in, family: self.token.family }
     }
 
     /// Whether the store has fallen back to this from that.
@@ -154,8 +177,8 @@ pub enum Write {
     },
     /// Replace the record.
     Commit(Commit),
-    /// Remove what was signed in no later than this.
-    Delete(u8),
+    /// Remove what descends from this sign-in or an earlier one.
+    Delete(SignIn),
 }
 
 /// One sign-in at the authority.
@@ -269,7 +292,7 @@ pub struct Slot {
     /// Whether an offer of it went unanswered.
     pub sign_in_in_doubt: bool,
     /// The last sign-in that it has deleted lately.
-    pub deleted: Option<u8>,
+    pub deleted: Option<SignIn>,
     /// What it does.
     pub phase: Phase,
     /// Whether the flight's lease has run out or was lost. The replica learns it from its clock, and not of a failover.
