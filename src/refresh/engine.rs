@@ -1,12 +1,13 @@
 //! Serves tokens: looks at what is held, asks `plan`, does it, looks again.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::breaker::Breakers;
 use super::plan::{self, Refusal, Step, Want};
-use super::slots::{Failure, Flight, Held, Slot, Slots, Trouble, Work};
+use super::slots::{Failure, Flight, Held, Slot, Slots, Trouble, Unchecked, Work};
 use super::sweep::Sweep;
 use super::{Observer, due, renew};
 use crate::authority::Authority;
@@ -97,6 +98,8 @@ pub(super) struct Inner {
     pub(super) slots: Slots,
     pub(super) breakers: Breakers,
     pub(super) sweep: Sweep,
+    /// Monotonic milliseconds at which the store was last known to answer, whatever it was asked.
+    answered_at: AtomicU64,
     /// What an operator revoked; replaced whole.
     revocations: RwLock<Option<Vec<Revocation>>>,
     /// How long idle grants were seen to last, by app and tenant, where that was less than it should be.
@@ -159,6 +162,7 @@ impl Engine {
             slots,
             breakers: Breakers::default(),
             sweep,
+            answered_at: AtomicU64::new(0),
             revocations: RwLock::new(Some(Vec::new())),
             idle_limits: Mutex::default(),
         };
@@ -294,7 +298,9 @@ impl Engine {
     }
 
     /// From now on these are revoked, and nothing else is: nothing that they cover is handed out or refreshed.
+    /// (They were read just now, so the store answers.)
     pub fn set_revocations(&self, list: Vec<Revocation>) {
+        self.inner.note_answer();
         *self.inner.revocations.write().unwrap_or_else(PoisonError::into_inner) = Some(list);
     }
 
@@ -537,7 +543,9 @@ impl Inner {
                 }
             };
             // The store is known not to answer: what is held is served without waiting, for its time.
-            if let (Some(held), Some((asked_at, failure))) = (&held, &unchecked) {
+            let unchecked = unchecked
+                .filter(|unchecked| unchecked.persists || !self.has_answered_since(unchecked.asked_at));
+            if let (Some(held), Some(Unchecked { asked_at, failure, .. })) = (&held, &unchecked) {
                 if now.saturating_sub(slot.state().checked_at) > self.settings.serve_cached_for {
                     if now.saturating_sub(*asked_at) < CHECK_EVERY {
                         return Err(failure.clone());
@@ -566,6 +574,16 @@ impl Inner {
             };
         }
         Err(Arc::new(Failure::Repository(slow_store())))
+    }
+
+    /// The store answered: whoever waited for it in vain before may ask again.
+    pub(super) fn note_answer(&self) {
+        let now = u64::try_from(self.deps.clock.monotonic().as_millis()).unwrap_or(u64::MAX);
+        self.answered_at.fetch_max(now, Ordering::AcqRel);
+    }
+
+    pub(super) fn has_answered_since(&self, asked_at: Duration) -> bool {
+        u128::from(self.answered_at.load(Ordering::Acquire)) > asked_at.as_millis()
     }
 
     /// The look at the store under way for the connection, started if there is none.

@@ -11,7 +11,7 @@ use super::breaker::{Admission, Ended};
 use super::engine::Inner;
 use super::lease::{self, Lease};
 use super::plan::{self, Want};
-use super::slots::{Failure, Recent, Slot, Trouble};
+use super::slots::{Failure, Recent, Slot, Trouble, Unchecked};
 use super::{due, sweep};
 use crate::authority::{RefreshRequest, TokenAnswer};
 use crate::domain::connection::{Attempt, Profile, Status};
@@ -68,6 +68,7 @@ pub(super) async fn look_up(
     if let Some(held) = held {
         match inner.deps.repository.store().revision(key).await {
             Ok(Some(revision)) if revision == held.connection.revision => {
+                inner.note_answer();
                 let mut state = slot.state();
                 state.checked_at = state.checked_at.max(looked_at);
                 state.unchecked = None;
@@ -92,8 +93,12 @@ async fn load(
     for _ in 0..MOST_OVERTAKEN {
         let looked_at = inner.deps.clock.monotonic();
         let loaded = match inner.deps.repository.load(key).await {
-            Ok(Some(loaded)) => loaded,
+            Ok(Some(loaded)) => {
+                inner.note_answer();
+                loaded
+            }
             Ok(None) => {
+                inner.note_answer();
                 let mut state = slot.state();
                 if state.epoch == epoch && looked_at >= state.checked_at {
                     // Deleted since: whatever was begun or stored before may not bring it back.
@@ -157,7 +162,10 @@ fn store_does_not_answer(inner: &Inner, slot: &Slot, failure: Failure) -> Arc<Fa
     let failure = Arc::new(failure);
     let mut state = slot.state();
     if state.held.is_some() {
-        state.unchecked = Some((inner.deps.clock.monotonic(), failure.clone()));
+        let persists =
+            state.unchecked.as_ref().is_some_and(|before| inner.has_answered_since(before.asked_at));
+        let asked_at = inner.deps.clock.monotonic();
+        state.unchecked = Some(Unchecked { asked_at, failure: failure.clone(), persists });
     }
     failure
 }

@@ -90,6 +90,16 @@ pub(super) struct Trouble {
     pub(super) about: Option<Timestamp>,
 }
 
+/// A look at the store that was in vain.
+#[derive(Clone)]
+pub(super) struct Unchecked {
+    /// Monotonic time.
+    pub(super) asked_at: Duration,
+    pub(super) failure: Arc<Failure>,
+    /// The store answers others: it is this connection that it does not answer for.
+    pub(super) persists: bool,
+}
+
 /// A state of a connection that the store has had.
 #[derive(Clone)]
 pub(super) struct Recent {
@@ -128,8 +138,8 @@ pub(super) struct SlotState {
     pub(super) checked_at: Duration,
     /// Somebody said that it changed since then, or may have.
     pub(super) outdated: bool,
-    /// Since when the store does not answer for this connection, and when it was asked last.
-    pub(super) unchecked: Option<(Duration, Arc<Failure>)>,
+    /// The store does not answer for this connection.
+    pub(super) unchecked: Option<Unchecked>,
     pub(super) last_used: Duration,
     /// Monotonic time at which it was noted in the store that callers use it.
     pub(super) noted_at: Option<Duration>,
