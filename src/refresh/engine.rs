@@ -729,6 +729,8 @@ impl Inner {
         outdates: u64,
     ) {
         let Some(app) = self.apps.get(&key.app) else { return };
+        let on_top = slot.state().on_top_of(connection.revision).map(|answer| answer.connection.clone());
+        let connection = on_top.as_ref().unwrap_or(connection);
         let words = connection.profile.scopes_granted.iter().map(String::as_str);
         let granted = app.authority.scope_naming().scopes_lossy(words);
         let now = self.deps.clock.monotonic();
@@ -749,7 +751,11 @@ impl Inner {
             }
             state.sign_in = Some(connection.profile.sign_in);
         }
-        if self.deps.repository.store().is_shared() {
+        // What is only in the journal is stored on top of what is there, and never again in its place.
+        if self.deps.repository.store().is_shared()
+            && on_top.is_none()
+            && !state.is_unstored(connection.revision)
+        {
             state.note_recent(connection, sealed, now);
         }
         state.held = Some(Arc::new(Held { connection: connection.clone(), granted }));

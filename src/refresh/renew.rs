@@ -888,16 +888,20 @@ async fn make_durable(
     match inner.deps.repository.journal(key, &unstored).await {
         Ok(()) => {
             let revision = unstored.sealed.revision;
-            let kept = {
+            let (kept, seen, replaced) = {
                 let mut state = slot.state();
                 let kept = state.unstored.as_mut().filter(|kept| kept.sealed.revision == revision);
-                kept.map(|kept| kept.journaled = true).is_some()
+                let kept = kept.map(|kept| kept.journaled = true).is_some();
+                let replaced = state.held_revision().is_some_and(|held| held != unstored.expected);
+                (kept, state.checked_at, replaced)
             };
             if kept {
                 tracing::warn!(app = %key.app, connection = %key.connection, "the store does not take a refreshed grant; it is in the journal and is served");
-                // The store has not been seen since the connection was loaded.
-                let seen = slot.state().checked_at;
-                inner.publish_written(key, slot, epoch, (&unstored.connection, &unstored.sealed), seen);
+                // What a look at the store found meanwhile (a sign-in elsewhere, a pause) is newer than what this succeeds. (The
+                // store has not been seen since the connection was loaded.)
+                if !replaced {
+                    inner.publish_written(key, slot, epoch, (&unstored.connection, &unstored.sealed), seen);
+                }
             } else {
                 inner.deps.repository.unjournal(&revision).await; // forgotten or overtaken meanwhile
             }

@@ -312,7 +312,7 @@ impl Ledger {
         if let Some(act) = books.act_after(key, stamp.family) {
             let bound = self.felt_within(&books, (pid, act.pid), key, asked_at);
             let late = now.saturating_sub(act.acknowledged);
-            let undone = !self.wait && books.lost(key, act.begun);
+            let undone = (!self.wait && books.lost(key, act.begun)) || books.is_numbered_anew(act.begun);
             if late > bound && !undone {
                 wrong.push((
                     "I7",

@@ -614,6 +614,7 @@ impl Cluster {
         if climate.restarts_empty {
             self.now_and_then("restart empty", 120, |cluster| async move {
                 cluster.world.note(format_args!("the store starts empty"));
+                cluster.ledger.emptied();
                 cluster.server.empty();
             });
         }

@@ -64,12 +64,19 @@ pub(super) struct Book {
     /// By replica: whether a process runs there.
     away: BTreeSet<usize>,
     hindrances: BTreeMap<usize, Duration>,
+    emptied: Vec<Duration>,
 }
 
 impl Ledger {
     /// Nobody asks for this one.
     pub(crate) fn is_idle(&self, key: &ConnectionKey) {
         self.books().operator.idle = Some(key.clone());
+    }
+
+    /// The store starts empty.
+    pub(crate) fn emptied(&self) {
+        let now = self.world.now();
+        self.books().operator.emptied.push(now);
     }
 
     /// A replica does not run, or runs again.
@@ -310,10 +317,14 @@ impl Books {
             *from >= begun || until.unwrap_or(*from + LATE_ACT) >= begun
         };
         let deleted = self.deletes.get(key).is_some_and(|deletes| deletes.iter().any(overlaps));
-        // The store may have lost what was deleted, and number this sign-in as one of those: a replica that remembers the delete
-        // takes it for the one that it meant.
-        let numbered_anew = self.losses.iter().any(|(at, _)| *at >= begun.saturating_sub(REMEMBERED));
-        deleted || numbered_anew || self.was_revoked(key, begun)
+        deleted || self.is_numbered_anew(begun) || self.lost(key, begun) || self.was_revoked(key, begun)
+    }
+
+    /// Whether a sign-in that began then may have got a number that was given before, because the store has started empty. A replica
+    /// that remembers the earlier one takes it for later than this. (A real store that starts empty is not the store, until an operator
+    /// says so.)
+    pub(super) fn is_numbered_anew(&self, begun: Duration) -> bool {
+        self.operator.emptied.iter().any(|at| *at >= begun.saturating_sub(REMEMBERED))
     }
 
     fn last_trouble(&self, replica: usize) -> Duration {
