@@ -769,6 +769,8 @@ impl Inner {
         outdates: u64,
     ) {
         let Some(app) = self.apps.get(&key.app) else { return };
+        let on_top = slot.state().on_top_of(connection.revision).map(|answer| answer.connection.clone());
+        let connection = on_top.as_ref().unwrap_or(connection);
         let words = connection.profile.scopes_granted.iter().map(String::as_str);
         let granted = app.authority.scope_naming().scopes_lossy(words);
         let now = self.deps.clock.monotonic();
@@ -780,6 +782,10 @@ impl Inner {
         state.epoch += outdates;
         state.checked_at = looked_at;
         state.unchecked = None;
+        // In one step with holding it: in between a look from before could be held in its place.
+        if outdates > 0 && sealed.is_some() {
+            state.unstored.take_if(|unstored| unstored.sealed.revision == connection.revision);
+        }
         if state.is_ahead_of(connection, now) {
             return;
         }
@@ -792,6 +798,9 @@ impl Inner {
         let held = Arc::new(Held { connection: connection.clone(), granted });
         if let Some(sealed) = sealed
             && self.deps.repository.store().is_shared()
+            // What is only in the journal is stored on top of what is there, and never again in its place.
+            && on_top.is_none()
+            && !state.is_unstored(connection.revision)
             // Seen again it is no newer: what a failover drops is what had just been written.
             && (outdates > 0 || state.held_revision() != Some(connection.revision))
         {

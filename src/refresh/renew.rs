@@ -294,7 +294,9 @@ async fn permit(inner: &Inner, key: &ConnectionKey, tenant: Option<&str>) -> Opt
 async fn hear_of_holds(inner: &Inner, key: &ConnectionKey, tenant: Option<&str>) {
     let id = hold_id(&key.app, tenant);
     let Ok(Some(hold)) = inner.deps.repository.pending::<Hold>(Kind::Hold, &id).await else { return };
-    let left = hold.value.until.since(inner.deps.clock.now()).min(backoff::LONGEST_ASKED);
+    // Whose clock is wrong may hold the others for as long as it was asked to wait, and no longer.
+    let asked = hold.value.asked_millis.map_or(backoff::LONGEST_ASKED, Duration::from_millis);
+    let left = hold.value.until.since(inner.deps.clock.now()).min(asked).min(backoff::LONGEST_ASKED);
     if !left.is_zero() {
         let failure = Arc::new(Failure::Authority(AuthorityFailure {
             doing: "refreshing a grant",
@@ -310,7 +312,8 @@ async fn hear_of_holds(inner: &Inner, key: &ConnectionKey, tenant: Option<&str>)
 /// Tells the other replicas that the authority asked to be left alone.
 async fn tell_of_hold(inner: &Inner, key: &ConnectionKey, tenant: Option<&str>, asked: Duration) {
     let now = inner.deps.clock.now();
-    let hold = Hold { until: now.plus(asked) };
+    let asked_millis = u64::try_from(asked.as_millis()).ok();
+    let hold = Hold { until: now.plus(asked), asked_millis };
     let id = hold_id(&key.app, tenant);
     if let Err(error) = inner.deps.repository.put_pending(Kind::Hold, &id, &hold, now, asked).await {
         tracing::warn!(%error, "other replicas are not told that the authority throttles");
@@ -321,6 +324,9 @@ async fn tell_of_hold(inner: &Inner, key: &ConnectionKey, tenant: Option<&str>, 
 #[derive(Serialize, Deserialize)]
 struct Hold {
     until: Timestamp,
+    /// For how long: two clocks may differ.
+    #[serde(default)]
+    asked_millis: Option<u64>,
 }
 
 fn hold_id(app: &AppName, tenant: Option<&str>) -> String {
@@ -891,19 +897,18 @@ async fn make_durable(
     match inner.deps.repository.journal(key, &unstored).await {
         Ok(()) => {
             let revision = unstored.sealed.revision;
-            let kept = {
+            let (kept, seen, replaced) = {
                 let mut state = slot.state();
                 let kept = state.unstored.as_mut().filter(|kept| kept.sealed.revision == revision);
-                kept.map(|kept| kept.journaled = true).is_some()
+                let kept = kept.map(|kept| kept.journaled = true).is_some();
+                let replaced = state.held_revision().is_some_and(|held| held != unstored.expected);
+                (kept, state.checked_at, replaced)
             };
             if kept {
                 tracing::warn!(app = %key.app, connection = %key.connection, "the store does not take a refreshed grant; it is in the journal and is served");
-                // The store has not been seen since the connection was loaded; what was seen of it meanwhile counts.
-                let (seen, held) = {
-                    let state = slot.state();
-                    (state.checked_at, state.held_revision())
-                };
-                if held == Some(unstored.expected) {
+                // What a look at the store found meanwhile (a sign-in elsewhere, a pause) is newer than what this succeeds. (The
+                // store has not been seen since the connection was loaded.)
+                if !replaced {
                     inner.publish_written(key, slot, epoch, (&unstored.connection, None), seen);
                 }
             } else {
@@ -957,13 +962,14 @@ pub(super) async fn store_unstored(
         match committed {
             Ok(Committed::Done) => {
                 // Another try may have stored this one and kept a newer one since.
-                if !clear_unstored(slot, sealed.revision) {
+                if !slot.state().is_unstored(sealed.revision) {
                     continue;
                 }
+                inner.publish_written(key, slot, epoch, (&unstored.connection, Some(sealed)), begun);
+                clear_unstored(slot, sealed.revision);
                 if unstored.journaled {
                     inner.deps.repository.unjournal(&sealed.revision).await;
                 }
-                inner.publish_written(key, slot, epoch, (&unstored.connection, Some(sealed)), begun);
                 return Ok(());
             }
             Ok(Committed::Conflict) => overtaken(inner, key, slot, epoch, unstored).await?,

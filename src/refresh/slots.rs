@@ -210,8 +210,24 @@ impl SlotState {
             .recent
             .as_ref()
             .is_some_and(|recent| now < recent.until && recent.held.connection.revision == held.revision);
-        let is_on_its_way = self.unstored.as_ref().is_some_and(|unstored| unstored.journaled);
+        let is_on_its_way = self.on_top_of(stored.revision).is_some()
+            || self.unstored.as_ref().is_some_and(|unstored| {
+                // The store has lost what it succeeds, too.
+                let used = unstored.connection.grant_place().before();
+                unstored.journaled && stored.grant_place().is_before(&used)
+            });
         stored.is_before(held) && (is_remembered || is_on_its_way)
+    }
+
+    /// What is to be served in place of just this state of the store: the answer that succeeds it, where that is safe in the
+    /// journal. What anybody else stored meanwhile (an operator's pause) counts.
+    pub(super) fn on_top_of(&self, stored: Revision) -> Option<&Unstored> {
+        self.unstored.as_ref().filter(|unstored| unstored.journaled && unstored.expected == stored)
+    }
+
+    /// Whether the store has never been seen to have it.
+    pub(super) fn is_unstored(&self, revision: Revision) -> bool {
+        self.unstored.as_ref().is_some_and(|unstored| unstored.sealed.revision == revision)
     }
 
     /// Forgets what is too old to be lost; whether anything is left.

@@ -13,6 +13,7 @@ use crate::authority::{
     AdminConsentRequest, Authority, AuthorizeRequest, AuthorizeUrl, RedeemRequest, RefreshRequest,
     TokenAnswer,
 };
+use crate::domain::account::PERSONAL_TENANT;
 use crate::domain::scope::ScopeNaming;
 use crate::domain::secret::{AccessToken, RefreshToken};
 use crate::domain::task::BoxFuture;
@@ -97,6 +98,8 @@ pub(crate) struct Call {
     pub(crate) family: Family,
     /// Of the refresh token that was sent.
     pub(crate) generation: u64,
+    /// Of the user, where the account names one.
+    pub(crate) tenant: Option<String>,
     pub(crate) begun: Duration,
     pub(crate) processed: Option<Duration>,
     pub(crate) ended: Option<Duration>,
@@ -112,6 +115,8 @@ pub(crate) trait Watch: Send + Sync {
     fn called(&self, call: &Call, under_way: &[Call]);
     /// A refresh token was used again, and that ended its grant. The calls that got another for it came before.
     fn reused(&self, call: &Call, rotated: &[Call]);
+    /// A process was asked to leave the call's tenant alone until then.
+    fn asked_to_wait(&self, call: &Call, until: Duration);
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -138,6 +143,8 @@ struct State {
     serial: u64,
     calls: Vec<Call>,
     weather: AuthorityWeather,
+    /// Tenants that are throttled, until then.
+    throttled: BTreeMap<Option<String>, Duration>,
     faults: u64,
 }
 
@@ -185,6 +192,7 @@ impl SimIssuer {
             serial: 0,
             calls: Vec::new(),
             weather: AuthorityWeather::default(),
+            throttled: BTreeMap::new(),
             faults: 0,
         };
         let issuer =
@@ -252,6 +260,31 @@ impl SimIssuer {
         change(&mut self.state().weather);
     }
 
+    /// Whether a refresh token that is used again ends its grant.
+    pub(crate) fn punishes_reuse(&self) -> bool {
+        self.inner.mode == Mode::Strict
+    }
+
+    /// The tenant that an account of this user names.
+    pub(crate) fn tenant_of(&self, user: u32) -> Option<String> {
+        let personal = self.state().users.get(&user).is_some_and(|user| user.personal);
+        match (personal, self.inner.mode) {
+            (true, _) => Some(PERSONAL_TENANT.to_owned()),
+            (false, Mode::Entra) => Some(format!("tenant-{}", user % 2)),
+            (false, Mode::Strict) => None,
+        }
+    }
+
+    /// Answers for a tenant with 429 until then.
+    pub(crate) fn throttle(&self, tenant: Option<String>, until: Duration) {
+        self.state().throttled.insert(tenant, until);
+    }
+
+    /// Nobody is throttled any more.
+    pub(crate) fn throttle_nobody(&self) {
+        self.state().throttled.clear();
+    }
+
     /// Whether a grant works, as far as the authority goes.
     pub(crate) fn lives(&self, family: Family) -> bool {
         self.state().grants.get(&family).is_some_and(|grant| grant.alive)
@@ -279,11 +312,14 @@ impl SimIssuer {
     fn begin(&self, replica: usize, pid: Pid, refresh_token: &str) -> usize {
         let (family, generation) = Stamp::of_refresh(refresh_token);
         let begun = self.inner.world.now();
+        let user = self.state().grants.get(&family).map(|grant| grant.user);
+        let tenant = user.and_then(|user| self.tenant_of(user));
         let call = Call {
             pid,
             replica,
             family,
             generation,
+            tenant,
             begun,
             processed: None,
             ended: None,
@@ -317,6 +353,12 @@ impl SimIssuer {
         if weather.throttled {
             state.faults += 1;
             return Word::Refusal(Disposition::RetryAfter(Some(self.inner.dice.millis(1000, 8000))), 429);
+        }
+        if let Some(until) = state.throttled.get(&call.tenant).filter(|until| **until > now) {
+            let asked = Duration::from_millis(u64::try_from((*until - now).as_millis()).unwrap_or(0))
+                + Duration::from_millis(1);
+            state.faults += 1;
+            return Word::Refusal(Disposition::RetryAfter(Some(asked)), 429);
         }
         if weather.rejects_app {
             state.faults += 1;
@@ -468,6 +510,10 @@ impl SimAuthority {
                     Err(failure(Disposition::RetryAfter(None), Some(status), "the answer is no JSON"))
                 }
             };
+        }
+        if let Word::Refusal(Disposition::RetryAfter(Some(asked)), 429) = word {
+            let call = issuer.state().calls[number].clone();
+            issuer.inner.watch.asked_to_wait(&call, issuer.inner.world.now() + asked);
         }
         match word {
             Word::Refusal(disposition, status) => {

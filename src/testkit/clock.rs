@@ -9,7 +9,7 @@ use crate::domain::task::BoxFuture;
 use crate::domain::time::{Clock, Timestamp};
 
 /// The wall time at which every run begins.
-const BEGINNING: i64 = 1_800_000_000_000;
+pub(crate) const BEGINNING: i64 = 1_800_000_000_000;
 
 /// By how many milliseconds a replica's wall clock is wrong. It outlives the replica's processes.
 pub(crate) type WallError = Arc<AtomicI64>;

@@ -72,6 +72,13 @@ pub(crate) struct StoreWeather {
     pub(crate) lag: Duration,
 }
 
+/// How often something goes wrong with a journal's disk, of a thousand steps.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct DiskWeather {
+    pub(crate) slow: u32,
+    pub(crate) fails: u32,
+}
+
 /// How often something goes wrong at the authority, of a thousand calls.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct AuthorityWeather {
@@ -127,6 +134,44 @@ impl Climate {
     }
 }
 
+/// What came to the simulation later, each in half of the seeds. It has dice of its own: a run with none of it is what it was before.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Additions {
+    /// Each replica has a journal.
+    pub(crate) journals: bool,
+    /// The disks of the journals are bad.
+    pub(crate) bad_disks: bool,
+    /// The store takes leases and refuses commits.
+    pub(crate) refused_commits: bool,
+    /// Connections are looked after before anybody asks, at so many a second.
+    pub(crate) sweep_rate: f64,
+    /// A tenant is throttled.
+    pub(crate) throttling: bool,
+    /// An operator uses the kill switch.
+    pub(crate) revocations: bool,
+    /// An operator pauses and resumes.
+    pub(crate) pausing: bool,
+}
+
+impl Additions {
+    pub(crate) fn drawn(dice: &Dice) -> Self {
+        let half = || dice.of_thousand(500);
+        Additions {
+            journals: half(),
+            bad_disks: half(),
+            refused_commits: half(),
+            sweep_rate: if half() { dice.one_of(&[20.0, 50.0, 200.0]) } else { 0.0 },
+            throttling: half(),
+            revocations: half(),
+            pausing: half(),
+        }
+    }
+
+    pub(crate) fn sweeps(&self) -> bool {
+        self.sweep_rate > 0.0
+    }
+}
+
 /// A fake that is wrong on purpose: whoever checks the runs has to notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Mutant {
@@ -154,4 +199,12 @@ pub(crate) enum Mutant {
     WrongUser,
     /// The authority room takes tokens to live twice as long as they do.
     LongLives,
+    /// The store does not say that an earlier holder of a lease never told how its call ended.
+    IntentIsForgotten,
+    /// The journal acknowledges what it does not keep.
+    JournalForgets,
+    /// The store does not keep what an authority asked of one replica for the others.
+    HoldsAreForgotten,
+    /// The store shows revocations to one replica only.
+    RevocationsStayAtHome,
 }

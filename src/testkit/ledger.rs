@@ -1,20 +1,24 @@
 //! Whoever checks a run: it hears of everything that the fakes and the callers see, and holds it against the invariants. It asks neither
 //! the engine nor a fake's own bookkeeping whether something was right.
 
+pub(crate) mod journal;
+mod operator;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use self::journal::{Journaled, Opener, at_once};
+
 use super::authority::{self, Call, Family, SimIssuer, Stamp};
+use super::clock::BEGINNING;
 use super::store::{self, Effect};
 use super::tasks::{Pid, World};
 use crate::domain::connection::Status;
 use crate::domain::id::ConnectionKey;
 use crate::domain::time::Timestamp;
 use crate::refresh::Settings;
-use crate::repository::Repository;
+use crate::repository::{Connection, Repository};
 use crate::store::{Revision, Writer};
 
 /// Uses of one grant by one process within a minute. The engine waits a second after the first failure in a row, up to five later, and
@@ -27,6 +31,11 @@ const FELT_WITHIN: Duration = Duration::from_secs(1);
 /// that it is no more.
 const SLOWEST_LOOK: Duration = Duration::from_secs(4);
 
+/// A token with less life than that is none; and a refresh is decided on a moment before the authority hears of it.
+const SHORTEST_LIFE: Duration = Duration::from_secs(1);
+/// What is in a journal is in the store within this time, if nothing is wrong.
+const STORED_WITHIN: Duration = Duration::from_secs(15);
+
 /// An invariant that did not hold.
 #[derive(Debug, Clone)]
 pub(crate) struct Violation {
@@ -36,12 +45,16 @@ pub(crate) struct Violation {
 }
 
 /// What a connection's record is, for whoever may open it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Stored {
     pub(crate) revision: Revision,
     pub(crate) status: Status,
     /// None when a verdict destroyed it.
     pub(crate) grant: Option<(Family, u64)>,
+    /// Until when the last of its tokens lives, as the store has it.
+    pub(crate) lives_until: Duration,
+    /// The serials of its tokens.
+    pub(crate) serials: Vec<u64>,
 }
 
 /// An act on a connection by its user or operator, which puts an end to every grant of before.
@@ -71,14 +84,23 @@ struct Books {
     sign_ins: BTreeMap<Family, SignIn>,
     acts: BTreeMap<ConnectionKey, Vec<Act>>,
     /// When deletes were begun, whatever came of them.
-    deletes: BTreeMap<ConnectionKey, Vec<Duration>>,
+    deletes: BTreeMap<ConnectionKey, Vec<(Duration, Option<Duration>)>>,
     /// The newest serial that a process handed out.
     newest: BTreeMap<(Pid, Family, Option<String>), (Duration, u64)>,
     /// The newest generation of each grant that was ever stored.
     stored: BTreeMap<Family, u64>,
+    /// The serials of the tokens that were ever stored …
+    kept: BTreeSet<u64>,
+    /// … or acknowledged by a replica's journal.
+    kept_in_journal: BTreeMap<(usize, u64), Duration>,
+    /// When a connection was committed last.
+    committed: BTreeMap<ConnectionKey, Duration>,
     uses: BTreeMap<(Pid, Family), Vec<Duration>>,
     /// Looks at the store that were in vain, and when the first one after that was not.
     unanswered: BTreeMap<(Pid, ConnectionKey), Option<Duration>>,
+    /// Answers that a journal acknowledged.
+    journaled: Vec<Journaled>,
+    operator: operator::Book,
     counts: Counts,
 }
 
@@ -97,6 +119,14 @@ pub(crate) struct Counts {
     /// Tokens that were handed out although they were truly dead, where a wall clock had jumped.
     pub(crate) dead_after_jump: u64,
     pub(crate) most_calls_a_minute: usize,
+    /// Writes of journals.
+    pub(crate) journaled: u64,
+    /// Commits that the store refused while it served.
+    pub(crate) refused_commits: u64,
+    /// Answers of the authority that asked to be left alone.
+    pub(crate) holds: u64,
+    /// Uses of a grant that nobody asked for.
+    pub(crate) swept: u64,
 }
 
 impl Counts {
@@ -109,6 +139,10 @@ impl Counts {
         self.authority_calls += other.authority_calls;
         self.commits += other.commits;
         self.dead_after_jump += other.dead_after_jump;
+        self.journaled += other.journaled;
+        self.refused_commits += other.refused_commits;
+        self.holds += other.holds;
+        self.swept += other.swept;
         self.most_calls_a_minute = self.most_calls_a_minute.max(other.most_calls_a_minute);
         for (mine, others) in [(&mut self.refused, &other.refused), (&mut self.explained, &other.explained)] {
             for (word, count) in others {
@@ -127,13 +161,15 @@ pub(crate) struct Ledger {
     /// Whether a replica's wall clock jumps in this run: lives are counted by it.
     jumps: bool,
     insight: OnceLock<(Repository, SimIssuer)>,
+    opener: OnceLock<Opener>,
     books: Mutex<Books>,
 }
 
 impl Ledger {
     pub(crate) fn new(world: World, settings: Settings, replicas: usize, wait: bool, jumps: bool) -> Self {
         let books = Books { troubles: vec![Vec::new(); replicas], ..Books::default() };
-        Ledger { world, settings, wait, jumps, insight: OnceLock::new(), books: Mutex::new(books) }
+        let (insight, opener) = (OnceLock::new(), OnceLock::new());
+        Ledger { world, settings, wait, jumps, insight, opener, books: Mutex::new(books) }
     }
 
     /// Where the truth is to be seen.
@@ -166,14 +202,17 @@ impl Ledger {
     /// The record as it is stored now.
     pub(crate) fn stored(&self, key: &ConnectionKey) -> Option<Stored> {
         let repository = &self.insight().0;
-        let load = pin!(repository.load(key));
-        let Poll::Ready(loaded) = load.poll(&mut Context::from_waker(Waker::noop())) else {
-            unreachable!("insight does not wait");
-        };
-        let loaded = loaded.expect("what is stored opens")?;
+        let loaded = at_once(repository.load(key)).expect("what is stored opens")?;
         let grant = repository.open_grant(key, &loaded).expect("what is stored opens");
         let grant = grant.map(|grant| Stamp::of_refresh(grant.current.expose()));
-        Some(Stored { revision: loaded.connection.revision, status: loaded.connection.profile.status, grant })
+        let lives_until = loaded.connection.tokens.iter().map(|token| token.expires_at).max();
+        Some(Stored {
+            revision: loaded.connection.revision,
+            status: loaded.connection.profile.status,
+            grant,
+            lives_until: lives_until.map(since_beginning).unwrap_or_default(),
+            serials: serials(&loaded.connection),
+        })
     }
 
     // What happens to processes.
@@ -210,9 +249,20 @@ impl Ledger {
         books.acts.entry(key).or_default().push(Act { begun, acknowledged: now, pid });
     }
 
-    pub(crate) fn deleting(&self, key: &ConnectionKey) {
+    pub(crate) fn deleting(&self, key: &ConnectionKey) -> usize {
         let now = self.world.now();
-        self.books().deletes.entry(key.clone()).or_default().push(now);
+        let mut books = self.books();
+        let deletes = books.deletes.entry(key.clone()).or_default();
+        deletes.push((now, None));
+        deletes.len() - 1
+    }
+
+    /// It is over, whatever came of it.
+    pub(crate) fn delete_ended(&self, key: &ConnectionKey, number: usize) {
+        let now = self.world.now();
+        if let Some(deletes) = self.books().deletes.get_mut(key) {
+            deletes[number].1 = Some(now);
+        }
     }
 
     /// A connection is not there at the end: somebody must have begun to delete it since its last sign-in began.
@@ -220,10 +270,7 @@ impl Ledger {
         let books = self.books();
         let of_key = books.sign_ins.values().filter(|sign_in| sign_in.key == *key);
         let last = of_key.filter(|sign_in| sign_in.acknowledged.is_some()).map(|sign_in| sign_in.begun).max();
-        let explained = last.is_none_or(|begun| {
-            let deleted = books.deletes.get(key).is_some_and(|deletes| deletes.iter().any(|at| *at >= begun));
-            deleted || books.lost(key, begun)
-        });
+        let explained = last.is_none_or(|begun| books.may_be_deleted(key, begun));
         drop(books);
         if !explained {
             self.violated("I18", format!("{key} is gone, and nobody deleted it since its user signed in"));
@@ -263,18 +310,9 @@ impl Ledger {
             ));
         }
         if let Some(act) = books.act_after(key, stamp.family) {
-            let unanswered = books.unanswered.get(&(pid, key.clone()));
-            let cut_off = unanswered
-                .is_some_and(|healed_at| healed_at.is_none_or(|at| now.saturating_sub(at) <= SLOWEST_LOOK));
-            // Whose patience is over (the process was stopped) does not wait for another look.
-            let cut_off = cut_off || now >= asked_at + self.settings.caller_wait;
-            let bound = match (act.pid == pid, cut_off) {
-                (true, _) => Duration::ZERO,
-                (false, false) => FELT_WITHIN,
-                (false, true) => self.settings.serve_cached_for + FELT_WITHIN,
-            };
+            let bound = self.felt_within(&books, (pid, act.pid), key, asked_at);
             let late = now.saturating_sub(act.acknowledged);
-            let undone = !self.wait && books.lost(key, act.begun);
+            let undone = (!self.wait && books.lost(key, act.begun)) || books.is_numbered_anew(act.begun);
             if late > bound && !undone {
                 wrong.push((
                     "I7",
@@ -282,10 +320,23 @@ impl Ledger {
                 ));
             }
         }
+        let stopped = self.against_operators(&books, (pid, replica), key, stamp.family, asked_at);
+        wrong.extend(stopped.map(|what| ("I7", what)));
         let slot = (pid, stamp.family, resource.map(str::to_owned));
         match books.newest.get(&slot).copied() {
             Some((since, newest)) if stamp.serial < newest => {
-                if !books.lost(key, since.saturating_sub(self.settings.serve_cached_for)) {
+                // Where refresh tokens stay good, two may have refreshed, and one's journaled answer was overtaken.
+                let journaled_at = books.kept_in_journal.get(&(replica, newest));
+                let overtaken = !self.insight().1.punishes_reuse()
+                    && !books.kept.contains(&newest)
+                    && journaled_at
+                        .is_some_and(|since| books.committed.get(key).is_some_and(|at| at > since));
+                // Two answers of one grant are put together by their ends, and those by wall clocks.
+                let merged = self.jumps && !self.insight().1.punishes_reuse();
+                if !overtaken
+                    && !merged
+                    && !books.lost(key, since.saturating_sub(self.settings.serve_cached_for))
+                {
                     wrong.push((
                         "I3",
                         format!("{key}: serial {} on replica {replica} after {newest}", stamp.serial),
@@ -307,11 +358,13 @@ impl Ledger {
                 format!("{key}: a token that is dead since {:?}", now.saturating_sub(stamp.dead_at)),
             ));
         }
-        let stored = books.stored.get(&stamp.family).copied().unwrap_or(0);
-        if stored < stamp.generation {
+        let durable = books.kept.contains(&stamp.serial)
+            || books.kept_in_journal.contains_key(&(replica, stamp.serial));
+        if !durable {
+            let (generation, serial) = (stamp.generation, stamp.serial);
             wrong.push((
                 "I6",
-                format!("{key}: generation {} is served and {stored} is the newest stored", stamp.generation),
+                format!("{key}: generation {generation} serial {serial} is served, and kept nowhere"),
             ));
         }
         drop(books);
@@ -342,6 +395,17 @@ impl Ledger {
             );
         }
     }
+}
+
+/// The serials of a connection's tokens.
+fn serials(connection: &Connection) -> Vec<u64> {
+    let tokens = connection.tokens.iter();
+    tokens.map(|token| Stamp::of_access(token.access_token.expose()).serial).collect()
+}
+
+/// A wall clock's time that is right, as time since the beginning.
+fn since_beginning(at: Timestamp) -> Duration {
+    Duration::from_millis(u64::try_from(at.unix_millis() - BEGINNING).unwrap_or(0))
 }
 
 impl Books {
@@ -377,7 +441,10 @@ impl store::Watch for Ledger {
             "stored {} {:?} as {:?}",
             key.connection,
             commit.writer,
-            stored.and_then(|stored| stored.grant).map(|(family, generation)| (family.0, generation))
+            stored
+                .as_ref()
+                .and_then(|stored| stored.grant)
+                .map(|(family, generation)| (family.0, generation))
         ));
         if commit.before != commit.expected {
             let what =
@@ -390,7 +457,14 @@ impl store::Watch for Ledger {
             self.violated("I5", format!("{key}: a commit of {nonce:?} while {holder:?} holds the lease"));
         }
         let Some(stored) = stored.filter(|stored| stored.revision == commit.after) else { return };
+        {
+            let now = self.world.now();
+            let mut books = self.books();
+            books.kept.extend(&stored.serials);
+            books.committed.insert(key.clone(), now);
+        }
         if let Some((family, generation)) = stored.grant {
+            self.stored_as(commit.after, family);
             let mut books = self.books();
             books.counts.commits += 1;
             let newest = books.stored.entry(family).or_default();
@@ -432,6 +506,16 @@ impl store::Watch for Ledger {
         }
     }
 
+    fn refused(&self, replica: usize) {
+        self.world.note(format_args!("{replica} and the store: a commit is refused"));
+        self.books().counts.refused_commits += 1;
+        self.hindered(replica);
+    }
+
+    fn destroyed(&self, pid: Pid, key: &ConnectionKey, was: Revision) {
+        self.destroyed_by(pid, key, was);
+    }
+
     fn trouble(&self, replica: usize, what: &str) {
         let now = self.world.now();
         self.world.note(format_args!("{replica} and the store: {what}"));
@@ -466,7 +550,11 @@ impl authority::Watch for Ledger {
                 ));
             }
         }
+        let unasked = self.against_use(&mut books, call);
         drop(books);
+        if let Some((invariant, what)) = unasked {
+            self.violated(invariant, what);
+        }
         if count > MOST_CALLS_A_MINUTE {
             self.violated(
                 "I14",
@@ -478,27 +566,49 @@ impl authority::Watch for Ledger {
         }
     }
 
+    fn asked_to_wait(&self, call: &Call, until: Duration) {
+        self.asked_to_leave_alone(call, until);
+    }
+
     fn reused(&self, call: &Call, rotated: &[Call]) {
+        let key = self.books().sign_ins.get(&call.family).map(|sign_in| sign_in.key.clone());
+        let Some(key) = key else { return };
+        let stored = self.stored(&key);
         let mut books = self.books();
-        let Some(key) = books.sign_ins.get(&call.family).map(|sign_in| sign_in.key.clone()) else { return };
         let newest_stored = books.stored.get(&call.family).copied().unwrap_or(0);
         let explained = rotated.first().and_then(|before| {
             let began = before.begun.saturating_sub(self.settings.lease);
-            let ended = before.ended.unwrap_or(before.begun);
-            let was_stored = before.rotated_to.is_some_and(|generation| generation <= newest_stored);
+            let generation = before.rotated_to.unwrap_or(0);
             let failed_over = books.losses.iter().any(|(at, keys)| *at >= began && keys.contains(&key));
             if call.ended.is_some() {
-                Some("a request came after its caller had given it up")
-            } else if !was_stored && !before.reached {
-                Some("the answer was lost")
-            } else if !was_stored && books.killed.contains(&before.pid) {
-                Some("the process ended before it could store the answer")
-            } else if books.was_stopped(before.pid, began) || books.was_stopped(call.pid, began) {
-                Some("a process was stopped in the middle of it")
+                return Some("a request came after its caller had given it up");
             } else if failed_over {
-                Some("the store lost it")
-            } else if !was_stored && books.troubled(before.replica, ended, self.world.now()) {
-                Some("the holder of the answer was cut off from the store")
+                return Some("the store lost it");
+            } else if books.was_stopped(before.pid, began) || books.was_stopped(call.pid, began) {
+                return Some("a process was stopped in the middle of it");
+            } else if generation <= newest_stored {
+                return None;
+            }
+            // It is known to be in doubt, so it is used only when nothing is left to serve.
+            let lived = stored.is_some_and(|stored| {
+                stored.grant.is_some_and(|(family, _)| family == call.family)
+                    && stored.lives_until > call.begun + SHORTEST_LIFE
+            });
+            if lived && !self.jumps {
+                return None;
+            }
+            if let Some(journaled) = books.journaled(call.family, generation) {
+                let since = journaled.at.max(call.begun.saturating_sub(STORED_WITHIN));
+                let hindered =
+                    call.begun < journaled.at + STORED_WITHIN || books.was_hindered(journaled.replica, since);
+                return hindered.then_some("the answer was in a journal that could not be stored");
+            }
+            if !before.reached {
+                Some("the answer was lost")
+            } else if books.killed.contains(&before.pid) {
+                Some("the process ended before it could store the answer")
+            } else if books.was_hindered(before.replica, before.ended.unwrap_or(before.begun)) {
+                Some("the holder of the answer could not store it")
             } else {
                 None
             }

@@ -13,9 +13,13 @@ mod due;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod journal;
+#[cfg(test)]
 mod ledger;
 #[cfg(test)]
 mod scenario;
+#[cfg(test)]
+mod schedule;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! One run: three replicas of the real engine over fakes, callers, users, an operator, and faults drawn by a seed; then quiet, in which
 //! everything has to heal.
 
+mod operator;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
@@ -10,11 +12,14 @@ use std::time::Duration;
 use super::SeededRandom;
 use super::authority::{GRAPH, Mode, OTHER, SimIssuer, Stamp};
 use super::clock::{SimClock, WallError};
-use super::faults::{AuthorityWeather, Climate, Dice, Link, Mutant, StoreWeather};
+use super::faults::{Additions, AuthorityWeather, Climate, Dice, Link, Mutant, StoreWeather};
+use super::journal::SimDisk;
+use super::ledger::journal::Answer;
 use super::ledger::{Counts, Ledger, Violation};
 use super::store::SimServer;
 use super::tasks::{Pid, SimTasks, WORLD, World};
 use crate::authority::{Authority, TokenAnswer};
+use crate::broker::Broker;
 use crate::domain::account::{Account, PERSONAL_TENANT};
 use crate::domain::connection::{Profile, Status};
 use crate::domain::grant::Grant;
@@ -29,6 +34,9 @@ use crate::store::Committed;
 const REPLICAS: usize = 3;
 /// Faults and users' acts come until here …
 const FAULTS_END: Duration = Duration::from_secs(200);
+/// … or until here, where what nobody asks for has to be renewed before the end: a connection that is taken up and left lying is
+/// taken up again within 90 s.
+const FAULTS_END_OF_SWEEPS: Duration = Duration::from_secs(140);
 /// … requests until here …
 const CALLERS_END: Duration = Duration::from_secs(225);
 /// … whoever is not asked again by itself is asked here …
@@ -46,11 +54,13 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) mutant: Mutant,
     pub(crate) traced: bool,
+    /// Without [`Additions`].
+    pub(crate) plain: bool,
 }
 
 impl Plan {
     pub(crate) fn seed(seed: u64) -> Self {
-        Plan { seed, mutant: Mutant::None, traced: false }
+        Plan { seed, mutant: Mutant::None, traced: false, plain: false }
     }
 }
 
@@ -68,9 +78,10 @@ pub(crate) fn run(plan: Plan) -> Report {
     let dice = Dice::new(plan.seed);
     let world = World::new(dice.more(), plan.traced);
     let mode = if plan.seed.is_multiple_of(2) { Mode::Entra } else { Mode::Strict };
-    let cluster = Cluster::build(&world, &dice, mode, plan.mutant);
+    let cluster = Cluster::build(&world, &dice, mode, plan);
     cluster.begin();
-    let mut circles = world.run_until(FAULTS_END);
+    cluster.begin_more();
+    let mut circles = world.run_until(cluster.faults_end());
     if circles.is_ok() {
         cluster.calm_down();
         circles = world.run_until(END);
@@ -83,12 +94,24 @@ pub(crate) fn run(plan: Plan) -> Report {
     cluster.ledger.count(|counts| {
         (counts.store_calls, counts.authority_calls) = (server.0, issuer.0);
         counts.faults += server.1 + issuer.1;
+        counts.faults +=
+            cluster.replicas().iter().filter_map(|of| of.disk.as_ref()).map(SimDisk::faults).sum::<u64>();
     });
     let (violations, counts) = cluster.ledger.results();
     let report =
         Report { hash: world.hash(), virtual_time: world.now(), violations, counts, lines: world.lines() };
     cluster.end();
     report
+}
+
+/// A connection that nobody asks for.
+fn idle_target(issuer: &SimIssuer, app: &AppName) -> Target {
+    const USER: u32 = 50;
+    issuer.add_user(USER, false);
+    issuer.add_user(USER + 100, false);
+    let name = ConnectionName::parse("user-9").expect("name");
+    let key = ConnectionKey { app: app.clone(), connection: name };
+    Target { key, user: USER, handed_out: Mutex::default() }
 }
 
 struct Nobody;
@@ -107,13 +130,15 @@ struct Process {
     replica: usize,
     engine: Engine,
     repository: Arc<Repository>,
+    broker: Arc<Broker>,
     clock: Arc<SimClock>,
 }
 
-/// A replica: what outlives its processes. (A journal on its disk belongs here, is handed to each process in [`Cluster::start`], and
-/// takes away what the ledger explains by a process that ended before it could store an answer.)
+/// A replica: what outlives its processes.
 struct Replica {
     wall_error: WallError,
+    /// Where its journal is, if it has one.
+    disk: Option<SimDisk>,
     process: Option<Arc<Process>>,
     stopped: bool,
 }
@@ -138,6 +163,10 @@ struct Cluster {
     keyring: Arc<Keyring>,
     replicas: Mutex<Vec<Replica>>,
     targets: Vec<Target>,
+    /// So many of them are asked for; one more may be there that is not.
+    asked: usize,
+    additions: Additions,
+    more_dice: Dice,
     lives: Mutex<u32>,
     /// What the last requests came to, by connection and replica.
     last: Mutex<BTreeMap<(usize, usize), Outcome>>,
@@ -152,7 +181,8 @@ enum Outcome {
 }
 
 impl Cluster {
-    fn build(world: &World, dice: &Dice, mode: Mode, mutant: Mutant) -> Arc<Cluster> {
+    fn build(world: &World, dice: &Dice, mode: Mode, plan: Plan) -> Arc<Cluster> {
+        let mutant = plan.mutant;
         let climate = Climate::drawn(&dice.more());
         let life = Duration::from_secs(dice.one_of(&[40, 75, 120, 3600]));
         let wait = dice.of_thousand(300);
@@ -183,8 +213,13 @@ impl Cluster {
         let key = SealingKey::new("simulated".into(), born, Some(born), material);
         let keyring = Arc::new(Keyring::new(vec![key], "in memory").expect("one promoted key"));
         let random = Arc::new(SeededRandom::new(dice.draw()));
-        let insight = Repository::new(Arc::new(server.insight()), keyring.clone(), random);
+        let insight = Repository::new(Arc::new(server.insight()), keyring.clone(), random.clone());
         ledger.look_into(insight, issuer.clone());
+        let (of_store, of_keyring) = (server.clone(), keyring.clone());
+        ledger.open_entries_with(Box::new(move |entry| {
+            let store = Arc::new(of_store.insight());
+            Answer::of(Repository::new(store, of_keyring.clone(), random.clone()), entry)
+        }));
         let app = AppName::parse("outlook").expect("name");
         let targets = (0..3 + u32::try_from(dice.below(3)).unwrap_or(0)).map(|user| {
             issuer.add_user(user, user.is_multiple_of(3));
@@ -193,17 +228,31 @@ impl Cluster {
             let key = ConnectionKey { app: app.clone(), connection: name };
             Target { key, user, handed_out: Mutex::default() }
         });
-        let targets = targets.collect();
-        let replicas = (0..REPLICAS).map(|_| Replica {
+        let mut targets: Vec<Target> = targets.collect();
+        let asked = targets.len();
+        let cluster_dice = dice.more();
+        let more_dice = dice.more();
+        let additions = if plan.plain { Additions::default() } else { Additions::drawn(&more_dice) };
+        let settings = Settings { sweep_rate: additions.sweep_rate, ..settings };
+        if additions.sweeps() {
+            targets.push(idle_target(&issuer, &app));
+            ledger.is_idle(&targets[asked].key);
+        }
+        let disk = |replica| SimDisk::new(world.clone(), more_dice.more(), replica, mutant, ledger.clone());
+        let replicas = (0..REPLICAS).map(|replica| Replica {
             wall_error: WallError::default(),
+            disk: additions.journals.then(|| disk(replica)),
             process: None,
             stopped: false,
         });
         let replicas = Mutex::new(replicas.collect());
         world.note(format_args!("{mode:?}, tokens live {life:?}, wait {wait}, {climate:?}"));
+        if !plan.plain {
+            world.note(format_args!("{additions:?}"));
+        }
         Arc::new(Cluster {
             world: world.clone(),
-            dice: dice.more(),
+            dice: cluster_dice,
             climate,
             mode,
             settings,
@@ -213,9 +262,17 @@ impl Cluster {
             keyring,
             replicas,
             targets,
+            asked,
+            additions,
+            more_dice,
             lives: Mutex::new(0),
             last: Mutex::default(),
         })
+    }
+
+    /// Until when faults and acts come.
+    fn faults_end(&self) -> Duration {
+        if self.additions.sweeps() { FAULTS_END_OF_SWEEPS } else { FAULTS_END }
     }
 
     fn replicas(&self) -> MutexGuard<'_, Vec<Replica>> {
@@ -238,18 +295,36 @@ impl Cluster {
         let clock = Arc::new(SimClock::new(self.world.clone(), wall_error));
         let random = Arc::new(SeededRandom::new(self.dice.draw()));
         let store = Arc::new(self.server.client(replica, pid));
-        let repository = Arc::new(Repository::new(store, self.keyring.clone(), random.clone()));
+        let mut repository = Repository::new(store, self.keyring.clone(), random.clone());
+        if let Some(disk) = &self.replicas()[replica].disk {
+            repository = repository.with_journal(Arc::new(disk.journal(pid)));
+        }
+        let repository = Arc::new(repository);
         let authority: Arc<dyn Authority> =
             Arc::new(self.issuer.client(replica, pid, clock.clone(), &self.settings));
-        let apps = BTreeMap::from([(self.targets[0].key.app.clone(), EngineApp { authority })]);
+        let apps =
+            BTreeMap::from([(self.targets[0].key.app.clone(), EngineApp { authority: authority.clone() })]);
+        let tasks = Arc::new(SimTasks::new(self.world.clone(), pid));
         let deps = Deps {
             repository: repository.clone(),
             clock: clock.clone(),
-            random,
-            tasks: Arc::new(SimTasks::new(self.world.clone(), pid)),
+            random: random.clone(),
+            tasks: tasks.clone(),
             observer: Arc::new(Nobody),
         };
         let engine = Engine::new(apps, deps, self.settings.clone());
+        let parts = operator::Parts {
+            engine: engine.clone(),
+            repository: repository.clone(),
+            clock: clock.clone(),
+            random,
+            tasks,
+        };
+        let broker = self.broker(authority, parts);
+        let process = Process { pid, replica, engine, repository, broker, clock };
+        self.world.note(format_args!("{replica} starts as {pid:?}"));
+        self.set_out(&process);
+        let Process { engine, clock, .. } = &process;
         // As in `app/watch.rs`.
         let (offering, pause) = (engine.clone(), clock.clone());
         let offer = async move {
@@ -262,9 +337,8 @@ impl Cluster {
         let following = engine.clone();
         let follow = async move { following.follow_changes().await };
         self.world.spawn(pid, "hear what other replicas do", Box::pin(follow));
-        self.world.note(format_args!("{replica} starts as {pid:?}"));
-        self.replicas()[replica].process =
-            Some(Arc::new(Process { pid, replica, engine, repository, clock }));
+        self.ledger.away(replica, false);
+        self.replicas()[replica].process = Some(Arc::new(process));
     }
 
     fn kill(&self, replica: usize) {
@@ -277,6 +351,7 @@ impl Cluster {
         };
         self.world.note(format_args!("{replica} is killed"));
         self.ledger.killed(process.pid);
+        self.ledger.away(replica, true);
         self.server.hang_up(process.pid);
         self.issuer.hang_up(process.pid);
         self.world.kill(process.pid);
@@ -291,6 +366,7 @@ impl Cluster {
         drop(replicas);
         self.world.note(format_args!("{replica} is stopped"));
         self.ledger.stopped(pid);
+        self.ledger.away(replica, true);
         self.world.stop(pid);
         Some(pid)
     }
@@ -305,6 +381,7 @@ impl Cluster {
         }
         self.world.note(format_args!("{replica} goes on"));
         self.ledger.resumed(pid);
+        self.ledger.away(replica, false);
         self.world.resume(pid);
     }
 
@@ -370,9 +447,10 @@ impl Cluster {
             Err(Refused::Authority { disposition, .. }) => {
                 (Outcome::Trouble(format!("{disposition:?}")), disposition.as_str())
             }
-            Err(
-                refused @ (Refused::Paused | Refused::ScopeNotGranted(_) | Refused::TooManyChallenges(_)),
-            ) => (Outcome::Trouble(format!("{refused:?}")), "other"),
+            Err(Refused::Paused) => (Outcome::Trouble("paused".into()), "paused"),
+            Err(refused @ (Refused::ScopeNotGranted(_) | Refused::TooManyChallenges(_))) => {
+                (Outcome::Trouble(format!("{refused:?}")), "other")
+            }
         };
         self.world.note(format_args!("{} refuses {}: {word}", process.replica, key.connection));
         self.ledger.count(|counts| *counts.refused.entry(word).or_default() += 1);
@@ -425,10 +503,11 @@ impl Cluster {
                 account.clone(),
                 words.clone(),
                 words.clone(),
-                "simulation".into(),
+                self.caller_of(target).into(),
                 process.clock.now(),
                 same.map(|before| &before.profile),
             );
+            self.expect(process, target, &profile, &token).await;
             let expected = before.as_ref().map(|before| before.revision);
             let tokens = std::slice::from_ref(&token);
             let base = (expected, floor_then.number);
@@ -453,8 +532,10 @@ impl Cluster {
         let key = &self.targets[target].key;
         let begun = self.world.now();
         self.world.note(format_args!("{} is deleted at {}", key.connection, process.replica));
-        self.ledger.deleting(key);
-        match process.repository.delete(key).await {
+        let number = self.ledger.deleting(key);
+        let deleted = process.repository.delete(key).await;
+        self.ledger.delete_ended(key, number);
+        match deleted {
             Ok(meant) => {
                 process.engine.deleted(key, meant);
                 self.ledger.deleted(key, begun, process.pid);
@@ -484,7 +565,7 @@ impl Cluster {
                     cluster.wait(1, 2500).await;
                     // Sometimes a crowd.
                     let crowd = if cluster.dice.of_thousand(20) { 10 } else { 1 };
-                    let target = cluster.dice.below(cluster.targets.len());
+                    let target = cluster.dice.below(cluster.asked);
                     for _ in 0..crowd {
                         cluster.at_some_process("a caller", move |cluster, process| async move {
                             let _ = cluster.request(&process, target, true).await;
@@ -535,6 +616,7 @@ impl Cluster {
         if climate.restarts_empty {
             self.now_and_then("restart empty", 120, |cluster| async move {
                 cluster.world.note(format_args!("the store starts empty"));
+                cluster.ledger.emptied();
                 cluster.server.empty();
             });
         }
@@ -602,7 +684,7 @@ impl Cluster {
         }
         if climate.verdicts {
             self.now_and_then("verdict", 60, |cluster| async move {
-                let target = cluster.dice.below(cluster.targets.len());
+                let target = cluster.dice.below(cluster.asked);
                 let user = cluster.targets[target].user;
                 if cluster.dice.of_thousand(500) {
                     cluster.world.note(format_args!("{user} is revoked"));
@@ -617,7 +699,7 @@ impl Cluster {
         }
         if climate.deletes {
             self.now_and_then("delete", 40, |cluster| async move {
-                let target = cluster.dice.below(cluster.targets.len());
+                let target = cluster.dice.below(cluster.asked);
                 cluster.at_some_process("delete", move |cluster, process| async move {
                     cluster.delete(&process, target).await;
                 });
@@ -627,7 +709,7 @@ impl Cluster {
         }
         if climate.reconnects {
             self.now_and_then("reconnect", 30, |cluster| async move {
-                let target = cluster.dice.below(cluster.targets.len());
+                let target = cluster.dice.below(cluster.asked);
                 cluster.sign_in_somewhere(target);
             });
         }
@@ -665,7 +747,7 @@ impl Cluster {
         self.always(name, move |cluster| async move {
             loop {
                 cluster.wait(200, every * 4000).await;
-                if cluster.world.now() >= FAULTS_END {
+                if cluster.world.now() >= cluster.faults_end() {
                     return;
                 }
                 cluster.ledger.count(|counts| counts.faults += 1);
@@ -693,6 +775,7 @@ impl Cluster {
         self.world.note(format_args!("the faults end"));
         self.server.set_weather(StoreWeather::default());
         self.issuer.set_weather(AuthorityWeather::default());
+        self.calm_down_more();
         if self.server.is_down() {
             self.server.promote();
         }
@@ -755,9 +838,12 @@ impl Cluster {
 
     /// Whether everything healed.
     fn judge(self: &Arc<Self>) {
-        for lease in self.server.leases() {
+        // Where connections are renewed for nobody, there is always one at it.
+        let held = if self.additions.sweeps() { Vec::new() } else { self.server.leases() };
+        for lease in held {
             self.ledger.violated("I18", format!("the lease of {lease} is still held"));
         }
+        self.ledger.judge_journals();
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for (number, target) in self.targets.iter().enumerate() {
             let stored = self.ledger.stored(&target.key);

@@ -8,8 +8,8 @@ fn traced(seed: u64) -> Report {
 }
 
 /// What happened up to the first violation, of the connection it is about where that is known.
-fn story(seed: u64, report: &Report) -> String {
-    let again = traced(seed);
+fn story(plan: Plan, report: &Report) -> String {
+    let again = run(Plan { traced: true, ..plan });
     let Some(first) = report.violations.first() else { return String::new() };
     let until = format!("{:>10.3}", first.at.as_secs_f64() + 0.001);
     let end = again.lines.partition_point(|line| line.as_str() < until.as_str());
@@ -21,12 +21,21 @@ fn story(seed: u64, report: &Report) -> String {
     };
     let lines: Vec<&str> = again.lines[1..end].iter().filter(told).map(String::as_str).collect();
     let from = lines.len().saturating_sub(80);
-    format!("seed {seed}: {first:?}\n{}\n{}\n", again.lines[0], lines[from..].join("\n"))
+    format!("seed {}: {first:?}\n{}\n{}\n", plan.seed, again.lines[0], lines[from..].join("\n"))
 }
 
 fn holds(seed: u64) -> Report {
-    let report = run(Plan::seed(seed));
-    assert!(report.violations.is_empty(), "{}{:#?}", story(seed, &report), report.violations);
+    holds_as(Plan::seed(seed))
+}
+
+/// As the simulation was before it had [`Additions`](super::faults::Additions).
+fn holds_plain(seed: u64) {
+    holds_as(Plan { plain: true, ..Plan::seed(seed) });
+}
+
+fn holds_as(plan: Plan) -> Report {
+    let report = run(plan);
+    assert!(report.violations.is_empty(), "{}{:#?}", story(plan, &report), report.violations);
     report
 }
 
@@ -49,32 +58,37 @@ fn two_hundred_seeds_hold() {
 
 #[test]
 fn seed_17_who_waited_for_a_look_in_vain_does_not_get_what_was_deleted_meanwhile() {
-    holds(17);
+    holds_plain(17);
 }
 
 #[test]
 fn seed_1248_a_commit_does_not_prove_what_is_stored_when_its_answer_is_seen() {
-    holds(1248);
+    holds_plain(1248);
 }
 
 #[test]
 fn seed_125_a_verdict_is_forgotten_everywhere_when_the_user_signs_in_again() {
-    holds(125);
+    holds_plain(125);
 }
 
 #[test]
 fn seed_510_an_answer_on_top_of_another_replica_s_keeps_the_newer_tokens() {
-    holds(510);
+    holds_plain(510);
 }
 
 #[test]
 fn seed_19544_a_slow_look_does_not_bring_back_what_a_later_one_replaced() {
-    holds(19544);
+    holds_plain(19544);
 }
 
 #[test]
 fn seed_9736_a_verdict_on_a_grant_that_was_replaced_meanwhile_is_not_remembered() {
-    holds(9736);
+    holds_plain(9736);
+}
+
+#[test]
+fn seed_71_an_answer_from_the_journal_is_held_while_it_is_stored_at_last() {
+    holds(71);
 }
 
 /// Some seed of these runs with a fake that is wrong must violate this invariant.
@@ -144,6 +158,26 @@ fn tokens_said_to_live_longer_than_they_do_are_noticed() {
     is_noticed(Mutant::LongLives, "I8");
 }
 
+#[test]
+fn a_begun_call_that_is_forgotten_is_noticed() {
+    is_noticed(Mutant::IntentIsForgotten, "I6");
+}
+
+#[test]
+fn a_journal_that_forgets_is_noticed() {
+    is_noticed(Mutant::JournalForgets, "I24");
+}
+
+#[test]
+fn a_throttle_that_other_replicas_do_not_hear_of_is_noticed() {
+    is_noticed(Mutant::HoldsAreForgotten, "I22");
+}
+
+#[test]
+fn a_revocation_that_other_replicas_do_not_hear_of_is_noticed() {
+    is_noticed(Mutant::RevocationsStayAtHome, "I7");
+}
+
 /// `make simulate`: as many seeds as are asked for, and what they came to.
 #[test]
 #[ignore = "for `make simulate`"]
@@ -161,7 +195,7 @@ fn as_many_seeds_as_are_asked_for() {
         all.add(&report.counts);
         if !report.violations.is_empty() {
             if violated.len() < 5 {
-                println!("{}", story(seed, &report));
+                println!("{}", story(Plan::seed(seed), &report));
             }
             let invariants: std::collections::BTreeSet<_> =
                 report.violations.iter().map(|violation| violation.invariant).collect();

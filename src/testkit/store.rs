@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 
 use super::faults::{Dice, Link, Mutant, StoreWeather};
+use super::schedule::Schedule;
 use super::tasks::{Pid, WORLD};
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -15,7 +16,7 @@ use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::{Clock, Timestamp};
 use crate::store::{
     Change, Committed, ConnectionPage, Deleted, Due, Floor, LOWEST_FLOOR, LeaseAnswer, LeaseNonce, LeaseOf,
-    MAX_PAGE, Revision, SWEEP_SHARDS, Store, StoreError, StoredConnection, Writer, keyspace, record,
+    MAX_PAGE, Revision, Store, StoreError, StoredConnection, Writer, record,
 };
 
 /// After this a client gives up on an answer.
@@ -35,6 +36,10 @@ pub(crate) trait Watch: Send + Sync {
     fn checked(&self, pid: Pid, key: &ConnectionKey, answered: bool);
     /// Something went wrong between this replica and the store.
     fn trouble(&self, replica: usize, what: &str);
+    /// The store answers this replica, and refuses a commit.
+    fn refused(&self, replica: usize);
+    /// A process's delete took effect, and this was there.
+    fn destroyed(&self, pid: Pid, key: &ConnectionKey, was: Revision);
 }
 
 /// A commit that took effect, beside what there was.
@@ -74,6 +79,8 @@ struct State {
     weather: StoreWeather,
     links: Vec<Link>,
     down: bool,
+    /// It is out of memory, or read-only: leases and reads work, commits do not.
+    refuses_commits: bool,
     /// How many primaries there were before this one.
     lost_primaries: u32,
     listeners: BTreeMap<Pid, Listener>,
@@ -94,7 +101,7 @@ struct Data {
     connections: BTreeMap<ConnectionKey, StoredConnection>,
     leases: BTreeMap<LeaseKey, (LeaseNonce, Duration)>,
     begun: BTreeMap<LeaseKey, (LeaseNonce, SignIn, bool)>,
-    schedule: BTreeMap<ConnectionKey, (Option<Timestamp>, Option<Timestamp>)>,
+    schedule: Schedule,
     floors: BTreeMap<ConnectionKey, Floor>,
     pending: BTreeMap<String, (Vec<u8>, Duration)>,
 }
@@ -153,6 +160,11 @@ impl Op {
         }
     }
 
+    /// Whether it is about pending records of this kind.
+    fn is_about(&self, kind: &str) -> bool {
+        matches!(self, Op::Pending(id) | Op::PutPending { id, .. } if id.starts_with(kind))
+    }
+
     /// Whether the network may bring it a second time when it was answered long ago. What is kept or taken whatever is there
     /// would be so again: a client must not leave such a one behind, and this one does not.
     fn may_come_late(&self) -> bool {
@@ -181,6 +193,8 @@ enum Reply {
     Due(Vec<Due>),
     Page(ConnectionPage),
     Bytes(Option<Vec<u8>>),
+    /// Not now.
+    Refused,
 }
 
 impl Data {
@@ -263,29 +277,15 @@ impl Data {
                 Reply::Nothing
             }
             Op::Schedule(key, due_at) => {
-                self.schedule.entry(key.clone()).or_default().0 = *due_at;
+                self.schedule.set(key, *due_at);
                 Reply::Nothing
             }
             Op::MarkUsed(key, at) => {
-                let used = &mut self.schedule.entry(key.clone()).or_default().1;
-                *used = (*used).max(Some(*at));
+                self.schedule.mark_used(key, *at);
                 Reply::Nothing
             }
             Op::Due { shard, until, limit } => {
-                let of_shard =
-                    self.schedule.iter().filter(|(key, _)| keyspace::shard(key) == *shard % SWEEP_SHARDS);
-                let mut due: Vec<Due> = of_shard
-                    .filter_map(|(key, (due_at, used_at))| {
-                        due_at.filter(|at| at <= until).map(|due_at| Due {
-                            key: key.clone(),
-                            due_at,
-                            used_at: *used_at,
-                        })
-                    })
-                    .collect();
-                due.sort_by_key(|due| due.due_at);
-                due.truncate(*limit.min(&MAX_PAGE));
-                Reply::Due(due)
+                Reply::Due(self.schedule.due(*shard, *until, *limit.min(&MAX_PAGE)))
             }
             Op::Floor(key) => Reply::Floor(self.floors.get(key).copied().unwrap_or(LOWEST_FLOOR)),
             Op::Delete(key, meant, cuts_off) => {
@@ -381,6 +381,7 @@ impl SimServer {
             weather: StoreWeather::default(),
             links: vec![Link::Up; replicas],
             down: false,
+            refuses_commits: false,
             lost_primaries: 0,
             listeners: BTreeMap::new(),
             history: VecDeque::new(),
@@ -403,6 +404,10 @@ impl SimServer {
 
     pub(crate) fn set_weather(&self, weather: StoreWeather) {
         self.state().weather = weather;
+    }
+
+    pub(crate) fn refuse_commits(&self, refuses: bool) {
+        self.state().refuses_commits = refuses;
     }
 
     pub(crate) fn set_link(&self, replica: usize, link: Link) {
@@ -530,7 +535,12 @@ impl SimServer {
             }
             _ => None,
         };
-        let reply = state.primary.apply(op, now, mutant);
+        let there = match op {
+            Op::Delete(key, ..) => state.primary.connections.get(key).map(|stored| (key, stored.revision)),
+            _ => None,
+        };
+        let reply = wrong(mutant, op, state.primary.apply(op, now, mutant));
+        let destroyed = there.filter(|(key, _)| !state.primary.connections.contains_key(*key));
         if mutant == Mutant::StaleReads && op.writes() {
             let connections = state.primary.connections.clone();
             state.history.push_back((now, connections));
@@ -569,6 +579,9 @@ impl SimServer {
                 holder: holder.map(|(nonce, _)| nonce),
             });
         }
+        if let (Some(watch), Some((key, was))) = (&self.inner.watch, destroyed) {
+            watch.destroyed(from, key, was);
+        }
         if let Some(key) = told {
             for listener in listeners {
                 if !self.inner.dice.of_thousand(untold) {
@@ -595,6 +608,17 @@ impl SimServer {
             }
         };
         self.inner.tasks.spawn("tell a change", Box::pin(telling));
+    }
+}
+
+/// What a store says that forgets what was begun, or what it was asked to tell others.
+fn wrong(mutant: Mutant, op: &Op, reply: Reply) -> Reply {
+    match reply {
+        Reply::Lease(LeaseAnswer::Mine { .. }) if mutant == Mutant::IntentIsForgotten => {
+            Reply::Lease(LeaseAnswer::Mine { unsettled: false })
+        }
+        Reply::Bytes(_) if mutant == Mutant::HoldsAreForgotten && op.is_about("hold:") => Reply::Bytes(None),
+        reply => reply,
     }
 }
 
@@ -671,7 +695,23 @@ impl SimStore {
                 server.trouble(replica, "a request is lost");
                 return; // the client gives up
             }
+            if matches!(op, Op::Commit { .. }) && server.state().refuses_commits {
+                if let Some(watch) = &server.inner.watch {
+                    watch.refused(replica);
+                }
+                let _ = answer.send(Reply::Refused);
+                return;
+            }
             let (reply, arrives_at) = server.execute(&op, pid);
+            let at_home = server.inner.mutant != Mutant::RevocationsStayAtHome || replica == 0;
+            let reply = match reply {
+                Reply::Bytes(_) if !at_home && op.is_about("revocations:") => Reply::Bytes(None),
+                // What they cover would be destroyed, and missed for that.
+                Reply::Page(_) if server.inner.mutant == Mutant::RevocationsStayAtHome => {
+                    Reply::Page(ConnectionPage::default())
+                }
+                reply => reply,
+            };
             if (fate == Fate::Repeated || server.inner.mutant.is_shown_by_repeating(&op))
                 && op.may_come_late()
             {
@@ -729,10 +769,14 @@ impl SimStore {
         if let (Some(key), Some(watch)) = (&looked_at, &self.server.inner.watch) {
             watch.checked(self.pid, key, reply.is_some());
         }
-        reply.ok_or_else(|| {
-            self.server.trouble(self.replica, doing);
-            StoreError::unavailable(doing, "no answer came")
-        })
+        match reply {
+            Some(Reply::Refused) => Err(StoreError::unavailable(doing, "it is out of memory")),
+            Some(reply) => Ok(reply),
+            None => {
+                self.server.trouble(self.replica, doing);
+                Err(StoreError::unavailable(doing, "no answer came"))
+            }
+        }
     }
 }
 

@@ -1,0 +1,344 @@
+//! What an operator stops stays stopped, on every replica that reaches the store; a tenant that an authority throttles is left alone; and
+//! what nobody asks for is looked after, within bounds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::{Books, FELT_WITHIN, Ledger, SLOWEST_LOOK};
+use crate::domain::id::ConnectionKey;
+use crate::store::Revision;
+use crate::testkit::authority::{Call, Family};
+use crate::testkit::tasks::Pid;
+
+/// The kill switch is felt on every replica within this time.
+const REVOKED_WITHIN: Duration = Duration::from_secs(5);
+/// From the last look at whether something may be used to its use: a lease is taken, a permit and a slow store are waited for.
+const UNDER_WAY: Duration = Duration::from_secs(10);
+/// Within this time every replica knows that an authority asked to be left alone.
+const HOLD_KNOWN: Duration = Duration::from_secs(2);
+/// Uses in a minute, by all replicas, of a grant that nobody asks for: one for half of the shortest life of a token, one for what is
+/// taken up again, and one more for each that failed.
+const MOST_SWEPT_A_MINUTE: usize = 6;
+/// As in `refresh/slots.rs`.
+const REMEMBERED: Duration = Duration::from_secs(120);
+/// What an authority asked for is remembered for longer than anything it asks for.
+const FORGOTTEN: Duration = Duration::from_secs(120);
+/// An act whose answer was lost takes effect within this time, or not at all.
+const LATE_ACT: Duration = Duration::from_secs(30);
+
+/// An operator ends all connections of some kind.
+pub(crate) struct Revoking {
+    pub(super) begun: Duration,
+    pub(super) acknowledged: Option<Duration>,
+    pub(super) pid: Pid,
+    /// Which of them, by whose account is behind them.
+    pub(super) covers: BTreeSet<(ConnectionKey, u32)>,
+}
+
+struct Pausing {
+    paused: bool,
+    begun: Duration,
+    acknowledged: Option<Duration>,
+    pid: Pid,
+}
+
+struct Hold {
+    tenant: Option<String>,
+    pid: Pid,
+    replica: usize,
+    since: Duration,
+    until: Duration,
+}
+
+/// What the ledger knows of operators and of what goes on by itself.
+#[derive(Default)]
+pub(super) struct Book {
+    revoked: Vec<Revoking>,
+    pauses: BTreeMap<ConnectionKey, Vec<Pausing>>,
+    holds: Vec<Hold>,
+    /// What each stored record is of.
+    records: BTreeMap<[u8; 16], Family>,
+    /// The one that no caller asks for, and when its grant was used.
+    idle: Option<ConnectionKey>,
+    idle_uses: Vec<Duration>,
+    /// By replica: whether a process runs there.
+    away: BTreeSet<usize>,
+    hindrances: BTreeMap<usize, Duration>,
+    emptied: Vec<Duration>,
+}
+
+impl Ledger {
+    /// Nobody asks for this one.
+    pub(crate) fn is_idle(&self, key: &ConnectionKey) {
+        self.books().operator.idle = Some(key.clone());
+    }
+
+    /// The store starts empty.
+    pub(crate) fn emptied(&self) {
+        let now = self.world.now();
+        self.books().operator.emptied.push(now);
+    }
+
+    /// A replica does not run, or runs again.
+    pub(crate) fn away(&self, replica: usize, away: bool) {
+        let mut books = self.books();
+        if away {
+            books.operator.away.insert(replica);
+        } else {
+            books.operator.away.remove(&replica);
+        }
+        drop(books);
+        self.hindered(replica);
+    }
+
+    /// Something kept a replica from storing.
+    pub(super) fn hindered(&self, replica: usize) {
+        let now = self.world.now();
+        self.books().operator.hindrances.insert(replica, now);
+    }
+
+    pub(crate) fn revoking(&self, pid: Pid, covers: BTreeSet<(ConnectionKey, u32)>) -> usize {
+        let begun = self.world.now();
+        let mut books = self.books();
+        books.operator.revoked.push(Revoking { begun, acknowledged: None, pid, covers });
+        books.operator.revoked.len() - 1
+    }
+
+    pub(crate) fn revoked(&self, number: usize) {
+        let now = self.world.now();
+        self.books().operator.revoked[number].acknowledged = Some(now);
+    }
+
+    pub(crate) fn pausing(&self, pid: Pid, key: &ConnectionKey, paused: bool) -> usize {
+        let begun = self.world.now();
+        let mut books = self.books();
+        let pauses = books.operator.pauses.entry(key.clone()).or_default();
+        pauses.push(Pausing { paused, begun, acknowledged: None, pid });
+        pauses.len() - 1
+    }
+
+    pub(crate) fn paused(&self, key: &ConnectionKey, number: usize) {
+        let now = self.world.now();
+        if let Some(pauses) = self.books().operator.pauses.get_mut(key) {
+            pauses[number].acknowledged = Some(now);
+        }
+    }
+
+    pub(super) fn stored_as(&self, revision: Revision, family: Family) {
+        self.books().operator.records.insert(revision.nonce, family);
+    }
+
+    /// A record was destroyed: somebody asked for that since its user began to sign in.
+    pub(super) fn destroyed_by(&self, pid: Pid, key: &ConnectionKey, was: Revision) {
+        let books = self.books();
+        let Some(family) = books.operator.records.get(&was.nonce) else { return };
+        let Some(sign_in) = books.sign_ins.get(family) else { return };
+        let begun = sign_in.begun;
+        let meant = books.may_be_deleted(key, begun);
+        let family = family.0;
+        drop(books);
+        self.world.note(format_args!("{pid:?} destroys {} grant {family}", key.connection));
+        if !meant && !self.jumps {
+            self.violated("I7", format!("{key}: grant {family} is destroyed, and nobody asked for that"));
+        }
+    }
+
+    /// What is wrong with a hand-out, as far as operators go.
+    pub(super) fn against_operators(
+        &self,
+        books: &Books,
+        (pid, replica): (Pid, usize),
+        key: &ConnectionKey,
+        family: Family,
+        asked_at: Duration,
+    ) -> Option<String> {
+        let now = self.world.now();
+        if let Some((since, late)) = self.revoked_for(books, (pid, replica), key, family)
+            && late > Duration::ZERO
+        {
+            return Some(format!("{key}: grant {} on replica {replica}, revoked at {since:?}", family.0));
+        }
+        let pause = self.paused_by(books, key, family)?;
+        let since = pause.acknowledged?;
+        let bound = self.felt_within(books, (pid, pause.pid), key, asked_at);
+        (now.saturating_sub(since) > bound)
+            .then(|| format!("{key}: grant {} on replica {replica}, paused since {since:?}", family.0))
+    }
+
+    /// What is wrong with a use of a grant, as far as operators, throttles and the sweep go.
+    pub(super) fn against_use(&self, books: &mut Books, call: &Call) -> Option<(&'static str, String)> {
+        let now = self.world.now();
+        let key = books.sign_ins.get(&call.family).map(|sign_in| sign_in.key.clone())?;
+        let who = (call.pid, call.replica);
+        if books.operator.idle.as_ref() == Some(&key) {
+            let uses = &mut books.operator.idle_uses;
+            uses.push(now);
+            uses.retain(|at| now.saturating_sub(*at) < Duration::from_secs(60));
+            let count = uses.len();
+            books.counts.swept += 1;
+            if count > MOST_SWEPT_A_MINUTE && !self.jumps {
+                return Some(("I14", format!("{key}: used {count} times in a minute, for nobody")));
+            }
+        }
+        if let Some((since, late)) = self.revoked_for(books, who, &key, call.family)
+            && late > UNDER_WAY
+        {
+            return Some(("I7", format!("{key}: grant {} is used, revoked at {since:?}", call.family.0)));
+        }
+        if let Some(since) = self.paused_by(books, &key, call.family).and_then(|pause| pause.acknowledged)
+            && now.saturating_sub(since) > UNDER_WAY
+            && !books.was_stopped(call.pid, since)
+        {
+            return Some(("I7", format!("{key}: grant {} is used, paused since {since:?}", call.family.0)));
+        }
+        let of_tenant = || books.operator.holds.iter().filter(|hold| hold.tenant == call.tenant);
+        let ignored = of_tenant().find(|hold| {
+            let known = hold.since + HOLD_KNOWN;
+            // What was said later counts, though it be the shorter time.
+            of_tenant().all(|later| later.since < hold.since || later.until > now)
+                && now > known
+                && now < hold.until
+                && !self.jumps
+                && !books.was_stopped(call.pid, hold.since)
+                && !books.was_stopped(hold.pid, hold.since)
+                && !books.killed.contains(&hold.pid)
+                && !books.troubled(hold.replica, hold.since, known)
+                && !books.troubled(call.replica, hold.since, now)
+                && !books.losses.iter().any(|(at, _)| *at >= hold.since)
+        });
+        ignored.map(|hold| {
+            let what = format!(
+                "{key}: {:?} is used, and {:?} was asked at {:?} to leave it alone until {:?}",
+                call.tenant, hold.pid, hold.since, hold.until
+            );
+            ("I22", what)
+        })
+    }
+
+    pub(super) fn asked_to_leave_alone(&self, call: &Call, until: Duration) {
+        let since = self.world.now();
+        self.world.note(format_args!("{} is to leave {:?} alone until {until:?}", call.replica, call.tenant));
+        let (tenant, pid, replica) = (call.tenant.clone(), call.pid, call.replica);
+        let mut books = self.books();
+        books.counts.holds += 1;
+        books.operator.holds.retain(|hold| hold.until + FORGOTTEN > since);
+        books.operator.holds.push(Hold { tenant, pid, replica, since, until });
+    }
+
+    /// When the grant was revoked, and for how much longer than it may it has been unknown to a process.
+    fn revoked_for(
+        &self,
+        books: &Books,
+        (pid, replica): (Pid, usize),
+        key: &ConnectionKey,
+        family: Family,
+    ) -> Option<(Duration, Duration)> {
+        let now = self.world.now();
+        let sign_in = books.sign_ins.get(&family)?;
+        let signed_in = sign_in.acknowledged?;
+        let meant = |one: &&Revoking| {
+            one.acknowledged.is_some()
+                && one.begun > signed_in
+                && one.covers.contains(&(key.clone(), sign_in.user))
+        };
+        let one = books.operator.revoked.iter().find(meant)?;
+        let since = one.acknowledged?;
+        if self.jumps || books.losses.iter().any(|(at, _)| *at >= one.begun) {
+            return None;
+        }
+        if one.pid == pid {
+            return Some((since, now.saturating_sub(since)));
+        }
+        // Whoever reaches the store knows it within seconds; a process that was stopped or cut off, within seconds of that.
+        let reached = since.max(books.last_trouble(replica)).max(books.last_stop(pid));
+        Some((since, now.saturating_sub(reached + REVOKED_WITHIN)))
+    }
+
+    /// The pause in force, unless somebody may have lifted it.
+    fn paused_by<'a>(&self, books: &'a Books, key: &ConnectionKey, family: Family) -> Option<&'a Pausing> {
+        let pauses = books.operator.pauses.get(key)?;
+        let pause = pauses.iter().rev().find(|pause| pause.paused && pause.acknowledged.is_some())?;
+        let over = |acknowledged: Option<Duration>, begun: Duration| match acknowledged {
+            Some(at) => at >= pause.begun,
+            None => begun + LATE_ACT >= pause.begun,
+        };
+        let resumed = pauses.iter().any(|other| !other.paused && over(other.acknowledged, other.begun));
+        let mut sign_ins = books.sign_ins.values().filter(|sign_in| sign_in.key == *key);
+        let signed_in = sign_ins.any(|sign_in| over(sign_in.acknowledged, sign_in.begun));
+        let lost = books.losses.iter().any(|(at, _)| *at >= pause.begun);
+        let known = books.sign_ins.get(&family)?.acknowledged.is_some_and(|at| at < pause.begun);
+        (known && !resumed && !signed_in && !lost).then_some(pause)
+    }
+
+    /// Within which time a process must feel what was done by another.
+    pub(super) fn felt_within(
+        &self,
+        books: &Books,
+        (pid, by): (Pid, Pid),
+        key: &ConnectionKey,
+        asked_at: Duration,
+    ) -> Duration {
+        let now = self.world.now();
+        let unanswered = books.unanswered.get(&(pid, key.clone()));
+        let recently = |at: Duration| now.saturating_sub(at.max(books.last_stop(pid))) <= SLOWEST_LOOK;
+        let cut_off = unanswered.is_some_and(|healed_at| healed_at.is_none_or(recently));
+        // Whose patience is over (the process was stopped) does not wait for another look.
+        let cut_off = cut_off || now >= asked_at + self.settings.caller_wait;
+        match (by == pid, cut_off) {
+            (true, _) => Duration::ZERO,
+            (false, false) => FELT_WITHIN,
+            (false, true) => self.settings.serve_cached_for + FELT_WITHIN,
+        }
+    }
+
+    /// The idle connection has a token that lives, as long as its grant does: it is renewed for nobody.
+    pub(crate) fn judge_idle(&self, key: &ConnectionKey) {
+        let now = self.world.now();
+        let Some(stored) = self.stored(key) else { return };
+        let lives = stored.grant.is_some_and(|(family, _)| self.insight().1.lives(family));
+        if lives && stored.lives_until <= now {
+            let what =
+                format!("{key}: nobody asks for it, and its token is dead since {:?}", stored.lives_until);
+            self.violated("I21", what);
+        }
+    }
+}
+
+impl Books {
+    /// Whether a connection may have been meant by the kill switch since then.
+    pub(super) fn was_revoked(&self, key: &ConnectionKey, since: Duration) -> bool {
+        let means = |one: &Revoking| one.begun >= since && one.covers.iter().any(|(of, _)| of == key);
+        self.operator.revoked.iter().any(means)
+    }
+
+    /// Whether somebody may have meant to delete a connection whose user began to sign in at `begun`.
+    pub(super) fn may_be_deleted(&self, key: &ConnectionKey, begun: Duration) -> bool {
+        let overlaps = |(from, until): &(Duration, Option<Duration>)| {
+            *from >= begun || until.unwrap_or(*from + LATE_ACT) >= begun
+        };
+        let deleted = self.deletes.get(key).is_some_and(|deletes| deletes.iter().any(overlaps));
+        deleted || self.is_numbered_anew(begun) || self.lost(key, begun) || self.was_revoked(key, begun)
+    }
+
+    /// Whether a sign-in that began then may have got a number that was given before, because the store has started empty. A replica
+    /// that remembers the earlier one takes it for later than this. (A real store that starts empty is not the store, until an operator
+    /// says so.)
+    pub(super) fn is_numbered_anew(&self, begun: Duration) -> bool {
+        self.operator.emptied.iter().any(|at| *at >= begun.saturating_sub(REMEMBERED))
+    }
+
+    fn last_trouble(&self, replica: usize) -> Duration {
+        self.troubles[replica].last().copied().unwrap_or_default()
+    }
+
+    fn last_stop(&self, pid: Pid) -> Duration {
+        let stops = self.stops.get(&pid).and_then(|stops| stops.last());
+        stops.map(|(from, until)| until.unwrap_or(*from)).unwrap_or_default()
+    }
+
+    /// Whether a replica could not have stored anything since then, or not for long.
+    pub(super) fn was_hindered(&self, replica: usize, since: Duration) -> bool {
+        let last = self.operator.hindrances.get(&replica).copied().unwrap_or_default();
+        self.operator.away.contains(&replica) || last.max(self.last_trouble(replica)) >= since
+    }
+}
