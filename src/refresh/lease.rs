@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::engine::Inner;
-use crate::domain::connection::SignIn;
 use crate::domain::id::ConnectionKey;
 use crate::domain::random::random_bytes;
 use crate::store::{LeaseAnswer, LeaseNonce, LeaseOf, StoreError};
@@ -33,17 +32,12 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Tries to take the lease of the connection, which descends from this sign-in.
-    pub(super) async fn take(
-        inner: &Arc<Inner>,
-        key: &ConnectionKey,
-        about: SignIn,
-    ) -> Result<Attempt, StoreError> {
+    /// Tries to take the connection's lease.
+    pub(super) async fn take(inner: &Arc<Inner>, key: &ConnectionKey) -> Result<Attempt, StoreError> {
         let nonce = LeaseNonce(random_bytes(inner.deps.random.as_ref()));
         let ttl = inner.settings.lease;
         let until = inner.deps.clock.monotonic().saturating_add(ttl);
-        let taken =
-            inner.deps.repository.store().take_lease(LeaseOf::Connection(key), nonce, about, ttl).await;
+        let taken = inner.deps.repository.store().take_lease(LeaseOf::Connection(key), nonce, ttl).await;
         let observer = &inner.deps.observer;
         match taken {
             Ok(LeaseAnswer::Mine { unsettled }) => {

@@ -241,12 +241,11 @@ async fn with_lease(
             note_trouble(inner, slot, want, &failure, Some(left));
             return Err(failure);
         }
-        let sign_in = loaded.connection.profile.sign_in;
         // Before the lease, so that nobody holds one while it waits for its tenant's turn.
         let Some(permit) = permit(inner, key, tenant).await else {
             return Err(noted_authority(inner, slot, want, crowded()));
         };
-        let (taken, ()) = tokio::join!(Lease::take(inner, key, sign_in), hear_of_holds(inner, key, tenant));
+        let (taken, ()) = tokio::join!(Lease::take(inner, key), hear_of_holds(inner, key, tenant));
         match taken.map_err(|error| noted(error.into()))? {
             lease::Attempt::Mine(lease) => {
                 // It may have been somebody else's until just now; and what is there may be less than is held.

@@ -18,7 +18,6 @@ use tokio::sync::Notify;
 use super::engine::{Engine, Inner};
 use super::renew;
 use super::slots::Work;
-use crate::domain::connection::SignIn;
 use crate::domain::random::random_bytes;
 use crate::domain::time::Timestamp;
 use crate::repository::RepositoryError;
@@ -196,8 +195,7 @@ async fn is_ours(inner: &Arc<Inner>, shard: u8) -> Result<bool, StoreError> {
     {
         return Ok(ours);
     }
-    let lease =
-        store.take_lease(LeaseOf::Sweep(shard), inner.sweep.nonce, SignIn::default(), SHARD_LEASE).await;
+    let lease = store.take_lease(LeaseOf::Sweep(shard), inner.sweep.nonce, SHARD_LEASE).await;
     let ours = matches!(lease, Ok(LeaseAnswer::Mine { .. }));
     inner.sweep.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(shard, (now, ours));
     lease.map(|_| ours)

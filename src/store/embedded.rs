@@ -275,11 +275,10 @@ impl Store for EmbeddedStore {
         &'a self,
         of: LeaseOf<'a>,
         nonce: LeaseNonce,
-        about: SignIn,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<LeaseAnswer, StoreError>> {
         Box::pin(async move {
-            let work = Work::TakeLease { of: lease_key(of), nonce, about, ttl };
+            let work = Work::TakeLease { of: lease_key(of), nonce, ttl };
             match self.write("taking a lease", work).await? {
                 Answer::Lease(answer) => Ok(answer),
                 Answer::Happened(_) | Answer::Taken(_) | Answer::Committed(_) | Answer::Deleted(_) => {
@@ -497,7 +496,7 @@ struct Job {
 enum Work {
     Ping,
     Commit { key: String, expected: Option<Revision>, revision: Revision, record: Vec<u8>, writer: By },
-    TakeLease { of: String, nonce: LeaseNonce, about: SignIn, ttl: Duration },
+    TakeLease { of: String, nonce: LeaseNonce, ttl: Duration },
     ExtendLease { of: String, nonce: LeaseNonce, ttl: Duration },
     ReleaseLease { of: String, nonce: LeaseNonce, settled: bool },
     Schedule { key: ConnectionKey, due_at: Option<Timestamp> },
@@ -696,14 +695,17 @@ fn apply_one(
 ) -> Result<Result<Answer, StoreError>, redb::Error> {
     let happened = match &job.work {
         Work::Ping => true,
-        Work::TakeLease { of, nonce, about, ttl } => {
+        Work::TakeLease { of, nonce, ttl } => {
             if let Some((_, until)) = leases.holder(of, now.monotonic).filter(|(holder, _)| holder != nonce) {
                 let left = until.saturating_sub(now.monotonic);
                 return Ok(Ok(Answer::Lease(LeaseAnswer::Theirs { left })));
             }
             let mut begun = transaction.open_table(BEGUN)?;
             let before = begun.get(of.as_str())?.map(|row| row.value().to_vec());
-            let about = record::sign_in_bytes(about);
+            let record =
+                transaction.open_table(CONNECTIONS)?.get(of.as_str())?.map(|row| row.value().to_vec());
+            let revision = record.and_then(|record| record::decode_revision(job.doing, &record).ok());
+            let about = record::sign_in_bytes(&revision.map(|revision| revision.sign_in).unwrap_or_default());
             let unsettled = match before.filter(|before| before.get(16..32) == Some(&about[..])) {
                 Some(before) if before.starts_with(&nonce.0) => before.ends_with(&[1]),
                 Some(_) => true,

@@ -275,12 +275,11 @@ pub trait Store: Send + Sync {
         writer: Writer,
     ) -> BoxFuture<'a, Result<Committed, StoreError>>;
 
-    /// Tries to take a lease for `ttl`, of what descends from a sign-in. Repeating it with the same nonce says the same.
+    /// Tries to take a lease for `ttl`. Repeating it with the same nonce says the same, of the same sign-in.
     fn take_lease<'a>(
         &'a self,
         of: LeaseOf<'a>,
         nonce: LeaseNonce,
-        about: SignIn,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<LeaseAnswer, StoreError>>;
 

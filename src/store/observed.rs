@@ -90,10 +90,9 @@ impl<S: Store> Store for Observed<S> {
         &'a self,
         of: LeaseOf<'a>,
         nonce: LeaseNonce,
-        about: SignIn,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<LeaseAnswer, StoreError>> {
-        self.watch("take_lease", self.store.take_lease(of, nonce, about, ttl))
+        self.watch("take_lease", self.store.take_lease(of, nonce, ttl))
     }
 
     fn extend_lease<'a>(

@@ -724,7 +724,6 @@ impl Store for RedisStore {
         &'a self,
         of: LeaseOf<'a>,
         nonce: LeaseNonce,
-        about: SignIn,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<LeaseAnswer, StoreError>> {
         Box::pin(async move {
@@ -732,7 +731,9 @@ impl Store for RedisStore {
             let slot = keyspace::slot(&lease);
             let mut script = scripts::TAKE.prepare_invoke();
             script.key(lease).key(intent).arg(&nonce.0[..]).arg(millis(ttl));
-            script.arg(&record::sign_in_bytes(&about)[..]);
+            if let LeaseOf::Connection(key) = of {
+                script.key(keyspace::redis_record(key));
+            }
             // One that a failover takes away is two calls to the authority.
             let ((mine, rest), _) = self
                 .write("taking a lease", slot, |mut commands| {

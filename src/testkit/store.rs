@@ -126,7 +126,7 @@ enum Op {
     Ping,
     Load(ConnectionKey),
     Commit { key: ConnectionKey, expected: Option<Revision>, connection: StoredConnection, writer: Writer },
-    Take { of: LeaseKey, nonce: LeaseNonce, about: SignIn, ttl: Duration },
+    Take { of: LeaseKey, nonce: LeaseNonce, ttl: Duration },
     Extend { of: LeaseKey, nonce: LeaseNonce, ttl: Duration },
     Release { of: LeaseKey, nonce: LeaseNonce, settled: bool },
     Schedule(ConnectionKey, Option<Timestamp>),
@@ -243,19 +243,26 @@ impl Data {
                 }
                 Reply::Committed(Committed::Done)
             }
-            Op::Take { of, nonce, about, ttl } => {
+            Op::Take { of, nonce, ttl } => {
                 if let Some((holder, until)) = self.holder(of, now)
                     && holder != *nonce
                     && mutant != Mutant::LeaseForEveryone
                 {
                     return Reply::Lease(LeaseAnswer::Theirs { left: until - now });
                 }
-                let unsettled = match self.begun.get(of).filter(|(_, before, _)| before == about) {
+                let about = match of {
+                    LeaseKey::Connection(key) => {
+                        self.connections.get(key).map(|stored| stored.revision.sign_in)
+                    }
+                    LeaseKey::Sweep(_) => None,
+                };
+                let about = about.unwrap_or_default();
+                let unsettled = match self.begun.get(of).filter(|(_, before, _)| *before == about) {
                     Some((begun, _, unsettled)) if begun == nonce => *unsettled,
                     begun => begun.is_some(),
                 };
                 self.leases.insert(of.clone(), (*nonce, now + *ttl));
-                self.begun.insert(of.clone(), (*nonce, *about, unsettled));
+                self.begun.insert(of.clone(), (*nonce, about, unsettled));
                 Reply::Lease(LeaseAnswer::Mine { unsettled })
             }
             Op::Extend { of, nonce, ttl } => {
@@ -839,11 +846,10 @@ impl Store for SimStore {
         &'a self,
         of: LeaseOf<'a>,
         nonce: LeaseNonce,
-        about: SignIn,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<LeaseAnswer, StoreError>> {
         Box::pin(async move {
-            let op = Op::Take { of: LeaseKey::of(of), nonce, about, ttl };
+            let op = Op::Take { of: LeaseKey::of(of), nonce, ttl };
             Ok(expect_reply!(self.ask("taking a lease", op).await?, Lease))
         })
     }

@@ -93,23 +93,25 @@ return found
     )
 });
 
-/// Takes a lease, and notes that something is begun with it, with a grant of which sign-in. Answers `{1, unsettled}`, or
-/// `{0, milliseconds left}` when it is somebody else's. The note is the nonce, the sign-in, and 1 behind them when one before,
-/// with a grant of that sign-in too, was never settled: so a repeated take says the same again.
+/// Takes a lease, and notes that something is begun with it, and of which sign-in the record is. Answers `{1, unsettled}`, or
+/// `{0, milliseconds left}` when it is somebody else's. The note is the nonce, 1 or 0, and the sign-in: 1 when one before,
+/// of that sign-in too, was never settled: so a repeated take says the same again. It is the record that says which sign-in,
+/// not whoever asks: one who has read an older record must not overwrite the doubt about the one that is there.
 ///
-/// Keys: lease, intent. Arguments: the nonce, the time to live in milliseconds, the sign-in.
+/// Keys: lease, intent, the record if there is one to it. Arguments: the nonce, the time to live in milliseconds.
 pub(super) static TAKE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return {0, redis.call('PTTL', KEYS[1])} end
 local begun = redis.call('GET', KEYS[2])
+local about = KEYS[3] and redis.call('GETRANGE', KEYS[3], 3, 18) or ''
 local unsettled = '0'
-if begun and string.sub(begun, 17, 32) == ARGV[3] then
-    if string.sub(begun, 1, 16) == ARGV[1] then unsettled = string.sub(begun, 33) else unsettled = '1' end
+if begun and string.sub(begun, 18) == about then
+    if string.sub(begun, 1, 16) == ARGV[1] then unsettled = string.sub(begun, 17, 17) else unsettled = '1' end
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-redis.call('SET', KEYS[2], ARGV[1] .. ARGV[3] .. unsettled)
+redis.call('SET', KEYS[2], ARGV[1] .. unsettled .. about)
 return {1, tonumber(unsettled)}
 ",
     )
@@ -137,7 +139,7 @@ pub(super) static RELEASE: LazyLock<Script> = LazyLock::new(|| {
         r"
 local begun = redis.call('GET', KEYS[2])
 local ours = begun and string.sub(begun, 1, 16) == ARGV[1]
-if ARGV[2] == '1' and ours and string.sub(begun, 33) == '0' then redis.call('DEL', KEYS[2]) end
+if ARGV[2] == '1' and ours and string.sub(begun, 17, 17) == '0' then redis.call('DEL', KEYS[2]) end
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[1])
 if ARGV[4] ~= '' then redis.pcall('PUBLISH', ARGV[3], ARGV[4]) end

@@ -184,8 +184,12 @@ pub fn happen(world: &mut World, setup: &Setup, action: Action) {
             }
         }
         Action::DeleteAgain(r, c) => {
-            if let Some(meant) = world.slot(r, c).deleted {
-                delete(world, setup, r, c, meant);
+            let there = world.store[usize::from(c)].record.map(|record| record.which_sign_in());
+            if let (Some(meant), Some(there)) = (world.slot(r, c).deleted, there) {
+                if !meant.includes(&there) {
+                    world.wrong |= wrong::RECONNECT;
+                }
+                delete(world, setup, r, c, there);
             }
         }
         Action::Connect(r, c) => connect(world, r, c),

@@ -3,7 +3,9 @@
 use crate::bugs::Bug;
 use crate::properties::wrong;
 use crate::setup::Setup;
-use crate::world::{Cell, Commit, Intent, Lease, NOBODY, Nonce, Purpose, SignIn, Undo, World, Write};
+use crate::world::{
+    Cell, Commit, Intent, Lease, NOBODY, Nonce, Purpose, RefreshToken, SignIn, Undo, World, Write,
+};
 
 /// What the store answers to a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,7 +177,10 @@ fn take(world: &mut World, setup: &Setup, connection: u8, nonce: Nonce) -> Reply
     {
         world.wrong |= wrong::DOUBT;
     }
-    Reply::Mine { unsettled: before.is_some(), fence }
+    // Doubt is about the grants of one sign-in: what was begun with those of another does not matter.
+    let family = |token: Option<RefreshToken>| token.map(|token| token.family);
+    let same_sign_in = |intent: Intent| family(intent.about) == family(about);
+    Reply::Mine { unsettled: before.is_some_and(same_sign_in), fence }
 }
 
 fn release(cell: &mut Cell, setup: &Setup, nonce: Nonce, settled: bool) {
@@ -199,7 +204,7 @@ fn commit(world: &mut World, setup: &Setup, connection: u8, new: Commit) -> Repl
 fn delete(world: &mut World, setup: &Setup, connection: u8, sign_in: SignIn) {
     let cell = cell(world, connection);
     let Some(record) = cell.record else { return };
-    let meant = sign_in.includes(&record.which_sign_in());
+    let meant = sign_in == record.which_sign_in();
     let by_number = setup.has(Bug::DeletesByNumber) && record.sign_in <= sign_in.number;
     if !meant && !by_number && !setup.has(Bug::DeletesWhatever) && !setup.has(Bug::RedeletesWhatever) {
         return;

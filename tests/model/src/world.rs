@@ -133,7 +133,7 @@ pub struct Lease {
 pub struct Intent {
     /// Whose.
     pub nonce: Nonce,
-    /// *Ghost*: the refresh token that was current.
+    /// The refresh token that was current. Of it the store knows the sign-in; its number is a *ghost*.
     pub about: Option<RefreshToken>,
 }
 
@@ -177,7 +177,7 @@ pub enum Write {
     },
     /// Replace the record.
     Commit(Commit),
-    /// Remove what descends from this sign-in or an earlier one.
+    /// Remove what descends from this sign-in.
     Delete(SignIn),
 }
 
