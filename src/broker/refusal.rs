@@ -139,7 +139,11 @@ impl From<Denial> for Refusal {
 
 impl From<RepositoryError> for Refusal {
     fn from(error: RepositoryError) -> Self {
-        tracing::error!(%error, "a record could not be had");
+        if error.is_outage() {
+            tracing::debug!(%error, "a record could not be had");
+        } else {
+            tracing::error!(%error, "a record could not be had");
+        }
         Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) }
     }
 }

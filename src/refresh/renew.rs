@@ -166,7 +166,12 @@ fn ever_changing(doing: &'static str) -> StoreError {
 }
 
 fn store_does_not_answer(inner: &Inner, slot: &Slot, failure: Failure) -> Arc<Failure> {
-    tracing::error!(%failure, "a connection could not be looked up");
+    match &failure {
+        Failure::Repository(error) if error.is_outage() => {
+            tracing::debug!(%failure, "a connection could not be looked up");
+        }
+        _ => tracing::error!(%failure, "a connection could not be looked up"),
+    }
     let failure = Arc::new(failure);
     let mut state = slot.state();
     if state.held.is_some() {

@@ -67,6 +67,13 @@ pub enum RepositoryError {
     },
 }
 
+impl RepositoryError {
+    /// Whether the store does not answer: that is said once, by whoever watches it, and not for each record.
+    pub fn is_outage(&self) -> bool {
+        matches!(self, RepositoryError::Store(StoreError::Unavailable { .. }))
+    }
+}
+
 /// A connection without its refresh tokens.
 #[derive(Clone)]
 pub struct Connection {
