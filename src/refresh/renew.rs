@@ -50,6 +50,10 @@ const MOST_LIMITS: usize = 10_000;
 const UNTOLD: Duration = Duration::from_secs(1);
 /// A lease that is about to end is not tried for more often than this.
 const SHORTEST_WAIT: Duration = Duration::from_millis(20);
+/// How often a connection is tried that somebody wants to be tried now, where others of its tenant are being tried.
+const TRIES_NOW: u32 = 4;
+/// How long such a one waits for its turn at the most.
+const LONGEST_TURN: Duration = Duration::from_secs(5);
 /// Pause before a personal account's verdict is checked once more.
 const SECOND_OPINION: Duration = Duration::from_millis(500);
 
@@ -372,6 +376,16 @@ pub(super) async fn try_now(
     let usable = |connection: &Connection| {
         connection.profile.status != Status::Paused && !connection.profile.grant_destroyed
     };
+    let tenant = loaded.connection.profile.account.tid.as_deref();
+    for _ in 1..TRIES_NOW {
+        let outcome = with_lease(inner, key, slot, &want, usable).await;
+        // While one connection tries for all of its tenant the others wait for that; it takes no long.
+        let refused = inner.breakers.refuses(&key.app, tenant, inner.deps.clock.monotonic());
+        match (outcome, refused) {
+            (Err(_), Some((left, _))) if left <= LONGEST_TURN => inner.deps.clock.sleep(left).await,
+            (outcome, _) => return outcome.map(|_| ()),
+        }
+    }
     with_lease(inner, key, slot, &want, usable).await.map(|_| ())
 }
 

@@ -91,6 +91,11 @@ fn seed_71_an_answer_from_the_journal_is_held_while_it_is_stored_at_last() {
     holds(71);
 }
 
+#[test]
+fn seed_2803_what_is_to_be_tried_now_waits_for_its_turn() {
+    holds(2803);
+}
+
 /// Some seed of these runs with a fake that is wrong must violate this invariant.
 fn is_noticed(mutant: Mutant, invariant: &str) {
     let noticed = (0..MOST_SEEDS).find(|seed| {
