@@ -975,7 +975,8 @@ pub(super) async fn store_unstored(
         let Some(unstored) = unstored else { return Ok(()) };
         let Unstored { expected, sealed, lease, .. } = &unstored;
         let begun = inner.deps.clock.monotonic();
-        let writer = Writer::Lease(*lease);
+        let is_new = unstored.grant.current != unstored.used;
+        let writer = if is_new { Writer::Lease(*lease) } else { Writer::Verdict(*lease) };
         let committed = inner.deps.repository.commit_sealed(key, *expected, sealed, writer).await;
         match committed {
             Ok(Committed::Done) => {

@@ -107,8 +107,8 @@ pub enum Writer {
     /// The holder of the connection's lease, with what the authority granted: refused with [`Committed::Fenced`] while
     /// somebody else holds it. When it is stored, the lease is given back and what its holder began is settled.
     Lease(LeaseNonce),
-    /// The same with the authority's verdict, which leaves the grant that is there: what somebody else began with it since
-    /// stays in doubt.
+    /// The same with what leaves the grant that is there: the authority's verdict, or an answer without a new refresh token.
+    /// What somebody else began with it since stays in doubt.
     Verdict(LeaseNonce),
     /// A user's sign-in. It needs no lease, for it uses no grant: it brings one, and nothing that was begun with the one
     /// before matters any more. Only whoever holds the lease now may be about to use the new one.
