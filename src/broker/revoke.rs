@@ -51,7 +51,7 @@ impl Broker {
                 }
             };
             if written {
-                self.deps.engine.set_revocations(list);
+                self.deps.engine.learn_revocations(list);
                 self.destroy_revoked();
                 return Ok(());
             }
@@ -81,7 +81,7 @@ impl Broker {
                 None => repository.put_pending(Kind::Revocations, LIST, &all, now, KEPT).await?,
             }
         }
-        self.deps.engine.set_revocations(all);
+        self.deps.engine.learn_revocations(all);
         Ok(())
     }
 

@@ -307,6 +307,18 @@ impl Engine {
         *self.inner.revocations.write().unwrap_or_else(PoisonError::into_inner) = Some(list);
     }
 
+    /// These are revoked too: what is known already stays in force, whatever order acts come back in.
+    pub fn learn_revocations(&self, list: Vec<Revocation>) {
+        self.inner.note_answer();
+        let mut known = self.inner.revocations.write().unwrap_or_else(PoisonError::into_inner);
+        let known = known.get_or_insert_default();
+        for revocation in list {
+            if !known.contains(&revocation) {
+                known.push(revocation);
+            }
+        }
+    }
+
     /// What is revoked, as far as is known.
     pub fn revocations(&self) -> Vec<Revocation> {
         let list = self.inner.revocations.read().unwrap_or_else(PoisonError::into_inner);

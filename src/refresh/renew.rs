@@ -1033,12 +1033,10 @@ async fn overtaken(
             let is = |token: &RefreshToken| grant.as_ref().is_some_and(|grant| grant.current == *token);
             let rotated = unstored.grant.current != unstored.used;
             is_there = rotated && is(&unstored.grant.current);
-            // An answer that brought no new refresh token is worth what its time is: older than what is there, nothing.
-            let nothing_new = !rotated
-                && loaded.connection.profile.last_refreshed_at
-                    >= unstored.connection.profile.last_refreshed_at;
-            let (theirs, used) =
-                (loaded.connection.grant_place(), unstored.connection.grant_place().before());
+            let (theirs, ours) = (loaded.connection.grant_place(), unstored.connection.grant_place());
+            let used = ours.before();
+            // One that brought no new refresh token is worth nothing beside another answer that was stored since.
+            let nothing_new = !rotated && !theirs.is_before(&ours);
             // A verdict that destroyed the grant leaves nothing to compare with but its place.
             let is_destroyed = loaded.connection.profile.grant_destroyed && theirs == used;
             let is_used = is(&unstored.used) || is_destroyed;

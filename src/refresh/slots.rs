@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
-use crate::domain::connection::{ATTEMPTS_KEPT, Attempt, Profile, SignIn};
+use crate::domain::connection::{ATTEMPTS_KEPT, Attempt, Profile, SignIn, Status};
 use crate::domain::id::ConnectionKey;
 use crate::domain::scope::ScopeSet;
 use crate::domain::time::Timestamp;
@@ -212,9 +212,12 @@ impl SlotState {
             .is_some_and(|recent| now < recent.until && recent.held.connection.revision == held.revision);
         let is_on_its_way = self.on_top_of(stored.revision).is_some()
             || self.unstored.as_ref().is_some_and(|unstored| {
-                // The store has lost what it succeeds, too.
+                // The store has lost what it succeeds, too; or a verdict came between, which it proves wrong.
                 let used = unstored.connection.grant_place().before();
-                unstored.journaled && stored.grant_place().is_before(&used)
+                let is_judged =
+                    matches!(stored.profile.status, Status::NeedsReauthorization(_) | Status::Blocked(_));
+                let place = stored.grant_place();
+                unstored.journaled && (place.is_before(&used) || (place == used && is_judged))
             });
         stored.is_before(held) && (is_remembered || is_on_its_way)
     }

@@ -106,6 +106,16 @@ fn seed_2803_what_is_to_be_tried_now_waits_for_its_turn() {
     holds(2803);
 }
 
+#[test]
+fn seed_5203_an_answer_without_a_new_refresh_token_goes_over_no_other_answer() {
+    holds(5203);
+}
+
+#[test]
+fn seed_12978_of_two_revocations_at_once_neither_is_forgotten() {
+    holds(12978);
+}
+
 /// Some seed of these runs with a fake that is wrong must violate this invariant.
 fn is_noticed(mutant: Mutant, invariant: &str) {
     let noticed = (0..MOST_SEEDS).find(|seed| {

@@ -63,8 +63,6 @@ pub enum Bug {
     DeletesWhatever,
     /// A delete names a sign-in by its number alone, which the store may have given twice.
     DeletesByNumber,
-    /// A delete removes the lease too, and with it what keeps two flights apart if the user signs in again at once.
-    DeleteTakesLease,
     /// A sign-in whose commit went unanswered is put on whatever is there by then.
     RebasesLostSignIn,
     /// A delete is repeated against whatever is there.

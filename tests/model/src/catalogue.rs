@@ -189,7 +189,6 @@ pub fn seeded() -> Vec<Seeded> {
         one(Bug::PublishesAfterDelete, p::I7, Entra, Budget { deletes: 1, lost_by_store: 1, ..b }),
         one(Bug::DeletesWhatever, p::RECONNECT, Entra, Budget { lost_by_store: 1, ..user }),
         one(Bug::DeletesByNumber, p::RECONNECT, Entra, Budget { connects: 2, failovers: 1, ..user }),
-        one(Bug::DeleteTakesLease, p::I4, Strict, user),
         one(Bug::RebasesLostSignIn, p::I7, Entra, Budget { lost_by_store: 1, ..user }),
         one(Bug::RedeletesWhatever, p::RECONNECT, Entra, user),
         one(Bug::NoTombstone, p::I7, Entra, Budget { lost_by_store: 1, deletes: 2, ..user }),

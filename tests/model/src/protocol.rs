@@ -376,6 +376,10 @@ fn load(world: &mut World, setup: &Setup, r: u8, c: u8, nonce: u8, unsettled: bo
     // Nothing was done under this lease; what was in doubt before it still is.
     let unchanged = Phase::Release { nonce, settled: !unsettled };
     let Some(record) = looked else { return go(world, r, c, unchanged) };
+    // What is begun is begun with what was seen before the lease: it is what the intent is about.
+    if record.revision != before.revision {
+        return go(world, r, c, unchanged);
+    }
     // What it holds goes back first, and without the lease: a commit under it would also settle what is in doubt.
     if fallen_back(world, setup, r, c, looked).is_some() {
         return go(world, r, c, unchanged);

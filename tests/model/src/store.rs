@@ -211,11 +211,7 @@ fn delete(world: &mut World, setup: &Setup, connection: u8, sign_in: SignIn) {
     }
     cell.record = None;
     cell.tombstone = record.sign_in;
-    // The lease stays until its holder gives it back or it runs out: whoever has it may be about to load what a new
-    // sign-in puts here, and nobody else may do so meanwhile. So does its intent.
-    if setup.has(Bug::DeleteTakesLease) {
-        cell.lease = None;
-    }
+    // The lease stays until its holder gives it back or it runs out, and so does its intent: whoever is told "mine" can count on it.
     if cell.lease.is_none() {
         cell.intent = None;
     }

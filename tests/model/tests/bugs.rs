@@ -43,7 +43,6 @@ found! {
     nothing_is_published_after_a_delete: PublishesAfterDelete,
     a_late_delete_spares_a_new_sign_in: DeletesWhatever,
     a_delete_names_more_than_a_number: DeletesByNumber,
-    a_delete_leaves_the_lease: DeleteTakesLease,
     a_sign_in_in_doubt_is_not_moved: RebasesLostSignIn,
     a_repeated_delete_spares_a_new_sign_in: RedeletesWhatever,
     one_absence_is_not_like_another: NoTombstone,
