@@ -522,7 +522,9 @@ impl Engine {
                 }
             };
             if let Some(passed_over) = passed_over {
-                inner.deps.repository.unjournal(&passed_over.sealed.revision).await;
+                let repository = inner.deps.repository.clone();
+                let drop = async move { repository.unjournal(&passed_over.sealed.revision).await };
+                inner.deps.tasks.spawn("drop an older entry of the journal", Box::pin(drop));
             }
         }
         Ok(found)
