@@ -543,7 +543,10 @@ impl authority::Watch for Ledger {
         for other in under_way {
             let since = other.begun.saturating_sub(self.settings.lease);
             let lost = books.losses.iter().any(|(at, _)| *at >= since);
-            if other.pid == call.pid || !(lost || books.was_stopped(other.pid, since)) {
+            // One that was stopped between its last look at the clock and the call itself cannot know.
+            let just_resumed = books.was_stopped(call.pid, now.saturating_sub(Duration::from_millis(10)));
+            let excused = lost || just_resumed || books.was_stopped(other.pid, since);
+            if other.pid == call.pid || !excused {
                 wrong.push(format!(
                     "grant {} is used by {:?} beside {:?}",
                     call.family.0, call.pid, other.pid
