@@ -1066,7 +1066,8 @@ async fn overtaken(
             let theirs = loaded.connection;
             let expected = theirs.revision;
             let mut connection = unstored.connection;
-            let tokens = newest_of_each(&theirs.tokens, std::mem::take(&mut connection.tokens));
+            let succeeds = theirs.grant_place().is_before(&connection.grant_place());
+            let tokens = newest_of_each(&theirs.tokens, std::mem::take(&mut connection.tokens), succeeds);
             if theirs.profile.status == Status::Paused {
                 // What an operator did meanwhile is not the authority's to undo.
                 connection.profile.status = Status::Paused;
@@ -1104,18 +1105,26 @@ async fn overtaken(
     }
 }
 
-/// Of two sets of tokens, by resource, those that live longer: where an authority answers without a new refresh token, another
-/// replica's answer for the same grant may be stored beside ours.
-fn newest_of_each(theirs: &[HeldToken], ours: Vec<HeldToken>) -> Vec<HeldToken> {
+/// The tokens of an answer that goes on top of theirs: of each resource the one that lives longer. The answer's own, the last of
+/// ours, counts in any case where it `succeeds` theirs: lives are by the clocks of those who got the tokens.
+fn newest_of_each(theirs: &[HeldToken], ours: Vec<HeldToken>, succeeds: bool) -> Vec<HeldToken> {
+    let own = ours.last().filter(|_| succeeds).map(|own| own.resource.clone());
     let mut tokens: Vec<HeldToken> = theirs.to_vec();
     for token in ours {
+        let is_own = own.as_ref() == Some(&token.resource);
         match tokens.iter_mut().find(|other| other.resource == token.resource) {
-            Some(other) if other.expires_at < token.expires_at => *other = token,
+            Some(other) if is_own || other.expires_at < token.expires_at => *other = token,
             Some(_) => {}
             None => tokens.push(token),
         }
     }
-    tokens.truncate(MOST_TOKENS);
+    // It stays the last: the answer may have to go on top of something once more.
+    if let Some(at) = tokens.iter().position(|token| own.as_ref() == Some(&token.resource)) {
+        let own = tokens.remove(at);
+        tokens.push(own);
+    }
+    let extra = tokens.len().saturating_sub(MOST_TOKENS);
+    tokens.drain(..extra);
     tokens
 }
 

@@ -116,6 +116,12 @@ fn seed_12978_of_two_revocations_at_once_neither_is_forgotten() {
     holds(12978);
 }
 
+#[test]
+fn seeds_10449_and_11001_an_answer_s_own_token_succeeds_those_of_before_whatever_the_clocks_say() {
+    holds(10449);
+    holds(11001);
+}
+
 /// Some seed of these runs with a fake that is wrong must violate this invariant.
 fn is_noticed(mutant: Mutant, invariant: &str) {
     let noticed = (0..MOST_SEEDS).find(|seed| {
