@@ -236,7 +236,6 @@ impl Broker {
                 self.deps.clock.now(),
                 same_account.map(|before| &before.profile),
             );
-            profile.confirmed_with = confirmed_with.map(str::to_owned);
             // However long it waited to be confirmed: what was revoked meanwhile stays revoked.
             profile.connected_at = redeemed.token.issued_at;
             if self.deps.engine.is_revoked(&key, &profile) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Broker, Refusal};
 use crate::domain::connection::Profile;
 use crate::domain::id::ConnectionKey;
-use crate::domain::revocation::Revocation;
+use crate::domain::revocation::{self, Revocation};
 use crate::repository::{Kind, RepositoryError, Taken};
 use crate::store::Deleted;
 
@@ -16,8 +16,6 @@ use crate::store::Deleted;
 const LIST: &str = "all";
 /// Tries to replace a record that others replace too.
 const TRIES: usize = 16;
-/// Kept, the newest of them: an incident has a few.
-const MOST: usize = 1000;
 /// For ever, as a store counts.
 const KEPT: Duration = Duration::from_secs(100 * 365 * 86_400);
 
@@ -36,8 +34,7 @@ impl Broker {
             let before: Option<Taken<Vec<Revocation>>> = repository.pending(Kind::Revocations, LIST).await?;
             let mut list = before.as_ref().map(|before| before.value.clone()).unwrap_or_default();
             list.push(revocation.clone());
-            let extra = list.len().saturating_sub(MOST);
-            list.drain(..extra);
+            revocation::keep_newest(&mut list);
             let written = match &before {
                 Some(before) => {
                     repository.swap_pending(Kind::Revocations, LIST, before, &list, now, KEPT).await?
@@ -68,9 +65,7 @@ impl Broker {
         let mut all = read.clone();
         let known = self.deps.engine.revocations();
         all.extend(known.into_iter().filter(|known| !read.contains(known)));
-        all.sort_by_key(|revocation| revocation.at);
-        let extra = all.len().saturating_sub(MOST);
-        all.drain(..extra);
+        revocation::keep_newest(&mut all);
         if all.len() > read.len() {
             let now = self.deps.clock.now();
             let repository = &self.deps.repository;

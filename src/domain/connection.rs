@@ -112,9 +112,6 @@ pub struct Profile {
     /// The authority said the grant itself is dead; nothing is left to try.
     #[serde(default)]
     pub grant_destroyed: bool,
-    /// SHA-256 of the one-time code of the confirmation that made it what it is.
-    #[serde(default)]
-    pub confirmed_with: Option<String>,
     /// A claims challenge to pass at the next sign-in.
     #[serde(default)]
     pub pending_claims: Option<String>,
@@ -152,7 +149,6 @@ impl Profile {
             retry_at: None,
             refusals: 0,
             grant_destroyed: false,
-            confirmed_with: None,
             pending_claims: None,
             sign_in: SignIn::default(),
             renewals: 0,

@@ -22,6 +22,16 @@ pub struct Revocation {
     pub at: Timestamp,
 }
 
+/// How many are kept at the most; the newest count.
+pub const MOST: usize = 1000;
+
+/// Drops the oldest beyond [`MOST`].
+pub fn keep_newest(list: &mut Vec<Revocation>) {
+    list.sort_by_key(|revocation| revocation.at);
+    let extra = list.len().saturating_sub(MOST);
+    list.drain(..extra);
+}
+
 impl Revocation {
     /// Whether it names anything: one that names nothing would be everything.
     pub fn names_something(&self) -> bool {

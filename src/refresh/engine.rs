@@ -14,7 +14,7 @@ use crate::authority::Authority;
 use crate::domain::connection::{Attempt, Profile, SignIn};
 use crate::domain::id::{AppName, ConnectionKey};
 use crate::domain::random::{Random, random_bytes};
-use crate::domain::revocation::Revocation;
+use crate::domain::revocation::{self, Revocation};
 use crate::domain::scope::ScopeNaming;
 use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
@@ -300,14 +300,8 @@ impl Engine {
         Ok(held)
     }
 
-    /// From now on these are revoked, and nothing else is: nothing that they cover is handed out or refreshed.
-    /// (They were read just now, so the store answers.)
-    pub fn set_revocations(&self, list: Vec<Revocation>) {
-        self.inner.note_answer();
-        *self.inner.revocations.write().unwrap_or_else(PoisonError::into_inner) = Some(list);
-    }
-
-    /// These are revoked too: what is known already stays in force, whatever order acts come back in.
+    /// These are revoked too: nothing that they cover is handed out or refreshed. What is known already stays in force, whatever
+    /// order acts come back in. (They were read just now, so the store answers.)
     pub fn learn_revocations(&self, list: Vec<Revocation>) {
         self.inner.note_answer();
         let mut known = self.inner.revocations.write().unwrap_or_else(PoisonError::into_inner);
@@ -317,6 +311,7 @@ impl Engine {
                 known.push(revocation);
             }
         }
+        revocation::keep_newest(known);
     }
 
     /// What is revoked, as far as is known.

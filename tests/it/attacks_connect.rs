@@ -570,6 +570,28 @@ async fn a_sign_in_from_before_a_delete_is_not_confirmed_after_it() {
     }
 }
 
+/// A confirmation whose commit is in doubt, and that is repeated after the user has signed in once more, does not put its older
+/// grant over the newer one.
+#[tokio::test]
+async fn a_confirmation_in_doubt_does_not_replace_a_later_sign_in() {
+    let world = Plan::default().kept(Kept::Redis).start().await;
+    let redis = world.redis.as_ref().expect("redis");
+    let earlier = session(&world, "alice", Value::Null).await;
+    let mut browser = Browser::default();
+    let url = up_to_callback(&mut browser, &earlier).await;
+    browser.get(&url).await.expect("the way back");
+    let account = account_of(&state_of(&world, &earlier).await);
+    // Redis takes what is plainly written, and no commit.
+    redis.cli(&["ACL", "SETUSER", "default", "-eval", "-evalsha"]);
+    assert_eq!(confirm(&world, &earlier, account.clone()).await.status, 503);
+    redis.cli(&["ACL", "SETUSER", "default", "+eval", "+evalsha"]);
+    world.connect("alice", ALICE).await;
+    let token = world.access_token("alice").await;
+    let refused = confirm(&world, &earlier, account).await;
+    assert_eq!((refused.status.as_u16(), text(&refused.json(), "code")), (409, "confirmation_rejected"));
+    assert_eq!(world.access_token("alice").await, token);
+}
+
 #[tokio::test]
 async fn with_a_return_url_only_the_code_the_browser_brought_confirms() {
     let world = Plan::default().start().await;

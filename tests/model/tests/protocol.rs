@@ -9,13 +9,6 @@ fn the_protocol_holds_in_every_small_configuration() {
     catalogue::small().into_iter().for_each(holds);
 }
 
-/// Minutes and gigabytes in a debug build: `cargo run --release -p refresh-model -- full` says more, sooner.
-#[test]
-#[ignore = "minutes; run with --release"]
-fn the_protocol_holds_in_every_large_configuration() {
-    catalogue::full().into_iter().for_each(holds);
-}
-
 #[test]
 fn every_broken_rule_is_in_the_catalogue_once() {
     let mut bugs: Vec<_> = catalogue::seeded().into_iter().map(|seeded| seeded.bug).collect();
