@@ -28,6 +28,8 @@ use crate::store::{Change, LeaseNonce, StoredConnection};
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// How long a caller waits for a renewal when there is a live token it could have instead.
 const PATIENCE_WITH_FALLBACK: Duration = Duration::from_secs(3);
+/// How long a caller waits for a look at a store that answered others, and did not answer for this connection before.
+const PATIENCE_WITH_STORE: Duration = Duration::from_millis(100);
 /// Looks at one request's plan before giving up; each look follows work that ended, so two or three are normal.
 const MOST_LOOKS: usize = 8;
 
@@ -599,15 +601,18 @@ impl Inner {
                     if now.saturating_sub(*asked_at) < CHECK_EVERY {
                         return Err(failure.clone());
                     }
-                } else {
-                    if now.saturating_sub(*asked_at) >= CHECK_EVERY {
-                        self.lookup(key, slot);
-                    }
+                } else if now.saturating_sub(*asked_at) < CHECK_EVERY {
+                    return Ok(held.clone());
+                } else if !self.has_answered_since(*asked_at) {
+                    self.lookup(key, slot);
                     return Ok(held.clone());
                 }
             }
             let flight = self.lookup(key, slot);
             let left = self.settings.caller_wait.saturating_sub(now.saturating_sub(begun));
+            // It answers others: it is asked for this one too, and while there is something to serve not waited long for.
+            let left =
+                if held.is_some() && unchecked.is_some() { left.min(PATIENCE_WITH_STORE) } else { left };
             let failure = match self.wait(flight, left).await {
                 Some(Ok(())) => continue,
                 Some(Err(failure)) => failure,
@@ -752,7 +757,27 @@ impl Inner {
         loaded: &Loaded,
         looked_at: Duration,
     ) {
+        if self.is_succeeded_by_ours(key, slot, loaded) {
+            let mut state = slot.state();
+            if state.epoch == epoch {
+                state.checked_at = state.checked_at.max(looked_at);
+                state.unchecked = None;
+            }
+            return;
+        }
         self.hold(key, slot, epoch, (&loaded.connection, Some(&loaded.sealed)), looked_at, 0);
+    }
+
+    /// Whether the answer that is held, safe in the journal, goes on top of what the store shows, although that is an answer too:
+    /// another replica's, which brought no new refresh token, so that the one that ours has used is still there.
+    fn is_succeeded_by_ours(&self, key: &ConnectionKey, slot: &Slot, loaded: &Loaded) -> bool {
+        let used = {
+            let state = slot.state();
+            let Some(unstored) = state.answer_beside(&loaded.connection) else { return false };
+            unstored.used.clone()
+        };
+        let grant = self.deps.repository.open_grant(key, loaded).ok().flatten();
+        grant.is_some_and(|grant| grant.current == used)
     }
 
     /// Holds what was just written by a commit that began at `begun`, and outdates every look begun before. (Since then it

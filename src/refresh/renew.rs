@@ -143,7 +143,15 @@ async fn load(
                 inner.publish(key, slot, epoch, &loaded, looked_at);
                 return Ok(loaded);
             }
-            Err(error) => return Err(store_does_not_answer(inner, slot, Failure::Repository(error))),
+            Err(error) => {
+                let failure = store_does_not_answer(inner, slot, Failure::Repository(error));
+                // It was seen, though: it is there.
+                let mut state = slot.state();
+                if state.epoch == epoch {
+                    state.checked_at = state.checked_at.max(looked_at);
+                }
+                return Err(failure);
+            }
         }
     }
     Err(Arc::new(Failure::Repository(ever_changing("loading a connection").into())))

@@ -222,6 +222,20 @@ impl SlotState {
         stored.is_before(held) && (is_remembered || is_on_its_way)
     }
 
+    /// The answer that is held and safe in the journal, where the store shows another one to the same use of the grant.
+    pub(super) fn answer_beside(&self, stored: &Connection) -> Option<&Unstored> {
+        self.unstored.as_ref().filter(|unstored| {
+            let is_rotated = unstored.grant.current != unstored.used;
+            let is_beside = unstored.expected != stored.revision
+                && unstored.connection.grant_place() == stored.grant_place()
+                && stored.profile.status == Status::Active;
+            unstored.journaled
+                && is_rotated
+                && is_beside
+                && self.held_revision() == Some(unstored.sealed.revision)
+        })
+    }
+
     /// What is to be served in place of just this state of the store: the answer that succeeds it, where that is safe in the
     /// journal. What anybody else stored meanwhile (an operator's pause) counts.
     pub(super) fn on_top_of(&self, stored: Revision) -> Option<&Unstored> {

@@ -122,6 +122,16 @@ fn seeds_10449_and_11001_an_answer_s_own_token_succeeds_those_of_before_whatever
     holds(11001);
 }
 
+#[test]
+fn seed_11049_a_store_that_answers_and_takes_nothing_back_is_still_asked_every_second() {
+    holds(11049);
+}
+
+#[test]
+fn seed_6549_another_replica_s_answer_without_a_new_refresh_token_does_not_stand_before_a_served_one() {
+    holds(6549);
+}
+
 /// Some seed of these runs with a fake that is wrong must violate this invariant.
 fn is_noticed(mutant: Mutant, invariant: &str) {
     let noticed = (0..MOST_SEEDS).find(|seed| {
