@@ -67,7 +67,8 @@ impl AdminApi {
         let words: Vec<&str> = segments.iter().map(String::as_str).collect();
         match words[..] {
             ["admin", "v1", "apps"] if request.method == Method::GET => {
-                let apps: Vec<&str> = self.broker.apps().map(|(name, _)| name.as_str()).collect();
+                let apps = self.broker.apps();
+                let apps: Vec<&str> = apps.keys().map(AppName::as_str).collect();
                 Ok(json(StatusCode::OK, &serde_json::json!({ "apps": apps })))
             }
             ["admin", "v1", "revocations"] if request.method == Method::POST => {

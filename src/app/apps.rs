@@ -10,7 +10,7 @@ use crate::authority::{
     AssertionFile, AuthorityConfig, AuthorityParts, ClientCredential, CredentialSet, OpenIdAuthority,
     Provider, ResponseMode, Roots, SecretMethod,
 };
-use crate::broker::{App, Tenants};
+use crate::broker::{App, Apps, Tenants};
 use crate::config::secret_ref::SecretReader;
 use crate::config::{
     self, AppConfig, Config, CredentialConfig, CredentialKind, RefreshTokenReuse, SecretAuthMethod,
@@ -27,14 +27,14 @@ pub(super) fn build(
     secrets: &SecretReader,
     ports: &Ports,
     metrics: &Arc<Metrics>,
-) -> Result<BTreeMap<AppName, App>, StartError> {
+) -> Result<Apps, StartError> {
     let mut apps = BTreeMap::new();
     for (name, app) in &config.apps {
         let key = AppName::parse(name).map_err(|error| StartError::new(format!("apps.{name}: {error}")))?;
         let redirect_uri = config.redirect_uri(name).expect("the app is in the configuration");
         let built = build_one(&key, app, redirect_uri, config, secrets, ports, metrics)
             .map_err(|problem| StartError::new(format!("apps.{name}.{problem}")))?;
-        apps.insert(key, built);
+        apps.insert(key, Arc::new(built));
     }
     Ok(apps)
 }

@@ -1,10 +1,9 @@
 //! The configured callers and admins.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Environment, StartError};
-use crate::broker::App;
+use crate::broker::Apps;
 use crate::callers::{CallerSetup, Callers, UnixUser};
 use crate::config::{self, Authenticate, Config, RuleConfig};
 use crate::domain::id::{AppName, CallerName};
@@ -16,7 +15,7 @@ type Both = (Arc<Callers>, Arc<Callers>);
 
 pub(super) fn build(
     config: &Config,
-    apps: &BTreeMap<AppName, App>,
+    apps: &Apps,
     keyring: &Arc<Keyring>,
     environment: &Environment,
     now: Timestamp,
@@ -82,7 +81,7 @@ fn setup(
     Ok(setup)
 }
 
-fn build_rule(rule: &RuleConfig, apps: &BTreeMap<AppName, App>) -> Result<Rule, String> {
+fn build_rule(rule: &RuleConfig, apps: &Apps) -> Result<Rule, String> {
     let app = AppName::parse(&rule.app).map_err(|error| error.to_string())?;
     let known = apps.get(&app).ok_or_else(|| format!("there is no app {app}"))?;
     let connections = rule

@@ -69,7 +69,7 @@ impl Broker {
         }
         let scopes: ScopeSet = known.scopes.iter().filter(|scope| !scope.is_openid()).cloned().collect();
         let now = self.deps.clock.now();
-        let expires_at = now.plus(self.settings.connect_session_ttl);
+        let expires_at = now.plus(self.settings().connect_session_ttl);
         let session = ConsentSession {
             app: app.clone(),
             tenant: tenant.clone(),
@@ -80,12 +80,12 @@ impl Broker {
             state: ConsentState::Pending,
         };
         let state = random_token(self.deps.random.as_ref());
-        let url = self.admin_consent_url(known, tenant, scopes, state.clone()).await?;
+        let url = self.admin_consent_url(&known, tenant, scopes, state.clone()).await?;
         let admin_consent_url = url.ok_or_else(|| {
             Refusal::invalid("app", "this app's authority has no page for an administrator's consent")
         })?;
         let id = random_token(self.deps.random.as_ref());
-        let ttl = self.settings.connect_session_ttl;
+        let ttl = self.settings().connect_session_ttl;
         let kept = ttl + READABLE_AFTER_END;
         self.deps.repository.put_pending(Kind::AdminConsentSession, &id, &session, now, kept).await?;
         let record =
@@ -234,7 +234,8 @@ impl Broker {
         reported: Option<&str>,
         since: Timestamp,
     ) -> Result<Option<String>, Refusal> {
-        let naming = self.app(&session.app)?.naming();
+        let app = self.app(&session.app)?;
+        let naming = app.naming();
         let asked = naming.scopes_lossy(session.scopes.iter().map(String::as_str));
         let wanted_tenant = session.tenant.as_deref().filter(|tenant| tenant.len() == 36).or(reported);
         let mut after = None;

@@ -177,7 +177,7 @@ impl Broker {
         {
             return Ok(earlier.value == *replaced);
         }
-        let (now, ttl) = (self.deps.clock.now(), self.settings.confirmation_ttl);
+        let (now, ttl) = (self.deps.clock.now(), self.settings().confirmation_ttl);
         repository.put_pending(Kind::Confirming, code_hash, replaced, now, ttl).await?;
         Ok(true)
     }

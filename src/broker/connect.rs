@@ -105,7 +105,7 @@ impl Broker {
         let whose = (caller.caller.clone(), key.clone());
         let given = self.invitations().get(&whose).cloned();
         if let Some(given) = given
-            && given.expires_at.since(self.deps.clock.now()) > self.settings.connect_session_ttl / 2
+            && given.expires_at.since(self.deps.clock.now()) > self.settings().connect_session_ttl / 2
             && let Ok(session) = self.session(given.id.as_str()).await
             && session.value.state == SessionState::Pending
             && session.value.browser.is_none()
@@ -133,7 +133,7 @@ impl Broker {
     ) -> Result<StartedSession, Refusal> {
         let key = permit.key();
         let app = self.app(&key.app)?;
-        let scopes = scopes_to_request(app, request.scopes.as_deref())?;
+        let scopes = scopes_to_request(&app, request.scopes.as_deref())?;
         check_hints(&request)?;
         if let Some(url) = &request.return_url
             && !app.return_urls.contains(url)
@@ -156,7 +156,7 @@ impl Broker {
             (None, _) => None,
         };
         let now = self.deps.clock.now();
-        let expires_at = now.plus(self.settings.connect_session_ttl);
+        let expires_at = now.plus(self.settings().connect_session_ttl);
         let id = random_token(self.deps.random.as_ref());
         let session = ConnectSession {
             app: key.app.clone(),
@@ -173,15 +173,15 @@ impl Broker {
             seen: existing.as_ref().map(Account::id),
             pinned,
             domain_hint: request.domain_hint,
-            prompt: request.prompt.or_else(|| default_prompt(app, &scopes)),
+            prompt: request.prompt.or_else(|| default_prompt(&app, &scopes)),
             return_url: request.return_url,
             browser: None,
             state: SessionState::Pending,
         };
-        let ttl = self.settings.connect_session_ttl + READABLE_AFTER_END;
+        let ttl = self.settings().connect_session_ttl + READABLE_AFTER_END;
         self.deps.repository.put_pending(Kind::ConnectSession, &id, &session, now, ttl).await?;
         Ok(StartedSession {
-            connect_url: format!("{}/connect/{id}", self.settings.base_url),
+            connect_url: format!("{}/connect/{id}", self.settings().base_url),
             id: SessionId::parse(&id).expect("our own ids are of that alphabet"),
             expires_at,
         })

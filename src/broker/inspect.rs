@@ -165,7 +165,7 @@ impl Broker {
 
     /// A walk over every connection, page by page.
     pub fn walk(&self) -> Walk {
-        Walk { apps: self.apps().map(|(app, _)| app.clone()).collect(), after: None }
+        Walk { apps: self.apps().keys().cloned().collect(), after: None }
     }
 }
 

@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 pub use refusal::Refusal;
 pub use session::{ConsentState, FailureReason, SessionState};
 use tokio::sync::{Notify, oneshot};
@@ -111,11 +112,14 @@ pub struct Deps {
     pub tasks: Arc<dyn Tasks>,
 }
 
+/// The apps, by name.
+pub type Apps = BTreeMap<AppName, Arc<App>>;
+
 /// The use cases.
 pub struct Broker {
-    apps: BTreeMap<AppName, App>,
+    apps: ArcSwap<Apps>,
     deps: Deps,
-    settings: Settings,
+    settings: ArcSwap<Settings>,
     /// Woken whenever a session changed in this process; those who wait look again.
     sessions_changed: Arc<Notify>,
     /// Links given beside a refusal, by whom they were given to.
@@ -126,11 +130,11 @@ pub struct Broker {
 
 impl Broker {
     /// A broker for these apps.
-    pub fn new(apps: BTreeMap<AppName, App>, deps: Deps, settings: Settings) -> Self {
+    pub fn new(apps: Apps, deps: Deps, settings: Settings) -> Self {
         Broker {
-            apps,
+            apps: ArcSwap::from_pointee(apps),
             deps,
-            settings,
+            settings: ArcSwap::from_pointee(settings),
             sessions_changed: Arc::new(Notify::new()),
             invitations: Mutex::default(),
             stopping: AtomicBool::new(false),
@@ -138,13 +142,23 @@ impl Broker {
     }
 
     /// An app, by name.
-    pub fn app(&self, name: &AppName) -> Result<&App, Refusal> {
-        self.apps.get(name).ok_or(Refusal::AppNotFound)
+    pub fn app(&self, name: &AppName) -> Result<Arc<App>, Refusal> {
+        self.apps.load().get(name).cloned().ok_or(Refusal::AppNotFound)
     }
 
-    /// The names of all apps, ordered.
-    pub fn apps(&self) -> impl Iterator<Item = (&AppName, &App)> {
-        self.apps.iter()
+    /// Every app of now.
+    pub fn apps(&self) -> Arc<Apps> {
+        self.apps.load_full()
+    }
+
+    /// From now on these are the apps, and things may take so long. What is under way goes on as it was begun.
+    pub fn reconfigure(&self, apps: Apps, settings: Settings) {
+        self.apps.store(Arc::new(apps));
+        self.settings.store(Arc::new(settings));
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
     }
 
     /// An operator's word that what is in the store's place now is the store. Everything held in memory is looked at again.

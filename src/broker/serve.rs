@@ -40,7 +40,8 @@ impl Broker {
         if !caller.needs_tenant(key) {
             caller.see(key, None)?;
         }
-        let naming = self.app(&key.app)?.naming();
+        let app = self.app(&key.app)?;
+        let naming = app.naming();
         let asked = Asked::read(naming, request)?;
         let want = |held: &Held| want(caller, key, naming, &asked, held);
         Ok(self.deps.engine.serve(key, want).await?)

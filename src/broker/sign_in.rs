@@ -190,7 +190,7 @@ impl Broker {
         };
         let now = self.deps.clock.now();
         let hash = sha256_hex(state.as_bytes());
-        self.deps.repository.put_pending(Kind::State, &hash, &record, now, self.settings.state_ttl).await?;
+        self.deps.repository.put_pending(Kind::State, &hash, &record, now, self.settings().state_ttl).await?;
         Ok(authorize.url)
     }
 
@@ -263,13 +263,13 @@ impl Broker {
         };
         let (outcome, code) = match outcome {
             CallbackOutcome::Code(code) => {
-                let redeemed = self.redeem(app, &session, &state, &code).await;
+                let redeemed = self.redeem(&app, &session, &state, &code).await;
                 // It may have expired while the authority was asked.
                 let redeemed = match session.state_at(self.deps.clock.now()) {
                     SessionState::Pending => redeemed,
                     _ => Err(FailureReason::Expired),
                 };
-                self.settle(app, &session, redeemed).await
+                self.settle(&app, &session, redeemed).await
             }
             CallbackOutcome::Error(reason) => (SessionState::Failed { reason }, None),
             CallbackOutcome::AdminConsent { .. } => {
@@ -288,7 +288,7 @@ impl Broker {
         }
         let needs_admin =
             matches!(state_now, SessionState::Failed { reason: FailureReason::AdminConsentRequired });
-        let admin_consent_url = if needs_admin { self.consent_link(app).await } else { None };
+        let admin_consent_url = if needs_admin { self.consent_link(&app).await } else { None };
         Finished::Session(Box::new(FinishedSession {
             return_to: return_to(session.return_url.as_deref(), &state.session, &state_now, code.as_ref()),
             key: session.key(),
@@ -373,7 +373,7 @@ impl Broker {
             };
         }
         let now = self.deps.clock.now();
-        let ttl = self.settings.confirmation_ttl;
+        let ttl = self.settings().confirmation_ttl;
         let code = ConfirmationCode::new(random_token(self.deps.random.as_ref()));
         let code_hash = sha256_hex(code.expose().as_bytes());
         // By the code and not by the session: of two sign-ins each keeps its own.

@@ -89,7 +89,7 @@ impl PublicSite {
         let mut page = Page::new("Connected accounts")
             .say("This service keeps your Outlook account connected to your company's own applications. It has no pages of its own to work in.")
             .say("To connect your account, or to see what is connected, open the application that uses it.");
-        for (_, app) in self.broker.apps() {
+        for app in self.broker.apps().values() {
             if let Some(url) = app.return_urls.first() {
                 page = page.link(format!("Open {}", app.display_name), url.clone());
             }
@@ -110,7 +110,7 @@ impl PublicSite {
             return self.cannot_begin(CannotBegin::Over(view.state));
         }
         let app = self.broker.app(&view.app).ok();
-        let name = app.map_or_else(|| view.app.to_string(), |app| app.display_name.clone());
+        let name = app.as_ref().map_or_else(|| view.app.to_string(), |app| app.display_name.clone());
         let mut page = Page::new(format!("Connect your account to {name}"))
             .say(format!(
                 "{} asks for access to your account, to be used as {}. You will sign in at your account's own provider and decide there; this page never sees your password.",

@@ -107,6 +107,11 @@ impl Breakers {
         Admission::Go
     }
 
+    /// What made an authority reject this app was mended: the next call may be made.
+    pub(super) fn forgive_app(&self, app: &AppName) {
+        close(&mut self.parts(), &[(app.clone(), None)]);
+    }
+
     /// Takes note of how a call ended that was let through.
     pub(super) fn ended(
         &self,

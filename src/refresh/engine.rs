@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
 use super::breaker::Breakers;
 use super::plan::{self, Refusal, Step, Want};
 use super::slots::{Failure, Flight, Held, Slot, Slots, Trouble, Unchecked, Work};
@@ -15,7 +17,6 @@ use crate::domain::connection::{Attempt, Profile, SignIn};
 use crate::domain::id::{AppName, ConnectionKey};
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::revocation::{self, Revocation};
-use crate::domain::scope::ScopeNaming;
 use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
 use crate::domain::token::HeldToken;
@@ -71,9 +72,17 @@ impl Default for Settings {
 }
 
 /// One app, as the engine needs it.
+#[derive(Clone)]
 pub struct EngineApp {
     /// Its authority.
     pub authority: Arc<dyn Authority>,
+}
+
+/// The apps there are, and those that there were: what is under way for one of them is finished.
+#[derive(Clone, Default)]
+struct Apps {
+    known: BTreeMap<AppName, EngineApp>,
+    gone: BTreeMap<AppName, EngineApp>,
 }
 
 /// What the engine stands on.
@@ -97,9 +106,9 @@ pub struct Engine {
 }
 
 pub(super) struct Inner {
-    pub(super) apps: BTreeMap<AppName, EngineApp>,
+    apps: ArcSwap<Apps>,
     pub(super) deps: Deps,
-    pub(super) settings: Settings,
+    settings: ArcSwap<Settings>,
     pub(super) slots: Slots,
     pub(super) breakers: Breakers,
     pub(super) sweep: Sweep,
@@ -161,9 +170,9 @@ impl Engine {
         let slots = Slots::new(settings.most_connections);
         let sweep = Sweep::new(LeaseNonce(random_bytes(deps.random.as_ref())), deps.clock.monotonic());
         let inner = Inner {
-            apps,
+            apps: ArcSwap::from_pointee(Apps { known: apps, gone: BTreeMap::new() }),
             deps,
-            settings,
+            settings: ArcSwap::from_pointee(settings),
             slots,
             breakers: Breakers::default(),
             sweep,
@@ -172,6 +181,21 @@ impl Engine {
             idle_limits: Mutex::default(),
         };
         Engine { inner: Arc::new(inner) }
+    }
+
+    /// From now on these are the apps, and this is what the owner says. What is under way ends as it was begun. (How many
+    /// connections are held at the most stays as it was.)
+    pub fn reconfigure(&self, apps: BTreeMap<AppName, EngineApp>, settings: Settings) {
+        let mut gone = self.inner.apps.load_full().as_ref().clone();
+        gone.gone.append(&mut gone.known);
+        gone.gone.retain(|name, _| !apps.contains_key(name));
+        self.inner.apps.store(Arc::new(Apps { known: apps, gone: gone.gone }));
+        self.inner.settings.store(Arc::new(settings));
+    }
+
+    /// Somebody mended what made an authority refuse the app: it is asked at once, whatever it said before.
+    pub fn app_is_mended(&self, app: &AppName) {
+        self.inner.breakers.forgive_app(app);
     }
 
     /// A token for `key`. `want` says, given the connection, what the caller may have; it is asked again whenever the
@@ -266,9 +290,9 @@ impl Engine {
                     }
                     let waited = clock.monotonic().saturating_sub(begun);
                     let patience = if fallback.is_some() {
-                        PATIENCE_WITH_FALLBACK.min(inner.settings.caller_wait)
+                        PATIENCE_WITH_FALLBACK.min(inner.settings().caller_wait)
                     } else {
-                        inner.settings.caller_wait
+                        inner.settings().caller_wait
                     };
                     let flight = inner.renewal(key, &slot, &want);
                     let outcome = inner.wait(flight, patience.saturating_sub(waited)).await;
@@ -394,7 +418,7 @@ impl Engine {
         let slot = self.inner.slots.slot(key, self.inner.deps.clock.monotonic());
         slot.state().outdated = true;
         let flight = self.inner.lookup(key, &slot);
-        let _ = self.inner.wait(flight, self.inner.settings.caller_wait).await;
+        let _ = self.inner.wait(flight, self.inner.settings().caller_wait).await;
         self.inner.slots.give_back(key, slot);
     }
 
@@ -538,11 +562,6 @@ impl Engine {
         }
         left
     }
-
-    /// How an app's authority names scopes.
-    pub fn scope_naming(&self, app: &AppName) -> Option<&ScopeNaming> {
-        self.inner.apps.get(app).map(|app| app.authority.scope_naming())
-    }
 }
 
 /// Within this time …
@@ -570,6 +589,22 @@ fn may_force(slot: &Slot, want: &Want, now: Duration) -> Result<(), Duration> {
 }
 
 impl Inner {
+    /// What the owner says now.
+    pub(super) fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
+    /// Whether it is one of the apps of now.
+    pub(super) fn knows_app(&self, app: &AppName) -> bool {
+        self.apps.load().known.contains_key(app)
+    }
+
+    /// An app's authority, for as long as anything of it may be under way.
+    pub(super) fn authority(&self, app: &AppName) -> Option<Arc<dyn Authority>> {
+        let apps = self.apps.load();
+        apps.known.get(app).or_else(|| apps.gone.get(app)).map(|app| app.authority.clone())
+    }
+
     pub(super) fn is_revoked(&self, key: &ConnectionKey, profile: &Profile) -> bool {
         let list = self.revocations.read().unwrap_or_else(PoisonError::into_inner);
         list.iter().flatten().any(|revocation| revocation.covers(&key.app, profile))
@@ -597,7 +632,7 @@ impl Inner {
             let unchecked = unchecked
                 .filter(|unchecked| unchecked.persists || !self.has_answered_since(unchecked.asked_at));
             if let (Some(held), Some(Unchecked { asked_at, failure, .. })) = (&held, &unchecked) {
-                if now.saturating_sub(slot.state().checked_at) > self.settings.serve_cached_for {
+                if now.saturating_sub(slot.state().checked_at) > self.settings().serve_cached_for {
                     if now.saturating_sub(*asked_at) < CHECK_EVERY {
                         return Err(failure.clone());
                     }
@@ -609,7 +644,7 @@ impl Inner {
                 }
             }
             let flight = self.lookup(key, slot);
-            let left = self.settings.caller_wait.saturating_sub(now.saturating_sub(begun));
+            let left = self.settings().caller_wait.saturating_sub(now.saturating_sub(begun));
             // It answers others: it is asked for this one too, and while there is something to serve not waited long for.
             let left =
                 if held.is_some() && unchecked.is_some() { left.min(PATIENCE_WITH_STORE) } else { left };
@@ -620,8 +655,8 @@ impl Inner {
             };
             // What was held before the wait may have been deleted or connected anew meanwhile.
             let state = slot.state();
-            let outlived =
-                self.deps.clock.monotonic().saturating_sub(state.checked_at) > self.settings.serve_cached_for;
+            let outlived = self.deps.clock.monotonic().saturating_sub(state.checked_at)
+                > self.settings().serve_cached_for;
             return match &state.held {
                 Some(held) if !outlived && matches!(*failure, Failure::Repository(_)) => Ok(held.clone()),
                 _ => Err(failure),
@@ -802,11 +837,11 @@ impl Inner {
         looked_at: Duration,
         outdates: u64,
     ) {
-        let Some(app) = self.apps.get(&key.app) else { return };
+        let Some(authority) = self.authority(&key.app) else { return };
         let on_top = slot.state().on_top_of(connection.revision).map(|answer| answer.connection.clone());
         let connection = on_top.as_ref().unwrap_or(connection);
         let words = connection.profile.scopes_granted.iter().map(String::as_str);
-        let granted = app.authority.scope_naming().scopes_lossy(words);
+        let granted = authority.scope_naming().scopes_lossy(words);
         let now = self.deps.clock.monotonic();
         let mut state = slot.state();
         // Of two looks under way at once the one that began later counts, whichever comes back last.

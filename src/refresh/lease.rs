@@ -35,7 +35,7 @@ impl Lease {
     /// Tries to take the connection's lease.
     pub(super) async fn take(inner: &Arc<Inner>, key: &ConnectionKey) -> Result<Attempt, StoreError> {
         let nonce = LeaseNonce(random_bytes(inner.deps.random.as_ref()));
-        let ttl = inner.settings.lease;
+        let ttl = inner.settings().lease;
         let until = inner.deps.clock.monotonic().saturating_add(ttl);
         let taken = inner.deps.repository.store().take_lease(LeaseOf::Connection(key), nonce, ttl).await;
         let observer = &inner.deps.observer;
@@ -70,7 +70,7 @@ impl Lease {
 
     /// Prolongs it again and again, for as long as this is polled; it never completes.
     pub(super) async fn keep(&self, inner: &Arc<Inner>, key: &ConnectionKey) {
-        let ttl = inner.settings.lease;
+        let ttl = inner.settings().lease;
         loop {
             inner.deps.clock.sleep(ttl / PROLONG_AFTER).await;
             let until = inner.deps.clock.monotonic().saturating_add(ttl);

@@ -251,7 +251,7 @@ async fn with_lease(
         let tenant = loaded.connection.profile.account.tid.as_deref();
         let monotonic = inner.deps.clock.monotonic();
         // A holder that lives prolongs its lease, one that died loses it: both are seen within this time.
-        if monotonic.saturating_sub(begun) > inner.settings.lease * 2 {
+        if monotonic.saturating_sub(begun) > inner.settings().lease * 2 {
             return Err(noted(busy().into()));
         }
         if let Some((left, failure)) = inner.breakers.refuses(&key.app, tenant, monotonic) {
@@ -302,7 +302,7 @@ async fn permit(inner: &Inner, key: &ConnectionKey, tenant: Option<&str>) -> Opt
     tokio::select! {
         biased;
         permit = calls.acquire_owned() => permit.ok(),
-        () = inner.deps.clock.sleep(inner.settings.authority_timeout) => None,
+        () = inner.deps.clock.sleep(inner.settings().authority_timeout) => None,
     }
 }
 
@@ -468,7 +468,8 @@ fn due_of(
 
 /// The resource that a connection was made for, and is judged by.
 fn primary_resource(inner: &Inner, key: &ConnectionKey, connection: &Connection) -> Option<String> {
-    let naming = inner.apps.get(&key.app)?.authority.scope_naming();
+    let authority = inner.authority(&key.app)?;
+    let naming = authority.scope_naming();
     let granted = naming.scopes_lossy(connection.profile.scopes_granted.iter().map(String::as_str));
     naming.primary_resource(&granted)
 }
@@ -668,7 +669,7 @@ async fn use_grant(
 /// Whether the grant must be left alone, because somebody may have used it up, for as long as a token of it lives: once
 /// there is none, another try is all that is left.
 pub(super) fn must_not_replay(inner: &Inner, key: &ConnectionKey, connection: &Connection) -> bool {
-    let may_replay = inner.apps.get(&key.app).is_some_and(|app| app.authority.may_replay_refresh_tokens());
+    let may_replay = inner.authority(&key.app).is_some_and(|authority| authority.may_replay_refresh_tokens());
     let now = inner.deps.clock.now();
     let lives = |token: &HeldToken| token.freshness(now, Duration::ZERO) != Freshness::Expired;
     !may_replay && connection.tokens.iter().any(lives)
@@ -714,11 +715,11 @@ async fn ask_authority(
     want: &Want,
     lease: &Lease,
 ) -> Result<(RefreshToken, TokenAnswer), AuthorityFailure> {
-    let authority = &inner.apps.get(&key.app).expect("only configured apps reach the engine").authority;
+    let authority = inner.authority(&key.app).expect("only configured apps reach the engine");
     let scopes = scopes_to_ask(authority.scope_naming(), connection, want);
     let call = async |refresh_token: &RefreshToken| {
         // A process that was stopped and goes on must not call beside whoever has the lease by now.
-        if !lease.outlasts(inner, inner.settings.authority_timeout) {
+        if !lease.outlasts(inner, inner.settings().authority_timeout) {
             return Err(lease_ran_out());
         }
         let begun = inner.deps.clock.monotonic();
@@ -743,9 +744,11 @@ async fn ask_authority(
         Ok(answer) => return Ok((grant.current.clone(), answer)),
         Err(failure) => failure,
     };
+    let tenant = connection.profile.account.tid.as_deref();
     // Personal accounts have been seen to answer bad_token on a good one: ask once more before believing it.
     if says_dead(&verdict) && connection.profile.account.is_personal() {
         inner.deps.clock.sleep(SECOND_OPINION).await;
+        not_held_since(inner, key, tenant).await?;
         match call(&grant.current).await {
             Ok(answer) => return Ok((grant.current.clone(), answer)),
             Err(failure) => verdict = failure,
@@ -756,6 +759,7 @@ async fn ask_authority(
         && says_dead(&verdict)
         && authority.may_replay_refresh_tokens()
     {
+        not_held_since(inner, key, tenant).await?;
         match call(previous).await {
             Ok(answer) => return Ok((previous.clone(), answer)),
             // Nothing is known of it: the grant must not die of an outage.
@@ -764,6 +768,27 @@ async fn ask_authority(
         }
     }
     Err(verdict)
+}
+
+/// Whether the authority asked, since the first call, to be left alone. A verdict that was not heard twice is none.
+async fn not_held_since(
+    inner: &Inner,
+    key: &ConnectionKey,
+    tenant: Option<&str>,
+) -> Result<(), AuthorityFailure> {
+    hear_of_holds(inner, key, tenant).await;
+    let refused = inner.breakers.refuses(&key.app, tenant, inner.deps.clock.monotonic());
+    let is_hold = |failure: &Failure| matches!(failure, Failure::Authority(failure) if matches!(failure.disposition, Disposition::RetryAfter(Some(_))));
+    match refused {
+        Some((_, failure)) if is_hold(&failure) => Err(AuthorityFailure {
+            doing: "asking about a verdict once more",
+            cause: "the authority asked to be left alone meanwhile".into(),
+            disposition: Disposition::RetryAfter(None),
+            answer: AuthorityError::default(),
+            claims: None,
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn lease_ran_out() -> AuthorityFailure {
@@ -798,8 +823,8 @@ fn succeed(
     want: &Want,
     answer: TokenAnswer,
 ) -> Connection {
-    let naming =
-        inner.apps.get(&key.app).expect("only configured apps reach the engine").authority.scope_naming();
+    let authority = inner.authority(&key.app).expect("only configured apps reach the engine");
+    let naming = authority.scope_naming();
     let now = inner.deps.clock.now();
     let granted =
         granted_after(naming, &before.profile.scopes_granted, want.resource.as_deref(), &answer.scopes);

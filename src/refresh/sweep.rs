@@ -202,7 +202,7 @@ async fn is_ours(inner: &Arc<Inner>, shard: u8) -> Result<bool, StoreError> {
 }
 
 async fn sweep_shard(inner: &Arc<Inner>, shard: u8, swept: &mut Swept) -> Result<(), StoreError> {
-    let rate = inner.settings.sweep_rate / f64::from(SWEEP_SHARDS);
+    let rate = inner.settings().sweep_rate / f64::from(SWEEP_SHARDS);
     let store = inner.deps.repository.store();
     let due = store.due(shard, inner.deps.clock.now(), BATCH).await?;
     for one in due {
@@ -233,7 +233,7 @@ async fn sweep_shard(inner: &Arc<Inner>, shard: u8, swept: &mut Swept) -> Result
 
 /// The tenant of a connection that is due; one that is gone is taken out of the schedule.
 async fn tenant_of(inner: &Arc<Inner>, due: &Due) -> Result<Option<Option<String>>, StoreError> {
-    if !inner.apps.contains_key(&due.key.app) {
+    if !inner.knows_app(&due.key.app) {
         // Not configured (any more): its connections are left as they are, and looked at when it may be.
         inner.deps.repository.store().schedule(&due.key, Some(soon(inner, TAKEN_UP * 60))).await?;
         return Ok(None);

@@ -132,6 +132,11 @@ fn seed_6549_another_replica_s_answer_without_a_new_refresh_token_does_not_stand
     holds(6549);
 }
 
+#[test]
+fn seed_17530_a_verdict_is_not_asked_about_again_where_the_authority_wants_to_be_left_alone() {
+    holds(17530);
+}
+
 /// Some seed of these runs with a fake that is wrong must violate this invariant.
 fn is_noticed(mutant: Mutant, invariant: &str) {
     let noticed = (0..MOST_SEEDS).find(|seed| {

@@ -60,7 +60,7 @@ impl Cluster {
             state_ttl: hour,
             confirmation_ttl: hour,
         };
-        Arc::new(Broker::new(BTreeMap::from([(self.app(), app)]), deps, settings))
+        Arc::new(Broker::new(BTreeMap::from([(self.app(), Arc::new(app))]), deps, settings))
     }
 
     fn app(&self) -> AppName {
