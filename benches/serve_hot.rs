@@ -26,7 +26,7 @@ use http_body_util::Full;
 use http_client::{Browser, Failure, request};
 use hyper_util::rt::TokioIo;
 use setup::{CLIENT_ID, CLIENT_SECRET, free_port, write_configuration};
-use tokenward::app::{Daemon, Environment};
+use tokenward::app::{Daemon, Environment, Source};
 
 const ROUNDS: usize = 7;
 const ROUND: Duration = Duration::from_secs(2);
@@ -101,7 +101,7 @@ async fn start(folder: &std::path::Path) -> Result<(Daemon, SocketAddr, String, 
         .await?;
     let (config, key) = write_configuration(folder, public, &entra.authority("common"))?;
     let loaded = tokenward::config::load(&std::fs::read_to_string(&config)?, &BTreeMap::new(), &config)?;
-    let daemon = Daemon::start(loaded.config, Environment::default()).await?;
+    let daemon = Daemon::start(loaded.config, Source::default(), Environment::default(), None).await?;
     let local = daemon.local_addresses()[0];
 
     let bearer = format!("Bearer {}", key.expose());

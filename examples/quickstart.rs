@@ -17,7 +17,7 @@ use entra_emulator::{App, Emulator, Mode, User};
 use http::Method;
 use http_client::{Browser, Failure, request};
 use setup::{CLIENT_ID, CLIENT_SECRET, free_port, write_configuration};
-use tokenward::app::{Daemon, Environment};
+use tokenward::app::{Daemon, Environment, Source};
 
 /// So short that ageing can be watched.
 const TOKEN_LIFE: Duration = Duration::from_secs(8);
@@ -46,7 +46,7 @@ async fn main() -> Result<(), Failure> {
     say(&format!("configuration: {}", config.display()));
     let text = std::fs::read_to_string(&config)?;
     let loaded = tokenward::config::load(&text, &BTreeMap::new(), &config)?;
-    let daemon = Daemon::start(loaded.config, Environment::default()).await?;
+    let daemon = Daemon::start(loaded.config, Source::default(), Environment::default(), None).await?;
     let local = format!("http://{}", daemon.local_addresses()[0]);
     let bearer = format!("Bearer {}", key.expose());
     say(&format!(

@@ -17,7 +17,7 @@ use crate::listener::{Origin, RequestId};
 use crate::refresh::{Observer, Swept};
 use crate::store::observed::StoreObserver;
 use crate::telemetry::audit::{Action, Audit, AuditEvent, Recorded};
-use crate::telemetry::metrics::{CacheResult, CredentialState, LeaseResult, Metrics, TokenRequestHandles};
+use crate::telemetry::metrics::{CacheResult, LeaseResult, Metrics, TokenRequestHandles};
 
 /// The dialect of the local API's own token route.
 const NATIVE: &str = "native";
@@ -244,6 +244,17 @@ impl Events {
         self.record(event).await;
     }
 
+    /// Configuration and secrets were read again; refused for these problems, if any.
+    pub async fn reloaded(&self, asked_by: &'static str, problems: Option<&[String]>) {
+        let outcome = if problems.is_some() { "refused" } else { "ok" };
+        let mut event = AuditEvent::new(self.clock.now(), Action::Reloaded, outcome);
+        event.detail.insert("asked_by", asked_by.to_owned());
+        if let Some(problems) = problems {
+            event.detail.insert("problems", problems.join("; "));
+        }
+        self.record(event).await;
+    }
+
     /// The process itself started or stopped.
     pub async fn process(&self, action: Action) {
         self.record(AuditEvent::new(self.clock.now(), action, "ok")).await;
@@ -382,8 +393,6 @@ pub struct AppCounters {
     pub app: AppName,
     /// Where it is counted.
     pub metrics: Arc<Metrics>,
-    /// For the time of last use.
-    pub clock: Arc<dyn Clock>,
 }
 
 impl AuthorityObserver for AppCounters {
@@ -393,18 +402,19 @@ impl AuthorityObserver for AppCounters {
             AuthorityEvent::Request { endpoint, outcome, duration } => {
                 self.metrics.authority_request(app, endpoint.as_str(), outcome, duration);
             }
-            AuthorityEvent::CredentialAccepted { id } => {
-                self.metrics.credential_state(app, id, CredentialState::Accepted);
-                self.metrics.credential_used(app, id, self.clock.now());
+            // State and last use are shown from the credentials themselves, once a second.
+            AuthorityEvent::CredentialAccepted { id, is_news: true } => {
+                tracing::info!(%app, credential = id, "the authority takes a client credential");
             }
-            AuthorityEvent::CredentialRejected { id, codes } => {
-                tracing::error!(%app, credential = id, error_codes = ?codes, "the authority rejected a client credential; replace it");
-                self.metrics.credential_state(app, id, CredentialState::Rejected);
+            AuthorityEvent::CredentialRejected { id, codes, is_news: true } => {
+                tracing::error!(%app, credential = id, error_codes = ?codes, "the authority rejects a client credential; replace it, or wait where it is new");
             }
-            AuthorityEvent::CredentialUnusable { id } => {
-                tracing::error!(%app, credential = id, "a client credential cannot be used; look at its file");
-                self.metrics.credential_state(app, id, CredentialState::Rejected);
+            AuthorityEvent::CredentialUnusable { id, cause, is_news: true } => {
+                tracing::error!(%app, credential = id, cause, "a client credential cannot be used; look at its file");
             }
+            AuthorityEvent::CredentialAccepted { .. }
+            | AuthorityEvent::CredentialRejected { .. }
+            | AuthorityEvent::CredentialUnusable { .. } => {}
             AuthorityEvent::IdTokenRefused { fault } => {
                 tracing::error!(%app, rule = fault.as_str(), "an id_token was refused");
             }

@@ -12,7 +12,7 @@ use super::problem::{Problem, json};
 use super::shapes::{ConnectionShape, ExplainShape};
 use super::{body, code_of, credential, list_request, page_shape, refuse_credential_in_url};
 use crate::broker::Broker;
-use crate::callers::{Callers, Credential, KeyUse};
+use crate::callers::{Credential, KeyUse, LiveCallers};
 use crate::domain::id::{AppName, CallerName};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
@@ -22,8 +22,8 @@ use crate::listener::{Handler, Request, RequestId, Response};
 /// The admin API.
 pub struct AdminApi {
     broker: Arc<Broker>,
-    callers: Arc<Callers>,
-    admins: Arc<Callers>,
+    callers: LiveCallers,
+    admins: LiveCallers,
     /// Those who are admins without being named: root, and the daemon's own user.
     own_uids: Vec<u32>,
     clock: Arc<dyn Clock>,
@@ -34,8 +34,8 @@ impl AdminApi {
     /// The API over a broker and those who may use it. `own_uids` come over the Unix socket.
     pub fn new(
         broker: Arc<Broker>,
-        callers: Arc<Callers>,
-        admins: Arc<Callers>,
+        callers: LiveCallers,
+        admins: LiveCallers,
         own_uids: Vec<u32>,
         clock: Arc<dyn Clock>,
         events: Arc<Events>,
@@ -87,10 +87,10 @@ impl AdminApi {
             }
             ["admin", "v1", "callers", caller, "keys"] if request.method == Method::GET => {
                 let caller = CallerName::parse(caller).map_err(|_| Problem::no_such_path())?;
-                if self.callers.named(&caller).is_none() {
+                if self.callers.load().named(&caller).is_none() {
                     return Err(Problem::no_such_path());
                 }
-                let uses = self.callers.key_uses().into_iter().filter(|used| used.caller == caller);
+                let uses = self.callers.load().key_uses().into_iter().filter(|used| used.caller == caller);
                 let keys: Vec<KeyShape> = uses.map(KeyShape::from).collect();
                 Ok(json(StatusCode::OK, &serde_json::json!({ "keys": keys })))
             }
@@ -156,7 +156,7 @@ impl AdminApi {
         {
             return Ok(format!("uid:{uid}"));
         }
-        let admin = self.admins.authenticate(credential, self.clock.now());
+        let admin = self.admins.load().authenticate(credential, self.clock.now());
         admin.map(|admin| admin.name.to_string()).map_err(|failure| failure.as_str())
     }
 }

@@ -34,7 +34,7 @@ use crate::broker::inspect::{ListRequest, ShownPage};
 use crate::broker::serve::TokenRequest;
 use crate::broker::{Broker, Refusal};
 use crate::callers::limit::Limiter;
-use crate::callers::{Caller, Callers, Credential};
+use crate::callers::{Caller, Credential, LiveCallers};
 use crate::domain::id::{AppName, ConnectionKey, SessionId};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
@@ -54,7 +54,7 @@ pub const OPENAPI: &str = include_str!("openapi.json");
 /// The local API.
 pub struct LocalApi {
     broker: Arc<Broker>,
-    callers: Arc<Callers>,
+    callers: LiveCallers,
     limiter: Limiter,
     clock: Arc<dyn Clock>,
     events: Arc<Events>,
@@ -107,7 +107,7 @@ impl LocalApi {
     /// The API over a broker and its callers.
     pub fn new(
         broker: Arc<Broker>,
-        callers: Arc<Callers>,
+        callers: LiveCallers,
         limiter: Limiter,
         clock: Arc<dyn Clock>,
         events: Arc<Events>,
@@ -208,7 +208,7 @@ impl LocalApi {
     /// The caller, or the word for why there is none: that word is for the audit, outside they all look the same.
     fn authenticate(&self, headers: &HeaderMap, origin: Origin) -> Result<Arc<Caller>, &'static str> {
         let credential = credential(headers, origin).ok_or("malformed")?;
-        self.callers.authenticate(credential, self.clock.now()).map_err(|failure| failure.as_str())
+        self.callers.load().authenticate(credential, self.clock.now()).map_err(|failure| failure.as_str())
     }
 
     async fn token(

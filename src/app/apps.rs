@@ -1,14 +1,15 @@
-//! The configured apps: their authorities with their client credentials.
+//! The configured apps: their authorities with their client credentials. Prepared whole beside what is in force, and then put
+//! in its place.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::{Ports, StartError};
+use super::Ports;
 use crate::authority::{
-    AssertionFile, AuthorityConfig, AuthorityParts, ClientCredential, CredentialSet, OpenIdAuthority,
-    Provider, ResponseMode, Roots, SecretMethod,
+    AssertionFile, AuthorityConfig, AuthorityParts, ClientCredential, OpenIdAuthority, Provider,
+    ResponseMode, Roots, SecretMethod,
 };
 use crate::broker::{App, Apps, Tenants};
 use crate::config::secret_ref::SecretReader;
@@ -20,55 +21,104 @@ use crate::domain::id::AppName;
 use crate::domain::secret::ClientSecret;
 use crate::domain::time::Timestamp;
 use crate::events::AppCounters;
-use crate::telemetry::metrics::{CredentialState, Metrics};
+use crate::telemetry::metrics::Metrics;
 
-pub(super) fn build(
-    config: &Config,
-    secrets: &SecretReader,
-    ports: &Ports,
-    metrics: &Arc<Metrics>,
-) -> Result<Apps, StartError> {
-    let mut apps = BTreeMap::new();
-    for (name, app) in &config.apps {
-        let key = AppName::parse(name).map_err(|error| StartError::new(format!("apps.{name}: {error}")))?;
-        let redirect_uri = config.redirect_uri(name).expect("the app is in the configuration");
-        let built = build_one(&key, app, redirect_uri, config, secrets, ports, metrics)
-            .map_err(|problem| StartError::new(format!("apps.{name}.{problem}")))?;
-        apps.insert(key, Arc::new(built));
-    }
-    Ok(apps)
+/// The authority of each app, with the configuration that it was made from.
+pub(super) type Authorities = BTreeMap<AppName, Installed>;
+
+/// An authority in force.
+#[derive(Clone)]
+pub(super) struct Installed {
+    config: AuthorityConfig,
+    pub(super) authority: Arc<OpenIdAuthority>,
 }
 
-fn build_one(
-    name: &AppName,
-    app: &AppConfig,
-    redirect_uri: String,
+/// Apps that are ready to be taken into service.
+pub(super) struct PreparedApps {
+    pub(super) apps: Apps,
+    authorities: Authorities,
+    credentials: BTreeMap<AppName, Vec<ClientCredential>>,
+}
+
+/// Builds every app. What has not changed keeps its authority, with all that it has learnt.
+pub(super) fn prepare(
     config: &Config,
     secrets: &SecretReader,
     ports: &Ports,
     metrics: &Arc<Metrics>,
-) -> Result<App, String> {
-    let credentials = read_credentials(name, app, secrets, metrics)?;
+    before: &Authorities,
+) -> Result<PreparedApps, Vec<String>> {
+    let mut problems = Vec::new();
+    let mut prepared =
+        PreparedApps { apps: Apps::new(), authorities: Authorities::new(), credentials: BTreeMap::new() };
+    for (name, app) in &config.apps {
+        let built = AppName::parse(name).map_err(|error| format!(": {error}")).and_then(|key| {
+            let credentials =
+                read_credentials(&key, app, secrets, before).map_err(|problem| format!(".{problem}"))?;
+            let installed = authority(&key, app, config, ports, metrics, before)
+                .map_err(|problem| format!(".{problem}"))?;
+            let redirect_uri = config.redirect_uri(name).expect("the app is in the configuration");
+            let built =
+                build(&key, app, redirect_uri, &installed).map_err(|problem| format!(".{problem}"))?;
+            Ok((key, built, installed, credentials))
+        });
+        match built {
+            Ok((key, built, installed, credentials)) => {
+                prepared.apps.insert(key.clone(), Arc::new(built));
+                prepared.authorities.insert(key.clone(), installed);
+                prepared.credentials.insert(key, credentials);
+            }
+            Err(problem) => problems.push(format!("apps.{name}{problem}")),
+        }
+    }
+    if problems.is_empty() { Ok(prepared) } else { Err(problems) }
+}
+
+/// Takes them into service: from here on the credentials are those.
+pub(super) fn install(prepared: PreparedApps, before: &Authorities) -> (Apps, Authorities) {
+    for (name, credentials) in prepared.credentials {
+        let known = before.get(&name).map(|installed| &*installed.authority);
+        prepared.authorities[&name].authority.succeed(known, credentials);
+    }
+    (prepared.apps, prepared.authorities)
+}
+
+fn authority(
+    name: &AppName,
+    app: &AppConfig,
+    config: &Config,
+    ports: &Ports,
+    metrics: &Arc<Metrics>,
+    before: &Authorities,
+) -> Result<Installed, String> {
+    let wanted = authority_config(app, config)?;
+    if let Some(installed) = before.get(name).filter(|installed| installed.config == wanted) {
+        return Ok(installed.clone());
+    }
     let parts = AuthorityParts {
         clock: ports.clock.clone(),
         random: ports.random.clone(),
-        observer: Arc::new(AppCounters {
-            app: name.clone(),
-            metrics: metrics.clone(),
-            clock: ports.clock.clone(),
-        }),
+        observer: Arc::new(AppCounters { app: name.clone(), metrics: metrics.clone() }),
     };
-    let authority = OpenIdAuthority::new(authority_config(app, config)?, credentials, parts)
+    let authority = OpenIdAuthority::new(wanted.clone(), Vec::new(), parts)
         .map_err(|error| format!("authority: {error}"))?;
-    let scopes = {
-        use crate::authority::Authority;
-        authority.scope_naming().scopes(&app.scopes.join(" ")).map_err(|scope| {
-            format!("scopes: {scope:?} holds a character that no scope has (RFC 6749 section 3.3)")
-        })?
-    };
+    Ok(Installed { config: wanted, authority: Arc::new(authority) })
+}
+
+fn build(
+    name: &AppName,
+    app: &AppConfig,
+    redirect_uri: String,
+    installed: &Installed,
+) -> Result<App, String> {
+    use crate::authority::Authority;
+    let authority = installed.authority.clone();
+    let scopes = authority.scope_naming().scopes(&app.scopes.join(" ")).map_err(|scope| {
+        format!("scopes: {scope:?} holds a character that no scope has (RFC 6749 section 3.3)")
+    })?;
     Ok(App {
         tenants: tenants(app, authority.provider()),
-        authority: Arc::new(authority),
+        authority,
         display_name: app.display_name.clone().unwrap_or_else(|| name.to_string()),
         support_contact: app.support_contact.clone(),
         scopes,
@@ -101,6 +151,7 @@ fn authority_config(app: &AppConfig, config: &Config) -> Result<AuthorityConfig,
         authority.roots = Roots::Only(pem);
     }
     authority.timeout = config.limits.authority_timeout;
+    authority.home_tenant.clone_from(&app.home_tenant);
     authority.continuous_access_evaluation = app.continuous_access_evaluation;
     authority.token_endpoint_auth_method = app.token_endpoint_auth_method.map(|method| match method {
         SecretAuthMethod::Post => SecretMethod::Post,
@@ -126,31 +177,42 @@ fn tenants(app: &AppConfig, provider: Provider) -> Tenants {
     tenants
 }
 
+/// The app's credentials: those of its list as they are listed, then those of its directory, the one that expires last first.
 fn read_credentials(
     app_name: &AppName,
     app: &AppConfig,
     secrets: &SecretReader,
-    metrics: &Arc<Metrics>,
-) -> Result<CredentialSet, String> {
+    before: &Authorities,
+) -> Result<Vec<ClientCredential>, String> {
     let mut configs = app.credentials.clone();
     if let Some(directory) = &app.credentials_dir {
-        configs.extend(
-            config::read_credentials_dir(directory).map_err(|error| format!("credentials_dir: {error}"))?,
-        );
+        let mut found =
+            config::read_credentials_dir(directory).map_err(|error| format!("credentials_dir: {error}"))?;
+        found.sort_by(|a, b| (b.expires, &b.id).cmp(&(a.expires, &a.id)));
+        configs.extend(found);
     }
     if configs.is_empty() {
+        let has_one = before.get(app_name).is_some_and(|before| !before.authority.credentials().is_empty());
+        if has_one {
+            return Err(
+                "credentials: none is left, and no token could be refreshed; give the new one before the old one goes"
+                    .to_owned(),
+            );
+        }
         tracing::warn!(app = %app_name, "the app has no client credential: no account can be connected and no token refreshed until it has one");
     }
-    let mut credentials = Vec::new();
-    for credential in &configs {
-        let read = read_credential(credential, secrets)
-            .map_err(|problem| format!("credentials.{}: {problem}", credential.id))?;
-        let configured = credential.expires.map(|at| Timestamp::from_unix_seconds(at.unix_timestamp()));
-        metrics.credential_expiry(app_name, &credential.id, read.expires_at().or(configured));
-        metrics.credential_state(app_name, &credential.id, CredentialState::Unproven);
-        credentials.push(read);
+    for (at, credential) in configs.iter().enumerate() {
+        if configs[..at].iter().any(|other| other.id == credential.id) {
+            return Err(format!("credentials: two have the id {:?}", credential.id));
+        }
     }
-    Ok(CredentialSet::new(credentials))
+    let read = |credential: &CredentialConfig| {
+        let configured = credential.expires.map(|at| Timestamp::from_unix_seconds(at.unix_timestamp()));
+        read_credential(credential, secrets)
+            .map(|read| read.expiring(configured))
+            .map_err(|problem| format!("credentials.{}: {problem}", credential.id))
+    };
+    configs.iter().map(read).collect()
 }
 
 fn read_credential(

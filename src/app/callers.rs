@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Environment, StartError};
+use super::Environment;
 use crate::broker::Apps;
 use crate::callers::{CallerSetup, Callers, UnixUser};
 use crate::config::{self, Authenticate, Config, RuleConfig};
@@ -11,7 +11,8 @@ use crate::domain::time::Timestamp;
 use crate::keyring::Keyring;
 use crate::policy::{CallerPolicy, Pattern, Rule, RuleScopes};
 
-type Both = (Arc<Callers>, Arc<Callers>);
+/// Callers and admins.
+type Both = (Callers, Callers);
 
 pub(super) fn build(
     config: &Config,
@@ -19,7 +20,7 @@ pub(super) fn build(
     keyring: &Arc<Keyring>,
     environment: &Environment,
     now: Timestamp,
-) -> Result<Both, StartError> {
+) -> Result<Both, Vec<String>> {
     let mut problems = Vec::new();
     let mut callers = Vec::new();
     for (name, caller) in &config.callers {
@@ -41,7 +42,7 @@ pub(super) fn build(
         }
     }
     let mut known = |setups| match Callers::new(setups, keyring.clone(), now) {
-        Ok(callers) => Some(Arc::new(callers)),
+        Ok(callers) => Some(callers),
         Err(errors) => {
             problems.extend(errors.iter().map(ToString::to_string));
             None
@@ -49,7 +50,7 @@ pub(super) fn build(
     };
     match (known(callers), known(admins)) {
         (Some(callers), Some(admins)) if problems.is_empty() => Ok((callers, admins)),
-        _ => Err(StartError::new(problems.join("; "))),
+        _ => Err(problems),
     }
 }
 

@@ -1,8 +1,9 @@
-//! The configured listeners, bound.
+//! The configured listeners: their TLS prepared, bound, and their TLS put into its place again.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
@@ -13,61 +14,103 @@ use crate::domain::time::Timestamp;
 use crate::listener::{Address, Bound, Limits, ListenerConfig, Tls, tls_server_config};
 use crate::telemetry::metrics::Metrics;
 
+/// The TLS of every listener, read and checked: in the order public, ops, local, admin. None where it is plain.
+pub(super) struct PreparedTls(Vec<Option<ReadTls>>);
+
+struct ReadTls {
+    name: String,
+    config: ServerConfig,
+    expires_at: Option<Timestamp>,
+}
+
+/// The TLS in force, in the same order.
+pub(super) struct LiveTls(Vec<Option<Tls>>);
+
 /// Every listener, bound and not served yet.
 pub(super) struct BoundListeners {
     pub(super) public: Bound,
     pub(super) local: Vec<Bound>,
     pub(super) admin: Vec<Bound>,
     pub(super) ops: Bound,
+    pub(super) tls: LiveTls,
 }
 
+/// Reads every listener's certificate and key.
+pub(super) fn prepare(config: &ListenConfig, secrets: &SecretReader) -> Result<PreparedTls, Vec<String>> {
+    let (mut prepared, mut problems) = (Vec::new(), Vec::new());
+    let internal = |listeners: &[Listener]| -> Vec<Option<config::Tls>> {
+        let tls = |listener: &Listener| match listener {
+            Listener::Unix { .. } => None,
+            Listener::Tcp { tls, .. } => tls.clone(),
+        };
+        listeners.iter().map(tls).collect()
+    };
+    let all = [("public", vec![config.public.tls.clone()]), ("ops", vec![config.ops.tls.clone()])]
+        .into_iter()
+        .chain([("local", internal(&config.local)), ("admin", internal(&config.admin))]);
+    for (name, listeners) in all {
+        for tls in listeners {
+            match tls.map(|tls| read(name, &tls, secrets)).transpose() {
+                Ok(tls) => prepared.push(tls),
+                Err(problem) => problems.push(format!("listen.{name}.tls{problem}")),
+            }
+        }
+    }
+    if problems.is_empty() { Ok(PreparedTls(prepared)) } else { Err(problems) }
+}
+
+impl LiveTls {
+    /// Puts them into the place of those in force, for connections from now on. (Which listeners there are, and which of them
+    /// have TLS, does not change while the daemon runs.)
+    pub(super) fn replace(&self, prepared: PreparedTls, metrics: &Metrics) {
+        for (live, prepared) in self.0.iter().zip(prepared.0) {
+            if let (Some(live), Some(prepared)) = (live, prepared) {
+                note_expiry(&prepared, metrics);
+                live.replace(prepared.config);
+            }
+        }
+    }
+}
+
+/// Binds every listener.
 pub(super) fn bind(
     config: &ListenConfig,
-    secrets: &SecretReader,
+    prepared: PreparedTls,
     metrics: &Metrics,
 ) -> Result<BoundListeners, StartError> {
-    let secrets = &Secrets { reader: secrets, metrics };
-    let public = tcp("public", config.public.address, config.public.tls.as_ref(), secrets)?;
-    let ops = tcp("ops", config.ops.address, config.ops.tls.as_ref(), secrets)?;
-    let every = |name: &str, listeners: &[Listener]| {
-        listeners.iter().map(|listener| internal(name, listener, secrets)).collect::<Result<Vec<_>, _>>()
+    let take = |prepared: ReadTls| {
+        note_expiry(&prepared, metrics);
+        Tls::new(prepared.config)
     };
-    Ok(BoundListeners {
-        public,
-        local: every("local", &config.local)?,
-        admin: every("admin", &config.admin)?,
-        ops,
-    })
+    let live = LiveTls(prepared.0.into_iter().map(|tls| tls.map(take)).collect());
+    let mut tls = live.0.iter().cloned();
+    let mut next = || tls.next().flatten();
+    let public = tcp("public", config.public.address, next())?;
+    let ops = tcp("ops", config.ops.address, next())?;
+    let mut every = |name: &str, listeners: &[Listener]| {
+        listeners.iter().map(|listener| internal(name, listener, next())).collect::<Result<Vec<_>, _>>()
+    };
+    let (local, admin) = (every("local", &config.local)?, every("admin", &config.admin)?);
+    Ok(BoundListeners { public, local, admin, ops, tls: live })
 }
 
-/// Where secrets are read from, and where it is noted when they expire.
-struct Secrets<'a> {
-    reader: &'a SecretReader,
-    metrics: &'a Metrics,
-}
-
-fn tcp(
-    name: &str,
-    address: SocketAddr,
-    tls: Option<&config::Tls>,
-    secrets: &Secrets<'_>,
-) -> Result<Bound, StartError> {
+fn tcp(name: &str, address: SocketAddr, tls: Option<Tls>) -> Result<Bound, StartError> {
     let mut listener = ListenerConfig::new(name, Address::Tcp(address));
-    listener.tls = read_tls(name, tls, secrets)?;
+    listener.tls = tls;
     Bound::bind(listener).map_err(|error| StartError::chain(&error))
 }
 
 /// A listener for services of our own: they keep many connections, from few addresses, for long.
-fn internal(name: &str, listener: &Listener, secrets: &Secrets<'_>) -> Result<Bound, StartError> {
+fn internal(name: &str, listener: &Listener, tls: Option<Tls>) -> Result<Bound, StartError> {
     let mut bound = match listener {
         Listener::Unix { path, mode } => {
             let mut bound = ListenerConfig::new(name, Address::Unix(path.clone()));
             bound.unix_mode = *mode;
             bound
         }
-        Listener::Tcp { address, tls } => {
+        Listener::Tcp { address, .. } => {
             let mut bound = ListenerConfig::new(name, Address::Tcp(*address));
-            bound.tls = read_tls(name, tls.as_ref(), secrets)?;
+            bound.tls = tls;
             bound
         }
     };
@@ -80,21 +123,19 @@ fn internal(name: &str, listener: &Listener, secrets: &Secrets<'_>) -> Result<Bo
     Bound::bind(bound).map_err(|error| StartError::chain(&error))
 }
 
-fn read_tls(name: &str, tls: Option<&config::Tls>, secrets: &Secrets<'_>) -> Result<Option<Tls>, StartError> {
-    let Some(tls) = tls else { return Ok(None) };
-    let certificate = std::fs::read(&tls.certificate).map_err(|error| {
-        StartError::new(format!("listen.{name}.tls.certificate: {}: {error}", tls.certificate.display()))
-    })?;
-    let key = secrets
-        .reader
-        .read(&tls.key)
-        .map_err(|error| StartError::new(format!("listen.{name}.tls.key: {error}")))?;
+fn read(name: &str, tls: &config::Tls, secrets: &SecretReader) -> Result<ReadTls, String> {
+    let certificate = std::fs::read(&tls.certificate)
+        .map_err(|error| format!(".certificate: {}: {error}", tls.certificate.display()))?;
+    let key = secrets.read(&tls.key).map_err(|error| format!(".key: {error}"))?;
     let config = tls_server_config(&certificate, &key, None)
-        .map_err(|error| StartError::new(format!("listen.{name}.tls: {error}")))?;
-    if let Some(expires_at) = expiry(&certificate) {
-        secrets.metrics.tls_certificate_expiry(name, expires_at);
+        .map_err(|error| format!(" ({}): {error}", tls.certificate.display()))?;
+    Ok(ReadTls { name: name.to_owned(), config, expires_at: expiry(&certificate) })
+}
+
+fn note_expiry(tls: &ReadTls, metrics: &Metrics) {
+    if let Some(expires_at) = tls.expires_at {
+        metrics.tls_certificate_expiry(&tls.name, expires_at);
     }
-    Ok(Some(Tls::new(config)))
 }
 
 /// When the first certificate of a PEM file expires.

@@ -2,7 +2,10 @@
 
 mod apps;
 mod callers;
+mod credentials;
+mod files;
 mod listeners;
+mod reload;
 mod store;
 mod watch;
 
@@ -13,25 +16,30 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
+pub use self::reload::Source;
 use crate::api::LocalApi;
 use crate::api::admin::AdminApi;
-use crate::broker::{self, Broker};
+use crate::broker::{self, Apps, Broker};
 use crate::callers::limit::Limiter;
 use crate::config::{AuditSink, Config, Loaded, LogFormat, LogLevel};
+use crate::domain::id::AppName;
 use crate::domain::random::Random;
+use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
 use crate::events::{Counters, Events};
 use crate::journal::files::FileJournal;
-use crate::keyring::files;
+use crate::keyring::files as keyring_files;
 use crate::lifecycle::{self, Readiness, Shutdown, Signals};
 use crate::listener::Surroundings;
 use crate::ops::Ops;
-use crate::public::{PublicConfig, PublicSite};
+use crate::public::PublicSite;
 use crate::refresh::{self, Engine};
 use crate::repository::Repository;
 use crate::system::{SystemClock, SystemRandom, TokioTasks};
 use crate::telemetry::audit::{self, Action, Audit, AuditWriter};
-use crate::telemetry::logging;
+use crate::telemetry::logging::{self, LevelHandle};
 use crate::telemetry::metrics::Metrics;
 
 /// Why the daemon did not start. Whose fault: the operator's; each says what to do.
@@ -40,6 +48,10 @@ use crate::telemetry::metrics::Metrics;
 pub struct StartError(String);
 
 impl StartError {
+    fn all(problems: Vec<String>) -> Self {
+        StartError(problems.join("; "))
+    }
+
     fn new(problem: impl std::fmt::Display) -> Self {
         StartError(problem.to_string())
     }
@@ -77,12 +89,18 @@ struct Parts {
     engine: Engine,
     events: Arc<Events>,
     store: store::OpenedStore,
-    drain: Duration,
+    running: Arc<ArcSwap<Config>>,
+    reloader: Arc<reload::Reloader>,
 }
 
 impl Daemon {
     /// Builds and starts everything. Nothing is served before all of it is built.
-    pub async fn start(config: Config, environment: Environment) -> Result<Self, StartError> {
+    pub async fn start(
+        config: Config,
+        source: Source,
+        environment: Environment,
+        level: Option<LevelHandle>,
+    ) -> Result<Self, StartError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let random: Arc<dyn Random> = Arc::new(SystemRandom::new());
         let tasks = Arc::new(TokioTasks::new());
@@ -98,7 +116,7 @@ impl Daemon {
         let events = Arc::new(Events::new(metrics.clone(), audit, clock.clone()));
         let secrets = environment.secrets();
 
-        let keyring = Arc::new(files::open(&config.sealing.keyring).map_err(StartError::new)?);
+        let keyring = Arc::new(keyring_files::open(&config.sealing.keyring).map_err(StartError::new)?);
         let counters = Arc::new(Counters::new(metrics.clone(), clock.clone()));
         let journal = match &config.store.journal {
             Some(path) => Some(
@@ -114,13 +132,12 @@ impl Daemon {
         }
         let repository = Arc::new(repository);
 
-        let apps = apps::build(&config, &secrets, &ports, &metrics)?;
-        let engine_apps = apps
-            .iter()
-            .map(|(name, app)| (name.clone(), refresh::EngineApp { authority: app.authority.clone() }))
-            .collect();
+        let nothing = apps::Authorities::new();
+        let prepared =
+            apps::prepare(&config, &secrets, &ports, &metrics, &nothing).map_err(StartError::all)?;
+        let (apps, authorities) = apps::install(prepared, &nothing);
         let engine = Engine::new(
-            engine_apps,
+            engine_apps(&apps),
             refresh::Deps {
                 repository: repository.clone(),
                 clock: clock.clone(),
@@ -128,14 +145,7 @@ impl Daemon {
                 tasks: tasks.clone(),
                 observer: counters,
             },
-            refresh::Settings {
-                caller_wait: config.limits.caller_wait,
-                serve_cached_for: config.store.serve_cached_for,
-                lease: config.limits.lease,
-                sweep_rate: f64::from(config.limits.sweep_rate),
-                authority_timeout: config.limits.authority_timeout,
-                ..refresh::Settings::default()
-            },
+            engine_settings(&config),
         );
         engine.await_revocations();
         let knows = engine.clone();
@@ -147,7 +157,8 @@ impl Daemon {
                 "the journal holds answers from before that the store has not taken; it is offered them now"
             );
         }
-        let (callers, admins) = callers::build(&config, &apps, &keyring, &environment, clock.now())?;
+        let (callers, admins) =
+            callers::build(&config, &apps, &keyring, &environment, clock.now()).map_err(StartError::all)?;
         for app in apps.keys() {
             metrics.expect_app(app);
         }
@@ -165,15 +176,13 @@ impl Daemon {
                 random: random.clone(),
                 tasks: tasks.clone(),
             },
-            broker::Settings {
-                base_url: config.listen.public.base_url.clone(),
-                connect_session_ttl: config.limits.connect_session_ttl,
-                state_ttl: config.limits.state_ttl,
-                confirmation_ttl: config.limits.confirmation_ttl,
-            },
+            broker_settings(&config),
         ));
+        let callers = Arc::new(ArcSwap::from_pointee(callers));
+        let admins = Arc::new(ArcSwap::from_pointee(admins));
 
-        let bound = listeners::bind(&config.listen, &secrets, &metrics)?;
+        let tls = listeners::prepare(&config.listen, &secrets).map_err(StartError::all)?;
+        let bound = listeners::bind(&config.listen, tls, &metrics)?;
         let surroundings = Surroundings {
             tasks: tasks.clone(),
             clock: clock.clone(),
@@ -181,6 +190,25 @@ impl Daemon {
             shutdown: shutdown.clone(),
             metrics: metrics.clone(),
         };
+        let running = Arc::new(ArcSwap::from_pointee(config));
+        let reloader = Arc::new(reload::Reloader {
+            source,
+            environment,
+            ports,
+            metrics: metrics.clone(),
+            events: events.clone(),
+            keyring: keyring.clone(),
+            running: running.clone(),
+            authorities: Arc::new(ArcSwap::from_pointee(authorities)),
+            engine: engine.clone(),
+            broker: broker.clone(),
+            callers: callers.clone(),
+            admins: admins.clone(),
+            tls: bound.tls,
+            level,
+            last: tokio::sync::Mutex::default(),
+            outcome: std::sync::Mutex::default(),
+        });
         let daemon = Daemon {
             public: bound.public.tcp_address().expect("the public listener is TCP"),
             local: bound.local.iter().filter_map(|bound| bound.tcp_address()).collect(),
@@ -195,7 +223,8 @@ impl Daemon {
                 engine: engine.clone(),
                 events: events.clone(),
                 store,
-                drain: config.limits.drain,
+                running: running.clone(),
+                reloader: reloader.clone(),
             },
         };
 
@@ -203,9 +232,7 @@ impl Daemon {
             Arc::new(Ops::new(metrics.clone(), readiness.clone(), clock.clone())),
             surroundings.clone(),
         );
-        let site = PublicConfig { base_url: config.listen.public.base_url.clone() };
-        let site =
-            PublicSite::new(broker.clone(), keyring.clone(), random, clock.clone(), events.clone(), site);
+        let site = PublicSite::new(broker.clone(), keyring.clone(), random, clock.clone(), events.clone());
         bound.public.serve(Arc::new(site), surroundings.clone());
         let limiter = Limiter::default();
         let local =
@@ -227,11 +254,13 @@ impl Daemon {
         }
         listeners_latch.release();
 
-        watch::store(&daemon.parts, &config, metrics.clone(), store_latch);
+        watch::store(&daemon.parts, metrics.clone(), store_latch);
         watch::unstored(&daemon.parts);
         watch::changes(&daemon.parts);
         watch::sweep(&daemon.parts);
         watch::revocations(&daemon.parts);
+        credentials::watch(&daemon.parts, metrics.clone());
+        watch::files(&daemon.parts);
         watch::stock(&daemon.parts, watch::Stock { broker, callers, admins, keyring, metrics });
         events.process(Action::Started).await;
         Ok(daemon)
@@ -265,7 +294,7 @@ impl Daemon {
         self.parts.broker.stop_waiting();
         tokio::select! {
             () = finished(&self.parts) => {}
-            () = self.parts.clock.sleep(self.parts.drain) => {
+            () = self.parts.clock.sleep(self.parts.running.load().limits.drain) => {
                 self.parts.shutdown.abort();
                 let _ = tokio::time::timeout(Duration::from_secs(2), tasks.close_and_wait()).await;
             }
@@ -274,15 +303,18 @@ impl Daemon {
 
     /// Runs until a signal, then drains. True when all that was in flight was finished.
     async fn run(self, mut signals: Signals) -> bool {
-        let Parts { shutdown, readiness, clock, drain, .. } = &self.parts;
+        let Parts { shutdown, readiness, clock, reloader, tasks, .. } = &self.parts;
         let reload = || {
-            tracing::warn!(
-                "SIGHUP: this version reads its configuration at its start only; nothing was changed"
-            );
+            let reloader = reloader.clone();
+            let reload = async move {
+                reloader.reload("SIGHUP").await;
+            };
+            tasks.spawn("reload", Box::pin(reload));
         };
         signals.wait_for_stop(shutdown, readiness, reload).await;
+        let drain = self.parts.running.load().limits.drain;
         tracing::info!("stopping: finishing what is in flight");
-        signals.wait_for_drain(shutdown, clock.as_ref(), *drain, finished(&self.parts)).await
+        signals.wait_for_drain(shutdown, clock.as_ref(), drain, finished(&self.parts)).await
     }
 }
 
@@ -342,18 +374,11 @@ impl Environment {
 /// `tokenward serve`: from a checked configuration to an exit code.
 pub fn serve(loaded: Loaded, path: &Path, variables: &BTreeMap<String, String>) -> ExitCode {
     let Loaded { config, warnings } = loaded;
-    let level = match config.log.level {
-        LogLevel::Error => logging::Level::Error,
-        LogLevel::Warn => logging::Level::Warn,
-        LogLevel::Info => logging::Level::Info,
-        LogLevel::Debug => logging::Level::Debug,
-        LogLevel::Trace => logging::Level::Trace,
-    };
     let format = match config.log.format {
         LogFormat::Json => logging::Format::Json,
         LogFormat::Text => logging::Format::Text,
     };
-    let _level = logging::install(level, format);
+    let level = logging::install(level_of(config.log.level), format).ok();
     for warning in warnings {
         tracing::warn!(config = %path.display(), "{warning}");
     }
@@ -368,6 +393,7 @@ pub fn serve(loaded: Loaded, path: &Path, variables: &BTreeMap<String, String>) 
         }
     };
     let environment = Environment::of_process(variables);
+    let source = Source { path: path.to_owned(), variables: variables.clone() };
     runtime.block_on(async {
         let signals = match Signals::catch() {
             Ok(signals) => signals,
@@ -376,7 +402,7 @@ pub fn serve(loaded: Loaded, path: &Path, variables: &BTreeMap<String, String>) 
                 return ExitCode::FAILURE;
             }
         };
-        match Daemon::start(config, environment).await {
+        match Daemon::start(config, source, environment, level).await {
             Ok(daemon) => {
                 tracing::info!(
                     version = env!("CARGO_PKG_VERSION"), public = %daemon.public, ops = %daemon.ops,
@@ -390,6 +416,42 @@ pub fn serve(loaded: Loaded, path: &Path, variables: &BTreeMap<String, String>) 
             }
         }
     })
+}
+
+/// The apps as the engine needs them.
+fn engine_apps(apps: &Apps) -> BTreeMap<AppName, refresh::EngineApp> {
+    let app = |app: &broker::App| refresh::EngineApp { authority: app.authority.clone() };
+    apps.iter().map(|(name, one)| (name.clone(), app(one))).collect()
+}
+
+fn engine_settings(config: &Config) -> refresh::Settings {
+    refresh::Settings {
+        caller_wait: config.limits.caller_wait,
+        serve_cached_for: config.store.serve_cached_for,
+        lease: config.limits.lease,
+        sweep_rate: f64::from(config.limits.sweep_rate),
+        authority_timeout: config.limits.authority_timeout,
+        ..refresh::Settings::default()
+    }
+}
+
+fn broker_settings(config: &Config) -> broker::Settings {
+    broker::Settings {
+        base_url: config.listen.public.base_url.clone(),
+        connect_session_ttl: config.limits.connect_session_ttl,
+        state_ttl: config.limits.state_ttl,
+        confirmation_ttl: config.limits.confirmation_ttl,
+    }
+}
+
+fn level_of(level: LogLevel) -> logging::Level {
+    match level {
+        LogLevel::Error => logging::Level::Error,
+        LogLevel::Warn => logging::Level::Warn,
+        LogLevel::Info => logging::Level::Info,
+        LogLevel::Debug => logging::Level::Debug,
+        LogLevel::Trace => logging::Level::Trace,
+    }
 }
 
 fn open_audit(

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use super::Parts;
+use super::files::Looks;
 use crate::broker::Broker;
 use crate::broker::inspect::Counts;
-use crate::callers::Callers;
-use crate::config::Config;
+use crate::callers::LiveCallers;
 use crate::domain::id::CallerName;
 use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
@@ -25,6 +25,8 @@ const STORE_AGAIN: Duration = Duration::from_secs(1);
 const PING: Duration = Duration::from_secs(2);
 /// How often it is looked whether something was revoked.
 const REVOCATIONS: Duration = Duration::from_secs(1);
+/// How often it is looked whether a file has changed.
+const LOOK: Duration = Duration::from_secs(1);
 /// How often API keys are looked at.
 const COUNT: Duration = Duration::from_secs(60);
 /// Stock is taken by walking over every connection, page by page, with this pause after each: what that costs in a second does
@@ -34,15 +36,16 @@ const WALK: Duration = Duration::from_millis(200);
 const WALK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Asks the store at intervals whether it is there; readiness follows it, with the time that it may be lost.
-pub(super) fn store(parts: &Parts, config: &Config, metrics: Arc<Metrics>, latch: lifecycle::Latch) {
+pub(super) fn store(parts: &Parts, metrics: Arc<Metrics>, latch: lifecycle::Latch) {
     let last_seen = Arc::new(AtomicI64::new(i64::MIN));
     let seen_at = |clock: &Arc<dyn Clock>| i64::try_from(clock.monotonic().as_millis()).unwrap_or(i64::MAX);
-    let (clock, lost_after) = (parts.clock.clone(), config.store.serve_cached_for);
+    let (clock, running) = (parts.clock.clone(), parts.running.clone());
     let condition_seen = last_seen.clone();
     let condition_clock = clock.clone();
     parts.readiness.condition("store", move || {
         let seen = condition_seen.load(Ordering::Relaxed);
         let lost_for = seen_at(&condition_clock).saturating_sub(seen);
+        let lost_after = running.load().store.serve_cached_for;
         seen == i64::MIN || u128::try_from(lost_for).unwrap_or(0) <= lost_after.as_millis()
     });
     let (store, shutdown) = (parts.store.store.clone(), parts.shutdown.clone());
@@ -114,6 +117,33 @@ pub(super) fn revocations(parts: &Parts) {
     parts.tasks.spawn("take up what is revoked", Box::pin(follow));
 }
 
+/// Looks once a second whether the configuration or a file that it names has changed, and has it read again. One that is being
+/// written is let be until it has stayed the same for a second.
+pub(super) fn files(parts: &Parts) {
+    let (reloader, running) = (parts.reloader.clone(), parts.running.clone());
+    let (clock, shutdown) = (parts.clock.clone(), parts.shutdown.clone());
+    let watch = async move {
+        let look = || Looks::of(&reloader.source.path, &running.load());
+        let mut taken_up = look();
+        let mut before = taken_up.clone();
+        loop {
+            tokio::select! {
+                () = clock.sleep(LOOK) => {}
+                () = shutdown.soft().cancelled() => return,
+            }
+            let now = look();
+            if now != taken_up && now == before {
+                reloader.reload("a file changed").await;
+                // As they were read, or earlier: what has changed since is seen the next time. What another configuration names
+                // besides is looked at from here on.
+                taken_up = now.clone().beside(look());
+            }
+            before = now;
+        }
+    };
+    parts.tasks.spawn("look whether files have changed", Box::pin(watch));
+}
+
 /// Looks after connections before anybody asks.
 pub(super) fn sweep(parts: &Parts) {
     let (engine, shutdown) = (parts.engine.clone(), parts.shutdown.clone());
@@ -129,8 +159,8 @@ pub(super) fn sweep(parts: &Parts) {
 /// What stock is taken of.
 pub(super) struct Stock {
     pub(super) broker: Arc<Broker>,
-    pub(super) callers: Arc<Callers>,
-    pub(super) admins: Arc<Callers>,
+    pub(super) callers: LiveCallers,
+    pub(super) admins: LiveCallers,
     pub(super) keyring: Arc<Keyring>,
     pub(super) metrics: Arc<Metrics>,
 }
@@ -199,7 +229,7 @@ impl Stock {
     /// Says which keys there are now; those that are gone take their series with them.
     fn note_api_keys(&self, before: BTreeSet<(CallerName, String)>) -> BTreeSet<(CallerName, String)> {
         let mut now = BTreeSet::new();
-        for used in self.callers.key_uses().into_iter().chain(self.admins.key_uses()) {
+        for used in self.callers.load().key_uses().into_iter().chain(self.admins.load().key_uses()) {
             self.metrics.caller_key_expiry(&used.caller, &used.key.id, used.key.expires_at);
             if let Some(at) = used.last_used_at {
                 self.metrics.caller_key_used(&used.caller, &used.key.id, at);

@@ -1,8 +1,9 @@
 //! The client of one app's authority: the port, put together from the files beside this one.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,8 +14,9 @@ use zeroize::Zeroizing;
 
 use super::cache::{Kept, Used};
 use super::classify::{self, Asked};
-use super::client_auth::{ClientCredential, CredentialSet, Proving, SecretMethod};
+use super::client_auth::{ClientCredential, Proving, SecretMethod};
 use super::clouds::{GRAPH, Provider, TenantPath, Tenants, UnknownTenant, cloud_of, is_tenant_name};
+use super::credential_set::{CredentialSet, Member};
 use super::discovery::{Expected, Metadata};
 use super::http::{HttpAnswer, HttpClient, HttpFailure, HttpFault, Roots, RootsFault, authorization};
 use super::id_token::{IdTokenFault, Rules, UnverifiedToken};
@@ -50,7 +52,7 @@ pub enum ResponseMode {
 }
 
 /// This room's own configuration: one app's.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AuthorityConfig {
     /// The authority's URL, which for any other provider than Entra is its issuer to the letter.
     pub authority: String,
@@ -71,6 +73,8 @@ pub struct AuthorityConfig {
     pub roots: Roots,
     /// The longest one exchange may take, from name resolution to the last byte.
     pub timeout: Duration,
+    /// At Entra: the tenant that the app is registered in, for tokens of its own.
+    pub home_tenant: Option<String>,
     /// Ask for tokens under continuous access evaluation (`cp1`), which live for a day.
     pub continuous_access_evaluation: bool,
     /// How a client secret travels; none to go by the discovery document.
@@ -93,6 +97,7 @@ impl AuthorityConfig {
             endpoint_hosts: None,
             roots: Roots::System,
             timeout: Duration::from_secs(10),
+            home_tenant: None,
             continuous_access_evaluation: false,
             token_endpoint_auth_method: None,
             refresh_token_reuse: None,
@@ -162,7 +167,7 @@ pub struct OpenIdAuthority {
     http: HttpClient,
     metadata: Kept<Metadata>,
     keys: Kept<KeySet>,
-    credentials: RwLock<Arc<CredentialSet>>,
+    credentials: ArcSwap<CredentialSet>,
     parts: AuthorityParts,
 }
 
@@ -170,7 +175,7 @@ impl OpenIdAuthority {
     /// Checks the configuration and makes the client. Nothing is sent yet.
     pub fn new(
         config: AuthorityConfig,
-        credentials: CredentialSet,
+        credentials: Vec<ClientCredential>,
         parts: AuthorityParts,
     ) -> Result<Self, AuthorityConfigError> {
         let url = CheckedUrl::parse(&config.authority, true).map_err(AuthorityConfigError::Url)?;
@@ -219,7 +224,7 @@ impl OpenIdAuthority {
             http: http.map_err(AuthorityConfigError::Roots)?,
             metadata: Kept::new(Endpoint::Discovery, Arc::clone(&parts.clock), config.timeout),
             keys: Kept::new(Endpoint::Keys, Arc::clone(&parts.clock), config.timeout),
-            credentials: RwLock::new(Arc::new(credentials)),
+            credentials: ArcSwap::from_pointee(CredentialSet::new(credentials, parts.clock.now())),
             parts,
             config,
         })
@@ -230,17 +235,101 @@ impl OpenIdAuthority {
         self.expected.provider
     }
 
-    /// The credentials in use.
+    /// The credentials there are.
     pub fn credentials(&self) -> Arc<CredentialSet> {
-        Arc::clone(&self.credentials.read().unwrap_or_else(PoisonError::into_inner))
+        self.credentials.load_full()
     }
 
-    /// Puts other credentials in their place, live. A credential that is known to work stays the first to be tried
-    /// if the new set has one of its id.
-    pub fn replace_credentials(&self, credentials: CredentialSet) {
-        let mut current = self.credentials.write().unwrap_or_else(PoisonError::into_inner);
-        credentials.learn_from(&current);
-        *current = Arc::new(credentials);
+    /// Takes these credentials into service. What the authority before knew of them goes along, if it was the same registration.
+    pub fn succeed(&self, before: Option<&OpenIdAuthority>, credentials: Vec<ClientCredential>) {
+        let same = |before: &&OpenIdAuthority| {
+            before.config.client_id == self.config.client_id
+                && before.config.authority == self.config.authority
+        };
+        let now = self.parts.clock.now();
+        let set = match before.filter(same) {
+            Some(before) => before.credentials().succeeded_by(credentials, now),
+            None => CredentialSet::new(credentials, now),
+        };
+        self.credentials.store(Arc::new(set));
+    }
+
+    /// What is asked of this authority with a call of the app's own to prove a credential, and from which tenant.
+    ///
+    /// At Entra the app's own tenant (`home_tenant`, or the authority's only one); anywhere else the authority itself.
+    fn proof_request(&self) -> Option<(ScopeSet, Option<&str>)> {
+        match &self.expected.tenant {
+            None => Some((ScopeSet::default(), None)),
+            Some(path) => {
+                let home = self.config.home_tenant.as_deref();
+                let own = path.is_one_tenant().then(|| path.as_str());
+                let tenant = home.or(own)?;
+                let ScopeNaming::Entra { graph } = &self.naming else { return None };
+                let default = format!("{graph}/.default");
+                Some((self.naming.scopes_lossy([default.as_str()]), Some(tenant)))
+            }
+        }
+    }
+
+    /// Asks the authority about every credential that it is time to ask about. True when one came to be trusted where none was.
+    pub async fn prove_credentials(&self) -> bool {
+        let now = self.parts.clock.now();
+        let set = self.credentials();
+        if let Some(left) = set.without_spent(now) {
+            // (Another set may have taken this one's place meanwhile: then that one's time will come.)
+            self.credentials.compare_and_swap(&set, Arc::new(left));
+        }
+        let had_trusted = set.has_trusted();
+        let mut is_mended = false;
+        for member in set.to_be_asked_about(now) {
+            is_mended |= self.prove(&set, &member).await && !had_trusted;
+        }
+        is_mended
+    }
+
+    /// Asks about one, trusted or not. `Ok` when it was taken.
+    pub async fn prove_credential(&self, label: &str) -> Option<Result<(), AuthorityFailure>> {
+        let set = self.credentials();
+        let member = set.member(label)?;
+        Some(self.ask_about(&set, &member).await)
+    }
+
+    async fn prove(&self, set: &CredentialSet, member: &Arc<Member>) -> bool {
+        let had_trusted = set.is_trusted(member);
+        match self.ask_about(set, member).await {
+            Ok(()) => set.is_trusted(member) && !had_trusted,
+            Err(failure) => {
+                tracing::debug!(
+                    credential = member.label(),
+                    cause = failure.cause,
+                    "a client credential is not proven"
+                );
+                false
+            }
+        }
+    }
+
+    async fn ask_about(&self, set: &CredentialSet, member: &Arc<Member>) -> Result<(), AuthorityFailure> {
+        let doing = "proving a client credential";
+        let Some((scopes, tenant)) = self.proof_request() else {
+            set.ask_in_vain(member, true, self.parts.clock.now());
+            let cause = "the app's own tenant is not known: set home_tenant".to_owned();
+            return Err(ours(doing, Disposition::CallerFault, cause));
+        };
+        let asked = self.client_token(&scopes, tenant, vec![member.clone()], false).await;
+        match asked {
+            Ok(_) => Ok(()),
+            Err(failure) => {
+                let by_use = match failure.disposition {
+                    // Counted where it was heard.
+                    Disposition::NextCredential => return Err(failure),
+                    Disposition::RetryAfter(_) | Disposition::OutcomeUnknown => false,
+                    _ => true,
+                };
+                set.ask_in_vain(member, by_use, self.parts.clock.now());
+                Err(failure)
+            }
+        }
     }
 
     /// Gives up the discovery document and the keys that are kept, so that the next use fetches them: for an
@@ -263,33 +352,26 @@ impl OpenIdAuthority {
         scopes: &ScopeSet,
         tenant: Option<&str>,
     ) -> Result<ClientToken, AuthorityFailure> {
-        self.client_token(scopes, tenant, self.credentials().candidates()).await
-    }
-
-    /// Proves one credential, which need not be among those in use, with a token request of the app's own. An
-    /// [`Disposition::NextCredential`] in the failure is the authority's no; any other is no word on the credential.
-    pub async fn prove_credential(
-        &self,
-        credential: Arc<ClientCredential>,
-        scopes: &ScopeSet,
-        tenant: Option<&str>,
-    ) -> Result<(), AuthorityFailure> {
-        self.client_token(scopes, tenant, vec![credential]).await.map(|_| ())
+        self.client_token(scopes, tenant, self.credentials().candidates(self.parts.clock.now()), true).await
     }
 
     async fn client_token(
         &self,
         scopes: &ScopeSet,
         tenant: Option<&str>,
-        candidates: Vec<Arc<ClientCredential>>,
+        candidates: Vec<Arc<Member>>,
+        is_use: bool,
     ) -> Result<ClientToken, AuthorityFailure> {
         let doing = "getting a token of the app's own";
         let metadata = self.metadata(doing).await?;
         let endpoint = self
             .token_endpoint_of(&metadata, tenant)
             .map_err(|cause| ours(doing, Disposition::CallerFault, cause))?;
-        let fields = vec![("grant_type", plain("client_credentials")), ("scope", plain(scopes.wire()))];
-        let call = TokenCall { doing, asked: Asked::ClientCredentials, endpoint, fields, candidates };
+        let mut fields = vec![("grant_type", plain("client_credentials"))];
+        if !scopes.is_empty() {
+            fields.push(("scope", plain(scopes.wire())));
+        }
+        let call = TokenCall { doing, asked: Asked::ClientCredentials, endpoint, fields, candidates, is_use };
         let (success, requested_at) = self.token_call(&metadata, call).await?;
         Ok(ClientToken { access_token: success.access_token, requested_at, expires_in: success.expires_in })
     }
@@ -395,7 +477,8 @@ impl OpenIdAuthority {
         let set = self.credentials();
         let mut last =
             ours(doing, Disposition::NextCredential, "the app has no client credential".to_owned());
-        for credential in &call.candidates {
+        for member in &call.candidates {
+            let credential = member.credential();
             let proving = Proving {
                 client_id: &self.config.client_id,
                 provider: self.provider(),
@@ -408,9 +491,10 @@ impl OpenIdAuthority {
             let proof = match credential.prove(&proving).await {
                 Ok(proof) => proof,
                 Err(cause) => {
-                    self.observe(AuthorityEvent::CredentialUnusable { id: credential.id() });
-                    let cause = format!("the credential {} cannot be used: {cause}", credential.id());
-                    tracing::warn!(credential = credential.id(), cause, "a client credential cannot be used");
+                    let is_news = set.reject(member, &[], &cause, self.parts.clock.now());
+                    let id = member.label();
+                    self.observe(AuthorityEvent::CredentialUnusable { id, cause: &cause, is_news });
+                    let cause = format!("the credential {id} cannot be used: {cause}");
                     last = ours(doing, Disposition::NextCredential, cause);
                     continue;
                 }
@@ -434,18 +518,14 @@ impl OpenIdAuthority {
             let result = self.exchange(&call, headers, form, left).await;
             match result {
                 Ok(success) => {
-                    set.accept(credential.id());
-                    self.observe(AuthorityEvent::CredentialAccepted { id: credential.id() });
+                    let is_news = set.accept(member, call.is_use, self.parts.clock.now());
+                    self.observe(AuthorityEvent::CredentialAccepted { id: member.label(), is_news });
                     return Ok(success);
                 }
                 Err(failure) if failure.disposition == Disposition::NextCredential => {
                     let codes = &failure.answer.error_codes;
-                    self.observe(AuthorityEvent::CredentialRejected { id: credential.id(), codes });
-                    tracing::warn!(
-                        credential = credential.id(),
-                        ?codes,
-                        "the authority rejected a client credential"
-                    );
+                    let is_news = set.reject(member, codes, &failure.cause, self.parts.clock.now());
+                    self.observe(AuthorityEvent::CredentialRejected { id: member.label(), codes, is_news });
                     last = failure;
                 }
                 Err(failure) => return Err(failure),
@@ -600,8 +680,8 @@ impl OpenIdAuthority {
             fields.push(("claims", plain(claims)));
         }
         let endpoint = metadata.token_endpoint.clone();
-        let candidates = self.credentials().candidates();
-        let call = TokenCall { doing, asked: Asked::Redeem, endpoint, fields, candidates };
+        let candidates = self.credentials().candidates(self.parts.clock.now());
+        let call = TokenCall { doing, asked: Asked::Redeem, endpoint, fields, candidates, is_use: true };
         let (success, requested_at) = self.token_call(&metadata, call).await?;
 
         let refuse = |fault| self.id_token_refused(doing, fault, Disposition::Restart);
@@ -626,8 +706,8 @@ impl OpenIdAuthority {
             fields.push(("claims", plain(claims)));
         }
         let endpoint = metadata.token_endpoint.clone();
-        let candidates = self.credentials().candidates();
-        let call = TokenCall { doing, asked: Asked::Refresh, endpoint, fields, candidates };
+        let candidates = self.credentials().candidates(self.parts.clock.now());
+        let call = TokenCall { doing, asked: Asked::Refresh, endpoint, fields, candidates, is_use: true };
         let (success, requested_at) = self.token_call(&metadata, call).await.map_err(used_all_the_same)?;
         let account = match &success.id_token {
             None => None,
@@ -876,7 +956,9 @@ struct TokenCall {
     asked: Asked,
     endpoint: CheckedUrl,
     fields: Vec<(&'static str, Zeroizing<String>)>,
-    candidates: Vec<Arc<ClientCredential>>,
+    candidates: Vec<Arc<Member>>,
+    /// Somebody wants the token: it is no proof only.
+    is_use: bool,
 }
 
 /// A refresh that was answered with something unusable: a 200 that is no token answer, or a gateway's word that it lost the

@@ -1,10 +1,10 @@
 //! How the app proves itself at the token endpoint: a secret, a certificate's key, or another issuer's assertion.
 //!
-//! An app has an ordered list of these. Which one is used, and what is made of a rejection, is the business of
-//! `client`; here each one turns into form fields or a header, once per request.
+//! An app has several of these. Which one is used, and what is made of a rejection, is the business of
+//! `credential_set`; here each one turns into form fields or a header, once per request.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -43,6 +43,11 @@ const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-be
 pub trait AssertionSource: Send + Sync {
     /// The assertion of now. `Err` says what is wrong with the source, never what it held.
     fn read(&self) -> BoxFuture<'_, Result<Zeroizing<String>, String>>;
+
+    /// Which source it is: another one is another credential.
+    fn place(&self) -> String {
+        String::new()
+    }
 }
 
 /// An assertion in a file that somebody else renews, such as a projected service-account token.
@@ -61,6 +66,10 @@ impl AssertionSource for AssertionFile {
             let text = std::str::from_utf8(&bytes).map_err(|_| "the file is not text".to_owned())?;
             Ok(Zeroizing::new(text.trim().to_owned()))
         })
+    }
+
+    fn place(&self) -> String {
+        self.0.display().to_string()
     }
 }
 
@@ -85,6 +94,8 @@ pub enum CertificateFault {
 pub struct ClientCredential {
     id: String,
     kind: Kind,
+    /// As configured.
+    expires_at: Option<Timestamp>,
 }
 
 enum Kind {
@@ -96,18 +107,29 @@ enum Kind {
 impl ClientCredential {
     /// A client secret: the value that the authority showed once, not its id.
     pub fn secret(id: impl Into<String>, secret: ClientSecret) -> Self {
-        ClientCredential { id: id.into(), kind: Kind::Secret(secret) }
+        ClientCredential { id: id.into(), kind: Kind::Secret(secret), expires_at: None }
     }
 
     /// A certificate and its private key, both in `pem`. The key is proven to belong to the certificate.
     pub fn certificate(id: impl Into<String>, pem: &[u8]) -> Result<Self, CertificateFault> {
         let certificate = SigningCertificate::parse(pem)?;
-        Ok(ClientCredential { id: id.into(), kind: Kind::Certificate(Box::new(certificate)) })
+        Ok(ClientCredential {
+            id: id.into(),
+            kind: Kind::Certificate(Box::new(certificate)),
+            expires_at: None,
+        })
     }
 
     /// Another issuer's assertion, trusted by the registration.
     pub fn federated(id: impl Into<String>, source: Arc<dyn AssertionSource>) -> Self {
-        ClientCredential { id: id.into(), kind: Kind::Federated(source) }
+        ClientCredential { id: id.into(), kind: Kind::Federated(source), expires_at: None }
+    }
+
+    /// The same, and the operator says when it expires. (A certificate knows better.)
+    #[must_use]
+    pub fn expiring(mut self, at: Option<Timestamp>) -> Self {
+        self.expires_at = at;
+        self
     }
 
     /// The operator's name for it.
@@ -124,12 +146,24 @@ impl ClientCredential {
         }
     }
 
-    /// When a certificate expires; the other kinds do not say.
+    /// When it expires: a certificate says so itself, of the other kinds the operator may.
     pub fn expires_at(&self) -> Option<Timestamp> {
         match &self.kind {
             Kind::Certificate(certificate) => Some(certificate.not_after),
-            Kind::Secret(_) | Kind::Federated(_) => None,
+            Kind::Secret(_) | Kind::Federated(_) => self.expires_at,
         }
+    }
+
+    /// Tells its content from another one's, and nothing more: a hash that never leaves this process but sealed.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let hash = match &self.kind {
+            Kind::Secret(secret) => digest(&SHA256, secret.expose().as_bytes()),
+            Kind::Certificate(certificate) => digest(&SHA256, certificate.thumbprint.as_bytes()),
+            Kind::Federated(source) => digest(&SHA256, source.place().as_bytes()),
+        };
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(hash.as_ref());
+        fingerprint
     }
 }
 
@@ -355,55 +389,5 @@ impl SigningKey {
             }
             _ => Err("the key is of another kind than the algorithm".to_owned()),
         }
-    }
-}
-
-/// The app's credentials in the order of preference, and which of them worked last.
-pub struct CredentialSet {
-    credentials: Vec<Arc<ClientCredential>>,
-    proven: Mutex<Option<String>>,
-}
-
-impl CredentialSet {
-    /// A set; the first one is preferred until another has proven itself.
-    pub fn new(credentials: Vec<ClientCredential>) -> Self {
-        CredentialSet {
-            credentials: credentials.into_iter().map(Arc::new).collect(),
-            proven: Mutex::new(None),
-        }
-    }
-
-    /// The ids, in the order of preference.
-    pub fn ids(&self) -> Vec<&str> {
-        self.credentials.iter().map(|credential| credential.id()).collect()
-    }
-
-    /// The id of the one that worked last.
-    pub fn proven(&self) -> Option<String> {
-        self.proven.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Remembers that a credential worked.
-    pub(super) fn accept(&self, id: &str) {
-        let mut proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
-        if proven.as_deref() != Some(id) {
-            *proven = Some(id.to_owned());
-        }
-    }
-
-    /// Takes over what another set knows, as far as the same ids are in this one.
-    pub(super) fn learn_from(&self, before: &CredentialSet) {
-        if let Some(id) = before.proven().filter(|id| self.credentials.iter().any(|one| one.id() == id)) {
-            self.accept(&id);
-        }
-    }
-
-    /// The order to try them in: the proven one, then the rest as listed.
-    pub(super) fn candidates(&self) -> Vec<Arc<ClientCredential>> {
-        let proven = self.proven();
-        let mut candidates = self.credentials.clone();
-        // A stable sort: only the proven one moves.
-        candidates.sort_by_key(|credential| proven.as_deref() != Some(credential.id()));
-        candidates
     }
 }

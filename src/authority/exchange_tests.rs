@@ -1,5 +1,6 @@
 //! Whole exchanges with a scripted authority: what is sent, what is believed, and what each failure becomes.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use super::testing::{
 use super::*;
 use crate::domain::account::Account;
 use crate::domain::secret::ClientSecret;
+use crate::domain::time::Clock as _;
 use crate::domain::verdict::{BlockReason, Disposition, GrantFate, ReauthReason};
 
 const NONCE: &str = "the-nonce";
@@ -149,11 +151,20 @@ impl World {
             random: Arc::new(CountingRandom::default()),
             observer: ledger.clone(),
         };
-        let authority =
-            OpenIdAuthority::new(config, CredentialSet::new(credentials), parts).expect("a config");
+        let authority = OpenIdAuthority::new(config, credentials, parts).expect("a config");
         let tenant = if path.is_empty() { "" } else { "/{tenantid}/v2.0" };
         let issuer = format!("{}{tenant}", server.origin());
         World { server, script, clock, ledger, authority, issuer }
+    }
+
+    /// Other credentials, as a reload brings them.
+    fn replace(&self, credentials: Vec<ClientCredential>) {
+        self.authority.succeed(Some(&self.authority), credentials);
+    }
+
+    fn in_use(&self) -> Option<String> {
+        let first = self.authority.credentials().in_use(self.clock.now())?;
+        Some(first.label().to_owned())
     }
 
     fn script(&self, change: impl FnOnce(&mut Script)) {
@@ -619,8 +630,7 @@ async fn a_server_that_is_not_there_was_sent_nothing() {
         random: Arc::new(CountingRandom::default()),
         observer: world.ledger.clone(),
     };
-    let authority =
-        OpenIdAuthority::new(config, CredentialSet::new(vec![secret("one", "s")]), parts).expect("a config");
+    let authority = OpenIdAuthority::new(config, vec![secret("one", "s")], parts).expect("a config");
     let scopes = authority.scope_naming().scopes("Mail.Read").expect("scopes");
     let failure = failed(authority.client_credentials(&scopes, None).await);
     assert_eq!(failure.disposition, LATER, "{failure}");
@@ -678,7 +688,7 @@ async fn a_rejected_credential_gives_way_to_the_next_within_the_call() {
     // And forgotten when it works no more.
     world.answer_tokens(by_secret("n"));
     world.refresh().await.expect("tokens, by the new secret");
-    assert_eq!(world.authority.credentials().proven().as_deref(), Some("new"));
+    assert_eq!(world.in_use().as_deref(), Some("new"));
     // With none that works, the operator's alarm and nobody's verdict.
     world.answer_tokens(by_secret("neither"));
     let failure = failed(world.refresh().await);
@@ -698,25 +708,80 @@ async fn any_other_refusal_is_not_asked_twice() {
 
 #[tokio::test]
 async fn credentials_are_replaced_live_and_keep_their_proof() {
+    let home = |config: &mut AuthorityConfig| config.home_tenant = Some(TENANT_B.to_owned());
+    let world = World::with("/common/v2.0", entra_script(), vec![secret("old", "o")], home);
+    world.answer_tokens(by_secret("o"));
+    world.refresh().await.expect("tokens");
+    world.replace(vec![secret("new", "n"), secret("old", "o")]);
+    world.refresh().await.expect("tokens");
+    assert_eq!(world.token_requests().len(), 2, "the proven one is still first");
+    let failure = failed(world.authority.prove_credential("new").await.expect("it is there"));
+    assert_eq!(failure.disposition, Disposition::NextCredential);
+    let request = world.token_requests().pop().expect("a request");
+    assert_eq!(request.path, format!("/{TENANT_B}/oauth2/v2.0/token"), "in the app's own tenant");
+    assert_eq!(request.field("grant_type"), Some("client_credentials"));
+    assert_eq!(request.field("scope"), Some("https://graph.microsoft.com/.default"));
+    assert!(world.authority.prove_credential("other").await.is_none());
+    let naming = world.authority.scope_naming();
+    let scopes = naming.scopes("https://graph.microsoft.com/.default").expect("scopes");
+    let failure = failed(world.authority.client_credentials(&scopes, Some("a/../b")).await);
+    assert_eq!(failure.disposition, Disposition::CallerFault);
+}
+
+#[tokio::test]
+async fn a_new_credential_is_proven_by_a_call_of_its_own_before_users_depend_on_it() {
+    let home = |config: &mut AuthorityConfig| config.home_tenant = Some(TENANT_B.to_owned());
+    let world = World::with("/common/v2.0", entra_script(), vec![secret("old", "o")], home);
+    world.answer_tokens(by_secret("o"));
+    world.refresh().await.expect("tokens");
+    world.replace(vec![secret("new", "n"), secret("old", "o")]);
+    // The authority does not know it yet: that is found out without any user's request.
+    assert!(!world.authority.prove_credentials().await);
+    assert_eq!(world.in_use().as_deref(), Some("old"));
+    // Its replicas learn of it one by one, so one yes after a no is not believed.
+    let replica = Arc::new(AtomicUsize::new(0));
+    let asked = replica.clone();
+    world.answer_tokens(move |origin, seen| {
+        let is_new = seen.field("client_secret") == Some("n");
+        let knows = asked.fetch_add(usize::from(is_new), Ordering::SeqCst) % 2 == 0;
+        match is_new && !knows {
+            true => refused(401, "invalid_client", 7000215),
+            false => Reply::json(200, &tokens(&entra_claims(origin))),
+        }
+    });
+    for _ in 0..6 {
+        world.clock.advance(2);
+        world.authority.prove_credentials().await;
+        assert_eq!(world.in_use().as_deref(), Some("old"));
+    }
+    assert!(replica.load(Ordering::SeqCst) >= 6, "it was asked about all the while");
+    world.answer_tokens(|origin, _| Reply::json(200, &tokens(&entra_claims(origin))));
+    for _ in 0..3 {
+        world.clock.advance(2);
+        world.authority.prove_credentials().await;
+    }
+    assert_eq!(world.in_use().as_deref(), Some("new"));
+    let before = world.token_requests().len();
+    world.refresh().await.expect("tokens");
+    let requests = world.token_requests();
+    assert_eq!(requests.len(), before + 1);
+    assert_eq!(requests[before].field("client_secret"), Some("n"));
+}
+
+#[tokio::test]
+async fn where_the_app_may_ask_for_nothing_itself_a_user_s_request_that_can_fall_back_is_the_proof() {
     let world = World::with("/common/v2.0", entra_script(), vec![secret("old", "o")], |_| {});
     world.answer_tokens(by_secret("o"));
     world.refresh().await.expect("tokens");
-    world.authority.replace_credentials(CredentialSet::new(vec![secret("new", "n"), secret("old", "o")]));
+    world.replace(vec![secret("old", "o"), secret("new", "n")]);
+    assert!(!world.authority.prove_credentials().await, "its own tenant is not known");
+    let before = world.token_requests().len();
+    world.refresh().await.expect("tokens, by the old one");
+    let requests = world.token_requests();
+    let secrets: Vec<_> = requests[before..].iter().map(|seen| seen.field("client_secret")).collect();
+    assert_eq!(secrets, [Some("n"), Some("o")], "one request tries it, and falls back");
     world.refresh().await.expect("tokens");
-    assert_eq!(world.token_requests().len(), 2, "the proven one is still first");
-    let naming = world.authority.scope_naming();
-    let scopes = naming.scopes("https://graph.microsoft.com/.default").expect("scopes");
-    let new = Arc::new(secret("new", "n"));
-    let failure = failed(world.authority.prove_credential(Arc::clone(&new), &scopes, Some(TENANT_B)).await);
-    assert_eq!(failure.disposition, Disposition::NextCredential);
-    world.answer_tokens(by_secret("n"));
-    world.authority.prove_credential(new, &scopes, Some(TENANT_B)).await.expect("proven");
-    let request = world.token_requests().pop().expect("a request");
-    assert_eq!(request.path, format!("/{TENANT_B}/oauth2/v2.0/token"), "in the tenant that was asked");
-    assert_eq!(request.field("grant_type"), Some("client_credentials"));
-    assert_eq!(request.field("scope"), Some("https://graph.microsoft.com/.default"));
-    let failure = failed(world.authority.client_credentials(&scopes, Some("a/../b")).await);
-    assert_eq!(failure.disposition, Disposition::CallerFault);
+    assert_eq!(world.token_requests().len(), before + 3, "the next one does not");
 }
 
 #[tokio::test]
@@ -821,9 +886,7 @@ async fn an_elliptic_key_is_for_others_than_entra() {
     assert!(world.ledger.has("unusable ec") && world.token_requests().is_empty());
 
     let world = World::openid();
-    world.authority.replace_credentials(CredentialSet::new(vec![
-        ClientCredential::certificate("ec", pem).expect("a pair"),
-    ]));
+    world.replace(vec![ClientCredential::certificate("ec", pem).expect("a pair")]);
     world.redeem().await.expect("tokens");
     let requests = world.token_requests();
     let header =
@@ -1346,8 +1409,7 @@ fn configurations_that_cannot_work_are_refused() {
             random: Arc::new(CountingRandom::default()),
             observer: Arc::new(Unobserved),
         };
-        OpenIdAuthority::new(config, CredentialSet::new(vec![secret("one", "s")]), parts)
-            .map(|made| made.provider())
+        OpenIdAuthority::new(config, vec![secret("one", "s")], parts).map(|made| made.provider())
     };
     assert_eq!(make(|_| {}).expect("good"), Provider::Entra);
     assert_eq!(
@@ -1382,7 +1444,7 @@ fn each_clouds_bare_scopes_are_its_own_graphs() {
             observer: Arc::new(Unobserved),
         };
         let config = AuthorityConfig::new(format!("https://{host}/common/v2.0"), CLIENT_ID);
-        let authority = OpenIdAuthority::new(config, CredentialSet::new(Vec::new()), parts).expect("good");
+        let authority = OpenIdAuthority::new(config, Vec::new(), parts).expect("good");
         assert_eq!(*authority.scope_naming(), ScopeNaming::Entra { graph: graph.into() }, "{host}");
     }
 }
@@ -1397,7 +1459,7 @@ fn a_graph_that_no_host_tells_can_be_named() {
             random: Arc::new(CountingRandom::default()),
             observer: Arc::new(Unobserved),
         };
-        let made = OpenIdAuthority::new(config, CredentialSet::new(Vec::new()), parts);
+        let made = OpenIdAuthority::new(config, Vec::new(), parts);
         made.map(|authority| authority.scope_naming().clone()).map_err(|error| error.to_string())
     };
     let dod = ScopeNaming::Entra { graph: "https://dod-graph.microsoft.us".into() };
@@ -1424,7 +1486,7 @@ async fn tls_is_checked_against_the_roots_that_were_given() {
             random: Arc::new(CountingRandom::default()),
             observer: Arc::new(Unobserved),
         };
-        let authority = OpenIdAuthority::new(config, CredentialSet::new(Vec::new()), parts).expect("good");
+        let authority = OpenIdAuthority::new(config, Vec::new(), parts).expect("good");
         authority.probe().await
     };
     probe("localhost", Roots::Only(ca.into())).await.expect("a private CA's server");

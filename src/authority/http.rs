@@ -41,7 +41,7 @@ const HEAD_CAP: usize = 32 * 1024;
 const IDLE: Duration = Duration::from_secs(15);
 
 /// Whom to trust for TLS.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Roots {
     /// The system's roots.
     #[default]

@@ -16,6 +16,7 @@ mod classify;
 mod client;
 mod client_auth;
 mod clouds;
+mod credential_set;
 mod discovery;
 #[cfg(test)]
 mod exchange_tests;
@@ -36,10 +37,9 @@ pub use client::{
     AuthorityConfig, AuthorityConfigError, AuthorityParts, ClientToken, OpenIdAuthority, ResponseMode,
     TENANT_NOT_ALLOWED,
 };
-pub use client_auth::{
-    AssertionFile, AssertionSource, CertificateFault, ClientCredential, CredentialSet, SecretMethod,
-};
+pub use client_auth::{AssertionFile, AssertionSource, CertificateFault, ClientCredential, SecretMethod};
 pub use clouds::{Provider, Tenants, UnknownTenant};
+pub use credential_set::{CredentialReport, CredentialSet, Member};
 pub use http::{Roots, RootsFault};
 pub use id_token::IdTokenFault;
 pub use observer::{AuthorityEvent, AuthorityObserver, Endpoint, Unobserved};

@@ -54,20 +54,28 @@ pub enum AuthorityEvent<'a> {
     },
     /// The authority accepted a client credential.
     CredentialAccepted {
-        /// The credential's id.
+        /// The credential's label.
         id: &'a str,
+        /// It was not trusted until now.
+        is_news: bool,
     },
     /// The authority rejected a client credential.
     CredentialRejected {
-        /// The credential's id.
+        /// The credential's label.
         id: &'a str,
         /// The authority's numbers, such as 7000222 for a secret that expired.
         codes: &'a [u32],
+        /// It was not rejected until now.
+        is_news: bool,
     },
     /// A client credential could not be used at all, such as an assertion whose file is missing or out of date.
     CredentialUnusable {
-        /// The credential's id.
+        /// The credential's label.
         id: &'a str,
+        /// Why, in our words.
+        cause: &'a str,
+        /// It was usable until now.
+        is_news: bool,
     },
     /// An `id_token` was refused.
     IdTokenRefused {

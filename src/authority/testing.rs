@@ -86,9 +86,9 @@ impl AuthorityObserver for Ledger {
     fn observe(&self, event: AuthorityEvent<'_>) {
         let line = match event {
             AuthorityEvent::Request { endpoint, outcome, .. } => format!("{} {outcome}", endpoint.as_str()),
-            AuthorityEvent::CredentialAccepted { id } => format!("accepted {id}"),
-            AuthorityEvent::CredentialRejected { id, codes } => format!("rejected {id} {codes:?}"),
-            AuthorityEvent::CredentialUnusable { id } => format!("unusable {id}"),
+            AuthorityEvent::CredentialAccepted { id, .. } => format!("accepted {id}"),
+            AuthorityEvent::CredentialRejected { id, codes, .. } => format!("rejected {id} {codes:?}"),
+            AuthorityEvent::CredentialUnusable { id, .. } => format!("unusable {id}"),
             AuthorityEvent::IdTokenRefused { fault } => format!("id_token {fault}"),
             AuthorityEvent::WrongAccount => "wrong_account".to_owned(),
             AuthorityEvent::ServingLastGood { endpoint } => format!("last_good {}", endpoint.as_str()),

@@ -157,6 +157,11 @@ impl Broker {
         self.settings.store(Arc::new(settings));
     }
 
+    /// How browsers reach the public listener, no slash at the end.
+    pub fn base_url(&self) -> String {
+        self.settings.load().base_url.clone()
+    }
+
     fn settings(&self) -> Arc<Settings> {
         self.settings.load_full()
     }

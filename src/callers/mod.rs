@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 pub use unix_user::{UnixUser, UnknownUnixUser};
 
 use crate::domain::id::CallerName;
@@ -173,6 +174,9 @@ pub struct KeyFileProblem {
     /// What is wrong with it.
     pub problem: String,
 }
+
+/// The callers of now: a reload replaces them whole.
+pub type LiveCallers = Arc<ArcSwap<Callers>>;
 
 /// Every caller there is.
 pub struct Callers {

@@ -1,6 +1,10 @@
 //! What a reload cannot change while the daemon runs.
 
-use super::sections::Config;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::Path;
+
+use super::sections::{Config, Listener};
 
 /// The sections of the new configuration that take effect only after a restart: the sockets, the store's address and the
 /// place of the audit log. Empty: the new configuration can be taken up as a whole.
@@ -10,15 +14,58 @@ pub fn needs_restart(running: &Config, new: &Config) -> Vec<&'static str> {
         ("store", running.store.backend != new.store.backend),
         ("listen.public.address", old_listen.public.address != new_listen.public.address),
         ("listen.public.tls", old_listen.public.tls.is_some() != new_listen.public.tls.is_some()),
-        ("listen.local", old_listen.local != new_listen.local),
-        ("listen.admin", old_listen.admin != new_listen.admin),
-        ("listen.ops", old_listen.ops != new_listen.ops),
+        ("listen.local", sockets(&old_listen.local) != sockets(&new_listen.local)),
+        ("listen.admin", sockets(&old_listen.admin) != sockets(&new_listen.admin)),
+        ("listen.ops.address", old_listen.ops.address != new_listen.ops.address),
+        ("listen.ops.tls", old_listen.ops.tls.is_some() != new_listen.ops.tls.is_some()),
+        ("store.journal", running.store.journal != new.store.journal),
+        ("sealing.keyring", running.sealing != new.sealing),
         ("log.format", running.log.format != new.log.format),
         ("audit.path", running.audit != new.audit),
     ]
     .into_iter()
     .filter_map(|(name, changed)| changed.then_some(name))
     .collect()
+}
+
+/// What of listeners cannot change: which there are, and which of them have TLS. Their certificates may lie elsewhere.
+fn sockets(listeners: &[Listener]) -> Vec<(Option<(&Path, u32)>, Option<(SocketAddr, bool)>)> {
+    let socket = |listener| match listener {
+        &Listener::Unix { ref path, mode } => (Some((path.as_path(), mode)), None),
+        Listener::Tcp { address, tls } => (None, Some((*address, tls.is_some()))),
+    };
+    listeners.iter().map(socket).collect()
+}
+
+/// The sections that differ, by name, for the log: what a reload changed. The content of files is not looked at here.
+pub fn changed_sections(running: &Config, new: &Config) -> Vec<String> {
+    let mut changed: Vec<String> = [
+        ("store", running.store != new.store),
+        ("listen", running.listen != new.listen),
+        ("limits", running.limits != new.limits),
+        ("log", running.log != new.log),
+    ]
+    .into_iter()
+    .filter(|(_, is_other)| *is_other)
+    .map(|(name, _)| name.to_owned())
+    .collect();
+    changed.extend(members("apps", &running.apps, &new.apps));
+    changed.extend(members("callers", &running.callers, &new.callers));
+    changed.extend(members("admins", &running.admins, &new.admins));
+    changed
+}
+
+fn members<T: PartialEq>(
+    section: &str,
+    running: &BTreeMap<String, T>,
+    new: &BTreeMap<String, T>,
+) -> Vec<String> {
+    let names: BTreeSet<&String> = running.keys().chain(new.keys()).collect();
+    names
+        .into_iter()
+        .filter(|name| running.get(*name) != new.get(*name))
+        .map(|name| format!("{section}.{name}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -35,6 +82,6 @@ mod tests {
         assert_eq!(needs_restart(&running, &new), [""; 0]);
         new.listen.ops.address.set_port(1);
         new.listen.local.pop();
-        assert_eq!(needs_restart(&running, &new), ["listen.local", "listen.ops"]);
+        assert_eq!(needs_restart(&running, &new), ["listen.local", "listen.ops.address"]);
     }
 }

@@ -32,7 +32,7 @@ mod tree;
 mod url;
 
 pub use credentials_dir::{CredentialsDirError, credential_from_file_name, read_credentials_dir};
-pub use diff::needs_restart;
+pub use diff::{changed_sections, needs_restart};
 pub use load::{Loaded, load, load_file};
 pub use mistakes::{ConfigErrors, Mistake};
 pub use schema::{json_schema, reference_page};

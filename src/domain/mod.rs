@@ -11,6 +11,7 @@
 
 pub mod account;
 pub mod connection;
+pub mod credential;
 pub mod grant;
 pub mod id;
 pub mod random;

@@ -120,7 +120,7 @@ impl PublicSite {
         relayed.extend_from_slice(&body);
         let sealed = self.keyring.seal(&relay_place(app), &relayed, self.random.as_ref());
         let url =
-            format!("{}/callback/{app}?{RELAY}={}", self.config.base_url, URL_SAFE_NO_PAD.encode(sealed));
+            format!("{}/callback/{app}?{RELAY}={}", self.broker.base_url(), URL_SAFE_NO_PAD.encode(sealed));
         Ok(Arrived::Relay(url))
     }
 

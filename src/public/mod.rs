@@ -31,13 +31,6 @@ use crate::events::{Events, Who};
 use crate::keyring::Keyring;
 use crate::listener::{Handler, Request, Response, response};
 
-/// What the public listener is told.
-#[derive(Debug, Clone)]
-pub struct PublicConfig {
-    /// `{base_url}`: what browsers see, no slash at the end.
-    pub base_url: String,
-}
-
 /// The public listener's handler.
 pub struct PublicSite {
     broker: Arc<Broker>,
@@ -45,7 +38,6 @@ pub struct PublicSite {
     random: Arc<dyn Random>,
     clock: Arc<dyn Clock>,
     events: Arc<Events>,
-    config: PublicConfig,
     style: Style,
 }
 
@@ -57,9 +49,8 @@ impl PublicSite {
         random: Arc<dyn Random>,
         clock: Arc<dyn Clock>,
         events: Arc<Events>,
-        config: PublicConfig,
     ) -> Self {
-        PublicSite { broker, keyring, random, clock, events, config, style: Style::new() }
+        PublicSite { broker, keyring, random, clock, events, style: Style::new() }
     }
 
     async fn answer(&self, request: Request) -> Response {
@@ -118,12 +109,12 @@ impl PublicSite {
             ))
             .list("It will ask for", asked_for(&view.scopes))
             .say("If you did not just ask for this yourself, close this page: whoever sent you the link would get access to your account.")
-            .button("Continue to sign in", format!("{}/connect/{id}", self.config.base_url));
+            .button("Continue to sign in", format!("{}/connect/{id}", self.broker.base_url()));
         page = page.contact(app.and_then(|app| app.support_contact.clone()));
         let mut response = self.page(StatusCode::OK, &page);
         // The binding comes with the page, so that a button pressed twice is pressed by one browser.
-        if cookie::binding(&request.headers, &self.config.base_url, id.as_str()).is_none() {
-            let cookie = cookie::set(&self.config.base_url, id.as_str(), &self.broker.new_binding());
+        if cookie::binding(&request.headers, &self.broker.base_url(), id.as_str()).is_none() {
+            let cookie = cookie::set(&self.broker.base_url(), id.as_str(), &self.broker.new_binding());
             response.headers_mut().insert(header::SET_COOKIE, cookie);
         }
         response
@@ -134,15 +125,15 @@ impl PublicSite {
         let Ok(id) = SessionId::parse(id) else {
             return self.page(StatusCode::NOT_FOUND, &Page::link_gone());
         };
-        if !cookie::is_same_site(&request.headers, &self.config.base_url) {
+        if !cookie::is_same_site(&request.headers, &self.broker.base_url()) {
             return self.page(StatusCode::FORBIDDEN, &Page::link_from_elsewhere());
         }
-        let binding = cookie::binding(&request.headers, &self.config.base_url, id.as_str());
+        let binding = cookie::binding(&request.headers, &self.broker.base_url(), id.as_str());
         match self.broker.begin(&id, binding.as_deref()).await {
             Ok(begun) => {
                 let mut response = self.redirect(&begun.url);
                 if let Some(binding) = begun.binding {
-                    let cookie = cookie::set(&self.config.base_url, id.as_str(), &binding);
+                    let cookie = cookie::set(&self.broker.base_url(), id.as_str(), &binding);
                     response.headers_mut().insert(header::SET_COOKIE, cookie);
                 }
                 response
@@ -192,7 +183,7 @@ impl PublicSite {
             Err(page) => return self.page(StatusCode::BAD_REQUEST, &page),
         };
         let admin = parameters.admin_consent;
-        let base_url = self.config.base_url.clone();
+        let base_url = self.broker.base_url();
         let binding = move |session: &str| cookie::binding(&headers, &base_url, session);
         let finished = self.broker.finish(parameters.callback(&app, &binding)).await;
         self.events.callback(who, &app, &finished).await;
@@ -252,7 +243,7 @@ impl PublicSite {
         headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
         headers.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
         headers.insert(header::CONTENT_SECURITY_POLICY, self.style.policy.clone());
-        if self.config.base_url.starts_with("https://") {
+        if self.broker.base_url().starts_with("https://") {
             headers.insert(
                 header::STRICT_TRANSPORT_SECURITY,
                 HeaderValue::from_static("max-age=31536000; includeSubDomains"),

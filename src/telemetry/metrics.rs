@@ -16,6 +16,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::domain::credential::CredentialState;
 use crate::domain::id::{AppName, CallerName};
 use crate::domain::time::Timestamp;
 
@@ -29,31 +30,6 @@ const AUTHORITY_BUCKETS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 
 /// From a map in memory to a Redis that times out.
 const STORE_BUCKETS: &[f64] =
     &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
-
-/// What the authority thinks of a client credential.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CredentialState {
-    /// Not tried yet.
-    Unproven,
-    /// The authority took it last time.
-    Accepted,
-    /// The authority refused it last time.
-    Rejected,
-}
-
-impl CredentialState {
-    const ALL: [CredentialState; 3] =
-        [CredentialState::Unproven, CredentialState::Accepted, CredentialState::Rejected];
-
-    /// The word in the contract.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            CredentialState::Unproven => "unproven",
-            CredentialState::Accepted => "accepted",
-            CredentialState::Rejected => "rejected",
-        }
-    }
-}
 
 /// What became of a look into the token cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -263,7 +239,7 @@ impl Metrics {
             credential_state: new.int_gauges(
                 "credential_state",
                 &["app", "credential", "state"],
-                "1 for the state that a client credential is in, 0 for the others.",
+                "1 for the state that a client credential is in, and for in_use where it is tried first; 0 for the others.",
             ),
             credential_last_used: new.gauges(
                 "credential_last_used_timestamp_seconds",
@@ -491,12 +467,13 @@ impl Metrics {
         }
     }
 
-    /// What the authority thinks of a client credential.
-    pub fn credential_state(&self, app: &AppName, credential: &str, state: CredentialState) {
+    /// The state of a client credential, and whether it is the first to be tried: one that expires soon may be.
+    pub fn credential_state(&self, app: &AppName, credential: &str, state: CredentialState, in_use: bool) {
         for each in CredentialState::ALL {
+            let holds = each == state || (each == CredentialState::InUse && in_use);
             self.credential_state
                 .with_label_values(&[app.as_str(), credential, each.as_str()])
-                .set(i64::from(each == state));
+                .set(i64::from(holds));
         }
     }
 
@@ -730,7 +707,7 @@ mod tests {
         metrics.lease_attempt(LeaseResult::Acquired);
         metrics.connections_by_status(&app(), &[("active", 3), ("blocked", 0)]);
         metrics.credential_expiry(&app(), "2026-11", Some(NOW.plus(second * 60)));
-        metrics.credential_state(&app(), "2026-11", CredentialState::Accepted);
+        metrics.credential_state(&app(), "2026-11", CredentialState::InUse, true);
         metrics.credential_used(&app(), "2026-11", NOW);
         metrics.tls_certificate_expiry("public", NOW.minus(second));
         metrics.caller_key_expiry(&caller(), "k1", NOW.plus(second));
@@ -762,7 +739,7 @@ mod tests {
             r#"connections{app="outlook",status="active"} 3"#,
             r#"connections{app="outlook",status="blocked"} 0"#,
             r#"credential_expiry_seconds{app="outlook",credential="2026-11"} 60"#,
-            r#"credential_state{app="outlook",credential="2026-11",state="accepted"} 1"#,
+            r#"credential_state{app="outlook",credential="2026-11",state="in_use"} 1"#,
             r#"credential_state{app="outlook",credential="2026-11",state="rejected"} 0"#,
             r#"credential_last_used_timestamp_seconds{app="outlook",credential="2026-11"} 1795392000"#,
             r#"sealing_key_records{key="2026-01"} 12"#,

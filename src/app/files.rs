@@ -1,0 +1,119 @@
+//! Whether a file that the configuration names has changed. They are looked at once a second, as they are behind whatever links
+//! lead there: an editor's rename, a Kubernetes volume's swapped link and a mount that comes and goes all look the same.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::config::{Config, CredentialKind, Listener};
+
+/// What a file looked like: another one is another content, or may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Look {
+    /// Device, inode, length, and when it was changed: content and status, in nanoseconds.
+    File(u64, u64, u64, i128, i128),
+    /// What is in a directory.
+    Directory(BTreeMap<PathBuf, Look>),
+    Unreadable(std::io::ErrorKind),
+}
+
+/// What all of them looked like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Looks(BTreeMap<PathBuf, Look>);
+
+impl Looks {
+    /// How the configuration's own file and all those that it names, and that a reload reads, look now.
+    pub(super) fn of(path: &Path, config: &Config) -> Self {
+        let paths = std::iter::once(path.to_owned()).chain(read_by_a_reload(config));
+        Looks(paths.map(|path| (path.clone(), look(&path, 1))).collect())
+    }
+}
+
+impl Looks {
+    /// These looks at the files that `other` has looked at; at those that are not among these, the other's.
+    pub(super) fn beside(mut self, other: Looks) -> Looks {
+        self.0.retain(|path, _| other.0.contains_key(path));
+        for (path, look) in other.0 {
+            self.0.entry(path).or_insert(look);
+        }
+        self
+    }
+}
+
+/// The files that are read at the start and by a reload. Not those that are looked at by themselves: API keys, other issuers'
+/// assertions, the keyring, and the password and certificates for Redis.
+fn read_by_a_reload(config: &Config) -> Vec<PathBuf> {
+    let mut paths = Vec::new();
+    for app in config.apps.values() {
+        paths.extend(app.authority_ca.clone());
+        paths.extend(app.credentials_dir.clone());
+        for credential in app.credentials.iter().filter(|one| one.kind != CredentialKind::Federated) {
+            paths.push(credential.file.clone());
+            paths.extend(credential.key.clone());
+        }
+    }
+    let internal =
+        config.listen.local.iter().chain(&config.listen.admin).filter_map(|listener| match listener {
+            Listener::Unix { .. } => None,
+            Listener::Tcp { tls, .. } => tls.as_ref(),
+        });
+    for tls in internal.chain(&config.listen.public.tls).chain(&config.listen.ops.tls) {
+        paths.extend([tls.certificate.clone(), tls.key.clone()]);
+    }
+    paths
+}
+
+fn look(path: &Path, depth: usize) -> Look {
+    let metadata = match std::fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) => return Look::Unreadable(error.kind()),
+    };
+    if metadata.is_dir() && depth > 0 {
+        let entries = match std::fs::read_dir(path) {
+            Ok(entries) => entries,
+            Err(error) => return Look::Unreadable(error.kind()),
+        };
+        // Assertions are renewed every hour or so, by somebody else.
+        let is_read = |path: &PathBuf| {
+            let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+            !hidden && path.extension().is_none_or(|extension| extension != "assertion")
+        };
+        let paths = entries.filter_map(Result::ok).map(|entry| entry.path()).filter(is_read);
+        return Look::Directory(paths.map(|path| (path.clone(), look(&path, depth - 1))).collect());
+    }
+    let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+    Look::File(
+        metadata.dev(),
+        metadata.ino(),
+        metadata.len(),
+        nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+        nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_behind_links_is_seen_and_an_assertion_is_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        for (version, content) in [("v1", "one"), ("v2", "two")] {
+            std::fs::create_dir(at(version)).expect("a folder");
+            std::fs::write(at(version).join("a.secret"), content).expect("written");
+        }
+        // As Kubernetes does it: a -> ..data/a, ..data -> v1.
+        std::os::unix::fs::symlink("v1", at("..data")).expect("a link");
+        std::os::unix::fs::symlink("..data/a.secret", at("a.secret")).expect("a link");
+        let before = look(folder.path(), 1);
+        std::fs::write(at("pod.assertion"), "renewed").expect("written");
+        assert_eq!(look(folder.path(), 1), before);
+        std::os::unix::fs::symlink("v2", at("..next")).expect("a link");
+        std::fs::rename(at("..next"), at("..data")).expect("swapped");
+        let after = look(folder.path(), 1);
+        assert_ne!(after, before);
+        std::fs::remove_file(at("a.secret")).expect("removed");
+        assert_ne!(look(folder.path(), 1), after);
+    }
+}

@@ -1,0 +1,168 @@
+//! Taking up another configuration while the daemon runs: read, compared, built beside what is in force, and then put in its
+//! place; or refused whole, with every reason, and nothing changed.
+//!
+//! Nothing waits for a reload, and nothing is cut short by it: requests look at the apps, callers and credentials of the moment
+//! they begin, and what is under way ends as it was begun.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+
+use super::apps::{self, Authorities};
+use super::listeners::{self, LiveTls};
+use super::{Environment, Ports, broker_settings, callers, engine_apps, engine_settings, level_of};
+use crate::broker::Broker;
+use crate::callers::LiveCallers;
+use crate::config::{self, Config};
+use crate::domain::time::Timestamp;
+use crate::events::Events;
+use crate::keyring::Keyring;
+use crate::refresh::Engine;
+use crate::telemetry::logging::LevelHandle;
+use crate::telemetry::metrics::Metrics;
+
+/// Where the configuration comes from.
+#[derive(Debug, Clone, Default)]
+pub struct Source {
+    /// The file.
+    pub path: PathBuf,
+    /// The process's environment.
+    pub variables: BTreeMap<String, String>,
+}
+
+/// How the last reload ended, for whoever shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// When it was.
+    pub at: Timestamp,
+    /// What asked for it: `SIGHUP`, `a file changed`, `the admin API`.
+    pub asked_by: &'static str,
+    /// The sections that are others now, or why it was refused: one line each.
+    pub result: Result<Vec<String>, Vec<String>>,
+}
+
+/// Everything that a reload replaces, and what it builds with.
+pub(super) struct Reloader {
+    pub(super) source: Source,
+    pub(super) environment: Environment,
+    pub(super) ports: Ports,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) events: Arc<Events>,
+    pub(super) keyring: Arc<Keyring>,
+    pub(super) running: Arc<ArcSwap<Config>>,
+    pub(super) authorities: Arc<ArcSwap<Authorities>>,
+    pub(super) engine: Engine,
+    pub(super) broker: Arc<Broker>,
+    pub(super) callers: LiveCallers,
+    pub(super) admins: LiveCallers,
+    pub(super) tls: LiveTls,
+    pub(super) level: Option<LevelHandle>,
+    /// One at a time; how the last one ended.
+    pub(super) last: tokio::sync::Mutex<()>,
+    pub(super) outcome: Mutex<Option<Outcome>>,
+}
+
+impl Reloader {
+    /// Reads everything again and takes it up, or nothing of it.
+    pub(super) async fn reload(self: &Arc<Self>, asked_by: &'static str) -> Outcome {
+        let _one_at_a_time = self.last.lock().await;
+        let this = self.clone();
+        // Files are read and keys are parsed: not on a thread that serves.
+        let result = match tokio::task::spawn_blocking(move || this.take_up()).await {
+            Ok(result) => result,
+            Err(error) => Err(vec![format!("the reload itself failed: {error}")]),
+        };
+        let now = self.ports.clock.now();
+        match &result {
+            Ok(changed) => {
+                self.metrics.config_reload(Some(now));
+                tracing::info!(
+                    asked_by,
+                    changed = changed.join(", "),
+                    "configuration and secrets were read again and are in force"
+                );
+            }
+            Err(problems) => {
+                self.metrics.config_reload(None);
+                for problem in problems {
+                    tracing::error!(asked_by, problem, "a reload is refused, and nothing was changed");
+                }
+            }
+        }
+        self.events.reloaded(asked_by, result.as_ref().err().map(Vec::as_slice)).await;
+        let outcome = Outcome { at: now, asked_by, result };
+        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome.clone());
+        outcome
+    }
+
+    /// How the last reload ended.
+    pub(super) fn last_outcome(&self) -> Option<Outcome> {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn take_up(&self) -> Result<Vec<String>, Vec<String>> {
+        let running = self.running.load_full();
+        let lines = |errors: &config::ConfigErrors| {
+            errors.mistakes.iter().map(ToString::to_string).collect::<Vec<String>>()
+        };
+        let loaded =
+            config::load_file(&self.source.path, &self.source.variables).map_err(|errors| lines(&errors))?;
+        let new = loaded.config;
+        let fixed = config::needs_restart(&running, &new);
+        if !fixed.is_empty() {
+            return Err(fixed
+                .into_iter()
+                .map(|section| {
+                    format!("{section} cannot change while the daemon runs: restart it, or put it back")
+                })
+                .collect());
+        }
+
+        // Everything is built before anything is replaced; whatever is wrong is said at once.
+        let secrets = self.environment.secrets();
+        let before = self.authorities.load_full();
+        let mut problems = Vec::new();
+        let mut keep = |result: Result<_, Vec<String>>| result.map_err(|found| problems.extend(found)).ok();
+        let apps = keep(apps::prepare(&new, &secrets, &self.ports, &self.metrics, &before));
+        let mut keep = |result: Result<_, Vec<String>>| result.map_err(|found| problems.extend(found)).ok();
+        let tls = keep(listeners::prepare(&new.listen, &secrets));
+        let now = self.ports.clock.now();
+        let callers = apps.as_ref().and_then(|apps| {
+            callers::build(&new, &apps.apps, &self.keyring, &self.environment, now)
+                .map_err(|found| problems.extend(found))
+                .ok()
+        });
+        let (Some(apps), Some(tls), Some((callers, admins))) = (apps, tls, callers) else {
+            return Err(problems);
+        };
+
+        for warning in loaded.warnings {
+            tracing::warn!(config = %self.source.path.display(), "{warning}");
+        }
+        let changed = config::changed_sections(&running, &new);
+        // Apps before those who may ask for them. (The other way about for what goes: an app that is gone is "not found" a moment
+        // before its rules are.)
+        let (apps, authorities) = apps::install(apps, &before);
+        self.engine.reconfigure(engine_apps(&apps), engine_settings(&new));
+        for app in apps.keys() {
+            self.metrics.expect_app(app);
+        }
+        self.broker.reconfigure(apps, broker_settings(&new));
+        self.authorities.store(Arc::new(authorities));
+        for caller in callers.iter() {
+            for rule in caller.policy.rules() {
+                self.events.expect(&rule.app, &caller.name);
+            }
+        }
+        self.callers.store(Arc::new(callers.succeeding(&self.callers.load())));
+        self.admins.store(Arc::new(admins.succeeding(&self.admins.load())));
+        self.tls.replace(tls, &self.metrics);
+        if let Some(level) = &self.level {
+            level.set(level_of(new.log.level));
+        }
+        self.running.store(Arc::new(new));
+        Ok(changed)
+    }
+}

@@ -1,0 +1,377 @@
+//! An app's client credentials, what is known of each, and which is tried first.
+//!
+//! A set never changes its members: another set takes its place, and what is known of a credential goes along as long as it
+//! is the same one, by its id and its content. What is configured no longer stays as a fallback until what is has been trusted
+//! for a while.
+
+use std::cmp::Reverse;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::client_auth::ClientCredential;
+use crate::domain::credential::{self, CredentialState, Standing};
+use crate::domain::time::Timestamp;
+
+/// One that only users' requests can prove is tried in one of them this often, where there is something to fall back to.
+const TRIAL_AGAIN: Duration = Duration::from_secs(5);
+
+/// A credential and what is known of it.
+pub struct Member {
+    credential: Arc<ClientCredential>,
+    label: String,
+    standing: Mutex<Standing>,
+    /// When a user's request last had it tried first, though it was not trusted.
+    tried_at: Mutex<Option<Timestamp>>,
+}
+
+/// What is known of a credential, for whoever shows it.
+#[derive(Debug, Clone)]
+pub struct CredentialReport {
+    /// The operator's name for it; `{id}~before` where other content took its id's place.
+    pub label: String,
+    /// `secret`, `certificate` or `federated`.
+    pub kind: &'static str,
+    /// Its state.
+    pub state: CredentialState,
+    /// Whether it is the first to be tried.
+    pub in_use: bool,
+    /// What it is based on.
+    pub standing: Standing,
+}
+
+/// An app's credentials.
+pub struct CredentialSet {
+    members: Vec<Arc<Member>>,
+    /// Since when one that is configured has been trusted.
+    trusted_since: Mutex<Option<Timestamp>>,
+}
+
+impl Member {
+    /// The operator's name for it; `{id}~before` where other content took its id's place.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// The credential.
+    pub fn credential(&self) -> &Arc<ClientCredential> {
+        &self.credential
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_same(&self, other: &ClientCredential) -> bool {
+        self.credential.id() == other.id() && self.credential.fingerprint() == other.fingerprint()
+    }
+
+    /// It is not configured any more.
+    fn superseded(&self, label: String, now: Timestamp) -> Arc<Member> {
+        let mut standing = self.standing().clone();
+        standing.superseded_at.get_or_insert(now);
+        self.with(label, standing)
+    }
+
+    fn with(&self, label: String, standing: Standing) -> Arc<Member> {
+        let credential = self.credential.clone();
+        Arc::new(Member { credential, label, standing: Mutex::new(standing), tried_at: Mutex::default() })
+    }
+}
+
+impl CredentialSet {
+    /// A set, listed in the order of preference; nothing is known of any of them.
+    pub fn new(credentials: Vec<ClientCredential>, now: Timestamp) -> Self {
+        CredentialSet {
+            members: credentials.into_iter().map(|credential| member(credential, now)).collect(),
+            trusted_since: Mutex::default(),
+        }
+    }
+
+    /// The set of these, in the place of this one. What is known of those that stay goes along; those that go are fallbacks.
+    #[must_use]
+    pub fn succeeded_by(&self, credentials: Vec<ClientCredential>, now: Timestamp) -> CredentialSet {
+        let mut members: Vec<Arc<Member>> = Vec::new();
+        for credential in credentials {
+            let before = self.members.iter().find(|before| before.is_same(&credential));
+            members.push(match before {
+                Some(before) if before.label == credential.id() => {
+                    let mut standing = before.standing();
+                    standing.expires_at = credential.expires_at();
+                    standing.superseded_at = None;
+                    drop(standing);
+                    before.clone()
+                }
+                // It was a fallback: somebody went back to it.
+                Some(before) => {
+                    let standing = Standing { superseded_at: None, ..before.standing().clone() };
+                    before.with(credential.id().to_owned(), standing)
+                }
+                None => member(credential, now),
+            });
+        }
+        let goes = |before: &&Arc<Member>| !members.iter().any(|member| member.is_same(&before.credential));
+        let mut fallbacks: Vec<Arc<Member>> = self
+            .members
+            .iter()
+            .filter(goes)
+            .map(|before| {
+                let id = before.credential.id();
+                let is_taken = members.iter().any(|member| member.label == id);
+                let label = if is_taken { format!("{id}~before") } else { id.to_owned() };
+                before.superseded(label, now)
+            })
+            .collect();
+        // Of several contents that one id had one is enough to fall back to: the last that works.
+        fallbacks.sort_by_key(|fallback| {
+            let standing = fallback.standing();
+            Reverse((standing.is_trusted(), standing.superseded_at))
+        });
+        for fallback in fallbacks {
+            if members.iter().all(|member| member.label != fallback.label) {
+                members.push(fallback);
+            }
+        }
+        let set = CredentialSet { members, trusted_since: Mutex::default() };
+        set.note_trust(now);
+        set
+    }
+
+    /// The ids, in the order of preference.
+    pub fn ids(&self) -> Vec<&str> {
+        self.members.iter().map(|member| member.label.as_str()).collect()
+    }
+
+    /// One of them, by its label.
+    pub fn member(&self, label: &str) -> Option<Arc<Member>> {
+        self.members.iter().find(|member| member.label == label).cloned()
+    }
+
+    /// Whether the authority has taken this one and not rejected it since.
+    pub(super) fn is_trusted(&self, member: &Member) -> bool {
+        member.standing().is_trusted()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// The one that is tried first.
+    pub fn in_use(&self, now: Timestamp) -> Option<Arc<Member>> {
+        self.in_order(now).into_iter().next()
+    }
+
+    /// Whether the authority has taken any of them and not rejected it since.
+    pub fn has_trusted(&self) -> bool {
+        self.members.iter().any(|member| member.standing().is_trusted())
+    }
+
+    /// What is known of each, at `now`.
+    pub fn report(&self, now: Timestamp) -> Vec<CredentialReport> {
+        let first = self.in_use(now);
+        self.members
+            .iter()
+            .map(|member| {
+                let in_use = first.as_ref().is_some_and(|first| Arc::ptr_eq(first, member));
+                let standing = member.standing().clone();
+                CredentialReport {
+                    label: member.label.clone(),
+                    kind: member.credential.kind(),
+                    state: standing.state(in_use, now),
+                    in_use,
+                    standing,
+                }
+            })
+            .collect()
+    }
+
+    /// Those that it is time to ask the authority about.
+    pub fn to_be_asked_about(&self, now: Timestamp) -> Vec<Arc<Member>> {
+        let first = self.in_use(now);
+        let is_due = |member: &&Arc<Member>| {
+            let in_use = first.as_ref().is_some_and(|first| Arc::ptr_eq(first, member));
+            member.standing().is_to_be_asked_about(in_use, now)
+        };
+        self.members.iter().filter(is_due).cloned().collect()
+    }
+
+    /// This set without the fallbacks that are needed no longer; none where it has no such.
+    pub fn without_spent(&self, now: Timestamp) -> Option<CredentialSet> {
+        let standings = self.standings();
+        let spent = credential::spent(&standings, *self.trusted_since(), now);
+        if spent.is_empty() {
+            return None;
+        }
+        let stay = (0..self.members.len()).filter(|at| !spent.contains(at));
+        Some(CredentialSet {
+            members: stay.map(|at| self.members[at].clone()).collect(),
+            trusted_since: Mutex::new(*self.trusted_since()),
+        })
+    }
+
+    /// What an operator said: this one is preferred, these are out of service. By label.
+    pub fn choose(
+        &self,
+        promoted: Option<(&str, Timestamp)>,
+        is_retired: impl Fn(&ClientCredential) -> bool,
+    ) {
+        for member in &self.members {
+            let mut standing = member.standing();
+            standing.promoted_at = promoted.filter(|(label, _)| *label == member.label).map(|(_, at)| at);
+            standing.is_retired = is_retired(&member.credential);
+        }
+    }
+
+    /// The order to try them in. One that only users' requests can prove comes first now and then, where there is something to
+    /// fall back to within the same request.
+    pub(super) fn candidates(&self, now: Timestamp) -> Vec<Arc<Member>> {
+        let mut order = self.in_order(now);
+        let trial = order.iter().position(|member| {
+            let standing = member.standing();
+            standing.is_proven_by_use && !standing.is_trusted() && !standing.is_expired(now)
+        });
+        if let Some(trial) = trial.filter(|_| self.has_trusted()) {
+            let member = &order[trial];
+            let mut tried_at = member.tried_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_due = tried_at.is_none_or(|at| at.plus(TRIAL_AGAIN) <= now || at > now);
+            if is_due {
+                *tried_at = Some(now);
+                drop(tried_at);
+                let member = order.remove(trial);
+                order.insert(0, member);
+            }
+        }
+        order
+    }
+
+    /// The authority took one. `is_use`: for a token that somebody wanted. True when that made it trusted.
+    pub(super) fn accept(&self, member: &Member, is_use: bool, now: Timestamp) -> bool {
+        let is_news = {
+            let mut standing = member.standing();
+            if is_use {
+                standing.used_at = Some(now);
+            }
+            standing.accept(now)
+        };
+        self.note_trust(now);
+        is_news
+    }
+
+    /// The authority rejected one, or it could not be shown. True when that is news.
+    pub(super) fn reject(&self, member: &Member, codes: &[u32], cause: &str, now: Timestamp) -> bool {
+        let is_news = member.standing().reject(now, codes, cause);
+        self.note_trust(now);
+        is_news
+    }
+
+    /// One was asked about, and the answer says nothing about it. `by_use`: nor would it another time.
+    pub(super) fn ask_in_vain(&self, member: &Member, by_use: bool, now: Timestamp) {
+        member.standing().ask_in_vain(now, by_use);
+    }
+
+    fn in_order(&self, now: Timestamp) -> Vec<Arc<Member>> {
+        let standings = self.standings();
+        credential::order(&standings, now).into_iter().map(|at| self.members[at].clone()).collect()
+    }
+
+    fn standings(&self) -> Vec<Standing> {
+        self.members.iter().map(|member| member.standing().clone()).collect()
+    }
+
+    fn trusted_since(&self) -> MutexGuard<'_, Option<Timestamp>> {
+        self.trusted_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_trust(&self, now: Timestamp) {
+        let is_trusted = self.members.iter().any(|member| {
+            let standing = member.standing();
+            standing.superseded_at.is_none() && standing.is_trusted()
+        });
+        let mut since = self.trusted_since();
+        *since = since.filter(|_| is_trusted).or_else(|| is_trusted.then_some(now));
+    }
+}
+
+fn member(credential: ClientCredential, now: Timestamp) -> Arc<Member> {
+    let label = credential.id().to_owned();
+    let standing = Standing::new(now, credential.expires_at());
+    Arc::new(Member {
+        credential: Arc::new(credential),
+        label,
+        standing: Mutex::new(standing),
+        tried_at: Mutex::default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::credential::FALLBACK_FOR;
+    use crate::domain::secret::ClientSecret;
+
+    const NOW: Timestamp = Timestamp::from_unix_seconds(1_800_000_000);
+
+    fn secret(id: &str, value: &str) -> ClientCredential {
+        ClientCredential::secret(id, ClientSecret::new(value))
+    }
+
+    fn at(seconds: u64) -> Timestamp {
+        NOW.plus(Duration::from_secs(seconds))
+    }
+
+    fn tried(set: &CredentialSet, now: Timestamp) -> Vec<String> {
+        set.candidates(now).iter().map(|member| member.label.clone()).collect()
+    }
+
+    fn find(set: &CredentialSet, label: &str) -> Arc<Member> {
+        set.member(label).expect("a member")
+    }
+
+    #[test]
+    fn changed_content_keeps_the_content_before_until_the_new_one_is_proven_and_a_while_after() {
+        let set = CredentialSet::new(vec![secret("main", "old")], at(0));
+        set.accept(&find(&set, "main"), true, at(1));
+        let set = set.succeeded_by(vec![secret("main", "new")], at(10));
+        assert_eq!(tried(&set, at(10)), ["main~before", "main"], "what works stays first");
+        set.accept(&find(&set, "main"), false, at(20));
+        assert_eq!(tried(&set, at(20)), ["main", "main~before"]);
+        assert!(set.without_spent(at(20).plus(FALLBACK_FOR).minus(Duration::from_secs(1))).is_none());
+        let left = set.without_spent(at(20).plus(FALLBACK_FOR)).expect("one goes");
+        assert_eq!(left.ids(), ["main"]);
+    }
+
+    #[test]
+    fn what_is_known_goes_along_and_changed_content_begins_anew() {
+        let set = CredentialSet::new(vec![secret("a", "1"), secret("b", "2")], at(0));
+        set.accept(&find(&set, "b"), true, at(1));
+        let set = set.succeeded_by(vec![secret("a", "1"), secret("b", "2"), secret("c", "3")], at(5));
+        assert_eq!(tried(&set, at(5)), ["b", "c", "a"]);
+        assert_eq!(find(&set, "b").standing().used_at, Some(at(1)));
+        let back = set.succeeded_by(vec![secret("a", "1"), secret("b", "other")], at(6));
+        assert_eq!(tried(&back, at(6)), ["b~before", "b", "a", "c"]);
+    }
+
+    #[test]
+    fn a_file_changed_twice_keeps_the_content_that_works() {
+        let set = CredentialSet::new(vec![secret("main", "old")], at(0));
+        set.accept(&find(&set, "main"), true, at(1));
+        let set = set.succeeded_by(vec![secret("main", "half")], at(2));
+        let set = set.succeeded_by(vec![secret("main", "whole")], at(3));
+        let labels = set.ids();
+        assert!(labels.contains(&"main") && labels.contains(&"main~before"), "{labels:?}");
+        assert!(find(&set, "main~before").standing().is_trusted());
+    }
+
+    #[test]
+    fn one_that_cannot_be_proven_alone_is_tried_in_one_request_now_and_then() {
+        let set = CredentialSet::new(vec![secret("old", "1")], at(0));
+        set.accept(&find(&set, "old"), true, at(0));
+        let set = set.succeeded_by(vec![secret("old", "1"), secret("new", "2")], at(1));
+        set.ask_in_vain(&find(&set, "new"), true, at(1));
+        assert_eq!(tried(&set, at(1)), ["new", "old"]);
+        assert_eq!(tried(&set, at(2)), ["old", "new"], "one request at a time");
+        assert_eq!(tried(&set, at(6)), ["new", "old"]);
+        set.accept(&find(&set, "new"), true, at(6));
+        assert_eq!(tried(&set, at(7)), ["new", "old"], "trusted, and the younger");
+    }
+}

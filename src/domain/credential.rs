@@ -1,0 +1,376 @@
+//! What is known of one client credential of an app, and in which order several of them are tried. Pure: time comes in.
+//!
+//! The one hard problem: an authority takes a new credential at its first replica seconds or minutes before its last one
+//! (Entra gives no bound), so "accepted" and "rejected" may take turns for a while. So a credential that was rejected is
+//! trusted again only after several acceptances in a row, and whatever is trusted stays ahead of what is not.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use super::time::Timestamp;
+
+/// Acceptances in a row after which a rejected credential is trusted again.
+pub const TRUST_AGAIN: u32 = 3;
+/// What takes the place of another leaves that one as a fallback for so long after it is trusted itself.
+pub const FALLBACK_FOR: Duration = Duration::from_secs(15 * 60);
+/// A credential is young for so long: the authority's replicas may not all know it yet.
+pub const YOUNG: Duration = Duration::from_secs(15 * 60);
+/// A credential that expires within this time is called expiring.
+pub const EXPIRING: Duration = Duration::from_secs(30 * 86_400);
+/// A young credential that was rejected is asked about again after this long …
+const YOUNG_AGAIN: Duration = Duration::from_secs(2);
+/// … and an older one after this long, growing with each rejection …
+const OLD_AGAIN: Duration = Duration::from_secs(30);
+/// … to this.
+const LONGEST_AGAIN: Duration = Duration::from_secs(600);
+/// One that is trusted and not in use is asked about this often: a fallback that does not work is none.
+const IDLE_AGAIN: Duration = Duration::from_secs(6 * 3600);
+/// After a question that had no answer, or one about something else.
+const UNANSWERED_AGAIN: Duration = Duration::from_secs(30);
+
+/// The authority's latest no.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// When.
+    pub at: Timestamp,
+    /// Its AADSTS numbers, where it is Entra.
+    pub codes: Vec<u32>,
+    /// Why, in our words.
+    pub cause: String,
+    /// How many in a row.
+    pub times: u32,
+}
+
+/// What is known of one credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Since when this process has it.
+    pub since: Timestamp,
+    /// When it expires, where that is known.
+    pub expires_at: Option<Timestamp>,
+    /// When the authority last took it.
+    pub accepted_at: Option<Timestamp>,
+    /// When a token was last got with it, for a user or the app; a proof is no use.
+    pub used_at: Option<Timestamp>,
+    /// The authority's no, until it has been taken often enough since.
+    pub rejection: Option<Rejection>,
+    /// Acceptances since then.
+    pub accepted_in_a_row: u32,
+    /// When another took its place in the configuration.
+    pub superseded_at: Option<Timestamp>,
+    /// When an operator preferred it.
+    pub promoted_at: Option<Timestamp>,
+    /// An operator took it out of service.
+    pub is_retired: bool,
+    /// When it was last asked about.
+    pub asked_at: Option<Timestamp>,
+    /// The authority does not let the app ask for a token of its own: only a user's request can prove it.
+    pub is_proven_by_use: bool,
+}
+
+/// The word for a credential's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CredentialState {
+    /// Never accepted nor rejected.
+    New,
+    /// Accepted, and not the one in use.
+    Proven,
+    /// Accepted, and the first to be tried.
+    InUse,
+    /// The authority said no.
+    Rejected,
+    /// Accepted, and expires within 30 days.
+    Expiring,
+    /// Its time is over.
+    Expired,
+    /// Out of service: by an operator, or because another took its place.
+    Retired,
+}
+
+impl CredentialState {
+    /// Every state there is.
+    pub const ALL: [CredentialState; 7] = [
+        CredentialState::New,
+        CredentialState::Proven,
+        CredentialState::InUse,
+        CredentialState::Rejected,
+        CredentialState::Expiring,
+        CredentialState::Expired,
+        CredentialState::Retired,
+    ];
+
+    /// The word in the contract.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CredentialState::New => "new",
+            CredentialState::Proven => "proven",
+            CredentialState::InUse => "in_use",
+            CredentialState::Rejected => "rejected",
+            CredentialState::Expiring => "expiring",
+            CredentialState::Expired => "expired",
+            CredentialState::Retired => "retired",
+        }
+    }
+}
+
+impl Standing {
+    /// Of a credential that this process has just got to know.
+    pub fn new(since: Timestamp, expires_at: Option<Timestamp>) -> Self {
+        Standing {
+            since,
+            expires_at,
+            accepted_at: None,
+            used_at: None,
+            rejection: None,
+            accepted_in_a_row: 0,
+            superseded_at: None,
+            promoted_at: None,
+            is_retired: false,
+            asked_at: None,
+            is_proven_by_use: false,
+        }
+    }
+
+    /// Accepted, and not rejected since.
+    pub fn is_trusted(&self) -> bool {
+        self.accepted_at.is_some() && self.rejection.is_none()
+    }
+
+    /// Whether its time is over, as far as that is known.
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
+
+    /// Its state; `in_use` says whether it is the first to be tried.
+    pub fn state(&self, in_use: bool, now: Timestamp) -> CredentialState {
+        let expires_soon = self.expires_at.is_some_and(|at| at <= now.plus(EXPIRING));
+        if self.is_retired {
+            CredentialState::Retired
+        } else if self.is_expired(now) {
+            CredentialState::Expired
+        } else if self.rejection.is_some() {
+            CredentialState::Rejected
+        } else if self.accepted_at.is_none() {
+            CredentialState::New
+        } else if expires_soon {
+            CredentialState::Expiring
+        } else if in_use {
+            CredentialState::InUse
+        } else {
+            CredentialState::Proven
+        }
+    }
+
+    /// The authority took it. True when that made it trusted.
+    pub fn accept(&mut self, now: Timestamp) -> bool {
+        let before = self.is_trusted();
+        self.accepted_at = Some(now);
+        self.asked_at = Some(now);
+        self.accepted_in_a_row = self.accepted_in_a_row.saturating_add(1);
+        if self.accepted_in_a_row >= TRUST_AGAIN {
+            self.rejection = None;
+        }
+        !before && self.is_trusted()
+    }
+
+    /// The authority refused it, or it could not even be shown. True when it was trusted until now, or new.
+    pub fn reject(&mut self, now: Timestamp, codes: &[u32], cause: &str) -> bool {
+        let is_news = self.rejection.is_none();
+        let times = self.rejection.as_ref().map_or(0, |before| before.times).saturating_add(1);
+        self.rejection = Some(Rejection { at: now, codes: codes.to_vec(), cause: cause.to_owned(), times });
+        self.accepted_in_a_row = 0;
+        self.asked_at = Some(now);
+        is_news
+    }
+
+    /// It was asked about, and the answer says nothing about it. `by_use`: nor would it another time.
+    pub fn ask_in_vain(&mut self, now: Timestamp, by_use: bool) {
+        self.asked_at = Some(now);
+        self.is_proven_by_use |= by_use;
+    }
+
+    /// Whether it is time to ask the authority about it, in a call of its own or, where that proves nothing, in a user's.
+    pub fn is_to_be_asked_about(&self, in_use: bool, now: Timestamp) -> bool {
+        if self.is_retired {
+            return false;
+        }
+        let Some(asked_at) = self.asked_at else { return true };
+        let wait = match &self.rejection {
+            // What is in use is asked about by everybody who uses it.
+            None if self.accepted_at.is_some() && in_use => return false,
+            None if self.accepted_at.is_some() => IDLE_AGAIN,
+            None => UNANSWERED_AGAIN,
+            Some(_) if now.since(self.since) < YOUNG => YOUNG_AGAIN,
+            // It has begun to be accepted again.
+            Some(_) if self.accepted_in_a_row > 0 => YOUNG_AGAIN,
+            Some(rejection) => {
+                OLD_AGAIN.saturating_mul(2u32.saturating_pow(rejection.times.min(8))).min(LONGEST_AGAIN)
+            }
+        };
+        asked_at.plus(wait) <= now
+    }
+}
+
+/// The order in which credentials are tried, as indexes; those that are retired are left out. What is trusted comes first,
+/// then what is new, then what should have expired, then what was rejected: even that is tried when there is nothing better.
+/// Among equals: what an operator preferred last, then what nothing took the place of, what came later, what is listed first.
+pub fn order(standings: &[Standing], now: Timestamp) -> Vec<usize> {
+    let class = |standing: &Standing| {
+        if standing.rejection.is_some() {
+            3
+        } else if standing.is_expired(now) {
+            2
+        } else if standing.is_trusted() {
+            0
+        } else {
+            1
+        }
+    };
+    let mut order: Vec<usize> = (0..standings.len()).filter(|at| !standings[*at].is_retired).collect();
+    order.sort_by_key(|at| {
+        let standing = &standings[*at];
+        (
+            class(standing),
+            Reverse(standing.promoted_at),
+            standing.superseded_at.is_some(),
+            Reverse(standing.since),
+            *at,
+        )
+    });
+    order
+}
+
+/// Which of these are fallbacks that are needed no longer: another took their place, and one of those that are configured has
+/// been trusted for long enough.
+pub fn spent(standings: &[Standing], trusted_since: Option<Timestamp>, now: Timestamp) -> Vec<usize> {
+    let over = trusted_since.is_some_and(|since| since.plus(FALLBACK_FOR) <= now);
+    let is_spent = |standing: &Standing| {
+        standing.superseded_at.is_some_and(|at| over && at.plus(FALLBACK_FOR) <= now)
+            || (standing.superseded_at.is_some() && standing.is_retired)
+    };
+    (0..standings.len()).filter(|at| is_spent(&standings[*at])).collect()
+}
+
+/// Days before a secret's end at which it is warned of.
+const WARN_AT: [u32; 4] = [1, 7, 14, 30];
+
+/// The nearest of 30, 14, 7 and 1 days that are not left any more; none while there are more. At the end and after it: 0.
+pub fn warning(expires_at: Timestamp, now: Timestamp) -> Option<u32> {
+    if expires_at <= now {
+        return Some(0);
+    }
+    let left = expires_at.since(now);
+    WARN_AT.into_iter().find(|days| left <= Duration::from_secs(u64::from(*days) * 86_400))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_unix_seconds(1_800_000_000);
+
+    fn new() -> Standing {
+        Standing::new(NOW, None)
+    }
+
+    fn trusted(since: u64) -> Standing {
+        let mut standing = Standing::new(NOW.plus(Duration::from_secs(since)), None);
+        standing.accept(NOW);
+        standing
+    }
+
+    #[test]
+    fn one_acceptance_is_trust_and_after_a_rejection_it_takes_three_in_a_row() {
+        let mut standing = new();
+        assert_eq!(standing.state(false, NOW), CredentialState::New);
+        assert!(standing.accept(NOW));
+        assert_eq!(standing.state(true, NOW), CredentialState::InUse);
+        assert_eq!(standing.state(false, NOW), CredentialState::Proven);
+        assert!(standing.reject(NOW, &[7_000_215], "wrong secret"));
+        assert!(!standing.reject(NOW, &[7_000_215], "wrong secret"));
+        assert_eq!(standing.state(true, NOW), CredentialState::Rejected);
+        assert!(!standing.accept(NOW) && !standing.accept(NOW));
+        assert!(!standing.reject(NOW, &[7_000_215], "wrong secret"), "it flaps");
+        assert!(!standing.accept(NOW) && !standing.accept(NOW) && standing.accept(NOW));
+        assert!(standing.is_trusted());
+    }
+
+    #[test]
+    fn time_has_the_last_word_on_the_state() {
+        let mut standing = trusted(0);
+        standing.expires_at = Some(NOW.plus(EXPIRING));
+        assert_eq!(standing.state(true, NOW), CredentialState::Expiring);
+        assert_eq!(standing.state(true, NOW.plus(EXPIRING)), CredentialState::Expired);
+        standing.is_retired = true;
+        assert_eq!(standing.state(true, NOW), CredentialState::Retired);
+    }
+
+    #[test]
+    fn what_is_trusted_comes_first_and_what_is_rejected_last() {
+        let mut rejected = trusted(9);
+        rejected.reject(NOW, &[], "no");
+        let mut expired = trusted(9);
+        expired.expires_at = Some(NOW);
+        let mut retired = trusted(9);
+        retired.is_retired = true;
+        let standings = [rejected, expired, new(), trusted(0), retired];
+        assert_eq!(order(&standings, NOW), [3, 2, 1, 0]);
+    }
+
+    #[test]
+    fn among_the_trusted_the_operator_s_word_counts_then_the_youngest_then_the_list() {
+        let mut old = trusted(1);
+        old.superseded_at = Some(NOW);
+        let mut before = trusted(0);
+        before.promoted_at = Some(NOW);
+        let standings = [old, trusted(5), before, trusted(0), trusted(0)];
+        assert_eq!(order(&standings, NOW), [2, 1, 3, 4, 0]);
+    }
+
+    #[test]
+    fn it_is_warned_of_an_end_at_30_14_7_and_1_days() {
+        let left = |days: u64, more: u64| NOW.plus(Duration::from_secs(days * 86_400 + more));
+        let cases = [(31, 0, None), (30, 1, None), (30, 0, Some(30)), (14, 1, Some(30)), (14, 0, Some(14))];
+        let more = [(7, 0, Some(7)), (1, 1, Some(7)), (1, 0, Some(1)), (0, 1, Some(1)), (0, 0, Some(0))];
+        for (days, seconds, expected) in cases.into_iter().chain(more) {
+            assert_eq!(warning(left(days, seconds), NOW), expected, "{days} days and {seconds} s");
+        }
+    }
+
+    #[test]
+    fn when_each_is_asked_about() {
+        let later = |seconds| NOW.plus(Duration::from_secs(seconds));
+        assert!(new().is_to_be_asked_about(false, NOW));
+        let used = trusted(0);
+        assert!(!used.is_to_be_asked_about(true, later(86_400)), "its use says it");
+        assert!(!used.is_to_be_asked_about(false, later(3600)));
+        assert!(used.is_to_be_asked_about(false, later(6 * 3600)));
+        let mut young = new();
+        young.reject(NOW, &[], "no");
+        assert!(!young.is_to_be_asked_about(false, later(1)) && young.is_to_be_asked_about(false, later(2)));
+        let mut old = young.clone();
+        old.asked_at = Some(later(1000));
+        assert!(
+            !old.is_to_be_asked_about(false, later(1059)) && old.is_to_be_asked_about(false, later(1060))
+        );
+        let mut unanswered = new();
+        unanswered.ask_in_vain(NOW, false);
+        assert!(
+            !unanswered.is_to_be_asked_about(false, later(29))
+                && unanswered.is_to_be_asked_about(false, later(30))
+        );
+        old.is_retired = true;
+        assert!(!old.is_to_be_asked_about(false, later(100_000)));
+    }
+
+    #[test]
+    fn a_fallback_is_spent_a_quarter_of_an_hour_after_its_successor_is_trusted() {
+        let mut before = trusted(0);
+        before.superseded_at = Some(NOW);
+        let standings = [trusted(1), before];
+        let later = |seconds| NOW.plus(Duration::from_secs(seconds));
+        assert!(spent(&standings, None, later(100_000)).is_empty(), "nothing else works");
+        assert!(spent(&standings, Some(later(10)), later(909)).is_empty());
+        assert_eq!(spent(&standings, Some(later(10)), later(910)), [1]);
+    }
+}
