@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 
 use super::slots::Failure;
 use crate::domain::id::AppName;
+use crate::domain::verdict::Disposition;
 
 /// Failures in a row, nothing having worked in between, that open a tenant's breaker: fewer happen by chance.
 const FAILURES_TO_OPEN: u32 = 5;
@@ -170,6 +171,16 @@ impl Breakers {
         make_room(&mut parts);
         let part = (app.clone(), Some(tenant.unwrap_or_default().to_owned()));
         parts.entry(part).or_default().open = Some(Open { until, why, probed: None });
+    }
+
+    /// Whether the authority wants the tenant to be left alone at `now` (monotonic), by its own word. A probe that is under way
+    /// does not count: it may be whoever asks.
+    pub(super) fn is_held(&self, app: &AppName, tenant: Option<&str>, now: Duration) -> bool {
+        let asked = |why: &Failure| matches!(why, Failure::Authority(why) if matches!(why.disposition, Disposition::RetryAfter(Some(_))));
+        let part = (app.clone(), Some(tenant.unwrap_or_default().to_owned()));
+        let parts = self.parts();
+        let open = parts.get(&part).and_then(|breaker| breaker.open.as_ref());
+        open.is_some_and(|open| now < open.until && asked(&open.why))
     }
 
     /// The tenant's own permits for calls.

@@ -23,7 +23,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::token::{Freshness, HeldToken};
 use crate::domain::verdict::{AuthorityError, AuthorityFailure, Disposition, GrantFate, ReauthReason};
 use crate::repository::{Connection, Kind, Loaded, RepositoryError, Unstored};
-use crate::store::{Committed, LeaseNonce, Revision, StoreError, Writer};
+use crate::store::{Committed, LeaseNonce, Revision, StoreError, StoredConnection, Writer};
 
 /// Tokens kept for one connection: one per resource, and nobody uses more resources than this.
 const MOST_TOKENS: usize = 8;
@@ -166,7 +166,19 @@ async fn store_again(
 ) -> Result<bool, RepositoryError> {
     let replaces_grant = stored.grant_place() != recent.held.connection.grant_place();
     let writer = Writer::Again { replaces_grant };
-    let committed = inner.deps.repository.commit_sealed(key, stored.revision, &recent.sealed, writer).await?;
+    let repository = &inner.deps.repository;
+    let known = &recent.held.connection;
+    let committed = if stored.profile.status == Status::Paused && known.profile.status != Status::Paused {
+        // An operator's act on less than there was is meant for all of it.
+        let loaded = Loaded { connection: known.clone(), sealed: StoredConnection::clone(&recent.sealed) };
+        let grant = repository.open_grant(key, &loaded)?;
+        let after = stored.revision.generation.max(known.revision.generation);
+        let sealed =
+            repository.seal(key, after, &known.profile.clone().paused(), &known.tokens, grant.as_ref());
+        repository.commit_sealed(key, stored.revision, &sealed, writer).await?
+    } else {
+        repository.commit_sealed(key, stored.revision, &recent.sealed, writer).await?
+    };
     if committed == Committed::Done {
         tracing::warn!(app = %key.app, connection = %key.connection, "the store had lost what it had acknowledged (a failover?); it is stored again");
     }
@@ -777,18 +789,16 @@ async fn not_held_since(
     tenant: Option<&str>,
 ) -> Result<(), AuthorityFailure> {
     hear_of_holds(inner, key, tenant).await;
-    let refused = inner.breakers.refuses(&key.app, tenant, inner.deps.clock.monotonic());
-    let is_hold = |failure: &Failure| matches!(failure, Failure::Authority(failure) if matches!(failure.disposition, Disposition::RetryAfter(Some(_))));
-    match refused {
-        Some((_, failure)) if is_hold(&failure) => Err(AuthorityFailure {
-            doing: "asking about a verdict once more",
-            cause: "the authority asked to be left alone meanwhile".into(),
-            disposition: Disposition::RetryAfter(None),
-            answer: AuthorityError::default(),
-            claims: None,
-        }),
-        _ => Ok(()),
+    if !inner.breakers.is_held(&key.app, tenant, inner.deps.clock.monotonic()) {
+        return Ok(());
     }
+    Err(AuthorityFailure {
+        doing: "asking about a verdict once more",
+        cause: "the authority asked to be left alone meanwhile".into(),
+        disposition: Disposition::RetryAfter(None),
+        answer: AuthorityError::default(),
+        claims: None,
+    })
 }
 
 fn lease_ran_out() -> AuthorityFailure {

@@ -290,6 +290,16 @@ impl SimIssuer {
         self.state().grants.get(&family).is_some_and(|grant| grant.alive)
     }
 
+    /// Whether a grant's refresh token of this generation was used up by a call whose answer reached nobody.
+    pub(crate) fn is_used_up(&self, family: Family, generation: u64) -> bool {
+        let state = self.state();
+        state.calls.iter().any(|call| {
+            (call.family, call.generation) == (family, generation)
+                && call.rotated_to.is_some()
+                && !call.reached
+        })
+    }
+
     /// Whether there was a true verdict on a grant.
     pub(crate) fn judged(&self, family: Family) -> bool {
         self.state().grants.get(&family).is_some_and(|grant| grant.judged)

@@ -137,6 +137,17 @@ fn seed_17530_a_verdict_is_not_asked_about_again_where_the_authority_wants_to_be
     holds(17530);
 }
 
+#[test]
+fn seed_4042_what_the_store_lost_comes_back_paused_where_it_was_paused_meanwhile() {
+    holds(4042);
+}
+
+#[test]
+fn seeds_3603_and_4461_a_verdict_is_heard_twice_and_what_is_in_doubt_is_left_alone() {
+    holds(3603);
+    holds(4461);
+}
+
 /// Some seed of these runs with a fake that is wrong must violate this invariant.
 fn is_noticed(mutant: Mutant, invariant: &str) {
     let noticed = (0..MOST_SEEDS).find(|seed| {

@@ -295,8 +295,12 @@ impl Ledger {
     pub(crate) fn judge_idle(&self, key: &ConnectionKey) {
         let now = self.world.now();
         let Some(stored) = self.stored(key) else { return };
-        let lives = stored.grant.is_some_and(|(family, _)| self.insight().1.lives(family));
-        if lives && stored.lives_until <= now {
+        let issuer = &self.insight().1;
+        let lives = stored.grant.is_some_and(|(family, _)| issuer.lives(family));
+        // Where it may be used once, a refresh token whose answer was lost is left alone while a token lives.
+        let in_doubt = issuer.punishes_reuse()
+            && stored.grant.is_some_and(|(family, generation)| issuer.is_used_up(family, generation));
+        if lives && !in_doubt && stored.lives_until <= now {
             let what =
                 format!("{key}: nobody asks for it, and its token is dead since {:?}", stored.lives_until);
             self.violated("I21", what);
