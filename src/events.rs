@@ -218,6 +218,23 @@ impl Events {
         self.record(event).await;
     }
 
+    /// An operator did something to the daemon itself.
+    pub async fn operated(
+        &self,
+        who: Who<'_>,
+        admin: &str,
+        act: &'static str,
+        code: &'static str,
+        about: &[(&'static str, &str)],
+    ) {
+        tracing::info!(request_id = %who.request_id, admin, act, ?about, code, "an operator acted");
+        let mut event = self.of(who, Action::Admin, code).0;
+        event.detail.insert("admin", admin.to_owned());
+        event.detail.insert("act", act.to_owned());
+        event.detail.extend(about.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        self.record(event).await;
+    }
+
     /// An operator said that what is in the store's place is the store.
     pub async fn store_adopted(&self, who: Who<'_>, admin: &str, code: &'static str) {
         tracing::warn!(request_id = %who.request_id, admin, code, "the store was to be adopted");

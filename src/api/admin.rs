@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::path::{self, Of};
 use super::problem::{Problem, json};
 use super::shapes::{ConnectionShape, ExplainShape};
+use super::upkeep::{self, Choice, CredentialShape, Upkeep};
 use super::{body, code_of, credential, list_request, page_shape, refuse_credential_in_url};
 use crate::broker::Broker;
 use crate::callers::{Credential, KeyUse, LiveCallers};
@@ -28,6 +29,7 @@ pub struct AdminApi {
     own_uids: Vec<u32>,
     clock: Arc<dyn Clock>,
     events: Arc<Events>,
+    upkeep: Arc<dyn Upkeep>,
 }
 
 impl AdminApi {
@@ -39,8 +41,9 @@ impl AdminApi {
         own_uids: Vec<u32>,
         clock: Arc<dyn Clock>,
         events: Arc<Events>,
+        upkeep: Arc<dyn Upkeep>,
     ) -> Self {
-        AdminApi { broker, callers, admins, own_uids, clock, events }
+        AdminApi { broker, callers, admins, own_uids, clock, events, upkeep }
     }
 
     async fn answer(&self, request: Request) -> Response {
@@ -84,6 +87,66 @@ impl AdminApi {
                 self.events.store_adopted(who, &admin, code_of(&outcome)).await;
                 outcome.map_err(Problem::of)?;
                 Ok(json(StatusCode::OK, &serde_json::json!({ "adopted": true })))
+            }
+            ["admin", "v1", "status"] if request.method == Method::GET => {
+                let reloaded = self.upkeep.last_reload();
+                let status = serde_json::json!({
+                    "version": env!("CARGO_PKG_VERSION"),
+                    "now": self.clock.now().rfc3339(),
+                    "last_reload": reloaded.as_ref().map(upkeep::reloaded_shape),
+                });
+                Ok(json(StatusCode::OK, &status))
+            }
+            ["admin", "v1", "reload"] if request.method == Method::POST => {
+                let reloaded = self.upkeep.reload().await;
+                let code = if reloaded.result.is_ok() { "ok" } else { "refused" };
+                self.events.operated(who, &admin, "reload", code, &[]).await;
+                Ok(json(StatusCode::OK, &upkeep::reloaded_shape(&reloaded)))
+            }
+            ["admin", "v1", "credentials"] if request.method == Method::GET => {
+                let shapes: Vec<_> = self
+                    .upkeep
+                    .credentials()
+                    .into_iter()
+                    .map(|(app, reports)| {
+                        let credentials: Vec<CredentialShape> =
+                            reports.into_iter().map(CredentialShape::from).collect();
+                        serde_json::json!({ "app": app.as_str(), "credentials": credentials })
+                    })
+                    .collect();
+                Ok(json(StatusCode::OK, &serde_json::json!({ "apps": shapes })))
+            }
+            ["admin", "v1", "apps", app, "credentials", ref act @ ..] if request.method == Method::POST => {
+                let app = AppName::parse(app).map_err(|_| Problem::no_such_path())?;
+                let (label, choice) = match act {
+                    ["verify"] => (None, None),
+                    [label, "verify"] => (Some(*label), None),
+                    [label, "promote"] => (Some(*label), Some(Choice::Promote)),
+                    [label, "retire"] => (Some(*label), Some(Choice::Retire)),
+                    _ => return Err(Problem::no_such_path()),
+                };
+                match (label, choice) {
+                    (Some(label), Some(choice)) => {
+                        let outcome = self.upkeep.choose(&app, label, choice).await;
+                        let act = if choice == Choice::Promote {
+                            "credential_promote"
+                        } else {
+                            "credential_retire"
+                        };
+                        let about = [("app", app.as_str()), ("credential", label)];
+                        self.events.operated(who, &admin, act, code_of(&outcome), &about).await;
+                        outcome.map_err(Problem::of)?;
+                        Ok(json(StatusCode::OK, &serde_json::json!({ "id": label })))
+                    }
+                    (label, _) => {
+                        let heard =
+                            self.upkeep.verify(&app, label).await.ok_or_else(Problem::no_such_path)?;
+                        let about = [("app", app.as_str()), ("credential", label.unwrap_or("*"))];
+                        self.events.operated(who, &admin, "credential_verify", "ok", &about).await;
+                        let shapes: Vec<_> = heard.iter().map(upkeep::verified_shape).collect();
+                        Ok(json(StatusCode::OK, &serde_json::json!({ "credentials": shapes })))
+                    }
+                }
             }
             ["admin", "v1", "callers", caller, "keys"] if request.method == Method::GET => {
                 let caller = CallerName::parse(caller).map_err(|_| Problem::no_such_path())?;

@@ -15,6 +15,7 @@ mod body;
 pub mod path;
 pub mod problem;
 pub mod shapes;
+pub mod upkeep;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,63 +1,55 @@
-//! Client credentials beside the requests: each is proven before users' refreshes depend on it, and shown.
+//! Client credentials beside the requests: each is proven before users' refreshes depend on it, shown, and ruled by operators.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::Parts;
-use crate::domain::credential::warning;
+use super::reload::Reloader;
+use crate::api::upkeep::{Choice, Reloaded, Upkeep, Verified};
+use crate::authority::{CredentialReport, OpenIdAuthority};
+use crate::broker::Refusal;
+use crate::domain::credential::{Choices, warning};
 use crate::domain::id::AppName;
-use crate::domain::task::Tasks;
+use crate::domain::task::{BoxFuture, Tasks};
+use crate::domain::verdict::Disposition;
+use crate::repository::{Kind, RepositoryError, Taken};
 use crate::telemetry::metrics::Metrics;
 
 /// How often it is looked whether one is to be proven, and how they stand.
 const LOOK: Duration = Duration::from_secs(1);
+/// Tries to replace a record that others replace too.
+const TRIES: usize = 16;
+/// For ever, as a store counts.
+const KEPT: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// Proves and shows them, once a second, for as long as the daemon runs. An authority that hangs holds up no other's.
+type Label = (AppName, String);
+
+/// Follows operators' choices, proves credentials and shows them, once a second, for as long as the daemon runs. An authority
+/// that hangs holds up no other's.
 pub(super) fn watch(parts: &Parts, metrics: Arc<Metrics>) {
-    let (authorities, engine) = (parts.reloader.authorities.clone(), parts.engine.clone());
+    let reloader = parts.reloader.clone();
     let (clock, shutdown, tasks) = (parts.clock.clone(), parts.shutdown.clone(), parts.tasks.clone());
-    let under_way: Arc<std::sync::Mutex<BTreeSet<AppName>>> = Arc::default();
+    let under_way: Arc<Mutex<BTreeSet<AppName>>> = Arc::default();
     let watch = async move {
-        let mut shown: BTreeSet<(AppName, String)> = BTreeSet::new();
-        let mut warned: BTreeMap<(AppName, String), u32> = BTreeMap::new();
+        let mut shown: BTreeSet<Label> = BTreeSet::new();
+        let mut warned: BTreeMap<Label, u32> = BTreeMap::new();
         loop {
-            let mut there = BTreeSet::new();
-            for (app, installed) in authorities.load().iter() {
-                let now = clock.now();
-                for one in installed.authority.credentials().report(now) {
-                    metrics.credential_expiry(app, &one.label, one.standing.expires_at);
-                    metrics.credential_state(app, &one.label, one.state, one.in_use);
-                    if let Some(at) = one.standing.used_at {
-                        metrics.credential_used(app, &one.label, at);
-                    }
-                    let key = (app.clone(), one.label);
-                    if let Some(days) = one.standing.expires_at.and_then(|at| warning(at, now))
-                        && warned.insert(key.clone(), days).is_none_or(|before| days < before)
-                    {
-                        tracing::warn!(%app, credential = key.1, days, "a client credential expires within so many days; add the next one now");
-                    }
-                    there.insert(key);
-                }
-                let is_mine = under_way.lock().is_ok_and(|mut under_way| under_way.insert(app.clone()));
-                if is_mine {
-                    let (authority, engine) = (installed.authority.clone(), engine.clone());
+            for (app, installed) in reloader.authorities.load().iter() {
+                if lock(&under_way).insert(app.clone()) {
+                    let (authority, reloader) = (installed.authority.clone(), reloader.clone());
                     let (app, under_way) = (app.clone(), under_way.clone());
                     let prove = async move {
+                        reloader.follow_choices(&app, &authority).await;
                         if authority.prove_credentials().await {
-                            engine.app_is_mended(&app);
+                            reloader.engine.app_is_mended(&app);
                         }
-                        if let Ok(mut under_way) = under_way.lock() {
-                            under_way.remove(&app);
-                        }
+                        lock(&under_way).remove(&app);
                     };
                     tasks.spawn("prove client credentials", Box::pin(prove));
                 }
             }
-            for (app, label) in shown.difference(&there) {
-                metrics.credential_gone(app, label);
-            }
-            shown = there;
+            shown = reloader.show_credentials(&metrics, shown, &mut warned);
             tokio::select! {
                 () = clock.sleep(LOOK) => {}
                 () = shutdown.soft().cancelled() => return,
@@ -65,4 +57,187 @@ pub(super) fn watch(parts: &Parts, metrics: Arc<Metrics>) {
         }
     };
     parts.tasks.spawn("watch client credentials", Box::pin(watch));
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Reloader {
+    /// Shows them all, takes away what is gone, and warns of what ends soon. Gives what is shown now.
+    fn show_credentials(
+        &self,
+        metrics: &Metrics,
+        before: BTreeSet<Label>,
+        warned: &mut BTreeMap<Label, u32>,
+    ) -> BTreeSet<Label> {
+        let mut there = BTreeSet::new();
+        for (app, reports) in self.credentials() {
+            for one in reports {
+                metrics.credential_expiry(&app, &one.label, one.standing.expires_at);
+                metrics.credential_state(&app, &one.label, one.state, one.in_use);
+                if let Some(at) = one.standing.used_at {
+                    metrics.credential_used(&app, &one.label, at);
+                }
+                let label = (app.clone(), one.label);
+                match one.standing.expires_at.and_then(|at| warning(at, self.ports.clock.now())) {
+                    Some(days) if warned.insert(label.clone(), days).is_none_or(|before| days < before) => {
+                        tracing::warn!(%app, credential = label.1, days, "a client credential expires within so many days; add the next one now");
+                    }
+                    Some(_) => {}
+                    None => {
+                        warned.remove(&label);
+                    }
+                }
+                there.insert(label);
+            }
+        }
+        for (app, label) in before.difference(&there) {
+            metrics.credential_gone(app, label);
+        }
+        there
+    }
+
+    /// Takes up what operators decided, here or on another replica. Without the store, what is known stays in force.
+    async fn follow_choices(&self, app: &AppName, authority: &OpenIdAuthority) {
+        let choices: Result<Option<Taken<Choices>>, RepositoryError> =
+            self.repository.pending(Kind::CredentialChoices, app.as_str()).await;
+        match choices {
+            Ok(Some(choices)) => authority.credentials().choose(&choices.value),
+            Ok(None) => authority.credentials().choose(&Choices::default()),
+            Err(error) => {
+                tracing::debug!(%error, "what operators decided on client credentials could not be looked up")
+            }
+        }
+    }
+
+    async fn write_choice(&self, app: &AppName, change: impl Fn(&mut Choices)) -> Result<Choices, Refusal> {
+        let kind = Kind::CredentialChoices;
+        for _ in 0..TRIES {
+            let now = self.ports.clock.now();
+            let before: Option<Taken<Choices>> = self.repository.pending(kind, app.as_str()).await?;
+            let mut choices = before.as_ref().map(|before| before.value.clone()).unwrap_or_default();
+            change(&mut choices);
+            let written = match &before {
+                Some(before) => {
+                    self.repository.swap_pending(kind, app.as_str(), before, &choices, now, KEPT).await?
+                }
+                None => {
+                    self.repository.put_pending(kind, app.as_str(), &choices, now, KEPT).await?;
+                    // Somebody else may have made the first one at this very moment: what is there counts.
+                    let there: Option<Taken<Choices>> = self.repository.pending(kind, app.as_str()).await?;
+                    there.is_some_and(|there| there.value == choices)
+                }
+            };
+            if written {
+                return Ok(choices);
+            }
+        }
+        Err(Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) })
+    }
+
+    async fn rule(&self, app: &AppName, label: &str, choice: Choice) -> Result<(), Refusal> {
+        let installed = self.authorities.load().get(app).cloned().ok_or(Refusal::AppNotFound)?;
+        let set = installed.authority.credentials();
+        let Some(member) = set.member(label) else {
+            return Err(Refusal::invalid(
+                "credential",
+                format!("the app {app} has no client credential {label:?}"),
+            ));
+        };
+        let fingerprint = member.credential().fingerprint();
+        let report = set.report(self.ports.clock.now()).into_iter().find(|report| report.label == label);
+        let is_trusted = report.is_some_and(|report| report.standing.is_trusted());
+        let now = self.ports.clock.now();
+        let choices = match choice {
+            Choice::Promote if !is_trusted => {
+                return Err(Refusal::invalid(
+                    "credential",
+                    format!(
+                        "the authority has not taken {label:?}, or rejected it since; ask about it with `tokenward credentials verify {app} {label}`"
+                    ),
+                ));
+            }
+            Choice::Retire if !set.can_do_without(label) => {
+                return Err(Refusal::invalid(
+                    "credential",
+                    format!(
+                        "without {label:?} no client credential is left that the authority takes; add and verify the next one first"
+                    ),
+                ));
+            }
+            Choice::Promote => self.write_choice(app, |choices| choices.promote(fingerprint, now)).await?,
+            Choice::Retire => self.write_choice(app, |choices| choices.retire(fingerprint)).await?,
+        };
+        installed.authority.credentials().choose(&choices);
+        Ok(())
+    }
+
+    async fn ask_about(&self, app: &AppName, label: Option<&str>) -> Option<Vec<Verified>> {
+        let authority = self.authorities.load().get(app)?.authority.clone();
+        let labels: Vec<String> = match label {
+            Some(label) => vec![label.to_owned()],
+            None => authority.credentials().ids().into_iter().map(str::to_owned).collect(),
+        };
+        let mut heard = Vec::new();
+        for label in labels {
+            let result = authority.prove_credential(&label).await?;
+            let is_about_it = match &result {
+                Ok(()) => true,
+                Err(failure) => failure.disposition == Disposition::NextCredential,
+            };
+            let codes = |codes: &[u32]| codes.iter().map(|code| format!(" AADSTS{code}")).collect::<String>();
+            let result =
+                result.map_err(|failure| format!("{}{}", failure.cause, codes(&failure.answer.error_codes)));
+            heard.push(Verified { label, result, is_about_it });
+        }
+        if heard.iter().any(|one| one.result.is_ok()) {
+            self.engine.app_is_mended(app);
+        }
+        Some(heard)
+    }
+}
+
+/// The daemon itself, for operators.
+pub(super) struct Keeper(pub(super) Arc<Reloader>);
+
+impl Upkeep for Keeper {
+    fn reload(&self) -> BoxFuture<'_, Reloaded> {
+        Box::pin(self.0.reload("an operator"))
+    }
+
+    fn last_reload(&self) -> Option<Reloaded> {
+        lock(&self.0.last).clone()
+    }
+
+    fn credentials(&self) -> BTreeMap<AppName, Vec<CredentialReport>> {
+        self.0.credentials()
+    }
+
+    fn verify<'a>(
+        &'a self,
+        app: &'a AppName,
+        label: Option<&'a str>,
+    ) -> BoxFuture<'a, Option<Vec<Verified>>> {
+        Box::pin(self.0.ask_about(app, label))
+    }
+
+    fn choose<'a>(
+        &'a self,
+        app: &'a AppName,
+        label: &'a str,
+        choice: Choice,
+    ) -> BoxFuture<'a, Result<(), Refusal>> {
+        Box::pin(self.0.rule(app, label, choice))
+    }
+}
+
+impl Reloader {
+    fn credentials(&self) -> BTreeMap<AppName, Vec<CredentialReport>> {
+        let now = self.ports.clock.now();
+        let report = |(app, installed): (&AppName, &super::apps::Installed)| {
+            (app.clone(), installed.authority.credentials().report(now))
+        };
+        self.authorities.load().iter().map(report).collect()
+    }
 }

@@ -171,7 +171,7 @@ impl Daemon {
             apps,
             broker::Deps {
                 engine: engine.clone(),
-                repository,
+                repository: repository.clone(),
                 clock: clock.clone(),
                 random: random.clone(),
                 tasks: tasks.clone(),
@@ -206,8 +206,9 @@ impl Daemon {
             admins: admins.clone(),
             tls: bound.tls,
             level,
-            last: tokio::sync::Mutex::default(),
-            outcome: std::sync::Mutex::default(),
+            repository,
+            turn: tokio::sync::Mutex::default(),
+            last: std::sync::Mutex::default(),
         });
         let daemon = Daemon {
             public: bound.public.tcp_address().expect("the public listener is TCP"),
@@ -248,6 +249,7 @@ impl Daemon {
             own_uids,
             clock.clone(),
             events.clone(),
+            Arc::new(credentials::Keeper(reloader)),
         ));
         for listener in bound.admin {
             listener.serve(admin.clone(), surroundings.clone());

@@ -13,13 +13,14 @@ use arc_swap::ArcSwap;
 use super::apps::{self, Authorities};
 use super::listeners::{self, LiveTls};
 use super::{Environment, Ports, broker_settings, callers, engine_apps, engine_settings, level_of};
+use crate::api::upkeep::Reloaded;
 use crate::broker::Broker;
 use crate::callers::LiveCallers;
 use crate::config::{self, Config};
-use crate::domain::time::Timestamp;
 use crate::events::Events;
 use crate::keyring::Keyring;
 use crate::refresh::Engine;
+use crate::repository::Repository;
 use crate::telemetry::logging::LevelHandle;
 use crate::telemetry::metrics::Metrics;
 
@@ -30,17 +31,6 @@ pub struct Source {
     pub path: PathBuf,
     /// The process's environment.
     pub variables: BTreeMap<String, String>,
-}
-
-/// How the last reload ended, for whoever shows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
-    /// When it was.
-    pub at: Timestamp,
-    /// What asked for it: `SIGHUP`, `a file changed`, `the admin API`.
-    pub asked_by: &'static str,
-    /// The sections that are others now, or why it was refused: one line each.
-    pub result: Result<Vec<String>, Vec<String>>,
 }
 
 /// Everything that a reload replaces, and what it builds with.
@@ -54,20 +44,21 @@ pub(super) struct Reloader {
     pub(super) running: Arc<ArcSwap<Config>>,
     pub(super) authorities: Arc<ArcSwap<Authorities>>,
     pub(super) engine: Engine,
+    pub(super) repository: Arc<Repository>,
     pub(super) broker: Arc<Broker>,
     pub(super) callers: LiveCallers,
     pub(super) admins: LiveCallers,
     pub(super) tls: LiveTls,
     pub(super) level: Option<LevelHandle>,
-    /// One at a time; how the last one ended.
-    pub(super) last: tokio::sync::Mutex<()>,
-    pub(super) outcome: Mutex<Option<Outcome>>,
+    /// One at a time.
+    pub(super) turn: tokio::sync::Mutex<()>,
+    pub(super) last: Mutex<Option<Reloaded>>,
 }
 
 impl Reloader {
     /// Reads everything again and takes it up, or nothing of it.
-    pub(super) async fn reload(self: &Arc<Self>, asked_by: &'static str) -> Outcome {
-        let _one_at_a_time = self.last.lock().await;
+    pub(super) async fn reload(self: &Arc<Self>, asked_by: &'static str) -> Reloaded {
+        let _turn = self.turn.lock().await;
         let this = self.clone();
         // Files are read and keys are parsed: not on a thread that serves.
         let result = match tokio::task::spawn_blocking(move || this.take_up()).await {
@@ -92,14 +83,9 @@ impl Reloader {
             }
         }
         self.events.reloaded(asked_by, result.as_ref().err().map(Vec::as_slice)).await;
-        let outcome = Outcome { at: now, asked_by, result };
-        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome.clone());
-        outcome
-    }
-
-    /// How the last reload ended.
-    pub(super) fn last_outcome(&self) -> Option<Outcome> {
-        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let reloaded = Reloaded { at: now, asked_by, result };
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(reloaded.clone());
+        reloaded
     }
 
     fn take_up(&self) -> Result<Vec<String>, Vec<String>> {
@@ -141,7 +127,10 @@ impl Reloader {
         for warning in loaded.warnings {
             tracing::warn!(config = %self.source.path.display(), "{warning}");
         }
-        let changed = config::changed_sections(&running, &new);
+        let mut changed = config::changed_sections(&running, &new);
+        if changed.is_empty() {
+            changed.push("nothing but the content of files".to_owned());
+        }
         // Apps before those who may ask for them. (The other way about for what goes: an app that is gone is "not found" a moment
         // before its rules are.)
         let (apps, authorities) = apps::install(apps, &before);

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::client_auth::ClientCredential;
-use crate::domain::credential::{self, CredentialState, Standing};
+use crate::domain::credential::{self, Choices, CredentialState, Standing};
 use crate::domain::time::Timestamp;
 
 /// One that only users' requests can prove is tried in one of them this often, where there is something to fall back to.
@@ -209,17 +209,24 @@ impl CredentialSet {
         })
     }
 
-    /// What an operator said: this one is preferred, these are out of service. By label.
-    pub fn choose(
-        &self,
-        promoted: Option<(&str, Timestamp)>,
-        is_retired: impl Fn(&ClientCredential) -> bool,
-    ) {
+    /// What operators decided.
+    pub fn choose(&self, choices: &Choices) {
         for member in &self.members {
+            let fingerprint = member.credential.fingerprint();
             let mut standing = member.standing();
-            standing.promoted_at = promoted.filter(|(label, _)| *label == member.label).map(|(_, at)| at);
-            standing.is_retired = is_retired(&member.credential);
+            standing.promoted_at =
+                choices.promoted.filter(|(promoted, _)| *promoted == fingerprint).map(|(_, at)| at);
+            standing.is_retired = choices.retired.contains(&fingerprint);
         }
+    }
+
+    /// Whether the authority takes another one than this.
+    pub fn can_do_without(&self, label: &str) -> bool {
+        let works = |member: &Arc<Member>| {
+            let standing = member.standing();
+            member.label != label && standing.is_trusted() && !standing.is_retired
+        };
+        self.members.iter().any(works)
     }
 
     /// The order to try them in. One that only users' requests can prove comes first now and then, where there is something to

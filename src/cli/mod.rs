@@ -22,9 +22,11 @@ mod check;
 mod client;
 mod connect;
 mod connections;
+mod credentials;
 mod init;
 mod keyring;
 mod output;
+mod reload;
 mod revoke;
 mod store;
 mod token;
@@ -100,6 +102,8 @@ fn dispatch(cli: Cli, world: &mut World) -> Result<ExitCode, Failure> {
         Command::Connections(command) => connections::run(&command, &config, world),
         Command::Callers(command) => callers::run(&command, &config, world),
         Command::Keyring(command) => keyring::run(&command, &config, world),
+        Command::Credentials(command) => credentials::run(&command, &config, world),
+        Command::Reload(args) => reload::run(&args, &config, world),
         Command::Revoke(args) => revoke::run(&args, &config, world),
         Command::Store(command) => store::run(&command, &config, world),
     }?;
@@ -147,6 +151,12 @@ enum Command {
     /// Make, list and retire callers' API keys
     #[command(subcommand, after_help = "Example:\n  tokenward callers add-key mail-sync --expires-in 90d")]
     Callers(callers::Command),
+    /// List, verify, promote and retire the ways in which an app proves itself
+    #[command(subcommand, after_help = "Example:\n  tokenward credentials list")]
+    Credentials(credentials::Command),
+    /// Have the daemon read its configuration and secrets again
+    #[command(after_help = "Example:\n  tokenward reload")]
+    Reload(reload::Args),
     /// Make and list sealing keys
     #[command(subcommand, after_help = "Example:\n  tokenward keyring status")]
     Keyring(keyring::Command),

@@ -7,6 +7,8 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::time::Timestamp;
 
 /// Acceptances in a row after which a rejected credential is trusted again.
@@ -208,6 +210,38 @@ impl Standing {
             }
         };
         asked_at.plus(wait) <= now
+    }
+}
+
+/// Tells one credential's content from another's: a hash of it.
+pub type Fingerprint = [u8; 32];
+
+/// What operators decided on an app's credentials. By content: what takes the place of one that was retired is another one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choices {
+    /// The one that is preferred, and since when.
+    pub promoted: Option<(Fingerprint, Timestamp)>,
+    /// Those that are out of service, the latest last.
+    pub retired: Vec<Fingerprint>,
+}
+
+/// Retired credentials that are remembered: more than any app has at a time.
+const MOST_RETIRED: usize = 64;
+
+impl Choices {
+    /// This one is preferred from now on, and in service.
+    pub fn promote(&mut self, one: Fingerprint, now: Timestamp) {
+        self.retired.retain(|other| *other != one);
+        self.promoted = Some((one, now));
+    }
+
+    /// This one is out of service.
+    pub fn retire(&mut self, one: Fingerprint) {
+        self.promoted = self.promoted.filter(|(promoted, _)| *promoted != one);
+        self.retired.retain(|other| *other != one);
+        self.retired.push(one);
+        let extra = self.retired.len().saturating_sub(MOST_RETIRED);
+        self.retired.drain(..extra);
     }
 }
 

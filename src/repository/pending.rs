@@ -31,6 +31,8 @@ pub enum Kind {
     IdleLimit,
     /// What an operator revoked.
     Revocations,
+    /// What an operator decided on an app's client credentials.
+    CredentialChoices,
 }
 
 impl Kind {
@@ -44,6 +46,7 @@ impl Kind {
             Kind::Hold => "hold",
             Kind::IdleLimit => "idle-limit",
             Kind::Revocations => "revocations",
+            Kind::CredentialChoices => "credential-choices",
         }
     }
 

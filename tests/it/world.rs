@@ -186,7 +186,9 @@ impl World {
 
         let (key, reader_key) = make_keys(folder.path());
         for (name, content) in &plan.files {
-            write_secret(&folder.path().join(name), content);
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            write_secret(&path, content);
         }
         if let Some(ca) = entra.ca_pem() {
             write_secret(&folder.path().join("ca.pem"), &ca);
@@ -219,6 +221,7 @@ impl World {
             .replace(&format!("address  = \"127.0.0.1:{}\"", self.public_port), "address  = \"127.0.0.1:0\"")
             .replace("\"keyring\"", "\"../keyring\"")
             .replace("\"client-secret\"", "\"../client-secret\"")
+            .replace("\"credentials\"", "\"../credentials\"")
             .replace("mail-sync.keys", "../mail-sync.keys")
             .replace("mail-reader.keys", "../mail-reader.keys");
         std::fs::write(folder.join("tokenward.toml"), other).expect("write");

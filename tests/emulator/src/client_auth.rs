@@ -8,7 +8,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
 use crate::clock::Moment;
-use crate::directory::{Certificate, Registration, TenantPath};
+use crate::directory::{Certificate, Registration, Secret, TenantPath};
 use crate::errors::AadError;
 use crate::ledger::{AuthMethod, Notes};
 use crate::message::Request;
@@ -78,7 +78,20 @@ impl State {
             (None, None) if app.app.public => {}
             (None, None) => return Err(AadError::new(7000218)),
             _ if app.app.public => return Err(AadError::new(700025)),
-            (Some(secret), _) => notes.credential = Some(check_secret(&app, secret, self.clock.now())?),
+            (Some(secret), _) => {
+                let now = self.clock.now();
+                let flaps = |known: &Secret| {
+                    known.value == secret && known.flaps_until.is_some_and(|until| now < until)
+                };
+                let misses = app.secrets.iter().any(flaps) && {
+                    self.flaps += 1;
+                    self.flaps % 2 == 1
+                };
+                if misses {
+                    return Err(AadError::new(7000215));
+                }
+                notes.credential = Some(check_secret(&app, secret, now)?);
+            }
             (None, Some(assertion)) => {
                 if request.form.get("client_assertion_type") != Some(ASSERTION_TYPE) {
                     return Err(AadError::because(

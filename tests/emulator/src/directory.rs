@@ -241,6 +241,8 @@ pub(crate) struct Secret {
     pub(crate) value: String,
     pub(crate) active_at: Moment,
     pub(crate) expires_at: Option<Moment>,
+    /// Until then every other request finds a replica that does not know it.
+    pub(crate) flaps_until: Option<Moment>,
 }
 
 /// A certificate for client assertions.
@@ -308,6 +310,7 @@ impl Registration {
             value: value.to_owned(),
             active_at: now.plus(active_after),
             expires_at: expires_after.map(|after| now.plus(after)),
+            flaps_until: None,
         });
         Ok(key_id)
     }

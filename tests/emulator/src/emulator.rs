@@ -372,6 +372,14 @@ impl Emulator {
         self.0.shared.state().add_secret(client_id, value, active_after, expires_after).map_err(KnobError)
     }
 
+    /// Has every other request with this secret refused, as by replicas that do not know it yet, until so long from now.
+    ///
+    /// # Errors
+    /// When there is no such app or secret.
+    pub fn let_secret_flap(&self, client_id: &str, which: &str, within: Duration) -> Result<(), KnobError> {
+        self.0.shared.state().let_secret_flap(client_id, which, within).map_err(KnobError)
+    }
+
     /// Removes a secret by its value or key id.
     ///
     /// # Errors

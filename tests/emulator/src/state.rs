@@ -41,6 +41,8 @@ pub(crate) struct State {
     /// Names and values of the secrets that token requests brought, oldest first.
     pub(crate) presented: VecDeque<(&'static str, String)>,
     serial: u64,
+    /// Requests with a secret that flaps.
+    pub(crate) flaps: u64,
 }
 
 /// Fields of a token request that are secrets.
@@ -140,6 +142,7 @@ impl State {
             dead_families: HashSet::new(),
             presented: VecDeque::new(),
             serial: 0,
+            flaps: 0,
         }
     }
 
@@ -221,6 +224,20 @@ impl State {
     ) -> Result<String, String> {
         let now = self.clock.now();
         self.app_mut(client_id)?.add_secret(value, now, active_after, expires_after)
+    }
+
+    /// Until so long from now, every other request with this secret is answered as if it were wrong.
+    pub(crate) fn let_secret_flap(
+        &mut self,
+        client_id: &str,
+        which: &str,
+        within: Duration,
+    ) -> Result<(), String> {
+        let until = self.clock.now().plus(within);
+        let app = self.app_mut(client_id)?;
+        let found = app.secrets.iter_mut().find(|secret| secret.value == which || secret.key_id == which);
+        found.ok_or("no such secret")?.flaps_until = Some(until);
+        Ok(())
     }
 
     /// Removes the secret with this value or key id.

@@ -1,0 +1,138 @@
+//! What operators see of the daemon itself and may do to it, besides connections: its configuration and its client credentials.
+//! A port: only the room that puts the daemon together has these in its hands.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::authority::CredentialReport;
+use crate::broker::Refusal;
+use crate::domain::id::AppName;
+use crate::domain::task::BoxFuture;
+use crate::domain::time::Timestamp;
+
+/// How a reload ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reloaded {
+    /// When it was.
+    pub at: Timestamp,
+    /// What asked for it: `SIGHUP`, `a file changed`, `an operator`.
+    pub asked_by: &'static str,
+    /// The sections that are others now, or why it was refused: one line each.
+    pub result: Result<Vec<String>, Vec<String>>,
+}
+
+/// What an operator decides on a client credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// It is the first to be tried, as long as the authority takes it.
+    Promote,
+    /// It is not used any more, on any replica.
+    Retire,
+}
+
+/// What the authority said about a credential when it was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// The credential.
+    pub label: String,
+    /// Taken; or not, and why.
+    pub result: Result<(), String>,
+    /// Whether the answer is about the credential at all.
+    pub is_about_it: bool,
+}
+
+/// The daemon itself, for operators.
+pub trait Upkeep: Send + Sync {
+    /// Reads configuration and secrets again.
+    fn reload(&self) -> BoxFuture<'_, Reloaded>;
+
+    /// How the last reload ended; none since the start.
+    fn last_reload(&self) -> Option<Reloaded>;
+
+    /// Every app's client credentials.
+    fn credentials(&self) -> BTreeMap<AppName, Vec<CredentialReport>>;
+
+    /// Asks the authority about an app's credential, or about all of them. None when there is no such.
+    fn verify<'a>(&'a self, app: &'a AppName, label: Option<&'a str>)
+    -> BoxFuture<'a, Option<Vec<Verified>>>;
+
+    /// Prefers a credential, or takes it out of service, on every replica within seconds and through restarts.
+    fn choose<'a>(
+        &'a self,
+        app: &'a AppName,
+        label: &'a str,
+        choice: Choice,
+    ) -> BoxFuture<'a, Result<(), Refusal>>;
+}
+
+/// A credential as it is shown: never the secret.
+#[derive(Serialize)]
+pub(super) struct CredentialShape {
+    id: String,
+    kind: &'static str,
+    state: &'static str,
+    /// Whether it is the first to be tried.
+    in_use: bool,
+    since: String,
+    expires_at: Option<String>,
+    accepted_at: Option<String>,
+    /// When a token was last got with it, by this replica.
+    last_used_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rejection: Option<Value>,
+    /// The configuration has another in its place.
+    superseded_at: Option<String>,
+    promoted_at: Option<String>,
+    /// Only a user's request can prove it: the authority does not let the app ask for a token of its own.
+    proven_by_use: bool,
+}
+
+impl From<CredentialReport> for CredentialShape {
+    fn from(report: CredentialReport) -> Self {
+        let standing = report.standing;
+        let text = |at: Option<Timestamp>| at.map(Timestamp::rfc3339);
+        CredentialShape {
+            id: report.label,
+            kind: report.kind,
+            state: report.state.as_str(),
+            in_use: report.in_use,
+            since: standing.since.rfc3339(),
+            expires_at: text(standing.expires_at),
+            accepted_at: text(standing.accepted_at),
+            last_used_at: text(standing.used_at),
+            rejection: standing.rejection.map(|no| {
+                json!({ "at": no.at.rfc3339(), "error_codes": no.codes, "cause": no.cause, "times": no.times })
+            }),
+            superseded_at: text(standing.superseded_at),
+            promoted_at: text(standing.promoted_at),
+            proven_by_use: standing.is_proven_by_use,
+        }
+    }
+}
+
+/// A reload as it is shown.
+pub(super) fn reloaded_shape(reloaded: &Reloaded) -> Value {
+    let (outcome, changed, problems) = match &reloaded.result {
+        Ok(changed) => ("ok", changed.as_slice(), [].as_slice()),
+        Err(problems) => ("refused", [].as_slice(), problems.as_slice()),
+    };
+    json!({
+        "outcome": outcome,
+        "at": reloaded.at.rfc3339(),
+        "asked_by": reloaded.asked_by,
+        "changed": changed,
+        "problems": problems,
+    })
+}
+
+/// What was heard of a credential, as it is shown.
+pub(super) fn verified_shape(verified: &Verified) -> Value {
+    let outcome = match (&verified.result, verified.is_about_it) {
+        (Ok(()), _) => "accepted",
+        (Err(_), true) => "rejected",
+        (Err(_), false) => "unknown",
+    };
+    json!({ "id": verified.label, "outcome": outcome, "cause": verified.result.as_ref().err() })
+}

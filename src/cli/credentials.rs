@@ -1,0 +1,174 @@
+//! `credentials`: the ways in which an app proves itself, as the daemon knows them, over the admin API.
+
+use clap::Subcommand;
+use http::Method;
+use serde_json::Value;
+
+use super::args::app_name;
+use super::client::{Client, DEADLINE, ReachArgs, target, text};
+use super::output::{shown, table};
+use super::{ConfigPath, Exit, Failure, World, block_on};
+use crate::domain::id::AppName;
+
+/// What to do with client credentials.
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// List client credentials with their states; never the secrets
+    #[command(after_help = "Example:\n  tokenward credentials list outlook")]
+    List {
+        /// The app, as in [apps.APP]; every app without it
+        #[arg(value_parser = app_name)]
+        app: Option<AppName>,
+        /// Print a list as the API has it
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        reach: ReachArgs,
+    },
+    /// Ask the authority about one now, or about all of an app, with a token request of the app's own
+    #[command(after_help = "Example:\n  tokenward credentials verify outlook 2027-05")]
+    Verify {
+        /// The app, as in [apps.APP]
+        #[arg(value_parser = app_name)]
+        app: AppName,
+        /// The credential; every one of the app without it
+        id: Option<String>,
+        /// Print a list of {id, outcome, cause}
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        reach: ReachArgs,
+    },
+    /// Prefer one that the authority takes, on every replica
+    #[command(after_help = "Example:\n  tokenward credentials promote outlook 2027-05")]
+    Promote(Chosen),
+    /// Take one out of service, on every replica, before its file and the authority's copy go
+    #[command(after_help = "Example:\n  tokenward credentials retire outlook 2026-11")]
+    Retire(Chosen),
+}
+
+#[derive(clap::Args)]
+pub(super) struct Chosen {
+    /// The app, as in [apps.APP]
+    #[arg(value_parser = app_name)]
+    app: AppName,
+    /// The credential
+    id: String,
+    #[command(flatten)]
+    reach: ReachArgs,
+}
+
+pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> Result<(), Failure> {
+    match command {
+        Command::List { app, json, reach } => {
+            let client = reach.admin(config, world)?;
+            block_on(list(&client, app.as_ref(), *json, world))
+        }
+        Command::Verify { app, id, json, reach } => {
+            let client = reach.admin(config, world)?;
+            block_on(verify(&client, app, id.as_deref(), *json, world))
+        }
+        Command::Promote(chosen) => {
+            let client = chosen.reach.admin(config, world)?;
+            block_on(choose(&client, chosen, "promote", "is preferred from now on", world))
+        }
+        Command::Retire(chosen) => {
+            let client = chosen.reach.admin(config, world)?;
+            let what = "is not used any more. Remove its file, and then the credential at the authority";
+            block_on(choose(&client, chosen, "retire", what, world))
+        }
+    }
+}
+
+async fn list(client: &Client, app: Option<&AppName>, json: bool, world: &mut World) -> Result<(), Failure> {
+    let answer = client.get("/admin/v1/credentials").await?;
+    let apps = answer["apps"].as_array().cloned().unwrap_or_default();
+    let is_wanted = |one: &&Value| app.is_none_or(|app| text(one, "app") == app.as_str());
+    let apps: Vec<Value> = apps.iter().filter(is_wanted).cloned().collect();
+    if let (Some(app), true) = (app, apps.is_empty()) {
+        return Err(Failure::failed(format!("there is no app {app}")));
+    }
+    if json {
+        return world.output.json(&apps);
+    }
+    let mut rows = Vec::new();
+    for app in &apps {
+        for one in app["credentials"].as_array().into_iter().flatten() {
+            let or_dash = |member: &str| match text(one, member) {
+                "" => "-".to_owned(),
+                there => shown(there),
+            };
+            let note = match (&one["rejection"], text(one, "superseded_at")) {
+                (Value::Object(no), _) => {
+                    let codes = no.get("error_codes").and_then(Value::as_array).into_iter().flatten();
+                    let codes: Vec<String> = codes.map(|code| format!("AADSTS{code}")).collect();
+                    format!(
+                        "{} {}",
+                        codes.join(" "),
+                        no.get("cause").and_then(Value::as_str).unwrap_or_default()
+                    )
+                }
+                (_, "") if one["proven_by_use"] == true && text(one, "state") == "new" => {
+                    "is proven by a user's next refresh".to_owned()
+                }
+                (_, "") => String::new(),
+                _ => "a fallback: another took its place".to_owned(),
+            };
+            rows.push(vec![
+                shown(text(app, "app")),
+                shown(text(one, "id")),
+                shown(text(one, "kind")),
+                shown(text(one, "state")),
+                if one["in_use"] == true { "yes" } else { "no" }.to_owned(),
+                or_dash("expires_at"),
+                or_dash("last_used_at"),
+                shown(note.trim()),
+            ]);
+        }
+    }
+    world
+        .output
+        .data(&table(&["APP", "ID", "KIND", "STATE", "IN USE", "EXPIRES", "LAST USED", "NOTE"], &rows))
+}
+
+async fn verify(
+    client: &Client,
+    app: &AppName,
+    id: Option<&str>,
+    json: bool,
+    world: &mut World,
+) -> Result<(), Failure> {
+    let mut path = vec!["admin", "v1", "apps", app.as_str(), "credentials"];
+    path.extend(id);
+    path.push("verify");
+    let answer = client.ask(Method::POST, &target(&path, &[]), None, DEADLINE).await?;
+    let heard = answer["credentials"].as_array().cloned().unwrap_or_default();
+    if json {
+        world.output.json(&heard)?;
+    } else {
+        for one in &heard {
+            let (id, cause) = (shown(text(one, "id")), shown(text(one, "cause")));
+            world.output.data(&match text(one, "outcome") {
+                "accepted" => format!("{id}: the authority takes it"),
+                "rejected" => format!("{id}: the authority rejects it: {cause}"),
+                _ => format!("{id}: not known: {cause}"),
+            })?;
+        }
+    }
+    let all_taken = !heard.is_empty() && heard.iter().all(|one| text(one, "outcome") == "accepted");
+    if all_taken { Ok(()) } else { Err(Failure::silent(Exit::Failed)) }
+}
+
+async fn choose(
+    client: &Client,
+    chosen: &Chosen,
+    act: &str,
+    what: &str,
+    world: &mut World,
+) -> Result<(), Failure> {
+    let Chosen { app, id, .. } = chosen;
+    let path = target(&["admin", "v1", "apps", app.as_str(), "credentials", id, act], &[]);
+    client.ask(Method::POST, &path, None, DEADLINE).await?;
+    world.output.say(&format!("{id} of app {app} {what}. Every replica follows within seconds."));
+    Ok(())
+}

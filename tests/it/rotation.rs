@@ -1,0 +1,345 @@
+//! Every secret is replaced while it is used: two replicas, callers all the time, tokens so short-lived that the authority is
+//! asked all the time, and not one failed request.
+//!
+//! `ROTATION_SECONDS` makes each of the phases as long as it says (`make rotation`).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::world::{ALICE, CLIENT_ID, CLIENT_SECRET, Kept, Plan, Process, World, text, write_secret};
+
+/// Short, so that every request or two needs a refresh.
+const LIFE: Duration = Duration::from_secs(2);
+const CONNECTIONS: usize = 12;
+const CALLERS: usize = 6;
+const DIRECTORY: &str = "credentials_dir = \"credentials\"\nhome_tenant = \"contoso.example\"\n";
+
+fn phase(seconds: u64) -> Duration {
+    let long = std::env::var("ROTATION_SECONDS").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(long.unwrap_or(seconds))
+}
+
+/// Two replicas with connections, and a folder of client credentials that both read.
+struct Scene {
+    world: Arc<World>,
+    other: Arc<Process>,
+    names: Arc<Vec<String>>,
+}
+
+impl Scene {
+    async fn start(plan: Plan) -> Scene {
+        let world = Arc::new(plan.kept(Kept::Redis).token_life(LIFE).start().await);
+        let other = Arc::new(world.replica("other").await);
+        let names: Vec<String> = (0..CONNECTIONS).map(|number| format!("user-{number}")).collect();
+        for name in &names {
+            world.connect(name, ALICE).await;
+        }
+        Scene { world, other, names: Arc::new(names) }
+    }
+
+    /// With one secret in the folder, `2026-11.secret`.
+    async fn with_a_secret() -> Scene {
+        let plan = Plan::default()
+            .credentials("")
+            .app_lines(DIRECTORY)
+            .file("credentials/2026-11.secret", CLIENT_SECRET);
+        Scene::start(plan).await
+    }
+
+    fn daemons(&self) -> [&Process; 2] {
+        [&self.world.daemon, &self.other]
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.world.folder.path().join("credentials").join(name)
+    }
+
+    /// Waits until both replicas show this line in their metrics.
+    async fn both_show(&self, line: &str) {
+        let begun = Instant::now();
+        for daemon in self.daemons() {
+            while !metrics(daemon).await.lines().any(|shown| shown == line) {
+                assert!(
+                    begun.elapsed() < Duration::from_secs(60),
+                    "{line}\n{}\n{}",
+                    metrics(daemon).await,
+                    daemon.log()
+                );
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+
+    async fn credential_is(&self, label: &str, state: &str) {
+        let labels = format!("{{app=\"outlook\",credential=\"{label}\",state=\"{state}\"}}");
+        self.both_show(&format!("tokenward_credential_state{labels} 1")).await;
+    }
+
+    /// The ids of the secrets that the authority took since the last call.
+    fn taken(&self) -> Vec<String> {
+        let ledger = self.world.entra.take_ledger();
+        ledger
+            .into_iter()
+            .filter(|entry| entry.status == Some(200))
+            .filter_map(|entry| entry.credential)
+            .collect()
+    }
+
+    /// Runs a command against the first replica: its exit code, and what it printed.
+    async fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tokenward"));
+        command.args(arguments).arg("--config").arg(self.world.folder.path().join("tokenward.toml"));
+        let ended =
+            tokio::task::spawn_blocking(move || command.output()).await.expect("run").expect("it ends");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (ended.status.code().unwrap_or(-1), text(&ended.stdout), text(&ended.stderr))
+    }
+
+    fn load(&self) -> Load {
+        let over = Arc::new(AtomicBool::new(false));
+        let callers = (0..CALLERS).map(|caller| {
+            let (world, other, names) = (self.world.clone(), self.other.clone(), self.names.clone());
+            let over = over.clone();
+            tokio::spawn(async move {
+                let mut seen = Seen::default();
+                let mut at = caller;
+                while !over.load(Ordering::Relaxed) {
+                    let daemon = if at % 2 == 0 { &world.daemon } else { &*other };
+                    let begun = Instant::now();
+                    let answer = world.token_at(daemon, &names[(at / 2) % names.len()]).await;
+                    seen.took.push(begun.elapsed());
+                    if answer.status != 200 {
+                        seen.failed.push(format!("{}: {}", answer.status, answer.text()));
+                    }
+                    at += 1;
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                seen
+            })
+        });
+        let callers = callers.collect();
+        Load { over, callers }
+    }
+}
+
+#[derive(Default)]
+struct Seen {
+    took: Vec<Duration>,
+    failed: Vec<String>,
+}
+
+struct Load {
+    over: Arc<AtomicBool>,
+    callers: Vec<tokio::task::JoinHandle<Seen>>,
+}
+
+impl Load {
+    async fn end(self) -> Seen {
+        self.over.store(true, Ordering::Relaxed);
+        let mut all = Seen::default();
+        for caller in self.callers {
+            let seen = caller.await.expect("as promised");
+            all.took.extend(seen.took);
+            all.failed.extend(seen.failed);
+        }
+        all
+    }
+
+    /// Ends it; nothing may have failed. What it took is printed, and asserted by nobody.
+    async fn end_without_a_failure(self, what: &str) {
+        let mut seen = self.end().await;
+        seen.took.sort();
+        let part = |percent: usize| seen.took[(seen.took.len() - 1) * percent / 100].as_secs_f64() * 1000.0;
+        println!(
+            "{what}: {} requests, {} failed, p50 {:.1} ms, p99 {:.1} ms",
+            seen.took.len(),
+            seen.failed.len(),
+            part(50),
+            part(99)
+        );
+        assert!(seen.failed.is_empty(), "{} failed, first: {}", seen.failed.len(), seen.failed[0]);
+        assert!(seen.took.len() > 50, "hardly anybody asked");
+    }
+}
+
+async fn metrics(daemon: &Process) -> String {
+    let url = format!("{}/metrics", daemon.ops);
+    crate::http_client::request(http::Method::GET, &url, &[], "").await.expect("metrics").text().to_owned()
+}
+
+/// R1. The authority knows the new secret later than we do, and for a while only at every other request.
+#[tokio::test]
+async fn a_second_secret_takes_over_and_the_first_goes() {
+    let scene = Scene::with_a_secret().await;
+    let entra = &scene.world.entra;
+    scene.credential_is("2026-11", "in_use").await;
+    let load = scene.load();
+    let (unknown, flapping) = (phase(3), phase(3) * 2);
+    let new = entra.add_secret(CLIENT_ID, "the-second-secret", unknown, None).expect("room for one more");
+    entra.let_secret_flap(CLIENT_ID, "the-second-secret", flapping).expect("known");
+    write_secret(&scene.file("2027-05.secret"), "the-second-secret\n");
+    scene.credential_is("2027-05", "rejected").await;
+    scene.credential_is("2027-05", "in_use").await;
+    scene.credential_is("2026-11", "proven").await;
+    std::fs::remove_file(scene.file("2026-11.secret")).expect("removed");
+    tokio::time::sleep(phase(2) + Duration::from_secs(2)).await;
+    entra.remove_secret(CLIENT_ID, CLIENT_SECRET).expect("removed");
+    scene.taken();
+    tokio::time::sleep(phase(3)).await;
+    load.end_without_a_failure("a second secret takes over").await;
+    let taken = scene.taken();
+    assert!(!taken.is_empty() && taken.iter().all(|id| *id == new), "{taken:?}, and {new} is the new one");
+}
+
+/// A file's content is another one, by an editor's rename: what it held before is the fallback.
+#[tokio::test]
+async fn a_secret_s_file_is_overwritten_before_the_authority_knows_the_new_one() {
+    let scene = Scene::with_a_secret().await;
+    let entra = &scene.world.entra;
+    scene.credential_is("2026-11", "in_use").await;
+    let load = scene.load();
+    write_secret(&scene.file(".2026-11.secret.swp"), "the-second-secret");
+    std::fs::rename(scene.file(".2026-11.secret.swp"), scene.file("2026-11.secret")).expect("renamed");
+    scene.credential_is("2026-11", "rejected").await;
+    scene.credential_is("2026-11~before", "in_use").await;
+    tokio::time::sleep(phase(2)).await;
+    entra.add_secret(CLIENT_ID, "the-second-secret", Duration::ZERO, None).expect("room for one more");
+    scene.credential_is("2026-11", "in_use").await;
+    entra.remove_secret(CLIENT_ID, CLIENT_SECRET).expect("removed");
+    tokio::time::sleep(phase(2)).await;
+    load.end_without_a_failure("a secret's file is overwritten").await;
+}
+
+/// What is wrong is refused with its reason, and nothing is lost by it.
+#[tokio::test]
+async fn a_wrong_secret_an_empty_file_and_a_bad_configuration_harm_nobody() {
+    let scene = Scene::with_a_secret().await;
+    scene.credential_is("2026-11", "in_use").await;
+    let load = scene.load();
+    write_secret(&scene.file("2027-05.secret"), "nobody-knows-this-one");
+    scene.credential_is("2027-05", "rejected").await;
+    scene.credential_is("2026-11", "in_use").await;
+
+    write_secret(&scene.file("2027-05.secret"), "");
+    scene.both_show("tokenward_config_reloads_total{outcome=\"failed\"} 1").await;
+    std::fs::remove_file(scene.file("2027-05.secret")).expect("removed");
+    // Nothing that could be used is left: that is no replacement.
+    std::fs::rename(scene.file("2026-11.secret"), scene.world.folder.path().join("aside")).expect("moved");
+    scene.both_show("tokenward_config_reloads_total{outcome=\"failed\"} 2").await;
+    std::fs::rename(scene.world.folder.path().join("aside"), scene.file("2026-11.secret")).expect("moved");
+
+    let config = scene.world.folder.path().join("tokenward.toml");
+    let good = std::fs::read_to_string(&config).expect("read");
+    std::fs::write(&config, good.replace("response_mode", "responsemode")).expect("written");
+    let log_says = |what: &'static str| {
+        let daemon = &scene.world.daemon;
+        async move {
+            let begun = Instant::now();
+            while !daemon.log().contains(what) {
+                assert!(begun.elapsed() < Duration::from_secs(30), "{what}\n{}", daemon.log());
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    };
+    log_says("did you mean `response_mode`").await;
+    std::fs::write(&config, good.replacen("127.0.0.1:0", "127.0.0.1:9", 1)).expect("written");
+    log_says("listen.local cannot change while the daemon runs").await;
+    std::fs::write(&config, good).expect("written");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    load.end_without_a_failure("wrong secrets and files").await;
+}
+
+/// The outage that everybody has had: the only secret expires. Nobody is signed out, and a new file is the whole repair.
+#[tokio::test]
+async fn the_only_secret_expires_and_a_new_file_heals_everything() {
+    let scene = Scene::with_a_secret().await;
+    let entra = &scene.world.entra;
+    entra.change_settings(|settings| settings.token_lifetime_seconds = Some(8));
+    for name in scene.names.iter() {
+        scene.world.access_token(name).await;
+    }
+    entra.expire_secret(CLIENT_ID, CLIENT_SECRET).expect("known");
+    // What is held is handed out to its end …
+    for name in scene.names.iter() {
+        for daemon in scene.daemons() {
+            assert_eq!(scene.world.token_at(daemon, name).await.status, 200);
+        }
+    }
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    // … and then callers are told whose fault it is.
+    for daemon in scene.daemons() {
+        let refused = scene.world.token_at(daemon, &scene.names[0]).await;
+        assert_eq!(refused.status, 503);
+        assert_eq!(text(&refused.json(), "code"), "app_credential_rejected");
+        assert!(refused.headers.contains_key("retry-after"));
+    }
+    for name in scene.names.iter() {
+        assert_eq!(text(&scene.world.show(name).await, "status"), "active");
+    }
+    entra.change_settings(|settings| settings.token_lifetime_seconds = Some(3600));
+    entra.add_secret(CLIENT_ID, "the-second-secret", Duration::ZERO, None).expect("room for one more");
+    write_secret(&scene.file("2027-05.secret"), "the-second-secret");
+    let repaired = Instant::now();
+    for name in scene.names.iter() {
+        for daemon in scene.daemons() {
+            while scene.world.token_at(daemon, name).await.status != 200 {
+                assert!(repaired.elapsed() < Duration::from_secs(5), "{}", daemon.log());
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    println!("healed {:.2} s after the new file", repaired.elapsed().as_secs_f64());
+}
+
+/// What an operator types, and what comes of it on both replicas.
+#[tokio::test]
+async fn an_operator_lists_verifies_promotes_and_retires() {
+    let scene = Scene::with_a_secret().await;
+    let entra = &scene.world.entra;
+    scene.credential_is("2026-11", "in_use").await;
+    let load = scene.load();
+    let (code, _, said) = scene.run(&["credentials", "retire", "outlook", "2026-11"]).await;
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("no client credential is left that the authority takes"), "{said}");
+
+    let new =
+        entra.add_secret(CLIENT_ID, "the-second-secret", Duration::ZERO, None).expect("room for one more");
+    write_secret(&scene.file("2027-05@2027-05-20.secret"), "the-second-secret");
+    let (code, _, said) = scene.run(&["reload"]).await;
+    assert_eq!((code, said.contains("In force")), (0, true), "{said}");
+    scene.credential_is("2027-05", "in_use").await;
+    let (code, shown, said) = scene.run(&["credentials", "verify", "outlook"]).await;
+    assert_eq!(code, 0, "{shown}{said}");
+    assert!(
+        shown.contains("2026-11: the authority takes it")
+            && shown.contains("2027-05: the authority takes it")
+    );
+
+    // Back to the old one, by an operator's word, and forth again.
+    let (code, _, said) = scene.run(&["credentials", "promote", "outlook", "2026-11"]).await;
+    assert_eq!(code, 0, "{said}");
+    scene.credential_is("2026-11", "in_use").await;
+    let (code, _, said) = scene.run(&["credentials", "promote", "outlook", "2027-05"]).await;
+    assert_eq!(code, 0, "{said}");
+    scene.credential_is("2027-05", "in_use").await;
+
+    let (code, _, said) = scene.run(&["credentials", "retire", "outlook", "2026-11"]).await;
+    assert_eq!(code, 0, "{said}");
+    scene.credential_is("2026-11", "retired").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    scene.taken();
+    tokio::time::sleep(phase(2)).await;
+    let taken = scene.taken();
+    assert!(!taken.is_empty() && taken.iter().all(|id| *id == new), "{taken:?}, and {new} is the new one");
+    let (code, shown, said) = scene.run(&["credentials", "list", "outlook", "--json"]).await;
+    assert_eq!(code, 0, "{said}");
+    let listed: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+    let credentials = listed[0]["credentials"].as_array().expect("a list");
+    let of = |id: &str| credentials.iter().find(|one| one["id"] == id).expect("listed").clone();
+    assert_eq!(of("2026-11")["state"], "retired");
+    assert_eq!(of("2027-05")["expires_at"], "2027-05-20T00:00:00Z");
+    assert!(!shown.contains("the-second-secret") && !shown.contains(CLIENT_SECRET));
+    load.end_without_a_failure("an operator promotes and retires").await;
+}
