@@ -59,12 +59,13 @@ async fn metrics_pass_promtool_and_count_what_happened() {
     assert!(metrics.contains("tokenward_build_info{version="));
     assert!(metrics.contains("process_resident_memory_bytes"));
     assert!(metrics.contains("tokenward_store_operation_duration_seconds_bucket"));
-    assert!(
-        metrics.contains(
-            "tokenward_credential_state{app=\"outlook\",credential=\"first\",state=\"accepted\"} 1"
-        ),
-        "{metrics}"
-    );
+    // How credentials stand is shown once a second.
+    let in_use = "tokenward_credential_state{app=\"outlook\",credential=\"first\",state=\"in_use\"} 1";
+    let begun = Instant::now();
+    while !world.metrics().await.contains(in_use) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{}", world.metrics().await);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     assert!(
         !metrics.contains(ALICE) && !metrics.contains("connection=\"one\""),
         "no names of users or connections"
