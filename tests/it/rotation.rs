@@ -343,3 +343,153 @@ async fn an_operator_lists_verifies_promotes_and_retires() {
     assert!(!shown.contains("the-second-secret") && !shown.contains(CLIENT_SECRET));
     load.end_without_a_failure("an operator promotes and retires").await;
 }
+
+/// A key and a certificate for it, as PEM, named so.
+fn certificate(name: &str) -> (String, String) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (key, certificate) = (folder.path().join("key.pem"), folder.path().join("cert.pem"));
+    let made = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "90", "-subj"])
+        .arg(format!("/CN={name}"))
+        .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output()
+        .expect("openssl is missing: run `make tools`");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let read = |path: &PathBuf| std::fs::read_to_string(path).expect("read");
+    (read(&key), read(&certificate))
+}
+
+/// R2. Key and certificate in one file; one whose key is another's is refused, and the old one stays in force.
+#[tokio::test]
+async fn a_client_certificate_takes_over_from_another() {
+    let (first_key, first) = certificate("first");
+    let (second_key, second) = certificate("second");
+    let both = format!("{first_key}{first}");
+    let plan = Plan::default()
+        .credentials("")
+        .app_lines(DIRECTORY)
+        .file("credentials/2026-11.secret", CLIENT_SECRET)
+        .file("credentials/cert-1.pem", &both);
+    let scene = Scene::start(plan).await;
+    let entra = &scene.world.entra;
+    entra.set_certificates(CLIENT_ID, &[&first]).expect("known");
+    // (Rejected at first, it is taken three times before it is trusted.)
+    scene.credential_is("cert-1", "in_use").await;
+    // From the secret to the certificate …
+    let load = scene.load();
+    std::fs::remove_file(scene.file("2026-11.secret")).expect("removed");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    entra.remove_secret(CLIENT_ID, CLIENT_SECRET).expect("removed");
+    // … whose successor comes with the wrong key first …
+    write_secret(&scene.file("cert-2.pem"), &format!("{first_key}{second}"));
+    scene.both_show("tokenward_config_reloads_total{outcome=\"failed\"} 1").await;
+    assert!(scene.world.daemon.log().contains("holds a key that does not belong to its certificate"));
+    // … then with its own, which the authority does not know yet.
+    write_secret(&scene.file("cert-2.pem"), &format!("{second_key}{second}"));
+    scene.credential_is("cert-2", "rejected").await;
+    entra.set_certificates(CLIENT_ID, &[&first, &second]).expect("known");
+    scene.credential_is("cert-2", "in_use").await;
+    std::fs::remove_file(scene.file("cert-1.pem")).expect("removed");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    entra.set_certificates(CLIENT_ID, &[&second]).expect("known");
+    tokio::time::sleep(phase(2)).await;
+    load.end_without_a_failure("a certificate takes over").await;
+}
+
+/// R9, the server's side. Whoever connects from then on sees the new certificate; a bad one changes nothing.
+#[tokio::test]
+async fn a_server_certificate_is_replaced_for_connections_from_then_on() {
+    let (first_key, first) = certificate("first");
+    let (second_key, second) = certificate("second");
+    let port = crate::world::free_port();
+    let listener = format!(
+        "[[listen.local]]\naddress = \"127.0.0.1:{port}\"\ntls = {{ certificate = \"server.pem\", key = \"server.key\" }}\n"
+    );
+    let plan = Plan::default().sections(&listener).file("server.pem", &first).file("server.key", &first_key);
+    let world = Arc::new(plan.start().await);
+    let file = |name: &str| world.folder.path().join(name);
+    let shown = || {
+        let output = std::process::Command::new("openssl")
+            .args(["s_client", "-connect", &format!("127.0.0.1:{port}")])
+            .stdin(std::process::Stdio::null())
+            .output()
+            .expect("openssl");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.lines().find(|line| line.starts_with("subject=")).unwrap_or_default().to_owned()
+    };
+    assert!(shown().ends_with("first"), "{}", shown());
+    // The certificate before its key: for a moment the two do not fit.
+    write_secret(&file("server.pem"), &second);
+    let begun = Instant::now();
+    while !world.metrics().await.contains("tokenward_config_reloads_total{outcome=\"failed\"} 1") {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{}", world.daemon.log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(shown().ends_with("first"), "{}", shown());
+    write_secret(&file("server.key"), &second_key);
+    while !shown().ends_with("second") {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{}", world.daemon.log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// R8, the authority's side. Refreshes and new sign-ins go on when it signs with another key.
+async fn the_authority_signs_with_another_key(overlap: bool) {
+    let scene = Scene::with_a_secret().await;
+    let load = scene.load();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    scene.world.entra.rotate_signing_keys(overlap);
+    scene.world.connect("newcomer", ALICE).await;
+    assert_eq!(scene.world.token_at(&scene.other, "newcomer").await.status, 200);
+    tokio::time::sleep(phase(2)).await;
+    load.end_without_a_failure("the authority's signing key changes").await;
+}
+
+#[tokio::test]
+async fn the_authority_s_signing_key_changes_with_overlap() {
+    the_authority_signs_with_another_key(true).await;
+}
+
+#[tokio::test]
+async fn the_authority_s_signing_key_changes_without_overlap() {
+    the_authority_signs_with_another_key(false).await;
+}
+
+/// Rules, rates, limits and the log's level are taken up as well.
+#[tokio::test]
+async fn rules_limits_and_the_log_level_change_live() {
+    let scene = Scene::with_a_secret().await;
+    let world = &scene.world;
+    world.connect("team-a/one", ALICE).await;
+    let path = "/v1/apps/outlook/connections/team-a%2Fone/token?scope=Mail.Read";
+    let as_reader = || world.api_as(&world.reader_key, http::Method::GET, path, serde_json::Value::Null);
+    assert_eq!(as_reader().await.status, 404);
+    let load = scene.load();
+    let config = world.folder.path().join("tokenward.toml");
+    let before = std::fs::read_to_string(&config).expect("read");
+    let after = before
+        .replace("connections = [\"team-b/*\"]", "connections = [\"team-a/*\", \"team-b/*\"]")
+        .replace("level = \"debug\"", "level = \"warn\"");
+    std::fs::write(&config, format!("{after}\n[limits]\ncaller_wait = \"14s\"\n")).expect("written");
+    let begun = Instant::now();
+    while as_reader().await.status != 200 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{}", world.daemon.log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let quiet = world.daemon.log().len();
+    scene.world.access_token("team-a/one").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let since = world.daemon.log()[quiet..].to_owned();
+    assert!(!since.contains("\"DEBUG\"") && !since.contains("\"INFO\""), "{since}");
+    // And back: what was allowed is not any more.
+    std::fs::write(&config, before).expect("written");
+    while as_reader().await.status != 404 {
+        assert!(begun.elapsed() < Duration::from_secs(40), "{}", world.daemon.log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    load.end_without_a_failure("rules and limits change").await;
+}
