@@ -12,7 +12,7 @@ use crate::domain::account::Account;
 use crate::domain::connection::Status;
 use crate::domain::id::{AppName, CallerName, ConnectionKey, SessionId};
 use crate::domain::revocation::Revocation;
-use crate::domain::time::Clock;
+use crate::domain::time::{Clock, Timestamp};
 use crate::listener::{Origin, RequestId};
 use crate::refresh::{Observer, Swept};
 use crate::store::observed::StoreObserver;
@@ -401,6 +401,10 @@ impl Observer for Counters {
 impl StoreObserver for Counters {
     fn operation(&self, operation: &'static str, elapsed: Duration, error: bool) {
         self.metrics.store_operation(operation, elapsed, error);
+    }
+
+    fn login(&self, secret: &'static str, is_refused: bool, since: Timestamp) {
+        self.metrics.store_login(secret, is_refused, since);
     }
 }
 

@@ -43,13 +43,11 @@ pub(super) fn open(
             Ok(OpenedStore { store, redis: None })
         }
         StoreBackend::Redis(redis) => {
-            let opened = RedisStore::new(
-                redis_config(redis, secrets, config.journal.as_deref())?,
-                ports.clock.clone(),
-                ports.random.clone(),
-                ports.store_tasks.clone(),
-            )
-            .map_err(StartError::new)?;
+            let mut redis = redis_config(redis, secrets, config.journal.as_deref())?;
+            redis.observer = Some(observer.clone());
+            let opened =
+                RedisStore::new(redis, ports.clock.clone(), ports.random.clone(), ports.store_tasks.clone())
+                    .map_err(StartError::new)?;
             let redis = Arc::new(Observed::new(opened, observer, ports.clock.clone()));
             Ok(OpenedStore { store: redis.clone(), redis: Some(redis) })
         }

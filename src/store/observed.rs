@@ -17,6 +17,10 @@ pub trait StoreObserver: Send + Sync {
     /// One operation ended. `operation` is the method's name; a conflict or a "not found" is no error. An operation
     /// whose caller went away is not reported: nobody waited for its end.
     fn operation(&self, operation: &'static str, elapsed: Duration, error: bool);
+
+    /// What a file holds that this process proves itself with (`secret` says which) is refused or cannot be used, and
+    /// what was accepted before stays in use; or is in use from now on. Said when it changes.
+    fn login(&self, secret: &'static str, is_refused: bool, since: Timestamp);
 }
 
 /// Any store, and someone who is told of its operations.
@@ -206,6 +210,8 @@ mod tests {
         fn operation(&self, operation: &'static str, _elapsed: Duration, error: bool) {
             self.0.lock().expect("not poisoned").push((operation, error));
         }
+
+        fn login(&self, _secret: &'static str, _is_refused: bool, _since: Timestamp) {}
     }
 
     #[tokio::test]

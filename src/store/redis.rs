@@ -30,6 +30,9 @@
 //!
 //! and at the nodes of a Cluster [`REDIS_CLUSTER_COMMANDS`] too: `+cluster|info +cluster|slots +asking`.
 
+mod access;
+#[cfg(test)]
+mod access_tests;
 mod changes;
 mod cluster;
 mod cluster_identity;
@@ -37,6 +40,7 @@ mod cluster_identity;
 mod cluster_tests;
 mod connection;
 mod identity;
+mod renewal;
 mod replication;
 mod scripts;
 mod sentinel;
@@ -51,13 +55,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::{RedisError, RedisResult};
+use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
+use self::access::Access;
 use self::changes::Changes;
 use self::cluster::{Cluster, together};
-use self::connection::{Commands, Link, Live, Verdict, check_master, client_config, describe};
+use self::connection::{Commands, Link, Live, Verdict, check_master, describe};
 use self::identity::Identity;
 pub use self::sentinel::Sentinels;
+use super::observed::StoreObserver;
 use super::{
     Change, Committed, ConnectionPage, Deleted, Due, FLOOR_KEPT, Floor, LOWEST_FLOOR, LeaseAnswer,
     LeaseNonce, LeaseOf, MAX_PAGE, Revision, Store, StoreError, StoredConnection, Writer, keyspace, record,
@@ -99,15 +106,15 @@ pub const REDIS_CLUSTER_COMMANDS: &[&str] = &["cluster|info", "cluster|slots", "
 /// How many records are asked for in one go while listing: bounds how long others wait behind them on the connection.
 const LIST_CHUNK: usize = 100;
 
-/// Where a secret comes from: asked anew with every connection, so that a changed file counts without a restart. It
-/// may read a small file. The error says why there is none, without the secret.
+/// Where a secret comes from: asked anew every second and with every connection, so that a changed file counts without a
+/// restart. It may read a small file. The error says why there is none, without the secret.
 pub type PasswordSource = Arc<dyn Fn() -> Result<Zeroizing<String>, String> + Send + Sync>;
 
-/// Where what is needed for TLS comes from: asked anew with every connection.
+/// Where what is needed for TLS comes from: asked anew as often.
 pub type TlsSource = Arc<dyn Fn() -> Result<RedisTls, String> + Send + Sync>;
 
 /// What is needed to speak TLS.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct RedisTls {
     /// The authorities to trust, PEM; the system's when there are none.
     pub ca_pem: Option<Vec<u8>>,
@@ -116,7 +123,7 @@ pub struct RedisTls {
 }
 
 /// A certificate of ours and its key.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct TlsIdentity {
     /// The certificate and what it was issued by, PEM.
     pub certificate_pem: Vec<u8>,
@@ -168,6 +175,8 @@ pub struct RedisConfig {
     pub wait_replicas: u32,
     /// How long they may take. Shorter than `response_timeout`, for the server answers only then.
     pub wait_timeout: Duration,
+    /// Who is told whether what was replaced is in use.
+    pub observer: Option<Arc<dyn StoreObserver>>,
 }
 
 impl RedisConfig {
@@ -200,6 +209,7 @@ impl RedisConfig {
             operation_timeout: Duration::from_secs(1),
             wait_replicas: 0,
             wait_timeout: Duration::from_millis(250),
+            observer: None,
         }
     }
 }
@@ -208,9 +218,11 @@ impl RedisConfig {
 pub struct RedisStore {
     link: Way,
     changes: Changes,
+    stop: CancellationToken,
 }
 
 /// The way to it.
+#[derive(Clone)]
 enum Way {
     /// To one primary.
     One(Link),
@@ -240,6 +252,13 @@ impl Way {
         }
     }
 
+    async fn keep_up(&self) {
+        match self {
+            Way::One(link) => link.keep_up().await,
+            Way::Cluster(cluster) => cluster.keep_up().await,
+        }
+    }
+
     fn close(&self) {
         match self {
             Way::One(link) => link.close(),
@@ -257,19 +276,27 @@ impl RedisStore {
         random: Arc<dyn Random>,
         tasks: Arc<dyn Tasks>,
     ) -> Result<Self, StoreError> {
-        if let Some(tls) = &config.tls {
-            tls()
-                .and_then(|tls| client_config(&tls))
-                .map_err(|cause| StoreError::unavailable("preparing TLS to Redis", cause))?;
-        }
+        let access = Access::new(&config, &clock)
+            .map_err(|cause| StoreError::unavailable("preparing TLS to Redis", cause))?;
+        let access = Arc::new(access);
         let changes = Changes::new(random.as_ref());
         let identity = Identity::new(config.identity_file.clone())
             .map_err(|error| StoreError::unavailable("reading which store this is", error))?;
-        let link = match &config.location {
-            Location::Cluster(_) => Way::Cluster(Cluster::new(config, clock, random, tasks, identity)),
-            _ => Way::One(Link::new(config, clock, random, tasks, Some(identity))),
+        let link = {
+            let (access, clock, tasks) = (Arc::clone(&access), Arc::clone(&clock), Arc::clone(&tasks));
+            match &config.location {
+                Location::Cluster(_) => {
+                    Way::Cluster(Cluster::new(config, access, clock, random, tasks, identity))
+                }
+                _ => Way::One(Link::new(config, access, clock, random, tasks, Some(identity))),
+            }
         };
-        Ok(RedisStore { link, changes })
+        let stop = CancellationToken::new();
+        if access.is_needed() {
+            let keep_up = access::keep_up(link.clone(), access, clock, stop.clone());
+            tasks.spawn("keeping up with the store's secrets", Box::pin(keep_up));
+        }
+        Ok(RedisStore { link, changes, stop })
     }
 
     /// Makes the next operation connect anew, with the secrets as they are then. Nothing under way is disturbed.
@@ -280,6 +307,7 @@ impl RedisStore {
     /// Refuses every further operation and ends the connection, once what is under way is done: a task of ours would
     /// otherwise outlive a stop.
     pub fn close(&self) {
+        self.stop.cancel();
         self.link.close();
     }
 
@@ -495,7 +523,7 @@ impl RedisStore {
 
 impl Drop for RedisStore {
     fn drop(&mut self) {
-        self.link.close();
+        self.close();
     }
 }
 

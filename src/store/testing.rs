@@ -105,6 +105,11 @@ impl RedisServer {
         self.directory.join(name)
     }
 
+    /// Another certificate of the authority of a server with TLS, for a client: `name.crt` and `name.key`.
+    pub fn issue(&self, name: &str) {
+        issue(&self.directory, name, "extendedKeyUsage=clientAuth\nsubjectAltName=DNS:tokenward\n");
+    }
+
     /// Kills it, as a crash would. What it had acknowledged is in its append-only file.
     pub fn stop(&mut self) {
         self.paused.store(false, Ordering::SeqCst);
@@ -477,31 +482,33 @@ fn free_node_port() -> u16 {
     }
 }
 
+const NEW_KEY: [&str; 5] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+
 /// An authority, a server's certificate and a client's, made with the `openssl` command.
 fn make_certificates(directory: &Path) {
-    let openssl = |arguments: &[&str]| {
-        let output = Command::new("openssl").args(arguments).current_dir(directory).output();
-        let output = output.expect("openssl is installed");
-        assert!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
-    };
-    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
     let mut authority = vec!["req", "-x509", "-days", "2", "-subj", "/CN=test authority"];
     authority.extend(["-keyout", "ca.key", "-out", "ca.crt"]);
-    authority.extend(key);
-    openssl(&authority);
-    for (name, extensions) in [
-        ("server", "subjectAltName=DNS:localhost,IP:127.0.0.1\n"),
-        ("client", "extendedKeyUsage=clientAuth\nsubjectAltName=DNS:tokenward\n"),
-    ] {
-        let (request, certificate) = (format!("{name}.csr"), format!("{name}.crt"));
-        let (private, extension) = (format!("{name}.key"), format!("{name}.ext"));
-        fs::write(directory.join(&extension), extensions).expect("the directory is ours");
-        let subject = format!("/CN={name}");
-        let mut ask = vec!["req", "-subj", &subject, "-keyout", &private, "-out", &request];
-        ask.extend(key);
-        openssl(&ask);
-        let mut sign = vec!["x509", "-req", "-days", "2", "-in", &request, "-out", &certificate];
-        sign.extend(["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", &extension]);
-        openssl(&sign);
-    }
+    authority.extend(NEW_KEY);
+    openssl(directory, &authority);
+    issue(directory, "server", "subjectAltName=DNS:localhost,IP:127.0.0.1\n");
+    issue(directory, "client", "extendedKeyUsage=clientAuth\nsubjectAltName=DNS:tokenward\n");
+}
+
+fn issue(directory: &Path, name: &str, extensions: &str) {
+    let (request, certificate) = (format!("{name}.csr"), format!("{name}.crt"));
+    let (private, extension) = (format!("{name}.key"), format!("{name}.ext"));
+    fs::write(directory.join(&extension), extensions).expect("the directory is ours");
+    let subject = format!("/CN={name}");
+    let mut ask = vec!["req", "-subj", &subject, "-keyout", &private, "-out", &request];
+    ask.extend(NEW_KEY);
+    openssl(directory, &ask);
+    let mut sign = vec!["x509", "-req", "-days", "2", "-in", &request, "-out", &certificate];
+    sign.extend(["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", &extension]);
+    openssl(directory, &sign);
+}
+
+fn openssl(directory: &Path, arguments: &[&str]) {
+    let output = Command::new("openssl").args(arguments).current_dir(directory).output();
+    let output = output.expect("openssl is installed");
+    assert!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
 }

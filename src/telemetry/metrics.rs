@@ -109,6 +109,8 @@ pub struct Metrics {
     authority_request_duration: HistogramVec,
     store_operation_duration: HistogramVec,
     store_errors: IntCounterVec,
+    store_login_refused: IntGaugeVec,
+    store_login_taken: GaugeVec,
     config_reloads: IntCounterVec,
     config_last_reload: Gauge,
     audit_lost: IntCounter,
@@ -297,6 +299,16 @@ impl Metrics {
                 "store_errors_total",
                 &["operation"],
                 "Operations of the store that failed.",
+            ),
+            store_login_refused: new.int_gauges(
+                "store_login_refused",
+                &["secret"],
+                "1 while what a file of the store's password, the sentinels' or TLS holds is refused or cannot be used, and the one before is in use.",
+            ),
+            store_login_taken: new.gauges(
+                "store_login_taken_timestamp_seconds",
+                &["secret"],
+                "Since when what such a file holds is in use on every connection; the one before may be taken away.",
             ),
             config_reloads: new.counters(
                 "config_reloads_total",
@@ -554,6 +566,14 @@ impl Metrics {
         }
     }
 
+    /// What a file holds that proves us to the store is refused, or is in use since.
+    pub fn store_login(&self, secret: &'static str, is_refused: bool, since: Timestamp) {
+        self.store_login_refused.with_label_values(&[secret]).set(is_refused.into());
+        if !is_refused {
+            self.store_login_taken.with_label_values(&[secret]).set(seconds(since));
+        }
+    }
+
     /// Configuration was read and is in force from `at` on; or, with none, was refused.
     pub fn config_reload(&self, at: Option<Timestamp>) {
         self.config_reloads.with_label_values(&[if at.is_some() { "ok" } else { "failed" }]).inc();
@@ -716,6 +736,8 @@ mod tests {
         metrics.sealing_key_used("2026-01", NOW);
         metrics.authority_request(&app(), "token", "ok", second);
         metrics.store_operation("commit", second, true);
+        metrics.store_login("password", false, NOW);
+        metrics.store_login("password", true, NOW);
         metrics.config_reload(Some(NOW));
         metrics.config_reload(None);
         metrics.audit_lost(2);
@@ -746,6 +768,8 @@ mod tests {
             r#"authority_requests_total{app="outlook",endpoint="token",outcome="ok"} 1"#,
             r#"store_operation_duration_seconds_count{operation="commit"} 1"#,
             r#"store_errors_total{operation="commit"} 1"#,
+            r#"store_login_refused{secret="password"} 1"#,
+            r#"store_login_taken_timestamp_seconds{secret="password"} 1795392000"#,
             r#"config_reloads_total{outcome="ok"} 1"#,
             r#"config_reloads_total{outcome="failed"} 1"#,
             "config_last_reload_timestamp_seconds 1795392000",

@@ -1,7 +1,9 @@
 //! What other processes do, as they tell it: one subscription of its own, beside the connection for commands.
 //!
 //! Each process also hears what it told itself; its messages begin with a random word of its own, and those are skipped.
-//! A subscription that broke is made anew, and then [`Change::Missed`] is said first: what was told in between is lost.
+//! A subscription that broke is made anew, and then [`Change::Missed`] is said first: what was told in between is lost. One
+//! that still works, but with a password or files of TLS that were replaced since, is listened to until there is another: as
+//! long as it is subscribed, Redis takes no AUTH over it.
 //! Nothing rests on these messages alone; they make others look at once where they would have looked within a second.
 
 use std::time::Duration;
@@ -22,11 +24,25 @@ pub(super) struct Changes {
     subscription: Mutex<Option<Subscription>>,
 }
 
-struct Subscription {
+pub(super) struct Subscription {
     messages: ::redis::aio::PubSub,
     /// When one of these changes, this may be a subscription where nothing is told any more: the connection for commands is
     /// made anew, perhaps to another server; the primaries of a Cluster are others.
     elsewhere: [watch::Receiver<u64>; 2],
+    /// When this changes, the connection for commands goes by other secrets than this one.
+    renewed: watch::Receiver<u64>,
+    /// When another one may be tried in place of this, if one is needed.
+    successor: Option<Duration>,
+}
+
+impl Subscription {
+    pub(super) fn new(
+        messages: ::redis::aio::PubSub,
+        elsewhere: [watch::Receiver<u64>; 2],
+        renewed: watch::Receiver<u64>,
+    ) -> Self {
+        Subscription { messages, elsewhere, renewed, successor: None }
+    }
 }
 
 impl Changes {
@@ -46,8 +62,8 @@ impl Changes {
         loop {
             let Some(open) = subscription.as_mut() else {
                 match listen(link).await {
-                    Ok((messages, elsewhere)) => {
-                        *subscription = Some(Subscription { messages, elsewhere });
+                    Ok(open) => {
+                        *subscription = Some(open);
                         return Change::Missed;
                     }
                     Err(cause) => {
@@ -57,13 +73,30 @@ impl Changes {
                     }
                 }
             };
+            if open.successor.is_some_and(|from| from <= link.clock().monotonic()) {
+                match listen(link).await {
+                    Ok(successor) => {
+                        *subscription = Some(successor);
+                        return Change::Missed;
+                    }
+                    Err(cause) => {
+                        tracing::debug!(cause, "the subscription of before is kept for now");
+                        open.successor = Some(link.clock().monotonic().saturating_add(PAUSE));
+                    }
+                }
+            }
             let message = {
-                let Subscription { messages, elsewhere: [one, other] } = open;
+                let Subscription { messages, elsewhere: [one, other], renewed, successor } = open;
                 let mut messages = std::pin::pin!(messages.on_message());
                 tokio::select! {
                     message = std::future::poll_fn(|cx| messages.as_mut().poll_next(cx)) => message,
                     _ = one.changed() => None,
                     _ = other.changed() => None,
+                    Ok(()) = renewed.changed() => {
+                        *successor = Some(link.clock().monotonic());
+                        continue;
+                    }
+                    () = link.clock().sleep(PAUSE), if successor.is_some() => continue,
                 }
             };
             match message {
@@ -84,15 +117,16 @@ impl Changes {
     }
 }
 
-/// A subscription, and what says that it may hear nothing any more.
-async fn listen(link: &Way) -> Result<(::redis::aio::PubSub, [watch::Receiver<u64>; 2]), String> {
+async fn listen(link: &Way) -> Result<Subscription, String> {
     match link {
         Way::One(link) => {
             // First the connection for commands: it knows whether this is the store at all.
             link.acquire().await?;
-            let mut made = link.made();
+            let (mut made, mut renewed) = (link.made(), link.renewed());
             made.mark_unchanged();
-            Ok((link.subscribe(keyspace::REDIS_CHANGES).await?, [made.clone(), made]))
+            renewed.mark_unchanged();
+            let messages = link.subscribe(keyspace::REDIS_CHANGES).await?;
+            Ok(Subscription::new(messages, [made.clone(), made], renewed))
         }
         Way::Cluster(cluster) => cluster.listen(keyspace::REDIS_CHANGES).await,
     }

@@ -30,11 +30,13 @@ use ::redis::{
 };
 use tokio::sync::watch;
 
+use super::access::Access;
+use super::changes::Subscription;
 use super::cluster_identity::Naming;
 use super::connection::{Commands, Link, Live, Verdict, check_master, describe, dial};
 use super::identity::Identity;
 use super::sentinel::Place;
-use super::{Location, RedisConfig, failure, within};
+use super::{Location, RedisConfig, RedisTls, failure, within};
 use crate::domain::random::Random;
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::Clock;
@@ -51,10 +53,12 @@ const MOST_TRIES: u32 = 5;
 const TRY_AGAIN: Duration = Duration::from_millis(20);
 
 /// The way to a Cluster.
+#[derive(Clone)]
 pub(super) struct Cluster(pub(super) Arc<Shared>);
 
 pub(super) struct Shared {
     pub(super) config: RedisConfig,
+    access: Arc<Access>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) random: Arc<dyn Random>,
     pub(super) tasks: Arc<dyn Tasks>,
@@ -115,6 +119,7 @@ enum Redirect {
 impl Cluster {
     pub(super) fn new(
         config: RedisConfig,
+        access: Arc<Access>,
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
         tasks: Arc<dyn Tasks>,
@@ -127,7 +132,18 @@ impl Cluster {
         };
         let seeds = seeds.into_iter().map(|(host, port)| Place { host, port, epoch: 0 }).collect();
         let (changed, state, naming) = (watch::Sender::new(0), Mutex::default(), Naming::default());
-        Cluster(Arc::new(Shared { config, clock, random, tasks, identity, naming, seeds, changed, state }))
+        Cluster(Arc::new(Shared {
+            config,
+            access,
+            clock,
+            random,
+            tasks,
+            identity,
+            naming,
+            seeds,
+            changed,
+            state,
+        }))
     }
 
     /// Makes the next operations connect anew.
@@ -137,7 +153,13 @@ impl Cluster {
         }
     }
 
-    /// The same, and whatever failed before holds up nothing.
+    /// Sees to it that each connection goes by what the files hold now.
+    pub(super) async fn keep_up(&self) {
+        let nodes = self.0.lock().nodes.clone();
+        together(nodes.iter().map(|node| Box::pin(node.link.keep_up()) as _).collect()).await;
+    }
+
+    /// Makes the next operations connect anew, and whatever failed before holds up nothing.
     pub(super) fn retry(&self) {
         let mut state = self.0.lock();
         state.surveyed = None;
@@ -237,10 +259,7 @@ impl Cluster {
 
     /// A connection that hears what is told on a channel: every node tells everyone, so any will do that answers. And what
     /// says that it may hear nothing any more, though it is up: its node is connected to anew, or the primaries are others.
-    pub(super) async fn listen(
-        &self,
-        channel: &str,
-    ) -> Result<(::redis::aio::PubSub, [watch::Receiver<u64>; 2]), String> {
+    pub(super) async fn listen(&self, channel: &str) -> Result<Subscription, String> {
         self.0.mapped().await?;
         let mut changed = self.0.changed.subscribe();
         changed.mark_unchanged();
@@ -255,12 +274,15 @@ impl Cluster {
             let node = &primaries[first.wrapping_add(number) % primaries.len()];
             let heard = async {
                 node.link.acquire().await?;
-                let mut made = node.link.made();
+                let (mut made, mut renewed) = (node.link.made(), node.link.renewed());
                 made.mark_unchanged();
-                Ok::<_, String>((node.link.subscribe(channel).await?, made))
+                renewed.mark_unchanged();
+                Ok::<_, String>((node.link.subscribe(channel).await?, made, renewed))
             };
             match heard.await {
-                Ok((messages, made)) => return Ok((messages, [made, changed])),
+                Ok((messages, made, renewed)) => {
+                    return Ok(Subscription::new(messages, [made, changed], renewed));
+                }
                 Err(failed) => cause = format!("{}: {failed}", node.place),
             }
         }
@@ -466,9 +488,9 @@ impl Shared {
         }
         let mut config = self.config.clone();
         config.location = Location::Server { host: place.host.clone(), port: place.port };
-        let (clock, random, tasks) =
-            (Arc::clone(&self.clock), Arc::clone(&self.random), Arc::clone(&self.tasks));
-        let node = Arc::new(Node { place, link: Link::new(config, clock, random, tasks, None) });
+        let (access, clock) = (Arc::clone(&self.access), Arc::clone(&self.clock));
+        let (random, tasks) = (Arc::clone(&self.random), Arc::clone(&self.tasks));
+        let node = Arc::new(Node { place, link: Link::new(config, access, clock, random, tasks, None) });
         state.nodes.push(Arc::clone(&node));
         node
     }
@@ -641,21 +663,21 @@ impl Shared {
 
     /// Asks one node, over a connection that ends with its answer.
     async fn ask(&self, place: &Place) -> Result<View, String> {
-        let stream = dial(&self.config, &place.host, place.port).await?;
+        // Some are asked once and never again: their word is not kept.
+        self.access.by_tls(None, |tls| self.ask_with(tls, place)).await
+    }
+
+    async fn ask_with(&self, tls: Option<Arc<RedisTls>>, place: &Place) -> Result<View, String> {
+        let mut wire = dial(tls.as_deref(), &place.host, place.port).await?;
+        if let Some(login) = &self.access.password {
+            login.say(None, false, &mut *wire).await?;
+        }
         let settings = AsyncConnectionConfig::new().set_response_timeout(Some(self.config.response_timeout));
         let info = RedisConnectionInfo::default().set_skip_set_lib_name();
         let words = |error: RedisError| describe(&error, self.user());
         let (mut commands, driver) =
-            MultiplexedConnection::new_with_config(&info, stream, settings).await.map_err(words)?;
+            MultiplexedConnection::new_with_config(&info, wire, settings).await.map_err(words)?;
         let conversation = async {
-            if let Some(password) = &self.config.password {
-                let password = password()?;
-                let mut auth = ::redis::cmd("AUTH");
-                if let Some(username) = &self.config.username {
-                    auth.arg(username);
-                }
-                auth.arg(password.as_str()).exec_async(&mut commands).await.map_err(words)?;
-            }
             let (mut info, mut slots) = (::redis::cmd("CLUSTER"), ::redis::cmd("CLUSTER"));
             info.arg("INFO");
             slots.arg("SLOTS");
@@ -775,7 +797,8 @@ mod tests {
         let (clock, random, tasks) =
             (RealClock::shared(), Arc::new(CountingRandom::new()), Arc::new(RealTasks));
         let identity = Identity::new(None).expect("there is no file");
-        let cluster = Cluster::new(config, clock, random, tasks, identity);
+        let access = Arc::new(Access::new(&config, &clock).expect("there is nothing to read"));
+        let cluster = Cluster::new(config, access, clock, random, tasks, identity);
         let learn = |epoch, host: &str, is_most| {
             let place = |port| Place { host: host.to_owned(), port, epoch: 0 };
             let ranges = vec![(0, 9999, place(1)), (10000, SLOTS - 1, place(2))];

@@ -11,6 +11,7 @@
 //!   server counts as down, those who come wait a moment for the attempt under way, and after each failed one there is
 //!   a pause, longer each time and with jitter, in which everyone is refused at once with the attempt's cause.
 //! - Nothing tries in the background: the next operation after the pause does, and the readiness probe is one.
+//! - A connection that is up is kept up with the files of [`super::access`]: [`Link::keep_up`].
 //!
 //! [`Shared::discover`] says where the master is now. With Sentinel that can change while the connection is up and its
 //! server sees nothing of it, having been cut off from all but us: [`Link::follow`] asks. In a Cluster each primary has a
@@ -32,6 +33,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 use tokio_rustls::TlsConnector;
 
+use super::access::{Access, Password};
 use super::identity::Identity;
 use super::replication::Replication;
 use super::sentinel::{Place, survey};
@@ -57,6 +59,9 @@ pub(super) struct Live {
     pub(super) replication: Replication,
     place: Place,
     since: Duration,
+    /// What it was authenticated with last.
+    password: Mutex<Option<Password>>,
+    tls: Option<Arc<RedisTls>>,
     /// Ends the task that drives the connection, once nobody uses it any more.
     _alive: oneshot::Sender<()>,
 }
@@ -64,6 +69,10 @@ pub(super) struct Live {
 impl Live {
     pub(super) fn commands(&self) -> Commands {
         Commands { connection: self.connection.clone(), asking: false }
+    }
+
+    fn password(&self) -> MutexGuard<'_, Option<Password>> {
+        self.password.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// For a slot that is on its way to this node of a Cluster, which another one sent us to.
@@ -135,11 +144,16 @@ struct State {
     epoch: u64,
     /// After a failed attempt: its cause, and when the next one may be made.
     pause: Option<(String, Duration)>,
+    /// Another connection is being made beside the one in use.
+    replacing: bool,
     closed: bool,
 }
 
 struct Shared {
     config: RedisConfig,
+    access: Arc<Access>,
+    /// By which this server is known to [`Access`].
+    name: String,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     tasks: Arc<dyn Tasks>,
@@ -147,24 +161,31 @@ struct Shared {
     identity: Option<Identity>,
     /// Counts the connections made, for those who must know of each.
     made: watch::Sender<u64>,
+    /// Counts how often the connection in use was authenticated anew or replaced by another one to the same server.
+    renewed: watch::Sender<u64>,
     /// Never held across an await.
     state: Mutex<State>,
 }
 
 /// The way to Redis.
+#[derive(Clone)]
 pub(super) struct Link(Arc<Shared>);
 
 impl Link {
     pub(super) fn new(
         config: RedisConfig,
+        access: Arc<Access>,
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
         tasks: Arc<dyn Tasks>,
         identity: Option<Identity>,
     ) -> Self {
-        let made = watch::Sender::new(0);
-        let state = Mutex::default();
-        Link(Arc::new(Shared { config, clock, random, tasks, identity, made, state }))
+        let name = match &config.location {
+            Location::Server { host, port } => format!("{host}:{port}"),
+            _ => "the primary".to_owned(),
+        };
+        let (made, renewed, state) = (watch::Sender::new(0), watch::Sender::new(0), Mutex::default());
+        Link(Arc::new(Shared { config, access, name, clock, random, tasks, identity, made, renewed, state }))
     }
 
     pub(super) fn config(&self) -> &RedisConfig {
@@ -245,7 +266,7 @@ impl Link {
         let Location::Sentinels(sentinels) = &self.0.config.location else { return false };
         let Some(live) = self.0.lock().live.clone() else { return false };
         let known = live.place.epoch;
-        let Ok(survey) = survey(&self.0.config, sentinels, known, self.clock()).await else { return false };
+        let Ok(survey) = survey(&self.0.access, sentinels, known, self.clock()).await else { return false };
         let Some(named) = survey.primaries.first() else { return false };
         let stays = survey.primaries.iter().any(|named| named.is_same_server(&live.place));
         if stays || (named.epoch <= known && !survey.agreed) {
@@ -274,6 +295,43 @@ impl Link {
     /// Changes with every connection that is made.
     pub(super) fn made(&self) -> watch::Receiver<u64> {
         self.0.made.subscribe()
+    }
+
+    /// Changes when the connection in use was authenticated anew or replaced by another one to the same server.
+    pub(super) fn renewed(&self) -> watch::Receiver<u64> {
+        self.0.renewed.subscribe()
+    }
+
+    /// Sees to it that the connection in use, if there is one, goes by what the files hold now. What is refused leaves it as
+    /// it is.
+    pub(super) async fn keep_up(&self) {
+        let Some(live) = self.0.lock().live.clone() else { return };
+        let Shared { access, name, .. } = &*self.0;
+        if let Some(login) = &access.password {
+            let in_use = live.password().clone();
+            if let Some(password) = login.due(name, in_use.as_ref()) {
+                let mut commands = live.commands();
+                match login.auth(&password).exec_async(&mut commands).await {
+                    Ok(()) => {
+                        login.accepted(name, &password);
+                        *live.password() = Some(password);
+                        self.0.renewed.send_modify(|renewed| *renewed += 1);
+                    }
+                    Err(error) if Verdict::of(&error) == Verdict::Lost => {
+                        self.discard(&live, Verdict::Lost, &login.describe(&error));
+                        return;
+                    }
+                    Err(error) => login.refused(name, &password, &error),
+                }
+            }
+        }
+        if let Some(tls) = &access.tls
+            && let Some(due) = tls.due(name, live.tls.as_ref())
+            && !std::mem::replace(&mut self.0.lock().replacing, true)
+        {
+            let replace = Arc::clone(&self.0).replace(live, due);
+            self.0.tasks.spawn("replacing the connection to Redis", Box::pin(replace));
+        }
     }
 
     /// A connection of its own that hears what is told on a channel.
@@ -422,6 +480,35 @@ impl Shared {
         let _nobody_waits = done.send(Some(outcome));
     }
 
+    /// Makes a connection beside one that is in use, to the same server and with other files of TLS, and puts it in its place.
+    /// What is under way ends on the old one. If it cannot be made the old one stays.
+    async fn replace(self: Arc<Self>, old: Arc<Live>, with: Arc<RedisTls>) {
+        let limit = self.config.connect_timeout;
+        let made = tokio::select! {
+            biased;
+            made = self.connect_to(&old.place, Some(Arc::clone(&with))) => made,
+            () = self.clock.sleep(limit) => Err(format!("no connection within {limit:?}")),
+        };
+        let tls = self.access.tls.as_ref();
+        let mut state = self.lock();
+        state.replacing = false;
+        if !state.live.as_ref().is_some_and(|current| Arc::ptr_eq(current, &old)) {
+            return; // another one was needed meanwhile
+        }
+        match made {
+            Ok(live) => {
+                state.live = Some(Arc::new(live));
+                drop(state);
+                tls.inspect(|tls| tls.accepted(&self.name, &with));
+                self.renewed.send_modify(|renewed| *renewed += 1);
+            }
+            Err(cause) => {
+                drop(state);
+                tls.inspect(|tls| tls.refused(&self.name, &with, cause));
+            }
+        }
+    }
+
     /// Where the master is; several places when there is doubt, to be tried in this order. Bounded by the sentinels' own
     /// time.
     async fn discover(&self) -> Result<Vec<Place>, String> {
@@ -433,7 +520,7 @@ impl Shared {
             Location::Cluster(_) => return Err("a Cluster is many places".to_owned()),
         };
         let known = self.lock().epoch;
-        let survey = survey(&self.config, sentinels, known, &*self.clock).await?;
+        let survey = survey(&self.access, sentinels, known, &*self.clock).await?;
         // Who was cut off together with an old primary would lead us back to it. But if more than half of all say so, an
         // operator has set them up anew, and their count with them.
         if !survey.agreed && survey.primaries.iter().any(|place| place.epoch < known) {
@@ -449,7 +536,7 @@ impl Shared {
         for place in self.discover().await? {
             let connected = tokio::select! {
                 biased;
-                connected = self.connect_to(&place) => connected,
+                connected = self.access.by_tls(Some(&self.name), |tls| self.connect_to(&place, tls)) => connected,
                 () = self.clock.sleep(limit) => Err(format!("no connection within {limit:?}")),
             };
             match connected {
@@ -460,38 +547,71 @@ impl Shared {
         Err(causes.join("; "))
     }
 
-    async fn connect_to(&self, place: &Place) -> Result<Live, String> {
-        self.greet(place, dial(&self.config, &place.host, place.port).await?).await
+    async fn connect_to(&self, place: &Place, tls: Option<Arc<RedisTls>>) -> Result<Live, String> {
+        let (wire, password) = self.enter(place, tls.as_deref()).await?;
+        let (connection, alive) = self.greet(wire).await?;
+        Ok(Live {
+            connection,
+            replication: Replication::default(),
+            place: place.clone(),
+            since: self.clock.monotonic(),
+            password: Mutex::new(password),
+            tls,
+            _alive: alive,
+        })
     }
 
     async fn subscribe(&self, channel: &str) -> Result<::redis::aio::PubSub, String> {
         // Where the commands go: what is told elsewhere is nobody's business here.
         let place = self.lock().live.as_ref().map(|live| live.place.clone());
         let place = place.ok_or_else(|| "there is no connection for commands".to_owned())?;
-        let stream = dial(&self.config, &place.host, place.port).await?;
-        let user = self.config.username.as_deref().unwrap_or("default");
-        let words = |error: RedisError| describe(&error, user);
-        let mut info = RedisConnectionInfo::default().set_skip_set_lib_name();
-        if let Some(username) = &self.config.username {
-            info = info.set_username(username);
-        }
-        if let Some(password) = &self.config.password {
-            info = info.set_password(password()?.as_str());
-        }
-        let mut subscription = ::redis::aio::PubSub::new(&info, stream).await.map_err(words)?;
+        self.access.by_tls(Some(&self.name), |tls| self.subscribe_at(&place, tls, channel)).await
+    }
+
+    async fn subscribe_at(
+        &self,
+        place: &Place,
+        tls: Option<Arc<RedisTls>>,
+        channel: &str,
+    ) -> Result<::redis::aio::PubSub, String> {
+        let (wire, _) = self.enter(place, tls.as_deref()).await?;
+        let words = |error: RedisError| describe(&error, self.user());
+        // Everything was said where refusals can be told apart.
+        let info = RedisConnectionInfo::default().set_skip_set_lib_name();
+        let mut subscription = ::redis::aio::PubSub::new(&info, wire).await.map_err(words)?;
         subscription.subscribe(channel).await.map_err(words)?;
         Ok(subscription)
     }
 
+    fn user(&self) -> &str {
+        self.config.username.as_deref().unwrap_or("default")
+    }
+
+    /// A connection over which anything may be said.
+    async fn enter(
+        &self,
+        place: &Place,
+        tls: Option<&RedisTls>,
+    ) -> Result<(Box<dyn Wire>, Option<Password>), String> {
+        let mut wire = dial(tls, &place.host, place.port).await?;
+        let password = match &self.access.password {
+            Some(login) => Some(login.say(Some(&self.name), false, &mut *wire).await?),
+            None => None,
+        };
+        Ok((wire, password))
+    }
+
     /// Says who we are, and asks who it is.
-    async fn greet(&self, place: &Place, stream: Box<dyn Wire>) -> Result<Live, String> {
-        let user = self.config.username.as_deref().unwrap_or("default");
-        let words = |error: RedisError| describe(&error, user);
+    async fn greet(
+        &self,
+        wire: Box<dyn Wire>,
+    ) -> Result<(MultiplexedConnection, oneshot::Sender<()>), String> {
+        let words = |error: RedisError| describe(&error, self.user());
         let settings = AsyncConnectionConfig::new().set_response_timeout(Some(self.config.response_timeout));
         // Everything is said below, where refusals can be told apart.
         let info = RedisConnectionInfo::default().set_skip_set_lib_name();
         let (connection, driver) =
-            MultiplexedConnection::new_with_config(&info, stream, settings).await.map_err(words)?;
+            MultiplexedConnection::new_with_config(&info, wire, settings).await.map_err(words)?;
         let mut commands = Commands { connection: connection.clone(), asking: false };
         let (alive, ended) = oneshot::channel::<()>();
         self.tasks.spawn(
@@ -504,14 +624,6 @@ impl Shared {
                 }
             }),
         );
-        if let Some(password) = &self.config.password {
-            let password = password()?;
-            let mut auth = ::redis::cmd("AUTH");
-            if let Some(username) = &self.config.username {
-                auth.arg(username);
-            }
-            auth.arg(password.as_str()).exec_async(&mut commands).await.map_err(words)?;
-        }
         if self.config.database != 0 {
             let mut select = ::redis::cmd("SELECT");
             select.arg(self.config.database).exec_async(&mut commands).await.map_err(words)?;
@@ -521,13 +633,7 @@ impl Shared {
         name.exec_async(&mut commands).await.map_err(words)?;
         check_master(&mut commands).await.map_err(words)??;
         self.check_identity(&mut commands).await.map_err(words)??;
-        Ok(Live {
-            connection,
-            replication: Replication::default(),
-            place: place.clone(),
-            since: self.clock.monotonic(),
-            _alive: alive,
-        })
+        Ok((connection, alive))
     }
 }
 
@@ -555,12 +661,12 @@ pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
 
-/// Connects, with TLS where it is configured. The caller bounds how long it waits.
-pub(super) async fn dial(config: &RedisConfig, host: &str, port: u16) -> Result<Box<dyn Wire>, String> {
+/// Connects, with TLS where it is wanted. The caller bounds how long it waits.
+pub(super) async fn dial(tls: Option<&RedisTls>, host: &str, port: u16) -> Result<Box<dyn Wire>, String> {
     let stream = TcpStream::connect((host, port)).await.map_err(|error| error.to_string())?;
     prepare(&stream).map_err(|error| error.to_string())?;
-    let Some(source) = &config.tls else { return Ok(Box::new(stream)) };
-    let tls = client_config(&source()?)?;
+    let Some(tls) = tls else { return Ok(Box::new(stream)) };
+    let tls = client_config(tls)?;
     let name = ServerName::try_from(host.to_owned())
         .map_err(|_| format!("`{host}` cannot stand in a certificate"))?;
     let stream = TlsConnector::from(Arc::new(tls)).connect(name, stream).await;

@@ -12,14 +12,16 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, RedisConnectionInfo, RedisError};
 
+use super::access::Access;
 use super::connection::{describe, dial};
-use super::{PasswordSource, RedisConfig};
+use super::{PasswordSource, RedisTls};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
 
@@ -91,7 +93,7 @@ pub(super) struct Survey {
 /// Asks all sentinels. The error says what each one had to say. More than half who agree are enough, unless they know
 /// less than `known`, the latest failover that was heard of: just after one, those who were not told yet are the most.
 pub(super) async fn survey(
-    config: &RedisConfig,
+    access: &Access,
     sentinels: &Sentinels,
     known: u64,
     clock: &dyn Clock,
@@ -99,9 +101,10 @@ pub(super) async fn survey(
     let mut asked: Vec<BoxFuture<'_, Result<Place, String>>> = Vec::new();
     for (host, port) in &sentinels.addresses {
         asked.push(Box::pin(async move {
+            let name = format!("sentinel {host}:{port}");
             tokio::select! {
                 biased;
-                answer = ask(config, sentinels, host, *port) => answer,
+                answer = access.by_tls(Some(&name), |tls| ask(access, sentinels, tls, &name, (host, *port))) => answer,
                 () = clock.sleep(sentinels.answer_timeout) => {
                     Err(format!("no answer within {:?}", sentinels.answer_timeout))
                 }
@@ -158,22 +161,24 @@ fn latest<'a>(named: impl Iterator<Item = &'a Place> + Clone) -> Vec<Place> {
     ranked.into_iter().map(|(_, place)| place).collect()
 }
 
-async fn ask(config: &RedisConfig, sentinels: &Sentinels, host: &str, port: u16) -> Result<Place, String> {
-    let stream = dial(config, host, port).await?;
+async fn ask(
+    access: &Access,
+    sentinels: &Sentinels,
+    tls: Option<Arc<RedisTls>>,
+    name: &str,
+    (host, port): (&str, u16),
+) -> Result<Place, String> {
+    let mut wire = dial(tls.as_deref(), host, port).await?;
+    if let Some(login) = &access.sentinel_password {
+        login.say(Some(name), true, &mut *wire).await?;
+    }
     let settings = AsyncConnectionConfig::new().set_response_timeout(Some(sentinels.answer_timeout));
     let info = RedisConnectionInfo::default().set_skip_set_lib_name();
-    let words = |error: RedisError| refusal(&error, sentinels);
+    let user = sentinels.username.as_deref().unwrap_or("default");
+    let words = |error: RedisError| refusal(&error, user);
     let (mut commands, driver) =
-        MultiplexedConnection::new_with_config(&info, stream, settings).await.map_err(words)?;
+        MultiplexedConnection::new_with_config(&info, wire, settings).await.map_err(words)?;
     let conversation = async {
-        if let Some(password) = &sentinels.password {
-            let password = password()?;
-            let mut auth = ::redis::cmd("AUTH");
-            if let Some(username) = &sentinels.username {
-                auth.arg(username);
-            }
-            auth.arg(password.as_str()).exec_async(&mut commands).await.map_err(words)?;
-        }
         let (mut where_is, mut details) = (::redis::cmd("SENTINEL"), ::redis::cmd("SENTINEL"));
         where_is.arg("GET-MASTER-ADDR-BY-NAME").arg(&sentinels.primary);
         details.arg("MASTER").arg(&sentinels.primary);
@@ -194,8 +199,7 @@ async fn ask(config: &RedisConfig, sentinels: &Sentinels, host: &str, port: u16)
     }
 }
 
-fn refusal(error: &RedisError, sentinels: &Sentinels) -> String {
-    let user = sentinels.username.as_deref().unwrap_or("default");
+pub(super) fn refusal(error: &RedisError, user: &str) -> String {
     match error.code() {
         Some("NOAUTH") => "it asks for a password: give `sentinel_password_file`".to_owned(),
         Some("WRONGPASS") => format!("it refused the password of its user `{user}`"),
