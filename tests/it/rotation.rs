@@ -493,3 +493,199 @@ async fn rules_limits_and_the_log_level_change_live() {
     }
     load.end_without_a_failure("rules and limits change").await;
 }
+
+/// A projected assertion is renewed, half written, and gone for a while: the other credential serves meanwhile.
+#[tokio::test]
+async fn a_federated_assertion_is_renewed_and_goes_missing() {
+    let (key, _) = certificate("issuer");
+    let issuer = Issuer::new(&key);
+    let plan = Plan::default()
+        .credentials("")
+        .app_lines(DIRECTORY)
+        .file("credentials/2026-11.secret", CLIENT_SECRET)
+        .file("credentials/pod.assertion", &issuer.assertion(3600));
+    let scene = Scene::start(plan).await;
+    let trusted = entra_emulator::FederatedCredential::new(ISSUER, SUBJECT, issuer.jwks.clone());
+    scene.world.entra.add_federated_credential(CLIENT_ID, trusted).expect("room");
+    scene.credential_is("pod", "in_use").await;
+    let load = scene.load();
+    // Renewed by a rename, as kubelet does.
+    write_secret(&scene.file(".pod.new"), &issuer.assertion(3600));
+    std::fs::rename(scene.file(".pod.new"), scene.file("pod.assertion")).expect("renamed");
+    tokio::time::sleep(phase(1)).await;
+    let half = issuer.assertion(3600);
+    write_secret(&scene.file("pod.assertion"), &half[..half.len() / 2]);
+    scene.credential_is("pod", "rejected").await;
+    scene.credential_is("2026-11", "in_use").await;
+    std::fs::remove_file(scene.file("pod.assertion")).expect("removed");
+    tokio::time::sleep(phase(2)).await;
+    // One that has expired is never sent.
+    write_secret(&scene.file("pod.assertion"), &issuer.assertion(-10));
+    tokio::time::sleep(phase(2)).await;
+    write_secret(&scene.file("pod.assertion"), &issuer.assertion(3600));
+    scene.credential_is("pod", "in_use").await;
+    load.end_without_a_failure("an assertion goes missing").await;
+    let log = scene.world.daemon.log();
+    assert!(!log.contains(&half[..40]), "the log has an assertion");
+}
+
+const ISSUER: &str = "https://kubernetes.contoso.example";
+const SUBJECT: &str = "system:serviceaccount:tokenward:tokenward";
+
+/// Another issuer, whose assertions the registration trusts.
+struct Issuer {
+    folder: tempfile::TempDir,
+    jwks: serde_json::Value,
+}
+
+impl Issuer {
+    fn new(key_pem: &str) -> Issuer {
+        use base64::Engine as _;
+        let folder = tempfile::tempdir().expect("a folder");
+        write_secret(&folder.path().join("key.pem"), key_pem);
+        let output = std::process::Command::new("openssl")
+            .args(["rsa", "-noout", "-modulus", "-in"])
+            .arg(folder.path().join("key.pem"))
+            .output()
+            .expect("openssl");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let hex = text.trim().strip_prefix("Modulus=").expect("a modulus").to_owned();
+        let bytes: Vec<u8> = (0..hex.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex"))
+            .collect();
+        let n = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
+        let jwks =
+            serde_json::json!({ "keys": [{ "kty": "RSA", "use": "sig", "kid": "k1", "n": n, "e": "AQAB" }] });
+        Issuer { folder, jwks }
+    }
+
+    /// An assertion that ends in so many seconds.
+    fn assertion(&self, left: i64) -> String {
+        use base64::Engine as _;
+        let encode = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
+        let now = i64::try_from(
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs(),
+        )
+        .expect("small");
+        let header = serde_json::json!({ "alg": "RS256", "typ": "JWT", "kid": "k1" });
+        let claims = serde_json::json!({
+            "iss": ISSUER, "sub": SUBJECT, "aud": "api://AzureADTokenExchange", "iat": now - 20, "nbf": now - 20, "exp": now + left,
+        });
+        let message =
+            format!("{}.{}", encode(header.to_string().as_bytes()), encode(claims.to_string().as_bytes()));
+        let (input, output) = (self.folder.path().join("message"), self.folder.path().join("signature"));
+        std::fs::write(&input, &message).expect("written");
+        let signed = std::process::Command::new("openssl")
+            .args(["dgst", "-sha256", "-sign"])
+            .arg(self.folder.path().join("key.pem"))
+            .arg("-out")
+            .arg(&output)
+            .arg(&input)
+            .status()
+            .expect("openssl");
+        assert!(signed.success());
+        format!("{message}.{}", encode(&std::fs::read(output).expect("a signature")))
+    }
+}
+
+/// The shell blocks of a page of the runbook.
+fn page(heading: &str) -> Vec<String> {
+    let runbook =
+        std::fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("deploy/RUNBOOK.md"))
+            .expect("read");
+    let page =
+        runbook.split(&format!("\n## {heading}\n")).nth(1).unwrap_or_else(|| panic!("no page {heading}"));
+    let page = page.split("\n## ").next().unwrap_or_default();
+    let blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    blocks.map(str::to_owned).collect()
+}
+
+impl Scene {
+    /// Runs a block of the runbook as on-call would, in this scene's folder in place of `/etc/tokenward`.
+    async fn follow(&self, block: &str, typed: &str) -> (bool, String) {
+        let folder = self.world.folder.path();
+        let script = block
+            .replace("/etc/tokenward/credentials/outlook", &folder.join("credentials").display().to_string())
+            .replace("chown tokenward:tokenward", ": chown");
+        let binary = PathBuf::from(env!("CARGO_BIN_EXE_tokenward"));
+        let path = format!(
+            "{}:{}",
+            binary.parent().expect("a folder").display(),
+            std::env::var("PATH").unwrap_or_default()
+        );
+        let mut shell = std::process::Command::new("sh");
+        shell
+            .args(["-e", "-c", &script])
+            .current_dir(folder)
+            .env("PATH", path)
+            .env("TOKENWARD_CONFIG", folder.join("tokenward.toml"))
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        let typed = typed.to_owned();
+        let ended = tokio::task::spawn_blocking(move || {
+            use std::io::Write as _;
+            let mut child = shell.spawn().expect("sh");
+            // (It may end without reading.)
+            let _ = child.stdin.take().expect("piped").write_all(typed.as_bytes());
+            child.wait_with_output().expect("it ends")
+        });
+        let ended = ended.await.expect("run");
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+        (ended.status.success(), said)
+    }
+}
+
+/// What the runbook says is what happens, command by command, under load.
+#[tokio::test]
+async fn the_runbook_s_page_on_the_client_secret() {
+    let scene = Scene::with_a_secret().await;
+    let entra = &scene.world.entra;
+    scene.credential_is("2026-11", "in_use").await;
+    let blocks = page("Replace the client secret");
+    assert_eq!(blocks.len(), 4, "{blocks:?}");
+    let load = scene.load();
+    let new = entra.add_secret(CLIENT_ID, "the-second-secret", phase(2), None).expect("room for one more");
+    let (done, said) = scene.follow(&blocks[0], "the-second-secret\n").await;
+    assert!(done, "{said}");
+    let begun = Instant::now();
+    loop {
+        // `verify` fails until the authority takes it, and the list says the rest.
+        let (done, said) = scene.follow(&blocks[1], "").await;
+        if done && said.lines().any(|line| line.contains("2027-05") && line.contains("yes")) {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{said}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    scene.credential_is("2027-05", "in_use").await;
+    let (done, said) = scene.follow(&blocks[2], "").await;
+    assert!(done && said.contains("retired"), "{said}");
+    scene.credential_is("2026-11", "retired").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    scene.taken();
+    let (done, said) = scene.follow(&blocks[3], "").await;
+    assert!(done, "{said}");
+    entra.remove_secret(CLIENT_ID, CLIENT_SECRET).expect("removed");
+    tokio::time::sleep(phase(3)).await;
+    load.end_without_a_failure("the runbook's page on the client secret").await;
+    let taken = scene.taken();
+    assert!(!taken.is_empty() && taken.iter().all(|id| *id == new), "{taken:?}, and {new} is the new one");
+}
+
+/// The same for the certificate, with the commands that make it.
+#[tokio::test]
+async fn the_runbook_s_page_on_the_client_certificate() {
+    let scene = Scene::with_a_secret().await;
+    scene.credential_is("2026-11", "in_use").await;
+    let load = scene.load();
+    let blocks = page("Replace the client certificate");
+    let (done, said) = scene.follow(&blocks[0], "").await;
+    assert!(done, "{said}");
+    let certificate = std::fs::read_to_string(scene.world.folder.path().join("new.cer")).expect("made");
+    scene.world.entra.set_certificates(CLIENT_ID, &[&certificate]).expect("known");
+    scene.credential_is("2027-05", "in_use").await;
+    load.end_without_a_failure("the runbook's page on the client certificate").await;
+}
