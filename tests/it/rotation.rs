@@ -4,10 +4,11 @@
 //! `ROTATION_SECONDS` makes each of the phases as long as it says (`make rotation`).
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::http_client::request;
 use crate::world::{ALICE, CLIENT_ID, CLIENT_SECRET, Kept, Plan, Process, World, text, write_secret};
 
 /// Short, so that every request or two needs a refresh.
@@ -26,6 +27,8 @@ struct Scene {
     world: Arc<World>,
     other: Arc<Process>,
     names: Arc<Vec<String>>,
+    /// The API key that the callers present.
+    key: Arc<Mutex<String>>,
 }
 
 impl Scene {
@@ -36,7 +39,8 @@ impl Scene {
         for name in &names {
             world.connect(name, ALICE).await;
         }
-        Scene { world, other, names: Arc::new(names) }
+        let key = Arc::new(Mutex::new(world.key.clone()));
+        Scene { world, other, names: Arc::new(names), key }
     }
 
     /// With one secret in the folder, `2026-11.secret`.
@@ -101,14 +105,18 @@ impl Scene {
         let over = Arc::new(AtomicBool::new(false));
         let callers = (0..CALLERS).map(|caller| {
             let (world, other, names) = (self.world.clone(), self.other.clone(), self.names.clone());
-            let over = over.clone();
+            let (over, key) = (over.clone(), self.key.clone());
             tokio::spawn(async move {
                 let mut seen = Seen::default();
                 let mut at = caller;
                 while !over.load(Ordering::Relaxed) {
                     let daemon = if at % 2 == 0 { &world.daemon } else { &*other };
                     let begun = Instant::now();
-                    let answer = world.token_at(daemon, &names[(at / 2) % names.len()]).await;
+                    let name = &names[(at / 2) % names.len()];
+                    let url = format!("{}/v1/apps/outlook/connections/{name}/token", daemon.local);
+                    let bearer = format!("Bearer {}", key.lock().expect("a key"));
+                    let headers = [("authorization", bearer.as_str())];
+                    let answer = request(http::Method::GET, &url, &headers, "").await.expect("an answer");
                     seen.took.push(begun.elapsed());
                     if answer.status != 200 {
                         seen.failed.push(format!("{}: {}", answer.status, answer.text()));
@@ -166,7 +174,7 @@ impl Load {
 
 async fn metrics(daemon: &Process) -> String {
     let url = format!("{}/metrics", daemon.ops);
-    crate::http_client::request(http::Method::GET, &url, &[], "").await.expect("metrics").text().to_owned()
+    request(http::Method::GET, &url, &[], "").await.expect("metrics").text().to_owned()
 }
 
 /// R1. The authority knows the new secret later than we do, and for a while only at every other request.
@@ -607,7 +615,8 @@ impl Scene {
         let folder = self.world.folder.path();
         let script = block
             .replace("/etc/tokenward/credentials/outlook", &folder.join("credentials").display().to_string())
-            .replace("chown tokenward:tokenward", ": chown");
+            .replace("chown tokenward:tokenward", ": chown")
+            .replace("runuser -u tokenward -- ", "");
         let binary = PathBuf::from(env!("CARGO_BIN_EXE_tokenward"));
         let path = format!(
             "{}:{}",
@@ -688,4 +697,36 @@ async fn the_runbook_s_page_on_the_client_certificate() {
     scene.world.entra.set_certificates(CLIENT_ID, &[&certificate]).expect("known");
     scene.credential_is("2027-05", "in_use").await;
     load.end_without_a_failure("the runbook's page on the client certificate").await;
+}
+
+/// R7. Two live keys, the time of last use of each, and the old one refused on every replica within a second.
+#[tokio::test]
+async fn the_runbook_s_page_on_an_api_key() {
+    let scene = Scene::with_a_secret().await;
+    let load = scene.load();
+    let lines = page("Replace a caller's API key").concat();
+    let line = |word: &str| lines.lines().find(|line| line.contains(word)).expect("on the page").to_owned();
+    let (done, before) = scene.follow(&line("list-keys"), "").await;
+    assert!(done, "{before}");
+    let (done, said) = scene.follow(&line("add-key"), "").await;
+    assert!(done, "{said}");
+    let new = said.lines().find(|line| line.starts_with("twk_")).expect("a key").to_owned();
+    let old_key = std::mem::replace(&mut *scene.key.lock().expect("a key"), new);
+    let old = before
+        .lines()
+        .find_map(|line| line.split_whitespace().find(|word| word.starts_with("20")))
+        .expect("an id");
+    tokio::time::sleep(phase(2)).await;
+    let (done, said) = scene.follow(&line("retire-key").replace("OLD_ID", old), "").await;
+    assert!(done, "{said}");
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    for daemon in scene.daemons() {
+        let url = format!("{}/v1/apps/outlook/connections/user-0/token", daemon.local);
+        let bearer = format!("Bearer {old_key}");
+        let refused = request(http::Method::GET, &url, &[("authorization", bearer.as_str())], "")
+            .await
+            .expect("an answer");
+        assert_eq!(refused.status, 401);
+    }
+    load.end_without_a_failure("the runbook's page on an API key").await;
 }
