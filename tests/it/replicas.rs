@@ -482,6 +482,50 @@ async fn redis_may_be_gone_for_a_while_and_no_held_token_fails() {
     }
 }
 
+/// Redis' password is replaced in its file and at Redis, in this order: the metrics say how far it is, and no request fails.
+#[tokio::test]
+async fn the_redis_password_is_replaced_without_a_restart_and_the_metrics_say_how_it_stands() {
+    let folder = tempfile::tempdir().expect("a temp dir");
+    let file = folder.path().join("password");
+    let put = |password: &str| {
+        use std::os::unix::fs::PermissionsExt as _;
+        let unfinished = folder.path().join("unfinished");
+        std::fs::write(&unfinished, password).expect("is ours");
+        std::fs::set_permissions(&unfinished, std::fs::Permissions::from_mode(0o600)).expect("is ours");
+        std::fs::rename(&unfinished, &file).expect("is ours");
+    };
+    put("one");
+    let mut plan = Plan::default().kept(Kept::Redis);
+    plan.store_lines = format!("username = \"default\"\npassword_file = \"{}\"", file.display());
+    let world = plan.start().await;
+    let redis = world.redis.as_ref().expect("redis");
+    assert_eq!(redis.cli(&["ACL", "SETUSER", "default", ">one"]), "OK");
+    let says = async |refused: &str| {
+        let begun = Instant::now();
+        let line = format!("tokenward_store_login_refused{{secret=\"password\"}} {refused}\n");
+        while !world.metrics().await.contains(&line) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{line}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    says("0").await;
+    world.connect("before", ALICE).await;
+    put("the-next-one");
+    says("1").await;
+    world.connect("between", ALICE).await;
+    assert_eq!(redis.cli(&["-a", "one", "ACL", "SETUSER", "default", ">the-next-one"]), "OK");
+    says("0").await;
+    assert_eq!(redis.cli(&["-a", "one", "ACL", "SETUSER", "default", "<one"]), "OK");
+    redis.cli(&["-a", "the-next-one", "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    world.connect("after", ALICE).await;
+    for name in ["before", "between", "after"] {
+        world.access_token(name).await;
+    }
+    let logged = world.daemon.log();
+    assert!(logged.contains("what the file holds is refused"), "{logged}");
+    assert!(!logged.contains("the-next-one"), "{logged}");
+}
+
 /// A pause takes a token away that still lives, on every replica within a second; a resume gives it back.
 #[tokio::test]
 async fn a_pause_reaches_every_replica_and_a_resume_undoes_it() {

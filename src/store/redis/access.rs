@@ -374,8 +374,10 @@ impl<T: PartialEq + Clone> Standing<T> {
         if is_due(file, in_use, refusal, self.told.clock.monotonic()) {
             return file.cloned();
         }
-        if let Some(in_use) = in_use {
-            state.word(at).in_use = Some(in_use.clone());
+        // Whatever was said over other connections to this server, the one for commands decides.
+        if in_use.is_some() && in_use == file {
+            let file = file.cloned();
+            *state.word(at) = Word { in_use: file, refusal: None };
         }
         None
     }
@@ -458,5 +460,49 @@ impl Told {
         if let Some(observer) = &self.observer {
             observer.login(self.secret, is_refused, self.clock.now());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::time::Timestamp;
+    use crate::store::suite::RealClock;
+
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<bool>>);
+
+    impl StoreObserver for Heard {
+        fn operation(&self, _operation: &'static str, _elapsed: Duration, _error: bool) {}
+
+        fn login(&self, _secret: &'static str, is_refused: bool, _since: Timestamp) {
+            self.0.lock().expect("not poisoned").push(is_refused);
+        }
+    }
+
+    /// A subscription that fell back to what was accepted before says nothing of the connection for commands.
+    #[test]
+    fn the_connection_for_commands_decides_what_is_in_use_at_a_server() {
+        let heard = Arc::new(Heard::default());
+        let observer: Arc<dyn StoreObserver> = heard.clone();
+        let clock = RealClock::shared();
+        let standing =
+            Standing::new(Told { secret: "tls", key: "", advice: "", clock, observer: Some(observer) });
+        let expect = |expected: &[bool]| {
+            standing.settle();
+            assert_eq!(*heard.0.lock().expect("not poisoned"), expected);
+        };
+        standing.see(Ok('b')).expect("can be used");
+        standing.accepted(Some("server"), &'a');
+        expect(&[]);
+        standing.refused(Some("server"), &'a', "that of before".to_owned());
+        expect(&[]);
+        standing.refused(Some("server"), &'b', "subscribing".to_owned());
+        expect(&[true]);
+        assert_eq!(standing.due("server", Some(&'a')), None, "too early");
+        expect(&[true]);
+        assert_eq!(standing.due("server", Some(&'b')), None, "is in use");
+        expect(&[true, false]);
+        assert_eq!(standing.due("server", Some(&'a')), Some('b'));
     }
 }
