@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::Parts;
+use super::foresight::{Secret, Warnings};
 use super::reload::Reloader;
 use crate::api::upkeep::{Choice, Reloaded, Upkeep, Verified};
 use crate::authority::{CredentialReport, OpenIdAuthority};
 use crate::broker::Refusal;
-use crate::domain::credential::{Choices, warning};
+use crate::domain::credential::Choices;
 use crate::domain::id::AppName;
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::verdict::Disposition;
@@ -33,7 +34,7 @@ pub(super) fn watch(parts: &Parts, metrics: Arc<Metrics>) {
     let under_way: Arc<Mutex<BTreeSet<AppName>>> = Arc::default();
     let watch = async move {
         let mut shown: BTreeSet<Label> = BTreeSet::new();
-        let mut warned: BTreeMap<Label, u32> = BTreeMap::new();
+        let mut warnings = Warnings::default();
         loop {
             for (app, installed) in reloader.authorities.load().iter() {
                 if lock(&under_way).insert(app.clone()) {
@@ -49,7 +50,7 @@ pub(super) fn watch(parts: &Parts, metrics: Arc<Metrics>) {
                     tasks.spawn("prove client credentials", Box::pin(prove));
                 }
             }
-            shown = reloader.show_credentials(&metrics, shown, &mut warned);
+            shown = reloader.show_credentials(&metrics, shown, &mut warnings);
             tokio::select! {
                 () = clock.sleep(LOOK) => {}
                 () = shutdown.soft().cancelled() => return,
@@ -69,9 +70,9 @@ impl Reloader {
         &self,
         metrics: &Metrics,
         before: BTreeSet<Label>,
-        warned: &mut BTreeMap<Label, u32>,
+        warnings: &mut Warnings,
     ) -> BTreeSet<Label> {
-        let mut there = BTreeSet::new();
+        let (mut there, now) = (BTreeSet::new(), self.ports.clock.now());
         for (app, reports) in self.credentials() {
             for one in reports {
                 metrics.credential_expiry(&app, &one.label, one.standing.expires_at);
@@ -79,21 +80,15 @@ impl Reloader {
                 if let Some(at) = one.standing.used_at {
                     metrics.credential_used(&app, &one.label, at);
                 }
-                let label = (app.clone(), one.label);
-                match one.standing.expires_at.and_then(|at| warning(at, self.ports.clock.now())) {
-                    Some(days) if warned.insert(label.clone(), days).is_none_or(|before| days < before) => {
-                        tracing::warn!(%app, credential = label.1, days, "a client credential expires within so many days; add the next one now");
-                    }
-                    Some(_) => {}
-                    None => {
-                        warned.remove(&label);
-                    }
-                }
-                there.insert(label);
+                let secret = Secret::ClientCredential(app.clone(), one.label.clone());
+                let expires_at = one.standing.expires_at.filter(|_| !one.standing.is_retired);
+                warnings.look(secret, expires_at, now);
+                there.insert((app.clone(), one.label));
             }
         }
         for (app, label) in before.difference(&there) {
             metrics.credential_gone(app, label);
+            warnings.look(Secret::ClientCredential(app.clone(), label.clone()), None, now);
         }
         there
     }

@@ -1,13 +1,14 @@
 //! The configured listeners: their TLS prepared, bound, and their TLS put into its place again.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 
 use super::StartError;
+use super::foresight::ends;
 use crate::config::secret_ref::SecretReader;
 use crate::config::{self, ListenConfig, Listener};
 use crate::domain::time::Timestamp;
@@ -23,8 +24,11 @@ struct ReadTls {
     expires_at: Option<Timestamp>,
 }
 
-/// The TLS in force, in the same order.
-pub(super) struct LiveTls(Vec<Option<Tls>>);
+/// The TLS in force, in the same order, and when the first certificate of each name expires.
+pub(super) struct LiveTls {
+    tls: Vec<Option<Tls>>,
+    expiries: Mutex<BTreeMap<String, Timestamp>>,
+}
 
 /// Every listener, bound and not served yet.
 pub(super) struct BoundListeners {
@@ -59,16 +63,42 @@ pub(super) fn prepare(config: &ListenConfig, secrets: &SecretReader) -> Result<P
     if problems.is_empty() { Ok(PreparedTls(prepared)) } else { Err(problems) }
 }
 
+impl PreparedTls {
+    /// Of several listeners of one name, the one counts that ends first.
+    fn expiries(&self) -> BTreeMap<String, Timestamp> {
+        let mut expiries = BTreeMap::new();
+        for tls in self.0.iter().flatten() {
+            if let Some(at) = tls.expires_at {
+                let first = expiries.entry(tls.name.clone()).or_insert(at);
+                *first = at.min(*first);
+            }
+        }
+        expiries
+    }
+}
+
 impl LiveTls {
     /// Puts them into the place of those in force, for connections from now on. (Which listeners there are, and which of them
     /// have TLS, does not change while the daemon runs.)
     pub(super) fn replace(&self, prepared: PreparedTls, metrics: &Metrics) {
-        for (live, prepared) in self.0.iter().zip(prepared.0) {
+        *self.expiries.lock().unwrap_or_else(PoisonError::into_inner) = prepared.expiries();
+        for (live, prepared) in self.tls.iter().zip(prepared.0) {
             if let (Some(live), Some(prepared)) = (live, prepared) {
-                note_expiry(&prepared, metrics);
                 live.replace(prepared.config);
             }
         }
+        self.show(metrics);
+    }
+
+    fn show(&self, metrics: &Metrics) {
+        for (name, at) in self.expiries() {
+            metrics.tls_certificate_expiry(&name, at);
+        }
+    }
+
+    /// When the certificates expire, by the listeners' names.
+    pub(super) fn expiries(&self) -> BTreeMap<String, Timestamp> {
+        self.expiries.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -78,12 +108,11 @@ pub(super) fn bind(
     prepared: PreparedTls,
     metrics: &Metrics,
 ) -> Result<BoundListeners, StartError> {
-    let take = |prepared: ReadTls| {
-        note_expiry(&prepared, metrics);
-        Tls::new(prepared.config)
-    };
-    let live = LiveTls(prepared.0.into_iter().map(|tls| tls.map(take)).collect());
-    let mut tls = live.0.iter().cloned();
+    let expiries = Mutex::new(prepared.expiries());
+    let take = |prepared: ReadTls| Tls::new(prepared.config);
+    let live = LiveTls { tls: prepared.0.into_iter().map(|tls| tls.map(take)).collect(), expiries };
+    live.show(metrics);
+    let mut tls = live.tls.iter().cloned();
     let mut next = || tls.next().flatten();
     let public = tcp("public", config.public.address, next())?;
     let ops = tcp("ops", config.ops.address, next())?;
@@ -129,18 +158,5 @@ fn read(name: &str, tls: &config::Tls, secrets: &SecretReader) -> Result<ReadTls
     let key = secrets.read(&tls.key).map_err(|error| format!(".key: {error}"))?;
     let config = tls_server_config(&certificate, &key, None)
         .map_err(|error| format!(" ({}): {error}", tls.certificate.display()))?;
-    Ok(ReadTls { name: name.to_owned(), config, expires_at: expiry(&certificate) })
-}
-
-fn note_expiry(tls: &ReadTls, metrics: &Metrics) {
-    if let Some(expires_at) = tls.expires_at {
-        metrics.tls_certificate_expiry(&tls.name, expires_at);
-    }
-}
-
-/// When the first certificate of a PEM file expires.
-fn expiry(pem: &[u8]) -> Option<Timestamp> {
-    let certificate = CertificateDer::pem_slice_iter(pem).next()?.ok()?;
-    let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).ok()?;
-    Some(Timestamp::from_unix_seconds(parsed.validity().not_after.timestamp()))
+    Ok(ReadTls { name: name.to_owned(), config, expires_at: ends(&certificate).first().copied() })
 }

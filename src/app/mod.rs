@@ -4,6 +4,7 @@ mod apps;
 mod callers;
 mod credentials;
 mod files;
+mod foresight;
 mod listeners;
 mod reload;
 mod store;
@@ -263,7 +264,8 @@ impl Daemon {
         watch::revocations(&daemon.parts);
         credentials::watch(&daemon.parts, metrics.clone());
         watch::files(&daemon.parts);
-        watch::stock(&daemon.parts, watch::Stock { broker, callers, admins, keyring, metrics });
+        foresight::watch(&daemon.parts);
+        watch::stock(&daemon.parts, watch::Stock { broker, keyring, metrics });
         events.process(Action::Started).await;
         Ok(daemon)
     }

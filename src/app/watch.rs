@@ -1,7 +1,6 @@
 //! What runs at intervals beside the requests: the store's pulse, what it has not taken, and the taking of stock for
 //! the metrics.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -10,8 +9,6 @@ use super::Parts;
 use super::files::Looks;
 use crate::broker::Broker;
 use crate::broker::inspect::Counts;
-use crate::callers::LiveCallers;
-use crate::domain::id::CallerName;
 use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
 use crate::keyring::Keyring;
@@ -27,8 +24,6 @@ const PING: Duration = Duration::from_secs(2);
 const REVOCATIONS: Duration = Duration::from_secs(1);
 /// How often it is looked whether a file has changed.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often API keys are looked at.
-const COUNT: Duration = Duration::from_secs(60);
 /// Stock is taken by walking over every connection, page by page, with this pause after each: what that costs in a second does
 /// not grow with how many there are, only how long it takes.
 const WALK: Duration = Duration::from_millis(200);
@@ -159,41 +154,25 @@ pub(super) fn sweep(parts: &Parts) {
 /// What stock is taken of.
 pub(super) struct Stock {
     pub(super) broker: Arc<Broker>,
-    pub(super) callers: LiveCallers,
-    pub(super) admins: LiveCallers,
     pub(super) keyring: Arc<Keyring>,
     pub(super) metrics: Arc<Metrics>,
 }
 
-/// Counts connections by status and records by sealing key, and notes when API keys expire and were used.
+/// Counts connections by status and records by sealing key.
 pub(super) fn stock(parts: &Parts, stock: Stock) {
-    let (clock, shutdown) = (parts.clock.clone(), parts.shutdown.clone());
-    let stock = Arc::new(stock);
-    let walking = stock.clone();
-    let (walk_clock, walk_shutdown, engine) = (clock.clone(), shutdown.clone(), parts.engine.clone());
+    let (clock, shutdown, engine) = (parts.clock.clone(), parts.shutdown.clone(), parts.engine.clone());
     let walk = async move {
         loop {
             tokio::select! {
                 () = async {
-                    walking.count(walk_clock.as_ref(), &engine).await;
-                    walk_clock.sleep(WALK_AGAIN).await;
+                    stock.count(clock.as_ref(), &engine).await;
+                    clock.sleep(WALK_AGAIN).await;
                 } => {}
-                () = walk_shutdown.soft().cancelled() => return,
-            }
-        }
-    };
-    parts.tasks.spawn("walk over every connection", Box::pin(walk));
-    let take = async move {
-        let mut known = BTreeSet::new();
-        loop {
-            known = stock.note_api_keys(known);
-            tokio::select! {
-                () = clock.sleep(COUNT) => {}
                 () = shutdown.soft().cancelled() => return,
             }
         }
     };
-    parts.tasks.spawn("take stock of API keys", Box::pin(take));
+    parts.tasks.spawn("walk over every connection", Box::pin(walk));
 }
 
 impl Stock {
@@ -224,21 +203,5 @@ impl Stock {
             let records = counts.by_sealing_key.get(&key.id).copied().unwrap_or(0);
             self.metrics.sealing_key(&key.id, records, key.id == primary.id);
         }
-    }
-
-    /// Says which keys there are now; those that are gone take their series with them.
-    fn note_api_keys(&self, before: BTreeSet<(CallerName, String)>) -> BTreeSet<(CallerName, String)> {
-        let mut now = BTreeSet::new();
-        for used in self.callers.load().key_uses().into_iter().chain(self.admins.load().key_uses()) {
-            self.metrics.caller_key_expiry(&used.caller, &used.key.id, used.key.expires_at);
-            if let Some(at) = used.last_used_at {
-                self.metrics.caller_key_used(&used.caller, &used.key.id, at);
-            }
-            now.insert((used.caller, used.key.id));
-        }
-        for (caller, key) in before.difference(&now) {
-            self.metrics.caller_key_gone(caller, key);
-        }
-        now
     }
 }

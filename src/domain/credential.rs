@@ -285,18 +285,6 @@ pub fn spent(standings: &[Standing], trusted_since: Option<Timestamp>, now: Time
     (0..standings.len()).filter(|at| is_spent(&standings[*at])).collect()
 }
 
-/// Days before a secret's end at which it is warned of.
-const WARN_AT: [u32; 4] = [1, 7, 14, 30];
-
-/// The nearest of 30, 14, 7 and 1 days that are not left any more; none while there are more. At the end and after it: 0.
-pub fn warning(expires_at: Timestamp, now: Timestamp) -> Option<u32> {
-    if expires_at <= now {
-        return Some(0);
-    }
-    let left = expires_at.since(now);
-    WARN_AT.into_iter().find(|days| left <= Duration::from_secs(u64::from(*days) * 86_400))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -359,16 +347,6 @@ mod tests {
         before.promoted_at = Some(NOW);
         let standings = [old, trusted(5), before, trusted(0), trusted(0)];
         assert_eq!(order(&standings, NOW), [2, 1, 3, 4, 0]);
-    }
-
-    #[test]
-    fn it_is_warned_of_an_end_at_30_14_7_and_1_days() {
-        let left = |days: u64, more: u64| NOW.plus(Duration::from_secs(days * 86_400 + more));
-        let cases = [(31, 0, None), (30, 1, None), (30, 0, Some(30)), (14, 1, Some(30)), (14, 0, Some(14))];
-        let more = [(7, 0, Some(7)), (1, 1, Some(7)), (1, 0, Some(1)), (0, 1, Some(1)), (0, 0, Some(0))];
-        for (days, seconds, expected) in cases.into_iter().chain(more) {
-            assert_eq!(warning(left(days, seconds), NOW), expected, "{days} days and {seconds} s");
-        }
     }
 
     #[test]

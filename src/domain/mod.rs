@@ -12,6 +12,7 @@
 pub mod account;
 pub mod connection;
 pub mod credential;
+pub mod expiry;
 pub mod grant;
 pub mod id;
 pub mod random;

@@ -75,6 +75,7 @@ enum Expiring {
     Credential(String, String),
     TlsCertificate(String),
     CallerKey(String, String),
+    StoreCertificate(&'static str),
 }
 
 /// All metrics of the process, with the registry they live in.
@@ -111,6 +112,7 @@ pub struct Metrics {
     store_errors: IntCounterVec,
     store_login_refused: IntGaugeVec,
     store_login_taken: GaugeVec,
+    store_certificate_expiry: GaugeVec,
     config_reloads: IntCounterVec,
     config_last_reload: Gauge,
     audit_lost: IntCounter,
@@ -310,6 +312,11 @@ impl Metrics {
                 &["secret"],
                 "Since when what such a file holds is in use on every connection; the one before may be taken away.",
             ),
+            store_certificate_expiry: new.gauges(
+                "store_certificate_expiry_seconds",
+                &["certificate"],
+                "Seconds until the client certificate for the store expires, or the last of the authorities that it is believed by; negative once it has.",
+            ),
             config_reloads: new.counters(
                 "config_reloads_total",
                 &["outcome"],
@@ -365,6 +372,9 @@ impl Metrics {
                     }
                     Expiring::CallerKey(caller, key) => {
                         self.caller_key_expiry.with_label_values(&[caller, key]).set(left);
+                    }
+                    Expiring::StoreCertificate(certificate) => {
+                        self.store_certificate_expiry.with_label_values(&[certificate]).set(left);
                     }
                 }
             }
@@ -504,7 +514,7 @@ impl Metrics {
         }
     }
 
-    /// When a listener's certificate expires.
+    /// When a listener's certificate expires; of several listeners of one name, the one that ends first.
     pub fn tls_certificate_expiry(&self, listener: &str, at: Timestamp) {
         self.expiry(Expiring::TlsCertificate(listener.to_owned()), Some(at));
     }
@@ -572,6 +582,11 @@ impl Metrics {
         if !is_refused {
             self.store_login_taken.with_label_values(&[secret]).set(seconds(since));
         }
+    }
+
+    /// When a certificate expires by which the store and this process know each other: `client` or `ca`.
+    pub fn store_certificate_expiry(&self, certificate: &'static str, at: Timestamp) {
+        self.expiry(Expiring::StoreCertificate(certificate), Some(at));
     }
 
     /// Configuration was read and is in force from `at` on; or, with none, was refused.
@@ -738,6 +753,7 @@ mod tests {
         metrics.store_operation("commit", second, true);
         metrics.store_login("password", false, NOW);
         metrics.store_login("password", true, NOW);
+        metrics.store_certificate_expiry("client", NOW.plus(second * 2));
         metrics.config_reload(Some(NOW));
         metrics.config_reload(None);
         metrics.audit_lost(2);
@@ -770,6 +786,7 @@ mod tests {
             r#"store_errors_total{operation="commit"} 1"#,
             r#"store_login_refused{secret="password"} 1"#,
             r#"store_login_taken_timestamp_seconds{secret="password"} 1795392000"#,
+            r#"store_certificate_expiry_seconds{certificate="client"} 2"#,
             r#"config_reloads_total{outcome="ok"} 1"#,
             r#"config_reloads_total{outcome="failed"} 1"#,
             "config_last_reload_timestamp_seconds 1795392000",

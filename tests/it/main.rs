@@ -21,6 +21,7 @@ mod attacks_identity;
 mod canaries;
 mod commands;
 mod docs;
+mod foresight;
 mod interop;
 mod main_job;
 mod operations;

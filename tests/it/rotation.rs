@@ -354,11 +354,17 @@ async fn an_operator_lists_verifies_promotes_and_retires() {
 
 /// A key and a certificate for it, as PEM, named so.
 fn certificate(name: &str) -> (String, String) {
+    certificate_for(name, 90)
+}
+
+/// The same for so many days.
+pub(crate) fn certificate_for(name: &str, days: u32) -> (String, String) {
     let folder = tempfile::tempdir().expect("a folder");
     let (key, certificate) = (folder.path().join("key.pem"), folder.path().join("cert.pem"));
     let made = std::process::Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "90", "-subj"])
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj"])
         .arg(format!("/CN={name}"))
+        .args(["-days", &days.to_string()])
         .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout"])
         .arg(&key)
         .arg("-out")

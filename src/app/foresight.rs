@@ -1,0 +1,161 @@
+//! Secrets that end: when is shown, and said in time, each threshold once. Of client credentials more is known than that; they are
+//! looked at in [`super::credentials`] and said here.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use super::Parts;
+use super::reload::Reloader;
+use crate::config::{StoreBackend, StoreConfig};
+use crate::domain::expiry::{Warned, warning};
+use crate::domain::id::{AppName, CallerName};
+use crate::domain::task::Tasks;
+use crate::domain::time::Timestamp;
+
+/// How often it is looked when they end. Days matter, and API keys' time of last use is a minute old at most.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// A secret that ends, by the names that operators gave it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Secret {
+    /// Of an app.
+    ClientCredential(AppName, String),
+    /// Of a caller or an admin.
+    ApiKey(CallerName, String),
+    /// Of all listeners of this name, the one that ends first.
+    ListenerCertificate(String),
+    /// What the store is shown.
+    StoreCertificate,
+}
+
+/// What was said already.
+#[derive(Default)]
+pub(super) struct Warnings(Warned<Secret>);
+
+impl Warnings {
+    /// Says that it ends, once for each threshold. No time: it does not say, or it is gone.
+    pub(super) fn look(&mut self, secret: Secret, expires_at: Option<Timestamp>, now: Timestamp) {
+        let days = expires_at.and_then(|at| warning(at, now));
+        if self.0.is_news(secret.clone(), days)
+            && let Some(days) = days
+        {
+            say(&secret, days);
+        }
+    }
+}
+
+fn say(secret: &Secret, days: u32) {
+    let ends = if days == 0 { "has expired" } else { "expires within so many days" };
+    match secret {
+        Secret::ClientCredential(app, credential) => {
+            tracing::warn!(%app, credential, days, "a client credential {ends}; add the next one now");
+        }
+        Secret::ApiKey(caller, key) => {
+            tracing::warn!(%caller, key, days, "an API key {ends}; add the next one, and retire this one when it is used no more");
+        }
+        Secret::ListenerCertificate(listener) => {
+            tracing::warn!(
+                listener,
+                days,
+                "a listener's certificate {ends}; write the next one over its files"
+            );
+        }
+        Secret::StoreCertificate => {
+            tracing::warn!(
+                days,
+                "the client certificate for the store {ends}; write the next one over its files"
+            );
+        }
+    }
+}
+
+/// Looks at API keys, listeners' certificates and those for the store for as long as the daemon runs.
+pub(super) fn watch(parts: &Parts) {
+    let (reloader, clock, shutdown) = (parts.reloader.clone(), parts.clock.clone(), parts.shutdown.clone());
+    let watch = async move {
+        let (mut warnings, mut keys) = (Warnings::default(), BTreeSet::new());
+        loop {
+            keys = reloader.look_at_api_keys(keys, &mut warnings);
+            reloader.look_at_certificates(&mut warnings);
+            tokio::select! {
+                () = clock.sleep(LOOK) => {}
+                () = shutdown.soft().cancelled() => return,
+            }
+        }
+    };
+    parts.tasks.spawn("look when secrets end", Box::pin(watch));
+}
+
+impl Reloader {
+    /// Those that are gone take their series with them. Gives those that there are now.
+    fn look_at_api_keys(
+        &self,
+        before: BTreeSet<(CallerName, String)>,
+        warnings: &mut Warnings,
+    ) -> BTreeSet<(CallerName, String)> {
+        let (mut there, now) = (BTreeSet::new(), self.ports.clock.now());
+        for used in self.callers.load().key_uses().into_iter().chain(self.admins.load().key_uses()) {
+            let (caller, key) = (used.caller, used.key.id);
+            self.metrics.caller_key_expiry(&caller, &key, used.key.expires_at);
+            if let Some(at) = used.last_used_at {
+                self.metrics.caller_key_used(&caller, &key, at);
+            }
+            warnings.look(Secret::ApiKey(caller.clone(), key.clone()), Some(used.key.expires_at), now);
+            there.insert((caller, key));
+        }
+        for (caller, key) in before.difference(&there) {
+            self.metrics.caller_key_gone(caller, key);
+            warnings.look(Secret::ApiKey(caller.clone(), key.clone()), None, now);
+        }
+        there
+    }
+
+    /// (The listeners' are shown by whoever puts them in force.)
+    fn look_at_certificates(&self, warnings: &mut Warnings) {
+        let now = self.ports.clock.now();
+        for (listener, at) in self.tls.expiries() {
+            warnings.look(Secret::ListenerCertificate(listener), Some(at), now);
+        }
+        let StoreCertificates { client, ca } = store_certificates(&self.running.load().store);
+        if let Some(at) = client {
+            self.metrics.store_certificate_expiry("client", at);
+            warnings.look(Secret::StoreCertificate, Some(at), now);
+        }
+        if let Some(at) = ca {
+            self.metrics.store_certificate_expiry("ca", at);
+        }
+    }
+}
+
+/// When what the store and this process know each other by expires, as the files are now. None where there is no such file, or
+/// where it cannot be read: whoever connects to the store says that, and what was found before stays in use.
+#[derive(Debug, PartialEq, Eq)]
+struct StoreCertificates {
+    client: Option<Timestamp>,
+    /// Of several authorities the last one, for one is enough: both stand there while one takes the other's place.
+    ca: Option<Timestamp>,
+}
+
+fn store_certificates(store: &StoreConfig) -> StoreCertificates {
+    let StoreBackend::Redis(redis) = &store.backend else {
+        return StoreCertificates { client: None, ca: None };
+    };
+    let read = |path: &Option<_>| path.as_deref().map(|path: &Path| std::fs::read(path).unwrap_or_default());
+    StoreCertificates {
+        client: read(&redis.client_certificate).and_then(|pem| ends(&pem).first().copied()),
+        ca: read(&redis.ca_file).and_then(|pem| ends(&pem).into_iter().max()),
+    }
+}
+
+/// When each certificate of a PEM file expires, in the file's order: a chain begins with the one that is meant.
+pub(super) fn ends(pem: &[u8]) -> Vec<Timestamp> {
+    let end = |certificate: CertificateDer<'_>| {
+        let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).ok()?;
+        Some(Timestamp::from_unix_seconds(parsed.validity().not_after.timestamp()))
+    };
+    CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).filter_map(end).collect()
+}
