@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::path::{self, Of};
 use super::problem::{Problem, json};
 use super::shapes::{ConnectionShape, ExplainShape};
-use super::upkeep::{self, Choice, CredentialShape, Upkeep};
+use super::upkeep::{self, Choice, Upkeep};
 use super::{body, code_of, credential, list_request, page_shape, refuse_credential_in_url};
 use crate::broker::Broker;
 use crate::callers::{Credential, KeyUse, LiveCallers};
@@ -93,7 +93,9 @@ impl AdminApi {
                 let status = serde_json::json!({
                     "version": env!("CARGO_PKG_VERSION"),
                     "now": self.clock.now().rfc3339(),
+                    "waiting_for": self.upkeep.waiting_for(),
                     "last_reload": reloaded.as_ref().map(upkeep::reloaded_shape),
+                    "apps": upkeep::apps_shape(self.upkeep.credentials()),
                 });
                 Ok(json(StatusCode::OK, &status))
             }
@@ -104,17 +106,8 @@ impl AdminApi {
                 Ok(json(StatusCode::OK, &upkeep::reloaded_shape(&reloaded)))
             }
             ["admin", "v1", "credentials"] if request.method == Method::GET => {
-                let shapes: Vec<_> = self
-                    .upkeep
-                    .credentials()
-                    .into_iter()
-                    .map(|(app, reports)| {
-                        let credentials: Vec<CredentialShape> =
-                            reports.into_iter().map(CredentialShape::from).collect();
-                        serde_json::json!({ "app": app.as_str(), "credentials": credentials })
-                    })
-                    .collect();
-                Ok(json(StatusCode::OK, &serde_json::json!({ "apps": shapes })))
+                let apps = upkeep::apps_shape(self.upkeep.credentials());
+                Ok(json(StatusCode::OK, &serde_json::json!({ "apps": apps })))
             }
             ["admin", "v1", "apps", app, "credentials", ref act @ ..] if request.method == Method::POST => {
                 let app = AppName::parse(app).map_err(|_| Problem::no_such_path())?;

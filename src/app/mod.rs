@@ -200,6 +200,7 @@ impl Daemon {
             keyring: keyring.clone(),
             running: running.clone(),
             authorities: Arc::new(ArcSwap::from_pointee(authorities)),
+            readiness: readiness.clone(),
             engine: engine.clone(),
             broker: broker.clone(),
             callers: callers.clone(),

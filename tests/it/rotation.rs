@@ -254,6 +254,12 @@ async fn a_wrong_secret_an_empty_file_and_a_bad_configuration_harm_nobody() {
     log_says("did you mean `response_mode`").await;
     std::fs::write(&config, good.replacen("127.0.0.1:0", "127.0.0.1:9", 1)).expect("written");
     log_says("listen.local cannot change while the daemon runs").await;
+    let (code, shown, said) = scene.run(&["status"]).await;
+    assert_eq!(code, 0, "{said}");
+    assert!(
+        shown.contains("configuration: REFUSED") && shown.contains("listen.local cannot change"),
+        "{shown}"
+    );
     std::fs::write(&config, good).expect("written");
     tokio::time::sleep(Duration::from_secs(3)).await;
     load.end_without_a_failure("wrong secrets and files").await;
