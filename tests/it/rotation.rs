@@ -3,6 +3,8 @@
 //!
 //! `ROTATION_SECONDS` makes each of the phases as long as it says (`make rotation`).
 
+#![allow(clippy::print_stdout, reason = "the long form says what it measured")]
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
