@@ -101,6 +101,8 @@ impl Daemon {
         environment: Environment,
         level: Option<LevelHandle>,
     ) -> Result<Self, StartError> {
+        // Before anything is read: what changes from here on is seen.
+        let looks = files::Looks::of(&source.path, &config);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let random: Arc<dyn Random> = Arc::new(SystemRandom::new());
         let tasks = Arc::new(TokioTasks::new());
@@ -263,7 +265,7 @@ impl Daemon {
         watch::sweep(&daemon.parts);
         watch::revocations(&daemon.parts);
         credentials::watch(&daemon.parts, metrics.clone());
-        watch::files(&daemon.parts);
+        watch::files(&daemon.parts, looks);
         watch::stock(&daemon.parts, watch::Stock { broker, callers, admins, keyring, metrics });
         events.process(Action::Started).await;
         Ok(daemon)

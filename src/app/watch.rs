@@ -119,12 +119,13 @@ pub(super) fn revocations(parts: &Parts) {
 
 /// Looks once a second whether the configuration or a file that it names has changed, and has it read again. One that is being
 /// written is let be until it has stayed the same for a second.
-pub(super) fn files(parts: &Parts) {
+/// `at_start`: how they looked before they were read for the first time.
+pub(super) fn files(parts: &Parts, at_start: Looks) {
     let (reloader, running) = (parts.reloader.clone(), parts.running.clone());
     let (clock, shutdown) = (parts.clock.clone(), parts.shutdown.clone());
     let watch = async move {
         let look = || Looks::of(&reloader.source.path, &running.load());
-        let mut taken_up = look();
+        let mut taken_up = at_start;
         let mut before = taken_up.clone();
         loop {
             tokio::select! {

@@ -3,7 +3,7 @@
 //!
 //! `ROTATION_SECONDS` makes each of the phases as long as it says (`make rotation`).
 
-#![allow(clippy::print_stdout, reason = "the long form says what it measured")]
+#![expect(clippy::print_stdout, reason = "the long form says what it measured")]
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
