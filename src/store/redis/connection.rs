@@ -17,6 +17,7 @@
 //! link of its own, and who owns which slot is known above: [`super::cluster`].
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ const YOUNG: Duration = Duration::from_millis(500);
 pub(super) struct Live {
     pub(super) connection: MultiplexedConnection,
     pub(super) replication: Replication,
+    /// Which it is, among all of this process.
+    pub(super) number: u64,
     place: Place,
     since: Duration,
     /// Ends the task that drives the connection, once nobody uses it any more.
@@ -487,6 +490,7 @@ impl Shared {
     async fn greet(&self, place: &Place, stream: Box<dyn Wire>) -> Result<Live, String> {
         let user = self.config.username.as_deref().unwrap_or("default");
         let words = |error: RedisError| describe(&error, user);
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         let settings = AsyncConnectionConfig::new().set_response_timeout(Some(self.config.response_timeout));
         // Everything is said below, where refusals can be told apart.
         let info = RedisConnectionInfo::default().set_skip_set_lib_name();
@@ -524,6 +528,7 @@ impl Shared {
         Ok(Live {
             connection,
             replication: Replication::default(),
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
             place: place.clone(),
             since: self.clock.monotonic(),
             _alive: alive,
