@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build test check fmt lint docs deny bench image image-test deploy-check tools soak soak-short simulate model
+.PHONY: quickstart build test check fmt lint docs deny bench image image-test deploy-check tools soak soak-short simulate model rotation
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -74,6 +74,11 @@ SEEDS ?= 20000
 FIRST_SEED ?= 0
 simulate:
 	SEEDS=$(SEEDS) FIRST_SEED=$(FIRST_SEED) $(CARGO) test --release --lib testkit::simulation::as_many_seeds -- --ignored --nocapture
+
+# What is replaced while everything runs, at size: 100,000 records sealed anew under load, their worker killed twenty times, and the
+# old key retired.
+rotation: tools
+	$(CARGO) test --test it -- rotation::a_hundred_thousand --ignored --nocapture
 
 # The refresh protocol, exhaustively: the large configurations (the small ones are in `make test`).
 model:

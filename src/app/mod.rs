@@ -2,6 +2,7 @@
 
 mod apps;
 mod callers;
+mod keyring;
 mod listeners;
 mod store;
 mod watch;
@@ -156,7 +157,7 @@ impl Daemon {
                 events.expect(&rule.app, &caller.name);
             }
         }
-        let broker = Arc::new(Broker::new(
+        let broker = Broker::new(
             apps,
             broker::Deps {
                 engine: engine.clone(),
@@ -171,7 +172,8 @@ impl Daemon {
                 state_ttl: config.limits.state_ttl,
                 confirmation_ttl: config.limits.confirmation_ttl,
             },
-        ));
+        );
+        let broker = Arc::new(broker.on_host(keyring::host_name()));
 
         let bound = listeners::bind(&config.listen, &secrets, &metrics)?;
         let surroundings = Surroundings {
@@ -232,7 +234,12 @@ impl Daemon {
         watch::changes(&daemon.parts);
         watch::sweep(&daemon.parts);
         watch::revocations(&daemon.parts);
-        watch::stock(&daemon.parts, watch::Stock { broker, callers, admins, keyring, metrics });
+        let directory =
+            keyring::Directory::new(config.sealing.keyring.clone(), keyring.clone(), events.clone());
+        watch::keyring(&daemon.parts, directory);
+        watch::replicas(&daemon.parts);
+        watch::seals(&daemon.parts, f64::from(config.limits.rewrap_rate), metrics.clone());
+        watch::stock(&daemon.parts, watch::Stock { broker, callers, admins, metrics });
         events.process(Action::Started).await;
         Ok(daemon)
     }
@@ -303,6 +310,10 @@ async fn finished(parts: &Parts) {
     }
     while parts.engine.store_unstored().await > 0 {
         parts.clock.sleep(Duration::from_millis(200)).await;
+    }
+    // Nobody has to wait until it is noticed that this one is gone.
+    if let Err(error) = parts.broker.withdraw_report().await {
+        tracing::debug!(%error, "other replicas take this one for live for a minute");
     }
     parts.events.process(Action::Stopped).await;
     parts.store.close();

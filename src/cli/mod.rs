@@ -147,7 +147,7 @@ enum Command {
     /// Make, list and retire callers' API keys
     #[command(subcommand, after_help = "Example:\n  tokenward callers add-key mail-sync --expires-in 90d")]
     Callers(callers::Command),
-    /// Make and list sealing keys
+    /// Make, list, promote and retire sealing keys
     #[command(subcommand, after_help = "Example:\n  tokenward keyring status")]
     Keyring(keyring::Command),
     /// End every connection of an app, a tenant or a caller, on all replicas within seconds

@@ -29,8 +29,8 @@ use crate::domain::secret::RefreshToken;
 use crate::domain::time::Timestamp;
 use crate::domain::token::HeldToken;
 use crate::journal::{Journal, JournalError};
-use crate::keyring::seal::{OpenError, Place, key_id};
-use crate::keyring::{KeyId, Keyring};
+use crate::keyring::Keyring;
+use crate::keyring::seal::{OpenError, Place};
 use crate::store::{Committed, Deleted, Floor, Revision, Store, StoreError, StoredConnection, Writer};
 
 /// How often a delete is overtaken by a sign-in before whoever asked is told.
@@ -306,7 +306,6 @@ impl Repository {
         let page = self.store.list(app, prefix, after, limit).await?;
         let mut listed = Page { next: page.next, ..Page::default() };
         for (name, stored) in page.connections {
-            listed.sealing_keys.extend(key_id(&stored.grant));
             let key = ConnectionKey { app: app.clone(), connection: name };
             match self.open_profile(&key, &stored) {
                 Ok(profile) => listed.profiles.push((key.connection, profile)),
@@ -358,8 +357,6 @@ impl Repository {
 pub struct Page {
     /// Names and profiles, ordered by name.
     pub profiles: Vec<(ConnectionName, Profile)>,
-    /// The sealing key that each record's grant names.
-    pub sealing_keys: Vec<KeyId>,
     /// Where the next page starts; none on the last.
     pub next: Option<ConnectionName>,
 }

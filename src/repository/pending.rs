@@ -31,6 +31,8 @@ pub enum Kind {
     IdleLimit,
     /// What an operator revoked.
     Revocations,
+    /// What the replicas report of themselves.
+    Replicas,
 }
 
 impl Kind {
@@ -44,10 +46,11 @@ impl Kind {
             Kind::Hold => "hold",
             Kind::IdleLimit => "idle-limit",
             Kind::Revocations => "revocations",
+            Kind::Replicas => "replicas",
         }
     }
 
-    pub(super) const ALL: [Kind; 8] = [
+    pub(super) const ALL: [Kind; 9] = [
         Kind::ConnectSession,
         Kind::State,
         Kind::AdminConsentSession,
@@ -56,6 +59,7 @@ impl Kind {
         Kind::Hold,
         Kind::IdleLimit,
         Kind::Revocations,
+        Kind::Replicas,
     ];
 
     /// Whether such a record outlives the replacing of a sealing key, and has to be sealed anew for it. The others go by
@@ -68,7 +72,9 @@ impl Kind {
             | Kind::AdminConsentSession
             | Kind::Redeemed
             | Kind::Confirming
-            | Kind::Hold => false,
+            | Kind::Hold
+            // Written anew every few seconds.
+            | Kind::Replicas => false,
         }
     }
 

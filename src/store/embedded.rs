@@ -636,6 +636,7 @@ fn lease_key(of: LeaseOf<'_>) -> String {
     match of {
         LeaseOf::Connection(key) => keyspace::embedded_record(key),
         LeaseOf::Sweep(shard) => format!("sweep-{shard}"),
+        LeaseOf::Rewrap => "rewrap".to_owned(),
     }
 }
 

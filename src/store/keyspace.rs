@@ -55,6 +55,7 @@ pub fn redis_lease(of: LeaseOf<'_>) -> (String, String) {
     let tag = match of {
         LeaseOf::Connection(key) => key.to_string(),
         LeaseOf::Sweep(shard) => sweep_tag(shard),
+        LeaseOf::Rewrap => REWRAP_TAG.to_owned(),
     };
     (format!("{PREFIX}lease:{{{tag}}}"), format!("{PREFIX}intent:{{{tag}}}"))
 }
@@ -71,6 +72,9 @@ pub fn redis_due(shard: u8) -> (String, String) {
 }
 
 /// No connection's tag: those have a colon.
+const REWRAP_TAG: &str = "rewrap";
+
+/// Nor is this one.
 fn sweep_tag(shard: u8) -> String {
     format!("sweep-{shard}")
 }
@@ -233,6 +237,7 @@ mod tests {
         assert_eq!(redis_floor(&key), "tokenward:floor:{outlook:team-a/user:7}");
         assert_eq!(redis_lease(LeaseOf::Sweep(3)).0, "tokenward:lease:{sweep-3}");
         assert_eq!(redis_due(3).0, "tokenward:due:{sweep-3}");
+        assert_eq!(redis_lease(LeaseOf::Rewrap).0, "tokenward:lease:{rewrap}");
         assert_eq!((shard(&key), parse_key(&key.to_string())), (0, Some(key.clone())));
         assert_eq!(redis_index(&key.app), "tokenward:index:{outlook}");
         assert_eq!(redis_pending("abc"), "tokenward:pending:{abc}");

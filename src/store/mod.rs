@@ -85,6 +85,8 @@ pub enum LeaseOf<'a> {
     Connection(&'a ConnectionKey),
     /// The right to work off one shard of what is due ([`Store::due`]).
     Sweep(u8),
+    /// The right to seal records anew, for all of them.
+    Rewrap,
 }
 
 /// The answer to an attempt at a lease. (The third one, that the store cannot be reached, is the error.)

@@ -805,7 +805,7 @@ impl Store for RedisStore {
             let (lease, intent) = keyspace::redis_lease(of);
             let told = match of {
                 LeaseOf::Connection(key) => self.changes.message(key),
-                LeaseOf::Sweep(_) => String::new(),
+                LeaseOf::Sweep(_) | LeaseOf::Rewrap => String::new(),
             };
             let slot = keyspace::slot(&lease);
             let mut script = scripts::RELEASE.prepare_invoke();

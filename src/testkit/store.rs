@@ -111,6 +111,7 @@ struct Data {
 enum LeaseKey {
     Connection(ConnectionKey),
     Sweep(u8),
+    Rewrap,
 }
 
 impl LeaseKey {
@@ -118,6 +119,7 @@ impl LeaseKey {
         match of {
             LeaseOf::Connection(key) => LeaseKey::Connection(key.clone()),
             LeaseOf::Sweep(shard) => LeaseKey::Sweep(shard),
+            LeaseOf::Rewrap => LeaseKey::Rewrap,
         }
     }
 }
@@ -280,7 +282,7 @@ impl Data {
                     LeaseKey::Connection(key) => {
                         self.connections.get(key).map(|stored| stored.revision.sign_in)
                     }
-                    LeaseKey::Sweep(_) => None,
+                    LeaseKey::Sweep(_) | LeaseKey::Rewrap => None,
                 };
                 let about = about.unwrap_or_default();
                 let unsettled = match self.begun.get(of).filter(|(_, before, _)| *before == about) {
@@ -522,7 +524,7 @@ impl SimServer {
         let held = state.primary.leases.iter().filter(|(_, (_, until))| *until > now);
         let of_connections = held.filter_map(|(of, _)| match of {
             LeaseKey::Connection(key) => Some(key.clone()),
-            LeaseKey::Sweep(_) => None,
+            LeaseKey::Sweep(_) | LeaseKey::Rewrap => None,
         });
         of_connections.collect()
     }

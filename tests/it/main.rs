@@ -25,5 +25,6 @@ mod interop;
 mod main_job;
 mod operations;
 mod replicas;
+mod rotation;
 mod sweep;
 mod trouble;
