@@ -4,6 +4,7 @@ mod apps;
 mod callers;
 mod credentials;
 mod files;
+mod keyring;
 mod listeners;
 mod reload;
 mod store;
@@ -169,7 +170,7 @@ impl Daemon {
                 events.expect(&rule.app, &caller.name);
             }
         }
-        let broker = Arc::new(Broker::new(
+        let broker = Broker::new(
             apps,
             broker::Deps {
                 engine: engine.clone(),
@@ -179,7 +180,8 @@ impl Daemon {
                 tasks: tasks.clone(),
             },
             broker_settings(&config),
-        ));
+        );
+        let broker = Arc::new(broker.on_host(keyring::host_name()));
         let callers = Arc::new(ArcSwap::from_pointee(callers));
         let admins = Arc::new(ArcSwap::from_pointee(admins));
 
@@ -266,7 +268,12 @@ impl Daemon {
         watch::revocations(&daemon.parts);
         credentials::watch(&daemon.parts, metrics.clone());
         watch::files(&daemon.parts, looks);
-        watch::stock(&daemon.parts, watch::Stock { broker, callers, admins, keyring, metrics });
+        let directory =
+            keyring::Directory::new(running.load().sealing.keyring.clone(), keyring.clone(), events.clone());
+        watch::keyring(&daemon.parts, directory);
+        watch::replicas(&daemon.parts);
+        watch::seals(&daemon.parts, metrics.clone());
+        watch::stock(&daemon.parts, watch::Stock { broker, callers, admins, metrics });
         events.process(Action::Started).await;
         Ok(daemon)
     }
@@ -340,6 +347,10 @@ async fn finished(parts: &Parts) {
     }
     while parts.engine.store_unstored().await > 0 {
         parts.clock.sleep(Duration::from_millis(200)).await;
+    }
+    // Nobody has to wait until it is noticed that this one is gone.
+    if let Err(error) = parts.broker.withdraw_report().await {
+        tracing::debug!(%error, "other replicas take this one for live for a minute");
     }
     parts.events.process(Action::Stopped).await;
     parts.store.close();

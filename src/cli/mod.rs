@@ -162,7 +162,7 @@ enum Command {
     /// Have the daemon read its configuration and secrets again
     #[command(after_help = "Example:\n  tokenward reload")]
     Reload(reload::Args),
-    /// Make and list sealing keys
+    /// Make, list, promote and retire sealing keys
     #[command(subcommand, after_help = "Example:\n  tokenward keyring status")]
     Keyring(keyring::Command),
     /// End every connection of an app, a tenant or a caller, on all replicas within seconds

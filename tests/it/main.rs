@@ -22,6 +22,7 @@ mod canaries;
 mod commands;
 mod docs;
 mod interop;
+mod keyring;
 mod main_job;
 mod operations;
 mod replicas;

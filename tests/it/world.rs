@@ -224,7 +224,7 @@ impl World {
         Process::start(&self.folder.path().join(name)).await
     }
 
-    fn prepare_replica(&self, name: &str) {
+    pub(crate) fn prepare_replica(&self, name: &str) {
         let config =
             std::fs::read_to_string(self.folder.path().join("tokenward.toml")).expect("the configuration");
         let folder = self.folder.path().join(name);
