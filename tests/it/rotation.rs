@@ -610,6 +610,17 @@ fn page(heading: &str) -> Vec<String> {
 }
 
 impl Scene {
+    /// The id of the key that seals.
+    async fn sealing_key(&self) -> String {
+        let (done, said) = self.follow("tokenward keyring status --json", "").await;
+        assert!(done, "{said}");
+        let start = said.find('[').unwrap_or_default();
+        let keys: Vec<serde_json::Value> = serde_json::from_str(&said[start..]).expect("JSON");
+        let primary: Vec<_> = keys.iter().filter(|key| key["primary"] == true).collect();
+        assert_eq!(primary.len(), 1, "{keys:?}");
+        text(primary[0], "id").to_owned()
+    }
+
     fn redis_port(&self) -> u16 {
         self.world.redis.as_ref().expect("a Redis").port()
     }
@@ -800,6 +811,7 @@ async fn the_drill_rotates_everything_at_once() {
     let (scene, port) = a_scene_with_every_secret().await;
     let entra = &scene.world.entra;
     scene.credential_is("2026-11", "in_use").await;
+    let first_key = scene.sealing_key().await;
     let load = scene.load();
     let blocks = page("Rotate everything at once");
     let new = entra.add_secret(CLIENT_ID, "the-second-secret", phase(2), None).expect("room for one more");
@@ -814,6 +826,7 @@ async fn the_drill_rotates_everything_at_once() {
     assert!(done, "{said}");
     scene.credential_is("2027-05", "in_use").await;
     scene.both_show("tokenward_store_login_refused{secret=\"password\"} 0").await;
+    assert_ne!(scene.sealing_key().await, first_key);
     assert!(certificate_at(port).ends_with("tokens.contoso.com"), "{}", certificate_at(port));
     let (_, listed) = scene.follow("tokenward callers list-keys mail-sync", "").await;
     let old = listed
