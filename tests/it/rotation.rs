@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::http_client::request;
+use serde_json::json;
+
+use crate::http_client::{Browser, request};
 use crate::world::{ALICE, CLIENT_ID, CLIENT_SECRET, Kept, Plan, Process, World, text, write_secret};
 
 /// Short, so that every request or two needs a refresh.
@@ -563,8 +565,7 @@ impl Issuer {
             .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex"))
             .collect();
         let n = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
-        let jwks =
-            serde_json::json!({ "keys": [{ "kty": "RSA", "use": "sig", "kid": "k1", "n": n, "e": "AQAB" }] });
+        let jwks = json!({ "keys": [{ "kty": "RSA", "use": "sig", "kid": "k1", "n": n, "e": "AQAB" }] });
         Issuer { folder, jwks }
     }
 
@@ -576,8 +577,8 @@ impl Issuer {
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs(),
         )
         .expect("small");
-        let header = serde_json::json!({ "alg": "RS256", "typ": "JWT", "kid": "k1" });
-        let claims = serde_json::json!({
+        let header = json!({ "alg": "RS256", "typ": "JWT", "kid": "k1" });
+        let claims = json!({
             "iss": ISSUER, "sub": SUBJECT, "aud": "api://AzureADTokenExchange", "iat": now - 20, "nbf": now - 20, "exp": now + left,
         });
         let message =
@@ -844,4 +845,45 @@ async fn the_drill_rotates_everything_at_once() {
     load.end_without_a_failure("the drill").await;
     let taken = scene.taken();
     assert!(!taken.is_empty() && taken.iter().all(|id| *id == new), "{taken:?}, and {new} is the new one");
+}
+
+/// R6. A sign-in that began under the old keys ends under the new ones: its link, its cookie, its `state` and its code.
+#[tokio::test]
+async fn a_sign_in_that_is_under_way_survives_the_rotation_of_everything() {
+    let (scene, _) = a_scene_with_every_secret().await;
+    let world = &scene.world;
+    let entra = &world.entra;
+    scene.credential_is("2026-11", "in_use").await;
+    let first_key = scene.sealing_key().await;
+    let session = world.start_session(json!({ "app": "outlook", "connection": "late" })).await;
+    // The browser has pressed the button and is at Entra …
+    let mut browser = Browser::default();
+    let url = text(&session, "connect_url");
+    assert_eq!(browser.get(url).await.expect("the invitation").status, 200);
+    let pressed = browser.post(url, "").await.expect("the button");
+    assert_eq!(pressed.status, 303);
+    // … while everything becomes another one …
+    entra.add_secret(CLIENT_ID, "the-second-secret", Duration::ZERO, None).expect("room for one more");
+    let blocks = page("Rotate everything at once");
+    let (done, said) = scene.follow(&blocks[0], "the-second-secret\n").await;
+    assert!(done, "{said}");
+    let (done, said) = scene.follow(&blocks[1], "").await;
+    assert!(done, "{said}");
+    scene.credential_is("2027-05", "in_use").await;
+    assert_ne!(scene.sealing_key().await, first_key);
+    let (done, said) = scene.follow("tokenward credentials retire outlook 2026-11", "").await;
+    assert!(done, "{said}");
+    entra.remove_secret(CLIENT_ID, CLIENT_SECRET).expect("removed");
+    // … and comes back.
+    let base = world.base_url();
+    let away = |url: &str| !url.starts_with(&base) && !url.contains("/oauth2/");
+    browser.follow(&pressed.location(), away).await.expect("the way back");
+    let id = text(&session, "id");
+    let state = world.session(id).await;
+    assert_eq!(state["state"], "awaiting_confirmation", "{state} {}", world.daemon.log());
+    let account = json!({ "account": { "tid": state["account"]["tid"], "oid": state["account"]["oid"] } });
+    let path = format!("/v1/connect-sessions/{id}/confirm");
+    let confirmed = world.api(http::Method::POST, &path, account).await;
+    assert_eq!(confirmed.status, 200, "{}", confirmed.text());
+    assert_eq!(world.token_at(&scene.other, "late").await.status, 200);
 }
