@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build test check fmt lint docs deny bench image image-test deploy-check tools soak soak-short simulate model
+.PHONY: quickstart build test check fmt lint docs deny bench image image-test deploy-check tools soak soak-short simulate model rotation rotation-rewrap drill
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -74,6 +74,19 @@ SEEDS ?= 20000
 FIRST_SEED ?= 0
 simulate:
 	SEEDS=$(SEEDS) FIRST_SEED=$(FIRST_SEED) $(CARGO) test --release --lib testkit::simulation::as_many_seeds -- --ignored --nocapture
+
+# Every secret is replaced under load, each phase ROTATION_SECONDS long (the short forms are in `make test`).
+ROTATION_SECONDS ?= 20
+rotation: tools
+	ROTATION_SECONDS=$(ROTATION_SECONDS) $(CARGO) test --test it rotation:: -- --nocapture --test-threads=1
+
+# The drill of the runbook: everything at once.
+drill: tools
+	ROTATION_SECONDS=$(ROTATION_SECONDS) $(CARGO) test --test it the_drill -- --nocapture
+
+# 100,000 records sealed anew under load, their worker killed twenty times, and the old key retired.
+rotation-rewrap: tools
+	$(CARGO) test --test it -- keyring::a_hundred_thousand --ignored --nocapture
 
 # The refresh protocol, exhaustively: the large configurations (the small ones are in `make test`).
 model:

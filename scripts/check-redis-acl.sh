@@ -61,6 +61,7 @@ passes DEL tokenward:a
 passes ZADD tokenward:z 0 m
 passes ZRANGEBYLEX tokenward:z - + LIMIT 0 10
 passes ZREM tokenward:z m
+passes SCAN 0 MATCH 'tokenward:*' COUNT 10
 passes ROLE
 passes WAIT 1 1
 passes SELECT 1
@@ -77,7 +78,6 @@ refused SUBSCRIBE other
 refused SSUBSCRIBE other
 refused PSUBSCRIBE '*'
 refused KEYS '*'
-refused SCAN 0
 refused FLUSHALL
 refused CONFIG GET dir
 refused DUMP tokenward:b

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use crate::authority::{AuthorityEvent, AuthorityObserver};
 use crate::broker::SessionState;
+use crate::broker::rewrap::Progress;
 use crate::broker::sign_in::{CallbackProblem, Finished};
 use crate::domain::account::Account;
 use crate::domain::connection::Status;
 use crate::domain::id::{AppName, CallerName, ConnectionKey, SessionId};
 use crate::domain::revocation::Revocation;
 use crate::domain::time::{Clock, Timestamp};
+use crate::keyring::Replaced;
 use crate::listener::{Origin, RequestId};
 use crate::refresh::{Observer, Swept};
 use crate::store::observed::StoreObserver;
@@ -269,6 +271,69 @@ impl Events {
         if let Some(problems) = problems {
             event.detail.insert("problems", problems.join("; "));
         }
+        self.record(event).await;
+    }
+
+    /// An operator asked for something about the keyring; `act` says what, and `key` of which key.
+    pub async fn keyring_act(
+        &self,
+        who: Who<'_>,
+        admin: &str,
+        (act, key): (&'static str, Option<&str>),
+        code: &'static str,
+    ) {
+        tracing::info!(request_id = %who.request_id, admin, act, key, code, "an operator acted on the keyring");
+        let mut event = self.of(who, Action::Admin, code).0;
+        event.detail.insert("admin", admin.to_owned());
+        event.detail.insert("act", act.to_owned());
+        if let Some(key) = key {
+            event.detail.insert("key", key.to_owned());
+        }
+        self.record(event).await;
+    }
+
+    /// The keyring on disk was taken up.
+    pub async fn keyring_replaced(&self, replaced: &Replaced) {
+        let Replaced { added, gone, primary } = replaced;
+        tracing::info!(?added, ?gone, primary, "the keyring was taken up");
+        let mut event = AuditEvent::new(self.clock.now(), Action::Reloaded, "ok");
+        event.detail.insert("what", "keyring".to_owned());
+        for (word, keys) in [("added", added.join(" ")), ("gone", gone.join(" "))] {
+            if !keys.is_empty() {
+                event.detail.insert(word, keys);
+            }
+        }
+        if let Some(primary) = primary {
+            event.detail.insert("primary", primary.clone());
+        }
+        self.record(event).await;
+    }
+
+    /// The keyring on disk was refused; the one before stays in force.
+    pub async fn keyring_refused(&self, problem: &str) {
+        tracing::error!(problem, "the keyring on disk is not taken up; the keys from before stay in force");
+        let mut event = AuditEvent::new(self.clock.now(), Action::Reloaded, "refused");
+        event.detail.insert("what", "keyring".to_owned());
+        self.record(event).await;
+    }
+
+    /// Every record that another key had sealed was gone over here.
+    pub async fn rewrap_ended(&self, progress: &Progress) {
+        let Progress { resealed, refused, .. } = progress;
+        if *refused > 0 {
+            tracing::error!(
+                resealed,
+                refused,
+                "records were sealed anew; some do not open and are left as they are"
+            );
+        } else {
+            tracing::info!(resealed, "records were sealed anew");
+        }
+        let outcome = if *refused > 0 { "some_do_not_open" } else { "ok" };
+        let mut event = AuditEvent::new(self.clock.now(), Action::Admin, outcome);
+        event.detail.insert("act", "rewrap_ended".to_owned());
+        event.detail.insert("resealed", resealed.to_string());
+        event.detail.insert("refused", refused.to_string());
         self.record(event).await;
     }
 

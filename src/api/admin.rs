@@ -10,9 +10,11 @@ use serde::Serialize;
 use super::path::{self, Of};
 use super::problem::{Problem, json};
 use super::shapes::{ConnectionShape, ExplainShape};
-use super::upkeep::{self, Choice, CredentialShape, Upkeep};
+use super::upkeep::{self, Choice, Upkeep};
 use super::{body, code_of, credential, list_request, page_shape, refuse_credential_in_url};
 use crate::broker::Broker;
+use crate::broker::replicas::Replica;
+use crate::broker::rewrap::{Progress, ShownKeyring};
 use crate::callers::{Credential, KeyUse, LiveCallers};
 use crate::domain::id::{AppName, CallerName};
 use crate::domain::task::BoxFuture;
@@ -93,7 +95,9 @@ impl AdminApi {
                 let status = serde_json::json!({
                     "version": env!("CARGO_PKG_VERSION"),
                     "now": self.clock.now().rfc3339(),
+                    "waiting_for": self.upkeep.waiting_for(),
                     "last_reload": reloaded.as_ref().map(upkeep::reloaded_shape),
+                    "apps": upkeep::apps_shape(self.upkeep.credentials()),
                 });
                 Ok(json(StatusCode::OK, &status))
             }
@@ -104,17 +108,8 @@ impl AdminApi {
                 Ok(json(StatusCode::OK, &upkeep::reloaded_shape(&reloaded)))
             }
             ["admin", "v1", "credentials"] if request.method == Method::GET => {
-                let shapes: Vec<_> = self
-                    .upkeep
-                    .credentials()
-                    .into_iter()
-                    .map(|(app, reports)| {
-                        let credentials: Vec<CredentialShape> =
-                            reports.into_iter().map(CredentialShape::from).collect();
-                        serde_json::json!({ "app": app.as_str(), "credentials": credentials })
-                    })
-                    .collect();
-                Ok(json(StatusCode::OK, &serde_json::json!({ "apps": shapes })))
+                let apps = upkeep::apps_shape(self.upkeep.credentials());
+                Ok(json(StatusCode::OK, &serde_json::json!({ "apps": apps })))
             }
             ["admin", "v1", "apps", app, "credentials", ref act @ ..] if request.method == Method::POST => {
                 let app = AppName::parse(app).map_err(|_| Problem::no_such_path())?;
@@ -147,6 +142,29 @@ impl AdminApi {
                         Ok(json(StatusCode::OK, &serde_json::json!({ "credentials": shapes })))
                     }
                 }
+            }
+            ["admin", "v1", "keyring"] if request.method == Method::GET => {
+                let shown = self.broker.show_keyring().await.map_err(Problem::of)?;
+                Ok(json(StatusCode::OK, &KeyringShape::new(&shown, self.broker.left_to_rewrap())))
+            }
+            ["admin", "v1", "keyring", "rewrap"] if request.method == Method::POST => {
+                self.broker.ask_for_rewrap();
+                self.events.keyring_act(who, &admin, ("keyring_rewrap", None), "ok").await;
+                Ok(json(StatusCode::ACCEPTED, &serde_json::json!({ "rewrapping": true })))
+            }
+            // What is asked is whether it may be done: whoever asks changes the file, which is not the daemon's to write.
+            ["admin", "v1", "keyring", act @ ("promote" | "retire")] if request.method == Method::POST => {
+                let key = body::sealing_key(body::read(request.body).await?)?;
+                let (act, against) = if act == "promote" {
+                    ("keyring_promote", self.broker.against_promoting(&key).await)
+                } else {
+                    ("keyring_retire", self.broker.against_retiring(&key).await)
+                };
+                let against = against.map_err(Problem::of)?;
+                let code = if against.is_empty() { "ok" } else { "refused" };
+                self.events.keyring_act(who, &admin, (act, Some(&key)), code).await;
+                let answer = serde_json::json!({ "may": against.is_empty(), "reasons": against });
+                Ok(json(StatusCode::OK, &answer))
             }
             ["admin", "v1", "callers", caller, "keys"] if request.method == Method::GET => {
                 let caller = CallerName::parse(caller).map_err(|_| Problem::no_such_path())?;
@@ -221,6 +239,100 @@ impl AdminApi {
         }
         let admin = self.admins.load().authenticate(credential, self.clock.now());
         admin.map(|admin| admin.name.to_string()).map_err(|failure| failure.as_str())
+    }
+}
+
+/// The keyring as it is shown: never a key.
+#[derive(Serialize)]
+struct KeyringShape {
+    keys: Vec<SealingKeyShape>,
+    replicas: Vec<ReplicaShape>,
+    rewrap: RewrapShape,
+}
+
+#[derive(Serialize)]
+struct SealingKeyShape {
+    id: String,
+    /// Null for a key that records name and that is not in the keyring.
+    created_at: Option<String>,
+    promoted_at: Option<String>,
+    primary: bool,
+    /// Null when nothing was counted since the daemon started.
+    records: Option<u64>,
+    /// Of those, the ones that go by themselves.
+    passing: Option<u64>,
+    counted_at: Option<String>,
+    /// Since when it was counted zero.
+    none_since: Option<String>,
+    /// It was counted zero twice, long enough apart.
+    counted_away: bool,
+    /// The replicas that can open it.
+    opened_by: Vec<String>,
+    /// The live ones that cannot.
+    not_opened_by: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct ReplicaShape {
+    id: String,
+    host: String,
+    version: String,
+    reported_at: String,
+    primary: String,
+    keys: Vec<String>,
+    /// It is the one that answers.
+    answers: bool,
+}
+
+#[derive(Serialize)]
+struct RewrapShape {
+    /// Records that are still to be sealed anew, as counted last.
+    left: u64,
+    /// How often this replica has counted since it started.
+    counts: u64,
+    running: bool,
+    /// Why nothing is sealed anew although it is needed.
+    waits_for: Option<String>,
+    /// By the last pass of this replica.
+    resealed: u64,
+    refused: u64,
+}
+
+impl KeyringShape {
+    fn new(shown: &ShownKeyring, left: u64) -> Self {
+        let keys = shown.keys.iter().map(|key| {
+            let named = |opens: bool| {
+                let those = |replica: &&Replica| replica.report.sealing.keys.contains_key(&key.id) == opens;
+                shown.replicas.iter().filter(those).map(Replica::name).collect()
+            };
+            let counted = key.counted.as_ref();
+            SealingKeyShape {
+                id: key.id.clone(),
+                created_at: key.created_at.map(|at| at.rfc3339()),
+                promoted_at: key.promoted_at.map(|at| at.rfc3339()),
+                primary: key.is_primary,
+                records: counted.map(|counted| counted.records),
+                passing: counted.map(|counted| counted.passing),
+                counted_at: counted.map(|counted| counted.at.rfc3339()),
+                none_since: counted.and_then(|counted| counted.none_since).map(|at| at.rfc3339()),
+                counted_away: key.may_go,
+                opened_by: named(true),
+                not_opened_by: named(false),
+            }
+        });
+        let replicas = shown.replicas.iter().map(|Replica { report, is_me }| ReplicaShape {
+            id: report.id.clone(),
+            host: report.host.clone(),
+            version: report.version.clone(),
+            reported_at: report.at.rfc3339(),
+            primary: report.sealing.primary.clone(),
+            keys: report.sealing.keys.keys().cloned().collect(),
+            answers: *is_me,
+        });
+        let Progress { is_running, waits_for, resealed, refused } = shown.progress.clone();
+        let rewrap =
+            RewrapShape { left, counts: shown.counts, running: is_running, waits_for, resealed, refused };
+        KeyringShape { keys: keys.collect(), replicas: replicas.collect(), rewrap }
     }
 }
 

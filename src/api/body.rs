@@ -87,6 +87,22 @@ pub(super) fn paused(bytes: Bytes) -> Result<bool, Problem> {
     parse::<PausedBody>(&bytes).map(|body| body.paused)
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SealingKeyBody {
+    key: String,
+}
+
+/// `POST /admin/v1/keyring/promote` and `…/retire`: the sealing key's id.
+pub(super) fn sealing_key(bytes: Bytes) -> Result<String, Problem> {
+    let SealingKeyBody { key } = parse(&bytes)?;
+    let is_id = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    if key.is_empty() || key.len() > 64 || !key.bytes().all(is_id) {
+        return Err(Problem::invalid("body", "`key` must be 1 to 64 of A-Z a-z 0-9 -"));
+    }
+    Ok(key)
+}
+
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RevocationBody {

@@ -48,6 +48,9 @@ pub trait Upkeep: Send + Sync {
     /// Reads configuration and secrets again.
     fn reload(&self) -> BoxFuture<'_, Reloaded>;
 
+    /// What readiness waits for; empty when the daemon takes traffic.
+    fn waiting_for(&self) -> Vec<&'static str>;
+
     /// How the last reload ended; none since the start.
     fn last_reload(&self) -> Option<Reloaded>;
 
@@ -69,7 +72,7 @@ pub trait Upkeep: Send + Sync {
 
 /// A credential as it is shown: never the secret.
 #[derive(Serialize)]
-pub(super) struct CredentialShape {
+struct CredentialShape {
     id: String,
     kind: &'static str,
     state: &'static str,
@@ -110,6 +113,15 @@ impl From<CredentialReport> for CredentialShape {
             proven_by_use: standing.is_proven_by_use,
         }
     }
+}
+
+/// Every app's credentials as they are shown.
+pub(super) fn apps_shape(credentials: BTreeMap<AppName, Vec<CredentialReport>>) -> Vec<Value> {
+    let shape = |(app, reports): (AppName, Vec<CredentialReport>)| {
+        let credentials: Vec<CredentialShape> = reports.into_iter().map(CredentialShape::from).collect();
+        json!({ "app": app.as_str(), "credentials": credentials })
+    };
+    credentials.into_iter().map(shape).collect()
 }
 
 /// A reload as it is shown.

@@ -33,6 +33,9 @@ pub(super) struct Installed {
     pub(super) authority: Arc<OpenIdAuthority>,
 }
 
+/// Entra's limit for apps whose audience includes personal accounts (validation differences by supported account types).
+const MOST_SECRETS_WITH_PERSONAL: usize = 2;
+
 /// Apps that are ready to be taken into service.
 pub(super) struct PreparedApps {
     pub(super) apps: Apps,
@@ -205,6 +208,10 @@ fn read_credentials(
         if configs[..at].iter().any(|other| other.id == credential.id) {
             return Err(format!("credentials: two have the id {:?}", credential.id));
         }
+    }
+    let secrets_there = configs.iter().filter(|one| one.kind == CredentialKind::Secret).count();
+    if secrets_there > MOST_SECRETS_WITH_PERSONAL && app.tenants.contains(&TenantRule::Personal) {
+        tracing::warn!(app = %app_name, secrets = secrets_there, "Entra keeps two client secrets at the most for an app that allows personal accounts: of these, some cannot be good; retire them");
     }
     let read = |credential: &CredentialConfig| {
         let configured = credential.expires.map(|at| Timestamp::from_unix_seconds(at.unix_timestamp()));

@@ -201,6 +201,10 @@ impl Upkeep for Keeper {
         Box::pin(self.0.reload("an operator"))
     }
 
+    fn waiting_for(&self) -> Vec<&'static str> {
+        self.0.readiness.waiting_for()
+    }
+
     fn last_reload(&self) -> Option<Reloaded> {
         lock(&self.0.last).clone()
     }

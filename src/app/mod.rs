@@ -5,6 +5,7 @@ mod callers;
 mod credentials;
 mod files;
 mod foresight;
+mod keyring;
 mod listeners;
 mod reload;
 mod store;
@@ -102,6 +103,8 @@ impl Daemon {
         environment: Environment,
         level: Option<LevelHandle>,
     ) -> Result<Self, StartError> {
+        // Before anything is read: what changes from here on is seen.
+        let looks = files::Looks::of(&source.path, &config);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let random: Arc<dyn Random> = Arc::new(SystemRandom::new());
         let tasks = Arc::new(TokioTasks::new());
@@ -168,7 +171,7 @@ impl Daemon {
                 events.expect(&rule.app, &caller.name);
             }
         }
-        let broker = Arc::new(Broker::new(
+        let broker = Broker::new(
             apps,
             broker::Deps {
                 engine: engine.clone(),
@@ -178,7 +181,8 @@ impl Daemon {
                 tasks: tasks.clone(),
             },
             broker_settings(&config),
-        ));
+        );
+        let broker = Arc::new(broker.on_host(keyring::host_name()));
         let callers = Arc::new(ArcSwap::from_pointee(callers));
         let admins = Arc::new(ArcSwap::from_pointee(admins));
 
@@ -201,6 +205,7 @@ impl Daemon {
             keyring: keyring.clone(),
             running: running.clone(),
             authorities: Arc::new(ArcSwap::from_pointee(authorities)),
+            readiness: readiness.clone(),
             engine: engine.clone(),
             broker: broker.clone(),
             callers: callers.clone(),
@@ -263,9 +268,14 @@ impl Daemon {
         watch::sweep(&daemon.parts);
         watch::revocations(&daemon.parts);
         credentials::watch(&daemon.parts, metrics.clone());
-        watch::files(&daemon.parts);
+        watch::files(&daemon.parts, looks);
+        let directory =
+            keyring::Directory::new(running.load().sealing.keyring.clone(), keyring.clone(), events.clone());
+        watch::keyring(&daemon.parts, directory);
+        watch::replicas(&daemon.parts);
+        watch::seals(&daemon.parts, metrics.clone());
         foresight::watch(&daemon.parts);
-        watch::stock(&daemon.parts, watch::Stock { broker, keyring, metrics });
+        watch::stock(&daemon.parts, watch::Stock { broker, metrics });
         events.process(Action::Started).await;
         Ok(daemon)
     }
@@ -339,6 +349,10 @@ async fn finished(parts: &Parts) {
     }
     while parts.engine.store_unstored().await > 0 {
         parts.clock.sleep(Duration::from_millis(200)).await;
+    }
+    // Nobody has to wait until it is noticed that this one is gone.
+    if let Err(error) = parts.broker.withdraw_report().await {
+        tracing::debug!(%error, "other replicas take this one for live for a minute");
     }
     parts.events.process(Action::Stopped).await;
     parts.store.close();

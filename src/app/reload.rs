@@ -19,6 +19,7 @@ use crate::callers::LiveCallers;
 use crate::config::{self, Config};
 use crate::events::Events;
 use crate::keyring::Keyring;
+use crate::lifecycle::Readiness;
 use crate::refresh::Engine;
 use crate::repository::Repository;
 use crate::telemetry::logging::LevelHandle;
@@ -43,6 +44,7 @@ pub(super) struct Reloader {
     pub(super) keyring: Arc<Keyring>,
     pub(super) running: Arc<ArcSwap<Config>>,
     pub(super) authorities: Arc<ArcSwap<Authorities>>,
+    pub(super) readiness: Readiness,
     pub(super) engine: Engine,
     pub(super) repository: Arc<Repository>,
     pub(super) broker: Arc<Broker>,

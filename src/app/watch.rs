@@ -1,19 +1,25 @@
 //! What runs at intervals beside the requests: the store's pulse, what it has not taken, and the taking of stock for
 //! the metrics.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use super::Parts;
 use super::files::Looks;
+use super::keyring::{Directory, Rounds};
 use crate::broker::Broker;
 use crate::broker::inspect::Counts;
+use crate::broker::replicas::REPORT_EVERY;
+use crate::broker::rewrap::Pass;
 use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
-use crate::keyring::Keyring;
+use crate::events::Events;
+use crate::keyring::KeyId;
 use crate::lifecycle;
 use crate::refresh::Engine;
+use crate::repository::RepositoryError;
 use crate::telemetry::metrics::Metrics;
 
 /// How often an answer that the store did not take is offered again.
@@ -24,6 +30,8 @@ const PING: Duration = Duration::from_secs(2);
 const REVOCATIONS: Duration = Duration::from_secs(1);
 /// How often it is looked whether a file has changed.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often the keyring's directory is looked at.
+const KEYRING: Duration = Duration::from_secs(1);
 /// Stock is taken by walking over every connection, page by page, with this pause after each: what that costs in a second does
 /// not grow with how many there are, only how long it takes.
 const WALK: Duration = Duration::from_millis(200);
@@ -99,9 +107,18 @@ pub(super) fn changes(parts: &Parts) {
 pub(super) fn revocations(parts: &Parts) {
     let (broker, clock, shutdown) = (parts.broker.clone(), parts.clock.clone(), parts.shutdown.clone());
     let follow = async move {
+        let mut said = false;
         loop {
-            if let Err(error) = broker.follow_revocations().await {
-                tracing::debug!(%error, "what is revoked could not be looked up; what is known stays in force");
+            match broker.follow_revocations().await {
+                Ok(()) => said = false,
+                Err(error) if error.is_outage() || said => {
+                    tracing::debug!(%error, "what is revoked could not be looked up; what is known stays in force");
+                }
+                // Until it is known nothing is served: a start that waits for it must say so.
+                Err(error) => {
+                    tracing::error!(%error, "what is revoked cannot be read; what is known stays in force, and nothing is served before anything is");
+                    said = true;
+                }
             }
             tokio::select! {
                 () = clock.sleep(REVOCATIONS) => {}
@@ -114,12 +131,13 @@ pub(super) fn revocations(parts: &Parts) {
 
 /// Looks once a second whether the configuration or a file that it names has changed, and has it read again. One that is being
 /// written is let be until it has stayed the same for a second.
-pub(super) fn files(parts: &Parts) {
+/// `at_start`: how they looked before they were read for the first time.
+pub(super) fn files(parts: &Parts, at_start: Looks) {
     let (reloader, running) = (parts.reloader.clone(), parts.running.clone());
     let (clock, shutdown) = (parts.clock.clone(), parts.shutdown.clone());
     let watch = async move {
         let look = || Looks::of(&reloader.source.path, &running.load());
-        let mut taken_up = look();
+        let mut taken_up = at_start;
         let mut before = taken_up.clone();
         loop {
             tokio::select! {
@@ -139,6 +157,103 @@ pub(super) fn files(parts: &Parts) {
     parts.tasks.spawn("look whether files have changed", Box::pin(watch));
 }
 
+/// Takes up what changes in the keyring's directory.
+pub(super) fn keyring(parts: &Parts, directory: Directory) {
+    let (broker, clock, shutdown) = (parts.broker.clone(), parts.clock.clone(), parts.shutdown.clone());
+    let watch = async move {
+        loop {
+            if directory.look_again().await {
+                // The others wait for that word, and there may be something to be sealed anew.
+                report(&broker).await;
+                broker.ask_for_rewrap();
+            }
+            tokio::select! {
+                () = clock.sleep(KEYRING) => {}
+                () = shutdown.soft().cancelled() => return,
+            }
+        }
+    };
+    parts.tasks.spawn("take up what changes in the keyring", Box::pin(watch));
+}
+
+/// Says at intervals that this replica is there.
+pub(super) fn replicas(parts: &Parts) {
+    let (broker, clock, shutdown) = (parts.broker.clone(), parts.clock.clone(), parts.shutdown.clone());
+    let tell = async move {
+        loop {
+            report(&broker).await;
+            tokio::select! {
+                () = clock.sleep(REPORT_EVERY) => {}
+                () = shutdown.soft().cancelled() => return,
+            }
+        }
+    };
+    parts.tasks.spawn("say that this replica is there", Box::pin(tell));
+}
+
+async fn report(broker: &Broker) {
+    if let Err(error) = broker.report().await {
+        tracing::debug!(%error, "other replicas could not be told that this one is there");
+    }
+}
+
+/// Counts at intervals what each key sealed, and seals anew what another key sealed than the primary.
+pub(super) fn seals(parts: &Parts, metrics: Arc<Metrics>) {
+    let (broker, events, running) = (parts.broker.clone(), parts.events.clone(), parts.running.clone());
+    let (clock, shutdown) = (parts.clock.clone(), parts.shutdown.clone());
+    let look_after = async move {
+        let (mut rounds, mut shown) = (Rounds::default(), BTreeSet::new());
+        loop {
+            let rate = f64::from(running.load().limits.rewrap_rate);
+            let looked = look_after_seals(&broker, &events, rate, &mut rounds, &metrics, &mut shown).await;
+            let pause = looked.unwrap_or_else(|error| rounds.pause_after_failure(&error));
+            tokio::select! {
+                () = clock.sleep(pause) => {}
+                () = broker.rewrap_asked_for() => {}
+            }
+        }
+    };
+    let look_after = async move {
+        tokio::select! {
+            () = look_after => {}
+            () = shutdown.soft().cancelled() => {}
+        }
+    };
+    parts.tasks.spawn("look after what is sealed", Box::pin(look_after));
+}
+
+/// One count, and what comes of it; how long to wait for the next. `shown` are the keys that have a metric.
+async fn look_after_seals(
+    broker: &Broker,
+    events: &Events,
+    rate: f64,
+    rounds: &mut Rounds,
+    metrics: &Metrics,
+    shown: &mut BTreeSet<KeyId>,
+) -> Result<Duration, RepositoryError> {
+    broker.count_sealed().await?;
+    let counts = broker.sealing_keys();
+    for (key, records, is_primary) in &counts {
+        metrics.sealing_key(key, *records, *is_primary);
+    }
+    let now: BTreeSet<KeyId> = counts.into_iter().map(|(key, ..)| key).collect();
+    for gone in shown.difference(&now) {
+        metrics.sealing_key_gone(gone);
+    }
+    *shown = now;
+    let left = broker.left_to_rewrap();
+    if left == 0 {
+        return Ok(rounds.pause_after_nothing());
+    }
+    let pass = broker.rewrap(rate).await?;
+    if let Pass::Done(progress) = &pass
+        && progress.resealed + progress.refused > 0
+    {
+        events.rewrap_ended(progress).await;
+    }
+    Ok(rounds.pause_after(&pass))
+}
+
 /// Looks after connections before anybody asks.
 pub(super) fn sweep(parts: &Parts) {
     let (engine, shutdown) = (parts.engine.clone(), parts.shutdown.clone());
@@ -154,11 +269,10 @@ pub(super) fn sweep(parts: &Parts) {
 /// What stock is taken of.
 pub(super) struct Stock {
     pub(super) broker: Arc<Broker>,
-    pub(super) keyring: Arc<Keyring>,
     pub(super) metrics: Arc<Metrics>,
 }
 
-/// Counts connections by status and records by sealing key.
+/// Counts connections by status.
 pub(super) fn stock(parts: &Parts, stock: Stock) {
     let (clock, shutdown, engine) = (parts.clock.clone(), parts.shutdown.clone(), parts.engine.clone());
     let walk = async move {
@@ -176,7 +290,7 @@ pub(super) fn stock(parts: &Parts, stock: Stock) {
 }
 
 impl Stock {
-    /// Counts connections and sealed records, and puts those back into the schedule that fell out of it.
+    /// Counts connections, and puts those back into the schedule that fell out of it.
     async fn count(&self, clock: &dyn Clock, engine: &Engine) {
         let mut counts = Counts::default();
         let mut walk = self.broker.walk();
@@ -197,11 +311,6 @@ impl Stock {
         }
         for ((app, status), count) in &counts.by_status {
             self.metrics.connections_by_status(app, &[(status, *count)]);
-        }
-        let primary = self.keyring.primary();
-        for key in self.keyring.keys() {
-            let records = counts.by_sealing_key.get(&key.id).copied().unwrap_or(0);
-            self.metrics.sealing_key(&key.id, records, key.id == primary.id);
         }
     }
 }

@@ -248,7 +248,13 @@ impl OpenIdAuthority {
         };
         let now = self.parts.clock.now();
         let set = match before.filter(same) {
-            Some(before) => before.credentials().succeeded_by(credentials, now),
+            Some(before) => {
+                let set = before.credentials().succeeded_by(credentials, now);
+                if !std::ptr::eq(before, self) {
+                    set.ask_anew();
+                }
+                set
+            }
             None => CredentialSet::new(credentials, now),
         };
         self.credentials.store(Arc::new(set));

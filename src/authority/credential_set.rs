@@ -44,6 +44,8 @@ pub struct CredentialSet {
     members: Vec<Arc<Member>>,
     /// Since when one that is configured has been trusted.
     trusted_since: Mutex<Option<Timestamp>>,
+    /// What operators decided, as far as is known.
+    choices: Mutex<Choices>,
 }
 
 impl Member {
@@ -84,6 +86,7 @@ impl CredentialSet {
         CredentialSet {
             members: credentials.into_iter().map(|credential| member(credential, now)).collect(),
             trusted_since: Mutex::default(),
+            choices: Mutex::default(),
         }
     }
 
@@ -131,9 +134,21 @@ impl CredentialSet {
                 members.push(fallback);
             }
         }
-        let set = CredentialSet { members, trusted_since: Mutex::default() };
+        let set = CredentialSet {
+            members,
+            trusted_since: Mutex::new(*self.trusted_since()),
+            choices: Mutex::default(),
+        };
+        set.choose(&self.choices());
         set.note_trust(now);
         set
+    }
+
+    /// Whether asking proves anything is found out anew: it is another tenant that is asked, or another endpoint.
+    pub(super) fn ask_anew(&self) {
+        for member in &self.members {
+            member.standing().is_proven_by_use = false;
+        }
     }
 
     /// The ids, in the order of preference.
@@ -206,6 +221,7 @@ impl CredentialSet {
         Some(CredentialSet {
             members: stay.map(|at| self.members[at].clone()).collect(),
             trusted_since: Mutex::new(*self.trusted_since()),
+            choices: Mutex::new(self.choices()),
         })
     }
 
@@ -218,6 +234,11 @@ impl CredentialSet {
                 choices.promoted.filter(|(promoted, _)| *promoted == fingerprint).map(|(_, at)| at);
             standing.is_retired = choices.retired.contains(&fingerprint);
         }
+        choices.clone_into(&mut self.choices.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn choices(&self) -> Choices {
+        self.choices.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether the authority takes another one than this.
@@ -255,8 +276,9 @@ impl CredentialSet {
     pub(super) fn accept(&self, member: &Member, is_use: bool, now: Timestamp) -> bool {
         let is_news = {
             let mut standing = member.standing();
-            if is_use {
-                standing.used_at = Some(now);
+            match is_use {
+                true => standing.used_at = Some(now),
+                false => standing.is_proven_by_use = false, // it can be asked about, after all
             }
             standing.accept(now)
         };
@@ -367,6 +389,23 @@ mod tests {
         let labels = set.ids();
         assert!(labels.contains(&"main") && labels.contains(&"main~before"), "{labels:?}");
         assert!(find(&set, "main~before").standing().is_trusted());
+    }
+
+    #[test]
+    fn what_operators_decided_holds_for_what_a_reload_brings_and_reloads_do_not_keep_a_fallback_alive() {
+        let set = CredentialSet::new(vec![secret("a", "1"), secret("b", "2")], at(0));
+        set.accept(&find(&set, "b"), true, at(0));
+        let mut choices = Choices::default();
+        choices.retire(find(&set, "a").credential.fingerprint());
+        set.choose(&choices);
+        let renamed = set.succeeded_by(vec![secret("b", "2"), secret("c", "1")], at(1));
+        assert_eq!(tried(&renamed, at(1)), ["b"], "the same secret under another name is retired too");
+        let mut set = set.succeeded_by(vec![secret("b", "3")], at(10));
+        set.accept(&find(&set, "b"), true, at(11));
+        for minute in 1..=15 {
+            set = set.succeeded_by(vec![secret("b", "3")], at(10 + minute * 60));
+        }
+        assert!(set.without_spent(at(11 + 900)).is_some_and(|left| left.ids() == ["b"]));
     }
 
     #[test]

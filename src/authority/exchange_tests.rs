@@ -743,7 +743,7 @@ async fn a_new_credential_is_proven_by_a_call_of_its_own_before_users_depend_on_
     let asked = replica.clone();
     world.answer_tokens(move |origin, seen| {
         let is_new = seen.field("client_secret") == Some("n");
-        let knows = asked.fetch_add(usize::from(is_new), Ordering::SeqCst) % 2 == 0;
+        let knows = asked.fetch_add(usize::from(is_new), Ordering::SeqCst).is_multiple_of(2);
         match is_new && !knows {
             true => refused(401, "invalid_client", 7000215),
             false => Reply::json(200, &tokens(&entra_claims(origin))),

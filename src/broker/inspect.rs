@@ -6,7 +6,6 @@ use super::{Broker, Refusal};
 use crate::domain::connection::{Attempt, Profile, Status};
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::time::Timestamp;
-use crate::keyring::KeyId;
 use crate::policy::{CallerPolicy, Listing};
 
 /// Connections read at most for one page: a filter that matches few does not become a scan of all.
@@ -193,9 +192,6 @@ impl Walk {
         for (_, profile) in &page.profiles {
             *counts.by_status.entry((app.clone(), profile.status.as_str())).or_default() += 1;
         }
-        for key in page.sealing_keys {
-            *counts.by_sealing_key.entry(key).or_default() += 1;
-        }
         self.after = page.next;
         if self.after.is_none() {
             self.apps.pop();
@@ -218,6 +214,4 @@ fn next_try(profile: &Profile) -> Option<Timestamp> {
 pub struct Counts {
     /// By app and status; every status is there.
     pub by_status: BTreeMap<(AppName, &'static str), u64>,
-    /// By the key that sealed the grant.
-    pub by_sealing_key: BTreeMap<KeyId, u64>,
 }

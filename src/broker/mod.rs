@@ -18,7 +18,9 @@ pub mod disconnect;
 pub mod inspect;
 pub mod pause;
 mod refusal;
+pub mod replicas;
 pub mod revoke;
+pub mod rewrap;
 pub mod serve;
 mod session;
 pub mod sign_in;
@@ -126,6 +128,8 @@ pub struct Broker {
     invitations: Mutex<BTreeMap<(CallerName, ConnectionKey), connect::StartedSession>>,
     /// Who waits for a session is answered at once.
     stopping: AtomicBool,
+    replicas: replicas::Known,
+    rewrap: rewrap::State,
 }
 
 impl Broker {
@@ -138,7 +142,16 @@ impl Broker {
             sessions_changed: Arc::new(Notify::new()),
             invitations: Mutex::default(),
             stopping: AtomicBool::new(false),
+            replicas: replicas::Known::default(),
+            rewrap: rewrap::State::default(),
         }
+    }
+
+    /// The same as one of several replicas, on the machine of that name.
+    #[must_use]
+    pub fn on_host(mut self, host: String) -> Self {
+        self.replicas = replicas::Known::new(self.deps.random.as_ref(), host);
+        self
     }
 
     /// An app, by name.

@@ -18,8 +18,8 @@ use crate::keyring::{KeyId, Keyring};
 /// How often at most the files are looked at: a retired key is refused after this long.
 const LOOK_EVERY_MILLIS: u64 = 1000;
 /// How often at most for a key that is not known: a new one works as soon as its file is written, and whoever presents wrong ones
-/// costs a few looks a second and no more.
-const LOOK_AFTER_MISS_MILLIS: u64 = 50;
+/// costs a hundred looks a second and no more.
+const LOOK_AFTER_MISS_MILLIS: u64 = 10;
 
 pub(super) struct KeyIndex {
     keyring: Arc<Keyring>,
@@ -31,6 +31,8 @@ pub(super) struct KeyIndex {
 
 struct Watched {
     files: Vec<WatchedFile>,
+    /// When the last look ended, as [`KeyIndex::looked_at`].
+    looked_at: i64,
     /// The sealing keys there were: with another one, hashes can be checked that could not be before.
     sealing_keys: Vec<KeyId>,
 }
@@ -76,7 +78,8 @@ impl KeyIndex {
         keyring: Arc<Keyring>,
         now: Timestamp,
     ) -> Result<Self, Vec<CallersError>> {
-        let mut watched = Watched { files: Vec::new(), sealing_keys: sealing_keys(&keyring) };
+        let mut watched =
+            Watched { files: Vec::new(), looked_at: now.unix_millis(), sealing_keys: sealing_keys(&keyring) };
         let mut errors = Vec::new();
         for (caller, path) in files {
             let mut file = WatchedFile { caller, path, seen: Ok(None), problem: None, keys: Vec::new() };
@@ -105,11 +108,11 @@ impl KeyIndex {
         presented: &PresentedKey<'_>,
         now: Timestamp,
     ) -> Result<CallerName, AuthenticationFailure> {
-        self.look_again(now, LOOK_EVERY_MILLIS);
+        self.look_again(now);
         let caller =
             CallerName::parse(presented.unverified_caller()).map_err(|_| AuthenticationFailure::Malformed)?;
         let key = self.current().find(&caller, presented).or_else(|| {
-            self.look_again(now, LOOK_AFTER_MISS_MILLIS);
+            self.look_after_miss(now);
             self.current().find(&caller, presented)
         });
         let key = key.ok_or(AuthenticationFailure::Unknown)?;
@@ -161,16 +164,27 @@ impl KeyIndex {
 
     /// Looks at the files when the last look is long enough ago. One thread does it; the others go on with what there
     /// is.
-    fn look_again(&self, now: Timestamp, at_most_every: u64) {
+    fn look_again(&self, now: Timestamp) {
         let now = now.unix_millis();
         let before = self.looked_at.load(Ordering::Relaxed);
         // The wall clock may have been set back; then too.
-        if now.abs_diff(before) < at_most_every
+        if now.abs_diff(before) < LOOK_EVERY_MILLIS
             || self.looked_at.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_err()
         {
             return;
         }
+        self.look(&mut self.lock(), now);
+    }
+
+    /// The same for a key that is not known, for whom somebody else's look is waited for.
+    fn look_after_miss(&self, now: Timestamp) {
         let mut watched = self.lock();
+        if now.unix_millis().abs_diff(watched.looked_at) >= LOOK_AFTER_MISS_MILLIS {
+            self.look(&mut watched, now.unix_millis());
+        }
+    }
+
+    fn look(&self, watched: &mut Watched, now: i64) {
         let sealing_keys = sealing_keys(&self.keyring);
         let mut changed = watched.sealing_keys != sealing_keys;
         watched.sealing_keys = sealing_keys;
@@ -181,6 +195,7 @@ impl KeyIndex {
             let keys = Arc::new(Keys::new(&watched.files, &self.keyring));
             *self.current.write().unwrap_or_else(PoisonError::into_inner) = keys;
         }
+        watched.looked_at = now;
     }
 
     fn current(&self) -> Arc<Keys> {

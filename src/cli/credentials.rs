@@ -91,8 +91,13 @@ async fn list(client: &Client, app: Option<&AppName>, json: bool, world: &mut Wo
     if json {
         return world.output.json(&apps);
     }
+    world.output.data(&credentials_table(&apps))
+}
+
+/// Every credential of these apps, as the admin API has them.
+pub(super) fn credentials_table(apps: &[Value]) -> String {
     let mut rows = Vec::new();
-    for app in &apps {
+    for app in apps {
         for one in app["credentials"].as_array().into_iter().flatten() {
             let or_dash = |member: &str| match text(one, member) {
                 "" => "-".to_owned(),
@@ -126,9 +131,7 @@ async fn list(client: &Client, app: Option<&AppName>, json: bool, world: &mut Wo
             ]);
         }
     }
-    world
-        .output
-        .data(&table(&["APP", "ID", "KIND", "STATE", "IN USE", "EXPIRES", "LAST USED", "NOTE"], &rows))
+    table(&["APP", "ID", "KIND", "STATE", "IN USE", "EXPIRES", "LAST USED", "NOTE"], &rows)
 }
 
 async fn verify(

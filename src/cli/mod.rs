@@ -28,6 +28,7 @@ mod keyring;
 mod output;
 mod reload;
 mod revoke;
+mod status;
 mod store;
 mod token;
 
@@ -103,6 +104,7 @@ fn dispatch(cli: Cli, world: &mut World) -> Result<ExitCode, Failure> {
         Command::Callers(command) => callers::run(&command, &config, world),
         Command::Keyring(command) => keyring::run(&command, &config, world),
         Command::Credentials(command) => credentials::run(&command, &config, world),
+        Command::Status(args) => status::run(&args, &config, world),
         Command::Reload(args) => reload::run(&args, &config, world),
         Command::Revoke(args) => revoke::run(&args, &config, world),
         Command::Store(command) => store::run(&command, &config, world),
@@ -154,10 +156,13 @@ enum Command {
     /// List, verify, promote and retire the ways in which an app proves itself
     #[command(subcommand, after_help = "Example:\n  tokenward credentials list")]
     Credentials(credentials::Command),
+    /// Show how the daemon stands: on a terminal again and again, else once
+    #[command(after_help = "Example:\n  tokenward status\n  tokenward status --json")]
+    Status(status::Args),
     /// Have the daemon read its configuration and secrets again
     #[command(after_help = "Example:\n  tokenward reload")]
     Reload(reload::Args),
-    /// Make and list sealing keys
+    /// Make, list, promote and retire sealing keys
     #[command(subcommand, after_help = "Example:\n  tokenward keyring status")]
     Keyring(keyring::Command),
     /// End every connection of an app, a tenant or a caller, on all replicas within seconds

@@ -933,6 +933,7 @@ fn limits(section: &Section<'_>) -> Option<LimitsConfig> {
         caller_wait: section.duration("caller_wait")?,
         lease: lease?,
         sweep_rate: section.number("sweep_rate")?,
+        rewrap_rate: section.number("rewrap_rate")?,
         drain: section.duration("drain")?,
     })
 }

@@ -28,13 +28,22 @@ pub fn needs_restart(running: &Config, new: &Config) -> Vec<&'static str> {
     .collect()
 }
 
-/// What of listeners cannot change: which there are, and which of them have TLS. Their certificates may lie elsewhere.
-fn sockets(listeners: &[Listener]) -> Vec<(Option<(&Path, u32)>, Option<(SocketAddr, bool)>)> {
-    let socket = |listener| match listener {
-        &Listener::Unix { ref path, mode } => (Some((path.as_path(), mode)), None),
-        Listener::Tcp { address, tls } => (None, Some((*address, tls.is_some()))),
-    };
-    listeners.iter().map(socket).collect()
+/// A listener without the files of its TLS, which may lie elsewhere tomorrow.
+#[derive(PartialEq, Eq)]
+enum Socket<'a> {
+    Unix(&'a Path, u32),
+    Tcp(SocketAddr, bool),
+}
+
+/// What of listeners cannot change: which there are, and which of them have TLS.
+fn sockets(listeners: &[Listener]) -> Vec<Socket<'_>> {
+    listeners
+        .iter()
+        .map(|listener| match listener {
+            Listener::Unix { path, mode } => Socket::Unix(path, *mode),
+            Listener::Tcp { address, tls } => Socket::Tcp(*address, tls.is_some()),
+        })
+        .collect()
 }
 
 /// The sections that differ, by name, for the log: what a reload changed. The content of files is not looked at here.

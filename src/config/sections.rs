@@ -374,6 +374,8 @@ pub struct LimitsConfig {
     pub lease: Duration,
     /// Refreshes a second begun before anybody asks, over all replicas; default 50, 0 for none.
     pub sweep_rate: u32,
+    /// Records a second that are sealed anew after another sealing key was promoted; default 500.
+    pub rewrap_rate: u32,
     /// How long requests in flight may take to finish at a stop; default 30 s.
     pub drain: Duration,
 }

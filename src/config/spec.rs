@@ -560,6 +560,12 @@ static LIMITS: Table = Table {
             "How many refreshes a second are begun before anybody asks, by all replicas together; 0 begins none, and idle connections then end.",
         ),
         key(
+            "rewrap_rate",
+            Kind::Integer { min: 1, max: 100_000 },
+            Default("500"),
+            "How many records a second are sealed anew after another sealing key was promoted.",
+        ),
+        key(
             "drain",
             Kind::Duration { min: "0s", max: "10m" },
             Default(r#""30s""#),

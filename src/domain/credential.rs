@@ -193,7 +193,7 @@ impl Standing {
 
     /// Whether it is time to ask the authority about it, in a call of its own or, where that proves nothing, in a user's.
     pub fn is_to_be_asked_about(&self, in_use: bool, now: Timestamp) -> bool {
-        if self.is_retired {
+        if self.is_retired || self.is_proven_by_use {
             return false;
         }
         let Some(asked_at) = self.asked_at else { return true };
@@ -373,6 +373,8 @@ mod tests {
         );
         old.is_retired = true;
         assert!(!old.is_to_be_asked_about(false, later(100_000)));
+        unanswered.ask_in_vain(NOW, true);
+        assert!(!unanswered.is_to_be_asked_about(false, later(100_000)), "asking says nothing");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -25,6 +25,8 @@ pub struct FileJournal {
 
 struct Directory {
     path: PathBuf,
+    /// Held by whoever changes an entry: what is replaced must not be dropped in between.
+    changing: Mutex<()>,
     /// Holds the lock for as long as it is open.
     _lock: File,
 }
@@ -55,7 +57,7 @@ impl FileJournal {
                 path.display()
             ))
         })?;
-        let directory = Directory { path: path.to_owned(), _lock: lock };
+        let directory = Directory { path: path.to_owned(), changing: Mutex::default(), _lock: lock };
         for (name, file) in directory.files().map_err(at)? {
             if name.ends_with(UNFINISHED) {
                 fs::remove_file(file).map_err(at)?;
@@ -92,7 +94,26 @@ impl Directory {
         Ok(files)
     }
 
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn replace(&self, name: &str, before: &[u8], after: &[u8]) -> io::Result<()> {
+        let _changing = self.changing();
+        match fs::read(self.path.join(format!("{name}{ENDING}"))) {
+            Ok(there) if there == before => self.put(name, after),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     fn write(&self, name: &str, sealed: &[u8]) -> io::Result<()> {
+        let _changing = self.changing();
+        self.put(name, sealed)
+    }
+
+    fn put(&self, name: &str, sealed: &[u8]) -> io::Result<()> {
         let unfinished = self.path.join(format!("{name}{UNFINISHED}"));
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
@@ -103,6 +124,7 @@ impl Directory {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        let _changing = self.changing();
         match fs::remove_file(self.path.join(format!("{name}{ENDING}"))) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             // An entry that comes back after a crash is offered to the store once more, which knows it.
@@ -135,6 +157,17 @@ impl Journal for FileJournal {
         Box::pin(self.run("writing to the journal", move |directory| directory.write(&name, &sealed)))
     }
 
+    fn replace<'a>(
+        &'a self,
+        name: &'a str,
+        before: Vec<u8>,
+        after: Vec<u8>,
+    ) -> BoxFuture<'a, Result<(), JournalError>> {
+        let name = name.to_owned();
+        let replace = move |directory: &Directory| directory.replace(&name, &before, &after);
+        Box::pin(self.run("replacing an entry of the journal", replace))
+    }
+
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), JournalError>> {
         let name = name.to_owned();
         Box::pin(self.run("taking an entry out of the journal", move |directory| directory.remove(&name)))
@@ -159,6 +192,12 @@ mod tests {
         journal.write("two", b"22".to_vec()).await.expect("replaced");
         journal.write("gone", b"3".to_vec()).await.expect("written");
         journal.remove("gone").await.expect("removed");
+        let replace = async |name, before: &[u8], after: &[u8]| {
+            journal.replace(name, before.to_vec(), after.to_vec()).await.expect("read, at least");
+        };
+        replace("gone", b"3", b"4").await; // it does not come back
+        replace("one", b"another", b"4").await; // it was written anew
+        replace("two", b"22", b"222").await;
         journal.remove("never").await.expect("nothing to do");
         assert!(FileJournal::open(&path).is_err(), "one process at a time");
         drop(journal);
@@ -166,7 +205,7 @@ mod tests {
         fs::write(path.join("three.new"), b"thr").expect("written");
         let journal = FileJournal::open(&path).expect("opens again");
         let entries = journal.entries().await.expect("read");
-        assert_eq!(entries, [("one".to_owned(), b"1".to_vec()), ("two".to_owned(), b"22".to_vec())]);
+        assert_eq!(entries, [("one".to_owned(), b"1".to_vec()), ("two".to_owned(), b"222".to_vec())]);
         assert!(!path.join("three.new").exists());
         let mode = fs::metadata(path.join("one.entry")).expect("there").mode() & 0o777;
         assert_eq!(mode, 0o600);

@@ -30,6 +30,15 @@ pub trait Journal: Send + Sync {
     /// Keeps `sealed` under `name` (letters, digits and `-`), replacing what was there, durably.
     fn write<'a>(&'a self, name: &'a str, sealed: Vec<u8>) -> BoxFuture<'a, Result<(), JournalError>>;
 
+    /// Puts `after` in the place of an entry, durably, if that still is `before`: one that was dropped meanwhile does not come
+    /// back, and one that was written anew stays.
+    fn replace<'a>(
+        &'a self,
+        name: &'a str,
+        before: Vec<u8>,
+        after: Vec<u8>,
+    ) -> BoxFuture<'a, Result<(), JournalError>>;
+
     /// Drops an entry; one that is not there is dropped already.
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), JournalError>>;
 

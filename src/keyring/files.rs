@@ -2,13 +2,15 @@
 //! promoted, and its 256 bits.
 
 use std::fmt::Write as _;
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use rustix::fs::{FlockOperation, Gid, Uid, fchown, flock};
 use zeroize::Zeroizing;
 
 use super::{Keyring, KeyringError, SealingKey};
@@ -40,6 +42,7 @@ pub fn add(directory: &Path, random: &dyn Random, now: Timestamp) -> Result<Seal
         use std::os::unix::fs::DirBuilderExt;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io("creating"))?;
     }
+    let _lock = lock(directory)?;
     let first = read(directory)?.is_empty();
     let material: Zeroizing<[u8; 32]> = Zeroizing::new(random_bytes(random));
     let suffix = random_bytes::<3>(random);
@@ -47,18 +50,116 @@ pub fn add(directory: &Path, random: &dyn Random, now: Timestamp) -> Result<Seal
     let id = format!("{}-{:02x}{:02x}{:02x}", &day[..10], suffix[0], suffix[1], suffix[2]);
     let key = SealingKey::new(id, now, first.then_some(now), material);
 
-    let path = directory.join(format!("{}.key", key.id));
-    let partial = directory.join(format!(".{}.partial", key.id));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&partial)
-        .map_err(io("writing to"))?;
-    file.write_all(text(&key).as_bytes()).and_then(|()| file.sync_all()).map_err(io("writing to"))?;
-    fs::rename(&partial, &path).map_err(io("writing to"))?;
-    fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(io("writing to"))?;
+    write(directory, &directory.join(format!("{}.key", key.id)), &key, None).map_err(io("writing to"))?;
     Ok(key)
+}
+
+/// Has a key seal from now on: its file says so, whole or as it was before. Promoting an older one again is the way back.
+///
+/// # Errors
+/// There is no such key, or its file cannot be read or written.
+pub fn promote(directory: &Path, id: &str, now: Timestamp) -> Result<SealingKey, KeyringError> {
+    let io =
+        |source| KeyringError::Io { doing: "writing to", place: directory.display().to_string(), source };
+    let _lock = lock(directory)?;
+    let (path, key) = find(directory, id)?;
+    // Later than every other: files hold whole seconds, and some other machine's clock may be ahead.
+    let others = read(directory)?.into_iter().filter(|other| other.id != id);
+    let latest = others.filter_map(|other| other.promoted_at).max();
+    let after_all = latest.map(|latest| latest.plus(Duration::from_secs(1)));
+    let promoted_at = after_all.map_or(now, |after_all| after_all.max(now));
+    let key = SealingKey { promoted_at: Some(promoted_at), ..key };
+    let owner = fs::metadata(&path).map_err(io)?;
+    write(directory, &path, &key, Some((owner.uid(), owner.gid()))).map_err(io)?;
+    Ok(key)
+}
+
+/// Takes a key's file away. Whether anything still needs the key is not known here.
+///
+/// # Errors
+/// There is no such key; it is the primary; its file cannot be read or removed.
+pub fn retire(directory: &Path, id: &str) -> Result<SealingKey, KeyringError> {
+    let io =
+        |source| KeyringError::Io { doing: "writing to", place: directory.display().to_string(), source };
+    let _lock = lock(directory)?;
+    let (path, key) = find(directory, id)?;
+    let place = directory.display().to_string();
+    if open(directory)?.primary().id == id {
+        return Err(KeyringError::Primary { place, key: id.to_owned() });
+    }
+    fs::remove_file(&path).and_then(|()| sync(directory)).map_err(io)?;
+    Ok(key)
+}
+
+/// What the key files look like from outside: it changes whenever one of them does, or comes, or goes.
+pub fn stamp(directory: &Path) -> Result<DirectoryStamp, KeyringError> {
+    let mut stamps = Vec::new();
+    for path in key_files(directory)? {
+        let metadata = fs::metadata(&path).map(|metadata| {
+            let modified = (metadata.mtime(), metadata.mtime_nsec());
+            // `chmod` shows only in this one.
+            let changed = (metadata.ctime(), metadata.ctime_nsec());
+            (metadata.dev(), metadata.ino(), metadata.len(), modified, changed)
+        });
+        stamps.push((path, metadata.ok()));
+    }
+    Ok(DirectoryStamp(stamps))
+}
+
+/// See [`stamp`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirectoryStamp(Vec<(PathBuf, Option<FileStamp>)>);
+
+/// Device, inode, length, and when content and inode were changed.
+type FileStamp = (u64, u64, u64, (i64, i64), (i64, i64));
+
+/// A key and its file.
+fn find(directory: &Path, id: &str) -> Result<(PathBuf, SealingKey), KeyringError> {
+    let mut ids = Vec::new();
+    for path in key_files(directory)? {
+        let key = read_key(&path)?;
+        if key.id == id {
+            return Ok((path, key));
+        }
+        ids.push(key.id);
+    }
+    Err(KeyringError::NoSuchKey { place: directory.display().to_string(), key: id.to_owned(), ids })
+}
+
+/// One at a time changes a keyring. The directory is locked, for its files are replaced.
+fn lock(directory: &Path) -> Result<File, KeyringError> {
+    let io = |source| KeyringError::Io { doing: "locking", place: directory.display().to_string(), source };
+    let lock = File::open(directory).map_err(io)?;
+    flock(&lock, FlockOperation::LockExclusive).map_err(|error| io(error.into()))?;
+    Ok(lock)
+}
+
+/// Writes a key's file: under another name, synced, and only then under its own.
+fn write(directory: &Path, path: &Path, key: &SealingKey, owner: Option<(u32, u32)>) -> io::Result<()> {
+    let partial = directory.join(format!(".{}.partial", key.id));
+    match fs::remove_file(&partial) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {} // left by one that was killed
+    }
+    let written = (|| {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
+        file.write_all(text(key).as_bytes())?;
+        let made = file.metadata()?;
+        if let Some((uid, gid)) = owner.filter(|owner| *owner != (made.uid(), made.gid())) {
+            fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        }
+        file.sync_all()?;
+        fs::rename(&partial, path)
+    })();
+    if written.is_err() {
+        let _left_behind = fs::remove_file(&partial);
+    }
+    written.and_then(|()| sync(directory))
+}
+
+/// A name is as durable as its directory.
+fn sync(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
 }
 
 fn text(key: &SealingKey) -> Zeroizing<String> {
@@ -164,6 +265,51 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).expect("metadata").permissions().mode() & 0o777;
         assert_eq!(mode(&directory), 0o700);
         assert_eq!(mode(&directory.join(format!("{}.key", first.id))), 0o600);
+    }
+
+    #[test]
+    fn a_key_is_promoted_and_promoted_back_whatever_the_clock_says() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let directory = folder.path().join("keyring");
+        let (random, at) = (SeededRandom::new(1), Timestamp::from_unix_seconds);
+        let first = add(&directory, &random, at(500)).expect("first key");
+        let second = add(&directory, &random, at(600)).expect("second key");
+        let path = directory.join(format!("{}.key", second.id));
+        fs::write(directory.join(format!(".{}.partial", second.id)), "left by a kill").expect("written");
+        let before = stamp(&directory).expect("reads");
+        for (id, now, promoted_at) in
+            [(&second.id, 700, 700), (&first.id, 700, 701), (&second.id, 3, 702), (&second.id, 800, 800)]
+        {
+            let promoted = promote(&directory, id, at(now)).expect("promoted");
+            assert_eq!(promoted.promoted_at, Some(at(promoted_at)));
+            let ring = open(&directory).expect("a ring");
+            assert_eq!((&ring.primary().id, ring.keys().len()), (id, 2));
+        }
+        let ring = open(&directory).expect("a ring");
+        let found = ring.key(&second.id).expect("is there");
+        assert_eq!((found.created_at, *found.material == *second.material), (second.created_at, true));
+        assert_eq!(fs::metadata(&path).expect("is there").permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(&directory).expect("is there").count(), 2, "nothing is left of it");
+        assert_ne!(stamp(&directory).expect("reads"), before);
+        let unknown = promote(&directory, "nobody", at(900)).err().expect("refused").to_string();
+        assert!(unknown.contains("nobody") && unknown.contains(&first.id), "{unknown}");
+    }
+
+    #[test]
+    fn a_key_is_retired_unless_it_is_the_primary() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let directory = folder.path().join("keyring");
+        let (random, at) = (SeededRandom::new(1), Timestamp::from_unix_seconds);
+        let first = add(&directory, &random, at(500)).expect("first key");
+        let second = add(&directory, &random, at(600)).expect("second key");
+        assert!(matches!(retire(&directory, &first.id), Err(KeyringError::Primary { .. })));
+        assert!(matches!(retire(&directory, "nobody"), Err(KeyringError::NoSuchKey { .. })));
+        promote(&directory, &second.id, at(700)).expect("promoted");
+        let before = stamp(&directory).expect("reads");
+        retire(&directory, &first.id).expect("retired");
+        assert_ne!(stamp(&directory).expect("reads"), before);
+        let ring = open(&directory).expect("a ring");
+        assert_eq!((ring.keys().len(), ring.primary().id.clone()), (1, second.id));
     }
 
     #[test]

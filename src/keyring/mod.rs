@@ -8,19 +8,23 @@
 //! 2. No (key, nonce) pair twice: every seal derives its own key from a random salt (I13).
 //! 3. Keys for different purposes are never the same bytes ([`Purpose`]).
 //! 4. The daemon never makes a sealing key by itself; a missing or short one stops the start.
+//! 5. While the daemon runs, a key leaves the ring only when it was counted zero twice ([`tally`]), and no key becomes another
+//!    one under the same name.
 //!
 //! The one hard problem: replacing a key while everything still opens. So every sealed value names its key, one
 //! key seals, and any number still open.
 
 pub mod files;
 pub mod seal;
+pub mod tally;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, RwLock};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 use zeroize::Zeroizing;
 
+use self::tally::{Needed, Tally, Walked};
 use crate::domain::time::Timestamp;
 
 /// A sealing key's name: part of every sealed value, never secret.
@@ -113,6 +117,44 @@ pub enum KeyringError {
         /// What is wrong with it, never its content.
         problem: String,
     },
+    /// A key that is gone, and must not be.
+    #[error("the keyring {place} lacks the key {key}, and {why}; restore the file of that key")]
+    Missing {
+        /// Where it was looked for.
+        place: String,
+        /// Which.
+        key: KeyId,
+        /// Why it must not be gone.
+        why: Needed,
+    },
+    /// A key that is another one than before.
+    #[error(
+        "the key {key} of the keyring {place} is another one than before under the same name; restore its file"
+    )]
+    Changed {
+        /// Where it was looked for.
+        place: String,
+        /// Which.
+        key: KeyId,
+    },
+    /// No key has this name.
+    #[error("the keyring {place} has no key {key}; it has {}", ids.join(", "))]
+    NoSuchKey {
+        /// Where it was looked for.
+        place: String,
+        /// The name asked for.
+        key: KeyId,
+        /// Those that it has.
+        ids: Vec<KeyId>,
+    },
+    /// The key that seals is not taken away.
+    #[error("the key {key} is the primary of the keyring {place}: promote another one first")]
+    Primary {
+        /// Where it is.
+        place: String,
+        /// Which.
+        key: KeyId,
+    },
     /// The directory cannot be read or written.
     #[error("{doing} the keyring {place}: {source}")]
     Io {
@@ -125,9 +167,40 @@ pub enum KeyringError {
     },
 }
 
+impl KeyringError {
+    /// Whether it says the same as another, but for numbers that change by themselves.
+    pub fn is_like(&self, other: &KeyringError) -> bool {
+        match (self, other) {
+            (KeyringError::Missing { key, why, .. }, KeyringError::Missing { key: other, why: how, .. }) => {
+                key == other && std::mem::discriminant(why) == std::mem::discriminant(how)
+            }
+            _ => self.to_string() == other.to_string(),
+        }
+    }
+}
+
 /// The keys in force: one seals, all open.
 pub struct Keyring {
     keys: RwLock<Arc<KeySet>>,
+    tally: Mutex<Tally>,
+}
+
+/// What became of a ring that was replaced.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Replaced {
+    /// Keys that there were not before.
+    pub added: Vec<KeyId>,
+    /// Keys that there are no more.
+    pub gone: Vec<KeyId>,
+    /// The key that seals from now on, if that was another one.
+    pub primary: Option<KeyId>,
+}
+
+impl Replaced {
+    /// Whether everything is as it was.
+    pub fn is_nothing(&self) -> bool {
+        *self == Replaced::default()
+    }
 }
 
 struct KeySet {
@@ -138,7 +211,41 @@ struct KeySet {
 impl Keyring {
     /// A ring of these keys. The one promoted last seals. `place` is for the error only.
     pub fn new(keys: Vec<SealingKey>, place: &str) -> Result<Self, KeyringError> {
-        Ok(Keyring { keys: RwLock::new(Arc::new(KeySet::new(keys, place)?)) })
+        let keys = RwLock::new(Arc::new(KeySet::new(keys, place)?));
+        Ok(Keyring { keys, tally: Mutex::default() })
+    }
+
+    /// Puts other keys in the place of those in force, all of them or, with an error that says what to do, none.
+    ///
+    /// # Errors
+    /// What [`Keyring::new`] refuses; a key that is gone before it was counted zero twice; one that is another under its name.
+    pub fn replace(&self, keys: Vec<SealingKey>, place: &str) -> Result<Replaced, KeyringError> {
+        let after = KeySet::new(keys, place)?;
+        // Held until the new ones are in force: who counts meanwhile counts before or after.
+        let mut tally = self.lock_tally();
+        let before = self.set();
+        let replaced = replaced(&before, &after, &tally, place)?;
+        // Between two walks nobody counts what they seal.
+        tally.forget_none(&before.primary.id);
+        tally.forget_none(&after.primary.id);
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
+        Ok(replaced)
+    }
+
+    /// Takes up what a walk over everything that is sealed has found.
+    pub fn note_walk(&self, walked: &Walked) {
+        let mut tally = self.lock_tally();
+        let set = self.set();
+        tally.note(&set.by_id.keys().cloned().collect::<BTreeSet<_>>(), walked);
+    }
+
+    /// What was counted so far.
+    pub fn tally(&self) -> Tally {
+        self.lock_tally().clone()
+    }
+
+    fn lock_tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The key that seals.
@@ -157,8 +264,30 @@ impl Keyring {
     }
 
     fn set(&self) -> Arc<KeySet> {
-        self.keys.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// Whether these keys may take the place of those, and what changes with it.
+fn replaced(before: &KeySet, after: &KeySet, tally: &Tally, place: &str) -> Result<Replaced, KeyringError> {
+    let mut replaced = Replaced::default();
+    for (id, key) in &before.by_id {
+        match after.by_id.get(id) {
+            Some(other) if *other.material == *key.material => {}
+            Some(_) => return Err(KeyringError::Changed { place: place.to_owned(), key: id.clone() }),
+            None => {
+                tally.may_go(id).map_err(|why| KeyringError::Missing {
+                    place: place.to_owned(),
+                    key: id.clone(),
+                    why,
+                })?;
+                replaced.gone.push(id.clone());
+            }
+        }
+    }
+    replaced.added = after.by_id.keys().filter(|id| !before.by_id.contains_key(*id)).cloned().collect();
+    replaced.primary = (before.primary.id != after.primary.id).then(|| after.primary.id.clone());
+    Ok(replaced)
 }
 
 impl KeySet {
@@ -166,8 +295,15 @@ impl KeySet {
         if keys.is_empty() {
             return Err(KeyringError::Empty { place: place.to_owned() });
         }
-        let by_id: BTreeMap<KeyId, Arc<SealingKey>> =
-            keys.into_iter().map(|key| (key.id.clone(), Arc::new(key))).collect();
+        let mut by_id: BTreeMap<KeyId, Arc<SealingKey>> = BTreeMap::new();
+        for key in keys {
+            let id = key.id.clone();
+            // Which of two that share a name had sealed what names it could not be told.
+            if by_id.insert(id.clone(), Arc::new(key)).is_some() {
+                let problem = format!("two files hold a key of the name {id}; take one of them away");
+                return Err(KeyringError::Key { file: place.to_owned(), problem });
+            }
+        }
         let primary = by_id
             .values()
             .filter(|key| key.promoted_at.is_some())
@@ -195,6 +331,84 @@ mod tests {
     fn the_key_promoted_last_seals() {
         let ring = Keyring::new(vec![key("a", Some(1)), key("b", Some(2)), key("c", None)], "here").ok();
         assert_eq!(ring.expect("a ring").primary().id, "b");
+    }
+
+    #[test]
+    fn a_ring_is_replaced_whole_or_not_at_all() {
+        fn other(id: &str) -> SealingKey {
+            let born = Timestamp::from_unix_seconds(0);
+            SealingKey::new(id.into(), born, Some(born), Zeroizing::new([8; 32]))
+        }
+        type Keys = fn() -> Vec<SealingKey>;
+        // What is to take the place of a and b, of which b seals; and what is wrong with it.
+        let cases: [(Keys, &str); 10] = [
+            (|| vec![], "holds no key"),
+            (|| vec![key("a", None), key("b", None)], "promoted"),
+            (|| vec![key("a", Some(1))], "lacks the key b"),
+            (|| vec![key("b", Some(2))], "lacks the key a, and it was not counted"),
+            (|| vec![key("a", Some(1)), other("b")], "key b of the keyring here is another one"),
+            (|| vec![key("a", Some(1)), key("b", Some(2)), key("b", Some(2))], "two files"),
+            (|| vec![key("a", Some(1)), key("b", Some(2))], ""),
+            (|| vec![key("a", Some(1)), key("b", Some(2)), key("c", None)], "+c"),
+            (|| vec![key("a", Some(1)), key("b", Some(2)), key("c", Some(3))], "+c primary c"),
+            (|| vec![key("a", Some(3)), key("b", Some(2))], "primary a"),
+        ];
+        for (keys, expected) in cases {
+            let ring = Keyring::new(vec![key("a", Some(1)), key("b", Some(2))], "here").expect("a ring");
+            let names = |ring: &Keyring| ring.keys().iter().map(|key| key.id.clone()).collect::<Vec<_>>();
+            match ring.replace(keys(), "here") {
+                Ok(replaced) => {
+                    let added = replaced.added.iter().map(|id| format!("+{id}"));
+                    let primary = replaced.primary.iter().map(|id| format!("primary {id}"));
+                    assert_eq!(added.chain(primary).collect::<Vec<_>>().join(" "), expected);
+                    assert_eq!(ring.primary().id, replaced.primary.unwrap_or("b".into()));
+                }
+                Err(error) => {
+                    assert!(!expected.is_empty() && error.to_string().contains(expected), "{error}");
+                    assert_eq!(
+                        (names(&ring), ring.primary().id.as_str()),
+                        (vec!["a".into(), "b".into()], "b")
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_goes_when_it_was_counted_zero_twice_and_not_before() {
+        let ring = Keyring::new(vec![key("a", Some(1)), key("b", Some(2))], "here").expect("a ring");
+        let walk = |records: u64, began: u64| Walked {
+            records: [("a".to_owned(), records)].into_iter().filter(|(_, count)| *count > 0).collect(),
+            passing: BTreeMap::new(),
+            sealing: BTreeSet::from(["b".to_owned()]),
+            began: std::time::Duration::from_secs(began),
+            ended: std::time::Duration::from_secs(began),
+            at: Timestamp::from_unix_seconds(0),
+        };
+        let without = || ring.replace(vec![key("b", Some(2))], "here");
+        for (records, began, problem) in
+            [(7, 0, "7 records are still sealed"), (0, 1, "counted zero only once")]
+        {
+            ring.note_walk(&walk(records, began));
+            let error = without().expect_err("refused");
+            assert!(error.to_string().contains(problem), "{error}");
+            assert!(ring.key("a").is_some());
+        }
+        ring.note_walk(&walk(0, 121));
+        assert_eq!(without().expect("may go").gone, ["a"]);
+        assert!(ring.key("a").is_none());
+        // The one that seals never goes by being counted.
+        ring.note_walk(&walk(0, 500));
+        ring.note_walk(&walk(0, 900));
+        assert!(ring.replace(vec![key("c", Some(3))], "here").is_err());
+        // Nor does one that sealed between two walks.
+        ring.replace(vec![key("a", Some(1)), key("b", Some(2))], "here").expect("added again");
+        ring.note_walk(&walk(0, 1000));
+        ring.note_walk(&walk(0, 2000));
+        ring.replace(vec![key("a", Some(3)), key("b", Some(2))], "here").expect("and back");
+        ring.replace(vec![key("a", Some(3)), key("b", Some(4))], "here").expect("and back");
+        let error = ring.replace(vec![key("b", Some(4))], "here").expect_err("refused");
+        assert!(error.to_string().contains("was not counted"), "{error}");
     }
 
     #[test]

@@ -44,13 +44,13 @@ pub enum OpenError {
     Refused,
 }
 
-impl Keyring {
-    /// Seals `plaintext` for one place with the primary key.
+impl SealingKey {
+    /// Seals `plaintext` for one place with this key. Who seals several values that belong together takes the primary once:
+    /// it may be another key a moment later.
     pub fn seal(&self, place: &Place<'_>, plaintext: &[u8], random: &dyn Random) -> Vec<u8> {
-        let key = self.primary();
         let salt: [u8; SALT] = random_bytes(random);
         let nonce: [u8; NONCE] = random_bytes(random);
-        let id = key.id.as_bytes();
+        let id = self.id.as_bytes();
         let mut sealed = Vec::with_capacity(3 + id.len() + SALT + NONCE + plaintext.len() + TAG);
         sealed.extend_from_slice(&[
             VERSION,
@@ -63,11 +63,18 @@ impl Keyring {
         let aad = authenticated(&sealed, place);
         let mut buffer = Zeroizing::new(Vec::with_capacity(plaintext.len() + TAG));
         buffer.extend_from_slice(plaintext);
-        value_key(&key, &salt)
+        value_key(self, &salt)
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), &mut *buffer)
             .expect("AES-256-GCM seals up to 64 GiB");
         sealed.extend_from_slice(&buffer);
         sealed
+    }
+}
+
+impl Keyring {
+    /// Seals `plaintext` for one place with the primary key.
+    pub fn seal(&self, place: &Place<'_>, plaintext: &[u8], random: &dyn Random) -> Vec<u8> {
+        self.primary().seal(place, plaintext, random)
     }
 
     /// Opens what was sealed for this place.
@@ -92,10 +99,12 @@ impl Keyring {
     }
 }
 
-/// The key id a sealed value names.
+/// The key id a sealed value names; its beginning is enough.
 pub fn key_id(sealed: &[u8]) -> Option<KeyId> {
-    let (header, _) = split_header(sealed)?;
-    String::from_utf8(header[3..header.len() - SALT - NONCE].to_vec()).ok()
+    let [VERSION, ALGORITHM_AES_256_GCM_HKDF_SHA256, id_length, ref rest @ ..] = *sealed else {
+        return None;
+    };
+    String::from_utf8(rest.get(..usize::from(id_length))?.to_vec()).ok().filter(|id| !id.is_empty())
 }
 
 /// Version, algorithm, key id, salt and nonce; then the rest.
@@ -191,6 +200,7 @@ mod tests {
         assert!(ring(&[("k1", 1), ("k2", 2)]).open(&PLACE, &sealed).is_ok());
         assert_eq!(ring(&[("k2", 2)]).open(&PLACE, &sealed).err(), Some(OpenError::UnknownKey("k1".into())));
         assert_eq!(key_id(&sealed).as_deref(), Some("k1"));
+        assert_eq!((key_id(&sealed[..5]).as_deref(), key_id(&sealed[..4])), (Some("k1"), None));
     }
 
     #[test]

@@ -21,7 +21,9 @@ use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
 use crate::domain::token::HeldToken;
 use crate::domain::verdict::{AuthorityError, BlockReason, Disposition, ReauthReason};
-use crate::repository::{Connection, Loaded, Repository, RepositoryError, Unstored};
+use crate::repository::{
+    ByKey, Connection, Loaded, Repository, RepositoryError, Unstored, count_keys, keys_of,
+};
 use crate::store::{Change, LeaseNonce, StoredConnection};
 
 /// What is held of a store that others write to is looked at again after this long: a delete on one replica is felt
@@ -561,6 +563,17 @@ impl Engine {
             }
         }
         left
+    }
+
+    /// How many answers that the store has not taken need each sealing key.
+    pub fn unstored_by_key(&self) -> ByKey {
+        let mut counts = ByKey::new();
+        for slot in self.inner.slots.all() {
+            if let Some(unstored) = &slot.state().unstored {
+                count_keys(&mut counts, keys_of(&unstored.sealed));
+            }
+        }
+        counts
     }
 }
 

@@ -15,6 +15,7 @@ use crate::domain::id::ConnectionKey;
 use crate::domain::scope::ScopeSet;
 use crate::domain::time::Timestamp;
 use crate::domain::verdict::AuthorityFailure;
+use crate::keyring::tally::COUNTED_AGAIN_AFTER;
 use crate::repository::{Connection, RepositoryError, Unstored};
 use crate::store::{Revision, StoredConnection};
 
@@ -120,6 +121,8 @@ pub(super) struct DeletedLately {
 /// What was seen in the store or deleted there is remembered for so long, and stored or deleted again should the store fall back
 /// behind it. A failover drops what its last seconds had not reached the new primary, and shows within half a minute.
 const REMEMBERED: Duration = Duration::from_secs(120);
+// What is remembered is sealed: its key must not go before it is forgotten.
+const _: () = assert!(REMEMBERED.as_secs() <= COUNTED_AGAIN_AFTER.as_secs());
 /// Deletes of one name that are remembered at once.
 const MOST_DELETED: usize = 8;
 

@@ -7,13 +7,14 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{Connection, Repository, RepositoryError};
+use super::{ByKey, Connection, Repository, RepositoryError, count_keys, keys_of};
 use crate::domain::connection::SignIn;
 use crate::domain::grant::Grant;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::secret::RefreshToken;
 use crate::journal::JournalError;
-use crate::keyring::seal::Place;
+use crate::keyring::seal::{Place, key_id};
+use crate::keyring::{KeyId, SealingKey};
 use crate::store::{LeaseNonce, Revision, StoredConnection, record};
 
 const SCHEMA: &str = "journal";
@@ -62,7 +63,21 @@ impl Repository {
         let Some(journal) = &self.journal else {
             return Err(JournalError { doing: DOING, cause: "there is no journal".into() }.into());
         };
-        let record = STANDARD.encode(record::encode(DOING, &unstored.sealed)?);
+        let name = name_of(&unstored.sealed.revision);
+        let sealed = self.seal_entry(DOING, key, unstored, &self.keyring.primary())?;
+        Ok(journal.write(&name, sealed).await?)
+    }
+
+    /// An entry's bytes, the record in it sealed by the same key.
+    fn seal_entry(
+        &self,
+        doing: &'static str,
+        key: &ConnectionKey,
+        unstored: &Unstored,
+        primary: &SealingKey,
+    ) -> Result<Vec<u8>, RepositoryError> {
+        let anew = self.sealed_anew(key, &unstored.sealed, primary)?;
+        let record = STANDARD.encode(record::encode(doing, anew.as_ref().unwrap_or(&unstored.sealed))?);
         let wire = EntryWire {
             app: key.app.to_string(),
             connection: key.connection.to_string(),
@@ -74,8 +89,30 @@ impl Repository {
         let mut bytes = Zeroizing::new(Vec::with_capacity(record.len() + wire.used.len() + 2048));
         serde_json::to_writer(&mut *bytes, &wire).expect("these types have no map keys that JSON lacks");
         let name = name_of(&unstored.sealed.revision);
-        let sealed = self.keyring.seal(&place(&name), &bytes, self.random.as_ref());
-        Ok(journal.write(&name, sealed).await?)
+        Ok(primary.seal(&place(&name), &bytes, self.random.as_ref()))
+    }
+
+    /// Counts the entries of the journal by the keys that they need, and seals those anew with the primary of now that need
+    /// another one. One that does not open is counted under the key that it names, and left.
+    pub async fn rewrap_journal(&self) -> Result<ByKey, RepositoryError> {
+        const DOING: &str = "sealing an entry of the journal anew";
+        let mut counts = ByKey::new();
+        let Some(journal) = &self.journal else { return Ok(counts) };
+        let primary = self.keyring.primary();
+        for (name, sealed) in journal.entries().await? {
+            let Ok((key, unstored)) = self.open_entry(&name, &sealed) else {
+                count_keys(&mut counts, key_id(&sealed));
+                continue;
+            };
+            let needs: Vec<KeyId> = key_id(&sealed).into_iter().chain(keys_of(&unstored.sealed)).collect();
+            if needs.iter().any(|id| *id != primary.id) {
+                let anew = self.seal_entry(DOING, &key, &unstored, &primary)?;
+                journal.replace(&name, sealed, anew).await?;
+            }
+            // As it was found: whether it is so no more is for the next look to say.
+            count_keys(&mut counts, needs);
+        }
+        Ok(counts)
     }
 
     /// Drops an answer from the journal: the store has it, or something newer.

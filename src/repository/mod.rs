@@ -3,19 +3,21 @@
 //!
 //! Invariants:
 //! 1. Nothing enters the store unsealed.
-//! 2. Each field is sealed for its app, connection, field and generation; a record whose fields do not open together
-//!    is refused whole.
+//! 2. Each field is sealed for its app, connection, field and generation, all fields of a record by one key; a record whose
+//!    fields do not open together is refused whole.
 //! 3. A grant is opened only by those who are about to use it: looking at a connection, or serving a token that is
 //!    held, never has a refresh token in memory.
 
 mod journal;
 mod pending;
+mod rewrap;
 mod wire;
 
 use std::sync::Arc;
 
 pub use journal::Unstored;
 pub use pending::{Kind, PendingError, Taken};
+pub use rewrap::{ByKey, Rewrapped, SealedBy, count_keys, keys_of};
 use zeroize::Zeroizing;
 
 use crate::domain::account::Account;
@@ -27,8 +29,8 @@ use crate::domain::secret::RefreshToken;
 use crate::domain::time::Timestamp;
 use crate::domain::token::HeldToken;
 use crate::journal::{Journal, JournalError};
-use crate::keyring::seal::{OpenError, Place, key_id};
-use crate::keyring::{KeyId, Keyring};
+use crate::keyring::Keyring;
+use crate::keyring::seal::{OpenError, Place};
 use crate::store::{Committed, Deleted, Floor, Revision, Store, StoreError, StoredConnection, Writer};
 
 /// How often a delete is overtaken by a sign-in before whoever asked is told.
@@ -174,6 +176,11 @@ impl Repository {
         self
     }
 
+    /// The keys that seal and open.
+    pub fn keyring(&self) -> &Arc<Keyring> {
+        &self.keyring
+    }
+
     /// The store beneath, for what needs no opening.
     pub fn store(&self) -> &dyn Store {
         self.store.as_ref()
@@ -240,8 +247,9 @@ impl Repository {
         let generation = after + 1;
         let nonce = random_bytes(self.random.as_ref());
         let revision = Revision { sign_in: profile.sign_in, generation, nonce };
+        let primary = self.keyring.primary();
         let field = |name, bytes: Zeroizing<Vec<u8>>| {
-            self.keyring.seal(&place(key, name, generation), &bytes, self.random.as_ref())
+            primary.seal(&place(key, name, generation), &bytes, self.random.as_ref())
         };
         StoredConnection {
             revision,
@@ -251,7 +259,8 @@ impl Repository {
         }
     }
 
-    /// Stores what [`Repository::seal`] made.
+    /// Stores what [`Repository::seal`] made; if that was sealed by a key that is not the primary any more, by the primary of now,
+    /// and of the same revision all the same: a key that was counted away never comes back with what was long held.
     pub async fn commit_sealed(
         &self,
         key: &ConnectionKey,
@@ -259,7 +268,8 @@ impl Repository {
         sealed: &StoredConnection,
         writer: Writer,
     ) -> Result<Committed, RepositoryError> {
-        Ok(self.store.commit(key, Some(expected), sealed, writer).await?)
+        let anew = self.sealed_anew(key, sealed, &self.keyring.primary())?;
+        Ok(self.store.commit(key, Some(expected), anew.as_ref().unwrap_or(sealed), writer).await?)
     }
 
     /// Destroys a connection as it is now, for its user or whoever speaks for them: which sign-in that was, or none when
@@ -296,7 +306,6 @@ impl Repository {
         let page = self.store.list(app, prefix, after, limit).await?;
         let mut listed = Page { next: page.next, ..Page::default() };
         for (name, stored) in page.connections {
-            listed.sealing_keys.extend(key_id(&stored.grant));
             let key = ConnectionKey { app: app.clone(), connection: name };
             match self.open_profile(&key, &stored) {
                 Ok(profile) => listed.profiles.push((key.connection, profile)),
@@ -348,8 +357,6 @@ impl Repository {
 pub struct Page {
     /// Names and profiles, ordered by name.
     pub profiles: Vec<(ConnectionName, Profile)>,
-    /// The sealing key that each record's grant names.
-    pub sealing_keys: Vec<KeyId>,
     /// Where the next page starts; none on the last.
     pub next: Option<ConnectionName>,
 }

@@ -33,6 +33,8 @@ pub enum Kind {
     Revocations,
     /// What an operator decided on an app's client credentials.
     CredentialChoices,
+    /// What the replicas report of themselves.
+    Replicas,
 }
 
 impl Kind {
@@ -47,14 +49,50 @@ impl Kind {
             Kind::IdleLimit => "idle-limit",
             Kind::Revocations => "revocations",
             Kind::CredentialChoices => "credential-choices",
+            Kind::Replicas => "replicas",
         }
+    }
+
+    pub(super) const ALL: [Kind; 10] = [
+        Kind::ConnectSession,
+        Kind::State,
+        Kind::AdminConsentSession,
+        Kind::Redeemed,
+        Kind::Confirming,
+        Kind::Hold,
+        Kind::IdleLimit,
+        Kind::Revocations,
+        Kind::CredentialChoices,
+        Kind::Replicas,
+    ];
+
+    /// Whether such a record outlives the replacing of a sealing key, and has to be sealed anew for it. The others go by
+    /// themselves, within a day.
+    pub(super) fn lasts(self) -> bool {
+        match self {
+            Kind::IdleLimit | Kind::Revocations | Kind::CredentialChoices => true,
+            Kind::ConnectSession
+            | Kind::State
+            | Kind::AdminConsentSession
+            | Kind::Redeemed
+            | Kind::Confirming
+            | Kind::Hold
+            // Written anew every few seconds.
+            | Kind::Replicas => false,
+        }
+    }
+
+    /// What the store's id of a record says: its kind, and its own id.
+    pub(super) fn of_store_id(store_id: &str) -> Option<(Kind, &str)> {
+        let (schema, id) = store_id.split_once(':')?;
+        Some((Kind::ALL.into_iter().find(|kind| kind.schema() == schema)?, id))
     }
 
     fn store_id(self, id: &str) -> String {
         format!("{}:{id}", self.schema())
     }
 
-    fn place(self, id: &str) -> Place<'_> {
+    pub(super) fn place(self, id: &str) -> Place<'_> {
         Place { schema: self.schema(), owner: (id, ""), field: "pending", generation: 0 }
     }
 }
@@ -159,7 +197,7 @@ impl Repository {
         String::from_utf8(name.to_vec()).ok()
     }
 
-    fn open_pending_bytes(
+    pub(super) fn open_pending_bytes(
         &self,
         kind: Kind,
         id: &str,

@@ -22,6 +22,7 @@
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
+use std::ops::Bound;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -38,8 +39,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Change, Committed, ConnectionPage, Deleted, Due, FLOOR_KEPT, Floor, LOWEST_FLOOR, LeaseAnswer,
-    LeaseNonce, LeaseOf, MAX_PAGE, Revision, Store, StoreError, StoredConnection, Writer as By, keyspace,
-    record,
+    LeaseNonce, LeaseOf, MAX_PAGE, RecordOf, Revision, SEALED_HEAD, SealedPage, SealedRecord, Store,
+    StoreError, StoredConnection, Writer as By, keyspace, record,
 };
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -484,7 +485,100 @@ impl Store for EmbeddedStore {
             Ok(self.write("replacing a pending record", work).await?.happened())
         })
     }
+
+    /// The connections, then the pending records, each in the order of its table.
+    fn sealed<'a>(
+        &'a self,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<SealedPage, StoreError>> {
+        const DOING: &str = "walking over every record";
+        let (after, now) = (after.map(str::to_owned), self.clock.now());
+        let limit = limit.clamp(1, MAX_PAGE);
+        Box::pin(self.read(DOING, move |transaction| {
+            let pending = after.as_deref().and_then(|after| after.strip_prefix(PENDING_CURSOR));
+            let connection = after.as_deref().and_then(|after| after.strip_prefix(CONNECTION_CURSOR));
+            let mut page = SealedPage::default();
+            let beyond = |last: Option<&str>| match last {
+                Some(last) => (Bound::Excluded(last.to_owned()), Bound::Unbounded),
+                None => (Bound::Unbounded, Bound::Unbounded),
+            };
+            if pending.is_none() {
+                let range = beyond(connection);
+                let range = (range.0.as_ref().map(String::as_str), range.1);
+                for row in transaction.open_table(CONNECTIONS)?.range::<&str>(range)?.take(limit) {
+                    let (name, value) = row?;
+                    let Some(key) = keyspace::parse_key(name.value()) else {
+                        tracing::error!("the store holds what is no connection; it is passed over");
+                        continue;
+                    };
+                    let head = record::head(DOING, value.value(), SEALED_HEAD);
+                    let head = head.map(<[u8]>::to_vec).unwrap_or_default();
+                    page.records.push(SealedRecord { of: RecordOf::Connection(key), head });
+                    page.next = Some(format!("{CONNECTION_CURSOR}{}", name.value()));
+                }
+                if page.records.is_empty() {
+                    page.next = Some(PENDING_CURSOR.to_owned());
+                }
+                return Ok(Ok(page));
+            }
+            let range = beyond(pending.filter(|last| !last.is_empty()));
+            let range = (range.0.as_ref().map(String::as_str), range.1);
+            for row in transaction.open_table(PENDING)?.range::<&str>(range)?.take(limit) {
+                let (id, value) = row?;
+                let id = id.value().to_owned();
+                page.next = Some(format!("{PENDING_CURSOR}{id}"));
+                let head = match Pending::read(DOING, value.value()) {
+                    Ok(row) => match row.alive(now) {
+                        Some(sealed) => sealed[..sealed.len().min(SEALED_HEAD)].to_vec(),
+                        None => continue,
+                    },
+                    Err(_) => Vec::new(),
+                };
+                page.records.push(SealedRecord { of: RecordOf::Pending(id), head });
+            }
+            Ok(Ok(page))
+        }))
+    }
+
+    fn reseal<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+        before: &'a StoredConnection,
+        after: &'a StoredConnection,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        const DOING: &str = "sealing a connection anew";
+        Box::pin(async move {
+            if before.revision != after.revision {
+                return Ok(false);
+            }
+            let work = Work::Reseal {
+                key: keyspace::embedded_record(key),
+                before: record::encode(DOING, before)?,
+                after: record::encode(DOING, after)?,
+            };
+            Ok(self.write(DOING, work).await?.happened())
+        })
+    }
+
+    fn reseal_pending<'a>(
+        &'a self,
+        id: &'a str,
+        before: &'a [u8],
+        after: &'a [u8],
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move {
+            let (before, after) = (before.to_owned(), after.to_owned());
+            let work = Work::ResealPending { id: id.to_owned(), before, after };
+            Ok(self.write("sealing a pending record anew", work).await?.happened())
+        })
+    }
 }
+
+/// Where a walk over every record goes on: past this connection …
+const CONNECTION_CURSOR: &str = "connection ";
+/// … or past this pending record; at the first one when there is none behind it.
+const PENDING_CURSOR: &str = "pending ";
 
 /// One operation on its way to the writer.
 struct Job {
@@ -505,6 +599,8 @@ enum Work {
     PutPending { id: String, sealed: Vec<u8>, expires_at: Timestamp },
     TakePending { id: String },
     SwapPending { id: String, expected: Vec<u8>, sealed: Vec<u8>, expires_at: Timestamp },
+    Reseal { key: String, before: Vec<u8>, after: Vec<u8> },
+    ResealPending { id: String, before: Vec<u8>, after: Vec<u8> },
 }
 
 enum Answer {
@@ -540,6 +636,7 @@ fn lease_key(of: LeaseOf<'_>) -> String {
     match of {
         LeaseOf::Connection(key) => keyspace::embedded_record(key),
         LeaseOf::Sweep(shard) => format!("sweep-{shard}"),
+        LeaseOf::Rewrap => "rewrap".to_owned(),
     }
 }
 
@@ -839,6 +936,38 @@ fn apply_one(
                 Err(error) => return Ok(Err(error)),
             }
         }
+        Work::Reseal { key, before, after } => {
+            let mut table = transaction.open_table(CONNECTIONS)?;
+            let stored = table.get(key.as_str())?.map(|row| row.value().to_vec());
+            match stored {
+                Some(stored) if stored == *after => true, // this very one, whose answer was lost
+                Some(stored) if stored == *before => {
+                    table.insert(key.as_str(), after.as_slice())?;
+                    *changed = true;
+                    true
+                }
+                _ => false,
+            }
+        }
+        Work::ResealPending { id, before, after } => {
+            let mut table = transaction.open_table(PENDING)?;
+            let row = table.get(id.as_str())?.map(|row| row.value().to_vec());
+            let stored = row.as_deref().map(|row| Pending::read(job.doing, row)).transpose();
+            let stored = match stored {
+                Ok(stored) => stored.filter(|stored| stored.alive(now.wall).is_some()),
+                Err(error) => return Ok(Err(error)),
+            };
+            match stored {
+                Some(stored) if stored.sealed == after.as_slice() => true,
+                Some(stored) if stored.sealed == before.as_slice() => {
+                    let row = pending_row(stored.expires_at, after);
+                    table.insert(id.as_str(), row.as_slice())?;
+                    *changed = true;
+                    true
+                }
+                _ => false,
+            }
+        }
     };
     Ok(Ok(Answer::Happened(happened)))
 }
@@ -928,6 +1057,12 @@ impl<'r> Pending<'r> {
     }
 }
 
+fn pending_row(expires_at: Timestamp, sealed: &[u8]) -> Vec<u8> {
+    let mut row = expires_at.unix_millis().to_be_bytes().to_vec();
+    row.extend_from_slice(sealed);
+    row
+}
+
 /// The key under which an expiry is found in order of time: the sign is turned, so that bytes sort as numbers do.
 fn expiry_key(expires_at: Timestamp, id: &str) -> Vec<u8> {
     let mut key = (expires_at.unix_millis() ^ i64::MIN).to_be_bytes().to_vec();
@@ -953,9 +1088,7 @@ fn put_pending(
     expires_at: Timestamp,
 ) -> Result<(), redb::Error> {
     remove_pending(transaction, id)?;
-    let mut row = expires_at.unix_millis().to_be_bytes().to_vec();
-    row.extend_from_slice(sealed);
-    transaction.open_table(PENDING)?.insert(id, row.as_slice())?;
+    transaction.open_table(PENDING)?.insert(id, pending_row(expires_at, sealed).as_slice())?;
     transaction.open_table(EXPIRY)?.insert(expiry_key(expires_at, id).as_slice(), ())?;
     Ok(())
 }

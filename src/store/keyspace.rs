@@ -39,7 +39,7 @@
 
 use std::sync::LazyLock;
 
-use super::{LeaseOf, SWEEP_SHARDS};
+use super::{LeaseOf, RecordOf, SWEEP_SHARDS};
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 
 /// What all keys in Redis begin with.
@@ -55,6 +55,7 @@ pub fn redis_lease(of: LeaseOf<'_>) -> (String, String) {
     let tag = match of {
         LeaseOf::Connection(key) => key.to_string(),
         LeaseOf::Sweep(shard) => sweep_tag(shard),
+        LeaseOf::Rewrap => REWRAP_TAG.to_owned(),
     };
     (format!("{PREFIX}lease:{{{tag}}}"), format!("{PREFIX}intent:{{{tag}}}"))
 }
@@ -71,6 +72,9 @@ pub fn redis_due(shard: u8) -> (String, String) {
 }
 
 /// No connection's tag: those have a colon.
+const REWRAP_TAG: &str = "rewrap";
+
+/// Nor is this one.
 fn sweep_tag(shard: u8) -> String {
     format!("sweep-{shard}")
 }
@@ -169,6 +173,16 @@ pub fn redis_pending(id: &str) -> String {
     format!("{PREFIX}pending:{{{id}}}")
 }
 
+/// What record a key in Redis is of, if it is one's.
+pub fn parse_redis(key: &str) -> Option<RecordOf> {
+    let rest = key.strip_prefix(PREFIX)?;
+    let tag = |text: &str| Some(text.strip_prefix('{')?.strip_suffix('}')?.to_owned());
+    match rest.strip_prefix("pending:") {
+        Some(pending) => tag(pending).map(RecordOf::Pending),
+        None => parse_key(&tag(rest)?).map(RecordOf::Connection),
+    }
+}
+
 /// The range of names to list, in the words of ZRANGEBYLEX.
 pub fn redis_range(prefix: &str, after: Option<&str>) -> (Vec<u8>, Vec<u8>) {
     // A prefix's last possible name is followed by the prefix and a byte that no name has.
@@ -223,10 +237,18 @@ mod tests {
         assert_eq!(redis_floor(&key), "tokenward:floor:{outlook:team-a/user:7}");
         assert_eq!(redis_lease(LeaseOf::Sweep(3)).0, "tokenward:lease:{sweep-3}");
         assert_eq!(redis_due(3).0, "tokenward:due:{sweep-3}");
+        assert_eq!(redis_lease(LeaseOf::Rewrap).0, "tokenward:lease:{rewrap}");
         assert_eq!((shard(&key), parse_key(&key.to_string())), (0, Some(key.clone())));
         assert_eq!(redis_index(&key.app), "tokenward:index:{outlook}");
         assert_eq!(redis_pending("abc"), "tokenward:pending:{abc}");
         assert_eq!(embedded_record(&key), "outlook:team-a/user:7");
+        assert_eq!(parse_redis(&redis_pending("state:a")), Some(RecordOf::Pending("state:a".into())));
+        assert_eq!(parse_redis(&redis_record(&key)), Some(RecordOf::Connection(key.clone())));
+        let others = [redis_floor(&key), redis_lease(LeaseOf::Connection(&key)).1, redis_index(&key.app)];
+        for other in others.iter().map(String::as_str).chain([REDIS_IDENTITY, "tokenward:{x}", "other:{a:b}"])
+        {
+            assert_eq!(parse_redis(other), None, "{other}");
+        }
     }
 
     /// What redis-server says: `CLUSTER KEYSLOT`.

@@ -8,6 +8,7 @@
 //! 2. What was acknowledged is durable as far as the engine's own promise goes (SEMANTICS.md).
 //! 3. A pending record is taken at most once, whoever asks, from wherever (I10).
 //! 4. A lost or refused store is an error, never "not found"; so is one that is not the one that was there before.
+//! 5. What was sealed anew is never replaced by what it was before, by a commit that is repeated either.
 //!
 //! The one hard problem: an answer that did not come. Every operation here is safe to repeat.
 
@@ -84,6 +85,8 @@ pub enum LeaseOf<'a> {
     Connection(&'a ConnectionKey),
     /// The right to work off one shard of what is due ([`Store::due`]).
     Sweep(u8),
+    /// The right to seal records anew, for all of them.
+    Rewrap,
 }
 
 /// The answer to an attempt at a lease. (The third one, that the store cannot be reached, is the error.)
@@ -240,6 +243,37 @@ pub enum Deleted {
     Another,
 }
 
+/// Which stored record.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RecordOf {
+    /// A connection's.
+    Connection(ConnectionKey),
+    /// A pending one, by its id.
+    Pending(String),
+}
+
+/// How much of a sealed value is enough to see which sealing key it names.
+pub const SEALED_HEAD: usize = 67;
+
+/// A stored record, and how it begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedRecord {
+    /// Which.
+    pub of: RecordOf,
+    /// The first [`SEALED_HEAD`] sealed bytes, or all of them: those of a connection's profile, for all its fields are sealed
+    /// by one key. Empty when the record cannot be read.
+    pub head: Vec<u8>,
+}
+
+/// A page of everything that is stored, in no order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SealedPage {
+    /// What was found. A page may be empty and not the last; a record may come twice.
+    pub records: Vec<SealedRecord>,
+    /// Where to go on; none on the last page.
+    pub next: Option<String>,
+}
+
 /// The most connections one page of [`Store::list`] holds, whatever was asked: a page is held in memory whole.
 pub const MAX_PAGE: usize = 1000;
 
@@ -375,5 +409,33 @@ pub trait Store: Send + Sync {
         sealed: &'a [u8],
         expires_at: Timestamp,
         ttl: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>>;
+
+    /// A page of every record that there is, whether or not anything else would find it: `after` is where the page before
+    /// ended. What was there from the first page to the last is on one of them; where that cannot be said (the store failed
+    /// over in between) it is an error, and the walk begins anew.
+    fn sealed<'a>(
+        &'a self,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<SealedPage, StoreError>>;
+
+    /// Puts a connection in its own place, sealed anew, if what is stored still is `before`, byte for byte: a newer state is
+    /// never overwritten, nor what somebody else sealed anew meanwhile. False, and nothing changed, otherwise, or when the two
+    /// are not of one revision. To everybody else nothing happened: the revision, the lease, what was begun and the schedule
+    /// stay as they are, and nobody is told.
+    fn reseal<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+        before: &'a StoredConnection,
+        after: &'a StoredConnection,
+    ) -> BoxFuture<'a, Result<bool, StoreError>>;
+
+    /// The same with a pending record, which expires when it did.
+    fn reseal_pending<'a>(
+        &'a self,
+        id: &'a str,
+        before: &'a [u8],
+        after: &'a [u8],
     ) -> BoxFuture<'a, Result<bool, StoreError>>;
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     Change, Committed, ConnectionPage, Deleted, Due, Floor, LeaseAnswer, LeaseNonce, LeaseOf, Revision,
-    Store, StoreError, StoredConnection, Writer,
+    SealedPage, Store, StoreError, StoredConnection, Writer,
 };
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -192,6 +192,32 @@ impl<S: Store> Store for Observed<S> {
         ttl: Duration,
     ) -> BoxFuture<'a, Result<bool, StoreError>> {
         self.watch("swap_pending", self.store.swap_pending(id, expected, sealed, expires_at, ttl))
+    }
+
+    fn sealed<'a>(
+        &'a self,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<SealedPage, StoreError>> {
+        self.watch("sealed", self.store.sealed(after, limit))
+    }
+
+    fn reseal<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+        before: &'a StoredConnection,
+        after: &'a StoredConnection,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.watch("reseal", self.store.reseal(key, before, after))
+    }
+
+    fn reseal_pending<'a>(
+        &'a self,
+        id: &'a str,
+        before: &'a [u8],
+        after: &'a [u8],
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.watch("reseal_pending", self.store.reseal_pending(id, before, after))
     }
 }
 

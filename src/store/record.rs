@@ -102,6 +102,20 @@ pub fn decode(doing: &'static str, record: &[u8]) -> Result<StoredConnection, St
     if rest.is_empty() { Ok(connection) } else { Err(corrupt("it goes on after its last field")) }
 }
 
+/// How much of a record holds the first `length` sealed bytes of its profile.
+pub const fn reach_of(length: usize) -> usize {
+    HEADER + length
+}
+
+/// The beginning of the sealed profile, at most `length` bytes of it: `record` may end anywhere after it.
+pub fn head<'r>(doing: &'static str, record: &'r [u8], length: usize) -> Result<&'r [u8], StoreError> {
+    decode_revision(doing, record)?;
+    let corrupt = || StoreError::corrupt(doing, "it ends within its first field");
+    let profile = record.get(REVISION_END..REVISION_END + 4).ok_or_else(corrupt)?;
+    let profile = profile.iter().fold(0usize, |number, byte| number << 8 | usize::from(*byte));
+    record.get(HEADER..HEADER + profile.min(length)).ok_or_else(corrupt)
+}
+
 /// Reads only the revision: `record` may end anywhere after it.
 pub fn decode_revision(doing: &'static str, record: &[u8]) -> Result<Revision, StoreError> {
     let head = record
@@ -153,6 +167,17 @@ mod tests {
             connection().revision
         );
         assert_eq!(record[REVISION_START..REVISION_END], revision_bytes(&connection().revision));
+    }
+
+    #[test]
+    fn the_head_is_the_beginning_of_the_profile() {
+        let record = encoded();
+        for (length, expected) in [(3, &b"pro"[..]), (7, b"profile"), (100, b"profile")] {
+            assert_eq!(head("testing", &record, length).expect("whole"), expected);
+            let enough = &record[..reach_of(length.min(7))];
+            assert_eq!(head("testing", enough, length).expect("enough"), expected);
+            assert!(head("testing", &enough[..enough.len() - 1], length).is_err());
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@
 //! ```text
 //! user tokenward on >PASSWORD ~tokenward:* resetchannels &tokenward:* -@all +auth +select +client|setname +role +get
 //!   +getrange +set +getdel +del +exists +pttl +zadd +zrem +zscore +zrangebylex +zrangebyscore +evalsha +script|load
-//!   +wait +publish +subscribe
+//!   +wait +publish +subscribe +scan
 //! ```
 //!
 //! and at the nodes of a Cluster [`REDIS_CLUSTER_COMMANDS`] too: `+cluster|info +cluster|slots +asking`.
@@ -42,6 +42,7 @@ mod connection;
 mod identity;
 mod renewal;
 mod replication;
+mod scan;
 mod scripts;
 mod sentinel;
 #[cfg(test)]
@@ -67,7 +68,8 @@ pub use self::sentinel::Sentinels;
 use super::observed::StoreObserver;
 use super::{
     Change, Committed, ConnectionPage, Deleted, Due, FLOOR_KEPT, Floor, LOWEST_FLOOR, LeaseAnswer,
-    LeaseNonce, LeaseOf, MAX_PAGE, Revision, Store, StoreError, StoredConnection, Writer, keyspace, record,
+    LeaseNonce, LeaseOf, MAX_PAGE, Revision, SealedPage, Store, StoreError, StoredConnection, Writer,
+    keyspace, record,
 };
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -98,6 +100,7 @@ pub const REDIS_COMMANDS: &[&str] = &[
     "wait",
     "publish",
     "subscribe",
+    "scan",
 ];
 
 /// What it sends to the nodes of a Cluster beside that.
@@ -392,6 +395,27 @@ impl RedisStore {
         })
     }
 
+    /// Runs [`scripts::RESEAL`], and waits for the replicas as a commit does: what was counted as sealed anew must not be as
+    /// it was before after a failover.
+    async fn run_reseal(
+        &self,
+        doing: &'static str,
+        key: String,
+        before: &[u8],
+        after: &[u8],
+    ) -> Result<bool, StoreError> {
+        let slot = keyspace::slot(&key);
+        let mut script = scripts::RESEAL.prepare_invoke();
+        script.key(key).arg(before).arg(after);
+        let (resealed, _) = self
+            .write(doing, slot, |mut commands| {
+                let script = &script;
+                async move { script.invoke_async::<bool>(&mut commands).await }
+            })
+            .await?;
+        Ok(resealed)
+    }
+
     /// Runs a script that says the same when it is repeated.
     async fn script<T: ::redis::FromRedisValue + Send>(
         &self,
@@ -461,25 +485,33 @@ impl RedisStore {
             let name = name.ok_or_else(|| StoreError::corrupt(doing, "the index holds what is no name"))?;
             keys.push(ConnectionKey { app: app.clone(), connection: name });
         }
-        let records = self.records(doing, &keys).await?;
+        let read = |key: &ConnectionKey| {
+            let record = keyspace::redis_record(key);
+            let slot = keyspace::slot(&record);
+            let mut get = ::redis::cmd("GET");
+            get.arg(record);
+            (slot, get)
+        };
+        let reads: Vec<(u16, ::redis::Cmd)> = keys.iter().map(read).collect();
+        let records = self.read_many(doing, &reads).await?;
         Ok(keys.into_iter().zip(records).collect())
     }
 
-    /// The records of many connections: one pipeline for each node that has some of them.
-    async fn records(
+    /// What many commands read, each from a key of its slot: one pipeline for each node that has some of them.
+    async fn read_many(
         &self,
         doing: &'static str,
-        keys: &[ConnectionKey],
+        reads: &[(u16, ::redis::Cmd)],
     ) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
-        let slots: Vec<u16> = keys.iter().map(keyspace::connection_slot).collect();
+        let slots: Vec<u16> = reads.iter().map(|(slot, _)| *slot).collect();
         let groups = match &self.link {
-            Way::One(_) if keys.is_empty() => Vec::new(),
-            Way::One(_) => vec![(0..keys.len()).collect()],
+            Way::One(_) if reads.is_empty() => Vec::new(),
+            Way::One(_) => vec![(0..reads.len()).collect()],
             Way::Cluster(cluster) => cluster.groups(doing, &slots).await?,
         };
         // Not MGET: the records live in different slots.
-        let together = together(groups.iter().map(|group| self.group(doing, keys, group)).collect());
-        let mut records: Vec<Option<Vec<u8>>> = vec![None; keys.len()];
+        let together = together(groups.iter().map(|group| self.group(doing, reads, group)).collect());
+        let mut records: Vec<Option<Vec<u8>>> = vec![None; reads.len()];
         for (group, found) in groups.iter().zip(together.await) {
             for (at, record) in group.iter().zip(found?) {
                 records[*at] = record;
@@ -491,17 +523,16 @@ impl RedisStore {
     fn group<'a>(
         &'a self,
         doing: &'static str,
-        keys: &'a [ConnectionKey],
+        reads: &'a [(u16, ::redis::Cmd)],
         group: &'a [usize],
     ) -> BoxFuture<'a, Result<Vec<Option<Vec<u8>>>, StoreError>> {
         Box::pin(async move {
             let get = async |group: &[usize]| {
                 let mut gets = ::redis::pipe();
                 for at in group {
-                    gets.cmd("GET").arg(keyspace::redis_record(&keys[*at]));
+                    gets.add_command(reads[*at].1.clone());
                 }
-                let slot = keyspace::connection_slot(&keys[group[0]]);
-                let found = self.run(doing, slot, |mut commands| {
+                let found = self.run(doing, reads[group[0]].0, |mut commands| {
                     let gets = &gets;
                     async move { gets.query_async::<Vec<Option<Vec<u8>>>>(&mut commands).await }
                 });
@@ -802,7 +833,7 @@ impl Store for RedisStore {
             let (lease, intent) = keyspace::redis_lease(of);
             let told = match of {
                 LeaseOf::Connection(key) => self.changes.message(key),
-                LeaseOf::Sweep(_) => String::new(),
+                LeaseOf::Sweep(_) | LeaseOf::Rewrap => String::new(),
             };
             let slot = keyspace::slot(&lease);
             let mut script = scripts::RELEASE.prepare_invoke();
@@ -1087,5 +1118,39 @@ impl Store for RedisStore {
             }
             Ok(swapped)
         })
+    }
+
+    fn sealed<'a>(
+        &'a self,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<SealedPage, StoreError>> {
+        Box::pin(self.scan(after, limit.clamp(1, MAX_PAGE)))
+    }
+
+    fn reseal<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+        before: &'a StoredConnection,
+        after: &'a StoredConnection,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        const DOING: &str = "sealing a connection anew";
+        Box::pin(async move {
+            if before.revision != after.revision {
+                return Ok(false);
+            }
+            let (before, after) = (record::encode(DOING, before)?, record::encode(DOING, after)?);
+            self.run_reseal(DOING, keyspace::redis_record(key), &before, &after).await
+        })
+    }
+
+    fn reseal_pending<'a>(
+        &'a self,
+        id: &'a str,
+        before: &'a [u8],
+        after: &'a [u8],
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        const DOING: &str = "sealing a pending record anew";
+        Box::pin(self.run_reseal(DOING, keyspace::redis_pending(id), before, after))
     }
 }

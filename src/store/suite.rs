@@ -1,12 +1,13 @@
 //! The one suite every store passes, and what its tests are run with.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{
-    Committed, Deleted, Floor, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, Revision, SWEEP_SHARDS, Store,
-    StoreError, StoredConnection, Writer, keyspace,
+    Committed, Deleted, Floor, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, RecordOf, Revision, SEALED_HEAD,
+    SWEEP_SHARDS, Store, StoreError, StoredConnection, Writer, keyspace,
 };
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -107,6 +108,9 @@ pub(crate) async fn run(store: Arc<dyn Store>) {
     names(&*store).await;
     pages(&*store).await;
     oversize(&*store).await;
+    reseals(&*store).await;
+    pending_reseals(&*store).await;
+    everything(&*store).await;
 }
 
 const LONG: Duration = Duration::from_secs(30);
@@ -120,7 +124,7 @@ fn nonce(byte: u8) -> LeaseNonce {
 /// One holder at a time, whose lease ends by itself or by being given back; and whoever comes next is told when nobody knows what became of the one before.
 async fn leases(store: &dyn Store) {
     let key = key("leases", "user-1");
-    for of in [LeaseOf::Connection(&key), LeaseOf::Sweep(3)] {
+    for of in [LeaseOf::Rewrap, LeaseOf::Connection(&key), LeaseOf::Sweep(3)] {
         let take = async |byte, ttl| store.take_lease(of, nonce(byte), ttl).await.expect("serves");
         let theirs = async |byte| match take(byte, LONG).await {
             LeaseAnswer::Theirs { left } => assert!(left <= LONG && left > LONG / 2, "{left:?}"),
@@ -144,8 +148,8 @@ async fn leases(store: &dyn Store) {
         store.release_lease(of, nonce(3), true).await.expect("serves");
         assert_eq!(take(4, LONG).await, UNSETTLED, "whoever came between did not settle it");
         store.release_lease(of, nonce(4), true).await.expect("serves");
-        if of == LeaseOf::Sweep(3) {
-            return; // nothing but a commit or a delete settles, and a shard has neither
+        if matches!(of, LeaseOf::Sweep(_) | LeaseOf::Rewrap) {
+            continue; // nothing but a commit or a delete settles, and these have neither
         }
         let first = connection(1, 1);
         assert_eq!(store.commit(&key, None, &first, Writer::SignIn).await.expect("serves"), Committed::Done);
@@ -608,6 +612,135 @@ async fn together<'a, T>(futures: Vec<BoxFuture<'a, T>>) -> Vec<T> {
     })
     .await;
     waiting.into_iter().filter_map(|(_, answer)| answer).collect()
+}
+
+/// The same, as another sealing key would have it.
+fn sealed_anew(connection: &StoredConnection) -> StoredConnection {
+    let anew = |field: &[u8]| [field, b" anew"].concat();
+    StoredConnection {
+        revision: connection.revision,
+        profile: anew(&connection.profile),
+        tokens: anew(&connection.tokens),
+        grant: anew(&connection.grant),
+    }
+}
+
+/// What is sealed anew is the same to everybody else: a refresh under way commits, and what is newer stays.
+async fn reseals(store: &dyn Store) {
+    let key = key("reseals", "user-1");
+    let of = LeaseOf::Connection(&key);
+    let (first, second, third) = (connection(1, 1), connection(2, 2), connection(3, 3));
+    let anew = sealed_anew(&first);
+    let reseal = async |before: &StoredConnection, after: &StoredConnection| {
+        store.reseal(&key, before, after).await.expect("serves")
+    };
+    let load = async || store.load(&key).await.expect("serves");
+    assert!(!reseal(&first, &anew).await, "there is nothing");
+    assert_eq!(load().await, None);
+    assert_eq!(store.commit(&key, None, &first, Writer::SignIn).await.expect("serves"), Committed::Done);
+    let due = Timestamp::from_unix_millis(1_800_000_000_000);
+    store.schedule(&key, Some(due)).await.expect("serves");
+    assert_eq!(store.take_lease(of, nonce(1), LONG).await.expect("serves"), MINE);
+
+    assert!(!reseal(&first, &second).await, "another revision is no seal");
+    assert!(reseal(&first, &anew).await);
+    assert!(reseal(&first, &anew).await, "repeated");
+    assert_eq!(load().await.as_ref(), Some(&anew));
+    assert_eq!(store.revision(&key).await.expect("serves"), Some(first.revision));
+    // Somebody slow, who read what was there before: what he brings is of an older key.
+    assert!(!reseal(&first, &sealed_anew(&anew)).await);
+    assert_eq!(load().await.as_ref(), Some(&anew));
+    // A commit whose answer was lost comes once more, as it was sealed then.
+    assert_eq!(store.commit(&key, None, &first, Writer::SignIn).await.expect("serves"), Committed::Done);
+    assert_eq!(load().await.as_ref(), Some(&anew), "what was sealed anew stays");
+
+    // The refresh under way notices nothing: neither its lease nor its commit.
+    let due = store.due(keyspace::shard(&key), due, MAX_PAGE).await.expect("serves");
+    assert!(due.iter().any(|due| due.key == key));
+    assert!(store.extend_lease(of, nonce(1), LONG).await.expect("serves"));
+    let committed = store.commit(&key, Some(first.revision), &second, Writer::Lease(nonce(1))).await;
+    assert_eq!(committed.expect("serves"), Committed::Done);
+    assert!(!reseal(&anew, &sealed_anew(&anew)).await, "a newer state is not overwritten");
+    assert_eq!(load().await.as_ref(), Some(&second));
+
+    // What was begun stays in doubt.
+    assert_eq!(store.take_lease(of, nonce(2), LONG).await.expect("serves"), MINE);
+    store.release_lease(of, nonce(2), false).await.expect("serves");
+    let anew = sealed_anew(&second);
+    assert!(reseal(&second, &anew).await);
+    assert_eq!(store.take_lease(of, nonce(3), LONG).await.expect("serves"), UNSETTLED);
+    store.release_lease(of, nonce(3), true).await.expect("serves");
+
+    // A delete has the last word.
+    assert!(delete(store, &key).await);
+    assert!(!reseal(&anew, &sealed_anew(&anew)).await);
+    assert_eq!(load().await, None);
+    let late = store.commit(&key, Some(second.revision), &third, Writer::Operator).await.expect("serves");
+    assert_eq!(late, Committed::Conflict);
+}
+
+async fn pending_reseals(store: &dyn Store) {
+    let reseal = async |id: &str, before: &[u8], after: &[u8]| {
+        store.reseal_pending(id, before, after).await.expect("serves")
+    };
+    let there = async |id: &str| store.pending(id).await.expect("serves");
+    assert!(!reseal("resealed", b"a", b"b").await, "there is nothing");
+    assert_eq!(there("resealed").await, None);
+    let (short, long) = (Duration::from_millis(400), MINUTE);
+    put(store, "resealed", b"a", short).await.expect("serves");
+    put(store, "resealed-long", b"a", long).await.expect("serves");
+    for id in ["resealed", "resealed-long"] {
+        assert!(!reseal(id, b"x", b"b").await);
+        assert!(reseal(id, b"a", b"b").await);
+        assert!(reseal(id, b"a", b"b").await, "repeated");
+        assert!(!reseal(id, b"a", b"c").await, "too late");
+        assert_eq!(there(id).await.as_deref(), Some(&b"b"[..]), "{id}");
+    }
+    assert!(swap(store, "resealed-long", b"b", b"d", MINUTE).await);
+    tokio::time::sleep(short * 2).await;
+    assert_eq!(there("resealed").await, None, "it expires when it did");
+    assert!(!reseal("resealed", b"b", b"e").await);
+    assert_eq!(there("resealed").await, None);
+    assert_eq!(there("resealed-long").await.as_deref(), Some(&b"d"[..]));
+}
+
+/// A walk shows all that there is, with how it begins, however small its pages are.
+async fn everything(store: &dyn Store) {
+    let keys: Vec<ConnectionKey> =
+        (0..30).map(|number| key(&format!("all-{}", number % 3), &format!("user-{number}"))).collect();
+    let stored = StoredConnection { profile: (0..200).collect(), ..connection(1, 1) };
+    for key in &keys {
+        store.commit(key, None, &stored, Writer::SignIn).await.expect("serves");
+    }
+    for number in 0..20 {
+        put(store, &format!("all:{number}"), &[number; 100], MINUTE).await.expect("serves");
+    }
+    put(store, "all:tiny", b"x", MINUTE).await.expect("serves");
+    put(store, "all:over", b"x", Duration::ZERO).await.expect("serves");
+    assert!(delete(store, &keys[0]).await);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    for limit in [50, MAX_PAGE, usize::MAX] {
+        let (mut found, mut after) = (BTreeMap::new(), None::<String>);
+        loop {
+            let page = store.sealed(after.as_deref(), limit).await.expect("serves");
+            found.extend(page.records.into_iter().map(|record| (record.of, record.head)));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        for key in &keys[1..] {
+            let head = found.get(&RecordOf::Connection(key.clone())).expect("is there");
+            assert_eq!(head[..], stored.profile[..SEALED_HEAD], "{key}");
+        }
+        assert!(!found.contains_key(&RecordOf::Connection(keys[0].clone())), "deleted");
+        let pending = |id: &str| found.get(&RecordOf::Pending(id.to_owned()));
+        for number in 0..20 {
+            assert_eq!(pending(&format!("all:{number}")), Some(&vec![number; SEALED_HEAD]));
+        }
+        assert_eq!(pending("all:tiny").map(Vec::as_slice), Some(&b"x"[..]));
+        assert_eq!(pending("all:over"), None, "expired");
+    }
 }
 
 async fn oversize(store: &dyn Store) {

@@ -150,6 +150,21 @@ impl Journal for SimJournal {
         Box::pin(self.run(async move { disk.put(entry).await }))
     }
 
+    fn replace<'a>(
+        &'a self,
+        name: &'a str,
+        before: Vec<u8>,
+        after: Vec<u8>,
+    ) -> BoxFuture<'a, Result<(), JournalError>> {
+        let (disk, name) = (self.disk.clone(), name.to_owned());
+        Box::pin(self.run(async move {
+            if disk.state().entries.get(&name) == Some(&before) {
+                disk.put((name, after)).await?;
+            }
+            Ok(())
+        }))
+    }
+
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), JournalError>> {
         let (disk, name) = (self.disk.clone(), name.to_owned());
         Box::pin(self.run(async move { disk.take_out(name).await }))

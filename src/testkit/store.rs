@@ -16,7 +16,8 @@ use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::{Clock, Timestamp};
 use crate::store::{
     Change, Committed, ConnectionPage, Deleted, Due, Floor, LOWEST_FLOOR, LeaseAnswer, LeaseNonce, LeaseOf,
-    MAX_PAGE, Revision, Store, StoreError, StoredConnection, Writer, record,
+    MAX_PAGE, RecordOf, Revision, SEALED_HEAD, SealedPage, SealedRecord, Store, StoreError, StoredConnection,
+    Writer, record,
 };
 
 /// After this a client gives up on an answer.
@@ -110,6 +111,7 @@ struct Data {
 enum LeaseKey {
     Connection(ConnectionKey),
     Sweep(u8),
+    Rewrap,
 }
 
 impl LeaseKey {
@@ -117,6 +119,7 @@ impl LeaseKey {
         match of {
             LeaseOf::Connection(key) => LeaseKey::Connection(key.clone()),
             LeaseOf::Sweep(shard) => LeaseKey::Sweep(shard),
+            LeaseOf::Rewrap => LeaseKey::Rewrap,
         }
     }
 }
@@ -139,13 +142,22 @@ enum Op {
     Pending(String),
     TakePending(String),
     SwapPending { id: String, expected: Vec<u8>, sealed: Vec<u8>, ttl: Duration },
+    Sealed { after: Option<usize>, limit: usize },
+    Reseal { key: ConnectionKey, before: StoredConnection, after: StoredConnection },
+    ResealPending { id: String, before: Vec<u8>, after: Vec<u8> },
 }
 
 impl Op {
     fn writes(&self) -> bool {
         !matches!(
             self,
-            Op::Ping | Op::Load(_) | Op::Floor(_) | Op::Due { .. } | Op::List { .. } | Op::Pending(_)
+            Op::Ping
+                | Op::Load(_)
+                | Op::Floor(_)
+                | Op::Due { .. }
+                | Op::List { .. }
+                | Op::Pending(_)
+                | Op::Sealed { .. }
         )
     }
 
@@ -192,6 +204,7 @@ enum Reply {
     Deleted(Deleted),
     Due(Vec<Due>),
     Page(ConnectionPage),
+    Sealed(SealedPage),
     Bytes(Option<Vec<u8>>),
     /// Not now.
     Refused,
@@ -204,6 +217,21 @@ impl Data {
 
     fn waiting(&self, id: &str, now: Duration) -> Option<&Vec<u8>> {
         self.pending.get(id).filter(|(_, until)| *until > now).map(|(sealed, _)| sealed)
+    }
+
+    /// Everything, from the record of this number on.
+    fn sealed(&self, first: usize, limit: usize, now: Duration) -> SealedPage {
+        let head = |sealed: &[u8]| sealed[..sealed.len().min(SEALED_HEAD)].to_vec();
+        let connections = self.connections.iter().map(|(key, stored)| SealedRecord {
+            of: RecordOf::Connection(key.clone()),
+            head: head(&stored.profile),
+        });
+        let pending = self.pending.iter().filter(|(_, (_, until))| *until > now);
+        let pending = pending
+            .map(|(id, (sealed, _))| SealedRecord { of: RecordOf::Pending(id.clone()), head: head(sealed) });
+        let records: Vec<_> = connections.chain(pending).skip(first).take(limit).collect();
+        let next = (records.len() == limit).then(|| (first + limit).to_string());
+        SealedPage { records, next }
     }
 
     fn apply(&mut self, op: &Op, now: Duration, mutant: Mutant) -> Reply {
@@ -254,7 +282,7 @@ impl Data {
                     LeaseKey::Connection(key) => {
                         self.connections.get(key).map(|stored| stored.revision.sign_in)
                     }
-                    LeaseKey::Sweep(_) => None,
+                    LeaseKey::Sweep(_) | LeaseKey::Rewrap => None,
                 };
                 let about = about.unwrap_or_default();
                 let unsettled = match self.begun.get(of).filter(|(_, before, _)| *before == about) {
@@ -351,6 +379,22 @@ impl Data {
                 Some(stored) if stored == sealed => Reply::Yes(true),
                 Some(stored) if stored == expected => {
                     self.pending.insert(id.clone(), (sealed.clone(), now + *ttl));
+                    Reply::Yes(true)
+                }
+                _ => Reply::Yes(false),
+            },
+            Op::Sealed { after, limit } => Reply::Sealed(self.sealed(after.unwrap_or(0), *limit, now)),
+            Op::Reseal { key, before, after } => match self.connections.get_mut(key) {
+                Some(stored) if stored == after => Reply::Yes(true),
+                Some(stored) if stored == before => {
+                    *stored = after.clone();
+                    Reply::Yes(true)
+                }
+                _ => Reply::Yes(false),
+            },
+            Op::ResealPending { id, before, after } => match self.pending.get_mut(id) {
+                Some((stored, until)) if *until > now && (stored == before || stored == after) => {
+                    *stored = after.clone();
                     Reply::Yes(true)
                 }
                 _ => Reply::Yes(false),
@@ -480,7 +524,7 @@ impl SimServer {
         let held = state.primary.leases.iter().filter(|(_, (_, until))| *until > now);
         let of_connections = held.filter_map(|(of, _)| match of {
             LeaseKey::Connection(key) => Some(key.clone()),
-            LeaseKey::Sweep(_) => None,
+            LeaseKey::Sweep(_) | LeaseKey::Rewrap => None,
         });
         of_connections.collect()
     }
@@ -995,6 +1039,45 @@ impl Store for SimStore {
                 ttl,
             };
             Ok(expect_reply!(self.ask("replacing a pending record", op).await?, Yes))
+        })
+    }
+
+    fn sealed<'a>(
+        &'a self,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<SealedPage, StoreError>> {
+        Box::pin(async move {
+            let after = after.and_then(|after| after.parse().ok());
+            let op = Op::Sealed { after, limit: limit.clamp(1, MAX_PAGE) };
+            Ok(expect_reply!(self.ask("walking over every record", op).await?, Sealed))
+        })
+    }
+
+    fn reseal<'a>(
+        &'a self,
+        key: &'a ConnectionKey,
+        before: &'a StoredConnection,
+        after: &'a StoredConnection,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move {
+            if before.revision != after.revision {
+                return Ok(false);
+            }
+            let op = Op::Reseal { key: key.clone(), before: before.clone(), after: after.clone() };
+            Ok(expect_reply!(self.ask("sealing a connection anew", op).await?, Yes))
+        })
+    }
+
+    fn reseal_pending<'a>(
+        &'a self,
+        id: &'a str,
+        before: &'a [u8],
+        after: &'a [u8],
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move {
+            let op = Op::ResealPending { id: id.to_owned(), before: before.to_vec(), after: after.to_vec() };
+            Ok(expect_reply!(self.ask("sealing a pending record anew", op).await?, Yes))
         })
     }
 }

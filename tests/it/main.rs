@@ -23,6 +23,7 @@ mod commands;
 mod docs;
 mod foresight;
 mod interop;
+mod keyring;
 mod main_job;
 mod operations;
 mod replicas;

@@ -3,12 +3,16 @@
 //!
 //! `ROTATION_SECONDS` makes each of the phases as long as it says (`make rotation`).
 
+#![expect(clippy::print_stdout, reason = "the long form says what it measured")]
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::http_client::request;
+use serde_json::json;
+
+use crate::http_client::{Browser, request};
 use crate::world::{ALICE, CLIENT_ID, CLIENT_SECRET, Kept, Plan, Process, World, text, write_secret};
 
 /// Short, so that every request or two needs a refresh.
@@ -254,6 +258,12 @@ async fn a_wrong_secret_an_empty_file_and_a_bad_configuration_harm_nobody() {
     log_says("did you mean `response_mode`").await;
     std::fs::write(&config, good.replacen("127.0.0.1:0", "127.0.0.1:9", 1)).expect("written");
     log_says("listen.local cannot change while the daemon runs").await;
+    let (code, shown, said) = scene.run(&["status"]).await;
+    assert_eq!(code, 0, "{said}");
+    assert!(
+        shown.contains("configuration: REFUSED") && shown.contains("listen.local cannot change"),
+        "{shown}"
+    );
     std::fs::write(&config, good).expect("written");
     tokio::time::sleep(Duration::from_secs(3)).await;
     load.end_without_a_failure("wrong secrets and files").await;
@@ -425,15 +435,7 @@ async fn a_server_certificate_is_replaced_for_connections_from_then_on() {
     let plan = Plan::default().sections(&listener).file("server.pem", &first).file("server.key", &first_key);
     let world = Arc::new(plan.start().await);
     let file = |name: &str| world.folder.path().join(name);
-    let shown = || {
-        let output = std::process::Command::new("openssl")
-            .args(["s_client", "-connect", &format!("127.0.0.1:{port}")])
-            .stdin(std::process::Stdio::null())
-            .output()
-            .expect("openssl");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        text.lines().find(|line| line.starts_with("subject=")).unwrap_or_default().to_owned()
-    };
+    let shown = || certificate_at(port);
     assert!(shown().ends_with("first"), "{}", shown());
     // The certificate before its key: for a moment the two do not fit.
     write_secret(&file("server.pem"), &second);
@@ -569,8 +571,7 @@ impl Issuer {
             .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex"))
             .collect();
         let n = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
-        let jwks =
-            serde_json::json!({ "keys": [{ "kty": "RSA", "use": "sig", "kid": "k1", "n": n, "e": "AQAB" }] });
+        let jwks = json!({ "keys": [{ "kty": "RSA", "use": "sig", "kid": "k1", "n": n, "e": "AQAB" }] });
         Issuer { folder, jwks }
     }
 
@@ -582,8 +583,8 @@ impl Issuer {
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs(),
         )
         .expect("small");
-        let header = serde_json::json!({ "alg": "RS256", "typ": "JWT", "kid": "k1" });
-        let claims = serde_json::json!({
+        let header = json!({ "alg": "RS256", "typ": "JWT", "kid": "k1" });
+        let claims = json!({
             "iss": ISSUER, "sub": SUBJECT, "aud": "api://AzureADTokenExchange", "iat": now - 20, "nbf": now - 20, "exp": now + left,
         });
         let message =
@@ -616,12 +617,30 @@ fn page(heading: &str) -> Vec<String> {
 }
 
 impl Scene {
+    /// The id of the key that seals.
+    async fn sealing_key(&self) -> String {
+        let (done, said) = self.follow("tokenward keyring status --json", "").await;
+        assert!(done, "{said}");
+        let start = said.find('[').unwrap_or_default();
+        let keys: Vec<serde_json::Value> = serde_json::from_str(&said[start..]).expect("JSON");
+        let primary: Vec<_> = keys.iter().filter(|key| key["primary"] == true).collect();
+        assert_eq!(primary.len(), 1, "{keys:?}");
+        text(primary[0], "id").to_owned()
+    }
+
+    fn redis_port(&self) -> u16 {
+        self.world.redis.as_ref().expect("a Redis").port()
+    }
+
     /// Runs a block of the runbook as on-call would, in this scene's folder in place of `/etc/tokenward`.
     async fn follow(&self, block: &str, typed: &str) -> (bool, String) {
         let folder = self.world.folder.path();
         let script = block
             .replace("/etc/tokenward/credentials/outlook", &folder.join("credentials").display().to_string())
+            .replace("/etc/tokenward/", &format!("{}/", folder.display()))
             .replace("chown tokenward:tokenward", ": chown")
+            .replace("chown -R tokenward:tokenward", ": chown")
+            .replace("| redis-cli", &format!("| redis-cli -p {}", self.redis_port()))
             .replace("runuser -u tokenward -- ", "");
         let binary = PathBuf::from(env!("CARGO_BIN_EXE_tokenward"));
         let path = format!(
@@ -735,4 +754,142 @@ async fn the_runbook_s_page_on_an_api_key() {
         assert_eq!(refused.status, 401);
     }
     load.end_without_a_failure("the runbook's page on an API key").await;
+}
+
+/// With a password for Redis, and TLS on one of the listeners.
+async fn a_scene_with_every_secret() -> (Scene, u16) {
+    let (key, certificate) = certificate("first");
+    let port = crate::world::free_port();
+    let listener = format!(
+        "[[listen.local]]\naddress = \"127.0.0.1:{port}\"\ntls = {{ certificate = \"server.pem\", key = \"server.key\" }}\n"
+    );
+    let mut plan = Plan::default()
+        .credentials("")
+        .app_lines(DIRECTORY)
+        .sections(&listener)
+        .file("credentials/2026-11.secret", CLIENT_SECRET)
+        .file("redis-password", "the-first-password")
+        .file("server.pem", &certificate)
+        .file("server.key", &key);
+    plan.store_lines = "username = \"tokenward\"\npassword_file = \"redis-password\"\n".to_owned();
+    let plan = plan.redis_user("tokenward", "the-first-password");
+    (Scene::start(plan).await, port)
+}
+
+fn certificate_at(port: u16) -> String {
+    let output = std::process::Command::new("openssl")
+        .args(["s_client", "-connect", &format!("127.0.0.1:{port}")])
+        .stdin(std::process::Stdio::null())
+        .output()
+        .expect("openssl");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().find(|line| line.starts_with("subject=")).unwrap_or_default().to_owned()
+}
+
+/// R10, as the runbook says it.
+#[tokio::test]
+async fn the_runbook_s_page_on_the_redis_password() {
+    let (scene, _) = a_scene_with_every_secret().await;
+    let load = scene.load();
+    let blocks = page("Replace the Redis password");
+    for block in &blocks[..2] {
+        let (done, said) = scene.follow(block, "").await;
+        assert!(done, "{said}");
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    scene.both_show("tokenward_store_login_refused{secret=\"password\"} 0").await;
+    let (done, said) = scene.follow(&blocks[2], "").await;
+    assert!(done, "{said}");
+    // Whoever connects from now on needs the new one.
+    let redis = scene.world.redis.as_ref().expect("a Redis");
+    redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    tokio::time::sleep(phase(2)).await;
+    load.end_without_a_failure("the runbook's page on the Redis password").await;
+    assert!(
+        redis.cli(&["ACL", "LOG"]).lines().all(|line| !line.contains("auth")),
+        "{}",
+        redis.cli(&["ACL", "LOG"])
+    );
+}
+
+/// The whole of it, in one sequence.
+#[tokio::test]
+async fn the_drill_rotates_everything_at_once() {
+    let (scene, port) = a_scene_with_every_secret().await;
+    let entra = &scene.world.entra;
+    scene.credential_is("2026-11", "in_use").await;
+    let first_key = scene.sealing_key().await;
+    let load = scene.load();
+    let blocks = page("Rotate everything at once");
+    let new = entra.add_secret(CLIENT_ID, "the-second-secret", phase(2), None).expect("room for one more");
+    let begun = Instant::now();
+    let (done, said) = scene.follow(&blocks[0], "the-second-secret\n").await;
+    assert!(done, "{said}");
+    let key =
+        std::fs::read_to_string(scene.world.folder.path().join("mail-sync.key.new")).expect("the new key");
+    *scene.key.lock().expect("a key") = key.trim().to_owned();
+    entra.rotate_signing_keys(true);
+    let (done, said) = scene.follow(&blocks[1], "").await;
+    assert!(done, "{said}");
+    scene.credential_is("2027-05", "in_use").await;
+    scene.both_show("tokenward_store_login_refused{secret=\"password\"} 0").await;
+    assert_ne!(scene.sealing_key().await, first_key);
+    assert!(certificate_at(port).ends_with("tokens.contoso.com"), "{}", certificate_at(port));
+    let (_, listed) = scene.follow("tokenward callers list-keys mail-sync", "").await;
+    let old = listed
+        .lines()
+        .find_map(|line| line.split_whitespace().find(|word| word.starts_with("20")))
+        .expect("an id");
+    let (done, said) = scene.follow(&blocks[2].replace("OLD_ID", old), "").await;
+    assert!(done, "{said}");
+    scene.credential_is("2026-11", "retired").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    entra.remove_secret(CLIENT_ID, CLIENT_SECRET).expect("removed");
+    scene.taken();
+    tokio::time::sleep(phase(3)).await;
+    println!("the drill took {:.1} s", begun.elapsed().as_secs_f64());
+    load.end_without_a_failure("the drill").await;
+    let taken = scene.taken();
+    assert!(!taken.is_empty() && taken.iter().all(|id| *id == new), "{taken:?}, and {new} is the new one");
+}
+
+/// R6. A sign-in that began under the old keys ends under the new ones: its link, its cookie, its `state` and its code.
+#[tokio::test]
+async fn a_sign_in_that_is_under_way_survives_the_rotation_of_everything() {
+    let (scene, _) = a_scene_with_every_secret().await;
+    let world = &scene.world;
+    let entra = &world.entra;
+    scene.credential_is("2026-11", "in_use").await;
+    let first_key = scene.sealing_key().await;
+    let session = world.start_session(json!({ "app": "outlook", "connection": "late" })).await;
+    // The browser has pressed the button and is at Entra …
+    let mut browser = Browser::default();
+    let url = text(&session, "connect_url");
+    assert_eq!(browser.get(url).await.expect("the invitation").status, 200);
+    let pressed = browser.post(url, "").await.expect("the button");
+    assert_eq!(pressed.status, 303);
+    // … while everything becomes another one …
+    entra.add_secret(CLIENT_ID, "the-second-secret", Duration::ZERO, None).expect("room for one more");
+    let blocks = page("Rotate everything at once");
+    let (done, said) = scene.follow(&blocks[0], "the-second-secret\n").await;
+    assert!(done, "{said}");
+    let (done, said) = scene.follow(&blocks[1], "").await;
+    assert!(done, "{said}");
+    scene.credential_is("2027-05", "in_use").await;
+    assert_ne!(scene.sealing_key().await, first_key);
+    let (done, said) = scene.follow("tokenward credentials retire outlook 2026-11", "").await;
+    assert!(done, "{said}");
+    entra.remove_secret(CLIENT_ID, CLIENT_SECRET).expect("removed");
+    // … and comes back.
+    let base = world.base_url();
+    let away = |url: &str| !url.starts_with(&base) && !url.contains("/oauth2/");
+    browser.follow(&pressed.location(), away).await.expect("the way back");
+    let id = text(&session, "id");
+    let state = world.session(id).await;
+    assert_eq!(state["state"], "awaiting_confirmation", "{state} {}", world.daemon.log());
+    let account = json!({ "account": { "tid": state["account"]["tid"], "oid": state["account"]["oid"] } });
+    let path = format!("/v1/connect-sessions/{id}/confirm");
+    let confirmed = world.api(http::Method::POST, &path, account).await;
+    assert_eq!(confirmed.status, 200, "{}", confirmed.text());
+    assert_eq!(world.token_at(&scene.other, "late").await.status, 200);
 }

@@ -56,6 +56,8 @@ pub(crate) struct Plan {
     /// More lines for `[store]`.
     pub(crate) store_lines: String,
     pub(crate) sections: String,
+    /// A user that Redis is to have, with its password.
+    pub(crate) redis_user: Option<(&'static str, &'static str)>,
     /// Replaces the secret credential's table when it is set.
     pub(crate) credentials: Option<String>,
     /// Empty for a provider that has no tenants.
@@ -87,6 +89,7 @@ impl Default for Plan {
             files: Vec::new(),
             https: false,
             store: None,
+            redis_user: None,
         }
     }
 }
@@ -140,6 +143,11 @@ impl Plan {
     }
 
     /// A secret file beside the configuration.
+    pub(crate) fn redis_user(mut self, user: &'static str, password: &'static str) -> Plan {
+        self.redis_user = Some((user, password));
+        self
+    }
+
     pub(crate) fn file(mut self, name: &'static str, content: &str) -> Self {
         self.files.push((name, content.to_owned()));
         self
@@ -181,6 +189,10 @@ impl World {
         let entra = builder.start().await.expect("the emulator starts");
         entra.sign_in_as(ALICE);
         let redis = (plan.kept == Kept::Redis).then(RedisServer::start);
+        if let (Some(redis), Some((user, password))) = (&redis, plan.redis_user) {
+            let password = format!(">{password}");
+            assert_eq!(redis.cli(&["ACL", "SETUSER", user, "on", &password, "~*", "&*", "+@all"]), "OK");
+        }
         let cluster = (plan.kept == Kept::Cluster).then(|| RedisCluster::start(3, 1));
         let url = redis.as_ref().map(RedisServer::url).or(cluster.as_ref().map(RedisCluster::url));
 
@@ -212,7 +224,7 @@ impl World {
         Process::start(&self.folder.path().join(name)).await
     }
 
-    fn prepare_replica(&self, name: &str) {
+    pub(crate) fn prepare_replica(&self, name: &str) {
         let config =
             std::fs::read_to_string(self.folder.path().join("tokenward.toml")).expect("the configuration");
         let folder = self.folder.path().join(name);
@@ -224,6 +236,15 @@ impl World {
             .replace("\"credentials\"", "\"../credentials\"")
             .replace("mail-sync.keys", "../mail-sync.keys")
             .replace("mail-reader.keys", "../mail-reader.keys");
+        // Whatever else has an address of its own gets another one.
+        let line = |line: &str| match line.strip_prefix("address = \"127.0.0.1:") {
+            Some(_) => "address = \"127.0.0.1:0\"".to_owned(),
+            None => line.to_owned(),
+        };
+        let mut other = other.lines().map(line).collect::<Vec<_>>().join("\n");
+        for shared in ["redis-password", "server.pem", "server.key"] {
+            other = other.replace(&format!("\"{shared}\""), &format!("\"../{shared}\""));
+        }
         std::fs::write(folder.join("tokenward.toml"), other).expect("write");
     }
 

@@ -239,6 +239,13 @@ impl Cluster {
         .await
     }
 
+    /// The latest change that is known of, and a slot of each primary, in order.
+    pub(super) async fn nodes(&self, doing: &'static str) -> Result<(u64, Vec<u16>), StoreError> {
+        let slots = self.sample().await.map_err(|cause| StoreError::Unavailable { doing, cause })?;
+        let epoch = self.0.lock().map.as_ref().map_or(0, |map| map.epoch);
+        Ok((epoch, slots))
+    }
+
     /// One slot of each primary.
     pub(super) async fn sample(&self) -> Result<Vec<u16>, String> {
         self.0.mapped().await?;

@@ -18,6 +18,7 @@
 //! link of its own, and who owns which slot is known above: [`super::cluster`].
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -57,6 +58,8 @@ const YOUNG: Duration = Duration::from_millis(500);
 pub(super) struct Live {
     pub(super) connection: MultiplexedConnection,
     pub(super) replication: Replication,
+    /// Which it is, among all of this process.
+    pub(super) number: u64,
     place: Place,
     since: Duration,
     /// What it was authenticated with last.
@@ -550,9 +553,11 @@ impl Shared {
     async fn connect_to(&self, place: &Place, tls: Option<Arc<RedisTls>>) -> Result<Live, String> {
         let (wire, password) = self.enter(place, tls.as_deref()).await?;
         let (connection, alive) = self.greet(wire).await?;
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         Ok(Live {
             connection,
             replication: Replication::default(),
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
             place: place.clone(),
             since: self.clock.monotonic(),
             password: Mutex::new(password),

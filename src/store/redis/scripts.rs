@@ -16,8 +16,8 @@ use ::redis::Script;
 /// What was begun is settled when it was begun under this very lease, or when the grant it was begun with is replaced;
 /// not while somebody holds the lease, though, who may be about to use the new one.
 ///
-/// A repeated commit writes its record again: so whoever waits for replicas after it waits for this one, whichever
-/// connection brought it first.
+/// A repeated commit writes what is stored again: so whoever waits for replicas after it waits for this one, whichever
+/// connection brought it first. Not its own bytes: it may have been sealed anew meanwhile, by a key that is to stay.
 ///
 /// A change that cannot be told (an ACL of an older version) must not make a stored record look like an error: `pcall`.
 pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| {
@@ -27,7 +27,7 @@ local head = redis.call('GETRANGE', KEYS[1], 0, 42)
 if head ~= '' and (#head ~= 43 or string.sub(head, 1, 3) ~= ARGV[3]) then return -1 end
 local revision = string.sub(head, 4)
 if revision == ARGV[2] then
-    redis.call('SET', KEYS[1], ARGV[4])
+    redis.call('SET', KEYS[1], redis.call('GET', KEYS[1]))
     return 1
 end
 local holder = redis.call('GET', KEYS[2])
@@ -162,6 +162,21 @@ for at = 1, #due, 2 do
     found[#found + 1] = redis.call('ZSCORE', KEYS[2], due[at]) or ''
 end
 return found
+",
+    )
+});
+
+/// Puts a record of whatever kind in its own place, sealed anew, if it still is the expected one; it expires when it did. Answers
+/// 1 when it is or already was replaced, 0 otherwise. A repeated one writes again, for whoever waits for replicas after it.
+///
+/// Arguments: the expected bytes, the new ones.
+pub(super) static RESEAL: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+local stored = redis.call('GET', KEYS[1])
+if stored ~= ARGV[1] and stored ~= ARGV[2] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
+return 1
 ",
     )
 });

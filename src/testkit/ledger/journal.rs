@@ -42,6 +42,15 @@ impl Journal for One {
         Box::pin(std::future::pending())
     }
 
+    fn replace<'a>(
+        &'a self,
+        _name: &'a str,
+        _before: Vec<u8>,
+        _after: Vec<u8>,
+    ) -> BoxFuture<'a, Result<(), JournalError>> {
+        Box::pin(std::future::pending())
+    }
+
     fn remove<'a>(&'a self, _name: &'a str) -> BoxFuture<'a, Result<(), JournalError>> {
         Box::pin(std::future::pending())
     }

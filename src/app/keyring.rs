@@ -1,0 +1,180 @@
+//! The keyring while the daemon runs: its directory is looked at again, and what changed there is taken up whole or not at all.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::broker::rewrap::{Pass, Progress};
+use crate::events::Events;
+use crate::keyring::files::{self, DirectoryStamp};
+use crate::keyring::{Keyring, KeyringError, Replaced};
+use crate::repository::RepositoryError;
+
+/// How often everything is counted by the key that sealed it.
+const EVERY: Duration = Duration::from_secs(30);
+/// The same while another replica seals anew.
+const ELSEWHERE: Duration = Duration::from_secs(5);
+/// The same when something may be mended a moment later.
+const SOON: Duration = Duration::from_secs(1);
+
+/// The directory of a keyring in force.
+pub(super) struct Directory {
+    path: PathBuf,
+    keyring: Arc<Keyring>,
+    events: Arc<Events>,
+    last: Mutex<Last>,
+}
+
+/// What came of the last look.
+#[derive(Default)]
+struct Last {
+    /// What the files looked like.
+    seen: Option<DirectoryStamp>,
+    /// Why what they held is not in force; what was before is.
+    refused: Option<KeyringError>,
+}
+
+impl Directory {
+    /// The directory that `keyring` was opened from.
+    pub(super) fn new(path: PathBuf, keyring: Arc<Keyring>, events: Arc<Events>) -> Self {
+        Directory { path, keyring, events, last: Mutex::default() }
+    }
+
+    /// Looks at the directory again, and swaps the ring in that lies there if it may take the place of the one in force. Cheap
+    /// when no file changed. Says whether the keys in force are others now; why they are not is said once, as an error.
+    pub(super) async fn look_again(&self) -> bool {
+        let (outcome, is_news) = self.look();
+        match outcome {
+            Ok(replaced) if replaced.is_nothing() => {
+                if is_news {
+                    tracing::info!(keyring = %self.path.display(), "the keyring is again what it was");
+                }
+                false
+            }
+            Ok(replaced) => {
+                self.events.keyring_replaced(&replaced).await;
+                true
+            }
+            Err(problem) => {
+                if is_news {
+                    self.events.keyring_refused(&problem).await;
+                }
+                false
+            }
+        }
+    }
+
+    /// What there is now, and whether somebody has to be told although nothing is in force that was not.
+    fn look(&self) -> (Result<Replaced, String>, bool) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked at before it is read: what changes in between is seen the next time.
+        let seen = files::stamp(&self.path);
+        // What was refused may be right by now, with the same files: it depends on what was counted.
+        if last.refused.is_none() && seen.as_ref().ok().is_some_and(|seen| last.seen.as_ref() == Some(seen)) {
+            return (Ok(Replaced::default()), false);
+        }
+        let place = self.path.display().to_string();
+        let read = seen.and_then(|seen| Ok((seen, files::read(&self.path)?)));
+        let replaced = read.and_then(|(seen, keys)| Ok((seen, self.keyring.replace(keys, &place)?)));
+        match replaced {
+            Ok((seen, replaced)) => {
+                last.seen = Some(seen);
+                (Ok(replaced), last.refused.take().is_some())
+            }
+            Err(error) => {
+                let is_news = last.refused.as_ref().is_none_or(|before| !before.is_like(&error));
+                let problem = error.to_string();
+                last.refused = Some(error);
+                (Err(problem), is_news)
+            }
+        }
+    }
+}
+
+/// The machine's name, for operators to tell replicas apart.
+pub(super) fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
+}
+
+/// When records are looked at again: at once after work was done, soon while something stands in the way, else at the regular pace.
+#[derive(Default)]
+pub(super) struct Rounds {
+    /// Since how many rounds the replicas do not agree.
+    waited: u32,
+    /// What was said to be waited for.
+    waits_for: Option<String>,
+    /// How many rounds in a row could not be made.
+    failed: u32,
+}
+
+impl Rounds {
+    /// The pause after a pass.
+    pub(super) fn pause_after(&mut self, pass: &Pass) -> Duration {
+        self.failed = 0;
+        let before = self.waits_for.take();
+        let waited = std::mem::take(&mut self.waited);
+        match pass {
+            Pass::Done(Progress { resealed: 0, .. }) => EVERY,
+            Pass::Done(_) => Duration::ZERO,
+            Pass::Elsewhere => ELSEWHERE,
+            Pass::Waits(why) => {
+                if before.as_ref() != Some(why) {
+                    tracing::warn!(why, "nothing is sealed anew before all replicas agree");
+                }
+                self.waits_for = Some(why.clone());
+                self.waited = waited.saturating_add(1);
+                // Most often the others take up the same a moment later.
+                soon(waited)
+            }
+        }
+    }
+
+    /// The same after one that could not be made: said once, for as long as none can.
+    pub(super) fn pause_after_failure(&mut self, error: &RepositoryError) -> Duration {
+        if self.failed == 0 {
+            tracing::warn!(%error, "what each sealing key sealed could not be gone over; it is tried again and again");
+        } else {
+            tracing::debug!(%error, "what each sealing key sealed could not be gone over");
+        }
+        let failed = self.failed;
+        self.failed = failed.saturating_add(1);
+        soon(failed)
+    }
+
+    /// The pause after one that found nothing to do.
+    pub(super) fn pause_after_nothing(&mut self) -> Duration {
+        *self = Rounds::default();
+        EVERY
+    }
+}
+
+/// Less and less soon, after so many times.
+fn soon(times: u32) -> Duration {
+    (SOON * 2_u32.saturating_pow(times.min(10))).min(EVERY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreError;
+
+    #[test]
+    fn what_is_not_agreed_on_is_asked_about_soon_and_then_less_often() {
+        let mut rounds = Rounds::default();
+        let waits = Pass::Waits("x".into());
+        let pauses: Vec<u64> = (0..7).map(|_| rounds.pause_after(&waits).as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
+        let done = |resealed| Pass::Done(Progress { resealed, ..Progress::default() });
+        assert_eq!(rounds.pause_after(&done(3)), Duration::ZERO);
+        assert_eq!(rounds.pause_after(&done(0)), EVERY);
+        assert_eq!(rounds.pause_after(&Pass::Elsewhere), ELSEWHERE);
+        assert_eq!(rounds.pause_after(&waits), SOON);
+        let doing = "testing";
+        let error: RepositoryError = StoreError::Unavailable { doing, cause: "x".into() }.into();
+        let pauses: Vec<u64> = (0..3).map(|_| rounds.pause_after_failure(&error).as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4]);
+        assert_eq!(rounds.pause_after_nothing(), EVERY);
+        assert_eq!(rounds.pause_after_failure(&error), SOON);
+    }
+}

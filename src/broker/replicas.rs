@@ -1,0 +1,237 @@
+//! Who serves beside this process: every replica says in the store what it is and what it can open, again and again, so that a key is
+//! promoted only when all can open it, and taken away only when none needs it.
+//!
+//! One record lists them all, changed by compare-and-swap. What a report holds that this version does not know is kept as it is:
+//! the replicas of one store may be of two versions.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Broker, Refusal};
+use crate::domain::random::random_bytes;
+use crate::domain::time::Timestamp;
+use crate::keyring::{KeyId, Keyring};
+use crate::repository::{Kind, RepositoryError, Taken};
+
+/// How often a replica reports.
+pub const REPORT_EVERY: Duration = Duration::from_secs(10);
+/// One that has not reported for so long is gone.
+const LIVE: Duration = Duration::from_secs(60);
+/// The one record that lists the reports.
+const LIST: &str = "all";
+/// Tries to replace a record that others replace too.
+const TRIES: usize = 16;
+/// For so long the list stays when nobody reports any more.
+const KEPT: Duration = Duration::from_secs(3600);
+/// More replicas than anybody runs: what is beyond is a mistake, and not to fill the store.
+const MOST: usize = 1000;
+
+/// What a replica says of itself. Members are added, and default to nothing: another version may not say them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Which process; new with every start.
+    pub id: String,
+    /// When it said so, by its own clock.
+    pub at: Timestamp,
+    /// Its machine's name.
+    #[serde(default)]
+    pub host: String,
+    /// Its version.
+    #[serde(default)]
+    pub version: String,
+    /// Its sealing keys.
+    #[serde(default)]
+    pub sealing: Sealing,
+}
+
+/// What a replica says of its sealing keys.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sealing {
+    /// The one that it seals with.
+    #[serde(default)]
+    pub primary: KeyId,
+    /// Those that it can open, and whether each may go as far as it has counted.
+    #[serde(default)]
+    pub keys: BTreeMap<KeyId, bool>,
+}
+
+impl Sealing {
+    fn of(keyring: &Keyring) -> Self {
+        let tally = keyring.tally();
+        let keys = keyring.keys().into_iter().map(|key| (key.id.clone(), tally.may_go(&key.id).is_ok()));
+        Sealing { primary: keyring.primary().id.clone(), keys: keys.collect() }
+    }
+}
+
+/// A replica that reports.
+#[derive(Debug, Clone)]
+pub struct Replica {
+    /// What it said last.
+    pub report: Report,
+    /// It is this process.
+    pub is_me: bool,
+}
+
+impl Replica {
+    /// Its name for an operator.
+    pub fn name(&self) -> String {
+        let Report { id, host, .. } = &self.report;
+        format!("{} ({})", if host.is_empty() { "a replica" } else { host }, id)
+    }
+}
+
+/// What this process knows of the others.
+#[derive(Default)]
+pub(super) struct Known {
+    id: String,
+    host: String,
+    /// By id: what was reported last, and the monotonic time at which that was seen first. Whether somebody still reports is seen
+    /// by that, and not by their clock.
+    seen: Mutex<BTreeMap<String, (Timestamp, Duration)>>,
+}
+
+impl Known {
+    /// This process on the machine of that name.
+    pub(super) fn new(random: &dyn crate::domain::random::Random, host: String) -> Self {
+        let id = random_bytes::<6>(random).iter().map(|byte| format!("{byte:02x}")).collect();
+        Known { id, host, seen: Mutex::default() }
+    }
+
+    /// Those of a list that still report. Learns of those that report anew.
+    fn live(&self, list: Vec<Value>, now: Duration) -> Vec<(Value, Report)> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut live: BTreeMap<String, (Value, Report)> = BTreeMap::new();
+        // Of those that are gone too, for as long as they are listed: they must not come back as somebody new.
+        let mut listed = BTreeMap::new();
+        for value in list {
+            let Ok(report) = Report::deserialize(&value) else { continue };
+            let at = match seen.get(&report.id) {
+                Some((reported, at)) if *reported == report.at => *at,
+                _ => now,
+            };
+            listed.insert(report.id.clone(), (report.at, at));
+            if now.saturating_sub(at) < LIVE {
+                live.insert(report.id.clone(), (value, report));
+            }
+        }
+        *seen = listed;
+        live.into_values().collect()
+    }
+}
+
+impl Broker {
+    /// Says that this process is there, and learns who else is. For a timer of [`REPORT_EVERY`], and at once when the keyring changed.
+    pub async fn report(&self) -> Result<(), RepositoryError> {
+        if !self.deps.repository.store().is_shared() {
+            return Ok(()); // nobody else can be there
+        }
+        let mine = serde_json::to_value(self.own_report()).expect("a report has no map keys that JSON lacks");
+        self.change_list(|list| list.push(mine.clone())).await
+    }
+
+    fn own_report(&self) -> Report {
+        Report {
+            id: self.replicas.id.clone(),
+            at: self.deps.clock.now(),
+            host: self.replicas.host.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            sealing: Sealing::of(self.deps.repository.keyring()),
+        }
+    }
+
+    /// Says that this process is not there any more.
+    pub async fn withdraw_report(&self) -> Result<(), RepositoryError> {
+        if !self.deps.repository.store().is_shared() {
+            return Ok(());
+        }
+        self.change_list(|_| {}).await
+    }
+
+    /// Every replica that reports; this process among them, with what is so now.
+    pub async fn replicas(&self) -> Result<Vec<Replica>, Refusal> {
+        Ok(self.live_replicas().await?)
+    }
+
+    pub(super) async fn live_replicas(&self) -> Result<Vec<Replica>, RepositoryError> {
+        let mut replicas = vec![Replica { report: self.own_report(), is_me: true }];
+        // Where nobody else can have the store, whoever reported is an earlier start of this one.
+        if self.deps.repository.store().is_shared() {
+            let list = self.read_list().await?.map(|list| list.value).unwrap_or_default();
+            let others = self.replicas.live(list, self.deps.clock.monotonic()).into_iter();
+            let others = others.map(|(_, report)| Replica { report, is_me: false });
+            replicas.extend(others.filter(|other| other.report.id != self.replicas.id));
+        }
+        Ok(replicas)
+    }
+
+    async fn read_list(&self) -> Result<Option<Taken<Vec<Value>>>, RepositoryError> {
+        self.deps.repository.pending(Kind::Replicas, LIST).await
+    }
+
+    /// Replaces the list by what `change` makes of it, without this process' own report and without those who are gone.
+    async fn change_list(&self, change: impl Fn(&mut Vec<Value>)) -> Result<(), RepositoryError> {
+        let repository = &self.deps.repository;
+        for _ in 0..TRIES {
+            let now = self.deps.clock.now();
+            let before = match self.read_list().await {
+                Ok(before) => before,
+                // Sealed by a key that this replica lacks: the others have to hear of one that cannot open it. What they said is
+                // said again within seconds.
+                Err(error @ RepositoryError::Sealed { .. }) => {
+                    tracing::error!(%error, "what other replicas report cannot be read; they may seal with a key that this one lacks");
+                    None
+                }
+                Err(error) => return Err(error),
+            };
+            let read = before.as_ref().map(|before| before.value.clone()).unwrap_or_default();
+            let live = self.replicas.live(read, self.deps.clock.monotonic());
+            let others = live.into_iter().filter(|(_, report)| report.id != self.replicas.id);
+            let mut list: Vec<Value> = others.map(|(value, _)| value).take(MOST).collect();
+            change(&mut list);
+            match &before {
+                Some(before) => {
+                    if repository.swap_pending(Kind::Replicas, LIST, before, &list, now, KEPT).await? {
+                        return Ok(());
+                    }
+                }
+                // Of two that make the first list at once, one is missing in it until it reports again.
+                None => return repository.put_pending(Kind::Replicas, LIST, &list, now, KEPT).await,
+            }
+        }
+        tracing::debug!("other replicas kept changing the list of replicas");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testkit::SeededRandom;
+
+    fn report(id: &str, at: i64) -> Value {
+        serde_json::json!({ "id": id, "at": at, "of_a_newer_version": [1] })
+    }
+
+    #[test]
+    fn who_reports_is_live_whatever_their_clock_says_and_what_they_say_is_kept() {
+        let known = Known::new(&SeededRandom::new(1), "here".into());
+        let live = |list: &[Value], now: u64| {
+            let live = known.live(list.to_vec(), Duration::from_secs(now));
+            assert!(live.iter().all(|(value, _)| value["of_a_newer_version"][0] == 1));
+            live.into_iter().map(|(_, report)| report.id).collect::<Vec<_>>()
+        };
+        // One says the same all the time, one goes on reporting with a clock that stands in the past, one says nothing at all.
+        let list =
+            |second: i64| vec![report("dead", 7_000_000), report("slow", second), serde_json::json!(3)];
+        assert_eq!(live(&list(1), 100), ["dead", "slow"]);
+        assert_eq!(live(&list(2), 159), ["dead", "slow"]);
+        assert_eq!(live(&list(3), 160), ["slow"]);
+        assert_eq!(live(&list(3), 219), ["slow"], "who was gone does not come back by being listed");
+        assert_eq!(live(&list(3), 220), [""; 0]);
+        assert_eq!(live(&[], 221), [""; 0]);
+    }
+}

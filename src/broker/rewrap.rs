@@ -1,0 +1,485 @@
+//! Replacing a sealing key: counting what each key sealed, and sealing anew what another one sealed than the one that seals now.
+//!
+//! No state is kept. A walk looks at everything there is; where it ended, and who made it, does not matter to the next one. One replica
+//! at a time seals anew, and only while all replicas agree on the primary: otherwise two would undo each other's work, or one could
+//! not open what the other sealed.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::replicas::Replica;
+use super::{Broker, Refusal};
+use crate::domain::random::random_bytes;
+use crate::domain::time::{Clock, Timestamp};
+use crate::keyring::KeyId;
+use crate::keyring::tally::{Counted, Needed, Walked};
+use crate::repository::{ByKey, Repository, RepositoryError, Rewrapped};
+use crate::store::{LeaseAnswer, LeaseNonce, LeaseOf, RecordOf};
+
+/// Between two pages of a count: what that costs in a second does not grow with how many records there are.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How long another replica waits for one that died while it sealed anew.
+const LEASE: Duration = Duration::from_secs(6);
+/// When this much of it has passed it is prolonged: two attempts may fail.
+const PROLONG_AFTER: Duration = Duration::from_secs(2);
+/// Records that are sealed anew at once: a store that is far away does not make it slower than its rate.
+const LANES: usize = 8;
+/// Records that do not open are named in the log, up to so many of one pass.
+const MOST_NAMED: u64 = 10;
+
+/// How far this process is with it.
+#[derive(Default)]
+pub(super) struct State {
+    progress: Mutex<Progress>,
+    counts: AtomicU64,
+    woken: Notify,
+}
+
+/// What is known of the last pass over all records.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// It is under way here.
+    pub is_running: bool,
+    /// Why it is not made, if it is needed.
+    pub waits_for: Option<String>,
+    /// Records that it has sealed anew.
+    pub resealed: u64,
+    /// Records that did not open, and were left as they are.
+    pub refused: u64,
+}
+
+/// How a pass ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pass {
+    /// Everything was looked at.
+    Done(Progress),
+    /// Another replica is at it.
+    Elsewhere,
+    /// The replicas do not agree.
+    Waits(String),
+}
+
+/// A key as it may be shown.
+#[derive(Debug, Clone)]
+pub struct ShownKey {
+    /// Its name.
+    pub id: KeyId,
+    /// When it was made; none of a key that records name and that is not in the ring.
+    pub created_at: Option<Timestamp>,
+    /// When it was promoted last.
+    pub promoted_at: Option<Timestamp>,
+    /// It seals.
+    pub is_primary: bool,
+    /// What was counted of it.
+    pub counted: Option<Counted>,
+    /// It was counted zero twice.
+    pub may_go: bool,
+}
+
+/// The keyring as it may be shown.
+#[derive(Debug, Clone)]
+pub struct ShownKeyring {
+    /// By name.
+    pub keys: Vec<ShownKey>,
+    /// Who serves.
+    pub replicas: Vec<Replica>,
+    /// The last pass of this process.
+    pub progress: Progress,
+    /// How often this process has counted.
+    pub counts: u64,
+}
+
+impl Broker {
+    /// Counts what each key sealed, in the store, in this machine's journal and in what the store has not taken yet, and takes that
+    /// up. Says what names a key that is not there.
+    pub async fn count_sealed(&self) -> Result<Walked, RepositoryError> {
+        let (repository, clock) = (&self.deps.repository, &self.deps.clock);
+        let began = clock.monotonic();
+        let mut sealing = self.sealing_now().await?;
+        let mut records = repository.rewrap_journal().await?;
+        for (key, count) in self.deps.engine.unstored_by_key() {
+            *records.entry(key).or_default() += count;
+        }
+        let (mut passing, mut unreadable) = (ByKey::new(), 0_u64);
+        let mut after: Option<String> = None;
+        loop {
+            let page = repository.sealed_by(after.as_deref()).await?;
+            for (of, key) in page.records {
+                let Some(key) = key else {
+                    unreadable += 1;
+                    continue;
+                };
+                if !Repository::lasts(&of) {
+                    *passing.entry(key.clone()).or_default() += 1;
+                }
+                *records.entry(key).or_default() += 1;
+            }
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+            clock.sleep(PAUSE).await;
+        }
+        sealing.extend(self.sealing_now().await?);
+        let (ended, at) = (clock.monotonic(), clock.now());
+        let walked = Walked { records, passing, sealing, began, ended, at };
+        let keyring = repository.keyring();
+        keyring.note_walk(&walked);
+        self.rewrap.counts.fetch_add(1, Ordering::AcqRel);
+        for (key, records) in &walked.records {
+            if keyring.key(key).is_none() {
+                tracing::error!(
+                    key,
+                    records,
+                    "records are sealed with a key that the keyring does not hold, and cannot be opened: restore that key's file from its backup"
+                );
+            }
+        }
+        if unreadable > 0 {
+            tracing::error!(
+                records = unreadable,
+                "stored records name no sealing key: they are damaged, or of a newer version"
+            );
+        }
+        Ok(walked)
+    }
+
+    /// The keys that somebody may seal with now: all, where it cannot be read who there is.
+    async fn sealing_now(&self) -> Result<BTreeSet<KeyId>, RepositoryError> {
+        match self.live_replicas().await {
+            Ok(replicas) => Ok(replicas.into_iter().map(|replica| replica.report.sealing.primary).collect()),
+            Err(error) if error.is_outage() => Err(error),
+            Err(_) => {
+                let ring = self.deps.repository.keyring().keys();
+                Ok(ring.iter().map(|key| key.id.clone()).collect())
+            }
+        }
+    }
+
+    /// Every key that there is, or that records name: how many, and whether it is the primary.
+    pub fn sealing_keys(&self) -> Vec<(KeyId, u64, bool)> {
+        let keyring = self.deps.repository.keyring();
+        let (primary, tally) = (keyring.primary(), keyring.tally());
+        tally.keys().map(|(id, counted)| (id.clone(), counted.records, *id == primary.id)).collect()
+    }
+
+    /// Records that have to be sealed anew, as far as that was counted.
+    pub fn left_to_rewrap(&self) -> u64 {
+        let keyring = self.deps.repository.keyring();
+        let (primary, tally) = (keyring.primary(), keyring.tally());
+        let others = tally.keys().filter(|(id, _)| **id != primary.id && keyring.key(id).is_some());
+        others.map(|(_, counted)| counted.records.saturating_sub(counted.passing)).sum()
+    }
+
+    /// Seals everything anew that another key sealed, at most `rate` records a second, unless another replica is at it.
+    pub async fn rewrap(&self, rate: f64) -> Result<Pass, RepositoryError> {
+        if let Some(why) = self.disagreement().await? {
+            self.progress().waits_for = Some(why.clone());
+            return Ok(Pass::Waits(why));
+        }
+        let store = self.deps.repository.store();
+        let nonce = LeaseNonce(random_bytes(self.deps.random.as_ref()));
+        if let LeaseAnswer::Theirs { .. } = store.take_lease(LeaseOf::Rewrap, nonce, LEASE).await? {
+            self.progress().waits_for = None;
+            return Ok(Pass::Elsewhere);
+        }
+        *self.progress() = Progress { is_running: true, ..Progress::default() };
+        let ended = tokio::select! {
+            biased;
+            ended = self.rewrap_all(rate) => ended,
+            // Whoever has it now does the rest.
+            () = self.lease_is_lost(nonce) => Ok(Pass::Elsewhere),
+        };
+        self.progress().is_running = false;
+        if let Err(error) = store.release_lease(LeaseOf::Rewrap, nonce, true).await {
+            tracing::debug!(%error, "the right to seal anew could not be given back; it ends by itself");
+        }
+        ended
+    }
+
+    async fn rewrap_all(&self, rate: f64) -> Result<Pass, RepositoryError> {
+        let pace = Pace::new(rate, self.deps.clock.monotonic());
+        let repository = &self.deps.repository;
+        let mut after: Option<String> = None;
+        loop {
+            let page = repository.sealed_by(after.as_deref()).await?;
+            let primary = repository.keyring().primary();
+            let needs = |(of, key): (RecordOf, Option<KeyId>)| {
+                let key = key.filter(|key| *key != primary.id)?;
+                (Repository::lasts(&of) && repository.keyring().key(&key).is_some()).then_some(of)
+            };
+            let todo: Vec<RecordOf> = page.records.into_iter().filter_map(needs).collect();
+            if !todo.is_empty() {
+                if let Some(why) = self.disagreement().await? {
+                    self.progress().waits_for = Some(why.clone());
+                    return Ok(Pass::Waits(why));
+                }
+                self.rewrap_some(&todo, &pace).await?;
+            }
+            after = page.next;
+            if after.is_none() {
+                return Ok(Pass::Done(self.progress().clone()));
+            }
+        }
+    }
+
+    async fn rewrap_some(&self, todo: &[RecordOf], pace: &Pace) -> Result<(), RepositoryError> {
+        let lane = |first| self.rewrap_lane(todo, first, pace);
+        let (a, b, c, d, e, f, g, h) =
+            tokio::join!(lane(0), lane(1), lane(2), lane(3), lane(4), lane(5), lane(6), lane(7));
+        [a, b, c, d, e, f, g, h].into_iter().collect()
+    }
+
+    /// Every one of so many.
+    async fn rewrap_lane(&self, todo: &[RecordOf], first: usize, pace: &Pace) -> Result<(), RepositoryError> {
+        for of in todo.iter().skip(first).step_by(LANES) {
+            pace.turn(self.deps.clock.as_ref()).await;
+            match self.deps.repository.rewrap(of).await {
+                Ok(Rewrapped::Done) => self.progress().resealed += 1,
+                Ok(Rewrapped::NotNeeded | Rewrapped::Overtaken) => {}
+                Err(error) if error.is_outage() => return Err(error),
+                Err(error) => {
+                    let refused = {
+                        let mut progress = self.progress();
+                        progress.refused += 1;
+                        progress.refused
+                    };
+                    if refused <= MOST_NAMED {
+                        tracing::error!(%error, "a record does not open, so it is not sealed anew and left as it is; its key cannot be retired before it is gone");
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Completes when another replica may have the right to seal anew.
+    async fn lease_is_lost(&self, nonce: LeaseNonce) {
+        let (store, clock) = (self.deps.repository.store(), &self.deps.clock);
+        let mut until = clock.monotonic() + LEASE;
+        loop {
+            clock.sleep(PROLONG_AFTER).await;
+            let asked = clock.monotonic();
+            match store.extend_lease(LeaseOf::Rewrap, nonce, LEASE).await {
+                Ok(true) => until = asked + LEASE,
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "the right to seal anew could not be prolonged");
+                    if clock.monotonic() >= until {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Why nothing may be sealed anew now, if that is so.
+    async fn disagreement(&self) -> Result<Option<String>, RepositoryError> {
+        Ok(disagreement(&self.live_replicas().await?))
+    }
+
+    /// Has what is left sealed anew without waiting for the next walk.
+    pub fn ask_for_rewrap(&self) {
+        self.rewrap.woken.notify_one();
+    }
+
+    /// Completes when [`Broker::ask_for_rewrap`] was called.
+    pub async fn rewrap_asked_for(&self) {
+        self.rewrap.woken.notified().await;
+    }
+
+    fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {
+        self.rewrap.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The keyring, for an operator.
+    pub async fn show_keyring(&self) -> Result<ShownKeyring, Refusal> {
+        let replicas = self.replicas().await?;
+        let keyring = self.deps.repository.keyring();
+        let (primary, tally) = (keyring.primary(), keyring.tally());
+        let ring = keyring.keys();
+        let mut ids: BTreeSet<KeyId> = ring.iter().map(|key| key.id.clone()).collect();
+        ids.extend(tally.keys().filter(|(_, counted)| counted.records > 0).map(|(id, _)| id.clone()));
+        let shown = |id: KeyId| {
+            let key = ring.iter().find(|key| key.id == id);
+            ShownKey {
+                created_at: key.map(|key| key.created_at),
+                promoted_at: key.and_then(|key| key.promoted_at),
+                is_primary: id == primary.id,
+                counted: tally.of(&id).copied(),
+                may_go: id != primary.id && tally.may_go(&id).is_ok(),
+                id,
+            }
+        };
+        let keys = ids.into_iter().map(shown).collect();
+        let counts = self.rewrap.counts.load(Ordering::Acquire);
+        Ok(ShownKeyring { keys, replicas, progress: self.progress().clone(), counts })
+    }
+
+    /// Why a key must not be promoted yet; nothing when it may be.
+    pub async fn against_promoting(&self, id: &str) -> Result<Vec<String>, Refusal> {
+        Ok(against_promoting(id, &self.replicas().await?))
+    }
+
+    /// Why a key must not be taken away yet; nothing when it may be.
+    pub async fn against_retiring(&self, id: &str) -> Result<Vec<String>, Refusal> {
+        let replicas = self.replicas().await?;
+        Ok(against_retiring(id, self.deps.repository.keyring().tally().may_go(id), &replicas))
+    }
+}
+
+/// Why replicas must not have anything sealed anew: one cannot open what another one seals.
+fn disagreement(replicas: &[Replica]) -> Option<String> {
+    let me = replicas.iter().find(|replica| replica.is_me)?;
+    let primary = &me.report.sealing.primary;
+    replicas.iter().find_map(|replica| {
+        let sealing = &replica.report.sealing;
+        if !sealing.keys.contains_key(primary) {
+            return Some(format!("{} cannot open the key {primary}", replica.name()));
+        }
+        (sealing.primary != *primary).then(|| {
+            format!("{} seals with the key {} and not with {primary}", replica.name(), sealing.primary)
+        })
+    })
+}
+
+fn against_promoting(id: &str, replicas: &[Replica]) -> Vec<String> {
+    let lacks = replicas.iter().filter(|replica| !replica.report.sealing.keys.contains_key(id));
+    lacks
+        .map(|replica| format!("{} cannot open it: its keyring lacks that key's file", replica.name()))
+        .collect()
+}
+
+fn against_retiring(id: &str, counted: Result<(), Needed>, replicas: &[Replica]) -> Vec<String> {
+    let mut reasons = Vec::new();
+    let mut is_primary_somewhere = false;
+    for replica in replicas {
+        let Replica { report, is_me } = replica;
+        if report.sealing.primary == id {
+            is_primary_somewhere = true;
+            reasons.push(format!("{} seals with it: promote another key there first", replica.name()));
+        } else if !is_me && report.sealing.keys.get(id) == Some(&false) {
+            reasons.push(format!("{} has not counted it zero twice yet", replica.name()));
+        }
+    }
+    if let Err(why) = counted
+        && !is_primary_somewhere
+    {
+        reasons.insert(0, why.to_string());
+    }
+    reasons
+}
+
+/// At most so many a second, evenly.
+struct Pace {
+    every: Duration,
+    /// Monotonic nanoseconds at which the next one may go.
+    next: AtomicU64,
+}
+
+impl Pace {
+    fn new(rate: f64, now: Duration) -> Self {
+        let every = Duration::from_secs_f64(1.0 / rate.max(0.001));
+        Pace { every, next: AtomicU64::new(nanos(now)) }
+    }
+
+    /// The time at which whoever asks now may go. What was not used by then is not made up for.
+    fn reserve(&self, now: Duration) -> Duration {
+        let every = nanos(self.every);
+        let after = |next: u64| Some(next.max(nanos(now)).saturating_add(every));
+        let next = self.next.fetch_update(Ordering::AcqRel, Ordering::Acquire, after);
+        Duration::from_nanos(next.unwrap_or_default().max(nanos(now)))
+    }
+
+    async fn turn(&self, clock: &dyn Clock) {
+        let now = clock.monotonic();
+        let wait = self.reserve(now).saturating_sub(now);
+        if !wait.is_zero() {
+            clock.sleep(wait).await;
+        }
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::replicas::{Report, Sealing};
+
+    /// The first one is this process. A key with a `!` may not go yet.
+    fn replicas(rows: &[(&str, &str)]) -> Vec<Replica> {
+        let replica = |(at, (primary, keys)): (usize, &(&str, &str))| {
+            let key = |word: &str| (word.trim_end_matches('!').to_owned(), !word.ends_with('!'));
+            let keys = keys.split(' ').map(key).collect();
+            let sealing = Sealing { primary: (*primary).to_owned(), keys };
+            let report = Report { id: format!("r{at}"), host: "host".into(), sealing, ..Report::default() };
+            Replica { report, is_me: at == 0 }
+        };
+        rows.iter().enumerate().map(replica).collect()
+    }
+
+    #[test]
+    fn nothing_is_sealed_anew_while_one_replica_seals_with_another_key_or_cannot_open_ours() {
+        for (rows, expected) in [
+            (&[("b", "a b")][..], None),
+            (&[("b", "a b"), ("b", "b c")], None),
+            (&[("b", "a b"), ("a", "a b")], Some("host (r1) seals with the key a and not with b")),
+            (&[("b", "a b"), ("b", "a b"), ("a", "a")], Some("host (r2) cannot open the key b")),
+        ] {
+            assert_eq!(disagreement(&replicas(rows)).as_deref(), expected, "{rows:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_promoted_when_every_replica_can_open_it() {
+        for (rows, lack) in [
+            (&[("a", "a b")][..], &[][..]),
+            (&[("a", "a b"), ("a", "b a")], &[]),
+            (&[("a", "a"), ("a", "a b"), ("a", "a")], &["r0", "r2"]),
+        ] {
+            let reasons = against_promoting("b", &replicas(rows));
+            let names = |reason: &String| lack.iter().any(|id| reason.contains(id));
+            assert!(reasons.len() == lack.len() && reasons.iter().all(names), "{reasons:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_retired_when_nobody_needs_it() {
+        for (counted, rows, expected) in [
+            (Ok(()), &[("b", "a b"), ("b", "a b")][..], &[][..]),
+            // One that has no such key (any more) has nothing against it.
+            (Ok(()), &[("b", "a b"), ("b", "b")], &[]),
+            (Err(Needed::Records(2)), &[("b", "a! b")], &["2 records"]),
+            (Ok(()), &[("b", "a b"), ("b", "a! b")], &["r1) has not counted"]),
+            (Ok(()), &[("b", "a b"), ("a", "a! b")], &["r1) seals with it"]),
+            (Err(Needed::NotCounted), &[("a", "a! b")], &["r0) seals with it"]),
+            (
+                Err(Needed::NotCounted),
+                &[("b", "a! b"), ("b", "a! b")],
+                &["was not counted", "r1) has not counted"],
+            ),
+        ] {
+            let reasons = against_retiring("a", counted, &replicas(rows));
+            assert_eq!(reasons.len(), expected.len(), "{reasons:?}");
+            for (reason, part) in reasons.iter().zip(expected) {
+                assert!(reason.contains(part), "{reasons:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pace_is_kept_by_all_lanes_together_and_makes_up_for_nothing() {
+        let pace = Pace::new(500.0, Duration::from_secs(1));
+        let at = |millis| Duration::from_millis(millis);
+        let times: Vec<Duration> = (0..4).map(|_| pace.reserve(at(1000))).collect();
+        assert_eq!(times, [at(1000), at(1002), at(1004), at(1006)]);
+        assert_eq!((pace.reserve(at(5000)), pace.reserve(at(5001))), (at(5000), at(5002)));
+    }
+}

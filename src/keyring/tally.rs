@@ -1,0 +1,185 @@
+//! What was counted: how many records need each key. A key may go when it was counted zero twice, long enough apart.
+//!
+//! Once is not enough. What was stored a moment ago is held in memory for a while, to be stored again should the store lose it; and
+//! a replica that still sealed with the key when a walk began may have stored something behind it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use super::KeyId;
+use crate::domain::time::Timestamp;
+
+/// How long after a walk that found none the next one must begin: longer than anything is held in memory for being stored
+/// again.
+pub const COUNTED_AGAIN_AFTER: Duration = Duration::from_secs(120);
+
+/// One walk over everything that is sealed.
+#[derive(Debug, Clone)]
+pub struct Walked {
+    /// Records by the key that they need; keys that the ring lacks as well.
+    pub records: BTreeMap<KeyId, u64>,
+    /// Those of them that go by themselves.
+    pub passing: BTreeMap<KeyId, u64>,
+    /// Keys that somebody may have sealed with while it was under way.
+    pub sealing: BTreeSet<KeyId>,
+    /// Monotonic time at which it began …
+    pub began: Duration,
+    /// … and at which it ended.
+    pub ended: Duration,
+    /// When it ended.
+    pub at: Timestamp,
+}
+
+/// What is known of each key. Of one that is not in here nothing was ever counted.
+#[derive(Debug, Clone, Default)]
+pub struct Tally {
+    by_key: BTreeMap<KeyId, Counted>,
+}
+
+/// What was counted of one key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    /// Records that need it …
+    pub records: u64,
+    /// … and how many of them go by themselves.
+    pub passing: u64,
+    /// When that was.
+    pub at: Timestamp,
+    /// Since when every walk found none, and nobody sealed with it.
+    pub none_since: Option<Timestamp>,
+    /// Monotonic time of that.
+    since: Duration,
+    /// A later walk found none either.
+    again: bool,
+}
+
+/// Why a key may not go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needed {
+    /// So many records need it.
+    Records(u64),
+    /// Nobody has counted, or somebody still sealed with it then.
+    NotCounted,
+    /// It was counted zero once, at this instant.
+    CountedOnce(Timestamp),
+}
+
+impl Tally {
+    /// Takes a walk up; `ring` are the keys that there are.
+    pub fn note(&mut self, ring: &BTreeSet<KeyId>, walked: &Walked) {
+        let before = std::mem::take(&mut self.by_key);
+        for id in ring.iter().chain(walked.records.keys()) {
+            let records = walked.records.get(id).copied().unwrap_or(0);
+            let passing = walked.passing.get(id).copied().unwrap_or(0);
+            let (at, since) = (walked.at, walked.ended);
+            let mut counted = Counted { records, passing, at, none_since: None, since, again: false };
+            if records == 0 && !walked.sealing.contains(id) {
+                counted.none_since = Some(walked.at);
+                if let Some(first) = before.get(id).filter(|before| before.none_since.is_some()) {
+                    counted.none_since = first.none_since;
+                    counted.since = first.since;
+                    let apart = walked.began.checked_sub(first.since);
+                    counted.again = first.again || apart.is_some_and(|apart| apart >= COUNTED_AGAIN_AFTER);
+                }
+            }
+            self.by_key.insert(id.clone(), counted);
+        }
+    }
+
+    /// Somebody may have sealed with a key since it was counted.
+    pub(super) fn forget_none(&mut self, id: &str) {
+        if let Some(counted) = self.by_key.get_mut(id) {
+            counted.none_since = None;
+            counted.again = false;
+        }
+    }
+
+    /// What was counted of a key.
+    pub fn of(&self, id: &str) -> Option<&Counted> {
+        self.by_key.get(id)
+    }
+
+    /// Every key of which something was counted.
+    pub fn keys(&self) -> impl Iterator<Item = (&KeyId, &Counted)> {
+        self.by_key.iter()
+    }
+
+    /// Whether a key may go.
+    pub fn may_go(&self, id: &str) -> Result<(), Needed> {
+        match self.by_key.get(id) {
+            Some(counted) if counted.records > 0 => Err(Needed::Records(counted.records)),
+            Some(Counted { none_since: Some(_), again: true, .. }) => Ok(()),
+            Some(Counted { none_since: Some(since), .. }) => Err(Needed::CountedOnce(*since)),
+            Some(_) | None => Err(Needed::NotCounted),
+        }
+    }
+}
+
+impl fmt::Display for Needed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Needed::Records(1) => f.write_str("1 record is still sealed with it"),
+            Needed::Records(records) => write!(f, "{records} records are still sealed with it"),
+            Needed::NotCounted => f.write_str("it was not counted yet since nobody seals with it"),
+            Needed::CountedOnce(at) => write!(
+                f,
+                "it was counted zero only once, at {}; the next count that begins {} s later decides",
+                at.rfc3339(),
+                COUNTED_AGAIN_AFTER.as_secs()
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn walked(records: u64, sealing: bool, began: u64) -> Walked {
+        Walked {
+            records: [("old".to_owned(), records)].into_iter().filter(|(_, count)| *count > 0).collect(),
+            passing: BTreeMap::new(),
+            sealing: sealing.then(|| "old".to_owned()).into_iter().collect(),
+            began: Duration::from_secs(began),
+            ended: Duration::from_secs(began + 10),
+            at: Timestamp::from_unix_seconds(i64::try_from(began + 10).expect("small")),
+        }
+    }
+
+    #[test]
+    fn a_key_may_go_when_it_was_counted_zero_twice_long_enough_apart_and_nobody_sealed_with_it() {
+        let once = |seconds| Err(Needed::CountedOnce(Timestamp::from_unix_seconds(seconds)));
+        // Records, whether somebody sealed with it, and when the walk began.
+        for (walks, expected) in [
+            (&[][..], Err(Needed::NotCounted)),
+            (&[(0, false, 0)][..], once(10)),
+            (&[(3, false, 0)], Err(Needed::Records(3))),
+            (&[(0, true, 0), (0, true, 500)], Err(Needed::NotCounted)),
+            (&[(0, true, 0), (0, false, 500)], once(510)),
+            (&[(0, false, 0), (0, false, 100)], once(10)),
+            (&[(0, false, 0), (0, false, 129)], once(10)),
+            (&[(0, false, 0), (0, false, 130)], Ok(())),
+            (&[(0, false, 0), (0, false, 100), (0, false, 130)], Ok(())),
+            (&[(0, false, 0), (0, false, 130), (0, false, 150)], Ok(())),
+            (&[(0, false, 0), (1, false, 50), (0, false, 130)], once(140)),
+            (&[(0, false, 0), (0, true, 50), (0, false, 130)], once(140)),
+            (&[(0, false, 0), (0, false, 130), (1, false, 150)], Err(Needed::Records(1))),
+        ] {
+            let mut tally = Tally::default();
+            for (records, sealing, began) in walks {
+                tally.note(&BTreeSet::from(["old".to_owned()]), &walked(*records, *sealing, *began));
+            }
+            assert_eq!(tally.may_go("old"), expected, "{walks:?}");
+        }
+    }
+
+    #[test]
+    fn keys_that_the_ring_lacks_are_counted_for_as_long_as_a_record_names_them() {
+        let mut tally = Tally::default();
+        tally.note(&BTreeSet::new(), &walked(2, false, 0));
+        assert_eq!(tally.of("old").map(|counted| counted.records), Some(2));
+        tally.note(&BTreeSet::from(["new".to_owned()]), &walked(0, false, 50));
+        assert_eq!(tally.keys().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["new"]);
+    }
+}

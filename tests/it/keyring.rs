@@ -1,0 +1,620 @@
+//! A sealing key is replaced while everything runs: no request fails, nothing is lost, and a key goes only when nothing needs it.
+//!
+//! The short forms are part of `make check`; the long one, with 100,000 records and a worker killed twenty times, is `make rotation`.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use http::Method;
+use serde_json::Value;
+use tokenward::domain::account::Account;
+use tokenward::domain::connection::{Profile, SignIn};
+use tokenward::domain::grant::Grant;
+use tokenward::domain::id::{AppName, ConnectionKey, ConnectionName};
+use tokenward::domain::secret::RefreshToken;
+use tokenward::domain::time::Clock;
+use tokenward::keyring::files;
+use tokenward::repository::Repository;
+use tokenward::store::{keyspace, record};
+use tokenward::system::{SystemClock, SystemRandom, TokioTasks};
+
+use crate::http_client::{request, request_unix};
+use crate::redis_server::RedisServer;
+use crate::world::{ALICE, Kept, Plan, Process, World, text, write_secret};
+
+/// Quick leases, and short-lived records that are gone soon.
+const QUICK: &str = "[limits]\nauthority_timeout = \"2s\"\nlease = \"7s\"\nconnect_session_ttl = \"1m\"\nstate_ttl = \"1m\"\nconfirmation_ttl = \"1m\"\n";
+
+/// Runs a command for the daemon of a folder.
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tokenward"))
+        .args(arguments)
+        .arg("--config")
+        .arg(folder.join("tokenward.toml"))
+        .stdin(Stdio::null())
+        .output()
+        .expect("it ends")
+}
+
+/// The same, elsewhere: whoever has to go on meanwhile does.
+async fn said(folder: &Path, arguments: &[&str]) -> String {
+    let (code, out, err) = ended(folder, arguments).await;
+    assert_eq!(code, Some(0), "{arguments:?}: {out}{err}");
+    out
+}
+
+/// What a command says that must not succeed.
+async fn refused(folder: &Path, arguments: &[&str]) -> String {
+    let (code, out, err) = ended(folder, arguments).await;
+    assert_eq!((code, out.as_str()), (Some(1), ""), "{arguments:?}: {err}");
+    err
+}
+
+async fn ended(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let folder = folder.to_owned();
+    let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+    let output = tokio::task::spawn_blocking(move || {
+        run(&folder, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    });
+    let output = output.await.expect("joined");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+async fn status(folder: &Path) -> Vec<Value> {
+    let keys: Value =
+        serde_json::from_str(&said(folder, &["keyring", "status", "--json"]).await).expect("JSON");
+    keys.as_array().expect("a list").clone()
+}
+
+fn key_of<'a>(keys: &'a [Value], id: &str) -> &'a Value {
+    keys.iter().find(|key| key["id"] == id).unwrap_or_else(|| panic!("no {id} in {keys:?}"))
+}
+
+/// How many replicas can open a key, and how many cannot, as the daemon that is asked knows.
+async fn opened(folder: &Path, id: &str) -> (usize, usize) {
+    let keys = status(folder).await;
+    let key = keys.into_iter().find(|key| key["id"] == id);
+    let count = |word: &str| key.as_ref().and_then(|key| key[word].as_array()).map_or(0, Vec::len);
+    (count("opened_by"), count("not_opened_by"))
+}
+
+/// The key that seals, by its file.
+fn primary(folder: &Path) -> String {
+    files::open(&folder.join("keyring")).expect("a keyring").primary().id.clone()
+}
+
+/// Waits until something is so.
+async fn until(what: &str, seconds: u64, mut is_so: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so().await {
+        assert!(begun.elapsed() < Duration::from_secs(seconds), "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Which keys the records of connections name.
+fn keys_in(redis: &RedisServer, names: &[String], ids: &[&str]) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for name in names {
+        let record = redis.cli(&["GET", &format!("tokenward:{{outlook:{name}}}")]);
+        let named = ids.iter().filter(|id| record.contains(**id));
+        found.extend(named.map(|id| (*id).to_owned()));
+    }
+    found
+}
+
+/// Callers that ask for tokens all the time. A replica that is gone is left for another, as a balancer would; whatever a replica
+/// answers counts.
+struct Load {
+    /// Where replicas are, which may be started again elsewhere.
+    urls: Arc<Mutex<Vec<String>>>,
+    ends: Arc<AtomicBool>,
+    served: Arc<AtomicUsize>,
+    callers: Vec<tokio::task::JoinHandle<Vec<String>>>,
+}
+
+impl Load {
+    fn start(key: &str, urls: &[String], names: &[String]) -> Load {
+        let (ends, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let urls = Arc::new(Mutex::new(urls.to_vec()));
+        let caller = |number: usize| {
+            let (ends, served) = (ends.clone(), served.clone());
+            let (bearer, urls, names) = (format!("Bearer {key}"), urls.clone(), names.to_vec());
+            tokio::spawn(async move {
+                let mut failures = Vec::new();
+                for step in number.. {
+                    if ends.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let name = &names[step % names.len()];
+                    let path = format!("/v1/apps/outlook/connections/{name}/token");
+                    let mut failure = Some(format!("{name}: nobody answers"));
+                    for attempt in 0..100 {
+                        let url = {
+                            let urls = urls.lock().expect("not poisoned");
+                            format!("{}{path}", urls[(step + attempt) % urls.len()])
+                        };
+                        match request(Method::GET, &url, &[("authorization", bearer.as_str())], "").await {
+                            Ok(answer) if answer.status == 200 => failure = None,
+                            Ok(answer) => {
+                                failure = Some(format!("{url}: {} {}", answer.status, answer.text()))
+                            }
+                            Err(_) => {
+                                tokio::time::sleep(Duration::from_millis(50)).await;
+                                continue;
+                            }
+                        }
+                        break;
+                    }
+                    failures.extend(failure);
+                    served.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                failures
+            })
+        };
+        let callers = (0..6).map(caller).collect();
+        Load { urls, ends, served, callers }
+    }
+
+    /// Ends it, and holds it against what was promised: none failed.
+    async fn end(self, refreshes: usize) {
+        self.ends.store(true, Ordering::Relaxed);
+        let mut failures = Vec::new();
+        for caller in self.callers {
+            failures.extend(caller.await.expect("a caller"));
+        }
+        let served = self.served.load(Ordering::Relaxed);
+        eprintln!("{served} requests, {refreshes} refreshes, {} failures", failures.len());
+        assert!(failures.is_empty(), "{} of {served}: {failures:#?}", failures.len());
+        assert!(served > 100 && refreshes > 10, "{served} requests, {refreshes} refreshes");
+    }
+}
+
+/// Two replicas on one keyring, and connections whose tokens are so short-lived that they are refreshed all the time.
+async fn two_replicas(count: usize) -> (World, Process, Vec<String>) {
+    let plan = Plan::default().kept(Kept::Redis).token_life(Duration::from_secs(6)).sections(QUICK);
+    let world = plan.start().await;
+    let second = world.replica("second").await;
+    let names: Vec<String> = (0..count).map(|number| format!("user-{number}")).collect();
+    for name in &names {
+        world.connect(name, ALICE).await;
+    }
+    (world, second, names)
+}
+
+/// Added, taken up by all, promoted, sealed anew, half way back, and on again, under load; and what may not go does not.
+#[tokio::test]
+async fn a_key_is_replaced_and_put_back_under_load_without_one_failed_request() {
+    let (world, second, names) = two_replicas(6).await;
+    let folder = world.folder.path();
+    let redis = world.redis.as_ref().expect("redis");
+    let old = primary(folder);
+    world.entra.clear_ledger();
+    let load = Load::start(&world.key, &[world.daemon.local.clone(), second.local.clone()], &names);
+
+    let new = said(folder, &["keyring", "add"]).await.trim().to_owned();
+    until("both replicas to open the new key", 5, async || opened(folder, &new).await == (2, 0)).await;
+    assert_eq!(keys_in(redis, &names, &[&old, &new]), BTreeSet::from([old.clone()]), "it seals nothing yet");
+
+    // There, back before it is done, and there again.
+    for (to, from) in [(&new, &old), (&old, &new), (&new, &old)] {
+        said(folder, &["keyring", "promote", to]).await;
+        assert_eq!(primary(folder), *to);
+        let done: Value =
+            serde_json::from_str(&said(folder, &["keyring", "rewrap", "--json"]).await).expect("JSON");
+        assert_eq!((done["left"].as_u64(), done["refused"].as_u64()), (Some(0), Some(0)), "{done}");
+        assert_eq!(keys_in(redis, &names, &[from, to]), BTreeSet::from([to.clone()]));
+    }
+    let keys = status(folder).await;
+    let counted = key_of(&keys, &old);
+    assert_eq!(counted["records"], counted["passing"], "what lasts is sealed anew: {counted}");
+    assert_eq!(key_of(&keys, &new)["primary"], true);
+    let metrics = world.metrics().await;
+    assert!(metrics.contains(&format!("tokenward_sealing_key_primary{{key=\"{new}\"}} 1")), "{metrics}");
+    assert!(metrics.contains(&format!("tokenward_sealing_key_records{{key=\"{old}\"}}")), "{metrics}");
+
+    // Callers are known by hashes made with the old one; and it was not counted zero twice.
+    let said_no = refused(folder, &["keyring", "retire", &old]).await;
+    assert!(said_no.contains("mail-sync") && said_no.contains("mail-reader"), "{said_no}");
+    let said_no = refused(folder, &["keyring", "retire", &new]).await;
+    assert!(said_no.contains("it is the primary"), "{said_no}");
+    load.end(world.token_calls("refresh_token")).await;
+
+    let audit = ["audit.jsonl", "second/audit.jsonl"].map(|log| std::fs::read_to_string(folder.join(log)));
+    let audit = audit.map(|log| log.expect("an audit log")).concat();
+    for word in ["keyring_promote", "keyring_rewrap", "rewrap_ended", "\"what\":\"keyring\""] {
+        assert!(audit.contains(word), "no {word} in the audit logs");
+    }
+}
+
+/// A replica on another keyring that lacks the key: nobody promotes it; and while only one of them seals with it, nothing is sealed
+/// anew.
+#[tokio::test]
+async fn a_key_that_one_replica_cannot_open_is_not_promoted() {
+    let plan = Plan::default().kept(Kept::Redis).sections(QUICK);
+    let world = plan.start().await;
+    let folder = world.folder.path();
+    let apart = folder.join("apart");
+    world.prepare_replica("apart");
+    let config = std::fs::read_to_string(apart.join("tokenward.toml")).expect("the configuration");
+    std::fs::write(apart.join("tokenward.toml"), config.replace("\"../keyring\"", "\"keyring\""))
+        .expect("write");
+    copy_keys(folder, &apart);
+    let second = Process::start(&apart).await;
+    world.connect("one", ALICE).await;
+    let names = ["one".to_owned()];
+    let redis = world.redis.as_ref().expect("redis");
+    let old = primary(folder);
+
+    let new = said(folder, &["keyring", "add"]).await.trim().to_owned();
+    until("this one to open it", 5, async || opened(folder, &new).await == (1, 1)).await;
+    let said_no = refused(folder, &["keyring", "promote", &new]).await;
+    assert!(said_no.contains("cannot open it") && said_no.contains("copy the key's file"), "{said_no}");
+    assert_eq!(primary(folder), old);
+
+    copy_keys(folder, &apart);
+    until("the other one to open it", 5, async || opened(folder, &new).await == (2, 0)).await;
+    let (code, _, err) = ended(folder, &["keyring", "promote", &new]).await;
+    assert!(code == Some(0) && err.contains("Not every replica seals"), "{err}");
+    assert_eq!(keys_in(redis, &names, &[&old, &new]), BTreeSet::from([old.clone()]), "they do not agree");
+    assert!(world.daemon.log().contains("before all replicas agree"), "{}", world.daemon.log());
+    let said_no = refused(folder, &["keyring", "retire", &old]).await;
+    assert!(said_no.contains("API keys"), "{said_no}");
+    assert_eq!(world.token_at(&second, "one").await.status, 200);
+
+    said(&apart, &["keyring", "promote", &new]).await;
+    said(folder, &["keyring", "rewrap"]).await;
+    assert_eq!(keys_in(redis, &names, &[&old, &new]), BTreeSet::from([new.clone()]));
+    for daemon in [&world.daemon, &second] {
+        assert_eq!(world.token_at(daemon, "one").await.status, 200, "{}", daemon.log());
+    }
+}
+
+fn copy_keys(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to.join("keyring")).expect("a folder");
+    for file in std::fs::read_dir(from.join("keyring")).expect("a keyring") {
+        let file = file.expect("a file").path();
+        let name = file.file_name().expect("a name");
+        let text = std::fs::read_to_string(&file).expect("a key");
+        write_secret(&to.join("keyring").join(name), &text);
+    }
+}
+
+/// A key's file that goes, or is damaged: the keys from before stay in force, why is said once, and nothing fails.
+#[tokio::test]
+async fn a_keyring_that_does_not_validate_is_refused_with_a_reason_and_nothing_is_lost() {
+    let world = Plan::default().sections(QUICK).start().await;
+    let folder = world.folder.path();
+    world.connect("one", ALICE).await;
+    let old = primary(folder);
+    let new = said(folder, &["keyring", "add"]).await.trim().to_owned();
+    said(folder, &["keyring", "promote", &new]).await;
+    said(folder, &["keyring", "rewrap"]).await;
+
+    let file = |id: &str| folder.join("keyring").join(format!("{id}.key"));
+    let (kept, elsewhere) = (file(&old), folder.join("elsewhere"));
+    let content = std::fs::read_to_string(&kept).expect("a key");
+    let events = |word: &str| world.daemon.log().lines().filter(|line| line.contains(word)).count();
+    const REFUSED: &str = "the keyring on disk is not taken up";
+    // Gone, although sessions are sealed with it.
+    std::fs::rename(&kept, &elsewhere).expect("moved");
+    until("it to be refused", 5, async || events(REFUSED) == 1).await;
+    let log = world.daemon.log();
+    assert!(log.contains(&format!("lacks the key {old}")) && log.contains("restore the file"), "{log}");
+    assert_eq!(status(folder).await.len(), 2, "it is in force");
+    assert_eq!(world.token("one").await.status, 200, "its callers are still known");
+    tokio::time::sleep(Duration::from_millis(2200)).await;
+    assert_eq!(events(REFUSED), 1, "once");
+    std::fs::rename(&elsewhere, &kept).expect("moved back");
+    until("it to be whole again", 5, async || events("again what it was") == 1).await;
+    // Damaged, and another one under its name.
+    let other = content.replace(key_line(&content), "key = \"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\"");
+    for (number, (damage, word)) in
+        [("id = \"x\"\n".to_owned(), "has no `key`; is it damaged?"), (other, "is another one than before")]
+            .into_iter()
+            .enumerate()
+    {
+        write_secret(&kept, &damage);
+        until("it to be refused", 5, async || events(REFUSED) == 2 + number).await;
+        assert!(world.daemon.log().contains(word), "no {word} in {}", world.daemon.log());
+        write_secret(&kept, &content);
+        until("it to be whole again", 5, async || events("again what it was") == 2 + number).await;
+    }
+    assert_eq!(world.token("one").await.status, 200);
+}
+
+fn key_line(content: &str) -> &str {
+    content.lines().find(|line| line.starts_with("key = ")).expect("a key")
+}
+
+/// Records that were sealed by a key which is not there: said plainly at the start, with how many, and healed by the key's file.
+#[tokio::test]
+async fn records_of_a_key_that_is_not_there_are_said_plainly_at_the_start() {
+    let mut world = Plan::default().kept(Kept::Redis).sections(QUICK).start().await;
+    let folder: PathBuf = world.folder.path().to_owned();
+    for name in ["one", "two", "three"] {
+        world.connect(name, ALICE).await;
+    }
+    let old = primary(&folder);
+    assert_eq!(world.daemon.terminate(), Some(0), "{}", world.daemon.log());
+    let new = said(&folder, &["keyring", "add"]).await.trim().to_owned();
+    said(&folder, &["keyring", "promote", &new, "--unchecked"]).await;
+    let file = folder.join("keyring").join(format!("{old}.key"));
+    std::fs::rename(&file, folder.join("elsewhere")).expect("moved");
+    world.daemon = Process::launch(&folder).await;
+    let names_it = |log: &str| {
+        log.lines().any(|line| {
+            line.contains("a key that the keyring does not hold")
+                && line.contains(&old)
+                && line.contains("ERROR")
+        })
+    };
+    until("it to be said", 10, async || names_it(&world.daemon.log())).await;
+    let log = world.daemon.log();
+    assert!(log.contains("restore that key's file"), "{log}");
+    let keys = status(&folder).await;
+    let counted = key_of(&keys, &old);
+    assert!(counted["records"].as_u64() >= Some(3) && counted["created_at"].is_null(), "{counted}");
+    let shown = ended(&folder, &["keyring", "status"]).await;
+    assert!(shown.2.contains("which is not there"), "{}", shown.2);
+
+    std::fs::rename(folder.join("elsewhere"), &file).expect("moved back");
+    said(&folder, &["keyring", "rewrap"]).await;
+    for name in ["one", "two", "three"] {
+        let answer = world.token(name).await;
+        assert_eq!(answer.status, 200, "{}\n{}", answer.text(), world.daemon.log());
+    }
+}
+
+/// The replica that seals anew is killed in the middle of it: another one does the rest.
+#[tokio::test]
+async fn a_worker_that_is_killed_is_followed_by_another() {
+    let mut run = Long { records: 1500, rate: 300, kills: 1, retire: false }.start().await;
+    run.rotate().await;
+    run.end().await;
+}
+
+/// `make rotation`: the whole of it, at size.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes some eight minutes: `make rotation`"]
+async fn a_hundred_thousand_records_are_sealed_anew_under_load_though_the_worker_is_killed_twenty_times() {
+    let number =
+        |name: &str, default| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
+    let long = Long {
+        records: number("ROTATION_RECORDS", 100_000),
+        rate: number("ROTATION_RATE", 2000),
+        kills: number("ROTATION_KILLS", 20),
+        retire: true,
+    };
+    let mut run = long.start().await;
+    run.rotate().await;
+    run.end().await;
+}
+
+/// A rotation at size.
+struct Long {
+    records: usize,
+    rate: usize,
+    kills: usize,
+    retire: bool,
+}
+
+struct Run {
+    long: Long,
+    world: World,
+    /// The others, with their folders.
+    replicas: Vec<(PathBuf, Process)>,
+    names: Vec<String>,
+    load: Option<Load>,
+    old: String,
+    new: String,
+}
+
+impl Long {
+    async fn start(self) -> Run {
+        let limits = format!("{QUICK}rewrap_rate = {}\n", self.rate);
+        let plan = Plan::default().kept(Kept::Redis).token_life(Duration::from_secs(6)).sections(&limits);
+        let world = plan.start().await;
+        let folder = world.folder.path().to_owned();
+        let begun = Instant::now();
+        fill(world.redis.as_ref().expect("redis"), &folder, self.records);
+        eprintln!("{} records made in {:?}", self.records, begun.elapsed());
+        let names: Vec<String> = (0..4).map(|number| format!("user-{number}")).collect();
+        for name in &names {
+            world.connect(name, ALICE).await;
+        }
+        let mut replicas = Vec::new();
+        for name in ["second", "third"] {
+            replicas.push((folder.join(name), world.replica(name).await));
+        }
+        world.entra.clear_ledger();
+        let old = primary(&folder);
+        let new = said(&folder, &["keyring", "add"]).await.trim().to_owned();
+        let mut urls = vec![world.daemon.local.clone()];
+        urls.extend(replicas.iter().map(|(_, process)| process.local.clone()));
+        let load = Load::start(&world.key, &urls, &names);
+        Run { long: self, world, replicas, names, load: Some(load), old, new }
+    }
+}
+
+impl Run {
+    fn folder(&self) -> PathBuf {
+        self.world.folder.path().to_owned()
+    }
+
+    /// What a replica says of the sealing anew; none when it does not answer.
+    async fn rewrap_of(folder: &Path) -> Option<Value> {
+        let socket = folder.join("admin.sock");
+        let answer = request_unix(&socket, Method::GET, "/admin/v1/keyring", &[], "").await.ok()?;
+        (answer.status == 200).then(|| answer.json())
+    }
+
+    /// Which replica seals anew (0 is the first), and how much it has done.
+    async fn worker(&self) -> Option<(usize, u64)> {
+        let folders =
+            std::iter::once(self.folder()).chain(self.replicas.iter().map(|(folder, _)| folder.clone()));
+        for (at, folder) in folders.enumerate() {
+            if let Some(seen) = Self::rewrap_of(&folder).await
+                && seen["rewrap"]["running"] == true
+            {
+                return Some((at, seen["rewrap"]["resealed"].as_u64().unwrap_or(0)));
+            }
+        }
+        None
+    }
+
+    /// Promoted, and sealed anew by one replica after the other: each is killed when it has done its share.
+    async fn rotate(&mut self) {
+        let folder = self.folder();
+        let opened = async || opened(&folder, &self.new).await == (3, 0);
+        until("all replicas to open the new key", 15, opened).await;
+        let begun = Instant::now();
+        said(&folder, &["keyring", "promote", &self.new]).await;
+        let share = u64::try_from(self.long.records / (self.long.kills + 2)).expect("small");
+        for kill in 0..self.long.kills {
+            let victim = loop {
+                assert!(begun.elapsed() < Duration::from_secs(600), "{}", self.world.daemon.log());
+                match self.worker().await {
+                    // Since it began: a part of what is left.
+                    Some((at, resealed)) if resealed >= share => break at,
+                    _ => tokio::time::sleep(Duration::from_millis(50)).await,
+                }
+            };
+            let process = match victim.checked_sub(1) {
+                None => &mut self.world.daemon,
+                Some(at) => &mut self.replicas[at].1,
+            };
+            process.kill();
+            let again = if victim == 0 { folder.clone() } else { self.replicas[victim - 1].0.clone() };
+            let process = Process::start(&again).await;
+            self.load.as_ref().expect("runs").urls.lock().expect("not poisoned")[victim] =
+                process.local.clone();
+            match victim.checked_sub(1) {
+                None => self.world.daemon = process,
+                Some(at) => self.replicas[at].1 = process,
+            }
+            eprintln!("kill {}: replica {victim}, after {:?}", kill + 1, begun.elapsed());
+        }
+        let done: Value =
+            serde_json::from_str(&said(&folder, &["keyring", "rewrap", "--json"]).await).expect("JSON");
+        eprintln!(
+            "{} records sealed anew, {} kills: {:?}",
+            self.long.records,
+            self.long.kills,
+            begun.elapsed()
+        );
+        assert_eq!((done["left"].as_u64(), done["refused"].as_u64()), (Some(0), Some(0)), "{done}");
+        let redis = self.world.redis.as_ref().expect("redis");
+        assert_eq!(count_in(redis, &self.old), 0, "nothing that lasts names the old key");
+        assert!(count_in(redis, &self.new) >= self.long.records, "and nothing is lost");
+    }
+
+    async fn end(mut self) {
+        let folder = self.folder();
+        if self.long.retire {
+            // What hangs on the old key beside the store.
+            for caller in ["mail-sync", "mail-reader"] {
+                let keys: Value =
+                    serde_json::from_str(&said(&folder, &["callers", "list-keys", caller, "--json"]).await)
+                        .expect("JSON");
+                let added: Value =
+                    serde_json::from_str(&said(&folder, &["callers", "add-key", caller, "--json"]).await)
+                        .expect("JSON");
+                if caller == "mail-sync" {
+                    self.world.key = text(&added, "key").to_owned();
+                    tokio::time::sleep(Duration::from_millis(1200)).await;
+                    let load = self.load.take().expect("runs");
+                    load.end(self.world.token_calls("refresh_token")).await;
+                    let mut urls = vec![self.world.daemon.local.clone()];
+                    urls.extend(self.replicas.iter().map(|(_, process)| process.local.clone()));
+                    self.load = Some(Load::start(&self.world.key, &urls, &self.names));
+                }
+                said(&folder, &["callers", "retire-key", caller, text(&keys[0], "id")]).await;
+            }
+            // Sessions can be read for a while after their end; that is not waited for here.
+            let sessions = "for _, key in ipairs(redis.call('KEYS', 'tokenward:pending:{session:*')) do redis.call('DEL', key) end";
+            self.world.redis.as_ref().expect("redis").cli(&["EVAL", sessions, "0"]);
+            let begun = Instant::now();
+            let (mut code, mut words) = (None, String::new());
+            while code != Some(0) && begun.elapsed() < Duration::from_secs(300) {
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                (code, _, words) = ended(&folder, &["keyring", "retire", &self.old]).await;
+            }
+            assert_eq!(code, Some(0), "{words}");
+            assert!(
+                begun.elapsed() > Duration::from_secs(110),
+                "not before it was counted twice: {:?}",
+                begun.elapsed()
+            );
+            eprintln!("retired after {:?}", begun.elapsed());
+            until("every replica to be without it", 90, async || status(&folder).await.len() == 1).await;
+        }
+        let load = self.load.take().expect("runs");
+        load.end(self.world.token_calls("refresh_token")).await;
+        for name in &self.names {
+            assert_eq!(self.world.token(name).await.status, 200, "{}", self.world.daemon.log());
+        }
+    }
+}
+
+/// How many connections' records name a key. (Their profile's, which is all that is looked at: they are sealed whole.)
+fn count_in(redis: &RedisServer, id: &str) -> usize {
+    let script = "local n, cursor = 0, '0' repeat local page = redis.call('SCAN', cursor, 'MATCH', 'tokenward:{*', 'COUNT', 1000) \
+                  cursor = page[1] for _, key in ipairs(page[2]) do if string.find(redis.call('GET', key), ARGV[1], 1, true) then n = n + 1 end end \
+                  until cursor == '0' return n";
+    redis.cli(&["EVAL", script, "0", id]).parse().expect("a number")
+}
+
+/// Fills the store with connections, sealed as the daemon seals them.
+fn fill(redis: &RedisServer, folder: &Path, count: usize) {
+    use std::io::Write as _;
+    let keyring = Arc::new(files::open(&folder.join("keyring")).expect("a keyring"));
+    let (random, clock) = (Arc::new(SystemRandom::new()), Arc::new(SystemClock::new()));
+    let config = tokenward::store::redis::RedisConfig::new("127.0.0.1", redis.port());
+    let tasks = Arc::new(TokioTasks::new());
+    // It only seals: nothing is asked of the store.
+    let store = tokenward::store::redis::RedisStore::new(config, clock.clone(), random.clone(), tasks);
+    let repository = Repository::new(Arc::new(store.expect("prepared")), keyring, random);
+    let app = AppName::parse("outlook").expect("a name");
+    let account = Account {
+        iss: "https://login.example/t/v2.0".into(),
+        sub: "s".into(),
+        tid: Some("11111111-0000-4000-8000-00000000000a".into()),
+        oid: Some("o".into()),
+        username: None,
+    };
+    let mut profile =
+        Profile::connected(account, vec![], vec!["Mail.Read".into()], "mail-sync".into(), clock.now(), None);
+    profile.sign_in = SignIn { number: 1, nonce: [3; 8] };
+    let grant = Grant { current: RefreshToken::new("a".repeat(900)), previous: None };
+    let mut pipe = Command::new("redis-cli")
+        .args(["-p", &redis.port().to_string(), "--pipe"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("redis-cli is installed");
+    let mut input = std::io::BufWriter::new(pipe.stdin.take().expect("piped"));
+    let mut send = |words: &[&[u8]]| {
+        write!(input, "*{}\r\n", words.len()).expect("written");
+        for word in words {
+            write!(input, "${}\r\n", word.len()).expect("written");
+            input.write_all(word).and_then(|()| input.write_all(b"\r\n")).expect("written");
+        }
+    };
+    for number in 0..count {
+        let connection = ConnectionName::parse(&format!("bulk-{number:06}")).expect("a name");
+        let key = ConnectionKey { app: app.clone(), connection };
+        let sealed = repository.seal(&key, 0, &profile, &[], Some(&grant));
+        let record = record::encode("filling", &sealed).expect("fits");
+        send(&[b"SET", keyspace::redis_record(&key).as_bytes(), &record]);
+        send(&[b"ZADD", keyspace::redis_index(&app).as_bytes(), b"0", key.connection.as_str().as_bytes()]);
+    }
+    drop(input);
+    assert!(pipe.wait().expect("it ends").success());
+}
