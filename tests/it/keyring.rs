@@ -163,7 +163,7 @@ impl Load {
     }
 
     /// Ends it, and holds it against what was promised: none failed.
-    async fn end(self, refreshes: usize) {
+    async fn end(self, refreshes: usize, replicas: &[&Process]) {
         self.ends.store(true, Ordering::Relaxed);
         let mut failures = Vec::new();
         for caller in self.callers {
@@ -171,6 +171,14 @@ impl Load {
         }
         let served = self.served.load(Ordering::Relaxed);
         eprintln!("{served} requests, {refreshes} refreshes, {} failures", failures.len());
+        if !failures.is_empty() {
+            for replica in replicas {
+                let log = replica.log();
+                let loud =
+                    log.lines().filter(|line| !line.contains("\"DEBUG\"") && !line.contains("\"INFO\""));
+                eprintln!("{}\n", loud.collect::<Vec<_>>().join("\n"));
+            }
+        }
         assert!(failures.is_empty(), "{} of {served}: {failures:#?}", failures.len());
         assert!(served > 100 && refreshes > 10, "{served} requests, {refreshes} refreshes");
     }
@@ -224,7 +232,7 @@ async fn a_key_is_replaced_and_put_back_under_load_without_one_failed_request() 
     assert!(said_no.contains("mail-sync") && said_no.contains("mail-reader"), "{said_no}");
     let said_no = refused(folder, &["keyring", "retire", &new]).await;
     assert!(said_no.contains("it is the primary"), "{said_no}");
-    load.end(world.token_calls("refresh_token")).await;
+    load.end(world.token_calls("refresh_token"), &[&world.daemon, &second]).await;
 
     let audit = ["audit.jsonl", "second/audit.jsonl"].map(|log| std::fs::read_to_string(folder.join(log)));
     let audit = audit.map(|log| log.expect("an audit log")).concat();
@@ -382,7 +390,7 @@ async fn a_worker_that_is_killed_is_followed_by_another() {
 
 /// `make rotation`: the whole of it, at size.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes some eight minutes: `make rotation`"]
+#[ignore = "takes some ten minutes: `make rotation`"]
 async fn a_hundred_thousand_records_are_sealed_anew_under_load_though_the_worker_is_killed_twenty_times() {
     let number =
         |name: &str, default| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
@@ -515,6 +523,13 @@ impl Run {
         assert!(count_in(redis, &self.new) >= self.long.records, "and nothing is lost");
     }
 
+    async fn end_load(&mut self) {
+        let mut replicas = vec![&self.world.daemon];
+        replicas.extend(self.replicas.iter().map(|(_, process)| process));
+        let load = self.load.take().expect("runs");
+        load.end(self.world.token_calls("refresh_token"), &replicas).await;
+    }
+
     async fn end(mut self) {
         let folder = self.folder();
         if self.long.retire {
@@ -529,8 +544,7 @@ impl Run {
                 if caller == "mail-sync" {
                     self.world.key = text(&added, "key").to_owned();
                     tokio::time::sleep(Duration::from_millis(1200)).await;
-                    let load = self.load.take().expect("runs");
-                    load.end(self.world.token_calls("refresh_token")).await;
+                    self.end_load().await;
                     let mut urls = vec![self.world.daemon.local.clone()];
                     urls.extend(self.replicas.iter().map(|(_, process)| process.local.clone()));
                     self.load = Some(Load::start(&self.world.key, &urls, &self.names));
@@ -555,8 +569,7 @@ impl Run {
             eprintln!("retired after {:?}", begun.elapsed());
             until("every replica to be without it", 90, async || status(&folder).await.len() == 1).await;
         }
-        let load = self.load.take().expect("runs");
-        load.end(self.world.token_calls("refresh_token")).await;
+        self.end_load().await;
         for name in &self.names {
             assert_eq!(self.world.token(name).await.status, 200, "{}", self.world.daemon.log());
         }

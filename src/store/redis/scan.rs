@@ -7,7 +7,7 @@
 
 use ::redis::Cmd;
 
-use super::{RedisStore, Way};
+use super::{LIST_CHUNK, RedisStore, Way};
 use crate::store::{RecordOf, SEALED_HEAD, SealedPage, SealedRecord, StoreError, keyspace, record};
 
 const DOING: &str = "walking over every record";
@@ -108,7 +108,11 @@ impl RedisStore {
             reads.push((keyspace::slot(&String::from_utf8_lossy(key)), read));
             records.push(of);
         }
-        let heads = self.read_many(DOING, &reads).await?;
+        let mut heads = Vec::with_capacity(reads.len());
+        // Others wait behind them on the connection.
+        for some in reads.chunks(LIST_CHUNK) {
+            heads.extend(self.read_many(DOING, some).await?);
+        }
         let seen = records.into_iter().zip(heads).filter_map(|(of, read)| {
             // Gone since, when there is nothing.
             let read = read.filter(|read| !read.is_empty())?;
