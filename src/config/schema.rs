@@ -144,8 +144,15 @@ index after the last one adds an item. A variable that begins `TOKENWARD__` and 
 
 ## Reload
 
-This version reads its configuration and the files it names at its start: restart after a change. API key files are the
-exception (they are read again within a second), and federated assertions are read for every use.
+The daemon looks once a second whether this file, or a file or directory that it names, has changed; an editor's rename, a
+Kubernetes volume's swapped link and a mount that comes back all count. What has stayed the same for a second is read again.
+SIGHUP and `tokenward reload` do it at once. Everything is checked and built before anything is replaced: a mistake is logged,
+counted (`tokenward_config_reloads_total{outcome=\"failed\"}`), printed by `tokenward reload`, and changes nothing.
+
+Live: `[apps]` with their credentials, `[callers]`, `[admins]`, `[limits]`, `store.serve_cached_for`, `listen.public.base_url`,
+the content of every certificate and key file, and `log.level`. API keys, federated assertions, sealing keys, and the password and
+certificates for Redis have looks of their own and need no reload. Not live, and refused by name: the addresses of listeners and
+whether they have TLS, `[store]`'s place, `store.journal`, `sealing.keyring`, `[audit]` and `log.format`: restart for those.
 ";
 
 /// The reference page `docs/configuration.md`.
