@@ -74,6 +74,11 @@ impl<T> Kept<T> {
         }
     }
 
+    /// The document, if it is here; nothing is fetched.
+    pub(super) fn held(&self) -> Option<Arc<T>> {
+        self.value()
+    }
+
     /// The document anew because `lacking` lacks something, at most once in five minutes; else what there is.
     pub(super) async fn get_after_miss<F, R>(&self, lacking: &Arc<T>, fetch: F) -> Arc<T>
     where

@@ -286,6 +286,9 @@ impl OpenIdAuthority {
             self.credentials.compare_and_swap(&set, Arc::new(left));
         }
         let had_trusted = set.has_trusted();
+        if !self.answers_for_the_app() {
+            return false;
+        }
         let mut is_mended = false;
         for member in set.to_be_asked_about(now) {
             is_mended |= self.prove(&set, &member).await && !had_trusted;
@@ -298,6 +301,12 @@ impl OpenIdAuthority {
         let set = self.credentials();
         let member = set.member(label)?;
         Some(self.ask_about(&set, &member).await)
+    }
+
+    /// Whether a token of the app's own may be asked for unasked. Entra gives them; of any other authority nothing is asked that
+    /// its document does not offer, and nothing before somebody needs that document.
+    fn answers_for_the_app(&self) -> bool {
+        self.provider() == Provider::Entra || self.metadata.held().is_some()
     }
 
     async fn prove(&self, set: &CredentialSet, member: &Arc<Member>) -> bool {
@@ -322,6 +331,11 @@ impl OpenIdAuthority {
             let cause = "the app's own tenant is not known: set home_tenant".to_owned();
             return Err(ours(doing, Disposition::CallerFault, cause));
         };
+        if self.provider() == Provider::OpenId && !self.metadata(doing).await?.offers_client_credentials {
+            set.ask_in_vain(member, true, self.parts.clock.now());
+            let cause = "the authority offers apps no token of their own (client_credentials)".to_owned();
+            return Err(ours(doing, Disposition::CallerFault, cause));
+        }
         let asked = self.client_token(&scopes, tenant, vec![member.clone()], false).await;
         match asked {
             Ok(_) => Ok(()),

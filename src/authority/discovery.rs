@@ -22,6 +22,8 @@ pub(super) struct Metadata {
     pub(super) token_auth_methods: Option<Vec<String>>,
     pub(super) token_auth_algorithms: Option<Vec<String>>,
     pub(super) id_token_algorithms: Option<Vec<String>>,
+    /// The document lists the grant by which an app asks for a token of its own (RFC 8414 §2; unlisted, it is not there).
+    pub(super) offers_client_credentials: bool,
     /// Entra's, which a key's own must equal where it has one.
     pub(super) cloud_instance_name: Option<String>,
 }
@@ -77,6 +79,10 @@ impl Expected {
             token_auth_methods: list(&document, "token_endpoint_auth_methods_supported")?,
             token_auth_algorithms: list(&document, "token_endpoint_auth_signing_alg_values_supported")?,
             id_token_algorithms: algorithms,
+            offers_client_credentials: list(&document, "grant_types_supported")
+                .ok()
+                .flatten()
+                .is_some_and(|grants| grants.iter().any(|grant| grant == "client_credentials")),
             cloud_instance_name: match self.provider {
                 Provider::Entra => text(&document, "cloud_instance_name")?.map(str::to_owned),
                 Provider::OpenId => None,

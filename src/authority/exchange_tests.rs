@@ -1518,3 +1518,16 @@ async fn no_secret_is_in_any_failure() {
         }
     }
 }
+
+#[tokio::test]
+async fn nothing_is_asked_of_another_provider_that_it_does_not_offer() {
+    let world = World::openid();
+    assert!(!world.authority.prove_credentials().await);
+    assert_eq!(world.server.connections(), 0, "nobody needed it yet");
+    world.redeem().await.expect("tokens");
+    let before = world.token_requests().len();
+    world.replace(vec![secret("one", "a:b c"), secret("new", "n")]);
+    assert!(!world.authority.prove_credentials().await);
+    assert_eq!(world.token_requests().len(), before, "its document lists no client_credentials");
+    assert_eq!(world.in_use().as_deref(), Some("one"));
+}

@@ -375,6 +375,7 @@ mod tests {
             token_auth_methods: None,
             token_auth_algorithms: None,
             id_token_algorithms: None,
+            offers_client_credentials: false,
             cloud_instance_name: Some("microsoftonline.com".to_owned()),
         }
     }
