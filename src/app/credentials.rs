@@ -36,12 +36,14 @@ pub(super) fn watch(parts: &Parts, metrics: Arc<Metrics>) {
         let mut shown: BTreeSet<Label> = BTreeSet::new();
         let mut warnings = Warnings::default();
         loop {
+            for (app, installed) in reloader.authorities.load_full().iter() {
+                reloader.follow_choices(app, &installed.authority).await;
+            }
             for (app, installed) in reloader.authorities.load().iter() {
                 if lock(&under_way).insert(app.clone()) {
                     let (authority, reloader) = (installed.authority.clone(), reloader.clone());
                     let (app, under_way) = (app.clone(), under_way.clone());
                     let prove = async move {
-                        reloader.follow_choices(&app, &authority).await;
                         if authority.prove_credentials().await {
                             reloader.engine.app_is_mended(&app);
                         }
@@ -95,6 +97,8 @@ impl Reloader {
 
     /// Takes up what operators decided, here or on another replica. Without the store, what is known stays in force.
     async fn follow_choices(&self, app: &AppName, authority: &OpenIdAuthority) {
+        // What is read here must not be taken up over what is written meanwhile.
+        let _choosing = self.choosing.lock().await;
         let choices: Result<Option<Taken<Choices>>, RepositoryError> =
             self.repository.pending(Kind::CredentialChoices, app.as_str()).await;
         match choices {
@@ -144,6 +148,7 @@ impl Reloader {
         let report = set.report(self.ports.clock.now()).into_iter().find(|report| report.label == label);
         let is_trusted = report.is_some_and(|report| report.standing.is_trusted());
         let now = self.ports.clock.now();
+        let _choosing = self.choosing.lock().await;
         let choices = match choice {
             Choice::Promote if !is_trusted => {
                 return Err(Refusal::invalid(
@@ -153,7 +158,7 @@ impl Reloader {
                     ),
                 ));
             }
-            Choice::Retire if !set.can_do_without(label) => {
+            Choice::Retire if !set.can_do_without(label, now) => {
                 return Err(Refusal::invalid(
                     "credential",
                     format!(
@@ -181,6 +186,12 @@ impl Reloader {
                 Ok(()) => true,
                 Err(failure) => failure.disposition == Disposition::NextCredential,
             };
+            // Users' requests have proven it: that is an answer, too.
+            let reports = authority.credentials().report(self.ports.clock.now());
+            let standing =
+                reports.into_iter().find(|report| report.label == label).map(|report| report.standing);
+            let by_use = standing.is_some_and(|one| one.is_proven_by_use && one.is_trusted());
+            let result = if by_use && !is_about_it { Ok(()) } else { result };
             let codes = |codes: &[u32]| codes.iter().map(|code| format!(" AADSTS{code}")).collect::<String>();
             let result =
                 result.map_err(|failure| format!("{}{}", failure.cause, codes(&failure.answer.error_codes)));

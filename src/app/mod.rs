@@ -214,6 +214,8 @@ impl Daemon {
             level,
             repository,
             turn: tokio::sync::Mutex::default(),
+            choosing: tokio::sync::Mutex::default(),
+            tasks: tasks.clone(),
             last: std::sync::Mutex::default(),
         });
         let daemon = Daemon {
@@ -382,6 +384,12 @@ impl Environment {
             credentials_directory: variables.get("CREDENTIALS_DIRECTORY").map(PathBuf::from),
             passwd: std::fs::read_to_string("/etc/passwd").unwrap_or_default(),
         }
+    }
+
+    /// The same, with the users of now.
+    fn again(&self) -> Self {
+        let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_else(|_| self.passwd.clone());
+        Environment { passwd, ..self.clone() }
     }
 
     fn secrets(&self) -> crate::config::secret_ref::SecretReader {

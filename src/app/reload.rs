@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use tokio::sync::oneshot;
 
 use super::apps::{self, Authorities};
 use super::listeners::{self, LiveTls};
@@ -17,11 +18,13 @@ use crate::api::upkeep::Reloaded;
 use crate::broker::Broker;
 use crate::callers::LiveCallers;
 use crate::config::{self, Config};
+use crate::domain::task::Tasks;
 use crate::events::Events;
 use crate::keyring::Keyring;
 use crate::lifecycle::Readiness;
 use crate::refresh::Engine;
 use crate::repository::Repository;
+use crate::system::TokioTasks;
 use crate::telemetry::logging::LevelHandle;
 use crate::telemetry::metrics::Metrics;
 
@@ -33,6 +36,9 @@ pub struct Source {
     /// The process's environment.
     pub variables: BTreeMap<String, String>,
 }
+
+/// Who asks for a reload that was refused a while ago.
+pub(super) const AGAIN: &str = "another try";
 
 /// Everything that a reload replaces, and what it builds with.
 pub(super) struct Reloader {
@@ -54,12 +60,35 @@ pub(super) struct Reloader {
     pub(super) level: Option<LevelHandle>,
     /// One at a time.
     pub(super) turn: tokio::sync::Mutex<()>,
+    pub(super) tasks: Arc<TokioTasks>,
+    /// Whoever reads what operators decided and takes it up, or writes it and does.
+    pub(super) choosing: tokio::sync::Mutex<()>,
     pub(super) last: Mutex<Option<Reloaded>>,
 }
 
 impl Reloader {
-    /// Reads everything again and takes it up, or nothing of it.
+    /// Reads everything again and takes it up, or nothing of it. To its end, though whoever asked does not wait.
     pub(super) async fn reload(self: &Arc<Self>, asked_by: &'static str) -> Reloaded {
+        let (sender, receiver) = oneshot::channel();
+        let this = self.clone();
+        let work = async move {
+            let _ = sender.send(this.reload_now(asked_by).await);
+        };
+        self.tasks.spawn("reload", Box::pin(work));
+        receiver.await.unwrap_or_else(|_| Reloaded {
+            at: self.ports.clock.now(),
+            asked_by,
+            result: Err(vec!["the reload itself failed".to_owned()]),
+        })
+    }
+
+    /// Whether the last reload was refused: what was wrong may be mended where nobody looks.
+    pub(super) fn is_refused(&self) -> bool {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().is_some_and(|last| last.result.is_err())
+    }
+
+    async fn reload_now(self: &Arc<Self>, asked_by: &'static str) -> Reloaded {
         let _turn = self.turn.lock().await;
         let this = self.clone();
         // Files are read and keys are parsed: not on a thread that serves.
@@ -68,6 +97,10 @@ impl Reloader {
             Err(error) => Err(vec![format!("the reload itself failed: {error}")]),
         };
         let now = self.ports.clock.now();
+        let before = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if asked_by == AGAIN && before.is_some_and(|before| before.result == result) {
+            return Reloaded { at: now, asked_by, result }; // said already
+        }
         match &result {
             Ok(changed) => {
                 self.metrics.config_reload(Some(now));
@@ -109,7 +142,8 @@ impl Reloader {
         }
 
         // Everything is built before anything is replaced; whatever is wrong is said at once.
-        let secrets = self.environment.secrets();
+        let environment = self.environment.again();
+        let secrets = environment.secrets();
         let before = self.authorities.load_full();
         let mut problems = Vec::new();
         let mut keep = |result: Result<_, Vec<String>>| result.map_err(|found| problems.extend(found)).ok();
@@ -118,7 +152,7 @@ impl Reloader {
         let tls = keep(listeners::prepare(&new.listen, &secrets));
         let now = self.ports.clock.now();
         let callers = apps.as_ref().and_then(|apps| {
-            callers::build(&new, &apps.apps, &self.keyring, &self.environment, now)
+            callers::build(&new, &apps.apps, &self.keyring, &environment, now)
                 .map_err(|found| problems.extend(found))
                 .ok()
         });

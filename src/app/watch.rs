@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::Parts;
 use super::files::Looks;
 use super::keyring::{Directory, Rounds};
+use super::reload::AGAIN;
 use crate::broker::Broker;
 use crate::broker::inspect::Counts;
 use crate::broker::replicas::REPORT_EVERY;
@@ -30,6 +31,8 @@ const PING: Duration = Duration::from_secs(2);
 const REVOCATIONS: Duration = Duration::from_secs(1);
 /// How often it is looked whether a file has changed.
 const LOOK: Duration = Duration::from_secs(1);
+/// A refused reload is tried again after so long.
+const TRY_AGAIN: Duration = Duration::from_secs(15);
 /// How often the keyring's directory is looked at.
 const KEYRING: Duration = Duration::from_secs(1);
 /// Stock is taken by walking over every connection, page by page, with this pause after each: what that costs in a second does
@@ -139,14 +142,20 @@ pub(super) fn files(parts: &Parts, at_start: Looks) {
         let look = || Looks::of(&reloader.source.path, &running.load());
         let mut taken_up = at_start;
         let mut before = taken_up.clone();
+        let mut tried_at = clock.monotonic();
         loop {
             tokio::select! {
                 () = clock.sleep(LOOK) => {}
                 () = shutdown.soft().cancelled() => return,
             }
             let now = look();
-            if now != taken_up && now == before {
-                reloader.reload("a file changed").await;
+            let monotonic = clock.monotonic();
+            let is_changed = now != taken_up && now == before;
+            // What was wrong may have been mended where nobody looks: a key file, a full table of files.
+            let is_time = reloader.is_refused() && monotonic.saturating_sub(tried_at) >= TRY_AGAIN;
+            if is_changed || is_time {
+                tried_at = monotonic;
+                reloader.reload(if is_changed { "a file changed" } else { AGAIN }).await;
                 // As they were read, or earlier: what has changed since is seen the next time. What another configuration names
                 // besides is looked at from here on.
                 taken_up = now.clone().beside(look());

@@ -255,7 +255,14 @@ impl OpenIdAuthority {
                 }
                 set
             }
-            None => CredentialSet::new(credentials, now),
+            None => {
+                let set = CredentialSet::new(credentials, now);
+                // By content, so they hold at another address of the authority too.
+                if let Some(before) = before {
+                    set.choose(&before.credentials().choices());
+                }
+                set
+            }
         };
         self.credentials.store(Arc::new(set));
     }
@@ -497,7 +504,7 @@ impl OpenIdAuthority {
         let set = self.credentials();
         let mut last =
             ours(doing, Disposition::NextCredential, "the app has no client credential".to_owned());
-        for member in &call.candidates {
+        for (at, member) in call.candidates.iter().enumerate() {
             let credential = member.credential();
             let proving = Proving {
                 client_id: &self.config.client_id,
@@ -546,6 +553,18 @@ impl OpenIdAuthority {
                     let codes = &failure.answer.error_codes;
                     let is_news = set.reject(member, codes, &failure.cause, self.parts.clock.now());
                     self.observe(AuthorityEvent::CredentialRejected { id: member.label(), codes, is_news });
+                    last = failure;
+                }
+                // One that nobody has seen work may be what is refused, whatever words another provider has for that.
+                Err(failure)
+                    if !set.is_trusted(member)
+                        && at + 1 < call.candidates.len()
+                        && matches!(
+                            failure.disposition,
+                            Disposition::Misconfigured | Disposition::CallerFault | Disposition::Bug
+                        ) =>
+                {
+                    set.ask_in_vain(member, true, self.parts.clock.now());
                     last = failure;
                 }
                 Err(failure) => return Err(failure),

@@ -237,15 +237,16 @@ impl CredentialSet {
         choices.clone_into(&mut self.choices.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn choices(&self) -> Choices {
+    /// What operators decided, as far as is known.
+    pub(super) fn choices(&self) -> Choices {
         self.choices.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether the authority takes another one than this.
-    pub fn can_do_without(&self, label: &str) -> bool {
+    /// Whether the authority takes another one than this, which is no fallback that will go.
+    pub fn can_do_without(&self, label: &str, now: Timestamp) -> bool {
         let works = |member: &Arc<Member>| {
             let standing = member.standing();
-            member.label != label && standing.is_trusted() && !standing.is_retired
+            member.label != label && standing.works(now) && standing.superseded_at.is_none()
         };
         self.members.iter().any(works)
     }
@@ -314,7 +315,7 @@ impl CredentialSet {
     fn note_trust(&self, now: Timestamp) {
         let is_trusted = self.members.iter().any(|member| {
             let standing = member.standing();
-            standing.superseded_at.is_none() && standing.is_trusted()
+            standing.superseded_at.is_none() && standing.works(now)
         });
         let mut since = self.trusted_since();
         *since = since.filter(|_| is_trusted).or_else(|| is_trusted.then_some(now));

@@ -1531,3 +1531,18 @@ async fn nothing_is_asked_of_another_provider_that_it_does_not_offer() {
     assert_eq!(world.token_requests().len(), before, "its document lists no client_credentials");
     assert_eq!(world.in_use().as_deref(), Some("one"));
 }
+
+/// Keycloak's words for a wrong secret.
+#[tokio::test]
+async fn a_trial_that_is_refused_in_other_words_falls_back_within_the_request() {
+    let world = World::with("/common/v2.0", entra_script(), vec![secret("old", "o")], |_| {});
+    world.answer_tokens(|origin, seen| match seen.field("client_secret") {
+        Some("o") => Reply::json(200, &tokens(&entra_claims(origin))),
+        _ => Reply::json(401, &json!({ "error": "unauthorized_client" })),
+    });
+    world.refresh().await.expect("tokens");
+    world.replace(vec![secret("old", "o"), secret("new", "n")]);
+    assert!(!world.authority.prove_credentials().await, "its own tenant is not known");
+    world.refresh().await.expect("tokens, by the old one");
+    assert_eq!(world.in_use().as_deref(), Some("old"));
+}

@@ -138,6 +138,11 @@ impl Standing {
         self.accepted_at.is_some() && self.rejection.is_none()
     }
 
+    /// Whether it works for the app, as far as is known: trusted, in service, and not over.
+    pub fn works(&self, now: Timestamp) -> bool {
+        self.is_trusted() && !self.is_retired && !self.is_expired(now)
+    }
+
     /// Whether its time is over, as far as that is known.
     pub fn is_expired(&self, now: Timestamp) -> bool {
         self.expires_at.is_some_and(|at| at <= now)
@@ -277,7 +282,9 @@ pub fn order(standings: &[Standing], now: Timestamp) -> Vec<usize> {
 /// Which of these are fallbacks that are needed no longer: another took their place, and one of those that are configured has
 /// been trusted for long enough.
 pub fn spent(standings: &[Standing], trusted_since: Option<Timestamp>, now: Timestamp) -> Vec<usize> {
-    let over = trusted_since.is_some_and(|since| since.plus(FALLBACK_FOR) <= now);
+    // At this very moment, too: what works is never dropped for something that did.
+    let another_works = standings.iter().any(|one| one.superseded_at.is_none() && one.works(now));
+    let over = another_works && trusted_since.is_some_and(|since| since.plus(FALLBACK_FOR) <= now);
     let is_spent = |standing: &Standing| {
         standing.superseded_at.is_some_and(|at| over && at.plus(FALLBACK_FOR) <= now)
             || (standing.superseded_at.is_some() && standing.is_retired)
@@ -381,8 +388,14 @@ mod tests {
     fn a_fallback_is_spent_a_quarter_of_an_hour_after_its_successor_is_trusted() {
         let mut before = trusted(0);
         before.superseded_at = Some(NOW);
-        let standings = [trusted(1), before];
         let later = |seconds| NOW.plus(Duration::from_secs(seconds));
+        let mut retired = trusted(1);
+        retired.is_retired = true;
+        assert!(
+            spent(&[retired, before.clone()], Some(NOW), later(100_000)).is_empty(),
+            "it is all there is"
+        );
+        let standings = [trusted(1), before];
         assert!(spent(&standings, None, later(100_000)).is_empty(), "nothing else works");
         assert!(spent(&standings, Some(later(10)), later(909)).is_empty());
         assert_eq!(spent(&standings, Some(later(10)), later(910)), [1]);
