@@ -19,8 +19,6 @@ use crate::telemetry::metrics::Metrics;
 
 /// How often it is looked whether one is to be proven, and how they stand.
 const LOOK: Duration = Duration::from_secs(1);
-/// Tries to replace a record that others replace too.
-const TRIES: usize = 16;
 /// For ever, as a store counts.
 const KEPT: Duration = Duration::from_secs(100 * 365 * 86_400);
 
@@ -111,28 +109,10 @@ impl Reloader {
     }
 
     async fn write_choice(&self, app: &AppName, change: impl Fn(&mut Choices)) -> Result<Choices, Refusal> {
-        let kind = Kind::CredentialChoices;
-        for _ in 0..TRIES {
-            let now = self.ports.clock.now();
-            let before: Option<Taken<Choices>> = self.repository.pending(kind, app.as_str()).await?;
-            let mut choices = before.as_ref().map(|before| before.value.clone()).unwrap_or_default();
-            change(&mut choices);
-            let written = match &before {
-                Some(before) => {
-                    self.repository.swap_pending(kind, app.as_str(), before, &choices, now, KEPT).await?
-                }
-                None => {
-                    self.repository.put_pending(kind, app.as_str(), &choices, now, KEPT).await?;
-                    // Somebody else may have made the first one at this very moment: what is there counts.
-                    let there: Option<Taken<Choices>> = self.repository.pending(kind, app.as_str()).await?;
-                    there.is_some_and(|there| there.value == choices)
-                }
-            };
-            if written {
-                return Ok(choices);
-            }
-        }
-        Err(Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) })
+        let now = self.ports.clock.now();
+        let written =
+            self.repository.change_pending(Kind::CredentialChoices, app.as_str(), now, KEPT, change).await?;
+        written.ok_or(Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) })
     }
 
     async fn rule(&self, app: &AppName, label: &str, choice: Choice) -> Result<(), Refusal> {

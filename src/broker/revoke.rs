@@ -14,8 +14,6 @@ use crate::store::Deleted;
 
 /// The one record that lists revocations.
 const LIST: &str = "all";
-/// Tries to replace a record that others replace too.
-const TRIES: usize = 16;
 /// For ever, as a store counts.
 const KEPT: Duration = Duration::from_secs(100 * 365 * 86_400);
 
@@ -29,29 +27,19 @@ impl Broker {
             ));
         }
         let repository = &self.deps.repository;
-        for _ in 0..TRIES {
-            let now = self.deps.clock.now();
-            let before: Option<Taken<Vec<Revocation>>> = repository.pending(Kind::Revocations, LIST).await?;
-            let mut list = before.as_ref().map(|before| before.value.clone()).unwrap_or_default();
-            list.push(revocation.clone());
-            revocation::keep_newest(&mut list);
-            let written = match &before {
-                Some(before) => {
-                    repository.swap_pending(Kind::Revocations, LIST, before, &list, now, KEPT).await?
+        let now = self.deps.clock.now();
+        let written = repository
+            .change_pending(Kind::Revocations, LIST, now, KEPT, |list: &mut Vec<Revocation>| {
+                if !list.contains(&revocation) {
+                    list.push(revocation.clone());
                 }
-                None => {
-                    repository.put_pending(Kind::Revocations, LIST, &list, now, KEPT).await?;
-                    // Somebody else may have made the first list at this very moment: what is there counts.
-                    let there: Option<Taken<Vec<Revocation>>> =
-                        repository.pending(Kind::Revocations, LIST).await?;
-                    there.is_some_and(|there| there.value.contains(&revocation))
-                }
-            };
-            if written {
-                self.deps.engine.learn_revocations(list);
-                self.destroy_revoked();
-                return Ok(());
-            }
+                revocation::keep_newest(list);
+            })
+            .await?;
+        if let Some(list) = written {
+            self.deps.engine.learn_revocations(list);
+            self.destroy_revoked();
+            return Ok(());
         }
         Err(Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) })
     }

@@ -12,6 +12,9 @@ use super::{Redeemed, Repository, RepositoryError, wire};
 use crate::domain::time::Timestamp;
 use crate::keyring::seal::Place;
 
+/// Tries to change a record that others change too.
+const CHANGE_TRIES: usize = 16;
+
 /// What a pending record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -153,6 +156,36 @@ impl Repository {
     ) -> Result<bool, PendingError> {
         let sealed = self.seal_pending(kind, id, value);
         Ok(self.store.swap_pending(&kind.store_id(id), &read.sealed, &sealed, now.plus(ttl), ttl).await?)
+    }
+
+    /// Changes a record that others change too, and that may not be there yet: it is read, changed and replaced if it still is what
+    /// was read, again and again. What it is then; none where others kept changing it.
+    pub async fn change_pending<T: Serialize + DeserializeOwned + Default + Clone + PartialEq>(
+        &self,
+        kind: Kind,
+        id: &str,
+        now: Timestamp,
+        ttl: Duration,
+        change: impl Fn(&mut T),
+    ) -> Result<Option<T>, PendingError> {
+        for _ in 0..CHANGE_TRIES {
+            let before: Option<Taken<T>> = self.pending(kind, id).await?;
+            let mut value = before.as_ref().map(|before| before.value.clone()).unwrap_or_default();
+            change(&mut value);
+            let written = match &before {
+                Some(before) => self.swap_pending(kind, id, before, &value, now, ttl).await?,
+                None => {
+                    self.put_pending(kind, id, &value, now, ttl).await?;
+                    // Somebody else may have made the first one at this very moment: what is there counts.
+                    let there: Option<Taken<T>> = self.pending(kind, id).await?;
+                    there.is_some_and(|there| there.value == value)
+                }
+            };
+            if written {
+                return Ok(Some(value));
+            }
+        }
+        Ok(None)
     }
 
     /// Keeps a grant, sealed, until it is confirmed, under the hash of its one-time code.

@@ -1,6 +1,6 @@
 //! A sealing key is replaced while everything runs: no request fails, nothing is lost, and a key goes only when nothing needs it.
 //!
-//! The short forms are part of `make check`; the long one, with 100,000 records and a worker killed twenty times, is `make rotation`.
+//! The short forms are part of `make check`; the long one, with 100,000 records and a worker killed twenty times, is `make rotation-rewrap`.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -388,9 +388,9 @@ async fn a_worker_that_is_killed_is_followed_by_another() {
     run.end().await;
 }
 
-/// `make rotation`: the whole of it, at size.
+/// `make rotation-rewrap`: the whole of it, at size.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes some ten minutes: `make rotation`"]
+#[ignore = "takes some ten minutes: `make rotation-rewrap`"]
 async fn a_hundred_thousand_records_are_sealed_anew_under_load_though_the_worker_is_killed_twenty_times() {
     let number =
         |name: &str, default| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);

@@ -893,3 +893,32 @@ async fn a_sign_in_that_is_under_way_survives_the_rotation_of_everything() {
     assert_eq!(confirmed.status, 200, "{}", confirmed.text());
     assert_eq!(world.token_at(&scene.other, "late").await.status, 200);
 }
+
+/// What was wrong is mended where the daemon does not look for it: the refused reload is tried again.
+#[tokio::test]
+async fn a_refused_reload_is_tried_again() {
+    let scene = Scene::with_a_secret().await;
+    let config = scene.world.folder.path().join("tokenward.toml");
+    let before = std::fs::read_to_string(&config).expect("read");
+    let newcomer = "[callers.newcomer]\nauthenticate = [{ api_keys = \"newcomer.keys\" }]\n[[callers.newcomer.allow]]\napp = \"outlook\"\nconnections = [\"user-0\"]\nscopes = [\"Mail.Read\"]\n";
+    let keys = scene.world.folder.path().join("newcomer.keys");
+    write_secret(&keys, "half a li");
+    std::fs::write(&config, format!("{before}\n{newcomer}")).expect("written");
+    let begun = Instant::now();
+    while !metrics(&scene.world.daemon).await.contains("tokenward_config_reloads_total{outcome=\"failed\"} 1")
+    {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{}", scene.world.daemon.log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    std::fs::remove_file(&keys).expect("removed");
+    let (done, key) = scene.follow("tokenward callers add-key newcomer", "").await;
+    assert!(done, "{key}");
+    let key = key.lines().find(|line| line.starts_with("twk_")).expect("a key").to_owned();
+    let path = "/v1/apps/outlook/connections/user-0/token";
+    while scene.world.api_as(&key, http::Method::GET, path, serde_json::Value::Null).await.status != 200 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{}", scene.world.daemon.log());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let shown = metrics(&scene.world.daemon).await;
+    assert!(shown.contains("tokenward_config_reloads_total{outcome=\"failed\"} 1"), "said once:\n{shown}");
+}
