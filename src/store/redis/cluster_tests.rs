@@ -229,15 +229,29 @@ async fn told(cluster: &RedisCluster, config: &RedisConfig) {
         for node in 0..3 {
             let user = named_at(cluster, &format!("round-{round}"), node);
             commit(&one, &user, None, &connection(1, 1)).await;
-            assert_eq!(other.next_change().await, Change::Connection(user.clone()), "{round} {node}");
+            hears(&other, &Change::Connection(user.clone())).await;
             assert!(delete(&one, &user).await);
-            assert_eq!(other.next_change().await, Change::Connection(user), "{round} {node}");
+            hears(&other, &Change::Connection(user)).await;
         }
         for node in &cluster.nodes {
             node.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
         }
-        assert_eq!(other.next_change().await, Change::Missed, "{round}");
+        hears(&other, &Change::Missed).await;
     }
+}
+
+/// What is done again because its answer was late is told again, and that may come late too; nothing else may come before it.
+async fn hears(store: &RedisStore, expected: &Change) {
+    let heard = async {
+        loop {
+            match store.next_change().await {
+                change if change == *expected => return,
+                Change::Connection(_) => {}
+                Change::Missed => panic!("missed something, and not {expected:?}"),
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), heard).await.expect("is told");
 }
 
 /// The death of a primary takes nothing away that a replica had to have, and it heals without anybody's doing.
