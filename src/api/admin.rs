@@ -6,18 +6,20 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
+use tokio::sync::oneshot;
 
 use super::path::{self, Of};
 use super::problem::{Problem, json};
 use super::shapes::{ConnectionShape, ExplainShape};
-use super::upkeep::{self, Choice, Upkeep};
+use super::upkeep::{self, Upkeep};
 use super::{body, code_of, credential, list_request, page_shape, refuse_credential_in_url};
 use crate::broker::Broker;
 use crate::broker::replicas::Replica;
 use crate::broker::rewrap::{Progress, ShownKeyring};
 use crate::callers::{Credential, KeyUse, LiveCallers};
+use crate::domain::credential::Choice;
 use crate::domain::id::{AppName, CallerName};
-use crate::domain::task::BoxFuture;
+use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::Clock;
 use crate::events::{Events, Who};
 use crate::listener::{Handler, Request, RequestId, Response};
@@ -97,7 +99,7 @@ impl AdminApi {
                     "now": self.clock.now().rfc3339(),
                     "waiting_for": self.upkeep.waiting_for(),
                     "last_reload": reloaded.as_ref().map(upkeep::reloaded_shape),
-                    "apps": upkeep::apps_shape(self.upkeep.credentials()),
+                    "apps": self.credentials().await,
                 });
                 Ok(json(StatusCode::OK, &status))
             }
@@ -108,8 +110,7 @@ impl AdminApi {
                 Ok(json(StatusCode::OK, &upkeep::reloaded_shape(&reloaded)))
             }
             ["admin", "v1", "credentials"] if request.method == Method::GET => {
-                let apps = upkeep::apps_shape(self.upkeep.credentials());
-                Ok(json(StatusCode::OK, &serde_json::json!({ "apps": apps })))
+                Ok(json(StatusCode::OK, &serde_json::json!({ "apps": self.credentials().await })))
             }
             ["admin", "v1", "apps", app, "credentials", ref act @ ..] if request.method == Method::POST => {
                 let app = AppName::parse(app).map_err(|_| Problem::no_such_path())?;
@@ -228,6 +229,12 @@ impl AdminApi {
             }
             _ => Err(Problem::no_such_path()),
         }
+    }
+
+    async fn credentials(&self) -> Vec<serde_json::Value> {
+        // They are shown without the others where the store does not answer: what this one knows is worth more then.
+        let replicas = self.broker.replicas().await.ok();
+        upkeep::apps_shape(self.upkeep.credentials(), replicas.as_deref())
     }
 
     fn authenticate(&self, request: &Request) -> Result<String, &'static str> {
@@ -357,8 +364,27 @@ impl From<KeyUse> for KeyShape {
     }
 }
 
-impl Handler for AdminApi {
+/// What an operator asks for is done to its end and written down, though whoever asked has gone.
+pub struct ToItsEnd {
+    api: Arc<AdminApi>,
+    tasks: Arc<dyn Tasks>,
+}
+
+impl ToItsEnd {
+    /// The API, with its acts as tasks of their own.
+    pub fn new(api: AdminApi, tasks: Arc<dyn Tasks>) -> Self {
+        ToItsEnd { api: Arc::new(api), tasks }
+    }
+}
+
+impl Handler for ToItsEnd {
     fn handle<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
-        Box::pin(self.answer(request))
+        let (sender, receiver) = oneshot::channel();
+        let api = Arc::clone(&self.api);
+        let act = async move {
+            let _ = sender.send(api.answer(request).await);
+        };
+        self.tasks.spawn("what an operator asks for", Box::pin(act));
+        Box::pin(async { receiver.await.expect("the act did not panic") })
     }
 }

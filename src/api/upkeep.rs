@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 use crate::authority::CredentialReport;
 use crate::broker::Refusal;
+use crate::broker::replicas::Replica;
+use crate::domain::credential::{Choice, View};
 use crate::domain::id::AppName;
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Timestamp;
@@ -21,15 +23,6 @@ pub struct Reloaded {
     pub asked_by: &'static str,
     /// The sections that are others now, or why it was refused: one line each.
     pub result: Result<Vec<String>, Vec<String>>,
-}
-
-/// What an operator decides on a client credential.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Choice {
-    /// It is the first to be tried, as long as the authority takes it.
-    Promote,
-    /// It is not used any more, on any replica.
-    Retire,
 }
 
 /// What the authority said about a credential when it was asked.
@@ -81,7 +74,7 @@ struct CredentialShape {
     since: String,
     expires_at: Option<String>,
     accepted_at: Option<String>,
-    /// When a token was last got with it, by this replica.
+    /// When a token was last got with it, by any replica that reports.
     last_used_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rejection: Option<Value>,
@@ -90,11 +83,47 @@ struct CredentialShape {
     promoted_at: Option<String>,
     /// Only a user's request can prove it: the authority does not let the app ask for a token of its own.
     proven_by_use: bool,
+    /// What the other replicas say of it; null when that cannot be looked up.
+    replicas: Option<Vec<ElsewhereShape>>,
 }
 
-impl From<CredentialReport> for CredentialShape {
-    fn from(report: CredentialReport) -> Self {
+/// A credential as another replica has it.
+#[derive(Serialize)]
+struct ElsewhereShape {
+    replica: String,
+    /// `absent` where it has none of that content: its files may not have come yet.
+    state: String,
+    in_use: bool,
+    last_used_at: Option<String>,
+}
+
+impl ElsewhereShape {
+    fn new(replica: &Replica, view: Option<&View>) -> Self {
+        let absent = View { state: "absent".to_owned(), ..View::default() };
+        let view = view.unwrap_or(&absent);
+        ElsewhereShape {
+            replica: replica.name(),
+            state: view.state.clone(),
+            in_use: view.in_use,
+            last_used_at: view.used_at.map(Timestamp::rfc3339),
+        }
+    }
+}
+
+impl CredentialShape {
+    fn new(app: &AppName, report: CredentialReport, replicas: Option<&[Replica]>) -> Self {
         let standing = report.standing;
+        // Of those who know the app, and say what they know.
+        let others = |replica: &&Replica| !replica.is_me && replica.report.credentials.contains_key(app);
+        let view_of = |replica: &'_ Replica| {
+            let mut views = replica.report.credentials.get(app).into_iter().flatten();
+            views.find(|view| view.fingerprint == report.fingerprint).cloned()
+        };
+        let elsewhere: Option<Vec<(&Replica, Option<View>)>> = replicas.map(|replicas| {
+            replicas.iter().filter(others).map(|replica| (replica, view_of(replica))).collect()
+        });
+        let uses = elsewhere.iter().flatten().filter_map(|(_, view)| view.as_ref()?.used_at);
+        let used_at = uses.chain(standing.used_at).max();
         let text = |at: Option<Timestamp>| at.map(Timestamp::rfc3339);
         CredentialShape {
             id: report.label,
@@ -104,21 +133,31 @@ impl From<CredentialReport> for CredentialShape {
             since: standing.since.rfc3339(),
             expires_at: text(standing.expires_at),
             accepted_at: text(standing.accepted_at),
-            last_used_at: text(standing.used_at),
+            last_used_at: text(used_at),
             rejection: standing.rejection.map(|no| {
                 json!({ "at": no.at.rfc3339(), "error_codes": no.codes, "cause": no.cause, "times": no.times })
             }),
             superseded_at: text(standing.superseded_at),
             promoted_at: text(standing.promoted_at),
             proven_by_use: standing.is_proven_by_use,
+            replicas: elsewhere.map(|elsewhere| {
+                elsewhere
+                    .into_iter()
+                    .map(|(replica, view)| ElsewhereShape::new(replica, view.as_ref()))
+                    .collect()
+            }),
         }
     }
 }
 
-/// Every app's credentials as they are shown.
-pub(super) fn apps_shape(credentials: BTreeMap<AppName, Vec<CredentialReport>>) -> Vec<Value> {
+/// Every app's credentials as they are shown. `replicas` are all of them, where that could be looked up.
+pub(super) fn apps_shape(
+    credentials: BTreeMap<AppName, Vec<CredentialReport>>,
+    replicas: Option<&[Replica]>,
+) -> Vec<Value> {
     let shape = |(app, reports): (AppName, Vec<CredentialReport>)| {
-        let credentials: Vec<CredentialShape> = reports.into_iter().map(CredentialShape::from).collect();
+        let shape = |report| CredentialShape::new(&app, report, replicas);
+        let credentials: Vec<CredentialShape> = reports.into_iter().map(shape).collect();
         json!({ "app": app.as_str(), "credentials": credentials })
     };
     credentials.into_iter().map(shape).collect()

@@ -18,7 +18,7 @@ enum Look {
 }
 
 /// What all of them looked like.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Looks(BTreeMap<PathBuf, Look>);
 
 impl Looks {
@@ -30,13 +30,23 @@ impl Looks {
 }
 
 impl Looks {
-    /// These looks at the files that `other` has looked at; at those that are not among these, the other's.
-    pub(super) fn beside(mut self, other: Looks) -> Looks {
-        self.0.retain(|path, _| other.0.contains_key(path));
+    /// How the configuration's own file looks now.
+    pub(super) fn of_configuration(path: &Path) -> Self {
+        Looks(BTreeMap::from([(path.to_owned(), look(path, 1))]))
+    }
+
+    /// These, and of files that are not among these how they look to the other.
+    #[must_use]
+    pub(super) fn and(mut self, other: Looks) -> Self {
         for (path, look) in other.0 {
             self.0.entry(path).or_insert(look);
         }
         self
+    }
+
+    /// Whether each of these files looks as it does to the other.
+    pub(super) fn are_in(&self, other: &Looks) -> bool {
+        self.0.iter().all(|(path, look)| other.0.get(path) == Some(look))
     }
 }
 
@@ -94,6 +104,18 @@ fn look(path: &Path, depth: usize) -> Look {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_counts_as_read_with_the_first_look_at_it() {
+        let looks = |files: &[(&str, u64)]| {
+            let look = |(name, inode): &(&str, u64)| (PathBuf::from(name), Look::File(1, *inode, 1, 1, 1));
+            Looks(files.iter().map(look).collect())
+        };
+        let read = looks(&[("config", 1)]).and(looks(&[("config", 2), ("new.secret", 1)]));
+        assert!(looks(&[("config", 1), ("new.secret", 1)]).are_in(&read));
+        assert!(!looks(&[("config", 2)]).are_in(&read), "it changed while it was read");
+        assert!(!looks(&[("config", 1), ("other", 1)]).are_in(&read), "nobody has read that one");
+    }
 
     #[test]
     fn a_change_behind_links_is_seen_and_an_assertion_is_not() {

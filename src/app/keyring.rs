@@ -1,14 +1,17 @@
 //! The keyring while the daemon runs: its directory is looked at again, and what changed there is taken up whole or not at all.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::broker::rewrap::{Pass, Progress};
+use crate::domain::time::Timestamp;
 use crate::events::Events;
 use crate::keyring::files::{self, DirectoryStamp};
-use crate::keyring::{Keyring, KeyringError, Replaced};
+use crate::keyring::{KeyId, Keyring, KeyringError, Replaced};
 use crate::repository::RepositoryError;
+use crate::telemetry::metrics::Metrics;
 
 /// How often everything is counted by the key that sealed it.
 const EVERY: Duration = Duration::from_secs(30);
@@ -91,6 +94,32 @@ impl Directory {
     }
 }
 
+/// When each key was made and used last, for the metrics.
+#[derive(Default)]
+pub(super) struct KeyUses(BTreeMap<KeyId, u64>);
+
+impl KeyUses {
+    /// Shows them. For a timer of a second: a use since the last look was now.
+    pub(super) fn show(&mut self, keyring: &Keyring, metrics: &Metrics, now: Timestamp) {
+        let keys = keyring.keys();
+        for key in &keys {
+            metrics.sealing_key_created(&key.id, key.created_at);
+            let uses = key.uses();
+            // (Those of a key that was read again begin at 0.)
+            if self.0.insert(key.id.clone(), uses) != Some(uses) && uses > 0 {
+                metrics.sealing_key_used(&key.id, now);
+            }
+        }
+        self.0.retain(|id, _| {
+            let is_there = keys.iter().any(|key| key.id == *id);
+            if !is_there {
+                metrics.sealing_key_gone(id);
+            }
+            is_there
+        });
+    }
+}
+
 /// The machine's name, for operators to tell replicas apart.
 pub(super) fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -156,8 +185,13 @@ fn soon(times: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use zeroize::Zeroizing;
+
     use super::*;
+    use crate::keyring::SealingKey;
+    use crate::keyring::seal::Place;
     use crate::store::StoreError;
+    use crate::testkit::SeededRandom;
 
     #[test]
     fn what_is_not_agreed_on_is_asked_about_soon_and_then_less_often() {
@@ -176,5 +210,41 @@ mod tests {
         assert_eq!(pauses, [1, 2, 4]);
         assert_eq!(rounds.pause_after_nothing(), EVERY);
         assert_eq!(rounds.pause_after_failure(&error), SOON);
+    }
+
+    #[test]
+    fn a_key_s_last_use_is_shown_and_a_key_that_was_read_again_was_not_used_by_that() {
+        let place = Place { schema: "connection", owner: ("app", "a"), field: "grant", generation: 1 };
+        let at = Timestamp::from_unix_seconds;
+        let key = |id: &str| {
+            let material = Zeroizing::new([u8::try_from(id.len()).expect("short"); 32]);
+            SealingKey::new(id.into(), at(1), (id == "new").then(|| at(2)), material)
+        };
+        let random = SeededRandom::new(1);
+        let before = Keyring::new(
+            vec![SealingKey::new("older".into(), at(1), Some(at(1)), Zeroizing::new([5; 32]))],
+            "x",
+        );
+        let sealed = before.expect("a keyring").seal(&place, b"secret", &random);
+        let keyring = Keyring::new(vec![key("older"), key("new")], "x").expect("a keyring");
+        let (mut uses, metrics) = (KeyUses::default(), Metrics::new("0.1.0"));
+        let mut show = |keyring: &Keyring, now| {
+            uses.show(keyring, &metrics, at(now));
+            let text = metrics.encode(at(now));
+            let of = |key| {
+                let name = format!("tokenward_sealing_key_last_used_timestamp_seconds{{key=\"{key}\"}} ");
+                text.lines().find_map(|line| line.strip_prefix(&name)?.parse::<i64>().ok())
+            };
+            (of("older"), of("new"))
+        };
+        assert_eq!(show(&keyring, 10), (None, None));
+        let _anew = keyring.seal(&place, b"secret", &random);
+        assert_eq!(show(&keyring, 11), (None, Some(11)));
+        keyring.open(&place, &sealed).expect("opens");
+        assert_eq!(show(&keyring, 12), (Some(12), Some(11)));
+        keyring.replace(vec![key("older"), key("new")], "x").expect("the same");
+        assert_eq!(show(&keyring, 13), (Some(12), Some(11)));
+        keyring.open(&place, &sealed).expect("opens");
+        assert_eq!(show(&keyring, 14), (Some(14), Some(11)));
     }
 }

@@ -22,7 +22,7 @@ use arc_swap::ArcSwap;
 
 pub use self::reload::Source;
 use crate::api::LocalApi;
-use crate::api::admin::AdminApi;
+use crate::api::admin::{AdminApi, ToItsEnd};
 use crate::broker::{self, Apps, Broker};
 use crate::callers::limit::Limiter;
 use crate::config::{AuditSink, Config, Loaded, LogFormat, LogLevel};
@@ -217,6 +217,7 @@ impl Daemon {
             choosing: tokio::sync::Mutex::default(),
             tasks: tasks.clone(),
             last: std::sync::Mutex::default(),
+            read: std::sync::Mutex::new(looks),
         });
         let daemon = Daemon {
             public: bound.public.tcp_address().expect("the public listener is TCP"),
@@ -250,7 +251,7 @@ impl Daemon {
             listener.serve(local.clone(), surroundings.clone());
         }
         let own_uids = vec![0, rustix::process::geteuid().as_raw()];
-        let admin = Arc::new(AdminApi::new(
+        let admin = AdminApi::new(
             broker.clone(),
             callers.clone(),
             admins.clone(),
@@ -258,7 +259,8 @@ impl Daemon {
             clock.clone(),
             events.clone(),
             Arc::new(credentials::Keeper(reloader)),
-        ));
+        );
+        let admin = Arc::new(ToItsEnd::new(admin, tasks.clone()));
         for listener in bound.admin {
             listener.serve(admin.clone(), surroundings.clone());
         }
@@ -270,7 +272,7 @@ impl Daemon {
         watch::sweep(&daemon.parts);
         watch::revocations(&daemon.parts);
         credentials::watch(&daemon.parts, metrics.clone());
-        watch::files(&daemon.parts, looks);
+        watch::files(&daemon.parts);
         let directory =
             keyring::Directory::new(running.load().sealing.keyring.clone(), keyring.clone(), events.clone());
         watch::keyring(&daemon.parts, directory);

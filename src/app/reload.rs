@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 
 use super::apps::{self, Authorities};
+use super::files::Looks;
 use super::listeners::{self, LiveTls};
 use super::{Environment, Ports, broker_settings, callers, engine_apps, engine_settings, level_of};
 use crate::api::upkeep::Reloaded;
@@ -64,6 +65,8 @@ pub(super) struct Reloader {
     /// Whoever reads what operators decided and takes it up, or writes it and does.
     pub(super) choosing: tokio::sync::Mutex<()>,
     pub(super) last: Mutex<Option<Reloaded>>,
+    /// How the files looked before they were read for the last time.
+    pub(super) read: Mutex<Looks>,
 }
 
 impl Reloader {
@@ -86,6 +89,16 @@ impl Reloader {
     pub(super) fn is_refused(&self) -> bool {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.as_ref().is_some_and(|last| last.result.is_err())
+    }
+
+    /// They looked like this before they were read.
+    fn looked(&self, looks: Looks) {
+        *self.read.lock().unwrap_or_else(PoisonError::into_inner) = looks;
+    }
+
+    /// Whether the files were read as they look now, for a reload that was taken up or refused.
+    pub(super) fn has_read(&self, now: &Looks) -> bool {
+        now.are_in(&self.read.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     async fn reload_now(self: &Arc<Self>, asked_by: &'static str) -> Reloaded {
@@ -125,12 +138,17 @@ impl Reloader {
 
     fn take_up(&self) -> Result<Vec<String>, Vec<String>> {
         let running = self.running.load_full();
+        // Each before it is read: what changes from here on is seen. Those of the configuration in force too, should another one not
+        // be legible.
+        let path = &self.source.path;
+        let of_configuration = Looks::of_configuration(path);
+        self.looked(of_configuration.clone().and(Looks::of(path, &running)));
         let lines = |errors: &config::ConfigErrors| {
             errors.mistakes.iter().map(ToString::to_string).collect::<Vec<String>>()
         };
-        let loaded =
-            config::load_file(&self.source.path, &self.source.variables).map_err(|errors| lines(&errors))?;
+        let loaded = config::load_file(path, &self.source.variables).map_err(|errors| lines(&errors))?;
         let new = loaded.config;
+        self.looked(of_configuration.and(Looks::of(path, &new)).and(Looks::of(path, &running)));
         let fixed = config::needs_restart(&running, &new);
         if !fixed.is_empty() {
             return Err(fixed

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use super::Parts;
 use super::files::Looks;
-use super::keyring::{Directory, Rounds};
+use super::keyring::{Directory, KeyUses, Rounds};
 use super::reload::AGAIN;
 use crate::broker::Broker;
-use crate::broker::inspect::Counts;
+use crate::broker::inspect::{Counts, STATUSES};
 use crate::broker::replicas::REPORT_EVERY;
 use crate::broker::rewrap::Pass;
+use crate::domain::id::AppName;
 use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
 use crate::events::Events;
@@ -132,33 +133,30 @@ pub(super) fn revocations(parts: &Parts) {
     parts.tasks.spawn("take up what is revoked", Box::pin(follow));
 }
 
-/// Looks once a second whether the configuration or a file that it names has changed, and has it read again. One that is being
-/// written is let be until it has stayed the same for a second.
-/// `at_start`: how they looked before they were read for the first time.
-pub(super) fn files(parts: &Parts, at_start: Looks) {
+/// Looks once a second whether the configuration or a file that it names has changed since it was read, and has it read again. One
+/// that is being written is let be until it has stayed the same for a second.
+pub(super) fn files(parts: &Parts) {
     let (reloader, running) = (parts.reloader.clone(), parts.running.clone());
     let (clock, shutdown) = (parts.clock.clone(), parts.shutdown.clone());
     let watch = async move {
-        let look = || Looks::of(&reloader.source.path, &running.load());
-        let mut taken_up = at_start;
-        let mut before = taken_up.clone();
+        let mut before = Looks::default();
         let mut tried_at = clock.monotonic();
         loop {
             tokio::select! {
                 () = clock.sleep(LOOK) => {}
                 () = shutdown.soft().cancelled() => return,
             }
-            let now = look();
+            // Not on a thread that serves: a file may be on a mount that hangs.
+            let (path, config) = (reloader.source.path.clone(), running.load_full());
+            let look = move || Looks::of(&path, &config);
+            let Ok(now) = tokio::task::spawn_blocking(look).await else { continue };
             let monotonic = clock.monotonic();
-            let is_changed = now != taken_up && now == before;
+            let is_changed = !reloader.has_read(&now) && now == before;
             // What was wrong may have been mended where nobody looks: a key file, a full table of files.
             let is_time = reloader.is_refused() && monotonic.saturating_sub(tried_at) >= TRY_AGAIN;
             if is_changed || is_time {
                 tried_at = monotonic;
                 reloader.reload(if is_changed { "a file changed" } else { AGAIN }).await;
-                // As they were read, or earlier: what has changed since is seen the next time. What another configuration names
-                // besides is looked at from here on.
-                taken_up = now.clone().beside(look());
             }
             before = now;
         }
@@ -166,11 +164,14 @@ pub(super) fn files(parts: &Parts, at_start: Looks) {
     parts.tasks.spawn("look whether files have changed", Box::pin(watch));
 }
 
-/// Takes up what changes in the keyring's directory.
+/// Takes up what changes in the keyring's directory, and shows what its keys are used for.
 pub(super) fn keyring(parts: &Parts, directory: Directory) {
     let (broker, clock, shutdown) = (parts.broker.clone(), parts.clock.clone(), parts.shutdown.clone());
+    let reloader = parts.reloader.clone();
     let watch = async move {
+        let mut uses = KeyUses::default();
         loop {
+            uses.show(&reloader.keyring, &reloader.metrics, clock.now());
             if directory.look_again().await {
                 // The others wait for that word, and there may be something to be sealed anew.
                 report(&broker).await;
@@ -285,10 +286,11 @@ pub(super) struct Stock {
 pub(super) fn stock(parts: &Parts, stock: Stock) {
     let (clock, shutdown, engine) = (parts.clock.clone(), parts.shutdown.clone(), parts.engine.clone());
     let walk = async move {
+        let mut shown = BTreeSet::new();
         loop {
             tokio::select! {
                 () = async {
-                    stock.count(clock.as_ref(), &engine).await;
+                    stock.count(clock.as_ref(), &engine, &mut shown).await;
                     clock.sleep(WALK_AGAIN).await;
                 } => {}
                 () = shutdown.soft().cancelled() => return,
@@ -299,8 +301,8 @@ pub(super) fn stock(parts: &Parts, stock: Stock) {
 }
 
 impl Stock {
-    /// Counts connections, and puts those back into the schedule that fell out of it.
-    async fn count(&self, clock: &dyn Clock, engine: &Engine) {
+    /// Counts connections, and puts those back into the schedule that fell out of it. `shown` are the apps that have a count.
+    async fn count(&self, clock: &dyn Clock, engine: &Engine, shown: &mut BTreeSet<AppName>) {
         let mut counts = Counts::default();
         let mut walk = self.broker.walk();
         loop {
@@ -321,5 +323,10 @@ impl Stock {
         for ((app, status), count) in &counts.by_status {
             self.metrics.connections_by_status(app, &[(status, *count)]);
         }
+        let now: BTreeSet<AppName> = counts.by_status.into_keys().map(|(app, _)| app).collect();
+        for gone in shown.difference(&now) {
+            self.metrics.connections_gone(gone, &STATUSES);
+        }
+        *shown = now;
     }
 }

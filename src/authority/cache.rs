@@ -97,6 +97,18 @@ impl<T> Kept<T> {
         self.settle(fetched).unwrap_or(current)
     }
 
+    /// Holds what `before` holds: it is the same document.
+    pub(super) fn take_over(&self, before: &Kept<T>) {
+        let (value, fetched_at, missed_at) = {
+            let before = before.state();
+            (before.value.clone(), before.fetched_at, before.missed_at)
+        };
+        let mut state = self.state();
+        if state.value.is_none() {
+            (state.value, state.fetched_at, state.missed_at) = (value, fetched_at, missed_at);
+        }
+    }
+
     /// Gives up the document, so that the next use fetches it.
     pub(super) fn forget(&self) {
         let mut state = self.state();

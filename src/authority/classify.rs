@@ -97,7 +97,7 @@ const NUMBERS: &[(&[u32], Disposition, &str)] = &[
     // The registration.
     (&[7000218, 700025], Misconfigured, "the registration wants a credential where none was sent, or none where one was"),
     (&[50011, 500011, 50049, 50059, 50128, 90019, 50146, 50194, 65005, 650052, 650054, 650056, 650057,
-       70005, 70007, 700054, 90002, 900023, 90009, 900971, 9002331, 9002332, 900382, 900432],
+       70005, 70007, 700054, 7000229, 90002, 900023, 90009, 900971, 9002331, 9002332, 900382, 900432],
        Misconfigured, "the app's registration or its authority does not fit"),
     // A credential, where the `error` beside it is not sure to be `invalid_client`.
     (&[50012, 50027, 70021, 700024, 700027, 700229, 7000214, 7000215, 7000222, 7000274, 7000277, 1000502],
@@ -152,7 +152,7 @@ pub(super) fn token_error(
     asked: Asked,
     one_tenant: bool,
 ) -> Conclusion {
-    let mut conclusion = look_up(status, refusal);
+    let mut conclusion = look_up(status, refusal, asked);
     conclusion.disposition = match (conclusion.disposition, asked) {
         (Disposition::RetryAfter(ours), _) => Disposition::RetryAfter(ours.max(retry_after)),
         (Blocked(AppNotInTenant), _) if one_tenant => Misconfigured,
@@ -170,7 +170,7 @@ pub(super) fn token_error(
     conclusion
 }
 
-fn look_up(status: u16, refusal: Option<&TokenError>) -> Conclusion {
+fn look_up(status: u16, refusal: Option<&TokenError>, asked: Asked) -> Conclusion {
     let says = |disposition, why| Conclusion { disposition, why };
     match status {
         408 | 425 | 429 => return says(LATER, "the authority is throttling or out of time"),
@@ -204,6 +204,11 @@ fn look_up(status: u16, refusal: Option<&TokenError>) -> Conclusion {
         && let Some((_, disposition, why)) = SUBERRORS.iter().find(|(word, ..)| *word == suberror)
     {
         return says(*disposition, why);
+    }
+    // 401 is for who could not prove itself (RFC 6749 §5.2), and Keycloak has this word for a wrong secret. It has it as well for an
+    // app that may not have tokens of its own, so it says nothing when it is asked for one.
+    if status == 401 && error == "unauthorized_client" && asked != Asked::ClientCredentials {
+        return says(NextCredential, "the app's credential was rejected");
     }
     match ERRORS.iter().find(|(word, ..)| *word == error) {
         Some((_, disposition, why)) => says(*disposition, why),

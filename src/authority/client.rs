@@ -30,6 +30,7 @@ use super::{
     TokenAnswer,
 };
 use crate::domain::account::Account;
+use crate::domain::credential::InVain;
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::secret::AccessToken;
@@ -240,12 +241,20 @@ impl OpenIdAuthority {
         self.credentials.load_full()
     }
 
-    /// Takes these credentials into service. What the authority before knew of them goes along, if it was the same registration.
+    /// Takes these credentials into service. What the authority before knew of them goes along, if it was the same registration; and
+    /// its documents, if these would be the same ones: an authority that is down at this moment stops no refresh.
     pub fn succeed(&self, before: Option<&OpenIdAuthority>, credentials: Vec<ClientCredential>) {
         let same = |before: &&OpenIdAuthority| {
             before.config.client_id == self.config.client_id
                 && before.config.authority == self.config.authority
         };
+        if let Some(before) = before
+            && before.expected == self.expected
+            && before.config.roots == self.config.roots
+        {
+            self.metadata.take_over(&before.metadata);
+            self.keys.take_over(&before.keys);
+        }
         let now = self.parts.clock.now();
         let set = match before.filter(same) {
             Some(before) => {
@@ -298,7 +307,7 @@ impl OpenIdAuthority {
         }
         let mut is_mended = false;
         for member in set.to_be_asked_about(now) {
-            is_mended |= self.prove(&set, &member).await && !had_trusted;
+            is_mended |= self.prove(&member).await && !had_trusted;
         }
         is_mended
     }
@@ -307,7 +316,7 @@ impl OpenIdAuthority {
     pub async fn prove_credential(&self, label: &str) -> Option<Result<(), AuthorityFailure>> {
         let set = self.credentials();
         let member = set.member(label)?;
-        Some(self.ask_about(&set, &member).await)
+        Some(self.ask_about(&member).await)
     }
 
     /// Whether a token of the app's own may be asked for unasked. Entra gives them; of any other authority nothing is asked that
@@ -316,10 +325,10 @@ impl OpenIdAuthority {
         self.provider() == Provider::Entra || self.metadata.held().is_some()
     }
 
-    async fn prove(&self, set: &CredentialSet, member: &Arc<Member>) -> bool {
-        let had_trusted = set.is_trusted(member);
-        match self.ask_about(set, member).await {
-            Ok(()) => set.is_trusted(member) && !had_trusted,
+    async fn prove(&self, member: &Arc<Member>) -> bool {
+        let was_trusted = member.is_trusted();
+        match self.ask_about(member).await {
+            Ok(()) => member.is_trusted() && !was_trusted,
             Err(failure) => {
                 tracing::debug!(
                     credential = member.label(),
@@ -331,15 +340,15 @@ impl OpenIdAuthority {
         }
     }
 
-    async fn ask_about(&self, set: &CredentialSet, member: &Arc<Member>) -> Result<(), AuthorityFailure> {
+    async fn ask_about(&self, member: &Arc<Member>) -> Result<(), AuthorityFailure> {
         let doing = "proving a client credential";
         let Some((scopes, tenant)) = self.proof_request() else {
-            set.ask_in_vain(member, true, self.parts.clock.now());
+            member.ask_in_vain(InVain::ProvenByUse, self.parts.clock.now());
             let cause = "the app's own tenant is not known: set home_tenant".to_owned();
             return Err(ours(doing, Disposition::CallerFault, cause));
         };
         if self.provider() == Provider::OpenId && !self.metadata(doing).await?.offers_client_credentials {
-            set.ask_in_vain(member, true, self.parts.clock.now());
+            member.ask_in_vain(InVain::ProvenByUse, self.parts.clock.now());
             let cause = "the authority offers apps no token of their own (client_credentials)".to_owned();
             return Err(ours(doing, Disposition::CallerFault, cause));
         }
@@ -347,13 +356,14 @@ impl OpenIdAuthority {
         match asked {
             Ok(_) => Ok(()),
             Err(failure) => {
-                let by_use = match failure.disposition {
+                let why = match failure.disposition {
                     // Counted where it was heard.
                     Disposition::NextCredential => return Err(failure),
-                    Disposition::RetryAfter(_) | Disposition::OutcomeUnknown => false,
-                    _ => true,
+                    Disposition::RetryAfter(after) => InVain::Unanswered(after),
+                    Disposition::OutcomeUnknown => InVain::Unanswered(None),
+                    _ => InVain::ProvenByUse,
                 };
-                set.ask_in_vain(member, by_use, self.parts.clock.now());
+                member.ask_in_vain(why, self.parts.clock.now());
                 Err(failure)
             }
         }
@@ -501,7 +511,6 @@ impl OpenIdAuthority {
     ) -> Result<(TokenSuccess, Timestamp), AuthorityFailure> {
         let doing = call.doing;
         let deadline = self.parts.clock.monotonic().saturating_add(self.config.timeout);
-        let set = self.credentials();
         let mut last =
             ours(doing, Disposition::NextCredential, "the app has no client credential".to_owned());
         for (at, member) in call.candidates.iter().enumerate() {
@@ -515,10 +524,17 @@ impl OpenIdAuthority {
                 clock: &*self.parts.clock,
                 random: &*self.parts.random,
             };
-            let proof = match credential.prove(&proving).await {
+            let left = deadline.saturating_sub(self.parts.clock.monotonic());
+            let proof = tokio::select! {
+                biased;
+                proof = credential.prove(&proving) => proof,
+                // A file on a mount that hangs.
+                () = self.parts.clock.sleep(left) => Err("what it is made from could not be read in time".to_owned()),
+            };
+            let proof = match proof {
                 Ok(proof) => proof,
                 Err(cause) => {
-                    let is_news = set.reject(member, &[], &cause, self.parts.clock.now());
+                    let is_news = member.reject(&[], &cause, self.parts.clock.now());
                     let id = member.label();
                     self.observe(AuthorityEvent::CredentialUnusable { id, cause: &cause, is_news });
                     let cause = format!("the credential {id} cannot be used: {cause}");
@@ -545,26 +561,26 @@ impl OpenIdAuthority {
             let result = self.exchange(&call, headers, form, left).await;
             match result {
                 Ok(success) => {
-                    let is_news = set.accept(member, call.is_use, self.parts.clock.now());
+                    let is_news = member.accept(call.is_use, self.parts.clock.now());
                     self.observe(AuthorityEvent::CredentialAccepted { id: member.label(), is_news });
                     return Ok(success);
                 }
                 Err(failure) if failure.disposition == Disposition::NextCredential => {
                     let codes = &failure.answer.error_codes;
-                    let is_news = set.reject(member, codes, &failure.cause, self.parts.clock.now());
+                    let is_news = member.reject(codes, &failure.cause, self.parts.clock.now());
                     self.observe(AuthorityEvent::CredentialRejected { id: member.label(), codes, is_news });
                     last = failure;
                 }
                 // One that nobody has seen work may be what is refused, whatever words another provider has for that.
                 Err(failure)
-                    if !set.is_trusted(member)
+                    if !member.is_trusted()
                         && at + 1 < call.candidates.len()
                         && matches!(
                             failure.disposition,
                             Disposition::Misconfigured | Disposition::CallerFault | Disposition::Bug
                         ) =>
                 {
-                    set.ask_in_vain(member, true, self.parts.clock.now());
+                    member.ask_in_vain(InVain::ProvenByUse, self.parts.clock.now());
                     last = failure;
                 }
                 Err(failure) => return Err(failure),

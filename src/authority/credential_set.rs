@@ -6,22 +6,17 @@
 
 use std::cmp::Reverse;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use super::client_auth::ClientCredential;
-use crate::domain::credential::{self, Choices, CredentialState, Standing};
+use crate::domain::credential::{self, Choices, CredentialState, InVain, Standing, View};
 use crate::domain::time::Timestamp;
-
-/// One that only users' requests can prove is tried in one of them this often, where there is something to fall back to.
-const TRIAL_AGAIN: Duration = Duration::from_secs(5);
 
 /// A credential and what is known of it.
 pub struct Member {
     credential: Arc<ClientCredential>,
     label: String,
-    standing: Mutex<Standing>,
-    /// When a user's request last had it tried first, though it was not trusted.
-    tried_at: Mutex<Option<Timestamp>>,
+    /// Of all members that are the same credential: a request that began with the set before still says what it learns.
+    standing: Arc<Mutex<Standing>>,
 }
 
 /// What is known of a credential, for whoever shows it.
@@ -31,6 +26,8 @@ pub struct CredentialReport {
     pub label: String,
     /// `secret`, `certificate` or `federated`.
     pub kind: &'static str,
+    /// Which content.
+    pub fingerprint: credential::Fingerprint,
     /// Its state.
     pub state: CredentialState,
     /// Whether it is the first to be tried.
@@ -42,8 +39,6 @@ pub struct CredentialReport {
 /// An app's credentials.
 pub struct CredentialSet {
     members: Vec<Arc<Member>>,
-    /// Since when one that is configured has been trusted.
-    trusted_since: Mutex<Option<Timestamp>>,
     /// What operators decided, as far as is known.
     choices: Mutex<Choices>,
 }
@@ -59,6 +54,31 @@ impl Member {
         &self.credential
     }
 
+    /// Whether the authority has taken it and not rejected it since.
+    pub(super) fn is_trusted(&self) -> bool {
+        self.standing().is_trusted()
+    }
+
+    /// The authority took it. `is_use`: for a token that somebody wanted. True when that made it trusted.
+    pub(super) fn accept(&self, is_use: bool, now: Timestamp) -> bool {
+        let mut standing = self.standing();
+        match is_use {
+            true => standing.used_at = Some(now),
+            false => standing.is_proven_by_use = false, // it can be asked about, after all
+        }
+        standing.accept(now)
+    }
+
+    /// The authority rejected it, or it could not be shown. True when that is news.
+    pub(super) fn reject(&self, codes: &[u32], cause: &str, now: Timestamp) -> bool {
+        self.standing().reject(now, codes, cause)
+    }
+
+    /// It was asked about, and the answer says nothing about it.
+    pub(super) fn ask_in_vain(&self, why: InVain, now: Timestamp) {
+        self.standing().ask_in_vain(now, why);
+    }
+
     fn standing(&self) -> MutexGuard<'_, Standing> {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -67,16 +87,9 @@ impl Member {
         self.credential.id() == other.id() && self.credential.fingerprint() == other.fingerprint()
     }
 
-    /// It is not configured any more.
-    fn superseded(&self, label: String, now: Timestamp) -> Arc<Member> {
-        let mut standing = self.standing().clone();
-        standing.superseded_at.get_or_insert(now);
-        self.with(label, standing)
-    }
-
-    fn with(&self, label: String, standing: Standing) -> Arc<Member> {
-        let credential = self.credential.clone();
-        Arc::new(Member { credential, label, standing: Mutex::new(standing), tried_at: Mutex::default() })
+    fn labelled(&self, label: String) -> Arc<Member> {
+        let (credential, standing) = (self.credential.clone(), self.standing.clone());
+        Arc::new(Member { credential, label, standing })
     }
 }
 
@@ -85,7 +98,6 @@ impl CredentialSet {
     pub fn new(credentials: Vec<ClientCredential>, now: Timestamp) -> Self {
         CredentialSet {
             members: credentials.into_iter().map(|credential| member(credential, now)).collect(),
-            trusted_since: Mutex::default(),
             choices: Mutex::default(),
         }
     }
@@ -97,17 +109,13 @@ impl CredentialSet {
         for credential in credentials {
             let before = self.members.iter().find(|before| before.is_same(&credential));
             members.push(match before {
-                Some(before) if before.label == credential.id() => {
+                // (It may have been a fallback: somebody went back to it.)
+                Some(before) => {
                     let mut standing = before.standing();
                     standing.expires_at = credential.expires_at();
                     standing.superseded_at = None;
                     drop(standing);
-                    before.clone()
-                }
-                // It was a fallback: somebody went back to it.
-                Some(before) => {
-                    let standing = Standing { superseded_at: None, ..before.standing().clone() };
-                    before.with(credential.id().to_owned(), standing)
+                    before.labelled(credential.id().to_owned())
                 }
                 None => member(credential, now),
             });
@@ -121,7 +129,8 @@ impl CredentialSet {
                 let id = before.credential.id();
                 let is_taken = members.iter().any(|member| member.label == id);
                 let label = if is_taken { format!("{id}~before") } else { id.to_owned() };
-                before.superseded(label, now)
+                before.standing().superseded_at.get_or_insert(now);
+                before.labelled(label)
             })
             .collect();
         // Of several contents that one id had one is enough to fall back to: the last that works.
@@ -134,20 +143,15 @@ impl CredentialSet {
                 members.push(fallback);
             }
         }
-        let set = CredentialSet {
-            members,
-            trusted_since: Mutex::new(*self.trusted_since()),
-            choices: Mutex::default(),
-        };
+        let set = CredentialSet { members, choices: Mutex::default() };
         set.choose(&self.choices());
-        set.note_trust(now);
         set
     }
 
     /// Whether asking proves anything is found out anew: it is another tenant that is asked, or another endpoint.
     pub(super) fn ask_anew(&self) {
         for member in &self.members {
-            member.standing().is_proven_by_use = false;
+            member.standing().ask_anew();
         }
     }
 
@@ -159,11 +163,6 @@ impl CredentialSet {
     /// One of them, by its label.
     pub fn member(&self, label: &str) -> Option<Arc<Member>> {
         self.members.iter().find(|member| member.label == label).cloned()
-    }
-
-    /// Whether the authority has taken this one and not rejected it since.
-    pub(super) fn is_trusted(&self, member: &Member) -> bool {
-        member.standing().is_trusted()
     }
 
     /// Whether there is none.
@@ -192,6 +191,7 @@ impl CredentialSet {
                 CredentialReport {
                     label: member.label.clone(),
                     kind: member.credential.kind(),
+                    fingerprint: member.credential.fingerprint(),
                     state: standing.state(in_use, now),
                     in_use,
                     standing,
@@ -213,14 +213,13 @@ impl CredentialSet {
     /// This set without the fallbacks that are needed no longer; none where it has no such.
     pub fn without_spent(&self, now: Timestamp) -> Option<CredentialSet> {
         let standings = self.standings();
-        let spent = credential::spent(&standings, *self.trusted_since(), now);
+        let spent = credential::spent(&standings, now);
         if spent.is_empty() {
             return None;
         }
         let stay = (0..self.members.len()).filter(|at| !spent.contains(at));
         Some(CredentialSet {
             members: stay.map(|at| self.members[at].clone()).collect(),
-            trusted_since: Mutex::new(*self.trusted_since()),
             choices: Mutex::new(self.choices()),
         })
     }
@@ -242,61 +241,20 @@ impl CredentialSet {
         self.choices.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether the authority takes another one than this, which is no fallback that will go.
-    pub fn can_do_without(&self, label: &str, now: Timestamp) -> bool {
-        let works = |member: &Arc<Member>| {
-            let standing = member.standing();
-            member.label != label && standing.works(now) && standing.superseded_at.is_none()
-        };
-        self.members.iter().any(works)
-    }
-
     /// The order to try them in. One that only users' requests can prove comes first now and then, where there is something to
-    /// fall back to within the same request.
+    /// fall back to within the same request: of several the one that was tried longest ago.
     pub(super) fn candidates(&self, now: Timestamp) -> Vec<Arc<Member>> {
         let mut order = self.in_order(now);
-        let trial = order.iter().position(|member| {
-            let standing = member.standing();
-            standing.is_proven_by_use && !standing.is_trusted() && !standing.is_expired(now)
-        });
-        if let Some(trial) = trial.filter(|_| self.has_trusted()) {
-            let member = &order[trial];
-            let mut tried_at = member.tried_at.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_due = tried_at.is_none_or(|at| at.plus(TRIAL_AGAIN) <= now || at > now);
-            if is_due {
-                *tried_at = Some(now);
-                drop(tried_at);
-                let member = order.remove(trial);
-                order.insert(0, member);
-            }
+        if !self.has_trusted() {
+            return order;
+        }
+        let due = (0..order.len()).filter(|at| order[*at].standing().is_to_be_tried(now));
+        if let Some(trial) = due.min_by_key(|at| order[*at].standing().tried_at) {
+            let member = order.remove(trial);
+            member.standing().tried_at = Some(now);
+            order.insert(0, member);
         }
         order
-    }
-
-    /// The authority took one. `is_use`: for a token that somebody wanted. True when that made it trusted.
-    pub(super) fn accept(&self, member: &Member, is_use: bool, now: Timestamp) -> bool {
-        let is_news = {
-            let mut standing = member.standing();
-            match is_use {
-                true => standing.used_at = Some(now),
-                false => standing.is_proven_by_use = false, // it can be asked about, after all
-            }
-            standing.accept(now)
-        };
-        self.note_trust(now);
-        is_news
-    }
-
-    /// The authority rejected one, or it could not be shown. True when that is news.
-    pub(super) fn reject(&self, member: &Member, codes: &[u32], cause: &str, now: Timestamp) -> bool {
-        let is_news = member.standing().reject(now, codes, cause);
-        self.note_trust(now);
-        is_news
-    }
-
-    /// One was asked about, and the answer says nothing about it. `by_use`: nor would it another time.
-    pub(super) fn ask_in_vain(&self, member: &Member, by_use: bool, now: Timestamp) {
-        member.standing().ask_in_vain(now, by_use);
     }
 
     fn in_order(&self, now: Timestamp) -> Vec<Arc<Member>> {
@@ -307,35 +265,34 @@ impl CredentialSet {
     fn standings(&self) -> Vec<Standing> {
         self.members.iter().map(|member| member.standing().clone()).collect()
     }
+}
 
-    fn trusted_since(&self) -> MutexGuard<'_, Option<Timestamp>> {
-        self.trusted_since.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn note_trust(&self, now: Timestamp) {
-        let is_trusted = self.members.iter().any(|member| {
-            let standing = member.standing();
-            standing.superseded_at.is_none() && standing.works(now)
-        });
-        let mut since = self.trusted_since();
-        *since = since.filter(|_| is_trusted).or_else(|| is_trusted.then_some(now));
+impl CredentialReport {
+    /// What a replica says of it to the others.
+    pub fn view(&self, now: Timestamp) -> View {
+        let standing = &self.standing;
+        View {
+            fingerprint: self.fingerprint,
+            state: self.state.as_str().to_owned(),
+            in_use: self.in_use,
+            works: standing.is_trusted() && !standing.is_expired(now),
+            stays: standing.superseded_at.is_none(),
+            used_at: standing.used_at,
+        }
     }
 }
 
 fn member(credential: ClientCredential, now: Timestamp) -> Arc<Member> {
     let label = credential.id().to_owned();
     let standing = Standing::new(now, credential.expires_at());
-    Arc::new(Member {
-        credential: Arc::new(credential),
-        label,
-        standing: Mutex::new(standing),
-        tried_at: Mutex::default(),
-    })
+    Arc::new(Member { credential: Arc::new(credential), label, standing: Arc::new(Mutex::new(standing)) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
     use crate::domain::credential::FALLBACK_FOR;
     use crate::domain::secret::ClientSecret;
 
@@ -360,10 +317,10 @@ mod tests {
     #[test]
     fn changed_content_keeps_the_content_before_until_the_new_one_is_proven_and_a_while_after() {
         let set = CredentialSet::new(vec![secret("main", "old")], at(0));
-        set.accept(&find(&set, "main"), true, at(1));
+        find(&set, "main").accept(true, at(1));
         let set = set.succeeded_by(vec![secret("main", "new")], at(10));
         assert_eq!(tried(&set, at(10)), ["main~before", "main"], "what works stays first");
-        set.accept(&find(&set, "main"), false, at(20));
+        find(&set, "main").accept(false, at(20));
         assert_eq!(tried(&set, at(20)), ["main", "main~before"]);
         assert!(set.without_spent(at(20).plus(FALLBACK_FOR).minus(Duration::from_secs(1))).is_none());
         let left = set.without_spent(at(20).plus(FALLBACK_FOR)).expect("one goes");
@@ -373,7 +330,7 @@ mod tests {
     #[test]
     fn what_is_known_goes_along_and_changed_content_begins_anew() {
         let set = CredentialSet::new(vec![secret("a", "1"), secret("b", "2")], at(0));
-        set.accept(&find(&set, "b"), true, at(1));
+        find(&set, "b").accept(true, at(1));
         let set = set.succeeded_by(vec![secret("a", "1"), secret("b", "2"), secret("c", "3")], at(5));
         assert_eq!(tried(&set, at(5)), ["b", "c", "a"]);
         assert_eq!(find(&set, "b").standing().used_at, Some(at(1)));
@@ -384,7 +341,7 @@ mod tests {
     #[test]
     fn a_file_changed_twice_keeps_the_content_that_works() {
         let set = CredentialSet::new(vec![secret("main", "old")], at(0));
-        set.accept(&find(&set, "main"), true, at(1));
+        find(&set, "main").accept(true, at(1));
         let set = set.succeeded_by(vec![secret("main", "half")], at(2));
         let set = set.succeeded_by(vec![secret("main", "whole")], at(3));
         let labels = set.ids();
@@ -395,14 +352,14 @@ mod tests {
     #[test]
     fn what_operators_decided_holds_for_what_a_reload_brings_and_reloads_do_not_keep_a_fallback_alive() {
         let set = CredentialSet::new(vec![secret("a", "1"), secret("b", "2")], at(0));
-        set.accept(&find(&set, "b"), true, at(0));
+        find(&set, "b").accept(true, at(0));
         let mut choices = Choices::default();
         choices.retire(find(&set, "a").credential.fingerprint());
         set.choose(&choices);
         let renamed = set.succeeded_by(vec![secret("b", "2"), secret("c", "1")], at(1));
         assert_eq!(tried(&renamed, at(1)), ["b"], "the same secret under another name is retired too");
         let mut set = set.succeeded_by(vec![secret("b", "3")], at(10));
-        set.accept(&find(&set, "b"), true, at(11));
+        find(&set, "b").accept(true, at(11));
         for minute in 1..=15 {
             set = set.succeeded_by(vec![secret("b", "3")], at(10 + minute * 60));
         }
@@ -412,13 +369,41 @@ mod tests {
     #[test]
     fn one_that_cannot_be_proven_alone_is_tried_in_one_request_now_and_then() {
         let set = CredentialSet::new(vec![secret("old", "1")], at(0));
-        set.accept(&find(&set, "old"), true, at(0));
+        find(&set, "old").accept(true, at(0));
         let set = set.succeeded_by(vec![secret("old", "1"), secret("new", "2")], at(1));
-        set.ask_in_vain(&find(&set, "new"), true, at(1));
+        find(&set, "new").ask_in_vain(InVain::ProvenByUse, at(1));
         assert_eq!(tried(&set, at(1)), ["new", "old"]);
         assert_eq!(tried(&set, at(2)), ["old", "new"], "one request at a time");
         assert_eq!(tried(&set, at(6)), ["new", "old"]);
-        set.accept(&find(&set, "new"), true, at(6));
+        find(&set, "new").accept(true, at(6));
         assert_eq!(tried(&set, at(7)), ["new", "old"], "trusted, and the younger");
+    }
+
+    #[test]
+    fn of_several_that_users_requests_prove_each_has_its_turn() {
+        let set = CredentialSet::new(vec![secret("old", "1"), secret("b", "2"), secret("c", "3")], at(0));
+        find(&set, "old").accept(true, at(0));
+        for label in ["b", "c"] {
+            find(&set, label).ask_in_vain(InVain::ProvenByUse, at(0));
+        }
+        let first = |seconds| tried(&set, at(seconds)).remove(0);
+        assert_eq!([first(1), first(1), first(1)], ["b", "c", "old"]);
+        find(&set, "b").reject(&[], "no", at(1));
+        assert_eq!([first(6), first(6)], ["c", "b"]);
+    }
+
+    #[test]
+    fn a_request_that_began_with_the_set_before_says_what_it_learns() {
+        let set = CredentialSet::new(vec![secret("main", "old")], at(0));
+        let member = find(&set, "main");
+        let after = set.succeeded_by(vec![secret("main", "new")], at(1));
+        member.accept(true, at(2));
+        assert_eq!(find(&after, "main~before").standing().used_at, Some(at(2)));
+        let new = find(&after, "main");
+        let after = after.succeeded_by(vec![secret("main", "new"), secret("b", "2")], at(3));
+        new.accept(false, at(4));
+        assert!(
+            after.without_spent(at(4).plus(FALLBACK_FOR)).is_some_and(|left| left.ids() == ["main", "b"])
+        );
     }
 }

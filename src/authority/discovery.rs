@@ -29,7 +29,7 @@ pub(super) struct Metadata {
 }
 
 /// What the configuration says that the document must fit.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Expected {
     /// As configured, for the comparison with the issuer.
     pub(super) authority: CheckedUrl,

@@ -1546,3 +1546,56 @@ async fn a_trial_that_is_refused_in_other_words_falls_back_within_the_request() 
     world.refresh().await.expect("tokens, by the old one");
     assert_eq!(world.in_use().as_deref(), Some("old"));
 }
+
+#[tokio::test]
+async fn keycloak_s_words_for_a_rejected_secret_have_the_next_one_tried_at_once() {
+    let world =
+        World::with("/common/v2.0", entra_script(), vec![secret("wrong", "w"), secret("one", "o")], |_| {});
+    world.answer_tokens(|origin, seen| match seen.field("client_secret") {
+        Some("o") => Reply::json(200, &tokens(&entra_claims(origin))),
+        _ => Reply::json(401, &json!({ "error": "unauthorized_client" })),
+    });
+    world.redeem().await.expect("tokens");
+    assert_eq!(world.in_use().as_deref(), Some("one"));
+}
+
+#[tokio::test]
+async fn another_authority_of_the_same_address_holds_what_was_fetched_already() {
+    let world = World::entra();
+    world.redeem().await.expect("tokens");
+    let another = |change: &dyn Fn(&mut AuthorityConfig)| {
+        let mut config = AuthorityConfig::new(format!("{}/common/v2.0", world.server.origin()), CLIENT_ID);
+        change(&mut config);
+        let (random, observer) = (Arc::new(CountingRandom::default()), world.ledger.clone());
+        let parts = AuthorityParts { clock: world.clock.clone(), random, observer };
+        let authority = OpenIdAuthority::new(config, Vec::new(), parts).expect("a config");
+        authority.succeed(Some(&world.authority), vec![secret("one", "s3cr3t&=+ ü")]);
+        authority
+    };
+    let fetched = || (world.server.count("openid-configuration"), world.server.count("keys"));
+    assert_eq!(fetched(), (1, 1));
+    another(&|config| config.timeout = Duration::from_secs(3)).probe().await.expect("both are held");
+    assert_eq!(fetched(), (1, 1), "nothing is fetched again");
+    let _checked = another(&|config| config.endpoint_hosts = Some(vec![])).probe().await;
+    assert_eq!(fetched().0, 2, "what may be in the document is another thing now");
+}
+
+/// A file on a mount that hangs.
+struct Hangs;
+
+impl AssertionSource for Hangs {
+    fn read(&self) -> crate::domain::task::BoxFuture<'_, Result<Zeroizing<String>, String>> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test]
+async fn an_assertion_that_cannot_be_read_in_time_holds_nobody_up_for_ever() {
+    let credentials = vec![ClientCredential::federated("pod", Arc::new(Hangs))];
+    let world = World::with("/common/v2.0", entra_script(), credentials, |config| {
+        config.timeout = Duration::from_millis(300);
+    });
+    let failure = failed(world.refresh().await);
+    assert_eq!(failure.disposition, Disposition::NextCredential);
+    assert!(failure.cause.contains("in time"), "{}", failure.cause);
+}

@@ -141,7 +141,7 @@ impl Broker {
                 after.state = ConsentState::Consented { tenant: shown };
                 let kind = Kind::AdminConsentSession;
                 let ttl = READABLE_AFTER_END;
-                self.deps.repository.swap_pending(kind, id.as_str(), &taken, &after, now, ttl).await?;
+                self.deps.repository.swap_pending(kind, id.as_str(), Some(&taken), &after, now, ttl).await?;
                 Ok(after.state)
             }
             state => Ok(state.clone()),
@@ -173,7 +173,7 @@ impl Broker {
             CallbackOutcome::Code(_) => ConsentState::Failed { reason: FailureReason::AuthorityError },
         };
         let ttl = after.expires_at.since(now) + READABLE_AFTER_END;
-        let swapped = repository.swap_pending(kind, session, &taken, &after, now, ttl).await;
+        let swapped = repository.swap_pending(kind, session, Some(&taken), &after, now, ttl).await;
         if swapped.is_err() {
             return Finished::Refused(CallbackProblem::Unavailable);
         }

@@ -274,7 +274,7 @@ impl Broker {
         let ttl = ends.since(now) + READABLE_AFTER_END;
         self.deps
             .repository
-            .swap_pending(Kind::ConnectSession, id, read, after, now, ttl)
+            .swap_pending(Kind::ConnectSession, id, Some(read), after, now, ttl)
             .await
             .map_err(|error| CannotBegin::Unavailable(error.into()))
     }

@@ -11,7 +11,8 @@ use crate::policy::{CallerPolicy, Listing};
 /// Connections read at most for one page: a filter that matches few does not become a scan of all.
 const MOST_READ_FOR_A_PAGE: usize = 1000;
 const PAGE: usize = 100;
-const STATUSES: [&str; 4] = ["active", "needs_reauthorization", "blocked", "paused"];
+/// Every status of a connection.
+pub const STATUSES: [&str; 4] = ["active", "needs_reauthorization", "blocked", "paused"];
 
 /// A connection as it may be shown.
 #[derive(Debug, Clone)]

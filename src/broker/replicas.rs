@@ -5,13 +5,15 @@
 //! the replicas of one store may be of two versions.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Broker, Refusal};
+use crate::domain::credential::View;
+use crate::domain::id::AppName;
 use crate::domain::random::random_bytes;
 use crate::domain::time::Timestamp;
 use crate::keyring::{KeyId, Keyring};
@@ -23,8 +25,6 @@ pub const REPORT_EVERY: Duration = Duration::from_secs(10);
 const LIVE: Duration = Duration::from_secs(60);
 /// The one record that lists the reports.
 const LIST: &str = "all";
-/// Tries to replace a record that others replace too.
-const TRIES: usize = 16;
 /// For so long the list stays when nobody reports any more.
 const KEPT: Duration = Duration::from_secs(3600);
 /// More replicas than anybody runs: what is beyond is a mistake, and not to fill the store.
@@ -46,7 +46,13 @@ pub struct Report {
     /// Its sealing keys.
     #[serde(default)]
     pub sealing: Sealing,
+    /// Its client credentials, by app.
+    #[serde(default)]
+    pub credentials: Credentials,
 }
+
+/// What a replica says of client credentials, by app.
+pub type Credentials = BTreeMap<AppName, Vec<View>>;
 
 /// What a replica says of its sealing keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +95,8 @@ impl Replica {
 pub(super) struct Known {
     id: String,
     host: String,
+    /// What this one says of its client credentials.
+    credentials: Mutex<Credentials>,
     /// By id: what was reported last, and the monotonic time at which that was seen first. Whether somebody still reports is seen
     /// by that, and not by their clock.
     seen: Mutex<BTreeMap<String, (Timestamp, Duration)>>,
@@ -98,7 +106,11 @@ impl Known {
     /// This process on the machine of that name.
     pub(super) fn new(random: &dyn crate::domain::random::Random, host: String) -> Self {
         let id = random_bytes::<6>(random).iter().map(|byte| format!("{byte:02x}")).collect();
-        Known { id, host, seen: Mutex::default() }
+        Known { id, host, credentials: Mutex::default(), seen: Mutex::default() }
+    }
+
+    fn credentials(&self) -> MutexGuard<'_, Credentials> {
+        self.credentials.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Those of a list that still report. Learns of those that report anew.
@@ -140,7 +152,22 @@ impl Broker {
             host: self.replicas.host.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             sealing: Sealing::of(self.deps.repository.keyring()),
+            credentials: self.replicas.credentials().clone(),
         }
+    }
+
+    /// What this process says of its client credentials from the next report on. True where the others should hear of it at once: it
+    /// is more than another use.
+    pub fn say_of_credentials(&self, credentials: Credentials) -> bool {
+        let without_use = |credentials: &Credentials| {
+            let mut credentials = credentials.clone();
+            credentials.values_mut().flatten().for_each(|view| view.used_at = None);
+            credentials
+        };
+        let mut said = self.replicas.credentials();
+        let is_news = without_use(&said) != without_use(&credentials);
+        *said = credentials;
+        is_news
     }
 
     /// Says that this process is not there any more.
@@ -174,36 +201,30 @@ impl Broker {
 
     /// Replaces the list by what `change` makes of it, without this process' own report and without those who are gone.
     async fn change_list(&self, change: impl Fn(&mut Vec<Value>)) -> Result<(), RepositoryError> {
-        let repository = &self.deps.repository;
-        for _ in 0..TRIES {
-            let now = self.deps.clock.now();
-            let before = match self.read_list().await {
-                Ok(before) => before,
-                // Sealed by a key that this replica lacks: the others have to hear of one that cannot open it. What they said is
-                // said again within seconds.
-                Err(error @ RepositoryError::Sealed { .. }) => {
-                    tracing::error!(%error, "what other replicas report cannot be read; they may seal with a key that this one lacks");
-                    None
-                }
-                Err(error) => return Err(error),
-            };
-            let read = before.as_ref().map(|before| before.value.clone()).unwrap_or_default();
-            let live = self.replicas.live(read, self.deps.clock.monotonic());
+        let (repository, now) = (&self.deps.repository, self.deps.clock.now());
+        let replace = |list: &mut Vec<Value>| {
+            let live = self.replicas.live(std::mem::take(list), self.deps.clock.monotonic());
             let others = live.into_iter().filter(|(_, report)| report.id != self.replicas.id);
-            let mut list: Vec<Value> = others.map(|(value, _)| value).take(MOST).collect();
-            change(&mut list);
-            match &before {
-                Some(before) => {
-                    if repository.swap_pending(Kind::Replicas, LIST, before, &list, now, KEPT).await? {
-                        return Ok(());
-                    }
-                }
-                // Of two that make the first list at once, one is missing in it until it reports again.
-                None => return repository.put_pending(Kind::Replicas, LIST, &list, now, KEPT).await,
+            list.extend(others.map(|(value, _)| value).take(MOST));
+            change(list);
+            Ok(())
+        };
+        match repository.change_pending(Kind::Replicas, LIST, now, KEPT, replace).await {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => {
+                tracing::debug!("other replicas kept changing the list of replicas");
+                Ok(())
             }
+            // Sealed by a key that this replica lacks: the others have to hear of one that cannot open it. What they said is said
+            // again within seconds.
+            Err(error @ RepositoryError::Sealed { .. }) => {
+                tracing::error!(%error, "what other replicas report cannot be read; they may seal with a key that this one lacks");
+                let mut list = Vec::new();
+                change(&mut list);
+                repository.put_pending(Kind::Replicas, LIST, &list, now, KEPT).await
+            }
+            Err(error) => Err(error),
         }
-        tracing::debug!("other replicas kept changing the list of replicas");
-        Ok(())
     }
 }
 

@@ -34,6 +34,7 @@ impl Broker {
                     list.push(revocation.clone());
                 }
                 revocation::keep_newest(list);
+                Ok::<(), RepositoryError>(())
             })
             .await?;
         if let Some(list) = written {
@@ -49,7 +50,7 @@ impl Broker {
         let list: Option<Taken<Vec<Revocation>>> =
             self.deps.repository.pending(Kind::Revocations, LIST).await?;
         let read = list.as_ref().map(|list| list.value.clone()).unwrap_or_default();
-        // What this process knows to be revoked stays so: two first revocations may have met, or a failover lost one.
+        // What this process knows to be revoked stays so: a failover may have lost one.
         let mut all = read.clone();
         let known = self.deps.engine.revocations();
         all.extend(known.into_iter().filter(|known| !read.contains(known)));
@@ -57,12 +58,8 @@ impl Broker {
         if all.len() > read.len() {
             let now = self.deps.clock.now();
             let repository = &self.deps.repository;
-            match &list {
-                Some(list) => {
-                    repository.swap_pending(Kind::Revocations, LIST, list, &all, now, KEPT).await?;
-                }
-                None => repository.put_pending(Kind::Revocations, LIST, &all, now, KEPT).await?,
-            }
+            // (Where others change it at this very moment: the next time.)
+            repository.swap_pending(Kind::Revocations, LIST, list.as_ref(), &all, now, KEPT).await?;
         }
         self.deps.engine.learn_revocations(all);
         Ok(())

@@ -116,7 +116,7 @@ pub(super) fn credentials_table(apps: &[Value]) -> String {
                 (_, "") if one["proven_by_use"] == true && text(one, "state") == "new" => {
                     "is proven by a user's next refresh".to_owned()
                 }
-                (_, "") => String::new(),
+                (_, "") => elsewhere(one),
                 _ => "a fallback: another took its place".to_owned(),
             };
             rows.push(vec![
@@ -132,6 +132,15 @@ pub(super) fn credentials_table(apps: &[Value]) -> String {
         }
     }
     table(&["APP", "ID", "KIND", "STATE", "IN USE", "EXPIRES", "LAST USED", "NOTE"], &rows)
+}
+
+/// The replicas where it stands otherwise.
+fn elsewhere(one: &Value) -> String {
+    let others = one["replicas"].as_array().into_iter().flatten();
+    let otherwise = others.filter(|there| there["state"] != one["state"]);
+    let said: Vec<String> =
+        otherwise.map(|there| format!("{} at {}", text(there, "state"), text(there, "replica"))).collect();
+    said.join(", ")
 }
 
 async fn verify(

@@ -27,8 +27,12 @@ const OLD_AGAIN: Duration = Duration::from_secs(30);
 const LONGEST_AGAIN: Duration = Duration::from_secs(600);
 /// One that is trusted and not in use is asked about this often: a fallback that does not work is none.
 const IDLE_AGAIN: Duration = Duration::from_secs(6 * 3600);
-/// After a question that had no answer, or one about something else.
+/// After a question that had no answer, growing with each …
 const UNANSWERED_AGAIN: Duration = Duration::from_secs(30);
+/// … and after so many of them in a row users' requests prove it as well.
+const UNANSWERED_LONG: u32 = 3;
+/// One that users' requests prove is tried in one of them this often.
+const TRIAL_AGAIN: Duration = Duration::from_secs(5);
 
 /// The authority's latest no.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +56,8 @@ pub struct Standing {
     pub expires_at: Option<Timestamp>,
     /// When the authority last took it.
     pub accepted_at: Option<Timestamp>,
+    /// Since when it is trusted.
+    pub trusted_since: Option<Timestamp>,
     /// When a token was last got with it, for a user or the app; a proof is no use.
     pub used_at: Option<Timestamp>,
     /// The authority's no, until it has been taken often enough since.
@@ -66,8 +72,23 @@ pub struct Standing {
     pub is_retired: bool,
     /// When it was last asked about.
     pub asked_at: Option<Timestamp>,
+    /// Questions in a row that had no answer.
+    pub unanswered: u32,
+    /// For so long from then on the authority wants not to be asked.
+    pub hold: Duration,
+    /// When a user's request last tried it, though it was not trusted.
+    pub tried_at: Option<Timestamp>,
     /// The authority does not let the app ask for a token of its own: only a user's request can prove it.
     pub is_proven_by_use: bool,
+}
+
+/// Why a question said nothing about the credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InVain {
+    /// Nor would it another time: the app gets no token of its own.
+    ProvenByUse,
+    /// There was no answer, or it was "later", with the time that the authority wants to be left alone.
+    Unanswered(Option<Duration>),
 }
 
 /// The word for a credential's state.
@@ -122,6 +143,7 @@ impl Standing {
             since,
             expires_at,
             accepted_at: None,
+            trusted_since: None,
             used_at: None,
             rejection: None,
             accepted_in_a_row: 0,
@@ -129,6 +151,9 @@ impl Standing {
             promoted_at: None,
             is_retired: false,
             asked_at: None,
+            unanswered: 0,
+            hold: Duration::ZERO,
+            tried_at: None,
             is_proven_by_use: false,
         }
     }
@@ -172,12 +197,16 @@ impl Standing {
     pub fn accept(&mut self, now: Timestamp) -> bool {
         let before = self.is_trusted();
         self.accepted_at = Some(now);
-        self.asked_at = Some(now);
+        self.answered(now);
         self.accepted_in_a_row = self.accepted_in_a_row.saturating_add(1);
         if self.accepted_in_a_row >= TRUST_AGAIN {
             self.rejection = None;
         }
-        !before && self.is_trusted()
+        let is_news = !before && self.is_trusted();
+        if is_news {
+            self.trusted_since = Some(now);
+        }
+        is_news
     }
 
     /// The authority refused it, or it could not even be shown. True when it was trusted until now, or new.
@@ -186,36 +215,80 @@ impl Standing {
         let times = self.rejection.as_ref().map_or(0, |before| before.times).saturating_add(1);
         self.rejection = Some(Rejection { at: now, codes: codes.to_vec(), cause: cause.to_owned(), times });
         self.accepted_in_a_row = 0;
-        self.asked_at = Some(now);
+        self.trusted_since = None;
+        self.answered(now);
         is_news
     }
 
-    /// It was asked about, and the answer says nothing about it. `by_use`: nor would it another time.
-    pub fn ask_in_vain(&mut self, now: Timestamp, by_use: bool) {
-        self.asked_at = Some(now);
-        self.is_proven_by_use |= by_use;
+    fn answered(&mut self, now: Timestamp) {
+        (self.asked_at, self.unanswered, self.hold) = (Some(now), 0, Duration::ZERO);
     }
 
-    /// Whether it is time to ask the authority about it, in a call of its own or, where that proves nothing, in a user's.
+    /// It was asked about, and the answer says nothing about it.
+    pub fn ask_in_vain(&mut self, now: Timestamp, why: InVain) {
+        match why {
+            InVain::ProvenByUse => {
+                self.answered(now);
+                self.is_proven_by_use = true;
+            }
+            InVain::Unanswered(hold) => {
+                self.asked_at = Some(now);
+                self.unanswered = self.unanswered.saturating_add(1);
+                self.hold = hold.unwrap_or_default();
+            }
+        }
+    }
+
+    /// Whether asking proves something is to be found out anew.
+    pub fn ask_anew(&mut self) {
+        self.is_proven_by_use = false;
+        (self.unanswered, self.hold) = (0, Duration::ZERO);
+    }
+
+    /// Whether it is time to ask the authority about it in a call of its own.
     pub fn is_to_be_asked_about(&self, in_use: bool, now: Timestamp) -> bool {
         if self.is_retired || self.is_proven_by_use {
             return false;
         }
-        let Some(asked_at) = self.asked_at else { return true };
         let wait = match &self.rejection {
             // What is in use is asked about by everybody who uses it.
-            None if self.accepted_at.is_some() && in_use => return false,
-            None if self.accepted_at.is_some() => IDLE_AGAIN,
-            None => UNANSWERED_AGAIN,
-            Some(_) if now.since(self.since) < YOUNG => YOUNG_AGAIN,
-            // It has begun to be accepted again.
-            Some(_) if self.accepted_in_a_row > 0 => YOUNG_AGAIN,
-            Some(rejection) => {
-                OLD_AGAIN.saturating_mul(2u32.saturating_pow(rejection.times.min(8))).min(LONGEST_AGAIN)
-            }
+            None if self.is_trusted() && in_use => return false,
+            None if self.is_trusted() => IDLE_AGAIN,
+            None => grown(UNANSWERED_AGAIN, self.unanswered.saturating_sub(1)),
+            Some(rejection) => self.after(rejection, now).max(match self.unanswered {
+                0 => Duration::ZERO,
+                unanswered => grown(UNANSWERED_AGAIN, unanswered - 1),
+            }),
         };
-        asked_at.plus(wait) <= now
+        is_due(self.asked_at, wait.max(self.hold), now)
     }
+
+    /// Whether the next request of a user is to try it first, though it is not trusted: where a question of its own proves nothing,
+    /// or has had no answer for long.
+    pub fn is_to_be_tried(&self, now: Timestamp) -> bool {
+        if self.is_trusted() || self.is_retired || self.is_expired(now) {
+            return false;
+        }
+        let wait = self.rejection.as_ref().map_or(Duration::ZERO, |rejection| self.after(rejection, now));
+        (self.is_proven_by_use || self.unanswered >= UNANSWERED_LONG)
+            && is_due(self.tried_at, wait.max(TRIAL_AGAIN), now)
+    }
+
+    /// How long after this no the next question is due.
+    fn after(&self, rejection: &Rejection, now: Timestamp) -> Duration {
+        // The authority's replicas may not know it yet, or it has begun to be accepted again.
+        let may_change_soon = now.since(self.since) < YOUNG || self.accepted_in_a_row > 0;
+        if may_change_soon { YOUNG_AGAIN } else { grown(OLD_AGAIN, rejection.times) }
+    }
+}
+
+fn grown(wait: Duration, times: u32) -> Duration {
+    wait.saturating_mul(2u32.saturating_pow(times.min(8))).min(LONGEST_AGAIN)
+}
+
+/// (A time that lies ahead was noted before the clock was set back.)
+fn is_due(last: Option<Timestamp>, wait: Duration, now: Timestamp) -> bool {
+    last.is_none_or(|last| last.plus(wait) <= now || last > now)
 }
 
 /// Tells one credential's content from another's: a hash of it.
@@ -233,15 +306,90 @@ pub struct Choices {
 /// Retired credentials that are remembered: more than any app has at a time.
 const MOST_RETIRED: usize = 64;
 
+/// What an operator decides on a credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// It is the first to be tried, as long as the authority takes it.
+    Promote,
+    /// It is not used any more, on any replica.
+    Retire,
+}
+
+/// What one replica says of one of an app's credentials. Members are added, and default to nothing: another version may not say
+/// them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct View {
+    /// Which.
+    pub fingerprint: Fingerprint,
+    /// The word for its state.
+    #[serde(default)]
+    pub state: String,
+    /// It is the first to be tried.
+    #[serde(default)]
+    pub in_use: bool,
+    /// The authority takes it, and its time is not over. (Whether it is retired is the choices' to say.)
+    #[serde(default)]
+    pub works: bool,
+    /// It is configured, and no fallback that will go.
+    #[serde(default)]
+    pub stays: bool,
+    /// When a token was last got with it.
+    #[serde(default)]
+    pub used_at: Option<Timestamp>,
+}
+
+/// Why a choice is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Against {
+    /// The authority has not taken it, or rejected it since.
+    NotTaken,
+    /// Without it a replica has none that the authority takes: this one's place in the list of them.
+    NoneLeft(usize),
+}
+
 impl Choices {
+    /// Takes up what an operator decided on `one`, or says why not. `replicas`: what each of those that serve says, the one that
+    /// is asked first. For a change of the stored choices: what is checked is what is stored then, so that of two operators who
+    /// retire the last two only one does.
+    pub fn decide(
+        &mut self,
+        choice: Choice,
+        one: Fingerprint,
+        replicas: &[Vec<View>],
+        now: Timestamp,
+    ) -> Result<(), Against> {
+        match choice {
+            Choice::Promote => {
+                let mut asked = replicas.first().into_iter().flatten();
+                if !asked.any(|view| view.fingerprint == one && view.works) {
+                    return Err(Against::NotTaken);
+                }
+                self.promote(one, now);
+            }
+            Choice::Retire => {
+                let does_without = |replica: &Vec<View>| {
+                    replica.iter().any(|view| {
+                        let is_another = view.fingerprint != one && !self.retired.contains(&view.fingerprint);
+                        is_another && view.works && view.stays
+                    })
+                };
+                if let Some(at) = replicas.iter().position(|replica| !does_without(replica)) {
+                    return Err(Against::NoneLeft(at));
+                }
+                self.retire(one);
+            }
+        }
+        Ok(())
+    }
+
     /// This one is preferred from now on, and in service.
-    pub fn promote(&mut self, one: Fingerprint, now: Timestamp) {
+    fn promote(&mut self, one: Fingerprint, now: Timestamp) {
         self.retired.retain(|other| *other != one);
         self.promoted = Some((one, now));
     }
 
     /// This one is out of service.
-    pub fn retire(&mut self, one: Fingerprint) {
+    pub(crate) fn retire(&mut self, one: Fingerprint) {
         self.promoted = self.promoted.filter(|(promoted, _)| *promoted != one);
         self.retired.retain(|other| *other != one);
         self.retired.push(one);
@@ -279,12 +427,15 @@ pub fn order(standings: &[Standing], now: Timestamp) -> Vec<usize> {
     order
 }
 
-/// Which of these are fallbacks that are needed no longer: another took their place, and one of those that are configured has
-/// been trusted for long enough.
-pub fn spent(standings: &[Standing], trusted_since: Option<Timestamp>, now: Timestamp) -> Vec<usize> {
-    // At this very moment, too: what works is never dropped for something that did.
-    let another_works = standings.iter().any(|one| one.superseded_at.is_none() && one.works(now));
-    let over = another_works && trusted_since.is_some_and(|since| since.plus(FALLBACK_FOR) <= now);
+/// Which of these are fallbacks that are needed no longer: another took their place, and one of those that are configured works
+/// and has been trusted for long enough.
+pub fn spent(standings: &[Standing], now: Timestamp) -> Vec<usize> {
+    let is_settled = |one: &Standing| {
+        let for_long = one.trusted_since.is_some_and(|since| since.plus(FALLBACK_FOR) <= now);
+        // At this very moment, too: what works is never dropped for something that did.
+        one.superseded_at.is_none() && one.works(now) && for_long
+    };
+    let over = standings.iter().any(is_settled);
     let is_spent = |standing: &Standing| {
         standing.superseded_at.is_some_and(|at| over && at.plus(FALLBACK_FOR) <= now)
             || (standing.superseded_at.is_some() && standing.is_retired)
@@ -373,15 +524,101 @@ mod tests {
             !old.is_to_be_asked_about(false, later(1059)) && old.is_to_be_asked_about(false, later(1060))
         );
         let mut unanswered = new();
-        unanswered.ask_in_vain(NOW, false);
+        unanswered.ask_in_vain(NOW, InVain::Unanswered(None));
         assert!(
             !unanswered.is_to_be_asked_about(false, later(29))
                 && unanswered.is_to_be_asked_about(false, later(30))
         );
         old.is_retired = true;
         assert!(!old.is_to_be_asked_about(false, later(100_000)));
-        unanswered.ask_in_vain(NOW, true);
+        unanswered.ask_in_vain(NOW, InVain::ProvenByUse);
         assert!(!unanswered.is_to_be_asked_about(false, later(100_000)), "asking says nothing");
+    }
+
+    #[test]
+    fn where_nothing_answers_it_is_asked_ever_more_rarely_and_as_late_as_the_authority_wants() {
+        let later = |seconds| NOW.plus(Duration::from_secs(seconds));
+        let mut one = new();
+        for wait in [30, 60, 120, 240, 480, 600, 600] {
+            one.ask_in_vain(NOW, InVain::Unanswered(None));
+            assert!(!one.is_to_be_asked_about(false, later(wait - 1)), "{wait}");
+            assert!(one.is_to_be_asked_about(false, later(wait)), "{wait}");
+        }
+        one.ask_in_vain(NOW, InVain::Unanswered(Some(Duration::from_secs(3600))));
+        assert!(
+            !one.is_to_be_asked_about(false, later(3599)) && one.is_to_be_asked_about(false, later(3600))
+        );
+        let mut young = new();
+        young.reject(NOW, &[], "no");
+        young.ask_in_vain(NOW, InVain::Unanswered(Some(Duration::from_secs(40))));
+        assert!(
+            !young.is_to_be_asked_about(false, later(39)) && young.is_to_be_asked_about(false, later(40))
+        );
+        young.reject(later(40), &[], "no");
+        assert!(young.is_to_be_asked_about(false, later(42)), "an answer ends the waiting");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_does_not_put_a_question_off() {
+        let mut rejected = new();
+        rejected.reject(NOW.plus(Duration::from_secs(86_400)), &[], "no");
+        assert!(rejected.is_to_be_asked_about(false, NOW));
+    }
+
+    #[test]
+    fn when_a_user_s_request_tries_it() {
+        let later = |seconds| NOW.plus(Duration::from_secs(seconds));
+        let mut one = new();
+        assert!(!one.is_to_be_tried(NOW), "a question of its own says it");
+        one.ask_in_vain(NOW, InVain::Unanswered(None));
+        one.ask_in_vain(NOW, InVain::Unanswered(None));
+        assert!(!one.is_to_be_tried(NOW));
+        one.ask_in_vain(NOW, InVain::Unanswered(None));
+        assert!(one.is_to_be_tried(NOW), "and when that has no answer for long, a user's does");
+        let mut one = new();
+        one.ask_in_vain(NOW, InVain::ProvenByUse);
+        one.tried_at = Some(NOW);
+        assert!(!one.is_to_be_tried(later(4)) && one.is_to_be_tried(later(5)));
+        one.reject(NOW, &[], "no");
+        assert!(!one.is_to_be_tried(later(4)) && one.is_to_be_tried(later(5)), "young: it may be known soon");
+        one.tried_at = Some(later(1000));
+        assert!(!one.is_to_be_tried(later(1059)) && one.is_to_be_tried(later(1060)));
+        one.reject(NOW, &[], "no");
+        assert!(!one.is_to_be_tried(later(1119)) && one.is_to_be_tried(later(1120)));
+        one.is_retired = true;
+        assert!(!one.is_to_be_tried(later(100_000)));
+        assert!(!trusted(0).is_to_be_tried(later(100_000)));
+    }
+
+    #[test]
+    fn what_may_be_chosen() {
+        let known = |name: u8, works: bool, stays: bool| View {
+            fingerprint: [name; 32],
+            works,
+            stays,
+            ..View::default()
+        };
+        let (a, b) = ([1; 32], [2; 32]);
+        let mut choices = Choices::default();
+        let only_a = [vec![known(1, true, true), known(2, false, true)]];
+        assert_eq!(choices.decide(Choice::Promote, b, &only_a, NOW), Err(Against::NotTaken));
+        assert_eq!(choices.decide(Choice::Retire, a, &only_a, NOW), Err(Against::NoneLeft(0)));
+        let fallback = [vec![known(1, true, true), known(2, true, false)]];
+        assert_eq!(
+            choices.decide(Choice::Retire, a, &fallback, NOW),
+            Err(Against::NoneLeft(0)),
+            "it will go"
+        );
+        let both = vec![known(1, true, true), known(2, true, true)];
+        let elsewhere = [both.clone(), vec![known(1, true, true)]];
+        assert_eq!(choices.decide(Choice::Retire, a, &elsewhere, NOW), Err(Against::NoneLeft(1)));
+        assert_eq!(choices, Choices::default());
+        assert_eq!(choices.decide(Choice::Promote, b, &elsewhere, NOW), Ok(()));
+        assert_eq!(choices.decide(Choice::Retire, a, std::slice::from_ref(&both), NOW), Ok(()));
+        let last = choices.decide(Choice::Retire, b, std::slice::from_ref(&both), NOW);
+        assert_eq!(last, Err(Against::NoneLeft(0)), "the other one was retired a moment ago");
+        assert_eq!(choices.decide(Choice::Promote, a, &[both], NOW), Ok(()), "and comes back");
+        assert_eq!((choices.promoted, choices.retired.len()), (Some((a, NOW)), 0));
     }
 
     #[test]
@@ -391,13 +628,19 @@ mod tests {
         let later = |seconds| NOW.plus(Duration::from_secs(seconds));
         let mut retired = trusted(1);
         retired.is_retired = true;
-        assert!(
-            spent(&[retired, before.clone()], Some(NOW), later(100_000)).is_empty(),
-            "it is all there is"
-        );
-        let standings = [trusted(1), before];
-        assert!(spent(&standings, None, later(100_000)).is_empty(), "nothing else works");
-        assert!(spent(&standings, Some(later(10)), later(909)).is_empty());
-        assert_eq!(spent(&standings, Some(later(10)), later(910)), [1]);
+        assert!(spent(&[retired, before.clone()], later(100_000)).is_empty(), "it is all there is");
+        assert!(spent(&[new(), before.clone()], later(100_000)).is_empty(), "nothing else works");
+        let mut successor = new();
+        successor.accept(later(10));
+        assert!(spent(&[successor.clone(), before.clone()], later(909)).is_empty());
+        assert_eq!(spent(&[successor.clone(), before.clone()], later(910)), [1]);
+        successor.reject(later(911), &[], "no");
+        assert!(spent(&[successor.clone(), before.clone()], later(2000)).is_empty());
+        for second in 0..3 {
+            successor.accept(later(2000 + second));
+        }
+        let standings = [successor, before];
+        assert!(spent(&standings, later(2901)).is_empty(), "its time begins anew");
+        assert_eq!(spent(&standings, later(2902)), [1]);
     }
 }

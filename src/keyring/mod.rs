@@ -19,6 +19,7 @@ pub mod seal;
 pub mod tally;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
@@ -39,6 +40,8 @@ pub struct SealingKey {
     /// When it was told to seal; none for a key that only opens.
     pub promoted_at: Option<Timestamp>,
     material: Zeroizing<[u8; 32]>,
+    /// How often it sealed or opened something.
+    uses: AtomicU64,
 }
 
 impl SealingKey {
@@ -49,7 +52,16 @@ impl SealingKey {
         promoted_at: Option<Timestamp>,
         material: Zeroizing<[u8; 32]>,
     ) -> Self {
-        SealingKey { id, created_at, promoted_at, material }
+        SealingKey { id, created_at, promoted_at, material, uses: AtomicU64::new(0) }
+    }
+
+    /// How often it sealed or opened something since it was read: whoever wants to know when it was used last looks whether this grows.
+    pub fn uses(&self) -> u64 {
+        self.uses.load(Ordering::Relaxed)
+    }
+
+    fn used(&self) {
+        self.uses.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A key for one purpose, derived from this one.

@@ -67,6 +67,7 @@ impl SealingKey {
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), &mut *buffer)
             .expect("AES-256-GCM seals up to 64 GiB");
         sealed.extend_from_slice(&buffer);
+        self.used();
         sealed
     }
 }
@@ -95,6 +96,7 @@ impl Keyring {
             }
         };
         buffer.truncate(length);
+        key.used();
         Ok(buffer)
     }
 }

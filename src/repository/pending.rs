@@ -144,44 +144,37 @@ impl Repository {
         self.open_pending(kind, id, sealed)
     }
 
-    /// Replaces a pending record if it still is the one that was read. False, and nothing changed, otherwise.
+    /// Replaces a pending record if it still is the one that was read; none is for one that was not there. False, and nothing changed,
+    /// otherwise.
     pub async fn swap_pending<T: Serialize>(
         &self,
         kind: Kind,
         id: &str,
-        read: &Taken<T>,
+        read: Option<&Taken<T>>,
         value: &T,
         now: Timestamp,
         ttl: Duration,
     ) -> Result<bool, PendingError> {
         let sealed = self.seal_pending(kind, id, value);
-        Ok(self.store.swap_pending(&kind.store_id(id), &read.sealed, &sealed, now.plus(ttl), ttl).await?)
+        let expected = read.map(|read| &read.sealed[..]);
+        Ok(self.store.swap_pending(&kind.store_id(id), expected, &sealed, now.plus(ttl), ttl).await?)
     }
 
     /// Changes a record that others change too, and that may not be there yet: it is read, changed and replaced if it still is what
-    /// was read, again and again. What it is then; none where others kept changing it.
-    pub async fn change_pending<T: Serialize + DeserializeOwned + Default + Clone + PartialEq>(
+    /// was read, again and again. What it is then; none where others kept changing it. What `change` refuses is not written.
+    pub async fn change_pending<T: Serialize + DeserializeOwned + Default + Clone, E: From<PendingError>>(
         &self,
         kind: Kind,
         id: &str,
         now: Timestamp,
         ttl: Duration,
-        change: impl Fn(&mut T),
-    ) -> Result<Option<T>, PendingError> {
+        change: impl Fn(&mut T) -> Result<(), E>,
+    ) -> Result<Option<T>, E> {
         for _ in 0..CHANGE_TRIES {
             let before: Option<Taken<T>> = self.pending(kind, id).await?;
             let mut value = before.as_ref().map(|before| before.value.clone()).unwrap_or_default();
-            change(&mut value);
-            let written = match &before {
-                Some(before) => self.swap_pending(kind, id, before, &value, now, ttl).await?,
-                None => {
-                    self.put_pending(kind, id, &value, now, ttl).await?;
-                    // Somebody else may have made the first one at this very moment: what is there counts.
-                    let there: Option<Taken<T>> = self.pending(kind, id).await?;
-                    there.is_some_and(|there| there.value == value)
-                }
-            };
-            if written {
+            change(&mut value)?;
+            if self.swap_pending(kind, id, before.as_ref(), &value, now, ttl).await? {
                 return Ok(Some(value));
             }
         }

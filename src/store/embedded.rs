@@ -470,7 +470,7 @@ impl Store for EmbeddedStore {
     fn swap_pending<'a>(
         &'a self,
         id: &'a str,
-        expected: &'a [u8],
+        expected: Option<&'a [u8]>,
         sealed: &'a [u8],
         expires_at: Timestamp,
         _ttl: Duration,
@@ -478,7 +478,7 @@ impl Store for EmbeddedStore {
         Box::pin(async move {
             let work = Work::SwapPending {
                 id: id.to_owned(),
-                expected: expected.to_owned(),
+                expected: expected.map(<[u8]>::to_vec),
                 sealed: sealed.to_owned(),
                 expires_at,
             };
@@ -598,7 +598,7 @@ enum Work {
     Delete { key: String, meant: SignIn, cuts_off: bool },
     PutPending { id: String, sealed: Vec<u8>, expires_at: Timestamp },
     TakePending { id: String },
-    SwapPending { id: String, expected: Vec<u8>, sealed: Vec<u8>, expires_at: Timestamp },
+    SwapPending { id: String, expected: Option<Vec<u8>>, sealed: Vec<u8>, expires_at: Timestamp },
     Reseal { key: String, before: Vec<u8>, after: Vec<u8> },
     ResealPending { id: String, before: Vec<u8>, after: Vec<u8> },
 }
@@ -927,7 +927,7 @@ fn apply_one(
         Work::SwapPending { id, expected, sealed, expires_at } => {
             match live_pending(transaction, job.doing, id, now.wall)? {
                 Ok(Some(stored)) if stored == *sealed => true, // this very swap, whose answer was lost
-                Ok(Some(stored)) if stored == *expected => {
+                Ok(stored) if stored == *expected => {
                     put_pending(transaction, id, sealed, *expires_at)?;
                     *changed = true;
                     true

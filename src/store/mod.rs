@@ -399,13 +399,14 @@ pub trait Store: Send + Sync {
     /// Takes a pending record away: of many who ask, one gets it.
     fn take_pending<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, StoreError>>;
 
-    /// Replaces a pending record if it still is `expected`, byte for byte. False, and nothing changed, otherwise.
+    /// Replaces a pending record if it still is `expected`, byte for byte; none is for one that is not there yet. False, and nothing
+    /// changed, otherwise.
     /// A record that already is `sealed` counts as replaced, so that repeating a swap whose answer was lost says true:
     /// what is sealed twice never has the same bytes, so nobody else's swap can be mistaken for ours.
     fn swap_pending<'a>(
         &'a self,
         id: &'a str,
-        expected: &'a [u8],
+        expected: Option<&'a [u8]>,
         sealed: &'a [u8],
         expires_at: Timestamp,
         ttl: Duration,

@@ -186,7 +186,7 @@ impl<S: Store> Store for Observed<S> {
     fn swap_pending<'a>(
         &'a self,
         id: &'a str,
-        expected: &'a [u8],
+        expected: Option<&'a [u8]>,
         sealed: &'a [u8],
         expires_at: Timestamp,
         ttl: Duration,

@@ -1097,7 +1097,7 @@ impl Store for RedisStore {
     fn swap_pending<'a>(
         &'a self,
         id: &'a str,
-        expected: &'a [u8],
+        expected: Option<&'a [u8]>,
         sealed: &'a [u8],
         _expires_at: Timestamp,
         ttl: Duration,
@@ -1106,7 +1106,11 @@ impl Store for RedisStore {
         Box::pin(async move {
             let slot = keyspace::slot(&keyspace::redis_pending(id));
             let mut script = scripts::SWAP.prepare_invoke();
-            script.key(keyspace::redis_pending(id)).arg(expected).arg(sealed).arg(millis(ttl));
+            script
+                .key(keyspace::redis_pending(id))
+                .arg(expected.unwrap_or_default())
+                .arg(sealed)
+                .arg(millis(ttl));
             let (swapped, _) = self
                 .write(DOING, slot, |mut commands| {
                     let script = &script;

@@ -466,13 +466,22 @@ pub(crate) async fn put(store: &dyn Store, id: &str, sealed: &[u8], ttl: Duratio
 
 async fn swap(store: &dyn Store, id: &str, expected: &[u8], sealed: &[u8], ttl: Duration) -> bool {
     let expires_at = RealClock::shared().now().plus(ttl);
-    store.swap_pending(id, expected, sealed, expires_at, ttl).await.expect("serves")
+    store.swap_pending(id, Some(expected), sealed, expires_at, ttl).await.expect("serves")
+}
+
+async fn make(store: &dyn Store, id: &str, sealed: &[u8], ttl: Duration) -> bool {
+    let expires_at = RealClock::shared().now().plus(ttl);
+    store.swap_pending(id, None, sealed, expires_at, ttl).await.expect("serves")
 }
 
 async fn pending(store: &dyn Store) {
     assert_eq!(store.pending("session").await.expect("serves"), None);
     assert_eq!(store.take_pending("session").await.expect("serves"), None);
-    assert!(!swap(store, "session", b"", b"x", MINUTE).await);
+    assert!(!swap(store, "session", b"a", b"x", MINUTE).await);
+    assert!(make(store, "made", b"one", MINUTE).await);
+    assert!(make(store, "made", b"one", MINUTE).await, "repeated");
+    assert!(!make(store, "made", b"two", MINUTE).await, "somebody else made it");
+    assert_eq!(store.take_pending("made").await.expect("serves").as_deref(), Some(&b"one"[..]));
     put(store, "session", b"one\0\xff", MINUTE).await.expect("serves");
     assert_eq!(store.pending("session").await.expect("serves").as_deref(), Some(&b"one\0\xff"[..]));
     put(store, "session", b"two", MINUTE).await.expect("serves");
@@ -497,6 +506,7 @@ async fn pending(store: &dyn Store) {
         assert!(!swap(store, gone, b"a", b"c", MINUTE).await, "{gone}");
         assert!(!swap(store, gone, b"b", b"b", MINUTE).await, "{gone}");
         assert_eq!(store.take_pending(gone).await.expect("serves"), None, "{gone}");
+        assert!(make(store, gone, b"d", MINUTE).await, "{gone}");
     }
     assert_eq!(store.pending("renewed").await.expect("serves").as_deref(), Some(&b"b"[..]));
 }

@@ -104,6 +104,7 @@ pub struct Metrics {
     caller_key_expiry: GaugeVec,
     caller_key_last_used: GaugeVec,
     sealing_key_records: IntGaugeVec,
+    sealing_key_created: GaugeVec,
     sealing_key_last_used: GaugeVec,
     sealing_key_primary: IntGaugeVec,
     authority_requests: IntCounterVec,
@@ -269,6 +270,11 @@ impl Metrics {
                 "sealing_key_records",
                 &["key"],
                 "Stored records that need this sealing key to be opened; remove a key only at 0.",
+            ),
+            sealing_key_created: new.gauges(
+                "sealing_key_created_timestamp_seconds",
+                &["key"],
+                "When a sealing key was made.",
             ),
             sealing_key_last_used: new.gauges(
                 "sealing_key_last_used_timestamp_seconds",
@@ -481,6 +487,13 @@ impl Metrics {
         }
     }
 
+    /// This app is not configured any more.
+    pub fn connections_gone(&self, app: &AppName, statuses: &[&'static str]) {
+        for status in statuses {
+            let _absent = self.connections.remove_label_values(&[app.as_str(), status]);
+        }
+    }
+
     /// When a client credential expires; none when it does not say.
     pub fn credential_expiry(&self, app: &AppName, credential: &str, at: Option<Timestamp>) {
         self.expiry(Expiring::Credential(app.to_string(), credential.to_owned()), at);
@@ -542,6 +555,11 @@ impl Metrics {
         self.sealing_key_primary.with_label_values(&[key]).set(i64::from(primary));
     }
 
+    /// A sealing key is in the keyring, and was made then.
+    pub fn sealing_key_created(&self, key: &str, at: Timestamp) {
+        self.sealing_key_created.with_label_values(&[key]).set(seconds(at));
+    }
+
     /// A sealing key sealed or opened a record.
     pub fn sealing_key_used(&self, key: &str, at: Timestamp) {
         self.sealing_key_last_used.with_label_values(&[key]).set(seconds(at));
@@ -552,6 +570,7 @@ impl Metrics {
         let _absent = self.sealing_key_records.remove_label_values(&[key]);
         let _absent = self.sealing_key_primary.remove_label_values(&[key]);
         let _absent = self.sealing_key_last_used.remove_label_values(&[key]);
+        let _absent = self.sealing_key_created.remove_label_values(&[key]);
     }
 
     /// A request to an authority ended; `outcome` is `ok` or a disposition's word.
@@ -748,6 +767,7 @@ mod tests {
         metrics.caller_key_expiry(&caller(), "k1", NOW.plus(second));
         metrics.caller_key_used(&caller(), "k1", NOW);
         metrics.sealing_key("2026-01", 12, true);
+        metrics.sealing_key_created("2026-01", NOW);
         metrics.sealing_key_used("2026-01", NOW);
         metrics.authority_request(&app(), "token", "ok", second);
         metrics.store_operation("commit", second, true);
@@ -781,6 +801,8 @@ mod tests {
             r#"credential_state{app="outlook",credential="2026-11",state="rejected"} 0"#,
             r#"credential_last_used_timestamp_seconds{app="outlook",credential="2026-11"} 1795392000"#,
             r#"sealing_key_records{key="2026-01"} 12"#,
+            r#"sealing_key_created_timestamp_seconds{key="2026-01"} 1795392000"#,
+            r#"sealing_key_last_used_timestamp_seconds{key="2026-01"} 1795392000"#,
             r#"authority_requests_total{app="outlook",endpoint="token",outcome="ok"} 1"#,
             r#"store_operation_duration_seconds_count{operation="commit"} 1"#,
             r#"store_errors_total{operation="commit"} 1"#,
@@ -806,7 +828,9 @@ mod tests {
         metrics.credential_gone(&app(), "2026-11");
         metrics.caller_key_gone(&caller(), "k1");
         metrics.sealing_key_gone("2026-01");
+        metrics.connections_gone(&app(), &["active", "blocked"]);
         let text = metrics.encode(NOW);
+        assert!(!text.contains("tokenward_connections{"), "{text}");
         for gone in ["2026-11", "k1", "2026-01"] {
             assert!(!text.contains(gone), "{gone} is still in\n{text}");
         }

@@ -141,7 +141,7 @@ enum Op {
     PutPending { id: String, sealed: Vec<u8>, ttl: Duration },
     Pending(String),
     TakePending(String),
-    SwapPending { id: String, expected: Vec<u8>, sealed: Vec<u8>, ttl: Duration },
+    SwapPending { id: String, expected: Option<Vec<u8>>, sealed: Vec<u8>, ttl: Duration },
     Sealed { after: Option<usize>, limit: usize },
     Reseal { key: ConnectionKey, before: StoredConnection, after: StoredConnection },
     ResealPending { id: String, before: Vec<u8>, after: Vec<u8> },
@@ -377,7 +377,7 @@ impl Data {
             }
             Op::SwapPending { id, expected, sealed, ttl } => match self.waiting(id, now) {
                 Some(stored) if stored == sealed => Reply::Yes(true),
-                Some(stored) if stored == expected => {
+                stored if stored == expected.as_ref() => {
                     self.pending.insert(id.clone(), (sealed.clone(), now + *ttl));
                     Reply::Yes(true)
                 }
@@ -1026,7 +1026,7 @@ impl Store for SimStore {
     fn swap_pending<'a>(
         &'a self,
         id: &'a str,
-        expected: &'a [u8],
+        expected: Option<&'a [u8]>,
         sealed: &'a [u8],
         _expires_at: Timestamp,
         ttl: Duration,
@@ -1034,7 +1034,7 @@ impl Store for SimStore {
         Box::pin(async move {
             let op = Op::SwapPending {
                 id: id.to_owned(),
-                expected: expected.to_vec(),
+                expected: expected.map(<[u8]>::to_vec),
                 sealed: sealed.to_vec(),
                 ttl,
             };

@@ -37,8 +37,13 @@ struct Scene {
 
 impl Scene {
     async fn start(plan: Plan) -> Scene {
-        let world = Arc::new(plan.kept(Kept::Redis).token_life(LIFE).start().await);
-        let other = Arc::new(world.replica("other").await);
+        let world = plan.kept(Kept::Redis).token_life(LIFE).start().await;
+        let other = world.replica("other").await;
+        Scene::of(world, other).await
+    }
+
+    async fn of(world: World, other: Process) -> Scene {
+        let (world, other) = (Arc::new(world), Arc::new(other));
         let names: Vec<String> = (0..CONNECTIONS).map(|number| format!("user-{number}")).collect();
         for name in &names {
             world.connect(name, ALICE).await;
@@ -54,6 +59,22 @@ impl Scene {
             .app_lines(DIRECTORY)
             .file("credentials/2026-11.secret", CLIENT_SECRET);
         Scene::start(plan).await
+    }
+
+    /// The same, and each replica has a folder of its own.
+    async fn with_a_secret_each() -> Scene {
+        // (Named so that it is not taken for the one that all share.)
+        let plan = Plan::default()
+            .credentials("")
+            .app_lines("credentials_dir = \"./credentials\"\nhome_tenant = \"contoso.example\"\n")
+            .file("credentials/2026-11.secret", CLIENT_SECRET);
+        let world = plan.kept(Kept::Redis).token_life(LIFE).start().await;
+        world.prepare_replica("other");
+        let folder = world.folder.path().join("other");
+        std::fs::create_dir(folder.join("credentials")).expect("a folder");
+        write_secret(&folder.join("credentials/2026-11.secret"), CLIENT_SECRET);
+        let other = Process::start(&folder).await;
+        Scene::of(world, other).await
     }
 
     fn daemons(&self) -> [&Process; 2] {
@@ -97,8 +118,13 @@ impl Scene {
 
     /// Runs a command against the first replica: its exit code, and what it printed.
     async fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        self.run_at("tokenward.toml", arguments).await
+    }
+
+    /// The same against the replica with this configuration file.
+    async fn run_at(&self, config: &str, arguments: &[&str]) -> (i32, String, String) {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tokenward"));
-        command.args(arguments).arg("--config").arg(self.world.folder.path().join("tokenward.toml"));
+        command.args(arguments).arg("--config").arg(self.world.folder.path().join(config));
         let ended =
             tokio::task::spawn_blocking(move || command.output()).await.expect("run").expect("it ends");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -360,6 +386,98 @@ async fn an_operator_lists_verifies_promotes_and_retires() {
     assert_eq!(of("2027-05")["expires_at"], "2027-05-20T00:00:00Z");
     assert!(!shown.contains("the-second-secret") && !shown.contains(CLIENT_SECRET));
     load.end_without_a_failure("an operator promotes and retires").await;
+}
+
+/// Of two operators who retire the last two credentials at two replicas at once only one does.
+#[tokio::test]
+async fn two_operators_do_not_take_both_out_of_service() {
+    let scene = Scene::with_a_secret().await;
+    scene
+        .world
+        .entra
+        .add_secret(CLIENT_ID, "the-second-secret", Duration::ZERO, None)
+        .expect("room for one more");
+    write_secret(&scene.file("2027-05.secret"), "the-second-secret");
+    scene.credential_is("2027-05", "in_use").await;
+    let load = scene.load();
+    for _ in 0..5 {
+        let ((one, _, _), (other, _, _)) = tokio::join!(
+            scene.run_at("tokenward.toml", &["credentials", "retire", "outlook", "2026-11"]),
+            scene.run_at("other/tokenward.toml", &["credentials", "retire", "outlook", "2027-05"]),
+        );
+        assert_eq!([one, other].iter().filter(|code| **code == 0).count(), 1, "{one} {other}");
+        // Back again: what is retired is the authority's still.
+        let retired = if one == 0 { "2026-11" } else { "2027-05" };
+        let (code, _, said) = scene.run(&["credentials", "promote", "outlook", retired]).await;
+        assert_eq!(code, 0, "{said}");
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+    }
+    load.end_without_a_failure("two operators retire both").await;
+}
+
+/// Files come to replicas at different times: what one of them still lives on is not taken out of service by way of another.
+#[tokio::test]
+async fn nothing_is_retired_that_another_replica_still_lives_on() {
+    let scene = Scene::with_a_secret_each().await;
+    let other = scene.world.folder.path().join("other/credentials");
+    scene
+        .world
+        .entra
+        .add_secret(CLIENT_ID, "the-second-secret", Duration::ZERO, None)
+        .expect("room for one more");
+    let load = scene.load();
+    write_secret(&scene.file("2027-05.secret"), "the-second-secret");
+    let listed = async || {
+        let (code, shown, said) = scene.run(&["credentials", "list", "outlook", "--json"]).await;
+        assert_eq!(code, 0, "{said}");
+        let listed: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+        let credentials = listed[0]["credentials"].as_array().expect("a list").clone();
+        move |id: &str| credentials.iter().find(|one| one["id"] == id).cloned().unwrap_or_default()
+    };
+    let begun = Instant::now();
+    loop {
+        let of = listed().await;
+        if of("2027-05")["state"] == "in_use" {
+            let elsewhere = of("2027-05")["replicas"].as_array().expect("a list").clone();
+            assert_eq!(elsewhere.len(), 1, "{elsewhere:?}");
+            assert_eq!(elsewhere[0]["state"], "absent", "its file has not come there");
+            assert_eq!(of("2026-11")["replicas"][0]["state"], "in_use");
+            let (_, shown, _) = scene.run(&["credentials", "list", "outlook"]).await;
+            assert!(shown.contains("absent at ") && shown.contains("in_use at "), "{shown}");
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{}", scene.world.daemon.log());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let retire = ["credentials", "retire", "outlook", "2026-11"];
+    let (code, _, said) = scene.run(&retire).await;
+    assert_eq!(code, 1, "{said}");
+    assert!(
+        said.contains("has no client credential that the authority takes; give it the next one first"),
+        "{said}"
+    );
+    assert!(!said.contains("this replica"), "{said}");
+
+    // Its file comes while the next command waits for that.
+    let comes = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        write_secret(&other.join("2027-05.secret"), "the-second-secret");
+    };
+    let ((code, _, said), ()) = tokio::join!(scene.run(&retire), comes);
+    assert_eq!(code, 0, "{said}");
+    scene.credential_is("2026-11", "retired").await;
+    // The other one's uses are in the figure as well, a report later.
+    let begun = Instant::now();
+    loop {
+        let one = listed().await("2027-05");
+        if let Some(there) = one["replicas"][0]["last_used_at"].as_str() {
+            assert!(one["last_used_at"].as_str().expect("used") >= there, "{one}");
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{one}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    load.end_without_a_failure("files that come at different times").await;
 }
 
 /// A key and a certificate for it, as PEM, named so.

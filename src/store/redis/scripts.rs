@@ -181,13 +181,14 @@ return 1
     )
 });
 
-/// Replaces a pending record if it is the expected one. Answers 1 when it is replaced or already was, 0 otherwise.
+/// Replaces a pending record if it is the expected one, or makes it where none is expected and none is there. Answers 1 when it is
+/// replaced or already was, 0 otherwise.
 ///
-/// Arguments: the expected bytes, the new ones, their time to live in milliseconds.
+/// Arguments: the expected bytes (no sealed value is empty: that is none), the new ones, their time to live in milliseconds.
 pub(super) static SWAP: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-local stored = redis.call('GET', KEYS[1])
+local stored = redis.call('GET', KEYS[1]) or ''
 if stored == ARGV[2] then return 1 end
 if stored ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])

@@ -595,7 +595,7 @@ async fn an_answer_that_was_lost_is_asked_for_again_and_never_made_up() {
     put(&store, "session", b"a", Duration::from_secs(60)).await.expect("serves");
     let later = RealClock::shared().now().plus(Duration::from_secs(60));
     lose.store(1, Ordering::SeqCst);
-    let swapped = store.swap_pending("session", b"a", b"b", later, Duration::from_secs(60)).await;
+    let swapped = store.swap_pending("session", Some(b"a"), b"b", later, Duration::from_secs(60)).await;
     assert!(swapped.expect("asked again"));
     assert_eq!(lose.load(Ordering::SeqCst), 0, "one was lost");
     lose.store(1, Ordering::SeqCst);
