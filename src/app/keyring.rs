@@ -1,15 +1,13 @@
-//! The keyring while the daemon runs: its directory is looked at again, and what changed there is taken up whole or not at all.
+//! The keyring while the daemon runs: its source is looked at again, and what changed there is taken up whole or not at all.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::broker::rewrap::{Pass, Progress};
 use crate::domain::time::Timestamp;
 use crate::events::Events;
-use crate::keyring::files::{self, DirectoryStamp};
-use crate::keyring::{KeyId, Keyring, KeyringError, Replaced};
+use crate::keyring::{KeyId, KeySource, Keyring, KeyringError, Seen};
 use crate::repository::RepositoryError;
 use crate::telemetry::metrics::Metrics;
 
@@ -20,75 +18,58 @@ const ELSEWHERE: Duration = Duration::from_secs(5);
 /// The same when something may be mended a moment later.
 const SOON: Duration = Duration::from_secs(1);
 
-/// The directory of a keyring in force.
-pub(super) struct Directory {
-    path: PathBuf,
-    keyring: Arc<Keyring>,
-    events: Arc<Events>,
-    last: Mutex<Last>,
+/// The ring that a source holds.
+pub(super) async fn open(keys: &dyn KeySource) -> Result<Keyring, KeyringError> {
+    let read = keys.read(None).await?;
+    Keyring::new(read.map(|read| read.keys).unwrap_or_default(), &keys.place())
 }
 
-/// What came of the last look.
-#[derive(Default)]
-struct Last {
-    /// What the files looked like.
-    seen: Option<DirectoryStamp>,
-    /// Why what they held is not in force; what was before is.
+/// The source of a keyring in force.
+pub(super) struct Source {
+    keys: Arc<dyn KeySource>,
+    keyring: Arc<Keyring>,
+    events: Arc<Events>,
+    /// What it was when it was last taken up.
+    seen: Option<Seen>,
+    /// Why what it held is not in force; what was before is.
     refused: Option<KeyringError>,
 }
 
-impl Directory {
-    /// The directory that `keyring` was opened from.
-    pub(super) fn new(path: PathBuf, keyring: Arc<Keyring>, events: Arc<Events>) -> Self {
-        Directory { path, keyring, events, last: Mutex::default() }
+impl Source {
+    /// The source that `keyring` was opened from.
+    pub(super) fn new(keys: Arc<dyn KeySource>, keyring: Arc<Keyring>, events: Arc<Events>) -> Self {
+        Source { keys, keyring, events, seen: None, refused: None }
     }
 
-    /// Looks at the directory again, and swaps the ring in that lies there if it may take the place of the one in force. Cheap
-    /// when no file changed. Says whether the keys in force are others now; why they are not is said once, as an error.
-    pub(super) async fn look_again(&self) -> bool {
-        let (outcome, is_news) = self.look();
-        match outcome {
-            Ok(replaced) if replaced.is_nothing() => {
-                if is_news {
-                    tracing::info!(keyring = %self.path.display(), "the keyring is again what it was");
-                }
-                false
-            }
-            Ok(replaced) => {
-                self.events.keyring_replaced(&replaced).await;
-                true
-            }
-            Err(problem) => {
-                if is_news {
-                    self.events.keyring_refused(&problem).await;
-                }
-                false
-            }
-        }
-    }
-
-    /// What there is now, and whether somebody has to be told although nothing is in force that was not.
-    fn look(&self) -> (Result<Replaced, String>, bool) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        // Looked at before it is read: what changes in between is seen the next time.
-        let seen = files::stamp(&self.path);
-        // What was refused may be right by now, with the same files: it depends on what was counted.
-        if last.refused.is_none() && seen.as_ref().ok().is_some_and(|seen| last.seen.as_ref() == Some(seen)) {
-            return (Ok(Replaced::default()), false);
-        }
-        let place = self.path.display().to_string();
-        let read = seen.and_then(|seen| Ok((seen, files::read(&self.path)?)));
-        let replaced = read.and_then(|(seen, keys)| Ok((seen, self.keyring.replace(keys, &place)?)));
+    /// Looks at the source again, and swaps the ring in that it holds if that may take the place of the one in force. Cheap when
+    /// nothing changed. Says whether the keys in force are others now; why they are not is said once, as an error.
+    pub(super) async fn look_again(&mut self) -> bool {
+        // What was refused may be right by now, with the same keys: it depends on what was counted.
+        let seen = self.seen.as_ref().filter(|_| self.refused.is_none());
+        let place = self.keys.place();
+        let read = match self.keys.read(seen).await {
+            Ok(None) => return false,
+            Ok(Some(read)) => Ok(read),
+            Err(error) => Err(error),
+        };
+        let replaced = read.and_then(|read| Ok((read.seen, self.keyring.replace(read.keys, &place)?)));
         match replaced {
             Ok((seen, replaced)) => {
-                last.seen = Some(seen);
-                (Ok(replaced), last.refused.take().is_some())
+                self.seen = Some(seen);
+                let was_refused = self.refused.take().is_some();
+                if !replaced.is_nothing() {
+                    self.events.keyring_replaced(&replaced).await;
+                } else if was_refused {
+                    tracing::info!(keyring = place, "the keyring is again what it was");
+                }
+                !replaced.is_nothing()
             }
             Err(error) => {
-                let is_news = last.refused.as_ref().is_none_or(|before| !before.is_like(&error));
-                let problem = error.to_string();
-                last.refused = Some(error);
-                (Err(problem), is_news)
+                if self.refused.as_ref().is_none_or(|before| !before.is_like(&error)) {
+                    self.events.keyring_refused(&error.to_string()).await;
+                }
+                self.refused = Some(error);
+                false
             }
         }
     }

@@ -32,6 +32,7 @@ use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
 use crate::events::{Counters, Events};
 use crate::journal::files::FileJournal;
+use crate::keyring::KeySource;
 use crate::keyring::files as keyring_files;
 use crate::lifecycle::{self, Readiness, Shutdown, Signals};
 use crate::listener::Surroundings;
@@ -120,7 +121,11 @@ impl Daemon {
         let events = Arc::new(Events::new(metrics.clone(), audit, clock.clone()));
         let secrets = environment.secrets();
 
-        let keyring = Arc::new(keyring_files::open(&config.sealing.keyring).map_err(StartError::new)?);
+        let keys: Arc<dyn KeySource> = Arc::new(keyring_files::Directory::new(
+            &config.sealing.keyring,
+            environment.credentials_directory.as_deref(),
+        ));
+        let keyring = Arc::new(keyring::open(&*keys).await.map_err(StartError::new)?);
         let counters = Arc::new(Counters::new(metrics.clone(), clock.clone()));
         let journal = match &config.store.journal {
             Some(path) => Some(
@@ -273,9 +278,7 @@ impl Daemon {
         watch::revocations(&daemon.parts);
         credentials::watch(&daemon.parts, metrics.clone());
         watch::files(&daemon.parts);
-        let directory =
-            keyring::Directory::new(running.load().sealing.keyring.clone(), keyring.clone(), events.clone());
-        watch::keyring(&daemon.parts, directory);
+        watch::keyring(&daemon.parts, keyring::Source::new(keys, keyring.clone(), events.clone()));
         watch::replicas(&daemon.parts);
         watch::seals(&daemon.parts, metrics.clone());
         foresight::watch(&daemon.parts);

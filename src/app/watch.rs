@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Parts;
 use super::files::Looks;
-use super::keyring::{Directory, KeyUses, Rounds};
+use super::keyring::{KeyUses, Rounds, Source};
 use super::reload::AGAIN;
 use crate::broker::Broker;
 use crate::broker::inspect::{Counts, STATUSES};
@@ -34,7 +34,7 @@ const REVOCATIONS: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(1);
 /// A refused reload is tried again after so long.
 const TRY_AGAIN: Duration = Duration::from_secs(15);
-/// How often the keyring's directory is looked at.
+/// How often the keyring's source is looked at.
 const KEYRING: Duration = Duration::from_secs(1);
 /// Stock is taken by walking over every connection, page by page, with this pause after each: what that costs in a second does
 /// not grow with how many there are, only how long it takes.
@@ -165,14 +165,14 @@ pub(super) fn files(parts: &Parts) {
 }
 
 /// Takes up what changes in the keyring's directory, and shows what its keys are used for.
-pub(super) fn keyring(parts: &Parts, directory: Directory) {
+pub(super) fn keyring(parts: &Parts, mut source: Source) {
     let (broker, clock, shutdown) = (parts.broker.clone(), parts.clock.clone(), parts.shutdown.clone());
     let reloader = parts.reloader.clone();
     let watch = async move {
         let mut uses = KeyUses::default();
         loop {
             uses.show(&reloader.keyring, &reloader.metrics, clock.now());
-            if directory.look_again().await {
+            if source.look_again().await {
                 // The others wait for that word, and there may be something to be sealed anew.
                 report(&broker).await;
                 broker.ask_for_rewrap();

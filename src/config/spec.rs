@@ -202,7 +202,7 @@ static SEALING: Table = Table {
         "keyring",
         Kind::Path,
         Default(r#""/etc/tokenward/keyring""#),
-        "A directory, one file a key; the newest promoted one seals.",
+        "A directory, one file a key; the newest promoted one seals. Of systemd's credentials, `/run/credentials/tokenward.service`, the files that `LoadCredential=keyring:FOLDER` makes.",
     )],
 };
 

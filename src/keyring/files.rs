@@ -1,5 +1,8 @@
 //! A keyring directory: one file a key, `{id}.key`, mode 0600. A key's file holds its id, its birth, when it was
 //! promoted, and its 256 bits.
+//!
+//! systemd's credentials may be one, too (`LoadCredential=keyring:/some/folder`): there the files have `keyring_` before their names,
+//! lie among others, and may be readable to a group that nobody is in. They change with a restart of the unit only.
 
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
@@ -13,12 +16,64 @@ use base64::engine::general_purpose::STANDARD;
 use rustix::fs::{FlockOperation, Gid, Uid, fchown, flock};
 use zeroize::Zeroizing;
 
-use super::{Keyring, KeyringError, SealingKey};
+use super::{KeySource, Keyring, KeyringError, SealingKey, Seen, SourceRead};
 use crate::domain::random::{Random, random_bytes};
+use crate::domain::task::BoxFuture;
 use crate::domain::time::Timestamp;
 
 /// A key file is far smaller; what is larger is something else.
 const LARGEST_FILE: u64 = 4096;
+
+/// Where systemd puts the credentials of units, each in a directory of its own that nobody else can enter.
+const SYSTEMD: &str = "/run/credentials";
+/// What files of a keyring begin with among other credentials of systemd.
+const AMONG_CREDENTIALS: &str = "keyring";
+
+/// A directory as a source of keys.
+pub struct Directory {
+    path: PathBuf,
+    is_of_systemd: bool,
+}
+
+impl Directory {
+    /// This one; `credentials_directory` is `$CREDENTIALS_DIRECTORY`.
+    pub fn new(path: &Path, credentials_directory: Option<&Path>) -> Self {
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let is_given = credentials_directory.is_some_and(|given| real(path).starts_with(real(given)));
+        Directory { path: path.to_owned(), is_of_systemd: is_given || is_of_systemd(path) }
+    }
+}
+
+impl KeySource for Directory {
+    fn place(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn read<'a>(&'a self, seen: Option<&'a Seen>) -> BoxFuture<'a, Result<Option<SourceRead>, KeyringError>> {
+        let (directory, is_of_systemd, seen) = (self.path.clone(), self.is_of_systemd, seen.cloned());
+        let look = move || {
+            // Looked at before it is read: what changes in between is seen the next time.
+            let files = key_files(&directory, is_of_systemd)?;
+            let now = Seen(format!("{:?}", stamp(&files)));
+            if seen.as_ref() == Some(&now) {
+                return Ok(None);
+            }
+            let keys = files.iter().map(|file| read_key(file, is_of_systemd)).collect::<Result<_, _>>()?;
+            Ok(Some(SourceRead { seen: now, keys }))
+        };
+        Box::pin(async move {
+            // Not on a thread that serves: it may be on a mount that hangs.
+            match tokio::task::spawn_blocking(look).await {
+                Ok(looked) => looked,
+                Err(error) => Err(KeyringError::Io {
+                    doing: "reading",
+                    place: self.place(),
+                    source: io::Error::other(error),
+                }),
+            }
+        })
+    }
+}
 
 /// Opens the ring that lies in `directory`.
 pub fn open(directory: &Path) -> Result<Keyring, KeyringError> {
@@ -27,11 +82,8 @@ pub fn open(directory: &Path) -> Result<Keyring, KeyringError> {
 
 /// Every key in `directory`; none at all is no error here.
 pub fn read(directory: &Path) -> Result<Vec<SealingKey>, KeyringError> {
-    let mut keys = Vec::new();
-    for path in key_files(directory)? {
-        keys.push(read_key(&path)?);
-    }
-    Ok(keys)
+    let is_of_systemd = is_of_systemd(directory);
+    key_files(directory, is_of_systemd)?.iter().map(|path| read_key(path, is_of_systemd)).collect()
 }
 
 /// Makes a new key in `directory`, which is created (0700) when it is missing. The first key of a ring is promoted;
@@ -92,32 +144,25 @@ pub fn retire(directory: &Path, id: &str) -> Result<SealingKey, KeyringError> {
 }
 
 /// What the key files look like from outside: it changes whenever one of them does, or comes, or goes.
-pub fn stamp(directory: &Path) -> Result<DirectoryStamp, KeyringError> {
-    let mut stamps = Vec::new();
-    for path in key_files(directory)? {
-        let metadata = fs::metadata(&path).map(|metadata| {
-            let modified = (metadata.mtime(), metadata.mtime_nsec());
-            // `chmod` shows only in this one.
-            let changed = (metadata.ctime(), metadata.ctime_nsec());
-            (metadata.dev(), metadata.ino(), metadata.len(), modified, changed)
-        });
-        stamps.push((path, metadata.ok()));
-    }
-    Ok(DirectoryStamp(stamps))
+fn stamp(files: &[PathBuf]) -> Vec<(&PathBuf, Option<FileStamp>)> {
+    let look = |path| {
+        let metadata = fs::metadata(path).ok()?;
+        let modified = (metadata.mtime(), metadata.mtime_nsec());
+        // `chmod` shows only in this one.
+        let changed = (metadata.ctime(), metadata.ctime_nsec());
+        Some((metadata.dev(), metadata.ino(), metadata.len(), modified, changed))
+    };
+    files.iter().map(|path| (path, look(path))).collect()
 }
-
-/// See [`stamp`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DirectoryStamp(Vec<(PathBuf, Option<FileStamp>)>);
 
 /// Device, inode, length, and when content and inode were changed.
 type FileStamp = (u64, u64, u64, (i64, i64), (i64, i64));
 
 /// A key and its file.
 fn find(directory: &Path, id: &str) -> Result<(PathBuf, SealingKey), KeyringError> {
-    let mut ids = Vec::new();
-    for path in key_files(directory)? {
-        let key = read_key(&path)?;
+    let (mut ids, is_of_systemd) = (Vec::new(), is_of_systemd(directory));
+    for path in key_files(directory, is_of_systemd)? {
+        let key = read_key(&path, is_of_systemd)?;
         if key.id == id {
             return Ok((path, key));
         }
@@ -179,13 +224,16 @@ fn text(key: &SealingKey) -> Zeroizing<String> {
     text
 }
 
-fn key_files(directory: &Path) -> Result<Vec<PathBuf>, KeyringError> {
+fn key_files(directory: &Path, is_of_systemd: bool) -> Result<Vec<PathBuf>, KeyringError> {
     let io = |source| KeyringError::Io { doing: "reading", place: directory.display().to_string(), source };
     let mut files = Vec::new();
     for entry in fs::read_dir(directory).map_err(io)? {
         let path = entry.map_err(io)?.path();
-        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        if !hidden && path.extension().is_some_and(|extension| extension == "key") {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        // Private keys of certificates may lie there as well.
+        let is_another = is_of_systemd && !name.starts_with(AMONG_CREDENTIALS);
+        let is_key = path.extension().is_some_and(|extension| extension == "key");
+        if is_key && !name.starts_with('.') && !is_another {
             files.push(path);
         }
     }
@@ -193,13 +241,29 @@ fn key_files(directory: &Path) -> Result<Vec<PathBuf>, KeyringError> {
     Ok(files)
 }
 
-fn read_key(path: &Path) -> Result<SealingKey, KeyringError> {
+fn is_of_systemd(directory: &Path) -> bool {
+    directory.starts_with(SYSTEMD)
+}
+
+/// What the file's mode may hold. Its group may read it where that is how the daemon gets at it, as with every secret's file: root's,
+/// and the daemon is not root and is in the group; and where systemd has seen to it that nobody else comes near.
+fn allowed_mode(metadata: &fs::Metadata, is_of_systemd: bool) -> u32 {
+    use rustix::process::{getegid, geteuid, getgroups};
+    let in_group = || {
+        let groups = getgroups().unwrap_or_default();
+        groups.into_iter().chain([getegid()]).any(|group| group.as_raw() == metadata.gid())
+    };
+    let is_by_group = metadata.uid() == 0 && !geteuid().is_root() && in_group();
+    if is_by_group || is_of_systemd { 0o740 } else { 0o700 }
+}
+
+fn read_key(path: &Path, is_of_systemd: bool) -> Result<SealingKey, KeyringError> {
     let problem = |problem: String| KeyringError::Key { file: path.display().to_string(), problem };
     let metadata = fs::metadata(path).map_err(|error| problem(error.to_string()))?;
     if !metadata.is_file() || metadata.len() > LARGEST_FILE {
         return Err(problem("is not a key file".into()));
     }
-    if metadata.mode() & 0o077 != 0 {
+    if metadata.mode() & 0o777 & !allowed_mode(&metadata, is_of_systemd) != 0 {
         return Err(problem(format!(
             "others may read it (mode {:03o}); run `chmod 600 {}`",
             metadata.mode() & 0o777,
@@ -250,6 +314,10 @@ mod tests {
     use super::*;
     use crate::testkit::SeededRandom;
 
+    fn looks(directory: &Path) -> String {
+        format!("{:?}", stamp(&key_files(directory, false).expect("reads")))
+    }
+
     #[test]
     fn the_first_key_promotes_itself_and_the_second_only_opens() {
         let folder = tempfile::tempdir().expect("temp dir");
@@ -276,7 +344,7 @@ mod tests {
         let second = add(&directory, &random, at(600)).expect("second key");
         let path = directory.join(format!("{}.key", second.id));
         fs::write(directory.join(format!(".{}.partial", second.id)), "left by a kill").expect("written");
-        let before = stamp(&directory).expect("reads");
+        let before = looks(&directory);
         for (id, now, promoted_at) in
             [(&second.id, 700, 700), (&first.id, 700, 701), (&second.id, 3, 702), (&second.id, 800, 800)]
         {
@@ -290,7 +358,7 @@ mod tests {
         assert_eq!((found.created_at, *found.material == *second.material), (second.created_at, true));
         assert_eq!(fs::metadata(&path).expect("is there").permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(&directory).expect("is there").count(), 2, "nothing is left of it");
-        assert_ne!(stamp(&directory).expect("reads"), before);
+        assert_ne!(looks(&directory), before);
         let unknown = promote(&directory, "nobody", at(900)).err().expect("refused").to_string();
         assert!(unknown.contains("nobody") && unknown.contains(&first.id), "{unknown}");
     }
@@ -305,9 +373,9 @@ mod tests {
         assert!(matches!(retire(&directory, &first.id), Err(KeyringError::Primary { .. })));
         assert!(matches!(retire(&directory, "nobody"), Err(KeyringError::NoSuchKey { .. })));
         promote(&directory, &second.id, at(700)).expect("promoted");
-        let before = stamp(&directory).expect("reads");
+        let before = looks(&directory);
         retire(&directory, &first.id).expect("retired");
-        assert_ne!(stamp(&directory).expect("reads"), before);
+        assert_ne!(looks(&directory), before);
         let ring = open(&directory).expect("a ring");
         assert_eq!((ring.keys().len(), ring.primary().id.clone()), (1, second.id));
     }
@@ -335,5 +403,44 @@ mod tests {
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("chmod");
         assert!(open(folder.path()).err().expect("refused").to_string().contains("chmod 600"));
+    }
+
+    #[tokio::test]
+    async fn a_directory_says_what_it_holds_once() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let (random, at) = (SeededRandom::new(1), Timestamp::from_unix_seconds);
+        let first = add(folder.path(), &random, at(500)).expect("first key");
+        let source = Directory::new(folder.path(), None);
+        let read = source.read(None).await.expect("reads").expect("something");
+        assert_eq!(read.keys.iter().map(|key| &key.id).collect::<Vec<_>>(), [&first.id]);
+        assert!(source.read(Some(&read.seen)).await.expect("reads").is_none());
+        add(folder.path(), &random, at(600)).expect("second key");
+        let again = source.read(Some(&read.seen)).await.expect("reads").expect("something else");
+        assert_eq!(again.keys.len(), 2);
+        fs::remove_dir_all(folder.path()).expect("removed");
+        assert!(source.read(Some(&again.seen)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn systemd_s_credentials_are_a_keyring_among_other_files() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let key =
+            add(folder.path(), &SeededRandom::new(1), Timestamp::from_unix_seconds(500)).expect("a key");
+        let (file, loaded) = (
+            folder.path().join(format!("{}.key", key.id)),
+            folder.path().join(format!("keyring_{}.key", key.id)),
+        );
+        fs::rename(file, &loaded).expect("renamed");
+        fs::write(folder.path().join("server.key"), "of a certificate").expect("written");
+        fs::set_permissions(&loaded, fs::Permissions::from_mode(0o440)).expect("chmod");
+        let source = Directory::new(folder.path(), Some(folder.path()));
+        let read = source.read(None).await.expect("reads").expect("something");
+        assert_eq!(read.keys.iter().map(|key| &key.id).collect::<Vec<_>>(), [&key.id]);
+        assert!(
+            Directory::new(folder.path(), None).read(None).await.is_err(),
+            "anywhere else others may read it"
+        );
+        fs::set_permissions(&loaded, fs::Permissions::from_mode(0o444)).expect("chmod");
+        assert!(source.read(None).await.is_err());
     }
 }

@@ -26,6 +26,7 @@ use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 use zeroize::Zeroizing;
 
 use self::tally::{Needed, Tally, Walked};
+use crate::domain::task::BoxFuture;
 use crate::domain::time::Timestamp;
 
 /// A sealing key's name: part of every sealed value, never secret.
@@ -68,6 +69,31 @@ impl SealingKey {
     pub fn derive(&self, purpose: Purpose) -> Zeroizing<[u8; 32]> {
         derive(&self.material[..], b"", purpose.label())
     }
+}
+
+/// Where sealing keys come from. A port: a directory of files ([`files`]), and whatever else keeps keys.
+pub trait KeySource: Send + Sync {
+    /// Where that is, for errors.
+    fn place(&self) -> String;
+
+    /// Every key there is, and what tells this state from another; none where it still is the one that was `seen`. For a timer of a
+    /// second: cheap where nothing has changed.
+    ///
+    /// # Errors
+    /// It cannot be reached, or a key cannot be read. What was read before stays in force.
+    fn read<'a>(&'a self, seen: Option<&'a Seen>) -> BoxFuture<'a, Result<Option<SourceRead>, KeyringError>>;
+}
+
+/// What tells one state of a [`KeySource`] from another: looks of files, a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen(pub String);
+
+/// What a [`KeySource`] holds.
+pub struct SourceRead {
+    /// Which state this is; as it was before the keys were read, so that what changes meanwhile is another one.
+    pub seen: Seen,
+    /// The keys.
+    pub keys: Vec<SealingKey>,
 }
 
 /// What a key is derived for. Sealing is not listed: its keys are derived per value (`seal`).

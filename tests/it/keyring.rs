@@ -380,6 +380,30 @@ async fn records_of_a_key_that_is_not_there_are_said_plainly_at_the_start() {
     }
 }
 
+/// With `LoadCredential=keyring:…` the files have other names and modes, and lie beside other secrets.
+#[tokio::test]
+async fn the_keyring_may_be_credentials_of_systemd() {
+    let mut world = Plan::default().start().await;
+    let folder: PathBuf = world.folder.path().to_owned();
+    world.connect("one", ALICE).await;
+    assert_eq!(world.daemon.terminate(), Some(0), "{}", world.daemon.log());
+    let (loaded, config) = (folder.join("systemd"), folder.join("tokenward.toml"));
+    std::fs::create_dir(&loaded).expect("a folder");
+    for file in std::fs::read_dir(folder.join("keyring")).expect("a folder") {
+        let file = file.expect("a file");
+        let name = format!("keyring_{}", file.file_name().to_string_lossy());
+        std::fs::rename(file.path(), loaded.join(&name)).expect("moved");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o440);
+        std::fs::set_permissions(loaded.join(&name), mode).expect("changed");
+    }
+    std::fs::write(loaded.join("server.key"), "the private key of some certificate").expect("written");
+    let text = std::fs::read_to_string(&config).expect("text");
+    std::fs::write(&config, text.replace("\"keyring\"", "\"systemd\"")).expect("written");
+    world.daemon = Process::start(&folder).await;
+    let answer = world.token("one").await;
+    assert_eq!(answer.status, 200, "{}\n{}", answer.text(), world.daemon.log());
+}
+
 /// The replica that seals anew is killed in the middle of it: another one does the rest.
 #[tokio::test]
 async fn a_worker_that_is_killed_is_followed_by_another() {

@@ -426,8 +426,11 @@ impl Process {
     pub(crate) async fn launch(folder: &Path) -> Process {
         // Most tests count calls to the authority: what is refreshed before anybody asks is for those that say so.
         let sweep_rate = if folder.join("sweep").exists() { "400" } else { "0" };
+        // A folder of this name is what systemd loaded.
+        let of_systemd = Some(folder.join("systemd")).filter(|folder| folder.exists());
         let mut child = Command::new(env!("CARGO_BIN_EXE_tokenward"))
             .env("TOKENWARD__LIMITS__SWEEP_RATE", sweep_rate)
+            .envs(of_systemd.map(|folder| ("CREDENTIALS_DIRECTORY", folder)))
             .arg("serve")
             .arg("--config")
             .arg(folder.join("tokenward.toml"))
