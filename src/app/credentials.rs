@@ -254,7 +254,7 @@ pub(super) struct Keeper(pub(super) Arc<Reloader>);
 
 impl Upkeep for Keeper {
     fn reload(&self) -> BoxFuture<'_, Reloaded> {
-        Box::pin(self.0.reload("an operator"))
+        Box::pin(self.0.reload_at_a_word("an operator"))
     }
 
     fn waiting_for(&self) -> Vec<&'static str> {

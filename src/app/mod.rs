@@ -328,7 +328,7 @@ impl Daemon {
         let reload = || {
             let reloader = reloader.clone();
             let reload = async move {
-                reloader.reload("SIGHUP").await;
+                reloader.reload_at_a_word("SIGHUP").await;
             };
             tasks.spawn("reload", Box::pin(reload));
         };

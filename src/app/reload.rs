@@ -85,6 +85,23 @@ impl Reloader {
         })
     }
 
+    /// The same at somebody's word, who may have been told that an authority's signing key must not be believed any more: its
+    /// documents are fetched anew, besides.
+    pub(super) async fn reload_at_a_word(self: &Arc<Self>, asked_by: &'static str) -> Reloaded {
+        let reloaded = self.reload(asked_by).await;
+        for (app, installed) in self.authorities.load_full().iter() {
+            let (app, authority) = (app.clone(), installed.authority.clone());
+            let renew = async move {
+                if let Err(failure) = authority.renew_documents().await {
+                    let cause = failure.cause;
+                    tracing::error!(%app, cause, "the authority's documents could not be fetched anew: the signing keys from before are believed still; try again");
+                }
+            };
+            self.tasks.spawn("fetch an authority's documents anew", Box::pin(renew));
+        }
+        reloaded
+    }
+
     /// Whether the last reload was refused: what was wrong may be mended where nobody looks.
     pub(super) fn is_refused(&self) -> bool {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);

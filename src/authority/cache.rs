@@ -109,12 +109,14 @@ impl<T> Kept<T> {
         }
     }
 
-    /// Gives up the document, so that the next use fetches it.
-    pub(super) fn forget(&self) {
-        let mut state = self.state();
-        state.value = None;
-        state.failed = None;
-        state.missed_at = None;
+    /// Fetches the document anew whatever its age; where that fails, what there is stays.
+    pub(super) async fn renew<F, R>(&self, fetch: F) -> Result<Arc<T>, AuthorityFailure>
+    where
+        F: FnOnce(Duration) -> R,
+        R: Future<Output = Result<T, AuthorityFailure>>,
+    {
+        let _flight = self.flight.lock().await;
+        self.settle(fetch(self.limit).await)
     }
 
     async fn first<F, R>(&self, fetch: F) -> Result<(Arc<T>, Used), AuthorityFailure>

@@ -369,11 +369,14 @@ impl OpenIdAuthority {
         }
     }
 
-    /// Gives up the discovery document and the keys that are kept, so that the next use fetches them: for an
-    /// operator who was told that a key must not be believed any more.
-    pub fn forget_metadata(&self) {
-        self.metadata.forget();
-        self.keys.forget();
+    /// Fetches the discovery document and the keys anew, whatever their age, if they are here at all: for an operator who was told
+    /// that a key must not be believed any more. What cannot be fetched stays as it was.
+    pub async fn renew_documents(&self) -> Result<(), AuthorityFailure> {
+        if self.metadata.held().is_none() {
+            return Ok(());
+        }
+        let metadata = self.metadata.renew(async |limit| self.fetch_metadata(limit).await).await?;
+        self.keys.renew(async |limit| self.fetch_keys(&metadata, limit).await).await.map(|_| ())
     }
 
     /// Fetches the discovery document if it is not here yet. For a check of the configuration against the world.
@@ -432,21 +435,23 @@ impl OpenIdAuthority {
     }
 
     async fn metadata(&self, doing: &'static str) -> Result<Arc<Metadata>, AuthorityFailure> {
-        let fetch = async |limit| {
-            let checked = |bytes: &[u8]| self.expected.check(bytes);
-            self.document(
-                "reading the discovery document",
-                Endpoint::Discovery,
-                &self.document_url,
-                limit,
-                checked,
-            )
-            .await
-        };
+        let fetch = async |limit| self.fetch_metadata(limit).await;
         let (metadata, used) =
             self.metadata.get(fetch).await.map_err(|failure| AuthorityFailure { doing, ..failure })?;
         self.note(self.metadata.endpoint, used);
         Ok(metadata)
+    }
+
+    async fn fetch_metadata(&self, limit: Duration) -> Result<Metadata, AuthorityFailure> {
+        let checked = |bytes: &[u8]| self.expected.check(bytes);
+        self.document(
+            "reading the discovery document",
+            Endpoint::Discovery,
+            &self.document_url,
+            limit,
+            checked,
+        )
+        .await
     }
 
     async fn keys(&self, doing: &'static str, metadata: &Metadata) -> Result<Arc<KeySet>, AuthorityFailure> {

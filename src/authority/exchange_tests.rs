@@ -1020,7 +1020,7 @@ async fn a_refresh_survives_a_clock_that_is_wrong_and_a_key_nobody_has() {
         script.keys =
             Box::new(|_| Reply::json(200, &json!({ "keys": [rsa_jwk("k1", &super::testing::OTHER_RSA)] })));
     });
-    world.authority.forget_metadata();
+    world.authority.renew_documents().await.expect("another key under the same name");
     reissue("k1", "nonce", json!("x"));
     assert_eq!(failed(world.refresh().await).disposition, Disposition::OutcomeUnknown);
     assert!(world.ledger.has("id_token signature"));
@@ -1105,9 +1105,27 @@ async fn the_last_good_documents_outlive_an_outage() {
         "one try each"
     );
     assert!(world.ledger.has("last_good discovery") && world.ledger.has("last_good keys"));
-    // An operator's word drops them.
-    world.authority.forget_metadata();
-    assert_eq!(failed(world.redeem().await).disposition, LATER);
+    // An operator's word has them fetched at once, and takes nothing away.
+    assert_eq!(world.authority.renew_documents().await.err().expect("it is down").disposition, LATER);
+    assert_eq!(world.server.count("openid-configuration"), 3);
+    world.redeem().await.expect("an account, by the last good documents");
+}
+
+/// A key that must not be believed any more is gone from the authority's list: after an operator's word it is not believed here.
+#[tokio::test]
+async fn a_key_that_the_authority_took_away_is_dropped_at_an_operator_s_word() {
+    let world = World::entra();
+    assert!(world.authority.renew_documents().await.is_ok(), "nothing is here yet");
+    assert_eq!(world.server.connections(), 0, "and nobody needs it");
+    world.redeem().await.expect("an account");
+    world.script(|script| {
+        script.keys =
+            Box::new(|_| Reply::json(200, &json!({ "keys": [rsa_jwk("k2", &super::testing::OTHER_RSA)] })));
+    });
+    world.redeem().await.expect("believed as long as nobody asks");
+    world.authority.renew_documents().await.expect("fetched");
+    assert!(world.redeem().await.is_err(), "signed with the key that was taken away");
+    assert!(world.ledger.has("id_token unknown_key"), "{:?}", world.ledger.lines());
 }
 
 #[tokio::test]

@@ -578,6 +578,16 @@ async fn the_authority_signs_with_another_key(overlap: bool) {
     scene.world.entra.rotate_signing_keys(overlap);
     scene.world.connect("newcomer", ALICE).await;
     assert_eq!(scene.world.token_at(&scene.other, "newcomer").await.status, 200);
+    // The key that signed before must not be believed any more, says somebody.
+    scene.world.entra.clear_ledger();
+    let (done, said) = scene.follow(&page("The authority changes its signing keys")[0], "").await;
+    assert!(done, "{said}");
+    let begun = Instant::now();
+    let fetched = || scene.world.entra.ledger().iter().any(|entry| entry.path.ends_with("/keys"));
+    while !fetched() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{}", scene.world.daemon.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     tokio::time::sleep(phase(2)).await;
     load.end_without_a_failure("the authority's signing key changes").await;
 }
