@@ -1106,7 +1106,7 @@ async fn the_last_good_documents_outlive_an_outage() {
     );
     assert!(world.ledger.has("last_good discovery") && world.ledger.has("last_good keys"));
     // An operator's word has them fetched at once, and takes nothing away.
-    assert_eq!(world.authority.renew_documents().await.err().expect("it is down").disposition, LATER);
+    assert_eq!(world.authority.renew_documents().await.expect_err("it is down").disposition, LATER);
     assert_eq!(world.server.count("openid-configuration"), 3);
     world.redeem().await.expect("an account, by the last good documents");
 }

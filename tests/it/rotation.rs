@@ -140,9 +140,11 @@ impl Scene {
                 let mut seen = Seen::default();
                 let mut at = caller;
                 while !over.load(Ordering::Relaxed) {
-                    let daemon = if at % 2 == 0 { &world.daemon } else { &*other };
+                    // Each name is asked for at the one replica and the other in turn, evenly, so that both refresh.
+                    let (round, place) = (at / names.len(), at % names.len());
+                    let daemon = if (round + place).is_multiple_of(2) { &world.daemon } else { &*other };
                     let begun = Instant::now();
-                    let name = &names[(at / 2) % names.len()];
+                    let name = &names[place];
                     let url = format!("{}/v1/apps/outlook/connections/{name}/token", daemon.local);
                     let bearer = format!("Bearer {}", key.lock().expect("a key"));
                     let headers = [("authorization", bearer.as_str())];
