@@ -320,6 +320,7 @@ pub enum Choice {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
     /// Which.
+    #[serde(default)]
     pub fingerprint: Fingerprint,
     /// The word for its state.
     #[serde(default)]
