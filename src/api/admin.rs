@@ -17,7 +17,7 @@ use crate::broker::Broker;
 use crate::broker::replicas::Replica;
 use crate::broker::rewrap::{Progress, ShownKeyring};
 use crate::callers::{Credential, KeyUse, LiveCallers};
-use crate::domain::credential::Choice;
+use crate::domain::choice::Choice;
 use crate::domain::id::{AppName, CallerName};
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::Clock;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::authority::CredentialReport;
 use crate::broker::Refusal;
 use crate::broker::replicas::Replica;
-use crate::domain::credential::{Choice, View};
+use crate::domain::choice::{Choice, View};
 use crate::domain::id::AppName;
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Timestamp;
@@ -23,17 +23,30 @@ pub struct Reloaded {
     pub asked_by: &'static str,
     /// The sections that are others now, or why it was refused: one line each.
     pub result: Result<Vec<String>, Vec<String>>,
+    /// Authorities' documents that could not be fetched anew, one line each; nothing else depends on that.
+    pub not_fetched: Vec<String>,
 }
 
-/// What the authority said about a credential when it was asked.
+/// What was heard of a credential when the authority was asked about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
     /// The credential.
     pub label: String,
-    /// Taken; or not, and why.
-    pub result: Result<(), String>,
-    /// Whether the answer is about the credential at all.
-    pub is_about_it: bool,
+    /// What.
+    pub heard: Heard,
+}
+
+/// An answer about a credential, or why there is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// The authority takes it.
+    Accepted,
+    /// Asking proves nothing, and it took it in a user's request then, not long ago.
+    AcceptedInUse(Timestamp),
+    /// It rejects it: why.
+    Rejected(String),
+    /// There was no answer, or one about something else.
+    Unknown(String),
 }
 
 /// The daemon itself, for operators.
@@ -175,15 +188,17 @@ pub(super) fn reloaded_shape(reloaded: &Reloaded) -> Value {
         "asked_by": reloaded.asked_by,
         "changed": changed,
         "problems": problems,
+        "not_fetched": reloaded.not_fetched,
     })
 }
 
 /// What was heard of a credential, as it is shown.
 pub(super) fn verified_shape(verified: &Verified) -> Value {
-    let outcome = match (&verified.result, verified.is_about_it) {
-        (Ok(()), _) => "accepted",
-        (Err(_), true) => "rejected",
-        (Err(_), false) => "unknown",
+    let (outcome, at, cause) = match &verified.heard {
+        Heard::Accepted => ("accepted", None, None),
+        Heard::AcceptedInUse(at) => ("accepted_in_use", Some(at.rfc3339()), None),
+        Heard::Rejected(cause) => ("rejected", None, Some(cause)),
+        Heard::Unknown(cause) => ("unknown", None, Some(cause)),
     };
-    json!({ "id": verified.label, "outcome": outcome, "cause": verified.result.as_ref().err() })
+    json!({ "id": verified.label, "outcome": outcome, "accepted_at": at, "cause": cause })
 }

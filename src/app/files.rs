@@ -14,6 +14,8 @@ enum Look {
     File(u64, u64, u64, i128, i128),
     /// What is in a directory.
     Directory(BTreeMap<PathBuf, Look>),
+    /// It is there; what it holds is somebody else's to read.
+    There,
     Unreadable(std::io::ErrorKind),
 }
 
@@ -83,13 +85,16 @@ fn look(path: &Path, depth: usize) -> Look {
             Ok(entries) => entries,
             Err(error) => return Look::Unreadable(error.kind()),
         };
-        // Assertions are renewed every hour or so, by somebody else.
-        let is_read = |path: &PathBuf| {
-            let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-            !hidden && path.extension().is_none_or(|extension| extension != "assertion")
-        };
+        let is_read =
+            |path: &PathBuf| !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
         let paths = entries.filter_map(Result::ok).map(|entry| entry.path()).filter(is_read);
-        return Look::Directory(paths.map(|path| (path.clone(), look(&path, depth - 1))).collect());
+        let look_inside = |path: PathBuf| {
+            // Assertions are renewed every hour or so, and read each time they are used; that there is another one is news.
+            let is_assertion = path.extension().is_some_and(|extension| extension == "assertion");
+            let look = if is_assertion { Look::There } else { look(&path, depth - 1) };
+            (path, look)
+        };
+        return Look::Directory(paths.map(look_inside).collect());
     }
     let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
     Look::File(
@@ -118,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_behind_links_is_seen_and_an_assertion_is_not() {
+    fn a_change_behind_links_is_seen_and_an_assertion_s_renewal_is_not() {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
         for (version, content) in [("v1", "one"), ("v2", "two")] {
@@ -128,7 +133,10 @@ mod tests {
         // As Kubernetes does it: a -> ..data/a, ..data -> v1.
         std::os::unix::fs::symlink("v1", at("..data")).expect("a link");
         std::os::unix::fs::symlink("..data/a.secret", at("a.secret")).expect("a link");
+        let without = look(folder.path(), 1);
+        std::fs::write(at("pod.assertion"), "one").expect("written");
         let before = look(folder.path(), 1);
+        assert_ne!(before, without, "another credential");
         std::fs::write(at("pod.assertion"), "renewed").expect("written");
         assert_eq!(look(folder.path(), 1), before);
         std::os::unix::fs::symlink("v2", at("..next")).expect("a link");

@@ -80,7 +80,7 @@ pub(super) fn watch(parts: &Parts) {
         let (mut warnings, mut keys) = (Warnings::default(), BTreeSet::new());
         loop {
             keys = reloader.look_at_api_keys(keys, &mut warnings);
-            reloader.look_at_certificates(&mut warnings);
+            reloader.look_at_certificates(&mut warnings).await;
             tokio::select! {
                 () = clock.sleep(LOOK) => {}
                 () = shutdown.soft().cancelled() => return,
@@ -115,12 +115,15 @@ impl Reloader {
     }
 
     /// (The listeners' are shown by whoever puts them in force.)
-    fn look_at_certificates(&self, warnings: &mut Warnings) {
+    async fn look_at_certificates(&self, warnings: &mut Warnings) {
         let now = self.ports.clock.now();
         for (listener, at) in self.tls.expiries() {
             warnings.look(Secret::ListenerCertificate(listener), Some(at), now);
         }
-        let StoreCertificates { client, ca } = store_certificates(&self.running.load().store);
+        // Not on a thread that serves: a file may be on a mount that hangs.
+        let running = self.running.load_full();
+        let read = tokio::task::spawn_blocking(move || store_certificates(&running.store)).await;
+        let Ok(StoreCertificates { client, ca }) = read else { return };
         if let Some(at) = client {
             self.metrics.store_certificate_expiry("client", at);
             warnings.look(Secret::StoreCertificate, Some(at), now);

@@ -131,6 +131,7 @@ fn tcp(name: &str, address: SocketAddr, tls: Option<Tls>) -> Result<Bound, Start
 
 /// A listener for services of our own: they keep many connections, from few addresses, for long.
 fn internal(name: &str, listener: &Listener, tls: Option<Tls>) -> Result<Bound, StartError> {
+    let has_tls = tls.is_some();
     let mut bound = match listener {
         Listener::Unix { path, mode } => {
             let mut bound = ListenerConfig::new(name, Address::Unix(path.clone()));
@@ -143,12 +144,10 @@ fn internal(name: &str, listener: &Listener, tls: Option<Tls>) -> Result<Bound, 
             bound
         }
     };
-    bound.limits = Limits {
-        max_connections: 16_384,
-        max_connections_per_peer: 8_192,
-        max_age: Duration::from_secs(3600),
-        ..bound.limits
-    };
+    // With TLS it is also how long a certificate that was replaced is in use.
+    let max_age = if has_tls { bound.limits.max_age } else { Duration::from_secs(3600) };
+    bound.limits =
+        Limits { max_connections: 16_384, max_connections_per_peer: 8_192, max_age, ..bound.limits };
     Bound::bind(bound).map_err(|error| StartError::chain(&error))
 }
 

@@ -2,6 +2,7 @@
 
 mod apps;
 mod callers;
+mod choices;
 mod credentials;
 mod files;
 mod foresight;
@@ -9,6 +10,7 @@ mod keyring;
 mod listeners;
 mod reload;
 mod store;
+mod upkeep;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -219,7 +221,7 @@ impl Daemon {
             level,
             repository,
             turn: tokio::sync::Mutex::default(),
-            choosing: tokio::sync::Mutex::default(),
+            choosing: std::sync::Mutex::default(),
             tasks: tasks.clone(),
             last: std::sync::Mutex::default(),
             read: std::sync::Mutex::new(looks),
@@ -263,7 +265,7 @@ impl Daemon {
             own_uids,
             clock.clone(),
             events.clone(),
-            Arc::new(credentials::Keeper(reloader)),
+            Arc::new(upkeep::Keeper(reloader)),
         );
         let admin = Arc::new(ToItsEnd::new(admin, tasks.clone()));
         for listener in bound.admin {

@@ -19,6 +19,7 @@ use crate::api::upkeep::Reloaded;
 use crate::broker::Broker;
 use crate::callers::LiveCallers;
 use crate::config::{self, Config};
+use crate::domain::id::AppName;
 use crate::domain::task::Tasks;
 use crate::events::Events;
 use crate::keyring::Keyring;
@@ -62,8 +63,8 @@ pub(super) struct Reloader {
     /// One at a time.
     pub(super) turn: tokio::sync::Mutex<()>,
     pub(super) tasks: Arc<TokioTasks>,
-    /// Whoever reads what operators decided and takes it up, or writes it and does.
-    pub(super) choosing: tokio::sync::Mutex<()>,
+    /// By app: whoever takes up what operators decided on its credentials, or writes it.
+    pub(super) choosing: Mutex<BTreeMap<AppName, Arc<tokio::sync::Mutex<()>>>>,
     pub(super) last: Mutex<Option<Reloaded>>,
     /// How the files looked before they were read for the last time.
     pub(super) read: Mutex<Looks>,
@@ -82,24 +83,39 @@ impl Reloader {
             at: self.ports.clock.now(),
             asked_by,
             result: Err(vec!["the reload itself failed".to_owned()]),
+            not_fetched: Vec::new(),
         })
     }
 
     /// The same at somebody's word, who may have been told that an authority's signing key must not be believed any more: its
-    /// documents are fetched anew, besides.
+    /// documents are fetched anew, besides, and what could not be fetched is said.
     pub(super) async fn reload_at_a_word(self: &Arc<Self>, asked_by: &'static str) -> Reloaded {
-        let reloaded = self.reload(asked_by).await;
-        for (app, installed) in self.authorities.load_full().iter() {
-            let (app, authority) = (app.clone(), installed.authority.clone());
-            let renew = async move {
-                if let Err(failure) = authority.renew_documents().await {
-                    let cause = failure.cause;
-                    tracing::error!(%app, cause, "the authority's documents could not be fetched anew: the signing keys from before are believed still; try again");
-                }
-            };
-            self.tasks.spawn("fetch an authority's documents anew", Box::pin(renew));
+        let mut reloaded = self.reload(asked_by).await;
+        let renewals: Vec<_> =
+            self.authorities.load().iter().map(|(app, one)| self.renew(app, one)).collect();
+        for renewal in renewals {
+            reloaded.not_fetched.extend(renewal.await.unwrap_or_default());
         }
         reloaded
+    }
+
+    /// Has an authority's documents fetched anew, beside others'.
+    fn renew(&self, app: &AppName, installed: &apps::Installed) -> oneshot::Receiver<Option<String>> {
+        let (sender, receiver) = oneshot::channel();
+        let (app, authority) = (app.clone(), installed.authority.clone());
+        let renew = async move {
+            let failed = authority.renew_documents().await.err().map(|failure| {
+                let problem = format!(
+                    "the documents of the authority of {app} could not be fetched anew, so the signing keys from before are believed still: {}",
+                    failure.cause
+                );
+                tracing::error!(%app, "{problem}");
+                problem
+            });
+            let _ = sender.send(failed);
+        };
+        self.tasks.spawn("fetch an authority's documents anew", Box::pin(renew));
+        receiver
     }
 
     /// Whether the last reload was refused: what was wrong may be mended where nobody looks.
@@ -129,7 +145,7 @@ impl Reloader {
         let now = self.ports.clock.now();
         let before = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if asked_by == AGAIN && before.is_some_and(|before| before.result == result) {
-            return Reloaded { at: now, asked_by, result }; // said already
+            return Reloaded { at: now, asked_by, result, not_fetched: Vec::new() }; // said already
         }
         match &result {
             Ok(changed) => {
@@ -148,7 +164,7 @@ impl Reloader {
             }
         }
         self.events.reloaded(asked_by, result.as_ref().err().map(Vec::as_slice)).await;
-        let reloaded = Reloaded { at: now, asked_by, result };
+        let reloaded = Reloaded { at: now, asked_by, result, not_fetched: Vec::new() };
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(reloaded.clone());
         reloaded
     }

@@ -8,7 +8,8 @@ use std::cmp::Reverse;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::client_auth::ClientCredential;
-use crate::domain::credential::{self, Choices, CredentialState, InVain, Standing, View};
+use crate::domain::choice::{Choices, View};
+use crate::domain::credential::{self, CredentialState, InVain, Standing};
 use crate::domain::time::Timestamp;
 
 /// A credential and what is known of it.
@@ -39,8 +40,8 @@ pub struct CredentialReport {
 /// An app's credentials.
 pub struct CredentialSet {
     members: Vec<Arc<Member>>,
-    /// What operators decided, as far as is known.
-    choices: Mutex<Choices>,
+    /// What operators decided, as far as is known. Of all sets of an app: what is decided while one takes another's place holds.
+    choices: Arc<Mutex<Choices>>,
 }
 
 impl Member {
@@ -98,7 +99,7 @@ impl CredentialSet {
     pub fn new(credentials: Vec<ClientCredential>, now: Timestamp) -> Self {
         CredentialSet {
             members: credentials.into_iter().map(|credential| member(credential, now)).collect(),
-            choices: Mutex::default(),
+            choices: Arc::default(),
         }
     }
 
@@ -143,8 +144,8 @@ impl CredentialSet {
                 members.push(fallback);
             }
         }
-        let set = CredentialSet { members, choices: Mutex::default() };
-        set.choose(&self.choices());
+        let set = CredentialSet { members, choices: self.choices.clone() };
+        set.choose_by(|_| {});
         set
     }
 
@@ -220,12 +221,19 @@ impl CredentialSet {
         let stay = (0..self.members.len()).filter(|at| !spent.contains(at));
         Some(CredentialSet {
             members: stay.map(|at| self.members[at].clone()).collect(),
-            choices: Mutex::new(self.choices()),
+            choices: self.choices.clone(),
         })
     }
 
     /// What operators decided.
     pub fn choose(&self, choices: &Choices) {
+        self.choose_by(|known| choices.clone_into(known));
+    }
+
+    fn choose_by(&self, change: impl FnOnce(&mut Choices)) {
+        // Held until all of them know.
+        let mut choices = self.choices.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut choices);
         for member in &self.members {
             let fingerprint = member.credential.fingerprint();
             let mut standing = member.standing();
@@ -233,11 +241,10 @@ impl CredentialSet {
                 choices.promoted.filter(|(promoted, _)| *promoted == fingerprint).map(|(_, at)| at);
             standing.is_retired = choices.retired.contains(&fingerprint);
         }
-        choices.clone_into(&mut self.choices.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// What operators decided, as far as is known.
-    pub(super) fn choices(&self) -> Choices {
+    pub fn choices(&self) -> Choices {
         self.choices.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -275,8 +282,9 @@ impl CredentialReport {
             fingerprint: self.fingerprint,
             state: self.state.as_str().to_owned(),
             in_use: self.in_use,
-            works: standing.is_trusted() && !standing.is_expired(now),
+            usable: standing.rejection.is_none() && !standing.is_expired(now),
             stays: standing.superseded_at.is_none(),
+            accepted_at: standing.accepted_at,
             used_at: standing.used_at,
         }
     }
@@ -354,7 +362,7 @@ mod tests {
         let set = CredentialSet::new(vec![secret("a", "1"), secret("b", "2")], at(0));
         find(&set, "b").accept(true, at(0));
         let mut choices = Choices::default();
-        choices.retire(find(&set, "a").credential.fingerprint());
+        choices.retired.push(find(&set, "a").credential.fingerprint());
         set.choose(&choices);
         let renamed = set.succeeded_by(vec![secret("b", "2"), secret("c", "1")], at(1));
         assert_eq!(tried(&renamed, at(1)), ["b"], "the same secret under another name is retired too");

@@ -4,7 +4,7 @@
 //! One record lists them all, changed by compare-and-swap. What a report holds that this version does not know is kept as it is:
 //! the replicas of one store may be of two versions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Broker, Refusal};
-use crate::domain::credential::View;
+use crate::domain::choice::View;
 use crate::domain::id::AppName;
 use crate::domain::random::random_bytes;
 use crate::domain::time::Timestamp;
@@ -49,6 +49,9 @@ pub struct Report {
     /// Its client credentials, by app.
     #[serde(default)]
     pub credentials: Credentials,
+    /// It has stopped, and this was its last word.
+    #[serde(default)]
+    pub is_gone: bool,
 }
 
 /// What a replica says of client credentials, by app.
@@ -97,9 +100,17 @@ pub(super) struct Known {
     host: String,
     /// What this one says of its client credentials.
     credentials: Mutex<Credentials>,
-    /// By id: what was reported last, and the monotonic time at which that was seen first. Whether somebody still reports is seen
-    /// by that, and not by their clock.
-    seen: Mutex<BTreeMap<String, (Timestamp, Duration)>>,
+    /// By id. The list may be lost, or written anew by one who cannot read it: whoever reported counts for all that.
+    seen: Mutex<BTreeMap<String, Seen>>,
+}
+
+/// The last report of a replica.
+struct Seen {
+    report: Report,
+    /// As it was, with what this version does not know.
+    value: Value,
+    /// The monotonic time at which it was seen first. Whether somebody still reports is seen by that, and not by their clock.
+    at: Duration,
 }
 
 impl Known {
@@ -113,25 +124,25 @@ impl Known {
         self.credentials.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Those of a list that still report. Learns of those that report anew.
+    /// Those that still report, and the last words of those that stopped: of a list, and what is remembered beside it. Learns of those
+    /// that report anew.
     fn live(&self, list: Vec<Value>, now: Duration) -> Vec<(Value, Report)> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut live: BTreeMap<String, (Value, Report)> = BTreeMap::new();
-        // Of those that are gone too, for as long as they are listed: they must not come back as somebody new.
-        let mut listed = BTreeMap::new();
+        let mut listed = BTreeSet::new();
         for value in list {
             let Ok(report) = Report::deserialize(&value) else { continue };
-            let at = match seen.get(&report.id) {
-                Some((reported, at)) if *reported == report.at => *at,
-                _ => now,
-            };
-            listed.insert(report.id.clone(), (report.at, at));
-            if now.saturating_sub(at) < LIVE {
-                live.insert(report.id.clone(), (value, report));
+            listed.insert(report.id.clone());
+            // (The last word is the last: an older list may come back with a store that lost something.)
+            let is_news = |before: &Seen| before.report.at != report.at && !before.report.is_gone;
+            if seen.get(&report.id).is_none_or(is_news) {
+                seen.insert(report.id.clone(), Seen { report, value, at: now });
             }
         }
-        *seen = listed;
-        live.into_values().collect()
+        let is_live = |one: &Seen| now.saturating_sub(one.at) < LIVE;
+        // Of those that are over too, for as long as they are listed: they must not come back as somebody new.
+        seen.retain(|id, one| is_live(one) || listed.contains(id));
+        let live = seen.values().filter(|one| is_live(one));
+        live.map(|one| (one.value.clone(), one.report.clone())).collect()
     }
 }
 
@@ -141,7 +152,11 @@ impl Broker {
         if !self.deps.repository.store().is_shared() {
             return Ok(()); // nobody else can be there
         }
-        let mine = serde_json::to_value(self.own_report()).expect("a report has no map keys that JSON lacks");
+        self.put_report(self.own_report()).await
+    }
+
+    async fn put_report(&self, report: Report) -> Result<(), RepositoryError> {
+        let mine = serde_json::to_value(report).expect("a report has no map keys that JSON lacks");
         self.change_list(|list| list.push(mine.clone())).await
     }
 
@@ -153,19 +168,22 @@ impl Broker {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             sealing: Sealing::of(self.deps.repository.keyring()),
             credentials: self.replicas.credentials().clone(),
+            is_gone: false,
         }
     }
 
     /// What this process says of its client credentials from the next report on. True where the others should hear of it at once: it
-    /// is more than another use.
+    /// is more than that the authority took one again.
     pub fn say_of_credentials(&self, credentials: Credentials) -> bool {
-        let without_use = |credentials: &Credentials| {
+        let without_times = |credentials: &Credentials| {
             let mut credentials = credentials.clone();
-            credentials.values_mut().flatten().for_each(|view| view.used_at = None);
+            for view in credentials.values_mut().flatten() {
+                (view.used_at, view.accepted_at) = (None, view.accepted_at.map(|_| Timestamp::default()));
+            }
             credentials
         };
         let mut said = self.replicas.credentials();
-        let is_news = without_use(&said) != without_use(&credentials);
+        let is_news = without_times(&said) != without_times(&credentials);
         *said = credentials;
         is_news
     }
@@ -175,7 +193,7 @@ impl Broker {
         if !self.deps.repository.store().is_shared() {
             return Ok(());
         }
-        self.change_list(|_| {}).await
+        self.put_report(Report { is_gone: true, ..self.own_report() }).await
     }
 
     /// Every replica that reports; this process among them, with what is so now.
@@ -190,7 +208,8 @@ impl Broker {
             let list = self.read_list().await?.map(|list| list.value).unwrap_or_default();
             let others = self.replicas.live(list, self.deps.clock.monotonic()).into_iter();
             let others = others.map(|(_, report)| Replica { report, is_me: false });
-            replicas.extend(others.filter(|other| other.report.id != self.replicas.id));
+            let is_another = |other: &Replica| other.report.id != self.replicas.id && !other.report.is_gone;
+            replicas.extend(others.filter(is_another));
         }
         Ok(replicas)
     }
@@ -254,5 +273,23 @@ mod tests {
         assert_eq!(live(&list(3), 219), ["slow"], "who was gone does not come back by being listed");
         assert_eq!(live(&list(3), 220), [""; 0]);
         assert_eq!(live(&[], 221), [""; 0]);
+    }
+
+    #[test]
+    fn a_list_that_is_lost_or_written_anew_takes_nobody_s_word_away() {
+        let known = Known::new(&SeededRandom::new(1), "here".into());
+        let live = |list: &[Value], now: u64| {
+            let live = known.live(list.to_vec(), Duration::from_secs(now));
+            live.into_iter().map(|(value, report)| (report.id, value["is_gone"] == true)).collect::<Vec<_>>()
+        };
+        let other = |is_gone| ("other".to_owned(), is_gone);
+        assert_eq!(live(&[report("other", 1)], 100), [other(false)]);
+        assert_eq!(live(&[], 159), [other(false)], "it reported a minute ago");
+        assert_eq!(live(&[], 160), []);
+        assert_eq!(live(&[report("other", 2)], 170), [other(false)]);
+        // Its last word is remembered in the same way, so that an older one does not bring it back.
+        let last = serde_json::json!({ "id": "other", "at": 3, "is_gone": true });
+        assert_eq!(live(&[last], 171), [other(true)]);
+        assert_eq!(live(&[report("other", 2)], 172), [other(true)]);
     }
 }

@@ -162,12 +162,19 @@ async fn verify(
             let (id, cause) = (shown(text(one, "id")), shown(text(one, "cause")));
             world.output.data(&match text(one, "outcome") {
                 "accepted" => format!("{id}: the authority takes it"),
+                "accepted_in_use" => {
+                    let at = shown(text(one, "accepted_at"));
+                    format!(
+                        "{id}: the authority took it in a user's request at {at}; asking proves nothing here"
+                    )
+                }
                 "rejected" => format!("{id}: the authority rejects it: {cause}"),
                 _ => format!("{id}: not known: {cause}"),
             })?;
         }
     }
-    let all_taken = !heard.is_empty() && heard.iter().all(|one| text(one, "outcome") == "accepted");
+    let is_taken = |one: &Value| text(one, "outcome").starts_with("accepted");
+    let all_taken = !heard.is_empty() && heard.iter().all(is_taken);
     if all_taken { Ok(()) } else { Err(Failure::silent(Exit::Failed)) }
 }
 

@@ -7,8 +7,6 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::time::Timestamp;
 
 /// Acceptances in a row after which a rejected credential is trusted again.
@@ -294,111 +292,6 @@ fn is_due(last: Option<Timestamp>, wait: Duration, now: Timestamp) -> bool {
 /// Tells one credential's content from another's: a hash of it.
 pub type Fingerprint = [u8; 32];
 
-/// What operators decided on an app's credentials. By content: what takes the place of one that was retired is another one.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Choices {
-    /// The one that is preferred, and since when.
-    pub promoted: Option<(Fingerprint, Timestamp)>,
-    /// Those that are out of service, the latest last.
-    pub retired: Vec<Fingerprint>,
-}
-
-/// Retired credentials that are remembered: more than any app has at a time.
-const MOST_RETIRED: usize = 64;
-
-/// What an operator decides on a credential.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Choice {
-    /// It is the first to be tried, as long as the authority takes it.
-    Promote,
-    /// It is not used any more, on any replica.
-    Retire,
-}
-
-/// What one replica says of one of an app's credentials. Members are added, and default to nothing: another version may not say
-/// them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct View {
-    /// Which.
-    #[serde(default)]
-    pub fingerprint: Fingerprint,
-    /// The word for its state.
-    #[serde(default)]
-    pub state: String,
-    /// It is the first to be tried.
-    #[serde(default)]
-    pub in_use: bool,
-    /// The authority takes it, and its time is not over. (Whether it is retired is the choices' to say.)
-    #[serde(default)]
-    pub works: bool,
-    /// It is configured, and no fallback that will go.
-    #[serde(default)]
-    pub stays: bool,
-    /// When a token was last got with it.
-    #[serde(default)]
-    pub used_at: Option<Timestamp>,
-}
-
-/// Why a choice is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Against {
-    /// The authority has not taken it, or rejected it since.
-    NotTaken,
-    /// Without it a replica has none that the authority takes: this one's place in the list of them.
-    NoneLeft(usize),
-}
-
-impl Choices {
-    /// Takes up what an operator decided on `one`, or says why not. `replicas`: what each of those that serve says, the one that
-    /// is asked first. For a change of the stored choices: what is checked is what is stored then, so that of two operators who
-    /// retire the last two only one does.
-    pub fn decide(
-        &mut self,
-        choice: Choice,
-        one: Fingerprint,
-        replicas: &[Vec<View>],
-        now: Timestamp,
-    ) -> Result<(), Against> {
-        match choice {
-            Choice::Promote => {
-                let mut asked = replicas.first().into_iter().flatten();
-                if !asked.any(|view| view.fingerprint == one && view.works) {
-                    return Err(Against::NotTaken);
-                }
-                self.promote(one, now);
-            }
-            Choice::Retire => {
-                let does_without = |replica: &Vec<View>| {
-                    replica.iter().any(|view| {
-                        let is_another = view.fingerprint != one && !self.retired.contains(&view.fingerprint);
-                        is_another && view.works && view.stays
-                    })
-                };
-                if let Some(at) = replicas.iter().position(|replica| !does_without(replica)) {
-                    return Err(Against::NoneLeft(at));
-                }
-                self.retire(one);
-            }
-        }
-        Ok(())
-    }
-
-    /// This one is preferred from now on, and in service.
-    fn promote(&mut self, one: Fingerprint, now: Timestamp) {
-        self.retired.retain(|other| *other != one);
-        self.promoted = Some((one, now));
-    }
-
-    /// This one is out of service.
-    pub(crate) fn retire(&mut self, one: Fingerprint) {
-        self.promoted = self.promoted.filter(|(promoted, _)| *promoted != one);
-        self.retired.retain(|other| *other != one);
-        self.retired.push(one);
-        let extra = self.retired.len().saturating_sub(MOST_RETIRED);
-        self.retired.drain(..extra);
-    }
-}
-
 /// The order in which credentials are tried, as indexes; those that are retired are left out. What is trusted comes first,
 /// then what is new, then what should have expired, then what was rejected: even that is tried when there is nothing better.
 /// Among equals: what an operator preferred last, then what nothing took the place of, what came later, what is listed first.
@@ -589,37 +482,6 @@ mod tests {
         one.is_retired = true;
         assert!(!one.is_to_be_tried(later(100_000)));
         assert!(!trusted(0).is_to_be_tried(later(100_000)));
-    }
-
-    #[test]
-    fn what_may_be_chosen() {
-        let known = |name: u8, works: bool, stays: bool| View {
-            fingerprint: [name; 32],
-            works,
-            stays,
-            ..View::default()
-        };
-        let (a, b) = ([1; 32], [2; 32]);
-        let mut choices = Choices::default();
-        let only_a = [vec![known(1, true, true), known(2, false, true)]];
-        assert_eq!(choices.decide(Choice::Promote, b, &only_a, NOW), Err(Against::NotTaken));
-        assert_eq!(choices.decide(Choice::Retire, a, &only_a, NOW), Err(Against::NoneLeft(0)));
-        let fallback = [vec![known(1, true, true), known(2, true, false)]];
-        assert_eq!(
-            choices.decide(Choice::Retire, a, &fallback, NOW),
-            Err(Against::NoneLeft(0)),
-            "it will go"
-        );
-        let both = vec![known(1, true, true), known(2, true, true)];
-        let elsewhere = [both.clone(), vec![known(1, true, true)]];
-        assert_eq!(choices.decide(Choice::Retire, a, &elsewhere, NOW), Err(Against::NoneLeft(1)));
-        assert_eq!(choices, Choices::default());
-        assert_eq!(choices.decide(Choice::Promote, b, &elsewhere, NOW), Ok(()));
-        assert_eq!(choices.decide(Choice::Retire, a, std::slice::from_ref(&both), NOW), Ok(()));
-        let last = choices.decide(Choice::Retire, b, std::slice::from_ref(&both), NOW);
-        assert_eq!(last, Err(Against::NoneLeft(0)), "the other one was retired a moment ago");
-        assert_eq!(choices.decide(Choice::Promote, a, &[both], NOW), Ok(()), "and comes back");
-        assert_eq!((choices.promoted, choices.retired.len()), (Some((a, NOW)), 0));
     }
 
     #[test]

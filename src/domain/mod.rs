@@ -10,6 +10,7 @@
 //! ([`verdict`]), because only the former may ever change a connection.
 
 pub mod account;
+pub mod choice;
 pub mod connection;
 pub mod credential;
 pub mod expiry;

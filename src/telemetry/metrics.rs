@@ -512,9 +512,16 @@ impl Metrics {
         }
     }
 
-    /// A client credential was used.
-    pub fn credential_used(&self, app: &AppName, credential: &str, at: Timestamp) {
-        self.credential_last_used.with_label_values(&[app.as_str(), credential]).set(seconds(at));
+    /// When a client credential was last used; none for one that was not, as far as this process knows.
+    pub fn credential_used(&self, app: &AppName, credential: &str, at: Option<Timestamp>) {
+        match at {
+            Some(at) => {
+                self.credential_last_used.with_label_values(&[app.as_str(), credential]).set(seconds(at))
+            }
+            None => {
+                let _absent = self.credential_last_used.remove_label_values(&[app.as_str(), credential]);
+            }
+        }
     }
 
     /// A client credential is gone from the configuration: its series go too.
@@ -762,7 +769,7 @@ mod tests {
         metrics.connections_by_status(&app(), &[("active", 3), ("blocked", 0)]);
         metrics.credential_expiry(&app(), "2026-11", Some(NOW.plus(second * 60)));
         metrics.credential_state(&app(), "2026-11", CredentialState::InUse, true);
-        metrics.credential_used(&app(), "2026-11", NOW);
+        metrics.credential_used(&app(), "2026-11", Some(NOW));
         metrics.tls_certificate_expiry("public", NOW.minus(second));
         metrics.caller_key_expiry(&caller(), "k1", NOW.plus(second));
         metrics.caller_key_used(&caller(), "k1", NOW);

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::http_client::{Browser, request};
+use crate::redis_server::RedisServer;
 use crate::world::{ALICE, CLIENT_ID, CLIENT_SECRET, Kept, Plan, Process, World, text, write_secret};
 
 /// Short, so that every request or two needs a refresh.
@@ -376,6 +377,14 @@ async fn an_operator_lists_verifies_promotes_and_retires() {
     scene.credential_is("2026-11", "retired").await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     scene.taken();
+    // A store that forgets what was decided is told again.
+    let record = scene.redis().cli(&["KEYS", "*credential-choices*"]);
+    assert_eq!(scene.redis().cli(&["DEL", record.trim()]), "1", "{record}");
+    let begun = Instant::now();
+    while scene.redis().cli(&["EXISTS", record.trim()]) != "1" {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{}", scene.world.daemon.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     tokio::time::sleep(phase(2)).await;
     let taken = scene.taken();
     assert!(!taken.is_empty() && taken.iter().all(|id| *id == new), "{taken:?}, and {new} is the new one");
@@ -388,6 +397,40 @@ async fn an_operator_lists_verifies_promotes_and_retires() {
     assert_eq!(of("2027-05")["expires_at"], "2027-05-20T00:00:00Z");
     assert!(!shown.contains("the-second-secret") && !shown.contains(CLIENT_SECRET));
     load.end_without_a_failure("an operator promotes and retires").await;
+}
+
+/// Without a tenant to ask in, users' requests are the proof; one on any replica counts, and what is said of it is what was seen.
+#[tokio::test]
+async fn what_only_use_proves_is_verified_and_retired_by_use() {
+    let plan = Plan::default()
+        .credentials("")
+        .app_lines("credentials_dir = \"credentials\"\n")
+        .file("credentials/2026-11.secret", CLIENT_SECRET);
+    let scene = Scene::start(plan).await;
+    let load = scene.load();
+    scene.credential_is("2026-11", "in_use").await;
+    write_secret(&scene.file("2027-05.secret"), "the-second-secret");
+    tokio::time::sleep(phase(4)).await;
+    // Nobody knows it yet: it was tried in a user's request, which fell back.
+    let (code, shown, said) = scene.run(&["credentials", "verify", "outlook", "2027-05"]).await;
+    assert_eq!(code, 1, "{shown}{said}");
+    let (code, _, said) = scene.run(&["credentials", "retire", "outlook", "2026-11"]).await;
+    assert_eq!(code, 1, "{said}");
+    let new = scene.world.entra.add_secret(CLIENT_ID, "the-second-secret", Duration::ZERO, None);
+    let new = new.expect("room for one more");
+    scene.credential_is("2027-05", "in_use").await;
+    let (code, shown, said) = scene.run(&["credentials", "verify", "outlook", "2027-05"]).await;
+    assert_eq!(code, 0, "{shown}{said}");
+    assert!(shown.contains("took it in a user's request at 20"), "{shown}");
+    let (code, _, said) = scene.run(&["credentials", "retire", "outlook", "2026-11"]).await;
+    assert_eq!(code, 0, "{said}");
+    scene.credential_is("2026-11", "retired").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    scene.taken();
+    tokio::time::sleep(phase(2)).await;
+    let taken = scene.taken();
+    assert!(!taken.is_empty() && taken.iter().all(|id| *id == new), "{taken:?}, and {new} is the new one");
+    load.end_without_a_failure("one that only use proves").await;
 }
 
 /// Of two operators who retire the last two credentials at two replicas at once only one does.
@@ -758,8 +801,12 @@ impl Scene {
         text(primary[0], "id").to_owned()
     }
 
+    fn redis(&self) -> &RedisServer {
+        self.world.redis.as_ref().expect("a Redis")
+    }
+
     fn redis_port(&self) -> u16 {
-        self.world.redis.as_ref().expect("a Redis").port()
+        self.redis().port()
     }
 
     /// Runs a block of the runbook as on-call would, in this scene's folder in place of `/etc/tokenward`.

@@ -1,0 +1,155 @@
+//! What operators decide on client credentials: written into the store, followed on every replica, and never lost with what a store
+//! forgets.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use super::reload::Reloader;
+use crate::authority::OpenIdAuthority;
+use crate::broker::Refusal;
+use crate::domain::choice::{Against, Choice, Choices};
+use crate::domain::id::AppName;
+use crate::repository::{Kind, RepositoryError, Taken};
+
+/// For so long the others are given time to say that they can do without a credential: they report every ten seconds, and what changes
+/// within two.
+const OTHERS_SAY_WITHIN: Duration = Duration::from_secs(12);
+/// Between two looks at what they say.
+const LOOK: Duration = Duration::from_secs(1);
+/// For ever, as a store counts.
+const KEPT: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// Why a choice was not written.
+enum Unwritten {
+    Against(Against),
+    Store(RepositoryError),
+}
+
+impl From<RepositoryError> for Unwritten {
+    fn from(error: RepositoryError) -> Self {
+        Unwritten::Store(error)
+    }
+}
+
+impl Reloader {
+    /// Takes up what operators decided, here or on another replica. Without the store, what is known stays in force.
+    pub(super) async fn follow_choices(&self, app: &AppName, authority: &OpenIdAuthority) {
+        // What is read here must not be taken up over what is written meanwhile.
+        let choosing = self.choosing(app);
+        let _choosing = choosing.lock().await;
+        if let Err(error) = self.take_up_choices(app, authority).await {
+            tracing::debug!(%error, "what operators decided on client credentials could not be looked up")
+        }
+    }
+
+    async fn take_up_choices(
+        &self,
+        app: &AppName,
+        authority: &OpenIdAuthority,
+    ) -> Result<(), RepositoryError> {
+        let read: Option<Taken<Choices>> =
+            self.repository.pending(Kind::CredentialChoices, app.as_str()).await?;
+        let known = authority.credentials().choices();
+        let stored = read.as_ref().map(|read| read.value.clone()).unwrap_or_default();
+        if known.decisions <= stored.decisions {
+            authority.credentials().choose(&stored);
+            return Ok(());
+        }
+        // The store has lost a decision that somebody was told was made (a failover, a store that came back empty).
+        let now = self.ports.clock.now();
+        let (repository, id) = (&self.repository, app.as_str());
+        repository.swap_pending(Kind::CredentialChoices, id, read.as_ref(), &known, now, KEPT).await?;
+        tracing::warn!(%app, "the store had lost what operators decided on client credentials; it was put back");
+        Ok(())
+    }
+
+    /// Held by whoever reads what operators decided on an app's credentials and takes it up, or writes it and does.
+    fn choosing(&self, app: &AppName) -> Arc<tokio::sync::Mutex<()>> {
+        let mut choosing = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
+        choosing.entry(app.clone()).or_default().clone()
+    }
+
+    /// Promotes or retires one. What others report is a few seconds old, so they are given some to say that they can do without it.
+    pub(super) async fn decide(&self, app: &AppName, label: &str, choice: Choice) -> Result<(), Refusal> {
+        if choice == Choice::Retire {
+            self.ask_about_the_others(app, label).await;
+        }
+        let give_up = self.ports.clock.monotonic().saturating_add(OTHERS_SAY_WITHIN);
+        loop {
+            let installed = self.authorities.load().get(app).cloned().ok_or(Refusal::AppNotFound)?;
+            let set = installed.authority.credentials();
+            let Some(member) = set.member(label) else {
+                return Err(Refusal::invalid(
+                    "credential",
+                    format!("the app {app} has no client credential {label:?}"),
+                ));
+            };
+            let fingerprint = member.credential().fingerprint();
+            let now = self.ports.clock.now();
+            let mut names = vec!["this replica".to_owned()];
+            let mut views = vec![set.report(now).iter().map(|report| report.view(now)).collect()];
+            for other in self.broker.replicas().await?.into_iter().filter(|replica| !replica.is_me) {
+                // (One that does not know the app, or is of a version that does not say, has no say.)
+                if let Some(of_app) = other.report.credentials.get(app) {
+                    names.push(other.name());
+                    views.push(of_app.clone());
+                }
+            }
+            let choosing = self.choosing(app);
+            let turn = choosing.lock().await;
+            let change = |choices: &mut Choices| {
+                choices.decide(choice, fingerprint, &views, now).map_err(Unwritten::Against)
+            };
+            let repository = &self.repository;
+            let written =
+                repository.change_pending(Kind::CredentialChoices, app.as_str(), now, KEPT, change).await;
+            match written {
+                Ok(Some(choices)) => {
+                    installed.authority.credentials().choose(&choices);
+                    return Ok(());
+                }
+                Ok(None) => return Err(Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) }),
+                Err(Unwritten::Store(error)) => return Err(error.into()),
+                Err(Unwritten::Against(Against::NoneLeft(at)))
+                    if at > 0 && self.ports.clock.monotonic() < give_up => {}
+                Err(Unwritten::Against(against)) => {
+                    return Err(Refusal::invalid("credential", against_it(against, app, label, &names)));
+                }
+            }
+            drop(turn);
+            self.ports.clock.sleep(LOOK).await;
+        }
+    }
+
+    /// Has the authority say whether it takes those that would be left: what it said hours ago may not be so any more.
+    async fn ask_about_the_others(&self, app: &AppName, label: &str) {
+        let Some(authority) = self.authorities.load().get(app).map(|installed| installed.authority.clone())
+        else {
+            return;
+        };
+        let reports = authority.credentials().report(self.ports.clock.now());
+        for other in reports.into_iter().filter(|report| report.label != label) {
+            let standing = &other.standing;
+            if !standing.is_retired && standing.superseded_at.is_none() && !standing.is_proven_by_use {
+                // What was heard is known by now.
+                let _heard = authority.prove_credential(&other.label).await;
+            }
+        }
+    }
+}
+
+/// Why a choice is refused, and what to do.
+fn against_it(against: Against, app: &AppName, label: &str, names: &[String]) -> String {
+    match against {
+        Against::NotTaken => format!(
+            "the authority has not taken {label:?}, or rejected it since; ask about it with `tokenward credentials verify {app} {label}`"
+        ),
+        Against::NoneLeft(0) => format!(
+            "without {label:?} no client credential is left that the authority takes; add and verify the next one first. Where only users' requests prove it, promote it and have a connection refreshed: it counts for an hour"
+        ),
+        Against::NoneLeft(at) => format!(
+            "without {label:?} {} has no client credential that the authority takes; give it the next one first, and see `tokenward credentials list {app} --json`",
+            names[at]
+        ),
+    }
+}

@@ -1,0 +1,98 @@
+//! The daemon itself in operators' hands: the port of the admin API.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+
+use super::reload::Reloader;
+use crate::api::upkeep::{Heard, Reloaded, Upkeep, Verified};
+use crate::authority::{CredentialReport, OpenIdAuthority};
+use crate::broker::Refusal;
+use crate::domain::choice::{Choice, LATELY};
+use crate::domain::id::AppName;
+use crate::domain::task::BoxFuture;
+use crate::domain::time::Timestamp;
+use crate::domain::verdict::Disposition;
+
+/// The daemon itself, for operators.
+pub(super) struct Keeper(pub(super) Arc<Reloader>);
+
+impl Upkeep for Keeper {
+    fn reload(&self) -> BoxFuture<'_, Reloaded> {
+        Box::pin(self.0.reload_at_a_word("an operator"))
+    }
+
+    fn waiting_for(&self) -> Vec<&'static str> {
+        self.0.readiness.waiting_for()
+    }
+
+    fn last_reload(&self) -> Option<Reloaded> {
+        self.0.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn credentials(&self) -> BTreeMap<AppName, Vec<CredentialReport>> {
+        self.0.credentials()
+    }
+
+    fn verify<'a>(
+        &'a self,
+        app: &'a AppName,
+        label: Option<&'a str>,
+    ) -> BoxFuture<'a, Option<Vec<Verified>>> {
+        Box::pin(self.0.ask_about(app, label))
+    }
+
+    fn choose<'a>(
+        &'a self,
+        app: &'a AppName,
+        label: &'a str,
+        choice: Choice,
+    ) -> BoxFuture<'a, Result<(), Refusal>> {
+        Box::pin(self.0.decide(app, label, choice))
+    }
+}
+
+impl Reloader {
+    async fn ask_about(&self, app: &AppName, label: Option<&str>) -> Option<Vec<Verified>> {
+        let authority = self.authorities.load().get(app)?.authority.clone();
+        let labels: Vec<String> = match label {
+            Some(label) => vec![label.to_owned()],
+            None => authority.credentials().ids().into_iter().map(str::to_owned).collect(),
+        };
+        let mut all = Vec::new();
+        for one in labels {
+            let asked = match authority.prove_credential(&one).await {
+                Some(asked) => asked,
+                None if label.is_some() => return None,
+                // A fallback that went meanwhile.
+                None => continue,
+            };
+            let heard = match asked {
+                Ok(()) => Heard::Accepted,
+                Err(failure) => {
+                    let codes: String =
+                        failure.answer.error_codes.iter().map(|code| format!(" AADSTS{code}")).collect();
+                    let cause = format!("{}{codes}", failure.cause);
+                    match (failure.disposition, self.taken_in_use(&authority, &one)) {
+                        (Disposition::NextCredential, _) => Heard::Rejected(cause),
+                        (_, Some(at)) => Heard::AcceptedInUse(at),
+                        (_, None) => Heard::Unknown(cause),
+                    }
+                }
+            };
+            all.push(Verified { label: one, heard });
+        }
+        if all.iter().any(|one| one.heard == Heard::Accepted) {
+            self.engine.app_is_mended(app);
+        }
+        Some(all)
+    }
+
+    /// When a user's request last had the authority take it, where only that proves it and it is not long ago.
+    fn taken_in_use(&self, authority: &OpenIdAuthority, label: &str) -> Option<Timestamp> {
+        let now = self.ports.clock.now();
+        let report = authority.credentials().report(now).into_iter().find(|report| report.label == label)?;
+        let standing = report.standing;
+        let is_proven = standing.is_proven_by_use && standing.works(now);
+        standing.accepted_at.filter(|at| is_proven && at.plus(LATELY) > now)
+    }
+}

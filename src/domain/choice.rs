@@ -1,0 +1,204 @@
+//! What operators decide on an app's client credentials, and whether they may. Pure: what every replica says of them comes in.
+//!
+//! The one hard problem: the last credential that works must not be taken out of service, and who is asked knows only what it has
+//! seen itself. So every replica says what it knows, and the decision is made over all of that.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::credential::Fingerprint;
+use super::time::Timestamp;
+
+/// Another credential counts as one that works when the authority took it, from any replica, within this time.
+pub const LATELY: Duration = Duration::from_secs(3600);
+/// Retired credentials that are remembered: more than any app has at a time.
+const MOST_RETIRED: usize = 64;
+
+/// What an operator decides on a credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// It is the first to be tried, as long as the authority takes it.
+    Promote,
+    /// It is not used any more, on any replica.
+    Retire,
+}
+
+/// What operators decided on an app's credentials. By content: what takes the place of one that was retired is another one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choices {
+    /// The one that is preferred, and since when.
+    pub promoted: Option<(Fingerprint, Timestamp)>,
+    /// Those that are out of service, the latest last.
+    pub retired: Vec<Fingerprint>,
+    /// How many decisions there were: of two records the one with more is the later.
+    #[serde(default)]
+    pub decisions: u64,
+}
+
+/// What one replica says of one of an app's credentials. Members are added, and default to nothing: another version may not say
+/// them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct View {
+    /// Which.
+    #[serde(default)]
+    pub fingerprint: Fingerprint,
+    /// The word for its state.
+    #[serde(default)]
+    pub state: String,
+    /// It is the first to be tried.
+    #[serde(default)]
+    pub in_use: bool,
+    /// The authority has not rejected it, and its time is not over. (Whether it is retired is the choices' to say.)
+    #[serde(default)]
+    pub usable: bool,
+    /// It is configured, and no fallback that will go.
+    #[serde(default)]
+    pub stays: bool,
+    /// When the authority last took it.
+    #[serde(default)]
+    pub accepted_at: Option<Timestamp>,
+    /// When a token was last got with it.
+    #[serde(default)]
+    pub used_at: Option<Timestamp>,
+}
+
+/// Why a choice is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Against {
+    /// The authority has not taken it, or rejected it since.
+    NotTaken,
+    /// Without it a replica has none that the authority takes: this one's place in the list of them.
+    NoneLeft(usize),
+}
+
+impl Choices {
+    /// Takes up what an operator decided on `one`, or says why not. `replicas`: what each of those that serve says, the one that
+    /// is asked first. For a change of the stored choices: what is checked is what is stored then, so that of two operators who
+    /// retire the last two only one does.
+    pub fn decide(
+        &mut self,
+        choice: Choice,
+        one: Fingerprint,
+        replicas: &[Vec<View>],
+        now: Timestamp,
+    ) -> Result<(), Against> {
+        match choice {
+            Choice::Promote => {
+                let mut asked = replicas.first().into_iter().flatten();
+                if !asked.any(|view| view.fingerprint == one && view.usable && view.accepted_at.is_some()) {
+                    return Err(Against::NotTaken);
+                }
+                self.retired.retain(|other| *other != one);
+                self.promoted = Some((one, now));
+            }
+            Choice::Retire => {
+                if let Some(at) =
+                    replicas.iter().position(|replica| !self.does_without(replica, one, replicas, now))
+                {
+                    return Err(Against::NoneLeft(at));
+                }
+                self.promoted = self.promoted.filter(|(promoted, _)| *promoted != one);
+                self.retired.retain(|other| *other != one);
+                self.retired.push(one);
+                let extra = self.retired.len().saturating_sub(MOST_RETIRED);
+                self.retired.drain(..extra);
+            }
+        }
+        self.decisions = self.decisions.saturating_add(1);
+        Ok(())
+    }
+
+    /// Whether a replica has another one that is good. Whether the authority takes it any of them may have seen: one that has not
+    /// asked for a token yet has seen nothing.
+    fn does_without(
+        &self,
+        replica: &[View],
+        one: Fingerprint,
+        replicas: &[Vec<View>],
+        now: Timestamp,
+    ) -> bool {
+        let taken_lately = |another: Fingerprint| {
+            replicas.iter().flatten().any(|view| {
+                view.fingerprint == another
+                    && view.usable
+                    && view.accepted_at.is_some_and(|at| at.plus(LATELY) > now)
+            })
+        };
+        replica.iter().any(|view| {
+            let is_another = view.fingerprint != one && !self.retired.contains(&view.fingerprint);
+            is_another && view.usable && view.stays && taken_lately(view.fingerprint)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_unix_seconds(1_800_000_000);
+    const A: Fingerprint = [1; 32];
+    const B: Fingerprint = [2; 32];
+
+    /// One that is configured and that the authority took a moment ago.
+    fn good(fingerprint: Fingerprint) -> View {
+        View { fingerprint, usable: true, stays: true, accepted_at: Some(NOW), ..View::default() }
+    }
+
+    fn retire(replicas: &[Vec<View>]) -> Result<(), Against> {
+        Choices::default().decide(Choice::Retire, A, replicas, NOW)
+    }
+
+    #[test]
+    fn one_is_retired_when_every_replica_has_another_that_is_good() {
+        assert_eq!(retire(&[vec![good(A), good(B)]]), Ok(()));
+        assert_eq!(retire(&[vec![good(A)]]), Err(Against::NoneLeft(0)));
+        assert_eq!(retire(&[vec![good(A), View { usable: false, ..good(B) }]]), Err(Against::NoneLeft(0)));
+        assert_eq!(
+            retire(&[vec![good(A), View { stays: false, ..good(B) }]]),
+            Err(Against::NoneLeft(0)),
+            "it will go"
+        );
+        assert_eq!(retire(&[vec![good(A), good(B)], vec![good(A)]]), Err(Against::NoneLeft(1)));
+    }
+
+    #[test]
+    fn what_was_taken_long_ago_is_no_reason_and_what_another_replica_saw_is() {
+        let at = |seconds| View { accepted_at: Some(NOW.minus(Duration::from_secs(seconds))), ..good(B) };
+        assert_eq!(retire(&[vec![good(A), at(3599)]]), Ok(()));
+        assert_eq!(retire(&[vec![good(A), at(3600)]]), Err(Against::NoneLeft(0)));
+        let quiet = View { accepted_at: None, ..good(B) };
+        assert_eq!(retire(&[vec![good(A), good(B)], vec![good(A), quiet.clone()]]), Ok(()));
+        assert_eq!(retire(&[vec![good(A), quiet]]), Err(Against::NoneLeft(0)));
+    }
+
+    #[test]
+    fn of_the_last_two_only_one_goes_and_it_can_come_back() {
+        let both = [vec![good(A), good(B)]];
+        let mut choices = Choices::default();
+        assert_eq!(choices.decide(Choice::Retire, A, &both, NOW), Ok(()));
+        assert_eq!(choices.decide(Choice::Retire, B, &both, NOW), Err(Against::NoneLeft(0)));
+        assert_eq!(choices.decisions, 1, "what is refused changes nothing");
+        assert_eq!(choices.decide(Choice::Promote, A, &both, NOW), Ok(()));
+        assert_eq!(choices, Choices { promoted: Some((A, NOW)), retired: vec![], decisions: 2 });
+    }
+
+    #[test]
+    fn only_what_the_authority_takes_is_promoted() {
+        for other in [View { usable: false, ..good(B) }, View { accepted_at: None, ..good(B) }] {
+            let replicas = [vec![good(A), other], vec![good(B)]];
+            let refused = Choices::default().decide(Choice::Promote, B, &replicas, NOW);
+            assert_eq!(refused, Err(Against::NotTaken));
+        }
+    }
+
+    #[test]
+    fn as_many_retired_ones_are_remembered_as_anybody_has() {
+        let mut choices = Choices::default();
+        for number in 10..=100 {
+            let one = [number; 32];
+            choices.decide(Choice::Retire, one, &[vec![good(A), good(one)]], NOW).expect("another is good");
+        }
+        assert_eq!((choices.retired.len(), choices.retired[63]), (64, [100; 32]));
+    }
+}
