@@ -1,4 +1,5 @@
-//! The admin API: operators and the commands see and end connections, whoever's they are.
+//! The admin API: operators and the commands see and end connections, whoever's they are, and look after sealing keys, client
+//! credentials and the daemon itself.
 
 use std::sync::Arc;
 
