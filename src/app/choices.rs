@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::reload::Reloader;
 use crate::authority::OpenIdAuthority;
 use crate::broker::Refusal;
-use crate::domain::choice::{Against, Choice, Choices};
+use crate::domain::choice::{Against, Choice, Choices, View};
 use crate::domain::id::AppName;
 use crate::repository::{Kind, RepositoryError, Taken};
 
@@ -58,8 +58,9 @@ impl Reloader {
         // The store has lost a decision that somebody was told was made (a failover, a store that came back empty).
         let now = self.ports.clock.now();
         let (repository, id) = (&self.repository, app.as_str());
-        repository.swap_pending(Kind::CredentialChoices, id, read.as_ref(), &known, now, KEPT).await?;
-        tracing::warn!(%app, "the store had lost what operators decided on client credentials; it was put back");
+        if repository.swap_pending(Kind::CredentialChoices, id, read.as_ref(), &known, now, KEPT).await? {
+            tracing::warn!(%app, "the store had lost what operators decided on client credentials; it was put back");
+        }
         Ok(())
     }
 
@@ -86,18 +87,16 @@ impl Reloader {
             };
             let fingerprint = member.credential().fingerprint();
             let now = self.ports.clock.now();
-            let mut names = vec!["this replica".to_owned()];
-            let mut views = vec![set.report(now).iter().map(|report| report.view(now)).collect()];
-            for other in self.broker.replicas().await?.into_iter().filter(|replica| !replica.is_me) {
-                // (One that does not know the app, or is of a version that does not say, has no say.)
-                if let Some(of_app) = other.report.credentials.get(app) {
-                    names.push(other.name());
-                    views.push(of_app.clone());
-                }
-            }
+            let mine = set.report(now).iter().map(|report| report.view(now)).collect();
+            let (names, views) = self.views(app, mine).await?;
             let choosing = self.choosing(app);
             let turn = choosing.lock().await;
+            let known = set.choices();
             let change = |choices: &mut Choices| {
+                // (The store may have lost what is known here, and not have been told again yet.)
+                if known.decisions > choices.decisions {
+                    known.clone_into(choices);
+                }
                 choices.decide(choice, fingerprint, &views, now).map_err(Unwritten::Against)
             };
             let repository = &self.repository;
@@ -119,6 +118,19 @@ impl Reloader {
             drop(turn);
             self.ports.clock.sleep(LOOK).await;
         }
+    }
+
+    /// What every replica says of an app's credentials, this one (`mine`) first, with their names.
+    async fn views(&self, app: &AppName, mine: Vec<View>) -> Result<(Vec<String>, Vec<Vec<View>>), Refusal> {
+        let (mut names, mut views) = (vec!["this replica".to_owned()], vec![mine]);
+        for other in self.broker.replicas().await?.into_iter().filter(|replica| !replica.is_me) {
+            // (One that does not know the app, or is of a version that does not say, has no say.)
+            if let Some(of_app) = other.report.credentials.get(app) {
+                names.push(other.name());
+                views.push(of_app.clone());
+            }
+        }
+        Ok((names, views))
     }
 
     /// Has the authority say whether it takes those that would be left: what it said hours ago may not be so any more.
