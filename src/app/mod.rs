@@ -221,6 +221,7 @@ impl Daemon {
             level,
             repository,
             turn: tokio::sync::Mutex::default(),
+            reading: Arc::default(),
             choosing: std::sync::Mutex::default(),
             tasks: tasks.clone(),
             last: std::sync::Mutex::default(),

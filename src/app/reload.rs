@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
@@ -17,7 +18,7 @@ use super::listeners::{self, LiveTls};
 use super::{Environment, Ports, broker_settings, callers, engine_apps, engine_settings, level_of};
 use crate::api::upkeep::Reloaded;
 use crate::broker::Broker;
-use crate::callers::LiveCallers;
+use crate::callers::{Callers, LiveCallers};
 use crate::config::{self, Config};
 use crate::domain::id::AppName;
 use crate::domain::task::Tasks;
@@ -42,6 +43,23 @@ pub struct Source {
 /// Who asks for a reload that was refused a while ago.
 pub(super) const AGAIN: &str = "another try";
 
+/// Files are read in no time; this is for those that never answer.
+const READ_WITHIN: Duration = Duration::from_secs(10);
+
+/// Everything that is put into the place of what is in force.
+struct Prepared {
+    config: Config,
+    /// The sections that are others.
+    changed: Vec<String>,
+    warnings: Vec<String>,
+    /// The authorities that were in force when it was built.
+    before: Arc<Authorities>,
+    apps: apps::PreparedApps,
+    tls: listeners::PreparedTls,
+    callers: Callers,
+    admins: Callers,
+}
+
 /// Everything that a reload replaces, and what it builds with.
 pub(super) struct Reloader {
     pub(super) source: Source,
@@ -62,6 +80,8 @@ pub(super) struct Reloader {
     pub(super) level: Option<LevelHandle>,
     /// One at a time.
     pub(super) turn: tokio::sync::Mutex<()>,
+    /// Held by who reads files.
+    pub(super) reading: Arc<tokio::sync::Mutex<()>>,
     pub(super) tasks: Arc<TokioTasks>,
     /// By app: whoever takes up what operators decided on its credentials, or writes it.
     pub(super) choosing: Mutex<BTreeMap<AppName, Arc<tokio::sync::Mutex<()>>>>,
@@ -136,12 +156,7 @@ impl Reloader {
 
     async fn reload_now(self: &Arc<Self>, asked_by: &'static str) -> Reloaded {
         let _turn = self.turn.lock().await;
-        let this = self.clone();
-        // Files are read and keys are parsed: not on a thread that serves.
-        let result = match tokio::task::spawn_blocking(move || this.take_up()).await {
-            Ok(result) => result,
-            Err(error) => Err(vec![format!("the reload itself failed: {error}")]),
-        };
+        let result = self.prepare_in_time().await.map(|prepared| self.install(prepared));
         let now = self.ports.clock.now();
         let before = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if asked_by == AGAIN && before.is_some_and(|before| before.result == result) {
@@ -169,7 +184,31 @@ impl Reloader {
         reloaded
     }
 
-    fn take_up(&self) -> Result<Vec<String>, Vec<String>> {
+    /// Reads and builds everything, on a thread that does not serve; what takes too long is given up, and nothing comes of it later.
+    async fn prepare_in_time(self: &Arc<Self>) -> Result<Prepared, Vec<String>> {
+        let too_long = || {
+            vec![format!(
+                "the files could not be read within {} s: one of them may be on a mount that does not answer",
+                READ_WITHIN.as_secs()
+            )]
+        };
+        let this = self.clone();
+        let read = async move {
+            // Those who were given up stay until they end, one at most.
+            let reading = this.reading.clone().lock_owned().await;
+            let prepare = move || {
+                let _reading = reading;
+                this.prepare()
+            };
+            tokio::task::spawn_blocking(prepare).await
+        };
+        tokio::select! {
+            read = read => read.unwrap_or_else(|error| Err(vec![format!("the reload itself failed: {error}")])),
+            () = self.ports.clock.sleep(READ_WITHIN) => Err(too_long()),
+        }
+    }
+
+    fn prepare(&self) -> Result<Prepared, Vec<String>> {
         let running = self.running.load_full();
         // Each before it is read: what changes from here on is seen. Those of the configuration in force too, should another one not
         // be legible.
@@ -211,12 +250,19 @@ impl Reloader {
             return Err(problems);
         };
 
-        for warning in loaded.warnings {
-            tracing::warn!(config = %self.source.path.display(), "{warning}");
-        }
         let mut changed = config::changed_sections(&running, &new);
         if changed.is_empty() {
             changed.push("nothing but the content of files".to_owned());
+        }
+        let warnings = loaded.warnings;
+        Ok(Prepared { config: new, changed, warnings, before, apps, tls, callers, admins })
+    }
+
+    /// Puts what was built into the place of what is in force, and says which sections are others now.
+    fn install(&self, prepared: Prepared) -> Vec<String> {
+        let Prepared { config: new, changed, warnings, before, apps, tls, callers, admins } = prepared;
+        for warning in warnings {
+            tracing::warn!(config = %self.source.path.display(), "{warning}");
         }
         // Apps before those who may ask for them. (The other way about for what goes: an app that is gone is "not found" a moment
         // before its rules are.)
@@ -239,6 +285,6 @@ impl Reloader {
             level.set(level_of(new.log.level));
         }
         self.running.store(Arc::new(new));
-        Ok(changed)
+        changed
     }
 }

@@ -1100,3 +1100,30 @@ async fn a_refused_reload_is_tried_again() {
     let shown = metrics(&scene.world.daemon).await;
     assert!(shown.contains("tokenward_config_reloads_total{outcome=\"failed\"} 1"), "said once:\n{shown}");
 }
+
+/// A file on a mount that does not answer: here a pipe that nobody writes to.
+#[tokio::test]
+async fn a_file_that_cannot_be_read_holds_up_nobody_and_is_refused_with_a_reason() {
+    let scene = Scene::with_a_secret().await;
+    let config = scene.world.folder.path().join("tokenward.toml");
+    let aside = scene.world.folder.path().join("aside.toml");
+    let load = scene.load();
+    std::fs::rename(&config, &aside).expect("moved");
+    let made = std::process::Command::new("mkfifo").arg(&config).status().expect("mkfifo");
+    assert!(made.success());
+    let begun = Instant::now();
+    while !scene.world.daemon.log().contains("may be on a mount that does not answer") {
+        assert!(begun.elapsed() < Duration::from_secs(40), "{}", scene.world.daemon.log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // It answers again, late: what was given up stays so, and what is there now is taken up.
+    std::fs::rename(&config, scene.world.folder.path().join("pipe")).expect("moved");
+    std::fs::rename(&aside, &config).expect("moved back");
+    let text = std::fs::read_to_string(&config).expect("text");
+    std::fs::write(scene.world.folder.path().join("pipe"), text).expect("somebody reads it still");
+    while !scene.world.daemon.log().contains("read again and are in force") {
+        assert!(begun.elapsed() < Duration::from_secs(80), "{}", scene.world.daemon.log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    load.end_without_a_failure("a file that cannot be read").await;
+}
