@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::broker::rewrap::{Pass, Progress};
 use crate::domain::time::Timestamp;
 use crate::events::Events;
-use crate::keyring::{KeyId, KeySource, Keyring, KeyringError, Seen};
+use crate::keyring::{KeyId, KeySource, Keyring, KeyringError, Version};
 use crate::repository::RepositoryError;
 use crate::telemetry::metrics::Metrics;
 
@@ -30,7 +30,7 @@ pub(super) struct Source {
     keyring: Arc<Keyring>,
     events: Arc<Events>,
     /// What it was when it was last taken up.
-    seen: Option<Seen>,
+    seen: Option<Version>,
     /// Why what it held is not in force; what was before is.
     refused: Option<KeyringError>,
 }
@@ -52,10 +52,10 @@ impl Source {
             Ok(Some(read)) => Ok(read),
             Err(error) => Err(error),
         };
-        let replaced = read.and_then(|read| Ok((read.seen, self.keyring.replace(read.keys, &place)?)));
+        let replaced = read.and_then(|read| Ok((read.version, self.keyring.replace(read.keys, &place)?)));
         match replaced {
-            Ok((seen, replaced)) => {
-                self.seen = Some(seen);
+            Ok((version, replaced)) => {
+                self.seen = Some(version);
                 let was_refused = self.refused.take().is_some();
                 if !replaced.is_nothing() {
                     self.events.keyring_replaced(&replaced).await;
@@ -77,9 +77,9 @@ impl Source {
 
 /// When each key was made and used last, for the metrics.
 #[derive(Default)]
-pub(super) struct KeyUses(BTreeMap<KeyId, u64>);
+pub(super) struct SealingKeyUses(BTreeMap<KeyId, u64>);
 
-impl KeyUses {
+impl SealingKeyUses {
     /// Shows them. For a timer of a second: a use since the last look was now.
     pub(super) fn show(&mut self, keyring: &Keyring, metrics: &Metrics, now: Timestamp) {
         let keys = keyring.keys();
@@ -208,7 +208,7 @@ mod tests {
         );
         let sealed = before.expect("a keyring").seal(&place, b"secret", &random);
         let keyring = Keyring::new(vec![key("older"), key("new")], "x").expect("a keyring");
-        let (mut uses, metrics) = (KeyUses::default(), Metrics::new("0.1.0"));
+        let (mut uses, metrics) = (SealingKeyUses::default(), Metrics::new("0.1.0"));
         let mut show = |keyring: &Keyring, now| {
             uses.show(keyring, &metrics, at(now));
             let text = metrics.encode(at(now));

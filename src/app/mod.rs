@@ -397,8 +397,8 @@ impl Environment {
         Environment { passwd, ..self.clone() }
     }
 
-    fn secrets(&self) -> crate::config::secret_ref::SecretReader {
-        crate::config::secret_ref::SecretReader::new(self.credentials_directory.as_deref())
+    fn secrets(&self) -> crate::secret_file::SecretReader {
+        crate::secret_file::SecretReader::new(self.credentials_directory.as_deref())
     }
 }
 

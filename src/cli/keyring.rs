@@ -2,7 +2,6 @@
 //! asked before a key begins to seal or goes away, and where it cannot be asked that is said.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -186,7 +185,6 @@ fn failed(error: &KeyringError) -> Failure {
 
 fn add(directory: &Path, as_json: bool, world: &mut World) -> Result<(), Failure> {
     let key = files::add(directory, &*world.random, world.clock.now()).map_err(|error| failed(&error))?;
-    let handed_over = hand_over(directory, &key.id);
     // Of an older ring nothing but the first key promotes itself, so a promoted new one is the primary.
     let primary = key.promoted_at.is_some();
     if as_json {
@@ -200,27 +198,7 @@ fn add(directory: &Path, as_json: bool, world: &mut World) -> Result<(), Failure
         key.id,
         directory.display()
     ));
-    handed_over.map_err(|error| {
-        Failure::failed(format!(
-            "the key was made, but its file could not be given to the directory's owner: {error}"
-        ))
-        .hint(format!("chown it to the daemon's user: {}", file_of(directory, &key.id).display()))
-    })
-}
-
-/// When root runs the command, the daemon's user must still be able to read the file.
-fn hand_over(directory: &Path, id: &str) -> std::io::Result<()> {
-    use rustix::fs::{Gid, Uid, chown};
-    let owner = std::fs::metadata(directory)?;
-    if rustix::process::geteuid().is_root() && owner.uid() != 0 {
-        let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
-        chown(file_of(directory, id), Some(uid), Some(gid))?;
-    }
     Ok(())
-}
-
-fn file_of(directory: &Path, id: &str) -> std::path::PathBuf {
-    directory.join(format!("{id}.key"))
 }
 
 /// What the daemon shows; or why none answers.

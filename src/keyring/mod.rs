@@ -1,6 +1,6 @@
 //! The keyring: the keys that seal what goes into a store, and the keys derived from them for other purposes.
 //!
-//! May know: `domain`, the file system (only in `files`), aws-lc-rs. Knows nothing of stores or of what is sealed.
+//! May know: `domain`, aws-lc-rs; in `files` alone the file system, `secret_file` and tokio. Knows nothing of stores or of what is sealed.
 //!
 //! Invariants:
 //! 1. A sealed value opens only in the very place it was sealed for: app, connection, field and generation are
@@ -28,6 +28,7 @@ use zeroize::Zeroizing;
 use self::tally::{Needed, Tally, Walked};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Timestamp;
+use crate::secret_file::SecretFileError;
 
 /// A sealing key's name: part of every sealed value, never secret.
 pub type KeyId = String;
@@ -81,17 +82,20 @@ pub trait KeySource: Send + Sync {
     ///
     /// # Errors
     /// It cannot be reached, or a key cannot be read. What was read before stays in force.
-    fn read<'a>(&'a self, seen: Option<&'a Seen>) -> BoxFuture<'a, Result<Option<SourceRead>, KeyringError>>;
+    fn read<'a>(
+        &'a self,
+        seen: Option<&'a Version>,
+    ) -> BoxFuture<'a, Result<Option<SourceRead>, KeyringError>>;
 }
 
 /// What tells one state of a [`KeySource`] from another: looks of files, a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen(pub String);
+pub struct Version(pub String);
 
 /// What a [`KeySource`] holds.
 pub struct SourceRead {
     /// Which state this is; as it was before the keys were read, so that what changes meanwhile is another one.
-    pub seen: Seen,
+    pub version: Version,
     /// The keys.
     pub keys: Vec<SealingKey>,
 }
@@ -155,6 +159,9 @@ pub enum KeyringError {
         /// What is wrong with it, never its content.
         problem: String,
     },
+    /// A key file that may not be read, or cannot.
+    #[error(transparent)]
+    File(#[from] SecretFileError),
     /// A key that is gone, and must not be.
     #[error("the keyring {place} lacks the key {key}, and {why}; restore the file of that key")]
     Missing {
