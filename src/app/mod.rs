@@ -278,7 +278,10 @@ impl Daemon {
         watch::revocations(&daemon.parts);
         credentials::watch(&daemon.parts, metrics.clone());
         watch::files(&daemon.parts);
-        watch::keyring(&daemon.parts, keyring::Source::new(keys, keyring.clone(), events.clone()));
+        let known_by_keys = [callers, admins];
+        let source =
+            keyring::Source::new(keys, keyring.clone(), known_by_keys, clock.clone(), events.clone());
+        watch::keyring(&daemon.parts, source);
         watch::replicas(&daemon.parts);
         watch::seals(&daemon.parts, metrics.clone());
         foresight::watch(&daemon.parts);

@@ -11,6 +11,7 @@
 //! 4. A key file that cannot be read changes nothing: the keys read before stay in force. One that is gone or blank must
 //!    be so for a second first.
 //! 5. Nothing here grows without bound: buckets are capped, files are bounded.
+//! 6. A sealing key that a live API key was hashed with is held in the keyring.
 //!
 //! The one hard problem: `callers add-key` and `retire-key` write files while the daemon runs. So a file is replaced
 //! as a whole under a lock, and looked at again once a second, or when somebody presents a key that is not known.
@@ -297,6 +298,7 @@ mod tests {
     use crate::callers::api_key::ApiKey;
     use crate::callers::key_file::DEFAULT_LIFETIME;
     use crate::keyring::SealingKey;
+    use crate::keyring::tally::Needed;
     use crate::testkit::SeededRandom;
 
     const NOW: i64 = 1_800_000_000;
@@ -471,6 +473,43 @@ mod tests {
             |callers: &Callers| callers.key_uses().iter().map(|used| used.last_used_at).collect::<Vec<_>>();
         assert_eq!(uses(&before), expected);
         assert_eq!(uses(&callers(vec![setup("a", &[], &[&path])]).succeeding(&before)), expected);
+    }
+
+    #[test]
+    fn a_sealing_key_is_held_while_a_live_key_was_hashed_with_it() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let path = folder.path().join("a.keys");
+        let (_, info) = add(&path, "a", 1);
+        let ring = ring();
+        let build = |now| {
+            let setups = vec![setup("a", &[], &[&path])];
+            Callers::new(setups, ring.clone(), SecretReader::new(None), at(now)).expect("callers")
+        };
+        let is_held = || ring.may_go("k1") == Err(Needed::ApiKeys);
+        assert!(!is_held());
+        let before = build(NOW);
+        assert!(is_held());
+        // A reload's take the place of those before; ones that were not taken into service leave nothing behind.
+        let refused = build(NOW);
+        drop(refused);
+        assert!(is_held());
+        let callers = build(NOW).succeeding(&before);
+        drop(before);
+        assert!(is_held());
+        callers.look_again(at(info.expires_at.unix_seconds() - 1));
+        assert!(is_held());
+        callers.look_again(info.expires_at);
+        assert!(!is_held(), "it has expired");
+        callers.look_again(at(NOW));
+        assert!(is_held());
+        key_file::retire(&path, &info.id).expect("retired");
+        callers.look_again(at(NOW + 1));
+        assert!(!is_held(), "it is retired");
+        add(&path, "a", 2);
+        callers.look_again(at(NOW + 2));
+        assert!(is_held());
+        drop(callers);
+        assert!(!is_held());
     }
 
     #[test]
