@@ -18,6 +18,7 @@ pub mod policy;
 pub mod public;
 pub mod refresh;
 pub mod repository;
+pub mod secret_file;
 pub mod store;
 pub mod system;
 pub mod telemetry;

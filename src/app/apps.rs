@@ -12,7 +12,6 @@ use crate::authority::{
     ResponseMode, Roots, SecretMethod,
 };
 use crate::broker::{App, Apps, Tenants};
-use crate::config::secret_ref::SecretReader;
 use crate::config::{
     self, AppConfig, Config, CredentialConfig, CredentialKind, RefreshTokenReuse, SecretAuthMethod,
     TenantRule,
@@ -21,6 +20,7 @@ use crate::domain::id::AppName;
 use crate::domain::secret::ClientSecret;
 use crate::domain::time::Timestamp;
 use crate::events::AppCounters;
+use crate::secret_file::SecretReader;
 use crate::telemetry::metrics::Metrics;
 
 /// The authority of each app, with the configuration that it was made from.

@@ -41,7 +41,7 @@ pub(super) fn build(
             Err(problem) => problems.push(format!("admins.{name}: {problem}")),
         }
     }
-    let mut known = |setups| match Callers::new(setups, keyring.clone(), now) {
+    let mut known = |setups| match Callers::new(setups, keyring.clone(), environment.secrets(), now) {
         Ok(callers) => Some(callers),
         Err(errors) => {
             problems.extend(errors.iter().map(ToString::to_string));

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::broker::rewrap::{Pass, Progress};
-use crate::domain::time::Timestamp;
+use crate::callers::LiveCallers;
+use crate::domain::time::{Clock, Timestamp};
 use crate::events::Events;
-use crate::keyring::{KeyId, KeySource, Keyring, KeyringError, Seen};
+use crate::keyring::{KeyId, KeySource, Keyring, KeyringError, Version};
 use crate::repository::RepositoryError;
 use crate::telemetry::metrics::Metrics;
 
@@ -28,22 +29,32 @@ pub(super) async fn open(keys: &dyn KeySource) -> Result<Keyring, KeyringError> 
 pub(super) struct Source {
     keys: Arc<dyn KeySource>,
     keyring: Arc<Keyring>,
+    /// Callers and admins, whose API keys need sealing keys.
+    known_by_keys: [LiveCallers; 2],
+    clock: Arc<dyn Clock>,
     events: Arc<Events>,
     /// What it was when it was last taken up.
-    seen: Option<Seen>,
+    seen: Option<Version>,
     /// Why what it held is not in force; what was before is.
     refused: Option<KeyringError>,
 }
 
 impl Source {
     /// The source that `keyring` was opened from.
-    pub(super) fn new(keys: Arc<dyn KeySource>, keyring: Arc<Keyring>, events: Arc<Events>) -> Self {
-        Source { keys, keyring, events, seen: None, refused: None }
+    pub(super) fn new(
+        keys: Arc<dyn KeySource>,
+        keyring: Arc<Keyring>,
+        known_by_keys: [LiveCallers; 2],
+        clock: Arc<dyn Clock>,
+        events: Arc<Events>,
+    ) -> Self {
+        Source { keys, keyring, known_by_keys, clock, events, seen: None, refused: None }
     }
 
     /// Looks at the source again, and swaps the ring in that it holds if that may take the place of the one in force. Cheap when
     /// nothing changed. Says whether the keys in force are others now; why they are not is said once, as an error.
     pub(super) async fn look_again(&mut self) -> bool {
+        self.look_at_api_keys().await;
         // What was refused may be right by now, with the same keys: it depends on what was counted.
         let seen = self.seen.as_ref().filter(|_| self.refused.is_none());
         let place = self.keys.place();
@@ -52,10 +63,10 @@ impl Source {
             Ok(Some(read)) => Ok(read),
             Err(error) => Err(error),
         };
-        let replaced = read.and_then(|read| Ok((read.seen, self.keyring.replace(read.keys, &place)?)));
+        let replaced = read.and_then(|read| Ok((read.version, self.keyring.replace(read.keys, &place)?)));
         match replaced {
-            Ok((seen, replaced)) => {
-                self.seen = Some(seen);
+            Ok((version, replaced)) => {
+                self.seen = Some(version);
                 let was_refused = self.refused.take().is_some();
                 if !replaced.is_nothing() {
                     self.events.keyring_replaced(&replaced).await;
@@ -75,11 +86,23 @@ impl Source {
     }
 }
 
+impl Source {
+    /// Which keys are held is known as of now, although nobody may have presented an API key for long.
+    async fn look_at_api_keys(&self) {
+        let (known_by_keys, now) = (self.known_by_keys.clone(), self.clock.now());
+        let look = move || known_by_keys.iter().for_each(|callers| callers.load().look_again(now));
+        // Not on a thread that serves: it may be on a mount that hangs.
+        if let Err(error) = tokio::task::spawn_blocking(look).await {
+            tracing::error!(%error, "the files of API keys could not be looked at");
+        }
+    }
+}
+
 /// When each key was made and used last, for the metrics.
 #[derive(Default)]
-pub(super) struct KeyUses(BTreeMap<KeyId, u64>);
+pub(super) struct SealingKeyUses(BTreeMap<KeyId, u64>);
 
-impl KeyUses {
+impl SealingKeyUses {
     /// Shows them. For a timer of a second: a use since the last look was now.
     pub(super) fn show(&mut self, keyring: &Keyring, metrics: &Metrics, now: Timestamp) {
         let keys = keyring.keys();
@@ -208,7 +231,7 @@ mod tests {
         );
         let sealed = before.expect("a keyring").seal(&place, b"secret", &random);
         let keyring = Keyring::new(vec![key("older"), key("new")], "x").expect("a keyring");
-        let (mut uses, metrics) = (KeyUses::default(), Metrics::new("0.1.0"));
+        let (mut uses, metrics) = (SealingKeyUses::default(), Metrics::new("0.1.0"));
         let mut show = |keyring: &Keyring, now| {
             uses.show(keyring, &metrics, at(now));
             let text = metrics.encode(at(now));

@@ -9,10 +9,10 @@ use rustls::ServerConfig;
 
 use super::StartError;
 use super::foresight::ends;
-use crate::config::secret_ref::SecretReader;
 use crate::config::{self, ListenConfig, Listener};
 use crate::domain::time::Timestamp;
 use crate::listener::{Address, Bound, Limits, ListenerConfig, Tls, tls_server_config};
+use crate::secret_file::SecretReader;
 use crate::telemetry::metrics::Metrics;
 
 /// The TLS of every listener, read and checked: in the order public, ops, local, admin. None where it is plain.

@@ -281,7 +281,10 @@ impl Daemon {
         watch::revocations(&daemon.parts);
         credentials::watch(&daemon.parts, metrics.clone());
         watch::files(&daemon.parts);
-        watch::keyring(&daemon.parts, keyring::Source::new(keys, keyring.clone(), events.clone()));
+        let known_by_keys = [callers, admins];
+        let source =
+            keyring::Source::new(keys, keyring.clone(), known_by_keys, clock.clone(), events.clone());
+        watch::keyring(&daemon.parts, source);
         watch::replicas(&daemon.parts);
         watch::seals(&daemon.parts, metrics.clone());
         foresight::watch(&daemon.parts);
@@ -400,8 +403,8 @@ impl Environment {
         Environment { passwd, ..self.clone() }
     }
 
-    fn secrets(&self) -> crate::config::secret_ref::SecretReader {
-        crate::config::secret_ref::SecretReader::new(self.credentials_directory.as_deref())
+    fn secrets(&self) -> crate::secret_file::SecretReader {
+        crate::secret_file::SecretReader::new(self.credentials_directory.as_deref())
     }
 }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::{Ports, StartError};
-use crate::config::secret_ref::SecretReader;
 use crate::config::{self, RedisKind, StoreBackend, StoreConfig};
+use crate::secret_file::SecretReader;
 use crate::store::Store;
 use crate::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use crate::store::observed::{Observed, StoreObserver};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Parts;
 use super::files::Looks;
-use super::keyring::{KeyUses, Rounds, Source};
+use super::keyring::{Rounds, SealingKeyUses, Source};
 use super::reload::AGAIN;
 use crate::broker::Broker;
 use crate::broker::inspect::{Counts, STATUSES};
@@ -169,7 +169,7 @@ pub(super) fn keyring(parts: &Parts, mut source: Source) {
     let (broker, clock, shutdown) = (parts.broker.clone(), parts.clock.clone(), parts.shutdown.clone());
     let reloader = parts.reloader.clone();
     let watch = async move {
-        let mut uses = KeyUses::default();
+        let mut uses = SealingKeyUses::default();
         loop {
             uses.show(&reloader.keyring, &reloader.metrics, clock.now());
             if source.look_again().await {

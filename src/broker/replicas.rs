@@ -70,8 +70,7 @@ pub struct Sealing {
 
 impl Sealing {
     fn of(keyring: &Keyring) -> Self {
-        let tally = keyring.tally();
-        let keys = keyring.keys().into_iter().map(|key| (key.id.clone(), tally.may_go(&key.id).is_ok()));
+        let keys = keyring.keys().into_iter().map(|key| (key.id.clone(), keyring.may_go(&key.id).is_ok()));
         Sealing { primary: keyring.primary().id.clone(), keys: keys.collect() }
     }
 }

@@ -76,7 +76,7 @@ pub struct ShownKey {
     pub is_primary: bool,
     /// What was counted of it.
     pub counted: Option<Counted>,
-    /// It was counted zero twice.
+    /// It was counted zero twice, and no API key needs it.
     pub may_go: bool,
 }
 
@@ -316,7 +316,7 @@ impl Broker {
                 promoted_at: key.and_then(|key| key.promoted_at),
                 is_primary: id == primary.id,
                 counted: tally.of(&id).copied(),
-                may_go: id != primary.id && tally.may_go(&id).is_ok(),
+                may_go: id != primary.id && keyring.may_go(&id).is_ok(),
                 id,
             }
         };
@@ -333,7 +333,7 @@ impl Broker {
     /// Why a key must not be taken away yet; nothing when it may be.
     pub async fn against_retiring(&self, id: &str) -> Result<Vec<String>, Refusal> {
         let replicas = self.replicas().await?;
-        Ok(against_retiring(id, self.deps.repository.keyring().tally().may_go(id), &replicas))
+        Ok(against_retiring(id, self.deps.repository.keyring().may_go(id), &replicas))
     }
 }
 
@@ -368,7 +368,10 @@ fn against_retiring(id: &str, counted: Result<(), Needed>, replicas: &[Replica])
             is_primary_somewhere = true;
             reasons.push(format!("{} seals with it: promote another key there first", replica.name()));
         } else if !is_me && report.sealing.keys.get(id) == Some(&false) {
-            reasons.push(format!("{} has not counted it zero twice yet", replica.name()));
+            reasons.push(format!(
+                "{} has not counted it zero twice yet, or knows API keys by hashes made with it",
+                replica.name()
+            ));
         }
     }
     if let Err(why) = counted

@@ -15,6 +15,7 @@ use crate::domain::id::CallerName;
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::time::Timestamp;
 use crate::keyring::{KeyId, Keyring};
+use crate::secret_file::{Belongs, SecretFileError, SecretReader};
 
 /// How long a key lives when nobody says otherwise: a year, so that every key is replaced now and then.
 pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
@@ -58,14 +59,9 @@ pub enum KeyFileError {
         /// Why.
         source: io::Error,
     },
-    /// Somebody else than its owner may read or write it.
-    #[error("others may use the key file {} (mode {mode:03o}); run `chmod 600 {}`", file.display(), file.display())]
-    Exposed {
-        /// Which file.
-        file: PathBuf,
-        /// Its mode.
-        mode: u32,
-    },
+    /// Somebody else than the daemon may read or write it.
+    #[error(transparent)]
+    Secret(#[from] SecretFileError),
     /// It is a directory, a device, or too large.
     #[error("{file} is no key file: it must be a regular file of at most {LARGEST_FILE} bytes of text")]
     NotAKeyFile {
@@ -182,6 +178,10 @@ pub fn retire(path: &Path, id: &str) -> Result<KeyInfo, KeyFileError> {
         .filter(|(at, _)| at + 1 != gone)
         .map(|(_, line)| line)
         .collect();
+    if file.text.trim_ascii().is_empty() {
+        // A file without a word would be taken for one that is just being written.
+        file.text = HEADER.to_owned();
+    }
     file.write()?;
     Ok(info)
 }
@@ -191,7 +191,25 @@ pub fn retire(path: &Path, id: &str) -> Result<KeyInfo, KeyFileError> {
 /// # Errors
 /// The file cannot be read, is open to others, is no key file, or has a line that cannot be read.
 pub fn list(path: &Path) -> Result<Vec<KeyInfo>, KeyFileError> {
-    Ok(read(path)?.keys.into_iter().map(|key| key.info).collect())
+    list_as(path, &reader_for(path))
+}
+
+/// The same, judged by who the daemon is known to be.
+///
+/// # Errors
+/// Those of [`list`].
+pub fn list_as(path: &Path, secrets: &SecretReader) -> Result<Vec<KeyInfo>, KeyFileError> {
+    Ok(read(path, secrets)?.keys.into_iter().map(|key| key.info).collect())
+}
+
+/// For a command: the file is the daemon's, or else its directory is.
+fn reader_for(path: &Path) -> SecretReader {
+    let place = if path.exists() { path } else { directory_of(path) };
+    SecretReader::for_owner_of(place, None)
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// A key as its file keeps it.
@@ -207,6 +225,13 @@ pub(super) struct KeyFile {
     /// None when there is no file.
     pub(super) stamp: Option<Stamp>,
     text: String,
+}
+
+impl KeyFile {
+    /// It is gone, or nothing is written in it. What `retire` leaves of a file has a heading at least, and is meant.
+    pub(super) fn is_blank(&self) -> bool {
+        self.text.trim_ascii().is_empty()
+    }
 }
 
 /// Changes whenever the file does: a rewrite has another inode, an edit in place another time or length.
@@ -241,8 +266,9 @@ pub(super) fn stamp(path: &Path) -> io::Result<Option<Stamp>> {
     }
 }
 
-/// Reads the file. Symbolic links are followed: a mounted Kubernetes secret is one.
-pub(super) fn read(path: &Path) -> Result<KeyFile, KeyFileError> {
+/// Reads the file, if that may be read like any secret's. Symbolic links are followed wherever they lead: it holds hashes, and what
+/// commands write is the file behind the link.
+pub(super) fn read(path: &Path, secrets: &SecretReader) -> Result<KeyFile, KeyFileError> {
     let io = |source| KeyFileError::Io { doing: "reading", file: path.to_owned(), source };
     // Not to wait for a writer, should it be a pipe.
     let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
@@ -258,9 +284,7 @@ pub(super) fn read(path: &Path) -> Result<KeyFile, KeyFileError> {
     if !metadata.is_file() || metadata.len() > LARGEST_FILE {
         return Err(not_a_key_file());
     }
-    if metadata.mode() & 0o077 != 0 {
-        return Err(KeyFileError::Exposed { file: path.to_owned(), mode: metadata.mode() & 0o777 });
-    }
+    secrets.check(path, &file)?;
     let mut bytes = Vec::new();
     file.take(LARGEST_FILE + 1).read_to_end(&mut bytes).map_err(io)?;
     if bytes.len() as u64 > LARGEST_FILE {
@@ -333,8 +357,8 @@ struct Locked {
     directory: File,
     keys: Vec<StoredKey>,
     text: String,
-    /// Of the file before, or of the directory when there was none.
-    owner: (u32, u32),
+    /// As the file before did, or as in its directory when there was none.
+    belongs: Belongs,
 }
 
 impl Locked {
@@ -343,20 +367,15 @@ impl Locked {
             |source| KeyFileError::Io { doing: "locking the directory of", file: path.to_owned(), source };
         // Behind a symbolic link it is the file that is rewritten, and the link stays.
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let directory = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => File::open(parent),
-            _ => File::open("."),
-        }
-        .map_err(io)?;
+        let directory = File::open(directory_of(&path)).map_err(io)?;
         flock(&directory, FlockOperation::LockExclusive).map_err(|error| io(error.into()))?;
-        let KeyFile { keys, text, stamp } = read(&path)?;
-        let owner = match stamp {
-            Some(_) => fs::metadata(&path),
-            None => directory.metadata(),
+        let KeyFile { keys, text, stamp } = read(&path, &reader_for(&path))?;
+        let belongs = match stamp {
+            Some(_) => fs::metadata(&path).map(|before| Belongs::like_file(&before)),
+            None => directory.metadata().map(|directory| Belongs::in_directory(&directory)),
         }
-        .map(|metadata| (metadata.uid(), metadata.gid()))
         .map_err(io)?;
-        Ok(Locked { path, directory, keys, text, owner })
+        Ok(Locked { path, directory, keys, text, belongs })
     }
 
     /// Replaces the file by `text` at once or not at all, and gives the lock back.
@@ -381,19 +400,9 @@ impl Locked {
             _ => {}
         }
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(partial)?;
-        self.hand_over(&file)?;
+        self.belongs.give(&file)?;
         file.write_all(self.text.as_bytes())?;
         file.sync_all()
-    }
-
-    /// When root runs the command, the daemon's user must still be able to read the file.
-    fn hand_over(&self, file: &File) -> io::Result<()> {
-        use rustix::fs::{Gid, Uid, fchown};
-        let (uid, gid) = self.owner;
-        if rustix::process::geteuid().is_root() && file.metadata()?.uid() != uid {
-            fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-        }
-        Ok(())
     }
 }
 
@@ -610,7 +619,7 @@ mod tests {
         let folder = Folder::new();
         assert_eq!(stamp(&folder.file()).expect("a stamp"), None);
         let (_, info) = folder.add(1, 100).expect("a key");
-        let added = read(&folder.file()).expect("the file").stamp;
+        let added = read(&folder.file(), &SecretReader::new(None)).expect("the file").stamp;
         assert_eq!(stamp(&folder.file()).expect("a stamp"), added);
         retire(&folder.file(), &info.id).expect("retired");
         assert_ne!(stamp(&folder.file()).expect("a stamp"), added);

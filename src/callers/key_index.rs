@@ -1,7 +1,7 @@
 //! The API keys in force: read from the callers' key files, read again when these change, and compared with what
 //! somebody presents in a time that tells nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 
 use super::api_key::{KeyHash, KeyHasher, PresentedKey};
-use super::key_file::{self, KeyFileError, KeyInfo, MOST_LIVE_KEYS, Stamp};
+use super::key_file::{self, KeyFile, KeyFileError, KeyInfo, MOST_LIVE_KEYS, Stamp};
 use super::{AuthenticationFailure, CallersError, KeyFileProblem, KeyUse};
 use crate::domain::id::CallerName;
 use crate::domain::time::Timestamp;
-use crate::keyring::{KeyId, Keyring};
+use crate::keyring::{Hold, KeyId, Keyring};
+use crate::secret_file::SecretReader;
 
 /// How often at most the files are looked at: a retired key is refused after this long.
 const LOOK_EVERY_MILLIS: u64 = 1000;
@@ -23,6 +24,7 @@ const LOOK_AFTER_MISS_MILLIS: u64 = 10;
 
 pub(super) struct KeyIndex {
     keyring: Arc<Keyring>,
+    secrets: SecretReader,
     current: RwLock<Arc<Keys>>,
     /// When the files were looked at last, in milliseconds since the Unix epoch.
     looked_at: AtomicI64,
@@ -33,6 +35,9 @@ struct Watched {
     files: Vec<WatchedFile>,
     /// When the last look ended, as [`KeyIndex::looked_at`].
     looked_at: i64,
+    /// The sealing keys that live keys were hashed with must not go.
+    hold: Hold,
+    held: BTreeSet<KeyId>,
     /// The sealing keys there were: with another one, hashes can be checked that could not be before.
     sealing_keys: Vec<KeyId>,
 }
@@ -42,6 +47,8 @@ struct WatchedFile {
     path: PathBuf,
     /// Of the content last read or refused; the error when it could not be had.
     seen: Result<Option<Stamp>, String>,
+    /// What it looked like when it was found gone or blank, and since when; what was before is in force still.
+    blank: Option<(Option<Stamp>, i64)>,
     /// Why the content is not in force; the one before is.
     problem: Option<String>,
     keys: Vec<Arc<Key>>,
@@ -76,24 +83,36 @@ impl KeyIndex {
     pub(super) fn new(
         files: Vec<(CallerName, PathBuf)>,
         keyring: Arc<Keyring>,
+        secrets: SecretReader,
         now: Timestamp,
     ) -> Result<Self, Vec<CallersError>> {
-        let mut watched =
-            Watched { files: Vec::new(), looked_at: now.unix_millis(), sealing_keys: sealing_keys(&keyring) };
+        let mut watched = Watched {
+            files: Vec::new(),
+            looked_at: now.unix_millis(),
+            hold: keyring.hold(),
+            held: BTreeSet::new(),
+            sealing_keys: sealing_keys(&keyring),
+        };
         let mut errors = Vec::new();
         for (caller, path) in files {
-            let mut file = WatchedFile { caller, path, seen: Ok(None), problem: None, keys: Vec::new() };
-            match file.read() {
-                Ok(()) => watched.files.push(file),
+            let mut file =
+                WatchedFile { caller, path, seen: Ok(None), blank: None, problem: None, keys: Vec::new() };
+            match key_file::read(&file.path, &secrets) {
+                Ok(content) => {
+                    file.take(content);
+                    watched.files.push(file);
+                }
                 Err(source) => errors.push(CallersError::KeyFile { caller: file.caller, source }),
             }
         }
         if !errors.is_empty() {
             return Err(errors);
         }
+        watched.hold_again(now);
         Ok(KeyIndex {
             current: RwLock::new(Arc::new(Keys::new(&watched.files, &keyring))),
             keyring,
+            secrets,
             looked_at: AtomicI64::new(now.unix_millis()),
             watched: Mutex::new(watched),
         })
@@ -164,7 +183,7 @@ impl KeyIndex {
 
     /// Looks at the files when the last look is long enough ago. One thread does it; the others go on with what there
     /// is.
-    fn look_again(&self, now: Timestamp) {
+    pub(super) fn look_again(&self, now: Timestamp) {
         let now = now.unix_millis();
         let before = self.looked_at.load(Ordering::Relaxed);
         // The wall clock may have been set back; then too.
@@ -189,8 +208,9 @@ impl KeyIndex {
         let mut changed = watched.sealing_keys != sealing_keys;
         watched.sealing_keys = sealing_keys;
         for file in &mut watched.files {
-            changed |= file.look_again();
+            changed |= file.look_again(&self.secrets, now);
         }
+        watched.hold_again(Timestamp::from_unix_millis(now));
         if changed {
             let keys = Arc::new(Keys::new(&watched.files, &self.keyring));
             *self.current.write().unwrap_or_else(PoisonError::into_inner) = keys;
@@ -207,27 +227,43 @@ impl KeyIndex {
     }
 }
 
+impl Watched {
+    /// A key that has expired needs its sealing key no more.
+    fn hold_again(&mut self, now: Timestamp) {
+        let keys = self.files.iter().flat_map(|file| &file.keys).filter(|key| key.info.is_live(now));
+        let held: BTreeSet<KeyId> = keys.map(|key| key.info.sealing_key.clone()).collect();
+        if held != self.held {
+            self.hold.set(held.clone());
+            self.held = held;
+        }
+    }
+}
+
 impl WatchedFile {
     /// Reads the file if it changed, and says whether its keys are now others. A file that cannot be read changes
     /// nothing and is reported once.
-    fn look_again(&mut self) -> bool {
+    fn look_again(&mut self, secrets: &SecretReader, now: i64) -> bool {
         let seen = key_file::stamp(&self.path).map_err(|error| error.to_string());
         if seen == self.seen {
+            self.blank = None;
             return false;
         }
-        self.seen = seen;
-        match self.read() {
-            Ok(()) => {
-                self.problem = None;
+        match key_file::read(&self.path, secrets) {
+            Ok(file) if file.is_blank() && !self.keys.is_empty() && !self.is_blank_still(file.stamp, now) => {
+                false
+            }
+            Ok(file) => {
+                self.take(file);
+                (self.problem, self.blank) = (None, None);
                 tracing::info!(caller = %self.caller, file = %self.path.display(), keys = self.keys.len(), "API keys read again");
                 true
             }
             Err(error) => {
                 let problem = error.to_string();
-                if matches!(error, KeyFileError::Io { .. }) {
-                    // Not the content's fault (too many open files, say): worth another try, changed or not.
-                    self.seen = Err(problem.clone());
-                }
+                // When it is not the content's fault (too many open files, say) it is worth another try, changed or not.
+                let is_io = matches!(error, KeyFileError::Io { .. });
+                self.seen = if is_io { Err(problem.clone()) } else { seen };
+                self.blank = None;
                 if self.problem.as_ref() != Some(&problem) {
                     tracing::warn!(caller = %self.caller, problem, "API keys not read again; those read before stay in force");
                 }
@@ -237,9 +273,20 @@ impl WatchedFile {
         }
     }
 
+    /// Whether a file that is gone, or in which nothing is written, was so at a look long enough ago: somebody may be copying
+    /// over it, or a mount may come back, and that must not lock everybody out.
+    fn is_blank_still(&mut self, stamp: Option<Stamp>, now: i64) -> bool {
+        match self.blank {
+            Some((before, since)) if before == stamp => now.abs_diff(since) >= LOOK_EVERY_MILLIS,
+            _ => {
+                self.blank = Some((stamp, now));
+                false
+            }
+        }
+    }
+
     /// Takes the file's keys; when the same key was last used stays known.
-    fn read(&mut self) -> Result<(), KeyFileError> {
-        let file = key_file::read(&self.path)?;
+    fn take(&mut self, file: KeyFile) {
         self.seen = Ok(file.stamp);
         let before = std::mem::take(&mut self.keys);
         let known = |info: &KeyInfo, hash: KeyHash| {
@@ -255,7 +302,6 @@ impl WatchedFile {
                 })
             })
             .collect();
-        Ok(())
     }
 }
 
@@ -353,7 +399,14 @@ mod tests {
             Arc::new(Key { info, hash, last_used_at: AtomicI64::new(NEVER) })
         });
         let keys = keys.collect();
-        WatchedFile { caller: name(caller), path: "x".into(), seen: Ok(None), problem: None, keys }
+        WatchedFile {
+            caller: name(caller),
+            path: "x".into(),
+            seen: Ok(None),
+            blank: None,
+            problem: None,
+            keys,
+        }
     }
 
     #[test]

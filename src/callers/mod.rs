@@ -1,18 +1,20 @@
 //! Who is asking: every internal service that may use the local API, and the ways in which it proves that it is
 //! itself.
 //!
-//! May know: `domain`, `policy`, `keyring`, the file system (only for key files), aws-lc-rs, tracing. Knows nothing
-//! of HTTP, stores or authorities.
+//! May know: `domain`, `policy`, `keyring`, `secret_file` and the file system (only for key files), aws-lc-rs, tracing.
+//! Knows nothing of HTTP, stores or authorities.
 //!
 //! Invariants:
 //! 1. An explicit credential decides alone: a bad API key on a Unix socket is refused, never the peer taken instead.
 //! 2. An API key is stored nowhere, only its keyed hash; without the keyring a key file helps nobody (B9).
 //! 3. An unknown caller, an unknown key and a wrong key cost the same work and look the same outside (B3, B9).
-//! 4. A key file that cannot be read changes nothing: the keys read before stay in force.
+//! 4. A key file that cannot be read changes nothing: the keys read before stay in force. One that is gone or blank must
+//!    be so for a second first.
 //! 5. Nothing here grows without bound: buckets are capped, files are bounded.
+//! 6. A sealing key that a live API key was hashed with is held in the keyring.
 //!
 //! The one hard problem: `callers add-key` and `retire-key` write files while the daemon runs. So a file is replaced
-//! as a whole under a lock, and looked at again at most once a second, when somebody presents a key.
+//! as a whole under a lock, and looked at again once a second, or when somebody presents a key that is not known.
 
 pub mod api_key;
 pub mod key_file;
@@ -31,6 +33,7 @@ use crate::domain::id::CallerName;
 use crate::domain::time::Timestamp;
 use crate::keyring::Keyring;
 use crate::policy::CallerPolicy;
+use crate::secret_file::SecretReader;
 use api_key::PresentedKey;
 use key_file::{KeyFileError, KeyInfo};
 use key_index::KeyIndex;
@@ -193,6 +196,7 @@ impl Callers {
     pub fn new(
         setups: Vec<CallerSetup>,
         keyring: Arc<Keyring>,
+        secrets: SecretReader,
         now: Timestamp,
     ) -> Result<Self, Vec<CallersError>> {
         let mut errors = Vec::new();
@@ -216,7 +220,7 @@ impl Callers {
                 errors.push(CallersError::SameName { caller: name });
             }
         }
-        match KeyIndex::new(files, keyring, now) {
+        match KeyIndex::new(files, keyring, secrets, now) {
             Ok(keys) if errors.is_empty() => Ok(Callers { by_name, by_uid, keys }),
             Ok(_) => Err(errors),
             Err(more) => {
@@ -231,6 +235,12 @@ impl Callers {
     pub fn succeeding(self, before: &Callers) -> Self {
         self.keys.remember(&before.key_uses());
         self
+    }
+
+    /// Looks at the key files, at most once a second: for a timer, so that what is known of them is not older than that although
+    /// nobody presents a key.
+    pub fn look_again(&self, now: Timestamp) {
+        self.keys.look_again(now);
     }
 
     /// Who presents this. May look at the key files, at most once a second; they are small.
@@ -288,6 +298,7 @@ mod tests {
     use crate::callers::api_key::ApiKey;
     use crate::callers::key_file::DEFAULT_LIFETIME;
     use crate::keyring::SealingKey;
+    use crate::keyring::tally::Needed;
     use crate::testkit::SeededRandom;
 
     const NOW: i64 = 1_800_000_000;
@@ -316,7 +327,9 @@ mod tests {
     }
 
     fn callers(setups: Vec<CallerSetup>) -> Callers {
-        Callers::new(setups, ring(), at(NOW)).map_err(|errors| format!("{errors:?}")).expect("callers")
+        Callers::new(setups, ring(), SecretReader::new(None), at(NOW))
+            .map_err(|errors| format!("{errors:?}"))
+            .expect("callers")
     }
 
     fn add(path: &Path, caller: &str, seed: u64) -> (ApiKey, KeyInfo) {
@@ -380,8 +393,50 @@ mod tests {
         // The wall clock was set back; the files are looked at all the same.
         assert_eq!(who(&callers, &key, NOW - 1000), Err(AuthenticationFailure::Unknown));
         assert_eq!(who(&callers, &second, NOW - 1000), Ok("a".into()));
+    }
+
+    #[test]
+    fn a_file_that_is_gone_or_blank_for_a_moment_locks_nobody_out() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let path = folder.path().join("a.keys");
+        let (key, info) = add(&path, "a", 1);
+        let good = fs::read_to_string(&path).expect("text");
+        let callers = callers(vec![setup("a", &[], &[&path])]);
+        let who = |milliseconds: i64| {
+            let now = Timestamp::from_unix_millis(NOW * 1000 + milliseconds);
+            callers.authenticate(Credential::ApiKey(key.expose()), now).is_ok()
+        };
+        // Copied over, by somebody who is slow.
+        fs::write(&path, "").expect("write");
+        assert!(who(1000) && who(1999));
+        fs::write(&path, &good).expect("write");
+        assert!(who(3000) && who(4000));
+        // A mount that blinks, and blinks again.
+        for start in [5000, 8000] {
+            fs::rename(&path, folder.path().join("elsewhere")).expect("moved");
+            assert!(who(start));
+            fs::rename(folder.path().join("elsewhere"), &path).expect("moved");
+            assert!(who(start + 1000));
+        }
+        assert!(callers.key_file_problems().is_empty());
+        // Gone, and blank after that: each for a second.
         fs::remove_file(&path).expect("removed");
-        assert_eq!(who(&callers, &second, NOW), Err(AuthenticationFailure::Unknown));
+        assert!(who(10_000));
+        fs::write(&path, "\n").expect("write");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
+        assert!(who(11_000));
+        assert!(!who(12_000), "it is meant");
+        fs::write(&path, &good).expect("write");
+        assert!(who(12_010), "a new key works as soon as it is written");
+        fs::remove_file(&path).expect("removed");
+        assert!(who(13_010));
+        assert!(!who(14_010));
+        // What is written in a file is meant at once, though it be no key.
+        fs::write(&path, good.lines().last().expect("a line")).expect("write");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
+        assert!(who(14_020));
+        key_file::retire(&path, &info.id).expect("retired");
+        assert!(!who(15_020));
     }
 
     #[test]
@@ -421,18 +476,95 @@ mod tests {
     }
 
     #[test]
+    fn a_sealing_key_is_held_while_a_live_key_was_hashed_with_it() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let path = folder.path().join("a.keys");
+        let (_, info) = add(&path, "a", 1);
+        let ring = ring();
+        let build = |now| {
+            let setups = vec![setup("a", &[], &[&path])];
+            Callers::new(setups, ring.clone(), SecretReader::new(None), at(now)).expect("callers")
+        };
+        let is_held = || ring.may_go("k1") == Err(Needed::ApiKeys);
+        assert!(!is_held());
+        let before = build(NOW);
+        assert!(is_held());
+        // A reload's take the place of those before; ones that were not taken into service leave nothing behind.
+        let refused = build(NOW);
+        drop(refused);
+        assert!(is_held());
+        let callers = build(NOW).succeeding(&before);
+        drop(before);
+        assert!(is_held());
+        callers.look_again(at(info.expires_at.unix_seconds() - 1));
+        assert!(is_held());
+        callers.look_again(info.expires_at);
+        assert!(!is_held(), "it has expired");
+        callers.look_again(at(NOW));
+        assert!(is_held());
+        key_file::retire(&path, &info.id).expect("retired");
+        callers.look_again(at(NOW + 1));
+        assert!(!is_held(), "it is retired");
+        add(&path, "a", 2);
+        callers.look_again(at(NOW + 2));
+        assert!(is_held());
+        drop(callers);
+        assert!(!is_held());
+    }
+
+    #[test]
     fn every_mistake_is_reported_at_once() {
         let folder = tempfile::tempdir().expect("temp dir");
         let path = folder.path().join("a.keys");
         fs::write(&path, "nonsense").expect("write");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
         let setups = vec![setup("a", &[1, 1], &[&path]), setup("b", &[1], &[]), setup("b", &[], &[])];
-        let errors = Callers::new(setups, ring(), at(NOW)).err().expect("refused");
+        let errors = Callers::new(setups, ring(), SecretReader::new(None), at(NOW)).err().expect("refused");
         let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
         assert!(texts[0].contains("both `a` and `b`"), "{texts:?}");
         assert!(texts[1].contains("two callers are named `b`"), "{texts:?}");
         assert!(texts[2].contains("caller `a`") && texts[2].contains("line 1"), "{texts:?}");
         assert_eq!(texts.len(), 3);
+    }
+
+    /// (Gives files away, which only root can.)
+    #[test]
+    fn key_files_are_read_like_every_secret_s_and_stay_whose_they_were() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        use std::os::unix::fs::{MetadataExt, chown};
+        let folder = tempfile::tempdir().expect("temp dir");
+        let path = folder.path().join("a.keys");
+        add(&path, "a", 1);
+        let daemon = {
+            let place = tempfile::tempdir().expect("temp dir");
+            chown(place.path(), Some(5), Some(7)).expect("chown");
+            SecretReader::for_owner_of(place.path(), None)
+        };
+        // Whose file, its mode, and whether a daemon of 5:7 takes it.
+        for (user, group, mode, good) in [
+            (5, 7, 0o600, true),
+            (0, 7, 0o640, true),
+            (0, 7, 0o440, true),
+            (5, 7, 0o640, false),
+            (0, 8, 0o640, false),
+            (6, 7, 0o600, false),
+            (0, 7, 0o644, false),
+        ] {
+            chown(&path, Some(user), Some(group)).expect("chown");
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("chmod");
+            let setups = vec![setup("a", &[], &[&path])];
+            let taken = Callers::new(setups, ring(), daemon.clone(), at(NOW)).is_ok();
+            assert_eq!(taken, good, "{user}:{group} {mode:o}");
+            assert_eq!(key_file::list_as(&path, &daemon).is_ok(), good, "{user}:{group} {mode:o}");
+            if good {
+                let (_, info) = add(&path, "a", 2);
+                key_file::retire(&path, &info.id).expect("retired");
+                let metadata = fs::metadata(&path).expect("metadata");
+                assert_eq!((metadata.uid(), metadata.gid(), metadata.mode() & 0o777), (user, group, mode));
+            }
+        }
     }
 
     #[test]
@@ -442,7 +574,8 @@ mod tests {
         let (key, _) = add(&path, "a", 1);
         let other = SealingKey::new("k2".into(), at(0), Some(at(0)), Zeroizing::new([8; 32]));
         let other = Arc::new(Keyring::new(vec![other], "here").expect("a ring"));
-        let callers = Callers::new(vec![setup("a", &[], &[&path])], other, at(NOW)).expect("callers");
+        let callers = Callers::new(vec![setup("a", &[], &[&path])], other, SecretReader::new(None), at(NOW))
+            .expect("callers");
         assert_eq!(who(&callers, &key, NOW), Err(AuthenticationFailure::Unknown));
     }
 }

@@ -13,7 +13,6 @@ use zeroize::Zeroizing;
 use super::{ConfigPath, Exit, Failure, World};
 use crate::authority::ClientCredential;
 use crate::callers::{UnixUser, key_file};
-use crate::config::secret_ref::{MAX_SECRET_SIZE, SecretFileError, SecretReader};
 use crate::config::{
     self, AuditSink, Authenticate, Config, CredentialConfig, CredentialKind, Listener, StoreBackend, Tls,
     read_credentials_dir,
@@ -21,6 +20,7 @@ use crate::config::{
 use crate::domain::time::Timestamp;
 use crate::keyring::{Keyring, files};
 use crate::listener::tls_server_config;
+use crate::secret_file::{MAX_SECRET_SIZE, SecretReader};
 
 /// The longest path that a Unix socket can have: `sun_path` without its zero byte (unix(7)).
 pub(super) const LONGEST_SOCKET_PATH: usize = 107;
@@ -55,7 +55,7 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
     let mut findings = Findings { file: &file, mistakes: Vec::new(), warnings: loaded.warnings };
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let credentials_directory = world.env.get("CREDENTIALS_DIRECTORY").map(Path::new);
-    let secrets = Secrets::new(credentials_directory, &loaded.config.sealing.keyring);
+    let secrets = SecretReader::for_owner_of(&loaded.config.sealing.keyring, credentials_directory);
     Check { config: &loaded.config, secrets, now: world.clock.now(), passwd }.all(&mut findings);
     let Findings { mistakes, warnings, .. } = findings;
 
@@ -117,53 +117,7 @@ impl Findings<'_> {
     }
 }
 
-/// Reads secret files as the daemon will. Root often checks on behalf of the daemon's user, and then that user's files
-/// are right although they are not root's.
-struct Secrets {
-    reader: SecretReader,
-    /// User and group of the keyring, when root looks at another user's: that user is the daemon.
-    daemon: Option<(u32, u32)>,
-}
-
-impl Secrets {
-    fn new(credentials_directory: Option<&Path>, keyring: &Path) -> Self {
-        let daemon = std::fs::metadata(keyring)
-            .ok()
-            .filter(|owner| rustix::process::geteuid().is_root() && owner.uid() != 0)
-            .map(|owner| (owner.uid(), owner.gid()));
-        Secrets { reader: SecretReader::new(credentials_directory), daemon }
-    }
-
-    fn read(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretFileError> {
-        let error = match self.reader.read(path) {
-            Err(error) => error,
-            Ok(content) => return Ok(content),
-        };
-        let Some((user, group)) = self.daemon else { return Err(error) };
-        let allowed = match &error {
-            SecretFileError::Owner { owner, .. } if *owner == user => 0o700,
-            SecretFileError::Mode { .. } => 0o740,
-            _ => return Err(error),
-        };
-        let metadata = match std::fs::metadata(path) {
-            Ok(metadata) => metadata,
-            Err(source) => return Err(SecretFileError::Read { path: path.to_owned(), source }),
-        };
-        let mode = metadata.mode() & 0o777;
-        let group_reads = metadata.uid() == 0 && metadata.gid() == group;
-        if mode & !allowed != 0 || (allowed == 0o740 && !group_reads) {
-            return Err(match error {
-                SecretFileError::Owner { .. } => {
-                    SecretFileError::Mode { path: path.to_owned(), mode, group_reads: false }
-                }
-                other => other,
-            });
-        }
-        read_bounded(path).map_err(|source| SecretFileError::Read { path: path.to_owned(), source })
-    }
-}
-
-/// A file that is no secret, or has been found fit to be read.
+/// A file that is no secret.
 fn read_bounded(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     use std::io::Read;
     let file = std::fs::File::open(path)?;
@@ -185,7 +139,7 @@ fn cannot_read(path: &Path, error: &io::Error) -> String {
 
 struct Check<'a> {
     config: &'a Config,
-    secrets: Secrets,
+    secrets: SecretReader,
     now: Timestamp,
     passwd: String,
 }
@@ -308,17 +262,8 @@ impl Check<'_> {
 
     /// A secret that is one line of text.
     fn text(&self, key: &str, path: &Path, findings: &mut Findings<'_>) {
-        match self.secrets.read(path) {
-            Err(error) => findings.mistake(key, error),
-            Ok(content) => {
-                let line = config::secret_ref::trim_one_line_end(&content);
-                let text = std::str::from_utf8(line).ok().filter(|text| !text.chars().any(char::is_control));
-                match text {
-                    Some("") => findings.mistake(key, SecretFileError::Empty { path: path.to_owned() }),
-                    Some(_) => {}
-                    None => findings.mistake(key, SecretFileError::NotText { path: path.to_owned() }),
-                }
-            }
+        if let Err(error) = self.secrets.read_text(path) {
+            findings.mistake(key, error);
         }
     }
 
@@ -458,7 +403,7 @@ impl Check<'_> {
         keyring: Option<&Keyring>,
         findings: &mut Findings<'_>,
     ) {
-        let keys = match key_file::list(path) {
+        let keys = match key_file::list_as(path, &self.secrets) {
             Ok(keys) => keys,
             Err(error) => return findings.mistake(key, error),
         };

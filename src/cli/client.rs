@@ -19,8 +19,8 @@ use zeroize::Zeroizing;
 use super::output::shown;
 use super::{ConfigPath, Failure, World};
 use crate::callers::api_key::PresentedKey;
-use crate::config::secret_ref::SecretReader;
 use crate::config::{Config, HttpUrl, Listener};
+use crate::secret_file::SecretReader;
 
 /// How long a request may take; longer than the daemon lets a caller wait for a refresh.
 pub(super) const DEADLINE: Duration = Duration::from_secs(40);

@@ -2,7 +2,6 @@
 //! asked before a key begins to seal or goes away, and where it cannot be asked that is said.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use super::{ConfigPath, Failure, World, block_on};
 use crate::callers::key_file;
 use crate::config::{Authenticate, Config, StoreBackend};
 use crate::keyring::{Keyring, KeyringError, SealingKey, files};
+use crate::secret_file::is_of_systemd;
 
 /// A daemon on the same machine answers at once, or does not run.
 const ASK_DAEMON: Duration = Duration::from_secs(2);
@@ -162,6 +162,20 @@ pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> 
     }
     let loaded = config.load(world)?;
     let directory = &loaded.config.sealing.keyring;
+    let act = match command {
+        Command::Add { .. } => Some("made"),
+        Command::Promote { .. } => Some("promoted"),
+        Command::Retire { .. } => Some("retired"),
+        Command::Status { .. } | Command::Rewrap { .. } => None,
+    };
+    let credentials_directory = world.env.get("CREDENTIALS_DIRECTORY").map(Path::new);
+    if let Some(act) = act.filter(|_| is_of_systemd(directory, credentials_directory)) {
+        return Err(Failure::failed(format!(
+            "no key is {act}: {} is systemd's copy of a keyring, made anew whenever the unit starts",
+            directory.display()
+        ))
+        .hint("give --config one whose sealing.keyring is the folder that the unit's LoadCredential=keyring: names, and restart the unit after that"));
+    }
     match command {
         Command::Add { json } => add(directory, *json, world),
         Command::Status { json, reach } => match asked(reach, config, world)? {
@@ -186,7 +200,6 @@ fn failed(error: &KeyringError) -> Failure {
 
 fn add(directory: &Path, as_json: bool, world: &mut World) -> Result<(), Failure> {
     let key = files::add(directory, &*world.random, world.clock.now()).map_err(|error| failed(&error))?;
-    let handed_over = hand_over(directory, &key.id);
     // Of an older ring nothing but the first key promotes itself, so a promoted new one is the primary.
     let primary = key.promoted_at.is_some();
     if as_json {
@@ -200,27 +213,7 @@ fn add(directory: &Path, as_json: bool, world: &mut World) -> Result<(), Failure
         key.id,
         directory.display()
     ));
-    handed_over.map_err(|error| {
-        Failure::failed(format!(
-            "the key was made, but its file could not be given to the directory's owner: {error}"
-        ))
-        .hint(format!("chown it to the daemon's user: {}", file_of(directory, &key.id).display()))
-    })
-}
-
-/// When root runs the command, the daemon's user must still be able to read the file.
-fn hand_over(directory: &Path, id: &str) -> std::io::Result<()> {
-    use rustix::fs::{Gid, Uid, chown};
-    let owner = std::fs::metadata(directory)?;
-    if rustix::process::geteuid().is_root() && owner.uid() != 0 {
-        let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
-        chown(file_of(directory, id), Some(uid), Some(gid))?;
-    }
     Ok(())
-}
-
-fn file_of(directory: &Path, id: &str) -> std::path::PathBuf {
-    directory.join(format!("{id}.key"))
 }
 
 /// What the daemon shows; or why none answers.
@@ -651,6 +644,29 @@ mod tests {
         assert!(refused.code == 1 && refused.err.contains("--unchecked"), "{}", refused.err);
         assert_eq!(primary().as_ref(), Some(&first));
         assert_eq!(scene.run(&["keyring", "promote", &third, "--unchecked", "--config", &shared]).code, 0);
+    }
+
+    #[test]
+    fn systemd_s_copy_is_not_written_to() {
+        let scene = Scene::new();
+        for ring in ["/run/credentials/tokenward.service".to_owned(), scene.path("copy")] {
+            let config = scene.file("t.toml", &format!("[sealing]\nkeyring = \"{ring}\"\n"), 0o600);
+            let copy = scene.path("copy");
+            for words in [&["add"][..], &["promote", "x", "--unchecked"], &["retire", "x", "--unchecked"]] {
+                let words = [&["keyring"], words, &["--config", &config]].concat();
+                let refused = scene.run_in(&words, &[("CREDENTIALS_DIRECTORY", &copy)]);
+                assert_eq!(refused.code, 1);
+                assert!(
+                    refused.err.contains("is systemd's copy") && refused.err.contains(&ring),
+                    "{}",
+                    refused.err
+                );
+                assert!(refused.err.contains("LoadCredential=") && refused.err.contains("restart the unit"));
+            }
+            assert!(!std::path::Path::new(&ring).exists(), "nothing is made");
+            let status = scene.run(&["keyring", "status", "--config", &config]);
+            assert!(!status.err.contains("systemd's copy"), "{}", status.err);
+        }
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! A stage for the commands: captured output, a fixed clock, seeded randomness and a directory that goes away.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Cursor, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -110,6 +109,15 @@ impl Scene {
     }
 
     pub(super) fn run_with(&self, args: &[&str], input: &str) -> Ended {
+        self.run_all(args, input, &[])
+    }
+
+    /// With something in the environment.
+    pub(super) fn run_in(&self, args: &[&str], env: &[(&str, &str)]) -> Ended {
+        self.run_all(args, "", env)
+    }
+
+    fn run_all(&self, args: &[&str], input: &str, env: &[(&str, &str)]) -> Ended {
         let (output, captured) = Captured::output(input);
         let seed = {
             let mut seed = self.seed.lock().expect("not poisoned");
@@ -117,7 +125,7 @@ impl Scene {
             *seed
         };
         let world = World {
-            env: BTreeMap::new(),
+            env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             clock: Arc::new(FixedClock(NOW)),
             random: Arc::new(SeededRandom::new(seed)),
             output,

@@ -2,7 +2,6 @@
 //!
 //! What it is for: [`load()`] turns text into a [`Config`] in which every value has already been checked, or into
 //! [`ConfigErrors`], which lists every mistake at once with its file, line, column, key and nearest known key.
-//! [`secret_ref`] reads the files in which secrets live.
 //!
 //! What it may know: the text, the path it came from and the environment, all three passed in. It opens no socket,
 //! reads no clock, and no other room is known here; each room takes its own section from the [`Config`].
@@ -25,7 +24,6 @@ mod load;
 mod mistakes;
 mod overrides;
 mod schema;
-pub mod secret_ref;
 mod sections;
 mod spec;
 mod tree;

@@ -1,5 +1,6 @@
-//! A keyring directory: one file a key, `{id}.key`, mode 0600. A key's file holds its id, its birth, when it was
-//! promoted, and its 256 bits.
+//! A keyring directory: one file a key, `{id}.key`, which is read like every secret's file ([`secret_file`](crate::secret_file)):
+//! of the daemon's user, mode 0600, or of root and a group of the daemon's, 0640. It holds the key's id, its birth, when it was
+//! promoted, and its 256 bits. What is written anew belongs to whom it belonged.
 //!
 //! systemd's credentials may be one, too (`LoadCredential=keyring:/some/folder`): there the files have `keyring_` before their names,
 //! lie among others, and may be readable to a group that nobody is in. They change with a restart of the unit only.
@@ -13,34 +14,73 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rustix::fs::{FlockOperation, Gid, Uid, fchown, flock};
+use rustix::fs::{FlockOperation, flock};
 use zeroize::Zeroizing;
 
-use super::{KeySource, Keyring, KeyringError, SealingKey, Seen, SourceRead};
+use super::{KeySource, Keyring, KeyringError, SealingKey, SourceRead, Version};
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Timestamp;
+use crate::secret_file::{Belongs, SecretFileError, SecretReader, is_of_systemd};
 
 /// A key file is far smaller; what is larger is something else.
-const LARGEST_FILE: u64 = 4096;
+const LARGEST_FILE: usize = 4096;
 
-/// Where systemd puts the credentials of units, each in a directory of its own that nobody else can enter.
-const SYSTEMD: &str = "/run/credentials";
 /// What files of a keyring begin with among other credentials of systemd.
 const AMONG_CREDENTIALS: &str = "keyring";
 
 /// A directory as a source of keys.
+#[derive(Clone)]
 pub struct Directory {
     path: PathBuf,
     is_of_systemd: bool,
+    secrets: SecretReader,
 }
 
 impl Directory {
-    /// This one; `credentials_directory` is `$CREDENTIALS_DIRECTORY`.
+    /// This one, read by the daemon itself; `credentials_directory` is `$CREDENTIALS_DIRECTORY`.
     pub fn new(path: &Path, credentials_directory: Option<&Path>) -> Self {
-        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let is_given = credentials_directory.is_some_and(|given| real(path).starts_with(real(given)));
-        Directory { path: path.to_owned(), is_of_systemd: is_given || is_of_systemd(path) }
+        Directory {
+            path: path.to_owned(),
+            is_of_systemd: is_of_systemd(path, credentials_directory),
+            secrets: SecretReader::new(credentials_directory),
+        }
+    }
+
+    /// This one, read by a command for the daemon whose directory it is.
+    fn for_its_owner(path: &Path) -> Self {
+        let secrets = SecretReader::for_owner_of(path, None);
+        Directory { path: path.to_owned(), is_of_systemd: is_of_systemd(path, None), secrets }
+    }
+
+    fn read_all(&self) -> Result<Vec<(PathBuf, SealingKey)>, KeyringError> {
+        let files = self.key_files()?.into_iter();
+        files.map(|path| read_key(&path, &self.secrets).map(|key| (path, key))).collect()
+    }
+
+    /// A key and its file.
+    fn find(&self, id: &str) -> Result<(PathBuf, SealingKey), KeyringError> {
+        let all = self.read_all()?;
+        let ids = all.iter().map(|(_, key)| key.id.clone()).collect();
+        let found = all.into_iter().find(|(_, key)| key.id == id);
+        found.ok_or_else(|| KeyringError::NoSuchKey { place: self.place(), key: id.to_owned(), ids })
+    }
+
+    fn key_files(&self) -> Result<Vec<PathBuf>, KeyringError> {
+        let io = |source| KeyringError::Io { doing: "reading", place: self.place(), source };
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.path).map_err(io)? {
+            let path = entry.map_err(io)?.path();
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            // Private keys of certificates may lie there as well.
+            let is_another = self.is_of_systemd && !name.starts_with(AMONG_CREDENTIALS);
+            let is_key = path.extension().is_some_and(|extension| extension == "key");
+            if is_key && !name.starts_with('.') && !is_another {
+                files.push(path);
+            }
+        }
+        files.sort();
+        Ok(files)
     }
 }
 
@@ -49,17 +89,19 @@ impl KeySource for Directory {
         self.path.display().to_string()
     }
 
-    fn read<'a>(&'a self, seen: Option<&'a Seen>) -> BoxFuture<'a, Result<Option<SourceRead>, KeyringError>> {
-        let (directory, is_of_systemd, seen) = (self.path.clone(), self.is_of_systemd, seen.cloned());
+    fn read<'a>(
+        &'a self,
+        seen: Option<&'a Version>,
+    ) -> BoxFuture<'a, Result<Option<SourceRead>, KeyringError>> {
+        let (directory, seen) = (self.clone(), seen.cloned());
         let look = move || {
             // Looked at before it is read: what changes in between is seen the next time.
-            let files = key_files(&directory, is_of_systemd)?;
-            let now = Seen(format!("{:?}", stamp(&files)));
+            let now = Version(format!("{:?}", stamp(&directory.key_files()?)));
             if seen.as_ref() == Some(&now) {
                 return Ok(None);
             }
-            let keys = files.iter().map(|file| read_key(file, is_of_systemd)).collect::<Result<_, _>>()?;
-            Ok(Some(SourceRead { seen: now, keys }))
+            let keys = directory.read_all()?.into_iter().map(|(_, key)| key).collect();
+            Ok(Some(SourceRead { version: now, keys }))
         };
         Box::pin(async move {
             // Not on a thread that serves: it may be on a mount that hangs.
@@ -82,8 +124,7 @@ pub fn open(directory: &Path) -> Result<Keyring, KeyringError> {
 
 /// Every key in `directory`; none at all is no error here.
 pub fn read(directory: &Path) -> Result<Vec<SealingKey>, KeyringError> {
-    let is_of_systemd = is_of_systemd(directory);
-    key_files(directory, is_of_systemd)?.iter().map(|path| read_key(path, is_of_systemd)).collect()
+    Ok(Directory::for_its_owner(directory).read_all()?.into_iter().map(|(_, key)| key).collect())
 }
 
 /// Makes a new key in `directory`, which is created (0700) when it is missing. The first key of a ring is promoted;
@@ -95,14 +136,22 @@ pub fn add(directory: &Path, random: &dyn Random, now: Timestamp) -> Result<Seal
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io("creating"))?;
     }
     let _lock = lock(directory)?;
-    let first = read(directory)?.is_empty();
+    let others = Directory::for_its_owner(directory).read_all()?;
+    let first = others.is_empty();
     let material: Zeroizing<[u8; 32]> = Zeroizing::new(random_bytes(random));
     let suffix = random_bytes::<3>(random);
     let day = now.rfc3339();
     let id = format!("{}-{:02x}{:02x}{:02x}", &day[..10], suffix[0], suffix[1], suffix[2]);
     let key = SealingKey::new(id, now, first.then_some(now), material);
 
-    write(directory, &directory.join(format!("{}.key", key.id)), &key, None).map_err(io("writing to"))?;
+    // Whoever can read the others can read the new one.
+    let belongs = match others.first() {
+        Some((sibling, _)) => fs::metadata(sibling).map(|sibling| Belongs::like_file(&sibling)),
+        None => fs::metadata(directory).map(|directory| Belongs::in_directory(&directory)),
+    };
+    belongs
+        .and_then(|belongs| write(directory, &directory.join(format!("{}.key", key.id)), &key, belongs))
+        .map_err(io("writing to"))?;
     Ok(key)
 }
 
@@ -114,15 +163,15 @@ pub fn promote(directory: &Path, id: &str, now: Timestamp) -> Result<SealingKey,
     let io =
         |source| KeyringError::Io { doing: "writing to", place: directory.display().to_string(), source };
     let _lock = lock(directory)?;
-    let (path, key) = find(directory, id)?;
+    let (path, key) = Directory::for_its_owner(directory).find(id)?;
     // Later than every other: files hold whole seconds, and some other machine's clock may be ahead.
     let others = read(directory)?.into_iter().filter(|other| other.id != id);
     let latest = others.filter_map(|other| other.promoted_at).max();
     let after_all = latest.map(|latest| latest.plus(Duration::from_secs(1)));
     let promoted_at = after_all.map_or(now, |after_all| after_all.max(now));
     let key = SealingKey { promoted_at: Some(promoted_at), ..key };
-    let owner = fs::metadata(&path).map_err(io)?;
-    write(directory, &path, &key, Some((owner.uid(), owner.gid()))).map_err(io)?;
+    let before = fs::metadata(&path).map_err(io)?;
+    write(directory, &path, &key, Belongs::like_file(&before)).map_err(io)?;
     Ok(key)
 }
 
@@ -134,7 +183,7 @@ pub fn retire(directory: &Path, id: &str) -> Result<SealingKey, KeyringError> {
     let io =
         |source| KeyringError::Io { doing: "writing to", place: directory.display().to_string(), source };
     let _lock = lock(directory)?;
-    let (path, key) = find(directory, id)?;
+    let (path, key) = Directory::for_its_owner(directory).find(id)?;
     let place = directory.display().to_string();
     if open(directory)?.primary().id == id {
         return Err(KeyringError::Primary { place, key: id.to_owned() });
@@ -158,19 +207,6 @@ fn stamp(files: &[PathBuf]) -> Vec<(&PathBuf, Option<FileStamp>)> {
 /// Device, inode, length, and when content and inode were changed.
 type FileStamp = (u64, u64, u64, (i64, i64), (i64, i64));
 
-/// A key and its file.
-fn find(directory: &Path, id: &str) -> Result<(PathBuf, SealingKey), KeyringError> {
-    let (mut ids, is_of_systemd) = (Vec::new(), is_of_systemd(directory));
-    for path in key_files(directory, is_of_systemd)? {
-        let key = read_key(&path, is_of_systemd)?;
-        if key.id == id {
-            return Ok((path, key));
-        }
-        ids.push(key.id);
-    }
-    Err(KeyringError::NoSuchKey { place: directory.display().to_string(), key: id.to_owned(), ids })
-}
-
 /// One at a time changes a keyring. The directory is locked, for its files are replaced.
 fn lock(directory: &Path) -> Result<File, KeyringError> {
     let io = |source| KeyringError::Io { doing: "locking", place: directory.display().to_string(), source };
@@ -180,7 +216,7 @@ fn lock(directory: &Path) -> Result<File, KeyringError> {
 }
 
 /// Writes a key's file: under another name, synced, and only then under its own.
-fn write(directory: &Path, path: &Path, key: &SealingKey, owner: Option<(u32, u32)>) -> io::Result<()> {
+fn write(directory: &Path, path: &Path, key: &SealingKey, belongs: Belongs) -> io::Result<()> {
     let partial = directory.join(format!(".{}.partial", key.id));
     match fs::remove_file(&partial) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -189,10 +225,7 @@ fn write(directory: &Path, path: &Path, key: &SealingKey, owner: Option<(u32, u3
     let written = (|| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
         file.write_all(text(key).as_bytes())?;
-        let made = file.metadata()?;
-        if let Some((uid, gid)) = owner.filter(|owner| *owner != (made.uid(), made.gid())) {
-            fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-        }
+        belongs.give(&file)?;
         file.sync_all()?;
         fs::rename(&partial, path)
     })();
@@ -224,53 +257,18 @@ fn text(key: &SealingKey) -> Zeroizing<String> {
     text
 }
 
-fn key_files(directory: &Path, is_of_systemd: bool) -> Result<Vec<PathBuf>, KeyringError> {
-    let io = |source| KeyringError::Io { doing: "reading", place: directory.display().to_string(), source };
-    let mut files = Vec::new();
-    for entry in fs::read_dir(directory).map_err(io)? {
-        let path = entry.map_err(io)?.path();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        // Private keys of certificates may lie there as well.
-        let is_another = is_of_systemd && !name.starts_with(AMONG_CREDENTIALS);
-        let is_key = path.extension().is_some_and(|extension| extension == "key");
-        if is_key && !name.starts_with('.') && !is_another {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-fn is_of_systemd(directory: &Path) -> bool {
-    directory.starts_with(SYSTEMD)
-}
-
-/// What the file's mode may hold. Its group may read it where that is how the daemon gets at it, as with every secret's file: root's,
-/// and the daemon is not root and is in the group; and where systemd has seen to it that nobody else comes near.
-fn allowed_mode(metadata: &fs::Metadata, is_of_systemd: bool) -> u32 {
-    use rustix::process::{getegid, geteuid, getgroups};
-    let in_group = || {
-        let groups = getgroups().unwrap_or_default();
-        groups.into_iter().chain([getegid()]).any(|group| group.as_raw() == metadata.gid())
-    };
-    let is_by_group = metadata.uid() == 0 && !geteuid().is_root() && in_group();
-    if is_by_group || is_of_systemd { 0o740 } else { 0o700 }
-}
-
-fn read_key(path: &Path, is_of_systemd: bool) -> Result<SealingKey, KeyringError> {
+fn read_key(path: &Path, secrets: &SecretReader) -> Result<SealingKey, KeyringError> {
     let problem = |problem: String| KeyringError::Key { file: path.display().to_string(), problem };
-    let metadata = fs::metadata(path).map_err(|error| problem(error.to_string()))?;
-    if !metadata.is_file() || metadata.len() > LARGEST_FILE {
+    let bytes = secrets.read(path).map_err(|error| match error {
+        // (Nobody is to write something to it, as with another secret.)
+        SecretFileError::Empty { .. } | SecretFileError::TrailingNul { .. } => {
+            problem("is empty or half written; restore it from its backup".into())
+        }
+        other => KeyringError::File(other),
+    })?;
+    if bytes.len() > LARGEST_FILE {
         return Err(problem("is not a key file".into()));
     }
-    if metadata.mode() & 0o777 & !allowed_mode(&metadata, is_of_systemd) != 0 {
-        return Err(problem(format!(
-            "others may read it (mode {:03o}); run `chmod 600 {}`",
-            metadata.mode() & 0o777,
-            path.display()
-        )));
-    }
-    let bytes = Zeroizing::new(fs::read(path).map_err(|error| problem(error.to_string()))?);
     let text = std::str::from_utf8(&bytes).map_err(|_| problem("is not text".into()))?;
 
     let field = |name: &str| {
@@ -315,7 +313,7 @@ mod tests {
     use crate::testkit::SeededRandom;
 
     fn looks(directory: &Path) -> String {
-        format!("{:?}", stamp(&key_files(directory, false).expect("reads")))
+        format!("{:?}", stamp(&Directory::new(directory, None).key_files().expect("reads")))
     }
 
     #[test]
@@ -385,7 +383,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("temp dir");
         let path = folder.path().join("x.key");
         let cases = [
-            ("", "`id`"),
+            ("", "restore it from its backup"),
+            ("# a key", "`id`"),
             ("id = \"a\"\nkey = \"AAAA\"", "256 bits"),
             ("id = \"a\"\nkey = \"????\"", "base64"),
             ("id = \"../a\"\nkey = \"AAAA\"", "A-Z a-z 0-9 -"),
@@ -405,6 +404,67 @@ mod tests {
         assert!(open(folder.path()).err().expect("refused").to_string().contains("chmod 600"));
     }
 
+    /// (Gives files away, which only root can.)
+    #[test]
+    fn what_root_writes_the_daemon_can_read_and_nobody_else() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        use std::os::unix::fs::chown;
+        let (random, at) = (SeededRandom::new(1), Timestamp::from_unix_seconds);
+        let owner = |path: &Path| {
+            let metadata = fs::metadata(path).expect("metadata");
+            (metadata.uid(), metadata.gid(), metadata.mode() & 0o777)
+        };
+        // Whose the directory is, its mode, and how the first key's file must be.
+        for (directory, mode, first_file) in
+            [((0, 0), 0o700, (0, 0, 0o600)), ((5, 7), 0o700, (5, 7, 0o600)), ((0, 7), 0o750, (0, 7, 0o640))]
+        {
+            let folder = tempfile::tempdir().expect("temp dir");
+            let file = |key: &SealingKey| folder.path().join(format!("{}.key", key.id));
+            chown(folder.path(), Some(directory.0), Some(directory.1)).expect("chown");
+            fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).expect("chmod");
+            let first = add(folder.path(), &random, at(100)).expect("first key");
+            assert_eq!(owner(&file(&first)), first_file);
+            // It was given to a group since, as an operator may do; a new one is like it, and it stays so.
+            let kept = if directory == (0, 0) { (0, 0, 0o400) } else { (0, 7, 0o640) };
+            chown(file(&first), Some(kept.0), Some(kept.1)).expect("chown");
+            fs::set_permissions(file(&first), fs::Permissions::from_mode(kept.2)).expect("chmod");
+            let second = add(folder.path(), &random, at(200)).expect("second key");
+            assert_eq!(owner(&file(&second)), kept);
+            chown(file(&second), Some(directory.0), None).expect("chown");
+            fs::set_permissions(file(&second), fs::Permissions::from_mode(0o600)).expect("chmod");
+            promote(folder.path(), &first.id, at(300)).expect("promoted");
+            promote(folder.path(), &second.id, at(400)).expect("promoted");
+            assert_eq!(owner(&file(&first)), kept);
+            assert_eq!(owner(&file(&second)), (directory.0, kept.1, 0o600));
+            assert_eq!(open(folder.path()).expect("a ring").primary().id, second.id);
+        }
+    }
+
+    #[test]
+    fn a_key_file_is_read_like_every_secret_s() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let (ring, elsewhere) = (folder.path().join("ring"), folder.path().join("elsewhere"));
+        let key = add(&ring, &SeededRandom::new(1), Timestamp::from_unix_seconds(500)).expect("a key");
+        let file = ring.join(format!("{}.key", key.id));
+        fs::rename(&file, &elsewhere).expect("moved");
+        std::os::unix::fs::symlink(&elsewhere, &file).expect("a link");
+        let error = open(&ring).err().expect("refused").to_string();
+        assert!(error.contains("leads out of its directory"), "{error}");
+        // As Kubernetes lays out a secret.
+        fs::remove_file(&file).expect("removed");
+        fs::create_dir(ring.join("..2026")).expect("a directory");
+        fs::rename(&elsewhere, ring.join("..2026/key")).expect("moved");
+        std::os::unix::fs::symlink("..2026/key", &file).expect("a link");
+        assert_eq!(open(&ring).expect("a ring").primary().id, key.id);
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(ring.join("..2026/key"), Some(12_345), None).expect("chown");
+            let error = open(&ring).err().expect("refused").to_string();
+            assert!(error.contains("belongs to user 12345"), "{error}");
+        }
+    }
+
     #[tokio::test]
     async fn a_directory_says_what_it_holds_once() {
         let folder = tempfile::tempdir().expect("temp dir");
@@ -413,12 +473,12 @@ mod tests {
         let source = Directory::new(folder.path(), None);
         let read = source.read(None).await.expect("reads").expect("something");
         assert_eq!(read.keys.iter().map(|key| &key.id).collect::<Vec<_>>(), [&first.id]);
-        assert!(source.read(Some(&read.seen)).await.expect("reads").is_none());
+        assert!(source.read(Some(&read.version)).await.expect("reads").is_none());
         add(folder.path(), &random, at(600)).expect("second key");
-        let again = source.read(Some(&read.seen)).await.expect("reads").expect("something else");
+        let again = source.read(Some(&read.version)).await.expect("reads").expect("something else");
         assert_eq!(again.keys.len(), 2);
         fs::remove_dir_all(folder.path()).expect("removed");
-        assert!(source.read(Some(&again.seen)).await.is_err());
+        assert!(source.read(Some(&again.version)).await.is_err());
     }
 
     #[tokio::test]

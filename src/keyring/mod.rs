@@ -1,6 +1,6 @@
 //! The keyring: the keys that seal what goes into a store, and the keys derived from them for other purposes.
 //!
-//! May know: `domain`, the file system (only in `files`), aws-lc-rs. Knows nothing of stores or of what is sealed.
+//! May know: `domain`, aws-lc-rs; in `files` alone the file system, `secret_file` and tokio. Knows nothing of stores or of what is sealed.
 //!
 //! Invariants:
 //! 1. A sealed value opens only in the very place it was sealed for: app, connection, field and generation are
@@ -8,8 +8,8 @@
 //! 2. No (key, nonce) pair twice: every seal derives its own key from a random salt (I13).
 //! 3. Keys for different purposes are never the same bytes ([`Purpose`]).
 //! 4. The daemon never makes a sealing key by itself; a missing or short one stops the start.
-//! 5. While the daemon runs, a key leaves the ring only when it was counted zero twice ([`tally`]), and no key becomes another
-//!    one under the same name.
+//! 5. While the daemon runs, a key leaves the ring only when it was counted zero twice ([`tally`]) and nobody holds it ([`Hold`]),
+//!    and no key becomes another one under the same name.
 //!
 //! The one hard problem: replacing a key while everything still opens. So every sealed value names its key, one
 //! key seals, and any number still open.
@@ -28,6 +28,7 @@ use zeroize::Zeroizing;
 use self::tally::{Needed, Tally, Walked};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Timestamp;
+use crate::secret_file::SecretFileError;
 
 /// A sealing key's name: part of every sealed value, never secret.
 pub type KeyId = String;
@@ -81,17 +82,20 @@ pub trait KeySource: Send + Sync {
     ///
     /// # Errors
     /// It cannot be reached, or a key cannot be read. What was read before stays in force.
-    fn read<'a>(&'a self, seen: Option<&'a Seen>) -> BoxFuture<'a, Result<Option<SourceRead>, KeyringError>>;
+    fn read<'a>(
+        &'a self,
+        seen: Option<&'a Version>,
+    ) -> BoxFuture<'a, Result<Option<SourceRead>, KeyringError>>;
 }
 
 /// What tells one state of a [`KeySource`] from another: looks of files, a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen(pub String);
+pub struct Version(pub String);
 
 /// What a [`KeySource`] holds.
 pub struct SourceRead {
     /// Which state this is; as it was before the keys were read, so that what changes meanwhile is another one.
-    pub seen: Seen,
+    pub version: Version,
     /// The keys.
     pub keys: Vec<SealingKey>,
 }
@@ -155,6 +159,9 @@ pub enum KeyringError {
         /// What is wrong with it, never its content.
         problem: String,
     },
+    /// A key file that may not be read, or cannot.
+    #[error(transparent)]
+    File(#[from] SecretFileError),
     /// A key that is gone, and must not be.
     #[error("the keyring {place} lacks the key {key}, and {why}; restore the file of that key")]
     Missing {
@@ -220,7 +227,46 @@ impl KeyringError {
 /// The keys in force: one seals, all open.
 pub struct Keyring {
     keys: RwLock<Arc<KeySet>>,
-    tally: Mutex<Tally>,
+    needs: Mutex<Needs>,
+}
+
+/// What is known of who needs which key.
+#[derive(Default)]
+struct Needs {
+    tally: Tally,
+    /// What is held, by the number of the hold.
+    held: BTreeMap<u64, BTreeSet<KeyId>>,
+    /// The number of the next hold.
+    next: u64,
+}
+
+impl Needs {
+    fn may_go(&self, id: &str) -> Result<(), Needed> {
+        if self.held.values().any(|ids| ids.contains(id)) {
+            return Err(Needed::ApiKeys);
+        }
+        self.tally.may_go(id)
+    }
+}
+
+/// Keeps keys in the ring that something else than sealed records needs: hashes of API keys. Each holder has one of its own, and
+/// what it holds is let go with it.
+pub struct Hold {
+    keyring: Arc<Keyring>,
+    number: u64,
+}
+
+impl Hold {
+    /// Holds these, and no other any more.
+    pub fn set(&self, ids: BTreeSet<KeyId>) {
+        self.keyring.lock_needs().held.insert(self.number, ids);
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.keyring.lock_needs().held.remove(&self.number);
+    }
 }
 
 /// What became of a ring that was replaced.
@@ -250,40 +296,56 @@ impl Keyring {
     /// A ring of these keys. The one promoted last seals. `place` is for the error only.
     pub fn new(keys: Vec<SealingKey>, place: &str) -> Result<Self, KeyringError> {
         let keys = RwLock::new(Arc::new(KeySet::new(keys, place)?));
-        Ok(Keyring { keys, tally: Mutex::default() })
+        Ok(Keyring { keys, needs: Mutex::default() })
     }
 
     /// Puts other keys in the place of those in force, all of them or, with an error that says what to do, none.
     ///
     /// # Errors
-    /// What [`Keyring::new`] refuses; a key that is gone before it was counted zero twice; one that is another under its name.
+    /// What [`Keyring::new`] refuses; a key that is gone before it may go; one that is another under its name.
     pub fn replace(&self, keys: Vec<SealingKey>, place: &str) -> Result<Replaced, KeyringError> {
         let after = KeySet::new(keys, place)?;
-        // Held until the new ones are in force: who counts meanwhile counts before or after.
-        let mut tally = self.lock_tally();
+        // Locked until the new ones are in force: who counts or holds meanwhile does so before or after.
+        let mut needs = self.lock_needs();
         let before = self.set();
-        let replaced = replaced(&before, &after, &tally, place)?;
+        let replaced = replaced(&before, &after, &needs, place)?;
         // Between two walks nobody counts what they seal.
-        tally.forget_none(&before.primary.id);
-        tally.forget_none(&after.primary.id);
+        needs.tally.forget_none(&before.primary.id);
+        needs.tally.forget_none(&after.primary.id);
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
         Ok(replaced)
     }
 
     /// Takes up what a walk over everything that is sealed has found.
     pub fn note_walk(&self, walked: &Walked) {
-        let mut tally = self.lock_tally();
+        let mut needs = self.lock_needs();
         let set = self.set();
-        tally.note(&set.by_id.keys().cloned().collect::<BTreeSet<_>>(), walked);
+        needs.tally.note(&set.by_id.keys().cloned().collect::<BTreeSet<_>>(), walked);
+    }
+
+    /// Whether a key may go: it was counted zero twice, and nobody holds it.
+    ///
+    /// # Errors
+    /// [`Needed`] says why not.
+    pub fn may_go(&self, id: &str) -> Result<(), Needed> {
+        self.lock_needs().may_go(id)
+    }
+
+    /// A hold, on no key yet.
+    pub fn hold(self: &Arc<Self>) -> Hold {
+        let mut needs = self.lock_needs();
+        let number = needs.next;
+        needs.next += 1;
+        Hold { keyring: self.clone(), number }
     }
 
     /// What was counted so far.
     pub fn tally(&self) -> Tally {
-        self.lock_tally().clone()
+        self.lock_needs().tally.clone()
     }
 
-    fn lock_tally(&self) -> MutexGuard<'_, Tally> {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_needs(&self) -> MutexGuard<'_, Needs> {
+        self.needs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The key that seals.
@@ -307,14 +369,14 @@ impl Keyring {
 }
 
 /// Whether these keys may take the place of those, and what changes with it.
-fn replaced(before: &KeySet, after: &KeySet, tally: &Tally, place: &str) -> Result<Replaced, KeyringError> {
+fn replaced(before: &KeySet, after: &KeySet, needs: &Needs, place: &str) -> Result<Replaced, KeyringError> {
     let mut replaced = Replaced::default();
     for (id, key) in &before.by_id {
         match after.by_id.get(id) {
             Some(other) if *other.material == *key.material => {}
             Some(_) => return Err(KeyringError::Changed { place: place.to_owned(), key: id.clone() }),
             None => {
-                tally.may_go(id).map_err(|why| KeyringError::Missing {
+                needs.may_go(id).map_err(|why| KeyringError::Missing {
                     place: place.to_owned(),
                     key: id.clone(),
                     why,
@@ -447,6 +509,34 @@ mod tests {
         ring.replace(vec![key("a", Some(3)), key("b", Some(4))], "here").expect("and back");
         let error = ring.replace(vec![key("b", Some(4))], "here").expect_err("refused");
         assert!(error.to_string().contains("was not counted"), "{error}");
+    }
+
+    #[test]
+    fn a_key_that_is_held_stays_whatever_was_counted() {
+        let ring = Keyring::new(vec![key("a", Some(1)), key("b", Some(2))], "here").expect("a ring");
+        let ring = Arc::new(ring);
+        for began in [0, 500] {
+            let (began, at) = (std::time::Duration::from_secs(began), Timestamp::from_unix_seconds(0));
+            let (records, passing) = (BTreeMap::new(), BTreeMap::new());
+            ring.note_walk(&Walked { records, passing, sealing: BTreeSet::new(), began, ended: began, at });
+        }
+        assert_eq!(ring.may_go("a"), Ok(()));
+        let [one, other] = [ring.hold(), ring.hold()];
+        one.set(BTreeSet::from(["a".to_owned(), "not there".to_owned()]));
+        other.set(BTreeSet::from(["a".to_owned()]));
+        let without = || ring.replace(vec![key("b", Some(2))], "here");
+        let held = |expected: bool| {
+            assert_eq!(ring.may_go("a"), if expected { Err(Needed::ApiKeys) } else { Ok(()) });
+        };
+        held(true);
+        let error = without().expect_err("refused").to_string();
+        assert!(error.contains("lacks the key a") && error.contains("replace those API keys"), "{error}");
+        // Each lets go for itself.
+        one.set(BTreeSet::from(["b".to_owned()]));
+        held(true);
+        drop(other);
+        held(false);
+        assert_eq!(without().expect("may go").gone, ["a"]);
     }
 
     #[test]

@@ -57,6 +57,8 @@ pub struct Counted {
 /// Why a key may not go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Needed {
+    /// API keys are known by hashes made with it, and would be nobody's without it.
+    ApiKeys,
     /// So many records need it.
     Records(u64),
     /// Nobody has counted, or somebody still sealed with it then.
@@ -105,8 +107,8 @@ impl Tally {
         self.by_key.iter()
     }
 
-    /// Whether a key may go.
-    pub fn may_go(&self, id: &str) -> Result<(), Needed> {
+    /// Whether a key may go as far as was counted.
+    pub(super) fn may_go(&self, id: &str) -> Result<(), Needed> {
         match self.by_key.get(id) {
             Some(counted) if counted.records > 0 => Err(Needed::Records(counted.records)),
             Some(Counted { none_since: Some(_), again: true, .. }) => Ok(()),
@@ -119,6 +121,9 @@ impl Tally {
 impl fmt::Display for Needed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Needed::ApiKeys => f.write_str(
+                "API keys are known by hashes made with it: replace those API keys first (callers add-key, callers retire-key)",
+            ),
             Needed::Records(1) => f.write_str("1 record is still sealed with it"),
             Needed::Records(records) => write!(f, "{records} records are still sealed with it"),
             Needed::NotCounted => f.write_str("it was not counted yet since nobody seals with it"),

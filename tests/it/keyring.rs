@@ -310,11 +310,12 @@ async fn a_keyring_that_does_not_validate_is_refused_with_a_reason_and_nothing_i
     let content = std::fs::read_to_string(&kept).expect("a key");
     let events = |word: &str| world.daemon.log().lines().filter(|line| line.contains(word)).count();
     const REFUSED: &str = "the keyring on disk is not taken up";
-    // Gone, although sessions are sealed with it.
+    // Gone, although callers' API keys are known by hashes made with it (and sessions are sealed with it).
     std::fs::rename(&kept, &elsewhere).expect("moved");
     until("it to be refused", 5, async || events(REFUSED) == 1).await;
     let log = world.daemon.log();
     assert!(log.contains(&format!("lacks the key {old}")) && log.contains("restore the file"), "{log}");
+    assert!(log.contains("replace those API keys first"), "{log}");
     assert_eq!(status(folder).await.len(), 2, "it is in force");
     assert_eq!(world.token("one").await.status, 200, "its callers are still known");
     tokio::time::sleep(Duration::from_millis(2200)).await;

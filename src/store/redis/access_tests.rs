@@ -10,7 +10,7 @@ use super::super::suite::{RealClock, RealTasks, connection, key};
 use super::super::testing::{RedisCluster, RedisServer};
 use super::tests::{healed, store_with};
 use super::*;
-use crate::config::secret_ref::SecretReader;
+use crate::secret_file::SecretReader;
 
 /// A directory with the files of somebody who is on call.
 struct Files(tempfile::TempDir);

@@ -1,22 +1,32 @@
-//! Reading the files in which secrets live.
+//! Files in which secrets live: which of them may be read, and whose those are that are written beside them.
+//!
+//! May know: the file system, and who this process is. Knows nothing of what a secret is for.
 //!
 //! A secret file is read only when nobody else could have read or changed it: it belongs to root or to the daemon's
-//! user, others may not touch it at all, and its group may read it only where that is how the daemon itself gets to it.
+//! user, others may not touch it at all, and its group may read it only where that is how the daemon itself gets to it,
+//! or where systemd has put it.
 //! A symlink may lead about inside the directory that holds the path, since that is how Kubernetes swaps the files of a
 //! secret, and nowhere else.
 //!
 //! What is checked is the file that was opened, not the name: the last step never follows a link, and owner, mode and
 //! kind are those of the open file.
+//!
+//! The one hard problem: root runs commands for a daemon that is another user, and what it reads and writes must be
+//! judged as that daemon would. Who that is, a directory of the daemon's says ([`SecretReader::for_owner_of`]).
 
-use std::fs::File;
-use std::io::Read;
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
 use zeroize::Zeroizing;
 
 /// Longer than any secret, certificate chain or assertion; a log file given by mistake is not.
 pub const MAX_SECRET_SIZE: usize = 64 * 1024;
+
+/// Where systemd puts the credentials of units, each in a directory of its own that nobody else can enter.
+const SYSTEMD: &str = "/run/credentials";
 
 /// Why a secret file is refused. Each message says what to do; none holds any of the content.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +38,7 @@ pub enum SecretFileError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A symlink leads out of the directory.
     #[error("the secret file {} is a link that leads out of its directory, to {}; give the target's path instead", path.display(), target.display())]
@@ -90,10 +100,10 @@ pub enum SecretFileError {
     },
 }
 
-fn fix_for(error: &std::io::Error, path: &Path) -> String {
+fn fix_for(error: &io::Error, path: &Path) -> String {
     match error.kind() {
-        std::io::ErrorKind::NotFound => "create it, or correct the path".to_owned(),
-        std::io::ErrorKind::PermissionDenied => {
+        io::ErrorKind::NotFound => "create it, or correct the path".to_owned(),
+        io::ErrorKind::PermissionDenied => {
             format!("let the daemon's user read it: chown to that user and chmod 600 {}", path.display())
         }
         _ => "check the path and the disk".to_owned(),
@@ -112,27 +122,52 @@ fn who_else(mode: u32) -> &'static str {
     }
 }
 
+/// Whether systemd has put there what is there: below `/run/credentials`, or `$CREDENTIALS_DIRECTORY`, which is the argument.
+/// It has seen to it that only the unit can read the files, and their modes say less than is so.
+pub fn is_of_systemd(path: &Path, credentials_directory: Option<&Path>) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let path = real(path);
+    path.starts_with(SYSTEMD) || credentials_directory.is_some_and(|given| path.starts_with(real(given)))
+}
+
 /// Who the daemon is, as far as files are concerned, and where systemd puts its credentials.
 #[derive(Debug, Clone)]
 pub struct SecretReader {
+    /// Whose files are right beside root's.
     user: u32,
+    /// By which groups the daemon gets at root's files; none where it is root itself.
     groups: Vec<u32>,
     credentials_directory: Option<PathBuf>,
 }
 
 impl SecretReader {
-    /// For this process. The argument is the value of `$CREDENTIALS_DIRECTORY`, which systemd sets for a unit with
-    /// `LoadCredential=`: there it has already seen to it that only the unit can read the files, and their modes say
-    /// less than is so.
+    /// For this process. The argument is the value of `$CREDENTIALS_DIRECTORY`.
     pub fn new(credentials_directory: Option<&Path>) -> Self {
-        let mut groups: Vec<u32> =
-            rustix::process::getgroups().unwrap_or_default().iter().map(|group| group.as_raw()).collect();
-        groups.push(rustix::process::getegid().as_raw());
-        Self {
-            user: rustix::process::geteuid().as_raw(),
-            groups,
-            credentials_directory: credentials_directory.and_then(|path| path.canonicalize().ok()),
+        let user = rustix::process::geteuid().as_raw();
+        let mut groups: Vec<u32> = Vec::new();
+        if user != 0 {
+            groups =
+                rustix::process::getgroups().unwrap_or_default().iter().map(|group| group.as_raw()).collect();
+            groups.push(rustix::process::getegid().as_raw());
         }
+        Self { user, groups, credentials_directory: credentials_directory.map(Path::to_owned) }
+    }
+
+    /// As the daemon would read, when root runs a command for it; for anybody else the same as [`new`](Self::new). `place` is
+    /// the daemon's: whose that is, and which group's, says who it is. One of root's that has another group than root's
+    /// is of a daemon that is somebody in that group.
+    pub fn for_owner_of(place: &Path, credentials_directory: Option<&Path>) -> Self {
+        let reader = Self::new(credentials_directory);
+        match std::fs::metadata(place) {
+            Ok(place) if reader.user == 0 => reader.for_daemon(place.uid(), place.gid()),
+            _ => reader,
+        }
+    }
+
+    fn for_daemon(self, user: u32, group: u32) -> Self {
+        // Root's group says nothing: a directory keeps it when only its user was changed.
+        let groups = if group == 0 { Vec::new() } else { vec![group] };
+        Self { user, groups, ..self }
     }
 
     /// Reads a secret as it is: 1 byte to 64 KiB.
@@ -140,8 +175,8 @@ impl SecretReader {
     /// # Errors
     /// [`SecretFileError`] says what is wrong with the file and how to mend it.
     pub fn read(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretFileError> {
-        let (mut file, target) = open_inside_its_directory(path)?;
-        self.check(path, &file, &target)?;
+        let mut file = open_inside_its_directory(path)?;
+        self.check(path, &file)?;
         // Never grown, so that no copy is left behind in freed memory.
         let mut content = Zeroizing::new(vec![0; MAX_SECRET_SIZE + 1]);
         let mut length = 0;
@@ -149,7 +184,7 @@ impl SecretReader {
             match file.read(&mut content[length..]) {
                 Ok(0) => break,
                 Ok(count) => length += count,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(source) => return Err(SecretFileError::Read { path: path.to_owned(), source }),
             }
         }
@@ -180,7 +215,11 @@ impl SecretReader {
         }
     }
 
-    fn check(&self, path: &Path, file: &File, target: &Path) -> Result<(), SecretFileError> {
+    /// Whether an open file may be read; `path` is its name for the error, and tells whether it is systemd's.
+    ///
+    /// # Errors
+    /// It is no regular file, belongs to somebody else, or somebody else may read or change it.
+    pub fn check(&self, path: &Path, file: &File) -> Result<(), SecretFileError> {
         let status = rustix::fs::fstat(file)
             .map_err(|error| SecretFileError::Read { path: path.to_owned(), source: error.into() })?;
         if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
@@ -194,17 +233,53 @@ impl SecretReader {
             });
         }
         let mode = status.st_mode & 0o777;
-        let from_systemd =
-            self.credentials_directory.as_deref().is_some_and(|directory| target.starts_with(directory));
         // A daemon that is not root gets at root's file only through the group: `root:tokenward 0640`, or the files of
         // a Kubernetes secret with `fsGroup`.
-        let group_reads =
-            from_systemd || status.st_uid == 0 && self.user != 0 && self.groups.contains(&status.st_gid);
+        let group_reads = status.st_uid == 0 && self.groups.contains(&status.st_gid)
+            || is_of_systemd(path, self.credentials_directory.as_deref());
         let allowed = if group_reads { 0o740 } else { 0o700 };
         if mode & !allowed != 0 {
             return Err(SecretFileError::Mode { path: path.to_owned(), mode, group_reads });
         }
         Ok(())
+    }
+}
+
+/// Whose a file is that is written anew, and who may read it: as one that the daemon can read already, or as the directory
+/// suggests where there is none. A command that root runs must not take a file from the daemon, nor show it to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Belongs {
+    user: u32,
+    group: u32,
+    mode: u32,
+}
+
+impl Belongs {
+    /// As this file.
+    pub fn like_file(file: &Metadata) -> Self {
+        Belongs { user: file.uid(), group: file.gid(), mode: file.mode() & 0o640 | 0o400 }
+    }
+
+    /// As the first file in this directory. In one of root's that a group can enter, the daemon is somebody in that group.
+    pub fn in_directory(directory: &Metadata) -> Self {
+        let is_by_group = directory.uid() == 0 && directory.gid() != 0 && directory.mode() & 0o050 == 0o050;
+        let mode = if is_by_group { 0o640 } else { 0o600 };
+        Belongs { user: directory.uid(), group: directory.gid(), mode }
+    }
+
+    /// Has a file, made for its maker only, belong so. Only root can give a file away; what cannot be given stays its maker's alone.
+    ///
+    /// # Errors
+    /// The file system refuses it.
+    pub fn give(self, file: &File) -> io::Result<()> {
+        let made = file.metadata()?;
+        let mut is_so = (made.uid(), made.gid()) == (self.user, self.group);
+        if !is_so && rustix::process::geteuid().is_root() {
+            rustix::fs::fchown(file, Some(Uid::from_raw(self.user)), Some(Gid::from_raw(self.group)))?;
+            is_so = true;
+        }
+        let mode = if is_so { self.mode } else { 0o600 };
+        Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
     }
 }
 
@@ -219,9 +294,8 @@ pub fn trim_one_line_end(content: &[u8]) -> &[u8] {
 /// How often a path is resolved again when its target went away in between, as when Kubernetes swaps a directory.
 const RESOLVE_ATTEMPTS: usize = 5;
 
-/// The open file, and where it is once every link has been followed.
-fn open_inside_its_directory(path: &Path) -> Result<(File, PathBuf), SecretFileError> {
-    let failed = |source: std::io::Error| SecretFileError::Read { path: path.to_owned(), source };
+fn open_inside_its_directory(path: &Path) -> Result<File, SecretFileError> {
+    let failed = |source: io::Error| SecretFileError::Read { path: path.to_owned(), source };
     let mut attempt = 1;
     loop {
         let parent = match path.parent() {
@@ -238,10 +312,10 @@ fn open_inside_its_directory(path: &Path) -> Result<(File, PathBuf), SecretFileE
             let flags =
                 OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
             let file = rustix::fs::open(&target, flags, Mode::empty())?;
-            Ok(Ok((File::from(file), target)))
+            Ok(Ok(File::from(file)))
         });
-        let moved = |error: &std::io::Error| {
-            error.kind() == std::io::ErrorKind::NotFound
+        let moved = |error: &io::Error| {
+            error.kind() == io::ErrorKind::NotFound
                 || error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
         };
         match opened {
@@ -326,10 +400,13 @@ mod tests {
         let reader = |user, groups: &[u32], credentials: Option<&Path>| SecretReader {
             user,
             groups: groups.to_vec(),
-            credentials_directory: credentials.map(|path| path.canonicalize().unwrap_or_default()),
+            credentials_directory: credentials.map(Path::to_owned),
         };
         // The owner has no need of the group.
-        assert!(matches!(reader(owner, &[group], None).read(&path), Err(SecretFileError::Mode { .. })));
+        if owner != 0 {
+            assert!(matches!(reader(owner, &[group], None).read(&path), Err(SecretFileError::Mode { .. })));
+        }
+        refused(&path, "its group can read it");
         // systemd's own directory.
         assert!(reader(owner, &[], Some(dir.0.path())).read(&path).is_ok());
         assert!(reader(owner, &[], Some(Path::new("/proc"))).read(&path).is_err());
@@ -340,6 +417,91 @@ mod tests {
             assert!(matches!(reader(10_001, &[group], None).read(&path), Err(SecretFileError::Mode { .. })));
             let path = dir.file("o", b"x", 0o644);
             assert!(matches!(reader(10_001, &[group], None).read(&path), Err(SecretFileError::Mode { .. })));
+        }
+    }
+
+    /// (Gives files away, which only root can.)
+    #[test]
+    fn what_root_reads_for_a_daemon_is_what_that_daemon_can_read() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let own = |path: &Path, (user, group): (u32, u32)| {
+            std::os::unix::fs::chown(path, Some(user), Some(group)).unwrap();
+        };
+        let dir = Dir::new();
+        let place = dir.path("place");
+        std::fs::create_dir(&place).unwrap();
+        // Whose the daemon's directory is; whose a file is, its mode, and whether the daemon takes it.
+        for (directory, file, mode, good) in [
+            ((0, 0), (0, 0), 0o600, true),
+            ((0, 0), (0, 7), 0o640, false),
+            ((0, 0), (5, 7), 0o600, false),
+            ((5, 7), (0, 0), 0o600, true),
+            ((5, 7), (5, 0), 0o600, true),
+            ((5, 7), (5, 7), 0o640, false),
+            ((5, 7), (0, 7), 0o640, true),
+            ((5, 7), (0, 7), 0o660, false),
+            ((5, 7), (0, 7), 0o644, false),
+            ((5, 7), (0, 8), 0o640, false),
+            ((5, 7), (6, 7), 0o600, false),
+            ((5, 0), (0, 0), 0o640, false),
+            // A daemon that is somebody in the group, as with `fsGroup`.
+            ((0, 7), (0, 7), 0o440, true),
+            ((0, 7), (0, 8), 0o440, false),
+            ((0, 7), (5, 7), 0o600, false),
+        ] {
+            let path = dir.file("s", b"x", mode);
+            own(&place, directory);
+            own(&path, file);
+            let read = SecretReader::for_owner_of(&place, None).read(&path);
+            assert_eq!(read.is_ok(), good, "{directory:?} {file:?} {mode:o}: {read:?}");
+            std::fs::remove_file(path).unwrap();
+        }
+        assert!(
+            SecretReader::for_owner_of(&dir.path("absent"), None).read(&dir.file("s", b"x", 0o600)).is_ok()
+        );
+    }
+
+    #[test]
+    fn what_is_written_anew_belongs_to_whom_it_belonged() {
+        let dir = Dir::new();
+        let is_root = rustix::process::geteuid().is_root();
+        let given = |belongs: Belongs| {
+            let made = File::open(dir.file("made", b"x", 0o600)).unwrap();
+            belongs.give(&made).unwrap();
+            let made = made.metadata().unwrap();
+            ((made.uid(), made.gid()), made.mode() & 0o777)
+        };
+        let metadata = |path: &Path, (user, group): (u32, u32), mode: u32| {
+            use std::os::unix::fs::PermissionsExt;
+            if is_root {
+                std::os::unix::fs::chown(path, Some(user), Some(group)).unwrap();
+            }
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+            std::fs::metadata(path).unwrap()
+        };
+        let mine = File::open(dir.file("mine", b"x", 0o600)).unwrap().metadata().unwrap();
+        let mine = (mine.uid(), mine.gid());
+        for (mode, kept) in [(0o600, 0o600), (0o640, 0o640), (0o440, 0o440), (0o777, 0o640)] {
+            let like = metadata(&dir.file("like", b"x", 0o600), mine, mode);
+            assert_eq!(given(Belongs::like_file(&like)), (mine, kept));
+        }
+        // What cannot be given away is its maker's alone.
+        let others = Belongs { user: 5, group: 7, mode: 0o640 };
+        assert_eq!(given(others), if is_root { ((5, 7), 0o640) } else { (mine, 0o600) });
+        if is_root {
+            let place = dir.path("place");
+            std::fs::create_dir(&place).unwrap();
+            for (owner, mode, file) in [
+                ((0, 0), 0o750, 0o600),
+                ((5, 7), 0o750, 0o600),
+                ((0, 7), 0o750, 0o640),
+                ((0, 7), 0o700, 0o600),
+            ] {
+                let directory = metadata(&place, owner, mode);
+                assert_eq!(given(Belongs::in_directory(&directory)), (owner, file));
+            }
         }
     }
 
