@@ -734,6 +734,9 @@ impl Issuer {
     }
 }
 
+/// For so long a command waits for what is pasted: the daemons look several times meanwhile.
+const TYPING: Duration = Duration::from_secs(4);
+
 /// The shell blocks of a page of the runbook.
 fn page(heading: &str) -> Vec<String> {
     let runbook =
@@ -758,18 +761,28 @@ impl Scene {
         text(primary[0], "id").to_owned()
     }
 
+    async fn no_reload_was_refused(&self) {
+        for daemon in self.daemons() {
+            let shown = metrics(daemon).await;
+            let refused = "tokenward_config_reloads_total{outcome=\"failed\"}";
+            let line = shown.lines().find(|line| line.starts_with(refused));
+            let refused = line.and_then(|line| line.split_whitespace().last()).unwrap_or("0");
+            assert_eq!(refused, "0", "{}", daemon.log());
+        }
+    }
+
     fn redis_port(&self) -> u16 {
         self.world.redis.as_ref().expect("a Redis").port()
     }
 
-    /// Runs a block of the runbook as on-call would, in this scene's folder in place of `/etc/tokenward`.
+    /// Runs a block of the runbook as on-call would, in this scene's folder in place of `/etc/tokenward`. What is typed comes
+    /// as late as people are.
     async fn follow(&self, block: &str, typed: &str) -> (bool, String) {
         let folder = self.world.folder.path();
         let script = block
             .replace("/etc/tokenward/credentials/outlook", &folder.join("credentials").display().to_string())
             .replace("/etc/tokenward/", &format!("{}/", folder.display()))
-            .replace("chown tokenward:tokenward", ": chown")
-            .replace("chown -R tokenward:tokenward", ": chown")
+            .replace("chown ", ": chown ")
             .replace("| redis-cli", &format!("| redis-cli -p {}", self.redis_port()))
             .replace("runuser -u tokenward -- ", "");
         let binary = PathBuf::from(env!("CARGO_BIN_EXE_tokenward"));
@@ -791,6 +804,9 @@ impl Scene {
         let ended = tokio::task::spawn_blocking(move || {
             use std::io::Write as _;
             let mut child = shell.spawn().expect("sh");
+            if !typed.is_empty() {
+                std::thread::sleep(TYPING);
+            }
             // (It may end without reading.)
             let _ = child.stdin.take().expect("piped").write_all(typed.as_bytes());
             child.wait_with_output().expect("it ends")
@@ -814,6 +830,7 @@ async fn the_runbook_s_page_on_the_client_secret() {
     let new = entra.add_secret(CLIENT_ID, "the-second-secret", phase(2), None).expect("room for one more");
     let (done, said) = scene.follow(&blocks[0], "the-second-secret\n").await;
     assert!(done, "{said}");
+    scene.no_reload_was_refused().await;
     let begun = Instant::now();
     loop {
         // `verify` fails until the authority takes it, and the list says the rest.
@@ -846,11 +863,17 @@ async fn the_runbook_s_page_on_the_client_certificate() {
     scene.credential_is("2026-11", "in_use").await;
     let load = scene.load();
     let blocks = page("Replace the client certificate");
+    assert_eq!(blocks.len(), 2, "{blocks:?}");
     let (done, said) = scene.follow(&blocks[0], "").await;
     assert!(done, "{said}");
+    // Uploading takes its time too.
+    tokio::time::sleep(TYPING).await;
     let certificate = std::fs::read_to_string(scene.world.folder.path().join("new.cer")).expect("made");
     scene.world.entra.set_certificates(CLIENT_ID, &[&certificate]).expect("known");
+    let (done, said) = scene.follow(&blocks[1], "").await;
+    assert!(done, "{said}");
     scene.credential_is("2027-05", "in_use").await;
+    scene.no_reload_was_refused().await;
     load.end_without_a_failure("the runbook's page on the client certificate").await;
 }
 
@@ -979,6 +1002,7 @@ async fn the_drill_rotates_everything_at_once() {
     tokio::time::sleep(phase(3)).await;
     println!("the drill took {:.1} s", begun.elapsed().as_secs_f64());
     load.end_without_a_failure("the drill").await;
+    scene.no_reload_was_refused().await;
     let taken = scene.taken();
     assert!(!taken.is_empty() && taken.iter().all(|id| *id == new), "{taken:?}, and {new} is the new one");
 }
