@@ -190,13 +190,13 @@ impl Load {
 
     /// Ends it; nothing may have failed.
     async fn end_without_a_failure(self, what: &str) {
-        self.end().await.is_without_a_failure(what);
+        self.end().await.without_a_failure(what);
     }
 }
 
 impl Seen {
     /// What it took is printed, and asserted by nobody.
-    fn is_without_a_failure(mut self, what: &str) {
+    fn without_a_failure(mut self, what: &str) {
         self.took.sort();
         let part = |percent: usize| self.took[(self.took.len() - 1) * percent / 100].as_secs_f64() * 1000.0;
         println!(
@@ -1007,7 +1007,7 @@ async fn the_runbook_s_page_on_the_redis_password() {
     let (scene, _) = a_scene_with_every_secret().await;
     let blocks = page("Replace the Redis password");
     let seen = scene.replace_the_redis_password(&blocks[..3]).await;
-    seen.is_without_a_failure("the runbook's page on the Redis password");
+    seen.without_a_failure("the runbook's page on the Redis password");
 }
 
 /// The same where the ACL file is edited and `operator` has it read. Redis 7.2 ends tokenward's connections each time: of what is
@@ -1022,7 +1022,7 @@ async fn the_runbook_s_page_on_the_redis_password_with_compose() {
         assert!(failed.contains("store_unavailable") && failed.contains("\"retry_after\":1,"), "{failed}");
         println!("to be tried again: {failed}");
     }
-    seen.is_without_a_failure("the Redis password with compose, beyond that");
+    seen.without_a_failure("the Redis password with compose, beyond that");
 }
 
 /// An answer of Redis that is an error does not pass in silence.
