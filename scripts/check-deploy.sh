@@ -71,6 +71,10 @@ for name, service in compose["services"].items():
     assert not service.get("privileged"), f"{name}: privileged"
     for key in service.get("environment", {}):
         assert "PASSWORD" not in key and "SECRET" not in key, f"{name}: {key} belongs in a file"
+    # A bind mount of one file goes on showing what it was before a rename.
+    assert not service.get("secrets"), f"{name}: secrets are mounted as a directory"
+    for volume in service.get("volumes", []):
+        assert not volume.startswith("./secrets") or volume.endswith(":/run/secrets:ro"), f"{name}: {volume}"
     for port in service.get("ports", []):
         assert str(port).startswith("127.0.0.1:"), f"{name}: port {port} is published beyond loopback"
 assert compose["networks"]["store"]["internal"] is True

@@ -9,7 +9,7 @@ trap 'if [ -n "${redis_pid:-}" ]; then kill "$redis_pid" 2>/dev/null; wait "$red
 
 cp deploy/compose/prepare.sh deploy/compose/redis.acl deploy/compose/tokenward.toml "$work"
 "$work/prepare.sh"
-cat "$work/secrets/redis.acl" >"$work/users.acl"
+cat "$work/secrets/redis/redis.acl" >"$work/users.acl"
 
 # The list in the code, as ACL words, and the list in the file.
 sent=$(sed -n '/pub const REDIS_COMMANDS/,/];/p' src/store/redis.rs | grep -oE '"[a-z|]+"' | tr -d '"' | LC_ALL=C sort)
@@ -30,7 +30,7 @@ if [ ! -S "$work/redis.sock" ]; then
     exit 1
 fi
 
-password=$(cat "$work/secrets/redis-password")
+password=$(cat "$work/secrets/tokenward/redis-password")
 # One command as the daemon's user; its words are the arguments.
 as_tokenward() {
     timeout 5 redis-cli -s "$work/redis.sock" --no-auth-warning --user tokenward --pass "$password" "$@" 2>&1 || true
@@ -99,6 +99,6 @@ as_other() { redis-cli -s "$work/redis.sock" --no-auth-warning "$@" 2>&1 || true
 as_other GET tokenward:b | grep -q NOAUTH || { echo "the default user is let in"; exit 1; }
 as_other --user health --pass none PING | grep -q PONG || { echo "the health user may not ping"; exit 1; }
 as_other --user health --pass none GET tokenward:b | grep -q NOPERM || { echo "the health user may read"; exit 1; }
-operator=$(cat "$work/secrets/redis-operator-password")
+operator=$(cat "$work/secrets/redis/redis-operator-password")
 as_other --user operator --pass "$operator" ACL LOAD | grep -q OK || { echo "the operator may not reload the ACL file"; exit 1; }
 as_other --user operator --pass "$operator" GET tokenward:b | grep -q NOPERM || { echo "the operator may read"; exit 1; }

@@ -56,8 +56,8 @@ pub(crate) struct Plan {
     /// More lines for `[store]`.
     pub(crate) store_lines: String,
     pub(crate) sections: String,
-    /// A user that Redis is to have, with its password.
-    pub(crate) redis_user: Option<(&'static str, &'static str)>,
+    /// What Redis' ACL file holds, `redis.acl` in the folder; without one there is none.
+    pub(crate) redis_acl: Option<String>,
     /// Replaces the secret credential's table when it is set.
     pub(crate) credentials: Option<String>,
     /// Empty for a provider that has no tenants.
@@ -89,7 +89,7 @@ impl Default for Plan {
             files: Vec::new(),
             https: false,
             store: None,
-            redis_user: None,
+            redis_acl: None,
         }
     }
 }
@@ -142,12 +142,13 @@ impl Plan {
         self
     }
 
-    /// A secret file beside the configuration.
-    pub(crate) fn redis_user(mut self, user: &'static str, password: &'static str) -> Plan {
-        self.redis_user = Some((user, password));
+    /// Redis' users, as its ACL file has them.
+    pub(crate) fn redis_acl(mut self, users: String) -> Plan {
+        self.redis_acl = Some(users);
         self
     }
 
+    /// A secret file beside the configuration.
     pub(crate) fn file(mut self, name: &'static str, content: &str) -> Self {
         self.files.push((name, content.to_owned()));
         self
@@ -188,11 +189,14 @@ impl World {
         }
         let entra = builder.start().await.expect("the emulator starts");
         entra.sign_in_as(ALICE);
-        let redis = (plan.kept == Kept::Redis).then(RedisServer::start);
-        if let (Some(redis), Some((user, password))) = (&redis, plan.redis_user) {
-            let password = format!(">{password}");
-            assert_eq!(redis.cli(&["ACL", "SETUSER", user, "on", &password, "~*", "&*", "+@all"]), "OK");
-        }
+        let redis = (plan.kept == Kept::Redis).then(|| match &plan.redis_acl {
+            None => RedisServer::start(),
+            Some(users) => {
+                let file = folder.path().join("redis.acl");
+                write_secret(&file, users);
+                RedisServer::start_with(&["--aclfile", file.to_str().expect("UTF-8")])
+            }
+        });
         let cluster = (plan.kept == Kept::Cluster).then(|| RedisCluster::start(3, 1));
         let url = redis.as_ref().map(RedisServer::url).or(cluster.as_ref().map(RedisCluster::url));
 
