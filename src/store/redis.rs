@@ -2,7 +2,7 @@
 //!
 //! What is stored where, and why the index cannot be wrong for long: [`super::keyspace`]. What must happen in one step
 //! is a script on one key. Every operation is bounded by [`RedisConfig::operation_timeout`], connecting included, and
-//! is tried a second time when the connection died under it. That is safe because each one says the same when repeated:
+//! is tried again, twice at most, when the connection died under it. That is safe because each one says the same when repeated:
 //!
 //! - a commit and a swap find their own bytes stored and say so;
 //! - a delete whose first answer was lost says true: whether there was anything is not known any more, and it is gone;
@@ -314,8 +314,8 @@ impl RedisStore {
         self.link.close();
     }
 
-    /// Runs an operation on keys of one slot within its time, a second time if its connection died. Also says whether the
-    /// answer to a first try was lost.
+    /// Runs an operation on keys of one slot within its time, again if its connection died. Also says whether the answer to an
+    /// earlier try was lost.
     async fn run<T, F>(
         &self,
         doing: &'static str,
@@ -374,7 +374,7 @@ impl RedisStore {
         match &self.link {
             Way::One(link) => {
                 let limit = link.config().operation_timeout;
-                within(limit, link.clock(), doing, try_twice(link, doing, operation)).await
+                within(limit, link.clock(), doing, try_again(link, doing, operation)).await
             }
             Way::Cluster(cluster) => cluster.run(doing, slot, operation).await,
         }
@@ -574,7 +574,11 @@ async fn within<T>(
     }
 }
 
-async fn try_twice<T, F>(
+/// Tries of one operation whose connections die: Redis ends all of them at once when it reads its ACL file anew (until 7.2), and
+/// whoever rotates a password does that twice.
+const TRIES: u32 = 3;
+
+async fn try_again<T, F>(
     link: &Link,
     doing: &'static str,
     operation: impl Fn(&Arc<Live>, Commands) -> F,
@@ -583,8 +587,9 @@ where
     F: Future<Output = RedisResult<T>> + Send,
 {
     let mut lost = false;
-    let mut second = false;
+    let mut tries = 0;
     loop {
+        tries += 1;
         let live = link.acquire().await.map_err(|cause| StoreError::Unavailable { doing, cause })?;
         let error = match operation(&live, live.commands()).await {
             Ok(answer) => return Ok((answer, lost)),
@@ -593,11 +598,12 @@ where
         let verdict = Verdict::of(&error);
         let failure = failure(link.config(), doing, &error);
         let discarded = verdict != Verdict::Fine && link.discard(&live, verdict, &failure.to_string());
-        if second || !discarded || verdict == Verdict::TooFewReplicas {
+        // Of what is not the connection's fault one more try is enough.
+        let most = if verdict == Verdict::Lost { TRIES } else { 2 };
+        if tries >= most || !discarded || verdict == Verdict::TooFewReplicas {
             return Err(failure);
         }
         lost |= verdict == Verdict::Lost;
-        second = true;
     }
 }
 

@@ -339,15 +339,14 @@ struct Batch {
 }
 
 impl Batch {
-    /// Says what became of it, and how many of its records are lost that nobody has counted yet.
-    fn finish(&self, outcome: Recorded, records: u64) -> u64 {
+    /// Says what became of it. Of records that are lost those are counted first that nobody has counted yet: who is told can rely on it.
+    fn finish(&self, outcome: Recorded, records: u64, count: impl FnOnce(u64)) {
         let given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
+        if outcome == Recorded::Lost {
+            count(records - *given_up);
+        }
         // The writer alone finishes a batch, and does so once.
         let _ = self.written.set(outcome);
-        match outcome {
-            Recorded::Written => 0,
-            Recorded::Lost => records - *given_up,
-        }
     }
 
     /// One who waited does so no longer, and counts the record; unless the outcome came just now.
@@ -494,14 +493,14 @@ fn write_all(queue: &Reader, mut sink: Box<dyn Sink>, metrics: &Metrics) {
         }
         match sink.write(&lines) {
             Ok(()) => {
-                batch.finish(Recorded::Written, records);
+                batch.finish(Recorded::Written, records, |_| {});
                 chain = next;
                 if std::mem::take(&mut failing) {
                     tracing::info!("the audit log can be written again");
                 }
             }
             Err(error) => {
-                metrics.audit_lost(batch.finish(Recorded::Lost, records));
+                batch.finish(Recorded::Lost, records, |lost| metrics.audit_lost(lost));
                 if !std::mem::replace(&mut failing, true) {
                     tracing::error!(%error, records, "audit records were lost; trying on with the next ones");
                 }

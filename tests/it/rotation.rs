@@ -1058,19 +1058,13 @@ async fn the_runbook_s_page_on_the_redis_password() {
     seen.without_a_failure("the runbook's page on the Redis password");
 }
 
-/// The same where the ACL file is edited and `operator` has it read. Redis 7.2 ends tokenward's connections each time: of what is
-/// under way at that moment, one request of a caller may have to be tried again.
+/// The same where the ACL file is edited and `operator` has it read: until Redis 7.2 that ends every connection each time.
 #[tokio::test]
 async fn the_runbook_s_page_on_the_redis_password_with_compose() {
     let (scene, _) = a_scene_with_every_secret().await;
     let blocks = page("Replace the Redis password");
-    let mut seen = scene.replace_the_redis_password(&blocks[3..]).await;
-    assert!(seen.failed.len() <= 2 * CALLERS, "{:?}", seen.failed);
-    for failed in std::mem::take(&mut seen.failed) {
-        assert!(failed.contains("store_unavailable") && failed.contains("\"retry_after\":1,"), "{failed}");
-        println!("to be tried again: {failed}");
-    }
-    seen.without_a_failure("the Redis password with compose, beyond that");
+    let seen = scene.replace_the_redis_password(&blocks[3..]).await;
+    seen.without_a_failure("the Redis password with compose");
 }
 
 /// An answer of Redis that is an error does not pass in silence.

@@ -450,7 +450,7 @@ impl Shared {
     }
 
     async fn attempt(self: Arc<Self>, done: watch::Sender<Option<Result<Arc<Live>, String>>>) {
-        let outcome = self.connect().await.map(Arc::new);
+        let outcome = self.connect_once_more().await.map(Arc::new);
         {
             let mut state = self.lock();
             state.attempt = None;
@@ -481,6 +481,19 @@ impl Shared {
             }
         }
         let _nobody_waits = done.send(Some(outcome));
+    }
+
+    /// Connects. The first failure of an outage may be none: what ended the connection before may have ended this one while it
+    /// was made. So where it comes at once, it is tried once more.
+    async fn connect_once_more(&self) -> Result<Live, String> {
+        let began = self.clock.monotonic();
+        let is_first = self.lock().failures == 0;
+        match self.connect().await {
+            Err(_) if is_first && self.clock.monotonic().saturating_sub(began) < FIRST_PAUSE => {
+                self.connect().await
+            }
+            outcome => outcome,
+        }
     }
 
     /// Makes a connection beside one that is in use, to the same server and with other files of TLS, and puts it in its place.
