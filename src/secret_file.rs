@@ -127,7 +127,9 @@ fn who_else(mode: u32) -> &'static str {
 pub fn is_of_systemd(path: &Path, credentials_directory: Option<&Path>) -> bool {
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let path = real(path);
-    path.starts_with(SYSTEMD) || credentials_directory.is_some_and(|given| path.starts_with(real(given)))
+    // (An empty one would be above everything.)
+    let given = credentials_directory.filter(|given| given.is_absolute());
+    path.starts_with(SYSTEMD) || given.is_some_and(|given| path.starts_with(real(given)))
 }
 
 /// Who the daemon is, as far as files are concerned, and where systemd puts its credentials.

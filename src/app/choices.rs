@@ -51,14 +51,19 @@ impl Reloader {
             self.repository.pending(Kind::CredentialChoices, app.as_str()).await?;
         let known = authority.credentials().choices();
         let stored = read.as_ref().map(|read| read.value.clone()).unwrap_or_default();
-        if known.decisions <= stored.decisions {
+        let is_lost = |known: &Choices| {
+            known.decisions > stored.decisions || known.decisions == stored.decisions && *known != stored
+        };
+        if !is_lost(&known) {
             authority.credentials().choose(&stored);
             return Ok(());
         }
         // The store has lost a decision that somebody was told was made (a failover, a store that came back empty).
+        let all = known.joined(&stored);
+        authority.credentials().choose(&all);
         let now = self.ports.clock.now();
         let (repository, id) = (&self.repository, app.as_str());
-        if repository.swap_pending(Kind::CredentialChoices, id, read.as_ref(), &known, now, KEPT).await? {
+        if repository.swap_pending(Kind::CredentialChoices, id, read.as_ref(), &all, now, KEPT).await? {
             tracing::warn!(%app, "the store had lost what operators decided on client credentials; it was put back");
         }
         Ok(())
@@ -95,7 +100,7 @@ impl Reloader {
             let change = |choices: &mut Choices| {
                 // (The store may have lost what is known here, and not have been told again yet.)
                 if known.decisions > choices.decisions {
-                    known.clone_into(choices);
+                    *choices = known.joined(choices);
                 }
                 choices.decide(choice, fingerprint, &views, now).map_err(Unwritten::Against)
             };

@@ -431,7 +431,7 @@ pub fn serve(loaded: Loaded, path: &Path, variables: &BTreeMap<String, String>) 
     };
     let environment = Environment::of_process(variables);
     let source = Source { path: path.to_owned(), variables: variables.clone() };
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let signals = match Signals::catch() {
             Ok(signals) => signals,
             Err(error) => {
@@ -452,7 +452,10 @@ pub fn serve(loaded: Loaded, path: &Path, variables: &BTreeMap<String, String>) 
                 ExitCode::FAILURE
             }
         }
-    })
+    });
+    // Who still reads a file that does not answer is not waited for.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended
 }
 
 /// The apps as the engine needs them.

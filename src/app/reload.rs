@@ -112,9 +112,10 @@ impl Reloader {
     pub(super) async fn reload_at_a_word(self: &Arc<Self>, asked_by: &'static str) -> Reloaded {
         let mut reloaded = self.reload(asked_by).await;
         let renewals: Vec<_> =
-            self.authorities.load().iter().map(|(app, one)| self.renew(app, one)).collect();
-        for renewal in renewals {
-            reloaded.not_fetched.extend(renewal.await.unwrap_or_default());
+            self.authorities.load().iter().map(|(app, one)| (app.clone(), self.renew(app, one))).collect();
+        for (app, renewal) in renewals {
+            let ended = renewal.await.unwrap_or_else(|_| Some(not_fetched(&app, "the task failed")));
+            reloaded.not_fetched.extend(ended);
         }
         reloaded
     }
@@ -125,10 +126,7 @@ impl Reloader {
         let (app, authority) = (app.clone(), installed.authority.clone());
         let renew = async move {
             let failed = authority.renew_documents().await.err().map(|failure| {
-                let problem = format!(
-                    "the documents of the authority of {app} could not be fetched anew, so the signing keys from before are believed still: {}",
-                    failure.cause
-                );
+                let problem = not_fetched(&app, &failure.cause);
                 tracing::error!(%app, "{problem}");
                 problem
             });
@@ -287,4 +285,10 @@ impl Reloader {
         self.running.store(Arc::new(new));
         changed
     }
+}
+
+fn not_fetched(app: &AppName, why: &str) -> String {
+    format!(
+        "the documents of the authority of {app} could not be fetched anew, so the signing keys from before are believed still: {why}"
+    )
 }

@@ -132,7 +132,8 @@ impl Known {
             let Ok(report) = Report::deserialize(&value) else { continue };
             listed.insert(report.id.clone());
             // (The last word is the last: an older list may come back with a store that lost something.)
-            let is_news = |before: &Seen| before.report.at != report.at && !before.report.is_gone;
+            let is_news =
+                |before: &Seen| (before.report.at != report.at || report.is_gone) && !before.report.is_gone;
             if seen.get(&report.id).is_none_or(is_news) {
                 seen.insert(report.id.clone(), Seen { report, value, at: now });
             }

@@ -65,6 +65,8 @@ const NEVER: i64 = i64::MIN;
 
 /// What one authentication looks at; replaced as a whole.
 struct Keys {
+    /// Every key, those too that cannot be checked.
+    all: Vec<(CallerName, Arc<Key>)>,
     hashers: Vec<KeyHasher>,
     by_caller: HashMap<CallerName, Vec<Slot>>,
     /// Compared with when the caller is unknown: as many slots as anyone has.
@@ -99,6 +101,7 @@ impl KeyIndex {
                 WatchedFile { caller, path, seen: Ok(None), blank: None, problem: None, keys: Vec::new() };
             match key_file::read(&file.path, &secrets) {
                 Ok(content) => {
+                    file.blank = content.is_blank().then_some((content.stamp, watched.looked_at));
                     file.take(content);
                     watched.files.push(file);
                 }
@@ -143,17 +146,14 @@ impl KeyIndex {
     }
 
     pub(super) fn uses(&self) -> Vec<KeyUse> {
+        // (Not by way of what is watched: somebody may be looking at a file that does not answer.)
         let used = |key: &Key| Some(key.last_used_at.load(Ordering::Relaxed)).filter(|at| *at != NEVER);
-        self.lock()
-            .files
-            .iter()
-            .flat_map(|file| file.keys.iter().map(move |key| (file, key)))
-            .map(|(file, key)| KeyUse {
-                caller: file.caller.clone(),
-                key: key.info.clone(),
-                last_used_at: used(key).map(Timestamp::from_unix_millis),
-            })
-            .collect()
+        let of_key = |(caller, key): &(CallerName, Arc<Key>)| KeyUse {
+            caller: caller.clone(),
+            key: key.info.clone(),
+            last_used_at: used(key).map(Timestamp::from_unix_millis),
+        };
+        self.current().all.iter().map(of_key).collect()
     }
 
     pub(super) fn problems(&self) -> Vec<KeyFileProblem> {
@@ -167,17 +167,36 @@ impl KeyIndex {
         self.lock().files.iter().filter_map(problem).collect()
     }
 
-    /// Takes over when the same keys were last used.
-    pub(super) fn remember(&self, uses: &[KeyUse]) {
-        let watched = self.lock();
-        for file in &watched.files {
-            for key in &file.keys {
-                let before =
-                    uses.iter().find(|before| before.caller == file.caller && before.key == key.info);
-                if let Some(at) = before.and_then(|before| before.last_used_at) {
-                    key.last_used_at.fetch_max(at.unix_millis(), Ordering::Relaxed);
-                }
+    /// Takes over from the index before a reload when the same keys were last used, and the keys of files that were gone or blank
+    /// at this very moment: those are looked at twice, reload or not.
+    pub(super) fn take_over(&self, before: &KeyIndex) {
+        if let Ok(before) = before.watched.try_lock() {
+            self.keep_blank(&before);
+        }
+        let uses = before.uses();
+        for (caller, key) in &self.current().all {
+            let before = uses.iter().find(|before| before.caller == *caller && before.key == key.info);
+            if let Some(at) = before.and_then(|before| before.last_used_at) {
+                key.last_used_at.fetch_max(at.unix_millis(), Ordering::Relaxed);
             }
+        }
+    }
+
+    fn keep_blank(&self, before: &Watched) {
+        let mut watched = self.lock();
+        let mut changed = false;
+        for file in watched.files.iter_mut().filter(|file| file.blank.is_some()) {
+            let is_same = |old: &&WatchedFile| old.caller == file.caller && old.path == file.path;
+            if let Some(old) = before.files.iter().find(is_same).filter(|old| !old.keys.is_empty()) {
+                (file.keys, file.seen) = (old.keys.clone(), old.seen.clone());
+                changed = true;
+            }
+        }
+        if changed {
+            let now = Timestamp::from_unix_millis(watched.looked_at);
+            watched.hold_again(now);
+            let keys = Arc::new(Keys::new(&watched.files, &self.keyring));
+            *self.current.write().unwrap_or_else(PoisonError::into_inner) = keys;
         }
     }
 
@@ -192,7 +211,10 @@ impl KeyIndex {
         {
             return;
         }
-        self.look(&mut self.lock(), now);
+        // Whoever has it is looking, perhaps at a file that does not answer: nobody else has to wait for that.
+        if let Ok(mut watched) = self.watched.try_lock() {
+            self.look(&mut watched, now);
+        }
     }
 
     /// The same for a key that is not known, for whom somebody else's look is waited for.
@@ -310,6 +332,10 @@ impl Keys {
         let mut hashers: Vec<KeyHasher> = Vec::new();
         let mut hasher_of: HashMap<&str, Option<usize>> = HashMap::new();
         let mut by_caller: HashMap<CallerName, Vec<Slot>> = HashMap::new();
+        let of_file = |file: &WatchedFile| {
+            file.keys.iter().map(|key| (file.caller.clone(), key.clone())).collect::<Vec<_>>()
+        };
+        let all = files.iter().flat_map(of_file).collect();
         for file in files {
             let slots = by_caller.entry(file.caller.clone()).or_default();
             for key in &file.keys {
@@ -336,7 +362,7 @@ impl Keys {
         let mut nobody = Vec::new();
         nobody.resize_with(most, empty);
         by_caller.values_mut().for_each(|slots| slots.resize_with(most, empty));
-        Keys { hashers, by_caller, nobody }
+        Keys { all, hashers, by_caller, nobody }
     }
 
     /// The key that was presented. An unknown caller, an unknown key and a wrong one cost the same: every hash that

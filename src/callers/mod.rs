@@ -230,10 +230,10 @@ impl Callers {
         }
     }
 
-    /// Takes over from the callers before a reload when each key was last used.
+    /// Takes over from the callers before a reload when each key was last used, and what is not to be believed gone yet.
     #[must_use]
     pub fn succeeding(self, before: &Callers) -> Self {
-        self.keys.remember(&before.key_uses());
+        self.keys.take_over(&before.keys);
         self
     }
 
@@ -393,6 +393,20 @@ mod tests {
         // The wall clock was set back; the files are looked at all the same.
         assert_eq!(who(&callers, &key, NOW - 1000), Err(AuthenticationFailure::Unknown));
         assert_eq!(who(&callers, &second, NOW - 1000), Ok("a".into()));
+    }
+
+    #[test]
+    fn nor_does_one_that_is_blank_while_a_reload_reads_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.keys");
+        let (key, _) = add(&path, "a", 1);
+        let before = callers(vec![setup("a", &[], &[&path])]);
+        assert!(who(&before, &key, NOW).is_ok());
+        std::fs::write(&path, "").expect("written");
+        let after = callers(vec![setup("a", &[], &[&path])]).succeeding(&before);
+        assert!(who(&after, &key, NOW).is_ok(), "perhaps somebody is copying over it");
+        assert_eq!(after.key_uses().len(), 1);
+        assert!(who(&after, &key, NOW + 1).is_err(), "it stayed so");
     }
 
     #[test]

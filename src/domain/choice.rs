@@ -93,9 +93,10 @@ impl Choices {
                 self.promoted = Some((one, now));
             }
             Choice::Retire => {
-                if let Some(at) =
-                    replicas.iter().position(|replica| !self.does_without(replica, one, replicas, now))
-                {
+                let has_it = |replica: &[View]| replica.iter().any(|view| view.fingerprint == one);
+                let cannot =
+                    |replica: &Vec<View>| has_it(replica) && !self.does_without(replica, one, replicas, now);
+                if let Some(at) = replicas.iter().position(cannot) {
                     return Err(Against::NoneLeft(at));
                 }
                 self.promoted = self.promoted.filter(|(promoted, _)| *promoted != one);
@@ -107,6 +108,22 @@ impl Choices {
         }
         self.decisions = self.decisions.saturating_add(1);
         Ok(())
+    }
+
+    /// What of these and of others that somebody was told were decided: the store may have lost either. Those with more decisions
+    /// count, and of the others what was retired; what was promoted last is in service.
+    #[must_use]
+    pub fn joined(&self, other: &Choices) -> Choices {
+        let (more, less) = if self.decisions < other.decisions { (other, self) } else { (self, other) };
+        let mut joined = more.clone();
+        joined.promoted = more.promoted.into_iter().chain(less.promoted).max_by_key(|(_, at)| *at);
+        let lost = less.retired.iter().filter(|one| !more.retired.contains(one));
+        joined.retired.extend(lost);
+        joined.retired.retain(|one| joined.promoted.is_none_or(|(promoted, _)| promoted != *one));
+        if joined.promoted != more.promoted || joined.retired != more.retired {
+            joined.decisions = joined.decisions.saturating_add(1);
+        }
+        joined
     }
 
     /// Whether a replica has another one that is good. Whether the authority takes it any of them may have seen: one that has not
@@ -181,6 +198,34 @@ mod tests {
         assert_eq!(choices.decisions, 1, "what is refused changes nothing");
         assert_eq!(choices.decide(Choice::Promote, A, &both, NOW), Ok(()));
         assert_eq!(choices, Choices { promoted: Some((A, NOW)), retired: vec![], decisions: 2 });
+    }
+
+    #[test]
+    fn a_replica_that_does_not_have_it_has_no_say() {
+        let other = View { accepted_at: None, ..good([3; 32]) };
+        assert_eq!(retire(&[vec![good(A), good(B)], vec![other], vec![]]), Ok(()));
+    }
+
+    #[test]
+    fn of_decisions_that_a_store_lost_and_those_made_since_both_hold() {
+        let later = NOW.plus(Duration::from_secs(1));
+        let known = Choices { promoted: Some((B, NOW)), retired: vec![A], decisions: 5 };
+        let same = known.joined(&known);
+        assert_eq!(same, known, "nothing was lost");
+        assert_eq!(known.joined(&Choices::default()), known);
+        let since = Choices { promoted: None, retired: vec![[3; 32]], decisions: 1 };
+        let both = Choices { promoted: Some((B, NOW)), retired: vec![A, [3; 32]], decisions: 6 };
+        assert_eq!((known.joined(&since), since.joined(&known)), (both.clone(), both));
+        // Who is in service again by a later word stays so.
+        let back = Choices { promoted: Some((A, later)), retired: vec![], decisions: 1 };
+        assert_eq!(
+            known.joined(&back),
+            Choices { promoted: Some((A, later)), retired: vec![], decisions: 6 }
+        );
+        // Another fifth decision where this one was lost.
+        let fifth = Choices { promoted: None, retired: vec![[4; 32]], decisions: 5 };
+        assert_eq!(known.joined(&fifth).retired, [A, [4; 32]]);
+        assert_eq!(known.joined(&fifth).decisions, 6);
     }
 
     #[test]

@@ -1220,4 +1220,14 @@ async fn a_file_that_cannot_be_read_holds_up_nobody_and_is_refused_with_a_reason
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     load.end_without_a_failure("a file that cannot be read").await;
+
+    // Nor is it waited for by who stops.
+    let mut world = Arc::into_inner(scene.world).expect("nobody asks any more");
+    std::fs::rename(&config, &aside).expect("moved");
+    let made = std::process::Command::new("mkfifo").arg(&config).status().expect("mkfifo");
+    assert!(made.success());
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let begun = Instant::now();
+    assert_eq!(world.daemon.terminate(), Some(0), "{}", world.daemon.log());
+    assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
 }

@@ -303,7 +303,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs an operation, sent on as often as the nodes say so, and a second time if its answer was lost.
+    /// Runs an operation, sent on as often as the nodes say so, and again if its answer was lost.
     pub(super) async fn try_nodes<T, F>(
         self: &Arc<Self>,
         doing: &'static str,
@@ -315,7 +315,7 @@ impl Shared {
     {
         let unavailable = |cause| StoreError::Unavailable { doing, cause };
         let mut node = self.owner(slot).await.map_err(unavailable)?;
-        let (mut asking, mut lost, mut tries) = (false, false, 0);
+        let (mut asking, mut lost, mut tries) = (false, 0, 0);
         loop {
             tries += 1;
             let live = match self.acquire(&node).await {
@@ -331,7 +331,7 @@ impl Shared {
             };
             let commands = if asking { live.asking() } else { live.commands() };
             let error = match operation(&live, commands).await {
-                Ok(answer) => return Ok((answer, lost)),
+                Ok(answer) => return Ok((answer, lost > 0)),
                 Err(error) => error,
             };
             let failed = failure(&self.config, doing, &error);
@@ -359,8 +359,12 @@ impl Shared {
                 verdict != Verdict::Fine && node.link.discard(&live, verdict, &failed.to_string());
             match verdict {
                 Verdict::Fine | Verdict::TooFewReplicas => return Err(failed),
-                Verdict::Lost if lost => return Err(failed),
-                Verdict::Lost => lost = true,
+                Verdict::Lost => {
+                    lost += 1;
+                    if lost >= super::TRIES {
+                        return Err(failed);
+                    }
+                }
                 Verdict::Elsewhere => {
                     let next = self.successor(slot, &node).await;
                     if tries >= MOST_TRIES || next.is_none() && (!discarded || tries > 1) {
