@@ -78,7 +78,7 @@ simulate:
 # Every secret is replaced under load, each phase ROTATION_SECONDS long (the short forms are in `make test`).
 ROTATION_SECONDS ?= 20
 rotation: tools
-	ROTATION_SECONDS=$(ROTATION_SECONDS) $(CARGO) test --test it rotation:: -- --nocapture --test-threads=1
+	ROTATION_SECONDS=$(ROTATION_SECONDS) $(CARGO) test --test it -- rotation:: keyring:: foresight:: --nocapture --test-threads=1
 
 # The drill of the runbook: everything at once.
 drill: tools
