@@ -851,7 +851,7 @@ impl Inner {
         outdates: u64,
     ) {
         let Some(authority) = self.authority(&key.app) else { return };
-        let on_top = slot.state().on_top_of(connection.revision).map(|answer| answer.connection.clone());
+        let on_top = slot.state().on_top_of(connection).map(|answer| answer.connection.clone());
         let connection = on_top.as_ref().unwrap_or(connection);
         let words = connection.profile.scopes_granted.iter().map(String::as_str);
         let granted = authority.scope_naming().scopes_lossy(words);

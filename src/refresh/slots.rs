@@ -213,7 +213,7 @@ impl SlotState {
             .recent
             .as_ref()
             .is_some_and(|recent| now < recent.until && recent.held.connection.revision == held.revision);
-        let is_on_its_way = self.on_top_of(stored.revision).is_some()
+        let is_on_its_way = self.on_top_of(stored).is_some()
             || self.unstored.as_ref().is_some_and(|unstored| {
                 // The store has lost what it succeeds, too; or a verdict came between, which it proves wrong.
                 let used = unstored.connection.grant_place().before();
@@ -240,9 +240,14 @@ impl SlotState {
     }
 
     /// What is to be served in place of just this state of the store: the answer that succeeds it, where that is safe in the
-    /// journal. What anybody else stored meanwhile (an operator's pause) counts.
-    pub(super) fn on_top_of(&self, stored: Revision) -> Option<&Unstored> {
-        self.unstored.as_ref().filter(|unstored| unstored.journaled && unstored.expected == stored)
+    /// journal. What anybody else stored meanwhile (an operator's pause) counts; where it has come and gone (a pause that was
+    /// resumed), the grant is still the one that the answer succeeds.
+    pub(super) fn on_top_of(&self, stored: &Connection) -> Option<&Unstored> {
+        self.unstored.as_ref().filter(|unstored| {
+            let is_as_before = stored.profile.status == Status::Active
+                && stored.grant_place() == unstored.connection.grant_place().before();
+            unstored.journaled && (unstored.expected == stored.revision || is_as_before)
+        })
     }
 
     /// Whether the store has never been seen to have it.

@@ -128,6 +128,11 @@ fn seed_11049_a_store_that_answers_and_takes_nothing_back_is_still_asked_every_s
 }
 
 #[test]
+fn seed_42201_what_was_served_from_the_journal_is_served_again_after_a_pause_that_came_and_went() {
+    holds(42201);
+}
+
+#[test]
 fn seed_6549_another_replica_s_answer_without_a_new_refresh_token_does_not_stand_before_a_served_one() {
     holds(6549);
 }
