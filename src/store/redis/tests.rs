@@ -320,49 +320,6 @@ async fn a_connection_that_is_cut_is_not_even_noticed() {
     }
 }
 
-/// As with `ACL LOAD`, which ends every connection until Redis 7.2: at once for everybody, and again a moment later, in the middle of
-/// what comes of the first.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_are_cut_twice_in_a_row_fail_nobody() {
-    use tokio::io::AsyncWriteExt;
-    let server = RedisServer::start();
-    let store = Arc::new(store(&server));
-    let over = Arc::new(AtomicUsize::new(0));
-    let (sender, mut ended) = tokio::sync::mpsc::unbounded_channel();
-    for worker in 0..16_u32 {
-        let (store, over, sender) = (store.clone(), over.clone(), sender.clone());
-        let work = async move {
-            let user = key("app", &format!("user-{worker}"));
-            let mut before = None;
-            let mut generation = 1;
-            while over.load(Ordering::Relaxed) == 0 {
-                let next = connection(generation, u128::from(generation) << 32 | u128::from(worker));
-                let committed =
-                    store.commit(&user, before, &next, Writer::SignIn).await.expect("tried again");
-                assert_eq!(committed, Committed::Done);
-                assert_eq!(store.load(&user).await.expect("tried again"), Some(next.clone()));
-                (before, generation) = (Some(next.revision), generation + 1);
-            }
-            sender.send(generation).expect("is waited for");
-        };
-        RealTasks.spawn("works", Box::pin(work));
-    }
-    drop(sender);
-    let mut cuts = tokio::net::TcpStream::connect(("127.0.0.1", server.port())).await.expect("serves");
-    for _ in 0..100 {
-        for pause in [2, 30] {
-            cuts.write_all(b"CLIENT KILL TYPE normal SKIPME yes\r\n").await.expect("cut");
-            tokio::time::sleep(Duration::from_millis(pause)).await;
-        }
-    }
-    over.store(1, Ordering::Relaxed);
-    let mut workers = 0;
-    while ended.recv().await.is_some() {
-        workers += 1;
-    }
-    assert_eq!(workers, 16, "somebody failed");
-}
-
 #[tokio::test]
 async fn a_server_that_is_silent_costs_a_second_and_then_nothing() {
     let server = RedisServer::start();
