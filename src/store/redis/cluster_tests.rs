@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::super::suite::{self, FIRST, RealClock, RealTasks, app_name, connection, delete, key, put};
 use super::super::testing::{RedisCluster, RedisServer, free_port};
-use super::tests::{healed, password, store_with, unavailable};
+use super::tests::{after_deaths, healed, password, store_with, unavailable};
 use super::*;
 
 /// Longer than a failover of [`RedisCluster`] takes on a busy machine.
@@ -103,6 +103,9 @@ async fn passes_the_suite_and_follows_what_is_moved() {
     let cause = unavailable(store_with(single).ping().await);
     assert!(cause.contains("begin `store.url` with `redis+cluster://`"), "{cause}");
 
+    for (deaths, expected) in [(2, (true, 3)), (3, (false, 3))] {
+        assert_eq!(after_deaths(&store, deaths).await, expected, "{deaths}");
+    }
     moved(&cluster, &store).await;
     resharded(&cluster, &store).await;
     told(&cluster, &limited).await;
