@@ -576,4 +576,14 @@ mod tests {
             assert_eq!(trim_one_line_end(content.as_bytes()), trimmed.as_bytes());
         }
     }
+
+    #[test]
+    fn a_directory_of_systemd_s_that_is_named_by_nothing_is_nowhere() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert!(is_of_systemd(folder.path(), Some(folder.path())));
+        for nowhere in [None, Some(Path::new("")), Some(Path::new("."))] {
+            assert!(!is_of_systemd(folder.path(), nowhere), "{nowhere:?}");
+        }
+        assert!(is_of_systemd(Path::new("/run/credentials/tokenward.service/a"), None));
+    }
 }

@@ -338,6 +338,8 @@ impl KeyringShape {
             answers: *is_me,
         });
         let Progress { is_running, waits_for, resealed, refused } = shown.progress.clone();
+        // Another replica may have done what this one waited with.
+        let waits_for = waits_for.filter(|_| left > 0);
         let rewrap =
             RewrapShape { left, counts: shown.counts, running: is_running, waits_for, resealed, refused };
         KeyringShape { keys: keys.collect(), replicas: replicas.collect(), rewrap }

@@ -253,7 +253,6 @@ async fn look_after_seals(
     *shown = now;
     let left = broker.left_to_rewrap();
     if left == 0 {
-        broker.nothing_to_rewrap();
         return Ok(rounds.pause_after_nothing());
     }
     let pass = broker.rewrap(rate).await?;

@@ -167,11 +167,6 @@ impl Broker {
         tally.keys().map(|(id, counted)| (id.clone(), counted.records, *id == primary.id)).collect()
     }
 
-    /// Nothing has to be sealed anew any more, whoever did it: nobody waits for anything.
-    pub fn nothing_to_rewrap(&self) {
-        self.progress().waits_for = None;
-    }
-
     /// Records that have to be sealed anew, as far as that was counted.
     pub fn left_to_rewrap(&self) -> u64 {
         let keyring = self.deps.repository.keyring();

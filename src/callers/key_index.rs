@@ -1,7 +1,7 @@
 //! The API keys in force: read from the callers' key files, read again when these change, and compared with what
 //! somebody presents in a time that tells nothing.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -13,7 +13,7 @@ use super::key_file::{self, KeyFile, KeyFileError, KeyInfo, MOST_LIVE_KEYS, Stam
 use super::{AuthenticationFailure, CallersError, KeyFileProblem, KeyUse};
 use crate::domain::id::CallerName;
 use crate::domain::time::Timestamp;
-use crate::keyring::{Hold, KeyId, Keyring};
+use crate::keyring::{Claim, KeyId, Keyring};
 use crate::secret_file::SecretReader;
 
 /// How often at most the files are looked at: a retired key is refused after this long.
@@ -36,8 +36,7 @@ struct Watched {
     /// When the last look ended, as [`KeyIndex::looked_at`].
     looked_at: i64,
     /// The sealing keys that live keys were hashed with must not go.
-    hold: Hold,
-    held: BTreeSet<KeyId>,
+    claim: Claim,
     /// The sealing keys there were: with another one, hashes can be checked that could not be before.
     sealing_keys: Vec<KeyId>,
 }
@@ -91,8 +90,7 @@ impl KeyIndex {
         let mut watched = Watched {
             files: Vec::new(),
             looked_at: now.unix_millis(),
-            hold: keyring.hold(),
-            held: BTreeSet::new(),
+            claim: keyring.claim(),
             sealing_keys: sealing_keys(&keyring),
         };
         let mut errors = Vec::new();
@@ -111,7 +109,7 @@ impl KeyIndex {
         if !errors.is_empty() {
             return Err(errors);
         }
-        watched.hold_again(now);
+        watched.claim_again(now);
         Ok(KeyIndex {
             current: RwLock::new(Arc::new(Keys::new(&watched.files, &keyring))),
             keyring,
@@ -194,7 +192,7 @@ impl KeyIndex {
         }
         if changed {
             let now = Timestamp::from_unix_millis(watched.looked_at);
-            watched.hold_again(now);
+            watched.claim_again(now);
             let keys = Arc::new(Keys::new(&watched.files, &self.keyring));
             *self.current.write().unwrap_or_else(PoisonError::into_inner) = keys;
         }
@@ -232,7 +230,7 @@ impl KeyIndex {
         for file in &mut watched.files {
             changed |= file.look_again(&self.secrets, now);
         }
-        watched.hold_again(Timestamp::from_unix_millis(now));
+        watched.claim_again(Timestamp::from_unix_millis(now));
         if changed {
             let keys = Arc::new(Keys::new(&watched.files, &self.keyring));
             *self.current.write().unwrap_or_else(PoisonError::into_inner) = keys;
@@ -251,13 +249,9 @@ impl KeyIndex {
 
 impl Watched {
     /// A key that has expired needs its sealing key no more.
-    fn hold_again(&mut self, now: Timestamp) {
+    fn claim_again(&mut self, now: Timestamp) {
         let keys = self.files.iter().flat_map(|file| &file.keys).filter(|key| key.info.is_live(now));
-        let held: BTreeSet<KeyId> = keys.map(|key| key.info.sealing_key.clone()).collect();
-        if held != self.held {
-            self.hold.set(held.clone());
-            self.held = held;
-        }
+        self.claim.set(keys.map(|key| key.info.sealing_key.clone()).collect());
     }
 }
 

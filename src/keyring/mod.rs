@@ -8,7 +8,7 @@
 //! 2. No (key, nonce) pair twice: every seal derives its own key from a random salt (I13).
 //! 3. Keys for different purposes are never the same bytes ([`Purpose`]).
 //! 4. The daemon never makes a sealing key by itself; a missing or short one stops the start.
-//! 5. While the daemon runs, a key leaves the ring only when it was counted zero twice ([`tally`]) and nobody holds it ([`Hold`]),
+//! 5. While the daemon runs, a key leaves the ring only when it was counted zero twice ([`tally`]) and nobody claims it ([`Claim`]),
 //!    and no key becomes another one under the same name.
 //!
 //! The one hard problem: replacing a key while everything still opens. So every sealed value names its key, one
@@ -234,38 +234,38 @@ pub struct Keyring {
 #[derive(Default)]
 struct Needs {
     tally: Tally,
-    /// What is held, by the number of the hold.
-    held: BTreeMap<u64, BTreeSet<KeyId>>,
-    /// The number of the next hold.
+    /// What is claimed, by the number of the claim.
+    claimed: BTreeMap<u64, BTreeSet<KeyId>>,
+    /// The number of the next claim.
     next: u64,
 }
 
 impl Needs {
     fn may_go(&self, id: &str) -> Result<(), Needed> {
-        if self.held.values().any(|ids| ids.contains(id)) {
+        if self.claimed.values().any(|ids| ids.contains(id)) {
             return Err(Needed::ApiKeys);
         }
         self.tally.may_go(id)
     }
 }
 
-/// Keeps keys in the ring that something else than sealed records needs: hashes of API keys. Each holder has one of its own, and
-/// what it holds is let go with it.
-pub struct Hold {
+/// Keeps keys in the ring that something else than sealed records needs: hashes of API keys. Each claimant has one of its own, and
+/// what it claims is let go with it.
+pub struct Claim {
     keyring: Arc<Keyring>,
     number: u64,
 }
 
-impl Hold {
-    /// Holds these, and no other any more.
+impl Claim {
+    /// Claims these, and no other any more.
     pub fn set(&self, ids: BTreeSet<KeyId>) {
-        self.keyring.lock_needs().held.insert(self.number, ids);
+        self.keyring.lock_needs().claimed.insert(self.number, ids);
     }
 }
 
-impl Drop for Hold {
+impl Drop for Claim {
     fn drop(&mut self) {
-        self.keyring.lock_needs().held.remove(&self.number);
+        self.keyring.lock_needs().claimed.remove(&self.number);
     }
 }
 
@@ -305,7 +305,7 @@ impl Keyring {
     /// What [`Keyring::new`] refuses; a key that is gone before it may go; one that is another under its name.
     pub fn replace(&self, keys: Vec<SealingKey>, place: &str) -> Result<Replaced, KeyringError> {
         let after = KeySet::new(keys, place)?;
-        // Locked until the new ones are in force: who counts or holds meanwhile does so before or after.
+        // Locked until the new ones are in force: who counts or claims meanwhile does so before or after.
         let mut needs = self.lock_needs();
         let before = self.set();
         let replaced = replaced(&before, &after, &needs, place)?;
@@ -323,7 +323,7 @@ impl Keyring {
         needs.tally.note(&set.by_id.keys().cloned().collect::<BTreeSet<_>>(), walked);
     }
 
-    /// Whether a key may go: it was counted zero twice, and nobody holds it.
+    /// Whether a key may go: it was counted zero twice, and nobody claims it.
     ///
     /// # Errors
     /// [`Needed`] says why not.
@@ -331,12 +331,12 @@ impl Keyring {
         self.lock_needs().may_go(id)
     }
 
-    /// A hold, on no key yet.
-    pub fn hold(self: &Arc<Self>) -> Hold {
+    /// A claim, to no key yet.
+    pub fn claim(self: &Arc<Self>) -> Claim {
         let mut needs = self.lock_needs();
         let number = needs.next;
         needs.next += 1;
-        Hold { keyring: self.clone(), number }
+        Claim { keyring: self.clone(), number }
     }
 
     /// What was counted so far.
@@ -512,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_held_stays_whatever_was_counted() {
+    fn a_key_that_is_claimed_stays_whatever_was_counted() {
         let ring = Keyring::new(vec![key("a", Some(1)), key("b", Some(2))], "here").expect("a ring");
         let ring = Arc::new(ring);
         for began in [0, 500] {
@@ -521,21 +521,21 @@ mod tests {
             ring.note_walk(&Walked { records, passing, sealing: BTreeSet::new(), began, ended: began, at });
         }
         assert_eq!(ring.may_go("a"), Ok(()));
-        let [one, other] = [ring.hold(), ring.hold()];
+        let [one, other] = [ring.claim(), ring.claim()];
         one.set(BTreeSet::from(["a".to_owned(), "not there".to_owned()]));
         other.set(BTreeSet::from(["a".to_owned()]));
         let without = || ring.replace(vec![key("b", Some(2))], "here");
-        let held = |expected: bool| {
+        let claimed = |expected: bool| {
             assert_eq!(ring.may_go("a"), if expected { Err(Needed::ApiKeys) } else { Ok(()) });
         };
-        held(true);
+        claimed(true);
         let error = without().expect_err("refused").to_string();
         assert!(error.contains("lacks the key a") && error.contains("replace those API keys"), "{error}");
         // Each lets go for itself.
         one.set(BTreeSet::from(["b".to_owned()]));
-        held(true);
+        claimed(true);
         drop(other);
-        held(false);
+        claimed(false);
         assert_eq!(without().expect("may go").gone, ["a"]);
     }
 

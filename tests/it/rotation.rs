@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use entra_emulator::{Endpoint, Fault, FaultRule};
 use serde_json::json;
 
 use crate::attacks_api::sha256;
@@ -641,6 +642,12 @@ async fn the_authority_signs_with_another_key(overlap: bool) {
         assert!(begun.elapsed() < Duration::from_secs(10), "{}", scene.world.daemon.log());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    // Where the list cannot be had, the command says so, and nothing else comes of it.
+    let down = FaultRule::new(Endpoint::Discovery, Fault::status(503));
+    scene.world.entra.faults().inject(down.clone());
+    let (code, _, said) = scene.run(&["reload"]).await;
+    assert_eq!((code, said.contains("could not be fetched anew")), (0, true), "{said}");
+    scene.world.entra.faults().withdraw(&down);
     tokio::time::sleep(phase(2)).await;
     load.end_without_a_failure("the authority's signing key changes").await;
 }
