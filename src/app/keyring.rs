@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::broker::rewrap::{Pass, Progress};
-use crate::callers::LiveCallers;
-use crate::domain::time::{Clock, Timestamp};
+use crate::domain::time::Timestamp;
 use crate::events::Events;
 use crate::keyring::{KeyId, KeySource, Keyring, KeyringError, Version};
 use crate::repository::RepositoryError;
@@ -25,13 +24,10 @@ pub(super) async fn open(keys: &dyn KeySource) -> Result<Keyring, KeyringError> 
     Keyring::new(read.map(|read| read.keys).unwrap_or_default(), &keys.place())
 }
 
-/// The source of a keyring in force.
-pub(super) struct Source {
+/// Follows the source of the keyring in force.
+pub(super) struct Follower {
     keys: Arc<dyn KeySource>,
     keyring: Arc<Keyring>,
-    /// Callers and admins, whose API keys need sealing keys.
-    known_by_keys: [LiveCallers; 2],
-    clock: Arc<dyn Clock>,
     events: Arc<Events>,
     /// What it was when it was last taken up.
     seen: Option<Version>,
@@ -39,22 +35,15 @@ pub(super) struct Source {
     refused: Option<KeyringError>,
 }
 
-impl Source {
-    /// The source that `keyring` was opened from.
-    pub(super) fn new(
-        keys: Arc<dyn KeySource>,
-        keyring: Arc<Keyring>,
-        known_by_keys: [LiveCallers; 2],
-        clock: Arc<dyn Clock>,
-        events: Arc<Events>,
-    ) -> Self {
-        Source { keys, keyring, known_by_keys, clock, events, seen: None, refused: None }
+impl Follower {
+    /// Of the source that `keyring` was opened from.
+    pub(super) fn new(keys: Arc<dyn KeySource>, keyring: Arc<Keyring>, events: Arc<Events>) -> Self {
+        Follower { keys, keyring, events, seen: None, refused: None }
     }
 
     /// Looks at the source again, and swaps the ring in that it holds if that may take the place of the one in force. Cheap when
     /// nothing changed. Says whether the keys in force are others now; why they are not is said once, as an error.
     pub(super) async fn look_again(&mut self) -> bool {
-        self.look_at_api_keys().await;
         // What was refused may be right by now, with the same keys: it depends on what was counted.
         let seen = self.seen.as_ref().filter(|_| self.refused.is_none());
         let place = self.keys.place();
@@ -82,18 +71,6 @@ impl Source {
                 self.refused = Some(error);
                 false
             }
-        }
-    }
-}
-
-impl Source {
-    /// Which keys are held is known as of now, although nobody may have presented an API key for long.
-    async fn look_at_api_keys(&self) {
-        let (known_by_keys, now) = (self.known_by_keys.clone(), self.clock.now());
-        let look = move || known_by_keys.iter().for_each(|callers| callers.load().look_again(now));
-        // Not on a thread that serves: it may be on a mount that hangs.
-        if let Err(error) = tokio::task::spawn_blocking(look).await {
-            tracing::error!(%error, "the files of API keys could not be looked at");
         }
     }
 }

@@ -281,10 +281,8 @@ impl Daemon {
         watch::revocations(&daemon.parts);
         credentials::watch(&daemon.parts, metrics.clone());
         watch::files(&daemon.parts);
-        let known_by_keys = [callers, admins];
-        let source =
-            keyring::Source::new(keys, keyring.clone(), known_by_keys, clock.clone(), events.clone());
-        watch::keyring(&daemon.parts, source);
+        watch::api_keys(&daemon.parts);
+        watch::keyring(&daemon.parts, keyring::Follower::new(keys, keyring.clone(), events.clone()));
         watch::replicas(&daemon.parts);
         watch::seals(&daemon.parts, metrics.clone());
         foresight::watch(&daemon.parts);
