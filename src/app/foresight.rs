@@ -79,6 +79,7 @@ pub(super) fn watch(parts: &Parts) {
     let watch = async move {
         let (mut warnings, mut keys) = (Warnings::default(), BTreeSet::new());
         loop {
+            reloader.look_at_api_key_files().await;
             keys = reloader.look_at_api_keys(keys, &mut warnings);
             reloader.look_at_certificates(&mut warnings).await;
             tokio::select! {

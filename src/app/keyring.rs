@@ -1,13 +1,14 @@
 //! The keyring while the daemon runs: its source is looked at again, and what changed there is taken up whole or not at all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::reload::Reloader;
 use crate::broker::rewrap::{Pass, Progress};
 use crate::domain::time::Timestamp;
 use crate::events::Events;
-use crate::keyring::{KeyId, KeySource, Keyring, KeyringError, Version};
+use crate::keyring::{KeyId, KeySource, Keyring, KeyringError, SourceRead, Version};
 use crate::repository::RepositoryError;
 use crate::telemetry::metrics::Metrics;
 
@@ -43,7 +44,7 @@ impl Follower {
 
     /// Looks at the source again, and swaps the ring in that it holds if that may take the place of the one in force. Cheap when
     /// nothing changed. Says whether the keys in force are others now; why they are not is said once, as an error.
-    pub(super) async fn look_again(&mut self) -> bool {
+    pub(super) async fn look_again(&mut self, reloader: &Reloader) -> bool {
         // What was refused may be right by now, with the same keys: it depends on what was counted.
         let seen = self.seen.as_ref().filter(|_| self.refused.is_none());
         let place = self.keys.place();
@@ -52,7 +53,10 @@ impl Follower {
             Ok(Some(read)) => Ok(read),
             Err(error) => Err(error),
         };
-        let replaced = read.and_then(|read| Ok((read.version, self.keyring.replace(read.keys, &place)?)));
+        let hashed = reloader.sealing_keys_of_api_keys().await;
+        let replace =
+            |read: SourceRead| Ok((read.version, self.keyring.replace(read.keys, &place, &hashed)?));
+        let replaced = read.and_then(replace);
         match replaced {
             Ok((version, replaced)) => {
                 self.seen = Some(version);
@@ -72,6 +76,25 @@ impl Follower {
                 false
             }
         }
+    }
+}
+
+impl Reloader {
+    /// Has the files of API keys looked at. (Not on a thread that serves: a file may be on a mount that hangs.)
+    pub(super) async fn look_at_api_key_files(&self) {
+        let (callers, admins, now) =
+            (self.callers.load_full(), self.admins.load_full(), self.ports.clock.now());
+        let look = move || [callers, admins].iter().for_each(|of_these| of_these.look_again(now));
+        // (It does not panic; what was known before would stay so.)
+        let _ = tokio::task::spawn_blocking(look).await;
+    }
+
+    /// The sealing keys that API keys in lines from before 0.2 need, as the files are now.
+    async fn sealing_keys_of_api_keys(&self) -> BTreeSet<KeyId> {
+        self.look_at_api_key_files().await;
+        let now = self.ports.clock.now();
+        let [callers, admins] = [&self.callers, &self.admins].map(|all| all.load().sealing_keys_in_use(now));
+        callers.union(&admins).cloned().collect()
     }
 }
 
@@ -223,7 +246,7 @@ mod tests {
         assert_eq!(show(&keyring, 11), (None, Some(11)));
         keyring.open(&place, &sealed).expect("opens");
         assert_eq!(show(&keyring, 12), (Some(12), Some(11)));
-        keyring.replace(vec![key("older"), key("new")], "x").expect("the same");
+        keyring.replace(vec![key("older"), key("new")], "x", &BTreeSet::new()).expect("the same");
         assert_eq!(show(&keyring, 13), (Some(12), Some(11)));
         keyring.open(&place, &sealed).expect("opens");
         assert_eq!(show(&keyring, 14), (Some(14), Some(11)));

@@ -281,7 +281,6 @@ impl Daemon {
         watch::revocations(&daemon.parts);
         credentials::watch(&daemon.parts, metrics.clone());
         watch::files(&daemon.parts);
-        watch::api_keys(&daemon.parts);
         watch::keyring(&daemon.parts, keyring::Follower::new(keys, keyring.clone(), events.clone()));
         watch::replicas(&daemon.parts);
         watch::seals(&daemon.parts, metrics.clone());

@@ -34,8 +34,6 @@ const REVOCATIONS: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(1);
 /// A refused reload is tried again after so long.
 const TRY_AGAIN: Duration = Duration::from_secs(15);
-/// How often the files of API keys are looked at.
-const API_KEYS: Duration = Duration::from_secs(1);
 /// How often the keyring's source is looked at.
 const KEYRING: Duration = Duration::from_secs(1);
 /// Stock is taken by walking over every connection, page by page, with this pause after each: what that costs in a second does
@@ -166,30 +164,6 @@ pub(super) fn files(parts: &Parts) {
     parts.tasks.spawn("look whether files have changed", Box::pin(watch));
 }
 
-/// Looks at the files of API keys, so that which sealing keys they claim is known as of now, although nobody may have presented one
-/// for long.
-pub(super) fn api_keys(parts: &Parts) {
-    let (reloader, clock, shutdown) = (parts.reloader.clone(), parts.clock.clone(), parts.shutdown.clone());
-    let watch = async move {
-        loop {
-            let (callers, admins, now) =
-                (reloader.callers.load_full(), reloader.admins.load_full(), clock.now());
-            let look = move || [callers, admins].iter().for_each(|of_these| of_these.look_again(now));
-            // Not on a thread that serves: a file may be on a mount that hangs.
-            let looked = tokio::task::spawn_blocking(look);
-            tokio::select! {
-                _ = looked => {}
-                () = shutdown.soft().cancelled() => return,
-            }
-            tokio::select! {
-                () = clock.sleep(API_KEYS) => {}
-                () = shutdown.soft().cancelled() => return,
-            }
-        }
-    };
-    parts.tasks.spawn("look at the files of API keys", Box::pin(watch));
-}
-
 /// Takes up what changes in the keyring's source, and shows what its keys are used for.
 pub(super) fn keyring(parts: &Parts, mut follower: Follower) {
     let (broker, clock, shutdown) = (parts.broker.clone(), parts.clock.clone(), parts.shutdown.clone());
@@ -198,7 +172,7 @@ pub(super) fn keyring(parts: &Parts, mut follower: Follower) {
         let mut uses = SealingKeyUses::default();
         loop {
             uses.show(&reloader.keyring, &reloader.metrics, clock.now());
-            if follower.look_again().await {
+            if follower.look_again(&reloader).await {
                 // The others wait for that word, and there may be something to be sealed anew.
                 report(&broker).await;
                 broker.ask_for_rewrap();

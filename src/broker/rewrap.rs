@@ -363,10 +363,7 @@ fn against_retiring(id: &str, counted: Result<(), Needed>, replicas: &[Replica])
             is_primary_somewhere = true;
             reasons.push(format!("{} seals with it: promote another key there first", replica.name()));
         } else if !is_me && report.sealing.keys.get(id) == Some(&false) {
-            reasons.push(format!(
-                "{} has not counted it zero twice yet, or knows API keys by hashes made with it",
-                replica.name()
-            ));
+            reasons.push(format!("{} has not counted it zero twice yet", replica.name()));
         }
     }
     if let Err(why) = counted

@@ -2,7 +2,7 @@
 //! of all before it in base62, so that a leak scanner tells a key from a look-alike without asking anyone. Neither
 //! base62 nor a caller's name holds a `_`, so the parts cannot run into each other.
 
-use aws_lc_rs::hmac;
+use aws_lc_rs::{digest, hmac};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::domain::id::CallerName;
@@ -89,18 +89,23 @@ impl<'a> PresentedKey<'a> {
     }
 }
 
-/// What a key file keeps of a key: its HMAC-SHA256 under a key derived from a sealing key. Without the keyring it
-/// can be neither reversed nor made.
+/// What a key file keeps of a key. A key has 256 random bits: nobody finds it from its hash by trying.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyHash(pub [u8; 32]);
 
-/// Makes the hashes that belong to one sealing key.
-pub struct KeyHasher(hmac::Key);
+/// Makes one kind of hash.
+pub enum KeyHasher {
+    /// The key's SHA-256, with nothing of ours in it.
+    Sha256,
+    /// Its HMAC-SHA256 under a key derived from a sealing key, as lines from before 0.2 have it.
+    Keyed(Box<hmac::Key>),
+}
 
 impl KeyHasher {
-    /// The hasher derived from `sealing_key`.
-    pub fn new(sealing_key: &SealingKey) -> Self {
-        KeyHasher(hmac::Key::new(hmac::HMAC_SHA256, &sealing_key.derive(Purpose::ApiKeyHash)[..]))
+    /// The hasher of old lines, derived from `sealing_key`.
+    pub fn keyed(sealing_key: &SealingKey) -> Self {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &sealing_key.derive(Purpose::ApiKeyHash)[..]);
+        KeyHasher::Keyed(Box::new(key))
     }
 
     /// The hash of a new key.
@@ -114,9 +119,13 @@ impl KeyHasher {
     }
 
     fn sign(&self, text: &str) -> KeyHash {
-        let tag = hmac::sign(&self.0, text.as_bytes());
         let mut hash = [0; 32];
-        hash.copy_from_slice(tag.as_ref());
+        match self {
+            KeyHasher::Sha256 => {
+                hash.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
+            }
+            KeyHasher::Keyed(key) => hash.copy_from_slice(hmac::sign(key, text.as_bytes()).as_ref()),
+        }
         KeyHash(hash)
     }
 }
@@ -218,13 +227,19 @@ mod tests {
     }
 
     #[test]
-    fn another_sealing_key_makes_another_hash() {
+    fn the_hash_is_the_well_known_sha_256_and_old_ones_differ_by_sealing_key() {
+        // `printf %s twk_… | sha256sum`
+        let text = "twk_cli_0000000000000000000000000000000000000000000_3vW2ye";
+        let hex = KeyHasher::Sha256.sign(text).0.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        assert_eq!(hex, "409395379cca85c92a1d5608f47c578865a8e5271f4845b82a9e5a6e3daeb85e");
+
         let hasher = |byte| {
             let material = Zeroizing::new([byte; 32]);
-            KeyHasher::new(&SealingKey::new("a".into(), Timestamp::from_unix_seconds(0), None, material))
+            KeyHasher::keyed(&SealingKey::new("a".into(), Timestamp::from_unix_seconds(0), None, material))
         };
         let key = ApiKey::generate(&caller("mail-sync"), &SeededRandom::new(1));
         let presented = PresentedKey::parse(key.expose()).expect("our own key");
+        assert_eq!(KeyHasher::Sha256.hash(&key), KeyHasher::Sha256.hash_presented(&presented));
         assert_eq!(hasher(1).hash(&key), hasher(1).hash_presented(&presented));
         assert_ne!(hasher(1).hash(&key), hasher(2).hash(&key));
     }

@@ -1,5 +1,8 @@
-//! A caller's key file: one line a key, `{id} {created_at} {expires_at} {sealing key id} {hex hash}`, two live keys
-//! at the most so that one can replace the other. It holds no key, only keyed hashes. Comments stay where they are.
+//! A caller's key file: one line a key, `{id} {created_at} {expires_at} sha256 {hex hash}`, two live keys at the most
+//! so that one can replace the other. It holds no key, only hashes. Comments stay where they are.
+//!
+//! Lines from before 0.2 have a sealing key's id in place of the word `sha256`, and a hash keyed from it. (So a daemon
+//! from before 0.2 takes a new line for one whose sealing key it lacks, and every other line as ever.)
 
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
@@ -14,7 +17,7 @@ use super::api_key::{ApiKey, KeyHash, KeyHasher};
 use crate::domain::id::CallerName;
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::time::Timestamp;
-use crate::keyring::{KeyId, Keyring};
+use crate::keyring::KeyId;
 use crate::secret_file::{Belongs, SecretFileError, SecretReader};
 
 /// How long a key lives when nobody says otherwise: a year, so that every key is replaced now and then.
@@ -23,7 +26,9 @@ pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
 pub const MOST_LIVE_KEYS: usize = 2;
 /// A key's line has some 150 bytes; what is larger than this is no key file.
 const LARGEST_FILE: u64 = 64 * 1024;
-const HEADER: &str = "# API keys of one tokenward caller: id, born, expires, sealing key, keyed hash.\n\
+/// Stands in a line whose hash has no key of ours in it. (Sealing keys are named by the day they were made.)
+const UNKEYED: &str = "sha256";
+const HEADER: &str = "# API keys of one tokenward caller: id, born, expires, the key's SHA-256.\n\
                       # Written by `tokenward callers add-key` and `retire-key`.\n";
 
 /// What may be told about a key.
@@ -35,8 +40,8 @@ pub struct KeyInfo {
     pub created_at: Timestamp,
     /// From when on it is refused.
     pub expires_at: Timestamp,
-    /// The sealing key its hash was made with; the key dies with it.
-    pub sealing_key: KeyId,
+    /// The sealing key that its hash was made with, in a line from before 0.2: the API key dies with it.
+    pub sealing_key: Option<KeyId>,
 }
 
 impl KeyInfo {
@@ -109,7 +114,6 @@ pub enum KeyFileError {
 pub fn add(
     path: &Path,
     caller: &CallerName,
-    keyring: &Keyring,
     random: &dyn Random,
     now: Timestamp,
     lifetime: Duration,
@@ -127,26 +131,18 @@ pub fn add(
             break id;
         }
     };
-    let sealing_key = keyring.primary();
     let key = ApiKey::generate(caller, random);
-    let hash = KeyHasher::new(&sealing_key).hash(&key);
+    let hash = KeyHasher::Sha256.hash(&key);
     // Whole seconds, as in the file.
     let created_at = Timestamp::from_unix_seconds(now.unix_seconds());
     let expires_at = Timestamp::from_unix_seconds(now.plus(lifetime).unix_seconds().min(LATEST_EXPIRY));
-    let info = KeyInfo { id, created_at, expires_at, sealing_key: sealing_key.id.clone() };
+    let info = KeyInfo { id, created_at, expires_at, sealing_key: None };
     if file.text.is_empty() {
         file.text.push_str(HEADER);
     } else if !file.text.ends_with('\n') {
         file.text.push('\n');
     }
-    let _ = write!(
-        file.text,
-        "{} {} {} {} ",
-        info.id,
-        created_at.rfc3339(),
-        expires_at.rfc3339(),
-        info.sealing_key
-    );
+    let _ = write!(file.text, "{} {} {} {UNKEYED} ", info.id, created_at.rfc3339(), expires_at.rfc3339());
     hash.0.iter().for_each(|byte| {
         let _ = write!(file.text, "{byte:02x}");
     });
@@ -319,7 +315,7 @@ fn parse(text: &str) -> Result<Vec<StoredKey>, (usize, &'static str)> {
 
 fn parse_line(content: &str) -> Result<(KeyInfo, KeyHash), &'static str> {
     let fields: Vec<&str> = content.split_ascii_whitespace().collect();
-    let [id, created_at, expires_at, sealing_key, hash] = fields[..] else {
+    let [id, created_at, expires_at, method, hash] = fields[..] else {
         return Err("has not five fields");
     };
     let is_id = |text: &str| {
@@ -328,13 +324,14 @@ fn parse_line(content: &str) -> Result<(KeyInfo, KeyHash), &'static str> {
     if !is_id(id) {
         return Err("its first field is no key id");
     }
-    if !is_id(sealing_key) {
-        return Err("its fourth field is no sealing key's id");
+    if !is_id(method) {
+        return Err("its fourth field is neither `sha256` nor a sealing key's id");
     }
+    let sealing_key = (method != UNKEYED).then(|| method.to_owned());
     let created_at = Timestamp::parse_rfc3339(created_at).ok_or("its second field is no RFC 3339 instant")?;
     let expires_at = Timestamp::parse_rfc3339(expires_at).ok_or("its third field is no RFC 3339 instant")?;
     let hash = parse_hash(hash).ok_or("its last field is no hash of 64 hexadecimal digits")?;
-    Ok((KeyInfo { id: id.to_owned(), created_at, expires_at, sealing_key: sealing_key.to_owned() }, hash))
+    Ok((KeyInfo { id: id.to_owned(), created_at, expires_at, sealing_key }, hash))
 }
 
 fn parse_hash(text: &str) -> Option<KeyHash> {
@@ -410,22 +407,13 @@ impl Locked {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use zeroize::Zeroizing;
-
     use super::*;
-    use crate::keyring::SealingKey;
     use crate::testkit::SeededRandom;
 
     const YEAR: Duration = DEFAULT_LIFETIME;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_unix_seconds(seconds)
-    }
-
-    fn ring() -> Keyring {
-        let material = Zeroizing::new([7; 32]);
-        Keyring::new(vec![SealingKey::new("k1".into(), at(0), Some(at(0)), material)], "here")
-            .expect("a ring")
     }
 
     fn caller() -> CallerName {
@@ -455,7 +443,7 @@ mod tests {
         }
 
         fn add(&self, seed: u64, now: i64) -> Result<(ApiKey, KeyInfo), KeyFileError> {
-            add(&self.file(), &caller(), &ring(), &SeededRandom::new(seed), at(now), YEAR)
+            add(&self.file(), &caller(), &SeededRandom::new(seed), at(now), YEAR)
         }
     }
 
@@ -466,7 +454,7 @@ mod tests {
         let (_, second) = folder.add(2, 200).expect("second key");
         assert_eq!(list(&folder.file()).expect("a list"), [first.clone(), second.clone()]);
         assert_eq!(first.expires_at.since(first.created_at), YEAR);
-        assert_eq!(first.sealing_key, "k1");
+        assert_eq!(first.sealing_key, None);
         assert_eq!(retire(&folder.file(), &first.id).expect("retired"), first);
         assert_eq!(list(&folder.file()).expect("a list"), [second]);
         let text = fs::read_to_string(folder.file()).expect("text");
@@ -487,7 +475,7 @@ mod tests {
         let random = key.expose().split('_').nth(2).expect("the random part");
         assert!(!text.contains(random) && text.starts_with("# API keys"), "{text}");
         let nowhere = folder.0.path().join("no/such/dir/x.keys");
-        let error = add(&nowhere, &caller(), &ring(), &SeededRandom::new(1), at(0), YEAR).err();
+        let error = add(&nowhere, &caller(), &SeededRandom::new(1), at(0), YEAR).err();
         assert!(matches!(error, Some(KeyFileError::Io { .. })));
         assert_eq!(fs::read_dir(folder.0.path()).expect("entries").count(), 1, "nothing is left lying about");
     }
@@ -511,7 +499,7 @@ mod tests {
     #[test]
     fn an_endless_lifetime_ends_with_the_calendar_and_is_read_back() {
         let folder = Folder::new();
-        let made = add(&folder.file(), &caller(), &ring(), &SeededRandom::new(1), at(0), Duration::MAX);
+        let made = add(&folder.file(), &caller(), &SeededRandom::new(1), at(0), Duration::MAX);
         let (_, info) = made.expect("a key");
         assert_eq!(info.expires_at.rfc3339(), "9999-12-31T23:59:59Z");
         assert_eq!(list(&folder.file()).expect("a list"), [info]);
@@ -530,7 +518,7 @@ mod tests {
             (good.replacen("1970", "19_0", 1), "first field"),
             (good.replacen("T00:01:40Z", "", 1), "second field"),
             (good.replacen("1971-01-01T", "T", 1), "third field"),
-            (good.replace(" k1 ", " k_1 "), "fourth field"),
+            (good.replace(" sha256 ", " k_1 "), "fourth field"),
             (good.replace(hash, &hash[1..]), "last field"),
             (good.replace(hash, &format!("g{}", &hash[1..])), "last field"),
             (good.replace(hash, &format!("{hash}00")), "last field"),
@@ -547,6 +535,19 @@ mod tests {
             assert!(!error.contains(&hash[2..]) && !error.contains("secret"), "{error}");
             assert!(folder.add(2, 200).is_err() && retire(&folder.file(), "x").is_err());
         }
+    }
+
+    #[test]
+    fn a_line_from_before_names_its_sealing_key_and_stays_as_it_is() {
+        let folder = Folder::new();
+        let (_, info) = folder.add(1, 100).expect("a key");
+        let text = fs::read_to_string(folder.file()).expect("text").replace(" sha256 ", " 2026-01-01-k1 ");
+        folder.write(&text, 0o600);
+        let old = KeyInfo { sealing_key: Some("2026-01-01-k1".into()), ..info };
+        assert_eq!(list(&folder.file()).expect("a list"), std::slice::from_ref(&old));
+        let (_, new) = folder.add(2, 200).expect("another key");
+        assert_eq!(list(&folder.file()).expect("a list"), [old, new]);
+        assert!(fs::read_to_string(folder.file()).expect("text").starts_with(&text));
     }
 
     #[test]
@@ -570,7 +571,7 @@ mod tests {
         folder.add(1, 100).expect("a key");
         let link = folder.0.path().join("link.keys");
         std::os::unix::fs::symlink(folder.file(), &link).expect("symlink");
-        add(&link, &caller(), &ring(), &SeededRandom::new(2), at(200), YEAR).expect("second key");
+        add(&link, &caller(), &SeededRandom::new(2), at(200), YEAR).expect("second key");
         assert!(fs::symlink_metadata(&link).expect("metadata").is_symlink());
         assert_eq!(list(&folder.file()).expect("a list").len(), 2);
     }

@@ -13,7 +13,7 @@ use super::key_file::{self, KeyFile, KeyFileError, KeyInfo, MOST_LIVE_KEYS, Stam
 use super::{AuthenticationFailure, CallersError, KeyFileProblem, KeyUse};
 use crate::domain::id::CallerName;
 use crate::domain::time::Timestamp;
-use crate::keyring::{Claim, KeyId, Keyring};
+use crate::keyring::{KeyId, Keyring};
 use crate::secret_file::SecretReader;
 
 /// How often at most the files are looked at: a retired key is refused after this long.
@@ -35,9 +35,7 @@ struct Watched {
     files: Vec<WatchedFile>,
     /// When the last look ended, as [`KeyIndex::looked_at`].
     looked_at: i64,
-    /// The sealing keys that live keys were hashed with must not go.
-    claim: Claim,
-    /// The sealing keys there were: with another one, hashes can be checked that could not be before.
+    /// The sealing keys there were: with another one, keyed hashes can be checked that could not be before.
     sealing_keys: Vec<KeyId>,
 }
 
@@ -66,6 +64,7 @@ const NEVER: i64 = i64::MIN;
 struct Keys {
     /// Every key, those too that cannot be checked.
     all: Vec<(CallerName, Arc<Key>)>,
+    /// SHA-256, and one more for each sealing key that lines from before 0.2 name.
     hashers: Vec<KeyHasher>,
     by_caller: HashMap<CallerName, Vec<Slot>>,
     /// Compared with when the caller is unknown: as many slots as anyone has.
@@ -87,12 +86,8 @@ impl KeyIndex {
         secrets: SecretReader,
         now: Timestamp,
     ) -> Result<Self, Vec<CallersError>> {
-        let mut watched = Watched {
-            files: Vec::new(),
-            looked_at: now.unix_millis(),
-            claim: keyring.claim(),
-            sealing_keys: sealing_keys(&keyring),
-        };
+        let mut watched =
+            Watched { files: Vec::new(), looked_at: now.unix_millis(), sealing_keys: sealing_keys(&keyring) };
         let mut errors = Vec::new();
         for (caller, path) in files {
             let mut file =
@@ -109,7 +104,6 @@ impl KeyIndex {
         if !errors.is_empty() {
             return Err(errors);
         }
-        watched.claim_again(now);
         Ok(KeyIndex {
             current: RwLock::new(Arc::new(Keys::new(&watched.files, &keyring))),
             keyring,
@@ -191,8 +185,6 @@ impl KeyIndex {
             }
         }
         if changed {
-            let now = Timestamp::from_unix_millis(watched.looked_at);
-            watched.claim_again(now);
             let keys = Arc::new(Keys::new(&watched.files, &self.keyring));
             *self.current.write().unwrap_or_else(PoisonError::into_inner) = keys;
         }
@@ -230,7 +222,6 @@ impl KeyIndex {
         for file in &mut watched.files {
             changed |= file.look_again(&self.secrets, now);
         }
-        watched.claim_again(Timestamp::from_unix_millis(now));
         if changed {
             let keys = Arc::new(Keys::new(&watched.files, &self.keyring));
             *self.current.write().unwrap_or_else(PoisonError::into_inner) = keys;
@@ -244,14 +235,6 @@ impl KeyIndex {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Watched> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Watched {
-    /// A key that has expired needs its sealing key no more.
-    fn claim_again(&mut self, now: Timestamp) {
-        let keys = self.files.iter().flat_map(|file| &file.keys).filter(|key| key.info.is_live(now));
-        self.claim.set(keys.map(|key| key.info.sealing_key.clone()).collect());
     }
 }
 
@@ -323,7 +306,7 @@ impl WatchedFile {
 
 impl Keys {
     fn new(files: &[WatchedFile], keyring: &Keyring) -> Self {
-        let mut hashers: Vec<KeyHasher> = Vec::new();
+        let mut hashers = vec![KeyHasher::Sha256];
         let mut hasher_of: HashMap<&str, Option<usize>> = HashMap::new();
         let mut by_caller: HashMap<CallerName, Vec<Slot>> = HashMap::new();
         let of_file = |file: &WatchedFile| {
@@ -333,11 +316,14 @@ impl Keys {
         for file in files {
             let slots = by_caller.entry(file.caller.clone()).or_default();
             for key in &file.keys {
-                let sealing_key = key.info.sealing_key.as_str();
-                let hasher = *hasher_of.entry(sealing_key).or_insert_with(|| {
-                    hashers.push(KeyHasher::new(&*keyring.key(sealing_key)?));
-                    Some(hashers.len() - 1)
-                });
+                let sealing_key = key.info.sealing_key.as_deref();
+                let hasher = match sealing_key {
+                    None => Some(0),
+                    Some(sealing_key) => *hasher_of.entry(sealing_key).or_insert_with(|| {
+                        hashers.push(KeyHasher::keyed(&*keyring.key(sealing_key)?));
+                        Some(hashers.len() - 1)
+                    }),
+                };
                 match hasher {
                     Some(hasher) => slots.push(Slot { hasher, hash: key.hash, key: Some(key.clone()) }),
                     None => tracing::warn!(
@@ -346,10 +332,6 @@ impl Keys {
                     ),
                 }
             }
-        }
-        if hashers.is_empty() {
-            // Nobody has a key; a look for one costs as much as ever.
-            hashers.push(KeyHasher::new(&keyring.primary()));
         }
         let most = by_caller.values().map(Vec::len).max().unwrap_or(0).max(MOST_LIVE_KEYS);
         let empty = || Slot { hasher: 0, hash: KeyHash([0; 32]), key: None };
@@ -407,14 +389,15 @@ mod tests {
         let ring = ring();
         let keys = keys.iter().enumerate().map(|(at_line, (key, sealing_key))| {
             let hash = match ring.key(sealing_key) {
-                Some(sealing_key) => KeyHasher::new(&sealing_key).hash(key),
+                Some(sealing_key) => KeyHasher::keyed(&sealing_key).hash(key),
+                None if sealing_key.is_empty() => KeyHasher::Sha256.hash(key),
                 None => KeyHash([1; 32]),
             };
             let info = KeyInfo {
                 id: at_line.to_string(),
                 created_at: at(0),
                 expires_at: at(100),
-                sealing_key: (*sealing_key).into(),
+                sealing_key: (!sealing_key.is_empty()).then(|| (*sealing_key).into()),
             };
             Arc::new(Key { info, hash, last_used_at: AtomicI64::new(NEVER) })
         });
@@ -435,12 +418,12 @@ mod tests {
         let [one, two, three, other, stranger] =
             ["a", "a", "a", "b", "c"].map(|caller| ApiKey::generate(&name(caller), &random));
         let files = [
-            file("a", &[(&one, "k1"), (&two, "k2"), (&three, "k1")]),
+            file("a", &[(&one, "k1"), (&two, "k2"), (&three, "")]),
             file("b", &[(&other, "k2"), (&stranger, "k9")]),
             file("d", &[]),
         ];
         let keys = Keys::new(&files, &ring());
-        assert_eq!(keys.hashers.len(), 2, "one for each sealing key in use");
+        assert_eq!(keys.hashers.len(), 3, "SHA-256, and one for each sealing key in use");
         assert!(keys.by_caller.values().all(|slots| slots.len() == 3) && keys.nobody.len() == 3);
         let found = |caller: &str, key: &ApiKey| {
             let presented = PresentedKey::parse(key.expose()).expect("our own key");
@@ -455,5 +438,6 @@ mod tests {
             assert_eq!(found(caller, key), None, "{caller}");
         }
         assert_eq!(Keys::new(&[], &ring()).hashers.len(), 1, "a look for a key costs a hash even then");
+        assert_eq!(Keys::new(&[file("a", &[(&one, "")])], &ring()).hashers.len(), 1, "and no more than that");
     }
 }

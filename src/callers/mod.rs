@@ -6,12 +6,11 @@
 //!
 //! Invariants:
 //! 1. An explicit credential decides alone: a bad API key on a Unix socket is refused, never the peer taken instead.
-//! 2. An API key is stored nowhere, only its keyed hash; without the keyring a key file helps nobody (B9).
+//! 2. An API key is stored nowhere, only its hash, from which nobody finds 256 random bits (B9).
 //! 3. An unknown caller, an unknown key and a wrong key cost the same work and look the same outside (B3, B9).
 //! 4. A key file that cannot be read changes nothing: the keys read before stay in force. One that is gone or blank must
 //!    be so for a second first.
 //! 5. Nothing here grows without bound: buckets are capped, files are bounded.
-//! 6. A sealing key that a live API key was hashed with is held in the keyring.
 //!
 //! The one hard problem: `callers add-key` and `retire-key` write files while the daemon runs. So a file is replaced
 //! as a whole under a lock, and looked at again once a second, or when somebody presents a key that is not known.
@@ -22,7 +21,7 @@ mod key_index;
 pub mod limit;
 mod unix_user;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -31,7 +30,7 @@ pub use unix_user::{UnixUser, UnknownUnixUser};
 
 use crate::domain::id::CallerName;
 use crate::domain::time::Timestamp;
-use crate::keyring::Keyring;
+use crate::keyring::{KeyId, Keyring};
 use crate::policy::CallerPolicy;
 use crate::secret_file::SecretReader;
 use api_key::PresentedKey;
@@ -237,8 +236,8 @@ impl Callers {
         self
     }
 
-    /// Looks at the key files, at most once a second: for a timer, so that what is known of them is not older than that although
-    /// nobody presents a key.
+    /// Looks at the key files, at most once a second: so that what is known of them is not older than that although nobody
+    /// presents a key. Blocks while a file does not answer.
     pub fn look_again(&self, now: Timestamp) {
         self.keys.look_again(now);
     }
@@ -280,6 +279,12 @@ impl Callers {
         self.keys.uses()
     }
 
+    /// The sealing keys that live API keys' hashes were made with, in lines from before 0.2.
+    pub fn sealing_keys_in_use(&self, now: Timestamp) -> BTreeSet<KeyId> {
+        let live = self.key_uses().into_iter().filter(|used| used.key.is_live(now));
+        live.filter_map(|used| used.key.sealing_key).collect()
+    }
+
     /// The key files whose newest content is not in force.
     pub fn key_file_problems(&self) -> Vec<KeyFileProblem> {
         self.keys.problems()
@@ -295,10 +300,9 @@ mod tests {
     use zeroize::Zeroizing;
 
     use super::*;
-    use crate::callers::api_key::ApiKey;
+    use crate::callers::api_key::{ApiKey, KeyHasher};
     use crate::callers::key_file::DEFAULT_LIFETIME;
     use crate::keyring::SealingKey;
-    use crate::keyring::tally::Needed;
     use crate::testkit::SeededRandom;
 
     const NOW: i64 = 1_800_000_000;
@@ -334,7 +338,7 @@ mod tests {
 
     fn add(path: &Path, caller: &str, seed: u64) -> (ApiKey, KeyInfo) {
         let random = SeededRandom::new(seed);
-        key_file::add(path, &name(caller), &ring(), &random, at(NOW), DEFAULT_LIFETIME).expect("a key")
+        key_file::add(path, &name(caller), &random, at(NOW), DEFAULT_LIFETIME).expect("a key")
     }
 
     fn who(callers: &Callers, key: &ApiKey, now: i64) -> Result<String, AuthenticationFailure> {
@@ -489,41 +493,37 @@ mod tests {
         assert_eq!(uses(&callers(vec![setup("a", &[], &[&path])]).succeeding(&before)), expected);
     }
 
+    /// Makes the one line of a file what `add-key` of before 0.2 would have written for the key.
+    fn as_before(path: &Path, key: &ApiKey) {
+        let sealing_key = ring().key("k1").expect("k1");
+        let hash = KeyHasher::keyed(&sealing_key).hash(key).0.map(|byte| format!("{byte:02x}")).concat();
+        let text = fs::read_to_string(path).expect("text");
+        let (line, _) = text.trim_end().rsplit_once(" sha256 ").expect("a new line");
+        fs::write(path, format!("{line} k1 {hash}\n")).expect("write");
+    }
+
     #[test]
-    fn a_sealing_key_is_held_while_a_live_key_was_hashed_with_it() {
+    fn a_key_from_before_works_while_its_sealing_key_is_there_and_names_it() {
         let folder = tempfile::tempdir().expect("temp dir");
         let path = folder.path().join("a.keys");
-        let (_, info) = add(&path, "a", 1);
-        let ring = ring();
-        let build = |now| {
-            let setups = vec![setup("a", &[], &[&path])];
-            Callers::new(setups, ring.clone(), SecretReader::new(None), at(now)).expect("callers")
-        };
-        let is_held = || ring.may_go("k1") == Err(Needed::ApiKeys);
-        assert!(!is_held());
-        let before = build(NOW);
-        assert!(is_held());
-        // A reload's take the place of those before; ones that were not taken into service leave nothing behind.
-        let refused = build(NOW);
-        drop(refused);
-        assert!(is_held());
-        let callers = build(NOW).succeeding(&before);
-        drop(before);
-        assert!(is_held());
-        callers.look_again(at(info.expires_at.unix_seconds() - 1));
-        assert!(is_held());
-        callers.look_again(info.expires_at);
-        assert!(!is_held(), "it has expired");
-        callers.look_again(at(NOW));
-        assert!(is_held());
+        let (key, info) = add(&path, "a", 1);
+        let unkeyed = callers(vec![setup("a", &[], &[&path])]);
+        assert!(unkeyed.sealing_keys_in_use(at(NOW)).is_empty());
+        as_before(&path, &key);
+        let keyed = callers(vec![setup("a", &[], &[&path])]);
+        assert_eq!(who(&keyed, &key, NOW), Ok("a".into()));
+        let in_use = |now| keyed.sealing_keys_in_use(at(now)).into_iter().collect::<Vec<_>>();
+        assert_eq!(in_use(NOW), ["k1"]);
+        assert!(in_use(info.expires_at.unix_seconds()).is_empty(), "it has expired");
+
+        let other = SealingKey::new("k2".into(), at(0), Some(at(0)), Zeroizing::new([8; 32]));
+        let other = Arc::new(Keyring::new(vec![other], "here").expect("a ring"));
+        let without = Callers::new(vec![setup("a", &[], &[&path])], other, SecretReader::new(None), at(NOW));
+        assert_eq!(who(&without.expect("no reason to stop"), &key, NOW), Err(AuthenticationFailure::Unknown));
+
         key_file::retire(&path, &info.id).expect("retired");
-        callers.look_again(at(NOW + 1));
-        assert!(!is_held(), "it is retired");
-        add(&path, "a", 2);
-        callers.look_again(at(NOW + 2));
-        assert!(is_held());
-        drop(callers);
-        assert!(!is_held());
+        keyed.look_again(at(NOW + 1));
+        assert!(in_use(NOW + 1).is_empty(), "it is retired");
     }
 
     #[test]
@@ -579,17 +579,5 @@ mod tests {
                 assert_eq!((metadata.uid(), metadata.gid(), metadata.mode() & 0o777), (user, group, mode));
             }
         }
-    }
-
-    #[test]
-    fn a_key_whose_sealing_key_is_gone_is_unknown_and_no_reason_to_stop() {
-        let folder = tempfile::tempdir().expect("temp dir");
-        let path = folder.path().join("a.keys");
-        let (key, _) = add(&path, "a", 1);
-        let other = SealingKey::new("k2".into(), at(0), Some(at(0)), Zeroizing::new([8; 32]));
-        let other = Arc::new(Keyring::new(vec![other], "here").expect("a ring"));
-        let callers = Callers::new(vec![setup("a", &[], &[&path])], other, SecretReader::new(None), at(NOW))
-            .expect("callers");
-        assert_eq!(who(&callers, &key, NOW), Err(AuthenticationFailure::Unknown));
     }
 }

@@ -15,7 +15,6 @@ use super::{ConfigPath, Failure, World, block_on};
 use crate::callers::key_file::{self, DEFAULT_LIFETIME, KeyFileError, KeyInfo};
 use crate::config::{Authenticate, Config};
 use crate::domain::id::CallerName;
-use crate::keyring::files;
 
 /// Longer than any key should live, and short enough that the year still has four digits.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -47,7 +46,7 @@ pub(super) enum Command {
         /// The caller, as in [callers.CALLER]
         #[arg(value_parser = caller_name)]
         caller: CallerName,
-        /// Print a list of {id, created_at, expires_at, last_used_at}
+        /// Print a list of {id, created_at, expires_at, last_used_at, sealing_key}
         #[arg(long)]
         json: bool,
     },
@@ -84,9 +83,7 @@ fn add(
     world: &mut World,
 ) -> Result<(), Failure> {
     let path = key_files(config, caller)?[0];
-    let keyring = files::open(&config.sealing.keyring)
-        .map_err(|error| Failure::failed(format!("sealing.keyring: {error}")))?;
-    let (key, info) = key_file::add(path, caller, &keyring, &*world.random, world.clock.now(), lifetime)
+    let (key, info) = key_file::add(path, caller, &*world.random, world.clock.now(), lifetime)
         .map_err(|error| failed(&error, path))?;
     let expires_at = info.expires_at.rfc3339();
     if as_json {
@@ -136,6 +133,7 @@ fn list(
                     "created_at": key.created_at.rfc3339(),
                     "expires_at": key.expires_at.rfc3339(),
                     "last_used_at": last_used.get(&key.id),
+                    "sealing_key": key.sealing_key,
                 })
             })
             .collect();
@@ -162,7 +160,17 @@ fn list(
             ]
         })
         .collect();
-    world.output.data(&table(&["ID", "CREATED", "EXPIRES", "STATE", "LAST USED"], &rows))
+    world.output.data(&table(&["ID", "CREATED", "EXPIRES", "STATE", "LAST USED"], &rows))?;
+    for key in keys.iter().filter(|key| key.is_live(now)) {
+        if let Some(sealing_key) = &key.sealing_key {
+            world.output.say(&format!(
+                "The key {} is from before 0.2: it works only while the sealing key {sealing_key} is in the keyring. \
+                 `tokenward callers add-key {caller}` makes one that needs no sealing key.",
+                key.id
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn retire(config: &Config, caller: &CallerName, id: &str, world: &mut World) -> Result<(), Failure> {

@@ -420,14 +420,14 @@ impl Check<'_> {
             findings.warning(key, format_args!("every key in {} has expired", path.display()));
         }
         for one in &keys {
-            if keyring.is_some_and(|ring| ring.key(&one.sealing_key).is_none()) {
+            let Some(sealing_key) = &one.sealing_key else { continue };
+            if keyring.is_some_and(|ring| ring.key(sealing_key).is_none()) {
                 findings.warning(
                     key,
                     format_args!(
-                        "the key `{}` in {} is refused: the sealing key {} that it was made with is gone",
+                        "the key `{}` in {} is refused: the sealing key {sealing_key} that it was made with is gone",
                         one.id,
                         path.display(),
-                        one.sealing_key
                     ),
                 );
             }

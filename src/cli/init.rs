@@ -209,10 +209,9 @@ impl Layout {
         made.0.push(self.keyring.join(format!("{}.key", key.id)));
 
         made.directory(&self.callers)?;
-        let ring = files::open(&self.keyring).map_err(|error| Failure::failed(error.to_string()))?;
         let keys = self.callers.join(format!("{CALLER}.keys"));
         let caller = CallerName::parse(CALLER).expect("the first caller's name is a name");
-        let added = key_file::add(&keys, &caller, &ring, &*world.random, now, key_file::DEFAULT_LIFETIME);
+        let added = key_file::add(&keys, &caller, &*world.random, now, key_file::DEFAULT_LIFETIME);
         made.0.push(keys);
         let (api_key, _) = added.map_err(|error| Failure::failed(error.to_string()))?;
         made.file(&self.cli_key, &zeroize::Zeroizing::new(format!("{}\n", api_key.expose())))?;

@@ -1,8 +1,9 @@
 //! `keyring`: sealing keys, in the directory that the configuration names. What is in the store is the running daemon's to say: it is
 //! asked before a key begins to seal or goes away, and where it cannot be asked that is said.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -15,7 +16,7 @@ use super::output::table;
 use super::{ConfigPath, Failure, World, block_on};
 use crate::callers::key_file;
 use crate::config::{Authenticate, Config, StoreBackend};
-use crate::keyring::{Keyring, KeyringError, SealingKey, files};
+use crate::keyring::{KeyId, Keyring, KeyringError, SealingKey, files};
 use crate::secret_file::is_of_systemd;
 
 /// A daemon on the same machine answers at once, or does not run.
@@ -95,7 +96,20 @@ struct KeyShape {
     created_at: Option<String>,
     promoted_at: Option<String>,
     primary: bool,
+    /// In `status` alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_keys: Option<Vec<HashedKey>>,
 }
+
+/// An API key whose hash was made with a sealing key, as those from before 0.2 were.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct HashedKey {
+    caller: String,
+    id: String,
+}
+
+/// The live ones, by the sealing key that they need.
+type Hashed = BTreeMap<KeyId, BTreeSet<HashedKey>>;
 
 impl KeyShape {
     fn new(key: &SealingKey, primary: bool) -> Self {
@@ -104,6 +118,7 @@ impl KeyShape {
             created_at: Some(key.created_at.rfc3339()),
             promoted_at: key.promoted_at.map(|at| at.rfc3339()),
             primary,
+            api_keys: None,
         }
     }
 }
@@ -130,6 +145,9 @@ struct SeenKey {
     counted_away: bool,
     opened_by: Vec<String>,
     not_opened_by: Vec<String>,
+    /// From the files here, and no word of the daemon's.
+    #[serde(default)]
+    api_keys: Vec<HashedKey>,
 }
 
 #[derive(Deserialize)]
@@ -178,10 +196,14 @@ pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> 
     }
     match command {
         Command::Add { json } => add(directory, *json, world),
-        Command::Status { json, reach } => match asked(reach, config, world)? {
-            Ok(seen) => status(beside_files(seen, directory, world), *json, world),
-            Err(why) => status_of_files(directory, &why, *json, world),
-        },
+        Command::Status { json, reach } => {
+            let seen = asked(reach, config, world)?;
+            let hashed = hashed(&loaded.config, world);
+            match seen {
+                Ok(seen) => status(beside_files(seen, directory, world), &hashed, *json, world),
+                Err(why) => status_of_files(directory, &why, &hashed, *json, world),
+            }
+        }
         Command::Promote { id, unchecked, json, reach } => {
             let daemon = if *unchecked { None } else { reachable(reach, config, world)? };
             promote(&loaded.config, id, (daemon, *unchecked), *json, world)
@@ -304,7 +326,10 @@ fn beside_files(mut seen: Seen, directory: &Path, world: &mut World) -> Seen {
     seen
 }
 
-fn status(seen: Seen, as_json: bool, world: &mut World) -> Result<(), Failure> {
+fn status(mut seen: Seen, hashed: &Hashed, as_json: bool, world: &mut World) -> Result<(), Failure> {
+    for key in &mut seen.keys {
+        key.api_keys = hashed.get(&key.id).into_iter().flatten().cloned().collect();
+    }
     if as_json {
         return world.output.json(&seen.keys);
     }
@@ -328,6 +353,7 @@ fn status(seen: Seen, as_json: bool, world: &mut World) -> Result<(), Failure> {
         .collect();
     let headings = ["ID", "CREATED", "PROMOTED", "PRIMARY", "RECORDS", "COUNTED", "OPENED BY"];
     world.output.data(&table(&headings, &rows))?;
+    say_hashed(hashed, world);
     for key in seen.keys.iter().filter(|key| key.created_at.is_none()) {
         let records = key.records.unwrap_or(0);
         world.output.say(&format!(
@@ -343,12 +369,22 @@ fn status(seen: Seen, as_json: bool, world: &mut World) -> Result<(), Failure> {
     Ok(())
 }
 
-fn status_of_files(directory: &Path, why: &str, as_json: bool, world: &mut World) -> Result<(), Failure> {
+fn status_of_files(
+    directory: &Path,
+    why: &str,
+    hashed: &Hashed,
+    as_json: bool,
+    world: &mut World,
+) -> Result<(), Failure> {
     let ring: Keyring = files::open(directory).map_err(|error| failed(&error))?;
     let primary = ring.primary();
     let mut keys = ring.keys();
     keys.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
-    let shapes: Vec<KeyShape> = keys.iter().map(|key| KeyShape::new(key, key.id == primary.id)).collect();
+    let shape = |key: &Arc<SealingKey>| {
+        let api_keys = hashed.get(&key.id).into_iter().flatten().cloned().collect();
+        KeyShape { api_keys: Some(api_keys), ..KeyShape::new(key, key.id == primary.id) }
+    };
+    let shapes: Vec<KeyShape> = keys.iter().map(shape).collect();
     world.output.say(&format!("Could not ask a running daemon, so this is what the files say: {why}."));
     if as_json {
         return world.output.json(&shapes);
@@ -361,7 +397,23 @@ fn status_of_files(directory: &Path, why: &str, as_json: bool, world: &mut World
             vec![key.id, or_dash(key.created_at), or_dash(key.promoted_at), primary]
         })
         .collect();
-    world.output.data(&table(&["ID", "CREATED", "PROMOTED", "PRIMARY"], &rows))
+    world.output.data(&table(&["ID", "CREATED", "PROMOTED", "PRIMARY"], &rows))?;
+    say_hashed(hashed, world);
+    Ok(())
+}
+
+/// Which API keys need which sealing key.
+fn say_hashed(hashed: &Hashed, world: &mut World) {
+    for (id, keys) in hashed {
+        world.output.say(&format!(
+            "API keys from before 0.2 work only while the sealing key {id} is there: {}. Replace them before it is retired.",
+            listed(keys)
+        ));
+    }
+}
+
+fn listed(keys: &BTreeSet<HashedKey>) -> String {
+    keys.iter().map(|key| format!("{} {}", key.caller, key.id)).collect::<Vec<_>>().join(", ")
 }
 
 fn promote(
@@ -523,11 +575,9 @@ fn retire(
     if ring.primary().id == id {
         return Err(not("it is the primary").hint("promote another key first: tokenward keyring promote ID"));
     }
-    let hashed = api_keys_of(config, id, world)?;
-    if !hashed.is_empty() {
-        let list =
-            hashed.iter().map(|(caller, key)| format!("{caller} {key}")).collect::<Vec<_>>().join(", ");
-        return Err(not(&format!("API keys are known by hashes made with it: {list}")).hint(
+    if let Some(hashed) = api_keys(config, world)?.get(id) {
+        let list = listed(hashed);
+        return Err(not(&format!("API keys from before 0.2 are known by hashes made with it: {list}")).hint(
             "replace each first: `tokenward callers add-key CALLER`, hand the new key over, `tokenward callers retire-key CALLER ID`",
         ));
     }
@@ -556,22 +606,32 @@ fn retire(
     Ok(())
 }
 
-/// The live API keys whose hashes were made with a sealing key: whose, and which.
-fn api_keys_of(config: &Config, id: &str, world: &World) -> Result<Vec<(String, String)>, Failure> {
+/// The live API keys whose hashes were made with a sealing key.
+fn api_keys(config: &Config, world: &World) -> Result<Hashed, Failure> {
     let now = world.clock.now();
-    let callers = config.callers.iter().map(|(name, caller)| (name.clone(), &caller.authenticate));
-    let admins = config.admins.iter().map(|(name, admin)| (name.clone(), &admin.authenticate));
-    let mut found = BTreeMap::new();
+    let callers = config.callers.iter().map(|(name, caller)| (name, &caller.authenticate));
+    let admins = config.admins.iter().map(|(name, admin)| (name, &admin.authenticate));
+    let mut found = Hashed::new();
     for (name, ways) in callers.chain(admins) {
         for way in ways {
             let Authenticate::ApiKeys(path) = way else { continue };
             let keys = key_file::list(path).map_err(|error| Failure::failed(error.to_string()))?;
-            for key in keys.into_iter().filter(|key| key.sealing_key == id && key.is_live(now)) {
-                found.insert((name.clone(), key.id), ());
+            for key in keys.into_iter().filter(|key| key.is_live(now)) {
+                let Some(sealing_key) = key.sealing_key else { continue };
+                let hashed = HashedKey { caller: name.clone(), id: key.id };
+                found.entry(sealing_key).or_default().insert(hashed);
             }
         }
     }
-    Ok(found.into_keys().collect())
+    Ok(found)
+}
+
+/// The same for a look at the keyring: files that cannot be read are said, and no reason to show nothing.
+fn hashed(config: &Config, world: &mut World) -> Hashed {
+    api_keys(config, world).unwrap_or_else(|failure| {
+        world.output.say(&format!("Whether API keys need a sealing key is not known: {}.", failure.message));
+        Hashed::new()
+    })
 }
 
 fn is_shared(config: &Config) -> bool {
@@ -670,7 +730,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_api_keys_are_hashed_with_is_not_retired() {
+    fn a_key_is_retired_whatever_api_keys_there_are_unless_they_are_from_before() {
         let scene = Scene::new();
         let directory = scene.path("t");
         let made = scene.run(&["init", &directory, "--json"]).json();
@@ -679,12 +739,31 @@ mod tests {
         let run = |words: &[&str]| scene.run(&[words, &["--config", &config]].concat());
         let second = run(&["keyring", "add"]).out.trim().to_owned();
         assert_eq!(run(&["keyring", "promote", &second]).code, 0);
-        let keys = run(&["callers", "list-keys", "cli", "--json"]).json();
-        let key = keys[0]["id"].as_str().expect("id").to_owned();
+        let listed = || run(&["callers", "list-keys", "cli", "--json"]).json();
+        let key = listed()[0]["id"].as_str().expect("id").to_owned();
+        assert!(listed()[0]["sealing_key"].is_null());
+        assert_eq!(run(&["keyring", "status", "--json"]).json()[0]["api_keys"], serde_json::json!([]));
+
+        // As before 0.2.
+        let keys = format!("{directory}/callers/cli.keys");
+        let unkeyed = std::fs::read_to_string(&keys).expect("text");
+        std::fs::write(&keys, unkeyed.replace(" sha256 ", &format!(" {first} "))).expect("written");
+        assert_eq!(listed()[0]["sealing_key"], first);
+        let status = run(&["keyring", "status"]);
+        assert!(
+            status.err.contains(&format!("the sealing key {first} is there: cli {key}")),
+            "{}",
+            status.err
+        );
+        let shown = run(&["keyring", "status", "--json"]).json();
+        let first_shown = shown.as_array().expect("a list").iter().find(|one| one["id"] == first);
+        let expected = serde_json::json!([{ "caller": "cli", "id": key }]);
+        assert_eq!(first_shown.expect("there")["api_keys"], expected);
+        assert!(run(&["callers", "list-keys", "cli"]).err.contains("is from before 0.2"));
         let refused = run(&["keyring", "retire", first, "--unchecked"]);
         assert!(refused.code == 1 && refused.err.contains(&format!("cli {key}")), "{}", refused.err);
-        assert_eq!(run(&["callers", "add-key", "cli"]).code, 0);
-        assert_eq!(run(&["callers", "retire-key", "cli", &key]).code, 0);
+
+        std::fs::write(&keys, unkeyed).expect("written");
         assert_eq!(run(&["keyring", "retire", first, "--unchecked"]).code, 0);
     }
 }

@@ -322,7 +322,7 @@ pub struct CallerConfig {
 pub enum Authenticate {
     /// The user at the other end of a Unix socket.
     UnixUser(UnixUser),
-    /// A file with the keyed hashes of API keys.
+    /// A file with the hashes of API keys.
     ApiKeys(PathBuf),
 }
 

@@ -460,7 +460,7 @@ static AUTHENTICATE: Table = Table {
             "api_keys",
             Kind::Path,
             Optional,
-            "A file with the keyed hashes of API keys; `tokenward callers add-key` writes it.",
+            "A file with the hashes of API keys; `tokenward callers add-key` writes it.",
         ),
         key(
             "spiffe",

@@ -8,7 +8,7 @@
 //! 2. No (key, nonce) pair twice: every seal derives its own key from a random salt (I13).
 //! 3. Keys for different purposes are never the same bytes ([`Purpose`]).
 //! 4. The daemon never makes a sealing key by itself; a missing or short one stops the start.
-//! 5. While the daemon runs, a key leaves the ring only when it was counted zero twice ([`tally`]) and nobody claims it ([`Claim`]),
+//! 5. While the daemon runs, a key leaves the ring only when it was counted zero twice ([`tally`]) and no caller's API key needs it,
 //!    and no key becomes another one under the same name.
 //!
 //! The one hard problem: replacing a key while everything still opens. So every sealed value names its key, one
@@ -103,7 +103,7 @@ pub struct SourceRead {
 /// What a key is derived for. Sealing is not listed: its keys are derived per value (`seal`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// Keyed hashes of callers' API keys.
+    /// Keyed hashes of callers' API keys, in lines from before 0.2.
     ApiKeyHash,
 }
 
@@ -227,46 +227,7 @@ impl KeyringError {
 /// The keys in force: one seals, all open.
 pub struct Keyring {
     keys: RwLock<Arc<KeySet>>,
-    needs: Mutex<Needs>,
-}
-
-/// What is known of who needs which key.
-#[derive(Default)]
-struct Needs {
-    tally: Tally,
-    /// What is claimed, by the number of the claim.
-    claimed: BTreeMap<u64, BTreeSet<KeyId>>,
-    /// The number of the next claim.
-    next: u64,
-}
-
-impl Needs {
-    fn may_go(&self, id: &str) -> Result<(), Needed> {
-        if self.claimed.values().any(|ids| ids.contains(id)) {
-            return Err(Needed::ApiKeys);
-        }
-        self.tally.may_go(id)
-    }
-}
-
-/// Keeps keys in the ring that something else than sealed records needs: hashes of API keys. Each claimant has one of its own, and
-/// what it claims is let go with it.
-pub struct Claim {
-    keyring: Arc<Keyring>,
-    number: u64,
-}
-
-impl Claim {
-    /// Claims these, and no other any more.
-    pub fn set(&self, ids: BTreeSet<KeyId>) {
-        self.keyring.lock_needs().claimed.insert(self.number, ids);
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.keyring.lock_needs().claimed.remove(&self.number);
-    }
+    tally: Mutex<Tally>,
 }
 
 /// What became of a ring that was replaced.
@@ -296,56 +257,55 @@ impl Keyring {
     /// A ring of these keys. The one promoted last seals. `place` is for the error only.
     pub fn new(keys: Vec<SealingKey>, place: &str) -> Result<Self, KeyringError> {
         let keys = RwLock::new(Arc::new(KeySet::new(keys, place)?));
-        Ok(Keyring { keys, needs: Mutex::default() })
+        Ok(Keyring { keys, tally: Mutex::default() })
     }
 
-    /// Puts other keys in the place of those in force, all of them or, with an error that says what to do, none.
+    /// Puts other keys in the place of those in force, all of them or, with an error that says what to do, none. `hashed` are the keys
+    /// that live API keys' hashes were made with.
     ///
     /// # Errors
     /// What [`Keyring::new`] refuses; a key that is gone before it may go; one that is another under its name.
-    pub fn replace(&self, keys: Vec<SealingKey>, place: &str) -> Result<Replaced, KeyringError> {
+    pub fn replace(
+        &self,
+        keys: Vec<SealingKey>,
+        place: &str,
+        hashed: &BTreeSet<KeyId>,
+    ) -> Result<Replaced, KeyringError> {
         let after = KeySet::new(keys, place)?;
-        // Locked until the new ones are in force: who counts or claims meanwhile does so before or after.
-        let mut needs = self.lock_needs();
+        // Locked until the new ones are in force: who counts meanwhile does so before or after.
+        let mut tally = self.lock_tally();
         let before = self.set();
-        let replaced = replaced(&before, &after, &needs, place)?;
+        let may_go = |id: &str| if hashed.contains(id) { Err(Needed::ApiKeys) } else { tally.may_go(id) };
+        let replaced = replaced(&before, &after, may_go, place)?;
         // Between two walks nobody counts what they seal.
-        needs.tally.forget_none(&before.primary.id);
-        needs.tally.forget_none(&after.primary.id);
+        tally.forget_none(&before.primary.id);
+        tally.forget_none(&after.primary.id);
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
         Ok(replaced)
     }
 
     /// Takes up what a walk over everything that is sealed has found.
     pub fn note_walk(&self, walked: &Walked) {
-        let mut needs = self.lock_needs();
+        let mut tally = self.lock_tally();
         let set = self.set();
-        needs.tally.note(&set.by_id.keys().cloned().collect::<BTreeSet<_>>(), walked);
+        tally.note(&set.by_id.keys().cloned().collect::<BTreeSet<_>>(), walked);
     }
 
-    /// Whether a key may go: it was counted zero twice, and nobody claims it.
+    /// Whether a key may go as far as records are counted.
     ///
     /// # Errors
     /// [`Needed`] says why not.
     pub fn may_go(&self, id: &str) -> Result<(), Needed> {
-        self.lock_needs().may_go(id)
-    }
-
-    /// A claim, to no key yet.
-    pub fn claim(self: &Arc<Self>) -> Claim {
-        let mut needs = self.lock_needs();
-        let number = needs.next;
-        needs.next += 1;
-        Claim { keyring: self.clone(), number }
+        self.lock_tally().may_go(id)
     }
 
     /// What was counted so far.
     pub fn tally(&self) -> Tally {
-        self.lock_needs().tally.clone()
+        self.lock_tally().clone()
     }
 
-    fn lock_needs(&self) -> MutexGuard<'_, Needs> {
-        self.needs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The key that seals.
@@ -369,14 +329,19 @@ impl Keyring {
 }
 
 /// Whether these keys may take the place of those, and what changes with it.
-fn replaced(before: &KeySet, after: &KeySet, needs: &Needs, place: &str) -> Result<Replaced, KeyringError> {
+fn replaced(
+    before: &KeySet,
+    after: &KeySet,
+    may_go: impl Fn(&str) -> Result<(), Needed>,
+    place: &str,
+) -> Result<Replaced, KeyringError> {
     let mut replaced = Replaced::default();
     for (id, key) in &before.by_id {
         match after.by_id.get(id) {
             Some(other) if *other.material == *key.material => {}
             Some(_) => return Err(KeyringError::Changed { place: place.to_owned(), key: id.clone() }),
             None => {
-                needs.may_go(id).map_err(|why| KeyringError::Missing {
+                may_go(id).map_err(|why| KeyringError::Missing {
                     place: place.to_owned(),
                     key: id.clone(),
                     why,
@@ -427,6 +392,10 @@ mod tests {
         )
     }
 
+    fn replace(ring: &Keyring, keys: Vec<SealingKey>) -> Result<Replaced, KeyringError> {
+        ring.replace(keys, "here", &BTreeSet::new())
+    }
+
     #[test]
     fn the_key_promoted_last_seals() {
         let ring = Keyring::new(vec![key("a", Some(1)), key("b", Some(2)), key("c", None)], "here").ok();
@@ -456,7 +425,7 @@ mod tests {
         for (keys, expected) in cases {
             let ring = Keyring::new(vec![key("a", Some(1)), key("b", Some(2))], "here").expect("a ring");
             let names = |ring: &Keyring| ring.keys().iter().map(|key| key.id.clone()).collect::<Vec<_>>();
-            match ring.replace(keys(), "here") {
+            match ring.replace(keys(), "here", &BTreeSet::new()) {
                 Ok(replaced) => {
                     let added = replaced.added.iter().map(|id| format!("+{id}"));
                     let primary = replaced.primary.iter().map(|id| format!("primary {id}"));
@@ -485,7 +454,7 @@ mod tests {
             ended: std::time::Duration::from_secs(began),
             at: Timestamp::from_unix_seconds(0),
         };
-        let without = || ring.replace(vec![key("b", Some(2))], "here");
+        let without = || replace(&ring, vec![key("b", Some(2))]);
         for (records, began, problem) in
             [(7, 0, "7 records are still sealed"), (0, 1, "counted zero only once")]
         {
@@ -500,43 +469,30 @@ mod tests {
         // The one that seals never goes by being counted.
         ring.note_walk(&walk(0, 500));
         ring.note_walk(&walk(0, 900));
-        assert!(ring.replace(vec![key("c", Some(3))], "here").is_err());
+        assert!(replace(&ring, vec![key("c", Some(3))]).is_err());
         // Nor does one that sealed between two walks.
-        ring.replace(vec![key("a", Some(1)), key("b", Some(2))], "here").expect("added again");
+        replace(&ring, vec![key("a", Some(1)), key("b", Some(2))]).expect("added again");
         ring.note_walk(&walk(0, 1000));
         ring.note_walk(&walk(0, 2000));
-        ring.replace(vec![key("a", Some(3)), key("b", Some(2))], "here").expect("and back");
-        ring.replace(vec![key("a", Some(3)), key("b", Some(4))], "here").expect("and back");
-        let error = ring.replace(vec![key("b", Some(4))], "here").expect_err("refused");
+        replace(&ring, vec![key("a", Some(3)), key("b", Some(2))]).expect("and back");
+        replace(&ring, vec![key("a", Some(3)), key("b", Some(4))]).expect("and back");
+        let error = replace(&ring, vec![key("b", Some(4))]).expect_err("refused");
         assert!(error.to_string().contains("was not counted"), "{error}");
     }
 
     #[test]
-    fn a_key_that_is_claimed_stays_whatever_was_counted() {
+    fn a_key_that_api_keys_need_stays_whatever_was_counted() {
         let ring = Keyring::new(vec![key("a", Some(1)), key("b", Some(2))], "here").expect("a ring");
-        let ring = Arc::new(ring);
         for began in [0, 500] {
             let (began, at) = (std::time::Duration::from_secs(began), Timestamp::from_unix_seconds(0));
             let (records, passing) = (BTreeMap::new(), BTreeMap::new());
             ring.note_walk(&Walked { records, passing, sealing: BTreeSet::new(), began, ended: began, at });
         }
         assert_eq!(ring.may_go("a"), Ok(()));
-        let [one, other] = [ring.claim(), ring.claim()];
-        one.set(BTreeSet::from(["a".to_owned(), "not there".to_owned()]));
-        other.set(BTreeSet::from(["a".to_owned()]));
-        let without = || ring.replace(vec![key("b", Some(2))], "here");
-        let claimed = |expected: bool| {
-            assert_eq!(ring.may_go("a"), if expected { Err(Needed::ApiKeys) } else { Ok(()) });
-        };
-        claimed(true);
-        let error = without().expect_err("refused").to_string();
+        let hashed = BTreeSet::from(["a".to_owned(), "not there".to_owned()]);
+        let error = ring.replace(vec![key("b", Some(2))], "here", &hashed).expect_err("refused").to_string();
         assert!(error.contains("lacks the key a") && error.contains("replace those API keys"), "{error}");
-        // Each lets go for itself.
-        one.set(BTreeSet::from(["b".to_owned()]));
-        claimed(true);
-        drop(other);
-        claimed(false);
-        assert_eq!(without().expect("may go").gone, ["a"]);
+        assert_eq!(replace(&ring, vec![key("b", Some(2))]).expect("may go").gone, ["a"]);
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub struct Counted {
 /// Why a key may not go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Needed {
-    /// API keys are known by hashes made with it, and would be nobody's without it.
+    /// API keys from before 0.2 are known by hashes made with it, and would be nobody's without it.
     ApiKeys,
     /// So many records need it.
     Records(u64),

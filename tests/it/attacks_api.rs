@@ -14,7 +14,6 @@ use serde_json::{Value, json};
 use tokenward::callers::key_file;
 use tokenward::domain::id::CallerName;
 use tokenward::domain::time::Clock;
-use tokenward::keyring::files;
 use tokenward::system::{SystemClock, SystemRandom};
 
 use crate::http_client::{Answer, Browser, request, request_unix};
@@ -283,11 +282,10 @@ async fn nothing_is_allowed_that_no_rule_allows() {
 }
 
 fn new_key(folder: &Path, name: &str, life: Duration) -> String {
-    let keyring = files::open(&folder.join("keyring")).expect("a keyring");
     let caller = CallerName::parse(name).expect("a name");
     let path = folder.join(format!("{name}.keys"));
     let now = SystemClock::new().now();
-    let (key, _) = key_file::add(&path, &caller, &keyring, &SystemRandom::new(), now, life).expect("a key");
+    let (key, _) = key_file::add(&path, &caller, &SystemRandom::new(), now, life).expect("a key");
     key.expose().to_owned()
 }
 

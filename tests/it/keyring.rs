@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 use serde_json::Value;
+use tokenward::callers::api_key::{KeyHasher, PresentedKey};
 use tokenward::domain::account::Account;
 use tokenward::domain::connection::{Profile, SignIn};
 use tokenward::domain::grant::Grant;
@@ -227,9 +228,10 @@ async fn a_key_is_replaced_and_put_back_under_load_without_one_failed_request() 
     assert!(metrics.contains(&format!("tokenward_sealing_key_primary{{key=\"{new}\"}} 1")), "{metrics}");
     assert!(metrics.contains(&format!("tokenward_sealing_key_records{{key=\"{old}\"}}")), "{metrics}");
 
-    // Callers are known by hashes made with the old one; and it was not counted zero twice.
+    // Sessions are sealed with the old one, or it was not counted zero twice. No caller is in the way.
     let said_no = refused(folder, &["keyring", "retire", &old]).await;
-    assert!(said_no.contains("mail-sync") && said_no.contains("mail-reader"), "{said_no}");
+    assert!(said_no.contains("sealed with it") || said_no.contains("counted"), "{said_no}");
+    assert!(!said_no.contains("mail-sync") && !said_no.contains("API key"), "{said_no}");
     let said_no = refused(folder, &["keyring", "retire", &new]).await;
     assert!(said_no.contains("it is the primary"), "{said_no}");
     load.end(world.token_calls("refresh_token"), &[&world.daemon, &second]).await;
@@ -273,7 +275,7 @@ async fn a_key_that_one_replica_cannot_open_is_not_promoted() {
     assert_eq!(keys_in(redis, &names, &[&old, &new]), BTreeSet::from([old.clone()]), "they do not agree");
     assert!(world.daemon.log().contains("before all replicas agree"), "{}", world.daemon.log());
     let said_no = refused(folder, &["keyring", "retire", &old]).await;
-    assert!(said_no.contains("API keys"), "{said_no}");
+    assert!(said_no.contains("seals with it") && !said_no.contains("API keys"), "{said_no}");
     assert_eq!(world.token_at(&second, "one").await.status, 200);
 
     said(&apart, &["keyring", "promote", &new]).await;
@@ -310,7 +312,8 @@ async fn a_keyring_that_does_not_validate_is_refused_with_a_reason_and_nothing_i
     let content = std::fs::read_to_string(&kept).expect("a key");
     let events = |word: &str| world.daemon.log().lines().filter(|line| line.contains(word)).count();
     const REFUSED: &str = "the keyring on disk is not taken up";
-    // Gone, although callers' API keys are known by hashes made with it (and sessions are sealed with it).
+    // Gone, although sessions are sealed with it, and a caller's API key is known by a hash made with it.
+    as_before(folder, &world.key, &old);
     std::fs::rename(&kept, &elsewhere).expect("moved");
     until("it to be refused", 5, async || events(REFUSED) == 1).await;
     let log = world.daemon.log();
@@ -340,6 +343,46 @@ async fn a_keyring_that_does_not_validate_is_refused_with_a_reason_and_nothing_i
 
 fn key_line(content: &str) -> &str {
     content.lines().find(|line| line.starts_with("key = ")).expect("a key")
+}
+
+/// Makes the line of `mail-sync`'s key what `add-key` of before 0.2 would have written.
+fn as_before(folder: &Path, key: &str, sealing_key: &str) {
+    let ring = files::open(&folder.join("keyring")).expect("a keyring");
+    let hasher = KeyHasher::keyed(&ring.key(sealing_key).expect("the key"));
+    let hash = hasher.hash_presented(&PresentedKey::parse(key).expect("an API key"));
+    let hash: String = hash.0.iter().map(|byte| format!("{byte:02x}")).collect();
+    let file = folder.join("mail-sync.keys");
+    let text = std::fs::read_to_string(&file).expect("text");
+    let (line, _) = text.trim_end().rsplit_once(" sha256 ").expect("a line of today");
+    write_secret(&file, &format!("{line} {sealing_key} {hash}\n"));
+}
+
+/// An API key of before 0.2: it works, it is marked, its sealing key waits for it by name; and one of today takes its place.
+#[tokio::test]
+async fn an_api_key_from_before_works_and_names_the_sealing_key_that_it_needs() {
+    let world = Plan::default().sections(QUICK).start().await;
+    let folder = world.folder.path();
+    let old = primary(folder);
+    as_before(folder, &world.key, &old);
+    world.connect("one", ALICE).await;
+    let new = said(folder, &["keyring", "add"]).await.trim().to_owned();
+    said(folder, &["keyring", "promote", &new]).await;
+
+    let listed = said(folder, &["callers", "list-keys", "mail-sync", "--json"]).await;
+    let listed: Value = serde_json::from_str(&listed).expect("JSON");
+    assert_eq!(listed[0]["sealing_key"], Value::from(old.as_str()), "{listed}");
+    let id = text(&listed[0], "id");
+    let keys = status(folder).await;
+    assert_eq!(key_of(&keys, &old)["api_keys"][0]["id"], listed[0]["id"], "{keys:?}");
+    assert_eq!(key_of(&keys, &new)["api_keys"].as_array().map(Vec::len), Some(0), "{keys:?}");
+    let said_no = refused(folder, &["keyring", "retire", &old]).await;
+    assert!(said_no.contains(&format!("mail-sync {id}")) && said_no.contains("add-key"), "{said_no}");
+
+    said(folder, &["callers", "add-key", "mail-sync"]).await;
+    said(folder, &["callers", "retire-key", "mail-sync", id]).await;
+    let said_no = refused(folder, &["keyring", "retire", &old]).await;
+    assert!(!said_no.contains("mail-sync"), "{said_no}");
+    assert_eq!(key_of(&status(folder).await, &old)["api_keys"].as_array().map(Vec::len), Some(0));
 }
 
 /// Records that were sealed by a key which is not there: said plainly at the start, with how many, and healed by the key's file.
@@ -558,24 +601,6 @@ impl Run {
     async fn end(mut self) {
         let folder = self.folder();
         if self.long.retire {
-            // What hangs on the old key beside the store.
-            for caller in ["mail-sync", "mail-reader"] {
-                let keys: Value =
-                    serde_json::from_str(&said(&folder, &["callers", "list-keys", caller, "--json"]).await)
-                        .expect("JSON");
-                let added: Value =
-                    serde_json::from_str(&said(&folder, &["callers", "add-key", caller, "--json"]).await)
-                        .expect("JSON");
-                if caller == "mail-sync" {
-                    self.world.key = text(&added, "key").to_owned();
-                    tokio::time::sleep(Duration::from_millis(1200)).await;
-                    self.end_load().await;
-                    let mut urls = vec![self.world.daemon.local.clone()];
-                    urls.extend(self.replicas.iter().map(|(_, process)| process.local.clone()));
-                    self.load = Some(Load::start(&self.world.key, &urls, &self.names));
-                }
-                said(&folder, &["callers", "retire-key", caller, text(&keys[0], "id")]).await;
-            }
             // Sessions can be read for a while after their end; that is not waited for here.
             let sessions = "for _, key in ipairs(redis.call('KEYS', 'tokenward:pending:{session:*')) do redis.call('DEL', key) end";
             self.world.redis.as_ref().expect("redis").cli(&["EVAL", sessions, "0"]);

@@ -562,14 +562,13 @@ fn make_keys(folder: &Path) -> (String, String) {
     let random = SystemRandom::new();
     let now = SystemClock::new().now();
     files::add(&folder.join("keyring"), &random, now).expect("a key");
-    let keyring = files::open(&folder.join("keyring")).expect("a keyring");
     let secret = folder.join("client-secret");
     write_secret(&secret, CLIENT_SECRET);
     let mut keys = [SYNC, READER].map(|name| {
         let caller = CallerName::parse(name).expect("a name");
         let path = folder.join(format!("{name}.keys"));
         let day = Duration::from_secs(86_400);
-        let (key, _) = key_file::add(&path, &caller, &keyring, &random, now, day).expect("a key");
+        let (key, _) = key_file::add(&path, &caller, &random, now, day).expect("a key");
         key.expose().to_owned()
     });
     (std::mem::take(&mut keys[0]), std::mem::take(&mut keys[1]))

@@ -26,10 +26,9 @@ pub fn write_configuration(
     let random = SystemRandom::new();
     let now = SystemClock::new().now();
     files::add(&folder.join("keyring"), &random, now)?;
-    let keyring = files::open(&folder.join("keyring"))?;
     let caller = CallerName::parse("mail-sync")?;
     let lifetime = Duration::from_secs(86_400);
-    let (key, _) = key_file::add(&folder.join("mail-sync.keys"), &caller, &keyring, &random, now, lifetime)?;
+    let (key, _) = key_file::add(&folder.join("mail-sync.keys"), &caller, &random, now, lifetime)?;
     let secret = folder.join("client-secret");
     std::fs::write(&secret, CLIENT_SECRET)?;
     std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;

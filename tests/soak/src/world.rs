@@ -331,14 +331,13 @@ fn secrets(folder: &Path) -> io::Result<String> {
     let random = SystemRandom::new();
     let now = SystemClock::new().now();
     files::add(&folder.join("keyring"), &random, now).map_err(io::Error::other)?;
-    let keyring = files::open(&folder.join("keyring")).map_err(io::Error::other)?;
     let secret = folder.join("client-secret");
     fs::write(&secret, CLIENT_SECRET)?;
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o600))?;
     let caller = CallerName::parse(CALLER).map_err(io::Error::other)?;
     let path = folder.join("callers.keys");
     let month = Duration::from_secs(30 * 86_400);
-    let (key, _) = key_file::add(&path, &caller, &keyring, &random, now, month).map_err(io::Error::other)?;
+    let (key, _) = key_file::add(&path, &caller, &random, now, month).map_err(io::Error::other)?;
     Ok(key.expose().to_owned())
 }
 
