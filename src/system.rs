@@ -61,11 +61,11 @@ impl Default for SystemClock {
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_unix_millis(self.wall.load(Ordering::Relaxed)).plus(self.start.elapsed())
+        Timestamp::from_unix_millis(self.wall.load(Ordering::Relaxed)).plus(self.monotonic())
     }
 
     fn monotonic(&self) -> Duration {
-        self.start.elapsed()
+        self.start.elapsed() + moved::ahead()
     }
 
     fn witness(&self, at: Timestamp) {
@@ -92,6 +92,55 @@ impl Clock for SystemClock {
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
         Box::pin(tokio::time::sleep(duration))
+    }
+}
+
+/// How far a test has moved this process' clocks. A release build has no such thing: its clocks are the machine's.
+///
+/// A test writes how far ahead of the machine the clocks are into a file, which every look at a clock reads: so all processes of
+/// a test agree at once, those too that start later. Who sleeps is not woken: a wait for an answer is as long as it was, and what
+/// looks every second sees the new time within a second.
+#[cfg(debug_assertions)]
+pub mod moved {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+    use std::path::Path;
+    use std::sync::OnceLock;
+    use std::time::Duration;
+
+    /// The environment variable that names the file.
+    pub const VARIABLE: &str = "TOKENWARD_TEST_CLOCK";
+
+    static FILE: OnceLock<File> = OnceLock::new();
+
+    /// Follows a file: eight bytes, the milliseconds ahead, the lowest first.
+    pub fn follow(path: &Path) -> std::io::Result<()> {
+        let _only_once = FILE.set(File::open(path)?);
+        Ok(())
+    }
+
+    /// Writes how far ahead whoever follows the file is.
+    pub fn write(path: &Path, ahead: Duration) -> std::io::Result<()> {
+        let millis = u64::try_from(ahead.as_millis()).unwrap_or(u64::MAX);
+        let file = File::options().create(true).truncate(false).write(true).open(path)?;
+        file.write_all_at(&millis.to_le_bytes(), 0)
+    }
+
+    pub(super) fn ahead() -> Duration {
+        let mut millis = [0; 8];
+        let read = FILE.get().map(|file| file.read_exact_at(&mut millis, 0));
+        if let Some(Ok(())) = read {
+            Duration::from_millis(u64::from_le_bytes(millis))
+        } else {
+            Duration::ZERO
+        }
+    }
+}
+
+#[cfg(not(debug_assertions))]
+mod moved {
+    pub(super) const fn ahead() -> std::time::Duration {
+        std::time::Duration::ZERO
     }
 }
 

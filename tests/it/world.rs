@@ -19,7 +19,7 @@ use tokenward::callers::key_file;
 use tokenward::domain::id::CallerName;
 use tokenward::domain::time::Clock;
 use tokenward::keyring::files;
-use tokenward::system::{SystemClock, SystemRandom};
+use tokenward::system::{SystemClock, SystemRandom, moved};
 
 use crate::http_client::{Answer, Browser, request};
 use crate::redis_server::{RedisCluster, RedisServer};
@@ -34,6 +34,25 @@ pub(crate) const PERSONAL: &str = "carol@outlook.example";
 pub(crate) const SYNC: &str = "mail-sync";
 /// A caller that may only read mail of `team-b/*`.
 pub(crate) const READER: &str = "mail-reader";
+
+/// After so long a test has failed that waits for something. Nothing is proven by it: it ends a test that would hang, and a
+/// machine that does much else beside must not reach it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+/// The longest life that the emulator gives an access token by itself.
+const LONGEST_TOKEN_SECONDS: u64 = 5400;
+/// How long in between when something is looked at again and again.
+const LOOK: Duration = Duration::from_millis(10);
+/// The file of the clock that a world's daemons go by, in the folder of each.
+const CLOCK: &str = "clock";
+
+/// Waits until something is so.
+pub(crate) async fn until(daemon: &Process, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so().await {
+        assert!(begun.elapsed() < PATIENCE, "waited in vain: {what}\n{}", daemon.log());
+        tokio::time::sleep(LOOK).await;
+    }
+}
 
 /// Where connections live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,6 +189,8 @@ pub(crate) struct World {
     /// API keys of [`SYNC`] and [`READER`].
     pub(crate) key: String,
     pub(crate) reader_key: String,
+    /// How far the clocks of the daemons and of the emulator are ahead of the machine's.
+    ahead: Mutex<Duration>,
 }
 
 impl World {
@@ -211,8 +232,53 @@ impl World {
         }
         let config = configuration(&plan, &entra, url.as_deref(), public_port);
         std::fs::write(folder.path().join("tokenward.toml"), config).expect("write");
+        moved::write(&folder.path().join(CLOCK), Duration::ZERO).expect("write");
         let daemon = Process::start(folder.path()).await;
-        World { entra, redis, cluster, daemon, folder, public_port, key, reader_key }
+        let ahead = Mutex::default();
+        World { entra, redis, cluster, daemon, folder, public_port, key, reader_key, ahead }
+    }
+
+    /// Lets time pass, for the emulator and for every daemon of this world, those too that start later. Redis' own clock stays,
+    /// and whoever sleeps sleeps on: what looks every second notices within a second.
+    pub(crate) fn pass(&self, time: Duration) {
+        let mut ahead = self.ahead.lock().expect("no panic holds it");
+        *ahead += time;
+        self.entra.advance(time);
+        moved::write(&self.folder.path().join(CLOCK), *ahead).expect("the folder is there");
+    }
+
+    /// Lets time pass for Redis: what it keeps for a while only is so much nearer to its end, or gone. Nothing without Redis.
+    pub(crate) fn pass_in_redis(&self, time: Duration) {
+        const NEARER: &str = "for _, key in ipairs(redis.call('KEYS', '*')) do \
+                              local left = redis.call('PTTL', key) \
+                              if left >= 0 then redis.call('PEXPIRE', key, left - ARGV[1]) end end return 'OK'";
+        if let Some(redis) = &self.redis {
+            assert_eq!(redis.cli(&["EVAL", NEARER, "0", &time.as_millis().to_string()]), "OK");
+        }
+    }
+
+    /// Lets so much time pass that every access token that has been issued is over.
+    pub(crate) fn outlive_tokens(&self) {
+        let life = self.entra.settings().token_lifetime_seconds.unwrap_or(LONGEST_TOKEN_SECONDS);
+        self.pass(Duration::from_secs(life));
+    }
+
+    /// Waits until something is so.
+    pub(crate) async fn until(&self, what: &str, is_so: impl AsyncFnMut() -> bool) {
+        until(&self.daemon, what, is_so).await;
+    }
+
+    /// Waits until a connection's token is served.
+    pub(crate) async fn until_served(&self, connection: &str) {
+        self.until("a token is served", async || self.token(connection).await.status == 200).await;
+    }
+
+    /// Waits until so many calls with a grant type have come to the token endpoint since the ledger was cleared.
+    pub(crate) async fn until_called(&self, grant_type: &str, times: usize) {
+        self.until(&format!("{times} calls for {grant_type}"), async || {
+            self.token_calls(grant_type) >= times
+        })
+        .await;
     }
 
     /// The same, looking after connections as well.
@@ -233,6 +299,7 @@ impl World {
             std::fs::read_to_string(self.folder.path().join("tokenward.toml")).expect("the configuration");
         let folder = self.folder.path().join(name);
         std::fs::create_dir(&folder).expect("a folder");
+        std::os::unix::fs::symlink(Path::new("..").join(CLOCK), folder.join(CLOCK)).expect("a link");
         let other = config
             .replace(&format!("address  = \"127.0.0.1:{}\"", self.public_port), "address  = \"127.0.0.1:0\"")
             .replace("\"keyring\"", "\"../keyring\"")
@@ -435,6 +502,7 @@ impl Process {
         let mut child = Command::new(env!("CARGO_BIN_EXE_tokenward"))
             .env("TOKENWARD__LIMITS__SWEEP_RATE", sweep_rate)
             .envs(of_systemd.map(|folder| ("CREDENTIALS_DIRECTORY", folder)))
+            .envs(Some(folder.join(CLOCK)).filter(|file| file.exists()).map(|file| (moved::VARIABLE, file)))
             .arg("serve")
             .arg("--config")
             .arg(folder.join("tokenward.toml"))
@@ -458,7 +526,7 @@ impl Process {
                 let _ = writeln!(log, "{line}");
             }
         });
-        let started = tokio::time::timeout(Duration::from_secs(20), addresses.recv()).await;
+        let started = tokio::time::timeout(PATIENCE, addresses.recv()).await;
         let Ok(Some(event)) = started else {
             panic!("the daemon did not start:\n{}", log.lock().expect("log"));
         };
@@ -474,15 +542,16 @@ impl Process {
     }
 
     async fn wait_until_ready(&self) {
-        let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(20) {
+        until(self, "the daemon is ready", async || {
             let ready = request(Method::GET, &format!("{}/readyz", self.ops), &[], "").await;
-            if ready.is_ok_and(|answer| answer.status == 200) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("the daemon is not ready:\n{}", self.log());
+            ready.is_ok_and(|answer| answer.status == 200)
+        })
+        .await;
+    }
+
+    /// Waits until a line of the log holds these words.
+    pub(crate) async fn until_logged(&self, words: &str) {
+        until(self, words, async || self.log().contains(words)).await;
     }
 
     /// Everything it logged.
@@ -500,11 +569,21 @@ impl Process {
         let _ = self.child.wait();
     }
 
-    /// SIGTERM, and the exit code.
-    pub(crate) fn terminate(&mut self) -> Option<i32> {
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = i32::try_from(self.child.id()).expect("a pid");
         let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+
+    /// SIGTERM, and the exit code.
+    pub(crate) fn terminate(&mut self) -> Option<i32> {
+        self.signal(rustix::process::Signal::TERM);
+        self.ended()
+    }
+
+    /// Waits until it is gone, and the exit code.
+    pub(crate) fn ended(&mut self) -> Option<i32> {
         self.child.wait().ok().and_then(|status| status.code())
     }
 }

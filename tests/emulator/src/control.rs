@@ -148,6 +148,10 @@ impl State {
                 self.rules.clear();
                 done()
             }
+            ("POST", ["faults", "release"]) => {
+                self.released.send_replace(());
+                done()
+            }
             ("GET", ["clock"]) => Ok(json!({ "now": self.clock.now().secs() })),
             ("POST", ["clock"]) => {
                 let by: Advance = body(request)?;

@@ -271,6 +271,11 @@ impl Faults {
         self.0.0.shared.state().rules.withdraw(rule);
     }
 
+    /// Lets every request go on that [`Fault::Hold`] or [`Fault::HoldAnswer`] holds. Rules stay in force, and hold what comes.
+    pub fn release(&self) {
+        self.0.0.shared.state().released.send_replace(());
+    }
+
     /// Removes every rule.
     pub fn clear(&self) {
         self.0.0.shared.state().rules.clear();

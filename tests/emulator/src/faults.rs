@@ -137,6 +137,10 @@ pub enum Fault {
     Delay(#[serde(with = "millis")] Duration),
     /// Process the request, then wait, then answer. In milliseconds over HTTP.
     DelayAnswer(#[serde(with = "millis")] Duration),
+    /// Wait until whatever is held is released ([`Faults::release`]), then process the request.
+    Hold,
+    /// Process the request, then wait until whatever is held is released, then answer.
+    HoldAnswer,
     /// Answer 302 to this address, without processing the request.
     Redirect(String),
     /// Merge these members into a token answer; `null` removes one.
@@ -198,6 +202,8 @@ impl Fault {
             Self::Aadsts { .. } => "aadsts",
             Self::Delay(_) => "delay",
             Self::DelayAnswer(_) => "delay_answer",
+            Self::Hold => "hold",
+            Self::HoldAnswer => "hold_answer",
             Self::Redirect(_) => "redirect",
             Self::TokenResponsePatch(_) => "token_response_patch",
             Self::WrongUserIdToken(_) => "wrong_user_id_token",

@@ -151,11 +151,16 @@ async fn handle(
     }
 
     let route = Route::of(&request.path);
-    let (sequence, faults) = shared.state().admit_request(&request, client.peer, &route);
+    let (sequence, faults, mut released) = {
+        let mut state = shared.state();
+        let (sequence, faults) = state.admit_request(&request, client.peer, &route);
+        (sequence, faults, state.released.subscribe())
+    };
     let ending = Ending { shared: Arc::clone(&shared), sequence, delivered: false };
     for fault in &faults {
         match fault {
             Fault::Delay(wait) => sleep(*wait).await,
+            Fault::Hold => drop(released.changed().await),
             Fault::Hang(None) => std::future::pending().await,
             Fault::Hang(Some(wait)) => {
                 sleep(*wait).await;
@@ -181,11 +186,18 @@ async fn handle(
     for fault in &faults {
         match fault {
             Fault::DelayAnswer(wait) => sleep(*wait).await,
+            Fault::HoldAnswer => drop(released.changed().await),
             Fault::DropAfterProcessing => return Err(Dropped),
             _ => {}
         }
     }
-    shared.state().ledger.close(sequence, answer.status);
+    let date = {
+        let mut state = shared.state();
+        state.ledger.close(sequence, answer.status);
+        state.clock.now().in_header()
+    };
+    let mut answer = answer;
+    answer.headers.push(("date", date));
     let pace = faults.iter().find_map(|fault| match fault {
         Fault::SlowDrip { bytes, interval } => {
             Some(Pace::Drip { bytes: (*bytes).max(1), interval: *interval })

@@ -4,6 +4,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::clock::{Clock, Moment};
 use crate::directory::{Account, Certificate, Directory, FederatedCredential, Registration, TenantPath};
 use crate::errors::AadError;
@@ -28,6 +30,8 @@ pub(crate) struct State {
     pub(crate) directory: Directory,
     pub(crate) keys: Keys,
     pub(crate) rules: Rules,
+    /// Says that whatever a fault holds may go on.
+    pub(crate) released: watch::Sender<()>,
     pub(crate) ledger: Ledger,
     pub(crate) graph: GraphState,
     pub(crate) codes: Remembered<Code>,
@@ -132,6 +136,7 @@ impl State {
             directory: Directory::default(),
             keys: Keys::new(),
             rules: Rules::default(),
+            released: watch::Sender::default(),
             ledger: Ledger::default(),
             graph: GraphState::default(),
             codes: Remembered::default(),

@@ -106,6 +106,28 @@ async fn rules_choose_by_user_and_grant_and_slow_answers_arrive_whole() {
 }
 
 #[tokio::test]
+async fn what_is_held_goes_on_when_it_is_released_and_not_before() {
+    let emulator = emulator().await;
+    let token = text(&sign_in(&emulator, &[]).await, "refresh_token").to_owned();
+    for (fault, is_processed) in [(Fault::Hold, false), (Fault::HoldAnswer, true)] {
+        emulator.clear_ledger();
+        once(&emulator, Endpoint::Token, fault);
+        let released = async {
+            while emulator.ledger_count(Endpoint::Token, None) == 0
+                || emulator.ledger()[0].refresh_issued.is_some() != is_processed
+            {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(emulator.ledger()[0].status, None);
+            emulator.faults().release();
+        };
+        let (answer, ()) = tokio::join!(refresh(&emulator, &token, &[]), released);
+        assert_eq!(answer.status, 200);
+        assert!(emulator.ledger()[0].refresh_issued.is_some());
+    }
+}
+
+#[tokio::test]
 async fn a_hanging_request_hangs_until_the_client_leaves() {
     let emulator = emulator().await;
     once(&emulator, Endpoint::Token, Fault::Hang(None));
