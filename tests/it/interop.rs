@@ -2,10 +2,9 @@
 //! other tests lean on is what Entra's own libraries take for Entra; and oidc-provider as an authority, which rotates
 //! refresh tokens and kills the grant of whoever uses one twice.
 
-use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use entra_emulator::{App, Emulator, User};
@@ -13,40 +12,12 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::http_client::{Browser, request};
+use crate::launcher::{Launcher, command, installed, repository};
 use crate::world::{CLIENT_ID, CLIENT_SECRET, Plan, World, text};
 
-fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
 /// Where `make tools` puts the npm packages, which is where Node has to be run.
-fn node_folder() -> PathBuf {
-    let folder = repository().join("target/interop/node");
-    assert!(
-        folder.join("node_modules").is_dir(),
-        "{} is missing: run `make tools` (scripts/tools.sh), which installs what this test needs",
-        folder.join("node_modules").display()
-    );
-    folder
-}
-
-fn python() -> PathBuf {
-    let python = repository().join("target/interop/venv/bin/python");
-    assert!(
-        python.is_file(),
-        "{} is missing: run `make tools` (scripts/tools.sh), which installs what this test needs",
-        python.display()
-    );
-    python
-}
-
-/// A command that speaks to this machine only, whatever the environment says of proxies.
-fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
-    let mut command = Command::new(program);
-    for name in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
-        command.env_remove(name);
-    }
-    command
+pub(crate) fn node_folder() -> PathBuf {
+    installed("node/node_modules", "tools").parent().expect("it has one").to_owned()
 }
 
 /// A certificate and its key in `folder`, made with openssl: `cert.pem`, `key.pem`, and `both.pem`.
@@ -122,7 +93,7 @@ const MSAL_STEPS: [&str; 9] = [
 
 #[tokio::test]
 async fn msal_for_python_takes_the_emulator_for_entra() {
-    let steps = msal(python(), "auth_code.py", repository().to_owned()).await;
+    let steps = msal(installed("venv/bin/python", "tools"), "auth_code.py", repository().to_owned()).await;
     assert_eq!(steps, MSAL_STEPS);
 }
 
@@ -135,53 +106,20 @@ async fn msal_for_node_takes_the_emulator_for_entra() {
 
 // === oidc-provider ===
 
-/// `tests/interop/oidc-provider/server.mjs` in a process of its own.
+/// `tests/interop/oidc-provider/server.mjs`.
 struct OidcProvider {
-    child: Child,
-    /// It ends when this is closed.
-    _stdin: ChildStdin,
-    /// What it complained of, for a test that fails.
-    complaint: Arc<Mutex<String>>,
     issuer: String,
+    _launcher: Launcher,
 }
 
 impl OidcProvider {
     fn start(client_auth_methods: &str) -> OidcProvider {
-        let mut child = command("node")
-            .arg(repository().join("tests/interop/oidc-provider/server.mjs"))
+        let mut node = command("node");
+        node.arg(repository().join("tests/interop/oidc-provider/server.mjs"))
             .current_dir(node_folder())
-            .env("CLIENT_AUTH_METHODS", client_auth_methods)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("node cannot be run ({error}): run `make tools`"));
-        let stdin = child.stdin.take().expect("piped");
-        let complaint = Arc::new(Mutex::new(String::new()));
-        let (mut stderr, kept) = (child.stderr.take().expect("piped"), complaint.clone());
-        std::thread::spawn(move || {
-            let mut chunk = [0; 4096];
-            while let Ok(read @ 1..) = stderr.read(&mut chunk) {
-                kept.lock().expect("complaint").push_str(&String::from_utf8_lossy(&chunk[..read]));
-            }
-        });
-        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
-        let mut seen = String::new();
-        let started = loop {
-            let mut line = String::new();
-            let read = stdout.read_line(&mut line).expect("readable");
-            seen.push_str(&line);
-            if read == 0 {
-                let _ = child.wait();
-                panic!("oidc-provider did not start:\n{seen}\n{}", complaint.lock().expect("complaint"));
-            }
-            if let Ok(started) = serde_json::from_str::<Value>(&line) {
-                break started;
-            }
-        };
-        // What it says later must not fill the pipe.
-        std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
-        OidcProvider { child, _stdin: stdin, complaint, issuer: text(&started, "issuer").to_owned() }
+            .env("CLIENT_AUTH_METHODS", client_auth_methods);
+        let launcher = Launcher::start("oidc-provider", node);
+        OidcProvider { issuer: launcher.issuer.clone(), _launcher: launcher }
     }
 
     async fn knob(&self, method: Method, name: &str, body: Value) -> Value {
@@ -225,16 +163,6 @@ impl OidcProvider {
         let bearer = format!("Bearer {access_token}");
         let answer = request(Method::GET, &url, &[("authorization", &bearer)], "").await.expect("answers");
         (answer.status == 200).then(|| text(&answer.json(), "sub").to_owned())
-    }
-}
-
-impl Drop for OidcProvider {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("oidc-provider said: {}", self.complaint.lock().expect("complaint"));
-        }
     }
 }
 

@@ -89,6 +89,8 @@ pub(crate) struct Plan {
     pub(crate) https: bool,
     /// Another store than that of `kept`: the section's lines.
     pub(crate) store: Option<String>,
+    /// Where browsers reach the daemon, when that has to be known before it is configured.
+    pub(crate) public_port: Option<u16>,
 }
 
 impl Default for Plan {
@@ -109,6 +111,7 @@ impl Default for Plan {
             https: false,
             store: None,
             redis_acl: None,
+            public_port: None,
         }
     }
 }
@@ -196,7 +199,7 @@ pub(crate) struct World {
 impl World {
     async fn start(plan: Plan) -> World {
         let folder = tempfile::tempdir().expect("a temp dir");
-        let public_port = lasting_port();
+        let public_port = plan.public_port.unwrap_or_else(lasting_port);
         let callback = format!("http://localhost:{public_port}/callback/outlook");
         let mut builder = Emulator::builder()
             .mode(plan.mode)
@@ -623,7 +626,7 @@ pub(crate) fn attribute(html: &str, name: &str) -> String {
 
 /// A free port that no outgoing connection takes meanwhile: below the range those are given from. The browser-facing
 /// address is written down before the daemon starts, and must be there again when it restarts.
-fn lasting_port() -> u16 {
+pub(crate) fn lasting_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     const FIRST: u16 = 20_000;
     const MANY: u16 = 12_000;

@@ -1,9 +1,10 @@
 // A real OpenID provider for the tests: oidc-provider on 127.0.0.1, as its authors ship it, with rotation of refresh
-// tokens (a used one kills its grant), PKCE for everyone, access tokens of three seconds, and nobody at the keyboard:
-// each sign-in and each consent is given at once.
+// tokens (a used one kills its grant), PKCE for everyone, access tokens of three seconds (or TOKEN_LIFE), and nobody
+// at the keyboard: each sign-in and each consent is given at once.
 //
 // Prints {"issuer", "port"} when it answers, and ends when its standard input does. The endpoints lie under /oauth2,
-// so that nobody finds them by guessing. Knobs, bodies and answers in JSON:
+// so that nobody finds them by guessing. A client may be given by the environment (CLIENT_ID, CLIENT_SECRET,
+// REDIRECT_URI), and a line "revoke NAME" on standard input ends that user's grants. Knobs, bodies and answers in JSON:
 //   POST /_test/clients        a client's metadata; `certificate` (PEM) becomes its jwks
 //   POST /_test/sign-in-as     {"account"}: who is at the keyboard
 //   POST /_test/token-life     {"seconds"}: access tokens from now on live this long
@@ -16,6 +17,7 @@
 import { generateKeyPairSync, X509Certificate } from "node:crypto";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
+import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
 
 const here = createRequire(`${process.cwd()}/`);
@@ -70,7 +72,7 @@ class Adapter {
 
 const events = [];
 let account = "alice";
-let tokenLife = 3;
+let tokenLife = Number(process.env.TOKEN_LIFE ?? 3);
 let tokenDelay = 0;
 let loseAnswer = false;
 
@@ -135,10 +137,11 @@ for (const event of ["authorization.error", "grant.error", "discovery.error", "j
 // Login and consent in one step, with all that was asked for.
 async function interact(request, response) {
   const { params } = await provider.interactionDetails(request, response);
-  const grant = new provider.Grant({ accountId: account, clientId: params.client_id });
+  const accountId = params.login_hint ?? account;
+  const grant = new provider.Grant({ accountId, clientId: params.client_id });
   grant.addOIDCScope(params.scope);
   const grantId = await grant.save();
-  const result = { login: { accountId: account }, consent: { grantId } };
+  const result = { login: { accountId }, consent: { grantId } };
   await provider.interactionFinished(request, response, result, { mergeWithLastSubmission: false });
 }
 
@@ -211,5 +214,23 @@ server.on("request", async (request, response) => {
   }
 });
 
+if (process.env.REDIRECT_URI) {
+  await new Adapter("Client").upsert(process.env.CLIENT_ID, {
+    client_id: process.env.CLIENT_ID,
+    client_secret: process.env.CLIENT_SECRET,
+    redirect_uris: [process.env.REDIRECT_URI],
+    grant_types: ["authorization_code", "refresh_token"],
+    response_types: ["code"],
+    scope: "openid offline_access mail",
+  });
+}
+
 console.log(JSON.stringify({ issuer, port }));
-process.stdin.on("end", () => process.exit(0)).resume();
+createInterface({ input: process.stdin })
+  .on("line", (line) => {
+    const [, name] = line.split(" ");
+    const theirs = [...kept].filter(([key, { payload }]) => key.startsWith("Grant:") && payload.accountId === name);
+    for (const [key] of theirs) kept.delete(key);
+    console.log(JSON.stringify({ revoked: theirs.length }));
+  })
+  .on("close", () => process.exit(0));

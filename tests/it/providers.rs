@@ -1,0 +1,293 @@
+//! One scenario at OpenID providers that nobody here wrote, each as it comes: connect two users, hand tokens out,
+//! refresh, restart, have a wrong client secret and the right one again, and withdraw one user's grant. The quick ones
+//! run with the others; `make providers` installs and runs all.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::attacks_api::sha256;
+use crate::http_client::{Answer, Browser, request};
+use crate::interop::node_folder;
+use crate::launcher::{Launcher, command, repository};
+use crate::world::{CLIENT_ID, CLIENT_SECRET, Plan, World, attribute, lasting_port, text, write_secret};
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A provider, and what is its own.
+struct Provider {
+    name: &'static str,
+    launch: fn() -> Command,
+    scopes: &'static str,
+    /// What its operator has to set in `[apps.outlook]`.
+    settings: &'static str,
+    /// Whether it looks at the client's secret at all.
+    checks_secrets: bool,
+    /// Whether a grant can be withdrawn there.
+    withdraws: bool,
+}
+
+const NODE: Provider = Provider {
+    name: "oidc-provider",
+    launch: || {
+        let mut node = command("node");
+        node.arg(repository().join("tests/interop/oidc-provider/server.mjs")).current_dir(node_folder());
+        // Long enough for the whole scenario: it is tokenward that asks for new ones here.
+        node.env("TOKEN_LIFE", "3600");
+        node
+    },
+    scopes: r#"["openid", "offline_access", "mail"]"#,
+    settings: "",
+    checks_secrets: true,
+    withdraws: true,
+};
+
+const MOCK: Provider = Provider {
+    name: "oauth2-mock-server",
+    launch: || {
+        let mut node = command("node");
+        node.arg(repository().join("tests/interop/oauth2-mock-server/server.mjs")).current_dir(node_folder());
+        node
+    },
+    scopes: r#"["openid", "mail"]"#,
+    settings: "",
+    checks_secrets: false,
+    withdraws: false,
+};
+
+#[tokio::test]
+async fn oidc_provider() {
+    scenario(&NODE).await;
+}
+
+#[tokio::test]
+async fn oauth2_mock_server() {
+    scenario(&MOCK).await;
+}
+
+/// A provider that runs, and a daemon with an app at it.
+struct Place {
+    launcher: Launcher,
+    world: World,
+    userinfo: String,
+}
+
+impl Place {
+    async fn open(provider: &'static Provider) -> Place {
+        let port = lasting_port();
+        let mut launch = (provider.launch)();
+        launch
+            .env("CLIENT_ID", CLIENT_ID)
+            .env("CLIENT_SECRET", CLIENT_SECRET)
+            .env("REDIRECT_URI", format!("http://localhost:{port}/callback/outlook"));
+        let launcher = Launcher::start(provider.name, launch);
+        let plan = Plan {
+            scopes: provider.scopes,
+            tenants: "",
+            authority: Some(launcher.issuer.clone()),
+            public_port: Some(port),
+            ..Plan::default()
+        };
+        let world = plan.app_lines(provider.settings).start().await;
+        let discovery = format!("{}/.well-known/openid-configuration", launcher.issuer.trim_end_matches('/'));
+        let discovery = request(Method::GET, &discovery, &[], "").await.expect("the provider answers").json();
+        Place { launcher, world, userinfo: text(&discovery, "userinfo_endpoint").to_owned() }
+    }
+
+    /// Signs `user` in on the provider's own pages; the session as it stands then.
+    async fn sign_in(&self, connection: &str, user: &str, more: Value) -> Value {
+        let mut body = json!({ "app": "outlook", "connection": connection, "login_hint": user });
+        body.as_object_mut().expect("one").extend(more.as_object().expect("one").clone());
+        let session = self.world.start_session(body).await;
+        let (url, page) = self.walk(text(&session, "connect_url"), user).await;
+        let state = self.world.session(text(&session, "id")).await;
+        let log = || self.world.daemon.log();
+        assert_ne!(state["state"], "pending", "{} ended at {url}: {}\n{}", user, page.text(), log());
+        assert_ne!(state["state"], "failed", "{state}: {}\n{}", page.text(), log());
+        json!({ "id": session["id"], "state": state["state"], "account": state["account"] })
+    }
+
+    async fn connect(&self, connection: &str, user: &str, more: Value) -> Value {
+        let session = self.sign_in(connection, user, more).await;
+        assert_eq!(session["state"], "awaiting_confirmation", "{session}");
+        let path = format!("/v1/connect-sessions/{}/confirm", text(&session, "id"));
+        let named = json!({ "account": session["account"] });
+        let confirmed = self.world.api(Method::POST, &path, named).await;
+        assert_eq!(confirmed.status, 200, "{}", confirmed.text());
+        session["account"].clone()
+    }
+
+    /// What a browser and its user do: press the button, follow redirects, fill in forms and send them, until a page
+    /// of tokenward comes.
+    async fn walk(&self, connect_url: &str, user: &str) -> (String, Answer) {
+        let base = self.world.base_url();
+        let mut browser = Browser::default();
+        let mut url = connect_url.to_owned();
+        let mut answer = browser.post(connect_url, "").await.expect("the button");
+        for _ in 0..30 {
+            if answer.status.is_redirection() {
+                url = resolve(&url, &answer.location());
+                answer = browser.get(&url).await.expect("a page");
+                continue;
+            }
+            let page = answer.text();
+            if url.starts_with(&base) || !page.contains("<form") {
+                return (url, answer);
+            }
+            let (action, form) = fill_in(&page, user);
+            url = resolve(&url, &action);
+            answer = browser.post(&url, &form).await.expect("a form is taken");
+        }
+        panic!("{user} went in circles at {url}: {}", answer.text());
+    }
+
+    /// A token as a caller gets it.
+    async fn token(&self, connection: &str) -> String {
+        self.world.access_token(connection).await
+    }
+
+    /// Reports that a resource refused a token.
+    async fn report(&self, connection: &str, token: &str) -> Answer {
+        let path = format!("/v1/apps/outlook/connections/{connection}/token");
+        self.world.api(Method::POST, &path, json!({ "rejected": sha256(token) })).await
+    }
+
+    /// Reports it until the answer is another one than "try again", as a caller does.
+    async fn report_until(&self, connection: &str, token: &str, enough: impl Fn(&Answer) -> bool) -> Answer {
+        let begun = Instant::now();
+        loop {
+            let answer = self.report(connection, token).await;
+            if enough(&answer) {
+                return answer;
+            }
+            let log = self.world.daemon.log();
+            assert!(begun.elapsed() < PATIENCE, "{} {}\n{log}", answer.status, answer.text());
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// A new token in place of one that was refused.
+    async fn refreshed(&self, connection: &str, before: &str) -> String {
+        let answer = self.report_until(connection, before, |answer| answer.status == 200).await;
+        let token = text(&answer.json(), "access_token").to_owned();
+        assert_ne!(token, before);
+        token
+    }
+
+    async fn status(&self, connection: &str) -> Value {
+        self.world.show(connection).await["status"].clone()
+    }
+
+    /// Whose token it is, says the provider.
+    async fn user_of(&self, token: &str) -> Value {
+        let bearer = format!("Bearer {token}");
+        let answer =
+            request(Method::GET, &self.userinfo, &[("authorization", &bearer)], "").await.expect("an answer");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()["sub"].clone()
+    }
+}
+
+async fn scenario(provider: &'static Provider) {
+    let mut place = Place::open(provider).await;
+
+    let alice = place.connect("user-1", "alice", json!({})).await;
+    let bob = place.connect("user-2", "bob", json!({})).await;
+    assert_eq!(alice["iss"], place.launcher.issuer);
+    let mut token = place.token("user-1").await;
+    assert_eq!(place.user_of(&token).await, alice["sub"]);
+    let others = place.token("user-2").await;
+    assert_eq!(place.user_of(&others).await, bob["sub"]);
+
+    for _ in 0..2 {
+        token = place.refreshed("user-1", &token).await;
+        assert_eq!(place.user_of(&token).await, alice["sub"]);
+    }
+
+    // What came last is durable: the same token from the store, and a new one with the refresh token beside it.
+    place.world.kill_and_restart().await;
+    assert_eq!(place.token("user-1").await, token);
+    token = place.refreshed("user-1", &token).await;
+    assert_eq!(place.user_of(&token).await, alice["sub"]);
+
+    if provider.checks_secrets {
+        wrong_secret(&mut place).await;
+    }
+    if provider.withdraws {
+        withdrawn(&mut place).await;
+    }
+}
+
+/// The app's fault: nobody's connection changes, who holds a token keeps it, and the right secret heals everybody.
+async fn wrong_secret(place: &mut Place) {
+    let file = place.world.folder.path().join("client-secret");
+    let token = place.token("user-1").await;
+    write_secret(&file, "another-secret");
+    place.world.kill_and_restart().await;
+    let refused = place.report("user-1", &token).await;
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert_eq!(refused.json()["code"], "app_credential_rejected", "{}", refused.text());
+    assert_eq!(place.status("user-1").await, "active");
+    assert_eq!(place.token("user-1").await, token);
+
+    write_secret(&file, CLIENT_SECRET);
+    place.refreshed("user-1", &token).await;
+    let others = place.token("user-2").await;
+    place.refreshed("user-2", &others).await;
+}
+
+/// One user's grant ends: that user has to come again, and nobody else notices.
+async fn withdrawn(place: &mut Place) {
+    let token = place.token("user-1").await;
+    let withdrawn = place.launcher.obey("revoke alice");
+    assert!(withdrawn["revoked"].as_u64() >= Some(1), "{withdrawn}");
+    let refused = place.report("user-1", &token).await;
+    assert_eq!(refused.status, 409, "{}\n{}", refused.text(), place.world.daemon.log());
+    assert_eq!(refused.json()["code"], "reauthorization_required");
+    assert_eq!(place.status("user-1").await, "needs_reauthorization");
+
+    let others = place.token("user-2").await;
+    place.refreshed("user-2", &others).await;
+    assert_eq!(place.status("user-2").await, "active");
+
+    let renewed = place.sign_in("user-1", "alice", json!({})).await;
+    assert_eq!(renewed["state"], "connected", "{renewed}");
+    assert_eq!(place.status("user-1").await, "active");
+    let token = place.token("user-1").await;
+    place.refreshed("user-1", &token).await;
+}
+
+/// A form as its user sends it: hidden fields as they are, name and password, and the button that agrees.
+fn fill_in(page: &str, user: &str) -> (String, String) {
+    let form =
+        page.split("<form").skip(1).last().and_then(|rest| rest.split("</form").next()).unwrap_or_default();
+    let mut fields = form_urlencoded::Serializer::new(String::new());
+    for input in form.split("<input").skip(1).map(|rest| rest.split('>').next().unwrap_or_default()) {
+        let (name, value) = (attribute(input, "name"), attribute(input, "value"));
+        match attribute(input, "type").as_str() {
+            _ if name.is_empty() => {}
+            "password" => drop(fields.append_pair(&name, user)),
+            "text" | "email" => drop(fields.append_pair(&name, user)),
+            _ => drop(fields.append_pair(&name, &value)),
+        }
+    }
+    (attribute(form.split('>').next().unwrap_or_default(), "action"), fields.finish())
+}
+
+/// Where a link on a page leads.
+fn resolve(from: &str, to: &str) -> String {
+    if to.contains("://") {
+        return to.to_owned();
+    }
+    let origin: String = from.splitn(4, '/').take(3).collect::<Vec<_>>().join("/");
+    let path = from.split(['?', '#']).next().unwrap_or(from);
+    match to.chars().next() {
+        None => from.to_owned(),
+        Some('/') => format!("{origin}{to}"),
+        Some('?') => format!("{path}{to}"),
+        Some(_) => format!("{}/{to}", path.rsplit_once('/').map_or(path, |(folder, _)| folder)),
+    }
+}
