@@ -501,12 +501,6 @@ impl AuthorityObserver for AppCounters {
             AuthorityEvent::CredentialAccepted { .. }
             | AuthorityEvent::CredentialRejected { .. }
             | AuthorityEvent::CredentialUnusable { .. } => {}
-            AuthorityEvent::IdTokenRefused { fault } => {
-                tracing::error!(%app, rule = fault.as_str(), "an id_token was refused");
-            }
-            AuthorityEvent::WrongAccount => {
-                tracing::error!(%app, "the authority answered one account's refresh with another account; nothing of it was used");
-            }
             AuthorityEvent::ServingLastGood { endpoint } => {
                 tracing::warn!(%app, endpoint = endpoint.as_str(), "the authority's metadata could not be renewed; the last good one is in use");
             }

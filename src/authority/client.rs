@@ -23,8 +23,9 @@ use super::id_token::{IdTokenFault, Rules, UnverifiedToken};
 use super::jwks::KeySet;
 use super::observer::{AuthorityEvent, AuthorityObserver, Endpoint};
 use super::text::{one_line, trace_word};
+use super::token_answer::{self, TokenSuccess, Unusable};
 use super::url::{CheckedUrl, UrlFault};
-use super::wire::{self, MAX_CLAIMS, Object, TokenError, TokenSuccess};
+use super::wire::{self, MAX_CLAIMS, Object, TokenError};
 use super::{
     AdminConsentRequest, Authority, AuthorizeRequest, AuthorizeUrl, RedeemRequest, RefreshRequest,
     TokenAnswer,
@@ -32,6 +33,7 @@ use super::{
 use crate::domain::account::Account;
 use crate::domain::credential::InVain;
 use crate::domain::random::{Random, random_bytes};
+use crate::domain::remarks::Remarks;
 use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::secret::AccessToken;
 use crate::domain::task::BoxFuture;
@@ -412,7 +414,7 @@ impl OpenIdAuthority {
             fields.push(("scope", plain(scopes.wire())));
         }
         let call = TokenCall { doing, asked: Asked::ClientCredentials, endpoint, fields, candidates, is_use };
-        let (success, requested_at) = self.token_call(&metadata, call).await?;
+        let Tokens { success, requested_at, .. } = self.token_call(&metadata, call).await?.usable(doing)?;
         Ok(ClientToken { access_token: success.access_token, requested_at, expires_in: success.expires_in })
     }
 
@@ -495,7 +497,8 @@ impl OpenIdAuthority {
             // Not that the document is down, but that it does not fit: the operator's to look at, unless it heals.
             Ok(answer) => check(&answer.body).map_err(|cause| ours(doing, LATER, cause)),
         };
-        self.request_ended(endpoint, began, read.as_ref().err());
+        let outcome = read.as_ref().map_or_else(|failure| failure.disposition.as_str(), |_| "ok");
+        self.request_ended(endpoint, began, outcome);
         if let Err(failure) = &read {
             tracing::warn!(doing, cause = failure.cause, "a document of the authority could not be used");
         }
@@ -509,11 +512,7 @@ impl OpenIdAuthority {
     }
 
     /// Sends one token request with each candidate in turn until one is not rejected.
-    async fn token_call(
-        &self,
-        metadata: &Metadata,
-        call: TokenCall,
-    ) -> Result<(TokenSuccess, Timestamp), AuthorityFailure> {
+    async fn token_call(&self, metadata: &Metadata, call: TokenCall) -> Result<Answered, AuthorityFailure> {
         let doing = call.doing;
         let deadline = self.parts.clock.monotonic().saturating_add(self.config.timeout);
         let mut last =
@@ -565,10 +564,13 @@ impl OpenIdAuthority {
             let left = deadline.saturating_sub(self.parts.clock.monotonic());
             let result = self.exchange(&call, headers, form, left).await;
             match result {
-                Ok(success) => {
-                    let is_news = member.accept(call.is_use, self.parts.clock.now());
-                    self.observe(AuthorityEvent::CredentialAccepted { id: member.label(), is_news });
-                    return Ok(success);
+                Ok(answered) => {
+                    // (A page that calls itself a success proves nothing.)
+                    if !matches!(&answered.read, Err(Unusable { refresh_token: None, .. })) {
+                        let is_news = member.accept(call.is_use, self.parts.clock.now());
+                        self.observe(AuthorityEvent::CredentialAccepted { id: member.label(), is_news });
+                    }
+                    return Ok(answered);
                 }
                 Err(failure) if failure.disposition == Disposition::NextCredential => {
                     let codes = &failure.answer.error_codes;
@@ -601,7 +603,7 @@ impl OpenIdAuthority {
         mut headers: HeaderMap,
         form: Form,
         limit: Duration,
-    ) -> Result<(TokenSuccess, Timestamp), AuthorityFailure> {
+    ) -> Result<Answered, AuthorityFailure> {
         let doing = call.doing;
         let request_id = request_id(&*self.parts.random);
         if let Ok(value) = HeaderValue::from_str(&request_id) {
@@ -618,17 +620,29 @@ impl OpenIdAuthority {
         let requested_at = self.parts.clock.now().minus(self.parts.clock.monotonic().saturating_sub(began));
         let result = match answered {
             Err(failure) => Err(from_transport(doing, failure, false)),
-            Ok(answer) if answer.status == 200 => wire::success(&answer).map_err(|cause| AuthorityFailure {
-                answer: AuthorityError { status: Some(200), ..AuthorityError::default() },
-                ..ours(doing, LATER, cause)
-            }),
+            Ok(answer) if answer.status == 200 => {
+                let trace_id = answer.header("x-ms-request-id").and_then(trace_word);
+                let correlation_id = Some(request_id.clone());
+                let ids = AuthorityError {
+                    status: Some(200),
+                    trace_id,
+                    correlation_id,
+                    ..AuthorityError::default()
+                };
+                Ok(Answered { read: token_answer::read(&answer), requested_at, ids })
+            }
             Ok(answer) => Err(self.refused(call, &answer)),
         };
-        self.request_ended(Endpoint::Token, began, result.as_ref().err());
+        let outcome = match &result {
+            Ok(Answered { read: Ok(_), .. }) => "ok",
+            Ok(_) => LATER.as_str(),
+            Err(failure) => failure.disposition.as_str(),
+        };
+        self.request_ended(Endpoint::Token, began, outcome);
         match result {
-            Ok(success) => {
+            Ok(answered) => {
                 tracing::debug!(doing, request_id, "the authority answered");
-                Ok((success, requested_at))
+                Ok(answered)
             }
             Err(mut failure) => {
                 failure.answer.correlation_id.get_or_insert_with(|| request_id.clone());
@@ -679,9 +693,8 @@ impl OpenIdAuthority {
         answer.header("retry-after").and_then(|value| classify::retry_after(value, self.parts.clock.now()))
     }
 
-    fn request_ended(&self, endpoint: Endpoint, began: Duration, failure: Option<&AuthorityFailure>) {
+    fn request_ended(&self, endpoint: Endpoint, began: Duration, outcome: &'static str) {
         let duration = self.parts.clock.monotonic().saturating_sub(began);
-        let outcome = failure.map_or("ok", |failure| failure.disposition.as_str());
         self.observe(AuthorityEvent::Request { endpoint, outcome, duration });
     }
 
@@ -695,11 +708,13 @@ impl OpenIdAuthority {
         doing: &'static str,
         fault: IdTokenFault,
         then: Disposition,
+        ids: &AuthorityError,
     ) -> AuthorityFailure {
-        self.observe(AuthorityEvent::IdTokenRefused { fault });
         let mut failure = ours(doing, then, format!("the id_token is refused by the rule {fault}"));
+        failure.answer = ids.clone();
         if fault == IdTokenFault::TenantNotAllowed {
             failure.answer.error = Some(TENANT_NOT_ALLOWED.to_owned());
+            failure.answer.status = None; // it is not the authority's word
         }
         failure
     }
@@ -742,15 +757,17 @@ impl OpenIdAuthority {
         let endpoint = metadata.token_endpoint.clone();
         let candidates = self.credentials().candidates(self.parts.clock.now());
         let call = TokenCall { doing, asked: Asked::Redeem, endpoint, fields, candidates, is_use: true };
-        let (success, requested_at) = self.token_call(&metadata, call).await?;
+        let mut tokens = self.token_call(&metadata, call).await?.usable(doing)?;
 
-        let refuse = |fault| self.id_token_refused(doing, fault, Disposition::Restart);
-        let id_token = success.id_token.as_ref().ok_or_else(|| refuse(IdTokenFault::Missing))?;
-        let rules = self.rules(&metadata, Some(request.nonce), &success);
-        let token = UnverifiedToken::parse(id_token, &rules).map_err(refuse)?;
+        let ids = tokens.ids.clone();
+        let refuse = |fault| self.id_token_refused(doing, fault, Disposition::Restart, &ids);
+        let id_token = tokens.success.id_token.take().ok_or_else(|| refuse(IdTokenFault::Missing))?;
+        let rules = self.rules(&metadata, Some(request.nonce), &tokens.success);
+        let token = UnverifiedToken::parse(&id_token, &rules).map_err(refuse)?;
         let keys = self.keys_for(&metadata, keys, &token).await;
         let account = token.verify(&keys, &rules).map_err(refuse)?;
-        Ok(answer(success, requested_at, Some(account), request.scopes))
+        let odd = token.odd_claims().map(claim_remark).collect();
+        Ok(tokens.answer(Some(account), odd, request.scopes))
     }
 
     async fn use_refresh_token(&self, request: RefreshRequest<'_>) -> Result<TokenAnswer, AuthorityFailure> {
@@ -768,15 +785,20 @@ impl OpenIdAuthority {
         let endpoint = metadata.token_endpoint.clone();
         let candidates = self.credentials().candidates(self.parts.clock.now());
         let call = TokenCall { doing, asked: Asked::Refresh, endpoint, fields, candidates, is_use: true };
-        let (success, requested_at) = self.token_call(&metadata, call).await.map_err(used_all_the_same)?;
-        let account = match &success.id_token {
-            None => None,
+        let answered = self.token_call(&metadata, call).await.map_err(used_all_the_same)?;
+        // Without a refresh token in a whole answer the one that was sent stays in force.
+        let is_settled = matches!(&answered.read, Err(Unusable { is_whole: true, refresh_token: None, .. }));
+        let settled = |failure| if is_settled { failure } else { used_all_the_same(failure) };
+        let mut tokens = answered.usable(doing).map_err(settled)?;
+        let (account, odd) = match tokens.success.id_token.take() {
+            None => (None, Vec::new()),
             Some(id_token) => {
-                let rules = self.rules(&metadata, None, &success);
-                self.renewed_account(doing, id_token, &metadata, &rules, request.account).await?
+                let rules = self.rules(&metadata, None, &tokens.success);
+                self.renewed_account(doing, &id_token, &metadata, &rules, request.account, &tokens.ids)
+                    .await?
             }
         };
-        Ok(answer(success, requested_at, account, request.scopes))
+        Ok(tokens.answer(account, odd, request.scopes))
     }
 
     /// The account that a refresh's `id_token` names, which must be `owner`.
@@ -791,38 +813,31 @@ impl OpenIdAuthority {
         metadata: &Metadata,
         rules: &Rules<'_>,
         owner: &Account,
-    ) -> Result<Option<Account>, AuthorityFailure> {
+        ids: &AuthorityError,
+    ) -> Result<(Option<Account>, Vec<String>), AuthorityFailure> {
         // The answer was a 200: whatever is refused of it, the refresh token was used.
-        let refuse = |fault| self.id_token_refused(doing, fault, Disposition::OutcomeUnknown);
+        let refuse = |fault| self.id_token_refused(doing, fault, Disposition::OutcomeUnknown, ids);
         let token = UnverifiedToken::parse(id_token, rules).map_err(refuse)?;
         let verified = match self.keys(doing, metadata).await {
             Ok(keys) => token.verify(&*self.keys_for(metadata, keys, &token).await, rules),
             Err(_) => Err(IdTokenFault::UnknownKey),
         };
+        let mut odd: Vec<String> = token.odd_claims().map(claim_remark).collect();
         let (account, is_verified) = match verified {
             Ok(account) => (account, true),
             Err(fault) if fault.may_be_ours() => {
-                self.observe(AuthorityEvent::IdTokenRefused { fault });
-                tracing::warn!(
-                    doing,
-                    fault = fault.as_str(),
-                    "an id_token could not be verified; the tokens are kept"
-                );
+                odd.push(format!("id_token_{fault}"));
                 (token.check_identity(rules).map_err(refuse)?, false)
             }
             Err(fault) => return Err(refuse(fault)),
         };
         if account.id() != owner.id() {
-            self.observe(AuthorityEvent::WrongAccount);
-            tracing::error!(
-                doing,
-                "the authority answered with another account's tokens; none of them is used"
-            );
             let cause =
-                "the answer's id_token names another account than the grant's; the answer is not used";
-            return Err(ours(doing, Disposition::OutcomeUnknown, cause.to_owned()));
+                "the authority answered with another account's tokens; none of them is used".to_owned();
+            let failure = ours(doing, Disposition::OutcomeUnknown, cause);
+            return Err(AuthorityFailure { answer: ids.clone(), ..failure });
         }
-        Ok(is_verified.then_some(account))
+        Ok((is_verified.then_some(account), odd))
     }
 
     fn rules<'a>(
@@ -1021,6 +1036,57 @@ struct TokenCall {
     is_use: bool,
 }
 
+/// A token request's success.
+struct Answered {
+    read: Result<TokenSuccess, Unusable>,
+    requested_at: Timestamp,
+    /// The authority's ids of it.
+    ids: AuthorityError,
+}
+
+impl Answered {
+    fn usable(self, doing: &'static str) -> Result<Tokens, AuthorityFailure> {
+        let Answered { read, requested_at, ids } = self;
+        match read {
+            Ok(success) => Ok(Tokens { success, requested_at, ids }),
+            Err(unusable) => {
+                let cause = format!("the answer is refused by the rule {}: {}", unusable.rule, unusable.why);
+                Err(AuthorityFailure { answer: ids, ..ours(doing, LATER, cause) })
+            }
+        }
+    }
+}
+
+/// A success whose access token can be used.
+struct Tokens {
+    success: TokenSuccess,
+    requested_at: Timestamp,
+    ids: AuthorityError,
+}
+
+impl Tokens {
+    /// What leaves this room.
+    fn answer(self, account: Option<Account>, odd: Vec<String>, asked: &ScopeSet) -> TokenAnswer {
+        let Tokens { success, requested_at, ids } = self;
+        let rules = success.remarks.into_iter().map(str::to_owned).chain(odd).collect();
+        TokenAnswer {
+            access_token: success.access_token,
+            requested_at,
+            expires_in: success.expires_in,
+            refresh_in: success.refresh_in,
+            refresh_token: success.refresh_token,
+            scopes: success.scopes.unwrap_or_else(|| asked.to_words()),
+            account,
+            remarks: Remarks { rules, answer: ids },
+        }
+    }
+}
+
+/// The remark on a claim that need not be there and cannot be read.
+fn claim_remark(claim: &str) -> String {
+    format!("claim_{claim}_ignored")
+}
+
 /// A refresh that was answered with something unusable: a 200 that is no token answer, or a gateway's word that it lost the
 /// answer. The authority may have used the refresh token up.
 fn used_all_the_same(failure: AuthorityFailure) -> AuthorityFailure {
@@ -1047,23 +1113,6 @@ fn from_transport(doing: &'static str, failure: HttpFailure, is_read: bool) -> A
     };
     let answer = AuthorityError { status: failure.status, ..AuthorityError::default() };
     AuthorityFailure { answer, ..ours(doing, disposition, failure.cause) }
-}
-
-fn answer(
-    success: TokenSuccess,
-    requested_at: Timestamp,
-    account: Option<Account>,
-    asked: &ScopeSet,
-) -> TokenAnswer {
-    TokenAnswer {
-        access_token: success.access_token,
-        requested_at,
-        expires_in: success.expires_in,
-        refresh_in: success.refresh_in,
-        refresh_token: success.refresh_token,
-        scopes: success.scopes.unwrap_or_else(|| asked.to_words()),
-        account,
-    }
 }
 
 fn plain(text: impl Into<String>) -> Zeroizing<String> {

@@ -27,6 +27,7 @@ mod observer;
 #[cfg(test)]
 mod testing;
 mod text;
+mod token_answer;
 mod url;
 mod wire;
 
@@ -46,6 +47,7 @@ pub use observer::{AuthorityEvent, AuthorityObserver, Endpoint, Unobserved};
 pub use url::UrlFault;
 
 use crate::domain::account::Account;
+use crate::domain::remarks::Remarks;
 use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::secret::{AccessToken, AuthorizationCode, CodeVerifier, RefreshToken};
 use crate::domain::task::BoxFuture;
@@ -177,4 +179,6 @@ pub struct TokenAnswer {
     pub scopes: Vec<String>,
     /// Who it is, from a validated `id_token`. Always there after a redemption.
     pub account: Option<Account>,
+    /// What was odd about it and was cut or ignored.
+    pub remarks: Remarks,
 }

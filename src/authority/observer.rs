@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use super::id_token::IdTokenFault;
-
 /// Receives each event as it happens. Must not block.
 pub trait AuthorityObserver: Send + Sync {
     /// One event.
@@ -77,13 +75,6 @@ pub enum AuthorityEvent<'a> {
         /// It was usable until now.
         is_news: bool,
     },
-    /// An `id_token` was refused.
-    IdTokenRefused {
-        /// The rule it broke; [`IdTokenFault::as_str`] is a metric label.
-        fault: IdTokenFault,
-    },
-    /// The answer to one account's refresh named another account; nothing of it was used.
-    WrongAccount,
     /// The discovery document or the key set could not be renewed; the last good one is still in use.
     ServingLastGood {
         /// Which of the two.

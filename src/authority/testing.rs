@@ -89,8 +89,6 @@ impl AuthorityObserver for Ledger {
             AuthorityEvent::CredentialAccepted { id, .. } => format!("accepted {id}"),
             AuthorityEvent::CredentialRejected { id, codes, .. } => format!("rejected {id} {codes:?}"),
             AuthorityEvent::CredentialUnusable { id, .. } => format!("unusable {id}"),
-            AuthorityEvent::IdTokenRefused { fault } => format!("id_token {fault}"),
-            AuthorityEvent::WrongAccount => "wrong_account".to_owned(),
             AuthorityEvent::ServingLastGood { endpoint } => format!("last_good {}", endpoint.as_str()),
         };
         self.0.lock().expect("not poisoned").push(line);

@@ -1,41 +1,20 @@
-//! The token endpoint's answers, read strictly (RFC 6749 §5). What is ambiguous is refused: a key that stands
-//! twice, bytes after the end, a success that carries an `error`.
+//! JSON from the authority, read strictly: a key that stands twice and bytes after the end are refused. And the token
+//! endpoint's refusals (RFC 6749 §5.2); its successes are read in `token_answer`.
 
 use std::fmt;
-use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroize;
 
 use super::http::HttpAnswer;
 use super::text::{code_word, trace_word};
-use crate::domain::secret::{AccessToken, RefreshToken};
 
-/// The longest token we hold, in bytes.
-const MAX_TOKEN: usize = 64 * 1024;
-/// The longest life of an access token that is believed: two days. Tokens under continuous access evaluation live
-/// up to 28 hours.
-const MAX_LIFE_SECONDS: u64 = 172_800;
-/// The life of a token whose answer names none (RFC 6749 §5.1 only recommends `expires_in`): short enough to be
-/// wrong about, long enough to be served to a caller that asks for the usual five minutes.
-const UNSAID_LIFE: Duration = Duration::from_secs(300);
 /// The longest claims challenge that is kept, in bytes.
 pub(super) const MAX_CLAIMS: usize = 8 * 1024;
 /// The most error numbers that are kept.
 const MAX_CODES: usize = 10;
-
-/// A success, checked whole.
-pub(super) struct TokenSuccess {
-    pub(super) access_token: AccessToken,
-    pub(super) expires_in: Duration,
-    pub(super) refresh_in: Option<Duration>,
-    pub(super) refresh_token: Option<RefreshToken>,
-    /// As the authority spelt them; none when it said nothing.
-    pub(super) scopes: Option<Vec<String>>,
-    pub(super) id_token: Option<Zeroizing<String>>,
-}
 
 /// A refusal, as far as it could be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,49 +28,6 @@ pub(super) struct TokenError {
     pub(super) claims: Option<String>,
     /// The authority's free text: for a debug log only.
     pub(super) description: Option<String>,
-}
-
-/// Reads the answer to a token request that has status 200. `Err` says in our words what is wrong with it.
-pub(super) fn success(answer: &HttpAnswer) -> Result<TokenSuccess, String> {
-    if answer.status != 200 {
-        return Err(format!("status {} is no success of a token endpoint", answer.status));
-    }
-    if !answer.is_json() {
-        return Err("the answer is not JSON".to_owned());
-    }
-    let mut object = Object::parse(&answer.body)?;
-    if object.0.contains_key("error") {
-        return Err("the answer is a success and an error at once".to_owned());
-    }
-    let token_type = object.text("token_type")?.ok_or("token_type is missing")?;
-    if !token_type.eq_ignore_ascii_case("bearer") {
-        return Err("token_type is not Bearer".to_owned());
-    }
-    let access_token = object.token("access_token")?.ok_or("access_token is missing")?;
-    if access_token.contains(' ') {
-        return Err("access_token holds a character that no bearer token has".to_owned());
-    }
-    let refresh_token = object.token("refresh_token")?;
-    let id_token = object.token("id_token")?.map(Zeroizing::new);
-    let scopes = object.text("scope")?;
-    let scopes = scopes.map(|text| text.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>());
-    let expires_in = match object.0.get("expires_in") {
-        None | Some(Value::Null) => UNSAID_LIFE,
-        Some(value) => seconds(value)
-            .filter(|life| (1..=MAX_LIFE_SECONDS).contains(life))
-            .map(Duration::from_secs)
-            .ok_or_else(|| format!("expires_in is not a number of seconds from 1 to {MAX_LIFE_SECONDS}"))?,
-    };
-    // A hint only: what cannot be used is as good as absent.
-    let refresh_in = object.0.get("refresh_in").and_then(seconds).map(Duration::from_secs);
-    Ok(TokenSuccess {
-        access_token: AccessToken::new(access_token),
-        expires_in,
-        refresh_in: refresh_in.filter(|renew| !renew.is_zero() && *renew < expires_in),
-        refresh_token: refresh_token.map(RefreshToken::new),
-        scopes: scopes.filter(|scopes| !scopes.is_empty()),
-        id_token,
-    })
 }
 
 /// Reads the answer to a token request that was refused. None when it is not a JSON object that says something:
@@ -135,15 +71,6 @@ pub(super) fn aadsts(description: &str) -> Option<u32> {
     digits[..end].parse().ok()
 }
 
-/// A whole number of seconds, as a JSON number or as digits in a string (old Entra answers have both).
-fn seconds(value: &Value) -> Option<u64> {
-    match value {
-        Value::Number(number) => number.as_u64(),
-        Value::String(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok(),
-        _ => None,
-    }
-}
-
 /// A JSON object without repeated keys at any depth; its strings are wiped when dropped.
 pub(super) struct Object(pub(super) Map<String, Value>);
 
@@ -161,31 +88,6 @@ impl Object {
             Err(error) => Err(format!("it is not JSON at line {} column {}", error.line(), error.column())),
         }
     }
-
-    /// Takes a string out; `Err` when the value is of another type. `null` is absence.
-    fn text(&mut self, key: &'static str) -> Result<Option<String>, String> {
-        match self.0.remove(key) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(mut other) => {
-                wipe(&mut other);
-                Err(format!("{key} is not a string"))
-            }
-        }
-    }
-
-    /// Takes a token out: 1 to 65,536 visible ASCII characters or spaces (RFC 6749 appendix A).
-    fn token(&mut self, key: &'static str) -> Result<Option<String>, String> {
-        let Some(mut token) = self.text(key)? else { return Ok(None) };
-        if token.is_empty()
-            || token.len() > MAX_TOKEN
-            || !token.bytes().all(|byte| matches!(byte, 0x20..=0x7e))
-        {
-            token.zeroize();
-            return Err(format!("{key} is empty, too long, or holds a character that no token has"));
-        }
-        Ok(Some(token))
-    }
 }
 
 impl Drop for Object {
@@ -194,7 +96,7 @@ impl Drop for Object {
     }
 }
 
-fn wipe(value: &mut Value) {
+pub(super) fn wipe(value: &mut Value) {
     match value {
         Value::String(text) => text.zeroize(),
         Value::Array(items) => items.iter_mut().for_each(wipe),
@@ -287,39 +189,6 @@ mod tests {
     }
 
     #[test]
-    fn successes_are_read_strictly() {
-        let cases: Value =
-            serde_json::from_str(include_str!("../../tests/data/authority/successes.json")).expect("cases");
-        for case in cases.as_array().expect("a list") {
-            let name = case["case"].as_str().expect("a name");
-            let status = u16::try_from(case["status"].as_u64().expect("a status")).expect("a status");
-            let body = case["body"].as_str().expect("a body");
-            let read = success(&answer(status, case["content_type"].as_str(), body));
-            match (read, case["refused"].as_str()) {
-                (Ok(read), None) => {
-                    assert_eq!(
-                        read.expires_in.as_secs(),
-                        case["expires_in"].as_u64().expect("a life"),
-                        "{name}"
-                    );
-                    assert_eq!(read.refresh_in.map(|d| d.as_secs()), case["refresh_in"].as_u64(), "{name}");
-                    let refresh_token = read.refresh_token.as_ref().map(RefreshToken::expose);
-                    assert_eq!(refresh_token, case["refresh_token"].as_str(), "{name}");
-                    let id_token = read.id_token.as_ref().map(|token| token.as_str());
-                    assert_eq!(id_token, case["id_token"].as_str(), "{name}");
-                    let scopes = case["scopes"].as_array().map(|scopes| {
-                        scopes.iter().map(|scope| scope.as_str().expect("a scope").to_owned()).collect()
-                    });
-                    assert_eq!(read.scopes, scopes, "{name}");
-                }
-                (Err(why), Some(refused)) => assert!(why.contains(refused), "{name}: {why}"),
-                (Ok(_), Some(_)) => panic!("{name}: was believed"),
-                (Err(why), None) => panic!("{name}: {why}"),
-            }
-        }
-    }
-
-    #[test]
     fn a_refusal_gives_up_its_codes_and_nothing_of_its_words() {
         let body = r#"{"error":"invalid_grant","suberror":"basic_action",
             "error_description":"AADSTS50076: Due to a change.\r\nTrace ID: 1","error_codes":[50076, -1, "x", 5000000000],
@@ -352,25 +221,5 @@ mod tests {
         }
         let long = format!(r#"{{"error":"invalid_grant","claims":{{"a":"{}"}}}}"#, "x".repeat(MAX_CLAIMS));
         assert_eq!(refusal(&answer(400, None, &long)).expect("a refusal").claims, None);
-    }
-
-    #[test]
-    fn no_piece_of_a_bad_answer_is_quoted() {
-        let secret = "EwB4A8l6BAAUsecretsecret";
-        for body in [
-            format!(r#"{{"token_type":"Bearer","access_token":["{secret}"]}}"#),
-            format!(r#"{{"token_type":"{secret}","access_token":"a"}}"#),
-            format!(r#"{{"token_type":"Bearer","access_token":"{secret}" "#),
-            format!(r#"{{"token_type":"Bearer","access_token":"{secret}","access_token":"{secret}"}}"#),
-            format!(r#"{{"{secret}":1,"{secret}":2}}"#),
-            format!(r#"{{"token_type":"Bearer","access_token":"a","expires_in":"{secret}"}}"#),
-            format!(r#""{secret}""#),
-            secret.to_owned(),
-        ] {
-            let Err(why) = success(&answer(200, Some("application/json"), &body)) else {
-                panic!("{body} was believed")
-            };
-            assert!(!why.contains("EwB4"), "{why}");
-        }
     }
 }

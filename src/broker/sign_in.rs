@@ -14,7 +14,7 @@ use crate::domain::id::{AppName, ConnectionKey, SessionId};
 use crate::domain::random::{random_bytes, random_token};
 use crate::domain::scope::ScopeSet;
 use crate::domain::secret::{AuthorizationCode, CodeVerifier, ConfirmationCode};
-use crate::domain::verdict::{BlockReason, Disposition, ReauthReason};
+use crate::domain::verdict::{AuthorityError, BlockReason, Disposition, ReauthReason};
 use crate::refresh::{held_token, sha256_hex};
 use crate::repository::{Kind, Redeemed};
 use crate::store::Floor;
@@ -333,7 +333,8 @@ impl Broker {
                 tracing::warn!(
                     app = %session.app, connection = %session.connection, %failure,
                     error = failure.answer.error, error_codes = ?failure.answer.error_codes,
-                    correlation_id = failure.answer.correlation_id, "a code could not be redeemed"
+                    trace_id = failure.answer.trace_id, correlation_id = failure.answer.correlation_id,
+                    "a code could not be redeemed"
                 );
                 if failure.answer.error.as_deref() == Some(TENANT_NOT_ALLOWED)
                     && failure.answer.status.is_none()
@@ -424,6 +425,13 @@ fn redeemed(
         tracing::warn!(app = %session.app, connection = %session.connection, "the authority gave no refresh token; is offline_access among the app's scopes and granted?");
         return Err(FailureReason::ScopeMissing);
     };
+    if let Some(rules) = answer.remarks.words() {
+        let AuthorityError { trace_id, correlation_id, .. } = &answer.remarks.answer;
+        tracing::warn!(
+            app = %session.app, connection = %session.connection, rule = rules, trace_id, correlation_id,
+            "an answer of the authority is odd; what is odd in it was cut or ignored, and its tokens are kept"
+        );
+    }
     let answered = naming.scopes_lossy(answer.scopes.iter().map(String::as_str));
     // The answer speaks of one resource. What was consented to for the others shows when their tokens are fetched.
     let others = requested.iter().filter(|scope| {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::account::Account;
+use super::remarks::Remarks;
 use super::time::Timestamp;
 use super::verdict::{AuthorityError, BlockReason, Disposition, GrantFate, ReauthReason};
 
@@ -165,7 +166,12 @@ impl Profile {
 
     /// After the grant worked. A paused connection stays paused; every verdict is lifted.
     #[must_use]
-    pub fn refreshed(mut self, scopes_granted: Option<Vec<String>>, now: Timestamp) -> Self {
+    pub fn refreshed(
+        mut self,
+        scopes_granted: Option<Vec<String>>,
+        remarks: &Remarks,
+        now: Timestamp,
+    ) -> Self {
         if let Some(granted) = scopes_granted {
             self.scopes_granted = granted;
         }
@@ -182,8 +188,13 @@ impl Profile {
             at: now,
             action: "refresh".into(),
             outcome: "ok".into(),
-            conclusion: "the grant works".into(),
-            answer: AuthorityError::default(),
+            conclusion: match remarks.words() {
+                None => "the grant works".into(),
+                Some(words) => {
+                    format!("the grant works; what was odd in the answer was cut or ignored: {words}")
+                }
+            },
+            answer: remarks.words().map(|_| remarks.answer.clone()).unwrap_or_default(),
         });
         self
     }
@@ -314,7 +325,7 @@ mod tests {
         }
         assert_eq!(waits, [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]);
         assert!(!judged.may_try(at(3599)) && judged.may_try(at(3600)));
-        let healed = judged.refreshed(None, at(4000));
+        let healed = judged.refreshed(None, &Remarks::default(), at(4000));
         assert_eq!((healed.status, healed.refusals, healed.retry_at), (Status::Active, 0, None));
     }
 
@@ -349,7 +360,7 @@ mod tests {
     fn a_pause_survives_refreshes_and_verdicts() {
         let mut paused = profile();
         paused.status = Status::Paused;
-        assert_eq!(paused.clone().refreshed(None, at(1)).status, Status::Paused);
+        assert_eq!(paused.clone().refreshed(None, &Remarks::default(), at(1)).status, Status::Paused);
         let verdict = Disposition::Blocked(BlockReason::PolicyBlocked);
         assert_eq!(paused.judged(verdict, attempt(), None, at(1)).status, Status::Paused);
     }

@@ -17,6 +17,7 @@ pub mod expiry;
 pub mod grant;
 pub mod id;
 pub mod random;
+pub mod remarks;
 pub mod revocation;
 pub mod scope;
 pub mod secret;

@@ -630,6 +630,13 @@ async fn use_grant(
     note_ended(inner, key, tenant.as_deref(), answered.as_ref().err()).await;
     match answered {
         Ok((used, answer)) => {
+            if let Some(rules) = answer.remarks.words() {
+                let AuthorityError { trace_id, correlation_id, .. } = &answer.remarks.answer;
+                tracing::warn!(
+                    app = %key.app, connection = %key.connection, rule = rules, trace_id, correlation_id,
+                    "an answer of the authority is odd; what is odd in it was cut or ignored, and its tokens are kept"
+                );
+            }
             let renewed = grant.renewed(&used, answer.refresh_token.clone());
             let expected = connection.revision;
             let connection = succeed(inner, key, slot, connection, want, answer);
@@ -842,7 +849,7 @@ fn succeed(
     for attempt in std::mem::take(&mut slot.state().attempts) {
         profile.attempts.push(attempt);
     }
-    let profile = profile.refreshed(Some(granted), now);
+    let profile = profile.refreshed(Some(granted), &answer.remarks, now);
     let answers_claims = want.claims.as_ref().map(|claims| claims.digest.clone());
     let token = held_token(answer, want.resource.clone(), answers_claims);
     let mut tokens: Vec<HeldToken> = before

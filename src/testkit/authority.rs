@@ -14,6 +14,7 @@ use crate::authority::{
     TokenAnswer,
 };
 use crate::domain::account::PERSONAL_TENANT;
+use crate::domain::remarks::Remarks;
 use crate::domain::scope::ScopeNaming;
 use crate::domain::secret::{AccessToken, RefreshToken};
 use crate::domain::task::BoxFuture;
@@ -549,6 +550,7 @@ impl SimAuthority {
                     refresh_token: rotated.then(|| stamp.refresh_token()),
                     scopes: words.map(|scope| scope.wire().to_owned()).collect(),
                     account: None,
+                    remarks: Remarks::default(),
                 })
             }
         }

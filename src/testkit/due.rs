@@ -17,6 +17,7 @@ use crate::domain::account::Account;
 use crate::domain::connection::{Profile, Status};
 use crate::domain::grant::Grant;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::domain::remarks::Remarks;
 use crate::domain::scope::ScopeNaming;
 use crate::domain::secret::{AccessToken, RefreshToken};
 use crate::domain::task::BoxFuture;
@@ -94,6 +95,7 @@ impl Authority for Counting {
                 refresh_token: Some(RefreshToken::new(format!("next of {}", request.refresh_token.expose()))),
                 scopes: vec!["mail".into()],
                 account: None,
+                remarks: Remarks::default(),
             })
         })
     }

@@ -24,6 +24,7 @@ use crate::domain::account::{Account, PERSONAL_TENANT};
 use crate::domain::connection::{Profile, Status};
 use crate::domain::grant::Grant;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::domain::remarks::Remarks;
 use crate::domain::scope::ScopeNaming;
 use crate::domain::time::{Clock, Timestamp};
 use crate::keyring::{Keyring, SealingKey};
@@ -488,6 +489,7 @@ impl Cluster {
             refresh_token: None,
             scopes: words.clone(),
             account: None,
+            remarks: Remarks::default(),
         };
         let token = held_token(answer, resource, None);
         let grant = Grant::new(refresh_token);
