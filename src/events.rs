@@ -145,15 +145,25 @@ impl Events {
         self.record(event).await;
     }
 
-    /// A browser came back from the authority.
+    /// A browser came back from the authority. One that only repeats what it did before changes nothing, so there is
+    /// nothing to audit.
     pub async fn callback(&self, who: Who<'_>, app: &AppName, finished: &Finished) {
         let event = match finished {
+            Finished::Session(session) if session.repeated => {
+                let (key, state) = (&session.key, session.state.as_str());
+                tracing::info!(request_id = %who.request_id, app = %key.app, connection = %key.connection, session = session.id, state, "a browser repeated its callback");
+                return;
+            }
+            Finished::AdminConsent { repeated: true, .. } | Finished::Refused(CallbackProblem::UnderWay) => {
+                tracing::info!(request_id = %who.request_id, %app, "a browser repeated its callback");
+                return;
+            }
             Finished::Refused(problem) => {
                 let reason = match problem {
                     CallbackProblem::UnknownState => "unknown_state",
                     CallbackProblem::AnotherBrowser => "another_browser",
                     CallbackProblem::MixedUp => "mixed_up",
-                    CallbackProblem::Unavailable => "unavailable",
+                    CallbackProblem::Unavailable | CallbackProblem::UnderWay => "unavailable",
                 };
                 tracing::warn!(request_id = %who.request_id, %app, reason, "a callback was refused");
                 let mut event = self.of(who, Action::ConnectFailed, "refused").0;

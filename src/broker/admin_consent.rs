@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::connect::SWAP_TRIES;
 use super::session::{AuthorizeState, ConsentSession, ConsentState, Purpose};
 use super::sign_in::{CallbackOutcome, CallbackProblem, Finished};
 use super::{App, Broker, FailureReason, Refusal};
@@ -148,37 +149,41 @@ impl Broker {
         }
     }
 
-    /// The redirect came back.
+    /// The redirect came back. The first one counts; whoever repeats it ends where that one did.
     pub(super) async fn finish_admin_consent(
         self: &Arc<Self>,
-        hash: &str,
         session: &str,
         outcome: CallbackOutcome,
     ) -> Finished {
         let repository = &self.deps.repository;
-        match repository.take_pending::<AuthorizeState>(Kind::State, hash).await {
-            Ok(Some(_)) => {}
-            Ok(None) => return Finished::Refused(CallbackProblem::UnknownState),
-            Err(_) => return Finished::Refused(CallbackProblem::Unavailable),
-        }
         let kind = Kind::AdminConsentSession;
-        let Ok(Some(taken)) = repository.pending::<ConsentSession>(kind, session).await else {
-            return Finished::Refused(CallbackProblem::UnknownState);
-        };
         let now = self.deps.clock.now();
-        let mut after: ConsentSession = taken.value.clone();
-        after.state = match outcome {
+        let state = match outcome {
             CallbackOutcome::AdminConsent { tenant } => ConsentState::Reported { tenant, at: now },
             CallbackOutcome::Error(reason) => ConsentState::Failed { reason },
             CallbackOutcome::Code(_) => ConsentState::Failed { reason: FailureReason::AuthorityError },
         };
-        let ttl = after.expires_at.since(now) + READABLE_AFTER_END;
-        let swapped = repository.swap_pending(kind, session, Some(&taken), &after, now, ttl).await;
-        if swapped.is_err() {
-            return Finished::Refused(CallbackProblem::Unavailable);
-        }
-        let approved = matches!(after.state, ConsentState::Reported { .. });
-        if let ConsentState::Reported { tenant: Some(tenant), .. } = &after.state {
+        let mut tries = 0;
+        let (after, repeated) = loop {
+            let taken = match repository.pending::<ConsentSession>(kind, session).await {
+                Ok(Some(taken)) => taken,
+                Ok(None) => return Finished::Refused(CallbackProblem::UnknownState),
+                Err(_) => return Finished::Refused(CallbackProblem::Unavailable),
+            };
+            if taken.value.state != ConsentState::Pending {
+                break (taken.value, true);
+            }
+            let mut after = taken.value.clone();
+            after.state = state.clone();
+            let ttl = after.expires_at.since(now) + READABLE_AFTER_END;
+            match repository.swap_pending(kind, session, Some(&taken), &after, now, ttl).await {
+                Ok(true) => break (after, false),
+                Ok(false) if tries < SWAP_TRIES => tries += 1,
+                Ok(false) | Err(_) => return Finished::Refused(CallbackProblem::Unavailable),
+            }
+        };
+        let approved = matches!(after.state, ConsentState::Reported { .. } | ConsentState::Consented { .. });
+        if !repeated && let ConsentState::Reported { tenant: Some(tenant), .. } = &after.state {
             let (broker, app, tenant) = (Arc::clone(self), after.app.clone(), tenant.clone());
             let again = async move { broker.try_blocked_of(&app, &tenant).await };
             self.deps.tasks.spawn("try a tenant's blocked connections", Box::pin(again));
@@ -188,7 +193,7 @@ impl Broker {
             let error = if approved { "" } else { "&error=access_denied" };
             format!("{url}{joint}session={session}{error}")
         });
-        Finished::AdminConsent { return_to, app: after.app, approved }
+        Finished::AdminConsent { return_to, app: after.app, approved, repeated }
     }
 
     /// Has a tenant's blocked connections tried now instead of at their time, a few at a time: the link may be in

@@ -15,12 +15,13 @@ use crate::domain::random::random_token;
 use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::time::Timestamp;
 use crate::policy::{CallerPolicy, ConnectPermit};
+use crate::refresh::sha256_hex;
 use crate::repository::{Kind, Taken};
 
 /// A session's end can be read for this long.
 pub(super) const READABLE_AFTER_END: Duration = Duration::from_secs(3600);
 /// Another replica's change is seen within this while someone waits for it.
-const POLL: Duration = Duration::from_secs(1);
+pub(super) const POLL: Duration = Duration::from_secs(1);
 /// Links remembered for callers that ask again.
 const MOST_INVITATIONS: usize = 10_000;
 /// Tries to replace a record that others replace too.
@@ -69,6 +70,10 @@ pub struct SessionView {
     pub scopes: Vec<String>,
     /// Where it stands.
     pub state: SessionState,
+    /// Whether the one who looks is the browser that the session is bound to.
+    pub is_its_browser: bool,
+    /// Whether the connection that was made has gone since.
+    pub gone_since: bool,
 }
 
 impl Broker {
@@ -216,16 +221,36 @@ impl Broker {
         }
     }
 
-    /// What a session's page may show.
-    pub async fn session_view(&self, id: &SessionId) -> Result<SessionView, CannotBegin> {
+    /// What a session's page may show to a browser with this binding.
+    pub async fn session_view(
+        &self,
+        id: &SessionId,
+        binding: Option<&str>,
+    ) -> Result<SessionView, CannotBegin> {
         let session = self.session(id.as_str()).await?.value;
+        let is_its_browser = match (binding, &session.browser) {
+            (Some(binding), Some(bound)) => same(&sha256_hex(binding.as_bytes()), bound),
+            _ => false,
+        };
+        let state = session.state_at(self.deps.clock.now());
         Ok(SessionView {
+            gone_since: is_its_browser && self.is_gone(&session.key(), &state).await,
+            is_its_browser,
             app: session.app.clone(),
             key: session.key(),
             asked_by: session.created_by.clone(),
-            state: session.state_at(self.deps.clock.now()),
+            state,
             scopes: session.scopes,
         })
+    }
+
+    /// Whether the connection that a session made is known not to be there any more, or to be another account's.
+    pub(super) async fn is_gone(&self, key: &ConnectionKey, state: &SessionState) -> bool {
+        let SessionState::Connected { account, .. } = state else { return false };
+        match self.existing_account(key).await {
+            Ok(existing) => existing.is_none_or(|existing| existing.id() != account.id()),
+            Err(_) => false,
+        }
     }
 
     async fn existing_account(&self, key: &ConnectionKey) -> Result<Option<Account>, Refusal> {

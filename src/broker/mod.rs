@@ -6,7 +6,7 @@
 //! Invariants:
 //! 1. No token and no word about a connection leaves without a [`Permit`](crate::policy::Permit) (I2).
 //! 2. A connection is made or renewed only for the account that its session pinned or its starter confirmed.
-//! 3. A code is sent to the authority at most once: its state record is taken before, by one.
+//! 3. A code is sent to the authority at most once: its state record is marked as answered before, by one.
 //!
 //! The one hard problem: the browser that comes back is not known to be the one that was sent
 //! ([`sign_in`] binds it, and pins the account or leaves it to [`confirm`]).

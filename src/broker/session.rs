@@ -139,12 +139,29 @@ pub(super) struct AuthorizeState {
 /// What the callback is for.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Purpose {
+    /// A sign-in that nobody has come back from.
     Connect(ConnectState),
-    AdminConsent { session: String },
+    /// A sign-in whose callback came: its browser may repeat it, and nothing more is done.
+    Answered(Answered),
+    AdminConsent {
+        session: String,
+    },
+}
+
+/// What is kept of a callback, so that its browser may repeat it (reload, Back) and ends where it ended before.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Answered {
+    pub(super) session: String,
+    pub(super) browser: String,
+    /// SHA-256 of the authorization code that came. Who knows the `state` and has the cookie, but not this code, was not
+    /// there when the user came back, and is not given the confirmation code.
+    pub(super) brought: Option<String>,
+    /// What the browser takes back to the product, if it comes to that.
+    pub(super) confirmation_code: String,
 }
 
 /// What the callback of a sign-in is checked against.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) struct ConnectState {
     pub(super) session: String,
     pub(super) browser: String,

@@ -4,10 +4,11 @@
 //! confirmation that the product gives only to the signed-in user it made the link for.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::connect::{SWAP_TRIES, same};
-use super::session::{AuthorizeState, ConnectSession, ConnectState, Purpose};
+use super::connect::{POLL, READABLE_AFTER_END, SWAP_TRIES, same};
+use super::session::{Answered, AuthorizeState, ConnectSession, ConnectState, Purpose};
 use super::{App, Broker, FailureReason, Refusal, SessionState};
 use crate::authority::{AuthorizeRequest, RedeemRequest, TENANT_NOT_ALLOWED, TokenAnswer};
 use crate::domain::id::{AppName, ConnectionKey, SessionId};
@@ -16,11 +17,13 @@ use crate::domain::scope::ScopeSet;
 use crate::domain::secret::{AuthorizationCode, CodeVerifier, ConfirmationCode};
 use crate::domain::verdict::{AuthorityError, BlockReason, Disposition, ReauthReason};
 use crate::refresh::{held_token, sha256_hex};
-use crate::repository::{Kind, Redeemed};
+use crate::repository::{Kind, Redeemed, Taken};
 use crate::store::Floor;
 
 /// Characters of a browser's binding: 256 bits, base64url.
 const BINDING_LENGTH: usize = 43;
+/// How long a repeated callback waits for the first one: longer than a call to the authority takes.
+const REPEAT_WAIT: Duration = Duration::from_secs(15);
 
 /// Where to send the browser, and what to bind it with.
 pub struct Begun {
@@ -53,6 +56,8 @@ pub struct Callback<'a> {
     pub outcome: CallbackOutcome,
     /// `iss` (RFC 9207).
     pub iss: Option<String>,
+    /// It came too late to be a first one: it may only repeat what came before.
+    pub only_repeats: bool,
     /// The browser's binding for a session, from its cookie.
     pub binding: &'a (dyn Fn(&str) -> Option<String> + Send + Sync),
 }
@@ -70,6 +75,16 @@ pub enum CallbackOutcome {
     },
 }
 
+impl CallbackOutcome {
+    /// What tells the callback that came first from one that only knows its `state`: a hash of the code.
+    fn brought(&self) -> Option<String> {
+        match self {
+            CallbackOutcome::Code(code) => Some(sha256_hex(code.expose().as_bytes())),
+            CallbackOutcome::Error(_) | CallbackOutcome::AdminConsent { .. } => None,
+        }
+    }
+}
+
 /// How a callback ended.
 #[derive(Debug, Clone)]
 pub enum Finished {
@@ -85,6 +100,8 @@ pub enum Finished {
         app: AppName,
         /// Whether the administrator approved, as far as the redirect says.
         approved: bool,
+        /// Whether the callback only repeated one that had ended before.
+        repeated: bool,
     },
 }
 
@@ -97,6 +114,8 @@ pub enum CallbackProblem {
     AnotherBrowser,
     /// Not this app's, or not of the issuer it was sent to.
     MixedUp,
+    /// Repeated while the first one is still being worked on.
+    UnderWay,
     /// The store does not serve now.
     Unavailable,
 }
@@ -112,8 +131,14 @@ pub struct FinishedSession {
     pub started_by: String,
     /// Where it stands now.
     pub state: SessionState,
-    /// Where the browser goes: the return URL with its parameters.
+    /// Whether the callback only repeated one that had ended before.
+    pub repeated: bool,
+    /// Whether the connection that was made has gone since.
+    pub gone_since: bool,
+    /// Where the browser goes: the return URL with its parameters. None where a page is shown.
     pub return_to: Option<String>,
+    /// The same, for a page to link to.
+    pub way_back: Option<String>,
     /// A page to give to an administrator, when that is what it takes.
     pub admin_consent_url: Option<String>,
 }
@@ -194,34 +219,44 @@ impl Broker {
         Ok(authorize.url)
     }
 
-    /// The browser came back. Everything is checked before the state is taken, and the state is taken before the code
-    /// is sent: of any number of callbacks one sends it. From there on the work goes on whether the browser waits or
-    /// not: a code that was sent, and a grant that came back, are not lost with a closed tab.
+    /// The browser came back. Everything is checked before the state is marked as answered, and it is marked before the
+    /// code is sent: of any number of callbacks one sends it, and the others of the same browser end where that one did.
+    /// From there on the work goes on whether the browser waits or not: a code that was sent, and a grant that came back,
+    /// are not lost with a closed tab.
     pub async fn finish(self: &Arc<Self>, callback: Callback<'_>) -> Finished {
         let hash = sha256_hex(callback.state.as_bytes());
         let repository = &self.deps.repository;
         let record = match repository.pending::<AuthorizeState>(Kind::State, &hash).await {
-            Ok(Some(record)) => record.value,
+            Ok(Some(record)) => record,
             Ok(None) => return Finished::Refused(CallbackProblem::UnknownState),
             Err(error) => {
                 tracing::error!(%error, "a callback could not be looked up");
                 return Finished::Refused(CallbackProblem::Unavailable);
             }
         };
-        if record.app != *callback.app {
+        if record.value.app != *callback.app {
             return Finished::Refused(CallbackProblem::MixedUp);
         }
+        let is_bound = |session: &str, browser: &str| {
+            (callback.binding)(session).is_some_and(|binding| same(&sha256_hex(binding.as_bytes()), browser))
+        };
         let broker = Arc::clone(self);
         let outcome = callback.outcome;
-        match record.purpose {
+        match &record.value.purpose {
+            Purpose::Answered(answered) => {
+                if !is_bound(&answered.session, &answered.browser) {
+                    return Finished::Refused(CallbackProblem::AnotherBrowser);
+                }
+                return self.repeat(answered, outcome.brought().as_deref()).await;
+            }
+            _ if callback.only_repeats => return Finished::Refused(CallbackProblem::UnknownState),
             Purpose::AdminConsent { session } => {
-                let work = async move { broker.finish_admin_consent(&hash, &session, outcome).await };
+                let session = session.clone();
+                let work = async move { broker.finish_admin_consent(&session, outcome).await };
                 self.to_the_end("finish an admin consent", work).await
             }
             Purpose::Connect(state) => {
-                let bound = (callback.binding)(&state.session)
-                    .is_some_and(|binding| same(&sha256_hex(binding.as_bytes()), &state.browser));
-                if !bound {
+                if !is_bound(&state.session, &state.browser) {
                     return Finished::Refused(CallbackProblem::AnotherBrowser);
                 }
                 // RFC 9207 section 2.4: simple string comparison. A templated issuer is compared with its tenant
@@ -233,30 +268,27 @@ impl Broker {
                 if !fits {
                     return Finished::Refused(CallbackProblem::MixedUp);
                 }
-                let work = async move { broker.finish_connect(&hash, state, outcome).await };
+                let work = async move { broker.finish_connect(&hash, record, outcome).await };
                 self.to_the_end("finish a connect flow", work).await
             }
         }
         .unwrap_or(Finished::Refused(CallbackProblem::Unavailable))
     }
 
-    async fn finish_connect(&self, hash: &str, state: ConnectState, outcome: CallbackOutcome) -> Finished {
-        match self.deps.repository.take_pending::<AuthorizeState>(Kind::State, hash).await {
-            Ok(Some(_)) => {}
-            Ok(None) => return Finished::Refused(CallbackProblem::UnknownState),
-            Err(error) => {
-                tracing::error!(%error, "a callback's state could not be taken");
-                return Finished::Refused(CallbackProblem::Unavailable);
-            }
-        }
+    async fn finish_connect(
+        &self,
+        hash: &str,
+        record: Taken<AuthorizeState>,
+        outcome: CallbackOutcome,
+    ) -> Finished {
+        let (state, confirmation_code) = match self.answer_once(hash, record, &outcome).await {
+            Ok(answered) => answered,
+            Err(finished) => return finished,
+        };
         let session = match self.session(&state.session).await {
             Ok(taken) => taken.value,
             Err(_) => return Finished::Refused(CallbackProblem::UnknownState),
         };
-        // Who waits may have been told that it expired: that is final.
-        if session.state_at(self.deps.clock.now()) != SessionState::Pending {
-            return Finished::Refused(CallbackProblem::UnknownState);
-        }
         let app = match self.app(&session.app) {
             Ok(app) => app,
             Err(_) => return Finished::Refused(CallbackProblem::UnknownState),
@@ -269,7 +301,7 @@ impl Broker {
                     SessionState::Pending => redeemed,
                     _ => Err(FailureReason::Expired),
                 };
-                self.settle(&app, &session, redeemed).await
+                self.settle(&app, &session, redeemed, confirmation_code).await
             }
             CallbackOutcome::Error(reason) => (SessionState::Failed { reason }, None),
             CallbackOutcome::AdminConsent { .. } => {
@@ -286,15 +318,139 @@ impl Broker {
         {
             tracing::warn!(%error, "a grant that came back too late could not be destroyed");
         }
+        self.finished(session, state.session, state_now, code.as_ref(), false).await
+    }
+
+    /// Marks the state as answered, and the one callback that could goes on. A session that has moved on spends nothing:
+    /// who waited may have been told that it expired, and that is final.
+    async fn answer_once(
+        &self,
+        hash: &str,
+        mut record: Taken<AuthorizeState>,
+        outcome: &CallbackOutcome,
+    ) -> Result<(ConnectState, ConfirmationCode), Finished> {
+        let brought = outcome.brought();
+        let confirmation_code = random_token(self.deps.random.as_ref());
+        let unavailable = |error: &dyn std::fmt::Display| {
+            tracing::error!(%error, "a callback's state could not be taken");
+            Finished::Refused(CallbackProblem::Unavailable)
+        };
+        for _ in 0..SWAP_TRIES {
+            let state = match &record.value.purpose {
+                Purpose::Connect(state) => state.clone(),
+                Purpose::Answered(answered) => return Err(self.repeat(answered, brought.as_deref()).await),
+                Purpose::AdminConsent { .. } => break,
+            };
+            let now = self.deps.clock.now();
+            let session = match self.session(&state.session).await {
+                Ok(taken) => taken.value,
+                Err(CannotBegin::Unavailable(_)) => {
+                    return Err(Finished::Refused(CallbackProblem::Unavailable));
+                }
+                Err(_) => break,
+            };
+            let stands = session.state_at(now);
+            if stands != SessionState::Pending {
+                return Err(self.finished(session, state.session, stands, None, true).await);
+            }
+            let answered = AuthorizeState {
+                app: record.value.app.clone(),
+                purpose: Purpose::Answered(Answered {
+                    session: state.session.clone(),
+                    browser: state.browser.clone(),
+                    brought: brought.clone(),
+                    confirmation_code: confirmation_code.clone(),
+                }),
+            };
+            // As long as the session itself can be read.
+            let ttl = session.expires_at.since(now) + self.settings().confirmation_ttl + READABLE_AFTER_END;
+            let repository = &self.deps.repository;
+            let swapped =
+                repository.swap_pending(Kind::State, hash, Some(&record), &answered, now, ttl).await;
+            if swapped.map_err(|error| unavailable(&error))? {
+                return Ok((state, ConfirmationCode::new(confirmation_code)));
+            }
+            let again = repository.pending(Kind::State, hash).await;
+            match again.map_err(|error| unavailable(&error))? {
+                Some(again) => record = again,
+                None => break,
+            }
+        }
+        Err(Finished::Refused(CallbackProblem::UnknownState))
+    }
+
+    /// A callback that came before, repeated by its own browser: where the session stands, as soon as it stands anywhere.
+    async fn repeat(&self, answered: &Answered, brought: Option<&str>) -> Finished {
+        let begun = self.deps.clock.monotonic();
+        let (session, state) = loop {
+            let changed = self.sessions_changed.notified();
+            let session = match self.session(&answered.session).await {
+                Ok(taken) => taken.value,
+                Err(CannotBegin::Unavailable(_)) => return Finished::Refused(CallbackProblem::Unavailable),
+                Err(_) => return Finished::Refused(CallbackProblem::UnknownState),
+            };
+            let state = session.state_at(self.deps.clock.now());
+            if state != SessionState::Pending {
+                break (session, state);
+            }
+            let waited = self.deps.clock.monotonic().saturating_sub(begun);
+            if waited >= REPEAT_WAIT || self.stopping.load(Ordering::Acquire) {
+                return Finished::Refused(CallbackProblem::UnderWay);
+            }
+            tokio::select! {
+                () = changed => {}
+                () = self.deps.clock.sleep(POLL.min(REPEAT_WAIT - waited)) => {}
+            }
+        };
+        let is_same = match (brought, &answered.brought) {
+            (Some(brought), Some(before)) => same(brought, before),
+            _ => false,
+        };
+        let code = match &state {
+            SessionState::AwaitingConfirmation { code_hash, .. }
+                if is_same && same(&sha256_hex(answered.confirmation_code.as_bytes()), code_hash) =>
+            {
+                Some(ConfirmationCode::new(answered.confirmation_code.clone()))
+            }
+            _ => None,
+        };
+        self.finished(session, answered.session.clone(), state, code.as_ref(), true).await
+    }
+
+    /// What the browser is shown of a session, or where it is sent.
+    async fn finished(
+        &self,
+        session: ConnectSession,
+        id: String,
+        state: SessionState,
+        code: Option<&ConfirmationCode>,
+        repeated: bool,
+    ) -> Finished {
         let needs_admin =
-            matches!(state_now, SessionState::Failed { reason: FailureReason::AdminConsentRequired });
-        let admin_consent_url = if needs_admin { self.consent_link(&app).await } else { None };
+            matches!(state, SessionState::Failed { reason: FailureReason::AdminConsentRequired });
+        let admin_consent_url = match self.app(&session.app) {
+            Ok(app) if needs_admin => self.consent_link(&app).await,
+            _ => None,
+        };
+        let gone_since = repeated && self.is_gone(&session.key(), &state).await;
+        let way_back = return_to(session.return_url.as_deref(), &id, &state, code);
+        // What came after the callback's own end is for a page to say: the product knows it already.
+        let ended_there = match &state {
+            SessionState::AwaitingConfirmation { .. } => code.is_some(),
+            SessionState::Connected { code_hash, .. } => code_hash.is_none(),
+            SessionState::Failed { .. } | SessionState::Expired | SessionState::Pending => true,
+        };
+        // The administrator's link is only of use on our own page, and the product learns the reason by poll.
+        let goes = (!repeated || ended_there) && admin_consent_url.is_none();
         Finished::Session(Box::new(FinishedSession {
-            return_to: return_to(session.return_url.as_deref(), &state.session, &state_now, code.as_ref()),
+            return_to: way_back.clone().filter(|_| goes),
+            way_back,
             key: session.key(),
             started_by: session.created_by,
-            id: state.session,
-            state: state_now,
+            id,
+            state,
+            repeated,
+            gone_since,
             admin_consent_url,
         }))
     }
@@ -354,6 +510,7 @@ impl Broker {
         app: &App,
         session: &ConnectSession,
         redeemed: Result<Redeemed, FailureReason>,
+        code: ConfirmationCode,
     ) -> (SessionState, Option<ConfirmationCode>) {
         let failed = |reason| (SessionState::Failed { reason }, None);
         let redeemed = match redeemed {
@@ -375,7 +532,6 @@ impl Broker {
         }
         let now = self.deps.clock.now();
         let ttl = self.settings().confirmation_ttl;
-        let code = ConfirmationCode::new(random_token(self.deps.random.as_ref()));
         let code_hash = sha256_hex(code.expose().as_bytes());
         // By the code and not by the session: of two sign-ins each keeps its own.
         if let Err(error) = self.deps.repository.put_redeemed(&code_hash, &redeemed, now, ttl).await {

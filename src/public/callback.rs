@@ -35,6 +35,8 @@ pub(super) struct Parameters {
     state: String,
     iss: Option<String>,
     outcome: CallbackOutcome,
+    /// Relayed so long ago that it may only repeat what came before.
+    only_repeats: bool,
     /// Whether this is an administrator's answer.
     pub(super) admin_consent: bool,
 }
@@ -46,7 +48,8 @@ impl Parameters {
         app: &'a AppName,
         binding: &'a (dyn Fn(&str) -> Option<String> + Send + Sync),
     ) -> Callback<'a> {
-        Callback { app, state: self.state, iss: self.iss, outcome: self.outcome, binding }
+        let Parameters { state, iss, outcome, only_repeats, .. } = self;
+        Callback { app, state, iss, outcome, only_repeats, binding }
     }
 
     /// Reads the pairs: a parameter that stands twice refuses all, an empty one is absent, unknown ones are ignored
@@ -87,7 +90,7 @@ impl Parameters {
             (None, None) => return Err(Page::not_understood()),
         };
         let state = state.ok_or_else(Page::not_understood)?;
-        Ok(Parameters { state, iss: value("iss"), outcome, admin_consent })
+        Ok(Parameters { state, iss: value("iss"), outcome, only_repeats: false, admin_consent })
     }
 }
 
@@ -98,7 +101,10 @@ impl PublicSite {
             let query = request.query.as_deref().unwrap_or_default();
             let relayed = query.strip_prefix(RELAY).and_then(|rest| rest.strip_prefix('='));
             return match relayed {
-                Some(sealed) => Parameters::read(&self.open_relay(app, sealed)?).map(Arrived::Here),
+                Some(sealed) => {
+                    let (form, only_repeats) = self.open_relay(app, sealed)?;
+                    Parameters::read(&form).map(|read| Arrived::Here(Parameters { only_repeats, ..read }))
+                }
                 None => Parameters::read(query.as_bytes()).map(Arrived::Here),
             };
         }
@@ -124,17 +130,16 @@ impl PublicSite {
         Ok(Arrived::Relay(url))
     }
 
-    fn open_relay(&self, app: &AppName, text: &str) -> Result<Vec<u8>, Page> {
+    /// The form, and whether it is so old that it may only repeat what came before (a reload of the page it led to).
+    fn open_relay(&self, app: &AppName, text: &str) -> Result<(Vec<u8>, bool), Page> {
         let sealed = URL_SAFE_NO_PAD.decode(text).map_err(|_| Page::not_understood())?;
         let relayed = self.keyring.open(&relay_place(app), &sealed).map_err(|_| Page::not_understood())?;
         let (at, form) = relayed.split_first_chunk::<8>().ok_or_else(Page::not_understood)?;
         let at = Timestamp::from_unix_millis(i64::from_be_bytes(*at));
         let now = self.clock.now();
         // Other replicas' clocks may be ahead, but not by more than that.
-        if now > at.plus(RELAY_LIFE) || at > now.plus(RELAY_LIFE) {
-            return Err(Page::link_gone());
-        }
-        Ok(form.to_vec())
+        let is_old = now > at.plus(RELAY_LIFE) || at > now.plus(RELAY_LIFE);
+        Ok((form.to_vec(), is_old))
     }
 }
 

@@ -4,7 +4,8 @@
 //! May know: the broker, the listener's request and response, the keyring for the relay of a cross-site form.
 //!
 //! Invariants:
-//! 1. A GET changes nothing but the callback's: a mail scanner that opens a link does not use it up.
+//! 1. A GET changes nothing but the callback's: a mail scanner that opens a link does not use it up. And the callback's
+//!    changes something only when a person goes there: not for HEAD, and not for what a browser loads ahead.
 //! 2. No script, nothing from elsewhere, strict headers on every page (C8).
 //! 3. Nothing of the request is shown unescaped, and nothing of the authority's text at all (C9).
 //! 4. `Host` and forwarding headers decide nothing (C7).
@@ -14,6 +15,7 @@
 
 mod callback;
 mod cookie;
+mod navigation;
 mod page;
 
 use std::sync::Arc;
@@ -21,7 +23,7 @@ use std::sync::Arc;
 use http::{HeaderValue, Method, StatusCode, header};
 
 use self::page::{Page, Style};
-use crate::broker::sign_in::{CannotBegin, Finished};
+use crate::broker::sign_in::{CannotBegin, Finished, FinishedSession};
 use crate::broker::{Broker, FailureReason, Refusal, SessionState};
 use crate::domain::id::{AppName, SessionId};
 use crate::domain::random::Random;
@@ -56,22 +58,32 @@ impl PublicSite {
     async fn answer(&self, request: Request) -> Response {
         let segments = crate::api::path::segments(&request.path);
         let words: Vec<&str> = segments.iter().flatten().map(String::as_str).collect();
-        let get = request.method == Method::GET || request.method == Method::HEAD;
-        let post = request.method == Method::POST;
-        match words[..] {
-            _ if request.path == "/" && get => self.page(StatusCode::OK, &self.launch()),
-            ["connect", id] if get => self.invitation(id, &request).await,
-            ["connect", id] if post => self.begin(id, &request).await,
-            ["callback", app] if get || post => {
-                let app = app.to_owned();
+        let allow = match words[..] {
+            _ if request.path == "/" => "GET, HEAD, OPTIONS",
+            ["connect", _] | ["callback", _] => "GET, HEAD, OPTIONS, POST",
+            _ => return self.page(StatusCode::NOT_FOUND, &Page::not_found()),
+        };
+        if navigation::is_ahead(&request.headers) {
+            return self.page(StatusCode::SERVICE_UNAVAILABLE, &Page::opened_ahead());
+        }
+        match (&request.method, &words[..]) {
+            (&Method::GET | &Method::HEAD, []) => self.page(StatusCode::OK, &self.launch()),
+            (&Method::GET | &Method::HEAD, ["connect", id]) => self.invitation(id, &request).await,
+            (&Method::POST, ["connect", id]) => self.begin(id, &request).await,
+            (&Method::HEAD, ["callback", _]) => self.page(StatusCode::OK, &Page::opened_ahead()),
+            (&Method::GET | &Method::POST, ["callback", app]) => {
+                let app = (*app).to_owned();
                 self.callback(&app, request).await
             }
-            ["connect", _] | ["callback", _] => {
-                let mut response = self.page(StatusCode::METHOD_NOT_ALLOWED, &Page::not_found());
-                response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
+            (method, _) => {
+                let mut response = self.page(StatusCode::METHOD_NOT_ALLOWED, &Page::only_for_browsers());
+                if *method == Method::OPTIONS {
+                    *response.status_mut() = StatusCode::NO_CONTENT;
+                    *response.body_mut() = Default::default();
+                }
+                response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
                 response
             }
-            _ => self.page(StatusCode::NOT_FOUND, &Page::not_found()),
         }
     }
 
@@ -93,12 +105,20 @@ impl PublicSite {
         let Ok(id) = SessionId::parse(id) else {
             return self.page(StatusCode::NOT_FOUND, &Page::link_gone());
         };
-        let view = match self.broker.session_view(&id).await {
+        let binding = cookie::binding(&request.headers, &self.broker.base_url(), id.as_str());
+        let view = match self.broker.session_view(&id, binding.as_deref()).await {
             Ok(view) => view,
             Err(problem) => return self.cannot_begin(problem),
         };
         if view.state != SessionState::Pending {
-            return self.cannot_begin(CannotBegin::Over(view.state));
+            // The browser that went through with it is told how it ended, anyone else only that it did.
+            return match view.is_its_browser {
+                true => {
+                    let page = Page::of_session(&view.state, view.gone_since, None);
+                    self.page(StatusCode::GONE, &self.with_contact(page, &view.app))
+                }
+                false => self.cannot_begin(CannotBegin::Over(view.state)),
+            };
         }
         let app = self.broker.app(&view.app).ok();
         let name = app.as_ref().map_or_else(|| view.app.to_string(), |app| app.display_name.clone());
@@ -113,7 +133,7 @@ impl PublicSite {
         page = page.contact(app.and_then(|app| app.support_contact.clone()));
         let mut response = self.page(StatusCode::OK, &page);
         // The binding comes with the page, so that a button pressed twice is pressed by one browser.
-        if cookie::binding(&request.headers, &self.broker.base_url(), id.as_str()).is_none() {
+        if binding.is_none() && request.method == Method::GET {
             let cookie = cookie::set(&self.broker.base_url(), id.as_str(), &self.broker.new_binding());
             response.headers_mut().insert(header::SET_COOKIE, cookie);
         }
@@ -195,33 +215,32 @@ impl PublicSite {
             Finished::AdminConsent { return_to: Some(url), .. } => self.redirect(&url),
             Finished::AdminConsent { approved, app, .. } => {
                 let page = if approved { Page::approval_noted() } else { Page::approval_refused() };
-                let contact = self.broker.app(&app).ok().and_then(|app| app.support_contact.clone());
-                self.page(StatusCode::OK, &page.contact(contact))
+                self.page(StatusCode::OK, &self.with_contact(page, &app))
             }
-            Finished::Session(session) => {
-                // The administrator's link is only of use on our own page, and the product learns the reason by poll.
-                let needs_admin = session.admin_consent_url.is_some();
-                match &session.return_to {
-                    Some(url) if !needs_admin => self.redirect(url),
-                    _ => {
-                        let app = self.broker.app(&session.key.app).ok();
-                        let page = Page::of_session(&session)
-                            .contact(app.and_then(|app| app.support_contact.clone()));
-                        let page = match &session.return_to {
-                            Some(url) => page.link("Back to the application".to_owned(), url.clone()),
-                            None => page,
-                        };
-                        let status = match session.state {
-                            SessionState::Failed { reason: FailureReason::Internal } => {
-                                StatusCode::SERVICE_UNAVAILABLE
-                            }
-                            _ => StatusCode::OK,
-                        };
-                        self.page(status, &page)
+            Finished::Session(session) => match &session.return_to {
+                Some(url) => self.redirect(url),
+                None => {
+                    let FinishedSession { key, state, gone_since, admin_consent_url, way_back, .. } =
+                        *session;
+                    let mut page = Page::of_session(&state, gone_since, admin_consent_url);
+                    if let Some(url) = way_back {
+                        page = page.link("Back to the application".to_owned(), url);
                     }
+                    let status = match state {
+                        SessionState::Failed { reason: FailureReason::Internal } => {
+                            StatusCode::SERVICE_UNAVAILABLE
+                        }
+                        SessionState::Expired => StatusCode::GONE,
+                        _ => StatusCode::OK,
+                    };
+                    self.page(status, &self.with_contact(page, &key.app))
                 }
-            }
+            },
         }
+    }
+
+    fn with_contact(&self, page: Page, app: &AppName) -> Page {
+        page.contact(self.broker.app(app).ok().and_then(|app| app.support_contact.clone()))
     }
 
     /// 303, never 307: the method and its body end here (RFC 9700 section 4.12).

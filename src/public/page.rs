@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderValue, StatusCode};
 
-use crate::broker::sign_in::{CallbackProblem, FinishedSession};
+use crate::broker::sign_in::CallbackProblem;
 use crate::broker::{FailureReason, SessionState};
 
 const SHEET: &str = "body{font:17px/1.55 system-ui,sans-serif;color:#1b1b1f;background:#f5f5f7;margin:0}\
@@ -117,19 +117,36 @@ impl Page {
 
     pub(super) fn not_understood() -> Self {
         Page::new("That did not work")
-            .say("What came back from the sign-in is not complete, so nothing was changed.")
-            .say("Go back to the application you came from and start again.")
+            .say("What came back from the sign-in is not complete, so nothing was done with it.")
+            .say("Go back to the application you came from. It shows whether your account is connected; if it is not, start again there.")
     }
 
     pub(super) fn link_gone() -> Self {
         Page::new("This link does not work any more")
-            .say("Connect links are for one use and for a short time. Nothing was changed.")
-            .say("Go back to the application you came from and ask for a new one.")
+            .say("Connect links are for one use and for a short time. Opening this one again did nothing.")
+            .say("Go back to the application you came from. It shows whether your account is connected; if it is not, ask for a new link there.")
     }
 
     pub(super) fn already_used() -> Self {
         Page::new("This link was used already")
-            .say("The sign-in it was made for is done. Go back to the application you came from.")
+            .say("The sign-in it was made for is done. Go back to the application you came from: it shows whether your account is connected.")
+    }
+
+    pub(super) fn only_for_browsers() -> Self {
+        Page::new("This address is for a browser")
+            .say("It cannot be used in another way than by opening it. Nothing was done.")
+    }
+
+    pub(super) fn opened_ahead() -> Self {
+        Page::new("Not opened yet").say(
+            "This page was asked for by a program that looks ahead, so nothing was done. Open it to go on.",
+        )
+    }
+
+    pub(super) fn under_way() -> Self {
+        Page::new("Just a moment")
+            .say("Your sign-in is still being completed. Reload this page in a few seconds.")
+            .say("If this does not end, go back to the application you came from and start again.")
     }
 
     pub(super) fn another_browser() -> Self {
@@ -161,7 +178,7 @@ impl Page {
 
     pub(super) fn approval_refused() -> Self {
         Page::new("Not approved")
-            .say("The approval was not given. Nothing was changed. You can close this page, or open the link again to approve after all.")
+            .say("The approval was not given, and people in your organisation cannot connect their accounts. You can close this page. To approve after all, ask the people who sent you the link for a new one.")
     }
 
     pub(super) fn of_callback_problem(problem: &CallbackProblem, admin: bool) -> (StatusCode, Self) {
@@ -171,12 +188,21 @@ impl Page {
             CallbackProblem::UnknownState => (StatusCode::BAD_REQUEST, Page::link_gone()),
             CallbackProblem::AnotherBrowser => (StatusCode::FORBIDDEN, Page::another_browser()),
             CallbackProblem::MixedUp => (StatusCode::BAD_REQUEST, Page::not_understood()),
+            CallbackProblem::UnderWay => (StatusCode::ACCEPTED, Page::under_way()),
             CallbackProblem::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, Page::try_again_later()),
         }
     }
 
-    pub(super) fn of_session(session: &FinishedSession) -> Self {
-        let reason = match &session.state {
+    pub(super) fn of_session(
+        state: &SessionState,
+        gone_since: bool,
+        admin_consent_url: Option<String>,
+    ) -> Self {
+        let reason = match state {
+            SessionState::Connected { .. } if gone_since => {
+                return Page::new("Your account was connected")
+                    .say("The connection that this link made is not there any more. Go back to the application you came from to connect your account again.");
+            }
             SessionState::Connected { .. } => {
                 return Page::new("Your account is connected")
                     .say("Everything is set. You can close this page and go back to the application you came from.");
@@ -205,17 +231,20 @@ impl Page {
             FailureReason::TenantNotAllowed => Page::new("This kind of account cannot be connected")
                 .say("Your account belongs to an organisation, or is a personal account, that this application does not take. Nothing was changed.")
                 .say("Start again with another account, or ask the people who run the application."),
-            FailureReason::Expired => Page::link_gone(),
+            FailureReason::Expired => Page::new("This took too long")
+                .say("The sign-in was not completed or not confirmed in time.")
+                .say("Go back to the application you came from. It shows whether your account is connected; if it is not, ask for a new link there."),
             FailureReason::AuthorityError => Page::new("The sign-in service did not complete it")
                 .say("Something went wrong between this service and the sign-in service. Nothing was changed.")
                 .say("Go back to the application you came from and start again in a few minutes."),
             FailureReason::Internal => Page::new("Something went wrong here")
-                .say("The connection could not be stored. Go back to the application you came from and start again in a few minutes."),
+                .say("Your sign-in worked, and the result could not be stored.")
+                .say("Go back to the application you came from. It shows whether your account is connected; if it is not, start again in a few minutes."),
         };
-        match &session.admin_consent_url {
+        match admin_consent_url {
             Some(url) => page
                 .say("Send this link to your IT administrator. Once it is approved, start again from the application you came from.")
-                .offer_copy("Link for your administrator", url.clone()),
+                .offer_copy("Link for your administrator", url),
             None => page,
         }
     }
