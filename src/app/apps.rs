@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::Ports;
 use crate::authority::{
-    AssertionFile, AuthorityConfig, AuthorityParts, ClientCredential, OpenIdAuthority, Provider,
+    AssertionFile, AuthorityConfig, AuthorityParts, ClientCredential, OpenIdAuthority, Outbound, Provider,
     ResponseMode, Roots, SecretMethod,
 };
 use crate::broker::{App, Apps, Tenants};
@@ -54,11 +54,18 @@ pub(super) fn prepare(
     let mut problems = Vec::new();
     let mut prepared =
         PreparedApps { apps: Apps::new(), authorities: Authorities::new(), credentials: BTreeMap::new() };
+    let outbound = match outbound(config, secrets) {
+        Ok(outbound) => Arc::new(outbound),
+        Err(problem) => {
+            problems.push(format!("outbound.{problem}"));
+            Arc::default()
+        }
+    };
     for (name, app) in &config.apps {
         let built = AppName::parse(name).map_err(|error| format!(": {error}")).and_then(|key| {
             let credentials =
                 read_credentials(&key, app, secrets, before).map_err(|problem| format!(".{problem}"))?;
-            let installed = authority(&key, app, config, ports, metrics, before)
+            let installed = authority(&key, app, config, &outbound, ports, metrics, before)
                 .map_err(|problem| format!(".{problem}"))?;
             let redirect_uri = config.redirect_uri(name).expect("the app is in the configuration");
             let built =
@@ -90,11 +97,13 @@ fn authority(
     name: &AppName,
     app: &AppConfig,
     config: &Config,
+    outbound: &Arc<Outbound>,
     ports: &Ports,
     metrics: &Arc<Metrics>,
     before: &Authorities,
 ) -> Result<Installed, String> {
-    let wanted = authority_config(app, config)?;
+    let mut wanted = authority_config(app, config)?;
+    wanted.outbound = Arc::clone(outbound);
     if let Some(installed) = before.get(name).filter(|installed| installed.config == wanted) {
         return Ok(installed.clone());
     }
@@ -106,6 +115,32 @@ fn authority(
     let authority = OpenIdAuthority::new(wanted.clone(), Vec::new(), parts)
         .map_err(|error| format!("authority: {error}"))?;
     Ok(Installed { config: wanted, authority: Arc::new(authority) })
+}
+
+/// Says which way each authority is reached.
+pub(super) fn say_ways_out(config: &Config) {
+    for (app, settings) in &config.apps {
+        let (authority, way) = (settings.authority.host(), config.outbound.way_to(&settings.authority));
+        tracing::info!(app, authority, "the authority is reached {way}");
+    }
+}
+
+fn outbound(config: &Config, secrets: &SecretReader) -> Result<Outbound, String> {
+    let outbound = &config.outbound;
+    let password = outbound
+        .proxy_password_file
+        .as_deref()
+        .map(|path| secrets.read_text(path).map_err(|error| format!("proxy_password_file: {error}")));
+    let password = password.transpose()?;
+    let login = outbound.proxy_username.as_deref().zip(password.as_ref().map(|password| password.as_str()));
+    let roots = match &outbound.proxy_ca_file {
+        Some(path) => Roots::Only(
+            std::fs::read_to_string(path)
+                .map_err(|error| format!("proxy_ca_file: {} cannot be read: {error}", path.display()))?,
+        ),
+        None => Roots::System,
+    };
+    Ok(Outbound::new(outbound.routes.clone(), login, roots))
 }
 
 fn build(

@@ -55,7 +55,9 @@ impl Looks {
 /// The files that are read at the start and by a reload. Not those that are looked at by themselves: API keys, other issuers'
 /// assertions, the keyring, and the password and certificates for Redis.
 fn read_by_a_reload(config: &Config) -> Vec<PathBuf> {
-    let mut paths = Vec::new();
+    let outbound = &config.outbound;
+    let mut paths: Vec<PathBuf> =
+        [&outbound.proxy_password_file, &outbound.proxy_ca_file].into_iter().flatten().cloned().collect();
     for app in config.apps.values() {
         paths.extend(app.authority_ca.clone());
         paths.extend(app.credentials_dir.clone());

@@ -106,6 +106,7 @@ impl Daemon {
         environment: Environment,
         level: Option<LevelHandle>,
     ) -> Result<Self, StartError> {
+        apps::say_ways_out(&config);
         // Before anything is read: what changes from here on is seen.
         let looks = files::Looks::of(&source.path, &config);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());

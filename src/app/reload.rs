@@ -282,6 +282,9 @@ impl Reloader {
         if let Some(level) = &self.level {
             level.set(level_of(new.log.level));
         }
+        if self.running.load().outbound != new.outbound {
+            apps::say_ways_out(&new);
+        }
         self.running.store(Arc::new(new));
         changed
     }

@@ -25,6 +25,7 @@ use super::observer::{AuthorityEvent, AuthorityObserver, Endpoint};
 use super::text::{one_line, trace_word};
 use super::token_answer::{self, TokenSuccess, Unusable};
 use super::url::{CheckedUrl, UrlFault};
+use super::way_out::Outbound;
 use super::wire::{self, MAX_CLAIMS, Object, TokenError};
 use super::{
     AdminConsentRequest, Authority, AuthorizeRequest, AuthorizeUrl, RedeemRequest, RefreshRequest,
@@ -74,6 +75,8 @@ pub struct AuthorityConfig {
     pub endpoint_hosts: Option<Vec<String>>,
     /// Whom to trust for TLS.
     pub roots: Roots,
+    /// Which way requests leave.
+    pub outbound: Arc<Outbound>,
     /// The longest one exchange may take, from name resolution to the last byte.
     pub timeout: Duration,
     /// At Entra: the tenant that the app is registered in, for tokens of its own.
@@ -99,6 +102,7 @@ impl AuthorityConfig {
             graph: None,
             endpoint_hosts: None,
             roots: Roots::System,
+            outbound: Arc::default(),
             timeout: Duration::from_secs(10),
             home_tenant: None,
             continuous_access_evaluation: false,
@@ -208,7 +212,13 @@ impl OpenIdAuthority {
         let tenants = Tenants::parse(&config.tenants).map_err(AuthorityConfigError::Tenants)?;
         let one_tenant = tenants.is_one_tenant() || tenant.as_ref().is_some_and(TenantPath::is_one_tenant);
         let may_replay = config.refresh_token_reuse.unwrap_or(provider == Provider::Entra);
-        let http = HttpClient::new(url.host(), &config.roots, may_replay, Arc::clone(&parts.clock));
+        let http = HttpClient::new(
+            url.host(),
+            &config.roots,
+            &config.outbound,
+            may_replay,
+            Arc::clone(&parts.clock),
+        );
         let expected = Expected {
             authority: url,
             provider,

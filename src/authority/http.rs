@@ -1,4 +1,4 @@
-//! The HTTP client for one authority: capped, timed, without redirects and without a system proxy.
+//! The HTTP client for one authority: capped, timed, and without redirects.
 //!
 //! Its one hard problem is to say whether a request that failed may have reached the authority. The body that we
 //! hand to hyper notes when it is taken: hyper takes the first piece before it writes anything, so a body never
@@ -19,7 +19,6 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -28,6 +27,7 @@ use zeroize::Zeroizing;
 use super::address::{AddressGuard, GuardedResolver};
 use super::text::one_line;
 use super::url::CheckedUrl;
+use super::way_out::{Outbound, WayOut};
 use crate::domain::time::Clock;
 
 /// Most bytes of a discovery document or a key set.
@@ -113,8 +113,9 @@ pub(super) struct HttpFailure {
 
 /// The client for one authority.
 pub(super) struct HttpClient {
-    client: Client<HttpsConnector<HttpConnector<GuardedResolver>>, Outgoing>,
+    client: Client<HttpsConnector<WayOut>, Outgoing>,
     guard: Arc<AddressGuard>,
+    outbound: Arc<Outbound>,
     clock: Arc<dyn Clock>,
 }
 
@@ -125,17 +126,15 @@ impl HttpClient {
     pub(super) fn new(
         host: &str,
         roots: &Roots,
+        outbound: &Arc<Outbound>,
         keep_connections: bool,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, RootsFault> {
         let guard = Arc::new(AddressGuard::new(host));
-        let mut connector = HttpConnector::new_with_resolver(GuardedResolver::new(Arc::clone(&guard)));
-        connector.enforce_http(false);
-        connector.set_nodelay(true);
-        // Of a host with several addresses a dead one takes its share only.
-        connector.set_connect_timeout(Some(Duration::from_secs(5)));
+        let resolver = GuardedResolver::new(Arc::clone(&guard));
+        let connector = WayOut::new(resolver, Arc::clone(outbound), Arc::clone(&clock))?;
         let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls_config(roots)?)
+            .with_tls_config(tls_config(roots, false)?)
             .https_or_http() // plain http is refused by `CheckedUrl` but for loopback
             .enable_http1()
             .wrap_connector(connector);
@@ -149,7 +148,7 @@ impl HttpClient {
             // byte of it was written, so sending it again on another connection is safe for a POST too.
             .retry_canceled_requests(true)
             .build(connector);
-        Ok(HttpClient { client, guard, clock })
+        Ok(HttpClient { client, guard, outbound: Arc::clone(outbound), clock })
     }
 
     /// Reads a document. Tried twice when the transport fails, for reading changes nothing.
@@ -167,7 +166,7 @@ impl HttpClient {
         tokio::select! {
             biased;
             done = work => done,
-            () = self.clock.sleep(limit) => Err(too_late(url, limit, false)),
+            () = self.clock.sleep(limit) => Err(self.too_late(url, limit, false)),
         }
     }
 
@@ -183,7 +182,7 @@ impl HttpClient {
         tokio::select! {
             biased;
             done = self.send(Method::POST, url, headers, Some(form), TOKEN_CAP, &sent) => done,
-            () = self.clock.sleep(limit) => Err(too_late(url, limit, sent.is_set())),
+            () = self.clock.sleep(limit) => Err(self.too_late(url, limit, sent.is_set())),
         }
     }
 
@@ -220,7 +219,7 @@ impl HttpClient {
         let failed = |error: &(dyn Error + 'static), sent: bool| HttpFailure {
             fault: if sent { HttpFault::NoWholeAnswer } else { HttpFault::NotSent },
             status: None,
-            cause: format!("calling {}: {}", url.host(), chain(error)),
+            cause: format!("calling {}: {}", self.destination(url), chain(error)),
         };
         let answer = match self.client.request(request).await {
             Ok(answer) => answer,
@@ -240,6 +239,22 @@ impl HttpClient {
         })?;
         Ok(HttpAnswer { status, headers: head.headers, body })
     }
+
+    /// The host, and the proxy on the way to it.
+    fn destination(&self, url: &CheckedUrl) -> String {
+        match self.outbound.proxy_for(url.is_https(), url.host(), url.port()) {
+            Some(proxy) => format!("{} through the proxy {proxy}", url.host()),
+            None => url.host().to_owned(),
+        }
+    }
+
+    fn too_late(&self, url: &CheckedUrl, limit: Duration, sent: bool) -> HttpFailure {
+        HttpFailure {
+            fault: if sent { HttpFault::NoWholeAnswer } else { HttpFault::NotSent },
+            status: None,
+            cause: format!("{} did not answer within {} ms", self.destination(url), limit.as_millis()),
+        }
+    }
 }
 
 /// An `Authorization` header that no debug output shows.
@@ -247,14 +262,6 @@ pub(super) fn authorization(value: &str) -> Option<(HeaderName, HeaderValue)> {
     let mut value = HeaderValue::from_str(value).ok()?;
     value.set_sensitive(true);
     Some((AUTHORIZATION, value))
-}
-
-fn too_late(url: &CheckedUrl, limit: Duration, sent: bool) -> HttpFailure {
-    HttpFailure {
-        fault: if sent { HttpFault::NoWholeAnswer } else { HttpFault::NotSent },
-        status: None,
-        cause: format!("{} did not answer within {} ms", url.host(), limit.as_millis()),
-    }
 }
 
 async fn read_whole<B>(mut body: B, cap: usize) -> Result<Zeroizing<Vec<u8>>, String>
@@ -299,7 +306,8 @@ fn chain(error: &(dyn Error + 'static)) -> String {
     one_line(&words)
 }
 
-fn tls_config(roots: &Roots) -> Result<rustls::ClientConfig, RootsFault> {
+/// `without_roots`: it may have none, and then nobody is trusted.
+pub(super) fn tls_config(roots: &Roots, without_roots: bool) -> Result<rustls::ClientConfig, RootsFault> {
     let mut store = rustls::RootCertStore::empty();
     if let Roots::System | Roots::SystemAnd(_) = roots {
         // Some of a system's roots may be unreadable or outdated; what is left decides.
@@ -315,7 +323,7 @@ fn tls_config(roots: &Roots) -> Result<rustls::ClientConfig, RootsFault> {
             return Err(RootsFault::Pem);
         }
     }
-    if store.is_empty() {
+    if store.is_empty() && !without_roots {
         return Err(RootsFault::NoRoots);
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -377,7 +385,8 @@ mod tests {
 
     fn client(host: &str) -> HttpClient {
         let ca = include_str!("../../tests/data/authority/keys/tls-ca.pem");
-        HttpClient::new(host, &Roots::Only(ca.to_owned()), true, ManualClock::new()).expect("a client")
+        HttpClient::new(host, &Roots::Only(ca.to_owned()), &Arc::default(), true, ManualClock::new())
+            .expect("a client")
     }
 
     fn url(text: &str) -> CheckedUrl {

@@ -29,6 +29,9 @@ mod testing;
 mod text;
 mod token_answer;
 mod url;
+mod way_out;
+#[cfg(test)]
+mod way_out_tests;
 mod wire;
 
 use std::time::Duration;
@@ -45,6 +48,7 @@ pub use http::{Roots, RootsFault};
 pub use id_token::IdTokenFault;
 pub use observer::{AuthorityEvent, AuthorityObserver, Endpoint, Unobserved};
 pub use url::UrlFault;
+pub use way_out::Outbound;
 
 use crate::domain::account::Account;
 use crate::domain::remarks::Remarks;

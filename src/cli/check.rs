@@ -32,7 +32,7 @@ pub(super) const PLACEHOLDER_CLIENT_ID: &str = "00000000-0000-0000-0000-00000000
 /// How to print what was found.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Print {config, ok, mistakes, warnings, apps: [{app, redirect_uri}]}
+    /// Print {config, ok, mistakes, warnings, apps: [{app, redirect_uri, way_out}]}
     #[arg(long)]
     json: bool,
 }
@@ -65,15 +65,24 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
         .keys()
         .filter_map(|app| Some((app.as_str(), loaded.config.redirect_uri(app)?)))
         .collect();
+    let way_out = |app: &str| loaded.config.outbound.way_to(&loaded.config.apps[app].authority);
     if args.json {
-        let apps: Vec<_> =
-            redirects.iter().map(|(app, uri)| json!({ "app": app, "redirect_uri": uri })).collect();
+        let apps: Vec<_> = redirects
+            .iter()
+            .map(|(app, uri)| json!({ "app": app, "redirect_uri": uri, "way_out": way_out(app) }))
+            .collect();
         world.output.json(&json!({
             "config": file, "ok": mistakes.is_empty(), "mistakes": mistakes, "warnings": warnings, "apps": apps,
         }))?;
     } else {
         for (app, uri) in &redirects {
             world.output.data(&format!("{app}: register the redirect URI {uri} (platform Web)"))?;
+        }
+        for (app, settings) in &loaded.config.apps {
+            let way = loaded.config.outbound.way_to(&settings.authority);
+            world
+                .output
+                .data(&format!("{app}: the authority {} is reached {way}", settings.authority.host()))?;
         }
     }
     for warning in &warnings {
@@ -151,6 +160,12 @@ impl Check<'_> {
             .ok();
         self.store(findings);
         self.listeners(findings);
+        if let Some(path) = &self.config.outbound.proxy_password_file {
+            self.text("outbound.proxy_password_file", path, findings);
+        }
+        if let Some(path) = &self.config.outbound.proxy_ca_file {
+            self.certificates("outbound.proxy_ca_file", path, findings);
+        }
         self.apps(findings);
         let callers = self.config.callers.iter().map(|(name, caller)| (name, &caller.authenticate));
         self.callers("callers", callers, keyring.as_ref(), findings);

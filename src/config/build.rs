@@ -13,6 +13,7 @@ use time::OffsetDateTime;
 use super::check::{instant, join};
 use super::credentials_dir::is_credential_id;
 use super::mistakes::{Finding, Place};
+use super::outbound::outbound;
 use super::sections::*;
 use super::spec::{nearest, parse_duration};
 use super::tree::{Entries, Node, Value};
@@ -30,6 +31,14 @@ impl Context {
         Self { base: base.to_owned(), mistakes: RefCell::new(mistakes), warnings: RefCell::default() }
     }
 
+    pub(super) fn mistake(&self, finding: Finding) {
+        self.mistakes.borrow_mut().push(finding);
+    }
+
+    pub(super) fn warn(&self, finding: Finding) {
+        self.warnings.borrow_mut().push(finding);
+    }
+
     pub(super) fn into_findings(self) -> (Vec<Finding>, Vec<Finding>) {
         (self.mistakes.into_inner(), self.warnings.into_inner())
     }
@@ -37,7 +46,7 @@ impl Context {
 
 /// One table of the tree.
 #[derive(Clone)]
-struct Section<'a> {
+pub(super) struct Section<'a> {
     context: &'a Context,
     entries: &'a Entries,
     place: Place,
@@ -45,15 +54,15 @@ struct Section<'a> {
 }
 
 /// One value of the tree, with what is needed to complain about it.
-struct Leaf<'a, T> {
-    value: T,
+pub(super) struct Leaf<'a, T> {
+    pub(super) value: T,
     context: &'a Context,
     place: Place,
     path: String,
 }
 
 impl<T> Leaf<'_, T> {
-    fn mistake(&self, problem: impl Into<String>) {
+    pub(super) fn mistake(&self, problem: impl Into<String>) {
         self.mistake_near(problem, None);
     }
 
@@ -66,7 +75,7 @@ impl<T> Leaf<'_, T> {
         });
     }
 
-    fn warning(&self, problem: impl Into<String>) {
+    pub(super) fn warning(&self, problem: impl Into<String>) {
         self.context.warnings.borrow_mut().push(Finding {
             place: self.place.clone(),
             key: self.path.clone(),
@@ -86,7 +95,7 @@ impl<T> Leaf<'_, T> {
 }
 
 impl<'a> Section<'a> {
-    fn node(&self, key: &str) -> Option<Leaf<'a, &'a Node>> {
+    pub(super) fn node(&self, key: &str) -> Option<Leaf<'a, &'a Node>> {
         let node = &self.entries.get(key)?.node;
         Some(Leaf {
             value: node,
@@ -105,7 +114,7 @@ impl<'a> Section<'a> {
         Leaf { value: (), context: self.context, place: self.place.clone(), path: self.path.clone() }
     }
 
-    fn text(&self, key: &str) -> Option<Leaf<'a, &'a str>> {
+    pub(super) fn text(&self, key: &str) -> Option<Leaf<'a, &'a str>> {
         let leaf = self.node(key)?;
         match &leaf.value.value {
             Value::String(text) => {
@@ -115,11 +124,11 @@ impl<'a> Section<'a> {
         }
     }
 
-    fn string(&self, key: &str) -> Option<String> {
+    pub(super) fn string(&self, key: &str) -> Option<String> {
         self.text(key).map(|leaf| leaf.value.to_owned())
     }
 
-    fn path(&self, key: &str) -> Option<PathBuf> {
+    pub(super) fn path(&self, key: &str) -> Option<PathBuf> {
         self.text(key).map(|leaf| self.context.base.join(leaf.value))
     }
 
@@ -183,7 +192,7 @@ impl<'a> Section<'a> {
     }
 
     /// A list of strings.
-    fn texts(&self, key: &str) -> Vec<Leaf<'a, &'a str>> {
+    pub(super) fn texts(&self, key: &str) -> Vec<Leaf<'a, &'a str>> {
         self.items(key)
             .into_iter()
             .filter_map(|leaf| match &leaf.value.value {
@@ -242,7 +251,7 @@ fn table_of<'a>(node: &'a Node, context: &'a Context, path: String) -> Option<Se
 }
 
 /// The whole configuration; `None` only when something was reported.
-pub(super) fn config(context: &Context, entries: &Entries) -> Option<Config> {
+pub(super) fn config(context: &Context, entries: &Entries, env: &BTreeMap<String, String>) -> Option<Config> {
     let root = Section { context, entries, place: Place::File(0), path: String::new() };
     // Read everything before giving up on anything, so that every mistake is seen.
     let store = root.section("store").and_then(|section| store(&section));
@@ -253,6 +262,8 @@ pub(super) fn config(context: &Context, entries: &Entries) -> Option<Config> {
         None => Vec::new(),
     };
     let apps = root.map("apps", |_, section| app(section));
+    let outbound =
+        root.section("outbound").and_then(|section| outbound(&section, context, env, apps.values()));
     let callers = root.map("callers", |_, section| caller(section, &known_apps));
     let admins = root.map("admins", |_, section| Some(AdminConfig { authenticate: authenticate(section) }));
     let limits = root.section("limits").and_then(|section| limits(&section));
@@ -262,6 +273,7 @@ pub(super) fn config(context: &Context, entries: &Entries) -> Option<Config> {
         store: store?,
         sealing: sealing?,
         listen: listen?,
+        outbound: outbound?,
         apps,
         callers,
         admins,
@@ -433,7 +445,7 @@ pub(super) fn redis_url(text: &str) -> Result<RedisConfig, String> {
 }
 
 /// Two keys that only make sense together.
-fn pair(section: &Section<'_>, one: &str, other: &str) {
+pub(super) fn pair(section: &Section<'_>, one: &str, other: &str) {
     match (section.text(one), section.text(other)) {
         (Some(leaf), None) => leaf.mistake(format!("needs `{other}` beside it")),
         (None, Some(leaf)) => leaf.mistake(format!("needs `{one}` beside it")),

@@ -84,8 +84,15 @@ pub(super) fn unknown_key(spec: &Table, name: &str, place: Place, full: String) 
 }
 
 /// The keys that name files with secrets.
-const SECRET_FILES: &[&str] =
-    &["password_file", "credentials", "credentials_dir", "file", "api_keys", "authenticate"];
+const SECRET_FILES: &[&str] = &[
+    "password_file",
+    "proxy_password_file",
+    "credentials",
+    "credentials_dir",
+    "file",
+    "api_keys",
+    "authenticate",
+];
 
 /// Whether the value may stay.
 fn check_value(key: &Key, node: &mut Node, key_place: &Place, full: &str, out: &mut Vec<Finding>) -> bool {

@@ -51,6 +51,7 @@ pub fn changed_sections(running: &Config, new: &Config) -> Vec<String> {
     let mut changed: Vec<String> = [
         ("store", running.store != new.store),
         ("listen", running.listen != new.listen),
+        ("outbound", running.outbound != new.outbound),
         ("limits", running.limits != new.limits),
         ("log", running.log != new.log),
     ]

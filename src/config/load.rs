@@ -59,7 +59,7 @@ pub fn load(text: &str, env: &BTreeMap<String, String>, path: &Path) -> Result<L
     check_table(&ROOT, entries, &Place::File(0), "", &mut findings);
 
     let context = Context::new(path.parent().unwrap_or(Path::new("")), findings);
-    let config = build::config(&context, entries);
+    let config = build::config(&context, entries, env);
     let (findings, warnings) = context.into_findings();
     match config {
         Some(config) if findings.is_empty() => {

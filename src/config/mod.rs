@@ -4,7 +4,7 @@
 //! [`ConfigErrors`], which lists every mistake at once with its file, line, column, key and nearest known key.
 //!
 //! What it may know: the text, the path it came from and the environment, all three passed in. It opens no socket,
-//! reads no clock, and no other room is known here; each room takes its own section from the [`Config`].
+//! reads no clock, and of other rooms only the values of `domain` are known here; each room takes its own section from the [`Config`].
 //!
 //! Invariants:
 //! 1. What a key is called, what it may hold, its default and its one line of documentation stand in one table,
@@ -22,6 +22,7 @@ mod credentials_dir;
 mod diff;
 mod load;
 mod mistakes;
+mod outbound;
 mod overrides;
 mod schema;
 mod sections;

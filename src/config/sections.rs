@@ -10,6 +10,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use super::url::HttpUrl;
+use crate::domain::proxy::Routes;
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +21,8 @@ pub struct Config {
     pub sealing: SealingConfig,
     /// `[listen]`: the sockets.
     pub listen: ListenConfig,
+    /// `[outbound]`: which way requests leave.
+    pub outbound: OutboundConfig,
     /// `[apps.NAME]`: the registered applications.
     pub apps: BTreeMap<String, AppConfig>,
     /// `[callers.NAME]`: the internal services that may ask for tokens.
@@ -188,6 +191,19 @@ pub struct Tls {
     pub certificate: PathBuf,
     /// PEM private key.
     pub key: PathBuf,
+}
+
+/// `[outbound]`, or what the environment says where it says nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutboundConfig {
+    /// The proxies, and what they are not for.
+    pub routes: Routes,
+    /// The name in the login at the proxy; present exactly when `proxy_password_file` is.
+    pub proxy_username: Option<String>,
+    /// File that holds its password.
+    pub proxy_password_file: Option<PathBuf>,
+    /// Authorities to trust for a proxy at `https://`, in place of the system's.
+    pub proxy_ca_file: Option<PathBuf>,
 }
 
 /// `[apps.NAME]`.

@@ -85,6 +85,7 @@ pub(super) const SECRET_NAMES: &[&str] = &[
     "passphrase",
     "password",
     "private_key",
+    "proxy_password",
     "refresh_token",
     "secret",
     "token",
@@ -97,6 +98,7 @@ pub(super) static ROOT: Table = Table {
         key("store", Kind::Table(&STORE), SECTION, "Where connections live."),
         key("sealing", Kind::Table(&SEALING), SECTION, "The keys that seal what is stored."),
         key("listen", Kind::Table(&LISTEN), SECTION, "The sockets."),
+        key("outbound", Kind::Table(&OUTBOUND), SECTION, "Which way requests to authorities leave."),
         key(
             "apps",
             Kind::Map { noun: "app", table: &APP },
@@ -288,6 +290,32 @@ static TLS: Table = Table {
             Kind::Unsupported("let callers use `unix_user` or `api_keys`"),
             Optional,
             "PEM authorities for callers' certificates.",
+        ),
+    ],
+};
+
+static OUTBOUND: Table = Table {
+    doc: "Which way everything that leaves is sent: directly, or through a forward proxy, by CONNECT. The certificate that counts is still the authority's own.",
+    keys: &[
+        key(
+            "proxy",
+            Kind::Url,
+            Optional,
+            "`http://host:port`, or `https://…` for TLS to the proxy too. Without it `HTTPS_PROXY` of the environment counts (`HTTP_PROXY` for an authority on plain http). Never holds a user or password, and neither may the variables.",
+        ),
+        key(
+            "no_proxy",
+            TEXTS,
+            Optional,
+            "What is reached directly all the same: domains with all below them (`.contoso.com`), addresses, networks (`127.0.0.0/8`) and `*`; each may end in `:port`. Names are not resolved for it. `NO_PROXY` of the environment counts where neither this nor `proxy` is there.",
+        ),
+        key("proxy_username", Kind::Text, Optional, "The name to log in at the proxy with (Basic)."),
+        key("proxy_password_file", Kind::Path, Optional, "The file that holds its password."),
+        key(
+            "proxy_ca_file",
+            Kind::Path,
+            Optional,
+            "PEM certificates to trust for a proxy at `https://`, in place of the system's.",
         ),
     ],
 };

@@ -16,6 +16,7 @@ pub mod credential;
 pub mod expiry;
 pub mod grant;
 pub mod id;
+pub mod proxy;
 pub mod random;
 pub mod remarks;
 pub mod revocation;

@@ -28,6 +28,7 @@ mod keyring;
 mod launcher;
 mod main_job;
 mod operations;
+mod outbound;
 mod providers;
 mod replicas;
 mod rotation;

@@ -502,7 +502,14 @@ impl Process {
         let sweep_rate = if folder.join("sweep").exists() { "400" } else { "0" };
         // A folder of this name is what systemd loaded.
         let of_systemd = Some(folder.join("systemd")).filter(|folder| folder.exists());
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tokenward"))
+        // What this machine says of proxies is not for a daemon whose authority is on it; what the test says is.
+        let environment = std::fs::read_to_string(folder.join("environment")).unwrap_or_default();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tokenward"));
+        for name in ["HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"] {
+            command.env_remove(name).env_remove(name.to_ascii_lowercase());
+        }
+        let mut child = command
+            .envs(environment.lines().filter_map(|line| line.split_once('=')))
             .env("TOKENWARD__LIMITS__SWEEP_RATE", sweep_rate)
             .envs(of_systemd.map(|folder| ("CREDENTIALS_DIRECTORY", folder)))
             .envs(Some(folder.join(CLOCK)).filter(|file| file.exists()).map(|file| (moved::VARIABLE, file)))

@@ -73,7 +73,8 @@ pub async fn request_unix(
     exchange(stream, method, &path.parse()?, "localhost", headers, body.into()).await
 }
 
-async fn exchange(
+/// Sends one request over a stream that is there already.
+pub async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     method: Method,
     uri: &http::Uri,
