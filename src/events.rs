@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use crate::authority::{AuthorityEvent, AuthorityObserver};
+use crate::authority::{AuthorityEvent, AuthorityObserver, Endpoint};
 use crate::broker::SessionState;
 use crate::broker::rewrap::Progress;
 use crate::broker::sign_in::{CallbackProblem, Finished};
@@ -17,7 +17,7 @@ use crate::domain::time::{Clock, Timestamp};
 use crate::keyring::Replaced;
 use crate::listener::{Origin, RequestId};
 use crate::refresh::{Observer, Swept};
-use crate::store::observed::StoreObserver;
+use crate::store::observed::{OPERATIONS, StoreObserver};
 use crate::telemetry::audit::{Action, Audit, AuditEvent, Recorded};
 use crate::telemetry::metrics::{CacheResult, LeaseResult, Metrics, TokenRequestHandles};
 
@@ -418,6 +418,7 @@ pub struct Counters {
 impl Counters {
     /// Counts here.
     pub fn new(metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Self {
+        metrics.expect_store_operations(&OPERATIONS);
         Counters { metrics, clock, verdicts: Mutex::default() }
     }
 }
@@ -481,6 +482,11 @@ impl StoreObserver for Counters {
     fn login(&self, secret: &'static str, is_refused: bool, since: Timestamp) {
         self.metrics.store_login(secret, is_refused, since);
     }
+}
+
+/// An app is configured: what is counted of it begins at 0.
+pub fn expect_app(metrics: &Metrics, app: &AppName) {
+    metrics.expect_app(app, &Endpoint::WORDS);
 }
 
 /// Counts one app's exchanges with its authority, and what the authority thinks of its credentials.

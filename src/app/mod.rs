@@ -32,7 +32,7 @@ use crate::domain::id::AppName;
 use crate::domain::random::Random;
 use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
-use crate::events::{Counters, Events};
+use crate::events::{Counters, Events, expect_app};
 use crate::journal::files::FileJournal;
 use crate::keyring::KeySource;
 use crate::keyring::files as keyring_files;
@@ -172,7 +172,7 @@ impl Daemon {
         let (callers, admins) =
             callers::build(&config, &apps, &keyring, &environment, clock.now()).map_err(StartError::all)?;
         for app in apps.keys() {
-            metrics.expect_app(app);
+            expect_app(&metrics, app);
         }
         for caller in callers.iter() {
             for rule in caller.policy.rules() {

@@ -22,7 +22,7 @@ use crate::callers::{Callers, LiveCallers};
 use crate::config::{self, Config};
 use crate::domain::id::AppName;
 use crate::domain::task::Tasks;
-use crate::events::Events;
+use crate::events::{Events, expect_app};
 use crate::keyring::Keyring;
 use crate::lifecycle::Readiness;
 use crate::refresh::Engine;
@@ -267,7 +267,7 @@ impl Reloader {
         let (apps, authorities) = apps::install(apps, &before);
         self.engine.reconfigure(engine_apps(&apps), engine_settings(&new));
         for app in apps.keys() {
-            self.metrics.expect_app(app);
+            expect_app(&self.metrics, app);
         }
         self.broker.reconfigure(apps, broker_settings(&new));
         self.authorities.store(Arc::new(authorities));

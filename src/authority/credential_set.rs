@@ -252,11 +252,8 @@ impl CredentialSet {
     /// fall back to within the same request: of several the one that was tried longest ago.
     pub(super) fn candidates(&self, now: Timestamp) -> Vec<Arc<Member>> {
         let mut order = self.in_order(now);
-        if !self.has_trusted() {
-            return order;
-        }
-        let due = (0..order.len()).filter(|at| order[*at].standing().is_to_be_tried(now));
-        if let Some(trial) = due.min_by_key(|at| order[*at].standing().tried_at) {
+        let standings: Vec<Standing> = order.iter().map(|member| member.standing().clone()).collect();
+        if let Some(trial) = credential::trial(&standings, now) {
             let member = order.remove(trial);
             member.standing().tried_at = Some(now);
             order.insert(0, member);

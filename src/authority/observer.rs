@@ -28,6 +28,9 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
+    /// Every word of [`Endpoint::as_str`].
+    pub const WORDS: [&'static str; 3] = ["discovery", "keys", "token"];
+
     /// The word for metrics.
     pub fn as_str(self) -> &'static str {
         match self {

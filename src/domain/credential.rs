@@ -274,8 +274,10 @@ impl Standing {
 
     /// How long after this no the next question is due.
     fn after(&self, rejection: &Rejection, now: Timestamp) -> Duration {
-        // The authority's replicas may not know it yet, or it has begun to be accepted again.
-        let may_change_soon = now.since(self.since) < YOUNG || self.accepted_in_a_row > 0;
+        // The authority's replicas may not know it yet, or it has begun to be accepted again. What another took the place of is not
+        // about to be made known to them.
+        let is_news = now.since(self.since) < YOUNG && self.superseded_at.is_none();
+        let may_change_soon = is_news || self.accepted_in_a_row > 0;
         if may_change_soon { YOUNG_AGAIN } else { grown(OLD_AGAIN, rejection.times) }
     }
 }
@@ -319,6 +321,20 @@ pub fn order(standings: &[Standing], now: Timestamp) -> Vec<usize> {
         )
     });
     order
+}
+
+/// Which of these, by its index, the next request of a user is to try first though it is not trusted: of those whose time has come
+/// the one that was tried longest ago. None where nothing is trusted: there would be nothing to fall back to. Nor a fallback that
+/// was rejected while one that is configured works: nobody waits for it to be taken again.
+pub fn trial(standings: &[Standing], now: Timestamp) -> Option<usize> {
+    if !standings.iter().any(Standing::is_trusted) {
+        return None;
+    }
+    let is_replaced = standings.iter().any(|one| one.superseded_at.is_none() && one.works(now));
+    let is_over = |one: &Standing| is_replaced && one.superseded_at.is_some() && one.rejection.is_some();
+    (0..standings.len())
+        .filter(|at| standings[*at].is_to_be_tried(now) && !is_over(&standings[*at]))
+        .min_by_key(|at| standings[*at].tried_at)
 }
 
 /// Which of these are fallbacks that are needed no longer: another took their place, and one of those that are configured works
@@ -482,6 +498,57 @@ mod tests {
         one.is_retired = true;
         assert!(!one.is_to_be_tried(later(100_000)));
         assert!(!trusted(0).is_to_be_tried(later(100_000)));
+    }
+
+    #[test]
+    fn a_fallback_that_was_rejected_is_not_tried_while_a_configured_one_works() {
+        let later = |seconds| NOW.plus(Duration::from_secs(seconds));
+        let proven_by_use = |mut one: Standing| {
+            one.ask_in_vain(NOW, InVain::ProvenByUse);
+            one
+        };
+        let rejected = |mut one: Standing| {
+            one.reject(NOW, &[], "no");
+            proven_by_use(one)
+        };
+        let fallback = |mut one: Standing| {
+            one.superseded_at = Some(NOW);
+            one
+        };
+        let gone = |mut one: Standing| {
+            one.expires_at = Some(NOW);
+            one
+        };
+        // The standings, and which is tried a minute later.
+        for (what, standings, expected) in [
+            ("it was removed at the authority", vec![trusted(0), fallback(rejected(new()))], None),
+            ("the content before, never seen", vec![trusted(0), fallback(proven_by_use(new()))], Some(1)),
+            ("a configured one that is not known yet", vec![trusted(0), rejected(new())], Some(1)),
+            ("the same behind a fallback", vec![rejected(new()), fallback(trusted(0))], Some(0)),
+            (
+                "only a fallback works",
+                vec![rejected(new()), fallback(trusted(0)), fallback(rejected(new()))],
+                Some(0),
+            ),
+            ("the configured one has expired", vec![gone(trusted(0)), fallback(rejected(new()))], Some(1)),
+            ("nothing works", vec![rejected(new()), fallback(rejected(new()))], None),
+            (
+                "beside it a new one",
+                vec![proven_by_use(new()), trusted(0), fallback(rejected(new()))],
+                Some(0),
+            ),
+        ] {
+            assert_eq!(trial(&standings, later(60)), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_fallback_that_was_rejected_is_asked_about_ever_more_rarely() {
+        let mut one = new();
+        one.superseded_at = Some(NOW);
+        one.reject(NOW, &[], "no");
+        let later = |seconds| NOW.plus(Duration::from_secs(seconds));
+        assert!(!one.is_to_be_asked_about(false, later(59)) && one.is_to_be_asked_about(false, later(60)));
     }
 
     #[test]

@@ -44,6 +44,9 @@ pub enum BlockReason {
 macro_rules! words {
     ($type:ty { $($variant:ident => $word:literal),+ $(,)? }) => {
         impl $type {
+            /// Every word there is.
+            pub const WORDS: &[&str] = &[$($word),+];
+
             /// The word in the contract.
             pub fn as_str(self) -> &'static str {
                 match self { $(<$type>::$variant => $word),+ }
@@ -112,6 +115,19 @@ impl Disposition {
         matches!(self, Disposition::Reauthorize(..) | Disposition::Blocked(_))
     }
 
+    /// Every word of [`Disposition::as_str`].
+    pub const WORDS: &[&str] = &[
+        "unavailable",
+        "reauthorize",
+        "blocked",
+        "credential_rejected",
+        "app_rejected",
+        "restart",
+        "caller_fault",
+        "outcome_unknown",
+        "bug",
+    ];
+
     /// The word used in metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -165,4 +181,38 @@ pub struct AuthorityFailure {
     pub answer: AuthorityError,
     /// The claims challenge that came with it, as JSON text: to be passed to the next sign-in.
     pub claims: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_disposition_s_word_is_in_the_list() {
+        let word = |one: Disposition| match one {
+            // A new one belongs in `WORDS` too.
+            Disposition::RetryAfter(_)
+            | Disposition::Reauthorize(..)
+            | Disposition::Blocked(_)
+            | Disposition::NextCredential
+            | Disposition::Misconfigured
+            | Disposition::Restart
+            | Disposition::CallerFault
+            | Disposition::OutcomeUnknown
+            | Disposition::Bug => one.as_str(),
+        };
+        let words = [
+            Disposition::RetryAfter(None),
+            Disposition::Reauthorize(ReauthReason::GrantExpired, GrantFate::Keep),
+            Disposition::Blocked(BlockReason::PolicyBlocked),
+            Disposition::NextCredential,
+            Disposition::Misconfigured,
+            Disposition::Restart,
+            Disposition::CallerFault,
+            Disposition::OutcomeUnknown,
+            Disposition::Bug,
+        ]
+        .map(word);
+        assert_eq!(words, Disposition::WORDS);
+    }
 }

@@ -12,6 +12,31 @@ use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::{Clock, Timestamp};
 
+/// Every word that an observer is told an operation by.
+pub const OPERATIONS: [&str; 21] = [
+    "ping",
+    "adopt",
+    "load",
+    "revision",
+    "commit",
+    "take_lease",
+    "extend_lease",
+    "release_lease",
+    "schedule",
+    "due",
+    "mark_used",
+    "floor",
+    "delete",
+    "list",
+    "put_pending",
+    "pending",
+    "take_pending",
+    "swap_pending",
+    "sealed",
+    "reseal",
+    "reseal_pending",
+];
+
 /// Is told of every operation of a store.
 pub trait StoreObserver: Send + Sync {
     /// One operation ended. `operation` is the method's name; a conflict or a "not found" is no error. An operation
@@ -46,6 +71,7 @@ impl<S: Store> Observed<S> {
         operation: &'static str,
         work: BoxFuture<'a, Result<T, StoreError>>,
     ) -> BoxFuture<'a, Result<T, StoreError>> {
+        debug_assert!(OPERATIONS.contains(&operation), "{operation} is not in the list of operations");
         Box::pin(async move {
             let start = self.clock.monotonic();
             let answer = work.await;

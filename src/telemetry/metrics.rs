@@ -16,9 +16,11 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::domain::connection::Status;
 use crate::domain::credential::CredentialState;
 use crate::domain::id::{AppName, CallerName};
 use crate::domain::time::Timestamp;
+use crate::domain::verdict::{BlockReason, Disposition, ReauthReason};
 
 /// From a cache hit (tens of microseconds) to a caller's longest wait (15 s).
 const REQUEST_BUCKETS: &[f64] = &[
@@ -392,13 +394,34 @@ impl Metrics {
         text
     }
 
-    /// An app is configured: its series begin at 0, so that the first event of each is an increase that is seen.
-    pub fn expect_app(&self, app: &AppName) {
+    /// These are all operations of a store: their series begin at 0.
+    pub fn expect_store_operations(&self, operations: &[&'static str]) {
+        for operation in operations {
+            let _at_zero = self.store_errors.with_label_values(&[operation]);
+            let _at_zero = self.store_operation_duration.with_label_values(&[operation]);
+        }
+    }
+
+    /// An app is configured, whose authority has these endpoints: its series begin at 0, so that the first event of each is an increase that is seen.
+    pub fn expect_app(&self, app: &AppName, endpoints: &[&'static str]) {
         let app = app.as_str();
-        let _at_zero = self.refreshes.with_label_values(&[app, "ok"]);
+        let outcomes = || Disposition::WORDS.iter().copied().chain(["ok"]);
         let _at_zero = self.refresh_duration.with_label_values(&[app]);
-        let _at_zero = self.authority_requests.with_label_values(&[app, "token", "ok"]);
-        let _at_zero = self.authority_request_duration.with_label_values(&[app, "token"]);
+        for outcome in outcomes() {
+            let _at_zero = self.refreshes.with_label_values(&[app, outcome]);
+        }
+        for endpoint in endpoints {
+            let _at_zero = self.authority_request_duration.with_label_values(&[app, endpoint]);
+            for outcome in outcomes() {
+                let _at_zero = self.authority_requests.with_label_values(&[app, endpoint, outcome]);
+            }
+        }
+        let active = (Status::Active.as_str(), "none");
+        let reauthorize = ReauthReason::WORDS.iter().map(|reason| ("needs_reauthorization", *reason));
+        let blocked = BlockReason::WORDS.iter().map(|reason| ("blocked", *reason));
+        for (status, reason) in reauthorize.chain(blocked).chain([active]) {
+            let _at_zero = self.verdicts.with_label_values(&[app, status, reason]);
+        }
     }
 
     /// Handles for one caller's requests for one app's tokens in one dialect, to be kept and reused.

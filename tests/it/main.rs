@@ -27,6 +27,7 @@ mod interop;
 mod keyring;
 mod launcher;
 mod main_job;
+mod metrics;
 mod operations;
 mod outbound;
 mod providers;

@@ -261,6 +261,46 @@ async fn a_secret_s_file_is_overwritten_before_the_authority_knows_the_new_one()
     load.end_without_a_failure("a secret's file is overwritten").await;
 }
 
+/// Without a tenant to ask in, users' requests prove a credential. A secret that the authority knows no more, and whose file holds
+/// another by now, is not tried in them for as long as it would be a fallback.
+#[tokio::test]
+async fn a_rejected_fallback_is_not_tried_in_users_requests() {
+    let plan = Plan::default()
+        .credentials("")
+        .app_lines("credentials_dir = \"credentials\"\n")
+        .file("credentials/2026-11.secret", CLIENT_SECRET);
+    let scene = Scene::start(plan).await;
+    let entra = &scene.world.entra;
+    let load = scene.load();
+    let new =
+        entra.add_secret(CLIENT_ID, "the-second-secret", Duration::ZERO, None).expect("room for one more");
+    entra.remove_secret(CLIENT_ID, CLIENT_SECRET).expect("removed");
+    scene.credential_is("2026-11", "rejected").await;
+    write_secret(&scene.file(".2026-11.secret.swp"), "the-second-secret");
+    std::fs::rename(scene.file(".2026-11.secret.swp"), scene.file("2026-11.secret")).expect("renamed");
+    scene.credential_is("2026-11", "in_use").await;
+    scene.credential_is("2026-11~before", "rejected").await;
+    // (Until then requests fail: nothing works.)
+    drop(load.end().await);
+    for name in scene.names.iter() {
+        for daemon in scene.daemons() {
+            while scene.world.token_at(daemon, name).await.status != 200 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+
+    let load = scene.load();
+    scene.taken();
+    // Longer than the pause between two tries of one that users' requests are to prove.
+    tokio::time::sleep(phase(7)).await;
+    let ledger = entra.take_ledger();
+    load.end_without_a_failure("a rejected fallback").await;
+    let calls = ledger.iter().filter(|call| call.grant_type.is_some());
+    let refused: Vec<_> = calls.clone().filter(|call| call.credential.as_ref() != Some(&new)).collect();
+    assert!(calls.count() > 20 && refused.is_empty(), "{refused:#?}");
+}
+
 /// What is wrong is refused with its reason, and nothing is lost by it.
 #[tokio::test]
 async fn a_wrong_secret_an_empty_file_and_a_bad_configuration_harm_nobody() {

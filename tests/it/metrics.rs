@@ -1,0 +1,62 @@
+//! What a daemon shows before anything has happened: a series that appears with its first event hides that event from `rate()` and
+//! `increase()`, and from every alert that stands on them.
+
+use std::collections::BTreeSet;
+
+use tokenward::authority::Endpoint;
+use tokenward::domain::verdict::{BlockReason, Disposition, ReauthReason};
+use tokenward::store::observed::OPERATIONS;
+
+use crate::world::Plan;
+
+#[tokio::test]
+async fn every_series_whose_labels_are_a_closed_set_is_there_at_0_from_the_start() {
+    let world = Plan::default().start().await;
+    let shown = world.metrics().await;
+    let series: BTreeSet<&str> = shown.lines().filter_map(|line| Some(line.rsplit_once(' ')?.0)).collect();
+
+    let mut expected: Vec<String> = Vec::new();
+    let mut expect = |series: String| expected.push(format!("tokenward_{series}"));
+    for operation in OPERATIONS {
+        expect(format!("store_errors_total{{operation=\"{operation}\"}}"));
+        expect(format!("store_operation_duration_seconds_count{{operation=\"{operation}\"}}"));
+    }
+    for outcome in Disposition::WORDS.iter().chain([&"ok"]) {
+        expect(format!("refreshes_total{{app=\"outlook\",outcome=\"{outcome}\"}}"));
+        for endpoint in Endpoint::WORDS {
+            expect(format!(
+                "authority_requests_total{{app=\"outlook\",endpoint=\"{endpoint}\",outcome=\"{outcome}\"}}"
+            ));
+        }
+    }
+    let verdict = |status: &str, reason: &str| {
+        format!("verdicts_total{{app=\"outlook\",reason=\"{reason}\",status=\"{status}\"}}")
+    };
+    expect(verdict("active", "none"));
+    ReauthReason::WORDS.iter().for_each(|reason| expect(verdict("needs_reauthorization", reason)));
+    BlockReason::WORDS.iter().for_each(|reason| expect(verdict("blocked", reason)));
+    for result in ["acquired", "held", "unreachable", "lost"] {
+        expect(format!("lease_attempts_total{{result=\"{result}\"}}"));
+    }
+    for result in ["hit", "miss", "stale"] {
+        expect(format!("token_cache_lookups_total{{result=\"{result}\"}}"));
+    }
+    for outcome in ["ok", "failed"] {
+        expect(format!("config_reloads_total{{outcome=\"{outcome}\"}}"));
+    }
+    for reason in ["listener_full", "peer_full", "handshake", "too_slow", "malformed"] {
+        expect(format!("http_connections_refused_total{{listener=\"public\",reason=\"{reason}\"}}"));
+    }
+    for name in ["audit_lost_total", "panics_total", "sweep_refreshes_total"] {
+        expect(name.to_owned());
+    }
+    let missing: Vec<_> = expected.iter().filter(|one| !series.contains(one.as_str())).collect();
+    assert!(missing.is_empty(), "{missing:#?}\n{shown}");
+
+    // What else is counted has a label that is not a closed set.
+    let counters = shown.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"));
+    let known = |name: &&str| expected.iter().any(|one| one.split('{').next() == Some(name));
+    let open: Vec<_> =
+        counters.filter(|name| name.starts_with("tokenward_")).filter(|name| !known(name)).collect();
+    assert_eq!(open, ["tokenward_http_requests_total", "tokenward_token_requests_total"]);
+}
