@@ -290,7 +290,10 @@ fn blocked_hint(reason: &str) -> String {
             "the user's organisation wants a managed device; its administrator can say which"
         }
         "app_not_in_tenant" => {
-            "the app is not present in the user's tenant: an administrator must approve it there"
+            "the app is absent, disabled or not licensed in the user's tenant: an administrator must approve or enable it there"
+        }
+        "tenant_gone" => {
+            "the authority does not know the user's tenant any more; where that stays so, delete the connection"
         }
         _ => "the user's organisation blocks this by policy; its administrator can say why",
     };

@@ -4,13 +4,14 @@
 //!
 //! 1. the HTTP status (anything but 4xx is the authority's trouble, never the grant's);
 //! 2. `error` values that say "later";
-//! 3. [`NUMBERS`], the AADSTS numbers that say more than, or something else than, the `error` they come with;
-//! 4. [`SUBERRORS`];
-//! 5. [`ERRORS`];
-//! 6. nothing known: later, and the operator is told.
+//! 3. [`TENANT_NUMBERS`], the AADSTS numbers for the state of one tenant, whatever `error` they come with;
+//! 4. [`NUMBERS`], the AADSTS numbers that say more than, or something else than, the `error` they come with;
+//! 5. [`SUBERRORS`];
+//! 6. [`ERRORS`];
+//! 7. nothing known: later, and the operator is told.
 //!
 //! Microsoft says that numbers and texts change without notice: an unknown number decides nothing. A rejected
-//! client credential (`invalid_client`) never becomes a verdict on a user, whatever number comes with it.
+//! client credential (`invalid_client`) never becomes a verdict on a user, whatever number of a user comes with it.
 
 use std::time::Duration;
 
@@ -18,10 +19,13 @@ use time::PrimitiveDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
+use super::clouds::Provider;
 use super::wire::{self, TokenError};
 use crate::domain::time::Timestamp;
+use crate::domain::verdict::BlockReason;
 use crate::domain::verdict::BlockReason::{
     AccountDisabled, AdminConsentRequired, AppNotInTenant, AssignmentRequired, DeviceRequired, PolicyBlocked,
+    TenantGone,
 };
 use crate::domain::verdict::Disposition::{
     self, Blocked, Bug, CallerFault, Misconfigured, NextCredential, Restart,
@@ -40,6 +44,17 @@ pub enum Asked {
     Refresh,
     /// A token of the app's own: there is no user to judge.
     ClientCredentials,
+}
+
+/// Whose question was refused: the same answer means another thing in an app of many tenants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Question {
+    /// What was being asked.
+    pub(super) asked: Asked,
+    /// Whose ways the authority has.
+    pub(super) provider: Provider,
+    /// The app is for a single tenant, so that what is wrong there is the operator's to mend.
+    pub(super) one_tenant: bool,
 }
 
 /// What the table says.
@@ -65,6 +80,22 @@ const DEAD_REVOKED: Disposition = Disposition::Reauthorize(GrantRevoked, Dead);
 /// The `error` values that mean "later" with whatever number beside them.
 const LATER_ERRORS: [&str; 3] = ["temporarily_unavailable", "server_error", "slow_down"];
 
+/// AADSTS numbers for the state of the tenant that the user belongs to. Entra sends them with several values of `error`
+/// (`invalid_client` and `unauthorized_client` among them) and statuses, so the number alone decides. In an app of many
+/// tenants each blocks that tenant's connections; where there is one tenant only, the operator must mend the app.
+#[rustfmt::skip]
+const TENANT_NUMBERS: &[(&[u32], BlockReason, &str)] = &[
+    (&[700016, 700011, 7000112, 7000229, 650052], AppNotInTenant, "the app is absent, disabled or not licensed in the tenant"),
+    (&[90002],                                    TenantGone,     "the authority does not know the tenant"),
+];
+
+/// AADSTS numbers for a client credential, where the `error` beside them is not sure to be `invalid_client`.
+#[rustfmt::skip]
+const CREDENTIAL_NUMBERS: &[u32] = &[
+    50012, 50027, 70021, 700020, 700021, 700023, 700024, 700026, 700027, 700030, 700211, 700212, 700213, 700229, 7000214,
+    7000215, 7000222, 7000274, 7000277, 1000502,
+];
+
 /// AADSTS numbers that decide, by the first of these rows that holds one of the answer's numbers. Meanings: the
 /// Entra error-code reference; MSAL's and Identity Web's sources for the rest.
 #[rustfmt::skip]
@@ -87,21 +118,20 @@ const NUMBERS: &[(&[u32], Disposition, &str)] = &[
     (&[50020, 500208, 50014, 50056, 50058, 50072, 50074, 50076, 50078, 50079, 50085, 50126, 50140, 50158, 50199,
        50097, 50129, 50155, 50187, 53004, 700003], SIGN_IN, "the authority wants to see the user"),
     // An administrator.
-    (&[90094, 90095, 90099], Blocked(AdminConsentRequired), "an administrator must approve the app"),
+    (&[90094, 90095, 90099, 900941], Blocked(AdminConsentRequired), "an administrator must approve the app"),
     (&[50105, 16000, 90072], Blocked(AssignmentRequired), "the user must be assigned or invited by an administrator"),
     (&[50057, 50053], Blocked(AccountDisabled), "the account is disabled or locked"),
     (&[53000, 53001, 530003], Blocked(DeviceRequired), "a managed device is required"),
     (&[50131, 53002, 53003, 53010, 53011, 530032, 530034, 530035, 500021, 500022, 500212, 500213, 1000031],
        Blocked(PolicyBlocked), "a policy of the tenant refuses"),
-    (&[700016, 700011], Blocked(AppNotInTenant), "the app is not present in the tenant"),
     // The registration.
     (&[7000218, 700025], Misconfigured, "the registration wants a credential where none was sent, or none where one was"),
-    (&[50011, 500011, 50049, 50059, 50128, 90019, 50146, 50194, 65005, 650052, 650054, 650056, 650057,
-       70005, 70007, 700054, 7000229, 90002, 900023, 90009, 900971, 9002331, 9002332, 900382, 900432],
+    (&[9002326, 9002327], Misconfigured, "the redirect URI is registered for a single-page application; register it as Web"),
+    (&[50011, 500011, 50049, 50059, 50128, 90019, 50146, 50194, 65005, 650054, 650056, 650057,
+       70005, 70007, 700054, 900023, 90009, 900971, 9002331, 9002332, 900382, 900432, 900439],
        Misconfigured, "the app's registration or its authority does not fit"),
     // A credential, where the `error` beside it is not sure to be `invalid_client`.
-    (&[50012, 50027, 70021, 700024, 700027, 700229, 7000214, 7000215, 7000222, 7000274, 7000277, 1000502],
-       NextCredential, "the app's credential was rejected"),
+    (CREDENTIAL_NUMBERS, NextCredential, "the app's credential was rejected"),
     // Ourselves.
     (&[70011, 28002], CallerFault, "a scope does not exist"),
     (&[28000, 28003, 700022, 700005, 50013, 500131, 500133, 50147, 501491, 90014, 900144], Bug,
@@ -143,19 +173,17 @@ const ERRORS: &[(&str, Disposition, &str)] = &[
     ("invalid_request",           Bug,            "the authority calls our request malformed"),
 ];
 
-/// What a refused token request means. `refusal` is none where the body said nothing that could be read;
-/// `one_tenant` is whether the app is for a single tenant, so that its absence there is the operator's to mend.
+/// What a refused token request means. `refusal` is none where the body said nothing that could be read.
 pub(super) fn token_error(
     status: u16,
     refusal: Option<&TokenError>,
     retry_after: Option<Duration>,
-    asked: Asked,
-    one_tenant: bool,
+    question: Question,
 ) -> Conclusion {
-    let mut conclusion = look_up(status, refusal, asked);
-    conclusion.disposition = match (conclusion.disposition, asked) {
+    let mut conclusion = look_up(status, refusal, question);
+    conclusion.disposition = match (conclusion.disposition, question.asked) {
         (Disposition::RetryAfter(ours), _) => Disposition::RetryAfter(ours.max(retry_after)),
-        (Blocked(AppNotInTenant), _) if one_tenant => Misconfigured,
+        (Blocked(AppNotInTenant | TenantGone), _) if question.one_tenant => Misconfigured,
         // Nobody signed in, so there is nobody to send to a sign-in.
         (Disposition::Reauthorize(..) | Blocked(_), Asked::ClientCredentials) => Misconfigured,
         // There is no grant yet: what would condemn one condemns this attempt. What only a person can mend stays.
@@ -170,7 +198,20 @@ pub(super) fn token_error(
     conclusion
 }
 
-fn look_up(status: u16, refusal: Option<&TokenError>, asked: Asked) -> Conclusion {
+/// Whether an answer that rejects a credential is sure to speak of it. In an app of many tenants Entra says `invalid_client`
+/// for what one tenant is to blame for, too; where the number is not one that is known for credentials, one tenant's word
+/// is not enough to think ill of what all of them use.
+pub(super) fn is_surely_the_credential(codes: &[u32], question: Question) -> bool {
+    // 70002 stands beside the number that says more, and says that credentials did not do.
+    let is_known = |code: &u32| CREDENTIAL_NUMBERS.contains(code) || *code == 70002;
+    question.provider != Provider::Entra
+        || question.one_tenant
+        || codes.is_empty()
+        || codes.iter().any(is_known)
+}
+
+fn look_up(status: u16, refusal: Option<&TokenError>, question: Question) -> Conclusion {
+    let Question { asked, provider, .. } = question;
     let says = |disposition, why| Conclusion { disposition, why };
     match status {
         408 | 425 | 429 => return says(LATER, "the authority is throttling or out of time"),
@@ -185,9 +226,18 @@ fn look_up(status: u16, refusal: Option<&TokenError>, asked: Asked) -> Conclusio
     if LATER_ERRORS.contains(&error) {
         return says(LATER, "the authority is unavailable for now");
     }
-    let row = NUMBERS.iter().find(|(numbers, ..)| refusal.codes.iter().any(|code| numbers.contains(code)));
+    let has = |numbers: &[u32]| refusal.codes.iter().any(|code| numbers.contains(code));
+    if let Some((_, reason, why)) = TENANT_NUMBERS.iter().find(|(numbers, ..)| has(numbers))
+        && !has(CREDENTIAL_NUMBERS)
+    {
+        return says(Blocked(*reason), why);
+    }
+    // At Entra this word is about the app and where it may be used, never about how it proved itself.
+    let is_of_the_app = provider == Provider::Entra && error == "unauthorized_client";
+    let row = NUMBERS.iter().find(|(numbers, ..)| has(numbers));
     if let Some((_, disposition, why)) = row
         && !(error == "invalid_client" && disposition.is_verdict())
+        && !(is_of_the_app && *disposition == NextCredential)
     {
         return match *disposition {
             // The number says why, and this word that it is final.
@@ -207,7 +257,8 @@ fn look_up(status: u16, refusal: Option<&TokenError>, asked: Asked) -> Conclusio
     }
     // 401 is for who could not prove itself (RFC 6749 §5.2), and Keycloak has this word for a wrong secret. It has it as well for an
     // app that may not have tokens of its own, so it says nothing when it is asked for one.
-    if status == 401 && error == "unauthorized_client" && asked != Asked::ClientCredentials {
+    if status == 401 && error == "unauthorized_client" && !is_of_the_app && asked != Asked::ClientCredentials
+    {
         return says(NextCredential, "the app's credential was rejected");
     }
     match ERRORS.iter().find(|(word, ..)| *word == error) {
@@ -392,8 +443,11 @@ mod tests {
                     HttpAnswer { status, headers: Default::default(), body: body(case, &codes).into() };
                 let refusal = wire::refusal(&answer);
                 let after = case["retry_after"].as_str().and_then(|value| retry_after(value, NOW));
-                let says =
-                    |asked, one| words(token_error(status, refusal.as_ref(), after, asked, one).disposition);
+                let of = |asked, provider, one_tenant| {
+                    let question = Question { asked, provider, one_tenant };
+                    token_error(status, refusal.as_ref(), after, question).disposition
+                };
+                let says = |asked, one_tenant| words(of(asked, Provider::Entra, one_tenant));
                 let expect = |key: &str, got: String| {
                     if let Some(expected) = case[key].as_str() {
                         assert_eq!(got, expected, "{key}: {} {codes:?}", case["case"]);
@@ -403,15 +457,14 @@ mod tests {
                 expect("redeem", says(Asked::Redeem, false));
                 expect("refresh_one_tenant", says(Asked::Refresh, true));
                 expect("client_credentials", says(Asked::ClientCredentials, false));
-                // Nobody's sign-in can mend what no user began, and no redemption condemns a grant.
-                let own = token_error(status, refusal.as_ref(), after, Asked::ClientCredentials, false);
-                assert!(!own.disposition.is_verdict(), "{}", case["case"]);
-                let redeemed = token_error(status, refusal.as_ref(), after, Asked::Redeem, false);
-                assert!(
-                    !matches!(redeemed.disposition, Disposition::Reauthorize(_, Dead)),
-                    "{}",
-                    case["case"]
-                );
+                expect("refresh_openid", words(of(Asked::Refresh, Provider::OpenId, false)));
+                for provider in [Provider::Entra, Provider::OpenId] {
+                    // Nobody's sign-in can mend what no user began, and no redemption condemns a grant.
+                    let own = of(Asked::ClientCredentials, provider, false);
+                    assert!(!own.is_verdict(), "{}", case["case"]);
+                    let redeemed = of(Asked::Redeem, provider, false);
+                    assert!(!matches!(redeemed, Disposition::Reauthorize(_, Dead)), "{}", case["case"]);
+                }
             }
         }
     }
@@ -419,10 +472,84 @@ mod tests {
     #[test]
     fn no_number_stands_in_two_rows() {
         let mut seen = std::collections::HashSet::new();
-        for (numbers, ..) in NUMBERS {
+        let numbers = NUMBERS.iter().map(|(numbers, ..)| numbers);
+        for numbers in TENANT_NUMBERS.iter().map(|(numbers, ..)| numbers).chain(numbers) {
             for number in *numbers {
                 assert!(seen.insert(number), "{number}");
             }
+        }
+    }
+
+    /// One tenant's state, by whatever `error` and status it comes: seen with 7000112 as `unauthorized_client` and 401,
+    /// with 650052 and 7000229 as `invalid_client`.
+    #[test]
+    fn a_tenants_state_blocks_that_tenant_whatever_error_and_status_say() {
+        let rows = [
+            (700_016, "blocked app_not_in_tenant"),
+            (700_011, "blocked app_not_in_tenant"),
+            (7_000_112, "blocked app_not_in_tenant"),
+            (7_000_229, "blocked app_not_in_tenant"),
+            (650_052, "blocked app_not_in_tenant"),
+            (90002, "blocked tenant_gone"),
+        ];
+        let errors =
+            ["unauthorized_client", "invalid_client", "invalid_request", "invalid_tenant", "invalid_grant"];
+        for (code, expected) in rows {
+            for error in errors {
+                for status in [400, 401, 403] {
+                    let refusal = TokenError {
+                        error: Some(error.to_owned()),
+                        codes: vec![code],
+                        ..TokenError::default()
+                    };
+                    let says = |one_tenant, asked| {
+                        let question = Question { asked, provider: Provider::Entra, one_tenant };
+                        words(token_error(status, Some(&refusal), None, question).disposition)
+                    };
+                    let case = format!("{code} {error} {status}");
+                    assert_eq!(says(false, Asked::Refresh), expected, "{case}");
+                    assert_eq!(says(false, Asked::Redeem), expected, "{case}");
+                    assert_eq!(says(true, Asked::Refresh), "misconfigured", "{case}: of one tenant");
+                    assert_eq!(says(false, Asked::ClientCredentials), "misconfigured", "{case}: nobody's");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn unauthorized_client_never_speaks_of_a_credential_at_entra() {
+        let every = CREDENTIAL_NUMBERS.iter().chain(&[999_999]).map(|code| vec![*code]);
+        for codes in every.chain([Vec::new()]) {
+            for status in [400, 401, 403] {
+                for asked in [Asked::Redeem, Asked::Refresh, Asked::ClientCredentials] {
+                    for one_tenant in [false, true] {
+                        let (error, codes) = (Some("unauthorized_client".to_owned()), codes.clone());
+                        let refusal = TokenError { error, codes, ..TokenError::default() };
+                        let question = Question { asked, provider: Provider::Entra, one_tenant };
+                        let says = token_error(status, Some(&refusal), None, question).disposition;
+                        assert_ne!(says, NextCredential, "{refusal:?} {status} {asked:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_tenants_invalid_client_is_surely_the_credentials_only_with_a_number_of_it() {
+        let many = Question { asked: Asked::Refresh, provider: Provider::Entra, one_tenant: false };
+        let rows: [(&[u32], bool); 6] = [
+            (&[], true),
+            (&[7_000_215], true),
+            (&[70002], true),
+            (&[999_999, 7_000_222], true),
+            (&[999_999], false),
+            (&[50173], false),
+        ];
+        for (codes, expected) in rows {
+            assert_eq!(is_surely_the_credential(codes, many), expected, "{codes:?}");
+            assert!(is_surely_the_credential(codes, Question { one_tenant: true, ..many }), "{codes:?}");
+            let openid = Question { provider: Provider::OpenId, ..many };
+            assert!(is_surely_the_credential(codes, openid), "{codes:?}");
         }
     }
 

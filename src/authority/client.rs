@@ -14,16 +14,17 @@ use zeroize::Zeroizing;
 
 use super::cache::{Kept, Used};
 use super::classify::{self, Asked};
-use super::client_auth::{ClientCredential, Proving, SecretMethod};
+use super::client_auth::{ClientCredential, SecretMethod};
 use super::clouds::{GRAPH, Provider, TenantPath, Tenants, UnknownTenant, cloud_of, is_tenant_name};
 use super::credential_set::{CredentialSet, Member};
 use super::discovery::{Expected, Metadata};
-use super::http::{HttpAnswer, HttpClient, HttpFailure, HttpFault, Roots, RootsFault, authorization};
+use super::http::{HttpAnswer, HttpClient, HttpFailure, HttpFault, Roots, RootsFault};
 use super::id_token::{IdTokenFault, Rules, UnverifiedToken};
 use super::jwks::KeySet;
 use super::observer::{AuthorityEvent, AuthorityObserver, Endpoint};
 use super::text::{one_line, trace_word};
 use super::token_answer::{self, TokenSuccess, Unusable};
+use super::token_call::TokenCall;
 use super::url::{CheckedUrl, UrlFault};
 use super::way_out::Outbound;
 use super::wire::{self, MAX_CLAIMS, Object, TokenError};
@@ -164,18 +165,18 @@ pub struct ClientToken {
 
 /// An OpenID authority, Entra or any other, with one app's credentials. Made once per app.
 pub struct OpenIdAuthority {
-    config: AuthorityConfig,
+    pub(super) config: AuthorityConfig,
     expected: Expected,
     document_url: CheckedUrl,
     naming: ScopeNaming,
     tenants: Tenants,
-    one_tenant: bool,
+    pub(super) one_tenant: bool,
     may_replay: bool,
     http: HttpClient,
     metadata: Kept<Metadata>,
     keys: Kept<KeySet>,
     credentials: ArcSwap<CredentialSet>,
-    parts: AuthorityParts,
+    pub(super) parts: AuthorityParts,
 }
 
 impl OpenIdAuthority {
@@ -423,7 +424,9 @@ impl OpenIdAuthority {
         if !scopes.is_empty() {
             fields.push(("scope", plain(scopes.wire())));
         }
-        let call = TokenCall { doing, asked: Asked::ClientCredentials, endpoint, fields, candidates, is_use };
+        let tenant = tenant.map(str::to_owned);
+        let asked = Asked::ClientCredentials;
+        let call = TokenCall { doing, asked, endpoint, fields, candidates, is_use, tenant };
         let Tokens { success, requested_at, .. } = self.token_call(&metadata, call).await?.usable(doing)?;
         Ok(ClientToken { access_token: success.access_token, requested_at, expires_in: success.expires_in })
     }
@@ -521,97 +524,12 @@ impl OpenIdAuthority {
         }
     }
 
-    /// Sends one token request with each candidate in turn until one is not rejected.
-    async fn token_call(&self, metadata: &Metadata, call: TokenCall) -> Result<Answered, AuthorityFailure> {
-        let doing = call.doing;
-        let deadline = self.parts.clock.monotonic().saturating_add(self.config.timeout);
-        let mut last =
-            ours(doing, Disposition::NextCredential, "the app has no client credential".to_owned());
-        for (at, member) in call.candidates.iter().enumerate() {
-            let credential = member.credential();
-            let proving = Proving {
-                client_id: &self.config.client_id,
-                provider: self.provider(),
-                metadata,
-                token_endpoint: call.endpoint.as_str(),
-                secret_method: self.config.token_endpoint_auth_method,
-                clock: &*self.parts.clock,
-                random: &*self.parts.random,
-            };
-            let left = deadline.saturating_sub(self.parts.clock.monotonic());
-            let proof = tokio::select! {
-                biased;
-                proof = credential.prove(&proving) => proof,
-                // A file on a mount that hangs.
-                () = self.parts.clock.sleep(left) => Err("what it is made from could not be read in time".to_owned()),
-            };
-            let proof = match proof {
-                Ok(proof) => proof,
-                Err(cause) => {
-                    let is_news = member.reject(&[], &cause, self.parts.clock.now());
-                    let id = member.label();
-                    self.observe(AuthorityEvent::CredentialUnusable { id, cause: &cause, is_news });
-                    let cause = format!("the credential {id} cannot be used: {cause}");
-                    last = ours(doing, Disposition::NextCredential, cause);
-                    continue;
-                }
-            };
-            let mut form = Form::new();
-            for (name, value) in &call.fields {
-                form.add(name, value);
-            }
-            if proof.client_id_in_form {
-                form.add("client_id", &self.config.client_id);
-            }
-            for (name, value) in &proof.fields {
-                form.add(name, value);
-            }
-            let mut headers = HeaderMap::new();
-            if let Some((name, value)) = proof.authorization.as_deref().and_then(|value| authorization(value))
-            {
-                headers.insert(name, value);
-            }
-            let left = deadline.saturating_sub(self.parts.clock.monotonic());
-            let result = self.exchange(&call, headers, form, left).await;
-            match result {
-                Ok(answered) => {
-                    // (A page that calls itself a success proves nothing.)
-                    if !matches!(&answered.read, Err(Unusable { refresh_token: None, .. })) {
-                        let is_news = member.accept(call.is_use, self.parts.clock.now());
-                        self.observe(AuthorityEvent::CredentialAccepted { id: member.label(), is_news });
-                    }
-                    return Ok(answered);
-                }
-                Err(failure) if failure.disposition == Disposition::NextCredential => {
-                    let codes = &failure.answer.error_codes;
-                    let is_news = member.reject(codes, &failure.cause, self.parts.clock.now());
-                    self.observe(AuthorityEvent::CredentialRejected { id: member.label(), codes, is_news });
-                    last = failure;
-                }
-                // One that nobody has seen work may be what is refused, whatever words another provider has for that.
-                Err(failure)
-                    if !member.is_trusted()
-                        && at + 1 < call.candidates.len()
-                        && matches!(
-                            failure.disposition,
-                            Disposition::Misconfigured | Disposition::CallerFault | Disposition::Bug
-                        ) =>
-                {
-                    member.ask_in_vain(InVain::ProvenByUse, self.parts.clock.now());
-                    last = failure;
-                }
-                Err(failure) => return Err(failure),
-            }
-        }
-        Err(last)
-    }
-
     /// One token request and its answer.
-    async fn exchange(
+    pub(super) async fn exchange(
         &self,
         call: &TokenCall,
         mut headers: HeaderMap,
-        form: Form,
+        form: Zeroizing<String>,
         limit: Duration,
     ) -> Result<Answered, AuthorityFailure> {
         let doing = call.doing;
@@ -620,7 +538,7 @@ impl OpenIdAuthority {
             headers.insert(HeaderName::from_static("client-request-id"), value);
         }
         let began = self.parts.clock.monotonic();
-        let answered = self.http.post(&call.endpoint, headers, form.finish(), limit).await;
+        let answered = self.http.post(&call.endpoint, headers, form, limit).await;
         // Lives are counted by whoever gives the tokens, so its clock is the one to go by.
         if let Ok(answer) = &answered
             && let Some(date) = answer.header("date").and_then(classify::http_date)
@@ -671,7 +589,7 @@ impl OpenIdAuthority {
         let refusal = wire::refusal(answer);
         let after = self.retry_after(answer);
         let conclusion =
-            classify::token_error(answer.status, refusal.as_ref(), after, call.asked, self.one_tenant);
+            classify::token_error(answer.status, refusal.as_ref(), after, self.question_of(call));
         let TokenError { error, suberror, codes, trace_id, correlation_id, claims, description } =
             refusal.unwrap_or_default();
         if let Some(description) = description {
@@ -708,7 +626,7 @@ impl OpenIdAuthority {
         self.observe(AuthorityEvent::Request { endpoint, outcome, duration });
     }
 
-    fn observe(&self, event: AuthorityEvent<'_>) {
+    pub(super) fn observe(&self, event: AuthorityEvent<'_>) {
         self.parts.observer.observe(event);
     }
 
@@ -766,7 +684,8 @@ impl OpenIdAuthority {
         }
         let endpoint = metadata.token_endpoint.clone();
         let candidates = self.credentials().candidates(self.parts.clock.now());
-        let call = TokenCall { doing, asked: Asked::Redeem, endpoint, fields, candidates, is_use: true };
+        let asked = Asked::Redeem;
+        let call = TokenCall { doing, asked, endpoint, fields, candidates, is_use: true, tenant: None };
         let mut tokens = self.token_call(&metadata, call).await?.usable(doing)?;
 
         let ids = tokens.ids.clone();
@@ -794,7 +713,8 @@ impl OpenIdAuthority {
         }
         let endpoint = metadata.token_endpoint.clone();
         let candidates = self.credentials().candidates(self.parts.clock.now());
-        let call = TokenCall { doing, asked: Asked::Refresh, endpoint, fields, candidates, is_use: true };
+        let (asked, tenant) = (Asked::Refresh, request.account.tid.clone());
+        let call = TokenCall { doing, asked, endpoint, fields, candidates, is_use: true, tenant };
         let answered = self.token_call(&metadata, call).await.map_err(used_all_the_same)?;
         // Without a refresh token in a whole answer the one that was sent stays in force.
         let is_settled = matches!(&answered.read, Err(Unusable { is_whole: true, refresh_token: None, .. }));
@@ -1035,20 +955,9 @@ impl Authority for OpenIdAuthority {
     }
 }
 
-/// One token request before a credential is added.
-struct TokenCall {
-    doing: &'static str,
-    asked: Asked,
-    endpoint: CheckedUrl,
-    fields: Vec<(&'static str, Zeroizing<String>)>,
-    candidates: Vec<Arc<Member>>,
-    /// Somebody wants the token: it is no proof only.
-    is_use: bool,
-}
-
 /// A token request's success.
-struct Answered {
-    read: Result<TokenSuccess, Unusable>,
+pub(super) struct Answered {
+    pub(super) read: Result<TokenSuccess, Unusable>,
     requested_at: Timestamp,
     /// The authority's ids of it.
     ids: AuthorityError,
@@ -1111,7 +1020,7 @@ fn used_all_the_same(failure: AuthorityFailure) -> AuthorityFailure {
 const LATER: Disposition = Disposition::RetryAfter(None);
 
 /// A failure with no answer of the authority behind it.
-fn ours(doing: &'static str, disposition: Disposition, cause: String) -> AuthorityFailure {
+pub(super) fn ours(doing: &'static str, disposition: Disposition, cause: String) -> AuthorityFailure {
     AuthorityFailure { doing, cause, disposition, answer: AuthorityError::default(), claims: None }
 }
 
@@ -1141,29 +1050,4 @@ fn request_id(random: &dyn Random) -> String {
     bytes[8] = (bytes[8] & 0x3f) | 0x80;
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
-}
-
-/// An `application/x-www-form-urlencoded` body that is wiped when dropped.
-struct Form(Zeroizing<String>);
-
-impl Form {
-    fn new() -> Self {
-        // Room for the largest refresh token and assertion, so that no outgrown buffer stays behind.
-        Form(Zeroizing::new(String::with_capacity(64 * 1024)))
-    }
-
-    fn add(&mut self, name: &str, value: &str) {
-        if !self.0.is_empty() {
-            self.0.push('&');
-        }
-        self.0.push_str(name);
-        self.0.push('=');
-        for piece in form_urlencoded::byte_serialize(value.as_bytes()) {
-            self.0.push_str(piece);
-        }
-    }
-
-    fn finish(self) -> Zeroizing<String> {
-        self.0
-    }
 }

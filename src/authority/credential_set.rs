@@ -75,6 +75,11 @@ impl Member {
         self.standing().reject(now, codes, cause)
     }
 
+    /// It was refused for this tenant or account, in words that may be about that one. True when that makes `enough` of them.
+    pub(super) fn doubt(&self, who: &str, enough: usize) -> bool {
+        self.standing().doubt(who, enough)
+    }
+
     /// It was asked about, and the answer says nothing about it.
     pub(super) fn ask_in_vain(&self, why: InVain, now: Timestamp) {
         self.standing().ask_in_vain(now, why);

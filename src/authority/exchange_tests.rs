@@ -195,11 +195,20 @@ impl World {
     }
 
     async fn refresh_with(&self, claims: Option<&str>) -> Result<TokenAnswer, AuthorityFailure> {
+        self.refresh_in(TENANT_A, claims).await
+    }
+
+    /// For a user of this tenant.
+    async fn refresh_of(&self, tenant: &str) -> Result<TokenAnswer, AuthorityFailure> {
+        self.refresh_in(tenant, None).await
+    }
+
+    async fn refresh_in(&self, tenant: &str, claims: Option<&str>) -> Result<TokenAnswer, AuthorityFailure> {
         let scopes = self.authority.scope_naming().scopes("Mail.Read offline_access openid").expect("scopes");
         let account = Account {
-            iss: format!("{}/{TENANT_A}/v2.0", self.server.origin()),
+            iss: format!("{}/{tenant}/v2.0", self.server.origin()),
             sub: "s".into(),
-            tid: Some(TENANT_A.into()),
+            tid: Some(tenant.into()),
             oid: Some(USER.into()),
             username: None,
         };
@@ -1590,16 +1599,94 @@ async fn a_trial_that_is_refused_in_other_words_falls_back_within_the_request() 
     assert_eq!(world.in_use().as_deref(), Some("old"));
 }
 
+/// Whatever a provider says to a secret that is wrong: the user's request is served, and the new secret does not stay `new`.
+#[tokio::test]
+async fn a_trial_falls_back_whatever_it_is_refused_with_and_then_counts_as_rejected() {
+    let empty = |status| move || Reply::Answer { status, headers: Vec::new(), body: String::new() };
+    let says = |status, error: &'static str| move || Reply::json(status, &json!({ "error": error }));
+    let page = || {
+        let headers = vec![("content-type", "text/html".to_owned())];
+        Reply::Answer { status: 403, headers, body: "<html>".to_owned() }
+    };
+    type Make = Box<dyn Fn() -> Reply + Send>;
+    let rows: Vec<(&str, Make)> = vec![
+        ("an empty 400", Box::new(empty(400))),
+        ("an empty 401", Box::new(empty(401))),
+        ("a page", Box::new(page)),
+        ("invalid_client", Box::new(says(401, "invalid_client"))),
+        ("invalid_request", Box::new(says(400, "invalid_request"))),
+        ("unauthorized_client", Box::new(says(403, "unauthorized_client"))),
+        ("access_denied", Box::new(says(400, "access_denied"))),
+        ("an unknown error", Box::new(says(400, "a_word_of_tomorrow"))),
+        ("a user's", Box::new(says(400, "invalid_grant"))),
+        ("a failure of its own", Box::new(empty(500))),
+    ];
+    for (case, refusal) in rows {
+        let world = World::openid();
+        world.redeem().await.expect("tokens");
+        let wanted = world.token_requests()[0].header("authorization").expect("a secret").to_owned();
+        world.answer_tokens(move |_, seen| match seen.header("authorization") {
+            Some(sent) if sent == wanted => {
+                Reply::json(200, &json!({ "token_type": "Bearer", "access_token": "AT", "expires_in": 3600 }))
+            }
+            _ => refusal(),
+        });
+        world.replace(vec![secret("one", "a:b c"), secret("new", "wrong")]);
+        assert!(!world.authority.prove_credentials().await, "its document offers no token of the app's own");
+        let before = world.token_requests().len();
+        world.refresh().await.unwrap_or_else(|failure| panic!("{case}: {failure}"));
+        assert_eq!(world.token_requests().len(), before + 2, "{case}: the new one is tried, and gives way");
+        assert_eq!(world.in_use().as_deref(), Some("one"), "{case}");
+        assert!(world.ledger.has("rejected new []"), "{case}: {:?}", world.ledger.lines());
+        // It is tried again, ever more rarely: once in the next minute's eight requests after its first quarter of an hour.
+        world.clock.advance(1000);
+        world.refresh().await.expect("tokens");
+        let before = world.token_requests().len();
+        for _ in 0..8 {
+            world.clock.advance(6);
+            world.refresh().await.expect("tokens");
+        }
+        assert_eq!(world.token_requests().len(), before + 8, "{case}");
+    }
+}
+
+/// What the authority says to a code or a grant is not asked about twice where nothing is tried.
+#[tokio::test]
+async fn a_code_that_is_refused_as_such_is_sent_once() {
+    let world = World::with("/common/v2.0", entra_script(), vec![secret("a", "1"), secret("b", "2")], |_| {});
+    world.answer_tokens(|_, _| refused(400, "invalid_grant", 54005));
+    assert_eq!(failed(world.redeem().await).disposition, Disposition::Restart);
+    assert_eq!(world.token_requests().len(), 1);
+}
+
+/// `invalid_client` for what may be one tenant's state: callers there are told, and the credential stands as it did until a
+/// second tenant is told the same.
+#[tokio::test]
+async fn one_tenants_word_does_not_reject_a_credential() {
+    let world = World::entra();
+    world.refresh().await.expect("tokens");
+    world.answer_tokens(|_, _| refused(401, "invalid_client", 999_999));
+    for _ in 0..3 {
+        assert_eq!(failed(world.refresh_of(TENANT_A).await).disposition, Disposition::NextCredential);
+    }
+    assert!(!world.ledger.has("rejected one [999999]"));
+    world.answer_tokens(|origin, _| Reply::json(200, &tokens(&entra_claims(origin))));
+    world.refresh().await.expect("tokens");
+    world.answer_tokens(|_, _| refused(401, "invalid_client", 999_999));
+    assert_eq!(failed(world.refresh_of(TENANT_B).await).disposition, Disposition::NextCredential);
+    assert!(!world.ledger.has("rejected one [999999]"), "it was taken in between");
+    assert_eq!(failed(world.refresh_of(TENANT_A).await).disposition, Disposition::NextCredential);
+    assert!(world.ledger.has("rejected one [999999]"));
+}
+
 #[tokio::test]
 async fn keycloak_s_words_for_a_rejected_secret_have_the_next_one_tried_at_once() {
-    let world =
-        World::with("/common/v2.0", entra_script(), vec![secret("wrong", "w"), secret("one", "o")], |_| {});
-    world.answer_tokens(|origin, seen| match seen.field("client_secret") {
-        Some("o") => Reply::json(200, &tokens(&entra_claims(origin))),
-        _ => Reply::json(401, &json!({ "error": "unauthorized_client" })),
-    });
+    let world = World::openid();
     world.redeem().await.expect("tokens");
-    assert_eq!(world.in_use().as_deref(), Some("one"));
+    world.answer_tokens(|_, _| Reply::json(401, &json!({ "error": "unauthorized_client" })));
+    let failure = failed(world.refresh().await);
+    assert_eq!(failure.disposition, Disposition::NextCredential);
+    assert!(world.ledger.has("rejected one []"), "it is no longer trusted");
 }
 
 #[tokio::test]

@@ -28,6 +28,7 @@ mod observer;
 mod testing;
 mod text;
 mod token_answer;
+mod token_call;
 mod url;
 mod way_out;
 #[cfg(test)]

@@ -78,6 +78,8 @@ pub struct Standing {
     pub tried_at: Option<Timestamp>,
     /// The authority does not let the app ask for a token of its own: only a user's request can prove it.
     pub is_proven_by_use: bool,
+    /// Whose requests it was refused for, since it was last taken, in words that need not be about it.
+    pub doubts: Vec<String>,
 }
 
 /// Why a question said nothing about the credential.
@@ -153,6 +155,7 @@ impl Standing {
             hold: Duration::ZERO,
             tried_at: None,
             is_proven_by_use: false,
+            doubts: Vec::new(),
         }
     }
 
@@ -196,6 +199,7 @@ impl Standing {
         let before = self.is_trusted();
         self.accepted_at = Some(now);
         self.answered(now);
+        self.doubts.clear();
         self.accepted_in_a_row = self.accepted_in_a_row.saturating_add(1);
         if self.accepted_in_a_row >= TRUST_AGAIN {
             self.rejection = None;
@@ -216,6 +220,16 @@ impl Standing {
         self.trusted_since = None;
         self.answered(now);
         is_news
+    }
+
+    /// It was refused for one of those who use it, in words that may as well be about that one: a tenant, an account. True when
+    /// that makes `enough` different ones, with nothing taken in between.
+    pub fn doubt(&mut self, who: &str, enough: usize) -> bool {
+        if self.doubts.len() >= enough || self.doubts.iter().any(|known| known == who) {
+            return false;
+        }
+        self.doubts.push(who.to_owned());
+        self.doubts.len() == enough
     }
 
     fn answered(&mut self, now: Timestamp) {
@@ -383,6 +397,18 @@ mod tests {
         assert!(!standing.reject(NOW, &[7_000_215], "wrong secret"), "it flaps");
         assert!(!standing.accept(NOW) && !standing.accept(NOW) && standing.accept(NOW));
         assert!(standing.is_trusted());
+    }
+
+    #[test]
+    fn doubts_of_different_ones_add_up_until_it_is_taken_again() {
+        let mut standing = trusted(0);
+        assert!(!standing.doubt("a", 2));
+        assert!(!standing.doubt("a", 2), "one tenant, however often");
+        assert!(standing.doubt("b", 2));
+        assert!(!standing.doubt("c", 2), "said once");
+        standing.accept(NOW);
+        assert!(!standing.doubt("b", 2), "it was taken in between");
+        assert!(standing.doubt("a", 2));
     }
 
     #[test]

@@ -37,8 +37,10 @@ pub enum BlockReason {
     DeviceRequired,
     /// Conditional access or another policy refuses.
     PolicyBlocked,
-    /// The app is not present in the user's tenant.
+    /// The app is absent, disabled or not licensed in the user's tenant.
     AppNotInTenant,
+    /// The authority does not know the user's tenant any more.
+    TenantGone,
 }
 
 macro_rules! words {
@@ -75,6 +77,7 @@ words!(BlockReason {
     DeviceRequired => "device_required",
     PolicyBlocked => "policy_blocked",
     AppNotInTenant => "app_not_in_tenant",
+    TenantGone => "tenant_gone",
 });
 
 /// What becomes of the stored grant on a [`Disposition::Reauthorize`].
@@ -165,6 +168,14 @@ pub struct AuthorityError {
     /// Entra's id of this request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
+}
+
+impl AuthorityError {
+    /// Whether the authority answered what it was asked, with a no: it is there and works. (A 4xx, but those that say that it
+    /// is out of time or throttles.)
+    pub fn is_refusal(&self) -> bool {
+        self.status.is_some_and(|status| matches!(status, 400..=499) && !matches!(status, 408 | 425 | 429))
+    }
 }
 
 /// A call to the authority that did not yield what was asked.

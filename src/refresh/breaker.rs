@@ -5,6 +5,9 @@
 //!
 //! A breaker that is open refuses until its time has come; then one call goes through as a probe, and the rest are refused
 //! until that one's end: an outage is asked about by one connection, and a repair lets everybody in at once.
+//!
+//! What one tenant's calls come to is that tenant's. Only that the app itself is rejected is everybody's, and that takes the word
+//! of two tenants with nothing having worked in between.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,7 +25,7 @@ const FAILURES_TO_OPEN: u32 = 5;
 const FIRST_OPEN: Duration = Duration::from_millis(500);
 /// A repair shows within this time.
 const LONGEST_OPEN: Duration = Duration::from_secs(4);
-/// While the authority rejects the app itself every connection waits this long for one of them to try.
+/// While the authority rejects the app itself every connection that it is rejected for waits this long for one of them to try.
 const APP_REJECTED: Duration = Duration::from_secs(2);
 /// What those are told to wait who come while a probe is under way.
 const WHILE_PROBED: Duration = Duration::from_secs(1);
@@ -43,6 +46,8 @@ struct Breaker {
     failures: u32,
     open: Option<Open>,
     calls: Option<Arc<Semaphore>>,
+    /// Of the whole app: the tenant for which it was rejected since anything worked.
+    rejected_for: Option<String>,
 }
 
 struct Open {
@@ -62,9 +67,11 @@ pub(super) enum Admission {
 /// What a call's end says about the authority, beyond the one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// It answered about the grant: it works, and so does the app's credential.
+    /// It gave a token, or answered about the grant: it works, and so does the app's credential.
     Answered,
-    /// It failed, as it may for anybody.
+    /// It answered something else about this one request: it works, and nothing more is known.
+    Refused,
+    /// It did not answer, or said that it cannot: it may be like that for anybody.
     Failed,
     /// It asked to be left alone for so long.
     Throttled(Duration),
@@ -110,7 +117,15 @@ impl Breakers {
 
     /// What made an authority reject this app was mended: the next call may be made.
     pub(super) fn forgive_app(&self, app: &AppName) {
-        close(&mut self.parts(), &[(app.clone(), None)]);
+        let mut parts = self.parts();
+        let is_rejected = |breaker: &Breaker| {
+            let open = breaker.open.as_ref();
+            open.is_some_and(|open| matches!(&*open.why, Failure::Authority(why) if why.disposition == Disposition::NextCredential))
+        };
+        let of_app = parts.iter().filter(|(part, breaker)| part.0 == *app && is_rejected(breaker));
+        let mut mended: Vec<Part> = of_app.map(|(part, _)| part.clone()).collect();
+        mended.push((app.clone(), None));
+        close(&mut parts, &mended);
     }
 
     /// Takes note of how a call ended that was let through.
@@ -130,8 +145,20 @@ impl Breakers {
             Ended::Answered => close(&mut parts, &[whole, part]),
             Ended::AppRejected => {
                 make_room(&mut parts);
-                parts.entry(whole).or_default().open = open(now + APP_REJECTED);
-                unprobe(&mut parts, &part);
+                parts.entry(part).or_default().open = open(now + APP_REJECTED);
+                let breaker = parts.entry(whole).or_default();
+                let tenant = tenant.unwrap_or_default();
+                let of_another = breaker.rejected_for.as_ref().is_some_and(|other| other != tenant);
+                if of_another || breaker.open.is_some() {
+                    breaker.open = open(now + APP_REJECTED);
+                }
+                breaker.rejected_for.get_or_insert_with(|| tenant.to_owned());
+            }
+            // An app that is rejected would be answered before its request is looked at, but not by everybody in the same
+            // words: the whole app's breaker is left as it is.
+            Ended::Refused => {
+                close(&mut parts, &[part]);
+                unprobe(&mut parts, &whole);
             }
             Ended::Throttled(asked) => {
                 make_room(&mut parts);
@@ -226,6 +253,7 @@ fn close(parts: &mut BTreeMap<Part, Breaker>, which: &[Part]) {
         if let Some(breaker) = parts.get_mut(part) {
             breaker.failures = 0;
             breaker.open = None;
+            breaker.rejected_for = None;
         }
     }
 }
@@ -240,7 +268,9 @@ fn unprobe(parts: &mut BTreeMap<Part, Breaker>, part: &Part) {
 fn make_room(parts: &mut BTreeMap<Part, Breaker>) {
     if parts.len() >= MOST_TENANTS {
         let at_rest = |breaker: &Breaker| {
-            breaker.open.is_none() && breaker.calls.as_ref().is_none_or(|calls| Arc::strong_count(calls) == 1)
+            breaker.open.is_none()
+                && breaker.rejected_for.is_none()
+                && breaker.calls.as_ref().is_none_or(|calls| Arc::strong_count(calls) == 1)
         };
         parts.retain(|_, breaker| !at_rest(breaker));
     }
@@ -249,6 +279,8 @@ fn make_room(parts: &mut BTreeMap<Part, Breaker>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::domain::verdict::{AuthorityError, AuthorityFailure};
 
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -317,15 +349,69 @@ mod tests {
         assert!(!scene.goes("t", 29) && scene.goes("other", 29) && scene.goes("t", 30));
         let scene = Scene::new();
         scene.ended("t", 0, Ended::AppRejected);
-        assert!(!scene.goes("t", 1) && !scene.goes("other", 1));
-        assert!(scene.goes("other", 2) && !scene.goes("t", 2));
-        scene.ended("other", 2, Ended::Answered);
-        assert!(scene.goes("t", 2));
+        assert!(!scene.goes("t", 1) && scene.goes("other", 1), "one tenant's word is that tenant's");
+        scene.ended("other", 1, Ended::AppRejected);
+        assert!(!scene.goes("t", 2) && !scene.goes("third", 2), "two tenants' is everybody's");
+        assert!(scene.goes("third", 3) && !scene.goes("t", 3));
+        scene.ended("third", 3, Ended::Answered);
+        assert!(scene.goes("t", 3));
+    }
+
+    /// What each end of a call may close, and for whom: only what is said here.
+    #[test]
+    fn what_one_tenants_calls_come_to_is_that_tenants() {
+        let rows = [
+            (Ended::Answered, "all"),
+            (Ended::Refused, "all"),
+            (Ended::Nothing, "all"),
+            (Ended::Failed, "others"),
+            (Ended::Throttled(at(30)), "others"),
+            (Ended::AppRejected, "others"),
+        ];
+        for (ended, go_on) in rows {
+            let scene = Scene::new();
+            for _ in 0..100 {
+                scene.ended("t", 0, ended);
+            }
+            let goes = (scene.goes("t", 0), scene.goes("other", 0), scene.goes("third", 0));
+            assert_eq!(goes, (go_on == "all", true, true), "{ended:?}");
+        }
+        let scene = Scene::new();
+        for (now, tenant) in ["t", "other", "t", "other"].into_iter().enumerate() {
+            scene.ended(tenant, now as u64 * 10, Ended::AppRejected);
+            scene.ended("third", now as u64 * 10, Ended::Answered);
+            assert!(scene.goes("third", now as u64 * 10), "it works for somebody, so it is not the app");
+        }
+    }
+
+    #[test]
+    fn what_was_mended_is_asked_at_once_whichever_tenants_it_was_rejected_for() {
+        let scene = Scene::new();
+        let why = |disposition| {
+            let failure = AuthorityFailure {
+                doing: "",
+                cause: String::new(),
+                disposition,
+                answer: AuthorityError::default(),
+                claims: None,
+            };
+            Arc::new(Failure::Authority(failure))
+        };
+        let rejected = why(Disposition::NextCredential);
+        for tenant in ["t", "other"] {
+            scene.breakers.ended(&app(), Some(tenant), at(0), Ended::AppRejected, &rejected);
+        }
+        let throttled = why(Disposition::RetryAfter(Some(at(60))));
+        scene.breakers.ended(&app(), Some("held"), at(0), Ended::Throttled(at(60)), &throttled);
+        scene.breakers.forgive_app(&app());
+        assert!(scene.goes("t", 0) && scene.goes("other", 0) && scene.goes("third", 0));
+        assert!(!scene.goes("held", 0), "who asked to be left alone is");
     }
 
     #[test]
     fn a_probe_that_never_ends_or_is_not_made_holds_nobody_up() {
         let scene = Scene::new();
+        scene.ended("other", 0, Ended::AppRejected);
         scene.ended("t", 0, Ended::AppRejected);
         assert!(scene.goes("t", 2));
         assert!(!scene.goes("t", 3));

@@ -1289,6 +1289,10 @@ async fn note_ended(
             Ended::Throttled(backoff::wait(1, Some(asked), inner.deps.random.as_ref()))
         }
         Some((Disposition::NextCredential, _)) => Ended::AppRejected,
+        // An answer is no outage, whatever it says: grants that ended must not look like one.
+        Some((_, _)) if failure.is_some_and(|failure| failure.answer.is_refusal()) => Ended::Refused,
+        // Nor is one that cannot be used.
+        Some((_, Some(200))) => Ended::Refused,
         Some((Disposition::RetryAfter(_) | Disposition::OutcomeUnknown, _)) => Ended::Failed,
         Some((
             Disposition::Misconfigured | Disposition::Restart | Disposition::CallerFault | Disposition::Bug,

@@ -457,7 +457,7 @@ async fn trouble_of_the_authority_is_never_a_users() {
         must_not_matter(&world, &format!("user-{number}"), fault, "authority_unavailable").await;
     }
     // The registration's trouble, and our own requests', are not either.
-    let faults = [50011, 70001, 90002, 650_057, 650_052, 7_000_218, 9_002_331].map(Fault::aadsts);
+    let faults = [50011, 70001, 650_057, 7_000_218, 9_002_327, 9_002_331].map(Fault::aadsts);
     for (number, fault) in faults.into_iter().enumerate() {
         must_not_matter(&world, &format!("app-{number}"), fault, "app_rejected").await;
     }
@@ -472,7 +472,7 @@ async fn a_hanging_authority_costs_its_reporter_and_nobody_else() {
 }
 
 /// Number, suberror, and what the connection becomes.
-const VERDICTS: [(u32, &str, &str); 22] = [
+const VERDICTS: [(u32, &str, &str); 26] = [
     (65001, "needs_reauthorization", "consent_required"),
     (50173, "needs_reauthorization", "grant_revoked"),
     (700_082, "needs_reauthorization", "grant_expired"),
@@ -493,6 +493,10 @@ const VERDICTS: [(u32, &str, &str); 22] = [
     (53000, "blocked", "device_required"),
     (50105, "blocked", "assignment_required"),
     (700_016, "blocked", "app_not_in_tenant"),
+    (7_000_112, "blocked", "app_not_in_tenant"),
+    (650_052, "blocked", "app_not_in_tenant"),
+    (90002, "blocked", "tenant_gone"),
+    (900_941, "blocked", "admin_consent_required"),
     (90094, "blocked", "admin_consent_required"),
     (90095, "blocked", "admin_consent_required"),
 ];
@@ -563,13 +567,17 @@ async fn after_a_verdict_and_the_tokens_end_the_answer_names_the_reason() {
 async fn where_one_tenant_only_is_served_a_missing_app_is_the_registrations_trouble() {
     let plan = Plan { tenants: r#"["22222222-0000-4000-8000-00000000000b"]"#, ..Plan::default() };
     let world = plan.start().await;
-    world.connect("bob", BOB).await;
-    let before = world.access_token("bob").await;
-    world.entra.faults().inject(refresh(Fault::aadsts(700_016)));
-    let answer = report(&world, "bob", &before).await;
-    assert_eq!(code(&answer), (503, "app_rejected".into()), "{}", answer.text());
-    assert!(retry_after(&answer) >= 1);
-    assert_eq!(world.show("bob").await["status"], "active");
+    for number in [700_016, 7_000_112, 90002, 650_052, 7_000_229] {
+        let name = format!("bob-{number}");
+        world.connect(&name, BOB).await;
+        let before = world.access_token(&name).await;
+        world.entra.faults().inject(refresh(Fault::aadsts(number)));
+        let answer = report(&world, &name, &before).await;
+        world.entra.faults().clear();
+        assert_eq!(code(&answer), (503, "app_rejected".into()), "{}", answer.text());
+        assert!(retry_after(&answer) >= 1);
+        assert_eq!(world.show(&name).await["status"], "active");
+    }
 }
 
 #[tokio::test]

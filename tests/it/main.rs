@@ -18,6 +18,7 @@ mod attacks_api;
 mod attacks_authority;
 mod attacks_connect;
 mod attacks_identity;
+mod blast_radius;
 mod callback_repeats;
 mod canaries;
 mod commands;

@@ -1,0 +1,206 @@
+//! One token request with each of the app's client credentials in turn, and what its answers say of them.
+//!
+//! All of the app's users share its credentials, so what one answer may say of them is bounded. A credential is rejected by
+//! an answer that is sure to be about it; by any refusal, where another credential had the very same request answered with a
+//! token; or by an answer that may as well be about one tenant, once a second tenant got it too and nothing was taken since.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::HeaderMap;
+use zeroize::Zeroizing;
+
+use super::classify::{Asked, Question, is_surely_the_credential};
+use super::client::{Answered, OpenIdAuthority, ours};
+use super::client_auth::Proving;
+use super::credential_set::Member;
+use super::discovery::Metadata;
+use super::http::authorization;
+use super::observer::AuthorityEvent;
+use super::token_answer::Unusable;
+use super::url::CheckedUrl;
+use crate::domain::verdict::{AuthorityFailure, Disposition};
+
+/// So many tenants must be refused before an answer that may be about each of them speaks of the credential.
+const TENANTS_TO_REJECT: usize = 2;
+
+/// One token request before a credential is added.
+pub(super) struct TokenCall {
+    pub(super) doing: &'static str,
+    pub(super) asked: Asked,
+    pub(super) endpoint: CheckedUrl,
+    pub(super) fields: Vec<(&'static str, Zeroizing<String>)>,
+    pub(super) candidates: Vec<Arc<Member>>,
+    /// Somebody wants the token: it is no proof only.
+    pub(super) is_use: bool,
+    /// The tenant that it is about, where that is known.
+    pub(super) tenant: Option<String>,
+}
+
+/// Why a credential brought no token.
+enum NoToken {
+    /// It could not be shown: nothing was sent.
+    Unusable(String),
+    /// The call failed.
+    Failed(AuthorityFailure),
+}
+
+impl OpenIdAuthority {
+    /// Sends one token request with each candidate in turn until one is not rejected.
+    pub(super) async fn token_call(
+        &self,
+        metadata: &Metadata,
+        call: TokenCall,
+    ) -> Result<Answered, AuthorityFailure> {
+        let doing = call.doing;
+        let deadline = self.parts.clock.monotonic().saturating_add(self.config.timeout);
+        let mut last =
+            ours(doing, Disposition::NextCredential, "the app has no client credential".to_owned());
+        // Refused in words that need not be about them.
+        let mut suspects: Vec<(&Arc<Member>, AuthorityFailure)> = Vec::new();
+        for (at, member) in call.candidates.iter().enumerate() {
+            let others = &call.candidates[at + 1..];
+            match self.call_with(metadata, &call, member, deadline).await {
+                Ok(answered) => {
+                    // (A page that calls itself a success proves nothing.)
+                    if !matches!(&answered.read, Err(Unusable { refresh_token: None, .. })) {
+                        let is_news = member.accept(call.is_use, self.parts.clock.now());
+                        self.observe(AuthorityEvent::CredentialAccepted { id: member.label(), is_news });
+                        // The same request, and another credential: it was the credential.
+                        for (suspect, failure) in &suspects {
+                            self.reject(suspect, failure);
+                        }
+                    }
+                    return Ok(answered);
+                }
+                Err(NoToken::Unusable(cause)) => {
+                    let is_news = member.reject(&[], &cause, self.parts.clock.now());
+                    let id = member.label();
+                    self.observe(AuthorityEvent::CredentialUnusable { id, cause: &cause, is_news });
+                    let cause = format!("the credential {id} cannot be used: {cause}");
+                    last = ours(doing, Disposition::NextCredential, cause);
+                }
+                Err(NoToken::Failed(failure)) if failure.disposition == Disposition::NextCredential => {
+                    if is_surely_the_credential(&failure.answer.error_codes, self.question_of(&call)) {
+                        self.reject(member, &failure);
+                    } else {
+                        suspects.push((member, failure.clone()));
+                    }
+                    last = failure;
+                }
+                Err(NoToken::Failed(failure)) if may_be_the_credential(&call, member, others, &failure) => {
+                    suspects.push((member, failure.clone()));
+                    last = failure;
+                }
+                Err(NoToken::Failed(failure)) => return Err(failure),
+            }
+        }
+        for (suspect, failure) in suspects {
+            let is_rejected = failure.disposition == Disposition::NextCredential;
+            if let Some(tenant) = call.tenant.as_deref().filter(|_| is_rejected)
+                && suspect.doubt(tenant, TENANTS_TO_REJECT)
+            {
+                self.reject(suspect, &failure);
+            }
+        }
+        Err(last)
+    }
+
+    /// Whose question a refusal of this call answers.
+    pub(super) fn question_of(&self, call: &TokenCall) -> Question {
+        // What proves a credential is asked in the app's own tenant: nobody else's state is in the answer.
+        let one_tenant = self.one_tenant || (call.asked == Asked::ClientCredentials && !call.is_use);
+        Question { asked: call.asked, provider: self.provider(), one_tenant }
+    }
+
+    fn reject(&self, member: &Member, failure: &AuthorityFailure) {
+        let codes = &failure.answer.error_codes;
+        let is_news = member.reject(codes, &failure.cause, self.parts.clock.now());
+        self.observe(AuthorityEvent::CredentialRejected { id: member.label(), codes, is_news });
+    }
+
+    /// Sends the request with this credential.
+    async fn call_with(
+        &self,
+        metadata: &Metadata,
+        call: &TokenCall,
+        member: &Member,
+        deadline: Duration,
+    ) -> Result<Answered, NoToken> {
+        let proving = Proving {
+            client_id: &self.config.client_id,
+            provider: self.provider(),
+            metadata,
+            token_endpoint: call.endpoint.as_str(),
+            secret_method: self.config.token_endpoint_auth_method,
+            clock: &*self.parts.clock,
+            random: &*self.parts.random,
+        };
+        let left = deadline.saturating_sub(self.parts.clock.monotonic());
+        let proof = tokio::select! {
+            biased;
+            proof = member.credential().prove(&proving) => proof,
+            // A file on a mount that hangs.
+            () = self.parts.clock.sleep(left) => Err("what it is made from could not be read in time".to_owned()),
+        };
+        let proof = proof.map_err(NoToken::Unusable)?;
+        let mut form = Form::new();
+        for (name, value) in &call.fields {
+            form.add(name, value);
+        }
+        if proof.client_id_in_form {
+            form.add("client_id", &self.config.client_id);
+        }
+        for (name, value) in &proof.fields {
+            form.add(name, value);
+        }
+        let mut headers = HeaderMap::new();
+        if let Some((name, value)) = proof.authorization.as_deref().and_then(|value| authorization(value)) {
+            headers.insert(name, value);
+        }
+        let left = deadline.saturating_sub(self.parts.clock.monotonic());
+        self.exchange(call, headers, form.finish(), left).await.map_err(NoToken::Failed)
+    }
+}
+
+/// Whether what was refused may be the credential, whatever words the authority has for that: nobody has seen it work, and one
+/// that has worked can be tried with the same request. Providers have been seen to say it with an empty 400, `invalid_request`
+/// and a 500.
+fn may_be_the_credential(
+    call: &TokenCall,
+    member: &Member,
+    others: &[Arc<Member>],
+    failure: &AuthorityFailure,
+) -> bool {
+    let is_answer = failure.answer.is_refusal() || failure.answer.status == Some(500);
+    // A code that was refused as such is not sent again: whoever sees it twice may end what came of it.
+    let is_the_codes = call.asked == Asked::Redeem && failure.disposition == Disposition::Restart;
+    // A verdict by way of another untried credential is worth no more than this one.
+    let is_better = |other: &Arc<Member>| !failure.disposition.is_verdict() || other.is_trusted();
+    !member.is_trusted() && is_answer && !is_the_codes && others.iter().any(is_better)
+}
+
+/// An `application/x-www-form-urlencoded` body that is wiped when dropped.
+struct Form(Zeroizing<String>);
+
+impl Form {
+    fn new() -> Self {
+        // Room for the largest refresh token and assertion, so that no outgrown buffer stays behind.
+        Form(Zeroizing::new(String::with_capacity(64 * 1024)))
+    }
+
+    fn add(&mut self, name: &str, value: &str) {
+        if !self.0.is_empty() {
+            self.0.push('&');
+        }
+        self.0.push_str(name);
+        self.0.push('=');
+        for piece in form_urlencoded::byte_serialize(value.as_bytes()) {
+            self.0.push_str(piece);
+        }
+    }
+
+    fn finish(self) -> Zeroizing<String> {
+        self.0
+    }
+}
