@@ -2,16 +2,21 @@
 //! a primary with replicas and the sentinels that watch them, or a Cluster.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-/// How often a start is tried: somebody else may take the free port first.
+#[path = "testing_ports.rs"]
+mod ports;
+use ports::free_node_port;
+pub use ports::free_port;
+
+/// How often a start is tried.
 const STARTS: u32 = 5;
-/// How often a starting server is looked at, and how long in between.
-const LOOKS: u32 = 500;
+/// How often a starting server is looked at, and how long in between: a minute and a half, for a busy machine.
+const LOOKS: u32 = 9000;
 const LOOK: Duration = Duration::from_millis(10);
 
 /// A `redis-server` of our own, from the `PATH`, with an append-only file that is synced with every write.
@@ -229,8 +234,8 @@ impl Drop for RedisServer {
     }
 }
 
-/// How often a state is looked for that the servers come to by themselves, and how long in between.
-const WAITS: u32 = 600;
+/// How often a state is looked for that comes by itself, and how long in between: a minute and a half, for a busy machine.
+const WAITS: u32 = 1800;
 const WAIT: Duration = Duration::from_millis(50);
 
 /// After how long a silence a sentinel begins a failover. A sentinel says PING once a second at most and begins with the
@@ -449,7 +454,7 @@ impl RedisCluster {
 }
 
 /// Waits until a state is there, and panics if it does not come.
-fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
+pub fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
     for _ in 0..WAITS {
         if is_there() {
             return;
@@ -457,29 +462,6 @@ fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
         std::thread::sleep(WAIT);
     }
     panic!("waited in vain for {what}");
-}
-
-/// A port that nobody listens on at the moment.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("some port is free");
-    listener.local_addr().expect("bound").port()
-}
-
-/// The same for a node of a Cluster: the port that is 10,000 farther, on which it talks to the others, is free too, and neither
-/// is one that the system gives out by itself.
-fn free_node_port() -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    const FIRST: u32 = 10_100;
-    const MANY: u32 = 12_000;
-    let begin = std::process::id().wrapping_mul(61);
-    loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = u16::try_from(FIRST + begin.wrapping_add(step) % MANY).expect("small");
-        let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-        if is_free(port) && is_free(port + 10_000) {
-            return port;
-        }
-    }
 }
 
 const NEW_KEY: [&str; 5] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];

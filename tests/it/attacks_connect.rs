@@ -17,7 +17,9 @@ use tokenward::system::{SystemClock, SystemRandom};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::http_client::{Answer, Browser, request};
-use crate::world::{ALICE, BOB, CLIENT_ID, CLIENT_SECRET, Kept, Plan, World, attribute, hidden_fields, text};
+use crate::world::{
+    ALICE, BOB, CLIENT_ID, CLIENT_SECRET, Kept, PATIENCE, Plan, World, attribute, hidden_fields, text,
+};
 
 pub(crate) const RETURN_URL: &str = "https://app.contoso.example/settings/outlook";
 
@@ -158,7 +160,7 @@ async fn raw(world: &World, head: &str) -> String {
     let mut stream = tokio::net::TcpStream::connect(address).await.expect("connected");
     stream.write_all(head.as_bytes()).await.expect("written");
     let mut answer = Vec::new();
-    let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await;
+    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
     String::from_utf8_lossy(&answer).into_owned()
 }
 
@@ -354,7 +356,7 @@ async fn a_state_dies_of_age_before_its_session_does() {
     let session = session(&world, "alice", Value::Null).await;
     let mut browser = Browser::default();
     let old = up_to_callback(&mut browser, &session).await;
-    tokio::time::sleep(Duration::from_secs(61)).await;
+    world.pass(Duration::from_secs(61));
     refused(&world, &mut browser, &old, "expired").await;
     // The link still works: another press, another state.
     let url = up_to_callback(&mut browser, &session).await;
@@ -376,7 +378,8 @@ async fn sessions_and_waiting_grants_expire_by_themselves() {
         let url = up_to_callback(&mut browser, &waiting).await;
         browser.get(&url).await.expect("a page");
         let account = account_of(&state_of(&world, &waiting).await);
-        tokio::time::sleep(Duration::from_secs(61)).await;
+        world.pass(Duration::from_secs(61));
+        world.pass_in_redis(Duration::from_secs(61));
         for session in [&untouched, &begun, &waiting] {
             assert_eq!(state_of(&world, session).await["state"], "expired");
             let link = text(session, "connect_url");
@@ -629,14 +632,21 @@ async fn of_two_accounts_that_came_back_at_once_the_confirmed_one_is_kept() {
         let (one, two) = (press(&mut browser, &session).await, press(&mut browser, &session).await);
         let one = sign_in(&mut browser, &set(&one, "login_hint", ALICE)).await;
         let two = sign_in(&mut browser, &set(&two, "login_hint", BOB)).await;
-        let slow = |user: &str, millis| {
-            let fault = Fault::DelayAnswer(Duration::from_millis(millis));
-            FaultRule::new(Endpoint::Token, fault).user(user)
-        };
-        world.entra.faults().inject(slow(ALICE, 700));
-        world.entra.faults().inject(slow(BOB, 1400));
+        // Both codes are under way before either is answered; hers is let go first, his, held twice, after it.
+        for user in [ALICE, BOB, BOB] {
+            world.entra.faults().inject(FaultRule::new(Endpoint::Token, Fault::HoldAnswer).user(user));
+        }
         let (mut first, mut second) = (browser.clone(), browser);
-        let (first, second) = tokio::join!(first.get(&one), second.get(&two));
+        let hers = async {
+            let answer = first.get(&one).await;
+            world.entra.faults().release();
+            answer
+        };
+        let both_wait = async {
+            world.until_called("authorization_code", 2).await;
+            world.entra.faults().release();
+        };
+        let (first, second, ()) = tokio::join!(hers, second.get(&two), both_wait);
         assert_eq!(
             (first.expect("a page").status.as_u16(), second.expect("a page").status.as_u16()),
             (200, 200)

@@ -48,13 +48,7 @@ async fn connect_under(world: &World, name: &str, user: &str, faults: &[Fault]) 
 
 /// The daemon's log says so from a place on; it is read beside us, so it may take a moment.
 async fn assert_logged(world: &World, from: usize, words: &str) {
-    for _ in 0..200 {
-        if world.daemon.log()[from..].contains(words) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("{words:?} is not in {}", &world.daemon.log()[from..]);
+    world.until(words, async || world.daemon.log()[from..].contains(words)).await;
 }
 
 async fn assert_nothing_is_there(world: &World, name: &str) {
@@ -257,7 +251,9 @@ async fn one_email_address_and_two_object_ids_are_two_users() {
 
 #[tokio::test]
 async fn a_refresh_that_answers_with_another_user_is_thrown_away_whole() {
-    let world = Plan::default().token_life(Duration::from_secs(8)).start().await;
+    // Short enough for each look to want a newer one.
+    let third = Duration::from_secs(90);
+    let world = Plan::default().token_life(3 * third).start().await;
     world.connect("alice", ALICE).await;
     let before = world.access_token("alice").await;
     let refresh = |fault| FaultRule::new(Endpoint::Token, fault).grant_type("refresh_token");
@@ -266,20 +262,18 @@ async fn a_refresh_that_answers_with_another_user_is_thrown_away_whole() {
     for fault in [bob, patch] {
         world.entra.faults().clear();
         world.entra.faults().inject(refresh(fault));
-        tokio::time::sleep(Duration::from_millis(2_600)).await;
+        world.pass(third);
         let calls = world.token_calls("refresh_token");
         assert_eq!(world.access_token("alice").await, before);
         // Once one has failed the next is tried behind the answer.
-        while world.token_calls("refresh_token") == calls {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        world.until_called("refresh_token", calls + 1).await;
         assert_eq!(world.access_token("alice").await, before);
         let shown = world.show("alice").await;
         assert_eq!(shown["status"], "active", "{shown}");
         assert_eq!(shown["account"]["username"], ALICE);
     }
     // With no life left there is no token, and never the other user's.
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    world.pass(third);
     let answer = world.token("alice").await;
     assert_eq!(
         (answer.status.as_u16(), answer.json()["code"].clone()),
@@ -288,7 +282,7 @@ async fn a_refresh_that_answers_with_another_user_is_thrown_away_whole() {
     assert_eq!(world.show("alice").await["status"], "active");
     assert_logged(&world, 0, "another account's tokens").await;
     world.entra.faults().clear();
-    tokio::time::sleep(Duration::from_secs(7)).await;
+    world.pass(third);
     let healed = world.access_token("alice").await;
     assert_eq!(world.graph(&healed).await.json()["userPrincipalName"], ALICE);
 }
@@ -408,7 +402,7 @@ async fn an_https_authority_leads_to_no_near_address() {
 #[tokio::test]
 async fn no_redirect_is_followed_with_a_secret_or_for_keys() {
     let (evil, touched) = listener().await;
-    let world = Plan::default().token_life(Duration::from_secs(2)).start().await;
+    let world = Plan::default().start().await;
     let to_evil = || Fault::Redirect(format!("{evil}/take"));
     world.entra.faults().inject(FaultRule::new(Endpoint::Jwks, to_evil()));
     let session = world.start_session(json!({ "app": "outlook", "connection": "victim" })).await;
@@ -416,7 +410,7 @@ async fn no_redirect_is_followed_with_a_secret_or_for_keys() {
     assert_eq!(world.session(text(&session, "id")).await["state"], "failed");
     world.entra.faults().clear();
     // A failure to get the first keys is everyone's for a second.
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    world.pass(Duration::from_secs(2));
 
     let (_, state) = connect_under(&world, "victim", ALICE, &[to_evil()]).await;
     assert_eq!(state["state"], "failed");
@@ -424,7 +418,7 @@ async fn no_redirect_is_followed_with_a_secret_or_for_keys() {
 
     world.connect("alice", ALICE).await;
     world.entra.faults().inject(FaultRule::new(Endpoint::Token, to_evil()));
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.outlive_tokens();
     assert_eq!(world.token("alice").await.status, 503);
     assert_eq!(world.show("alice").await["status"], "active");
     assert_eq!(touched.load(Ordering::SeqCst), 0);
@@ -456,12 +450,12 @@ async fn hostile_key_sets_connect_nobody() {
 #[tokio::test]
 async fn signing_keys_may_roll_over_with_and_without_overlap() {
     for overlap in [true, false] {
-        let world = Plan::default().token_life(Duration::from_secs(2)).start().await;
+        let world = Plan::default().start().await;
         world.connect("before", ALICE).await;
         world.entra.rotate_signing_keys(overlap);
         world.connect("after", BOB).await;
         world.connect("carol", PERSONAL).await;
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        world.outlive_tokens();
         for name in ["before", "after", "carol"] {
             assert_eq!(world.token(name).await.status, 200, "{name} overlap {overlap}");
         }

@@ -8,7 +8,8 @@ use entra_emulator::{App, Emulator, User};
 use serde_json::Value;
 
 use crate::http_client::Browser;
-use crate::world::{ALICE, CLIENT_ID, CLIENT_SECRET, Process, free_port, text, write_secret};
+use crate::redis_server::{free_port, wait_for};
+use crate::world::{ALICE, CLIENT_ID, CLIENT_SECRET, Process, text, write_secret};
 
 /// A folder made by `init`, with listeners on free ports.
 struct Desk {
@@ -140,8 +141,9 @@ async fn from_init_to_a_token_and_back() {
     let second = desk.home().join("second.key");
     write_secret(&second, text(&added, "key"));
     let second = second.to_str().expect("UTF-8");
-    std::thread::sleep(std::time::Duration::from_millis(1100));
-    desk.said(&["token", "outlook", "team-a/alice", "--key-file", second]);
+    // Key files are looked at once a second.
+    let asks = || desk.run(&["token", "outlook", "team-a/alice", "--key-file", second]);
+    wait_for("the new key to be known", || asks().status.success());
     assert!(!desk.run(&["callers", "add-key", "cli"]).status.success(), "a third live key is refused");
     let keys = desk.json(&["callers", "list-keys", "cli", "--json"]);
     assert_eq!(keys.as_array().map(Vec::len), Some(2));
@@ -150,8 +152,8 @@ async fn from_init_to_a_token_and_back() {
         "both were used: {keys}"
     );
     desk.said(&["callers", "retire-key", "cli", text(&added, "id")]);
-    std::thread::sleep(std::time::Duration::from_millis(1100));
-    let refused = desk.run(&["token", "outlook", "team-a/alice", "--key-file", second]);
+    wait_for("the retired key to be refused", || !asks().status.success());
+    let refused = asks();
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("caller_unauthenticated"));
 

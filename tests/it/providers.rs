@@ -12,7 +12,7 @@ use crate::attacks_api::sha256;
 use crate::http_client::{Answer, Browser, request};
 use crate::interop::node_folder;
 use crate::launcher::{Launcher, command, repository};
-use crate::world::{CLIENT_ID, CLIENT_SECRET, Plan, World, attribute, lasting_port, text, write_secret};
+use crate::world::{CLIENT_ID, CLIENT_SECRET, Plan, World, attribute, free_port, text, write_secret};
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -77,7 +77,7 @@ struct Place {
 
 impl Place {
     async fn open(provider: &'static Provider) -> Place {
-        let port = lasting_port();
+        let port = free_port();
         let mut launch = (provider.launch)();
         launch
             .env("CLIENT_ID", CLIENT_ID)

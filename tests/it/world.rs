@@ -7,7 +7,6 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,6 +21,7 @@ use tokenward::keyring::files;
 use tokenward::system::{SystemClock, SystemRandom, moved};
 
 use crate::http_client::{Answer, Browser, request};
+pub(crate) use crate::redis_server::free_port;
 use crate::redis_server::{RedisCluster, RedisServer};
 
 pub(crate) const CLIENT_ID: &str = "11111111-2222-3333-4444-555555555555";
@@ -199,7 +199,7 @@ pub(crate) struct World {
 impl World {
     async fn start(plan: Plan) -> World {
         let folder = tempfile::tempdir().expect("a temp dir");
-        let public_port = plan.public_port.unwrap_or_else(lasting_port);
+        let public_port = plan.public_port.unwrap_or_else(free_port);
         let callback = format!("http://localhost:{public_port}/callback/outlook");
         let mut builder = Emulator::builder()
             .mode(plan.mode)
@@ -467,18 +467,6 @@ impl World {
     }
 }
 
-/// A port that nobody listens on, below the range from which the system gives out ports by itself: what binds port 0
-/// in another test meanwhile cannot take it.
-pub(crate) fn free_port() -> u16 {
-    loop {
-        let [high, low] = tokenward::domain::random::random_bytes(&SystemRandom::new());
-        let port = 10_000 + u16::from_be_bytes([high, low]) % 22_000;
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
-
 /// The daemon's process.
 pub(crate) struct Process {
     child: Child,
@@ -492,7 +480,7 @@ impl Process {
     /// Starts the binary and waits until it is ready.
     pub(crate) async fn start(folder: &Path) -> Process {
         let process = Process::launch(folder).await;
-        process.wait_until_ready().await;
+        process.until_ready().await;
         process
     }
 
@@ -551,7 +539,8 @@ impl Process {
         }
     }
 
-    async fn wait_until_ready(&self) {
+    /// Waits until it is ready.
+    pub(crate) async fn until_ready(&self) {
         until(self, "the daemon is ready", async || {
             let ready = request(Method::GET, &format!("{}/readyz", self.ops), &[], "").await;
             ready.is_ok_and(|answer| answer.status == 200)
@@ -629,22 +618,6 @@ pub(crate) fn attribute(html: &str, name: &str) -> String {
         .replace("&quot;", "\"")
         .replace("&#x2F;", "/")
         .replace("&#x3D;", "=")
-}
-
-/// A free port that no outgoing connection takes meanwhile: below the range those are given from. The browser-facing
-/// address is written down before the daemon starts, and must be there again when it restarts.
-pub(crate) fn lasting_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    const FIRST: u16 = 20_000;
-    const MANY: u16 = 12_000;
-    let begin = u16::try_from(std::process::id() * 61 % u32::from(MANY)).expect("small");
-    loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed) % MANY;
-        let port = FIRST + (begin + step) % MANY;
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 fn make_keys(folder: &Path) -> (String, String) {
