@@ -101,7 +101,7 @@ async fn start(folder: &std::path::Path) -> Result<(Daemon, SocketAddr, String, 
         .await?;
     let (config, key) = write_configuration(folder, public, &entra.authority("common"))?;
     let loaded = tokenward::config::load(&std::fs::read_to_string(&config)?, &BTreeMap::new(), &config)?;
-    let daemon = Daemon::start(loaded.config, Source::default(), Environment::default(), None).await?;
+    let daemon = Daemon::start(loaded, Source::default(), Environment::default(), None).await?;
     let local = daemon.local_addresses()[0];
 
     let bearer = format!("Bearer {}", key.expose());

@@ -46,7 +46,7 @@ async fn main() -> Result<(), Failure> {
     say(&format!("configuration: {}", config.display()));
     let text = std::fs::read_to_string(&config)?;
     let loaded = tokenward::config::load(&text, &BTreeMap::new(), &config)?;
-    let daemon = Daemon::start(loaded.config, Source::default(), Environment::default(), None).await?;
+    let daemon = Daemon::start(loaded, Source::default(), Environment::default(), None).await?;
     let local = format!("http://{}", daemon.local_addresses()[0]);
     let bearer = format!("Bearer {}", key.expose());
     say(&format!(

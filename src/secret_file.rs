@@ -172,6 +172,11 @@ impl SecretReader {
         Self { user, groups, ..self }
     }
 
+    /// Whether systemd has put there what is there.
+    pub fn is_of_systemd(&self, path: &Path) -> bool {
+        is_of_systemd(path, self.credentials_directory.as_deref())
+    }
+
     /// Reads a secret as it is: 1 byte to 64 KiB.
     ///
     /// # Errors

@@ -1,101 +1,191 @@
 //! The configured callers and admins.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Environment;
-use crate::broker::Apps;
-use crate::callers::{CallerSetup, Callers, UnixUser};
+use super::apps::PreparedApps;
+use super::reading::{By, Findings};
+use crate::callers::{CallerSetup, Callers, CallersError, UnixUser, key_file};
 use crate::config::{self, Authenticate, Config, RuleConfig};
 use crate::domain::id::{AppName, CallerName};
-use crate::domain::time::Timestamp;
 use crate::keyring::Keyring;
 use crate::policy::{CallerPolicy, Pattern, Rule, RuleScopes};
 
 /// Callers and admins.
 type Both = (Callers, Callers);
 
+/// Where users of this machine stand in the configuration, by whom they are and their number.
+type UserKeys = BTreeMap<(CallerName, u32), String>;
+
+/// Builds all of them; none when one of them is wrong, or there is no keyring. Rules for apps that could not be built are judged
+/// when these can.
 pub(super) fn build(
     config: &Config,
-    apps: &Apps,
-    keyring: &Arc<Keyring>,
-    environment: &Environment,
-    now: Timestamp,
-) -> Result<Both, Vec<String>> {
-    let mut problems = Vec::new();
+    apps: &PreparedApps,
+    keyring: Option<&Arc<Keyring>>,
+    by: &By<'_>,
+    findings: &mut Findings<'_>,
+) -> Option<Both> {
+    let mistakes = findings.mistakes();
+    let mut users = UserKeys::new();
     let mut callers = Vec::new();
     for (name, caller) in &config.callers {
-        let rules = caller.allow.iter().map(|rule| build_rule(rule, apps)).collect::<Result<Vec<_>, _>>();
-        match rules.and_then(|rules| setup(name, &caller.authenticate, rules, environment)) {
-            Ok(mut setup) => {
-                setup.rate_limit = caller.rate_limit;
-                setup.connection_rate_limit = caller.connection_rate_limit;
-                callers.push(setup);
-            }
-            Err(problem) => problems.push(format!("callers.{name}: {problem}")),
-        }
+        let key = format!("callers.{name}");
+        let rules = caller.allow.iter().enumerate();
+        let rules: Vec<Rule> = rules
+            .filter_map(|(at, rule)| build_rule(&format!("{key}.allow[{at}]"), rule, apps, findings))
+            .collect();
+        let setup = setup(&key, name, &caller.authenticate, rules, keyring, by, &mut users, findings);
+        callers.extend(setup.map(|setup| CallerSetup {
+            rate_limit: caller.rate_limit,
+            connection_rate_limit: caller.connection_rate_limit,
+            ..setup
+        }));
     }
+    let callers = known(callers, keyring, &users, by, findings);
+    let mut users = UserKeys::new();
     let mut admins = Vec::new();
     for (name, admin) in &config.admins {
-        match setup(name, &admin.authenticate, Vec::new(), environment) {
-            Ok(setup) => admins.push(setup),
-            Err(problem) => problems.push(format!("admins.{name}: {problem}")),
-        }
+        let key = format!("admins.{name}");
+        admins.extend(setup(&key, name, &admin.authenticate, Vec::new(), keyring, by, &mut users, findings));
     }
-    let mut known = |setups| match Callers::new(setups, keyring.clone(), environment.secrets(), now) {
-        Ok(callers) => Some(callers),
-        Err(errors) => {
-            problems.extend(errors.iter().map(ToString::to_string));
-            None
-        }
-    };
-    match (known(callers), known(admins)) {
-        (Some(callers), Some(admins)) if problems.is_empty() => Ok((callers, admins)),
-        _ => Err(problems),
-    }
+    let admins = known(admins, keyring, &users, by, findings);
+    let (callers, admins) = (callers?, admins?);
+    (findings.mistakes() == mistakes).then_some((callers, admins))
 }
 
+fn known(
+    setups: Vec<CallerSetup>,
+    keyring: Option<&Arc<Keyring>>,
+    users: &UserKeys,
+    by: &By<'_>,
+    findings: &mut Findings<'_>,
+) -> Option<Callers> {
+    let secrets = by.environment.secrets();
+    let errors = match Callers::new(setups, keyring?.clone(), secrets, by.ports.clock.now()) {
+        Ok(callers) => return Some(callers),
+        Err(errors) => errors,
+    };
+    for error in errors {
+        match &error {
+            CallersError::SameUnixUser { uid, second, .. } => {
+                let key = users.get(&(second.clone(), *uid)).cloned();
+                findings.file(&key.unwrap_or_default(), error);
+            }
+            CallersError::SameName { caller } | CallersError::KeyFile { caller, .. } => {
+                findings.file(&format!("callers.{caller}"), error);
+            }
+        }
+    }
+    None
+}
+
+#[expect(clippy::too_many_arguments, reason = "one caller's words, and what they are read with")]
 fn setup(
+    key: &str,
     name: &str,
     authenticate: &[Authenticate],
     rules: Vec<Rule>,
-    environment: &Environment,
-) -> Result<CallerSetup, String> {
-    let name = CallerName::parse(name).map_err(|error| error.to_string())?;
+    keyring: Option<&Arc<Keyring>>,
+    by: &By<'_>,
+    users: &mut UserKeys,
+    findings: &mut Findings<'_>,
+) -> Option<CallerSetup> {
+    let name = CallerName::parse(name).map_err(|error| findings.value(key, error, None)).ok()?;
     let mut setup = CallerSetup {
-        policy: CallerPolicy::new(name, rules),
+        policy: CallerPolicy::new(name.clone(), rules),
         unix_users: Vec::new(),
         api_key_files: Vec::new(),
         rate_limit: None,
         connection_rate_limit: None,
     };
-    for way in authenticate {
-        match way {
-            Authenticate::UnixUser(config::UnixUser::Id(uid)) => {
-                setup.unix_users.push(UnixUser { uid: *uid })
+    for (at, way) in authenticate.iter().enumerate() {
+        let key = format!("{key}.authenticate[{at}]");
+        let user = match way {
+            Authenticate::UnixUser(config::UnixUser::Id(uid)) => UnixUser { uid: *uid },
+            Authenticate::UnixUser(config::UnixUser::Name(user)) => {
+                match UnixUser::resolve(user, &by.environment.passwd) {
+                    Ok(user) => user,
+                    Err(error) => {
+                        findings.file(&format!("{key}.unix_user"), error);
+                        continue;
+                    }
+                }
             }
-            Authenticate::UnixUser(config::UnixUser::Name(user)) => setup
-                .unix_users
-                .push(UnixUser::resolve(user, &environment.passwd).map_err(|error| error.to_string())?),
-            Authenticate::ApiKeys(path) => setup.api_key_files.push(path.clone()),
-        }
+            Authenticate::ApiKeys(path) => {
+                let key = format!("{key}.api_keys");
+                match key_file::list_as(path, &by.environment.secrets()) {
+                    Ok(keys) => {
+                        look_at_keys(&key, &name, path, &keys, keyring, by, findings);
+                        setup.api_key_files.push(path.clone());
+                    }
+                    Err(error) => findings.file(&key, error),
+                }
+                continue;
+            }
+        };
+        users.entry((name.clone(), user.uid)).or_insert(format!("{key}.unix_user"));
+        setup.unix_users.push(user);
     }
-    Ok(setup)
+    Some(setup)
 }
 
-fn build_rule(rule: &RuleConfig, apps: &Apps) -> Result<Rule, String> {
-    let app = AppName::parse(&rule.app).map_err(|error| error.to_string())?;
-    let known = apps.get(&app).ok_or_else(|| format!("there is no app {app}"))?;
-    let connections = rule
-        .connections
-        .iter()
-        .map(|pattern| Pattern::parse(pattern).map_err(|error| format!("connections: {error}")))
-        .collect::<Result<Vec<_>, _>>()?;
+fn look_at_keys(
+    key: &str,
+    caller: &CallerName,
+    path: &std::path::Path,
+    keys: &[key_file::KeyInfo],
+    keyring: Option<&Arc<Keyring>>,
+    by: &By<'_>,
+    findings: &mut Findings<'_>,
+) {
+    let file = path.display();
+    if keys.is_empty() {
+        findings.warning(
+            key,
+            format_args!("{file} holds no key yet: `tokenward callers add-key {caller}` makes one"),
+        );
+    } else if !keys.iter().any(|one| one.is_live(by.ports.clock.now())) {
+        findings.warning(key, format_args!("every key in {file} has expired"));
+    }
+    for one in keys {
+        let Some(sealing_key) = &one.sealing_key else { continue };
+        if keyring.is_some_and(|ring| ring.key(sealing_key).is_none()) {
+            findings.warning(
+                key,
+                format_args!(
+                    "the key `{}` in {file} is refused: the sealing key {sealing_key} that it was made with is gone",
+                    one.id
+                ),
+            );
+        }
+    }
+}
+
+fn build_rule(
+    key: &str,
+    rule: &RuleConfig,
+    apps: &PreparedApps,
+    findings: &mut Findings<'_>,
+) -> Option<Rule> {
+    let app = AppName::parse(&rule.app);
+    let app = app.map_err(|error| findings.value(&format!("{key}.app"), error, None)).ok()?;
+    let patterns = rule.connections.iter().enumerate().map(|(at, pattern)| {
+        let pattern = Pattern::parse(pattern);
+        pattern.map_err(|error| findings.value(&format!("{key}.connections[{at}]"), error, None)).ok()
+    });
+    // All of them, so that every mistake is found.
+    let patterns: Vec<Option<Pattern>> = patterns.collect();
+    let connections = patterns.into_iter().collect::<Option<Vec<_>>>()?;
+    let known = apps.apps.get(&app)?;
     let scopes = if rule.scopes.iter().any(|scope| scope == "*") {
         RuleScopes::All
     } else {
-        let naming = known.authority.scope_naming();
-        let scopes = naming.scopes(&rule.scopes.join(" "));
-        RuleScopes::Only(scopes.map_err(|scope| format!("scopes: {scope:?} is no scope"))?)
+        let scopes = known.authority.scope_naming().scopes(&rule.scopes.join(" "));
+        let no_scope = |scope| {
+            findings.value(&format!("{key}.scopes"), format_args!("{scope:?} is no scope"), None);
+        };
+        RuleScopes::Only(scopes.map_err(no_scope).ok()?)
     };
-    Ok(Rule { app, connections, scopes, connect: rule.connect, bulk: rule.bulk })
+    Some(Rule { app, connections, scopes, connect: rule.connect, bulk: rule.bulk })
 }

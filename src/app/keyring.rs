@@ -19,12 +19,6 @@ const ELSEWHERE: Duration = Duration::from_secs(5);
 /// The same when something may be mended a moment later.
 const SOON: Duration = Duration::from_secs(1);
 
-/// The ring that a source holds.
-pub(super) async fn open(keys: &dyn KeySource) -> Result<Keyring, KeyringError> {
-    let read = keys.read(None).await?;
-    Keyring::new(read.map(|read| read.keys).unwrap_or_default(), &keys.place())
-}
-
 /// Follows the source of the keyring in force.
 pub(super) struct Follower {
     keys: Arc<dyn KeySource>,

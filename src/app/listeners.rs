@@ -9,9 +9,12 @@ use rustls::ServerConfig;
 
 use super::StartError;
 use super::foresight::ends;
+use super::reading::{Findings, public_file};
 use crate::config::{self, ListenConfig, Listener};
 use crate::domain::time::Timestamp;
-use crate::listener::{Address, Bound, Limits, ListenerConfig, Tls, tls_server_config};
+use crate::listener::{
+    Address, Bound, Limits, ListenerConfig, Tls, TlsError, look_at_socket, tls_server_config,
+};
 use crate::secret_file::SecretReader;
 use crate::telemetry::metrics::Metrics;
 
@@ -39,28 +42,47 @@ pub(super) struct BoundListeners {
     pub(super) tls: LiveTls,
 }
 
-/// Reads every listener's certificate and key.
-pub(super) fn prepare(config: &ListenConfig, secrets: &SecretReader) -> Result<PreparedTls, Vec<String>> {
-    let (mut prepared, mut problems) = (Vec::new(), Vec::new());
-    let internal = |listeners: &[Listener]| -> Vec<Option<config::Tls>> {
-        let tls = |listener: &Listener| match listener {
-            Listener::Unix { .. } => None,
-            Listener::Tcp { tls, .. } => tls.clone(),
+/// Reads every listener's certificate and key; none when one of them is wrong.
+pub(super) fn prepare(
+    config: &ListenConfig,
+    secrets: &SecretReader,
+    now: Timestamp,
+    findings: &mut Findings<'_>,
+) -> Option<PreparedTls> {
+    let internal =
+        |name: &'static str, listeners: &[Listener]| -> Vec<(&'static str, String, Option<config::Tls>)> {
+            let tls = |(at, listener): (usize, &Listener)| match listener {
+                Listener::Unix { .. } => (name, String::new(), None),
+                Listener::Tcp { tls, .. } => (name, format!("listen.{name}[{at}].tls"), tls.clone()),
+            };
+            listeners.iter().enumerate().map(tls).collect()
         };
-        listeners.iter().map(tls).collect()
-    };
-    let all = [("public", vec![config.public.tls.clone()]), ("ops", vec![config.ops.tls.clone()])]
-        .into_iter()
-        .chain([("local", internal(&config.local)), ("admin", internal(&config.admin))]);
-    for (name, listeners) in all {
-        for tls in listeners {
-            match tls.map(|tls| read(name, &tls, secrets)).transpose() {
-                Ok(tls) => prepared.push(tls),
-                Err(problem) => problems.push(format!("listen.{name}.tls{problem}")),
+    let all = [
+        ("public", "listen.public.tls".to_owned(), config.public.tls.clone()),
+        ("ops", "listen.ops.tls".to_owned(), config.ops.tls.clone()),
+    ];
+    let all = all.into_iter().chain(internal("local", &config.local)).chain(internal("admin", &config.admin));
+    // All of them, so that every mistake is found.
+    let read: Vec<Option<Option<ReadTls>>> = all
+        .map(|(name, key, tls)| match tls {
+            None => Some(None),
+            Some(tls) => read(name, &key, &tls, secrets, now, findings).map(Some),
+        })
+        .collect();
+    read.into_iter().collect::<Option<Vec<_>>>().map(PreparedTls)
+}
+
+/// Looks where Unix sockets will be, without making any.
+pub(super) fn look_at_sockets(config: &ListenConfig, findings: &mut Findings<'_>) {
+    for (name, listeners) in [("local", &config.local), ("admin", &config.admin)] {
+        for (at, listener) in listeners.iter().enumerate() {
+            if let Listener::Unix { path, .. } = listener
+                && let Err(error) = look_at_socket(path)
+            {
+                findings.file(&format!("listen.{name}[{at}].unix"), StartError::chain(&error));
             }
         }
     }
-    if problems.is_empty() { Ok(PreparedTls(prepared)) } else { Err(problems) }
 }
 
 impl PreparedTls {
@@ -151,11 +173,29 @@ fn internal(name: &str, listener: &Listener, tls: Option<Tls>) -> Result<Bound, 
     Bound::bind(bound).map_err(|error| StartError::chain(&error))
 }
 
-fn read(name: &str, tls: &config::Tls, secrets: &SecretReader) -> Result<ReadTls, String> {
-    let certificate = std::fs::read(&tls.certificate)
-        .map_err(|error| format!(".certificate: {}: {error}", tls.certificate.display()))?;
-    let key = secrets.read(&tls.key).map_err(|error| format!(".key: {error}"))?;
-    let config = tls_server_config(&certificate, &key, None)
-        .map_err(|error| format!(" ({}): {error}", tls.certificate.display()))?;
-    Ok(ReadTls { name: name.to_owned(), config, expires_at: ends(&certificate).first().copied() })
+fn read(
+    name: &str,
+    key: &str,
+    tls: &config::Tls,
+    secrets: &SecretReader,
+    now: Timestamp,
+    findings: &mut Findings<'_>,
+) -> Option<ReadTls> {
+    let (of_certificate, of_key) = (format!("{key}.certificate"), format!("{key}.key"));
+    let certificate = public_file::read(&tls.certificate);
+    let certificate = certificate.map_err(|problem| findings.file(&of_certificate, problem)).ok();
+    let private = secrets.read(&tls.key).map_err(|error| findings.file(&of_key, error)).ok();
+    let (certificate, private) = (certificate?, private?);
+    let config = tls_server_config(&certificate, &private, None)
+        .map_err(|error| {
+            let (key, file) = match error {
+                TlsError::Key => (&of_key, &tls.key),
+                _ => (&of_certificate, &tls.certificate),
+            };
+            findings.file(key, format_args!("{}: {error}", file.display()));
+        })
+        .ok()?;
+    let expires_at = ends(&certificate).first().copied();
+    public_file::warn_of_the_end(&of_certificate, &tls.certificate, expires_at, now, findings);
+    Some(ReadTls { name: name.to_owned(), config, expires_at })
 }

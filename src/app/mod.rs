@@ -8,6 +8,7 @@ mod files;
 mod foresight;
 mod keyring;
 mod listeners;
+pub mod reading;
 mod reload;
 mod store;
 mod upkeep;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use self::reading::{By, Everything, Refused};
 pub use self::reload::Source;
 use crate::api::LocalApi;
 use crate::api::admin::{AdminApi, ToItsEnd};
@@ -42,6 +44,7 @@ use crate::ops::Ops;
 use crate::public::PublicSite;
 use crate::refresh::{self, Engine};
 use crate::repository::Repository;
+use crate::secret_file::SecretReader;
 use crate::system::{SystemClock, SystemRandom, TokioTasks};
 use crate::telemetry::audit::{self, Action, Audit, AuditWriter};
 use crate::telemetry::logging::{self, LevelHandle};
@@ -49,16 +52,24 @@ use crate::telemetry::metrics::Metrics;
 
 /// Why the daemon did not start. Whose fault: the operator's; each says what to do.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct StartError(String);
+pub enum StartError {
+    /// The configuration, or what it names, is wrong.
+    #[error("{}", .0.errors)]
+    Refused(Refused),
+    /// Something else stood in the way: a lock, a socket, another process.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<Refused> for StartError {
+    fn from(refused: Refused) -> Self {
+        StartError::Refused(refused)
+    }
+}
 
 impl StartError {
-    fn all(problems: Vec<String>) -> Self {
-        StartError(problems.join("; "))
-    }
-
     fn new(problem: impl std::fmt::Display) -> Self {
-        StartError(problem.to_string())
+        StartError::Failed(problem.to_string())
     }
 
     /// With its causes: for errors that do not print them.
@@ -70,7 +81,7 @@ impl StartError {
             text.push_str(&cause.to_string());
             source = cause.source();
         }
-        StartError(text)
+        StartError::Failed(text)
     }
 }
 
@@ -101,11 +112,12 @@ struct Parts {
 impl Daemon {
     /// Builds and starts everything. Nothing is served before all of it is built.
     pub async fn start(
-        config: Config,
+        loaded: Loaded,
         source: Source,
         environment: Environment,
         level: Option<LevelHandle>,
     ) -> Result<Self, StartError> {
+        let config = loaded.config.clone();
         apps::say_ways_out(&config);
         // Before anything is read: what changes from here on is seen.
         let looks = files::Looks::of(&source.path, &config);
@@ -120,15 +132,18 @@ impl Daemon {
         let store_latch = readiness.latch("store");
         let listeners_latch = readiness.latch("listeners");
 
+        let by = By { environment: &environment, ports: &ports, metrics: &metrics };
+        let Everything { keyring, store: prepared_store, replaceable } = reading::everything(&loaded, &by)?;
+        for warning in &replaceable.warnings {
+            tracing::warn!(config = %source.path.display(), "{warning}");
+        }
+
         let audit: Arc<dyn Audit> = Arc::new(open_audit(&config.audit.sink, &clock, &metrics)?);
         let events = Arc::new(Events::new(metrics.clone(), audit, clock.clone()));
-        let secrets = environment.secrets();
-
         let keys: Arc<dyn KeySource> = Arc::new(keyring_files::Directory::new(
             &config.sealing.keyring,
             environment.credentials_directory.as_deref(),
         ));
-        let keyring = Arc::new(keyring::open(&*keys).await.map_err(StartError::new)?);
         let counters = Arc::new(Counters::new(metrics.clone(), clock.clone()));
         let journal = match &config.store.journal {
             Some(path) => Some(
@@ -137,17 +152,14 @@ impl Daemon {
             ),
             None => None,
         };
-        let store = store::open(&config.store, &secrets, &ports, counters.clone())?;
+        let store = store::open(prepared_store, &ports, counters.clone())?;
         let mut repository = Repository::new(store.store.clone(), keyring.clone(), random.clone());
         if let Some(journal) = journal {
             repository = repository.with_journal(Arc::new(journal));
         }
         let repository = Arc::new(repository);
 
-        let nothing = apps::Authorities::new();
-        let prepared =
-            apps::prepare(&config, &secrets, &ports, &metrics, &nothing).map_err(StartError::all)?;
-        let (apps, authorities) = apps::install(prepared, &nothing);
+        let (apps, authorities) = apps::install(replaceable.apps, &apps::Authorities::new());
         let engine = Engine::new(
             engine_apps(&apps),
             refresh::Deps {
@@ -169,8 +181,7 @@ impl Daemon {
                 "the journal holds answers from before that the store has not taken; it is offered them now"
             );
         }
-        let (callers, admins) =
-            callers::build(&config, &apps, &keyring, &environment, clock.now()).map_err(StartError::all)?;
+        let (callers, admins) = (replaceable.callers, replaceable.admins);
         for app in apps.keys() {
             expect_app(&metrics, app);
         }
@@ -194,8 +205,7 @@ impl Daemon {
         let callers = Arc::new(ArcSwap::from_pointee(callers));
         let admins = Arc::new(ArcSwap::from_pointee(admins));
 
-        let tls = listeners::prepare(&config.listen, &secrets).map_err(StartError::all)?;
-        let bound = listeners::bind(&config.listen, tls, &metrics)?;
+        let bound = listeners::bind(&config.listen, replaceable.tls, &metrics)?;
         let surroundings = Surroundings {
             tasks: tasks.clone(),
             clock: clock.clone(),
@@ -384,6 +394,8 @@ pub struct Environment {
     pub credentials_directory: Option<PathBuf>,
     /// The text of `/etc/passwd`, for the users that callers are known by.
     pub passwd: String,
+    /// A directory of the daemon's, for a command that root runs: whose that is, says as whom to read.
+    pub of_owner: Option<PathBuf>,
 }
 
 impl Environment {
@@ -392,7 +404,14 @@ impl Environment {
         Environment {
             credentials_directory: variables.get("CREDENTIALS_DIRECTORY").map(PathBuf::from),
             passwd: std::fs::read_to_string("/etc/passwd").unwrap_or_default(),
+            of_owner: None,
         }
+    }
+
+    /// The same, as the owner of that directory sees it.
+    #[must_use]
+    pub fn as_owner_of(self, directory: &Path) -> Self {
+        Environment { of_owner: Some(directory.to_owned()), ..self }
     }
 
     /// The same, with the users of now.
@@ -401,20 +420,26 @@ impl Environment {
         Environment { passwd, ..self.clone() }
     }
 
-    fn secrets(&self) -> crate::secret_file::SecretReader {
-        crate::secret_file::SecretReader::new(self.credentials_directory.as_deref())
+    fn secrets(&self) -> SecretReader {
+        let credentials = self.credentials_directory.as_deref();
+        match &self.of_owner {
+            Some(directory) => SecretReader::for_owner_of(directory, credentials),
+            None => SecretReader::new(credentials),
+        }
     }
 }
 
-/// `tokenward serve`: from a checked configuration to an exit code.
-pub fn serve(loaded: Loaded, path: &Path, variables: &BTreeMap<String, String>) -> ExitCode {
-    let Loaded { config, warnings } = loaded;
-    let format = match config.log.format {
+/// `tokenward serve`: from the words of a configuration to an exit code.
+///
+/// # Errors
+/// The configuration, or what it names, is wrong: nothing was started.
+pub fn serve(loaded: Loaded, path: &Path, variables: &BTreeMap<String, String>) -> Result<ExitCode, Refused> {
+    let format = match loaded.config.log.format {
         LogFormat::Json => logging::Format::Json,
         LogFormat::Text => logging::Format::Text,
     };
-    let level = logging::install(level_of(config.log.level), format).ok();
-    for warning in warnings {
+    let level = logging::install(level_of(loaded.config.log.level), format).ok();
+    for warning in &loaded.warnings {
         tracing::warn!(config = %path.display(), "{warning}");
     }
     for warning in lifecycle::harden() {
@@ -424,7 +449,7 @@ pub fn serve(loaded: Loaded, path: &Path, variables: &BTreeMap<String, String>) 
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "the runtime could not be started");
-            return ExitCode::FAILURE;
+            return Ok(ExitCode::FAILURE);
         }
     };
     let environment = Environment::of_process(variables);
@@ -434,20 +459,21 @@ pub fn serve(loaded: Loaded, path: &Path, variables: &BTreeMap<String, String>) 
             Ok(signals) => signals,
             Err(error) => {
                 tracing::error!(%error, "signals cannot be caught");
-                return ExitCode::FAILURE;
+                return Ok(ExitCode::FAILURE);
             }
         };
-        match Daemon::start(config, source, environment, level).await {
+        match Daemon::start(loaded, source, environment, level).await {
             Ok(daemon) => {
                 tracing::info!(
                     version = env!("CARGO_PKG_VERSION"), public = %daemon.public, ops = %daemon.ops,
                     local = ?daemon.local, "tokenward serves"
                 );
-                if daemon.run(signals).await { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+                Ok(if daemon.run(signals).await { ExitCode::SUCCESS } else { ExitCode::FAILURE })
             }
-            Err(error) => {
+            Err(StartError::Refused(refused)) => Err(refused),
+            Err(error @ StartError::Failed(_)) => {
                 tracing::error!(%error, config = %path.display(), "tokenward cannot start");
-                ExitCode::FAILURE
+                Ok(ExitCode::FAILURE)
             }
         }
     });

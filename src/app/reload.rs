@@ -15,11 +15,12 @@ use tokio::sync::oneshot;
 use super::apps::{self, Authorities};
 use super::files::Looks;
 use super::listeners::{self, LiveTls};
-use super::{Environment, Ports, broker_settings, callers, engine_apps, engine_settings, level_of};
+use super::reading::{self, By, Replaceable};
+use super::{Environment, Ports, broker_settings, engine_apps, engine_settings, level_of};
 use crate::api::upkeep::Reloaded;
 use crate::broker::Broker;
 use crate::callers::{Callers, LiveCallers};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Mistake};
 use crate::domain::id::AppName;
 use crate::domain::task::Tasks;
 use crate::events::{Events, expect_app};
@@ -51,7 +52,7 @@ struct Prepared {
     config: Config,
     /// The sections that are others.
     changed: Vec<String>,
-    warnings: Vec<String>,
+    warnings: Vec<Mistake>,
     /// The authorities that were in force when it was built.
     before: Arc<Authorities>,
     apps: apps::PreparedApps,
@@ -217,7 +218,7 @@ impl Reloader {
             errors.mistakes.iter().map(ToString::to_string).collect::<Vec<String>>()
         };
         let loaded = config::load_file(path, &self.source.variables).map_err(|errors| lines(&errors))?;
-        let new = loaded.config;
+        let new = loaded.config.clone();
         self.looked(of_configuration.and(Looks::of(path, &new)).and(Looks::of(path, &running)));
         let fixed = config::needs_restart(&running, &new);
         if !fixed.is_empty() {
@@ -231,28 +232,17 @@ impl Reloader {
 
         // Everything is built before anything is replaced; whatever is wrong is said at once.
         let environment = self.environment.again();
-        let secrets = environment.secrets();
+        let by = By { environment: &environment, ports: &self.ports, metrics: &self.metrics };
         let before = self.authorities.load_full();
-        let mut problems = Vec::new();
-        let mut keep = |result: Result<_, Vec<String>>| result.map_err(|found| problems.extend(found)).ok();
-        let apps = keep(apps::prepare(&new, &secrets, &self.ports, &self.metrics, &before));
-        let mut keep = |result: Result<_, Vec<String>>| result.map_err(|found| problems.extend(found)).ok();
-        let tls = keep(listeners::prepare(&new.listen, &secrets));
-        let now = self.ports.clock.now();
-        let callers = apps.as_ref().and_then(|apps| {
-            callers::build(&new, &apps.apps, &self.keyring, &environment, now)
-                .map_err(|found| problems.extend(found))
-                .ok()
-        });
-        let (Some(apps), Some(tls), Some((callers, admins))) = (apps, tls, callers) else {
-            return Err(problems);
-        };
+        let read = reading::replaceable(&loaded, &by, &self.keyring, &before)
+            .map_err(|refused| lines(&refused.errors))?;
+        let Replaceable { apps, tls, callers, admins, warnings } = read;
 
         let mut changed = config::changed_sections(&running, &new);
         if changed.is_empty() {
             changed.push("nothing but the content of files".to_owned());
         }
-        let warnings = loaded.warnings;
+        let warnings = loaded.warnings.into_iter().chain(warnings).collect();
         Ok(Prepared { config: new, changed, warnings, before, apps, tls, callers, admins })
     }
 

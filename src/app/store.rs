@@ -1,17 +1,21 @@
-//! The configured store, opened and observed.
+//! The configured store: prepared, opened and observed.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::foresight::ends;
+use super::reading::{Findings, public_file};
 use super::{Ports, StartError};
 use crate::config::{self, RedisKind, StoreBackend, StoreConfig};
 use crate::secret_file::SecretReader;
 use crate::store::Store;
-use crate::store::embedded::{EmbeddedConfig, EmbeddedStore};
+use crate::store::embedded::{self, EmbeddedConfig, EmbeddedStore};
 use crate::store::observed::{Observed, StoreObserver};
-use crate::store::redis::{PasswordSource, RedisConfig, RedisStore, RedisTls, Sentinels, TlsIdentity};
+use crate::store::redis::{
+    PasswordSource, RedisConfig, RedisStore, RedisTls, Sentinels, TlsIdentity, TlsSource,
+};
 
 /// A store, and how to end it.
 pub(super) struct OpenedStore {
@@ -28,25 +32,55 @@ impl OpenedStore {
     }
 }
 
-pub(super) fn open(
+/// A store that can be opened, as far as this machine's files can tell.
+pub(super) enum PreparedStore {
+    Embedded(PathBuf),
+    Redis(Box<RedisConfig>),
+}
+
+/// Reads what is needed to open the store; opens and makes nothing.
+pub(super) fn prepare(
     config: &StoreConfig,
     secrets: &SecretReader,
     ports: &Ports,
+    findings: &mut Findings<'_>,
+) -> Option<PreparedStore> {
+    let mistakes = findings.mistakes();
+    let prepared = match &config.backend {
+        StoreBackend::Embedded { path } => {
+            if let Err(error) = embedded::look(path) {
+                findings.file("store.path", error);
+            }
+            PreparedStore::Embedded(path.clone())
+        }
+        StoreBackend::Redis(redis) => PreparedStore::Redis(Box::new(redis_config(
+            redis,
+            secrets,
+            config.journal.as_deref(),
+            ports,
+            findings,
+        )?)),
+    };
+    (findings.mistakes() == mistakes).then_some(prepared)
+}
+
+pub(super) fn open(
+    prepared: PreparedStore,
+    ports: &Ports,
     observer: Arc<dyn StoreObserver>,
 ) -> Result<OpenedStore, StartError> {
-    match &config.backend {
-        StoreBackend::Embedded { path } => {
+    match prepared {
+        PreparedStore::Embedded(path) => {
             let opened =
-                EmbeddedStore::open(&EmbeddedConfig::new(path), ports.clock.clone(), ports.random.as_ref())
+                EmbeddedStore::open(&EmbeddedConfig::new(&path), ports.clock.clone(), ports.random.as_ref())
                     .map_err(StartError::new)?;
             let store = Arc::new(Observed::new(opened, observer, ports.clock.clone()));
             Ok(OpenedStore { store, redis: None })
         }
-        StoreBackend::Redis(redis) => {
-            let mut redis = redis_config(redis, secrets, config.journal.as_deref())?;
+        PreparedStore::Redis(mut redis) => {
             redis.observer = Some(observer.clone());
             let opened =
-                RedisStore::new(redis, ports.clock.clone(), ports.random.clone(), ports.store_tasks.clone())
+                RedisStore::new(*redis, ports.clock.clone(), ports.random.clone(), ports.store_tasks.clone())
                     .map_err(StartError::new)?;
             let redis = Arc::new(Observed::new(opened, observer, ports.clock.clone()));
             Ok(OpenedStore { store: redis.clone(), redis: Some(redis) })
@@ -58,56 +92,93 @@ fn redis_config(
     config: &config::RedisConfig,
     secrets: &SecretReader,
     journal: Option<&Path>,
-) -> Result<RedisConfig, StartError> {
-    let password = |key: &str, path: &Option<PathBuf>| {
-        let Some(path) = path.clone() else { return Ok(None) };
+    ports: &Ports,
+    findings: &mut Findings<'_>,
+) -> Option<RedisConfig> {
+    let mut password = |key: &str, path: &Option<PathBuf>| {
+        let path = path.clone()?;
         let secrets = secrets.clone();
-        secrets.read_text(&path).map_err(|error| StartError::new(format!("store.{key}: {error}")))?;
+        if let Err(error) = secrets.read_text(&path) {
+            findings.file(&format!("store.{key}"), error);
+        }
         let source: PasswordSource =
             Arc::new(move || secrets.read_text(&path).map_err(|error| error.to_string()));
-        Ok(Some(source))
+        Some(source)
     };
+    let addresses = || config.hosts.iter().map(|host| (host.host.clone(), host.port)).collect();
     let mut redis = match &config.kind {
         RedisKind::Standalone => {
-            let host = config.hosts.first().ok_or_else(|| StartError::new("store.url names no host"))?;
+            let host = config.hosts.first().expect("a URL without a host is a mistake of its own");
             RedisConfig::new(host.host.clone(), host.port)
         }
         RedisKind::Sentinel { primary } => {
-            let addresses = config.hosts.iter().map(|host| (host.host.clone(), host.port)).collect();
-            let mut sentinels = Sentinels::new(addresses, primary.clone());
+            let mut sentinels = Sentinels::new(addresses(), primary.clone());
             sentinels.username.clone_from(&config.sentinel_username);
-            sentinels.password = password("sentinel_password_file", &config.sentinel_password_file)?;
+            sentinels.password = password("sentinel_password_file", &config.sentinel_password_file);
             RedisConfig::through(sentinels)
         }
-        RedisKind::Cluster => {
-            RedisConfig::cluster(config.hosts.iter().map(|host| (host.host.clone(), host.port)).collect())
-        }
+        RedisKind::Cluster => RedisConfig::cluster(addresses()),
     };
     redis.wait_replicas = config.wait_replicas;
     redis.wait_timeout = config.wait_timeout;
-    redis.database = u16::try_from(config.db)
-        .map_err(|_| StartError::new("store.url: there is no such database number"))?;
     redis.identity_file = journal.map(|journal| journal.join("store-identity"));
     redis.username.clone_from(&config.username);
-    redis.password = password("password_file", &config.password_file)?;
-    if config.tls {
-        let (ca, certificate, key) =
-            (config.ca_file.clone(), config.client_certificate.clone(), config.client_key.clone());
-        let secrets = secrets.clone();
-        redis.tls = Some(Arc::new(move || {
-            let public = |path| {
-                std::fs::read(path).map_err(|error| format!("a certificate file cannot be read: {error}"))
-            };
-            let ca_pem = ca.as_ref().map(public).transpose()?;
-            let identity = match (&certificate, &key) {
-                (Some(certificate), Some(key)) => Some(TlsIdentity {
-                    certificate_pem: public(certificate)?,
-                    key_pem: Zeroizing::new(secrets.read(key).map_err(|error| error.to_string())?.to_vec()),
-                }),
-                _ => None,
-            };
-            Ok(RedisTls { ca_pem, identity })
-        }));
+    redis.password = password("password_file", &config.password_file);
+    match u16::try_from(config.db) {
+        Ok(database) => redis.database = database,
+        Err(_) => findings.value("store.url", "there is no such database number", None),
     }
-    Ok(redis)
+    if config.tls {
+        look_at_tls(config, secrets, ports, findings);
+        redis.tls = Some(tls_source(config, secrets));
+    }
+    Some(redis)
+}
+
+/// The files of TLS, each by itself and then together.
+fn look_at_tls(
+    config: &config::RedisConfig,
+    secrets: &SecretReader,
+    ports: &Ports,
+    findings: &mut Findings<'_>,
+) {
+    const CERTIFICATE: &str = "store.client_certificate";
+    let mistakes = findings.mistakes();
+    if let Some(path) = &config.ca_file {
+        public_file::certificates("store.ca_file", path, findings);
+    }
+    if let Some(path) = &config.client_certificate
+        && let Some(pem) = public_file::certificates(CERTIFICATE, path, findings)
+    {
+        let ends_at = ends(pem.as_bytes()).first().copied();
+        public_file::warn_of_the_end(CERTIFICATE, path, ends_at, ports.clock.now(), findings);
+    }
+    if let Some(path) = &config.client_key
+        && let Err(error) = secrets.read(path)
+    {
+        findings.file("store.client_key", error);
+    }
+    if findings.mistakes() == mistakes
+        && let Err(problem) = tls_source(config, secrets)().and_then(|tls| tls.look())
+    {
+        let key = if config.client_certificate.is_some() { CERTIFICATE } else { "store.ca_file" };
+        findings.file(key, problem);
+    }
+}
+
+fn tls_source(config: &config::RedisConfig, secrets: &SecretReader) -> TlsSource {
+    let (ca, certificate, key) =
+        (config.ca_file.clone(), config.client_certificate.clone(), config.client_key.clone());
+    let secrets = secrets.clone();
+    Arc::new(move || {
+        let ca_pem = ca.as_deref().map(public_file::read).transpose()?;
+        let identity = match (&certificate, &key) {
+            (Some(certificate), Some(key)) => Some(TlsIdentity {
+                certificate_pem: public_file::read(certificate)?,
+                key_pem: Zeroizing::new(secrets.read(key).map_err(|error| error.to_string())?.to_vec()),
+            }),
+            _ => None,
+        };
+        Ok(RedisTls { ca_pem, identity })
+    })
 }

@@ -15,9 +15,11 @@ use zeroize::Zeroizing;
 use super::cache::{Kept, Used};
 use super::classify::{self, Asked};
 use super::client_auth::{ClientCredential, SecretMethod};
-use super::clouds::{GRAPH, Provider, TenantPath, Tenants, UnknownTenant, cloud_of, is_tenant_name};
+use super::clouds::{
+    GRAPH, Provider, TenantPath, Tenants, UnknownTenant, cloud_of, entra_authority_of, is_tenant_name,
+};
 use super::credential_set::{CredentialSet, Member};
-use super::discovery::{Expected, Metadata};
+use super::discovery::{DOCUMENT_PATH, Expected, Metadata};
 use super::http::{HttpAnswer, HttpClient, HttpFailure, HttpFault, Roots, RootsFault};
 use super::id_token::{IdTokenFault, Rules, UnverifiedToken};
 use super::jwks::KeySet;
@@ -120,17 +122,20 @@ pub enum AuthorityConfigError {
     /// The authority's URL.
     #[error("the authority's URL {0}")]
     Url(#[source] UrlFault),
-    /// An Entra authority is `{origin}/{tenant}/v2.0`.
+    /// An Entra authority is `{origin}/{tenant}/v2.0`; and what was probably meant.
     #[error(
-        "an Entra authority ends in /common/v2.0, /organizations/v2.0, /consumers/v2.0 or /{{tenant}}/v2.0"
+        "an Entra authority ends in /common/v2.0, /organizations/v2.0, /consumers/v2.0 or /{{tenant}}/v2.0, where {{tenant}} is the tenant's id or one of its domains, such as contoso.onmicrosoft.com"
     )]
-    EntraPath,
+    EntraPath(Option<String>),
+    /// The URL of the authority's document in place of the authority's own; and that.
+    #[error("is the URL of the authority's discovery document; the authority's own is what stands before it")]
+    DocumentUrl(String),
     /// A query in the authority's URL.
     #[error("the authority's URL must not carry a query")]
     Query,
     /// No client id, or one with characters that no client id has (RFC 6749 appendix A.1).
-    #[error("the client id is empty or holds a character that no client id has")]
-    ClientId,
+    #[error("{}", .0.map_or("is empty".to_owned(), |odd| format!("holds {:?}, which no client id does", odd.to_string())))]
+    ClientId(Option<char>),
     /// The Graph's URL.
     #[error("the Graph's URL {0}")]
     Graph(#[source] UrlFault),
@@ -140,6 +145,31 @@ pub enum AuthorityConfigError {
     /// The roots of trust.
     #[error("{0}")]
     Roots(#[source] RootsFault),
+}
+
+impl AuthorityConfigError {
+    /// The name of the setting that is wrong, as an app's is called in the configuration.
+    pub fn key(&self) -> &'static str {
+        match self {
+            AuthorityConfigError::Url(_)
+            | AuthorityConfigError::EntraPath(_)
+            | AuthorityConfigError::DocumentUrl(_)
+            | AuthorityConfigError::Query
+            | AuthorityConfigError::Graph(_) => "authority",
+            AuthorityConfigError::ClientId(_) => "client_id",
+            AuthorityConfigError::Tenants(_) => "tenants",
+            AuthorityConfigError::Roots(_) => "authority_ca",
+        }
+    }
+
+    /// What was probably meant.
+    pub fn nearest(&self) -> Option<&str> {
+        match self {
+            AuthorityConfigError::EntraPath(nearest) => nearest.as_deref(),
+            AuthorityConfigError::DocumentUrl(nearest) => Some(nearest),
+            _ => None,
+        }
+    }
 }
 
 /// What the client is made with.
@@ -190,16 +220,23 @@ impl OpenIdAuthority {
         if url.has_query() {
             return Err(AuthorityConfigError::Query);
         }
-        if config.client_id.is_empty() || !config.client_id.bytes().all(|byte| matches!(byte, 0x20..=0x7e)) {
-            return Err(AuthorityConfigError::ClientId);
+        let odd = config.client_id.chars().find(|one| !matches!(one, ' '..='~'));
+        if config.client_id.is_empty() || odd.is_some() {
+            return Err(AuthorityConfigError::ClientId(odd));
         }
         let path = TenantPath::of(&url);
         let cloud = cloud_of(url.host());
+        if let Some(own) = url.as_str().strip_suffix(DOCUMENT_PATH) {
+            let of_entra = cloud.and_then(|_| entra_authority_of(&url));
+            return Err(AuthorityConfigError::DocumentUrl(of_entra.unwrap_or_else(|| own.to_owned())));
+        }
         // Told from the URL alone, for the scopes' names must be known before the network is.
         let guessed = if cloud.is_some() || path.is_some() { Provider::Entra } else { Provider::OpenId };
         let provider = config.provider.unwrap_or(guessed);
         let tenant = match provider {
-            Provider::Entra => Some(path.ok_or(AuthorityConfigError::EntraPath)?),
+            Provider::Entra => {
+                Some(path.ok_or_else(|| AuthorityConfigError::EntraPath(entra_authority_of(&url)))?)
+            }
             Provider::OpenId => None,
         };
         let naming = match provider {

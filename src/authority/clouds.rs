@@ -102,6 +102,19 @@ impl TenantPath {
     }
 }
 
+/// The authority that was meant by a URL that is none of Entra's but like one: that of version 1, of a document or an endpoint,
+/// of the issuer of version 1 tokens (`sts.windows.net`), or with the version in another case. None where no tenant can be told.
+pub(super) fn entra_authority_of(url: &CheckedUrl) -> Option<String> {
+    let origin = match (url.host(), cloud_of(url.host())) {
+        ("sts.windows.net", Some(cloud)) => format!("https://{}", cloud.hosts.first()?),
+        _ => url.origin().to_owned(),
+    };
+    let tenant = url.segments().next().filter(|tenant| !tenant.eq_ignore_ascii_case("v2.0"))?;
+    let meant = format!("{origin}/{tenant}/v2.0");
+    let is_one = CheckedUrl::parse(&meant, true).is_ok_and(|url| TenantPath::of(&url).is_some());
+    is_one.then_some(meant)
+}
+
 /// Whether `text` can stand for a tenant in a path: a GUID, a domain, or one of the three words.
 pub(super) fn is_tenant_name(text: &str) -> bool {
     !text.is_empty()
@@ -177,6 +190,26 @@ mod tests {
         ];
         for (url, expected) in rows {
             assert_eq!(of(&url), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_was_meant_by_a_url_like_an_authority_s() {
+        let guid = "72f988bf-86f1-41af-91ab-2d7cd011db47";
+        let common = "https://login.microsoftonline.com/common";
+        let of_tenant = format!("https://login.microsoftonline.com/{guid}/v2.0");
+        for (url, meant) in [
+            (common.to_owned(), Some(format!("{common}/v2.0"))),
+            (format!("{common}/V2.0"), Some(format!("{common}/v2.0"))),
+            (format!("{common}/oauth2/v2.0/token"), Some(format!("{common}/v2.0"))),
+            (format!("{common}/v2.0/.well-known/openid-configuration"), Some(format!("{common}/v2.0"))),
+            (format!("https://sts.windows.net/{guid}/"), Some(of_tenant)),
+            ("http://127.0.0.1:4000/common".to_owned(), Some("http://127.0.0.1:4000/common/v2.0".to_owned())),
+            ("https://login.microsoftonline.com/contoso/v2.0".to_owned(), None),
+            ("https://login.microsoftonline.com/v2.0".to_owned(), None),
+            ("https://login.microsoftonline.com/".to_owned(), None),
+        ] {
+            assert_eq!(entra_authority_of(&CheckedUrl::parse(&url, true).expect("a URL")), meant, "{url}");
         }
     }
 

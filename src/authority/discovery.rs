@@ -8,6 +8,9 @@ use super::text::one_line;
 use super::url::CheckedUrl;
 use super::wire::Object;
 
+/// Where an authority's document is, below the authority (OpenID Connect Discovery §4).
+pub(super) const DOCUMENT_PATH: &str = "/.well-known/openid-configuration";
+
 /// The checked document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Metadata {
@@ -45,7 +48,7 @@ pub(super) struct Expected {
 impl Expected {
     /// Where the document is.
     pub(super) fn document_url(&self) -> String {
-        format!("{}/.well-known/openid-configuration", self.authority.as_str().trim_end_matches('/'))
+        format!("{}{DOCUMENT_PATH}", self.authority.as_str().trim_end_matches('/'))
     }
 
     /// Checks a document. `Err` says in our words what is wrong with it.

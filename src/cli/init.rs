@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::check::{LONGEST_SOCKET_PATH, PLACEHOLDER_CLIENT_ID};
 use super::{Failure, World, shell_word};
 use crate::callers::{UnixUser, key_file};
-use crate::config;
+use crate::config::{self, LONGEST_SOCKET_PATH, PLACEHOLDER_CLIENT_ID};
 use crate::domain::id::CallerName;
 use crate::keyring::files;
 

@@ -3,7 +3,8 @@
 //! What it is for: arguments in, one use of the configuration's files or of the daemon's APIs, words and data out, and
 //! an exit code: 0 done, 1 failed, 2 wrong usage or configuration.
 //!
-//! What it may know: `config`, the files of `keyring` and `callers`, and the wire shapes of the local and the admin API.
+//! What it may know: `config`, `app::reading`, the files of `keyring` and `callers`, and the wire shapes of the local and the
+//! admin API.
 //! Never the store or the broker: whatever concerns connections is asked of the running daemon, as everyone asks it.
 //! What `serve` means is handed in.
 //!
@@ -40,6 +41,7 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 
+use crate::app::reading::Refused;
 use crate::config::{self, Loaded};
 use crate::domain::random::Random;
 use crate::domain::time::Clock;
@@ -48,6 +50,9 @@ pub use output::Output;
 
 /// Where the configuration is when nobody says.
 const DEFAULT_CONFIG: &str = "/etc/tokenward/tokenward.toml";
+
+/// Runs the daemon: with its configuration, where that was read from, and the environment.
+pub type Serve = fn(Loaded, &Path, &BTreeMap<String, String>) -> Result<ExitCode, Refused>;
 
 /// What the commands get from outside.
 pub struct World {
@@ -60,7 +65,7 @@ pub struct World {
     /// Standard input, output and error.
     pub output: Output,
     /// The daemon: runs until it is told to stop. Gets the configuration and where it was read from.
-    pub serve: fn(Loaded, &Path, &BTreeMap<String, String>) -> ExitCode,
+    pub serve: Serve,
 }
 
 /// Runs the command that the arguments name; the first argument is the program's own name.
@@ -94,7 +99,11 @@ fn dispatch(cli: Cli, world: &mut World) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Serve => {
             let loaded = config.load(world)?;
-            return Ok((world.serve)(loaded, &config.path, &world.env));
+            return (world.serve)(loaded, &config.path, &world.env).map_err(|refused| {
+                // What is in files may be right a moment later: whoever supervises us tries again.
+                let exit = if refused.may_heal { Exit::Failed } else { Exit::Usage };
+                Failure { exit, ..config.failure(&refused.errors) }
+            });
         }
         Command::Check(args) => check::run(&args, &config, world),
         Command::Init(args) => init::run(&args, world),

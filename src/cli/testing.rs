@@ -129,7 +129,7 @@ impl Scene {
             clock: Arc::new(FixedClock(NOW)),
             random: Arc::new(SeededRandom::new(seed)),
             output,
-            serve: |_, _, _| ExitCode::from(42),
+            serve: |_, _, _| Ok(ExitCode::from(42)),
         };
         let args = std::iter::once("tokenward").chain(args.iter().copied()).map(OsString::from);
         let code = run(args, world);

@@ -261,7 +261,7 @@ pub(super) fn config(context: &Context, entries: &Entries, env: &BTreeMap<String
         Some(apps) => apps.entries.keys().map(String::as_str).collect(),
         None => Vec::new(),
     };
-    let apps = root.map("apps", |_, section| app(section));
+    let apps = root.map("apps", app);
     let outbound =
         root.section("outbound").and_then(|section| outbound(&section, context, env, apps.values()));
     let callers = root.map("callers", |_, section| caller(section, &known_apps));
@@ -530,9 +530,8 @@ fn listeners<'a>(
             }
             (Some(leaf), None) => {
                 let path = section.context.base.join(leaf.value);
-                // sun_path holds 108 bytes with its final zero.
-                if path.as_os_str().len() > 107 {
-                    leaf.mistake("is longer than the 107 bytes that the path of a Unix socket may have");
+                if path.as_os_str().len() > LONGEST_SOCKET_PATH {
+                    leaf.mistake(format!("is longer than the {LONGEST_SOCKET_PATH} bytes that the path of a Unix socket may have"));
                 }
                 if section.is_given("tls") {
                     leaf.mistake("a Unix socket has no TLS");
@@ -609,7 +608,7 @@ fn private_url(leaf: &Leaf<'_, &str>) -> Option<HttpUrl> {
 
 // === apps ===
 
-fn app(section: &Section<'_>) -> Option<AppConfig> {
+fn app(name: &str, section: &Section<'_>) -> Option<AppConfig> {
     let provider = section.choice("provider", &[("entra", Provider::Entra), ("openid", Provider::OpenId)]);
     let authority = section.text("authority").and_then(|leaf| {
         let url = private_url(&leaf)?;
@@ -636,8 +635,16 @@ fn app(section: &Section<'_>) -> Option<AppConfig> {
     for leaf in section.texts("return_urls") {
         private_url(&leaf);
     }
-    if let Some(leaf) = section.text("redirect_uri") {
-        private_url(&leaf);
+    if let Some(leaf) = section.text("client_id") {
+        client_id(&leaf, entra);
+    }
+    if let Some(leaf) = section.text("redirect_uri")
+        && let Some(url) = private_url(&leaf)
+    {
+        let ours = format!("/callback/{name}");
+        if url.path() != ours {
+            leaf.warning(format!("the daemon answers at {ours} only: unless what stands before it turns {} into that, users end on an error page after they signed in", url.path()));
+        }
     }
     if let Some(leaf) = section.text("home_tenant") {
         if provider == Some(Provider::OpenId) {
@@ -680,6 +687,18 @@ fn app(section: &Section<'_>) -> Option<AppConfig> {
         credentials,
         credentials_dir: section.path("credentials_dir"),
     })
+}
+
+/// What is sure to be wrong is the authority's room to say.
+fn client_id(leaf: &Leaf<'_, &str>, entra: bool) {
+    let bare = leaf.value.trim_matches(['{', '}', '"', '\'', ' ']);
+    if leaf.value == PLACEHOLDER_CLIENT_ID {
+        leaf.warning("is a placeholder: put the Application (client) ID from Entra's overview page there");
+    } else if entra && is_guid(bare) && bare != leaf.value {
+        leaf.warning(format!("write it without what stands around it: `{bare}`"));
+    } else if entra && !is_guid(leaf.value) {
+        leaf.warning("is no Application (client) ID, which Entra's overview page of the app shows as 8-4-4-4-12 hexadecimal digits");
+    }
 }
 
 /// Microsoft's sign-in hosts, sovereign clouds included. Anything else is told by its discovery document.

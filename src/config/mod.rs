@@ -22,8 +22,13 @@ mod credentials_dir;
 mod diff;
 mod load;
 mod mistakes;
+#[cfg(test)]
+#[path = "../../tests/support/mistakes.rs"]
+#[allow(unreachable_pub, dead_code, reason = "shared with the tests from outside")]
+mod mistakes_table;
 mod outbound;
 mod overrides;
+mod places;
 mod schema;
 mod sections;
 mod spec;
@@ -34,6 +39,7 @@ pub use credentials_dir::{CredentialsDirError, credential_from_file_name, read_c
 pub use diff::{changed_sections, needs_restart};
 pub use load::{Loaded, load, load_file};
 pub use mistakes::{ConfigErrors, Mistake};
+pub use places::Places;
 pub use schema::{json_schema, reference_page};
 pub use sections::*;
 pub use url::{HttpUrl, UrlError};

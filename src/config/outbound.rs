@@ -270,7 +270,7 @@ mod tests {
         for (section, env, expected) in rows {
             let loaded = read(section, HTTPS, env).expect("good");
             assert!(
-                loaded.warnings.iter().any(|warning| warning.contains(expected)),
+                loaded.warnings.iter().any(|warning| warning.to_string().contains(expected)),
                 "{:?}",
                 loaded.warnings
             );

@@ -12,6 +12,11 @@ use time::OffsetDateTime;
 use super::url::HttpUrl;
 use crate::domain::proxy::Routes;
 
+/// The longest path that a Unix socket can have: `sun_path` without its zero byte (unix(7)).
+pub const LONGEST_SOCKET_PATH: usize = 107;
+/// What `init` writes when it is told no client id.
+pub const PLACEHOLDER_CLIENT_ID: &str = "00000000-0000-0000-0000-000000000000";
+
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {

@@ -15,6 +15,7 @@ use crate::domain::task::BoxFuture;
 const ENDING: &str = ".entry";
 const UNFINISHED: &str = ".new";
 const LOCK: &str = "lock";
+const OPENING: &str = "opening the journal";
 /// An entry holds one connection's record: larger files are none of ours.
 const MOST_BYTES: u64 = 8 * 1024 * 1024;
 
@@ -31,19 +32,31 @@ struct Directory {
     _lock: File,
 }
 
+/// What is known to be wrong with a journal's directory before it is opened. Makes nothing, and does not look who has it.
+///
+/// # Errors
+/// It is no directory, others may enter it, or it cannot be looked at.
+pub fn look(path: &Path) -> Result<(), JournalError> {
+    let failed = |cause: String| JournalError { doing: OPENING, cause };
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed(format!("{}: {error}", path.display()))),
+        Ok(there) if !there.is_dir() => Err(failed(format!("{}: it is not a directory", path.display()))),
+        Ok(there) if there.mode() & 0o077 != 0 => Err(failed(format!(
+            "{}: others may enter it; run `chmod 700` on it, or name a directory that does not exist yet",
+            path.display()
+        ))),
+        Ok(_) => Ok(()),
+    }
+}
+
 impl FileJournal {
     /// Opens the journal, making its directory when there is none. Refused while another process has it.
     pub fn open(path: &Path) -> Result<Self, JournalError> {
-        const DOING: &str = "opening the journal";
-        let failed = |cause: String| JournalError { doing: DOING, cause };
+        let failed = |cause: String| JournalError { doing: OPENING, cause };
         let at = |error: io::Error| failed(format!("{}: {error}", path.display()));
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(at)?;
-        if fs::metadata(path).map_err(at)?.mode() & 0o077 != 0 {
-            return Err(failed(format!(
-                "{}: others may enter it; run `chmod 700` on it, or name a directory that does not exist yet",
-                path.display()
-            )));
-        }
+        look(path)?;
         let lock = OpenOptions::new()
             .write(true)
             .create(true)

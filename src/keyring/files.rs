@@ -47,6 +47,12 @@ impl Directory {
         }
     }
 
+    /// This one, read as that reader would.
+    fn read_by(path: &Path, secrets: SecretReader) -> Self {
+        let is_of_systemd = secrets.is_of_systemd(path);
+        Directory { path: path.to_owned(), is_of_systemd, secrets }
+    }
+
     /// This one, read by a command for the daemon whose directory it is.
     fn for_its_owner(path: &Path) -> Self {
         let secrets = SecretReader::for_owner_of(path, None);
@@ -120,6 +126,12 @@ impl KeySource for Directory {
 /// Opens the ring that lies in `directory`.
 pub fn open(directory: &Path) -> Result<Keyring, KeyringError> {
     Keyring::new(read(directory)?, &directory.display().to_string())
+}
+
+/// The same as that reader would read it.
+pub fn open_as(directory: &Path, secrets: SecretReader) -> Result<Keyring, KeyringError> {
+    let keys = Directory::read_by(directory, secrets).read_all()?.into_iter().map(|(_, key)| key).collect();
+    Keyring::new(keys, &directory.display().to_string())
 }
 
 /// Every key in `directory`; none at all is no error here.

@@ -167,6 +167,22 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
+/// What is known to be wrong with the place of a Unix socket before it is made. Whether another process listens there is not looked
+/// at.
+///
+/// # Errors
+/// Something else than a socket is there, or something else than a directory is above it.
+pub fn look_at_socket(path: &Path) -> Result<(), BindError> {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if !metadata.file_type().is_socket() => Err(BindError::NotASocket(path.to_owned())),
+        Err(source) if source.kind() == io::ErrorKind::NotADirectory => {
+            Err(BindError::Unix { path: path.to_owned(), source })
+        }
+        // It may become visible or be made by the time it is needed, and by whom it is needed.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 fn bind_unix(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), BindError> {
     let failed = |source: io::Error| BindError::Unix { path: path.to_owned(), source };
     let parent = match path.parent() {
@@ -181,12 +197,10 @@ fn bind_unix(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), BindE
     // Two daemons that start at once must not both find a stale file and remove each other's.
     let directory = std::fs::File::open(parent).map_err(failed)?;
     rustix::fs::flock(&directory, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
+    look_at_socket(path)?;
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
-        Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(BindError::NotASocket(path.to_owned()));
-        }
         Ok(_) => match StdUnixStream::connect(path) {
             Ok(_) => return Err(BindError::InUse(path.to_owned())),
             // Nobody listens: left over from a process that could not clean up.

@@ -40,7 +40,7 @@ use crate::lifecycle::Shutdown;
 use crate::telemetry::audit::AuditEvent;
 use crate::telemetry::metrics::Metrics;
 
-pub use bind::{BindError, Bound, LocalAddress};
+pub use bind::{BindError, Bound, LocalAddress, look_at_socket};
 pub use tls::{Tls, TlsError, tls_server_config};
 
 /// Where a listener listens.

@@ -1160,7 +1160,18 @@ fn prepare_directory(directory: &Path) -> Result<(), StoreError> {
             _ => {}
         }
     }
-    let metadata = fs::metadata(directory).map_err(|error| at(directory, error))?;
+    look(directory)
+}
+
+/// What is known to be wrong with a store's directory before it is opened. Makes nothing, and does not look who has it.
+///
+/// # Errors
+/// It is no directory, others may enter it, or it cannot be looked at.
+pub fn look(directory: &Path) -> Result<(), StoreError> {
+    let metadata = match fs::metadata(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        looked => looked.map_err(|error| at(directory, error))?,
+    };
     if !metadata.is_dir() {
         return Err(at(directory, "is not a directory"));
     }

@@ -125,6 +125,16 @@ pub struct RedisTls {
     pub identity: Option<TlsIdentity>,
 }
 
+impl RedisTls {
+    /// Whether TLS can be spoken with these.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn look(&self) -> Result<(), String> {
+        connection::client_config(self).map(drop)
+    }
+}
+
 /// A certificate of ours and its key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TlsIdentity {

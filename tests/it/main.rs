@@ -9,6 +9,9 @@
 
 #[path = "../support/http.rs"]
 mod http_client;
+#[path = "../support/mistakes.rs"]
+#[allow(unreachable_pub, dead_code, reason = "shared with the configuration's own tests")]
+mod mistakes;
 #[path = "../../src/store/testing.rs"]
 #[allow(unreachable_pub, dead_code, reason = "shared with the store's own tests")]
 mod redis_server;
@@ -21,6 +24,7 @@ mod attacks_identity;
 mod blast_radius;
 mod callback_repeats;
 mod canaries;
+mod check;
 mod commands;
 mod docs;
 mod foresight;

@@ -1,0 +1,215 @@
+//! Everything that the configuration says and names, read and judged as a whole before anything is started or replaced. `check`,
+//! `serve` and a reload read with this and nothing else, so that they refuse the same things in the same words.
+//!
+//! What only the network, another process or a lock could tell is not looked at here.
+
+pub(super) mod credentials;
+pub(super) mod public_file;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::apps::{self, Authorities, PreparedApps};
+use super::listeners::{self, PreparedTls};
+use super::{Environment, Ports, callers, store};
+use crate::callers::Callers;
+use crate::config::{AuditSink, Config, ConfigErrors, Loaded, Mistake, Places};
+use crate::domain::random::Random;
+use crate::domain::time::Clock;
+use crate::journal::files as journal_files;
+use crate::keyring::{Keyring, files as keyring_files};
+use crate::system::TokioTasks;
+use crate::telemetry::metrics::Metrics;
+
+/// What has been found, each with the place of its key.
+pub(super) struct Findings<'a> {
+    places: &'a Places,
+    mistakes: Vec<Mistake>,
+    warnings: Vec<Mistake>,
+    /// Whether a word of the configuration itself is wrong, and not only what it leads to.
+    by_word: bool,
+}
+
+/// Why a configuration is not taken up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Every mistake.
+    pub errors: ConfigErrors,
+    /// What would have been said otherwise.
+    pub warnings: Vec<Mistake>,
+    /// Whether all of them are in what the configuration names, such as files: that may be right a moment later, with the same
+    /// configuration.
+    pub may_heal: bool,
+}
+
+/// What of a configuration a reload replaces.
+pub(super) struct Replaceable {
+    pub(super) apps: PreparedApps,
+    pub(super) tls: PreparedTls,
+    pub(super) callers: Callers,
+    pub(super) admins: Callers,
+    pub(super) warnings: Vec<Mistake>,
+}
+
+/// Everything that a start needs.
+pub(super) struct Everything {
+    pub(super) keyring: Arc<Keyring>,
+    pub(super) store: store::PreparedStore,
+    pub(super) replaceable: Replaceable,
+}
+
+/// What `check` says.
+#[derive(Debug)]
+pub struct Checked {
+    /// What `serve` would refuse to start with. Empty: it would start.
+    pub mistakes: Vec<Mistake>,
+    /// What it would say and start all the same.
+    pub warnings: Vec<Mistake>,
+}
+
+impl<'a> Findings<'a> {
+    fn new(places: &'a Places) -> Self {
+        Findings { places, mistakes: Vec::new(), warnings: Vec::new(), by_word: false }
+    }
+
+    /// A value that cannot be right.
+    pub(super) fn value(&mut self, key: &str, problem: impl std::fmt::Display, nearest: Option<String>) {
+        self.by_word = true;
+        self.mistakes.push(Mistake { nearest, ..self.places.mistake(key, problem.to_string()) });
+    }
+
+    /// What a value leads to is not right: a file, a directory, a user of this machine.
+    pub(super) fn file(&mut self, key: &str, problem: impl std::fmt::Display) {
+        self.mistakes.push(self.places.mistake(key, problem.to_string()));
+    }
+
+    /// Something that an operator should look at.
+    pub(super) fn warning(&mut self, key: &str, problem: impl std::fmt::Display) {
+        self.warnings.push(self.places.mistake(key, problem.to_string()));
+    }
+
+    /// How many mistakes there are so far.
+    pub(super) fn mistakes(&self) -> usize {
+        self.mistakes.len()
+    }
+
+    /// In the order of the file.
+    fn sorted(mut self) -> Checked {
+        let place = |one: &Mistake| (one.variable.clone(), one.line, one.column);
+        self.mistakes.sort_by_key(place);
+        self.warnings.sort_by_key(place);
+        Checked { mistakes: self.mistakes, warnings: self.warnings }
+    }
+
+    fn refused(self) -> Refused {
+        let may_heal = !self.by_word;
+        let Checked { mistakes, warnings } = self.sorted();
+        Refused { errors: ConfigErrors { mistakes }, warnings, may_heal }
+    }
+}
+
+/// Whom and what a reading is for.
+pub(super) struct By<'a> {
+    pub(super) environment: &'a Environment,
+    pub(super) ports: &'a Ports,
+    pub(super) metrics: &'a Arc<Metrics>,
+}
+
+/// Reads everything for a start.
+pub(super) fn everything(loaded: &Loaded, by: &By<'_>) -> Result<Everything, Refused> {
+    let mut findings = Findings::new(&loaded.places);
+    let keyring = keyring(&loaded.config, by, &mut findings);
+    let store = store::prepare(&loaded.config.store, &by.environment.secrets(), by.ports, &mut findings);
+    lasting(&loaded.config, &mut findings);
+    let read = replaceable_with(&loaded.config, by, keyring.as_ref(), &Authorities::new(), &mut findings);
+    match (keyring, store, read) {
+        (Some(keyring), Some(store), Some(mut replaceable)) if findings.mistakes.is_empty() => {
+            replaceable.warnings = findings.sorted().warnings;
+            Ok(Everything { keyring, store, replaceable })
+        }
+        _ => Err(findings.refused()),
+    }
+}
+
+/// Reads what a reload replaces, beside what is in force.
+pub(super) fn replaceable(
+    loaded: &Loaded,
+    by: &By<'_>,
+    keyring: &Arc<Keyring>,
+    before: &Authorities,
+) -> Result<Replaceable, Refused> {
+    let mut findings = Findings::new(&loaded.places);
+    match replaceable_with(&loaded.config, by, Some(keyring), before, &mut findings) {
+        Some(mut read) if findings.mistakes.is_empty() => {
+            read.warnings = findings.sorted().warnings;
+            Ok(read)
+        }
+        _ => Err(findings.refused()),
+    }
+}
+
+/// Reads everything as `serve` would at its start, and takes nothing of it up.
+pub fn check(
+    loaded: &Loaded,
+    environment: &Environment,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+) -> Checked {
+    let ports = Ports { clock, random, store_tasks: Arc::new(TokioTasks::new()) };
+    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
+    let by = By { environment, ports: &ports, metrics: &metrics };
+    match everything(loaded, &by) {
+        Ok(read) => Checked { mistakes: Vec::new(), warnings: read.replaceable.warnings },
+        Err(refused) => Checked { mistakes: refused.errors.mistakes, warnings: refused.warnings },
+    }
+}
+
+fn replaceable_with(
+    config: &Config,
+    by: &By<'_>,
+    keyring: Option<&Arc<Keyring>>,
+    before: &Authorities,
+    findings: &mut Findings<'_>,
+) -> Option<Replaceable> {
+    let secrets = by.environment.secrets();
+    let apps = apps::prepare(config, &secrets, by, before, findings);
+    let tls = listeners::prepare(&config.listen, &secrets, by.ports.clock.now(), findings);
+    let callers = callers::build(config, &apps, keyring, by, findings);
+    let (callers, admins) = callers?;
+    Some(Replaceable { apps, tls: tls?, callers, admins, warnings: Vec::new() })
+}
+
+fn keyring(config: &Config, by: &By<'_>, findings: &mut Findings<'_>) -> Option<Arc<Keyring>> {
+    let read = keyring_files::open_as(&config.sealing.keyring, by.environment.secrets());
+    read.map(Arc::new).map_err(|error| findings.file("sealing.keyring", error)).ok()
+}
+
+/// What does not change while the daemon runs, beside the store.
+fn lasting(config: &Config, findings: &mut Findings<'_>) {
+    if let Some(path) = &config.store.journal
+        && let Err(error) = journal_files::look(path)
+    {
+        findings.file("store.journal", error);
+    }
+    listeners::look_at_sockets(&config.listen, findings);
+    if let AuditSink::File(path) = &config.audit.sink {
+        file_to_append(path, findings);
+    }
+}
+
+/// It, or the directory it will be in, is there.
+fn file_to_append(path: &Path, findings: &mut Findings<'_>) {
+    const KEY: &str = "audit.path";
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if path.is_dir() {
+        findings.file(KEY, format_args!("{} is a directory; give the path of a file", path.display()));
+    } else if !parent.is_dir() {
+        findings.file(
+            KEY,
+            format_args!("there is no directory {}; make it, owned by the daemon's user", parent.display()),
+        );
+    }
+}

@@ -1,0 +1,150 @@
+//! An app's client credentials, read from their files.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::{By, Findings, public_file};
+use crate::app::apps::Authorities;
+use crate::authority::{AssertionFile, ClientCredential};
+use crate::config::{self, AppConfig, CredentialConfig, CredentialKind, TenantRule};
+use crate::domain::id::AppName;
+use crate::domain::secret::ClientSecret;
+use crate::domain::time::Timestamp;
+use crate::secret_file::SecretReader;
+
+/// Entra's limit for apps whose audience includes personal accounts (validation differences by supported account types).
+const MOST_SECRETS_WITH_PERSONAL: usize = 2;
+
+/// Those of the app's list as they are listed, then those of its directory, the one that expires last first.
+pub(in crate::app) fn read(
+    app_key: &str,
+    app_name: &AppName,
+    app: &AppConfig,
+    secrets: &SecretReader,
+    by: &By<'_>,
+    before: &Authorities,
+    findings: &mut Findings<'_>,
+) -> Option<Vec<ClientCredential>> {
+    let listed = app.credentials.iter().enumerate();
+    let mut configs: Vec<(String, CredentialConfig)> =
+        listed.map(|(at, one)| (format!("{app_key}.credentials[{at}]"), one.clone())).collect();
+    if let Some(directory) = &app.credentials_dir {
+        let key = format!("{app_key}.credentials_dir");
+        match config::read_credentials_dir(directory) {
+            Ok(mut found) => {
+                found.sort_by(|a, b| (b.expires, &b.id).cmp(&(a.expires, &a.id)));
+                configs.extend(found.into_iter().map(|one| (key.clone(), one)));
+            }
+            Err(error) => {
+                let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
+                findings.file(&key, format_args!("{error}{}", source.unwrap_or_default()));
+                return None;
+            }
+        }
+    }
+    if configs.is_empty() {
+        let key = match &app.credentials_dir {
+            Some(_) => format!("{app_key}.credentials_dir"),
+            None => app_key.to_owned(),
+        };
+        let had_one = before.get(app_name).is_some_and(|before| before.has_credentials());
+        if had_one {
+            findings.file(
+                &key,
+                "no client credential is left, and no token could be refreshed; give the new one before the old one goes",
+            );
+            return None;
+        }
+        if let Some(directory) = &app.credentials_dir {
+            findings.warning(
+                &key,
+                format_args!(
+                    "{} holds no client credential yet: no account can be connected and no token refreshed until it does",
+                    directory.display()
+                ),
+            );
+        }
+    }
+    let secrets_there = configs.iter().filter(|(_, one)| one.kind == CredentialKind::Secret).count();
+    if secrets_there > MOST_SECRETS_WITH_PERSONAL && app.tenants.contains(&TenantRule::Personal) {
+        findings.warning(
+            app_key,
+            format_args!(
+                "has {secrets_there} client secrets, and Entra keeps {MOST_SECRETS_WITH_PERSONAL} at the most for an app that allows personal accounts: of these, some cannot be good; retire them"
+            ),
+        );
+    }
+    let mistakes = findings.mistakes();
+    let mut ids = BTreeSet::new();
+    let mut read = Vec::new();
+    for (key, credential) in &configs {
+        if !ids.insert(&credential.id) {
+            findings.file(key, format_args!("two credentials have the id {:?}", credential.id));
+        }
+        read.extend(read_one(key, credential, secrets, by.ports.clock.now(), findings));
+    }
+    (findings.mistakes() == mistakes).then_some(read)
+}
+
+fn read_one(
+    key: &str,
+    credential: &CredentialConfig,
+    secrets: &SecretReader,
+    now: Timestamp,
+    findings: &mut Findings<'_>,
+) -> Option<ClientCredential> {
+    let file = credential.file.display();
+    // Of a directory's file the key is the directory's, and the words name the file.
+    let is_listed = key.ends_with(']');
+    let of_file = if is_listed { format!("{key}.file") } else { key.to_owned() };
+    let read = match credential.kind {
+        CredentialKind::Secret => {
+            let secret = secrets.read_text(&credential.file);
+            let secret = secret.map_err(|error| findings.file(&of_file, error)).ok()?;
+            if credential.expires.is_none() && !is_listed {
+                findings.warning(
+                    key,
+                    format_args!(
+                        "{file} does not say when it expires: nobody will be warned before it stops working; name it as in `{}@2027-05-20.secret`",
+                        credential.id
+                    ),
+                );
+            }
+            ClientCredential::secret(&credential.id, ClientSecret::new(secret.as_str()))
+        }
+        CredentialKind::Certificate => {
+            let pem = match &credential.key {
+                None => {
+                    secrets.read(&credential.file).map_err(|error| findings.file(&of_file, error)).ok()?
+                }
+                Some(private) => {
+                    let of_key = format!("{key}.key");
+                    let private = secrets.read(private).map_err(|error| findings.file(&of_key, error)).ok();
+                    let chain = public_file::read(&credential.file);
+                    let chain = chain.map_err(|problem| findings.file(&of_file, problem)).ok();
+                    let (private, chain) = (private?, chain?);
+                    let mut both = Zeroizing::new(Vec::with_capacity(private.len() + chain.len() + 1));
+                    both.extend_from_slice(&chain);
+                    both.push(b'\n');
+                    both.extend_from_slice(&private);
+                    both
+                }
+            };
+            let read = ClientCredential::certificate(&credential.id, &pem);
+            read.map_err(|fault| findings.file(&of_file, format_args!("{file} {fault}"))).ok()?
+        }
+        CredentialKind::Federated => {
+            // It is replaced all the time, may be put there later, and whoever issues it sets its mode.
+            if let Err(problem) = public_file::read(&credential.file) {
+                findings.warning(&of_file, problem);
+            }
+            ClientCredential::federated(&credential.id, Arc::new(AssertionFile(credential.file.clone())))
+        }
+    };
+    let configured = credential.expires.map(|at| Timestamp::from_unix_seconds(at.unix_timestamp()));
+    let read = read.expiring(configured);
+    public_file::warn_of_the_end(&of_file, &credential.file, read.expires_at(), now, findings);
+    Some(read)
+}

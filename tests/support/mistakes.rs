@@ -1,0 +1,449 @@
+//! Mistakes that a configuration can have, one row each: what is written, and what must be said of it. `check`, `serve` and the
+//! reading of the configuration are all held against this one table.
+
+/// A file beside the configuration.
+pub struct Beside {
+    pub name: &'static str,
+    pub content: Vec<u8>,
+    pub mode: u32,
+}
+
+/// A configuration with one mistake.
+pub struct Row {
+    pub config: String,
+    pub files: Vec<Beside>,
+    /// Part of the line that is printed, without the configuration's path: `3:12: apps.a.client_id: is …`.
+    pub says: &'static str,
+}
+
+impl Row {
+    /// Whether the words of the configuration show the mistake, without any file beside it and before anything is built from them.
+    pub fn is_of_words(&self) -> bool {
+        !self.config.starts_with(READABLE)
+    }
+}
+
+/// The beginning of a configuration whose words can all be read: the mistake is in what they mean or lead to.
+const READABLE: &str = "sealing.keyring = \"ring\"\n";
+
+const APP: &str = r#"
+[apps.outlook]
+client_id = "11111111-2222-3333-4444-555555555555"
+authority = "https://login.microsoftonline.com/common/v2.0"
+scopes = ["offline_access", "openid", "Mail.Read"]
+credentials_dir = "credentials"
+"#;
+
+/// Every row.
+pub fn rows() -> Vec<Row> {
+    let mut rows = Vec::new();
+    let mut words = |config: String, says: &'static str| rows.push(Row { config, files: Vec::new(), says });
+    for (text, says) in SYNTAX.iter().chain(KEYS).chain(KINDS).chain(SECRETS).chain(LISTENERS).chain(STORES) {
+        words((*text).to_owned(), says);
+    }
+    for (url, says) in URLS {
+        words(format!("[store]\nkind = \"redis\"\nurl = \"{url}\"\n"), says);
+    }
+    for (lines, says) in APPS {
+        words(format!("{APP}{lines}\n"), says);
+    }
+    for (from, to, says) in REPLACED {
+        words(APP.replace(from, to), says);
+    }
+    for (list, says) in CREDENTIALS {
+        words(APP.replace("credentials_dir = \"credentials\"", &format!("credentials = [{list}]")), says);
+    }
+    for (url, says) in AUTHORITIES {
+        words(APP.replace("https://login.microsoftonline.com/common/v2.0", url), says);
+    }
+    for (lines, says) in RULES {
+        let head = "[callers.sync]\nauthenticate = [{ unix_user = \"sync\" }]\n[[callers.sync.allow]]";
+        words(format!("{APP}{head}\n{lines}\n"), says);
+    }
+    for (item, says) in WAYS {
+        words(format!("[callers.a]\nauthenticate = [{item}]"), says);
+        words(format!("[admins.a]\nauthenticate = [{item}]"), says);
+    }
+    for (url, says) in ENTRA_AUTHORITIES {
+        rows.push(readable(&APP.replace("https://login.microsoftonline.com/common/v2.0", url), says));
+    }
+    for (lines, says) in MEANT {
+        rows.push(readable(lines, says));
+    }
+    rows
+}
+
+/// A row whose words can be read, with files of every kind of mistake beside it.
+fn readable(config: &str, says: &'static str) -> Row {
+    let beside = |name, content: &[u8], mode| Beside { name, content: content.to_vec(), mode };
+    let files = vec![
+        beside("credentials/a@2099-01-01.secret", b"hunter2\n", 0o600),
+        beside("good", b"hunter2\n", 0o600),
+        beside("open", b"hunter2\n", 0o644),
+        beside("empty", b"", 0o600),
+        beside("lines", b"hunter2\nhunter3\n", 0o600),
+        beside("crowded/a.secret", b"hunter2", 0o600),
+        beside("crowded/README", b"x", 0o600),
+        beside("twice/a.secret", b"hunter2", 0o600),
+        beside("twice/a@2099-01-01.secret", b"hunter2", 0o600),
+    ];
+    Row { config: format!("{READABLE}{config}"), files, says }
+}
+
+/// An app and one more line in its table.
+macro_rules! app_with {
+    ($line:literal) => {
+        concat!(
+            "[apps.a]\nclient_id = \"11111111-2222-3333-4444-555555555555\"\n",
+            "authority = \"https://login.microsoftonline.com/common/v2.0\"\n",
+            "scopes = [\"offline_access\", \"openid\"]\n",
+            $line
+        )
+    };
+}
+
+type Table = &'static [(&'static str, &'static str)];
+
+const SYNTAX: Table = &[
+    ("[store]\nkind = \"embedded\n", "2:17: not valid TOML"),
+    ("[store]\nkind = \"embedded\"\nkind = \"redis\"\n", "3:1: not valid TOML"),
+];
+
+const KEYS: Table = &[
+    (
+        "[listen.public]\nbase-url = \"https://x.example\"\n",
+        "2:1: listen.public.base-url: unknown key (did you mean `base_url`?)",
+    ),
+    ("[stroe]\nkind = \"embedded\"\n", "1:2: stroe: unknown key (did you mean `store`?)"),
+    ("[log]\nzzzzzzzz = 1\n", "2:1: log.zzzzzzzz: unknown key"),
+    ("\"a b\\n\" = 1\n", "1:1: \"a b\\n\": unknown key"),
+];
+
+const REPLACED: &[(&str, &str, &str)] = &[
+    // A misspelt required key is one mistake, not two.
+    ("client_id", "clientid", "3:1: apps.outlook.clientid: unknown key (did you mean `client_id`?)"),
+    (
+        "common/v2.0\"",
+        "consumers/v2.0\"\ntenants = [\"*\"]",
+        "5:11: apps.outlook.tenants: the authority `consumers` has personal accounts only: `tenants` must hold \"personal\"",
+    ),
+];
+
+const KINDS: Table = &[
+    ("store = 1", "store: must be a table, not a number"),
+    ("[apps]\noutlook = \"x\"", "2:11: apps.outlook: must be a table, not a string"),
+    (
+        "[callers.a]\nrate_limit = 0\nauthenticate = [{ unix_user = 1 }]",
+        "2:14: callers.a.rate_limit: must be a whole number from 1 to 1000000",
+    ),
+    ("[callers.a]\nauthenticate = []", "authenticate: must not be empty"),
+    (
+        "[callers.a]\nauthenticate = [{ unix_user = true }]",
+        "authenticate[0].unix_user: must be a user's name in quotes or a user id, not true or false",
+    ),
+    (
+        "[limits]\ndrain = 1.5",
+        "drain: must be a duration from \"0s\" to \"10m\", not a number with a fraction",
+    ),
+    ("[limits]\ndrain = \"5 m\"", "drain: must be a duration such as"),
+    ("[limits]\ndrain = \"1d\"", "drain: must be from 0s to 10m"),
+    ("[limits]\nauthority_timeout = \"28s\"", "authority_timeout: `lease` must be at least 5 s longer"),
+    ("[limits]\nlease = \"12s\"", "limits.lease: `lease` must be at least 5 s longer"),
+    ("[log]\nlevel = \"warning\"", "level: must be \"error\", \"warn\", \"info\", \"debug\" or \"trace\""),
+    ("[sealing]\nkeyring = \" \"", "keyring: must not be empty"),
+    ("[sealing]\nkeyring = \"a\\u0000b\"", "keyring: must not hold control characters"),
+];
+
+const SECRETS: Table = &[
+    (
+        "[apps.a]\nclient_id = \"x\"\nauthority = \"https://x.example\"\nscopes = [\"openid\"]\nclient_secret = \"hunter2\"",
+        "`credentials` or `credentials_dir`",
+    ),
+    ("[store]\nkind = \"redis\"\nurl = \"rediss://r\"\npassword = \"hunter2\"", "`password_file`"),
+    ("[store]\nkind = \"redis\"\nurl = \"rediss://u:hunter2@r\"", "`username` and `password_file`"),
+    ("[callers.a]\nauthenticate = [{ unix_user = 1 }]\napi-key = \"hunter2\"", "`authenticate`"),
+    ("[callers.a]\nauthenticate = [{ api_keys = \"twk_hunter2\" }]", "is an API key"),
+    ("[callers.a]\nauthenticate = [{ unix_user = 1, token = \"hunter2\" }]", "`api_keys`"),
+];
+
+const LISTENERS: Table = &[
+    (
+        "[[listen.local]]\naddress = \"0.0.0.0:7070\"",
+        "2:11: listen.local[0].address: plain TCP is for loopback addresses only",
+    ),
+    ("[[listen.admin]]\naddress = \"10.0.0.1:7071\"", "plain TCP is for loopback"),
+    ("[[listen.local]]\nunix = \"/a\"\naddress = \"127.0.0.1:1\"", "1:1: listen.local[0]: has both"),
+    ("[[listen.local]]\n", "listen.local[0]: needs `unix`"),
+    ("[listen]\nlocal = []", "listen.local: must not be empty"),
+    (
+        "[listen.ops]\naddress = \"127.0.0.1:8080\"",
+        "listen.ops.address: the same socket as `listen.public.address`",
+    ),
+    (
+        "[listen.public]\naddress = \"0.0.0.0:7070\"",
+        "listen.public.address: the same socket as `listen.local[1].address`",
+    ),
+    (
+        "[[listen.local]]\nunix = \"/a\"\n[[listen.local]]\nunix = \"/a\"",
+        "4:8: listen.local[1].unix: the same socket as `listen.local[0].unix`",
+    ),
+    ("[[listen.local]]\nunix = \"/a\"\nmode = \"rw\"", "must be permission bits in octal"),
+    ("[listen.ops]\ntls = { certificate = \"a\" }", "2:1: listen.ops.tls.key: is required"),
+    (
+        "[listen.ops]\ntls = { certificate = \"a\", key = \"b\", client_ca = \"c\" }",
+        "client_ca: not supported in this version",
+    ),
+    ("[listen.ops]\naddress = \":9464\"", "such as \"127.0.0.1:9464\""),
+    ("[listen.ops]\naddress = \"localhost:9464\"", "must be an IP address"),
+    ("[listen.public]\nbase_url = \"https://x.example/tokens\"", "must end after the host and port"),
+    ("[listen.public]\nbase_url = \"https://x.example?\"", "must end after the host and port"),
+];
+
+const URLS: Table = &[
+    ("http://redis", "must be `redis://"),
+    ("redis", "must be `redis://"),
+    ("redis://", "no valid host"),
+    ("redis://a,b", "names several hosts"),
+    ("redis://a/x", "must be a number"),
+    ("redis://a?protocol=resp3", "must not hold options"),
+    ("redis+sentinel://a", "must name the primary"),
+    ("redis+cluster://a/1", "database 0 only"),
+    ("redis://a:0", "no valid port"),
+];
+
+const STORES: Table = &[
+    ("[store]\nkind = \"redis\"", "1:2: store: `kind = \"redis\"` needs a `url`"),
+    ("[store]\nurl = \"redis://a\"", "store.url: is for `kind = \"redis\"` only"),
+    ("[store]\nkind = \"redis\"\nurl = \"rediss://a\"\npath = \"/x\"", "store.path: is for"),
+    (
+        "[store]\nkind = \"redis\"\nurl = \"rediss://a\"\nclient_key = \"/x\"",
+        "store.client_key: needs `client_certificate` beside it",
+    ),
+    ("[store]\nkind = \"redis\"\nurl = \"redis://a\"\nca_file = \"/x\"", "store.ca_file: needs TLS"),
+    (
+        "[store]\nkind = \"redis\"\nurl = \"redis://a\"\nsentinel_password_file = \"/x\"",
+        "store.sentinel_password_file: is for a `url` that names sentinels only",
+    ),
+    (
+        "[store]\nkind = \"redis\"\nurl = \"redis+sentinel://a/b\"\nsentinel_username = \"x\"",
+        "store.sentinel_username: needs `sentinel_password_file` beside it",
+    ),
+    ("[store]\nwait_replicas = 1", "store.wait_replicas: is for `kind = \"redis\"` only"),
+    (
+        "[store]\nkind = \"redis\"\nurl = \"redis://a\"\nwait_timeout = \"1s\"",
+        "store.wait_timeout: must be from 10ms to 400ms",
+    ),
+];
+
+const APPS: Table = &[
+    ("return_urls = [\"//evil\"]", "return_urls[0]: must be an absolute URL"),
+    ("return_urls = [\"https://a.example/\", \"http://a.example/\"]", "return_urls[1]: must be https"),
+    ("tenants = [\"contoso.com\"]", "use the tenant's id"),
+    ("tenants = [\"personnal\"]", "(did you mean `personal`?)"),
+    ("tenants = []", "tenants: must not be empty"),
+    ("provider = \"openid\"\ntenants = [\"*\"]", "only Entra has tenants"),
+    ("response_mode = \"fragment\"", "must be \"query\" or \"form_post\""),
+    ("refresh_token_reuse = \"always\"", "must be \"safe\" or \"never\""),
+    ("endpoint_hosts = [\"https://x.example\"]", "endpoint_hosts[0]: must be a host name"),
+    ("redirect_uri = \"http://x.example/cb\"", "must be https"),
+    (
+        "credentials = [{ id = \"a\", kind = \"federated\", file = \"f\" }]",
+        "credentials_dir: cannot be used together",
+    ),
+];
+
+const CREDENTIALS: Table = &[
+    (
+        r#"{ id = "a", kind = "federated", file = "f" }, { id = "a", kind = "federated", file = "g" }"#,
+        "credentials[1].id: another credential",
+    ),
+    (r#"{ id = "a b", kind = "federated", file = "f" }"#, "credentials[0].id: must be up to 63"),
+    (
+        r#"{ id = "a", kind = "federated", file = "f", secret = "hunter2" }"#,
+        "credentials[0].secret: secrets are never values here",
+    ),
+    (r#"{ id = "a", kind = "federated", file = "f", key = "k" }"#, "is for `kind = \"certificate\"` only"),
+    (r#"{ id = "a", kind = "secret", file = "f", expires = "2027-05-20" }"#, "must be a date without quotes"),
+    (
+        r#"{ id = "a", kind = "secret", file = "f", expires = 2027-05-20T00:00:00 }"#,
+        "must be a date and time with its offset",
+    ),
+    (r#"{ id = "a", kind = "federated" }"#, "credentials[0].file: is required"),
+];
+
+const AUTHORITIES: Table = &[
+    ("http://login.example/common/v2.0", "must be https"),
+    ("https://user@login.example", "must not hold a user"),
+    ("https://login.example/?a", "must not hold a query"),
+    ("https://login.example/#a", "fragment"),
+    ("login.microsoftonline.com", "absolute URL"),
+];
+
+const RULES: Table = &[
+    ("app = \"outlook\"\nconnections = [\"a\"]", "allow[0].scopes: is required"),
+    ("app = \"outlook\"\nconnections = [\"a\"]\nscopes = []", "allow[0].scopes: must not be empty"),
+    ("app = \"outlook\"\nconnections = []\nscopes = [\"*\"]", "allow[0].connections: must not be empty"),
+    ("app = \"outlook\"\nconnections = [\"a*b\"]\nscopes = [\"*\"]", "`*` may stand at the end only"),
+    ("app = \"outlook\"\nconnections = [\"a b\"]\nscopes = [\"*\"]", "connection names are"),
+    ("app = \"outlook\"\nconnections = [\"tenant:contoso\"]\nscopes = [\"*\"]", "followed by a tenant's id"),
+    ("app = \"outlook\"\nconnections = [\"a\", \"*\"]\nscopes = [\"*\"]", "connections[1]: every connection"),
+    ("app = \"outlook\"\nconnections = [\"a\"]\nscopes = [\"a b\"]", "several scopes in one string"),
+];
+
+const WAYS: Table = &[
+    ("{ spiffe = \"spiffe://a/b\" }", "authenticate[0].spiffe: not supported in this version"),
+    ("{ san = \"a\" }", "authenticate[0].san: not supported in this version"),
+    ("{ jwt = { issuer = \"a\" } }", "authenticate[0].jwt: not supported in this version"),
+    ("{ unix_user = \"a\", api_keys = \"b\" }", "authenticate[0]: has two ways in one"),
+    ("{}", "authenticate[0]: needs `unix_user` or `api_keys`"),
+    ("{ unix_user = -1 }", "is not a user id"),
+    ("{ unix_user = \"a b\" }", "is not a user's name"),
+];
+
+/// URLs that look like an Entra authority's, and what was meant.
+const ENTRA_AUTHORITIES: Table = &[
+    (
+        "https://login.microsoftonline.com/common",
+        "5:13: apps.outlook.authority: an Entra authority ends in /common/v2.0, /organizations/v2.0, /consumers/v2.0 or /{tenant}/v2.0, where {tenant} is the tenant's id or one of its domains, such as contoso.onmicrosoft.com (did you mean `https://login.microsoftonline.com/common/v2.0`?)",
+    ),
+    (
+        "https://login.microsoftonline.com/contoso.com",
+        "(did you mean `https://login.microsoftonline.com/contoso.com/v2.0`?)",
+    ),
+    (
+        "https://login.microsoftonline.com/common/V2.0",
+        "(did you mean `https://login.microsoftonline.com/common/v2.0`?)",
+    ),
+    (
+        "https://login.microsoftonline.com/common/v2.0/.well-known/openid-configuration",
+        "5:13: apps.outlook.authority: is the URL of the authority's discovery document; the authority's own is what stands before it (did you mean `https://login.microsoftonline.com/common/v2.0`?)",
+    ),
+    (
+        "https://login.microsoftonline.com/organizations/oauth2/v2.0/token",
+        "(did you mean `https://login.microsoftonline.com/organizations/v2.0`?)",
+    ),
+    (
+        "https://login.microsoftonline.com/common/oauth2/v2.0/authorize",
+        "(did you mean `https://login.microsoftonline.com/common/v2.0`?)",
+    ),
+    (
+        "https://sts.windows.net/72f988bf-86f1-41af-91ab-2d7cd011db47/",
+        "(did you mean `https://login.microsoftonline.com/72f988bf-86f1-41af-91ab-2d7cd011db47/v2.0`?)",
+    ),
+    ("https://login.microsoftonline.com/contoso/v2.0", "apps.outlook.authority: an Entra authority ends in"),
+    ("https://login.microsoftonline.com/", "apps.outlook.authority: an Entra authority ends in"),
+    (
+        "https://idp.example/realms/a/.well-known/openid-configuration",
+        "(did you mean `https://idp.example/realms/a`?)",
+    ),
+];
+
+/// What the words mean or lead to.
+const MEANT: Table = &[
+    (
+        r#"[apps.a]
+client_id = "schlüssel"
+authority = "https://login.microsoftonline.com/common/v2.0"
+scopes = ["offline_access", "openid"]
+credentials_dir = "credentials""#,
+        "3:13: apps.a.client_id: holds \"ü\", which no client id does",
+    ),
+    (
+        r#"[apps.a]
+client_id = "11111111-2222-3333-4444-555555555555"
+authority = "https://login.microsoftonline.com/common/v2.0"
+scopes = ["offline_access", "openid"]
+authority_ca = "absent.pem"
+credentials_dir = "credentials""#,
+        "6:16: apps.a.authority_ca: cannot read",
+    ),
+    (
+        r#"[apps.a]
+client_id = "11111111-2222-3333-4444-555555555555"
+authority = "https://login.microsoftonline.com/common/v2.0"
+scopes = ["offline_access", "openid"]
+authority_ca = "good"
+credentials_dir = "credentials""#,
+        "6:16: apps.a.authority_ca: ",
+    ),
+    (
+        app_with!("credentials_dir = \"absent\""),
+        "6:19: apps.a.credentials_dir: cannot read the credentials directory",
+    ),
+    (app_with!("credentials_dir = \"crowded\""), "6:19: apps.a.credentials_dir: "),
+    (app_with!("credentials_dir = \"twice\""), "6:19: apps.a.credentials_dir: "),
+    (
+        app_with!("credentials = [{ id = \"a\", kind = \"secret\", file = \"open\", expires = 2099-01-01 }]"),
+        "6:52: apps.a.credentials[0].file: the secret file",
+    ),
+    (
+        app_with!(
+            "credentials = [{ id = \"a\", kind = \"secret\", file = \"empty\", expires = 2099-01-01 }]"
+        ),
+        "6:52: apps.a.credentials[0].file: the secret file",
+    ),
+    (
+        app_with!(
+            "credentials = [{ id = \"a\", kind = \"secret\", file = \"lines\", expires = 2099-01-01 }]"
+        ),
+        "6:52: apps.a.credentials[0].file: the secret file",
+    ),
+    (
+        app_with!("credentials = [{ id = \"a\", kind = \"certificate\", file = \"good\" }]"),
+        "6:57: apps.a.credentials[0].file: ",
+    ),
+    (
+        app_with!(
+            "credentials = [{ id = \"a\", kind = \"certificate\", file = \"good\", key = \"absent\" }]"
+        ),
+        "6:71: apps.a.credentials[0].key: cannot read the secret file",
+    ),
+    ("store.path = \"good\"", "2:14: store.path: "),
+    ("store.path = \"credentials\"", "2:14: store.path: "),
+    ("store.path = \"data\"\nstore.journal = \"good\"", "store.journal: is for `kind = \"redis\"` only"),
+    (
+        "store = { kind = \"redis\", url = \"redis://localhost\", journal = \"good\" }",
+        "2:64: store.journal: opening the journal",
+    ),
+    (
+        "store = { kind = \"redis\", url = \"redis://localhost\", password_file = \"open\" }",
+        "2:70: store.password_file: the secret file",
+    ),
+    (
+        "store = { kind = \"redis\", url = \"rediss://localhost\", ca_file = \"good\" }",
+        "2:65: store.ca_file: ",
+    ),
+    (
+        "store = { kind = \"redis\", url = \"redis://localhost/70000\" }",
+        "2:33: store.url: there is no such database number",
+    ),
+    (
+        "listen.ops.tls = { certificate = \"good\", key = \"open\" }",
+        "2:48: listen.ops.tls.key: the secret file",
+    ),
+    ("listen.ops.tls = { certificate = \"good\", key = \"good\" }", "2:34: listen.ops.tls.certificate: "),
+    (
+        "listen.public.tls = { certificate = \"absent\", key = \"good\" }",
+        "2:37: listen.public.tls.certificate: cannot read",
+    ),
+    ("[[listen.local]]\nunix = \"good\"", "3:8: listen.local[0].unix: "),
+    ("[[listen.admin]]\nunix = \"good/socket\"", "3:8: listen.admin[0].unix: "),
+    ("audit.path = \"absent/audit.log\"", "2:14: audit.path: there is no directory"),
+    ("audit.path = \"credentials\"", "2:14: audit.path: "),
+    (
+        "[callers.a]\nauthenticate = [{ unix_user = \"nobody-here\" }]",
+        "3:31: callers.a.authenticate[0].unix_user: there is no user `nobody-here`",
+    ),
+    (
+        "[callers.a]\nauthenticate = [{ api_keys = \"good\" }]",
+        "3:30: callers.a.authenticate[0].api_keys: key file",
+    ),
+    (
+        "[callers.b]\nauthenticate = [{ unix_user = 7 }]\n[callers.c]\nauthenticate = [{ unix_user = 7 }]",
+        "5:31: callers.c.authenticate[0].unix_user: the Unix user 7 is both `b` and `c`",
+    ),
+    (
+        "[admins.b]\nauthenticate = [{ unix_user = 7 }]\n[admins.c]\nauthenticate = [{ unix_user = 7 }]",
+        "5:31: admins.c.authenticate[0].unix_user: the Unix user 7 is both",
+    ),
+];
