@@ -221,6 +221,15 @@ impl Problem {
                     .hint("wait, and keep tokens until they expire instead of asking for each use")
                     .retry_after(retry_after)
             }
+            Refusal::AuthorityUnavailable { retry_after, answer } if answer.is_refusal() => Problem::new(
+                S::SERVICE_UNAVAILABLE,
+                "authority_unavailable",
+                "The authority refuses, and does not say why",
+                format!("the authority refused the refresh with {}, and no valid token is held", said(&answer)),
+            )
+            .hint("try again after the time in Retry-After; if it stays so for this connection alone, have its user sign in again; if it is so for all, the operator must look at the app's registration and its client credential")
+            .retry_after(retry_after)
+            .answer(answer),
             Refusal::AuthorityUnavailable { retry_after, answer } => Problem::new(
                 S::SERVICE_UNAVAILABLE,
                 "authority_unavailable",
@@ -245,7 +254,7 @@ impl Problem {
                 "The authority rejects the app",
                 "the authority refuses the app's registration",
             )
-            .hint("the operator must mend the app's registration (disabled, wrong tenant, redirect URI or permissions); connections are fine")
+            .hint(app_rejected_hint(&answer))
             .retry_after(retry_after)
             .answer(answer),
             Refusal::StoreUnavailable { retry_after } => Problem::new(
@@ -276,6 +285,26 @@ impl Problem {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
+    }
+}
+
+/// What the authority said, in its own checked words.
+fn said(answer: &AuthorityError) -> String {
+    match (&answer.error, answer.status) {
+        (Some(error), _) => format!("the error {error}, which may mean several things or is not known here"),
+        (None, Some(status)) => format!("status {status} and nothing that says why"),
+        (None, None) => "nothing that says why".to_owned(),
+    }
+}
+
+fn app_rejected_hint(answer: &AuthorityError) -> &'static str {
+    let has = |numbers: &[u32]| answer.error_codes.iter().any(|code| numbers.contains(code));
+    if has(&[9_002_326, 9_002_327]) {
+        "the operator must register the redirect URI for the platform Web: it is registered for a single-page application; connections are fine"
+    } else if has(&[900_382, 900_432, 900_439]) {
+        "the operator must register the app in the user's cloud, and name that cloud's host as the authority; connections are fine"
+    } else {
+        "the operator must mend the app's registration (disabled, wrong tenant, redirect URI or permissions); connections are fine"
     }
 }
 

@@ -152,6 +152,7 @@ impl ExplainShape {
     pub fn new(shown: &Shown, attempts: &[Attempt]) -> Self {
         let advice = match (shown.profile.status.as_str(), shown.profile.status.reason()) {
             ("active", _) => match attempts.last() {
+                Some(last) if last.outcome == "unclear" => "The connection is active; the authority refuses its grant and does not say why. If other connections of the app work, it is this grant: it will count as ended by itself once that is certain, and the user may sign in again now. If none works, the operator must look at the app's registration and its client credential.".to_owned(),
                 Some(last) if last.outcome != "ok" => format!(
                     "The connection is active; the last try failed for a reason that is not the user's ({}). Nothing to do for the user; tokenward tries again by itself.",
                     last.outcome

@@ -8,7 +8,7 @@
 //! 4. [`NUMBERS`], the AADSTS numbers that say more than, or something else than, the `error` they come with;
 //! 5. [`SUBERRORS`];
 //! 6. [`ERRORS`];
-//! 7. nothing known: later, and the operator is told.
+//! 7. nothing known: unclear, and the operator is told.
 //!
 //! Microsoft says that numbers and texts change without notice: an unknown number decides nothing. A rejected
 //! client credential (`invalid_client`) never becomes a verdict on a user, whatever number of a user comes with it.
@@ -28,7 +28,7 @@ use crate::domain::verdict::BlockReason::{
     TenantGone,
 };
 use crate::domain::verdict::Disposition::{
-    self, Blocked, Bug, CallerFault, Misconfigured, NextCredential, Restart,
+    self, Blocked, Bug, CallerFault, Misconfigured, NextCredential, Restart, Unclear,
 };
 use crate::domain::verdict::GrantFate::{Dead, Keep};
 use crate::domain::verdict::ReauthReason::{
@@ -170,7 +170,8 @@ const ERRORS: &[(&str, Disposition, &str)] = &[
     ("unsupported_response_type", Misconfigured,  "the authority does not offer this response type"),
     ("invalid_scope",             CallerFault,    "a scope does not exist"),
     ("invalid_target",            CallerFault,    "the resource does not exist"),
-    ("invalid_request",           Bug,            "the authority calls our request malformed"),
+    // Some say so of a grant that ended, and some of a wrong secret.
+    ("invalid_request",           Unclear,        "the authority calls the request invalid, which it may say of a grant that ended"),
 ];
 
 /// What a refused token request means. `refusal` is none where the body said nothing that could be read.
@@ -183,6 +184,7 @@ pub(super) fn token_error(
     let mut conclusion = look_up(status, refusal, question);
     conclusion.disposition = match (conclusion.disposition, question.asked) {
         (Disposition::RetryAfter(ours), _) => Disposition::RetryAfter(ours.max(retry_after)),
+        (Unclear, _) if retry_after.is_some() => Disposition::RetryAfter(retry_after),
         (Blocked(AppNotInTenant | TenantGone), _) if question.one_tenant => Misconfigured,
         // Nobody signed in, so there is nobody to send to a sign-in.
         (Disposition::Reauthorize(..) | Blocked(_), Asked::ClientCredentials) => Misconfigured,
@@ -220,7 +222,7 @@ fn look_up(status: u16, refusal: Option<&TokenError>, question: Question) -> Con
         _ => return says(LATER, "the authority answered with something that is no token answer"),
     }
     let Some(refusal) = refusal else {
-        return says(LATER, "the authority refused with something that is no OAuth error");
+        return says(Unclear, "the authority refused with something that is no OAuth error");
     };
     let error = refusal.error.as_deref().unwrap_or_default();
     if LATER_ERRORS.contains(&error) {
@@ -263,7 +265,9 @@ fn look_up(status: u16, refusal: Option<&TokenError>, question: Question) -> Con
     }
     match ERRORS.iter().find(|(word, ..)| *word == error) {
         Some((_, disposition, why)) => says(*disposition, why),
-        None => says(LATER, "the authority refused with an error that is not known here; tell the operator"),
+        None => {
+            says(Unclear, "the authority refused with an error that is not known here; tell the operator")
+        }
     }
 }
 
@@ -401,6 +405,7 @@ mod tests {
             Misconfigured => "misconfigured".to_owned(),
             Restart => "restart".to_owned(),
             CallerFault => "caller_fault".to_owned(),
+            Unclear => "unclear".to_owned(),
             Disposition::OutcomeUnknown => "outcome_unknown".to_owned(),
             Bug => "bug".to_owned(),
         }

@@ -410,7 +410,7 @@ impl OpenIdAuthority {
                     // Counted where it was heard.
                     Disposition::NextCredential => return Err(failure),
                     Disposition::RetryAfter(after) => InVain::Unanswered(after),
-                    Disposition::OutcomeUnknown => InVain::Unanswered(None),
+                    Disposition::Unclear | Disposition::OutcomeUnknown => InVain::Unanswered(None),
                     _ => InVain::ProvenByUse,
                 };
                 member.ask_in_vain(why, self.parts.clock.now());

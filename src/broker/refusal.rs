@@ -103,13 +103,14 @@ impl Refusal {
             Disposition::Reauthorize(reason, _) => Refusal::ReauthorizationRequired { reason, answer },
             Disposition::Blocked(reason) => Refusal::ConnectionBlocked { reason, answer },
             Disposition::NextCredential => Refusal::AppCredentialRejected { retry_after, answer },
-            Disposition::Misconfigured | Disposition::CallerFault => {
+            // What we send wrongly lasts until an operator looks at it, too.
+            Disposition::Misconfigured | Disposition::CallerFault | Disposition::Bug => {
                 Refusal::AppRejected { retry_after, answer }
             }
             Disposition::RetryAfter(_)
             | Disposition::Restart
-            | Disposition::OutcomeUnknown
-            | Disposition::Bug => Refusal::AuthorityUnavailable { retry_after, answer },
+            | Disposition::Unclear
+            | Disposition::OutcomeUnknown => Refusal::AuthorityUnavailable { retry_after, answer },
         }
     }
 

@@ -644,6 +644,7 @@ fn reason_of(disposition: Disposition) -> FailureReason {
         | Disposition::Misconfigured
         | Disposition::Restart
         | Disposition::CallerFault
+        | Disposition::Unclear
         | Disposition::OutcomeUnknown
         | Disposition::Bug => FailureReason::AuthorityError,
     }

@@ -220,6 +220,7 @@ impl Profile {
             | Disposition::Misconfigured
             | Disposition::Restart
             | Disposition::CallerFault
+            | Disposition::Unclear
             | Disposition::OutcomeUnknown
             | Disposition::Bug => return self,
         };
@@ -306,6 +307,7 @@ mod tests {
             Disposition::Misconfigured,
             Disposition::Restart,
             Disposition::CallerFault,
+            Disposition::Unclear,
             Disposition::OutcomeUnknown,
             Disposition::Bug,
         ] {

@@ -106,6 +106,9 @@ pub enum Disposition {
     Restart,
     /// The request asked for something that cannot be had, such as a scope that does not exist.
     CallerFault,
+    /// The authority refused, and what it said means nothing certain: a word that nobody knows, or one that it may say of the
+    /// grant, of the app or of the request.
+    Unclear,
     /// The request left and no whole answer came: the authority may have acted on it.
     OutcomeUnknown,
     /// We sent something malformed.
@@ -127,6 +130,7 @@ impl Disposition {
         "app_rejected",
         "restart",
         "caller_fault",
+        "unclear",
         "outcome_unknown",
         "bug",
     ];
@@ -141,6 +145,7 @@ impl Disposition {
             Disposition::Misconfigured => "app_rejected",
             Disposition::Restart => "restart",
             Disposition::CallerFault => "caller_fault",
+            Disposition::Unclear => "unclear",
             Disposition::OutcomeUnknown => "outcome_unknown",
             Disposition::Bug => "bug",
         }
@@ -209,6 +214,7 @@ mod tests {
             | Disposition::Misconfigured
             | Disposition::Restart
             | Disposition::CallerFault
+            | Disposition::Unclear
             | Disposition::OutcomeUnknown
             | Disposition::Bug => one.as_str(),
         };
@@ -220,6 +226,7 @@ mod tests {
             Disposition::Misconfigured,
             Disposition::Restart,
             Disposition::CallerFault,
+            Disposition::Unclear,
             Disposition::OutcomeUnknown,
             Disposition::Bug,
         ]

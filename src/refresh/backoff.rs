@@ -8,6 +8,9 @@ use crate::domain::random::{Random, random_bytes};
 const FIRST: Duration = Duration::from_secs(1);
 /// … nor later than this, so that recovery shows within seconds.
 const LONGEST: Duration = Duration::from_secs(5);
+/// A refusal that says nothing we know is no outage, and nobody knows that it will heal: it is asked about ever more rarely, to
+/// this.
+const LONGEST_UNCLEAR: Duration = Duration::from_secs(30);
 /// What an authority may ask for at the most (`Retry-After`).
 pub(super) const LONGEST_ASKED: Duration = Duration::from_secs(3600);
 
@@ -15,8 +18,21 @@ pub(super) const LONGEST_ASKED: Duration = Duration::from_secs(3600);
 pub(super) fn wait(failures: u32, asked: Option<Duration>, random: &dyn Random) -> Duration {
     let base = match asked {
         Some(asked) => asked.clamp(FIRST, LONGEST_ASKED),
-        None => FIRST.saturating_mul(1u32 << failures.saturating_sub(1).min(8)).min(LONGEST),
+        None => grown(failures).min(LONGEST),
     };
+    jittered(base, random)
+}
+
+/// How long to wait after so many refusals in a row that say nothing we know, with jitter.
+pub(super) fn wait_unclear(refusals: u32, random: &dyn Random) -> Duration {
+    jittered(grown(refusals).min(LONGEST_UNCLEAR), random)
+}
+
+fn grown(failures: u32) -> Duration {
+    FIRST.saturating_mul(1u32 << failures.saturating_sub(1).min(8))
+}
+
+fn jittered(base: Duration, random: &dyn Random) -> Duration {
     let [jitter] = random_bytes::<1>(random);
     base + base.mul_f64(f64::from(jitter) / 255.0 * 0.2)
 }
@@ -35,5 +51,7 @@ mod tests {
         assert!((5.0..=6.0).contains(&seconds(30, None)));
         assert!((30.0..=36.0).contains(&seconds(1, Some(Duration::from_secs(30)))));
         assert!(seconds(1, Some(Duration::from_secs(999_999))) <= 4320.0);
+        let unclear = |refusals| wait_unclear(refusals, &random).as_secs_f64();
+        assert!((1.0..=1.2).contains(&unclear(1)) && (30.0..=36.0).contains(&unclear(30)));
     }
 }

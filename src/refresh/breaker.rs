@@ -48,6 +48,8 @@ struct Breaker {
     calls: Option<Arc<Semaphore>>,
     /// Of the whole app: the tenant for which it was rejected since anything worked.
     rejected_for: Option<String>,
+    /// When a grant last worked, as monotonic time.
+    worked_at: Option<Duration>,
 }
 
 struct Open {
@@ -183,6 +185,20 @@ impl Breakers {
                 unprobe(&mut parts, &part);
             }
         }
+    }
+
+    /// A grant of this tenant worked.
+    pub(super) fn note_work(&self, app: &AppName, tenant: Option<&str>, now: Duration) {
+        let mut parts = self.parts();
+        make_room(&mut parts);
+        let part = (app.clone(), Some(tenant.unwrap_or_default().to_owned()));
+        parts.entry(part).or_default().worked_at = Some(now);
+    }
+
+    /// When a grant of this tenant last worked, as monotonic time.
+    pub(super) fn worked_at(&self, app: &AppName, tenant: Option<&str>) -> Option<Duration> {
+        let part = (app.clone(), Some(tenant.unwrap_or_default().to_owned()));
+        self.parts().get(&part).and_then(|breaker| breaker.worked_at)
     }
 
     /// Whoever was let through made no call after all.

@@ -198,6 +198,10 @@ impl Engine {
     /// Somebody mended what made an authority refuse the app: it is asked at once, whatever it said before.
     pub fn app_is_mended(&self, app: &AppName) {
         self.inner.breakers.forgive_app(app);
+        // What said nothing may have been about just that.
+        for slot in self.inner.slots.all() {
+            slot.state().trouble.retain(|_, trouble| !trouble.is_unclear());
+        }
     }
 
     /// A token for `key`. `want` says, given the connection, what the caller may have; it is asked again whenever the
@@ -944,6 +948,7 @@ fn refused<E>(failure: &Failure) -> Refused<E> {
             | Disposition::Misconfigured
             | Disposition::Restart
             | Disposition::CallerFault
+            | Disposition::Unclear
             | Disposition::OutcomeUnknown
             | Disposition::Bug => Refused::Authority {
                 disposition: failure.disposition,

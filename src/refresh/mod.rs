@@ -28,6 +28,7 @@ pub mod plan;
 mod renew;
 mod slots;
 mod sweep;
+mod unclear;
 
 pub use engine::{Deps, Engine, EngineApp, Refused, Served, Settings};
 pub use plan::{Claims, Want};

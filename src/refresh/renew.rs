@@ -12,7 +12,7 @@ use super::engine::Inner;
 use super::lease::{self, Lease};
 use super::plan::{self, Want};
 use super::slots::{Failure, Recent, Slot, Trouble, Unchecked};
-use super::{due, sweep};
+use super::{due, sweep, unclear};
 use crate::authority::{RefreshRequest, TokenAnswer};
 use crate::domain::connection::{Attempt, Profile, Status};
 use crate::domain::grant::Grant;
@@ -649,6 +649,7 @@ async fn use_grant(
             } else {
                 slot.state().trouble.remove(&want.resource);
             }
+            slot.state().unclear = None;
             // Its commit gave the lease back; an answer that was dropped did not. One that is not in the store yet, though it
             // is in the journal, keeps lease and doubt: to others the refresh token there is as good as spent.
             let is_stored_or_dropped = slot.state().unstored.is_none();
@@ -664,8 +665,12 @@ async fn use_grant(
             stored
         }
         Err(failure) => {
-            let judged =
-                failure.disposition.is_verdict() && speaks_of_the_grant(inner, key, connection, want);
+            let is_of_the_grant = speaks_of_the_grant(inner, key, connection, want);
+            let failure = match is_of_the_grant {
+                true => unclear::weigh(inner, key, slot, connection, failure),
+                false => failure,
+            };
+            let judged = failure.disposition.is_verdict() && is_of_the_grant;
             let known = failure.disposition != Disposition::OutcomeUnknown;
             let failure = Arc::new(Failure::Authority(failure));
             // What was said of a grant is no trouble of the one that took its place meanwhile.
@@ -673,6 +678,7 @@ async fn use_grant(
             if sign_in.is_none_or(|sign_in| sign_in == connection.profile.sign_in) {
                 note_trouble(inner, slot, want, &failure, None);
             }
+            warn_of_refusal(key, slot, want, &failure);
             if judged {
                 let noted = judge(inner, key, slot, seen, grant, &failure, lease.nonce).await;
                 lease.release(inner, key, matches!(noted, Ok(true))).await;
@@ -689,9 +695,13 @@ async fn use_grant(
 /// there is none, another try is all that is left.
 pub(super) fn must_not_replay(inner: &Inner, key: &ConnectionKey, connection: &Connection) -> bool {
     let may_replay = inner.authority(&key.app).is_some_and(|authority| authority.may_replay_refresh_tokens());
+    !may_replay && is_alive(inner, connection)
+}
+
+/// Whether a token of the connection lives.
+pub(super) fn is_alive(inner: &Inner, connection: &Connection) -> bool {
     let now = inner.deps.clock.now();
-    let lives = |token: &HeldToken| token.freshness(now, Duration::ZERO) != Freshness::Expired;
-    !may_replay && connection.tokens.iter().any(lives)
+    connection.tokens.iter().any(|token| token.freshness(now, Duration::ZERO) != Freshness::Expired)
 }
 
 /// For `explain`: what a verdict that follows may come from.
@@ -1263,7 +1273,15 @@ fn note_trouble(inner: &Inner, slot: &Slot, want: &Want, failure: &Arc<Failure>,
     let now = inner.deps.clock.monotonic();
     let mut state = slot.state();
     let failures = state.trouble.get(&want.resource).map_or(0, |trouble| trouble.failures) + 1;
-    let wait = left.unwrap_or_else(|| backoff::wait(failures, asked, inner.deps.random.as_ref()));
+    let random = inner.deps.random.as_ref();
+    let is_unclear = matches!(
+        failure.as_ref(),
+        Failure::Authority(failure) if failure.disposition == Disposition::Unclear
+    );
+    let wait = left.unwrap_or_else(|| match is_unclear {
+        true => backoff::wait_unclear(failures, random),
+        false => backoff::wait(failures, asked, random),
+    });
     let about = state.held.as_ref().map(|held| held.connection.profile.last_refreshed_at);
     let trouble = Trouble { until: now + wait, failures, failure: failure.clone(), about };
     state.trouble.insert(want.resource.clone(), trouble);
@@ -1272,6 +1290,22 @@ fn note_trouble(inner: &Inner, slot: &Slot, want: &Want, failure: &Arc<Failure>,
     {
         let attempt = attempt(inner, failure);
         state.remember(attempt);
+    }
+}
+
+/// Tells the operator what the authority refuses for another reason than the user's, an administrator's or a credential's, which
+/// are told elsewhere: the first time, and ever more rarely while it lasts.
+fn warn_of_refusal(key: &ConnectionKey, slot: &Slot, want: &Want, failure: &Failure) {
+    let Failure::Authority(failure) = failure else { return };
+    let is_told_elsewhere =
+        failure.disposition.is_verdict() || failure.disposition == Disposition::NextCredential;
+    let times = slot.state().trouble.get(&want.resource).map_or(1, |trouble| trouble.failures);
+    if failure.answer.is_refusal() && !is_told_elsewhere && times.is_power_of_two() {
+        let AuthorityError { status, error, error_codes, trace_id, correlation_id, .. } = &failure.answer;
+        tracing::warn!(
+            app = %key.app, connection = %key.connection, outcome = failure.disposition.as_str(), cause = failure.cause,
+            status, error, ?error_codes, trace_id, correlation_id, times, "the authority refuses a refresh"
+        );
     }
 }
 
@@ -1295,11 +1329,18 @@ async fn note_ended(
         Some((_, Some(200))) => Ended::Refused,
         Some((Disposition::RetryAfter(_) | Disposition::OutcomeUnknown, _)) => Ended::Failed,
         Some((
-            Disposition::Misconfigured | Disposition::Restart | Disposition::CallerFault | Disposition::Bug,
+            Disposition::Misconfigured
+            | Disposition::Restart
+            | Disposition::CallerFault
+            | Disposition::Unclear
+            | Disposition::Bug,
             _,
         )) => Ended::Nothing,
     };
     let now = inner.deps.clock.monotonic();
+    if failure.is_none() {
+        inner.breakers.note_work(&key.app, tenant, now);
+    }
     let why = failure.cloned().unwrap_or_else(crowded);
     inner.breakers.ended(&key.app, tenant, now, ended, &Arc::new(Failure::Authority(why)));
     if let Ended::Throttled(asked) = ended {

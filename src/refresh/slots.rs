@@ -10,11 +10,12 @@ use std::time::Duration;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
+use super::unclear::Unclear;
 use crate::domain::connection::{ATTEMPTS_KEPT, Attempt, Profile, SignIn, Status};
 use crate::domain::id::ConnectionKey;
 use crate::domain::scope::ScopeSet;
 use crate::domain::time::Timestamp;
-use crate::domain::verdict::AuthorityFailure;
+use crate::domain::verdict::{AuthorityFailure, Disposition};
 use crate::keyring::tally::COUNTED_AGAIN_AFTER;
 use crate::repository::{Connection, RepositoryError, Unstored};
 use crate::store::{Revision, StoredConnection};
@@ -91,6 +92,13 @@ pub(super) struct Trouble {
     pub(super) about: Option<Timestamp>,
 }
 
+impl Trouble {
+    /// Whether the authority refused and said nothing we know.
+    pub(super) fn is_unclear(&self) -> bool {
+        matches!(self.failure.as_ref(), Failure::Authority(failure) if failure.disposition == Disposition::Unclear)
+    }
+}
+
 /// A look at the store that was in vain.
 #[derive(Clone)]
 pub(super) struct Unchecked {
@@ -157,6 +165,8 @@ pub(super) struct SlotState {
     pub(super) noted_at: Option<Duration>,
     /// Failed tries not stored with the connection, newest last.
     pub(super) attempts: Vec<Attempt>,
+    /// Refusals in a row that said nothing we know, and of which sign-in's grant.
+    pub(super) unclear: Option<(SignIn, Unclear)>,
     /// Raised by every write of ours, by a delete and a reconnect, so that a look begun before does not bring back what
     /// it saw.
     pub(super) epoch: u64,

@@ -517,6 +517,10 @@ impl SimAuthority {
         if garbled {
             return match word {
                 Word::Tokens { .. } => Err(lost()),
+                // An answer all the same, whose words nobody understands: of one grant, or of the app that is rejected.
+                Word::Refusal(_, status @ (400 | 401)) => {
+                    Err(failure(Disposition::Unclear, Some(status), "the answer is no JSON"))
+                }
                 Word::Refusal(_, status) => {
                     Err(failure(Disposition::RetryAfter(None), Some(status), "the answer is no JSON"))
                 }

@@ -26,6 +26,7 @@ mod callback_repeats;
 mod canaries;
 mod check;
 mod commands;
+mod dead_grants;
 mod docs;
 mod foresight;
 mod interop;
