@@ -711,14 +711,13 @@ async fn the_daemon_serves_the_document_and_the_main_job_fits_it() {
 #[tokio::test]
 async fn verdicts_and_trouble_fit_the_document() {
     let document = Document::load();
-    let life = Duration::from_secs(2);
-    let world = Plan::default().token_life(life).start().await;
+    let world = Plan::default().start().await;
     world.connect("alice", ALICE).await;
     world.connect("bob", BOB).await;
     let target = |name: &str| format!("/v1/apps/outlook/connections/{name}");
 
     // The authority is away, then the app's credential is rejected: nobody's connection changes.
-    tokio::time::sleep(life).await;
+    world.outlive_tokens();
     world.entra.faults().inject(FaultRule::new(Endpoint::Token, Fault::aadsts(90033)));
     let away =
         call(&world, &document, Method::GET, TOKEN, &format!("{}/token", target("alice")), Value::Null).await;
@@ -741,17 +740,10 @@ async fn verdicts_and_trouble_fit_the_document() {
     world.entra.revoke_user(ALICE, RevokeKind::GrantRevoked).expect("known");
     world.entra.revoke_user(BOB, RevokeKind::ConditionalAccess).expect("known");
     for (name, expected) in [("alice", "reauthorization_required"), ("bob", "connection_blocked")] {
-        let begun = std::time::Instant::now();
-        loop {
-            let token = format!("{}/token?connect=1", target(name));
-            let answer = call(&world, &document, Method::GET, TOKEN, &token, Value::Null).await;
-            if code(&answer) == (409, expected.to_owned()) {
-                assert_eq!(answer.json()["connect_url"].is_string(), name == "alice");
-                break;
-            }
-            assert!(begun.elapsed() < Duration::from_secs(20), "{}", answer.text());
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+        let token = format!("{}/token?connect=1", target(name));
+        let asks = async || call(&world, &document, Method::GET, TOKEN, &token, Value::Null).await;
+        world.until(expected, async || code(&asks().await) == (409, expected.to_owned())).await;
+        assert_eq!(asks().await.json()["connect_url"].is_string(), name == "alice");
         let shown = call(&world, &document, Method::GET, CONNECTION, &target(name), Value::Null).await.json();
         assert!(shown["reason"].is_string() && shown["last_error"]["error_codes"].is_array(), "{shown}");
         call(&world, &document, Method::GET, EXPLAIN, &format!("{}/explain", target(name)), Value::Null)

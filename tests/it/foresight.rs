@@ -1,6 +1,6 @@
 //! Nobody is surprised by a secret that ends: when each does is shown, and said in the log.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokenward::domain::time::Clock;
@@ -15,16 +15,15 @@ const DAY: f64 = 86_400.0;
 impl World {
     /// The figure of a series, once it is there.
     async fn figure(&self, series: &str) -> f64 {
-        let begun = Instant::now();
-        loop {
+        let mut figure = None;
+        self.until(series, async || {
             let metrics = self.metrics().await;
             let line = metrics.lines().find_map(|line| line.strip_prefix(&format!("tokenward_{series} ")));
-            if let Some(figure) = line {
-                return figure.parse().expect("a number");
-            }
-            assert!(begun.elapsed() < Duration::from_secs(20), "no {series}\n{metrics}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+            figure = line.map(|figure| figure.parse().expect("a number"));
+            figure.is_some()
+        })
+        .await;
+        figure.expect("was waited for")
     }
 
     /// Whether it shows that about so many days are left.
@@ -100,10 +99,7 @@ async fn when_each_secret_ends_is_shown_and_said_once() {
         ("an API key expires", vec![1, 1]),
     ] {
         // (The log comes by another way than the figures.)
-        let begun = Instant::now();
-        while world.warnings_of(words).len() < days.len() && begun.elapsed() < Duration::from_secs(10) {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        world.until(words, async || world.warnings_of(words).len() >= days.len()).await;
         assert_eq!(world.warnings_of(words), days, "{words}\n{}", world.daemon.log());
     }
 
@@ -111,10 +107,6 @@ async fn when_each_secret_ends_is_shown_and_said_once() {
     let (next_key, next) = certificate_for("next", 60);
     write_secret(&world.folder.path().join("soon.key"), &next_key);
     write_secret(&world.folder.path().join("soon.pem"), &next);
-    let begun = Instant::now();
-    while !world.shows_days(local, 60.0).await {
-        assert!(begun.elapsed() < Duration::from_secs(20), "{}", world.daemon.log());
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    world.until("the new certificate's end", async || world.shows_days(local, 60.0).await).await;
     assert_eq!(world.warnings_of("a listener's certificate"), [7]);
 }

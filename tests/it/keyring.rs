@@ -25,7 +25,7 @@ use tokenward::system::{SystemClock, SystemRandom, TokioTasks};
 
 use crate::http_client::{request, request_unix};
 use crate::redis_server::RedisServer;
-use crate::world::{ALICE, Kept, Plan, Process, World, text, write_secret};
+use crate::world::{ALICE, Kept, PATIENCE, Plan, Process, World, text, write_secret};
 
 /// Quick leases, and short-lived records that are gone soon.
 const QUICK: &str = "[limits]\nauthority_timeout = \"2s\"\nlease = \"7s\"\nconnect_session_ttl = \"1m\"\nstate_ttl = \"1m\"\nconfirmation_ttl = \"1m\"\n";
@@ -90,11 +90,11 @@ fn primary(folder: &Path) -> String {
 }
 
 /// Waits until something is so.
-async fn until(what: &str, seconds: u64, mut is_so: impl AsyncFnMut() -> bool) {
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !is_so().await {
-        assert!(begun.elapsed() < Duration::from_secs(seconds), "waited in vain for {what}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -208,7 +208,7 @@ async fn a_key_is_replaced_and_put_back_under_load_without_one_failed_request() 
     let load = Load::start(&world.key, &[world.daemon.local.clone(), second.local.clone()], &names);
 
     let new = said(folder, &["keyring", "add"]).await.trim().to_owned();
-    until("both replicas to open the new key", 5, async || opened(folder, &new).await == (2, 0)).await;
+    until("both replicas to open the new key", async || opened(folder, &new).await == (2, 0)).await;
     assert_eq!(keys_in(redis, &names, &[&old, &new]), BTreeSet::from([old.clone()]), "it seals nothing yet");
 
     // There, back before it is done, and there again.
@@ -263,13 +263,13 @@ async fn a_key_that_one_replica_cannot_open_is_not_promoted() {
     let old = primary(folder);
 
     let new = said(folder, &["keyring", "add"]).await.trim().to_owned();
-    until("this one to open it", 5, async || opened(folder, &new).await == (1, 1)).await;
+    until("this one to open it", async || opened(folder, &new).await == (1, 1)).await;
     let said_no = refused(folder, &["keyring", "promote", &new]).await;
     assert!(said_no.contains("cannot open it") && said_no.contains("copy the key's file"), "{said_no}");
     assert_eq!(primary(folder), old);
 
     copy_keys(folder, &apart);
-    until("the other one to open it", 5, async || opened(folder, &new).await == (2, 0)).await;
+    until("the other one to open it", async || opened(folder, &new).await == (2, 0)).await;
     let (code, _, err) = ended(folder, &["keyring", "promote", &new]).await;
     assert!(code == Some(0) && err.contains("Not every replica seals"), "{err}");
     assert_eq!(keys_in(redis, &names, &[&old, &new]), BTreeSet::from([old.clone()]), "they do not agree");
@@ -315,7 +315,7 @@ async fn a_keyring_that_does_not_validate_is_refused_with_a_reason_and_nothing_i
     // Gone, although sessions are sealed with it, and a caller's API key is known by a hash made with it.
     as_before(folder, &world.key, &old);
     std::fs::rename(&kept, &elsewhere).expect("moved");
-    until("it to be refused", 5, async || events(REFUSED) == 1).await;
+    until("it to be refused", async || events(REFUSED) == 1).await;
     let log = world.daemon.log();
     assert!(log.contains(&format!("lacks the key {old}")) && log.contains("restore the file"), "{log}");
     assert!(log.contains("replace those API keys first"), "{log}");
@@ -324,7 +324,7 @@ async fn a_keyring_that_does_not_validate_is_refused_with_a_reason_and_nothing_i
     tokio::time::sleep(Duration::from_millis(2200)).await;
     assert_eq!(events(REFUSED), 1, "once");
     std::fs::rename(&elsewhere, &kept).expect("moved back");
-    until("it to be whole again", 5, async || events("again what it was") == 1).await;
+    until("it to be whole again", async || events("again what it was") == 1).await;
     // Damaged, and another one under its name.
     let other = content.replace(key_line(&content), "key = \"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\"");
     for (number, (damage, word)) in
@@ -333,10 +333,10 @@ async fn a_keyring_that_does_not_validate_is_refused_with_a_reason_and_nothing_i
             .enumerate()
     {
         write_secret(&kept, &damage);
-        until("it to be refused", 5, async || events(REFUSED) == 2 + number).await;
+        until("it to be refused", async || events(REFUSED) == 2 + number).await;
         assert!(world.daemon.log().contains(word), "no {word} in {}", world.daemon.log());
         write_secret(&kept, &content);
-        until("it to be whole again", 5, async || events("again what it was") == 2 + number).await;
+        until("it to be whole again", async || events("again what it was") == 2 + number).await;
     }
     assert_eq!(world.token("one").await.status, 200);
 }
@@ -407,7 +407,7 @@ async fn records_of_a_key_that_is_not_there_are_said_plainly_at_the_start() {
                 && line.contains("ERROR")
         })
     };
-    until("it to be said", 10, async || names_it(&world.daemon.log())).await;
+    until("it to be said", async || names_it(&world.daemon.log())).await;
     let log = world.daemon.log();
     assert!(log.contains("restore that key's file"), "{log}");
     let keys = status(&folder).await;
@@ -549,7 +549,7 @@ impl Run {
     async fn rotate(&mut self) {
         let folder = self.folder();
         let opened = async || opened(&folder, &self.new).await == (3, 0);
-        until("all replicas to open the new key", 15, opened).await;
+        until("all replicas to open the new key", opened).await;
         let begun = Instant::now();
         said(&folder, &["keyring", "promote", &self.new]).await;
         let share = u64::try_from(self.long.records / (self.long.kills + 2)).expect("small");
@@ -617,7 +617,7 @@ impl Run {
                 begun.elapsed()
             );
             eprintln!("retired after {:?}", begun.elapsed());
-            until("every replica to be without it", 90, async || status(&folder).await.len() == 1).await;
+            until("every replica to be without it", async || status(&folder).await.len() == 1).await;
         }
         self.end_load().await;
         for name in &self.names {
