@@ -14,6 +14,9 @@
 //! The one hard problem: root runs commands for a daemon that is another user, and what it reads and writes must be
 //! judged as that daemon would. Who that is, a directory of the daemon's says ([`SecretReader::for_owner_of`]).
 
+pub mod paste;
+pub mod shape;
+
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -21,6 +24,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
 use zeroize::Zeroizing;
+
+use self::paste::Odd;
+use self::shape::Misshapen;
 
 /// Longer than any secret, certificate chain or assertion; a log file given by mistake is not.
 pub const MAX_SECRET_SIZE: usize = 64 * 1024;
@@ -65,7 +71,7 @@ pub enum SecretFileError {
         user: u32,
     },
     /// Others may read or change it.
-    #[error("the secret file {} has mode {mode:04o}, so that {}; fix: chmod {} {}", path.display(), who_else(*mode), if *group_reads { "640" } else { "600" }, path.display())]
+    #[error("the secret file {} has mode {mode:04o}, so that {}; fix: {}", path.display(), who_else(*mode), mode_fix(path, *group_reads, *is_mounted))]
     Mode {
         /// The file.
         path: PathBuf,
@@ -73,6 +79,8 @@ pub enum SecretFileError {
         mode: u32,
         /// Whether the daemon gets at the file through its group, which may then read it.
         group_reads: bool,
+        /// Whether it is where an orchestrator mounts secrets, so that its mode is not set here.
+        is_mounted: bool,
     },
     /// Empty, or only line ends where text is wanted.
     #[error("the secret file {} is empty; write the secret to it", path.display())]
@@ -92,12 +100,46 @@ pub enum SecretFileError {
         /// The file.
         path: PathBuf,
     },
+    /// It is another kind of file than text.
+    #[error("the secret file {} {what}", path.display())]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// What it is, and the command that mends it.
+        what: Misshapen,
+    },
+    /// Text is wanted, and it holds what nobody meant.
+    #[error("the secret file {} holds {odd}, which came along when it was copied; write the secret to it anew, without that", path.display())]
+    Odd {
+        /// The file.
+        path: PathBuf,
+        /// What, and where.
+        odd: Odd,
+    },
     /// Text is wanted, and it is not UTF-8 or has control characters.
     #[error("the secret file {} is not text on one line; write the secret and nothing else to it", path.display())]
     NotText {
         /// The file.
         path: PathBuf,
     },
+}
+
+fn mode_fix(path: &Path, group_reads: bool, is_mounted: bool) -> String {
+    match (is_mounted, group_reads) {
+        (false, true) => format!("chmod 640 {}", path.display()),
+        (false, false) => format!("chmod 600 {}", path.display()),
+        (true, _) => "it is mounted read-only, so set its mode where it is mounted: `mode: 0400` in a service's `secrets` (Compose, Swarm), `defaultMode: 0400` in a pod's volume (Kubernetes; 0440 with `fsGroup`)".to_owned(),
+    }
+}
+
+/// Whether an orchestrator has put it there: on a file system that is read-only here, below `/run/secrets`, or in one of
+/// Kubernetes' volumes.
+fn is_mounted(path: &Path, file: &File) -> bool {
+    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let in_volume = path.parent().is_some_and(|parent| parent.join("..data").exists());
+    let read_only = rustix::fs::fstatvfs(file)
+        .is_ok_and(|system| system.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+    read_only || in_volume || real.starts_with("/run/secrets")
 }
 
 fn fix_for(error: &io::Error, path: &Path) -> String {
@@ -196,28 +238,49 @@ impl SecretReader {
             }
         }
         content.truncate(length);
+        let what = Misshapen::binary(&content, path);
         let path = || path.to_owned();
-        match content.last() {
-            None => Err(SecretFileError::Empty { path: path() }),
-            Some(_) if length > MAX_SECRET_SIZE => Err(SecretFileError::TooLong { path: path() }),
-            Some(0) => Err(SecretFileError::TrailingNul { path: path() }),
-            Some(_) => Ok(content),
+        match (content.last(), what) {
+            (None, _) => Err(SecretFileError::Empty { path: path() }),
+            (Some(_), _) if length > MAX_SECRET_SIZE => Err(SecretFileError::TooLong { path: path() }),
+            (Some(_), Some(what)) => Err(SecretFileError::Shape { path: path(), what }),
+            (Some(0), None) => Err(SecretFileError::TrailingNul { path: path() }),
+            (Some(_), None) => Ok(content),
         }
     }
 
-    /// Reads a secret that is one line of text, such as a client secret or a password; exactly one line end after it is
-    /// not part of it, since editors and `echo` add one.
+    /// Reads a password or another secret that is one line of text; exactly one line end after it is not part of it, since
+    /// editors and `echo` add one.
     ///
     /// # Errors
-    /// Those of [`read`](Self::read), and [`SecretFileError::NotText`].
+    /// Those of [`read`](Self::read), [`SecretFileError::NotText`], and [`SecretFileError::Odd`] for what copying brings along.
     pub fn read_text(&self, path: &Path) -> Result<Zeroizing<String>, SecretFileError> {
+        self.read_line(path, paste::odd_in_password)
+    }
+
+    /// The same for a client secret, which has printable ASCII only.
+    ///
+    /// # Errors
+    /// Those of [`read_text`](Self::read_text).
+    pub fn read_client_secret(&self, path: &Path) -> Result<Zeroizing<String>, SecretFileError> {
+        self.read_line(path, paste::odd_in_client_secret)
+    }
+
+    fn read_line(
+        &self,
+        path: &Path,
+        odd: fn(&str) -> Option<Odd>,
+    ) -> Result<Zeroizing<String>, SecretFileError> {
         let content = self.read(path)?;
         let line = trim_one_line_end(&content);
         if line.is_empty() {
             return Err(SecretFileError::Empty { path: path.to_owned() });
         }
         match std::str::from_utf8(line) {
-            Ok(text) if !text.chars().any(char::is_control) => Ok(Zeroizing::new(text.to_owned())),
+            Ok(text) if !text.chars().any(char::is_control) => match odd(text) {
+                Some(odd) => Err(SecretFileError::Odd { path: path.to_owned(), odd }),
+                None => Ok(Zeroizing::new(text.to_owned())),
+            },
             _ => Err(SecretFileError::NotText { path: path.to_owned() }),
         }
     }
@@ -246,7 +309,8 @@ impl SecretReader {
             || is_of_systemd(path, self.credentials_directory.as_deref());
         let allowed = if group_reads { 0o740 } else { 0o700 };
         if mode & !allowed != 0 {
-            return Err(SecretFileError::Mode { path: path.to_owned(), mode, group_reads });
+            let is_mounted = is_mounted(path, file);
+            return Err(SecretFileError::Mode { path: path.to_owned(), mode, group_reads, is_mounted });
         }
         Ok(())
     }

@@ -59,8 +59,9 @@ pub(super) fn prepare(
                 continue;
             }
         };
-        let credentials = credentials::read(&key, &app_name, app, secrets, by, before, findings);
         let installed = authority(&key, &app_name, app, config, &outbound, by, before, findings);
+        let is_entra = installed.as_ref().is_some_and(|one| one.authority.provider() == Provider::Entra);
+        let credentials = credentials::read(&key, &app_name, app, is_entra, secrets, by, before, findings);
         let built = installed.and_then(|installed| {
             let redirect_uri = config.redirect_uri(name).expect("the app is in the configuration");
             Some((build(&key, &app_name, app, redirect_uri, &installed, findings)?, installed))

@@ -157,9 +157,15 @@ fn store_certificates(store: &StoreConfig) -> StoreCertificates {
 
 /// When each certificate of a PEM file expires, in the file's order: a chain begins with the one that is meant.
 pub(super) fn ends(pem: &[u8]) -> Vec<Timestamp> {
-    let end = |certificate: CertificateDer<'_>| {
+    validities(pem).into_iter().map(|(_, end)| end).collect()
+}
+
+/// The same with when each begins to be valid.
+pub(super) fn validities(pem: &[u8]) -> Vec<(Timestamp, Timestamp)> {
+    let validity = |certificate: CertificateDer<'_>| {
         let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).ok()?;
-        Some(Timestamp::from_unix_seconds(parsed.validity().not_after.timestamp()))
+        let at = |time: x509_parser::time::ASN1Time| Timestamp::from_unix_seconds(time.timestamp());
+        Some((at(parsed.validity().not_before), at(parsed.validity().not_after)))
     };
-    CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).filter_map(end).collect()
+    CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).filter_map(validity).collect()
 }

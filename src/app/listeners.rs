@@ -188,14 +188,14 @@ fn read(
     let (certificate, private) = (certificate?, private?);
     let config = tls_server_config(&certificate, &private, None)
         .map_err(|error| {
-            let (key, file) = match error {
-                TlsError::Key => (&of_key, &tls.key),
-                _ => (&of_certificate, &tls.certificate),
+            let (key, file, pem) = match error {
+                TlsError::Key => (&of_key, &tls.key, &**private),
+                _ => (&of_certificate, &tls.certificate, &*certificate),
             };
-            findings.file(key, format_args!("{}: {error}", file.display()));
+            findings.file(key, public_file::pem_problem(pem, file, error));
         })
         .ok()?;
     let expires_at = ends(&certificate).first().copied();
-    public_file::warn_of_the_end(&of_certificate, &tls.certificate, expires_at, now, findings);
+    public_file::warn_of_a_certificate_s_time(&of_certificate, &tls.certificate, &certificate, now, findings);
     Some(ReadTls { name: name.to_owned(), config, expires_at })
 }

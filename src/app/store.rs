@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::foresight::ends;
 use super::reading::{Findings, public_file};
 use super::{Ports, StartError};
 use crate::config::{self, RedisKind, StoreBackend, StoreConfig};
@@ -98,8 +97,10 @@ fn redis_config(
     let mut password = |key: &str, path: &Option<PathBuf>| {
         let path = path.clone()?;
         let secrets = secrets.clone();
-        if let Err(error) = secrets.read_text(&path) {
-            findings.file(&format!("store.{key}"), error);
+        let key = format!("store.{key}");
+        match secrets.read_text(&path) {
+            Ok(password) => public_file::warn_of_a_secret(&key, &path, &password, findings),
+            Err(error) => findings.file(&key, error),
         }
         let source: PasswordSource =
             Arc::new(move || secrets.read_text(&path).map_err(|error| error.to_string()));
@@ -150,8 +151,13 @@ fn look_at_tls(
     if let Some(path) = &config.client_certificate
         && let Some(pem) = public_file::certificates(CERTIFICATE, path, findings)
     {
-        let ends_at = ends(pem.as_bytes()).first().copied();
-        public_file::warn_of_the_end(CERTIFICATE, path, ends_at, ports.clock.now(), findings);
+        public_file::warn_of_a_certificate_s_time(
+            CERTIFICATE,
+            path,
+            pem.as_bytes(),
+            ports.clock.now(),
+            findings,
+        );
     }
     if let Some(path) = &config.client_key
         && let Err(error) = secrets.read(path)

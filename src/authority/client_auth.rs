@@ -154,6 +154,14 @@ impl ClientCredential {
         }
     }
 
+    /// From when on it is valid, where it says so.
+    pub fn valid_from(&self) -> Option<Timestamp> {
+        match &self.kind {
+            Kind::Certificate(certificate) => Some(certificate.not_before),
+            Kind::Secret(_) | Kind::Federated(_) => None,
+        }
+    }
+
     /// Tells its content from another one's, and nothing more: a hash that never leaves this process but sealed.
     pub fn fingerprint(&self) -> [u8; 32] {
         let hash = match &self.kind {
@@ -271,6 +279,7 @@ struct SigningCertificate {
     key: SigningKey,
     /// Base64url of the SHA-256 of the certificate: `x5t#S256` (RFC 7515 §4.1.8).
     thumbprint: String,
+    not_before: Timestamp,
     not_after: Timestamp,
 }
 
@@ -295,6 +304,7 @@ impl SigningCertificate {
             return Ok(SigningCertificate {
                 key,
                 thumbprint: URL_SAFE_NO_PAD.encode(digest(&SHA256, &der)),
+                not_before: Timestamp::from_unix_seconds(parsed.validity().not_before.timestamp()),
                 not_after: Timestamp::from_unix_seconds(parsed.validity().not_after.timestamp()),
             });
         }

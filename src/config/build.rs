@@ -791,7 +791,8 @@ fn tenants(
     rules
 }
 
-fn is_guid(text: &str) -> bool {
+/// Whether it is written as GUIDs are.
+pub fn is_guid(text: &str) -> bool {
     let groups: Vec<&str> = text.split('-').collect();
     groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12])
         && groups.iter().all(|group| group.bytes().all(|b| b.is_ascii_hexdigit()))

@@ -34,19 +34,19 @@ impl Tls {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// No certificate, or one that is not PEM.
-    #[error("the certificate file holds no readable PEM certificate")]
+    #[error("holds no readable PEM certificate")]
     Certificate,
     /// No key, or one that is not PEM.
-    #[error("the key file holds no readable PEM private key")]
+    #[error("holds no readable, unencrypted PEM private key")]
     Key,
     /// No client CA, or one that is not PEM.
-    #[error("the client CA file holds no readable PEM certificate")]
+    #[error("holds no readable PEM certificate of a client CA")]
     ClientCa,
     /// Certificate and key do not fit each other, or the provider does not take them.
-    #[error("the certificate and key cannot be used: {0}")]
+    #[error("cannot be used with its key: {0}")]
     Refused(#[source] rustls::Error),
     /// The client CA cannot be used.
-    #[error("the client CA cannot be used: {0}")]
+    #[error("cannot be used as a client CA: {0}")]
     ClientVerifier(#[source] rustls::server::VerifierBuilderError),
 }
 

@@ -116,3 +116,173 @@ fn hold(row: &Row, ring: &Path) -> Result<(), String> {
         row.config, row.says, checked.all, served.all
     ))
 }
+
+/// One folder with a keyring and an app whose only credential is in `credential`, of that kind.
+struct Desk(tempfile::TempDir);
+
+impl Desk {
+    fn new(kind: &str, rest: &str) -> Desk {
+        let desk = Desk(tempfile::tempdir().expect("a temp dir"));
+        let config = format!(
+            "sealing.keyring = \"ring\"\n{rest}\n[apps.a]\nclient_id = \"11111111-2222-3333-4444-555555555555\"\n\
+             authority = \"https://login.microsoftonline.com/common/v2.0\"\nscopes = [\"offline_access\", \"openid\"]\n\
+             [[apps.a.credentials]]\nid = \"a\"\nkind = \"{kind}\"\nfile = \"credential\"\n{}\n",
+            if kind == "secret" { "expires = 2099-01-01" } else { "" }
+        );
+        std::fs::write(desk.config(), config).expect("written");
+        let config = desk.config();
+        let added = Command::new(env!("CARGO_BIN_EXE_tokenward"))
+            .args(["keyring", "add", "--config"])
+            .arg(config)
+            .output()
+            .expect("it runs");
+        assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+        desk
+    }
+
+    fn config(&self) -> std::path::PathBuf {
+        self.0.path().join("t.toml")
+    }
+
+    fn write(&self, name: &str, content: &[u8]) -> std::path::PathBuf {
+        let path = self.0.path().join(name);
+        std::fs::write(&path, content).expect("written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+        path
+    }
+
+    fn check(&self) -> Ended {
+        run("check", &self.config())
+    }
+
+    /// Runs a shell's words.
+    fn shell(&self, command: &str) -> Vec<u8> {
+        let ran =
+            Command::new("sh").args(["-c", command]).current_dir(self.0.path()).output().expect("a shell");
+        assert!(ran.status.success(), "{command}: {}", String::from_utf8_lossy(&ran.stderr));
+        ran.stdout
+    }
+}
+
+fn utf16(text: &str) -> Vec<u8> {
+    [0xff, 0xfe].into_iter().chain(text.encode_utf16().flat_map(u16::to_le_bytes)).collect()
+}
+
+#[test]
+fn a_pasted_secret_is_refused_or_warned_about_and_never_printed() {
+    let desk = Desk::new(
+        "secret",
+        "store = { kind = \"redis\", url = \"redis://localhost\", password_file = \"password\" }",
+    );
+    let refused = "the secret file";
+    for (content, code, words) in [
+        (b"hunter2~Q8".to_vec(), 0, ""),
+        (b"hunter2\r\n".to_vec(), 0, ""),
+        ("\u{feff}hunter2".into(), 2, "a byte order mark (U+FEFF) as character 1"),
+        ("hunter2\u{a0}\n".into(), 2, "a no-break space (U+00A0) as character 8"),
+        ("hunt\u{200b}er2".into(), 2, "an invisible character (U+200B) as character 5"),
+        ("\u{201c}hunter2\u{201d}".into(), 2, "a typographic quotation mark (U+201C) as character 1"),
+        (utf16("hunter2\r\n"), 2, "is UTF-16"),
+        (b"\"hunter2\"".to_vec(), 0, "has quotes around it"),
+        (b"'hunter2'\n".to_vec(), 0, "has quotes around it"),
+        (b" hunter2".to_vec(), 0, "begins or ends with a blank"),
+        (b"hunter2 \n".to_vec(), 0, "begins or ends with a blank"),
+        (b"CLIENT_SECRET=hunter2\n".to_vec(), 0, "looks like a line `NAME=…`"),
+    ] {
+        for (name, key) in [("credential", "apps.a.credentials[0].file"), ("password", "store.password_file")]
+        {
+            desk.write("credential", b"good");
+            desk.write("password", b"good");
+            desk.write(name, &content);
+            let checked = desk.check();
+            let line = checked.all.lines().find(|line| line.contains(key)).unwrap_or_default();
+            assert_eq!(checked.code, Some(code), "{content:?}: {}", checked.all);
+            assert!(line.contains(words) && line.is_empty() == words.is_empty(), "{words}: {}", checked.all);
+            assert!(code == 0 || line.contains(refused), "{line}");
+            assert!(!checked.all.contains("hunter") && !checked.all.contains("er2"), "{}", checked.all);
+        }
+    }
+    // What only one of them cannot be.
+    desk.write("credential", "hünter2".as_bytes());
+    desk.write("password", "pässwörd".as_bytes());
+    let checked = desk.check();
+    assert!(checked.mistakes.len() == 1 && checked.mistakes[0].contains("U+00FC"), "{}", checked.all);
+    desk.write("credential", b"5f0a1b2c-1111-2222-3333-444455556666");
+    let checked = desk.check();
+    assert_eq!(checked.code, Some(0));
+    assert!(checked.all.contains("that is the secret's ID, not its value"), "{}", checked.all);
+    assert!(!checked.all.contains("5f0a1b2c"), "{}", checked.all);
+}
+
+#[test]
+fn pem_that_something_befell_is_called_by_its_name_and_mended_by_the_command() {
+    let desk = Desk::new("certificate", "");
+    desk.shell(
+        "openssl req -x509 -newkey rsa:2048 -nodes -keyout key -out certificate -days 3650 -subj /CN=tokenward 2>&1",
+    );
+    let (key, certificate) = (desk.shell("cat key"), desk.shell("cat certificate"));
+    let text = |pem: &[u8]| String::from_utf8(pem.to_vec()).expect("PEM");
+    let both = text(&certificate) + &text(&key);
+    let indented: String = both.lines().map(|line| format!("    {line}\n")).collect();
+    let pkcs12 =
+        desk.shell("openssl pkcs12 -export -in certificate -inkey key -passout pass: -out p12 && cat p12");
+    for (what, content, named) in [
+        ("a mark", format!("\u{feff}{both}").into_bytes(), "begins with a byte order mark"),
+        ("UTF-16", utf16(&both), "is UTF-16"),
+        (
+            "together",
+            both.replace("-----\n-----", "----------").into_bytes(),
+            "has no line end between two blocks",
+        ),
+        ("literal", both.replace('\n', "\\n").into_bytes(), "has `\\n` as two characters"),
+        ("one line", both.replace('\n', "").into_bytes(), "lost its line ends"),
+        ("blanks", both.replace('\n', " ").into_bytes(), "lost its line ends"),
+        ("indented", indented.into_bytes(), "blanks before its lines"),
+        ("PKCS#12", pkcs12, "is a PKCS#12 container"),
+    ] {
+        desk.write("credential", &content);
+        let checked = desk.check();
+        assert_eq!(checked.code, Some(2), "{what}: {}", checked.all);
+        let line = checked.mistakes.first().unwrap_or_else(|| panic!("{what}: {}", checked.all));
+        assert!(line.contains(named) && line.contains("apps.a.credentials[0].file"), "{what}: {line}");
+        assert!(!checked.all.contains("MII"), "{what}: nothing of a key is printed: {}", checked.all);
+        let (_, command) = line.split_once("; fix: ").expect("a command");
+        desk.shell(&command.replace("openssl pkcs12", "openssl pkcs12 -passin pass:"));
+        let checked = desk.check();
+        assert_eq!(checked.code, Some(0), "{what}, after {command}: {}", checked.all);
+        let mode = std::fs::metadata(desk.0.path().join("credential")).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{what}");
+    }
+    for (content, named) in [
+        (desk.shell("openssl pkey -in key -outform DER"), "is a private key in DER"),
+        (desk.shell("openssl x509 -in certificate -outform DER"), "is a certificate in DER"),
+    ] {
+        desk.write("credential", &content);
+        let checked = desk.check();
+        assert!(checked.mistakes[0].contains(named), "{}", checked.all);
+        desk.shell(checked.mistakes[0].split_once("; fix: ").expect("a command").1);
+        assert!(desk.check().mistakes[0].contains("PEM"), "it is PEM now, and one half of what is needed");
+    }
+}
+
+#[test]
+fn a_mounted_secret_s_mode_is_set_where_it_is_mounted() {
+    let desk = Desk::new("secret", "");
+    // As Kubernetes lays a volume out.
+    let volume = desk.0.path().join("..2026_11_22");
+    std::fs::create_dir(&volume).expect("made");
+    let inside = desk.write("..2026_11_22/credential", b"hunter2");
+    std::os::unix::fs::symlink("..2026_11_22", desk.0.path().join("..data")).expect("a link");
+    std::os::unix::fs::symlink("..data/credential", desk.0.path().join("credential")).expect("a link");
+    std::fs::set_permissions(&inside, std::fs::Permissions::from_mode(0o644)).expect("chmod");
+    let line = desk.check().mistakes.remove(0);
+    assert!(
+        line.contains("`defaultMode: 0400`") && line.contains("`mode: 0400`") && !line.contains("chmod"),
+        "{line}"
+    );
+    std::fs::remove_file(desk.0.path().join("..data")).expect("removed");
+    std::fs::remove_file(desk.0.path().join("credential")).expect("removed");
+    std::fs::set_permissions(desk.write("credential", b"hunter2"), std::fs::Permissions::from_mode(0o644))
+        .expect("chmod");
+    assert!(desk.check().mistakes[0].contains("chmod 600"));
+}

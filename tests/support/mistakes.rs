@@ -82,6 +82,10 @@ fn readable(config: &str, says: &'static str) -> Row {
         beside("open", b"hunter2\n", 0o644),
         beside("empty", b"", 0o600),
         beside("lines", b"hunter2\nhunter3\n", 0o600),
+        beside("marked", b"\xef\xbb\xbfhunter2\n", 0o600),
+        beside("wide", b"\xff\xfeh\0u\0n\0t\0e\0r\0", 0o600),
+        beside("container", b"0\x82\x01\x00\x02\x01\x03hunter", 0o600),
+        beside("one-line", b"-----BEGIN CERTIFICATE----- hunter -----END CERTIFICATE-----", 0o600),
         beside("crowded/a.secret", b"hunter2", 0o600),
         beside("crowded/README", b"x", 0o600),
         beside("twice/a.secret", b"hunter2", 0o600),
@@ -397,6 +401,32 @@ credentials_dir = "credentials""#,
             "credentials = [{ id = \"a\", kind = \"certificate\", file = \"good\", key = \"absent\" }]"
         ),
         "6:71: apps.a.credentials[0].key: cannot read the secret file",
+    ),
+    (
+        app_with!(
+            "credentials = [{ id = \"a\", kind = \"secret\", file = \"marked\", expires = 2099-01-01 }]"
+        ),
+        "holds a byte order mark (U+FEFF) as character 1",
+    ),
+    (
+        app_with!("credentials = [{ id = \"a\", kind = \"secret\", file = \"wide\", expires = 2099-01-01 }]"),
+        "is UTF-16, as Windows PowerShell writes text; fix: ",
+    ),
+    (
+        app_with!("credentials = [{ id = \"a\", kind = \"certificate\", file = \"container\" }]"),
+        "is a PKCS#12 container (.pfx, .p12); fix: ",
+    ),
+    (
+        app_with!("credentials = [{ id = \"a\", kind = \"certificate\", file = \"one-line\" }]"),
+        "is PEM that lost its line ends; fix: ",
+    ),
+    (
+        "store = { kind = \"redis\", url = \"redis://localhost\", password_file = \"marked\" }",
+        "2:70: store.password_file: the secret file",
+    ),
+    (
+        "listen.public.tls = { certificate = \"one-line\", key = \"good\" }",
+        "2:37: listen.public.tls.certificate: ",
     ),
     ("store.path = \"good\"", "2:14: store.path: "),
     ("store.path = \"credentials\"", "2:14: store.path: "),

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::{By, Findings, public_file};
 use crate::app::apps::Authorities;
-use crate::authority::{AssertionFile, ClientCredential};
+use crate::authority::{AssertionFile, CertificateFault, ClientCredential};
 use crate::config::{self, AppConfig, CredentialConfig, CredentialKind, TenantRule};
 use crate::domain::id::AppName;
 use crate::domain::secret::ClientSecret;
@@ -17,11 +17,13 @@ use crate::secret_file::SecretReader;
 /// Entra's limit for apps whose audience includes personal accounts (validation differences by supported account types).
 const MOST_SECRETS_WITH_PERSONAL: usize = 2;
 
+#[expect(clippy::too_many_arguments, reason = "one app's words, and what they are read with")]
 /// Those of the app's list as they are listed, then those of its directory, the one that expires last first.
 pub(in crate::app) fn read(
     app_key: &str,
     app_name: &AppName,
     app: &AppConfig,
+    is_entra: bool,
     secrets: &SecretReader,
     by: &By<'_>,
     before: &Authorities,
@@ -83,7 +85,7 @@ pub(in crate::app) fn read(
         if !ids.insert(&credential.id) {
             findings.file(key, format_args!("two credentials have the id {:?}", credential.id));
         }
-        read.extend(read_one(key, credential, secrets, by.ports.clock.now(), findings));
+        read.extend(read_one(key, credential, is_entra, secrets, by.ports.clock.now(), findings));
     }
     (findings.mistakes() == mistakes).then_some(read)
 }
@@ -91,6 +93,7 @@ pub(in crate::app) fn read(
 fn read_one(
     key: &str,
     credential: &CredentialConfig,
+    is_entra: bool,
     secrets: &SecretReader,
     now: Timestamp,
     findings: &mut Findings<'_>,
@@ -101,8 +104,15 @@ fn read_one(
     let of_file = if is_listed { format!("{key}.file") } else { key.to_owned() };
     let read = match credential.kind {
         CredentialKind::Secret => {
-            let secret = secrets.read_text(&credential.file);
+            let secret = secrets.read_client_secret(&credential.file);
             let secret = secret.map_err(|error| findings.file(&of_file, error)).ok()?;
+            public_file::warn_of_a_secret(&of_file, &credential.file, &secret, findings);
+            if is_entra && config::is_guid(secret.trim().trim_matches(['"', '\''])) {
+                findings.warning(
+                    &of_file,
+                    format_args!("{file} holds a GUID: that is the secret's ID, not its value, and Entra answers AADSTS7000215; the portal shows the value only once, so make a new secret"),
+                );
+            }
             if credential.expires.is_none() && !is_listed {
                 findings.warning(
                     key,
@@ -133,7 +143,12 @@ fn read_one(
                 }
             };
             let read = ClientCredential::certificate(&credential.id, &pem);
-            read.map_err(|fault| findings.file(&of_file, format_args!("{file} {fault}"))).ok()?
+            let of_which = match (&credential.key, &read) {
+                (Some(private), Err(CertificateFault::NoKey)) => private,
+                _ => &credential.file,
+            };
+            let problem = |fault| public_file::pem_problem(&pem, of_which, fault);
+            read.map_err(|fault| findings.file(&of_file, problem(fault))).ok()?
         }
         CredentialKind::Federated => {
             // It is replaced all the time, may be put there later, and whoever issues it sets its mode.
@@ -145,6 +160,7 @@ fn read_one(
     };
     let configured = credential.expires.map(|at| Timestamp::from_unix_seconds(at.unix_timestamp()));
     let read = read.expiring(configured);
-    public_file::warn_of_the_end(&of_file, &credential.file, read.expires_at(), now, findings);
+    let (from, end) = (read.valid_from(), read.expires_at());
+    public_file::warn_of_its_time(&of_file, &credential.file, from, end, now, findings);
     Some(read)
 }

@@ -1,4 +1,5 @@
-//! Files that are no secrets: certificates that others may see; and when what files hold ends.
+//! Files that are no secrets: certificates that others may see; and what is said of the times and
+//! pastes of what files hold.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -7,8 +8,10 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::Findings;
+use crate::app::foresight::validities;
 use crate::domain::time::Timestamp;
-use crate::secret_file::MAX_SECRET_SIZE;
+use crate::secret_file::shape::Misshapen;
+use crate::secret_file::{MAX_SECRET_SIZE, paste};
 
 /// What expires sooner than this is worth a warning.
 const SOON: std::time::Duration = std::time::Duration::from_secs(30 * 86_400);
@@ -35,29 +38,84 @@ pub(in crate::app) fn read(path: &Path) -> Result<Vec<u8>, String> {
 pub(in crate::app) fn certificates(key: &str, path: &Path, findings: &mut Findings<'_>) -> Option<String> {
     let pem = read(path).map_err(|problem| findings.file(key, problem)).ok()?;
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    match (all, String::from_utf8(pem)) {
-        (Ok(all), Ok(text)) if !all.is_empty() => Some(text),
-        _ => {
-            findings.file(key, format_args!("{} holds no readable PEM certificate", path.display()));
-            None
-        }
+    let text = std::str::from_utf8(&pem).ok().filter(|_| all.is_ok_and(|all| !all.is_empty()));
+    if text.is_none() {
+        findings.file(key, pem_problem(&pem, path, "holds no readable PEM certificate"));
     }
+    text.map(str::to_owned)
 }
 
-/// Says of a file's certificate or secret when that ends, where it is soon or was.
-pub(in crate::app) fn warn_of_the_end(
+/// Says of a file's certificate or secret that it is not valid yet, or when that ends, where it is soon or was.
+pub(in crate::app) fn warn_of_its_time(
     key: &str,
     file: &Path,
+    valid_from: Option<Timestamp>,
     ends_at: Option<Timestamp>,
     now: Timestamp,
     findings: &mut Findings<'_>,
 ) {
     let file = file.display();
+    if let Some(at) = valid_from.filter(|at| *at > now) {
+        findings.warning(key, format_args!("{file} is not valid before {}", at.rfc3339()));
+    }
     match ends_at {
         Some(at) if at <= now => findings.warning(key, format_args!("{file} expired at {}", at.rfc3339())),
         Some(at) if at.since(now) < SOON => {
             findings.warning(key, format_args!("{file} expires at {}", at.rfc3339()));
         }
         _ => {}
+    }
+}
+
+/// The same of the first certificate in a PEM text.
+pub(in crate::app) fn warn_of_a_certificate_s_time(
+    key: &str,
+    file: &Path,
+    pem: &[u8],
+    now: Timestamp,
+    findings: &mut Findings<'_>,
+) {
+    if let Some((from, end)) = validities(pem).first().copied() {
+        warn_of_its_time(key, file, Some(from), Some(end), now, findings);
+    }
+}
+
+/// What is wrong with a file of PEM that cannot be read: what befell it where that can be told, else what was found.
+pub(in crate::app) fn pem_problem(pem: &[u8], file: &Path, found: impl std::fmt::Display) -> String {
+    match Misshapen::pem(pem, file) {
+        Some(what) => format!("{} {what}", file.display()),
+        None => format!("{} {found}", file.display()),
+    }
+}
+
+/// Warns of what a secret in a file may hold and was probably not meant.
+pub(in crate::app) fn warn_of_a_secret(key: &str, file: &Path, secret: &str, findings: &mut Findings<'_>) {
+    for suspicion in paste::suspicions(secret) {
+        findings.warning(key, format_args!("{} {suspicion}", file.display()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Places;
+
+    #[test]
+    fn the_time_of_a_certificate_is_said_where_it_is_not_now() {
+        let day = |days: i64| Timestamp::from_unix_seconds(1_800_000_000 + days * 86_400);
+        for (from, end, said) in [
+            (-10, 100, None),
+            (1, 100, Some("a.pem is not valid before 2027-01-16")),
+            (-10, 29, Some("a.pem expires at 2027-02-13")),
+            (-10, 0, Some("a.pem expired at 2027-01-15")),
+        ] {
+            let places = Places::default();
+            let mut findings = Findings::new(&places);
+            let file = Path::new("a.pem");
+            warn_of_its_time("a.b", file, Some(day(from)), Some(day(end)), day(0), &mut findings);
+            let warnings: Vec<String> = findings.sorted().warnings.iter().map(ToString::to_string).collect();
+            assert_eq!(warnings.len(), usize::from(said.is_some()), "{warnings:?}");
+            assert!(said.is_none_or(|said| warnings[0].contains(said)), "{warnings:?}");
+        }
     }
 }

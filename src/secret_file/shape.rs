@@ -1,0 +1,136 @@
+//! What a file is that was meant to be text: told from its first bytes and from what befell its lines, with the command that mends
+//! it. No command leaves a copy of a secret behind, or changes whose file it is.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// How a file came to be something else than the text that was meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// Every second byte is zero, or it begins with that encoding's mark.
+    Utf16,
+    /// A PKCS#12 container.
+    Pkcs12,
+    /// A certificate without PEM's text around it.
+    DerCertificate,
+    /// A private key without PEM's text around it.
+    DerKey,
+    /// UTF-8 with a byte order mark.
+    ByteOrderMark,
+    /// PEM with `\n` as two characters.
+    LiteralLineEnds,
+    /// PEM whose blocks follow each other on one line.
+    BlocksTogether,
+    /// PEM all on one line.
+    OneLine,
+    /// PEM with blanks before its lines.
+    Indented,
+}
+
+/// A file's shape, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misshapen {
+    /// What it is.
+    pub shape: Shape,
+    file: PathBuf,
+}
+
+impl Shape {
+    /// What can be told of any file from how it begins.
+    pub fn of_binary(content: &[u8]) -> Option<Self> {
+        let is_wide =
+            |even: usize, odd: usize| even.min(odd) == 0 && even.max(odd) >= (content.len() / 2).min(8);
+        let zeros =
+            |from: usize| content.iter().skip(from).step_by(2).take(8).filter(|byte| **byte == 0).count();
+        match content {
+            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some(Shape::Utf16),
+            // Without a mark: a zero beside each of the first characters.
+            [_, _, _, _, ..] if is_wide(zeros(0), zeros(1)) => Some(Shape::Utf16),
+            [0x30, 0x80..=0x84, ..] => Some(match first_inside(content) {
+                [0x30, ..] => Shape::DerCertificate,
+                [0x02, 0x01, 0x03, ..] => Shape::Pkcs12,
+                _ => Shape::DerKey,
+            }),
+            _ => None,
+        }
+    }
+
+    /// What befell a PEM text that cannot be read.
+    fn of_pem(content: &[u8]) -> Option<Self> {
+        if let Some(shape) = Shape::of_binary(content) {
+            return Some(shape);
+        }
+        if content.starts_with(b"\xef\xbb\xbf") {
+            return Some(Shape::ByteOrderMark);
+        }
+        let text = std::str::from_utf8(content).ok()?;
+        let begins = text.find("-----BEGIN ")?;
+        let in_lines = |mark: &str| text.lines().any(|line| line.trim_end().ends_with(mark));
+        if text.contains("\\n") {
+            Some(Shape::LiteralLineEnds)
+        } else if text.contains("----------BEGIN ") && in_lines("-----") && text.lines().count() > 2 {
+            Some(Shape::BlocksTogether)
+        } else if text[begins..].lines().next().is_some_and(|line| line.contains("-----END ")) {
+            Some(Shape::OneLine)
+        } else if text.lines().any(|line| line.starts_with([' ', '\t']) && line.contains("-----BEGIN ")) {
+            Some(Shape::Indented)
+        } else {
+            None
+        }
+    }
+}
+
+impl Misshapen {
+    /// What a file is, whatever it was meant to be.
+    pub fn binary(content: &[u8], file: &Path) -> Option<Self> {
+        Some(Misshapen { shape: Shape::of_binary(content)?, file: file.to_owned() })
+    }
+
+    /// What befell a file of PEM that cannot be read.
+    pub fn pem(content: &[u8], file: &Path) -> Option<Self> {
+        Some(Misshapen { shape: Shape::of_pem(content)?, file: file.to_owned() })
+    }
+
+    /// The shell command that mends it, in place.
+    pub fn command(&self) -> String {
+        let file = format!("'{}'", self.file.display().to_string().replace('\'', "'\\''"));
+        let again = |command: &str| format!("text=$({command}) && printf '%s\\n' \"$text\" > {file}");
+        let edit = |script: &str| format!("sed -i -E '{script}' {file}");
+        match self.shape {
+            Shape::Utf16 => again(&format!("iconv -f UTF-16 -t UTF-8 {file}")),
+            Shape::Pkcs12 => again(&format!("openssl pkcs12 -nodes -in {file}")),
+            Shape::DerCertificate => again(&format!("openssl x509 -inform DER -in {file}")),
+            Shape::DerKey => again(&format!("openssl pkey -inform DER -in {file}")),
+            Shape::ByteOrderMark => edit(r"1s/^\xEF\xBB\xBF//"),
+            Shape::LiteralLineEnds => edit(r"s/(\\r)?\\n/\n/g"),
+            Shape::BlocksTogether => edit(r"s/-----(-----BEGIN )/-----\n\1/g"),
+            Shape::OneLine => edit(
+                r"s/[ \t]*-----BEGIN ([A-Z0-9 ]+)-----[ \t]*/\n-----BEGIN_\1-----\n/g; s/[ \t]*-----END ([A-Z0-9 ]+)-----[ \t]*/\n-----END_\1-----\n/g; s/(-----(BEGIN|END))_/\1 /g",
+            ),
+            Shape::Indented => edit(r"s/^[ \t]+//"),
+        }
+    }
+}
+
+impl fmt::Display for Misshapen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.shape {
+            Shape::Utf16 => "is UTF-16, as Windows PowerShell writes text",
+            Shape::Pkcs12 => "is a PKCS#12 container (.pfx, .p12)",
+            Shape::DerCertificate => "is a certificate in DER",
+            Shape::DerKey => "is a private key in DER",
+            Shape::ByteOrderMark => "begins with a byte order mark, as Windows' editors write it",
+            Shape::LiteralLineEnds => "has `\\n` as two characters where lines should end",
+            Shape::BlocksTogether => "has no line end between two blocks of PEM",
+            Shape::OneLine => "is PEM that lost its line ends",
+            Shape::Indented => "is PEM with blanks before its lines",
+        };
+        write!(f, "{what}; fix: {}", self.command())
+    }
+}
+
+/// What stands in a DER sequence, after its length.
+fn first_inside(content: &[u8]) -> &[u8] {
+    let length_bytes = usize::from(content.get(1).copied().unwrap_or(0x80) & 0x7f);
+    content.get(2 + length_bytes..).unwrap_or_default()
+}
