@@ -1476,8 +1476,8 @@ fn configurations_that_cannot_work_are_refused() {
             .contains("/common/v2.0")
     );
     assert!(refused(|config| config.authority = "https://x.example/?y".into()).contains("query"));
-    assert!(refused(|config| config.client_id = String::new()).contains("client id"));
-    assert!(refused(|config| config.client_id = "a\nb".into()).contains("client id"));
+    assert_eq!(refused(|config| config.client_id = String::new()), "is empty");
+    assert!(refused(|config| config.client_id = "a\nb".into()).contains(r#"holds "\n""#));
     assert!(refused(|config| config.tenants = vec!["contoso.com".into()]).contains("contoso.com"));
     assert!(refused(|config| config.roots = Roots::Only("no PEM".into())).contains("CA"));
 }
