@@ -514,6 +514,9 @@ impl AuthorityObserver for AppCounters {
             AuthorityEvent::CredentialUnusable { id, cause, is_news: true } => {
                 tracing::error!(%app, credential = id, cause, "a client credential cannot be used; look at its file");
             }
+            AuthorityEvent::HeldBack { cause } => {
+                tracing::error!(%app, cause, "a secret is held back");
+            }
             AuthorityEvent::CredentialAccepted { .. }
             | AuthorityEvent::CredentialRejected { .. }
             | AuthorityEvent::CredentialUnusable { .. } => {}

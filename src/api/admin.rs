@@ -113,6 +113,14 @@ impl AdminApi {
             ["admin", "v1", "credentials"] if request.method == Method::GET => {
                 Ok(json(StatusCode::OK, &serde_json::json!({ "apps": self.credentials().await })))
             }
+            ["admin", "v1", "apps", app, "token-host", host, "confirm"] if request.method == Method::POST => {
+                let app = AppName::parse(app).map_err(|_| Problem::no_such_path())?;
+                let outcome = self.upkeep.confirm_token_host(&app, host).await;
+                let about = [("app", app.as_str()), ("host", host)];
+                self.events.operated(who, &admin, "token_host_confirm", code_of(&outcome), &about).await;
+                outcome.map_err(Problem::of)?;
+                Ok(json(StatusCode::OK, &serde_json::json!({ "host": host })))
+            }
             ["admin", "v1", "apps", app, "credentials", ref act @ ..] if request.method == Method::POST => {
                 let app = AppName::parse(app).map_err(|_| Problem::no_such_path())?;
                 let (label, choice) = match act {

@@ -8,6 +8,7 @@ use http::{HeaderValue, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
 
+use crate::authority::HOST_NOT_CONFIRMED;
 use crate::broker::Refusal;
 use crate::domain::verdict::AuthorityError;
 use crate::listener::Response;
@@ -248,6 +249,19 @@ impl Problem {
             .hint("the operator must replace the app's client credential; connections are fine and serve again by themselves")
             .retry_after(retry_after)
             .answer(answer),
+            Refusal::AppRejected { retry_after, answer }
+                if answer.status.is_none() && answer.error.as_deref() == Some(HOST_NOT_CONFIRMED) =>
+            {
+                Problem::new(
+                    S::SERVICE_UNAVAILABLE,
+                    "app_rejected",
+                    "The app's token host has changed",
+                    "the app's authority leads to another host than before, and no secret is sent there unconfirmed",
+                )
+                .hint("the operator must confirm the host (`tokenward credentials confirm`, the log has the whole command) or put the authority back; connections are fine")
+                .retry_after(retry_after)
+                .answer(answer)
+            }
             Refusal::AppRejected { retry_after, answer } => Problem::new(
                 S::SERVICE_UNAVAILABLE,
                 "app_rejected",

@@ -25,6 +25,8 @@ pub struct Reloaded {
     pub result: Result<Vec<String>, Vec<String>>,
     /// Authorities' documents that could not be fetched anew, one line each; nothing else depends on that.
     pub not_fetched: Vec<String>,
+    /// Apps whose secrets stay here because their token host is another one now, one line each, with what to do.
+    pub held_back: Vec<String>,
 }
 
 /// What was heard of a credential when the authority was asked about it.
@@ -73,6 +75,13 @@ pub trait Upkeep: Send + Sync {
         app: &'a AppName,
         label: &'a str,
         choice: Choice,
+    ) -> BoxFuture<'a, Result<(), Refusal>>;
+
+    /// Has an app's secrets go to this token host, which is another one than before.
+    fn confirm_token_host<'a>(
+        &'a self,
+        app: &'a AppName,
+        host: &'a str,
     ) -> BoxFuture<'a, Result<(), Refusal>>;
 }
 
@@ -189,6 +198,7 @@ pub(super) fn reloaded_shape(reloaded: &Reloaded) -> Value {
         "changed": changed,
         "problems": problems,
         "not_fetched": reloaded.not_fetched,
+        "held_back": reloaded.held_back,
     })
 }
 

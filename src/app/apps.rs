@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::reading::{By, Findings, credentials, public_file};
 use crate::authority::{
-    AuthorityConfig, AuthorityConfigError, AuthorityParts, ClientCredential, OpenIdAuthority, Outbound,
-    Provider, ResponseMode, Roots, SecretMethod,
+    AppHosts, AuthorityConfig, AuthorityConfigError, AuthorityParts, ClientCredential, OpenIdAuthority,
+    Outbound, Provider, ResponseMode, Roots, SecretMethod,
 };
 use crate::broker::{App, Apps, Tenants};
 use crate::config::{self, AppConfig, Config, RefreshTokenReuse, SecretAuthMethod, TenantRule};
@@ -104,6 +104,7 @@ fn authority(
         clock: by.ports.clock.clone(),
         random: by.ports.random.clone(),
         observer: Arc::new(AppCounters { app: name.clone(), metrics: by.metrics.clone() }),
+        token_hosts: AppHosts { app: name.to_string(), known: by.ports.token_hosts.clone() },
     };
     match OpenIdAuthority::new(wanted.clone(), Vec::new(), parts) {
         Ok(authority) => Some(Installed { config: wanted, authority: Arc::new(authority) }),

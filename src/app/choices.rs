@@ -17,7 +17,7 @@ const OTHERS_SAY_WITHIN: Duration = Duration::from_secs(12);
 /// Between two looks at what they say.
 const LOOK: Duration = Duration::from_secs(1);
 /// For ever, as a store counts.
-const KEPT: Duration = Duration::from_secs(100 * 365 * 86_400);
+pub(super) const KEPT: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// Why a choice was not written.
 enum Unwritten {

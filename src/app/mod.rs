@@ -11,6 +11,7 @@ mod listeners;
 pub mod reading;
 mod reload;
 mod store;
+mod token_hosts;
 mod upkeep;
 mod watch;
 
@@ -27,6 +28,7 @@ use self::reading::{By, Everything, Refused};
 pub use self::reload::Source;
 use crate::api::LocalApi;
 use crate::api::admin::{AdminApi, ToItsEnd};
+use crate::authority::KnownTokenHosts;
 use crate::broker::{self, Apps, Broker};
 use crate::callers::limit::Limiter;
 use crate::config::{AuditSink, Config, Loaded, LogFormat, LogLevel};
@@ -125,7 +127,12 @@ impl Daemon {
         let random: Arc<dyn Random> = Arc::new(SystemRandom::new());
         let tasks = Arc::new(TokioTasks::new());
         let store_tasks = Arc::new(TokioTasks::new());
-        let ports = Ports { clock: clock.clone(), random: random.clone(), store_tasks: store_tasks.clone() };
+        let ports = Ports {
+            clock: clock.clone(),
+            random: random.clone(),
+            store_tasks: store_tasks.clone(),
+            token_hosts: Arc::default(),
+        };
         let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
         let shutdown = Shutdown::new();
         let readiness = Readiness::new();
@@ -290,6 +297,7 @@ impl Daemon {
         watch::changes(&daemon.parts);
         watch::sweep(&daemon.parts);
         watch::revocations(&daemon.parts);
+        token_hosts::watch(&daemon.parts);
         credentials::watch(&daemon.parts, metrics.clone());
         watch::files(&daemon.parts);
         watch::keyring(&daemon.parts, keyring::Follower::new(keys, keyring.clone(), events.clone()));
@@ -385,6 +393,8 @@ struct Ports {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     store_tasks: Arc<TokioTasks>,
+    /// Where every app's secrets may go.
+    token_hosts: Arc<KnownTokenHosts>,
 }
 
 /// What of the environment the daemon may know.

@@ -155,7 +155,8 @@ pub fn check(
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 ) -> Checked {
-    let ports = Ports { clock, random, store_tasks: Arc::new(TokioTasks::new()) };
+    let ports =
+        Ports { clock, random, store_tasks: Arc::new(TokioTasks::new()), token_hosts: Arc::default() };
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
     let by = By { environment, ports: &ports, metrics: &metrics };
     match everything(loaded, &by) {

@@ -105,6 +105,7 @@ impl Reloader {
             asked_by,
             result: Err(vec!["the reload itself failed".to_owned()]),
             not_fetched: Vec::new(),
+            held_back: Vec::new(),
         })
     }
 
@@ -137,6 +138,18 @@ impl Reloader {
         receiver
     }
 
+    /// What stays here because an authority is on another host now.
+    fn held_back(&self) -> Vec<String> {
+        let authorities = self.authorities.load();
+        let hosts =
+            authorities.iter().filter_map(|(app, one)| Some((app, one.authority.unconfirmed_host()?)));
+        hosts
+            .map(|(app, host)| {
+                format!("the authority of {app} is on {host}, and its client credential is for another host: it is not sent there. If the change is right: tokenward credentials confirm {app} {host}")
+            })
+            .collect()
+    }
+
     /// Whether the last reload was refused: what was wrong may be mended where nobody looks.
     pub(super) fn is_refused(&self) -> bool {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -159,7 +172,7 @@ impl Reloader {
         let now = self.ports.clock.now();
         let before = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if asked_by == AGAIN && before.is_some_and(|before| before.result == result) {
-            return Reloaded { at: now, asked_by, result, not_fetched: Vec::new() }; // said already
+            return Reloaded { at: now, asked_by, result, not_fetched: Vec::new(), held_back: Vec::new() }; // said already
         }
         match &result {
             Ok(changed) => {
@@ -178,7 +191,11 @@ impl Reloader {
             }
         }
         self.events.reloaded(asked_by, result.as_ref().err().map(Vec::as_slice)).await;
-        let reloaded = Reloaded { at: now, asked_by, result, not_fetched: Vec::new() };
+        let held_back = if result.is_ok() { self.held_back() } else { Vec::new() };
+        for problem in &held_back {
+            tracing::error!(asked_by, "{problem}");
+        }
+        let reloaded = Reloaded { at: now, asked_by, result, not_fetched: Vec::new(), held_back };
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(reloaded.clone());
         reloaded
     }

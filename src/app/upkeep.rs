@@ -49,6 +49,14 @@ impl Upkeep for Keeper {
     ) -> BoxFuture<'a, Result<(), Refusal>> {
         Box::pin(self.0.decide(app, label, choice))
     }
+
+    fn confirm_token_host<'a>(
+        &'a self,
+        app: &'a AppName,
+        host: &'a str,
+    ) -> BoxFuture<'a, Result<(), Refusal>> {
+        Box::pin(self.0.confirm_token_host(app, host))
+    }
 }
 
 impl Reloader {

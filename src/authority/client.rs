@@ -27,6 +27,7 @@ use super::observer::{AuthorityEvent, AuthorityObserver, Endpoint};
 use super::text::{one_line, trace_word};
 use super::token_answer::{self, TokenSuccess, Unusable};
 use super::token_call::TokenCall;
+use super::token_hosts::{AppHosts, HOST_NOT_CONFIRMED};
 use super::url::{CheckedUrl, UrlFault};
 use super::way_out::Outbound;
 use super::wire::{self, MAX_CLAIMS, Object, TokenError};
@@ -181,6 +182,8 @@ pub struct AuthorityParts {
     pub random: Arc<dyn Random>,
     /// Who counts; [`Unobserved`](super::Unobserved) for nobody.
     pub observer: Arc<dyn AuthorityObserver>,
+    /// Where secrets may go.
+    pub token_hosts: AppHosts,
 }
 
 /// A token of the app's own (RFC 6749 §4.4).
@@ -196,7 +199,7 @@ pub struct ClientToken {
 /// An OpenID authority, Entra or any other, with one app's credentials. Made once per app.
 pub struct OpenIdAuthority {
     pub(super) config: AuthorityConfig,
-    expected: Expected,
+    pub(super) expected: Expected,
     document_url: CheckedUrl,
     naming: ScopeNaming,
     tenants: Tenants,
@@ -411,6 +414,9 @@ impl OpenIdAuthority {
                     Disposition::NextCredential => return Err(failure),
                     Disposition::RetryAfter(after) => InVain::Unanswered(after),
                     Disposition::Unclear | Disposition::OutcomeUnknown => InVain::Unanswered(None),
+                    _ if failure.answer.error.as_deref() == Some(HOST_NOT_CONFIRMED) => {
+                        InVain::Unanswered(None)
+                    }
                     _ => InVain::ProvenByUse,
                 };
                 member.ask_in_vain(why, self.parts.clock.now());
@@ -486,7 +492,7 @@ impl OpenIdAuthority {
             .map_err(|fault| format!("the endpoint {fault}"))
     }
 
-    async fn metadata(&self, doing: &'static str) -> Result<Arc<Metadata>, AuthorityFailure> {
+    pub(super) async fn metadata(&self, doing: &'static str) -> Result<Arc<Metadata>, AuthorityFailure> {
         let fetch = async |limit| self.fetch_metadata(limit).await;
         let (metadata, used) =
             self.metadata.get(fetch).await.map_err(|failure| AuthorityFailure { doing, ..failure })?;
@@ -732,6 +738,9 @@ impl OpenIdAuthority {
         let token = UnverifiedToken::parse(&id_token, &rules).map_err(refuse)?;
         let keys = self.keys_for(&metadata, keys, &token).await;
         let account = token.verify(&keys, &rules).map_err(refuse)?;
+        // The grant is for the host that gave it. (Where that is another one than the issuer's before, its first use will say so.)
+        let _known =
+            self.admit(doing, self.grants_of(&account), &metadata.token_endpoint, Duration::ZERO).await;
         let odd = token.odd_claims().map(claim_remark).collect();
         Ok(tokens.answer(Some(account), odd, request.scopes))
     }
@@ -749,6 +758,7 @@ impl OpenIdAuthority {
             fields.push(("claims", plain(claims)));
         }
         let endpoint = metadata.token_endpoint.clone();
+        self.admit(doing, self.grants_of(request.account), &endpoint, self.config.timeout).await?;
         let candidates = self.credentials().candidates(self.parts.clock.now());
         let (asked, tenant) = (Asked::Refresh, request.account.tid.clone());
         let call = TokenCall { doing, asked, endpoint, fields, candidates, is_use: true, tenant };

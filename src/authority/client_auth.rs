@@ -146,6 +146,14 @@ impl ClientCredential {
         }
     }
 
+    /// Whether whoever is sent it can use it elsewhere. What a certificate signs is for one endpoint alone.
+    pub(super) fn is_bearer(&self) -> bool {
+        match self.kind {
+            Kind::Secret(_) | Kind::Federated(_) => true,
+            Kind::Certificate(_) => false,
+        }
+    }
+
     /// When it expires: a certificate says so itself, of the other kinds the operator may.
     pub fn expires_at(&self) -> Option<Timestamp> {
         match &self.kind {

@@ -171,6 +171,11 @@ impl CredentialSet {
         self.members.iter().find(|member| member.label == label).cloned()
     }
 
+    /// Those that the configuration has: no fallbacks.
+    pub(super) fn configured(&self) -> impl Iterator<Item = &Arc<Member>> {
+        self.members.iter().filter(|member| member.standing().superseded_at.is_none())
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()

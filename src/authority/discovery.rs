@@ -117,6 +117,18 @@ impl Expected {
         if tenant.fits_issuer(&issuer_tenant.to_ascii_lowercase()) { Ok(()) } else { Err(refused()) }
     }
 
+    /// Whether a grant's issuer is this authority.
+    pub(super) fn is_issuer(&self, issuer: &str) -> bool {
+        match self.provider {
+            Provider::Entra => {
+                let issuer = issuer.to_ascii_lowercase();
+                self.origins()
+                    .any(|origin| issuer.strip_prefix(&origin).is_some_and(|rest| rest.starts_with('/')))
+            }
+            Provider::OpenId => issuer == self.authority.as_str(),
+        }
+    }
+
     /// The origins that an Entra issuer of this authority may have.
     fn origins(&self) -> impl Iterator<Item = String> {
         let cloud = cloud_of(self.authority.host()).filter(|_| self.authority.is_https());

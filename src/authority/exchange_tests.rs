@@ -20,6 +20,7 @@ use crate::domain::time::Clock as _;
 use crate::domain::verdict::{BlockReason, Disposition, GrantFate, ReauthReason};
 
 mod odd_answers;
+mod other_hosts;
 
 const NONCE: &str = "the-nonce";
 const LATER: Disposition = Disposition::RetryAfter(None);
@@ -149,6 +150,7 @@ impl World {
         config.timeout = Duration::from_secs(5);
         change(&mut config);
         let parts = AuthorityParts {
+            token_hosts: AppHosts::default(),
             clock: clock.clone(),
             random: Arc::new(CountingRandom::default()),
             observer: ledger.clone(),
@@ -652,6 +654,7 @@ async fn a_server_that_is_not_there_was_sent_nothing() {
     let mut config = AuthorityConfig::new(format!("{}/common/v2.0", world.server.origin()), CLIENT_ID);
     config.endpoint_hosts = Some(vec![format!("127.0.0.1:{port}")]);
     let parts = AuthorityParts {
+        token_hosts: AppHosts::default(),
         clock: world.clock.clone(),
         random: Arc::new(CountingRandom::default()),
         observer: world.ledger.clone(),
@@ -1457,6 +1460,7 @@ fn configurations_that_cannot_work_are_refused() {
         let mut config = AuthorityConfig::new("https://login.microsoftonline.com/common/v2.0", CLIENT_ID);
         change(&mut config);
         let parts = AuthorityParts {
+            token_hosts: AppHosts::default(),
             clock: ManualClock::new(),
             random: Arc::new(CountingRandom::default()),
             observer: Arc::new(Unobserved),
@@ -1491,6 +1495,7 @@ fn each_clouds_bare_scopes_are_its_own_graphs() {
         ("emulator.example", "https://graph.microsoft.com"),
     ] {
         let parts = AuthorityParts {
+            token_hosts: AppHosts::default(),
             clock: ManualClock::new(),
             random: Arc::new(CountingRandom::default()),
             observer: Arc::new(Unobserved),
@@ -1507,6 +1512,7 @@ fn a_graph_that_no_host_tells_can_be_named() {
         let mut config = AuthorityConfig::new("https://login.microsoftonline.us/common/v2.0", CLIENT_ID);
         config.graph = Some(graph.into());
         let parts = AuthorityParts {
+            token_hosts: AppHosts::default(),
             clock: ManualClock::new(),
             random: Arc::new(CountingRandom::default()),
             observer: Arc::new(Unobserved),
@@ -1534,6 +1540,7 @@ async fn tls_is_checked_against_the_roots_that_were_given() {
         let mut config = AuthorityConfig::new(authority, CLIENT_ID);
         config.roots = roots;
         let parts = AuthorityParts {
+            token_hosts: AppHosts::default(),
             clock: ManualClock::new(),
             random: Arc::new(CountingRandom::default()),
             observer: Arc::new(Unobserved),
@@ -1634,17 +1641,17 @@ async fn a_trial_falls_back_whatever_it_is_refused_with_and_then_counts_as_rejec
         world.replace(vec![secret("one", "a:b c"), secret("new", "wrong")]);
         assert!(!world.authority.prove_credentials().await, "its document offers no token of the app's own");
         let before = world.token_requests().len();
-        world.refresh().await.unwrap_or_else(|failure| panic!("{case}: {failure}"));
+        world.refresh_as("alice").await.unwrap_or_else(|failure| panic!("{case}: {failure}"));
         assert_eq!(world.token_requests().len(), before + 2, "{case}: the new one is tried, and gives way");
         assert_eq!(world.in_use().as_deref(), Some("one"), "{case}");
         assert!(world.ledger.has("rejected new []"), "{case}: {:?}", world.ledger.lines());
         // It is tried again, ever more rarely: once in the next minute's eight requests after its first quarter of an hour.
         world.clock.advance(1000);
-        world.refresh().await.expect("tokens");
+        world.refresh_as("alice").await.expect("tokens");
         let before = world.token_requests().len();
         for _ in 0..8 {
             world.clock.advance(6);
-            world.refresh().await.expect("tokens");
+            world.refresh_as("alice").await.expect("tokens");
         }
         assert_eq!(world.token_requests().len(), before + 8, "{case}");
     }
@@ -1684,7 +1691,7 @@ async fn keycloak_s_words_for_a_rejected_secret_have_the_next_one_tried_at_once(
     let world = World::openid();
     world.redeem().await.expect("tokens");
     world.answer_tokens(|_, _| Reply::json(401, &json!({ "error": "unauthorized_client" })));
-    let failure = failed(world.refresh().await);
+    let failure = failed(world.refresh_as("alice").await);
     assert_eq!(failure.disposition, Disposition::NextCredential);
     assert!(world.ledger.has("rejected one []"), "it is no longer trusted");
 }
@@ -1697,7 +1704,8 @@ async fn another_authority_of_the_same_address_holds_what_was_fetched_already() 
         let mut config = AuthorityConfig::new(format!("{}/common/v2.0", world.server.origin()), CLIENT_ID);
         change(&mut config);
         let (random, observer) = (Arc::new(CountingRandom::default()), world.ledger.clone());
-        let parts = AuthorityParts { clock: world.clock.clone(), random, observer };
+        let parts =
+            AuthorityParts { token_hosts: AppHosts::default(), clock: world.clock.clone(), random, observer };
         let authority = OpenIdAuthority::new(config, Vec::new(), parts).expect("a config");
         authority.succeed(Some(&world.authority), vec![secret("one", "s3cr3t&=+ ü")]);
         authority

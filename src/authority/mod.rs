@@ -29,6 +29,7 @@ mod testing;
 mod text;
 mod token_answer;
 mod token_call;
+mod token_hosts;
 mod url;
 mod way_out;
 #[cfg(test)]
@@ -48,6 +49,7 @@ pub use credential_set::{CredentialReport, CredentialSet, Member};
 pub use http::{Roots, RootsFault};
 pub use id_token::IdTokenFault;
 pub use observer::{AuthorityEvent, AuthorityObserver, Endpoint, Unobserved};
+pub use token_hosts::{AppHosts, HOST_NOT_CONFIRMED, KnownTokenHosts};
 pub use url::UrlFault;
 pub use way_out::Outbound;
 

@@ -78,6 +78,11 @@ pub enum AuthorityEvent<'a> {
         /// It was usable until now.
         is_news: bool,
     },
+    /// A secret was not sent, because the token host is another one than before. Once for each host.
+    HeldBack {
+        /// Why, in our words, and what to do.
+        cause: &'a str,
+    },
     /// The discovery document or the key set could not be renewed; the last good one is still in use.
     ServingLastGood {
         /// Which of the two.

@@ -89,6 +89,7 @@ impl AuthorityObserver for Ledger {
             AuthorityEvent::CredentialAccepted { id, .. } => format!("accepted {id}"),
             AuthorityEvent::CredentialRejected { id, codes, .. } => format!("rejected {id} {codes:?}"),
             AuthorityEvent::CredentialUnusable { id, .. } => format!("unusable {id}"),
+            AuthorityEvent::HeldBack { cause } => format!("held back: {cause}"),
             AuthorityEvent::ServingLastGood { endpoint } => format!("last_good {}", endpoint.as_str()),
         };
         self.0.lock().expect("not poisoned").push(line);

@@ -19,6 +19,7 @@ use super::http::authorization;
 use super::observer::AuthorityEvent;
 use super::token_answer::Unusable;
 use super::url::CheckedUrl;
+use crate::domain::token_hosts::Confined;
 use crate::domain::verdict::{AuthorityFailure, Disposition};
 
 /// So many tenants must be refused before an answer that may be about each of them speaks of the credential.
@@ -41,6 +42,8 @@ pub(super) struct TokenCall {
 enum NoToken {
     /// It could not be shown: nothing was sent.
     Unusable(String),
+    /// It is for another host than the token endpoint's: nothing was sent.
+    Stays(AuthorityFailure),
     /// The call failed.
     Failed(AuthorityFailure),
 }
@@ -80,6 +83,7 @@ impl OpenIdAuthority {
                     let cause = format!("the credential {id} cannot be used: {cause}");
                     last = ours(doing, Disposition::NextCredential, cause);
                 }
+                Err(NoToken::Stays(failure)) => last = failure,
                 Err(NoToken::Failed(failure)) if failure.disposition == Disposition::NextCredential => {
                     if is_surely_the_credential(&failure.answer.error_codes, self.question_of(&call)) {
                         self.reject(member, &failure);
@@ -127,6 +131,11 @@ impl OpenIdAuthority {
         member: &Member,
         deadline: Duration,
     ) -> Result<Answered, NoToken> {
+        if member.credential().is_bearer() {
+            let left = deadline.saturating_sub(self.parts.clock.monotonic());
+            let secret = Confined::Credential(&member.credential().fingerprint());
+            self.admit(call.doing, secret, &call.endpoint, left).await.map_err(NoToken::Stays)?;
+        }
         let proving = Proving {
             client_id: &self.config.client_id,
             provider: self.provider(),

@@ -61,6 +61,9 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
             world
                 .output
                 .data(&format!("{app}: the authority {} is reached {way}", settings.authority.host()))?;
+            world.output.data(&format!(
+                "{app}: its secrets go to no other token host than before until you say so: tokenward credentials confirm {app} HOST"
+            ))?;
         }
     }
     for warning in &warnings {

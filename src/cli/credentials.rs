@@ -45,6 +45,17 @@ pub(super) enum Command {
     /// Take one out of service, on every replica, before its file and the authority's copy go
     #[command(after_help = "Example:\n  tokenward credentials retire outlook 2026-11")]
     Retire(Chosen),
+    /// Let an app's secrets and refresh tokens go to its token host of now, which is another one than before
+    #[command(after_help = "Example:\n  tokenward credentials confirm outlook login.example.com")]
+    Confirm {
+        /// The app, as in [apps.APP]
+        #[arg(value_parser = app_name)]
+        app: AppName,
+        /// The host, as the log and `connections explain` name it
+        host: String,
+        #[command(flatten)]
+        reach: ReachArgs,
+    },
 }
 
 #[derive(clap::Args)]
@@ -76,6 +87,10 @@ pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> 
             let client = chosen.reach.admin(config, world)?;
             let what = "is not used any more. Remove its file, and then the credential at the authority";
             block_on(choose(&client, chosen, "retire", what, world))
+        }
+        Command::Confirm { app, host, reach } => {
+            let client = reach.admin(config, world)?;
+            block_on(confirm(&client, app, host, world))
         }
     }
 }
@@ -176,6 +191,16 @@ async fn verify(
     let is_taken = |one: &Value| text(one, "outcome").starts_with("accepted");
     let all_taken = !heard.is_empty() && heard.iter().all(is_taken);
     if all_taken { Ok(()) } else { Err(Failure::silent(Exit::Failed)) }
+}
+
+async fn confirm(client: &Client, app: &AppName, host: &str, world: &mut World) -> Result<(), Failure> {
+    let path = target(&["admin", "v1", "apps", app.as_str(), "token-host", host, "confirm"], &[]);
+    client.ask(Method::POST, &path, None, DEADLINE).await?;
+    let host = shown(host);
+    world.output.say(&format!(
+        "Secrets and grants of app {app} go to {host} from now on. Every replica follows within seconds."
+    ));
+    Ok(())
 }
 
 async fn choose(

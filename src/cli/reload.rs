@@ -9,7 +9,7 @@ use super::{ConfigPath, Exit, Failure, World, block_on};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Print {outcome, at, asked_by, changed, problems, not_fetched}
+    /// Print {outcome, at, asked_by, changed, problems, not_fetched, held_back}
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -26,7 +26,7 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
         let lines = |member: &str| -> Vec<String> {
             answer[member].as_array().into_iter().flatten().filter_map(Value::as_str).map(shown).collect()
         };
-        for problem in lines("not_fetched") {
+        for problem in lines("not_fetched").into_iter().chain(lines("held_back")) {
             world.output.say(&problem);
         }
         if text(&answer, "outcome") == "ok" {

@@ -25,4 +25,5 @@ pub mod secret;
 pub mod task;
 pub mod time;
 pub mod token;
+pub mod token_hosts;
 pub mod verdict;

@@ -36,6 +36,8 @@ pub enum Kind {
     Revocations,
     /// What an operator decided on an app's client credentials.
     CredentialChoices,
+    /// Which token hosts secrets may be sent to.
+    TokenHosts,
     /// What the replicas report of themselves.
     Replicas,
 }
@@ -52,11 +54,12 @@ impl Kind {
             Kind::IdleLimit => "idle-limit",
             Kind::Revocations => "revocations",
             Kind::CredentialChoices => "credential-choices",
+            Kind::TokenHosts => "token-hosts",
             Kind::Replicas => "replicas",
         }
     }
 
-    pub(super) const ALL: [Kind; 10] = [
+    pub(super) const ALL: [Kind; 11] = [
         Kind::ConnectSession,
         Kind::State,
         Kind::AdminConsentSession,
@@ -66,6 +69,7 @@ impl Kind {
         Kind::IdleLimit,
         Kind::Revocations,
         Kind::CredentialChoices,
+        Kind::TokenHosts,
         Kind::Replicas,
     ];
 
@@ -73,7 +77,7 @@ impl Kind {
     /// themselves, within a day.
     pub(super) fn lasts(self) -> bool {
         match self {
-            Kind::IdleLimit | Kind::Revocations | Kind::CredentialChoices => true,
+            Kind::IdleLimit | Kind::Revocations | Kind::CredentialChoices | Kind::TokenHosts => true,
             Kind::ConnectSession
             | Kind::State
             | Kind::AdminConsentSession

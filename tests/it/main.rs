@@ -40,4 +40,5 @@ mod providers;
 mod replicas;
 mod rotation;
 mod sweep;
+mod token_hosts;
 mod trouble;

@@ -128,6 +128,7 @@ impl World {
         for replica in &world.replicas {
             replica.start().await?;
         }
+        world.confirm_token_hosts().await?;
         world.connect_all(plan.connections).await?;
         // Only now, so that connecting is quick.
         world.entra.faults().inject(world.latency());
@@ -185,6 +186,22 @@ impl World {
         self.replicas.push(Replica::new(index, home, plan.binary.clone(), (local, ops), plan.clocks)?);
         self.store_links.push(links);
         self.authority_links.push(authority);
+        Ok(())
+    }
+
+    /// Each replica reaches the one authority by a link of its own, which is another host to it: the app's secret may go to all of them.
+    async fn confirm_token_hosts(&self) -> io::Result<()> {
+        for (replica, link) in self.authority_links.iter().enumerate() {
+            let path = format!("/admin/v1/apps/outlook/token-host/{}/confirm", link.address());
+            match self.operate(replica, Method::POST, &path, &Value::Null).await {
+                200 => {}
+                status => {
+                    return Err(io::Error::other(format!(
+                        "replica {replica}: its token host is not confirmed: {status}"
+                    )));
+                }
+            }
+        }
         Ok(())
     }
 

@@ -1,0 +1,69 @@
+//! Which token hosts secrets may be sent to: remembered in the store, so that restarts and replicas agree.
+
+use std::time::Duration;
+
+use super::Parts;
+use super::choices::KEPT;
+use super::reload::Reloader;
+use crate::broker::Refusal;
+use crate::domain::id::AppName;
+use crate::domain::task::Tasks;
+use crate::domain::token_hosts::TokenHosts;
+use crate::repository::{Kind, RepositoryError, Taken};
+
+/// How often what others know is taken up, and what is new here is written.
+const LOOK: Duration = Duration::from_secs(1);
+/// One record for all apps: a secret is the same one under another app's name.
+const ID: &str = "all";
+
+/// Keeps what is known here and what is stored the same, for as long as the daemon runs.
+pub(super) fn watch(parts: &Parts) {
+    let (reloader, clock, shutdown) = (parts.reloader.clone(), parts.clock.clone(), parts.shutdown.clone());
+    let follow = async move {
+        loop {
+            if let Err(error) = reloader.follow_token_hosts().await {
+                tracing::debug!(%error, "which hosts secrets may be sent to could not be looked up or written");
+            }
+            tokio::select! {
+                () = clock.sleep(LOOK) => {}
+                () = shutdown.soft().cancelled() => break,
+            }
+        }
+        // (What came with the last requests.)
+        let _written = reloader.follow_token_hosts().await;
+    };
+    parts.tasks.spawn("remember token hosts", Box::pin(follow));
+}
+
+impl Reloader {
+    async fn follow_token_hosts(&self) -> Result<(), RepositoryError> {
+        let read: Option<Taken<TokenHosts>> = self.repository.pending(Kind::TokenHosts, ID).await?;
+        let stored = read.as_ref().map(|read| read.value.clone()).unwrap_or_default();
+        let known = self.ports.token_hosts.take_up(&stored);
+        if known != stored {
+            let now = self.ports.clock.now();
+            // (Who loses against another replica tries again with what that one wrote.)
+            self.repository.swap_pending(Kind::TokenHosts, ID, read.as_ref(), &known, now, KEPT).await?;
+        }
+        Ok(())
+    }
+
+    /// Has an app's secrets go to `host` from now on: an operator's word, stored before it counts.
+    pub(super) async fn confirm_token_host(&self, app: &AppName, host: &str) -> Result<(), Refusal> {
+        let installed = self.authorities.load().get(app).cloned().ok_or(Refusal::AppNotFound)?;
+        let confirmed = installed.authority.is_token_host(host).await;
+        confirmed.map_err(|problem| Refusal::invalid("host", problem))?;
+        let now = self.ports.clock.now();
+        let change = |hosts: &mut TokenHosts| {
+            hosts.confirm(app.as_str(), host, now);
+            Ok::<(), RepositoryError>(())
+        };
+        let written = self.repository.change_pending(Kind::TokenHosts, ID, now, KEPT, change).await?;
+        if written.is_none() {
+            return Err(Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) });
+        }
+        self.ports.token_hosts.confirmed(app.as_str(), host, now);
+        self.engine.app_is_mended(app);
+        Ok(())
+    }
+}

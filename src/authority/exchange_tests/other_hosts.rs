@@ -1,0 +1,130 @@
+//! A token host that is another one than before: what is not sent there, and what may go.
+
+use super::*;
+use crate::authority::{AppHosts, HOST_NOT_CONFIRMED, KnownTokenHosts};
+use crate::domain::token_hosts::TokenHosts;
+
+/// Somebody's server that takes what it is sent.
+fn taker() -> Server {
+    Server::start(|seen| {
+        let origin = format!("http://{}", seen.header("host").expect("a host"));
+        Reply::json(200, &tokens(&entra_claims(&origin)))
+    })
+}
+
+/// An authority whose document may name the other server, and what proves the app there.
+fn world(credentials: Vec<ClientCredential>, other: &Server) -> World {
+    let host = other.address.to_string();
+    World::with("/common/v2.0", entra_script(), credentials, |config| {
+        config.endpoint_hosts = Some(vec![host])
+    })
+}
+
+async fn lead_to(world: &World, other: &Server) {
+    let endpoint = format!("{}/common/oauth2/v2.0/token", other.origin());
+    world.script(|script| {
+        script.document = Box::new(move |origin| {
+            let mut document = entra_document(origin);
+            document["token_endpoint"] = json!(endpoint);
+            Reply::json(200, &document)
+        });
+    });
+    world.authority.renew_documents().await.expect("the document");
+}
+
+fn is_held_back<T>(result: Result<T, AuthorityFailure>) {
+    let failure = failed(result);
+    assert_eq!(failure.disposition, Disposition::Misconfigured, "{failure}");
+    assert_eq!(failure.answer.error.as_deref(), Some(HOST_NOT_CONFIRMED));
+    assert_eq!(failure.answer.status, None);
+}
+
+#[tokio::test]
+async fn a_document_that_names_another_token_host_leads_no_secret_there() {
+    let other = taker();
+    let world = world(vec![secret("one", "s"), secret("two", "t")], &other);
+    world.redeem().await.expect("tokens");
+    world.refresh().await.expect("tokens");
+    lead_to(&world, &other).await;
+    for _ in 0..2 {
+        is_held_back(world.refresh().await);
+    }
+    assert!(other.seen().is_empty());
+    let said = world.ledger.lines();
+    assert_eq!(said.iter().filter(|line| line.starts_with("held back: ")).count(), 1, "{said:?}");
+    assert!(
+        !said.iter().any(|line| line.starts_with("rejected") || line.starts_with("unusable")),
+        "{said:?}"
+    );
+
+    // What was sent nowhere yet goes where it is led: the second secret was never needed before.
+    let scopes = world.authority.scope_naming().scopes("User.Read").expect("scopes");
+    world.authority.client_credentials(&scopes, Some(TENANT_A)).await.expect("a token");
+    let secrets: Vec<_> =
+        other.seen().iter().map(|seen| seen.field("client_secret").map(str::to_owned)).collect();
+    assert_eq!(secrets, [Some("t".to_owned())]);
+    is_held_back(world.refresh().await);
+
+    let host = other.address.to_string();
+    assert_eq!(world.authority.is_token_host(&host).await, Ok(()));
+    assert!(world.authority.is_token_host("127.0.0.1").await.is_err());
+    world.authority.parts.token_hosts.known.confirmed("app", &host, world.clock.now());
+    // (What that server answers is another matter.)
+    let _answered = world.refresh().await;
+    assert_eq!(
+        other.seen().last().and_then(|seen| seen.field("refresh_token").map(str::to_owned)).as_deref(),
+        Some("RT-1")
+    );
+}
+
+#[tokio::test]
+async fn a_certificate_needs_no_word_and_a_grant_and_an_assertion_of_others_do() {
+    let pem = include_bytes!("../../../tests/data/authority/keys/app-rsa.pem");
+    let other = taker();
+    let with_certificate = world(vec![ClientCredential::certificate("cert", pem).expect("a pair")], &other);
+    with_certificate.redeem().await.expect("tokens");
+    lead_to(&with_certificate, &other).await;
+    is_held_back(with_certificate.refresh().await);
+    assert!(other.seen().is_empty());
+    let scopes = with_certificate.authority.scope_naming().scopes("User.Read").expect("scopes");
+    let own = with_certificate.authority.client_credentials(&scopes, Some(TENANT_A)).await;
+    own.expect("what it signs is for that endpoint alone");
+    assert_eq!(other.seen().len(), 1);
+
+    struct Projected;
+    impl AssertionSource for Projected {
+        fn read(&self) -> crate::domain::task::BoxFuture<'_, Result<Zeroizing<String>, String>> {
+            let assertion = jwt(&json!({ "alg": "RS256" }), &json!({ "exp": NOW + 600 }));
+            Box::pin(async move { Ok(Zeroizing::new(assertion)) })
+        }
+    }
+    let federated = world(vec![ClientCredential::federated("pod", Arc::new(Projected))], &other);
+    federated.redeem().await.expect("tokens");
+    lead_to(&federated, &other).await;
+    is_held_back(federated.authority.client_credentials(&scopes, Some(TENANT_A)).await);
+    assert_eq!(other.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn nothing_is_sent_before_it_is_known_what_was_remembered() {
+    let world = World::with("/common/v2.0", entra_script(), Vec::new(), |config| {
+        config.timeout = Duration::from_millis(300);
+    });
+    let known = Arc::new(KnownTokenHosts::default());
+    let parts = AuthorityParts {
+        token_hosts: AppHosts { app: "app".to_owned(), known: known.clone() },
+        ..world.authority.parts.clone()
+    };
+    let config = world.authority.config.clone();
+    let authority = OpenIdAuthority::new(config, vec![secret("one", "s")], parts).expect("a config");
+    let scopes = authority.scope_naming().scopes("User.Read").expect("scopes");
+    let failure = failed(authority.client_credentials(&scopes, Some(TENANT_A)).await);
+    assert_eq!(failure.disposition, LATER, "{failure}");
+    assert!(world.token_requests().is_empty());
+    let asked = authority.client_credentials(&scopes, Some(TENANT_A));
+    let (answer, ()) = tokio::join!(asked, async {
+        tokio::task::yield_now().await;
+        known.take_up(&TokenHosts::default());
+    });
+    answer.expect("whoever waited goes on");
+}
