@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::authority::{AuthorityEvent, AuthorityObserver, Endpoint};
-use crate::broker::SessionState;
 use crate::broker::rewrap::Progress;
 use crate::broker::sign_in::{CallbackProblem, Finished};
+use crate::broker::{Mender, SessionFailure, SessionState};
 use crate::domain::account::Account;
 use crate::domain::connection::Status;
-use crate::domain::id::{AppName, CallerName, ConnectionKey, SessionId};
+use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName, SessionId};
 use crate::domain::revocation::Revocation;
 use crate::domain::time::{Clock, Timestamp};
+use crate::domain::verdict::AuthorityError;
 use crate::keyring::Replaced;
 use crate::listener::{Origin, RequestId};
 use crate::refresh::{Observer, Swept};
@@ -171,22 +172,33 @@ impl Events {
                 event.reason = Some(reason);
                 event
             }
-            Finished::AdminConsent { app, approved, .. } => {
-                let outcome = if *approved { "reported" } else { "refused" };
+            Finished::AdminConsent { app, session, refused, .. } => {
+                let outcome = if refused.is_none() { "reported" } else { "refused" };
                 let mut event = self.of(who, Action::AdminConsent, outcome).0;
                 event.app = Some(app.clone());
+                event.session = SessionId::parse(session).ok();
+                if let Some(failure) = refused {
+                    failed(who, app, None, session, failure);
+                    event.reason = Some(failure.reason.as_str());
+                    event.detail = detail(&failure.answer);
+                }
                 event
             }
             Finished::Session(session) => {
                 let (action, outcome) = match &session.state {
                     SessionState::Connected { .. } => (Action::Connected, "ok"),
                     SessionState::AwaitingConfirmation { .. } => (Action::Connected, "awaiting_confirmation"),
-                    SessionState::Failed { reason } => (Action::ConnectFailed, reason.as_str()),
+                    SessionState::Failed(failure) => (Action::ConnectFailed, failure.reason.as_str()),
                     SessionState::Expired | SessionState::Pending => (Action::ConnectFailed, "expired"),
                 };
                 let key = &session.key;
-                tracing::info!(request_id = %who.request_id, app = %key.app, connection = %key.connection, outcome, "a connect session moved on");
                 let mut event = self.of(who, action, outcome).key(key).0;
+                if let SessionState::Failed(failure) = &session.state {
+                    failed(who, &key.app, Some(&key.connection), &session.id, failure);
+                    event.detail = detail(&failure.answer);
+                } else {
+                    tracing::info!(request_id = %who.request_id, app = %key.app, connection = %key.connection, session = session.id, outcome, "a connect session moved on");
+                }
                 event.caller = CallerName::parse(&session.started_by).ok();
                 event.session = SessionId::parse(&session.id).ok();
                 if let SessionState::Connected { account, .. }
@@ -375,6 +387,50 @@ impl Events {
         let mut known = self.handles.write().unwrap_or_else(PoisonError::into_inner);
         known.entry(app.clone()).or_default().entry(caller.clone()).or_insert(handles).clone()
     }
+}
+
+/// A sign-in came to nothing: where the operator can mend it, as an error.
+fn failed(
+    who: Who<'_>,
+    app: &AppName,
+    connection: Option<&ConnectionName>,
+    session: &str,
+    failure: &SessionFailure,
+) {
+    let SessionFailure { reason, mender, answer } = failure;
+    let connection = connection.map(ConnectionName::as_str);
+    macro_rules! log {
+        ($level:ident, $words:literal) => {
+            tracing::$level!(
+                request_id = %who.request_id, %app, connection, session, reason = reason.as_str(),
+                error = answer.error, suberror = answer.suberror, error_codes = ?answer.error_codes,
+                trace_id = answer.trace_id, correlation_id = answer.correlation_id, $words
+            )
+        };
+    }
+    match mender {
+        Mender::Operator => {
+            log!(error, "a sign-in failed: the app's registration or configuration does not fit")
+        }
+        Mender::Administrator => {
+            log!(warn, "a sign-in failed: an administrator of the user's organisation must act")
+        }
+        Mender::User => log!(warn, "a sign-in failed: its user can try again"),
+        Mender::Time => log!(warn, "a sign-in failed for a passing reason"),
+        Mender::Unknown => log!(warn, "a sign-in failed: what the authority says is not known here"),
+    }
+}
+
+/// The authority's words for the audit stream.
+fn detail(answer: &AuthorityError) -> BTreeMap<&'static str, String> {
+    let codes: Vec<String> = answer.error_codes.iter().map(u32::to_string).collect();
+    let words = [
+        ("error", answer.error.clone()),
+        ("error_codes", (!codes.is_empty()).then(|| codes.join(" "))),
+        ("trace_id", answer.trace_id.clone()),
+        ("correlation_id", answer.correlation_id.clone()),
+    ];
+    words.into_iter().filter_map(|(name, word)| Some((name, word?))).collect()
 }
 
 /// A record being filled in.

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::path;
 use super::problem::Problem;
-use super::shapes::NamedAccount;
+use super::shapes::{FailureShape, NamedAccount};
 use crate::broker::ConsentState;
 use crate::broker::confirm::Confirmation;
 use crate::broker::connect::NewSession;
@@ -284,18 +284,24 @@ pub(super) struct ConsentShape {
     tenant: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
+    #[serde(flatten)]
+    failure: Option<FailureShape>,
 }
 
 /// The shape of an admin consent session's state.
 pub(super) fn consent_shape(state: &ConsentState) -> ConsentShape {
+    let failure = match state {
+        ConsentState::Failed(failure) => Some(FailureShape::from(failure)),
+        _ => None,
+    };
     let (tenant, reason) = match state {
         ConsentState::Reported { tenant, .. } => (tenant.clone(), None),
         ConsentState::Consented { tenant } => (Some(tenant.clone()), None),
-        ConsentState::Failed { reason } => (None, Some(reason.as_str())),
+        ConsentState::Failed(failure) => (None, Some(failure.reason.as_str())),
         ConsentState::Expired => (None, Some("expired")),
         ConsentState::Pending => (None, None),
     };
-    ConsentShape { state: state.as_str(), tenant, reason }
+    ConsentShape { state: state.as_str(), tenant, reason, failure }
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::broker::SessionState;
 use crate::broker::inspect::{Shown, ShownPage};
+use crate::broker::{FailureReason, Mender, SessionFailure, SessionState};
 use crate::domain::account::{Account, AccountId};
 use crate::domain::connection::Attempt;
 
@@ -186,18 +186,87 @@ pub struct SessionShape {
     reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     account: Option<AccountShape>,
+    #[serde(flatten)]
+    failure: Option<FailureShape>,
+}
+
+/// What more there is to say of a session that failed: whose it is to mend, and what the authority said.
+#[derive(Serialize)]
+pub struct FailureShape {
+    hint: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    error_codes: Vec<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    correlation_id: Option<String>,
+}
+
+impl From<&SessionFailure> for FailureShape {
+    fn from(failure: &SessionFailure) -> Self {
+        let answer = failure.answer.clone();
+        FailureShape {
+            hint: hint(failure),
+            error: answer.error,
+            error_codes: answer.error_codes,
+            trace_id: answer.trace_id,
+            correlation_id: answer.correlation_id,
+        }
+    }
+}
+
+fn hint(failure: &SessionFailure) -> &'static str {
+    match (failure.reason, failure.mender) {
+        (FailureReason::AdminConsentRequired, _) => {
+            "an administrator of the user's tenant must approve the app: POST /v1/admin-consent-sessions makes the link for it"
+        }
+        (FailureReason::AccountMismatch, _) => {
+            "have the user sign in with the account that the session is for"
+        }
+        (FailureReason::ScopeMissing, _) => {
+            "have the user sign in again and grant everything that is asked for"
+        }
+        (FailureReason::TenantNotAllowed, _) => {
+            "have the user choose an account that this app takes; the operator says which, at the app and in `tenants`"
+        }
+        (FailureReason::Internal, _) => {
+            "read the connection to see whether it is there; start a new session if it is not"
+        }
+        (FailureReason::Expired, _) => "start a new session",
+        (FailureReason::AccessDenied | FailureReason::AuthorityError, Mender::User) => {
+            "start a new session when the user wants to; nobody else has to do anything"
+        }
+        (FailureReason::AccessDenied | FailureReason::AuthorityError, Mender::Administrator) => {
+            "an administrator of the user's organisation must allow it; error_codes say what stands in the way"
+        }
+        (FailureReason::AccessDenied | FailureReason::AuthorityError, Mender::Operator) => {
+            "the operator must mend the app's registration or its configuration; trying again changes nothing"
+        }
+        (FailureReason::AccessDenied | FailureReason::AuthorityError, Mender::Unknown) => {
+            "start a new session; if it fails again, tell the operator error and error_codes"
+        }
+        (FailureReason::AccessDenied | FailureReason::AuthorityError, Mender::Time) => {
+            "start a new session in a few minutes; if it fails again, tell the operator error and error_codes"
+        }
+    }
 }
 
 impl From<&SessionState> for SessionShape {
     fn from(state: &SessionState) -> Self {
+        let failure = match state {
+            SessionState::Failed(failure) => Some(FailureShape::from(failure)),
+            _ => None,
+        };
         let (reason, account) = match state {
             SessionState::Pending => (None, None),
             SessionState::AwaitingConfirmation { account, .. } | SessionState::Connected { account, .. } => {
                 (None, Some(account.into()))
             }
-            SessionState::Failed { reason } => (Some(reason.as_str()), None),
+            SessionState::Failed(failure) => (Some(failure.reason.as_str()), None),
             SessionState::Expired => (Some("expired"), None),
         };
-        SessionShape { state: state.as_str(), reason, account }
+        SessionShape { state: state.as_str(), reason, account, failure }
     }
 }

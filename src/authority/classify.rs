@@ -20,7 +20,7 @@ use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
 use super::clouds::Provider;
-use super::wire::{self, TokenError};
+use super::wire::TokenError;
 use crate::domain::time::Timestamp;
 use crate::domain::verdict::BlockReason;
 use crate::domain::verdict::BlockReason::{
@@ -271,97 +271,6 @@ fn look_up(status: u16, refusal: Option<&TokenError>, question: Question) -> Con
     }
 }
 
-/// Why the authority sent a browser back without a code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AuthorizeRefusal {
-    /// The user, or an administrator, said no.
-    AccessDenied,
-    /// An administrator must approve the app first.
-    AdminConsentRequired,
-    /// The user must be assigned to the app, or invited into its tenant, by an administrator.
-    AssignmentRequired,
-    /// A policy of the tenant refuses: conditional access, tenant restrictions, a device that is not managed.
-    PolicyBlocked,
-    /// The account is not one that may be used here: of another tenant or another kind.
-    WrongAccount,
-    /// A sign-in without the user (`prompt=none`) was not possible.
-    InteractionRequired,
-    /// The app's registration, its redirect URI or its scopes do not fit.
-    Misconfigured,
-    /// The authority is unavailable for now.
-    Unavailable,
-    /// Something that is not known here.
-    Unknown,
-}
-
-impl AuthorizeRefusal {
-    /// The word for metrics and logs.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            AuthorizeRefusal::AccessDenied => "access_denied",
-            AuthorizeRefusal::AdminConsentRequired => "admin_consent_required",
-            AuthorizeRefusal::AssignmentRequired => "assignment_required",
-            AuthorizeRefusal::PolicyBlocked => "policy_blocked",
-            AuthorizeRefusal::WrongAccount => "wrong_account",
-            AuthorizeRefusal::InteractionRequired => "interaction_required",
-            AuthorizeRefusal::Misconfigured => "misconfigured",
-            AuthorizeRefusal::Unavailable => "unavailable",
-            AuthorizeRefusal::Unknown => "unknown",
-        }
-    }
-}
-
-/// AADSTS numbers of a refused authorize request.
-#[rustfmt::skip]
-const AUTHORIZE_NUMBERS: &[(&[u32], AuthorizeRefusal)] = &[
-    (&[65004],                                               AuthorizeRefusal::AccessDenied),
-    (&[90094, 90095, 90099, 65001],                          AuthorizeRefusal::AdminConsentRequired),
-    (&[50105, 90072, 16000],                                 AuthorizeRefusal::AssignmentRequired),
-    (&[50020, 500208, 51004],                                AuthorizeRefusal::WrongAccount),
-    (&[50131, 53000, 53001, 53002, 53003, 53010, 53011, 530003, 530032, 530034, 530035,
-       500021, 500022, 500212, 500213, 50057, 50053, 1000031], AuthorizeRefusal::PolicyBlocked),
-    (&[50058],                                               AuthorizeRefusal::InteractionRequired),
-    (&[50033, 50087, 50196, 70012, 90006, 90012, 90024, 90033, 90055, 90090], AuthorizeRefusal::Unavailable),
-    (&[50011, 500011, 50059, 50128, 50194, 65005, 650052, 650054, 650056, 650057, 70001, 700016, 700011, 700054,
-       900971, 9002331, 9002332], AuthorizeRefusal::Misconfigured),
-];
-
-/// `error` of a refused authorize request (RFC 6749 §4.1.2.1; OpenID Connect Core §3.1.2.6; Entra's own).
-#[rustfmt::skip]
-const AUTHORIZE_ERRORS: &[(&str, AuthorizeRefusal)] = &[
-    ("access_denied",              AuthorizeRefusal::AccessDenied),
-    ("permission_denied",          AuthorizeRefusal::AccessDenied), // Entra's older admin-consent page
-    ("consent_required",           AuthorizeRefusal::AccessDenied), // what declining may come back as
-    ("login_required",             AuthorizeRefusal::InteractionRequired),
-    ("interaction_required",       AuthorizeRefusal::InteractionRequired),
-    ("account_selection_required", AuthorizeRefusal::InteractionRequired),
-    ("server_error",               AuthorizeRefusal::Unavailable),
-    ("temporarily_unavailable",    AuthorizeRefusal::Unavailable),
-    ("invalid_client",             AuthorizeRefusal::Misconfigured),
-    ("invalid_request",            AuthorizeRefusal::Misconfigured),
-    ("invalid_resource",           AuthorizeRefusal::Misconfigured),
-    ("invalid_scope",              AuthorizeRefusal::Misconfigured),
-    ("unauthorized_client",        AuthorizeRefusal::Misconfigured),
-    ("unsupported_response_type",  AuthorizeRefusal::Misconfigured),
-    ("unsupported_response",       AuthorizeRefusal::Misconfigured),
-];
-
-/// Maps a callback's `error`, `error_subcode` and the number at the start of its `error_description`, all three
-/// untrusted, to a fixed list; nothing of them goes any further.
-pub fn authorize_error(error: &str, subcode: Option<&str>, description: Option<&str>) -> AuthorizeRefusal {
-    if subcode == Some("cancel") {
-        return AuthorizeRefusal::AccessDenied;
-    }
-    let number = description.and_then(wire::aadsts);
-    if let Some(number) = number
-        && let Some((_, refusal)) = AUTHORIZE_NUMBERS.iter().find(|(numbers, _)| numbers.contains(&number))
-    {
-        return *refusal;
-    }
-    let row = AUTHORIZE_ERRORS.iter().find(|(word, _)| *word == error);
-    row.map_or(AuthorizeRefusal::Unknown, |(_, refusal)| *refusal)
-}
-
 /// The shortest and the longest wait that an authority can impose.
 const RETRY_AFTER_BOUNDS: (u64, u64) = (1, 3600);
 const IMF_FIXDATE: &[BorrowedFormatItem<'static>] =
@@ -390,6 +299,7 @@ mod tests {
 
     use super::*;
     use crate::authority::http::HttpAnswer;
+    use crate::authority::wire;
 
     /// 2026-11-23T00:00:00Z.
     const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_392_000);
@@ -555,40 +465,6 @@ mod tests {
             assert!(is_surely_the_credential(codes, Question { one_tenant: true, ..many }), "{codes:?}");
             let openid = Question { provider: Provider::OpenId, ..many };
             assert!(is_surely_the_credential(codes, openid), "{codes:?}");
-        }
-    }
-
-    #[test]
-    fn callback_errors_come_from_a_fixed_list() {
-        use AuthorizeRefusal as R;
-        let rows = [
-            ("access_denied", Some("cancel"), None, R::AccessDenied),
-            ("access_denied", None, Some("AADSTS65004: User declined to consent"), R::AccessDenied),
-            ("consent_required", None, Some("AADSTS65004: User declined to consent"), R::AccessDenied),
-            ("permission_denied", None, None, R::AccessDenied),
-            (
-                "access_denied",
-                None,
-                Some("AADSTS90094: An administrator has set a policy"),
-                R::AdminConsentRequired,
-            ),
-            ("access_denied", None, Some("AADSTS90095: sent"), R::AdminConsentRequired),
-            ("interaction_required", None, Some("AADSTS50105: not assigned"), R::AssignmentRequired),
-            ("access_denied", None, Some("AADSTS50020: user account"), R::WrongAccount),
-            ("interaction_required", None, Some("AADSTS53003: blocked"), R::PolicyBlocked),
-            ("login_required", None, Some("AADSTS50058: silent"), R::InteractionRequired),
-            ("invalid_request", None, Some("AADSTS50194: not multi-tenant"), R::Misconfigured),
-            ("invalid_client", None, Some("AADSTS650057: invalid resource"), R::Misconfigured),
-            ("server_error", None, None, R::Unavailable),
-            ("temporarily_unavailable", None, None, R::Unavailable),
-            ("access_denied", None, Some("see AADSTS90094: not at the start"), R::AccessDenied),
-            ("access_denied", None, Some("AADSTS"), R::AccessDenied),
-            ("access_denied", None, Some("AADSTS99999999999999999999: x"), R::AccessDenied),
-            ("<script>alert(1)</script>", Some("\r\n"), Some("\u{1b}[31m"), R::Unknown),
-            ("", None, None, R::Unknown),
-        ];
-        for (error, subcode, description, expected) in rows {
-            assert_eq!(authorize_error(error, subcode, description), expected, "{error} {description:?}");
         }
     }
 }

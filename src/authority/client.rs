@@ -980,6 +980,10 @@ impl Authority for OpenIdAuthority {
         Box::pin(self.build_authorize_url(request))
     }
 
+    fn judge_redirect(&self, error: &super::RedirectError) -> super::RedirectRefusal {
+        error.judge(self.provider(), self.one_tenant)
+    }
+
     fn redeem<'a>(
         &'a self,
         request: RedeemRequest<'a>,

@@ -24,6 +24,7 @@ mod http;
 mod id_token;
 mod jwks;
 mod observer;
+mod redirect;
 #[cfg(test)]
 mod testing;
 mod text;
@@ -38,7 +39,7 @@ mod wire;
 
 use std::time::Duration;
 
-pub use classify::{Asked, AuthorizeRefusal, Conclusion, authorize_error};
+pub use classify::{Asked, Conclusion};
 pub use client::{
     AuthorityConfig, AuthorityConfigError, AuthorityParts, ClientToken, OpenIdAuthority, ResponseMode,
     TENANT_NOT_ALLOWED,
@@ -49,6 +50,7 @@ pub use credential_set::{CredentialReport, CredentialSet, Member};
 pub use http::{Roots, RootsFault};
 pub use id_token::IdTokenFault;
 pub use observer::{AuthorityEvent, AuthorityObserver, Endpoint, Unobserved};
+pub use redirect::{RedirectError, RedirectRefusal};
 pub use token_hosts::{AppHosts, HOST_NOT_CONFIRMED, KnownTokenHosts};
 pub use url::UrlFault;
 pub use way_out::Outbound;
@@ -74,6 +76,11 @@ pub trait Authority: Send + Sync {
         &'a self,
         request: &'a AuthorizeRequest,
     ) -> BoxFuture<'a, Result<AuthorizeUrl, AuthorityFailure>>;
+
+    /// What a refusal means that a browser brought back in place of a code.
+    fn judge_redirect(&self, error: &RedirectError) -> RedirectRefusal {
+        error.judge(Provider::OpenId, false)
+    }
 
     /// Redeems an authorization code, once.
     fn redeem<'a>(

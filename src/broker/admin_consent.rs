@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::connect::SWAP_TRIES;
 use super::session::{AuthorizeState, ConsentSession, ConsentState, Purpose};
 use super::sign_in::{CallbackOutcome, CallbackProblem, Finished};
-use super::{App, Broker, FailureReason, Refusal};
+use super::{App, Broker, FailureReason, Refusal, SessionFailure};
 use crate::authority::AdminConsentRequest;
 use crate::domain::connection::Status;
 use crate::domain::id::{AppName, ConnectionKey, SessionId};
@@ -152,6 +152,7 @@ impl Broker {
     /// The redirect came back. The first one counts; whoever repeats it ends where that one did.
     pub(super) async fn finish_admin_consent(
         self: &Arc<Self>,
+        app: &AppName,
         session: &str,
         outcome: CallbackOutcome,
     ) -> Finished {
@@ -160,8 +161,14 @@ impl Broker {
         let now = self.deps.clock.now();
         let state = match outcome {
             CallbackOutcome::AdminConsent { tenant } => ConsentState::Reported { tenant, at: now },
-            CallbackOutcome::Error(reason) => ConsentState::Failed { reason },
-            CallbackOutcome::Code(_) => ConsentState::Failed { reason: FailureReason::AuthorityError },
+            CallbackOutcome::Error(error) => {
+                let refusal = match self.app(app) {
+                    Ok(app) => app.authority.judge_redirect(&error),
+                    Err(_) => return Finished::Refused(CallbackProblem::UnknownState),
+                };
+                ConsentState::Failed(SessionFailure::of_redirect(refusal, error.answer()))
+            }
+            CallbackOutcome::Code(_) => ConsentState::Failed(FailureReason::AuthorityError.into()),
         };
         let mut tries = 0;
         let (after, repeated) = loop {
@@ -182,7 +189,10 @@ impl Broker {
                 Ok(false) | Err(_) => return Finished::Refused(CallbackProblem::Unavailable),
             }
         };
-        let approved = matches!(after.state, ConsentState::Reported { .. } | ConsentState::Consented { .. });
+        let refused = match &after.state {
+            ConsentState::Failed(failure) => Some(failure.clone()),
+            _ => None,
+        };
         if !repeated && let ConsentState::Reported { tenant: Some(tenant), .. } = &after.state {
             let (broker, app, tenant) = (Arc::clone(self), after.app.clone(), tenant.clone());
             let again = async move { broker.try_blocked_of(&app, &tenant).await };
@@ -190,10 +200,10 @@ impl Broker {
         }
         let return_to = after.return_url.as_ref().map(|url| {
             let joint = if url.contains('?') { '&' } else { '?' };
-            let error = if approved { "" } else { "&error=access_denied" };
-            format!("{url}{joint}session={session}{error}")
+            let error = refused.as_ref().map(|failure| format!("&error={}", failure.reason.as_str()));
+            format!("{url}{joint}session={session}{}", error.unwrap_or_default())
         });
-        Finished::AdminConsent { return_to, app: after.app, approved, repeated }
+        Finished::AdminConsent { return_to, app: after.app, session: session.to_owned(), refused, repeated }
     }
 
     /// Has a tenant's blocked connections tried now instead of at their time, a few at a time: the link may be in

@@ -67,7 +67,7 @@ impl Broker {
                     };
                 }
                 SessionState::Pending => return Err(rejected("nobody has signed in yet")),
-                SessionState::Failed { .. } | SessionState::Expired => {
+                SessionState::Failed(_) | SessionState::Expired => {
                     return Err(rejected("the session is over; start a new one"));
                 }
             };
@@ -86,7 +86,7 @@ impl Broker {
                 let mut after = session.clone();
                 let waiting = code_hash.clone();
                 after.state = if over {
-                    SessionState::Failed { reason: FailureReason::AccessDenied }
+                    SessionState::failed(FailureReason::AccessDenied)
                 } else {
                     let code_hash = code_hash.clone();
                     SessionState::AwaitingConfirmation { account, code_hash, wrong_codes, until }

@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 pub use refusal::Refusal;
-pub use session::{ConsentState, FailureReason, SessionState};
+pub use session::{ConsentState, FailureReason, Mender, SessionFailure, SessionState};
 use tokio::sync::{Notify, oneshot};
 
 use crate::authority::Authority;

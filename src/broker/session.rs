@@ -2,9 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::authority::RedirectRefusal;
 use crate::domain::account::{Account, AccountId};
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::time::Timestamp;
+use crate::domain::verdict::{AuthorityError, BlockReason, Disposition, ReauthReason};
 
 /// Why a session failed: the words that go back to the product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +46,91 @@ impl FailureReason {
     }
 }
 
+/// Who can mend a sign-in that came to nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mender {
+    /// The user, by trying again in another way.
+    #[default]
+    User,
+    /// An administrator of the user's organisation.
+    Administrator,
+    /// The people who run the app: its registration or its configuration.
+    Operator,
+    /// Nobody has to: it passes.
+    Time,
+    /// Nobody can tell from what the authority said.
+    Unknown,
+}
+
+/// A sign-in that came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionFailure {
+    /// Why, in our words.
+    pub reason: FailureReason,
+    /// Who can mend it.
+    #[serde(default)]
+    pub mender: Mender,
+    /// What the authority said: checked words and numbers, nothing of its free text.
+    #[serde(default)]
+    pub answer: AuthorityError,
+}
+
+impl SessionFailure {
+    /// What the authority's refusal of a code means for its session.
+    pub(super) fn of_disposition(disposition: Disposition, answer: AuthorityError) -> Self {
+        let (reason, mender) = match disposition {
+            Disposition::Blocked(BlockReason::AdminConsentRequired)
+            | Disposition::Reauthorize(ReauthReason::ConsentRequired, _) => {
+                (FailureReason::AdminConsentRequired, Mender::Administrator)
+            }
+            Disposition::Blocked(_) => (FailureReason::AccessDenied, Mender::Administrator),
+            Disposition::Reauthorize(..) => (FailureReason::AccessDenied, Mender::User),
+            Disposition::Restart => (FailureReason::AuthorityError, Mender::User),
+            Disposition::RetryAfter(_) | Disposition::OutcomeUnknown => {
+                (FailureReason::AuthorityError, Mender::Time)
+            }
+            Disposition::Unclear => (FailureReason::AuthorityError, Mender::Unknown),
+            Disposition::NextCredential
+            | Disposition::Misconfigured
+            | Disposition::CallerFault
+            | Disposition::Bug => (FailureReason::AuthorityError, Mender::Operator),
+        };
+        SessionFailure { reason, mender, answer }
+    }
+
+    /// What a refusal that the browser brought back means for its session.
+    pub(super) fn of_redirect(refusal: RedirectRefusal, answer: AuthorityError) -> Self {
+        match refusal {
+            RedirectRefusal::Declined => SessionFailure { answer, ..FailureReason::AccessDenied.into() },
+            RedirectRefusal::WrongAccount => {
+                SessionFailure { answer, ..FailureReason::TenantNotAllowed.into() }
+            }
+            // A sign-in that was to happen without the user, and could not.
+            RedirectRefusal::As(Disposition::Restart) => {
+                SessionFailure { answer, ..FailureReason::AccessDenied.into() }
+            }
+            RedirectRefusal::As(disposition) => SessionFailure::of_disposition(disposition, answer),
+        }
+    }
+}
+
+impl From<FailureReason> for SessionFailure {
+    fn from(reason: FailureReason) -> Self {
+        let mender = match reason {
+            FailureReason::AdminConsentRequired => Mender::Administrator,
+            FailureReason::AuthorityError => Mender::Unknown,
+            FailureReason::Internal => Mender::Time,
+            FailureReason::AccessDenied
+            | FailureReason::AccountMismatch
+            | FailureReason::ScopeMissing
+            | FailureReason::TenantNotAllowed
+            | FailureReason::Expired => Mender::User,
+        };
+        SessionFailure { reason, mender, answer: AuthorityError::default() }
+    }
+}
+
 /// Where a connect session stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
@@ -69,10 +156,7 @@ pub enum SessionState {
         code_hash: Option<String>,
     },
     /// It came to nothing.
-    Failed {
-        /// Why.
-        reason: FailureReason,
-    },
+    Failed(SessionFailure),
     /// It took too long.
     Expired,
 }
@@ -84,9 +168,19 @@ impl SessionState {
             SessionState::Pending => "pending",
             SessionState::AwaitingConfirmation { .. } => "awaiting_confirmation",
             SessionState::Connected { .. } => "connected",
-            SessionState::Failed { .. } => "failed",
+            SessionState::Failed(_) => "failed",
             SessionState::Expired => "expired",
         }
+    }
+
+    /// It came to nothing, for this reason.
+    pub(super) fn failed(reason: FailureReason) -> Self {
+        SessionState::Failed(reason.into())
+    }
+
+    /// Whether it came to nothing for this reason.
+    pub fn is_failed_for(&self, reason: FailureReason) -> bool {
+        matches!(self, SessionState::Failed(failure) if failure.reason == reason)
     }
 }
 
@@ -202,11 +296,8 @@ pub enum ConsentState {
         /// The tenant.
         tenant: String,
     },
-    /// The administrator said no.
-    Failed {
-        /// Why.
-        reason: FailureReason,
-    },
+    /// The administrator said no, or could not say yes.
+    Failed(SessionFailure),
     /// It took too long.
     Expired,
 }
@@ -218,7 +309,7 @@ impl ConsentState {
             ConsentState::Pending => "pending",
             ConsentState::Reported { .. } => "reported",
             ConsentState::Consented { .. } => "consented",
-            ConsentState::Failed { .. } => "failed",
+            ConsentState::Failed(_) => "failed",
             ConsentState::Expired => "expired",
         }
     }

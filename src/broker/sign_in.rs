@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use super::connect::{POLL, READABLE_AFTER_END, SWAP_TRIES, same};
 use super::session::{Answered, AuthorizeState, ConnectSession, ConnectState, Purpose};
-use super::{App, Broker, FailureReason, Refusal, SessionState};
-use crate::authority::{AuthorizeRequest, RedeemRequest, TENANT_NOT_ALLOWED, TokenAnswer};
+use super::{App, Broker, FailureReason, Refusal, SessionFailure, SessionState};
+use crate::authority::{AuthorizeRequest, RedeemRequest, RedirectError, TENANT_NOT_ALLOWED, TokenAnswer};
 use crate::domain::id::{AppName, ConnectionKey, SessionId};
 use crate::domain::random::{random_bytes, random_token};
 use crate::domain::scope::ScopeSet;
 use crate::domain::secret::{AuthorizationCode, CodeVerifier, ConfirmationCode};
-use crate::domain::verdict::{AuthorityError, BlockReason, Disposition, ReauthReason};
+use crate::domain::verdict::AuthorityError;
 use crate::refresh::{held_token, sha256_hex};
 use crate::repository::{Kind, Redeemed, Taken};
 use crate::store::Floor;
@@ -66,8 +66,8 @@ pub struct Callback<'a> {
 pub enum CallbackOutcome {
     /// A code to redeem.
     Code(AuthorizationCode),
-    /// A refusal, already mapped to our own words.
-    Error(FailureReason),
+    /// A refusal.
+    Error(RedirectError),
     /// An administrator's answer.
     AdminConsent {
         /// The tenant named; proves nothing.
@@ -98,8 +98,10 @@ pub enum Finished {
         return_to: Option<String>,
         /// The app.
         app: AppName,
-        /// Whether the administrator approved, as far as the redirect says.
-        approved: bool,
+        /// The session.
+        session: String,
+        /// Why the administrator did not approve; none when it was approved, as far as the redirect says.
+        refused: Option<SessionFailure>,
         /// Whether the callback only repeated one that had ended before.
         repeated: bool,
     },
@@ -251,8 +253,8 @@ impl Broker {
             }
             _ if callback.only_repeats => return Finished::Refused(CallbackProblem::UnknownState),
             Purpose::AdminConsent { session } => {
-                let session = session.clone();
-                let work = async move { broker.finish_admin_consent(&session, outcome).await };
+                let (app, session) = (record.value.app.clone(), session.clone());
+                let work = async move { broker.finish_admin_consent(&app, &session, outcome).await };
                 self.to_the_end("finish an admin consent", work).await
             }
             Purpose::Connect(state) => {
@@ -299,13 +301,16 @@ impl Broker {
                 // It may have expired while the authority was asked.
                 let redeemed = match session.state_at(self.deps.clock.now()) {
                     SessionState::Pending => redeemed,
-                    _ => Err(FailureReason::Expired),
+                    _ => Err(FailureReason::Expired.into()),
                 };
                 self.settle(&app, &session, redeemed, confirmation_code).await
             }
-            CallbackOutcome::Error(reason) => (SessionState::Failed { reason }, None),
+            CallbackOutcome::Error(error) => {
+                let refusal = app.authority.judge_redirect(&error);
+                (SessionState::Failed(SessionFailure::of_redirect(refusal, error.answer())), None)
+            }
             CallbackOutcome::AdminConsent { .. } => {
-                (SessionState::Failed { reason: FailureReason::AuthorityError }, None)
+                (SessionState::failed(FailureReason::AuthorityError), None)
             }
         };
         let state_now = self.conclude(&state.session, outcome.clone()).await;
@@ -313,7 +318,7 @@ impl Broker {
         // Too late: the session has moved on. (When that is not known, the grant is left to die of age.)
         if let SessionState::AwaitingConfirmation { code_hash, .. } = &outcome
             && state_now != outcome
-            && state_now != (SessionState::Failed { reason: FailureReason::Internal })
+            && !state_now.is_failed_for(FailureReason::Internal)
             && let Err(error) = self.deps.repository.discard_redeemed(code_hash).await
         {
             tracing::warn!(%error, "a grant that came back too late could not be destroyed");
@@ -426,8 +431,7 @@ impl Broker {
         code: Option<&ConfirmationCode>,
         repeated: bool,
     ) -> Finished {
-        let needs_admin =
-            matches!(state, SessionState::Failed { reason: FailureReason::AdminConsentRequired });
+        let needs_admin = state.is_failed_for(FailureReason::AdminConsentRequired);
         let admin_consent_url = match self.app(&session.app) {
             Ok(app) if needs_admin => self.consent_link(&app).await,
             _ => None,
@@ -438,7 +442,7 @@ impl Broker {
         let ended_there = match &state {
             SessionState::AwaitingConfirmation { .. } => code.is_some(),
             SessionState::Connected { code_hash, .. } => code_hash.is_none(),
-            SessionState::Failed { .. } | SessionState::Expired | SessionState::Pending => true,
+            SessionState::Failed(_) | SessionState::Expired | SessionState::Pending => true,
         };
         // The administrator's link is only of use on our own page, and the product learns the reason by poll.
         let goes = (!repeated || ended_there) && admin_consent_url.is_none();
@@ -462,11 +466,11 @@ impl Broker {
         session: &ConnectSession,
         state: &ConnectState,
         code: &AuthorizationCode,
-    ) -> Result<Redeemed, FailureReason> {
+    ) -> Result<Redeemed, SessionFailure> {
         // Before the grant is there: a delete that comes after this one means it too.
         let floor = self.deps.repository.store().floor(&session.key()).await.map_err(|error| {
             tracing::error!(app = %session.app, connection = %session.connection, %error, "a code is not redeemed: what was deleted of the connection is not known");
-            FailureReason::Internal
+            SessionFailure::from(FailureReason::Internal)
         })?;
         let naming = app.naming();
         let requested = naming.scopes_lossy(session.scopes.iter().map(String::as_str));
@@ -487,7 +491,7 @@ impl Broker {
             .await
             .map_err(|failure| {
                 tracing::warn!(
-                    app = %session.app, connection = %session.connection, %failure,
+                    app = %session.app, connection = %session.connection, session = state.session, %failure,
                     error = failure.answer.error, error_codes = ?failure.answer.error_codes,
                     trace_id = failure.answer.trace_id, correlation_id = failure.answer.correlation_id,
                     "a code could not be redeemed"
@@ -495,13 +499,13 @@ impl Broker {
                 if failure.answer.error.as_deref() == Some(TENANT_NOT_ALLOWED)
                     && failure.answer.status.is_none()
                 {
-                    FailureReason::TenantNotAllowed
+                    FailureReason::TenantNotAllowed.into()
                 } else {
-                    reason_of(failure.disposition)
+                    SessionFailure::of_disposition(failure.disposition, failure.answer)
                 }
             })?;
         let nonce = random_bytes(self.deps.random.as_ref());
-        redeemed(app, session, &requested, resource, answer, (floor, nonce))
+        Ok(redeemed(app, session, &requested, resource, answer, (floor, nonce))?)
     }
 
     /// What a redemption makes of its session: connected, waiting for a confirmation, or failed.
@@ -509,13 +513,13 @@ impl Broker {
         &self,
         app: &App,
         session: &ConnectSession,
-        redeemed: Result<Redeemed, FailureReason>,
+        redeemed: Result<Redeemed, SessionFailure>,
         code: ConfirmationCode,
     ) -> (SessionState, Option<ConfirmationCode>) {
-        let failed = |reason| (SessionState::Failed { reason }, None);
+        let failed = |reason| (SessionState::failed(reason), None);
         let redeemed = match redeemed {
             Ok(redeemed) => redeemed,
-            Err(reason) => return failed(reason),
+            Err(failure) => return (SessionState::Failed(failure), None),
         };
         if !app.tenants.allow(&redeemed.account) {
             return failed(FailureReason::TenantNotAllowed);
@@ -562,7 +566,7 @@ impl Broker {
             }
         }
         tracing::error!("a connect session's outcome could not be stored");
-        SessionState::Failed { reason: FailureReason::Internal }
+        SessionState::failed(FailureReason::Internal)
     }
 }
 
@@ -626,28 +630,12 @@ fn return_to(
     let return_url = return_url?;
     let joint = if return_url.contains('?') { '&' } else { '?' };
     let rest = match (state, code) {
-        (SessionState::Failed { reason }, _) => format!("&error={}", reason.as_str()),
+        (SessionState::Failed(failure), _) => format!("&error={}", failure.reason.as_str()),
         (SessionState::Expired, _) => "&error=expired".to_owned(),
         (_, Some(code)) => format!("&code={}", code.expose()),
         (_, None) => String::new(),
     };
     Some(format!("{return_url}{joint}session={id}{rest}"))
-}
-
-fn reason_of(disposition: Disposition) -> FailureReason {
-    match disposition {
-        Disposition::Blocked(BlockReason::AdminConsentRequired)
-        | Disposition::Reauthorize(ReauthReason::ConsentRequired, _) => FailureReason::AdminConsentRequired,
-        Disposition::Blocked(_) | Disposition::Reauthorize(..) => FailureReason::AccessDenied,
-        Disposition::RetryAfter(_)
-        | Disposition::NextCredential
-        | Disposition::Misconfigured
-        | Disposition::Restart
-        | Disposition::CallerFault
-        | Disposition::Unclear
-        | Disposition::OutcomeUnknown
-        | Disposition::Bug => FailureReason::AuthorityError,
-    }
 }
 
 #[cfg(test)]
@@ -667,7 +655,7 @@ mod tests {
 
     #[test]
     fn the_browser_returns_with_a_session_and_a_code_or_an_error_and_nothing_of_the_authority() {
-        let failed = SessionState::Failed { reason: FailureReason::AccountMismatch };
+        let failed = SessionState::failed(FailureReason::AccountMismatch);
         assert_eq!(
             return_to(Some("https://app/x?y=1"), "s1", &failed, None).as_deref(),
             Some("https://app/x?y=1&session=s1&error=account_mismatch")

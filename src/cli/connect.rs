@@ -102,7 +102,9 @@ impl Session {
             "connect_url": self.url,
             "expires_at": self.expires_at,
         });
-        for member in ["state", "reason", "account"] {
+        for member in
+            ["state", "reason", "account", "hint", "error", "error_codes", "trace_id", "correlation_id"]
+        {
             if let Some(value) = state.get(member) {
                 shape[member] = value.clone();
             }
@@ -239,11 +241,18 @@ fn conclude(ended: &Value, args: &Args, world: &mut World) -> Result<(), Failure
         _ => "",
     };
     let said = if words.is_empty() { shown(reason) } else { format!("{words} ({reason})") };
-    let failure = Failure::failed(format!("not connected: {said}"));
+    let numbers = ended["error_codes"].as_array().into_iter().flatten().map(|code| format!("AADSTS{code}"));
+    let error = Some(shown(text(ended, "error"))).filter(|error| !error.is_empty());
+    let authority: Vec<String> = error.into_iter().chain(numbers).collect();
+    let failure = Failure::failed(match authority.is_empty() {
+        true => format!("not connected: {said}"),
+        false => format!("not connected: {said}; the authority said {}", authority.join(" ")),
+    });
     Err(match reason {
         "account_mismatch" => failure.hint("--change-account lets another account take its place"),
         "tenant_not_allowed" => failure.hint(format!("apps.{}.tenants says whose accounts may", key.app)),
         "expired" => failure.hint("run the command again for a new link"),
+        _ if !text(ended, "hint").is_empty() => failure.hint(shown(text(ended, "hint"))),
         _ => failure,
     })
 }
@@ -349,6 +358,13 @@ mod tests {
             ended.err
         );
         assert_eq!(ended.json()["reason"], "account_mismatch");
+        let failed = json!({
+            "state": "failed", "reason": "authority_error", "hint": "the operator must mend it",
+            "error": "invalid_client", "error_codes": [650_056],
+        });
+        let (ended, _) = connect(&[started(), ("200 OK", failed)], &[], "");
+        assert!(ended.err.contains("the authority said invalid_client AADSTS650056"), "{}", ended.err);
+        assert!(ended.err.contains("hint: the operator must mend it"), "{}", ended.err);
         let refused = (
             "403 Forbidden",
             json!({ "code": "caller_forbidden", "detail": "may not connect", "hint": "ask" }),

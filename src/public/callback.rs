@@ -6,8 +6,7 @@ use http::{Method, header};
 
 use super::page::Page;
 use super::{PublicSite, cookie};
-use crate::authority::{AuthorizeRefusal, authorize_error};
-use crate::broker::FailureReason;
+use crate::authority::RedirectError;
 use crate::broker::sign_in::{Callback, CallbackOutcome};
 use crate::domain::id::AppName;
 use crate::domain::secret::AuthorizationCode;
@@ -73,11 +72,11 @@ impl Parameters {
             (None, Some(error)) => {
                 let description = value("error_description");
                 let subcode = value("error_subcode");
-                CallbackOutcome::Error(reason(authorize_error(
+                CallbackOutcome::Error(RedirectError::read(
                     &error,
                     subcode.as_deref(),
                     description.as_deref(),
-                )))
+                ))
             }
             (Some(code), None) if code.len() <= LARGEST_CODE && is_printable(&code) => {
                 CallbackOutcome::Code(AuthorizationCode::new(code))
@@ -148,21 +147,6 @@ fn is_printable(code: &str) -> bool {
     code.bytes().all(|byte| (b' '..=b'~').contains(&byte))
 }
 
-/// Our word for the authority's refusal.
-fn reason(refusal: AuthorizeRefusal) -> FailureReason {
-    match refusal {
-        AuthorizeRefusal::AccessDenied
-        | AuthorizeRefusal::AssignmentRequired
-        | AuthorizeRefusal::PolicyBlocked
-        | AuthorizeRefusal::InteractionRequired => FailureReason::AccessDenied,
-        AuthorizeRefusal::AdminConsentRequired => FailureReason::AdminConsentRequired,
-        AuthorizeRefusal::WrongAccount => FailureReason::TenantNotAllowed,
-        AuthorizeRefusal::Misconfigured | AuthorizeRefusal::Unavailable | AuthorizeRefusal::Unknown => {
-            FailureReason::AuthorityError
-        }
-    }
-}
-
 fn relay_place(app: &AppName) -> Place<'_> {
     Place { schema: "relay", owner: (app.as_str(), ""), field: "form", generation: 0 }
 }
@@ -204,6 +188,6 @@ mod tests {
         assert!(matches!(read.outcome, CallbackOutcome::AdminConsent { tenant: None }));
         let cancelled =
             Parameters::read(b"error=access_denied&state=s&admin_consent=True").ok().expect("read");
-        assert!(matches!(cancelled.outcome, CallbackOutcome::Error(FailureReason::AccessDenied)));
+        assert!(matches!(cancelled.outcome, CallbackOutcome::Error(_)));
     }
 }

@@ -15,6 +15,7 @@
 
 mod callback;
 mod cookie;
+mod failure;
 mod navigation;
 mod page;
 
@@ -114,7 +115,7 @@ impl PublicSite {
             // The browser that went through with it is told how it ended, anyone else only that it did.
             return match view.is_its_browser {
                 true => {
-                    let page = Page::of_session(&view.state, view.gone_since, None);
+                    let page = failure::of_session(&view.state, view.gone_since, None);
                     self.page(StatusCode::GONE, &self.with_contact(page, &view.app))
                 }
                 false => self.cannot_begin(CannotBegin::Over(view.state)),
@@ -171,7 +172,7 @@ impl PublicSite {
                     SessionState::Connected { .. } | SessionState::AwaitingConfirmation { .. } => {
                         Page::already_used()
                     }
-                    SessionState::Failed { .. } | SessionState::Expired | SessionState::Pending => {
+                    SessionState::Failed(_) | SessionState::Expired | SessionState::Pending => {
                         Page::link_gone()
                     }
                 };
@@ -195,6 +196,7 @@ impl PublicSite {
             return self.page(StatusCode::NOT_FOUND, &Page::not_found());
         };
         let request_id = request.request_id.clone();
+        let reference = format!("{}, {request_id}", self.clock.now().rfc3339());
         let who = Who { request_id: &request_id, origin: request.peer.origin };
         let headers = request.headers.clone();
         let parameters = match self.callback_parameters(&app, request).await {
@@ -213,8 +215,11 @@ impl PublicSite {
                 self.page(status, &page)
             }
             Finished::AdminConsent { return_to: Some(url), .. } => self.redirect(&url),
-            Finished::AdminConsent { approved, app, .. } => {
-                let page = if approved { Page::approval_noted() } else { Page::approval_refused() };
+            Finished::AdminConsent { refused, app, .. } => {
+                let page = match &refused {
+                    None => Page::approval_noted(),
+                    Some(failure) => failure::approval_refused(failure).for_support(failure, &reference),
+                };
                 self.page(StatusCode::OK, &self.with_contact(page, &app))
             }
             Finished::Session(session) => match &session.return_to {
@@ -222,14 +227,15 @@ impl PublicSite {
                 None => {
                     let FinishedSession { key, state, gone_since, admin_consent_url, way_back, .. } =
                         *session;
-                    let mut page = Page::of_session(&state, gone_since, admin_consent_url);
+                    let mut page = failure::of_session(&state, gone_since, admin_consent_url);
+                    if let SessionState::Failed(failure) = &state {
+                        page = page.for_support(failure, &reference);
+                    }
                     if let Some(url) = way_back {
                         page = page.link("Back to the application".to_owned(), url);
                     }
                     let status = match state {
-                        SessionState::Failed { reason: FailureReason::Internal } => {
-                            StatusCode::SERVICE_UNAVAILABLE
-                        }
+                        _ if state.is_failed_for(FailureReason::Internal) => StatusCode::SERVICE_UNAVAILABLE,
                         SessionState::Expired => StatusCode::GONE,
                         _ => StatusCode::OK,
                     };

@@ -6,8 +6,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderValue, StatusCode};
 
+use crate::broker::SessionFailure;
 use crate::broker::sign_in::CallbackProblem;
-use crate::broker::{FailureReason, SessionState};
 
 const SHEET: &str = "body{font:17px/1.55 system-ui,sans-serif;color:#1b1b1f;background:#f5f5f7;margin:0}\
 main{max-width:34rem;margin:8vh auto;padding:2rem 2.25rem;background:#fff;border-radius:12px;box-shadow:0 1px 6px #0002}\
@@ -47,6 +47,7 @@ pub(super) struct Page {
     button: Option<(String, String)>,
     links: Vec<(String, String)>,
     contact: Option<String>,
+    support: Option<String>,
 }
 
 #[derive(Template)]
@@ -61,6 +62,7 @@ pub(super) struct Page {
 {% endif %}{% if let Some((label, action)) = page.button %}<form method="post" action="{{ action }}"><button type="submit">{{ label }}</button></form>
 {% endif %}{% for (label, href) in page.links %}<p><a class="go" rel="noreferrer" href="{{ href }}">{{ label }}</a></p>
 {% endfor %}{% if let Some(contact) = page.contact %}<p class="ask">Questions? Ask {{ contact }}.</p>
+{% endif %}{% if let Some(support) = page.support %}<p class="ask">For whoever helps you: {{ support }}</p>
 {% endif %}</main></body></html>
 "#
 )]
@@ -95,7 +97,7 @@ impl Page {
         self
     }
 
-    fn offer_copy(mut self, title: &str, text: String) -> Self {
+    pub(super) fn offer_copy(mut self, title: &str, text: String) -> Self {
         self.copy_title = title.to_owned();
         self.copy = Some(text);
         self
@@ -103,6 +105,14 @@ impl Page {
 
     pub(super) fn contact(mut self, contact: Option<String>) -> Self {
         self.contact = contact;
+        self
+    }
+
+    /// What whoever helps needs: the authority's checked words, and a reference that stands in the log.
+    pub(super) fn for_support(mut self, failure: &SessionFailure, reference: &str) -> Self {
+        let numbers = failure.answer.error_codes.iter().map(|code| format!("AADSTS{code}"));
+        let words = failure.answer.error.clone().into_iter().chain(numbers);
+        self.support = Some(words.chain([reference.to_owned()]).collect::<Vec<_>>().join(", "));
         self
     }
 
@@ -176,11 +186,6 @@ impl Page {
             .say("You can close this page.")
     }
 
-    pub(super) fn approval_refused() -> Self {
-        Page::new("Not approved")
-            .say("The approval was not given, and people in your organisation cannot connect their accounts. You can close this page. To approve after all, ask the people who sent you the link for a new one.")
-    }
-
     pub(super) fn of_callback_problem(problem: &CallbackProblem, admin: bool) -> (StatusCode, Self) {
         match problem {
             // A link shown on an error page waits for no session: its answer is still an answer.
@@ -192,67 +197,12 @@ impl Page {
             CallbackProblem::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, Page::try_again_later()),
         }
     }
-
-    pub(super) fn of_session(
-        state: &SessionState,
-        gone_since: bool,
-        admin_consent_url: Option<String>,
-    ) -> Self {
-        let reason = match state {
-            SessionState::Connected { .. } if gone_since => {
-                return Page::new("Your account was connected")
-                    .say("The connection that this link made is not there any more. Go back to the application you came from to connect your account again.");
-            }
-            SessionState::Connected { .. } => {
-                return Page::new("Your account is connected")
-                    .say("Everything is set. You can close this page and go back to the application you came from.");
-            }
-            SessionState::AwaitingConfirmation { account, .. } => {
-                let who = account.username.clone().unwrap_or_else(|| "your account".to_owned());
-                return Page::new("One more step")
-                    .say(format!("You signed in as {who}."))
-                    .say("The connection becomes active as soon as the person or application that sent you the link has confirmed that this is the right account. You can close this page.");
-            }
-            SessionState::Failed { reason } => *reason,
-            SessionState::Expired | SessionState::Pending => FailureReason::Expired,
-        };
-        let page = match reason {
-            FailureReason::AccessDenied => Page::new("Access was not granted")
-                .say("The sign-in was cancelled or not allowed for your account. Nothing was changed.")
-                .say("If that was not what you meant, go back to the application you came from and start again."),
-            FailureReason::AccountMismatch => Page::new("That was another account")
-                .say("You signed in with another account than the one this link is for. Nothing was changed, and nothing of that account was kept.")
-                .say("Sign out at your provider or use a private window, go back to the application you came from, and start again with the right account."),
-            FailureReason::AdminConsentRequired => Page::new("Your administrator has to approve this first")
-                .say("Your organisation lets people connect an application like this only after an administrator has approved it once for everyone. Nothing was changed."),
-            FailureReason::ScopeMissing => Page::new("A permission is missing")
-                .say("The permission to stay connected was not granted, so there is nothing to keep. Nothing was changed.")
-                .say("Go back to the application you came from and start again, and leave all permissions ticked."),
-            FailureReason::TenantNotAllowed => Page::new("This kind of account cannot be connected")
-                .say("Your account belongs to an organisation, or is a personal account, that this application does not take. Nothing was changed.")
-                .say("Start again with another account, or ask the people who run the application."),
-            FailureReason::Expired => Page::new("This took too long")
-                .say("The sign-in was not completed or not confirmed in time.")
-                .say("Go back to the application you came from. It shows whether your account is connected; if it is not, ask for a new link there."),
-            FailureReason::AuthorityError => Page::new("The sign-in service did not complete it")
-                .say("Something went wrong between this service and the sign-in service. Nothing was changed.")
-                .say("Go back to the application you came from and start again in a few minutes."),
-            FailureReason::Internal => Page::new("Something went wrong here")
-                .say("Your sign-in worked, and the result could not be stored.")
-                .say("Go back to the application you came from. It shows whether your account is connected; if it is not, start again in a few minutes."),
-        };
-        match admin_consent_url {
-            Some(url) => page
-                .say("Send this link to your IT administrator. Once it is approved, start again from the application you came from.")
-                .offer_copy("Link for your administrator", url),
-            None => page,
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::FailureReason;
 
     #[test]
     fn what_comes_from_outside_is_escaped() {
@@ -263,7 +213,8 @@ mod tests {
             .button(evil, evil.to_owned())
             .link(evil.to_owned(), evil.to_owned())
             .offer_copy(evil, evil.to_owned())
-            .contact(Some(evil.to_owned()));
+            .contact(Some(evil.to_owned()))
+            .for_support(&FailureReason::Internal.into(), evil);
         let html = page.html(&Style::new());
         assert!(!html.contains("<script") && !html.contains("\"'&"), "{html}");
     }

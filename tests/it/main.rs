@@ -39,6 +39,7 @@ mod outbound;
 mod providers;
 mod replicas;
 mod rotation;
+mod sign_in_refusals;
 mod sweep;
 mod token_hosts;
 mod trouble;
