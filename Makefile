@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build test check fmt lint docs deny bench image image-test deploy-check tools soak soak-short simulate model rotation rotation-rewrap drill
+.PHONY: quickstart build test check fmt lint docs deny bench image image-test deploy-check tools providers soak soak-short simulate model rotation rotation-rewrap drill
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -31,6 +31,11 @@ deny:
 
 tools:
 	@scripts/tools.sh
+
+# The scenario of tests/it/providers.rs at every provider that it knows; `make test` runs it at the quick ones.
+providers:
+	@scripts/tools.sh providers
+	$(CARGO) test --test it -- providers:: --include-ignored --nocapture
 
 deploy-check:
 	scripts/check-deploy.sh

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need and the machine lacks: redis-server, promtool, openssl, and under target/interop a Python
-# venv with MSAL and npm packages (MSAL, oidc-provider). Does nothing when all is there.
+# venv and npm packages (tests/interop/README.md says which). With the argument `providers` also what only `make providers`
+# needs. Does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -35,13 +36,17 @@ if command -v flock >/dev/null; then
 fi
 
 # What was installed stands beside it, so that a changed list is seen and an interrupted installation is not believed.
-if ! cmp -s tests/interop/requirements.txt "$interop/requirements.installed" || [ ! -x "$interop/venv/bin/python" ]; then
-  echo "installing into $interop/venv: tests/interop/requirements.txt"
-  rm -rf "$interop/venv" "$interop/requirements.installed"
-  python3 -m venv "$interop/venv"
-  "$interop/venv/bin/python" -m pip install -q --disable-pip-version-check -r tests/interop/requirements.txt
-  cp tests/interop/requirements.txt "$interop/requirements.installed"
-fi
+venv() {
+  local requirements="tests/interop/$1.txt" folder="$interop/$2"
+  if ! cmp -s "$requirements" "$interop/$1.installed" || [ ! -x "$folder/bin/python" ]; then
+    echo "installing into $folder: $requirements"
+    rm -rf "$folder" "$interop/$1.installed"
+    python3 -m venv "$folder"
+    "$folder/bin/python" -m pip install -q --disable-pip-version-check -r "$requirements"
+    cp "$requirements" "$interop/$1.installed"
+  fi
+}
+venv requirements venv
 if ! cmp -s tests/interop/package-lock.json "$interop/package-lock.installed" || [ ! -d "$interop/node/node_modules" ]; then
   echo "installing into $interop/node: tests/interop/package-lock.json"
   rm -rf "$interop/node" "$interop/package-lock.installed"
@@ -49,4 +54,28 @@ if ! cmp -s tests/interop/package-lock.json "$interop/package-lock.installed" ||
   cp tests/interop/package.json tests/interop/package-lock.json "$interop/node/"
   (cd "$interop/node" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
   cp tests/interop/package-lock.json "$interop/package-lock.installed"
+fi
+[ "${1:-}" = providers ] || exit 0
+
+venv requirements-providers providers
+
+# Glewlwyd and LemonLDAP::NG are Debian's. They are unpacked here and not installed, so that no service starts on the
+# machine and nothing has to be removed afterwards.
+debian=(glewlwyd dbconfig-no-thanks liblemonldap-ng-portal-perl libplack-perl)
+if [ ! -f "$interop/debian.installed" ] || [ ! -x "$interop/debian/usr/bin/glewlwyd" ]; then
+  command -v apt-get >/dev/null || { echo "Glewlwyd and LemonLDAP::NG are had from Debian's packages only" >&2; exit 1; }
+  echo "unpacking into $interop/debian: ${debian[*]}"
+  if ! apt-cache show "${debian[@]}" >/dev/null 2>&1; then
+    sudo=""; [ "$(id -u)" = 0 ] || sudo="sudo"
+    $sudo apt-get update -q
+  fi
+  rm -rf "$interop/debian" "$interop/debian.installed"
+  mkdir -p "$interop/debian/archives"
+  # What would be new on this machine, and not what would only be brought up to date.
+  wanted=$(apt-get install -q -y --no-install-recommends -s "${debian[@]}" | awk '/^Inst/ && $3 !~ /^\[/ { print $2 }')
+  # shellcheck disable=SC2086  # a list of names
+  (cd "$interop/debian/archives" && apt-get download -q $wanted >/dev/null)
+  for archive in "$interop"/debian/archives/*.deb; do dpkg -x "$archive" "$interop/debian"; done
+  rm -r "$interop/debian/archives"
+  echo "$wanted" >"$interop/debian.installed"
 fi
