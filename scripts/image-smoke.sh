@@ -68,6 +68,7 @@ tokenward'
 found=$(cd "$image" && find . ! -type d -printf '%P\n' | LC_ALL=C sort)
 [ "$found" = "$expected" ] || fail "the image holds other files than it should: $(tr '\n' ' ' <<<"$found")"
 [ -z "$(find "$image" -perm /6022 ! -type l -print -quit)" ] || fail "the image holds a file that others may write, or a setuid one"
+if grep -q TOKENWARD_TEST_CLOCK "$image/tokenward"; then fail "the program's clock can be moved: it is a debug build"; fi
 echo "ok    files and settings"
 
 # A configuration with its paths as the daemon will see them: `init` writes into /etc/tokenward of the image's own root.

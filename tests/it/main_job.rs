@@ -9,7 +9,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::http_client::Browser;
-use crate::world::{ALICE, BOB, Kept, PATIENCE, Plan, text};
+use crate::world::{ALICE, BOB, Kept, PATIENCE, Plan, alone, text};
 
 async fn main_job(kept: Kept, mode: Mode, form_post: bool) {
     let mut plan = Plan::default().kept(kept).mode(mode);
@@ -112,6 +112,7 @@ async fn redis_strict_form_post() {
 
 /// 500 requests at once on an expired token: the authority sees one refresh, and everyone gets its token.
 async fn crowd(kept: Kept, mode: Mode) {
+    let _alone = alone().await;
     let world = Arc::new(Plan::default().kept(kept).mode(mode).start().await);
     world.connect("crowd", ALICE).await;
     world.outlive_tokens();

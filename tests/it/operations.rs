@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use entra_emulator::{Endpoint, Fault, FaultRule, Mode};
@@ -13,7 +14,7 @@ use tokenward::telemetry::audit;
 
 use crate::http_client::{request, request_unix};
 use crate::redis_server::RedisTopology;
-use crate::world::{ALICE, BOB, Kept, PATIENCE, Plan, SYNC, text};
+use crate::world::{ALICE, BOB, Kept, PATIENCE, Plan, SYNC, alone, text};
 
 #[tokio::test]
 async fn metrics_pass_promtool_and_count_what_happened() {
@@ -133,6 +134,7 @@ async fn each_act_is_one_audit_line_with_its_request_id() {
 async fn no_token_leaves_before_its_audit_record() {
     const KILLS: u64 = 8;
     const CALLERS: u64 = 24;
+    let _alone = alone().await;
     let mut world = Plan::default().start().await;
     world.connect("one", ALICE).await;
     let path = world.folder.path().join("audit.jsonl");
@@ -145,6 +147,7 @@ async fn no_token_leaves_before_its_audit_record() {
             answers: AtomicU64::new(0),
             // Never at the same point of a batch.
             kill_after: 100 + 37 * kill,
+            connected: Barrier::new(CALLERS as usize),
         };
         let load = &load;
         let received: Vec<String> = std::thread::scope(|scope| {
@@ -183,6 +186,8 @@ struct Load {
     pid: u32,
     answers: AtomicU64,
     kill_after: u64,
+    /// Nobody asks before everybody is connected: whoever came later would find nobody there.
+    connected: Barrier,
 }
 
 impl Load {
@@ -191,6 +196,7 @@ impl Load {
         let mut got = Vec::new();
         let mut stream = std::net::TcpStream::connect(&self.address).expect("connected");
         stream.set_nodelay(true).expect("a TCP stream");
+        self.connected.wait();
         stream.set_read_timeout(Some(PATIENCE)).expect("a TCP stream");
         let mut answer = Vec::new();
         for number in 1_u64.. {
@@ -433,6 +439,7 @@ async fn a_lost_store_harms_no_token_that_is_held() {
 /// The primary dies, and Sentinel promotes a replica: what was connected is there, and more can be.
 #[tokio::test]
 async fn a_failover_of_redis_is_followed() {
+    let _alone = alone().await;
     let mut redis = RedisTopology::start(2, 3);
     let url = redis.url();
     let store = format!("kind = \"redis\"\nurl = \"{url}\"\nwait_replicas = 1");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use entra_emulator::{Endpoint, Fault, FaultRule, RevokeKind};
 
-use crate::world::{ALICE, BOB, CLIENT_ID, CLIENT_SECRET, Kept, Plan, World, text, until};
+use crate::world::{ALICE, BOB, CLIENT_ID, CLIENT_SECRET, Kept, Plan, World, alone, text, until};
 
 /// How long the long forms of these tests last; a few seconds in `make check`.
 fn lasting(short: u64) -> Duration {
@@ -84,6 +84,7 @@ async fn a_rejected_app_credential_changes_no_connection_and_heals_at_once() {
 /// long form says how a calm machine does.
 #[tokio::test]
 async fn a_tenant_that_hangs_is_nobody_elses_trouble() {
+    let _alone = alone().await;
     let life = Duration::from_secs(2);
     let limits = "[limits]\nauthority_timeout = \"5s\"\nlease = \"12s\"\n";
     let world = Arc::new(Plan::default().kept(Kept::Redis).token_life(life).sections(limits).start().await);

@@ -45,6 +45,13 @@ const LOOK: Duration = Duration::from_millis(10);
 /// The file of the clock that a world's daemons go by, in the folder of each.
 const CLOCK: &str = "clock";
 
+/// For tests that load the machine with hundreds of callers or many processes: one of them runs at a time. Hold what this gives
+/// to the end.
+pub(crate) async fn alone() -> tokio::sync::MutexGuard<'static, ()> {
+    static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    ONE.lock().await
+}
+
 /// Waits until something is so.
 pub(crate) async fn until(daemon: &Process, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
