@@ -21,8 +21,8 @@ use super::clouds::{
 use super::credential_set::{CredentialSet, Member};
 use super::discovery::{DOCUMENT_PATH, Expected, Metadata};
 use super::http::{HttpAnswer, HttpClient, HttpFailure, HttpFault, Roots, RootsFault};
-use super::id_token::{IdTokenFault, Rules, UnverifiedToken};
-use super::jwks::KeySet;
+use super::id_token::{IdTokenFault, Renewal, Rules, UnverifiedToken};
+use super::jwks::{Algorithm, KeySet};
 use super::observer::{AuthorityEvent, AuthorityObserver, Endpoint};
 use super::text::{one_line, trace_word};
 use super::token_answer::{self, TokenSuccess, Unusable};
@@ -32,8 +32,8 @@ use super::url::{CheckedUrl, UrlFault};
 use super::way_out::Outbound;
 use super::wire::{self, MAX_CLAIMS, Object, TokenError};
 use super::{
-    AdminConsentRequest, Authority, AuthorizeRequest, AuthorizeUrl, RedeemRequest, RefreshRequest,
-    TokenAnswer,
+    AdminConsentRequest, Authority, AuthorizeRequest, AuthorizeUrl, Fate, RedeemRequest, RefreshRequest,
+    Refreshed, RefusedAnswer, TokenAnswer,
 };
 use crate::domain::account::Account;
 use crate::domain::credential::InVain;
@@ -673,23 +673,6 @@ impl OpenIdAuthority {
         self.parts.observer.observe(event);
     }
 
-    /// Refuses an `id_token` by name.
-    fn id_token_refused(
-        &self,
-        doing: &'static str,
-        fault: IdTokenFault,
-        then: Disposition,
-        ids: &AuthorityError,
-    ) -> AuthorityFailure {
-        let mut failure = ours(doing, then, format!("the id_token is refused by the rule {fault}"));
-        failure.answer = ids.clone();
-        if fault == IdTokenFault::TenantNotAllowed {
-            failure.answer.error = Some(TENANT_NOT_ALLOWED.to_owned());
-            failure.answer.status = None; // it is not the authority's word
-        }
-        failure
-    }
-
     /// The keys to check a token with, looked for once more when its own is not among them.
     async fn keys_for(
         &self,
@@ -732,12 +715,14 @@ impl OpenIdAuthority {
         let mut tokens = self.token_call(&metadata, call).await?.usable(doing)?;
 
         let ids = tokens.ids.clone();
-        let refuse = |fault| self.id_token_refused(doing, fault, Disposition::Restart, &ids);
-        let id_token = tokens.success.id_token.take().ok_or_else(|| refuse(IdTokenFault::Missing))?;
+        let refuse = |fault, words: &str| id_token_refused(doing, fault, words, &ids);
+        let missing = || refuse(IdTokenFault::Missing, IdTokenFault::Missing.as_str());
+        let id_token = tokens.success.id_token.take().ok_or_else(missing)?;
+        let token = UnverifiedToken::parse(&id_token).map_err(|fault| refuse(fault, fault.as_str()))?;
         let rules = self.rules(&metadata, Some(request.nonce), &tokens.success);
-        let token = UnverifiedToken::parse(&id_token, &rules).map_err(refuse)?;
         let keys = self.keys_for(&metadata, keys, &token).await;
-        let account = token.verify(&keys, &rules).map_err(refuse)?;
+        let verified = token.verify(Some(&keys), &rules);
+        let account = verified.map_err(|fault| refuse(fault, &token.words(fault)))?;
         // The grant is for the host that gave it. (Where that is another one than the issuer's before, its first use will say so.)
         let _known =
             self.admit(doing, self.grants_of(&account), &metadata.token_endpoint, Duration::ZERO).await;
@@ -745,7 +730,7 @@ impl OpenIdAuthority {
         Ok(tokens.answer(Some(account), odd, request.scopes))
     }
 
-    async fn use_refresh_token(&self, request: RefreshRequest<'_>) -> Result<TokenAnswer, AuthorityFailure> {
+    async fn use_refresh_token(&self, request: RefreshRequest<'_>) -> Result<Refreshed, AuthorityFailure> {
         let doing = "refreshing a grant";
         let claims = self.claims(doing, request.claims)?;
         let metadata = self.metadata(doing).await?;
@@ -763,58 +748,71 @@ impl OpenIdAuthority {
         let (asked, tenant) = (Asked::Refresh, request.account.tid.clone());
         let call = TokenCall { doing, asked, endpoint, fields, candidates, is_use: true, tenant };
         let answered = self.token_call(&metadata, call).await.map_err(used_all_the_same)?;
-        // Without a refresh token in a whole answer the one that was sent stays in force.
-        let is_settled = matches!(&answered.read, Err(Unusable { is_whole: true, refresh_token: None, .. }));
-        let settled = |failure| if is_settled { failure } else { used_all_the_same(failure) };
-        let mut tokens = answered.usable(doing).map_err(settled)?;
-        let (account, odd) = match tokens.success.id_token.take() {
-            None => (None, Vec::new()),
-            Some(id_token) => {
-                let rules = self.rules(&metadata, None, &tokens.success);
-                self.renewed_account(doing, &id_token, &metadata, &rules, request.account, &tokens.ids)
-                    .await?
+        // Whatever is not believed of it: it was a success, so the refresh token that was sent was used.
+        let Answered { read, requested_at, ids } = answered;
+        let mut success = match read {
+            Ok(success) => success,
+            Err(Unusable { rule, why, refresh_token, is_whole }) => {
+                let fate = match refresh_token {
+                    Some(refresh_token) => Fate::Replaced(refresh_token),
+                    None if is_whole => Fate::AsBefore,
+                    None => Fate::Unknown,
+                };
+                return Ok(RefusedAnswer::new(doing, rule.to_owned(), why, fate, ids).into());
             }
         };
-        Ok(tokens.answer(account, odd, request.scopes))
+        let (account, odd) = match success.id_token.take() {
+            None => (None, Vec::new()),
+            Some(id_token) => {
+                match self.renewal(doing, &id_token, &metadata, &success, request.account).await {
+                    Ok(believed) => believed,
+                    Err((rule, true)) => {
+                        let why =
+                            "the authority answered with another account's tokens; none of them is used";
+                        let refused = RefusedAnswer::new(doing, rule, why.to_owned(), Fate::Unknown, ids);
+                        return Ok(refused.into());
+                    }
+                    Err((rule, false)) => {
+                        let why =
+                            "the id_token is not to be believed, so the access token is not used".to_owned();
+                        let fate = success.refresh_token.map_or(Fate::AsBefore, Fate::Replaced);
+                        return Ok(RefusedAnswer::new(doing, rule, why, fate, ids).into());
+                    }
+                }
+            }
+        };
+        let tokens = Tokens { success, requested_at, ids };
+        Ok(Refreshed::Tokens(Box::new(tokens.answer(account, odd, request.scopes))))
     }
 
-    /// The account that a refresh's `id_token` names, which must be `owner`.
-    ///
-    /// The refresh token before these may be spent, so they are not thrown away because our clock is wrong or the
-    /// keys cannot be had: the claims, which came over TLS from the token endpoint itself (OpenID Connect Core
-    /// §3.1.3.7 item 6), must still name the owner, and no identity is taken from them.
-    async fn renewed_account(
+    /// The account that a refresh's `id_token` names, where that is certain, and what is odd about it. `Err` with the rule
+    /// that forbids the answer, and whether it is somebody else's.
+    async fn renewal(
         &self,
         doing: &'static str,
         id_token: &str,
         metadata: &Metadata,
-        rules: &Rules<'_>,
+        success: &TokenSuccess,
         owner: &Account,
-        ids: &AuthorityError,
-    ) -> Result<(Option<Account>, Vec<String>), AuthorityFailure> {
-        // The answer was a 200: whatever is refused of it, the refresh token was used.
-        let refuse = |fault| self.id_token_refused(doing, fault, Disposition::OutcomeUnknown, ids);
-        let token = UnverifiedToken::parse(id_token, rules).map_err(refuse)?;
+    ) -> Result<(Option<Account>, Vec<String>), (String, bool)> {
+        let rule = |words: &str| format!("id_token {words}");
+        let token = UnverifiedToken::parse(id_token).map_err(|fault| (rule(fault.as_str()), false))?;
+        let rules = self.rules(metadata, None, success);
         let verified = match self.keys(doing, metadata).await {
-            Ok(keys) => token.verify(&*self.keys_for(metadata, keys, &token).await, rules),
-            Err(_) => Err(IdTokenFault::UnknownKey),
+            Ok(keys) => token.verify(Some(&*self.keys_for(metadata, keys, &token).await), &rules),
+            Err(_) => token.verify(None, &rules),
         };
         let mut odd: Vec<String> = token.odd_claims().map(claim_remark).collect();
-        let (account, is_verified) = match verified {
-            Ok(account) => (account, true),
-            Err(fault) if fault.may_be_ours() => {
-                odd.push(format!("id_token_{fault}"));
-                (token.check_identity(rules).map_err(refuse)?, false)
+        match token.judge_renewal(verified, &rules, owner) {
+            Renewal::Verified(account) => Ok((Some(account), odd)),
+            // No identity is taken from it.
+            Renewal::Unverified(fault) => {
+                odd.push(rule(&token.words(fault)));
+                Ok((None, odd))
             }
-            Err(fault) => return Err(refuse(fault)),
-        };
-        if account.id() != owner.id() {
-            let cause =
-                "the authority answered with another account's tokens; none of them is used".to_owned();
-            let failure = ours(doing, Disposition::OutcomeUnknown, cause);
-            return Err(AuthorityFailure { answer: ids.clone(), ..failure });
+            Renewal::Unjudged(fault) => Err((rule(&token.words(fault)), false)),
+            Renewal::Another => Err(("another_account".to_owned(), true)),
         }
-        Ok((is_verified.then_some(account), odd))
     }
 
     fn rules<'a>(
@@ -994,7 +992,7 @@ impl Authority for OpenIdAuthority {
     fn refresh<'a>(
         &'a self,
         request: RefreshRequest<'a>,
-    ) -> BoxFuture<'a, Result<TokenAnswer, AuthorityFailure>> {
+    ) -> BoxFuture<'a, Result<Refreshed, AuthorityFailure>> {
         Box::pin(self.use_refresh_token(request))
     }
 
@@ -1020,10 +1018,29 @@ impl Answered {
         match read {
             Ok(success) => Ok(Tokens { success, requested_at, ids }),
             Err(unusable) => {
-                let cause = format!("the answer is refused by the rule {}: {}", unusable.rule, unusable.why);
+                let cause = refused_by(unusable.rule, &unusable.why);
                 Err(AuthorityFailure { answer: ids, ..ours(doing, LATER, cause) })
             }
         }
+    }
+}
+
+fn refused_by(rule: &str, why: &str) -> String {
+    format!("the answer is refused by the rule {rule}: {why}")
+}
+
+impl RefusedAnswer {
+    fn new(doing: &'static str, rule: String, why: String, fate: Fate, ids: AuthorityError) -> Self {
+        // What is known of the grant is no doubt: the next try goes on from there.
+        let disposition = if matches!(fate, Fate::Unknown) { Disposition::OutcomeUnknown } else { LATER };
+        let failure = AuthorityFailure { answer: ids, ..ours(doing, disposition, refused_by(&rule, &why)) };
+        RefusedAnswer { rule, fate, failure }
+    }
+}
+
+impl From<RefusedAnswer> for Refreshed {
+    fn from(refused: RefusedAnswer) -> Self {
+        Refreshed::Refused(Box::new(refused))
     }
 }
 
@@ -1052,16 +1069,39 @@ impl Tokens {
     }
 }
 
+/// A sign-in's `id_token`, refused by name.
+fn id_token_refused(
+    doing: &'static str,
+    fault: IdTokenFault,
+    words: &str,
+    ids: &AuthorityError,
+) -> AuthorityFailure {
+    let mut cause = format!("the id_token is refused by the rule {words}");
+    if fault == IdTokenFault::Algorithm {
+        let known: Vec<&str> = Algorithm::ALL.into_iter().map(Algorithm::as_str).collect();
+        let known = known.join(", ");
+        cause.push_str(&format!(
+            "; have the provider sign this app's tokens with one that it publishes, of {known}"
+        ));
+    }
+    let mut failure = ours(doing, Disposition::Restart, cause);
+    failure.answer = ids.clone();
+    if fault == IdTokenFault::TenantNotAllowed {
+        failure.answer.error = Some(TENANT_NOT_ALLOWED.to_owned());
+        failure.answer.status = None; // it is not the authority's word
+    }
+    failure
+}
+
 /// The remark on a claim that need not be there and cannot be read.
 fn claim_remark(claim: &str) -> String {
     format!("claim_{claim}_ignored")
 }
 
-/// A refresh that was answered with something unusable: a 200 that is no token answer, or a gateway's word that it lost the
-/// answer. The authority may have used the refresh token up.
+/// A refresh of which a gateway said that it lost the answer. The authority may have used the refresh token up.
 fn used_all_the_same(failure: AuthorityFailure) -> AuthorityFailure {
     match (failure.disposition, failure.answer.status) {
-        (Disposition::RetryAfter(_), Some(200 | 502 | 504)) => {
+        (Disposition::RetryAfter(_), Some(502 | 504)) => {
             AuthorityFailure { disposition: Disposition::OutcomeUnknown, ..failure }
         }
         _ => failure,

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::digest::digest;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::clouds::{Provider, Tenants};
 use super::discovery::Metadata;
 use super::jwks::{Algorithm, Key, KeySet};
-use super::text::{is_guid, one_line};
+use super::text::{code_word, is_guid, one_line};
 use super::wire::Object;
 use crate::domain::account::Account;
 use crate::domain::time::Timestamp;
@@ -96,11 +96,24 @@ faults! {
 }
 
 impl IdTokenFault {
-    /// Whether the fault may be our clock's or our lack of keys, and not the token's.
-    pub(super) fn may_be_ours(self) -> bool {
-        use IdTokenFault::{Expired, IssuedInFuture, NoKeyId, NotYetValid, UnknownKey};
-        matches!(self, UnknownKey | NoKeyId | Expired | NotYetValid | IssuedInFuture)
+    /// Whether the fault may be our clock's, or our lack of keys or of an algorithm, and not the token's.
+    fn may_be_ours(self) -> bool {
+        use IdTokenFault::{Algorithm, Expired, IssuedInFuture, NoKeyId, NotYetValid, UnknownKey};
+        matches!(self, UnknownKey | NoKeyId | Algorithm | Expired | NotYetValid | IssuedInFuture)
     }
+}
+
+/// What the `id_token` of a refresh says of the answer that it came in.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Renewal {
+    /// All is as it should be. It is the owner, perhaps under another name.
+    Verified(Account),
+    /// It names the owner, and could not be verified for a reason that need not be the token's.
+    Unverified(IdTokenFault),
+    /// It is not to be believed, or does not say whose answer it is.
+    Unjudged(IdTokenFault),
+    /// It names another account, or is for another app.
+    Another,
 }
 
 impl std::fmt::Display for IdTokenFault {
@@ -125,15 +138,19 @@ pub(super) struct Rules<'a> {
 /// A token taken apart, with nothing believed yet but that its header can be worked with.
 pub(super) struct UnverifiedToken<'a> {
     kid: Option<String>,
-    algorithm: Algorithm,
+    /// As the header has it.
+    algorithm: Option<String>,
+    /// What is wrong with the header, if anything is; then only the claims can be looked at.
+    unfit: Option<IdTokenFault>,
     claims: Object,
     signed: &'a str,
+    /// Empty where it is not base64url: it fits nothing.
     signature: Vec<u8>,
 }
 
 impl<'a> UnverifiedToken<'a> {
     /// Takes a token apart. Key material and addresses in the header (`jku`, `jwk`, `x5u`, `x5c`) are not looked at.
-    pub(super) fn parse(token: &'a str, rules: &Rules<'_>) -> Result<Self, IdTokenFault> {
+    pub(super) fn parse(token: &'a str) -> Result<Self, IdTokenFault> {
         let parts: Vec<&str> = token.split('.').collect();
         let [header, claims, signature] = parts[..] else {
             return Err(if parts.len() == 5 { IdTokenFault::Encrypted } else { IdTokenFault::Malformed });
@@ -149,21 +166,35 @@ impl<'a> UnverifiedToken<'a> {
         if header.0.contains_key("enc") {
             return Err(IdTokenFault::Encrypted);
         }
-        if header.0.contains_key("crit") {
-            return Err(IdTokenFault::Critical);
-        }
-        if text("typ")?.is_some_and(|kind| !kind.eq_ignore_ascii_case("jwt")) {
-            return Err(IdTokenFault::WrongType);
-        }
-        let name = text("alg")?.ok_or(IdTokenFault::Algorithm)?;
-        let algorithm = Algorithm::parse(name).filter(|_| rules.allow_algorithm(name));
+        let is_unfit = if header.0.contains_key("crit") {
+            Some(IdTokenFault::Critical)
+        } else if text("typ").is_ok_and(|kind| kind.is_some_and(|kind| !kind.eq_ignore_ascii_case("jwt"))) {
+            Some(IdTokenFault::WrongType)
+        } else {
+            ["typ", "alg", "kid"].into_iter().find_map(|name| text(name).err())
+        };
+        let owned = |name: &str| text(name).ok().flatten().map(str::to_owned);
+        let signed = &token[..token.len() - signature.len() - 1];
+        let signature = decode(signature);
         Ok(UnverifiedToken {
-            algorithm: algorithm.ok_or(IdTokenFault::Algorithm)?,
-            kid: text("kid")?.map(str::to_owned),
+            kid: owned("kid"),
+            algorithm: owned("alg"),
+            unfit: is_unfit.or(signature.as_ref().err().copied()),
             claims: object(decode(claims)?)?,
-            signed: &token[..token.len() - signature.len() - 1],
-            signature: decode(signature)?,
+            signed,
+            signature: signature.unwrap_or_default(),
         })
+    }
+
+    /// The rule and what it was broken with, for words.
+    pub(super) fn words(&self, fault: IdTokenFault) -> String {
+        let algorithm =
+            self.algorithm.as_deref().map(|name| code_word(name).unwrap_or_else(|| one_line(name)));
+        match (fault, algorithm) {
+            (IdTokenFault::Algorithm, Some(name)) => format!("{fault} ({name})"),
+            (IdTokenFault::Algorithm, None) => format!("{fault} (none is named)"),
+            _ => fault.to_string(),
+        }
     }
 
     /// Whether `keys` has a key of this token's id.
@@ -172,20 +203,66 @@ impl<'a> UnverifiedToken<'a> {
     }
 
     /// Checks everything: signature, key, claims. The account is whose token it is.
-    pub(super) fn verify(&self, keys: &KeySet, rules: &Rules<'_>) -> Result<Account, IdTokenFault> {
-        let candidates = keys.find(self.kid.as_deref());
+    /// Without any keys, whose is not known.
+    pub(super) fn verify(&self, keys: Option<&KeySet>, rules: &Rules<'_>) -> Result<Account, IdTokenFault> {
+        if let Some(fault) = self.unfit {
+            return Err(fault);
+        }
+        let name = self.algorithm.as_deref().unwrap_or_default();
+        let algorithm = Algorithm::parse(name).filter(|_| rules.allow_algorithm(name));
+        let algorithm = algorithm.ok_or(IdTokenFault::Algorithm)?;
+        let candidates = keys.map(|keys| keys.find(self.kid.as_deref())).unwrap_or_default();
         if candidates.is_empty() {
             return Err(if self.kid.is_none() { IdTokenFault::NoKeyId } else { IdTokenFault::UnknownKey });
         }
         let message = self.signed.as_bytes();
-        let key = candidates.into_iter().find(|key| key.verifies(self.algorithm, message, &self.signature));
+        let key = candidates.into_iter().find(|key| key.verifies(algorithm, message, &self.signature));
         let key = key.ok_or(IdTokenFault::Signature)?;
-        let account = self.check_claims(rules)?;
+        let account = self.check_claims(algorithm, rules)?;
         self.check_key(key, &account, rules)?;
         Ok(account)
     }
 
-    fn check_claims(&self, rules: &Rules<'_>) -> Result<Account, IdTokenFault> {
+    /// What the token says of the answer to a refresh of `owner`'s grant. The answer came over TLS from the token endpoint
+    /// itself, so what only could not be verified still says who it is (OpenID Connect Core §3.1.3.7 item 6).
+    pub(super) fn judge_renewal(
+        &self,
+        verified: Result<Account, IdTokenFault>,
+        rules: &Rules<'_>,
+        owner: &Account,
+    ) -> Renewal {
+        use IdTokenFault::{Audience, ClaimMissing, ClaimType, Issuer};
+        let fault = match verified {
+            Ok(account) if account.id() == owner.id() => return Renewal::Verified(account),
+            Ok(_) => return Renewal::Another,
+            Err(fault) => fault,
+        };
+        match self.check_identity(rules) {
+            Ok(account) if account.id() != owner.id() => Renewal::Another,
+            // With the identity as it should be, it is a time that is missing or odd.
+            Ok(_) if fault.may_be_ours() || matches!(fault, ClaimMissing | ClaimType) => {
+                Renewal::Unverified(fault)
+            }
+            Ok(_) => Renewal::Unjudged(fault),
+            Err(Issuer | Audience) => Renewal::Another,
+            Err(_) if self.contradicts(owner) => Renewal::Another,
+            Err(fault) => Renewal::Unjudged(fault),
+        }
+    }
+
+    /// Whether what can be read of who it is names somebody else.
+    fn contradicts(&self, owner: &Account) -> bool {
+        let differs = |name: &str, own: &str| {
+            let said = self.claims.0.get(name).and_then(Value::as_str).filter(|said| !said.is_empty());
+            said.is_some_and(|said| !said.eq_ignore_ascii_case(own))
+        };
+        match (&owner.tid, &owner.oid) {
+            (Some(tid), Some(oid)) => differs("tid", tid) || differs("oid", oid),
+            _ => differs("sub", &owner.sub),
+        }
+    }
+
+    fn check_claims(&self, algorithm: Algorithm, rules: &Rules<'_>) -> Result<Account, IdTokenFault> {
         let account = self.check_identity(rules)?;
         self.check_times(rules.now)?;
         if let Some(nonce) = rules.nonce
@@ -194,8 +271,9 @@ impl<'a> UnverifiedToken<'a> {
             return Err(IdTokenFault::Nonce);
         }
         if let Some(at_hash) = self.optional("at_hash") {
-            let hash = digest(&SHA256, rules.access_token.as_bytes());
-            if at_hash != URL_SAFE_NO_PAD.encode(&hash.as_ref()[..16]) {
+            let hash = digest(algorithm.digest(), rules.access_token.as_bytes());
+            let half = &hash.as_ref()[..hash.as_ref().len() / 2];
+            if at_hash != URL_SAFE_NO_PAD.encode(half) {
                 return Err(IdTokenFault::AccessTokenHash);
             }
         }
@@ -204,10 +282,10 @@ impl<'a> UnverifiedToken<'a> {
 
     /// Checks alone who it is, and whose and for whom. Enough to see that a token names somebody else, and never,
     /// without the rest, to learn who somebody is.
-    pub(super) fn check_identity(&self, rules: &Rules<'_>) -> Result<Account, IdTokenFault> {
+    fn check_identity(&self, rules: &Rules<'_>) -> Result<Account, IdTokenFault> {
         let iss = self.need("iss")?;
         let sub = self.need("sub")?;
-        if sub.is_empty() || sub.len() > MAX_SUBJECT || sub.chars().any(char::is_control) {
+        if sub.len() > MAX_SUBJECT || sub.chars().any(char::is_control) {
             return Err(IdTokenFault::ClaimType);
         }
         let ids = match rules.provider {
@@ -268,6 +346,8 @@ impl<'a> UnverifiedToken<'a> {
     fn check_audience(&self, client_id: &str) -> Result<(), IdTokenFault> {
         match self.claims.0.get("aud") {
             None | Some(Value::Null) => return Err(IdTokenFault::ClaimMissing),
+            Some(Value::Array(audiences)) if audiences.is_empty() => return Err(IdTokenFault::ClaimMissing),
+            Some(Value::String(audience)) if audience.is_empty() => return Err(IdTokenFault::ClaimMissing),
             Some(Value::String(audience)) if audience == client_id => {}
             Some(Value::String(_)) => return Err(IdTokenFault::Audience),
             Some(Value::Array(audiences)) => {
@@ -306,7 +386,7 @@ impl<'a> UnverifiedToken<'a> {
     }
 
     fn need(&self, name: &str) -> Result<&str, IdTokenFault> {
-        self.text(name)?.ok_or(IdTokenFault::ClaimMissing)
+        self.text(name)?.filter(|text| !text.is_empty()).ok_or(IdTokenFault::ClaimMissing)
     }
 
     /// A claim that need not be there, where it is a string that says something.
@@ -348,14 +428,16 @@ impl<'a> UnverifiedToken<'a> {
 }
 
 impl Rules<'_> {
-    /// The allow-list: Entra signs with RS256; any other provider with one of three, and of these only what its
-    /// document names.
+    /// The allow-list: Entra signs with RS256; any other provider with one that is known here, and of these only with what
+    /// its document names.
     fn allow_algorithm(&self, name: &str) -> bool {
         match self.provider {
             Provider::Entra => name == "RS256",
             Provider::OpenId => {
                 let named = self.metadata.id_token_algorithms.as_ref();
-                named.is_none_or(|named| named.iter().any(|named| named == name))
+                // (By what they are: EdDSA has two names.)
+                let is_it = |named: &String| Algorithm::parse(named) == Algorithm::parse(name);
+                named.is_none_or(|named| named.iter().any(is_it))
             }
         }
     }
@@ -498,7 +580,7 @@ mod tests {
         fn judge_text(&self, token: &str) -> Result<Account, IdTokenFault> {
             let rules = self.rules();
             let keys = KeySet::parse(self.keys.to_string().as_bytes()).expect("keys");
-            UnverifiedToken::parse(token, &rules)?.verify(&keys, &rules)
+            UnverifiedToken::parse(token)?.verify(Some(&keys), &rules)
         }
     }
 
@@ -579,7 +661,7 @@ mod tests {
         let trial =
             Trial::openid().claim("azp", json!(1)).claim("nbf", json!("0")).claim("at_hash", Value::Null);
         let token = trial.token();
-        let token = UnverifiedToken::parse(&token, &trial.rules()).expect("a token");
+        let token = UnverifiedToken::parse(&token).expect("a token");
         assert_eq!(token.odd_claims().collect::<Vec<_>>(), ["azp", "nbf"]);
     }
 
@@ -593,7 +675,9 @@ mod tests {
             ("alg none", e().header("alg", json!("none")), F::Algorithm),
             ("alg nOnE", e().header("alg", json!("nOnE")), F::Algorithm),
             ("alg HS256 with the public key", e().header("alg", json!("HS256")), F::Algorithm),
-            ("alg RS384", e().header("alg", json!("RS384")), F::Algorithm),
+            ("alg RS384 at Entra", e().header("alg", json!("RS384")), F::Algorithm),
+            ("an algorithm that is not known", o().header("alg", json!("ES512")), F::Algorithm),
+            ("an algorithm in other case", o().header("alg", json!("rs256")), F::Algorithm),
             ("alg PS256 at Entra", e().header("alg", json!("PS256")), F::Algorithm),
             ("alg ES256 at Entra", e().header("alg", json!("ES256")), F::Algorithm),
             ("no alg", Trial { header: json!({ "kid": "k1" }), ..e() }, F::Algorithm),
@@ -697,7 +781,8 @@ mod tests {
             ),
             ("audience in other case", e().claim("aud", json!(format!("{CLIENT_ID} "))), F::Audience),
             ("a list without us", e().claim("aud", json!(["x"])), F::Audience),
-            ("an empty list", e().claim("aud", json!([])), F::Audience),
+            ("an empty list", e().claim("aud", json!([])), F::ClaimMissing),
+            ("an empty audience", e().claim("aud", json!("")), F::ClaimMissing),
             ("a list with others", e().claim("aud", json!([CLIENT_ID, "x"])), F::ExtraAudience),
             ("us twice", e().claim("aud", json!([CLIENT_ID, CLIENT_ID])), F::ExtraAudience),
             ("aud an object", e().claim("aud", json!({ "0": CLIENT_ID })), F::ClaimType),
@@ -730,13 +815,13 @@ mod tests {
             ),
             // Who it is.
             ("sub missing", e().without("sub"), F::ClaimMissing),
-            ("sub empty", e().claim("sub", json!("")), F::ClaimType),
+            ("sub empty", e().claim("sub", json!("")), F::ClaimMissing),
             ("sub too long", e().claim("sub", json!("x".repeat(256))), F::ClaimType),
             ("sub a number", e().claim("sub", json!(7)), F::ClaimType),
             ("sub null", e().claim("sub", Value::Null), F::ClaimMissing),
             ("sub a list", e().claim("sub", json!(["pairwise"])), F::ClaimType),
             ("oid null", e().claim("oid", Value::Null), F::ClaimMissing),
-            ("oid empty", e().claim("oid", json!("")), F::ObjectId),
+            ("oid empty", e().claim("oid", json!("")), F::ClaimMissing),
             ("tid null", e().claim("tid", Value::Null), F::ClaimMissing),
             ("sub with a line break", e().claim("sub", json!("a\nb")), F::ClaimType),
             ("tid missing", e().without("tid"), F::ClaimMissing),

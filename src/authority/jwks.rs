@@ -1,8 +1,11 @@
 //! The authority's signing keys (RFC 7517), and signatures checked with them.
 
+use aws_lc_rs::digest;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, RSA_PKCS1_2048_8192_SHA256, RSA_PSS_2048_8192_SHA256, RsaPublicKeyComponents,
-    UnparsedPublicKey,
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256,
+    RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256,
+    RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaPublicKeyComponents, UnparsedPublicKey,
+    VerificationAlgorithm,
 };
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -17,25 +20,58 @@ const MAX_KEYS: usize = 100;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Algorithm {
     Rs256,
+    Rs384,
+    Rs512,
     Ps256,
+    Ps384,
+    Ps512,
     Es256,
+    Es384,
+    /// With Ed25519.
+    EdDsa,
 }
 
 impl Algorithm {
+    /// Every one.
+    pub(super) const ALL: [Algorithm; 9] = [
+        Algorithm::Rs256,
+        Algorithm::Rs384,
+        Algorithm::Rs512,
+        Algorithm::Ps256,
+        Algorithm::Ps384,
+        Algorithm::Ps512,
+        Algorithm::Es256,
+        Algorithm::Es384,
+        Algorithm::EdDsa,
+    ];
+
     pub(super) fn parse(name: &str) -> Option<Self> {
-        match name {
-            "RS256" => Some(Algorithm::Rs256),
-            "PS256" => Some(Algorithm::Ps256),
-            "ES256" => Some(Algorithm::Es256),
-            _ => None,
+        if name == "Ed25519" {
+            return Some(Algorithm::EdDsa); // its newer name (RFC 9864)
         }
+        Algorithm::ALL.into_iter().find(|algorithm| algorithm.as_str() == name)
     }
 
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Algorithm::Rs256 => "RS256",
+            Algorithm::Rs384 => "RS384",
+            Algorithm::Rs512 => "RS512",
             Algorithm::Ps256 => "PS256",
+            Algorithm::Ps384 => "PS384",
+            Algorithm::Ps512 => "PS512",
             Algorithm::Es256 => "ES256",
+            Algorithm::Es384 => "ES384",
+            Algorithm::EdDsa => "EdDSA",
+        }
+    }
+
+    /// The digest that hashes of tokens (`at_hash`) are made with (OpenID Connect Core §3.1.3.6; for Ed25519 the one inside it).
+    pub(super) fn digest(self) -> &'static digest::Algorithm {
+        match self {
+            Algorithm::Rs256 | Algorithm::Ps256 | Algorithm::Es256 => &digest::SHA256,
+            Algorithm::Rs384 | Algorithm::Ps384 | Algorithm::Es384 => &digest::SHA384,
+            Algorithm::Rs512 | Algorithm::Ps512 | Algorithm::EdDsa => &digest::SHA512,
         }
     }
 }
@@ -48,6 +84,9 @@ enum Material {
     },
     /// Uncompressed point on P-256.
     P256(Vec<u8>),
+    /// Uncompressed point on P-384.
+    P384(Vec<u8>),
+    Ed25519(Vec<u8>),
 }
 
 /// One key of the authority.
@@ -64,21 +103,32 @@ pub(super) struct Key {
 impl Key {
     /// Whether the key signed `message`. False too when the key is of another kind than the algorithm.
     pub(super) fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
-        if self.algorithm.as_deref().is_some_and(|own| own != algorithm.as_str()) {
+        // A name that is not known is of no algorithm here.
+        if self.algorithm.as_deref().is_some_and(|own| Algorithm::parse(own) != Some(algorithm)) {
             return false;
         }
-        match (&self.material, algorithm) {
-            (Material::Rsa { n, e }, Algorithm::Rs256) => RsaPublicKeyComponents { n, e }
-                .verify(&RSA_PKCS1_2048_8192_SHA256, message, signature)
-                .is_ok(),
-            (Material::Rsa { n, e }, Algorithm::Ps256) => {
-                RsaPublicKeyComponents { n, e }.verify(&RSA_PSS_2048_8192_SHA256, message, signature).is_ok()
+        let rsa = match algorithm {
+            Algorithm::Rs256 => Some(&RSA_PKCS1_2048_8192_SHA256),
+            Algorithm::Rs384 => Some(&RSA_PKCS1_2048_8192_SHA384),
+            Algorithm::Rs512 => Some(&RSA_PKCS1_2048_8192_SHA512),
+            Algorithm::Ps256 => Some(&RSA_PSS_2048_8192_SHA256),
+            Algorithm::Ps384 => Some(&RSA_PSS_2048_8192_SHA384),
+            Algorithm::Ps512 => Some(&RSA_PSS_2048_8192_SHA512),
+            Algorithm::Es256 | Algorithm::Es384 | Algorithm::EdDsa => None,
+        };
+        let scheme: &'static dyn VerificationAlgorithm = match (&self.material, algorithm, rsa) {
+            (Material::Rsa { n, e }, _, Some(rsa)) => {
+                return RsaPublicKeyComponents { n, e }.verify(rsa, message, signature).is_ok();
             }
-            (Material::P256(point), Algorithm::Es256) => {
-                UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).verify(message, signature).is_ok()
-            }
-            _ => false,
-        }
+            (Material::P256(_), Algorithm::Es256, _) => &ECDSA_P256_SHA256_FIXED,
+            (Material::P384(_), Algorithm::Es384, _) => &ECDSA_P384_SHA384_FIXED,
+            (Material::Ed25519(_), Algorithm::EdDsa, _) => &ED25519,
+            _ => return false,
+        };
+        let (Material::P256(key) | Material::P384(key) | Material::Ed25519(key)) = &self.material else {
+            return false;
+        };
+        UnparsedPublicKey::new(scheme, key).verify(message, signature).is_ok()
     }
 }
 
@@ -135,13 +185,19 @@ fn key(object: &Map<String, Value>) -> Option<Key> {
             }
             Material::Rsa { n, e }
         }
-        "EC" if text("crv")? == "P-256" => {
+        "EC" => {
+            let (size, material): (usize, fn(Vec<u8>) -> Material) = match text("crv")? {
+                "P-256" => (32, Material::P256),
+                "P-384" => (48, Material::P384),
+                _ => return None,
+            };
             let (x, y) = (bytes("x")?, bytes("y")?);
-            if x.len() != 32 || y.len() != 32 {
+            if x.len() != size || y.len() != size {
                 return None;
             }
-            Material::P256([&[4][..], &x, &y].concat())
+            material([&[4][..], &x, &y].concat())
         }
+        "OKP" if text("crv")? == "Ed25519" => Material::Ed25519(bytes("x").filter(|x| x.len() == 32)?),
         _ => return None,
     };
     Some(Key {
@@ -180,6 +236,9 @@ mod tests {
             with(good.clone(), "e", json!(b64([]))),
             with(good.clone(), "e", json!(b64([0xff; 9]))),
             with(p256_jwk("x", &P256), "crv", json!("P-384")),
+            with(p256_jwk("x", &P256), "crv", json!("secp256k1")),
+            json!({ "kty": "OKP", "crv": "Ed25519", "x": b64([1; 31]) }),
+            json!({ "kty": "OKP", "crv": "X25519", "x": b64([1; 32]) }),
             with(p256_jwk("x", &P256), "x", json!(b64([1; 31]))),
             json!("a key"),
             json!({}),

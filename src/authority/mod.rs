@@ -92,7 +92,7 @@ pub trait Authority: Send + Sync {
     fn refresh<'a>(
         &'a self,
         request: RefreshRequest<'a>,
-    ) -> BoxFuture<'a, Result<TokenAnswer, AuthorityFailure>>;
+    ) -> BoxFuture<'a, Result<Refreshed, AuthorityFailure>>;
 
     /// Where to send an administrator who shall approve the app; `None` where the authority has no such page.
     fn admin_consent_url<'a>(
@@ -158,7 +158,7 @@ pub struct RefreshRequest<'a> {
     pub refresh_token: &'a RefreshToken,
     /// The scopes wanted: one resource's, with the sign-in's own.
     pub scopes: &'a ScopeSet,
-    /// Whose grant it is: an `id_token` in the answer must name the same account, or the answer is refused whole.
+    /// Whose grant it is: of an answer whose `id_token` names another account nothing is used.
     pub account: &'a Account,
     /// A claims challenge of a resource, as JSON text.
     pub claims: Option<&'a str>,
@@ -175,6 +175,34 @@ pub struct AdminConsentRequest {
     pub redirect_uri: String,
     /// Ours, unguessable.
     pub state: String,
+}
+
+/// What a refresh was answered with, where that was a success.
+pub enum Refreshed {
+    /// Tokens to be used.
+    Tokens(Box<TokenAnswer>),
+    /// Something whose access token must not be used.
+    Refused(Box<RefusedAnswer>),
+}
+
+/// A success of which no access token is used.
+pub struct RefusedAnswer {
+    /// The rule that it broke, for a log.
+    pub rule: String,
+    /// What it makes of the grant.
+    pub fate: Fate,
+    /// The same as a failure, with the authority's ids of the answer.
+    pub failure: AuthorityFailure,
+}
+
+/// What an answer that is refused makes of the grant that it was asked for.
+pub enum Fate {
+    /// Its refresh token takes the place of the one that was sent, which may be spent.
+    Replaced(RefreshToken),
+    /// It brought none, so the one that was sent stays in force (RFC 6749 §6).
+    AsBefore,
+    /// Nobody knows.
+    Unknown,
 }
 
 /// A successful token answer, checked whole (RFC 6749 §5.1; OpenID Connect Core §3.1.3.7).

@@ -10,7 +10,9 @@ use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PKCS1_SHA256, RSA_PSS_SHA256,
+    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair,
+    KeyPair as _, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384,
+    RSA_PSS_SHA512, RsaEncoding,
 };
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -114,6 +116,11 @@ pub(super) static OTHER_RSA: LazyLock<KeyPair> =
 pub(super) static P256: LazyLock<EcdsaKeyPair> =
     LazyLock::new(|| EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a key"));
 
+pub(super) static P384: LazyLock<EcdsaKeyPair> =
+    LazyLock::new(|| EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).expect("a key"));
+pub(super) static ED25519: LazyLock<Ed25519KeyPair> =
+    LazyLock::new(|| Ed25519KeyPair::generate().expect("a key"));
+
 pub(super) fn b64(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
@@ -135,17 +142,33 @@ pub(super) fn p256_jwk(kid: &str, key: &EcdsaKeyPair) -> Value {
     json!({ "kty": "EC", "crv": "P-256", "use": "sig", "kid": kid, "x": b64(&point[1..33]), "y": b64(&point[33..]) })
 }
 
+/// The public halves of the keys on P-384 and Ed25519 as JWKs.
+pub(super) fn other_jwks(p384: &str, ed25519: &str) -> [Value; 2] {
+    let (point, public) = (P384.public_key().as_ref(), ED25519.public_key().as_ref());
+    [
+        json!({ "kty": "EC", "crv": "P-384", "kid": p384, "x": b64(&point[1..49]), "y": b64(&point[49..]) }),
+        json!({ "kty": "OKP", "crv": "Ed25519", "kid": ed25519, "x": b64(public) }),
+    ]
+}
+
 /// A JWT whose signature is made as `alg` in the header says, with the tests' own keys.
 pub(super) fn jwt(header: &Value, claims: &Value) -> String {
     let message = format!("{}.{}", b64(header.to_string()), b64(claims.to_string()));
     let random = SystemRandom::new();
     let mut rsa = vec![0; RSA.public_modulus_len()];
+    let mut by_rsa = |padding: &'static dyn RsaEncoding| {
+        RSA.sign(padding, &random, message.as_bytes(), &mut rsa).expect("signs");
+        rsa.clone()
+    };
     let signature = match header["alg"].as_str() {
         Some("ES256") => P256.sign(&random, message.as_bytes()).expect("signs").as_ref().to_vec(),
-        Some("PS256") => {
-            RSA.sign(&RSA_PSS_SHA256, &random, message.as_bytes(), &mut rsa).expect("signs");
-            rsa
-        }
+        Some("ES384") => P384.sign(&random, message.as_bytes()).expect("signs").as_ref().to_vec(),
+        Some("EdDSA" | "Ed25519") => ED25519.sign(message.as_bytes()).as_ref().to_vec(),
+        Some("RS384") => by_rsa(&RSA_PKCS1_SHA384),
+        Some("RS512") => by_rsa(&RSA_PKCS1_SHA512),
+        Some("PS256") => by_rsa(&RSA_PSS_SHA256),
+        Some("PS384") => by_rsa(&RSA_PSS_SHA384),
+        Some("PS512") => by_rsa(&RSA_PSS_SHA512),
         Some("HS256") => {
             // The old trick: the public key as the secret of a symmetric algorithm.
             let secret = RSA.public_key().as_der().expect("DER");
@@ -153,10 +176,7 @@ pub(super) fn jwt(header: &Value, claims: &Value) -> String {
             aws_lc_rs::hmac::sign(&key, message.as_bytes()).as_ref().to_vec()
         }
         Some("none") => Vec::new(),
-        _ => {
-            RSA.sign(&RSA_PKCS1_SHA256, &random, message.as_bytes(), &mut rsa).expect("signs");
-            rsa
-        }
+        _ => by_rsa(&RSA_PKCS1_SHA256),
     };
     format!("{message}.{}", b64(signature))
 }

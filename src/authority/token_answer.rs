@@ -102,7 +102,8 @@ impl<'a> Members<'a> {
         match self.tokens(remarks, is_mislabelled) {
             Ok(success) => Ok(TokenSuccess { refresh_token, ..success }),
             Err((rule, why)) => {
-                let is_clear = !["error_in_success", "repeated_member", "not_json"].contains(&rule);
+                let is_clear =
+                    !["error_in_success", "repeated_member", "bytes_after_end", "not_json"].contains(&rule);
                 let is_whole = is_clear && self.stands("access_token");
                 Err(Unusable { rule, why, refresh_token, is_whole })
             }
@@ -118,7 +119,8 @@ impl<'a> Members<'a> {
         let broken = |rule: &'static str, why: &str| Err((rule, why.to_owned()));
         match &self.end {
             End::Whole => {}
-            End::BytesAfter => remarks.push("bytes_after_end"),
+            // Perhaps two documents: which one is meant nobody knows.
+            End::BytesAfter => return broken("bytes_after_end", "something stands behind the JSON"),
             End::Broken(why) => return Err(("not_json", why.clone())),
             End::NotAnObject => return broken("not_an_object", "it is JSON, but not an object"),
         }

@@ -15,8 +15,7 @@ use crate::domain::id::{AppName, ConnectionKey, SessionId};
 use crate::domain::random::{random_bytes, random_token};
 use crate::domain::scope::ScopeSet;
 use crate::domain::secret::{AuthorizationCode, CodeVerifier, ConfirmationCode};
-use crate::domain::verdict::AuthorityError;
-use crate::refresh::{held_token, sha256_hex};
+use crate::refresh::{held_token, sha256_hex, warn_of_remarks};
 use crate::repository::{Kind, Redeemed, Taken};
 use crate::store::Floor;
 
@@ -585,13 +584,7 @@ fn redeemed(
         tracing::warn!(app = %session.app, connection = %session.connection, "the authority gave no refresh token; is offline_access among the app's scopes and granted?");
         return Err(FailureReason::ScopeMissing);
     };
-    if let Some(rules) = answer.remarks.words() {
-        let AuthorityError { trace_id, correlation_id, .. } = &answer.remarks.answer;
-        tracing::warn!(
-            app = %session.app, connection = %session.connection, rule = rules, trace_id, correlation_id,
-            "an answer of the authority is odd; what is odd in it was cut or ignored, and its tokens are kept"
-        );
-    }
+    warn_of_remarks(&session.key(), &answer.remarks);
     let answered = naming.scopes_lossy(answer.scopes.iter().map(String::as_str));
     // The answer speaks of one resource. What was consented to for the others shows when their tokens are fetched.
     let others = requested.iter().filter(|scope| {

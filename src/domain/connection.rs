@@ -199,6 +199,15 @@ impl Profile {
         self
     }
 
+    /// After an answer that brought another refresh token and nothing else that is believed: a later grant, of which nobody
+    /// knows more than of the one before.
+    #[must_use]
+    pub fn grant_replaced(mut self, attempts: Vec<Attempt>) -> Self {
+        self.renewals += 1;
+        attempts.into_iter().for_each(|attempt| self.remember(attempt));
+        self
+    }
+
     /// After a verdict of the authority on the current grant. Any other disposition leaves it as it is: the app's
     /// fault, or the authority's, is never the user's.
     #[must_use]

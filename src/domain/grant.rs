@@ -26,6 +26,14 @@ impl Grant {
             _ => Grant { current: used.clone(), previous: None },
         }
     }
+
+    /// The grant after `used` was answered with `next` and with nothing else that is believed. The next one goes first, for
+    /// the one that was used may be spent; beside it stays the one that last brought an answer that was believed.
+    #[must_use]
+    pub fn replaced(&self, used: &RefreshToken, next: RefreshToken) -> Self {
+        let believed = self.previous.as_ref().unwrap_or(used).clone();
+        Grant { previous: Some(believed).filter(|believed| *believed != next), current: next }
+    }
 }
 
 #[cfg(test)]
@@ -43,6 +51,25 @@ mod tests {
         assert!(second.current == token("2") && second.previous == Some(token("1")));
         let third = second.renewed(&second.current, Some(token("3")));
         assert!(third.current == token("3") && third.previous == Some(token("2")));
+    }
+
+    #[test]
+    fn a_refresh_token_of_an_answer_that_is_not_believed_stands_before_the_last_one_that_was() {
+        let grant = Grant::new(token("1"));
+        let second = grant.replaced(&grant.current, token("2"));
+        assert!(second.current == token("2") && second.previous == Some(token("1")));
+        // However often: the good one stays.
+        let third = second.replaced(&second.current, token("3"));
+        assert!(third.current == token("3") && third.previous == Some(token("1")));
+        // The one before was tried, and brought another one.
+        let fourth = third.replaced(&token("1"), token("4"));
+        assert!(fourth.current == token("4") && fourth.previous == Some(token("1")));
+        // One that comes back.
+        let back = second.replaced(&second.current, token("1"));
+        assert!(back.current == token("1") && back.previous.is_none());
+        // The first answer that is believed makes an end of it.
+        let healed = third.renewed(&third.current, Some(token("5")));
+        assert!(healed.current == token("5") && healed.previous == Some(token("3")));
     }
 
     #[test]

@@ -32,7 +32,7 @@ mod unclear;
 
 pub use engine::{Deps, Engine, EngineApp, Refused, Served, Settings};
 pub use plan::{Claims, Want};
-pub(crate) use renew::{held_token, sha256_hex};
+pub(crate) use renew::{held_token, sha256_hex, warn_of_remarks};
 pub use slots::{Failure, Held};
 pub use sweep::Swept;
 

@@ -13,10 +13,11 @@ use super::lease::{self, Lease};
 use super::plan::{self, Want};
 use super::slots::{Failure, Recent, Slot, Trouble, Unchecked};
 use super::{due, sweep, unclear};
-use crate::authority::{RefreshRequest, TokenAnswer};
+use crate::authority::{Fate, RefreshRequest, Refreshed, RefusedAnswer, TokenAnswer};
 use crate::domain::connection::{Attempt, Profile, Status};
 use crate::domain::grant::Grant;
 use crate::domain::id::{AppName, ConnectionKey};
+use crate::domain::remarks::Remarks;
 use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::secret::{AccessToken, RefreshToken};
 use crate::domain::time::Timestamp;
@@ -609,7 +610,7 @@ async fn use_grant(
         }
     };
     if lease.unsettled {
-        slot.state().remember(unsettled_attempt(inner));
+        note_unsettled(inner, slot);
         if must_not_replay(inner, key, connection) {
             inner.breakers.not_called(&key.app, tenant.as_deref());
             lease.release(inner, key, false).await;
@@ -627,68 +628,138 @@ async fn use_grant(
         }
     };
     let answered = asked.await;
-    note_ended(inner, key, tenant.as_deref(), answered.as_ref().err()).await;
+    let in_vain = match &answered {
+        Ok((_, Refreshed::Tokens(_))) => None,
+        Ok((_, Refreshed::Refused(refused))) => Some(&refused.failure),
+        Err(failure) => Some(failure),
+    };
+    note_ended(inner, key, tenant.as_deref(), in_vain).await;
     match answered {
-        Ok((used, answer)) => {
-            if let Some(rules) = answer.remarks.words() {
-                let AuthorityError { trace_id, correlation_id, .. } = &answer.remarks.answer;
-                tracing::warn!(
-                    app = %key.app, connection = %key.connection, rule = rules, trace_id, correlation_id,
-                    "an answer of the authority is odd; what is odd in it was cut or ignored, and its tokens are kept"
-                );
-            }
+        Ok((used, Refreshed::Tokens(answer))) => {
+            warn_of_remarks(key, &answer.remarks);
             let renewed = grant.renewed(&used, answer.refresh_token.clone());
             let expected = connection.revision;
-            let connection = succeed(inner, key, slot, connection, want, answer);
+            let connection = succeed(inner, key, slot, connection, want, *answer);
             let renewed_connection = connection.clone();
             let successor = successor(inner, key, (lease.nonce, expected), connection, renewed, used);
-            slot.state().unstored = Some(successor);
-            let stored = make_durable(inner, key, slot, seen.epoch).await;
+            let stored = keep(inner, key, slot, seen.epoch, successor, lease).await;
             if let Err(failure) = &stored {
                 note_trouble(inner, slot, want, failure, None);
             } else {
                 slot.state().trouble.remove(&want.resource);
             }
             slot.state().unclear = None;
-            // Its commit gave the lease back; an answer that was dropped did not. One that is not in the store yet, though it
-            // is in the journal, keeps lease and doubt: to others the refresh token there is as good as spent.
-            let is_stored_or_dropped = slot.state().unstored.is_none();
-            if is_stored_or_dropped {
-                let (giver, of) = (inner.clone(), key.clone());
-                let give_back = async move { lease.release(&giver, &of, true).await };
-                inner.deps.tasks.spawn("give a lease back", Box::pin(give_back));
-            }
             if let Some(used_at) = used_at {
                 let next = due_of(inner, key, &renewed_connection, Some(used_at), sweep::jitter(inner));
                 schedule(inner, key, next).await;
             }
             stored
         }
-        Err(failure) => {
-            let is_of_the_grant = speaks_of_the_grant(inner, key, connection, want);
-            let failure = match is_of_the_grant {
-                true => unclear::weigh(inner, key, slot, connection, failure),
-                false => failure,
+        Ok((used, Refreshed::Refused(refused))) => {
+            let RefusedAnswer { rule, fate, failure } = *refused;
+            warn_of_refused(key, &rule, &fate, &failure);
+            let refresh_token = match fate {
+                Fate::Replaced(next) if next != used => next,
+                Fate::Replaced(_) | Fate::AsBefore | Fate::Unknown => {
+                    return failed(inner, key, slot, (seen, grant), want, lease, failure).await;
+                }
             };
-            let judged = failure.disposition.is_verdict() && is_of_the_grant;
-            let known = failure.disposition != Disposition::OutcomeUnknown;
-            let failure = Arc::new(Failure::Authority(failure));
-            // What was said of a grant is no trouble of the one that took its place meanwhile.
-            let sign_in = slot.state().sign_in;
-            if sign_in.is_none_or(|sign_in| sign_in == connection.profile.sign_in) {
-                note_trouble(inner, slot, want, &failure, None);
-            }
-            warn_of_refusal(key, slot, want, &failure);
-            if judged {
-                let noted = judge(inner, key, slot, seen, grant, &failure, lease.nonce).await;
-                lease.release(inner, key, matches!(noted, Ok(true))).await;
-                noted?;
-            } else {
-                lease.release(inner, key, known).await;
-            }
+            slot.state().unclear = None;
+            let mut attempts = std::mem::take(&mut slot.state().attempts);
+            attempts.push(attempt(inner, &failure));
+            let expected = connection.revision;
+            let mut connection = connection.clone();
+            connection.profile = connection.profile.grant_replaced(attempts);
+            let replaced = grant.replaced(&used, refresh_token);
+            let successor = successor(inner, key, (lease.nonce, expected), connection, replaced, used);
+            let stored = keep(inner, key, slot, seen.epoch, successor, lease).await;
+            let failure = stored.err().unwrap_or_else(|| Arc::new(Failure::Authority(failure)));
+            pace(inner, slot, want, &failure, None);
             Err(failure)
         }
+        Err(failure) => failed(inner, key, slot, (seen, grant), want, lease, failure).await,
     }
+}
+
+/// Makes what came of the grant durable, and gives the lease back.
+async fn keep(
+    inner: &Arc<Inner>,
+    key: &ConnectionKey,
+    slot: &Arc<Slot>,
+    epoch: u64,
+    successor: Unstored,
+    lease: Lease,
+) -> Result<(), Arc<Failure>> {
+    slot.state().unstored = Some(successor);
+    let stored = make_durable(inner, key, slot, epoch).await;
+    // Its commit gave the lease back; an answer that was dropped did not. One that is not in the store yet, though it
+    // is in the journal, keeps lease and doubt: to others the refresh token there is as good as spent.
+    let is_stored_or_dropped = slot.state().unstored.is_none();
+    if is_stored_or_dropped {
+        let (giver, of) = (inner.clone(), key.clone());
+        let give_back = async move { lease.release(&giver, &of, true).await };
+        inner.deps.tasks.spawn("give a lease back", Box::pin(give_back));
+    }
+    stored
+}
+
+/// Notes that the grant was used in vain, writes a verdict down, and gives the lease back.
+async fn failed(
+    inner: &Arc<Inner>,
+    key: &ConnectionKey,
+    slot: &Arc<Slot>,
+    (seen, grant): (Seen, Grant),
+    want: &Want,
+    lease: Lease,
+    failure: AuthorityFailure,
+) -> Result<(), Arc<Failure>> {
+    let connection = &seen.loaded.connection;
+    let is_of_the_grant = speaks_of_the_grant(inner, key, connection, want);
+    let failure = match is_of_the_grant {
+        true => unclear::weigh(inner, key, slot, connection, failure),
+        false => failure,
+    };
+    let judged = failure.disposition.is_verdict() && is_of_the_grant;
+    let known = failure.disposition != Disposition::OutcomeUnknown;
+    let failure = Arc::new(Failure::Authority(failure));
+    // What was said of a grant is no trouble of the one that took its place meanwhile.
+    let sign_in = slot.state().sign_in;
+    if sign_in.is_none_or(|sign_in| sign_in == connection.profile.sign_in) {
+        note_trouble(inner, slot, want, &failure, None);
+    }
+    warn_of_refusal(key, slot, want, &failure);
+    if judged {
+        let noted = judge(inner, key, slot, seen, grant, &failure, lease.nonce).await;
+        lease.release(inner, key, matches!(noted, Ok(true))).await;
+        noted?;
+    } else {
+        lease.release(inner, key, known).await;
+    }
+    Err(failure)
+}
+
+/// Says in one line what was odd about an answer whose tokens are used.
+pub(crate) fn warn_of_remarks(key: &ConnectionKey, remarks: &Remarks) {
+    let Some(rule) = remarks.words() else { return };
+    let AuthorityError { trace_id, correlation_id, .. } = &remarks.answer;
+    tracing::warn!(
+        app = %key.app, connection = %key.connection, rule, trace_id, correlation_id,
+        "an answer of the authority is odd; its tokens are used, what is odd in it was cut or ignored"
+    );
+}
+
+/// Says in one line why an answer's access token is not used, and what becomes of its refresh token.
+fn warn_of_refused(key: &ConnectionKey, rule: &str, fate: &Fate, failure: &AuthorityFailure) {
+    let AuthorityError { trace_id, correlation_id, .. } = &failure.answer;
+    let refresh_token = match fate {
+        Fate::Replaced(_) => "the answer's is kept, and the one before it",
+        Fate::AsBefore => "the answer has none, the one before it is kept",
+        Fate::Unknown => "the one before it is kept, and may be spent",
+    };
+    tracing::warn!(
+        app = %key.app, connection = %key.connection, rule, trace_id, correlation_id, refresh_token, %failure,
+        "an answer of the authority is refused; its access token is not used"
+    );
 }
 
 /// Whether the grant must be left alone, because somebody may have used it up, for as long as a token of it lives: once
@@ -704,24 +775,28 @@ pub(super) fn is_alive(inner: &Inner, connection: &Connection) -> bool {
     connection.tokens.iter().any(|token| token.freshness(now, Duration::ZERO) != Freshness::Expired)
 }
 
-/// For `explain`: what a verdict that follows may come from.
-fn unsettled_attempt(inner: &Inner) -> Attempt {
-    Attempt {
+/// For `explain`: what a verdict that follows may come from. Where it was this replica, it has said better what happened.
+fn note_unsettled(inner: &Inner, slot: &Slot) {
+    let in_doubt = Disposition::OutcomeUnknown.as_str();
+    let mut state = slot.state();
+    if state.attempts.iter().any(|attempt| attempt.outcome == in_doubt) {
+        return;
+    }
+    state.remember(Attempt {
         at: inner.deps.clock.now(),
         action: "refresh".into(),
-        outcome: Disposition::OutcomeUnknown.as_str().into(),
+        outcome: in_doubt.into(),
         conclusion: "a replica began to refresh this connection and never said how that ended: it died, was stopped, or \
-                     lost the authority's answer"
+                     got no answer that could be used"
             .into(),
         answer: AuthorityError::default(),
-    }
+    });
 }
 
 fn unsettled_failure() -> AuthorityFailure {
     AuthorityFailure {
         doing: "refreshing a grant",
-        cause: "another replica may have used the refresh token up; it is not sent again while a token lives"
-            .into(),
+        cause: "the refresh token may be used up; it is not sent again while a token lives".into(),
         disposition: Disposition::OutcomeUnknown,
         answer: AuthorityError::default(),
         claims: None,
@@ -743,7 +818,7 @@ async fn ask_authority(
     grant: &Grant,
     want: &Want,
     lease: &Lease,
-) -> Result<(RefreshToken, TokenAnswer), AuthorityFailure> {
+) -> Result<(RefreshToken, Refreshed), AuthorityFailure> {
     let authority = inner.authority(&key.app).expect("only configured apps reach the engine");
     let scopes = scopes_to_ask(authority.scope_naming(), connection, want);
     let call = async |refresh_token: &RefreshToken| {
@@ -760,7 +835,11 @@ async fn ask_authority(
                 claims: want.claims.as_ref().map(|claims| claims.json.as_str()),
             })
             .await;
-        let outcome = answer.as_ref().map_or_else(|failure| failure.disposition.as_str(), |_| "ok");
+        let outcome = match &answer {
+            Ok(Refreshed::Tokens(_)) => "ok",
+            Ok(Refreshed::Refused(refused)) => refused.failure.disposition.as_str(),
+            Err(failure) => failure.disposition.as_str(),
+        };
         let elapsed = inner.deps.clock.monotonic().saturating_sub(begun);
         inner.deps.observer.refreshed(&key.app, outcome, elapsed);
         answer
@@ -1251,14 +1330,25 @@ fn attempt(inner: &Inner, failure: &AuthorityFailure) -> Attempt {
     }
 }
 
-/// Remembers a failed try, so that the next waits a little.
+/// Remembers a failed try: for `explain`, and so that the next waits a little.
 fn note_trouble(inner: &Inner, slot: &Slot, want: &Want, failure: &Arc<Failure>, left: Option<Duration>) {
+    let is_noted = pace(inner, slot, want, failure, left);
+    if let (Failure::Authority(failure), None, true) = (failure.as_ref(), left, is_noted)
+        && !failure.disposition.is_verdict()
+    {
+        let attempt = attempt(inner, failure);
+        slot.state().remember(attempt);
+    }
+}
+
+/// Has the next try wait a little. Not where it is only the trouble of whoever brought it.
+fn pace(inner: &Inner, slot: &Slot, want: &Want, failure: &Arc<Failure>, left: Option<Duration>) -> bool {
     let in_doubt = matches!(
         failure.as_ref(),
         Failure::Authority(failure) if failure.disposition == Disposition::OutcomeUnknown
     );
     if want.claims.is_some() && !in_doubt {
-        return; // a challenge that could not be met is the trouble of whoever brought it
+        return false; // a challenge that could not be met is the trouble of whoever brought it
     }
     let asked = match failure.as_ref() {
         Failure::Authority(AuthorityFailure { disposition: Disposition::RetryAfter(asked), .. }) => *asked,
@@ -1285,12 +1375,7 @@ fn note_trouble(inner: &Inner, slot: &Slot, want: &Want, failure: &Arc<Failure>,
     let about = state.held.as_ref().map(|held| held.connection.profile.last_refreshed_at);
     let trouble = Trouble { until: now + wait, failures, failure: failure.clone(), about };
     state.trouble.insert(want.resource.clone(), trouble);
-    if let (Failure::Authority(failure), None) = (failure.as_ref(), left)
-        && !failure.disposition.is_verdict()
-    {
-        let attempt = attempt(inner, failure);
-        state.remember(attempt);
-    }
+    true
 }
 
 /// Tells the operator what the authority refuses for another reason than the user's, an administrator's or a credential's, which

@@ -10,8 +10,8 @@ use tokio::sync::oneshot;
 use super::faults::{AuthorityWeather, Dice, Mutant};
 use super::tasks::{Pid, World};
 use crate::authority::{
-    AdminConsentRequest, Authority, AuthorizeRequest, AuthorizeUrl, RedeemRequest, RefreshRequest,
-    TokenAnswer,
+    AdminConsentRequest, Authority, AuthorizeRequest, AuthorizeUrl, Fate, RedeemRequest, RefreshRequest,
+    Refreshed, RefusedAnswer, TokenAnswer,
 };
 use crate::domain::account::PERSONAL_TENANT;
 use crate::domain::remarks::Remarks;
@@ -454,7 +454,7 @@ fn failure(disposition: Disposition, status: Option<u16>, cause: &str) -> Author
 }
 
 impl SimAuthority {
-    async fn use_token(&self, request: &RefreshRequest<'_>) -> Result<TokenAnswer, AuthorityFailure> {
+    async fn use_token(&self, request: &RefreshRequest<'_>) -> Result<Refreshed, AuthorityFailure> {
         let issuer = &self.issuer;
         let dice = &issuer.inner.dice;
         let (requested_at, begun) = (self.clock.now(), self.clock.monotonic());
@@ -506,16 +506,26 @@ impl SimAuthority {
             () = self.clock.sleep(patience) => None,
         };
         let garbled = garbage && word.is_some();
+        // Of some garbage the refresh token can still be read.
+        let replaces = garbled && matches!(word, Some(Word::Tokens { rotated: true, .. })) && drawn(500);
         {
             let mut state = issuer.state();
             let call = &mut state.calls[number];
             call.ended = Some(issuer.inner.world.now());
-            call.reached = word.is_some() && !garbled;
+            call.reached = word.is_some() && (!garbled || replaces);
         }
         let lost = || failure(Disposition::OutcomeUnknown, None, "no whole answer came");
         let word = word.ok_or_else(lost)?;
         if garbled {
             return match word {
+                Word::Tokens { stamp, .. } if replaces => {
+                    let cause = "the access token cannot be read";
+                    Ok(Refreshed::Refused(Box::new(RefusedAnswer {
+                        rule: "access_token".to_owned(),
+                        fate: Fate::Replaced(stamp.refresh_token()),
+                        failure: failure(Disposition::RetryAfter(None), Some(200), cause),
+                    })))
+                }
                 Word::Tokens { .. } => Err(lost()),
                 // An answer all the same, whose words nobody understands: of one grant, or of the app that is rejected.
                 Word::Refusal(_, status @ (400 | 401)) => {
@@ -546,7 +556,7 @@ impl SimAuthority {
                 let life = issuer.inner.life;
                 let expires_in = if issuer.inner.mutant == Mutant::LongLives { life * 2 } else { life };
                 let words = request.scopes.iter().filter(|scope| !scope.is_openid());
-                Ok(TokenAnswer {
+                Ok(Refreshed::Tokens(Box::new(TokenAnswer {
                     access_token: stamp.access_token(),
                     requested_at,
                     expires_in,
@@ -555,7 +565,7 @@ impl SimAuthority {
                     scopes: words.map(|scope| scope.wire().to_owned()).collect(),
                     account: None,
                     remarks: Remarks::default(),
-                })
+                })))
             }
         }
     }
@@ -587,7 +597,7 @@ impl Authority for SimAuthority {
     fn refresh<'a>(
         &'a self,
         request: RefreshRequest<'a>,
-    ) -> BoxFuture<'a, Result<TokenAnswer, AuthorityFailure>> {
+    ) -> BoxFuture<'a, Result<Refreshed, AuthorityFailure>> {
         Box::pin(async move { self.use_token(&request).await })
     }
 

@@ -10,7 +10,7 @@ use super::faults::{Dice, Mutant};
 use super::store::SimServer;
 use super::tasks::{Pid, SimTasks, WORLD, World};
 use crate::authority::{
-    AdminConsentRequest, Authority, AuthorizeRequest, AuthorizeUrl, RedeemRequest, RefreshRequest,
+    AdminConsentRequest, Authority, AuthorizeRequest, AuthorizeUrl, RedeemRequest, RefreshRequest, Refreshed,
     TokenAnswer,
 };
 use crate::domain::account::Account;
@@ -79,7 +79,7 @@ impl Authority for Counting {
     fn refresh<'a>(
         &'a self,
         request: RefreshRequest<'a>,
-    ) -> BoxFuture<'a, Result<TokenAnswer, AuthorityFailure>> {
+    ) -> BoxFuture<'a, Result<Refreshed, AuthorityFailure>> {
         Box::pin(async move {
             let requested_at = self.clock.now();
             self.calls
@@ -87,7 +87,7 @@ impl Authority for Counting {
                 .unwrap_or_else(PoisonError::into_inner)
                 .push((self.world.now(), request.account.sub.clone()));
             self.world.sleep(Duration::from_millis(150)).await;
-            Ok(TokenAnswer {
+            Ok(Refreshed::Tokens(Box::new(TokenAnswer {
                 access_token: AccessToken::new("a"),
                 requested_at,
                 expires_in: Duration::from_secs(10 * 3600),
@@ -96,7 +96,7 @@ impl Authority for Counting {
                 scopes: vec!["mail".into()],
                 account: None,
                 remarks: Remarks::default(),
-            })
+            })))
         })
     }
 

@@ -1,6 +1,7 @@
 //! Answers of the token endpoint that are odd: what is kept of them, and whose they must be.
 
 use super::*;
+use crate::authority::testing::{P256, other_jwks, p256_jwk};
 
 /// A refresh's answer with `change` made to it.
 async fn refreshed(change: impl Fn(&mut Value) + Send + 'static) -> Result<TokenAnswer, AuthorityFailure> {
@@ -81,5 +82,205 @@ async fn a_claim_that_need_not_be_there_costs_neither_a_refresh_nor_a_sign_in() 
             let refreshed = world.refresh_as("s").await;
             assert!(refreshed.is_ok(), "{row}: {}", failed(refreshed));
         }
+    }
+}
+
+/// What became of an answer to a refresh: `served`, or what of it is kept.
+async fn fate(world: &World) -> (&'static str, String) {
+    match world.refreshed(None).await.expect("an answer") {
+        Refreshed::Tokens(answer) => {
+            assert!(answer.refresh_token.is_some_and(|token| token.expose() == "RT-2"));
+            ("served", answer.remarks.rules.join(", "))
+        }
+        Refreshed::Refused(refused) => {
+            let RefusedAnswer { rule, fate, failure } = *refused;
+            assert_eq!(failure.answer.status, Some(200), "{failure}");
+            assert!(failure.answer.correlation_id.is_some() && failure.cause.contains(&rule), "{failure}");
+            let (fate, disposition) = match fate {
+                Fate::Replaced(token) => {
+                    assert_eq!(token.expose(), "RT-2");
+                    ("kept", LATER)
+                }
+                Fate::AsBefore => ("as before", LATER),
+                Fate::Unknown => ("nowhere", Disposition::OutcomeUnknown),
+            };
+            assert_eq!(failure.disposition, disposition, "{failure}");
+            (fate, rule)
+        }
+    }
+}
+
+/// The table of SEMANTICS 26a.
+#[tokio::test]
+async fn an_answer_is_served_kept_or_dropped_by_what_its_id_token_says() {
+    type Change = fn(&mut Value, &mut Value);
+    const SOMEBODY: &str = "dddddddd-0000-4000-8000-00000000000d";
+    let rows: Vec<(&str, Change, &str, &str)> = vec![
+        ("as it should be", |_, _| {}, "served", ""),
+        // It cannot be verified, and says whose it is.
+        ("a key nobody has", |h, _| h["kid"] = "k9".into(), "served", "id_token unknown_key"),
+        (
+            "an algorithm that is not Entra's",
+            |h, _| h["alg"] = "RS512".into(),
+            "served",
+            "id_token algorithm (RS512)",
+        ),
+        (
+            "an algorithm that nobody knows",
+            |h, _| h["alg"] = "XY1".into(),
+            "served",
+            "id_token algorithm (XY1)",
+        ),
+        ("a symmetric algorithm", |h, _| h["alg"] = "HS512".into(), "served", "id_token algorithm (HS512)"),
+        ("no algorithm", |h, _| h["alg"] = "none".into(), "served", "id_token algorithm (none)"),
+        ("an end that is past", |_, c| c["exp"] = json!(NOW - 999), "served", "id_token expired"),
+        ("no end", |_, c| c["exp"] = Value::Null, "served", "id_token claim_missing"),
+        ("a birth in words", |_, c| c["iat"] = "now".into(), "served", "id_token claim_type"),
+        // It is not to be believed, or does not say whose it is.
+        ("an extension nobody knows", |h, _| h["crit"] = json!(["x"]), "kept", "id_token critical"),
+        ("another kind of token", |h, _| h["typ"] = "at+jwt".into(), "kept", "id_token wrong_type"),
+        ("an algorithm that is a number", |h, _| h["alg"] = json!(1), "kept", "id_token malformed"),
+        ("encrypted", |h, _| h["enc"] = "A256GCM".into(), "kept", "id_token encrypted"),
+        ("no subject", |_, c| c["sub"] = Value::Null, "kept", "id_token claim_missing"),
+        ("a subject that is a number", |_, c| c["sub"] = json!(7), "kept", "id_token claim_type"),
+        ("an issuer that is a list", |_, c| c["iss"] = json!(["x"]), "kept", "id_token claim_type"),
+        ("no object id", |_, c| c["oid"] = Value::Null, "kept", "id_token claim_missing"),
+        ("an empty audience", |_, c| c["aud"] = json!([]), "kept", "id_token claim_missing"),
+        ("an audience that is a number", |_, c| c["aud"] = json!(1), "kept", "id_token claim_type"),
+        ("an audience more", |_, c| c["aud"] = json!([CLIENT_ID, "x"]), "kept", "id_token extra_audience"),
+        (
+            "another access token's hash",
+            |_, c| c["at_hash"] = "x".into(),
+            "kept",
+            "id_token access_token_hash",
+        ),
+        // It is somebody else's.
+        ("another object id", |_, c| c["oid"] = SOMEBODY.into(), "nowhere", "another_account"),
+        (
+            "another object id under a key nobody has",
+            |h, c| {
+                h["kid"] = "k9".into();
+                c["oid"] = SOMEBODY.into();
+            },
+            "nowhere",
+            "another_account",
+        ),
+        (
+            "another object id without an audience",
+            |_, c| {
+                c["aud"] = Value::Null;
+                c["oid"] = SOMEBODY.into();
+            },
+            "nowhere",
+            "another_account",
+        ),
+        ("another tenant", |_, c| c["tid"] = TENANT_B.into(), "nowhere", "another_account"),
+        ("another issuer", |_, c| c["iss"] = "https://evil.example".into(), "nowhere", "another_account"),
+        ("another audience", |_, c| c["aud"] = "x".into(), "nowhere", "another_account"),
+    ];
+    let world = World::entra();
+    for (name, change, becomes, rule) in rows {
+        world.answer_tokens(move |origin, _| {
+            let mut header = json!({ "alg": "RS256", "kid": "k1" });
+            let mut claims = entra_claims(origin);
+            change(&mut header, &mut claims);
+            let mut body = tokens(&claims);
+            body["id_token"] = jwt(&header, &claims).into();
+            Reply::json(200, &body)
+        });
+        assert_eq!(fate(&world).await, (becomes, rule.to_owned()), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn an_access_token_that_cannot_be_used_costs_no_refresh_token() {
+    let world = World::entra();
+    let rows = [
+        ("access_token", Value::Null, "access_token"),
+        ("access_token", json!(["AT-1"]), "access_token"),
+        ("token_type", json!("DPoP"), "token_type"),
+        ("token_type", json!("mac"), "token_type"),
+        ("expires_in", json!(0), "expires_in"),
+        ("expires_in", json!("-1"), "expires_in"),
+        ("error", json!("server_error"), "error_in_success"),
+        ("id_token", json!({}), "id_token malformed"),
+        ("id_token", json!("a.b.c.d.e"), "id_token encrypted"),
+        ("id_token", json!("?"), "id_token malformed"),
+    ];
+    for (name, value, rule) in rows {
+        let row = format!("{name} {value}");
+        world.answer_tokens(move |origin, _| {
+            let mut body = tokens(&entra_claims(origin));
+            body[name] = value.clone();
+            Reply::json(200, &body)
+        });
+        assert_eq!(fate(&world).await, ("kept", rule.to_owned()), "{row}");
+    }
+    // Where the answer is whole and has none, the one that was sent stays in force.
+    let fated = [
+        (json!({ "access_token": "AT-1", "token_type": "mac" }), "as before"),
+        (json!({ "access_token": "AT-1", "id_token": "?" }), "as before"),
+        (json!({ "token_type": "Bearer" }), "nowhere"),
+        (json!({ "access_token": "AT-1", "error": "x" }), "nowhere"),
+    ];
+    for (body, becomes) in fated {
+        let row = body.to_string();
+        world.answer_tokens(move |_, _| Reply::json(200, &body));
+        assert_eq!(fate(&world).await.0, becomes, "{row}");
+    }
+}
+
+#[tokio::test]
+async fn algorithms_other_providers_sign_with_are_known_and_others_are_named() {
+    let world = World::openid();
+    world.script(|script| {
+        script.keys = Box::new(|_| {
+            let [p384, ed25519] = other_jwks("k3", "k4");
+            Reply::json(200, &json!({ "keys": [rsa_jwk("k1", &RSA), p256_jwk("k2", &P256), p384, ed25519] }))
+        });
+    });
+    let signed_by = |alg: &'static str, kid: &'static str| {
+        world.answer_tokens(move |origin, _| {
+            let claims = json!({
+                "iss": origin, "aud": CLIENT_ID, "sub": "s", "iat": NOW, "exp": NOW + 60, "nonce": NONCE,
+            });
+            let mut body = tokens(&claims);
+            body["id_token"] = jwt(&json!({ "alg": alg, "kid": kid }), &claims).into();
+            Reply::json(200, &body)
+        });
+    };
+    let known = [
+        ("RS256", "k1"),
+        ("RS384", "k1"),
+        ("RS512", "k1"),
+        ("PS256", "k1"),
+        ("PS384", "k1"),
+        ("PS512", "k1"),
+        ("ES256", "k2"),
+        ("ES384", "k3"),
+        ("EdDSA", "k4"),
+        ("Ed25519", "k4"),
+    ];
+    for (alg, kid) in known {
+        signed_by(alg, kid);
+        let answer = world.redeem().await.unwrap_or_else(|failure| panic!("{alg}: {failure}"));
+        assert!(answer.account.is_some_and(|account| account.sub == "s"), "{alg}");
+        let answer = world.refresh_as("s").await.unwrap_or_else(|failure| panic!("{alg}: {failure}"));
+        assert!(answer.account.is_some() && answer.remarks.rules.is_empty(), "{alg}");
+        // A key of another kind signs nothing.
+        signed_by(alg, if kid == "k1" { "k2" } else { "k1" });
+        assert!(failed(world.redeem().await).cause.ends_with("by the rule signature"), "{alg}");
+    }
+    for alg in ["HS256", "HS512", "none", "ES512"] {
+        signed_by(alg, "k1");
+        let failure = failed(world.redeem().await);
+        assert!(failure.cause.contains(&format!("by the rule algorithm ({alg})")), "{failure}");
+        assert!(
+            failure.cause.contains("RS512") && failure.cause.contains("EdDSA"),
+            "what would do: {failure}"
+        );
+        let answer = world.refresh_as("s").await.unwrap_or_else(|failure| panic!("{alg}: {failure}"));
+        assert_eq!(answer.remarks.rules, [format!("id_token algorithm ({alg})")]);
+        assert!(answer.account.is_none(), "no identity is taken from it");
     }
 }

@@ -1,0 +1,116 @@
+//! Odd answers of an authority where each refresh token works once: none of them costs a grant, each is one warning, and
+//! `explain` says what it was.
+
+use std::time::Duration;
+
+use entra_emulator::{Endpoint, Fault, FaultRule, IdTokenSigning, Mode};
+use http::Method;
+use serde_json::{Map, Value, json};
+
+use crate::http_client::Answer;
+use crate::world::{ALICE, Plan, World, text};
+
+fn object(value: Value) -> Map<String, Value> {
+    value.as_object().expect("an object").clone()
+}
+
+fn answer(value: Value) -> Fault {
+    Fault::TokenResponsePatch(object(value))
+}
+
+fn claims(value: Value) -> Fault {
+    Fault::IdTokenPatch(object(value))
+}
+
+fn header(value: Value) -> Fault {
+    Fault::IdTokenHeaderPatch(object(value))
+}
+
+/// Says that a resource refused the token: the way to have a connection refreshed now.
+async fn report(world: &World, name: &str, token: &str) -> Answer {
+    let path = format!("/v1/apps/outlook/connections/{name}/token");
+    world.api(Method::POST, &path, json!({ "rejected": crate::attacks_api::sha256(token) })).await
+}
+
+/// The warnings about this connection.
+fn warnings(world: &World, name: &str) -> Vec<Value> {
+    let log = world.daemon.log();
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.filter(|line| line["level"] == "WARN" && line["connection"] == name).collect()
+}
+
+async fn explained(world: &World, name: &str) -> Vec<Value> {
+    let path = format!("/v1/apps/outlook/connections/{name}/explain");
+    let explained = world.api(Method::GET, &path, Value::Null).await.json();
+    explained["attempts"].as_array().expect("attempts").clone()
+}
+
+#[tokio::test]
+async fn no_odd_answer_costs_a_grant() {
+    let world = Plan::default().mode(Mode::Strict).start().await;
+    // What is done to an answer, whether its access token is used, and the rule that is named.
+    let odd: Vec<(Fault, bool, &str)> = vec![
+        (answer(json!({ "expires_in": 864_000 })), true, "expires_in_cut"),
+        (answer(json!({ "expires_in": 3599.5 })), true, "expires_in_fraction"),
+        (answer(json!({ "expires_in": "soon" })), true, "expires_in_unreadable"),
+        (answer(json!({ "scope": 7 })), true, "scope_unreadable"),
+        (answer(json!({ "token_type": 7 })), true, "token_type_unreadable"),
+        (claims(json!({ "azp": 7 })), true, "claim_azp_ignored"),
+        (claims(json!({ "at_hash": false })), true, "claim_at_hash_ignored"),
+        (claims(json!({ "nbf": "now" })), true, "claim_nbf_ignored"),
+        (claims(json!({ "preferred_username": {} })), true, "claim_preferred_username_ignored"),
+        (claims(json!({ "exp": 1 })), true, "id_token expired"),
+        (header(json!({ "alg": "RS512" })), true, "id_token algorithm (RS512)"),
+        (Fault::IdTokenSigning(IdTokenSigning::UnpublishedKey), true, "id_token unknown_key"),
+        (Fault::IdTokenSigning(IdTokenSigning::WrongKey), false, "id_token signature"),
+        (header(json!({ "crit": ["x"] })), false, "id_token critical"),
+        (claims(json!({ "sub": 7 })), false, "id_token claim_type"),
+        (claims(json!({ "aud": [] })), false, "id_token claim_missing"),
+        (answer(json!({ "id_token": "not.a.token" })), false, "id_token malformed"),
+        (answer(json!({ "id_token": 7 })), false, "id_token malformed"),
+        (answer(json!({ "token_type": "DPoP" })), false, "token_type"),
+        (answer(json!({ "access_token": 7 })), false, "access_token"),
+        (answer(json!({ "access_token": null })), false, "access_token"),
+        (answer(json!({ "expires_in": 0 })), false, "expires_in"),
+        (answer(json!({ "error": "server_error" })), false, "error_in_success"),
+    ];
+    let mut tokens = Vec::new();
+    for (number, (fault, is_used, rule)) in odd.iter().enumerate() {
+        let name = format!("user-{number}");
+        world.connect(&name, ALICE).await;
+        let before = world.access_token(&name).await;
+        let rule_of = FaultRule::new(Endpoint::Token, fault.clone()).grant_type("refresh_token");
+        world.entra.faults().inject(rule_of);
+        let answered = report(&world, &name, &before).await;
+        world.entra.faults().clear();
+        assert_eq!(answered.status == 200, *is_used, "{fault:?}: {}", answered.text());
+        let expected = if *is_used { Value::Null } else { json!("authority_unavailable") };
+        assert_eq!(answered.json()["code"], expected, "{fault:?}");
+        assert_eq!(world.show(&name).await["status"], "active", "{fault:?}");
+        tokens.push(if *is_used { text(&answered.json(), "access_token").to_owned() } else { before });
+
+        let warned = warnings(&world, &name);
+        assert_eq!(warned.len(), 1, "{fault:?}: {warned:?}");
+        assert_eq!((&warned[0]["rule"], &warned[0]["app"]), (&json!(rule), &json!("outlook")), "{fault:?}");
+        assert!(warned[0]["correlation_id"].is_string(), "{fault:?}: {warned:?}");
+        let attempts = explained(&world, &name).await;
+        let last = attempts.last().expect("an attempt");
+        assert!(text(last, "conclusion").contains(rule), "{fault:?}: {attempts:?}");
+        assert!(last["correlation_id"].is_string(), "{fault:?}: {attempts:?}");
+        assert!(!attempts.iter().any(|one| text(one, "conclusion").contains("replica")), "{attempts:?}");
+    }
+    // A refresh token that had been used before would have ended its grant.
+    for (number, (fault, ..)) in odd.iter().enumerate() {
+        let name = format!("user-{number}");
+        let answered = loop {
+            let answered = report(&world, &name, &tokens[number]).await;
+            if answered.json()["code"] != "authority_unavailable" {
+                break answered;
+            }
+            // It is tried again after a second, and says so.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
+        assert_eq!(answered.status, 200, "{fault:?}: {}", answered.text());
+        assert_eq!(world.show(&name).await["status"], "active", "{fault:?}");
+    }
+}
