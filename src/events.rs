@@ -564,8 +564,14 @@ impl AuthorityObserver for AppCounters {
             AuthorityEvent::CredentialAccepted { id, is_news: true } => {
                 tracing::info!(%app, credential = id, "the authority takes a client credential");
             }
-            AuthorityEvent::CredentialRejected { id, codes, is_news: true } => {
-                tracing::error!(%app, credential = id, error_codes = ?codes, "the authority rejects a client credential; replace it, or wait where it is new");
+            AuthorityEvent::CredentialDoubted { id } => {
+                tracing::warn!(%app, credential = id, "nothing has worked with this client credential yet, and several accounts' refreshes were refused without a reason: it may be wrong, or sent in the wrong way (token_endpoint_auth_method)");
+            }
+            AuthorityEvent::SecretMethodSeen { method } => {
+                tracing::warn!(%app, method = method.as_str(), "the authority takes the client secret in this way and not in the one that was guessed; set token_endpoint_auth_method, which saves a refused call after each start");
+            }
+            AuthorityEvent::CredentialRejected { id, codes, cause, is_news: true } => {
+                tracing::error!(%app, credential = id, error_codes = ?codes, cause, "the authority rejects a client credential; replace it, or wait where it is new");
             }
             AuthorityEvent::CredentialUnusable { id, cause, is_news: true } => {
                 tracing::error!(%app, credential = id, cause, "a client credential cannot be used; look at its file");

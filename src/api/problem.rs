@@ -222,6 +222,14 @@ impl Problem {
                     .hint("wait, and keep tokens until they expire instead of asking for each use")
                     .retry_after(retry_after)
             }
+            Refusal::SameTokenAgain { retry_after } => Problem::new(
+                S::SERVICE_UNAVAILABLE,
+                "authority_unavailable",
+                "The authority gives the same token again",
+                "the authority answered the refresh with the very token that was reported as rejected: to it that token is valid",
+            )
+            .hint("find out why the resource refuses a token that its authority calls valid (audience, scopes, clock); without `rejected` this token is served")
+            .retry_after(retry_after),
             Refusal::AuthorityUnavailable { retry_after, answer } if answer.is_refusal() => Problem::new(
                 S::SERVICE_UNAVAILABLE,
                 "authority_unavailable",

@@ -1,6 +1,6 @@
 //! The client of one app's authority: the port, put together from the files beside this one.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -209,6 +209,8 @@ pub struct OpenIdAuthority {
     metadata: Kept<Metadata>,
     keys: Kept<KeySet>,
     credentials: ArcSwap<CredentialSet>,
+    /// How a secret was sent that the authority took, where that is not configured.
+    pub(super) seen_method: Mutex<Option<SecretMethod>>,
     pub(super) parts: AuthorityParts,
 }
 
@@ -279,6 +281,7 @@ impl OpenIdAuthority {
             metadata: Kept::new(Endpoint::Discovery, Arc::clone(&parts.clock), config.timeout),
             keys: Kept::new(Endpoint::Keys, Arc::clone(&parts.clock), config.timeout),
             credentials: ArcSwap::from_pointee(CredentialSet::new(credentials, parts.clock.now())),
+            seen_method: Mutex::default(),
             parts,
             config,
         })
@@ -314,6 +317,7 @@ impl OpenIdAuthority {
                 let set = before.credentials().succeeded_by(credentials, now);
                 if !std::ptr::eq(before, self) {
                     set.ask_anew();
+                    self.set_seen_method(before.seen_method());
                 }
                 set
             }
@@ -469,7 +473,7 @@ impl OpenIdAuthority {
         }
         let tenant = tenant.map(str::to_owned);
         let asked = Asked::ClientCredentials;
-        let call = TokenCall { doing, asked, endpoint, fields, candidates, is_use, tenant };
+        let call = TokenCall { doing, asked, endpoint, fields, candidates, is_use, tenant, account: None };
         let Tokens { success, requested_at, .. } = self.token_call(&metadata, call).await?.usable(doing)?;
         Ok(ClientToken { access_token: success.access_token, requested_at, expires_in: success.expires_in })
     }
@@ -711,7 +715,16 @@ impl OpenIdAuthority {
         let endpoint = metadata.token_endpoint.clone();
         let candidates = self.credentials().candidates(self.parts.clock.now());
         let asked = Asked::Redeem;
-        let call = TokenCall { doing, asked, endpoint, fields, candidates, is_use: true, tenant: None };
+        let call = TokenCall {
+            doing,
+            asked,
+            endpoint,
+            fields,
+            candidates,
+            is_use: true,
+            tenant: None,
+            account: None,
+        };
         let mut tokens = self.token_call(&metadata, call).await?.usable(doing)?;
 
         let ids = tokens.ids.clone();
@@ -746,7 +759,8 @@ impl OpenIdAuthority {
         self.admit(doing, self.grants_of(request.account), &endpoint, self.config.timeout).await?;
         let candidates = self.credentials().candidates(self.parts.clock.now());
         let (asked, tenant) = (Asked::Refresh, request.account.tid.clone());
-        let call = TokenCall { doing, asked, endpoint, fields, candidates, is_use: true, tenant };
+        let account = Some(request.account.sub.clone());
+        let call = TokenCall { doing, asked, endpoint, fields, candidates, is_use: true, tenant, account };
         let answered = self.token_call(&metadata, call).await.map_err(used_all_the_same)?;
         // Whatever is not believed of it: it was a success, so the refresh token that was sent was used.
         let Answered { read, requested_at, ids } = answered;

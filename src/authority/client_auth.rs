@@ -154,6 +154,11 @@ impl ClientCredential {
         }
     }
 
+    /// Whether it is a secret, which can be sent in two ways.
+    pub(super) fn is_secret(&self) -> bool {
+        matches!(self.kind, Kind::Secret(_))
+    }
+
     /// When it expires: a certificate says so itself, of the other kinds the operator may.
     pub fn expires_at(&self) -> Option<Timestamp> {
         match &self.kind {
@@ -192,6 +197,36 @@ pub enum SecretMethod {
     Basic,
 }
 
+impl SecretMethod {
+    /// What a client that says nothing is registered for is `client_secret_basic` (OpenID Connect Registration 1.0 §2), so that is
+    /// guessed wherever the document does not rule it out. Entra takes both: there it is the form, as Microsoft's own libraries
+    /// send it, where no reading of the header can differ.
+    pub(super) fn guess(provider: Provider, metadata: &Metadata) -> SecretMethod {
+        let lists = |word: &str| {
+            let methods = metadata.token_auth_methods.as_ref();
+            methods.is_some_and(|methods| methods.iter().any(|method| method == word))
+        };
+        let is_ruled_out = lists(SecretMethod::Post.as_str()) && !lists(SecretMethod::Basic.as_str());
+        if provider == Provider::Entra || is_ruled_out { SecretMethod::Post } else { SecretMethod::Basic }
+    }
+
+    /// The other one.
+    pub(super) fn other(self) -> SecretMethod {
+        match self {
+            SecretMethod::Post => SecretMethod::Basic,
+            SecretMethod::Basic => SecretMethod::Post,
+        }
+    }
+
+    /// The word in discovery documents and in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SecretMethod::Post => "client_secret_post",
+            SecretMethod::Basic => "client_secret_basic",
+        }
+    }
+}
+
 /// What an assertion is made for.
 pub(super) struct Proving<'a> {
     pub(super) client_id: &'a str,
@@ -199,8 +234,8 @@ pub(super) struct Proving<'a> {
     pub(super) metadata: &'a Metadata,
     /// The endpoint that the request goes to, from the pinned document: the assertion's only audience.
     pub(super) token_endpoint: &'a str,
-    /// As configured.
-    pub(super) secret_method: Option<SecretMethod>,
+    /// How a secret is sent.
+    pub(super) secret_method: SecretMethod,
     pub(super) clock: &'a dyn Clock,
     pub(super) random: &'a dyn Random,
 }
@@ -237,15 +272,7 @@ impl ClientCredential {
 }
 
 fn prove_by_secret(secret: &ClientSecret, proving: &Proving<'_>) -> Proof {
-    let method = proving.secret_method.unwrap_or_else(|| match &proving.metadata.token_auth_methods {
-        _ if proving.provider == Provider::Entra => SecretMethod::Post,
-        // What a document that says nothing means (OpenID Connect Discovery §3).
-        None => SecretMethod::Basic,
-        Some(methods) if methods.iter().any(|method| method == "client_secret_post") => SecretMethod::Post,
-        Some(methods) if methods.iter().any(|method| method == "client_secret_basic") => SecretMethod::Basic,
-        Some(_) => SecretMethod::Post,
-    });
-    match method {
+    match proving.secret_method {
         SecretMethod::Post => Proof {
             authorization: None,
             fields: vec![("client_secret", Zeroizing::new(secret.expose().to_owned()))],

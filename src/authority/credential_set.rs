@@ -80,6 +80,11 @@ impl Member {
         self.standing().doubt(who, enough)
     }
 
+    /// Whether it may be sent in the other way now; noted if so.
+    pub(super) fn may_send_otherwise(&self, now: Timestamp) -> bool {
+        self.standing().may_send_otherwise(now)
+    }
+
     /// It was asked about, and the answer says nothing about it.
     pub(super) fn ask_in_vain(&self, why: InVain, now: Timestamp) {
         self.standing().ask_in_vain(now, why);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::client_auth::SecretMethod;
+
 /// Receives each event as it happens. Must not block.
 pub trait AuthorityObserver: Send + Sync {
     /// One event.
@@ -66,8 +68,20 @@ pub enum AuthorityEvent<'a> {
         id: &'a str,
         /// The authority's numbers, such as 7000222 for a secret that expired.
         codes: &'a [u32],
+        /// Why, in our words, and how it was sent.
+        cause: &'a str,
         /// It was not rejected until now.
         is_news: bool,
+    },
+    /// Nothing has worked with a client credential yet, and several accounts were refused with answers that say nothing known.
+    CredentialDoubted {
+        /// The credential's label.
+        id: &'a str,
+    },
+    /// A secret was taken in the other way than the one that had been guessed; that is the way from now on.
+    SecretMethodSeen {
+        /// Which.
+        method: SecretMethod,
     },
     /// A client credential could not be used at all, such as an assertion whose file is missing or out of date.
     CredentialUnusable {

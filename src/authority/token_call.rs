@@ -4,7 +4,7 @@
 //! an answer that is sure to be about it; by any refusal, where another credential had the very same request answered with a
 //! token; or by an answer that may as well be about one tenant, once a second tenant got it too and nothing was taken since.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use http::header::HeaderMap;
@@ -12,7 +12,8 @@ use zeroize::Zeroizing;
 
 use super::classify::{Asked, Question, is_surely_the_credential};
 use super::client::{Answered, OpenIdAuthority, ours};
-use super::client_auth::Proving;
+use super::client_auth::{Proving, SecretMethod};
+use super::clouds::Provider;
 use super::credential_set::Member;
 use super::discovery::Metadata;
 use super::http::authorization;
@@ -25,6 +26,9 @@ use crate::domain::verdict::{AuthorityFailure, Disposition};
 /// So many tenants must be refused before an answer that may be about each of them speaks of the credential.
 const TENANTS_TO_REJECT: usize = 2;
 
+/// So many accounts must be refused without a reason before the operator is told to look at a credential that has never worked.
+const ACCOUNTS_TO_DOUBT: usize = 3;
+
 /// One token request before a credential is added.
 pub(super) struct TokenCall {
     pub(super) doing: &'static str,
@@ -36,6 +40,8 @@ pub(super) struct TokenCall {
     pub(super) is_use: bool,
     /// The tenant that it is about, where that is known.
     pub(super) tenant: Option<String>,
+    /// The account that it is about, where that is known.
+    pub(super) account: Option<String>,
 }
 
 /// Why a credential brought no token.
@@ -65,8 +71,7 @@ impl OpenIdAuthority {
             let others = &call.candidates[at + 1..];
             match self.call_with(metadata, &call, member, deadline).await {
                 Ok(answered) => {
-                    // (A page that calls itself a success proves nothing.)
-                    if !matches!(&answered.read, Err(Unusable { refresh_token: None, .. })) {
+                    if is_a_grant_of_tokens(&answered) {
                         let is_news = member.accept(call.is_use, self.parts.clock.now());
                         self.observe(AuthorityEvent::CredentialAccepted { id: member.label(), is_news });
                         // The same request, and another credential: it was the credential.
@@ -96,7 +101,17 @@ impl OpenIdAuthority {
                     suspects.push((member, failure.clone()));
                     last = failure;
                 }
-                Err(NoToken::Failed(failure)) => return Err(failure),
+                Err(NoToken::Failed(failure)) => {
+                    // The only one there is, which nobody has seen work.
+                    if failure.disposition == Disposition::Unclear
+                        && !member.is_trusted()
+                        && let Some(account) = &call.account
+                        && member.doubt(account, ACCOUNTS_TO_DOUBT)
+                    {
+                        self.observe(AuthorityEvent::CredentialDoubted { id: member.label() });
+                    }
+                    return Err(failure);
+                }
             }
         }
         for (suspect, failure) in suspects {
@@ -120,10 +135,13 @@ impl OpenIdAuthority {
     fn reject(&self, member: &Member, failure: &AuthorityFailure) {
         let codes = &failure.answer.error_codes;
         let is_news = member.reject(codes, &failure.cause, self.parts.clock.now());
-        self.observe(AuthorityEvent::CredentialRejected { id: member.label(), codes, is_news });
+        let (id, cause) = (member.label(), failure.cause.as_str());
+        self.observe(AuthorityEvent::CredentialRejected { id, codes, cause, is_news });
     }
 
-    /// Sends the request with this credential.
+    /// Sends the request with this credential, and a secret in the other way where the first way was a guess and may be what was
+    /// refused. (A client is authenticated before its code or refresh token is looked at, RFC 6749 §3.2.1, so neither is spent by
+    /// a request that is refused for how it was authenticated.)
     async fn call_with(
         &self,
         metadata: &Metadata,
@@ -136,12 +154,90 @@ impl OpenIdAuthority {
             let secret = Confined::Credential(&member.credential().fingerprint());
             self.admit(call.doing, secret, &call.endpoint, left).await.map_err(NoToken::Stays)?;
         }
+        let configured = self.config.token_endpoint_auth_method;
+        let seen = self.seen_method();
+        let guess = || SecretMethod::guess(self.provider(), metadata);
+        let method = configured.or(seen).unwrap_or_else(guess);
+        let result = self.send(metadata, call, member, method, deadline).await;
+        if self.provider() == Provider::Entra || !member.credential().is_secret() {
+            return result;
+        }
+        let mut failure = match result {
+            Err(NoToken::Failed(failure)) => failure,
+            Ok(answered) => {
+                if is_a_grant_of_tokens(&answered) {
+                    self.set_seen_method(Some(method));
+                }
+                return Ok(answered);
+            }
+            Err(other) => return Err(other),
+        };
+        // Once a way has worked for the app, only a word for the client is doubted, and only for a secret that worked that way.
+        let may_be_the_method = match seen {
+            None => is_about_the_client(&failure) || failure.disposition == Disposition::Unclear,
+            Some(_) => member.is_trusted() && is_about_the_client(&failure),
+        };
+        if configured.is_some()
+            || !may_be_the_method
+            || !failure.answer.is_refusal()
+            || !member.may_send_otherwise(self.parts.clock.now())
+        {
+            if is_about_the_client(&failure) {
+                let who = if configured.is_some() { ", as token_endpoint_auth_method says" } else { "" };
+                failure.cause.push_str(&format!(" (it was sent as {}{who})", method.as_str()));
+            }
+            return Err(NoToken::Failed(failure));
+        }
+        let other = method.other();
+        match self.send(metadata, call, member, other, deadline).await {
+            Ok(answered) => {
+                if is_a_grant_of_tokens(&answered) {
+                    self.set_seen_method(Some(other));
+                    self.observe(AuthorityEvent::SecretMethodSeen { method: other });
+                }
+                Ok(answered)
+            }
+            // Refused for the client again: the first word counts.
+            Err(NoToken::Failed(again))
+                if again.answer.is_refusal()
+                    && (is_about_the_client(&again) || again.disposition == Disposition::Unclear) =>
+            {
+                failure.cause.push_str(&format!(
+                    " (it was sent as {}, then as {}; where the app is registered for one of them, set \
+                     token_endpoint_auth_method)",
+                    method.as_str(),
+                    other.as_str()
+                ));
+                Err(NoToken::Failed(failure))
+            }
+            Err(failed) => Err(failed),
+        }
+    }
+
+    /// How a secret was sent that the authority took.
+    pub(super) fn seen_method(&self) -> Option<SecretMethod> {
+        *self.seen_method.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_seen_method(&self, method: Option<SecretMethod>) {
+        *self.seen_method.lock().unwrap_or_else(PoisonError::into_inner) = method;
+    }
+
+    /// Sends the request with this credential, a secret in this way.
+    async fn send(
+        &self,
+        metadata: &Metadata,
+        call: &TokenCall,
+        member: &Member,
+        secret_method: SecretMethod,
+        deadline: Duration,
+    ) -> Result<Answered, NoToken> {
         let proving = Proving {
             client_id: &self.config.client_id,
             provider: self.provider(),
             metadata,
             token_endpoint: call.endpoint.as_str(),
-            secret_method: self.config.token_endpoint_auth_method,
+            secret_method,
             clock: &*self.parts.clock,
             random: &*self.parts.random,
         };
@@ -170,6 +266,19 @@ impl OpenIdAuthority {
         let left = deadline.saturating_sub(self.parts.clock.monotonic());
         self.exchange(call, headers, form.finish(), left).await.map_err(NoToken::Failed)
     }
+}
+
+/// Whether it proves anything that this was answered with 200: a page that calls itself a success does not.
+fn is_a_grant_of_tokens(answered: &Answered) -> bool {
+    !matches!(&answered.read, Err(Unusable { refresh_token: None, .. }))
+}
+
+/// Whether a refusal is in words for a client that could not prove itself, or may not do so in this way.
+fn is_about_the_client(failure: &AuthorityFailure) -> bool {
+    let error = failure.answer.error.as_deref();
+    failure.disposition == Disposition::NextCredential
+        || matches!(error, Some("invalid_client" | "unauthorized_client"))
+        || (matches!(failure.answer.status, Some(401 | 403)) && failure.disposition == Disposition::Unclear)
 }
 
 /// Whether what was refused may be the credential, whatever words the authority has for that: nobody has seen it work, and one

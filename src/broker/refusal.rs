@@ -66,6 +66,11 @@ pub enum Refusal {
         /// What it answered.
         answer: AuthorityError,
     },
+    /// 503: the authority gives the very token again that was reported as rejected.
+    SameTokenAgain {
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// 503: the authority refuses the app's credential.
     AppCredentialRejected {
         /// When to come back.
@@ -163,6 +168,7 @@ impl From<Refused<Refusal>> for Refusal {
             Refused::Authority { disposition, answer, retry_after } => {
                 Refusal::of_disposition(disposition, answer, retry_after)
             }
+            Refused::SameTokenAgain { retry_after } => Refusal::SameTokenAgain { retry_after },
             Refused::TooManyChallenges(retry_after) => Refusal::RateLimited { retry_after },
             Refused::Store { retry_after } => Refusal::StoreUnavailable { retry_after },
         }

@@ -400,7 +400,7 @@ static APP: Table = Table {
             "token_endpoint_auth_method",
             Kind::OneOf(&["client_secret_post", "client_secret_basic"]),
             Optional,
-            "How a secret is sent; told from the discovery document when absent.",
+            "How a secret is sent; decides alone when set. When absent: at Entra `client_secret_post`, elsewhere `client_secret_basic` unless the discovery document lists only `client_secret_post`, and the other one is tried once where the app is refused.",
         ),
         key("display_name", Kind::Text, Optional, "What connect pages call this app; default its name."),
         key(

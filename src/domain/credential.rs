@@ -29,6 +29,8 @@ const IDLE_AGAIN: Duration = Duration::from_secs(6 * 3600);
 const UNANSWERED_AGAIN: Duration = Duration::from_secs(30);
 /// … and after so many of them in a row users' requests prove it as well.
 const UNANSWERED_LONG: u32 = 3;
+/// One that is refused is sent in the other way this often.
+const OTHERWISE_AGAIN: Duration = Duration::from_secs(300);
 /// One that users' requests prove is tried in one of them this often.
 const TRIAL_AGAIN: Duration = Duration::from_secs(5);
 
@@ -80,6 +82,8 @@ pub struct Standing {
     pub is_proven_by_use: bool,
     /// Whose requests it was refused for, since it was last taken, in words that need not be about it.
     pub doubts: Vec<String>,
+    /// When it was last sent in the other way than the one that was guessed.
+    pub sent_otherwise_at: Option<Timestamp>,
 }
 
 /// Why a question said nothing about the credential.
@@ -156,6 +160,7 @@ impl Standing {
             tried_at: None,
             is_proven_by_use: false,
             doubts: Vec::new(),
+            sent_otherwise_at: None,
         }
     }
 
@@ -230,6 +235,16 @@ impl Standing {
         }
         self.doubts.push(who.to_owned());
         self.doubts.len() == enough
+    }
+
+    /// Whether it may be sent in the other way now, after a refusal that may be about how it was sent. Notes it if so: a secret
+    /// that is wrong however it is sent must not double the calls.
+    pub fn may_send_otherwise(&mut self, now: Timestamp) -> bool {
+        let is_due = is_due(self.sent_otherwise_at, OTHERWISE_AGAIN, now);
+        if is_due {
+            self.sent_otherwise_at = Some(now);
+        }
+        is_due
     }
 
     fn answered(&mut self, now: Timestamp) {
@@ -409,6 +424,15 @@ mod tests {
         standing.accept(NOW);
         assert!(!standing.doubt("b", 2), "it was taken in between");
         assert!(standing.doubt("a", 2));
+    }
+
+    #[test]
+    fn the_other_way_is_tried_once_in_a_while() {
+        let mut standing = new();
+        let later = |seconds| NOW.plus(Duration::from_secs(seconds));
+        assert!(standing.may_send_otherwise(NOW));
+        assert!(!standing.may_send_otherwise(NOW) && !standing.may_send_otherwise(later(299)));
+        assert!(standing.may_send_otherwise(later(300)) && !standing.may_send_otherwise(later(301)));
     }
 
     #[test]

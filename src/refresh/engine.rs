@@ -18,7 +18,7 @@ use crate::domain::id::{AppName, ConnectionKey};
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::revocation::{self, Revocation};
 use crate::domain::task::Tasks;
-use crate::domain::time::Clock;
+use crate::domain::time::{Clock, Timestamp};
 use crate::domain::token::HeldToken;
 use crate::domain::verdict::{AuthorityError, BlockReason, Disposition, ReauthReason};
 use crate::repository::{
@@ -39,6 +39,9 @@ const MOST_LOOKS: usize = 8;
 /// Renewals one request waits for: its own, and others' (for another resource, for a challenge) that were under way
 /// before it. More would let an authority whose tokens are dead on arrival be called in a loop.
 const MOST_RENEWALS: u32 = 3;
+
+/// What somebody is told to wait whose rejected token the authority gives again: some make another one a second later.
+const SAME_TOKEN_AGAIN: Duration = Duration::from_secs(2);
 
 /// Looks that are made together after a failover of the store.
 const LOOKS_AT_ONCE: usize = 64;
@@ -157,6 +160,11 @@ pub enum Refused<E> {
         /// When to come back.
         retry_after: Duration,
     },
+    /// The authority answers a refresh with the very token that was reported as rejected.
+    SameTokenAgain {
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// Claims challenges come faster than they may be answered.
     TooManyChallenges(Duration),
     /// The store, or a record in it.
@@ -220,8 +228,8 @@ impl Engine {
         let slot = inner.slots.slot(key, begun);
         let mut last_failure: Option<Arc<Failure>> = None;
         let mut looked_up = false;
-        // The token that was held when this request began to wait for a renewal.
-        let mut before_renewal: Option<Option<String>> = None;
+        // The token that was held when this request began to wait for a renewal, and since when.
+        let mut before_renewal: Option<Option<(String, Timestamp)>> = None;
         let mut renewals = 0;
         // A renewal took too long, or failed: from here on a live token is served without waiting for another.
         let mut impatient = false;
@@ -277,16 +285,24 @@ impl Engine {
                 }
                 // Fresh from the authority it is served with its true life, however slow the authority was.
                 Step::Renew { fallback: Some(token) }
-                    if before_renewal
-                        .as_ref()
-                        .is_some_and(|before| before.as_ref() != Some(&token.digest)) =>
+                    if before_renewal.as_ref().is_some_and(|before| {
+                        before.as_ref().map(|before| &before.0) != Some(&token.digest)
+                    }) =>
                 {
                     return Ok(inner.served(key, &slot, token, &held, begun));
                 }
                 Step::Renew { fallback } => {
                     let of_resource = |token: &&HeldToken| token.resource == want.resource;
                     let current = held.connection.tokens.iter().find(of_resource);
-                    before_renewal = Some(current.map(|token| token.digest.clone()));
+                    // The authority gave the very token again that a resource refused: another call would bring it again.
+                    if let (Some(Some((digest, since))), Some(token)) = (&before_renewal, current)
+                        && *digest == token.digest
+                        && *since < token.issued_at
+                        && want.rejected.as_ref() == Some(digest)
+                    {
+                        return Err(Refused::SameTokenAgain { retry_after: SAME_TOKEN_AGAIN });
+                    }
+                    before_renewal = Some(current.map(|token| (token.digest.clone(), token.issued_at)));
                     renewals += 1;
                     if renewals > MOST_RENEWALS {
                         return Err(last_failure.map_or_else(too_slow, |failure| refused(&failure)));

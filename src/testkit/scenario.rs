@@ -449,6 +449,10 @@ impl Cluster {
                 (Outcome::Trouble(format!("{disposition:?}")), disposition.as_str())
             }
             Err(Refused::Paused) => (Outcome::Trouble("paused".into()), "paused"),
+            Err(Refused::SameTokenAgain { .. }) => {
+                self.ledger.violated("plan", format!("{key}: this authority never gives a token twice"));
+                (Outcome::Trouble("the same token".into()), "the same token")
+            }
             Err(refused @ (Refused::ScopeNotGranted(_) | Refused::TooManyChallenges(_))) => {
                 (Outcome::Trouble(format!("{refused:?}")), "other")
             }

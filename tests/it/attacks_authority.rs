@@ -450,6 +450,25 @@ async fn trouble_of_the_authority_is_never_a_users() {
     }
 }
 
+/// Some authorities keep a token and give it again: the reporter is told so after one call, and others are served.
+#[tokio::test]
+async fn a_token_that_is_rejected_and_given_again_is_said_in_true_words() {
+    let world = Plan::default().start().await;
+    world.connect("alice", ALICE).await;
+    let token = world.access_token("alice").await;
+    world.entra.clear_ledger();
+    world.entra.faults().inject(refresh(patch(json!({ "access_token": token }))));
+    let answer = report(&world, "alice", &token).await;
+    assert_eq!(code(&answer), (503, "authority_unavailable".into()), "{}", answer.text());
+    let detail = answer.json()["detail"].as_str().unwrap_or_default().to_owned();
+    assert!(detail.contains("the very token that was reported"), "{detail}");
+    assert!(retry_after(&answer) >= 1);
+    assert_eq!(world.token_calls("refresh_token"), 1);
+    assert_eq!(world.access_token("alice").await, token);
+    world.entra.faults().clear();
+    assert_eq!(report(&world, "alice", &token).await.status, 200);
+}
+
 #[tokio::test]
 async fn a_hanging_authority_costs_its_reporter_and_nobody_else() {
     let limits = "[limits]\nauthority_timeout = \"3s\"\nlease = \"9s\"\n";
