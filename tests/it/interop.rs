@@ -213,13 +213,13 @@ impl Default for Setup {
 const LIFE: Duration = Duration::from_secs(3);
 
 impl Setup {
-    /// How the app has to prove itself in this world: as told, else in the form where that is offered.
+    /// How the app has to prove itself in this world: as told, else in the header unless only the form is offered.
     fn expected_method(&self) -> &'static str {
         match self.proof {
             Proof::Certificate(..) => self.proof.method(),
             _ if self.told_method => self.proof.method(),
-            _ if self.offered.contains("client_secret_post") => "client_secret_post",
-            _ => "client_secret_basic",
+            _ if self.offered.contains("client_secret_basic") => "client_secret_basic",
+            _ => "client_secret_post",
         }
     }
 
