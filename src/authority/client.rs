@@ -1,5 +1,6 @@
 //! The client of one app's authority: the port, put together from the files beside this one.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -208,6 +209,8 @@ pub struct OpenIdAuthority {
     http: HttpClient,
     metadata: Kept<Metadata>,
     keys: Kept<KeySet>,
+    /// The app signs with keys of its own, which are listed only where it is named.
+    has_own_keys: AtomicBool,
     credentials: ArcSwap<CredentialSet>,
     /// How a secret was sent that the authority took, where that is not configured.
     pub(super) seen_method: Mutex<Option<SecretMethod>>,
@@ -280,6 +283,7 @@ impl OpenIdAuthority {
             http: http.map_err(AuthorityConfigError::Roots)?,
             metadata: Kept::new(Endpoint::Discovery, Arc::clone(&parts.clock), config.timeout),
             keys: Kept::new(Endpoint::Keys, Arc::clone(&parts.clock), config.timeout),
+            has_own_keys: AtomicBool::new(false),
             credentials: ArcSwap::from_pointee(CredentialSet::new(credentials, parts.clock.now())),
             seen_method: Mutex::default(),
             parts,
@@ -310,6 +314,7 @@ impl OpenIdAuthority {
         {
             self.metadata.take_over(&before.metadata);
             self.keys.take_over(&before.keys);
+            self.has_own_keys.store(before.has_own_keys.load(Ordering::Relaxed), Ordering::Relaxed);
         }
         let now = self.parts.clock.now();
         let set = match before.filter(same) {
@@ -524,7 +529,28 @@ impl OpenIdAuthority {
         Ok(keys)
     }
 
+    /// The keys, with the app's own ones where it was seen to have some.
     async fn fetch_keys(&self, metadata: &Metadata, limit: Duration) -> Result<KeySet, AuthorityFailure> {
+        let keys = self.fetch_listed_keys(metadata, limit).await?;
+        if self.has_own_keys.load(Ordering::Relaxed) {
+            return Ok(keys.and(self.fetch_own_keys(metadata, limit).await?));
+        }
+        Ok(keys)
+    }
+
+    async fn fetch_own_keys(&self, metadata: &Metadata, limit: Duration) -> Result<KeySet, AuthorityFailure> {
+        let doing = "reading the app's own keys";
+        let query = Serializer::new(String::new()).append_pair("appid", &self.config.client_id).finish();
+        let url = CheckedUrl::parse(&with_query(&metadata.jwks_uri, &query), true);
+        let url = url.map_err(|fault| ours(doing, LATER, format!("the keys' URL {fault}")))?;
+        self.document(doing, Endpoint::Keys, &url, limit, KeySet::parse).await
+    }
+
+    async fn fetch_listed_keys(
+        &self,
+        metadata: &Metadata,
+        limit: Duration,
+    ) -> Result<KeySet, AuthorityFailure> {
         self.document(
             "reading the authority's keys",
             Endpoint::Keys,
@@ -687,7 +713,19 @@ impl OpenIdAuthority {
         if token.has_key_in(&keys) {
             return keys;
         }
-        self.keys.get_after_miss(&keys, async |limit| self.fetch_keys(metadata, limit).await).await
+        let fetch = async |limit| {
+            let fetched = self.fetch_keys(metadata, limit).await?;
+            let is_of_the_app =
+                self.provider() == Provider::Entra && !self.has_own_keys.load(Ordering::Relaxed);
+            if !is_of_the_app || token.has_key_in(&fetched) {
+                return Ok(fetched);
+            }
+            // An app of Entra's with keys of its own (claims mapping): they are listed only where it is named.
+            let Ok(own) = self.fetch_own_keys(metadata, limit).await else { return Ok(fetched) };
+            self.has_own_keys.store(token.has_key_in(&own), Ordering::Relaxed);
+            Ok(fetched.and(own))
+        };
+        self.keys.get_after_miss(&keys, fetch).await
     }
 
     async fn redeem_code(&self, request: RedeemRequest<'_>) -> Result<TokenAnswer, AuthorityFailure> {

@@ -584,12 +584,12 @@ async fn what_is_no_token_answer_is_trouble_and_never_a_verdict() {
         ),
         (
             "a huge success",
-            Box::new(move || Reply::Answer { status: 200, headers: json_type(), body: " ".repeat(200_000) }),
+            Box::new(move || Reply::Answer { status: 200, headers: json_type(), body: " ".repeat(300_000) }),
             unknown,
         ),
         (
             "a huge refusal",
-            Box::new(move || Reply::Answer { status: 400, headers: json_type(), body: " ".repeat(200_000) }),
+            Box::new(move || Reply::Answer { status: 400, headers: json_type(), body: " ".repeat(300_000) }),
             LATER,
         ),
         (
@@ -598,7 +598,7 @@ async fn what_is_no_token_answer_is_trouble_and_never_a_verdict() {
                 Reply::Raw(
                     [
                         &b"HTTP/1.1 200 X\r\nconnection: close\r\ncontent-type: application/json\r\n\r\n"[..],
-                        &[b' '; 200_000],
+                        &[b' '; 300_000],
                     ]
                     .concat(),
                 )

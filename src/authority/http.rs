@@ -13,7 +13,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
+};
 use http::{Method, Request};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, SizeHint};
@@ -25,6 +27,7 @@ use rustls::pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
 use super::address::{AddressGuard, GuardedResolver};
+use super::body;
 use super::text::one_line;
 use super::url::CheckedUrl;
 use super::way_out::{Outbound, WayOut};
@@ -32,8 +35,8 @@ use crate::domain::time::Clock;
 
 /// Most bytes of a discovery document or a key set.
 pub(super) const METADATA_CAP: usize = 256 * 1024;
-/// Most bytes of a token answer.
-pub(super) const TOKEN_CAP: usize = 128 * 1024;
+/// Most bytes of a token answer: three tokens of the longest that are held, and as much again as one of them.
+pub(super) const TOKEN_CAP: usize = 256 * 1024;
 /// Most bytes of an answer's head.
 const HEAD_CAP: usize = 32 * 1024;
 /// How long an unused connection is kept. Shorter than what servers keep theirs for, so that a POST seldom meets
@@ -209,6 +212,7 @@ impl HttpClient {
         *request.headers_mut() = headers;
         let headers = request.headers_mut();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers
             .insert(USER_AGENT, HeaderValue::from_static(concat!("tokenward/", env!("CARGO_PKG_VERSION"))));
         if form.is_some() {
@@ -231,7 +235,8 @@ impl HttpClient {
             let cause = format!("{} answered with a redirect, which is never followed", url.host());
             return Err(HttpFailure { fault: HttpFault::Nonsense, status: Some(status), cause });
         }
-        let body = read_whole(body, cap).await.map_err(|cause| HttpFailure {
+        let body = read_whole(body, cap).await.and_then(|body| body::text_of(&head.headers, body, cap));
+        let body = body.map_err(|cause| HttpFailure {
             // What an error answer would have said beyond its status matters little; a success is another thing.
             fault: if status < 400 { HttpFault::NoWholeAnswer } else { HttpFault::Nonsense },
             status: Some(status),

@@ -154,6 +154,13 @@ impl KeySet {
         Ok(KeySet { keys })
     }
 
+    /// These keys and those.
+    #[must_use]
+    pub(super) fn and(mut self, more: KeySet) -> Self {
+        self.keys.extend(more.keys);
+        self
+    }
+
     /// The keys of this id; without an id the only key, if there is but one (OpenID Connect Core §10.1).
     pub(super) fn find(&self, kid: Option<&str>) -> Vec<&Key> {
         match kid {

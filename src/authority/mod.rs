@@ -11,6 +11,7 @@
 //! The one hard problem: telling the authority's verdict on a grant from all the ways a call can go wrong.
 
 mod address;
+mod body;
 mod cache;
 mod classify;
 mod client;

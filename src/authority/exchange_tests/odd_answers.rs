@@ -284,3 +284,77 @@ async fn algorithms_other_providers_sign_with_are_known_and_others_are_named() {
         assert!(answer.account.is_none(), "no identity is taken from it");
     }
 }
+
+/// This body under `200`, or another status, with these headers besides.
+fn raw(status: u16, headers: &str, body: &[u8]) -> Reply {
+    let head = format!(
+        "HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-type: application/json\r\n{headers}content-length: {}\r\n\r\n",
+        body.len()
+    );
+    Reply::Raw([head.as_bytes(), body].concat())
+}
+
+#[tokio::test]
+async fn compressed_answers_and_byte_order_marks_are_read_everywhere() {
+    let marked = |value: &Value| [&b"\xef\xbb\xbf"[..], value.to_string().as_bytes()].concat();
+    let gzip = "content-encoding: gzip\r\n";
+    for (packs, headers) in [(false, ""), (true, gzip)] {
+        let sent = move |status: u16, value: &Value| {
+            let text = marked(value);
+            raw(status, headers, &if packs { crate::authority::body::packed(&text) } else { text })
+        };
+        let world = World::entra();
+        world.script(|script| {
+            script.document = Box::new(move |origin| sent(200, &entra_document(origin)));
+            script.keys = Box::new(move |_| sent(200, &json!({ "keys": [rsa_jwk("k1", &RSA)] })));
+            script.token = Box::new(move |origin, _| sent(200, &tokens(&entra_claims(origin))));
+        });
+        world.redeem().await.expect("tokens");
+        world.refresh().await.expect("tokens");
+        world.answer_tokens(move |_, _| {
+            sent(400, &json!({ "error": "invalid_grant", "error_codes": [50173] }))
+        });
+        let failure = failed(world.refresh().await);
+        assert!(failure.disposition.is_verdict(), "{failure}");
+        let asked = world.server.seen();
+        assert!(asked.iter().all(|seen| seen.header("accept-encoding") == Some("identity")), "{asked:?}");
+    }
+    // What unpacks to more than an answer may have is as lost as one that is too large.
+    let world = World::entra();
+    world.answer_tokens(move |_, _| raw(200, gzip, &crate::authority::body::packed(&vec![b' '; 1 << 20])));
+    assert_eq!(failed(world.refresh().await).disposition, Disposition::OutcomeUnknown);
+}
+
+#[tokio::test]
+async fn an_app_s_own_keys_are_found_where_the_app_is_named() {
+    let world = World::entra();
+    world.answer_tokens(|origin, seen| {
+        if seen.path.ends_with(&format!("/keys?appid={CLIENT_ID}")) {
+            return Reply::json(200, &json!({ "keys": [rsa_jwk("own", &RSA)] }));
+        }
+        Reply::json(200, &tokens_under("own", &entra_claims(origin)))
+    });
+    for _ in 0..3 {
+        world.redeem().await.expect("an account");
+    }
+    assert_eq!((world.server.count("/keys"), world.server.count(&format!("?appid={CLIENT_ID}"))), (2, 1));
+    // Both are renewed together, and a key that nobody has makes nobody look again and again.
+    world.clock.advance(3601);
+    world.redeem().await.expect("an account");
+    assert_eq!((world.server.count("/keys"), world.server.count(&format!("?appid={CLIENT_ID}"))), (3, 2));
+    world.answer_tokens(|origin, _| Reply::json(200, &tokens_under("k9", &entra_claims(origin))));
+    for _ in 0..5 {
+        assert!(failed(world.redeem().await).cause.ends_with("by the rule unknown_key"));
+    }
+    assert!(world.server.count(&format!("?appid={CLIENT_ID}")) <= 3);
+    // Other providers are asked nothing of the kind.
+    let world = World::openid();
+    world.answer_tokens(|origin, _| {
+        let claims = json!({
+            "iss": origin, "aud": CLIENT_ID, "sub": "s", "iat": NOW, "exp": NOW + 60, "nonce": NONCE,
+        });
+        Reply::json(200, &tokens_under("k9", &claims))
+    });
+    world.redeem().await.err().expect("nobody has the key");
+    assert_eq!(world.server.count(&format!("?appid={CLIENT_ID}")), 0);
+}
