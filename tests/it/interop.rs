@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::http_client::{Browser, request};
 use crate::launcher::{Launcher, command, installed, repository};
-use crate::world::{CLIENT_ID, CLIENT_SECRET, Plan, World, text};
+use crate::world::{CLIENT_ID, CLIENT_SECRET, PATIENCE, Plan, World, text};
 
 /// Where `make tools` puts the npm packages, which is where Node has to be run.
 pub(crate) fn node_folder() -> PathBuf {
@@ -68,7 +68,7 @@ async fn msal(program: PathBuf, script: &str, working_folder: PathBuf) -> Vec<St
         .env("EMU_REDIRECT_URI", "http://localhost/callback")
         .stdin(Stdio::null());
     let run = tokio::task::spawn_blocking(move || command.output());
-    let output = tokio::time::timeout(Duration::from_secs(60), run).await.expect("it ends").expect("joined");
+    let output = tokio::time::timeout(PATIENCE, run).await.expect("it ends").expect("joined");
     let output = output.unwrap_or_else(|error| {
         panic!("{} cannot be run ({error}): run `make tools`", program.display());
     });
@@ -117,7 +117,8 @@ impl OidcProvider {
         let mut node = command("node");
         node.arg(repository().join("tests/interop/oidc-provider/server.mjs"))
             .current_dir(node_folder())
-            .env("CLIENT_AUTH_METHODS", client_auth_methods);
+            .env("CLIENT_AUTH_METHODS", client_auth_methods)
+            .env("TOKEN_LIFE", LIFE.as_secs().to_string());
         let launcher = Launcher::start("oidc-provider", node);
         OidcProvider { issuer: launcher.issuer.clone(), _launcher: launcher }
     }
@@ -131,6 +132,12 @@ impl OidcProvider {
 
     async fn set(&self, name: &str, body: Value) -> Value {
         self.knob(Method::POST, name, body).await
+    }
+
+    /// Lets so much time pass, there and here, that every access token is over.
+    async fn outlive_tokens(&self, world: &World) {
+        self.set("clock", json!({ "seconds": LIFE.as_secs() })).await;
+        world.pass(LIFE);
     }
 
     /// What happened there since it started.
@@ -210,7 +217,7 @@ impl Default for Setup {
 }
 
 /// Life of an access token there.
-const LIFE: Duration = Duration::from_secs(3);
+const LIFE: Duration = Duration::from_secs(3600);
 
 impl Setup {
     /// How the app has to prove itself in this world: as told, else in the header unless only the form is offered.
@@ -319,7 +326,7 @@ async fn main_job(setup: Setup) {
 
     // Three refreshes, each with the refresh token that the one before it gave.
     for round in 1..=3 {
-        tokio::time::sleep(LIFE).await;
+        provider.outlive_tokens(&world).await;
         let now = world.access_token("user-1").await;
         assert_ne!(now, before, "round {round}");
         assert_eq!(provider.user_of(&now).await.as_deref(), Some("alice"));
@@ -335,7 +342,7 @@ async fn main_job(setup: Setup) {
     reconnect(&world, "user-1").await;
     assert_eq!(world.show("user-1").await["created_at"], shown["created_at"]);
     assert_ne!(world.access_token("user-1").await, before);
-    tokio::time::sleep(LIFE).await;
+    provider.outlive_tokens(&world).await;
     let renewed = world.access_token("user-1").await;
     assert_eq!(provider.user_of(&renewed).await.as_deref(), Some("alice"));
     assert_rotations(&provider.refreshes().await[refreshes.len()..], 1);
@@ -406,9 +413,7 @@ async fn a_crowd_makes_one_refresh_at_oidc_provider() {
     let (provider, world) = Setup::default().start().await;
     connect(&provider, &world, "crowd", "alice").await;
     let world = Arc::new(world);
-    tokio::time::sleep(LIFE).await;
-    // The next one lives long: a token of three seconds would be due again while the crowd is still coming.
-    provider.set("token-life", json!({ "seconds": 3600 })).await;
+    provider.outlive_tokens(&world).await;
     provider.set("token-delay", json!({ "milliseconds": 500 })).await;
     let requests: Vec<_> = (0..200)
         .map(|_| {
@@ -439,7 +444,7 @@ async fn a_grant_revoked_at_oidc_provider_needs_its_user_and_a_reconnect_heals()
 
     // A token that has life left is still served.
     assert_eq!(world.access_token("user-1").await, served);
-    tokio::time::sleep(LIFE).await;
+    provider.outlive_tokens(&world).await;
     let refused = world.token("user-1").await;
     assert_eq!(refused.status, 409, "{}", refused.text());
     let problem = refused.json();
@@ -465,7 +470,7 @@ async fn a_grant_revoked_at_oidc_provider_needs_its_user_and_a_reconnect_heals()
     reconnect(&world, "user-1").await;
     let shown = world.show("user-1").await;
     assert_eq!((&shown["status"], &shown["created_at"]), (&json!("active"), &created_at));
-    tokio::time::sleep(LIFE).await;
+    provider.outlive_tokens(&world).await;
     let healed = world.access_token("user-1").await;
     assert_eq!(provider.user_of(&healed).await.as_deref(), Some("alice"));
 }
@@ -476,16 +481,14 @@ async fn a_grant_revoked_at_oidc_provider_needs_its_user_and_a_reconnect_heals()
 async fn an_answer_lost_at_oidc_provider_is_said_and_a_reconnect_heals() {
     let (provider, world) = Setup::default().start().await;
     connect(&provider, &world, "user-1", "alice").await;
-    tokio::time::sleep(LIFE).await;
+    provider.outlive_tokens(&world).await;
     provider.set("lose-answer", json!({})).await;
     let begun = std::time::Instant::now();
     let refused = loop {
         let answer = world.token("user-1").await;
         match answer.status.as_u16() {
             409 => break answer,
-            503 if begun.elapsed() < Duration::from_secs(20) => {
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
+            503 if begun.elapsed() < PATIENCE => tokio::time::sleep(Duration::from_millis(100)).await,
             _ => panic!("{} {}\n{}", answer.status, answer.text(), world.daemon.log()),
         }
     };
@@ -505,7 +508,7 @@ async fn an_answer_lost_at_oidc_provider_is_said_and_a_reconnect_heals() {
     assert!(used_again <= 1, "{events:#?}");
 
     reconnect(&world, "user-1").await;
-    tokio::time::sleep(LIFE).await;
+    provider.outlive_tokens(&world).await;
     let healed = world.access_token("user-1").await;
     assert_eq!(provider.user_of(&healed).await.as_deref(), Some("alice"));
 }

@@ -351,6 +351,67 @@ async fn an_operation_survives_two_connections_that_die_under_it() {
     }
 }
 
+/// Stands between a store and its server, and ends a connection, whole until then, when something about `word` is asked over it:
+/// as often as the counter says. The other one counts how often it was asked.
+async fn cutting_proxy(server: u16, word: &'static str) -> (u16, Arc<AtomicUsize>, Arc<AtomicUsize>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let port = listener.local_addr().expect("bound").port();
+    let (cuts, asked) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (cutting, counted) = (Arc::clone(&cuts), Arc::clone(&asked));
+    let accepts = async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (cutting, counted) = (Arc::clone(&cutting), Arc::clone(&counted));
+            let serve = async move {
+                let upstream = tokio::net::TcpStream::connect(("127.0.0.1", server)).await.expect("serves");
+                let (mut from_client, mut to_client) = client.into_split();
+                let (mut from_server, mut to_server) = upstream.into_split();
+                let asks = async {
+                    let mut buffer = vec![0; 65536];
+                    loop {
+                        let read = from_client.read(&mut buffer).await.unwrap_or(0);
+                        if buffer[..read].windows(word.len()).any(|seen| seen == word.as_bytes()) {
+                            counted.fetch_add(1, Ordering::SeqCst);
+                            let spent = |left: usize| left.checked_sub(1);
+                            if cutting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, spent).is_ok() {
+                                return;
+                            }
+                        }
+                        if read == 0 || to_server.write_all(&buffer[..read]).await.is_err() {
+                            return;
+                        }
+                    }
+                };
+                tokio::select! {
+                    () = asks => {}
+                    _ = tokio::io::copy(&mut from_server, &mut to_client) => {}
+                }
+            };
+            RealTasks.spawn("connection", Box::pin(serve));
+        }
+    };
+    RealTasks.spawn("proxy", Box::pin(accepts));
+    (port, cuts, asked)
+}
+
+/// The same from outside: connections that are made, and end when something is asked.
+#[tokio::test]
+async fn an_operation_survives_connections_that_are_cut_twice_in_a_row() {
+    let server = RedisServer::start();
+    let (port, cuts, asked) = cutting_proxy(server.port(), "{app:user}").await;
+    let store = store_with(RedisConfig::new("127.0.0.1", port));
+    let user = key("app", "user");
+    let first = connection(1, 1);
+    assert_eq!(store.commit(&user, None, &first, Writer::SignIn).await.expect("serves"), Committed::Done);
+    for (cut, answered, tries) in [(0, true, 1), (1, true, 2), (2, true, 3), (3, false, 3)] {
+        cuts.store(cut, Ordering::SeqCst);
+        asked.store(0, Ordering::SeqCst);
+        let loaded = store.load(&user).await;
+        assert_eq!(loaded.is_ok(), answered, "{cut}: {loaded:?}");
+        assert_eq!((asked.load(Ordering::SeqCst), cuts.load(Ordering::SeqCst)), (tries, 0), "{cut}");
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_is_silent_costs_a_second_and_then_nothing() {
     let server = RedisServer::start();

@@ -8,6 +8,7 @@
 //   POST /_test/clients        a client's metadata; `certificate` (PEM) becomes its jwks
 //   POST /_test/sign-in-as     {"account"}: who is at the keyboard
 //   POST /_test/token-life     {"seconds"}: access tokens from now on live this long
+//   POST /_test/clock          {"seconds"}: so much time passes, at once
 //   POST /_test/token-delay    {"milliseconds"}: every token request waits this long
 //   POST /_test/lose-answer    the next token request is processed whole, and then its connection is cut
 //   POST /_test/revoke-grants  what an operator of the provider does: every grant is gone
@@ -19,6 +20,19 @@ import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
+
+// The clock that everything here goes by: the machine's, and so much ahead of it as a test said.
+let ahead = 0;
+const Machine = Date;
+globalThis.Date = class extends Machine {
+  constructor(...when) {
+    super(...(when.length === 0 ? [Machine.now() + ahead] : when));
+  }
+
+  static now() {
+    return Machine.now() + ahead;
+  }
+};
 
 const here = createRequire(`${process.cwd()}/`);
 const { Provider } = await import(pathToFileURL(here.resolve("oidc-provider")).href);
@@ -168,6 +182,10 @@ const knobs = {
     tokenLife = (await body(request)).seconds;
     return {};
   },
+  async "POST /_test/clock"(request) {
+    ahead += (await body(request)).seconds * 1000;
+    return {};
+  },
   async "POST /_test/token-delay"(request) {
     tokenDelay = (await body(request)).milliseconds;
     return {};
@@ -188,6 +206,7 @@ const knobs = {
 
 const answer = provider.callback();
 server.on("request", async (request, response) => {
+  response.setHeader("date", new Date().toUTCString());
   try {
     const knob = knobs[`${request.method} ${request.url}`];
     if (knob) {
