@@ -100,6 +100,8 @@ impl AdminApi {
                     "now": self.clock.now().rfc3339(),
                     "waiting_for": self.upkeep.waiting_for(),
                     "last_reload": reloaded.as_ref().map(upkeep::reloaded_shape),
+                    "store": upkeep::store_shape(self.upkeep.store_lost()),
+                    "ends_next": upkeep::endings_shape(&self.upkeep.endings().await),
                     "apps": self.credentials().await,
                 });
                 Ok(json(StatusCode::OK, &status))

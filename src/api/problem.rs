@@ -283,7 +283,7 @@ impl Problem {
                 S::SERVICE_UNAVAILABLE,
                 "store_unavailable",
                 "The store does not answer now",
-                "tokenward cannot reach its store, and no valid token is held in memory",
+                "tokenward cannot reach its store, and what was asked for is not held in memory",
             )
             .hint("try again after the time in Retry-After; nothing was lost")
             .retry_after(retry_after),

@@ -51,6 +51,28 @@ pub enum Heard {
     Unknown(String),
 }
 
+/// A secret and when it ends.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ending {
+    /// When; none where nobody knows.
+    pub at: Option<Timestamp>,
+    /// What kind of secret: `client secret`, `API key`.
+    pub what: &'static str,
+    /// Whose: an app, a caller, a listener.
+    pub of: String,
+    /// Which one of those.
+    pub id: String,
+}
+
+/// The store does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreLost {
+    /// When it last did, or when the daemon began to ask.
+    pub answered_at: Timestamp,
+    /// Until when tokens in memory are served all the same.
+    pub cached_until: Timestamp,
+}
+
 /// The daemon itself, for operators.
 pub trait Upkeep: Send + Sync {
     /// Reads configuration and secrets again.
@@ -61,6 +83,12 @@ pub trait Upkeep: Send + Sync {
 
     /// How the last reload ended; none since the start.
     fn last_reload(&self) -> Option<Reloaded>;
+
+    /// Since when the store does not answer; none while it does.
+    fn store_lost(&self) -> Option<StoreLost>;
+
+    /// Every secret that ends, those first that end first, and last those of which nobody knows when.
+    fn endings(&self) -> BoxFuture<'_, Vec<Ending>>;
 
     /// Every app's client credentials.
     fn credentials(&self) -> BTreeMap<AppName, Vec<CredentialReport>>;
@@ -183,6 +211,24 @@ pub(super) fn apps_shape(
         json!({ "app": app.as_str(), "credentials": credentials })
     };
     credentials.into_iter().map(shape).collect()
+}
+
+/// The store as it is shown.
+pub(super) fn store_shape(lost: Option<StoreLost>) -> Value {
+    match lost {
+        None => json!({ "reachable": true }),
+        Some(StoreLost { answered_at, cached_until }) => json!({
+            "reachable": false,
+            "answered_at": answered_at.rfc3339(),
+            "cached_until": cached_until.rfc3339(),
+        }),
+    }
+}
+
+/// What ends, as it is shown.
+pub(super) fn endings_shape(endings: &[Ending]) -> Vec<Value> {
+    let shape = |one: &Ending| json!({ "what": one.what, "of": one.of, "id": one.id, "ends_at": one.at.map(Timestamp::rfc3339) });
+    endings.iter().map(shape).collect()
 }
 
 /// A reload as it is shown.

@@ -97,6 +97,11 @@ fn show_credentials(
     for (app, reports) in credentials {
         for one in reports {
             metrics.credential_expiry(app, &one.label, one.standing.expires_at);
+            let is_unknown = one.kind == "secret"
+                && one.standing.expires_at.is_none()
+                && one.standing.superseded_at.is_none()
+                && !one.standing.is_retired;
+            metrics.credential_expiry_unknown(app, &one.label, is_unknown);
             metrics.credential_state(app, &one.label, one.state, one.in_use);
             metrics.credential_used(app, &one.label, one.standing.used_at);
             let secret = Secret::ClientCredential(app.clone(), one.label.clone());

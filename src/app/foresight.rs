@@ -10,6 +10,7 @@ use rustls::pki_types::pem::PemObject;
 
 use super::Parts;
 use super::reload::Reloader;
+use crate::api::upkeep::Ending;
 use crate::config::{StoreBackend, StoreConfig};
 use crate::domain::expiry::{Warned, warning};
 use crate::domain::id::{AppName, CallerName};
@@ -132,6 +133,39 @@ impl Reloader {
         if let Some(at) = ca {
             self.metrics.store_certificate_expiry("ca", at);
         }
+    }
+}
+
+impl Reloader {
+    /// Every secret that ends, those first that end first, and last those of which nobody knows when.
+    pub(super) async fn endings(&self) -> Vec<Ending> {
+        let mut all = Vec::new();
+        for (app, reports) in self.credentials() {
+            // A federated assertion lives for an hour and is renewed by somebody else.
+            for one in reports.into_iter().filter(|one| one.kind != "federated" && !one.standing.is_retired) {
+                let what = if one.kind == "secret" { "client secret" } else { "client certificate" };
+                all.push(Ending { at: one.standing.expires_at, what, of: app.to_string(), id: one.label });
+            }
+        }
+        for used in self.callers.load().key_uses().into_iter().chain(self.admins.load().key_uses()) {
+            let (of, id, at) = (used.caller.to_string(), used.key.id, Some(used.key.expires_at));
+            all.push(Ending { at, what: "API key", of, id });
+        }
+        for (listener, at) in self.tls.expiries() {
+            all.push(Ending { at: Some(at), what: "certificate", of: "listener".to_owned(), id: listener });
+        }
+        // Not on a thread that serves: a file may be on a mount that hangs.
+        let running = self.running.load_full();
+        let read = tokio::task::spawn_blocking(move || store_certificates(&running.store)).await;
+        if let Ok(StoreCertificates { client, ca }) = read {
+            for (at, id) in [(client, "client"), (ca, "ca")] {
+                let ending =
+                    |at| Ending { at: Some(at), what: "certificate", of: "store".into(), id: id.into() };
+                all.extend(at.map(ending));
+            }
+        }
+        all.sort_by(|a, b| (a.at.is_none(), a).cmp(&(b.at.is_none(), b)));
+        all
     }
 }
 

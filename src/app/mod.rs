@@ -236,6 +236,7 @@ impl Daemon {
             callers: callers.clone(),
             admins: admins.clone(),
             tls: bound.tls,
+            store_seen: Arc::new(store::Seen::from(clock.now())),
             level,
             repository,
             turn: tokio::sync::Mutex::default(),

@@ -16,7 +16,7 @@ use super::apps::{self, Authorities};
 use super::files::Looks;
 use super::listeners::{self, LiveTls};
 use super::reading::{self, By, Replaceable};
-use super::{Environment, Ports, broker_settings, engine_apps, engine_settings, level_of};
+use super::{Environment, Ports, broker_settings, engine_apps, engine_settings, level_of, store};
 use crate::api::upkeep::Reloaded;
 use crate::broker::Broker;
 use crate::callers::{Callers, LiveCallers};
@@ -78,6 +78,7 @@ pub(super) struct Reloader {
     pub(super) callers: LiveCallers,
     pub(super) admins: LiveCallers,
     pub(super) tls: LiveTls,
+    pub(super) store_seen: Arc<store::Seen>,
     pub(super) level: Option<LevelHandle>,
     /// One at a time.
     pub(super) turn: tokio::sync::Mutex<()>,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
 use super::reload::Reloader;
-use crate::api::upkeep::{Heard, Reloaded, Upkeep, Verified};
+use crate::api::upkeep::{Ending, Heard, Reloaded, StoreLost, Upkeep, Verified};
 use crate::authority::{CredentialReport, OpenIdAuthority};
 use crate::broker::Refusal;
 use crate::domain::choice::{Choice, LATELY};
@@ -27,6 +27,16 @@ impl Upkeep for Keeper {
 
     fn last_reload(&self) -> Option<Reloaded> {
         self.0.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn store_lost(&self) -> Option<StoreLost> {
+        let answered_at = self.0.store_seen.lost()?;
+        let cached_until = answered_at.plus(self.0.running.load().store.serve_cached_for);
+        Some(StoreLost { answered_at, cached_until })
+    }
+
+    fn endings(&self) -> BoxFuture<'_, Vec<Ending>> {
+        Box::pin(self.0.endings())
     }
 
     fn credentials(&self) -> BTreeMap<AppName, Vec<CredentialReport>> {

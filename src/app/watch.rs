@@ -56,11 +56,13 @@ pub(super) fn store(parts: &Parts, metrics: Arc<Metrics>, latch: lifecycle::Latc
         seen == i64::MIN || u128::try_from(lost_for).unwrap_or(0) <= lost_after.as_millis()
     });
     let (store, shutdown) = (parts.store.store.clone(), parts.shutdown.clone());
+    let seen = parts.reloader.store_seen.clone();
     let mut latch = Some(latch);
     let watch = async move {
         loop {
             let answered = store.ping().await;
             metrics.store_reachable(answered.is_ok());
+            seen.looked(answered.is_ok(), clock.now());
             match answered {
                 Ok(()) => {
                     last_seen.store(seen_at(&clock), Ordering::Relaxed);

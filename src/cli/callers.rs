@@ -101,7 +101,7 @@ fn add(
 }
 
 /// When each key was last used, as far as a running daemon knows: since its start. Empty when none can be asked.
-fn last_used(caller: &CallerName, config: &ConfigPath, world: &World) -> BTreeMap<String, String> {
+fn last_used(caller: &CallerName, config: &ConfigPath, world: &mut World) -> BTreeMap<String, String> {
     let reach = ReachArgs { key_file: None, endpoint: None };
     let Ok(client) = reach.admin(config, world) else { return BTreeMap::new() };
     let path = target(&["admin", "v1", "callers", caller.as_str(), "keys"], &[]);

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::output::shown;
 use super::{ConfigPath, Failure, World};
 use crate::callers::api_key::PresentedKey;
-use crate::config::{Config, HttpUrl, Listener};
+use crate::config::{self, ConfigErrors, HttpUrl, ListenConfig, Listener};
 use crate::secret_file::SecretReader;
 
 /// How long a request may take; longer than the daemon lets a caller wait for a refresh.
@@ -42,31 +42,46 @@ pub(super) struct ReachArgs {
 
 impl ReachArgs {
     /// A client of the local API.
-    pub(super) fn local(&self, config: &ConfigPath, world: &World) -> Result<Client, Failure> {
-        self.client(config, world, "listen.local", |config| &config.listen.local)
+    pub(super) fn local(&self, config: &ConfigPath, world: &mut World) -> Result<Client, Failure> {
+        self.client(config, world, "listen.local", |listen| &listen.local)
     }
 
     /// A client of the admin API.
-    pub(super) fn admin(&self, config: &ConfigPath, world: &World) -> Result<Client, Failure> {
-        self.client(config, world, "listen.admin", |config| &config.listen.admin)
+    pub(super) fn admin(&self, config: &ConfigPath, world: &mut World) -> Result<Client, Failure> {
+        self.client(config, world, "listen.admin", |listen| &listen.admin)
     }
 
     fn client(
         &self,
         config: &ConfigPath,
-        world: &World,
+        world: &mut World,
         section: &str,
-        listeners: fn(&Config) -> &Vec<Listener>,
+        listeners: fn(&ListenConfig) -> &Vec<Listener>,
     ) -> Result<Client, Failure> {
         let endpoint = match &self.endpoint {
             // The configuration is not looked at then: it may well be on another file system.
             Some(endpoint) => endpoint.clone(),
             None => {
-                let loaded = config.load(world)?;
-                Endpoint::of(listeners(&loaded.config)).ok_or_else(|| {
+                let (listen, mistakes) =
+                    config::load_listeners(&config.path, &world.env).map_err(|errors| {
+                        config
+                            .failure(&errors)
+                            .hint("a daemon that runs is reached with --endpoint unix:/path")
+                    })?;
+                let endpoint = Endpoint::of(listeners(&listen)).ok_or_else(|| {
                     Failure::usage(format!("the commands cannot use any listener of {section}: each has TLS"))
                         .hint("add a Unix socket, or name another one with --endpoint")
-                })?
+                })?;
+                if let Some(ConfigErrors { mistakes }) = mistakes {
+                    let (number, first) = (mistakes.len(), mistakes.first().map(ToString::to_string));
+                    world.output.say(&format!(
+                        "warning: the configuration has mistakes ({number}; `tokenward check{}` shows them), the first: {}\n\
+                         warning: asking the daemon at {endpoint}, as far as the file can be read; --endpoint names another",
+                        config.option(),
+                        first.unwrap_or_default(),
+                    ));
+                }
+                endpoint
             }
         };
         let key = match &self.key_file {

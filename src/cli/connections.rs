@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::args::{ConnectionArgs, app_name};
 use super::client::{Client, DEADLINE, ReachArgs, target, text};
 use super::output::{shown, table};
+use super::status::store_lost;
 use super::{ConfigPath, Failure, World, block_on};
 use crate::domain::id::AppName;
 
@@ -118,8 +119,15 @@ pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> 
         }
         Command::Explain { connection, json, reach } => {
             let client = reach.admin(config, world)?;
-            let seen = block_on(async { Ok(client.get(&path(connection, Some("explain"))).await?) })?;
-            if *json { world.output.json(&seen) } else { world.output.data(&explain(&seen)) }
+            let (seen, status) = block_on(async {
+                let seen = client.get(&path(connection, Some("explain"))).await?;
+                Ok((seen, client.get("/admin/v1/status").await.unwrap_or_default()))
+            })?;
+            if *json {
+                return world.output.json(&seen);
+            }
+            let lost = store_lost(&status).map(|lost| format!("\n\nBut {lost}."));
+            world.output.data(&(explain(&seen) + &lost.unwrap_or_default()))
         }
         Command::Pause { connection, reach } => {
             set_paused(connection, true, reach, config, world)?;
@@ -152,7 +160,7 @@ fn set_paused(
     paused: bool,
     reach: &ReachArgs,
     config: &ConfigPath,
-    world: &World,
+    world: &mut World,
 ) -> Result<(), Failure> {
     let client = reach.admin(config, world)?;
     let body = serde_json::json!({ "paused": paused });

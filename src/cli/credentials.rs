@@ -140,7 +140,10 @@ pub(super) fn credentials_table(apps: &[Value]) -> String {
                 shown(text(one, "kind")),
                 shown(text(one, "state")),
                 if one["in_use"] == true { "yes" } else { "no" }.to_owned(),
-                or_dash("expires_at"),
+                match (text(one, "expires_at"), text(one, "kind")) {
+                    ("", "secret") => "unknown".to_owned(),
+                    _ => or_dash("expires_at"),
+                },
                 or_dash("last_used_at"),
                 shown(note.trim()),
             ]);

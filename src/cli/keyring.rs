@@ -239,7 +239,7 @@ fn add(directory: &Path, as_json: bool, world: &mut World) -> Result<(), Failure
 }
 
 /// What the daemon shows; or why none answers.
-fn asked(reach: &ReachArgs, config: &ConfigPath, world: &World) -> Result<Result<Seen, String>, Failure> {
+fn asked(reach: &ReachArgs, config: &ConfigPath, world: &mut World) -> Result<Result<Seen, String>, Failure> {
     let client = match reach.admin(config, world) {
         Ok(client) => client,
         // Who names a way means that one.

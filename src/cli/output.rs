@@ -52,6 +52,13 @@ impl Output {
         })
     }
 
+    /// Data that takes the place of what a terminal shows.
+    pub(super) fn screen(&mut self, text: &str) -> Result<(), Failure> {
+        // Ours, and so not escaped: clears the screen and goes to its beginning (ECMA-48).
+        let _ = write!(self.out, "\u{1b}[2J\u{1b}[H");
+        self.data(text)
+    }
+
     /// Data for programs.
     pub(super) fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
         let text = serde_json::to_string_pretty(value)

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::client::{ReachArgs, text};
 use super::credentials::credentials_table;
-use super::output::shown;
-use super::{ConfigPath, Failure, World, block_on};
+use super::output::{shown, table};
+use super::{ConfigPath, Exit, Failure, World, block_on};
 
 /// How often a terminal's screen is drawn anew.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -31,17 +31,42 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
     block_on(async {
         loop {
             let status = client.get("/admin/v1/status").await?;
-            if args.json {
-                return world.output.json(&status);
+            match (args.json, live) {
+                (true, _) => world.output.json(&status)?,
+                (false, true) => world.output.screen(&screen(&status))?,
+                (false, false) => world.output.data(&screen(&status))?,
             }
-            let clear = if live { "\u{1b}[2J\u{1b}[H" } else { "" };
-            world.output.data(&format!("{clear}{}", screen(&status)))?;
             if !live {
-                return Ok(());
+                let is_ready = status["waiting_for"].as_array().is_none_or(Vec::is_empty);
+                return if is_ready { Ok(()) } else { Err(Failure::silent(Exit::Failed)) };
             }
             world.clock.sleep(AGAIN).await;
         }
     })
+}
+
+/// Says that the store is gone, where it is.
+pub(super) fn store_lost(status: &Value) -> Option<String> {
+    let store = &status["store"];
+    (store["reachable"] == false).then(|| {
+        format!(
+            "the store: NOT REACHABLE since {}; tokens in memory are served until {}",
+            shown(text(store, "answered_at")),
+            shown(text(store, "cached_until"))
+        )
+    })
+}
+
+/// What ends, the soonest first.
+fn ends_next(status: &Value) -> Option<String> {
+    let all = status["ends_next"].as_array().filter(|all| !all.is_empty())?;
+    let row = |one: &Value| {
+        let at = text(one, "ends_at");
+        let at = if at.is_empty() { "unknown" } else { at };
+        vec![shown(at), shown(text(one, "what")), shown(text(one, "of")), shown(text(one, "id"))]
+    };
+    let rows: Vec<Vec<String>> = all.iter().map(row).collect();
+    Some(table(&["ENDS", "WHAT", "OF", "ID"], &rows))
 }
 
 fn screen(status: &Value) -> String {
@@ -77,9 +102,13 @@ fn screen(status: &Value) -> String {
             lines.extend(list(&reload["problems"]).into_iter().map(|problem| format!("  {problem}")));
         }
     }
+    lines.extend(store_lost(status));
     let apps = status["apps"].as_array().cloned().unwrap_or_default();
     lines.push(String::new());
     lines.push(credentials_table(&apps));
+    if let Some(ends) = ends_next(status) {
+        lines.extend([String::new(), "What ends next:".to_owned(), ends]);
+    }
     lines.join("\n")
 }
 
@@ -96,11 +125,22 @@ mod tests {
             "last_reload": { "outcome": "refused", "at": "2026-11-25T11:00:00Z", "asked_by": "SIGHUP", "changed": [],
                 "problems": ["t.toml:3:1: apps.x: no\u{1b}[31m"] },
             "apps": [{ "app": "outlook", "credentials": [{ "id": "a", "kind": "secret", "state": "in_use", "in_use": true }] }],
+            "store": { "reachable": false, "answered_at": "2026-11-25T11:59:00Z", "cached_until": "2026-11-25T12:04:00Z" },
+            "ends_next": [
+                { "what": "API key", "of": "mail-sync", "id": "k", "ends_at": "2026-12-01T00:00:00Z" },
+                { "what": "client secret", "of": "outlook", "id": "a", "ends_at": null },
+            ],
         });
         let shown = screen(&status);
-        for part in
-            ["not ready: waits for store", "REFUSED at 2026-11-25T11:00:00Z (SIGHUP)", "t.toml:3:1", "in_use"]
-        {
+        for part in [
+            "not ready: waits for store",
+            "REFUSED at 2026-11-25T11:00:00Z (SIGHUP)",
+            "t.toml:3:1",
+            "in_use",
+            "NOT REACHABLE since 2026-11-25T11:59:00Z; tokens in memory are served until 2026-11-25T12:04:00Z",
+            "2026-12-01T00:00:00Z  API key        mail-sync  k",
+            "unknown               client secret  outlook    a",
+        ] {
             assert!(shown.contains(part), "{part} in {shown}");
         }
         assert!(!shown.contains('\u{1b}'));

@@ -283,6 +283,13 @@ pub(super) fn config(context: &Context, entries: &Entries, env: &BTreeMap<String
     })
 }
 
+/// The listeners alone. What is wrong with them is not kept: it is found once more with all the rest.
+pub(super) fn listeners_of(entries: &Entries, base: &Path) -> Option<ListenConfig> {
+    let context = Context::new(base, Vec::new());
+    let root = Section { context: &context, entries, place: Place::File(0), path: String::new() };
+    listen(&root.section("listen")?)
+}
+
 // === store ===
 
 fn store(section: &Section<'_>) -> Option<StoreConfig> {

@@ -1,7 +1,7 @@
 //! From the text and the environment to a [`Config`], or to every mistake in them.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::Read as _;
 use std::path::Path;
 
 use super::build::{self, Context};
@@ -9,7 +9,7 @@ use super::check::check_table;
 use super::mistakes::{ConfigErrors, Finding, Mistake, Place};
 use super::overrides;
 use super::places::Places;
-use super::sections::Config;
+use super::sections::{Config, ListenConfig};
 use super::spec::ROOT;
 use super::tree::{self, Value};
 
@@ -27,33 +27,23 @@ pub struct Loaded {
     pub places: Places,
 }
 
-/// Checks a configuration: its text, the environment whose `TOKENWARD__…` variables override it, and the path it was
-/// read from, to which relative paths are relative and which messages name. Reads nothing else.
-///
-/// # Errors
-/// Every mistake at once, in the order of the file.
-pub fn load(text: &str, env: &BTreeMap<String, String>, path: &Path) -> Result<Loaded, ConfigErrors> {
+/// What can be made of a text, whatever is wrong with it.
+struct Read {
+    config: Option<Config>,
+    listen: Option<ListenConfig>,
+    places: Places,
+    mistakes: Vec<Mistake>,
+    warnings: Vec<Mistake>,
+}
+
+fn read(text: &str, env: &BTreeMap<String, String>, path: &Path) -> Read {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let locate = |findings: Vec<Finding>| -> Vec<Mistake> {
         let mut findings = findings;
         findings.sort_by(|a, b| a.place.sort_key().cmp(&b.place.sort_key()));
         findings.into_iter().map(|finding| finding.locate(path, text)).collect()
     };
-    let mut root = match tree::parse(text) {
-        Ok(root) => root,
-        Err(errors) => {
-            let findings = errors.into_iter().map(|error| Finding {
-                place: Place::File(error.offset),
-                key: String::new(),
-                problem: format!("not valid TOML: {}", error.message),
-                nearest: None,
-            });
-            let mut mistakes = locate(findings.collect());
-            // The parser goes on after an error; what it says about the rest of the same line is noise.
-            mistakes.dedup_by_key(|mistake| mistake.line);
-            return Err(ConfigErrors { mistakes });
-        }
-    };
+    let (mut root, errors) = tree::parse(text);
     let Value::Table(entries) = &mut root.value else {
         unreachable!("a document is a table");
     };
@@ -62,13 +52,54 @@ pub fn load(text: &str, env: &BTreeMap<String, String>, path: &Path) -> Result<L
     check_table(&ROOT, entries, &Place::File(0), "", &mut findings);
 
     let context = Context::new(path.parent().unwrap_or(Path::new("")), findings);
+    let listen = build::listeners_of(entries, path.parent().unwrap_or(Path::new("")));
     let config = build::config(&context, entries, env);
     let (findings, warnings) = context.into_findings();
+    let mistakes = if errors.is_empty() {
+        locate(findings)
+    } else {
+        // What the rest means is not judged: what could not be read belongs to it.
+        let findings = errors.into_iter().map(|error| Finding {
+            place: Place::File(error.offset),
+            key: String::new(),
+            problem: format!("not valid TOML: {}", error.message),
+            nearest: None,
+        });
+        let mut mistakes = locate(findings.collect());
+        // The parser goes on after an error; what it says about the rest of the same line is noise.
+        mistakes.dedup_by_key(|mistake| mistake.line);
+        mistakes
+    };
+    Read { config, listen, places: Places::of(entries, path, text), mistakes, warnings: locate(warnings) }
+}
+
+/// Checks a configuration: its text, the environment whose `TOKENWARD__…` variables override it, and the path it was
+/// read from, to which relative paths are relative and which messages name. Reads nothing else.
+///
+/// # Errors
+/// Every mistake at once, in the order of the file.
+pub fn load(text: &str, env: &BTreeMap<String, String>, path: &Path) -> Result<Loaded, ConfigErrors> {
+    let Read { config, places, mistakes, warnings, .. } = read(text, env, path);
     match config {
-        Some(config) if findings.is_empty() => {
-            Ok(Loaded { config, warnings: locate(warnings), places: Places::of(entries, path, text) })
-        }
-        _ => Err(ConfigErrors { mistakes: locate(findings) }),
+        Some(config) if mistakes.is_empty() => Ok(Loaded { config, warnings, places }),
+        _ => Err(ConfigErrors { mistakes }),
+    }
+}
+
+/// Where a daemon listens that was started with this file: for commands that only want to reach it, and that must work while
+/// the file is being mended. Gives what of the file can be read, with what is wrong with the rest.
+///
+/// # Errors
+/// The file cannot be read, or its listeners cannot be told.
+pub fn load_listeners(
+    path: &Path,
+    env: &BTreeMap<String, String>,
+) -> Result<(ListenConfig, Option<ConfigErrors>), ConfigErrors> {
+    let Read { listen, mistakes, .. } = read(&text_of(path)?, env, path);
+    match listen {
+        Some(listen) if mistakes.is_empty() => Ok((listen, None)),
+        Some(listen) => Ok((listen, Some(ConfigErrors { mistakes }))),
+        None => Err(ConfigErrors { mistakes }),
     }
 }
 
@@ -77,6 +108,10 @@ pub fn load(text: &str, env: &BTreeMap<String, String>, path: &Path) -> Result<L
 /// # Errors
 /// A file that cannot be read is one mistake, without a line.
 pub fn load_file(path: &Path, env: &BTreeMap<String, String>) -> Result<Loaded, ConfigErrors> {
+    load(&text_of(path)?, env, path)
+}
+
+fn text_of(path: &Path) -> Result<String, ConfigErrors> {
     let unreadable = |problem: String| ConfigErrors {
         mistakes: vec![Mistake {
             file: path.to_owned(),
@@ -95,7 +130,7 @@ pub fn load_file(path: &Path, env: &BTreeMap<String, String>) -> Result<Loaded, 
     if text.len() as u64 > MAX_FILE_SIZE {
         return Err(unreadable(format!("is longer than {MAX_FILE_SIZE} bytes")));
     }
-    load(&text, env, path)
+    Ok(text)
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ mod url;
 pub use build::is_guid;
 pub use credentials_dir::{CredentialsDirError, credential_from_file_name, read_credentials_dir};
 pub use diff::{changed_sections, needs_restart};
-pub use load::{Loaded, load, load_file};
+pub use load::{Loaded, load, load_file, load_listeners};
 pub use mistakes::{ConfigErrors, Mistake};
 pub use places::Places;
 pub use schema::{json_schema, reference_page};

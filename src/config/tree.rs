@@ -63,21 +63,16 @@ pub(super) struct SyntaxError {
     pub(super) message: String,
 }
 
-/// Reads a whole file.
-pub(super) fn parse(text: &str) -> Result<Node, Vec<SyntaxError>> {
+/// Reads a whole file: what of it can be read, and what is wrong with the rest.
+pub(super) fn parse(text: &str) -> (Node, Vec<SyntaxError>) {
     let (table, errors) = DeTable::parse_recoverable(text);
-    if !errors.is_empty() {
-        return Err(errors
-            .iter()
-            .map(|error| SyntaxError {
-                offset: error.span().map_or(0, |span| span.start),
-                message: error.message().replace('\n', " "),
-            })
-            .collect());
-    }
+    let errors = errors.iter().map(|error| SyntaxError {
+        offset: error.span().map_or(0, |span| span.start),
+        message: error.message().replace('\n', " "),
+    });
     let span = table.span().start;
     let entries = entries(table.into_inner(), &|offset| Place::File(offset));
-    Ok(Node { value: Value::Table(entries), place: Place::File(span) })
+    (Node { value: Value::Table(entries), place: Place::File(span) }, errors.collect())
 }
 
 /// Reads a default of the table in `spec`, as if it stood at `place`.
@@ -129,7 +124,7 @@ mod tests {
     use crate::config::mistakes::line_and_column;
 
     fn line_of(text: &str, path: &[&str]) -> usize {
-        let mut node = parse(text).unwrap();
+        let mut node = parse(text).0;
         for step in path {
             node = match node.value {
                 Value::Table(mut table) => table.remove(*step).unwrap().node,
@@ -164,7 +159,7 @@ mod tests {
 
     #[test]
     fn syntax_errors_have_a_place() {
-        let errors = parse("a = 1\nb = = 2\n").unwrap_err();
+        let (_, errors) = parse("a = 1\nb = = 2\n");
         assert_eq!(line_and_column("a = 1\nb = = 2\n", errors[0].offset).0, 2);
     }
 }

@@ -100,6 +100,7 @@ pub struct Metrics {
     lease_attempts: IntCounterVec,
     connections: IntGaugeVec,
     credential_expiry: GaugeVec,
+    credential_expiry_unknown: IntGaugeVec,
     credential_state: IntGaugeVec,
     credential_last_used: GaugeVec,
     tls_certificate_expiry: GaugeVec,
@@ -242,6 +243,11 @@ impl Metrics {
                 "credential_expiry_seconds",
                 &["app", "credential"],
                 "Seconds until a client credential expires; negative once it has.",
+            ),
+            credential_expiry_unknown: new.int_gauges(
+                "credential_expiry_unknown",
+                &["app", "credential"],
+                "1 for a client secret of which nobody said when it expires: no alert will come before it does.",
             ),
             credential_state: new.int_gauges(
                 "credential_state",
@@ -525,6 +531,12 @@ impl Metrics {
         }
     }
 
+    /// Whether nobody said of a client credential when it expires, though it does.
+    pub fn credential_expiry_unknown(&self, app: &AppName, credential: &str, is_unknown: bool) {
+        let labels = [app.as_str(), credential];
+        self.credential_expiry_unknown.with_label_values(&labels).set(is_unknown.into());
+    }
+
     /// The state of a client credential, and whether it is the first to be tried: one that expires soon may be.
     pub fn credential_state(&self, app: &AppName, credential: &str, state: CredentialState, in_use: bool) {
         for each in CredentialState::ALL {
@@ -550,6 +562,7 @@ impl Metrics {
     /// A client credential is gone from the configuration: its series go too.
     pub fn credential_gone(&self, app: &AppName, credential: &str) {
         self.credential_expiry(app, credential, None);
+        let _absent = self.credential_expiry_unknown.remove_label_values(&[app.as_str(), credential]);
         let _absent = self.credential_last_used.remove_label_values(&[app.as_str(), credential]);
         for each in CredentialState::ALL {
             let _absent =
@@ -791,6 +804,7 @@ mod tests {
         metrics.lease_attempt(LeaseResult::Acquired);
         metrics.connections_by_status(&app(), &[("active", 3), ("blocked", 0)]);
         metrics.credential_expiry(&app(), "2026-11", Some(NOW.plus(second * 60)));
+        metrics.credential_expiry_unknown(&app(), "2026-11", false);
         metrics.credential_state(&app(), "2026-11", CredentialState::InUse, true);
         metrics.credential_used(&app(), "2026-11", Some(NOW));
         metrics.tls_certificate_expiry("public", NOW.minus(second));

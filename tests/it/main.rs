@@ -41,6 +41,7 @@ mod providers;
 mod replicas;
 mod rotation;
 mod sign_in_refusals;
+mod status;
 mod sweep;
 mod token_hosts;
 mod trouble;
