@@ -61,8 +61,9 @@ venv requirements-providers providers
 
 # Glewlwyd and LemonLDAP::NG are Debian's. They are unpacked here and not installed, so that no service starts on the
 # machine and nothing has to be removed afterwards.
-debian=(glewlwyd dbconfig-no-thanks liblemonldap-ng-portal-perl libplack-perl)
-if [ ! -f "$interop/debian.installed" ] || [ ! -x "$interop/debian/usr/bin/glewlwyd" ]; then
+debian=(glewlwyd dbconfig-no-thanks liblemonldap-ng-portal-perl libstring-random-perl libio-string-perl libplack-perl)
+# What stands between the portal and Plack the portal needs, and its package does not depend on.
+if [ "$(head -1 "$interop/debian.installed" 2>/dev/null)" != "${debian[*]}" ] || [ ! -x "$interop/debian/usr/bin/glewlwyd" ]; then
   command -v apt-get >/dev/null || { echo "Glewlwyd and LemonLDAP::NG are had from Debian's packages only" >&2; exit 1; }
   echo "unpacking into $interop/debian: ${debian[*]}"
   if ! apt-cache show "${debian[@]}" >/dev/null 2>&1; then
@@ -77,5 +78,5 @@ if [ ! -f "$interop/debian.installed" ] || [ ! -x "$interop/debian/usr/bin/glewl
   (cd "$interop/debian/archives" && apt-get download -q $wanted >/dev/null)
   for archive in "$interop"/debian/archives/*.deb; do dpkg -x "$archive" "$interop/debian"; done
   rm -r "$interop/debian/archives"
-  echo "$wanted" >"$interop/debian.installed"
+  printf '%s\n' "${debian[*]}" "$wanted" >"$interop/debian.installed"
 fi

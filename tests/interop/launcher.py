@@ -1,7 +1,8 @@
-"""What the launchers of the Python providers share: a free port, a web server, and a test at standard input."""
+"""What the launchers of the Python providers share: a free port, a web server, and the orders of a test."""
 
 import json
 import os
+import socket
 import socketserver
 import sys
 import tempfile
@@ -44,6 +45,13 @@ class Place:
         self.folder.cleanup()
         # Nothing is kept, so nothing has to be closed in order.
         os._exit(0)
+
+
+def free_port():
+    """For servers that cannot be given a socket."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def obey(issuer, revoke):

@@ -2,6 +2,7 @@
 //! refresh, restart, have a wrong client secret and the right one again, and withdraw one user's grant. The quick ones
 //! run with the others; `make providers` installs and runs all.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -103,6 +104,34 @@ const IDPY: Provider = Provider {
     withdrawn: Says::Something,
 };
 
+const GLEWLWYD: Provider = Provider {
+    name: "glewlwyd",
+    launch: || {
+        let mut python = python("providers", "providers", "glewlwyd");
+        python.env("DEBIAN", installed("debian", "providers")).env("TOKEN_LIFE", SHORT_LIFE);
+        python
+    },
+    scopes: r#"["openid"]"#,
+    // It holds each client to its method, refuses the other one with an answer that does not say so, and does not
+    // decode what came in the header.
+    settings: "token_endpoint_auth_method = \"client_secret_post\"",
+    wrong_secret: Says::Something,
+    withdrawn: Says::Something,
+};
+
+const LEMONLDAP: Provider = Provider {
+    name: "lemonldap-ng",
+    launch: || {
+        let mut python = python("providers", "providers", "lemonldap-ng");
+        python.env("DEBIAN", installed("debian", "providers")).env("TOKEN_LIFE", SHORT_LIFE);
+        python
+    },
+    scopes: r#"["openid", "offline_access"]"#,
+    settings: "",
+    wrong_secret: Says::Why,
+    withdrawn: Says::Something,
+};
+
 /// A launcher in Python, with what was installed into a venv.
 fn python(venv: &str, target: &str, launcher: &str) -> Command {
     let mut python = command(installed(&format!("{venv}/bin/python"), target));
@@ -137,6 +166,18 @@ async fn canaille() {
 #[ignore = "make providers"]
 async fn idpyoidc() {
     scenario(&IDPY).await;
+}
+
+#[tokio::test]
+#[ignore = "make providers"]
+async fn glewlwyd() {
+    scenario(&GLEWLWYD).await;
+}
+
+#[tokio::test]
+#[ignore = "make providers"]
+async fn lemonldap_ng() {
+    scenario(&LEMONLDAP).await;
 }
 
 /// A provider that runs, and a daemon with an app at it.
@@ -201,6 +242,11 @@ impl Place {
         for _ in 0..30 {
             if answer.status.is_redirection() {
                 url = resolve(&url, &answer.location());
+                answer = browser.get(&url).await.expect("a page");
+                continue;
+            }
+            if url.contains("/login.html?") {
+                url = glewlwyds_program(&mut browser, &url, user).await;
                 answer = browser.get(&url).await.expect("a page");
                 continue;
             }
@@ -354,7 +400,7 @@ fn fill_in(page: &str, user: &str) -> (String, String) {
     let mut fields = form_urlencoded::Serializer::new(String::new());
     for input in form.split("<input").skip(1).map(head) {
         let (name, value) = (attribute(input, "name"), attribute(input, "value"));
-        if name.is_empty() {
+        if name.is_empty() || attribute(input, "type") == "checkbox" {
             continue;
         }
         match attribute(input, "type").as_str() {
@@ -363,7 +409,9 @@ fn fill_in(page: &str, user: &str) -> (String, String) {
         };
     }
     let buttons = form.split("<button").skip(1).map(head);
-    if let Some(agree) = buttons.into_iter().find(|button| button.contains("accept")) {
+    if let Some(agree) =
+        buttons.into_iter().find(|button| ["accept", "confirm"].iter().any(|word| button.contains(word)))
+    {
         fields.append_pair(&attribute(agree, "name"), &attribute(agree, "value"));
     }
     (attribute(head(form), "action"), fields.finish())
@@ -374,6 +422,24 @@ fn head(tag: &str) -> &str {
     tag.split('>').next().unwrap_or_default()
 }
 
+/// What the program on Glewlwyd's login page calls; where it goes then.
+async fn glewlwyds_program(browser: &mut Browser, url: &str, user: &str) -> String {
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    let asked: BTreeMap<String, String> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+    let host = url.split("/login.html").next().unwrap_or_default();
+    let json_type = [("content-type", "application/json")];
+    let login = json!({ "username": user, "password": format!("the password of {user}") });
+    let granted = json!({ "scope": asked["scope"] });
+    let grant = format!("/api/auth/grant/{}", asked["client_id"]);
+    for (method, path, body) in [(Method::POST, "/api/auth/", login), (Method::PUT, &grant, granted)] {
+        let body = body.to_string().into();
+        let answer =
+            browser.send(method, &format!("{host}{path}"), body, &json_type).await.expect("an answer");
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+    }
+    format!("{}&g_continue", asked["callback_url"])
+}
+
 /// Where a link on a page leads.
 fn resolve(from: &str, to: &str) -> String {
     if to.contains("://") {
@@ -382,7 +448,7 @@ fn resolve(from: &str, to: &str) -> String {
     let origin: String = from.splitn(4, '/').take(3).collect::<Vec<_>>().join("/");
     let path = from.split(['?', '#']).next().unwrap_or(from);
     match to.chars().next() {
-        None => from.to_owned(),
+        None | Some('#') => from.to_owned(),
         Some('/') => format!("{origin}{to}"),
         Some('?') => format!("{path}{to}"),
         Some(_) => format!("{}/{to}", path.rsplit_once('/').map_or(path, |(folder, _)| folder)),
