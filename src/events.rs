@@ -16,9 +16,10 @@ use crate::domain::revocation::Revocation;
 use crate::domain::time::{Clock, Timestamp};
 use crate::domain::verdict::AuthorityError;
 use crate::keyring::Replaced;
+use crate::lifecycle::Readiness;
 use crate::listener::{Origin, RequestId};
 use crate::refresh::{Observer, Swept};
-use crate::store::observed::{OPERATIONS, StoreObserver};
+use crate::store::observed::{OPERATIONS, Risk, StoreObserver};
 use crate::telemetry::audit::{Action, Audit, AuditEvent, Recorded};
 use crate::telemetry::metrics::{CacheResult, LeaseResult, Metrics, TokenRequestHandles};
 
@@ -468,14 +469,16 @@ pub struct Counters {
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     /// By app, tenant and reason: when it began, and how many since.
+    readiness: Readiness,
     verdicts: Mutex<BTreeMap<VerdictKind, (Duration, u64)>>,
 }
 
 impl Counters {
     /// Counts here.
-    pub fn new(metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(metrics: Arc<Metrics>, clock: Arc<dyn Clock>, readiness: Readiness) -> Self {
         metrics.expect_store_operations(&OPERATIONS);
-        Counters { metrics, clock, verdicts: Mutex::default() }
+        Risk::ALL.iter().for_each(|risk| metrics.store_risk(risk.as_str(), false));
+        Counters { metrics, clock, readiness, verdicts: Mutex::default() }
     }
 }
 
@@ -537,6 +540,11 @@ impl StoreObserver for Counters {
 
     fn login(&self, secret: &'static str, is_refused: bool, since: Timestamp) {
         self.metrics.store_login(secret, is_refused, since);
+    }
+
+    fn risk(&self, risk: Risk, what: Option<&str>) {
+        self.metrics.store_risk(risk.as_str(), what.is_some());
+        self.readiness.note(&format!("store {}", risk.as_str()), what);
     }
 }
 

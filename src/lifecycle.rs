@@ -5,6 +5,7 @@
 //! 2. The first signal stops softly (finish what is in flight), the second or the deadline stops hard.
 //! 3. SIGHUP never stops anything.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -66,6 +67,7 @@ struct Waiting {
 struct ReadinessState {
     draining: AtomicBool,
     waiting: Mutex<Waiting>,
+    notes: Mutex<BTreeMap<String, String>>,
 }
 
 /// Whether this process may take traffic: every latch released, every condition holding, not draining.
@@ -90,6 +92,7 @@ impl Readiness {
         Readiness(Arc::new(ReadinessState {
             draining: AtomicBool::new(false),
             waiting: Mutex::new(Waiting { latches: Vec::new(), conditions: Vec::new() }),
+            notes: Mutex::default(),
         }))
     }
 
@@ -104,6 +107,20 @@ impl Readiness {
     /// wait.
     pub fn condition(&self, name: &'static str, holds: impl Fn() -> bool + Send + Sync + 'static) {
         self.waiting().conditions.push((name, Box::new(holds)));
+    }
+
+    /// What an operator should know of a part, ready or not; none when there is nothing.
+    pub fn note(&self, part: &str, what: Option<&str>) {
+        let mut notes = self.0.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        match what {
+            Some(what) => notes.insert(part.to_owned(), what.to_owned()),
+            None => notes.remove(part),
+        };
+    }
+
+    /// What an operator should know, by part.
+    pub fn notes(&self) -> BTreeMap<String, String> {
+        self.0.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Never ready again.

@@ -99,6 +99,7 @@ impl AdminApi {
                     "version": env!("CARGO_PKG_VERSION"),
                     "now": self.clock.now().rfc3339(),
                     "waiting_for": self.upkeep.waiting_for(),
+                    "notes": self.upkeep.notes(),
                     "last_reload": reloaded.as_ref().map(upkeep::reloaded_shape),
                     "store": upkeep::store_shape(self.upkeep.store_lost()),
                     "ends_next": upkeep::endings_shape(&self.upkeep.endings().await),

@@ -81,6 +81,9 @@ pub trait Upkeep: Send + Sync {
     /// What readiness waits for; empty when the daemon takes traffic.
     fn waiting_for(&self) -> Vec<&'static str>;
 
+    /// What an operator should know, by part.
+    fn notes(&self) -> BTreeMap<String, String>;
+
     /// How the last reload ended; none since the start.
     fn last_reload(&self) -> Option<Reloaded>;
 

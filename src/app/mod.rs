@@ -10,6 +10,7 @@ mod keyring;
 mod listeners;
 pub mod reading;
 mod reload;
+mod silence;
 mod store;
 mod token_hosts;
 mod upkeep;
@@ -151,7 +152,7 @@ impl Daemon {
             &config.sealing.keyring,
             environment.credentials_directory.as_deref(),
         ));
-        let counters = Arc::new(Counters::new(metrics.clone(), clock.clone()));
+        let counters = Arc::new(Counters::new(metrics.clone(), clock.clone(), readiness.clone()));
         let journal = match &config.store.journal {
             Some(path) => Some(
                 FileJournal::open(path)

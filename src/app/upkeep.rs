@@ -25,6 +25,10 @@ impl Upkeep for Keeper {
         self.0.readiness.waiting_for()
     }
 
+    fn notes(&self) -> BTreeMap<String, String> {
+        self.0.readiness.notes()
+    }
+
     fn last_reload(&self) -> Option<Reloaded> {
         self.0.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

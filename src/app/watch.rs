@@ -10,6 +10,7 @@ use super::Parts;
 use super::files::Looks;
 use super::keyring::{Follower, Rounds, SealingKeyUses};
 use super::reload::AGAIN;
+use super::silence::Silence;
 use crate::broker::Broker;
 use crate::broker::inspect::{Counts, STATUSES};
 use crate::broker::replicas::REPORT_EVERY;
@@ -57,6 +58,7 @@ pub(super) fn store(parts: &Parts, metrics: Arc<Metrics>, latch: lifecycle::Latc
     });
     let (store, shutdown) = (parts.store.store.clone(), parts.shutdown.clone());
     let seen = parts.reloader.store_seen.clone();
+    let (readiness, mut silence) = (parts.readiness.clone(), Silence::default());
     let mut latch = Some(latch);
     let watch = async move {
         loop {
@@ -65,12 +67,22 @@ pub(super) fn store(parts: &Parts, metrics: Arc<Metrics>, latch: lifecycle::Latc
             seen.looked(answered.is_ok(), clock.now());
             match answered {
                 Ok(()) => {
+                    readiness.note("store", None);
+                    if let Some(failures) = silence.answered() {
+                        tracing::info!(failures, "the store answers again");
+                    }
                     last_seen.store(seen_at(&clock), Ordering::Relaxed);
                     if let Some(latch) = latch.take() {
                         latch.release();
                     }
                 }
-                Err(error) => tracing::warn!(%error, "the store does not answer"),
+                Err(error) => {
+                    let cause = error.to_string();
+                    readiness.note("store", Some(&cause));
+                    if let Some(failures) = silence.failed(&cause, clock.monotonic()) {
+                        tracing::warn!(error = cause, failures, "the store does not answer");
+                    }
+                }
             }
             let pause = if latch.is_some() { Duration::from_millis(200) } else { PING };
             tokio::select! {

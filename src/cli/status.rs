@@ -84,6 +84,10 @@ fn screen(status: &Value) -> String {
         shown(text(status, "version")),
         shown(text(status, "now"))
     )];
+    let notes = status["notes"].as_object().into_iter().flatten();
+    lines.extend(
+        notes.map(|(part, what)| format!("{}: {}", shown(part), shown(what.as_str().unwrap_or_default()))),
+    );
     let reload = &status["last_reload"];
     match text(reload, "outcome") {
         "" => lines.push("configuration: as it was at the start".to_owned()),
@@ -122,6 +126,7 @@ mod tests {
     fn a_refused_reload_is_shown_with_its_reasons_and_control_characters_are_not() {
         let status = json!({
             "version": "0.1.0", "now": "2026-11-25T12:00:00Z", "waiting_for": ["store"],
+            "notes": { "store eviction": "Redis is set to evict" },
             "last_reload": { "outcome": "refused", "at": "2026-11-25T11:00:00Z", "asked_by": "SIGHUP", "changed": [],
                 "problems": ["t.toml:3:1: apps.x: no\u{1b}[31m"] },
             "apps": [{ "app": "outlook", "credentials": [{ "id": "a", "kind": "secret", "state": "in_use", "in_use": true }] }],
@@ -134,6 +139,7 @@ mod tests {
         let shown = screen(&status);
         for part in [
             "not ready: waits for store",
+            "store eviction: Redis is set to evict",
             "REFUSED at 2026-11-25T11:00:00Z (SIGHUP)",
             "t.toml:3:1",
             "in_use",

@@ -358,6 +358,12 @@ fn redis(section: &Section<'_>) -> Option<RedisConfig> {
     {
         username.mistake("needs `sentinel_password_file` beside it");
     }
+    if let Some(username) = section.text("username")
+        && section.text("password_file").is_none()
+    {
+        username
+            .mistake("needs `password_file` beside it: without one Redis is spoken to as its user `default`");
+    }
     if !target.tls {
         for key in ["ca_file", "client_certificate", "client_key"] {
             if let Some(leaf) = section.text(key) {

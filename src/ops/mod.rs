@@ -61,11 +61,16 @@ impl Ops {
 
     fn ready(&self) -> Response {
         let waiting_for = self.readiness.waiting_for();
+        let notes = self.readiness.notes();
         if waiting_for.is_empty() {
-            return response(StatusCode::OK, TEXT, "ready\n");
+            let notes = notes.iter().map(|(part, what)| format!("{part}: {what}\n")).collect::<String>();
+            return response(StatusCode::OK, TEXT, format!("ready\n{notes}"));
         }
         let status = if self.readiness.is_draining() { "draining" } else { "not_ready" };
-        let document = serde_json::json!({ "status": status, "waiting_for": waiting_for });
+        let mut document = serde_json::json!({ "status": status, "waiting_for": waiting_for });
+        if !notes.is_empty() {
+            document["notes"] = serde_json::json!(notes);
+        }
         response(StatusCode::SERVICE_UNAVAILABLE, "application/json", document.to_string())
     }
 }
@@ -114,7 +119,13 @@ mod tests {
 
         let (status, _, body) = ask(&ops, Method::GET, "/readyz").await;
         assert_eq!((status, body.as_str()), (503, r#"{"status":"not_ready","waiting_for":["store"]}"#));
+        readiness.note("store", Some("no answer"));
+        let (status, _, body) = ask(&ops, Method::GET, "/readyz").await;
+        assert!(status == 503 && body.contains(r#""notes":{"store":"no answer"}"#), "{body}");
         store.release();
+        let (status, _, body) = ask(&ops, Method::GET, "/readyz").await;
+        assert_eq!((status, body.as_str()), (200, "ready\nstore: no answer\n"));
+        readiness.note("store", None);
         let (status, _, body) = ask(&ops, Method::HEAD, "/readyz").await;
         assert_eq!((status, body.as_str()), (200, "ready\n"));
         readiness.drain();

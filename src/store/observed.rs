@@ -37,6 +37,34 @@ pub const OPERATIONS: [&str; 21] = [
     "reseal_pending",
 ];
 
+/// What is not as it must be at a store that serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Risk {
+    /// It throws records away when it is full.
+    Eviction,
+    /// What it holds is in its memory alone.
+    Persistence,
+    /// A failover would find no replica.
+    Replicas,
+    /// It does not tell.
+    Unknown,
+}
+
+impl Risk {
+    /// Each of them.
+    pub const ALL: [Risk; 4] = [Risk::Eviction, Risk::Persistence, Risk::Replicas, Risk::Unknown];
+
+    /// The word for metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Risk::Eviction => "eviction",
+            Risk::Persistence => "persistence",
+            Risk::Replicas => "replicas",
+            Risk::Unknown => "unknown",
+        }
+    }
+}
+
 /// Is told of every operation of a store.
 pub trait StoreObserver: Send + Sync {
     /// One operation ended. `operation` is the method's name; a conflict or a "not found" is no error. An operation
@@ -46,6 +74,9 @@ pub trait StoreObserver: Send + Sync {
     /// What a file holds that this process proves itself with (`secret` says which) is refused or cannot be used, and
     /// what was accepted before stays in use; or is in use from now on. Said when it changes.
     fn login(&self, secret: &'static str, is_refused: bool, since: Timestamp);
+
+    /// A risk is there, in words that say what to do; or, with none, is there no more. Said when it changes.
+    fn risk(&self, risk: Risk, what: Option<&str>);
 }
 
 /// Any store, and someone who is told of its operations.
@@ -259,6 +290,8 @@ mod tests {
     struct Seen(Mutex<Vec<(&'static str, bool)>>);
 
     impl StoreObserver for Seen {
+        fn risk(&self, _: Risk, _: Option<&str>) {}
+
         fn operation(&self, operation: &'static str, _elapsed: Duration, error: bool) {
             self.0.lock().expect("not poisoned").push((operation, error));
         }

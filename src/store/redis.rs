@@ -23,9 +23,9 @@
 //! **Access.** [`REDIS_COMMANDS`] is everything this store ever sends:
 //!
 //! ```text
-//! user tokenward on >PASSWORD ~tokenward:* resetchannels &tokenward:* -@all +auth +select +client|setname +role +get
+//! user tokenward on >PASSWORD ~tokenward:* resetchannels &tokenward:* -@all +select +client|setname +role +get
 //!   +getrange +set +getdel +del +exists +pttl +zadd +zrem +zscore +zrangebylex +zrangebyscore +evalsha +script|load
-//!   +wait +publish +subscribe +scan
+//!   +wait +publish +subscribe +scan +info
 //! ```
 //!
 //! and at the nodes of a Cluster [`REDIS_CLUSTER_COMMANDS`] too: `+cluster|info +cluster|slots +asking`.
@@ -40,6 +40,9 @@ mod cluster_identity;
 mod cluster_tests;
 mod connection;
 mod identity;
+mod prerequisites;
+#[cfg(test)]
+mod prerequisites_tests;
 mod renewal;
 mod replication;
 mod scan;
@@ -62,7 +65,7 @@ use zeroize::Zeroizing;
 use self::access::Access;
 use self::changes::Changes;
 use self::cluster::{Cluster, together};
-use self::connection::{Commands, Link, Live, Verdict, check_master, describe};
+use self::connection::{Commands, Link, Live, Verdict, check_master, code_of, describe};
 use self::identity::Identity;
 pub use self::sentinel::Sentinels;
 use super::observed::StoreObserver;
@@ -77,9 +80,8 @@ use crate::domain::random::Random;
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::{Clock, Timestamp};
 
-/// Every command this store sends, in the spelling of Redis's ACLs.
+/// Every command this store sends, in the spelling of Redis's ACLs; but for AUTH, which every user may say.
 pub const REDIS_COMMANDS: &[&str] = &[
-    "auth",
     "select",
     "client|setname",
     "role",
@@ -101,6 +103,7 @@ pub const REDIS_COMMANDS: &[&str] = &[
     "publish",
     "subscribe",
     "scan",
+    "info",
 ];
 
 /// What it sends to the nodes of a Cluster beside that.
@@ -231,6 +234,7 @@ impl RedisConfig {
 pub struct RedisStore {
     link: Way,
     changes: Changes,
+    said: prerequisites::Said,
     stop: CancellationToken,
 }
 
@@ -309,7 +313,7 @@ impl RedisStore {
             let keep_up = access::keep_up(link.clone(), access, clock, stop.clone());
             tasks.spawn("keeping up with the store's secrets", Box::pin(keep_up));
         }
-        Ok(RedisStore { link, changes, stop })
+        Ok(RedisStore { link, changes, said: prerequisites::Said::default(), stop })
     }
 
     /// Makes the next operation connect anew, with the secrets as they are then. Nothing under way is disturbed.
@@ -322,6 +326,10 @@ impl RedisStore {
     pub fn close(&self) {
         self.stop.cancel();
         self.link.close();
+    }
+
+    fn observer(&self) -> Option<&dyn StoreObserver> {
+        self.link.config().observer.as_deref()
     }
 
     /// Runs an operation on keys of one slot within its time, again if its connection died. Also says whether the answer to an
@@ -618,7 +626,7 @@ where
 }
 
 fn failure(config: &RedisConfig, doing: &'static str, error: &RedisError) -> StoreError {
-    if error.code() == Some("WRONGTYPE") {
+    if matches!(code_of(error), Some(("WRONGTYPE", _))) {
         return StoreError::corrupt(doing, "what is stored is of another type");
     }
     if matches!(config.location, Location::Cluster(_)) && matches!(error.code(), Some("MOVED" | "ASK")) {
@@ -655,13 +663,17 @@ impl Store for RedisStore {
     }
 
     /// Asks for the role: a demoted master answers a PING like any other. One that was cut off does not know that it is
-    /// demoted, so the sentinels are asked too.
+    /// demoted, so the sentinels are asked too. And runs a script, for every write is one.
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         const DOING: &str = "asking the store whether it serves";
         Box::pin(async move {
             let link = match &self.link {
                 Way::One(link) => link,
-                Way::Cluster(cluster) => return cluster.ping(DOING).await,
+                Way::Cluster(cluster) => {
+                    cluster.ping(DOING).await?;
+                    self.said.settle(cluster.look_at_risks().await.into_iter(), self.observer());
+                    return Ok(());
+                }
             };
             let ask = || self.run(DOING, 0, |mut commands| async move { check_master(&mut commands).await });
             let (role, moved) = tokio::join!(ask(), link.follow());
@@ -670,7 +682,15 @@ impl Store for RedisStore {
                 link.renew();
                 StoreError::Unavailable { doing: DOING, cause }
             })?;
-            self.believe_absence(DOING, 0).await
+            let runs_scripts = self.run_on(DOING, 0, |live, _| {
+                let live = Arc::clone(live);
+                async move { live.look_at_scripts(link.user()).await }
+            });
+            runs_scripts.await?.0.map_err(|cause| StoreError::Unavailable { doing: DOING, cause })?;
+            self.believe_absence(DOING, 0).await?;
+            link.look_at_risks().await;
+            self.said.settle(std::iter::once(link.risks()), self.observer());
+            Ok(())
         })
     }
 

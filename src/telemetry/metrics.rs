@@ -114,6 +114,7 @@ pub struct Metrics {
     authority_request_duration: HistogramVec,
     store_operation_duration: HistogramVec,
     store_errors: IntCounterVec,
+    store_risk: IntGaugeVec,
     store_login_refused: IntGaugeVec,
     store_login_taken: GaugeVec,
     store_certificate_expiry: GaugeVec,
@@ -315,6 +316,11 @@ impl Metrics {
                 "store_errors_total",
                 &["operation"],
                 "Operations of the store that failed.",
+            ),
+            store_risk: new.int_gauges(
+                "store_risk",
+                &["risk"],
+                "1 while the store is not as it must be, though it serves: it evicts, keeps nothing on disk, has no replica, or does not tell.",
             ),
             store_login_refused: new.int_gauges(
                 "store_login_refused",
@@ -636,6 +642,11 @@ impl Metrics {
         if error {
             self.store_errors.with_label_values(&[operation]).inc();
         }
+    }
+
+    /// Whether the store is at this risk.
+    pub fn store_risk(&self, risk: &'static str, is_there: bool) {
+        self.store_risk.with_label_values(&[risk]).set(is_there.into());
     }
 
     /// What a file holds that proves us to the store is refused, or is in use since.

@@ -42,6 +42,7 @@ mod replicas;
 mod rotation;
 mod sign_in_refusals;
 mod status;
+mod store_needs;
 mod sweep;
 mod token_hosts;
 mod trouble;

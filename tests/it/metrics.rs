@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use tokenward::authority::Endpoint;
 use tokenward::domain::verdict::{BlockReason, Disposition, ReauthReason};
-use tokenward::store::observed::OPERATIONS;
+use tokenward::store::observed::{OPERATIONS, Risk};
 
 use crate::world::Plan;
 
@@ -37,6 +37,9 @@ async fn every_series_whose_labels_are_a_closed_set_is_there_at_0_from_the_start
     BlockReason::WORDS.iter().for_each(|reason| expect(verdict("blocked", reason)));
     for result in ["acquired", "held", "unreachable", "lost"] {
         expect(format!("lease_attempts_total{{result=\"{result}\"}}"));
+    }
+    for risk in Risk::ALL.map(Risk::as_str) {
+        expect(format!("store_risk{{risk=\"{risk}\"}}"));
     }
     for result in ["hit", "miss", "stale"] {
         expect(format!("token_cache_lookups_total{{result=\"{result}\"}}"));

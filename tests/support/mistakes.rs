@@ -229,6 +229,10 @@ const STORES: Table = &[
         "store.sentinel_password_file: is for a `url` that names sentinels only",
     ),
     (
+        "[store]\nkind = \"redis\"\nurl = \"redis://a\"\nusername = \"x\"",
+        "4:12: store.username: needs `password_file` beside it",
+    ),
+    (
         "[store]\nkind = \"redis\"\nurl = \"redis+sentinel://a/b\"\nsentinel_username = \"x\"",
         "store.sentinel_username: needs `sentinel_password_file` beside it",
     ),

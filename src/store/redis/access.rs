@@ -467,12 +467,15 @@ impl Told {
 mod tests {
     use super::*;
     use crate::domain::time::Timestamp;
+    use crate::store::observed::Risk;
     use crate::store::suite::RealClock;
 
     #[derive(Default)]
     struct Heard(Mutex<Vec<bool>>);
 
     impl StoreObserver for Heard {
+        fn risk(&self, _: Risk, _: Option<&str>) {}
+
         fn operation(&self, _operation: &'static str, _elapsed: Duration, _error: bool) {}
 
         fn login(&self, _secret: &'static str, is_refused: bool, _since: Timestamp) {

@@ -11,6 +11,7 @@ use super::super::testing::{RedisCluster, RedisServer};
 use super::tests::{healed, store_with};
 use super::*;
 use crate::secret_file::SecretReader;
+use crate::store::observed::Risk;
 
 /// A directory with the files of somebody who is on call.
 struct Files(tempfile::TempDir);
@@ -48,6 +49,8 @@ fn write(path: &Path, content: &str) {
 struct Told(Mutex<Vec<(&'static str, bool)>>);
 
 impl StoreObserver for Told {
+    fn risk(&self, _: Risk, _: Option<&str>) {}
+
     fn operation(&self, _operation: &'static str, _elapsed: Duration, _error: bool) {}
 
     fn login(&self, secret: &'static str, is_refused: bool, _since: Timestamp) {

@@ -35,6 +35,7 @@ use super::changes::Subscription;
 use super::cluster_identity::Naming;
 use super::connection::{Commands, Link, Live, Verdict, check_master, describe, dial};
 use super::identity::Identity;
+use super::prerequisites::Risks;
 use super::sentinel::Place;
 use super::{Location, RedisConfig, RedisTls, failure, within};
 use crate::domain::random::Random;
@@ -239,6 +240,15 @@ impl Cluster {
         .await
     }
 
+    /// What is at risk at each primary, looked at where that is long ago.
+    pub(super) async fn look_at_risks(&self) -> Vec<(String, Risks)> {
+        let Ok((_, primaries)) = self.0.primaries().await else { return Vec::new() };
+        let looks =
+            primaries.iter().map(|node| Box::pin(node.link.look_at_risks()) as BoxFuture<'_, ()>).collect();
+        together(looks).await;
+        primaries.iter().map(|node| node.link.risks()).collect()
+    }
+
     /// The latest change that is known of, and a slot of each primary, in order.
     pub(super) async fn nodes(&self, doing: &'static str) -> Result<(u64, Vec<u16>), StoreError> {
         let slots = self.sample().await.map_err(|cause| StoreError::Unavailable { doing, cause })?;
@@ -413,6 +423,8 @@ impl Shared {
             node.link.renew();
             at(cause)
         })?;
+        let runs_scripts = live.look_at_scripts(self.user()).await;
+        runs_scripts.map_err(|error| at(describe(&error, self.user())))?.map_err(at)?;
         let (epoch, serves) = standing(&info);
         if serves { Ok(epoch) } else { Err(at("the Cluster does not serve at the moment".to_owned())) }
     }

@@ -36,6 +36,7 @@ use tokio_rustls::TlsConnector;
 
 use super::access::{Access, Password};
 use super::identity::Identity;
+use super::prerequisites::{self, Risks};
 use super::replication::Replication;
 use super::sentinel::{Place, survey};
 use super::{Location, RedisConfig, RedisTls};
@@ -64,6 +65,8 @@ pub(super) struct Live {
     since: Duration,
     /// What it was authenticated with last.
     password: Mutex<Option<Password>>,
+    /// Why the server runs no scripts for us, where it was seen to run none.
+    pub(super) no_scripts: Mutex<Option<Arc<str>>>,
     tls: Option<Arc<RedisTls>>,
     /// Ends the task that drives the connection, once nobody uses it any more.
     _alive: oneshot::Sender<()>,
@@ -71,7 +74,8 @@ pub(super) struct Live {
 
 impl Live {
     pub(super) fn commands(&self) -> Commands {
-        Commands { connection: self.connection.clone(), asking: false }
+        let no_scripts = self.no_scripts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Commands { connection: self.connection.clone(), asking: false, no_scripts }
     }
 
     fn password(&self) -> MutexGuard<'_, Option<Password>> {
@@ -80,7 +84,7 @@ impl Live {
 
     /// For a slot that is on its way to this node of a Cluster, which another one sent us to.
     pub(super) fn asking(&self) -> Commands {
-        Commands { connection: self.connection.clone(), asking: true }
+        Commands { asking: true, ..self.commands() }
     }
 }
 
@@ -91,10 +95,21 @@ pub(super) struct Commands {
     /// `ASKING` goes before each command. It counts for the very next one on the connection, which everyone shares: so both
     /// leave in one piece.
     asking: bool,
+    /// Why no script is sent: see [`super::prerequisites`].
+    no_scripts: Option<Arc<str>>,
 }
+
+/// The kind of an error that is in our own words.
+const OURS: ErrorKind = ErrorKind::Client;
 
 impl ConnectionLike for Commands {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        if let Some(cause) = &self.no_scripts
+            && matches!(command.args_iter().next(), Some(::redis::Arg::Simple(b"EVALSHA")))
+        {
+            let refused = RedisError::from((OURS, "not sent", cause.to_string()));
+            return Box::pin(std::future::ready(Err(refused)));
+        }
         if !self.asking {
             return self.connection.req_packed_command(command);
         }
@@ -150,6 +165,9 @@ struct State {
     /// Another connection is being made beside the one in use.
     replacing: bool,
     closed: bool,
+    /// What is at risk at the server, when that was looked at, and over which connection.
+    risks: Risks,
+    looked: Option<(Duration, u64)>,
 }
 
 struct Shared {
@@ -256,6 +274,35 @@ impl Link {
         state.live = None;
         tracing::warn!(cause, "the connection to Redis is given up");
         true
+    }
+
+    /// Looks at what else Redis must be, where the last look is long ago or was at another connection.
+    pub(super) async fn look_at_risks(&self) {
+        let (live, now) = (self.0.lock().live.clone(), self.0.clock.monotonic());
+        let Some(live) = live else { return };
+        let is_fresh = |(at, number): (Duration, u64)| {
+            number == live.number && now.saturating_sub(at) < prerequisites::LOOK
+        };
+        if self.0.lock().looked.is_some_and(is_fresh) {
+            return;
+        }
+        let has_failover =
+            !matches!(self.0.config.location, Location::Server { .. }) || self.0.identity.is_none();
+        let mut commands = live.commands();
+        let wall = self.0.clock.now().unix_seconds();
+        if let Some(risks) = prerequisites::look(&mut commands, self.0.user(), has_failover, wall).await {
+            let mut state = self.0.lock();
+            (state.risks, state.looked) = (risks, Some((now, live.number)));
+        }
+    }
+
+    /// What was found then, and at which server.
+    pub(super) fn risks(&self) -> (String, Risks) {
+        (self.0.name.clone(), self.0.lock().risks.clone())
+    }
+
+    pub(super) fn user(&self) -> &str {
+        self.0.user()
     }
 
     /// Puts the connection in use aside: the next operation makes one with the secrets as they are then.
@@ -390,12 +437,34 @@ impl Verdict {
             ) => return Verdict::Elsewhere,
             _ => {}
         }
-        match error.code() {
-            Some("UNBLOCKED" | "NOAUTH") => Verdict::Elsewhere,
+        match code_of(error).map(|(code, _)| code) {
+            Some("UNBLOCKED" | "NOAUTH" | "READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN") => {
+                Verdict::Elsewhere
+            }
             Some("NOREPLICAS") => Verdict::TooFewReplicas,
             _ => Verdict::Fine,
         }
     }
+}
+
+/// The code of a server's error, and the rest of it. A Redis before 7.0 wraps what a command in a script was answered: there
+/// it is the code within.
+pub(super) fn code_of(error: &RedisError) -> Option<(&str, &str)> {
+    let (code, detail) = (error.code()?, error.detail().unwrap_or_default());
+    let within = detail.starts_with("Error running script").then(|| detail.rsplit_once(" -")).flatten();
+    let within = within.and_then(|(_, answer)| answer.split_once(' '));
+    let is_code = |code: &str| !code.is_empty() && code.bytes().all(|byte| byte.is_ascii_uppercase());
+    Some(within.filter(|(code, _)| is_code(code)).unwrap_or((code, detail)))
+}
+
+/// The command that was not permitted, in the spelling of Redis's ACLs.
+fn refused_command(detail: &str) -> Option<&str> {
+    let (before, _) = detail.split_once("' command")?;
+    let command = before.rsplit_once('\'')?.1;
+    command
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'|' | b'-' | b'_'))
+        .then_some(command)
 }
 
 /// An error in words, without anything that is stored: Redis repeats arguments in some of its errors, and the client
@@ -406,17 +475,24 @@ pub(super) fn describe(error: &RedisError, user: &str) -> String {
             return "Redis answered something else".to_owned();
         }
         ErrorKind::Io => return error.to_string(),
+        OURS => return error.detail().unwrap_or_else(|| error.category()).to_owned(),
         _ => {}
     }
-    let Some(code) = error.code() else { return format!("Redis refused: {}", error.category()) };
-    let detail = error.detail().unwrap_or_default();
+    let Some((code, detail)) = code_of(error) else { return format!("Redis refused: {}", error.category()) };
     let detail = detail.split(", with args").next().unwrap_or_default();
     let hint = match code {
         "WRONGPASS" => format!("Redis refused the password of user `{user}`"),
         "NOAUTH" => {
             "Redis asks for a password: give `password_file`, and `username` if it is not `default`".into()
         }
-        "NOPERM" => format!("user `{user}` may not do what this store needs: see the ACL in the manual"),
+        // (In a script Redis 7 says this without a code of its own, and before 8 without the command.)
+        _ if code == "NOPERM" || detail.contains("user executing the script can't") => {
+            let right = refused_command(detail).map_or_else(
+                || "those of deploy/compose/redis.acl, of which Redis' `ACL LOG` names the one that is missing".to_owned(),
+                |command| format!("`+{command}`, as deploy/compose/redis.acl does"),
+            );
+            format!("user `{user}` lacks a right that this store needs: give it {right}")
+        }
         "READONLY" => "Redis is a replica and takes no writes".into(),
         "NOREPLICAS" => "Redis takes no writes as long as too few replicas are connected to it".into(),
         "LOADING" => "Redis is still loading its data".into(),
@@ -429,6 +505,9 @@ pub(super) fn describe(error: &RedisError, user: &str) -> String {
         "TRYAGAIN" => "the connection is on its way from one node of the Cluster to another".into(),
         "ERR" if detail.contains("cluster support disabled") => {
             "it is no node of a Cluster: begin `store.url` with `redis://`, or `rediss://` for TLS".into()
+        }
+        "ERR" if detail.starts_with("unknown command") => {
+            "Redis does not know a command that this store needs: take it out of `rename-command`, or use Redis 6.2 or later".into()
         }
         "OOM" => "Redis is out of memory (and must not evict: set `maxmemory-policy noeviction`)".into(),
         "MISCONF" => "Redis cannot write to its disk and takes no writes".into(),
@@ -567,16 +646,21 @@ impl Shared {
         let (wire, password) = self.enter(place, tls.as_deref()).await?;
         let (connection, alive) = self.greet(wire).await?;
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        Ok(Live {
+        let live = Live {
             connection,
             replication: Replication::default(),
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             place: place.clone(),
             since: self.clock.monotonic(),
             password: Mutex::new(password),
+            no_scripts: Mutex::default(),
             tls,
             _alive: alive,
-        })
+        };
+        // One that runs none is connected to all the same: what it holds can be read.
+        let _is_remembered =
+            live.look_at_scripts(self.user()).await.map_err(|error| describe(&error, self.user()))?;
+        Ok(live)
     }
 
     async fn subscribe(&self, channel: &str) -> Result<::redis::aio::PubSub, String> {
@@ -630,7 +714,7 @@ impl Shared {
         let info = RedisConnectionInfo::default().set_skip_set_lib_name();
         let (connection, driver) =
             MultiplexedConnection::new_with_config(&info, wire, settings).await.map_err(words)?;
-        let mut commands = Commands { connection: connection.clone(), asking: false };
+        let mut commands = Commands { connection: connection.clone(), asking: false, no_scripts: None };
         let (alive, ended) = oneshot::channel::<()>();
         self.tasks.spawn(
             "driving the connection to Redis",

@@ -19,6 +19,10 @@ use ::redis::Script;
 /// A repeated commit writes what is stored again: so whoever waits for replicas after it waits for this one, whichever
 /// connection brought it first. Not its own bytes: it may have been sealed anew meanwhile, by a key that is to stay.
 ///
+/// The lease goes before the record is stored: a Redis that is full refuses a script's first write unless that frees memory, and
+/// lets those after it pass. So what was rotated under a lease is stored all the same. All of it is one step, to whoever looks and
+/// to replicas; and what was begun stays noted until after, so that nothing rests on the order.
+///
 /// A change that cannot be told (an ACL of an older version) must not make a stored record look like an error: `pcall`.
 pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
@@ -26,19 +30,20 @@ pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| {
 local head = redis.call('GETRANGE', KEYS[1], 0, 42)
 if head ~= '' and (#head ~= 43 or string.sub(head, 1, 3) ~= ARGV[3]) then return -1 end
 local revision = string.sub(head, 4)
+local holder = redis.call('GET', KEYS[2])
 if revision == ARGV[2] then
+    if not holder or holder == ARGV[5] then redis.call('DEL', KEYS[2]) end
     redis.call('SET', KEYS[1], redis.call('GET', KEYS[1]))
     return 1
 end
-local holder = redis.call('GET', KEYS[2])
 if ARGV[5] ~= '' and holder and holder ~= ARGV[5] then return 2 end
 if revision ~= ARGV[1] then return 0 end
 if revision == '' and tonumber(ARGV[7]) < tonumber(string.match(redis.call('GET', KEYS[4]) or '', '^%d+') or '1') then return 0 end
-redis.call('SET', KEYS[1], ARGV[4])
-if holder and holder == ARGV[5] then
+if not holder or holder == ARGV[5] then
     redis.call('DEL', KEYS[2])
     holder = false
 end
+redis.call('SET', KEYS[1], ARGV[4])
 local begun = redis.call('GET', KEYS[3])
 local ours = begun and ARGV[5] ~= '' and string.sub(begun, 1, 16) == ARGV[5]
 if begun and (ours or (ARGV[6] == '1' and not holder)) then redis.call('DEL', KEYS[3]) end

@@ -259,7 +259,12 @@ async fn a_user_who_may_not_is_told_so_and_a_conflict_of_types_is_damage() {
     let poor = store_with(config);
     assert_eq!(poor.load(&key("app", "user")).await.expect("may read"), None);
     let cause = unavailable(poor.take_pending("id-not-for-logs").await);
-    assert!(cause.contains("user `poor` may not") && !cause.contains("id-not-for-logs"), "{cause}");
+    assert!(
+        cause.contains("user `poor` lacks a right")
+            && cause.contains("`+getdel`")
+            && !cause.contains("id-not-for-logs"),
+        "{cause}"
+    );
 
     let store = store(&server);
     server.cli(&["LPUSH", "tokenward:{app:user}", "x"]);
