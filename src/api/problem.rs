@@ -239,6 +239,15 @@ impl Problem {
             .hint("try again after the time in Retry-After; if it stays so for this connection alone, have its user sign in again; if it is so for all, the operator must look at the app's registration and its client credential")
             .retry_after(retry_after)
             .answer(answer),
+            Refusal::AuthorityUnavailable { retry_after, answer } if answer.status == Some(200) => Problem::new(
+                S::SERVICE_UNAVAILABLE,
+                "authority_unavailable",
+                "The authority's answer cannot be used",
+                "the authority answered the refresh with something that cannot be used, and no valid token is held",
+            )
+            .hint("try again after the time in Retry-After; `explain` of the connection says which rule the answer broke")
+            .retry_after(retry_after)
+            .answer(answer),
             Refusal::AuthorityUnavailable { retry_after, answer } => Problem::new(
                 S::SERVICE_UNAVAILABLE,
                 "authority_unavailable",
@@ -360,4 +369,45 @@ pub fn json<T: Serialize>(status: StatusCode, body: &T) -> Response {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(refusal: impl Fn(AuthorityError) -> Refusal, answer: AuthorityError) -> Problem {
+        Problem::of(refusal(answer))
+    }
+
+    fn answer(status: u16, error: Option<&str>, error_codes: &[u32]) -> AuthorityError {
+        let (error, error_codes) = (error.map(str::to_owned), error_codes.to_vec());
+        AuthorityError { status: Some(status), error, error_codes, ..AuthorityError::default() }
+    }
+
+    /// Only silence, a failure of its own and throttling are told as passing.
+    #[test]
+    fn what_the_authority_answered_is_not_told_as_an_outage() {
+        let unavailable =
+            |answer| Refusal::AuthorityUnavailable { retry_after: Duration::from_secs(1), answer };
+        let is_outage = |answer| problem(unavailable, answer).detail.contains("down, slow or throttling");
+        for status in [408, 425, 429, 500, 502, 503, 504] {
+            assert!(is_outage(answer(status, None, &[])), "{status}");
+        }
+        assert!(is_outage(AuthorityError::default()), "no answer");
+        for status in [200, 400, 401, 403, 404, 418] {
+            assert!(!is_outage(answer(status, None, &[])), "{status}");
+            assert!(!is_outage(answer(status, Some("invalid_request"), &[])), "{status}");
+        }
+        let said = problem(unavailable, answer(400, Some("token_inactive"), &[]));
+        assert!(said.detail.contains("token_inactive"), "{}", said.detail);
+    }
+
+    #[test]
+    fn the_operator_is_told_what_to_mend() {
+        let rejected = |answer| Refusal::AppRejected { retry_after: Duration::from_secs(1), answer };
+        let hint = |code| problem(rejected, answer(400, Some("invalid_request"), &[code])).hint;
+        assert!(hint(9_002_327).contains("platform Web") && hint(9_002_326).contains("platform Web"));
+        assert!(hint(900_382).contains("cloud") && hint(900_439).contains("cloud"));
+        assert!(hint(50011).contains("redirect URI"));
+    }
 }

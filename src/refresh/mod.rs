@@ -9,8 +9,8 @@
 //! 2. A refresh runs in a task of its own: no waiter's end ends it.
 //! 3. A new refresh token is stored before any token of its answer is served (I6). If it cannot be stored it is held,
 //!    and stored before anything else is done for that connection.
-//! 4. Only a verdict on the *current* grant changes a connection, and only by a commit that expects the revision the
-//!    verdict was about, under the lease (I5, I9).
+//! 4. Only a verdict on the *current* grant, said by the authority or worked out by `unclear`, changes a connection, and
+//!    only by a commit that expects the revision the verdict was about, under the lease (I5, I9).
 //! 5. A token that still lives is served when its refresh fails.
 //!
 //! The one hard problem: an answer that is lost, late or unwanted. `plan` is pure and says what to do; `engine` does
