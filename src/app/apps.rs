@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::reading::{By, Findings, credentials, public_file};
 use crate::authority::{
-    AppHosts, AuthorityConfig, AuthorityConfigError, AuthorityParts, ClientCredential, OpenIdAuthority,
-    Outbound, Provider, ResponseMode, Roots, SecretMethod,
+    AppHosts, AssertionAudience, AuthorityConfig, AuthorityConfigError, AuthorityParts, ClientCredential,
+    OpenIdAuthority, Outbound, Provider, ResponseMode, Roots, SecretMethod,
 };
 use crate::broker::{App, Apps, Tenants};
 use crate::config::{self, AppConfig, Config, RefreshTokenReuse, SecretAuthMethod, TenantRule};
@@ -210,6 +210,11 @@ fn authority_config(
         SecretAuthMethod::Post => SecretMethod::Post,
         SecretAuthMethod::Basic => SecretMethod::Basic,
     });
+    authority.assertion_audience = match &app.assertion_audience {
+        config::AssertionAudience::TokenEndpoint => AssertionAudience::TokenEndpoint,
+        config::AssertionAudience::Issuer => AssertionAudience::Issuer,
+        config::AssertionAudience::Url(url) => AssertionAudience::Url(url.clone()),
+    };
     authority.refresh_token_reuse = app.refresh_token_reuse.map(|reuse| reuse == RefreshTokenReuse::Safe);
     authority.response_mode = match app.response_mode {
         config::ResponseMode::Query => ResponseMode::Query,

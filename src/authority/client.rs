@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::cache::{Kept, Used};
 use super::classify::{self, Asked};
-use super::client_auth::{ClientCredential, SecretMethod};
+use super::client_auth::{AssertionAudience, ClientCredential, SecretMethod};
 use super::clouds::{
     GRAPH, Provider, TenantPath, Tenants, UnknownTenant, cloud_of, entra_authority_of, is_tenant_name,
 };
@@ -90,6 +90,8 @@ pub struct AuthorityConfig {
     pub continuous_access_evaluation: bool,
     /// How a client secret travels; none to go by the discovery document.
     pub token_endpoint_auth_method: Option<SecretMethod>,
+    /// Whom signed assertions are for.
+    pub assertion_audience: AssertionAudience,
     /// Whether a used refresh token may be sent again; none for Entra's documented yes and anybody else's no.
     pub refresh_token_reuse: Option<bool>,
     /// How the code comes back.
@@ -112,6 +114,7 @@ impl AuthorityConfig {
             home_tenant: None,
             continuous_access_evaluation: false,
             token_endpoint_auth_method: None,
+            assertion_audience: AssertionAudience::default(),
             refresh_token_reuse: None,
             response_mode: ResponseMode::Query,
         }

@@ -146,11 +146,12 @@ impl ClientCredential {
         }
     }
 
-    /// Whether whoever is sent it can use it elsewhere. What a certificate signs is for one endpoint alone.
-    pub(super) fn is_bearer(&self) -> bool {
+    /// Whether whoever is sent it can use it elsewhere. What a certificate signs for the endpoint that it is sent to is of no use at any
+    /// other.
+    pub(super) fn is_bearer(&self, audience: &AssertionAudience) -> bool {
         match self.kind {
             Kind::Secret(_) | Kind::Federated(_) => true,
-            Kind::Certificate(_) => false,
+            Kind::Certificate(_) => *audience != AssertionAudience::TokenEndpoint,
         }
     }
 
@@ -227,13 +228,25 @@ impl SecretMethod {
     }
 }
 
+/// Whom an assertion that we sign is for: one, and never a list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum AssertionAudience {
+    /// The endpoint that the request goes to, from the pinned document (RFC 7523 §3; Entra's certificate credentials).
+    #[default]
+    TokenEndpoint,
+    /// The authority's issuer (draft-ietf-oauth-rfc7523bis).
+    Issuer,
+    /// What the provider names.
+    Url(String),
+}
+
 /// What an assertion is made for.
 pub(super) struct Proving<'a> {
     pub(super) client_id: &'a str,
     pub(super) provider: Provider,
     pub(super) metadata: &'a Metadata,
-    /// The endpoint that the request goes to, from the pinned document: the assertion's only audience.
-    pub(super) token_endpoint: &'a str,
+    /// An assertion's only audience.
+    pub(super) audience: &'a str,
     /// How a secret is sent.
     pub(super) secret_method: SecretMethod,
     pub(super) clock: &'a dyn Clock,
@@ -354,7 +367,7 @@ impl SigningCertificate {
         let claims = json!({
             "iss": proving.client_id,
             "sub": proving.client_id,
-            "aud": proving.token_endpoint,
+            "aud": proving.audience,
             "jti": URL_SAFE_NO_PAD.encode(random_bytes::<16>(proving.random)),
             "iat": now.unix_seconds(),
             "nbf": now.minus(ASSERTION_BACKDATED).unix_seconds(),

@@ -889,6 +889,38 @@ async fn a_certificate_signs_anew_for_every_request() {
     assert!(ids[0] != ids[1] && ids[0].len() == 22, "{ids:?}");
 }
 
+#[tokio::test]
+async fn an_assertion_is_for_whom_the_configuration_says_and_for_one_alone() {
+    let pem = include_bytes!("../../tests/data/authority/keys/app-rsa.pem");
+    let url = "https://login.example/as".to_owned();
+    for audience in
+        [AssertionAudience::TokenEndpoint, AssertionAudience::Issuer, AssertionAudience::Url(url.clone())]
+    {
+        let script = Script {
+            document: Box::new(|origin| Reply::json(200, &openid_document(origin))),
+            ..entra_script()
+        };
+        let certificate = ClientCredential::certificate("cert", pem).expect("a pair");
+        let chosen = audience.clone();
+        let world =
+            World::with("", script, vec![certificate], move |config| config.assertion_audience = chosen);
+        // (Without an id_token of its own provider the answer is of no use; the request is what counts.)
+        let _answered = world.refresh_as("alice").await;
+        let request = &world.token_requests()[0];
+        let claims =
+            request.field("client_assertion").and_then(|jwt| jwt.split('.').nth(1)).expect("an assertion");
+        let claims: Value =
+            serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).expect("base64")).expect("JSON");
+        let origin = world.server.origin();
+        let expected = match audience {
+            AssertionAudience::TokenEndpoint => format!("{origin}/token"),
+            AssertionAudience::Issuer => origin,
+            AssertionAudience::Url(url) => url,
+        };
+        assert_eq!(claims["aud"], json!(expected));
+    }
+}
+
 fn rustls_certificate(pem: &[u8]) -> rustls::pki_types::CertificateDer<'static> {
     rustls::pki_types::pem::PemObject::from_pem_slice(pem).expect("a certificate")
 }

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION,
+    USER_AGENT,
 };
 use http::{Method, Request};
 use http_body_util::BodyExt;
@@ -232,7 +233,11 @@ impl HttpClient {
         let (head, body) = answer.into_parts();
         let status = head.status.as_u16();
         if head.status.is_redirection() {
-            let cause = format!("{} answered with a redirect, which is never followed", url.host());
+            let cause = format!(
+                "{} answered with a redirect ({status}) to {}, which is never followed: if that is where it is now, configure the address there",
+                url.host(),
+                leads_to(&head.headers)
+            );
             return Err(HttpFailure { fault: HttpFault::Nonsense, status: Some(status), cause });
         }
         let body = read_whole(body, cap).await.and_then(|body| body::text_of(&head.headers, body, cap));
@@ -267,6 +272,26 @@ pub(super) fn authorization(value: &str) -> Option<(HeaderName, HeaderValue)> {
     let mut value = HeaderValue::from_str(value).ok()?;
     value.set_sensitive(true);
     Some((AUTHORIZATION, value))
+}
+
+/// The host that a redirect leads to, and nothing else of it: whoever answered wrote it, and a query may hold what was sent.
+fn leads_to(headers: &HeaderMap) -> String {
+    let location = headers.get(LOCATION).and_then(|location| location.to_str().ok());
+    let Some(uri) = location.and_then(|location| location.parse::<http::Uri>().ok()) else {
+        return "no readable address".to_owned();
+    };
+    match (uri.scheme_str(), uri.host(), uri.port()) {
+        (None, None, _) => "another path of this host".to_owned(),
+        (Some(scheme @ ("http" | "https")), Some(host), port) if is_plain_host(host) => {
+            let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+            format!("{scheme}://{host}{port}")
+        }
+        _ => "no readable address".to_owned(),
+    }
+}
+
+fn is_plain_host(host: &str) -> bool {
+    host.len() <= 253 && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte))
 }
 
 async fn read_whole<B>(mut body: B, cap: usize) -> Result<Zeroizing<Vec<u8>>, String>
@@ -462,6 +487,34 @@ mod tests {
             assert_eq!(failure.fault, HttpFault::NotSent, "{host}: {}", failure.cause);
         }
         assert!(server.seen().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_redirect_says_the_host_that_it_leads_to_and_no_more() {
+        let rows = [
+            ("https://login.example/new?code=canary", "(301) to https://login.example, which"),
+            ("https://login.example:8443", "(301) to https://login.example:8443, which"),
+            ("https://u:canary@login.example/", "(301) to https://login.example, which"),
+            ("http://[::1]:80/canary", "(301) to http://[::1]:80, which"),
+            ("/canary?code=canary", "(301) to another path of this host, which"),
+            ("javascript:canary", "(301) to no readable address, which"),
+            ("https://canary%0a.example/", "(301) to no readable address, which"),
+            ("", "(301) to no readable address, which"),
+        ];
+        for (location, expected) in rows {
+            let server = Server::start(move |_| Reply::Answer {
+                status: 301,
+                headers: vec![("location", location.to_owned())],
+                body: String::new(),
+            });
+            let client = client("127.0.0.1");
+            let read = client.get(&url(&server.origin()), Duration::from_secs(5)).await;
+            for failure in [read.err().expect("a failure"), post(&client, &url(&server.origin())).await] {
+                assert_eq!((failure.fault, failure.status), (HttpFault::Nonsense, Some(301)), "{location}");
+                assert!(failure.cause.contains(expected), "{location}: {}", failure.cause);
+                assert!(!failure.cause.contains("canary"), "{location}: {}", failure.cause);
+            }
+        }
     }
 
     #[tokio::test]

@@ -45,7 +45,9 @@ pub use client::{
     AuthorityConfig, AuthorityConfigError, AuthorityParts, ClientToken, OpenIdAuthority, ResponseMode,
     TENANT_NOT_ALLOWED,
 };
-pub use client_auth::{AssertionFile, AssertionSource, CertificateFault, ClientCredential, SecretMethod};
+pub use client_auth::{
+    AssertionAudience, AssertionFile, AssertionSource, CertificateFault, ClientCredential, SecretMethod,
+};
 pub use clouds::{Provider, Tenants, UnknownTenant};
 pub use credential_set::{CredentialReport, CredentialSet, Member};
 pub use http::{Roots, RootsFault};

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::classify::{Asked, Question, is_surely_the_credential};
 use super::client::{Answered, OpenIdAuthority, ours};
-use super::client_auth::{Proving, SecretMethod};
+use super::client_auth::{AssertionAudience, Proving, SecretMethod};
 use super::clouds::Provider;
 use super::credential_set::Member;
 use super::discovery::Metadata;
@@ -149,7 +149,7 @@ impl OpenIdAuthority {
         member: &Member,
         deadline: Duration,
     ) -> Result<Answered, NoToken> {
-        if member.credential().is_bearer() {
+        if member.credential().is_bearer(&self.config.assertion_audience) {
             let left = deadline.saturating_sub(self.parts.clock.monotonic());
             let secret = Confined::Credential(&member.credential().fingerprint());
             self.admit(call.doing, secret, &call.endpoint, left).await.map_err(NoToken::Stays)?;
@@ -236,7 +236,11 @@ impl OpenIdAuthority {
             client_id: &self.config.client_id,
             provider: self.provider(),
             metadata,
-            token_endpoint: call.endpoint.as_str(),
+            audience: match &self.config.assertion_audience {
+                AssertionAudience::TokenEndpoint => call.endpoint.as_str(),
+                AssertionAudience::Issuer => &metadata.issuer,
+                AssertionAudience::Url(url) => url,
+            },
             secret_method,
             clock: &*self.parts.clock,
             random: &*self.parts.random,

@@ -169,7 +169,7 @@ impl OpenIdAuthority {
         let stays = |member: &Member| {
             let credential = member.credential();
             let secret = Confined::Credential(&credential.fingerprint());
-            credential.is_bearer() && known.holds_back(app, secret, &host)
+            credential.is_bearer(&self.config.assertion_audience) && known.holds_back(app, secret, &host)
         };
         let credentials = self.credentials();
         credentials.configured().any(|member| stays(member)).then_some(host)

@@ -695,6 +695,7 @@ fn app(name: &str, section: &Section<'_>) -> Option<AppConfig> {
                 ("client_secret_basic", SecretAuthMethod::Basic),
             ],
         ),
+        assertion_audience: assertion_audience(section, entra)?,
         display_name: section.string("display_name"),
         support_contact: section.string("support_contact"),
         credentials,
@@ -712,6 +713,26 @@ fn client_id(leaf: &Leaf<'_, &str>, entra: bool) {
     } else if entra && !is_guid(leaf.value) {
         leaf.warning("is no Application (client) ID, which Entra's overview page of the app shows as 8-4-4-4-12 hexadecimal digits");
     }
+}
+
+fn assertion_audience(section: &Section<'_>, entra: bool) -> Option<AssertionAudience> {
+    let leaf = section.text("assertion_audience")?;
+    let audience = match leaf.value {
+        "token_endpoint" => return Some(AssertionAudience::TokenEndpoint),
+        "issuer" => AssertionAudience::Issuer,
+        url if url.contains("://") => AssertionAudience::Url(private_url(&leaf)?.as_str().to_owned()),
+        other => {
+            leaf.mistake_near(
+                "must be \"token_endpoint\", \"issuer\" or a URL",
+                nearest(other, ["token_endpoint", "issuer"]),
+            );
+            return None;
+        }
+    };
+    if entra {
+        leaf.mistake("Entra takes an assertion for its token endpoint alone: leave this out");
+    }
+    Some(audience)
 }
 
 /// Microsoft's sign-in hosts, sovereign clouds included. Anything else is told by its discovery document.

@@ -242,6 +242,8 @@ pub struct AppConfig {
     pub redirect_uri: Option<String>,
     /// How a secret is sent; `None`: as the discovery document says.
     pub token_endpoint_auth_method: Option<SecretAuthMethod>,
+    /// Whom signed assertions are for; default the token endpoint.
+    pub assertion_audience: AssertionAudience,
     /// What pages call this app.
     pub display_name: Option<String>,
     /// Whom pages tell a user to ask.
@@ -297,6 +299,17 @@ pub enum SecretAuthMethod {
     Post,
     /// In an `Authorization: Basic` header.
     Basic,
+}
+
+/// Whom an assertion that a certificate signs is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AssertionAudience {
+    /// The token endpoint's URL.
+    TokenEndpoint,
+    /// The authority's issuer.
+    Issuer,
+    /// This URL.
+    Url(String),
 }
 
 /// One client credential: where it is, not what it is.

@@ -402,6 +402,12 @@ static APP: Table = Table {
             Optional,
             "How a secret is sent; decides alone when set. When absent: at Entra `client_secret_post`, elsewhere `client_secret_basic` unless the discovery document lists only `client_secret_post`, and the other one is tried once where the app is refused.",
         ),
+        key(
+            "assertion_audience",
+            Kind::Text,
+            Default(r#""token_endpoint""#),
+            "Whom an assertion signed with a certificate is for, its `aud`, always one: `token_endpoint`, as Entra wants it, `issuer`, as newer providers do (RFC 7523bis), or the URL that the provider names. Not for Entra, but for `token_endpoint`.",
+        ),
         key("display_name", Kind::Text, Optional, "What connect pages call this app; default its name."),
         key(
             "support_contact",

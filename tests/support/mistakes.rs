@@ -38,7 +38,9 @@ credentials_dir = "credentials"
 pub fn rows() -> Vec<Row> {
     let mut rows = Vec::new();
     let mut words = |config: String, says: &'static str| rows.push(Row { config, files: Vec::new(), says });
-    for (text, says) in SYNTAX.iter().chain(KEYS).chain(KINDS).chain(SECRETS).chain(LISTENERS).chain(STORES) {
+    for (text, says) in
+        SYNTAX.iter().chain(KEYS).chain(KINDS).chain(SECRETS).chain(OUTBOUND).chain(LISTENERS).chain(STORES)
+    {
         words((*text).to_owned(), says);
     }
     for (url, says) in URLS {
@@ -168,6 +170,24 @@ const SECRETS: Table = &[
     ("[callers.a]\nauthenticate = [{ unix_user = 1 }]\napi-key = \"hunter2\"", "`authenticate`"),
     ("[callers.a]\nauthenticate = [{ api_keys = \"twk_hunter2\" }]", "is an API key"),
     ("[callers.a]\nauthenticate = [{ unix_user = 1, token = \"hunter2\" }]", "`api_keys`"),
+];
+
+const OUTBOUND: Table = &[
+    (
+        "[outbound]\nproxy = \"http://u:hunter2@p:1\"",
+        "2:9: outbound.proxy: must not hold a user or a password",
+    ),
+    ("[outbound]\nproxy_password = \"hunter2\"", "`proxy_password_file`"),
+    ("[outbound]\nproxy = \"p:3128\"", "outbound.proxy: must begin with `http://` or `https://`"),
+    ("[outbound]\nproxy = \"socks5://p:1080\"", "outbound.proxy: is a SOCKS proxy"),
+    ("[outbound]\nno_proxy = [\"10.0.0.0/33\"]", "2:13: outbound.no_proxy[0]: must be a domain"),
+    ("[outbound]\nproxy_username = \"u\"", "outbound.proxy_username: needs `proxy_password_file` beside it"),
+    (
+        app_with!("assertion_audience = \"issuer\"\n"),
+        "5:22: apps.a.assertion_audience: Entra takes an assertion for its token endpoint alone",
+    ),
+    (app_with!("assertion_audience = \"isuer\"\n"), "(did you mean `issuer`?)"),
+    (app_with!("assertion_audience = \"http://login.example\"\n"), "apps.a.assertion_audience: "),
 ];
 
 const LISTENERS: Table = &[
@@ -348,6 +368,10 @@ const ENTRA_AUTHORITIES: Table = &[
 
 /// What the words mean or lead to.
 const MEANT: Table = &[
+    (
+        "[outbound]\nproxy = \"http://127.0.0.1:1\"\nproxy_username = \"u\"\nproxy_password_file = \"open\"",
+        "5:23: outbound.proxy_password_file: ",
+    ),
     (
         r#"[apps.a]
 client_id = "schlüssel"

@@ -91,6 +91,17 @@ async fn a_certificate_needs_no_word_and_a_grant_and_an_assertion_of_others_do()
     own.expect("what it signs is for that endpoint alone");
     assert_eq!(other.seen().len(), 1);
 
+    // One that is for the issuer would be good at the host before, too.
+    let certificate = ClientCredential::certificate("cert", pem).expect("a pair");
+    let of_issuer = World::with("/common/v2.0", entra_script(), vec![certificate], |config| {
+        config.endpoint_hosts = Some(vec![other.address.to_string()]);
+        config.assertion_audience = AssertionAudience::Issuer;
+    });
+    of_issuer.redeem().await.expect("tokens");
+    lead_to(&of_issuer, &other).await;
+    is_held_back(of_issuer.authority.client_credentials(&scopes, Some(TENANT_A)).await);
+    assert_eq!(other.seen().len(), 1);
+
     struct Projected;
     impl AssertionSource for Projected {
         fn read(&self) -> crate::domain::task::BoxFuture<'_, Result<Zeroizing<String>, String>> {
