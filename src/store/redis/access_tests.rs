@@ -303,7 +303,8 @@ async fn what_cannot_be_used_is_as_if_it_had_not_been_written_and_the_right_one_
     expected.push(IN_USE);
     told.is(&expected).await;
     let took = clock.monotonic() - start;
-    assert!(took < Duration::from_millis(2500), "{took:?}");
+    // The file is looked at each second; a busy machine takes longer.
+    assert!(took < Duration::from_secs(10), "{took:?}");
 
     // Now a file of its own: empty, gone, and half written.
     fs::remove_file(files.path("password")).expect("is ours");

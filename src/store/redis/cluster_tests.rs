@@ -6,7 +6,7 @@ use super::tests::{after_deaths, healed, password, store_with, unavailable};
 use super::*;
 
 /// Longer than a failover of [`RedisCluster`] takes on a busy machine.
-const FAILOVER: Duration = Duration::from_secs(40);
+const FAILOVER: Duration = Duration::from_secs(90);
 
 fn config(cluster: &RedisCluster) -> RedisConfig {
     let nodes = cluster.nodes.iter().take(3).map(|node| ("127.0.0.1".to_owned(), node.port()));
