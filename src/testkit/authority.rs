@@ -541,6 +541,10 @@ impl SimAuthority {
             issuer.inner.watch.asked_to_wait(&call, issuer.inner.world.now() + asked);
         }
         match word {
+            // It says of a grant that ended what it says of an app that it rejects.
+            Word::Refusal(_, status @ (400 | 401)) if weather.mumbles() => {
+                Err(failure(Disposition::Unclear, Some(status), "the authority refuses and does not say why"))
+            }
             Word::Refusal(disposition, status) => {
                 let dead = Disposition::Reauthorize(ReauthReason::GrantRevoked, GrantFate::Dead);
                 let disposition = match (issuer.inner.mutant, disposition) {

@@ -94,6 +94,13 @@ pub(crate) struct AuthorityWeather {
     pub(crate) rejects_app: bool,
 }
 
+impl AuthorityWeather {
+    /// Whether it refuses in words that nobody understands: in half of the lossy times, by a number that was drawn anyway.
+    pub(crate) fn mumbles(&self) -> bool {
+        self.garbage % 2 == 1
+    }
+}
+
 /// Which faults a seed has: each is there in half of the seeds, so that some runs have few and find what many would hide.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Climate {
