@@ -3,6 +3,7 @@
 //!
 //! What only the network, another process or a lock could tell is not looked at here.
 
+mod advice;
 pub(super) mod credentials;
 pub(super) mod public_file;
 
@@ -174,6 +175,7 @@ fn replaceable_with(
 ) -> Option<Replaceable> {
     let secrets = by.environment.secrets();
     let apps = apps::prepare(config, &secrets, by, before, findings);
+    advice::look(config, &apps, findings);
     let tls = listeners::prepare(&config.listen, &secrets, by.ports.clock.now(), findings);
     let callers = callers::build(config, &apps, keyring, by, findings);
     let (callers, admins) = callers?;

@@ -157,7 +157,7 @@ mod tests {
         assert!(ended.err.contains("b@2026-12-01.secret expires at 2026-12-01"), "{}", ended.err);
         assert!(!ended.err.contains("c@2027"), "{}", ended.err);
         assert!(ended.err.contains("d.secret does not say when it expires"), "{}", ended.err);
-        assert!(ended.out.ends_with("1 app, 0 callers, 3 warnings.\n"), "{}", ended.out);
+        assert!(ended.out.ends_with("1 app, 0 callers, 5 warnings.\n"), "{}", ended.out);
         scene.file("credentials/README", "x", 0o600);
         assert!(scene.run(&["check", "--config", &config]).err.contains("the name has no extension"));
     }

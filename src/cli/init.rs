@@ -29,9 +29,12 @@ pub(super) struct Args {
     /// The Application (client) ID, from the app's overview page at Entra; can be written into the file later
     #[arg(long, value_name = "ID", default_value = PLACEHOLDER_CLIENT_ID, hide_default_value = true)]
     client_id: String,
-    /// The authority: `common` takes any account, `organizations` work and school accounts, a tenant id its own
-    #[arg(long, value_name = "URL", default_value = "https://login.microsoftonline.com/common/v2.0")]
+    /// The authority: `organizations` takes work and school accounts, `common` personal ones too, a tenant id its own
+    #[arg(long, value_name = "URL", default_value = "https://login.microsoftonline.com/organizations/v2.0")]
     authority: String,
+    /// The tenant in which the app is registered, by id or domain: its own credentials are verified there
+    #[arg(long, value_name = "TENANT")]
+    home_tenant: Option<String>,
     /// What connecting asks for
     #[arg(
         long,
@@ -270,7 +273,8 @@ path = {audit}
 client_id = {client_id}
 authority = {authority}
 scopes = [{scopes}]
-# tenants = ["*", "personal"] # "*" is every work or school tenant; personal accounts must be named
+# tenants = ["*", "personal"] # "*" is every work or school tenant; personal accounts must be named, and need `common`
+{home_tenant} # where the app is registered: `credentials verify` asks there about a new client credential
 # One file a credential: 2026-11@2027-05-20.secret (id, expiry), main.pem (certificate and key). Mode 0600.
 credentials_dir = {credentials}
 
@@ -291,6 +295,10 @@ connect = true
             client_id = quoted(&args.client_id),
             authority = quoted(&args.authority),
             scopes = scopes.join(", "),
+            home_tenant = match &args.home_tenant {
+                Some(tenant) => format!("home_tenant = {}", quoted(tenant)),
+                None => "# home_tenant = \"contoso.onmicrosoft.com\"".to_owned(),
+            },
             credentials = self.value(&format!("credentials/{APP}")),
             user =
                 if user.bytes().all(|byte| byte.is_ascii_digit()) { user.to_owned() } else { quoted(user) },
@@ -404,7 +412,10 @@ mod tests {
         assert!(text.contains(&format!("path = \"{directory}/data\"")), "absolute paths\n{text}");
         let check = scene.run(&["check", "--config", at("tokenward.toml").to_str().expect("UTF-8")]);
         assert_eq!(check.code, 0, "{}", check.err);
-        assert_eq!(check.err.lines().count(), 1, "only the missing credential is a warning: {}", check.err);
+        assert_eq!(check.err.lines().count(), 2, "only what is still missing is a warning: {}", check.err);
+        for missing in ["without `home_tenant`", "holds no client credential yet"] {
+            assert!(check.err.contains(missing), "{}", check.err);
+        }
     }
 
     #[test]
@@ -453,6 +464,7 @@ mod tests {
             directory: directory.into(),
             client_id: "a\"b".into(),
             authority: "https://login.microsoftonline.com/common/v2.0".into(),
+            home_tenant: Some("contoso.com".into()),
             scopes: "offline_access,openid Mail.Read".into(),
             json: false,
         };
@@ -468,6 +480,7 @@ mod tests {
         assert_eq!(system.sealing, default.sealing);
         assert_eq!(system.audit, default.audit);
         assert_eq!(system.apps[APP].client_id, "a\"b");
+        assert_eq!(system.apps[APP].home_tenant.as_deref(), Some("contoso.com"));
         assert_eq!(system.apps[APP].scopes, ["offline_access", "openid", "Mail.Read"]);
         let relative = render("./t");
         assert_eq!(relative.sealing.keyring, Path::new("t/keyring"));

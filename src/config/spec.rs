@@ -527,7 +527,12 @@ static RULE: Table = Table {
             Required,
             "Exact names, prefixes such as `team-a/*`, `tenant:{tid}`, or `*` together with `bulk = true`.",
         ),
-        key("scopes", TEXTS, Required, "What may be asked for; `*` is whatever was granted."),
+        key(
+            "scopes",
+            TEXTS,
+            Required,
+            "What may be asked for; `*` is whatever was granted. It decides who gets a connection's token, and not what that can do: a token of Entra carries all that was granted for its resource. To keep scopes apart, register another application.",
+        ),
         key(
             "connect",
             Kind::Bool,

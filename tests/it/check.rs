@@ -286,3 +286,76 @@ fn a_mounted_secret_s_mode_is_set_where_it_is_mounted() {
         .expect("chmod");
     assert!(desk.check().mistakes[0].contains("chmod 600"));
 }
+
+#[test]
+fn what_was_probably_not_meant_is_a_warning_with_its_place() {
+    let app = |authority: &str, scopes: &str, rest: &str| {
+        format!(
+            "sealing.keyring = \"ring\"\n[apps.a]\nclient_id = \"11111111-2222-3333-4444-555555555555\"\n\
+             authority = \"{authority}\"\nscopes = [{scopes}]\ncredentials_dir = \"credentials\"\n{rest}"
+        )
+    };
+    let entra = "https://login.microsoftonline.com/72f988bf-86f1-41af-91ab-2d7cd011db47/v2.0";
+    let scopes = r#""openid", "offline_access", "Mail.Read", "Calendars.Read""#;
+    let rule = |scopes: &str| {
+        format!(
+            "[callers.sync]\nauthenticate = [{{ unix_user = 7 }}]\n[[callers.sync.allow]]\napp = \"a\"\nconnections = [\"x\"]\nscopes = [{scopes}]\n"
+        )
+    };
+    let desk = Desk::new("secret", "");
+    std::fs::create_dir(desk.0.path().join("credentials")).expect("made");
+    desk.write("credentials/a@2099-01-01.secret", b"hunter2");
+    for (config, said) in [
+        (app(entra, scopes, ""), ""),
+        (app(entra, scopes, &rule("\"*\"")), ""),
+        (app(entra, scopes, &rule("\"Mail.Read\", \"calendars.read\"")), ""),
+        (app("https://idp.example", "\"openid\", \"mail\", \"maill\"", &rule("\"mail\"")), ""),
+        (
+            app(entra, scopes, &rule("\"Mail.Read\"")),
+            "12:10: callers.sync.allow[0].scopes: decides who gets a token and not what it can do: a token of Entra carries all that was granted for its resource, here Calendars.Read too",
+        ),
+        (
+            app(entra, scopes, &rule("\"Mail.Read\", \"Calendars.Raed\", \"Calendars.Read\"")),
+            "12:24: callers.sync.allow[0].scopes[1]: app `a` does not ask for it: only a connection whose own connect session asked has it (did you mean `Calendars.Read`?)",
+        ),
+        (
+            app(entra, r#""openid", "offline_access", "Mail.Raed""#, ""),
+            "5:39: apps.a.scopes[2]: \"Mail.Raed\" is not well known (did you mean `Mail.Read`?)",
+        ),
+        (
+            app(
+                "https://login.microsoftonline.com/common/v2.0",
+                scopes,
+                "tenants = [\"*\"]\nhome_tenant = \"contoso.com\"\n",
+            ),
+            "4:13: apps.a.authority: `common` lets personal accounts sign in",
+        ),
+        (
+            app("https://login.microsoftonline.com/organizations/v2.0", scopes, ""),
+            "2:7: apps.a: without `home_tenant`",
+        ),
+        (
+            app(entra, scopes, "redirect_uri = \"https://x.example/oauth/done\"\n"),
+            "7:16: apps.a.redirect_uri: the daemon answers at /callback/a only",
+        ),
+        (
+            app(entra, scopes, "").replace(
+                "\"11111111-2222-3333-4444-555555555555\"",
+                "\"{11111111-2222-3333-4444-555555555555}\"",
+            ),
+            "3:13: apps.a.client_id: write it without what stands around it: `11111111-2222-3333-4444-555555555555`",
+        ),
+    ] {
+        std::fs::write(desk.config(), &config).expect("written");
+        let checked = desk.check();
+        assert_eq!(checked.code, Some(0), "{config}: {}", checked.all);
+        let prefix = format!("warning: {}:", desk.config().display());
+        let warnings: Vec<&str> = checked.all.lines().filter_map(|line| line.strip_prefix(&prefix)).collect();
+        assert_eq!(warnings.len(), usize::from(!said.is_empty()), "{config}: {warnings:?}");
+        assert!(warnings.iter().all(|warning| warning.starts_with(said)), "{said}: {warnings:?}");
+    }
+    std::fs::write(desk.config(), app(entra, r#""openid", "offline_acces", "Mail.Read""#, ""))
+        .expect("written");
+    let checked = desk.check();
+    assert!(checked.all.contains("(did you mean `offline_access`?)"), "{}", checked.all);
+}
