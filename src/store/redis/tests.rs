@@ -23,7 +23,7 @@ pub(super) fn password(text: &str) -> PasswordSource {
 
 /// Waits until the store serves again, as a readiness probe would.
 pub(super) async fn healed(store: &RedisStore) {
-    for _ in 0..100 {
+    for _ in 0..1800 {
         if store.ping().await.is_ok() {
             return;
         }
@@ -34,7 +34,7 @@ pub(super) async fn healed(store: &RedisStore) {
 
 /// Waits until a replica follows.
 pub(super) async fn replicated(server: &RedisServer) {
-    for _ in 0..200 {
+    for _ in 0..1800 {
         if server.cli(&["INFO", "replication"]).contains("state=online") {
             return;
         }
