@@ -9,14 +9,14 @@ use http_body_util::Full;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use super::path::{self, Of};
+use super::path::{self, NoConnection, Of};
 use super::problem::{Problem, json};
 use super::shapes::{ConnectionShape, ExplainShape};
 use super::upkeep::{self, Upkeep};
 use super::{body, code_of, credential, list_request, page_shape, refuse_credential_in_url};
-use crate::broker::Broker;
 use crate::broker::replicas::Replica;
 use crate::broker::rewrap::{Progress, ShownKeyring};
+use crate::broker::{Broker, Refusal};
 use crate::callers::{Credential, KeyUse, LiveCallers};
 use crate::domain::choice::Choice;
 use crate::domain::id::{AppName, CallerName};
@@ -69,7 +69,7 @@ impl AdminApi {
                 return Err(Problem::unauthenticated());
             }
         };
-        let segments = path::segments(&request.path).ok_or_else(Problem::no_such_path)?;
+        let segments = path::segments_of_operators(&request.path).ok_or_else(Problem::no_such_path)?;
         let query =
             path::query(request.query.as_deref()).map_err(|name| Problem::repeated_parameter(&name))?;
         let words: Vec<&str> = segments.iter().map(String::as_str).collect();
@@ -195,7 +195,11 @@ impl AdminApi {
                 Ok(json(StatusCode::OK, &page_shape(&self.broker, &app, &page)))
             }
             ["admin", "v1", "apps", app, "connections", ..] => {
-                let (key, of) = path::connection(app, &segments[5..]).ok_or_else(Problem::no_such_path)?;
+                let (key, of) =
+                    path::connection_of_operators(app, &segments[5..]).map_err(|no| match no {
+                        NoConnection::App => Problem::of(Refusal::AppNotFound),
+                        NoConnection::Name(invalid) => Problem::no_connection(invalid),
+                    })?;
                 match (of, request.method) {
                     (Of::Connection, Method::GET) => {
                         let shown = self.broker.show_as_admin(&key).await.map_err(Problem::of)?;

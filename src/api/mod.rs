@@ -26,7 +26,7 @@ use http_body_util::Full;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
-use self::path::Of;
+use self::path::{NoConnection, Of};
 use self::problem::{Problem, json};
 use self::shapes::{AccountShape, ConnectionShape, ExplainShape, PageShape, SessionShape};
 use crate::broker::confirm::Confirmation;
@@ -139,8 +139,10 @@ impl LocalApi {
                 return Err(Problem::unauthenticated());
             }
         };
-        let segments = path::segments(&request.path).ok_or_else(Problem::no_such_path)?;
-        let route = find(&segments).ok_or_else(Problem::no_such_path)?;
+        let segments = path::segments(&request.path).ok_or_else(|| {
+            path::unreadable_name(&request.path).map_or_else(Problem::no_such_path, Problem::no_connection)
+        })?;
+        let route = find(&segments)?;
         let query =
             path::query(request.query.as_deref()).map_err(|name| Problem::repeated_parameter(&name))?;
         let method = request.method.clone();
@@ -407,13 +409,17 @@ pub(crate) fn refuse_credential_in_url(request: &Request) -> Result<(), Problem>
     Ok(())
 }
 
-fn find(segments: &[String]) -> Option<Route> {
+fn find(segments: &[String]) -> Result<Route, Problem> {
     let words: Vec<&str> = segments.iter().map(String::as_str).collect();
-    match words[..] {
+    let found = match words[..] {
         ["openapi.json"] => Some(Route::Document),
         ["v1", "apps", app, "connections"] => AppName::parse(app).ok().map(Route::Connections),
         ["v1", "apps", app, "connections", ..] => {
-            path::connection(app, &segments[4..]).map(|(key, of)| Route::Connection(key, of))
+            return match path::connection(app, &segments[4..]) {
+                Ok((key, of)) => Ok(Route::Connection(key, of)),
+                Err(NoConnection::App) => Err(Problem::of(Refusal::AppNotFound)),
+                Err(NoConnection::Name(invalid)) => Err(Problem::no_connection(invalid)),
+            };
         }
         ["v1", "connect-sessions"] => Some(Route::NewSession),
         ["v1", "connect-sessions", id] => SessionId::parse(id).ok().map(Route::Session),
@@ -421,7 +427,8 @@ fn find(segments: &[String]) -> Option<Route> {
         ["v1", "admin-consent-sessions"] => Some(Route::NewAdminConsent),
         ["v1", "admin-consent-sessions", id] => SessionId::parse(id).ok().map(Route::AdminConsent),
         _ => None,
-    }
+    };
+    found.ok_or_else(Problem::no_such_path)
 }
 
 impl Route {

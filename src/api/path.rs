@@ -2,12 +2,22 @@
 
 use percent_encoding::percent_decode_str;
 
-use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::domain::id::{AppName, ConnectionKey, ConnectionName, InvalidName};
 
 /// A path's segments, percent-decoded. `None` for an empty or dot segment, a bad escape, or anything outside visible
 /// ASCII once decoded: no such path is a route here.
 pub fn segments(path: &str) -> Option<Vec<String>> {
-    path.strip_prefix('/')?.split('/').map(segment).collect()
+    path.strip_prefix('/')?.split('/').map(|raw| segment(raw).filter(|text| !is_dots(text))).collect()
+}
+
+/// The same for operators, who may have to name a connection from before some names were ruled out: dots that are escaped
+/// are a name and no way up.
+pub fn segments_of_operators(path: &str) -> Option<Vec<String>> {
+    path.strip_prefix('/')?.split('/').map(|raw| segment(raw).filter(|_| !is_dots(raw))).collect()
+}
+
+fn is_dots(text: &str) -> bool {
+    matches!(text, "." | "..")
 }
 
 fn segment(raw: &str) -> Option<String> {
@@ -25,7 +35,7 @@ fn segment(raw: &str) -> Option<String> {
     }
     let decoded = percent_decode_str(raw).decode_utf8().ok()?.into_owned();
     let visible = decoded.bytes().all(|byte| (0x21..=0x7e).contains(&byte));
-    (visible && !decoded.is_empty() && decoded != "." && decoded != "..").then_some(decoded)
+    (visible && !decoded.is_empty()).then_some(decoded)
 }
 
 /// What a path below `/v1/apps/{app}/connections/` names.
@@ -41,15 +51,50 @@ pub enum Of {
 
 /// Reads `{connection}[/token|/explain]`: slashes in a name may be raw or `%2F`; the last segment is the API's when it
 /// is one of its words and something stands before it.
-pub fn connection(app: &str, rest: &[String]) -> Option<(ConnectionKey, Of)> {
+pub fn connection(app: &str, rest: &[String]) -> Result<(ConnectionKey, Of), NoConnection> {
+    named(app, rest, ConnectionName::parse)
+}
+
+/// The same for operators, who may name one from before some names were ruled out.
+pub fn connection_of_operators(app: &str, rest: &[String]) -> Result<(ConnectionKey, Of), NoConnection> {
+    named(app, rest, ConnectionName::stored)
+}
+
+/// Why a path below `connections/` names none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoConnection {
+    /// No app has such a name.
+    App,
+    /// No connection can have such a name.
+    Name(InvalidName),
+}
+
+fn named(
+    app: &str,
+    rest: &[String],
+    read: impl Fn(&str) -> Result<ConnectionName, InvalidName>,
+) -> Result<(ConnectionKey, Of), NoConnection> {
     let (name, of) = match rest {
-        [] => return None,
         [name @ .., last] if last == "token" && !name.is_empty() => (name, Of::Token),
         [name @ .., last] if last == "explain" && !name.is_empty() => (name, Of::Explain),
         name => (name, Of::Connection),
     };
-    let connection = ConnectionName::parse(&name.join("/")).ok()?;
-    Some((ConnectionKey { app: AppName::parse(app).ok()?, connection }, of))
+    let app = AppName::parse(app).map_err(|_| NoConnection::App)?;
+    let connection = read(&name.join("/")).map_err(NoConnection::Name)?;
+    Ok((ConnectionKey { app, connection }, of))
+}
+
+/// Of a path that [`segments`] does not read: why not, where it is meant to name a connection.
+pub fn unreadable_name(path: &str) -> Option<InvalidName> {
+    let mut rest = path.strip_prefix("/v1/apps/")?.splitn(3, '/').skip(1);
+    let name = match (rest.next(), rest.next()) {
+        (Some("connections"), Some(name)) if !name.is_empty() => name,
+        _ => return None,
+    };
+    let name = ["/token", "/explain"].iter().find_map(|word| name.strip_suffix(word)).unwrap_or(name);
+    let decoded = percent_decode_str(name).decode_utf8_lossy();
+    // A name that would do, in an escape that does not, is one with a `%` in it.
+    ConnectionName::parse(&decoded).err().or_else(|| ConnectionName::parse(name).err())
 }
 
 /// A query's parameters. `Err` names one that stands twice (RFC 6749 §3.1, and no caller means that).
@@ -83,7 +128,7 @@ mod tests {
             [v1, apps, app, connections, rest @ ..]
                 if v1 == "v1" && apps == "apps" && connections == "connections" =>
             {
-                connection(app, rest).map(|(key, of)| (key.connection.to_string(), of))
+                connection(app, rest).ok().map(|(key, of)| (key.connection.to_string(), of))
             }
             _ => None,
         }
@@ -130,6 +175,33 @@ mod tests {
         }
         assert_eq!(read("/V1/apps/outlook/connections/a"), None);
         assert_eq!(read("/v1/apps/Outlook/connections/a"), None);
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_is_told_from_a_path_that_is_not_there() {
+        let base = "/v1/apps/outlook/connections";
+        for tail in
+            ["..", "a/../b/token", "%2e%2e/token", "a%20b/token", "%C3%BC", "a//token", "a%zz/token", "a;b"]
+        {
+            let path = format!("{base}/{tail}");
+            assert!(segments(&path).is_none() && unreadable_name(&path).is_some(), "{path}");
+        }
+        for path in [base.to_owned(), format!("{base}/"), "/v1/apps/outlook/..".to_owned(), "/..".to_owned()]
+        {
+            assert_eq!(unreadable_name(&path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn an_operator_names_what_nobody_else_can() {
+        let read = |path: &str| {
+            let segments = segments_of_operators(path)?;
+            connection_of_operators("outlook", &segments[1..]).ok().map(|(key, _)| key.connection.to_string())
+        };
+        assert_eq!(read("/connections/%2E%2E").as_deref(), Some(".."));
+        assert_eq!(read("/connections/a%2F..%2Fb").as_deref(), Some("a/../b"));
+        assert_eq!(read("/connections/%2Flead").as_deref(), Some("/lead"));
+        assert_eq!((read("/connections/.."), read("/connections/a/../b")), (None, None));
     }
 
     #[test]

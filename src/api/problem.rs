@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::authority::HOST_NOT_CONFIRMED;
 use crate::broker::Refusal;
+use crate::domain::id::InvalidName;
 use crate::domain::verdict::AuthorityError;
 use crate::listener::Response;
 
@@ -123,6 +124,11 @@ impl Problem {
             "the request carries no credential that is known here",
         )
         .hint("send an API key as `Authorization: Bearer twk_…`, or come over the Unix socket as a configured user")
+    }
+
+    /// A name in a path that no connection can have, told as it is told in a body.
+    pub fn no_connection(invalid: InvalidName) -> Self {
+        Problem::invalid("connection", invalid.to_string())
     }
 
     /// 404 for a path that is no route.

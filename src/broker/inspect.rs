@@ -159,7 +159,7 @@ impl Broker {
     /// Reads a cursor that was given for this app.
     pub fn read_cursor(&self, app: &AppName, cursor: &str) -> Result<ConnectionName, Refusal> {
         let name = self.deps.repository.open_cursor(app.as_str(), cursor);
-        name.and_then(|name| ConnectionName::parse(&name).ok())
+        name.and_then(|name| ConnectionName::stored(&name).ok())
             .ok_or_else(|| Refusal::invalid("cursor", "is not one that was given for this list"))
     }
 

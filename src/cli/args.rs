@@ -15,12 +15,27 @@ pub(super) struct ConnectionArgs {
     pub(super) connection: ConnectionName,
 }
 
+/// The same of one that is there: its name may be from before some were ruled out.
+#[derive(clap::Args, Debug, Clone)]
+pub(super) struct StoredConnectionArgs {
+    /// The app, as in [apps.APP]
+    #[arg(value_name = "APP", value_parser = app_name)]
+    pub(super) app: AppName,
+    /// The connection's name
+    #[arg(value_name = "CONNECTION", value_parser = stored_connection_name)]
+    pub(super) connection: ConnectionName,
+}
+
 pub(super) fn app_name(text: &str) -> Result<AppName, InvalidName> {
     AppName::parse(text)
 }
 
 pub(super) fn connection_name(text: &str) -> Result<ConnectionName, InvalidName> {
     ConnectionName::parse(text)
+}
+
+pub(super) fn stored_connection_name(text: &str) -> Result<ConnectionName, InvalidName> {
+    ConnectionName::stored(text)
 }
 
 pub(super) fn caller_name(text: &str) -> Result<CallerName, InvalidName> {

@@ -418,7 +418,12 @@ pub(super) fn target(segments: &[&str], query: &[(&str, Option<&str>)]) -> Strin
     let mut target = String::new();
     for segment in segments {
         target.push('/');
-        target.extend(utf8_percent_encode(segment, ESCAPED));
+        match *segment {
+            // As they are, they would mean another place.
+            "." => target.push_str("%2E"),
+            ".." => target.push_str("%2E%2E"),
+            segment => target.extend(utf8_percent_encode(segment, ESCAPED)),
+        }
     }
     let mut joint = '?';
     for (name, value) in query {

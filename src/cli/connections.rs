@@ -4,7 +4,7 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::Value;
 
-use super::args::{ConnectionArgs, app_name};
+use super::args::{StoredConnectionArgs as ConnectionArgs, app_name};
 use super::client::{Client, DEADLINE, ReachArgs, target, text};
 use super::output::{shown, table};
 use super::status::store_lost;

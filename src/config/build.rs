@@ -18,6 +18,7 @@ use super::sections::*;
 use super::spec::{nearest, parse_duration};
 use super::tree::{Entries, Node, Value};
 use super::url::{HttpUrl, is_host_name, is_loopback_host, split_host_port};
+use crate::policy::Pattern;
 
 /// What the whole reading shares: where relative paths begin, and what has been found.
 pub(super) struct Context {
@@ -968,16 +969,9 @@ fn rule(section: &Section<'_>, known_apps: &[&str]) -> Option<RuleConfig> {
     })
 }
 
-fn connection_pattern_problem(pattern: &str) -> Option<&'static str> {
-    if let Some(tenant) = pattern.strip_prefix("tenant:") {
-        return (!is_guid(tenant)).then_some("`tenant:` must be followed by a tenant's id");
-    }
-    let name = pattern.strip_suffix('*').unwrap_or(pattern);
-    if name.contains('*') {
-        return Some("`*` may stand at the end only");
-    }
-    let valid = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._@:/-".contains(&b));
-    (!valid || pattern.len() > 256).then_some("connection names are 1 to 256 of `A-Z a-z 0-9 . _ @ : / -`")
+/// The rule is that of every other door.
+fn connection_pattern_problem(pattern: &str) -> Option<String> {
+    Pattern::parse(pattern).err().map(|error| error.to_string())
 }
 
 // === the rest ===

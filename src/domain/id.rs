@@ -19,18 +19,24 @@ pub enum InvalidName {
         /// The allowed set in words.
         allowed: &'static str,
     },
+    /// A part between its slashes names no place of its own.
+    #[error("must have no part between slashes that is empty, `.` or `..`")]
+    Part,
 }
 
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $max:literal, $allowed:literal, $check:expr) => {
+        name!($(#[$doc])* $name, $max, $allowed, $check, parse, "Checks and takes a name.");
+    };
+    ($(#[$doc:meta])* $name:ident, $max:literal, $allowed:literal, $check:expr, $parse:ident, $parse_doc:literal) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(transparent)]
         pub struct $name(Box<str>);
 
         impl $name {
-            /// Checks and takes a name.
-            pub fn parse(text: &str) -> Result<Self, InvalidName> {
+            #[doc = $parse_doc]
+            pub fn $parse(text: &str) -> Result<Self, InvalidName> {
                 if text.is_empty() || text.len() > $max {
                     return Err(InvalidName::Length { max: $max });
                 }
@@ -74,8 +80,23 @@ name!(
     ConnectionName,
     256,
     "A-Z a-z 0-9 . _ @ : / -",
-    |byte| matches!(byte, b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'@' | b':' | b'/' | b'-')
+    |byte| matches!(byte, b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'@' | b':' | b'/' | b'-'),
+    stored,
+    "A name that is in use already: read from a store or a journal, or named by an operator. It may be one from before \
+     [`parse`](Self::parse) looked at the parts, which is listed still and can be deleted, and nothing else."
 );
+
+impl ConnectionName {
+    /// Checks and takes a name. Clients and proxies take `.`, `..` and empty parts out of a path before it gets here, so no
+    /// name has them.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        let name = ConnectionName::stored(text)?;
+        match text.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            true => Err(InvalidName::Part),
+            false => Ok(name),
+        }
+    }
+}
 name!(
     /// An unguessable identifier that we made (a connect session's, an admin consent session's).
     SessionId,
@@ -109,7 +130,15 @@ mod tests {
             assert!(ConnectionName::parse(good).is_ok(), "{good}");
         }
         for bad in ["", &"x".repeat(257), "a b", "a\0", "ü", "a%2Fb", "a?b", "a#b", "a;b", "a\\b"] {
-            assert!(ConnectionName::parse(bad).is_err(), "{bad:?}");
+            assert!(ConnectionName::parse(bad).is_err() && ConnectionName::stored(bad).is_err(), "{bad:?}");
+        }
+        for good in ["...", "a/.b/..c", ".hidden", "a.", "..."] {
+            assert!(ConnectionName::parse(good).is_ok(), "{good}");
+        }
+        // What was taken before parts were looked at.
+        for old in [".", "..", "a/..", "./a", "a/../b", "a/./b", "/", "/lead", "trail/", "a//b"] {
+            assert_eq!(ConnectionName::parse(old), Err(InvalidName::Part), "{old:?}");
+            assert!(ConnectionName::stored(old).is_ok(), "{old:?}");
         }
         assert_ne!(ConnectionName::parse("User").ok(), ConnectionName::parse("user").ok());
     }

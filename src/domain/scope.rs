@@ -47,8 +47,9 @@ impl ScopeNaming {
             ScopeNaming::Entra { .. } if OPENID_SCOPES.contains(&lower.as_str()) => (lower, None),
             ScopeNaming::Entra { graph } => match lower.rsplit_once('/') {
                 Some((resource, _)) if lower.contains("://") && !resource.ends_with(':') => {
-                    let resource = resource.trim_end_matches('/').to_owned();
-                    (lower, Some(resource))
+                    let (named, rest) = lower.split_at(resource.trim_end_matches('/').len());
+                    let resource = one_name(named).to_owned();
+                    (format!("{resource}{rest}"), Some(resource))
                 }
                 _ => (format!("{graph}/{lower}").to_ascii_lowercase(), Some(graph.to_ascii_lowercase())),
             },
@@ -87,8 +88,20 @@ impl ScopeNaming {
     /// The canonical form of a resource named by a caller: lower case, no slash or `/.default` at the end.
     pub fn resource(&self, text: &str) -> String {
         let lower = text.to_ascii_lowercase();
-        lower.trim_end_matches("/.default").trim_end_matches('/').to_owned()
+        let resource = lower.trim_end_matches("/.default").trim_end_matches('/');
+        match self {
+            ScopeNaming::Entra { .. } => one_name(resource).to_owned(),
+            ScopeNaming::Plain => resource.to_owned(),
+        }
     }
+}
+
+/// Names of one service, the first of which stands for all: Exchange Online's are both in Microsoft's documents (IMAP, POP
+/// and SMTP by the first, EWS by the second), and Entra takes either for the same service principal.
+const ALIASES: &[(&str, &str)] = &[("https://outlook.office.com", "https://outlook.office365.com")];
+
+fn one_name(resource: &str) -> &str {
+    ALIASES.iter().find(|(_, alias)| *alias == resource).map_or(resource, |(name, _)| name)
 }
 
 impl Scope {
@@ -225,6 +238,29 @@ mod tests {
         assert_eq!(set.resources(), ["api://x", "https://graph.microsoft.com", "https://outlook.office.com"]);
         let outlook = set.of_resource(Some("https://outlook.office.com"));
         assert_eq!(outlook.to_words(), ["https://outlook.office.com/SMTP.Send", "offline_access", "openid"]);
+    }
+
+    #[test]
+    fn the_names_of_one_service_are_one_resource() {
+        let naming = entra();
+        let set = naming
+            .scopes("https://outlook.office.com/SMTP.Send https://Outlook.Office365.com/smtp.send")
+            .expect("scopes");
+        assert_eq!((set.len(), set.resources()), (1, vec!["https://outlook.office.com"]));
+        assert_eq!(set.wire(), "https://outlook.office.com/SMTP.Send", "as it came first");
+        for text in [
+            "https://outlook.office365.com/.default",
+            "https://outlook.office365.com/",
+            "https://outlook.office.com",
+        ] {
+            assert_eq!(naming.resource(text), "https://outlook.office.com");
+        }
+        assert_eq!(
+            ScopeNaming::Plain.resource("https://outlook.office365.com"),
+            "https://outlook.office365.com"
+        );
+        // Another service, however near its name.
+        assert_eq!(naming.resource("https://outlook.office365.us"), "https://outlook.office365.us");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::{HeaderValue, StatusCode, header};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -86,6 +87,11 @@ impl Pulse {
         }
     }
 
+    /// Whether a request is being answered.
+    pub(super) fn is_answering(&self) -> bool {
+        self.phase() == Phase::Request
+    }
+
     fn beats(&self) -> u32 {
         self.beats.load(Ordering::Relaxed)
     }
@@ -106,7 +112,7 @@ enum End {
 pub(super) async fn serve(shared: Arc<Shared>, socket: Box<dyn Socket>, peer: Peer) {
     let limits = &shared.limits;
     let pulse = Arc::new(Pulse::default());
-    let guarded = Guarded::new(socket, limits.max_header_bytes, Arc::clone(&pulse));
+    let guarded = Guarded::new(socket, limits, Arc::clone(&pulse));
     let service = {
         let (shared, pulse) = (Arc::clone(&shared), Arc::clone(&pulse));
         service_fn(move |request: hyper::Request<Incoming>| {
@@ -175,10 +181,38 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Box<dyn Socket>, peer: Pe
                 shared.metrics.connection_refused(ConnectionRefusal::Malformed);
                 tracing::debug!(listener = shared.name, reason = violation.reason(), "a malformed request");
             }
-            if !guarded.ended() {
-                linger(&shared, guarded.into_socket()).await;
+            let (ended, refused) = (guarded.ended(), guarded.refused_head());
+            let mut socket = guarded.into_socket();
+            if refused {
+                refuse_head(&shared, &mut socket).await;
+            }
+            if !ended {
+                linger(&shared, socket).await;
             }
         }
+    }
+}
+
+/// Answers a head that was too long: no handler has seen it, and the connection is over.
+async fn refuse_head(shared: &Shared, socket: &mut Box<dyn Socket>) {
+    let request_id = RequestId::new(shared.surroundings.random.as_ref());
+    let response = finished(shared.handler.head_too_large(&request_id), &request_id);
+    shared.metrics.http_request(response.status());
+    let body = response.body().clone().collect().await.expect("a whole body does not fail").to_bytes();
+    let mut bytes = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
+    for (name, value) in response.headers() {
+        bytes.extend_from_slice(format!("{name}: ").as_bytes());
+        bytes.extend_from_slice(value.as_bytes());
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
+        .extend_from_slice(format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len()).as_bytes());
+    bytes.extend_from_slice(&body);
+    tokio::select! {
+        // A client that is gone does not need it.
+        _ = socket.write_all(&bytes) => {}
+        () = shared.surroundings.clock.sleep(LINGER) => {}
+        () = shared.surroundings.shutdown.hard().cancelled() => {}
     }
 }
 
@@ -308,14 +342,21 @@ async fn answer(shared: &Shared, request: hyper::Request<Incoming>, peer: Peer) 
         }
     };
     shared.metrics.http_request(response.status());
+    response = finished(response, &request_id);
+    let headers = response.headers_mut();
+    if failed.load(Ordering::Acquire) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// With what every response has.
+fn finished(mut response: Response, request_id: &RequestId) -> Response {
     let headers = response.headers_mut();
     headers.remove(header::SERVER);
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     if let Ok(value) = HeaderValue::from_str(request_id.as_str()) {
         headers.insert("x-request-id", value);
-    }
-    if failed.load(Ordering::Acquire) {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }

@@ -16,6 +16,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::Limits;
 use super::connection::Pulse;
 
 /// Longest chunk extension that is skipped; nobody we know sends any.
@@ -46,7 +47,7 @@ enum State {
     Sized(u64),
     /// Within a chunked body.
     Chunked(Chunk),
-    /// The head is longer than allowed: hyper counts the same bytes and answers 431.
+    /// The head is longer than allowed, or has more lines.
     Overlong,
 }
 
@@ -86,11 +87,14 @@ pub(super) struct Framing {
     /// The part of the current head that came in earlier reads.
     partial: Vec<u8>,
     max_head: usize,
+    max_lines: usize,
+    /// Where in its last read a head came that is too long.
+    overlong_at: Option<usize>,
 }
 
 impl Framing {
-    pub(super) fn new(max_head: usize) -> Self {
-        Framing { state: State::Head, partial: Vec::new(), max_head }
+    pub(super) fn new(max_head: usize, max_lines: usize) -> Self {
+        Framing { state: State::Head, partial: Vec::new(), max_head, max_lines, overlong_at: None }
     }
 
     /// Whether a head has begun and not ended.
@@ -114,7 +118,13 @@ impl Framing {
                 State::Chunked(chunk) => {
                     self.chunk(chunk, rest).map_err(|reason| (at, Violation::Body(reason)))?
                 }
-                State::Head => self.head(rest).map_err(|reason| (at, Violation::Head(reason)))?,
+                State::Head => {
+                    let taken = self.head(rest).map_err(|reason| (at, Violation::Head(reason)))?;
+                    if self.state == State::Overlong {
+                        self.overlong_at = Some(at);
+                    }
+                    taken
+                }
             };
         }
         Ok(())
@@ -140,11 +150,10 @@ impl Framing {
         // The common case: the whole head in one read, looked at where it lies.
         if self.partial.is_empty() {
             if let Some(length) = end_of_head(rest, 0)? {
-                if length <= self.max_head {
-                    self.state = inspect(&rest[..length])?;
-                } else {
-                    self.state = State::Overlong;
-                }
+                self.state = match length <= self.max_head {
+                    true => self.inspect(&rest[..length])?,
+                    false => State::Overlong,
+                };
                 return Ok(length);
             }
             self.partial.extend_from_slice(rest);
@@ -152,17 +161,28 @@ impl Framing {
             let before = self.partial.len();
             self.partial.extend_from_slice(rest);
             if let Some(length) = end_of_head(&self.partial, before.saturating_sub(2))? {
-                self.state =
-                    if length <= self.max_head { inspect(&self.partial[..length])? } else { State::Overlong };
+                self.state = if length <= self.max_head {
+                    self.inspect(&self.partial[..length])?
+                } else {
+                    State::Overlong
+                };
                 self.partial = Vec::new();
                 return Ok(length - before);
             }
         }
-        if self.partial.len() > self.max_head {
+        // One that has so many bytes and no end has more; hyper stops at the same number.
+        if self.partial.len() >= self.max_head {
             self.state = State::Overlong;
             self.partial = Vec::new();
         }
         Ok(rest.len())
+    }
+
+    fn inspect(&self, head: &[u8]) -> Result<State, &'static str> {
+        let framed = inspect(head)?;
+        // The request line and the empty one at the end are none.
+        let lines = head.iter().filter(|byte| **byte == b'\n').count().saturating_sub(2);
+        Ok(if lines > self.max_lines { State::Overlong } else { framed })
     }
 
     fn chunk(&mut self, chunk: Chunk, rest: &[u8]) -> Result<usize, &'static str> {
@@ -333,12 +353,20 @@ pub(super) struct Guarded {
     pulse: Arc<Pulse>,
     /// Set by the first violation; nothing is read after it.
     violated: Option<Violation>,
+    /// A head was too long, and nothing before it waits for an answer: the connection ends, and this is to be said.
+    refused_head: bool,
     ended: bool,
 }
 
 impl Guarded {
-    pub(super) fn new(socket: Box<dyn Socket>, max_head: usize, pulse: Arc<Pulse>) -> Self {
-        Guarded { socket, framing: Framing::new(max_head), pulse, violated: None, ended: false }
+    pub(super) fn new(socket: Box<dyn Socket>, limits: &Limits, pulse: Arc<Pulse>) -> Self {
+        let framing = Framing::new(limits.max_header_bytes, limits.max_headers);
+        Guarded { socket, framing, pulse, violated: None, refused_head: false, ended: false }
+    }
+
+    /// Whether a head that was too long is still to be answered.
+    pub(super) fn refused_head(&self) -> bool {
+        self.refused_head
     }
 
     /// The first violation, if there was one.
@@ -370,6 +398,9 @@ impl AsyncRead for Guarded {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, reason)));
             }
         }
+        if self.refused_head {
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.socket).poll_read(cx, buffer))?;
         if buffer.filled().len() == before {
@@ -394,6 +425,13 @@ impl AsyncRead for Guarded {
                 }
             }
         }
+        // hyper would answer with no word of what to do, so it sees an end in this head's place. Behind a request that is being
+        // answered it sees the head, and says 431 by itself when that is done: an end would break the answer off.
+        if self.framing.overlong_at.take() == Some(0) && !self.pulse.is_answering() {
+            self.refused_head = true;
+            buffer.set_filled(before);
+            return Poll::Ready(Ok(()));
+        }
         self.pulse.read(self.framing.in_head());
         Poll::Ready(Ok(()))
     }
@@ -409,6 +447,10 @@ impl AsyncWrite for Guarded {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper is done, and the answer is still to be written.
+        if self.refused_head {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 
@@ -433,7 +475,7 @@ mod tests {
     fn verdict(bytes: &[u8]) -> Result<State, Violation> {
         let mut verdicts = Vec::new();
         for cut in 1..=bytes.len() {
-            let mut framing = Framing::new(1024);
+            let mut framing = Framing::new(1024, 64);
             let mut result = Ok(());
             for piece in bytes.chunks(cut) {
                 result = framing.take(piece);
@@ -498,13 +540,13 @@ mod tests {
             "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n{}",
             "A: b\r\n".repeat(300)
         );
-        let mut framing = Framing::new(1024);
+        let mut framing = Framing::new(1024, 64);
         assert!(matches!(framing.take(endless.as_bytes()), Err((_, Violation::Body("trailers too long")))));
     }
 
     #[test]
     fn an_overlong_head_is_left_to_the_parser_and_never_ends() {
-        let mut framing = Framing::new(64);
+        let mut framing = Framing::new(64, 64);
         let long = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(64));
         for byte in long.as_bytes() {
             assert_eq!(framing.take(&[*byte]), Ok(()));

@@ -292,6 +292,12 @@ pub trait Handler: Send + Sync + 'static {
     /// Answers one request. Dropped when the client goes away; what must not die with it goes through
     /// [`Tasks`].
     fn handle<'a>(&'a self, request: Request) -> BoxFuture<'a, Response>;
+
+    /// The answer to a request whose head is larger than the limits, of which nothing is known.
+    fn head_too_large(&self, request_id: &RequestId) -> Response {
+        let detail = "the request line and the headers together are too large, or too many: 16 KiB and 64 lines are taken";
+        problem(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "invalid_request", detail, request_id)
+    }
 }
 
 /// Why a body could not be had.

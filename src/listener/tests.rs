@@ -286,7 +286,15 @@ async fn limits_of_head_target_and_body_have_their_own_answers() {
     ] {
         let answer = served.exchange(&message).await;
         assert_eq!(status(&answer), expected, "{} gave {answer}", &message[..60]);
+        if expected == "431" {
+            assert!(answer.contains("16 KiB") && answer.to_lowercase().contains("x-request-id"), "{answer}");
+        }
     }
+    // Behind a request that is being answered it waits for its turn.
+    let two =
+        format!("GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\nA: {}\r\n\r\n", long(17_000));
+    let answer = served.exchange(&two).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("HTTP/1.1 431"), "{answer}");
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ pub enum Pattern {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PatternError {
     /// A `*` that is not the last character.
-    #[error("`*` may stand only at the end of a connection pattern")]
+    #[error("`*` may stand at the end only")]
     StarInside,
     /// `tenant:` without a tenant id behind it.
     #[error(
@@ -49,7 +49,13 @@ impl Pattern {
         match text.split_once('*') {
             None => Ok(Pattern::Exact(ConnectionName::parse(text)?)),
             Some(("", "")) => Ok(Pattern::Any),
-            Some((prefix, "")) => Ok(Pattern::Prefix(ConnectionName::parse(prefix)?.as_str().to_owned())),
+            Some((prefix, "")) => {
+                // The last part goes on behind the star; those before it are whole.
+                if let Some((whole, _)) = prefix.rsplit_once('/') {
+                    ConnectionName::parse(whole)?;
+                }
+                Ok(Pattern::Prefix(ConnectionName::stored(prefix)?.as_str().to_owned()))
+            }
             Some(_) => Err(PatternError::StarInside),
         }
     }

@@ -32,7 +32,7 @@ use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
 use crate::events::{Events, Who};
 use crate::keyring::Keyring;
-use crate::listener::{Handler, Request, Response, response};
+use crate::listener::{Handler, Request, RequestId, Response, response};
 
 /// The public listener's handler.
 pub struct PublicSite {
@@ -281,6 +281,12 @@ impl PublicSite {
 impl Handler for PublicSite {
     fn handle<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
         Box::pin(self.answer(request))
+    }
+
+    fn head_too_large(&self, _: &RequestId) -> Response {
+        let base_url = self.broker.base_url();
+        let host = base_url.split('/').nth(2).unwrap_or_default();
+        self.page(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &Page::too_many_cookies(host))
     }
 }
 

@@ -147,6 +147,12 @@ impl Page {
             .say("It cannot be used in another way than by opening it. Nothing was done.")
     }
 
+    pub(super) fn too_many_cookies(host: &str) -> Self {
+        Page::new("Your browser sent too much")
+            .say(format!("It sent more than this service can read. Nearly always that is cookies which other pages have left for {host} or the domain it is in."))
+            .say(format!("Delete the cookies of {host} and of its domain in your browser's settings, or use a private window. Then go back to the application you came from and start again."))
+    }
+
     pub(super) fn opened_ahead() -> Self {
         Page::new("Not opened yet").say(
             "This page was asked for by a program that looks ahead, so nothing was done. Open it to go on.",

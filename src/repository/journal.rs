@@ -148,7 +148,7 @@ impl Repository {
         let wire: EntryWire<'_> = serde_json::from_slice(&bytes).map_err(|_| format())?;
         let key = ConnectionKey {
             app: AppName::parse(&wire.app).map_err(|_| format())?,
-            connection: ConnectionName::parse(&wire.connection).map_err(|_| format())?,
+            connection: ConnectionName::stored(&wire.connection).map_err(|_| format())?,
         };
         let record = STANDARD.decode(wire.record.as_ref()).map_err(|_| format())?;
         let sealed = record::decode("reading the journal", &record)?;

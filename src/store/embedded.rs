@@ -419,7 +419,7 @@ impl Store for EmbeddedStore {
                     page.next = page.connections.last().map(|(name, _)| name.clone());
                     break;
                 }
-                let read = ConnectionName::parse(name)
+                let read = ConnectionName::stored(name)
                     .map_err(|invalid| StoreError::corrupt(DOING, invalid))
                     .and_then(|name| Ok((name, record::decode(DOING, value.value())?)));
                 match read {

@@ -159,7 +159,7 @@ pub fn parse_key(text: &str) -> Option<ConnectionKey> {
     let (app, connection) = text.split_once(':')?;
     Some(ConnectionKey {
         app: AppName::parse(app).ok()?,
-        connection: ConnectionName::parse(connection).ok()?,
+        connection: ConnectionName::stored(connection).ok()?,
     })
 }
 

@@ -499,7 +499,7 @@ impl RedisStore {
             .await?;
         let mut keys = Vec::with_capacity(names.len());
         for name in names {
-            let name = String::from_utf8(name).ok().and_then(|name| ConnectionName::parse(&name).ok());
+            let name = String::from_utf8(name).ok().and_then(|name| ConnectionName::stored(&name).ok());
             let name = name.ok_or_else(|| StoreError::corrupt(doing, "the index holds what is no name"))?;
             keys.push(ConnectionKey { app: app.clone(), connection: name });
         }

@@ -34,6 +34,7 @@ mod keyring;
 mod launcher;
 mod main_job;
 mod metrics;
+mod names;
 mod odd_answers;
 mod operations;
 mod outbound;

@@ -312,8 +312,19 @@ const RULES: Table = &[
     ("app = \"outlook\"\nconnections = [\"a\"]\nscopes = []", "allow[0].scopes: must not be empty"),
     ("app = \"outlook\"\nconnections = []\nscopes = [\"*\"]", "allow[0].connections: must not be empty"),
     ("app = \"outlook\"\nconnections = [\"a*b\"]\nscopes = [\"*\"]", "`*` may stand at the end only"),
-    ("app = \"outlook\"\nconnections = [\"a b\"]\nscopes = [\"*\"]", "connection names are"),
-    ("app = \"outlook\"\nconnections = [\"tenant:contoso\"]\nscopes = [\"*\"]", "followed by a tenant's id"),
+    (
+        "app = \"outlook\"\nconnections = [\"a b\"]\nscopes = [\"*\"]",
+        "a connection name may hold only A-Z a-z 0-9",
+    ),
+    (
+        "app = \"outlook\"\nconnections = [\"a/../b\"]\nscopes = [\"*\"]",
+        "a connection name must have no part",
+    ),
+    ("app = \"outlook\"\nconnections = [\"../*\"]\nscopes = [\"*\"]", "a connection name must have no part"),
+    (
+        "app = \"outlook\"\nconnections = [\"tenant:contoso\"]\nscopes = [\"*\"]",
+        "`tenant:` needs a tenant id",
+    ),
     ("app = \"outlook\"\nconnections = [\"a\", \"*\"]\nscopes = [\"*\"]", "connections[1]: every connection"),
     ("app = \"outlook\"\nconnections = [\"a\"]\nscopes = [\"a b\"]", "several scopes in one string"),
 ];
