@@ -25,6 +25,8 @@ mod http;
 mod id_token;
 mod jwks;
 mod observer;
+#[cfg(test)]
+mod properties;
 mod redirect;
 #[cfg(test)]
 mod testing;
