@@ -1207,7 +1207,9 @@ async fn a_code_whose_answer_was_lost_is_not_sent_again() {
         let url = up_to_callback(&mut browser, &session).await;
         let first = browser.get(&url).await.expect("a page");
         let again = browser.get(&url).await.expect("a page");
-        assert_eq!((again.status, again.text()), (first.status, first.text()), "{fault:?}");
+        // But for the last line, which names the request.
+        let said = |page: &Answer| page.text().split("For whoever helps you").next().map(str::to_owned);
+        assert_eq!((again.status, said(&again)), (first.status, said(&first)), "{fault:?}");
         assert_eq!(redemptions(&world), 1, "{fault:?}");
         assert_eq!(state_of(&world, &session).await["state"], "failed", "{fault:?}");
     }

@@ -469,7 +469,8 @@ async fn unknown_keys_are_looked_for_at_a_pace_of_our_own() {
         let forged = Fault::IdTokenSigning(IdTokenSigning::UnpublishedKey);
         connect_under(&world, &format!("forged-{number}"), ALICE, &[forged]).await;
     }
-    assert_eq!(world.entra.ledger_count(Endpoint::Jwks, None), 2, "the first, and one more look");
+    let looks = world.entra.ledger_count(Endpoint::Jwks, None);
+    assert_eq!(looks, 3, "the first, one more look, and one for keys of the app's own");
 }
 
 /// Two links for one name: the second account does not take the connection over from the first.
