@@ -937,9 +937,9 @@ impl OpenIdAuthority {
         let doing = "making an authorize URL";
         let claims = self.claims(doing, request.claims.as_deref())?;
         if let Some(prompt) = &request.prompt
-            && !["login", "none", "consent", "select_account"].contains(&prompt.as_str())
+            && !prompt.split(' ').all(|word| ["login", "none", "consent", "select_account"].contains(&word))
         {
-            let cause = "prompt is none of login, none, consent and select_account".to_owned();
+            let cause = "prompt is not of the words login, none, consent and select_account".to_owned();
             return Err(ours(doing, Disposition::CallerFault, cause));
         }
         let metadata = self.metadata(doing).await?;

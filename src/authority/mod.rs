@@ -123,7 +123,7 @@ pub struct AuthorizeRequest {
     pub login_hint: Option<String>,
     /// `domain_hint`.
     pub domain_hint: Option<String>,
-    /// `prompt`, one of the OpenID values.
+    /// `prompt`, of OpenID's values.
     pub prompt: Option<String>,
     /// A claims challenge to pass on, as JSON text.
     pub claims: Option<String>,

@@ -178,7 +178,7 @@ impl Broker {
             seen: existing.as_ref().map(Account::id),
             pinned,
             domain_hint: request.domain_hint,
-            prompt: request.prompt.or_else(|| default_prompt(&app, &scopes)),
+            prompt: prompt(&app, &scopes, request.prompt),
             return_url: request.return_url,
             browser: None,
             state: SessionState::Pending,
@@ -343,11 +343,19 @@ fn scopes_to_request(app: &App, asked: Option<&str>) -> Result<ScopeSet, Refusal
     Ok(scopes)
 }
 
-/// OpenID Connect Core section 11: a provider grants `offline_access` only together with `prompt=consent`. Entra does
-/// without, and would ask its users again each time.
-fn default_prompt(app: &App, scopes: &ScopeSet) -> Option<String> {
+/// OpenID Connect Core section 11: a provider grants `offline_access` only together with `prompt=consent`, whatever else a
+/// caller wants its user to be asked; without a page (`none`) there is nobody to ask. Entra does without, and would ask its
+/// users again each time.
+fn prompt(app: &App, scopes: &ScopeSet, asked: Option<String>) -> Option<String> {
     let offline = scopes.iter().any(|scope| scope.canonical() == "offline_access");
-    (*app.naming() == ScopeNaming::Plain && offline).then(|| "consent".to_owned())
+    if *app.naming() != ScopeNaming::Plain || !offline {
+        return asked;
+    }
+    Some(match asked.as_deref() {
+        None => "consent".to_owned(),
+        Some(alone @ ("none" | "consent")) => alone.to_owned(),
+        Some(other) => format!("{other} consent"),
+    })
 }
 
 fn check_hints(request: &NewSession) -> Result<(), Refusal> {

@@ -14,7 +14,7 @@ use crate::http_client::{Answer, Browser, request};
 use crate::world::{ALICE, BOB, Plan, World, text};
 
 /// Documents for readers of this repository.
-const DOCUMENTS: [&str; 10] = [
+const DOCUMENTS: [&str; 11] = [
     "README.md",
     "SEMANTICS.md",
     "ARCHITECTURE.md",
@@ -25,6 +25,7 @@ const DOCUMENTS: [&str; 10] = [
     "docs/app-registration.md",
     "docs/commands.md",
     "docs/configuration.md",
+    "docs/providers.md",
 ];
 
 /// Every stable code of the contract with the statuses it comes with.

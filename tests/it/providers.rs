@@ -28,6 +28,8 @@ struct Provider {
     scopes: &'static str,
     /// What its operator has to set in `[apps.outlook]`.
     settings: &'static str,
+    /// Another prompt than the default one, with which a refresh token has to come as well.
+    prompt: &'static str,
     /// What it answers to a wrong client secret.
     wrong_secret: Says,
     /// What it answers to the refresh token of a grant that was withdrawn.
@@ -56,6 +58,7 @@ const NODE: Provider = Provider {
     },
     scopes: r#"["openid", "offline_access", "mail"]"#,
     settings: "",
+    prompt: "login",
     wrong_secret: Says::Why,
     withdrawn: Says::Why,
 };
@@ -69,6 +72,7 @@ const MOCK: Provider = Provider {
     },
     scopes: r#"["openid", "mail"]"#,
     settings: "",
+    prompt: "login",
     wrong_secret: Says::Yes,
     withdrawn: Says::Yes,
 };
@@ -78,6 +82,7 @@ const DJANGO: Provider = Provider {
     launch: || python("venv", "tools", "django-oauth-toolkit"),
     scopes: r#"["openid", "read"]"#,
     settings: "",
+    prompt: "login",
     wrong_secret: Says::Why,
     withdrawn: Says::Why,
 };
@@ -86,7 +91,9 @@ const CANAILLE: Provider = Provider {
     name: "canaille",
     launch: || python("providers", "providers", "canaille"),
     scopes: r#"["openid", "profile"]"#,
-    settings: "token_endpoint_auth_method = \"client_secret_basic\"",
+    settings: "",
+    // Its clock of sign-ins ticks in seconds: whom `login` asks twice within one is asked again and again.
+    prompt: "consent",
     wrong_secret: Says::Why,
     withdrawn: Says::Why,
 };
@@ -100,6 +107,7 @@ const IDPY: Provider = Provider {
     },
     scopes: r#"["openid", "offline_access"]"#,
     settings: "",
+    prompt: "login",
     wrong_secret: Says::Something,
     withdrawn: Says::Something,
 };
@@ -112,9 +120,8 @@ const GLEWLWYD: Provider = Provider {
         python
     },
     scopes: r#"["openid"]"#,
-    // It holds each client to its method, refuses the other one with an answer that does not say so, and does not
-    // decode what came in the header.
-    settings: "token_endpoint_auth_method = \"client_secret_post\"",
+    settings: "",
+    prompt: "login",
     wrong_secret: Says::Something,
     withdrawn: Says::Something,
 };
@@ -128,6 +135,7 @@ const LEMONLDAP: Provider = Provider {
     },
     scopes: r#"["openid", "offline_access"]"#,
     settings: "",
+    prompt: "login",
     wrong_secret: Says::Why,
     withdrawn: Says::Something,
 };
@@ -312,7 +320,7 @@ async fn scenario(provider: &'static Provider) {
     let mut place = Place::open(provider).await;
 
     let alice = place.connect("user-1", "alice", json!({})).await;
-    let bob = place.connect("user-2", "bob", json!({})).await;
+    let bob = place.connect("user-2", "bob", json!({ "prompt": provider.prompt })).await;
     assert_eq!(alice["iss"], place.launcher.issuer);
     let mut token = place.token("user-1").await;
     assert_eq!(place.user_of(&token).await, alice["sub"]);
