@@ -77,8 +77,9 @@ pub(crate) fn app_name(text: &str) -> AppName {
     AppName::parse(text).expect("a valid app name")
 }
 
+/// A store keeps and lists names from before some were ruled out, too.
 pub(crate) fn name(text: &str) -> ConnectionName {
-    ConnectionName::parse(text).expect("a valid connection name")
+    ConnectionName::stored(text).expect("a valid connection name")
 }
 
 /// The sign-in of what [`connection`] gives.
