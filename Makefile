@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build test check fmt lint docs deny bench image image-test deploy-check tools providers soak soak-short simulate model rotation rotation-rewrap drill
+.PHONY: quickstart build test check fmt lint docs deny bench image image-test deploy-check tools providers soak soak-short simulate model rotation rotation-rewrap drill fuzz
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -96,3 +96,16 @@ rotation-rewrap: tools
 # The refresh protocol, exhaustively: the large configurations (the small ones are in `make test`).
 model:
 	$(CARGO) run --release -p refresh-model -- full
+
+# Both readers of what a token endpoint answers, FUZZ_SECONDS each, from the committed corpus on; what is found besides stays under
+# target/fuzz. RUSTC_BOOTSTRAP lets a stable compiler take cargo-fuzz's flags. Without a sanitizer, for the readers are safe Rust.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= token_answer id_token
+fuzz:
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz
+	@for target in $(FUZZ_TARGETS); do \
+		mkdir -p target/fuzz/corpus/$$target; \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none --target-dir target/fuzz $$target \
+			target/fuzz/corpus/$$target fuzz/corpus/$$target -- -dict=fuzz/words.dict -max_total_time=$(FUZZ_SECONDS) \
+			-max_len=262144 -timeout=5 -rss_limit_mb=2048 -print_final_stats=1 || exit 1; \
+	done

@@ -25,8 +25,8 @@ mod http;
 mod id_token;
 mod jwks;
 mod observer;
-#[cfg(test)]
-mod properties;
+#[cfg(any(test, feature = "testkit"))]
+pub mod properties;
 mod redirect;
 #[cfg(test)]
 mod testing;

@@ -1,15 +1,72 @@
-//! What holds for every answer of a token endpoint, whatever its bytes: nothing panics, and no refresh token that can be read
-//! is lost. A corpus, and what small changes make of it.
+//! What holds for every answer of a token endpoint, whatever its bytes: nothing panics, no refresh token that can be read is
+//! lost, and an `id_token` is the owner's or another's only where its claims say so.
+//!
+//! The tests here hold a corpus against it, and what small changes make of that; `make fuzz` holds what a fuzzer thinks of.
 
+use std::sync::LazyLock;
+
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::HeaderMap;
-use serde_json::Value;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
+use super::clouds::{Provider, Tenants};
+use super::discovery::Metadata;
 use super::http::HttpAnswer;
-use super::id_token::UnverifiedToken;
-use super::testing::CountingRandom;
+use super::id_token::{Renewal, Rules, UnverifiedToken};
+use super::jwks::KeySet;
 use super::token_answer;
-use crate::domain::random::Random;
+use super::url::CheckedUrl;
+use crate::domain::account::Account;
 use crate::domain::secret::RefreshToken;
+use crate::domain::time::Timestamp;
+
+const CLIENT_ID: &str = "11111111-2222-3333-4444-555555555555";
+const TENANT: &str = "aaaaaaaa-0000-4000-8000-00000000000a";
+/// 2026-11-23T00:00:00Z.
+const NOW: i64 = 1_795_392_000;
+/// The members of an answer that have a meaning.
+const MEMBERS: [&str; 8] =
+    ["access_token", "token_type", "expires_in", "refresh_in", "scope", "id_token", "error", "unknown"];
+
+/// Panics if a refresh token is lost that stands in the body, before it, or behind it.
+pub fn no_refresh_token_is_lost(body: &[u8]) {
+    let kept = kept_of(body);
+    if let Some(token) = readable(body) {
+        assert_eq!(kept, Some(token), "{}", String::from_utf8_lossy(body));
+    }
+    // Whatever comes behind one: at most another takes its place.
+    let behind = [br#"{"refresh_token":"R9","#, body].concat();
+    assert!(kept_of(&behind).is_some(), "{}", String::from_utf8_lossy(&behind));
+    // Whatever another member's value is.
+    if serde_json::from_slice::<&RawValue>(body).is_ok() {
+        for member in MEMBERS {
+            let around = [b"{\"", member.as_bytes(), b"\":", body, br#","refresh_token":"R9"}"#].concat();
+            assert_eq!(kept_of(&around).as_deref(), Some("R9"), "{}", String::from_utf8_lossy(&around));
+        }
+    }
+}
+
+/// The refresh token that we keep of an answer; what else was read of it has been looked at.
+fn kept_of(body: &[u8]) -> Option<String> {
+    let answer = HttpAnswer { status: 200, headers: HeaderMap::new(), body: body.to_vec().into() };
+    let kept = match token_answer::read(&answer) {
+        Ok(success) => {
+            let access_token = success.access_token.expose();
+            assert!((1..=64 * 1024).contains(&access_token.len()));
+            assert!(access_token.bytes().all(|byte| matches!(byte, 0x21..=0x7e)));
+            assert!((1..=172_800).contains(&success.expires_in.as_secs()));
+            assert!(
+                success.refresh_in.is_none_or(|renew| renew.as_secs() >= 1 && renew < success.expires_in)
+            );
+            success.refresh_token
+        }
+        Err(unusable) => unusable.refresh_token,
+    };
+    kept.as_ref().map(RefreshToken::expose).map(str::to_owned)
+}
 
 /// The refresh token as any reader of JSON would see it: none where there is none that could be sent again.
 fn readable(body: &[u8]) -> Option<String> {
@@ -20,84 +77,203 @@ fn readable(body: &[u8]) -> Option<String> {
     fits.then(|| token.to_owned())
 }
 
-fn nothing_is_lost(body: &[u8]) {
-    let answer = HttpAnswer { status: 200, headers: HeaderMap::new(), body: body.to_vec().into() };
-    let kept = match token_answer::read(&answer) {
-        Ok(success) => {
-            assert!(success.expires_in.as_secs() >= 1 && success.expires_in.as_secs() <= 172_800);
-            success.refresh_token
+/// Panics if an `id_token` is judged as its claims do not say. The input is read as a whole token, and as a header and claims,
+/// with a line break between them, that an authority signed.
+pub fn an_id_token_is_judged_by_its_claims(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    judge(&text, false);
+    let at = input.iter().position(|byte| *byte == b'\n').unwrap_or(input.len());
+    let (header, claims) = (&input[..at], input.get(at + 1..).unwrap_or_default());
+    let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+    let signature = SIGNER.sign(message.as_bytes());
+    judge(&format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature)), true);
+}
+
+fn judge(text: &str, is_signed: bool) {
+    let Ok(token) = UnverifiedToken::parse(text) else { return };
+    let _odd = token.odd_claims().count();
+    let claims = text.split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+    let claims: Value = serde_json::from_slice(&claims.expect("it was read")).expect("it was read");
+    for Party { provider, metadata, owner } in &*PARTIES {
+        let rules = Rules {
+            provider: *provider,
+            metadata,
+            client_id: CLIENT_ID,
+            tenants: &TENANTS,
+            nonce: None,
+            access_token: "a.b.c",
+            now: Timestamp::from_unix_seconds(NOW),
+        };
+        let verified = token.verify(Some(&KEYS), &rules);
+        if let Err(fault) = &verified {
+            let _words = token.words(*fault);
         }
-        Err(unusable) => unusable.refresh_token,
-    };
-    if let Some(token) = readable(body) {
-        let text = String::from_utf8_lossy(body);
-        assert_eq!(kept.as_ref().map(RefreshToken::expose), Some(token.as_str()), "{text}");
+        if let Ok(account) = &verified {
+            assert!(is_signed, "no such signature was made: {text}");
+            assert_eq!(claims["iss"].as_str(), Some(account.iss.as_str()), "{claims}");
+            assert_eq!(claims["sub"].as_str(), Some(account.sub.as_str()), "{claims}");
+            assert!(is_for_us(&claims), "{claims}");
+            assert!(claims["exp"].as_f64().is_some_and(|exp| exp > (NOW - 60) as f64 - 1.0), "{claims}");
+        }
+        let is_owner = names(&claims, owner);
+        match token.judge_renewal(verified, &rules, owner) {
+            Renewal::Verified(_) | Renewal::Unverified(_) => assert!(is_owner, "not the owner's: {claims}"),
+            // The refresh token beside it is dropped.
+            Renewal::Another => assert!(!is_owner, "the owner's: {claims}"),
+            Renewal::Unjudged(_) => {}
+        }
     }
 }
 
-/// Small changes, the same ones in every run.
-fn changed(text: &[u8], random: &CountingRandom, round: usize) -> Vec<u8> {
-    const PIECES: [&[u8]; 12] = [
-        b"null",
-        b"\"\"",
-        b"{}",
-        b"[",
-        b"1e400",
-        b"-1",
-        b"\\ud800",
-        b"\xff",
-        b"\"refresh_token\":\"R9\",",
-        b",",
-        b"}",
-        b"\"",
-    ];
-    let mut bytes = text.to_vec();
-    let mut draw = [0; 8];
-    random.fill(&mut draw);
-    let number = usize::from_le_bytes(draw).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31) ^ round;
-    let at = number % (bytes.len() + 1);
-    match round % 4 {
-        0 => bytes.truncate(at),
-        1 => drop(bytes.splice(at..at, PIECES[number / 7 % PIECES.len()].iter().copied())),
-        2 => drop(bytes.splice(at..(at + number / 11 % 9).min(text.len()), [])),
-        _ => {
-            if let Some(byte) = bytes.get_mut(at) {
-                *byte ^= 1 << (number / 13 % 8);
+/// Whether the claims name this account, and us.
+fn names(claims: &Value, owner: &Account) -> bool {
+    let is = |name: &str, own: &str| claims[name].as_str() == Some(own);
+    let is_guid =
+        |name: &str, own: &str| claims[name].as_str().is_some_and(|said| said.eq_ignore_ascii_case(own));
+    let is_them = match (&owner.tid, &owner.oid) {
+        (Some(tid), Some(oid)) => is_guid("tid", tid) && is_guid("oid", oid),
+        _ => is("sub", &owner.sub),
+    };
+    is("iss", &owner.iss) && is_for_us(claims) && is_them
+}
+
+fn is_for_us(claims: &Value) -> bool {
+    claims["aud"] == json!(CLIENT_ID) || claims["aud"] == json!([CLIENT_ID])
+}
+
+/// An authority and the owner of a grant there.
+struct Party {
+    provider: Provider,
+    metadata: Metadata,
+    owner: Account,
+}
+
+static PARTIES: LazyLock<[Party; 2]> = LazyLock::new(|| {
+    let entra = "https://login.microsoftonline.com";
+    let account =
+        |iss: String| Account { iss, sub: "alice".to_owned(), tid: None, oid: None, username: None };
+    [
+        Party {
+            provider: Provider::OpenId,
+            metadata: metadata("https://issuer.example"),
+            owner: account("https://issuer.example".to_owned()),
+        },
+        Party {
+            provider: Provider::Entra,
+            metadata: metadata(&format!("{entra}/{{tenantid}}/v2.0")),
+            owner: Account {
+                tid: Some(TENANT.to_owned()),
+                oid: Some("cccccccc-0000-4000-8000-00000000000c".to_owned()),
+                ..account(format!("{entra}/{TENANT}/v2.0"))
+            },
+        },
+    ]
+});
+static TENANTS: LazyLock<Tenants> = LazyLock::new(|| Tenants::parse(&["*"]).expect("tenants"));
+static SIGNER: LazyLock<Ed25519KeyPair> =
+    LazyLock::new(|| Ed25519KeyPair::from_seed_unchecked(&[7; 32]).expect("a key"));
+static KEYS: LazyLock<KeySet> = LazyLock::new(|| {
+    let public = URL_SAFE_NO_PAD.encode(SIGNER.public_key());
+    let keys = json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "kid": "k1", "x": public }] });
+    KeySet::parse(keys.to_string().as_bytes()).expect("keys")
+});
+
+fn metadata(issuer: &str) -> Metadata {
+    let url = |path: &str| CheckedUrl::parse(&format!("https://issuer.example{path}"), false).expect("a URL");
+    Metadata {
+        issuer: issuer.to_owned(),
+        authorization_endpoint: url("/authorize"),
+        token_endpoint: url("/token"),
+        jwks_uri: url("/keys"),
+        iss_in_response: false,
+        token_auth_methods: None,
+        token_auth_algorithms: None,
+        id_token_algorithms: None,
+        offers_client_credentials: false,
+        cloud_instance_name: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authority::testing::CountingRandom;
+    use crate::domain::random::Random;
+
+    /// Small changes, the same ones in every run.
+    fn changed(text: &[u8], random: &CountingRandom, round: usize) -> Vec<u8> {
+        const PIECES: [&[u8]; 12] = [
+            b"null",
+            b"\"\"",
+            b"{}",
+            b"[",
+            b"1e400",
+            b"-1",
+            b"\\ud800",
+            b"\xff",
+            b"\"refresh_token\":\"R9\",",
+            b",",
+            b"}",
+            b"\"",
+        ];
+        let mut bytes = text.to_vec();
+        let mut draw = [0; 8];
+        random.fill(&mut draw);
+        let number = usize::from_le_bytes(draw).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31) ^ round;
+        let at = number % (bytes.len() + 1);
+        match round % 4 {
+            0 => bytes.truncate(at),
+            1 => drop(bytes.splice(at..at, PIECES[number / 7 % PIECES.len()].iter().copied())),
+            2 => drop(bytes.splice(at..(at + number / 11 % 9).min(text.len()), [])),
+            _ => {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte ^= 1 << (number / 13 % 8);
+                }
             }
         }
+        bytes
     }
-    bytes
-}
 
-#[test]
-fn no_answer_loses_a_refresh_token_that_can_be_read() {
-    let cases: Value =
-        serde_json::from_str(include_str!("../../tests/data/authority/successes.json")).expect("cases");
-    let random = CountingRandom::default();
-    let mut with_one = 0;
-    for case in cases.as_array().expect("a list") {
-        let body = case["body"].as_str().expect("a body").as_bytes();
-        nothing_is_lost(body);
-        with_one += usize::from(readable(body).is_some());
-        // (Of the longest ones a few changes are enough.)
-        for round in 0..if body.len() > 10_000 { 8 } else { 400 } {
-            nothing_is_lost(&changed(body, &random, round));
+    /// The inputs that a fuzzer starts from.
+    fn corpus(target: &str) -> Vec<Vec<u8>> {
+        let folder = format!("{}/fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
+        let mut files: Vec<_> = std::fs::read_dir(folder)
+            .expect("the corpus")
+            .map(|entry| entry.expect("an entry").path())
+            .collect();
+        files.sort();
+        files.iter().map(|file| std::fs::read(file).expect("an input")).collect()
+    }
+
+    #[test]
+    fn no_answer_loses_a_refresh_token_that_can_be_read() {
+        let cases: Value =
+            serde_json::from_str(include_str!("../../tests/data/authority/successes.json")).expect("cases");
+        let cases = cases.as_array().expect("a list").iter();
+        let cases = cases.map(|case| case["body"].as_str().expect("a body").as_bytes().to_vec());
+        let random = CountingRandom::default();
+        let mut with_one = 0;
+        for body in cases.chain(corpus("token_answer")) {
+            no_refresh_token_is_lost(&body);
+            with_one += usize::from(readable(&body).is_some());
+            // (Of the longest ones a few changes are enough.)
+            for round in 0..if body.len() > 10_000 { 8 } else { 400 } {
+                no_refresh_token_is_lost(&changed(&body, &random, round));
+            }
         }
+        assert!(with_one >= 30, "{with_one}");
     }
-    assert!(with_one >= 20, "{with_one}");
-}
 
-#[test]
-fn no_id_token_makes_the_reader_panic() {
-    let token = super::testing::jwt(
-        &serde_json::json!({ "alg": "RS256", "kid": "k1", "typ": "JWT" }),
-        &serde_json::json!({ "iss": "i", "sub": "s", "aud": ["a"], "exp": 1, "iat": 1.5, "nbf": null }),
-    );
-    let random = CountingRandom::default();
-    for round in 0..4000 {
-        let text = String::from_utf8_lossy(&changed(token.as_bytes(), &random, round)).into_owned();
-        if let Ok(token) = UnverifiedToken::parse(&text) {
-            let _odd = token.odd_claims().count();
+    #[test]
+    fn no_id_token_is_judged_as_its_claims_do_not_say() {
+        let random = CountingRandom::default();
+        let corpus = corpus("id_token");
+        assert!(corpus.len() >= 10, "{}", corpus.len());
+        for input in corpus {
+            an_id_token_is_judged_by_its_claims(&input);
+            for round in 0..400 {
+                an_id_token_is_judged_by_its_claims(&changed(&input, &random, round));
+            }
         }
     }
 }
