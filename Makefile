@@ -97,8 +97,9 @@ rotation-rewrap: tools
 model:
 	$(CARGO) run --release -p refresh-model -- full
 
-# Both readers of what a token endpoint answers, FUZZ_SECONDS each, from the committed corpus on; what is found besides stays under
-# target/fuzz. RUSTC_BOOTSTRAP lets a stable compiler take cargo-fuzz's flags. Without a sanitizer, for the readers are safe Rust.
+# Both readers of what a token endpoint answers, FUZZ_SECONDS each, from the committed corpus on; what is found besides
+# stays under target/fuzz. RUSTC_BOOTSTRAP lets a stable compiler take cargo-fuzz's flags. There is no sanitizer, for the
+# readers are safe Rust.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= token_answer id_token
 fuzz:

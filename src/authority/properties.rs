@@ -1,7 +1,7 @@
-//! What holds for every answer of a token endpoint, whatever its bytes: nothing panics, no refresh token that can be read is
-//! lost, and an `id_token` is the owner's or another's only where its claims say so.
+//! What holds for every answer of a token endpoint, whatever its bytes: nothing panics, no refresh token that can be read
+//! is lost, and an `id_token` is the owner's or another's only where its claims say so.
 //!
-//! The tests here hold a corpus against it, and what small changes make of that; `make fuzz` holds what a fuzzer thinks of.
+//! The tests here try a corpus, and what small changes make of that; `make fuzz` tries what a fuzzer thinks of.
 
 use std::sync::LazyLock;
 
@@ -77,8 +77,8 @@ fn readable(body: &[u8]) -> Option<String> {
     fits.then(|| token.to_owned())
 }
 
-/// Panics if an `id_token` is judged as its claims do not say. The input is read as a whole token, and as a header and claims,
-/// with a line break between them, that an authority signed.
+/// Panics if an `id_token` is judged as its claims do not say. The input is read as a whole token, and as a header and
+/// claims, with a line break between them, that an authority signed.
 pub fn an_id_token_is_judged_by_its_claims(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     judge(&text, false);

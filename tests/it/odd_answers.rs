@@ -114,3 +114,24 @@ async fn no_odd_answer_costs_a_grant() {
         assert_eq!(world.show(&name).await["status"], "active", "{fault:?}");
     }
 }
+
+/// A sign-in's answer is read as a refresh's is: what is odd in it is one warning, and the connection is made.
+#[tokio::test]
+async fn a_sign_in_names_what_was_odd_in_its_answer() {
+    let world = Plan::default().mode(Mode::Strict).start().await;
+    let odd = [
+        (answer(json!({ "expires_in": 864_000 })), "expires_in_cut"),
+        (claims(json!({ "azp": 7 })), "claim_azp_ignored"),
+    ];
+    for (number, (fault, rule)) in odd.into_iter().enumerate() {
+        let name = format!("user-{number}");
+        world.entra.faults().inject(FaultRule::new(Endpoint::Token, fault).grant_type("authorization_code"));
+        world.connect(&name, ALICE).await;
+        world.entra.faults().clear();
+        assert_eq!(world.show(&name).await["status"], "active", "{rule}");
+        let warned = warnings(&world, &name);
+        assert_eq!(warned.len(), 1, "{rule}: {warned:?}");
+        assert_eq!((&warned[0]["rule"], &warned[0]["app"]), (&json!(rule), &json!("outlook")), "{rule}");
+        assert!(warned[0]["correlation_id"].is_string(), "{rule}: {warned:?}");
+    }
+}
