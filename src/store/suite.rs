@@ -51,19 +51,20 @@ impl Tasks for RealTasks {
     }
 }
 
-/// Different with every call, which is all a test needs.
-pub(crate) struct CountingRandom(AtomicU64);
+/// Different with every call in this process, so that no two stores of a test take the same "random" name.
+pub(crate) struct CountingRandom;
 
 impl CountingRandom {
     pub(crate) fn new() -> Self {
-        CountingRandom(AtomicU64::new(1))
+        CountingRandom
     }
 }
 
 impl Random for CountingRandom {
     fn fill(&self, buffer: &mut [u8]) {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         for chunk in buffer.chunks_mut(8) {
-            let number = self.0.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let number = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             chunk.copy_from_slice(&number.to_be_bytes()[..chunk.len()]);
         }
     }

@@ -109,6 +109,10 @@ async fn the_shipped_acl_is_enough_and_the_smallest() {
         let mut config = as_user(&server);
         config.database = 1;
         config.wait_replicas = 1;
+        // A busy machine may take its time here.
+        config.wait_timeout = Duration::from_secs(3);
+        config.response_timeout = Duration::from_secs(4);
+        config.operation_timeout = Duration::from_secs(5);
         config.observer = Some(told.clone());
         let store = store_with(config);
         let wrong = everything(&store).await;
