@@ -278,6 +278,12 @@ impl Reloader {
             expect_app(&self.metrics, app);
         }
         self.broker.reconfigure(apps, broker_settings(&new));
+        // What the authority said of an app's credentials was not of one that is new.
+        for (app, installed) in &authorities {
+            if installed.authority.credentials().has_untried() {
+                self.engine.app_is_mended(app);
+            }
+        }
         self.authorities.store(Arc::new(authorities));
         for caller in callers.iter() {
             for rule in caller.policy.rules() {

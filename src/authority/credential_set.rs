@@ -191,6 +191,14 @@ impl CredentialSet {
         self.in_order(now).into_iter().next()
     }
 
+    /// Whether there is one in service that the authority has never been asked about: no refusal until now was of it.
+    pub fn has_untried(&self) -> bool {
+        let is_untried = |standing: &Standing| {
+            standing.accepted_at.is_none() && standing.rejection.is_none() && !standing.is_retired
+        };
+        self.members.iter().any(|member| is_untried(&member.standing()))
+    }
+
     /// Whether the authority has taken any of them and not rejected it since.
     pub fn has_trusted(&self) -> bool {
         self.members.iter().any(|member| member.standing().is_trusted())

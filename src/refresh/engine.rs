@@ -206,9 +206,9 @@ impl Engine {
     /// Somebody mended what made an authority refuse the app: it is asked at once, whatever it said before.
     pub fn app_is_mended(&self, app: &AppName) {
         self.inner.breakers.forgive_app(app);
-        // What said nothing may have been about just that.
+        // (What said nothing may have been about just that.)
         for slot in self.inner.slots.all() {
-            slot.state().trouble.retain(|_, trouble| !trouble.is_unclear());
+            slot.state().trouble.retain(|_, trouble| !trouble.may_be_the_apps());
         }
     }
 

@@ -97,6 +97,12 @@ impl Trouble {
     pub(super) fn is_unclear(&self) -> bool {
         matches!(self.failure.as_ref(), Failure::Authority(failure) if failure.disposition == Disposition::Unclear)
     }
+
+    /// Whether it may be over once the app's credentials are others: the app was rejected, or may have been.
+    pub(super) fn may_be_the_apps(&self) -> bool {
+        let is_rejection = |failure: &Failure| matches!(failure, Failure::Authority(why) if why.disposition == Disposition::NextCredential);
+        self.is_unclear() || is_rejection(self.failure.as_ref())
+    }
 }
 
 /// A look at the store that was in vain.

@@ -322,13 +322,49 @@ async fn a_rejected_fallback_is_not_tried_in_users_requests() {
     let load = scene.load();
     scene.taken();
     // Longer than the pause between two tries of one that users' requests are to prove.
-    tokio::time::sleep(Duration::from_secs(7)).await;
+    for _ in 0..2 {
+        scene.world.pass(Duration::from_secs(4));
+        scene.load_goes_on().await;
+    }
     scene.load_goes_on().await;
     let ledger = entra.take_ledger();
     load.end_without_a_failure("a rejected fallback").await;
     let calls = ledger.iter().filter(|call| call.grant_type.is_some());
     let refused: Vec<_> = calls.clone().filter(|call| call.credential.as_ref() != Some(&new)).collect();
     assert!(calls.count() > 20 && refused.is_empty(), "{refused:#?}");
+}
+
+/// What the authority said of an app's secret holds nobody back once a new one is in force, though only users' requests can prove
+/// that one.
+#[tokio::test]
+async fn a_new_secret_is_asked_at_once_whatever_was_refused_before() {
+    let plan = Plan::default()
+        .credentials("")
+        .app_lines("credentials_dir = \"credentials\"\n")
+        .file("credentials/2026-11.secret", CLIENT_SECRET);
+    let scene = Scene::start(plan).await;
+    let entra = &scene.world.entra;
+    entra.expire_secret(CLIENT_ID, CLIENT_SECRET).expect("known");
+    // Each time in vain, so that the pauses grow.
+    for _ in 0..3 {
+        scene.world.pass(Duration::from_secs(60));
+        for name in scene.names.iter() {
+            for daemon in scene.daemons() {
+                let refused = scene.world.token_at(daemon, name).await;
+                assert_eq!(text(&refused.json(), "code"), "app_credential_rejected");
+            }
+        }
+    }
+    entra.add_secret(CLIENT_ID, "the-second-secret", Duration::ZERO, None).expect("room for one more");
+    let before = scene.reloads().await;
+    write_secret(&scene.file("2027-05.secret"), "the-second-secret");
+    let noticed = async || scene.reloads().await.iter().zip(&before).all(|(now, before)| now != before);
+    scene.world.until("both have noticed", noticed).await;
+    for name in scene.names.iter() {
+        for daemon in scene.daemons() {
+            assert_eq!(scene.world.token_at(daemon, name).await.status, 200, "{name}");
+        }
+    }
 }
 
 /// What is wrong is refused with its reason, and nothing is lost by it.
