@@ -26,6 +26,24 @@ use crate::telemetry::metrics::{CacheResult, LeaseResult, Metrics, TokenRequestH
 /// The dialect of the local API's own token route.
 const NATIVE: &str = "native";
 
+/// What an operator's act on the daemon was about.
+#[derive(Clone, Copy, Default)]
+pub struct About<'a> {
+    /// An app.
+    pub app: Option<&'a str>,
+    /// One of its client credentials, or `*` for all.
+    pub credential: Option<&'a str>,
+    /// The host of a token endpoint.
+    pub host: Option<&'a str>,
+}
+
+impl<'a> About<'a> {
+    /// An app's client credential.
+    pub fn credential(app: &'a AppName, label: &'a str) -> Self {
+        About { app: Some(app.as_str()), credential: Some(label), host: None }
+    }
+}
+
 /// Who is at the other end of a request.
 #[derive(Clone, Copy)]
 pub struct Who<'a> {
@@ -250,13 +268,18 @@ impl Events {
         admin: &str,
         act: &'static str,
         code: &'static str,
-        about: &[(&'static str, &str)],
+        about: About<'_>,
     ) {
-        tracing::info!(request_id = %who.request_id, admin, act, ?about, code, "an operator acted");
+        let About { app, credential, host } = about;
+        tracing::info!(
+            request_id = %who.request_id, admin, act, app, credential, host, code, "an operator acted"
+        );
         let mut event = self.of(who, Action::Admin, code).0;
         event.detail.insert("admin", admin.to_owned());
         event.detail.insert("act", act.to_owned());
-        event.detail.extend(about.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        let members = [("app", app), ("credential", credential), ("host", host)];
+        let said = members.into_iter().filter_map(|(name, value)| Some((name, value?.to_owned())));
+        event.detail.extend(said);
         self.record(event).await;
     }
 

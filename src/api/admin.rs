@@ -15,14 +15,14 @@ use super::shapes::{ConnectionShape, ExplainShape};
 use super::upkeep::{self, Upkeep};
 use super::{body, code_of, credential, list_request, page_shape, refuse_credential_in_url};
 use crate::broker::replicas::Replica;
-use crate::broker::rewrap::{Progress, ShownKeyring};
+use crate::broker::rewrap::{Against, Progress, ShownKeyring};
 use crate::broker::{Broker, Refusal};
 use crate::callers::{Credential, KeyUse, LiveCallers};
 use crate::domain::choice::Choice;
 use crate::domain::id::{AppName, CallerName};
 use crate::domain::task::{BoxFuture, Tasks};
-use crate::domain::time::Clock;
-use crate::events::{Events, Who};
+use crate::domain::time::{Clock, Timestamp};
+use crate::events::{About, Events, Who};
 use crate::listener::{Handler, Request, RequestId, Response};
 
 /// The admin API.
@@ -110,7 +110,7 @@ impl AdminApi {
             ["admin", "v1", "reload"] if request.method == Method::POST => {
                 let reloaded = self.upkeep.reload().await;
                 let code = if reloaded.result.is_ok() { "ok" } else { "refused" };
-                self.events.operated(who, &admin, "reload", code, &[]).await;
+                self.events.operated(who, &admin, "reload", code, About::default()).await;
                 Ok(json(StatusCode::OK, &upkeep::reloaded_shape(&reloaded)))
             }
             ["admin", "v1", "credentials"] if request.method == Method::GET => {
@@ -119,8 +119,8 @@ impl AdminApi {
             ["admin", "v1", "apps", app, "token-host", host, "confirm"] if request.method == Method::POST => {
                 let app = AppName::parse(app).map_err(|_| Problem::no_such_path())?;
                 let outcome = self.upkeep.confirm_token_host(&app, host).await;
-                let about = [("app", app.as_str()), ("host", host)];
-                self.events.operated(who, &admin, "token_host_confirm", code_of(&outcome), &about).await;
+                let about = About { app: Some(app.as_str()), host: Some(host), ..About::default() };
+                self.events.operated(who, &admin, "token_host_confirm", code_of(&outcome), about).await;
                 outcome.map_err(Problem::of)?;
                 Ok(json(StatusCode::OK, &serde_json::json!({ "host": host })))
             }
@@ -141,16 +141,17 @@ impl AdminApi {
                         } else {
                             "credential_retire"
                         };
-                        let about = [("app", app.as_str()), ("credential", label)];
-                        self.events.operated(who, &admin, act, code_of(&outcome), &about).await;
+                        let about = About::credential(&app, label);
+                        self.events.operated(who, &admin, act, code_of(&outcome), about).await;
                         outcome.map_err(Problem::of)?;
                         Ok(json(StatusCode::OK, &serde_json::json!({ "id": label })))
                     }
                     (label, _) => {
-                        let heard =
-                            self.upkeep.verify(&app, label).await.ok_or_else(Problem::no_such_path)?;
-                        let about = [("app", app.as_str()), ("credential", label.unwrap_or("*"))];
-                        self.events.operated(who, &admin, "credential_verify", "ok", &about).await;
+                        let heard = self.upkeep.verify(&app, label).await;
+                        let about = About::credential(&app, label.unwrap_or("*"));
+                        let code = code_of(&heard);
+                        self.events.operated(who, &admin, "credential_verify", code, about).await;
+                        let heard = heard.map_err(Problem::of)?;
                         let shapes: Vec<_> = heard.iter().map(upkeep::verified_shape).collect();
                         Ok(json(StatusCode::OK, &serde_json::json!({ "credentials": shapes })))
                     }
@@ -169,14 +170,17 @@ impl AdminApi {
             ["admin", "v1", "keyring", act @ ("promote" | "retire")] if request.method == Method::POST => {
                 let key = body::sealing_key(body::read(request.body).await?)?;
                 let (act, against) = if act == "promote" {
-                    ("keyring_promote", self.broker.against_promoting(&key).await)
+                    let reasons = self.broker.against_promoting(&key).await;
+                    ("keyring_promote", reasons.map(|reasons| Against { reasons, gone_by: None }))
                 } else {
                     ("keyring_retire", self.broker.against_retiring(&key).await)
                 };
-                let against = against.map_err(Problem::of)?;
-                let code = if against.is_empty() { "ok" } else { "refused" };
+                let Against { reasons, gone_by } = against.map_err(Problem::of)?;
+                let may = reasons.is_empty();
+                let code = if may { "ok" } else { "refused" };
                 self.events.keyring_act(who, &admin, (act, Some(&key)), code).await;
-                let answer = serde_json::json!({ "may": against.is_empty(), "reasons": against });
+                let gone_by = gone_by.map(Timestamp::rfc3339);
+                let answer = serde_json::json!({ "may": may, "reasons": reasons, "gone_by": gone_by });
                 Ok(json(StatusCode::OK, &answer))
             }
             ["admin", "v1", "callers", caller, "keys"] if request.method == Method::GET => {

@@ -473,9 +473,9 @@ fn wait_of(query: &[(String, String)]) -> Result<Duration, Problem> {
     }
 }
 
-pub(crate) fn code_of(outcome: &Result<(), Refusal>) -> &'static str {
+pub(crate) fn code_of<T>(outcome: &Result<T, Refusal>) -> &'static str {
     match outcome {
-        Ok(()) => "ok",
+        Ok(_) => "ok",
         Err(refusal) => Problem::of(refusal.clone()).code,
     }
 }

@@ -96,9 +96,12 @@ pub trait Upkeep: Send + Sync {
     /// Every app's client credentials.
     fn credentials(&self) -> BTreeMap<AppName, Vec<CredentialReport>>;
 
-    /// Asks the authority about an app's credential, or about all of them. None when there is no such.
-    fn verify<'a>(&'a self, app: &'a AppName, label: Option<&'a str>)
-    -> BoxFuture<'a, Option<Vec<Verified>>>;
+    /// Asks the authority about an app's credential, or about all of them.
+    fn verify<'a>(
+        &'a self,
+        app: &'a AppName,
+        label: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Vec<Verified>, Refusal>>;
 
     /// Prefers a credential, or takes it out of service, on every replica within seconds and through restarts.
     fn choose<'a>(

@@ -129,10 +129,13 @@ pub(super) fn say_ways_out(config: &Config) {
 
 fn outbound(config: &Config, secrets: &SecretReader, findings: &mut Findings<'_>) -> Option<Outbound> {
     let outbound = &config.outbound;
-    let password = match outbound.proxy_password_file.as_deref().map(|path| secrets.read_text(path)) {
+    let password = match outbound.proxy_password_file.as_deref().map(|path| (path, secrets.read_text(path))) {
         None => None,
-        Some(Ok(password)) => Some(password),
-        Some(Err(error)) => {
+        Some((path, Ok(password))) => {
+            public_file::warn_of_a_secret("outbound.proxy_password_file", path, &password, findings);
+            Some(password)
+        }
+        Some((_, Err(error))) => {
             findings.file("outbound.proxy_password_file", error);
             return None;
         }

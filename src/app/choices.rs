@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::reload::Reloader;
-use crate::authority::OpenIdAuthority;
+use crate::authority::{CredentialSet, OpenIdAuthority};
 use crate::broker::Refusal;
 use crate::domain::choice::{Against, Choice, Choices, View};
 use crate::domain::id::AppName;
@@ -85,10 +85,7 @@ impl Reloader {
             let installed = self.authorities.load().get(app).cloned().ok_or(Refusal::AppNotFound)?;
             let set = installed.authority.credentials();
             let Some(member) = set.member(label) else {
-                return Err(Refusal::invalid(
-                    "credential",
-                    format!("the app {app} has no client credential {label:?}"),
-                ));
+                return Err(no_such_credential(app, label, &set));
             };
             let fingerprint = member.credential().fingerprint();
             let now = self.ports.clock.now();
@@ -153,6 +150,17 @@ impl Reloader {
             }
         }
     }
+}
+
+/// What is said of a name that none of an app's client credentials has.
+pub(super) fn no_such_credential(app: &AppName, label: &str, set: &CredentialSet) -> Refusal {
+    let mut ids = set.ids();
+    ids.sort_unstable();
+    let there = match &ids[..] {
+        [] => "has none at all".to_owned(),
+        ids => format!("has {}", ids.join(", ")),
+    };
+    Refusal::invalid("credential", format!("there is no client credential {label:?}: the app {app} {there}"))
 }
 
 /// Why a choice is refused, and what to do.

@@ -1,6 +1,6 @@
 //! The keyring while the daemon runs: its source is looked at again, and what changed there is taken up whole or not at all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::reload::Reloader;
 use crate::broker::rewrap::{Pass, Progress};
 use crate::domain::time::Timestamp;
 use crate::events::Events;
-use crate::keyring::{KeyId, KeySource, Keyring, KeyringError, SourceRead, Version};
+use crate::keyring::{Hashed, KeyId, KeySource, Keyring, KeyringError, SourceRead, Version};
 use crate::repository::RepositoryError;
 use crate::telemetry::metrics::Metrics;
 
@@ -83,12 +83,15 @@ impl Reloader {
         let _ = tokio::task::spawn_blocking(look).await;
     }
 
-    /// The sealing keys that API keys in lines from before 0.2 need, as the files are now.
-    async fn sealing_keys_of_api_keys(&self) -> BTreeSet<KeyId> {
+    /// The sealing keys that API keys in lines from before 0.2 need, as the files are now, each with the names of those API keys.
+    async fn sealing_keys_of_api_keys(&self) -> Hashed {
         self.look_at_api_key_files().await;
         let now = self.ports.clock.now();
-        let [callers, admins] = [&self.callers, &self.admins].map(|all| all.load().sealing_keys_in_use(now));
-        callers.union(&admins).cloned().collect()
+        let mut hashed = self.callers.load().sealing_keys_in_use(now);
+        for (id, names) in self.admins.load().sealing_keys_in_use(now) {
+            hashed.entry(id).or_default().extend(names);
+        }
+        hashed
     }
 }
 
@@ -240,7 +243,7 @@ mod tests {
         assert_eq!(show(&keyring, 11), (None, Some(11)));
         keyring.open(&place, &sealed).expect("opens");
         assert_eq!(show(&keyring, 12), (Some(12), Some(11)));
-        keyring.replace(vec![key("older"), key("new")], "x", &BTreeSet::new()).expect("the same");
+        keyring.replace(vec![key("older"), key("new")], "x", &Hashed::new()).expect("the same");
         assert_eq!(show(&keyring, 13), (Some(12), Some(11)));
         keyring.open(&place, &sealed).expect("opens");
         assert_eq!(show(&keyring, 14), (Some(14), Some(11)));

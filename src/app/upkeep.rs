@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
+use super::choices::no_such_credential;
 use super::reload::Reloader;
 use crate::api::upkeep::{Ending, Heard, Reloaded, StoreLost, Upkeep, Verified};
 use crate::authority::{CredentialReport, OpenIdAuthority};
@@ -51,7 +52,7 @@ impl Upkeep for Keeper {
         &'a self,
         app: &'a AppName,
         label: Option<&'a str>,
-    ) -> BoxFuture<'a, Option<Vec<Verified>>> {
+    ) -> BoxFuture<'a, Result<Vec<Verified>, Refusal>> {
         Box::pin(self.0.ask_about(app, label))
     }
 
@@ -74,8 +75,9 @@ impl Upkeep for Keeper {
 }
 
 impl Reloader {
-    async fn ask_about(&self, app: &AppName, label: Option<&str>) -> Option<Vec<Verified>> {
-        let authority = self.authorities.load().get(app)?.authority.clone();
+    async fn ask_about(&self, app: &AppName, label: Option<&str>) -> Result<Vec<Verified>, Refusal> {
+        let installed = self.authorities.load().get(app).cloned().ok_or(Refusal::AppNotFound)?;
+        let authority = installed.authority.clone();
         let labels: Vec<String> = match label {
             Some(label) => vec![label.to_owned()],
             None => authority.credentials().ids().into_iter().map(str::to_owned).collect(),
@@ -84,7 +86,9 @@ impl Reloader {
         for one in labels {
             let asked = match authority.prove_credential(&one).await {
                 Some(asked) => asked,
-                None if label.is_some() => return None,
+                None if label.is_some() => {
+                    return Err(no_such_credential(app, &one, &authority.credentials()));
+                }
                 // A fallback that went meanwhile.
                 None => continue,
             };
@@ -106,7 +110,7 @@ impl Reloader {
         if all.iter().any(|one| one.heard == Heard::Accepted) {
             self.engine.app_is_mended(app);
         }
-        Some(all)
+        Ok(all)
     }
 
     /// When a user's request last had the authority take it, where only that proves it and it is not long ago.

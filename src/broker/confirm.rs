@@ -238,6 +238,8 @@ impl Broker {
             );
             // However long it waited to be confirmed: what was revoked meanwhile stays revoked.
             profile.connected_at = redeemed.token.issued_at;
+            // Nor is it younger than the sign-in that it came from.
+            profile.created_at = profile.created_at.min(profile.connected_at);
             if self.deps.engine.is_revoked(&key, &profile) {
                 return Err(FailureReason::Expired);
             }

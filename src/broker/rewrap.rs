@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::connect::READABLE_AFTER_END;
 use super::replicas::Replica;
 use super::{Broker, Refusal};
 use crate::domain::random::random_bytes;
@@ -78,6 +79,15 @@ pub struct ShownKey {
     pub counted: Option<Counted>,
     /// It was counted zero twice, and no API key needs it.
     pub may_go: bool,
+}
+
+/// What stands against taking a sealing key away.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Against {
+    /// One line each; none when it may go.
+    pub reasons: Vec<String>,
+    /// Where only time is needed: when the last record has gone by itself at the latest.
+    pub gone_by: Option<Timestamp>,
 }
 
 /// The keyring as it may be shown.
@@ -326,9 +336,13 @@ impl Broker {
     }
 
     /// Why a key must not be taken away yet; nothing when it may be.
-    pub async fn against_retiring(&self, id: &str) -> Result<Vec<String>, Refusal> {
+    pub async fn against_retiring(&self, id: &str) -> Result<Against, Refusal> {
         let replicas = self.replicas().await?;
-        Ok(against_retiring(id, self.deps.repository.keyring().may_go(id), &replicas))
+        let limits = self.settings();
+        // The longest that any short-lived record is kept after it was last written: a session that is confirmed late.
+        let longest = (limits.connect_session_ttl + limits.confirmation_ttl).max(limits.state_ttl);
+        let longest = longest + READABLE_AFTER_END;
+        Ok(against_retiring(id, self.deps.repository.keyring().may_go(id), longest, &replicas))
     }
 }
 
@@ -354,7 +368,14 @@ fn against_promoting(id: &str, replicas: &[Replica]) -> Vec<String> {
         .collect()
 }
 
-fn against_retiring(id: &str, counted: Result<(), Needed>, replicas: &[Replica]) -> Vec<String> {
+/// `longest` is how long a short-lived record is kept at most.
+fn against_retiring(
+    id: &str,
+    counted: Result<(), Needed>,
+    longest: Duration,
+    replicas: &[Replica],
+) -> Against {
+    let mut gone_by = None;
     let mut reasons = Vec::new();
     let mut is_primary_somewhere = false;
     for replica in replicas {
@@ -369,9 +390,15 @@ fn against_retiring(id: &str, counted: Result<(), Needed>, replicas: &[Replica])
     if let Err(why) = counted
         && !is_primary_somewhere
     {
-        reasons.insert(0, why.to_string());
+        if let Needed::Records { records, passing, unused_since } = &why
+            && records == passing
+        {
+            gone_by = unused_since.map(|since| since.plus(longest));
+        }
+        let by = gone_by.map(|at| format!(", by {} at the latest", at.rfc3339())).unwrap_or_default();
+        reasons.insert(0, format!("{why}{by}"));
     }
-    reasons
+    Against { reasons, gone_by }
 }
 
 /// At most so many a second, evenly.
@@ -452,11 +479,27 @@ mod tests {
 
     #[test]
     fn a_key_is_retired_when_nobody_needs_it() {
+        let since = Timestamp::from_unix_seconds(0);
+        let left = |records, passing| Err(Needed::Records { records, passing, unused_since: Some(since) });
         for (counted, rows, expected) in [
             (Ok(()), &[("b", "a b"), ("b", "a b")][..], &[][..]),
             // One that has no such key (any more) has nothing against it.
             (Ok(()), &[("b", "a b"), ("b", "b")], &[]),
-            (Err(Needed::Records(2)), &[("b", "a! b")], &["2 records"]),
+            (left(2, 0), &[("b", "a! b")], &["2 records are still sealed with it"]),
+            (left(1, 0), &[("b", "a! b")], &["1 record is still sealed with it"]),
+            (left(3, 1), &[("b", "a! b")], &["3 records are still sealed with it, 1 of them short-lived"]),
+            (
+                left(2, 2),
+                &[("b", "a! b")],
+                &[
+                    "2 short-lived records are still sealed with it and go by themselves, by 1970-01-01T02:00:00Z",
+                ],
+            ),
+            (
+                left(1, 1),
+                &[("b", "a! b")],
+                &["1 short-lived record is still sealed with it and goes by itself, by"],
+            ),
             (Ok(()), &[("b", "a b"), ("b", "a! b")], &["r1) has not counted"]),
             (Ok(()), &[("b", "a b"), ("a", "a! b")], &["r1) seals with it"]),
             (Err(Needed::NotCounted), &[("a", "a! b")], &["r0) seals with it"]),
@@ -466,7 +509,11 @@ mod tests {
                 &["was not counted", "r1) has not counted"],
             ),
         ] {
-            let reasons = against_retiring("a", counted, &replicas(rows));
+            let only_time =
+                matches!(&counted, Err(Needed::Records { records, passing, .. }) if records == passing);
+            let longest = Duration::from_secs(7200);
+            let Against { reasons, gone_by } = against_retiring("a", counted, longest, &replicas(rows));
+            assert_eq!(gone_by, only_time.then(|| since.plus(longest)), "{reasons:?}");
             assert_eq!(reasons.len(), expected.len(), "{reasons:?}");
             for (reason, part) in reasons.iter().zip(expected) {
                 assert!(reason.contains(part), "{reasons:?}");

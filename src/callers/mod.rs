@@ -21,7 +21,7 @@ mod key_index;
 pub mod limit;
 mod unix_user;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ pub use unix_user::{UnixUser, UnknownUnixUser};
 
 use crate::domain::id::CallerName;
 use crate::domain::time::Timestamp;
-use crate::keyring::{KeyId, Keyring};
+use crate::keyring::{Hashed, Keyring};
 use crate::policy::CallerPolicy;
 use crate::secret_file::SecretReader;
 use api_key::PresentedKey;
@@ -279,10 +279,15 @@ impl Callers {
         self.keys.uses()
     }
 
-    /// The sealing keys that live API keys' hashes were made with, in lines from before 0.2.
-    pub fn sealing_keys_in_use(&self, now: Timestamp) -> BTreeSet<KeyId> {
-        let live = self.key_uses().into_iter().filter(|used| used.key.is_live(now));
-        live.filter_map(|used| used.key.sealing_key).collect()
+    /// The sealing keys that live API keys' hashes were made with, in lines from before 0.2, each with the names of those API keys.
+    pub fn sealing_keys_in_use(&self, now: Timestamp) -> Hashed {
+        let mut hashed = Hashed::new();
+        for used in self.key_uses().into_iter().filter(|used| used.key.is_live(now)) {
+            let name = format!("{} {}", used.caller, used.key.id);
+            let Some(sealing_key) = used.key.sealing_key else { continue };
+            hashed.entry(sealing_key).or_default().insert(name);
+        }
+        hashed
     }
 
     /// The key files whose newest content is not in force.
@@ -512,8 +517,9 @@ mod tests {
         as_before(&path, &key);
         let keyed = callers(vec![setup("a", &[], &[&path])]);
         assert_eq!(who(&keyed, &key, NOW), Ok("a".into()));
-        let in_use = |now| keyed.sealing_keys_in_use(at(now)).into_iter().collect::<Vec<_>>();
-        assert_eq!(in_use(NOW), ["k1"]);
+        let in_use = |now| keyed.sealing_keys_in_use(at(now));
+        let named = std::collections::BTreeSet::from([format!("a {}", info.id)]);
+        assert_eq!(in_use(NOW), Hashed::from([("k1".to_owned(), named)]));
         assert!(in_use(info.expires_at.unix_seconds()).is_empty(), "it has expired");
 
         let other = SealingKey::new("k2".into(), at(0), Some(at(0)), Zeroizing::new([8; 32]));

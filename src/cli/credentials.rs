@@ -132,6 +132,7 @@ pub(super) fn credentials_table(apps: &[Value]) -> String {
                     "is proven by a user's next refresh".to_owned()
                 }
                 (_, "") => elsewhere(one),
+                _ if one["in_use"] == true => "in use until what took its place is proven".to_owned(),
                 _ => "a fallback: another took its place".to_owned(),
             };
             rows.push(vec![
@@ -218,4 +219,26 @@ async fn choose(
     client.ask(Method::POST, &path, None, DEADLINE).await?;
     world.output.say(&format!("{id} of app {app} {what}. Every replica follows within seconds."));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_note_on_one_whose_place_was_taken_says_whether_it_is_still_in_use() {
+        let noted = |in_use: bool| {
+            let one = json!({
+                "id": "2026-11~before", "kind": "secret", "state": if in_use { "in_use" } else { "proven" },
+                "in_use": in_use, "superseded_at": "2026-11-28T12:00:00Z", "proven_by_use": false,
+            });
+            credentials_table(&[json!({ "app": "outlook", "credentials": [one] })])
+        };
+        let (in_use, fallback) = (noted(true), noted(false));
+        assert!(in_use.contains("in use until what took its place is proven"), "{in_use}");
+        assert!(!in_use.contains("fallback"), "{in_use}");
+        assert!(fallback.contains("a fallback: another took its place"), "{fallback}");
+    }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientError, DEADLINE, ReachArgs};
-use super::output::table;
+use super::output::{shown, table};
 use super::{ConfigPath, Failure, World, block_on};
 use crate::callers::key_file;
 use crate::config::{Authenticate, Config, StoreBackend};
@@ -172,6 +172,9 @@ struct SeenRewrap {
 struct Word {
     may: bool,
     reasons: Vec<String>,
+    /// Where only time is needed: when it is over at the latest.
+    #[serde(default)]
+    gone_by: Option<String>,
 }
 
 pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> Result<(), Failure> {
@@ -284,11 +287,10 @@ fn read<T: serde::de::DeserializeOwned>(answer: Value) -> Result<T, Failure> {
 }
 
 /// What is said against it; nothing when it may be done.
-async fn against(client: &Client, act: &str, id: &str) -> Result<Vec<String>, Failure> {
+async fn against(client: &Client, act: &str, id: &str) -> Result<Word, Failure> {
     let path = format!("{KEYRING}/{act}");
     let answer = client.ask(Method::POST, &path, Some(&json!({ "key": id })), DEADLINE).await?;
-    let word: Word = read(answer)?;
-    if word.may { Ok(Vec::new()) } else { Ok(word.reasons) }
+    read(answer)
 }
 
 /// What the daemon shows, with what lies in the files and it has not taken up; a difference that lasts is said.
@@ -430,11 +432,11 @@ fn promote(
     }
     match &daemon {
         Some(client) => {
-            let reasons = block_on(async {
+            let Word { may, reasons, .. } = block_on(async {
                 wait_until_opened(client, id).await?;
                 against(client, "promote", id).await
             })?;
-            if !reasons.is_empty() {
+            if !may {
                 let failure =
                     Failure::failed(format!("the key {id} is not promoted: {}", reasons.join("; ")));
                 return Err(failure.hint(
@@ -583,11 +585,13 @@ fn retire(
     }
     match &daemon {
         Some(client) => {
-            let reasons = block_on(against(client, "retire", id))?;
-            if !reasons.is_empty() {
-                return Err(not(&reasons.join("; ")).hint(
-                    "`tokenward keyring status` shows what is left, and `tokenward keyring rewrap` seals it anew",
-                ));
+            let word = block_on(against(client, "retire", id))?;
+            if !word.may {
+                let hint = match &word.gone_by {
+                    Some(at) => format!("there is nothing to do but wait: try again after {}", shown(at)),
+                    None => "`tokenward keyring status` shows what is left, and `tokenward keyring rewrap` seals anew what does not go by itself".to_owned(),
+                };
+                return Err(not(&word.reasons.join("; ")).hint(hint));
             }
         }
         None if !unchecked => {

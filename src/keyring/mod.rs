@@ -100,6 +100,9 @@ pub struct SourceRead {
     pub keys: Vec<SealingKey>,
 }
 
+/// Sealing keys that hashes of live API keys were made with, each with those API keys: the caller's name and the key's id.
+pub type Hashed = BTreeMap<KeyId, BTreeSet<String>>;
+
 /// What a key is derived for. Sealing is not listed: its keys are derived per value (`seal`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
@@ -217,7 +220,12 @@ impl KeyringError {
     pub fn is_like(&self, other: &KeyringError) -> bool {
         match (self, other) {
             (KeyringError::Missing { key, why, .. }, KeyringError::Missing { key: other, why: how, .. }) => {
-                key == other && std::mem::discriminant(why) == std::mem::discriminant(how)
+                let is_like = match (why, how) {
+                    // Which ones is what is to be done.
+                    (Needed::ApiKeys(_), Needed::ApiKeys(_)) => why == how,
+                    _ => std::mem::discriminant(why) == std::mem::discriminant(how),
+                };
+                key == other && is_like
             }
             _ => self.to_string() == other.to_string(),
         }
@@ -269,13 +277,16 @@ impl Keyring {
         &self,
         keys: Vec<SealingKey>,
         place: &str,
-        hashed: &BTreeSet<KeyId>,
+        hashed: &Hashed,
     ) -> Result<Replaced, KeyringError> {
         let after = KeySet::new(keys, place)?;
         // Locked until the new ones are in force: who counts meanwhile does so before or after.
         let mut tally = self.lock_tally();
         let before = self.set();
-        let may_go = |id: &str| if hashed.contains(id) { Err(Needed::ApiKeys) } else { tally.may_go(id) };
+        let may_go = |id: &str| match hashed.get(id) {
+            Some(names) => Err(Needed::ApiKeys(names.clone())),
+            None => tally.may_go(id),
+        };
         let replaced = replaced(&before, &after, may_go, place)?;
         // Between two walks nobody counts what they seal.
         tally.forget_none(&before.primary.id);
@@ -393,7 +404,7 @@ mod tests {
     }
 
     fn replace(ring: &Keyring, keys: Vec<SealingKey>) -> Result<Replaced, KeyringError> {
-        ring.replace(keys, "here", &BTreeSet::new())
+        ring.replace(keys, "here", &Hashed::new())
     }
 
     #[test]
@@ -425,7 +436,7 @@ mod tests {
         for (keys, expected) in cases {
             let ring = Keyring::new(vec![key("a", Some(1)), key("b", Some(2))], "here").expect("a ring");
             let names = |ring: &Keyring| ring.keys().iter().map(|key| key.id.clone()).collect::<Vec<_>>();
-            match ring.replace(keys(), "here", &BTreeSet::new()) {
+            match ring.replace(keys(), "here", &Hashed::new()) {
                 Ok(replaced) => {
                     let added = replaced.added.iter().map(|id| format!("+{id}"));
                     let primary = replaced.primary.iter().map(|id| format!("primary {id}"));
@@ -489,9 +500,20 @@ mod tests {
             ring.note_walk(&Walked { records, passing, sealing: BTreeSet::new(), began, ended: began, at });
         }
         assert_eq!(ring.may_go("a"), Ok(()));
-        let hashed = BTreeSet::from(["a".to_owned(), "not there".to_owned()]);
-        let error = ring.replace(vec![key("b", Some(2))], "here", &hashed).expect_err("refused").to_string();
-        assert!(error.contains("lacks the key a") && error.contains("replace those API keys"), "{error}");
+        let refused = |names: &[&str]| {
+            let names: BTreeSet<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let hashed = Hashed::from([("a".to_owned(), names), ("not there".to_owned(), BTreeSet::new())]);
+            ring.replace(vec![key("b", Some(2))], "here", &hashed).expect_err("refused")
+        };
+        let (both, one) = (refused(&["cli 1", "mail-sync 2"]), refused(&["mail-sync 2"]));
+        let said = both.to_string();
+        assert!(
+            said.contains("lacks the key a") && said.contains("replace cli 1, mail-sync 2 first"),
+            "{said}"
+        );
+        assert!(!one.to_string().contains("cli 1"), "{one}");
+        assert!(both.is_like(&refused(&["cli 1", "mail-sync 2"])), "said once");
+        assert!(!both.is_like(&one), "what is left is said anew");
         assert_eq!(replace(&ring, vec![key("b", Some(2))]).expect("may go").gone, ["a"]);
     }
 

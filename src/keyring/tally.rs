@@ -46,6 +46,8 @@ pub struct Counted {
     pub passing: u64,
     /// When that was.
     pub at: Timestamp,
+    /// Since when no walk found anybody who seals with it; none while somebody does.
+    pub unused_since: Option<Timestamp>,
     /// Since when every walk found none, and nobody sealed with it.
     pub none_since: Option<Timestamp>,
     /// Monotonic time of that.
@@ -55,12 +57,19 @@ pub struct Counted {
 }
 
 /// Why a key may not go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Needed {
     /// API keys from before 0.2 are known by hashes made with it, and would be nobody's without it.
-    ApiKeys,
-    /// So many records need it.
-    Records(u64),
+    ApiKeys(BTreeSet<String>),
+    /// Records need it.
+    Records {
+        /// So many.
+        records: u64,
+        /// Of those, so many go by themselves.
+        passing: u64,
+        /// Since when nobody seals with it, as far as is known.
+        unused_since: Option<Timestamp>,
+    },
     /// Nobody has counted, or somebody still sealed with it then.
     NotCounted,
     /// It was counted zero once, at this instant.
@@ -75,7 +84,10 @@ impl Tally {
             let records = walked.records.get(id).copied().unwrap_or(0);
             let passing = walked.passing.get(id).copied().unwrap_or(0);
             let (at, since) = (walked.at, walked.ended);
-            let mut counted = Counted { records, passing, at, none_since: None, since, again: false };
+            let unused_since = (!walked.sealing.contains(id))
+                .then(|| before.get(id).and_then(|before| before.unused_since).unwrap_or(at));
+            let mut counted =
+                Counted { records, passing, at, unused_since, none_since: None, since, again: false };
             if records == 0 && !walked.sealing.contains(id) {
                 counted.none_since = Some(walked.at);
                 if let Some(first) = before.get(id).filter(|before| before.none_since.is_some()) {
@@ -92,6 +104,7 @@ impl Tally {
     /// Somebody may have sealed with a key since it was counted.
     pub(super) fn forget_none(&mut self, id: &str) {
         if let Some(counted) = self.by_key.get_mut(id) {
+            counted.unused_since = None;
             counted.none_since = None;
             counted.again = false;
         }
@@ -110,7 +123,9 @@ impl Tally {
     /// Whether a key may go as far as was counted.
     pub(super) fn may_go(&self, id: &str) -> Result<(), Needed> {
         match self.by_key.get(id) {
-            Some(counted) if counted.records > 0 => Err(Needed::Records(counted.records)),
+            Some(&Counted { records, passing, unused_since, .. }) if records > 0 => {
+                Err(Needed::Records { records, passing, unused_since })
+            }
             Some(Counted { none_since: Some(_), again: true, .. }) => Ok(()),
             Some(Counted { none_since: Some(since), .. }) => Err(Needed::CountedOnce(*since)),
             Some(_) | None => Err(Needed::NotCounted),
@@ -121,11 +136,29 @@ impl Tally {
 impl fmt::Display for Needed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Needed::ApiKeys => f.write_str(
-                "API keys are known by hashes made with it: replace those API keys first (callers add-key, callers retire-key)",
-            ),
-            Needed::Records(1) => f.write_str("1 record is still sealed with it"),
-            Needed::Records(records) => write!(f, "{records} records are still sealed with it"),
+            Needed::ApiKeys(names) => {
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                let names = names.join(", ");
+                write!(
+                    f,
+                    "API keys are known by hashes made with it: replace {names} first (callers add-key, callers retire-key)"
+                )
+            }
+            Needed::Records { records, passing, .. } => {
+                let (kind, verb) = match (records == passing, records) {
+                    (true, 1) => ("short-lived record", "is"),
+                    (true, _) => ("short-lived records", "are"),
+                    (false, 1) => ("record", "is"),
+                    (false, _) => ("records", "are"),
+                };
+                write!(f, "{records} {kind} {verb} still sealed with it")?;
+                match passing {
+                    0 => Ok(()),
+                    1 if *records == 1 => f.write_str(" and goes by itself"),
+                    _ if records == passing => f.write_str(" and go by themselves"),
+                    _ => write!(f, ", {passing} of them short-lived"),
+                }
+            }
             Needed::NotCounted => f.write_str("it was not counted yet since nobody seals with it"),
             Needed::CountedOnce(at) => write!(
                 f,
@@ -155,11 +188,15 @@ mod tests {
     #[test]
     fn a_key_may_go_when_it_was_counted_zero_twice_long_enough_apart_and_nobody_sealed_with_it() {
         let once = |seconds| Err(Needed::CountedOnce(Timestamp::from_unix_seconds(seconds)));
+        let left = |records, since| {
+            let unused_since = Some(Timestamp::from_unix_seconds(since));
+            Err(Needed::Records { records, passing: 0, unused_since })
+        };
         // Records, whether somebody sealed with it, and when the walk began.
         for (walks, expected) in [
             (&[][..], Err(Needed::NotCounted)),
             (&[(0, false, 0)][..], once(10)),
-            (&[(3, false, 0)], Err(Needed::Records(3))),
+            (&[(3, false, 0)], left(3, 10)),
             (&[(0, true, 0), (0, true, 500)], Err(Needed::NotCounted)),
             (&[(0, true, 0), (0, false, 500)], once(510)),
             (&[(0, false, 0), (0, false, 100)], once(10)),
@@ -169,7 +206,8 @@ mod tests {
             (&[(0, false, 0), (0, false, 130), (0, false, 150)], Ok(())),
             (&[(0, false, 0), (1, false, 50), (0, false, 130)], once(140)),
             (&[(0, false, 0), (0, true, 50), (0, false, 130)], once(140)),
-            (&[(0, false, 0), (0, false, 130), (1, false, 150)], Err(Needed::Records(1))),
+            (&[(0, false, 0), (0, false, 130), (1, false, 150)], left(1, 10)),
+            (&[(3, false, 0), (3, true, 100), (3, false, 200)], left(3, 210)),
         ] {
             let mut tally = Tally::default();
             for (records, sealing, began) in walks {

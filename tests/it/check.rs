@@ -172,7 +172,8 @@ fn utf16(text: &str) -> Vec<u8> {
 fn a_pasted_secret_is_refused_or_warned_about_and_never_printed() {
     let desk = Desk::new(
         "secret",
-        "store = { kind = \"redis\", url = \"redis://localhost\", password_file = \"password\" }",
+        "store = { kind = \"redis\", url = \"redis://localhost\", password_file = \"password\" }\n\
+         outbound = { proxy = \"http://127.0.0.1:1\", proxy_username = \"u\", proxy_password_file = \"proxy\" }",
     );
     let refused = "the secret file";
     for (content, code, words) in [
@@ -189,10 +190,14 @@ fn a_pasted_secret_is_refused_or_warned_about_and_never_printed() {
         (b"hunter2 \n".to_vec(), 0, "begins or ends with a blank"),
         (b"CLIENT_SECRET=hunter2\n".to_vec(), 0, "looks like a line `NAME=…`"),
     ] {
-        for (name, key) in [("credential", "apps.a.credentials[0].file"), ("password", "store.password_file")]
-        {
-            desk.write("credential", b"good");
-            desk.write("password", b"good");
+        for (name, key) in [
+            ("credential", "apps.a.credentials[0].file"),
+            ("password", "store.password_file"),
+            ("proxy", "outbound.proxy_password_file"),
+        ] {
+            for good in ["credential", "password", "proxy"] {
+                desk.write(good, b"good");
+            }
             desk.write(name, &content);
             let checked = desk.check();
             let line = checked.all.lines().find(|line| line.contains(key)).unwrap_or_default();

@@ -11,6 +11,24 @@ use serde_json::{Value, json};
 use crate::http_client::Browser;
 use crate::world::{ALICE, BOB, Kept, PATIENCE, Plan, alone, text};
 
+/// A user who signs in and a confirmation that comes later: the connection is not younger than the sign-in that it came from.
+#[tokio::test]
+async fn a_connection_is_as_old_as_the_sign_in_that_made_it() {
+    let world = Plan::default().start().await;
+    world.entra.sign_in_as(ALICE);
+    let session = world.start_session(json!({ "app": "outlook", "connection": "one" })).await;
+    world.sign_in(&mut Browser::default(), text(&session, "connect_url")).await;
+    let id = text(&session, "id");
+    let account = world.session(id).await["account"].clone();
+    world.pass(Duration::from_secs(120));
+    let account = json!({ "account": { "tid": account["tid"], "oid": account["oid"] } });
+    let confirmed = world.api(Method::POST, &format!("/v1/connect-sessions/{id}/confirm"), account).await;
+    assert_eq!(confirmed.status, 200, "{}", confirmed.text());
+    let shown = world.show("one").await;
+    assert_eq!(shown["created_at"], shown["connected_at"], "{shown}");
+    assert!(text(&shown, "connected_at") < text(&shown, "last_refreshed_at"), "time has passed: {shown}");
+}
+
 async fn main_job(kept: Kept, mode: Mode, form_post: bool) {
     let mut plan = Plan::default().kept(kept).mode(mode);
     plan.form_post = form_post;

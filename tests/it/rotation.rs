@@ -465,11 +465,31 @@ async fn an_operator_lists_verifies_promotes_and_retires() {
         shown.contains("2026-11: the authority takes it")
             && shown.contains("2027-05: the authority takes it")
     );
+    for act in ["verify", "promote"] {
+        let (code, shown, said) = scene.run(&["credentials", act, "outlook", "2O27-05"]).await;
+        assert_eq!((code, shown.as_str()), (1, ""), "{said}");
+        assert!(
+            said.contains("there is no client credential \"2O27-05\"") && !said.contains("openapi"),
+            "{said}"
+        );
+        assert!(said.contains("the app outlook has 2026-11, 2027-05"), "{said}");
+    }
 
     // Back to the old one, by an operator's word, and forth again.
     let (code, _, said) = scene.run(&["credentials", "promote", "outlook", "2026-11"]).await;
     assert_eq!(code, 0, "{said}");
     scene.credential_is("2026-11", "in_use").await;
+    // What it was about stands in members of its own, in the log and in the audit stream.
+    let log = scene.world.daemon.log();
+    let acted = log.lines().find(|line| line.contains("credential_promote") && line.contains("\"2026-11\""));
+    let acted: serde_json::Value = serde_json::from_str(acted.expect("logged")).expect("JSON");
+    assert_eq!((&acted["app"], &acted["credential"]), (&"outlook".into(), &"2026-11".into()), "{acted}");
+    let audit = std::fs::read_to_string(scene.file("../audit.jsonl")).expect("an audit stream");
+    let audited = audit.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let is_so = |event: &serde_json::Value| {
+        event["detail"]["act"] == "credential_promote" && event["detail"]["credential"] == "2026-11"
+    };
+    assert_eq!(audited.filter(is_so).count(), 1, "{audit}");
     let (code, _, said) = scene.run(&["credentials", "promote", "outlook", "2027-05"]).await;
     assert_eq!(code, 0, "{said}");
     scene.credential_is("2027-05", "in_use").await;
@@ -970,7 +990,12 @@ impl Scene {
 /// What the runbook says is what happens, command by command, under load.
 #[tokio::test]
 async fn the_runbook_s_page_on_the_client_secret() {
-    let scene = Scene::with_a_secret().await;
+    // Named as README and `init` have it.
+    let plan = Plan::default()
+        .credentials("")
+        .app_lines(DIRECTORY)
+        .file("credentials/2026-11@2027-05-20.secret", CLIENT_SECRET);
+    let scene = Scene::start(plan).await;
     let entra = &scene.world.entra;
     scene.credential_is("2026-11", "in_use").await;
     let blocks = page("Replace the client secret");
@@ -1080,7 +1105,7 @@ async fn a_scene_with_every_secret() -> (Scene, u16) {
         .credentials("")
         .app_lines(DIRECTORY)
         .sections(&listener)
-        .file("credentials/2026-11.secret", CLIENT_SECRET)
+        .file("credentials/2026-11@2027-05-20.secret", CLIENT_SECRET)
         .file("redis-password", "the-first-password")
         .file("redis-operator-password", "the-operator-s")
         .file("server.pem", &certificate)

@@ -40,6 +40,14 @@ async fn a_redis_without_scripts_is_not_ready_and_says_why() {
         said.contains("\"waiting_for\":[\"store\"") && said.contains("deploy/compose/redis.acl"),
         "{said}"
     );
+    let status = || {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tokenward"));
+        command.args(["status", "--once", "--config"]).arg(folder.join("tokenward.toml"));
+        let ended = command.output().expect("it ends");
+        (ended.status.code(), String::from_utf8_lossy(&ended.stdout).into_owned())
+    };
+    let (code, screen) = status();
+    assert!(code == Some(1) && screen.contains("not ready: waits for store"), "{code:?} {screen}");
     // It is asked five times a second, and said once.
     let asked = |metrics: &str| {
         let name = "tokenward_store_errors_total{operation=\"ping\"} ";
@@ -55,6 +63,8 @@ async fn a_redis_without_scripts_is_not_ready_and_says_why() {
 
     world.redis.as_ref().expect("redis").cli(&["ACL", "SETUSER", "default", "+evalsha"]);
     assert_eq!(until_ready_says(&world, 200, "ready").await, "ready\n");
+    let (code, screen) = status();
+    assert!(code == Some(0) && !screen.contains("not ready"), "{code:?} {screen}");
     assert_eq!(world.token("one").await.status, 200, "{}", world.daemon.log());
     let log = world.daemon.log();
     assert_eq!(log.lines().filter(|line| line.contains("the store answers again")).count(), 1, "{log}");
