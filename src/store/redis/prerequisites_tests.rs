@@ -235,6 +235,45 @@ async fn a_redis_that_evicts_is_said() {
     assert_eq!(told.of(Risk::Unknown), None, "CONFIG is not missed");
 }
 
+/// What a command in a script was answered counts, however the Redis wraps it: the lines are as they come over the wire.
+#[test]
+fn an_error_within_a_script_is_that_error() {
+    const WRAPPED: &str = "ERR Error running script (call to f_3e1f0a): @user_script:12: @user_script: 12: ";
+    for (line, code, verdict) in [
+        ("OOM command not allowed when used memory > 'maxmemory'.", "OOM", Verdict::Fine),
+        (
+            "OOM command not allowed when used memory > 'maxmemory'. script: 3e1f, on @user_script:12.",
+            "OOM",
+            Verdict::Fine,
+        ),
+        (&format!("{WRAPPED}-OOM command not allowed when used memory > 'maxmemory'."), "OOM", Verdict::Fine),
+        (
+            &format!("{WRAPPED}-READONLY You can't write against a read only replica."),
+            "READONLY",
+            Verdict::Elsewhere,
+        ),
+        (
+            &format!("{WRAPPED}-WRONGTYPE Operation against a key holding the wrong kind of value"),
+            "WRONGTYPE",
+            Verdict::Fine,
+        ),
+        (
+            &format!("{WRAPPED}-NOREPLICAS Not enough good replicas to write."),
+            "NOREPLICAS",
+            Verdict::TooFewReplicas,
+        ),
+        // No command's answer.
+        (&format!("{WRAPPED}attempt to index a nil value - or less"), "ERR", Verdict::Fine),
+        ("ERR unknown command 'evalsha'", "ERR", Verdict::Fine),
+    ] {
+        let read = ::redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).expect("an answer");
+        let error = read.extract_error().expect_err("an error");
+        assert_eq!(code_of(&error).map(|(code, _)| code), Some(code), "{line}");
+        assert_eq!(Verdict::of(&error), verdict, "{line}");
+        assert_eq!(describe(&error, "user").contains("out of memory"), code == "OOM", "{line}");
+    }
+}
+
 /// A Redis that is full takes what was rotated under a lease, and no lease for another refresh.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_redis_takes_what_was_rotated_under_a_lease_and_nothing_new() {
