@@ -50,6 +50,8 @@ struct Breaker {
     rejected_for: Option<String>,
     /// When a grant last worked, as monotonic time.
     worked_at: Option<Duration>,
+    /// Of the whole app: when what made it rejected was mended, as monotonic time.
+    mended_at: Option<Duration>,
 }
 
 struct Open {
@@ -117,9 +119,10 @@ impl Breakers {
         Admission::Go
     }
 
-    /// What made an authority reject this app was mended: the next call may be made.
-    pub(super) fn forgive_app(&self, app: &AppName) {
+    /// What made an authority reject this app was mended at `now` (monotonic): the next call may be made.
+    pub(super) fn forgive_app(&self, app: &AppName, now: Duration) {
         let mut parts = self.parts();
+        parts.entry((app.clone(), None)).or_default().mended_at = Some(now);
         let is_rejected = |breaker: &Breaker| {
             let open = breaker.open.as_ref();
             open.is_some_and(|open| matches!(&*open.why, Failure::Authority(why) if why.disposition == Disposition::NextCredential))
@@ -185,6 +188,12 @@ impl Breakers {
                 unprobe(&mut parts, &part);
             }
         }
+    }
+
+    /// Whether the app was mended since then: a call from before says nothing of what it is now.
+    pub(super) fn is_mended_since(&self, app: &AppName, began: Duration) -> bool {
+        let parts = self.parts();
+        parts.get(&(app.clone(), None)).and_then(|breaker| breaker.mended_at).is_some_and(|at| at >= began)
     }
 
     /// A grant of this tenant worked.
@@ -419,7 +428,10 @@ mod tests {
         }
         let throttled = why(Disposition::RetryAfter(Some(at(60))));
         scene.breakers.ended(&app(), Some("held"), at(0), Ended::Throttled(at(60)), &throttled);
-        scene.breakers.forgive_app(&app());
+        scene.breakers.forgive_app(&app(), at(5));
+        assert!(
+            scene.breakers.is_mended_since(&app(), at(4)) && !scene.breakers.is_mended_since(&app(), at(6))
+        );
         assert!(scene.goes("t", 0) && scene.goes("other", 0) && scene.goes("third", 0));
         assert!(!scene.goes("held", 0), "who asked to be left alone is");
     }

@@ -205,7 +205,7 @@ impl Engine {
 
     /// Somebody mended what made an authority refuse the app: it is asked at once, whatever it said before.
     pub fn app_is_mended(&self, app: &AppName) {
-        self.inner.breakers.forgive_app(app);
+        self.inner.breakers.forgive_app(app, self.inner.deps.clock.monotonic());
         // (What said nothing may have been about just that.)
         for slot in self.inner.slots.all() {
             slot.state().trouble.retain(|_, trouble| !trouble.may_be_the_apps());

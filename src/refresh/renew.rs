@@ -627,13 +627,14 @@ async fn use_grant(
             () = lease.keep(inner, key) => unreachable!("a lease is kept for as long as it is asked for"),
         }
     };
+    let began = inner.deps.clock.monotonic();
     let answered = asked.await;
     let in_vain = match &answered {
         Ok((_, Refreshed::Tokens(_))) => None,
         Ok((_, Refreshed::Refused(refused))) => Some(&refused.failure),
         Err(failure) => Some(failure),
     };
-    note_ended(inner, key, tenant.as_deref(), in_vain).await;
+    note_ended(inner, key, tenant.as_deref(), began, in_vain).await;
     match answered {
         Ok((used, Refreshed::Tokens(answer))) => {
             warn_of_remarks(key, &answer.remarks);
@@ -1399,6 +1400,7 @@ async fn note_ended(
     inner: &Inner,
     key: &ConnectionKey,
     tenant: Option<&str>,
+    began: Duration,
     failure: Option<&AuthorityFailure>,
 ) {
     let ended = match failure.map(|failure| (failure.disposition, failure.answer.status)) {
@@ -1406,6 +1408,9 @@ async fn note_ended(
         Some((Disposition::Reauthorize(..) | Disposition::Blocked(_), _)) => Ended::Answered,
         Some((Disposition::RetryAfter(Some(asked)), Some(429))) => {
             Ended::Throttled(backoff::wait(1, Some(asked), inner.deps.random.as_ref()))
+        }
+        Some((Disposition::NextCredential, _)) if inner.breakers.is_mended_since(&key.app, began) => {
+            Ended::Nothing
         }
         Some((Disposition::NextCredential, _)) => Ended::AppRejected,
         // An answer is no outage, whatever it says: grants that ended must not look like one.

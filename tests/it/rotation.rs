@@ -367,6 +367,30 @@ async fn a_new_secret_is_asked_at_once_whatever_was_refused_before() {
     }
 }
 
+/// A refusal that comes after a new secret is in force is of the one before: nobody else waits for it.
+#[tokio::test]
+async fn a_late_refusal_of_the_secret_before_holds_nobody_back() {
+    let scene = Scene::with_a_secret().await;
+    let (entra, world) = (&scene.world.entra, &scene.world);
+    entra.expire_secret(CLIENT_ID, CLIENT_SECRET).expect("known");
+    world.pass(Duration::from_secs(60));
+    entra
+        .faults()
+        .inject(FaultRule::new(Endpoint::Token, Fault::HoldAnswer).grant_type("refresh_token").once());
+    let (held, name) = (scene.world.clone(), scene.names[0].clone());
+    let held = tokio::spawn(async move { held.token_at(&held.daemon, &name).await });
+    world.until("an answer is held", async || entra.faults().rules().is_empty()).await;
+    entra.add_secret(CLIENT_ID, "the-second-secret", Duration::ZERO, None).expect("room for one more");
+    write_secret(&scene.file("2027-05.secret"), "the-second-secret");
+    scene.credential_is("2027-05", "in_use").await;
+    entra.faults().release();
+    let late = held.await.expect("an answer");
+    assert_eq!(text(&late.json(), "code"), "app_credential_rejected");
+    for name in &scene.names[1..] {
+        assert_eq!(world.token_at(&world.daemon, name).await.status, 200, "{name}");
+    }
+}
+
 /// What is wrong is refused with its reason, and nothing is lost by it.
 #[tokio::test]
 async fn a_wrong_secret_an_empty_file_and_a_bad_configuration_harm_nobody() {
