@@ -16,9 +16,7 @@ use zeroize::Zeroizing;
 use super::cache::{Kept, Used};
 use super::classify::{self, Asked};
 use super::client_auth::{AssertionAudience, ClientCredential, SecretMethod};
-use super::clouds::{
-    GRAPH, Provider, TenantPath, Tenants, UnknownTenant, cloud_of, entra_authority_of, is_tenant_name,
-};
+use super::clouds::{Provider, TenantPath, Tenants, UnknownTenant, entra_authority_of, is_tenant_name};
 use super::credential_set::{CredentialSet, Member};
 use super::discovery::{DOCUMENT_PATH, Expected, Metadata};
 use super::http::{HttpAnswer, HttpClient, HttpFailure, HttpFault, Roots, RootsFault};
@@ -37,6 +35,7 @@ use super::{
     Refreshed, RefusedAnswer, TokenAnswer,
 };
 use crate::domain::account::Account;
+use crate::domain::clouds::{GRAPH, cloud_of};
 use crate::domain::credential::InVain;
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::remarks::Remarks;

@@ -3,10 +3,11 @@
 use serde_json::Value;
 
 use super::address::Reach;
-use super::clouds::{Provider, TenantPath, cloud_of};
+use super::clouds::{Provider, TenantPath};
 use super::text::one_line;
 use super::url::CheckedUrl;
 use super::wire::Object;
+use crate::domain::clouds::cloud_of;
 
 /// Where an authority's document is, below the authority (OpenID Connect Discovery §4).
 pub(super) const DOCUMENT_PATH: &str = "/.well-known/openid-configuration";

@@ -9,12 +9,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::client::{OpenIdAuthority, ours};
-use super::clouds::{Provider, cloud_of};
+use super::clouds::Provider;
 use super::credential_set::Member;
 use super::observer::AuthorityEvent;
 use super::text::one_line;
 use super::url::CheckedUrl;
 use crate::domain::account::Account;
+use crate::domain::clouds::cloud_of;
 use crate::domain::proxy::host_and_port;
 use crate::domain::time::{Clock, Timestamp};
 use crate::domain::token_hosts::{Confined, TokenHosts};

@@ -18,6 +18,7 @@ use super::sections::*;
 use super::spec::{nearest, parse_duration};
 use super::tree::{Entries, Node, Value};
 use super::url::{HttpUrl, is_host_name, is_loopback_host, split_host_port};
+use crate::domain::clouds::cloud_of;
 use crate::policy::Pattern;
 
 /// What the whole reading shares: where relative paths begin, and what has been found.
@@ -636,7 +637,7 @@ fn app(name: &str, section: &Section<'_>) -> Option<AppConfig> {
         Some(url)
     });
     let entra = provider == Some(Provider::Entra)
-        || provider.is_none() && authority.as_ref().is_some_and(|url| is_entra_host(url.host()));
+        || provider.is_none() && authority.as_ref().is_some_and(|url| cloud_of(url.host()).is_some());
 
     for leaf in section.texts("endpoint_hosts") {
         if !is_host_name(leaf.value) && leaf.value.parse::<std::net::IpAddr>().is_err() {
@@ -734,20 +735,6 @@ fn assertion_audience(section: &Section<'_>, entra: bool) -> Option<AssertionAud
         leaf.mistake("Entra takes an assertion for its token endpoint alone: leave this out");
     }
     Some(audience)
-}
-
-/// Microsoft's sign-in hosts, sovereign clouds included. Anything else is told by its discovery document.
-fn is_entra_host(host: &str) -> bool {
-    const HOSTS: &[&str] = &[
-        "login.microsoftonline.com",
-        "login.windows.net",
-        "login.microsoft.com",
-        "sts.windows.net",
-        "login.microsoftonline.us",
-        "login.partner.microsoftonline.cn",
-        "login.chinacloudapi.cn",
-    ];
-    HOSTS.contains(&host)
 }
 
 fn lower_case(leaves: Vec<Leaf<'_, &str>>) -> Vec<String> {

@@ -403,6 +403,20 @@ authenticate = [{ unix_user = "a" }]
     }
 
     #[test]
+    fn every_cloud_of_entra_is_known_by_its_host() {
+        for host in ["login.microsoftonline.com", "login.usgovcloudapi.net", "login.sovcloud-identity.fr"] {
+            let lines = format!(
+                "[apps.a]\nclient_id = \"11111111-2222-3333-4444-555555555555\"\nscopes = [\"openid\"]\n\
+                 authority = \"https://{host}/common/v2.0\"\n"
+            );
+            let warnings: Vec<String> = good(&lines).warnings.iter().map(Mistake::to_string).collect();
+            let says =
+                |line: &String| line.contains("without `offline_access` Entra issues no refresh token");
+            assert!(warnings.iter().any(says), "{host}: {warnings:#?}");
+        }
+    }
+
+    #[test]
     fn warnings() {
         let text = r#"
 [apps.a]

@@ -11,6 +11,7 @@
 
 pub mod account;
 pub mod choice;
+pub mod clouds;
 pub mod connection;
 pub mod credential;
 pub mod expiry;
