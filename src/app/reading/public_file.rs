@@ -10,13 +10,16 @@ use rustls::pki_types::pem::PemObject;
 use super::Findings;
 use crate::app::foresight::validities;
 use crate::domain::time::Timestamp;
+use crate::secret_file::paste;
 use crate::secret_file::shape::Misshapen;
-use crate::secret_file::{MAX_SECRET_SIZE, paste};
 
 /// What expires sooner than this is worth a warning.
 const SOON: std::time::Duration = std::time::Duration::from_secs(30 * 86_400);
 
-/// What is in a file that anybody may read: 1 byte to 64 KiB.
+/// The longest file of certificates, in bytes: a distribution's bundle of all roots has some 220,000.
+const MAX_SIZE: usize = 4 * 1024 * 1024;
+
+/// What is in a file that anybody may read: 1 byte to 4 MiB.
 pub(in crate::app) fn read(path: &Path) -> Result<Vec<u8>, String> {
     let read = || {
         let file = std::fs::File::open(path)?;
@@ -24,10 +27,10 @@ pub(in crate::app) fn read(path: &Path) -> Result<Vec<u8>, String> {
             return Err(io::Error::other("it is not a regular file"));
         }
         let mut content = Vec::new();
-        file.take(MAX_SECRET_SIZE as u64 + 1).read_to_end(&mut content)?;
+        file.take(MAX_SIZE as u64 + 1).read_to_end(&mut content)?;
         match content.len() {
             0 => Err(io::Error::other("it is empty")),
-            length if length > MAX_SECRET_SIZE => Err(io::Error::other("it is longer than 64 KiB")),
+            length if length > MAX_SIZE => Err(io::Error::other("it is longer than 4 MiB")),
             _ => Ok(content),
         }
     };
@@ -99,6 +102,19 @@ pub(in crate::app) fn warn_of_a_secret(key: &str, file: &Path, secret: &str, fin
 mod tests {
     use super::*;
     use crate::config::Places;
+
+    #[test]
+    fn a_bundle_of_every_root_there_is_can_be_read() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let file = folder.path().join("ca.pem");
+        let write = |length| std::fs::write(&file, vec![b'x'; length]).expect("a file");
+        for (length, is_read) in
+            [(0, false), (1, true), (1024 * 1024, true), (MAX_SIZE, true), (MAX_SIZE + 1, false)]
+        {
+            write(length);
+            assert_eq!(read(&file).is_ok(), is_read, "{length}");
+        }
+    }
 
     #[test]
     fn the_time_of_a_certificate_is_said_where_it_is_not_now() {
