@@ -271,7 +271,7 @@ impl Faults {
         self.0.0.shared.state().rules.withdraw(rule);
     }
 
-    /// Lets every request go on that [`Fault::Hold`] or [`Fault::HoldAnswer`] holds. Rules stay in force, and hold what comes.
+    /// Lets every request go on that [`Fault::Hold`](crate::Fault::Hold) or [`Fault::HoldAnswer`](crate::Fault::HoldAnswer) holds. Rules stay in force, and hold what comes.
     pub fn release(&self) {
         self.0.0.shared.state().released.send_replace(());
     }

@@ -137,7 +137,7 @@ pub enum Fault {
     Delay(#[serde(with = "millis")] Duration),
     /// Process the request, then wait, then answer. In milliseconds over HTTP.
     DelayAnswer(#[serde(with = "millis")] Duration),
-    /// Wait until whatever is held is released ([`Faults::release`]), then process the request.
+    /// Wait until whatever is held is released (`faults().release()`), then process the request.
     Hold,
     /// Process the request, then wait until whatever is held is released, then answer.
     HoldAnswer,
