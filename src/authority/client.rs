@@ -772,7 +772,7 @@ impl OpenIdAuthority {
         let missing = || refuse(IdTokenFault::Missing, IdTokenFault::Missing.as_str());
         let id_token = tokens.success.id_token.take().ok_or_else(missing)?;
         let token = UnverifiedToken::parse(&id_token).map_err(|fault| refuse(fault, fault.as_str()))?;
-        let rules = self.rules(&metadata, Some(request.nonce), &tokens.success);
+        let rules = self.rules(&metadata, Some(request.nonce), tokens.success.access_token.expose());
         let keys = self.keys_for(&metadata, keys, &token).await;
         let verified = token.verify(Some(&keys), &rules);
         let account = verified.map_err(|fault| refuse(fault, &token.words(fault)))?;
@@ -806,7 +806,10 @@ impl OpenIdAuthority {
         let Answered { read, requested_at, ids } = answered;
         let mut success = match read {
             Ok(success) => success,
-            Err(Unusable { rule, why, refresh_token, is_whole }) => {
+            Err(Unusable { rule, why, refresh_token, id_tokens, is_whole }) => {
+                if id_tokens.iter().any(|token| self.is_anothers(token, &metadata, request.account)) {
+                    return Ok(another_account(doing, ids).into());
+                }
                 let fate = match refresh_token {
                     Some(refresh_token) => Fate::Replaced(refresh_token),
                     None if is_whole => Fate::AsBefore,
@@ -820,13 +823,8 @@ impl OpenIdAuthority {
             Some(id_token) => {
                 match self.renewal(doing, &id_token, &metadata, &success, request.account).await {
                     Ok(believed) => believed,
-                    Err((rule, true)) => {
-                        let why =
-                            "the authority answered with another account's tokens; none of them is used";
-                        let refused = RefusedAnswer::new(doing, rule, why.to_owned(), Fate::Unknown, ids);
-                        return Ok(refused.into());
-                    }
-                    Err((rule, false)) => {
+                    Err(None) => return Ok(another_account(doing, ids).into()),
+                    Err(Some(rule)) => {
                         let why =
                             "the id_token is not to be believed, so the access token is not used".to_owned();
                         let fate = success.refresh_token.map_or(Fate::AsBefore, Fate::Replaced);
@@ -839,8 +837,16 @@ impl OpenIdAuthority {
         Ok(Refreshed::Tokens(Box::new(tokens.answer(account, odd, request.scopes))))
     }
 
+    /// Whether an `id_token` of an answer to a refresh names somebody else. It decides nothing in the owner's favour, so its
+    /// signature is not looked at.
+    fn is_anothers(&self, id_token: &str, metadata: &Metadata, owner: &Account) -> bool {
+        let Ok(token) = UnverifiedToken::parse(id_token) else { return false };
+        let rules = self.rules(metadata, None, "");
+        matches!(token.judge_renewal(token.verify(None, &rules), &rules, owner), Renewal::Another)
+    }
+
     /// The account that a refresh's `id_token` names, where that is certain, and what is odd about it. `Err` with the rule
-    /// that forbids the answer, and whether it is somebody else's.
+    /// that forbids the answer; with none where it is somebody else's.
     async fn renewal(
         &self,
         doing: &'static str,
@@ -848,10 +854,10 @@ impl OpenIdAuthority {
         metadata: &Metadata,
         success: &TokenSuccess,
         owner: &Account,
-    ) -> Result<(Option<Account>, Vec<String>), (String, bool)> {
+    ) -> Result<(Option<Account>, Vec<String>), Option<String>> {
         let rule = |words: &str| format!("id_token {words}");
-        let token = UnverifiedToken::parse(id_token).map_err(|fault| (rule(fault.as_str()), false))?;
-        let rules = self.rules(metadata, None, success);
+        let token = UnverifiedToken::parse(id_token).map_err(|fault| Some(rule(fault.as_str())))?;
+        let rules = self.rules(metadata, None, success.access_token.expose());
         let verified = match self.keys(doing, metadata).await {
             Ok(keys) => token.verify(Some(&*self.keys_for(metadata, keys, &token).await), &rules),
             Err(_) => token.verify(None, &rules),
@@ -864,8 +870,8 @@ impl OpenIdAuthority {
                 odd.push(rule(&token.words(fault)));
                 Ok((None, odd))
             }
-            Renewal::Unjudged(fault) => Err((rule(&token.words(fault)), false)),
-            Renewal::Another => Err(("another_account".to_owned(), true)),
+            Renewal::Unjudged(fault) => Err(Some(rule(&token.words(fault)))),
+            Renewal::Another => Err(None),
         }
     }
 
@@ -873,7 +879,7 @@ impl OpenIdAuthority {
         &'a self,
         metadata: &'a Metadata,
         nonce: Option<&'a str>,
-        success: &'a TokenSuccess,
+        access_token: &'a str,
     ) -> Rules<'a> {
         Rules {
             provider: self.provider(),
@@ -881,7 +887,7 @@ impl OpenIdAuthority {
             client_id: &self.config.client_id,
             tenants: &self.tenants,
             nonce,
-            access_token: success.access_token.expose(),
+            access_token,
             now: self.parts.clock.now(),
         }
     }
@@ -1086,10 +1092,19 @@ fn refused_by(rule: &str, why: &str) -> String {
 impl RefusedAnswer {
     fn new(doing: &'static str, rule: String, why: String, fate: Fate, ids: AuthorityError) -> Self {
         // What is known of the grant is no doubt: the next try goes on from there.
-        let disposition = if matches!(fate, Fate::Unknown) { Disposition::OutcomeUnknown } else { LATER };
+        let disposition = match fate {
+            Fate::Replaced(_) | Fate::AsBefore => LATER,
+            Fate::Unknown | Fate::Anothers => Disposition::OutcomeUnknown,
+        };
         let failure = AuthorityFailure { answer: ids, ..ours(doing, disposition, refused_by(&rule, &why)) };
         RefusedAnswer { rule, fate, failure }
     }
+}
+
+/// An answer that is somebody else's.
+fn another_account(doing: &'static str, ids: AuthorityError) -> RefusedAnswer {
+    let why = "the authority answered with another account's tokens; none of them is used".to_owned();
+    RefusedAnswer::new(doing, "another_account".to_owned(), why, Fate::Anothers, ids)
 }
 
 impl From<RefusedAnswer> for Refreshed {

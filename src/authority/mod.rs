@@ -208,6 +208,8 @@ pub enum Fate {
     AsBefore,
     /// Nobody knows.
     Unknown,
+    /// Nobody knows, and the answer is somebody else's: nothing of it is kept.
+    Anothers,
 }
 
 /// A successful token answer, checked whole (RFC 6749 §5.1; OpenID Connect Core §3.1.3.7).

@@ -48,6 +48,8 @@ pub(super) struct Unusable {
     pub(super) why: String,
     /// The refresh token in it, all the same.
     pub(super) refresh_token: Option<RefreshToken>,
+    /// Every `id_token` in it that can be read: it may say that the refresh token is somebody else's.
+    pub(super) id_tokens: Vec<Zeroizing<String>>,
     /// It is a whole and clear answer with an access token, so one without a refresh token leaves the one that was sent in force
     /// (RFC 6749 §6).
     pub(super) is_whole: bool,
@@ -105,7 +107,9 @@ impl<'a> Members<'a> {
                 let is_clear =
                     !["error_in_success", "repeated_member", "bytes_after_end", "not_json"].contains(&rule);
                 let is_whole = is_clear && self.stands("access_token");
-                Err(Unusable { rule, why, refresh_token, is_whole })
+                let id_tokens =
+                    self.all("id_token").filter_map(|raw| token(raw).and_then(Result::ok)).collect();
+                Err(Unusable { rule, why, refresh_token, id_tokens, is_whole })
             }
         }
     }

@@ -55,6 +55,8 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 const TRIES_NOW: u32 = 4;
 /// How long such a one waits for its turn at the most.
 const LONGEST_TURN: Duration = Duration::from_secs(5);
+/// Entra's number for a request with something malformed in it, such as a refresh token.
+const MALFORMED: u32 = 9_002_313;
 /// Pause before a personal account's verdict is checked once more.
 const SECOND_OPINION: Duration = Duration::from_millis(500);
 
@@ -661,7 +663,7 @@ async fn use_grant(
             warn_of_refused(key, &rule, &fate, &failure);
             let refresh_token = match fate {
                 Fate::Replaced(next) if next != used => next,
-                Fate::Replaced(_) | Fate::AsBefore | Fate::Unknown => {
+                Fate::Replaced(_) | Fate::AsBefore | Fate::Unknown | Fate::Anothers => {
                     return failed(inner, key, slot, (seen, grant), want, lease, failure).await;
                 }
             };
@@ -756,6 +758,7 @@ fn warn_of_refused(key: &ConnectionKey, rule: &str, fate: &Fate, failure: &Autho
         Fate::Replaced(_) => "the answer's is kept, and the one before it",
         Fate::AsBefore => "the answer has none, the one before it is kept",
         Fate::Unknown => "the one before it is kept, and may be spent",
+        Fate::Anothers => "the answer's is thrown away; the one before it is kept, and may be spent",
     };
     tracing::warn!(
         app = %key.app, connection = %key.connection, rule, trace_id, correlation_id, refresh_token, %failure,
@@ -850,6 +853,14 @@ async fn ask_authority(
     };
 
     let mut verdict = match call(&grant.current).await {
+        // A refresh token that leads to somebody else came with an answer that was not believed. The one before it is all that
+        // is left, spent or not.
+        Ok(Refreshed::Refused(refused))
+            if matches!(refused.fate, Fate::Anothers) && grant.previous.is_some() =>
+        {
+            let previous = grant.previous.as_ref().expect("just looked at");
+            return call(previous).await.map(|answer| (previous.clone(), answer));
+        }
         Ok(answer) => return Ok((grant.current.clone(), answer)),
         Err(failure) => failure,
     };
@@ -865,18 +876,35 @@ async fn ask_authority(
     }
     // A token that never worked may be the damaged one; the one before it is kept for just this.
     if let Some(previous) = &grant.previous
-        && says_dead(&verdict)
+        && may_be_the_refresh_token(&verdict)
         && authority.may_replay_refresh_tokens()
     {
         not_held_since(inner, key, tenant).await?;
         match call(previous).await {
             Ok(answer) => return Ok((previous.clone(), answer)),
+            Err(failure)
+                if failure.disposition.is_verdict() || failure.disposition == Disposition::Unclear => {}
             // Nothing is known of it: the grant must not die of an outage.
-            Err(failure) if !failure.disposition.is_verdict() => return Err(failure),
-            Err(_) => {}
+            Err(failure) => return Err(failure),
         }
     }
     Err(verdict)
+}
+
+/// Whether a refusal may be of the refresh token that was sent, and not of the grant or its user: another one may work.
+fn may_be_the_refresh_token(failure: &AuthorityFailure) -> bool {
+    let AuthorityError { error, suberror, error_codes, .. } = &failure.answer;
+    match failure.disposition {
+        Disposition::Reauthorize(ReauthReason::GrantExpired | ReauthReason::GrantRevoked, _) => true,
+        // `invalid_grant` that says no more, or that the refresh token is malformed (AADSTS9002313).
+        Disposition::Reauthorize(ReauthReason::InteractionRequired, _) => {
+            error.as_deref() == Some("invalid_grant")
+                && suberror.is_none()
+                && matches!(error_codes[..], [] | [MALFORMED])
+        }
+        Disposition::Unclear => true,
+        _ => false,
+    }
 }
 
 /// Whether the authority asked, since the first call, to be left alone. A verdict that was not heard twice is none.

@@ -45,6 +45,17 @@ async fn explained(world: &World, name: &str) -> Vec<Value> {
     explained["attempts"].as_array().expect("attempts").clone()
 }
 
+/// What a report is answered once the refresh is tried again, a second after it failed.
+async fn served_again(world: &World, name: &str, token: &str) -> Answer {
+    loop {
+        let answered = report(world, name, token).await;
+        if answered.json()["code"] != "authority_unavailable" {
+            return answered;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 #[tokio::test]
 async fn no_odd_answer_costs_a_grant() {
     let world = Plan::default().mode(Mode::Strict).start().await;
@@ -102,17 +113,25 @@ async fn no_odd_answer_costs_a_grant() {
     // A refresh token that had been used before would have ended its grant.
     for (number, (fault, ..)) in odd.iter().enumerate() {
         let name = format!("user-{number}");
-        let answered = loop {
-            let answered = report(&world, &name, &tokens[number]).await;
-            if answered.json()["code"] != "authority_unavailable" {
-                break answered;
-            }
-            // It is tried again after a second, and says so.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        };
+        let answered = served_again(&world, &name, &tokens[number]).await;
         assert_eq!(answered.status, 200, "{fault:?}: {}", answered.text());
         assert_eq!(world.show(&name).await["status"], "active", "{fault:?}");
     }
+}
+
+/// What a refused answer brought may be damaged, or somebody else's: the refresh token that last worked is beside it.
+#[tokio::test]
+async fn a_refresh_token_that_a_refused_answer_brought_gives_way_to_the_one_before() {
+    let world = Plan::default().start().await;
+    world.connect("alice", ALICE).await;
+    let token = world.access_token("alice").await;
+    let odd = answer(json!({ "expires_in": 0, "refresh_token": "damaged" }));
+    world.entra.faults().inject(FaultRule::new(Endpoint::Token, odd).grant_type("refresh_token"));
+    assert_eq!(report(&world, "alice", &token).await.json()["code"], "authority_unavailable");
+    world.entra.faults().clear();
+    let answered = served_again(&world, "alice", &token).await;
+    assert_eq!(answered.status, 200, "{}", answered.text());
+    assert_eq!(world.show("alice").await["status"], "active");
 }
 
 /// A sign-in's answer is read as a refresh's is: what is odd in it is one warning, and the connection is made.

@@ -102,7 +102,8 @@ async fn fate(world: &World) -> (&'static str, String) {
                     ("kept", LATER)
                 }
                 Fate::AsBefore => ("as before", LATER),
-                Fate::Unknown => ("nowhere", Disposition::OutcomeUnknown),
+                Fate::Anothers => ("nowhere", Disposition::OutcomeUnknown),
+                Fate::Unknown => ("unknown", Disposition::OutcomeUnknown),
             };
             assert_eq!(failure.disposition, disposition, "{failure}");
             (fate, rule)
@@ -207,7 +208,7 @@ async fn an_access_token_that_cannot_be_used_costs_no_refresh_token() {
         ("id_token", json!("a.b.c.d.e"), "id_token encrypted"),
         ("id_token", json!("?"), "id_token malformed"),
     ];
-    for (name, value, rule) in rows {
+    for (name, value, rule) in rows.clone() {
         let row = format!("{name} {value}");
         world.answer_tokens(move |origin, _| {
             let mut body = tokens(&entra_claims(origin));
@@ -216,12 +217,27 @@ async fn an_access_token_that_cannot_be_used_costs_no_refresh_token() {
         });
         assert_eq!(fate(&world).await, ("kept", rule.to_owned()), "{row}");
     }
+    // Unless the answer is somebody else's.
+    for (name, value, _) in rows {
+        if name == "id_token" {
+            continue;
+        }
+        let row = format!("{name} {value}");
+        world.answer_tokens(move |origin, _| {
+            let mut claims = entra_claims(origin);
+            claims["oid"] = "dddddddd-0000-4000-8000-00000000000d".into();
+            let mut body = tokens(&claims);
+            body[name] = value.clone();
+            Reply::json(200, &body)
+        });
+        assert_eq!(fate(&world).await, ("nowhere", "another_account".to_owned()), "{row}");
+    }
     // Where the answer is whole and has none, the one that was sent stays in force.
     let fated = [
         (json!({ "access_token": "AT-1", "token_type": "mac" }), "as before"),
         (json!({ "access_token": "AT-1", "id_token": "?" }), "as before"),
-        (json!({ "token_type": "Bearer" }), "nowhere"),
-        (json!({ "access_token": "AT-1", "error": "x" }), "nowhere"),
+        (json!({ "token_type": "Bearer" }), "unknown"),
+        (json!({ "access_token": "AT-1", "error": "x" }), "unknown"),
     ];
     for (body, becomes) in fated {
         let row = body.to_string();
