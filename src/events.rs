@@ -596,7 +596,7 @@ impl AuthorityObserver for AppCounters {
                 tracing::info!(%app, credential = id, "the authority takes a client credential");
             }
             AuthorityEvent::CredentialDoubted { id } => {
-                tracing::warn!(%app, credential = id, "nothing has worked with this client credential yet, and several accounts' refreshes were refused without a reason: it may be wrong, or sent in the wrong way (token_endpoint_auth_method)");
+                tracing::warn!(%app, credential = id, "refreshes with this client credential are refused in words that may be about the credential or about those users and their tenant: it may be wrong, or sent in the wrong way (token_endpoint_auth_method); `tokenward connections explain` has the authority's words");
             }
             AuthorityEvent::SecretMethodSeen { method } => {
                 tracing::warn!(%app, method = method.as_str(), "the authority takes the client secret in this way and not in the one that was guessed; set token_endpoint_auth_method, which saves a refused call after each start");

@@ -20,9 +20,19 @@ const ID: &str = "all";
 pub(super) fn watch(parts: &Parts) {
     let (reloader, clock, shutdown) = (parts.reloader.clone(), parts.clock.clone(), parts.shutdown.clone());
     let follow = async move {
+        let mut is_told = false;
         loop {
-            if let Err(error) = reloader.follow_token_hosts().await {
-                tracing::debug!(%error, "which hosts secrets may be sent to could not be looked up or written");
+            match reloader.follow_token_hosts().await {
+                Ok(()) => is_told = false,
+                Err(error) if error.is_outage() => {
+                    tracing::debug!(%error, "which hosts secrets may be sent to could not be looked up or written");
+                }
+                // A replica that starts with this sends no secret at all.
+                Err(error) if !std::mem::replace(&mut is_told, true) => {
+                    tracing::error!(%error, "the record of which token hosts secrets may be sent to does not open: restore it from a \
+                                             backup of the store, or the sealing key that it was sealed with");
+                }
+                Err(_) => {}
             }
             tokio::select! {
                 () = clock.sleep(LOOK) => {}

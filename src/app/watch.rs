@@ -186,7 +186,12 @@ pub(super) fn keyring(parts: &Parts, mut follower: Follower) {
         let mut uses = SealingKeyUses::default();
         loop {
             uses.show(&reloader.keyring, &reloader.metrics, clock.now());
-            if follower.look_again(&reloader).await {
+            // (A file on a mount that hangs must not hold the stop up.)
+            let is_changed = tokio::select! {
+                is_changed = follower.look_again(&reloader) => is_changed,
+                () = shutdown.soft().cancelled() => return,
+            };
+            if is_changed {
                 // The others wait for that word, and there may be something to be sealed anew.
                 report(&broker).await;
                 broker.ask_for_rewrap();

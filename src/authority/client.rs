@@ -209,7 +209,7 @@ pub struct OpenIdAuthority {
     pub(super) one_tenant: bool,
     may_replay: bool,
     http: HttpClient,
-    metadata: Kept<Metadata>,
+    pub(super) metadata: Kept<Metadata>,
     keys: Kept<KeySet>,
     /// The app signs with keys of its own, which are listed only where it is named.
     has_own_keys: AtomicBool,
@@ -623,11 +623,12 @@ impl OpenIdAuthority {
         let requested_at = self.parts.clock.now().minus(self.parts.clock.monotonic().saturating_sub(began));
         let result = match answered {
             Err(failure) => Err(from_transport(doing, failure, false)),
-            Ok(answer) if answer.status == 200 => {
+            // (RFC 6749 §5.1 has 200 alone; a gateway may make another success of it, and the refresh token was used all the same.)
+            Ok(answer) if (200..300).contains(&answer.status) => {
                 let trace_id = answer.header("x-ms-request-id").and_then(trace_word);
                 let correlation_id = Some(request_id.clone());
                 let ids = AuthorityError {
-                    status: Some(200),
+                    status: Some(answer.status),
                     trace_id,
                     correlation_id,
                     ..AuthorityError::default()

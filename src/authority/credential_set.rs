@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::client_auth::ClientCredential;
 use crate::domain::choice::{Choices, View};
-use crate::domain::credential::{self, CredentialState, InVain, Standing};
+use crate::domain::credential::{self, CredentialState, InVain, Standing, Witness};
 use crate::domain::time::Timestamp;
 
 /// A credential and what is known of it.
@@ -75,9 +75,9 @@ impl Member {
         self.standing().reject(now, codes, cause)
     }
 
-    /// It was refused for this tenant or account, in words that may be about that one. True when that makes `enough` of them.
-    pub(super) fn doubt(&self, who: &str, enough: usize) -> bool {
-        self.standing().doubt(who, enough)
+    /// It was refused for this tenant or account, in words that may be about that one: of how many now, if that is news.
+    pub(super) fn doubt(&self, kind: Witness, who: &str, most: usize) -> Option<usize> {
+        self.standing().doubt(kind, who, most)
     }
 
     /// Whether it may be sent in the other way now; noted if so.

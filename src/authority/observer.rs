@@ -73,7 +73,8 @@ pub enum AuthorityEvent<'a> {
         /// It was not rejected until now.
         is_news: bool,
     },
-    /// Nothing has worked with a client credential yet, and several accounts were refused with answers that say nothing known.
+    /// A client credential was refused in words that may be about it or about a tenant; or nothing has worked with it yet, and several
+    /// accounts were refused without a reason.
     CredentialDoubted {
         /// The credential's label.
         id: &'a str,

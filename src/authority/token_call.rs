@@ -20,6 +20,7 @@ use super::http::authorization;
 use super::observer::AuthorityEvent;
 use super::token_answer::Unusable;
 use super::url::CheckedUrl;
+use crate::domain::credential::Witness;
 use crate::domain::token_hosts::Confined;
 use crate::domain::verdict::{AuthorityFailure, Disposition};
 
@@ -76,7 +77,10 @@ impl OpenIdAuthority {
                         self.observe(AuthorityEvent::CredentialAccepted { id: member.label(), is_news });
                         // The same request, and another credential: it was the credential.
                         for (suspect, failure) in &suspects {
-                            self.reject(suspect, failure);
+                            // Entra says so of a credential; a failure of its own says nothing, and has passed by now.
+                            if failure.answer.is_refusal() || self.provider() == Provider::OpenId {
+                                self.reject(suspect, failure);
+                            }
                         }
                     }
                     return Ok(answered);
@@ -106,7 +110,8 @@ impl OpenIdAuthority {
                     if failure.disposition == Disposition::Unclear
                         && !member.is_trusted()
                         && let Some(account) = &call.account
-                        && member.doubt(account, ACCOUNTS_TO_DOUBT)
+                        && member.doubt(Witness::Account, account, ACCOUNTS_TO_DOUBT)
+                            == Some(ACCOUNTS_TO_DOUBT)
                     {
                         self.observe(AuthorityEvent::CredentialDoubted { id: member.label() });
                     }
@@ -116,10 +121,12 @@ impl OpenIdAuthority {
         }
         for (suspect, failure) in suspects {
             let is_rejected = failure.disposition == Disposition::NextCredential;
-            if let Some(tenant) = call.tenant.as_deref().filter(|_| is_rejected)
-                && suspect.doubt(tenant, TENANTS_TO_REJECT)
-            {
-                self.reject(suspect, &failure);
+            let Some(tenant) = call.tenant.as_deref().filter(|_| is_rejected) else { continue };
+            match suspect.doubt(Witness::Tenant, tenant, TENANTS_TO_REJECT) {
+                Some(TENANTS_TO_REJECT) => self.reject(suspect, &failure),
+                // There may be no second tenant to say it.
+                Some(_) => self.observe(AuthorityEvent::CredentialDoubted { id: suspect.label() }),
+                None => {}
             }
         }
         Err(last)

@@ -161,10 +161,14 @@ impl OpenIdAuthority {
         }
     }
 
-    /// Where this app's credentials would go as far as the configuration says (its document may name another host), where one of them is
-    /// for another host.
+    /// Where this app's credentials would go as far as is known here, where one of them is for another host. Only at Entra is the
+    /// token endpoint's host known before the document is.
     pub fn unconfirmed_host(&self) -> Option<String> {
-        let host = token_host(&self.expected.authority);
+        let host = match (self.metadata.held(), self.provider()) {
+            (Some(metadata), _) => token_host(&metadata.token_endpoint),
+            (None, Provider::Entra) => token_host(&self.expected.authority),
+            (None, Provider::OpenId) => return None,
+        };
         let AppHosts { app, known } = &self.parts.token_hosts;
         let known = lock(&known.hosts);
         let stays = |member: &Member| {

@@ -47,6 +47,15 @@ pub struct Rejection {
     pub times: u32,
 }
 
+/// Who a credential was refused for, in words that may be about that one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Witness {
+    /// A tenant.
+    Tenant,
+    /// An account.
+    Account,
+}
+
 /// What is known of one credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
@@ -81,7 +90,7 @@ pub struct Standing {
     /// The authority does not let the app ask for a token of its own: only a user's request can prove it.
     pub is_proven_by_use: bool,
     /// Whose requests it was refused for, since it was last taken, in words that need not be about it.
-    pub doubts: Vec<String>,
+    pub doubts: Vec<(Witness, String)>,
     /// When it was last sent in the other way than the one that was guessed.
     pub sent_otherwise_at: Option<Timestamp>,
 }
@@ -227,14 +236,17 @@ impl Standing {
         is_news
     }
 
-    /// It was refused for one of those who use it, in words that may as well be about that one: a tenant, an account. True when
-    /// that makes `enough` different ones, with nothing taken in between.
-    pub fn doubt(&mut self, who: &str, enough: usize) -> bool {
-        if self.doubts.len() >= enough || self.doubts.iter().any(|known| known == who) {
-            return false;
+    /// It was refused for one of those who use it, in words that may as well be about that one. Of how many of that kind, with
+    /// nothing taken in between; none where that is no news, or more than `most`.
+    pub fn doubt(&mut self, kind: Witness, who: &str, most: usize) -> Option<usize> {
+        let of_kind = self.doubts.iter().filter(|(known, _)| *known == kind);
+        let (count, is_known) =
+            of_kind.fold((0, false), |(count, is_known), (_, known)| (count + 1, is_known || known == who));
+        if count >= most || is_known {
+            return None;
         }
-        self.doubts.push(who.to_owned());
-        self.doubts.len() == enough
+        self.doubts.push((kind, who.to_owned()));
+        Some(count + 1)
     }
 
     /// Whether it may be sent in the other way now, after a refusal that may be about how it was sent. Notes it if so: a secret
@@ -415,15 +427,19 @@ mod tests {
     }
 
     #[test]
-    fn doubts_of_different_ones_add_up_until_it_is_taken_again() {
-        let mut standing = trusted(0);
-        assert!(!standing.doubt("a", 2));
-        assert!(!standing.doubt("a", 2), "one tenant, however often");
-        assert!(standing.doubt("b", 2));
-        assert!(!standing.doubt("c", 2), "said once");
+    fn doubts_of_different_ones_of_a_kind_add_up_until_it_is_taken_again() {
+        let mut standing = new();
+        let tenant = |standing: &mut Standing, who| standing.doubt(Witness::Tenant, who, 2);
+        assert_eq!(tenant(&mut standing, "a"), Some(1));
+        assert_eq!(tenant(&mut standing, "a"), None, "no news");
+        // Neither kind counts for the other.
+        assert_eq!(standing.doubt(Witness::Account, "x", 3), Some(1));
+        assert_eq!(standing.doubt(Witness::Account, "a", 3), Some(2));
+        assert_eq!(tenant(&mut standing, "b"), Some(2));
+        assert_eq!(tenant(&mut standing, "c"), None, "enough said it");
+        assert_eq!(standing.doubt(Witness::Account, "z", 3), Some(3));
         standing.accept(NOW);
-        assert!(!standing.doubt("b", 2), "it was taken in between");
-        assert!(standing.doubt("a", 2));
+        assert_eq!(tenant(&mut standing, "b"), Some(1));
     }
 
     #[test]

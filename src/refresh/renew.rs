@@ -1444,7 +1444,7 @@ async fn note_ended(
         // An answer is no outage, whatever it says: grants that ended must not look like one.
         Some((_, _)) if failure.is_some_and(|failure| failure.answer.is_refusal()) => Ended::Refused,
         // Nor is one that cannot be used.
-        Some((_, Some(200))) => Ended::Refused,
+        Some((_, Some(200..=299))) => Ended::Refused,
         Some((Disposition::RetryAfter(_) | Disposition::OutcomeUnknown, _)) => Ended::Failed,
         Some((
             Disposition::Misconfigured

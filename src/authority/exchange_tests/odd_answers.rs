@@ -62,6 +62,19 @@ async fn a_media_type_that_is_wrong_costs_nothing() {
 }
 
 #[tokio::test]
+async fn any_success_is_read_as_one() {
+    let world = World::entra();
+    for status in [200, 201, 203] {
+        world.answer_tokens(move |origin, _| Reply::json(status, &tokens(&entra_claims(origin))));
+        let answer = world.refresh().await.unwrap_or_else(|failure| panic!("{status}: {failure}"));
+        assert!(answer.refresh_token.is_some_and(|token| token.expose() == "RT-2"), "{status}");
+    }
+    // Nobody knows what became of the refresh token that was sent.
+    world.answer_tokens(|_, _| Reply::Answer { status: 204, headers: Vec::new(), body: String::new() });
+    assert_eq!(failed(world.refresh().await).disposition, Disposition::OutcomeUnknown);
+}
+
+#[tokio::test]
 async fn a_claim_that_need_not_be_there_costs_neither_a_refresh_nor_a_sign_in() {
     let world = World::openid();
     for name in ["at_hash", "c_hash", "azp", "nbf", "preferred_username", "email", "auth_time"] {
