@@ -291,14 +291,29 @@ impl SimIssuer {
         self.state().grants.get(&family).is_some_and(|grant| grant.alive)
     }
 
-    /// Whether a grant's refresh token of this generation was used up by a call whose answer reached nobody.
-    pub(crate) fn is_used_up(&self, family: Family, generation: u64) -> bool {
+    /// Whether a grant's refresh token of this generation is in doubt: the last call with it brought no answer, or an earlier
+    /// one used it up and its answer reached nobody.
+    pub(crate) fn is_in_doubt(&self, family: Family, generation: u64) -> bool {
         let state = self.state();
-        state.calls.iter().any(|call| {
-            (call.family, call.generation) == (family, generation)
-                && call.rotated_to.is_some()
-                && !call.reached
-        })
+        let of_it =
+            || state.calls.iter().filter(|call| (call.family, call.generation) == (family, generation));
+        let is_lost = |call: &Call| call.ended.is_some() && !call.reached;
+        of_it().any(|call| call.rotated_to.is_some() && !call.reached)
+            || of_it().max_by_key(|call| call.begun).is_some_and(is_lost)
+    }
+
+    /// Whether a call that used its refresh token up came to the authority after its caller had given it up, and after a later
+    /// one with the same refresh token had worked and brought no other. Whoever has that answer cannot know of the first.
+    pub(crate) fn came_after_a_later_one(&self, late: &Call) -> bool {
+        let was_given_up = late.ended.is_some_and(|ended| late.processed.is_some_and(|at| at > ended));
+        let worked = |call: &Call| {
+            (call.family, call.generation) == (late.family, late.generation)
+                && call.begun > late.begun
+                && call.processed < late.processed
+                && call.reached
+                && call.rotated_to.is_none()
+        };
+        was_given_up && !late.reached && self.state().calls.iter().any(worked)
     }
 
     /// Whether there was a true verdict on a grant.

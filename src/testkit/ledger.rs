@@ -585,6 +585,8 @@ impl authority::Watch for Ledger {
             let failed_over = books.losses.iter().any(|(at, keys)| *at >= began && keys.contains(&key));
             if call.ended.is_some() {
                 return Some("a request came after its caller had given it up");
+            } else if self.insight().1.came_after_a_later_one(before) {
+                return Some("a request came after its caller had given it up, and after one that worked");
             } else if failed_over {
                 return Some("the store lost it");
             } else if books.was_stopped(before.pid, began) || books.was_stopped(call.pid, began) {

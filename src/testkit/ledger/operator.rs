@@ -299,7 +299,7 @@ impl Ledger {
         let lives = stored.grant.is_some_and(|(family, _)| issuer.lives(family));
         // Where it may be used once, a refresh token whose answer was lost is left alone while a token lives.
         let in_doubt = issuer.punishes_reuse()
-            && stored.grant.is_some_and(|(family, generation)| issuer.is_used_up(family, generation));
+            && stored.grant.is_some_and(|(family, generation)| issuer.is_in_doubt(family, generation));
         if lives && !in_doubt && stored.lives_until <= now {
             let what =
                 format!("{key}: nobody asks for it, and its token is dead since {:?}", stored.lives_until);
