@@ -301,6 +301,8 @@ impl LocalApi {
             id: String,
             connect_url: String,
             expires_at: String,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            remark: Option<String>,
         }
         let started = match self.broker.start_session(&caller.policy, key, session).await {
             Ok(started) => started,
@@ -311,10 +313,14 @@ impl LocalApi {
             }
         };
         self.events.connect_started(who, &caller.name, key, "ok").await;
+        if let Some(remark) = &started.remark {
+            tracing::info!(request_id = %who.request_id, caller = %caller.name, app = %key.app, connection = %key.connection, remark);
+        }
         let shape = Started {
             id: started.id.to_string(),
             connect_url: started.connect_url,
             expires_at: started.expires_at.rfc3339(),
+            remark: started.remark,
         };
         Ok(json(StatusCode::CREATED, &shape))
     }

@@ -135,7 +135,7 @@ impl Broker {
         match &taken.value.state {
             ConsentState::Pending if now >= taken.value.expires_at => Ok(ConsentState::Expired),
             ConsentState::Reported { tenant, at } => {
-                let Some(shown) = self.shown_consent(&taken.value, tenant.as_deref(), *at).await? else {
+                let Some(shown) = self.reported_consent(&taken.value, tenant.as_deref(), *at).await? else {
                     return Ok(taken.value.state.clone());
                 };
                 let mut after = taken.value.clone();
@@ -243,28 +243,42 @@ impl Broker {
     }
 
     /// The tenant in which, since the report, a token call has shown every scope that was to be approved.
-    async fn shown_consent(
+    async fn reported_consent(
         &self,
         session: &ConsentSession,
         reported: Option<&str>,
         since: Timestamp,
     ) -> Result<Option<String>, Refusal> {
         let app = self.app(&session.app)?;
-        let naming = app.naming();
-        let asked = naming.scopes_lossy(session.scopes.iter().map(String::as_str));
-        let wanted_tenant = session.tenant.as_deref().filter(|tenant| tenant.len() == 36).or(reported);
+        let asked = app.naming().scopes_lossy(session.scopes.iter().map(String::as_str));
+        match session.tenant.as_deref().filter(|tenant| tenant.len() == 36).or(reported) {
+            Some(tenant) => self.shown_consent(&session.app, &asked, tenant, Some(since)).await,
+            None => Ok(None),
+        }
+    }
+
+    /// That tenant, as its accounts spell it, where an active connection's last answer (since then) holds these scopes.
+    pub(super) async fn shown_consent(
+        &self,
+        app: &AppName,
+        asked: &ScopeSet,
+        tenant: &str,
+        since: Option<Timestamp>,
+    ) -> Result<Option<String>, Refusal> {
+        let known = self.app(app)?;
+        let naming = known.naming();
         let mut after = None;
         let mut read = 0;
         while read < MOST_CONNECTIONS {
-            let page = self.deps.repository.list(&session.app, "", after.as_ref(), PAGE).await?;
+            let page = self.deps.repository.list(app, "", after.as_ref(), PAGE).await?;
             read += PAGE;
             for (_, profile) in page.profiles {
                 let Some(tid) = profile.account.tid.clone() else { continue };
                 let granted = naming.scopes_lossy(profile.scopes_granted.iter().map(String::as_str));
-                let fits = wanted_tenant.is_some_and(|tenant| tenant.eq_ignore_ascii_case(&tid))
+                let fits = tenant.eq_ignore_ascii_case(&tid)
                     && profile.status == Status::Active
-                    && profile.last_refreshed_at >= since
-                    && asked.missing_from(&granted).is_empty();
+                    && since.is_none_or(|since| profile.last_refreshed_at >= since)
+                    && !asked.missing_from(&granted).iter().any(|scope| !scope.is_openid());
                 if fits {
                     return Ok(Some(tid));
                 }

@@ -55,6 +55,8 @@ pub struct StartedSession {
     pub connect_url: String,
     /// Until when the link works.
     pub expires_at: Timestamp,
+    /// What the caller asked for and the authority is not asked for, and why.
+    pub remark: Option<String>,
 }
 
 /// What a page may say about a session before its button is pressed.
@@ -160,6 +162,10 @@ impl Broker {
             (None, Some(existing)) if !request.change_account => Some(existing.id()),
             (None, _) => None,
         };
+        let (prompt, remark) = match self.consent_known(&key.app, &scopes, pinned.as_ref(), &request).await? {
+            Some(tenant) => (None, Some(consent_left_out(&tenant))),
+            None => (prompt(&app, &scopes, request.prompt), None),
+        };
         let now = self.deps.clock.now();
         let expires_at = now.plus(self.settings().connect_session_ttl);
         let id = random_token(self.deps.random.as_ref());
@@ -178,7 +184,7 @@ impl Broker {
             seen: existing.as_ref().map(Account::id),
             pinned,
             domain_hint: request.domain_hint,
-            prompt: prompt(&app, &scopes, request.prompt),
+            prompt,
             return_url: request.return_url,
             browser: None,
             state: SessionState::Pending,
@@ -189,7 +195,33 @@ impl Broker {
             connect_url: format!("{}/connect/{id}", self.settings().base_url),
             id: SessionId::parse(&id).expect("our own ids are of that alphabet"),
             expires_at,
+            remark,
         })
+    }
+
+    /// The tenant that this session's account can only be of, where a caller asks for `prompt=consent` at Entra and the
+    /// tenant has shown its consent. Entra refuses users who may not consent when they are prompted all the same
+    /// (AADSTS90095), and asks by itself whoever has to be asked.
+    async fn consent_known(
+        &self,
+        name: &AppName,
+        scopes: &ScopeSet,
+        pinned: Option<&AccountId>,
+        request: &NewSession,
+    ) -> Result<Option<String>, Refusal> {
+        let app = self.app(name)?;
+        if *app.naming() == ScopeNaming::Plain || request.prompt.as_deref() != Some("consent") {
+            return Ok(None);
+        }
+        let tenant = match pinned {
+            Some(AccountId::Entra { tid, .. }) => Some(tid.as_str()),
+            Some(_) => None,
+            None => app.tenants.only(),
+        };
+        match tenant {
+            Some(tenant) => self.shown_consent(name, scopes, tenant, None).await,
+            None => Ok(None),
+        }
     }
 
     /// Where a session stands, at once or as soon as it is no longer pending, for the caller that started it.
@@ -356,6 +388,12 @@ fn prompt(app: &App, scopes: &ScopeSet, asked: Option<String>) -> Option<String>
         Some(alone @ ("none" | "consent")) => alone.to_owned(),
         Some(other) => format!("{other} consent"),
     })
+}
+
+fn consent_left_out(tenant: &str) -> String {
+    format!(
+        "prompt=consent is left out: tenant {tenant} has consented to these scopes, and users who may not consent would be refused (AADSTS90095). Entra asks by itself whoever has not consented yet."
+    )
 }
 
 fn check_hints(request: &NewSession) -> Result<(), Refusal> {

@@ -85,6 +85,15 @@ impl Tenants {
             || (self.personal && account.is_personal())
             || self.ids.iter().any(|id| id.eq_ignore_ascii_case(tid))
     }
+
+    /// The only tenant there is, where the list names just one.
+    fn only(&self) -> Option<&str> {
+        let several = self.any_organization || self.personal || self.everyone;
+        match self.ids.as_slice() {
+            [only] if !several => Some(only),
+            _ => None,
+        }
+    }
 }
 
 /// How long things may take.

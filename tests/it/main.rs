@@ -38,6 +38,7 @@ mod names;
 mod odd_answers;
 mod operations;
 mod outbound;
+mod prompts;
 mod providers;
 mod replicas;
 mod rotation;
