@@ -171,7 +171,7 @@ impl Events {
         let event = match finished {
             Finished::Session(session) if session.repeated => {
                 let (key, state) = (&session.key, session.state.as_str());
-                tracing::info!(request_id = %who.request_id, app = %key.app, connection = %key.connection, session = session.id, state, "a browser repeated its callback");
+                tracing::info!(request_id = %who.request_id, app = %key.app, connection = %key.connection, session = %session.id, state, "a browser repeated its callback");
                 return;
             }
             Finished::AdminConsent { repeated: true, .. } | Finished::Refused(CallbackProblem::UnderWay) => {
@@ -195,9 +195,9 @@ impl Events {
                 let outcome = if refused.is_none() { "reported" } else { "refused" };
                 let mut event = self.of(who, Action::AdminConsent, outcome).0;
                 event.app = Some(app.clone());
-                event.session = SessionId::parse(session).ok();
+                event.session = Some(session.clone());
                 if let Some(failure) = refused {
-                    failed(who, app, None, session, failure);
+                    failed(who, app, None, session.as_str(), failure);
                     event.reason = Some(failure.reason.as_str());
                     event.detail = detail(&failure.answer);
                 }
@@ -213,13 +213,13 @@ impl Events {
                 let key = &session.key;
                 let mut event = self.of(who, action, outcome).key(key).0;
                 if let SessionState::Failed(failure) = &session.state {
-                    failed(who, &key.app, Some(&key.connection), &session.id, failure);
+                    failed(who, &key.app, Some(&key.connection), session.id.as_str(), failure);
                     event.detail = detail(&failure.answer);
                 } else {
-                    tracing::info!(request_id = %who.request_id, app = %key.app, connection = %key.connection, session = session.id, outcome, "a connect session moved on");
+                    tracing::info!(request_id = %who.request_id, app = %key.app, connection = %key.connection, session = %session.id, outcome, "a connect session moved on");
                 }
                 event.caller = CallerName::parse(&session.started_by).ok();
-                event.session = SessionId::parse(&session.id).ok();
+                event.session = Some(session.id.clone());
                 if let SessionState::Connected { account, .. }
                 | SessionState::AwaitingConfirmation { account, .. } = &session.state
                 {

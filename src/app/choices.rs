@@ -9,7 +9,7 @@ use crate::authority::{CredentialSet, OpenIdAuthority};
 use crate::broker::Refusal;
 use crate::domain::choice::{Against, Choice, Choices, View};
 use crate::domain::id::AppName;
-use crate::repository::{Kind, RepositoryError, Taken};
+use crate::repository::{FiledUnder, Kind, RepositoryError, Taken};
 
 /// For so long the others are given time to say that they can do without a credential: they report every ten seconds, and what changes
 /// within two.
@@ -48,7 +48,7 @@ impl Reloader {
         authority: &OpenIdAuthority,
     ) -> Result<(), RepositoryError> {
         let read: Option<Taken<Choices>> =
-            self.repository.pending(Kind::CredentialChoices, app.as_str()).await?;
+            self.repository.pending(Kind::CredentialChoices, &FiledUnder::app(app)).await?;
         let known = authority.credentials().choices();
         let stored = read.as_ref().map(|read| read.value.clone()).unwrap_or_default();
         let is_lost = |known: &Choices| {
@@ -62,7 +62,7 @@ impl Reloader {
         let all = known.joined(&stored);
         authority.credentials().choose(&all);
         let now = self.ports.clock.now();
-        let (repository, id) = (&self.repository, app.as_str());
+        let (repository, id) = (&self.repository, &FiledUnder::app(app));
         if repository.swap_pending(Kind::CredentialChoices, id, read.as_ref(), &all, now, KEPT).await? {
             tracing::warn!(%app, "the store had lost what operators decided on client credentials; it was put back");
         }
@@ -102,8 +102,9 @@ impl Reloader {
                 choices.decide(choice, fingerprint, &views, now).map_err(Unwritten::Against)
             };
             let repository = &self.repository;
-            let written =
-                repository.change_pending(Kind::CredentialChoices, app.as_str(), now, KEPT, change).await;
+            let written = repository
+                .change_pending(Kind::CredentialChoices, &FiledUnder::app(app), now, KEPT, change)
+                .await;
             match written {
                 Ok(Some(choices)) => {
                     installed.authority.credentials().choose(&choices);

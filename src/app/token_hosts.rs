@@ -9,12 +9,10 @@ use crate::broker::Refusal;
 use crate::domain::id::AppName;
 use crate::domain::task::Tasks;
 use crate::domain::token_hosts::TokenHosts;
-use crate::repository::{Kind, RepositoryError, Taken};
+use crate::repository::{FiledUnder, Kind, RepositoryError, Taken};
 
 /// How often what others know is taken up, and what is new here is written.
 const LOOK: Duration = Duration::from_secs(1);
-/// One record for all apps: a secret is the same one under another app's name.
-const ID: &str = "all";
 
 /// Keeps what is known here and what is stored the same, for as long as the daemon runs.
 pub(super) fn watch(parts: &Parts) {
@@ -47,13 +45,16 @@ pub(super) fn watch(parts: &Parts) {
 
 impl Reloader {
     async fn follow_token_hosts(&self) -> Result<(), RepositoryError> {
-        let read: Option<Taken<TokenHosts>> = self.repository.pending(Kind::TokenHosts, ID).await?;
+        let read: Option<Taken<TokenHosts>> =
+            self.repository.pending(Kind::TokenHosts, &FiledUnder::only()).await?;
         let stored = read.as_ref().map(|read| read.value.clone()).unwrap_or_default();
         let known = self.ports.token_hosts.take_up(&stored);
         if known != stored {
             let now = self.ports.clock.now();
             // (Who loses against another replica tries again with what that one wrote.)
-            self.repository.swap_pending(Kind::TokenHosts, ID, read.as_ref(), &known, now, KEPT).await?;
+            self.repository
+                .swap_pending(Kind::TokenHosts, &FiledUnder::only(), read.as_ref(), &known, now, KEPT)
+                .await?;
         }
         Ok(())
     }
@@ -68,7 +69,8 @@ impl Reloader {
             hosts.confirm(app.as_str(), host, now);
             Ok::<(), RepositoryError>(())
         };
-        let written = self.repository.change_pending(Kind::TokenHosts, ID, now, KEPT, change).await?;
+        let written =
+            self.repository.change_pending(Kind::TokenHosts, &FiledUnder::only(), now, KEPT, change).await?;
         if written.is_none() {
             return Err(Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) });
         }

@@ -17,8 +17,7 @@ use crate::domain::random::random_token;
 use crate::domain::scope::ScopeSet;
 use crate::domain::time::Timestamp;
 use crate::policy::CallerPolicy;
-use crate::refresh::sha256_hex;
-use crate::repository::{Kind, Taken};
+use crate::repository::{FiledUnder, Kind, SecretHash, Taken};
 
 /// Connections of a tenant that are tried, or looked at, for one report.
 const MOST_CONNECTIONS: usize = 2000;
@@ -85,19 +84,16 @@ impl Broker {
         let admin_consent_url = url.ok_or_else(|| {
             Refusal::invalid("app", "this app's authority has no page for an administrator's consent")
         })?;
-        let id = random_token(self.deps.random.as_ref());
+        let id = self.new_session_id();
         let ttl = self.settings().connect_session_ttl;
         let kept = ttl + READABLE_AFTER_END;
-        self.deps.repository.put_pending(Kind::AdminConsentSession, &id, &session, now, kept).await?;
+        let (kind, filed) = (Kind::AdminConsentSession, FiledUnder::session(&id));
+        self.deps.repository.put_pending(kind, &filed, &session, now, kept).await?;
         let record =
             AuthorizeState { app: app.clone(), purpose: Purpose::AdminConsent { session: id.clone() } };
-        let hash = sha256_hex(state.as_bytes());
+        let hash = FiledUnder::hash(&SecretHash::of(&state));
         self.deps.repository.put_pending(Kind::State, &hash, &record, now, ttl).await?;
-        Ok(StartedConsent {
-            id: SessionId::parse(&id).expect("our own ids are of that alphabet"),
-            admin_consent_url,
-            expires_at,
-        })
+        Ok(StartedConsent { id, admin_consent_url, expires_at })
     }
 
     /// A link for an administrator that no session waits for, for an error page to show.
@@ -126,8 +122,8 @@ impl Broker {
         caller: &CallerPolicy,
         id: &SessionId,
     ) -> Result<ConsentState, Refusal> {
-        let taken: Option<Taken<ConsentSession>> =
-            self.deps.repository.pending(Kind::AdminConsentSession, id.as_str()).await?;
+        let (kind, filed) = (Kind::AdminConsentSession, FiledUnder::session(id));
+        let taken: Option<Taken<ConsentSession>> = self.deps.repository.pending(kind, &filed).await?;
         let Some(taken) = taken.filter(|taken| taken.value.created_by == caller.caller.as_str()) else {
             return Err(Refusal::SessionNotFound);
         };
@@ -140,9 +136,8 @@ impl Broker {
                 };
                 let mut after = taken.value.clone();
                 after.state = ConsentState::Consented { tenant: shown };
-                let kind = Kind::AdminConsentSession;
                 let ttl = READABLE_AFTER_END;
-                self.deps.repository.swap_pending(kind, id.as_str(), Some(&taken), &after, now, ttl).await?;
+                self.deps.repository.swap_pending(kind, &filed, Some(&taken), &after, now, ttl).await?;
                 Ok(after.state)
             }
             state => Ok(state.clone()),
@@ -153,11 +148,11 @@ impl Broker {
     pub(super) async fn finish_admin_consent(
         self: &Arc<Self>,
         app: &AppName,
-        session: &str,
+        session: &SessionId,
         outcome: CallbackOutcome,
     ) -> Finished {
         let repository = &self.deps.repository;
-        let kind = Kind::AdminConsentSession;
+        let (kind, filed) = (Kind::AdminConsentSession, FiledUnder::session(session));
         let now = self.deps.clock.now();
         let state = match outcome {
             CallbackOutcome::AdminConsent { tenant } => ConsentState::Reported { tenant, at: now },
@@ -172,7 +167,7 @@ impl Broker {
         };
         let mut tries = 0;
         let (after, repeated) = loop {
-            let taken = match repository.pending::<ConsentSession>(kind, session).await {
+            let taken = match repository.pending::<ConsentSession>(kind, &filed).await {
                 Ok(Some(taken)) => taken,
                 Ok(None) => return Finished::Refused(CallbackProblem::UnknownState),
                 Err(_) => return Finished::Refused(CallbackProblem::Unavailable),
@@ -183,7 +178,7 @@ impl Broker {
             let mut after = taken.value.clone();
             after.state = state.clone();
             let ttl = after.expires_at.since(now) + READABLE_AFTER_END;
-            match repository.swap_pending(kind, session, Some(&taken), &after, now, ttl).await {
+            match repository.swap_pending(kind, &filed, Some(&taken), &after, now, ttl).await {
                 Ok(true) => break (after, false),
                 Ok(false) if tries < SWAP_TRIES => tries += 1,
                 Ok(false) | Err(_) => return Finished::Refused(CallbackProblem::Unavailable),
@@ -203,7 +198,7 @@ impl Broker {
             let error = refused.as_ref().map(|failure| format!("&error={}", failure.reason.as_str()));
             format!("{url}{joint}session={session}{}", error.unwrap_or_default())
         });
-        Finished::AdminConsent { return_to, app: after.app, session: session.to_owned(), refused, repeated }
+        Finished::AdminConsent { return_to, app: after.app, session: session.clone(), refused, repeated }
     }
 
     /// Has a tenant's blocked connections tried now instead of at their time, a few at a time: the link may be in

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::connect::{SWAP_TRIES, same, unavailable};
+use super::connect::{SWAP_TRIES, unavailable};
 use super::session::ConnectSession;
 use super::{Broker, FailureReason, Refusal, SessionState};
 use crate::domain::account::{Account, AccountId};
@@ -15,8 +15,7 @@ use crate::domain::grant::Grant;
 use crate::domain::id::{ConnectionKey, SessionId};
 use crate::domain::secret::ConfirmationCode;
 use crate::policy::CallerPolicy;
-use crate::refresh::sha256_hex;
-use crate::repository::{Kind, Redeemed, RepositoryError, Taken};
+use crate::repository::{FiledUnder, Kind, Redeemed, RepositoryError, SecretHash, Taken};
 use crate::store::Committed;
 
 /// Wrong confirmations that end a session.
@@ -60,7 +59,7 @@ impl Broker {
                     (account, code_hash, wrong_codes, until)
                 }
                 SessionState::Connected { account, code_hash } => {
-                    return if already_confirmed(&confirmation, &account, code_hash.as_deref()) {
+                    return if already_confirmed(&confirmation, &account, code_hash.as_ref()) {
                         Ok((key, account))
                     } else {
                         Err(rejected("the session was confirmed before, with something else"))
@@ -72,7 +71,7 @@ impl Broker {
                 }
             };
             let fits = match &confirmation {
-                Confirmation::Code(code) => same(&sha256_hex(code.expose().as_bytes()), &code_hash),
+                Confirmation::Code(code) => code_hash.is_of(code.expose()),
                 Confirmation::Account(_) if session.return_url.is_some() => {
                     return Err(rejected(
                         "this session has a return_url: confirm it with the code that the browser brought there",
@@ -91,7 +90,7 @@ impl Broker {
                     let code_hash = code_hash.clone();
                     SessionState::AwaitingConfirmation { account, code_hash, wrong_codes, until }
                 };
-                if !self.swap_session(id.as_str(), &taken, &after).await.map_err(unavailable)? {
+                if !self.swap_session(id, &taken, &after).await.map_err(unavailable)? {
                     continue;
                 }
                 if over {
@@ -146,12 +145,12 @@ impl Broker {
         for _ in 0..SWAP_TRIES {
             let mut after = taken.value.clone();
             after.state = connected.clone();
-            match self.swap_session(id.as_str(), &taken, &after).await {
+            match self.swap_session(id, &taken, &after).await {
                 Ok(true) => return true,
                 Ok(false) => {}
                 Err(_) => break,
             }
-            match self.session(id.as_str()).await {
+            match self.session(id).await {
                 Ok(now) if matches!(now.value.state, SessionState::AwaitingConfirmation { .. }) => {
                     taken = now
                 }
@@ -168,17 +167,17 @@ impl Broker {
     /// known not to have been.)
     async fn note_attempt(
         &self,
-        code_hash: &str,
+        code_hash: &SecretHash,
         replaced: &Replaced,
         is_first: bool,
     ) -> Result<bool, RepositoryError> {
         let repository = &self.deps.repository;
-        if is_first && let Some(earlier) = repository.pending::<Replaced>(Kind::Confirming, code_hash).await?
-        {
+        let filed = FiledUnder::hash(code_hash);
+        if is_first && let Some(earlier) = repository.pending::<Replaced>(Kind::Confirming, &filed).await? {
             return Ok(earlier.value == *replaced);
         }
         let (now, ttl) = (self.deps.clock.now(), self.settings().confirmation_ttl);
-        repository.put_pending(Kind::Confirming, code_hash, replaced, now, ttl).await?;
+        repository.put_pending(Kind::Confirming, &filed, replaced, now, ttl).await?;
         Ok(true)
     }
 
@@ -189,7 +188,7 @@ impl Broker {
         &self,
         session: &ConnectSession,
         redeemed: Redeemed,
-        confirmed_with: Option<&str>,
+        confirmed_with: Option<&SecretHash>,
     ) -> Result<(), FailureReason> {
         let key = session.key();
         let repository = &self.deps.repository;
@@ -266,11 +265,9 @@ struct Replaced {
     sign_in: Option<SignIn>,
 }
 
-fn already_confirmed(confirmation: &Confirmation, account: &Account, code_hash: Option<&str>) -> bool {
+fn already_confirmed(confirmation: &Confirmation, account: &Account, code_hash: Option<&SecretHash>) -> bool {
     match confirmation {
-        Confirmation::Code(code) => {
-            code_hash.is_some_and(|hash| same(&sha256_hex(code.expose().as_bytes()), hash))
-        }
+        Confirmation::Code(code) => code_hash.is_some_and(|hash| hash.is_of(code.expose())),
         Confirmation::Account(named) => *named == account.id(),
     }
 }

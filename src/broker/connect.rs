@@ -16,7 +16,7 @@ use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::time::Timestamp;
 use crate::policy::{CallerPolicy, ConnectPermit};
 use crate::refresh::sha256_hex;
-use crate::repository::{Kind, Taken};
+use crate::repository::{FiledUnder, Kind, Taken};
 
 /// A session's end can be read for this long.
 pub(super) const READABLE_AFTER_END: Duration = Duration::from_secs(3600);
@@ -113,7 +113,7 @@ impl Broker {
         let given = self.invitations().get(&whose).cloned();
         if let Some(given) = given
             && given.expires_at.since(self.deps.clock.now()) > self.settings().connect_session_ttl / 2
-            && let Ok(session) = self.session(given.id.as_str()).await
+            && let Ok(session) = self.session(&given.id).await
             && session.value.state == SessionState::Pending
             && session.value.browser.is_none()
             && session.value.seen == self.existing_account(key).await?.map(|account| account.id())
@@ -168,7 +168,7 @@ impl Broker {
         };
         let now = self.deps.clock.now();
         let expires_at = now.plus(self.settings().connect_session_ttl);
-        let id = random_token(self.deps.random.as_ref());
+        let id = self.new_session_id();
         let session = ConnectSession {
             app: key.app.clone(),
             connection: key.connection.clone(),
@@ -190,10 +190,13 @@ impl Broker {
             state: SessionState::Pending,
         };
         let ttl = self.settings().connect_session_ttl + READABLE_AFTER_END;
-        self.deps.repository.put_pending(Kind::ConnectSession, &id, &session, now, ttl).await?;
+        self.deps
+            .repository
+            .put_pending(Kind::ConnectSession, &FiledUnder::session(&id), &session, now, ttl)
+            .await?;
         Ok(StartedSession {
             connect_url: format!("{}/connect/{id}", self.settings().base_url),
-            id: SessionId::parse(&id).expect("our own ids are of that alphabet"),
+            id,
             expires_at,
             remark,
         })
@@ -259,7 +262,7 @@ impl Broker {
         id: &SessionId,
         binding: Option<&str>,
     ) -> Result<SessionView, CannotBegin> {
-        let session = self.session(id.as_str()).await?.value;
+        let session = self.session(id).await?.value;
         let is_its_browser = match (binding, &session.browser) {
             (Some(binding), Some(bound)) => same(&sha256_hex(binding.as_bytes()), bound),
             _ => false,
@@ -285,6 +288,11 @@ impl Broker {
         }
     }
 
+    /// A new id: a link's secret.
+    pub(super) fn new_session_id(&self) -> SessionId {
+        SessionId::parse(&random_token(self.deps.random.as_ref())).expect("our own ids are of that alphabet")
+    }
+
     async fn existing_account(&self, key: &ConnectionKey) -> Result<Option<Account>, Refusal> {
         match self.deps.engine.inspect(key).await {
             Ok(held) => Ok(Some(held.connection.profile.account.clone())),
@@ -295,8 +303,8 @@ impl Broker {
         }
     }
 
-    pub(super) async fn session(&self, id: &str) -> Result<Taken<ConnectSession>, CannotBegin> {
-        match self.deps.repository.pending(Kind::ConnectSession, id).await {
+    pub(super) async fn session(&self, id: &SessionId) -> Result<Taken<ConnectSession>, CannotBegin> {
+        match self.deps.repository.pending(Kind::ConnectSession, &FiledUnder::session(id)).await {
             Ok(Some(taken)) => Ok(taken),
             Ok(None) => Err(CannotBegin::Gone),
             Err(error) => Err(CannotBegin::Unavailable(error.into())),
@@ -309,7 +317,7 @@ impl Broker {
         caller: &CallerPolicy,
         id: &SessionId,
     ) -> Result<Taken<ConnectSession>, Refusal> {
-        match self.session(id.as_str()).await {
+        match self.session(id).await {
             Ok(taken) if taken.value.created_by == caller.caller.as_str() => Ok(taken),
             Ok(_) | Err(CannotBegin::Gone) => Err(Refusal::SessionNotFound),
             Err(other) => Err(unavailable(other)),
@@ -318,7 +326,7 @@ impl Broker {
 
     pub(super) async fn swap_session(
         &self,
-        id: &str,
+        id: &SessionId,
         read: &Taken<ConnectSession>,
         after: &ConnectSession,
     ) -> Result<bool, CannotBegin> {
@@ -331,7 +339,7 @@ impl Broker {
         let ttl = ends.since(now) + READABLE_AFTER_END;
         self.deps
             .repository
-            .swap_pending(Kind::ConnectSession, id, Some(read), after, now, ttl)
+            .swap_pending(Kind::ConnectSession, &FiledUnder::session(id), Some(read), after, now, ttl)
             .await
             .map_err(|error| CannotBegin::Unavailable(error.into()))
     }

@@ -17,14 +17,12 @@ use crate::domain::id::AppName;
 use crate::domain::random::random_bytes;
 use crate::domain::time::Timestamp;
 use crate::keyring::{KeyId, Keyring};
-use crate::repository::{Kind, RepositoryError, Taken};
+use crate::repository::{FiledUnder, Kind, RepositoryError, Taken};
 
 /// How often a replica reports.
 pub const REPORT_EVERY: Duration = Duration::from_secs(10);
 /// One that has not reported for so long is gone.
 const LIVE: Duration = Duration::from_secs(60);
-/// The one record that lists the reports.
-const LIST: &str = "all";
 /// For so long the list stays when nobody reports any more.
 const KEPT: Duration = Duration::from_secs(3600);
 /// More replicas than anybody runs: what is beyond is a mistake, and not to fill the store.
@@ -215,7 +213,7 @@ impl Broker {
     }
 
     async fn read_list(&self) -> Result<Option<Taken<Vec<Value>>>, RepositoryError> {
-        self.deps.repository.pending(Kind::Replicas, LIST).await
+        self.deps.repository.pending(Kind::Replicas, &FiledUnder::only()).await
     }
 
     /// Replaces the list by what `change` makes of it, without this process' own report and without those who are gone.
@@ -228,7 +226,7 @@ impl Broker {
             change(list);
             Ok(())
         };
-        match repository.change_pending(Kind::Replicas, LIST, now, KEPT, replace).await {
+        match repository.change_pending(Kind::Replicas, &FiledUnder::only(), now, KEPT, replace).await {
             Ok(Some(_)) => Ok(()),
             Ok(None) => {
                 tracing::debug!("other replicas kept changing the list of replicas");
@@ -240,7 +238,7 @@ impl Broker {
                 tracing::error!(%error, "what other replicas report cannot be read; they may seal with a key that this one lacks");
                 let mut list = Vec::new();
                 change(&mut list);
-                repository.put_pending(Kind::Replicas, LIST, &list, now, KEPT).await
+                repository.put_pending(Kind::Replicas, &FiledUnder::only(), &list, now, KEPT).await
             }
             Err(error) => Err(error),
         }

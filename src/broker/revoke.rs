@@ -9,11 +9,9 @@ use super::{Broker, Refusal};
 use crate::domain::connection::Profile;
 use crate::domain::id::ConnectionKey;
 use crate::domain::revocation::{self, Revocation};
-use crate::repository::{Kind, RepositoryError, Taken};
+use crate::repository::{FiledUnder, Kind, RepositoryError, Taken};
 use crate::store::Deleted;
 
-/// The one record that lists revocations.
-const LIST: &str = "all";
 /// For ever, as a store counts.
 const KEPT: Duration = Duration::from_secs(100 * 365 * 86_400);
 
@@ -29,13 +27,19 @@ impl Broker {
         let repository = &self.deps.repository;
         let now = self.deps.clock.now();
         let written = repository
-            .change_pending(Kind::Revocations, LIST, now, KEPT, |list: &mut Vec<Revocation>| {
-                if !list.contains(&revocation) {
-                    list.push(revocation.clone());
-                }
-                revocation::keep_newest(list);
-                Ok::<(), RepositoryError>(())
-            })
+            .change_pending(
+                Kind::Revocations,
+                &FiledUnder::only(),
+                now,
+                KEPT,
+                |list: &mut Vec<Revocation>| {
+                    if !list.contains(&revocation) {
+                        list.push(revocation.clone());
+                    }
+                    revocation::keep_newest(list);
+                    Ok::<(), RepositoryError>(())
+                },
+            )
             .await?;
         if let Some(list) = written {
             self.deps.engine.learn_revocations(list);
@@ -48,7 +52,7 @@ impl Broker {
     /// Takes up what was revoked elsewhere. For a timer of a second; an error leaves what is known in force.
     pub async fn follow_revocations(&self) -> Result<(), RepositoryError> {
         let list: Option<Taken<Vec<Revocation>>> =
-            self.deps.repository.pending(Kind::Revocations, LIST).await?;
+            self.deps.repository.pending(Kind::Revocations, &FiledUnder::only()).await?;
         let read = list.as_ref().map(|list| list.value.clone()).unwrap_or_default();
         // What this process knows to be revoked stays so: a failover may have lost one.
         let mut all = read.clone();
@@ -59,7 +63,9 @@ impl Broker {
             let now = self.deps.clock.now();
             let repository = &self.deps.repository;
             // (Where others change it at this very moment: the next time.)
-            repository.swap_pending(Kind::Revocations, LIST, list.as_ref(), &all, now, KEPT).await?;
+            repository
+                .swap_pending(Kind::Revocations, &FiledUnder::only(), list.as_ref(), &all, now, KEPT)
+                .await?;
         }
         self.deps.engine.learn_revocations(all);
         Ok(())

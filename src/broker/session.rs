@@ -4,9 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::authority::RedirectRefusal;
 use crate::domain::account::{Account, AccountId};
-use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::domain::id::{AppName, ConnectionKey, ConnectionName, SessionId};
 use crate::domain::time::Timestamp;
 use crate::domain::verdict::{AuthorityError, BlockReason, Disposition, ReauthReason};
+use crate::repository::SecretHash;
 
 /// Why a session failed: the words that go back to the product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,7 +143,7 @@ pub enum SessionState {
         /// Who signed in.
         account: Account,
         /// SHA-256 of the one-time code that the browser took back to the product.
-        code_hash: String,
+        code_hash: SecretHash,
         /// How many wrong codes came.
         wrong_codes: u8,
         /// Until when.
@@ -153,7 +154,7 @@ pub enum SessionState {
         /// Whose it is.
         account: Account,
         /// The code that confirmed it, so that a repeated confirmation gets the same answer.
-        code_hash: Option<String>,
+        code_hash: Option<SecretHash>,
     },
     /// It came to nothing.
     Failed(SessionFailure),
@@ -238,14 +239,14 @@ pub(super) enum Purpose {
     /// A sign-in whose callback came: its browser may repeat it, and nothing more is done.
     Answered(Answered),
     AdminConsent {
-        session: String,
+        session: SessionId,
     },
 }
 
 /// What is kept of a callback, so that its browser may repeat it (reload, Back) and ends where it ended before.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Answered {
-    pub(super) session: String,
+    pub(super) session: SessionId,
     pub(super) browser: String,
     /// SHA-256 of the authorization code that came. Who knows the `state` and has the cookie, but not this code, was not
     /// there when the user came back, and is not given the confirmation code.
@@ -257,7 +258,7 @@ pub(super) struct Answered {
 /// What the callback of a sign-in is checked against.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct ConnectState {
-    pub(super) session: String,
+    pub(super) session: SessionId,
     pub(super) browser: String,
     pub(super) verifier: String,
     pub(super) nonce: String,

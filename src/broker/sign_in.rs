@@ -16,7 +16,7 @@ use crate::domain::random::{random_bytes, random_token};
 use crate::domain::scope::ScopeSet;
 use crate::domain::secret::{AuthorizationCode, CodeVerifier, ConfirmationCode};
 use crate::refresh::{held_token, sha256_hex, warn_of_remarks};
-use crate::repository::{Kind, Redeemed, Taken};
+use crate::repository::{FiledUnder, Kind, Redeemed, SecretHash, Taken};
 use crate::store::Floor;
 
 /// Characters of a browser's binding: 256 bits, base64url.
@@ -98,7 +98,7 @@ pub enum Finished {
         /// The app.
         app: AppName,
         /// The session.
-        session: String,
+        session: SessionId,
         /// Why the administrator did not approve; none when it was approved, as far as the redirect says.
         refused: Option<SessionFailure>,
         /// Whether the callback only repeated one that had ended before.
@@ -125,7 +125,7 @@ pub enum CallbackProblem {
 #[derive(Debug, Clone)]
 pub struct FinishedSession {
     /// Its id.
-    pub id: String,
+    pub id: SessionId,
     /// What it was for.
     pub key: ConnectionKey,
     /// The caller that started it.
@@ -154,7 +154,7 @@ impl Broker {
         let fresh = random_token(self.deps.random.as_ref());
         let hash = sha256_hex(well_formed.unwrap_or(&fresh).as_bytes());
         for _ in 0..SWAP_TRIES {
-            let taken = self.session(id.as_str()).await?;
+            let taken = self.session(id).await?;
             let state = taken.value.state_at(now);
             if state != SessionState::Pending {
                 return Err(CannotBegin::Over(state));
@@ -164,8 +164,8 @@ impl Broker {
             }
             let mut session = taken.value.clone();
             session.browser = Some(hash.clone());
-            let url = self.authorize(id.as_str(), &session).await.map_err(CannotBegin::Unavailable)?;
-            if taken.value.browser.is_some() || self.swap_session(id.as_str(), &taken, &session).await? {
+            let url = self.authorize(id, &session).await.map_err(CannotBegin::Unavailable)?;
+            if taken.value.browser.is_some() || self.swap_session(id, &taken, &session).await? {
                 return Ok(Begun { url, binding: well_formed.is_none().then_some(fresh) });
             }
         }
@@ -177,7 +177,7 @@ impl Broker {
         random_token(self.deps.random.as_ref())
     }
 
-    async fn authorize(&self, id: &str, session: &ConnectSession) -> Result<String, Refusal> {
+    async fn authorize(&self, id: &SessionId, session: &ConnectSession) -> Result<String, Refusal> {
         let app = self.app(&session.app)?;
         let random = self.deps.random.as_ref();
         let state = random_token(random);
@@ -205,7 +205,7 @@ impl Broker {
         let record = AuthorizeState {
             app: session.app.clone(),
             purpose: Purpose::Connect(ConnectState {
-                session: id.to_owned(),
+                session: id.clone(),
                 browser: session.browser.clone().unwrap_or_default(),
                 verifier: request.verifier.expose().to_owned(),
                 nonce: request.nonce,
@@ -215,7 +215,7 @@ impl Broker {
             }),
         };
         let now = self.deps.clock.now();
-        let hash = sha256_hex(state.as_bytes());
+        let hash = FiledUnder::hash(&SecretHash::of(&state));
         self.deps.repository.put_pending(Kind::State, &hash, &record, now, self.settings().state_ttl).await?;
         Ok(authorize.url)
     }
@@ -225,7 +225,7 @@ impl Broker {
     /// From there on the work goes on whether the browser waits or not: a code that was sent, and a grant that came back,
     /// are not lost with a closed tab.
     pub async fn finish(self: &Arc<Self>, callback: Callback<'_>) -> Finished {
-        let hash = sha256_hex(callback.state.as_bytes());
+        let hash = FiledUnder::hash(&SecretHash::of(&callback.state));
         let repository = &self.deps.repository;
         let record = match repository.pending::<AuthorizeState>(Kind::State, &hash).await {
             Ok(Some(record)) => record,
@@ -238,8 +238,9 @@ impl Broker {
         if record.value.app != *callback.app {
             return Finished::Refused(CallbackProblem::MixedUp);
         }
-        let is_bound = |session: &str, browser: &str| {
-            (callback.binding)(session).is_some_and(|binding| same(&sha256_hex(binding.as_bytes()), browser))
+        let is_bound = |session: &SessionId, browser: &str| {
+            (callback.binding)(session.as_str())
+                .is_some_and(|binding| same(&sha256_hex(binding.as_bytes()), browser))
         };
         let broker = Arc::clone(self);
         let outcome = callback.outcome;
@@ -278,7 +279,7 @@ impl Broker {
 
     async fn finish_connect(
         &self,
-        hash: &str,
+        hash: &FiledUnder,
         record: Taken<AuthorizeState>,
         outcome: CallbackOutcome,
     ) -> Finished {
@@ -329,7 +330,7 @@ impl Broker {
     /// who waited may have been told that it expired, and that is final.
     async fn answer_once(
         &self,
-        hash: &str,
+        hash: &FiledUnder,
         mut record: Taken<AuthorizeState>,
         outcome: &CallbackOutcome,
     ) -> Result<(ConnectState, ConfirmationCode), Finished> {
@@ -412,7 +413,7 @@ impl Broker {
         };
         let code = match &state {
             SessionState::AwaitingConfirmation { code_hash, .. }
-                if is_same && same(&sha256_hex(answered.confirmation_code.as_bytes()), code_hash) =>
+                if is_same && code_hash.is_of(&answered.confirmation_code) =>
             {
                 Some(ConfirmationCode::new(answered.confirmation_code.clone()))
             }
@@ -425,7 +426,7 @@ impl Broker {
     async fn finished(
         &self,
         session: ConnectSession,
-        id: String,
+        id: SessionId,
         state: SessionState,
         code: Option<&ConfirmationCode>,
         repeated: bool,
@@ -436,7 +437,7 @@ impl Broker {
             _ => None,
         };
         let gone_since = repeated && self.is_gone(&session.key(), &state).await;
-        let way_back = return_to(session.return_url.as_deref(), &id, &state, code);
+        let way_back = return_to(session.return_url.as_deref(), id.as_str(), &state, code);
         // What came after the callback's own end is for a page to say: the product knows it already.
         let ended_there = match &state {
             SessionState::AwaitingConfirmation { .. } => code.is_some(),
@@ -490,7 +491,7 @@ impl Broker {
             .await
             .map_err(|failure| {
                 tracing::warn!(
-                    app = %session.app, connection = %session.connection, session = state.session, %failure,
+                    app = %session.app, connection = %session.connection, session = %state.session, %failure,
                     error = failure.answer.error, error_codes = ?failure.answer.error_codes,
                     trace_id = failure.answer.trace_id, correlation_id = failure.answer.correlation_id,
                     "a code could not be redeemed"
@@ -535,7 +536,7 @@ impl Broker {
         }
         let now = self.deps.clock.now();
         let ttl = self.settings().confirmation_ttl;
-        let code_hash = sha256_hex(code.expose().as_bytes());
+        let code_hash = SecretHash::of(code.expose());
         // By the code and not by the session: of two sign-ins each keeps its own.
         if let Err(error) = self.deps.repository.put_redeemed(&code_hash, &redeemed, now, ttl).await {
             tracing::error!(%error, "a grant that waits for its confirmation could not be kept");
@@ -547,7 +548,7 @@ impl Broker {
     }
 
     /// Moves a pending session to its outcome; when it has moved on meanwhile, says to where.
-    async fn conclude(&self, id: &str, outcome: SessionState) -> SessionState {
+    async fn conclude(&self, id: &SessionId, outcome: SessionState) -> SessionState {
         for _ in 0..SWAP_TRIES {
             let Ok(taken) = self.session(id).await else { break };
             if taken.value.state != SessionState::Pending {

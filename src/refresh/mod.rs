@@ -32,7 +32,9 @@ mod unclear;
 
 pub use engine::{Deps, Engine, EngineApp, Refused, Served, Settings};
 pub use plan::{Claims, Want};
-pub(crate) use renew::{held_token, sha256_hex, warn_of_remarks};
+pub(crate) use renew::{held_token, warn_of_remarks};
+
+pub(crate) use crate::repository::sha256_hex;
 pub use slots::{Failure, Held};
 pub use sweep::Swept;
 

@@ -23,7 +23,7 @@ use crate::domain::secret::{AccessToken, RefreshToken};
 use crate::domain::time::Timestamp;
 use crate::domain::token::{Freshness, HeldToken};
 use crate::domain::verdict::{AuthorityError, AuthorityFailure, Disposition, GrantFate, ReauthReason};
-use crate::repository::{Connection, Kind, Loaded, RepositoryError, Unstored};
+use crate::repository::{Connection, FiledUnder, Kind, Loaded, RepositoryError, Unstored, sha256_hex};
 use crate::store::{Committed, LeaseNonce, Revision, StoreError, StoredConnection, Writer};
 
 /// Tokens kept for one connection: one per resource, and nobody uses more resources than this.
@@ -323,7 +323,7 @@ async fn permit(inner: &Inner, key: &ConnectionKey, tenant: Option<&str>) -> Opt
 
 /// Whether another replica was asked to leave the tenant alone.
 async fn hear_of_holds(inner: &Inner, key: &ConnectionKey, tenant: Option<&str>) {
-    let id = hold_id(&key.app, tenant);
+    let id = FiledUnder::tenant(&key.app, tenant);
     let Ok(Some(hold)) = inner.deps.repository.pending::<Hold>(Kind::Hold, &id).await else { return };
     // Whose clock is wrong may hold the others for as long as it was asked to wait, and no longer.
     let asked = hold.value.asked_millis.map_or(backoff::LONGEST_ASKED, Duration::from_millis);
@@ -345,7 +345,7 @@ async fn tell_of_hold(inner: &Inner, key: &ConnectionKey, tenant: Option<&str>, 
     let now = inner.deps.clock.now();
     let asked_millis = u64::try_from(asked.as_millis()).ok();
     let hold = Hold { until: now.plus(asked), asked_millis };
-    let id = hold_id(&key.app, tenant);
+    let id = FiledUnder::tenant(&key.app, tenant);
     if let Err(error) = inner.deps.repository.put_pending(Kind::Hold, &id, &hold, now, asked).await {
         tracing::warn!(%error, "other replicas are not told that the authority throttles");
     }
@@ -358,10 +358,6 @@ struct Hold {
     /// For how long: two clocks may differ.
     #[serde(default)]
     asked_millis: Option<u64>,
-}
-
-fn hold_id(app: &AppName, tenant: Option<&str>) -> String {
-    format!("{app}:{}", tenant.unwrap_or_default())
 }
 
 fn noted_authority(inner: &Inner, slot: &Slot, want: &Want, failure: AuthorityFailure) -> Arc<Failure> {
@@ -522,7 +518,7 @@ async fn learn_idle_limit(inner: &Inner, app: &AppName, tenant: &str) {
     if inner.idle_limits.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&one) {
         return;
     }
-    let id = hold_id(app, Some(tenant));
+    let id = FiledUnder::tenant(app, Some(tenant));
     let Ok(found) = inner.deps.repository.pending::<IdleLimit>(Kind::IdleLimit, &id).await else { return };
     let mut limits = inner.idle_limits.lock().unwrap_or_else(PoisonError::into_inner);
     if limits.len() >= MOST_LIMITS {
@@ -549,7 +545,7 @@ async fn note_idle_limit(inner: &Inner, app: &AppName, profile: &Profile) {
         }
         *known = Some(lasted);
     }
-    let id = hold_id(app, Some(&tenant));
+    let id = FiledUnder::tenant(app, Some(&tenant));
     let limit = IdleLimit { seconds: lasted.as_secs() };
     let kept = inner.deps.repository.put_pending(Kind::IdleLimit, &id, &limit, now, LIMIT_KEPT).await;
     if let Err(error) = kept {
@@ -1010,16 +1006,6 @@ pub(crate) fn held_token(
 /// Lower-case hex SHA-256.
 fn digest(token: &AccessToken) -> String {
     sha256_hex(token.expose().as_bytes())
-}
-
-/// Lower-case hex SHA-256 of some bytes.
-pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    digest.as_ref().iter().fold(String::with_capacity(64), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 /// The granted scopes after an answer. At Entra an answer speaks of one resource and says all that is consented for

@@ -2,12 +2,13 @@
 //! room that knows both the keyring and the store, and neither knows of the other.
 //!
 //! Invariants:
-//! 1. Nothing enters the store unsealed.
+//! 1. Nothing enters the store unsealed, and nothing that lets its bearer in stands in a name.
 //! 2. Each field is sealed for its app, connection, field and generation, all fields of a record by one key; a record whose
 //!    fields do not open together is refused whole.
 //! 3. A grant is opened only by those who are about to use it: looking at a connection, or serving a token that is
 //!    held, never has a refresh token in memory.
 
+mod filing;
 mod journal;
 mod pending;
 mod rewrap;
@@ -15,6 +16,8 @@ mod wire;
 
 use std::sync::Arc;
 
+pub(crate) use filing::sha256_hex;
+pub use filing::{FiledUnder, SecretHash};
 pub use journal::Unstored;
 pub use pending::{Kind, PendingError, Taken};
 pub use rewrap::{ByKey, Rewrapped, SealedBy, count_keys, keys_of};

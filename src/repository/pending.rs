@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
-use super::{Redeemed, Repository, RepositoryError, wire};
+use super::{FiledUnder, Redeemed, Repository, RepositoryError, SecretHash, wire};
 use crate::domain::time::Timestamp;
 use crate::keyring::seal::Place;
 
@@ -18,11 +18,11 @@ const CHANGE_TRIES: usize = 16;
 /// What a pending record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A connect session.
+    /// A connect session, by the hash of its id.
     ConnectSession,
     /// An authorize request under way, by the hash of its `state`.
     State,
-    /// An admin consent session.
+    /// An admin consent session, by the hash of its id.
     AdminConsentSession,
     /// A grant that waits for its connect session to be confirmed.
     Redeemed,
@@ -109,6 +109,8 @@ pub struct Taken<T> {
     /// The record.
     pub value: T,
     sealed: Vec<u8>,
+    /// Where it was found, and so where another is put in its place.
+    found_under: String,
 }
 
 /// As [`RepositoryError`]; a pending record that does not open counts as absent only to those who ask from outside.
@@ -119,33 +121,27 @@ impl Repository {
     pub async fn put_pending<T: Serialize>(
         &self,
         kind: Kind,
-        id: &str,
+        id: &FiledUnder,
         value: &T,
         now: Timestamp,
         ttl: Duration,
     ) -> Result<(), PendingError> {
-        let sealed = self.seal_pending(kind, id, value);
-        Ok(self.store.put_pending(&kind.store_id(id), &sealed, now.plus(ttl), ttl).await?)
+        let sealed = self.seal_pending(kind, &id.name, value);
+        Ok(self.store.put_pending(&kind.store_id(&id.name), &sealed, now.plus(ttl), ttl).await?)
     }
 
     /// Looks a pending record up.
     pub async fn pending<T: DeserializeOwned>(
         &self,
         kind: Kind,
-        id: &str,
+        id: &FiledUnder,
     ) -> Result<Option<Taken<T>>, PendingError> {
-        let sealed = self.store.pending(&kind.store_id(id)).await?;
-        self.open_pending(kind, id, sealed)
-    }
-
-    /// Takes a pending record away: of many who ask, one gets it.
-    pub async fn take_pending<T: DeserializeOwned>(
-        &self,
-        kind: Kind,
-        id: &str,
-    ) -> Result<Option<Taken<T>>, PendingError> {
-        let sealed = self.store.take_pending(&kind.store_id(id)).await?;
-        self.open_pending(kind, id, sealed)
+        for name in id.names() {
+            if let Some(sealed) = self.store.pending(&kind.store_id(name)).await? {
+                return self.open_pending(kind, name, sealed).map(Some);
+            }
+        }
+        Ok(None)
     }
 
     /// Replaces a pending record if it still is the one that was read; none is for one that was not there. False, and nothing changed,
@@ -153,15 +149,16 @@ impl Repository {
     pub async fn swap_pending<T: Serialize>(
         &self,
         kind: Kind,
-        id: &str,
+        id: &FiledUnder,
         read: Option<&Taken<T>>,
         value: &T,
         now: Timestamp,
         ttl: Duration,
     ) -> Result<bool, PendingError> {
-        let sealed = self.seal_pending(kind, id, value);
+        let name = read.map_or(&id.name, |read| &read.found_under);
+        let sealed = self.seal_pending(kind, name, value);
         let expected = read.map(|read| &read.sealed[..]);
-        Ok(self.store.swap_pending(&kind.store_id(id), expected, &sealed, now.plus(ttl), ttl).await?)
+        Ok(self.store.swap_pending(&kind.store_id(name), expected, &sealed, now.plus(ttl), ttl).await?)
     }
 
     /// Changes a record that others change too, and that may not be there yet: it is read, changed and replaced if it still is what
@@ -169,7 +166,7 @@ impl Repository {
     pub async fn change_pending<T: Serialize + DeserializeOwned + Default + Clone, E: From<PendingError>>(
         &self,
         kind: Kind,
-        id: &str,
+        id: &FiledUnder,
         now: Timestamp,
         ttl: Duration,
         change: impl Fn(&mut T) -> Result<(), E>,
@@ -188,30 +185,31 @@ impl Repository {
     /// Keeps a grant, sealed, until it is confirmed, under the hash of its one-time code.
     pub async fn put_redeemed(
         &self,
-        code_hash: &str,
+        code_hash: &SecretHash,
         redeemed: &Redeemed,
         now: Timestamp,
         ttl: Duration,
     ) -> Result<(), PendingError> {
-        let kind = Kind::Redeemed;
+        let (kind, id) = (Kind::Redeemed, FiledUnder::hash(code_hash));
         let bytes = wire::encode_redeemed(redeemed);
-        let sealed = self.keyring.seal(&kind.place(code_hash), &bytes, self.random.as_ref());
-        Ok(self.store.put_pending(&kind.store_id(code_hash), &sealed, now.plus(ttl), ttl).await?)
+        let sealed = self.keyring.seal(&kind.place(&id.name), &bytes, self.random.as_ref());
+        Ok(self.store.put_pending(&kind.store_id(&id.name), &sealed, now.plus(ttl), ttl).await?)
     }
 
     /// The grant that waits for its confirmation under this hash.
-    pub async fn redeemed(&self, code_hash: &str) -> Result<Option<Redeemed>, PendingError> {
-        let kind = Kind::Redeemed;
-        let Some(sealed) = self.store.pending(&kind.store_id(code_hash)).await? else { return Ok(None) };
-        let bytes = self.open_pending_bytes(kind, code_hash, &sealed)?;
+    pub async fn redeemed(&self, code_hash: &SecretHash) -> Result<Option<Redeemed>, PendingError> {
+        let (kind, id) = (Kind::Redeemed, FiledUnder::hash(code_hash));
+        let Some(sealed) = self.store.pending(&kind.store_id(&id.name)).await? else { return Ok(None) };
+        let bytes = self.open_pending_bytes(kind, &id.name, &sealed)?;
         wire::decode_redeemed(&bytes)
             .map(Some)
             .ok_or_else(|| RepositoryError::Format { owner: kind.schema().to_owned(), field: "pending" })
     }
 
     /// Destroys the grant that waited under this hash.
-    pub async fn discard_redeemed(&self, code_hash: &str) -> Result<(), PendingError> {
-        self.store.take_pending(&Kind::Redeemed.store_id(code_hash)).await?;
+    pub async fn discard_redeemed(&self, code_hash: &SecretHash) -> Result<(), PendingError> {
+        let id = FiledUnder::hash(code_hash);
+        self.store.take_pending(&Kind::Redeemed.store_id(&id.name)).await?;
         Ok(())
     }
 
@@ -250,13 +248,12 @@ impl Repository {
         &self,
         kind: Kind,
         id: &str,
-        sealed: Option<Vec<u8>>,
-    ) -> Result<Option<Taken<T>>, PendingError> {
-        let Some(sealed) = sealed else { return Ok(None) };
+        sealed: Vec<u8>,
+    ) -> Result<Taken<T>, PendingError> {
         let bytes = self.open_pending_bytes(kind, id, &sealed)?;
         let value = serde_json::from_slice(&bytes)
             .map_err(|_| RepositoryError::Format { owner: kind.schema().to_owned(), field: "pending" })?;
-        Ok(Some(Taken { value, sealed }))
+        Ok(Taken { value, sealed, found_under: id.to_owned() })
     }
 }
 

@@ -140,7 +140,7 @@ mod tests {
     use crate::domain::time::Timestamp;
     use crate::journal::files::FileJournal;
     use crate::keyring::Keyring;
-    use crate::repository::{Connection, Unstored};
+    use crate::repository::{Connection, FiledUnder, Unstored};
     use crate::store::embedded::{EmbeddedConfig, EmbeddedStore};
     use crate::store::suite::{CountingRandom, RealClock};
     use crate::store::{Committed, LeaseNonce, Revision, Store, Writer};
@@ -254,8 +254,9 @@ mod tests {
         let desk = Desk::new();
         let (old, both) = (desk.with(&["k1"]), desk.with(&["k1", "key2"]));
         let (now, ttl) = (RealClock::shared().now(), Duration::from_secs(60));
+        let id = FiledUnder::tenant(&desk.key.app, Some("b"));
         for kind in Kind::ALL {
-            old.put_pending(kind, "a:b", &7, now, ttl).await.expect("serves");
+            old.put_pending(kind, &id, &7, now, ttl).await.expect("serves");
         }
         let page = both.sealed_by(None).await.expect("serves");
         let page = both.sealed_by(page.next.as_deref()).await.expect("serves");
@@ -266,9 +267,9 @@ mod tests {
             assert_eq!(both.rewrap(&of).await.expect("opens"), expected, "{of:?}");
         }
         for kind in Kind::ALL {
-            let newest = desk.with(&["key2"]).pending::<u8>(kind, "a:b").await;
+            let newest = desk.with(&["key2"]).pending::<u8>(kind, &id).await;
             assert_eq!(newest.is_ok(), kind.lasts(), "{kind:?}");
-            assert!(both.pending::<u8>(kind, "a:b").await.expect("opens").is_some_and(|is| is.value == 7));
+            assert!(both.pending::<u8>(kind, &id).await.expect("opens").is_some_and(|is| is.value == 7));
         }
         let unknown = RecordOf::Pending("of a newer version:x".into());
         assert_eq!(both.rewrap(&unknown).await.expect("serves"), Rewrapped::NotNeeded);

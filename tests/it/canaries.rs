@@ -26,14 +26,14 @@ const PIECE: usize = 24;
 
 /// Secrets in every encoding they might leak in.
 #[derive(Default)]
-struct Searcher {
+pub(crate) struct Searcher {
     /// By their first bytes: the needles, and what each is.
     needles: HashMap<[u8; PREFIX], Vec<(Vec<u8>, String)>>,
     secrets: usize,
 }
 
 impl Searcher {
-    fn add(&mut self, name: &str, secret: &[u8]) {
+    pub(crate) fn add(&mut self, name: &str, secret: &[u8]) {
         assert!(secret.len() >= 16, "{name} is too short to be told from chance");
         self.secrets += 1;
         let last = secret.len().saturating_sub(PIECE);
@@ -65,7 +65,7 @@ impl Searcher {
         found
     }
 
-    fn must_be_absent(&self, place: &str, haystack: &[u8]) {
+    pub(crate) fn must_be_absent(&self, place: &str, haystack: &[u8]) {
         let found = self.find(haystack);
         assert!(found.is_empty(), "in {place} ({} bytes): {found:?}", haystack.len());
     }
