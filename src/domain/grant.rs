@@ -9,12 +9,14 @@ pub struct Grant {
     pub current: RefreshToken,
     /// The one before it. It is dropped when `current` has worked, which is when `current` itself is replaced.
     pub previous: Option<RefreshToken>,
+    /// Whether `current` came with an answer that was not believed, and has not worked since: it may be somebody else's.
+    pub is_doubtful: bool,
 }
 
 impl Grant {
     /// A grant as it comes from a code redemption.
     pub fn new(refresh_token: RefreshToken) -> Self {
-        Grant { current: refresh_token, previous: None }
+        Grant { current: refresh_token, previous: None, is_doubtful: false }
     }
 
     /// The grant after `used` worked at the authority and `answered` came back. An answer without a refresh token
@@ -22,8 +24,10 @@ impl Grant {
     #[must_use]
     pub fn renewed(&self, used: &RefreshToken, answered: Option<RefreshToken>) -> Self {
         match answered {
-            Some(next) if next != *used => Grant { current: next, previous: Some(used.clone()) },
-            _ => Grant { current: used.clone(), previous: None },
+            Some(next) if next != *used => {
+                Grant { current: next, previous: Some(used.clone()), is_doubtful: false }
+            }
+            _ => Grant { current: used.clone(), previous: None, is_doubtful: false },
         }
     }
 
@@ -32,7 +36,10 @@ impl Grant {
     #[must_use]
     pub fn replaced(&self, used: &RefreshToken, next: RefreshToken) -> Self {
         let believed = self.previous.as_ref().unwrap_or(used).clone();
-        Grant { previous: Some(believed).filter(|believed| *believed != next), current: next }
+        if believed == next {
+            return Grant::new(next);
+        }
+        Grant { current: next, previous: Some(believed), is_doubtful: true }
     }
 }
 
@@ -51,6 +58,7 @@ mod tests {
         assert!(second.current == token("2") && second.previous == Some(token("1")));
         let third = second.renewed(&second.current, Some(token("3")));
         assert!(third.current == token("3") && third.previous == Some(token("2")));
+        assert!(!first.is_doubtful && !second.is_doubtful && !third.is_doubtful);
     }
 
     #[test]
@@ -67,14 +75,15 @@ mod tests {
         // One that comes back.
         let back = second.replaced(&second.current, token("1"));
         assert!(back.current == token("1") && back.previous.is_none());
+        assert!(second.is_doubtful && third.is_doubtful && fourth.is_doubtful && !back.is_doubtful);
         // The first answer that is believed makes an end of it.
         let healed = third.renewed(&third.current, Some(token("5")));
-        assert!(healed.current == token("5") && healed.previous == Some(token("3")));
+        assert!(healed.current == token("5") && healed.previous == Some(token("3")) && !healed.is_doubtful);
     }
 
     #[test]
     fn an_answer_without_a_refresh_token_keeps_the_one_that_worked() {
-        let grant = Grant { current: token("2"), previous: Some(token("1")) };
+        let grant = Grant { current: token("2"), previous: Some(token("1")), is_doubtful: false };
         let kept = grant.renewed(&grant.current, None);
         assert!(kept.current == token("2") && kept.previous.is_none());
         let repaired = grant.renewed(&token("1"), Some(token("3")));

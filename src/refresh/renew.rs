@@ -849,12 +849,13 @@ async fn ask_authority(
     };
 
     let mut verdict = match call(&grant.current).await {
-        // A refresh token that leads to somebody else came with an answer that was not believed. The one before it is all that
-        // is left, spent or not.
-        Ok(Refreshed::Refused(refused))
-            if matches!(refused.fate, Fate::Anothers) && grant.previous.is_some() =>
-        {
-            let previous = grant.previous.as_ref().expect("just looked at");
+        // A refresh token that came with an answer that was not believed leads to somebody else: the one before it is all that
+        // is left, spent or not. One that came with an answer that was believed is the owner's whatever this answer says, and
+        // the one before it stays unused, for using it again may end the grant.
+        Ok(Refreshed::Refused(refused)) if matches!(refused.fate, Fate::Anothers) && grant.is_doubtful => {
+            let Some(previous) = &grant.previous else {
+                return Ok((grant.current.clone(), Refreshed::Refused(refused)));
+            };
             return call(previous).await.map(|answer| (previous.clone(), answer));
         }
         Ok(answer) => return Ok((grant.current.clone(), answer)),

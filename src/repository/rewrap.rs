@@ -188,7 +188,7 @@ mod tests {
             };
             let at = Timestamp::from_unix_seconds(5);
             let profile = Profile::connected(account, vec![], vec![], "sync".into(), at, None);
-            let grant = Grant { current: RefreshToken::new("r1"), previous: None };
+            let grant = Grant::new(RefreshToken::new("r1"));
             let made = repository.connect(&self.key, (None, 1), [7; 8], profile, &[], &grant).await;
             let (committed, revision) = made.expect("serves");
             assert_eq!(committed, Committed::Done);

@@ -37,6 +37,8 @@ struct GrantWire<'a> {
     current: Cow<'a, str>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     previous: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_doubtful: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -123,8 +125,11 @@ pub(super) fn encode_grant(grant: Option<&Grant>) -> Zeroizing<Vec<u8>> {
     let Some(grant) = grant else { return encode(&None::<()>, 8) };
     let previous = grant.previous.as_ref().map(RefreshToken::expose);
     let size = grant.current.expose().len() + previous.map_or(0, str::len) + 256;
-    let wire =
-        GrantWire { current: Cow::Borrowed(grant.current.expose()), previous: previous.map(Cow::Borrowed) };
+    let wire = GrantWire {
+        current: Cow::Borrowed(grant.current.expose()),
+        previous: previous.map(Cow::Borrowed),
+        is_doubtful: grant.is_doubtful,
+    };
     encode(&wire, size)
 }
 
@@ -134,6 +139,7 @@ pub(super) fn decode_grant(bytes: &[u8]) -> Option<Option<Grant>> {
     Some(wire.map(|wire| Grant {
         current: RefreshToken::new(wire.current),
         previous: wire.previous.map(RefreshToken::new),
+        is_doubtful: wire.is_doubtful,
     }))
 }
 
@@ -164,14 +170,18 @@ mod tests {
         assert_eq!(back[0].access_token.expose(), "eyJ0.AbC-_~+/==");
         assert_eq!(back[0].expires_at, Timestamp::from_unix_seconds(2));
 
-        let grant = Grant { current: RefreshToken::new("r2"), previous: Some(RefreshToken::new("r1")) };
-        let back = decode_grant(&encode_grant(Some(&grant))).expect("decodes").expect("a grant");
-        assert!(back.current == grant.current && back.previous == grant.previous);
+        for is_doubtful in [false, true] {
+            let previous = Some(RefreshToken::new("r1"));
+            let grant = Grant { current: RefreshToken::new("r2"), previous, is_doubtful };
+            let back = decode_grant(&encode_grant(Some(&grant))).expect("decodes").expect("a grant");
+            assert!(back.current == grant.current && back.previous == grant.previous);
+            assert_eq!(back.is_doubtful, is_doubtful);
+        }
     }
 
     #[test]
     fn a_secret_with_characters_that_json_escapes_survives() {
-        let grant = Grant { current: RefreshToken::new("quote\" slash\\ line\n ü"), previous: None };
+        let grant = Grant::new(RefreshToken::new("quote\" slash\\ line\n ü"));
         assert!(
             decode_grant(&encode_grant(Some(&grant)))
                 .flatten()

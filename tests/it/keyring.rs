@@ -662,7 +662,7 @@ fn fill(redis: &RedisServer, folder: &Path, count: usize) {
     let mut profile =
         Profile::connected(account, vec![], vec!["Mail.Read".into()], "mail-sync".into(), clock.now(), None);
     profile.sign_in = SignIn { number: 1, nonce: [3; 8] };
-    let grant = Grant { current: RefreshToken::new("a".repeat(900)), previous: None };
+    let grant = Grant::new(RefreshToken::new("a".repeat(900)));
     let mut pipe = Command::new("redis-cli")
         .args(["-p", &redis.port().to_string(), "--pipe"])
         .stdin(Stdio::piped())

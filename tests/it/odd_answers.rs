@@ -134,6 +134,27 @@ async fn a_refresh_token_that_a_refused_answer_brought_gives_way_to_the_one_befo
     assert_eq!(world.show("alice").await["status"], "active");
 }
 
+/// One answer that names somebody else is a fault of the authority's, not of the refresh token that was sent: that one came
+/// with an answer that was believed. The one before it is spent, and sending it again would end the grant.
+#[tokio::test]
+async fn an_answer_for_somebody_else_has_no_spent_refresh_token_sent() {
+    for mode in [Mode::Strict, Mode::Entra] {
+        let world = Plan::default().mode(mode).start().await;
+        world.connect("alice", ALICE).await;
+        let first = world.access_token("alice").await;
+        // Rotated once: there is one before the one that is kept.
+        let second = text(&report(&world, "alice", &first).await.json(), "access_token").to_owned();
+        world.entra.clear_ledger();
+        let other = claims(json!({ "oid": "00000000-0000-4000-8000-0000000000ff" }));
+        world.entra.faults().inject(FaultRule::new(Endpoint::Token, other).grant_type("refresh_token"));
+        let refused = report(&world, "alice", &second).await;
+        assert_eq!(refused.json()["code"], "authority_unavailable", "{}", refused.text());
+        world.entra.faults().clear();
+        assert_eq!(world.token_calls("refresh_token"), 1, "{mode:?}");
+        assert_eq!(world.show("alice").await["status"], "active");
+    }
+}
+
 /// A sign-in's answer is read as a refresh's is: what is odd in it is one warning, and the connection is made.
 #[tokio::test]
 async fn a_sign_in_names_what_was_odd_in_its_answer() {

@@ -315,6 +315,13 @@ fn an_older_generation_after_a_newer_one() {
     // The store lost something: explains it for a restarted process, not for one that remembers.
     evidence.faults = vec![fault(Effect::Store, None, 5_000, 6_000)];
     assert_eq!(broken(&evidence), ["generation_backwards"]);
+    // A primary that was replaced may have shown what no replica had yet.
+    evidence.setup.redis = "sentinel".to_owned();
+    assert_eq!(broken(&evidence), [""; 0]);
+    evidence.faults[0].effect = Effect::StoreLink;
+    assert_eq!(broken(&evidence), ["generation_backwards"]);
+    evidence.faults[0].effect = Effect::Store;
+    evidence.setup.redis = "standalone".to_owned();
     evidence.calls[5].life = 2;
     assert_eq!(broken(&evidence), [""; 0]);
     evidence.faults.clear();
