@@ -10,6 +10,7 @@ use crate::broker::rewrap::Progress;
 use crate::broker::sign_in::{CallbackProblem, Finished};
 use crate::broker::{Mender, SessionFailure, SessionState};
 use crate::domain::account::Account;
+use crate::domain::cause::Cause;
 use crate::domain::connection::Status;
 use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName, SessionId};
 use crate::domain::revocation::Revocation;
@@ -183,7 +184,9 @@ impl Events {
                     CallbackProblem::UnknownState => "unknown_state",
                     CallbackProblem::AnotherBrowser => "another_browser",
                     CallbackProblem::MixedUp => "mixed_up",
-                    CallbackProblem::Unavailable | CallbackProblem::UnderWay => "unavailable",
+                    CallbackProblem::Unavailable | CallbackProblem::UnderWay | CallbackProblem::Crowded => {
+                        "unavailable"
+                    }
                 };
                 tracing::warn!(request_id = %who.request_id, %app, reason, "a callback was refused");
                 let mut event = self.of(who, Action::ConnectFailed, "refused").0;
@@ -544,6 +547,10 @@ impl Observer for Counters {
 
     fn swept(&self, swept: Swept) {
         self.metrics.swept(swept.shards, swept.begun, swept.waiting > 0, self.clock.now());
+    }
+
+    fn budgeted(&self, cause: Cause, is_begun: bool) {
+        self.metrics.upstream_budget(cause, is_begun);
     }
 
     fn lease(&self, result: &'static str) {

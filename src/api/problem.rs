@@ -228,6 +228,14 @@ impl Problem {
                     .hint("wait, and keep tokens until they expire instead of asking for each use")
                     .retry_after(retry_after)
             }
+            Refusal::TooManyForced { retry_after } => Problem::new(
+                S::TOO_MANY_REQUESTS,
+                "rate_limited",
+                "Too many forced renewals",
+                "reports of rejected tokens and challenges force renewals of this connection, or of many, faster than they are made",
+            )
+            .hint("report a token once; without `rejected` and `claims` the token that is held is served")
+            .retry_after(retry_after),
             Refusal::SameTokenAgain { retry_after } => Problem::new(
                 S::SERVICE_UNAVAILABLE,
                 "authority_unavailable",

@@ -3,7 +3,6 @@
 //! connections be tried at once. Consent is believed when a user's token call in that tenant has shown the scopes.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::connect::SWAP_TRIES;
@@ -12,19 +11,16 @@ use super::sign_in::{CallbackOutcome, CallbackProblem, Finished};
 use super::{App, Broker, FailureReason, Refusal, SessionFailure};
 use crate::authority::AdminConsentRequest;
 use crate::domain::connection::Status;
-use crate::domain::id::{AppName, ConnectionKey, SessionId};
+use crate::domain::id::{AppName, SessionId};
 use crate::domain::random::random_token;
 use crate::domain::scope::ScopeSet;
 use crate::domain::time::Timestamp;
 use crate::policy::CallerPolicy;
 use crate::repository::{FiledUnder, Kind, SecretHash, Taken};
 
-/// Connections of a tenant that are tried, or looked at, for one report.
+/// Connections that are looked at for a proof.
 const MOST_CONNECTIONS: usize = 2000;
 const PAGE: usize = 100;
-/// Connections tried before a pause.
-const TRIED_AT_ONCE: usize = 10;
-const PAUSE_BETWEEN_TRIES: Duration = Duration::from_millis(200);
 /// A session's end can be read for this long.
 const READABLE_AFTER_END: Duration = Duration::from_secs(3600);
 
@@ -189,9 +185,7 @@ impl Broker {
             _ => None,
         };
         if !repeated && let ConsentState::Reported { tenant: Some(tenant), .. } = &after.state {
-            let (broker, app, tenant) = (Arc::clone(self), after.app.clone(), tenant.clone());
-            let again = async move { broker.try_blocked_of(&app, &tenant).await };
-            self.deps.tasks.spawn("try a tenant's blocked connections", Box::pin(again));
+            self.note_reported_consent(&after.app, tenant);
         }
         let return_to = after.return_url.as_ref().map(|url| {
             let joint = if url.contains('?') { '&' } else { '?' };
@@ -199,42 +193,6 @@ impl Broker {
             format!("{url}{joint}session={session}{}", error.unwrap_or_default())
         });
         Finished::AdminConsent { return_to, app: after.app, session: session.clone(), refused, repeated }
-    }
-
-    /// Has a tenant's blocked connections tried now instead of at their time, a few at a time: the link may be in
-    /// anybody's hands, and the authority is not to feel it. Where none is blocked one that works is tried: its token
-    /// call is the proof.
-    async fn try_blocked_of(&self, app: &AppName, tenant: &str) {
-        let mut after = None;
-        let mut tried = 0;
-        let mut working = None;
-        loop {
-            let Ok(page) = self.deps.repository.list(app, "", after.as_ref(), PAGE).await else { return };
-            for (connection, profile) in page.profiles {
-                let of_tenant =
-                    profile.account.tid.as_deref().is_some_and(|tid| tid.eq_ignore_ascii_case(tenant));
-                if !of_tenant {
-                    continue;
-                }
-                let key = ConnectionKey { app: app.clone(), connection };
-                if profile.status == Status::Active {
-                    working.get_or_insert(key);
-                } else if matches!(profile.status, Status::Blocked(_)) {
-                    self.deps.engine.try_now(&key);
-                    tried += 1;
-                    if tried % TRIED_AT_ONCE == 0 {
-                        self.deps.clock.sleep(PAUSE_BETWEEN_TRIES).await;
-                    }
-                }
-            }
-            after = page.next;
-            if after.is_none() || tried >= MOST_CONNECTIONS || self.stopping.load(Ordering::Acquire) {
-                break;
-            }
-        }
-        if let (0, Some(key)) = (tried, working) {
-            self.deps.engine.try_now(&key);
-        }
     }
 
     /// The tenant in which, since the report, a token call has shown every scope that was to be approved.

@@ -14,6 +14,7 @@
 pub mod admin_consent;
 pub mod confirm;
 pub mod connect;
+mod consent_walk;
 pub mod disconnect;
 pub mod inspect;
 pub mod pause;
@@ -139,6 +140,7 @@ pub struct Broker {
     stopping: AtomicBool,
     replicas: replicas::Known,
     rewrap: rewrap::State,
+    reports: consent_walk::Reports,
 }
 
 impl Broker {
@@ -153,6 +155,7 @@ impl Broker {
             stopping: AtomicBool::new(false),
             replicas: replicas::Known::default(),
             rewrap: rewrap::State::default(),
+            reports: consent_walk::Reports::default(),
         }
     }
 

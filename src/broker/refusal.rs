@@ -59,6 +59,11 @@ pub enum Refusal {
         /// When to come back.
         retry_after: Duration,
     },
+    /// 429: renewals are forced faster than they may be.
+    TooManyForced {
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// 503: the authority does not serve now.
     AuthorityUnavailable {
         /// When to come back.
@@ -169,7 +174,7 @@ impl From<Refused<Refusal>> for Refusal {
                 Refusal::of_disposition(disposition, answer, retry_after)
             }
             Refused::SameTokenAgain { retry_after } => Refusal::SameTokenAgain { retry_after },
-            Refused::TooManyChallenges(retry_after) => Refusal::RateLimited { retry_after },
+            Refused::TooManyForced(retry_after) => Refusal::TooManyForced { retry_after },
             Refused::Store { retry_after } => Refusal::StoreUnavailable { retry_after },
         }
     }

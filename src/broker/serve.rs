@@ -89,10 +89,8 @@ impl Asked {
                 "must be the lower-case hex SHA-256 of the token that was refused, never the token itself",
             ));
         }
-        let claims = request
-            .claims
-            .clone()
-            .map(|json| Claims { digest: crate::refresh::sha256_hex(json.as_bytes()), json });
+        let claims = request.claims.as_deref().map(Claims::read).transpose();
+        let claims = claims.map_err(|problem| Refusal::invalid("claims", problem.to_string()))?;
         Ok(Asked {
             scopes,
             resource: resource.map(|resource| naming.resource(resource)),
@@ -167,6 +165,7 @@ fn want(
         },
     };
     Ok(Want {
+        by: Some(caller.caller.clone()),
         resource,
         scopes,
         min_ttl: asked.min_ttl,

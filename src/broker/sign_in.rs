@@ -11,7 +11,8 @@ use super::connect::{POLL, READABLE_AFTER_END, SWAP_TRIES, same};
 use super::session::{Answered, AuthorizeState, ConnectSession, ConnectState, Purpose};
 use super::{App, Broker, FailureReason, Refusal, SessionFailure, SessionState};
 use crate::authority::{AuthorizeRequest, RedeemRequest, RedirectError, TENANT_NOT_ALLOWED, TokenAnswer};
-use crate::domain::id::{AppName, ConnectionKey, SessionId};
+use crate::domain::cause::Cause;
+use crate::domain::id::{AppName, CallerName, ConnectionKey, SessionId};
 use crate::domain::random::{random_bytes, random_token};
 use crate::domain::scope::ScopeSet;
 use crate::domain::secret::{AuthorizationCode, CodeVerifier, ConfirmationCode};
@@ -117,6 +118,8 @@ pub enum CallbackProblem {
     MixedUp,
     /// Repeated while the first one is still being worked on.
     UnderWay,
+    /// Sign-ins of its caller come back faster than codes are sent on; this one was not.
+    Crowded,
     /// The store does not serve now.
     Unavailable,
 }
@@ -335,6 +338,7 @@ impl Broker {
         outcome: &CallbackOutcome,
     ) -> Result<(ConnectState, ConfirmationCode), Finished> {
         let brought = outcome.brought();
+        let mut is_counted = false;
         let confirmation_code = random_token(self.deps.random.as_ref());
         let unavailable = |error: &dyn std::fmt::Display| {
             tracing::error!(%error, "a callback's state could not be taken");
@@ -358,6 +362,14 @@ impl Broker {
             if stands != SessionState::Pending {
                 return Err(self.finished(session, state.session, stands, None, true).await);
             }
+            // Nothing is spent yet, so the browser may come again.
+            let starter = CallerName::parse(&session.created_by).ok();
+            let takes = !is_counted && matches!(outcome, CallbackOutcome::Code(_));
+            if takes && self.deps.engine.take(Cause::SignIn, starter.as_ref()).is_err() {
+                tracing::warn!(app = %session.app, caller = session.created_by, "sign-ins that a caller started come back faster than codes are sent to the authority; this one has to come again");
+                return Err(Finished::Refused(CallbackProblem::Crowded));
+            }
+            is_counted = true;
             let answered = AuthorizeState {
                 app: record.value.app.clone(),
                 purpose: Purpose::Answered(Answered {
@@ -596,7 +608,7 @@ fn redeemed(
         account,
         scopes_granted: granted.to_words(),
         refresh_token,
-        token: held_token(answer, resource, None),
+        token: held_token(answer, resource),
         floor,
         nonce,
     })

@@ -10,6 +10,7 @@
 //! ([`verdict`]), because only the former may ever change a connection.
 
 pub mod account;
+pub mod cause;
 pub mod choice;
 pub mod clouds;
 pub mod connection;

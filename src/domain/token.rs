@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::id::CallerName;
 use super::secret::AccessToken;
 use super::time::Timestamp;
 
@@ -24,6 +25,9 @@ pub struct HeldToken {
     pub resource: Option<String>,
     /// SHA-256 of the claims challenge it answers, when it answers one.
     pub answers_claims: Option<String>,
+    /// The caller whose challenge asked for more than a plain refresh does: it is this caller's, and of those who bring the same
+    /// challenge. None where it is for everybody.
+    pub got_for: Option<CallerName>,
 }
 
 /// How good a token still is for one request.
@@ -35,6 +39,11 @@ pub enum Freshness {
     Short,
     /// Dead.
     Expired,
+}
+
+/// Nobody's name, for a token that is a caller's whose name is not known: it is not everybody's for that.
+pub fn nobody() -> CallerName {
+    CallerName::parse("nobody").expect("it is of a name's alphabet")
 }
 
 impl HeldToken {
@@ -71,6 +80,7 @@ mod tests {
             scopes: Vec::new(),
             resource: None,
             answers_claims: None,
+            got_for: None,
         }
     }
 

@@ -181,6 +181,11 @@ impl Page {
             .say("The sign-in service or our own storage does not answer right now. Nothing was changed, and your link still works.")
     }
 
+    pub(super) fn crowded() -> Self {
+        Page::new("Please reload this page in a few seconds")
+            .say("Many people are signing in at once, and your turn has not come yet. Nothing was changed: reload this page, and your sign-in goes on.")
+    }
+
     pub(super) fn operator_must_act() -> Self {
         Page::new("Connecting is not possible right now")
             .say("The sign-in service does not accept this application at the moment. That is not your account's fault: the people who run this service have to mend it. Your link still works once they have.")
@@ -200,6 +205,7 @@ impl Page {
             CallbackProblem::AnotherBrowser => (StatusCode::FORBIDDEN, Page::another_browser()),
             CallbackProblem::MixedUp => (StatusCode::BAD_REQUEST, Page::not_understood()),
             CallbackProblem::UnderWay => (StatusCode::ACCEPTED, Page::under_way()),
+            CallbackProblem::Crowded => (StatusCode::SERVICE_UNAVAILABLE, Page::crowded()),
             CallbackProblem::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, Page::try_again_later()),
         }
     }

@@ -10,13 +10,15 @@
 //! of two tenants with nothing having worked in between.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, Semaphore};
 
 use super::slots::Failure;
-use crate::domain::id::AppName;
+use crate::domain::id::{AppName, ConnectionName};
 use crate::domain::verdict::Disposition;
 
 /// Failures in a row, nothing having worked in between, that open a tenant's breaker: fewer happen by chance.
@@ -27,6 +29,9 @@ const FIRST_OPEN: Duration = Duration::from_millis(500);
 const LONGEST_OPEN: Duration = Duration::from_secs(4);
 /// While the authority rejects the app itself every connection that it is rejected for waits this long for one of them to try.
 const APP_REJECTED: Duration = Duration::from_secs(2);
+/// A tenant one of whose connections was throttled is left alone for no longer than this. Where a second one is told the
+/// same, with nothing having worked in between, it is left alone for as long as was asked.
+const LONGEST_FOR_ONE: Duration = Duration::from_secs(60);
 /// What those are told to wait who come while a probe is under way.
 const WHILE_PROBED: Duration = Duration::from_secs(1);
 /// A probe that has not ended by then is not waited for any more: its task is gone.
@@ -48,6 +53,8 @@ struct Breaker {
     calls: Option<Arc<Semaphore>>,
     /// Of the whole app: the tenant for which it was rejected since anything worked.
     rejected_for: Option<String>,
+    /// Of a tenant: the connection that was throttled since anything worked.
+    throttled_for: Option<ConnectionName>,
     /// When a grant last worked, as monotonic time.
     worked_at: Option<Duration>,
     /// Of the whole app: when what made it rejected was mended, as monotonic time.
@@ -59,6 +66,12 @@ struct Open {
     why: Arc<Failure>,
     /// Since when a probe is under way.
     probed: Option<Duration>,
+}
+
+impl Open {
+    fn is_probed(&self, now: Duration) -> bool {
+        self.probed.is_some_and(|since| now.saturating_sub(since) < LONGEST_PROBE)
+    }
 }
 
 /// Whether a call may be made now.
@@ -89,6 +102,8 @@ pub(super) enum Ended {
 #[derive(Default)]
 pub(super) struct Breakers {
     parts: Mutex<BTreeMap<Part, Breaker>>,
+    /// Woken whenever a call ended, so that whoever waits for a probe looks again.
+    ended: Notify,
 }
 
 impl Breakers {
@@ -117,6 +132,23 @@ impl Breakers {
             }
         }
         Admission::Go
+    }
+
+    /// Completes when a call has ended, while a probe is under way that whoever asks would be refused for; else none.
+    pub(super) fn probe(
+        &self,
+        app: &AppName,
+        tenant: Option<&str>,
+        now: Duration,
+    ) -> Option<Pin<Box<Notified<'_>>>> {
+        let mut ended = Box::pin(self.ended.notified());
+        ended.as_mut().enable();
+        let parts = self.parts();
+        let open = |part| parts.get(part).and_then(|breaker: &Breaker| breaker.open.as_ref());
+        let both = both(app, tenant);
+        let mut refusing =
+            both.iter().filter_map(open).filter(|open| now < open.until || open.is_probed(now));
+        refusing.next().is_some_and(|open| now >= open.until).then_some(ended)
     }
 
     /// What made an authority reject this app was mended at `now` (monotonic): the next call may be made.
@@ -188,6 +220,23 @@ impl Breakers {
                 unprobe(&mut parts, &part);
             }
         }
+        self.ended.notify_waiters();
+    }
+
+    /// For how long a tenant is left alone one of whose connections was told to be left alone for as long as `asked`: what only
+    /// one was told may be about that one's user alone.
+    pub(super) fn held_for(
+        &self,
+        app: &AppName,
+        tenant: Option<&str>,
+        connection: &ConnectionName,
+        asked: Duration,
+    ) -> Duration {
+        let mut parts = self.parts();
+        make_room(&mut parts);
+        let part = (app.clone(), Some(tenant.unwrap_or_default().to_owned()));
+        let told = parts.entry(part).or_default().throttled_for.get_or_insert_with(|| connection.clone());
+        if told == connection { asked.min(LONGEST_FOR_ONE) } else { asked }
     }
 
     /// Whether the app was mended since then: a call from before says nothing of what it is now.
@@ -215,6 +264,7 @@ impl Breakers {
         let mut parts = self.parts();
         unprobe(&mut parts, &(app.clone(), None));
         unprobe(&mut parts, &(app.clone(), Some(tenant.unwrap_or_default().to_owned())));
+        self.ended.notify_waiters();
     }
 
     /// Another replica was asked to leave this tenant alone.
@@ -268,8 +318,7 @@ fn refusal(
         if now < open.until {
             return Some((open.until - now, open.why.clone()));
         }
-        let probed = open.probed.is_some_and(|since| now.saturating_sub(since) < LONGEST_PROBE);
-        probed.then(|| (WHILE_PROBED, open.why.clone()))
+        open.is_probed(now).then(|| (WHILE_PROBED, open.why.clone()))
     })
 }
 
@@ -279,6 +328,7 @@ fn close(parts: &mut BTreeMap<Part, Breaker>, which: &[Part]) {
             breaker.failures = 0;
             breaker.open = None;
             breaker.rejected_for = None;
+            breaker.throttled_for = None;
         }
     }
 }
@@ -295,6 +345,7 @@ fn make_room(parts: &mut BTreeMap<Part, Breaker>) {
         let at_rest = |breaker: &Breaker| {
             breaker.open.is_none()
                 && breaker.rejected_for.is_none()
+                && breaker.throttled_for.is_none()
                 && breaker.calls.as_ref().is_none_or(|calls| Arc::strong_count(calls) == 1)
         };
         parts.retain(|_, breaker| !at_rest(breaker));
@@ -382,6 +433,20 @@ mod tests {
         assert!(scene.goes("t", 3));
     }
 
+    #[test]
+    fn what_one_connection_is_told_holds_its_tenant_for_a_minute_and_what_two_are_told_for_as_long_as_it_says()
+     {
+        let scene = Scene::new();
+        let name = |text| ConnectionName::parse(text).expect("a name");
+        let held = |connection, asked| {
+            scene.breakers.held_for(&app(), Some("t"), &name(connection), at(asked)).as_secs()
+        };
+        assert_eq!((held("one", 30), held("one", 3600), held("one", 3600)), (30, 60, 60));
+        scene.ended("t", 0, Ended::Answered);
+        assert_eq!((held("two", 3600), held("one", 3600), held("two", 3600)), (60, 3600, 60));
+        assert_eq!(scene.breakers.held_for(&app(), Some("other"), &name("one"), at(3600)), at(60));
+    }
+
     /// What each end of a call may close, and for whom: only what is said here.
     #[test]
     fn what_one_tenants_calls_come_to_is_that_tenants() {
@@ -447,6 +512,19 @@ mod tests {
         assert!(scene.goes("t", 3));
         assert!(!scene.goes("t", 3 + LONGEST_PROBE.as_secs() - 1));
         assert!(scene.goes("t", 3 + LONGEST_PROBE.as_secs()));
+    }
+
+    #[test]
+    fn only_a_probe_is_waited_for() {
+        let scene = Scene::new();
+        let waits = |tenant, now| scene.breakers.probe(&app(), Some(tenant), at(now)).is_some();
+        assert!(!waits("t", 0), "nothing is open");
+        scene.ended("t", 0, Ended::Throttled(at(30)));
+        assert!(!waits("t", 29), "its time has not come");
+        assert!(!waits("t", 30), "it would be let through");
+        assert!(scene.goes("t", 30) && waits("t", 30) && !waits("other", 30));
+        scene.ended("t", 31, Ended::Answered);
+        assert!(!waits("t", 31));
     }
 
     /// By construction: a tenant with all its permits taken and its breaker open shares nothing with the others.

@@ -54,7 +54,9 @@ pub fn due_at(
             if !warm {
                 return Some(idle);
             }
-            let token = tokens.iter().find(|token| token.resource.as_deref() == resource);
+            let is_everybodys = |token: &&HeldToken| token.got_for.is_none();
+            let mut tokens = tokens.iter().filter(is_everybodys);
+            let token = tokens.find(|token| token.resource.as_deref() == resource);
             let renewal = token.map_or(now, |token| {
                 let life = token.expires_at.since(token.issued_at);
                 token.refresh_at.unwrap_or_else(|| renew_at(token.issued_at, life, jitter))
@@ -117,6 +119,7 @@ mod tests {
             scopes: vec![],
             resource: None,
             answers_claims: None,
+            got_for: None,
         }
     }
 

@@ -8,13 +8,16 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::breaker::Breakers;
+use super::budget::{Budget, Whose};
+use super::forced::Force;
 use super::plan::{self, Refusal, Step, Want};
 use super::slots::{Failure, Flight, Held, Slot, Slots, Trouble, Unchecked, Work};
 use super::sweep::Sweep;
 use super::{Observer, due, renew};
 use crate::authority::Authority;
+use crate::domain::cause::Cause;
 use crate::domain::connection::{Attempt, Profile, SignIn};
-use crate::domain::id::{AppName, ConnectionKey};
+use crate::domain::id::{AppName, CallerName, ConnectionKey};
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::revocation::{self, Revocation};
 use crate::domain::task::Tasks;
@@ -117,6 +120,7 @@ pub(super) struct Inner {
     pub(super) slots: Slots,
     pub(super) breakers: Breakers,
     pub(super) sweep: Sweep,
+    budget: Budget,
     /// Monotonic milliseconds at which the store was last known to answer, whatever it was asked.
     answered_at: AtomicU64,
     /// What an operator revoked; replaced whole.
@@ -165,8 +169,8 @@ pub enum Refused<E> {
         /// When to come back.
         retry_after: Duration,
     },
-    /// Claims challenges come faster than they may be answered.
-    TooManyChallenges(Duration),
+    /// Reports and challenges come faster than they may be answered.
+    TooManyForced(Duration),
     /// The store, or a record in it.
     Store {
         /// When to come back.
@@ -186,6 +190,7 @@ impl Engine {
             slots,
             breakers: Breakers::default(),
             sweep,
+            budget: Budget::default(),
             answered_at: AtomicU64::new(0),
             revocations: RwLock::new(Some(Vec::new())),
             idle_limits: Mutex::default(),
@@ -250,10 +255,12 @@ impl Engine {
                 state.last_used = begun;
                 let known = state.trouble.get(&want.resource);
                 let recent = known.filter(|trouble| trouble.until > clock.monotonic());
+                let held_back = state.held_back(clock.monotonic());
                 // A doubt is about the grant, whichever resource it came from.
                 let in_doubt =
                     || state.trouble.values().find(|trouble| inner.must_not_repeat(key, &held, trouble));
-                (recent.or_else(in_doubt).cloned(), known.is_some() || impatient)
+                let trouble = recent.or_else(in_doubt).cloned().or(held_back);
+                (trouble, known.is_some() || impatient)
             };
             let step = plan::next(
                 &held.connection.profile,
@@ -292,8 +299,8 @@ impl Engine {
                     return Ok(inner.served(key, &slot, token, &held, begun));
                 }
                 Step::Renew { fallback } => {
-                    let of_resource = |token: &&HeldToken| token.resource == want.resource;
-                    let current = held.connection.tokens.iter().find(of_resource);
+                    let tokens = &held.connection.tokens;
+                    let current = plan::pick(tokens, &want, clock.now());
                     // The authority gave the very token again that a resource refused: another call would bring it again.
                     if let (Some(Some((digest, since))), Some(token)) = (&before_renewal, current)
                         && *digest == token.digest
@@ -307,8 +314,8 @@ impl Engine {
                     if renewals > MOST_RENEWALS {
                         return Err(last_failure.map_or_else(too_slow, |failure| refused(&failure)));
                     }
-                    if let Err(wait) = may_force(&slot, &want, clock.monotonic()) {
-                        return Err(Refused::TooManyChallenges(wait));
+                    if let Some(force) = plan::force(tokens, &want, clock.now()) {
+                        inner.may_force(&slot, want.by.as_ref(), force).map_err(Refused::TooManyForced)?;
                     }
                     let waited = clock.monotonic().saturating_sub(begun);
                     let patience = if fallback.is_some() {
@@ -404,6 +411,12 @@ impl Engine {
             });
         };
         self.inner.deps.tasks.spawn("try a connection again", Box::pin(again));
+    }
+
+    /// Takes one from the budget of calls to authorities for what nobody waits for who has no token; else says when to come back.
+    /// `by` is the caller whose part of it that is.
+    pub fn take(&self, cause: Cause, by: Option<&CallerName>) -> Result<(), Duration> {
+        self.inner.take(cause, by, false)
     }
 
     /// After a connection was connected with this sign-in: nothing held of it before counts any more, and work begun before
@@ -597,30 +610,6 @@ impl Engine {
     }
 }
 
-/// Within this time …
-const FORCED_WINDOW: Duration = Duration::from_secs(10);
-/// … callers may force this many renewals of a connection by reports and challenges; more would be a loop.
-const MOST_FORCED: usize = 10;
-
-/// Whether a report or a challenge may force another renewal now; else for how long not.
-fn may_force(slot: &Slot, want: &Want, now: Duration) -> Result<(), Duration> {
-    if want.rejected.is_none() && want.claims.is_none() {
-        return Ok(());
-    }
-    let mut state = slot.state();
-    if state.renewal.is_some() {
-        return Ok(()); // it joins that one
-    }
-    state.forced.retain(|at| now.saturating_sub(*at) < FORCED_WINDOW);
-    match state.forced.first() {
-        Some(first) if state.forced.len() >= MOST_FORCED => Err(FORCED_WINDOW - now.saturating_sub(*first)),
-        _ => {
-            state.forced.push(now);
-            Ok(())
-        }
-    }
-}
-
 impl Inner {
     /// What the owner says now.
     pub(super) fn settings(&self) -> Arc<Settings> {
@@ -636,6 +625,42 @@ impl Inner {
     pub(super) fn authority(&self, app: &AppName) -> Option<Arc<dyn Authority>> {
         let apps = self.apps.load();
         apps.known.get(app).or_else(|| apps.gone.get(app)).map(|app| app.authority.clone())
+    }
+
+    /// Takes one from the budget of calls to authorities for what nobody waits for who has no token.
+    pub(super) fn take(
+        &self,
+        cause: Cause,
+        by: Option<&CallerName>,
+        is_first_report: bool,
+    ) -> Result<(), Duration> {
+        let whose = match cause {
+            Cause::Sweep => Whose::Sweep,
+            Cause::Consent => Whose::Consent,
+            Cause::Report | Cause::Challenge => Whose::Caller(by.cloned()),
+            Cause::SignIn => Whose::SignIns(by.cloned()),
+        };
+        let now = self.deps.clock.monotonic();
+        let taken = self.budget.take(&whose, is_first_report, self.settings().sweep_rate, now);
+        self.deps.observer.budgeted(cause, taken.is_ok());
+        taken
+    }
+
+    /// Whether a report or a challenge may force another renewal of the connection now; else for how long not.
+    fn may_force(&self, slot: &Slot, by: Option<&CallerName>, force: Force) -> Result<(), Duration> {
+        let now = self.deps.clock.monotonic();
+        let allowed = {
+            let mut state = slot.state();
+            if state.renewal.is_some() {
+                return Ok(()); // it joins that one
+            }
+            state.forced.may(by, force, now)
+        };
+        let cause = force.cause();
+        let allowed = allowed.inspect_err(|_| self.deps.observer.budgeted(cause, false))?;
+        self.take(cause, by, allowed.is_first)?;
+        slot.state().forced.note(by, force, allowed, now);
+        Ok(())
     }
 
     pub(super) fn is_revoked(&self, key: &ConnectionKey, profile: &Profile) -> bool {
@@ -985,7 +1010,6 @@ fn say_why<E>(refusal: Refusal, held: &Held, want: &Want, failure: Option<Arc<Fa
         }
         Refusal::NeedsReauthorization(reason) => Refused::NeedsReauthorization(reason, answer()),
         Refusal::Blocked(reason) => Refused::Blocked(reason, answer()),
-        Refusal::TooManyChallenges(wait) => Refused::TooManyChallenges(wait),
         Refusal::Trouble => failure.map_or_else(too_slow, |failure| refused(&failure)),
     }
 }

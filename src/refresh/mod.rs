@@ -21,8 +21,11 @@
 
 mod backoff;
 mod breaker;
+mod budget;
+mod claims;
 pub mod due;
 mod engine;
+mod forced;
 mod lease;
 pub mod plan;
 mod renew;
@@ -30,8 +33,9 @@ mod slots;
 mod sweep;
 mod unclear;
 
+pub use claims::{Claims, ClaimsProblem};
 pub use engine::{Deps, Engine, EngineApp, Refused, Served, Settings};
-pub use plan::{Claims, Want};
+pub use plan::Want;
 pub(crate) use renew::{held_token, warn_of_remarks};
 
 pub(crate) use crate::repository::sha256_hex;
@@ -40,6 +44,7 @@ pub use sweep::Swept;
 
 use std::time::Duration;
 
+use crate::domain::cause::Cause;
 use crate::domain::connection::Status;
 use crate::domain::id::AppName;
 
@@ -53,6 +58,8 @@ pub trait Observer: Send + Sync {
     fn judged(&self, app: &AppName, tenant: Option<&str>, status: Status);
     /// A round of the sweep was made.
     fn swept(&self, swept: Swept);
+    /// A call that nobody waits for who has no token was begun, or had to wait because the budget was used up.
+    fn budgeted(&self, cause: Cause, is_begun: bool);
     /// A lease was tried for: `acquired`, `held` (by another), `unreachable` (the store); or `lost` while it was used.
     fn lease(&self, result: &'static str);
 }

@@ -2,28 +2,20 @@
 
 use std::time::Duration;
 
+use super::claims::Claims;
+use super::forced::Force;
 use crate::domain::connection::{Profile, Status};
+use crate::domain::id::CallerName;
 use crate::domain::scope::ScopeSet;
 use crate::domain::time::Timestamp;
 use crate::domain::token::{Freshness, HeldToken};
 use crate::domain::verdict::{BlockReason, ReauthReason};
 
-/// A request that brings new claims waits this long after a refresh: a stream of ever new challenges must not become a
-/// stream of calls to the authority.
-const CLAIMS_COOLDOWN: Duration = Duration::from_secs(10);
-
-/// A claims challenge of a resource (continuous access evaluation).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claims {
-    /// The challenge as JSON text.
-    pub json: String,
-    /// Lower-case hex SHA-256 of it: what a token that answers it is marked with.
-    pub digest: String,
-}
-
 /// What a caller wants, after policy.
 #[derive(Debug, Clone)]
 pub struct Want {
+    /// Whose request it is; none where it is nobody's in particular.
+    pub by: Option<CallerName>,
     /// The resource the token is for; none outside Entra.
     pub resource: Option<String>,
     /// The scopes it must carry.
@@ -68,8 +60,6 @@ pub enum Refusal {
     Blocked(BlockReason),
     /// The last try failed a moment ago and nobody's verdict changed.
     Trouble,
-    /// Another challenge was answered a moment ago.
-    TooManyChallenges(Duration),
 }
 
 /// Decides. `trouble`: a try failed so recently that another now would only add load. `failing`: the last try failed,
@@ -89,7 +79,7 @@ pub fn next<'a>(
     if want.scopes.iter().any(|scope| !scope.is_openid() && !granted.contains(scope)) {
         return Step::Refuse(Refusal::ScopeNotGranted);
     }
-    let token = tokens.iter().find(|token| token.resource == want.resource);
+    let token = pick(tokens, want, now);
     let freshness = token.map_or(Freshness::Expired, |token| token.freshness(now, want.min_ttl));
     let may_try = !trouble && profile.may_try(now);
 
@@ -97,12 +87,6 @@ pub fn next<'a>(
         && freshness != Freshness::Expired
         && is_refused(token, want)
     {
-        if want.claims.is_some() && want.rejected.is_none() {
-            let age = now.since(token.issued_at);
-            if token.answers_claims.is_some() && age < CLAIMS_COOLDOWN {
-                return Step::Refuse(Refusal::TooManyChallenges(CLAIMS_COOLDOWN - age));
-            }
-        }
         // The reporter never gets the token back that it reported.
         return if may_try { Step::Renew { fallback: None } } else { Step::Refuse(why_not(profile)) };
     }
@@ -110,7 +94,8 @@ pub fn next<'a>(
         (Freshness::Fresh, Some(token)) => {
             // A verdict that may be tried again is, behind the answer: it may have been lifted.
             let due = token.refresh_at.is_some_and(|at| at <= now) || profile.status != Status::Active;
-            Step::Serve { token, renew: due && may_try }
+            // (One that was got for a caller's challenge is renewed when that comes again.)
+            Step::Serve { token, renew: due && may_try && token.got_for.is_none() }
         }
         (Freshness::Short, Some(token)) if !may_try => Step::Serve { token, renew: false },
         (Freshness::Short, Some(token)) if failing => Step::Serve { token, renew: true },
@@ -120,11 +105,44 @@ pub fn next<'a>(
     }
 }
 
+/// The held token that a request is about: the one that answers its challenge; for a request without one, what its caller got for
+/// a challenge, while that is fresh; else the one that is everybody's.
+pub fn pick<'a>(tokens: &'a [HeldToken], want: &Want, now: Timestamp) -> Option<&'a HeldToken> {
+    let mut of_resource = tokens.iter().filter(|token| token.resource == want.resource);
+    let is_its_own = |token: &&HeldToken| match &want.claims {
+        Some(claims) => {
+            let answers = token.answers_claims.as_deref() == Some(claims.digest());
+            answers && token.freshness(now, Duration::ZERO) != Freshness::Expired
+        }
+        None => {
+            token.got_for.is_some()
+                && token.got_for == want.by
+                && token.freshness(now, want.min_ttl) == Freshness::Fresh
+                && token.refresh_at.is_none_or(|at| at > now)
+                && !is_refused(token, want)
+        }
+    };
+    of_resource.clone().find(is_its_own).or_else(|| of_resource.find(|token| token.got_for.is_none()))
+}
+
+/// What a request forces where it is answered by a renewal: none where nobody has a token that lives.
+pub(super) fn force(tokens: &[HeldToken], want: &Want, now: Timestamp) -> Option<Force> {
+    let lives = |token: &&HeldToken| token.freshness(now, Duration::ZERO) != Freshness::Expired;
+    let token = pick(tokens, want, now).filter(lives);
+    let is_of_held = token.is_some_and(|token| want.rejected.as_ref() == Some(&token.digest));
+    match &want.claims {
+        Some(claims) if is_of_held && claims.is_met_by_any_new_token(now) => Some(Force::Report),
+        Some(_) if is_of_held => Some(Force::Challenge),
+        Some(_) => Some(Force::Bare),
+        None => is_of_held.then_some(Force::Report),
+    }
+}
+
 /// Whether the held token is just the one a resource refused, or does not answer the challenge it made.
 pub fn is_refused(token: &HeldToken, want: &Want) -> bool {
     match (&want.rejected, &want.claims) {
         (Some(rejected), _) => *rejected == token.digest,
-        (None, Some(claims)) => token.answers_claims.as_deref() != Some(claims.digest.as_str()),
+        (None, Some(claims)) => token.answers_claims.as_deref() != Some(claims.digest()),
         (None, None) => false,
     }
 }
@@ -168,11 +186,13 @@ mod tests {
             scopes: vec![],
             resource: None,
             answers_claims: None,
+            got_for: None,
         }]
     }
 
     fn want() -> Want {
         Want {
+            by: CallerName::parse("sync").ok(),
             resource: None,
             scopes: ScopeNaming::Plain.scopes("mail").expect("scopes"),
             min_ttl: Duration::from_secs(300),
@@ -192,7 +212,6 @@ mod tests {
             Step::Refuse(Refusal::NeedsReauthorization(_)) => "reauthorize",
             Step::Refuse(Refusal::Blocked(_)) => "blocked",
             Step::Refuse(Refusal::Trouble) => "trouble",
-            Step::Refuse(Refusal::TooManyChallenges(_)) => "too many",
         }
     }
 
@@ -251,23 +270,67 @@ mod tests {
         assert_eq!(step(&want(), true), "serve"); // … and others what they had
     }
 
+    fn step_up(context: &str) -> Claims {
+        Claims::read(&format!(r#"{{"access_token":{{"acrs":{{"value":"{context}"}}}}}}"#))
+            .expect("a challenge")
+    }
+
     #[test]
-    fn a_challenge_is_answered_once_and_ever_new_ones_are_slowed_down() {
+    fn a_challenge_is_answered_once_for_all_who_bring_it() {
         let granted = want().scopes;
         let active = profile(Status::Active);
-        let claims = |digest: &str| Want {
-            claims: Some(Claims { json: "{}".into(), digest: digest.into() }),
+        let claims = |context| Want { claims: Some(step_up(context)), ..want() };
+        let mut tokens = held();
+        let step = |tokens: &[HeldToken], want: &Want| {
+            word(next(&active, &granted, tokens, want, at(10), false, false))
+        };
+        assert_eq!(step(&tokens, &claims("c1")), "renew");
+        tokens[0].answers_claims = Some(step_up("c1").digest().into());
+        assert_eq!(step(&tokens, &claims("c1")), "serve");
+        assert_eq!(step(&tokens, &claims("c2")), "renew");
+    }
+
+    /// Who gets which of two tokens: everybody's (`d1`), and one that a caller got for a challenge (`d2`).
+    #[test]
+    fn what_a_caller_got_for_its_challenge_is_nobody_elses() {
+        let sync = CallerName::parse("sync").ok();
+        let reader = CallerName::parse("reader").ok();
+        let own = HeldToken {
+            digest: "d2".into(),
+            answers_claims: Some(step_up("c1").digest().into()),
+            got_for: sync.clone(),
+            refresh_at: Some(at(1800)),
+            ..held().remove(0)
+        };
+        let tokens = [held(), vec![own]].concat();
+        let want = |by: &Option<CallerName>, claims: Option<&str>, rejected: Option<&str>| Want {
+            by: by.clone(),
+            claims: claims.map(step_up),
+            rejected: rejected.map(str::to_owned),
             ..want()
         };
-        let mut tokens = held();
-        let step = |tokens: &[HeldToken], want: &Want, now| {
-            word(next(&active, &granted, tokens, want, at(now), false, false))
-        };
-        assert_eq!(step(&tokens, &claims("c1"), 10), "renew");
-        tokens[0].answers_claims = Some("c1".into());
-        assert_eq!(step(&tokens, &claims("c1"), 10), "serve");
-        assert_eq!(step(&tokens, &claims("c2"), 9), "too many");
-        assert_eq!(step(&tokens, &claims("c2"), 11), "renew");
+        // who, with which challenge, reporting what, when: is about which token, and forces what
+        let rows = [
+            (&sync, None, None, 10, "d2", None),
+            (&reader, None, None, 10, "d1", None),
+            (&None, None, None, 10, "d1", None),
+            (&sync, None, None, 1800, "d1", None), // it is due: everybody's is asked about and renewed
+            (&sync, None, Some("d2"), 10, "d1", None),
+            (&sync, None, Some("d1"), 10, "d2", None),
+            (&reader, None, Some("d1"), 10, "d1", Some(Force::Report)),
+            (&reader, None, Some("d1"), LIFE, "d1", None), // nobody has a token
+            (&reader, Some("c1"), None, 10, "d2", Some(Force::Bare)),
+            (&reader, Some("c1"), Some("d2"), 10, "d2", Some(Force::Challenge)),
+            (&reader, Some("c2"), Some("d1"), 10, "d1", Some(Force::Challenge)),
+            (&sync, Some("c2"), None, 10, "d1", Some(Force::Bare)),
+            (&sync, Some("c1"), None, LIFE, "d1", Some(Force::Bare)),
+        ];
+        for (by, claims, rejected, now, digest, forces) in rows {
+            let want = want(by, claims, rejected);
+            let found = pick(&tokens, &want, at(now)).map(|token| token.digest.as_str());
+            assert_eq!(found, Some(digest), "{want:?} at {now}");
+            assert_eq!(force(&tokens, &want, at(now)), forces, "{want:?} at {now}");
+        }
     }
 
     #[test]

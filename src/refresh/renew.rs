@@ -8,6 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::backoff;
 use super::breaker::{Admission, Ended};
+use super::claims::Claims;
 use super::engine::Inner;
 use super::lease::{self, Lease};
 use super::plan::{self, Want};
@@ -21,13 +22,15 @@ use crate::domain::remarks::Remarks;
 use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::secret::{AccessToken, RefreshToken};
 use crate::domain::time::Timestamp;
-use crate::domain::token::{Freshness, HeldToken};
+use crate::domain::token::{Freshness, HeldToken, nobody};
 use crate::domain::verdict::{AuthorityError, AuthorityFailure, Disposition, GrantFate, ReauthReason};
 use crate::repository::{Connection, FiledUnder, Kind, Loaded, RepositoryError, Unstored, sha256_hex};
 use crate::store::{Committed, LeaseNonce, Revision, StoreError, StoredConnection, Writer};
 
 /// Tokens kept for one connection: one per resource, and nobody uses more resources than this.
 const MOST_TOKENS: usize = 8;
+/// Beside these, tokens that callers got for their challenges: one a caller and resource, the latest few.
+const MOST_OWN: usize = 4;
 /// An answer that the store has not acknowledged by then goes into the journal.
 const JOURNAL_AFTER: Duration = Duration::from_millis(40);
 /// How often the store is asked to take an answer before its waiters are told.
@@ -53,6 +56,8 @@ const UNTOLD: Duration = Duration::from_secs(1);
 const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 /// How often a connection is tried that somebody wants to be tried now, where others of its tenant are being tried.
 const TRIES_NOW: u32 = 4;
+/// How long another connection's try is waited for that is made for all of its tenant.
+const PATIENCE_WITH_PROBE: Duration = Duration::from_secs(2);
 /// How long such a one waits for its turn at the most.
 const LONGEST_TURN: Duration = Duration::from_secs(5);
 /// Entra's number for a request with something malformed in it, such as a refresh token.
@@ -220,9 +225,8 @@ pub(super) async fn renew(
 ) -> Result<(), Arc<Failure>> {
     let enough = |connection: &Connection| {
         let now = inner.deps.clock.now();
-        connection.tokens.iter().any(|token| {
-            token.resource == want.resource
-                && token.freshness(now, want.min_ttl) == Freshness::Fresh
+        plan::pick(&connection.tokens, want, now).is_some_and(|token| {
+            token.freshness(now, want.min_ttl) == Freshness::Fresh
                 && !plan::is_refused(token, want)
                 && token.refresh_at.is_none_or(|at| at > now)
                 && connection.profile.status == Status::Active
@@ -247,6 +251,7 @@ async fn with_lease(
     needed: impl Fn(&Connection) -> bool,
 ) -> Result<Option<Connection>, Arc<Failure>> {
     let begun = inner.deps.clock.monotonic();
+    let patience = begun + PATIENCE_WITH_PROBE;
     let noted = |failure: RepositoryError| {
         let failure = Arc::new(Failure::Repository(failure));
         note_trouble(inner, slot, want, &failure, None);
@@ -268,6 +273,22 @@ async fn with_lease(
         // A holder that lives prolongs its lease, one that died loses it: both are seen within this time.
         if monotonic.saturating_sub(begun) > inner.settings().lease * 2 {
             return Err(noted(busy().into()));
+        }
+        if let Some(held_back) = slot.state().held_back(monotonic) {
+            return Err(held_back.failure);
+        }
+        // Another connection tries for all of its tenant: what becomes of that is soon known.
+        let mut monotonic = monotonic;
+        while monotonic < patience
+            && let Some(ended) = inner.breakers.probe(&key.app, tenant, monotonic)
+        {
+            tracing::debug!(app = %key.app, connection = %key.connection, "waits for another connection's try");
+            tokio::select! {
+                biased;
+                () = ended => {}
+                () = inner.deps.clock.sleep(patience - monotonic) => {}
+            }
+            monotonic = inner.deps.clock.monotonic();
         }
         if let Some((left, failure)) = inner.breakers.refuses(&key.app, tenant, monotonic) {
             note_trouble(inner, slot, want, &failure, Some(left));
@@ -487,7 +508,14 @@ fn primary_resource(inner: &Inner, key: &ConnectionKey, connection: &Connection)
 
 /// A plain refresh for a resource.
 fn plain_want(resource: Option<String>) -> Want {
-    Want { resource, scopes: ScopeSet::default(), min_ttl: Duration::ZERO, rejected: None, claims: None }
+    Want {
+        by: None,
+        resource,
+        scopes: ScopeSet::default(),
+        min_ttl: Duration::ZERO,
+        rejected: None,
+        claims: None,
+    }
 }
 
 /// Schedules a connection that its user's sign-in is about to make: somebody will use it.
@@ -632,7 +660,7 @@ async fn use_grant(
         Ok((_, Refreshed::Refused(refused))) => Some(&refused.failure),
         Err(failure) => Some(failure),
     };
-    note_ended(inner, key, tenant.as_deref(), began, in_vain).await;
+    note_ended(inner, key, slot, tenant.as_deref(), began, in_vain).await;
     match answered {
         Ok((used, Refreshed::Tokens(answer))) => {
             warn_of_remarks(key, &answer.remarks);
@@ -769,10 +797,11 @@ pub(super) fn must_not_replay(inner: &Inner, key: &ConnectionKey, connection: &C
     !may_replay && is_alive(inner, connection)
 }
 
-/// Whether a token of the connection lives.
+/// Whether a token of the connection lives that is everybody's.
 pub(super) fn is_alive(inner: &Inner, connection: &Connection) -> bool {
     let now = inner.deps.clock.now();
-    connection.tokens.iter().any(|token| token.freshness(now, Duration::ZERO) != Freshness::Expired)
+    let mut tokens = connection.tokens.iter().filter(|token| token.got_for.is_none());
+    tokens.any(|token| token.freshness(now, Duration::ZERO) != Freshness::Expired)
 }
 
 /// For `explain`: what a verdict that follows may come from. Where it was this replica, it has said better what happened.
@@ -832,7 +861,7 @@ async fn ask_authority(
                 refresh_token,
                 scopes: &scopes,
                 account: &connection.profile.account,
-                claims: want.claims.as_ref().map(|claims| claims.json.as_str()),
+                claims: want.claims.as_ref().map(Claims::json),
             })
             .await;
         let outcome = match &answer {
@@ -965,26 +994,44 @@ fn succeed(
         profile.attempts.push(attempt);
     }
     let profile = profile.refreshed(Some(granted), &answer.remarks, now);
-    let answers_claims = want.claims.as_ref().map(|claims| claims.digest.clone());
-    let token = held_token(answer, want.resource.clone(), answers_claims);
+    let mut token = held_token(answer, want.resource.clone());
+    if let Some(claims) = &want.claims {
+        token.answers_claims = Some(claims.digest().to_owned());
+        // What a plain refresh would not have asked for is of no use to others, or too much.
+        let is_everybodys = claims.is_met_by_any_new_token(now);
+        token.got_for = (!is_everybodys).then(|| want.by.clone().unwrap_or_else(nobody));
+    }
     let mut tokens: Vec<HeldToken> = before
         .tokens
         .iter()
-        .filter(|held| held.resource != token.resource && held.expires_at > now)
+        .filter(|held| !is_in_place_of(&token, held) && held.expires_at > now)
         .cloned()
         .collect();
     tokens.push(token);
-    let extra = tokens.len().saturating_sub(MOST_TOKENS);
-    tokens.drain(..extra);
+    drop_oldest(&mut tokens);
     Connection { revision: before.revision, profile, tokens }
 }
 
+/// Whether of these two tokens of a connection only one is kept.
+fn is_in_place_of(one: &HeldToken, other: &HeldToken) -> bool {
+    one.resource == other.resource && one.got_for == other.got_for
+}
+
+/// Keeps so many of everybody's tokens and so many that are callers' own: these never cost one of those its place.
+fn drop_oldest(tokens: &mut Vec<HeldToken>) {
+    for (is_own, most) in [(true, MOST_OWN), (false, MOST_TOKENS)] {
+        let of_kind = tokens.iter().filter(|token| token.got_for.is_some() == is_own).count();
+        let mut extra = of_kind.saturating_sub(most);
+        tokens.retain(|token| {
+            let goes = extra > 0 && token.got_for.is_some() == is_own;
+            extra -= usize::from(goes);
+            !goes
+        });
+    }
+}
+
 /// An answer's access token as it is held.
-pub(crate) fn held_token(
-    answer: TokenAnswer,
-    resource: Option<String>,
-    answers_claims: Option<String>,
-) -> HeldToken {
+pub(crate) fn held_token(answer: TokenAnswer, resource: Option<String>) -> HeldToken {
     let digest = digest(&answer.access_token);
     // Any number that differs from token to token will do to spread renewals.
     let jitter = f64::from(u8::from_str_radix(&digest[..2], 16).unwrap_or(128)) / 255.0;
@@ -999,7 +1046,8 @@ pub(crate) fn held_token(
         refresh_at: Some(refresh_at),
         scopes: answer.scopes,
         resource,
-        answers_claims,
+        answers_claims: None,
+        got_for: None,
         access_token: answer.access_token,
     }
 }
@@ -1260,26 +1308,26 @@ async fn overtaken(
     }
 }
 
-/// The tokens of an answer that goes on top of theirs: of each resource the one that lives longer. The answer's own, the last of
+/// The tokens of an answer that goes on top of theirs: of each kind the one that lives longer. The answer's own, the last of
 /// ours, counts in any case where it `succeeds` theirs: lives are by the clocks of those who got the tokens.
 fn newest_of_each(theirs: &[HeldToken], ours: Vec<HeldToken>, succeeds: bool) -> Vec<HeldToken> {
-    let own = ours.last().filter(|_| succeeds).map(|own| own.resource.clone());
+    let own = ours.last().filter(|_| succeeds).cloned();
+    let is_own = |token: &HeldToken| own.as_ref().is_some_and(|own| is_in_place_of(own, token));
     let mut tokens: Vec<HeldToken> = theirs.to_vec();
     for token in ours {
-        let is_own = own.as_ref() == Some(&token.resource);
-        match tokens.iter_mut().find(|other| other.resource == token.resource) {
+        let is_own = is_own(&token);
+        match tokens.iter_mut().find(|other| is_in_place_of(&token, other)) {
             Some(other) if is_own || other.expires_at < token.expires_at => *other = token,
             Some(_) => {}
             None => tokens.push(token),
         }
     }
     // It stays the last: the answer may have to go on top of something once more.
-    if let Some(at) = tokens.iter().position(|token| own.as_ref() == Some(&token.resource)) {
+    if let Some(at) = tokens.iter().position(is_own) {
         let own = tokens.remove(at);
         tokens.push(own);
     }
-    let extra = tokens.len().saturating_sub(MOST_TOKENS);
-    tokens.drain(..extra);
+    drop_oldest(&mut tokens);
     tokens
 }
 
@@ -1410,10 +1458,37 @@ fn warn_of_refusal(key: &ConnectionKey, slot: &Slot, want: &Want, failure: &Fail
     }
 }
 
+/// What it means beyond the connection that the authority asked to be left alone for so long. The connection is, in any case;
+/// where callers forced renewals of it lately, nobody else is.
+fn throttled(
+    inner: &Inner,
+    key: &ConnectionKey,
+    slot: &Slot,
+    tenant: Option<&str>,
+    asked: Duration,
+    failure: &AuthorityFailure,
+) -> Ended {
+    let random = inner.deps.random.as_ref();
+    let now = inner.deps.clock.monotonic();
+    let forced = {
+        let mut state = slot.state();
+        let until = now + backoff::wait(1, Some(asked), random);
+        let failure = Arc::new(Failure::Authority(failure.clone()));
+        state.held_back = Some(Trouble { until, failures: 1, failure, about: None });
+        state.forced.lately(now)
+    };
+    if forced {
+        return Ended::Nothing;
+    }
+    let held = inner.breakers.held_for(&key.app, tenant, &key.connection, asked);
+    Ended::Throttled(backoff::wait(1, Some(held), random))
+}
+
 /// Says what a call's end means beyond its connection.
 async fn note_ended(
     inner: &Inner,
     key: &ConnectionKey,
+    slot: &Slot,
     tenant: Option<&str>,
     began: Duration,
     failure: Option<&AuthorityFailure>,
@@ -1421,9 +1496,10 @@ async fn note_ended(
     let ended = match failure.map(|failure| (failure.disposition, failure.answer.status)) {
         None => Ended::Answered,
         Some((Disposition::Reauthorize(..) | Disposition::Blocked(_), _)) => Ended::Answered,
-        Some((Disposition::RetryAfter(Some(asked)), Some(429))) => {
-            Ended::Throttled(backoff::wait(1, Some(asked), inner.deps.random.as_ref()))
-        }
+        Some((Disposition::RetryAfter(Some(asked)), Some(429))) => match failure {
+            Some(failure) => throttled(inner, key, slot, tenant, asked, failure),
+            None => Ended::Nothing,
+        },
         Some((Disposition::NextCredential, _)) if inner.breakers.is_mended_since(&key.app, began) => {
             Ended::Nothing
         }

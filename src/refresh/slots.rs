@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
+use super::forced::Forced;
 use super::unclear::Unclear;
 use crate::domain::connection::{ATTEMPTS_KEPT, Attempt, Profile, SignIn, Status};
 use crate::domain::id::ConnectionKey;
@@ -152,8 +153,10 @@ pub(super) struct SlotState {
     pub(super) trouble: BTreeMap<Option<String>, Trouble>,
     /// The sign-in of what was held last: no trouble outlives that grant, wherever it was replaced.
     pub(super) sign_in: Option<SignIn>,
-    /// Renewals that a caller's report or challenge forced, as monotonic times: the latest few.
-    pub(super) forced: Vec<Duration>,
+    /// Renewals that callers forced by reports and challenges.
+    pub(super) forced: Forced,
+    /// The authority asked to leave it alone, or its tenant.
+    pub(super) held_back: Option<Trouble>,
     /// An answer of the authority that the store has not taken yet.
     pub(super) unstored: Option<Unstored>,
     /// What was seen in the store a moment ago: a failover of it may drop that again.
@@ -189,6 +192,11 @@ impl SlotState {
         self.attempts.push(attempt);
         let extra = self.attempts.len().saturating_sub(ATTEMPTS_KEPT);
         self.attempts.drain(..extra);
+    }
+
+    /// The authority's word to leave the connection alone, while it counts.
+    pub(super) fn held_back(&self, now: Duration) -> Option<Trouble> {
+        self.held_back.as_ref().filter(|trouble| now < trouble.until).cloned()
     }
 
     /// Remembers what the store has, and is about to be held.

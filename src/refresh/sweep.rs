@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use super::engine::{Engine, Inner};
 use super::renew;
 use super::slots::Work;
+use crate::domain::cause::Cause;
 use crate::domain::random::random_bytes;
 use crate::domain::time::Timestamp;
 use crate::repository::RepositoryError;
@@ -220,6 +221,11 @@ async fn sweep_shard(inner: &Arc<Inner>, shard: u8, swept: &mut Swept) -> Result
             swept.waiting += 1;
             store.schedule(&one.key, Some(soon(inner, TENANTS_TURN))).await?;
             continue;
+        }
+        if inner.take(Cause::Sweep, None, false).is_err() {
+            inner.sweep.give_back(shard);
+            swept.waiting += 1;
+            break;
         }
         store.schedule(&one.key, Some(soon(inner, TAKEN_UP))).await?;
         swept.begun += 1;

@@ -10,9 +10,10 @@ use super::Redeemed;
 use crate::domain::account::Account;
 use crate::domain::connection::Profile;
 use crate::domain::grant::Grant;
+use crate::domain::id::CallerName;
 use crate::domain::secret::{AccessToken, RefreshToken};
 use crate::domain::time::Timestamp;
-use crate::domain::token::HeldToken;
+use crate::domain::token::{HeldToken, nobody};
 use crate::store::Floor;
 
 #[derive(Serialize, Deserialize)]
@@ -29,6 +30,8 @@ struct TokenWire<'a> {
     resource: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     answers_claims: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    got_for: Option<Cow<'a, str>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -89,10 +92,12 @@ impl<'a> TokenWire<'a> {
             scopes: token.scopes.clone(),
             resource: token.resource.clone(),
             answers_claims: token.answers_claims.clone(),
+            got_for: token.got_for.as_ref().map(|caller| Cow::Borrowed(caller.as_str())),
         }
     }
 
     fn into_token(self) -> HeldToken {
+        let got_for = self.got_for.map(|name| CallerName::parse(&name).unwrap_or_else(|_| nobody()));
         HeldToken {
             access_token: AccessToken::new(self.access_token),
             digest: self.digest,
@@ -102,6 +107,7 @@ impl<'a> TokenWire<'a> {
             scopes: self.scopes,
             resource: self.resource,
             answers_claims: self.answers_claims,
+            got_for,
         }
     }
 }
@@ -165,6 +171,7 @@ mod tests {
             scopes: vec!["Mail.Read".into()],
             resource: Some("https://graph.microsoft.com".into()),
             answers_claims: None,
+            got_for: None,
         };
         let back = decode_tokens(&encode_tokens(&[token])).expect("decodes");
         assert_eq!(back[0].access_token.expose(), "eyJ0.AbC-_~+/==");

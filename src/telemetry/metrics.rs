@@ -16,6 +16,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::domain::cause::Cause;
 use crate::domain::connection::Status;
 use crate::domain::credential::CredentialState;
 use crate::domain::id::{AppName, CallerName};
@@ -98,6 +99,7 @@ pub struct Metrics {
     sweep_last: Gauge,
     verdicts: IntCounterVec,
     lease_attempts: IntCounterVec,
+    upstream_budget: IntCounterVec,
     connections: IntGaugeVec,
     credential_expiry: GaugeVec,
     credential_expiry_unknown: IntGaugeVec,
@@ -239,6 +241,11 @@ impl Metrics {
                 &["result"],
                 "Attempts to get the right to refresh a connection; held means another replica was first.",
             ),
+            upstream_budget: new.counters(
+                "upstream_budget_total",
+                &["cause", "result"],
+                "Calls to authorities for what nobody waits for who has no token, by what they are for: begun, or refused or put off because a budget was used up.",
+            ),
             connections: new.int_gauges("connections", &["app", "status"], "Connections by status."),
             credential_expiry: new.gauges(
                 "credential_expiry_seconds",
@@ -365,6 +372,11 @@ impl Metrics {
         // A series that appears with its first event hides that event from rate(): known ones begin at 0.
         for result in ["acquired", "held", "unreachable", "lost"] {
             metrics.lease_attempts.with_label_values(&[result]);
+        }
+        for cause in Cause::ALL {
+            for result in ["begun", "put_off"] {
+                metrics.upstream_budget.with_label_values(&[cause.as_str(), result]);
+            }
         }
         for outcome in ["ok", "failed"] {
             metrics.config_reloads.with_label_values(&[outcome]);
@@ -512,6 +524,12 @@ impl Metrics {
             LeaseResult::Lost => "lost",
         };
         self.lease_attempts.with_label_values(&[result]).inc();
+    }
+
+    /// A call out of the budget that all have together was begun, or has to wait for it.
+    pub fn upstream_budget(&self, cause: Cause, is_begun: bool) {
+        let result = if is_begun { "begun" } else { "put_off" };
+        self.upstream_budget.with_label_values(&[cause.as_str(), result]).inc();
     }
 
     /// How many connections an app has in each status. Name every status, also those at 0.

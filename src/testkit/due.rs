@@ -14,6 +14,7 @@ use crate::authority::{
     TokenAnswer,
 };
 use crate::domain::account::Account;
+use crate::domain::cause::Cause;
 use crate::domain::connection::{Profile, Status};
 use crate::domain::grant::Grant;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -42,6 +43,7 @@ impl Observer for Nobody {
     fn refreshed(&self, _app: &AppName, _outcome: &'static str, _elapsed: Duration) {}
     fn judged(&self, _app: &AppName, _tenant: Option<&str>, _status: Status) {}
     fn swept(&self, _swept: Swept) {}
+    fn budgeted(&self, _cause: Cause, _is_begun: bool) {}
     fn lease(&self, _result: &'static str) {}
 }
 
@@ -173,6 +175,7 @@ async fn connect(repository: Repository, clock: Arc<SimClock>, count: usize) {
             scopes: words,
             resource: None,
             answers_claims: None,
+            got_for: None,
         };
         let grant = Grant::new(RefreshToken::new(format!("r-{number}")));
         let stored =

@@ -21,6 +21,7 @@ use super::tasks::{Pid, SimTasks, WORLD, World};
 use crate::authority::{Authority, TokenAnswer};
 use crate::broker::Broker;
 use crate::domain::account::{Account, PERSONAL_TENANT};
+use crate::domain::cause::Cause;
 use crate::domain::connection::{Profile, Status};
 use crate::domain::grant::Grant;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -122,6 +123,7 @@ impl Observer for Nobody {
     fn refreshed(&self, _app: &AppName, _outcome: &'static str, _elapsed: Duration) {}
     fn judged(&self, _app: &AppName, _tenant: Option<&str>, _status: Status) {}
     fn swept(&self, _swept: Swept) {}
+    fn budgeted(&self, _cause: Cause, _is_begun: bool) {}
     fn lease(&self, _result: &'static str) {}
 }
 
@@ -417,6 +419,7 @@ impl Cluster {
         let known = handed_out.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let rejected = known.filter(|_| reports && self.dice.of_thousand(30));
         let want = Want {
+            by: None,
             resource: resource.map(str::to_owned),
             scopes,
             min_ttl,
@@ -425,6 +428,9 @@ impl Cluster {
         };
         self.ledger.count(|counts| counts.requests += 1);
         let asked_at = self.world.now();
+        if rejected.is_some() {
+            self.ledger.reported(process.pid, key);
+        }
         let served = process.engine.serve::<Infallible>(key, |_| Ok(want.clone())).await;
         let (outcome, word) = match served {
             Ok(served) => {
@@ -453,7 +459,7 @@ impl Cluster {
                 self.ledger.violated("plan", format!("{key}: this authority never gives a token twice"));
                 (Outcome::Trouble("the same token".into()), "the same token")
             }
-            Err(refused @ (Refused::ScopeNotGranted(_) | Refused::TooManyChallenges(_))) => {
+            Err(refused @ (Refused::ScopeNotGranted(_) | Refused::TooManyForced(_))) => {
                 (Outcome::Trouble(format!("{refused:?}")), "other")
             }
         };
@@ -495,7 +501,7 @@ impl Cluster {
             account: None,
             remarks: Remarks::default(),
         };
-        let token = held_token(answer, resource, None);
+        let token = held_token(answer, resource);
         let grant = Grant::new(refresh_token);
         for _ in 0..SIGN_IN_TRIES {
             let Ok(before) = process.repository.load(key).await else { return };

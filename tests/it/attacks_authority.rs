@@ -613,29 +613,28 @@ async fn a_personal_accounts_first_bad_token_is_tried_once_more() {
 async fn a_retry_after_is_kept_for_the_whole_tenant_and_for_no_other() {
     for after in [RetryAfter::Seconds(30), RetryAfter::DateAfterSeconds(31)] {
         let world = Plan::default().start().await;
-        let mut tokens = Vec::new();
-        for (name, user) in [("alice-1", ALICE), ("alice-2", ALICE), ("bob", BOB)] {
-            world.connect(name, user).await;
-            tokens.push(world.access_token(name).await);
-        }
+        world.connect("alice-1", ALICE).await;
+        world.outlive_tokens();
+        world.connect("alice-2", ALICE).await;
+        world.connect("bob", BOB).await;
+        let (alices, bobs) = (world.access_token("alice-2").await, world.access_token("bob").await);
         let throttled = Fault::Status { status: 429, retry_after: Some(after) };
         world.entra.faults().inject(refresh(throttled).once());
-        let answer = report(&world, "alice-1", &tokens[0]).await;
+        let answer = world.token("alice-1").await;
         assert_eq!(code(&answer), (503, "authority_unavailable".into()), "{}", answer.text());
         assert!((25..=40).contains(&retry_after(&answer)), "{after:?}: {}", retry_after(&answer));
 
         world.entra.clear_ledger();
         for _ in 0..10 {
-            for (name, token) in [("alice-1", &tokens[0]), ("alice-2", &tokens[1])] {
-                let answer = report(&world, name, token).await;
+            for answer in [world.token("alice-1").await, report(&world, "alice-2", &alices).await] {
                 assert_eq!(code(&answer), (503, "authority_unavailable".into()));
-                assert!(retry_after(&answer) > 5, "{name} {}", retry_after(&answer));
-                assert_eq!(world.access_token(name).await, *token);
+                assert!(retry_after(&answer) > 5, "{}", retry_after(&answer));
             }
+            assert_eq!(world.access_token("alice-2").await, alices);
             world.pass(Duration::from_secs(1));
         }
         assert_eq!(world.entra.ledger_count(Endpoint::Token, None), 0, "{after:?}");
-        assert_eq!(report(&world, "bob", &tokens[2]).await.status, 200, "another tenant is not throttled");
+        assert_eq!(report(&world, "bob", &bobs).await.status, 200, "another tenant is not throttled");
     }
 }
 

@@ -49,3 +49,4 @@ mod store_needs;
 mod sweep;
 mod token_hosts;
 mod trouble;
+mod upstream_load;

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use tokenward::authority::Endpoint;
+use tokenward::domain::cause::Cause;
 use tokenward::domain::verdict::{BlockReason, Disposition, ReauthReason};
 use tokenward::store::observed::{OPERATIONS, Risk};
 
@@ -37,6 +38,11 @@ async fn every_series_whose_labels_are_a_closed_set_is_there_at_0_from_the_start
     BlockReason::WORDS.iter().for_each(|reason| expect(verdict("blocked", reason)));
     for result in ["acquired", "held", "unreachable", "lost"] {
         expect(format!("lease_attempts_total{{result=\"{result}\"}}"));
+    }
+    for cause in Cause::ALL.map(Cause::as_str) {
+        for result in ["begun", "put_off"] {
+            expect(format!("upstream_budget_total{{cause=\"{cause}\",result=\"{result}\"}}"));
+        }
     }
     for risk in Risk::ALL.map(Risk::as_str) {
         expect(format!("store_risk{{risk=\"{risk}\"}}"));

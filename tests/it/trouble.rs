@@ -258,3 +258,33 @@ async fn a_tenant_that_blocks_many_is_one_event() {
     }
     assert_eq!(world.token_calls("refresh_token"), 0);
 }
+
+/// While one connection tries for all of its tenant, who comes waits for what becomes of that, and is not refused before.
+#[tokio::test]
+async fn who_comes_while_one_tries_for_all_learns_of_its_success() {
+    let world = Arc::new(Plan::default().start().await);
+    for name in ["one", "two"] {
+        world.connect(name, ALICE).await;
+    }
+    world.outlive_tokens();
+    world.entra.faults().inject(FaultRule::new(Endpoint::Token, Fault::status(500)));
+    world.entra.clear_ledger();
+    while world.token_calls("refresh_token") < 5 {
+        assert_eq!(world.token("one").await.status, 503);
+        world.pass(Duration::from_secs(10));
+    }
+    world.entra.faults().clear();
+    world.entra.faults().inject(FaultRule::new(Endpoint::Token, Fault::Hold).once());
+    world.entra.clear_ledger();
+    let asks = |name: &'static str| {
+        let world = world.clone();
+        tokio::spawn(async move { world.token(name).await.status })
+    };
+    let one = asks("one");
+    world.until_called("refresh_token", 1).await;
+    let two = asks("two");
+    world.daemon.until_logged("waits for another connection's try").await;
+    world.entra.faults().release();
+    assert_eq!(one.await.expect("an answer"), 200);
+    assert_eq!(two.await.expect("an answer"), 200);
+}

@@ -494,7 +494,11 @@ impl Process {
     /// Starts the binary and waits until it listens.
     pub(crate) async fn launch(folder: &Path) -> Process {
         // Most tests count calls to the authority: what is refreshed before anybody asks is for those that say so.
-        let sweep_rate = if folder.join("sweep").exists() { "400" } else { "0" };
+        let sweep_rate = match std::fs::read_to_string(folder.join("sweep")).as_deref() {
+            Ok("") => "400".to_owned(),
+            Ok(rate) => rate.to_owned(),
+            Err(_) => "0".to_owned(),
+        };
         // A folder of this name is what systemd loaded.
         let of_systemd = Some(folder.join("systemd")).filter(|folder| folder.exists());
         // What this machine says of proxies is not for a daemon whose authority is on it; what the test says is.
@@ -505,7 +509,7 @@ impl Process {
         }
         let mut child = command
             .envs(environment.lines().filter_map(|line| line.split_once('=')))
-            .env("TOKENWARD__LIMITS__SWEEP_RATE", sweep_rate)
+            .env("TOKENWARD__LIMITS__SWEEP_RATE", &sweep_rate)
             .envs(of_systemd.map(|folder| ("CREDENTIALS_DIRECTORY", folder)))
             .envs(Some(folder.join(CLOCK)).filter(|file| file.exists()).map(|file| (moved::VARIABLE, file)))
             .arg("serve")

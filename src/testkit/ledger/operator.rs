@@ -16,6 +16,9 @@ const REVOKED_WITHIN: Duration = Duration::from_secs(5);
 const UNDER_WAY: Duration = Duration::from_secs(10);
 /// Within this time every replica knows that an authority asked to be left alone.
 const HOLD_KNOWN: Duration = Duration::from_secs(2);
+/// A throttle of a connection of which callers forced renewals within this time may be theirs: it is not its tenant's. (What they
+/// wait for may take a while to be asked.)
+const FORCED_LATELY: Duration = Duration::from_secs(60 + 15);
 /// Uses in a minute, by all replicas, of a grant that nobody asks for: one for half of the shortest life of a token, one for what is
 /// taken up again, and one more for each that failed.
 const MOST_SWEPT_A_MINUTE: usize = 6;
@@ -44,6 +47,8 @@ struct Pausing {
 
 struct Hold {
     tenant: Option<String>,
+    /// What only this connection was told: its callers had forced renewals of it a moment before.
+    only: Option<ConnectionKey>,
     pid: Pid,
     replica: usize,
     since: Duration,
@@ -56,6 +61,8 @@ pub(super) struct Book {
     revoked: Vec<Revoking>,
     pauses: BTreeMap<ConnectionKey, Vec<Pausing>>,
     holds: Vec<Hold>,
+    /// When a process was last told by callers that a token of a connection was refused.
+    reports: BTreeMap<(Pid, ConnectionKey), Duration>,
     /// What each stored record is of.
     records: BTreeMap<[u8; 16], Family>,
     /// The one that no caller asks for, and when its grant was used.
@@ -191,7 +198,11 @@ impl Ledger {
         {
             return Some(("I7", format!("{key}: grant {} is used, paused since {since:?}", call.family.0)));
         }
-        let of_tenant = || books.operator.holds.iter().filter(|hold| hold.tenant == call.tenant);
+        let is_meant = |hold: &&Hold| match &hold.only {
+            None => hold.tenant == call.tenant,
+            Some(only) => *only == key && hold.pid == call.pid,
+        };
+        let of_tenant = || books.operator.holds.iter().filter(is_meant);
         let ignored = of_tenant().find(|hold| {
             let known = hold.since + HOLD_KNOWN;
             // What was said later counts, though it be the shorter time.
@@ -222,7 +233,19 @@ impl Ledger {
         let mut books = self.books();
         books.counts.holds += 1;
         books.operator.holds.retain(|hold| hold.until + FORGOTTEN > since);
-        books.operator.holds.push(Hold { tenant, pid, replica, since, until });
+        let key = books.sign_ins.get(&call.family).map(|sign_in| sign_in.key.clone());
+        let is_forced = |key: &ConnectionKey| {
+            let reported = books.operator.reports.get(&(pid, key.clone()));
+            reported.is_some_and(|at| since.saturating_sub(*at) < FORCED_LATELY)
+        };
+        let only = key.filter(is_forced);
+        books.operator.holds.push(Hold { tenant, only, pid, replica, since, until });
+    }
+
+    /// A caller says that a resource refused the token of a connection.
+    pub(crate) fn reported(&self, pid: Pid, key: &ConnectionKey) {
+        let now = self.world.now();
+        self.books().operator.reports.insert((pid, key.clone()), now);
     }
 
     /// When the grant was revoked, and for how much longer than it may it has been unknown to a process.

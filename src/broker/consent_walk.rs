@@ -1,0 +1,214 @@
+//! Has the blocked connections of a tenant tried whose administrator is said to have consented.
+//!
+//! Whoever has the link can say so, as often as he likes and of any tenant. So a tenant is tried once a minute; all tenants that
+//! wait are looked for in one walk over the app's connections, one walk at a time; and they are tried in turn, one of each
+//! tenant, out of the budget that all calls of this kind share. A report that comes while its tenant has had its turn
+//! is kept for the next.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::Broker;
+use crate::domain::cause::Cause;
+use crate::domain::connection::Status;
+use crate::domain::id::{AppName, ConnectionKey};
+
+/// A tenant is tried once within this time.
+const TENANT_AGAIN: Duration = Duration::from_secs(60);
+/// How often it is looked whose turn has come: what is reported meanwhile is looked for in one walk.
+const LOOK: Duration = Duration::from_secs(1);
+/// Tenants that wait for their turn, or have had it within the time.
+const MOST_TENANTS: usize = 1000;
+/// Connections of one tenant that are tried for one report, and of all tenants of one walk.
+const MOST_OF_A_TENANT: usize = 2000;
+const MOST_OF_A_WALK: usize = 10_000;
+const PAGE: usize = 100;
+
+/// The tenants that were reported a moment ago.
+#[derive(Default)]
+pub(super) struct Reports {
+    book: Mutex<Book>,
+}
+
+#[derive(Default)]
+struct Book {
+    /// Somebody sees to it that what waits is tried.
+    is_seen_to: bool,
+    tenants: BTreeMap<(AppName, String), Report>,
+}
+
+/// What is known of a tenant.
+#[derive(Clone, Copy, Default)]
+struct Report {
+    /// Monotonic time at which it was tried.
+    tried_at: Option<Duration>,
+    /// It was reported since.
+    waits: bool,
+}
+
+impl Report {
+    fn has_had_its_turn(&self, now: Duration) -> bool {
+        self.tried_at.is_some_and(|at| now.saturating_sub(at) < TENANT_AGAIN)
+    }
+}
+
+impl Reports {
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Book {
+    /// Takes a report down, at `now` (monotonic). Whether somebody has to be found who sees to it.
+    fn note(&mut self, app: &AppName, tenant: &str, now: Duration) -> bool {
+        self.tenants.retain(|_, report| report.waits || report.has_had_its_turn(now));
+        let one = (app.clone(), tenant.to_owned());
+        if self.tenants.len() >= MOST_TENANTS && !self.tenants.contains_key(&one) {
+            // One that waits is worth more than that another one was tried.
+            let tried = self.tenants.iter().find(|(_, report)| !report.waits).map(|(one, _)| one.clone());
+            let Some(tried) = tried else {
+                tracing::warn!(%app, "so many tenants are said to have consented that no more are taken down; blocked connections are tried again at their time");
+                return false;
+            };
+            self.tenants.remove(&tried);
+        }
+        self.tenants.entry(one).or_default().waits = true;
+        !std::mem::replace(&mut self.is_seen_to, true)
+    }
+
+    /// The tenants whose turn it is, by app, which have it then; none when nothing waits any more, and nobody sees to it then.
+    fn turns(&mut self, now: Duration) -> Option<BTreeMap<AppName, BTreeSet<String>>> {
+        let mut turns: BTreeMap<AppName, BTreeSet<String>> = BTreeMap::new();
+        for ((app, tenant), report) in &mut self.tenants {
+            if report.waits && !report.has_had_its_turn(now) {
+                *report = Report { tried_at: Some(now), waits: false };
+                turns.entry(app.clone()).or_default().insert(tenant.clone());
+            }
+        }
+        self.is_seen_to = !turns.is_empty() || self.tenants.values().any(|report| report.waits);
+        self.is_seen_to.then_some(turns)
+    }
+}
+
+impl Broker {
+    /// Somebody came back from a page for an administrator's consent and names this tenant.
+    pub(super) fn note_reported_consent(self: &Arc<Self>, app: &AppName, unverified_tenant: &str) {
+        let tenant = unverified_tenant.to_ascii_lowercase();
+        let is_id = tenant.len() == 36 && tenant.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+        // Accounts are of tenants by id: no other name would be found.
+        if !is_id || !self.reports.book().note(app, &tenant, self.deps.clock.monotonic()) {
+            return;
+        }
+        let broker = Arc::clone(self);
+        let see_to_it = async move { broker.see_to_reports().await };
+        self.deps.tasks.spawn("try the blocked connections of tenants", Box::pin(see_to_it));
+    }
+
+    async fn see_to_reports(&self) {
+        loop {
+            let Some(turns) = self.reports.book().turns(self.deps.clock.monotonic()) else { return };
+            for (app, tenants) in turns {
+                self.try_blocked_of(&app, &tenants).await;
+            }
+            if self.stopping.load(Ordering::Acquire) {
+                return;
+            }
+            self.deps.clock.sleep(LOOK).await;
+        }
+    }
+
+    /// Has the blocked connections of these tenants tried now instead of at their time. Where a tenant has none, one that works
+    /// is tried: its token call is the proof.
+    async fn try_blocked_of(&self, app: &AppName, tenants: &BTreeSet<String>) {
+        let mut blocked: BTreeMap<&str, VecDeque<ConnectionKey>> = BTreeMap::new();
+        let mut working: BTreeMap<&str, ConnectionKey> = BTreeMap::new();
+        let (mut after, mut found) = (None, 0);
+        loop {
+            let Ok(page) = self.deps.repository.list(app, "", after.as_ref(), PAGE).await else { return };
+            for (connection, profile) in page.profiles {
+                let tid = profile.account.tid.as_deref().map(str::to_ascii_lowercase);
+                let Some(tenant) = tid.and_then(|tid| tenants.get(&tid)) else { continue };
+                let key = ConnectionKey { app: app.clone(), connection };
+                match profile.status {
+                    Status::Active => {
+                        working.entry(tenant).or_insert(key);
+                    }
+                    Status::Blocked(_) => {
+                        let of_tenant = blocked.entry(tenant).or_default();
+                        if of_tenant.len() < MOST_OF_A_TENANT {
+                            of_tenant.push_back(key);
+                            found += 1;
+                        }
+                    }
+                    Status::NeedsReauthorization(_) | Status::Paused => {}
+                }
+            }
+            after = page.next;
+            if after.is_none() || found >= MOST_OF_A_WALK || self.stopping.load(Ordering::Acquire) {
+                break;
+            }
+        }
+        for (tenant, key) in working {
+            blocked.entry(tenant).or_insert_with(|| VecDeque::from([key]));
+        }
+        let mut queues: VecDeque<VecDeque<ConnectionKey>> = blocked.into_values().collect();
+        while let Some(mut queue) = queues.pop_front() {
+            let Some(key) = queue.pop_front() else { continue };
+            while let Err(wait) = self.deps.engine.take(Cause::Consent, None) {
+                if self.stopping.load(Ordering::Acquire) {
+                    return;
+                }
+                self.deps.clock.sleep(wait).await;
+            }
+            self.deps.engine.try_now(&key);
+            queues.push_back(queue);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn app() -> AppName {
+        AppName::parse("outlook").expect("a name")
+    }
+
+    fn turns(book: &mut Book, seconds: u64) -> Option<Vec<String>> {
+        book.turns(at(seconds)).map(|turns| turns.into_values().flatten().collect())
+    }
+
+    #[test]
+    fn a_tenant_has_its_turn_once_a_minute_and_what_is_reported_meanwhile_waits() {
+        let mut book = Book::default();
+        assert!(book.note(&app(), "a", at(0)), "somebody has to see to it");
+        assert!(!book.note(&app(), "a", at(0)) && !book.note(&app(), "b", at(0)), "somebody does");
+        assert_eq!(turns(&mut book, 0), Some(vec!["a".to_owned(), "b".to_owned()]));
+        assert!(!book.note(&app(), "a", at(1)));
+        for seconds in 1..60 {
+            assert_eq!(turns(&mut book, seconds), Some(vec![]), "it waits");
+        }
+        assert_eq!(turns(&mut book, 60), Some(vec!["a".to_owned()]));
+        assert_eq!(turns(&mut book, 61), None, "nothing waits any more");
+        assert!(book.note(&app(), "a", at(62)));
+        assert_eq!(turns(&mut book, 62), Some(vec![]));
+        assert_eq!(turns(&mut book, 120), Some(vec!["a".to_owned()]));
+    }
+
+    #[test]
+    fn tenants_that_are_made_up_take_no_room_from_those_that_wait() {
+        let mut book = Book::default();
+        for number in 0..MOST_TENANTS * 2 {
+            book.note(&app(), &number.to_string(), at(0));
+        }
+        assert_eq!(turns(&mut book, 0).map(|turns| turns.len()), Some(MOST_TENANTS));
+        book.note(&app(), "honest", at(1));
+        assert_eq!(turns(&mut book, 1), Some(vec!["honest".to_owned()]));
+    }
+}

@@ -1,0 +1,307 @@
+//! What callers and strangers may have the authority asked, and what of it reaches others: claims challenges that say more
+//! than a resource does, forced renewals, forged redirects of an administrator's consent, and a throttle that one caller
+//! provokes. Counted in calls that the authority saw.
+
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use entra_emulator::{Endpoint, Fault, FaultRule, Mode, RevokeKind, User};
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::attacks_api::sha256;
+use crate::http_client::{Answer, Browser};
+use crate::world::{ALICE, BOB, Plan, World, text};
+
+/// No token of an app that declares nothing lives for so long at the emulator, and every one lives longer that is for who
+/// declares continuous access evaluation.
+const LONG: i64 = 3 * 3600;
+
+async fn forced(world: &World, key: &str, name: &str, body: Value) -> Answer {
+    let name = name.replace('/', "%2F");
+    world.api_as(key, Method::POST, &format!("/v1/apps/outlook/connections/{name}/token"), body).await
+}
+
+async fn plain(world: &World, key: &str, name: &str) -> Answer {
+    let name = name.replace('/', "%2F");
+    let path = format!("/v1/apps/outlook/connections/{name}/token");
+    world.api_as(key, Method::GET, &path, Value::Null).await
+}
+
+fn token(answer: &Answer) -> String {
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    text(&answer.json(), "access_token").to_owned()
+}
+
+fn life(answer: &Answer) -> i64 {
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()["expires_in"].as_i64().expect("seconds")
+}
+
+fn step_up(number: usize) -> Value {
+    json!({ "access_token": { "acrs": { "essential": true, "value": format!("c{number}") } } })
+}
+
+/// Client capabilities are the app's to declare, in whatever spelling a caller brings them.
+#[tokio::test]
+async fn a_callers_challenge_declares_no_capability_of_the_app() {
+    let world = Plan::default().start().await;
+    world.connect("team-b/alice", ALICE).await;
+    let cp1 = json!({ "access_token": { "xms_cc": { "values": ["cp1"] } } });
+    let beside = json!({
+        "access_token": {
+            "nbf": { "essential": true, "value": "1700000000" },
+            "xms_cc": { "values": ["cp1"] },
+            "xms_cc ": { "values": ["cp1"] },
+            "XMS_CC": { "values": ["cp1"] },
+        },
+        "id_token": { "xms_cc": { "values": ["cp1"] } },
+        "xms_cc": { "values": ["cp1"] },
+    });
+    let twice = r#"{"access_token":{"nbf":{"value":"1"}},"access_token":{"xms_cc":{"values":["cp1"]},"nbf":{"value":"1"}}}"#;
+    world.entra.clear_ledger();
+    for (claims, passed_on) in [
+        (cp1.clone(), false),
+        (json!(cp1.to_string()), false),
+        (json!(STANDARD.encode(cp1.to_string())), false),
+        (json!({ "id_token": { "acrs": { "value": "c1" } } }), false),
+        (json!({}), false),
+        (json!({ "access_token": {} }), false),
+        (json!({ "access_token": { "acrs": { "essential": "yes" } } }), false),
+        (json!({ "access_token": { "acrs": { "value": { "deep": 1 } } } }), false),
+        (beside.clone(), true),
+        (json!(STANDARD.encode(beside.to_string())), true),
+        (json!(twice), true),
+    ] {
+        let calls = world.token_calls("refresh_token");
+        let held = token(&plain(&world, &world.key, "team-b/alice").await);
+        let sent = json!({ "rejected": sha256(&held), "claims": claims });
+        let answer = forced(&world, &world.key, "team-b/alice", sent).await;
+        let made = world.token_calls("refresh_token") - calls;
+        if passed_on {
+            assert!(life(&answer) < LONG, "{claims}: {}", answer.text());
+            assert_eq!(made, 1, "{claims}");
+        } else {
+            assert_eq!(answer.status, 400, "{claims}: {}", answer.text());
+            assert_eq!(answer.json()["parameter"], "claims", "{claims}");
+            assert_eq!(made, 0, "{claims}");
+        }
+        assert!(life(&plain(&world, &world.reader_key, "team-b/alice").await) < LONG, "{claims}");
+        world.pass(Duration::from_secs(15));
+    }
+}
+
+/// A step-up's token is for who brings that challenge and for the caller that got it; the others keep what a plain refresh
+/// brought. The refresh token that came with it counts for everybody.
+#[tokio::test]
+async fn a_token_under_a_callers_claims_is_nobody_elses() {
+    let world = Plan::default().mode(Mode::Strict).start().await;
+    world.connect("team-b/alice", ALICE).await;
+    let before = token(&plain(&world, &world.reader_key, "team-b/alice").await);
+    world.entra.clear_ledger();
+    let sent = json!({ "rejected": sha256(&before), "claims": step_up(1) });
+    let stepped_up = token(&forced(&world, &world.key, "team-b/alice", sent.clone()).await);
+    assert_ne!(stepped_up, before);
+    assert_eq!(token(&plain(&world, &world.reader_key, "team-b/alice").await), before);
+    assert_eq!(token(&plain(&world, &world.key, "team-b/alice").await), stepped_up, "its caller has it");
+    // Whoever brings the same challenge gets that token, however it is spelt.
+    let spelt = json!({ "claims": STANDARD.encode("{ \"access_token\": {\"acrs\":{\"value\":\"c1\",\"essential\":true}} }") });
+    assert_eq!(token(&forced(&world, &world.reader_key, "team-b/alice", spelt).await), stepped_up);
+    assert_eq!(token(&forced(&world, &world.key, "team-b/alice", sent).await), stepped_up);
+    assert_eq!(world.token_calls("refresh_token"), 1);
+
+    // A challenge that any new token answers is a report: its token is everybody's.
+    let fresh = json!({
+        "rejected": sha256(&before),
+        "claims": { "access_token": {
+            "nbf": { "essential": true, "value": "1700000000" }, "xms_caeerror": { "value": "10012" },
+        } },
+    });
+    let renewed = token(&forced(&world, &world.key, "team-b/alice", fresh).await);
+    assert!(renewed != before && renewed != stepped_up);
+    assert_eq!(token(&plain(&world, &world.reader_key, "team-b/alice").await), renewed);
+
+    // This authority takes a refresh token once: what the challenge's answer brought is what is used now.
+    world.outlive_tokens();
+    token(&plain(&world, &world.reader_key, "team-b/alice").await);
+    assert_eq!(world.show("team-b/alice").await["status"], "active");
+}
+
+/// One caller forces renewals for as long as it is let; another's report of the token that it holds is answered by a new one.
+#[tokio::test]
+async fn one_caller_cannot_use_up_anothers_report() {
+    let world = Plan::default().start().await;
+    world.connect("team-b/alice", ALICE).await;
+    world.entra.clear_ledger();
+    let mut held = token(&plain(&world, &world.reader_key, "team-b/alice").await);
+    let begun = Instant::now();
+    let (mut forced_by_one, mut refused) = (0, 0);
+    for number in 0..40 {
+        let claims = if number % 2 == 0 { step_up(number) } else { Value::Null };
+        let mut sent = json!({ "rejected": sha256(&held) });
+        if !claims.is_null() {
+            sent["claims"] = claims;
+        }
+        let answer = forced(&world, &world.key, "team-b/alice", sent).await;
+        match answer.status.as_u16() {
+            200 => forced_by_one += 1,
+            429 => {
+                refused += 1;
+                assert_eq!(answer.json()["code"], "rate_limited");
+                assert!(answer.headers.contains_key("retry-after"));
+            }
+            other => panic!("{other}: {}", answer.text()),
+        }
+        held = token(&plain(&world, &world.reader_key, "team-b/alice").await);
+    }
+    assert!(forced_by_one > 0 && refused > 0, "{forced_by_one} {refused}");
+    let calls = world.token_calls("refresh_token");
+    let windows = 1 + usize::try_from(begun.elapsed().as_secs() / 10).expect("small");
+    assert!(calls <= 5 * windows, "{calls} calls in {:?}", begun.elapsed());
+    // The honest one.
+    let answer =
+        forced(&world, &world.reader_key, "team-b/alice", json!({ "rejected": sha256(&held) })).await;
+    assert_ne!(token(&answer), held);
+    assert_eq!(world.token_calls("refresh_token"), calls + 1);
+}
+
+/// The calls that somebody forces over many connections come out of one budget, and not out of anybody else's.
+#[tokio::test]
+async fn forced_renewals_of_many_connections_are_paced_and_leave_others_alone() {
+    let mut plan = Plan::default();
+    plan.files.push(("sweep", "4".to_owned()));
+    let world = plan.start().await;
+    let names: Vec<String> = (0..24).map(|number| format!("team-b/user-{number}")).collect();
+    for name in &names {
+        world.connect(name, ALICE).await;
+    }
+    let mut held = Vec::new();
+    for name in &names {
+        held.push(token(&plain(&world, &world.reader_key, name).await));
+    }
+    world.entra.clear_ledger();
+    let (mut done, mut refused) = (0, 0);
+    for round in 0..4 {
+        for (name, held) in names.iter().zip(&mut held) {
+            let sent = json!({ "rejected": sha256(held), "claims": step_up(round) });
+            let answer = forced(&world, &world.key, name, sent).await;
+            match answer.status.as_u16() {
+                200 => done += 1,
+                429 => refused += 1,
+                other => panic!("{other}: {}", answer.text()),
+            }
+            *held = token(&plain(&world, &world.reader_key, name).await);
+        }
+    }
+    assert!(done > 0 && refused > 0, "{done} {refused}");
+    let answer = forced(&world, &world.reader_key, &names[7], json!({ "rejected": sha256(&held[7]) })).await;
+    assert_ne!(token(&answer), held[7], "another's report");
+    world.outlive_tokens();
+    for name in &names {
+        token(&plain(&world, &world.key, name).await);
+    }
+    let metrics = world.metrics().await;
+    let refusals = "tokenward_upstream_budget_total{cause=\"challenge\",result=\"put_off\"}";
+    assert!(metrics.lines().any(|line| line.starts_with(refusals) && !line.ends_with(" 0")), "{metrics}");
+}
+
+/// The redirect of an administrator's consent can be forged, as often as somebody likes.
+#[tokio::test]
+async fn forged_redirects_of_a_consent_have_a_tenant_tried_once_a_minute() {
+    let world = Plan::default().start().await;
+    let names: Vec<String> = (0..10).map(|number| format!("user-{number}")).collect();
+    for name in &names {
+        world.connect(name, ALICE).await;
+    }
+    world.connect("bob", BOB).await;
+    for user in [ALICE, BOB] {
+        world.entra.revoke_user(user, RevokeKind::ConditionalAccess).expect("known");
+    }
+    world.outlive_tokens();
+    for name in names.iter().map(String::as_str).chain(["bob"]) {
+        assert_eq!(world.token(name).await.status, 409);
+    }
+    let tenant = async |name: &str| text(&world.show(name).await["account"], "tid").to_owned();
+    let (alices, bobs) = (tenant("user-0").await, tenant("bob").await);
+    let calls_of = |user: &str| {
+        let ledger = world.entra.ledger();
+        ledger
+            .iter()
+            .filter(|call| call.endpoint == Endpoint::Token && call.user.as_deref() == Some(user))
+            .count()
+    };
+    world.entra.clear_ledger();
+    for number in 0..24 {
+        // Strangers' tenants, and the same one in other letters, are no way around it.
+        let tenant = match number % 3 {
+            0 => alices.clone(),
+            1 => alices.to_ascii_uppercase(),
+            _ => format!("{number:08}-0000-4000-8000-00000000000c"),
+        };
+        forge_consent(&world, &tenant).await;
+    }
+    forge_consent(&world, &bobs).await;
+    world.until("the other tenant is tried", async || calls_of(BOB) > 0).await;
+    world.until("the tenant is tried", async || calls_of(ALICE) >= 10).await;
+    // What came while it was tried is not lost, and waits for its minute.
+    world.entra.restore_user(ALICE).expect("known");
+    forge_consent(&world, &alices).await;
+    assert_eq!(calls_of(ALICE), 10, "{:?}", world.entra.ledger());
+    world.pass(Duration::from_secs(61));
+    world.until("it is tried again", async || world.show("user-9").await["status"] == "active").await;
+    world.until("all are", async || calls_of(ALICE) >= 20).await;
+    assert_eq!(calls_of(ALICE), 20);
+}
+
+/// Comes back from a consent page that nobody has seen.
+async fn forge_consent(world: &World, tenant: &str) {
+    let body = json!({ "app": "outlook" });
+    let started = world.api(Method::POST, "/v1/admin-consent-sessions", body).await;
+    assert_eq!(started.status, 201, "{}", started.text());
+    let started = started.json();
+    let (_, query) = text(&started, "admin_consent_url").split_once('?').expect("a query");
+    let mut pairs = form_urlencoded::parse(query.as_bytes());
+    let (_, state) = pairs.find(|(name, _)| name == "state").expect("a state");
+    let url =
+        format!("{}/callback/outlook?admin_consent=True&tenant={tenant}&state={state}", world.base_url());
+    let answer = Browser::default().get(&url).await.expect("an answer");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+/// What a caller provokes with one mailbox is that mailbox's, with a challenge and without; what a plain refresh is told is
+/// its tenant's, for a minute at first.
+#[tokio::test]
+async fn a_throttle_that_a_caller_provokes_holds_no_tenant() {
+    const CAROL: &str = "carol@contoso.example";
+    for claims in [Value::Null, step_up(1)] {
+        let world = Plan::default().start().await;
+        world.entra.add_user(User::work(CAROL).tenant(User::work(ALICE).tenant_id()));
+        world.connect("alice", ALICE).await;
+        world.connect("carol", CAROL).await;
+        let held = world.access_token("alice").await;
+        let throttled = Fault::status_retry_after(429, 3600);
+        let rule = FaultRule::new(Endpoint::Token, throttled).grant_type("refresh_token").user(ALICE);
+        world.entra.faults().inject(rule);
+        let mut sent = json!({ "rejected": sha256(&held) });
+        if !claims.is_null() {
+            sent["claims"] = claims;
+        }
+        world.entra.clear_ledger();
+        for _ in 0..3 {
+            let answer = forced(&world, &world.key, "alice", sent.clone()).await;
+            assert_eq!(answer.status, 503, "{}", answer.text());
+        }
+        assert_eq!(world.token_calls("refresh_token"), 1, "the connection is left alone");
+        assert_eq!(world.access_token("alice").await, held);
+        world.outlive_tokens();
+        world.access_token("carol").await;
+        // Alice's own plain refresh is told the same: others of her tenant wait for a minute and a bit, and no longer.
+        world.outlive_tokens();
+        assert_eq!(world.token("alice").await.status, 503);
+        assert_eq!(world.token_calls("refresh_token"), 3);
+        assert_eq!(world.token("carol").await.status, 503);
+        world.pass(Duration::from_secs(75));
+        world.access_token("carol").await;
+    }
+}
