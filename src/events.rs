@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::authority::{AuthorityEvent, AuthorityObserver, Endpoint};
+use crate::broker::revoke::Meant;
 use crate::broker::rewrap::Progress;
 use crate::broker::sign_in::{CallbackProblem, Finished};
-use crate::broker::{Mender, SessionFailure, SessionState};
+use crate::broker::{FailureReason, Mender, SessionFailure, SessionState};
 use crate::domain::account::Account;
 use crate::domain::cause::Cause;
 use crate::domain::connection::Status;
@@ -296,10 +297,19 @@ impl Events {
     }
 
     /// An operator pulled the kill switch.
-    pub async fn revoked(&self, who: Who<'_>, admin: &str, revocation: &Revocation, code: &'static str) {
+    pub async fn revoked(
+        &self,
+        who: Who<'_>,
+        admin: &str,
+        revocation: &Revocation,
+        meant: Option<&Meant>,
+        code: &'static str,
+    ) {
         tracing::warn!(
             request_id = %who.request_id, admin, app = revocation.app.as_ref().map(AppName::as_str),
-            tenant = revocation.tenant, caller = revocation.caller, code, "connections were to be revoked"
+            tenant = revocation.tenant, caller = revocation.caller,
+            connections = meant.map(|meant| meant.connections), complete = meant.map(|meant| meant.complete),
+            code, "connections were to be revoked"
         );
         let mut event = self.of(who, Action::Admin, code).0;
         event.app.clone_from(&revocation.app);
@@ -308,6 +318,10 @@ impl Events {
         event.detail.insert("act", "revoke".to_owned());
         if let Some(caller) = &revocation.caller {
             event.detail.insert("connected_by", caller.clone());
+        }
+        if let Some(Meant { connections, complete }) = meant {
+            event.detail.insert("connections", connections.to_string());
+            event.detail.insert("complete", complete.to_string());
         }
         self.record(event).await;
     }
@@ -434,6 +448,12 @@ fn failed(
                 trace_id = answer.trace_id, correlation_id = answer.correlation_id, $words
             )
         };
+    }
+    // What operators of tokenward decided themselves is no error of theirs.
+    if let FailureReason::CallerForbidden | FailureReason::ConnectionPaused | FailureReason::Revoked = reason
+    {
+        log!(warn, "a sign-in came to nothing: what it was started for is not allowed any more");
+        return;
     }
     match mender {
         Mender::Operator => {

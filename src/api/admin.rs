@@ -9,17 +9,21 @@ use http_body_util::Full;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use super::body::AskedRevocation;
 use super::path::{self, NoConnection, Of};
 use super::problem::{Problem, json};
 use super::shapes::{ConnectionShape, ExplainShape};
 use super::upkeep::{self, Upkeep};
 use super::{body, code_of, credential, list_request, page_shape, refuse_credential_in_url};
+use crate::broker::inspect::Shown;
+use crate::broker::pause::PausedWhat;
 use crate::broker::replicas::Replica;
+use crate::broker::revoke::Meant;
 use crate::broker::rewrap::{Against, Progress, ShownKeyring};
 use crate::broker::{Broker, Refusal};
 use crate::callers::{Credential, KeyUse, LiveCallers};
 use crate::domain::choice::Choice;
-use crate::domain::id::{AppName, CallerName};
+use crate::domain::id::{AppName, CallerName, ConnectionKey};
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::{Clock, Timestamp};
 use crate::events::{About, Events, Who};
@@ -80,12 +84,22 @@ impl AdminApi {
                 Ok(json(StatusCode::OK, &serde_json::json!({ "apps": apps })))
             }
             ["admin", "v1", "revocations"] if request.method == Method::POST => {
-                let revocation = body::revocation(body::read(request.body).await?, self.clock.now())?;
-                let outcome = self.broker.revoke(revocation.clone()).await;
-                self.events.revoked(who, &admin, &revocation, code_of(&outcome)).await;
-                outcome.map_err(Problem::of)?;
+                let asked = body::revocation(body::read(request.body).await?, self.clock.now())?;
+                let AskedRevocation { revocation, even_if_unknown, dry_run } = asked;
+                if dry_run {
+                    let meant = self.broker.would_revoke(&revocation, even_if_unknown).await;
+                    let Meant { connections, complete } = meant.map_err(Problem::of)?;
+                    let answer = serde_json::json!({ "connections": connections, "complete": complete });
+                    return Ok(json(StatusCode::OK, &answer));
+                }
+                let outcome = self.broker.revoke(revocation.clone(), even_if_unknown).await;
+                let meant = outcome.as_ref().ok();
+                self.events.revoked(who, &admin, &revocation, meant, code_of(&outcome)).await;
+                let Meant { connections, complete } = outcome.map_err(Problem::of)?;
                 let at = revocation.at.rfc3339();
-                Ok(json(StatusCode::OK, &serde_json::json!({ "revoked_at": at })))
+                let answer =
+                    serde_json::json!({ "revoked_at": at, "connections": connections, "complete": complete });
+                Ok(json(StatusCode::OK, &answer))
             }
             ["admin", "v1", "store", "adopt"] if request.method == Method::POST => {
                 let outcome = self.broker.adopt_store().await;
@@ -206,27 +220,27 @@ impl AdminApi {
                     })?;
                 match (of, request.method) {
                     (Of::Connection, Method::GET) => {
-                        let shown = self.broker.show_as_admin(&key).await.map_err(Problem::of)?;
+                        let shown = self.show(&key).await?;
                         Ok(json(StatusCode::OK, &ConnectionShape::from(&shown)))
                     }
                     (Of::Explain, Method::GET) => {
-                        let shown = self.broker.show_as_admin(&key).await.map_err(Problem::of)?;
+                        let shown = self.show(&key).await?;
                         Ok(json(StatusCode::OK, &ExplainShape::new(&shown, &self.broker.attempts(&shown))))
                     }
                     (Of::Connection, Method::DELETE) => {
                         let outcome = self.broker.delete_as_admin(&key).await;
                         self.events.admin_act(who, &admin, "delete", &key, code_of(&outcome)).await;
                         outcome.map_err(Problem::of)?;
-                        let mut response = http::Response::new(Full::new(Bytes::new()));
-                        *response.status_mut() = StatusCode::NO_CONTENT;
-                        Ok(response)
+                        Ok(no_content())
                     }
                     (Of::Connection, Method::PATCH) => {
                         let paused = body::paused(body::read(request.body).await?)?;
                         let outcome = self.broker.set_paused(&key, paused).await;
                         let act = if paused { "pause" } else { "resume" };
                         self.events.admin_act(who, &admin, act, &key, code_of(&outcome)).await;
-                        outcome.map_err(Problem::of)?;
+                        if outcome.map_err(Problem::of)? == PausedWhat::Name {
+                            return Ok(no_content());
+                        }
                         let shown = self.broker.show_as_admin(&key).await.map_err(Problem::of)?;
                         Ok(json(StatusCode::OK, &ConnectionShape::from(&shown)))
                     }
@@ -251,6 +265,17 @@ impl AdminApi {
         }
     }
 
+    /// A connection; where there is none and its name is held, that is said.
+    async fn show(&self, key: &ConnectionKey) -> Result<Shown, Problem> {
+        match self.broker.show_as_admin(key).await {
+            Ok(shown) => Ok(shown),
+            Err(Refusal::ConnectionNotFound) if self.broker.is_held(key).await == Ok(true) => {
+                Err(Problem::of(Refusal::ConnectionNotFound).of_held_name(key))
+            }
+            Err(refusal) => Err(Problem::of(refusal)),
+        }
+    }
+
     async fn credentials(&self) -> Vec<serde_json::Value> {
         // They are shown without the others where the store does not answer: what this one knows is worth more then.
         let replicas = self.broker.replicas().await.ok();
@@ -267,6 +292,12 @@ impl AdminApi {
         let admin = self.admins.load().authenticate(credential, self.clock.now());
         admin.map(|admin| admin.name.to_string()).map_err(|failure| failure.as_str())
     }
+}
+
+fn no_content() -> Response {
+    let mut response = http::Response::new(Full::new(Bytes::new()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
 }
 
 /// The keyring as it is shown: never a key.

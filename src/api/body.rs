@@ -18,7 +18,7 @@ use crate::broker::ConsentState;
 use crate::broker::confirm::Confirmation;
 use crate::broker::connect::NewSession;
 use crate::broker::serve::TokenRequest;
-use crate::domain::account::AccountId;
+use crate::domain::account::{AccountId, tenant_id};
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::revocation::Revocation;
 use crate::domain::secret::ConfirmationCode;
@@ -109,16 +109,29 @@ struct RevocationBody {
     app: Option<AppName>,
     tenant: Option<String>,
     caller: Option<String>,
+    even_if_unknown: bool,
+    dry_run: bool,
+}
+
+/// What is to be revoked, and how.
+pub(super) struct AskedRevocation {
+    pub(super) revocation: Revocation,
+    /// Though it names nothing that is known.
+    pub(super) even_if_unknown: bool,
+    /// It is only to be said what it would mean.
+    pub(super) dry_run: bool,
 }
 
 /// `POST /admin/v1/revocations`, as of `now`.
-pub(super) fn revocation(bytes: Bytes, now: Timestamp) -> Result<Revocation, Problem> {
-    let RevocationBody { app, tenant, caller } = parse(&bytes)?;
-    let empty = |text: &Option<String>| text.as_ref().is_some_and(|text| text.is_empty());
-    if empty(&tenant) || empty(&caller) {
-        return Err(Problem::invalid("body", "names an empty tenant or caller"));
+pub(super) fn revocation(bytes: Bytes, now: Timestamp) -> Result<AskedRevocation, Problem> {
+    let RevocationBody { app, tenant, caller, even_if_unknown, dry_run } = parse(&bytes)?;
+    let tenant = tenant.as_deref().map(tenant_id).transpose();
+    let tenant = tenant.map_err(|error| Problem::invalid("tenant", error.to_string()))?;
+    if caller.as_deref() == Some("") {
+        return Err(Problem::invalid("caller", "is empty"));
     }
-    Ok(Revocation { app, tenant, caller, at: now })
+    let revocation = Revocation { app, tenant, caller, at: now };
+    Ok(AskedRevocation { revocation, even_if_unknown, dry_run })
 }
 
 #[derive(Default, Deserialize)]

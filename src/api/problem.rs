@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::authority::HOST_NOT_CONFIRMED;
 use crate::broker::Refusal;
-use crate::domain::id::InvalidName;
+use crate::domain::id::{ConnectionKey, InvalidName};
 use crate::domain::verdict::AuthorityError;
 use crate::listener::Response;
 
@@ -100,6 +100,14 @@ impl Problem {
     pub fn with_connect_url(mut self, url: String) -> Self {
         self.connect_url = Some(url);
         self
+    }
+
+    /// For operators: there is no connection, and an operator's pause holds its name.
+    pub fn of_held_name(self, key: &ConnectionKey) -> Self {
+        let ConnectionKey { app, connection } = key;
+        self.hint(format!(
+            "its name is paused: nobody can connect it until `tokenward connections resume {app} {connection}`"
+        ))
     }
 
     /// A parameter's mistake.

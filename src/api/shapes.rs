@@ -234,7 +234,13 @@ fn hint(failure: &SessionFailure) -> &'static str {
         (FailureReason::Internal, _) => {
             "read the connection to see whether it is there; start a new session if it is not"
         }
-        (FailureReason::Expired, _) => "start a new session",
+        (FailureReason::CallerForbidden, _) => {
+            "the operator must let this caller connect it: its rules, the connection's name and the account's tenant count as they are now"
+        }
+        (FailureReason::ConnectionPaused, _) => {
+            "ask the operator to resume the connection, and start a new session then"
+        }
+        (FailureReason::Revoked | FailureReason::Expired, _) => "start a new session",
         (FailureReason::AccessDenied | FailureReason::AuthorityError, Mender::User) => {
             "start a new session when the user wants to; nobody else has to do anything"
         }

@@ -162,6 +162,24 @@ fn look_at_keys(
     }
 }
 
+/// What a pattern says and was probably not meant.
+fn means_more(key: &str, pattern: &Pattern, findings: &mut Findings<'_>) {
+    if pattern.ends_within_a_word() {
+        let prefix = pattern.to_string();
+        let prefix = prefix.trim_end_matches('*');
+        findings.warning(
+            key,
+            format_args!("`{pattern}` means every name that begins with `{prefix}`, {prefix}b/… too: end the prefix with a separator (`{prefix}/*`), or list the names"),
+        );
+    }
+    if pattern.is_every_personal_account() {
+        findings.warning(
+            key,
+            format_args!("`{pattern}` is the tenant of every personal Microsoft account, so this rule is about all of them and not about one customer's"),
+        );
+    }
+}
+
 fn build_rule(
     key: &str,
     rule: &RuleConfig,
@@ -176,6 +194,10 @@ fn build_rule(
     });
     // All of them, so that every mistake is found.
     let patterns: Vec<Option<Pattern>> = patterns.collect();
+    for (at, pattern) in patterns.iter().enumerate().filter_map(|(at, pattern)| Some((at, pattern.as_ref()?)))
+    {
+        means_more(&format!("{key}.connections[{at}]"), pattern, findings);
+    }
     let connections = patterns.into_iter().collect::<Option<Vec<_>>>()?;
     let known = apps.apps.get(&app)?;
     let scopes = if rule.scopes.iter().any(|scope| scope == "*") {

@@ -198,11 +198,13 @@ impl Daemon {
                 events.expect(&rule.app, &caller.name);
             }
         }
+        let callers = Arc::new(ArcSwap::from_pointee(callers));
         let broker = Broker::new(
             apps,
             broker::Deps {
                 engine: engine.clone(),
                 repository: repository.clone(),
+                policies: callers.clone(),
                 clock: clock.clone(),
                 random: random.clone(),
                 tasks: tasks.clone(),
@@ -210,7 +212,6 @@ impl Daemon {
             broker_settings(&config),
         );
         let broker = Arc::new(broker.on_host(keyring::host_name()));
-        let callers = Arc::new(ArcSwap::from_pointee(callers));
         let admins = Arc::new(ArcSwap::from_pointee(admins));
 
         let bound = listeners::bind(&config.listen, replaceable.tls, &metrics)?;

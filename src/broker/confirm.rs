@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::connect::{SWAP_TRIES, unavailable};
+use super::rights::{Barred, Put};
 use super::session::ConnectSession;
 use super::{Broker, FailureReason, Refusal, SessionState};
 use crate::domain::account::{Account, AccountId};
@@ -16,7 +17,6 @@ use crate::domain::id::{ConnectionKey, SessionId};
 use crate::domain::secret::ConfirmationCode;
 use crate::policy::CallerPolicy;
 use crate::repository::{FiledUnder, Kind, Redeemed, RepositoryError, SecretHash, Taken};
-use crate::store::Committed;
 
 /// Wrong confirmations that end a session.
 const MOST_WRONG_CODES: u8 = 5;
@@ -54,7 +54,7 @@ impl Broker {
             let taken = self.own_session(caller, id).await?;
             let session = &taken.value;
             let key = session.key();
-            let (account, code_hash, wrong_codes, until) = match session.state_at(self.deps.clock.now()) {
+            let (account, code_hash, wrong_codes, until) = match self.stands(session) {
                 SessionState::AwaitingConfirmation { account, code_hash, wrong_codes, until } => {
                     (account, code_hash, wrong_codes, until)
                 }
@@ -66,10 +66,12 @@ impl Broker {
                     };
                 }
                 SessionState::Pending => return Err(rejected("nobody has signed in yet")),
+                state if state.is_failed_for(FailureReason::Revoked) => return Err(Barred::Revoked.into()),
                 SessionState::Failed(_) | SessionState::Expired => {
                     return Err(rejected("the session is over; start a new one"));
                 }
             };
+            self.right_of_session(session, Some(&account)).await?;
             let fits = match &confirmation {
                 Confirmation::Code(code) => code_hash.is_of(code.expose()),
                 Confirmation::Account(_) if session.return_url.is_some() => {
@@ -106,8 +108,6 @@ impl Broker {
             let Some(redeemed) = redeemed.filter(|redeemed| redeemed.account.id() == account.id()) else {
                 return Err(rejected("the session is over; start a new one"));
             };
-            // The account that came back decides which rules there are: a tenant's rule gives nothing of another tenant.
-            caller.can_connect(&key, account.tid.as_deref())?;
             let session = session.clone();
             self.keep_connection(&session, redeemed, Some(&code_hash)).await.map_err(
                 |reason| match reason {
@@ -116,6 +116,12 @@ impl Broker {
                     ),
                     FailureReason::Expired => {
                         rejected("the connection was deleted or connected anew since its user signed in; start a new session")
+                    }
+                    FailureReason::ConnectionPaused => Refusal::ConnectionPaused,
+                    FailureReason::Revoked => Barred::Revoked.into(),
+                    FailureReason::CallerForbidden => {
+                        let problem = "no rule of this caller lets it connect this account under this name";
+                        Refusal::Forbidden { problem: problem.to_owned() }
                     }
                     _ => Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) },
                 },
@@ -205,6 +211,9 @@ impl Broker {
             if floor.cut > redeemed.floor.cut {
                 return Err(FailureReason::Expired);
             }
+            // After the floor: a pause that this does not see changes what the commit expects, or is deleted after it.
+            let right = self.right_of_session(session, Some(&redeemed.account)).await;
+            let right = right.map_err(|barred| barred.reason())?;
             // Another account gives way only where the session was started to move it, and only the account that the
             // connection had then.
             if let Some(before) = &before {
@@ -242,18 +251,23 @@ impl Broker {
             if self.deps.engine.is_revoked(&key, &profile) {
                 return Err(FailureReason::Expired);
             }
-            let expected = before.as_ref().map(|before| before.revision);
+            let expected = before.as_ref().map(|before| (before.revision, &before.profile));
             let tokens = std::slice::from_ref(&redeemed.token);
             // Before it is there: one that nothing looks after would end unseen.
             self.deps.engine.expect(&key, &profile, tokens).await;
-            let base = (expected, floor.number.max(redeemed.floor.number));
-            let committed = repository.connect(&key, base, redeemed.nonce, profile, tokens, &grant).await;
-            if let Ok((Committed::Done, revision)) = committed {
-                self.deps.engine.connected(&key, revision.sign_in);
-                return Ok(());
+            let base = (floor.number.max(redeemed.floor.number), redeemed.nonce);
+            match self.put(&right, expected, base, profile, tokens, &grant).await {
+                Ok(Put::Done(revision)) => {
+                    self.deps.engine.connected(&key, revision.sign_in);
+                    return Ok(());
+                }
+                Ok(Put::Barred(reason)) => return Err(reason),
+                Ok(Put::Conflict) => self.deps.engine.distrust(&key),
+                Err(error) => {
+                    self.deps.engine.distrust(&key);
+                    return Err(internal(error));
+                }
             }
-            self.deps.engine.distrust(&key);
-            committed.map_err(internal)?;
         }
         Err(FailureReason::Internal)
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::rights::Right;
 use super::session::ConnectSession;
 use super::sign_in::CannotBegin;
 use super::{App, Broker, Refusal, SessionState};
@@ -14,7 +15,7 @@ use crate::domain::id::{AppName, CallerName, ConnectionKey, SessionId};
 use crate::domain::random::random_token;
 use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::time::Timestamp;
-use crate::policy::{CallerPolicy, ConnectPermit};
+use crate::policy::CallerPolicy;
 use crate::refresh::sha256_hex;
 use crate::repository::{FiledUnder, Kind, Taken};
 
@@ -86,20 +87,8 @@ impl Broker {
         key: &ConnectionKey,
         request: NewSession,
     ) -> Result<StartedSession, Refusal> {
-        let pinned_tenant = match &request.account {
-            Some(AccountId::Entra { tid, .. }) => Some(tid.to_ascii_lowercase()),
-            _ => None,
-        };
-        let permit = if caller.needs_tenant(key) {
-            let existing = self.tenant_of(key).await?;
-            if let (Some(_), Some(pinned)) = (&existing, &pinned_tenant) {
-                caller.can_connect(key, Some(pinned))?;
-            }
-            caller.can_connect(key, existing.or(pinned_tenant).as_deref())?
-        } else {
-            caller.can_connect(key, None)?
-        };
-        self.start_permitted(&permit, request).await
+        let right = self.right_of(caller, key).await?;
+        self.start_permitted(&right, request).await
     }
 
     /// A link for whoever asked for a token that only the user can bring: the one given before, while it is young and
@@ -109,18 +98,19 @@ impl Broker {
         caller: &CallerPolicy,
         key: &ConnectionKey,
     ) -> Result<StartedSession, Refusal> {
+        let right = self.right_of(caller, key).await?;
         let whose = (caller.caller.clone(), key.clone());
         let given = self.invitations().get(&whose).cloned();
         if let Some(given) = given
             && given.expires_at.since(self.deps.clock.now()) > self.settings().connect_session_ttl / 2
             && let Ok(session) = self.session(&given.id).await
-            && session.value.state == SessionState::Pending
+            && self.stands(&session.value) == SessionState::Pending
             && session.value.browser.is_none()
             && session.value.seen == self.existing_account(key).await?.map(|account| account.id())
         {
             return Ok(given);
         }
-        let started = self.start_session(caller, key, NewSession::default()).await?;
+        let started = self.start_permitted(&right, NewSession::default()).await?;
         let mut invitations = self.invitations();
         if invitations.len() >= MOST_INVITATIONS {
             invitations.pop_first();
@@ -133,12 +123,15 @@ impl Broker {
         self.invitations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn start_permitted(
-        &self,
-        permit: &ConnectPermit,
-        request: NewSession,
-    ) -> Result<StartedSession, Refusal> {
-        let key = permit.key();
+    async fn start_permitted(&self, right: &Right, request: NewSession) -> Result<StartedSession, Refusal> {
+        let key = right.key();
+        if request.change_account && !right.may_move() {
+            let problem =
+                "a rule for a tenant renews connections of that tenant and moves none to another account: \
+                           change_account takes a rule that names the connection or its prefix"
+                    .to_owned();
+            return Err(Refusal::Forbidden { problem });
+        }
         let app = self.app(&key.app)?;
         let scopes = scopes_to_request(&app, request.scopes.as_deref())?;
         check_hints(&request)?;
@@ -173,7 +166,8 @@ impl Broker {
             app: key.app.clone(),
             connection: key.connection.clone(),
             scopes: scopes.to_words(),
-            created_by: permit.caller().to_string(),
+            created_by: right.caller().to_string(),
+            started_at: now,
             expires_at,
             change_account: request.change_account,
             // The account it has is offered only where it is the one wanted.
@@ -239,7 +233,7 @@ impl Broker {
         loop {
             let changed = self.sessions_changed.notified();
             let session = self.own_session(caller, id).await?.value;
-            let state = session.state_at(self.deps.clock.now());
+            let state = self.stands(&session);
             let waited = self.deps.clock.monotonic().saturating_sub(begun);
             let over = !matches!(state, SessionState::Pending | SessionState::AwaitingConfirmation { .. });
             let moved = first_seen.is_some_and(|first| first != state.as_str());
@@ -267,7 +261,10 @@ impl Broker {
             (Some(binding), Some(bound)) => same(&sha256_hex(binding.as_bytes()), bound),
             _ => false,
         };
-        let state = session.state_at(self.deps.clock.now());
+        let state = self.stands(&session);
+        if state == SessionState::Pending {
+            self.right_of_session(&session, None).await?;
+        }
         Ok(SessionView {
             gone_since: is_its_browser && self.is_gone(&session.key(), &state).await,
             is_its_browser,
@@ -311,14 +308,19 @@ impl Broker {
         }
     }
 
-    /// A session, for the caller that started it: for anyone else there is none.
+    /// A session, for the caller that started it, and as long as it may know of the connection: for anyone else there is none.
     pub(super) async fn own_session(
         &self,
         caller: &CallerPolicy,
         id: &SessionId,
     ) -> Result<Taken<ConnectSession>, Refusal> {
+        let may_know = |session: &ConnectSession| {
+            let key = session.key();
+            session.created_by == caller.caller.as_str()
+                && session.tenants().map(Some).chain([None]).any(|tenant| caller.see(&key, tenant).is_ok())
+        };
         match self.session(id).await {
-            Ok(taken) if taken.value.created_by == caller.caller.as_str() => Ok(taken),
+            Ok(taken) if may_know(&taken.value) => Ok(taken),
             Ok(_) | Err(CannotBegin::Gone) => Err(Refusal::SessionNotFound),
             Err(other) => Err(unavailable(other)),
         }
@@ -424,7 +426,9 @@ fn check_hints(request: &NewSession) -> Result<(), Refusal> {
 pub(super) fn unavailable(problem: CannotBegin) -> Refusal {
     match problem {
         CannotBegin::Unavailable(refusal) => refusal,
-        CannotBegin::Gone | CannotBegin::Over(_) | CannotBegin::AnotherBrowser => Refusal::SessionNotFound,
+        CannotBegin::Gone | CannotBegin::Over(_) | CannotBegin::AnotherBrowser | CannotBegin::Barred(_) => {
+            Refusal::SessionNotFound
+        }
     }
 }
 

@@ -6,7 +6,8 @@
 //! Invariants:
 //! 1. No token and no word about a connection leaves without a [`Permit`](crate::policy::Permit) (I2).
 //! 2. A connection is made or renewed only for the account that its session pinned or its starter confirmed.
-//! 3. A code is sent to the authority at most once: its state record is marked as answered before, by one.
+//! 3. A right is judged when it is used (`rights`), and what an operator paused or revoked only operators undo.
+//! 4. A code is sent to the authority at most once: its state record is marked as answered before, by one.
 //!
 //! The one hard problem: the browser that comes back is not known to be the one that was sent
 //! ([`sign_in`] binds it, and pins the account or leaves it to [`confirm`]).
@@ -22,6 +23,7 @@ mod refusal;
 pub mod replicas;
 pub mod revoke;
 pub mod rewrap;
+mod rights;
 pub mod serve;
 mod session;
 pub mod sign_in;
@@ -43,6 +45,7 @@ use crate::domain::random::Random;
 use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
+use crate::policy::Policies;
 use crate::refresh::Engine;
 use crate::repository::{Repository, RepositoryError};
 
@@ -116,6 +119,8 @@ pub struct Deps {
     pub engine: Engine,
     /// Connections and sessions.
     pub repository: Arc<Repository>,
+    /// What callers may do now.
+    pub policies: Arc<dyn Policies>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Randomness.

@@ -5,9 +5,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::{Broker, Refusal};
 use crate::domain::connection::Profile;
-use crate::domain::id::ConnectionKey;
+use crate::domain::id::{CallerName, ConnectionKey};
 use crate::domain::revocation::{self, Revocation};
 use crate::repository::{FiledUnder, Kind, RepositoryError, Taken};
 use crate::store::Deleted;
@@ -15,15 +17,37 @@ use crate::store::Deleted;
 /// For ever, as a store counts.
 const KEPT: Duration = Duration::from_secs(100 * 365 * 86_400);
 
+/// How long whoever revokes waits for the count.
+const COUNTED_WITHIN: Duration = Duration::from_secs(5);
+
+/// How many connections a revocation means.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Meant {
+    /// So many were found.
+    pub connections: u64,
+    /// All of them were looked at. Otherwise there may be more.
+    pub complete: bool,
+}
+
 impl Broker {
-    /// Revokes. Answers once it is written down and holds in this process; every other replica follows within seconds.
-    pub async fn revoke(self: &Arc<Self>, revocation: Revocation) -> Result<(), Refusal> {
-        if !revocation.names_something() {
-            return Err(Refusal::invalid(
-                "app",
-                "name an app, a tenant or a caller; nothing named is not everything",
-            ));
-        }
+    /// How many connections a revocation would mean now. Nothing is changed.
+    pub async fn would_revoke(
+        self: &Arc<Self>,
+        revocation: &Revocation,
+        even_if_unknown: bool,
+    ) -> Result<Meant, Refusal> {
+        self.check_names(revocation, even_if_unknown).await?;
+        Ok(self.counted(revocation.clone(), false).await)
+    }
+
+    /// Revokes. It is written down, and holds in this process, before anything is counted; every other replica follows within
+    /// seconds. Answers with how many connections it means. What names nothing is refused, unless that is meant.
+    pub async fn revoke(
+        self: &Arc<Self>,
+        revocation: Revocation,
+        even_if_unknown: bool,
+    ) -> Result<Meant, Refusal> {
+        self.check_names(&revocation, even_if_unknown).await?;
         let repository = &self.deps.repository;
         let now = self.deps.clock.now();
         let written = repository
@@ -41,12 +65,74 @@ impl Broker {
                 },
             )
             .await?;
-        if let Some(list) = written {
-            self.deps.engine.learn_revocations(list);
-            self.destroy_revoked();
+        let Some(list) = written else {
+            return Err(Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) });
+        };
+        self.deps.engine.learn_revocations(list);
+        Ok(self.counted(revocation, true).await)
+    }
+
+    /// An emergency command that means nothing must not look as if it had worked.
+    async fn check_names(&self, revocation: &Revocation, even_if_unknown: bool) -> Result<(), Refusal> {
+        if !revocation.names_something() {
+            return Err(Refusal::invalid(
+                "app",
+                "name an app, a tenant or a caller; nothing named is not everything",
+            ));
+        }
+        if even_if_unknown {
             return Ok(());
         }
-        Err(Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) })
+        if let Some(app) = &revocation.app
+            && !self.apps().contains_key(app)
+        {
+            return Err(unknown("app", "no app of this name is configured"));
+        }
+        // (What was revoked once is known: the act may be repeated.)
+        if let Some(caller) = &revocation.caller {
+            let name = CallerName::parse(caller).ok();
+            let is_configured = name.is_some_and(|name| self.deps.policies.policy_of(&name).is_some());
+            if !is_configured
+                && !self.deps.engine.revokes(|known| known.caller.as_ref() == Some(caller))
+                && !self.is_anywhere(|profile| profile.connected_by == *caller).await
+            {
+                return Err(unknown(
+                    "caller",
+                    "no caller of this name is configured, and none has connected anything",
+                ));
+            }
+        }
+        if let Some(tenant) = &revocation.tenant {
+            let is_it = |other: &Option<String>| {
+                other.as_deref().is_some_and(|other| other.eq_ignore_ascii_case(tenant))
+            };
+            if !self.deps.engine.revokes(|known| is_it(&known.tenant))
+                && !self.is_anywhere(|profile| is_it(&profile.account.tid)).await
+            {
+                return Err(unknown("tenant", "no connection has an account of this tenant"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is such a connection. True where that could not be found out in time: what may be meant is not refused.
+    async fn is_anywhere(&self, is_it: impl Fn(&Profile) -> bool) -> bool {
+        let look = async {
+            let mut walk = self.walk();
+            let mut counts = super::inspect::Counts::default();
+            loop {
+                match walk.next(self, &mut counts).await {
+                    Ok(Some(page)) if page.iter().any(|(_, profile)| is_it(profile)) => return true,
+                    Ok(Some(_)) => {}
+                    Ok(None) => return false,
+                    Err(_) => return true,
+                }
+            }
+        };
+        tokio::select! {
+            found = look => found,
+            () = self.deps.clock.sleep(COUNTED_WITHIN) => true,
+        }
     }
 
     /// Takes up what was revoked elsewhere. For a timer of a second; an error leaves what is known in force.
@@ -59,7 +145,7 @@ impl Broker {
         let known = self.deps.engine.revocations();
         all.extend(known.into_iter().filter(|known| !read.contains(known)));
         revocation::keep_newest(&mut all);
-        if all.len() > read.len() {
+        if all.iter().any(|revocation| !read.contains(revocation)) {
             let now = self.deps.clock.now();
             let repository = &self.deps.repository;
             // (Where others change it at this very moment: the next time.)
@@ -76,6 +162,14 @@ impl Broker {
         if !self.deps.engine.is_revoked(key, profile) {
             return false;
         }
+        // A pause outlives it.
+        if let Err(refusal) = self.hold_if_paused(key, profile.status).await {
+            tracing::warn!(
+                ?refusal,
+                "a revoked connection is paused, and that could not be noted: it is destroyed later"
+            );
+            return true;
+        }
         // Its user may have signed in anew since the walk read it: that one is not meant.
         match self.deps.repository.store().delete(key, profile.sign_in, false).await {
             Ok(Deleted::Gone) => {
@@ -89,18 +183,49 @@ impl Broker {
         true
     }
 
-    /// Walks over everything at once and destroys what is revoked.
-    fn destroy_revoked(self: &Arc<Self>) {
+    /// Walks over everything at once, counts what a revocation means, and destroys what is revoked if it has been. Goes on when
+    /// that takes longer than anybody waits for the count.
+    async fn counted(self: &Arc<Self>, revocation: Revocation, destroys: bool) -> Meant {
         let broker = Arc::clone(self);
-        let destroy = async move {
+        let (sender, mut counted) = watch::channel(Meant::default());
+        let walk = async move {
             let mut walk = broker.walk();
             let mut counts = super::inspect::Counts::default();
-            while let Ok(Some(page)) = walk.next(&broker, &mut counts).await {
-                for (key, profile) in &page {
-                    broker.destroy_if_revoked(key, profile).await;
+            loop {
+                match walk.next(&broker, &mut counts).await {
+                    Ok(Some(page)) => {
+                        for (key, profile) in &page {
+                            if revocation.covers(&key.app, profile) {
+                                sender.send_modify(|meant| meant.connections += 1);
+                            }
+                            if destroys {
+                                broker.destroy_if_revoked(key, profile).await;
+                            }
+                        }
+                    }
+                    Ok(None) => return sender.send_modify(|meant| meant.complete = true),
+                    // It is in force for all that; the next walk goes on.
+                    Err(_) => return,
+                }
+                if !destroys && sender.is_closed() {
+                    return;
                 }
             }
         };
-        self.deps.tasks.spawn("destroy revoked connections", Box::pin(destroy));
+        self.deps.tasks.spawn("count and destroy what is revoked", Box::pin(walk));
+        tokio::select! {
+            _ = counted.wait_for(|meant| meant.complete) => {}
+            () = self.deps.clock.sleep(COUNTED_WITHIN) => {}
+        }
+        *counted.borrow()
     }
+}
+
+fn unknown(parameter: &'static str, problem: &str) -> Refusal {
+    Refusal::invalid(
+        parameter,
+        format!(
+            "{problem}, so nothing was revoked; even_if_unknown (--even-if-unknown) writes it down all the same"
+        ),
+    )
 }

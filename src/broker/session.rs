@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::authority::RedirectRefusal;
 use crate::domain::account::{Account, AccountId};
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName, SessionId};
+use crate::domain::revocation::Revocation;
 use crate::domain::time::Timestamp;
 use crate::domain::verdict::{AuthorityError, BlockReason, Disposition, ReauthReason};
 use crate::repository::SecretHash;
@@ -27,6 +28,12 @@ pub enum FailureReason {
     Expired,
     /// The authority did not complete it.
     AuthorityError,
+    /// The caller that started it may not connect this any more.
+    CallerForbidden,
+    /// An operator paused the connection.
+    ConnectionPaused,
+    /// An operator revoked what it was started for.
+    Revoked,
     /// Our own trouble.
     Internal,
 }
@@ -42,6 +49,9 @@ impl FailureReason {
             FailureReason::TenantNotAllowed => "tenant_not_allowed",
             FailureReason::Expired => "expired",
             FailureReason::AuthorityError => "authority_error",
+            FailureReason::CallerForbidden => "caller_forbidden",
+            FailureReason::ConnectionPaused => "connection_paused",
+            FailureReason::Revoked => "revoked",
             FailureReason::Internal => "internal",
         }
     }
@@ -122,10 +132,12 @@ impl From<FailureReason> for SessionFailure {
             FailureReason::AdminConsentRequired => Mender::Administrator,
             FailureReason::AuthorityError => Mender::Unknown,
             FailureReason::Internal => Mender::Time,
+            FailureReason::CallerForbidden | FailureReason::ConnectionPaused => Mender::Operator,
             FailureReason::AccessDenied
             | FailureReason::AccountMismatch
             | FailureReason::ScopeMissing
             | FailureReason::TenantNotAllowed
+            | FailureReason::Revoked
             | FailureReason::Expired => Mender::User,
         };
         SessionFailure { reason, mender, answer: AuthorityError::default() }
@@ -192,6 +204,9 @@ pub(super) struct ConnectSession {
     pub(super) connection: ConnectionName,
     pub(super) scopes: Vec<String>,
     pub(super) created_by: String,
+    /// A session of a build that did not note it is as old as can be.
+    #[serde(default)]
+    pub(super) started_at: Timestamp,
     pub(super) expires_at: Timestamp,
     /// Only this account will do, and then no confirmation is asked for.
     pub(super) pinned: Option<AccountId>,
@@ -214,13 +229,44 @@ impl ConnectSession {
         ConnectionKey { app: self.app.clone(), connection: self.connection.clone() }
     }
 
-    /// The state at `now`: what has outlived its time is expired, whoever noted it or not.
-    pub(super) fn state_at(&self, now: Timestamp) -> SessionState {
-        match &self.state {
-            SessionState::Pending if now >= self.expires_at => SessionState::Expired,
-            SessionState::AwaitingConfirmation { until, .. } if now >= *until => SessionState::Expired,
-            state => state.clone(),
+    /// The state at `now`: what has outlived its time is expired, and what was revoked is over, whoever noted it or not.
+    pub(super) fn state_at(&self, now: Timestamp, is_revoked: impl Fn() -> bool) -> SessionState {
+        let is_over = match &self.state {
+            SessionState::Pending => now >= self.expires_at,
+            SessionState::AwaitingConfirmation { until, .. } => now >= *until,
+            state => return state.clone(),
+        };
+        match is_over {
+            true => SessionState::Expired,
+            false if is_revoked() => SessionState::failed(FailureReason::Revoked),
+            false => self.state.clone(),
         }
+    }
+
+    /// The tenants that it has to do with, as far as is known: of the account that came back, of the one it is pinned to, and
+    /// of the one that the connection had.
+    pub(super) fn tenants(&self) -> impl Iterator<Item = &str> {
+        let came_back = match &self.state {
+            SessionState::AwaitingConfirmation { account, .. } | SessionState::Connected { account, .. } => {
+                account.tid.as_deref()
+            }
+            SessionState::Pending | SessionState::Failed(_) | SessionState::Expired => None,
+        };
+        let named = [&self.pinned, &self.seen].into_iter().flatten().filter_map(|account| match account {
+            AccountId::Entra { tid, .. } => Some(tid.as_str()),
+            AccountId::OpenId { .. } => None,
+        });
+        came_back.into_iter().chain(named)
+    }
+
+    /// Whether an operator meant it too, with what was revoked. `account` is who came back, where the session does not say so
+    /// yet.
+    pub(super) fn is_meant_by(&self, revocation: &Revocation, account: Option<&Account>) -> bool {
+        let tenants = self.tenants().chain(account.and_then(|account| account.tid.as_deref()));
+        tenants
+            .map(Some)
+            .chain([None])
+            .any(|tenant| revocation.covers_what_began(&self.app, tenant, &self.created_by, self.started_at))
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::connect::{POLL, READABLE_AFTER_END, SWAP_TRIES, same};
+use super::rights::{Barred, Right};
 use super::session::{Answered, AuthorizeState, ConnectSession, ConnectState, Purpose};
 use super::{App, Broker, FailureReason, Refusal, SessionFailure, SessionState};
 use crate::authority::{AuthorizeRequest, RedeemRequest, RedirectError, TENANT_NOT_ALLOWED, TokenAnswer};
@@ -42,6 +43,8 @@ pub enum CannotBegin {
     Over(SessionState),
     /// Another browser began it.
     AnotherBrowser,
+    /// The one who started it may not connect this now; it stays as it is, for that may change.
+    Barred(FailureReason),
     /// The authority or the store does not serve now.
     Unavailable(Refusal),
 }
@@ -152,22 +155,22 @@ impl Broker {
     /// pressed it first may press it again. The session is bound last, so that a press that comes to nothing binds it
     /// to nobody.
     pub async fn begin(&self, id: &SessionId, binding: Option<&str>) -> Result<Begun, CannotBegin> {
-        let now = self.deps.clock.now();
         let well_formed = binding.filter(|binding| binding.len() == BINDING_LENGTH);
         let fresh = random_token(self.deps.random.as_ref());
         let hash = sha256_hex(well_formed.unwrap_or(&fresh).as_bytes());
         for _ in 0..SWAP_TRIES {
             let taken = self.session(id).await?;
-            let state = taken.value.state_at(now);
+            let state = self.stands(&taken.value);
             if state != SessionState::Pending {
                 return Err(CannotBegin::Over(state));
             }
+            let right = self.right_of_session(&taken.value, None).await?;
             if taken.value.browser.as_ref().is_some_and(|bound| !same(&hash, bound)) {
                 return Err(CannotBegin::AnotherBrowser);
             }
             let mut session = taken.value.clone();
             session.browser = Some(hash.clone());
-            let url = self.authorize(id, &session).await.map_err(CannotBegin::Unavailable)?;
+            let url = self.authorize(&right, id, &session).await.map_err(CannotBegin::Unavailable)?;
             if taken.value.browser.is_some() || self.swap_session(id, &taken, &session).await? {
                 return Ok(Begun { url, binding: well_formed.is_none().then_some(fresh) });
             }
@@ -180,13 +183,18 @@ impl Broker {
         random_token(self.deps.random.as_ref())
     }
 
-    async fn authorize(&self, id: &SessionId, session: &ConnectSession) -> Result<String, Refusal> {
-        let app = self.app(&session.app)?;
+    async fn authorize(
+        &self,
+        right: &Right,
+        id: &SessionId,
+        session: &ConnectSession,
+    ) -> Result<String, Refusal> {
+        let key = right.key();
+        let app = self.app(&key.app)?;
         let random = self.deps.random.as_ref();
         let state = random_token(random);
         // A challenge that the last verdict came with is passed on, so that this sign-in meets it.
-        let key = session.key();
-        let claims = match self.deps.engine.inspect(&key).await {
+        let claims = match self.deps.engine.inspect(key).await {
             Ok(held) => held.connection.profile.pending_claims.clone(),
             Err(_) => None,
         };
@@ -286,6 +294,18 @@ impl Broker {
         record: Taken<AuthorizeState>,
         outcome: CallbackOutcome,
     ) -> Finished {
+        // Judged before anything is spent: where nobody can tell now, the browser may come again.
+        let right = match &record.value.purpose {
+            Purpose::Connect(state) => match self.session(&state.session).await {
+                Ok(taken) => self.right_of_session(&taken.value, None).await,
+                Err(CannotBegin::Unavailable(refusal)) => Err(Barred::Unavailable(refusal)),
+                Err(_) => return Finished::Refused(CallbackProblem::UnknownState),
+            },
+            _ => return Finished::Refused(CallbackProblem::UnknownState),
+        };
+        if let Err(Barred::Unavailable(_)) = right {
+            return Finished::Refused(CallbackProblem::Unavailable);
+        }
         let (state, confirmation_code) = match self.answer_once(hash, record, &outcome).await {
             Ok(answered) => answered,
             Err(finished) => return finished,
@@ -300,10 +320,14 @@ impl Broker {
         };
         let (outcome, code) = match outcome {
             CallbackOutcome::Code(code) => {
-                let redeemed = self.redeem(&app, &session, &state, &code).await;
-                // It may have expired while the authority was asked.
-                let redeemed = match session.state_at(self.deps.clock.now()) {
+                let redeemed = match right {
+                    Ok(right) => self.redeem(&right, &app, &session, &state, &code).await,
+                    Err(barred) => Err(barred.reason().into()),
+                };
+                // It may have ended while the authority was asked.
+                let redeemed = match self.stands(&session) {
                     SessionState::Pending => redeemed,
+                    SessionState::Failed(failure) => Err(failure),
                     _ => Err(FailureReason::Expired.into()),
                 };
                 self.settle(&app, &session, redeemed, confirmation_code).await
@@ -350,7 +374,6 @@ impl Broker {
                 Purpose::Answered(answered) => return Err(self.repeat(answered, brought.as_deref()).await),
                 Purpose::AdminConsent { .. } => break,
             };
-            let now = self.deps.clock.now();
             let session = match self.session(&state.session).await {
                 Ok(taken) => taken.value,
                 Err(CannotBegin::Unavailable(_)) => {
@@ -358,7 +381,8 @@ impl Broker {
                 }
                 Err(_) => break,
             };
-            let stands = session.state_at(now);
+            let now = self.deps.clock.now();
+            let stands = self.stands(&session);
             if stands != SessionState::Pending {
                 return Err(self.finished(session, state.session, stands, None, true).await);
             }
@@ -406,7 +430,7 @@ impl Broker {
                 Err(CannotBegin::Unavailable(_)) => return Finished::Refused(CallbackProblem::Unavailable),
                 Err(_) => return Finished::Refused(CallbackProblem::UnknownState),
             };
-            let state = session.state_at(self.deps.clock.now());
+            let state = self.stands(&session);
             if state != SessionState::Pending {
                 break (session, state);
             }
@@ -474,13 +498,14 @@ impl Broker {
     /// Redeems the code and checks who came back and with what.
     async fn redeem(
         &self,
+        right: &Right,
         app: &App,
         session: &ConnectSession,
         state: &ConnectState,
         code: &AuthorizationCode,
     ) -> Result<Redeemed, SessionFailure> {
         // Before the grant is there: a delete that comes after this one means it too.
-        let floor = self.deps.repository.store().floor(&session.key()).await.map_err(|error| {
+        let floor = self.deps.repository.store().floor(right.key()).await.map_err(|error| {
             tracing::error!(app = %session.app, connection = %session.connection, %error, "a code is not redeemed: what was deleted of the connection is not known");
             SessionFailure::from(FailureReason::Internal)
         })?;
@@ -545,6 +570,10 @@ impl Broker {
                 Ok(()) => (SessionState::Connected { account, code_hash: None }, None),
                 Err(reason) => failed(reason),
             };
+        }
+        // Now it is known whose account it is, and nothing of it is kept where it may not be.
+        if let Err(barred) = self.right_of_session(session, Some(&account)).await {
+            return failed(barred.reason());
         }
         let now = self.deps.clock.now();
         let ttl = self.settings().confirmation_ttl;

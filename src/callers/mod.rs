@@ -31,7 +31,7 @@ pub use unix_user::{UnixUser, UnknownUnixUser};
 use crate::domain::id::CallerName;
 use crate::domain::time::Timestamp;
 use crate::keyring::{Hashed, Keyring};
-use crate::policy::CallerPolicy;
+use crate::policy::{CallerPolicy, Policies};
 use crate::secret_file::SecretReader;
 use api_key::PresentedKey;
 use key_file::{KeyFileError, KeyInfo};
@@ -179,6 +179,12 @@ pub struct KeyFileProblem {
 
 /// The callers of now: a reload replaces them whole.
 pub type LiveCallers = Arc<ArcSwap<Callers>>;
+
+impl Policies for ArcSwap<Callers> {
+    fn policy_of(&self, caller: &CallerName) -> Option<CallerPolicy> {
+        self.load().by_name.get(caller).map(|caller| caller.policy.clone())
+    }
+}
 
 /// Every caller there is.
 pub struct Callers {

@@ -13,6 +13,7 @@ use super::client::{Client, DEADLINE, ReachArgs, target, text};
 use super::connections::account_name;
 use super::output::shown;
 use super::{ConfigPath, Failure, World, block_on};
+use crate::domain::account::PERSONAL_TENANT;
 
 /// How long one look at the session waits for news; the API takes up to 60 s.
 const POLL: Duration = Duration::from_secs(25);
@@ -204,13 +205,8 @@ async fn confirm(
     world: &mut World,
 ) -> Result<Value, Failure> {
     let account = &state["account"];
-    let ids: Vec<String> = ["tid", "oid", "iss", "sub"]
-        .into_iter()
-        .filter(|member| !text(account, member).is_empty())
-        .map(|member| format!("{member} {}", shown(text(account, member))))
-        .collect();
     let name = shown(&account_name(account));
-    world.output.say(&format!("{name} signed in ({}).", ids.join(", ")));
+    world.output.say(&signed_in(account, &name));
     let question =
         format!("Connect {name} as {} of app {}?", args.connection.connection, args.connection.app);
     if !args.yes && !world.output.ask(&question).await {
@@ -218,6 +214,24 @@ async fn confirm(
     }
     let target = target(&["v1", "connect-sessions", &session.id, "confirm"], &[]);
     Ok(client.ask(Method::POST, &target, Some(&json!({ "account": account })), DEADLINE).await?)
+}
+
+/// Who came back. What the provider vouches for comes first; a name is whatever somebody chose, and may look like another's.
+fn signed_in(account: &Value, name: &str) -> String {
+    let ids = [("tenant", "tid"), ("issuer", "iss"), ("object id", "oid"), ("subject", "sub")];
+    let lines: Vec<String> = ids
+        .into_iter()
+        .filter(|(_, member)| !text(account, member).is_empty())
+        .map(|(word, member)| format!("  {word:<9}  {}\n", shown(text(account, member))))
+        .collect();
+    let personal = match text(account, "tid") == PERSONAL_TENANT {
+        true => "  (the tenant of every personal Microsoft account)\n",
+        false => "",
+    };
+    format!(
+        "Somebody signed in:\n{}{personal}  name       {name} (chosen by them or their organisation; it proves nothing)",
+        lines.concat()
+    )
 }
 
 /// The end of a session in words and as an exit code.
@@ -237,6 +251,9 @@ fn conclude(ended: &Value, args: &Args, world: &mut World) -> Result<(), Failure
         "tenant_not_allowed" => "accounts of this organisation may not connect to this app",
         "expired" => "nobody signed in or confirmed in time",
         "authority_error" => "the authority did not complete the sign-in",
+        "caller_forbidden" => "the caller that started it may not connect this any more",
+        "connection_paused" => "an operator paused the connection",
+        "revoked" => "an operator revoked it after it was started",
         "internal" => "tokenward made a mistake; its log says more",
         _ => "",
     };
@@ -325,6 +342,12 @@ mod tests {
         assert_eq!(ended.code, 0, "{}", ended.err);
         assert_eq!(ended.out, "https://t.example/connect/s1\n");
         assert!(ended.err.contains("Connect alice@contoso.com as user-1 of app outlook?"), "{}", ended.err);
+        let (tenant, name) = (ended.err.find("tenant     t"), ended.err.find("alice@contoso.com"));
+        assert!(
+            tenant.is_some() && tenant < name,
+            "who vouches comes before what it is called: {}",
+            ended.err
+        );
         assert!(
             asked[0].contains("\"login_hint\":\"alice\"")
                 && asked[1].starts_with("GET /v1/connect-sessions/s1?wait=25 ")

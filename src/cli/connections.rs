@@ -130,13 +130,16 @@ pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> 
             world.output.data(&(explain(&seen) + &lost.unwrap_or_default()))
         }
         Command::Pause { connection, reach } => {
-            set_paused(connection, true, reach, config, world)?;
-            world.output.say(&format!("Paused {} of app {}.", connection.connection, connection.app));
+            let seen = set_paused(connection, true, reach, config, world)?;
+            let of = if seen.is_null() { "the name " } else { "" };
+            world.output.say(&format!("Paused {of}{} of app {}.", connection.connection, connection.app));
             Ok(())
         }
         Command::Resume { connection, reach } => {
-            set_paused(connection, false, reach, config, world)?;
-            world.output.say(&format!("Resumed {} of app {}.", connection.connection, connection.app));
+            let seen = set_paused(connection, false, reach, config, world)?;
+            let then =
+                if seen.is_null() { " There is no such connection now; it can be made again." } else { "" };
+            world.output.say(&format!("Resumed {} of app {}.{then}", connection.connection, connection.app));
             Ok(())
         }
         Command::Refresh { connection, reach } => {
@@ -161,11 +164,10 @@ fn set_paused(
     reach: &ReachArgs,
     config: &ConfigPath,
     world: &mut World,
-) -> Result<(), Failure> {
+) -> Result<Value, Failure> {
     let client = reach.admin(config, world)?;
     let body = serde_json::json!({ "paused": paused });
-    block_on(async { Ok(client.ask(Method::PATCH, &path(connection, None), Some(&body), DEADLINE).await?) })?;
-    Ok(())
+    block_on(async { Ok(client.ask(Method::PATCH, &path(connection, None), Some(&body), DEADLINE).await?) })
 }
 
 fn path(key: &ConnectionArgs, of: Option<&str>) -> String {

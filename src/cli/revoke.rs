@@ -1,11 +1,12 @@
 //! `revoke`: the kill switch.
 
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::args::{app_name, caller_name};
 use super::client::{DEADLINE, ReachArgs};
 use super::{ConfigPath, Failure, World, block_on};
+use crate::domain::account::{PERSONAL_TENANT, tenant_id};
 use crate::domain::id::{AppName, CallerName};
 
 #[derive(clap::Args)]
@@ -15,14 +16,20 @@ pub(super) struct Args {
     #[arg(long, value_name = "APP", value_parser = app_name)]
     app: Option<AppName>,
     /// Of this tenant, by its id
-    #[arg(long, value_name = "TENANT")]
+    #[arg(long, value_name = "TENANT_ID", value_parser = tenant_id)]
     tenant: Option<String>,
     /// Connected by this caller
     #[arg(long, value_name = "CALLER", value_parser = caller_name)]
     caller: Option<CallerName>,
+    /// Write it down though no connection, app or caller of that name is known
+    #[arg(long)]
+    even_if_unknown: bool,
     /// Do not ask
     #[arg(long)]
     yes: bool,
+    /// Print {revoked_at, connections, complete}
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     reach: ReachArgs,
 }
@@ -35,20 +42,50 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
         args.caller.as_ref().map(|caller| format!("connected by {caller}")),
     ];
     let named = named.into_iter().flatten().collect::<Vec<_>>().join(", ");
-    block_on(async {
-        let question = format!(
-            "End every connection {named}? Their grants are destroyed; each user has to connect again. Tokens that were handed out work until they end, and consent at the authority stays."
-        );
-        if !args.yes && !world.output.ask(&question).await {
-            return Err(Failure::failed("not revoked"));
-        }
-        let body = json!({
+    let body = |dry_run: bool| {
+        json!({
             "app": args.app.as_ref().map(AppName::as_str),
             "tenant": args.tenant,
             "caller": args.caller.as_ref().map(CallerName::as_str),
-        });
-        client.ask(Method::POST, "/admin/v1/revocations", Some(&body), DEADLINE).await?;
-        world.output.say(&format!("Revoked every connection {named}. Every replica follows within seconds."));
+            "even_if_unknown": args.even_if_unknown,
+            "dry_run": dry_run,
+        })
+    };
+    if args.tenant.as_deref() == Some(PERSONAL_TENANT) {
+        world
+            .output
+            .say("This is the tenant of every personal Microsoft account there is, not of one customer.");
+    }
+    block_on(async {
+        let path = "/admin/v1/revocations";
+        if !args.yes {
+            let meant = client.ask(Method::POST, path, Some(&body(true)), DEADLINE).await?;
+            let question = format!(
+                "End every connection {named}, {} now? Their grants are destroyed, and links that were given before end too; each user has to connect again. Tokens that were handed out work until they end, and consent at the authority stays.",
+                count(&meant)
+            );
+            if !world.output.ask(&question).await {
+                return Err(Failure::failed("not revoked"));
+            }
+        }
+        let done = client.ask(Method::POST, path, Some(&body(false)), DEADLINE).await?;
+        if args.json {
+            return world.output.json(&done);
+        }
+        world.output.say(&format!(
+            "Revoked every connection {named}: {}. Every replica follows within seconds.",
+            count(&done)
+        ));
         Ok(())
     })
+}
+
+/// How many connections were meant, in words.
+fn count(meant: &Value) -> String {
+    let at_least = if meant["complete"] == json!(false) { "at least " } else { "" };
+    match meant["connections"].as_u64() {
+        Some(1) => format!("{at_least}1 connection"),
+        Some(connections) => format!("{at_least}{connections} connections"),
+        None => "an unknown number of connections".to_owned(),
+    }
 }

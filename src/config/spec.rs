@@ -525,7 +525,7 @@ static RULE: Table = Table {
             "connections",
             TEXTS,
             Required,
-            "Exact names, prefixes such as `team-a/*`, `tenant:{tid}`, or `*` together with `bulk = true`.",
+            "Exact names, prefixes such as `team-a/*`, `tenant:{tid}` (sees and renews what is there, makes nothing), or `*` together with `bulk = true`.",
         ),
         key(
             "scopes",

@@ -44,6 +44,25 @@ pub enum AccountId {
     },
 }
 
+/// What is wrong with a tenant's id, and where the right one is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "is no tenant id such as 11111111-2222-3333-4444-555555555555. A domain is not enough: no account names one. `tokenward connections list` shows each account's tenant, and the issuer in https://login.microsoftonline.com/DOMAIN/v2.0/.well-known/openid-configuration names that of a domain"
+)]
+pub struct NoTenantId;
+
+/// Reads an Entra tenant's id, 8-4-4-4-12 hexadecimal digits, into lower case.
+///
+/// # Errors
+/// [`NoTenantId`]: a domain, or an id that is not whole.
+pub fn tenant_id(text: &str) -> Result<String, NoTenantId> {
+    let fits = text.bytes().enumerate().all(|(at, byte)| match at {
+        8 | 13 | 18 | 23 => byte == b'-',
+        _ => byte.is_ascii_hexdigit(),
+    });
+    if text.len() == 36 && fits { Ok(text.to_ascii_lowercase()) } else { Err(NoTenantId) }
+}
+
 impl AccountId {
     /// An Entra user; ids are compared in lower case.
     pub fn entra(tid: &str, oid: &str) -> Self {

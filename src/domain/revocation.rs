@@ -22,14 +22,25 @@ pub struct Revocation {
     pub at: Timestamp,
 }
 
-/// How many are kept at the most; the newest count.
+/// How many targets are kept at the most; the newest count. It is looked through for each token that is handed out, so it
+/// stays short.
 pub const MOST: usize = 1000;
 
-/// Drops the oldest beyond [`MOST`].
+/// Keeps of each target the newest revocation, for that one means whatever the ones before it meant; and of more than [`MOST`]
+/// targets the newest. What is dropped beyond that has been destroyed long since, but for what a backup brings back.
 pub fn keep_newest(list: &mut Vec<Revocation>) {
     list.sort_by_key(|revocation| revocation.at);
-    let extra = list.len().saturating_sub(MOST);
-    list.drain(..extra);
+    let mut later = std::collections::HashSet::new();
+    let mut kept: Vec<Revocation> = Vec::new();
+    for revocation in list.drain(..).rev() {
+        let Revocation { app, tenant, caller, .. } = &revocation;
+        let tenant = tenant.as_ref().map(|tenant| tenant.to_ascii_lowercase());
+        if kept.len() < MOST && later.insert((app.clone(), tenant, caller.clone())) {
+            kept.push(revocation);
+        }
+    }
+    kept.reverse();
+    *list = kept;
 }
 
 impl Revocation {
@@ -40,15 +51,26 @@ impl Revocation {
 
     /// Whether this connection is meant.
     pub fn covers(&self, app: &AppName, profile: &Profile) -> bool {
-        let tenant = profile.account.tid.as_deref();
+        let Profile { account, connected_by, connected_at, .. } = profile;
+        self.covers_what_began(app, account.tid.as_deref(), connected_by, *connected_at)
+    }
+
+    /// Whether what `caller` began at that instant is meant: a connection, or a session that is to become one.
+    pub fn covers_what_began(
+        &self,
+        app: &AppName,
+        tenant: Option<&str>,
+        caller: &str,
+        began_at: Timestamp,
+    ) -> bool {
         self.names_something()
-            && profile.connected_at <= self.at
+            && began_at <= self.at
             && self.app.as_ref().is_none_or(|named| named == app)
             && self
                 .tenant
                 .as_deref()
                 .is_none_or(|named| tenant.is_some_and(|tenant| tenant.eq_ignore_ascii_case(named)))
-            && self.caller.as_deref().is_none_or(|named| profile.connected_by == named)
+            && self.caller.as_deref().is_none_or(|named| caller == named)
     }
 }
 
@@ -56,6 +78,23 @@ impl Revocation {
 mod tests {
     use super::*;
     use crate::domain::account::Account;
+
+    #[test]
+    fn of_one_target_the_newest_is_kept_and_no_other_is_pushed_out_by_repetition() {
+        let revocation = |tenant: &str, at: i64| Revocation {
+            app: None,
+            tenant: Some(tenant.to_owned()),
+            caller: None,
+            at: Timestamp::from_unix_seconds(at),
+        };
+        let mut list = vec![revocation("first", 0)];
+        list.extend((1..5000).map(|at| revocation(if at % 2 == 0 { "Again" } else { "again" }, at)));
+        keep_newest(&mut list);
+        assert_eq!(list, [revocation("first", 0), revocation("again", 4999)]);
+        list.extend((0..1000).map(|number| revocation(&number.to_string(), 5000 + number)));
+        keep_newest(&mut list);
+        assert_eq!((list.len(), list[0].tenant.as_deref()), (MOST, Some("0")));
+    }
 
     #[test]
     fn it_covers_what_fits_all_that_is_named_and_was_there_then() {

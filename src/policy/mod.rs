@@ -8,6 +8,8 @@
 //! 2. `*` without `bulk` matches nothing, even if the configuration let it through (B5).
 //! 3. Only this room makes a [`Permit`] or a [`ConnectPermit`]; whoever holds one has been judged.
 //! 4. What a caller may not see is denied in one way, whether it exists or not: the answer depends on rules alone.
+//! 5. A right that rests on what a connection is (its tenant) sees and renews what is there. A name is made, or given to
+//!    another account, only by a rule that covers the name.
 //!
 //! The one hard problem: a `tenant:` rule speaks of the account behind a connection, which is known only once the
 //! connection has been read. [`CallerPolicy::needs_tenant`] says when that is worth it; until the tenant is given,
@@ -104,10 +106,17 @@ pub struct Permit {
 }
 
 /// The proof that a caller may connect, confirm, renew and delete a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct ConnectPermit {
     caller: CallerName,
     key: ConnectionKey,
+    covers_name: bool,
+}
+
+/// The callers' rules of now.
+pub trait Policies: Send + Sync {
+    /// What a caller may do now; none where there is no such caller any more.
+    fn policy_of(&self, caller: &CallerName) -> Option<CallerPolicy>;
 }
 
 impl CallerPolicy {
@@ -154,18 +163,18 @@ impl CallerPolicy {
         Ok(Permit { caller: self.caller.clone(), key: key.clone(), rules: self.rules.clone(), matching })
     }
 
-    /// Whether the caller may connect, confirm, renew or delete the connection. For a connection yet to be made
-    /// `tenant` is that of the account the session is pinned to, if it is.
+    /// Whether the caller may connect, confirm, renew or delete the connection. `tenant` is that of the connection that
+    /// is there, and of nothing else: who names a tenant, or signs in from it, gains no right by that.
     ///
     /// # Errors
     /// As [`CallerPolicy::see`], and [`Denial::ActionForbidden`] when the caller may see it but do no more.
     pub fn can_connect(&self, key: &ConnectionKey, tenant: Option<&str>) -> Result<ConnectPermit, Denial> {
         let permit = self.see(key, tenant)?;
-        if permit.matching().any(|rule| rule.connect) {
-            Ok(ConnectPermit { caller: permit.caller, key: permit.key })
-        } else {
-            Err(Denial::ActionForbidden { action: CONNECT })
+        if !permit.matching().any(|rule| rule.connect) {
+            return Err(Denial::ActionForbidden { action: CONNECT });
         }
+        let covers_name = self.matching(key, None).into_iter().any(|at| self.rules[at].connect);
+        Ok(ConnectPermit { caller: permit.caller, key: permit.key, covers_name })
     }
 
     /// What a listing of the app's connections may enumerate for this caller. No part lies within another (but a
@@ -309,6 +318,12 @@ impl Permit {
 }
 
 impl ConnectPermit {
+    /// Whether it rests on the connection's name. One that does not renews what is there for the account it has: it makes
+    /// nothing, and moves nothing to another account.
+    pub fn covers_name(&self) -> bool {
+        self.covers_name
+    }
+
     /// The connection it is for.
     pub fn key(&self) -> &ConnectionKey {
         &self.key
@@ -398,6 +413,22 @@ mod tests {
         let covered = policy(vec![by_tenant, rule(&["a"], "Mail.Read Calendars.Read")]);
         assert!(!covered.needs_tenant(&key("a")) && covered.needs_tenant(&key("b")));
         assert!(!policy(vec![rule(&["*"], "*")]).needs_tenant(&key("a")));
+    }
+
+    #[test]
+    fn only_a_rule_for_the_name_makes_a_connection() {
+        let tenant = format!("tenant:{T1}");
+        let connecting = |pattern: &str| Rule { connect: true, ..rule(&[pattern], "*") };
+        let covers = |rules: Vec<Rule>, name: &str, tenant: Option<&str>| {
+            policy(rules).can_connect(&key(name), tenant).map(|permit| permit.covers_name())
+        };
+        assert_eq!(covers(vec![connecting("a/*")], "a/1", None), Ok(true));
+        assert_eq!(covers(vec![connecting("a/*"), connecting(&tenant)], "a/1", Some(T1)), Ok(true));
+        assert_eq!(covers(vec![connecting(&tenant)], "a/1", Some(T1)), Ok(false));
+        // To see a name is not to make it.
+        assert_eq!(covers(vec![rule(&["a/*"], "*"), connecting(&tenant)], "a/1", Some(T1)), Ok(false));
+        // Without a connection there is no tenant.
+        assert_eq!(covers(vec![connecting(&tenant)], "a/1", None), Err(Denial::ConnectionNotFound));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::domain::account::{PERSONAL_TENANT, tenant_id};
 use crate::domain::id::{ConnectionName, InvalidName};
 
 /// One entry of a rule's `connections`.
@@ -40,11 +41,7 @@ impl Pattern {
     /// [`PatternError`] says which form was meant and what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         if let Some(tid) = text.strip_prefix("tenant:") {
-            return if is_tenant_id(tid) {
-                Ok(Pattern::Tenant(tid.to_ascii_lowercase()))
-            } else {
-                Err(PatternError::TenantId)
-            };
+            return tenant_id(tid).map(Pattern::Tenant).map_err(|_| PatternError::TenantId);
         }
         match text.split_once('*') {
             None => Ok(Pattern::Exact(ConnectionName::parse(text)?)),
@@ -58,6 +55,20 @@ impl Pattern {
             }
             Some(_) => Err(PatternError::StarInside),
         }
+    }
+
+    /// Whether it is a prefix whose star follows no separator, so that it means names of others too: `team-a*` is also
+    /// `team-ab/x`.
+    pub fn ends_within_a_word(&self) -> bool {
+        match self {
+            Pattern::Prefix(prefix) => prefix.ends_with(|last: char| last.is_ascii_alphanumeric()),
+            Pattern::Exact(_) | Pattern::Tenant(_) | Pattern::Any => false,
+        }
+    }
+
+    /// Whether it is the tenant of every personal Microsoft account there is.
+    pub fn is_every_personal_account(&self) -> bool {
+        matches!(self, Pattern::Tenant(tid) if tid == PERSONAL_TENANT)
     }
 
     /// Whether it means every connection. A prefix of no characters, which `parse` never makes, does too.
@@ -91,15 +102,6 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// The shape of an Entra tenant id: 8-4-4-4-12 hexadecimal digits.
-fn is_tenant_id(text: &str) -> bool {
-    text.len() == 36
-        && text.bytes().enumerate().all(|(at, byte)| match at {
-            8 | 13 | 18 | 23 => byte == b'-',
-            _ => byte.is_ascii_hexdigit(),
-        })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,6 +115,23 @@ mod tests {
         }
         let upper = format!("tenant:{}", TID.to_ascii_uppercase());
         assert_eq!(Pattern::parse(&upper), Ok(Pattern::Tenant(TID.into())));
+    }
+
+    #[test]
+    fn what_means_more_than_it_seems_to_is_seen() {
+        let pattern = |text: &str| Pattern::parse(text).expect("a pattern");
+        for (text, wide) in [
+            ("team-a*", true),
+            ("a*", true),
+            ("team-a/*", false),
+            ("user-*", false),
+            ("team-a", false),
+            ("*", false),
+        ] {
+            assert_eq!(pattern(text).ends_within_a_word(), wide, "{text}");
+        }
+        assert!(pattern(&format!("tenant:{}", PERSONAL_TENANT.to_uppercase())).is_every_personal_account());
+        assert!(!pattern(&format!("tenant:{TID}")).is_every_personal_account());
     }
 
     #[test]

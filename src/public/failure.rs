@@ -50,6 +50,15 @@ fn of_failure(failure: &SessionFailure, admin_consent_url: Option<String>) -> Pa
         FailureReason::Expired => Page::new("This took too long")
             .say("The sign-in was not completed or not confirmed in time.")
             .say("Go back to the application you came from. It shows whether your account is connected; if it is not, ask for a new link there."),
+        FailureReason::ConnectionPaused => Page::new("This cannot be connected at the moment")
+            .say("The people who run this service have stopped this connection for now. Your account was not connected.")
+            .say("Go back to the application you came from, and ask the people who run it when it goes on."),
+        FailureReason::CallerForbidden => Page::new("This application may not connect your account")
+            .say("The application that this link comes from is not allowed to connect it. Your account was not connected.")
+            .say("Trying again does not help. Tell the people who run the application."),
+        FailureReason::Revoked => Page::new("This link was withdrawn")
+            .say("The people who run this service have ended what was begun before. Your account was not connected.")
+            .say("Go back to the application you came from. If it offers to connect your account again, use the new link."),
         FailureReason::Internal => Page::new("Something went wrong here")
             .say("Your sign-in worked, and the result could not be stored.")
             .say("Go back to the application you came from. It shows whether your account is connected; if it is not, start again in a few minutes."),

@@ -167,6 +167,16 @@ impl PublicSite {
         match problem {
             CannotBegin::Gone => self.page(StatusCode::NOT_FOUND, &Page::link_gone()),
             CannotBegin::AnotherBrowser => self.page(StatusCode::CONFLICT, &Page::another_browser()),
+            CannotBegin::Barred(reason) => {
+                let status = match reason {
+                    FailureReason::ConnectionPaused => StatusCode::CONFLICT,
+                    _ => StatusCode::FORBIDDEN,
+                };
+                self.page(status, &failure::of_session(&SessionState::Failed(reason.into()), false, None))
+            }
+            CannotBegin::Over(state) if state.is_failed_for(FailureReason::Revoked) => {
+                self.page(StatusCode::GONE, &failure::of_session(&state, false, None))
+            }
             CannotBegin::Over(state) => {
                 let page = match state {
                     SessionState::Connected { .. } | SessionState::AwaitingConfirmation { .. } => {

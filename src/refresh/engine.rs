@@ -385,6 +385,12 @@ impl Engine {
         *self.inner.revocations.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
+    /// Whether something that is revoked is meant.
+    pub fn revokes(&self, is_meant: impl Fn(&Revocation) -> bool) -> bool {
+        let list = self.inner.revocations.read().unwrap_or_else(PoisonError::into_inner);
+        list.iter().flatten().any(is_meant)
+    }
+
     /// Whether a connection is revoked.
     pub fn is_revoked(&self, key: &ConnectionKey, profile: &Profile) -> bool {
         self.inner.is_revoked(key, profile)

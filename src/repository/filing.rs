@@ -12,7 +12,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::domain::id::{AppName, SessionId};
+use crate::domain::id::{AppName, ConnectionKey, SessionId};
 
 /// The SHA-256 of something that lets its bearer in: enough to know it again, and to find what it is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +61,11 @@ impl FiledUnder {
     /// That of an app.
     pub fn app(app: &AppName) -> Self {
         FiledUnder { name: app.as_str().to_owned(), before: None }
+    }
+
+    /// That of a connection's name, which is no secret: its record has it too.
+    pub fn connection(key: &ConnectionKey) -> Self {
+        FiledUnder { name: key.to_string(), before: None }
     }
 
     /// That of one tenant of an app; none is for an app whose authority has none.

@@ -34,6 +34,8 @@ pub enum Kind {
     IdleLimit,
     /// What an operator revoked.
     Revocations,
+    /// That an operator paused a name.
+    PausedName,
     /// What an operator decided on an app's client credentials.
     CredentialChoices,
     /// Which token hosts secrets may be sent to.
@@ -53,13 +55,14 @@ impl Kind {
             Kind::Hold => "hold",
             Kind::IdleLimit => "idle-limit",
             Kind::Revocations => "revocations",
+            Kind::PausedName => "paused-name",
             Kind::CredentialChoices => "credential-choices",
             Kind::TokenHosts => "token-hosts",
             Kind::Replicas => "replicas",
         }
     }
 
-    pub(super) const ALL: [Kind; 11] = [
+    pub(super) const ALL: [Kind; 12] = [
         Kind::ConnectSession,
         Kind::State,
         Kind::AdminConsentSession,
@@ -68,6 +71,7 @@ impl Kind {
         Kind::Hold,
         Kind::IdleLimit,
         Kind::Revocations,
+        Kind::PausedName,
         Kind::CredentialChoices,
         Kind::TokenHosts,
         Kind::Replicas,
@@ -77,7 +81,11 @@ impl Kind {
     /// themselves, within a day.
     pub(super) fn lasts(self) -> bool {
         match self {
-            Kind::IdleLimit | Kind::Revocations | Kind::CredentialChoices | Kind::TokenHosts => true,
+            Kind::IdleLimit
+            | Kind::Revocations
+            | Kind::PausedName
+            | Kind::CredentialChoices
+            | Kind::TokenHosts => true,
             Kind::ConnectSession
             | Kind::State
             | Kind::AdminConsentSession
@@ -180,6 +188,14 @@ impl Repository {
             }
         }
         Ok(None)
+    }
+
+    /// Takes a pending record away.
+    pub async fn discard_pending(&self, kind: Kind, id: &FiledUnder) -> Result<(), PendingError> {
+        for name in id.names() {
+            self.store.take_pending(&kind.store_id(name)).await?;
+        }
+        Ok(())
     }
 
     /// Keeps a grant, sealed, until it is confirmed, under the hash of its one-time code.

@@ -323,6 +323,16 @@ fn what_was_probably_not_meant_is_a_warning_with_its_place() {
             app(entra, scopes, &rule("\"Mail.Read\", \"Calendars.Raed\", \"Calendars.Read\"")),
             "12:24: callers.sync.allow[0].scopes[1]: app `a` does not ask for it: only a connection whose own connect session asked has it (did you mean `Calendars.Read`?)",
         ),
+        (app(entra, scopes, &rule("\"*\"")).replace("[\"x\"]", "[\"team-a/*\", \"user-*\"]"), ""),
+        (
+            app(entra, scopes, &rule("\"*\"")).replace("[\"x\"]", "[\"x\", \"team-a*\"]"),
+            "11:21: callers.sync.allow[0].connections[1]: `team-a*` means every name that begins with `team-a`, team-ab/… too",
+        ),
+        (
+            app(entra, scopes, &rule("\"*\""))
+                .replace("[\"x\"]", "[\"tenant:9188040D-6c67-4c5b-b112-36a304b66dad\"]"),
+            "11:16: callers.sync.allow[0].connections[0]: `tenant:9188040d-6c67-4c5b-b112-36a304b66dad` is the tenant of every personal Microsoft account",
+        ),
         (
             app(entra, r#""openid", "offline_access", "Mail.Raed""#, ""),
             "5:39: apps.a.scopes[2]: \"Mail.Raed\" is not well known (did you mean `Mail.Read`?)",

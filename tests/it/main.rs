@@ -21,6 +21,7 @@ mod attacks_api;
 mod attacks_authority;
 mod attacks_connect;
 mod attacks_identity;
+mod attacks_rights;
 mod bearers;
 mod blast_radius;
 mod callback_repeats;

@@ -9,13 +9,14 @@ use crate::authority::Authority;
 use crate::broker::inspect::Counts;
 use crate::broker::{self, App, Broker, Refusal, Tenants};
 use crate::domain::connection::Profile;
-use crate::domain::id::{AppName, ConnectionKey};
+use crate::domain::id::{AppName, CallerName, ConnectionKey};
 use crate::domain::random::Random;
 use crate::domain::revocation::Revocation;
 use crate::domain::scope::ScopeSet;
 use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
 use crate::domain::token::HeldToken;
+use crate::policy::{CallerPolicy, Policies};
 use crate::refresh::Engine;
 use crate::repository::Repository;
 use crate::testkit::faults::DiskWeather;
@@ -39,6 +40,15 @@ pub(super) struct Parts {
     pub(super) tasks: Arc<dyn Tasks>,
 }
 
+/// Callers ask the engine here: none of them asks the use cases.
+struct NoCallers;
+
+impl Policies for NoCallers {
+    fn policy_of(&self, _: &CallerName) -> Option<CallerPolicy> {
+        None
+    }
+}
+
 impl Cluster {
     /// The use cases of one process.
     pub(super) fn broker(&self, authority: Arc<dyn Authority>, parts: Parts) -> Arc<Broker> {
@@ -52,7 +62,8 @@ impl Cluster {
             redirect_uri: String::new(),
         };
         let Parts { engine, repository, clock, random, tasks } = parts;
-        let deps = broker::Deps { engine, repository, clock, random, tasks };
+        let policies = Arc::new(NoCallers);
+        let deps = broker::Deps { engine, repository, policies, clock, random, tasks };
         let hour = Duration::from_secs(3600);
         let settings = broker::Settings {
             base_url: String::new(),
@@ -279,8 +290,8 @@ impl Cluster {
         }
         self.world.note(format_args!("at {}: {revocation:?}", process.replica));
         let number = self.ledger.revoking(process.pid, covers);
-        match process.broker.revoke(revocation).await {
-            Ok(()) => {
+        match process.broker.revoke(revocation, true).await {
+            Ok(_) => {
                 self.ledger.revoked(number);
                 self.world.note(format_args!("it is revoked"));
             }
@@ -304,7 +315,7 @@ impl Cluster {
                     for _ in 0..5 {
                         let number = cluster.ledger.pausing(process.pid, key, false);
                         let resumed = process.broker.set_paused(key, false).await;
-                        if matches!(resumed, Ok(()) | Err(Refusal::ConnectionNotFound)) {
+                        if matches!(resumed, Ok(_) | Err(Refusal::ConnectionNotFound)) {
                             cluster.ledger.paused(key, number);
                             break;
                         }
