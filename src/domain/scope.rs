@@ -43,7 +43,8 @@ impl ScopeNaming {
         }
         let lower = text.to_ascii_lowercase();
         let (canonical, resource) = match self {
-            ScopeNaming::Plain => (lower, None),
+            // RFC 6749 section 3.3: case-sensitive strings.
+            ScopeNaming::Plain => (text.to_owned(), None),
             ScopeNaming::Entra { .. } if OPENID_SCOPES.contains(&lower.as_str()) => (lower, None),
             ScopeNaming::Entra { graph } => match lower.rsplit_once('/') {
                 Some((resource, _)) if lower.contains("://") && !resource.ends_with(':') => {
@@ -268,6 +269,10 @@ mod tests {
         let set = ScopeNaming::Plain.scopes("https://mail.google.com/ Calendar").expect("scopes");
         assert!(set.resources().is_empty());
         assert_eq!(set.len(), 2);
+        // And are compared as they stand, those of the sign-in too.
+        let scope = |text: &str| ScopeNaming::Plain.scope(text).expect("a scope");
+        assert!(set.contains(&scope("Calendar")) && !set.contains(&scope("calendar")));
+        assert!(scope("openid").is_openid() && !scope("OpenID").is_openid());
     }
 
     #[test]
