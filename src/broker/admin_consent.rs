@@ -47,7 +47,7 @@ impl Broker {
         if !caller.knows_app(app) {
             return Err(Refusal::AppNotFound);
         }
-        if !caller.rules().iter().any(|rule| rule.app == *app && rule.connect) {
+        if !caller.connects_to(app) {
             return Err(Refusal::Forbidden { problem: "no rule of this caller lets it connect".into() });
         }
         let known = self.app(app)?;
@@ -71,6 +71,7 @@ impl Broker {
             tenant: tenant.clone(),
             scopes: scopes.to_words(),
             created_by: caller.caller.to_string(),
+            started_at: now,
             expires_at,
             return_url,
             state: ConsentState::Pending,
@@ -172,7 +173,11 @@ impl Broker {
                 break (taken.value, true);
             }
             let mut after = taken.value.clone();
-            after.state = state.clone();
+            // What the one who started it may not do any more is not done for it.
+            after.state = match self.bars_consent(&after) {
+                Some(reason) => ConsentState::Failed(reason.into()),
+                None => state.clone(),
+            };
             let ttl = after.expires_at.since(now) + READABLE_AFTER_END;
             match repository.swap_pending(kind, &filed, Some(&taken), &after, now, ttl).await {
                 Ok(true) => break (after, false),

@@ -4,7 +4,7 @@
 //! Whatever begins, completes, confirms or deletes for a caller demands a [`Right`], which only this file makes. So a new
 //! door that forgets to ask does not compile.
 
-use super::session::ConnectSession;
+use super::session::{ConnectSession, ConsentSession};
 use super::sign_in::CannotBegin;
 use super::{Broker, FailureReason, Refusal, SessionState};
 use crate::domain::account::{Account, AccountId};
@@ -140,6 +140,18 @@ impl Broker {
     pub(super) fn stands(&self, session: &ConnectSession) -> SessionState {
         let is_revoked = || self.deps.engine.revokes(|revocation| session.is_meant_by(revocation, None));
         session.state_at(self.deps.clock.now(), is_revoked)
+    }
+
+    /// Why an administrator's answer counts for nothing, if it does: whoever started the session may not connect accounts to the
+    /// app any more, or it was revoked.
+    pub(super) fn bars_consent(&self, session: &ConsentSession) -> Option<FailureReason> {
+        if self.deps.engine.revokes(|revocation| session.is_meant_by(revocation)) {
+            return Some(FailureReason::Revoked);
+        }
+        let starter = CallerName::parse(&session.created_by).ok();
+        let policy = starter.and_then(|starter| self.deps.policies.policy_of(&starter));
+        let may = policy.is_some_and(|policy| policy.connects_to(&session.app));
+        (!may).then_some(FailureReason::CallerForbidden)
     }
 
     /// Whether an operator paused the name, or the connection before names were noted.

@@ -320,9 +320,21 @@ pub(super) struct ConsentSession {
     pub(super) tenant: Option<String>,
     pub(super) scopes: Vec<String>,
     pub(super) created_by: String,
+    /// As in [`ConnectSession`].
+    #[serde(default)]
+    pub(super) started_at: Timestamp,
     pub(super) expires_at: Timestamp,
     pub(super) return_url: Option<String>,
     pub(super) state: ConsentState,
+}
+
+impl ConsentSession {
+    /// Whether an operator meant it too, with what was revoked.
+    pub(super) fn is_meant_by(&self, revocation: &Revocation) -> bool {
+        [self.tenant.as_deref(), None]
+            .into_iter()
+            .any(|tenant| revocation.covers_what_began(&self.app, tenant, &self.created_by, self.started_at))
+    }
 }
 
 /// Where an admin consent session stands.

@@ -135,6 +135,11 @@ impl CallerPolicy {
         self.of_app(app).any(|rule| rule.effective().next().is_some())
     }
 
+    /// Whether the caller may connect any account to the app.
+    pub fn connects_to(&self, app: &AppName) -> bool {
+        self.of_app(app).any(|rule| rule.connect && rule.effective().next().is_some())
+    }
+
     /// Whether knowing the connection's tenant could change what the caller may do with it. When it could, read the
     /// connection first and pass its tenant; a connection that cannot be found then is judged without one.
     pub fn needs_tenant(&self, key: &ConnectionKey) -> bool {

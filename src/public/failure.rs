@@ -98,6 +98,11 @@ fn start_again() -> String {
 
 /// An administrator came back without having approved.
 pub(super) fn approval_refused(failure: &SessionFailure) -> Page {
+    if let FailureReason::CallerForbidden | FailureReason::Revoked = failure.reason {
+        return Page::new("This link was withdrawn")
+            .say("The people who run this service have taken back what this link was for, so your answer was not used.")
+            .say("You can close this page. If an approval is still wanted, you are sent a new link.");
+    }
     match failure.mender {
         Mender::Operator | Mender::Time | Mender::Unknown => of_refusal(failure),
         Mender::User | Mender::Administrator => Page::new("Not approved")

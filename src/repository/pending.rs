@@ -229,16 +229,22 @@ impl Repository {
         Ok(())
     }
 
-    /// A place in a list, sealed: nobody reads it, and nobody makes one up.
+    /// A place in a list, sealed: nobody reads it, and nobody makes one up. All are of one length, for that of a name that is
+    /// none of the reader's business is none either.
     pub fn seal_cursor(&self, list: &str, name: &str) -> String {
-        URL_SAFE_NO_PAD.encode(self.keyring.seal(&cursor_place(list), name.as_bytes(), self.random.as_ref()))
+        let padded = format!("{name:\0<256}");
+        URL_SAFE_NO_PAD.encode(self.keyring.seal(
+            &cursor_place(list),
+            padded.as_bytes(),
+            self.random.as_ref(),
+        ))
     }
 
     /// Opens a cursor of that list.
     pub fn open_cursor(&self, list: &str, cursor: &str) -> Option<String> {
         let sealed = URL_SAFE_NO_PAD.decode(cursor).ok()?;
         let name = self.keyring.open(&cursor_place(list), &sealed).ok()?;
-        String::from_utf8(name.to_vec()).ok()
+        Some(std::str::from_utf8(&name).ok()?.trim_end_matches('\0').to_owned())
     }
 
     pub(super) fn open_pending_bytes(

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use entra_emulator::User;
+use entra_emulator::{Endpoint, Fault, FaultRule, User};
 use http::Method;
 use serde_json::{Value, json};
 use tokenward::callers::key_file;
+use tokenward::domain::account::PERSONAL_TENANT;
 use tokenward::domain::id::CallerName;
 use tokenward::domain::time::Clock;
 use tokenward::system::{SystemClock, SystemRandom};
@@ -203,8 +204,12 @@ async fn a_pause_ends_by_an_operators_word_alone(kept: Kept) {
     let shown = world.show("team-a/ceo").await;
     assert_eq!((text(&shown, "status"), &shown["created_at"]), ("paused", &before["created_at"]), "{shown}");
 
-    // An operator may delete it; the name stays paused, through a restart too.
+    // An operator has nothing tried of it either before it is resumed.
     let path = "/admin/v1/apps/outlook/connections/team-a%2Fceo";
+    let tried = operate(&world, Method::POST, path, Value::Null).await;
+    assert_eq!((tried.status.as_u16(), code(&tried)), (409, "connection_paused".to_owned()));
+
+    // An operator may delete it; the name stays paused, through a restart too.
     assert_eq!(operate(&world, Method::DELETE, path, Value::Null).await.status, 204);
     world.kill_and_restart().await;
     let said = second.try_doors(&world, &key).await;
@@ -299,6 +304,90 @@ async fn a_session_is_worth_what_its_starter_may_now() {
     for name in ["narrowed", "elsewhere", "gone"] {
         assert_eq!(world.token(&format!("team-a/{name}")).await.status, 404, "{name}");
     }
+}
+
+/// What an operator does while the authority is being asked counts: the answer is judged when it comes.
+#[tokio::test]
+async fn an_answer_that_comes_after_an_operators_act_is_judged_by_it() {
+    let (world, key) = with_harness(Plan::default(), TEAM_A).await;
+    world.connect("team-a/one", ALICE).await;
+    let before = world.show("team-a/one").await;
+    let narrow = TEAM_A.replace("true", "false");
+    for reason in ["connection_paused", "caller_forbidden", "revoked"] {
+        let start = json!({ "app": "outlook", "connection": "team-a/one" });
+        let session = world.api_as(&key, Method::POST, "/v1/connect-sessions", start).await.json();
+        let mut browser = Browser::default();
+        let callback = up_to_callback(&mut browser, &session).await;
+        world.pass(Duration::from_secs(1));
+        let sent = redemptions(&world);
+        let held = FaultRule::new(Endpoint::Token, Fault::HoldAnswer).grant_type("authorization_code");
+        world.entra.faults().inject(held);
+        let act = async {
+            world.until_called("authorization_code", sent + 1).await;
+            match reason {
+                "connection_paused" => assert_eq!(pause(&world, "team-a/one", true).await.status, 200),
+                "caller_forbidden" => reconfigure(&world, TEAM_A, &narrow).await,
+                _ => {
+                    let meant = json!({ "caller": HARNESS });
+                    let revoked = operate(&world, Method::POST, "/admin/v1/revocations", meant).await;
+                    assert_eq!(revoked.status, 200, "{}", revoked.text());
+                }
+            }
+            world.entra.faults().release();
+        };
+        let (page, ()) = tokio::join!(browser.get(&callback), act);
+        world.entra.faults().clear();
+        let page = page.expect("the callback");
+        assert_eq!(page.status, 200, "{reason}: {}", page.text());
+        let path = format!("/v1/connect-sessions/{}", text(&session, "id"));
+        let state = world.api_as(&key, Method::GET, &path, Value::Null).await.json();
+        assert_eq!((text(&state, "state"), text(&state, "reason")), ("failed", reason), "{state}");
+        match reason {
+            "connection_paused" => assert_eq!(pause(&world, "team-a/one", false).await.status, 200),
+            "caller_forbidden" => reconfigure(&world, &narrow, TEAM_A).await,
+            _ => {}
+        }
+        // What was there is as it was, and what was brought was not put into its place.
+        let shown = world.show("team-a/one").await;
+        for member in ["status", "account", "created_at", "last_refreshed_at", "established_by"] {
+            assert_eq!(shown[member], before[member], "{reason} {member}");
+        }
+    }
+}
+
+/// An administrator's answer is used for those who may still ask for it.
+#[tokio::test]
+async fn an_administrators_answer_counts_for_those_who_may_ask_for_it_now() {
+    let (world, key) = with_harness(Plan::default(), TEAM_A).await;
+    let start = async || {
+        let body = json!({ "app": "outlook", "tenant": User::work(ALICE).tenant_id() });
+        let started = world.api_as(&key, Method::POST, "/v1/admin-consent-sessions", body).await;
+        assert_eq!(started.status, 201, "{}", started.text());
+        started.json()
+    };
+    let answer = async |session: &Value| {
+        let url = text(session, "admin_consent_url").to_owned();
+        let (_, page) = Browser::default().follow(&url, |_| false).await.expect("the way back");
+        let path = format!("/v1/admin-consent-sessions/{}", text(session, "id"));
+        (title(&page), world.api_as(&key, Method::GET, &path, Value::Null).await.json())
+    };
+    let (good, narrowed, revoked) = (start().await, start().await, start().await);
+    let (page, state) = answer(&good).await;
+    assert_eq!((page.as_str(), text(&state, "state")), ("Thank you", "reported"));
+
+    let narrow = TEAM_A.replace("true", "false");
+    reconfigure(&world, TEAM_A, &narrow).await;
+    let (page, state) = answer(&narrowed).await;
+    assert_eq!(page, "This link was withdrawn");
+    assert_eq!((text(&state, "state"), text(&state, "reason")), ("failed", "caller_forbidden"), "{state}");
+
+    reconfigure(&world, &narrow, TEAM_A).await;
+    world.pass(Duration::from_secs(1));
+    let meant = json!({ "caller": HARNESS });
+    assert_eq!(operate(&world, Method::POST, "/admin/v1/revocations", meant).await.status, 200);
+    let (page, state) = answer(&revoked).await;
+    assert_eq!(page, "This link was withdrawn");
+    assert_eq!((text(&state, "state"), text(&state, "reason")), ("failed", "revoked"), "{state}");
 }
 
 /// The kill switch ends what was begun: links that were given, users who are on their way, accounts that wait.
@@ -411,6 +500,9 @@ async fn the_kill_switch_says_what_it_means_and_refuses_what_names_nothing() {
     assert_eq!(run(&["--tenant", &tenant, "--yes"]).0, Some(0));
     let (code, said, _) = run(&["--caller", "mail-synk", "--even-if-unknown", "--yes"]);
     assert_eq!((code, said.contains("0 connections")), (Some(0), true), "{said}");
+    let personal = ["--tenant", PERSONAL_TENANT, "--even-if-unknown", "--yes"];
+    let (code, said, _) = run(&personal);
+    assert_eq!((code, said.contains("every personal Microsoft account")), (Some(0), true), "{said}");
     world.access_token("bob").await;
 }
 
