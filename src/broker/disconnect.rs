@@ -3,26 +3,43 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::rights::Right;
 use super::{Broker, Refusal};
 use crate::domain::id::ConnectionKey;
 use crate::policy::CallerPolicy;
 
+/// On whose word a connection is destroyed.
+enum Word {
+    /// A caller's, judged now.
+    Caller(Right),
+    /// An operator's.
+    Operator(ConnectionKey),
+}
+
+impl Word {
+    fn key(&self) -> &ConnectionKey {
+        match self {
+            Word::Caller(right) => right.key(),
+            Word::Operator(key) => key,
+        }
+    }
+}
+
 impl Broker {
     /// Deletes a connection for a caller that may connect it.
     pub async fn delete(self: &Arc<Self>, caller: &CallerPolicy, key: &ConnectionKey) -> Result<(), Refusal> {
-        let right = self.right_of(caller, key).await?;
-        self.destroy(right.key()).await
+        self.destroy(Word::Caller(self.right_of(caller, key).await?)).await
     }
 
     /// Deletes a connection for an operator. A pause stays, on the name.
     pub async fn delete_as_admin(self: &Arc<Self>, key: &ConnectionKey) -> Result<(), Refusal> {
-        self.destroy(key).await
+        self.destroy(Word::Operator(key.clone())).await
     }
 
     /// Goes on whether anyone waits or not.
-    async fn destroy(self: &Arc<Self>, key: &ConnectionKey) -> Result<(), Refusal> {
+    async fn destroy(self: &Arc<Self>, word: Word) -> Result<(), Refusal> {
+        let (broker, key) = (Arc::clone(self), word.key().clone());
         self.app(&key.app)?;
-        let (broker, key) = (Arc::clone(self), key.clone());
         let work = async move {
             // (What cannot be read says nothing of a pause, and can be deleted all the same.)
             if let Ok(held) = broker.deps.engine.inspect(&key).await {

@@ -68,6 +68,12 @@ impl Broker {
         let Some(list) = written else {
             return Err(Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) });
         };
+        if list.len() >= revocation::MOST {
+            tracing::warn!(
+                kept = revocation::MOST,
+                "no more targets of revocations are kept: older ones are not remembered, and a backup from before them brings back what they meant"
+            );
+        }
         self.deps.engine.learn_revocations(list);
         Ok(self.counted(revocation, true).await)
     }

@@ -158,6 +158,36 @@ impl Open {
     }
 }
 
+/// Every route of the local API is tried with rights that are gone: here by [`Open::try_doors`], or by a test that is named. A
+/// new one finds its place before this passes.
+#[test]
+fn every_route_is_a_door_that_is_tried() {
+    const CONNECTION: &str = "/v1/apps/{app}/connections/{connection}";
+    let token = format!("{CONNECTION}/token");
+    let explain = format!("{CONNECTION}/explain");
+    let mut tried = vec![
+        ("GET", token.as_str()),
+        ("GET", explain.as_str()),
+        ("GET", CONNECTION),
+        ("DELETE", CONNECTION),
+        ("GET", "/v1/apps/{app}/connections"),
+        ("POST", "/v1/connect-sessions"),
+        ("GET", "/v1/connect-sessions/{id}"),
+        ("POST", "/v1/connect-sessions/{id}/confirm"),
+        // It does what GET does, once its body is read.
+        ("POST", token.as_str()),
+        // an_administrators_answer_counts_for_those_who_may_ask_for_it_now
+        ("POST", "/v1/admin-consent-sessions"),
+        ("GET", "/v1/admin-consent-sessions/{id}"),
+        // It is anybody's.
+        ("GET", "/openapi.json"),
+    ];
+    let mut routes = tokenward::api::ROUTES.to_vec();
+    tried.sort_unstable();
+    routes.sort_unstable();
+    assert_eq!(routes, tried);
+}
+
 fn code(answer: &Answer) -> String {
     answer.json()["code"].as_str().unwrap_or_default().to_owned()
 }
@@ -239,12 +269,18 @@ async fn a_pause_ends_by_an_operators_word_alone_redis() {
     a_pause_ends_by_an_operators_word_alone(Kept::Redis).await;
 }
 
-/// The kill switch destroys a paused connection; its name stays paused all the same.
+/// The kill switch destroys a paused connection; its name stays paused all the same, also where it was paused by a build that
+/// noted it in the connection alone.
 #[tokio::test]
 async fn a_pause_outlives_a_revocation() {
-    let world = Plan::default().start().await;
+    let world = Plan::default().kept(Kept::Redis).start().await;
     world.connect("one", ALICE).await;
     assert_eq!(pause(&world, "one", true).await.status, 200);
+    let redis = world.redis.as_ref().expect("redis");
+    assert_eq!(redis.cli(&["DEL", "tokenward:pending:{paused-name:outlook:one}"]), "1");
+    let start = json!({ "app": "outlook", "connection": "one" });
+    let started = world.api(Method::POST, "/v1/connect-sessions", start).await;
+    assert_eq!((started.status.as_u16(), code(&started)), (409, "connection_paused".to_owned()));
     let revoked = operate(&world, Method::POST, "/admin/v1/revocations", json!({ "app": "outlook" })).await;
     assert_eq!(revoked.status, 200, "{}", revoked.text());
     world.until("the connection is gone", async || world.token("one").await.status == 404).await;
@@ -404,6 +440,10 @@ async fn the_kill_switch_ends_open_sessions() {
         world.connect("alice", ALICE).await;
         let name = format!("team-a/{number}");
         let mut open = Open::new(&world, &key, &name, false).await;
+        let start = json!({ "app": "outlook", "connection": name });
+        let session = world.api_as(&key, Method::POST, "/v1/connect-sessions", start).await.json();
+        let mut whoever = (Browser::default(), String::new());
+        whoever.1 = up_to_callback(&mut whoever.0, &session).await;
         world.pass(Duration::from_secs(1));
         let revoked = operate(&world, Method::POST, "/admin/v1/revocations", meant.clone()).await;
         assert_eq!(revoked.status, 200, "{meant}: {}", revoked.text());
@@ -429,6 +469,9 @@ async fn the_kill_switch_ends_open_sessions() {
         }
         let state = open.came_back(&world, &key).await;
         assert_eq!((text(&state, "state"), text(&state, "reason")), ("failed", "revoked"), "{meant} {state}");
+        // Whose account it would be was not known before: it is refused as soon as it is.
+        let back = whoever.0.get(&whoever.1).await.expect("the callback");
+        assert_eq!((back.status.as_u16(), title(&back).as_str()), (200, over), "{meant}");
         assert_eq!(world.token(&name).await.status, 404);
         world.connect(&name, ALICE).await;
         world.access_token(&name).await;
