@@ -9,6 +9,10 @@ use tokenward::cli::{self, Output, World};
 use tokenward::system::moved;
 use tokenward::system::{SystemClock, SystemRandom};
 
+/// It gives memory back to the system within seconds of its last use, from a thread of its own.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     // The one place where the environment is read. What is not UTF-8 shows up as a wrong value rather than not at all.
     let env: BTreeMap<String, String> = std::env::vars_os()
