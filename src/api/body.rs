@@ -34,6 +34,7 @@ pub(super) async fn read(body: Body) -> Result<Bytes, Problem> {
         BodyError::TooLarge => Problem::invalid("body", "is larger than 64 KiB"),
         BodyError::TimedOut => Problem::invalid("body", "did not arrive in time"),
         BodyError::Broken => Problem::invalid("body", "broke off"),
+        BodyError::NoRoom => Problem::overloaded(),
     })
 }
 

@@ -134,6 +134,18 @@ impl Problem {
         .hint("send an API key as `Authorization: Bearer twk_…`, or come over the Unix socket as a configured user")
     }
 
+    /// 503 for a body for which there was no room beside all others that were on their way.
+    pub fn overloaded() -> Self {
+        Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "overloaded",
+            "Too many requests are on their way",
+            "more is on its way to this listener than it has room for",
+        )
+        .hint("try again after the time in Retry-After; bodies and heads of less than 4 KiB always find room")
+        .retry_after(Duration::from_secs(1))
+    }
+
     /// A name in a path that no connection can have, told as it is told in a body.
     pub fn no_connection(invalid: InvalidName) -> Self {
         Problem::invalid("connection", invalid.to_string())

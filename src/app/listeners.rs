@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::ServerConfig;
@@ -13,10 +13,40 @@ use super::reading::{Findings, public_file};
 use crate::config::{self, ListenConfig, Listener};
 use crate::domain::time::Timestamp;
 use crate::listener::{
-    Address, Bound, Limits, ListenerConfig, Tls, TlsError, look_at_socket, tls_server_config,
+    Address, Bound, Limits, ListenerConfig, Room, Tls, TlsError, look_at_socket, tls_server_config,
 };
 use crate::secret_file::SecretReader;
 use crate::telemetry::metrics::Metrics;
+
+/// Browsers: a callback's form is a few KiB, and nothing else that they send is read.
+const PUBLIC: Limits = Limits { max_body: 16 * 1024, ..Limits::DEFAULT };
+/// Services: they keep many connections, from few addresses, for long.
+const LOCAL: Limits = Limits {
+    max_connections: 6144,
+    max_connections_per_peer: 4096,
+    max_held: 16 * 1024 * 1024,
+    ..Limits::DEFAULT
+};
+/// Operators and their scripts.
+const ADMIN: Limits = Limits {
+    max_connections: 256,
+    max_connections_per_peer: 128,
+    max_held: 4 * 1024 * 1024,
+    ..Limits::DEFAULT
+};
+/// Prometheus, probes; nothing that they send is read, and the figures are one large answer.
+const OPS: Limits = Limits {
+    max_body: 0,
+    max_connections: 256,
+    max_connections_per_peer: 128,
+    max_held: 16 * 1024 * 1024,
+    ..Limits::DEFAULT
+};
+
+/// What all connections of all listeners hold at the most, whatever is configured: several listeners of a kind share one room.
+#[cfg(test)]
+const MOST_MEMORY: usize =
+    PUBLIC.most_memory() + LOCAL.most_memory() + ADMIN.most_memory() + OPS.most_memory();
 
 /// The TLS of every listener, read and checked: in the order public, ops, local, admin. None where it is plain.
 pub(super) struct PreparedTls(Vec<Option<ReadTls>>);
@@ -136,40 +166,52 @@ pub(super) fn bind(
     live.show(metrics);
     let mut tls = live.tls.iter().cloned();
     let mut next = || tls.next().flatten();
-    let public = tcp("public", config.public.address, next())?;
-    let ops = tcp("ops", config.ops.address, next())?;
-    let mut every = |name: &str, listeners: &[Listener]| {
-        listeners.iter().map(|listener| internal(name, listener, next())).collect::<Result<Vec<_>, _>>()
-    };
-    let (local, admin) = (every("local", &config.local)?, every("admin", &config.admin)?);
+    let public = tcp("public", PUBLIC, config.public.address, next())?;
+    let ops = tcp("ops", OPS, config.ops.address, next())?;
+    let local = every("local", LOCAL, &config.local, &mut next)?;
+    let admin = every("admin", ADMIN, &config.admin, &mut next)?;
     Ok(BoundListeners { public, local, admin, ops, tls: live })
 }
 
-fn tcp(name: &str, address: SocketAddr, tls: Option<Tls>) -> Result<Bound, StartError> {
-    let mut listener = ListenerConfig::new(name, Address::Tcp(address));
-    listener.tls = tls;
+fn tcp(name: &str, limits: Limits, address: SocketAddr, tls: Option<Tls>) -> Result<Bound, StartError> {
+    let limits = if tls.is_some() { limits.with_tls() } else { limits };
+    let listener = ListenerConfig { tls, limits, ..ListenerConfig::new(name, Address::Tcp(address)) };
     Bound::bind(listener).map_err(|error| StartError::chain(&error))
 }
 
-/// A listener for services of our own: they keep many connections, from few addresses, for long.
-fn internal(name: &str, listener: &Listener, tls: Option<Tls>) -> Result<Bound, StartError> {
-    let has_tls = tls.is_some();
-    let mut bound = match listener {
-        Listener::Unix { path, mode } => {
-            let mut bound = ListenerConfig::new(name, Address::Unix(path.clone()));
-            bound.unix_mode = *mode;
-            bound
-        }
-        Listener::Tcp { address, .. } => {
-            let mut bound = ListenerConfig::new(name, Address::Tcp(*address));
-            bound.tls = tls;
-            bound
-        }
+/// The listeners of one kind: however many there are, they share one room.
+fn every(
+    name: &str,
+    limits: Limits,
+    listeners: &[Listener],
+    next: &mut impl FnMut() -> Option<Tls>,
+) -> Result<Vec<Bound>, StartError> {
+    let tls: Vec<_> = listeners.iter().map(|_| next()).collect();
+    let limits = if tls.iter().any(Option::is_some) { limits.with_tls() } else { limits };
+    let room = Room::new(&limits);
+    let bind = |(listener, tls)| internal(name, &limits, &room, listener, tls);
+    listeners.iter().zip(tls).map(bind).collect()
+}
+
+fn internal(
+    name: &str,
+    limits: &Limits,
+    room: &Arc<Room>,
+    listener: &Listener,
+    tls: Option<Tls>,
+) -> Result<Bound, StartError> {
+    // Services keep their connections. With TLS it is also how long a certificate that was replaced is in use.
+    let max_age = if tls.is_some() { limits.max_age } else { Duration::from_secs(3600) };
+    let limits = Limits { max_age, ..limits.clone() };
+    let address = match listener {
+        Listener::Unix { path, .. } => Address::Unix(path.clone()),
+        Listener::Tcp { address, .. } => Address::Tcp(*address),
     };
-    // With TLS it is also how long a certificate that was replaced is in use.
-    let max_age = if has_tls { bound.limits.max_age } else { Duration::from_secs(3600) };
-    bound.limits =
-        Limits { max_connections: 16_384, max_connections_per_peer: 8_192, max_age, ..bound.limits };
+    let mut bound =
+        ListenerConfig { tls, limits, room: Some(Arc::clone(room)), ..ListenerConfig::new(name, address) };
+    if let Listener::Unix { mode, .. } = listener {
+        bound.unix_mode = *mode;
+    }
     Bound::bind(bound).map_err(|error| StartError::chain(&error))
 }
 
@@ -198,4 +240,45 @@ fn read(
     let expires_at = ends(&certificate).first().copied();
     public_file::warn_of_a_certificate_s_time(&of_certificate, &tls.certificate, &certificate, now, findings);
     Some(ReadTls { name: name.to_owned(), config, expires_at })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the process has besides its connections: its code and threads, tokens that are held, keys, metrics, and calls to the
+    /// authority and the store.
+    const THE_REST: usize = 128 * 1024 * 1024;
+
+    fn deployed(file: &str, key: &str) -> usize {
+        let path = format!("{}/deploy/{file}", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(&path).expect("a file of the repository");
+        let value = text.lines().find_map(|line| line.trim().strip_prefix(key)).expect("a memory limit");
+        let value = value.split_whitespace().next().expect("a value").to_ascii_lowercase();
+        let mib = value.strip_suffix('m').expect("a limit in MiB").parse::<usize>().expect("a number");
+        mib * 1024 * 1024
+    }
+
+    #[test]
+    fn what_connections_hold_at_the_most_is_below_the_memory_limit_of_the_packaged_deployments() {
+        // The first `mem_limit` of the compose file is tokenward's.
+        for (file, key) in
+            [("compose/compose.yaml", "mem_limit:"), ("systemd/tokenward.service", "MemoryMax=")]
+        {
+            let limit = deployed(file, key);
+            assert!(
+                MOST_MEMORY + THE_REST <= limit,
+                "{file}: {MOST_MEMORY} bytes of connections, and the rest"
+            );
+        }
+        for limits in [PUBLIC, LOCAL, ADMIN, OPS] {
+            assert!(limits.max_connections_per_peer >= limits.max_connections / 2, "an ingress is one peer");
+            assert!(
+                limits.max_held / 2 >= limits.max_body + 2 * limits.max_header_bytes,
+                "one peer has room for one request"
+            );
+            let plain = limits.max_connections;
+            assert!(2 * limits.with_tls().max_connections <= plain, "TLS costs twice as much");
+        }
+    }
 }

@@ -1,15 +1,13 @@
 //! Sockets: bound early, so that a taken port is an error at the start, and served later.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fs::DirBuilder;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::FlockOperation;
@@ -18,12 +16,18 @@ use tokio_rustls::TlsAcceptor;
 
 use super::connection::{self, Shared};
 use super::guard::Socket;
+use super::room::Room;
 use super::{Address, Handler, ListenerConfig, Origin, Peer, Surroundings, Tls};
 use crate::lifecycle::Shutdown;
 use crate::telemetry::metrics::ConnectionRefusal;
 
 /// How many connections the kernel keeps for us while we are busy.
 const BACKLOG: u32 = 1024;
+/// What the kernel keeps of a connection that we do not read from, in bytes: a head and a body of the usual size. Left to itself
+/// it would grow to megabytes, and count against the memory limit of a container.
+const RECEIVE_BUFFER: u32 = 32 * 1024;
+/// The same for a client that does not read: most answers whole.
+const SEND_BUFFER: u32 = 64 * 1024;
 /// The first pause after an accept failed for want of something (file descriptors, memory).
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest such pause.
@@ -74,6 +78,7 @@ pub enum LocalAddress {
 #[derive(Debug)]
 pub struct Bound {
     config: ListenerConfig,
+    room: Arc<Room>,
     incoming: Incoming,
     local: LocalAddress,
 }
@@ -123,7 +128,8 @@ impl Bound {
                 (Incoming::Tcp(listener), LocalAddress::Tcp(local))
             }
         };
-        Ok(Bound { config, incoming, local })
+        let room = config.room.clone().unwrap_or_else(|| Room::new(&config.limits));
+        Ok(Bound { config, room, incoming, local })
     }
 
     /// Where it listens.
@@ -156,13 +162,16 @@ impl Bound {
             surroundings,
             metrics,
         });
-        tasks.spawn("listener", Box::pin(accept(self.incoming, self.config.tls, shared)));
+        tasks.spawn("listener", Box::pin(accept(self.incoming, self.config.tls, self.room, shared)));
     }
 }
 
 fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
+    // Accepted connections have them too.
+    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    socket.set_send_buffer_size(SEND_BUFFER)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -223,12 +232,11 @@ enum Accepted {
     Tcp(TcpStream, SocketAddr),
 }
 
-async fn accept(incoming: Incoming, tls: Option<Tls>, shared: Arc<Shared>) {
+async fn accept(incoming: Incoming, tls: Option<Tls>, room: Arc<Room>, shared: Arc<Shared>) {
     let clock = Arc::clone(&shared.surroundings.clock);
     let _stop = StopWithUs(shared.surroundings.shutdown.clone());
     let soft = shared.surroundings.shutdown.soft().clone();
     let mut stopping = pin!(soft.cancelled());
-    let peers = Arc::new(Peers::new(shared.limits.max_connections, shared.limits.max_connections_per_peer));
     let mut pause = FIRST_PAUSE;
     loop {
         let accepted = tokio::select! {
@@ -239,7 +247,7 @@ async fn accept(incoming: Incoming, tls: Option<Tls>, shared: Arc<Shared>) {
         match accepted {
             Ok(accepted) => {
                 pause = FIRST_PAUSE;
-                admit(accepted, tls.as_ref(), &peers, &shared);
+                admit(accepted, tls.as_ref(), &room, &shared);
             }
             Err(error) if is_of_one_connection(&error) => {
                 tracing::debug!(listener = shared.name, %error, "a connection was gone before it was accepted");
@@ -293,7 +301,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-fn admit(accepted: Accepted, tls: Option<&Tls>, peers: &Arc<Peers>, shared: &Arc<Shared>) {
+fn admit(accepted: Accepted, tls: Option<&Tls>, room: &Arc<Room>, shared: &Arc<Shared>) {
     let origin = match &accepted {
         Accepted::Unix(stream) => match stream.peer_cred() {
             Ok(peer) => Origin::Unix { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() },
@@ -302,7 +310,7 @@ fn admit(accepted: Accepted, tls: Option<&Tls>, peers: &Arc<Peers>, shared: &Arc
         },
         Accepted::Tcp(_, address) => Origin::Tcp(*address),
     };
-    let place = match peers.take(origin) {
+    let place = match room.take(origin, shared.surroundings.clock.monotonic()) {
         Ok(place) => place,
         Err(reason) => return shared.metrics.connection_refused(reason),
     };
@@ -311,7 +319,7 @@ fn admit(accepted: Accepted, tls: Option<&Tls>, peers: &Arc<Peers>, shared: &Arc
         let shared = Arc::clone(shared);
         async move {
             shared.metrics.connection_opened();
-            let _open = Open { shared: &shared, _place: place };
+            let _open = Open { shared: &shared };
             let mut peer = Peer { origin, tls: tls.is_some(), certificates: None };
             let socket: Box<dyn Socket> = match (accepted, tls) {
                 (Accepted::Unix(stream), _) => Box::new(stream),
@@ -325,6 +333,9 @@ fn admit(accepted: Accepted, tls: Option<&Tls>, peers: &Arc<Peers>, shared: &Arc
                     let handshake = tokio::select! {
                         handshake = TlsAcceptor::from(config).accept(stream) => handshake.map_err(|error| error.to_string()),
                         () = surroundings.clock.sleep(shared.limits.tls_handshake) => Err("too slow".to_owned()),
+                        () = place.told() => {
+                            return shared.metrics.connection_refused(ConnectionRefusal::GaveWay);
+                        }
                         () = surroundings.shutdown.soft().cancelled() => return,
                     };
                     match handshake {
@@ -342,7 +353,7 @@ fn admit(accepted: Accepted, tls: Option<&Tls>, peers: &Arc<Peers>, shared: &Arc
                     }
                 }
             };
-            connection::serve(Arc::clone(&shared), socket, peer).await;
+            connection::serve(Arc::clone(&shared), socket, peer, place).await;
         }
     };
     shared.surroundings.tasks.spawn("connection", Box::pin(task));
@@ -351,80 +362,11 @@ fn admit(accepted: Accepted, tls: Option<&Tls>, peers: &Arc<Peers>, shared: &Arc
 /// Counts a connection as open for as long as it lives, however its task ends.
 struct Open<'a> {
     shared: &'a Shared,
-    _place: Place,
 }
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.shared.metrics.connection_closed();
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum PeerKey {
-    Uid(u32),
-    Ip(IpAddr),
-}
-
-impl PeerKey {
-    fn of(origin: Origin) -> Self {
-        match origin {
-            Origin::Unix { uid, .. } => PeerKey::Uid(uid),
-            Origin::Tcp(address) => PeerKey::Ip(match address.ip().to_canonical() {
-                IpAddr::V4(ip) => IpAddr::V4(ip),
-                // Whoever has one address of a /64 has them all.
-                IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
-            }),
-        }
-    }
-}
-
-/// How many connections each peer has open.
-#[derive(Debug)]
-struct Peers {
-    max: usize,
-    max_per_peer: usize,
-    open: Mutex<(usize, HashMap<PeerKey, usize>)>,
-}
-
-impl Peers {
-    fn new(max: usize, max_per_peer: usize) -> Self {
-        Peers { max, max_per_peer, open: Mutex::new((0, HashMap::new())) }
-    }
-
-    fn take(self: &Arc<Self>, origin: Origin) -> Result<Place, ConnectionRefusal> {
-        let key = PeerKey::of(origin);
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.0 >= self.max {
-            return Err(ConnectionRefusal::ListenerFull);
-        }
-        let of_peer = open.1.entry(key).or_insert(0);
-        if *of_peer >= self.max_per_peer {
-            return Err(ConnectionRefusal::PeerFull);
-        }
-        *of_peer += 1;
-        open.0 += 1;
-        Ok(Place { peers: Arc::clone(self), key })
-    }
-}
-
-/// One connection's place; given back when dropped.
-#[derive(Debug)]
-struct Place {
-    peers: Arc<Peers>,
-    key: PeerKey,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut open = self.peers.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.0 -= 1;
-        if let Entry::Occupied(mut of_peer) = open.1.entry(self.key) {
-            *of_peer.get_mut() -= 1;
-            if *of_peer.get() == 0 {
-                of_peer.remove();
-            }
-        }
     }
 }
 
@@ -443,18 +385,5 @@ mod tests {
         for passes in [Errno::CONNABORTED, Errno::INTR, Errno::NETUNREACH, Errno::HOSTUNREACH] {
             assert!(is_of_one_connection(&error(passes)), "{passes}");
         }
-    }
-
-    #[test]
-    fn one_peer_is_an_address_a_network_of_ipv6_or_a_user() {
-        let tcp = |text: &str| PeerKey::of(Origin::Tcp(text.parse().expect("an address")));
-        assert_eq!(tcp("10.0.0.1:1"), tcp("10.0.0.1:2"));
-        assert_eq!(tcp("10.0.0.1:1"), tcp("[::ffff:10.0.0.1]:2"));
-        assert_ne!(tcp("10.0.0.1:1"), tcp("10.0.0.2:1"));
-        assert_eq!(tcp("[2001:db8::1]:1"), tcp("[2001:db8::ffff:2]:1"));
-        assert_ne!(tcp("[2001:db8::1]:1"), tcp("[2001:db8:0:1::1]:1"));
-        let unix = |uid, pid| PeerKey::of(Origin::Unix { uid, gid: 1, pid: Some(pid) });
-        assert_eq!(unix(1, 1), unix(1, 2));
-        assert_ne!(unix(1, 1), unix(2, 1));
     }
 }

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::guard::{Guarded, Socket};
+use super::room::{OWN_BYTES, Place};
 use super::{Body, Handler, Limits, Peer, Request, RequestId, Response, Surroundings, problem};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
@@ -47,35 +48,100 @@ enum Phase {
     Idle = 3,
 }
 
-/// What the parts of a connection tell its clock. All of them run in one task.
-#[derive(Debug, Default)]
+/// What the parts of a connection tell its clock and the listener's room. All of them run in one task.
 pub(super) struct Pulse {
     phase: AtomicU8,
     /// Counts changes of phase, because several may happen within one poll.
     beats: AtomicU32,
     in_head: AtomicBool,
+    clock: Arc<dyn Clock>,
+    place: Place,
+    /// Bytes that a head, a body and an answer keep in memory.
+    head: AtomicUsize,
+    body: AtomicUsize,
+    answer: AtomicUsize,
 }
 
 impl Pulse {
-    /// Bytes came; `in_head` says whether they leave a head unfinished.
-    pub(super) fn read(&self, in_head: bool) {
+    pub(super) fn new(place: Place, clock: Arc<dyn Clock>) -> Self {
+        Pulse {
+            phase: AtomicU8::new(Phase::New as u8),
+            beats: AtomicU32::new(0),
+            in_head: AtomicBool::new(false),
+            clock,
+            place,
+            head: AtomicUsize::new(0),
+            body: AtomicUsize::new(0),
+            answer: AtomicUsize::new(0),
+        }
+    }
+
+    /// Bytes came, and so many of them are an unfinished head; whether there is room for it.
+    pub(super) fn read(&self, in_head: bool, unfinished: usize) -> bool {
         self.in_head.store(in_head, Ordering::Relaxed);
         if in_head && matches!(self.phase(), Phase::New | Phase::Idle) {
             self.enter(Phase::Head);
         }
+        // While a request is answered its own head is the larger one, and what comes behind it waits in hyper's buffer.
+        self.is_answering() || self.keeps(&self.head, 2 * unfinished)
     }
 
-    fn request_began(&self) {
+    /// A request is whole but for its body; whether there is room for its head.
+    fn request_began(&self, head: usize) -> bool {
         self.enter(Phase::Request);
+        self.keeps(&self.head, head)
     }
 
-    fn request_ended(&self) {
+    /// It has been answered, with so many bytes; whether there is room for them until the client takes them.
+    fn request_ended(&self, answer: usize) -> bool {
+        self.head.store(0, Ordering::Relaxed);
+        self.body.store(0, Ordering::Relaxed);
+        let fits = self.keeps(&self.answer, answer);
         self.enter(if self.in_head.load(Ordering::Relaxed) { Phase::Head } else { Phase::Idle });
+        fits
+    }
+
+    /// The client has taken all that was written.
+    pub(super) fn flushed(&self) {
+        if self.answer.load(Ordering::Relaxed) > 0 {
+            self.keeps(&self.answer, 0);
+        }
+    }
+
+    /// The rest of a body is waited for.
+    pub(super) fn body_awaited(&self) {
+        self.place.waits(self.clock.monotonic());
+    }
+
+    /// It came, or never will.
+    pub(super) fn body_ended(&self) {
+        self.place.works();
+    }
+
+    /// So many bytes are kept for the body; whether there is room for them.
+    pub(super) fn body_grows(&self, bytes: usize) -> bool {
+        self.keeps(&self.body, bytes)
+    }
+
+    /// Whether the connection was told to give way to others.
+    pub(super) fn gives_way(&self) -> bool {
+        self.place.is_told()
+    }
+
+    fn keeps(&self, what: &AtomicUsize, bytes: usize) -> bool {
+        what.store(bytes, Ordering::Relaxed);
+        let all = [&self.head, &self.body, &self.answer].map(|part| part.load(Ordering::Relaxed));
+        all.iter().sum::<usize>() <= OWN_BYTES && self.place.holds_its_own()
+            || self.place.hold(all.iter().sum(), self.clock.monotonic())
     }
 
     fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
         self.beats.fetch_add(1, Ordering::Relaxed);
+        match phase {
+            Phase::Request => self.place.works(),
+            Phase::New | Phase::Head | Phase::Idle => self.place.waits(self.clock.monotonic()),
+        }
     }
 
     fn phase(&self) -> Phase {
@@ -104,25 +170,22 @@ enum End {
     Closed,
     /// The client was too slow.
     TooSlow,
+    /// Others needed its room, and it had waited longest.
+    GaveWay,
     /// The process stops hard.
     Aborted,
 }
 
 /// Serves one connection to its end.
-pub(super) async fn serve(shared: Arc<Shared>, socket: Box<dyn Socket>, peer: Peer) {
+pub(super) async fn serve(shared: Arc<Shared>, socket: Box<dyn Socket>, peer: Peer, place: Place) {
     let limits = &shared.limits;
-    let pulse = Arc::new(Pulse::default());
+    let pulse = Arc::new(Pulse::new(place, Arc::clone(&shared.surroundings.clock)));
     let guarded = Guarded::new(socket, limits, Arc::clone(&pulse));
     let service = {
         let (shared, pulse) = (Arc::clone(&shared), Arc::clone(&pulse));
         service_fn(move |request: hyper::Request<Incoming>| {
             let (shared, pulse, peer) = (Arc::clone(&shared), Arc::clone(&pulse), peer.clone());
-            async move {
-                pulse.request_began();
-                let response = answer(&shared, request, peer).await;
-                pulse.request_ended();
-                Ok::<_, Infallible>(response)
-            }
+            async move { Ok::<_, Infallible>(answer(&shared, request, peer, &pulse).await) }
         })
     };
     let mut connection = http1::Builder::new()
@@ -139,10 +202,20 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Box<dyn Socket>, peer: Pe
         let mut timer = Timer::new(clock, limits, &pulse);
         let mut soft = pin!(shutdown.soft().cancelled());
         let mut hard = pin!(shutdown.hard().cancelled());
-        let mut closing = false;
+        let mut told = pin!(pulse.place.told());
+        let (mut closing, mut gives_way) = (false, false);
         std::future::poll_fn(|cx| {
             if hard.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(End::Aborted);
+            }
+            if !gives_way && told.as_mut().poll(cx).is_ready() {
+                gives_way = true;
+                if !pulse.is_answering() {
+                    return Poll::Ready(End::GaveWay);
+                }
+                // Its body is told so, by an answer; after that it is over.
+                closing = true;
+                Pin::new(&mut connection).graceful_shutdown();
             }
             if !closing && soft.as_mut().poll(cx).is_ready() {
                 closing = true;
@@ -170,6 +243,7 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Box<dyn Socket>, peer: Pe
 
     match end {
         End::Aborted => {}
+        End::GaveWay => shared.metrics.connection_refused(ConnectionRefusal::GaveWay),
         End::TooSlow => {
             if pulse.phase() != Phase::Idle {
                 shared.metrics.connection_refused(ConnectionRefusal::TooSlow);
@@ -313,12 +387,21 @@ impl<'a> Timer<'a> {
     }
 }
 
-async fn answer(shared: &Shared, request: hyper::Request<Incoming>, peer: Peer) -> Response {
+async fn answer(
+    shared: &Shared,
+    request: hyper::Request<Incoming>,
+    peer: Peer,
+    pulse: &Arc<Pulse>,
+) -> Response {
     let (head, incoming) = request.into_parts();
+    let has_room = pulse.request_began(kept_of(&head));
     let request_id = RequestId::of(&head.headers, shared.surroundings.random.as_ref());
     let failed = Arc::new(AtomicBool::new(false));
     let length = head.uri.path_and_query().map_or(1, |target| target.as_str().len());
-    let mut response = if length > shared.limits.max_uri {
+    let mut response = if !has_room {
+        failed.store(true, Ordering::Release);
+        shared.handler.overloaded(&request_id)
+    } else if length > shared.limits.max_uri {
         problem(StatusCode::URI_TOO_LONG, "invalid_request", "the target is too long", &request_id)
     } else {
         let clock = Arc::clone(&shared.surroundings.clock);
@@ -329,7 +412,7 @@ async fn answer(shared: &Shared, request: hyper::Request<Incoming>, peer: Peer) 
             headers: head.headers,
             peer,
             request_id: request_id.clone(),
-            body: Body::wire(incoming, &shared.limits, clock, Arc::clone(&failed)),
+            body: Body::wire(incoming, &shared.limits, clock, Arc::clone(&failed), Arc::clone(pulse)),
         };
         match catching(shared.handler.as_ref(), request).await {
             Some(response) => response,
@@ -341,6 +424,13 @@ async fn answer(shared: &Shared, request: hyper::Request<Incoming>, peer: Peer) 
             }
         }
     };
+    if !pulse.request_ended(length_of(&response)) {
+        failed.store(true, Ordering::Release);
+        response = shared.handler.overloaded(&request_id);
+    }
+    if pulse.gives_way() {
+        shared.metrics.connection_refused(ConnectionRefusal::GaveWay);
+    }
     shared.metrics.http_request(response.status());
     response = finished(response, &request_id);
     let headers = response.headers_mut();
@@ -348,6 +438,18 @@ async fn answer(shared: &Shared, request: hyper::Request<Incoming>, peer: Peer) 
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// What a head keeps in memory until its request is answered: what came, and what was made of it.
+fn kept_of(head: &http::request::Parts) -> usize {
+    const ENTRY: usize = 104;
+    let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let lines = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ENTRY);
+    2 * target + lines.sum::<usize>()
+}
+
+fn length_of(response: &Response) -> usize {
+    usize::try_from(hyper::body::Body::size_hint(response.body()).lower()).unwrap_or(usize::MAX)
 }
 
 /// With what every response has.

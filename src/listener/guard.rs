@@ -102,6 +102,11 @@ impl Framing {
         matches!(self.state, State::Overlong) || (self.state == State::Head && !self.partial.is_empty())
     }
 
+    /// How much of an unfinished head is kept.
+    fn unfinished(&self) -> usize {
+        self.partial.len()
+    }
+
     /// Takes the bytes of one read. On a violation: how many of them were still in order, and what was not.
     pub(super) fn take(&mut self, bytes: &[u8]) -> Result<(), (usize, Violation)> {
         let mut at = 0;
@@ -432,7 +437,9 @@ impl AsyncRead for Guarded {
             buffer.set_filled(before);
             return Poll::Ready(Ok(()));
         }
-        self.pulse.read(self.framing.in_head());
+        if !self.pulse.read(self.framing.in_head(), self.framing.unfinished()) {
+            return Poll::Ready(Err(io::Error::other("too much is on its way here at once")));
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -443,7 +450,10 @@ impl AsyncWrite for Guarded {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
+        ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
+        // hyper comes here once all it had to write is written.
+        self.pulse.flushed();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -5,7 +5,8 @@
 //!
 //! Invariants:
 //! 1. Nothing that a client does holds more than one connection's worth of memory, or a connection for longer
-//!    than the limits say (H8). Caps act before a byte is parsed.
+//!    than the limits say (H8). Caps act before a byte is parsed. All connections together hold no more than
+//!    [`Limits::most_memory`]; who gives way for that is in `room.rs`.
 //! 2. What has two readings (both lengths, folded lines, bare LF, two Hosts, a target with an authority) is
 //!    400 and the connection closes (B10); see `guard.rs`.
 //! 3. A panic while a request is handled is that request's 500 and nothing more; its text stays inside (L4).
@@ -19,6 +20,7 @@
 mod bind;
 mod connection;
 mod guard;
+mod room;
 mod tls;
 
 use std::fmt;
@@ -26,13 +28,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use rustls::pki_types::CertificateDer;
 
+use self::connection::Pulse;
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::Clock;
@@ -41,6 +45,7 @@ use crate::telemetry::audit::AuditEvent;
 use crate::telemetry::metrics::Metrics;
 
 pub use bind::{BindError, Bound, LocalAddress, look_at_socket};
+pub use room::{OWN_BYTES, PER_CONNECTION, Room};
 pub use tls::{Tls, TlsError, tls_server_config};
 
 /// Where a listener listens.
@@ -66,12 +71,15 @@ pub struct ListenerConfig {
     pub tls: Option<Tls>,
     /// Its limits.
     pub limits: Limits,
+    /// The room that it shares with others; none is one of its own, as large as its limits say.
+    pub room: Option<Arc<Room>>,
 }
 
 impl ListenerConfig {
     /// A plain listener with default limits.
     pub fn new(name: impl Into<String>, address: Address) -> Self {
-        ListenerConfig { name: name.into(), address, unix_mode: 0o660, tls: None, limits: Limits::default() }
+        let limits = Limits::DEFAULT;
+        ListenerConfig { name: name.into(), address, unix_mode: 0o660, tls: None, limits, room: None }
     }
 }
 
@@ -99,29 +107,52 @@ pub struct Limits {
     pub max_header_bytes: usize,
     /// Bytes of a target: 8 KiB.
     pub max_uri: usize,
-    /// Open connections of the listener: 4,096.
+    /// Open connections of the listener: 4,096. Beyond them the one that has waited longest gives way.
     pub max_connections: usize,
-    /// Open connections of one peer (an IPv4 address, an IPv6 /64, a Unix user): 1,024. An ingress is one
+    /// Open connections of one peer (an IPv4 address, an IPv6 /64, a Unix user): 2,048. An ingress is one
     /// peer.
     pub max_connections_per_peer: usize,
+    /// Bytes of heads, bodies and answers that all connections hold together beyond the first [`OWN_BYTES`] of
+    /// each: 8 MiB, half of it at the most for one peer.
+    pub max_held: usize,
+}
+
+impl Limits {
+    /// The defaults.
+    pub const DEFAULT: Limits = Limits {
+        first_byte: Duration::from_secs(10),
+        header_read: Duration::from_secs(5),
+        tls_handshake: Duration::from_secs(5),
+        body_read: Duration::from_secs(5),
+        idle: Duration::from_secs(60),
+        max_age: Duration::from_secs(600),
+        max_body: 64 * 1024,
+        max_headers: 64,
+        max_header_bytes: 16 * 1024,
+        max_uri: 8 * 1024,
+        max_connections: 4096,
+        max_connections_per_peer: 2048,
+        max_held: 8 * 1024 * 1024,
+    };
+
+    /// What all connections within these limits hold at the most, those too that were told to give way and are
+    /// not gone yet.
+    pub const fn most_memory(&self) -> usize {
+        (self.max_connections + self.max_connections / room::LEAVING) * PER_CONNECTION + self.max_held
+    }
+
+    /// The same for connections with TLS, each of which costs twice as much: half as many.
+    #[must_use]
+    pub const fn with_tls(mut self) -> Self {
+        self.max_connections /= 2;
+        self.max_connections_per_peer /= 2;
+        self
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits {
-            first_byte: Duration::from_secs(10),
-            header_read: Duration::from_secs(5),
-            tls_handshake: Duration::from_secs(5),
-            body_read: Duration::from_secs(5),
-            idle: Duration::from_secs(60),
-            max_age: Duration::from_secs(600),
-            max_body: 64 * 1024,
-            max_headers: 64,
-            max_header_bytes: 16 * 1024,
-            max_uri: 8 * 1024,
-            max_connections: 4096,
-            max_connections_per_peer: 1024,
-        }
+        Limits::DEFAULT
     }
 }
 
@@ -298,6 +329,14 @@ pub trait Handler: Send + Sync + 'static {
         let detail = "the request line and the headers together are too large, or too many: 16 KiB and 64 lines are taken";
         problem(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "invalid_request", detail, request_id)
     }
+
+    /// The answer to a request for which there is no room beside all others.
+    fn overloaded(&self, request_id: &RequestId) -> Response {
+        let detail = "more is on its way to this listener than it has room for";
+        let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail, request_id);
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        response
+    }
 }
 
 /// Why a body could not be had.
@@ -312,6 +351,9 @@ pub enum BodyError {
     /// Broken off or badly framed: 400.
     #[error("the body broke off")]
     Broken,
+    /// No room for it beside all others that are on their way, or it was the one that gave way: 503.
+    #[error("too many requests are on their way")]
+    NoRoom,
 }
 
 impl BodyError {
@@ -321,6 +363,7 @@ impl BodyError {
             BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             BodyError::TimedOut => StatusCode::REQUEST_TIMEOUT,
             BodyError::Broken => StatusCode::BAD_REQUEST,
+            BodyError::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }
@@ -337,6 +380,7 @@ enum BodySource {
         clock: Arc<dyn Clock>,
         /// Tells the connection that it cannot go on.
         failed: Arc<AtomicBool>,
+        pulse: Arc<Pulse>,
     },
 }
 
@@ -351,22 +395,37 @@ impl Body {
         limits: &Limits,
         clock: Arc<dyn Clock>,
         failed: Arc<AtomicBool>,
+        pulse: Arc<Pulse>,
     ) -> Self {
-        Body(BodySource::Wire { incoming, max: limits.max_body, within: limits.body_read, clock, failed })
+        Body(BodySource::Wire {
+            incoming,
+            max: limits.max_body,
+            within: limits.body_read,
+            clock,
+            failed,
+            pulse,
+        })
     }
 
     /// The whole body. After an error the connection closes once the response is out.
     pub async fn read_all(self) -> Result<Bytes, BodyError> {
         match self.0 {
             BodySource::Whole(bytes) => Ok(bytes),
-            BodySource::Wire { incoming, max, within, clock, failed } => {
+            BodySource::Wire { incoming, max, within, clock, failed, pulse } => {
                 if hyper::body::Body::is_end_stream(&incoming) {
                     return Ok(Bytes::new());
                 }
+                pulse.body_awaited();
                 let result = tokio::select! {
-                    result = collect(incoming, max) => result,
+                    result = collect(incoming, max, &pulse) => result,
                     () = clock.sleep(within) => Err(BodyError::TimedOut),
+                    // The connection looks whether it is to give way whenever it is woken, and is one task with this.
+                    () = std::future::poll_fn(|_| match pulse.gives_way() {
+                        true => Poll::Ready(()),
+                        false => Poll::Pending,
+                    }) => Err(BodyError::NoRoom),
                 };
+                pulse.body_ended();
                 if result.is_err() {
                     failed.store(true, Ordering::Release);
                 }
@@ -382,25 +441,35 @@ impl fmt::Debug for Body {
     }
 }
 
-async fn collect(mut incoming: hyper::body::Incoming, max: usize) -> Result<Bytes, BodyError> {
+async fn collect(mut incoming: hyper::body::Incoming, max: usize, pulse: &Pulse) -> Result<Bytes, BodyError> {
+    /// A body is given room in steps of this, and not for what it says it will be.
+    const STEP: usize = 1024;
     let announced = hyper::body::Body::size_hint(&incoming).lower();
     if announced > max as u64 {
         return Err(BodyError::TooLarge);
     }
-    let mut whole = BytesMut::new();
+    let mut whole = Vec::new();
     while let Some(frame) = incoming.frame().await {
         let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else {
             continue; // trailers mean nothing to us
         };
-        if whole.len() + data.len() > max {
+        let length = whole.len() + data.len();
+        if length > max {
             return Err(BodyError::TooLarge);
         }
         if whole.is_empty() && data.len() as u64 == announced {
             return Ok(data);
         }
+        if length > whole.capacity() {
+            let room = length.next_power_of_two().max(STEP);
+            if !pulse.body_grows(room) {
+                return Err(BodyError::NoRoom);
+            }
+            whole.reserve_exact(room - whole.len());
+        }
         whole.extend_from_slice(&data);
     }
-    Ok(whole.freeze())
+    Ok(whole.into())
 }
 
 /// A response of one content type.
@@ -424,9 +493,10 @@ pub fn problem(
         "status": status.as_u16(),
         "code": code,
         "detail": detail,
-        "hint": match status.is_server_error() {
-            true => "report the request_id to the operator",
-            false => "correct the request; the same one will fail again",
+        "hint": match status {
+            StatusCode::SERVICE_UNAVAILABLE => "try again after the time in Retry-After",
+            status if status.is_server_error() => "report the request_id to the operator",
+            _ => "correct the request; the same one will fail again",
         },
         "request_id": request_id.as_str(),
     });

@@ -442,7 +442,9 @@ async fn an_idle_connection_has_its_own_longer_limit_and_a_slow_handler_none() {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_its_answer_is_closed() {
-    let served = tcp(Limits { idle: Duration::from_millis(200), ..Limits::default() });
+    let limits =
+        Limits { idle: Duration::from_millis(200), max_held: 128 * 1024 * 1024, ..Limits::default() };
+    let served = tcp(limits);
     let mut stream = served.connect().await;
     send(&mut stream, "GET /big HTTP/1.1\r\nHost: a\r\n\r\n").await;
     served.eventually("tokenward_http_requests_total{listener=\"test\",status=\"200\"} 1").await;
@@ -485,8 +487,13 @@ async fn caps_refuse_before_anything_is_read_and_places_are_given_back() {
         (Limits { max_connections_per_peer: 2, ..Limits::default() }, "peer_full"),
     ] {
         let served = tcp(limits);
-        let (first, _second) = (served.connect().await, served.connect().await);
-        served.eventually("tokenward_http_connections{listener=\"test\"} 2").await;
+        let (mut first, mut second) = (served.connect().await, served.connect().await);
+        // Both wait for us, so neither gives way.
+        send(&mut first, "GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        send(&mut second, "GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        while served.reached() < 2 {
+            tokio::task::yield_now().await;
+        }
         assert_eq!(rest(&mut served.connect().await).await, "");
         let refused =
             format!("tokenward_http_connections_refused_total{{listener=\"test\",reason=\"{reason}\"}} 1");
@@ -496,6 +503,84 @@ async fn caps_refuse_before_anything_is_read_and_places_are_given_back() {
         let answer = served.exchange("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
         assert_eq!(status(&answer), "200");
     }
+}
+
+#[tokio::test]
+async fn where_it_is_full_the_connection_that_waited_longest_gives_way_to_a_new_one() {
+    let served = tcp(Limits { max_connections: 3, ..Limits::default() });
+    let mut silent = served.connect().await;
+    served.eventually("tokenward_http_connections{listener=\"test\"} 1").await;
+    let mut half = served.connect().await;
+    send(&mut half, "GET / HTTP/1.1\r\nHost:").await;
+    let mut body = served.connect().await;
+    send(&mut body, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n12345678").await;
+    while served.reached() < 1 {
+        tokio::task::yield_now().await;
+    }
+    for (stalled, expected) in [(&mut silent, ""), (&mut half, ""), (&mut body, "503")] {
+        let answer = served.exchange("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        assert_eq!(status(&answer), "200");
+        let end = rest(stalled).await;
+        assert_eq!(end.split(' ').nth(1).unwrap_or_default(), expected, "{end}");
+        // It is gone before the next one comes, so that the place is that one's.
+        let again = served.connect().await;
+        drop(std::mem::replace(stalled, again));
+        served.eventually("tokenward_http_connections{listener=\"test\"} 3").await;
+    }
+    served
+        .eventually("tokenward_http_connections_refused_total{listener=\"test\",reason=\"gave_way\"} 3")
+        .await;
+}
+
+/// A connection from another address of this machine, which is another peer.
+async fn connect_from(served: &Served, last: u8) -> TcpStream {
+    let LocalAddress::Tcp(address) = served.address else { panic!("not TCP") };
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind(SocketAddr::from(([127, 0, 0, last], 0))).expect("bound");
+    socket.connect(address).await.expect("connected")
+}
+
+#[tokio::test]
+async fn stalled_bodies_of_one_peer_give_way_and_a_slow_one_of_another_is_read() {
+    let served = tcp(Limits { max_held: 96 * 1024, ..Limits::default() });
+    let post = |length| format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+    let mut slow = connect_from(&served, 2).await;
+    send(&mut slow, &format!("{}{}", post(20_000), "a".repeat(19_000))).await;
+    let mut stalled = Vec::new();
+    for _ in 0..8 {
+        let mut stream = connect_from(&served, 3).await;
+        send(&mut stream, &format!("{}{}", post(30_000), "a".repeat(29_000))).await;
+        stalled.push(stream);
+    }
+    // Half of the room is one peer's: one body of 32 KiB, and so seven had to go, the oldest first.
+    for stream in &mut stalled[..7] {
+        let answer = rest(stream).await.to_lowercase();
+        assert_eq!(status(&answer), "503", "{answer}");
+        assert!(answer.contains("connection: close"), "{answer}");
+    }
+    send(&mut slow, &"a".repeat(1000)).await;
+    assert_eq!(status(&one_response(&mut slow).await), "200");
+    send(&mut stalled[7], &"a".repeat(1000)).await;
+    assert_eq!(status(&one_response(&mut stalled[7]).await), "200");
+    served
+        .eventually("tokenward_http_connections_refused_total{listener=\"test\",reason=\"gave_way\"} 7")
+        .await;
+    // What was read and answered is given back.
+    for _ in 0..20 {
+        send(&mut slow, &format!("{}{}", post(30_000), "a".repeat(30_000))).await;
+        assert_eq!(status(&one_response(&mut slow).await), "200");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_takes_is_counted_too() {
+    let served = tcp(Limits { max_held: 48 * 1024 * 1024, ..Limits::default() });
+    let mut first = served.connect().await;
+    // 32 MiB are more than one peer's half.
+    send(&mut first, "GET /big HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let answer = rest(&mut first).await.to_lowercase();
+    assert!(status(&answer) == "503" && answer.contains("retry-after: 1"), "{answer}");
+    assert!(answer.contains("\"code\":\"overloaded\""), "{answer}");
 }
 
 #[tokio::test]

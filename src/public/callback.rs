@@ -12,7 +12,7 @@ use crate::domain::id::AppName;
 use crate::domain::secret::AuthorizationCode;
 use crate::domain::time::Timestamp;
 use crate::keyring::seal::Place;
-use crate::listener::Request;
+use crate::listener::{BodyError, Request};
 
 /// The longest code taken (Microsoft's are a few hundred characters, some providers' a few thousand).
 const LARGEST_CODE: usize = 4096;
@@ -27,6 +27,20 @@ pub(super) enum Arrived {
     Here(Parameters),
     /// In a cross-site form, without our cookie: send the browser here with them.
     Relay(String),
+}
+
+/// Why a callback's parameters could not be had.
+pub(super) enum CannotRead {
+    /// What came is none; the page says so.
+    Wrong(Box<Page>),
+    /// There was no room for the form beside all others that are on their way.
+    NoRoom,
+}
+
+impl From<Page> for CannotRead {
+    fn from(page: Page) -> Self {
+        CannotRead::Wrong(Box::new(page))
+    }
 }
 
 /// What the authority sent, understood.
@@ -95,16 +109,20 @@ impl Parameters {
 
 impl PublicSite {
     /// Reads a callback, wherever its parameters are.
-    pub(super) async fn callback_parameters(&self, app: &AppName, request: Request) -> Result<Arrived, Page> {
+    pub(super) async fn callback_parameters(
+        &self,
+        app: &AppName,
+        request: Request,
+    ) -> Result<Arrived, CannotRead> {
         if request.method != Method::POST {
             let query = request.query.as_deref().unwrap_or_default();
             let relayed = query.strip_prefix(RELAY).and_then(|rest| rest.strip_prefix('='));
             return match relayed {
                 Some(sealed) => {
                     let (form, only_repeats) = self.open_relay(app, sealed)?;
-                    Parameters::read(&form).map(|read| Arrived::Here(Parameters { only_repeats, ..read }))
+                    Ok(Arrived::Here(Parameters { only_repeats, ..Parameters::read(&form)? }))
                 }
-                None => Parameters::read(query.as_bytes()).map(Arrived::Here),
+                None => Ok(Arrived::Here(Parameters::read(query.as_bytes())?)),
             };
         }
         let form =
@@ -112,12 +130,15 @@ impl PublicSite {
                 |value| value.to_ascii_lowercase().starts_with("application/x-www-form-urlencoded"),
             );
         if !form {
-            return Err(Page::not_understood());
+            return Err(Page::not_understood().into());
         }
         let has_cookie = cookie::any(&request.headers);
-        let body = request.body.read_all().await.map_err(|_| Page::not_understood())?;
+        let body = request.body.read_all().await.map_err(|error| match error {
+            BodyError::NoRoom => CannotRead::NoRoom,
+            BodyError::TooLarge | BodyError::TimedOut | BodyError::Broken => Page::not_understood().into(),
+        })?;
         if has_cookie {
-            return Parameters::read(&body).map(Arrived::Here);
+            return Ok(Arrived::Here(Parameters::read(&body)?));
         }
         // Read before it is relayed, so that only what can be meant is.
         Parameters::read(&body)?;

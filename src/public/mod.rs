@@ -212,7 +212,8 @@ impl PublicSite {
         let parameters = match self.callback_parameters(&app, request).await {
             Ok(callback::Arrived::Here(parameters)) => parameters,
             Ok(callback::Arrived::Relay(url)) => return self.redirect(&url),
-            Err(page) => return self.page(StatusCode::BAD_REQUEST, &page),
+            Err(callback::CannotRead::Wrong(page)) => return self.page(StatusCode::BAD_REQUEST, &page),
+            Err(callback::CannotRead::NoRoom) => return self.overloaded(&request_id),
         };
         let admin = parameters.admin_consent;
         let base_url = self.broker.base_url();
@@ -297,6 +298,12 @@ impl Handler for PublicSite {
         let base_url = self.broker.base_url();
         let host = base_url.split('/').nth(2).unwrap_or_default();
         self.page(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &Page::too_many_cookies(host))
+    }
+
+    fn overloaded(&self, _: &RequestId) -> Response {
+        let mut response = self.page(StatusCode::SERVICE_UNAVAILABLE, &Page::crowded());
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        response
     }
 }
 

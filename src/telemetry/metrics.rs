@@ -71,6 +71,8 @@ pub enum ConnectionRefusal {
     TooSlow,
     /// Framing that has more than one reading.
     Malformed,
+    /// It had waited longest when others needed its room.
+    GaveWay,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -711,6 +713,7 @@ impl Metrics {
             handshake: refused("handshake"),
             too_slow: refused("too_slow"),
             malformed: refused("malformed"),
+            gave_way: refused("gave_way"),
             panics: self.panics.clone(),
         }
     }
@@ -764,6 +767,7 @@ pub struct ListenerMetrics {
     handshake: IntCounter,
     too_slow: IntCounter,
     malformed: IntCounter,
+    gave_way: IntCounter,
     panics: IntCounter,
 }
 
@@ -795,6 +799,7 @@ impl ListenerMetrics {
             ConnectionRefusal::Handshake => self.handshake.inc(),
             ConnectionRefusal::TooSlow => self.too_slow.inc(),
             ConnectionRefusal::Malformed => self.malformed.inc(),
+            ConnectionRefusal::GaveWay => self.gave_way.inc(),
         }
     }
 
