@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build test check fmt lint docs deny bench image image-test deploy-check tools providers soak soak-short simulate model rotation rotation-rewrap drill fuzz
+.PHONY: quickstart build test check fmt lint docs deny bench image image-test deploy-check tools providers soak soak-short flood simulate model rotation rotation-rewrap drill fuzz
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -73,6 +73,13 @@ soak: tools
 soak-short: tools
 	$(CARGO) build -p tokenward -p soak
 	target/debug/soak --minutes 0.5 --faults 12 --seed $(SEED) --redis $(REDIS) $(SOAK) >/dev/null
+
+# Every flood at once on one daemon, beside a caller that must not feel it; a table, and an error where the bar is missed.
+# FLOOD takes options of `cargo run -p soak --bin flood -- --help`: rates, connections, the bar. It wants the machine for itself.
+FLOOD_SECONDS ?= 60
+flood: tools
+	$(CARGO) build --release -p tokenward -p soak
+	target/release/flood --seconds $(FLOOD_SECONDS) $(FLOOD)
 
 # Runs of the simulation beyond those of `make test`: SEEDS of them, from FIRST_SEED on.
 SEEDS ?= 20000

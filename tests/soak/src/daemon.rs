@@ -72,6 +72,11 @@ impl Replica {
         self.life.load(Ordering::SeqCst)
     }
 
+    /// Its process, while there is one.
+    pub fn pid(&self) -> Option<u32> {
+        self.child().as_ref().map(Child::id)
+    }
+
     /// Its audit stream.
     pub fn audit(&self) -> PathBuf {
         self.folder.join("audit.jsonl")

@@ -10,6 +10,7 @@
 //!   [`proxy::Link`] of its own, which can be cut, slowed, reset or left half open.
 //! - [`plan`] draws the faults of a seed, [`faults`] makes them, [`caller`] asks for tokens meanwhile, and [`acts`] deletes,
 //!   revokes and pauses connections, and has the authority judge their users.
+//! - [`flood`] is another drill: one daemon under every flood at once.
 //! - [`check`] is pure and reads nothing but [`ledger::Evidence`]: a run that was kept can be checked again.
 
 #![allow(
@@ -22,6 +23,7 @@ pub mod caller;
 pub mod check;
 pub mod daemon;
 pub mod faults;
+pub mod flood;
 pub mod ledger;
 pub mod plan;
 pub mod ports;

@@ -132,6 +132,7 @@ fn gather(args: &Args) -> io::Result<Evidence> {
             token_life: Duration::from_secs(args.token_life),
             clocks: !args.no_clocks,
             store_lines: args.store_lines.clone(),
+            more_callers: Vec::new(),
         },
         seed: args.seed,
         faults: args.faults,

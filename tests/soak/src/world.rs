@@ -1,5 +1,6 @@
 //! Everything of one run: the authority, the store, three daemons, the links between them, and the connections.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -67,6 +68,8 @@ pub struct Plan {
     pub clocks: bool,
     /// More lines for the daemons' `[store]`.
     pub store_lines: String,
+    /// More callers: each one's name, and the lines below its way to prove itself (an API key of its own).
+    pub more_callers: Vec<(String, String)>,
 }
 
 /// Everything of one run.
@@ -85,6 +88,8 @@ pub struct World {
     pub connections: Vec<Connected>,
     /// The callers' API key.
     pub key: String,
+    /// The API keys of the other callers, by name.
+    pub more_keys: BTreeMap<String, String>,
     public_port: u16,
 }
 
@@ -112,6 +117,10 @@ impl World {
         let entra = authority(plan, public_port).await?;
         let redis = if plan.sentinel { Redis::with_sentinels(folder)? } else { Redis::standalone(folder)? };
         let key = secrets(folder)?;
+        let mut more_keys = BTreeMap::new();
+        for (name, _) in &plan.more_callers {
+            more_keys.insert(name.clone(), new_key(&folder.join(format!("{name}.keys")), name)?);
+        }
         let mut world = World {
             entra,
             redis,
@@ -120,6 +129,7 @@ impl World {
             authority_links: Vec::new(),
             connections: Vec::new(),
             key,
+            more_keys,
             public_port,
         };
         for index in 0..plan.replicas {
@@ -133,6 +143,11 @@ impl World {
         // Only now, so that connecting is quick.
         world.entra.faults().inject(world.latency());
         Ok(world)
+    }
+
+    /// Where browsers go.
+    pub fn public(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.public_port))
     }
 
     /// The rule by which every refresh takes a little.
@@ -351,10 +366,15 @@ fn secrets(folder: &Path) -> io::Result<String> {
     let secret = folder.join("client-secret");
     fs::write(&secret, CLIENT_SECRET)?;
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o600))?;
-    let caller = CallerName::parse(CALLER).map_err(io::Error::other)?;
-    let path = folder.join("callers.keys");
+    new_key(&folder.join("callers.keys"), CALLER)
+}
+
+/// Makes an API key of a caller's.
+fn new_key(path: &Path, caller: &str) -> io::Result<String> {
+    let caller = CallerName::parse(caller).map_err(io::Error::other)?;
     let month = Duration::from_secs(30 * 86_400);
-    let (key, _) = key_file::add(&path, &caller, &random, now, month).map_err(io::Error::other)?;
+    let (random, now) = (SystemRandom::new(), SystemClock::new().now());
+    let (key, _) = key_file::add(path, &caller, &random, now, month).map_err(io::Error::other)?;
     Ok(key.expose().to_owned())
 }
 
@@ -378,6 +398,10 @@ fn configuration(plan: &Plan, places: &Places<'_>, url: &str, authority: SocketA
         Mode::Strict => "never",
     };
     let seconds = |duration: Duration| format!("{}s", duration.as_secs());
+    let more = |(name, lines): &(String, String)| {
+        format!("[callers.{name}]\nauthenticate = [{{ api_keys = \"{folder}/{name}.keys\" }}]\n{lines}")
+    };
+    let more_callers: String = plan.more_callers.iter().map(more).collect();
     format!(
         r#"
 [store]
@@ -424,7 +448,7 @@ connections = ["*"]
 bulk        = true
 scopes      = ["*"]
 connect     = true
-"#,
+{more_callers}"#,
         store_lines = plan.store_lines,
         serve_cached_for = seconds(SERVE_CACHED_FOR),
         authority_timeout = seconds(AUTHORITY_TIMEOUT),
