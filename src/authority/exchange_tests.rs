@@ -324,7 +324,7 @@ async fn another_providers_authorize_url_has_none_of_entras_ways() {
     assert!(answer.iss_required);
     assert_eq!(answer.issuer, world.server.origin());
     assert!(has(&query, "tenant", "x"), "the endpoint's own query stays");
-    assert!(has(&query, "scope", "https://outlook.office.com/SMTP.Send Mail.Read openid"), "{}", answer.url);
+    assert!(has(&query, "scope", "Mail.Read https://outlook.office.com/SMTP.Send openid"), "{}", answer.url);
     assert!(!query.iter().any(|(name, _)| name == "domain_hint" || name == "response_mode"));
     assert!(!world.authority.may_replay_refresh_tokens());
 }
