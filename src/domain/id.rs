@@ -1,8 +1,10 @@
 //! Names and identifiers, each of its own type so that they cannot be swapped.
 
+use std::borrow::Cow;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// What is wrong with a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -30,7 +32,7 @@ macro_rules! name {
     };
     ($(#[$doc:meta])* $name:ident, $max:literal, $allowed:literal, $check:expr, $parse:ident, $parse_doc:literal) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
         #[serde(transparent)]
         pub struct $name(Box<str>);
 
@@ -50,6 +52,14 @@ macro_rules! name {
             /// The name as text.
             pub fn as_str(&self) -> &str {
                 &self.0
+            }
+        }
+
+        /// What a document holds is held to the same grammar.
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = Cow::<str>::deserialize(deserializer)?;
+                $name::$parse(&text).map_err(|invalid| D::Error::custom(format!("a name {invalid}")))
             }
         }
 
@@ -141,5 +151,21 @@ mod tests {
             assert!(ConnectionName::stored(old).is_ok(), "{old:?}");
         }
         assert_ne!(ConnectionName::parse("User").ok(), ConnectionName::parse("user").ok());
+    }
+
+    /// Found by the fuzz target `request_body`: a revocation could name an app that no app can be called.
+    #[test]
+    fn a_document_holds_no_name_that_could_not_be_given() {
+        let read = |text: &str| {
+            serde_json::from_str::<AppName>(&format!("{text:?}")).map_err(|error| error.to_string())
+        };
+        assert_eq!(read("outlook").expect("a name").as_str(), "outlook");
+        for bad in ["../x", "", "Outlook", "a b"] {
+            assert!(read(bad).expect_err("no name").contains("a name m"), "{bad:?}");
+        }
+        let old = serde_json::from_str::<ConnectionName>("\"a/../b\"")
+            .expect("one from before parts were looked at");
+        assert_eq!(old.as_str(), "a/../b");
+        assert!(serde_json::from_str::<ConnectionName>("\"a{b}\"").is_err());
     }
 }

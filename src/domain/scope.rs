@@ -47,10 +47,16 @@ impl ScopeNaming {
             ScopeNaming::Plain => (text.to_owned(), None),
             ScopeNaming::Entra { .. } if OPENID_SCOPES.contains(&lower.as_str()) => (lower, None),
             ScopeNaming::Entra { graph } => match lower.rsplit_once('/') {
-                Some((resource, _)) if lower.contains("://") && !resource.ends_with(':') => {
+                Some((resource, _)) if lower.contains("://") => {
                     let (named, rest) = lower.split_at(resource.trim_end_matches('/').len());
-                    let resource = one_name(named).to_owned();
-                    (format!("{resource}{rest}"), Some(resource))
+                    let graph = graph.to_ascii_lowercase();
+                    // A name of the Graph's may hold a slash, written with its resource or without.
+                    if named.strip_prefix(graph.as_str()).is_some_and(|below| below.starts_with('/')) {
+                        (lower, Some(graph))
+                    } else {
+                        let resource = one_name(named).to_owned();
+                        (format!("{resource}{rest}"), Some(resource))
+                    }
                 }
                 _ => (format!("{graph}/{lower}").to_ascii_lowercase(), Some(graph.to_ascii_lowercase())),
             },
@@ -89,7 +95,11 @@ impl ScopeNaming {
     /// The canonical form of a resource named by a caller: lower case, no slash or `/.default` at the end.
     pub fn resource(&self, text: &str) -> String {
         let lower = text.to_ascii_lowercase();
-        let resource = lower.trim_end_matches("/.default").trim_end_matches('/');
+        let mut resource = lower.as_str();
+        // However often they stand there: the canonical form is its own.
+        while let Some(shorter) = resource.strip_suffix("/.default").or_else(|| resource.strip_suffix('/')) {
+            resource = shorter;
+        }
         match self {
             ScopeNaming::Entra { .. } => one_name(resource).to_owned(),
             ScopeNaming::Plain => resource.to_owned(),
@@ -220,6 +230,15 @@ mod tests {
 
     fn entra() -> ScopeNaming {
         ScopeNaming::Entra { graph: "https://graph.microsoft.com".into() }
+    }
+
+    /// Found by the fuzz target `names`: equal scopes were of two resources.
+    #[test]
+    fn a_scope_of_the_graph_s_with_a_slash_is_of_the_graph_however_it_is_written() {
+        let (bare, full) = (entra().scope("a/B"), entra().scope("https://graph.microsoft.com/A/b"));
+        let (bare, full) = (bare.expect("a scope"), full.expect("a scope"));
+        assert_eq!((&bare, bare.resource()), (&full, full.resource()));
+        assert_eq!(bare.resource(), Some("https://graph.microsoft.com"));
     }
 
     #[test]
