@@ -1,15 +1,6 @@
 //! What may be said of text that came from outside.
 
-/// Most characters of foreign text in a log field.
-const MAX_CHARS: usize = 300;
-
-/// Foreign text for a log: control characters become spaces, and 300 characters are enough.
-pub(super) fn one_line(text: &str) -> String {
-    let mut line: String =
-        text.chars().take(MAX_CHARS).map(|c| if is_harmless(c) { c } else { ' ' }).collect();
-    line.truncate(line.trim_end().len());
-    line
-}
+pub(super) use crate::domain::text::one_line;
 
 /// A code word of the authority (`error`, `suberror`): RFC 6749 §5.2's alphabet without the space, at most 64.
 pub(super) fn code_word(text: &str) -> Option<String> {
@@ -30,12 +21,6 @@ pub(super) fn is_guid(text: &str) -> bool {
             8 | 13 | 18 | 23 => byte == b'-',
             _ => byte.is_ascii_hexdigit(),
         })
-}
-
-/// Neither a control character nor one that reorders or hides what stands beside it.
-fn is_harmless(c: char) -> bool {
-    !c.is_control()
-        && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 #[cfg(test)]

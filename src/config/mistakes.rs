@@ -89,16 +89,31 @@ pub struct Mistake {
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.variable, self.line) {
-            (Some(variable), _) => write!(f, "environment {variable}: ")?,
+            (Some(variable), _) => write!(f, "environment {}: ", Printable(variable))?,
             (None, 0) => write!(f, "{}: ", self.file.display())?,
             (None, line) => write!(f, "{}:{line}:{}: ", self.file.display(), self.column)?,
         }
         if !self.key.is_empty() {
-            write!(f, "{}: ", self.key)?;
+            write!(f, "{}: ", Printable(&self.key))?;
         }
-        f.write_str(&self.problem)?;
+        Printable(&self.problem).fmt(f)?;
         if let Some(nearest) = &self.nearest {
             write!(f, " (did you mean `{nearest}`?)")?;
+        }
+        Ok(())
+    }
+}
+
+/// A text without the control characters that a name in quotes or a variable's name may bring to a terminal or a log.
+struct Printable<'a>(&'a str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for character in self.0.chars() {
+            match character.is_control() {
+                true => write!(f, "{}", character.escape_unicode())?,
+                false => fmt::Write::write_char(f, character)?,
+            }
         }
         Ok(())
     }
@@ -139,6 +154,21 @@ pub(super) fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Found by the fuzz target `environment`.
+    #[test]
+    fn a_mistake_is_one_line_whatever_its_names_hold() {
+        let mistake = Mistake {
+            file: PathBuf::from("t.toml"),
+            variable: Some("TOKENWARD__A\u{1b}[31m".to_owned()),
+            line: 0,
+            column: 0,
+            key: "a\nb".to_owned(),
+            problem: "unknown key".to_owned(),
+            nearest: None,
+        };
+        assert_eq!(mistake.to_string(), "environment TOKENWARD__A\\u{1b}[31m: a\\u{a}b: unknown key");
+    }
 
     #[test]
     fn lines_and_columns() {

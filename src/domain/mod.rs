@@ -18,6 +18,8 @@ pub mod credential;
 pub mod expiry;
 pub mod grant;
 pub mod id;
+#[cfg(any(test, feature = "testkit"))]
+pub mod properties;
 pub mod proxy;
 pub mod random;
 pub mod remarks;
@@ -25,6 +27,7 @@ pub mod revocation;
 pub mod scope;
 pub mod secret;
 pub mod task;
+pub mod text;
 pub mod time;
 pub mod token;
 pub mod token_hosts;

@@ -42,6 +42,7 @@ use super::sentinel::{Place, survey};
 use super::{Location, RedisConfig, RedisTls};
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::task::Tasks;
+use crate::domain::text::one_line;
 use crate::domain::time::Clock;
 
 /// The first pause after a failed attempt, and the longest: short enough that nobody notices a restart of Redis for
@@ -474,7 +475,7 @@ pub(super) fn describe(error: &RedisError, user: &str) -> String {
         ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {
             return "Redis answered something else".to_owned();
         }
-        ErrorKind::Io => return error.to_string(),
+        ErrorKind::Io => return one_line(&error.to_string()),
         OURS => return error.detail().unwrap_or_else(|| error.category()).to_owned(),
         _ => {}
     }
@@ -513,7 +514,8 @@ pub(super) fn describe(error: &RedisError, user: &str) -> String {
         "MISCONF" => "Redis cannot write to its disk and takes no writes".into(),
         _ => "Redis refused".into(),
     };
-    format!("{hint} ({code} {detail})")
+    // What a server says is neither of any length nor of one line by itself.
+    format!("{hint} ({} {})", one_line(code), one_line(detail))
 }
 
 impl Shared {

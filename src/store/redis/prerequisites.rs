@@ -15,6 +15,7 @@ use ::redis::aio::ConnectionLike;
 use ::redis::{RedisError, RedisResult, Script};
 
 use super::connection::{Live, Verdict, describe};
+use crate::domain::text::one_line;
 use crate::store::observed::{Risk, StoreObserver};
 
 /// How often a server's `INFO` is looked at.
@@ -73,7 +74,7 @@ fn unknown(error: &RedisError, user: &str) -> Risks {
 }
 
 /// Reads what `INFO` told.
-fn risks(info: &str, has_failover: bool, now: i64) -> Risks {
+pub(super) fn risks(info: &str, has_failover: bool, now: i64) -> Risks {
     let field = |name: &str| {
         info.lines()
             .find_map(|line| line.trim_end().strip_prefix(name)?.strip_prefix(':'))
@@ -81,8 +82,8 @@ fn risks(info: &str, has_failover: bool, now: i64) -> Risks {
     };
     let number = |name: &str| field(name).parse::<i64>().unwrap_or(0);
     let mut risks = Risks::new();
-    let (maxmemory, policy) = (number("maxmemory"), field("maxmemory_policy"));
-    if maxmemory > 0 && !matches!(policy, "noeviction" | "") {
+    let (maxmemory, policy) = (number("maxmemory"), one_line(field("maxmemory_policy")));
+    if maxmemory > 0 && !matches!(policy.as_str(), "noeviction" | "") {
         let what = if policy.starts_with("volatile-") {
             "leases and sessions: two replicas may then use one refresh token, and users are asked to begin again"
         } else {

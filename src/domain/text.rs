@@ -1,0 +1,29 @@
+//! What may be said of text that came from outside.
+
+/// Most characters of foreign text in a log field.
+const MAX_CHARS: usize = 300;
+
+/// Foreign text for a log: control characters become spaces, and 300 characters are enough.
+pub fn one_line(text: &str) -> String {
+    let mut line: String =
+        text.chars().take(MAX_CHARS).map(|c| if is_harmless(c) { c } else { ' ' }).collect();
+    line.truncate(line.trim_end().len());
+    line
+}
+
+/// Neither a control character nor one that reorders or hides what stands beside it.
+fn is_harmless(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_text_is_one_short_line() {
+        assert_eq!(one_line("a\r\nb\u{1b}[31mc\u{202e}d"), "a  b [31mc d");
+        assert_eq!(one_line(&"x".repeat(1000)).len(), 300);
+    }
+}
