@@ -104,11 +104,11 @@ rotation-rewrap: tools
 model:
 	$(CARGO) run --release -p refresh-model -- full
 
-# Both readers of what a token endpoint answers, FUZZ_SECONDS each, from the committed corpus on; what is found besides
-# stays under target/fuzz. RUSTC_BOOTSTRAP lets a stable compiler take cargo-fuzz's flags. There is no sanitizer, for the
-# readers are safe Rust.
-FUZZ_SECONDS ?= 60
-FUZZ_TARGETS ?= token_answer id_token
+# Every reader of what comes from outside, for a minute each or `make fuzz MINUTES=60`, from the committed corpora on; FUZZ_TARGETS
+# names some of them. What is found besides stays under target/fuzz. RUSTC_BOOTSTRAP lets a stable compiler take cargo-fuzz's flags.
+# There is no sanitizer, for the readers are safe Rust.
+FUZZ_SECONDS ?= $(if $(filter file,$(origin MINUTES)),60,$(shell echo $$(( $(MINUTES) * 60 ))))
+FUZZ_TARGETS ?= $(sort $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs))))
 fuzz:
 	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz
 	@for target in $(FUZZ_TARGETS); do \

@@ -1,6 +1,4 @@
-//! No `id_token` is judged as its claims do not say: a wrong "another's" would drop the refresh token beside it.
+//! See `id_token` in `src/testkit/fuzzing.rs`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| {
-    tokenward::authority::properties::an_id_token_is_judged_by_its_claims(input);
-});
+libfuzzer_sys::fuzz_target!(|input: &[u8]| tokenward::testkit::fuzzing::check("id_token", input));

@@ -1,4 +1,4 @@
-//! No answer of a token endpoint loses a refresh token that can be read.
+//! See `token_answer` in `src/testkit/fuzzing.rs`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|body: &[u8]| tokenward::authority::properties::no_refresh_token_is_lost(body));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| tokenward::testkit::fuzzing::check("token_answer", input));

@@ -14,6 +14,8 @@ pub mod admin;
 mod body;
 pub mod path;
 pub mod problem;
+#[cfg(any(test, feature = "testkit"))]
+pub mod properties;
 pub mod shapes;
 pub mod upkeep;
 

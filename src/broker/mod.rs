@@ -19,6 +19,8 @@ mod consent_walk;
 pub mod disconnect;
 pub mod inspect;
 pub mod pause;
+#[cfg(any(test, feature = "testkit"))]
+pub mod properties;
 mod refusal;
 pub mod replicas;
 pub mod revoke;

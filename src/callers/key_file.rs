@@ -142,13 +142,22 @@ pub fn add(
     } else if !file.text.ends_with('\n') {
         file.text.push('\n');
     }
-    let _ = write!(file.text, "{} {} {} {UNKEYED} ", info.id, created_at.rfc3339(), expires_at.rfc3339());
-    hash.0.iter().for_each(|byte| {
-        let _ = write!(file.text, "{byte:02x}");
-    });
-    file.text.push('\n');
+    let stored = StoredKey { info, hash, line: 0 };
+    file.text.push_str(&line(&stored));
     file.write()?;
-    Ok((key, info))
+    Ok((key, stored.info))
+}
+
+/// A key's line.
+pub(super) fn line(StoredKey { info, hash, .. }: &StoredKey) -> String {
+    let method = info.sealing_key.as_deref().unwrap_or(UNKEYED);
+    let (created_at, expires_at) = (info.created_at.rfc3339(), info.expires_at.rfc3339());
+    let mut line = format!("{} {created_at} {expires_at} {method} ", info.id);
+    hash.0.iter().for_each(|byte| {
+        let _ = write!(line, "{byte:02x}");
+    });
+    line.push('\n');
+    line
 }
 
 /// 9999-12-31T23:59:59Z, the last instant that RFC 3339 can write.
@@ -296,7 +305,7 @@ pub(super) fn read(path: &Path, secrets: &SecretReader) -> Result<KeyFile, KeyFi
 }
 
 /// The keys in `text`, or the first line that is none and why.
-fn parse(text: &str) -> Result<Vec<StoredKey>, (usize, &'static str)> {
+pub(super) fn parse(text: &str) -> Result<Vec<StoredKey>, (usize, &'static str)> {
     let mut keys: Vec<StoredKey> = Vec::new();
     for (at, content) in text.lines().enumerate() {
         let line = at + 1;

@@ -19,6 +19,8 @@ pub mod api_key;
 pub mod key_file;
 mod key_index;
 pub mod limit;
+#[cfg(any(test, feature = "testkit"))]
+pub mod properties;
 mod unix_user;
 
 use std::collections::{BTreeMap, HashMap};

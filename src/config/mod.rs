@@ -29,6 +29,8 @@ mod mistakes_table;
 mod outbound;
 mod overrides;
 mod places;
+#[cfg(any(test, feature = "testkit"))]
+pub mod properties;
 mod schema;
 mod sections;
 mod spec;

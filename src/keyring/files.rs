@@ -252,7 +252,7 @@ fn sync(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-fn text(key: &SealingKey) -> Zeroizing<String> {
+pub(super) fn text(key: &SealingKey) -> Zeroizing<String> {
     let mut text = Zeroizing::new(String::with_capacity(256));
     let _ = writeln!(
         text,
@@ -278,10 +278,16 @@ fn read_key(path: &Path, secrets: &SecretReader) -> Result<SealingKey, KeyringEr
         }
         other => KeyringError::File(other),
     })?;
+    parse(path, &bytes)
+}
+
+/// A key's file as it was read.
+pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<SealingKey, KeyringError> {
+    let problem = |problem: String| KeyringError::Key { file: path.display().to_string(), problem };
     if bytes.len() > LARGEST_FILE {
         return Err(problem("is not a key file".into()));
     }
-    let text = std::str::from_utf8(&bytes).map_err(|_| problem("is not text".into()))?;
+    let text = std::str::from_utf8(bytes).map_err(|_| problem("is not text".into()))?;
 
     let field = |name: &str| {
         text.lines()

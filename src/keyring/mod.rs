@@ -15,6 +15,8 @@
 //! key seals, and any number still open.
 
 pub mod files;
+#[cfg(any(test, feature = "testkit"))]
+pub mod properties;
 pub mod seal;
 pub mod tally;
 

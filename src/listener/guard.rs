@@ -40,7 +40,7 @@ impl Violation {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     /// Between requests or within a head.
     Head,
     /// Within a body of known length.
@@ -52,7 +52,7 @@ enum State {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Chunk {
+pub(super) enum Chunk {
     Size {
         digits: u8,
         size: u64,
@@ -83,7 +83,7 @@ enum Chunk {
 /// The state machine. One per connection.
 #[derive(Debug)]
 pub(super) struct Framing {
-    state: State,
+    pub(super) state: State,
     /// The part of the current head that came in earlier reads.
     partial: Vec<u8>,
     max_head: usize,

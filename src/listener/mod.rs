@@ -20,6 +20,8 @@
 mod bind;
 mod connection;
 mod guard;
+#[cfg(any(test, feature = "testkit"))]
+pub mod properties;
 mod room;
 mod tls;
 

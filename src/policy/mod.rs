@@ -16,6 +16,8 @@
 //! such a rule matches nothing.
 
 mod pattern;
+#[cfg(any(test, feature = "testkit"))]
+pub mod properties;
 
 use std::sync::Arc;
 

@@ -67,7 +67,7 @@ impl Parameters {
 
     /// Reads the pairs: a parameter that stands twice refuses all, an empty one is absent, unknown ones are ignored
     /// (RFC 6749 sections 3.1 and 4.1.2).
-    fn read(raw: &[u8]) -> Result<Self, Page> {
+    pub(super) fn read(raw: &[u8]) -> Result<Self, Page> {
         let mut pairs: Vec<(String, String)> = Vec::new();
         for (name, value) in form_urlencoded::parse(raw) {
             if pairs.iter().any(|(known, _)| *known == name) {

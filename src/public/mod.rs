@@ -18,6 +18,8 @@ mod cookie;
 mod failure;
 mod navigation;
 mod page;
+#[cfg(any(test, feature = "testkit"))]
+pub mod properties;
 
 use std::sync::Arc;
 

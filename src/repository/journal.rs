@@ -69,7 +69,7 @@ impl Repository {
     }
 
     /// An entry's bytes, the record in it sealed by the same key.
-    fn seal_entry(
+    pub(super) fn seal_entry(
         &self,
         doing: &'static str,
         key: &ConnectionKey,
@@ -138,7 +138,11 @@ impl Repository {
         Ok(found)
     }
 
-    fn open_entry(&self, name: &str, sealed: &[u8]) -> Result<(ConnectionKey, Unstored), RepositoryError> {
+    pub(super) fn open_entry(
+        &self,
+        name: &str,
+        sealed: &[u8],
+    ) -> Result<(ConnectionKey, Unstored), RepositoryError> {
         let format = || RepositoryError::Format { owner: name.to_owned(), field: SCHEMA };
         let bytes = self.keyring.open(&place(name), sealed).map_err(|source| RepositoryError::Sealed {
             owner: name.to_owned(),
@@ -169,10 +173,10 @@ impl Repository {
 }
 
 /// An entry's name: the nonce of the revision that it holds, so that no two answers share one.
-fn name_of(revision: &Revision) -> String {
+pub(super) fn name_of(revision: &Revision) -> String {
     revision.nonce.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn place(name: &str) -> Place<'_> {
+pub(super) fn place(name: &str) -> Place<'_> {
     Place { schema: SCHEMA, owner: (name, ""), field: "entry", generation: 0 }
 }

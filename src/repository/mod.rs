@@ -11,6 +11,8 @@
 mod filing;
 mod journal;
 mod pending;
+#[cfg(any(test, feature = "testkit"))]
+pub mod properties;
 mod rewrap;
 mod wire;
 

@@ -15,6 +15,8 @@
 pub mod embedded;
 pub mod keyspace;
 pub mod observed;
+#[cfg(any(test, feature = "testkit"))]
+pub mod properties;
 pub mod record;
 pub mod redis;
 #[cfg(test)]

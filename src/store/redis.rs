@@ -43,6 +43,8 @@ mod identity;
 mod prerequisites;
 #[cfg(test)]
 mod prerequisites_tests;
+#[cfg(any(test, feature = "testkit"))]
+pub mod properties;
 mod renewal;
 mod replication;
 mod scan;

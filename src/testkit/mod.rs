@@ -12,6 +12,7 @@ mod clock;
 mod due;
 #[cfg(test)]
 mod faults;
+pub mod fuzzing;
 #[cfg(test)]
 mod journal;
 #[cfg(test)]

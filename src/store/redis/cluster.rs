@@ -108,7 +108,7 @@ struct View {
 }
 
 /// Where a node sends us.
-enum Redirect {
+pub(super) enum Redirect {
     /// The slot has another owner.
     Moved(Place),
     /// The key is, or will be, at the slot's next owner.
@@ -756,7 +756,7 @@ pub(super) async fn together<T>(futures: Vec<BoxFuture<'_, T>>) -> Vec<T> {
 
 /// Where an error sends an operation on `slot` that was refused at `from`. An error about another slot is none of it: it
 /// comes from a pipeline that has to be taken apart.
-fn redirect(error: &RedisError, slot: u16, from: &Place) -> Option<Redirect> {
+pub(super) fn redirect(error: &RedisError, slot: u16, from: &Place) -> Option<Redirect> {
     if error.kind() == ErrorKind::Server(ServerErrorKind::TryAgain) {
         return Some(Redirect::TryAgain);
     }
@@ -775,14 +775,14 @@ fn redirect(error: &RedisError, slot: u16, from: &Place) -> Option<Redirect> {
 }
 
 /// From the answer to `CLUSTER INFO`: the latest change that the node knows of, and whether it serves.
-fn standing(info: &str) -> (u64, bool) {
+pub(super) fn standing(info: &str) -> (u64, bool) {
     let fields: HashMap<&str, &str> = info.lines().filter_map(|line| line.trim().split_once(':')).collect();
     let epoch = fields.get("cluster_current_epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
     (epoch, fields.get("cluster_state").is_some_and(|state| *state == "ok"))
 }
 
 /// From the answer to `CLUSTER SLOTS`: the ranges of slots, and the primary of each.
-fn ranges(slots: &Value, asked: &str) -> Option<Vec<(u16, u16, Place)>> {
+pub(super) fn ranges(slots: &Value, asked: &str) -> Option<Vec<(u16, u16, Place)>> {
     let Value::Array(rows) = slots else { return None };
     let number = |value: &Value| match value {
         Value::Int(number) => u16::try_from(*number).ok(),

@@ -14,7 +14,7 @@ const DOING: &str = "walking over every record";
 
 /// Where a walk goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Cursor {
+pub(super) struct Cursor {
     /// The latest change of the Cluster that was known of; 0 where there is one server.
     epoch: u64,
     /// A slot of the node.
@@ -26,11 +26,11 @@ struct Cursor {
 }
 
 impl Cursor {
-    fn write(self) -> String {
+    pub(super) fn write(self) -> String {
         format!("{}.{}.{}.{}", self.epoch, self.slot, self.connection, self.cursor)
     }
 
-    fn read(text: &str) -> Option<Self> {
+    pub(super) fn read(text: &str) -> Option<Self> {
         let mut numbers = text.split('.').map(str::parse::<u64>);
         let mut next = || numbers.next()?.ok();
         let (epoch, slot, connection, cursor) = (next()?, next()?, next()?, next()?);

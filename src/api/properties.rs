@@ -1,0 +1,136 @@
+//! What holds for every path, query and body that a caller sends.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, header};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json};
+
+use super::body;
+use super::path::{self, Of};
+use super::problem::Problem;
+use crate::broker::confirm::Confirmation;
+use crate::callers::Credential;
+use crate::domain::id::{AppName, ConnectionName};
+use crate::domain::time::Timestamp;
+use crate::listener::Origin;
+
+/// Panics if a path or a query is read that would be read in another way when it is written anew. A `?` ends the path.
+pub fn a_path_and_its_query_are_read_in_one_way(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let (path, query) = match text.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (&*text, None),
+    };
+    let of_operators = path::segments_of_operators(path);
+    if let Some(segments) = path::segments(path) {
+        for segment in &segments {
+            assert!(!matches!(segment.as_str(), "" | "." | ".."), "{segment:?}");
+            assert!(segment.bytes().all(|byte| byte.is_ascii_graphic()), "{segment:?}");
+        }
+        assert_eq!(of_operators.as_ref(), Some(&segments), "an operator's path is another");
+        let written: String = segments.iter().map(|segment| format!("/{}", encoded(segment))).collect();
+        assert_eq!(path::segments(&written).as_ref(), Some(&segments), "{written}");
+        if let Some((app, rest)) = segments.split_first()
+            && let Ok((key, of)) = path::connection(app, rest)
+        {
+            assert_eq!(ConnectionName::parse(key.connection.as_str()).as_ref(), Ok(&key.connection));
+            let end = match of {
+                Of::Connection => "",
+                Of::Token => "/token",
+                Of::Explain => "/explain",
+            };
+            let written = format!("/{}/{}{end}", encoded(app), encoded(key.connection.as_str()));
+            let again = path::segments(&written).expect("each part was read before");
+            assert_eq!(path::connection(&again[0], &again[1..]), Ok((key, of)), "{written}");
+        }
+    }
+    let _why = path::unreadable_name(path);
+    for segment in of_operators.iter().flatten() {
+        assert!(!segment.is_empty() && segment.bytes().all(|byte| byte.is_ascii_graphic()), "{segment:?}");
+    }
+    if let Ok(pairs) = path::query(query) {
+        assert!(pairs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() <= 3 * text.len());
+        let mut names: Vec<&str> = pairs.iter().map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        assert!(names.windows(2).all(|two| two[0] != two[1]), "one stands twice");
+        let written = form_urlencoded::Serializer::new(String::new()).extend_pairs(&pairs).finish();
+        assert_eq!(path::query(Some(&written)).as_ref(), Ok(&pairs), "{written}");
+        if let Some((name, _)) = pairs.first() {
+            let twice = format!("{written}&{}=x", encoded(name));
+            assert!(path::query(Some(&twice)).is_err(), "{twice}");
+        }
+        if let Ok(request) = body::token_request_of(&pairs) {
+            assert!(request.claims.is_none() && request.rejected.is_none(), "a query carries no report");
+        }
+    }
+}
+
+fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
+/// Panics if a body is taken that names what no name can be, or claims that are read in another way when they are passed on; or if a
+/// refusal repeats what came.
+pub fn a_body_asks_for_what_can_be(input: &[u8]) {
+    let bytes = Bytes::copy_from_slice(input);
+    if let Ok(request) = kept_to_itself(body::token_request(bytes.clone()))
+        && let Some(claims) = request.claims
+    {
+        assert!(claims.len() <= 8 * 1024, "{}", claims.len());
+        let object: Value = serde_json::from_str(&claims).expect("it was read");
+        assert!(object.is_object(), "{claims}");
+        let again = Bytes::from(json!({ "claims": claims }).to_string());
+        let again = body::token_request(again).ok().and_then(|request| request.claims);
+        assert_eq!(again.as_deref(), Some(claims.as_str()), "it was taken as an object, and not as its text");
+    }
+    if let Ok((key, _)) = kept_to_itself(body::new_session(bytes.clone())) {
+        assert_eq!(AppName::parse(key.app.as_str()).as_ref(), Ok(&key.app));
+        assert_eq!(ConnectionName::parse(key.connection.as_str()).as_ref(), Ok(&key.connection));
+    }
+    if let Ok(consent) = kept_to_itself(body::new_admin_consent(bytes.clone())) {
+        assert_eq!(AppName::parse(consent.app.as_str()).as_ref(), Ok(&consent.app));
+    }
+    if let Ok(Confirmation::Account(account)) = kept_to_itself(body::confirmation(bytes.clone())) {
+        assert!(!format!("{account:?}").contains("\"\""), "{account:?}");
+    }
+    if let Ok(key) = kept_to_itself(body::sealing_key(bytes.clone())) {
+        assert!((1..=64).contains(&key.len()) && key.is_ascii());
+    }
+    let _flag = kept_to_itself(body::paused(bytes.clone()));
+    if let Ok(revocation) = kept_to_itself(body::revocation(bytes, Timestamp::from_unix_seconds(0)))
+        && let Some(app) = revocation.revocation.app
+    {
+        assert_eq!(AppName::parse(app.as_str()).as_ref(), Ok(&app), "no app can be called so");
+    }
+}
+
+/// Panics if a request has another's credential than the one header that it brought. Each line is one `Authorization`.
+pub fn a_credential_is_the_one_that_was_brought(input: &[u8]) {
+    let mut headers = HeaderMap::new();
+    for line in input.split(|byte| *byte == b'\n') {
+        if let Ok(value) = HeaderValue::from_bytes(line) {
+            headers.append(header::AUTHORIZATION, value);
+        }
+    }
+    let peer = Origin::Unix { uid: 1001, gid: 1001, pid: None };
+    match super::credential(&headers, peer) {
+        // A header decides alone, whoever sends it.
+        Some(Credential::UnixPeer { uid }) => assert!(headers.is_empty() && uid == 1001),
+        Some(Credential::ApiKey(key)) => {
+            let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+            let value = value.expect("it was read");
+            assert_eq!(headers.len(), 1, "one of two decides");
+            assert!(value.ends_with(key) && value.to_ascii_lowercase().starts_with("bearer "), "{value}");
+        }
+        Some(Credential::None) => panic!("a Unix peer is somebody"),
+        None => assert!(!headers.is_empty(), "a peer without a header is refused"),
+    }
+}
+
+/// A problem is short, whatever came.
+fn kept_to_itself<T>(read: Result<T, Problem>) -> Result<T, ()> {
+    read.map_err(|problem| {
+        let text = serde_json::to_string(&problem).expect("a problem is JSON");
+        assert!(text.len() < 1024, "{text}");
+    })
+}
