@@ -200,7 +200,8 @@ impl Ledger {
         }
         let is_meant = |hold: &&Hold| match &hold.only {
             None => hold.tenant == call.tenant,
-            Some(only) => *only == key && hold.pid == call.pid,
+            // (Its name may be another account's by now, of a tenant that was told nothing.)
+            Some(only) => *only == key && hold.pid == call.pid && hold.tenant == call.tenant,
         };
         let of_tenant = || books.operator.holds.iter().filter(is_meant);
         let ignored = of_tenant().find(|hold| {
