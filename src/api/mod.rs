@@ -8,7 +8,8 @@
 //!    who are not (B11).
 //! 2. A credential is read from its header alone; one in a URL is refused, never used (B1).
 //! 3. Every answer carries `Cache-Control: no-store` (B2).
-//! 4. Every hand-out and every refusal is one audit record and one count, and is answered after that.
+//! 4. Every request of a caller is counted before it is served, whatever it is for: routes are for an [`Admitted`] one.
+//! 5. Every hand-out and every refusal is one audit record and one count, and is answered after that.
 
 pub mod admin;
 mod body;
@@ -36,7 +37,7 @@ use crate::broker::connect::NewSession;
 use crate::broker::inspect::{ListRequest, ShownPage};
 use crate::broker::serve::TokenRequest;
 use crate::broker::{Broker, Refusal};
-use crate::callers::limit::Limiter;
+use crate::callers::limit::{Admitted, Limiter};
 use crate::callers::{Caller, Credential, LiveCallers};
 use crate::domain::id::{AppName, ConnectionKey, SessionId};
 use crate::domain::task::BoxFuture;
@@ -126,9 +127,10 @@ impl LocalApi {
         }
     }
 
+    /// Everything up to the routes: who asks, and that it is counted. What is malformed, refused or leads nowhere counts too.
     async fn route(&self, request: Request, id: &RequestId) -> Result<Response, Problem> {
-        refuse_credential_in_url(&request)?;
-        if request.path == "/openapi.json" && request.method == Method::GET {
+        let clean = refuse_credential_in_url(&request);
+        if clean.is_ok() && request.path == "/openapi.json" && request.method == Method::GET {
             let mut response = http::Response::new(Full::new(Bytes::from_static(OPENAPI.as_bytes())));
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             return Ok(response);
@@ -137,26 +139,47 @@ impl LocalApi {
         let caller = match self.authenticate(&request.headers, who.origin) {
             Ok(caller) => caller,
             Err(reason) => {
+                clean?;
                 self.events.unauthenticated(who, reason).await;
                 return Err(Problem::unauthenticated());
             }
         };
-        let segments = path::segments(&request.path).ok_or_else(|| {
-            path::unreadable_name(&request.path).map_or_else(Problem::no_such_path, Problem::no_connection)
-        })?;
-        let route = find(&segments)?;
+        let name = caller.name.clone();
+        let admitted = self.limiter.admit(caller, self.clock.monotonic());
+        let found = clean.and_then(|()| find_in(&request.path));
+        match admitted {
+            Ok(admitted) => self.serve(&admitted, found?, request, who).await,
+            Err(after) => {
+                let problem = Problem::of(Refusal::RateLimited { retry_after: after.0 });
+                if let Ok(Route::Connection(key, Of::Token)) = &found {
+                    self.events.refused(who, &name, key, problem.code, Duration::ZERO).await;
+                }
+                Err(problem)
+            }
+        }
+    }
+
+    /// The routes, for a caller whose request was counted.
+    async fn serve(
+        &self,
+        admitted: &Admitted<'_>,
+        route: Route,
+        request: Request,
+        who: Who<'_>,
+    ) -> Result<Response, Problem> {
+        let caller = admitted.caller();
         let query =
             path::query(request.query.as_deref()).map_err(|name| Problem::repeated_parameter(&name))?;
         let method = request.method.clone();
         match (route, method) {
             (Route::Connection(key, Of::Token), Method::GET) => {
                 let asked = body::token_request_of(&query)?;
-                self.token(&caller, &key, asked, path::value(&query, "connect") == Some("1"), who).await
+                self.token(admitted, &key, asked, path::value(&query, "connect") == Some("1"), who).await
             }
             (Route::Connection(key, Of::Token), Method::POST) => {
                 let connect = path::value(&query, "connect") == Some("1");
                 let asked = body::token_request(body::read(request.body).await?)?;
-                self.token(&caller, &key, asked, connect, who).await
+                self.token(admitted, &key, asked, connect, who).await
             }
             (Route::Connection(key, Of::Connection), Method::GET) => {
                 let shown = self.broker.show(&caller.policy, &key).await.map_err(Problem::of)?;
@@ -181,7 +204,7 @@ impl LocalApi {
             }
             (Route::NewSession, Method::POST) => {
                 let (key, session) = body::new_session(body::read(request.body).await?)?;
-                self.start_session(&caller, &key, session, who).await
+                self.start_session(caller, &key, session, who).await
             }
             (Route::Session(session), Method::GET) => {
                 let wait = wait_of(&query)?;
@@ -191,11 +214,11 @@ impl LocalApi {
             }
             (Route::Confirm(session), Method::POST) => {
                 let confirmation = body::confirmation(body::read(request.body).await?)?;
-                self.confirm(&caller, &session, confirmation, who).await
+                self.confirm(caller, &session, confirmation, who).await
             }
             (Route::NewAdminConsent, Method::POST) => {
                 let asked = body::new_admin_consent(body::read(request.body).await?)?;
-                self.start_admin_consent(&caller, asked, who).await
+                self.start_admin_consent(caller, asked, who).await
             }
             (Route::AdminConsent(session), Method::GET) => {
                 let state =
@@ -203,7 +226,7 @@ impl LocalApi {
                 Ok(json(StatusCode::OK, &body::consent_shape(&state)))
             }
             (route, _) => {
-                let mut response = Problem::method_not_allowed().response(id.as_str());
+                let mut response = Problem::method_not_allowed().response(who.request_id.as_str());
                 response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(route.methods()));
                 Ok(response)
             }
@@ -218,14 +241,14 @@ impl LocalApi {
 
     async fn token(
         &self,
-        caller: &Caller,
+        admitted: &Admitted<'_>,
         key: &ConnectionKey,
         asked: TokenRequest,
         connect: bool,
         who: Who<'_>,
     ) -> Result<Response, Problem> {
-        let begun = self.clock.monotonic();
-        let outcome = match self.limiter.try_take(caller, key, begun) {
+        let (caller, begun) = (admitted.caller(), self.clock.monotonic());
+        let outcome = match admitted.take_for(key, begun) {
             Ok(()) => self.broker.token(&caller.policy, key, &asked).await,
             Err(after) => Err(Refusal::RateLimited { retry_after: after.0 }),
         };
@@ -415,6 +438,13 @@ pub(crate) fn refuse_credential_in_url(request: &Request) -> Result<(), Problem>
         ));
     }
     Ok(())
+}
+
+fn find_in(path: &str) -> Result<Route, Problem> {
+    let segments = path::segments(path).ok_or_else(|| {
+        path::unreadable_name(path).map_or_else(Problem::no_such_path, Problem::no_connection)
+    })?;
+    find(&segments)
 }
 
 fn find(segments: &[String]) -> Result<Route, Problem> {

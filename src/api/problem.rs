@@ -256,6 +256,14 @@ impl Problem {
             )
             .hint("report a token once; without `rejected` and `claims` the token that is held is served")
             .retry_after(retry_after),
+            Refusal::TooMany { what, most, retry_after } => Problem::new(
+                S::TOO_MANY_REQUESTS,
+                "rate_limited",
+                "Too many are open",
+                format!("this caller has {most} {what}, which is as many as it may have"),
+            )
+            .hint("use the sessions that are open (one link works until it expires), or wait until some are over; what is over counts no more")
+            .retry_after(retry_after),
             Refusal::SameTokenAgain { retry_after } => Problem::new(
                 S::SERVICE_UNAVAILABLE,
                 "authority_unavailable",

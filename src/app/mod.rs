@@ -518,6 +518,7 @@ fn broker_settings(config: &Config) -> broker::Settings {
         connect_session_ttl: config.limits.connect_session_ttl,
         state_ttl: config.limits.state_ttl,
         confirmation_ttl: config.limits.confirmation_ttl,
+        open_sessions: config.limits.open_sessions,
     }
 }
 

@@ -84,6 +84,7 @@ impl Broker {
         let id = self.new_session_id();
         let ttl = self.settings().connect_session_ttl;
         let kept = ttl + READABLE_AFTER_END;
+        self.count_consent(&caller.caller, app, session.tenant.as_deref(), &id, now.plus(kept)).await?;
         let (kind, filed) = (Kind::AdminConsentSession, FiledUnder::session(&id));
         self.deps.repository.put_pending(kind, &filed, &session, now, kept).await?;
         let record =

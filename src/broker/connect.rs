@@ -1,9 +1,7 @@
 //! Connect sessions: an invitation for one browser to create or renew one connection, started and watched by a caller.
 //! The browser's part is in `sign_in`, the starter's last word in `confirm`.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::rights::Right;
@@ -11,7 +9,7 @@ use super::session::ConnectSession;
 use super::sign_in::CannotBegin;
 use super::{App, Broker, Refusal, SessionState};
 use crate::domain::account::{Account, AccountId};
-use crate::domain::id::{AppName, CallerName, ConnectionKey, SessionId};
+use crate::domain::id::{AppName, ConnectionKey, SessionId};
 use crate::domain::random::random_token;
 use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::time::Timestamp;
@@ -23,8 +21,6 @@ use crate::repository::{FiledUnder, Kind, Taken};
 pub(super) const READABLE_AFTER_END: Duration = Duration::from_secs(3600);
 /// Another replica's change is seen within this while someone waits for it.
 pub(super) const POLL: Duration = Duration::from_secs(1);
-/// Links remembered for callers that ask again.
-const MOST_INVITATIONS: usize = 10_000;
 /// Tries to replace a record that others replace too.
 pub(super) const SWAP_TRIES: usize = 8;
 
@@ -99,8 +95,7 @@ impl Broker {
         key: &ConnectionKey,
     ) -> Result<StartedSession, Refusal> {
         let right = self.right_of(caller, key).await?;
-        let whose = (caller.caller.clone(), key.clone());
-        let given = self.invitations().get(&whose).cloned();
+        let given = self.invitations.given(&caller.caller, key);
         if let Some(given) = given
             && given.expires_at.since(self.deps.clock.now()) > self.settings().connect_session_ttl / 2
             && let Ok(session) = self.session(&given.id).await
@@ -111,16 +106,8 @@ impl Broker {
             return Ok(given);
         }
         let started = self.start_permitted(&right, NewSession::default()).await?;
-        let mut invitations = self.invitations();
-        if invitations.len() >= MOST_INVITATIONS {
-            invitations.pop_first();
-        }
-        invitations.insert(whose, started.clone());
+        self.invitations.give(&caller.caller, key.clone(), started.clone(), self.deps.clock.now());
         Ok(started)
-    }
-
-    fn invitations(&self) -> MutexGuard<'_, BTreeMap<(CallerName, ConnectionKey), StartedSession>> {
-        self.invitations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn start_permitted(&self, right: &Right, request: NewSession) -> Result<StartedSession, Refusal> {
@@ -181,13 +168,18 @@ impl Broker {
             prompt,
             return_url: request.return_url,
             browser: None,
+            presses: 0,
+            states: Vec::new(),
             state: SessionState::Pending,
         };
         let ttl = self.settings().connect_session_ttl + READABLE_AFTER_END;
-        self.deps
-            .repository
-            .put_pending(Kind::ConnectSession, &FiledUnder::session(&id), &session, now, ttl)
-            .await?;
+        self.count_session(right.caller(), &key.app, &id, expires_at).await?;
+        let filed = FiledUnder::session(&id);
+        let kept = self.deps.repository.put_pending(Kind::ConnectSession, &filed, &session, now, ttl).await;
+        if let Err(error) = kept {
+            self.uncount_session(right.caller(), &key.app, &id).await;
+            return Err(error.into());
+        }
         Ok(StartedSession {
             connect_url: format!("{}/connect/{id}", self.settings().base_url),
             id,
@@ -338,12 +330,19 @@ impl Broker {
             SessionState::AwaitingConfirmation { until, .. } => until.max(after.expires_at),
             _ => after.expires_at,
         };
-        let ttl = ends.since(now) + READABLE_AFTER_END;
-        self.deps
+        let readable = self.readable_after_end(id, after).await;
+        let link = if readable == READABLE_AFTER_END { ends.since(now) } else { Duration::ZERO };
+        let ttl = link + readable;
+        let swapped = self
+            .deps
             .repository
             .swap_pending(Kind::ConnectSession, &FiledUnder::session(id), Some(read), after, now, ttl)
             .await
-            .map_err(|error| CannotBegin::Unavailable(error.into()))
+            .map_err(|error| CannotBegin::Unavailable(error.into()))?;
+        if swapped {
+            self.recount_session(id, after, ends, readable).await;
+        }
+        Ok(swapped)
     }
 }
 
@@ -426,9 +425,11 @@ fn check_hints(request: &NewSession) -> Result<(), Refusal> {
 pub(super) fn unavailable(problem: CannotBegin) -> Refusal {
     match problem {
         CannotBegin::Unavailable(refusal) => refusal,
-        CannotBegin::Gone | CannotBegin::Over(_) | CannotBegin::AnotherBrowser | CannotBegin::Barred(_) => {
-            Refusal::SessionNotFound
-        }
+        CannotBegin::Gone
+        | CannotBegin::Over(_)
+        | CannotBegin::AnotherBrowser
+        | CannotBegin::TooOften
+        | CannotBegin::Barred(_) => Refusal::SessionNotFound,
     }
 }
 

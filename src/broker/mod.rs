@@ -18,9 +18,11 @@ pub mod connect;
 mod consent_walk;
 pub mod disconnect;
 pub mod inspect;
+mod invitations;
 pub mod pause;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;
+pub mod quota;
 mod refusal;
 pub mod replicas;
 pub mod revoke;
@@ -31,8 +33,8 @@ mod session;
 pub mod sign_in;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -42,7 +44,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::authority::Authority;
 use crate::domain::account::Account;
-use crate::domain::id::{AppName, CallerName, ConnectionKey};
+use crate::domain::id::{AppName, ConnectionKey};
 use crate::domain::random::Random;
 use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::task::Tasks;
@@ -113,6 +115,8 @@ pub struct Settings {
     pub state_ttl: Duration,
     /// How long a finished sign-in waits for its confirmation.
     pub confirmation_ttl: Duration,
+    /// Connect sessions of one caller that may be open at once.
+    pub open_sessions: u32,
 }
 
 /// What the use cases stand on.
@@ -142,9 +146,10 @@ pub struct Broker {
     /// Woken whenever a session changed in this process; those who wait look again.
     sessions_changed: Arc<Notify>,
     /// Links given beside a refusal, by whom they were given to.
-    invitations: Mutex<BTreeMap<(CallerName, ConnectionKey), connect::StartedSession>>,
+    invitations: invitations::Invitations,
     /// Who waits for a session is answered at once.
     stopping: AtomicBool,
+    at_their_limit: quota::AtTheirLimit,
     replicas: replicas::Known,
     rewrap: rewrap::State,
     reports: consent_walk::Reports,
@@ -158,8 +163,9 @@ impl Broker {
             deps,
             settings: ArcSwap::from_pointee(settings),
             sessions_changed: Arc::new(Notify::new()),
-            invitations: Mutex::default(),
+            invitations: invitations::Invitations::default(),
             stopping: AtomicBool::new(false),
+            at_their_limit: quota::AtTheirLimit::default(),
             replicas: replicas::Known::default(),
             rewrap: rewrap::State::default(),
             reports: consent_walk::Reports::default(),

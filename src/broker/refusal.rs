@@ -64,6 +64,15 @@ pub enum Refusal {
         /// When to come back.
         retry_after: Duration,
     },
+    /// 429: this caller has as many open as it may have.
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many it may have.
+        most: usize,
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// 503: the authority does not serve now.
     AuthorityUnavailable {
         /// When to come back.

@@ -221,6 +221,12 @@ pub(super) struct ConnectSession {
     pub(super) return_url: Option<String>,
     /// SHA-256 of the binding of the browser that began the flow.
     pub(super) browser: Option<String>,
+    /// How often its button was pressed.
+    #[serde(default)]
+    pub(super) presses: u32,
+    /// The authorize requests of the last few presses, oldest first.
+    #[serde(default)]
+    pub(super) states: Vec<SecretHash>,
     pub(super) state: SessionState,
 }
 

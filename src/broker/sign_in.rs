@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::connect::{POLL, READABLE_AFTER_END, SWAP_TRIES, same};
+use super::quota::{MOST_PRESSES, MOST_STATES};
 use super::rights::{Barred, Right};
 use super::session::{Answered, AuthorizeState, ConnectSession, ConnectState, Purpose};
 use super::{App, Broker, FailureReason, Refusal, SessionFailure, SessionState};
@@ -34,6 +35,13 @@ pub struct Begun {
     pub binding: Option<String>,
 }
 
+/// An authorize request that was made.
+#[derive(Clone)]
+struct Asked {
+    url: String,
+    state: SecretHash,
+}
+
 /// Why a browser cannot begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CannotBegin {
@@ -43,6 +51,8 @@ pub enum CannotBegin {
     Over(SessionState),
     /// Another browser began it.
     AnotherBrowser,
+    /// Its button was pressed as often as it may be.
+    TooOften,
     /// The one who started it may not connect this now; it stays as it is, for that may change.
     Barred(FailureReason),
     /// The authority or the store does not serve now.
@@ -154,7 +164,26 @@ impl Broker {
     /// The button was pressed: binds the session to this browser and says where to send it. Only the browser that
     /// pressed it first may press it again. The session is bound last, so that a press that comes to nothing binds it
     /// to nobody.
+    ///
+    /// Each press is an authorize request of its own, and the last few of a session count: Back, a second tab and a reload find
+    /// theirs. The one before those is forgotten.
     pub async fn begin(&self, id: &SessionId, binding: Option<&str>) -> Result<Begun, CannotBegin> {
+        let mut asked = None;
+        let begun = self.press(id, binding, &mut asked).await;
+        if begun.is_err()
+            && let Some(Asked { state, .. }) = &asked
+        {
+            self.forget(state).await;
+        }
+        begun
+    }
+
+    async fn press(
+        &self,
+        id: &SessionId,
+        binding: Option<&str>,
+        asked: &mut Option<Asked>,
+    ) -> Result<Begun, CannotBegin> {
         let well_formed = binding.filter(|binding| binding.len() == BINDING_LENGTH);
         let fresh = random_token(self.deps.random.as_ref());
         let hash = sha256_hex(well_formed.unwrap_or(&fresh).as_bytes());
@@ -168,14 +197,38 @@ impl Broker {
             if taken.value.browser.as_ref().is_some_and(|bound| !same(&hash, bound)) {
                 return Err(CannotBegin::AnotherBrowser);
             }
+            if taken.value.presses >= MOST_PRESSES {
+                return Err(CannotBegin::TooOften);
+            }
             let mut session = taken.value.clone();
             session.browser = Some(hash.clone());
-            let url = self.authorize(&right, id, &session).await.map_err(CannotBegin::Unavailable)?;
-            if taken.value.browser.is_some() || self.swap_session(id, &taken, &session).await? {
+            let Asked { url, state } = match &*asked {
+                Some(asked) => asked.clone(),
+                None => {
+                    let new = self.authorize(&right, id, &session).await.map_err(CannotBegin::Unavailable)?;
+                    asked.insert(new).clone()
+                }
+            };
+            session.presses += 1;
+            session.states.push(state);
+            let superseded = session.states.len().saturating_sub(MOST_STATES);
+            let superseded: Vec<SecretHash> = session.states.drain(..superseded).collect();
+            if self.swap_session(id, &taken, &session).await? {
+                for state in &superseded {
+                    self.forget(state).await;
+                }
                 return Ok(Begun { url, binding: well_formed.is_none().then_some(fresh) });
             }
         }
-        Err(CannotBegin::AnotherBrowser)
+        Err(CannotBegin::TooOften)
+    }
+
+    /// An authorize request that does not count any more. One that stays because of an outage ends by itself.
+    async fn forget(&self, state: &SecretHash) {
+        let taken = self.deps.repository.discard_pending(Kind::State, &FiledUnder::hash(state)).await;
+        if let Err(error) = taken {
+            tracing::debug!(%error, "an authorize request that does not count any more is kept to its end");
+        }
     }
 
     /// A binding for a browser that has none yet: setting it changes nothing that is stored.
@@ -188,7 +241,7 @@ impl Broker {
         right: &Right,
         id: &SessionId,
         session: &ConnectSession,
-    ) -> Result<String, Refusal> {
+    ) -> Result<Asked, Refusal> {
         let key = right.key();
         let app = self.app(&key.app)?;
         let random = self.deps.random.as_ref();
@@ -226,9 +279,10 @@ impl Broker {
             }),
         };
         let now = self.deps.clock.now();
-        let hash = FiledUnder::hash(&SecretHash::of(&state));
-        self.deps.repository.put_pending(Kind::State, &hash, &record, now, self.settings().state_ttl).await?;
-        Ok(authorize.url)
+        let state = SecretHash::of(&state);
+        let (filed, ttl) = (FiledUnder::hash(&state), self.settings().state_ttl);
+        self.deps.repository.put_pending(Kind::State, &filed, &record, now, ttl).await?;
+        Ok(Asked { url: authorize.url, state })
     }
 
     /// The browser came back. Everything is checked before the state is marked as answered, and it is marked before the

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::DefaultHasher;
 use std::hash::{Hash, Hasher};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Caller;
@@ -59,6 +59,19 @@ impl TokenBucket {
         }
     }
 
+    /// Takes one token at the rate of now, which may be another than the one before.
+    fn take_at(&mut self, rate: u32, monotonic: Duration) -> Result<(), RetryAfter> {
+        if self.rate != rate {
+            self.set_rate(rate, monotonic);
+        }
+        self.try_take(monotonic)
+    }
+
+    /// How far it is from full.
+    fn missing(&self) -> u64 {
+        burst(self.rate).saturating_sub(self.credit)
+    }
+
     /// Puts back what was taken for a request that was then refused elsewhere.
     pub fn give_back(&mut self) {
         self.credit = self.credit.saturating_add(ONE).min(burst(self.rate));
@@ -92,30 +105,25 @@ fn burst(rate: u32) -> u64 {
 
 /// Enough that two requests seldom meet; each is only a mutex and a map.
 const SHARDS: usize = 16;
-/// A bucket is full again after two idle seconds, so this is some 30,000 limited connections a second.
-const DEFAULT_MOST_BUCKETS: usize = 65_536;
-/// How often at most a shard that is at its cap is swept.
-const SWEEP_EVERY: Duration = Duration::from_millis(100);
+/// Of one caller's connections, some 3 MB. A bucket is full again after two idle seconds, so this is some 8,000 connections a
+/// second; beyond that the fullest are forgotten.
+const DEFAULT_MOST_BUCKETS: usize = 16_384;
 
-/// The buckets of all callers and of their connections. Their number is capped: a full bucket is as good as none and
-/// is forgotten first. When even so a shard is at its cap, a connection that is new to it is not limited by itself,
-/// only by its caller's own limit.
+/// The buckets of all callers and of their connections. Each caller's number of them is capped, so that no caller can have
+/// another's forgotten. A full bucket is as good as none and is forgotten first, then those that are nearest to it: so nobody
+/// rids a connection of its limit by naming many others.
 pub struct Limiter {
     shards: [Mutex<Shard>; SHARDS],
     most_per_shard: usize,
 }
 
-#[derive(Default)]
-struct Shard {
-    buckets: HashMap<BucketKey, TokenBucket>,
-    swept_at: Option<Duration>,
-}
+/// A caller is there when it is limited: there are no more of them than callers in the configuration.
+type Shard = HashMap<CallerName, Buckets>;
 
-#[derive(PartialEq, Eq, Hash)]
-struct BucketKey {
-    caller: CallerName,
-    /// None is the caller's own bucket.
-    connection: Option<ConnectionKey>,
+#[derive(Default)]
+struct Buckets {
+    own: Option<TokenBucket>,
+    of_connections: HashMap<ConnectionKey, TokenBucket>,
 }
 
 impl Default for Limiter {
@@ -124,90 +132,104 @@ impl Default for Limiter {
     }
 }
 
+/// A caller whose request was counted. What the API does for callers it does for one of these, so that no route can forget to count.
+pub struct Admitted<'l> {
+    limiter: &'l Limiter,
+    caller: Arc<Caller>,
+}
+
+impl Admitted<'_> {
+    /// Who it is.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// Counts the request against the limit of one connection as well. A request that is refused here takes nothing from its
+    /// caller either: one hot connection does not use up what the others need.
+    ///
+    /// # Errors
+    /// [`RetryAfter`] says when the next one may succeed.
+    pub fn take_for(&self, connection: &ConnectionKey, monotonic: Duration) -> Result<(), RetryAfter> {
+        let Some(rate) = self.caller.limits.connection_rate_limit else { return Ok(()) };
+        let limiter = self.limiter;
+        let taken = {
+            let mut shard = limiter.shard(&self.caller.name, Some(connection));
+            let buckets = &mut shard.entry(self.caller.name.clone()).or_default().of_connections;
+            if !buckets.contains_key(connection) {
+                make_room(buckets, limiter.most_per_shard, monotonic);
+            }
+            let bucket =
+                buckets.entry(connection.clone()).or_insert_with(|| TokenBucket::new(rate, monotonic));
+            bucket.take_at(rate, monotonic)
+        };
+        if taken.is_err()
+            && let Some(own) = limiter
+                .shard(&self.caller.name, None)
+                .get_mut(&self.caller.name)
+                .and_then(|buckets| buckets.own.as_mut())
+        {
+            own.give_back();
+        }
+        taken
+    }
+}
+
 impl Limiter {
-    /// A limiter that remembers `most_buckets` at the most (at least one a shard).
+    /// A limiter that remembers so many connections of each caller at the most (at least one a shard).
     pub fn new(most_buckets: usize) -> Self {
         Limiter { shards: Default::default(), most_per_shard: (most_buckets / SHARDS).max(1) }
     }
 
-    /// Counts one request of `caller` for `connection`. Without a limit it costs nothing. A refused request is not
-    /// counted, neither here nor there.
+    /// Counts one request of a caller, whatever it is for. Without a limit it costs nothing. A refused request is not counted.
     ///
     /// # Errors
     /// [`RetryAfter`] says when the next one may succeed.
-    pub fn try_take(
-        &self,
-        caller: &Caller,
-        connection: &ConnectionKey,
-        monotonic: Duration,
-    ) -> Result<(), RetryAfter> {
-        let by_connection = caller.limits.connection_rate_limit.map(|rate| {
-            (BucketKey { caller: caller.name.clone(), connection: Some(connection.clone()) }, rate)
-        });
-        if let Some((key, rate)) = &by_connection {
-            self.take(key, *rate, monotonic)?;
+    pub fn admit(&self, caller: Arc<Caller>, monotonic: Duration) -> Result<Admitted<'_>, RetryAfter> {
+        if let Some(rate) = caller.limits.rate_limit {
+            let mut shard = self.shard(&caller.name, None);
+            let own = &mut shard.entry(caller.name.clone()).or_default().own;
+            own.get_or_insert_with(|| TokenBucket::new(rate, monotonic)).take_at(rate, monotonic)?;
         }
-        let Err(refused) = self.try_take_caller(caller, monotonic) else { return Ok(()) };
-        if let Some((key, _)) = by_connection
-            && let Some(bucket) = self.shard(&key).buckets.get_mut(&key)
-        {
-            bucket.give_back();
-        }
-        Err(refused)
-    }
-
-    /// Counts one request of `caller` that is for no connection.
-    ///
-    /// # Errors
-    /// [`RetryAfter`] says when the next one may succeed.
-    pub fn try_take_caller(&self, caller: &Caller, monotonic: Duration) -> Result<(), RetryAfter> {
-        let Some(rate) = caller.limits.rate_limit else { return Ok(()) };
-        self.take(&BucketKey { caller: caller.name.clone(), connection: None }, rate, monotonic)
+        Ok(Admitted { limiter: self, caller })
     }
 
     /// How many buckets are remembered.
     pub fn buckets(&self) -> usize {
-        self.shards
-            .iter()
-            .map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).buckets.len())
-            .sum()
+        let all = self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner));
+        all.map(|shard| {
+            let many = |buckets: &Buckets| usize::from(buckets.own.is_some()) + buckets.of_connections.len();
+            shard.values().map(many).sum::<usize>()
+        })
+        .sum()
     }
 
-    fn take(&self, key: &BucketKey, rate: u32, monotonic: Duration) -> Result<(), RetryAfter> {
-        let mut shard = self.shard(key);
-        if let Some(bucket) = shard.buckets.get_mut(key) {
-            if bucket.rate != rate {
-                bucket.set_rate(rate, monotonic);
-            }
-            return bucket.try_take(monotonic);
-        }
-        let mut bucket = TokenBucket::new(rate, monotonic);
-        let taken = bucket.try_take(monotonic);
-        // A caller's own bucket is always kept: there are no more of them than callers in the configuration.
-        if key.connection.is_none() || shard.has_room(self.most_per_shard, monotonic) {
-            let key = BucketKey { caller: key.caller.clone(), connection: key.connection.clone() };
-            shard.buckets.insert(key, bucket);
-        }
-        taken
-    }
-
-    fn shard(&self, key: &BucketKey) -> std::sync::MutexGuard<'_, Shard> {
+    fn shard(&self, caller: &CallerName, connection: Option<&ConnectionKey>) -> MutexGuard<'_, Shard> {
         let mut hasher = DefaultHasher::new();
-        key.hash(&mut hasher);
+        (caller, connection).hash(&mut hasher);
         let at = (hasher.finish() % SHARDS as u64) as usize;
         self.shards[at].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Shard {
-    fn has_room(&mut self, most: usize, monotonic: Duration) -> bool {
-        let rested = self.swept_at.is_none_or(|at| monotonic.saturating_sub(at) >= SWEEP_EVERY);
-        if self.buckets.len() >= most && rested {
-            self.buckets.retain(|_, bucket| !bucket.is_full(monotonic));
-            self.swept_at = Some(monotonic);
-        }
-        self.buckets.len() < most
+/// Room for one more: full ones go, and where that is not enough the fuller half.
+fn make_room(buckets: &mut HashMap<ConnectionKey, TokenBucket>, most: usize, monotonic: Duration) {
+    if buckets.len() < most {
+        return;
     }
+    buckets.retain(|_, bucket| !bucket.is_full(monotonic));
+    if buckets.len() < most {
+        return;
+    }
+    let mut missing: Vec<u64> = buckets.values().map(TokenBucket::missing).collect();
+    let middle = missing.len() / 2;
+    let (_, middle, _) = missing.select_nth_unstable(middle);
+    let (middle, mut left) = (*middle, buckets.len() / 2);
+    // Of those that are like the one in the middle as many as it takes.
+    buckets.retain(|_, bucket| {
+        let stays = bucket.missing() > middle || (bucket.missing() == middle && left > 0);
+        left = left.saturating_sub(usize::from(stays));
+        stays
+    });
 }
 
 #[cfg(test)]
@@ -217,13 +239,26 @@ mod tests {
     use crate::domain::id::{AppName, ConnectionName};
     use crate::policy::CallerPolicy;
 
-    fn caller(rate_limit: Option<u32>, connection_rate_limit: Option<u32>) -> Caller {
-        let name = CallerName::parse("mail-sync").expect("a caller name");
-        Caller {
+    fn caller(rate_limit: Option<u32>, connection_rate_limit: Option<u32>) -> Arc<Caller> {
+        named("mail-sync", rate_limit, connection_rate_limit)
+    }
+
+    fn named(name: &str, rate_limit: Option<u32>, connection_rate_limit: Option<u32>) -> Arc<Caller> {
+        let name = CallerName::parse(name).expect("a caller name");
+        Arc::new(Caller {
             policy: CallerPolicy::new(name.clone(), vec![]),
             name,
             limits: Limits { rate_limit, connection_rate_limit },
-        }
+        })
+    }
+
+    fn try_take(
+        limiter: &Limiter,
+        caller: &Arc<Caller>,
+        key: &ConnectionKey,
+        monotonic: Duration,
+    ) -> Result<(), RetryAfter> {
+        limiter.admit(Arc::clone(caller), monotonic)?.take_for(key, monotonic)
     }
 
     fn key(name: &str) -> ConnectionKey {
@@ -272,34 +307,32 @@ mod tests {
     fn one_hot_connection_does_not_use_up_its_caller_s_limit() {
         let (limiter, caller) = (Limiter::default(), caller(Some(5), Some(1)));
         let served = |name: &str, many: usize| {
-            (0..many).filter(|_| limiter.try_take(&caller, &key(name), millis(0)).is_ok()).count()
+            (0..many).filter(|_| try_take(&limiter, &caller, &key(name), millis(0)).is_ok()).count()
         };
         assert_eq!(served("hot", 1000), 2);
         assert_eq!((served("a", 1000), served("b", 1000), served("c", 1000)), (2, 2, 2));
         assert_eq!(served("d", 1000), 2, "ten in all");
         assert_eq!(served("e", 1000), 0);
         // The caller's refusal was not counted against the connection.
-        let later = (0..9).filter(|_| limiter.try_take(&caller, &key("e"), millis(400)).is_ok()).count();
+        let later = (0..9).filter(|_| try_take(&limiter, &caller, &key("e"), millis(400)).is_ok()).count();
         assert_eq!(later, 2);
     }
 
     #[test]
     fn without_a_limit_nothing_is_remembered() {
         let limiter = Limiter::default();
-        assert!((0..1000).all(|_| limiter.try_take(&caller(None, None), &key("a"), millis(0)).is_ok()));
+        assert!((0..1000).all(|_| try_take(&limiter, &caller(None, None), &key("a"), millis(0)).is_ok()));
         assert_eq!(limiter.buckets(), 0);
     }
 
     #[test]
     fn a_reload_s_new_limit_holds_at_once() {
         let limiter = Limiter::default();
-        assert!((0..100).all(|_| limiter.try_take_caller(&caller(Some(50), None), millis(0)).is_ok()));
-        assert!(limiter.try_take_caller(&caller(Some(50), None), millis(0)).is_err());
-        assert!(limiter.try_take_caller(&caller(Some(1), None), millis(10)).is_err());
+        assert!((0..100).all(|_| limiter.admit(caller(Some(50), None), millis(0)).is_ok()));
+        assert!(limiter.admit(caller(Some(50), None), millis(0)).is_err());
+        assert!(limiter.admit(caller(Some(1), None), millis(10)).is_err());
         let served = |rate, at| {
-            (0..1000)
-                .filter(|_| limiter.try_take_caller(&caller(Some(rate), None), millis(at)).is_ok())
-                .count()
+            (0..1000).filter(|_| limiter.admit(caller(Some(rate), None), millis(at)).is_ok()).count()
         };
         assert_eq!((served(1, 60_000), served(100, 120_000), served(100, 180_000)), (2, 2, 200));
     }
@@ -308,13 +341,27 @@ mod tests {
     fn the_number_of_buckets_is_bounded_and_idle_ones_make_room() {
         let (limiter, caller) = (Limiter::new(160), caller(None, Some(1)));
         for at in 0..10_000 {
-            assert!(limiter.try_take(&caller, &key(&format!("user-{at}")), millis(0)).is_ok());
+            assert!(try_take(&limiter, &caller, &key(&format!("user-{at}")), millis(0)).is_ok());
         }
         assert!(limiter.buckets() <= 160, "{}", limiter.buckets());
-        let full = limiter.buckets();
         for at in 0..1000 {
-            let _ = limiter.try_take(&caller, &key(&format!("new-{at}")), millis(5000));
+            assert!(try_take(&limiter, &caller, &key(&format!("new-{at}")), millis(5000)).is_ok());
         }
-        assert_eq!(limiter.buckets(), full, "the idle ones went, others came");
+        assert!((16..=160).contains(&limiter.buckets()), "{}", limiter.buckets());
+    }
+
+    #[test]
+    fn naming_many_connections_lifts_nobody_s_limit() {
+        let (limiter, flooder) = (Limiter::new(160), named("flooder", None, Some(1)));
+        let other = caller(None, Some(1));
+        for caller in [&flooder, &other] {
+            while try_take(&limiter, caller, &key("hot"), millis(0)).is_ok() {}
+        }
+        for at in 0..10_000 {
+            assert!(try_take(&limiter, &flooder, &key(&format!("user-{at}")), millis(0)).is_ok());
+        }
+        assert!(try_take(&limiter, &other, &key("hot"), millis(0)).is_err(), "another caller's is kept");
+        assert!(try_take(&limiter, &flooder, &key("hot"), millis(0)).is_err(), "the emptiest are kept");
+        assert!(limiter.buckets() <= 2 * 160, "{}", limiter.buckets());
     }
 }

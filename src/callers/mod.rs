@@ -65,7 +65,7 @@ pub struct Caller {
     pub limits: Limits,
 }
 
-/// How many token requests a second; none is no limit. [`limit::Limiter`] keeps count.
+/// How many requests a second; none is no limit. [`limit::Limiter`] keeps count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Limits {
     /// In all.

@@ -976,6 +976,7 @@ fn limits(section: &Section<'_>) -> Option<LimitsConfig> {
         connect_session_ttl: section.duration("connect_session_ttl")?,
         state_ttl: section.duration("state_ttl")?,
         confirmation_ttl: section.duration("confirmation_ttl")?,
+        open_sessions: section.number("open_sessions")?,
         authority_timeout: authority_timeout?,
         caller_wait: section.duration("caller_wait")?,
         lease: lease?,

@@ -400,6 +400,8 @@ pub struct LimitsConfig {
     pub state_ttl: Duration,
     /// How long a new connection waits for its confirmation; default 10 min.
     pub confirmation_ttl: Duration,
+    /// Connect sessions of one caller that may be open at once, over all replicas; default 1000.
+    pub open_sessions: u32,
     /// One call to an authority; default 10 s. At least 5 s less than `lease`.
     pub authority_timeout: Duration,
     /// How long a caller waits for a refresh; default 15 s.

@@ -469,13 +469,13 @@ static CALLER: Table = Table {
             "rate_limit",
             Kind::Integer { min: 1, max: 1_000_000 },
             Optional,
-            "Token requests a second, with bursts of twice that; default no limit.",
+            "Requests of every kind a second, with bursts of twice that; default no limit.",
         ),
         key(
             "connection_rate_limit",
             Kind::Integer { min: 1, max: 1_000_000 },
             Optional,
-            "The same for any one connection.",
+            "Token requests a second for any one connection, with bursts of twice that.",
         ),
         key("allow", Kind::List(&Kind::Table(&RULE)), Default("[]"), "The rules."),
     ],
@@ -573,6 +573,12 @@ static LIMITS: Table = Table {
             Kind::Duration { min: "1m", max: "1h" },
             Default(r#""10m""#),
             "How long a new connection waits for its confirmation.",
+        ),
+        key(
+            "open_sessions",
+            Kind::Integer { min: 1, max: 5000 },
+            Default("1000"),
+            "How many connect sessions of one caller may be open at once, over all replicas.",
         ),
         key(
             "authority_timeout",

@@ -169,6 +169,7 @@ impl PublicSite {
         match problem {
             CannotBegin::Gone => self.page(StatusCode::NOT_FOUND, &Page::link_gone()),
             CannotBegin::AnotherBrowser => self.page(StatusCode::CONFLICT, &Page::another_browser()),
+            CannotBegin::TooOften => self.page(StatusCode::TOO_MANY_REQUESTS, &Page::pressed_too_often()),
             CannotBegin::Barred(reason) => {
                 let status = match reason {
                     FailureReason::ConnectionPaused => StatusCode::CONFLICT,

@@ -171,6 +171,12 @@ impl Page {
             .say("Go on in that browser, or go back to the application you came from and ask for a new link.")
     }
 
+    pub(super) fn pressed_too_often() -> Self {
+        Page::new("This link was used too often")
+            .say("Its button has been pressed more often than a sign-in takes. Nothing was changed.")
+            .say("Go back to the application you came from and ask for a new link.")
+    }
+
     pub(super) fn link_from_elsewhere() -> Self {
         Page::new("This request came from another site")
             .say("Nothing was changed. Open the link you were given and press its button.")

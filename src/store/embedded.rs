@@ -19,6 +19,8 @@
 //! and linked into place once it holds its meta row, so a file without one was never finished or is damaged, and is
 //! refused: an empty store must never pass for a lost one.
 
+mod counts;
+
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -37,10 +39,11 @@ use redb::{
 };
 use tokio::sync::{mpsc, oneshot};
 
+use self::counts::COUNTED;
 use super::{
-    Change, Committed, ConnectionPage, Deleted, Due, FLOOR_KEPT, Floor, LOWEST_FLOOR, LeaseAnswer,
-    LeaseNonce, LeaseOf, MAX_PAGE, RecordOf, Revision, SEALED_HEAD, SealedPage, SealedRecord, Store,
-    StoreError, StoredConnection, Writer as By, keyspace, record,
+    Change, Committed, ConnectionPage, Counted, Deleted, Due, FLOOR_KEPT, Floor, LOWEST_FLOOR, LeaseAnswer,
+    LeaseNonce, LeaseOf, MAX_PAGE, MOST_COUNTED, RecordOf, Revision, SEALED_HEAD, SealedPage, SealedRecord,
+    Store, StoreError, StoredConnection, Writer as By, keyspace, record,
 };
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -265,9 +268,11 @@ impl Store for EmbeddedStore {
             };
             match self.write(DOING, work).await? {
                 Answer::Committed(committed) => Ok(committed),
-                Answer::Happened(_) | Answer::Taken(_) | Answer::Lease(_) | Answer::Deleted(_) => {
-                    Ok(Committed::Conflict)
-                }
+                Answer::Happened(_)
+                | Answer::Taken(_)
+                | Answer::Lease(_)
+                | Answer::Deleted(_)
+                | Answer::Counted(_) => Ok(Committed::Conflict),
             }
         })
     }
@@ -282,9 +287,11 @@ impl Store for EmbeddedStore {
             let work = Work::TakeLease { of: lease_key(of), nonce, ttl };
             match self.write("taking a lease", work).await? {
                 Answer::Lease(answer) => Ok(answer),
-                Answer::Happened(_) | Answer::Taken(_) | Answer::Committed(_) | Answer::Deleted(_) => {
-                    Ok(LeaseAnswer::Theirs { left: Duration::ZERO })
-                }
+                Answer::Happened(_)
+                | Answer::Taken(_)
+                | Answer::Committed(_)
+                | Answer::Deleted(_)
+                | Answer::Counted(_) => Ok(LeaseAnswer::Theirs { left: Duration::ZERO }),
             }
         })
     }
@@ -389,9 +396,11 @@ impl Store for EmbeddedStore {
             let work = Work::Delete { key: keyspace::embedded_record(key), meant, cuts_off };
             match self.write("deleting a connection", work).await? {
                 Answer::Deleted(deleted) => Ok(deleted),
-                Answer::Happened(_) | Answer::Taken(_) | Answer::Committed(_) | Answer::Lease(_) => {
-                    Ok(Deleted::Absent)
-                }
+                Answer::Happened(_)
+                | Answer::Taken(_)
+                | Answer::Committed(_)
+                | Answer::Lease(_)
+                | Answer::Counted(_) => Ok(Deleted::Absent),
             }
         })
     }
@@ -460,9 +469,11 @@ impl Store for EmbeddedStore {
             let work = Work::TakePending { id: id.to_owned() };
             match self.write("taking a pending record", work).await? {
                 Answer::Taken(sealed) => Ok(Some(sealed)),
-                Answer::Happened(_) | Answer::Committed(_) | Answer::Lease(_) | Answer::Deleted(_) => {
-                    Ok(None)
-                }
+                Answer::Happened(_)
+                | Answer::Committed(_)
+                | Answer::Lease(_)
+                | Answer::Deleted(_)
+                | Answer::Counted(_) => Ok(None),
             }
         })
     }
@@ -484,6 +495,42 @@ impl Store for EmbeddedStore {
             };
             Ok(self.write("replacing a pending record", work).await?.happened())
         })
+    }
+
+    fn count_in<'a>(
+        &'a self,
+        owner: &'a str,
+        entry: &'a str,
+        until: Timestamp,
+        most: usize,
+    ) -> BoxFuture<'a, Result<Counted, StoreError>> {
+        Box::pin(async move {
+            let (owner, entry) = (keyspace::embedded_counted(owner), entry.to_owned());
+            let work = Work::CountIn { owner, entry, until, most: most.min(MOST_COUNTED) };
+            match self.write("counting what is open", work).await? {
+                Answer::Counted(counted) => Ok(counted),
+                Answer::Happened(_)
+                | Answer::Taken(_)
+                | Answer::Committed(_)
+                | Answer::Lease(_)
+                | Answer::Deleted(_) => Ok(Counted::Full { until: self.clock.now() }),
+            }
+        })
+    }
+
+    fn count_out<'a>(&'a self, owner: &'a str, entry: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let row = format!("{}{entry}", keyspace::embedded_counted(owner));
+            self.write("counting what is closed", Work::CountOut { row }).await?;
+            Ok(())
+        })
+    }
+
+    fn counted<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
+        let (owner, now) = (keyspace::embedded_counted(owner), self.clock.now());
+        Box::pin(self.read("looking up what is open", move |transaction| {
+            counts::counted(&transaction, &owner, now).map(Ok)
+        }))
     }
 
     /// The connections, then the pending records, each in the order of its table.
@@ -599,6 +646,8 @@ enum Work {
     PutPending { id: String, sealed: Vec<u8>, expires_at: Timestamp },
     TakePending { id: String },
     SwapPending { id: String, expected: Option<Vec<u8>>, sealed: Vec<u8>, expires_at: Timestamp },
+    CountIn { owner: String, entry: String, until: Timestamp, most: usize },
+    CountOut { row: String },
     Reseal { key: String, before: Vec<u8>, after: Vec<u8> },
     ResealPending { id: String, before: Vec<u8>, after: Vec<u8> },
 }
@@ -609,6 +658,7 @@ enum Answer {
     Committed(Committed),
     Lease(LeaseAnswer),
     Deleted(Deleted),
+    Counted(Counted),
 }
 
 impl Answer {
@@ -936,6 +986,21 @@ fn apply_one(
                 Err(error) => return Ok(Err(error)),
             }
         }
+        Work::CountIn { owner, entry, until, most } => {
+            return Ok(Ok(Answer::Counted(counts::count_in(
+                transaction,
+                owner,
+                entry,
+                (*until, *most),
+                now.wall,
+                changed,
+            )?)));
+        }
+        Work::CountOut { row } => {
+            let counted = transaction.open_table(COUNTED)?.remove(row.as_str())?.is_some();
+            *changed |= counted;
+            counted
+        }
         Work::Reseal { key, before, after } => {
             let mut table = transaction.open_table(CONNECTIONS)?;
             let stored = table.get(key.as_str())?.map(|row| row.value().to_vec());
@@ -1257,7 +1322,7 @@ fn open_file(path: &Path, cache: usize) -> Result<(Database, StoreIdentity), Sto
 
 /// Tables that came with later versions: an older file has none of them, and is none the worse for it.
 fn add_tables(database: &Database) -> Result<(), redb::Error> {
-    let there = match database.begin_read()?.open_table(FLOORS) {
+    let there = match database.begin_read()?.open_table(COUNTED) {
         Err(redb::TableError::TableDoesNotExist(_)) => false,
         table => table.map(|_| true)?,
     };
@@ -1268,6 +1333,7 @@ fn add_tables(database: &Database) -> Result<(), redb::Error> {
         transaction.open_table(SCHEDULE)?;
         transaction.open_table(FLOORS)?;
         transaction.open_table(FLOOR_EXPIRY)?;
+        transaction.open_table(COUNTED)?;
         transaction.commit()?;
     }
     Ok(())
@@ -1347,7 +1413,9 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn passes_the_suite() {
         let directory = scratch();
-        suite::run(Arc::new(open(directory.path()).expect("opens"))).await;
+        let store: Arc<dyn Store> = Arc::new(open(directory.path()).expect("opens"));
+        suite::run(Arc::clone(&store)).await;
+        suite::run_counts(store).await;
     }
 
     #[tokio::test]

@@ -16,6 +16,7 @@
 //! | `tokenward:due:{sweep-N}` | one shard of the connections by the instant at which they are due: a sorted set |
 //! | `tokenward:used:{sweep-N}` | the same by when they were last used |
 //! | `tokenward:pending:{id}` | a pending record, with its time to live |
+//! | `tokenward:counted:{owner}` | what an owner has open, by when it ends ([`super::Store::count_in`]): a sorted set |
 //! | `tokenward:identity` | which store this is |
 //! | `tokenward:identity:{N}` | in a Cluster, the same for one slot: N is the least number that is hashed to it |
 //!
@@ -69,6 +70,16 @@ pub fn redis_floor(key: &ConnectionKey) -> String {
 pub fn redis_due(shard: u8) -> (String, String) {
     let tag = sweep_tag(shard);
     (format!("{PREFIX}due:{{{tag}}}"), format!("{PREFIX}used:{{{tag}}}"))
+}
+
+/// The key in Redis of what counts for an owner. Each owner's lives in a slot of its own.
+pub fn redis_counted(owner: &str) -> String {
+    format!("{PREFIX}counted:{{{owner}}}")
+}
+
+/// What the rows of an owner begin with in the embedded store: no owner's name holds a zero.
+pub fn embedded_counted(owner: &str) -> String {
+    format!("{owner}\0")
 }
 
 /// No connection's tag: those have a colon.
@@ -244,7 +255,13 @@ mod tests {
         assert_eq!(embedded_record(&key), "outlook:team-a/user:7");
         assert_eq!(parse_redis(&redis_pending("state:a")), Some(RecordOf::Pending("state:a".into())));
         assert_eq!(parse_redis(&redis_record(&key)), Some(RecordOf::Connection(key.clone())));
-        let others = [redis_floor(&key), redis_lease(LeaseOf::Connection(&key)).1, redis_index(&key.app)];
+        assert_eq!(redis_counted("sessions/team-a"), "tokenward:counted:{sessions/team-a}");
+        let others = [
+            redis_floor(&key),
+            redis_lease(LeaseOf::Connection(&key)).1,
+            redis_index(&key.app),
+            redis_counted("sessions/team-a"),
+        ];
         for other in others.iter().map(String::as_str).chain([REDIS_IDENTITY, "tokenward:{x}", "other:{a:b}"])
         {
             assert_eq!(parse_redis(other), None, "{other}");

@@ -245,6 +245,21 @@ pub enum Deleted {
     Another,
 }
 
+/// Whether one more was counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    /// It counts.
+    In,
+    /// There are as many as there may be: nothing changed.
+    Full {
+        /// When the first of them ends, unless it is counted out before.
+        until: Timestamp,
+    },
+}
+
+/// The most entries that one owner may have: a count looks at each of them.
+pub const MOST_COUNTED: usize = 10_000;
+
 /// Which stored record.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RecordOf {
@@ -413,6 +428,23 @@ pub trait Store: Send + Sync {
         expires_at: Timestamp,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<bool, StoreError>>;
+
+    /// Counts an entry among those of its owner until `until`, unless there are `most` of others already, in one step. One that
+    /// counts already counts once, until the new instant: so this may be repeated. What ends by itself is forgotten when the
+    /// next one is counted.
+    fn count_in<'a>(
+        &'a self,
+        owner: &'a str,
+        entry: &'a str,
+        until: Timestamp,
+        most: usize,
+    ) -> BoxFuture<'a, Result<Counted, StoreError>>;
+
+    /// Counts an entry no more; nothing happens when it did not count.
+    fn count_out<'a>(&'a self, owner: &'a str, entry: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// The entries that count for an owner, in no order.
+    fn counted<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<Vec<String>, StoreError>>;
 
     /// A page of every record that there is, whether or not anything else would find it: `after` is where the page before
     /// ended. What was there from the first page to the last is on one of them; where that cannot be said (the store failed

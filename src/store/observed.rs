@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Change, Committed, ConnectionPage, Deleted, Due, Floor, LeaseAnswer, LeaseNonce, LeaseOf, Revision,
-    SealedPage, Store, StoreError, StoredConnection, Writer,
+    Change, Committed, ConnectionPage, Counted, Deleted, Due, Floor, LeaseAnswer, LeaseNonce, LeaseOf,
+    Revision, SealedPage, Store, StoreError, StoredConnection, Writer,
 };
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -13,7 +13,7 @@ use crate::domain::task::BoxFuture;
 use crate::domain::time::{Clock, Timestamp};
 
 /// Every word that an observer is told an operation by.
-pub const OPERATIONS: [&str; 21] = [
+pub const OPERATIONS: [&str; 24] = [
     "ping",
     "adopt",
     "load",
@@ -32,6 +32,9 @@ pub const OPERATIONS: [&str; 21] = [
     "pending",
     "take_pending",
     "swap_pending",
+    "count_in",
+    "count_out",
+    "counted",
     "sealed",
     "reseal",
     "reseal_pending",
@@ -249,6 +252,24 @@ impl<S: Store> Store for Observed<S> {
         ttl: Duration,
     ) -> BoxFuture<'a, Result<bool, StoreError>> {
         self.watch("swap_pending", self.store.swap_pending(id, expected, sealed, expires_at, ttl))
+    }
+
+    fn count_in<'a>(
+        &'a self,
+        owner: &'a str,
+        entry: &'a str,
+        until: Timestamp,
+        most: usize,
+    ) -> BoxFuture<'a, Result<Counted, StoreError>> {
+        self.watch("count_in", self.store.count_in(owner, entry, until, most))
+    }
+
+    fn count_out<'a>(&'a self, owner: &'a str, entry: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.watch("count_out", self.store.count_out(owner, entry))
+    }
+
+    fn counted<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
+        self.watch("counted", self.store.counted(owner))
     }
 
     fn sealed<'a>(

@@ -72,9 +72,9 @@ use self::identity::Identity;
 pub use self::sentinel::Sentinels;
 use super::observed::StoreObserver;
 use super::{
-    Change, Committed, ConnectionPage, Deleted, Due, FLOOR_KEPT, Floor, LOWEST_FLOOR, LeaseAnswer,
-    LeaseNonce, LeaseOf, MAX_PAGE, Revision, SealedPage, Store, StoreError, StoredConnection, Writer,
-    keyspace, record,
+    Change, Committed, ConnectionPage, Counted, Deleted, Due, FLOOR_KEPT, Floor, LOWEST_FLOOR, LeaseAnswer,
+    LeaseNonce, LeaseOf, MAX_PAGE, MOST_COUNTED, Revision, SealedPage, Store, StoreError, StoredConnection,
+    Writer, keyspace, record,
 };
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -1159,6 +1159,57 @@ impl Store for RedisStore {
                 self.believe_absence(DOING, slot).await?;
             }
             Ok(swapped)
+        })
+    }
+
+    fn count_in<'a>(
+        &'a self,
+        owner: &'a str,
+        entry: &'a str,
+        until: Timestamp,
+        most: usize,
+    ) -> BoxFuture<'a, Result<Counted, StoreError>> {
+        Box::pin(async move {
+            let key = keyspace::redis_counted(owner);
+            let slot = keyspace::slot(&key);
+            let mut script = scripts::COUNT_IN.prepare_invoke();
+            script.key(key).arg(entry).arg(until.unix_millis()).arg(self.link.clock().now().unix_millis());
+            script.arg(most.min(MOST_COUNTED));
+            // Not waited for on replicas: a failover that loses it lets one more in.
+            let (first, _) = self.script::<Option<i64>>("counting what is open", slot, &script).await?;
+            Ok(first.map_or(Counted::In, |first| Counted::Full { until: Timestamp::from_unix_millis(first) }))
+        })
+    }
+
+    fn count_out<'a>(&'a self, owner: &'a str, entry: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let key = keyspace::redis_counted(owner);
+            let slot = keyspace::slot(&key);
+            let mut remove = ::redis::cmd("ZREM");
+            remove.arg(key).arg(entry);
+            self.run("counting what is closed", slot, |mut commands| {
+                let remove = &remove;
+                async move { remove.exec_async(&mut commands).await }
+            })
+            .await?;
+            Ok(())
+        })
+    }
+
+    fn counted<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
+        Box::pin(async move {
+            let key = keyspace::redis_counted(owner);
+            let slot = keyspace::slot(&key);
+            let now = self.link.clock().now().unix_millis();
+            let mut range = ::redis::cmd("ZRANGEBYSCORE");
+            range.arg(key).arg(format!("({now}")).arg("+inf").arg("LIMIT").arg(0).arg(MOST_COUNTED);
+            let (entries, _) = self
+                .run("looking up what is open", slot, |mut commands| {
+                    let range = &range;
+                    async move { range.query_async::<Vec<String>>(&mut commands).await }
+                })
+                .await?;
+            Ok(entries)
         })
     }
 

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{
-    Committed, Deleted, Floor, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, RecordOf, Revision, SEALED_HEAD,
-    SWEEP_SHARDS, Store, StoreError, StoredConnection, Writer, keyspace,
+    Committed, Counted, Deleted, Floor, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, RecordOf, Revision,
+    SEALED_HEAD, SWEEP_SHARDS, Store, StoreError, StoredConnection, Writer, keyspace,
 };
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -113,6 +113,12 @@ pub(crate) async fn run(store: Arc<dyn Store>) {
     reseals(&*store).await;
     pending_reseals(&*store).await;
     everything(&*store).await;
+}
+
+/// What a store that counts promises beside that. (That of the simulated world, which has no sessions, does not count.)
+pub(crate) async fn run_counts(store: Arc<dyn Store>) {
+    counts(&*store).await;
+    one_too_many(&store).await;
 }
 
 const LONG: Duration = Duration::from_secs(30);
@@ -511,6 +517,69 @@ async fn pending(store: &dyn Store) {
         assert!(make(store, gone, b"d", MINUTE).await, "{gone}");
     }
     assert_eq!(store.pending("renewed").await.expect("serves").as_deref(), Some(&b"b"[..]));
+}
+
+async fn counts(store: &dyn Store) {
+    let now = RealClock::shared().now();
+    let (soon, later) = (now.plus(Duration::from_millis(60)), now.plus(MINUTE));
+    let count_in = async |owner: &'static str, entry: &'static str, until| {
+        store.count_in(owner, entry, until, 2).await.expect("serves")
+    };
+    let counted = async |owner: &'static str| {
+        let mut counted = store.counted(owner).await.expect("serves");
+        counted.sort();
+        counted
+    };
+    assert_eq!(counted("a").await, [""; 0]);
+    store.count_out("a", "one").await.expect("nothing to count out is fine");
+    assert_eq!(count_in("a", "one", later).await, Counted::In);
+    assert_eq!(count_in("a", "one", later).await, Counted::In, "repeated");
+    assert_eq!(count_in("a", "two", later.plus(MINUTE)).await, Counted::In);
+    assert_eq!(count_in("a", "three", later).await, Counted::Full { until: later });
+    assert_eq!(
+        count_in("a", "two", later.plus(MINUTE)).await,
+        Counted::In,
+        "one that counts may be repeated"
+    );
+    assert_eq!(counted("a").await, ["one", "two"]);
+    for other in ["b", "a/b", "", "aa"] {
+        assert_eq!(count_in(other, "three", later).await, Counted::In, "{other}");
+        assert_eq!(counted(other).await, ["three"], "{other}");
+    }
+    store.count_out("a", "one").await.expect("serves");
+    assert_eq!(count_in("a", "three", later).await, Counted::In, "there is room again");
+    assert_eq!(counted("a").await, ["three", "two"]);
+
+    assert_eq!(count_in("short", "one", soon).await, Counted::In);
+    assert_eq!(count_in("short", "prolonged", soon).await, Counted::In);
+    assert_eq!(count_in("short", "prolonged", later).await, Counted::In);
+    assert_eq!(count_in("short", "three", later).await, Counted::Full { until: soon });
+    tokio::time::sleep(Duration::from_millis(120)).await;
+    assert_eq!(counted("short").await, ["prolonged"], "what has ended does not count");
+    assert_eq!(count_in("short", "three", later).await, Counted::In);
+    assert_eq!(count_in("short", "four", later).await, Counted::Full { until: later });
+}
+
+async fn one_too_many(store: &Arc<dyn Store>) {
+    let until = RealClock::shared().now().plus(MINUTE);
+    let (sender, mut results) = tokio::sync::mpsc::unbounded_channel();
+    for number in 0..50 {
+        let (store, sender) = (Arc::clone(store), sender.clone());
+        RealTasks.spawn(
+            "count",
+            Box::pin(async move {
+                let counted = store.count_in("race", &format!("{number}"), until, 10).await.expect("serves");
+                sender.send(counted).expect("is waited for");
+            }),
+        );
+    }
+    drop(sender);
+    let mut counted = Vec::new();
+    while let Some(result) = results.recv().await {
+        counted.push(result);
+    }
+    assert_eq!(counted.iter().filter(|counted| **counted == Counted::In).count(), 10);
+    assert_eq!(store.counted("race").await.expect("serves").len(), 10);
 }
 
 async fn one_of_many_takers(store: &Arc<dyn Store>) {

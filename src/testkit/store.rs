@@ -15,9 +15,9 @@ use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::{Clock, Timestamp};
 use crate::store::{
-    Change, Committed, ConnectionPage, Deleted, Due, Floor, LOWEST_FLOOR, LeaseAnswer, LeaseNonce, LeaseOf,
-    MAX_PAGE, RecordOf, Revision, SEALED_HEAD, SealedPage, SealedRecord, Store, StoreError, StoredConnection,
-    Writer, record,
+    Change, Committed, ConnectionPage, Counted, Deleted, Due, Floor, LOWEST_FLOOR, LeaseAnswer, LeaseNonce,
+    LeaseOf, MAX_PAGE, RecordOf, Revision, SEALED_HEAD, SealedPage, SealedRecord, Store, StoreError,
+    StoredConnection, Writer, record,
 };
 
 /// After this a client gives up on an answer.
@@ -1040,6 +1040,25 @@ impl Store for SimStore {
             };
             Ok(expect_reply!(self.ask("replacing a pending record", op).await?, Yes))
         })
+    }
+
+    /// The simulated world has no sessions, so nothing is counted.
+    fn count_in<'a>(
+        &'a self,
+        _owner: &'a str,
+        _entry: &'a str,
+        _until: Timestamp,
+        _most: usize,
+    ) -> BoxFuture<'a, Result<Counted, StoreError>> {
+        Box::pin(async { Ok(Counted::In) })
+    }
+
+    fn count_out<'a>(&'a self, _owner: &'a str, _entry: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn counted<'a>(&'a self, _owner: &'a str) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
+        Box::pin(async { Ok(Vec::new()) })
     }
 
     fn sealed<'a>(

@@ -43,6 +43,7 @@ mod operations;
 mod outbound;
 mod prompts;
 mod providers;
+mod quotas;
 mod replicas;
 mod rotation;
 mod sign_in_refusals;

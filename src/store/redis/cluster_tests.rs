@@ -69,6 +69,7 @@ async fn passes_the_suite_and_follows_what_is_moved() {
     let cluster = RedisCluster::start(3, 1);
     let store = Arc::new(store_with(patient(config(&cluster))));
     suite::run(Arc::clone(&store) as Arc<dyn Store>).await;
+    suite::run_counts(Arc::clone(&store) as Arc<dyn Store>).await;
     for node in &cluster.nodes[..3] {
         let names = node.cli(&["CLIENT", "LIST"]);
         assert_eq!(names.matches("name=tokenward").count(), 1, "one connection for everyone: {names}");

@@ -202,6 +202,30 @@ return 1
     )
 });
 
+/// Counts an entry among those of its owner, unless there are too many of others. Answers nothing when it counts, and else when
+/// the first of them ends. What has ended is taken away first, a few at a time: each call adds one at the most.
+///
+/// Without ZCARD, which an ACL of an earlier version lacks: whether there is one at the place of the last allowed says as much.
+///
+/// Keys: what counts. Arguments: the entry, until when in milliseconds, the instant of now, how many others are too many.
+pub(super) static COUNT_IN: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+local ended = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[3], 'LIMIT', 0, 100)
+for _, entry in ipairs(ended) do redis.call('ZREM', KEYS[1], entry) end
+if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
+    local after = '(' .. ARGV[3]
+    local last = redis.call('ZRANGEBYSCORE', KEYS[1], after, '+inf', 'LIMIT', tonumber(ARGV[4]) - 1, 1)
+    if last[1] then
+        return tonumber(redis.call('ZRANGEBYSCORE', KEYS[1], after, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2])
+    end
+end
+redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
+return false
+",
+    )
+});
+
 #[cfg(test)]
 mod tests {
     use crate::store::record::{REVISION_END, REVISION_START};

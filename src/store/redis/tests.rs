@@ -56,6 +56,7 @@ async fn passes_the_suite() {
     let server = RedisServer::start();
     let store = Arc::new(store(&server));
     suite::run(Arc::clone(&store) as Arc<dyn Store>).await;
+    suite::run_counts(Arc::clone(&store) as Arc<dyn Store>).await;
     let names = server.cli(&["CLIENT", "LIST"]);
     assert_eq!(names.matches("name=tokenward").count(), 1, "one connection for everyone: {names}");
 }
@@ -91,7 +92,8 @@ async fn passes_the_suite_as_a_user_who_may_do_only_what_is_listed() {
     replicated(&server).await;
     let store = Arc::new(store_with(config));
     assert_eq!(store.next_change().await, Change::Missed, "a subscription begins with what it missed");
-    suite::run(store).await;
+    suite::run(Arc::clone(&store) as Arc<dyn Store>).await;
+    suite::run_counts(store).await;
     assert_eq!(server.cli(&["ACL", "LOG"]), "", "nothing was refused");
 
     // And each of them is needed, but those that a test of this kind does not need.

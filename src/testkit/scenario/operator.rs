@@ -70,6 +70,7 @@ impl Cluster {
             connect_session_ttl: hour,
             state_ttl: hour,
             confirmation_ttl: hour,
+            open_sessions: 1000,
         };
         Arc::new(Broker::new(BTreeMap::from([(self.app(), Arc::new(app))]), deps, settings))
     }

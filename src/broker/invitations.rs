@@ -1,0 +1,86 @@
+//! Links given beside a refusal, so that a caller which asks again gets the same one.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::connect::StartedSession;
+use crate::domain::id::{CallerName, ConnectionKey};
+use crate::domain::time::Timestamp;
+
+/// Of one caller. Whoever has more gets a new link for some; the number of them that are open is another limit.
+const MOST_OF_A_CALLER: usize = 1000;
+
+type OfACaller = BTreeMap<ConnectionKey, StartedSession>;
+
+/// By caller, so that none can have another's forgotten.
+#[derive(Default)]
+pub(super) struct Invitations(Mutex<BTreeMap<CallerName, OfACaller>>);
+
+impl Invitations {
+    pub(super) fn given(&self, caller: &CallerName, key: &ConnectionKey) -> Option<StartedSession> {
+        self.all().get(caller)?.get(key).cloned()
+    }
+
+    /// Remembers a link. Where there are too many of the caller those go that have ended, or else the one that ends first.
+    pub(super) fn give(
+        &self,
+        caller: &CallerName,
+        key: ConnectionKey,
+        started: StartedSession,
+        now: Timestamp,
+    ) {
+        let mut all = self.all();
+        let given = all.entry(caller.clone()).or_default();
+        if given.len() >= MOST_OF_A_CALLER && !given.contains_key(&key) {
+            given.retain(|_, given| given.expires_at > now);
+        }
+        if given.len() >= MOST_OF_A_CALLER && !given.contains_key(&key) {
+            let first = given.iter().min_by_key(|(_, given)| given.expires_at).map(|(key, _)| key.clone());
+            first.map(|first| given.remove(&first));
+        }
+        given.insert(key, started);
+    }
+
+    fn all(&self) -> MutexGuard<'_, BTreeMap<CallerName, OfACaller>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::domain::id::{AppName, ConnectionName, SessionId};
+
+    fn caller(name: &str) -> CallerName {
+        CallerName::parse(name).expect("a name")
+    }
+
+    fn key(number: usize) -> ConnectionKey {
+        let connection = ConnectionName::parse(&format!("user-{number}")).expect("a name");
+        ConnectionKey { app: AppName::parse("outlook").expect("a name"), connection }
+    }
+
+    fn started(expires_at: Timestamp) -> StartedSession {
+        let id = SessionId::parse("session").expect("an id");
+        StartedSession { id, connect_url: String::new(), expires_at, remark: None }
+    }
+
+    #[test]
+    fn no_caller_has_another_s_link_forgotten() {
+        let (invitations, now) = (Invitations::default(), Timestamp::from_unix_seconds(1_800_000_000));
+        let at = |seconds: usize| now.plus(Duration::from_secs(u64::try_from(seconds).expect("small")));
+        invitations.give(&caller("a"), key(0), started(at(1)), now);
+        for number in 0..3 * MOST_OF_A_CALLER {
+            invitations.give(&caller("z"), key(number), started(at(number + 1)), now);
+        }
+        assert!(invitations.given(&caller("a"), &key(0)).is_some());
+        assert!(invitations.given(&caller("z"), &key(3 * MOST_OF_A_CALLER - 1)).is_some(), "the newest stay");
+        assert!(invitations.given(&caller("z"), &key(0)).is_none());
+        assert_eq!(invitations.all()[&caller("z")].len(), MOST_OF_A_CALLER);
+        // What has ended makes room.
+        invitations.give(&caller("z"), key(0), started(at(10_000)), at(5000));
+        assert_eq!(invitations.all()[&caller("z")].len(), 1);
+    }
+}

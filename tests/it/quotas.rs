@@ -1,0 +1,243 @@
+//! Everything that somebody can have made is counted against somebody, and there is a most of it: requests of every kind,
+//! connect sessions and admin consent sessions of a caller, authorize requests of a link.
+
+use std::time::Duration;
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::attacks_connect::press;
+use crate::http_client::{Answer, Browser, request, request_unix};
+use crate::world::{ALICE, Kept, Plan, Process, SYNC, World, text};
+
+const MOST_SESSIONS: usize = 20;
+/// What `src/broker/quota.rs` has.
+const MOST_CONSENTS: usize = 500;
+const MOST_CONSENTS_OF_TENANT: usize = 50;
+const MOST_STATES: usize = 4;
+const MOST_PRESSES: usize = 50;
+
+/// A caller by its Unix user beside the two that every world has.
+fn neighbour(lines: &str) -> String {
+    format!(
+        "[callers.neighbour]\n{lines}\nauthenticate = [{{ unix_user = {} }}]\n[[callers.neighbour.allow]]\napp = \"outlook\"\n\
+         connections = [\"neighbour/*\"]\nscopes = [\"Mail.Read\"]\nconnect = true\n",
+        rustix::process::getuid().as_raw()
+    )
+}
+
+async fn as_neighbour(world: &World, method: Method, path: &str, body: &Value) -> Answer {
+    let socket = world.folder.path().join("local.sock");
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    request_unix(&socket, method, path, &[("content-type", "application/json")], body)
+        .await
+        .expect("an answer")
+}
+
+fn is_over_the_limit(answer: &Answer) -> bool {
+    if answer.status != 429 {
+        return false;
+    }
+    let problem = answer.json();
+    assert_eq!(problem["code"], "rate_limited", "{problem}");
+    let after: u64 = answer.headers["retry-after"].to_str().expect("text").parse().expect("seconds");
+    assert!((1..=60).contains(&after) && problem["retry_after"] == after, "{problem}");
+    true
+}
+
+/// Requests that no route of the document is, and that count all the same.
+const BESIDE_THE_ROUTES: [(&str, &str); 7] = [
+    ("GET", "/v1/nowhere"),
+    ("GET", "/"),
+    ("GET", "/v1/apps/unknown/connections/x/token"),
+    ("GET", "/v1/apps/outlook/connections/a%2F..%2Fb/token"),
+    ("PUT", "/v1/connect-sessions"),
+    ("GET", "/v1/apps/outlook/connections?status=active&status=active"),
+    ("GET", "/v1/apps/outlook/connections?access_token=x"),
+];
+
+#[tokio::test]
+async fn every_request_takes_from_its_caller_s_bucket() {
+    let world = Plan::default().sections(&neighbour("rate_limit = 5")).start().await;
+    let document: Value = serde_json::from_str(include_str!("../../src/api/openapi.json")).expect("JSON");
+    let mut requests: Vec<(String, String)> =
+        BESIDE_THE_ROUTES.iter().map(|(method, path)| ((*method).to_owned(), (*path).to_owned())).collect();
+    for (path, operations) in document["paths"].as_object().expect("paths") {
+        for method in operations.as_object().expect("operations").keys() {
+            // The document is for everybody; `parameters` is no method.
+            if path != "/openapi.json" && method != "parameters" {
+                requests.push((method.to_ascii_uppercase(), path.clone()));
+            }
+        }
+    }
+    assert!(requests.len() > BESIDE_THE_ROUTES.len() + 8, "{requests:?}");
+    for (method, path) in requests {
+        let path = path
+            .replace("{app}", "outlook")
+            .replace("{connection}", "neighbour%2Fnobody")
+            .replace("{id}", &"0".repeat(43));
+        let method: Method = method.parse().expect("a method");
+        // The bucket fills, and is emptied by this alone.
+        world.pass(Duration::from_secs(60));
+        world
+            .until("the bucket is full again", async || {
+                let answer = as_neighbour(&world, method.clone(), &path, &Value::Null).await;
+                answer.status != 429
+            })
+            .await;
+        let mut taken = 1;
+        while !is_over_the_limit(&as_neighbour(&world, method.clone(), &path, &Value::Null).await) {
+            taken += 1;
+            assert!(taken < 2000, "{method} {path} takes nothing from its caller's bucket");
+        }
+        let of_others = world.api(Method::GET, "/v1/apps/outlook/connections", Value::Null).await;
+        assert_eq!(of_others.status, 200, "others are not limited");
+    }
+}
+
+async fn start_at(daemon: &Process, key: &str, connection: &str) -> Answer {
+    let body = json!({ "app": "outlook", "connection": connection }).to_string();
+    let bearer = format!("Bearer {key}");
+    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+    let url = format!("{}/v1/connect-sessions", daemon.local);
+    request(Method::POST, &url, &headers, body).await.expect("an answer")
+}
+
+#[tokio::test]
+async fn a_caller_has_so_many_open_sessions_over_all_replicas_and_through_restarts() {
+    for kept in [Kept::Embedded, Kept::Redis] {
+        let mut world = Plan::default()
+            .kept(kept)
+            .sections(&format!("{}[limits]\nopen_sessions = {MOST_SESSIONS}\n", neighbour("")))
+            .start()
+            .await;
+        let other = match kept {
+            Kept::Redis => Some(world.replica("other").await),
+            Kept::Embedded | Kept::Cluster => None,
+        };
+        let mut first = None;
+        for number in 0..MOST_SESSIONS {
+            let daemon = other.as_ref().filter(|_| number % 2 == 1).unwrap_or(&world.daemon);
+            let started = start_at(daemon, &world.key, &format!("user-{number}")).await;
+            assert_eq!(started.status, 201, "{number}: {}", started.text());
+            first.get_or_insert_with(|| started.json());
+        }
+        for daemon in std::iter::once(&world.daemon).chain(&other) {
+            let refused = start_at(daemon, &world.key, "one-more").await;
+            assert!(is_over_the_limit(&refused), "{} {}", refused.status, refused.text());
+            assert!(text(&refused.json(), "detail").contains("open connect sessions"), "{}", refused.text());
+        }
+        if let Some(redis) = &world.redis {
+            let counted = redis.cli(&["ZCARD", &format!("tokenward:counted:{{sessions/{SYNC}}}")]);
+            assert_eq!(counted, MOST_SESSIONS.to_string());
+            let records =
+                redis.cli(&["EVAL", "return #redis.call('KEYS', 'tokenward:pending:*session:*')", "0"]);
+            assert!(records.parse::<usize>().expect("a number") <= MOST_SESSIONS, "{records}");
+        }
+        // Another caller has its own.
+        let body = json!({ "app": "outlook", "connection": "neighbour/one" });
+        let of_another = as_neighbour(&world, Method::POST, "/v1/connect-sessions", &body).await;
+        assert_eq!(of_another.status, 201, "{}", of_another.text());
+
+        drop(other);
+        world.kill_and_restart().await;
+        assert!(is_over_the_limit(&start_at(&world.daemon, &world.key, "one-more").await));
+
+        // One that is over gives its place back.
+        let first = first.expect("there are many");
+        let mut browser = Browser::default();
+        world.sign_in(&mut browser, text(&first, "connect_url")).await;
+        let confirm = format!("/v1/connect-sessions/{}/confirm", text(&first, "id"));
+        let account = world.session(text(&first, "id")).await["account"].clone();
+        assert!(
+            is_over_the_limit(&start_at(&world.daemon, &world.key, "one-more").await),
+            "it is not over yet"
+        );
+        let account = json!({ "account": { "tid": account["tid"], "oid": account["oid"] } });
+        let confirmed = world.api(Method::POST, &confirm, account).await;
+        assert_eq!(confirmed.status, 200, "{}", confirmed.text());
+        world
+            .until("a session may be started", async || {
+                start_at(&world.daemon, &world.key, "one-more").await.status == 201
+            })
+            .await;
+        assert!(
+            is_over_the_limit(&start_at(&world.daemon, &world.key, "two-more").await),
+            "one place, not two"
+        );
+
+        // Nobody has to do anything for those that were never used.
+        world.pass(Duration::from_secs(24 * 3600));
+        world
+            .until("those that ended do not count", async || {
+                start_at(&world.daemon, &world.key, "two-more").await.status == 201
+            })
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_caller_has_so_many_admin_consent_sessions_and_of_one_tenant_fewer() {
+    let world = Plan::default().kept(Kept::Redis).sections(&neighbour("")).start().await;
+    let start = async |tenant: Option<String>| {
+        let mut body = json!({ "app": "outlook" });
+        if let Some(tenant) = tenant {
+            body["tenant"] = json!(tenant);
+        }
+        as_neighbour(&world, Method::POST, "/v1/admin-consent-sessions", &body).await
+    };
+    for number in 0..MOST_CONSENTS_OF_TENANT {
+        // However it is spelt.
+        let tenant = if number % 2 == 0 { "contoso.example" } else { "CONTOSO.example" };
+        let started = start(Some(tenant.to_owned())).await;
+        assert_eq!(started.status, 201, "{}", started.text());
+    }
+    let refused = start(Some("contoso.example".to_owned())).await;
+    assert!(is_over_the_limit(&refused), "{}", refused.text());
+    for number in MOST_CONSENTS_OF_TENANT..MOST_CONSENTS {
+        let tenant = (number % 2 == 0).then(|| format!("tenant-{number}.example"));
+        assert_eq!(start(tenant).await.status, 201, "{number}");
+    }
+    assert!(is_over_the_limit(&start(Some("one-more.example".to_owned())).await));
+    assert!(is_over_the_limit(&start(None).await));
+    let of_another = world.api(Method::POST, "/v1/admin-consent-sessions", json!({ "app": "outlook" })).await;
+    assert_eq!(of_another.status, 201, "another caller has its own: {}", of_another.text());
+}
+
+fn keys_of(world: &World, pattern: &str) -> usize {
+    let redis = world.redis.as_ref().expect("the world has one");
+    let counted = redis.cli(&["EVAL", "return #redis.call('KEYS', ARGV[1])", "0", pattern]);
+    counted.parse().unwrap_or_else(|_| panic!("{counted}"))
+}
+
+#[tokio::test]
+async fn a_link_pressed_over_and_over_leaves_a_few_records_and_the_last_presses_work() {
+    let world = Plan::default().kept(Kept::Redis).start().await;
+    world.entra.sign_in_as(ALICE);
+    let session = world.start_session(json!({ "app": "outlook", "connection": "alice" })).await;
+    let link = text(&session, "connect_url").to_owned();
+    let mut browser = Browser::default();
+    let mut pressed = Vec::new();
+    for number in 0..MOST_PRESSES {
+        let url = press(&mut browser, &session).await;
+        pressed.push(url);
+        let states = keys_of(&world, "tokenward:pending:{state:*");
+        assert!(states <= MOST_STATES, "{states} after {number} presses");
+    }
+    for _ in 0..20 {
+        let refused = browser.post(&link, "").await.expect("an answer");
+        assert_eq!(refused.status, 429, "{}", refused.text());
+        assert!(refused.text().contains("used too often"), "{}", refused.text());
+    }
+    assert_eq!(keys_of(&world, "tokenward:pending:{state:*"), MOST_STATES);
+
+    // Back, or another tab: an earlier press goes on. One from long before is told that it is over.
+    let base = world.base_url();
+    let away = |url: &str| !url.starts_with(&base) && !url.contains("/oauth2/");
+    let (_, page) = browser.follow(&pressed[0], away).await.expect("the way back");
+    assert_eq!(page.status, 400, "{}", page.text());
+    let earlier = &pressed[MOST_PRESSES - MOST_STATES];
+    let (_, page) = browser.follow(earlier, away).await.expect("the way back");
+    assert_eq!(page.status, 200, "{}", page.text());
+    assert_eq!(world.session(text(&session, "id")).await["state"], "awaiting_confirmation");
+}
