@@ -330,6 +330,14 @@ impl Problem {
             .hint(app_rejected_hint(&answer))
             .retry_after(retry_after)
             .answer(answer),
+            Refusal::StoreNearlyFull { retry_after } => Problem::new(
+                S::SERVICE_UNAVAILABLE,
+                "store_unavailable",
+                "The store is nearly full",
+                "what is left of tokenward's store is kept for connections, so no session can be started now",
+            )
+            .hint("the operator must give the store more room; connections serve and are renewed all the same")
+            .retry_after(retry_after),
             Refusal::StoreUnavailable { retry_after } => Problem::new(
                 S::SERVICE_UNAVAILABLE,
                 "store_unavailable",

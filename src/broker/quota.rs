@@ -154,6 +154,17 @@ impl Broker {
         }
     }
 
+    /// What can be refused goes before what cannot: the last of the store is for connections.
+    ///
+    /// # Errors
+    /// The store is nearly full.
+    pub(super) fn room(&self) -> Result<(), Refusal> {
+        match self.deps.repository.store().has_room() {
+            true => Ok(()),
+            false => Err(Refusal::StoreNearlyFull { retry_after: LONGEST_WAIT }),
+        }
+    }
+
     fn most_sessions(&self) -> usize {
         usize::try_from(self.settings().open_sessions).unwrap_or(usize::MAX)
     }
@@ -166,6 +177,7 @@ impl Broker {
         most: usize,
         what: &'static str,
     ) -> Result<(), Refusal> {
+        self.room()?;
         let (now, monotonic) = (self.deps.clock.now(), self.deps.clock.monotonic());
         let refused = |first: Timestamp| {
             let retry_after = first.since(now).clamp(Duration::from_secs(1), LONGEST_WAIT);

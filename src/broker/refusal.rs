@@ -99,6 +99,11 @@ pub enum Refusal {
         /// What it answered.
         answer: AuthorityError,
     },
+    /// 503: the store is nearly full, and what is left is for connections.
+    StoreNearlyFull {
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// 503: the store does not serve now.
     StoreUnavailable {
         /// When to come back.

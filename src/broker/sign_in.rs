@@ -184,6 +184,7 @@ impl Broker {
         binding: Option<&str>,
         asked: &mut Option<Asked>,
     ) -> Result<Begun, CannotBegin> {
+        self.room().map_err(CannotBegin::Unavailable)?;
         let well_formed = binding.filter(|binding| binding.len() == BINDING_LENGTH);
         let fresh = random_token(self.deps.random.as_ref());
         let hash = sha256_hex(well_formed.unwrap_or(&fresh).as_bytes());

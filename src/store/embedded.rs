@@ -20,6 +20,7 @@
 //! refused: an empty store must never pass for a lost one.
 
 mod counts;
+mod room;
 
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -40,6 +41,7 @@ use redb::{
 use tokio::sync::{mpsc, oneshot};
 
 use self::counts::COUNTED;
+use self::room::Room;
 use super::{
     Change, Committed, ConnectionPage, Counted, Deleted, Due, FLOOR_KEPT, Floor, LOWEST_FLOOR, LeaseAnswer,
     LeaseNonce, LeaseOf, MAX_PAGE, MOST_COUNTED, RecordOf, Revision, SEALED_HEAD, SealedPage, SealedRecord,
@@ -122,6 +124,7 @@ pub struct EmbeddedStore {
     writer: Option<JoinHandle<()>>,
     clock: Arc<dyn Clock>,
     identity: StoreIdentity,
+    room: Room,
 }
 
 impl EmbeddedStore {
@@ -138,7 +141,9 @@ impl EmbeddedStore {
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(|error| at(&path, error))?;
         let cache = config.cache_bytes;
-        Self::start(Box::new(move || open_file(&path, cache)), clock)
+        let mut store = Self::start(Box::new(move || open_file(&path, cache)), clock)?;
+        store.room = Room::on_the_disk_of(config.directory.clone());
+        Ok(store)
     }
 
     fn start(open: OpenDatabase, clock: Arc<dyn Clock>) -> Result<EmbeddedStore, StoreError> {
@@ -158,7 +163,14 @@ impl EmbeddedStore {
             .name("tokenward-store".into())
             .spawn(move || writer.run())
             .map_err(|error| StoreError::unavailable(OPENING, error))?;
-        Ok(EmbeddedStore { database, jobs: Some(sender), writer: Some(writer), clock, identity })
+        Ok(EmbeddedStore {
+            database,
+            jobs: Some(sender),
+            writer: Some(writer),
+            clock,
+            identity,
+            room: Room::default(),
+        })
     }
 
     /// What the file says of itself.
@@ -221,6 +233,10 @@ impl Store for EmbeddedStore {
             self.write("asking the store whether it serves", Work::Ping).await?;
             Ok(())
         })
+    }
+
+    fn has_room(&self) -> bool {
+        self.room.look(self.clock.monotonic())
     }
 
     /// The file carries its own name, and another one is refused at the start.

@@ -302,6 +302,10 @@ pub trait Store: Send + Sync {
     /// Answers once the store can serve.
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 
+    /// Whether there is room for what can be refused (a session, an authorize request). Where there is not, what is left is for
+    /// connections. As it was a few seconds ago; costs nothing.
+    fn has_room(&self) -> bool;
+
     /// An operator's word that what is there now is the store, though it is not the one that was there before. Where that
     /// cannot happen, nothing.
     fn adopt(&self) -> BoxFuture<'_, Result<(), StoreError>>;

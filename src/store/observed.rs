@@ -1,6 +1,7 @@
 //! A store that is watched: how often, how long and how well each operation ran.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::{
@@ -49,13 +50,15 @@ pub enum Risk {
     Persistence,
     /// A failover would find no replica.
     Replicas,
+    /// It is nearly full: what is left of it is kept for connections.
+    Full,
     /// It does not tell.
     Unknown,
 }
 
 impl Risk {
     /// Each of them.
-    pub const ALL: [Risk; 4] = [Risk::Eviction, Risk::Persistence, Risk::Replicas, Risk::Unknown];
+    pub const ALL: [Risk; 5] = [Risk::Eviction, Risk::Persistence, Risk::Replicas, Risk::Full, Risk::Unknown];
 
     /// The word for metrics and logs.
     pub fn as_str(self) -> &'static str {
@@ -63,10 +66,14 @@ impl Risk {
             Risk::Eviction => "eviction",
             Risk::Persistence => "persistence",
             Risk::Replicas => "replicas",
+            Risk::Full => "full",
             Risk::Unknown => "unknown",
         }
     }
 }
+
+const DISK_NEARLY_FULL: &str = "the disk of the embedded store is nearly full: new connect sessions are refused, and what is left is \
+                                for connections. Make room on it";
 
 /// Is told of every operation of a store.
 pub trait StoreObserver: Send + Sync {
@@ -87,12 +94,14 @@ pub struct Observed<S> {
     store: S,
     observer: Arc<dyn StoreObserver>,
     clock: Arc<dyn Clock>,
+    /// Whether it was said that there is no room, of a store that does not say it itself.
+    said_full: AtomicBool,
 }
 
 impl<S: Store> Observed<S> {
     /// Puts `observer` before `store`.
     pub fn new(store: S, observer: Arc<dyn StoreObserver>, clock: Arc<dyn Clock>) -> Self {
-        Observed { store, observer, clock }
+        Observed { store, observer, clock, said_full: AtomicBool::new(false) }
     }
 
     /// The store behind.
@@ -122,7 +131,21 @@ impl<S: Store> Store for Observed<S> {
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        // A shared one tells what is at risk at which server.
+        let is_full = !self.store.is_shared() && !self.store.has_room();
+        if self.said_full.swap(is_full, Ordering::Relaxed) != is_full {
+            let what = is_full.then_some(DISK_NEARLY_FULL);
+            match what {
+                Some(what) => tracing::warn!(risk = Risk::Full.as_str(), "{what}"),
+                None => tracing::info!(risk = Risk::Full.as_str(), "there is room on the store's disk again"),
+            }
+            self.observer.risk(Risk::Full, what);
+        }
         self.watch("ping", self.store.ping())
+    }
+
+    fn has_room(&self) -> bool {
+        self.store.has_room()
     }
 
     fn adopt(&self) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -70,7 +70,7 @@ use self::cluster::{Cluster, together};
 use self::connection::{Commands, Link, Live, Verdict, check_master, code_of, describe};
 use self::identity::Identity;
 pub use self::sentinel::Sentinels;
-use super::observed::StoreObserver;
+use super::observed::{Risk, StoreObserver};
 use super::{
     Change, Committed, ConnectionPage, Counted, Deleted, Due, FLOOR_KEPT, Floor, LOWEST_FLOOR, LeaseAnswer,
     LeaseNonce, LeaseOf, MAX_PAGE, MOST_COUNTED, Revision, SealedPage, Store, StoreError, StoredConnection,
@@ -694,6 +694,10 @@ impl Store for RedisStore {
             self.said.settle(std::iter::once(link.risks()), self.observer());
             Ok(())
         })
+    }
+
+    fn has_room(&self) -> bool {
+        !self.said.holds(Risk::Full)
     }
 
     fn adopt(&self) -> BoxFuture<'_, Result<(), StoreError>> {

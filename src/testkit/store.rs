@@ -850,6 +850,10 @@ impl Store for SimStore {
         Box::pin(async move { self.ask("asking the store whether it serves", Op::Ping).await.map(|_| ()) })
     }
 
+    fn has_room(&self) -> bool {
+        true
+    }
+
     fn adopt(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         self.ping()
     }

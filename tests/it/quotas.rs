@@ -167,7 +167,7 @@ async fn a_caller_has_so_many_open_sessions_over_all_replicas_and_through_restar
         );
 
         // Nobody has to do anything for those that were never used.
-        world.pass(Duration::from_secs(24 * 3600));
+        world.pass(Duration::from_secs(2 * 3600));
         world
             .until("those that ended do not count", async || {
                 start_at(&world.daemon, &world.key, "two-more").await.status == 201
@@ -240,4 +240,73 @@ async fn a_link_pressed_over_and_over_leaves_a_few_records_and_the_last_presses_
     let (_, page) = browser.follow(earlier, away).await.expect("the way back");
     assert_eq!(page.status, 200, "{}", page.text());
     assert_eq!(world.session(text(&session, "id")).await["state"], "awaiting_confirmation");
+}
+
+#[tokio::test]
+async fn a_store_that_is_nearly_full_starts_nothing_and_goes_on_renewing() {
+    let world = Plan::default().kept(Kept::Redis).sections(&neighbour("")).start().await;
+    world.connect("alice", ALICE).await;
+    let connection = json!({ "app": "outlook", "connection": "bob" });
+    let pressed = world.start_session(connection.clone()).await;
+    let opened = world.start_session(json!({ "app": "outlook", "connection": "carol" })).await;
+    let mut browser = Browser::default();
+    let under_way = press(&mut browser, &pressed).await;
+
+    let redis = world.redis.as_ref().expect("redis");
+    redis.cli(&["EVAL", "redis.call('SET', 'somebody-elses', string.rep('x', 20000000)) return 1", "0"]);
+    let memory = redis.cli(&["INFO", "memory"]);
+    let used = memory.lines().find_map(|line| line.trim().strip_prefix("used_memory:")).expect("it tells");
+    let used: u64 = used.parse().expect("a number");
+    let maxmemory = (used / 94 * 100).to_string();
+    assert_eq!(
+        redis.cli(&["CONFIG", "SET", "maxmemory", &maxmemory, "maxmemory-policy", "noeviction"]),
+        "OK"
+    );
+    let said = |is: u8| format!("tokenward_store_risk{{risk=\"full\"}} {is}\n");
+    world.pass(Duration::from_secs(60));
+    world.until("it is said", async || world.metrics().await.contains(&said(1))).await;
+
+    let refused = world.api(Method::POST, "/v1/connect-sessions", connection.clone()).await;
+    assert_eq!((refused.status.as_u16(), &refused.json()["code"]), (503, &json!("store_unavailable")));
+    assert!(text(&refused.json(), "title").contains("nearly full"), "{}", refused.text());
+    assert!(refused.headers.contains_key("retry-after"));
+    let refused = world.api(Method::POST, "/v1/admin-consent-sessions", json!({ "app": "outlook" })).await;
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    let refused = browser.post(text(&opened, "connect_url"), "").await.expect("an answer");
+    assert_eq!(refused.status, 503, "{}", refused.text());
+
+    // Whoever is at the authority comes back, and renewals are stored.
+    let base = world.base_url();
+    let away = |url: &str| !url.starts_with(&base) && !url.contains("/oauth2/");
+    let (_, page) = browser.follow(&under_way, away).await.expect("the way back");
+    assert_eq!(page.status, 200, "{}", page.text());
+    assert_eq!(world.session(text(&pressed, "id")).await["state"], "awaiting_confirmation");
+    world.outlive_tokens();
+    let before = world.token_calls("refresh_token");
+    assert_eq!(world.token("alice").await.status, 200, "{}", world.daemon.log());
+    assert!(world.token_calls("refresh_token") > before);
+
+    assert_eq!(redis.cli(&["CONFIG", "SET", "maxmemory", "0"]), "OK");
+    world
+        .until("there is room again", async || {
+            world.api(Method::POST, "/v1/connect-sessions", connection.clone()).await.status == 201
+        })
+        .await;
+}
+
+/// A Redis that grows to the memory it may have is ended by the kernel; rewriting its append-only file takes some beside.
+#[test]
+fn the_packaged_redis_stops_before_the_kernel_stops_it() {
+    let compose = include_str!("../../deploy/compose/compose.yaml");
+    let redis = compose.split("\n  redis:\n").nth(1).expect("it is there").split("\n  prometheus:").next();
+    let lines: Vec<&str> = redis.expect("it ends").lines().map(str::trim).collect();
+    let after = |word: &str| {
+        let at = lines.iter().position(|line| *line == word).unwrap_or_else(|| panic!("no {word}"));
+        lines[at + 1].trim_start_matches("- ")
+    };
+    let maxmemory: u64 = after("- --maxmemory").strip_suffix("mb").expect("MiB").parse().expect("a number");
+    let limit = lines.iter().find_map(|line| line.strip_prefix("mem_limit: ")).expect("it has one");
+    let limit: u64 = limit.strip_suffix('g').expect("GiB").parse().expect("a number");
+    assert!(maxmemory * 3 <= limit * 1024 * 2, "{maxmemory} MiB of {limit} GiB");
+    assert_eq!(after("- --maxmemory-policy"), "noeviction");
 }

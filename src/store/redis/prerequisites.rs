@@ -18,8 +18,10 @@ use super::connection::{Live, Verdict, describe};
 use crate::domain::text::one_line;
 use crate::store::observed::{Risk, StoreObserver};
 
-/// How often a server's `INFO` is looked at.
-pub(super) const LOOK: Duration = Duration::from_secs(60);
+/// How often a server's `INFO` is looked at: what callers may have made in that time must fit into [`ROOM_PERCENT`] of it.
+pub(super) const LOOK: Duration = Duration::from_secs(10);
+/// How much of `maxmemory` is kept for connections.
+const ROOM_PERCENT: i64 = 10;
 /// With Redis' own defaults one change is saved within an hour.
 const SAVED_WITHIN: i64 = 3600;
 
@@ -97,6 +99,19 @@ pub(super) fn risks(info: &str, has_failover: bool, now: i64) -> Risks {
             ),
         );
     }
+    let used = number("used_memory");
+    if maxmemory > 0
+        && matches!(policy.as_str(), "noeviction" | "")
+        && used > maxmemory / 100 * (100 - ROOM_PERCENT)
+    {
+        risks.insert(
+            Risk::Full,
+            format!(
+                "Redis uses {used} of {maxmemory} bytes (maxmemory): new connect sessions are refused, and the last {ROOM_PERCENT} % are for \
+                 connections. Raise maxmemory, or give tokenward a Redis of its own"
+            ),
+        );
+    }
     let (replicas, unsaved) = (number("connected_slaves"), number("rdb_changes_since_last_save"));
     let since = now.saturating_sub(number("rdb_last_save_time"));
     if number("aof_enabled") == 0
@@ -128,6 +143,11 @@ pub(super) fn risks(info: &str, has_failover: bool, now: i64) -> Risks {
 pub(super) struct Said(Mutex<Risks>);
 
 impl Said {
+    /// Whether this is at risk at any server.
+    pub(super) fn holds(&self, risk: Risk) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&risk)
+    }
+
     /// Takes up what was found at every server, and says what is news.
     pub(super) fn settle(
         &self,
@@ -175,6 +195,13 @@ mod tests {
             // Fields as Redis 6.2, 7.0, 8.2 and Valkey 9.1 have them.
             ("maxmemory:0\nmaxmemory_policy:allkeys-lru\n", false, &[]),
             ("maxmemory:3000000\nmaxmemory_policy:noeviction\n", false, &[]),
+            ("used_memory:2700000\nmaxmemory:3000000\nmaxmemory_policy:noeviction\n", false, &[]),
+            (
+                "used_memory:2700001\nmaxmemory:3000000\nmaxmemory_policy:noeviction\n",
+                false,
+                &[(Risk::Full, "2700001 of 3000000")],
+            ),
+            ("used_memory:2700001\nmaxmemory:0\nmaxmemory_policy:noeviction\n", false, &[]),
             (
                 "maxmemory:3000000\nmaxmemory_human:3M\nmaxmemory_policy:allkeys-lru\n",
                 false,

@@ -1,0 +1,68 @@
+//! Whether the disk has room for what can be refused.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// What is kept for connections: tens of thousands of commits.
+const KEPT_BYTES: u64 = 64 * 1024 * 1024;
+/// How often the disk is asked.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// What is known of a disk.
+#[derive(Default)]
+pub(super) struct Room {
+    directory: Option<PathBuf>,
+    /// When it was looked at, and whether there was room.
+    seen: Mutex<Option<(Duration, bool)>>,
+}
+
+impl Room {
+    pub(super) fn on_the_disk_of(directory: PathBuf) -> Self {
+        Room { directory: Some(directory), seen: Mutex::default() }
+    }
+
+    /// A disk that does not tell has room.
+    pub(super) fn look(&self, monotonic: Duration) -> bool {
+        let Some(directory) = &self.directory else { return true };
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, room)) = *seen
+            && monotonic.saturating_sub(at) < LOOK
+        {
+            return room;
+        }
+        let room = rustix::fs::statvfs(directory)
+            .map_or(true, |disk| is_enough(disk.f_bavail, disk.f_frsize, disk.f_blocks));
+        *seen = Some((monotonic, room));
+        room
+    }
+}
+
+/// A file system that counts no blocks at all tells nothing.
+fn is_enough(available: u64, block: u64, blocks: u64) -> bool {
+    blocks == 0 || available.saturating_mul(block) >= KEPT_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_with_little_left_has_no_room() {
+        for (available, block, blocks, enough) in [
+            (16_384, 4096, 1_000_000, true),
+            (16_383, 4096, 1_000_000, false),
+            (0, 4096, 1_000_000, false),
+            (0, 0, 0, true),
+            (u64::MAX, u64::MAX, 1, true),
+        ] {
+            assert_eq!(is_enough(available, block, blocks), enough, "{available} x {block}");
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let gone = Room::on_the_disk_of(folder.path().join("gone"));
+        assert!(gone.look(Duration::ZERO), "what does not tell has room");
+        let room = Room::on_the_disk_of(folder.path().to_owned());
+        *room.seen.lock().expect("ours") = Some((Duration::ZERO, false));
+        assert!(!room.look(LOOK - Duration::from_nanos(1)), "not asked for each session");
+    }
+}
