@@ -78,7 +78,17 @@ for name, service in compose["services"].items():
     for port in service.get("ports", []):
         assert str(port).startswith("127.0.0.1:"), f"{name}: port {port} is published beyond loopback"
 assert compose["networks"]["store"]["internal"] is True
+assert "./audit:/var/log/tokenward" in compose["services"]["tokenward"]["volumes"], "the audit stream has a file of its own"
+with open("deploy/compose/tokenward.toml") as source:
+    assert 'path = "/var/log/tokenward/audit.jsonl"' in source.read(), "the audit stream has a file of its own"
+with open("deploy/systemd/tokenward.service") as source:
+    unit = source.read()
+assert "LogRateLimitIntervalSec=0" in unit and "LogsDirectory=tokenward" in unit, "the journal drops nothing"
 PY
+fi
+
+if have logrotate "audit rotation"; then
+    check "audit rotation" logrotate --debug --state "$work/state" deploy/systemd/tokenward.logrotate
 fi
 
 if have shellcheck "shell scripts"; then

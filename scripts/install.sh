@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs tokenward on a machine with systemd: program, unit, runbook, the user `tokenward` and its directories.
+# Installs tokenward on a machine with systemd: program, unit, the audit's rotation, runbook, the user `tokenward` and its directories.
 # Safe to run again: it replaces program and unit, and touches no configuration, key or store that is there.
 #
 #   sudo scripts/install.sh                 # BINARY=… to choose the program, DESTDIR=… for packaging (then no user is made)
@@ -23,6 +23,7 @@ fi
 
 install -D -m 0755 "$binary" "$destdir/usr/bin/tokenward"
 install -D -m 0644 deploy/systemd/tokenward.service "$destdir/usr/lib/systemd/system/tokenward.service"
+install -D -m 0644 deploy/systemd/tokenward.logrotate "$destdir/etc/logrotate.d/tokenward"
 install -D -m 0644 deploy/RUNBOOK.md "$destdir/usr/share/doc/tokenward/RUNBOOK.md"
 install -D -m 0644 deploy/prometheus/tokenward.rules.yml "$destdir/usr/share/doc/tokenward/tokenward.rules.yml"
 if [ -n "$destdir" ]; then
@@ -37,6 +38,10 @@ install -d -m 0755 /etc/tokenward
 for directory in keyring credentials callers; do
     install -d -m 0700 -o tokenward -g tokenward "/etc/tokenward/$directory"
 done
+# For `tokenward check` before the first start; systemd moves it to where it keeps those of a dynamic user.
+if [ ! -e /var/log/tokenward ]; then
+    install -d -m 0700 -o tokenward -g tokenward /var/log/tokenward
+fi
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload
 fi

@@ -15,6 +15,8 @@ use crate::keyring::files;
 
 /// The directory whose surroundings are the packaged daemon's: store and sockets are where systemd puts them.
 const SYSTEM_DIRECTORY: &str = "/etc/tokenward";
+/// Where the packaged unit has a place for it that is kept and rotated.
+const SYSTEM_AUDIT: &str = "/var/log/tokenward/audit.jsonl";
 /// The first caller.
 const CALLER: &str = "cli";
 /// The first app.
@@ -239,7 +241,7 @@ impl Layout {
     fn render(&self, args: &Args, user: &str) -> String {
         let scopes: Vec<String> =
             args.scopes.split([' ', ',']).filter(|scope| !scope.is_empty()).map(quoted).collect();
-        let audit = if self.system { quoted("stdout") } else { self.value("audit.log") };
+        let audit = if self.system { quoted(SYSTEM_AUDIT) } else { self.value("audit.log") };
         format!(
             r#"# tokenward. `tokenward check` says what is wrong with this file; every key is explained in docs/configuration.md.
 
@@ -478,7 +480,7 @@ mod tests {
         assert_eq!(system.store, default.store);
         assert_eq!(system.listen, default.listen);
         assert_eq!(system.sealing, default.sealing);
-        assert_eq!(system.audit, default.audit);
+        assert_eq!(system.audit.sink, config::AuditSink::File(SYSTEM_AUDIT.into()));
         assert_eq!(system.apps[APP].client_id, "a\"b");
         assert_eq!(system.apps[APP].home_tenant.as_deref(), Some("contoso.com"));
         assert_eq!(system.apps[APP].scopes, ["offline_access", "openid", "Mail.Read"]);
