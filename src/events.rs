@@ -1,7 +1,10 @@
 //! One event in one place: what is counted, logged and audited of each thing that happens, so that the three never
 //! disagree.
 
-use std::collections::BTreeMap;
+mod damage;
+mod strangers;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -10,6 +13,7 @@ use crate::broker::revoke::Meant;
 use crate::broker::rewrap::Progress;
 use crate::broker::sign_in::{CallbackProblem, Finished};
 use crate::broker::{FailureReason, Mender, SessionFailure, SessionState};
+use crate::callers::{AuthenticationFailure, Callers};
 use crate::domain::account::Account;
 use crate::domain::cause::Cause;
 use crate::domain::connection::Status;
@@ -21,9 +25,13 @@ use crate::keyring::Replaced;
 use crate::lifecycle::Readiness;
 use crate::listener::{Origin, RequestId};
 use crate::refresh::{Observer, Swept};
+use crate::store::StoreError;
 use crate::store::observed::{OPERATIONS, Risk, StoreObserver};
-use crate::telemetry::audit::{Action, Audit, AuditEvent, Recorded};
+use crate::telemetry::audit::{Action, Audit, AuditEvent, Noted, Recorded};
 use crate::telemetry::metrics::{CacheResult, LeaseResult, Metrics, TokenRequestHandles};
+use crate::telemetry::sampler::Sampler;
+
+pub use strangers::Stranger;
 
 /// The dialect of the local API's own token route.
 const NATIVE: &str = "native";
@@ -76,17 +84,37 @@ pub struct Events {
     clock: Arc<dyn Clock>,
     /// Counters of each (app, caller), resolved once.
     handles: RwLock<BTreeMap<AppName, BTreeMap<CallerName, Arc<TokenRequestHandles>>>>,
+    strangers: Sampler<Stranger>,
+    /// What callers are refused, by action and code: one that asks for what it may not have pushes out nobody else's records.
+    refusals: Sampler<(CallerName, Action, &'static str)>,
 }
 
 impl Events {
     /// Events that go to these.
     pub fn new(metrics: Arc<Metrics>, audit: Arc<dyn Audit>, clock: Arc<dyn Clock>) -> Self {
-        Events { metrics, audit, clock, handles: RwLock::default() }
+        metrics.expect_strangers(Stranger::ALL.into_iter().map(Stranger::as_str));
+        let (strangers, refusals) = (Sampler::default(), Sampler::default());
+        Events { metrics, audit, clock, handles: RwLock::default(), strangers, refusals }
     }
 
-    /// A caller has a rule for an app: its series begin at 0.
-    pub fn expect(&self, app: &AppName, caller: &CallerName) {
-        self.handles(app, caller);
+    /// These are configured from now on: their series begin at 0, and those of whoever is not configured any more end.
+    pub fn expect<'a>(&self, apps: impl Iterator<Item = &'a AppName>, callers: &Callers, admins: &Callers) {
+        let apps: BTreeSet<AppName> = apps.cloned().collect();
+        let names = callers.iter().chain(admins.iter()).map(|caller| caller.name.clone()).collect();
+        self.metrics.rename(|known| {
+            known.apps.clone_from(&apps);
+            known.callers = names;
+        });
+        // Their counters may have ended.
+        self.handles.write().unwrap_or_else(PoisonError::into_inner).clear();
+        for app in &apps {
+            self.metrics.expect_app(app, &Endpoint::WORDS);
+        }
+        for caller in callers.iter() {
+            for rule in caller.policy.rules() {
+                self.handles(&rule.app, &caller.name);
+            }
+        }
     }
 
     /// A token was handed out.
@@ -107,23 +135,72 @@ impl Events {
         code: &'static str,
         elapsed: Duration,
     ) {
-        // A name that is no app's must not become a label: callers could make as many as they like.
-        if code == "app_not_found" {
-            self.metrics.token_request(None, Some(caller), NATIVE, code, elapsed);
-        } else {
-            self.handles(&key.app, caller).refused(code, elapsed);
+        self.metrics.token_request(Some(&key.app), Some(caller), NATIVE, code, elapsed);
+        if !self.is_told(caller, Action::Refused, code) {
+            return;
         }
         tracing::info!(request_id = %who.request_id, %caller, app = %key.app, connection = %key.connection, code, "a token was refused");
         self.record(self.of(who, Action::Refused, code).caller(caller).key(key).0).await;
     }
 
     /// Somebody whom we do not know.
-    pub async fn unauthenticated(&self, who: Who<'_>, reason: &'static str) {
+    pub fn unauthenticated(&self, who: Who<'_>, failure: AuthenticationFailure) {
         self.metrics.token_request(None, None, NATIVE, "caller_unauthenticated", Duration::ZERO);
-        tracing::warn!(request_id = %who.request_id, peer = who.origin.kind(), reason, "a request without a known credential was refused");
-        let mut event = self.of(who, Action::Refused, "caller_unauthenticated").0;
-        event.reason = Some(reason);
+        let (stranger, reason) = (Stranger::from(failure), failure.as_str());
+        if self.is_stranger_told(stranger) {
+            tracing::warn!(request_id = %who.request_id, peer = who.origin.kind(), reason, "a request without a known credential was refused");
+            self.note(who, stranger, None);
+        }
+    }
+
+    /// A browser was refused with a link, or with a callback that cannot be read.
+    pub fn browser_refused(&self, who: Who<'_>, stranger: Stranger, app: Option<&AppName>) {
+        if self.is_stranger_told(stranger) {
+            let (reason, app_name) = (stranger.reason(), app.map(AppName::as_str));
+            tracing::info!(request_id = %who.request_id, app = app_name, reason, "a browser was refused");
+            self.note(who, stranger, app);
+        }
+    }
+
+    /// Tells of what was too much to be told one by one. For a timer of a second, and for the end.
+    pub async fn sum_up(&self) {
+        let now = self.clock.monotonic();
+        for (stranger, suppressed) in self.strangers.sums(now) {
+            let reason = stranger.as_str();
+            tracing::warn!(reason, suppressed, "more strangers were refused than are told of one by one");
+            self.sum(stranger.record(self.clock.now()), suppressed).await;
+        }
+        for ((caller, action, code), suppressed) in self.refusals.sums(now) {
+            tracing::info!(%caller, ?action, code, suppressed, "a caller was refused more often than is told one by one");
+            let event = AuditEvent::new(self.clock.now(), action, code);
+            self.sum(Draft(event).caller(&caller).0, suppressed).await;
+        }
+    }
+
+    async fn sum(&self, mut event: AuditEvent, suppressed: u64) {
+        event.suppressed = Some(suppressed);
+        self.metrics.audit_suppressed(suppressed);
         self.record(event).await;
+    }
+
+    /// Counts a stranger; whether it is told of by itself.
+    fn is_stranger_told(&self, stranger: Stranger) -> bool {
+        self.metrics.stranger_refused(stranger.as_str());
+        self.strangers.is_told(stranger, self.clock.monotonic())
+    }
+
+    /// Has a stranger's record written, without waiting.
+    fn note(&self, who: Who<'_>, stranger: Stranger, app: Option<&AppName>) {
+        let mut event = stranger.record(self.clock.now()).from_request(who.origin, who.request_id);
+        event.app = app.cloned();
+        if self.audit.note(event) == Noted::NoRoom {
+            self.strangers.leave_out(stranger);
+        }
+    }
+
+    /// Whether what a caller asked for is told of by itself: always what was done, of what was refused the first few a second.
+    fn is_told(&self, caller: &CallerName, action: Action, code: &'static str) -> bool {
+        code == "ok" || self.refusals.is_told((caller.clone(), action, code), self.clock.monotonic())
     }
 
     /// A connect session was started, or was refused with `code`.
@@ -134,6 +211,9 @@ impl Events {
         key: &ConnectionKey,
         code: &'static str,
     ) {
+        if !self.is_told(caller, Action::ConnectStarted, code) {
+            return;
+        }
         tracing::info!(request_id = %who.request_id, %caller, app = %key.app, connection = %key.connection, code, "a connect session was asked for");
         self.record(self.of(who, Action::ConnectStarted, code).caller(caller).key(key).0).await;
     }
@@ -161,6 +241,9 @@ impl Events {
         session: &SessionId,
         code: &'static str,
     ) {
+        if !self.is_told(caller, Action::Confirmed, code) {
+            return;
+        }
         tracing::warn!(request_id = %who.request_id, %caller, code, "a confirmation was refused");
         let mut event = self.of(who, Action::Confirmed, code).caller(caller).0;
         event.session = Some(session.clone());
@@ -172,28 +255,27 @@ impl Events {
     pub async fn callback(&self, who: Who<'_>, app: &AppName, finished: &Finished) {
         let event = match finished {
             Finished::Session(session) if session.repeated => {
+                if !self.is_stranger_told(Stranger::RepeatedCallback) {
+                    return;
+                }
                 let (key, state) = (&session.key, session.state.as_str());
                 tracing::info!(request_id = %who.request_id, app = %key.app, connection = %key.connection, session = %session.id, state, "a browser repeated its callback");
                 return;
             }
             Finished::AdminConsent { repeated: true, .. } | Finished::Refused(CallbackProblem::UnderWay) => {
+                if !self.is_stranger_told(Stranger::RepeatedCallback) {
+                    return;
+                }
                 tracing::info!(request_id = %who.request_id, %app, "a browser repeated its callback");
                 return;
             }
             Finished::Refused(problem) => {
-                let reason = match problem {
-                    CallbackProblem::UnknownState => "unknown_state",
-                    CallbackProblem::AnotherBrowser => "another_browser",
-                    CallbackProblem::MixedUp => "mixed_up",
-                    CallbackProblem::Unavailable | CallbackProblem::UnderWay | CallbackProblem::Crowded => {
-                        "unavailable"
-                    }
-                };
-                tracing::warn!(request_id = %who.request_id, %app, reason, "a callback was refused");
-                let mut event = self.of(who, Action::ConnectFailed, "refused").0;
-                event.app = Some(app.clone());
-                event.reason = Some(reason);
-                event
+                let stranger = Stranger::from(problem);
+                if self.is_stranger_told(stranger) {
+                    tracing::warn!(request_id = %who.request_id, %app, reason = stranger.reason(), "a callback was refused");
+                    self.note(who, stranger, Some(app));
+                }
+                return;
             }
             Finished::AdminConsent { app, session, refused, .. } => {
                 let outcome = if refused.is_none() { "reported" } else { "refused" };
@@ -238,6 +320,9 @@ impl Events {
 
     /// A connection was deleted by a caller, or not.
     pub async fn deleted(&self, who: Who<'_>, caller: &CallerName, key: &ConnectionKey, code: &'static str) {
+        if !self.is_told(caller, Action::Deleted, code) {
+            return;
+        }
         tracing::info!(request_id = %who.request_id, %caller, app = %key.app, connection = %key.connection, code, "a connection was to be deleted");
         self.record(self.of(who, Action::Deleted, code).caller(caller).key(key).0).await;
     }
@@ -425,6 +510,10 @@ impl Events {
         }
         drop(known);
         let handles = Arc::new(self.metrics.token_request_handles(app, caller, NATIVE));
+        // (Of names that left the configuration while their request was under way.)
+        if !self.metrics.knows(app, caller) {
+            return handles;
+        }
         let mut known = self.handles.write().unwrap_or_else(PoisonError::into_inner);
         known.entry(app.clone()).or_default().entry(caller.clone()).or_insert(handles).clone()
     }
@@ -516,6 +605,7 @@ pub struct Counters {
     clock: Arc<dyn Clock>,
     /// By app, tenant and reason: when it began, and how many since.
     readiness: Readiness,
+    damage: damage::Told,
     verdicts: Mutex<BTreeMap<VerdictKind, (Duration, u64)>>,
 }
 
@@ -524,7 +614,8 @@ impl Counters {
     pub fn new(metrics: Arc<Metrics>, clock: Arc<dyn Clock>, readiness: Readiness) -> Self {
         metrics.expect_store_operations(&OPERATIONS);
         Risk::ALL.iter().for_each(|risk| metrics.store_risk(risk.as_str(), false));
-        Counters { metrics, clock, readiness, verdicts: Mutex::default() }
+        metrics.expect_damage(damage::kinds());
+        Counters { metrics, clock, readiness, damage: damage::Told::default(), verdicts: Mutex::default() }
     }
 }
 
@@ -588,6 +679,10 @@ impl StoreObserver for Counters {
         self.metrics.store_operation(operation, elapsed, error);
     }
 
+    fn corrupt(&self, error: &StoreError) {
+        self.unreadable(error);
+    }
+
     fn login(&self, secret: &'static str, is_refused: bool, since: Timestamp) {
         self.metrics.store_login(secret, is_refused, since);
     }
@@ -596,11 +691,6 @@ impl StoreObserver for Counters {
         self.metrics.store_risk(risk.as_str(), what.is_some());
         self.readiness.note(&format!("store {}", risk.as_str()), what);
     }
-}
-
-/// An app is configured: what is counted of it begins at 0.
-pub fn expect_app(metrics: &Metrics, app: &AppName) {
-    metrics.expect_app(app, &Endpoint::WORDS);
 }
 
 /// Counts one app's exchanges with its authority, and what the authority thinks of its credentials.

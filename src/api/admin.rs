@@ -21,7 +21,7 @@ use crate::broker::replicas::Replica;
 use crate::broker::revoke::Meant;
 use crate::broker::rewrap::{Against, Progress, ShownKeyring};
 use crate::broker::{Broker, Refusal};
-use crate::callers::{Credential, KeyUse, LiveCallers};
+use crate::callers::{AuthenticationFailure, Credential, KeyUse, LiveCallers};
 use crate::domain::choice::Choice;
 use crate::domain::id::{AppName, CallerName, ConnectionKey};
 use crate::domain::task::{BoxFuture, Tasks};
@@ -68,8 +68,8 @@ impl AdminApi {
         let who = Who { request_id: id, origin: request.peer.origin };
         let admin = match self.authenticate(&request) {
             Ok(admin) => admin,
-            Err(reason) => {
-                self.events.unauthenticated(who, reason).await;
+            Err(failure) => {
+                self.events.unauthenticated(who, failure);
                 return Err(Problem::unauthenticated());
             }
         };
@@ -282,15 +282,16 @@ impl AdminApi {
         upkeep::apps_shape(self.upkeep.credentials(), replicas.as_deref())
     }
 
-    fn authenticate(&self, request: &Request) -> Result<String, &'static str> {
-        let credential = credential(&request.headers, request.peer.origin).ok_or("malformed")?;
+    fn authenticate(&self, request: &Request) -> Result<String, AuthenticationFailure> {
+        let credential =
+            credential(&request.headers, request.peer.origin).ok_or(AuthenticationFailure::Malformed)?;
         if let Credential::UnixPeer { uid } = credential
             && self.own_uids.contains(&uid)
         {
             return Ok(format!("uid:{uid}"));
         }
         let admin = self.admins.load().authenticate(credential, self.clock.now());
-        admin.map(|admin| admin.name.to_string()).map_err(|failure| failure.as_str())
+        admin.map(|admin| admin.name.to_string())
     }
 }
 

@@ -38,7 +38,7 @@ use crate::broker::inspect::{ListRequest, ShownPage};
 use crate::broker::serve::TokenRequest;
 use crate::broker::{Broker, Refusal};
 use crate::callers::limit::{Admitted, Limiter};
-use crate::callers::{Caller, Credential, LiveCallers};
+use crate::callers::{AuthenticationFailure, Caller, Credential, LiveCallers};
 use crate::domain::id::{AppName, ConnectionKey, SessionId};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
@@ -138,9 +138,9 @@ impl LocalApi {
         let who = Who { request_id: id, origin: request.peer.origin };
         let caller = match self.authenticate(&request.headers, who.origin) {
             Ok(caller) => caller,
-            Err(reason) => {
+            Err(failure) => {
                 clean?;
-                self.events.unauthenticated(who, reason).await;
+                self.events.unauthenticated(who, failure);
                 return Err(Problem::unauthenticated());
             }
         };
@@ -234,9 +234,13 @@ impl LocalApi {
     }
 
     /// The caller, or the word for why there is none: that word is for the audit, outside they all look the same.
-    fn authenticate(&self, headers: &HeaderMap, origin: Origin) -> Result<Arc<Caller>, &'static str> {
-        let credential = credential(headers, origin).ok_or("malformed")?;
-        self.callers.load().authenticate(credential, self.clock.now()).map_err(|failure| failure.as_str())
+    fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        origin: Origin,
+    ) -> Result<Arc<Caller>, AuthenticationFailure> {
+        let credential = credential(headers, origin).ok_or(AuthenticationFailure::Malformed)?;
+        self.callers.load().authenticate(credential, self.clock.now())
     }
 
     async fn token(

@@ -338,6 +338,14 @@ impl Problem {
             )
             .hint("the operator must give the store more room; connections serve and are renewed all the same")
             .retry_after(retry_after),
+            Refusal::RecordDamaged => Problem::new(
+                S::SERVICE_UNAVAILABLE,
+                "record_damaged",
+                "What is stored cannot be used",
+                "what is stored of this is damaged, was tampered with, or is sealed with a key that is missing here",
+            )
+            .hint("tell the operator, whose log says which record it is; for a connection, starting a new connect session mends it where no backup does")
+            .retry_after(Duration::from_secs(60)),
             Refusal::StoreUnavailable { retry_after } => Problem::new(
                 S::SERVICE_UNAVAILABLE,
                 "store_unavailable",

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::broker::inspect::{Shown, ShownPage};
 use crate::broker::{FailureReason, Mender, SessionFailure, SessionState};
 use crate::domain::account::{Account, AccountId};
-use crate::domain::connection::Attempt;
+use crate::domain::connection::{Attempt, DAMAGED};
 
 /// An account as it is shown.
 #[derive(Serialize)]
@@ -153,6 +153,7 @@ impl ExplainShape {
         let advice = match (shown.profile.status.as_str(), shown.profile.status.reason()) {
             ("active", _) => match attempts.last() {
                 Some(last) if last.outcome == "unclear" => "The connection is active; the authority refuses its grant and does not say why. If other connections of the app work, it is this grant: it will count as ended by itself once that is certain, and the user may sign in again now. If none works, the operator must look at the app's registration and its client credential.".to_owned(),
+                Some(last) if last.outcome == DAMAGED => "The stored grant cannot be used: it is damaged, was tampered with, or its sealing key is missing (the attempt says which). The token that is held is served to its end. The operator must find out why (`deploy/RUNBOOK.md`, TokenwardRecordDamaged) and restore the key or the record; where neither can be had, the user signs in again: start a connect session.".to_owned(),
                 Some(last) if last.outcome != "ok" => format!(
                     "The connection is active; the last try failed for a reason that is not the user's ({}). Nothing to do for the user; tokenward tries again by itself.",
                     last.outcome

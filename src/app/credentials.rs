@@ -93,7 +93,11 @@ fn show_credentials(
     warnings: &mut Warnings,
     now: Timestamp,
 ) -> BTreeSet<Label> {
-    let mut there = BTreeSet::new();
+    let labels = |(app, reports): (&AppName, &Vec<CredentialReport>)| {
+        reports.iter().map(|one| (app.clone(), one.label.clone())).collect::<Vec<Label>>()
+    };
+    let there: BTreeSet<Label> = credentials.iter().flat_map(labels).collect();
+    metrics.rename(|names| names.credentials.clone_from(&there));
     for (app, reports) in credentials {
         for one in reports {
             metrics.credential_expiry(app, &one.label, one.standing.expires_at);
@@ -107,11 +111,9 @@ fn show_credentials(
             let secret = Secret::ClientCredential(app.clone(), one.label.clone());
             let expires_at = one.standing.expires_at.filter(|_| !one.standing.is_retired);
             warnings.look(secret, expires_at, now);
-            there.insert((app.clone(), one.label.clone()));
         }
     }
     for (app, label) in before.difference(&there) {
-        metrics.credential_gone(app, label);
         warnings.look(Secret::ClientCredential(app.clone(), label.clone()), None, now);
     }
     there

@@ -28,7 +28,7 @@ pub(super) enum Secret {
     /// Of a caller or an admin.
     ApiKey(CallerName, String),
     /// Of all listeners of this name, the one that ends first.
-    ListenerCertificate(String),
+    ListenerCertificate(&'static str),
     /// What the store is shown.
     StoreCertificate,
 }
@@ -99,18 +99,20 @@ impl Reloader {
         before: BTreeSet<(CallerName, String)>,
         warnings: &mut Warnings,
     ) -> BTreeSet<(CallerName, String)> {
-        let (mut there, now) = (BTreeSet::new(), self.ports.clock.now());
-        for used in self.callers.load().key_uses().into_iter().chain(self.admins.load().key_uses()) {
+        let now = self.ports.clock.now();
+        let mut uses = self.callers.load().key_uses();
+        uses.extend(self.admins.load().key_uses());
+        let there: BTreeSet<_> = uses.iter().map(|used| (used.caller.clone(), used.key.id.clone())).collect();
+        self.metrics.rename(|names| names.caller_keys.clone_from(&there));
+        for used in uses {
             let (caller, key) = (used.caller, used.key.id);
             self.metrics.caller_key_expiry(&caller, &key, used.key.expires_at);
             if let Some(at) = used.last_used_at {
                 self.metrics.caller_key_used(&caller, &key, at);
             }
-            warnings.look(Secret::ApiKey(caller.clone(), key.clone()), Some(used.key.expires_at), now);
-            there.insert((caller, key));
+            warnings.look(Secret::ApiKey(caller, key), Some(used.key.expires_at), now);
         }
         for (caller, key) in before.difference(&there) {
-            self.metrics.caller_key_gone(caller, key);
             warnings.look(Secret::ApiKey(caller.clone(), key.clone()), None, now);
         }
         there
@@ -152,7 +154,12 @@ impl Reloader {
             all.push(Ending { at, what: "API key", of, id });
         }
         for (listener, at) in self.tls.expiries() {
-            all.push(Ending { at: Some(at), what: "certificate", of: "listener".to_owned(), id: listener });
+            all.push(Ending {
+                at: Some(at),
+                what: "certificate",
+                of: "listener".to_owned(),
+                id: listener.to_owned(),
+            });
         }
         // Not on a thread that serves: a file may be on a mount that hangs.
         let running = self.running.load_full();

@@ -103,6 +103,7 @@ impl SealingKeyUses {
     /// Shows them. For a timer of a second: a use since the last look was now.
     pub(super) fn show(&mut self, keyring: &Keyring, metrics: &Metrics, now: Timestamp) {
         let keys = keyring.keys();
+        metrics.rename(|names| names.sealing_keys = keys.iter().map(|key| key.id.clone()).collect());
         for key in &keys {
             metrics.sealing_key_created(&key.id, key.created_at);
             let uses = key.uses();
@@ -111,13 +112,7 @@ impl SealingKeyUses {
                 metrics.sealing_key_used(&key.id, now);
             }
         }
-        self.0.retain(|id, _| {
-            let is_there = keys.iter().any(|key| key.id == *id);
-            if !is_there {
-                metrics.sealing_key_gone(id);
-            }
-            is_there
-        });
+        self.0.retain(|id, _| keys.iter().any(|key| key.id == *id));
     }
 }
 

@@ -52,7 +52,7 @@ const MOST_MEMORY: usize =
 pub(super) struct PreparedTls(Vec<Option<ReadTls>>);
 
 struct ReadTls {
-    name: String,
+    name: &'static str,
     config: ServerConfig,
     expires_at: Option<Timestamp>,
 }
@@ -60,7 +60,7 @@ struct ReadTls {
 /// The TLS in force, in the same order, and when the first certificate of each name expires.
 pub(super) struct LiveTls {
     tls: Vec<Option<Tls>>,
-    expiries: Mutex<BTreeMap<String, Timestamp>>,
+    expiries: Mutex<BTreeMap<&'static str, Timestamp>>,
 }
 
 /// Every listener, bound and not served yet.
@@ -117,11 +117,11 @@ pub(super) fn look_at_sockets(config: &ListenConfig, findings: &mut Findings<'_>
 
 impl PreparedTls {
     /// Of several listeners of one name, the one counts that ends first.
-    fn expiries(&self) -> BTreeMap<String, Timestamp> {
+    fn expiries(&self) -> BTreeMap<&'static str, Timestamp> {
         let mut expiries = BTreeMap::new();
         for tls in self.0.iter().flatten() {
             if let Some(at) = tls.expires_at {
-                let first = expiries.entry(tls.name.clone()).or_insert(at);
+                let first = expiries.entry(tls.name).or_insert(at);
                 *first = at.min(*first);
             }
         }
@@ -144,12 +144,12 @@ impl LiveTls {
 
     fn show(&self, metrics: &Metrics) {
         for (name, at) in self.expiries() {
-            metrics.tls_certificate_expiry(&name, at);
+            metrics.tls_certificate_expiry(name, at);
         }
     }
 
     /// When the certificates expire, by the listeners' names.
-    pub(super) fn expiries(&self) -> BTreeMap<String, Timestamp> {
+    pub(super) fn expiries(&self) -> BTreeMap<&'static str, Timestamp> {
         self.expiries.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -173,7 +173,12 @@ pub(super) fn bind(
     Ok(BoundListeners { public, local, admin, ops, tls: live })
 }
 
-fn tcp(name: &str, limits: Limits, address: SocketAddr, tls: Option<Tls>) -> Result<Bound, StartError> {
+fn tcp(
+    name: &'static str,
+    limits: Limits,
+    address: SocketAddr,
+    tls: Option<Tls>,
+) -> Result<Bound, StartError> {
     let limits = if tls.is_some() { limits.with_tls() } else { limits };
     let listener = ListenerConfig { tls, limits, ..ListenerConfig::new(name, Address::Tcp(address)) };
     Bound::bind(listener).map_err(|error| StartError::chain(&error))
@@ -181,7 +186,7 @@ fn tcp(name: &str, limits: Limits, address: SocketAddr, tls: Option<Tls>) -> Res
 
 /// The listeners of one kind: however many there are, they share one room.
 fn every(
-    name: &str,
+    name: &'static str,
     limits: Limits,
     listeners: &[Listener],
     next: &mut impl FnMut() -> Option<Tls>,
@@ -194,7 +199,7 @@ fn every(
 }
 
 fn internal(
-    name: &str,
+    name: &'static str,
     limits: &Limits,
     room: &Arc<Room>,
     listener: &Listener,
@@ -216,7 +221,7 @@ fn internal(
 }
 
 fn read(
-    name: &str,
+    name: &'static str,
     key: &str,
     tls: &config::Tls,
     secrets: &SecretReader,
@@ -239,7 +244,7 @@ fn read(
         .ok()?;
     let expires_at = ends(&certificate).first().copied();
     public_file::warn_of_a_certificate_s_time(&of_certificate, &tls.certificate, &certificate, now, findings);
-    Some(ReadTls { name: name.to_owned(), config, expires_at })
+    Some(ReadTls { name, config, expires_at })
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ use crate::domain::id::AppName;
 use crate::domain::random::Random;
 use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
-use crate::events::{Counters, Events, expect_app};
+use crate::events::{Counters, Events};
 use crate::journal::files::FileJournal;
 use crate::keyring::KeySource;
 use crate::keyring::files as keyring_files;
@@ -161,7 +161,8 @@ impl Daemon {
             None => None,
         };
         let store = store::open(prepared_store, &ports, counters.clone())?;
-        let mut repository = Repository::new(store.store.clone(), keyring.clone(), random.clone());
+        let repository = Repository::new(store.store.clone(), keyring.clone(), random.clone());
+        let mut repository = repository.with_damage_observer(counters.clone());
         if let Some(journal) = journal {
             repository = repository.with_journal(Arc::new(journal));
         }
@@ -190,14 +191,7 @@ impl Daemon {
             );
         }
         let (callers, admins) = (replaceable.callers, replaceable.admins);
-        for app in apps.keys() {
-            expect_app(&metrics, app);
-        }
-        for caller in callers.iter() {
-            for rule in caller.policy.rules() {
-                events.expect(&rule.app, &caller.name);
-            }
-        }
+        events.expect(apps.keys(), &callers, &admins);
         let callers = Arc::new(ArcSwap::from_pointee(callers));
         let broker = Broker::new(
             apps,
@@ -299,6 +293,7 @@ impl Daemon {
         watch::unstored(&daemon.parts);
         watch::changes(&daemon.parts);
         watch::sweep(&daemon.parts);
+        watch::sums(&daemon.parts);
         watch::revocations(&daemon.parts);
         token_hosts::watch(&daemon.parts);
         credentials::watch(&daemon.parts, metrics.clone());
@@ -386,6 +381,7 @@ async fn finished(parts: &Parts) {
     if let Err(error) = parts.broker.withdraw_report().await {
         tracing::debug!(%error, "other replicas take this one for live for a minute");
     }
+    parts.events.sum_up().await;
     parts.events.process(Action::Stopped).await;
     parts.store.close();
     parts.store_tasks.close_and_wait().await;

@@ -23,7 +23,7 @@ use crate::callers::{Callers, LiveCallers};
 use crate::config::{self, Config, Mistake};
 use crate::domain::id::AppName;
 use crate::domain::task::Tasks;
-use crate::events::{Events, expect_app};
+use crate::events::Events;
 use crate::keyring::Keyring;
 use crate::lifecycle::Readiness;
 use crate::refresh::Engine;
@@ -273,10 +273,9 @@ impl Reloader {
         // Apps before those who may ask for them. (The other way about for what goes: an app that is gone is "not found" a moment
         // before its rules are.)
         let (apps, authorities) = apps::install(apps, &before);
+        // The names that are counted first: what comes under one that is not known yet would be nobody's.
+        self.events.expect(apps.keys(), &callers, &admins);
         self.engine.reconfigure(engine_apps(&apps), engine_settings(&new));
-        for app in apps.keys() {
-            expect_app(&self.metrics, app);
-        }
         self.broker.reconfigure(apps, broker_settings(&new));
         // What the authority said of an app's credentials was not of one that is new.
         for (app, installed) in &authorities {
@@ -285,11 +284,6 @@ impl Reloader {
             }
         }
         self.authorities.store(Arc::new(authorities));
-        for caller in callers.iter() {
-            for rule in caller.policy.rules() {
-                self.events.expect(&rule.app, &caller.name);
-            }
-        }
         self.callers.store(Arc::new(callers.succeeding(&self.callers.load())));
         self.admins.store(Arc::new(admins.succeeding(&self.admins.load())));
         self.tls.replace(tls, &self.metrics);

@@ -28,7 +28,8 @@ pub(super) fn watch(parts: &Parts) {
                 // A replica that starts with this sends no secret at all.
                 Err(error) if !std::mem::replace(&mut is_told, true) => {
                     tracing::error!(%error, "the record of which token hosts secrets may be sent to does not open: restore it from a \
-                                             backup of the store, or the sealing key that it was sealed with");
+                                             backup of the store, or the sealing key that it was sealed with; \
+                                             or begin it anew with `tokenward credentials confirm APP HOST`");
                 }
                 Err(_) => {}
             }
@@ -69,8 +70,18 @@ impl Reloader {
             hosts.confirm(app.as_str(), host, now);
             Ok::<(), RepositoryError>(())
         };
-        let written =
-            self.repository.change_pending(Kind::TokenHosts, &FiledUnder::only(), now, KEPT, change).await?;
+        let id = FiledUnder::only();
+        let written = match self.repository.change_pending(Kind::TokenHosts, &id, now, KEPT, change).await {
+            // Nobody can read any more what was remembered. The operator's word begins a new record, with what is known here.
+            Err(error) if error.is_damage() => {
+                tracing::warn!(%app, host, %error, "the record of which token hosts secrets may be sent to is begun anew, with what this replica knows and the host that was confirmed");
+                let mut hosts = self.ports.token_hosts.take_up(&TokenHosts::default());
+                hosts.confirm(app.as_str(), host, now);
+                self.repository.put_pending(Kind::TokenHosts, &id, &hosts, now, KEPT).await?;
+                Some(hosts)
+            }
+            written => written?,
+        };
         if written.is_none() {
             return Err(Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) });
         }

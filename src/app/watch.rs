@@ -19,7 +19,6 @@ use crate::domain::id::AppName;
 use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
 use crate::events::Events;
-use crate::keyring::KeyId;
 use crate::lifecycle;
 use crate::refresh::Engine;
 use crate::repository::RepositoryError;
@@ -231,10 +230,10 @@ pub(super) fn seals(parts: &Parts, metrics: Arc<Metrics>) {
     let (broker, events, running) = (parts.broker.clone(), parts.events.clone(), parts.running.clone());
     let (clock, shutdown) = (parts.clock.clone(), parts.shutdown.clone());
     let look_after = async move {
-        let (mut rounds, mut shown) = (Rounds::default(), BTreeSet::new());
+        let mut rounds = Rounds::default();
         loop {
             let rate = f64::from(running.load().limits.rewrap_rate);
-            let looked = look_after_seals(&broker, &events, rate, &mut rounds, &metrics, &mut shown).await;
+            let looked = look_after_seals(&broker, &events, rate, &mut rounds, &metrics).await;
             let pause = looked.unwrap_or_else(|error| rounds.pause_after_failure(&error));
             tokio::select! {
                 () = clock.sleep(pause) => {}
@@ -251,25 +250,18 @@ pub(super) fn seals(parts: &Parts, metrics: Arc<Metrics>) {
     parts.tasks.spawn("look after what is sealed", Box::pin(look_after));
 }
 
-/// One count, and what comes of it; how long to wait for the next. `shown` are the keys that have a metric.
+/// One count, and what comes of it; how long to wait for the next.
 async fn look_after_seals(
     broker: &Broker,
     events: &Events,
     rate: f64,
     rounds: &mut Rounds,
     metrics: &Metrics,
-    shown: &mut BTreeSet<KeyId>,
 ) -> Result<Duration, RepositoryError> {
     broker.count_sealed().await?;
     let counts = broker.sealing_keys();
-    for (key, records, is_primary) in &counts {
-        metrics.sealing_key(key, *records, *is_primary);
-    }
-    let now: BTreeSet<KeyId> = counts.into_iter().map(|(key, ..)| key).collect();
-    for gone in shown.difference(&now) {
-        metrics.sealing_key_gone(gone);
-    }
-    *shown = now;
+    metrics
+        .sealing_keys(counts.iter().map(|(key, records, is_primary)| (key.as_str(), *records, *is_primary)));
     let left = broker.left_to_rewrap();
     if left == 0 {
         return Ok(rounds.pause_after_nothing());
@@ -281,6 +273,20 @@ async fn look_after_seals(
         events.rewrap_ended(progress).await;
     }
     Ok(rounds.pause_after(&pass))
+}
+
+/// Tells once a second of what was too much to be told one by one.
+pub(super) fn sums(parts: &Parts) {
+    let (events, clock, shutdown) = (parts.events.clone(), parts.clock.clone(), parts.shutdown.clone());
+    let sum_up = async move {
+        loop {
+            tokio::select! {
+                () = clock.sleep(Duration::from_secs(1)) => events.sum_up().await,
+                () = shutdown.soft().cancelled() => return,
+            }
+        }
+    };
+    parts.tasks.spawn("sum up what is not told one by one", Box::pin(sum_up));
 }
 
 /// Looks after connections before anybody asks.

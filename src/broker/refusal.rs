@@ -104,6 +104,8 @@ pub enum Refusal {
         /// When to come back.
         retry_after: Duration,
     },
+    /// 503: what is stored is there and cannot be used: damaged, tampered with, or sealed with a key that is missing.
+    RecordDamaged,
     /// 503: the store does not serve now.
     StoreUnavailable {
         /// When to come back.
@@ -142,6 +144,7 @@ impl Refusal {
     pub(crate) fn of_failure(failure: &Failure) -> Self {
         match failure {
             Failure::NotFound => Refusal::ConnectionNotFound,
+            Failure::Repository(error) if error.is_damage() => Refusal::RecordDamaged,
             Failure::Repository(_) => Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) },
             Failure::Authority(failure) => {
                 Refusal::of_disposition(failure.disposition, failure.answer.clone(), Duration::from_secs(2))
@@ -164,6 +167,9 @@ impl From<Denial> for Refusal {
 
 impl From<RepositoryError> for Refusal {
     fn from(error: RepositoryError) -> Self {
+        if error.is_damage() {
+            return Refusal::RecordDamaged;
+        }
         if error.is_outage() {
             tracing::debug!(%error, "a record could not be had");
         } else {
@@ -189,6 +195,7 @@ impl From<Refused<Refusal>> for Refusal {
             }
             Refused::SameTokenAgain { retry_after } => Refusal::SameTokenAgain { retry_after },
             Refused::TooManyForced(retry_after) => Refusal::TooManyForced { retry_after },
+            Refused::Damaged => Refusal::RecordDamaged,
             Refused::Store { retry_after } => Refusal::StoreUnavailable { retry_after },
         }
     }

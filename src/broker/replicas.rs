@@ -234,7 +234,7 @@ impl Broker {
             }
             // Sealed by a key that this replica lacks: the others have to hear of one that cannot open it. What they said is said
             // again within seconds.
-            Err(error @ RepositoryError::Sealed { .. }) => {
+            Err(error @ RepositoryError::Damaged(_)) => {
                 tracing::error!(%error, "what other replicas report cannot be read; they may seal with a key that this one lacks");
                 let mut list = Vec::new();
                 change(&mut list);

@@ -60,6 +60,9 @@ pub struct Attempt {
     pub answer: AuthorityError,
 }
 
+/// The outcome of a try that ended before the authority was asked: the stored grant cannot be used.
+pub const DAMAGED: &str = "record_damaged";
+
 /// How many attempts a connection remembers.
 pub const ATTEMPTS_KEPT: usize = 10;
 

@@ -146,15 +146,15 @@ impl Bound {
     }
 
     /// Its name.
-    pub fn name(&self) -> &str {
-        &self.config.name
+    pub fn name(&self) -> &'static str {
+        self.config.name
     }
 
     /// Serves until the soft stop, in tasks of its own: the listener is closed (and its socket file gone) once
     /// the soft stop was seen, its connections end when they have finished what is in flight.
     pub fn serve(self, handler: Arc<dyn Handler>, surroundings: Surroundings) {
         let tasks = Arc::clone(&surroundings.tasks);
-        let metrics = surroundings.metrics.listener(&self.config.name);
+        let metrics = surroundings.metrics.listener(self.config.name);
         let shared = Arc::new(Shared {
             name: self.config.name,
             handler,

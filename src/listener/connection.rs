@@ -32,7 +32,7 @@ const LINGER_BYTES: usize = 256 * 1024;
 
 /// What every connection of a listener shares.
 pub(super) struct Shared {
-    pub(super) name: String,
+    pub(super) name: &'static str,
     pub(super) handler: Arc<dyn Handler>,
     pub(super) limits: Limits,
     pub(super) surroundings: Surroundings,

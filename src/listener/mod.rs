@@ -63,7 +63,7 @@ pub enum Address {
 #[derive(Debug, Clone)]
 pub struct ListenerConfig {
     /// Its name in logs and metrics: `public`, `local`, `admin`, `ops`.
-    pub name: String,
+    pub name: &'static str,
     /// Where it listens.
     pub address: Address,
     /// Permissions of a Unix socket, 0o660 by default. Whoever may write to it may connect, so a socket whose
@@ -79,9 +79,9 @@ pub struct ListenerConfig {
 
 impl ListenerConfig {
     /// A plain listener with default limits.
-    pub fn new(name: impl Into<String>, address: Address) -> Self {
+    pub fn new(name: &'static str, address: Address) -> Self {
         let limits = Limits::DEFAULT;
-        ListenerConfig { name: name.into(), address, unix_mode: 0o660, tls: None, limits, room: None }
+        ListenerConfig { name, address, unix_mode: 0o660, tls: None, limits, room: None }
     }
 }
 

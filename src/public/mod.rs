@@ -32,7 +32,7 @@ use crate::domain::id::{AppName, SessionId};
 use crate::domain::random::Random;
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
-use crate::events::{Events, Who};
+use crate::events::{Events, Stranger, Who};
 use crate::keyring::Keyring;
 use crate::listener::{Handler, Request, RequestId, Response, response};
 
@@ -106,12 +106,12 @@ impl PublicSite {
     /// `GET /connect/{session}`: says what is asked and by whom; one button.
     async fn invitation(&self, id: &str, request: &Request) -> Response {
         let Ok(id) = SessionId::parse(id) else {
-            return self.page(StatusCode::NOT_FOUND, &Page::link_gone());
+            return self.cannot_begin(CannotBegin::Gone, request);
         };
         let binding = cookie::binding(&request.headers, &self.broker.base_url(), id.as_str());
         let view = match self.broker.session_view(&id, binding.as_deref()).await {
             Ok(view) => view,
-            Err(problem) => return self.cannot_begin(problem),
+            Err(problem) => return self.cannot_begin(problem, request),
         };
         if view.state != SessionState::Pending {
             // The browser that went through with it is told how it ended, anyone else only that it did.
@@ -120,7 +120,7 @@ impl PublicSite {
                     let page = failure::of_session(&view.state, view.gone_since, None);
                     self.page(StatusCode::GONE, &self.with_contact(page, &view.app))
                 }
-                false => self.cannot_begin(CannotBegin::Over(view.state)),
+                false => self.cannot_begin(CannotBegin::Over(view.state), request),
             };
         }
         let app = self.broker.app(&view.app).ok();
@@ -146,9 +146,10 @@ impl PublicSite {
     /// `POST /connect/{session}`: the button.
     async fn begin(&self, id: &str, request: &Request) -> Response {
         let Ok(id) = SessionId::parse(id) else {
-            return self.page(StatusCode::NOT_FOUND, &Page::link_gone());
+            return self.cannot_begin(CannotBegin::Gone, request);
         };
         if !cookie::is_same_site(&request.headers, &self.broker.base_url()) {
+            self.events.browser_refused(who(request), Stranger::LinkFromElsewhere, None);
             return self.page(StatusCode::FORBIDDEN, &Page::link_from_elsewhere());
         }
         let binding = cookie::binding(&request.headers, &self.broker.base_url(), id.as_str());
@@ -161,11 +162,20 @@ impl PublicSite {
                 }
                 response
             }
-            Err(problem) => self.cannot_begin(problem),
+            Err(problem) => self.cannot_begin(problem, request),
         }
     }
 
-    fn cannot_begin(&self, problem: CannotBegin) -> Response {
+    fn cannot_begin(&self, problem: CannotBegin, request: &Request) -> Response {
+        let stranger = match &problem {
+            CannotBegin::Gone | CannotBegin::Over(_) => Some(Stranger::UnknownLink),
+            CannotBegin::AnotherBrowser => Some(Stranger::LinkFromElsewhere),
+            CannotBegin::Barred(_) => Some(Stranger::BarredLink),
+            CannotBegin::Unavailable(_) => None,
+        };
+        if let Some(stranger) = stranger {
+            self.events.browser_refused(who(request), stranger, None);
+        }
         match problem {
             CannotBegin::Gone => self.page(StatusCode::NOT_FOUND, &Page::link_gone()),
             CannotBegin::AnotherBrowser => self.page(StatusCode::CONFLICT, &Page::another_browser()),
@@ -193,9 +203,9 @@ impl PublicSite {
             }
             CannotBegin::Unavailable(refusal) => {
                 let page = match refusal {
-                    Refusal::AppCredentialRejected { .. } | Refusal::AppRejected { .. } => {
-                        Page::operator_must_act()
-                    }
+                    Refusal::AppCredentialRejected { .. }
+                    | Refusal::AppRejected { .. }
+                    | Refusal::RecordDamaged => Page::operator_must_act(),
                     _ => Page::try_again_later(),
                 };
                 self.page(StatusCode::SERVICE_UNAVAILABLE, &page)
@@ -215,7 +225,10 @@ impl PublicSite {
         let parameters = match self.callback_parameters(&app, request).await {
             Ok(callback::Arrived::Here(parameters)) => parameters,
             Ok(callback::Arrived::Relay(url)) => return self.redirect(&url),
-            Err(callback::CannotRead::Wrong(page)) => return self.page(StatusCode::BAD_REQUEST, &page),
+            Err(callback::CannotRead::Wrong(page)) => {
+                self.events.browser_refused(who, Stranger::MalformedCallback, Some(&app));
+                return self.page(StatusCode::BAD_REQUEST, &page);
+            }
             Err(callback::CannotRead::NoRoom) => return self.overloaded(&request_id),
         };
         let admin = parameters.admin_consent;
@@ -308,6 +321,10 @@ impl Handler for PublicSite {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         response
     }
+}
+
+fn who(request: &Request) -> Who<'_> {
+    Who { request_id: &request.request_id, origin: request.peer.origin }
 }
 
 /// What the scopes mean, each thing once.

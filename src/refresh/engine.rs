@@ -171,7 +171,9 @@ pub enum Refused<E> {
     },
     /// Reports and challenges come faster than they may be answered.
     TooManyForced(Duration),
-    /// The store, or a record in it.
+    /// What is stored of it is there and cannot be used.
+    Damaged,
+    /// The store.
     Store {
         /// When to come back.
         retry_after: Duration,
@@ -980,6 +982,7 @@ fn too_slow<E>() -> Refused<E> {
 fn refused<E>(failure: &Failure) -> Refused<E> {
     match failure {
         Failure::NotFound => Refused::NotFound,
+        Failure::Repository(error) if error.is_damage() => Refused::Damaged,
         Failure::Repository(_) => Refused::Store { retry_after: Duration::from_secs(1) },
         Failure::Authority(failure) => match failure.disposition {
             Disposition::Reauthorize(reason, _) => {

@@ -15,7 +15,7 @@ use super::plan::{self, Want};
 use super::slots::{Failure, Recent, Slot, Trouble, Unchecked};
 use super::{due, sweep, unclear};
 use crate::authority::{Fate, RefreshRequest, Refreshed, RefusedAnswer, TokenAnswer};
-use crate::domain::connection::{Attempt, Profile, Status};
+use crate::domain::connection::{Attempt, DAMAGED, Profile, Status};
 use crate::domain::grant::Grant;
 use crate::domain::id::{AppName, ConnectionKey};
 use crate::domain::remarks::Remarks;
@@ -199,7 +199,7 @@ fn ever_changing(doing: &'static str) -> StoreError {
 
 fn store_does_not_answer(inner: &Inner, slot: &Slot, failure: Failure) -> Arc<Failure> {
     match &failure {
-        Failure::Repository(error) if error.is_outage() => {
+        Failure::Repository(error) if error.is_outage() || error.is_damage() => {
             tracing::debug!(%failure, "a connection could not be looked up");
         }
         _ => tracing::error!(%failure, "a connection could not be looked up"),
@@ -213,6 +213,20 @@ fn store_does_not_answer(inner: &Inner, slot: &Slot, failure: Failure) -> Arc<Fa
         state.unchecked = Some(Unchecked { asked_at, failure: failure.clone(), persists });
     }
     failure
+}
+
+/// Has `explain` say that the stored grant cannot be used: once, for it is found with each try.
+fn note_damage(inner: &Inner, slot: &Slot, error: &RepositoryError) {
+    let mut state = slot.state();
+    if state.attempts.last().is_none_or(|last| last.outcome != DAMAGED) {
+        state.remember(Attempt {
+            at: inner.deps.clock.now(),
+            action: "refresh".to_owned(),
+            outcome: DAMAGED.to_owned(),
+            conclusion: error.to_string(),
+            answer: AuthorityError::default(),
+        });
+    }
 }
 
 /// Uses the grant, unless somebody else has just done so, and stores what comes back before anyone sees it. Where another
@@ -630,6 +644,7 @@ async fn use_grant(
         Err(error) => {
             inner.breakers.not_called(&key.app, tenant.as_deref());
             lease.release(inner, key, true).await;
+            note_damage(inner, slot, &error);
             let failure = Arc::new(Failure::Repository(error));
             note_trouble(inner, slot, want, &failure, None);
             return Err(failure);

@@ -252,7 +252,7 @@ async fn tenant_of(inner: &Arc<Inner>, due: &Due) -> Result<Option<Option<String
         }
         Err(RepositoryError::Store(error @ StoreError::Unavailable { .. })) => Err(error),
         Err(error) => {
-            tracing::error!(app = %due.key.app, connection = %due.key.connection, %error, "a connection that is due cannot be read; it is left alone for an hour");
+            tracing::warn!(app = %due.key.app, connection = %due.key.connection, %error, "a connection that is due cannot be read; it is left alone for an hour");
             inner.deps.repository.store().schedule(&due.key, Some(soon(inner, TAKEN_UP * 60))).await?;
             Ok(None)
         }

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{ByKey, Connection, Repository, RepositoryError, count_keys, keys_of};
+use super::{ByKey, Connection, Owner, Repository, RepositoryError, count_keys, keys_of};
 use crate::domain::connection::SignIn;
 use crate::domain::grant::Grant;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -131,7 +131,7 @@ impl Repository {
             match self.open_entry(&name, &sealed) {
                 Ok(entry) => found.push(entry),
                 Err(error) => {
-                    tracing::error!(entry = name, %error, "an entry of the journal does not open and is left there: restore the sealing key that it names");
+                    tracing::warn!(entry = name, %error, "an entry of the journal does not open and is left there: restore the sealing key that it names");
                 }
             }
         }
@@ -143,12 +143,10 @@ impl Repository {
         name: &str,
         sealed: &[u8],
     ) -> Result<(ConnectionKey, Unstored), RepositoryError> {
-        let format = || RepositoryError::Format { owner: name.to_owned(), field: SCHEMA };
-        let bytes = self.keyring.open(&place(name), sealed).map_err(|source| RepositoryError::Sealed {
-            owner: name.to_owned(),
-            field: SCHEMA,
-            source,
-        })?;
+        let owner = || Owner::Journal(name.to_owned());
+        let format = || self.format_error(owner(), "entry");
+        let opened = self.keyring.open(&place(name), sealed);
+        let bytes = opened.map_err(|cause| self.sealed_error(owner(), "entry", cause))?;
         let wire: EntryWire<'_> = serde_json::from_slice(&bytes).map_err(|_| format())?;
         let key = ConnectionKey {
             app: AppName::parse(&wire.app).map_err(|_| format())?,

@@ -8,6 +8,7 @@
 //! 3. A grant is opened only by those who are about to use it: looking at a connection, or serving a token that is
 //!    held, never has a refresh token in memory.
 
+mod damage;
 mod filing;
 mod journal;
 mod pending;
@@ -18,6 +19,7 @@ mod wire;
 
 use std::sync::Arc;
 
+pub use damage::{Damage, DamageObserver, Owner};
 pub(crate) use filing::sha256_hex;
 pub use filing::{FiledUnder, SecretHash};
 pub use journal::Unstored;
@@ -35,7 +37,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::token::HeldToken;
 use crate::journal::{Journal, JournalError};
 use crate::keyring::Keyring;
-use crate::keyring::seal::{OpenError, Place};
+use crate::keyring::seal::Place;
 use crate::store::{Committed, Deleted, Floor, Revision, Store, StoreError, StoredConnection, Writer};
 
 /// How often a delete is overtaken by a sign-in before whoever asked is told.
@@ -54,30 +56,20 @@ pub enum RepositoryError {
     /// The journal's.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// The record is there and does not open: a missing key, damage, or somebody's tampering.
-    #[error("the stored {field} of {owner} is refused: {source}")]
-    Sealed {
-        /// Whose record.
-        owner: String,
-        /// Which field.
-        field: &'static str,
-        /// Why.
-        source: OpenError,
-    },
-    /// It opened and is not what this version writes.
-    #[error("the stored {field} of {owner} is of another format than this version reads")]
-    Format {
-        /// Whose record.
-        owner: String,
-        /// Which field.
-        field: &'static str,
-    },
+    /// The record is there and cannot be used: a missing key, damage, or somebody's tampering.
+    #[error(transparent)]
+    Damaged(Damage),
 }
 
 impl RepositoryError {
     /// Whether the store does not answer: that is said once, by whoever watches it, and not for each record.
     pub fn is_outage(&self) -> bool {
         matches!(self, RepositoryError::Store(StoreError::Unavailable { .. }))
+    }
+
+    /// Whether a record is there and cannot be used. That was counted and said where it was found.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, RepositoryError::Damaged(_) | RepositoryError::Store(StoreError::Corrupt { .. }))
     }
 }
 
@@ -166,18 +158,26 @@ pub struct Repository {
     keyring: Arc<Keyring>,
     random: Arc<dyn Random>,
     journal: Option<Arc<dyn Journal>>,
+    damage_observer: Arc<dyn DamageObserver>,
 }
 
 impl Repository {
     /// A repository over one store and one keyring.
     pub fn new(store: Arc<dyn Store>, keyring: Arc<Keyring>, random: Arc<dyn Random>) -> Self {
-        Repository { store, keyring, random, journal: None }
+        Repository { store, keyring, random, journal: None, damage_observer: Arc::new(damage::Untold) }
     }
 
     /// The same, with a journal for what the store does not take at once.
     #[must_use]
     pub fn with_journal(mut self, journal: Arc<dyn Journal>) -> Self {
         self.journal = Some(journal);
+        self
+    }
+
+    /// The same, with somebody who is told of records that cannot be used.
+    #[must_use]
+    pub fn with_damage_observer(mut self, observer: Arc<dyn DamageObserver>) -> Self {
+        self.damage_observer = observer;
         self
     }
 
@@ -193,7 +193,7 @@ impl Repository {
 
     /// Looks a connection up.
     pub async fn load(&self, key: &ConnectionKey) -> Result<Option<Loaded>, RepositoryError> {
-        match self.store.load(key).await? {
+        match self.store.load(key).await.map_err(|error| self.store_error(of(key), error))? {
             Some(stored) => Ok(Some(self.open(key, stored)?)),
             None => Ok(None),
         }
@@ -203,7 +203,7 @@ impl Repository {
     pub fn open_grant(&self, key: &ConnectionKey, loaded: &Loaded) -> Result<Option<Grant>, RepositoryError> {
         let generation = loaded.connection.revision.generation;
         let bytes = self.open_field(key, GRANT, generation, &loaded.sealed.grant)?;
-        wire::decode_grant(&bytes).ok_or_else(|| format_error(key, GRANT))
+        wire::decode_grant(&bytes).ok_or_else(|| self.format_error(of(key), GRANT))
     }
 
     /// Seals and stores what a user's sign-in brought, in the place of `before`, or of nothing, and says with which revision.
@@ -315,7 +315,7 @@ impl Repository {
             match self.open_profile(&key, &stored) {
                 Ok(profile) => listed.profiles.push((key.connection, profile)),
                 Err(error) => {
-                    tracing::error!(app = %key.app, connection = %key.connection, %error, "a stored connection does not open and is left out of the list");
+                    tracing::debug!(app = %key.app, connection = %key.connection, %error, "a stored connection does not open and is left out of the list");
                 }
             }
         }
@@ -325,7 +325,7 @@ impl Repository {
     fn open(&self, key: &ConnectionKey, stored: StoredConnection) -> Result<Loaded, RepositoryError> {
         let profile = self.open_profile(key, &stored)?;
         let bytes = self.open_field(key, TOKENS, stored.revision.generation, &stored.tokens)?;
-        let tokens = wire::decode_tokens(&bytes).ok_or_else(|| format_error(key, TOKENS))?;
+        let tokens = wire::decode_tokens(&bytes).ok_or_else(|| self.format_error(of(key), TOKENS))?;
         let connection = Connection { revision: stored.revision, profile, tokens };
         Ok(Loaded { connection, sealed: stored })
     }
@@ -336,10 +336,11 @@ impl Repository {
         stored: &StoredConnection,
     ) -> Result<Profile, RepositoryError> {
         let bytes = self.open_field(key, PROFILE, stored.revision.generation, &stored.profile)?;
-        let profile: Profile = serde_json::from_slice(&bytes).map_err(|_| format_error(key, PROFILE))?;
+        let profile: Profile =
+            serde_json::from_slice(&bytes).map_err(|_| self.format_error(of(key), PROFILE))?;
         // What stands outside the seal decides what a delete takes along.
         let same = profile.sign_in == stored.revision.sign_in;
-        if same { Ok(profile) } else { Err(format_error(key, PROFILE)) }
+        if same { Ok(profile) } else { Err(self.format_error(of(key), PROFILE)) }
     }
 
     fn open_field(
@@ -349,11 +350,8 @@ impl Repository {
         generation: u64,
         sealed: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, RepositoryError> {
-        self.keyring.open(&place(key, field, generation), sealed).map_err(|source| RepositoryError::Sealed {
-            owner: key.to_string(),
-            field,
-            source,
-        })
+        let opened = self.keyring.open(&place(key, field, generation), sealed);
+        opened.map_err(|cause| self.sealed_error(of(key), field, cause))
     }
 }
 
@@ -370,6 +368,6 @@ fn place<'a>(key: &'a ConnectionKey, field: &'static str, generation: u64) -> Pl
     Place { schema: CONNECTION, owner: (key.app.as_str(), key.connection.as_str()), field, generation }
 }
 
-fn format_error(key: &ConnectionKey, field: &'static str) -> RepositoryError {
-    RepositoryError::Format { owner: key.to_string(), field }
+fn of(key: &ConnectionKey) -> Owner {
+    Owner::Connection(key.clone())
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
-use super::{FiledUnder, Redeemed, Repository, RepositoryError, SecretHash, wire};
+use super::{FiledUnder, Owner, Redeemed, Repository, RepositoryError, SecretHash, wire};
 use crate::domain::time::Timestamp;
 use crate::keyring::seal::Place;
 
@@ -16,7 +16,7 @@ use crate::keyring::seal::Place;
 const CHANGE_TRIES: usize = 16;
 
 /// What a pending record is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// A connect session, by the hash of its id.
     ConnectSession,
@@ -45,7 +45,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn schema(self) -> &'static str {
+    pub(super) fn schema(self) -> &'static str {
         match self {
             Kind::ConnectSession => "session",
             Kind::State => "state",
@@ -219,7 +219,7 @@ impl Repository {
         let bytes = self.open_pending_bytes(kind, &id.name, &sealed)?;
         wire::decode_redeemed(&bytes)
             .map(Some)
-            .ok_or_else(|| RepositoryError::Format { owner: kind.schema().to_owned(), field: "pending" })
+            .ok_or_else(|| self.format_error(Owner::Pending(kind), "pending"))
     }
 
     /// Destroys the grant that waited under this hash.
@@ -253,11 +253,8 @@ impl Repository {
         id: &str,
         sealed: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, PendingError> {
-        self.keyring.open(&kind.place(id), sealed).map_err(|source| RepositoryError::Sealed {
-            owner: kind.schema().to_owned(),
-            field: "pending",
-            source,
-        })
+        let opened = self.keyring.open(&kind.place(id), sealed);
+        opened.map_err(|cause| self.sealed_error(Owner::Pending(kind), "pending", cause))
     }
 
     fn seal_pending<T: Serialize>(&self, kind: Kind, id: &str, value: &T) -> Vec<u8> {
@@ -273,8 +270,8 @@ impl Repository {
         sealed: Vec<u8>,
     ) -> Result<Taken<T>, PendingError> {
         let bytes = self.open_pending_bytes(kind, id, &sealed)?;
-        let value = serde_json::from_slice(&bytes)
-            .map_err(|_| RepositoryError::Format { owner: kind.schema().to_owned(), field: "pending" })?;
+        let value =
+            serde_json::from_slice(&bytes).map_err(|_| self.format_error(Owner::Pending(kind), "pending"))?;
         Ok(Taken { value, sealed, found_under: id.to_owned() })
     }
 }

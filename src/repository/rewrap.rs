@@ -52,7 +52,7 @@ impl Repository {
     /// Seals a record anew with the primary of now, if another key sealed it.
     ///
     /// # Errors
-    /// The store's; and [`RepositoryError::Sealed`] when the record does not open: it is left as it is.
+    /// The store's; and [`RepositoryError::Damaged`] when the record does not open: it is left as it is.
     pub async fn rewrap(&self, of: &RecordOf) -> Result<Rewrapped, RepositoryError> {
         match of {
             RecordOf::Connection(key) => self.rewrap_connection(key).await,
@@ -223,7 +223,9 @@ mod tests {
         let before = stored.clone();
         *stored.grant.last_mut().expect("some bytes") ^= 1;
         assert!(desk.store.reseal(&desk.key, &before, &stored).await.expect("serves"));
-        assert!(matches!(both.rewrap(&of).await, Err(RepositoryError::Sealed { field: GRANT, .. })));
+        assert!(
+            matches!(both.rewrap(&of).await, Err(RepositoryError::Damaged(damage)) if damage.field() == GRANT)
+        );
         // Nor where the key is not there at all.
         assert!(desk.with(&["key2"]).rewrap(&of).await.is_err());
         assert_eq!(desk.store.load(&desk.key).await.expect("serves"), Some(stored));

@@ -81,6 +81,11 @@ pub trait StoreObserver: Send + Sync {
     /// whose caller went away is not reported: nobody waited for its end.
     fn operation(&self, operation: &'static str, elapsed: Duration, error: bool);
 
+    /// A record was found that is none: not even its outer form can be read.
+    fn corrupt(&self, error: &StoreError) {
+        let _nobody_is_told = error;
+    }
+
     /// What a file holds that this process proves itself with (`secret` says which) is refused or cannot be used, and
     /// what was accepted before stays in use; or is in use from now on. Said when it changes.
     fn login(&self, secret: &'static str, is_refused: bool, since: Timestamp);
@@ -120,6 +125,9 @@ impl<S: Store> Observed<S> {
             let answer = work.await;
             let elapsed = self.clock.monotonic().saturating_sub(start);
             self.observer.operation(operation, elapsed, answer.is_err());
+            if let Err(error @ StoreError::Corrupt { .. }) = &answer {
+                self.observer.corrupt(error);
+            }
             answer
         })
     }

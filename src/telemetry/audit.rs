@@ -18,6 +18,7 @@
 //! | `scopes`, `expires_in` | what was handed out, and for how many seconds it lives |
 //! | `session` | the connect session |
 //! | `detail` | what an administrative act was about, such as `{"credential": "2026-11"}` |
+//! | `suppressed` | this record stands for so many of the same kind since the last such record, which are not told one by one; without `peer` and `request_id` |
 //! | `request_id` | the request, as in the log and in the caller's response |
 //! | `chain` | SHA-256 over the line before's `chain` and this line without it: a removed, added or changed line shows |
 //!
@@ -28,13 +29,16 @@
 //! 3. A request waits for that at most [`PATIENCE`]. Then its record counts as lost, once, and is logged; it is still
 //!    written if the sink comes to it.
 //! 4. What has its place in the queue is written, in order, also when the process stops in order.
+//! 5. Records of strangers (those with no right, or who did not show it) have a lane of their own, with its own room. They take no
+//!    place from the others, no write of others waits for more than [`CHUNK`] of them, and nobody waits for theirs; what has no
+//!    room is said to whoever came with it, who counts it and has it in a sum.
 //!
 //! The hard problem: a write for each record would be most of a hand-out's cost, and a write by the request itself could
 //! stop a thread that serves all the others. So one thread writes all that waits with one write, and then wakes those
 //! whose records these were, and nobody else: the more requests, the more of them share a write. A request that has put
 //! its record down lets all others that are ready do so before it wakes the thread, for waking is dearer than writing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -56,11 +60,16 @@ pub const PATIENCE: Duration = Duration::from_millis(250);
 /// Records that may wait to be written, and so the most that are written at once: more than requests are under way at a
 /// time. Beyond it requests wait for room.
 const QUEUE: usize = 4096;
+/// Records of strangers that may wait to be written.
+const STRANGERS: usize = 256;
+/// Records of strangers that are written at once, and so the most that another record waits for: some 5 kB, which a sink of 400 kB/s
+/// takes in 12 ms.
+const CHUNK: usize = 16;
 /// How long a stop waits for a sink that does not take what is left.
 const FLUSH: Duration = Duration::from_secs(2);
 
 /// What was done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// A token was handed out.
@@ -149,6 +158,9 @@ pub struct AuditEvent {
     /// What an administrative act was about. Names and ids only.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub detail: BTreeMap<&'static str, String>,
+    /// So many of the same kind are told by this record alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suppressed: Option<u64>,
     /// The request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
@@ -175,6 +187,7 @@ impl AuditEvent {
             expires_in: None,
             session: None,
             detail: BTreeMap::new(),
+            suppressed: None,
             request_id: None,
         }
     }
@@ -202,6 +215,20 @@ pub trait Audit: Send + Sync {
     /// Takes one record, at once: it is written also when what this returns is dropped. Completes when it is written, or
     /// after [`PATIENCE`] at the latest.
     fn record(&self, event: AuditEvent) -> BoxFuture<'_, Recorded>;
+
+    /// Takes a record of a stranger's, if its lane has room, and waits for nothing. Whoever is told that there was none has it
+    /// counted in the next sum.
+    fn note(&self, event: AuditEvent) -> Noted;
+}
+
+/// Whether a stranger's record has its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "one that has no place is to be counted"]
+pub enum Noted {
+    /// It will be written.
+    Taken,
+    /// It will not.
+    NoRoom,
 }
 
 /// Where an [`AuditWriter`] writes.
@@ -317,6 +344,10 @@ impl Audit for AuditWriter {
             }),
         }
     }
+
+    fn note(&self, event: AuditEvent) -> Noted {
+        self.queue.note(event)
+    }
 }
 
 impl Drop for AuditWriter {
@@ -380,6 +411,8 @@ struct Queue {
 struct Next {
     events: Vec<AuditEvent>,
     batch: Arc<Batch>,
+    /// In the lane of strangers. Nobody waits for these.
+    strangers: VecDeque<AuditEvent>,
     /// A writer that is at work looks again by itself, and one is woken once.
     writer_sleeps: bool,
     closed: bool,
@@ -387,7 +420,13 @@ struct Next {
 
 impl Queue {
     fn new(room: usize) -> Self {
-        let next = Next { events: Vec::new(), batch: Arc::default(), writer_sleeps: false, closed: false };
+        let next = Next {
+            events: Vec::new(),
+            batch: Arc::default(),
+            strangers: VecDeque::new(),
+            writer_sleeps: false,
+            closed: false,
+        };
         Queue { room, next: Mutex::new(next), came: Condvar::new(), taken: Notify::new() }
     }
 
@@ -407,10 +446,22 @@ impl Queue {
         Put::Into(Arc::clone(&next.batch))
     }
 
+    fn note(&self, event: AuditEvent) -> Noted {
+        let mut next = self.lock();
+        if next.closed || next.strangers.len() >= STRANGERS {
+            return Noted::NoRoom;
+        }
+        next.strangers.push_back(event);
+        drop(next);
+        self.wake_writer();
+        Noted::Taken
+    }
+
     /// Follows every put, sooner or later.
     fn wake_writer(&self) {
         let mut next = self.lock();
-        let wake = !next.events.is_empty() && std::mem::take(&mut next.writer_sleeps);
+        let wake =
+            !(next.events.is_empty() && next.strangers.is_empty()) && std::mem::take(&mut next.writer_sleeps);
         drop(next);
         if wake {
             self.came.notify_one();
@@ -452,10 +503,11 @@ impl Drop for WakesWriter<'_> {
 struct Reader(Arc<Queue>);
 
 impl Reader {
-    /// Waits for records and takes all there are, into the empty `events`. `None` when the queue is closed and empty.
-    fn take(&self, events: &mut Vec<AuditEvent>) -> Option<Arc<Batch>> {
+    /// Waits for records and takes all there are, into the empty `events`, and some of strangers, into the empty `strangers`. `None`
+    /// when the queue is closed and empty.
+    fn take(&self, events: &mut Vec<AuditEvent>, strangers: &mut Vec<AuditEvent>) -> Option<Arc<Batch>> {
         let mut next = self.0.lock();
-        while next.events.is_empty() {
+        while next.events.is_empty() && next.strangers.is_empty() {
             if next.closed {
                 return None;
             }
@@ -464,6 +516,8 @@ impl Reader {
         }
         next.writer_sleeps = false;
         std::mem::swap(events, &mut next.events);
+        let some = next.strangers.len().min(CHUNK);
+        strangers.extend(next.strangers.drain(..some));
         let batch = std::mem::take(&mut next.batch);
         drop(next);
         self.0.taken.notify_waiters();
@@ -477,33 +531,59 @@ impl Drop for Reader {
     }
 }
 
-/// The writer's thread: all that waits at once, then again.
+/// The writer's thread: all that waits at once, then some of what strangers left, then again.
 fn write_all(queue: &Reader, mut sink: Box<dyn Sink>, metrics: &Metrics) {
-    let mut chain = sink.last_chain().unwrap_or_else(|| "0".repeat(64));
-    let mut seq = 0_u64;
-    let (mut events, mut lines) = (Vec::new(), Vec::new());
-    let mut failing = false;
-    while let Some(batch) = queue.take(&mut events) {
-        let records = events.len() as u64;
-        let mut next = chain.clone();
-        lines.clear();
-        for event in events.drain(..) {
-            seq += 1;
-            append(&mut lines, seq, &event, &mut next);
+    let chain = sink.last_chain().unwrap_or_else(|| "0".repeat(64));
+    let mut stream = Stream { sink, chain, seq: 0, lines: Vec::new(), failing: false };
+    let (mut events, mut strangers) = (Vec::new(), Vec::new());
+    while let Some(batch) = queue.take(&mut events, &mut strangers) {
+        if !events.is_empty() {
+            let records = events.len() as u64;
+            let outcome = stream.write(&mut events);
+            batch.finish(outcome, records, |lost| metrics.audit_lost(lost));
         }
-        match sink.write(&lines) {
+        if !strangers.is_empty() {
+            let records = strangers.len() as u64;
+            if stream.write(&mut strangers) == Recorded::Lost {
+                metrics.audit_lost(records);
+            }
+        }
+    }
+}
+
+/// The lines of one process's life.
+struct Stream {
+    sink: Box<dyn Sink>,
+    /// The last line's, of those that were written.
+    chain: String,
+    seq: u64,
+    lines: Vec<u8>,
+    failing: bool,
+}
+
+impl Stream {
+    /// Writes these records with one write, and leaves none behind.
+    fn write(&mut self, events: &mut Vec<AuditEvent>) -> Recorded {
+        let records = events.len();
+        let mut chain = self.chain.clone();
+        self.lines.clear();
+        for event in events.drain(..) {
+            self.seq += 1;
+            append(&mut self.lines, self.seq, &event, &mut chain);
+        }
+        match self.sink.write(&self.lines) {
             Ok(()) => {
-                batch.finish(Recorded::Written, records, |_| {});
-                chain = next;
-                if std::mem::take(&mut failing) {
+                self.chain = chain;
+                if std::mem::take(&mut self.failing) {
                     tracing::info!("the audit log can be written again");
                 }
+                Recorded::Written
             }
             Err(error) => {
-                batch.finish(Recorded::Lost, records, |lost| metrics.audit_lost(lost));
-                if !std::mem::replace(&mut failing, true) {
+                if !std::mem::replace(&mut self.failing, true) {
                     tracing::error!(%error, records, "audit records were lost; trying on with the next ones");
                 }
+                Recorded::Lost
             }
         }
     }
@@ -728,6 +808,11 @@ impl Audit for AuditMemory {
     fn record(&self, event: AuditEvent) -> BoxFuture<'_, Recorded> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(event);
         Box::pin(std::future::ready(Recorded::Written))
+    }
+
+    fn note(&self, event: AuditEvent) -> Noted {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+        Noted::Taken
     }
 }
 
@@ -982,6 +1067,56 @@ mod tests {
         drop(told.go_on);
         assert_eq!([first.await, second.await, third.await], [Recorded::Written; 3]);
         assert_eq!(lost(&told.metrics), "0");
+    }
+
+    #[tokio::test]
+    async fn strangers_take_no_room_and_others_wait_for_no_more_than_a_chunk_of_theirs() {
+        let mut told = told(2);
+        let first = record(&told.writer, "user-1");
+        assert_eq!(told.begun.recv().await, Some(1));
+        let noted = (0..1000).filter(|_| told.writer.note(event("stranger")) == Noted::Taken).count();
+        assert_eq!(noted, STRANGERS, "the rest is said to have no room");
+        let second = record(&told.writer, "user-2");
+        told.go_on.send(Ok(())).expect("told");
+        assert_eq!(first.await, Recorded::Written);
+        assert_eq!(told.begun.recv().await, Some(1), "before those of strangers, though these came first");
+        told.go_on.send(Ok(())).expect("told");
+        assert_eq!(second.await, Recorded::Written, "and answered before those are written");
+        assert_eq!(told.begun.recv().await, Some(CHUNK));
+        let third = record(&told.writer, "user-3");
+        told.go_on.send(Ok(())).expect("told");
+        assert_eq!(told.begun.recv().await, Some(1), "its turn comes after one chunk");
+        told.go_on.send(Ok(())).expect("told");
+        assert_eq!(third.await, Recorded::Written);
+        // All that was taken is written, also at the end.
+        drop(told.go_on);
+        drop(told.writer);
+        let mut left = 0;
+        while let Some(written) = told.begun.recv().await {
+            assert!(written <= CHUNK);
+            left += written;
+        }
+        assert_eq!(left, STRANGERS - CHUNK);
+        assert_eq!(lost(&told.metrics), "0");
+    }
+
+    #[tokio::test]
+    async fn the_chain_and_the_numbers_go_through_both_lanes() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("audit.log");
+        let (clock, metrics) = parts();
+        let writer = AuditWriter::open(&AuditSink::File(path.clone()), clock, metrics).expect("open");
+        for each in 0..100 {
+            assert_eq!(writer.note(event("stranger")), Noted::Taken);
+            let mut sum = event("sum");
+            sum.suppressed = Some(each + 1);
+            assert_eq!(writer.record(sum).await, Recorded::Written);
+        }
+        drop(writer);
+        let log = std::fs::read_to_string(&path).expect("text");
+        let found = verify(log.as_bytes(), Some(&"0".repeat(64))).expect("read");
+        assert_eq!((found.lines, &found.flaws[..]), (200, &[][..]));
+        assert!(log.contains(r#""suppressed":100"#), "{log}");
     }
 
     #[tokio::test]

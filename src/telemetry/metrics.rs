@@ -1,20 +1,17 @@
 //! Every metric, worded by event. The names in product.md are a contract; the rest may change.
 //!
 //! Invariants:
-//! 1. Labels come from configuration (apps, callers, keys) or from enums in code, never from a request.
+//! 1. Labels are names that are configured now, or words of the code, never text of a request ([`series`](super::series)).
 //! 2. A time until expiry is worked out when it is read, so it is never stale.
 //! 3. Handles that a hot path needs are resolved once ([`TokenRequestHandles`], [`ListenerMetrics`]).
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
-use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
-};
+use prometheus::{Gauge, Histogram, IntCounter, IntGauge, Opts, Registry, TextEncoder};
 
 use crate::domain::cause::Cause;
 use crate::domain::connection::Status;
@@ -22,6 +19,7 @@ use crate::domain::credential::CredentialState;
 use crate::domain::id::{AppName, CallerName};
 use crate::domain::time::Timestamp;
 use crate::domain::verdict::{BlockReason, Disposition, ReauthReason};
+use crate::telemetry::series::{self, Ends, Family, Known, Label, Names, UNKNOWN};
 
 /// From a cache hit (tens of microseconds) to a caller's longest wait (15 s).
 const REQUEST_BUCKETS: &[f64] = &[
@@ -33,6 +31,11 @@ const AUTHORITY_BUCKETS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 
 /// From a map in memory to a Redis that times out.
 const STORE_BUCKETS: &[f64] =
     &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
+
+type Counters = Family<IntCounter>;
+type IntGauges = Family<IntGauge>;
+type Gauges = Family<Gauge>;
+type Histograms = Family<Histogram>;
 
 /// What became of a look into the token cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,9 +80,9 @@ pub enum ConnectionRefusal {
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Expiring {
-    Credential(String, String),
-    TlsCertificate(String),
-    CallerKey(String, String),
+    Credential(AppName, String),
+    TlsCertificate(&'static str),
+    CallerKey(CallerName, String),
     StoreCertificate(&'static str),
 }
 
@@ -87,59 +90,81 @@ enum Expiring {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    token_requests: IntCounterVec,
-    token_request_duration: HistogramVec,
+    known: Arc<Known>,
+    families: Vec<Box<dyn Ends>>,
+    token_requests: Counters,
+    token_request_duration: Histograms,
     cache_hits: IntCounter,
     cache_misses: IntCounter,
     cache_stale: IntCounter,
-    refreshes: IntCounterVec,
-    refresh_duration: HistogramVec,
+    refreshes: Counters,
+    refresh_duration: Histograms,
     store_reachable: IntGauge,
     sweep_shards: IntGauge,
     sweep_begun: IntCounter,
     sweep_waiting: IntGauge,
     sweep_last: Gauge,
-    verdicts: IntCounterVec,
-    lease_attempts: IntCounterVec,
-    upstream_budget: IntCounterVec,
-    connections: IntGaugeVec,
-    credential_expiry: GaugeVec,
-    credential_expiry_unknown: IntGaugeVec,
-    credential_state: IntGaugeVec,
-    credential_last_used: GaugeVec,
-    tls_certificate_expiry: GaugeVec,
-    caller_key_expiry: GaugeVec,
-    caller_key_last_used: GaugeVec,
-    sealing_key_records: IntGaugeVec,
-    sealing_key_created: GaugeVec,
-    sealing_key_last_used: GaugeVec,
-    sealing_key_primary: IntGaugeVec,
-    authority_requests: IntCounterVec,
-    authority_request_duration: HistogramVec,
-    store_operation_duration: HistogramVec,
-    store_errors: IntCounterVec,
-    store_risk: IntGaugeVec,
-    store_login_refused: IntGaugeVec,
-    store_login_taken: GaugeVec,
-    store_certificate_expiry: GaugeVec,
-    config_reloads: IntCounterVec,
+    verdicts: Counters,
+    lease_attempts: Counters,
+    upstream_budget: Counters,
+    connections: IntGauges,
+    credential_expiry: Gauges,
+    credential_expiry_unknown: IntGauges,
+    credential_state: IntGauges,
+    credential_last_used: Gauges,
+    tls_certificate_expiry: Gauges,
+    caller_key_expiry: Gauges,
+    caller_key_last_used: Gauges,
+    sealing_key_records: IntGauges,
+    sealing_key_created: Gauges,
+    sealing_key_last_used: Gauges,
+    sealing_key_primary: IntGauges,
+    authority_requests: Counters,
+    authority_request_duration: Histograms,
+    store_operation_duration: Histograms,
+    store_errors: Counters,
+    store_risk: IntGauges,
+    store_login_refused: IntGauges,
+    store_login_taken: Gauges,
+    store_certificate_expiry: Gauges,
+    config_reloads: Counters,
     config_last_reload: Gauge,
     audit_lost: IntCounter,
-    http_requests: IntCounterVec,
-    http_connections: IntGaugeVec,
-    http_connections_refused: IntCounterVec,
+    audit_suppressed: IntCounter,
+    strangers_refused: Counters,
+    record_damage: Counters,
+    http_requests: Counters,
+    http_connections: IntGauges,
+    http_connections_refused: Counters,
     panics: IntCounter,
     expiries: Mutex<BTreeMap<Expiring, Timestamp>>,
 }
 
 /// Registers metrics under their prefix; a name can only clash by a mistake in this file.
-struct Register<'a>(&'a Registry);
+struct Register {
+    registry: Registry,
+    known: Arc<Known>,
+    families: Mutex<Vec<Box<dyn Ends>>>,
+}
 
-impl Register<'_> {
+impl Register {
     fn put<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
         let collector = made.expect("names and labels are literals of this file");
-        self.0.register(Box::new(collector.clone())).expect("every name is registered once");
+        self.registry.register(Box::new(collector.clone())).expect("every name is registered once");
         collector
+    }
+
+    fn family<M: Collector + Clone + 'static>(
+        &self,
+        (name, help): (&str, &str),
+        labels: &'static [&'static str],
+        make: fn(Opts, &'static [f64]) -> prometheus::Result<M>,
+        buckets: &'static [f64],
+    ) -> Family<M> {
+        let name = format!("tokenward_{name}");
+        let family = Family::new(self.known.clone(), (&name, help), labels, make, buckets);
+        self.families.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(family.clone()));
+        self.put(Ok(family))
     }
 
     fn opts(name: &str, help: &str) -> Opts {
@@ -150,47 +175,51 @@ impl Register<'_> {
         self.put(IntCounter::with_opts(Self::opts(name, help)))
     }
 
-    fn counters(&self, name: &str, labels: &[&str], help: &str) -> IntCounterVec {
-        self.put(IntCounterVec::new(Self::opts(name, help), labels))
+    fn counters(&self, name: &str, labels: &'static [&'static str], help: &str) -> Counters {
+        self.family((name, help), labels, |opts, _| IntCounter::with_opts(opts), &[])
     }
 
     fn gauge(&self, name: &str, help: &str) -> Gauge {
         self.put(Gauge::with_opts(Self::opts(name, help)))
     }
 
-    fn gauges(&self, name: &str, labels: &[&str], help: &str) -> GaugeVec {
-        self.put(GaugeVec::new(Self::opts(name, help), labels))
+    fn gauges(&self, name: &str, labels: &'static [&'static str], help: &str) -> Gauges {
+        self.family((name, help), labels, |opts, _| Gauge::with_opts(opts), &[])
     }
 
     fn int_gauge(&self, name: &str, help: &str) -> IntGauge {
         self.put(IntGauge::with_opts(Self::opts(name, help)))
     }
 
-    fn int_gauges(&self, name: &str, labels: &[&str], help: &str) -> IntGaugeVec {
-        self.put(IntGaugeVec::new(Self::opts(name, help), labels))
+    fn int_gauges(&self, name: &str, labels: &'static [&'static str], help: &str) -> IntGauges {
+        self.family((name, help), labels, |opts, _| IntGauge::with_opts(opts), &[])
     }
 
-    fn histograms(&self, name: &str, labels: &[&str], buckets: &[f64], help: &str) -> HistogramVec {
-        let opts = HistogramOpts::from(Self::opts(name, help)).buckets(buckets.to_vec());
-        self.put(HistogramVec::new(opts, labels))
+    fn histograms(
+        &self,
+        name: &str,
+        labels: &'static [&'static str],
+        buckets: &'static [f64],
+        help: &str,
+    ) -> Histograms {
+        self.family((name, help), labels, series::histogram, buckets)
     }
 }
 
 impl Metrics {
     /// All metrics at zero; `version` goes into `build_info`.
-    pub fn new(version: &str) -> Self {
-        let registry = Registry::new();
-        let new = Register(&registry);
-        registry.register(Box::new(ProcessCollector::for_self())).expect("every name is registered once");
+    pub fn new(version: &'static str) -> Self {
+        let new = Register { registry: Registry::new(), known: Arc::default(), families: Mutex::default() };
+        new.registry.register(Box::new(ProcessCollector::for_self())).expect("every name is registered once");
         new.int_gauges("build_info", &["version"], "Constant 1, labelled with the running version.")
-            .with_label_values(&[version])
+            .with(&[Label::Word(version)])
             .set(1);
         let lookups = new.counters(
             "token_cache_lookups_total",
             &["result"],
             "Looks into the token cache, by what came of them.",
         );
-        let metrics = Metrics {
+        let mut metrics = Metrics {
             token_requests: new.counters(
                 "token_requests_total",
                 &["app", "caller", "dialect", "outcome"],
@@ -202,9 +231,9 @@ impl Metrics {
                 REQUEST_BUCKETS,
                 "Time to answer a request for a token.",
             ),
-            cache_hits: lookups.with_label_values(&["hit"]),
-            cache_misses: lookups.with_label_values(&["miss"]),
-            cache_stale: lookups.with_label_values(&["stale"]),
+            cache_hits: lookups.with(&[Label::Word("hit")]),
+            cache_misses: lookups.with(&[Label::Word("miss")]),
+            cache_stale: lookups.with(&[Label::Word("stale")]),
             refreshes: new.counters(
                 "refreshes_total",
                 &["app", "outcome"],
@@ -356,6 +385,20 @@ impl Metrics {
                 "When configuration and secrets were last read successfully.",
             ),
             audit_lost: new.counter("audit_lost_total", "Audit records that could not be written, or not before their request was answered."),
+            audit_suppressed: new.counter(
+                "audit_suppressed_total",
+                "Refusals that are in the audit stream as part of a sum only: more of one kind within a second than are told one by one.",
+            ),
+            strangers_refused: new.counters(
+                "strangers_refused_total",
+                &["reason"],
+                "Requests of those with no right, or who did not show it, by what they were refused for.",
+            ),
+            record_damage: new.counters(
+                "record_damage_total",
+                &["kind"],
+                "Looks at stored records that cannot be used: damaged, tampered with, or sealed with a key that is missing.",
+            ),
             http_requests: new.counters(
                 "http_requests_total",
                 &["listener", "status"],
@@ -369,26 +412,43 @@ impl Metrics {
             ),
             panics: new.counter("panics_total", "Panics caught while handling a request; each is a bug."),
             expiries: Mutex::new(BTreeMap::new()),
-            registry: registry.clone(),
+            registry: new.registry,
+            known: new.known,
+            families: Vec::new(),
         };
+        metrics.families = new.families.into_inner().unwrap_or_else(PoisonError::into_inner);
         // A series that appears with its first event hides that event from rate(): known ones begin at 0.
         for result in ["acquired", "held", "unreachable", "lost"] {
-            metrics.lease_attempts.with_label_values(&[result]);
+            metrics.lease_attempts.with(&[Label::Word(result)]);
         }
         for cause in Cause::ALL {
             for result in ["begun", "put_off"] {
-                metrics.upstream_budget.with_label_values(&[cause.as_str(), result]);
+                metrics.upstream_budget.with(&[Label::Word(cause.as_str()), Label::Word(result)]);
             }
         }
         for outcome in ["ok", "failed"] {
-            metrics.config_reloads.with_label_values(&[outcome]);
+            metrics.config_reloads.with(&[Label::Word(outcome)]);
         }
         metrics
     }
 
-    /// The registry, for what is not a metric of ours.
-    pub fn registry(&self) -> &Registry {
-        &self.registry
+    /// Other names are configured: the series of those that are not any more end.
+    pub fn rename(&self, change: impl FnOnce(&mut Names)) {
+        if !self.known.change(change) {
+            return;
+        }
+        let mut expiries = self.expiries.lock().unwrap_or_else(PoisonError::into_inner);
+        expiries.retain(|what, _| match what {
+            Expiring::Credential(app, credential) => self.known.has(Label::Credential(app, credential)),
+            Expiring::CallerKey(caller, key) => self.known.has(Label::CallerKey(caller, key)),
+            Expiring::TlsCertificate(_) | Expiring::StoreCertificate(_) => true,
+        });
+        self.families.iter().for_each(|family| family.end_what_is_gone());
+    }
+
+    /// Whether a caller's requests for an app have series of their own.
+    pub fn knows(&self, app: &AppName, caller: &CallerName) -> bool {
+        self.known.has(Label::App(app)) && self.known.has(Label::Caller(caller))
     }
 
     /// The text exposition at this moment.
@@ -399,16 +459,16 @@ impl Metrics {
                 let left = (at.unix_millis().saturating_sub(now.unix_millis())) as f64 / 1000.0;
                 match what {
                     Expiring::Credential(app, credential) => {
-                        self.credential_expiry.with_label_values(&[app, credential]).set(left);
+                        self.credential_expiry.with(&credential_labels(app, credential)).set(left);
                     }
                     Expiring::TlsCertificate(listener) => {
-                        self.tls_certificate_expiry.with_label_values(&[listener]).set(left);
+                        self.tls_certificate_expiry.with(&[Label::Word(listener)]).set(left);
                     }
                     Expiring::CallerKey(caller, key) => {
-                        self.caller_key_expiry.with_label_values(&[caller, key]).set(left);
+                        self.caller_key_expiry.with(&caller_key_labels(caller, key)).set(left);
                     }
                     Expiring::StoreCertificate(certificate) => {
-                        self.store_certificate_expiry.with_label_values(&[certificate]).set(left);
+                        self.store_certificate_expiry.with(&[Label::Word(certificate)]).set(left);
                     }
                 }
             }
@@ -423,30 +483,30 @@ impl Metrics {
     /// These are all operations of a store: their series begin at 0.
     pub fn expect_store_operations(&self, operations: &[&'static str]) {
         for operation in operations {
-            let _at_zero = self.store_errors.with_label_values(&[operation]);
-            let _at_zero = self.store_operation_duration.with_label_values(&[operation]);
+            let _at_zero = self.store_errors.with(&[Label::Word(operation)]);
+            let _at_zero = self.store_operation_duration.with(&[Label::Word(operation)]);
         }
     }
 
     /// An app is configured, whose authority has these endpoints: its series begin at 0, so that the first event of each is an increase that is seen.
     pub fn expect_app(&self, app: &AppName, endpoints: &[&'static str]) {
-        let app = app.as_str();
-        let outcomes = || Disposition::WORDS.iter().copied().chain(["ok"]);
-        let _at_zero = self.refresh_duration.with_label_values(&[app]);
+        let app = Label::App(app);
+        let outcomes = || Disposition::WORDS.iter().copied().chain(["ok"]).map(Label::Word);
+        let _at_zero = self.refresh_duration.with(&[app]);
         for outcome in outcomes() {
-            let _at_zero = self.refreshes.with_label_values(&[app, outcome]);
+            let _at_zero = self.refreshes.with(&[app, outcome]);
         }
-        for endpoint in endpoints {
-            let _at_zero = self.authority_request_duration.with_label_values(&[app, endpoint]);
+        for endpoint in endpoints.iter().copied().map(Label::Word) {
+            let _at_zero = self.authority_request_duration.with(&[app, endpoint]);
             for outcome in outcomes() {
-                let _at_zero = self.authority_requests.with_label_values(&[app, endpoint, outcome]);
+                let _at_zero = self.authority_requests.with(&[app, endpoint, outcome]);
             }
         }
         let active = (Status::Active.as_str(), "none");
         let reauthorize = ReauthReason::WORDS.iter().map(|reason| ("needs_reauthorization", *reason));
         let blocked = BlockReason::WORDS.iter().map(|reason| ("blocked", *reason));
         for (status, reason) in reauthorize.chain(blocked).chain([active]) {
-            let _at_zero = self.verdicts.with_label_values(&[app, status, reason]);
+            let _at_zero = self.verdicts.with(&[app, Label::Word(status), Label::Word(reason)]);
         }
     }
 
@@ -457,19 +517,15 @@ impl Metrics {
         caller: &CallerName,
         dialect: &'static str,
     ) -> TokenRequestHandles {
-        let outcome = |outcome: &str| {
-            self.token_requests.with_label_values(&[app.as_str(), caller.as_str(), dialect, outcome])
-        };
+        let labels = [Label::App(app), Label::Caller(caller), Label::Word(dialect), Label::Word("ok")];
         TokenRequestHandles {
-            ok: outcome("ok"),
-            duration: self.token_request_duration.with_label_values(&[dialect]),
-            others: self.token_requests.clone(),
-            labels: [app.to_string(), caller.to_string(), dialect.to_owned()],
+            ok: self.token_requests.with(&labels),
+            duration: self.token_request_duration.with(&[Label::Word(dialect)]),
         }
     }
 
     /// A request for a token was answered; `outcome` is `ok` or the error's code. For a path that is walked
-    /// seldom, or where app or caller are not known: those are then `unknown`.
+    /// seldom, or where the caller is not known: it is then `unknown`, as an app is that is not configured.
     pub fn token_request(
         &self,
         app: Option<&AppName>,
@@ -478,10 +534,10 @@ impl Metrics {
         outcome: &'static str,
         duration: Duration,
     ) {
-        let app = app.map_or("unknown", AppName::as_str);
-        let caller = caller.map_or("unknown", CallerName::as_str);
-        self.token_requests.with_label_values(&[app, caller, dialect, outcome]).inc();
-        self.token_request_duration.with_label_values(&[dialect]).observe(duration.as_secs_f64());
+        let app = app.map_or(Label::Word(UNKNOWN), Label::App);
+        let caller = caller.map_or(Label::Word(UNKNOWN), Label::Caller);
+        self.token_requests.with(&[app, caller, Label::Word(dialect), Label::Word(outcome)]).inc();
+        self.token_request_duration.with(&[Label::Word(dialect)]).observe(duration.as_secs_f64());
     }
 
     /// The token cache was looked into.
@@ -495,8 +551,8 @@ impl Metrics {
 
     /// A refresh ended; `outcome` is `ok` or a disposition's word.
     pub fn refresh(&self, app: &AppName, outcome: &'static str, duration: Duration) {
-        self.refreshes.with_label_values(&[app.as_str(), outcome]).inc();
-        self.refresh_duration.with_label_values(&[app.as_str()]).observe(duration.as_secs_f64());
+        self.refreshes.with(&[Label::App(app), Label::Word(outcome)]).inc();
+        self.refresh_duration.with(&[Label::App(app)]).observe(duration.as_secs_f64());
     }
 
     /// Whether the store answers.
@@ -514,7 +570,7 @@ impl Metrics {
 
     /// A verdict of the authority changed a connection.
     pub fn verdict(&self, app: &AppName, status: &'static str, reason: &'static str) {
-        self.verdicts.with_label_values(&[app.as_str(), status, reason]).inc();
+        self.verdicts.with(&[Label::App(app), Label::Word(status), Label::Word(reason)]).inc();
     }
 
     /// A lease was tried for, or lost.
@@ -525,121 +581,102 @@ impl Metrics {
             LeaseResult::Unreachable => "unreachable",
             LeaseResult::Lost => "lost",
         };
-        self.lease_attempts.with_label_values(&[result]).inc();
+        self.lease_attempts.with(&[Label::Word(result)]).inc();
     }
 
     /// A call out of the budget that all have together was begun, or has to wait for it.
     pub fn upstream_budget(&self, cause: Cause, is_begun: bool) {
         let result = if is_begun { "begun" } else { "put_off" };
-        self.upstream_budget.with_label_values(&[cause.as_str(), result]).inc();
+        self.upstream_budget.with(&[Label::Word(cause.as_str()), Label::Word(result)]).inc();
     }
 
     /// How many connections an app has in each status. Name every status, also those at 0.
     pub fn connections_by_status(&self, app: &AppName, counts: &[(&'static str, u64)]) {
         for (status, count) in counts {
             let count = i64::try_from(*count).unwrap_or(i64::MAX);
-            self.connections.with_label_values(&[app.as_str(), status]).set(count);
+            self.connections.with(&[Label::App(app), Label::Word(status)]).set(count);
         }
     }
 
-    /// This app is not configured any more.
+    /// This app has no connections any more.
     pub fn connections_gone(&self, app: &AppName, statuses: &[&'static str]) {
         for status in statuses {
-            let _absent = self.connections.remove_label_values(&[app.as_str(), status]);
+            self.connections.end(&[Label::App(app), Label::Word(status)]);
         }
     }
 
     /// When a client credential expires; none when it does not say.
     pub fn credential_expiry(&self, app: &AppName, credential: &str, at: Option<Timestamp>) {
-        self.expiry(Expiring::Credential(app.to_string(), credential.to_owned()), at);
+        self.expiry(Expiring::Credential(app.clone(), credential.to_owned()), at);
         if at.is_none() {
-            let _absent = self.credential_expiry.remove_label_values(&[app.as_str(), credential]);
+            self.credential_expiry.end(&credential_labels(app, credential));
         }
     }
 
     /// Whether nobody said of a client credential when it expires, though it does.
     pub fn credential_expiry_unknown(&self, app: &AppName, credential: &str, is_unknown: bool) {
-        let labels = [app.as_str(), credential];
-        self.credential_expiry_unknown.with_label_values(&labels).set(is_unknown.into());
+        self.credential_expiry_unknown.with(&credential_labels(app, credential)).set(is_unknown.into());
     }
 
     /// The state of a client credential, and whether it is the first to be tried: one that expires soon may be.
     pub fn credential_state(&self, app: &AppName, credential: &str, state: CredentialState, in_use: bool) {
         for each in CredentialState::ALL {
             let holds = each == state || (each == CredentialState::InUse && in_use);
-            self.credential_state
-                .with_label_values(&[app.as_str(), credential, each.as_str()])
-                .set(i64::from(holds));
+            let [app, credential] = credential_labels(app, credential);
+            let labels = [app, credential, Label::Word(each.as_str())];
+            self.credential_state.with(&labels).set(i64::from(holds));
         }
     }
 
     /// When a client credential was last used; none for one that was not, as far as this process knows.
     pub fn credential_used(&self, app: &AppName, credential: &str, at: Option<Timestamp>) {
+        let labels = credential_labels(app, credential);
         match at {
-            Some(at) => {
-                self.credential_last_used.with_label_values(&[app.as_str(), credential]).set(seconds(at))
-            }
-            None => {
-                let _absent = self.credential_last_used.remove_label_values(&[app.as_str(), credential]);
-            }
-        }
-    }
-
-    /// A client credential is gone from the configuration: its series go too.
-    pub fn credential_gone(&self, app: &AppName, credential: &str) {
-        self.credential_expiry(app, credential, None);
-        let _absent = self.credential_expiry_unknown.remove_label_values(&[app.as_str(), credential]);
-        let _absent = self.credential_last_used.remove_label_values(&[app.as_str(), credential]);
-        for each in CredentialState::ALL {
-            let _absent =
-                self.credential_state.remove_label_values(&[app.as_str(), credential, each.as_str()]);
+            Some(at) => self.credential_last_used.with(&labels).set(seconds(at)),
+            None => self.credential_last_used.end(&labels),
         }
     }
 
     /// When a listener's certificate expires; of several listeners of one name, the one that ends first.
-    pub fn tls_certificate_expiry(&self, listener: &str, at: Timestamp) {
-        self.expiry(Expiring::TlsCertificate(listener.to_owned()), Some(at));
+    pub fn tls_certificate_expiry(&self, listener: &'static str, at: Timestamp) {
+        self.expiry(Expiring::TlsCertificate(listener), Some(at));
     }
 
     /// When a caller's API key expires.
     pub fn caller_key_expiry(&self, caller: &CallerName, key: &str, at: Timestamp) {
-        self.expiry(Expiring::CallerKey(caller.to_string(), key.to_owned()), Some(at));
+        self.expiry(Expiring::CallerKey(caller.clone(), key.to_owned()), Some(at));
     }
 
     /// A caller's API key was accepted.
     pub fn caller_key_used(&self, caller: &CallerName, key: &str, at: Timestamp) {
-        self.caller_key_last_used.with_label_values(&[caller.as_str(), key]).set(seconds(at));
+        self.caller_key_last_used.with(&caller_key_labels(caller, key)).set(seconds(at));
     }
 
-    /// A caller's API key is retired: its series go too.
-    pub fn caller_key_gone(&self, caller: &CallerName, key: &str) {
-        self.expiry(Expiring::CallerKey(caller.to_string(), key.to_owned()), None);
-        let _absent = self.caller_key_expiry.remove_label_values(&[caller.as_str(), key]);
-        let _absent = self.caller_key_last_used.remove_label_values(&[caller.as_str(), key]);
-    }
-
-    /// How many records need a sealing key, and whether it is the one that seals.
-    pub fn sealing_key(&self, key: &str, records: u64, primary: bool) {
-        self.sealing_key_records.with_label_values(&[key]).set(i64::try_from(records).unwrap_or(i64::MAX));
-        self.sealing_key_primary.with_label_values(&[key]).set(i64::from(primary));
+    /// How many records need each sealing key, and the one that seals. Keys that the keyring does not have are one series: whoever
+    /// writes to the store writes their names.
+    pub fn sealing_keys<'a>(&self, keys: impl Iterator<Item = (&'a str, u64, bool)>) {
+        let mut unknown = 0_u64;
+        for (key, records, is_primary) in keys {
+            let label = Label::SealingKey(key);
+            if !self.known.has(label) {
+                unknown += records;
+                continue;
+            }
+            self.sealing_key_records.with(&[label]).set(i64::try_from(records).unwrap_or(i64::MAX));
+            self.sealing_key_primary.with(&[label]).set(i64::from(is_primary));
+        }
+        let label = [Label::Word(UNKNOWN)];
+        self.sealing_key_records.with(&label).set(i64::try_from(unknown).unwrap_or(i64::MAX));
     }
 
     /// A sealing key is in the keyring, and was made then.
     pub fn sealing_key_created(&self, key: &str, at: Timestamp) {
-        self.sealing_key_created.with_label_values(&[key]).set(seconds(at));
+        self.sealing_key_created.with(&[Label::SealingKey(key)]).set(seconds(at));
     }
 
     /// A sealing key sealed or opened a record.
     pub fn sealing_key_used(&self, key: &str, at: Timestamp) {
-        self.sealing_key_last_used.with_label_values(&[key]).set(seconds(at));
-    }
-
-    /// A sealing key is gone: its series go too.
-    pub fn sealing_key_gone(&self, key: &str) {
-        let _absent = self.sealing_key_records.remove_label_values(&[key]);
-        let _absent = self.sealing_key_primary.remove_label_values(&[key]);
-        let _absent = self.sealing_key_last_used.remove_label_values(&[key]);
-        let _absent = self.sealing_key_created.remove_label_values(&[key]);
+        self.sealing_key_last_used.with(&[Label::SealingKey(key)]).set(seconds(at));
     }
 
     /// A request to an authority ended; `outcome` is `ok` or a disposition's word.
@@ -650,30 +687,30 @@ impl Metrics {
         outcome: &'static str,
         duration: Duration,
     ) {
-        self.authority_requests.with_label_values(&[app.as_str(), endpoint, outcome]).inc();
-        self.authority_request_duration
-            .with_label_values(&[app.as_str(), endpoint])
-            .observe(duration.as_secs_f64());
+        let (app, endpoint) = (Label::App(app), Label::Word(endpoint));
+        self.authority_requests.with(&[app, endpoint, Label::Word(outcome)]).inc();
+        self.authority_request_duration.with(&[app, endpoint]).observe(duration.as_secs_f64());
     }
 
     /// An operation of the store ended.
     pub fn store_operation(&self, operation: &'static str, duration: Duration, error: bool) {
-        self.store_operation_duration.with_label_values(&[operation]).observe(duration.as_secs_f64());
+        let operation = [Label::Word(operation)];
+        self.store_operation_duration.with(&operation).observe(duration.as_secs_f64());
         if error {
-            self.store_errors.with_label_values(&[operation]).inc();
+            self.store_errors.with(&operation).inc();
         }
     }
 
     /// Whether the store is at this risk.
     pub fn store_risk(&self, risk: &'static str, is_there: bool) {
-        self.store_risk.with_label_values(&[risk]).set(is_there.into());
+        self.store_risk.with(&[Label::Word(risk)]).set(is_there.into());
     }
 
     /// What a file holds that proves us to the store is refused, or is in use since.
     pub fn store_login(&self, secret: &'static str, is_refused: bool, since: Timestamp) {
-        self.store_login_refused.with_label_values(&[secret]).set(is_refused.into());
+        self.store_login_refused.with(&[Label::Word(secret)]).set(is_refused.into());
         if !is_refused {
-            self.store_login_taken.with_label_values(&[secret]).set(seconds(since));
+            self.store_login_taken.with(&[Label::Word(secret)]).set(seconds(since));
         }
     }
 
@@ -684,7 +721,7 @@ impl Metrics {
 
     /// Configuration was read and is in force from `at` on; or, with none, was refused.
     pub fn config_reload(&self, at: Option<Timestamp>) {
-        self.config_reloads.with_label_values(&[if at.is_some() { "ok" } else { "failed" }]).inc();
+        self.config_reloads.with(&[Label::Word(if at.is_some() { "ok" } else { "failed" })]).inc();
         if let Some(at) = at {
             self.config_last_reload.set(seconds(at));
         }
@@ -695,19 +732,49 @@ impl Metrics {
         self.audit_lost.inc_by(records);
     }
 
+    /// Records were put into a sum.
+    pub fn audit_suppressed(&self, records: u64) {
+        self.audit_suppressed.inc_by(records);
+    }
+
+    /// These are all reasons for which strangers are refused: their series begin at 0.
+    pub fn expect_strangers(&self, reasons: impl Iterator<Item = &'static str>) {
+        for reason in reasons {
+            let _at_zero = self.strangers_refused.with(&[Label::Word(reason)]);
+        }
+    }
+
+    /// Somebody was refused who has no right.
+    pub fn stranger_refused(&self, reason: &'static str) {
+        self.strangers_refused.with(&[Label::Word(reason)]).inc();
+    }
+
+    /// These are all kinds of records: their series begin at 0.
+    pub fn expect_damage(&self, kinds: impl Iterator<Item = &'static str>) {
+        for kind in kinds {
+            let _at_zero = self.record_damage.with(&[Label::Word(kind)]);
+        }
+    }
+
+    /// A record of this kind was found that cannot be used.
+    pub fn record_damaged(&self, kind: &'static str) {
+        self.record_damage.with(&[Label::Word(kind)]).inc();
+    }
+
     /// A panic was caught while a request was handled.
     pub fn panicked(&self) {
         self.panics.inc();
     }
 
     /// Handles for one listener, to be kept and reused.
-    pub fn listener(&self, listener: &str) -> ListenerMetrics {
-        let refused = |reason: &str| self.http_connections_refused.with_label_values(&[listener, reason]);
+    pub fn listener(&self, listener: &'static str) -> ListenerMetrics {
+        let refused =
+            |reason| self.http_connections_refused.with(&[Label::Word(listener), Label::Word(reason)]);
         ListenerMetrics {
-            ok: self.http_requests.with_label_values(&[listener, "200"]),
+            ok: self.http_requests.with(&[Label::Word(listener), Label::Status(http::StatusCode::OK)]),
             requests: self.http_requests.clone(),
-            listener: listener.to_owned(),
-            open: self.http_connections.with_label_values(&[listener]),
+            listener,
+            open: self.http_connections.with(&[Label::Word(listener)]),
             listener_full: refused("listener_full"),
             peer_full: refused("peer_full"),
             handshake: refused("handshake"),
@@ -727,6 +794,14 @@ impl Metrics {
     }
 }
 
+fn credential_labels<'a>(app: &'a AppName, credential: &'a str) -> [Label<'a>; 2] {
+    [Label::App(app), Label::Credential(app, credential)]
+}
+
+fn caller_key_labels<'a>(caller: &'a CallerName, key: &'a str) -> [Label<'a>; 2] {
+    [Label::Caller(caller), Label::CallerKey(caller, key)]
+}
+
 fn seconds(at: Timestamp) -> f64 {
     at.unix_millis() as f64 / 1000.0
 }
@@ -736,8 +811,6 @@ fn seconds(at: Timestamp) -> f64 {
 pub struct TokenRequestHandles {
     ok: IntCounter,
     duration: Histogram,
-    others: IntCounterVec,
-    labels: [String; 3],
 }
 
 impl TokenRequestHandles {
@@ -746,21 +819,14 @@ impl TokenRequestHandles {
         self.ok.inc();
         self.duration.observe(duration.as_secs_f64());
     }
-
-    /// No token was handed out; `outcome` is the error's code.
-    pub fn refused(&self, outcome: &'static str, duration: Duration) {
-        let [app, caller, dialect] = &self.labels;
-        self.others.with_label_values(&[app.as_str(), caller, dialect, outcome]).inc();
-        self.duration.observe(duration.as_secs_f64());
-    }
 }
 
 /// One listener's counters.
 #[derive(Debug, Clone)]
 pub struct ListenerMetrics {
     ok: IntCounter,
-    requests: IntCounterVec,
-    listener: String,
+    requests: Counters,
+    listener: &'static str,
     open: IntGauge,
     listener_full: IntCounter,
     peer_full: IntCounter,
@@ -777,7 +843,7 @@ impl ListenerMetrics {
         if status == http::StatusCode::OK {
             self.ok.inc();
         } else {
-            self.requests.with_label_values(&[self.listener.as_str(), status.as_str()]).inc();
+            self.requests.with(&[Label::Word(self.listener), Label::Status(status)]).inc();
         }
     }
 
@@ -829,9 +895,16 @@ mod tests {
     /// Every event once.
     fn exercised() -> Metrics {
         let (metrics, second) = (Metrics::new("0.1.0"), Duration::from_secs(1));
+        metrics.rename(|names| {
+            names.apps = [app()].into();
+            names.callers = [caller()].into();
+            names.credentials = [(app(), "2026-11".to_owned())].into();
+            names.caller_keys = [(caller(), "k1".to_owned())].into();
+            names.sealing_keys = ["2026-01".to_owned()].into();
+        });
         let handles = metrics.token_request_handles(&app(), &caller(), "rest");
         handles.served(second);
-        handles.refused("connection_not_found", second);
+        metrics.token_request(Some(&app()), Some(&caller()), "rest", "connection_not_found", second);
         metrics.token_request(None, None, "msi", "caller_unauthenticated", second);
         metrics.cache_lookup(CacheResult::Hit);
         metrics.refresh(&app(), "ok", second);
@@ -844,7 +917,7 @@ mod tests {
         metrics.tls_certificate_expiry("public", NOW.minus(second));
         metrics.caller_key_expiry(&caller(), "k1", NOW.plus(second));
         metrics.caller_key_used(&caller(), "k1", NOW);
-        metrics.sealing_key("2026-01", 12, true);
+        metrics.sealing_keys([("2026-01", 12, true), ("lost", 2, false), ("made-up", 1, false)].into_iter());
         metrics.sealing_key_created("2026-01", NOW);
         metrics.sealing_key_used("2026-01", NOW);
         metrics.authority_request(&app(), "token", "ok", second);
@@ -879,6 +952,7 @@ mod tests {
             r#"credential_state{app="outlook",credential="2026-11",state="rejected"} 0"#,
             r#"credential_last_used_timestamp_seconds{app="outlook",credential="2026-11"} 1795392000"#,
             r#"sealing_key_records{key="2026-01"} 12"#,
+            r#"sealing_key_records{key="unknown"} 3"#,
             r#"sealing_key_created_timestamp_seconds{key="2026-01"} 1795392000"#,
             r#"sealing_key_last_used_timestamp_seconds{key="2026-01"} 1795392000"#,
             r#"authority_requests_total{app="outlook",endpoint="token",outcome="ok"} 1"#,
@@ -903,10 +977,12 @@ mod tests {
     #[test]
     fn a_credential_that_is_gone_leaves_no_series() {
         let metrics = exercised();
-        metrics.credential_gone(&app(), "2026-11");
-        metrics.caller_key_gone(&caller(), "k1");
-        metrics.sealing_key_gone("2026-01");
         metrics.connections_gone(&app(), &["active", "blocked"]);
+        metrics.rename(|names| {
+            names.credentials.clear();
+            names.caller_keys.clear();
+            names.sealing_keys.clear();
+        });
         let text = metrics.encode(NOW);
         assert!(!text.contains("tokenward_connections{"), "{text}");
         for gone in ["2026-11", "k1", "2026-01"] {

@@ -6,3 +6,5 @@
 pub mod audit;
 pub mod logging;
 pub mod metrics;
+pub mod sampler;
+pub mod series;

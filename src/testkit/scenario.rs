@@ -450,7 +450,7 @@ impl Cluster {
                 (Outcome::Judged, "judged")
             }
             Err(Refused::Policy(never)) => match never {},
-            Err(Refused::Store { .. }) => (Outcome::Trouble("store".into()), "store"),
+            Err(Refused::Store { .. } | Refused::Damaged) => (Outcome::Trouble("store".into()), "store"),
             Err(Refused::Authority { disposition, .. }) => {
                 (Outcome::Trouble(format!("{disposition:?}")), disposition.as_str())
             }

@@ -29,7 +29,7 @@ const DOCUMENTS: [&str; 11] = [
 ];
 
 /// Every stable code of the contract with the statuses it comes with.
-const CODES: [(&str, &[u16]); 20] = [
+const CODES: [(&str, &[u16]); 21] = [
     ("invalid_request", &[400, 414]),
     ("caller_unauthenticated", &[401]),
     ("caller_forbidden", &[403]),
@@ -49,6 +49,7 @@ const CODES: [(&str, &[u16]); 20] = [
     ("authority_unavailable", &[503]),
     ("app_credential_rejected", &[503]),
     ("app_rejected", &[503]),
+    ("record_damaged", &[503]),
     ("store_unavailable", &[503]),
     ("overloaded", &[503]),
 ];

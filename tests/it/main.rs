@@ -30,6 +30,7 @@ mod check;
 mod commands;
 mod dead_grants;
 mod docs;
+mod evidence;
 mod floods;
 mod foresight;
 mod interop;

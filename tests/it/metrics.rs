@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use tokenward::authority::Endpoint;
 use tokenward::domain::cause::Cause;
 use tokenward::domain::verdict::{BlockReason, Disposition, ReauthReason};
+use tokenward::events::Stranger;
+use tokenward::repository::Owner;
 use tokenward::store::observed::{OPERATIONS, Risk};
 
 use crate::world::Plan;
@@ -56,7 +58,13 @@ async fn every_series_whose_labels_are_a_closed_set_is_there_at_0_from_the_start
     for reason in ["listener_full", "peer_full", "handshake", "too_slow", "malformed"] {
         expect(format!("http_connections_refused_total{{listener=\"public\",reason=\"{reason}\"}}"));
     }
-    for name in ["audit_lost_total", "panics_total", "sweep_refreshes_total"] {
+    for stranger in Stranger::ALL.map(Stranger::as_str) {
+        expect(format!("strangers_refused_total{{reason=\"{stranger}\"}}"));
+    }
+    for kind in Owner::kinds().chain(["unreadable"]) {
+        expect(format!("record_damage_total{{kind=\"{kind}\"}}"));
+    }
+    for name in ["audit_lost_total", "audit_suppressed_total", "panics_total", "sweep_refreshes_total"] {
         expect(name.to_owned());
     }
     let missing: Vec<_> = expected.iter().filter(|one| !series.contains(one.as_str())).collect();

@@ -113,7 +113,10 @@ async fn each_act_is_one_audit_line_with_its_request_id() {
         text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")).collect::<Vec<_>>()
     };
     world
-        .until("a record of the delete", async || lines().iter().any(|line| line["action"] == "deleted"))
+        .until("a record of the delete, and of the stranger, who waits for none", async || {
+            let has = |key: &str, word: &str| lines().iter().any(|line| line[key] == word);
+            has("action", "deleted") && has("outcome", "caller_unauthenticated")
+        })
         .await;
     let all = lines();
     let of = |action: &str| all.iter().filter(|line| line["action"] == action).cloned().collect::<Vec<_>>();

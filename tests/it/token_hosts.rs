@@ -7,6 +7,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::attacks_api::sha256;
+use crate::evidence::tamper;
 use crate::http_client::{Answer, request};
 use crate::world::{ALICE, CLIENT_ID, CLIENT_SECRET, Kept, Plan, Process, World, text, write_secret};
 
@@ -165,4 +166,32 @@ async fn a_replica_with_another_authority_sends_nothing_there_either() {
     assert_eq!(answer.json()["error"], "host_not_confirmed", "{}\n{}", answer.text(), replica.log());
     assert_eq!(other.ledger_count(Endpoint::Token, None), 0);
     renewed(&world, &token).await;
+}
+
+/// Whoever writes to the store can spoil what is remembered: nothing is sent then, and an operator's word begins it anew.
+#[tokio::test]
+async fn a_record_that_does_not_open_is_begun_anew_by_a_confirmation() {
+    let mut world = Plan::default().kept(Kept::Redis).start().await;
+    world.connect("alice", ALICE).await;
+    let token = renewed(&world, &world.access_token("alice").await).await;
+    let record = "tokenward:pending:{token-hosts:all}";
+    world
+        .until("it is stored", async || world.redis.as_ref().expect("Redis").cli(&["EXISTS", record]) == "1")
+        .await;
+    assert_eq!(world.daemon.terminate(), Some(0), "{}", world.daemon.log());
+    tamper(&world, record, 0);
+    world.daemon = Process::start(world.folder.path()).await;
+    world.daemon.until_logged("a stored record cannot be used").await;
+    let refused = renew(&world, &token).await;
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    let metrics = world.metrics().await;
+    assert!(!metrics.contains("tokenward_record_damage_total{kind=\"token-hosts\"} 0"), "{metrics}");
+
+    let (code, said) = tokenward(&world, &["credentials", "confirm", "outlook", &host(&world.entra)]).await;
+    assert_eq!(code, Some(0), "{said}\n{}", world.daemon.log());
+    let token = renewed(&world, &token).await;
+    // It is whole again: for one that starts, too.
+    world.stop_and_restart().await;
+    renewed(&world, &token).await;
+    assert!(!world.daemon.log().contains("a stored record cannot be used"), "{}", world.daemon.log());
 }

@@ -1,0 +1,95 @@
+//! Of what others can make happen as often as they like, the first few a second are told one by one; the rest is counted, and told
+//! in one line.
+//!
+//! Invariant: everything is told, by itself or in a sum, and nothing twice.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// So many of one kind are told one by one within a second: enough to see what they are, and some 5 kB of audit.
+pub const FIRST: u32 = 10;
+
+/// What was told of each kind. Kinds must be a closed set, or one of the configuration: each takes memory.
+#[derive(Debug)]
+pub struct Sampler<K>(Mutex<BTreeMap<K, Seen>>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// The second of the last one, by the monotonic clock.
+    second: u64,
+    told: u32,
+    left_out: u64,
+}
+
+impl<K> Default for Sampler<K> {
+    fn default() -> Self {
+        Sampler(Mutex::default())
+    }
+}
+
+impl<K: Ord> Sampler<K> {
+    /// Whether one more of this kind is to be told by itself; otherwise it is in the next sum.
+    pub fn is_told(&self, kind: K, monotonic: Duration) -> bool {
+        let mut kinds = self.lock();
+        let seen = kinds.entry(kind).or_default();
+        if seen.second != monotonic.as_secs() {
+            seen.second = monotonic.as_secs();
+            seen.told = 0;
+        }
+        let is_told = seen.told < FIRST;
+        seen.told += u32::from(is_told);
+        seen.left_out += u64::from(!is_told);
+        is_told
+    }
+
+    /// One that was to be told by itself was not.
+    pub fn leave_out(&self, kind: K) {
+        self.lock().entry(kind).or_default().left_out += 1;
+    }
+
+    /// How many of each kind were left out since the last sum.
+    pub fn sums(&self, monotonic: Duration) -> Vec<(K, u64)>
+    where
+        K: Clone,
+    {
+        let mut kinds = self.lock();
+        let sums = kinds.iter_mut().filter(|(_, seen)| seen.left_out > 0);
+        let sums = sums.map(|(kind, seen)| (kind.clone(), std::mem::take(&mut seen.left_out))).collect();
+        kinds.retain(|_, seen| seen.second == monotonic.as_secs());
+        sums
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<K, Seen>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn the_first_few_of_each_kind_are_told_and_the_rest_is_in_one_sum() {
+        let sampler = Sampler::default();
+        let told = |kind: &'static str, at| (0..1000).filter(|_| sampler.is_told(kind, at)).count();
+        assert_eq!((told("a", SECOND), told("b", SECOND)), (10, 10), "no kind takes another's place");
+        assert_eq!(told("a", SECOND * 2), 10);
+        assert_eq!(sampler.sums(SECOND * 2), [("a", 1980), ("b", 990)]);
+        assert_eq!(sampler.sums(SECOND * 2), [], "nothing is told twice");
+        // A sum gives nobody new room within its second.
+        assert_eq!(told("a", SECOND * 2), 0);
+        assert_eq!(sampler.sums(SECOND * 3), [("a", 1000)]);
+        assert!(sampler.lock().is_empty(), "what is over is forgotten");
+    }
+
+    #[test]
+    fn what_could_not_be_told_is_in_the_sum() {
+        let sampler = Sampler::default();
+        assert!(sampler.is_told("a", SECOND));
+        sampler.leave_out("a");
+        assert_eq!(sampler.sums(SECOND * 5), [("a", 1)]);
+    }
+}

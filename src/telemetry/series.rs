@@ -1,0 +1,352 @@
+//! Families of metrics, and the only place where a label gets its text.
+//!
+//! Invariants:
+//! 1. A label is a word of the code, or a name that is configured now. Any other name is [`UNKNOWN`], one for all: so the
+//!    number of series is bounded by the configuration, whatever strangers, callers, authorities or the store say.
+//! 2. The series of a name that left the configuration end.
+//! 3. Each combination of values is a series of its own. (The vectors of the `prometheus` crate hash values without a mark
+//!    between them, so that `a` with `bc` and `ab` with `c` are one.)
+//!
+//! A new kind of label is a new variant of [`Label`], and says there what it is looked up in. `clippy.toml` bans the crate's own
+//! vectors, and what makes a `&'static str` of text.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use http::StatusCode;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{Histogram, HistogramOpts, Opts};
+
+use crate::domain::id::{AppName, CallerName};
+
+/// What stands in the place of a name that is not configured.
+pub const UNKNOWN: &str = "unknown";
+
+/// What a label may be. There is no variant for text.
+#[derive(Debug, Clone, Copy)]
+pub enum Label<'a> {
+    /// A word of the code.
+    Word(&'static str),
+    /// An HTTP status.
+    Status(StatusCode),
+    /// An app of the configuration.
+    App(&'a AppName),
+    /// A caller or an administrator of the configuration.
+    Caller(&'a CallerName),
+    /// A client credential of this app, by its label.
+    Credential(&'a AppName, &'a str),
+    /// An API key of this caller, by its id.
+    CallerKey(&'a CallerName, &'a str),
+    /// A key of the keyring, by its id.
+    SealingKey(&'a str),
+}
+
+/// The names that are configured.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    /// Apps.
+    pub apps: BTreeSet<AppName>,
+    /// Callers and administrators.
+    pub callers: BTreeSet<CallerName>,
+    /// Client credentials in use, by app and label.
+    pub credentials: BTreeSet<(AppName, String)>,
+    /// API keys, by caller and id.
+    pub caller_keys: BTreeSet<(CallerName, String)>,
+    /// Keys in the keyring.
+    pub sealing_keys: BTreeSet<String>,
+}
+
+impl Names {
+    fn text<'a>(&self, label: Label<'a>) -> Cow<'a, str> {
+        let (is_known, text) = match label {
+            Label::Word(word) => (true, Cow::Borrowed(word)),
+            Label::Status(status) => (true, Cow::Owned(status.as_str().to_owned())),
+            Label::App(app) => (self.apps.contains(app), Cow::Borrowed(app.as_str())),
+            Label::Caller(caller) => (self.callers.contains(caller), Cow::Borrowed(caller.as_str())),
+            Label::Credential(app, credential) => {
+                let is_known = self.credentials.contains(&(app.clone(), credential.to_owned()));
+                (is_known, Cow::Borrowed(credential))
+            }
+            Label::CallerKey(caller, key) => {
+                (self.caller_keys.contains(&(caller.clone(), key.to_owned())), Cow::Borrowed(key))
+            }
+            Label::SealingKey(key) => (self.sealing_keys.contains(key), Cow::Borrowed(key)),
+        };
+        if is_known { text } else { Cow::Borrowed(UNKNOWN) }
+    }
+}
+
+/// The names of now, which every family looks its labels up in.
+#[derive(Debug, Default)]
+pub struct Known(RwLock<Names>);
+
+impl Known {
+    /// Other names are configured. Whether any is another than before.
+    pub fn change(&self, change: impl FnOnce(&mut Names)) -> bool {
+        let mut names = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let before = names.clone();
+        change(&mut names);
+        *names != before
+    }
+
+    /// Whether a name is configured.
+    pub fn has(&self, label: Label<'_>) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).text(label) != UNKNOWN
+    }
+}
+
+/// What its labels say, in the order of the family's labels.
+type Values = Vec<String>;
+
+/// What a series is about and that can leave the configuration.
+#[derive(Debug, Clone, Default)]
+struct Subject {
+    app: Option<AppName>,
+    caller: Option<CallerName>,
+    credential: Option<(AppName, String)>,
+    caller_key: Option<(CallerName, String)>,
+    sealing_key: Option<String>,
+}
+
+impl Subject {
+    fn of(labels: &[Label<'_>], values: &[String]) -> Self {
+        let mut subject = Subject::default();
+        for label in labels.iter().zip(values).filter(|(_, value)| *value != UNKNOWN).map(|(label, _)| label)
+        {
+            match *label {
+                Label::Word(_) | Label::Status(_) => {}
+                Label::App(app) => subject.app = Some(app.clone()),
+                Label::Caller(caller) => subject.caller = Some(caller.clone()),
+                Label::Credential(app, credential) => {
+                    subject.credential = Some((app.clone(), credential.to_owned()));
+                }
+                Label::CallerKey(caller, key) => subject.caller_key = Some((caller.clone(), key.to_owned())),
+                Label::SealingKey(key) => subject.sealing_key = Some(key.to_owned()),
+            }
+        }
+        subject
+    }
+
+    fn is_in(&self, names: &Names) -> bool {
+        fn there<T: Ord>(one: Option<&T>, all: &BTreeSet<T>) -> bool {
+            one.is_none_or(|one| all.contains(one))
+        }
+        there(self.app.as_ref(), &names.apps)
+            && there(self.caller.as_ref(), &names.callers)
+            && there(self.credential.as_ref(), &names.credentials)
+            && there(self.caller_key.as_ref(), &names.caller_keys)
+            && there(self.sealing_key.as_ref(), &names.sealing_keys)
+    }
+}
+
+/// Metrics of one name that differ in their labels.
+#[derive(Clone)]
+pub struct Family<M>(Arc<Inner<M>>);
+
+struct Inner<M> {
+    known: Arc<Known>,
+    labels: &'static [&'static str],
+    opts: Opts,
+    desc: Desc,
+    make: fn(Opts, &'static [f64]) -> prometheus::Result<M>,
+    buckets: &'static [f64],
+    series: RwLock<BTreeMap<Values, (Subject, M)>>,
+}
+
+impl<M: Collector + Clone + 'static> Family<M> {
+    /// A family without series, whose names are looked up in `known`.
+    pub fn new(
+        known: Arc<Known>,
+        (name, help): (&str, &str),
+        labels: &'static [&'static str],
+        make: fn(Opts, &'static [f64]) -> prometheus::Result<M>,
+        buckets: &'static [f64],
+    ) -> Self {
+        let opts = Opts::new(name, help);
+        let variable = labels.iter().map(|label| (*label).to_owned()).collect();
+        let desc = Desc::new(name.to_owned(), help.to_owned(), variable, std::collections::HashMap::new())
+            .expect("names and labels are literals of the metrics");
+        let series = RwLock::default();
+        Family(Arc::new(Inner { known, labels, opts, desc, make, buckets, series }))
+    }
+
+    /// The series with these labels; made when there is none yet.
+    pub fn with(&self, labels: &[Label<'_>]) -> M {
+        let inner = &self.0;
+        assert_eq!(labels.len(), inner.labels.len(), "{}: labels", inner.opts.name);
+        // Held until the series is there: one of a name that leaves meanwhile is not made after the others have ended.
+        let names = inner.known.0.read().unwrap_or_else(PoisonError::into_inner);
+        let values: Values = labels.iter().map(|label| names.text(*label).into_owned()).collect();
+        let series = inner.series.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, metric)) = series.get(&values) {
+            return metric.clone();
+        }
+        drop(series);
+        let mut series = inner.series.write().unwrap_or_else(PoisonError::into_inner);
+        let subject = Subject::of(labels, &values);
+        let make = || {
+            let pairs = inner.labels.iter().zip(&values);
+            let opts = pairs.fold(inner.opts.clone(), |opts, (label, value)| opts.const_label(*label, value));
+            (inner.make)(opts, inner.buckets).expect("names and labels are literals of the metrics")
+        };
+        series.entry(values.clone()).or_insert_with(|| (subject, make())).1.clone()
+    }
+
+    /// Ends the series with these labels, if there is one.
+    pub fn end(&self, labels: &[Label<'_>]) {
+        let names = self.0.known.0.read().unwrap_or_else(PoisonError::into_inner);
+        let values: Values = labels.iter().map(|label| names.text(*label).into_owned()).collect();
+        self.0.series.write().unwrap_or_else(PoisonError::into_inner).remove(&values);
+    }
+}
+
+/// Whatever has series that can end.
+pub trait Ends: std::fmt::Debug + Send + Sync {
+    /// Ends the series of names that are not configured any more.
+    fn end_what_is_gone(&self);
+}
+
+impl<M: Send + Sync> Ends for Family<M> {
+    fn end_what_is_gone(&self) {
+        let names = self.0.known.0.read().unwrap_or_else(PoisonError::into_inner);
+        let mut series = self.0.series.write().unwrap_or_else(PoisonError::into_inner);
+        series.retain(|_, (subject, _)| subject.is_in(&names));
+    }
+}
+
+impl<M: Collector + Clone + 'static> Collector for Family<M> {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![&self.0.desc]
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let series = self.0.series.read().unwrap_or_else(PoisonError::into_inner);
+        let mut families = series.values().flat_map(|(_, metric)| metric.collect());
+        let Some(mut all) = families.next() else { return Vec::new() };
+        let mut metrics = all.take_metric();
+        metrics.extend(families.flat_map(|mut family| family.take_metric()));
+        all.set_metric(metrics);
+        vec![all]
+    }
+}
+
+/// A histogram of a family.
+pub fn histogram(opts: Opts, buckets: &'static [f64]) -> prometheus::Result<Histogram> {
+    Histogram::with_opts(HistogramOpts::from(opts).buckets(buckets.to_vec()))
+}
+
+impl<M> std::fmt::Debug for Family<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Family({})", self.0.opts.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::IntCounter;
+
+    use super::*;
+
+    fn app(name: &str) -> AppName {
+        AppName::parse(name).expect("a name")
+    }
+
+    fn caller(name: &str) -> CallerName {
+        CallerName::parse(name).expect("a name")
+    }
+
+    fn family(known: &Arc<Known>, labels: &'static [&'static str]) -> Family<IntCounter> {
+        Family::new(known.clone(), ("x_total", "Help."), labels, |opts, _| IntCounter::with_opts(opts), &[])
+    }
+
+    fn shown<M: Collector + Clone + 'static>(family: &Family<M>) -> String {
+        prometheus::TextEncoder::new().encode_to_string(&family.collect()).expect("text")
+    }
+
+    #[test]
+    fn any_number_of_names_that_are_not_configured_is_one_series() {
+        let known = Arc::new(Known::default());
+        known.change(|names| names.apps = [app("outlook")].into());
+        let family = family(&known, &["app", "outcome"]);
+        family.with(&[Label::App(&app("outlook")), Label::Word("ok")]).inc();
+        for each in 0..1000 {
+            family.with(&[Label::App(&app(&format!("app-{each}"))), Label::Word("ok")]).inc();
+        }
+        let shown = shown(&family);
+        let series: Vec<_> = shown.lines().filter(|line| !line.starts_with('#')).collect();
+        let expected =
+            [r#"x_total{app="outlook",outcome="ok"} 1"#, r#"x_total{app="unknown",outcome="ok"} 1000"#];
+        assert_eq!(series, expected);
+    }
+
+    #[test]
+    fn every_kind_of_name_is_looked_up_and_ends_with_its_configuration() {
+        let (one, who) = (app("outlook"), caller("sync"));
+        let full = Names {
+            apps: [one.clone()].into(),
+            callers: [who.clone()].into(),
+            credentials: [(one.clone(), "2026".to_owned())].into(),
+            caller_keys: [(who.clone(), "k1".to_owned())].into(),
+            sealing_keys: ["s1".to_owned()].into(),
+        };
+        let labels = [
+            Label::App(&one),
+            Label::Caller(&who),
+            Label::Credential(&one, "2026"),
+            Label::CallerKey(&who, "k1"),
+            Label::SealingKey("s1"),
+        ];
+        for label in labels {
+            let known = Arc::new(Known::default());
+            let family = family(&known, &["name"]);
+            assert_eq!(family.with(&[label]).collect()[0].get_metric()[0].get_label()[0].value(), UNKNOWN);
+            known.change(|names| names.clone_from(&full));
+            family.with(&[label]).inc();
+            family.end_what_is_gone();
+            assert_eq!(shown(&family).lines().filter(|line| !line.starts_with('#')).count(), 2, "{label:?}");
+            known.change(|names| *names = Names::default());
+            family.end_what_is_gone();
+            assert_eq!(shown(&family).lines().filter(|line| !line.starts_with('#')).count(), 1, "{label:?}");
+        }
+    }
+
+    #[test]
+    fn values_that_are_the_same_text_when_put_together_are_two_series() {
+        let known = Arc::new(Known::default());
+        known.change(|names| {
+            names.apps = [app("a"), app("ab")].into();
+            names.callers = [caller("bc"), caller("c")].into();
+        });
+        let family = family(&known, &["app", "caller"]);
+        family.with(&[Label::App(&app("a")), Label::Caller(&caller("bc"))]).inc();
+        family.with(&[Label::App(&app("ab")), Label::Caller(&caller("c"))]).inc();
+        assert_eq!(shown(&family).matches("} 1").count(), 2, "{}", shown(&family));
+    }
+
+    /// Whoever makes metrics elsewhere has labels that nobody looks up.
+    #[test]
+    fn metrics_are_made_in_this_room_alone() {
+        let mut all = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
+        let mut found = Vec::new();
+        while let Some(path) = all.pop() {
+            if path.is_dir() {
+                all.extend(
+                    std::fs::read_dir(&path).expect("a folder").map(|entry| entry.expect("there").path()),
+                );
+            } else if path.extension().is_some_and(|extension| extension == "rs")
+                && std::fs::read_to_string(&path).expect("text").contains("prometheus::")
+            {
+                found.push(path.file_name().expect("a file").to_string_lossy().into_owned());
+            }
+        }
+        found.sort();
+        assert_eq!(found, ["metrics.rs", "series.rs"]);
+        // Nor does the one that names them all give a label its text.
+        for banned in ["CounterVec", "GaugeVec", "HistogramVec", "MetricVec", "const_label", "variable_label"]
+        {
+            assert!(!include_str!("metrics.rs").contains(banned), "metrics.rs has {banned}");
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! Evidence stands: nobody without rights makes series, fills the audit stream or delays those who have rights; and what does not
+//! open is said.
+
+use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use entra_emulator::{Endpoint, Fault, FaultRule};
+use http::Method;
+use serde_json::{Value, json};
+use tokenward::telemetry::audit;
+
+use crate::http_client::{Browser, request, request_unix};
+use crate::world::{ALICE, Kept, Plan, Process, READER, SYNC, World, alone, text};
+
+/// The names of all series, without their values.
+async fn series(world: &World) -> BTreeSet<String> {
+    let shown = world.metrics().await;
+    let lines = shown.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned())).collect()
+}
+
+/// Asks at every door for a name that is nobody's, each time another.
+async fn ask_everywhere(world: &World, name: &str) {
+    let path = |rest: &str| format!("/v1/apps/{name}/{rest}");
+    // A caller at the end of what it may ask, by its user.
+    let socket = world.folder.path().join("local.sock");
+    for _ in 0..4 {
+        let token = path(&format!("connections/{name}/token"));
+        request_unix(&socket, Method::GET, &token, &[], "").await.expect("an answer");
+    }
+    for key in [world.key.as_str(), name, ""] {
+        for (method, path, body) in [
+            (Method::GET, path(&format!("connections/{name}/token")), Value::Null),
+            (Method::POST, path(&format!("connections/{name}/token")), json!({ "scopes": [name] })),
+            (Method::GET, path(&format!("connections/{name}")), Value::Null),
+            (Method::GET, path(&format!("connections/{name}/explain")), Value::Null),
+            (Method::DELETE, path(&format!("connections/{name}")), Value::Null),
+            (Method::GET, path("connections"), Value::Null),
+            (Method::POST, "/v1/connect-sessions".into(), json!({ "app": name, "connection": name })),
+            (Method::GET, format!("/v1/connect-sessions/{name}"), Value::Null),
+            (Method::POST, format!("/v1/connect-sessions/{name}/confirm"), json!({ "code": name })),
+            (Method::POST, "/v1/admin-consent-sessions".into(), json!({ "app": name, "tenant": name })),
+            (Method::GET, format!("/v1/admin-consent-sessions/{name}"), Value::Null),
+            (Method::GET, format!("/v1/apps/outlook/connections/{name}/token"), Value::Null),
+            (Method::GET, format!("/{name}"), Value::Null),
+        ] {
+            world.api_as(key, method, &path, body).await;
+        }
+    }
+    for (at, method, path) in [
+        (world.base_url(), Method::GET, format!("/callback/{name}?state={name}&code={name}")),
+        (world.base_url(), Method::POST, format!("/callback/{name}")),
+        (world.base_url(), Method::GET, format!("/callback/outlook?state={name}&error={name}")),
+        (world.base_url(), Method::GET, format!("/connect/{name}")),
+        (world.base_url(), Method::POST, format!("/connect/{name}")),
+        (world.base_url(), Method::GET, format!("/{name}")),
+        (world.daemon.ops.clone(), Method::GET, format!("/{name}")),
+    ] {
+        let cookie = format!("{name}={name}");
+        let headers = [("cookie", cookie.as_str()), ("user-agent", name), ("host", name), ("origin", name)];
+        let _answer = request(method, &format!("{at}{path}"), &headers, String::new()).await;
+    }
+    // An authority says what it likes, too.
+    let fault = Fault::Aadsts {
+        code: 999_999,
+        error: Some(name.to_owned()),
+        suberror: Some(name.to_owned()),
+        claims: None,
+        status: Some(400),
+        retry_after: None,
+    };
+    world.entra.faults().inject(FaultRule::new(Endpoint::Token, fault).once());
+    world.outlive_tokens();
+    world.token("user-1").await;
+}
+
+#[tokio::test]
+async fn no_text_of_a_stranger_a_caller_or_an_authority_becomes_a_series() {
+    let sections = format!(
+        "[callers.eager]\nrate_limit = 1\nauthenticate = [{{ unix_user = {} }}]\n\
+         [[callers.eager.allow]]\napp = \"outlook\"\nconnections = [\"team-b/*\"]\nscopes = [\"Mail.Read\"]\n",
+        rustix::process::geteuid().as_raw()
+    );
+    let world = Plan::default().sections(&sections).start().await;
+    world.connect("user-1", ALICE).await;
+    // What is counted by HTTP status begins with the first answer of that status.
+    for name in ["nobody-a", "nobody-b"] {
+        ask_everywhere(&world, name).await;
+    }
+    for name in ["credential_last_used", "sealing_key_last_used"] {
+        world.until(name, async || series(&world).await.iter().any(|one| one.contains(name))).await;
+    }
+    let before = series(&world).await;
+    for each in 0..12 {
+        ask_everywhere(&world, &format!("stranger-{each}")).await;
+    }
+    let after = series(&world).await;
+    let by_status = |one: &&String| one.starts_with("tokenward_http_requests_total");
+    let new: Vec<_> = after.difference(&before).filter(|one| !by_status(one)).collect();
+    assert!(new.is_empty(), "{} series have come: {new:#?}", new.len());
+    assert!(!after.iter().any(|one| one.contains("stranger-")), "{after:#?}");
+}
+
+#[tokio::test]
+async fn the_series_of_who_left_the_configuration_end() {
+    let world = Plan::default().start().await;
+    world.connect("user-1", ALICE).await;
+    world.access_token("user-1").await;
+    let refused = "/v1/apps/outlook/connections/user-1/token";
+    world.api_as(&world.reader_key, Method::GET, refused, Value::Null).await;
+    let of = |name: &'static str| format!("caller=\"{name}\"");
+    let has = async |label: String| series(&world).await.iter().any(|one| one.contains(&label));
+    assert!(has(of(READER)).await && has(of(SYNC)).await && has("app=\"outlook\"".to_owned()).await);
+
+    let path = world.folder.path().join("tokenward.toml");
+    let config = std::fs::read_to_string(&path).expect("the configuration");
+    let (before, after) = config.split_once(&format!("[callers.{READER}]")).expect("the caller's table");
+    let rest = after.split_once("scopes      = [\"Mail.Read\"]").expect("its last line").1;
+    std::fs::write(&path, format!("{before}{rest}")).expect("write");
+    world.until("its series end", async || !has(of(READER)).await).await;
+    assert!(has(of(SYNC)).await, "no others do");
+    // It comes back with a counter that counts.
+    std::fs::write(&path, config).expect("write");
+    world.until("its series begin", async || has(of(READER)).await).await;
+    let one = "tokenward_token_requests_total{app=\"outlook\",caller=\"mail-reader\",dialect=\"native\",outcome=\"ok\"} 0";
+    assert!(world.metrics().await.lines().any(|line| line == one), "{}", world.metrics().await);
+}
+
+/// What a slow sink has taken: a pipe in the place of the audit file, emptied at 400 kB a second.
+struct SlowSink(Arc<Mutex<Vec<u8>>>);
+
+impl SlowSink {
+    fn make(path: &Path) -> Self {
+        std::fs::remove_file(path).expect("the file from before");
+        assert!(Command::new("mkfifo").arg(path).status().expect("mkfifo").success());
+        let mut pipe = OpenOptions::new().read(true).write(true).open(path).expect("a pipe");
+        let taken = Arc::new(Mutex::new(Vec::new()));
+        let kept = taken.clone();
+        std::thread::spawn(move || {
+            let mut some = [0; 4000];
+            while let Ok(count) = pipe.read(&mut some) {
+                kept.lock().expect("no panic holds it").extend_from_slice(&some[..count]);
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        SlowSink(taken)
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().expect("no panic holds it").clone()).expect("UTF-8")
+    }
+
+    fn lines(&self) -> Vec<Value> {
+        self.text().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+}
+
+/// The value of one series.
+fn value(metrics: &str, series: &str) -> u64 {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')).unwrap_or("0");
+    line.parse().expect("a number")
+}
+
+#[tokio::test]
+async fn strangers_neither_fill_the_audit_nor_hold_up_who_has_rights() {
+    const EACH: u64 = 500;
+    const HAND_OUTS: u64 = 60;
+    let _alone = alone().await;
+    let sections = format!(
+        "[callers.eager]\nrate_limit = 1\nauthenticate = [{{ unix_user = {} }}]\n\
+         [[callers.eager.allow]]\napp = \"outlook\"\nconnections = [\"team-b/*\"]\nscopes = [\"Mail.Read\"]\n",
+        rustix::process::geteuid().as_raw()
+    );
+    let mut world = Plan::default().sections(&sections).start().await;
+    world.connect("user-1", ALICE).await;
+    assert_eq!(world.daemon.terminate(), Some(0), "{}", world.daemon.log());
+    let sink = SlowSink::make(&world.folder.path().join("audit.jsonl"));
+    world.daemon = Process::start(world.folder.path()).await;
+
+    let token = format!("{}/v1/apps/outlook/connections/user-1/token", world.daemon.local);
+    let callback = format!("{}/callback/outlook?state=nobody-s&code=made-up", world.daemon.public);
+    let no_key = async {
+        for _ in 0..EACH {
+            assert_eq!(request(Method::GET, &token, &[], "").await.expect("an answer").status, 401);
+        }
+    };
+    let bad_key = async {
+        for _ in 0..EACH {
+            let headers = [("authorization", "Bearer nobody-s")];
+            assert_eq!(request(Method::GET, &token, &headers, "").await.expect("an answer").status, 401);
+        }
+    };
+    let bogus_callback = async {
+        for _ in 0..EACH {
+            assert_eq!(request(Method::GET, &callback, &[], "").await.expect("an answer").status, 400);
+        }
+    };
+    let socket = world.folder.path().join("local.sock");
+    let eager = async {
+        let mut limited = 0;
+        for _ in 0..EACH {
+            let path = "/v1/apps/outlook/connections/team-b%2Fx/token";
+            let answer = request_unix(&socket, Method::GET, path, &[], "").await.expect("an answer");
+            limited += u64::from(answer.status == 429);
+        }
+        limited
+    };
+    let canary = async {
+        for _ in 0..HAND_OUTS {
+            world.access_token("user-1").await;
+        }
+    };
+    let ((), (), (), limited, ()) = tokio::join!(no_key, bad_key, bogus_callback, eager, canary);
+
+    // Each is told, by itself or in a sum.
+    let told = |member: &str, word: &str| {
+        let lines = sink.lines();
+        let of = lines.iter().filter(|line| line[member] == word).map(|line| line["suppressed"].as_u64());
+        of.fold((0, 0), |(alone, summed), sum| match sum {
+            None => (alone + 1, summed),
+            Some(sum) => (alone, summed + sum),
+        })
+    };
+    let kinds = [
+        ("reason", "missing", EACH),
+        ("reason", "malformed", EACH),
+        ("reason", "unknown_state", EACH),
+        ("outcome", "rate_limited", limited),
+    ];
+    for (member, word, times) in kinds {
+        world
+            .until(&format!("{times} times {word} are told"), async || {
+                let (alone, summed) = told(member, word);
+                alone + summed == times
+            })
+            .await;
+        let (alone, summed) = told(member, word);
+        assert!(summed > 0 && alone < times / 2, "{word}: {alone} are told one by one, {summed} in sums");
+    }
+    // Of those with rights, each by itself.
+    world.until("every hand-out is in the audit", async || told("action", "token") == (HAND_OUTS, 0)).await;
+    let found = audit::verify(sink.text().as_bytes(), None).expect("read");
+    assert_eq!(found.flaws, [], "the chain goes through all of it");
+    let metrics = world.metrics().await;
+    assert_eq!(value(&metrics, "tokenward_audit_lost_total"), 0);
+    for reason in ["credential_missing", "credential_malformed", "callback_unknown_state"] {
+        let series = format!("tokenward_strangers_refused_total{{reason=\"{reason}\"}}");
+        assert_eq!(value(&metrics, &series), EACH, "{reason}");
+    }
+    let sums: u64 = kinds.iter().map(|(member, word, _)| told(member, word).1).sum();
+    assert_eq!(value(&metrics, "tokenward_audit_suppressed_total"), sums);
+    // The log is as short.
+    let said = world.daemon.log().matches("a request without a known credential was refused").count() as u64;
+    assert!(said < EACH, "{said} lines of the log");
+}
+
+/// Changes one byte of a record in Redis: the one `from_end` before its end.
+pub(crate) fn tamper(world: &World, key: &str, from_end: usize) {
+    const SCRIPT: &str = "local v = redis.call('GET', KEYS[1]) local at = #v - ARGV[1] \
+                          redis.call('SETRANGE', KEYS[1], at - 1, string.char((string.byte(v, at) + 1) % 256)) \
+                          return 'OK'";
+    let redis = world.redis.as_ref().expect("Redis");
+    assert_eq!(redis.cli(&["EVAL", SCRIPT, "1", key, &from_end.to_string()]), "OK");
+}
+
+fn tampered_words(log: &str) -> Vec<&str> {
+    let of_damage = |line: &&str| line.contains("a stored record cannot be used") && line.contains("ERROR");
+    log.lines().filter(of_damage).collect()
+}
+
+#[tokio::test]
+async fn a_record_that_was_tampered_with_is_told_counted_and_can_be_connected_anew() {
+    const DAMAGE: &str = "tokenward_record_damage_total{kind=\"connection\"}";
+    let mut world = Plan::default().kept(Kept::Redis).start().await;
+    for name in ["grant", "profile", "whole"] {
+        world.connect(name, ALICE).await;
+    }
+    assert_eq!(value(&world.metrics().await, DAMAGE), 0);
+
+    // The grant: what is held is served to its end, then callers are told what it is.
+    tamper(&world, "tokenward:{outlook:grant}", 0);
+    world.access_token("grant").await;
+    world.outlive_tokens();
+    let refused = async |name: &str| {
+        let answer = world.token(name).await;
+        assert_eq!((answer.status.as_u16(), text(&answer.json(), "code")), (503, "record_damaged"), "{name}");
+        assert!(answer.headers.contains_key("retry-after"));
+        assert!(text(&answer.json(), "hint").contains("operator"), "{}", answer.text());
+    };
+    for _ in 0..3 {
+        refused("grant").await;
+    }
+    let log = world.daemon.log();
+    let told = tampered_words(&log);
+    assert_eq!(told.len(), 1, "once a connection, not once a request: {told:#?}");
+    assert!(told[0].contains("outlook:grant") && told[0].contains("RUNBOOK"), "{told:#?}");
+    assert!(value(&world.metrics().await, DAMAGE) >= 1);
+    let explain = "/v1/apps/outlook/connections/grant/explain";
+    let explained = world.api(Method::GET, explain, Value::Null).await.json();
+    let last = explained["attempts"].as_array().and_then(|all| all.last()).expect("an attempt");
+    assert_eq!(last["outcome"], "record_damaged", "{explained}");
+    assert!(text(&explained, "advice").contains("signs in again"), "{explained}");
+    world.daemon.until_ready().await; // (So much time has passed that the store had to be asked again.)
+    let ready = request(Method::GET, &format!("{}/readyz", world.daemon.ops), &[], "").await.expect("ready");
+    assert!(ready.status == 200 && ready.text().contains("records: "), "{}", ready.text());
+    world.access_token("whole").await;
+
+    // What is not a grant: a daemon that knew nothing of it finds it, and says so again.
+    tamper(&world, "tokenward:{outlook:profile}", 2200);
+    let redis = world.redis.as_ref().expect("Redis");
+    assert_eq!(redis.cli(&["SET", "tokenward:{outlook:whole}", "rubbish"]), "OK");
+    world.stop_and_restart().await;
+    let refused = async |name: &str| {
+        let answer = world.token(name).await;
+        assert_eq!((answer.status.as_u16(), text(&answer.json(), "code")), (503, "record_damaged"), "{name}");
+    };
+    for name in ["grant", "profile", "whole", "grant", "profile", "whole"] {
+        refused(name).await;
+    }
+    let log = world.daemon.log();
+    for words in ["outlook:grant", "outlook:profile", "outlook:whole"] {
+        let told: Vec<_> = tampered_words(&log).into_iter().filter(|line| line.contains(words)).collect();
+        assert_eq!(told.len(), 1, "{words}: {told:#?}\n{log}");
+    }
+    assert!(value(&world.metrics().await, "tokenward_record_damage_total{kind=\"unreadable\"}") >= 1);
+
+    // What to do next: connect anew; where nothing can be read any more, an operator deletes it first.
+    let session = world.start_session(json!({ "app": "outlook", "connection": "grant" })).await;
+    world.sign_in(&mut Browser::default(), text(&session, "connect_url")).await;
+    assert_eq!(world.session(text(&session, "id")).await["state"], "connected", "{}", world.daemon.log());
+    world.access_token("grant").await;
+    let admin = world.folder.path().join("admin.sock");
+    for name in ["profile", "whole"] {
+        let path = format!("/admin/v1/apps/outlook/connections/{name}");
+        let deleted = request_unix(&admin, Method::DELETE, &path, &[], "").await.expect("an answer");
+        assert_eq!(deleted.status, 204, "{name}: {}\n{}", deleted.text(), world.daemon.log());
+        world.connect(name, ALICE).await;
+        world.access_token(name).await;
+    }
+}
