@@ -702,11 +702,17 @@ fn generations(evidence: &Evidence, found: &mut Findings) {
             if rank(token) >= rank(handed) {
                 continue;
             }
-            let store_lost = evidence.faults.iter().any(|fault| {
-                fault.effect == Effect::Store && fault.started <= call.ended && before.started <= fault.ended
-            });
-            // What a primary showed before a replica had it goes with that primary; who stored it holds it, and stores it again.
-            let replaced = store_lost && evidence.setup.redis == "sentinel";
+            let during_store_fault = |aftermath| {
+                evidence.faults.iter().any(|fault| {
+                    fault.effect == Effect::Store
+                        && fault.started <= call.ended
+                        && before.started <= fault.ended + aftermath
+                })
+            };
+            let store_lost = during_store_fault(0);
+            // What a primary showed before a replica had it goes with that primary, and one that stood still goes on as one until
+            // the sentinels tell it. Who stored it holds it, and stores it again.
+            let replaced = evidence.setup.redis == "sentinel" && during_store_fault(AFTERMATH);
             if !replaced && (before.life == call.life || !store_lost) {
                 found.broken(Rule::GenerationBackwards, || {
                     format!("{}: {token:?} after {handed:?}", words(evidence, call))
