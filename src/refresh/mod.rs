@@ -12,6 +12,8 @@
 //! 4. Only a verdict on the *current* grant, said by the authority or worked out by `unclear`, changes a connection, and
 //!    only by a commit that expects the revision the verdict was about, under the lease (I5, I9).
 //! 5. A token that still lives is served when its refresh fails.
+//! 6. What one caller brings (a challenge, reports, a throttle that these provoke) changes nothing that others are served, and
+//!    takes nothing of what is theirs (`claims`, `forced`, `budget`).
 //!
 //! The one hard problem: an answer that is lost, late or unwanted. `plan` is pure and says what to do; `engine` does
 //! it, and asks `plan` again after every await.

@@ -675,7 +675,7 @@ async fn use_grant(
         Ok((_, Refreshed::Refused(refused))) => Some(&refused.failure),
         Err(failure) => Some(failure),
     };
-    note_ended(inner, key, slot, tenant.as_deref(), began, in_vain).await;
+    note_ended(inner, key, slot, want, tenant.as_deref(), began, in_vain).await;
     match answered {
         Ok((used, Refreshed::Tokens(answer))) => {
             warn_of_remarks(key, &answer.remarks);
@@ -1504,6 +1504,7 @@ async fn note_ended(
     inner: &Inner,
     key: &ConnectionKey,
     slot: &Slot,
+    want: &Want,
     tenant: Option<&str>,
     began: Duration,
     failure: Option<&AuthorityFailure>,
@@ -1523,6 +1524,10 @@ async fn note_ended(
         Some((_, _)) if failure.is_some_and(|failure| failure.answer.is_refusal()) => Ended::Refused,
         // Nor is one that cannot be used.
         Some((_, Some(200..=299))) => Ended::Refused,
+        // What a caller's challenge makes of an authority says nothing of what it is for others.
+        Some((Disposition::RetryAfter(_) | Disposition::OutcomeUnknown, _)) if want.claims.is_some() => {
+            Ended::Nothing
+        }
         Some((Disposition::RetryAfter(_) | Disposition::OutcomeUnknown, _)) => Ended::Failed,
         Some((
             Disposition::Misconfigured

@@ -269,6 +269,29 @@ async fn forge_consent(world: &World, tenant: &str) {
     assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
+/// Failures that a caller's challenges provoke are no outage for the other connections of the tenant.
+#[tokio::test]
+async fn failures_of_a_callers_challenges_are_no_outage_of_a_tenant() {
+    const CAROL: &str = "carol@contoso.example";
+    let world = Plan::default().start().await;
+    world.entra.add_user(User::work(CAROL).tenant(User::work(ALICE).tenant_id()));
+    world.connect("alice", ALICE).await;
+    world.connect("carol", CAROL).await;
+    world.outlive_tokens();
+    let ill = FaultRule::new(Endpoint::Token, Fault::status(500)).grant_type("refresh_token").user(ALICE);
+    world.entra.faults().inject(ill);
+    world.entra.clear_ledger();
+    for number in 0..8 {
+        let answer = forced(&world, &world.key, "alice", json!({ "claims": step_up(number) })).await;
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        world.pass(Duration::from_secs(11));
+    }
+    assert!(world.token_calls("refresh_token") >= 8, "each was asked");
+    let answer = forced(&world, &world.key, "alice", json!({ "claims": step_up(8) })).await;
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    world.access_token("carol").await;
+}
+
 /// What a caller provokes with one mailbox is that mailbox's, with a challenge and without; what a plain refresh is told is
 /// its tenant's, for a minute at first.
 #[tokio::test]
