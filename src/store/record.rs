@@ -34,6 +34,8 @@ const HEADER: usize = REVISION_END + 12;
 /// The most bytes one sealed field may have. A profile is a few KiB and tokens of ten resources some 50 KiB; what is
 /// larger is a mistake, and would stall everyone behind it in the store.
 pub const MAX_FIELD: usize = 1024 * 1024;
+/// The most bytes that a record may have.
+pub const LARGEST: usize = HEADER + 3 * MAX_FIELD;
 
 /// A revision as it is stored and compared: sign-in, generation, big-endian, and nonce.
 pub fn revision_bytes(revision: &Revision) -> [u8; REVISION_END - REVISION_START] {

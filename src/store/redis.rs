@@ -40,6 +40,7 @@ mod cluster_identity;
 mod cluster_tests;
 mod connection;
 mod identity;
+mod meter;
 mod prerequisites;
 #[cfg(test)]
 mod prerequisites_tests;
@@ -113,6 +114,10 @@ pub const REDIS_CLUSTER_COMMANDS: &[&str] = &["cluster|info", "cluster|slots", "
 
 /// How many records are asked for in one go while listing: bounds how long others wait behind them on the connection.
 const LIST_CHUNK: usize = 100;
+/// How many of them in one pipeline, and how many bytes they may have in all: what one command may be answered is bounded
+/// ([`meter`]), so these bound what a server that lies can have us hold for one list.
+const READ_AT_ONCE: usize = 16;
+const LARGEST_CHUNK: usize = 16 * 1024 * 1024;
 
 /// Where a secret comes from: asked anew every second and with every connection, so that a changed file counts without a
 /// restart. It may read a small file. The error says why there is none, without the secret.
@@ -548,15 +553,23 @@ impl RedisStore {
     ) -> BoxFuture<'a, Result<Vec<Option<Vec<u8>>>, StoreError>> {
         Box::pin(async move {
             let get = async |group: &[usize]| {
-                let mut gets = ::redis::pipe();
-                for at in group {
-                    gets.add_command(reads[*at].1.clone());
+                let mut records: Vec<Option<Vec<u8>>> = Vec::with_capacity(group.len());
+                for some in group.chunks(READ_AT_ONCE) {
+                    let mut gets = ::redis::pipe();
+                    for at in some {
+                        gets.add_command(reads[*at].1.clone());
+                    }
+                    let found = self.run(doing, reads[some[0]].0, |mut commands| {
+                        let gets = &gets;
+                        async move { gets.query_async::<Vec<Option<Vec<u8>>>>(&mut commands).await }
+                    });
+                    records.extend(found.await?.0);
+                    let bytes: usize = records.iter().flatten().map(Vec::len).sum();
+                    if bytes > LARGEST_CHUNK {
+                        return Err(StoreError::corrupt(doing, "records are larger than any of ours"));
+                    }
                 }
-                let found = self.run(doing, reads[group[0]].0, |mut commands| {
-                    let gets = &gets;
-                    async move { gets.query_async::<Vec<Option<Vec<u8>>>>(&mut commands).await }
-                });
-                Ok::<_, StoreError>(found.await?.0)
+                Ok::<_, StoreError>(records)
             };
             match get(group).await {
                 Err(_) if matches!(self.link, Way::Cluster(_)) && group.len() > 1 => {}

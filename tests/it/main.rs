@@ -24,6 +24,7 @@ mod attacks_identity;
 mod attacks_rights;
 mod bearers;
 mod blast_radius;
+mod bounded;
 mod callback_repeats;
 mod canaries;
 mod check;

@@ -36,6 +36,7 @@ use tokio_rustls::TlsConnector;
 
 use super::access::{Access, Password};
 use super::identity::Identity;
+use super::meter::Metered;
 use super::prerequisites::{self, Risks};
 use super::replication::Replication;
 use super::sentinel::{Place, survey};
@@ -765,16 +766,16 @@ pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
 
-/// Connects, with TLS where it is wanted. The caller bounds how long it waits.
+/// Connects, with TLS where it is wanted. The caller bounds how long it waits; how much is answered is bounded here.
 pub(super) async fn dial(tls: Option<&RedisTls>, host: &str, port: u16) -> Result<Box<dyn Wire>, String> {
     let stream = TcpStream::connect((host, port)).await.map_err(|error| error.to_string())?;
     prepare(&stream).map_err(|error| error.to_string())?;
-    let Some(tls) = tls else { return Ok(Box::new(stream)) };
+    let Some(tls) = tls else { return Ok(Box::new(Metered::new(stream))) };
     let tls = client_config(tls)?;
     let name = ServerName::try_from(host.to_owned())
         .map_err(|_| format!("`{host}` cannot stand in a certificate"))?;
     let stream = TlsConnector::from(Arc::new(tls)).connect(name, stream).await;
-    Ok(Box::new(stream.map_err(|error| format!("TLS: {error}"))?))
+    Ok(Box::new(Metered::new(stream.map_err(|error| format!("TLS: {error}"))?)))
 }
 
 /// Small requests must not wait for one another's acknowledgement, and a peer that vanished must be noticed while
