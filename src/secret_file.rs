@@ -2,8 +2,8 @@
 //!
 //! May know: the file system, and who this process is. Knows nothing of what a secret is for.
 //!
-//! A secret file is read only when nobody else could have read or changed it: it belongs to root or to the daemon's
-//! user, others may not touch it at all, and its group may read it only where that is how the daemon itself gets to it,
+//! A secret file is read only when nobody else could have read or changed it: the way to it is [`guarded`], it belongs to root or
+//! to the daemon's user, others may not touch it at all, and its group may read it only where that is how the daemon itself gets to it,
 //! or where systemd has put it.
 //! A symlink may lead about inside the directory that holds the path, since that is how Kubernetes swaps the files of a
 //! secret, and nowhere else.
@@ -14,6 +14,7 @@
 //! The one hard problem: root runs commands for a daemon that is another user, and what it reads and writes must be
 //! judged as that daemon would. Who that is, a directory of the daemon's says ([`SecretReader::for_owner_of`]).
 
+pub mod guarded;
 pub mod paste;
 pub mod shape;
 
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
 use zeroize::Zeroizing;
 
+use self::guarded::{Guard, Loose};
 use self::paste::Odd;
 use self::shape::Misshapen;
 
@@ -54,6 +56,9 @@ pub enum SecretFileError {
         /// Where it leads.
         target: PathBuf,
     },
+    /// Somebody else can change which file it is.
+    #[error(transparent)]
+    Loose(#[from] Loose),
     /// A directory, a pipe, a device.
     #[error("the secret file {} is not a regular file; give the path of a file", path.display())]
     NotAFile {
@@ -214,6 +219,11 @@ impl SecretReader {
         Self { user, groups, ..self }
     }
 
+    /// For what need be no secret, and may be changed by nobody else all the same.
+    pub fn guard(&self) -> Guard {
+        Guard::new(self.user)
+    }
+
     /// Whether systemd has put there what is there.
     pub fn is_of_systemd(&self, path: &Path) -> bool {
         is_of_systemd(path, self.credentials_directory.as_deref())
@@ -288,7 +298,7 @@ impl SecretReader {
     /// Whether an open file may be read; `path` is its name for the error, and tells whether it is systemd's.
     ///
     /// # Errors
-    /// It is no regular file, belongs to somebody else, or somebody else may read or change it.
+    /// It is no regular file, belongs to somebody else, or somebody else may read or change it, or put another one in its place.
     pub fn check(&self, path: &Path, file: &File) -> Result<(), SecretFileError> {
         let status = rustix::fs::fstat(file)
             .map_err(|error| SecretFileError::Read { path: path.to_owned(), source: error.into() })?;
@@ -312,7 +322,7 @@ impl SecretReader {
             let is_mounted = is_mounted(path, file);
             return Err(SecretFileError::Mode { path: path.to_owned(), mode, group_reads, is_mounted });
         }
-        Ok(())
+        Ok(self.guard().way(path)?)
     }
 }
 

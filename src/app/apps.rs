@@ -95,7 +95,7 @@ fn authority(
     before: &Authorities,
     findings: &mut Findings<'_>,
 ) -> Option<Installed> {
-    let mut wanted = authority_config(key, app, config, findings)?;
+    let mut wanted = authority_config(key, app, config, &by.environment.secrets(), findings)?;
     wanted.outbound = Arc::clone(outbound);
     if let Some(installed) = before.get(name).filter(|installed| installed.config == wanted) {
         return Some(installed.clone());
@@ -142,7 +142,9 @@ fn outbound(config: &Config, secrets: &SecretReader, findings: &mut Findings<'_>
     };
     let login = outbound.proxy_username.as_deref().zip(password.as_ref().map(|password| password.as_str()));
     let roots = match &outbound.proxy_ca_file {
-        Some(path) => Roots::Only(public_file::certificates("outbound.proxy_ca_file", path, findings)?),
+        Some(path) => {
+            Roots::Only(public_file::certificates("outbound.proxy_ca_file", path, secrets, findings)?)
+        }
         None => Roots::System,
     };
     Some(Outbound::new(outbound.routes.clone(), login, roots))
@@ -183,6 +185,7 @@ fn authority_config(
     key: &str,
     app: &AppConfig,
     config: &Config,
+    secrets: &SecretReader,
     findings: &mut Findings<'_>,
 ) -> Option<AuthorityConfig> {
     let mut authority = AuthorityConfig::new(app.authority.as_str(), app.client_id.clone());
@@ -204,7 +207,7 @@ fn authority_config(
     }
     if let Some(path) = &app.authority_ca {
         let key = format!("{key}.authority_ca");
-        authority.roots = Roots::Only(public_file::certificates(&key, path, findings)?);
+        authority.roots = Roots::Only(public_file::certificates(&key, path, secrets, findings)?);
     }
     authority.timeout = config.limits.authority_timeout;
     authority.home_tenant.clone_from(&app.home_tenant);

@@ -9,6 +9,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::Parts;
+use super::reading::public_file;
 use super::reload::Reloader;
 use crate::api::upkeep::Ending;
 use crate::config::{StoreBackend, StoreConfig};
@@ -16,6 +17,7 @@ use crate::domain::expiry::{Warned, warning};
 use crate::domain::id::{AppName, CallerName};
 use crate::domain::task::Tasks;
 use crate::domain::time::Timestamp;
+use crate::secret_file::SecretReader;
 
 /// How often it is looked when they end. Days matter, and API keys' time of last use is a minute old at most.
 const LOOK: Duration = Duration::from_secs(60);
@@ -125,8 +127,8 @@ impl Reloader {
             warnings.look(Secret::ListenerCertificate(listener), Some(at), now);
         }
         // Not on a thread that serves: a file may be on a mount that hangs.
-        let running = self.running.load_full();
-        let read = tokio::task::spawn_blocking(move || store_certificates(&running.store)).await;
+        let (running, secrets) = (self.running.load_full(), self.environment.secrets());
+        let read = tokio::task::spawn_blocking(move || store_certificates(&running.store, &secrets)).await;
         let Ok(StoreCertificates { client, ca }) = read else { return };
         if let Some(at) = client {
             self.metrics.store_certificate_expiry("client", at);
@@ -162,8 +164,8 @@ impl Reloader {
             });
         }
         // Not on a thread that serves: a file may be on a mount that hangs.
-        let running = self.running.load_full();
-        let read = tokio::task::spawn_blocking(move || store_certificates(&running.store)).await;
+        let (running, secrets) = (self.running.load_full(), self.environment.secrets());
+        let read = tokio::task::spawn_blocking(move || store_certificates(&running.store, &secrets)).await;
         if let Ok(StoreCertificates { client, ca }) = read {
             for (at, id) in [(client, "client"), (ca, "ca")] {
                 let ending =
@@ -185,11 +187,13 @@ struct StoreCertificates {
     ca: Option<Timestamp>,
 }
 
-fn store_certificates(store: &StoreConfig) -> StoreCertificates {
+fn store_certificates(store: &StoreConfig, secrets: &SecretReader) -> StoreCertificates {
     let StoreBackend::Redis(redis) = &store.backend else {
         return StoreCertificates { client: None, ca: None };
     };
-    let read = |path: &Option<_>| path.as_deref().map(|path: &Path| std::fs::read(path).unwrap_or_default());
+    let read = |path: &Option<_>| {
+        path.as_deref().map(|path: &Path| public_file::read(path, secrets).unwrap_or_default())
+    };
     StoreCertificates {
         client: read(&redis.client_certificate).and_then(|pem| ends(&pem).first().copied()),
         ca: read(&redis.ca_file).and_then(|pem| ends(&pem).into_iter().max()),

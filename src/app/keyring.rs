@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::looking::Looked;
 use super::reload::Reloader;
 use crate::broker::rewrap::{Pass, Progress};
 use crate::domain::time::Timestamp;
@@ -18,6 +19,8 @@ const EVERY: Duration = Duration::from_secs(30);
 const ELSEWHERE: Duration = Duration::from_secs(5);
 /// The same when something may be mended a moment later.
 const SOON: Duration = Duration::from_secs(1);
+/// How long the files of API keys may take.
+const FILES_ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// Follows the source of the keyring in force.
 pub(super) struct Follower {
@@ -74,13 +77,17 @@ impl Follower {
 }
 
 impl Reloader {
-    /// Has the files of API keys looked at. (Not on a thread that serves: a file may be on a mount that hangs.)
+    /// Has the files of API keys looked at. Where they do not answer, what was known of them is used on.
     pub(super) async fn look_at_api_key_files(&self) {
         let (callers, admins, now) =
             (self.callers.load_full(), self.admins.load_full(), self.ports.clock.now());
         let look = move || [callers, admins].iter().for_each(|of_these| of_these.look_again(now));
-        // (It does not panic; what was known before would stay so.)
-        let _ = tokio::task::spawn_blocking(look).await;
+        let looked = self.api_key_files.look(&*self.ports.clock, FILES_ANSWER_WITHIN, look).await;
+        if looked == Looked::HangsNow {
+            tracing::warn!(
+                "files of API keys do not answer: is their mount there? What was known of them is used on"
+            );
+        }
     }
 
     /// The sealing keys that API keys in lines from before 0.2 need, as the files are now, each with the names of those API keys.

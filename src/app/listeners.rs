@@ -229,7 +229,7 @@ fn read(
     findings: &mut Findings<'_>,
 ) -> Option<ReadTls> {
     let (of_certificate, of_key) = (format!("{key}.certificate"), format!("{key}.key"));
-    let certificate = public_file::read(&tls.certificate);
+    let certificate = public_file::read(&tls.certificate, secrets);
     let certificate = certificate.map_err(|problem| findings.file(&of_certificate, problem)).ok();
     let private = secrets.read(&tls.key).map_err(|error| findings.file(&of_key, error)).ok();
     let (certificate, private) = (certificate?, private?);

@@ -8,6 +8,7 @@ mod files;
 mod foresight;
 mod keyring;
 mod listeners;
+mod looking;
 pub mod reading;
 mod reload;
 mod silence;
@@ -236,6 +237,7 @@ impl Daemon {
             level,
             repository,
             turn: tokio::sync::Mutex::default(),
+            api_key_files: looking::Looking::default(),
             reading: Arc::default(),
             choosing: std::sync::Mutex::default(),
             tasks: tasks.clone(),

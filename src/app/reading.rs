@@ -81,7 +81,11 @@ impl<'a> Findings<'a> {
 
     /// What a value leads to is not right: a file, a directory, a user of this machine.
     pub(super) fn file(&mut self, key: &str, problem: impl std::fmt::Display) {
-        self.mistakes.push(self.places.mistake(key, problem.to_string()));
+        let problem = problem.to_string();
+        // A folder that others can change is one mistake, whatever lies in it.
+        if !self.mistakes.iter().any(|known| known.problem == problem) {
+            self.mistakes.push(self.places.mistake(key, problem));
+        }
     }
 
     /// Something that an operator should look at.
@@ -119,6 +123,7 @@ pub(super) struct By<'a> {
 /// Reads everything for a start.
 pub(super) fn everything(loaded: &Loaded, by: &By<'_>) -> Result<Everything, Refused> {
     let mut findings = Findings::new(&loaded.places);
+    configuration(by, &mut findings);
     let keyring = keyring(&loaded.config, by, &mut findings);
     let store = store::prepare(&loaded.config.store, &by.environment.secrets(), by.ports, &mut findings);
     lasting(&loaded.config, &mut findings);
@@ -140,6 +145,7 @@ pub(super) fn replaceable(
     before: &Authorities,
 ) -> Result<Replaceable, Refused> {
     let mut findings = Findings::new(&loaded.places);
+    configuration(by, &mut findings);
     match replaceable_with(&loaded.config, by, Some(keyring), before, &mut findings) {
         Some(mut read) if findings.mistakes.is_empty() => {
             read.warnings = findings.sorted().warnings;
@@ -180,6 +186,20 @@ fn replaceable_with(
     let callers = callers::build(config, &apps, keyring, by, findings);
     let (callers, admins) = callers?;
     Some(Replaceable { apps, tls: tls?, callers, admins, warnings: Vec::new() })
+}
+
+/// The configuration's own file says who has which rights: nobody else may have written it.
+fn configuration(by: &By<'_>, findings: &mut Findings<'_>) {
+    let file = findings.places.file();
+    let guard = by.environment.secrets().guard();
+    // Where it cannot be looked at any more it was read from something that is no file.
+    let looked = match std::fs::metadata(file) {
+        Ok(found) => guard.file(file, &found),
+        Err(_) => guard.way(file),
+    };
+    if let Err(error) = looked {
+        findings.file("", error);
+    }
 }
 
 fn keyring(config: &Config, by: &By<'_>, findings: &mut Findings<'_>) -> Option<Arc<Keyring>> {

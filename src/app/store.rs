@@ -177,10 +177,10 @@ fn look_at_tls(
     const CERTIFICATE: &str = "store.client_certificate";
     let mistakes = findings.mistakes();
     if let Some(path) = &config.ca_file {
-        public_file::certificates("store.ca_file", path, findings);
+        public_file::certificates("store.ca_file", path, secrets, findings);
     }
     if let Some(path) = &config.client_certificate
-        && let Some(pem) = public_file::certificates(CERTIFICATE, path, findings)
+        && let Some(pem) = public_file::certificates(CERTIFICATE, path, secrets, findings)
     {
         public_file::warn_of_a_certificate_s_time(
             CERTIFICATE,
@@ -208,10 +208,10 @@ fn tls_source(config: &config::RedisConfig, secrets: &SecretReader) -> TlsSource
         (config.ca_file.clone(), config.client_certificate.clone(), config.client_key.clone());
     let secrets = secrets.clone();
     Arc::new(move || {
-        let ca_pem = ca.as_deref().map(public_file::read).transpose()?;
+        let ca_pem = ca.as_deref().map(|path| public_file::read(path, &secrets)).transpose()?;
         let identity = match (&certificate, &key) {
             (Some(certificate), Some(key)) => Some(TlsIdentity {
-                certificate_pem: public_file::read(certificate)?,
+                certificate_pem: public_file::read(certificate, &secrets)?,
                 key_pem: Zeroizing::new(secrets.read(key).map_err(|error| error.to_string())?.to_vec()),
             }),
             _ => None,

@@ -3,7 +3,7 @@
 //! An app has several of these. Which one is used, and what is made of a rejection, is the business of
 //! `credential_set`; here each one turns into form fields or a header, once per request.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ use crate::domain::random::{Random, random_bytes};
 use crate::domain::secret::ClientSecret;
 use crate::domain::task::BoxFuture;
 use crate::domain::time::{Clock, Timestamp};
+use crate::secret_file::guarded::{Guard, Unread};
 
 /// The life of an assertion that we sign: short, for it is made for one request.
 const ASSERTION_LIFE: Duration = Duration::from_secs(300);
@@ -52,14 +53,30 @@ pub trait AssertionSource: Send + Sync {
 
 /// An assertion in a file that somebody else renews, such as a projected service-account token.
 #[derive(Debug, Clone)]
-pub struct AssertionFile(pub PathBuf);
+pub struct AssertionFile {
+    path: PathBuf,
+    guard: Guard,
+}
+
+impl AssertionFile {
+    /// This file, for a daemon that trusts what `guard` lets pass.
+    pub fn new(path: &Path, guard: Guard) -> Self {
+        AssertionFile { path: path.to_owned(), guard }
+    }
+}
 
 impl AssertionSource for AssertionFile {
     fn read(&self) -> BoxFuture<'_, Result<Zeroizing<String>, String>> {
+        let AssertionFile { path, guard } = self.clone();
         Box::pin(async move {
-            let bytes = tokio::fs::read(&self.0).await;
-            let bytes =
-                Zeroizing::new(bytes.map_err(|error| format!("the file cannot be read: {}", error.kind()))?);
+            let read = move || {
+                guard.read(&path, MAX_ASSERTION + 1).map_err(|error| match error {
+                    Unread::Io { source, .. } => format!("the file cannot be read: {}", source.kind()),
+                    Unread::Loose(loose) => loose.to_string(),
+                })
+            };
+            let read = tokio::task::spawn_blocking(read).await;
+            let bytes = Zeroizing::new(read.map_err(|_| "the file could not be read".to_owned()).flatten()?);
             if bytes.len() > MAX_ASSERTION {
                 return Err("the file is too long".to_owned());
             }
@@ -69,7 +86,7 @@ impl AssertionSource for AssertionFile {
     }
 
     fn place(&self) -> String {
-        self.0.display().to_string()
+        self.path.display().to_string()
     }
 }
 

@@ -18,6 +18,7 @@ use crate::domain::account::Account;
 use crate::domain::secret::ClientSecret;
 use crate::domain::time::Clock as _;
 use crate::domain::verdict::{BlockReason, Disposition, GrantFate, ReauthReason};
+use crate::secret_file::SecretReader;
 
 mod odd_answers;
 mod other_hosts;
@@ -1007,13 +1008,14 @@ async fn a_federated_assertion_is_read_for_every_request_and_never_sent_stale() 
 #[tokio::test]
 async fn an_assertion_file_is_read_anew_and_its_absence_told() {
     let directory = tempfile::tempdir().expect("a directory");
-    let file = AssertionFile(directory.path().join("token"));
+    let path = directory.path().join("token");
+    let file = AssertionFile::new(&path, SecretReader::new(None).guard());
     assert!(file.read().await.is_err());
-    std::fs::write(&file.0, "a.b.c\n").expect("writes");
+    std::fs::write(&path, "a.b.c\n").expect("writes");
     assert_eq!(file.read().await.expect("an assertion").as_str(), "a.b.c");
-    std::fs::write(&file.0, "d.e.f").expect("writes");
+    std::fs::write(&path, "d.e.f").expect("writes");
     assert_eq!(file.read().await.expect("an assertion").as_str(), "d.e.f");
-    std::fs::write(&file.0, "x".repeat(40_000)).expect("writes");
+    std::fs::write(&path, "x".repeat(40_000)).expect("writes");
     assert!(file.read().await.is_err());
 }
 

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::clouds::{Provider, Tenants};
 use super::discovery::Metadata;
 use super::jwks::{Algorithm, Key, KeySet};
-use super::text::{code_word, is_guid, one_line};
+use super::text::{code_word, is_guid, is_harmless, one_line};
 use super::wire::Object;
 use crate::domain::account::Account;
 use crate::domain::time::Timestamp;
@@ -285,7 +285,7 @@ impl<'a> UnverifiedToken<'a> {
     fn check_identity(&self, rules: &Rules<'_>) -> Result<Account, IdTokenFault> {
         let iss = self.need("iss")?;
         let sub = self.need("sub")?;
-        if sub.len() > MAX_SUBJECT || sub.chars().any(char::is_control) {
+        if sub.len() > MAX_SUBJECT || !sub.chars().all(is_harmless) {
             return Err(IdTokenFault::ClaimType);
         }
         let ids = match rules.provider {
@@ -816,6 +816,10 @@ mod tests {
             // Who it is.
             ("sub missing", e().without("sub"), F::ClaimMissing),
             ("sub empty", e().claim("sub", json!("")), F::ClaimMissing),
+            ("sub that reads backwards", o().claim("sub", json!("ali\u{202e}ecila")), F::ClaimType),
+            ("sub with what nobody sees", o().claim("sub", json!("alice\u{200b}")), F::ClaimType),
+            ("sub with a soft hyphen", o().claim("sub", json!("ali\u{ad}ce")), F::ClaimType),
+            ("sub with a control character", o().claim("sub", json!("alice\u{7}")), F::ClaimType),
             ("sub too long", e().claim("sub", json!("x".repeat(256))), F::ClaimType),
             ("sub a number", e().claim("sub", json!(7)), F::ClaimType),
             ("sub null", e().claim("sub", Value::Null), F::ClaimMissing),

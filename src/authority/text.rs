@@ -1,6 +1,6 @@
 //! What may be said of text that came from outside.
 
-pub(super) use crate::domain::text::one_line;
+pub(super) use crate::domain::text::{is_harmless, one_line};
 
 /// A code word of the authority (`error`, `suberror`): RFC 6749 §5.2's alphabet without the space, at most 64.
 pub(super) fn code_word(text: &str) -> Option<String> {

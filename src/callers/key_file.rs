@@ -275,6 +275,8 @@ pub(super) fn stamp(path: &Path) -> io::Result<Option<Stamp>> {
 /// commands write is the file behind the link.
 pub(super) fn read(path: &Path, secrets: &SecretReader) -> Result<KeyFile, KeyFileError> {
     let io = |source| KeyFileError::Io { doing: "reading", file: path.to_owned(), source };
+    // Before it is there, too: nobody else may put one there.
+    secrets.guard().way(path).map_err(SecretFileError::from)?;
     // Not to wait for a writer, should it be a pipe.
     let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
     let file = match OpenOptions::new().read(true).custom_flags(nonblocking).open(path) {

@@ -373,7 +373,13 @@ fn redis(section: &Section<'_>) -> Option<RedisConfig> {
             }
         }
         if !target.hosts.iter().all(|host| is_loopback_host(&host.host)) {
-            url.warning("the store is reached without TLS; records are sealed, but the password and the names of connections can be read on the way; `rediss` uses TLS");
+            let beside = match target.kind {
+                RedisKind::Sentinel { .. } => {
+                    ", and whoever can change what a sentinel says is sent the password"
+                }
+                _ => "",
+            };
+            url.warning(format!("the store is reached without TLS; records are sealed, but the password and the names of connections can be read on the way{beside}; `rediss` uses TLS"));
         }
     }
     Some(RedisConfig {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use time::format_description::well_known::Rfc3339;
 
 use super::sections::{CredentialConfig, CredentialKind};
+use crate::secret_file::guarded::GuardedFolder;
 
 /// Why a credentials directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -76,16 +77,13 @@ pub fn credential_from_file_name(
 /// # Errors
 /// The directory cannot be read, or one of its files has a name that says nothing, or two have the same id: a credential
 /// that were silently left out would be missed on the day it is needed.
-pub fn read_credentials_dir(directory: &Path) -> Result<Vec<CredentialConfig>, CredentialsDirError> {
+pub fn read_credentials_dir(folder: &GuardedFolder) -> Result<Vec<CredentialConfig>, CredentialsDirError> {
+    let directory = folder.path();
     let failed = |source| CredentialsDirError::Read { path: directory.to_owned(), source };
     let mut all: Vec<CredentialConfig> = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name();
-        let Some(name) = name.to_str() else {
-            return Err(CredentialsDirError::Name {
-                path: directory.join(&name),
-                problem: "the name is not UTF-8",
-            });
+    for path in folder.entries().map_err(failed)? {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+            return Err(CredentialsDirError::Name { path, problem: "the name is not UTF-8" });
         };
         if name.starts_with('.') {
             continue;
@@ -108,6 +106,11 @@ pub(super) fn is_credential_id(id: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret_file::SecretReader;
+
+    fn folder(path: &Path) -> GuardedFolder {
+        SecretReader::new(None).guard().folder(path).unwrap()
+    }
 
     #[test]
     fn names() {
@@ -138,11 +141,15 @@ mod tests {
         for name in ["b.secret", "a@2027-05-20.secret", "..data", ".keep"] {
             std::fs::write(directory.path().join(name), "x").unwrap();
         }
-        let ids: Vec<_> = read_credentials_dir(directory.path()).unwrap().into_iter().map(|c| c.id).collect();
+        let ids: Vec<_> =
+            read_credentials_dir(&folder(directory.path())).unwrap().into_iter().map(|c| c.id).collect();
         assert_eq!(ids, ["a", "b"]);
         std::fs::write(directory.path().join("a.pem"), "x").unwrap();
-        let error = read_credentials_dir(directory.path()).unwrap_err();
+        let error = read_credentials_dir(&folder(directory.path())).unwrap_err();
         assert!(matches!(&error, CredentialsDirError::Duplicate { id, .. } if id == "a"), "{error}");
-        assert!(matches!(read_credentials_dir(Path::new("/nowhere")), Err(CredentialsDirError::Read { .. })));
+        assert!(matches!(
+            read_credentials_dir(&folder(Path::new("/nowhere"))),
+            Err(CredentialsDirError::Read { .. })
+        ));
     }
 }

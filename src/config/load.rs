@@ -374,6 +374,11 @@ authenticate = [{ unix_user = "a" }]
         assert_eq!((config.kind, warnings), (RedisKind::Sentinel { primary: "primary".into() }, 0));
         assert_eq!((config.wait_replicas, config.wait_timeout.as_millis()), (0, 250));
         assert_eq!(redis("redis+sentinel://a,localhost/primary").unwrap().1, 1, "without TLS");
+        for (url, said) in [("redis+sentinel://a/primary", true), ("redis://a", false)] {
+            let warnings = good(&format!("[store]\nkind = \"redis\"\nurl = \"{url}\"\n")).warnings;
+            let is_said = warnings[0].problem.contains("what a sentinel says is sent the password");
+            assert_eq!(is_said, said, "{warnings:?}");
+        }
     }
 
     #[test]

@@ -48,6 +48,11 @@ impl Places {
         self.places.insert(key.to_owned(), finding.locate(&self.file, text));
     }
 
+    /// The configuration's file.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
     /// A mistake (or a warning) about a key, where that stands; where it is not written, at what it would be in.
     pub fn mistake(&self, key: &str, problem: impl Into<String>) -> Mistake {
         let mut at = key;

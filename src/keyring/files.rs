@@ -75,8 +75,9 @@ impl Directory {
     fn key_files(&self) -> Result<Vec<PathBuf>, KeyringError> {
         let io = |source| KeyringError::Io { doing: "reading", place: self.place(), source };
         let mut files = Vec::new();
-        for entry in fs::read_dir(&self.path).map_err(io)? {
-            let path = entry.map_err(io)?.path();
+        // Every file in it is a key: nobody else may put one there.
+        let folder = self.secrets.guard().folder(&self.path).map_err(SecretFileError::from)?;
+        for path in folder.entries().map_err(io)? {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             // Private keys of certificates may lie there as well.
             let is_another = self.is_of_systemd && !name.starts_with(AMONG_CREDENTIALS);

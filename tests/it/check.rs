@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use crate::mistakes::{Row, rows};
 
 /// How a command ended: its exit code, and its lines about the configuration.
-struct Ended {
-    code: Option<i32>,
-    mistakes: Vec<String>,
-    all: String,
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) mistakes: Vec<String>,
+    pub(crate) all: String,
 }
 
 /// Runs a command on a configuration. One that does not end by itself is a daemon that started.
-fn run(command: &str, config: &Path) -> Ended {
+pub(crate) fn run(command: &str, config: &Path) -> Ended {
     let mut child = Command::new(env!("CARGO_BIN_EXE_tokenward"))
         .args([command, "--config"])
         .arg(config)
@@ -47,7 +47,10 @@ fn write(folder: &Path, row: &Row, keyring: &Path) -> std::path::PathBuf {
     for file in &row.files {
         let path = folder.join(file.name);
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
-        std::fs::write(&path, &file.content).expect("written");
+        match file.name.ends_with('/') {
+            true => std::fs::create_dir_all(&path).expect("made"),
+            false => std::fs::write(&path, &file.content).expect("written"),
+        }
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(file.mode)).expect("chmod");
     }
     std::os::unix::fs::symlink(keyring, folder.join("ring")).expect("a link");

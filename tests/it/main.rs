@@ -34,6 +34,7 @@ mod docs;
 mod evidence;
 mod floods;
 mod foresight;
+mod guarded;
 mod interop;
 mod keyring;
 mod launcher;

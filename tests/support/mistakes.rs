@@ -1,7 +1,7 @@
 //! Mistakes that a configuration can have, one row each: what is written, and what must be said of it. `check`, `serve` and the
 //! reading of the configuration are all held against this one table.
 
-/// A file beside the configuration.
+/// A file beside the configuration, or a folder, whose name ends with a slash.
 pub struct Beside {
     pub name: &'static str,
     pub content: Vec<u8>,
@@ -92,6 +92,11 @@ fn readable(config: &str, says: &'static str) -> Row {
         beside("crowded/README", b"x", 0o600),
         beside("twice/a.secret", b"hunter2", 0o600),
         beside("twice/a@2099-01-01.secret", b"hunter2", 0o600),
+        beside("writable.pem", b"hunter2", 0o666),
+        beside("loose/a@2099-01-01.secret", b"hunter2", 0o600),
+        beside("loose/", b"", 0o777),
+        beside("sticky/a@2099-01-01.secret", b"hunter2", 0o600),
+        beside("sticky/", b"", 0o1777),
     ];
     Row { config: format!("{READABLE}{config}"), files, says }
 }
@@ -379,6 +384,23 @@ const ENTRA_AUTHORITIES: Table = &[
 
 /// What the words mean or lead to.
 const MEANT: Table = &[
+    // What others can change.
+    (app_with!("credentials_dir = \"loose\""), "6:19: apps.a.credentials_dir: the folder"),
+    (app_with!("credentials_dir = \"sticky\""), "; fix: put the files into a folder of their own"),
+    (
+        app_with!(
+            "credentials = [{ id = \"a\", kind = \"secret\", file = \"loose/a@2099-01-01.secret\", expires = 2099-01-01 }]"
+        ),
+        "has mode 0777, so that everyone can change which files are in it; fix: chmod go-w ",
+    ),
+    (
+        app_with!("authority_ca = \"writable.pem\"\ncredentials_dir = \"credentials\""),
+        "has mode 0666, so that everyone can change what is in it; fix: chmod go-w ",
+    ),
+    (
+        "[callers.a]\nauthenticate = [{ api_keys = \"loose/none.keys\" }]",
+        "has mode 0777, so that everyone can change",
+    ),
     (
         "[outbound]\nproxy = \"http://127.0.0.1:1\"\nproxy_username = \"u\"\nproxy_password_file = \"open\"",
         "5:23: outbound.proxy_password_file: ",

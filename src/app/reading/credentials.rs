@@ -34,7 +34,9 @@ pub(in crate::app) fn read(
         listed.map(|(at, one)| (format!("{app_key}.credentials[{at}]"), one.clone())).collect();
     if let Some(directory) = &app.credentials_dir {
         let key = format!("{app_key}.credentials_dir");
-        match config::read_credentials_dir(directory) {
+        let folder = secrets.guard().folder(directory);
+        let folder = folder.map_err(|error| findings.file(&key, error)).ok()?;
+        match config::read_credentials_dir(&folder) {
             Ok(mut found) => {
                 found.sort_by(|a, b| (b.expires, &b.id).cmp(&(a.expires, &a.id)));
                 configs.extend(found.into_iter().map(|one| (key.clone(), one)));
@@ -132,7 +134,7 @@ fn read_one(
                 Some(private) => {
                     let of_key = format!("{key}.key");
                     let private = secrets.read(private).map_err(|error| findings.file(&of_key, error)).ok();
-                    let chain = public_file::read(&credential.file);
+                    let chain = public_file::read(&credential.file, secrets);
                     let chain = chain.map_err(|problem| findings.file(&of_file, problem)).ok();
                     let (private, chain) = (private?, chain?);
                     let mut both = Zeroizing::new(Vec::with_capacity(private.len() + chain.len() + 1));
@@ -152,10 +154,13 @@ fn read_one(
         }
         CredentialKind::Federated => {
             // It is replaced all the time, may be put there later, and whoever issues it sets its mode.
-            if let Err(problem) = public_file::read(&credential.file) {
+            if let Err(problem) = public_file::read(&credential.file, secrets) {
                 findings.warning(&of_file, problem);
             }
-            ClientCredential::federated(&credential.id, Arc::new(AssertionFile(credential.file.clone())))
+            ClientCredential::federated(
+                &credential.id,
+                Arc::new(AssertionFile::new(&credential.file, secrets.guard())),
+            )
         }
     };
     let configured = credential.expires.map(|at| Timestamp::from_unix_seconds(at.unix_timestamp()));

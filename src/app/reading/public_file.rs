@@ -1,7 +1,6 @@
-//! Files that are no secrets: certificates that others may see; and what is said of the times and
+//! Files that are no secrets: certificates that others may see and nobody else may change; and what is said of the times and
 //! pastes of what files hold.
 
-use std::io::{self, Read};
 use std::path::Path;
 
 use rustls::pki_types::CertificateDer;
@@ -10,8 +9,8 @@ use rustls::pki_types::pem::PemObject;
 use super::Findings;
 use crate::app::foresight::validities;
 use crate::domain::time::Timestamp;
-use crate::secret_file::paste;
 use crate::secret_file::shape::Misshapen;
+use crate::secret_file::{SecretReader, paste};
 
 /// What expires sooner than this is worth a warning.
 const SOON: std::time::Duration = std::time::Duration::from_secs(30 * 86_400);
@@ -20,26 +19,24 @@ const SOON: std::time::Duration = std::time::Duration::from_secs(30 * 86_400);
 const MAX_SIZE: usize = 4 * 1024 * 1024;
 
 /// What is in a file that anybody may read: 1 byte to 4 MiB.
-pub(in crate::app) fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let read = || {
-        let file = std::fs::File::open(path)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("it is not a regular file"));
-        }
-        let mut content = Vec::new();
-        file.take(MAX_SIZE as u64 + 1).read_to_end(&mut content)?;
-        match content.len() {
-            0 => Err(io::Error::other("it is empty")),
-            length if length > MAX_SIZE => Err(io::Error::other("it is longer than 4 MiB")),
-            _ => Ok(content),
-        }
-    };
-    read().map_err(|error| format!("cannot read {}: {error}", path.display()))
+pub(in crate::app) fn read(path: &Path, secrets: &SecretReader) -> Result<Vec<u8>, String> {
+    let content = secrets.guard().read(path, MAX_SIZE + 1).map_err(|error| error.to_string())?;
+    let wrong = |problem: &str| Err(format!("cannot read {}: {problem}", path.display()));
+    match content.len() {
+        0 => wrong("it is empty"),
+        length if length > MAX_SIZE => wrong("it is longer than 4 MiB"),
+        _ => Ok(content),
+    }
 }
 
 /// A file of certificates, as text.
-pub(in crate::app) fn certificates(key: &str, path: &Path, findings: &mut Findings<'_>) -> Option<String> {
-    let pem = read(path).map_err(|problem| findings.file(key, problem)).ok()?;
+pub(in crate::app) fn certificates(
+    key: &str,
+    path: &Path,
+    secrets: &SecretReader,
+    findings: &mut Findings<'_>,
+) -> Option<String> {
+    let pem = read(path, secrets).map_err(|problem| findings.file(key, problem)).ok()?;
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let text = std::str::from_utf8(&pem).ok().filter(|_| all.is_ok_and(|all| !all.is_empty()));
     if text.is_none() {
@@ -112,7 +109,7 @@ mod tests {
             [(0, false), (1, true), (1024 * 1024, true), (MAX_SIZE, true), (MAX_SIZE + 1, false)]
         {
             write(length);
-            assert_eq!(read(&file).is_ok(), is_read, "{length}");
+            assert_eq!(read(&file, &SecretReader::new(None)).is_ok(), is_read, "{length}");
         }
     }
 
