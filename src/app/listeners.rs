@@ -21,12 +21,8 @@ use crate::telemetry::metrics::Metrics;
 /// Browsers: a callback's form is a few KiB, and nothing else that they send is read.
 const PUBLIC: Limits = Limits { max_body: 16 * 1024, ..Limits::DEFAULT };
 /// Services: they keep many connections, from few addresses, for long.
-const LOCAL: Limits = Limits {
-    max_connections: 6144,
-    max_connections_per_peer: 4096,
-    max_held: 16 * 1024 * 1024,
-    ..Limits::DEFAULT
-};
+const LOCAL: Limits =
+    Limits { max_connections_per_peer: 3072, max_held: 16 * 1024 * 1024, ..Limits::DEFAULT };
 /// Operators and their scripts.
 const ADMIN: Limits = Limits {
     max_connections: 256,

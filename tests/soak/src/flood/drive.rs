@@ -16,6 +16,8 @@ use tokio::task::JoinSet;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Tasks of one flood, each with a connection of its own.
 const HANDS: u32 = 4;
+/// A stalled connection that was closed is opened again after this.
+const COMES_BACK_AFTER: Duration = Duration::from_secs(8);
 /// The addresses that stalled connections come from: `127.0.0.2` and so many more.
 const STALLED_FROM: u8 = 16;
 
@@ -253,8 +255,8 @@ async fn stall(one: usize, to: SocketAddr, head: &str, stalled: &Stalled, stop: 
             }
             stalled.open.fetch_sub(1, Ordering::Relaxed);
         }
-        // Each comes back about once in two seconds at the most: this flood is of connections and not of handshakes.
-        tokio::time::sleep(Duration::from_millis(2000)).await;
+        // This flood is of connections, and not of how often they are opened.
+        tokio::time::sleep(COMES_BACK_AFTER).await;
     }
 }
 
