@@ -27,7 +27,7 @@ use crate::domain::id::{AppName, CallerName, ConnectionKey};
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::{Clock, Timestamp};
 use crate::events::{About, Events, Who};
-use crate::listener::{Handler, Request, RequestId, Response};
+use crate::listener::{Handler, Pairs, Request, RequestId, Response};
 
 /// The admin API.
 pub struct AdminApi {
@@ -75,7 +75,7 @@ impl AdminApi {
         };
         let segments = path::segments_of_operators(&request.path).ok_or_else(Problem::no_such_path)?;
         let query =
-            path::query(request.query.as_deref()).map_err(|name| Problem::repeated_parameter(&name))?;
+            Pairs::read(request.query.as_deref().unwrap_or_default().as_bytes()).map_err(Problem::query)?;
         let words: Vec<&str> = segments.iter().map(String::as_str).collect();
         match words[..] {
             ["admin", "v1", "apps"] if request.method == Method::GET => {

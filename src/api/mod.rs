@@ -43,7 +43,7 @@ use crate::domain::id::{AppName, ConnectionKey, SessionId};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
 use crate::events::{Events, HandOut, Who};
-use crate::listener::{Handler, Origin, Request, RequestId, Response};
+use crate::listener::{Handler, Origin, Pairs, Request, RequestId, Response};
 use crate::refresh::Served;
 
 /// The longest that a long poll may wait.
@@ -169,15 +169,15 @@ impl LocalApi {
     ) -> Result<Response, Problem> {
         let caller = admitted.caller();
         let query =
-            path::query(request.query.as_deref()).map_err(|name| Problem::repeated_parameter(&name))?;
+            Pairs::read(request.query.as_deref().unwrap_or_default().as_bytes()).map_err(Problem::query)?;
         let method = request.method.clone();
         match (route, method) {
             (Route::Connection(key, Of::Token), Method::GET) => {
                 let asked = body::token_request_of(&query)?;
-                self.token(admitted, &key, asked, path::value(&query, "connect") == Some("1"), who).await
+                self.token(admitted, &key, asked, query.value("connect") == Some("1"), who).await
             }
             (Route::Connection(key, Of::Token), Method::POST) => {
-                let connect = path::value(&query, "connect") == Some("1");
+                let connect = query.value("connect") == Some("1");
                 let asked = body::token_request(body::read(request.body).await?)?;
                 self.token(admitted, &key, asked, connect, who).await
             }
@@ -433,8 +433,9 @@ pub(crate) fn refuse_credential_in_url(request: &Request) -> Result<(), Problem>
     // As it was meant: an escape hides nothing from who reads the log.
     let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
     let query = request.query.as_deref().unwrap_or_default();
-    let named = form_urlencoded::parse(query.as_bytes())
-        .any(|(name, _)| ["access_token", "api_key", "authorization"].contains(&&*name.to_ascii_lowercase()));
+    let named = Pairs::names(query.as_bytes())
+        .map_err(Problem::query)?
+        .any(|name| ["access_token", "api_key", "authorization"].contains(&&*name.to_ascii_lowercase()));
     if named || decoded(query).contains("twk_") || decoded(&request.path).contains("twk_") {
         return Err(Problem::invalid(
             "query",
@@ -488,15 +489,11 @@ impl Route {
     }
 }
 
-pub(crate) fn list_request(
-    broker: &Broker,
-    app: &AppName,
-    query: &[(String, String)],
-) -> Result<ListRequest, Problem> {
-    let after = path::value(query, "cursor").map(|cursor| broker.read_cursor(app, cursor));
+pub(crate) fn list_request(broker: &Broker, app: &AppName, query: &Pairs) -> Result<ListRequest, Problem> {
+    let after = query.value("cursor").map(|cursor| broker.read_cursor(app, cursor));
     Ok(ListRequest {
-        status: path::value(query, "status").map(str::to_owned),
-        tenant: path::value(query, "tenant").map(str::to_owned),
+        status: query.value("status").map(str::to_owned),
+        tenant: query.value("tenant").map(str::to_owned),
         after: after.transpose().map_err(Problem::of)?,
     })
 }
@@ -505,8 +502,8 @@ pub(crate) fn page_shape(broker: &Broker, app: &AppName, page: &ShownPage) -> Pa
     PageShape::new(page, page.next.as_ref().map(|next| broker.cursor(app, next)))
 }
 
-fn wait_of(query: &[(String, String)]) -> Result<Duration, Problem> {
-    match path::value(query, "wait") {
+fn wait_of(query: &Pairs) -> Result<Duration, Problem> {
+    match query.value("wait") {
         None => Ok(Duration::ZERO),
         Some(text) => match text.parse::<u64>() {
             Ok(seconds) => Ok(Duration::from_secs(seconds.min(MOST_WAIT))),

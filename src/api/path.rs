@@ -4,16 +4,25 @@ use percent_encoding::percent_decode_str;
 
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName, InvalidName};
 
+/// More parts than any path of ours has: a name of 256 characters has 128 at most, and eight stand around it.
+const MOST_SEGMENTS: usize = 160;
+
 /// A path's segments, percent-decoded. `None` for an empty or dot segment, a bad escape, or anything outside visible
 /// ASCII once decoded: no such path is a route here.
 pub fn segments(path: &str) -> Option<Vec<String>> {
-    path.strip_prefix('/')?.split('/').map(|raw| segment(raw).filter(|text| !is_dots(text))).collect()
+    split(path)?.map(|raw| segment(raw).filter(|text| !is_dots(text))).collect()
 }
 
 /// The same for operators, who may have to name a connection from before some names were ruled out: dots that are escaped
 /// are a name and no way up.
 pub fn segments_of_operators(path: &str) -> Option<Vec<String>> {
-    path.strip_prefix('/')?.split('/').map(|raw| segment(raw).filter(|_| !is_dots(raw))).collect()
+    split(path)?.map(|raw| segment(raw).filter(|_| !is_dots(raw))).collect()
+}
+
+fn split(path: &str) -> Option<std::str::Split<'_, char>> {
+    let rest = path.strip_prefix('/')?;
+    let is_short = rest.bytes().filter(|byte| *byte == b'/').count() < MOST_SEGMENTS;
+    is_short.then(|| rest.split('/'))
 }
 
 fn is_dots(text: &str) -> bool {
@@ -95,27 +104,6 @@ pub fn unreadable_name(path: &str) -> Option<InvalidName> {
     let decoded = percent_decode_str(name).decode_utf8_lossy();
     // A name that would do, in an escape that does not, is one with a `%` in it.
     ConnectionName::parse(&decoded).err().or_else(|| ConnectionName::parse(name).err())
-}
-
-/// A query's parameters. `Err` names one that stands twice (RFC 6749 §3.1, and no caller means that).
-pub fn query(raw: Option<&str>) -> Result<Vec<(String, String)>, String> {
-    let mut pairs: Vec<(String, String)> = Vec::new();
-    for (name, value) in form_urlencoded::parse(raw.unwrap_or_default().as_bytes()) {
-        if pairs.iter().any(|(known, _)| *known == name) {
-            return Err(name.into_owned());
-        }
-        pairs.push((name.into_owned(), value.into_owned()));
-    }
-    Ok(pairs)
-}
-
-/// A parameter's value; empty counts as absent.
-pub fn value<'a>(pairs: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    pairs
-        .iter()
-        .find(|(known, _)| known == name)
-        .map(|(_, value)| value.as_str())
-        .filter(|value| !value.is_empty())
 }
 
 #[cfg(test)]
@@ -205,9 +193,12 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_parameter_is_refused_by_name_and_an_empty_one_is_absent() {
-        assert_eq!(query(Some("scope=a&scope=b")), Err("scope".to_owned()));
-        let pairs = query(Some("scope=&min_ttl=60&x")).expect("pairs");
-        assert_eq!((value(&pairs, "scope"), value(&pairs, "min_ttl")), (None, Some("60")));
+    fn a_path_of_many_parts_is_no_route_and_the_longest_name_is_one() {
+        let base = "/v1/apps/outlook/connections";
+        let longest = format!("{}a", "a/".repeat(127));
+        assert_eq!(read(&format!("{base}/{longest}/token")), Some((longest, Of::Token)));
+        let path = format!("{base}/{}", "a/".repeat(MOST_SEGMENTS));
+        assert!(segments(&path).is_none() && segments_of_operators(&path).is_none());
+        assert!(matches!(unreadable_name(&path), Some(InvalidName::Length { .. })));
     }
 }

@@ -12,7 +12,7 @@ use crate::authority::HOST_NOT_CONFIRMED;
 use crate::broker::Refusal;
 use crate::domain::id::{ConnectionKey, InvalidName};
 use crate::domain::verdict::AuthorityError;
-use crate::listener::Response;
+use crate::listener::{BadPairs, MOST_PARAMETERS, Response};
 
 /// A problem document. Codes are contract; words are not.
 #[derive(Debug, Clone, Serialize)]
@@ -115,10 +115,13 @@ impl Problem {
         Problem::of(Refusal::InvalidRequest { parameter, problem: problem.into() })
     }
 
-    /// A query's parameter that stands twice. Only names of our own are repeated in the answer.
-    pub fn repeated_parameter(name: &str) -> Self {
+    /// A query that is not read. Only names of our own are repeated in the answer.
+    pub fn query(bad: BadPairs) -> Self {
         const OURS: [&str; 8] =
             ["scope", "resource", "min_ttl", "connect", "status", "tenant", "cursor", "wait"];
+        let BadPairs::Repeated(name) = bad else {
+            return Problem::invalid("query", format!("has more than {MOST_PARAMETERS} parameters"));
+        };
         let parameter = OURS.into_iter().find(|ours| *ours == name).unwrap_or("query");
         Problem::invalid(parameter, "stands in the query twice")
     }

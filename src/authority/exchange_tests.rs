@@ -268,6 +268,7 @@ impl World {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "what we made ourselves")]
 fn query(url: &str) -> Vec<(String, String)> {
     let query = url.split_once('?').expect("a query").1;
     form_urlencoded::parse(query.as_bytes()).into_owned().collect()

@@ -15,6 +15,8 @@ use super::wire::Object;
 
 /// More keys than this are a mistake or an attack.
 const MAX_KEYS: usize = 100;
+/// Keys of one id that a signature is tried with. Each costs a calculation over the whole token.
+const MAX_OF_ONE_ID: usize = 8;
 
 /// The signature algorithms that are accepted at all. `none` and the symmetric ones have no name here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,7 +166,10 @@ impl KeySet {
     /// The keys of this id; without an id the only key, if there is but one (OpenID Connect Core §10.1).
     pub(super) fn find(&self, kid: Option<&str>) -> Vec<&Key> {
         match kid {
-            Some(kid) => self.keys.iter().filter(|key| key.kid.as_deref() == Some(kid)).collect(),
+            Some(kid) => {
+                let of_id = self.keys.iter().filter(|key| key.kid.as_deref() == Some(kid));
+                of_id.take(MAX_OF_ONE_ID).collect()
+            }
             None if self.keys.len() == 1 => self.keys.iter().collect(),
             None => Vec::new(),
         }
@@ -280,5 +285,8 @@ mod tests {
             KeySet::parse(json!({ "keys": [rsa_jwk("k", &RSA)] }).to_string().as_bytes()).expect("a set");
         assert_eq!(one.find(None).len(), 1);
         assert_eq!(one.find(Some("other")).len(), 0);
+        let many = json!({ "keys": vec![rsa_jwk("k", &RSA); 100] }).to_string();
+        let many = KeySet::parse(many.as_bytes()).expect("a set");
+        assert_eq!(many.find(Some("k")).len(), MAX_OF_ONE_ID, "a signature is tried with a few");
     }
 }

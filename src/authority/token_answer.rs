@@ -26,6 +26,10 @@ const UNSAID_LIFE: Duration = Duration::from_secs(300);
 const DECIDING: [&str; 6] =
     ["access_token", "refresh_token", "token_type", "id_token", "error", "expires_in"];
 
+/// Every member that is read; the others are not kept, so that many of them cost no more than their bytes.
+const READ: [&str; 8] =
+    ["access_token", "refresh_token", "token_type", "id_token", "error", "expires_in", "refresh_in", "scope"];
+
 /// A success whose access token can be used.
 pub(super) struct TokenSuccess {
     pub(super) access_token: AccessToken,
@@ -67,8 +71,8 @@ pub(super) fn read(answer: &HttpAnswer) -> Result<TokenSuccess, Unusable> {
 
 /// The members of the outermost object, as far as it can be read.
 struct Members<'a> {
-    /// In order, each with its value as it is written.
-    entries: Vec<(String, &'a str)>,
+    /// Those that are [`READ`], in order, each with its value as it is written.
+    entries: Vec<(&'static str, &'a str)>,
     end: End,
 }
 
@@ -220,7 +224,7 @@ impl<'a> Members<'a> {
     }
 
     fn all(&self, key: &str) -> impl DoubleEndedIterator<Item = &'a str> + Clone {
-        let of_key = self.entries.iter().filter(move |(name, _)| name == key).map(|(_, raw)| *raw);
+        let of_key = self.entries.iter().filter(move |(name, _)| *name == key).map(|(_, raw)| *raw);
         of_key.collect::<Vec<_>>().into_iter()
     }
 
@@ -276,7 +280,7 @@ fn token(raw: &str) -> Option<Result<Zeroizing<String>, ()>> {
 }
 
 /// Reads an object's members into a list that keeps what was read when the reading fails.
-struct Entries<'l, 'a>(&'l mut Vec<(String, &'a str)>);
+struct Entries<'l, 'a>(&'l mut Vec<(&'static str, &'a str)>);
 
 impl<'a> Visitor<'a> for Entries<'_, 'a> {
     type Value = ();
@@ -289,7 +293,10 @@ impl<'a> Visitor<'a> for Entries<'_, 'a> {
         while let Some(key) = entries.next_key::<&RawValue>()? {
             let value: &RawValue = entries.next_value()?;
             // One that cannot be a name is of a member that nobody asks for.
-            self.0.push((serde_json::from_str(key.get()).unwrap_or_default(), value.get()));
+            let name: String = serde_json::from_str(key.get()).unwrap_or_default();
+            if let Some(name) = READ.into_iter().find(|read| *read == name) {
+                self.0.push((name, value.get()));
+            }
         }
         Ok(())
     }

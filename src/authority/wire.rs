@@ -13,6 +13,8 @@ use super::text::{code_word, trace_word};
 
 /// The longest claims challenge that is kept, in bytes.
 pub(super) const MAX_CLAIMS: usize = 8 * 1024;
+/// The most members of one object. Each one more makes the search for the next longer.
+const MAX_MEMBERS: usize = 1024;
 /// The most error numbers that are kept.
 const MAX_CODES: usize = 10;
 
@@ -77,15 +79,20 @@ pub(super) struct Object(pub(super) Map<String, Value>);
 impl Object {
     /// Reads bytes that are one JSON object and nothing else.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
-        // serde_json's own words could quote a secret; where it stopped is enough.
         match serde_json::from_slice::<Strict>(bytes) {
             Ok(Strict(Value::Object(map))) => Ok(Object(map)),
             Ok(Strict(mut other)) => {
                 wipe(&mut other);
                 Err("it is JSON, but not an object".to_owned())
             }
-            Err(error) if error.to_string().starts_with(REPEATED_KEY) => Err(REPEATED_KEY.to_owned()),
-            Err(error) => Err(format!("it is not JSON at line {} column {}", error.line(), error.column())),
+            Err(error) => {
+                // Its own words could quote a secret, and where it stopped is enough; these are ours.
+                let text = error.to_string();
+                let ours = [REPEATED_KEY, TOO_MANY_MEMBERS].into_iter().find(|words| text.starts_with(words));
+                Err(ours.map(str::to_owned).unwrap_or_else(|| {
+                    format!("it is not JSON at line {} column {}", error.line(), error.column())
+                }))
+            }
         }
     }
 }
@@ -106,6 +113,7 @@ pub(super) fn wipe(value: &mut Value) {
 }
 
 const REPEATED_KEY: &str = "a key stands twice";
+const TOO_MANY_MEMBERS: &str = "an object has more than 1,024 members";
 
 /// Any JSON value without repeated keys. `serde_json` alone lets the last one win, and another reader the first.
 struct Strict(Value);
@@ -164,6 +172,9 @@ impl<'de> Visitor<'de> for StrictVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
+            if map.len() == MAX_MEMBERS {
+                return Err(serde::de::Error::custom(TOO_MANY_MEMBERS));
+            }
             if map.contains_key(&key) {
                 return Err(serde::de::Error::custom(REPEATED_KEY));
             }
@@ -211,6 +222,17 @@ mod tests {
             Some(vec![700082])
         );
         assert_eq!(read(r#"{"error":"invalid_grant","error_description":"see AADSTS700082"}"#), Some(vec![]));
+    }
+
+    #[test]
+    fn an_object_has_only_so_many_members() {
+        let object = |count: usize| {
+            let members: Vec<String> = (0..count).map(|at| format!(r#""m{at}":0"#)).collect();
+            format!(r#"{{"within":{{{}}}}}"#, members.join(","))
+        };
+        assert!(Object::parse(object(MAX_MEMBERS).as_bytes()).is_ok());
+        let why = Object::parse(object(MAX_MEMBERS + 1).as_bytes()).err();
+        assert_eq!(why.as_deref(), Some(TOO_MANY_MEMBERS));
     }
 
     #[test]

@@ -352,9 +352,7 @@ fn scopes_to_request(app: &App, asked: Option<&str>) -> Result<ScopeSet, Refusal
     let mut scopes = match asked {
         None => app.scopes.clone(),
         Some(asked) => {
-            let asked = naming
-                .scopes(asked)
-                .map_err(|_| Refusal::invalid("scopes", "holds a character or a length that no scope has"))?;
+            let asked = naming.scopes_asked(asked).map_err(|why| Refusal::invalid("scopes", why))?;
             let beyond: Vec<String> = asked
                 .missing_from(&app.scopes)
                 .iter()

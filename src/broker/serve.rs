@@ -60,12 +60,7 @@ struct Asked {
 impl Asked {
     fn read(naming: &ScopeNaming, request: &TokenRequest) -> Result<Self, Refusal> {
         let scopes = match request.scope.as_deref().filter(|scope| !scope.is_empty()) {
-            Some(scope) => Some(naming.scopes(scope).map_err(|_| {
-                Refusal::invalid(
-                    "scope",
-                    "holds a character that no scope has (RFC 6749 section 3.3), or a word of more than 256",
-                )
-            })?),
+            Some(scope) => Some(naming.scopes_asked(scope).map_err(|why| Refusal::invalid("scope", why))?),
             None => None,
         };
         let resource = request.resource.as_deref().filter(|resource| !resource.is_empty());

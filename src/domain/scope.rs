@@ -28,6 +28,9 @@ pub struct Scope {
 /// Scopes that belong to no resource but to the sign-in itself (OpenID Connect Core §5.4, §11).
 const OPENID_SCOPES: [&str; 6] = ["openid", "profile", "email", "offline_access", "address", "phone"];
 
+/// More than any token carries.
+pub const MOST_SCOPES: usize = 128;
+
 /// Longer than any scope, shorter than any token.
 pub const LONGEST_SCOPE: usize = 256;
 
@@ -73,6 +76,20 @@ impl ScopeNaming {
             set.insert(self.scope(word).ok_or_else(|| word.to_owned())?);
         }
         Ok(set)
+    }
+
+    /// The same of a caller, who may name [`MOST_SCOPES`] at the most.
+    ///
+    /// # Errors
+    /// Says in words what is wrong.
+    pub fn scopes_asked(&self, text: &str) -> Result<ScopeSet, String> {
+        if text.bytes().filter(|byte| *byte == b' ').count() >= MOST_SCOPES {
+            return Err(format!("names more than {MOST_SCOPES} scopes"));
+        }
+        self.scopes(text).map_err(|_| {
+            "holds a character that no scope has (RFC 6749 section 3.3), or a word of more than 256"
+                .to_owned()
+        })
     }
 
     /// Reads a list of scopes, skipping what no authority could have meant.
@@ -281,6 +298,16 @@ mod tests {
         );
         // Another service, however near its name.
         assert_eq!(naming.resource("https://outlook.office365.us"), "https://outlook.office365.us");
+    }
+
+    #[test]
+    fn a_caller_names_only_so_many() {
+        let words = |count: usize| (0..count).map(|at| format!("s{at}")).collect::<Vec<_>>().join(" ");
+        assert!(entra().scopes_asked(&words(MOST_SCOPES)).is_ok());
+        assert!(
+            entra().scopes_asked(&words(MOST_SCOPES + 1)).is_err_and(|why| why.contains("more than 128"))
+        );
+        assert!(entra().scopes_asked("a\"b").is_err_and(|why| why.contains("character")));
     }
 
     #[test]

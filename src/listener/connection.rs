@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::guard::{Guarded, Socket};
 use super::room::{OWN_BYTES, Place};
-use super::{Body, Handler, Limits, Peer, Request, RequestId, Response, Surroundings, problem};
+use super::{Body, Handler, Limits, Pairs, Peer, Request, RequestId, Response, Surroundings, problem};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
 use crate::telemetry::metrics::{ConnectionRefusal, ListenerMetrics};
@@ -403,6 +403,8 @@ async fn answer(
         shared.handler.overloaded(&request_id)
     } else if length > shared.limits.max_uri {
         problem(StatusCode::URI_TOO_LONG, "invalid_request", "the target is too long", &request_id)
+    } else if head.uri.query().is_some_and(|query| Pairs::are_too_many(query.as_bytes())) {
+        shared.handler.too_many_parameters(&request_id)
     } else {
         let clock = Arc::clone(&shared.surroundings.clock);
         let request = Request {

@@ -20,6 +20,7 @@
 mod bind;
 mod connection;
 mod guard;
+mod pairs;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;
 mod room;
@@ -47,6 +48,7 @@ use crate::telemetry::audit::AuditEvent;
 use crate::telemetry::metrics::Metrics;
 
 pub use bind::{BindError, Bound, LocalAddress, look_at_socket};
+pub use pairs::{BadPairs, MOST_PARAMETERS, Pairs};
 pub use room::{OWN_BYTES, PER_CONNECTION, Room};
 pub use tls::{Tls, TlsError, tls_server_config};
 
@@ -293,7 +295,7 @@ pub struct Request {
     pub method: Method,
     /// Its path as it was sent, percent-encoding untouched.
     pub path: String,
-    /// Its query as it was sent, without the `?`.
+    /// Its query as it was sent, without the `?`; it has no more than [`MOST_PARAMETERS`]. Read it with [`Pairs`].
     pub query: Option<String>,
     /// Its headers. Names may repeat.
     pub headers: HeaderMap,
@@ -338,6 +340,12 @@ pub trait Handler: Send + Sync + 'static {
         let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail, request_id);
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         response
+    }
+
+    /// The answer to a request with more than [`MOST_PARAMETERS`] in its query, of which none was read.
+    fn too_many_parameters(&self, request_id: &RequestId) -> Response {
+        let detail = "the query has too many parameters: 64 are taken";
+        problem(StatusCode::BAD_REQUEST, "invalid_request", detail, request_id)
     }
 }
 

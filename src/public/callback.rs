@@ -12,7 +12,7 @@ use crate::domain::id::AppName;
 use crate::domain::secret::AuthorizationCode;
 use crate::domain::time::Timestamp;
 use crate::keyring::seal::Place;
-use crate::listener::{BodyError, Request};
+use crate::listener::{BadPairs, BodyError, Pairs, Request};
 
 /// The longest code taken (Microsoft's are a few hundred characters, some providers' a few thousand).
 const LARGEST_CODE: usize = 4096;
@@ -65,20 +65,14 @@ impl Parameters {
         Callback { app, state, iss, outcome, only_repeats, binding }
     }
 
-    /// Reads the pairs: a parameter that stands twice refuses all, an empty one is absent, unknown ones are ignored
+    /// Reads the pairs: a parameter that stands twice, or too many, refuse all, an empty one is absent, unknown ones are ignored
     /// (RFC 6749 sections 3.1 and 4.1.2).
     pub(super) fn read(raw: &[u8]) -> Result<Self, Page> {
-        let mut pairs: Vec<(String, String)> = Vec::new();
-        for (name, value) in form_urlencoded::parse(raw) {
-            if pairs.iter().any(|(known, _)| *known == name) {
-                return Err(Page::not_understood());
-            }
-            pairs.push((name.into_owned(), value.into_owned()));
-        }
-        let value = |name: &str| {
-            let found = pairs.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
-            found.filter(|value| !value.is_empty())
-        };
+        let pairs = Pairs::read(raw).map_err(|bad| match bad {
+            BadPairs::TooMany => Page::too_many_parameters(),
+            BadPairs::Repeated(_) => Page::not_understood(),
+        })?;
+        let value = |name: &str| pairs.value(name).map(str::to_owned);
         let state = value("state").filter(|state| state.len() <= LARGEST_STATE);
         let admin_consent = value("admin_consent").is_some();
         let outcome = match (value("code"), value("error")) {

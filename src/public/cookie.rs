@@ -7,6 +7,9 @@ use crate::refresh::sha256_hex;
 /// As long as a connect session may live at the most; the binding is worthless after it.
 const MAX_AGE: u32 = 86_400;
 
+/// The most cookies that are looked at. Browsers keep fewer for one domain (Chrome and Firefox 180).
+const MOST_COOKIES: usize = 256;
+
 /// One cookie a session, so that two in one browser do not disturb each other. `__Host-` keeps other hosts of the
 /// domain from setting it; it needs https.
 fn name(base_url: &str, session: &str) -> String {
@@ -35,6 +38,13 @@ pub(super) fn binding(headers: &HeaderMap, base_url: &str, session: &str) -> Opt
 /// Whether the browser brought any cookie of ours.
 pub(super) fn any(headers: &HeaderMap) -> bool {
     cookies(headers).any(|(name, _)| name.trim_start_matches("__Host-").starts_with("tokenward-"))
+}
+
+/// Whether the browser brought more cookies than are looked at.
+pub(super) fn are_too_many(headers: &HeaderMap) -> bool {
+    let fields = headers.get_all(header::COOKIE).iter();
+    let separators = |value: &HeaderValue| value.as_bytes().iter().filter(|byte| **byte == b';').count();
+    fields.map(|value| separators(value) + 1).sum::<usize>() > MOST_COOKIES
 }
 
 fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
@@ -74,6 +84,19 @@ mod tests {
         // A second one of the name was planted by somebody.
         headers.append(header::COOKIE, HeaderValue::from_str(pair).expect("header"));
         assert_eq!(binding(&headers, "https://tokens.contoso.com", "s1"), None);
+    }
+
+    #[test]
+    fn as_many_cookies_as_a_browser_keeps_are_read_and_no_more() {
+        let with = |count: usize| {
+            let mut headers = HeaderMap::new();
+            let half = |count: usize| HeaderValue::from_str(&vec!["a=b"; count].join("; ")).expect("header");
+            headers.append(header::COOKIE, half(count / 2));
+            headers.append(header::COOKIE, half(count - count / 2));
+            are_too_many(&headers)
+        };
+        assert_eq!((with(MOST_COOKIES), with(MOST_COOKIES + 1)), (false, true));
+        assert!(!are_too_many(&HeaderMap::new()));
     }
 
     #[test]

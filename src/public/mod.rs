@@ -66,6 +66,9 @@ impl PublicSite {
             ["connect", _] | ["callback", _] => "GET, HEAD, OPTIONS, POST",
             _ => return self.page(StatusCode::NOT_FOUND, &Page::not_found()),
         };
+        if cookie::are_too_many(&request.headers) {
+            return self.too_many_cookies();
+        }
         if navigation::is_ahead(&request.headers) {
             return self.page(StatusCode::SERVICE_UNAVAILABLE, &Page::opened_ahead());
         }
@@ -286,6 +289,12 @@ impl PublicSite {
         response
     }
 
+    fn too_many_cookies(&self) -> Response {
+        let base_url = self.broker.base_url();
+        let host = base_url.split('/').nth(2).unwrap_or_default();
+        self.page(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &Page::too_many_cookies(host))
+    }
+
     fn page(&self, status: StatusCode, page: &Page) -> Response {
         let mut response = response(status, "text/html; charset=utf-8", page.html(&self.style));
         let headers = response.headers_mut();
@@ -314,9 +323,11 @@ impl Handler for PublicSite {
     }
 
     fn head_too_large(&self, _: &RequestId) -> Response {
-        let base_url = self.broker.base_url();
-        let host = base_url.split('/').nth(2).unwrap_or_default();
-        self.page(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &Page::too_many_cookies(host))
+        self.too_many_cookies()
+    }
+
+    fn too_many_parameters(&self, _: &RequestId) -> Response {
+        self.page(StatusCode::BAD_REQUEST, &Page::too_many_parameters())
     }
 
     fn overloaded(&self, _: &RequestId) -> Response {

@@ -17,15 +17,18 @@ const AHEAD: [&str; 3] = ["prefetch", "prerender", "preview"];
 /// Whether nobody looks at the answer yet: it is loaded ahead, or by a page's script, image or frame element and not by
 /// going there (`Sec-Fetch-Mode`). Clients that say nothing of either kind count as persons.
 pub(super) fn is_ahead(headers: &HeaderMap) -> bool {
-    let says = |name: &str, word: &str| {
+    // One walk over a value, whatever it holds: strangers write it.
+    let says = |name: &str, words: &[&str]| {
         headers.get_all(name).iter().any(|value| {
-            value.to_str().is_ok_and(|value| {
-                value.to_ascii_lowercase().split([';', ',']).any(|part| part.trim() == word)
+            let mut parts = value.as_bytes().split(|byte| matches!(byte, b';' | b','));
+            parts.any(|part| {
+                let part = part.trim_ascii();
+                words.iter().any(|word| part.eq_ignore_ascii_case(word.as_bytes()))
             })
         })
     };
-    let is_elsewhere = headers.contains_key("sec-fetch-mode") && !says("sec-fetch-mode", "navigate");
-    is_elsewhere || PURPOSES.iter().any(|name| AHEAD.iter().any(|word| says(name, word)))
+    let is_elsewhere = headers.contains_key("sec-fetch-mode") && !says("sec-fetch-mode", &["navigate"]);
+    is_elsewhere || PURPOSES.iter().any(|name| says(name, &AHEAD))
 }
 
 #[cfg(test)]

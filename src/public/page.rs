@@ -131,6 +131,12 @@ impl Page {
             .say("Go back to the application you came from. It shows whether your account is connected; if it is not, start again there.")
     }
 
+    pub(super) fn too_many_parameters() -> Self {
+        Page::new("That did not work")
+            .say("This address was opened with more than a sign-in sends, so nothing of it was read and nothing was done.")
+            .say("Go back to the application you came from. It shows whether your account is connected; if it is not, start again there.")
+    }
+
     pub(super) fn link_gone() -> Self {
         Page::new("This link does not work any more")
             .say("Connect links are for one use and for a short time. Opening this one again did nothing.")

@@ -38,6 +38,7 @@ mod guarded;
 mod interop;
 mod keyring;
 mod launcher;
+mod linear_work;
 mod main_job;
 mod metrics;
 mod names;

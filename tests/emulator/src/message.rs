@@ -52,6 +52,7 @@ impl Request {
 pub(crate) struct Params(Vec<(String, String)>);
 
 impl Params {
+    #[expect(clippy::disallowed_methods, reason = "the emulator is asked by our own tests")]
     pub(crate) fn parse(text: &[u8]) -> Self {
         Self(form_urlencoded::parse(text).into_owned().collect())
     }

@@ -51,6 +51,7 @@ impl Reply {
     }
 
     /// The parameters of the redirect this is.
+    #[expect(clippy::disallowed_methods, reason = "a test reads what the emulator sent")]
     pub(crate) fn callback(&self) -> HashMap<String, String> {
         let location =
             self.header("location").unwrap_or_else(|| panic!("no redirect: {} {}", self.status, self.text()));

@@ -1,0 +1,105 @@
+//! The parameters of a query or a form, for everybody who reads one: counted before a single one is decoded, and kept by
+//! name, so that reading costs a constant for each byte whatever they hold. `clippy.toml` bans the way around it.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+/// The most parameters of a query or a form. Nobody we know of sends twenty.
+pub const MOST_PARAMETERS: usize = 64;
+
+/// Parameters, each with a name of its own.
+pub struct Pairs(HashMap<String, String>);
+
+/// Why parameters are not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BadPairs {
+    /// More than [`MOST_PARAMETERS`].
+    TooMany,
+    /// One of this name stands twice (RFC 6749 section 3.1, and nobody means that).
+    Repeated(String),
+}
+
+impl Pairs {
+    /// Reads `application/x-www-form-urlencoded` text.
+    ///
+    /// # Errors
+    /// [`BadPairs`]
+    pub fn read(raw: &[u8]) -> Result<Self, BadPairs> {
+        let mut pairs = HashMap::new();
+        for (name, value) in decoded(raw)? {
+            match pairs.entry(name.into_owned()) {
+                Entry::Occupied(known) => return Err(BadPairs::Repeated(known.remove_entry().0)),
+                Entry::Vacant(place) => place.insert(value.into_owned()),
+            };
+        }
+        Ok(Pairs(pairs))
+    }
+
+    /// The names alone, repeated ones too.
+    ///
+    /// # Errors
+    /// [`BadPairs::TooMany`]
+    pub fn names(raw: &[u8]) -> Result<impl Iterator<Item = Cow<'_, str>>, BadPairs> {
+        Ok(decoded(raw)?.map(|(name, _)| name))
+    }
+
+    /// Whether there are more than are read.
+    pub fn are_too_many(raw: &[u8]) -> bool {
+        raw.iter().filter(|byte| **byte == b'&').count() >= MOST_PARAMETERS
+    }
+
+    /// Every name with its value, by name.
+    #[cfg(any(test, feature = "testkit"))]
+    pub fn sorted(&self) -> Vec<(&str, &str)> {
+        let mut all: Vec<_> = self.0.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// A parameter's value; empty counts as absent.
+    pub fn value(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+}
+
+fn decoded(raw: &[u8]) -> Result<form_urlencoded::Parse<'_>, BadPairs> {
+    if Pairs::are_too_many(raw) {
+        return Err(BadPairs::TooMany);
+    }
+    #[expect(clippy::disallowed_methods, reason = "this is the one place: what it is given was counted")]
+    let decoded = form_urlencoded::parse(raw);
+    Ok(decoded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_parameter_is_absent_and_a_repeated_one_is_refused_by_name() {
+        let read = Pairs::read(b"scope=&min_ttl=60&x&a%2Bb=c+d").expect("pairs");
+        assert_eq!(
+            (read.value("scope"), read.value("min_ttl"), read.value("x"), read.value("a+b")),
+            (None, Some("60"), None, Some("c d"))
+        );
+        for raw in ["scope=a&scope=b", "scope=a&x=1&sc%6fpe=a", "scope&scope"] {
+            assert_eq!(
+                Pairs::read(raw.as_bytes()).err(),
+                Some(BadPairs::Repeated("scope".to_owned())),
+                "{raw}"
+            );
+        }
+    }
+
+    #[test]
+    fn as_many_as_are_allowed_are_read_and_one_more_is_refused_before_it_is_looked_at() {
+        let raw = |count: usize| (0..count).map(|at| format!("p{at}=1")).collect::<Vec<_>>().join("&");
+        assert!(Pairs::read(raw(MOST_PARAMETERS).as_bytes()).is_ok());
+        assert_eq!(Pairs::read(raw(MOST_PARAMETERS + 1).as_bytes()).err(), Some(BadPairs::TooMany));
+        // A repeated one among them is not what is told, for none was read.
+        assert_eq!(Pairs::read("a&".repeat(MOST_PARAMETERS).as_bytes()).err(), Some(BadPairs::TooMany));
+        assert!(Pairs::names("&".repeat(MOST_PARAMETERS).as_bytes()).is_err());
+        assert_eq!(Pairs::names(b"A=1&A=2&b").ok().map(Iterator::count), Some(3));
+    }
+}
