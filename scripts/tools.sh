@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests need and the machine lacks: redis-server, promtool, openssl, and under target/interop a Python
+# Installs what the tests need and the machine lacks: redis-server, promtool, openssl, valgrind, and under target/interop a Python
 # venv and npm packages (tests/interop/README.md says which). With the argument `providers` also what only `make providers`
 # needs. Does nothing when all is there.
 set -euo pipefail
@@ -12,6 +12,7 @@ command -v redis-server >/dev/null || missing+=(redis-server)
 command -v redis-cli >/dev/null || missing+=(redis-tools)
 command -v promtool >/dev/null || missing+=(prometheus)
 command -v openssl >/dev/null || missing+=(openssl)
+command -v valgrind >/dev/null || missing+=(valgrind)
 command -v node >/dev/null || missing+=(nodejs)
 command -v npm >/dev/null || missing+=(npm)
 # Debian's python3 comes without what a venv is made with.

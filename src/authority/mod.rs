@@ -24,6 +24,8 @@ mod exchange_tests;
 mod http;
 mod id_token;
 mod jwks;
+#[cfg(test)]
+mod linear_tests;
 mod observer;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;

@@ -7,6 +7,10 @@
 )]
 #![allow(clippy::print_stderr, reason = "a failing test shows the daemon's log")]
 
+#[path = "../support/counted.rs"]
+mod counted;
+#[path = "../support/hostile.rs"]
+mod hostile;
 #[path = "../support/http.rs"]
 mod http_client;
 #[path = "../support/mistakes.rs"]
@@ -15,6 +19,8 @@ mod mistakes;
 #[path = "../../src/store/testing.rs"]
 #[allow(unreachable_pub, dead_code, reason = "shared with the store's own tests")]
 mod redis_server;
+#[path = "../support/setup.rs"]
+mod setup;
 mod world;
 
 mod attacks_api;

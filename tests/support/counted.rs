@@ -1,0 +1,95 @@
+//! Work, counted: how many instructions a piece of a test takes, by valgrind. The same code on the same input takes the same
+//! number however busy the machine is, so these numbers may be held against each other where times may not.
+//!
+//! The test that asks ([`hold`]) runs one more test of its own binary under valgrind; that one does its pieces within
+//! [`count`], one after the other.
+
+#![allow(unreachable_pub, missing_docs, reason = "shared by tests")]
+
+use std::collections::BTreeMap;
+use std::hint::black_box;
+use std::path::Path;
+use std::process::Command;
+
+/// So many times the work for plain text of the same size may the worst take. It is more than once because an escape or a
+/// member is more to do than a letter; what is quadratic takes hundreds of times as much.
+const MOST: u64 = 12;
+
+/// One piece: those of one group are held against the first of it, which is plain.
+pub struct Case {
+    pub group: String,
+    pub what: &'static str,
+    /// Bytes that are read.
+    pub size: usize,
+}
+
+/// Counts what runs on this thread within. Not under valgrind it only runs it.
+pub fn count(mut piece: impl FnMut()) {
+    counted_by_valgrind(&mut piece);
+    written_by_valgrind();
+}
+
+/// Valgrind knows this function by its name: it counts from its call to its end.
+#[inline(never)]
+fn counted_by_valgrind(piece: &mut dyn FnMut()) {
+    piece();
+    black_box(());
+}
+
+/// And this one: when it is called what was counted is written down, and it counts from 0 again.
+#[inline(never)]
+fn written_by_valgrind() {
+    black_box(());
+}
+
+/// Runs `test`, a test of this binary that is ignored otherwise, has each [`count`] in it counted, and holds the numbers
+/// against those for plain text. Gives the worst of each group, in words.
+pub fn hold(test: &str, cases: &[Case]) -> Vec<String> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let counted = instructions(test, folder.path());
+    assert_eq!(counted.len(), cases.len(), "each case is counted once");
+    let (mut plain, mut bad, mut worst) = (("", 0), Vec::new(), BTreeMap::new());
+    for (case, &work) in cases.iter().zip(&counted) {
+        if plain.0 != case.group {
+            assert_eq!(case.what, "plain", "{}", case.group);
+            plain = (&case.group, work);
+        }
+        assert!(work > 1000, "{} {}: {work} instructions are no reading", case.group, case.what);
+        let [whole, hundredths] = [work / plain.1, work * 100 / plain.1 % 100];
+        let bytes = case.size;
+        let line = format!(
+            "{whole}.{hundredths:02} times plain text: {}, {}: {work} instructions for {bytes} bytes",
+            case.group, case.what
+        );
+        let known = worst.entry(&case.group).or_insert((0, String::new()));
+        if work > known.0 {
+            *known = (work, line.clone());
+        }
+        if work > plain.1 * MOST {
+            bad.push(line);
+        }
+    }
+    assert!(bad.is_empty(), "more than {MOST} times the work for plain text:\n{}", bad.join("\n"));
+    worst.into_values().map(|(_, line)| line).collect()
+}
+
+fn instructions(test: &str, folder: &Path) -> Vec<u64> {
+    let out = folder.join("counted");
+    let this = std::env::current_exe().expect("this binary");
+    let run = Command::new("valgrind")
+        .args(["-q", "--tool=callgrind", "--demangle=no", "--dump-line=no"])
+        .args(["--toggle-collect=*counted_by_valgrind*", "--dump-before=*written_by_valgrind*"])
+        .arg(format!("--callgrind-out-file={}", out.display()))
+        .arg(this)
+        .args([test, "--exact", "--ignored", "--test-threads=1"])
+        .output()
+        .expect("valgrind runs (scripts/tools.sh installs it)");
+    let said = [run.stdout.as_slice(), run.stderr.as_slice()].map(String::from_utf8_lossy).concat();
+    assert!(run.status.success() && said.contains("1 passed"), "{test} under valgrind:\n{said}");
+    let counted = |number: usize| {
+        let text = std::fs::read_to_string(format!("{}.{number}", out.display())).ok()?;
+        let total = text.lines().find_map(|line| line.strip_prefix("totals: "))?;
+        Some(total.trim().parse().expect("a number of instructions"))
+    };
+    (1..).map_while(counted).collect()
+}
