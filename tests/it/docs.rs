@@ -14,7 +14,7 @@ use crate::http_client::{Answer, Browser, request};
 use crate::world::{ALICE, BOB, Plan, World, text};
 
 /// Documents for readers of this repository.
-const DOCUMENTS: [&str; 11] = [
+const DOCUMENTS: [&str; 12] = [
     "README.md",
     "SEMANTICS.md",
     "ARCHITECTURE.md",
@@ -23,6 +23,7 @@ const DOCUMENTS: [&str; 11] = [
     "SECURITY.md",
     "deploy/RUNBOOK.md",
     "docs/app-registration.md",
+    "docs/asvs.md",
     "docs/commands.md",
     "docs/configuration.md",
     "docs/providers.md",
@@ -189,6 +190,41 @@ fn every_promise_names_the_test_that_keeps_it() {
             files.iter().any(|file| read(file).contains("#[test]") || read(file).contains("#[tokio::test"))
                 || item.contains("store/suite.rs");
         assert!(tested || item.contains("no test of its own yet"), "promise {number}: no test in {files:?}");
+    }
+}
+
+/// The name of a test has at least three underscores; a metric, which may have as many, begins with the program's name.
+#[test]
+fn every_test_that_the_security_page_names_exists() {
+    let is_test = |span: &&str| {
+        let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        span.matches('_').count() >= 3 && span.bytes().all(word) && !span.starts_with("tokenward_")
+    };
+    let (prose, _) = parts("SECURITY.md");
+    let named: BTreeSet<&str> = code_spans(&prose).into_iter().filter(is_test).collect();
+    let mut sources = String::new();
+    let mut folders = vec![root().join("src"), root().join("tests")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                sources.push_str(&std::fs::read_to_string(path).expect("a source"));
+            }
+        }
+    }
+    let missing: Vec<&&str> = named.iter().filter(|name| !sources.contains(&format!("fn {name}("))).collect();
+    assert!(missing.is_empty(), "there is no such test: {missing:#?}");
+    // Each kind of attacker has its lines, and each line a test.
+    let rows: Vec<&str> =
+        prose.lines().skip_while(|line| !line.starts_with("| who | can | cannot |")).collect();
+    let rows: Vec<&&str> = rows.iter().take_while(|line| line.starts_with('|')).skip(2).collect();
+    for letter in ["a. ", "b. ", "c. ", "d. ", "e. ", "f. ", "g. "] {
+        assert!(rows.iter().any(|row| row.starts_with(&format!("| {letter}"))), "{letter}");
+    }
+    for row in rows {
+        assert!(code_spans(row).iter().any(is_test), "kept by no test: {row}");
     }
 }
 
