@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build test check fmt lint docs deny bench image image-test deploy-check tools providers soak soak-short flood simulate model rotation rotation-rewrap drill fuzz
+.PHONY: quickstart build test check fmt lint docs deny bench image image-test deploy-check tools providers soak soak-short flood simulate model rotation rotation-rewrap drill fuzz linear-work
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -117,3 +117,8 @@ fuzz:
 			target/fuzz/corpus/$$target fuzz/corpus/$$target -- -dict=fuzz/words.dict -max_total_time=$(FUZZ_SECONDS) \
 			-max_len=262144 -timeout=5 -rss_limit_mb=2048 -print_final_stats=1 || exit 1; \
 	done
+
+# What strangers may send at most, at every door of every listener, counted in instructions under valgrind: minutes. (What an
+# authority may send is counted in `make test`.)
+linear-work: tools
+	$(CARGO) test --test it -- linear_work::the_worst --ignored --nocapture

@@ -35,11 +35,13 @@ pub enum Stranger {
     BarredLink,
     /// A link whose button was pressed in another browser, or on another site.
     LinkFromElsewhere,
+    /// A link whose button was pressed too often.
+    LinkPressedTooOften,
 }
 
 impl Stranger {
     /// Each of them.
-    pub const ALL: [Stranger; 13] = [
+    pub const ALL: [Stranger; 14] = [
         Stranger::NoCredential,
         Stranger::NoKey,
         Stranger::UnknownCredential,
@@ -53,6 +55,7 @@ impl Stranger {
         Stranger::UnknownLink,
         Stranger::BarredLink,
         Stranger::LinkFromElsewhere,
+        Stranger::LinkPressedTooOften,
     ];
 
     /// The word for metrics.
@@ -71,6 +74,7 @@ impl Stranger {
             Stranger::UnknownLink => "link_unknown",
             Stranger::BarredLink => "link_barred",
             Stranger::LinkFromElsewhere => "link_from_elsewhere",
+            Stranger::LinkPressedTooOften => "link_pressed_too_often",
         }
     }
 
@@ -90,6 +94,7 @@ impl Stranger {
             Stranger::UnknownLink => "unknown_link",
             Stranger::BarredLink => "barred_link",
             Stranger::LinkFromElsewhere => "link_from_elsewhere",
+            Stranger::LinkPressedTooOften => "link_pressed_too_often",
         }
     }
 

@@ -174,6 +174,7 @@ impl PublicSite {
             CannotBegin::Gone | CannotBegin::Over(_) => Some(Stranger::UnknownLink),
             CannotBegin::AnotherBrowser => Some(Stranger::LinkFromElsewhere),
             CannotBegin::Barred(_) => Some(Stranger::BarredLink),
+            CannotBegin::TooOften => Some(Stranger::LinkPressedTooOften),
             CannotBegin::Unavailable(_) => None,
         };
         if let Some(stranger) = stranger {
