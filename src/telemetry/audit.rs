@@ -30,7 +30,7 @@
 //!    written if the sink comes to it.
 //! 4. What has its place in the queue is written, in order, also when the process stops in order.
 //! 5. Records of strangers (those with no right, or who did not show it) have a lane of their own, with its own room. They take no
-//!    place from the others, no write of others waits for more than [`CHUNK`] of them, and nobody waits for theirs; what has no
+//!    place from the others, no write of others waits for more than `CHUNK` of them, and nobody waits for theirs; what has no
 //!    room is said to whoever came with it, who counts it and has it in a sum.
 //!
 //! The hard problem: a write for each record would be most of a hand-out's cost, and a write by the request itself could

@@ -1,7 +1,7 @@
 //! Every metric, worded by event. The names in product.md are a contract; the rest may change.
 //!
 //! Invariants:
-//! 1. Labels are names that are configured now, or words of the code, never text of a request ([`series`](super::series)).
+//! 1. Labels are names that are configured now, or words of the code, never text of a request ([`series`]).
 //! 2. A time until expiry is worked out when it is read, so it is never stale.
 //! 3. Handles that a hot path needs are resolved once ([`TokenRequestHandles`], [`ListenerMetrics`]).
 
