@@ -488,6 +488,7 @@ impl Engine {
             }
             if state.held.is_none() {
                 state.trouble.clear();
+                state.held_back = None;
                 state.attempts.clear();
             }
             state.recent.take_if(|recent| over(&recent.held.connection));
@@ -927,6 +928,7 @@ impl Inner {
         if state.sign_in != Some(connection.profile.sign_in) {
             if state.sign_in.is_some() {
                 state.trouble.clear();
+                state.held_back = None;
             }
             state.sign_in = Some(connection.profile.sign_in);
         }

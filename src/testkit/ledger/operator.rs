@@ -47,8 +47,8 @@ struct Pausing {
 
 struct Hold {
     tenant: Option<String>,
-    /// What only this connection was told: its callers had forced renewals of it a moment before.
-    only: Option<ConnectionKey>,
+    /// What perhaps only this grant was told: callers had reported tokens of its connection a moment before.
+    only: Option<Family>,
     pid: Pid,
     replica: usize,
     since: Duration,
@@ -198,15 +198,12 @@ impl Ledger {
         {
             return Some(("I7", format!("{key}: grant {} is used, paused since {since:?}", call.family.0)));
         }
-        let is_meant = |hold: &&Hold| match &hold.only {
-            None => hold.tenant == call.tenant,
-            // (Its name may be another account's by now, of a tenant that was told nothing.)
-            Some(only) => *only == key && hold.pid == call.pid && hold.tenant == call.tenant,
-        };
-        let of_tenant = || books.operator.holds.iter().filter(is_meant);
-        let ignored = of_tenant().find(|hold| {
+        let of_tenant = || books.operator.holds.iter().filter(|hold| hold.tenant == call.tenant);
+        let is_meant =
+            |hold: &&Hold| hold.only.is_none_or(|only| only == call.family && hold.pid == call.pid);
+        let ignored = of_tenant().filter(is_meant).find(|hold| {
             let known = hold.since + HOLD_KNOWN;
-            // What was said later counts, though it be the shorter time.
+            // What was said later counts, though it be the shorter time, and though it may have been meant for one connection.
             of_tenant().all(|later| later.since < hold.since || later.until > now)
                 && now > known
                 && now < hold.until
@@ -239,7 +236,7 @@ impl Ledger {
             let reported = books.operator.reports.get(&(pid, key.clone()));
             reported.is_some_and(|at| since.saturating_sub(*at) < FORCED_LATELY)
         };
-        let only = key.filter(is_forced);
+        let only = key.as_ref().is_some_and(is_forced).then_some(call.family);
         books.operator.holds.push(Hold { tenant, only, pid, replica, since, until });
     }
 
