@@ -20,6 +20,8 @@ use crate::store::{
     StoredConnection, Writer, record,
 };
 
+/// Callers are served what is held when a look takes longer than this.
+const UNANSWERED_AFTER: Duration = Duration::from_millis(100);
 /// After this a client gives up on an answer.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a write waits for the copy to have it, where it does.
@@ -812,10 +814,19 @@ impl SimStore {
                 Err(_) => std::future::pending().await,
             }
         };
+        // A look that takes longer than callers wait for it is unanswered before it is over.
+        let unanswered_yet = async {
+            clock.sleep(UNANSWERED_AFTER).await;
+            if let (Some(key), Some(watch)) = (&looked_at, &self.server.inner.watch) {
+                watch.checked(self.pid, key, false);
+            }
+            std::future::pending().await
+        };
         let reply = tokio::select! {
             biased;
             reply = waiting => reply,
             () = clock.sleep(patience) => None,
+            () = unanswered_yet => None,
         };
         if let (Some(key), Some(watch)) = (&looked_at, &self.server.inner.watch) {
             watch.checked(self.pid, key, reply.is_some());
