@@ -277,7 +277,15 @@ impl Place {
     /// Reports that a resource refused a token.
     async fn report(&self, connection: &str, token: &str) -> Answer {
         let path = format!("/v1/apps/outlook/connections/{connection}/token");
-        self.world.api(Method::POST, &path, json!({ "rejected": sha256(token) })).await
+        loop {
+            let answer = self.world.api(Method::POST, &path, json!({ "rejected": sha256(token) })).await;
+            if answer.status != 429 {
+                return answer;
+            }
+            // A caller forces five renewals in ten seconds; it is told when to come back.
+            let seconds = answer.json()["retry_after"].as_u64().expect("when to come back");
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+        }
     }
 
     /// Reports it until the answer is another one than "try again", as a caller does.
