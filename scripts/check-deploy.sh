@@ -78,7 +78,8 @@ for name, service in compose["services"].items():
     for port in service.get("ports", []):
         assert str(port).startswith("127.0.0.1:"), f"{name}: port {port} is published beyond loopback"
 assert compose["networks"]["store"]["internal"] is True
-assert "./audit:/var/log/tokenward" in compose["services"]["tokenward"]["volumes"], "the audit stream has a file of its own"
+for service in "tokenward", "setup":
+    assert "./audit:/var/log/tokenward" in compose["services"][service]["volumes"], f"{service}: the audit stream has a file of its own"
 with open("deploy/compose/tokenward.toml") as source:
     assert 'path = "/var/log/tokenward/audit.jsonl"' in source.read(), "the audit stream has a file of its own"
 with open("deploy/systemd/tokenward.service") as source:

@@ -85,12 +85,19 @@ impl Broker {
         let ttl = self.settings().connect_session_ttl;
         let kept = ttl + READABLE_AFTER_END;
         self.count_consent(&caller.caller, app, session.tenant.as_deref(), &id, now.plus(kept)).await?;
-        let (kind, filed) = (Kind::AdminConsentSession, FiledUnder::session(&id));
-        self.deps.repository.put_pending(kind, &filed, &session, now, kept).await?;
         let record =
             AuthorizeState { app: app.clone(), purpose: Purpose::AdminConsent { session: id.clone() } };
         let hash = FiledUnder::hash(&SecretHash::of(&state));
-        self.deps.repository.put_pending(Kind::State, &hash, &record, now, ttl).await?;
+        let (kind, filed) = (Kind::AdminConsentSession, FiledUnder::session(&id));
+        let repository = &self.deps.repository;
+        let keep = async {
+            repository.put_pending(kind, &filed, &session, now, kept).await?;
+            repository.put_pending(Kind::State, &hash, &record, now, ttl).await
+        };
+        if let Err(error) = keep.await {
+            self.uncount_consent(&caller.caller, app, session.tenant.as_deref(), &id).await;
+            return Err(error.into());
+        }
         Ok(StartedConsent { id, admin_consent_url, expires_at })
     }
 

@@ -109,7 +109,7 @@ impl Broker {
                 return Err(rejected("the session is over; start a new one"));
             };
             let session = session.clone();
-            self.keep_connection(&session, redeemed, Some(&code_hash)).await.map_err(
+            self.keep_connection(&session, &redeemed, Some(&code_hash)).await.map_err(
                 |reason| match reason {
                     FailureReason::AccountMismatch => rejected(
                         "the connection belongs to another account by now; pass change_account to move it",
@@ -193,12 +193,12 @@ impl Broker {
     pub(super) async fn keep_connection(
         &self,
         session: &ConnectSession,
-        redeemed: Redeemed,
+        redeemed: &Redeemed,
         confirmed_with: Option<&SecretHash>,
     ) -> Result<(), FailureReason> {
         let key = session.key();
         let repository = &self.deps.repository;
-        let grant = Grant::new(redeemed.refresh_token);
+        let grant = Grant::new(redeemed.refresh_token.clone());
         let internal = |error: RepositoryError| {
             tracing::error!(app = %key.app, connection = %key.connection, %error, "a connection could not be stored");
             FailureReason::Internal

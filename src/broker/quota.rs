@@ -62,6 +62,17 @@ fn session_entry(app: &AppName, id: &SessionId) -> String {
     format!("{app} {}", sha256_hex(id.as_str().as_bytes()))
 }
 
+/// What the admin consent sessions of an app for one tenant begin with. A tenant's name is the caller's text: it has a hash of it, and
+/// no key of its own in the store.
+fn consent_group(app: &AppName, tenant: Option<&str>) -> String {
+    let tenant = tenant.map(|tenant| sha256_hex(tenant.to_ascii_lowercase().as_bytes()));
+    format!("{app} {} ", tenant.as_deref().unwrap_or("any"))
+}
+
+fn consent_entry(group: &str, id: &SessionId) -> String {
+    format!("{group}{}", sha256_hex(id.as_str().as_bytes()))
+}
+
 impl Broker {
     /// Counts a connect session of a caller, before it is kept.
     ///
@@ -96,9 +107,7 @@ impl Broker {
         kept_until: Timestamp,
     ) -> Result<(), Refusal> {
         let owner = consents_of(caller.as_str());
-        // A tenant's name is the caller's text: it has a hash of it, and no key of its own in the store.
-        let tenant = tenant.map(|tenant| sha256_hex(tenant.to_ascii_lowercase().as_bytes()));
-        let group = format!("{app} {} ", tenant.as_deref().unwrap_or("any"));
+        let group = consent_group(app, tenant);
         if tenant.is_some() {
             let counted =
                 self.deps.repository.store().counted(&owner).await.map_err(RepositoryError::from)?;
@@ -111,8 +120,20 @@ impl Broker {
                 });
             }
         }
-        let entry = format!("{group}{}", sha256_hex(id.as_str().as_bytes()));
+        let entry = consent_entry(&group, id);
         self.count(owner, &entry, kept_until, MOST_CONSENTS, "admin consent sessions").await
+    }
+
+    /// Counts an admin consent session no more that could not be kept after all.
+    pub(super) async fn uncount_consent(
+        &self,
+        caller: &CallerName,
+        app: &AppName,
+        tenant: Option<&str>,
+        id: &SessionId,
+    ) {
+        let entry = consent_entry(&consent_group(app, tenant), id);
+        self.count_out(&consents_of(caller.as_str()), &entry).await;
     }
 
     /// For how long a session that now stands so can be read, after it is over. Whoever has many that are over has them for a

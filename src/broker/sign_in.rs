@@ -26,6 +26,10 @@ use crate::store::Floor;
 const BINDING_LENGTH: usize = 43;
 /// How long a repeated callback waits for the first one: longer than a call to the authority takes.
 const REPEAT_WAIT: Duration = Duration::from_secs(15);
+/// For so long the store is asked to take what a code brought …
+const KEEP_TRYING: Duration = Duration::from_secs(10);
+/// … with this pause in between.
+const KEEP_AGAIN: Duration = Duration::from_millis(250);
 
 /// Where to send the browser, and what to bind it with.
 pub struct Begun {
@@ -617,30 +621,53 @@ impl Broker {
             return failed(FailureReason::TenantNotAllowed);
         }
         let account = redeemed.account.clone();
+        let begun = self.deps.clock.monotonic();
         if let Some(pinned) = &session.pinned {
             if account.id() != *pinned {
                 return failed(FailureReason::AccountMismatch);
             }
-            return match self.keep_connection(session, redeemed, None).await {
-                Ok(()) => (SessionState::Connected { account, code_hash: None }, None),
-                Err(reason) => failed(reason),
-            };
-        }
-        // Now it is known whose account it is, and nothing of it is kept where it may not be.
-        if let Err(barred) = self.right_of_session(session, Some(&account)).await {
-            return failed(barred.reason());
+            loop {
+                match self.keep_connection(session, &redeemed, None).await {
+                    Ok(()) => return (SessionState::Connected { account, code_hash: None }, None),
+                    Err(FailureReason::Internal) if self.may_keep_again(begun).await => {}
+                    Err(reason) => return failed(reason),
+                }
+            }
         }
         let now = self.deps.clock.now();
         let ttl = self.settings().confirmation_ttl;
         let code_hash = SecretHash::of(code.expose());
         // By the code and not by the session: of two sign-ins each keeps its own.
-        if let Err(error) = self.deps.repository.put_redeemed(&code_hash, &redeemed, now, ttl).await {
+        while let Err(error) = self.deps.repository.put_redeemed(&code_hash, &redeemed, now, ttl).await {
             tracing::error!(%error, "a grant that waits for its confirmation could not be kept");
-            return failed(FailureReason::Internal);
+            if !self.may_keep_again(begun).await {
+                return failed(FailureReason::Internal);
+            }
+        }
+        // Now it is known whose account it is. The grant is put aside first: a right that cannot be looked up now costs no grant, for
+        // the confirmation asks again.
+        match self.right_of_session(session, Some(&account)).await {
+            Ok(_) | Err(Barred::Unavailable(_)) => {}
+            Err(barred) => {
+                if let Err(error) = self.deps.repository.discard_redeemed(&code_hash).await {
+                    tracing::warn!(%error, "a grant that may not be kept could not be destroyed; it ends by itself");
+                }
+                return failed(barred.reason());
+            }
         }
         let waiting =
             SessionState::AwaitingConfirmation { account, code_hash, wrong_codes: 0, until: now.plus(ttl) };
         (waiting, Some(code))
+    }
+
+    /// Waits before what a code brought is tried to be kept again: it is nowhere else, and the code is spent. False once that has
+    /// been tried for long enough.
+    async fn may_keep_again(&self, begun: Duration) -> bool {
+        if self.deps.clock.monotonic().saturating_sub(begun) >= KEEP_TRYING {
+            return false;
+        }
+        self.deps.clock.sleep(KEEP_AGAIN).await;
+        true
     }
 
     /// Moves a pending session to its outcome; when it has moved on meanwhile, says to where.

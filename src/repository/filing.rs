@@ -32,6 +32,9 @@ impl SecretHash {
     }
 }
 
+/// The length of every id that was ever made: 32 random bytes in base64url.
+const ID_LENGTH: usize = 43;
+
 /// What a short-lived record is filed under, beside its kind.
 #[derive(Clone)]
 pub struct FiledUnder {
@@ -42,9 +45,10 @@ pub struct FiledUnder {
 
 impl FiledUnder {
     /// That of a session: the hash of its id, which is the link. One that a build before 0.3 made is under the id itself, and
-    /// stays there.
+    /// stays there. A hash has the form of an id, but not its length: the name of a session must not open that session.
     pub fn session(id: &SessionId) -> Self {
-        let before = Some(Zeroizing::new(id.as_str().to_owned()));
+        let could_be_ours = id.as_str().len() == ID_LENGTH;
+        let before = could_be_ours.then(|| Zeroizing::new(id.as_str().to_owned()));
         FiledUnder { before, ..FiledUnder::hash(&SecretHash::of(id.as_str())) }
     }
 
@@ -97,6 +101,11 @@ mod tests {
         let id = SessionId::parse("a-session-that-is-a-link").expect("an id");
         let filed = FiledUnder::session(&id);
         assert!(!filed.name.contains(id.as_str()) && filed.name.len() == 64);
+        // Whoever reads the name has no id.
+        let name = SessionId::parse(&filed.name).expect("of an id's form");
+        assert!(FiledUnder::session(&name).names().all(|looked_at| looked_at != filed.name));
+        let earlier = SessionId::parse(&"a".repeat(ID_LENGTH)).expect("an id");
+        assert!(FiledUnder::session(&earlier).names().any(|looked_at| looked_at == earlier.as_str()));
         assert_eq!(filed.name, FiledUnder::hash(&SecretHash::of(id.as_str())).name);
         assert!(SecretHash::of("code").is_of("code") && !SecretHash::of("code").is_of("codf"));
         // As they stand in sealed records of earlier builds.

@@ -60,6 +60,26 @@ fn parameter(url: &str, wanted: &str) -> String {
     found.unwrap_or_else(|| panic!("{wanted} is in {url}")).1.into_owned()
 }
 
+/// Nobody gets in with the name that a session is filed under: neither at its page nor at its button.
+async fn names_open_nothing(world: &World) {
+    let redis = world.redis.as_ref().expect("a Redis");
+    let names = redis.cli(&["--scan", "--pattern", "*:pending:*"]);
+    let mut tried = 0;
+    for name in names.lines().filter(|name| name.contains("session:") || name.contains("consent:")) {
+        let filed_under = name.trim_end_matches('}').rsplit(':').next().expect("a last part");
+        let link = format!("{}/connect/{filed_under}", world.base_url());
+        let mut browser = Browser::default();
+        assert_eq!(browser.get(&link).await.expect("a page").status, 404, "{name}");
+        assert_eq!(browser.post(&link, "").await.expect("a page").status, 404, "{name}");
+        for api in ["connect-sessions", "admin-consent-sessions"] {
+            let path = format!("/v1/{api}/{filed_under}");
+            assert_eq!(world.api(Method::GET, &path, Value::Null).await.status, 404, "{api}: {name}");
+        }
+        tried += 1;
+    }
+    assert!(tried >= 2, "{names}");
+}
+
 /// Connects to `return_url` and confirms: what each step carried that lets its bearer in.
 async fn connect(world: &World, connection: &str, secrets: &mut Vec<(&'static str, String)>) {
     world.entra.sign_in_as(ALICE);
@@ -114,6 +134,7 @@ async fn nothing_that_lets_its_bearer_in_is_in_a_name_a_channel_or_an_unsealed_v
     }
     let path = format!("/v1/admin-consent-sessions/{id}");
     assert_eq!(world.api(Method::GET, &path, Value::Null).await.status, 200);
+    names_open_nothing(&world).await;
     secrets.push(("an admin consent session's id", id));
     secrets.push(("an admin consent's state", state));
 

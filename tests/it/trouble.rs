@@ -8,7 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use entra_emulator::{Endpoint, Fault, FaultRule, RevokeKind};
+use serde_json::json;
 
+use crate::attacks_connect;
+use crate::http_client::Browser;
 use crate::world::{ALICE, BOB, CLIENT_ID, CLIENT_SECRET, Kept, Plan, World, alone, text, until};
 
 /// How long the long forms of these tests last; a few seconds in `make check`.
@@ -287,4 +290,41 @@ async fn who_comes_while_one_tries_for_all_learns_of_its_success() {
     world.entra.faults().release();
     assert_eq!(one.await.expect("an answer"), 200);
     assert_eq!(two.await.expect("an answer"), 200);
+}
+
+/// What a code brought is nowhere else: while the store refuses, it is kept trying.
+#[tokio::test]
+async fn a_store_that_refuses_when_a_code_was_spent_costs_no_grant() {
+    let world = Plan::default().kept(Kept::Redis).start().await;
+    world.connect("alice", ALICE).await;
+    let redis = world.redis.as_ref().expect("a Redis");
+    let refuses = |line: &str| world.daemon.log().lines().filter(|logged| logged.contains(line)).count();
+    // Renewed by its own account (nothing to confirm), and made for whoever comes (which is).
+    for (connection, line) in [
+        ("alice", "a connection could not be stored"),
+        ("new", "a grant that waits for its confirmation could not be kept"),
+    ] {
+        world.entra.sign_in_as(ALICE);
+        let session = attacks_connect::session(&world, connection, json!({})).await;
+        let mut browser = Browser::default();
+        let callback = attacks_connect::up_to_callback(&mut browser, &session).await;
+        let sent = world.token_calls("authorization_code");
+        let held = FaultRule::new(Endpoint::Token, Fault::HoldAnswer).grant_type("authorization_code");
+        world.entra.faults().inject(held);
+        let before = refuses(line);
+        let outage = async {
+            world.until_called("authorization_code", sent + 1).await;
+            assert_eq!(redis.cli(&["ACL", "SETUSER", "default", "-@all", "+acl"]), "OK");
+            world.entra.faults().release();
+            world.until("the store refuses what came back", async || refuses(line) > before).await;
+            assert_eq!(redis.cli(&["ACL", "SETUSER", "default", "+@all"]), "OK");
+        };
+        let (page, ()) = tokio::join!(browser.get(&callback), outage);
+        world.entra.faults().clear();
+        let page = page.expect("the callback");
+        assert_eq!(page.status, 200, "{connection}: {}", page.text());
+        let state = attacks_connect::state_of(&world, &session).await;
+        let expected = if connection == "new" { "awaiting_confirmation" } else { "connected" };
+        assert_eq!(state["state"], expected, "{connection}: {state}\n{}", world.daemon.log());
+    }
 }

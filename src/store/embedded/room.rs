@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// What is kept for connections: tens of thousands of commits.
+/// What is kept for connections: tens of thousands of commits …
 const KEPT_BYTES: u64 = 64 * 1024 * 1024;
+/// … and on a small disk this part of it.
+const KEPT_PART: u64 = 10;
 /// How often the disk is asked.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -40,7 +42,8 @@ impl Room {
 
 /// A file system that counts no blocks at all tells nothing.
 fn is_enough(available: u64, block: u64, blocks: u64) -> bool {
-    blocks == 0 || available.saturating_mul(block) >= KEPT_BYTES
+    let kept = KEPT_BYTES.min(blocks.saturating_mul(block) / KEPT_PART);
+    blocks == 0 || available.saturating_mul(block) >= kept
 }
 
 #[cfg(test)]
@@ -55,6 +58,9 @@ mod tests {
             (0, 4096, 1_000_000, false),
             (0, 0, 0, true),
             (u64::MAX, u64::MAX, 1, true),
+            // 32 MiB in all.
+            (820, 4096, 8192, true),
+            (819, 4096, 8192, false),
         ] {
             assert_eq!(is_enough(available, block, blocks), enough, "{available} x {block}");
         }

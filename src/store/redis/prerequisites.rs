@@ -99,7 +99,8 @@ pub(super) fn risks(info: &str, has_failover: bool, now: i64) -> Risks {
             ),
         );
     }
-    let used = number("used_memory");
+    // As Redis itself compares: what waits for its replicas and its log is not counted.
+    let used = number("used_memory") - number("mem_not_counted_for_evict");
     if maxmemory > 0
         && matches!(policy.as_str(), "noeviction" | "")
         && used > maxmemory / 100 * (100 - ROOM_PERCENT)
@@ -202,6 +203,11 @@ mod tests {
                 &[(Risk::Full, "2700001 of 3000000")],
             ),
             ("used_memory:2700001\nmaxmemory:0\nmaxmemory_policy:noeviction\n", false, &[]),
+            (
+                "used_memory:2900000\nmem_not_counted_for_evict:200000\nmaxmemory:3000000\nmaxmemory_policy:noeviction\n",
+                false,
+                &[],
+            ),
             (
                 "maxmemory:3000000\nmaxmemory_human:3M\nmaxmemory_policy:allkeys-lru\n",
                 false,
