@@ -36,7 +36,8 @@ cat >audit.logrotate <<END
 $(pwd)/audit/audit.jsonl {
     daily
     maxsize 200M
-    rotate 400
+    rotate 4000
+    maxage 400
     dateext
     dateformat -%Y%m%d-%s
     missingok

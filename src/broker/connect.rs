@@ -173,11 +173,11 @@ impl Broker {
             state: SessionState::Pending,
         };
         let ttl = self.settings().connect_session_ttl + READABLE_AFTER_END;
-        self.count_session(right.caller(), &key.app, &id, expires_at).await?;
+        self.count_session(right.caller(), key, &id, expires_at).await?;
         let filed = FiledUnder::session(&id);
         let kept = self.deps.repository.put_pending(Kind::ConnectSession, &filed, &session, now, ttl).await;
         if let Err(error) = kept {
-            self.uncount_session(right.caller(), &key.app, &id).await;
+            self.uncount_session(right.caller().as_str(), key, &id).await;
             return Err(error.into());
         }
         Ok(StartedSession {

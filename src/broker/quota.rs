@@ -9,11 +9,13 @@ use std::time::Duration;
 use super::connect::READABLE_AFTER_END;
 use super::session::{ConnectSession, SessionState};
 use super::{Broker, Refusal};
-use crate::domain::id::{AppName, CallerName, SessionId};
+use crate::domain::id::{AppName, CallerName, ConnectionKey, SessionId};
 use crate::domain::time::Timestamp;
 use crate::repository::{RepositoryError, sha256_hex};
 use crate::store::Counted;
 
+/// Open connect sessions of a caller for one connection: one user who presses "connect" over and over shuts nobody else out.
+const MOST_OF_CONNECTION: usize = 20;
 /// Connect sessions of a caller that are over and can still be read, for each that may be open (`limits.open_sessions`: nobody
 /// has come back yet, or the caller has still to confirm). Each is some 2 KB of the store at the most.
 const ENDED_FOR_EACH: usize = 2;
@@ -49,6 +51,11 @@ fn sessions_of(caller: &str) -> String {
     format!("sessions/{caller}")
 }
 
+/// Those for one connection. Its name is text that a caller may have from its user: it has a hash of it.
+fn sessions_for(caller: &str, key: &ConnectionKey) -> String {
+    format!("connection/{caller}/{}", sha256_hex(key.to_string().as_bytes()))
+}
+
 fn ended_of(caller: &str) -> String {
     format!("ended/{caller}")
 }
@@ -81,17 +88,33 @@ impl Broker {
     pub(super) async fn count_session(
         &self,
         caller: &CallerName,
-        app: &AppName,
+        key: &ConnectionKey,
         id: &SessionId,
         expires_at: Timestamp,
     ) -> Result<(), Refusal> {
-        let (owner, entry) = (sessions_of(caller.as_str()), session_entry(app, id));
-        self.count(owner, &entry, expires_at, self.most_sessions(), "open connect sessions").await
+        let (owner, entry) = (sessions_of(caller.as_str()), session_entry(&key.app, id));
+        self.count(owner, &entry, expires_at, self.most_sessions(), "open connect sessions").await?;
+        // (Who is at this limit is not remembered: there are as many connections as a caller names.)
+        let of_connection = sessions_for(caller.as_str(), key);
+        let store = self.deps.repository.store();
+        let refusal = match store.count_in(&of_connection, &entry, expires_at, MOST_OF_CONNECTION).await {
+            Ok(Counted::In) => return Ok(()),
+            Ok(Counted::Full { until }) => Refusal::TooMany {
+                what: "open connect sessions for this connection",
+                most: MOST_OF_CONNECTION,
+                retry_after: wait_for(until, self.deps.clock.now()),
+            },
+            Err(error) => RepositoryError::from(error).into(),
+        };
+        self.uncount_session(caller.as_str(), key, id).await;
+        Err(refusal)
     }
 
-    /// Counts a session no more that could not be kept after all.
-    pub(super) async fn uncount_session(&self, caller: &CallerName, app: &AppName, id: &SessionId) {
-        self.count_out(&sessions_of(caller.as_str()), &session_entry(app, id)).await;
+    /// Counts a session no more: it is over, or could not be kept after all.
+    pub(super) async fn uncount_session(&self, caller: &str, key: &ConnectionKey, id: &SessionId) {
+        let entry = session_entry(&key.app, id);
+        self.count_out(&sessions_for(caller, key), &entry).await;
+        self.count_out(&sessions_of(caller), &entry).await;
     }
 
     /// Counts an admin consent session of a caller, before it is kept, for as long as that will be.
@@ -164,7 +187,9 @@ impl Broker {
             // Its place is still counted, for as long as its link works.
             SessionState::Pending => return,
             SessionState::AwaitingConfirmation { .. } => until,
-            _ if readable == READABLE_AFTER_END => return self.count_out(&owner, &entry).await,
+            _ if readable == READABLE_AFTER_END => {
+                return self.uncount_session(&after.created_by, &after.key(), id).await;
+            }
             _ => self.deps.clock.now().plus(readable),
         };
         // It counts already, so no limit is in its way.
@@ -200,10 +225,7 @@ impl Broker {
     ) -> Result<(), Refusal> {
         self.room()?;
         let (now, monotonic) = (self.deps.clock.now(), self.deps.clock.monotonic());
-        let refused = |first: Timestamp| {
-            let retry_after = first.since(now).clamp(Duration::from_secs(1), LONGEST_WAIT);
-            Refusal::TooMany { what, most, retry_after }
-        };
+        let refused = |first: Timestamp| Refusal::TooMany { what, most, retry_after: wait_for(first, now) };
         if let Some((_, first)) =
             self.at_their_limit.all().get(&owner).filter(|(believed, _)| monotonic < *believed)
         {
@@ -228,6 +250,11 @@ impl Broker {
             tracing::debug!(%error, "what is over counts until its time is over");
         }
     }
+}
+
+/// How long somebody waits for a place of which the first is free then.
+fn wait_for(first: Timestamp, now: Timestamp) -> Duration {
+    first.since(now).clamp(Duration::from_secs(1), LONGEST_WAIT)
 }
 
 fn is_over(state: &SessionState) -> bool {

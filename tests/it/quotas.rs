@@ -176,6 +176,33 @@ async fn a_caller_has_so_many_open_sessions_over_all_replicas_and_through_restar
     }
 }
 
+/// A product starts a session for each press of its user's: who presses over and over shuts out nobody but himself.
+#[tokio::test]
+async fn one_connection_has_a_few_open_sessions_and_leaves_the_others_theirs() {
+    for kept in [Kept::Embedded, Kept::Redis] {
+        let world = Plan::default().kept(kept).start().await;
+        let mut first = None;
+        for number in 0..20 {
+            let started = start_at(&world.daemon, &world.key, "eager").await;
+            assert_eq!(started.status, 201, "{number}: {}", started.text());
+            first.get_or_insert_with(|| started.json());
+        }
+        let refused = start_at(&world.daemon, &world.key, "eager").await;
+        assert!(is_over_the_limit(&refused), "{} {}", refused.status, refused.text());
+        assert!(text(&refused.json(), "detail").contains("for this connection"), "{}", refused.text());
+        assert_eq!(start_at(&world.daemon, &world.key, "another").await.status, 201);
+        // His links work all the same, and one that is over gives its place back.
+        let mut browser = Browser::default();
+        let first = first.expect("there are many");
+        world.sign_in(&mut browser, text(&first, "connect_url")).await;
+        let account = world.session(text(&first, "id")).await["account"].clone();
+        let account = json!({ "account": { "tid": account["tid"], "oid": account["oid"] } });
+        let confirm = format!("/v1/connect-sessions/{}/confirm", text(&first, "id"));
+        assert_eq!(world.api(Method::POST, &confirm, account).await.status, 200);
+        assert_eq!(start_at(&world.daemon, &world.key, "eager").await.status, 201);
+    }
+}
+
 #[tokio::test]
 async fn a_caller_has_so_many_admin_consent_sessions_and_of_one_tenant_fewer() {
     let world = Plan::default().kept(Kept::Redis).sections(&neighbour("")).start().await;
