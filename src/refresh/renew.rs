@@ -915,11 +915,11 @@ async fn ask_authority(
             Err(failure) => verdict = failure,
         }
     }
-    // A token that never worked may be the damaged one; the one before it is kept for just this. One that came with an answer
-    // that was not believed speaks for nobody: the one before it is all that is left, spent or not.
+    // A token that never worked may be the damaged one; the one before it is kept for just this. Not where a used one ends the
+    // grant, doubtful or not: a refusal may be wrong, and then it is the one before it that costs a good grant.
     if let Some(previous) = &grant.previous
         && may_be_the_refresh_token(&verdict)
-        && (authority.may_replay_refresh_tokens() || grant.is_doubtful)
+        && authority.may_replay_refresh_tokens()
     {
         not_held_since(inner, key, tenant).await?;
         match call(previous).await {
