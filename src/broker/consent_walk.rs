@@ -156,13 +156,14 @@ impl Broker {
         let mut queues: VecDeque<VecDeque<ConnectionKey>> = blocked.into_values().collect();
         while let Some(mut queue) = queues.pop_front() {
             let Some(key) = queue.pop_front() else { continue };
-            while let Err(wait) = self.deps.engine.take(Cause::Consent, None) {
-                if self.stopping.load(Ordering::Acquire) {
-                    return;
+            let permit = loop {
+                match self.deps.engine.take(Cause::Consent, None) {
+                    Ok(permit) => break permit,
+                    Err(_) if self.stopping.load(Ordering::Acquire) => return,
+                    Err(wait) => self.deps.clock.sleep(wait).await,
                 }
-                self.deps.clock.sleep(wait).await;
-            }
-            self.deps.engine.try_now(&key);
+            };
+            self.deps.engine.try_now(&key, Some(permit));
             queues.push_back(queue);
         }
     }

@@ -31,6 +31,7 @@ mod rights;
 pub mod serve;
 mod session;
 pub mod sign_in;
+mod sign_in_permits;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -153,6 +154,7 @@ pub struct Broker {
     replicas: replicas::Known,
     rewrap: rewrap::State,
     reports: consent_walk::Reports,
+    sign_in_permits: sign_in_permits::SignInPermits,
 }
 
 impl Broker {
@@ -169,6 +171,7 @@ impl Broker {
             replicas: replicas::Known::default(),
             rewrap: rewrap::State::default(),
             reports: consent_walk::Reports::default(),
+            sign_in_permits: sign_in_permits::SignInPermits::default(),
         }
     }
 

@@ -119,7 +119,7 @@ impl Broker {
         if held.connection.profile.status == Status::Paused {
             return Err(Refusal::ConnectionPaused);
         }
-        self.deps.engine.try_now(key);
+        self.deps.engine.try_now(key, None);
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ use super::connect::{POLL, READABLE_AFTER_END, SWAP_TRIES, same};
 use super::quota::{MOST_PRESSES, MOST_STATES};
 use super::rights::{Barred, Right};
 use super::session::{Answered, AuthorizeState, ConnectSession, ConnectState, Purpose};
+use super::sign_in_permits::SignInPermit;
 use super::{App, Broker, FailureReason, Refusal, SessionFailure, SessionState};
 use crate::authority::{AuthorizeRequest, RedeemRequest, RedirectError, TENANT_NOT_ALLOWED, TokenAnswer};
 use crate::domain::cause::Cause;
@@ -365,7 +366,7 @@ impl Broker {
         if let Err(Barred::Unavailable(_)) = right {
             return Finished::Refused(CallbackProblem::Unavailable);
         }
-        let (state, confirmation_code) = match self.answer_once(hash, record, &outcome).await {
+        let (state, confirmation_code, permit) = match self.answer_once(hash, record, &outcome).await {
             Ok(answered) => answered,
             Err(finished) => return finished,
         };
@@ -380,7 +381,7 @@ impl Broker {
         let (outcome, code) = match outcome {
             CallbackOutcome::Code(code) => {
                 let redeemed = match right {
-                    Ok(right) => self.redeem(&right, &app, &session, &state, &code).await,
+                    Ok(right) => self.redeem(&right, &app, &session, (&state, &code), permit).await,
                     Err(barred) => Err(barred.reason().into()),
                 };
                 // It may have ended while the authority was asked.
@@ -419,9 +420,9 @@ impl Broker {
         hash: &FiledUnder,
         mut record: Taken<AuthorizeState>,
         outcome: &CallbackOutcome,
-    ) -> Result<(ConnectState, ConfirmationCode), Finished> {
+    ) -> Result<(ConnectState, ConfirmationCode, Option<SignInPermit>), Finished> {
         let brought = outcome.brought();
-        let mut is_counted = false;
+        let mut permit = None;
         let confirmation_code = random_token(self.deps.random.as_ref());
         let unavailable = |error: &dyn std::fmt::Display| {
             tracing::error!(%error, "a callback's state could not be taken");
@@ -447,12 +448,14 @@ impl Broker {
             }
             // Nothing is spent yet, so the browser may come again.
             let starter = CallerName::parse(&session.created_by).ok();
-            let takes = !is_counted && matches!(outcome, CallbackOutcome::Code(_));
-            if takes && self.deps.engine.take(Cause::SignIn, starter.as_ref()).is_err() {
+            let take = || self.deps.engine.take(Cause::SignIn, starter.as_ref());
+            if permit.is_none() && matches!(outcome, CallbackOutcome::Code(_)) {
+                permit = self.sign_in_permits.of_state(hash, take).ok();
+            }
+            if permit.is_none() && matches!(outcome, CallbackOutcome::Code(_)) {
                 tracing::warn!(app = %session.app, caller = session.created_by, "sign-ins that a caller started come back faster than codes are sent to the authority; this one has to come again");
                 return Err(Finished::Refused(CallbackProblem::Crowded));
             }
-            is_counted = true;
             let answered = AuthorizeState {
                 app: record.value.app.clone(),
                 purpose: Purpose::Answered(Answered {
@@ -468,7 +471,7 @@ impl Broker {
             let swapped =
                 repository.swap_pending(Kind::State, hash, Some(&record), &answered, now, ttl).await;
             if swapped.map_err(|error| unavailable(&error))? {
-                return Ok((state, ConfirmationCode::new(confirmation_code)));
+                return Ok((state, ConfirmationCode::new(confirmation_code), permit));
             }
             let again = repository.pending(Kind::State, hash).await;
             match again.map_err(|error| unavailable(&error))? {
@@ -554,14 +557,14 @@ impl Broker {
         }))
     }
 
-    /// Redeems the code and checks who came back and with what.
+    /// Redeems the code and checks who came back and with what. `permit` is for the call.
     async fn redeem(
         &self,
         right: &Right,
         app: &App,
         session: &ConnectSession,
-        state: &ConnectState,
-        code: &AuthorizationCode,
+        (state, code): (&ConnectState, &AuthorizationCode),
+        permit: Option<SignInPermit>,
     ) -> Result<Redeemed, SessionFailure> {
         // Before the grant is there: a delete that comes after this one means it too.
         let floor = self.deps.repository.store().floor(right.key()).await.map_err(|error| {
@@ -574,6 +577,9 @@ impl Broker {
         let resource = naming.primary_resource(&requested);
         let scopes = requested.of_resource(resource.as_deref());
         let verifier = CodeVerifier::new(state.verifier.clone());
+        if let Some(permit) = &permit {
+            permit.spend();
+        }
         let answer = app
             .authority
             .redeem(RedeemRequest {

@@ -4,18 +4,17 @@
 //! another's calls, so a tenant whose authority hangs costs nobody else anything.
 //!
 //! A breaker that is open refuses until its time has come; then one call goes through as a probe, and the rest are refused
-//! until that one's end: an outage is asked about by one connection, and a repair lets everybody in at once.
+//! until that one's end: an outage is asked about by one connection, and a repair lets everybody in at once. A probe's end wakes
+//! those who wait for that probe and nobody else: a waiter of another tenant costs it nothing.
 //!
 //! What one tenant's calls come to is that tenant's. Only that the app itself is rejected is everybody's, and that takes the word
 //! of two tenants with nothing having worked in between.
 
 use std::collections::BTreeMap;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::futures::Notified;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Semaphore, watch};
 
 use super::slots::Failure;
 use crate::domain::id::{AppName, ConnectionName};
@@ -64,13 +63,19 @@ struct Breaker {
 struct Open {
     until: Duration,
     why: Arc<Failure>,
-    /// Since when a probe is under way.
-    probed: Option<Duration>,
+    probed: Option<Probe>,
+}
+
+/// A probe that is under way; whichever way it ends, it is dropped, and that wakes those who wait for it.
+struct Probe {
+    /// Monotonic.
+    since: Duration,
+    ended: watch::Sender<()>,
 }
 
 impl Open {
     fn is_probed(&self, now: Duration) -> bool {
-        self.probed.is_some_and(|since| now.saturating_sub(since) < LONGEST_PROBE)
+        self.probed.as_ref().is_some_and(|probe| now.saturating_sub(probe.since) < LONGEST_PROBE)
     }
 }
 
@@ -102,8 +107,6 @@ pub(super) enum Ended {
 #[derive(Default)]
 pub(super) struct Breakers {
     parts: Mutex<BTreeMap<Part, Breaker>>,
-    /// Woken whenever a call ended, so that whoever waits for a probe looks again.
-    ended: Notify,
 }
 
 impl Breakers {
@@ -128,27 +131,30 @@ impl Breakers {
         }
         for part in &both {
             if let Some(open) = parts.get_mut(part).and_then(|breaker| breaker.open.as_mut()) {
-                open.probed = Some(now);
+                open.probed = Some(Probe { since: now, ended: watch::Sender::new(()) });
             }
         }
         Admission::Go
     }
 
-    /// Completes when a call has ended, while a probe is under way that whoever asks would be refused for; else none.
+    /// The end of the probe that is under way and that whoever asks would be refused for; none where there is no such probe.
     pub(super) fn probe(
         &self,
         app: &AppName,
         tenant: Option<&str>,
         now: Duration,
-    ) -> Option<Pin<Box<Notified<'_>>>> {
-        let mut ended = Box::pin(self.ended.notified());
-        ended.as_mut().enable();
+    ) -> Option<impl Future<Output = ()> + use<>> {
         let parts = self.parts();
         let open = |part| parts.get(part).and_then(|breaker: &Breaker| breaker.open.as_ref());
         let both = both(app, tenant);
         let mut refusing =
             both.iter().filter_map(open).filter(|open| now < open.until || open.is_probed(now));
-        refusing.next().is_some_and(|open| now >= open.until).then_some(ended)
+        let open = refusing.next().filter(|open| now >= open.until)?;
+        let mut ended = open.probed.as_ref()?.ended.subscribe();
+        Some(async move {
+            // Nothing is ever sent: it ends with the sender.
+            let _ = ended.changed().await;
+        })
     }
 
     /// What made an authority reject this app was mended at `now` (monotonic): the next call may be made.
@@ -220,7 +226,6 @@ impl Breakers {
                 unprobe(&mut parts, &part);
             }
         }
-        self.ended.notify_waiters();
     }
 
     /// For how long a tenant is left alone one of whose connections was told to be left alone for as long as `asked`: what only
@@ -264,7 +269,6 @@ impl Breakers {
         let mut parts = self.parts();
         unprobe(&mut parts, &(app.clone(), None));
         unprobe(&mut parts, &(app.clone(), Some(tenant.unwrap_or_default().to_owned())));
-        self.ended.notify_waiters();
     }
 
     /// Another replica was asked to leave this tenant alone.
@@ -354,6 +358,9 @@ fn make_room(parts: &mut BTreeMap<Part, Breaker>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Wake, Waker};
+
     use super::*;
 
     use crate::domain::verdict::{AuthorityError, AuthorityFailure};
@@ -525,6 +532,43 @@ mod tests {
         assert!(scene.goes("t", 30) && waits("t", 30) && !waits("other", 30));
         scene.ended("t", 31, Ended::Answered);
         assert!(!waits("t", 31));
+    }
+
+    /// What waits for a probe is woken by that one's end, whichever it is, and by nothing else.
+    #[test]
+    fn a_probes_end_wakes_those_who_wait_for_it_and_nobody_else() {
+        struct Count(AtomicUsize);
+        impl Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::AcqRel);
+            }
+        }
+        let ends =
+            [Ended::Answered, Ended::Refused, Ended::Failed, Ended::Throttled(at(9)), Ended::AppRejected];
+        for end in ends.into_iter().map(Some).chain([Some(Ended::Nothing), None]) {
+            let scene = Scene::new();
+            let tenants: Vec<String> = (0..50).map(|number| format!("t{number}")).collect();
+            let mut waiters = Vec::new();
+            for tenant in &tenants {
+                scene.ended(tenant, 0, Ended::Throttled(at(1)));
+                assert!(scene.goes(tenant, 1));
+                let mut ended = Box::pin(scene.breakers.probe(&app(), Some(tenant), at(1)).expect("a probe"));
+                let woken = Arc::new(Count(AtomicUsize::new(0)));
+                let waker = Waker::from(woken.clone());
+                assert!(ended.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+                waiters.push((ended, woken, waker));
+            }
+            match end {
+                Some(end) => scene.ended("t7", 1, end),
+                None => scene.breakers.not_called(&app(), Some("t7")),
+            }
+            for (number, (ended, woken, waker)) in waiters.iter_mut().enumerate() {
+                let is_its = usize::from(number == 7);
+                assert_eq!(woken.0.load(Ordering::Acquire), is_its, "{number}: {end:?}");
+                let polled = ended.as_mut().poll(&mut Context::from_waker(waker));
+                assert_eq!(polled.is_ready(), number == 7);
+            }
+        }
     }
 
     /// By construction: a tenant with all its permits taken and its breaker open shares nothing with the others.

@@ -7,13 +7,19 @@
 //! and for the redirects together. A caller's first reports of tokens that it holds have a bucket of that caller's own
 //! beside, which nobody else takes from.
 //!
+//! Codes of sign-ins take from the upper half alone, and do not wait for it: a person waits for them. What is beyond it comes out
+//! of a bucket of the caller that started them. So whoever signs in how often, the lower half is the others'.
+//!
+//! What is taken is a [`CallPermit`]: a call that is not made gives back all that was drawn for it.
+//!
 //! A replica has one budget, so all of them together have as many times that as there are replicas. (What is renewed ahead of
 //! time is bounded for all of them together, by `sweep`.)
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::permit::CallPermit;
 use crate::domain::id::CallerName;
 
 /// Calls a second where `limits.sweep_rate` is 0: that turns off what nobody asked for, and nothing else.
@@ -98,58 +104,104 @@ impl Buckets {
     }
 }
 
+/// What was drawn for one call.
+enum Drawn {
+    /// From a caller's own bucket.
+    Own(Option<CallerName>),
+    /// From the whole, and from a part.
+    Whole { whole: f64, whose: Whose, part: f64 },
+}
+
+impl Buckets {
+    fn give_back(&mut self, drawn: &Drawn) {
+        // Beyond what a bucket holds at the most nothing is kept: it is filled before anything is taken.
+        match drawn {
+            Drawn::Own(by) => {
+                if let Some(own) = self.own.get_mut(by) {
+                    own.left += 1.0;
+                }
+            }
+            Drawn::Whole { whole, whose, part } => {
+                if let Some(bucket) = &mut self.whole {
+                    bucket.left += whole;
+                }
+                if let Some(one) = self.parts.get_mut(whose) {
+                    one.bucket.left += part;
+                }
+            }
+        }
+    }
+
+    fn draw(
+        &mut self,
+        whose: &Whose,
+        is_first_report: bool,
+        rate: f64,
+        now: Duration,
+    ) -> Result<Drawn, Duration> {
+        if let (true, Whose::Caller(by)) = (is_first_report, whose) {
+            let own = self.own.entry(by.clone()).or_insert(Bucket::full(OWN_BURST, now));
+            own.fill(OWN_RATE, OWN_BURST, now);
+            if own.left >= 1.0 {
+                own.left -= 1.0;
+                return Ok(Drawn::Own(by.clone()));
+            }
+        }
+        // Two at the least: of these the upper one is anybody's.
+        let most = rate.max(2.0);
+        let half = most / 2.0;
+        let part_rate = self.part_of(whose, rate, now);
+        // (The most of the part, what the whole must have, and what is left to the others.)
+        let (parts_most, needed, kept) = match whose {
+            Whose::SignIns(_) => (SIGN_INS_BURST, 0.0, half),
+            Whose::Sweep | Whose::Consent | Whose::Caller(_) => (part_rate.max(1.0), 1.0, 0.0),
+        };
+        let whole = self.whole.get_or_insert(Bucket::full(most, now));
+        whole.fill(rate, most, now);
+        let full = Part { bucket: Bucket::full(parts_most, now), asked_at: now };
+        let part = self.parts.entry(whose.clone()).or_insert(full);
+        part.asked_at = now;
+        part.bucket.fill(part_rate, parts_most, now);
+        if whole.left >= needed && (part.bucket.left >= 1.0 || whole.left - 1.0 >= half) {
+            let of_part = part.bucket.left.clamp(0.0, 1.0);
+            let of_whole = (whole.left - kept).clamp(0.0, 1.0);
+            part.bucket.left -= of_part;
+            whole.left -= of_whole;
+            return Ok(Drawn::Whole { whole: of_whole, whose: whose.clone(), part: of_part });
+        }
+        let until_whole = (needed - whole.left).max(0.0) / rate;
+        let until_part = (1.0 - part.bucket.left).max(0.0) / part_rate;
+        let wait = Duration::from_secs_f64(until_whole.max(until_part).min(LONGEST_WAIT.as_secs_f64()));
+        Err(wait.max(SHORTEST_WAIT))
+    }
+}
+
 /// What callers and strangers may have authorities asked.
 #[derive(Default)]
 pub(super) struct Budget {
-    buckets: Mutex<Buckets>,
+    buckets: Arc<Mutex<Buckets>>,
 }
 
 impl Budget {
-    /// Takes one of `sweep_rate` a second at `now` (monotonic); else says when to come back. Parts are those of configured
-    /// callers, so there are no more of them than of these.
+    /// Takes one of `sweep_rate` a second at `now` (monotonic); else says when to come back. `spend` is done when the call is made.
+    /// Parts are those of configured callers, so there are no more of them than of these.
     pub(super) fn take(
         &self,
         whose: &Whose,
         is_first_report: bool,
         sweep_rate: f64,
         now: Duration,
-    ) -> Result<(), Duration> {
+        spend: impl FnOnce() + Send + 'static,
+    ) -> Result<CallPermit, Duration> {
         let rate = if sweep_rate > 0.0 { sweep_rate } else { WITHOUT_SWEEP };
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if let (true, Whose::Caller(by)) = (is_first_report, whose) {
-            let own = buckets.own.entry(by.clone()).or_insert(Bucket::full(OWN_BURST, now));
-            own.fill(OWN_RATE, OWN_BURST, now);
-            if own.left >= 1.0 {
-                own.left -= 1.0;
-                return Ok(());
-            }
-        }
-        let most = rate.max(1.0);
-        let whole = buckets.whole.get_or_insert(Bucket::full(most, now));
-        whole.fill(rate, most, now);
-        let left = whole.left;
-        let part_rate = buckets.part_of(whose, rate, now);
-        let (parts_most, needed) = match whose {
-            // A person waits: it counts, and the others make room.
-            Whose::SignIns(_) => (SIGN_INS_BURST, 0.0),
-            Whose::Sweep | Whose::Consent | Whose::Caller(_) => (part_rate.max(1.0), 1.0),
-        };
-        let full = Part { bucket: Bucket::full(parts_most, now), asked_at: now };
-        let part = buckets.parts.entry(whose.clone()).or_insert(full);
-        part.asked_at = now;
-        part.bucket.fill(part_rate, parts_most, now);
-        if left >= needed && (part.bucket.left >= 1.0 || left >= (most / 2.0).max(1.0)) {
-            part.bucket.left = (part.bucket.left - 1.0).max(0.0);
-            if let Some(whole) = &mut buckets.whole {
-                whole.left = (left - 1.0).max(0.0);
-            }
-            return Ok(());
-        }
-        let until_whole = (needed - left).max(0.0) / rate;
-        let until_part = (1.0 - part.bucket.left).max(0.0) / part_rate;
-        let wait = Duration::from_secs_f64(until_whole.max(until_part).min(LONGEST_WAIT.as_secs_f64()));
-        Err(wait.max(SHORTEST_WAIT))
+        let drawn = lock(&self.buckets).draw(whose, is_first_report, rate, now)?;
+        let buckets = self.buckets.clone();
+        Ok(CallPermit::new(move || lock(&buckets).give_back(&drawn), spend))
     }
+}
+
+fn lock(buckets: &Mutex<Buckets>) -> std::sync::MutexGuard<'_, Buckets> {
+    buckets.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -162,6 +214,17 @@ mod tests {
         Whose::Caller(Some(CallerName::parse(name).expect("a name")))
     }
 
+    /// Takes one and makes the call.
+    fn call(
+        budget: &Budget,
+        whose: &Whose,
+        is_first_report: bool,
+        rate: f64,
+        now: Duration,
+    ) -> Result<(), Duration> {
+        budget.take(whose, is_first_report, rate, now, || ()).map(|permit| permit.spend())
+    }
+
     /// How many of each are let through in ten seconds, each trying a hundred times a second.
     fn in_ten_seconds(all: &[(Whose, bool)], rate: f64) -> Vec<usize> {
         let budget = Budget::default();
@@ -169,7 +232,7 @@ mod tests {
         for millis in (0..10_000).step_by(10) {
             for (one, through) in all.iter().zip(&mut through) {
                 let now = Duration::from_millis(millis);
-                match budget.take(&one.0, one.1, rate, now) {
+                match call(&budget, &one.0, one.1, rate, now) {
                     Ok(()) => *through += 1,
                     Err(wait) => assert!(wait >= SHORTEST_WAIT && wait <= Duration::from_secs(60)),
                 }
@@ -208,9 +271,9 @@ mod tests {
             let now = Duration::from_secs(second);
             for number in 0..20 {
                 let greedy = caller(&format!("c{number}"));
-                while budget.take(&greedy, true, RATE, now).is_ok() {}
+                while call(&budget, &greedy, true, RATE, now).is_ok() {}
             }
-            assert_eq!(budget.take(&caller("honest"), true, RATE, now), Ok(()), "at {second}");
+            assert_eq!(call(&budget, &caller("honest"), true, RATE, now), Ok(()), "at {second}");
         }
     }
 
@@ -219,6 +282,50 @@ mod tests {
         let all = [(caller("greedy"), false), (Whose::Sweep, false), (Whose::SignIns(None), false)];
         let through = in_ten_seconds(&all, RATE);
         assert!((600..=720).contains(&through[2]), "{through:?}");
+    }
+
+    /// Many callers' sign-ins, each as fast as it may: what renews the connections of others goes on as without them.
+    #[test]
+    fn whoever_signs_in_how_often_the_others_keep_their_parts() {
+        for rate in [1.0, 4.0, RATE, 160.0] {
+            let others = [(Whose::Sweep, false), (caller("one"), false), (Whose::Consent, false)];
+            let sign_ins =
+                (0..30).map(|number| (Whose::SignIns(CallerName::parse(&format!("c{number}")).ok()), false));
+            let all: Vec<(Whose, bool)> = sign_ins.chain(others).collect();
+            let through = in_ten_seconds(&all, rate);
+            let [sweep, one, consent] = through[30..] else { panic!("three") };
+            let parts = |of: f64| (rate * of * 9.0) as usize;
+            assert!(sweep >= parts(0.5), "{rate}: {through:?}");
+            assert!(one >= parts(0.25) && consent >= parts(0.25), "{rate}: {through:?}");
+        }
+    }
+
+    /// Of every kind: what was drawn for a call that was not made is there again, all of it, and no more than was drawn.
+    #[test]
+    fn a_call_that_is_not_made_leaves_the_budget_as_it_was() {
+        let all = [Whose::Sweep, Whose::Consent, caller("one"), Whose::SignIns(None)];
+        for (whose, is_first) in all.iter().flat_map(|whose| [(whose, false), (whose, true)]) {
+            for made in 0..300 {
+                let budget = Budget::default();
+                let now = Duration::ZERO;
+                for _ in 0..made {
+                    let _ = call(&budget, whose, is_first, RATE, now);
+                }
+                let left = || {
+                    let buckets = lock(&budget.buckets);
+                    let parts: Vec<f64> = buckets.parts.values().map(|part| part.bucket.left).collect();
+                    let own: Vec<f64> = buckets.own.values().map(|own| own.left).collect();
+                    (buckets.whole.map(|whole| whole.left), parts, own)
+                };
+                let take = || budget.take(whose, is_first, RATE, now, || ());
+                drop(take()); // every bucket is there now
+                let before = left();
+                let taken = take();
+                assert_eq!(taken.is_ok(), left() != before, "{whose:?} after {made}");
+                drop(taken);
+                assert_eq!(left(), before, "{whose:?} after {made}");
+            }
+        }
     }
 
     #[test]

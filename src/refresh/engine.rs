@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use super::breaker::Breakers;
 use super::budget::{Budget, Whose};
 use super::forced::Force;
+use super::permit::CallPermit;
 use super::plan::{self, Refusal, Step, Want};
 use super::slots::{Failure, Flight, Held, Slot, Slots, Trouble, Unchecked, Work};
 use super::sweep::Sweep;
@@ -240,6 +241,8 @@ impl Engine {
         let mut renewals = 0;
         // A renewal took too long, or failed: from here on a live token is served without waiting for another.
         let mut impatient = false;
+        // Its challenge may not be passed on now, and nobody has a token: it gets what everybody would.
+        let mut plainly = false;
         for _ in 0..MOST_LOOKS {
             let held = match inner.look(key, &slot, begun).await {
                 Ok(held) => held,
@@ -251,7 +254,10 @@ impl Engine {
             if inner.is_revoked(key, &held.connection.profile) {
                 return Err(Refused::NotFound);
             }
-            let want = want(&held).map_err(Refused::Policy)?;
+            let mut want = want(&held).map_err(Refused::Policy)?;
+            if plainly {
+                want.claims = None;
+            }
             let (trouble, failing) = {
                 let mut state = slot.state();
                 state.last_used = begun;
@@ -284,7 +290,7 @@ impl Engine {
             match step {
                 Step::Serve { token, renew } => {
                     if renew {
-                        inner.renewal(key, &slot, &want);
+                        inner.renewal(key, &slot, &want, None);
                     }
                     return Ok(inner.served(key, &slot, token, &held, begun));
                 }
@@ -316,16 +322,25 @@ impl Engine {
                     if renewals > MOST_RENEWALS {
                         return Err(last_failure.map_or_else(too_slow, |failure| refused(&failure)));
                     }
-                    if let Some(force) = plan::force(tokens, &want, clock.now()) {
-                        inner.may_force(&slot, want.by.as_ref(), force).map_err(Refused::TooManyForced)?;
-                    }
+                    let force = plan::force(tokens, &want, clock.now());
+                    let permit =
+                        force.map(|force| inner.may_force(&slot, want.by.as_ref(), force)).transpose();
+                    let permit = match permit {
+                        Ok(permit) => permit.flatten(),
+                        Err(_) if plan::has_none(tokens, &want, clock.now()) => {
+                            plainly = true;
+                            want.claims = None;
+                            None
+                        }
+                        Err(wait) => return Err(Refused::TooManyForced(wait)),
+                    };
                     let waited = clock.monotonic().saturating_sub(begun);
                     let patience = if fallback.is_some() {
                         PATIENCE_WITH_FALLBACK.min(inner.settings().caller_wait)
                     } else {
                         inner.settings().caller_wait
                     };
-                    let flight = inner.renewal(key, &slot, &want);
+                    let flight = inner.renewal(key, &slot, &want, permit);
                     let outcome = inner.wait(flight, patience.saturating_sub(waited)).await;
                     match (outcome, fallback) {
                         (Some(Ok(())), _) => {}
@@ -405,7 +420,8 @@ impl Engine {
 
     /// Has a connection's grant tried now, whatever its verdict's time: something outside may have lifted it. A try
     /// under way began before that, so another follows it.
-    pub fn try_now(&self, key: &ConnectionKey) {
+    /// `permit` is for the call; none where it is an operator's wish.
+    pub fn try_now(&self, key: &ConnectionKey, permit: Option<CallPermit>) {
         let inner = self.inner.clone();
         let slot = inner.slots.slot(key, inner.deps.clock.monotonic());
         let key = key.clone();
@@ -415,15 +431,15 @@ impl Engine {
                 let _ = flight.landed().await;
             }
             inner.fly(&key, &slot, Work::Renewal, |inner, key, slot| async move {
-                renew::try_now(&inner, &key, &slot).await
+                renew::try_now(&inner, &key, &slot, permit).await
             });
         };
         self.inner.deps.tasks.spawn("try a connection again", Box::pin(again));
     }
 
     /// Takes one from the budget of calls to authorities for what nobody waits for who has no token; else says when to come back.
-    /// `by` is the caller whose part of it that is.
-    pub fn take(&self, cause: Cause, by: Option<&CallerName>) -> Result<(), Duration> {
+    /// `by` is the caller whose part of it that is. Whoever makes the call spends the permit; one that is dropped gives it back.
+    pub fn take(&self, cause: Cause, by: Option<&CallerName>) -> Result<CallPermit, Duration> {
         self.inner.take(cause, by, false)
     }
 
@@ -642,7 +658,7 @@ impl Inner {
         cause: Cause,
         by: Option<&CallerName>,
         is_first_report: bool,
-    ) -> Result<(), Duration> {
+    ) -> Result<CallPermit, Duration> {
         let whose = match cause {
             Cause::Sweep => Whose::Sweep,
             Cause::Consent => Whose::Consent,
@@ -650,26 +666,38 @@ impl Inner {
             Cause::SignIn => Whose::SignIns(by.cloned()),
         };
         let now = self.deps.clock.monotonic();
-        let taken = self.budget.take(&whose, is_first_report, self.settings().sweep_rate, now);
-        self.deps.observer.budgeted(cause, taken.is_ok());
-        taken
+        let observer = self.deps.observer.clone();
+        let spend = move || observer.budgeted(cause, true);
+        let taken = self.budget.take(&whose, is_first_report, self.settings().sweep_rate, now, spend);
+        taken.inspect_err(|_| self.deps.observer.budgeted(cause, false))
     }
 
-    /// Whether a report or a challenge may force another renewal of the connection now; else for how long not.
-    fn may_force(&self, slot: &Slot, by: Option<&CallerName>, force: Force) -> Result<(), Duration> {
+    /// The permit for another renewal of the connection that a report or a challenge forces now, none where it joins one that is
+    /// under way; else for how long there is none.
+    fn may_force(
+        &self,
+        slot: &Arc<Slot>,
+        by: Option<&CallerName>,
+        force: Force,
+    ) -> Result<Option<CallPermit>, Duration> {
         let now = self.deps.clock.monotonic();
         let allowed = {
             let mut state = slot.state();
             if state.renewal.is_some() {
-                return Ok(()); // it joins that one
+                return Ok(None); // it joins that one
             }
             state.forced.may(by, force, now)
         };
         let cause = force.cause();
         let allowed = allowed.inspect_err(|_| self.deps.observer.budgeted(cause, false))?;
-        self.take(cause, by, allowed.is_first)?;
-        slot.state().forced.note(by, force, allowed, now);
-        Ok(())
+        let of_budget = self.take(cause, by, allowed.is_first)?;
+        let number = slot.state().forced.note(by, force, allowed, now);
+        let (undone, called) = (slot.clone(), slot.clone());
+        let of_connection = CallPermit::new(
+            move || undone.state().forced.take_back(number),
+            move || called.state().forced.called(now),
+        );
+        Ok(Some(of_budget.and(of_connection)))
     }
 
     pub(super) fn is_revoked(&self, key: &ConnectionKey, profile: &Profile) -> bool {
@@ -749,12 +777,18 @@ impl Inner {
         })
     }
 
-    /// The renewal under way for the connection, started if there is none.
-    fn renewal(self: &Arc<Self>, key: &ConnectionKey, slot: &Arc<Slot>, want: &Want) -> Flight {
+    /// The renewal under way for the connection, started if there is none; with the permit that it needs where it is forced.
+    fn renewal(
+        self: &Arc<Self>,
+        key: &ConnectionKey,
+        slot: &Arc<Slot>,
+        want: &Want,
+        permit: Option<CallPermit>,
+    ) -> Flight {
         self.note_use(key, slot, self.deps.clock.monotonic());
         let want = want.clone();
         self.fly(key, slot, Work::Renewal, |inner, key, slot| async move {
-            renew::renew(&inner, &key, &slot, &want).await
+            renew::renew(&inner, &key, &slot, &want, permit).await
         })
     }
 
@@ -771,7 +805,10 @@ impl Inner {
     {
         let mut state = slot.state();
         if let Some(flight) = state.flight(kind) {
-            return flight.clone();
+            let flight = flight.clone();
+            drop(state); // what the work holds is given back, to this slot too
+            drop(work);
+            return flight;
         }
         let (flight, landing) = Flight::start();
         *state.flight(kind) = Some(flight.clone());

@@ -41,6 +41,7 @@ impl Force {
 }
 
 struct One {
+    number: u64,
     by: Option<CallerName>,
     at: Duration,
     force: Force,
@@ -52,7 +53,9 @@ struct One {
 #[derive(Default)]
 pub(super) struct Forced {
     of_late: Vec<One>,
-    /// Monotonic time of the last one.
+    /// How many there were.
+    count: u64,
+    /// Monotonic time of the last call to the authority.
     last: Option<Duration>,
 }
 
@@ -95,9 +98,27 @@ impl Forced {
         }
     }
 
-    /// One more is forced.
-    pub(super) fn note(&mut self, by: Option<&CallerName>, force: Force, allowed: Allowed, now: Duration) {
-        self.of_late.push(One { by: by.cloned(), at: now, force, is_first: allowed.is_first });
+    /// One more is forced; says its number.
+    pub(super) fn note(
+        &mut self,
+        by: Option<&CallerName>,
+        force: Force,
+        allowed: Allowed,
+        now: Duration,
+    ) -> u64 {
+        self.count += 1;
+        let (number, by) = (self.count, by.cloned());
+        self.of_late.push(One { number, by, at: now, force, is_first: allowed.is_first });
+        number
+    }
+
+    /// One did not come to a call: it counts for nobody.
+    pub(super) fn take_back(&mut self, number: u64) {
+        self.of_late.retain(|one| one.number != number);
+    }
+
+    /// The authority is called at `now` (monotonic) for one of them.
+    pub(super) fn called(&mut self, now: Duration) {
         self.last = Some(now);
     }
 
@@ -120,7 +141,11 @@ mod tests {
         let now = Duration::from_secs(now);
         let mut one = || match forced.may(Some(by), force, now) {
             Ok(allowed) => {
+                // One that comes to nothing counts for nothing.
+                let in_vain = forced.note(Some(by), force, allowed, now);
+                forced.take_back(in_vain);
                 forced.note(Some(by), force, allowed, now);
+                forced.called(now);
                 true
             }
             Err(wait) => {

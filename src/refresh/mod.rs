@@ -29,14 +29,17 @@ pub mod due;
 mod engine;
 mod forced;
 mod lease;
+mod permit;
 pub mod plan;
 mod renew;
 mod slots;
 mod sweep;
+mod turns;
 mod unclear;
 
 pub use claims::{Claims, ClaimsProblem};
 pub use engine::{Deps, Engine, EngineApp, Refused, Served, Settings};
+pub use permit::CallPermit;
 pub use plan::Want;
 pub(crate) use renew::{held_token, warn_of_remarks};
 

@@ -125,7 +125,7 @@ pub fn pick<'a>(tokens: &'a [HeldToken], want: &Want, now: Timestamp) -> Option<
     of_resource.clone().find(is_its_own).or_else(|| of_resource.find(|token| token.got_for.is_none()))
 }
 
-/// What a request forces where it is answered by a renewal: none where nobody has a token that lives.
+/// What a request forces where it is answered by a renewal. Where nobody has a token that lives only a challenge does.
 pub(super) fn force(tokens: &[HeldToken], want: &Want, now: Timestamp) -> Option<Force> {
     let lives = |token: &&HeldToken| token.freshness(now, Duration::ZERO) != Freshness::Expired;
     let token = pick(tokens, want, now).filter(lives);
@@ -136,6 +136,18 @@ pub(super) fn force(tokens: &[HeldToken], want: &Want, now: Timestamp) -> Option
         Some(_) => Some(Force::Bare),
         None => is_of_held.then_some(Force::Report),
     }
+}
+
+/// Whether nobody gave its caller a token of the resource that lives: neither everybody's, nor one that was got for its challenge.
+/// It is answered by a plain renewal then where its challenge may not be passed on: that is done once, for everybody, however many
+/// challenges there are.
+pub(super) fn has_none(tokens: &[HeldToken], want: &Want, now: Timestamp) -> bool {
+    let is_of_caller = |token: &&HeldToken| {
+        let is_its_own = token.got_for.is_none() || token.got_for == want.by;
+        token.resource == want.resource && is_its_own
+    };
+    let mut tokens = tokens.iter().filter(is_of_caller);
+    tokens.all(|token| token.freshness(now, Duration::ZERO) == Freshness::Expired)
 }
 
 /// Whether the held token is just the one a resource refused, or does not answer the challenge it made.
@@ -330,6 +342,33 @@ mod tests {
             let found = pick(&tokens, &want, at(now)).map(|token| token.digest.as_str());
             assert_eq!(found, Some(digest), "{want:?} at {now}");
             assert_eq!(force(&tokens, &want, at(now)), forces, "{want:?} at {now}");
+        }
+    }
+
+    /// Who has no token of its own or everybody's that lives: a challenge that may not be passed on is answered plainly then.
+    #[test]
+    fn who_has_none_is_told_by_what_a_plain_request_would_get() {
+        let by = |name: &str| CallerName::parse(name).ok();
+        let of = |owner: Option<&str>, resource: Option<&str>| HeldToken {
+            got_for: owner.and_then(by),
+            resource: resource.map(str::to_owned),
+            ..held().remove(0)
+        };
+        let want = Want { by: by("sync"), claims: Some(step_up("c2")), ..want() };
+        // what is held, when, whether it has none
+        let rows = [
+            (vec![], 10, true),
+            (vec![of(None, None)], 10, false),
+            (vec![of(None, None)], LIFE, true),
+            (vec![of(Some("sync"), None)], 10, false),
+            (vec![of(Some("sync"), None)], LIFE, true),
+            (vec![of(Some("reader"), None)], 10, true),
+            (vec![of(None, Some("other"))], 10, true),
+            (vec![of(Some("reader"), None), of(None, None)], 10, false),
+        ];
+        for (tokens, now, expected) in rows {
+            let digests: Vec<_> = tokens.iter().map(|token| (&token.got_for, &token.resource)).collect();
+            assert_eq!(has_none(&tokens, &want, at(now)), expected, "{digests:?} at {now}");
         }
     }
 

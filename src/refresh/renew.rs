@@ -11,6 +11,7 @@ use super::breaker::{Admission, Ended};
 use super::claims::Claims;
 use super::engine::Inner;
 use super::lease::{self, Lease};
+use super::permit::CallPermit;
 use super::plan::{self, Want};
 use super::slots::{Failure, Recent, Slot, Trouble, Unchecked};
 use super::{due, sweep, unclear};
@@ -236,6 +237,7 @@ pub(super) async fn renew(
     key: &ConnectionKey,
     slot: &Arc<Slot>,
     want: &Want,
+    permit: Option<CallPermit>,
 ) -> Result<(), Arc<Failure>> {
     let enough = |connection: &Connection| {
         let now = inner.deps.clock.now();
@@ -247,8 +249,8 @@ pub(super) async fn renew(
         })
     };
     let may_try = |connection: &Connection| connection.profile.may_try(inner.deps.clock.now());
-    let used = with_lease(inner, key, slot, want, |connection| !enough(connection) && may_try(connection));
-    let connection = used.await?;
+    let needed = |connection: &Connection| !enough(connection) && may_try(connection);
+    let connection = with_lease(inner, key, slot, want, permit.as_ref(), needed).await?;
     if connection.is_some_and(|connection| enough(&connection)) {
         slot.state().trouble.remove(&want.resource); // somebody else's try went well
     }
@@ -256,12 +258,13 @@ pub(super) async fn renew(
 }
 
 /// Takes the connection's lease and uses its grant, if it is `needed` by then: gives the connection where it was not. While
-/// somebody else has the lease, their word is waited for.
+/// somebody else has the lease, their word is waited for. `call` is spent where the authority is asked.
 async fn with_lease(
     inner: &Arc<Inner>,
     key: &ConnectionKey,
     slot: &Arc<Slot>,
     want: &Want,
+    call: Option<&CallPermit>,
     needed: impl Fn(&Connection) -> bool,
 ) -> Result<Option<Connection>, Arc<Failure>> {
     let begun = inner.deps.clock.monotonic();
@@ -332,7 +335,7 @@ async fn with_lease(
                     return Err(failure);
                 }
                 let seen = Seen { epoch, loaded };
-                return use_grant(inner, key, slot, seen, want, lease).await.map(|()| None);
+                return use_grant(inner, key, slot, seen, (want, call), lease).await.map(|()| None);
             }
             lease::Attempt::Theirs(left) => {
                 drop(permit); // nobody's turn is used up by waiting
@@ -423,6 +426,7 @@ pub(super) async fn try_now(
     inner: &Arc<Inner>,
     key: &ConnectionKey,
     slot: &Arc<Slot>,
+    permit: Option<CallPermit>,
 ) -> Result<(), Arc<Failure>> {
     let epoch = slot.state().epoch;
     let loaded = load(inner, key, slot, epoch).await?;
@@ -432,7 +436,7 @@ pub(super) async fn try_now(
     };
     let tenant = loaded.connection.profile.account.tid.as_deref();
     for _ in 1..TRIES_NOW {
-        let outcome = with_lease(inner, key, slot, &want, usable).await;
+        let outcome = with_lease(inner, key, slot, &want, permit.as_ref(), usable).await;
         // While one connection tries for all of its tenant the others wait for that; it takes no long.
         let refused = inner.breakers.refuses(&key.app, tenant, inner.deps.clock.monotonic());
         match (outcome, refused) {
@@ -440,7 +444,7 @@ pub(super) async fn try_now(
             (outcome, _) => return outcome.map(|_| ()),
         }
     }
-    with_lease(inner, key, slot, &want, usable).await.map(|_| ())
+    with_lease(inner, key, slot, &want, permit.as_ref(), usable).await.map(|_| ())
 }
 
 /// Looks after a connection that is due, for nobody in particular: renews it if it still is, and says when it is due next.
@@ -449,6 +453,7 @@ pub(super) async fn look_after(
     key: &ConnectionKey,
     slot: &Arc<Slot>,
     used_at: Option<Timestamp>,
+    permit: CallPermit,
 ) -> Result<(), Arc<Failure>> {
     let epoch = slot.state().epoch;
     let loaded = match load(inner, key, slot, epoch).await {
@@ -473,7 +478,7 @@ pub(super) async fn look_after(
         schedule(inner, key, Some(inner.deps.clock.now().plus(LATER))).await;
         return Ok(());
     }
-    let outcome = with_lease(inner, key, slot, &want, due).await;
+    let outcome = with_lease(inner, key, slot, &want, Some(&permit), due).await;
     let connection = match &outcome {
         Ok(Some(connection)) => Some(connection.clone()),
         Ok(None) => slot.state().held.as_ref().map(|held| held.connection.clone()),
@@ -627,7 +632,7 @@ async fn use_grant(
     key: &ConnectionKey,
     slot: &Arc<Slot>,
     seen: Seen,
-    want: &Want,
+    (want, call): (&Want, Option<&CallPermit>),
     lease: Lease,
 ) -> Result<(), Arc<Failure>> {
     let connection = &seen.loaded.connection;
@@ -669,6 +674,9 @@ async fn use_grant(
         }
     };
     let began = inner.deps.clock.monotonic();
+    if let Some(call) = call {
+        call.spend();
+    }
     let answered = asked.await;
     let in_vain = match &answered {
         Ok((_, Refreshed::Tokens(_))) => None,

@@ -7,17 +7,22 @@
 //! moved ahead in the schedule first: a replica that dies over it costs a minute, and one that hangs holds nobody up.
 //!
 //! Budgets: a shard may begin so many refreshes a second, a tenant a quarter of that, and they begin empty, so that what
-//! piled up during an outage or a stop is smoothed out. Whatever a caller waits for is outside of them.
+//! piled up during an outage or a stop is smoothed out. All shards share in the budget that calls of other kinds take from as
+//! well: where that does not suffice it is dealt out to them in turn (`turns`). Whatever a caller waits for is outside of
+//! them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use super::engine::{Engine, Inner};
+use super::permit::CallPermit;
 use super::renew;
 use super::slots::Work;
+use super::turns::{self, Dry};
 use crate::domain::cause::Cause;
 use crate::domain::random::random_bytes;
 use crate::domain::time::Timestamp;
@@ -71,30 +76,40 @@ pub(super) struct Sweep {
     nudged: Notify,
     /// By shard: when it was last asked for, and whether it is ours.
     asked: Mutex<BTreeMap<u8, (Duration, bool)>>,
-    budgets: Mutex<BTreeMap<(u8, Whose), Budget>>,
+    budgets: Arc<Mutex<BTreeMap<(u8, Whose), Budget>>>,
+    /// The shard whose turn is first.
+    first: AtomicU8,
 }
 
 impl Sweep {
+    /// One that begins with any of the shards, by chance: so a restart favours none.
     pub(super) fn new(nonce: LeaseNonce, begun: Duration) -> Self {
-        Sweep { nonce, begun, nudged: Notify::new(), asked: Mutex::default(), budgets: Mutex::default() }
+        let first = AtomicU8::new(nonce.0[0] % SWEEP_SHARDS);
+        let (asked, budgets) = (Mutex::default(), Arc::default());
+        Sweep { nonce, begun, nudged: Notify::new(), asked, budgets, first }
     }
 
-    /// Gives one back to a shard's budget that was not used after all.
-    fn give_back(&self, shard: u8) {
-        let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(budget) = budgets.get_mut(&(shard, Whose::Everybody)) {
-            budget.left += 1.0;
+    /// Takes one from a budget that fills at `rate` a second; none when it is empty.
+    fn take(&self, shard: u8, whose: Whose, rate: f64, now: Duration) -> Option<CallPermit> {
+        let one = (shard, whose);
+        {
+            let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
+            if budgets.len() > MOST_TENANTS * usize::from(SWEEP_SHARDS) {
+                budgets.retain(|_, budget| now.saturating_sub(budget.at) < BURST);
+            }
+            let budget = budgets.entry(one.clone()).or_insert(Budget { left: 0.0, at: self.begun });
+            if !budget.take(rate, now) {
+                return None;
+            }
         }
-    }
-
-    /// Takes one from a budget that fills at `rate` a second. False when it is empty.
-    fn take(&self, shard: u8, whose: Whose, rate: f64, now: Duration) -> bool {
-        let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
-        if budgets.len() > MOST_TENANTS * usize::from(SWEEP_SHARDS) {
-            budgets.retain(|_, budget| now.saturating_sub(budget.at) < BURST);
-        }
-        let budget = budgets.entry((shard, whose)).or_insert(Budget { left: 0.0, at: self.begun });
-        budget.take(rate, now)
+        let budgets = self.budgets.clone();
+        let give_back = move || {
+            let mut budgets = budgets.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(budget) = budgets.get_mut(&one) {
+                budget.left += 1.0;
+            }
+        };
+        Some(CallPermit::new(give_back, || ()))
     }
 }
 
@@ -143,44 +158,74 @@ impl Engine {
         self.inner.sweep.nudged.notify_one();
     }
 
-    /// One round over the shards that nobody else works off.
+    /// One round over the shards that nobody else works off: looks what is due, deals out what may be begun, begins it.
     pub async fn sweep_once(&self) -> Result<Swept, StoreError> {
-        // Four at a time: a store that is far away makes a round no longer than the pause between two.
-        let rounds = tokio::join!(
-            self.sweep_every_fourth(0),
-            self.sweep_every_fourth(1),
-            self.sweep_every_fourth(2),
-            self.sweep_every_fourth(3),
-        );
-        let (first, second, third, fourth) = rounds;
-        let mut swept = Swept::default();
-        for round in [first, second, third, fourth] {
-            let round = round?;
-            swept.shards += round.shards;
-            swept.begun += round.begun;
-            swept.waiting += round.waiting;
-        }
-        Ok(swept)
-    }
-
-    async fn sweep_every_fourth(&self, first: u8) -> Result<Swept, StoreError> {
         let inner = &self.inner;
         let mut swept = Swept::default();
         let mut failed = None;
-        for shard in (first..SWEEP_SHARDS).step_by(4) {
-            let done = match is_ours(inner, shard).await {
-                Ok(true) => {
+        let mut due: BTreeMap<u8, Vec<Due>> = BTreeMap::new();
+        let looks = (0..SWEEP_SHARDS).map(|shard| async move { (shard, due_of_ours(inner, shard).await) });
+        for (shard, looked) in four_at_a_time(looks).await {
+            match looked {
+                Ok(Some(found)) => {
                     swept.shards += 1;
-                    sweep_shard(inner, shard, &mut swept).await
+                    due.insert(shard, found);
                 }
-                Ok(false) => Ok(()),
-                Err(error) => Err(error),
-            };
-            // One shard's trouble is not the others'.
+                Ok(None) => {}
+                // One shard's trouble is not the others'.
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        let wants = due.iter().map(|(shard, due)| (*shard, due.len())).collect();
+        let first = inner.sweep.first.load(Ordering::Acquire);
+        let rate = inner.settings().sweep_rate / f64::from(SWEEP_SHARDS);
+        let now = inner.deps.clock.monotonic();
+        let (mut dealt, next) = turns::deal(&wants, first, |shard| {
+            let own = inner.sweep.take(shard, Whose::Everybody, rate, now).ok_or(Dry::Its)?;
+            let shared = inner.take(Cause::Sweep, None, false).map_err(|_| Dry::Everybodys)?;
+            Ok(own.and(shared))
+        });
+        inner.sweep.first.store(next, Ordering::Release);
+        let begins = due.into_iter().map(|(shard, due)| {
+            let permits = dealt.remove(&shard).unwrap_or_default();
+            async move {
+                let mut swept = Swept::default();
+                let done = sweep_shard(inner, shard, due, permits.into(), &mut swept).await;
+                (swept, done)
+            }
+        });
+        for (of_shard, done) in four_at_a_time(begins).await {
+            swept.begun += of_shard.begun;
+            swept.waiting += of_shard.waiting;
             failed = failed.or(done.err());
         }
         failed.map_or(Ok(swept), Err)
     }
+}
+
+/// Four at a time: a store that is far away makes a round no longer than the pause between two.
+async fn four_at_a_time<F: Future>(all: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let left = Mutex::new(all.collect::<VecDeque<F>>());
+    let rounds = tokio::join!(one_by_one(&left), one_by_one(&left), one_by_one(&left), one_by_one(&left));
+    let (first, second, third, fourth) = rounds;
+    [first, second, third, fourth].into_iter().flatten().collect()
+}
+
+async fn one_by_one<F: Future>(left: &Mutex<VecDeque<F>>) -> Vec<F::Output> {
+    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let mut done = Vec::new();
+    while let Some(one) = next() {
+        done.push(one.await);
+    }
+    done
+}
+
+/// What is due of a shard; none where that is not this replica's to work off.
+async fn due_of_ours(inner: &Arc<Inner>, shard: u8) -> Result<Option<Vec<Due>>, StoreError> {
+    if !is_ours(inner, shard).await? {
+        return Ok(None);
+    }
+    inner.deps.repository.store().due(shard, inner.deps.clock.now(), BATCH).await.map(Some)
 }
 
 /// Whether a shard is this replica's to work off; one that nobody has becomes it.
@@ -202,36 +247,37 @@ async fn is_ours(inner: &Arc<Inner>, shard: u8) -> Result<bool, StoreError> {
     lease.map(|_| ours)
 }
 
-async fn sweep_shard(inner: &Arc<Inner>, shard: u8, swept: &mut Swept) -> Result<(), StoreError> {
+/// Begins what is due of a shard, as far as it was dealt permits for it; what it does not use is given back.
+async fn sweep_shard(
+    inner: &Arc<Inner>,
+    shard: u8,
+    due: Vec<Due>,
+    mut permits: VecDeque<CallPermit>,
+    swept: &mut Swept,
+) -> Result<(), StoreError> {
     let rate = inner.settings().sweep_rate / f64::from(SWEEP_SHARDS);
     let store = inner.deps.repository.store();
-    let due = store.due(shard, inner.deps.clock.now(), BATCH).await?;
     for one in due {
-        let monotonic = inner.deps.clock.monotonic();
-        if !inner.sweep.take(shard, Whose::Everybody, rate, monotonic) {
+        if permits.is_empty() {
             swept.waiting += 1;
             break; // what is left is due longest next time
         }
-        let Some(tenant) = tenant_of(inner, &one).await? else {
-            inner.sweep.give_back(shard);
-            continue;
-        };
-        if !inner.sweep.take(shard, Whose::Tenant(tenant), rate * TENANTS_PART, monotonic) {
-            inner.sweep.give_back(shard); // one tenant's turn costs the others nothing
+        let monotonic = inner.deps.clock.monotonic();
+        let Some(tenant) = tenant_of(inner, &one).await? else { continue };
+        let Some(of_tenant) = inner.sweep.take(shard, Whose::Tenant(tenant), rate * TENANTS_PART, monotonic)
+        else {
+            // One tenant's turn costs the others nothing.
             swept.waiting += 1;
             store.schedule(&one.key, Some(soon(inner, TENANTS_TURN))).await?;
             continue;
-        }
-        if inner.take(Cause::Sweep, None, false).is_err() {
-            inner.sweep.give_back(shard);
-            swept.waiting += 1;
-            break;
-        }
+        };
         store.schedule(&one.key, Some(soon(inner, TAKEN_UP))).await?;
+        let Some(permit) = permits.pop_front() else { break };
+        let permit = permit.and(of_tenant);
         swept.begun += 1;
         let slot = inner.slots.slot(&one.key, monotonic);
         inner.fly(&one.key, &slot, Work::Renewal, |inner, key, slot| async move {
-            renew::look_after(&inner, &key, &slot, one.used_at).await
+            renew::look_after(&inner, &key, &slot, one.used_at, permit).await
         });
     }
     Ok(())

@@ -52,6 +52,11 @@ impl FiledUnder {
         FiledUnder { before, ..FiledUnder::hash(&SecretHash::of(id.as_str())) }
     }
 
+    /// The name: nothing that lets its bearer in.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// That of what is known by this hash.
     pub fn hash(hash: &SecretHash) -> Self {
         FiledUnder { name: hash.0.clone(), before: None }

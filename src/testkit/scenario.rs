@@ -807,7 +807,7 @@ impl Cluster {
                 cluster.world.sleep(LAST_ASKED.saturating_sub(cluster.world.now())).await;
                 // A verdict may have been lifted: somebody says so.
                 if let Some(process) = cluster.process(0) {
-                    process.engine.try_now(&cluster.targets[target].key);
+                    process.engine.try_now(&cluster.targets[target].key, None);
                 }
                 cluster.world.sleep(Duration::from_secs(6)).await;
                 for replica in 0..REPLICAS {

@@ -1,0 +1,101 @@
+//! The right to one call to an authority, with all that was drawn for it.
+//!
+//! Whoever counts calls gives out a [`CallPermit`] and nothing else. It goes along with the work; where the call is made it
+//! is spent, and where it is dropped without one, everything that was drawn for it is given back, whichever way the work ended.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+type Act = Box<dyn FnOnce() + Send>;
+
+/// The right to one call to an authority.
+#[must_use = "a permit that is dropped gives back what was drawn for it"]
+pub struct CallPermit {
+    drawn: Mutex<Vec<Drawn>>,
+}
+
+/// What was drawn from one budget.
+struct Drawn {
+    give_back: Act,
+    spend: Act,
+}
+
+impl CallPermit {
+    /// A permit for which one budget was drawn from: `give_back` undoes that, `spend` is done when the call is made.
+    pub(super) fn new(
+        give_back: impl FnOnce() + Send + 'static,
+        spend: impl FnOnce() + Send + 'static,
+    ) -> Self {
+        let drawn = Drawn { give_back: Box::new(give_back), spend: Box::new(spend) };
+        CallPermit { drawn: Mutex::new(vec![drawn]) }
+    }
+
+    /// One that does this when it is given back.
+    #[cfg(test)]
+    pub(crate) fn for_test(give_back: impl FnOnce() + Send + 'static) -> Self {
+        CallPermit::new(give_back, || ())
+    }
+
+    /// One permit for the same call, for which both budgets were drawn from.
+    pub(super) fn and(self, other: CallPermit) -> Self {
+        let others = other.take();
+        self.drawn.lock().unwrap_or_else(PoisonError::into_inner).extend(others);
+        self
+    }
+
+    /// The call is made now. A second one of the same work is the same permit's.
+    pub fn spend(&self) {
+        self.take().into_iter().for_each(|drawn| (drawn.spend)());
+    }
+
+    fn take(&self) -> Vec<Drawn> {
+        std::mem::take(&mut *self.drawn.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for CallPermit {
+    fn drop(&mut self) {
+        self.take().into_iter().for_each(|drawn| (drawn.give_back)());
+    }
+}
+
+impl fmt::Debug for CallPermit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CallPermit")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    /// A permit of two budgets, and how often they were given back to and spent.
+    fn of_two() -> (CallPermit, Arc<[AtomicU32; 2]>) {
+        let counts: Arc<[AtomicU32; 2]> = Arc::default();
+        let one = || {
+            let (back, spent) = (counts.clone(), counts.clone());
+            CallPermit::new(
+                move || _ = back[0].fetch_add(1, Ordering::AcqRel),
+                move || _ = spent[1].fetch_add(1, Ordering::AcqRel),
+            )
+        };
+        (one().and(one()), counts)
+    }
+
+    #[test]
+    fn a_call_that_is_not_made_gives_back_everything_and_one_that_is_nothing() {
+        let read = |counts: &[AtomicU32; 2]| [0, 1].map(|at| counts[at].load(Ordering::Acquire));
+        let (permit, counts) = of_two();
+        assert_eq!(read(&counts), [0, 0]);
+        drop(permit);
+        assert_eq!(read(&counts), [2, 0]);
+        let (permit, counts) = of_two();
+        permit.spend();
+        permit.spend();
+        drop(permit);
+        assert_eq!(read(&counts), [0, 2]);
+    }
+}
