@@ -174,6 +174,7 @@ pub struct User {
     pub(crate) name: String,
     pub(crate) tenant: String,
     pub(crate) oid: String,
+    pub(crate) token_lifetime_seconds: Option<u64>,
 }
 
 impl User {
@@ -184,7 +185,7 @@ impl User {
         let domain = domain_of(&upn).to_ascii_lowercase();
         let oid = random::named_guid(&format!("user:{}", upn.to_ascii_lowercase()));
         let tenant = random::named_guid(&format!("tenant:{domain}"));
-        Self { name: display_name(&upn), tenant, oid, upn }
+        Self { name: display_name(&upn), tenant, oid, upn, token_lifetime_seconds: None }
     }
 
     /// A personal account.
@@ -193,7 +194,8 @@ impl User {
         // Personal object ids are a 64-bit account number in a GUID's clothes.
         let guid = random::named_guid(&format!("personal:{}", upn.to_ascii_lowercase()));
         let oid = format!("00000000-0000-0000-{}", &guid[19..]);
-        Self { name: display_name(&upn), tenant: PERSONAL_TENANT.to_owned(), oid, upn }
+        let tenant = PERSONAL_TENANT.to_owned();
+        Self { name: display_name(&upn), tenant, oid, upn, token_lifetime_seconds: None }
     }
 
     /// Puts the user into another tenant. Their domain goes with them unless another tenant has it already.
@@ -211,6 +213,12 @@ impl User {
     /// Gives the user this display name.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
+        self
+    }
+
+    /// Gives the user's access tokens this life, whatever the emulator's own setting is.
+    pub fn token_lifetime(mut self, lifetime: Duration) -> Self {
+        self.token_lifetime_seconds = Some(lifetime.as_secs());
         self
     }
 

@@ -50,7 +50,10 @@ impl State {
     ) -> Map<String, Value> {
         let now = self.clock.now();
         let named: Scopes = due.granted.of_resource(&due.resource).into_iter().collect();
-        let life = self.access_token_life(due.cae);
+        let life = match due.user.token_lifetime_seconds {
+            Some(fixed) => Duration::from_secs(fixed),
+            None => self.access_token_life(due.cae),
+        };
         let serial = self.next_serial();
         let record = AccessToken {
             serial,

@@ -168,6 +168,8 @@ pub(crate) struct UserSpec {
     oid: Option<String>,
     #[serde(default)]
     name: Option<String>,
+    #[serde(default)]
+    token_lifetime_seconds: Option<u64>,
 }
 
 impl UserSpec {
@@ -182,6 +184,9 @@ impl UserSpec {
         }
         if let Some(name) = &self.name {
             user = user.name(name);
+        }
+        if let Some(seconds) = self.token_lifetime_seconds {
+            user = user.token_lifetime(Duration::from_secs(seconds));
         }
         user
     }

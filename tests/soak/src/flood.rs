@@ -27,6 +27,8 @@ const FLOODER: &str = "flooder";
 const FLOODER_RATE: u32 = 50;
 /// The canary's connections to the daemon, each with one request at a time.
 const CANARY_HANDS: u32 = 4;
+/// The life of the access tokens of every other connection: they are held during the whole drill, as tokens of an hour are.
+const HELD: Duration = Duration::from_secs(3600);
 /// A refresh is due after three quarters of a token's life at the latest; nobody is refused for this and one more.
 const SLACK: u64 = 2;
 
@@ -45,7 +47,8 @@ pub struct Drill {
     pub canary: u32,
     /// Its connections.
     pub connections: u16,
-    /// The life of access tokens.
+    /// The life of the access tokens of those connections that are refreshed during the drill. It is below `min_ttl`, so their
+    /// hand-outs wait for the authority.
     pub token_life: Duration,
     /// Redis' `maxmemory`, so that a store that is filled is seen; empty for none.
     pub redis_memory: String,
@@ -65,8 +68,10 @@ pub struct Bar {
 /// What came of it.
 #[derive(Debug)]
 pub struct Figures {
-    /// Hand-outs that the canary got, and how long each took, sorted.
+    /// Hand-outs of held tokens that the canary got, and how long each took, sorted.
     pub served: Vec<Duration>,
+    /// The same for those that are refreshed first.
+    pub renewed: Vec<Duration>,
     /// What it did not get: by status and code.
     pub failed: BTreeMap<String, u64>,
     /// Hand-outs without a record in the audit, and flaws of its chain.
@@ -109,6 +114,7 @@ pub async fn run(drill: &Drill, folder: &Path, say: impl Fn(String)) -> io::Resu
         replicas: 1,
         connections: drill.connections,
         token_life: drill.token_life,
+        other_life: Some(HELD),
         clocks: false,
         store_lines: String::new(),
         more_callers: vec![(FLOODER.to_owned(), lines)],
@@ -163,20 +169,21 @@ pub async fn run(drill: &Drill, folder: &Path, say: impl Fn(String)) -> io::Resu
     tokio::time::sleep(drill.rest).await;
     let resident_after = resident(replica)?;
     stop.store(true, Ordering::Relaxed);
-    let (mut served, mut failed) = (Vec::new(), BTreeMap::new());
+    let (mut served, mut renewed, mut failed) = (Vec::new(), Vec::new(), BTreeMap::new());
     let mut numbers = BTreeSet::new();
     for canary in canaries {
-        for (number, took, trouble) in canary.await.map_err(io::Error::other)? {
+        for (number, held, took, trouble) in canary.await.map_err(io::Error::other)? {
             match trouble {
                 None => {
                     numbers.insert(number);
-                    served.push(took);
+                    if held { served.push(took) } else { renewed.push(took) }
                 }
                 Some(trouble) => *failed.entry(trouble).or_default() += 1,
             }
         }
     }
     served.sort_unstable();
+    renewed.sort_unstable();
     replica.stop().await;
 
     let audit_records = strike_out_audited(&replica.audit(), &mut numbers)?;
@@ -185,8 +192,8 @@ pub async fn run(drill: &Drill, folder: &Path, say: impl Fn(String)) -> io::Resu
     let refreshed = |user: &str| {
         calls.iter().filter(|call| call.refresh && call.user.as_deref() == Some(user)).count() as u64
     };
-    // The first one is the one that is reported with ever new claims.
-    let starved = world.connections.iter().skip(1).filter(|one| refreshed(&one.user) < due);
+    // The first one is the one that is reported with ever new claims; every second one has a token that outlives the drill.
+    let starved = world.connections.iter().step_by(2).skip(1).filter(|one| refreshed(&one.user) < due);
     let mut sent = tally.lines();
     sent.push(format!(
         "{:<22} {:>8}  most open at a time, as the driver sees it: {}",
@@ -196,6 +203,7 @@ pub async fn run(drill: &Drill, folder: &Path, say: impl Fn(String)) -> io::Resu
     ));
     Ok(Figures {
         served,
+        renewed,
         failed,
         unaudited: numbers.len(),
         audit_flaws: verified.flaws.len(),
@@ -211,13 +219,14 @@ pub async fn run(drill: &Drill, folder: &Path, say: impl Fn(String)) -> io::Resu
     })
 }
 
-/// One of the canary's connections: asks for one token after the other, until told to stop.
+/// One of the canary's connections: asks for one token after the other, until told to stop. Each request's number, whether the
+/// token was one that is held, how long it took, and what was wrong.
 async fn canary(
     world: Arc<World>,
     rate: u32,
     hand: u32,
     stop: Arc<AtomicBool>,
-) -> Vec<(u64, Duration, Option<String>)> {
+) -> Vec<(u64, bool, Duration, Option<String>)> {
     let mut client = Client::new(world.key.clone());
     let mut due = tokio::time::interval(Duration::from_secs(1) * CANARY_HANDS / rate.max(1));
     due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -234,7 +243,7 @@ async fn canary(
         let usable = call.token.as_ref().is_some_and(|token| token.dies > now());
         let trouble =
             (!usable).then(|| format!("{} {}", call.status, call.code.as_deref().unwrap_or("no token")));
-        results.push((call.number, took, trouble));
+        results.push((call.number, number % 2 == 1, took, trouble));
     }
     results
 }
@@ -253,6 +262,16 @@ fn strike_out_audited(path: &Path, numbers: &mut BTreeSet<u64>) -> io::Result<u6
         }
     }
     Ok(records)
+}
+
+fn percentile(sorted: &[Duration], hundredths: usize) -> Duration {
+    let at = (sorted.len() * hundredths / 100).min(sorted.len().saturating_sub(1));
+    sorted.get(at).copied().unwrap_or_default()
+}
+
+fn spread(sorted: &[Duration]) -> String {
+    let [half, p99, longest] = [50, 99, 100].map(|hundredths| percentile(sorted, hundredths));
+    format!("{} served, p50 {half:.1?}, p99 {p99:.1?}, longest {longest:.1?}", sorted.len())
 }
 
 fn resident(replica: &Replica) -> io::Result<u64> {
@@ -280,11 +299,6 @@ fn mib(bytes: u64) -> String {
 }
 
 impl Figures {
-    fn percentile(&self, hundredths: usize) -> Duration {
-        let at = (self.served.len() * hundredths / 100).min(self.served.len().saturating_sub(1));
-        self.served.get(at).copied().unwrap_or_default()
-    }
-
     /// The table.
     pub fn table(&self) -> String {
         let mut text = String::from("what was sent          requests  answered with\n");
@@ -294,11 +308,9 @@ impl Figures {
         let [before, peak, after] = self.resident.map(mib);
         let [redis_before, redis_after] = self.redis.map(mib);
         text.push_str(&format!(
-            "\ncanary's hand-outs     {} served, p50 {:.1?}, p99 {:.1?}, longest {:.1?}; failed: {:?}\n",
-            self.served.len(),
-            self.percentile(50),
-            self.percentile(99),
-            self.served.last().copied().unwrap_or_default(),
+            "\ncanary's held tokens   {}\nrefreshed first        {} (the authority answers after 30 ms)\nfailed                 {:?}\n",
+            spread(&self.served),
+            spread(&self.renewed),
             self.failed
         ));
         text.push_str(&format!(
@@ -330,9 +342,9 @@ impl Figures {
                 missed.push(words);
             }
         };
-        ask(!self.served.is_empty(), "the canary got nothing".to_owned());
+        ask(!self.served.is_empty() && !self.renewed.is_empty(), "the canary got nothing".to_owned());
         ask(self.failed.is_empty(), format!("hand-outs of the canary failed: {:?}", self.failed));
-        let p99 = self.percentile(99);
+        let p99 = percentile(&self.served, 99);
         ask(p99 <= bar.p99, format!("p99 of the canary is {p99:.1?}, above {:?}", bar.p99));
         ask(self.starved.is_empty(), format!("not refreshed in time: {:?}", self.starved));
         let [before, peak, after] = self.resident;

@@ -130,6 +130,7 @@ fn gather(args: &Args) -> io::Result<Evidence> {
             replicas: args.replicas,
             connections: args.connections,
             token_life: Duration::from_secs(args.token_life),
+            other_life: None,
             clocks: !args.no_clocks,
             store_lines: args.store_lines.clone(),
             more_callers: Vec::new(),

@@ -64,6 +64,8 @@ pub struct Plan {
     pub connections: u16,
     /// The life of access tokens. A quarter of it, and a replica asks for a new one.
     pub token_life: Duration,
+    /// Every other connection has tokens of this life.
+    pub other_life: Option<Duration>,
     /// Whether wall clocks are to be made wrong.
     pub clocks: bool,
     /// More lines for the daemons' `[store]`.
@@ -353,7 +355,11 @@ async fn authority(plan: &Plan, public_port: u16) -> io::Result<Emulator> {
         .token_lifetime(plan.token_life)
         .app(App::new(CLIENT_ID).secret(CLIENT_SECRET).redirect_uri(&callback));
     for number in 0..plan.connections {
-        builder = builder.user(User::work(user_of(number)));
+        let user = User::work(user_of(number));
+        builder = builder.user(match plan.other_life {
+            Some(life) if number % 2 == 1 => user.token_lifetime(life),
+            _ => user,
+        });
     }
     builder.start().await.map_err(io::Error::other)
 }

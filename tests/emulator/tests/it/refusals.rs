@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use entra_emulator::{App, Audience, RevokeKind, Settings};
+use entra_emulator::{App, Audience, Emulator, RevokeKind, Settings, User};
 
 use crate::client::*;
 
@@ -235,6 +235,19 @@ async fn accounts_and_apps_fit_tenant_paths_or_are_refused() {
         authorize(&emulator, "common", &[]).await.callback()["error_description"].starts_with("AADSTS50194")
     );
     assert_eq!(authorize(&emulator, "contoso.example", &[("login_hint", ALICE)]).await.status, 302);
+}
+
+#[tokio::test]
+async fn a_users_own_life_of_tokens_counts_before_the_setting() {
+    let emulator = Emulator::builder()
+        .app(App::new(CLIENT).secret(SECRET).redirect_uri(CALLBACK))
+        .user(User::work(ALICE).token_lifetime(Duration::from_secs(20)))
+        .token_lifetime(Duration::from_secs(120));
+    let emulator = emulator.start().await.unwrap();
+    let answer = sign_in(&emulator, &[]).await;
+    assert_eq!(answer["expires_in"], 20);
+    let answer = refresh(&emulator, text(&answer, "refresh_token"), &[]).await.json();
+    assert_eq!(answer["expires_in"], 20);
 }
 
 #[tokio::test]

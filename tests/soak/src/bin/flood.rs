@@ -46,13 +46,13 @@ struct Args {
     /// The canary's connections.
     #[arg(long, default_value_t = 40)]
     connections: u16,
-    /// The life of access tokens, in seconds.
+    /// The life of the access tokens that are refreshed during the drill, in seconds; the others live an hour.
     #[arg(long, default_value_t = 20)]
     token_life: u64,
     /// Redis' maxmemory; empty for none.
     #[arg(long, default_value = "128mb")]
     redis_memory: String,
-    /// What the canary's 99th percentile may be, in milliseconds.
+    /// What the canary's 99th percentile may be where tokens are held, in milliseconds.
     #[arg(long, default_value_t = 20)]
     p99: u64,
     /// What the daemon may have in memory, in MiB.
