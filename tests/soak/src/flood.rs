@@ -19,7 +19,7 @@ use tokenward::telemetry::audit;
 use self::drive::{Rates, Stalled, Tally, Target};
 use crate::caller::{Client, number_of};
 use crate::daemon::Replica;
-use crate::world::{Plan, World, now};
+use crate::world::{Plan, World, has_other_life, now};
 
 /// The flooder's name in the configuration.
 const FLOODER: &str = "flooder";
@@ -27,7 +27,7 @@ const FLOODER: &str = "flooder";
 const FLOODER_RATE: u32 = 50;
 /// The canary's connections to the daemon, each with one request at a time.
 const CANARY_HANDS: u32 = 4;
-/// The life of the access tokens of every other connection: they are held during the whole drill, as tokens of an hour are.
+/// The life of the access tokens of every other user: they are held during the whole drill, as tokens of an hour are.
 const HELD: Duration = Duration::from_secs(3600);
 /// A refresh is due after three quarters of a token's life at the latest; nobody is refused for this and one more.
 const SLACK: u64 = 2;
@@ -192,8 +192,9 @@ pub async fn run(drill: &Drill, folder: &Path, say: impl Fn(String)) -> io::Resu
     let refreshed = |user: &str| {
         calls.iter().filter(|call| call.refresh && call.user.as_deref() == Some(user)).count() as u64
     };
-    // The first one is the one that is reported with ever new claims; every second one has a token that outlives the drill.
-    let starved = world.connections.iter().step_by(2).skip(1).filter(|one| refreshed(&one.user) < due);
+    // The first one is the one that is reported with ever new claims. Tokens of the other life outlive the drill.
+    let starved = world.connections.iter().enumerate().skip(1);
+    let starved = starved.filter(|(number, one)| !has_other_life(*number) && refreshed(&one.user) < due);
     let mut sent = tally.lines();
     sent.push(format!(
         "{:<22} {:>8}  most open at a time, as the driver sees it: {}",
@@ -208,7 +209,7 @@ pub async fn run(drill: &Drill, folder: &Path, say: impl Fn(String)) -> io::Resu
         unaudited: numbers.len(),
         audit_flaws: verified.flaws.len(),
         audit_records,
-        starved: starved.map(|one| one.name.clone()).collect(),
+        starved: starved.map(|(_, one)| one.name.clone()).collect(),
         refreshes: calls.iter().filter(|call| call.refresh).count(),
         authority_calls: calls.len(),
         resident: [resident_before, peak, resident_after],
@@ -243,7 +244,7 @@ async fn canary(
         let usable = call.token.as_ref().is_some_and(|token| token.dies > now());
         let trouble =
             (!usable).then(|| format!("{} {}", call.status, call.code.as_deref().unwrap_or("no token")));
-        results.push((call.number, number % 2 == 1, took, trouble));
+        results.push((call.number, has_other_life(number), took, trouble));
     }
     results
 }

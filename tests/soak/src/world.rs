@@ -64,7 +64,7 @@ pub struct Plan {
     pub connections: u16,
     /// The life of access tokens. A quarter of it, and a replica asks for a new one.
     pub token_life: Duration,
-    /// Every other connection has tokens of this life.
+    /// Every other user has tokens of this life.
     pub other_life: Option<Duration>,
     /// Whether wall clocks are to be made wrong.
     pub clocks: bool,
@@ -337,10 +337,19 @@ fn name_of(number: u16) -> String {
     format!("soak/user-{number:05}")
 }
 
+/// The number of its user: some have two connections.
+fn owner_of(number: usize) -> usize {
+    if number % SECOND_CONNECTION == SECOND_CONNECTION - 1 { number - 1 } else { number }
+}
+
+/// Whether a connection's tokens have the plan's other life.
+pub(crate) fn has_other_life(number: usize) -> bool {
+    owner_of(number) % 2 == 1
+}
+
 /// Whose it is.
 fn user_of(number: u16) -> String {
-    let number = usize::from(number);
-    let owner = if number % SECOND_CONNECTION == SECOND_CONNECTION - 1 { number - 1 } else { number };
+    let owner = owner_of(usize::from(number));
     match role_of(u16::try_from(owner).unwrap_or(u16::MAX)) {
         Role::Revoked => format!("user-{owner:05}@{REVOKED}"),
         _ => format!("user-{owner:05}@tenant-{}.example", owner % TENANTS),
@@ -357,7 +366,7 @@ async fn authority(plan: &Plan, public_port: u16) -> io::Result<Emulator> {
     for number in 0..plan.connections {
         let user = User::work(user_of(number));
         builder = builder.user(match plan.other_life {
-            Some(life) if number % 2 == 1 => user.token_lifetime(life),
+            Some(life) if has_other_life(usize::from(number)) => user.token_lifetime(life),
             _ => user,
         });
     }
