@@ -1181,6 +1181,12 @@ async fn one_of_a_hundred(kept: Kept) {
     }
     assert_eq!(redemptions(&world), 1);
     assert_eq!(state_of(&world, &session).await["state"], "awaiting_confirmation");
+    // Nor does it cost the caller more than that one.
+    let metrics = world.metrics().await;
+    for taken in ["\"begun\"} 1", "\"put_off\"} 0"] {
+        let taken = format!("tokenward_upstream_budget_total{{cause=\"sign_in\",result={taken}");
+        assert!(metrics.contains(&taken), "{taken}: {metrics}");
+    }
 }
 
 #[tokio::test]

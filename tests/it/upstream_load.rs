@@ -11,6 +11,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::attacks_api::sha256;
+use crate::attacks_connect::press;
 use crate::http_client::{Answer, Browser};
 use crate::world::{ALICE, BOB, Plan, World, text};
 
@@ -327,4 +328,79 @@ async fn a_throttle_that_a_caller_provokes_holds_no_tenant() {
         world.pass(Duration::from_secs(75));
         world.access_token("carol").await;
     }
+}
+
+/// Signs in again and again with codes that nobody gave out: one call to the authority each.
+async fn sign_in_forever(world: &World, of: &str) {
+    for number in 0.. {
+        let body = json!({ "app": "outlook", "connection": format!("{of}-{number}") });
+        let started = world.api(Method::POST, "/v1/connect-sessions", body).await;
+        if started.status == 429 {
+            continue; // as many are kept as a caller may have: it goes on trying
+        }
+        let session = started.json();
+        let mut browser = Browser::default();
+        let asked = press(&mut browser, &session).await;
+        let state = url_state(&asked);
+        let callback = format!("{}/callback/outlook?code=made-up&state={state}", world.base_url());
+        browser.get(&callback).await.expect("a page");
+    }
+}
+
+fn url_state(url: &str) -> String {
+    let (_, query) = url.split_once('?').expect("a query");
+    let mut pairs = form_urlencoded::parse(query.as_bytes());
+    pairs.find(|(name, _)| name == "state").expect("a state").1.into_owned()
+}
+
+/// Whoever signs in how often, connections of others are renewed ahead of time as they are without him.
+#[tokio::test]
+async fn sign_ins_without_end_leave_the_renewals_of_others_their_part() {
+    let life = Duration::from_secs(3600);
+    let mut plan = Plan::default().token_life(life);
+    plan.files.push(("sweep", "4".to_owned()));
+    let world = plan.start().await;
+    for number in 0..24 {
+        world.connect(&format!("user-{number}"), ALICE).await;
+    }
+    world.entra.clear_ledger();
+    let renewed = async {
+        world.until_called("authorization_code", 20).await;
+        world.pass(life - Duration::from_secs(300));
+        world.until_called("refresh_token", 8).await;
+    };
+    tokio::select! {
+        () = renewed => {}
+        _ = async { tokio::join!(
+            sign_in_forever(&world, "a"), sign_in_forever(&world, "b"), sign_in_forever(&world, "c"),
+        ) } => unreachable!("they have no end"),
+    }
+    let metrics = world.metrics().await;
+    let put_off = "tokenward_upstream_budget_total{cause=\"sign_in\",result=\"put_off\"} 0";
+    assert!(metrics.contains(put_off), "who signs in does not wait: {metrics}");
+}
+
+/// Who has no token is given one although its challenge may not be passed on; who has one has the limit, with whatever challenge.
+#[tokio::test]
+async fn a_challenge_of_a_caller_without_a_token_is_no_429() {
+    let world = Plan::default().start().await;
+    world.connect("team-b/alice", ALICE).await;
+    world.outlive_tokens();
+    // The first challenge cannot be met, and uses up what a caller may force without a token.
+    world.entra.faults().inject(FaultRule::new(Endpoint::Token, Fault::aadsts(50_076)).once());
+    let bare =
+        async |number| forced(&world, &world.key, "team-b/alice", json!({ "claims": step_up(number) })).await;
+    world.entra.clear_ledger();
+    assert_eq!(bare(1).await.status, 409);
+    let plainly = token(&bare(2).await);
+    assert_eq!(world.token_calls("refresh_token"), 2);
+    assert_eq!(token(&plain(&world, &world.reader_key, "team-b/alice").await), plainly, "it is everybody's");
+    for number in 3..20 {
+        let refused = bare(number).await;
+        assert_eq!((refused.status.as_u16(), text(&refused.json(), "code")), (429, "rate_limited"));
+    }
+    assert_eq!(world.token_calls("refresh_token"), 2, "ever new challenges are no way round");
+    // It says which token was refused, as whoever has one can.
+    let sent = json!({ "rejected": sha256(&plainly), "claims": step_up(20) });
+    assert_ne!(token(&forced(&world, &world.key, "team-b/alice", sent).await), plainly);
 }
