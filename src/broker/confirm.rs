@@ -97,7 +97,6 @@ impl Broker {
                 }
                 if over {
                     self.deps.repository.discard_redeemed(&waiting).await?;
-                    self.sessions_changed.notify_waiters();
                     return Err(rejected(
                         "too many wrong confirmations; the session is over, start a new one",
                     ));
@@ -134,7 +133,6 @@ impl Broker {
             {
                 tracing::warn!(%error, "a confirmed grant's waiting copy could not be discarded; it expires");
             }
-            self.sessions_changed.notify_waiters();
             return Ok((key, account));
         }
         Err(Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) })

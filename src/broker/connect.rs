@@ -222,8 +222,8 @@ impl Broker {
     ) -> Result<SessionState, Refusal> {
         let begun = self.deps.clock.monotonic();
         let mut first_seen: Option<&'static str> = None;
+        let mut waiting = self.session_waits.begin(id);
         loop {
-            let changed = self.sessions_changed.notified();
             let session = self.own_session(caller, id).await?.value;
             let state = self.stands(&session);
             let waited = self.deps.clock.monotonic().saturating_sub(begun);
@@ -236,7 +236,7 @@ impl Broker {
             }
             first_seen = Some(state.as_str());
             tokio::select! {
-                () = changed => {}
+                () = waiting.changed() => {}
                 () = self.deps.clock.sleep(POLL.min(wait - waited)) => {}
             }
         }
@@ -340,6 +340,7 @@ impl Broker {
             .await
             .map_err(|error| CannotBegin::Unavailable(error.into()))?;
         if swapped {
+            self.session_waits.wake(id);
             self.recount_session(id, after, ends, readable).await;
         }
         Ok(swapped)

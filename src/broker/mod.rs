@@ -30,6 +30,7 @@ pub mod rewrap;
 mod rights;
 pub mod serve;
 mod session;
+mod session_waits;
 pub mod sign_in;
 mod sign_in_permits;
 
@@ -41,7 +42,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 pub use refusal::Refusal;
 pub use session::{ConsentState, FailureReason, Mender, SessionFailure, SessionState};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 use crate::authority::Authority;
 use crate::domain::account::Account;
@@ -144,8 +145,7 @@ pub struct Broker {
     apps: ArcSwap<Apps>,
     deps: Deps,
     settings: ArcSwap<Settings>,
-    /// Woken whenever a session changed in this process; those who wait look again.
-    sessions_changed: Arc<Notify>,
+    session_waits: session_waits::SessionWaits,
     /// Links given beside a refusal, by whom they were given to.
     invitations: invitations::Invitations,
     /// Who waits for a session is answered at once.
@@ -164,7 +164,7 @@ impl Broker {
             apps: ArcSwap::from_pointee(apps),
             deps,
             settings: ArcSwap::from_pointee(settings),
-            sessions_changed: Arc::new(Notify::new()),
+            session_waits: session_waits::SessionWaits::default(),
             invitations: invitations::Invitations::default(),
             stopping: AtomicBool::new(false),
             at_their_limit: quota::AtTheirLimit::default(),
@@ -217,7 +217,7 @@ impl Broker {
     /// The process stops: long polls are answered with what is known.
     pub fn stop_waiting(&self) {
         self.stopping.store(true, Ordering::Release);
-        self.sessions_changed.notify_waiters();
+        self.session_waits.wake_all();
     }
 
     /// Runs work that must not end with the request that asked for it. `None` when it panicked.

@@ -485,8 +485,8 @@ impl Broker {
     /// A callback that came before, repeated by its own browser: where the session stands, as soon as it stands anywhere.
     async fn repeat(&self, answered: &Answered, brought: Option<&str>) -> Finished {
         let begun = self.deps.clock.monotonic();
+        let mut news = self.session_waits.begin(&answered.session);
         let (session, state) = loop {
-            let changed = self.sessions_changed.notified();
             let session = match self.session(&answered.session).await {
                 Ok(taken) => taken.value,
                 Err(CannotBegin::Unavailable(_)) => return Finished::Refused(CallbackProblem::Unavailable),
@@ -501,7 +501,7 @@ impl Broker {
                 return Finished::Refused(CallbackProblem::UnderWay);
             }
             tokio::select! {
-                () = changed => {}
+                () = news.changed() => {}
                 () = self.deps.clock.sleep(POLL.min(REPEAT_WAIT - waited)) => {}
             }
         };
@@ -686,10 +686,7 @@ impl Broker {
             let mut after = taken.value.clone();
             after.state = outcome.clone();
             match self.swap_session(id, &taken, &after).await {
-                Ok(true) => {
-                    self.sessions_changed.notify_waiters();
-                    return outcome;
-                }
+                Ok(true) => return outcome,
                 Ok(false) => {}
                 Err(_) => break,
             }
