@@ -448,12 +448,14 @@ impl Broker {
             }
             // Nothing is spent yet, so the browser may come again.
             let starter = CallerName::parse(&session.created_by).ok();
-            let take = || self.deps.engine.take(Cause::SignIn, starter.as_ref());
+            let take = || self.deps.engine.take(Cause::SignIn, starter.as_ref()).ok();
             if permit.is_none() && matches!(outcome, CallbackOutcome::Code(_)) {
-                permit = self.sign_in_permits.of_state(hash, take).ok();
+                permit = self.sign_in_permits.of_state(hash, starter.as_ref(), take);
             }
             if permit.is_none() && matches!(outcome, CallbackOutcome::Code(_)) {
-                tracing::warn!(app = %session.app, caller = session.created_by, "sign-ins that a caller started come back faster than codes are sent to the authority; this one has to come again");
+                if self.sign_in_permits.is_to_be_said(self.deps.clock.monotonic()) {
+                    tracing::warn!(app = %session.app, caller = session.created_by, "sign-ins that a caller started come back faster than codes are sent to the authority, or it does not answer them; this one has to come again");
+                }
                 return Err(Finished::Refused(CallbackProblem::Crowded));
             }
             let answered = AuthorizeState {
