@@ -17,6 +17,9 @@ pub struct HttpUrl {
     query: Option<usize>,
 }
 
+/// What a URL may have at the most. The library that sends requests takes none of 64 KiB or more, and servers rarely take 8 KiB.
+const MOST_BYTES: usize = 8 * 1024;
+
 /// Why a URL is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
@@ -46,11 +49,17 @@ pub enum UrlError {
     /// `.` or `..` as a path segment: parsers remove it, so what is compared is not what is fetched.
     #[error("must not hold `.` or `..` as a part of its path")]
     DotSegment,
+    /// More than 8 KiB.
+    #[error("is longer than {MOST_BYTES} bytes")]
+    Length,
 }
 
 impl HttpUrl {
     /// Reads a URL.
     pub fn parse(text: &str) -> Result<Self, UrlError> {
+        if text.len() > MOST_BYTES {
+            return Err(UrlError::Length);
+        }
         if let Some(character) = text.chars().find(|c| !c.is_ascii_graphic() || r#"\"<>^`{|}"#.contains(*c)) {
             return Err(UrlError::Character(character));
         }
@@ -183,6 +192,13 @@ pub(super) fn is_host_name(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_of_eight_kibibytes_is_taken_and_a_longer_one_refused() {
+        let longest = format!("https://a.example/{}", "a".repeat(MOST_BYTES - 18));
+        assert!(HttpUrl::parse(&longest).is_ok_and(|url| url.as_str().len() == MOST_BYTES));
+        assert_eq!(HttpUrl::parse(&format!("{longest}a")), Err(UrlError::Length));
+    }
 
     #[test]
     fn refused() {
