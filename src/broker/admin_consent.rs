@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::connect::SWAP_TRIES;
+use super::connect::{READABLE_AFTER_END, SWAP_TRIES};
 use super::session::{AuthorizeState, ConsentSession, ConsentState, Purpose};
 use super::sign_in::{CallbackOutcome, CallbackProblem, Finished};
 use super::{App, Broker, FailureReason, Refusal, SessionFailure};
@@ -21,8 +21,6 @@ use crate::repository::{FiledUnder, Kind, SecretHash, Taken};
 /// Connections that are looked at for a proof.
 const MOST_CONNECTIONS: usize = 2000;
 const PAGE: usize = 100;
-/// A session's end can be read for this long.
-const READABLE_AFTER_END: Duration = Duration::from_secs(3600);
 
 /// An admin consent session that was started.
 #[derive(Debug, Clone)]
@@ -84,7 +82,7 @@ impl Broker {
         let id = self.new_session_id();
         let ttl = self.settings().connect_session_ttl;
         let kept = ttl + READABLE_AFTER_END;
-        self.count_consent(&caller.caller, app, session.tenant.as_deref(), &id, now.plus(kept)).await?;
+        self.count_consent(&caller.caller, app, session.tenant.as_deref(), &id, expires_at).await?;
         let record =
             AuthorizeState { app: app.clone(), purpose: Purpose::AdminConsent { session: id.clone() } };
         let hash = FiledUnder::hash(&SecretHash::of(&state));
@@ -95,7 +93,7 @@ impl Broker {
             repository.put_pending(Kind::State, &hash, &record, now, ttl).await
         };
         if let Err(error) = keep.await {
-            self.uncount_consent(&caller.caller, app, session.tenant.as_deref(), &id).await;
+            self.uncount_consent(caller.caller.as_str(), app, session.tenant.as_deref(), &id).await;
             return Err(error.into());
         }
         Ok(StartedConsent { id, admin_consent_url, expires_at })
@@ -141,7 +139,7 @@ impl Broker {
                 };
                 let mut after = taken.value.clone();
                 after.state = ConsentState::Consented { tenant: shown };
-                let ttl = READABLE_AFTER_END;
+                let ttl = self.consent_readable(id, &after).await;
                 self.deps.repository.swap_pending(kind, &filed, Some(&taken), &after, now, ttl).await?;
                 Ok(after.state)
             }
@@ -186,9 +184,12 @@ impl Broker {
                 Some(reason) => ConsentState::Failed(reason.into()),
                 None => state.clone(),
             };
-            let ttl = after.expires_at.since(now) + READABLE_AFTER_END;
-            match repository.swap_pending(kind, &filed, Some(&taken), &after, now, ttl).await {
-                Ok(true) => break (after, false),
+            let readable = self.consent_readable(session, &after).await;
+            match repository.swap_pending(kind, &filed, Some(&taken), &after, now, readable).await {
+                Ok(true) => {
+                    self.recount_consent(session, &after, readable).await;
+                    break (after, false);
+                }
                 Ok(false) if tries < SWAP_TRIES => tries += 1,
                 Ok(false) | Err(_) => return Finished::Refused(CallbackProblem::Unavailable),
             }

@@ -7,22 +7,22 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::connect::READABLE_AFTER_END;
-use super::session::{ConnectSession, SessionState};
+use super::session::{ConnectSession, ConsentSession, SessionState};
 use super::{Broker, Refusal};
 use crate::domain::id::{AppName, CallerName, ConnectionKey, SessionId};
 use crate::domain::time::Timestamp;
 use crate::repository::{RepositoryError, sha256_hex};
-use crate::store::Counted;
+use crate::store::{Counted, Full, Most};
 
 /// Open connect sessions of a caller for one connection: one user who presses "connect" over and over shuts nobody else out.
 const MOST_OF_CONNECTION: usize = 20;
-/// Connect sessions of a caller that are over and can still be read, for each that may be open (`limits.open_sessions`: nobody
-/// has come back yet, or the caller has still to confirm). Each is some 2 KB of the store at the most.
+/// Sessions of a caller that are over and can still be read, for each that may be open (`limits.open_sessions`: nobody has come
+/// back yet, or the caller has still to confirm). Each is some 2 KB of the store at the most.
 const ENDED_FOR_EACH: usize = 2;
 /// For so long one that is over can be read, and takes the place of an open one, where there are as many as that already:
 /// longer than a long poll waits.
 const READABLE_BRIEFLY: Duration = Duration::from_secs(120);
-/// Admin consent sessions of a caller, for as long as they are kept.
+/// Open admin consent sessions of a caller.
 const MOST_CONSENTS: usize = 500;
 /// Those of them that name one tenant.
 const MOST_CONSENTS_OF_TENANT: usize = 50;
@@ -37,7 +37,8 @@ const REFUSED_FOR: Duration = Duration::from_secs(1);
 /// The longest that somebody is told to wait: what is open may be over at any time.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// Who is at its limit, by what is counted: until when that is believed, and when the first of it ends. No more than callers.
+/// Who is at its limit, by what is counted: until when that is believed, and when the first of it ends. What is believed no more is
+/// forgotten when the next is added; so there are a few for each caller.
 #[derive(Default)]
 pub(super) struct AtTheirLimit(Mutex<BTreeMap<String, (Duration, Timestamp)>>);
 
@@ -45,6 +46,27 @@ impl AtTheirLimit {
     fn all(&self) -> MutexGuard<'_, BTreeMap<String, (Duration, Timestamp)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// When the first of it ends, where this is believed to be at its limit.
+    fn first_end(&self, counted: &str, monotonic: Duration) -> Option<Timestamp> {
+        self.all().get(counted).filter(|(believed, _)| monotonic < *believed).map(|(_, first)| *first)
+    }
+
+    fn add(&self, counted: String, monotonic: Duration, first: Timestamp) {
+        let mut all = self.all();
+        all.retain(|_, (believed, _)| monotonic < *believed);
+        all.insert(counted, (monotonic.saturating_add(REFUSED_FOR), first));
+    }
+}
+
+/// What is counted, and what its callers call it.
+struct Counting<'a> {
+    owner: String,
+    most: Most<'a>,
+    /// What there are too many of.
+    what: &'static str,
+    /// And in a group.
+    what_of_group: &'static str,
 }
 
 fn sessions_of(caller: &str) -> String {
@@ -64,13 +86,18 @@ fn consents_of(caller: &str) -> String {
     format!("consents/{caller}")
 }
 
+/// Those that are over and can still be read.
+fn ended_consents_of(caller: &str) -> String {
+    format!("ended-consents/{caller}")
+}
+
 /// A session among those of its caller: its app, and the hash of its id, for the id is its link.
 fn session_entry(app: &AppName, id: &SessionId) -> String {
     format!("{app} {}", sha256_hex(id.as_str().as_bytes()))
 }
 
-/// What the admin consent sessions of an app for one tenant begin with. A tenant's name is the caller's text: it has a hash of it, and
-/// no key of its own in the store.
+/// What the admin consent sessions of an app for one tenant begin with: the group that they count in. A tenant's name is the caller's
+/// text: it has a hash of it, and no key of its own in the store.
 fn consent_group(app: &AppName, tenant: Option<&str>) -> String {
     let tenant = tenant.map(|tenant| sha256_hex(tenant.to_ascii_lowercase().as_bytes()));
     format!("{app} {} ", tenant.as_deref().unwrap_or("any"))
@@ -93,13 +120,16 @@ impl Broker {
         expires_at: Timestamp,
     ) -> Result<(), Refusal> {
         let (owner, entry) = (sessions_of(caller.as_str()), session_entry(&key.app, id));
-        self.count(owner, &entry, expires_at, self.most_sessions(), "open connect sessions").await?;
+        let what = "open connect sessions";
+        let most = Most::of_owner(self.most_sessions());
+        self.count(Counting { owner, most, what, what_of_group: what }, &entry, expires_at).await?;
         // (Who is at this limit is not remembered: there are as many connections as a caller names.)
         let of_connection = sessions_for(caller.as_str(), key);
         let store = self.deps.repository.store();
-        let refusal = match store.count_in(&of_connection, &entry, expires_at, MOST_OF_CONNECTION).await {
+        let most = Most::of_owner(MOST_OF_CONNECTION);
+        let refusal = match store.count_in(&of_connection, &entry, expires_at, most).await {
             Ok(Counted::In) => return Ok(()),
-            Ok(Counted::Full { until }) => Refusal::TooMany {
+            Ok(Counted::Full { until, .. }) => Refusal::TooMany {
                 what: "open connect sessions for this connection",
                 most: MOST_OF_CONNECTION,
                 retry_after: wait_for(until, self.deps.clock.now()),
@@ -117,7 +147,8 @@ impl Broker {
         self.count_out(&sessions_of(caller), &entry).await;
     }
 
-    /// Counts an admin consent session of a caller, before it is kept, for as long as that will be.
+    /// Counts an admin consent session of a caller as open, before it is kept: among all of them and those of this tenant, in one
+    /// step.
     ///
     /// # Errors
     /// The caller has as many as it may have, in all or of this tenant, or the store does not serve.
@@ -127,36 +158,45 @@ impl Broker {
         app: &AppName,
         tenant: Option<&str>,
         id: &SessionId,
-        kept_until: Timestamp,
+        expires_at: Timestamp,
     ) -> Result<(), Refusal> {
-        let owner = consents_of(caller.as_str());
         let group = consent_group(app, tenant);
-        if tenant.is_some() {
-            let counted =
-                self.deps.repository.store().counted(&owner).await.map_err(RepositoryError::from)?;
-            let of_tenant = counted.iter().filter(|entry| entry.starts_with(&group)).count();
-            if of_tenant >= MOST_CONSENTS_OF_TENANT {
-                return Err(Refusal::TooMany {
-                    what: "admin consent sessions for this tenant",
-                    most: MOST_CONSENTS_OF_TENANT,
-                    retry_after: LONGEST_WAIT,
-                });
-            }
-        }
-        let entry = consent_entry(&group, id);
-        self.count(owner, &entry, kept_until, MOST_CONSENTS, "admin consent sessions").await
+        let all = Most::of_owner(MOST_CONSENTS);
+        let counting = Counting {
+            owner: consents_of(caller.as_str()),
+            most: if tenant.is_some() { all.and_of_group(&group, MOST_CONSENTS_OF_TENANT) } else { all },
+            what: "open admin consent sessions",
+            what_of_group: "open admin consent sessions for this tenant",
+        };
+        self.count(counting, &consent_entry(&group, id), expires_at).await
     }
 
-    /// Counts an admin consent session no more that could not be kept after all.
+    /// Counts an admin consent session as open no more: it is over, or could not be kept after all.
     pub(super) async fn uncount_consent(
         &self,
-        caller: &CallerName,
+        caller: &str,
         app: &AppName,
         tenant: Option<&str>,
         id: &SessionId,
     ) {
         let entry = consent_entry(&consent_group(app, tenant), id);
-        self.count_out(&consents_of(caller.as_str()), &entry).await;
+        self.count_out(&consents_of(caller), &entry).await;
+    }
+
+    /// For how long an admin consent session that has had its answer can be read.
+    pub(super) async fn consent_readable(&self, id: &SessionId, after: &ConsentSession) -> Duration {
+        let entry = session_entry(&after.app, id);
+        self.readable(&ended_consents_of(&after.created_by), &entry, MOST_CONSENTS).await
+    }
+
+    /// An admin consent session has had its answer: as one that is open it counts no more, or for a while.
+    pub(super) async fn recount_consent(&self, id: &SessionId, after: &ConsentSession, readable: Duration) {
+        let (caller, tenant) = (&after.created_by, after.tenant.as_deref());
+        if readable == READABLE_AFTER_END {
+            return self.uncount_consent(caller, &after.app, tenant, id).await;
+        }
+        let entry = consent_entry(&consent_group(&after.app, tenant), id);
+        self.prolong(&consents_of(caller), &entry, self.deps.clock.now().plus(readable), MOST_CONSENTS).await;
     }
 
     /// For how long a session that now stands so can be read, after it is over. Whoever has many that are over has them for a
@@ -165,10 +205,14 @@ impl Broker {
         if !is_over(&after.state) {
             return READABLE_AFTER_END;
         }
-        let (owner, entry) = (ended_of(&after.created_by), session_entry(&after.app, id));
+        let entry = session_entry(&after.app, id);
+        self.readable(&ended_of(&after.created_by), &entry, self.most_sessions()).await
+    }
+
+    async fn readable(&self, ended: &str, entry: &str, most_open: usize) -> Duration {
         let until = self.deps.clock.now().plus(READABLE_AFTER_END);
-        let most = ENDED_FOR_EACH * self.most_sessions();
-        match self.deps.repository.store().count_in(&owner, &entry, until, most).await {
+        let most = Most::of_owner(ENDED_FOR_EACH * most_open);
+        match self.deps.repository.store().count_in(ended, entry, until, most).await {
             Ok(Counted::Full { .. }) => READABLE_BRIEFLY,
             Ok(Counted::In) | Err(_) => READABLE_AFTER_END,
         }
@@ -192,10 +236,13 @@ impl Broker {
             }
             _ => self.deps.clock.now().plus(readable),
         };
-        // It counts already, so no limit is in its way.
-        let most = self.most_sessions();
-        let counted = self.deps.repository.store().count_in(&owner, &entry, until, most).await;
-        if let Err(error) = counted {
+        self.prolong(&owner, &entry, until, self.most_sessions()).await;
+    }
+
+    /// What counts already counts until then: no limit is in its way.
+    async fn prolong(&self, owner: &str, entry: &str, until: Timestamp, most: usize) {
+        let most = Most::of_owner(most);
+        if let Err(error) = self.deps.repository.store().count_in(owner, entry, until, most).await {
             tracing::debug!(%error, "a session counts as open until its link's end");
         }
     }
@@ -215,32 +262,34 @@ impl Broker {
         usize::try_from(self.settings().open_sessions).unwrap_or(usize::MAX)
     }
 
-    async fn count(
-        &self,
-        owner: String,
-        entry: &str,
-        until: Timestamp,
-        most: usize,
-        what: &'static str,
-    ) -> Result<(), Refusal> {
+    async fn count(&self, counting: Counting<'_>, entry: &str, until: Timestamp) -> Result<(), Refusal> {
         self.room()?;
         let (now, monotonic) = (self.deps.clock.now(), self.deps.clock.monotonic());
-        let refused = |first: Timestamp| Refusal::TooMany { what, most, retry_after: wait_for(first, now) };
-        if let Some((_, first)) =
-            self.at_their_limit.all().get(&owner).filter(|(believed, _)| monotonic < *believed)
-        {
-            return Err(refused(*first));
+        let Counting { owner, most, what, what_of_group } = counting;
+        let group = most.of_group.map(|group| (format!("{owner} {}", group.prefix), group.most));
+        let refused = |which, first| {
+            let retry_after = wait_for(first, now);
+            match (which, &group) {
+                (Full::Group, Some((_, most))) => {
+                    Refusal::TooMany { what: what_of_group, most: *most, retry_after }
+                }
+                _ => Refusal::TooMany { what, most: most.of_owner, retry_after },
+            }
+        };
+        let of_group = group.as_ref().map(|(group, _)| (Full::Group, group));
+        for (which, counted) in of_group.into_iter().chain([(Full::Owner, &owner)]) {
+            if let Some(first) = self.at_their_limit.first_end(counted, monotonic) {
+                return Err(refused(which, first));
+            }
         }
         let counted = self.deps.repository.store().count_in(&owner, entry, until, most).await;
         match counted.map_err(RepositoryError::from)? {
-            Counted::In => {
-                self.at_their_limit.all().remove(&owner);
-                Ok(())
-            }
-            Counted::Full { until: first } => {
-                let believed = monotonic.saturating_add(REFUSED_FOR);
-                self.at_their_limit.all().insert(owner, (believed, first));
-                Err(refused(first))
+            Counted::In => Ok(()),
+            Counted::Full { which, until: first } => {
+                let refusal = refused(which, first);
+                let full = if which == Full::Group { group.map_or(owner, |(group, _)| group) } else { owner };
+                self.at_their_limit.add(full, monotonic, first);
+                Err(refusal)
             }
         }
     }

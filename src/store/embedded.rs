@@ -43,9 +43,9 @@ use tokio::sync::{mpsc, oneshot};
 use self::counts::COUNTED;
 use self::room::Room;
 use super::{
-    Change, Committed, ConnectionPage, Counted, Deleted, Due, FLOOR_KEPT, Floor, LOWEST_FLOOR, LeaseAnswer,
-    LeaseNonce, LeaseOf, MAX_PAGE, MOST_COUNTED, RecordOf, Revision, SEALED_HEAD, SealedPage, SealedRecord,
-    Store, StoreError, StoredConnection, Writer as By, keyspace, record,
+    Change, Committed, ConnectionPage, Counted, Deleted, Due, FLOOR_KEPT, Floor, Full, LOWEST_FLOOR,
+    LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, MOST_COUNTED, Most, RecordOf, Revision, SEALED_HEAD,
+    SealedPage, SealedRecord, Store, StoreError, StoredConnection, Writer as By, keyspace, record,
 };
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -518,18 +518,20 @@ impl Store for EmbeddedStore {
         owner: &'a str,
         entry: &'a str,
         until: Timestamp,
-        most: usize,
+        most: Most<'a>,
     ) -> BoxFuture<'a, Result<Counted, StoreError>> {
         Box::pin(async move {
             let (owner, entry) = (keyspace::embedded_counted(owner), entry.to_owned());
-            let work = Work::CountIn { owner, entry, until, most: most.min(MOST_COUNTED) };
+            let of_group = most.of_group.map(|group| (group.prefix.to_owned(), group.most));
+            let most = counts::Most { of_owner: most.of_owner.min(MOST_COUNTED), of_group };
+            let work = Work::CountIn { owner, entry, until, most };
             match self.write("counting what is open", work).await? {
                 Answer::Counted(counted) => Ok(counted),
                 Answer::Happened(_)
                 | Answer::Taken(_)
                 | Answer::Committed(_)
                 | Answer::Lease(_)
-                | Answer::Deleted(_) => Ok(Counted::Full { until: self.clock.now() }),
+                | Answer::Deleted(_) => Ok(Counted::Full { which: Full::Owner, until: self.clock.now() }),
             }
         })
     }
@@ -662,7 +664,7 @@ enum Work {
     PutPending { id: String, sealed: Vec<u8>, expires_at: Timestamp },
     TakePending { id: String },
     SwapPending { id: String, expected: Option<Vec<u8>>, sealed: Vec<u8>, expires_at: Timestamp },
-    CountIn { owner: String, entry: String, until: Timestamp, most: usize },
+    CountIn { owner: String, entry: String, until: Timestamp, most: counts::Most },
     CountOut { row: String },
     Reseal { key: String, before: Vec<u8>, after: Vec<u8> },
     ResealPending { id: String, before: Vec<u8>, after: Vec<u8> },
@@ -1007,7 +1009,8 @@ fn apply_one(
                 transaction,
                 owner,
                 entry,
-                (*until, *most),
+                *until,
+                most,
                 now.wall,
                 changed,
             )?)));

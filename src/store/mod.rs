@@ -252,9 +252,51 @@ pub enum Counted {
     In,
     /// There are as many as there may be: nothing changed.
     Full {
+        /// Of which there are as many.
+        which: Full,
         /// When the first of them ends, unless it is counted out before.
         until: Timestamp,
     },
+}
+
+/// Of what there are as many as there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    /// Of the owner's entries.
+    Owner,
+    /// Of those of the group.
+    Group,
+}
+
+/// How many entries may count at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Most<'a> {
+    /// Of the owner's: at least 1, at most [`MOST_COUNTED`].
+    pub of_owner: usize,
+    /// Of those that belong together, if these have a limit of their own.
+    pub of_group: Option<Group<'a>>,
+}
+
+/// Entries of one owner that belong together, because they begin alike.
+#[derive(Debug, Clone, Copy)]
+pub struct Group<'a> {
+    /// What each of them begins with.
+    pub prefix: &'a str,
+    /// How many may count at once, at least 1. A count looks at each entry of the owner for it.
+    pub most: usize,
+}
+
+impl<'a> Most<'a> {
+    /// So many of the owner's.
+    pub fn of_owner(most: usize) -> Self {
+        Most { of_owner: most, of_group: None }
+    }
+
+    /// And so many of those that begin with `prefix`.
+    #[must_use]
+    pub fn and_of_group(self, prefix: &'a str, most: usize) -> Self {
+        Most { of_group: Some(Group { prefix, most }), ..self }
+    }
 }
 
 /// The most entries that one owner may have: a count looks at each of them.
@@ -433,15 +475,15 @@ pub trait Store: Send + Sync {
         ttl: Duration,
     ) -> BoxFuture<'a, Result<bool, StoreError>>;
 
-    /// Counts an entry among those of its owner until `until`, unless there are `most` of others already, in one step. One that
-    /// counts already counts once, until the new instant: so this may be repeated. What ends by itself is forgotten when the
-    /// next one is counted.
+    /// Counts an entry among those of its owner until `until`, unless there are as many of others already as `most` says: of the
+    /// owner, or of the entry's group. All of it is one step. One that counts already counts once, until the new instant: so this
+    /// may be repeated. What ends by itself is forgotten when the next one is counted.
     fn count_in<'a>(
         &'a self,
         owner: &'a str,
         entry: &'a str,
         until: Timestamp,
-        most: usize,
+        most: Most<'a>,
     ) -> BoxFuture<'a, Result<Counted, StoreError>>;
 
     /// Counts an entry no more; nothing happens when it did not count.

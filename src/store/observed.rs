@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::{
-    Change, Committed, ConnectionPage, Counted, Deleted, Due, Floor, LeaseAnswer, LeaseNonce, LeaseOf,
+    Change, Committed, ConnectionPage, Counted, Deleted, Due, Floor, LeaseAnswer, LeaseNonce, LeaseOf, Most,
     Revision, SealedPage, Store, StoreError, StoredConnection, Writer,
 };
 use crate::domain::connection::SignIn;
@@ -290,7 +290,7 @@ impl<S: Store> Store for Observed<S> {
         owner: &'a str,
         entry: &'a str,
         until: Timestamp,
-        most: usize,
+        most: Most<'a>,
     ) -> BoxFuture<'a, Result<Counted, StoreError>> {
         self.watch("count_in", self.store.count_in(owner, entry, until, most))
     }

@@ -73,9 +73,9 @@ use self::identity::Identity;
 pub use self::sentinel::Sentinels;
 use super::observed::{Risk, StoreObserver};
 use super::{
-    Change, Committed, ConnectionPage, Counted, Deleted, Due, FLOOR_KEPT, Floor, LOWEST_FLOOR, LeaseAnswer,
-    LeaseNonce, LeaseOf, MAX_PAGE, MOST_COUNTED, Revision, SealedPage, Store, StoreError, StoredConnection,
-    Writer, keyspace, record,
+    Change, Committed, ConnectionPage, Counted, Deleted, Due, FLOOR_KEPT, Floor, Full, LOWEST_FLOOR,
+    LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, MOST_COUNTED, Most, Revision, SealedPage, Store, StoreError,
+    StoredConnection, Writer, keyspace, record,
 };
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -1184,17 +1184,26 @@ impl Store for RedisStore {
         owner: &'a str,
         entry: &'a str,
         until: Timestamp,
-        most: usize,
+        most: Most<'a>,
     ) -> BoxFuture<'a, Result<Counted, StoreError>> {
         Box::pin(async move {
             let key = keyspace::redis_counted(owner);
             let slot = keyspace::slot(&key);
             let mut script = scripts::COUNT_IN.prepare_invoke();
             script.key(key).arg(entry).arg(until.unix_millis()).arg(self.link.clock().now().unix_millis());
-            script.arg(most.min(MOST_COUNTED));
+            script.arg(most.of_owner.min(MOST_COUNTED));
+            let group = most.of_group.map_or(("", 0), |group| (group.prefix, group.most));
+            script.arg(group.0).arg(group.1);
             // Not waited for on replicas: a failover that loses it lets one more in.
-            let (first, _) = self.script::<Option<i64>>("counting what is open", slot, &script).await?;
-            Ok(first.map_or(Counted::In, |first| Counted::Full { until: Timestamp::from_unix_millis(first) }))
+            let (full, _) = self.script::<Vec<i64>>("counting what is open", slot, &script).await?;
+            Ok(match full.as_slice() {
+                [] => Counted::In,
+                [which, first, ..] => Counted::Full {
+                    which: if *which == 0 { Full::Owner } else { Full::Group },
+                    until: Timestamp::from_unix_millis(*first),
+                },
+                [_] => return Err(StoreError::corrupt("counting what is open", "half an answer")),
+            })
         })
     }
 

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{
-    Committed, Counted, Deleted, Floor, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, RecordOf, Revision,
-    SEALED_HEAD, SWEEP_SHARDS, Store, StoreError, StoredConnection, Writer, keyspace,
+    Committed, Counted, Deleted, Floor, Full, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, Most, RecordOf,
+    Revision, SEALED_HEAD, SWEEP_SHARDS, Store, StoreError, StoredConnection, Writer, keyspace,
 };
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -118,6 +118,7 @@ pub(crate) async fn run(store: Arc<dyn Store>) {
 /// What a store that counts promises beside that. (That of the simulated world, which has no sessions, does not count.)
 pub(crate) async fn run_counts(store: Arc<dyn Store>) {
     counts(&*store).await;
+    groups_count(&*store).await;
     one_too_many(&store).await;
 }
 
@@ -522,8 +523,9 @@ async fn pending(store: &dyn Store) {
 async fn counts(store: &dyn Store) {
     let later = RealClock::shared().now().plus(MINUTE);
     let count_in = async |owner: &'static str, entry: &'static str, until| {
-        store.count_in(owner, entry, until, 2).await.expect("serves")
+        store.count_in(owner, entry, until, Most::of_owner(2)).await.expect("serves")
     };
+    let full = |until| Counted::Full { which: Full::Owner, until };
     let counted = async |owner: &'static str| {
         let mut counted = store.counted(owner).await.expect("serves");
         counted.sort();
@@ -534,7 +536,7 @@ async fn counts(store: &dyn Store) {
     assert_eq!(count_in("a", "one", later).await, Counted::In);
     assert_eq!(count_in("a", "one", later).await, Counted::In, "repeated");
     assert_eq!(count_in("a", "two", later.plus(MINUTE)).await, Counted::In);
-    assert_eq!(count_in("a", "three", later).await, Counted::Full { until: later });
+    assert_eq!(count_in("a", "three", later).await, full(later));
     assert_eq!(
         count_in("a", "two", later.plus(MINUTE)).await,
         Counted::In,
@@ -554,17 +556,43 @@ async fn counts(store: &dyn Store) {
     assert_eq!(count_in("short", "one", soon).await, Counted::In);
     assert_eq!(count_in("short", "prolonged", soon).await, Counted::In);
     assert_eq!(count_in("short", "prolonged", later).await, Counted::In);
-    assert_eq!(count_in("short", "three", later).await, Counted::Full { until: soon });
+    assert_eq!(count_in("short", "three", later).await, full(soon));
     tokio::time::sleep(soon.since(RealClock::shared().now())).await;
     while counted("short").await != ["prolonged"] {
         assert!(RealClock::shared().now() < later, "what has ended does not count");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(count_in("short", "three", later).await, Counted::In);
-    assert_eq!(count_in("short", "four", later).await, Counted::Full { until: later });
+    assert_eq!(count_in("short", "four", later).await, full(later));
 }
 
-async fn one_too_many(store: &Arc<dyn Store>) {
+/// Those that belong together have a limit of their own within that of their owner, and one step looks at both.
+async fn groups_count(store: &dyn Store) {
+    let later = RealClock::shared().now().plus(MINUTE);
+    let count_in = async |entry: &'static str, group: &'static str, until| {
+        let most = Most::of_owner(4).and_of_group(group, 2);
+        store.count_in("groups", entry, until, most).await.expect("serves")
+    };
+    let full = |which, until| Counted::Full { which, until };
+    assert_eq!(count_in("a 1", "a ", later.plus(MINUTE)).await, Counted::In);
+    assert_eq!(count_in("a 2", "a ", later).await, Counted::In);
+    assert_eq!(count_in("a 3", "a ", later).await, full(Full::Group, later), "the first of the group");
+    assert_eq!(count_in("a 1", "a ", later.plus(MINUTE)).await, Counted::In, "repeated");
+    // Others that begin almost alike are another group.
+    assert_eq!(count_in("aa 1", "aa ", later).await, Counted::In);
+    assert_eq!(count_in("b 1", "b ", later.plus(MINUTE)).await, Counted::In);
+    for (entry, group) in [("b 2", "b "), ("c 1", "c "), ("a 3", "a ")] {
+        assert_eq!(count_in(entry, group, later).await, full(Full::Owner, later), "{entry}");
+    }
+    assert_eq!(count_in("b 1", "b ", later).await, Counted::In, "repeated, though there are as many");
+    store.count_out("groups", "aa 1").await.expect("serves");
+    assert_eq!(count_in("a 3", "a ", later).await, full(Full::Group, later));
+    store.count_out("groups", "a 2").await.expect("serves");
+    assert_eq!(count_in("a 3", "a ", later).await, Counted::In, "there is room again");
+}
+
+/// How many of fifty that come at once count.
+async fn counted_at_once(store: &Arc<dyn Store>, owner: &'static str, of_group: Option<usize>) -> usize {
     let until = RealClock::shared().now().plus(MINUTE);
     let (sender, mut results) = tokio::sync::mpsc::unbounded_channel();
     for number in 0..50 {
@@ -572,18 +600,34 @@ async fn one_too_many(store: &Arc<dyn Store>) {
         RealTasks.spawn(
             "count",
             Box::pin(async move {
-                let counted = store.count_in("race", &format!("{number}"), until, 10).await.expect("serves");
+                let most = Most::of_owner(10);
+                let most = of_group.map_or(most, |of_group| most.and_of_group("race ", of_group));
+                let entry = format!("race {number}");
+                let counted = store.count_in(owner, &entry, until, most).await.expect("serves");
                 sender.send(counted).expect("is waited for");
             }),
         );
     }
     drop(sender);
-    let mut counted = Vec::new();
+    let mut count = 0;
     while let Some(result) = results.recv().await {
-        counted.push(result);
+        count += usize::from(result == Counted::In);
     }
-    assert_eq!(counted.iter().filter(|counted| **counted == Counted::In).count(), 10);
-    assert_eq!(store.counted("race").await.expect("serves").len(), 10);
+    count
+}
+
+async fn one_too_many(store: &Arc<dyn Store>) {
+    for (owner, of_group, most) in [("race", None, 10), ("group", Some(7), 7), ("both", Some(20), 10)] {
+        assert_eq!(counted_at_once(store, owner, of_group).await, most, "{owner}");
+        let counted = store.counted(owner).await.expect("serves");
+        assert_eq!(counted.len(), most, "{owner}");
+        // What is given back at once with what asks for it is had again, once.
+        for entry in &counted[..3] {
+            store.count_out(owner, entry).await.expect("serves");
+        }
+        counted_at_once(store, owner, of_group).await;
+        assert_eq!(store.counted(owner).await.expect("serves").len(), most, "{owner}");
+    }
 }
 
 async fn one_of_many_takers(store: &Arc<dyn Store>) {

@@ -16,7 +16,7 @@ use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::{Clock, Timestamp};
 use crate::store::{
     Change, Committed, ConnectionPage, Counted, Deleted, Due, Floor, LOWEST_FLOOR, LeaseAnswer, LeaseNonce,
-    LeaseOf, MAX_PAGE, RecordOf, Revision, SEALED_HEAD, SealedPage, SealedRecord, Store, StoreError,
+    LeaseOf, MAX_PAGE, Most, RecordOf, Revision, SEALED_HEAD, SealedPage, SealedRecord, Store, StoreError,
     StoredConnection, Writer, record,
 };
 
@@ -1063,7 +1063,7 @@ impl Store for SimStore {
         _owner: &'a str,
         _entry: &'a str,
         _until: Timestamp,
-        _most: usize,
+        _most: Most<'a>,
     ) -> BoxFuture<'a, Result<Counted, StoreError>> {
         Box::pin(async { Ok(Counted::In) })
     }

@@ -1,11 +1,12 @@
 //! Everything that somebody can have made is counted against somebody, and there is a most of it: requests of every kind,
 //! connect sessions and admin consent sessions of a caller, authorize requests of a link.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::Method;
 use serde_json::{Value, json};
 
+use crate::attacks_api::sha256;
 use crate::attacks_connect::press;
 use crate::http_client::{Answer, Browser, request, request_unix};
 use crate::world::{ALICE, Kept, Plan, Process, SYNC, World, text};
@@ -221,6 +222,7 @@ async fn a_caller_has_so_many_admin_consent_sessions_and_of_one_tenant_fewer() {
     }
     let refused = start(Some("contoso.example".to_owned())).await;
     assert!(is_over_the_limit(&refused), "{}", refused.text());
+    assert!(text(&refused.json(), "detail").contains("for this tenant"), "{}", refused.text());
     for number in MOST_CONSENTS_OF_TENANT..MOST_CONSENTS {
         let tenant = (number % 2 == 0).then(|| format!("tenant-{number}.example"));
         assert_eq!(start(tenant).await.status, 201, "{number}");
@@ -229,6 +231,115 @@ async fn a_caller_has_so_many_admin_consent_sessions_and_of_one_tenant_fewer() {
     assert!(is_over_the_limit(&start(None).await));
     let of_another = world.api(Method::POST, "/v1/admin-consent-sessions", json!({ "app": "outlook" })).await;
     assert_eq!(of_another.status, 201, "another caller has its own: {}", of_another.text());
+}
+
+async fn start_consent(local: &str, key: &str, tenant: &str) -> Answer {
+    let body = json!({ "app": "outlook", "tenant": tenant }).to_string();
+    let bearer = format!("Bearer {key}");
+    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+    let url = format!("{local}/v1/admin-consent-sessions");
+    request(Method::POST, &url, &headers, body).await.expect("an answer")
+}
+
+/// So many ask at one moment, of every replica. The sessions that were started.
+async fn all_at_once(daemons: &[&Process], key: &str, tenant: &str, asks: usize) -> Vec<Value> {
+    let mut asked = tokio::task::JoinSet::new();
+    for number in 0..asks {
+        let url = daemons[number % daemons.len()].local.clone();
+        let (key, tenant) = (key.to_owned(), tenant.to_owned());
+        asked.spawn(async move { start_consent(&url, &key, &tenant).await });
+    }
+    let mut started = Vec::new();
+    for answer in asked.join_all().await {
+        match answer.status.as_u16() {
+            201 => started.push(answer.json()),
+            _ => assert!(is_over_the_limit(&answer), "{} {}", answer.status, answer.text()),
+        }
+    }
+    started
+}
+
+/// Comes back from a consent page with these words.
+async fn come_back(world: &World, session: &Value, words: &str) {
+    let (_, query) = text(session, "admin_consent_url").split_once('?').expect("a query");
+    let mut pairs = form_urlencoded::parse(query.as_bytes());
+    let (_, state) = pairs.find(|(name, _)| name == "state").expect("a state");
+    let url = format!("{}/callback/outlook?{words}&state={state}", world.base_url());
+    let page = Browser::default().get(&url).await.expect("an answer");
+    assert!(page.status == 200 || page.status == 403, "{} {}", page.status, page.text());
+}
+
+#[tokio::test]
+async fn admin_consent_sessions_of_a_tenant_count_in_one_step_and_give_their_places_back() {
+    const TENANT: &str = "6f1a3a3e-0000-4000-8000-00000000000d";
+    for kept in [Kept::Embedded, Kept::Redis] {
+        let mut world = Plan::default().kept(kept).start().await;
+        let other = match kept {
+            Kept::Redis => Some(world.replica("other").await),
+            Kept::Embedded | Kept::Cluster => None,
+        };
+        let daemons: Vec<&Process> = std::iter::once(&world.daemon).chain(&other).collect();
+        let at_once = async |asks| all_at_once(&daemons, &world.key, TENANT, asks).await;
+        let started = at_once(2 * MOST_CONSENTS_OF_TENANT).await;
+        assert_eq!(started.len(), MOST_CONSENTS_OF_TENANT, "never one too many, and none is lost");
+
+        // One was refused by the administrator, one reported: two places are free, whoever asks at once.
+        let refused = "error=access_denied&error_description=AADSTS65004%3A+declined";
+        for (session, words, state) in [
+            (&started[0], refused, "failed"),
+            (&started[1], &*format!("admin_consent=True&tenant={TENANT}"), "reported"),
+        ] {
+            come_back(&world, session, words).await;
+            let path = format!("/v1/admin-consent-sessions/{}", text(session, "id"));
+            assert_eq!(world.api(Method::GET, &path, Value::Null).await.json()["state"], state);
+            // It may be repeated, and gives one place.
+            come_back(&world, session, words).await;
+        }
+        // (Who was at the limit is believed to be for a second.)
+        let mut again = Vec::new();
+        world
+            .until("there are places again", async || {
+                again.extend(at_once(20).await);
+                again.len() >= 2
+            })
+            .await;
+        assert_eq!(again.len() + at_once(20).await.len(), 2);
+
+        // The links' end gives the others' places back. What became of them can still be read.
+        world.pass(Duration::from_secs(3601));
+        world
+            .until("those that ended do not count", async || {
+                start_consent(&world.daemon.local, &world.key, TENANT).await.status == 201
+            })
+            .await;
+        let left = MOST_CONSENTS_OF_TENANT - 1;
+        assert!(at_once(2 * left).await.len() <= left);
+        let path = format!("/v1/admin-consent-sessions/{}", text(&started[2], "id"));
+        assert_eq!(world.api(Method::GET, &path, Value::Null).await.json()["state"], "expired");
+        drop(other);
+        world.kill_and_restart().await;
+        assert!(is_over_the_limit(&start_consent(&world.daemon.local, &world.key, TENANT).await));
+    }
+}
+
+/// What the build before kept of a caller's sessions counts, and goes when they are over.
+#[tokio::test]
+async fn admin_consent_sessions_that_an_earlier_build_counted_count() {
+    const TENANT: &str = "contoso.example";
+    let world = Plan::default().kept(Kept::Redis).start().await;
+    let redis = world.redis.as_ref().expect("redis");
+    let key = format!("tokenward:counted:{{consents/{SYNC}}}");
+    let later = (SystemTime::now() + Duration::from_secs(7200)).duration_since(UNIX_EPOCH).expect("later");
+    for number in 1..MOST_CONSENTS_OF_TENANT {
+        let entry = format!("outlook {} {}", sha256(TENANT), sha256(&number.to_string()));
+        assert_eq!(redis.cli(&["ZADD", &key, &later.as_millis().to_string(), &entry]), "1");
+    }
+    let started = start_consent(&world.daemon.local, &world.key, TENANT).await;
+    assert_eq!(started.status, 201, "{}", started.text());
+    assert!(is_over_the_limit(&start_consent(&world.daemon.local, &world.key, TENANT).await));
+    let of_it = format!("outlook {} {}", sha256(TENANT), sha256(text(&started.json(), "id")));
+    assert!(redis.cli(&["ZSCORE", &key, &of_it]).parse::<f64>().is_ok(), "as the build before has it");
+    assert_eq!(start_consent(&world.daemon.local, &world.key, "another.example").await.status, 201);
 }
 
 fn keys_of(world: &World, pattern: &str) -> usize {

@@ -202,12 +202,14 @@ return 1
     )
 });
 
-/// Counts an entry among those of its owner, unless there are too many of others. Answers nothing when it counts, and else when
-/// the first of them ends. What has ended is taken away first, a few at a time: each call adds one at the most.
+/// Counts an entry among those of its owner, unless there are too many of others, of the owner or of the entry's group. Answers
+/// nothing when it counts. Else 0 where the owner has too many, 1 where the group has, and when the first of them ends. What has
+/// ended is taken away first, a few at a time: each call adds one at the most.
 ///
 /// Without ZCARD, which an ACL of an earlier version lacks: whether there is one at the place of the last allowed says as much.
 ///
-/// Keys: what counts. Arguments: the entry, until when in milliseconds, the instant of now, how many others are too many.
+/// Keys: what counts. Arguments: the entry, until when in milliseconds, the instant of now, how many others of the owner are too
+/// many, what the entries of the group begin with (empty: there is no group), how many others of it are too many.
 pub(super) static COUNT_IN: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -217,11 +219,22 @@ if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
     local after = '(' .. ARGV[3]
     local last = redis.call('ZRANGEBYSCORE', KEYS[1], after, '+inf', 'LIMIT', tonumber(ARGV[4]) - 1, 1)
     if last[1] then
-        return tonumber(redis.call('ZRANGEBYSCORE', KEYS[1], after, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2])
+        return {0, tonumber(redis.call('ZRANGEBYSCORE', KEYS[1], after, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2])}
+    end
+    if ARGV[5] ~= '' then
+        local all = redis.call('ZRANGEBYSCORE', KEYS[1], after, '+inf', 'WITHSCORES')
+        local others, first = 0, nil
+        for at = 1, #all, 2 do
+            if string.sub(all[at], 1, #ARGV[5]) == ARGV[5] then
+                others = others + 1
+                first = first or tonumber(all[at + 1])
+            end
+        end
+        if first and others >= tonumber(ARGV[6]) then return {1, first} end
     end
 end
 redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
-return false
+return {}
 ",
     )
 });
