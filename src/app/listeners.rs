@@ -22,7 +22,7 @@ use crate::telemetry::metrics::Metrics;
 const PUBLIC: Limits = Limits { max_body: 16 * 1024, ..Limits::DEFAULT };
 /// Services: they keep many connections, from few addresses, for long.
 const LOCAL: Limits =
-    Limits { max_connections_per_peer: 3072, max_held: 16 * 1024 * 1024, ..Limits::DEFAULT };
+    Limits { max_connections_per_peer: 2304, max_held: 16 * 1024 * 1024, ..Limits::DEFAULT };
 /// Operators and their scripts.
 const ADMIN: Limits = Limits {
     max_connections: 256,

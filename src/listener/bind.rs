@@ -11,23 +11,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::FlockOperation;
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
+use rustix::net::sockopt;
+use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::connection::{self, Shared};
 use super::guard::Socket;
-use super::room::Room;
+use super::room::{Room, SOCKET_BUFFER};
+use super::tcp::Tcp;
 use super::{Address, Handler, ListenerConfig, Origin, Peer, Surroundings, Tls};
 use crate::lifecycle::Shutdown;
 use crate::telemetry::metrics::ConnectionRefusal;
 
 /// How many connections the kernel keeps for us while we are busy.
 const BACKLOG: u32 = 1024;
-/// What the kernel keeps of a connection that we do not read from, in bytes: a head and a body of the usual size. Left to itself
-/// it would grow to megabytes, and count against the memory limit of a container.
-const RECEIVE_BUFFER: u32 = 32 * 1024;
-/// The same for a client that does not read: most answers whole.
-const SEND_BUFFER: u32 = 64 * 1024;
+/// What TLS keeps of what is written, once it is encrypted.
+const TLS_BUFFER: usize = 16 * 1024;
 /// The first pause after an accept failed for want of something (file descriptors, memory).
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest such pause.
@@ -150,6 +149,22 @@ impl Bound {
         self.config.name
     }
 
+    /// The next connection, and another handle on its socket.
+    #[cfg(test)]
+    pub(super) async fn accepted(&self) -> io::Result<(Box<dyn Socket>, std::os::fd::OwnedFd)> {
+        use std::os::fd::AsFd;
+        Ok(match next(&self.incoming).await? {
+            Accepted::Unix(stream) => {
+                let handle = stream.as_fd().try_clone_to_owned()?;
+                (Box::new(stream), handle)
+            }
+            Accepted::Tcp(stream, _) => {
+                let handle = stream.as_fd().try_clone_to_owned()?;
+                (Box::new(stream), handle)
+            }
+        })
+    }
+
     /// Serves until the soft stop, in tasks of its own: the listener is closed (and its socket file gone) once
     /// the soft stop was seen, its connections end when they have finished what is in flight.
     pub fn serve(self, handler: Arc<dyn Handler>, surroundings: Surroundings) {
@@ -170,8 +185,8 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     // Accepted connections have them too.
-    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
-    socket.set_send_buffer_size(SEND_BUFFER)?;
+    sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER)?;
+    sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -229,7 +244,7 @@ fn bind_unix(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), BindE
 
 enum Accepted {
     Unix(UnixStream),
-    Tcp(TcpStream, SocketAddr),
+    Tcp(Tcp, SocketAddr),
 }
 
 async fn accept(incoming: Incoming, tls: Option<Tls>, room: Arc<Room>, shared: Arc<Shared>) {
@@ -279,10 +294,18 @@ impl Drop for StopWithUs {
 }
 
 async fn next(incoming: &Incoming) -> io::Result<Accepted> {
+    let gone = |error| io::Error::new(io::ErrorKind::ConnectionAborted, error);
     match incoming {
-        Incoming::Unix { listener, .. } => listener.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
+        Incoming::Unix { listener, .. } => {
+            let (stream, _) = listener.accept().await?;
+            // It has no limit of the listener's. What it receives is kept in the client's buffer, and counts against the client.
+            sockopt::set_socket_send_buffer_size(&stream, SOCKET_BUFFER)
+                .map_err(|error| gone(error.into()))?;
+            Ok(Accepted::Unix(stream))
+        }
         Incoming::Tcp(listener) => {
-            listener.accept().await.map(|(stream, address)| Accepted::Tcp(stream, address))
+            let (stream, address) = listener.accept().await?;
+            Ok(Accepted::Tcp(Tcp::new(stream).map_err(gone)?, address))
         }
     }
 }
@@ -323,15 +346,13 @@ fn admit(accepted: Accepted, tls: Option<&Tls>, room: &Arc<Room>, shared: &Arc<S
             let mut peer = Peer { origin, tls: tls.is_some(), certificates: None };
             let socket: Box<dyn Socket> = match (accepted, tls) {
                 (Accepted::Unix(stream), _) => Box::new(stream),
-                (Accepted::Tcp(stream, _), None) => {
-                    let _no_delay = stream.set_nodelay(true);
-                    Box::new(stream)
-                }
+                (Accepted::Tcp(stream, _), None) => Box::new(stream),
                 (Accepted::Tcp(stream, address), Some(config)) => {
-                    let _no_delay = stream.set_nodelay(true);
                     let surroundings = &shared.surroundings;
+                    let accept = TlsAcceptor::from(config)
+                        .accept_with(stream, |tls| tls.set_buffer_limit(Some(TLS_BUFFER)));
                     let handshake = tokio::select! {
-                        handshake = TlsAcceptor::from(config).accept(stream) => handshake.map_err(|error| error.to_string()),
+                        handshake = accept => handshake.map_err(|error| error.to_string()),
                         () = surroundings.clock.sleep(shared.limits.tls_handshake) => Err("too slow".to_owned()),
                         () = place.told() => {
                             return shared.metrics.connection_refused(ConnectionRefusal::GaveWay);

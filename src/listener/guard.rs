@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Limits;
 use super::connection::Pulse;
+use super::room::BUFFER;
 
 /// Longest chunk extension that is skipped; nobody we know sends any.
 const MAX_CHUNK_EXTENSION: usize = 256;
@@ -407,7 +408,12 @@ impl AsyncRead for Guarded {
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.socket).poll_read(cx, buffer))?;
+        // One byte less than would make hyper's next buffer twice as large.
+        let most = buffer.remaining().min(BUFFER - 1);
+        let mut some = ReadBuf::new(buffer.initialize_unfilled_to(most));
+        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut some))?;
+        let read = some.filled().len();
+        buffer.advance(read);
         if buffer.filled().len() == before {
             self.ended = true;
             return Poll::Ready(Ok(()));

@@ -24,6 +24,7 @@ mod pairs;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;
 mod room;
+mod tcp;
 mod tls;
 
 use std::fmt;
@@ -49,7 +50,7 @@ use crate::telemetry::metrics::Metrics;
 
 pub use bind::{BindError, Bound, LocalAddress, look_at_socket};
 pub use pairs::{BadPairs, MOST_PARAMETERS, Pairs};
-pub use room::{OWN_BYTES, PER_CONNECTION, Room};
+pub use room::{IN_KERNEL, OWN_BYTES, PER_CONNECTION, Room};
 pub use tls::{Tls, TlsError, tls_server_config};
 
 /// Where a listener listens.
@@ -111,9 +112,9 @@ pub struct Limits {
     pub max_header_bytes: usize,
     /// Bytes of a target: 8 KiB.
     pub max_uri: usize,
-    /// Open connections of the listener: 4,096. Beyond them the one that has waited longest gives way.
+    /// Open connections of the listener: 3,072. Beyond them the one that has waited longest gives way.
     pub max_connections: usize,
-    /// Open connections of one peer (an IPv4 address, an IPv6 /64, a Unix user): 2,048. An ingress is one
+    /// Open connections of one peer (an IPv4 address, an IPv6 /64, a Unix user): 1,536. An ingress is one
     /// peer.
     pub max_connections_per_peer: usize,
     /// Bytes of heads, bodies and answers that all connections hold together beyond the first [`OWN_BYTES`] of
@@ -134,15 +135,16 @@ impl Limits {
         max_headers: 64,
         max_header_bytes: 16 * 1024,
         max_uri: 8 * 1024,
-        max_connections: 4096,
-        max_connections_per_peer: 2048,
+        max_connections: 3072,
+        max_connections_per_peer: 1536,
         max_held: 8 * 1024 * 1024,
     };
 
-    /// What all connections within these limits hold at the most, those too that were told to give way and are
-    /// not gone yet.
+    /// What all connections within these limits hold at the most, in the process and in the kernel, those too that were
+    /// told to give way and are not gone yet.
     pub const fn most_memory(&self) -> usize {
-        (self.max_connections + self.max_connections / room::LEAVING) * PER_CONNECTION + self.max_held
+        let connections = self.max_connections + self.max_connections / room::LEAVING;
+        connections * (PER_CONNECTION + IN_KERNEL) + self.max_held
     }
 
     /// The same for connections with TLS, each of which costs twice as much: half as many.

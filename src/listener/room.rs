@@ -17,14 +17,27 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::tcp::MOST_AT_ONCE;
 use super::{Limits, Origin};
 use crate::telemetry::metrics::ConnectionRefusal;
 
 /// What a connection may hold without asking: an ordinary head with its body, or a token's answer.
 pub const OWN_BYTES: usize = 4 * 1024;
-/// What one connection costs at the most, without what comes out of the budget: hyper's two buffers of 8 KiB, its state and
-/// ours, and [`OWN_BYTES`]. With TLS as much again; there half as many connections are taken.
-pub const PER_CONNECTION: usize = 28 * 1024;
+/// What one connection costs at the most, without what comes out of the budget: three buffers of hyper (what it reads into, the
+/// one before that a request still lies in, what it writes from), its state and ours, and [`OWN_BYTES`]. With TLS as much again,
+/// and what [`IN_KERNEL`] is; there half as many connections are taken.
+pub const PER_CONNECTION: usize = 3 * BUFFER + 8 * 1024 + OWN_BYTES;
+/// A buffer of hyper, as long as no read fills it and no head needs a larger one (which comes out of the budget).
+pub(super) const BUFFER: usize = 8 * 1024;
+/// What a socket is told to keep of what the listener has not read, and of what the client has not taken. The kernel doubles both.
+/// More does nothing for requests and answers of the usual size, and would count against the memory limit of a container.
+pub(super) const SOCKET_BUFFER: usize = 8 * 1024;
+/// What the kernel keeps at the most of what was not read: a whole request of the usual size.
+pub(super) const RECEIVED: usize = 2 * SOCKET_BUFFER;
+/// What it keeps at the most of what the client has not taken. [`tcp`](super::tcp) says why, and what was measured.
+pub(super) const UNSENT: usize = 2 * SOCKET_BUFFER + MOST_AT_ONCE;
+/// What one connection costs in the kernel at the most, with its socket, descriptor and what waits for it.
+pub const IN_KERNEL: usize = RECEIVED + UNSENT + 4 * 1024;
 /// One connection in so many may have been told to give way and not be gone yet.
 pub(super) const LEAVING: usize = 16;
 /// Whoever has waited for so long goes with those that have to, so that not every newcomer looks through all.

@@ -12,6 +12,8 @@ use super::*;
 use crate::domain::time::Timestamp;
 use crate::system::{SystemClock, SystemRandom, TokioTasks};
 
+mod kernel;
+
 /// Long enough for a busy machine, short enough to fail a test.
 const PATIENCE: Duration = Duration::from_secs(60);
 

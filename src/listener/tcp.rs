@@ -1,0 +1,111 @@
+//! A TCP socket of which the kernel keeps no more than its limit says.
+//!
+//! `SO_SNDBUF` alone does not bound it. The kernel looks at the limit when it begins a new buffer, and one buffer takes up to
+//! 64 KiB before the next is begun; what is written is added to the last one. `MSG_EOR` ends a buffer with the write that it
+//! belongs to, so the limit is looked at before every write, and writes of at most [`MOST_AT_ONCE`] pass it by no more than that.
+//!
+//! Measured on Linux 6.18, a client with a window of 256 KiB that reads nothing, `SO_SNDBUF` of 8 KiB (the kernel doubles it):
+//! 65 KiB wait in the kernel without `MSG_EOR`, 19 KiB with it; with 64 KiB (as it once was) 194 KiB. And 2 MB to a client that
+//! does read take 3 ms and not 790 ms, for no buffer waits half full.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg, sockopt};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+
+/// The most that one write takes.
+pub(super) const MOST_AT_ONCE: usize = 8 * 1024;
+
+/// Slices that one write takes: a head and a body are two, a few TLS records are a few.
+const SLICES: usize = 8;
+
+/// How long the kernel goes on with a client that takes nothing of what waits for it, when the connection is closed too: 20 s. It is
+/// longer than the listener's own deadline for an answer.
+const TAKES_NOTHING: Duration = Duration::from_secs(20);
+
+/// An accepted TCP connection.
+#[derive(Debug)]
+pub(super) struct Tcp(TcpStream);
+
+impl Tcp {
+    pub(super) fn new(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        let milliseconds = u32::try_from(TAKES_NOTHING.as_millis()).unwrap_or(u32::MAX);
+        sockopt::set_tcp_user_timeout(&stream, milliseconds)?;
+        Ok(Tcp(stream))
+    }
+
+    fn poll_send(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.poll_write_ready(cx))?;
+            let sent = self.0.try_io(Interest::WRITABLE, || {
+                let flags = SendFlags::EOR | SendFlags::NOSIGNAL;
+                Ok(sendmsg(&self.0, slices, &mut SendAncillaryBuffer::default(), flags)?)
+            });
+            match sent {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                sent => return Poll::Ready(sent),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+impl std::os::fd::AsFd for Tcp {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsyncRead for Tcp {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Tcp {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let most = bytes.len().min(MOST_AT_ONCE);
+        self.poll_send(cx, &[IoSlice::new(&bytes[..most])])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut some = [IoSlice::new(&[]); SLICES];
+        let (mut taken, mut left) = (0, MOST_AT_ONCE);
+        for slice in slices.iter().filter(|slice| !slice.is_empty()) {
+            if left == 0 || taken == SLICES {
+                break;
+            }
+            let most = slice.len().min(left);
+            some[taken] = IoSlice::new(&slice[..most]);
+            taken += 1;
+            left -= most;
+        }
+        self.poll_send(cx, &some[..taken])
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
