@@ -9,11 +9,11 @@ use arc_swap::ArcSwap;
 
 use super::breaker::Breakers;
 use super::budget::{Budget, Whose};
-use super::forced::Force;
 use super::permit::CallPermit;
 use super::plan::{self, Refusal, Step, Want};
 use super::slots::{Failure, Flight, Held, Slot, Slots, Trouble, Unchecked, Work};
 use super::sweep::Sweep;
+use super::way::Way;
 use super::{Observer, due, renew};
 use crate::authority::Authority;
 use crate::domain::cause::Cause;
@@ -323,14 +323,12 @@ impl Engine {
                         return Err(last_failure.map_or_else(too_slow, |failure| refused(&failure)));
                     }
                     let force = plan::force(tokens, &want, clock.now());
-                    let permit =
-                        force.map(|force| inner.may_force(&slot, want.by.as_ref(), force)).transpose();
-                    let permit = match permit {
-                        Ok(permit) => permit.flatten(),
+                    let way = match inner.way(&slot, want.by.as_ref(), force) {
+                        Ok(way) => way,
                         Err(_) if plan::has_none(tokens, &want, clock.now()) => {
                             plainly = true;
                             want.claims = None;
-                            None
+                            Way::Begin(None)
                         }
                         Err(wait) => return Err(Refused::TooManyForced(wait)),
                     };
@@ -340,7 +338,7 @@ impl Engine {
                     } else {
                         inner.settings().caller_wait
                     };
-                    let flight = inner.renewal(key, &slot, &want, permit);
+                    let flight = inner.go(key, &slot, &want, way);
                     let outcome = inner.wait(flight, patience.saturating_sub(waited)).await;
                     match (outcome, fallback) {
                         (Some(Ok(())), _) => {}
@@ -672,34 +670,6 @@ impl Inner {
         taken.inspect_err(|_| self.deps.observer.budgeted(cause, false))
     }
 
-    /// The permit for another renewal of the connection that a report or a challenge forces now, none where it joins one that is
-    /// under way; else for how long there is none.
-    fn may_force(
-        &self,
-        slot: &Arc<Slot>,
-        by: Option<&CallerName>,
-        force: Force,
-    ) -> Result<Option<CallPermit>, Duration> {
-        let now = self.deps.clock.monotonic();
-        let allowed = {
-            let mut state = slot.state();
-            if state.renewal.is_some() {
-                return Ok(None); // it joins that one
-            }
-            state.forced.may(by, force, now)
-        };
-        let cause = force.cause();
-        let allowed = allowed.inspect_err(|_| self.deps.observer.budgeted(cause, false))?;
-        let of_budget = self.take(cause, by, allowed.is_first)?;
-        let number = slot.state().forced.note(by, force, allowed, now);
-        let (undone, called) = (slot.clone(), slot.clone());
-        let of_connection = CallPermit::new(
-            move || undone.state().forced.take_back(number),
-            move || called.state().forced.called(now),
-        );
-        Ok(Some(of_budget.and(of_connection)))
-    }
-
     pub(super) fn is_revoked(&self, key: &ConnectionKey, profile: &Profile) -> bool {
         let list = self.revocations.read().unwrap_or_else(PoisonError::into_inner);
         list.iter().flatten().any(|revocation| revocation.covers(&key.app, profile))
@@ -778,7 +748,7 @@ impl Inner {
     }
 
     /// The renewal under way for the connection, started if there is none; with the permit that it needs where it is forced.
-    fn renewal(
+    pub(super) fn renewal(
         self: &Arc<Self>,
         key: &ConnectionKey,
         slot: &Arc<Slot>,
@@ -850,7 +820,7 @@ impl Inner {
     }
 
     /// Notes in the store, once in a while, that callers use the connection: it is kept warm for them.
-    fn note_use(self: &Arc<Self>, key: &ConnectionKey, slot: &Slot, now: Duration) {
+    pub(super) fn note_use(self: &Arc<Self>, key: &ConnectionKey, slot: &Slot, now: Duration) {
         {
             let mut state = slot.state();
             if state.noted_at.is_some_and(|at| now.saturating_sub(at) < due::NOTED_EVERY) {

@@ -36,6 +36,7 @@ mod slots;
 mod sweep;
 mod turns;
 mod unclear;
+mod way;
 
 pub use claims::{Claims, ClaimsProblem};
 pub use engine::{Deps, Engine, EngineApp, Refused, Served, Settings};

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
+use super::slots::none_is_locked_here;
+
 type Act = Box<dyn FnOnce() + Send>;
 
 /// The right to one call to an authority.
@@ -45,6 +47,7 @@ impl CallPermit {
 
     /// The call is made now. A second one of the same work is the same permit's.
     pub fn spend(&self) {
+        debug_assert!(none_is_locked_here(), "a permit is spent by a thread that has a slot locked");
         self.take().into_iter().for_each(|drawn| (drawn.spend)());
     }
 
@@ -55,6 +58,11 @@ impl CallPermit {
 
 impl Drop for CallPermit {
     fn drop(&mut self) {
+        // A slot is locked to give back to it. (Nothing is added to a panic that is under way.)
+        debug_assert!(
+            none_is_locked_here() || std::thread::panicking(),
+            "a permit is dropped by a thread that has a slot locked"
+        );
         self.take().into_iter().for_each(|drawn| (drawn.give_back)());
     }
 }
@@ -83,6 +91,17 @@ mod tests {
             )
         };
         (one().and(one()), counts)
+    }
+
+    /// In builds that check assertions, so in every test: whichever permit it is, whatever it would give back.
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "a permit is dropped by a thread that has a slot locked")]
+    fn a_permit_dropped_under_a_slots_lock_is_found() {
+        let slot = crate::refresh::slots::Slot::default();
+        let permit = CallPermit::for_test(|| ());
+        let _state = slot.state();
+        drop(permit);
     }
 
     #[test]

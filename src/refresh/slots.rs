@@ -1,8 +1,10 @@
 //! One slot per connection in use: what is held of it, and the work under way for it. A lock is held for a few
 //! instructions, never across an await, and never two at once.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -326,9 +328,54 @@ impl Slot {
         told
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, SlotState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn state(&self) -> Locked<'_> {
+        debug_assert!(none_is_locked_here(), "two slots are locked at once");
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        count_locked(|count| count + 1);
+        Locked { state }
     }
+}
+
+/// A slot's state, locked.
+pub(super) struct Locked<'a> {
+    state: MutexGuard<'a, SlotState>,
+}
+
+impl Deref for Locked<'_> {
+    type Target = SlotState;
+
+    fn deref(&self) -> &SlotState {
+        &self.state
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut SlotState {
+        &mut self.state
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        count_locked(|count| count - 1);
+    }
+}
+
+thread_local! {
+    /// Slots that this thread has locked; counted in builds that check assertions.
+    static LOCKED: Cell<u32> = const { Cell::new(0) };
+}
+
+fn count_locked(next: impl FnOnce(u32) -> u32) {
+    if cfg!(debug_assertions) {
+        LOCKED.set(next(LOCKED.get()));
+    }
+}
+
+/// Whether this thread has no slot locked, where that is counted: whoever is about to lock one, or to do what may lock one,
+/// asserts it.
+pub(super) fn none_is_locked_here() -> bool {
+    LOCKED.get() == 0
 }
 
 /// Ordered, so that what is done for all of them is done in the same order in every run, and nobody gains by choosing names

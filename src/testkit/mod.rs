@@ -7,11 +7,11 @@
 #[cfg(test)]
 mod authority;
 #[cfg(test)]
-mod clock;
+pub(crate) mod clock;
 #[cfg(test)]
 mod due;
 #[cfg(test)]
-mod faults;
+pub(crate) mod faults;
 pub mod fuzzing;
 #[cfg(test)]
 mod journal;
@@ -24,9 +24,9 @@ mod schedule;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
-mod store;
+pub(crate) mod store;
 #[cfg(test)]
-mod tasks;
+pub(crate) mod tasks;
 
 use std::sync::Mutex;
 

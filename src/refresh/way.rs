@@ -1,0 +1,249 @@
+//! How a request comes to the renewal that it waits for: it joins the one under way, or it begins one.
+//!
+//! A renewal that a report or a challenge forces needs a permit to begin, and none to join. Which of the two it is, is decided
+//! in one step with finding the flight that is joined: a flight that has ended by the time it is waited for is
+//! still the one that was joined, and no other begins in its place.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::engine::Inner;
+use super::forced::Force;
+use super::permit::CallPermit;
+use super::plan::Want;
+use super::slots::{Flight, Slot};
+use crate::domain::id::{CallerName, ConnectionKey};
+
+/// How a renewal is come by.
+pub(super) enum Way {
+    /// This one was under way.
+    Join(Flight),
+    /// One may begin; with the permit that it needs where it is forced.
+    Begin(Option<CallPermit>),
+}
+
+impl Inner {
+    /// The way to a renewal, which `force` forces or nobody does; else for how long there is none.
+    pub(super) fn way(
+        &self,
+        slot: &Arc<Slot>,
+        by: Option<&CallerName>,
+        force: Option<Force>,
+    ) -> Result<Way, Duration> {
+        let Some(force) = force else { return Ok(Way::Begin(None)) };
+        let now = self.deps.clock.monotonic();
+        let cause = force.cause();
+        let noted = {
+            let mut state = slot.state();
+            if let Some(flight) = &state.renewal {
+                return Ok(Way::Join(flight.clone()));
+            }
+            // Asked and noted in one step: of two at once the second sees the first.
+            let allowed = state.forced.may(by, force, now);
+            allowed.map(|allowed| (allowed, state.forced.note(by, force, allowed, now)))
+        };
+        let (allowed, number) = noted.inspect_err(|_| self.deps.observer.budgeted(cause, false))?;
+        let (undone, called) = (slot.clone(), slot.clone());
+        let of_connection = CallPermit::new(
+            move || undone.state().forced.take_back(number),
+            move || called.state().forced.called(now),
+        );
+        // (Where the budget has none, what the connection gave is given back.)
+        let of_budget = self.take(cause, by, allowed.is_first)?;
+        Ok(Way::Begin(Some(of_budget.and(of_connection))))
+    }
+
+    /// Goes that way.
+    pub(super) fn go(
+        self: &Arc<Self>,
+        key: &ConnectionKey,
+        slot: &Arc<Slot>,
+        want: &Want,
+        way: Way,
+    ) -> Flight {
+        match way {
+            Way::Join(flight) => {
+                self.note_use(key, slot, self.deps.clock.monotonic());
+                flight
+            }
+            Way::Begin(permit) => self.renewal(key, slot, want, permit),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
+    use super::*;
+    use crate::domain::cause::Cause;
+    use crate::domain::connection::Status;
+    use crate::domain::id::{AppName, ConnectionName};
+    use crate::domain::scope::ScopeSet;
+    use crate::domain::task::{BoxFuture, Tasks};
+    use crate::domain::time::Timestamp;
+    use crate::keyring::{Keyring, SealingKey};
+    use crate::refresh::slots::Work;
+    use crate::refresh::{Deps, Engine, Observer, Settings, Swept};
+    use crate::repository::Repository;
+    use crate::testkit::SeededRandom;
+    use crate::testkit::clock::{SimClock, WallError};
+    use crate::testkit::faults::{Dice, Mutant};
+    use crate::testkit::store::SimServer;
+    use crate::testkit::tasks::{SimTasks, WORLD, World};
+
+    type Task = (&'static str, BoxFuture<'static, ()>);
+
+    /// Runs nothing: a renewal that is begun is under way until its task is dropped.
+    #[derive(Default)]
+    struct Begun(Mutex<Vec<Task>>);
+
+    impl Begun {
+        fn tasks(&self) -> MutexGuard<'_, Vec<Task>> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    impl Tasks for Begun {
+        fn spawn(&self, name: &'static str, task: BoxFuture<'static, ()>) {
+            if name == "refresh a connection" {
+                self.tasks().push((name, task));
+            }
+        }
+    }
+
+    struct Nobody;
+
+    impl Observer for Nobody {
+        fn cache_lookup(&self, _result: &'static str) {}
+        fn refreshed(&self, _app: &AppName, _outcome: &'static str, _elapsed: Duration) {}
+        fn judged(&self, _app: &AppName, _tenant: Option<&str>, _status: Status) {}
+        fn swept(&self, _swept: Swept) {}
+        fn budgeted(&self, _cause: Cause, _is_begun: bool) {}
+        fn lease(&self, _result: &'static str) {}
+    }
+
+    struct Scene {
+        engine: Engine,
+        begun: Arc<Begun>,
+        key: ConnectionKey,
+        slot: Arc<Slot>,
+        caller: CallerName,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let world = World::new(Dice::new(1), false);
+            let born = Timestamp::from_unix_seconds(1);
+            let material = zeroize::Zeroizing::new([7; 32]);
+            let key = SealingKey::new("simulated".into(), born, Some(born), material);
+            let keyring = Arc::new(Keyring::new(vec![key], "in memory").expect("one promoted key"));
+            let clock = Arc::new(SimClock::new(world.clone(), WallError::default()));
+            let tasks = Arc::new(SimTasks::new(world, WORLD));
+            let server = SimServer::new(clock.clone(), tasks, Dice::new(2), 1, false, Mutant::None, None);
+            let random = Arc::new(SeededRandom::new(9));
+            let begun = Arc::new(Begun::default());
+            let deps = Deps {
+                repository: Arc::new(Repository::new(Arc::new(server.insight()), keyring, random.clone())),
+                clock,
+                random,
+                tasks: begun.clone(),
+                observer: Arc::new(Nobody),
+            };
+            let engine = Engine::new(BTreeMap::new(), deps, Settings::default());
+            let key = ConnectionKey {
+                app: AppName::parse("outlook").expect("name"),
+                connection: ConnectionName::parse("user").expect("name"),
+            };
+            let slot = engine.inner.slots.slot(&key, Duration::ZERO);
+            Scene { engine, begun, key, slot, caller: CallerName::parse("one").expect("name") }
+        }
+
+        fn way(&self, force: Option<Force>) -> Result<Way, Duration> {
+            self.engine.inner.way(&self.slot, Some(&self.caller), force)
+        }
+
+        /// Goes a way; how many renewals that begins.
+        fn go(&self, way: Way) -> usize {
+            let before = self.begun.tasks().len();
+            let want = Want {
+                by: Some(self.caller.clone()),
+                resource: None,
+                scopes: ScopeSet::default(),
+                min_ttl: Duration::ZERO,
+                rejected: None,
+                claims: None,
+            };
+            let _ = self.engine.inner.go(&self.key, &self.slot, &want, way);
+            self.begun.tasks().len() - before
+        }
+
+        fn plain_renewal_begins(&self) {
+            let way = self.way(None).expect("nobody forces it");
+            assert_eq!(self.go(way), 1);
+        }
+
+        /// Every renewal under way ends, as one does whose task is dropped.
+        fn renewals_end(&self) {
+            let ended = std::mem::take(&mut *self.begun.tasks());
+            drop(ended);
+            *self.slot.state().flight(Work::Renewal) = None;
+        }
+    }
+
+    /// What else happens between the decision and the flight, and whether a renewal begins then.
+    #[test]
+    fn no_forced_renewal_begins_without_a_permit_whenever_others_begin_and_end() {
+        #[derive(Debug, Clone, Copy, PartialEq)]
+        enum Others {
+            No,
+            Begin,
+            End,
+        }
+        // (One under way before, what others do meanwhile, it has a permit, a renewal begins.)
+        let rows = [
+            (false, Others::No, true, 1),
+            (false, Others::Begin, true, 0),
+            (true, Others::No, false, 0),
+            (true, Others::End, false, 0),
+        ];
+        for (is_under_way, others, has_permit, begins) in rows {
+            for force in [Force::Report, Force::Challenge, Force::Bare] {
+                let row = (is_under_way, others, force);
+                let scene = Scene::new();
+                if is_under_way {
+                    scene.plain_renewal_begins();
+                }
+                let way = scene.way(Some(force)).expect("the first is allowed");
+                assert_eq!(matches!(way, Way::Begin(Some(_))), has_permit, "{row:?}");
+                match others {
+                    Others::No => {}
+                    Others::Begin => scene.plain_renewal_begins(),
+                    Others::End => scene.renewals_end(),
+                }
+                assert_eq!(scene.go(way), begins, "{row:?}");
+            }
+        }
+    }
+
+    /// However many ask at once, so many renewals may be forced; one that joins another gives its place back.
+    #[test]
+    fn of_many_that_ask_at_once_each_sees_those_before() {
+        let scene = Scene::new();
+        let mut ways: Vec<Way> =
+            std::iter::from_fn(|| scene.way(Some(Force::Report)).ok()).take(100).collect();
+        assert_eq!(ways.len(), 5);
+        drop(ways.pop());
+        let again = scene.way(Some(Force::Report));
+        assert!(again.is_ok() && scene.way(Some(Force::Report)).is_err());
+        scene.plain_renewal_begins();
+        for way in ways {
+            assert_eq!(scene.go(way), 0);
+        }
+        scene.renewals_end();
+        let left =
+            std::iter::from_fn(|| scene.way(Some(Force::Report)).ok()).take(100).collect::<Vec<Way>>().len();
+        assert_eq!(left, 4, "all but the one that is still had");
+    }
+}
