@@ -14,6 +14,7 @@
 //! The one hard problem: root runs commands for a daemon that is another user, and what it reads and writes must be
 //! judged as that daemon would. Who that is, a directory of the daemon's says ([`SecretReader::for_owner_of`]).
 
+mod acl;
 pub mod guarded;
 pub mod paste;
 pub mod shape;
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
 use zeroize::Zeroizing;
 
+use self::acl::AccessList;
 use self::guarded::{Guard, Loose};
 use self::paste::Odd;
 use self::shape::Misshapen;
@@ -86,6 +88,14 @@ pub enum SecretFileError {
         group_reads: bool,
         /// Whether it is where an orchestrator mounts secrets, so that its mode is not set here.
         is_mounted: bool,
+    },
+    /// An access control list lets others read or change it.
+    #[error("the secret file {} has an access control list by which {} can read or change it; fix: {}", path.display(), acl::in_words(named), acl::fix(named, path))]
+    Listed {
+        /// The file.
+        path: PathBuf,
+        /// Whom.
+        named: Vec<acl::Named>,
     },
     /// Empty, or only line ends where text is wanted.
     #[error("the secret file {} is empty; write the secret to it", path.display())]
@@ -219,6 +229,14 @@ impl SecretReader {
         Self { user, groups, ..self }
     }
 
+    /// Whether a list may name it: the daemon gets at the file that way.
+    fn is_ours(&self, named: acl::Named) -> bool {
+        match named {
+            acl::Named::User(user) => user == 0 || user == self.user,
+            acl::Named::Group(group) => self.groups.contains(&group),
+        }
+    }
+
     /// For what need be no secret, and may be changed by nobody else all the same.
     pub fn guard(&self) -> Guard {
         Guard::new(self.user)
@@ -322,7 +340,16 @@ impl SecretReader {
             let is_mounted = is_mounted(path, file);
             return Err(SecretFileError::Mode { path: path.to_owned(), mode, group_reads, is_mounted });
         }
-        Ok(self.guard().way(path)?)
+        // (In a list the group's bits are the most that anybody may; systemd names the unit's user in one.)
+        if mode & 0o070 != 0 && !self.is_of_systemd(path) {
+            let list = AccessList::of_file(file)
+                .map_err(|source| SecretFileError::Read { path: path.to_owned(), source })?;
+            let named = list.map(|list| list.readers_but(|named| self.is_ours(named))).unwrap_or_default();
+            if !named.is_empty() {
+                return Err(SecretFileError::Listed { path: path.to_owned(), named });
+            }
+        }
+        Ok(self.guard().opened(path)?)
     }
 }
 
@@ -359,6 +386,8 @@ impl Belongs {
             rustix::fs::fchown(file, Some(Uid::from_raw(self.user)), Some(Gid::from_raw(self.group)))?;
             is_so = true;
         }
+        // What a folder's default list gives others would become theirs with the group's bits.
+        acl::remove(file)?;
         let mode = if is_so { self.mode } else { 0o600 };
         Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
     }
@@ -542,6 +571,59 @@ mod tests {
         assert!(
             SecretReader::for_owner_of(&dir.path("absent"), None).read(&dir.file("s", b"x", 0o600)).is_ok()
         );
+    }
+
+    /// A mode of 0640 says nothing of whom a list names.
+    #[test]
+    fn whom_an_access_list_lets_read_is_refused() {
+        use acl::{Named, testing};
+
+        let dir = Dir::new();
+        if !rustix::process::geteuid().is_root() {
+            return; // only root gives files to a group
+        }
+        let reader = SecretReader::new(None).for_daemon(5, 7);
+        for (named, mask, problem) in [
+            (
+                vec![(Named::User(6), 4)],
+                4,
+                Some("by which user 6 can read or change it; fix: setfacl -x u:6 "),
+            ),
+            (vec![(Named::User(6), 4), (Named::Group(8), 6)], 4, Some("user 6 and group 8 can read or")),
+            // As systemd does it for the unit's user.
+            (vec![(Named::User(5), 4), (Named::Group(7), 4)], 4, None),
+            (vec![(Named::User(6), 3)], 4, None),
+        ] {
+            let path = dir.file("s", b"x", 0o640);
+            std::os::unix::fs::chown(&path, Some(0), Some(7)).unwrap();
+            if !testing::give(&path, 4, &named, mask) {
+                return;
+            }
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o740, "the mask's");
+            match (reader.read(&path), problem) {
+                (Ok(_), None) => {}
+                (Err(error), Some(problem)) => assert!(error.to_string().contains(problem), "{error}"),
+                (read, _) => panic!("{named:?}: {read:?}"),
+            }
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+
+    /// What a folder's default list says is not said of what commands write there.
+    #[test]
+    fn what_is_written_anew_has_no_access_list() {
+        use acl::{Named, testing};
+
+        let dir = Dir::new();
+        if !testing::give_as("system.posix_acl_default", dir.0.path(), 5, &[(Named::User(6), 7)], 7) {
+            return;
+        }
+        let path = dir.path("made");
+        std::fs::write(&path, b"x").unwrap();
+        let made = File::open(&path).unwrap();
+        assert!(acl::AccessList::of_file(&made).unwrap().is_some(), "the folder gave it one");
+        Belongs { user: 0, group: 0, mode: 0o640 }.give(&made).unwrap();
+        assert_eq!(acl::AccessList::of_file(&made).unwrap(), None);
     }
 
     #[test]

@@ -191,13 +191,7 @@ fn replaceable_with(
 /// The configuration's own file says who has which rights: nobody else may have written it.
 fn configuration(by: &By<'_>, findings: &mut Findings<'_>) {
     let file = findings.places.file();
-    let guard = by.environment.secrets().guard();
-    // Where it cannot be looked at any more it was read from something that is no file.
-    let looked = match std::fs::metadata(file) {
-        Ok(found) => guard.file(file, &found),
-        Err(_) => guard.way(file),
-    };
-    if let Err(error) = looked {
+    if let Err(error) = by.environment.secrets().guard().file(file) {
         findings.file("", error);
     }
 }

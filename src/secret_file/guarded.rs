@@ -8,7 +8,11 @@
 //!
 //! A group may write where it has nobody in it but root and the daemon's user, as on systems where each user has a group
 //! of its own; and root's group may. The mount point of a Kubernetes volume is open to everyone by its mode, but it is mounted
-//! read-only, and its files are changed from the outside alone.
+//! read-only, and its files are changed from the outside alone. Whom an access control list lets write by name is judged
+//! as an owner or a group is (`acl.rs`).
+//!
+//! What is judged has been opened before, so every step of the way to it is there. Where one is not, somebody moves folders
+//! on that way: that is no way that has been looked at, and counts as refused.
 //!
 //! What is read goes through here: [`GuardedFolder`] and the content of a file come from a [`Guard`] only, and a test
 //! (at the foot) knows every other place in the program that opens files.
@@ -22,10 +26,14 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{OFlags, StatVfsMountFlags};
 
+use super::acl::{self, AccessList, Named};
+
 /// Links on one way; the kernel follows no more.
 const MOST_LINKS: usize = 40;
 /// `/etc/passwd` and `/etc/group` are far smaller.
 const LARGEST_LIST: u64 = 1024 * 1024;
+/// Looks at a way of which a step is not there, as when Kubernetes swaps the folder behind a link.
+const LOOKS: usize = 5;
 
 /// That somebody else can change what grants rights. The words are the same for everything that is reached through the same
 /// folder.
@@ -53,6 +61,61 @@ pub enum Loose {
         /// Its permission bits.
         mode: u32,
     },
+    /// An access control list lets others write to it.
+    #[error("the {what} {} has an access control list by which {} can change {}; fix: {}", path.display(), acl::in_words(named), what.its(), acl::fix(named, path))]
+    Listed {
+        /// What it is.
+        what: What,
+        /// Which.
+        path: PathBuf,
+        /// Whom.
+        named: Vec<Named>,
+    },
+    /// Its access control list cannot be read, so nobody can say whom it lets write.
+    #[error("cannot read the access control list of the {what} {}: {cause}; fix: chmod g-w {}", path.display(), path.display())]
+    List {
+        /// What it is.
+        what: What,
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+    },
+    /// It was there, and a step of the way to it is not.
+    #[error("cannot tell who can change {}: on the way to it {} cannot be looked at ({}), though it was read a moment ago; see who moves folders there, and try again", path.display(), step.display(), io::Error::from_raw_os_error(*errno))]
+    Gone {
+        /// What was read.
+        path: PathBuf,
+        /// What is not there.
+        step: PathBuf,
+        /// What the system says.
+        errno: i32,
+    },
+}
+
+/// How far a way could be looked at, with nothing on it that somebody else can change.
+enum Way {
+    /// To its end.
+    Whole,
+    /// To a step that is not there.
+    Gone(Gone),
+}
+
+/// A step that cannot be looked at.
+struct Gone {
+    step: PathBuf,
+    errno: i32,
+}
+
+impl Gone {
+    fn new(step: PathBuf, error: &io::Error) -> Self {
+        let errno = error.raw_os_error().unwrap_or(rustix::io::Errno::NOENT.raw_os_error());
+        Gone { step, errno }
+    }
+
+    fn refused(self, path: &Path) -> Loose {
+        Loose::Gone { path: path.to_owned(), step: self.step, errno: self.errno }
+    }
 }
 
 /// What somebody else can change.
@@ -124,6 +187,8 @@ pub struct Guard {
 /// A folder whose every file counts, and into which nobody else can have put one.
 pub struct GuardedFolder {
     path: PathBuf,
+    /// Why it could not be looked at, where it could not: then it is not read either.
+    errno: Option<i32>,
 }
 
 impl GuardedFolder {
@@ -132,6 +197,9 @@ impl GuardedFolder {
     /// # Errors
     /// It cannot be read.
     pub fn entries(&self) -> io::Result<Vec<PathBuf>> {
+        if let Some(errno) = self.errno {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
         fs::read_dir(&self.path)?.map(|entry| Ok(entry?.path())).collect()
     }
 
@@ -152,25 +220,41 @@ impl Guard {
     /// # Errors
     /// Somebody else can.
     pub fn folder(&self, path: &Path) -> Result<GuardedFolder, Loose> {
-        self.walk(path, true)?;
-        Ok(GuardedFolder { path: path.to_owned() })
+        let errno = match self.walk_again(path, true)? {
+            Way::Whole => None,
+            Way::Gone(gone) => Some(gone.errno),
+        };
+        Ok(GuardedFolder { path: path.to_owned(), errno })
     }
 
-    /// Looks at every folder on the way to a path, and not at the file at its end. What is not there is no mistake here.
+    /// Looks at every folder on the way to a path, as far as they are there, and not at the file at its end: for a file that
+    /// may be made there. What is opened is looked at with [`Guard::opened`] beside.
     ///
     /// # Errors
     /// The first one that somebody else can change.
     pub fn way(&self, path: &Path) -> Result<(), Loose> {
-        self.walk(path, false)
+        self.walk(path, false).map(drop)
     }
 
-    /// Looks at a file that has been opened by this path, and at the way to it.
+    /// Looks at every folder on the way to what has been opened by this path.
     ///
     /// # Errors
-    /// Somebody else can change it.
-    pub fn file(&self, path: &Path, found: &Metadata) -> Result<(), Loose> {
-        self.way(path)?;
-        if found.is_file() { self.judge(What::File, path, found, false) } else { Ok(()) }
+    /// The first one that somebody else can change, or that is not there any more.
+    pub fn opened(&self, path: &Path) -> Result<(), Loose> {
+        match self.walk_again(path, false)? {
+            Way::Whole => Ok(()),
+            Way::Gone(gone) => Err(gone.refused(path)),
+        }
+    }
+
+    /// Looks at what has been read by this path, and at the way to it. (To what a pipe is called there may be no way.)
+    ///
+    /// # Errors
+    /// Somebody else can change it, or it is not there any more.
+    pub fn file(&self, path: &Path) -> Result<(), Loose> {
+        let found = fs::metadata(path).map_err(|error| Gone::new(path.to_owned(), &error).refused(path))?;
+        if found.is_file() { self.opened(path) } else { self.way(path) }?;
+        self.judge(What::File, path, &found, false, || AccessList::of_path(path))
     }
 
     /// What is in a file that need be no secret, at most so many bytes of it.
@@ -187,20 +271,36 @@ impl Guard {
         if !found.is_file() {
             return Err(io(io::Error::other("it is not a regular file")));
         }
-        self.file(path, &found)?;
+        self.opened(path)?;
+        self.judge(What::File, path, &found, false, || AccessList::of_file(&file))?;
         let mut content = Vec::new();
         file.take(at_most as u64).read_to_end(&mut content).map_err(io)?;
         Ok(content)
     }
 
-    fn walk(&self, path: &Path, every_file_counts: bool) -> Result<(), Loose> {
-        // What cannot be looked at cannot be opened either, and that says why.
-        let Ok(path) = std::path::absolute(path) else { return Ok(()) };
+    /// Walks again where a step was not there, for that may have been a moment.
+    fn walk_again(&self, path: &Path, every_file_counts: bool) -> Result<Way, Loose> {
+        let mut way = self.walk(path, every_file_counts)?;
+        for _ in 1..LOOKS {
+            if let Way::Whole = way {
+                break;
+            }
+            way = self.walk(path, every_file_counts)?;
+        }
+        Ok(way)
+    }
+
+    fn walk(&self, path: &Path, every_file_counts: bool) -> Result<Way, Loose> {
+        let path = match std::path::absolute(path) {
+            Ok(path) => path,
+            Err(error) => return Ok(Way::Gone(Gone::new(path.to_owned(), &error))),
+        };
         let mut at = PathBuf::from("/");
         let mut left = steps(&path);
         let mut links = 0;
-        if let Ok(root) = fs::symlink_metadata(&at) {
-            self.judge_folder(&at, &root, every_file_counts && left.is_empty())?;
+        match fs::symlink_metadata(&at) {
+            Ok(root) => self.judge_folder(&at, &root, every_file_counts && left.is_empty())?,
+            Err(error) => return Ok(Way::Gone(Gone::new(at, &error))),
         }
         while let Some(step) = left.pop_front() {
             if step == ".." {
@@ -208,13 +308,17 @@ impl Guard {
                 continue;
             }
             let next = at.join(&step);
-            let Ok(found) = fs::symlink_metadata(&next) else { return Ok(()) };
+            let found = match fs::symlink_metadata(&next) {
+                Ok(found) => found,
+                Err(error) => return Ok(Way::Gone(Gone::new(next, &error))),
+            };
             if found.is_symlink() {
                 links += 1;
-                let Ok(target) = fs::read_link(&next) else { return Ok(()) };
-                if links > MOST_LINKS {
-                    return Ok(());
-                }
+                let target = match fs::read_link(&next) {
+                    Ok(target) if links <= MOST_LINKS => target,
+                    Ok(_) => return Ok(Way::Gone(Gone::new(next, &rustix::io::Errno::LOOP.into()))),
+                    Err(error) => return Ok(Way::Gone(Gone::new(next, &error))),
+                };
                 // Whoever owns a link in a sticky folder can put another one in its place; in any other folder the folder decides.
                 if fs::symlink_metadata(&at).is_ok_and(|at| at.mode() & 0o1000 != 0) {
                     self.judge_owner(What::Link, &next, &found)?;
@@ -232,11 +336,11 @@ impl Guard {
             }
             at = next;
         }
-        Ok(())
+        Ok(Way::Whole)
     }
 
     fn judge_folder(&self, path: &Path, found: &Metadata, every_file_counts: bool) -> Result<(), Loose> {
-        self.judge(What::Folder, path, found, !every_file_counts)
+        self.judge(What::Folder, path, found, !every_file_counts, || AccessList::of_path(path))
     }
 
     fn judge_owner(&self, what: What, path: &Path, found: &Metadata) -> Result<(), Loose> {
@@ -246,18 +350,46 @@ impl Guard {
         }
     }
 
-    fn judge(&self, what: What, path: &Path, found: &Metadata, may_be_sticky: bool) -> Result<(), Loose> {
+    fn judge(
+        &self,
+        what: What,
+        path: &Path,
+        found: &Metadata,
+        may_be_sticky: bool,
+        list: impl FnOnce() -> io::Result<Option<AccessList>>,
+    ) -> Result<(), Loose> {
         self.judge_owner(what, path, found)?;
         let mode = found.mode() & 0o1777;
         if mode & 0o022 == 0 || may_be_sticky && what == What::Folder && mode & 0o1000 != 0 {
             return Ok(());
         }
-        let by_group_alone = mode & 0o002 == 0;
-        let is_ours = || by_group_alone && (found.gid() == 0 || is_private_here(found.gid(), self.user));
-        if is_ours() || what == What::Folder && is_volume_of_kubernetes(path, found) {
+        if what == What::Folder && is_volume_of_kubernetes(path, found) {
             return Ok(());
         }
-        Err(Loose::Mode { what, path: path.to_owned(), mode })
+        let loose = Loose::Mode { what, path: path.to_owned(), mode };
+        if mode & 0o002 != 0 {
+            return Err(loose);
+        }
+        // With a list the group's bits are what the most in it may do, and say nothing of the owning group.
+        let list = list().map_err(|error| {
+            let cause = error.to_string();
+            Loose::List { what, path: path.to_owned(), cause }
+        })?;
+        let named =
+            list.as_ref().map(|list| list.writers_but(|named| self.is_ours(named))).unwrap_or_default();
+        if !named.is_empty() {
+            return Err(Loose::Listed { what, path: path.to_owned(), named });
+        }
+        let group_writes = list.is_none_or(|list| list.group_writes());
+        if group_writes && !self.is_ours(Named::Group(found.gid())) { Err(loose) } else { Ok(()) }
+    }
+
+    /// Whether that is root or the daemon's user, or a group of nobody else.
+    fn is_ours(&self, named: Named) -> bool {
+        match named {
+            Named::User(user) => user == 0 || user == self.user,
+            Named::Group(group) => group == 0 || is_private_here(group, self.user),
+        }
     }
 }
 
@@ -325,6 +457,7 @@ fn is_private(passwd: &str, groups: &str, group: u32, user: u32) -> bool {
 mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
+    use super::super::acl::testing;
     use super::*;
 
     const ANOTHER: u32 = 61_234;
@@ -455,6 +588,135 @@ mod tests {
         symlink("v1", scene.at("etc/..data")).expect("a link");
         scene.mode("etc", 0o777);
         assert!(guard().folder(&scene.at("etc")).is_err());
+    }
+
+    /// What of `setfacl -m u:61234:MAY` (and the like) can change a file or a folder is judged as an owner is.
+    #[test]
+    fn whom_an_access_list_lets_write_can_change_it() {
+        let user = rustix::process::geteuid().as_raw();
+        let (other, group) = (Named::User(ANOTHER), Named::Group(ANOTHER));
+        for (named, mask, problem) in [
+            (vec![(other, 6)], 7, Some("user 61234 can change")),
+            (vec![(group, 7)], 7, Some("group 61234 can change")),
+            (vec![(other, 2), (group, 2)], 2, Some("user 61234 and group 61234 can change")),
+            (vec![(other, 6)], 4, None),
+            (vec![(other, 4), (group, 5)], 7, None),
+            (vec![(Named::User(user), 7), (Named::User(0), 7), (Named::Group(0), 7)], 7, None),
+        ] {
+            for (name, what) in [("etc/conf", "the file "), ("etc", "the folder "), (".", "the folder ")] {
+                let scene = Scene::new();
+                if !testing::give(&scene.at(name), 0, &named, mask) {
+                    return;
+                }
+                let said = said(guard().read(&scene.at("etc/conf"), 10));
+                let path = scene.at(name).canonicalize().expect("it is there");
+                match problem {
+                    Some(problem) => {
+                        let has = [what, problem, " an access control list by which ", "; fix: setfacl -x "];
+                        assert!(has.iter().all(|part| said.contains(part)), "{name} {named:?}: {said}");
+                        assert!(said.contains(&format!("(or `setfacl -b {}`", path.display())), "{said}");
+                    }
+                    None => assert_eq!(said, "read", "{name} {named:?} {mask}"),
+                }
+                let is_read = guard().folder(&scene.at("etc/ring")).is_ok();
+                assert_eq!(is_read, problem.is_none() || name == "etc/conf", "{name} {named:?}");
+            }
+        }
+        // With a list the mode's group is the mask: it is the owning group that may not write here …
+        let scene = Scene::new();
+        if user == 0 {
+            std::os::unix::fs::lchown(scene.at("etc/conf"), None, Some(ANOTHER)).expect("chown");
+            testing::give(&scene.at("etc/conf"), 4, &[(Named::User(0), 6)], 6);
+            assert_eq!(said(guard().read(&scene.at("etc/conf"), 10)), "read");
+            // … and here it may.
+            testing::give(&scene.at("etc/conf"), 6, &[(Named::User(0), 6)], 6);
+            assert!(said(guard().read(&scene.at("etc/conf"), 10)).contains("its group can change"));
+        }
+        // What is made in a folder may have a list from it, and is judged by that.
+        let scene = Scene::new();
+        testing::give_as("system.posix_acl_default", &scene.at("etc"), 0, &[(other, 6)], 6);
+        fs::write(scene.at("etc/new"), "x").expect("a file");
+        scene.mode("etc/new", 0o664);
+        assert!(said(guard().read(&scene.at("etc/new"), 10)).contains("by which user 61234 can change what"));
+        assert_eq!(said(guard().read(&scene.at("etc/conf"), 10)), "read");
+    }
+
+    #[test]
+    fn a_way_with_a_step_that_is_not_there_is_no_good_way() {
+        let scene = Scene::new();
+        symlink("../gone/conf", scene.at("etc/dangling")).expect("a link");
+        symlink("../gone", scene.at("etc/dangling-folder")).expect("a link");
+        for path in ["gone/conf", "etc/gone", "etc/conf/below", "etc/dangling", "etc/dangling-folder/conf"] {
+            let path = scene.at(path);
+            let said = guard().opened(&path).expect_err("refused").to_string();
+            let has =
+                ["cannot tell who can change ", " cannot be looked at (", "see who moves folders there"];
+            assert!(has.iter().all(|part| said.contains(part)), "{said}");
+            assert!(guard().file(&path).is_err(), "{}", path.display());
+            // Before it is there the way to it is looked at as far as it goes.
+            assert_eq!(guard().way(&path), Ok(()));
+        }
+        // A folder that was not there when it was looked at is not read when it is.
+        let late = guard().folder(&scene.at("gone")).expect("nothing is wrong yet");
+        fs::create_dir(scene.at("gone")).expect("a folder");
+        assert_eq!(late.entries().expect_err("not looked at").kind(), io::ErrorKind::NotFound);
+        assert_eq!(guard().folder(&scene.at("gone")).expect("good").entries().expect("read").len(), 0);
+    }
+
+    /// Moves one of two to a place, and back, for as long as it lives.
+    fn moving(from: PathBuf, to: PathBuf) -> (std::sync::mpsc::Sender<()>, std::thread::JoinHandle<()>) {
+        let (sender, stop) = std::sync::mpsc::channel();
+        let mover = std::thread::spawn(move || {
+            while stop.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                fs::rename(&from, &to).expect("moved");
+                fs::rename(&to, &from).expect("moved back");
+            }
+        });
+        (sender, mover)
+    }
+
+    /// Whoever owns a folder in a sticky one can move it away while it is looked at.
+    #[test]
+    fn a_loose_folder_that_comes_and_goes_is_never_taken_for_a_good_one() {
+        let scene = Scene::new();
+        scene.mode(".", 0o1777);
+        scene.mode("etc", 0o777);
+        let (sender, mover) = moving(scene.at("etc"), scene.at("aside"));
+        for _ in 0..5000 {
+            let read = guard().read(&scene.at("etc/conf"), 10);
+            assert!(read.is_err(), "it was read");
+        }
+        drop(sender);
+        mover.join().expect("moved to the end");
+    }
+
+    /// As Kubernetes does it: the link `..data` is replaced, whoever reads.
+    #[test]
+    fn a_link_that_is_replaced_while_it_is_read_is_a_good_one() {
+        let scene = Scene::new();
+        for version in ["etc/v1", "etc/v2"] {
+            fs::create_dir(scene.at(version)).expect("a folder");
+            scene.mode(version, 0o755);
+            fs::write(scene.at(version).join("conf"), "x").expect("a file");
+        }
+        symlink("v1", scene.at("etc/..data")).expect("a link");
+        symlink("..data/conf", scene.at("etc/mounted")).expect("a link");
+        let (sender, stop) = std::sync::mpsc::channel::<()>();
+        let at = scene.at("etc");
+        let swapper = std::thread::spawn(move || {
+            for version in ["v1", "v2"].iter().cycle() {
+                if stop.try_recv() != Err(std::sync::mpsc::TryRecvError::Empty) {
+                    break;
+                }
+                symlink(version, at.join("..new")).expect("a link");
+                fs::rename(at.join("..new"), at.join("..data")).expect("swapped");
+            }
+        });
+        for _ in 0..2000 {
+            assert_eq!(said(guard().read(&scene.at("etc/mounted"), 10)), "read");
+        }
+        drop(sender);
+        swapper.join().expect("swapped to the end");
     }
 
     #[test]

@@ -114,3 +114,86 @@ async fn a_start_refuses_what_others_can_write_to_as_check_does() {
         assert_eq!(run("check", &config).code, Some(0), "{name}");
     }
 }
+
+/// Gives a file or folder the list that `setfacl -m u:61234:rwx` makes. False, and said, where the file system knows none.
+fn list_a_user(path: &Path) -> bool {
+    let anybody = u32::MAX;
+    let entries = [
+        (0x01_u16, 7_u16, anybody),
+        (0x02, 7, 61_234),
+        (0x04, 0, anybody),
+        (0x10, 7, anybody),
+        (0x20, 0, anybody),
+    ];
+    let mut list = 2_u32.to_le_bytes().to_vec();
+    for (tag, may, id) in entries {
+        list.extend(tag.to_le_bytes());
+        list.extend(may.to_le_bytes());
+        list.extend(id.to_le_bytes());
+    }
+    match rustix::fs::setxattr(path, "system.posix_acl_access", &list, rustix::fs::XattrFlags::empty()) {
+        Ok(()) => true,
+        Err(rustix::io::Errno::OPNOTSUPP) => {
+            eprintln!("NOT TESTED: the file system of {} knows no access control lists", path.display());
+            false
+        }
+        Err(error) => panic!("{}: {error}", path.display()),
+    }
+}
+
+fn unlist(path: &Path, good: u32) {
+    rustix::fs::removexattr(path, "system.posix_acl_access").expect("it has one");
+    mode(path, good);
+}
+
+#[tokio::test]
+async fn whom_an_access_list_lets_write_is_refused_at_the_start_and_while_it_runs() {
+    let mut world = Plan::default().start().await;
+    world.connect("team-a/alice", ALICE).await;
+    let config = world.folder.path().join("tokenward.toml");
+    if !list_a_user(&config) {
+        return;
+    }
+    let words = |what: &str, path: &Path, its: &str| {
+        format!(
+            "the {what} {} has an access control list by which user 61234 can change {its}; \
+             fix: setfacl -x u:61234 {0} (or `setfacl -b {0}`",
+            path.display()
+        )
+    };
+    let key = intrude(&world);
+    world.daemon.until_logged(&words("file", &config, "what is in it")).await;
+    let token = "/v1/apps/outlook/connections/team-a%2Falice/token";
+    assert_eq!(world.api_as(&key, Method::GET, token, Value::Null).await.status, 401);
+    unlist(&config, 0o644);
+    world
+        .until("the operator's configuration is in force", async || {
+            world.api_as(&key, Method::GET, token, Value::Null).await.status == 200
+        })
+        .await;
+    let keyring = world.folder.path().join("keyring");
+    list_a_user(&keyring);
+    world.daemon.until_logged(&words("folder", &keyring, "which files are in it")).await;
+    assert_eq!(world.token("team-a/alice").await.status, 200);
+    unlist(&keyring, 0o700);
+
+    assert_eq!(world.daemon.terminate(), Some(0), "{}", world.daemon.log());
+    let folder = world.folder.path().to_owned();
+    for (what, path, its, good) in [
+        ("file", &config, "what is in it", 0o644),
+        ("folder", &folder, "which files are in it", 0o700),
+        ("folder", &keyring, "which files are in it", 0o700),
+    ] {
+        list_a_user(path);
+        let words = words(what, path, its);
+        for command in ["check", "serve"] {
+            let said = run(command, &config);
+            let mut mistakes = said.mistakes.clone();
+            mistakes.retain(|line| !line.starts_with("warning: "));
+            assert!(matches!(said.code, Some(1 | 2)), "{command} {what}: {}", said.all);
+            assert!(mistakes.len() == 1 && mistakes[0].contains(&words), "{command} {what}: {}", said.all);
+        }
+        unlist(path, good);
+        assert_eq!(run("check", &config).code, Some(0), "{}", path.display());
+    }
+}
