@@ -5,7 +5,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -29,6 +29,9 @@ use crate::telemetry::metrics::{ConnectionRefusal, ListenerMetrics};
 const LINGER: Duration = Duration::from_millis(500);
 /// How much of it is read.
 const LINGER_BYTES: usize = 256 * 1024;
+
+/// Bytes of a large answer that a client takes in a second at the least.
+const SLOWEST: usize = 256 * 1024;
 
 /// What every connection of a listener shares.
 pub(super) struct Shared {
@@ -60,6 +63,10 @@ pub(super) struct Pulse {
     head: AtomicUsize,
     body: AtomicUsize,
     answer: AtomicUsize,
+    /// Milliseconds of the monotonic clock, and 1, since when an answer waits to be taken; 0 where none does.
+    untaken_since: AtomicU64,
+    /// Whether a request waits for that.
+    awaited: AtomicBool,
 }
 
 impl Pulse {
@@ -73,6 +80,8 @@ impl Pulse {
             head: AtomicUsize::new(0),
             body: AtomicUsize::new(0),
             answer: AtomicUsize::new(0),
+            untaken_since: AtomicU64::new(0),
+            awaited: AtomicBool::new(false),
         }
     }
 
@@ -86,26 +95,63 @@ impl Pulse {
         self.is_answering() || self.keeps(&self.head, 2 * unfinished)
     }
 
-    /// A request is whole but for its body; whether there is room for its head.
-    fn request_began(&self, head: usize) -> bool {
+    /// A head is whole; whether there is room for it.
+    fn head_came(&self, kept: usize) -> bool {
+        // What it waits for now has a deadline of its own.
+        if self.is_untaken() && self.phase() == Phase::Head {
+            self.enter(Phase::Idle);
+        }
+        self.keeps(&self.head, kept)
+    }
+
+    /// Ends when the answer before is taken. hyper would begin more requests, and keep the heads of their answers.
+    async fn answer_before_is_taken(&self) {
+        std::future::poll_fn(|_| {
+            self.awaited.store(self.is_untaken(), Ordering::Relaxed);
+            if self.is_untaken() { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+    }
+
+    /// A request is worked on.
+    fn request_began(&self) {
         self.enter(Phase::Request);
-        self.keeps(&self.head, head)
     }
 
     /// It has been answered, with so many bytes; whether there is room for them until the client takes them.
     fn request_ended(&self, answer: usize) -> bool {
         self.head.store(0, Ordering::Relaxed);
         self.body.store(0, Ordering::Relaxed);
+        let now = u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX - 1);
+        self.untaken_since.store(now + 1, Ordering::Relaxed);
         let fits = self.keeps(&self.answer, answer);
+        if !fits {
+            // A short one goes in its place, and the connection ends with it.
+            self.answer.store(0, Ordering::Relaxed);
+        }
         self.enter(if self.in_head.load(Ordering::Relaxed) { Phase::Head } else { Phase::Idle });
         fits
     }
 
-    /// The client has taken all that was written.
-    pub(super) fn flushed(&self) {
+    /// The client has taken all that was written; whether a request waited for that.
+    pub(super) fn flushed(&self) -> bool {
+        self.untaken_since.store(0, Ordering::Relaxed);
         if self.answer.load(Ordering::Relaxed) > 0 {
             self.keeps(&self.answer, 0);
         }
+        self.awaited.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether an answer waits to be taken.
+    fn is_untaken(&self) -> bool {
+        self.untaken_since.load(Ordering::Relaxed) > 0
+    }
+
+    /// When the client must have taken its answer.
+    fn must_be_taken(&self, within: Duration) -> Option<Duration> {
+        let since = self.untaken_since.load(Ordering::Relaxed).checked_sub(1)?;
+        let more = self.answer.load(Ordering::Relaxed) as u64 * 1000 / SLOWEST as u64;
+        Some(Duration::from_millis(since + more) + within)
     }
 
     /// The rest of a body is waited for.
@@ -245,8 +291,11 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Box<dyn Socket>, peer: Pe
         End::Aborted => {}
         End::GaveWay => shared.metrics.connection_refused(ConnectionRefusal::GaveWay),
         End::TooSlow => {
-            if pulse.phase() != Phase::Idle {
+            if pulse.phase() != Phase::Idle || pulse.is_untaken() {
                 shared.metrics.connection_refused(ConnectionRefusal::TooSlow);
+            }
+            if pulse.is_untaken() {
+                connection.into_parts().io.into_inner().into_socket().forget_unsent();
             }
         }
         End::Closed => {
@@ -359,11 +408,9 @@ impl<'a> Timer<'a> {
             self.phase_ends = limit.map(|limit| self.clock.monotonic() + limit);
         }
         loop {
-            let due = match (self.phase_ends, self.age_ends) {
-                (Some(phase), Some(age)) => phase.min(age),
-                (Some(due), None) | (None, Some(due)) => due,
-                (None, None) => return Poll::Pending,
-            };
+            let taken_ends = self.pulse.must_be_taken(self.limits.answer_taken);
+            let ends = [self.phase_ends, taken_ends, self.age_ends];
+            let Some(due) = ends.into_iter().flatten().min() else { return Poll::Pending };
             let sleep = match &mut self.sleep {
                 Some((until, sleep)) if *until <= due => sleep,
                 _ => {
@@ -376,7 +423,7 @@ impl<'a> Timer<'a> {
             }
             self.sleep = None;
             let now = self.clock.monotonic();
-            if self.phase_ends.is_some_and(|end| end <= now) {
+            if [self.phase_ends, taken_ends].into_iter().flatten().any(|end| end <= now) {
                 return Poll::Ready(Due::TooSlow);
             }
             if self.age_ends.is_some_and(|end| end <= now) {
@@ -394,7 +441,9 @@ async fn answer(
     pulse: &Arc<Pulse>,
 ) -> Response {
     let (head, incoming) = request.into_parts();
-    let has_room = pulse.request_began(kept_of(&head));
+    let has_room = pulse.head_came(kept_of(&head));
+    pulse.answer_before_is_taken().await;
+    pulse.request_began();
     let request_id = RequestId::of(&head.headers, shared.surroundings.random.as_ref());
     let failed = Arc::new(AtomicBool::new(false));
     let length = head.uri.path_and_query().map_or(1, |target| target.as_str().len());

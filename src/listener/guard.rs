@@ -15,10 +15,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UnixStream;
+use tokio_rustls::server::TlsStream;
 
 use super::Limits;
 use super::connection::Pulse;
 use super::room::BUFFER;
+use super::tcp::Tcp;
 
 /// Longest chunk extension that is skipped; nobody we know sends any.
 const MAX_CHUNK_EXTENSION: usize = 256;
@@ -349,8 +352,28 @@ fn inspect(head: &[u8]) -> Result<State, &'static str> {
 }
 
 /// A socket, whatever kind it is.
-pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
+pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {
+    /// What the client has not taken is thrown away when the socket is closed. Else the kernel would keep it for a while, when
+    /// nobody counts it any more.
+    fn forget_unsent(&self);
+}
+
+impl Socket for Tcp {
+    fn forget_unsent(&self) {
+        Tcp::forget_unsent(self);
+    }
+}
+
+impl Socket for TlsStream<Tcp> {
+    fn forget_unsent(&self) {
+        self.get_ref().0.forget_unsent();
+    }
+}
+
+impl Socket for UnixStream {
+    /// It is in the client's hands already.
+    fn forget_unsent(&self) {}
+}
 
 /// A socket whose incoming bytes are checked on their way.
 pub(super) struct Guarded {
@@ -457,8 +480,10 @@ impl AsyncWrite for Guarded {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
-        // hyper comes here once all it had to write is written.
-        self.pulse.flushed();
+        // hyper comes here once all it had to write is written, and does not look again whether a request waits for that.
+        if self.pulse.flushed() {
+            cx.waker().wake_by_ref();
+        }
         Poll::Ready(Ok(()))
     }
 

@@ -99,7 +99,9 @@ pub struct Limits {
     pub tls_handshake: Duration,
     /// For a whole body: 5 s.
     pub body_read: Duration,
-    /// Between two requests of a connection, the writing of the response included: 60 s.
+    /// For the client to take an answer, and a second more for each 256 KiB of it: 10 s.
+    pub answer_taken: Duration,
+    /// Between two requests of a connection: 60 s.
     pub idle: Duration,
     /// How old a connection grows before it is closed after its current response, so that load spreads again
     /// over replicas and certificates are presented anew: 10 min.
@@ -129,6 +131,7 @@ impl Limits {
         header_read: Duration::from_secs(5),
         tls_handshake: Duration::from_secs(5),
         body_read: Duration::from_secs(5),
+        answer_taken: Duration::from_secs(10),
         idle: Duration::from_secs(60),
         max_age: Duration::from_secs(600),
         max_body: 64 * 1024,

@@ -39,6 +39,13 @@ impl Tcp {
         Ok(Tcp(stream))
     }
 
+    /// What waits to be sent is thrown away when the socket is closed.
+    pub(super) fn forget_unsent(&self) {
+        if let Err(error) = sockopt::set_socket_linger(&self.0, Some(Duration::ZERO)) {
+            tracing::debug!(%error, "a socket could not be told to forget what was not sent");
+        }
+    }
+
     fn poll_send(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.0.poll_write_ready(cx))?;

@@ -13,6 +13,7 @@ use crate::domain::time::Timestamp;
 use crate::system::{SystemClock, SystemRandom, TokioTasks};
 
 mod kernel;
+mod untaken;
 
 /// Long enough for a busy machine, short enough to fail a test.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -43,6 +44,7 @@ impl Handler for Probe {
                     response
                 }
                 "/peer" => response(StatusCode::OK, "text/plain", format!("{:?}", request.peer)),
+                "/large" => response(StatusCode::OK, "text/plain", vec![b'x'; 700 << 10]),
                 "/big" => response(StatusCode::OK, "text/plain", vec![b'x'; 32 << 20]),
                 "/ignore" => response(StatusCode::OK, "text/plain", "ignored"),
                 _ => match request.body.read_all().await {

@@ -1,0 +1,102 @@
+//! Answers that nobody takes: what a client that asks and does not read can make a listener hold, and for how long.
+
+use super::*;
+
+/// What a client's socket keeps that nobody reads; small, so that tests need not send much to fill it.
+const LITTLE: u32 = 4096;
+
+/// A connection of a client that never reads.
+async fn deaf(served: &Served) -> TcpStream {
+    let LocalAddress::Tcp(address) = served.address else { panic!("not TCP") };
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(LITTLE).expect("a size");
+    socket.set_send_buffer_size(LITTLE).expect("a size");
+    socket.connect(address).await.expect("connected")
+}
+
+/// Such a client asks on and on. hyper begins the next request before it has written the answer to a request whose body was left
+/// unread, until 16 KiB of answers wait.
+#[tokio::test]
+async fn no_request_is_begun_before_the_answer_before_it_is_taken() {
+    const ASKED: usize = 20_000;
+    // The kernel takes about as many of these answers as of those.
+    let mut first = None;
+    for request in [
+        "HEAD /ignore HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /ignore HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx",
+        "HEAD /ignore HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\nx",
+        "HEAD /ignore HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+    ] {
+        let served = tcp(Limits { answer_taken: Duration::from_millis(300), ..Limits::default() });
+        let mut stream = deaf(&served).await;
+        let asked = request.repeat(100);
+        let flood = async {
+            for _ in 0..ASKED / 100 {
+                if stream.write_all(asked.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        };
+        timeout(PATIENCE, flood).await.expect("it is taken or refused");
+        served
+            .eventually("tokenward_http_connections_refused_total{listener=\"test\",reason=\"too_slow\"} 1")
+            .await;
+        served.eventually("tokenward_http_connections{listener=\"test\"} 0").await;
+        let reached = served.reached();
+        let first = *first.get_or_insert(reached);
+        assert!(first < 200 && reached <= first + 20, "{first} and {reached} were answered: {request}");
+    }
+}
+
+#[tokio::test]
+async fn pipelined_requests_of_a_client_that_reads_late_are_all_answered_in_order() {
+    const ASKED: usize = 2000;
+    let served = tcp(Limits::default());
+    let stream = deaf(&served).await;
+    let (mut reads, mut writes) = stream.into_split();
+    let send = async {
+        for number in 1..=ASKED {
+            let end = if number == ASKED { "Connection: close\r\n" } else { "" };
+            let text = format!("{number}.");
+            let length = text.len();
+            let post = format!("POST / HTTP/1.1\r\nHost: a\r\n{end}Content-Length: {length}\r\n\r\n{text}");
+            send(&mut writes, &post).await;
+        }
+    };
+    let read = async {
+        // It begins once the listener waits for it.
+        let mut before = 0;
+        while served.reached() == 0 || served.reached() > before {
+            before = served.reached();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(before < ASKED, "nothing was held back");
+        rest(&mut reads).await
+    };
+    let ((), answers) = tokio::join!(send, read);
+    let bodies: Vec<&str> =
+        answers.split("\r\n\r\n").skip(1).filter_map(|part| part.split('.').next()).collect();
+    assert_eq!(bodies, (1..=ASKED).map(|number| number.to_string()).collect::<Vec<_>>());
+}
+
+/// The deadline is not the one of an idle connection, which is longer, and nobody else pays for it.
+#[tokio::test]
+async fn an_answer_that_is_not_taken_in_time_ends_its_connection_alone() {
+    let limits = Limits { answer_taken: Duration::from_millis(200), max_held: 8 << 20, ..Limits::default() };
+    let served = tcp(limits);
+    let mut stalled = deaf(&served).await;
+    let mut idle = served.connect().await;
+    send(&mut idle, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    one_response(&mut idle).await;
+    send(&mut stalled, "GET /large HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    served
+        .eventually("tokenward_http_connections_refused_total{listener=\"test\",reason=\"too_slow\"} 1")
+        .await;
+    served.eventually("tokenward_http_connections{listener=\"test\"} 1").await;
+    // The kernel has thrown away what waited.
+    let read = timeout(PATIENCE, stalled.read_to_end(&mut Vec::new())).await.expect("in time");
+    assert_eq!(read.expect_err("reset").kind(), std::io::ErrorKind::ConnectionReset);
+    send(&mut idle, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(status(&one_response(&mut idle).await), "200");
+}
