@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build test check fmt lint docs deny bench image image-test deploy-check tools providers soak soak-short flood simulate model rotation rotation-rewrap drill fuzz linear-work
+.PHONY: quickstart build test check fmt lint docs deny bench image image-test deploy-check tools providers soak soak-short flood simulate baseline model rotation rotation-rewrap drill fuzz linear-work
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -86,6 +86,10 @@ SEEDS ?= 20000
 FIRST_SEED ?= 0
 simulate:
 	SEEDS=$(SEEDS) FIRST_SEED=$(FIRST_SEED) $(CARGO) test --release --lib testkit::simulation::as_many_seeds -- --ignored --nocapture
+
+# What the 200 seeds of every test run come to, written down anew: after a change that was meant to change them.
+baseline:
+	$(CARGO) test --release --lib the_baseline_is_written_anew -- --ignored
 
 # Every secret is replaced under load, each phase ROTATION_SECONDS long (the short forms are in `make test`).
 ROTATION_SECONDS ?= 20

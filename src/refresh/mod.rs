@@ -25,6 +25,8 @@ mod backoff;
 mod breaker;
 mod budget;
 mod claims;
+#[cfg(test)]
+mod combination;
 pub mod due;
 mod engine;
 mod forced;
@@ -39,6 +41,8 @@ mod unclear;
 mod way;
 
 pub use claims::{Claims, ClaimsProblem};
+#[cfg(test)]
+pub(crate) use combination::Combination;
 pub use engine::{Deps, Engine, EngineApp, Refused, Served, Settings};
 pub use permit::CallPermit;
 pub use plan::Want;

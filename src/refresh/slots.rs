@@ -288,6 +288,18 @@ impl SlotState {
         self.recent.is_some() || !self.deleted.is_empty()
     }
 
+    /// The revision of the state of the store that is remembered.
+    #[cfg(test)]
+    pub(super) fn recent_revision(&self, now: Duration) -> Option<Revision> {
+        self.recent.as_ref().filter(|recent| now < recent.until).map(|recent| recent.held.connection.revision)
+    }
+
+    /// Whether a delete is remembered.
+    #[cfg(test)]
+    pub(super) fn has_deleted(&self, now: Duration) -> bool {
+        self.deleted.iter().any(|deleted| now < deleted.until)
+    }
+
     pub(super) fn held_revision(&self) -> Option<Revision> {
         self.held.as_ref().map(|held| held.connection.revision)
     }

@@ -147,6 +147,7 @@ impl Engine {
             }
             let nudged = inner.sweep.nudged.notified();
             tokio::select! {
+                biased; // a run of the simulation is the same each time
                 () = nudged => {}
                 () = inner.deps.clock.sleep(EVERY) => {}
             }

@@ -17,7 +17,7 @@ use super::tasks::{Pid, World};
 use crate::domain::connection::Status;
 use crate::domain::id::ConnectionKey;
 use crate::domain::time::Timestamp;
-use crate::refresh::Settings;
+use crate::refresh::{Combination, Settings};
 use crate::repository::{Connection, Repository};
 use crate::store::{Revision, Writer};
 
@@ -127,6 +127,8 @@ pub(crate) struct Counts {
     pub(crate) holds: u64,
     /// Uses of a grant that nobody asked for.
     pub(crate) swept: u64,
+    /// What was known of a connection after a task of its replica had run.
+    pub(crate) combinations: BTreeMap<Combination, u64>,
 }
 
 impl Counts {
@@ -144,6 +146,9 @@ impl Counts {
         self.holds += other.holds;
         self.swept += other.swept;
         self.most_calls_a_minute = self.most_calls_a_minute.max(other.most_calls_a_minute);
+        for (combination, count) in &other.combinations {
+            *self.combinations.entry(*combination).or_default() += count;
+        }
         for (mine, others) in [(&mut self.refused, &other.refused), (&mut self.explained, &other.explained)] {
             for (word, count) in others {
                 *mine.entry(word).or_default() += count;

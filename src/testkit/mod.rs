@@ -7,6 +7,8 @@
 #[cfg(test)]
 mod authority;
 #[cfg(test)]
+mod baseline;
+#[cfg(test)]
 pub(crate) mod clock;
 #[cfg(test)]
 mod due;

@@ -81,6 +81,12 @@ pub(crate) fn run(plan: Plan) -> Report {
     let world = World::new(dice.more(), plan.traced);
     let mode = if plan.seed.is_multiple_of(2) { Mode::Entra } else { Mode::Strict };
     let cluster = Cluster::build(&world, &dice, mode, plan);
+    let watching = Arc::downgrade(&cluster);
+    world.watch(Box::new(move |pid| {
+        if let Some(cluster) = watching.upgrade() {
+            cluster.count_combinations(pid);
+        }
+    }));
     cluster.begin();
     cluster.begin_more();
     let mut circles = world.run_until(cluster.faults_end());
@@ -894,6 +900,24 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// Counts what the process knows of each connection.
+    fn count_combinations(&self, pid: Pid) {
+        let engine = {
+            let replicas = self.replicas();
+            let process =
+                replicas.iter().filter_map(|of| of.process.as_ref()).find(|process| process.pid == pid);
+            let Some(process) = process else { return };
+            process.engine.clone()
+        };
+        let known: Vec<_> =
+            self.targets.iter().filter_map(|target| engine.combination(&target.key)).collect();
+        self.ledger.count(|counts| {
+            for combination in known {
+                *counts.combinations.entry(combination).or_default() += 1;
+            }
+        });
     }
 
     /// Everything ends, so that no circle of references is left.

@@ -1,5 +1,6 @@
 //! Runs of the simulation: many seeds, the seeds that once found something, and proof that the checker notices.
 
+use super::baseline::Baseline;
 use super::faults::Mutant;
 use super::scenario::{Plan, Report, run};
 
@@ -50,13 +51,30 @@ fn the_same_seed_is_the_same_run() {
 // Two tests, so that two cores share them.
 
 #[test]
-fn a_hundred_seeds_hold() {
-    (0..100).for_each(|seed| drop(holds(seed)));
+fn a_hundred_seeds_hold_and_are_as_written_down() {
+    baseline(0..100).holds();
 }
 
 #[test]
-fn another_hundred_seeds_hold() {
-    (100..200).for_each(|seed| drop(holds(seed)));
+fn another_hundred_seeds_hold_and_are_as_written_down() {
+    baseline(100..200).holds();
+}
+
+fn baseline(seeds: std::ops::Range<u64>) -> Baseline {
+    let mut baseline = Baseline::default();
+    seeds.for_each(|seed| baseline.add(seed, &holds(seed)));
+    baseline
+}
+
+/// `make baseline`.
+#[test]
+#[ignore = "for `make baseline`"]
+fn the_baseline_is_written_anew() {
+    let baseline = baseline(0..200);
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/testkit/baseline");
+    std::fs::write(folder.join("seeds.txt"), baseline.seeds()).expect("the baseline is written");
+    std::fs::write(folder.join("combinations.txt"), baseline.combinations())
+        .expect("the baseline is written");
 }
 
 // Seeds that found something. A change of what a run draws makes them ordinary ones.

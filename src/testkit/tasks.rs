@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -38,7 +38,11 @@ struct Inner {
     ready: Arc<Mutex<BTreeSet<u64>>>,
     dice: Dice,
     trace: Mutex<Trace>,
+    watcher: OnceLock<Watcher>,
 }
+
+/// Told whose task has run.
+type Watcher = Box<dyn Fn(Pid) + Send + Sync>;
 
 #[derive(Default)]
 struct State {
@@ -55,6 +59,15 @@ struct Task {
     name: &'static str,
     /// None while it is polled.
     future: Option<BoxFuture<'static, ()>>,
+    waker: Waker,
+}
+
+/// A task that is about to be polled.
+struct Next {
+    id: u64,
+    pid: Pid,
+    name: &'static str,
+    future: BoxFuture<'static, ()>,
     waker: Waker,
 }
 
@@ -96,8 +109,19 @@ impl World {
     /// An empty world at its beginning. With `traced`, it keeps what is noted in words.
     pub(crate) fn new(dice: Dice, traced: bool) -> Self {
         let trace = Trace { hash: 0xcbf2_9ce4_8422_2325, lines: traced.then(Vec::new) };
-        let inner = Inner { state: Mutex::default(), ready: Arc::default(), dice, trace: Mutex::new(trace) };
+        let inner = Inner {
+            state: Mutex::default(),
+            ready: Arc::default(),
+            dice,
+            trace: Mutex::new(trace),
+            watcher: OnceLock::new(),
+        };
         World { inner: Arc::new(inner) }
+    }
+
+    /// Whoever watches, once: it is told after each step of a task, and may change nothing.
+    pub(crate) fn watch(&self, watcher: Watcher) {
+        assert!(self.inner.watcher.set(watcher).is_ok(), "one watches");
     }
 
     /// Time since the beginning.
@@ -172,7 +196,7 @@ impl World {
     pub(crate) fn run_until(&self, until: Duration) -> Result<(), String> {
         let mut polls = 0;
         loop {
-            let Some((id, name, mut future, waker)) = self.next_task() else {
+            let Some(Next { id, pid, name, mut future, waker }) = self.next_task() else {
                 if !self.advance(until) {
                     return Ok(());
                 }
@@ -190,14 +214,17 @@ impl World {
                 state.tasks.remove(&id);
             } else if let Some(task) = state.tasks.get_mut(&id) {
                 task.future = Some(future);
+                drop(state);
+                self.watched(pid);
                 continue;
             }
             drop(state);
+            self.watched(pid);
         }
     }
 
     /// One of those who may go on, drawn by the seed.
-    fn next_task(&self) -> Option<(u64, &'static str, BoxFuture<'static, ()>, Waker)> {
+    fn next_task(&self) -> Option<Next> {
         let mut state = lock(&self.inner.state);
         let mut ready = lock(&self.inner.ready);
         ready.retain(|id| state.tasks.contains_key(id));
@@ -214,7 +241,13 @@ impl World {
         ready.remove(&id);
         let task = state.tasks.get_mut(&id)?;
         let future = task.future.take()?;
-        Some((id, task.name, future, task.waker.clone()))
+        Some(Next { id, pid: task.pid, name: task.name, future, waker: task.waker.clone() })
+    }
+
+    fn watched(&self, pid: Pid) {
+        if let Some(watcher) = self.inner.watcher.get() {
+            watcher(pid);
+        }
     }
 
     /// Moves time to the next timer and wakes whoever waits for it. False when there is none before `until`.

@@ -1,0 +1,93 @@
+//! What a slot knows at one moment, in a word for each part: the simulation counts which combinations occur. A change that makes a
+//! new one possible shows it (`testkit/baseline`).
+
+use std::fmt;
+use std::time::Duration;
+
+use super::engine::Engine;
+use super::slots::SlotState;
+use crate::domain::id::ConnectionKey;
+
+/// What is known of one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Combination {
+    held: HeldAs,
+    unstored: UnstoredAs,
+    /// A state that the store had within the last two minutes is remembered.
+    recent: bool,
+    /// A delete of the last two minutes is remembered.
+    deleted: bool,
+    /// The last look at the store was in vain.
+    unchecked: bool,
+}
+
+/// The connection that is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum HeldAs {
+    Nothing,
+    /// The state that the store had a moment ago.
+    Recent,
+    /// The answer that the store has not taken.
+    Unstored,
+    Other,
+}
+
+/// The authority's answer that the store has not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum UnstoredAs {
+    Nothing,
+    InMemory,
+    InJournal,
+}
+
+impl Combination {
+    fn of(state: &SlotState, now: Duration) -> Self {
+        let revision = state.held_revision();
+        let recent = state.recent_revision(now);
+        let held = match revision {
+            None => HeldAs::Nothing,
+            Some(revision) if state.is_unstored(revision) => HeldAs::Unstored,
+            Some(revision) if recent == Some(revision) => HeldAs::Recent,
+            Some(_) => HeldAs::Other,
+        };
+        let unstored = match &state.unstored {
+            None => UnstoredAs::Nothing,
+            Some(unstored) if unstored.journaled => UnstoredAs::InJournal,
+            Some(_) => UnstoredAs::InMemory,
+        };
+        Combination {
+            held,
+            unstored,
+            recent: recent.is_some(),
+            deleted: state.has_deleted(now),
+            unchecked: state.unchecked.is_some(),
+        }
+    }
+}
+
+impl fmt::Display for Combination {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let held = match self.held {
+            HeldAs::Nothing => "-",
+            HeldAs::Recent => "recent",
+            HeldAs::Unstored => "unstored",
+            HeldAs::Other => "other",
+        };
+        let unstored = match self.unstored {
+            UnstoredAs::Nothing => "-",
+            UnstoredAs::InMemory => "in memory",
+            UnstoredAs::InJournal => "in journal",
+        };
+        let mark = |is: bool| if is { "yes" } else { "-" };
+        let (recent, deleted, unchecked) = (mark(self.recent), mark(self.deleted), mark(self.unchecked));
+        write!(formatter, "{held:<8} {unstored:<10} {recent:<6} {deleted:<7} {unchecked:<9}")
+    }
+}
+
+impl Engine {
+    /// What is known of the connection, if anything ever was.
+    pub(crate) fn combination(&self, key: &ConnectionKey) -> Option<Combination> {
+        let now = self.inner.deps.clock.monotonic();
+        self.inner.slots.existing(key).map(|slot| Combination::of(&slot.state(), now))
+    }
+}
