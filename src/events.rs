@@ -30,6 +30,7 @@ use crate::store::observed::{OPERATIONS, Risk, StoreObserver};
 use crate::telemetry::audit::{Action, Audit, AuditEvent, Noted, Recorded};
 use crate::telemetry::metrics::{CacheResult, LeaseResult, Metrics, TokenRequestHandles};
 use crate::telemetry::sampler::Sampler;
+use crate::telemetry::session_mark::SessionMark;
 
 pub use strangers::Stranger;
 
@@ -229,7 +230,7 @@ impl Events {
     ) {
         tracing::info!(request_id = %who.request_id, %caller, app = %key.app, connection = %key.connection, "a connection was confirmed");
         let mut event = self.of(who, Action::Confirmed, "ok").caller(caller).key(key).account(account).0;
-        event.session = Some(session.clone());
+        event.session = Some(SessionMark::of(session));
         self.record(event).await;
     }
 
@@ -246,7 +247,7 @@ impl Events {
         }
         tracing::warn!(request_id = %who.request_id, %caller, code, "a confirmation was refused");
         let mut event = self.of(who, Action::Confirmed, code).caller(caller).0;
-        event.session = Some(session.clone());
+        event.session = Some(SessionMark::of(session));
         self.record(event).await;
     }
 
@@ -259,7 +260,7 @@ impl Events {
                     return;
                 }
                 let (key, state) = (&session.key, session.state.as_str());
-                tracing::info!(request_id = %who.request_id, app = %key.app, connection = %key.connection, session = %session.id, state, "a browser repeated its callback");
+                tracing::info!(request_id = %who.request_id, app = %key.app, connection = %key.connection, session = %SessionMark::of(&session.id), state, "a browser repeated its callback");
                 return;
             }
             Finished::AdminConsent { repeated: true, .. } | Finished::Refused(CallbackProblem::UnderWay) => {
@@ -281,9 +282,9 @@ impl Events {
                 let outcome = if refused.is_none() { "reported" } else { "refused" };
                 let mut event = self.of(who, Action::AdminConsent, outcome).0;
                 event.app = Some(app.clone());
-                event.session = Some(session.clone());
+                event.session = Some(SessionMark::of(session));
                 if let Some(failure) = refused {
-                    failed(who, app, None, session.as_str(), failure);
+                    failed(who, app, None, &SessionMark::of(session), failure);
                     event.reason = Some(failure.reason.as_str());
                     event.detail = detail(&failure.answer);
                 }
@@ -299,13 +300,13 @@ impl Events {
                 let key = &session.key;
                 let mut event = self.of(who, action, outcome).key(key).0;
                 if let SessionState::Failed(failure) = &session.state {
-                    failed(who, &key.app, Some(&key.connection), session.id.as_str(), failure);
+                    failed(who, &key.app, Some(&key.connection), &SessionMark::of(&session.id), failure);
                     event.detail = detail(&failure.answer);
                 } else {
-                    tracing::info!(request_id = %who.request_id, app = %key.app, connection = %key.connection, session = %session.id, outcome, "a connect session moved on");
+                    tracing::info!(request_id = %who.request_id, app = %key.app, connection = %key.connection, session = %SessionMark::of(&session.id), outcome, "a connect session moved on");
                 }
                 event.caller = CallerName::parse(&session.started_by).ok();
-                event.session = Some(session.id.clone());
+                event.session = Some(SessionMark::of(&session.id));
                 if let SessionState::Connected { account, .. }
                 | SessionState::AwaitingConfirmation { account, .. } = &session.state
                 {
@@ -524,7 +525,7 @@ fn failed(
     who: Who<'_>,
     app: &AppName,
     connection: Option<&ConnectionName>,
-    session: &str,
+    session: &SessionMark,
     failure: &SessionFailure,
 ) {
     let SessionFailure { reason, mender, answer } = failure;
@@ -532,7 +533,7 @@ fn failed(
     macro_rules! log {
         ($level:ident, $words:literal) => {
             tracing::$level!(
-                request_id = %who.request_id, %app, connection, session, reason = reason.as_str(),
+                request_id = %who.request_id, %app, connection, %session, reason = reason.as_str(),
                 error = answer.error, suberror = answer.suberror, error_codes = ?answer.error_codes,
                 trace_id = answer.trace_id, correlation_id = answer.correlation_id, $words
             )

@@ -346,7 +346,7 @@ impl LocalApi {
             tracing::info!(request_id = %who.request_id, caller = %caller.name, app = %key.app, connection = %key.connection, remark);
         }
         let shape = Started {
-            id: started.id.to_string(),
+            id: started.id.expose().to_owned(),
             connect_url: started.connect_url,
             expires_at: started.expires_at.rfc3339(),
             remark: started.remark,
@@ -399,7 +399,7 @@ impl LocalApi {
             .map_err(Problem::of)?;
         self.events.admin_consent_started(who, &caller.name, &app).await;
         let shape = Started {
-            id: started.id.to_string(),
+            id: started.id.expose().to_owned(),
             admin_consent_url: started.admin_consent_url,
             expires_at: started.expires_at.rfc3339(),
         };

@@ -204,7 +204,7 @@ impl Broker {
         let return_to = after.return_url.as_ref().map(|url| {
             let joint = if url.contains('?') { '&' } else { '?' };
             let error = refused.as_ref().map(|failure| format!("&error={}", failure.reason.as_str()));
-            format!("{url}{joint}session={session}{}", error.unwrap_or_default())
+            format!("{url}{joint}session={}{}", session.expose(), error.unwrap_or_default())
         });
         Finished::AdminConsent { return_to, app: after.app, session: session.clone(), refused, repeated }
     }

@@ -181,7 +181,7 @@ impl Broker {
             return Err(error.into());
         }
         Ok(StartedSession {
-            connect_url: format!("{}/connect/{id}", self.settings().base_url),
+            connect_url: format!("{}/connect/{}", self.settings().base_url, id.expose()),
             id,
             expires_at,
             remark,

@@ -93,7 +93,7 @@ fn ended_consents_of(caller: &str) -> String {
 
 /// A session among those of its caller: its app, and the hash of its id, for the id is its link.
 fn session_entry(app: &AppName, id: &SessionId) -> String {
-    format!("{app} {}", sha256_hex(id.as_str().as_bytes()))
+    format!("{app} {}", sha256_hex(id.expose().as_bytes()))
 }
 
 /// What the admin consent sessions of an app for one tenant begin with: the group that they count in. A tenant's name is the caller's
@@ -104,7 +104,7 @@ fn consent_group(app: &AppName, tenant: Option<&str>) -> String {
 }
 
 fn consent_entry(group: &str, id: &SessionId) -> String {
-    format!("{group}{}", sha256_hex(id.as_str().as_bytes()))
+    format!("{group}{}", sha256_hex(id.expose().as_bytes()))
 }
 
 impl Broker {

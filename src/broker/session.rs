@@ -291,6 +291,7 @@ pub(super) enum Purpose {
     /// A sign-in whose callback came: its browser may repeat it, and nothing more is done.
     Answered(Answered),
     AdminConsent {
+        #[serde(serialize_with = "SessionId::serialize_to_be_sealed")]
         session: SessionId,
     },
 }
@@ -298,6 +299,7 @@ pub(super) enum Purpose {
 /// What is kept of a callback, so that its browser may repeat it (reload, Back) and ends where it ended before.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Answered {
+    #[serde(serialize_with = "SessionId::serialize_to_be_sealed")]
     pub(super) session: SessionId,
     pub(super) browser: String,
     /// SHA-256 of the authorization code that came. Who knows the `state` and has the cookie, but not this code, was not
@@ -310,6 +312,7 @@ pub(super) struct Answered {
 /// What the callback of a sign-in is checked against.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct ConnectState {
+    #[serde(serialize_with = "SessionId::serialize_to_be_sealed")]
     pub(super) session: SessionId,
     pub(super) browser: String,
     pub(super) verifier: String,

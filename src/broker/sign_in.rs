@@ -310,7 +310,7 @@ impl Broker {
             return Finished::Refused(CallbackProblem::MixedUp);
         }
         let is_bound = |session: &SessionId, browser: &str| {
-            (callback.binding)(session.as_str())
+            (callback.binding)(session.expose())
                 .is_some_and(|binding| same(&sha256_hex(binding.as_bytes()), browser))
         };
         let broker = Arc::clone(self);
@@ -537,7 +537,7 @@ impl Broker {
             _ => None,
         };
         let gone_since = repeated && self.is_gone(&session.key(), &state).await;
-        let way_back = return_to(session.return_url.as_deref(), id.as_str(), &state, code);
+        let way_back = return_to(session.return_url.as_deref(), id.expose(), &state, code);
         // What came after the callback's own end is for a page to say: the product knows it already.
         let ended_there = match &state {
             SessionState::AwaitingConfirmation { .. } => code.is_some(),
@@ -595,7 +595,7 @@ impl Broker {
             .await
             .map_err(|failure| {
                 tracing::warn!(
-                    app = %session.app, connection = %session.connection, session = %state.session, %failure,
+                    app = %session.app, connection = %session.connection, %failure,
                     error = failure.answer.error, error_codes = ?failure.answer.error_codes,
                     trace_id = failure.answer.trace_id, correlation_id = failure.answer.correlation_id,
                     "a code could not be redeemed"

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// What is wrong with a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -107,13 +107,59 @@ impl ConnectionName {
         }
     }
 }
-name!(
-    /// An unguessable identifier that we made (a connect session's, an admin consent session's).
-    SessionId,
-    64,
-    "A-Z a-z 0-9 _ -",
-    |byte| matches!(byte, b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-')
-);
+
+/// An unguessable identifier that we made (a connect session's, an admin consent session's). Whoever has one has the link, so it has
+/// neither `Display` nor `Serialize`, and its `Debug` shows nothing; logs and audit have a `telemetry::session_mark` in its place:
+/// ```compile_fail
+/// fn printed(id: &tokenward::domain::id::SessionId) -> String { id.to_string() }
+/// ```
+/// ```compile_fail
+/// fn logged(id: &tokenward::domain::id::SessionId) -> serde_json::Value { serde_json::json!(id) }
+/// ```
+/// Its text has to be asked for by name:
+/// ```
+/// fn link(id: &tokenward::domain::id::SessionId) -> String { format!("/connect/{}", id.expose()) }
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(Box<str>);
+
+impl SessionId {
+    const MAX: usize = 64;
+
+    /// Checks and takes an id.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        if text.is_empty() || text.len() > Self::MAX {
+            return Err(InvalidName::Length { max: Self::MAX });
+        }
+        if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')) {
+            return Err(InvalidName::Character { allowed: "A-Z a-z 0-9 _ -" });
+        }
+        Ok(SessionId(text.into()))
+    }
+
+    /// The id as text: for a link, its own caller, its browser's cookie, and what is sealed.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// For a member of a record that is sealed before it is stored: `#[serde(serialize_with = "…")]`.
+    pub fn serialize_to_be_sealed<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for SessionId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        SessionId::parse(&text).map_err(|invalid| D::Error::custom(format!("an id {invalid}")))
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionId(…)")
+    }
+}
 
 /// What names one connection: its app and its name within it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -111,7 +111,7 @@ impl PublicSite {
         let Ok(id) = SessionId::parse(id) else {
             return self.cannot_begin(CannotBegin::Gone, request);
         };
-        let binding = cookie::binding(&request.headers, &self.broker.base_url(), id.as_str());
+        let binding = cookie::binding(&request.headers, &self.broker.base_url(), id.expose());
         let view = match self.broker.session_view(&id, binding.as_deref()).await {
             Ok(view) => view,
             Err(problem) => return self.cannot_begin(problem, request),
@@ -135,12 +135,12 @@ impl PublicSite {
             ))
             .list("It will ask for", asked_for(&view.scopes))
             .say("If you did not just ask for this yourself, close this page: whoever sent you the link would get access to your account.")
-            .button("Continue to sign in", format!("{}/connect/{id}", self.broker.base_url()));
+            .button("Continue to sign in", format!("{}/connect/{}", self.broker.base_url(), id.expose()));
         page = page.contact(app.and_then(|app| app.support_contact.clone()));
         let mut response = self.page(StatusCode::OK, &page);
         // The binding comes with the page, so that a button pressed twice is pressed by one browser.
         if binding.is_none() && request.method == Method::GET {
-            let cookie = cookie::set(&self.broker.base_url(), id.as_str(), &self.broker.new_binding());
+            let cookie = cookie::set(&self.broker.base_url(), id.expose(), &self.broker.new_binding());
             response.headers_mut().insert(header::SET_COOKIE, cookie);
         }
         response
@@ -155,12 +155,12 @@ impl PublicSite {
             self.events.browser_refused(who(request), Stranger::LinkFromElsewhere, None);
             return self.page(StatusCode::FORBIDDEN, &Page::link_from_elsewhere());
         }
-        let binding = cookie::binding(&request.headers, &self.broker.base_url(), id.as_str());
+        let binding = cookie::binding(&request.headers, &self.broker.base_url(), id.expose());
         match self.broker.begin(&id, binding.as_deref()).await {
             Ok(begun) => {
                 let mut response = self.redirect(&begun.url);
                 if let Some(binding) = begun.binding {
-                    let cookie = cookie::set(&self.broker.base_url(), id.as_str(), &binding);
+                    let cookie = cookie::set(&self.broker.base_url(), id.expose(), &binding);
                     response.headers_mut().insert(header::SET_COOKIE, cookie);
                 }
                 response

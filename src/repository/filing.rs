@@ -47,9 +47,9 @@ impl FiledUnder {
     /// That of a session: the hash of its id, which is the link. One that a build before 0.3 made is under the id itself, and
     /// stays there. A hash has the form of an id, but not its length: the name of a session must not open that session.
     pub fn session(id: &SessionId) -> Self {
-        let could_be_ours = id.as_str().len() == ID_LENGTH;
-        let before = could_be_ours.then(|| Zeroizing::new(id.as_str().to_owned()));
-        FiledUnder { before, ..FiledUnder::hash(&SecretHash::of(id.as_str())) }
+        let could_be_ours = id.expose().len() == ID_LENGTH;
+        let before = could_be_ours.then(|| Zeroizing::new(id.expose().to_owned()));
+        FiledUnder { before, ..FiledUnder::hash(&SecretHash::of(id.expose())) }
     }
 
     /// The name: nothing that lets its bearer in.
@@ -105,13 +105,13 @@ mod tests {
     fn what_lets_its_bearer_in_is_known_again_and_is_not_in_a_name() {
         let id = SessionId::parse("a-session-that-is-a-link").expect("an id");
         let filed = FiledUnder::session(&id);
-        assert!(!filed.name.contains(id.as_str()) && filed.name.len() == 64);
+        assert!(!filed.name.contains(id.expose()) && filed.name.len() == 64);
         // Whoever reads the name has no id.
         let name = SessionId::parse(&filed.name).expect("of an id's form");
         assert!(FiledUnder::session(&name).names().all(|looked_at| looked_at != filed.name));
         let earlier = SessionId::parse(&"a".repeat(ID_LENGTH)).expect("an id");
-        assert!(FiledUnder::session(&earlier).names().any(|looked_at| looked_at == earlier.as_str()));
-        assert_eq!(filed.name, FiledUnder::hash(&SecretHash::of(id.as_str())).name);
+        assert!(FiledUnder::session(&earlier).names().any(|looked_at| looked_at == earlier.expose()));
+        assert_eq!(filed.name, FiledUnder::hash(&SecretHash::of(id.expose())).name);
         assert!(SecretHash::of("code").is_of("code") && !SecretHash::of("code").is_of("codf"));
         // As they stand in sealed records of earlier builds.
         let stored = format!("\"{}\"", sha256_hex(b"code"));

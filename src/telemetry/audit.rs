@@ -16,7 +16,7 @@
 //! | `peer`, `peer_address`, `peer_uid` | `unix` or `tcp`, and where from |
 //! | `app`, `connection`, `tenant`, `object` | which connection and, by Entra's ids, whose; never a username |
 //! | `scopes`, `expires_in` | what was handed out, and for how many seconds it lives |
-//! | `session` | the connect session |
+//! | `session` | the connect session: the first 16 hex digits of its id's SHA-256, for the id is a link |
 //! | `detail` | what an administrative act was about, such as `{"credential": "2026-11"}` |
 //! | `suppressed` | this record stands for so many of the same kind since the last such record, which are not told one by one; without `peer` and `request_id` |
 //! | `request_id` | the request, as in the log and in the caller's response |
@@ -50,10 +50,11 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 use tokio::sync::{Notify, SetOnce};
 
-use crate::domain::id::{AppName, CallerName, ConnectionName, SessionId};
+use crate::domain::id::{AppName, CallerName, ConnectionName};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::{Clock, Timestamp};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::session_mark::SessionMark;
 
 /// The longest that a request waits for its record.
 pub const PATIENCE: Duration = Duration::from_millis(250);
@@ -152,9 +153,9 @@ pub struct AuditEvent {
     /// Seconds that the token handed out still lives.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_in: Option<u64>,
-    /// The connect session. Its id opens nothing any more once it has been used.
+    /// The connect session.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub session: Option<SessionId>,
+    pub session: Option<SessionMark>,
     /// What an administrative act was about. Names and ids only.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub detail: BTreeMap<&'static str, String>,
@@ -821,6 +822,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::domain::id::SessionId;
     use crate::listener::{Origin, RequestId};
     use crate::system::SystemClock;
 
@@ -875,7 +877,7 @@ mod tests {
         event.tenant = Some("t".to_owned());
         event.object = Some("o".to_owned());
         event.authenticated_by = Some("api_key k1".to_owned());
-        event.session = SessionId::parse("s").ok();
+        event.session = SessionId::parse("abc").ok().as_ref().map(SessionMark::of);
         event.detail.insert("credential", "2026-11".to_owned());
         event.reason = Some("grant_revoked");
         let id = RequestId::new(&crate::system::SystemRandom::new());
@@ -886,7 +888,7 @@ mod tests {
                 "at": "2026-11-23T00:01:23.250Z", "action": "token", "outcome": "ok", "reason": "grant_revoked",
                 "caller": "mail-sync", "authenticated_by": "api_key k1", "peer": "unix", "peer_uid": 7,
                 "app": "outlook", "connection": "user-1", "tenant": "t", "object": "o", "scopes": ["Mail.Read"],
-                "expires_in": 3000, "session": "s", "detail": {"credential": "2026-11"}, "request_id": id.as_str(),
+                "expires_in": 3000, "session": "ba7816bf8f01cfea", "detail": {"credential": "2026-11"}, "request_id": id.as_str(),
             })
         );
         let tcp = event.from_request(Origin::Tcp("[::ffff:10.0.0.1]:5".parse().expect("an address")), &id);

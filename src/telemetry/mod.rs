@@ -8,3 +8,4 @@ pub mod logging;
 pub mod metrics;
 pub mod sampler;
 pub mod series;
+pub mod session_mark;

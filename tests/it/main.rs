@@ -39,6 +39,7 @@ mod commands;
 mod dead_grants;
 mod docs;
 mod evidence;
+mod evidence_acts;
 mod floods;
 mod foresight;
 mod guarded;

@@ -1,0 +1,50 @@
+//! What a connect session is called in log and audit: enough to tell it from others and to find one that is known, and no link.
+
+use std::fmt::{self, Write as _};
+
+use serde::Serialize;
+
+use crate::domain::id::SessionId;
+
+/// Bytes of the hash that are shown: two of a million sessions are called the same once in thirty million times.
+const SHOWN: usize = 8;
+
+/// The first 16 hex digits of the SHA-256 of a session's id: `printf %s "$id" | sha256sum | cut -c1-16`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct SessionMark(String);
+
+impl SessionMark {
+    /// The mark of a session.
+    pub fn of(id: &SessionId) -> Self {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, id.expose().as_bytes());
+        let shown = digest.as_ref().iter().take(SHOWN);
+        SessionMark(shown.fold(String::with_capacity(2 * SHOWN), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        }))
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SessionMark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_the_begin_of_the_hash_and_holds_no_part_of_the_id() {
+        let id = SessionId::parse("abc").expect("an id");
+        assert_eq!(SessionMark::of(&id).as_str(), "ba7816bf8f01cfea");
+        assert_eq!(format!("{id:?}"), "SessionId(…)");
+    }
+}
