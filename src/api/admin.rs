@@ -7,12 +7,12 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
-use tokio::sync::oneshot;
 
 use super::body::AskedRevocation;
 use super::path::{self, NoConnection, Of};
 use super::problem::{Problem, json};
 use super::shapes::{ConnectionShape, ExplainShape};
+use super::to_its_end::Acts;
 use super::upkeep::{self, Upkeep};
 use super::{body, code_of, credential, list_request, page_shape, refuse_credential_in_url};
 use crate::broker::inspect::Shown;
@@ -24,7 +24,7 @@ use crate::broker::{Broker, Refusal};
 use crate::callers::{AuthenticationFailure, Credential, KeyUse, LiveCallers};
 use crate::domain::choice::Choice;
 use crate::domain::id::{AppName, CallerName, ConnectionKey};
-use crate::domain::task::{BoxFuture, Tasks};
+use crate::domain::task::BoxFuture;
 use crate::domain::time::{Clock, Timestamp};
 use crate::events::{About, Events, Who};
 use crate::listener::{Handler, Pairs, Request, RequestId, Response};
@@ -418,27 +418,15 @@ impl From<KeyUse> for KeyShape {
     }
 }
 
-/// What an operator asks for is done to its end and written down, though whoever asked has gone.
-pub struct ToItsEnd {
-    api: Arc<AdminApi>,
-    tasks: Arc<dyn Tasks>,
-}
-
-impl ToItsEnd {
-    /// The API, with its acts as tasks of their own.
-    pub fn new(api: AdminApi, tasks: Arc<dyn Tasks>) -> Self {
-        ToItsEnd { api: Arc::new(api), tasks }
+impl Handler for AdminApi {
+    fn handle<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
+        Box::pin(self.answer(request))
     }
 }
 
-impl Handler for ToItsEnd {
-    fn handle<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
-        let (sender, receiver) = oneshot::channel();
-        let api = Arc::clone(&self.api);
-        let act = async move {
-            let _ = sender.send(api.answer(request).await);
-        };
-        self.tasks.spawn("what an operator asks for", Box::pin(act));
-        Box::pin(async { receiver.await.expect("the act did not panic") })
+/// Operators ask seldom: whatever they ask for is done to its end.
+impl Acts for AdminApi {
+    fn is_act(&self, _: &Request) -> bool {
+        true
     }
 }

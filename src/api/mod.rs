@@ -18,6 +18,7 @@ pub mod problem;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;
 pub mod shapes;
+pub mod to_its_end;
 pub mod upkeep;
 
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use serde::Serialize;
 use self::path::{NoConnection, Of};
 use self::problem::{Problem, json};
 use self::shapes::{AccountShape, ConnectionShape, ExplainShape, PageShape, SessionShape};
+use self::to_its_end::Acts;
 use crate::broker::confirm::Confirmation;
 use crate::broker::connect::NewSession;
 use crate::broker::inspect::{ListRequest, ShownPage};
@@ -413,6 +415,12 @@ impl Handler for LocalApi {
     }
 }
 
+impl Acts for LocalApi {
+    fn is_act(&self, request: &Request) -> bool {
+        find_in(&request.path).is_ok_and(|route| route.is_act(&request.method, request.query.as_deref()))
+    }
+}
+
 /// The credential a request carries: its header's, which then decides alone, else the Unix peer's. `None` for a header
 /// that is there and is no bearer.
 pub(crate) fn credential(headers: &HeaderMap, origin: Origin) -> Option<Credential<'_>> {
@@ -487,6 +495,29 @@ impl Route {
             Route::NewSession | Route::Confirm(_) | Route::NewAdminConsent => "POST",
         }
     }
+
+    /// Whether this request may change what outlives it, so that it is done to its end ([`to_its_end`]).
+    fn is_act(&self, method: &Method, query: Option<&str>) -> bool {
+        match self {
+            // A hand-out's record is put down in the step in which it is decided, so it needs no task. The link that is asked for beside
+            // a refusal is an act.
+            Route::Connection(_, Of::Token) => asks_for_link(query),
+            Route::Document
+            | Route::Connection(_, Of::Connection | Of::Explain)
+            | Route::Connections(_)
+            | Route::NewSession
+            | Route::Session(_)
+            | Route::Confirm(_)
+            | Route::NewAdminConsent
+            | Route::AdminConsent(_) => !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS),
+        }
+    }
+}
+
+/// As [`LocalApi::serve`] reads it, whatever way its name is spelled.
+fn asks_for_link(query: Option<&str>) -> bool {
+    Pairs::names(query.unwrap_or_default().as_bytes())
+        .is_ok_and(|mut names| names.any(|name| name == "connect"))
 }
 
 pub(crate) fn list_request(broker: &Broker, app: &AppName, query: &Pairs) -> Result<ListRequest, Problem> {
@@ -539,6 +570,27 @@ mod tests {
             ROUTES.iter().map(|(method, path)| ((*method).to_owned(), (*path).to_owned())).collect();
         routes.sort();
         assert_eq!(documented, routes);
+    }
+
+    #[test]
+    fn whatever_is_more_than_a_look_or_a_hand_out_is_done_to_its_end() {
+        let is_act = |method: &str, path: &str, query| {
+            let path = path
+                .replace("{app}", "outlook")
+                .replace("{connection}", "token")
+                .replace("{id}", "session-1");
+            let method = Method::from_bytes(method.as_bytes()).expect("a method");
+            find_in(&path).is_ok_and(|route| route.is_act(&method, query))
+        };
+        for (method, path) in ROUTES {
+            let is_token = path.ends_with("/token");
+            assert_eq!(is_act(method, path, None), method != "GET" && !is_token, "{method} {path}");
+            // The link that comes beside a refusal, however its name is spelled.
+            for query in ["connect=1", "min_ttl=60&c%6Fnnect=1", "connect"] {
+                assert_eq!(is_act(method, path, Some(query)), method != "GET" || is_token, "{method} {path}");
+            }
+        }
+        assert!(!is_act("GET", "/v1/nowhere", Some("connect=1")));
     }
 
     #[test]

@@ -29,7 +29,8 @@ use arc_swap::ArcSwap;
 use self::reading::{By, Everything, Refused};
 pub use self::reload::Source;
 use crate::api::LocalApi;
-use crate::api::admin::{AdminApi, ToItsEnd};
+use crate::api::admin::AdminApi;
+use crate::api::to_its_end::ToItsEnd;
 use crate::authority::KnownTokenHosts;
 use crate::broker::{self, Apps, Broker};
 use crate::callers::limit::Limiter;
@@ -270,8 +271,8 @@ impl Daemon {
         let site = PublicSite::new(broker.clone(), keyring.clone(), random, clock.clone(), events.clone());
         bound.public.serve(Arc::new(site), surroundings.clone());
         let limiter = Limiter::default();
-        let local =
-            Arc::new(LocalApi::new(broker.clone(), callers.clone(), limiter, clock.clone(), events.clone()));
+        let local = LocalApi::new(broker.clone(), callers.clone(), limiter, clock.clone(), events.clone());
+        let local = Arc::new(ToItsEnd::new(local, tasks.clone()));
         for listener in bound.local {
             listener.serve(local.clone(), surroundings.clone());
         }

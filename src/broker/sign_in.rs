@@ -19,6 +19,7 @@ use crate::domain::id::{AppName, CallerName, ConnectionKey, SessionId};
 use crate::domain::random::{random_bytes, random_token};
 use crate::domain::scope::ScopeSet;
 use crate::domain::secret::{AuthorizationCode, CodeVerifier, ConfirmationCode};
+use crate::domain::task::BoxFuture;
 use crate::refresh::{held_token, sha256_hex, warn_of_remarks};
 use crate::repository::{FiledUnder, Kind, Redeemed, SecretHash, Taken};
 use crate::store::Floor;
@@ -63,6 +64,12 @@ pub enum CannotBegin {
     /// The authority or the store does not serve now.
     Unavailable(Refusal),
 }
+
+/// Writes down how a callback ended, and gives it back.
+pub type Tell = dyn Fn(Finished) -> BoxFuture<'static, Finished> + Send + Sync;
+
+/// What a callback begins, and what that is called.
+type Work = (&'static str, BoxFuture<'static, Finished>);
 
 /// What a callback brought, its parameters read strictly.
 pub struct Callback<'a> {
@@ -294,20 +301,34 @@ impl Broker {
     /// The browser came back. Everything is checked before the state is marked as answered, and it is marked before the
     /// code is sent: of any number of callbacks one sends it, and the others of the same browser end where that one did.
     /// From there on the work goes on whether the browser waits or not: a code that was sent, and a grant that came back,
-    /// are not lost with a closed tab.
-    pub async fn finish(self: &Arc<Self>, callback: Callback<'_>) -> Finished {
+    /// are not lost with a closed tab. And so does `tell`, which writes down what came of it and gives it back.
+    pub async fn finish(self: &Arc<Self>, callback: Callback<'_>, tell: Arc<Tell>) -> Finished {
+        match self.begun_by(callback).await {
+            Err(finished) => tell(finished).await,
+            Ok((name, work)) => {
+                let told = Arc::clone(&tell);
+                match self.to_the_end(name, async move { told(work.await).await }).await {
+                    Some(finished) => finished,
+                    None => tell(Finished::Refused(CallbackProblem::Unavailable)).await,
+                }
+            }
+        }
+    }
+
+    /// The work that a callback begins, or how it ends where it begins none.
+    async fn begun_by(self: &Arc<Self>, callback: Callback<'_>) -> Result<Work, Finished> {
         let hash = FiledUnder::hash(&SecretHash::of(&callback.state));
         let repository = &self.deps.repository;
         let record = match repository.pending::<AuthorizeState>(Kind::State, &hash).await {
             Ok(Some(record)) => record,
-            Ok(None) => return Finished::Refused(CallbackProblem::UnknownState),
+            Ok(None) => return Err(Finished::Refused(CallbackProblem::UnknownState)),
             Err(error) => {
                 tracing::error!(%error, "a callback could not be looked up");
-                return Finished::Refused(CallbackProblem::Unavailable);
+                return Err(Finished::Refused(CallbackProblem::Unavailable));
             }
         };
         if record.value.app != *callback.app {
-            return Finished::Refused(CallbackProblem::MixedUp);
+            return Err(Finished::Refused(CallbackProblem::MixedUp));
         }
         let is_bound = |session: &SessionId, browser: &str| {
             (callback.binding)(session.expose())
@@ -318,19 +339,19 @@ impl Broker {
         match &record.value.purpose {
             Purpose::Answered(answered) => {
                 if !is_bound(&answered.session, &answered.browser) {
-                    return Finished::Refused(CallbackProblem::AnotherBrowser);
+                    return Err(Finished::Refused(CallbackProblem::AnotherBrowser));
                 }
-                return self.repeat(answered, outcome.brought().as_deref()).await;
+                Err(self.repeat(answered, outcome.brought().as_deref()).await)
             }
-            _ if callback.only_repeats => return Finished::Refused(CallbackProblem::UnknownState),
+            _ if callback.only_repeats => Err(Finished::Refused(CallbackProblem::UnknownState)),
             Purpose::AdminConsent { session } => {
                 let (app, session) = (record.value.app.clone(), session.clone());
                 let work = async move { broker.finish_admin_consent(&app, &session, outcome).await };
-                self.to_the_end("finish an admin consent", work).await
+                Ok(("finish an admin consent", Box::pin(work)))
             }
             Purpose::Connect(state) => {
                 if !is_bound(&state.session, &state.browser) {
-                    return Finished::Refused(CallbackProblem::AnotherBrowser);
+                    return Err(Finished::Refused(CallbackProblem::AnotherBrowser));
                 }
                 // RFC 9207 section 2.4: simple string comparison. A templated issuer is compared with its tenant
                 // filled in.
@@ -339,13 +360,12 @@ impl Broker {
                     None => !state.iss_required,
                 };
                 if !fits {
-                    return Finished::Refused(CallbackProblem::MixedUp);
+                    return Err(Finished::Refused(CallbackProblem::MixedUp));
                 }
                 let work = async move { broker.finish_connect(&hash, record, outcome).await };
-                self.to_the_end("finish a connect flow", work).await
+                Ok(("finish a connect flow", Box::pin(work)))
             }
         }
-        .unwrap_or(Finished::Refused(CallbackProblem::Unavailable))
     }
 
     async fn finish_connect(

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use http::{HeaderValue, Method, StatusCode, header};
 
 use self::page::{Page, Style};
-use crate::broker::sign_in::{CannotBegin, Finished, FinishedSession};
+use crate::broker::sign_in::{CannotBegin, Finished, FinishedSession, Tell};
 use crate::broker::{Broker, FailureReason, Refusal, SessionState};
 use crate::domain::id::{AppName, SessionId};
 use crate::domain::random::Random;
@@ -34,7 +34,7 @@ use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
 use crate::events::{Events, Stranger, Who};
 use crate::keyring::Keyring;
-use crate::listener::{Handler, Request, RequestId, Response, response};
+use crate::listener::{Handler, Origin, Request, RequestId, Response, response};
 
 /// The public listener's handler.
 pub struct PublicSite {
@@ -238,8 +238,8 @@ impl PublicSite {
         let admin = parameters.admin_consent;
         let base_url = self.broker.base_url();
         let binding = move |session: &str| cookie::binding(&headers, &base_url, session);
-        let finished = self.broker.finish(parameters.callback(&app, &binding)).await;
-        self.events.callback(who, &app, &finished).await;
+        let tell = self.teller(&app, &request_id, who.origin);
+        let finished = self.broker.finish(parameters.callback(&app, &binding), tell).await;
         match finished {
             Finished::Refused(problem) => {
                 let (status, page) = Page::of_callback_problem(&problem, admin);
@@ -274,6 +274,18 @@ impl PublicSite {
                 }
             },
         }
+    }
+
+    /// What writes down how a callback ended, whether or not its browser waits.
+    fn teller(&self, app: &AppName, request_id: &RequestId, origin: Origin) -> Arc<Tell> {
+        let (events, app, request_id) = (Arc::clone(&self.events), app.clone(), request_id.clone());
+        Arc::new(move |finished| {
+            let (events, app, request_id) = (Arc::clone(&events), app.clone(), request_id.clone());
+            Box::pin(async move {
+                events.callback(Who { request_id: &request_id, origin }, &app, &finished).await;
+                finished
+            })
+        })
     }
 
     fn with_contact(&self, page: Page, app: &AppName) -> Page {

@@ -56,6 +56,9 @@ use crate::domain::time::{Clock, Timestamp};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::session_mark::SessionMark;
 
+/// Why a record is lost that nobody could wait for any longer.
+const TOO_SLOW: &str = "the sink does not keep up";
+
 /// The longest that a request waits for its record.
 pub const PATIENCE: Duration = Duration::from_millis(250);
 /// Records that may wait to be written, and so the most that are written at once: more than requests are under way at a
@@ -306,7 +309,7 @@ impl AuditWriter {
             outcome = batch.written.wait() => Some(*outcome),
             () = patience => None,
         };
-        in_time.or_else(|| batch.give_up()).unwrap_or_else(|| self.lost("the sink does not keep up"))
+        in_time.or_else(|| batch.give_up()).unwrap_or_else(|| self.lost(TOO_SLOW))
     }
 
     fn lost(&self, why: &'static str) -> Recorded {
@@ -329,25 +332,55 @@ impl Audit for AuditWriter {
                 })
             }
             Put::Closed => Box::pin(std::future::ready(self.lost("its writer has ended"))),
-            Put::NoRoom(event) => Box::pin(async move {
-                let mut patience = self.clock.sleep(PATIENCE);
-                let put = tokio::select! {
-                    put = self.queue.put_when_there_is_room(event) => put,
-                    () = &mut patience => None,
-                };
-                match put {
-                    Some(batch) => {
-                        self.queue.wake_writer();
-                        self.written(batch, patience).await
+            Put::NoRoom(event) => {
+                let mut waiting = Waiting { writer: self, event: Some(event) };
+                Box::pin(async move {
+                    let mut patience = self.clock.sleep(PATIENCE);
+                    let put = tokio::select! {
+                        put = self.queue.put_when_there_is_room(&mut waiting.event) => put,
+                        () = &mut patience => None,
+                    };
+                    match put {
+                        Some(batch) => {
+                            self.queue.wake_writer();
+                            self.written(batch, patience).await
+                        }
+                        None => waiting.give_up(),
                     }
-                    None => self.lost("the sink does not keep up"),
-                }
-            }),
+                })
+            }
         }
     }
 
     fn note(&self, event: AuditEvent) -> Noted {
         self.queue.note(event)
+    }
+}
+
+/// A record for which there was no room. One whose request is hung up has its last chance then, and is counted where it has none.
+struct Waiting<'a> {
+    writer: &'a AuditWriter,
+    event: Option<Box<AuditEvent>>,
+}
+
+impl Waiting<'_> {
+    /// Counts the record, once.
+    fn give_up(mut self) -> Recorded {
+        drop(self.event.take());
+        self.writer.lost(TOO_SLOW)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let Some(event) = self.event.take() else { return };
+        match self.writer.queue.put(*event) {
+            // (Where it is not written, the batch counts it: nobody gave it up.)
+            Put::Into(_) => self.writer.queue.wake_writer(),
+            Put::NoRoom(_) | Put::Closed => {
+                let _ = self.writer.lost(TOO_SLOW);
+            }
+        }
     }
 }
 
@@ -469,15 +502,15 @@ impl Queue {
         }
     }
 
-    /// `None` once the queue is closed.
-    async fn put_when_there_is_room(&self, mut event: Box<AuditEvent>) -> Option<Arc<Batch>> {
+    /// Takes the event once there is room for it. `None` once the queue is closed.
+    async fn put_when_there_is_room(&self, event: &mut Option<Box<AuditEvent>>) -> Option<Arc<Batch>> {
         loop {
             // Before the look: what is taken between the two is not missed.
             let taken = self.taken.notified();
-            match self.put(*event) {
+            match self.put(*event.take()?) {
                 Put::Into(batch) => return Some(batch),
                 Put::Closed => return None,
-                Put::NoRoom(back) => event = back,
+                Put::NoRoom(back) => *event = Some(back),
             }
             taken.await;
         }
@@ -1069,6 +1102,27 @@ mod tests {
         drop(told.go_on);
         assert_eq!([first.await, second.await, third.await], [Recorded::Written; 3]);
         assert_eq!(lost(&told.metrics), "0");
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_room_and_goes_leaves_its_record_or_has_it_counted() {
+        let mut told = told(1);
+        let first = record(&told.writer, "user-1");
+        assert_eq!(told.begun.recv().await, Some(1));
+        let second = record(&told.writer, "user-2");
+        // One goes while it waits, one before it has begun to: there is no room for either, still.
+        drop(record(&told.writer, "user-3"));
+        drop(told.writer.record(event("user-4")));
+        assert_eq!(lost(&told.metrics), "2");
+        // This one goes when there is room again.
+        let third = record(&told.writer, "user-5");
+        told.go_on.send(Ok(())).expect("told");
+        assert_eq!(told.begun.recv().await, Some(1));
+        drop(third);
+        drop(told.go_on);
+        assert_eq!([first.await, second.await], [Recorded::Written; 2]);
+        assert_eq!(told.begun.recv().await, Some(1), "it left its record");
+        assert_eq!(lost(&told.metrics), "2");
     }
 
     #[tokio::test]
