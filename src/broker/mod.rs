@@ -17,6 +17,7 @@ pub mod confirm;
 pub mod connect;
 mod consent_walk;
 pub mod disconnect;
+mod in_use;
 pub mod inspect;
 mod invitations;
 pub mod pause;

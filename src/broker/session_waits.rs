@@ -3,83 +3,53 @@
 //! A session that changed wakes those who wait for it and nobody else: what one link or caller does costs nothing for each of
 //! the others that wait. (What another replica changed is found by looking now and then.)
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
 use tokio::sync::watch;
 
+use super::in_use::{InUse, Use};
 use crate::domain::id::SessionId;
 use crate::repository::FiledUnder;
 
-type BySession = BTreeMap<String, watch::Sender<()>>;
-
 /// Those who wait, by session.
 #[derive(Default)]
-pub(super) struct SessionWaits {
-    by_session: Arc<Mutex<BySession>>,
-}
+pub(super) struct SessionWaits(InUse<String, watch::Sender<()>>);
 
 /// Somebody who waits for a session, from when this was made.
 pub(super) struct Waiting {
-    session: String,
-    by_session: Arc<Mutex<BySession>>,
-    /// None only while it is dropped.
-    changed: Option<watch::Receiver<()>>,
+    changed: watch::Receiver<()>,
+    _of_session: Use<String, watch::Sender<()>>,
 }
 
 impl SessionWaits {
     /// Begins to wait: what changes from now on is not missed.
     pub(super) fn begin(&self, session: &SessionId) -> Waiting {
         let session = FiledUnder::session(session).name().to_owned();
-        let mut by_session = lock(&self.by_session);
-        let sender = by_session.entry(session.clone()).or_insert_with(|| watch::Sender::new(()));
-        let changed = Some(sender.subscribe());
-        Waiting { session, by_session: self.by_session.clone(), changed }
+        let of_session = self.0.share(session, || watch::Sender::new(()));
+        Waiting { changed: of_session.look(watch::Sender::subscribe), _of_session: of_session }
     }
 
     /// A session changed.
     pub(super) fn wake(&self, session: &SessionId) {
-        if let Some(sender) = lock(&self.by_session).get(FiledUnder::session(session).name()) {
-            sender.send_replace(());
-        }
+        self.0.look(FiledUnder::session(session).name(), |sender| sender.send_replace(()));
     }
 
     /// Everybody is to look again.
     pub(super) fn wake_all(&self) {
-        for sender in lock(&self.by_session).values() {
-            sender.send_replace(());
-        }
+        self.0.look_at_all(|sender| sender.send_replace(()));
     }
 }
 
 impl Waiting {
     /// Completes when the session changed since this was last asked, or since it began.
     pub(super) async fn changed(&mut self) {
-        if let Some(changed) = &mut self.changed {
-            // (The sender is there for as long as this waits.)
-            let _ = changed.changed().await;
-        }
+        // (The sender is there for as long as this waits.)
+        let _ = self.changed.changed().await;
     }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        // Under the lock, so that nobody begins to wait between the last one's end and the session's being forgotten.
-        let mut by_session = lock(&self.by_session);
-        self.changed = None;
-        if by_session.get(&self.session).is_some_and(|sender| sender.receiver_count() == 0) {
-            by_session.remove(&self.session);
-        }
-    }
-}
-
-fn lock(by_session: &Mutex<BySession>) -> MutexGuard<'_, BySession> {
-    by_session.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use std::pin::pin;
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Context, Wake, Waker};
 
@@ -119,7 +89,7 @@ mod tests {
         assert!((0..48).filter(|number| number / 2 != 3).all(&mut polled));
         drop(all);
         drop(waiting);
-        assert!(lock(&waits.by_session).is_empty(), "nobody waits any more");
+        assert!(waits.0.is_empty(), "nobody waits any more");
         let mut late = waits.begin(&id(1));
         let late = pin!(late.changed());
         assert!(late.poll(&mut Context::from_waker(Waker::noop())).is_pending());

@@ -5,10 +5,10 @@
 //!
 //! So many are under way for one caller at one time: an authority that hangs holds no more tasks and connections than that.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::in_use::{InUse, Use};
 use crate::domain::id::CallerName;
 use crate::refresh::CallPermit;
 use crate::repository::FiledUnder;
@@ -23,26 +23,21 @@ const SAID_AGAIN: Duration = Duration::from_secs(10);
 /// The permits in use.
 #[derive(Default)]
 pub(super) struct SignInPermits {
-    book: Arc<Mutex<Book>>,
+    of_states: InUse<String, UnderWay>,
+    /// Each state under way is one of those who share its caller.
+    of_callers: InUse<Option<CallerName>, ()>,
+    /// Monotonic time at which the log was last told that some have to come again.
+    said_at: Mutex<Option<Duration>>,
 }
 
-#[derive(Default)]
-struct Book {
-    by_state: BTreeMap<String, Weak<CallPermit>>,
-    /// How many of these each caller has.
-    of_callers: BTreeMap<Option<CallerName>, usize>,
-    /// Monotonic time at which the log was last told that some have to come again.
-    said_at: Option<Duration>,
+/// A state whose code is under way.
+struct UnderWay {
+    permit: CallPermit,
+    _of_caller: Use<Option<CallerName>, ()>,
 }
 
 /// One of those who share the permit of a state.
-pub(super) struct SignInPermit {
-    state: String,
-    caller: Option<CallerName>,
-    book: Arc<Mutex<Book>>,
-    /// None only while it is dropped.
-    permit: Option<Arc<CallPermit>>,
-}
+pub(super) struct SignInPermit(Use<String, UnderWay>);
 
 impl SignInPermits {
     /// The permit of a state: that of whoever has it already, else what `take` gives. None where the caller that started the
@@ -53,29 +48,19 @@ impl SignInPermits {
         caller: Option<&CallerName>,
         take: impl FnOnce() -> Option<CallPermit>,
     ) -> Option<SignInPermit> {
-        let (state, caller) = (state.name().to_owned(), caller.cloned());
-        let mut book = lock(&self.book);
-        let permit = match book.by_state.get(&state).and_then(Weak::upgrade) {
-            Some(permit) => permit,
-            None => {
-                if book.of_callers.get(&caller).is_some_and(|count| *count >= MOST_UNDER_WAY) {
-                    return None;
-                }
-                let permit = Arc::new(take()?);
-                book.by_state.insert(state.clone(), Arc::downgrade(&permit));
-                *book.of_callers.entry(caller.clone()).or_default() += 1;
-                permit
-            }
+        let begin = || {
+            let _of_caller = self.of_callers.try_share(caller.cloned(), MOST_UNDER_WAY, || Some(()))?;
+            Some(UnderWay { permit: take()?, _of_caller })
         };
-        Some(SignInPermit { state, caller, book: self.book.clone(), permit: Some(permit) })
+        self.of_states.try_share(state.name().to_owned(), usize::MAX, begin).map(SignInPermit)
     }
 
     /// Whether it is to be said at `now` (monotonic) that one has to come again.
     pub(super) fn is_to_be_said(&self, now: Duration) -> bool {
-        let mut book = lock(&self.book);
-        let is_said = book.said_at.is_some_and(|at| now.saturating_sub(at) < SAID_AGAIN);
+        let mut said_at = self.said_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_said = said_at.is_some_and(|at| now.saturating_sub(at) < SAID_AGAIN);
         if !is_said {
-            book.said_at = Some(now);
+            *said_at = Some(now);
         }
         !is_said
     }
@@ -84,34 +69,13 @@ impl SignInPermits {
 impl SignInPermit {
     /// The code is sent.
     pub(super) fn spend(&self) {
-        if let Some(permit) = &self.permit {
-            permit.spend();
-        }
+        self.0.look(|under_way| under_way.permit.spend());
     }
-}
-
-impl Drop for SignInPermit {
-    fn drop(&mut self) {
-        // Under the lock, so that nobody takes another one between the last one's end and its being forgotten.
-        let mut book = lock(&self.book);
-        self.permit = None;
-        if book.by_state.get(&self.state).is_some_and(|permit| permit.strong_count() == 0) {
-            book.by_state.remove(&self.state);
-            let left = book.of_callers.get(&self.caller).copied().unwrap_or_default().saturating_sub(1);
-            match left {
-                0 => book.of_callers.remove(&self.caller),
-                left => book.of_callers.insert(self.caller.clone(), left),
-            };
-        }
-    }
-}
-
-fn lock(book: &Mutex<Book>) -> MutexGuard<'_, Book> {
-    book.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicI32, Ordering};
 
     use super::*;
@@ -139,8 +103,7 @@ mod tests {
         other.spend();
         drop(other);
         assert_eq!(count(), 1, "this one did");
-        let book = lock(&permits.book);
-        assert!(book.by_state.is_empty() && book.of_callers.is_empty());
+        assert!(permits.of_states.is_empty() && permits.of_callers.is_empty());
     }
 
     /// The authority answers nobody: a caller's sign-ins hold so much and no more, and another's go on.
