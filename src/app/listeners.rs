@@ -98,14 +98,20 @@ pub(super) fn prepare(
     read.into_iter().collect::<Option<Vec<_>>>().map(PreparedTls)
 }
 
-/// Looks where Unix sockets will be, without making any.
-pub(super) fn look_at_sockets(config: &ListenConfig, findings: &mut Findings<'_>) {
+/// Looks where Unix sockets will be, without making any. Who can put a socket of its own there is told by a warning: between the
+/// containers of one pod that may be meant.
+pub(super) fn look_at_sockets(config: &ListenConfig, secrets: &SecretReader, findings: &mut Findings<'_>) {
     for (name, listeners) in [("local", &config.local), ("admin", &config.admin)] {
         for (at, listener) in listeners.iter().enumerate() {
-            if let Listener::Unix { path, .. } = listener
-                && let Err(error) = look_at_socket(path)
-            {
-                findings.file(&format!("listen.{name}[{at}].unix"), StartError::chain(&error));
+            let Listener::Unix { path, .. } = listener else { continue };
+            let key = format!("listen.{name}[{at}].unix");
+            if let Err(error) = look_at_socket(path) {
+                findings.file(&key, StartError::chain(&error));
+            }
+            if let Err(loose) = secrets.guard().way(path) {
+                let then =
+                    "until then others can put a socket of their own there, and have what callers send";
+                findings.warning(&key, format_args!("{loose}; {then}"));
             }
         }
     }

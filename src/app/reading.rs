@@ -5,6 +5,8 @@
 
 mod advice;
 pub(super) mod credentials;
+#[cfg(test)]
+mod path_tests;
 pub(super) mod public_file;
 
 use std::path::Path;
@@ -19,6 +21,7 @@ use crate::domain::random::Random;
 use crate::domain::time::Clock;
 use crate::journal::files as journal_files;
 use crate::keyring::{Keyring, files as keyring_files};
+use crate::secret_file::SecretReader;
 use crate::system::TokioTasks;
 use crate::telemetry::metrics::Metrics;
 
@@ -126,7 +129,7 @@ pub(super) fn everything(loaded: &Loaded, by: &By<'_>) -> Result<Everything, Ref
     configuration(by, &mut findings);
     let keyring = keyring(&loaded.config, by, &mut findings);
     let store = store::prepare(&loaded.config.store, &by.environment.secrets(), by.ports, &mut findings);
-    lasting(&loaded.config, &mut findings);
+    lasting(&loaded.config, &by.environment.secrets(), &mut findings);
     let read = replaceable_with(&loaded.config, by, keyring.as_ref(), &Authorities::new(), &mut findings);
     match (keyring, store, read) {
         (Some(keyring), Some(store), Some(mut replaceable)) if findings.mistakes.is_empty() => {
@@ -202,13 +205,13 @@ fn keyring(config: &Config, by: &By<'_>, findings: &mut Findings<'_>) -> Option<
 }
 
 /// What does not change while the daemon runs, beside the store.
-fn lasting(config: &Config, findings: &mut Findings<'_>) {
+fn lasting(config: &Config, secrets: &SecretReader, findings: &mut Findings<'_>) {
     if let Some(path) = &config.store.journal
         && let Err(error) = journal_files::look(path)
     {
         findings.file("store.journal", error);
     }
-    listeners::look_at_sockets(&config.listen, findings);
+    listeners::look_at_sockets(&config.listen, secrets, findings);
     if let AuditSink::File(path) = &config.audit.sink {
         file_to_append(path, findings);
     }

@@ -45,4 +45,6 @@ pub use mistakes::{ConfigErrors, Mistake};
 pub use places::Places;
 pub use schema::{json_schema, reference_page};
 pub use sections::*;
+#[cfg(test)]
+pub(crate) use spec::path_keys;
 pub use url::{HttpUrl, UrlError};

@@ -689,6 +689,37 @@ pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
         .map(|(_, candidate)| candidate.to_owned())
 }
 
+/// Every key that holds a path: `[]` stands for any item of a list, `NAME` for any name.
+#[cfg(test)]
+pub(crate) fn path_keys() -> Vec<String> {
+    fn below(kind: &Kind, key: String, keys: &mut Vec<String>) {
+        match kind {
+            Kind::Path => keys.push(key),
+            Kind::Table(table) => of_table(table, &format!("{key}."), keys),
+            Kind::Map { table, .. } => of_table(table, &format!("{key}.NAME."), keys),
+            Kind::List(item) => below(item, format!("{key}[]"), keys),
+            Kind::Text
+            | Kind::Url
+            | Kind::Address
+            | Kind::OneOf(_)
+            | Kind::Integer { .. }
+            | Kind::Bool
+            | Kind::Duration { .. }
+            | Kind::Instant
+            | Kind::User
+            | Kind::Unsupported(_) => {}
+        }
+    }
+    fn of_table(table: &Table, prefix: &str, keys: &mut Vec<String>) {
+        for key in table.keys {
+            below(&key.kind, format!("{prefix}{}", key.name), keys);
+        }
+    }
+    let mut keys = Vec::new();
+    of_table(&ROOT, "", &mut keys);
+    keys
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

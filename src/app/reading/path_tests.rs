@@ -1,0 +1,163 @@
+//! Every path that a configuration can hold, and what is said where others can change what lies there.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use super::*;
+use crate::domain::time::Timestamp;
+use crate::system::{SystemClock, SystemRandom};
+
+/// What is said of a place that others can write to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Said {
+    /// Nothing of it is taken up.
+    Refused,
+    /// It is the daemon's own folder: nobody else may enter it. What lies in it is sealed, whoever moved the folder.
+    Own,
+    /// Others can put something there, and a warning says so.
+    Warned,
+    /// Nothing, and why that is right.
+    Nothing(&'static str),
+}
+
+use Said::{Nothing, Own, Refused, Warned};
+
+const REDIS: &str = "[store]\nkind = \"redis\"\nurl = \"rediss+sentinel://127.0.0.1:1/primary/0\"\n";
+const APP: &str = "[apps.a]\nclient_id = \"11111111-2222-3333-4444-555555555555\"\n\
+                   authority = \"https://login.microsoftonline.com/common/v2.0\"\nscopes = [\"offline_access\"]\n";
+const TLS: &str = "address = \"127.0.0.1:0\"\ntls = { certificate = \"C\", key = \"K\" }\n";
+
+/// Each key of a path with what is said, and a configuration with `PLACE` for it. The place is a file, unless its key ends in `/`
+/// here. A new key gets its row, and what it leads to its guard (`secret_file::guarded`).
+fn rows() -> Vec<(&'static str, Said, String)> {
+    let redis = |line: &str| format!("{REDIS}{line}\n");
+    let app = |line: &str| format!("{APP}{line}\n");
+    let tls = |head: &str, at: &str| {
+        let other = if at == "C" { "K" } else { "C" };
+        format!("{head}\n{TLS}")
+            .replace(&format!("\"{at}\""), "\"PLACE\"")
+            .replace(&format!("\"{other}\""), "\"good\"")
+    };
+    let credential =
+        |kind: &str, rest: &str| app(&format!("credentials = [{{ id = \"a\", kind = \"{kind}\", {rest} }}]"));
+    vec![
+        ("store.path/", Own, "[store]\npath = \"PLACE\"\n".to_owned()),
+        ("store.password_file", Refused, redis("password_file = \"PLACE\"")),
+        ("store.ca_file", Refused, redis("ca_file = \"PLACE\"")),
+        ("store.client_certificate", Refused, redis("client_certificate = \"PLACE\"\nclient_key = \"good\"")),
+        ("store.client_key", Refused, redis("client_certificate = \"good\"\nclient_key = \"PLACE\"")),
+        ("store.sentinel_password_file", Refused, redis("sentinel_password_file = \"PLACE\"")),
+        ("store.journal/", Own, redis("journal = \"PLACE\"")),
+        ("sealing.keyring/", Refused, String::new()),
+        ("listen.public.tls.certificate", Refused, tls("[listen.public]", "C")),
+        ("listen.public.tls.key", Refused, tls("[listen.public]", "K")),
+        ("listen.local[].unix", Warned, "[[listen.local]]\nunix = \"PLACE\"\n".to_owned()),
+        ("listen.local[].tls.certificate", Refused, tls("[[listen.local]]", "C")),
+        ("listen.local[].tls.key", Refused, tls("[[listen.local]]", "K")),
+        ("listen.admin[].unix", Warned, "[[listen.admin]]\nunix = \"PLACE\"\n".to_owned()),
+        ("listen.admin[].tls.certificate", Refused, tls("[[listen.admin]]", "C")),
+        ("listen.admin[].tls.key", Refused, tls("[[listen.admin]]", "K")),
+        ("listen.ops.tls.certificate", Refused, tls("[listen.ops]", "C")),
+        ("listen.ops.tls.key", Refused, tls("[listen.ops]", "K")),
+        (
+            "outbound.proxy_password_file",
+            Refused,
+            "[outbound]\nproxy = \"http://127.0.0.1:1\"\nproxy_username = \"u\"\nproxy_password_file = \"PLACE\"\n".to_owned(),
+        ),
+        (
+            "outbound.proxy_ca_file",
+            Refused,
+            format!("[outbound]\nproxy = \"https://127.0.0.1:1\"\nproxy_ca_file = \"PLACE\"\n{APP}"),
+        ),
+        ("apps.NAME.authority_ca", Refused, app("authority_ca = \"PLACE\"")),
+        ("apps.NAME.credentials[].file", Refused, credential("secret", "file = \"PLACE\"")),
+        ("apps.NAME.credentials[].key", Refused, credential("certificate", "file = \"good\", key = \"PLACE\"")),
+        ("apps.NAME.credentials_dir/", Refused, app("credentials_dir = \"PLACE\"")),
+        ("callers.NAME.authenticate[].api_keys", Refused, "[callers.a]\nauthenticate = [{ api_keys = \"PLACE\" }]\n".to_owned()),
+        ("admins.NAME.authenticate[].api_keys", Refused, "[admins.a]\nauthenticate = [{ api_keys = \"PLACE\" }]\n".to_owned()),
+        ("audit.path", Nothing("it grants nothing, and its chain tells what was changed"), "[audit]\npath = \"PLACE\"\n".to_owned()),
+    ]
+}
+
+fn mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("chmod");
+}
+
+/// What is refused, and what is warned of, with `place` as the place that others can change.
+fn judged(folder: &Path, config: &str, place: &str, keyring: &str) -> (String, String) {
+    let text = format!("{}\n[sealing]\nkeyring = \"{keyring}\"\n", config.replace("PLACE", place));
+    let file = folder.join("t.toml");
+    std::fs::write(&file, &text).expect("written");
+    let loaded =
+        crate::config::load(&text, &BTreeMap::new(), &file).unwrap_or_else(|error| panic!("{text}: {error}"));
+    let environment = Environment { credentials_directory: None, passwd: String::new(), of_owner: None };
+    let said = check(&loaded, &environment, Arc::new(SystemClock::new()), Arc::new(SystemRandom::new()));
+    let lines = |all: &[Mistake]| all.iter().map(|one| format!("{one}\n")).collect::<String>();
+    (lines(&said.mistakes), lines(&said.warnings))
+}
+
+#[test]
+fn every_path_of_a_configuration_is_guarded_or_says_why_not() {
+    let rows = rows();
+    let mut listed: Vec<&str> = rows.iter().map(|(key, ..)| key.trim_end_matches('/')).collect();
+    listed.sort_unstable();
+    let mut known = crate::config::path_keys();
+    known.sort_unstable();
+    assert_eq!(listed, known, "say of each path what happens where others can write to it");
+
+    for (key, said, config) in rows {
+        for at_its_folder in [true, false] {
+            let scene = tempfile::tempdir().expect("a folder");
+            let folder = scene.path().join("loose");
+            std::fs::create_dir(&folder).expect("a folder");
+            std::fs::write(scene.path().join("good"), "hunter2\n").expect("a file");
+            mode(&scene.path().join("good"), 0o600);
+            crate::keyring::files::add(
+                &scene.path().join("ring"),
+                &SystemRandom::new(),
+                Timestamp::from_unix_seconds(0),
+            )
+            .expect("a key");
+            let place = folder.join("x");
+            let is_folder = key.ends_with('/');
+            if is_folder {
+                std::fs::create_dir(&place).expect("a folder");
+            } else if said != Warned {
+                std::fs::write(&place, "hunter2\n").expect("a file");
+            }
+            let keyring = if key == "sealing.keyring/" { "loose/x" } else { "ring" };
+            let judged = |config: &str| judged(scene.path(), config, "loose/x", keyring);
+            mode(&folder, 0o755);
+            if place.exists() {
+                mode(&place, if is_folder { 0o700 } else { 0o600 });
+            }
+            let (mistakes, warnings) = judged(&config);
+            assert!(!format!("{mistakes}{warnings}").contains("0777"), "{key}: {mistakes}{warnings}");
+
+            let at = if at_its_folder { &folder } else { &place };
+            if at.exists() {
+                mode(at, 0o777);
+            }
+            let (mistakes, warnings) = judged(&config);
+            let what = format!("{key}, its folder: {at_its_folder}:\n{mistakes}{warnings}");
+            let of_place = format!("{} has mode 0777, so that ", at.display());
+            match said {
+                Refused => assert!(
+                    mistakes.contains(&of_place) || !at_its_folder && mistakes.contains("mode 0777"),
+                    "{what}"
+                ),
+                Own if at_its_folder => assert!(!mistakes.contains("0777"), "{what}"),
+                Own => assert!(mistakes.contains("others may enter it"), "{what}"),
+                Warned if at_its_folder => {
+                    assert!(
+                        warnings.contains(&of_place) && warnings.contains("a socket of their own"),
+                        "{what}"
+                    );
+                }
+                Warned => {}
+                Nothing(why) => assert!(!why.is_empty() && !mistakes.contains("0777"), "{what}"),
+            }
+        }
+    }
+}
