@@ -9,6 +9,8 @@ pub enum Cause {
     Report,
     /// A caller passed a resource's challenge on.
     Challenge,
+    /// A caller asked for more life than its token has, long before that token is due.
+    MinTtl,
     /// Somebody came back from an administrator's consent.
     Consent,
     /// Somebody came back from a sign-in with a code.
@@ -17,8 +19,8 @@ pub enum Cause {
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Cause; 5] =
-        [Cause::Sweep, Cause::Report, Cause::Challenge, Cause::Consent, Cause::SignIn];
+    pub const ALL: [Cause; 6] =
+        [Cause::Sweep, Cause::Report, Cause::Challenge, Cause::MinTtl, Cause::Consent, Cause::SignIn];
 
     /// The word for it in metrics.
     pub fn as_str(self) -> &'static str {
@@ -26,6 +28,7 @@ impl Cause {
             Cause::Sweep => "sweep",
             Cause::Report => "report",
             Cause::Challenge => "challenge",
+            Cause::MinTtl => "min_ttl",
             Cause::Consent => "consent",
             Cause::SignIn => "sign_in",
         }

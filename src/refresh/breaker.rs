@@ -44,12 +44,33 @@ const MOST_TENANTS: usize = 10_000;
 /// An app, and one of its tenants or none for all of them.
 type Part = (AppName, Option<String>);
 
+/// The permits for the calls of one tenant.
+#[derive(Clone)]
+pub(super) struct Lanes {
+    /// One for each call under way.
+    pub(super) calls: Arc<Semaphore>,
+    /// Half as many, one of which is had beside by each call that the budget paid for.
+    pub(super) spare: Arc<Semaphore>,
+}
+
+impl Lanes {
+    fn new() -> Self {
+        let [calls, spare] = [MOST_CALLS, MOST_CALLS / 2].map(|most| Arc::new(Semaphore::new(most)));
+        Lanes { calls, spare }
+    }
+
+    /// Nobody has a permit of it, or is about to.
+    fn is_at_rest(&self) -> bool {
+        [&self.calls, &self.spare].iter().all(|lane| Arc::strong_count(lane) == 1)
+    }
+}
+
 #[derive(Default)]
 struct Breaker {
     /// In a row.
     failures: u32,
     open: Option<Open>,
-    calls: Option<Arc<Semaphore>>,
+    calls: Option<Lanes>,
     /// Of the whole app: the tenant for which it was rejected since anything worked.
     rejected_for: Option<String>,
     /// Of a tenant: the connection that was throttled since anything worked.
@@ -290,17 +311,17 @@ impl Breakers {
     }
 
     /// The tenant's own permits for calls.
-    pub(super) fn calls(&self, app: &AppName, tenant: Option<&str>) -> Arc<Semaphore> {
+    pub(super) fn lanes(&self, app: &AppName, tenant: Option<&str>) -> Lanes {
         let mut parts = self.parts();
         make_room(&mut parts);
         let part = (app.clone(), Some(tenant.unwrap_or_default().to_owned()));
         let breaker = parts.entry(part).or_default();
-        breaker.calls.get_or_insert_with(|| Arc::new(Semaphore::new(MOST_CALLS))).clone()
+        breaker.calls.get_or_insert_with(Lanes::new).clone()
     }
 
     /// Whether half of the tenant's permits are taken: there is nothing to spare for what nobody waits for.
     pub(super) fn is_busy(&self, app: &AppName, tenant: Option<&str>) -> bool {
-        self.calls(app, tenant).available_permits() < MOST_CALLS / 2
+        self.lanes(app, tenant).calls.available_permits() < MOST_CALLS / 2
     }
 
     fn parts(&self) -> MutexGuard<'_, BTreeMap<Part, Breaker>> {
@@ -350,7 +371,7 @@ fn make_room(parts: &mut BTreeMap<Part, Breaker>) {
             breaker.open.is_none()
                 && breaker.rejected_for.is_none()
                 && breaker.throttled_for.is_none()
-                && breaker.calls.as_ref().is_none_or(|calls| Arc::strong_count(calls) == 1)
+                && breaker.calls.as_ref().is_none_or(Lanes::is_at_rest)
         };
         parts.retain(|_, breaker| !at_rest(breaker));
     }
@@ -575,11 +596,27 @@ mod tests {
     #[test]
     fn one_tenants_permits_are_nobody_elses() {
         let scene = Scene::new();
-        let hung = scene.breakers.calls(&app(), Some("hung"));
+        let hung = scene.breakers.lanes(&app(), Some("hung")).calls;
         let taken = hung.clone().try_acquire_many_owned(u32::try_from(MOST_CALLS).expect("few"));
         assert!(taken.is_ok());
-        assert!(scene.breakers.calls(&app(), Some("hung")).try_acquire().is_err());
-        assert_eq!(scene.breakers.calls(&app(), Some("other")).available_permits(), MOST_CALLS);
+        assert!(scene.breakers.lanes(&app(), Some("hung")).calls.try_acquire().is_err());
+        assert_eq!(scene.breakers.lanes(&app(), Some("other")).calls.available_permits(), MOST_CALLS);
+    }
+
+    /// What the budget paid for may wait in any number: half of the permits are never its.
+    #[test]
+    fn half_of_a_tenants_permits_are_of_calls_for_who_has_no_token() {
+        let lanes = Scene::new().breakers.lanes(&app(), Some("one"));
+        let both = || {
+            Some((
+                lanes.spare.clone().try_acquire_owned().ok()?,
+                lanes.calls.clone().try_acquire_owned().ok()?,
+            ))
+        };
+        let budgeted: Vec<_> = std::iter::from_fn(both).take(MOST_CALLS).collect();
+        assert_eq!(budgeted.len(), MOST_CALLS / 2);
+        assert_eq!(lanes.calls.available_permits(), MOST_CALLS / 2);
+        assert!(!lanes.is_at_rest());
     }
 
     #[test]
@@ -587,7 +624,7 @@ mod tests {
         let scene = Scene::new();
         scene.ended("held", 0, Ended::Throttled(at(999)));
         for number in 0..MOST_TENANTS * 2 {
-            scene.breakers.calls(&app(), Some(&format!("t{number}")));
+            scene.breakers.lanes(&app(), Some(&format!("t{number}")));
         }
         assert!(scene.breakers.parts().len() <= MOST_TENANTS);
         assert!(!scene.goes("held", 1));

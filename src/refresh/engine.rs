@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 
 use super::breaker::Breakers;
 use super::budget::{Budget, Whose};
+use super::forced::Force;
 use super::permit::CallPermit;
 use super::plan::{self, Refusal, Step, Want};
 use super::slots::{Failure, Flight, Held, Slot, Slots, Trouble, Unchecked, Work};
@@ -318,10 +319,16 @@ impl Engine {
                         return Err(Refused::SameTokenAgain { retry_after: SAME_TOKEN_AGAIN });
                     }
                     before_renewal = Some(current.map(|token| (token.digest.clone(), token.issued_at)));
-                    renewals += 1;
-                    if renewals > MOST_RENEWALS {
+                    if renewals >= MOST_RENEWALS {
                         return Err(last_failure.map_or_else(too_slow, |failure| refused(&failure)));
                     }
+                    let waited = clock.monotonic().saturating_sub(begun);
+                    let patience = if fallback.is_some() {
+                        PATIENCE_WITH_FALLBACK.min(inner.settings().caller_wait)
+                    } else {
+                        inner.settings().caller_wait
+                    };
+                    let patience = patience.saturating_sub(waited);
                     let force = plan::force(tokens, &want, clock.now());
                     let way = match inner.way(&slot, want.by.as_ref(), force) {
                         Ok(way) => way,
@@ -330,16 +337,21 @@ impl Engine {
                             want.claims = None;
                             Way::Begin(None)
                         }
+                        Err(wait) if force == Some(Force::MoreLife) => match fallback {
+                            // What lives is served where the calls are others'.
+                            Some(token) if wait > patience => {
+                                return Ok(inner.served(key, &slot, token, &held, begun));
+                            }
+                            _ => {
+                                clock.sleep(wait).await;
+                                continue;
+                            }
+                        },
                         Err(wait) => return Err(Refused::TooManyForced(wait)),
                     };
-                    let waited = clock.monotonic().saturating_sub(begun);
-                    let patience = if fallback.is_some() {
-                        PATIENCE_WITH_FALLBACK.min(inner.settings().caller_wait)
-                    } else {
-                        inner.settings().caller_wait
-                    };
+                    renewals += 1;
                     let flight = inner.go(key, &slot, &want, way);
-                    let outcome = inner.wait(flight, patience.saturating_sub(waited)).await;
+                    let outcome = inner.wait(flight, patience).await;
                     match (outcome, fallback) {
                         (Some(Ok(())), _) => {}
                         // Nobody else is told of a challenge that could not be met, so it is not tried twice.
@@ -660,7 +672,7 @@ impl Inner {
         let whose = match cause {
             Cause::Sweep => Whose::Sweep,
             Cause::Consent => Whose::Consent,
-            Cause::Report | Cause::Challenge => Whose::Caller(by.cloned()),
+            Cause::Report | Cause::Challenge | Cause::MinTtl => Whose::Caller(by.cloned()),
             Cause::SignIn => Whose::SignIns(by.cloned()),
         };
         let now = self.deps.clock.monotonic();

@@ -1,4 +1,4 @@
-//! How many renewals of one connection callers may force by reports and challenges, as a pure function of those before.
+//! How many renewals of one connection callers may force by reports, challenges and `min_ttl`, as a pure function of those before.
 //!
 //! Each caller has its own count, all of them together another one. A caller's first report of the token that is held is outside
 //! of both: nobody else can use that up.
@@ -28,6 +28,8 @@ pub(super) enum Force {
     Challenge,
     /// A challenge, and no word of the token.
     Bare,
+    /// The token that is held lives and is not due, and has less life than was asked for.
+    MoreLife,
 }
 
 impl Force {
@@ -36,6 +38,7 @@ impl Force {
         match self {
             Force::Report => Cause::Report,
             Force::Challenge | Force::Bare => Cause::Challenge,
+            Force::MoreLife => Cause::MinTtl,
         }
     }
 }
@@ -77,7 +80,8 @@ impl Forced {
         self.of_late.retain(|one| now.saturating_sub(one.at) < WINDOW);
         let of_caller = || self.of_late.iter().filter(|one| one.by.as_ref() == by);
         let is_report = matches!(force, Force::Report | Force::Challenge);
-        if is_report && of_caller().all(|one| one.force == Force::Bare) {
+        let is_no_report = |one: &One| matches!(one.force, Force::Bare | Force::MoreLife);
+        if is_report && of_caller().all(is_no_report) {
             return Ok(Allowed { is_first: true });
         }
         let left = |of: &mut dyn Iterator<Item = &One>, most: usize| {
@@ -117,9 +121,12 @@ impl Forced {
         self.of_late.retain(|one| one.number != number);
     }
 
-    /// The authority is called at `now` (monotonic) for one of them.
-    pub(super) fn called(&mut self, now: Duration) {
-        self.last = Some(now);
+    /// The authority is called at `now` (monotonic) for one of them. No user is throttled for more life: that is asked for at
+    /// most once in a quarter of a token's life.
+    pub(super) fn called(&mut self, force: Force, now: Duration) {
+        if force != Force::MoreLife {
+            self.last = Some(now);
+        }
     }
 
     /// Whether what the authority says of the connection may come of renewals that callers forced.
@@ -145,7 +152,7 @@ mod tests {
                 let in_vain = forced.note(Some(by), force, allowed, now);
                 forced.take_back(in_vain);
                 forced.note(Some(by), force, allowed, now);
-                forced.called(now);
+                forced.called(force, now);
                 true
             }
             Err(wait) => {
@@ -177,6 +184,7 @@ mod tests {
         assert_eq!(through(&mut forced, &greedy, Force::Bare, 100, 0), MOST_BARE);
         assert_eq!(through(&mut forced, &greedy, Force::Bare, 100, 9), 0);
         assert_eq!(through(&mut forced, &honest, Force::Bare, 100, 9), MOST_BARE, "each caller's own");
+        assert_eq!(through(&mut forced, &honest, Force::MoreLife, 1, 9), 1);
         assert_eq!(through(&mut forced, &honest, Force::Challenge, 1, 9), 1);
         assert_eq!(through(&mut forced, &greedy, Force::Bare, 100, 10), 1);
     }
@@ -189,7 +197,8 @@ mod tests {
             let mut count = 0;
             for second in 0..10 {
                 for (number, by) in callers.iter().enumerate() {
-                    let force = [Force::Report, Force::Challenge, Force::Bare][(number + window) % 3];
+                    let forces = [Force::Report, Force::Challenge, Force::Bare, Force::MoreLife];
+                    let force = forces[(number + window) % forces.len()];
                     count += through(&mut forced, by, force, 7, second);
                 }
             }
@@ -201,6 +210,8 @@ mod tests {
     fn it_is_known_for_a_while_that_callers_forced_some() {
         let mut forced = Forced::default();
         assert!(!forced.lately(Duration::ZERO));
+        through(&mut forced, &caller("one"), Force::MoreLife, 1, 4);
+        assert!(!forced.lately(Duration::from_secs(4)), "that throttles nobody");
         through(&mut forced, &caller("one"), Force::Report, 1, 5);
         assert!(forced.lately(Duration::from_secs(64)) && !forced.lately(Duration::from_secs(65)));
     }

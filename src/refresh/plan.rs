@@ -125,7 +125,8 @@ pub fn pick<'a>(tokens: &'a [HeldToken], want: &Want, now: Timestamp) -> Option<
     of_resource.clone().find(is_its_own).or_else(|| of_resource.find(|token| token.got_for.is_none()))
 }
 
-/// What a request forces where it is answered by a renewal. Where nobody has a token that lives only a challenge does.
+/// What a request forces where it is answered by a renewal. Where nobody has a token that lives only a challenge does; where there
+/// is one that would be renewed by now in any case, only a report and a challenge do.
 pub(super) fn force(tokens: &[HeldToken], want: &Want, now: Timestamp) -> Option<Force> {
     let lives = |token: &&HeldToken| token.freshness(now, Duration::ZERO) != Freshness::Expired;
     let token = pick(tokens, want, now).filter(lives);
@@ -134,8 +135,16 @@ pub(super) fn force(tokens: &[HeldToken], want: &Want, now: Timestamp) -> Option
         Some(claims) if is_of_held && claims.is_met_by_any_new_token(now) => Some(Force::Report),
         Some(_) if is_of_held => Some(Force::Challenge),
         Some(_) => Some(Force::Bare),
-        None => is_of_held.then_some(Force::Report),
+        None if is_of_held => Some(Force::Report),
+        None => token.filter(|token| !is_due(token, now)).map(|_| Force::MoreLife),
     }
+}
+
+/// Whether a token would be renewed by now, whatever anybody asks: it is in the last fifth of its life (as in [`due`](super::due)), or
+/// the authority said so.
+fn is_due(token: &HeldToken, now: Timestamp) -> bool {
+    let life = token.expires_at.since(token.issued_at);
+    token.life_left(now) <= life / 5 || token.refresh_at.is_some_and(|at| at <= now)
 }
 
 /// Whether nobody gave its caller a token of the resource that lives: neither everybody's, nor one that was got for its challenge.
@@ -323,12 +332,15 @@ mod tests {
         };
         // who, with which challenge, reporting what, when: is about which token, and forces what
         let rows = [
-            (&sync, None, None, 10, "d2", None),
-            (&reader, None, None, 10, "d1", None),
-            (&None, None, None, 10, "d1", None),
-            (&sync, None, None, 1800, "d1", None), // it is due: everybody's is asked about and renewed
-            (&sync, None, Some("d2"), 10, "d1", None),
-            (&sync, None, Some("d1"), 10, "d2", None),
+            (&sync, None, None, 10, "d2", Some(Force::MoreLife)),
+            (&reader, None, None, 10, "d1", Some(Force::MoreLife)),
+            (&None, None, None, 10, "d1", Some(Force::MoreLife)),
+            // (Its own is due: it is asked about everybody's.)
+            (&sync, None, None, 1800, "d1", Some(Force::MoreLife)),
+            (&reader, None, None, LIFE * 4 / 5 - 1, "d1", Some(Force::MoreLife)),
+            (&reader, None, None, LIFE * 4 / 5, "d1", None), // it would be renewed whatever is asked
+            (&sync, None, Some("d2"), 10, "d1", Some(Force::MoreLife)),
+            (&sync, None, Some("d1"), 10, "d2", Some(Force::MoreLife)),
             (&reader, None, Some("d1"), 10, "d1", Some(Force::Report)),
             (&reader, None, Some("d1"), LIFE, "d1", None), // nobody has a token
             (&reader, Some("c1"), None, 10, "d2", Some(Force::Bare)),

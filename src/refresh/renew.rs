@@ -312,7 +312,7 @@ async fn with_lease(
             return Err(failure);
         }
         // Before the lease, so that nobody holds one while it waits for its tenant's turn.
-        let Some(permit) = permit(inner, key, tenant).await else {
+        let Some(turn) = turn(inner, key, tenant, call.is_some()).await else {
             return Err(noted_authority(inner, slot, want, crowded()));
         };
         let (taken, ()) = tokio::join!(Lease::take(inner, key), hear_of_holds(inner, key, tenant));
@@ -338,7 +338,7 @@ async fn with_lease(
                 return use_grant(inner, key, slot, seen, (want, call), lease).await.map(|()| None);
             }
             lease::Attempt::Theirs(left) => {
-                drop(permit); // nobody's turn is used up by waiting
+                drop(turn); // nobody's turn is used up by waiting
                 tokio::select! {
                     biased;
                     () = told => {}
@@ -349,12 +349,23 @@ async fn with_lease(
     }
 }
 
-/// One of the tenant's permits for a call, waited for as long as a call may take.
-async fn permit(inner: &Inner, key: &ConnectionKey, tenant: Option<&str>) -> Option<OwnedSemaphorePermit> {
-    let calls = inner.breakers.calls(&key.app, tenant);
+/// A place among the calls of a tenant.
+struct Turn {
+    _spare: Option<OwnedSemaphorePermit>,
+    _call: OwnedSemaphorePermit,
+}
+
+/// One of the tenant's permits for a call, waited for as long as a call may take. What the budget paid for, for somebody who has a
+/// token or for nobody, waits for one of the spare ones first: no more than these stand before who has no token.
+async fn turn(inner: &Inner, key: &ConnectionKey, tenant: Option<&str>, is_budgeted: bool) -> Option<Turn> {
+    let lanes = inner.breakers.lanes(&key.app, tenant);
+    let taken = async {
+        let spare = if is_budgeted { Some(lanes.spare.acquire_owned().await.ok()?) } else { None };
+        Some(Turn { _spare: spare, _call: lanes.calls.acquire_owned().await.ok()? })
+    };
     tokio::select! {
         biased;
-        permit = calls.acquire_owned() => permit.ok(),
+        turn = taken => turn,
         () = inner.deps.clock.sleep(inner.settings().authority_timeout) => None,
     }
 }

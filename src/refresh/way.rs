@@ -46,7 +46,7 @@ impl Inner {
         let (undone, called) = (slot.clone(), slot.clone());
         let of_connection = CallPermit::new(
             move || undone.state().forced.take_back(number),
-            move || called.state().forced.called(now),
+            move || called.state().forced.called(force, now),
         );
         // (Where the budget has none, what the connection gave is given back.)
         let of_budget = self.take(cause, by, allowed.is_first)?;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::attacks_api::sha256;
 use crate::attacks_connect::press;
-use crate::http_client::{Answer, Browser};
+use crate::http_client::{Answer, Browser, request};
 use crate::world::{ALICE, BOB, Plan, World, text};
 
 /// No token of an app that declares nothing lives for so long at the emulator, and every one lives longer that is for who
@@ -205,6 +205,48 @@ async fn forced_renewals_of_many_connections_are_paced_and_leave_others_alone() 
     let metrics = world.metrics().await;
     let refusals = "tokenward_upstream_budget_total{cause=\"challenge\",result=\"put_off\"}";
     assert!(metrics.lines().any(|line| line.starts_with(refusals) && !line.ends_with(" 0")), "{metrics}");
+}
+
+/// Who asks for more life than a token has forces a renewal too: of many connections at once some are renewed, and every answer
+/// is a token that lives.
+#[tokio::test]
+async fn more_life_for_many_connections_is_paced_and_everybody_has_a_token() {
+    let mut plan = Plan::default();
+    plan.files.push(("sweep", "4".to_owned()));
+    let world = plan.start().await;
+    let names: Vec<String> = (0..40).map(|number| format!("team-b/user-{number}")).collect();
+    for name in &names {
+        world.connect(name, ALICE).await;
+    }
+    // Older than a quarter of its life, and far from due.
+    world.pass(Duration::from_secs(1500));
+    world.entra.clear_ledger();
+    let mut asked = tokio::task::JoinSet::new();
+    for name in &names {
+        let url = format!(
+            "{}/v1/apps/outlook/connections/{}/token?min_ttl=86400",
+            world.daemon.local,
+            name.replace('/', "%2F")
+        );
+        let bearer = format!("Bearer {}", world.key);
+        asked.spawn(async move {
+            request(Method::GET, &url, &[("authorization", &bearer)], String::new()).await.expect("an answer")
+        });
+    }
+    for answer in asked.join_all().await {
+        assert!(life(&answer) > 0);
+    }
+    let calls = world.token_calls("refresh_token");
+    // A second's worth, and 3 s of waiting with room for a slow machine.
+    assert!((1..names.len()).contains(&calls), "{calls}");
+    let metrics = world.metrics().await;
+    let put_off = "tokenward_upstream_budget_total{cause=\"min_ttl\",result=\"put_off\"}";
+    assert!(metrics.lines().any(|line| line.starts_with(put_off) && !line.ends_with(" 0")), "{metrics}");
+    // Once they are dead they are renewed for whoever asks, whatever the budget says.
+    world.outlive_tokens();
+    for name in &names {
+        token(&plain(&world, &world.key, name).await);
+    }
 }
 
 /// The redirect of an administrator's consent can be forged, as often as somebody likes.
