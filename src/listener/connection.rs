@@ -30,6 +30,8 @@ const LINGER: Duration = Duration::from_millis(500);
 /// How much of it is read.
 const LINGER_BYTES: usize = 256 * 1024;
 
+/// How long a connection that was told to give way is waited for when it does not take its last answer.
+const LEAVE: Duration = Duration::from_secs(1);
 /// Bytes of a large answer that a client takes in a second at the least.
 const SLOWEST: usize = 256 * 1024;
 
@@ -250,6 +252,7 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Box<dyn Socket>, peer: Pe
         let mut hard = pin!(shutdown.hard().cancelled());
         let mut told = pin!(pulse.place.told());
         let (mut closing, mut gives_way) = (false, false);
+        let mut leave: Option<BoxFuture<'static, ()>> = None;
         std::future::poll_fn(|cx| {
             if hard.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(End::Aborted);
@@ -274,6 +277,13 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Box<dyn Socket>, peer: Pe
                     }
                     return Poll::Ready(End::Closed);
                 }
+                // It is over with its answer, which most clients take at once.
+                if gives_way && !pulse.is_answering() {
+                    let leave = leave.get_or_insert_with(|| clock.sleep(LEAVE));
+                    if !pulse.is_untaken() || leave.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(End::GaveWay);
+                    }
+                }
                 match timer.poll(cx) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Due::TooSlow) => return Poll::Ready(End::TooSlow),
@@ -287,11 +297,14 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Box<dyn Socket>, peer: Pe
         .await
     };
 
+    // Whoever was told to go is counted as that alone, whatever came of it, and nobody waits for him any more.
+    let end = if pulse.gives_way() && end != End::Aborted { End::GaveWay } else { end };
     match end {
         End::Aborted => {}
-        End::GaveWay => shared.metrics.connection_refused(ConnectionRefusal::GaveWay),
-        End::TooSlow => {
-            if pulse.phase() != Phase::Idle || pulse.is_untaken() {
+        End::GaveWay | End::TooSlow => {
+            if end == End::GaveWay {
+                shared.metrics.connection_refused(ConnectionRefusal::GaveWay);
+            } else if pulse.phase() != Phase::Idle || pulse.is_untaken() {
                 shared.metrics.connection_refused(ConnectionRefusal::TooSlow);
             }
             if pulse.is_untaken() {
@@ -478,9 +491,6 @@ async fn answer(
     if !pulse.request_ended(length_of(&response)) {
         failed.store(true, Ordering::Release);
         response = shared.handler.overloaded(&request_id);
-    }
-    if pulse.gives_way() {
-        shared.metrics.connection_refused(ConnectionRefusal::GaveWay);
     }
     shared.metrics.http_request(response.status());
     response = finished(response, &request_id);

@@ -45,6 +45,10 @@ impl Handler for Probe {
                 }
                 "/peer" => response(StatusCode::OK, "text/plain", format!("{:?}", request.peer)),
                 "/large" => response(StatusCode::OK, "text/plain", vec![b'x'; 700 << 10]),
+                "/stubborn" => {
+                    let _ = request.body.read_all().await;
+                    response(StatusCode::OK, "text/plain", vec![b'x'; 700 << 10])
+                }
                 "/big" => response(StatusCode::OK, "text/plain", vec![b'x'; 32 << 20]),
                 "/ignore" => response(StatusCode::OK, "text/plain", "ignored"),
                 _ => match request.body.read_all().await {

@@ -100,3 +100,53 @@ async fn an_answer_that_is_not_taken_in_time_ends_its_connection_alone() {
     send(&mut idle, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert_eq!(status(&one_response(&mut idle).await), "200");
 }
+
+/// They are told so by an answer, and do not close.
+#[tokio::test]
+async fn connections_that_give_way_keep_no_newcomer_out() {
+    // One of so few may be on its way out.
+    let served = tcp(Limits { max_connections: 4, ..Limits::default() });
+    let mut stalled = Vec::new();
+    for number in 1..=4 {
+        let mut stream = served.connect().await;
+        send(&mut stream, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n1").await;
+        while served.reached() < number {
+            tokio::task::yield_now().await;
+        }
+        stalled.push(stream);
+    }
+    let mut newcomers = Vec::new();
+    for _ in 0..4 {
+        let mut newcomer = served.connect().await;
+        send(&mut newcomer, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert_eq!(status(&one_response(&mut newcomer).await), "200");
+        newcomers.push(newcomer);
+    }
+    for stream in &mut stalled {
+        assert_eq!(status(&rest(stream).await), "503");
+    }
+    refused_are(&served, &[("gave_way", 4), ("too_slow", 0), ("listener_full", 0)]).await;
+}
+
+/// However large the answer is that it was given meanwhile, and however long it could be waited for.
+#[tokio::test]
+async fn a_connection_that_gives_way_and_does_not_take_its_answer_is_gone_a_second_later() {
+    let limits = Limits { max_connections: 1, answer_taken: Duration::from_secs(600), ..Limits::default() };
+    let served = tcp(limits);
+    let mut stalled = deaf(&served).await;
+    send(&mut stalled, "POST /stubborn HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n1").await;
+    while served.reached() < 1 {
+        tokio::task::yield_now().await;
+    }
+    let answer = served.exchange("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    assert_eq!(status(&answer), "200");
+    served.eventually("tokenward_http_connections{listener=\"test\"} 0").await;
+    refused_are(&served, &[("gave_way", 1), ("too_slow", 0)]).await;
+}
+
+async fn refused_are(served: &Served, counts: &[(&str, usize)]) {
+    for (reason, count) in counts {
+        let series = "tokenward_http_connections_refused_total{listener=\"test\",reason=";
+        served.eventually(&format!("{series}\"{reason}\"}} {count}")).await;
+    }
+}
