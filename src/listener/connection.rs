@@ -63,6 +63,8 @@ pub(super) struct Pulse {
     place: Place,
     /// Bytes that a head, a body and an answer keep in memory.
     head: AtomicUsize,
+    /// A head that is not whole, which may come behind a request.
+    ahead: AtomicUsize,
     body: AtomicUsize,
     answer: AtomicUsize,
     /// Milliseconds of the monotonic clock, and 1, since when an answer waits to be taken; 0 where none does.
@@ -80,6 +82,7 @@ impl Pulse {
             clock,
             place,
             head: AtomicUsize::new(0),
+            ahead: AtomicUsize::new(0),
             body: AtomicUsize::new(0),
             answer: AtomicUsize::new(0),
             untaken_since: AtomicU64::new(0),
@@ -93,8 +96,8 @@ impl Pulse {
         if in_head && matches!(self.phase(), Phase::New | Phase::Idle) {
             self.enter(Phase::Head);
         }
-        // While a request is answered its own head is the larger one, and what comes behind it waits in hyper's buffer.
-        self.is_answering() || self.keeps(&self.head, 2 * unfinished)
+        // Where there is no room for what comes behind a request, it is the request's answer that says so.
+        self.keeps(&self.ahead, 2 * unfinished) || self.is_answering()
     }
 
     /// A head is whole; whether there is room for it.
@@ -178,7 +181,8 @@ impl Pulse {
 
     fn keeps(&self, what: &AtomicUsize, bytes: usize) -> bool {
         what.store(bytes, Ordering::Relaxed);
-        let all = [&self.head, &self.body, &self.answer].map(|part| part.load(Ordering::Relaxed));
+        let all =
+            [&self.head, &self.ahead, &self.body, &self.answer].map(|part| part.load(Ordering::Relaxed));
         all.iter().sum::<usize>() <= OWN_BYTES && self.place.holds_its_own()
             || self.place.hold(all.iter().sum(), self.clock.monotonic())
     }

@@ -1,4 +1,5 @@
-//! Answers that nobody takes: what a client that asks and does not read can make a listener hold, and for how long.
+//! Answers that nobody takes, and heads that come behind a request and do not end: what a client can make a listener hold, and
+//! for how long.
 
 use super::*;
 
@@ -149,4 +150,53 @@ async fn refused_are(served: &Served, counts: &[(&str, usize)]) {
         let series = "tokenward_http_connections_refused_total{listener=\"test\",reason=";
         served.eventually(&format!("{series}\"{reason}\"}} {count}")).await;
     }
+}
+
+#[tokio::test]
+async fn half_a_head_behind_a_request_has_the_deadline_of_a_head() {
+    let half = "GET / HTTP/1.1\r\nHost: a\r\nA: b";
+    for before in [
+        "GET /ignore HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nab",
+        "GET /wait HTTP/1.1\r\nHost: a\r\n\r\n",
+    ] {
+        let served = tcp(Limits {
+            header_read: Duration::from_millis(150),
+            idle: Duration::from_secs(600),
+            ..Limits::default()
+        });
+        let mut stream = served.connect().await;
+        send(&mut stream, &format!("{before}{half}")).await;
+        // It may be answered before it waits for this; then the permit is kept.
+        served.probe.gate.notify_one();
+        let answer = rest(&mut stream).await;
+        assert_eq!(answer.matches(" 200 OK").count(), 1, "{answer}");
+        served
+            .eventually("tokenward_http_connections_refused_total{listener=\"test\",reason=\"too_slow\"} 1")
+            .await;
+    }
+}
+
+/// What came with a request and is not the request stays when that is answered.
+#[tokio::test]
+async fn half_a_head_behind_a_request_comes_out_of_the_budget() {
+    // One peer has half of it: two such heads beside what is their connections' own.
+    let served =
+        tcp(Limits { max_held: 8 * 1024, header_read: Duration::from_secs(600), ..Limits::default() });
+    let half = format!("GET / HTTP/1.1\r\nHost: a\r\nA: {}", "a".repeat(2900));
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        let mut stream = served.connect().await;
+        send(&mut stream, &format!("GET /ignore HTTP/1.1\r\nHost: a\r\n\r\n{half}")).await;
+        assert_eq!(status(&one_response(&mut stream).await), "200");
+        open.push(stream);
+    }
+    for stream in &mut open[..2] {
+        assert_eq!(rest(stream).await, "");
+    }
+    served
+        .eventually("tokenward_http_connections_refused_total{listener=\"test\",reason=\"gave_way\"} 2")
+        .await;
+    send(&mut open[2], "\r\n\r\n").await;
+    assert_eq!(status(&one_response(&mut open[2]).await), "200");
 }
