@@ -50,6 +50,8 @@ async fn stalled_connections_take_bounded_memory_and_give_it_back_while_others_a
         form(64 * 1024, 64 * 1024 - 36),
         form(16 * 1024, 16 * 1024 - 36),
         format!("GET / HTTP/1.1\r\nhost: localhost\r\ncookie: {}", "c".repeat(15_000)).into_bytes(),
+        // Answers that nobody reads.
+        "GET / HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(200).into_bytes(),
         Vec::new(),
     ];
     let mut stalled = Vec::new();
