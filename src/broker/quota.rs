@@ -73,11 +73,6 @@ fn sessions_of(caller: &str) -> String {
     format!("sessions/{caller}")
 }
 
-/// Those for one connection. Its name is text that a caller may have from its user: it has a hash of it.
-fn sessions_for(caller: &str, key: &ConnectionKey) -> String {
-    format!("connection/{caller}/{}", sha256_hex(key.to_string().as_bytes()))
-}
-
 fn ended_of(caller: &str) -> String {
     format!("ended/{caller}")
 }
@@ -91,8 +86,19 @@ fn ended_consents_of(caller: &str) -> String {
     format!("ended-consents/{caller}")
 }
 
-/// A session among those of its caller: its app, and the hash of its id, for the id is its link.
-fn session_entry(app: &AppName, id: &SessionId) -> String {
+/// What a caller's open sessions for one connection begin with: the group that they count in. The connection's name is text that a
+/// caller may have from its user: it has a hash of it, and no key of its own in the store.
+fn session_group(key: &ConnectionKey) -> String {
+    format!("{} {} ", key.app, sha256_hex(key.to_string().as_bytes()))
+}
+
+/// An open session among those of its caller. It has a hash of its id, for the id is its link.
+fn open_entry(key: &ConnectionKey, id: &SessionId) -> String {
+    format!("{}{}", session_group(key), sha256_hex(id.expose().as_bytes()))
+}
+
+/// A session that is over among those of its caller.
+fn ended_entry(app: &AppName, id: &SessionId) -> String {
     format!("{app} {}", sha256_hex(id.expose().as_bytes()))
 }
 
@@ -108,7 +114,7 @@ fn consent_entry(group: &str, id: &SessionId) -> String {
 }
 
 impl Broker {
-    /// Counts a connect session of a caller, before it is kept.
+    /// Counts a connect session of a caller, before it is kept: among all of them and those for this connection, in one step.
     ///
     /// # Errors
     /// The caller has as many as it may have, or the store does not serve.
@@ -119,32 +125,19 @@ impl Broker {
         id: &SessionId,
         expires_at: Timestamp,
     ) -> Result<(), Refusal> {
-        let (owner, entry) = (sessions_of(caller.as_str()), session_entry(&key.app, id));
-        let what = "open connect sessions";
-        let most = Most::of_owner(self.most_sessions());
-        self.count(Counting { owner, most, what, what_of_group: what }, &entry, expires_at).await?;
-        // (Who is at this limit is not remembered: there are as many connections as a caller names.)
-        let of_connection = sessions_for(caller.as_str(), key);
-        let store = self.deps.repository.store();
-        let most = Most::of_owner(MOST_OF_CONNECTION);
-        let refusal = match store.count_in(&of_connection, &entry, expires_at, most).await {
-            Ok(Counted::In) => return Ok(()),
-            Ok(Counted::Full { until, .. }) => Refusal::TooMany {
-                what: "open connect sessions for this connection",
-                most: MOST_OF_CONNECTION,
-                retry_after: wait_for(until, self.deps.clock.now()),
-            },
-            Err(error) => RepositoryError::from(error).into(),
+        let group = session_group(key);
+        let counting = Counting {
+            owner: sessions_of(caller.as_str()),
+            most: Most::of_owner(self.most_sessions()).and_of_group(&group, MOST_OF_CONNECTION),
+            what: "open connect sessions",
+            what_of_group: "open connect sessions for this connection",
         };
-        self.uncount_session(caller.as_str(), key, id).await;
-        Err(refusal)
+        self.count(counting, &open_entry(key, id), expires_at).await
     }
 
     /// Counts a session no more: it is over, or could not be kept after all.
     pub(super) async fn uncount_session(&self, caller: &str, key: &ConnectionKey, id: &SessionId) {
-        let entry = session_entry(&key.app, id);
-        self.count_out(&sessions_for(caller, key), &entry).await;
-        self.count_out(&sessions_of(caller), &entry).await;
+        self.count_out(&sessions_of(caller), &open_entry(key, id)).await;
     }
 
     /// Counts an admin consent session of a caller as open, before it is kept: among all of them and those of this tenant, in one
@@ -179,13 +172,12 @@ impl Broker {
         tenant: Option<&str>,
         id: &SessionId,
     ) {
-        let entry = consent_entry(&consent_group(app, tenant), id);
-        self.count_out(&consents_of(caller), &entry).await;
+        self.count_out(&consents_of(caller), &consent_entry(&consent_group(app, tenant), id)).await;
     }
 
     /// For how long an admin consent session that has had its answer can be read.
     pub(super) async fn consent_readable(&self, id: &SessionId, after: &ConsentSession) -> Duration {
-        let entry = session_entry(&after.app, id);
+        let entry = ended_entry(&after.app, id);
         self.readable(&ended_consents_of(&after.created_by), &entry, MOST_CONSENTS).await
     }
 
@@ -205,7 +197,7 @@ impl Broker {
         if !is_over(&after.state) {
             return READABLE_AFTER_END;
         }
-        let entry = session_entry(&after.app, id);
+        let entry = ended_entry(&after.app, id);
         self.readable(&ended_of(&after.created_by), &entry, self.most_sessions()).await
     }
 
@@ -226,7 +218,7 @@ impl Broker {
         until: Timestamp,
         readable: Duration,
     ) {
-        let (owner, entry) = (sessions_of(&after.created_by), session_entry(&after.app, id));
+        let (owner, entry) = (sessions_of(&after.created_by), open_entry(&after.key(), id));
         let until = match &after.state {
             // Its place is still counted, for as long as its link works.
             SessionState::Pending => return,
