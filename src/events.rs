@@ -1,6 +1,7 @@
 //! One event in one place: what is counted, logged and audited of each thing that happens, so that the three never
 //! disagree.
 
+mod crowd;
 mod damage;
 mod strangers;
 
@@ -11,7 +12,7 @@ use std::time::Duration;
 use crate::authority::{AuthorityEvent, AuthorityObserver, Endpoint};
 use crate::broker::revoke::Meant;
 use crate::broker::rewrap::Progress;
-use crate::broker::sign_in::{CallbackProblem, Finished};
+use crate::broker::sign_in::Finished;
 use crate::broker::{FailureReason, Mender, SessionFailure, SessionState};
 use crate::callers::{AuthenticationFailure, Callers};
 use crate::domain::account::Account;
@@ -85,7 +86,7 @@ pub struct Events {
     clock: Arc<dyn Clock>,
     /// Counters of each (app, caller), resolved once.
     handles: RwLock<BTreeMap<AppName, BTreeMap<CallerName, Arc<TokenRequestHandles>>>>,
-    strangers: Sampler<Stranger>,
+    strangers: crowd::Crowd,
     /// What callers are refused, by action and code: one that asks for what it may not have pushes out nobody else's records.
     refusals: Sampler<(CallerName, Action, &'static str)>,
 }
@@ -94,7 +95,7 @@ impl Events {
     /// Events that go to these.
     pub fn new(metrics: Arc<Metrics>, audit: Arc<dyn Audit>, clock: Arc<dyn Clock>) -> Self {
         metrics.expect_strangers(Stranger::ALL.into_iter().map(Stranger::as_str));
-        let (strangers, refusals) = (Sampler::default(), Sampler::default());
+        let (strangers, refusals) = (crowd::Crowd::default(), Sampler::default());
         Events { metrics, audit, clock, handles: RwLock::default(), strangers, refusals }
     }
 
@@ -148,7 +149,7 @@ impl Events {
     pub fn unauthenticated(&self, who: Who<'_>, failure: AuthenticationFailure) {
         self.metrics.token_request(None, None, NATIVE, "caller_unauthenticated", Duration::ZERO);
         let (stranger, reason) = (Stranger::from(failure), failure.as_str());
-        if self.is_stranger_told(stranger) {
+        if self.is_stranger_told(who, stranger) {
             tracing::warn!(request_id = %who.request_id, peer = who.origin.kind(), reason, "a request without a known credential was refused");
             self.note(who, stranger, None);
         }
@@ -156,38 +157,53 @@ impl Events {
 
     /// A browser was refused with a link, or with a callback that cannot be read.
     pub fn browser_refused(&self, who: Who<'_>, stranger: Stranger, app: Option<&AppName>) {
-        if self.is_stranger_told(stranger) {
+        if self.is_stranger_told(who, stranger) {
             let (reason, app_name) = (stranger.reason(), app.map(AppName::as_str));
             tracing::info!(request_id = %who.request_id, app = app_name, reason, "a browser was refused");
             self.note(who, stranger, app);
         }
     }
 
-    /// Tells of what was too much to be told one by one. For a timer of a second, and for the end.
+    /// Tells of what was too much to be told one by one, as far as it is due. For a timer of a second.
     pub async fn sum_up(&self) {
+        self.sum_up_what(false).await;
+    }
+
+    /// Tells of all that was too much to be told one by one. For the end.
+    pub async fn sum_up_all(&self) {
+        self.sum_up_what(true).await;
+    }
+
+    async fn sum_up_what(&self, all: bool) {
         let now = self.clock.monotonic();
-        for (stranger, suppressed) in self.strangers.sums(now) {
+        for sum in self.strangers.sums(now, all) {
+            let crowd::Sum { stranger, suppressed, peers, most } = &sum;
             let reason = stranger.as_str();
-            tracing::warn!(reason, suppressed, "more strangers were refused than are told of one by one");
-            self.sum(stranger.record(self.clock.now()), suppressed).await;
+            tracing::warn!(
+                reason,
+                suppressed,
+                peers,
+                most,
+                "more strangers were refused than are told of one by one"
+            );
+            if stranger.is_audited() {
+                self.metrics.audit_suppressed(*suppressed);
+                self.record(sum.record(self.clock.now())).await;
+            }
         }
         for ((caller, action, code), suppressed) in self.refusals.sums(now) {
             tracing::info!(%caller, ?action, code, suppressed, "a caller was refused more often than is told one by one");
-            let event = AuditEvent::new(self.clock.now(), action, code);
-            self.sum(Draft(event).caller(&caller).0, suppressed).await;
+            let mut event = Draft(AuditEvent::new(self.clock.now(), action, code)).caller(&caller).0;
+            event.suppressed = Some(suppressed);
+            self.metrics.audit_suppressed(suppressed);
+            self.record(event).await;
         }
     }
 
-    async fn sum(&self, mut event: AuditEvent, suppressed: u64) {
-        event.suppressed = Some(suppressed);
-        self.metrics.audit_suppressed(suppressed);
-        self.record(event).await;
-    }
-
     /// Counts a stranger; whether it is told of by itself.
-    fn is_stranger_told(&self, stranger: Stranger) -> bool {
+    fn is_stranger_told(&self, who: Who<'_>, stranger: Stranger) -> bool {
         self.metrics.stranger_refused(stranger.as_str());
-        self.strangers.is_told(stranger, self.clock.monotonic())
+        self.strangers.is_told(stranger, who.origin, self.clock.monotonic())
     }
 
     /// Has a stranger's record written, without waiting.
@@ -195,7 +211,7 @@ impl Events {
         let mut event = stranger.record(self.clock.now()).from_request(who.origin, who.request_id);
         event.app = app.cloned();
         if self.audit.note(event) == Noted::NoRoom {
-            self.strangers.leave_out(stranger);
+            self.strangers.leave_out(stranger, who.origin, self.clock.monotonic());
         }
     }
 
@@ -256,25 +272,30 @@ impl Events {
     pub async fn callback(&self, who: Who<'_>, app: &AppName, finished: &Finished) {
         let event = match finished {
             Finished::Session(session) if session.repeated => {
-                if !self.is_stranger_told(Stranger::RepeatedCallback) {
+                if !self.is_stranger_told(who, Stranger::RepeatedCallback) {
                     return;
                 }
                 let (key, state) = (&session.key, session.state.as_str());
                 tracing::info!(request_id = %who.request_id, app = %key.app, connection = %key.connection, session = %SessionMark::of(&session.id), state, "a browser repeated its callback");
                 return;
             }
-            Finished::AdminConsent { repeated: true, .. } | Finished::Refused(CallbackProblem::UnderWay) => {
-                if !self.is_stranger_told(Stranger::RepeatedCallback) {
-                    return;
+            Finished::AdminConsent { repeated: true, .. } => {
+                if self.is_stranger_told(who, Stranger::RepeatedCallback) {
+                    tracing::info!(request_id = %who.request_id, %app, "a browser repeated its callback");
                 }
-                tracing::info!(request_id = %who.request_id, %app, "a browser repeated its callback");
                 return;
             }
             Finished::Refused(problem) => {
                 let stranger = Stranger::from(problem);
-                if self.is_stranger_told(stranger) {
-                    tracing::warn!(request_id = %who.request_id, %app, reason = stranger.reason(), "a callback was refused");
+                if !self.is_stranger_told(who, stranger) {
+                    return;
+                }
+                let reason = stranger.reason();
+                if stranger.is_audited() {
+                    tracing::warn!(request_id = %who.request_id, %app, reason, "a callback was refused");
                     self.note(who, stranger, Some(app));
+                } else {
+                    tracing::info!(request_id = %who.request_id, %app, reason, "a browser repeated its callback");
                 }
                 return;
             }

@@ -384,7 +384,7 @@ async fn finished(parts: &Parts) {
     if let Err(error) = parts.broker.withdraw_report().await {
         tracing::debug!(%error, "other replicas take this one for live for a minute");
     }
-    parts.events.sum_up().await;
+    parts.events.sum_up_all().await;
     parts.events.process(Action::Stopped).await;
     parts.store.close();
     parts.store_tasks.close_and_wait().await;

@@ -275,7 +275,7 @@ async fn look_after_seals(
     Ok(rounds.pause_after(&pass))
 }
 
-/// Tells once a second of what was too much to be told one by one.
+/// Looks once a second for what was too much to be told one by one.
 pub(super) fn sums(parts: &Parts) {
     let (events, clock, shutdown) = (parts.events.clone(), parts.clock.clone(), parts.shutdown.clone());
     let sum_up = async move {

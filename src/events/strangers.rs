@@ -1,5 +1,5 @@
 //! Those whom we do not know: what they are refused for. They can ask as often as they like, so each of these is counted, and told
-//! in log and audit only as often as [`Sampler`](crate::telemetry::sampler::Sampler) lets it.
+//! in log and audit only as often as `crowd` lets it.
 
 use crate::broker::sign_in::CallbackProblem;
 use crate::callers::AuthenticationFailure;
@@ -27,8 +27,12 @@ pub enum Stranger {
     MixedUp,
     /// A callback that could not be looked into now.
     UnavailableCallback,
+    /// A callback of a caller whose sign-ins come back faster than codes are sent on.
+    CrowdedCallback,
     /// A callback again, which changes nothing.
     RepeatedCallback,
+    /// A callback again, while the first one is still being worked on.
+    CallbackUnderWay,
     /// A link that is none, or none any more.
     UnknownLink,
     /// A link whose starter may not connect that name now.
@@ -41,7 +45,7 @@ pub enum Stranger {
 
 impl Stranger {
     /// Each of them.
-    pub const ALL: [Stranger; 14] = [
+    pub const ALL: [Stranger; 16] = [
         Stranger::NoCredential,
         Stranger::NoKey,
         Stranger::UnknownCredential,
@@ -51,7 +55,9 @@ impl Stranger {
         Stranger::AnotherBrowser,
         Stranger::MixedUp,
         Stranger::UnavailableCallback,
+        Stranger::CrowdedCallback,
         Stranger::RepeatedCallback,
+        Stranger::CallbackUnderWay,
         Stranger::UnknownLink,
         Stranger::BarredLink,
         Stranger::LinkFromElsewhere,
@@ -70,7 +76,9 @@ impl Stranger {
             Stranger::AnotherBrowser => "callback_another_browser",
             Stranger::MixedUp => "callback_mixed_up",
             Stranger::UnavailableCallback => "callback_unavailable",
+            Stranger::CrowdedCallback => "callback_crowded",
             Stranger::RepeatedCallback => "callback_repeated",
+            Stranger::CallbackUnderWay => "callback_under_way",
             Stranger::UnknownLink => "link_unknown",
             Stranger::BarredLink => "link_barred",
             Stranger::LinkFromElsewhere => "link_from_elsewhere",
@@ -79,7 +87,7 @@ impl Stranger {
     }
 
     /// The word for log and audit.
-    pub(super) fn reason(self) -> &'static str {
+    pub fn reason(self) -> &'static str {
         match self {
             Stranger::NoCredential => AuthenticationFailure::Missing.as_str(),
             Stranger::NoKey => AuthenticationFailure::Malformed.as_str(),
@@ -90,12 +98,19 @@ impl Stranger {
             Stranger::AnotherBrowser => "another_browser",
             Stranger::MixedUp => "mixed_up",
             Stranger::UnavailableCallback => "unavailable",
+            Stranger::CrowdedCallback => "crowded",
             Stranger::RepeatedCallback => "repeated",
+            Stranger::CallbackUnderWay => "under_way",
             Stranger::UnknownLink => "unknown_link",
             Stranger::BarredLink => "barred_link",
             Stranger::LinkFromElsewhere => "link_from_elsewhere",
             Stranger::LinkPressedTooOften => "link_pressed_too_often",
         }
+    }
+
+    /// Whether it is a matter of the audit: a browser that repeats what it did changes nothing and is refused nothing.
+    pub(super) fn is_audited(self) -> bool {
+        !matches!(self, Stranger::RepeatedCallback | Stranger::CallbackUnderWay)
     }
 
     /// The record of it, without who and where.
@@ -129,8 +144,9 @@ impl From<&CallbackProblem> for Stranger {
             CallbackProblem::UnknownState => Stranger::UnknownState,
             CallbackProblem::AnotherBrowser => Stranger::AnotherBrowser,
             CallbackProblem::MixedUp => Stranger::MixedUp,
-            CallbackProblem::Unavailable | CallbackProblem::Crowded => Stranger::UnavailableCallback,
-            CallbackProblem::UnderWay => Stranger::RepeatedCallback,
+            CallbackProblem::Unavailable => Stranger::UnavailableCallback,
+            CallbackProblem::Crowded => Stranger::CrowdedCallback,
+            CallbackProblem::UnderWay => Stranger::CallbackUnderWay,
         }
     }
 }

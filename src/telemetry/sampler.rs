@@ -1,4 +1,4 @@
-//! Of what others can make happen as often as they like, the first few a second are told one by one; the rest is counted, and told
+//! Of what callers can make happen as often as their limits let them, the first few a second are told one by one; the rest is counted, and told
 //! in one line.
 //!
 //! Invariant: everything is told, by itself or in a sum, and nothing twice.
@@ -43,11 +43,6 @@ impl<K: Ord> Sampler<K> {
         is_told
     }
 
-    /// One that was to be told by itself was not.
-    pub fn leave_out(&self, kind: K) {
-        self.lock().entry(kind).or_default().left_out += 1;
-    }
-
     /// How many of each kind were left out since the last sum.
     pub fn sums(&self, monotonic: Duration) -> Vec<(K, u64)>
     where
@@ -83,13 +78,5 @@ mod tests {
         assert_eq!(told("a", SECOND * 2), 0);
         assert_eq!(sampler.sums(SECOND * 3), [("a", 1000)]);
         assert!(sampler.lock().is_empty(), "what is over is forgotten");
-    }
-
-    #[test]
-    fn what_could_not_be_told_is_in_the_sum() {
-        let sampler = Sampler::default();
-        assert!(sampler.is_told("a", SECOND));
-        sampler.leave_out("a");
-        assert_eq!(sampler.sums(SECOND * 5), [("a", 1)]);
     }
 }

@@ -166,6 +166,13 @@ fn value(metrics: &str, series: &str) -> u64 {
     line.parse().expect("a number")
 }
 
+/// How often it was the one peer that a sum names.
+fn one_peer(detail: &Value) -> u64 {
+    assert_eq!(detail["peers"], "1", "{detail}");
+    let times = text(detail, "most").strip_prefix("127.0.0.1 (").and_then(|rest| rest.strip_suffix(')'));
+    times.and_then(|times| times.parse().ok()).unwrap_or_else(|| panic!("{detail}"))
+}
+
 #[tokio::test]
 async fn strangers_neither_fill_the_audit_nor_hold_up_who_has_rights() {
     const EACH: u64 = 500;
@@ -242,6 +249,11 @@ async fn strangers_neither_fill_the_audit_nor_hold_up_who_has_rights() {
         let (alone, summed) = told(member, word);
         assert!(summed > 0 && alone < times / 2, "{word}: {alone} are told one by one, {summed} in sums");
     }
+    // And a sum says where they came from.
+    let lines = sink.lines();
+    let sums = lines.iter().filter(|line| line["reason"] == "missing" && line["suppressed"].is_u64());
+    let named: u64 = sums.map(|sum| one_peer(&sum["detail"])).sum();
+    assert_eq!(named, told("reason", "missing").1);
     // Of those with rights, each by itself.
     world.until("every hand-out is in the audit", async || told("action", "token") == (HAND_OUTS, 0)).await;
     let found = audit::verify(sink.text().as_bytes(), None).expect("read");

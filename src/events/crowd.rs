@@ -1,0 +1,317 @@
+//! How much is told of strangers. They ask as often as they like and from as many places as they have, so what they can have written
+//! is bounded, and a sum names the places that most came from: whoever asks most hides nobody.
+//!
+//! Invariants:
+//! 1. Everything is told, by itself or in a sum, and nothing twice.
+//! 2. All kinds together come to less than 256 KiB of audit a minute, whatever comes.
+//! 3. Memory: so many peers a kind, and kinds are a closed set.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::Stranger;
+use crate::domain::time::Timestamp;
+use crate::listener::Origin;
+use crate::telemetry::audit::AuditEvent;
+
+/// So many of one kind are told one by one when they come at once: enough to see what they are.
+const AT_ONCE: u32 = 10;
+/// After that, one of a kind in so much time.
+const EVERY: Duration = Duration::from_secs(6);
+/// A kind is summed up once in so much time.
+const SUM_EVERY: Duration = Duration::from_secs(5);
+/// Peers that are counted one by one for a sum. One from which more than a 64th of it came is among them, whatever the others do.
+const PEERS: usize = 64;
+/// Peers that a sum names.
+const NAMED: usize = 5;
+
+/// What was told of each kind of stranger.
+#[derive(Debug, Default)]
+pub(super) struct Crowd(Mutex<BTreeMap<Stranger, Seen>>);
+
+/// What one line stands for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Sum {
+    pub(super) stranger: Stranger,
+    pub(super) suppressed: u64,
+    /// How many peers it came from, in words where they were too many to count.
+    pub(super) peers: String,
+    /// Those from which most came, and how often at the least.
+    pub(super) most: String,
+}
+
+#[derive(Debug)]
+struct Seen {
+    left_to_tell: u32,
+    filled_at: Duration,
+    summed_at: Option<Duration>,
+    left_out: u64,
+    peers: Peers,
+}
+
+impl Crowd {
+    /// Whether this one is to be told by itself; otherwise it is in the next sum.
+    pub(super) fn is_told(&self, stranger: Stranger, origin: Origin, monotonic: Duration) -> bool {
+        let mut kinds = self.lock();
+        let seen = kinds.entry(stranger).or_insert_with(|| Seen::new(monotonic));
+        seen.fill(monotonic);
+        if seen.left_to_tell > 0 {
+            seen.left_to_tell -= 1;
+            return true;
+        }
+        seen.leave_out(origin);
+        false
+    }
+
+    /// One that was to be told by itself was not.
+    pub(super) fn leave_out(&self, stranger: Stranger, origin: Origin, monotonic: Duration) {
+        self.lock().entry(stranger).or_insert_with(|| Seen::new(monotonic)).leave_out(origin);
+    }
+
+    /// The sums that are due, or all there are.
+    pub(super) fn sums(&self, monotonic: Duration, all: bool) -> Vec<Sum> {
+        let mut kinds = self.lock();
+        let is_due = |seen: &Seen| {
+            let waited = seen.summed_at.map(|at| monotonic.saturating_sub(at));
+            seen.left_out > 0 && (all || waited.is_none_or(|waited| waited >= SUM_EVERY))
+        };
+        let due = kinds.iter_mut().filter(|(_, seen)| is_due(seen));
+        due.map(|(stranger, seen)| {
+            seen.summed_at = Some(monotonic);
+            let peers = std::mem::take(&mut seen.peers);
+            Sum {
+                stranger: *stranger,
+                suppressed: std::mem::take(&mut seen.left_out),
+                peers: peers.number(),
+                most: peers.most(),
+            }
+        })
+        .collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Stranger, Seen>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sum {
+    /// Its line of the audit.
+    pub(super) fn record(&self, at: Timestamp) -> AuditEvent {
+        let mut event = self.stranger.record(at);
+        event.suppressed = Some(self.suppressed);
+        event.detail.insert("peers", self.peers.clone());
+        event.detail.insert("most", self.most.clone());
+        event
+    }
+}
+
+impl Seen {
+    fn new(monotonic: Duration) -> Self {
+        Seen {
+            left_to_tell: AT_ONCE,
+            filled_at: monotonic,
+            summed_at: None,
+            left_out: 0,
+            peers: Peers::default(),
+        }
+    }
+
+    fn fill(&mut self, monotonic: Duration) {
+        let periods = monotonic.saturating_sub(self.filled_at).as_secs() / EVERY.as_secs();
+        let periods = u32::try_from(periods).unwrap_or(u32::MAX);
+        if periods >= AT_ONCE - self.left_to_tell {
+            (self.left_to_tell, self.filled_at) = (AT_ONCE, monotonic);
+        } else {
+            self.left_to_tell += periods;
+            self.filled_at += EVERY * periods;
+        }
+    }
+
+    fn leave_out(&mut self, origin: Origin) {
+        self.left_out += 1;
+        self.peers.add(Peer::from(origin));
+    }
+}
+
+/// Where somebody comes from, as far as it tells one from another: an address can be had by the billion within one network of IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Peer {
+    User(u32),
+    Address(IpAddr),
+    /// The first 64 bits.
+    Network([u16; 4]),
+}
+
+impl From<Origin> for Peer {
+    fn from(origin: Origin) -> Self {
+        match origin {
+            Origin::Unix { uid, .. } => Peer::User(uid),
+            Origin::Tcp(address) => match address.ip().to_canonical() {
+                IpAddr::V6(ip) if !ip.is_loopback() => {
+                    let [a, b, c, d, ..] = ip.segments();
+                    Peer::Network([a, b, c, d])
+                }
+                ip => Peer::Address(ip),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::User(uid) => write!(f, "uid {uid}"),
+            Peer::Address(ip) => ip.fmt(f),
+            Peer::Network([a, b, c, d]) => {
+                write!(f, "{}/64", std::net::Ipv6Addr::new(*a, *b, *c, *d, 0, 0, 0, 0))
+            }
+        }
+    }
+}
+
+/// The most frequent peers (Metwally's *space saving*): where there is no room for a new one, it takes the place and the count of the
+/// least frequent, and remembers how much of that was not its own.
+#[derive(Debug, Default)]
+struct Peers {
+    counts: BTreeMap<Peer, Count>,
+    had_no_room: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Count {
+    at_most: u64,
+    inherited: u64,
+}
+
+impl Peers {
+    fn add(&mut self, peer: Peer) {
+        if let Some(count) = self.counts.get_mut(&peer) {
+            count.at_most += 1;
+            return;
+        }
+        let mut inherited = 0;
+        if self.counts.len() >= PEERS
+            && let Some((least, count)) = self.counts.iter().min_by_key(|(_, count)| count.at_most)
+        {
+            (inherited, self.had_no_room) = (count.at_most, true);
+            let least = *least;
+            self.counts.remove(&least);
+        }
+        self.counts.insert(peer, Count { at_most: inherited + 1, inherited });
+    }
+
+    fn number(&self) -> String {
+        match self.had_no_room {
+            true => format!("more than {PEERS}"),
+            false => self.counts.len().to_string(),
+        }
+    }
+
+    fn most(&self) -> String {
+        let mut counts: Vec<_> =
+            self.counts.iter().map(|(peer, count)| (count.at_most - count.inherited, peer)).collect();
+        counts.sort_unstable_by(|(a, one), (b, other)| b.cmp(a).then(one.cmp(other)));
+        let named = counts.iter().take(NAMED).map(|(times, peer)| format!("{peer} ({times})"));
+        named.collect::<Vec<_>>().join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv6Addr, SocketAddr};
+
+    use super::*;
+    use crate::domain::id::AppName;
+    use crate::listener::RequestId;
+
+    const KIND: Stranger = Stranger::UnknownState;
+
+    fn from(address: &str) -> Origin {
+        Origin::Tcp(SocketAddr::new(address.parse().expect("an address"), 1))
+    }
+
+    /// Each from a network of its own, as long as an address can be.
+    fn one_of_many(number: u64) -> Origin {
+        let ip = Ipv6Addr::from_bits((0xfdff_ffff_0000_0000 | u128::from(number)) << 64 | 0xffff_ffff);
+        Origin::Tcp(SocketAddr::new(ip.into(), 65_535))
+    }
+
+    fn seconds(number: u64) -> Duration {
+        Duration::from_secs(number)
+    }
+
+    #[test]
+    fn the_first_are_told_then_some_and_the_rest_is_in_sums() {
+        let crowd = Crowd::default();
+        let told = |at| (0..100).filter(|_| crowd.is_told(KIND, from("203.0.113.9"), seconds(at))).count();
+        assert_eq!((told(100), told(101), told(106), told(119)), (10, 0, 1, 2));
+        let (stranger, suppressed) = (KIND, 387);
+        let (peers, most) = ("1".to_owned(), "203.0.113.9 (387)".to_owned());
+        assert_eq!(crowd.sums(seconds(119), false), [Sum { stranger, suppressed, peers, most }]);
+        crowd.leave_out(KIND, from("203.0.113.9"), seconds(120));
+        assert_eq!(crowd.sums(seconds(120), false), [], "not yet");
+        assert_eq!(crowd.sums(seconds(120), true).len(), 1, "but for the end");
+        assert_eq!(crowd.sums(seconds(200), true), [], "nothing is told twice");
+        assert_eq!(told(10_000), 10);
+    }
+
+    #[test]
+    fn whoever_comes_from_many_places_hides_nobody_who_comes_often() {
+        let crowd = Crowd::default();
+        for number in 0..10_000 {
+            crowd.leave_out(KIND, one_of_many(number), seconds(1));
+            if number % 20 == 0 {
+                crowd.leave_out(KIND, from("::ffff:203.0.113.9"), seconds(1));
+                crowd.leave_out(KIND, Origin::Unix { uid: 7, gid: 7, pid: None }, seconds(1));
+            }
+        }
+        // And one that comes late, when there is no room any more.
+        for number in 10_000..11_000 {
+            crowd.leave_out(KIND, one_of_many(number), seconds(1));
+            crowd.leave_out(KIND, from("198.51.100.2"), seconds(1));
+        }
+        assert_eq!(crowd.lock()[&KIND].peers.counts.len(), PEERS, "no more than that is kept");
+        let sum = &crowd.sums(seconds(1), false)[0];
+        assert_eq!((sum.suppressed, sum.peers.as_str()), (13_000, "more than 64"));
+        let named: Vec<&str> = sum.most.split(", ").collect();
+        assert!(named.len() == NAMED && named[0].starts_with("198.51.100.2 (9"), "{named:?}");
+        assert_eq!(named[1..3], ["uid 7 (500)", "203.0.113.9 (500)"]);
+        assert!(named[3].starts_with("fdff:ffff:0:") && named[3].ends_with("::/64 (1)"), "{named:?}");
+    }
+
+    #[test]
+    fn strangers_of_all_kinds_write_less_than_256_kib_a_minute() {
+        /// What the writer adds to each line: its number and its chain.
+        const ADDED: usize = 120;
+        let crowd = Crowd::default();
+        let id = RequestId::new(&crate::system::SystemRandom::new());
+        let at = Timestamp::from_unix_millis(1_795_392_083_250);
+        let mut number = 0;
+        for minute in 0..3 {
+            let (mut bytes, mut told) = (0, 0);
+            for second in 0..60 {
+                let now = seconds(minute * 60 + second);
+                for stranger in Stranger::ALL {
+                    for _ in 0..200 {
+                        number += 1;
+                        let origin = one_of_many(number);
+                        if crowd.is_told(stranger, origin, now) {
+                            let mut event = stranger.record(at).from_request(origin, &id);
+                            event.app = AppName::parse(&"a".repeat(64)).ok();
+                            bytes += serde_json::to_vec(&event).expect("JSON").len() + ADDED;
+                            told += 1;
+                        }
+                    }
+                }
+                for sum in crowd.sums(now, false) {
+                    bytes += serde_json::to_vec(&sum.record(at)).expect("JSON").len() + ADDED;
+                    told += 1;
+                }
+            }
+            assert!(bytes < 256 * 1024 && told > 100, "minute {minute}: {bytes} bytes in {told} lines");
+        }
+    }
+}
