@@ -9,12 +9,15 @@ use std::time::Duration;
 use entra_emulator::{Endpoint, Fault, FaultRule, RevokeKind};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokenward::domain::time::Timestamp;
+use tokenward::events::Stranger;
+use tokenward::telemetry::audit::{Action, AuditEvent};
 
 use crate::http_client::{Answer, Browser, request};
 use crate::world::{ALICE, BOB, Plan, World, text};
 
 /// Documents for readers of this repository.
-const DOCUMENTS: [&str; 12] = [
+const DOCUMENTS: [&str; 13] = [
     "README.md",
     "SEMANTICS.md",
     "ARCHITECTURE.md",
@@ -24,6 +27,7 @@ const DOCUMENTS: [&str; 12] = [
     "deploy/RUNBOOK.md",
     "docs/app-registration.md",
     "docs/asvs.md",
+    "docs/audit.md",
     "docs/commands.md",
     "docs/configuration.md",
     "docs/providers.md",
@@ -581,6 +585,39 @@ fn the_codes_are_the_contract_s_in_the_document_and_in_the_code() {
         assert_eq!(documented, statuses, "{code}");
     }
     assert!(under.is_empty(), "{under:?}");
+}
+
+#[test]
+fn the_page_of_the_audit_has_every_word_of_it() {
+    let page = read("docs/audit.md");
+    let section = |title: &str| {
+        let rest = page.split_once(&format!("\n## {title}\n")).unwrap_or_else(|| panic!("{title}")).1;
+        rest.split("\n## ").next().unwrap_or_default().to_owned()
+    };
+    let is_in = |title: &str, word: &str| {
+        assert!(section(title).contains(&format!("`{word}`")), "{word} is not in docs/audit.md, {title}");
+    };
+    CODES.iter().for_each(|(code, _)| is_in("Codes", code));
+    Stranger::ALL.iter().for_each(|stranger| is_in("Reasons of strangers", stranger.reason()));
+    let document = Document::load();
+    for schema in ["ConnectSessionState", "AdminConsentState"] {
+        let pointer = format!("/components/schemas/{schema}/properties/reason/enum");
+        let reasons = document.0.pointer(&pointer).and_then(Value::as_array).expect("reasons");
+        reasons.iter().for_each(|reason| is_in("Reasons of sessions", reason.as_str().expect("text")));
+    }
+    // Every action that something in the source reports.
+    let sources = read("src/events.rs") + &read("src/events/strangers.rs");
+    for action in sources.split("Action::").skip(1) {
+        let name = action.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+        let word = name.char_indices().fold(String::new(), |word, (at, c)| {
+            let joint = if at > 0 && c.is_ascii_uppercase() { "_" } else { "" };
+            format!("{word}{joint}{}", c.to_ascii_lowercase())
+        });
+        is_in("Actions", &word);
+    }
+    let keys = serde_json::to_value(AuditEvent::new(Timestamp::from_unix_seconds(0), Action::Token, "ok"))
+        .expect("JSON");
+    keys.as_object().expect("members").keys().for_each(|key| is_in("Keys", key));
 }
 
 const TOKEN: &str = "/v1/apps/{app}/connections/{connection}/token";
