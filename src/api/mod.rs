@@ -202,6 +202,8 @@ impl LocalApi {
             (Route::Connections(app), Method::GET) => {
                 let request = list_request(&self.broker, &app, &query)?;
                 let page = self.broker.list(&caller.policy, &app, &request).await.map_err(Problem::of)?;
+                // The request itself paid for the first one.
+                admitted.charge(page.pages_read.saturating_sub(1), self.clock.monotonic());
                 Ok(json(StatusCode::OK, &page_shape(&self.broker, &app, &page)))
             }
             (Route::NewSession, Method::POST) => {

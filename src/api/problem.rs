@@ -267,6 +267,14 @@ impl Problem {
             )
             .hint("use the sessions that are open (one link works until it expires), or wait until some are over; what is over counts no more")
             .retry_after(retry_after),
+            Refusal::TooManyWalks { most, retry_after } => Problem::new(
+                S::TOO_MANY_REQUESTS,
+                "rate_limited",
+                "Too many lists at one time",
+                format!("{most} requests of this caller that look at many connections are under way, or as many as there may be of all"),
+            )
+            .hint("ask for one page after the other; name connections in the caller's rules, or a prefix of theirs, rather than a tenant: only those are read then")
+            .retry_after(retry_after),
             Refusal::SameTokenAgain { retry_after } => Problem::new(
                 S::SERVICE_UNAVAILABLE,
                 "authority_unavailable",

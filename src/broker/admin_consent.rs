@@ -10,17 +10,12 @@ use super::session::{AuthorizeState, ConsentSession, ConsentState, Purpose};
 use super::sign_in::{CallbackOutcome, CallbackProblem, Finished};
 use super::{App, Broker, FailureReason, Refusal, SessionFailure};
 use crate::authority::AdminConsentRequest;
-use crate::domain::connection::Status;
 use crate::domain::id::{AppName, SessionId};
 use crate::domain::random::random_token;
 use crate::domain::scope::ScopeSet;
 use crate::domain::time::Timestamp;
 use crate::policy::CallerPolicy;
 use crate::repository::{FiledUnder, Kind, SecretHash, Taken};
-
-/// Connections that are looked at for a proof.
-const MOST_CONNECTIONS: usize = 2000;
-const PAGE: usize = 100;
 
 /// An admin consent session that was started.
 #[derive(Debug, Clone)]
@@ -119,7 +114,7 @@ impl Broker {
         })
     }
 
-    /// Where an admin consent session stands, for the caller that started it.
+    /// Where an admin consent session stands, for the caller that started it, as long as it may know of the app.
     pub async fn admin_consent_state(
         &self,
         caller: &CallerPolicy,
@@ -127,14 +122,26 @@ impl Broker {
     ) -> Result<ConsentState, Refusal> {
         let (kind, filed) = (Kind::AdminConsentSession, FiledUnder::session(id));
         let taken: Option<Taken<ConsentSession>> = self.deps.repository.pending(kind, &filed).await?;
-        let Some(taken) = taken.filter(|taken| taken.value.created_by == caller.caller.as_str()) else {
+        let may_know = |session: &ConsentSession| {
+            session.created_by == caller.caller.as_str() && caller.knows_app(&session.app)
+        };
+        let Some(taken) = taken.filter(|taken| may_know(&taken.value)) else {
             return Err(Refusal::SessionNotFound);
         };
         let now = self.deps.clock.now();
+        let is_open = match taken.value.state {
+            ConsentState::Pending => now < taken.value.expires_at,
+            ConsentState::Reported { .. } => true,
+            _ => false,
+        };
+        if is_open && let Some(reason) = self.bars_consent(&taken.value) {
+            return Ok(ConsentState::Failed(reason.into()));
+        }
         match &taken.value.state {
             ConsentState::Pending if now >= taken.value.expires_at => Ok(ConsentState::Expired),
             ConsentState::Reported { tenant, at } => {
-                let Some(shown) = self.reported_consent(&taken.value, tenant.as_deref(), *at).await? else {
+                let Some(shown) = self.reported_consent(caller, &taken.value, tenant.as_deref(), *at).await?
+                else {
                     return Ok(taken.value.state.clone());
                 };
                 let mut after = taken.value.clone();
@@ -199,7 +206,7 @@ impl Broker {
             _ => None,
         };
         if !repeated && let ConsentState::Reported { tenant: Some(tenant), .. } = &after.state {
-            self.note_reported_consent(&after.app, tenant);
+            self.note_reported_consent(&after.app, tenant, &after.created_by);
         }
         let return_to = after.return_url.as_ref().map(|url| {
             let joint = if url.contains('?') { '&' } else { '?' };
@@ -209,9 +216,11 @@ impl Broker {
         Finished::AdminConsent { return_to, app: after.app, session: session.clone(), refused, repeated }
     }
 
-    /// The tenant in which, since the report, a token call has shown every scope that was to be approved.
+    /// The tenant in which, since the report, a token call has shown every scope that was to be approved: one for a
+    /// connection that the caller may see.
     async fn reported_consent(
         &self,
+        caller: &CallerPolicy,
         session: &ConsentSession,
         reported: Option<&str>,
         since: Timestamp,
@@ -219,42 +228,8 @@ impl Broker {
         let app = self.app(&session.app)?;
         let asked = app.naming().scopes_lossy(session.scopes.iter().map(String::as_str));
         match session.tenant.as_deref().filter(|tenant| tenant.len() == 36).or(reported) {
-            Some(tenant) => self.shown_consent(&session.app, &asked, tenant, Some(since)).await,
+            Some(tenant) => self.shown_consent(caller, &session.app, &asked, tenant, Some(since)).await,
             None => Ok(None),
         }
-    }
-
-    /// That tenant, as its accounts spell it, where an active connection's last answer (since then) holds these scopes.
-    pub(super) async fn shown_consent(
-        &self,
-        app: &AppName,
-        asked: &ScopeSet,
-        tenant: &str,
-        since: Option<Timestamp>,
-    ) -> Result<Option<String>, Refusal> {
-        let known = self.app(app)?;
-        let naming = known.naming();
-        let mut after = None;
-        let mut read = 0;
-        while read < MOST_CONNECTIONS {
-            let page = self.deps.repository.list(app, "", after.as_ref(), PAGE).await?;
-            read += PAGE;
-            for (_, profile) in page.profiles {
-                let Some(tid) = profile.account.tid.clone() else { continue };
-                let granted = naming.scopes_lossy(profile.scopes_granted.iter().map(String::as_str));
-                let fits = tenant.eq_ignore_ascii_case(&tid)
-                    && profile.status == Status::Active
-                    && since.is_none_or(|since| profile.last_refreshed_at >= since)
-                    && !asked.missing_from(&granted).iter().any(|scope| !scope.is_openid());
-                if fits {
-                    return Ok(Some(tid));
-                }
-            }
-            after = page.next;
-            if after.is_none() {
-                break;
-            }
-        }
-        Ok(None)
     }
 }

@@ -257,6 +257,7 @@ impl Broker {
             match self.put(&right, expected, base, profile, tokens, &grant).await {
                 Ok(Put::Done(revision)) => {
                     self.deps.engine.connected(&key, revision.sign_in);
+                    self.shown_consents.forget(&key.app);
                     return Ok(());
                 }
                 Ok(Put::Barred(reason)) => return Err(reason),

@@ -84,7 +84,7 @@ impl Broker {
         request: NewSession,
     ) -> Result<StartedSession, Refusal> {
         let right = self.right_of(caller, key).await?;
-        self.start_permitted(&right, request).await
+        self.start_permitted(caller, &right, request).await
     }
 
     /// A link for whoever asked for a token that only the user can bring: the one given before, while it is young and
@@ -105,12 +105,17 @@ impl Broker {
         {
             return Ok(given);
         }
-        let started = self.start_permitted(&right, NewSession::default()).await?;
+        let started = self.start_permitted(caller, &right, NewSession::default()).await?;
         self.invitations.give(&caller.caller, key.clone(), started.clone(), self.deps.clock.now());
         Ok(started)
     }
 
-    async fn start_permitted(&self, right: &Right, request: NewSession) -> Result<StartedSession, Refusal> {
+    async fn start_permitted(
+        &self,
+        caller: &CallerPolicy,
+        right: &Right,
+        request: NewSession,
+    ) -> Result<StartedSession, Refusal> {
         let key = right.key();
         if request.change_account && !right.may_move() {
             let problem =
@@ -142,44 +147,52 @@ impl Broker {
             (None, Some(existing)) if !request.change_account => Some(existing.id()),
             (None, _) => None,
         };
-        let (prompt, remark) = match self.consent_known(&key.app, &scopes, pinned.as_ref(), &request).await? {
-            Some(tenant) => (None, Some(consent_left_out(&tenant))),
-            None => (prompt(&app, &scopes, request.prompt), None),
-        };
         let now = self.deps.clock.now();
         let expires_at = now.plus(self.settings().connect_session_ttl);
         let id = self.new_session_id();
-        let session = ConnectSession {
-            app: key.app.clone(),
-            connection: key.connection.clone(),
-            scopes: scopes.to_words(),
-            created_by: right.caller().to_string(),
-            started_at: now,
-            expires_at,
-            change_account: request.change_account,
-            // The account it has is offered only where it is the one wanted.
-            login_hint: request.login_hint.or_else(|| {
-                let wanted = existing.as_ref().filter(|account| pinned.as_ref() == Some(&account.id()));
-                wanted.and_then(|account| account.username.clone())
-            }),
-            seen: existing.as_ref().map(Account::id),
-            pinned,
-            domain_hint: request.domain_hint,
-            prompt,
-            return_url: request.return_url,
-            browser: None,
-            presses: 0,
-            states: Vec::new(),
-            state: SessionState::Pending,
-        };
-        let ttl = self.settings().connect_session_ttl + READABLE_AFTER_END;
+        // Before anything is looked for: what is refused costs nothing.
         self.count_session(right.caller(), key, &id, expires_at).await?;
-        let filed = FiledUnder::session(&id);
-        let kept = self.deps.repository.put_pending(Kind::ConnectSession, &filed, &session, now, ttl).await;
-        if let Err(error) = kept {
-            self.uncount_session(right.caller().as_str(), key, &id).await;
-            return Err(error.into());
-        }
+        let keep = async {
+            let consented = self.consent_known(caller, &key.app, &scopes, pinned.as_ref(), &request).await?;
+            let (prompt, remark) = match consented {
+                Some(tenant) => (None, Some(consent_left_out(&tenant))),
+                None => (prompt(&app, &scopes, request.prompt), None),
+            };
+            let session = ConnectSession {
+                app: key.app.clone(),
+                connection: key.connection.clone(),
+                scopes: scopes.to_words(),
+                created_by: right.caller().to_string(),
+                started_at: now,
+                expires_at,
+                change_account: request.change_account,
+                // The account it has is offered only where it is the one wanted.
+                login_hint: request.login_hint.or_else(|| {
+                    let wanted = existing.as_ref().filter(|account| pinned.as_ref() == Some(&account.id()));
+                    wanted.and_then(|account| account.username.clone())
+                }),
+                seen: existing.as_ref().map(Account::id),
+                pinned,
+                domain_hint: request.domain_hint,
+                prompt,
+                return_url: request.return_url,
+                browser: None,
+                presses: 0,
+                states: Vec::new(),
+                state: SessionState::Pending,
+            };
+            let ttl = self.settings().connect_session_ttl + READABLE_AFTER_END;
+            let filed = FiledUnder::session(&id);
+            self.deps.repository.put_pending(Kind::ConnectSession, &filed, &session, now, ttl).await?;
+            Ok(remark)
+        };
+        let remark = match keep.await {
+            Ok(remark) => remark,
+            Err(refusal) => {
+                self.uncount_session(right.caller().as_str(), key, &id).await;
+                return Err(refusal);
+            }
+        };
         Ok(StartedSession {
             connect_url: format!("{}/connect/{}", self.settings().base_url, id.expose()),
             id,
@@ -189,10 +202,11 @@ impl Broker {
     }
 
     /// The tenant that this session's account can only be of, where a caller asks for `prompt=consent` at Entra and the
-    /// tenant has shown its consent. Entra refuses users who may not consent when they are prompted all the same
-    /// (AADSTS90095), and asks by itself whoever has to be asked.
+    /// tenant has shown its consent by a connection that the caller may see. Entra refuses users who may not consent
+    /// when they are prompted all the same (AADSTS90095), and asks by itself whoever has to be asked.
     async fn consent_known(
         &self,
+        caller: &CallerPolicy,
         name: &AppName,
         scopes: &ScopeSet,
         pinned: Option<&AccountId>,
@@ -208,7 +222,7 @@ impl Broker {
             None => app.tenants.only(),
         };
         match tenant {
-            Some(tenant) => self.shown_consent(name, scopes, tenant, None).await,
+            Some(tenant) => self.shown_consent(caller, name, scopes, tenant, None).await,
             None => Ok(None),
         }
     }

@@ -1,9 +1,10 @@
 //! Has the blocked connections of a tenant tried whose administrator is said to have consented.
 //!
-//! Whoever has the link can say so, as often as he likes and of any tenant. So a tenant is tried once a minute; all tenants that
-//! wait are looked for in one walk over the app's connections, one walk at a time; and they are tried in turn, one of each
-//! tenant, out of the budget that all calls of this kind share. A report that comes while its tenant has had its turn
-//! is kept for the next.
+//! Whoever has the link can say so, as often as he likes and of any tenant. So a tenant is tried once a minute; all
+//! tenants that wait are looked for in one walk over the app's connections, one walk at a time; and they are tried in
+//! turn, one of each tenant, out of the budget that all calls of this kind share. A report that comes while its tenant
+//! has had its turn is kept for the next. Where nothing is blocked, a connection that works is tried as the proof: one
+//! that whoever started the session may see, for no other proves anything to it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
@@ -13,7 +14,8 @@ use std::time::Duration;
 use super::Broker;
 use crate::domain::cause::Cause;
 use crate::domain::connection::Status;
-use crate::domain::id::{AppName, ConnectionKey};
+use crate::domain::id::{AppName, CallerName, ConnectionKey};
+use crate::policy::CallerPolicy;
 
 /// A tenant is tried once within this time.
 const TENANT_AGAIN: Duration = Duration::from_secs(60);
@@ -40,13 +42,19 @@ struct Book {
 }
 
 /// What is known of a tenant.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Report {
     /// Monotonic time at which it was tried.
     tried_at: Option<Duration>,
     /// It was reported since.
     waits: bool,
+    /// The callers that started the sessions: of those in the configuration.
+    starters: Starters,
 }
+
+type Starters = BTreeSet<CallerName>;
+/// Tenants whose turn it is, and who waits for their proof.
+type Turns = BTreeMap<String, Starters>;
 
 impl Report {
     fn has_had_its_turn(&self, now: Duration) -> bool {
@@ -62,7 +70,7 @@ impl Reports {
 
 impl Book {
     /// Takes a report down, at `now` (monotonic). Whether somebody has to be found who sees to it.
-    fn note(&mut self, app: &AppName, tenant: &str, now: Duration) -> bool {
+    fn note(&mut self, app: &AppName, tenant: &str, starter: Option<CallerName>, now: Duration) -> bool {
         self.tenants.retain(|_, report| report.waits || report.has_had_its_turn(now));
         let one = (app.clone(), tenant.to_owned());
         if self.tenants.len() >= MOST_TENANTS && !self.tenants.contains_key(&one) {
@@ -74,17 +82,20 @@ impl Book {
             };
             self.tenants.remove(&tried);
         }
-        self.tenants.entry(one).or_default().waits = true;
+        let report = self.tenants.entry(one).or_default();
+        report.waits = true;
+        report.starters.extend(starter);
         !std::mem::replace(&mut self.is_seen_to, true)
     }
 
     /// The tenants whose turn it is, by app, which have it then; none when nothing waits any more, and nobody sees to it then.
-    fn turns(&mut self, now: Duration) -> Option<BTreeMap<AppName, BTreeSet<String>>> {
-        let mut turns: BTreeMap<AppName, BTreeSet<String>> = BTreeMap::new();
+    fn turns(&mut self, now: Duration) -> Option<BTreeMap<AppName, Turns>> {
+        let mut turns: BTreeMap<AppName, Turns> = BTreeMap::new();
         for ((app, tenant), report) in &mut self.tenants {
             if report.waits && !report.has_had_its_turn(now) {
-                *report = Report { tried_at: Some(now), waits: false };
-                turns.entry(app.clone()).or_default().insert(tenant.clone());
+                let starters = std::mem::take(&mut report.starters);
+                *report = Report { tried_at: Some(now), ..Report::default() };
+                turns.entry(app.clone()).or_default().insert(tenant.clone(), starters);
             }
         }
         self.is_seen_to = !turns.is_empty() || self.tenants.values().any(|report| report.waits);
@@ -93,12 +104,19 @@ impl Book {
 }
 
 impl Broker {
-    /// Somebody came back from a page for an administrator's consent and names this tenant.
-    pub(super) fn note_reported_consent(self: &Arc<Self>, app: &AppName, unverified_tenant: &str) {
+    /// Somebody came back from a page for an administrator's consent, to a session of that caller's, and names this
+    /// tenant.
+    pub(super) fn note_reported_consent(
+        self: &Arc<Self>,
+        app: &AppName,
+        unverified_tenant: &str,
+        starter: &str,
+    ) {
+        let starter = CallerName::parse(starter).ok();
         let tenant = unverified_tenant.to_ascii_lowercase();
         let is_id = tenant.len() == 36 && tenant.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
         // Accounts are of tenants by id: no other name would be found.
-        if !is_id || !self.reports.book().note(app, &tenant, self.deps.clock.monotonic()) {
+        if !is_id || !self.reports.book().note(app, &tenant, starter, self.deps.clock.monotonic()) {
             return;
         }
         let broker = Arc::clone(self);
@@ -120,20 +138,26 @@ impl Broker {
     }
 
     /// Has the blocked connections of these tenants tried now instead of at their time. Where a tenant has none, one that works
-    /// is tried: its token call is the proof.
-    async fn try_blocked_of(&self, app: &AppName, tenants: &BTreeSet<String>) {
+    /// is tried for each caller that waits, of those that it may see: its token call is the proof.
+    async fn try_blocked_of(&self, app: &AppName, tenants: &Turns) {
         let mut blocked: BTreeMap<&str, VecDeque<ConnectionKey>> = BTreeMap::new();
-        let mut working: BTreeMap<&str, ConnectionKey> = BTreeMap::new();
+        let mut working: BTreeMap<&str, Working> = BTreeMap::new();
+        for (tenant, starters) in tenants {
+            let unproven = starters.iter().filter_map(|starter| self.deps.policies.policy_of(starter));
+            working.insert(tenant, Working { unproven: unproven.collect(), proofs: VecDeque::new() });
+        }
         let (mut after, mut found) = (None, 0);
         loop {
             let Ok(page) = self.deps.repository.list(app, "", after.as_ref(), PAGE).await else { return };
             for (connection, profile) in page.profiles {
                 let tid = profile.account.tid.as_deref().map(str::to_ascii_lowercase);
-                let Some(tenant) = tid.and_then(|tid| tenants.get(&tid)) else { continue };
+                let Some((tenant, _)) = tid.and_then(|tid| tenants.get_key_value(&tid)) else { continue };
                 let key = ConnectionKey { app: app.clone(), connection };
                 match profile.status {
                     Status::Active => {
-                        working.entry(tenant).or_insert(key);
+                        if let Some(working) = working.get_mut(tenant.as_str()) {
+                            working.take(key, tenant);
+                        }
                     }
                     Status::Blocked(_) => {
                         let of_tenant = blocked.entry(tenant).or_default();
@@ -150,8 +174,8 @@ impl Broker {
                 break;
             }
         }
-        for (tenant, key) in working {
-            blocked.entry(tenant).or_insert_with(|| VecDeque::from([key]));
+        for (tenant, working) in working {
+            blocked.entry(tenant).or_insert(working.proofs);
         }
         let mut queues: VecDeque<VecDeque<ConnectionKey>> = blocked.into_values().collect();
         while let Some(mut queue) = queues.pop_front() {
@@ -169,6 +193,22 @@ impl Broker {
     }
 }
 
+/// Connections of a tenant that work, and the callers that may see none of them.
+struct Working {
+    unproven: Vec<CallerPolicy>,
+    proofs: VecDeque<ConnectionKey>,
+}
+
+impl Working {
+    fn take(&mut self, key: ConnectionKey, tenant: &str) {
+        let before = self.unproven.len();
+        self.unproven.retain(|caller| caller.see(&key, Some(tenant)).is_err());
+        if self.unproven.len() < before {
+            self.proofs.push_back(key);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,22 +222,25 @@ mod tests {
     }
 
     fn turns(book: &mut Book, seconds: u64) -> Option<Vec<String>> {
-        book.turns(at(seconds)).map(|turns| turns.into_values().flatten().collect())
+        book.turns(at(seconds)).map(|turns| turns.into_values().flat_map(Turns::into_keys).collect())
     }
 
     #[test]
     fn a_tenant_has_its_turn_once_a_minute_and_what_is_reported_meanwhile_waits() {
         let mut book = Book::default();
-        assert!(book.note(&app(), "a", at(0)), "somebody has to see to it");
-        assert!(!book.note(&app(), "a", at(0)) && !book.note(&app(), "b", at(0)), "somebody does");
+        assert!(book.note(&app(), "a", None, at(0)), "somebody has to see to it");
+        assert!(
+            !book.note(&app(), "a", None, at(0)) && !book.note(&app(), "b", None, at(0)),
+            "somebody does"
+        );
         assert_eq!(turns(&mut book, 0), Some(vec!["a".to_owned(), "b".to_owned()]));
-        assert!(!book.note(&app(), "a", at(1)));
+        assert!(!book.note(&app(), "a", None, at(1)));
         for seconds in 1..60 {
             assert_eq!(turns(&mut book, seconds), Some(vec![]), "it waits");
         }
         assert_eq!(turns(&mut book, 60), Some(vec!["a".to_owned()]));
         assert_eq!(turns(&mut book, 61), None, "nothing waits any more");
-        assert!(book.note(&app(), "a", at(62)));
+        assert!(book.note(&app(), "a", None, at(62)));
         assert_eq!(turns(&mut book, 62), Some(vec![]));
         assert_eq!(turns(&mut book, 120), Some(vec!["a".to_owned()]));
     }
@@ -206,10 +249,10 @@ mod tests {
     fn tenants_that_are_made_up_take_no_room_from_those_that_wait() {
         let mut book = Book::default();
         for number in 0..MOST_TENANTS * 2 {
-            book.note(&app(), &number.to_string(), at(0));
+            book.note(&app(), &number.to_string(), None, at(0));
         }
         assert_eq!(turns(&mut book, 0).map(|turns| turns.len()), Some(MOST_TENANTS));
-        book.note(&app(), "honest", at(1));
+        book.note(&app(), "honest", None, at(1));
         assert_eq!(turns(&mut book, 1), Some(vec!["honest".to_owned()]));
     }
 }

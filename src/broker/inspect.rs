@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use super::search::Search;
 use super::{Broker, Refusal};
 use crate::domain::connection::{Attempt, Profile, Status};
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::time::Timestamp;
-use crate::policy::{CallerPolicy, Listing};
+use crate::policy::{CallerPolicy, Lookup};
 
 /// Connections read at most for one page: a filter that matches few does not become a scan of all.
-const MOST_READ_FOR_A_PAGE: usize = 1000;
+const MOST_READ_FOR_A_PAGE: usize = 200;
 const PAGE: usize = 100;
 /// Every status of a connection.
 pub const STATUSES: [&str; 4] = ["active", "needs_reauthorization", "blocked", "paused"];
@@ -42,6 +43,8 @@ pub struct ShownPage {
     pub connections: Vec<Shown>,
     /// Where the next page starts; none on the last. A page may be empty and not the last.
     pub next: Option<ConnectionName>,
+    /// How many pages of connections were read for it: more than one where a rule or a filter matches few.
+    pub pages_read: u32,
 }
 
 impl Broker {
@@ -88,26 +91,21 @@ impl Broker {
         if !caller.knows_app(app) {
             return Err(Refusal::AppNotFound);
         }
-        // One prefix that covers all that the caller may see, so that others' names are not even read.
-        let listings = caller.visible_prefixes(app);
-        let prefix = match &listings[..] {
-            [Listing::Prefix(prefix)] => prefix.clone(),
-            _ => String::new(),
-        };
+        let _place = self.place_for_walk(caller).await?;
         let sees =
             |key: &ConnectionKey, profile: &Profile| caller.see(key, profile.account.tid.as_deref()).is_ok();
-        self.list_where(app, &prefix, request, sees).await
+        self.list_where(app, caller.lookups(app), request, sees).await
     }
 
     /// A page of an app's connections, for an operator.
     pub async fn list_as_admin(&self, app: &AppName, request: &ListRequest) -> Result<ShownPage, Refusal> {
-        self.list_where(app, "", request, |_, _| true).await
+        self.list_where(app, vec![Lookup::EVERYTHING], request, |_, _| true).await
     }
 
     async fn list_where(
         &self,
         app: &AppName,
-        prefix: &str,
+        lookups: Vec<Lookup>,
         request: &ListRequest,
         visible: impl Fn(&ConnectionKey, &Profile) -> bool,
     ) -> Result<ShownPage, Refusal> {
@@ -128,27 +126,27 @@ impl Broker {
                 })
         };
         let mut shown: Vec<Shown> = Vec::new();
-        let mut after = request.after.clone();
-        let mut read = 0;
-        loop {
-            let page = self.deps.repository.list(app, prefix, after.as_ref(), PAGE).await?;
-            read += PAGE;
-            for (connection, profile) in page.profiles {
+        let mut next = None;
+        let mut search = Search::new(app.clone(), lookups, request.after.clone());
+        while next.is_none() && shown.len() < PAGE && search.read() < MOST_READ_FOR_A_PAGE {
+            let most = PAGE.min(MOST_READ_FOR_A_PAGE - search.read());
+            let Some(found) = search.next(&self.deps.repository, most).await? else { break };
+            for (connection, profile) in found {
                 let key = ConnectionKey { app: app.clone(), connection };
-                if wanted(&key, &profile) {
-                    if shown.len() == PAGE {
-                        let next = shown.last().map(|last| last.key.connection.clone());
-                        return Ok(ShownPage { connections: shown, next });
-                    }
-                    let next_refresh_at = next_try(&profile);
-                    shown.push(Shown { key, profile, next_refresh_at });
+                if !wanted(&key, &profile) {
+                    continue;
                 }
-            }
-            after = page.next;
-            if after.is_none() || read >= MOST_READ_FOR_A_PAGE {
-                return Ok(ShownPage { connections: shown, next: after });
+                if shown.len() == PAGE {
+                    next = shown.last().map(|last| last.key.connection.clone());
+                    break;
+                }
+                let next_refresh_at = next_try(&profile);
+                shown.push(Shown { key, profile, next_refresh_at });
             }
         }
+        let next = next.or_else(|| search.position().cloned());
+        let pages_read = u32::try_from(search.read().div_ceil(PAGE)).unwrap_or(u32::MAX);
+        Ok(ShownPage { connections: shown, next, pages_read })
     }
 
     /// A page's cursor: sealed, for the name in it may be one that the caller may not know of.

@@ -29,9 +29,11 @@ pub mod replicas;
 pub mod revoke;
 pub mod rewrap;
 mod rights;
+mod search;
 pub mod serve;
 mod session;
 mod session_waits;
+mod shown_consent;
 pub mod sign_in;
 mod sign_in_permits;
 
@@ -156,6 +158,8 @@ pub struct Broker {
     rewrap: rewrap::State,
     reports: consent_walk::Reports,
     sign_in_permits: sign_in_permits::SignInPermits,
+    shown_consents: shown_consent::ShownConsents,
+    walks: search::Walks,
 }
 
 impl Broker {
@@ -173,6 +177,8 @@ impl Broker {
             rewrap: rewrap::State::default(),
             reports: consent_walk::Reports::default(),
             sign_in_permits: sign_in_permits::SignInPermits::default(),
+            shown_consents: shown_consent::ShownConsents::default(),
+            walks: search::Walks::default(),
         }
     }
 

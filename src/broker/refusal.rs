@@ -73,6 +73,13 @@ pub enum Refusal {
         /// When to come back.
         retry_after: Duration,
     },
+    /// 429: as many walks over connections as there may be are under way.
+    TooManyWalks {
+        /// How many a caller may have.
+        most: usize,
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// 503: the authority does not serve now.
     AuthorityUnavailable {
         /// When to come back.

@@ -144,6 +144,21 @@ impl Admitted<'_> {
         &self.caller
     }
 
+    /// Counts so many requests more of the caller: what it asked for was work for as many. Nothing is refused for it
+    /// now; the caller's next ones wait.
+    pub fn charge(&self, requests: u32, monotonic: Duration) {
+        let Some(rate) = self.caller.limits.rate_limit else { return };
+        let mut shard = self.limiter.shard(&self.caller.name, None);
+        let own = shard.get_mut(&self.caller.name).and_then(|buckets| buckets.own.as_mut());
+        if let Some(own) = own {
+            for _ in 0..requests {
+                if own.take_at(rate, monotonic).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+
     /// Counts the request against the limit of one connection as well. A request that is refused here takes nothing from its
     /// caller either: one hot connection does not use up what the others need.
     ///
@@ -316,6 +331,18 @@ mod tests {
         // The caller's refusal was not counted against the connection.
         let later = (0..9).filter(|_| try_take(&limiter, &caller, &key("e"), millis(400)).is_ok()).count();
         assert_eq!(later, 2);
+    }
+
+    #[test]
+    fn what_was_more_work_than_one_request_is_taken_afterwards() {
+        let (limiter, caller) = (Limiter::default(), caller(Some(5), None));
+        let admitted = limiter.admit(caller.clone(), millis(0)).expect("the first");
+        admitted.charge(6, millis(0));
+        let left = (0..20).filter(|_| limiter.admit(caller.clone(), millis(0)).is_ok()).count();
+        assert_eq!(left, 3, "of a burst of ten");
+        admitted.charge(100, millis(0));
+        let wait = limiter.admit(caller.clone(), millis(0)).map(|_| ()).expect_err("nothing is left");
+        assert_eq!(wait, RetryAfter(millis(200)), "nobody is in debt");
     }
 
     #[test]

@@ -15,12 +15,14 @@
 //! connection has been read. [`CallerPolicy::needs_tenant`] says when that is worth it; until the tenant is given,
 //! such a rule matches nothing.
 
+mod lookup;
 mod pattern;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;
 
 use std::sync::Arc;
 
+pub use lookup::Lookup;
 pub use pattern::{Pattern, PatternError};
 
 use crate::domain::id::{AppName, CallerName, ConnectionKey};
@@ -75,19 +77,6 @@ pub enum Denial {
 
 /// The action that `connect = true` allows, as [`Denial::ActionForbidden`] names it.
 pub const CONNECT: &str = "connect";
-
-/// A part of an app's connections that a caller may enumerate.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Listing {
-    /// All of them.
-    Any,
-    /// One name.
-    Exact(String),
-    /// The names that begin so.
-    Prefix(String),
-    /// Those whose account lives in this tenant; lower case.
-    Tenant(String),
-}
 
 /// Everything one caller may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,42 +171,6 @@ impl CallerPolicy {
         }
         let covers_name = self.matching(key, None).into_iter().any(|at| self.rules[at].connect);
         Ok(ConnectPermit { caller: permit.caller, key: permit.key, covers_name })
-    }
-
-    /// What a listing of the app's connections may enumerate for this caller. No part lies within another (but a
-    /// tenant may overlap with names); names come first, ordered, then tenants. Empty when the caller knows nothing
-    /// of the app.
-    pub fn visible_prefixes(&self, app: &AppName) -> Vec<Listing> {
-        let patterns: Vec<&Pattern> = self.of_app(app).flat_map(Rule::effective).collect();
-        if patterns.iter().any(|pattern| pattern.is_any()) {
-            return vec![Listing::Any];
-        }
-        let within_other = |name: &str, itself: &Pattern| {
-            patterns.iter().any(|other| match other {
-                Pattern::Prefix(prefix) => *other != itself && name.starts_with(prefix.as_str()),
-                _ => false,
-            })
-        };
-        let mut names: Vec<(&str, Listing)> = Vec::new();
-        let mut tenants: Vec<&str> = Vec::new();
-        for pattern in &patterns {
-            match pattern {
-                Pattern::Exact(name) if !within_other(name.as_str(), pattern) => {
-                    names.push((name.as_str(), Listing::Exact(name.as_str().to_owned())));
-                }
-                Pattern::Prefix(prefix) if !within_other(prefix, pattern) => {
-                    names.push((prefix, Listing::Prefix(prefix.clone())));
-                }
-                Pattern::Tenant(tid) => tenants.push(tid),
-                Pattern::Exact(_) | Pattern::Prefix(_) | Pattern::Any => {}
-            }
-        }
-        names.sort_unstable_by_key(|(name, _)| *name);
-        names.dedup();
-        tenants.sort_unstable();
-        tenants.dedup();
-        let tenants = tenants.into_iter().map(|tid| Listing::Tenant(tid.to_owned()));
-        names.into_iter().map(|(_, listing)| listing).chain(tenants).collect()
     }
 
     fn of_app(&self, app: &AppName) -> impl Iterator<Item = &Rule> {
@@ -401,7 +354,7 @@ mod tests {
         empty_prefix.connections = vec![Pattern::Prefix(String::new())];
         let without = policy(vec![careless.clone(), empty_prefix]);
         assert_eq!(without.see(&key("a"), Some(T1)), Err(Denial::AppNotFound));
-        assert!(!without.knows_app(&app("outlook")) && without.visible_prefixes(&app("outlook")).is_empty());
+        assert!(!without.knows_app(&app("outlook")) && without.lookups(&app("outlook")).is_empty());
         careless.bulk = true;
         assert!(policy(vec![careless]).can_connect(&key("a"), None).is_ok());
     }
@@ -459,25 +412,28 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_is_minimal_and_ordered() {
-        let tenants = [format!("tenant:{T2}"), format!("tenant:{T1}")];
+    fn looking_is_minimal_and_ordered() {
+        let tenant = format!("tenant:{T1}");
         let mut rules = vec![
-            rule(&["team-b/*", "team-a/1", "zoe", "team-a/*", "adam", "zoe"], "*"),
-            rule(&["team-a/x/*", "team-b/*", &tenants[0], &tenants[1], &tenants[0]], "Mail.Read"),
+            rule(&["team-b/*", "team-a/1", "zoe", "team-a/*", "adam", "zoe", "b*", "b"], "*"),
+            rule(&["team-a/x/*", "team-b/*", "team-a"], "Mail.Read"),
         ];
         let expected = vec![
-            Listing::Exact("adam".into()),
-            Listing::Prefix("team-a/".into()),
-            Listing::Prefix("team-b/".into()),
-            Listing::Exact("zoe".into()),
-            Listing::Tenant(T1.into()),
-            Listing::Tenant(T2.into()),
+            Lookup::Exact(key("adam").connection),
+            Lookup::Prefix("b".into()),
+            Lookup::Exact(key("team-a").connection),
+            Lookup::Prefix("team-a/".into()),
+            Lookup::Prefix("team-b/".into()),
+            Lookup::Exact(key("zoe").connection),
         ];
-        assert_eq!(policy(rules.clone()).visible_prefixes(&app("outlook")), expected);
-        assert!(policy(rules.clone()).visible_prefixes(&app("other")).is_empty());
+        assert_eq!(policy(rules.clone()).lookups(&app("outlook")), expected);
+        assert!(policy(rules.clone()).lookups(&app("other")).is_empty());
         rules[0].connections.push(Pattern::Any);
+        assert_eq!(policy(rules.clone()).lookups(&app("outlook")), expected, "a star without bulk");
         rules[0].bulk = true;
-        assert_eq!(policy(rules).visible_prefixes(&app("outlook")), [Listing::Any]);
+        assert_eq!(policy(rules.clone()).lookups(&app("outlook")), [Lookup::EVERYTHING]);
+        rules[0].connections = vec![Pattern::parse(&tenant).expect("a pattern")];
+        assert_eq!(policy(rules).lookups(&app("outlook")), [Lookup::EVERYTHING]);
     }
 
     /// What the rules mean, written once more and as plainly as possible; shares no code with the room.
@@ -587,6 +543,18 @@ mod tests {
                     expected.connect,
                     "{context}"
                 );
+
+                // Whatever may be seen is found at one place; what is found by its name alone may be seen.
+                let lookups = policy.lookups(&at.app);
+                let found = lookups.iter().filter(|lookup| match lookup {
+                    Lookup::Exact(exact) => *exact == at.connection,
+                    Lookup::Prefix(prefix) => name.starts_with(prefix.as_str()),
+                });
+                let found = found.count();
+                assert!(found <= 1 && (expected.see.is_err() || found == 1), "{context} {lookups:?}");
+                if lookups.iter().all(|lookup| *lookup != Lookup::EVERYTHING) {
+                    assert_eq!(found == 1, expected.see.is_ok(), "{context} {lookups:?}");
+                }
 
                 // The tenant changes the answer only where the policy said that it is needed.
                 if !policy.needs_tenant(&at) {

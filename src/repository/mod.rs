@@ -38,7 +38,9 @@ use crate::domain::token::HeldToken;
 use crate::journal::{Journal, JournalError};
 use crate::keyring::Keyring;
 use crate::keyring::seal::Place;
-use crate::store::{Committed, Deleted, Floor, Revision, Store, StoreError, StoredConnection, Writer};
+use crate::store::{
+    Committed, Deleted, Floor, Revision, Store, StoreError, StoredConnection, StoredProfile, Writer,
+};
 
 /// How often a delete is overtaken by a sign-in before whoever asked is told.
 const DELETE_TRIES: usize = 4;
@@ -312,18 +314,41 @@ impl Repository {
         let mut listed = Page { next: page.next, ..Page::default() };
         for (name, stored) in page.connections {
             let key = ConnectionKey { app: app.clone(), connection: name };
-            match self.open_profile(&key, &stored) {
-                Ok(profile) => listed.profiles.push((key.connection, profile)),
-                Err(error) => {
-                    tracing::debug!(app = %key.app, connection = %key.connection, %error, "a stored connection does not open and is left out of the list");
-                }
-            }
+            listed.profiles.extend(self.listed(key, &stored));
         }
         Ok(listed)
     }
 
+    /// Those of these connections of an app that are there, as they may be shown, in their order. Nothing else is read.
+    /// One whose record is damaged is left out as in a list.
+    pub async fn profiles(
+        &self,
+        app: &AppName,
+        names: Vec<ConnectionName>,
+    ) -> Result<Vec<(ConnectionName, Profile)>, RepositoryError> {
+        let key = |connection| ConnectionKey { app: app.clone(), connection };
+        let keys: Vec<ConnectionKey> = names.into_iter().map(key).collect();
+        let found = self.store.profiles(&keys).await?;
+        let mut profiles = Vec::with_capacity(keys.len());
+        for (key, stored) in keys.into_iter().zip(found) {
+            profiles.extend(stored.and_then(|stored| self.listed(key, &stored)));
+        }
+        Ok(profiles)
+    }
+
+    /// What a list shows of a connection; nothing of one that does not open.
+    fn listed(&self, key: ConnectionKey, stored: &StoredProfile) -> Option<(ConnectionName, Profile)> {
+        match self.open_profile(&key, stored.revision, &stored.profile) {
+            Ok(profile) => Some((key.connection, profile)),
+            Err(error) => {
+                tracing::debug!(app = %key.app, connection = %key.connection, %error, "a stored connection does not open and is left out of the list");
+                None
+            }
+        }
+    }
+
     fn open(&self, key: &ConnectionKey, stored: StoredConnection) -> Result<Loaded, RepositoryError> {
-        let profile = self.open_profile(key, &stored)?;
+        let profile = self.open_profile(key, stored.revision, &stored.profile)?;
         let bytes = self.open_field(key, TOKENS, stored.revision.generation, &stored.tokens)?;
         let tokens = wire::decode_tokens(&bytes).ok_or_else(|| self.format_error(of(key), TOKENS))?;
         let connection = Connection { revision: stored.revision, profile, tokens };
@@ -333,13 +358,14 @@ impl Repository {
     fn open_profile(
         &self,
         key: &ConnectionKey,
-        stored: &StoredConnection,
+        revision: Revision,
+        sealed: &[u8],
     ) -> Result<Profile, RepositoryError> {
-        let bytes = self.open_field(key, PROFILE, stored.revision.generation, &stored.profile)?;
+        let bytes = self.open_field(key, PROFILE, revision.generation, sealed)?;
         let profile: Profile =
             serde_json::from_slice(&bytes).map_err(|_| self.format_error(of(key), PROFILE))?;
         // What stands outside the seal decides what a delete takes along.
-        let same = profile.sign_in == stored.revision.sign_in;
+        let same = profile.sign_in == revision.sign_in;
         if same { Ok(profile) } else { Err(self.format_error(of(key), PROFILE)) }
     }
 

@@ -45,7 +45,8 @@ use self::room::Room;
 use super::{
     Change, Committed, ConnectionPage, Counted, Deleted, Due, FLOOR_KEPT, Floor, Full, LOWEST_FLOOR,
     LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, MOST_COUNTED, Most, RecordOf, Revision, SEALED_HEAD,
-    SealedPage, SealedRecord, Store, StoreError, StoredConnection, Writer as By, keyspace, record,
+    SealedPage, SealedRecord, Store, StoreError, StoredConnection, StoredProfile, Writer as By, keyspace,
+    record,
 };
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -222,6 +223,14 @@ impl Drop for EmbeddedStore {
 
 const OPENING: &str = "opening the embedded store";
 const CLOSED: &str = "the file is not open";
+
+/// The profile of a whole record.
+fn profile(doing: &'static str, record: &[u8]) -> Result<StoredProfile, StoreError> {
+    match record::profile(doing, record, usize::MAX)? {
+        record::Beginning::Whole(profile) => Ok(profile),
+        record::Beginning::Cut(_) => Err(StoreError::corrupt(doing, "it ends within a field")),
+    }
+}
 
 impl Store for EmbeddedStore {
     fn is_shared(&self) -> bool {
@@ -421,6 +430,26 @@ impl Store for EmbeddedStore {
         })
     }
 
+    fn profiles<'a>(
+        &'a self,
+        keys: &'a [ConnectionKey],
+    ) -> BoxFuture<'a, Result<Vec<Option<StoredProfile>>, StoreError>> {
+        const DOING: &str = "reading profiles";
+        let keys: Vec<String> = keys.iter().map(keyspace::embedded_record).collect();
+        Box::pin(self.read(DOING, move |transaction| {
+            let table = transaction.open_table(CONNECTIONS)?;
+            let mut profiles = Vec::with_capacity(keys.len());
+            for key in keys {
+                let found = table.get(key.as_str())?;
+                match found.map(|found| profile(DOING, found.value())).transpose() {
+                    Ok(profile) => profiles.push(profile),
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
+            Ok(Ok(profiles))
+        }))
+    }
+
     fn list<'a>(
         &'a self,
         app: &'a AppName,
@@ -446,7 +475,7 @@ impl Store for EmbeddedStore {
                 }
                 let read = ConnectionName::stored(name)
                     .map_err(|invalid| StoreError::corrupt(DOING, invalid))
-                    .and_then(|name| Ok((name, record::decode(DOING, value.value())?)));
+                    .and_then(|name| Ok((name, profile(DOING, value.value())?)));
                 match read {
                     Ok(connection) => page.connections.push(connection),
                     Err(error) => return Ok(Err(error)),

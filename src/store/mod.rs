@@ -58,6 +58,21 @@ pub struct StoredConnection {
     pub grant: Vec<u8>,
 }
 
+/// What a connection's record begins with: all that it takes to show it. Its tokens and its grant are not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredProfile {
+    /// Which state this is.
+    pub revision: Revision,
+    /// As [`StoredConnection::profile`].
+    pub profile: Vec<u8>,
+}
+
+impl From<StoredConnection> for StoredProfile {
+    fn from(stored: StoredConnection) -> Self {
+        StoredProfile { revision: stored.revision, profile: stored.profile }
+    }
+}
+
 /// What became of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Committed {
@@ -182,7 +197,7 @@ pub enum Change {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConnectionPage {
     /// The connections of this page.
-    pub connections: Vec<(ConnectionName, StoredConnection)>,
+    pub connections: Vec<(ConnectionName, StoredProfile)>,
     /// The name to continue after; none on the last page.
     pub next: Option<ConnectionName>,
 }
@@ -437,6 +452,12 @@ pub trait Store: Send + Sync {
         meant: SignIn,
         cuts_off: bool,
     ) -> BoxFuture<'a, Result<Deleted, StoreError>>;
+
+    /// The profiles of these connections, in their order; none where there is no connection.
+    fn profiles<'a>(
+        &'a self,
+        keys: &'a [ConnectionKey],
+    ) -> BoxFuture<'a, Result<Vec<Option<StoredProfile>>, StoreError>>;
 
     /// The connections of one app whose names begin with `prefix`, ordered by name (bytes), after `after`.
     fn list<'a>(

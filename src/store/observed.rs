@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{
     Change, Committed, ConnectionPage, Counted, Deleted, Due, Floor, LeaseAnswer, LeaseNonce, LeaseOf, Most,
-    Revision, SealedPage, Store, StoreError, StoredConnection, Writer,
+    Revision, SealedPage, Store, StoreError, StoredConnection, StoredProfile, Writer,
 };
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -14,7 +14,7 @@ use crate::domain::task::BoxFuture;
 use crate::domain::time::{Clock, Timestamp};
 
 /// Every word that an observer is told an operation by.
-pub const OPERATIONS: [&str; 24] = [
+pub const OPERATIONS: [&str; 25] = [
     "ping",
     "adopt",
     "load",
@@ -28,6 +28,7 @@ pub const OPERATIONS: [&str; 24] = [
     "mark_used",
     "floor",
     "delete",
+    "profiles",
     "list",
     "put_pending",
     "pending",
@@ -244,6 +245,13 @@ impl<S: Store> Store for Observed<S> {
         cuts_off: bool,
     ) -> BoxFuture<'a, Result<Deleted, StoreError>> {
         self.watch("delete", self.store.delete(key, meant, cuts_off))
+    }
+
+    fn profiles<'a>(
+        &'a self,
+        keys: &'a [ConnectionKey],
+    ) -> BoxFuture<'a, Result<Vec<Option<StoredProfile>>, StoreError>> {
+        self.watch("profiles", self.store.profiles(keys))
     }
 
     fn list<'a>(

@@ -14,7 +14,7 @@
 //! and never as a number, because Lua's numbers lose whole ones above 2^53. Nothing here is authenticated: the fields
 //! are sealed and bound to their connection by whoever sealed them, and a record that was tampered with will not open.
 
-use super::{Revision, StoreError, StoredConnection};
+use super::{Revision, StoreError, StoredConnection, StoredProfile};
 use crate::domain::connection::SignIn;
 
 /// What every record begins with.
@@ -104,6 +104,32 @@ pub fn decode(doing: &'static str, record: &[u8]) -> Result<StoredConnection, St
     if rest.is_empty() { Ok(connection) } else { Err(corrupt("it goes on after its last field")) }
 }
 
+/// What the beginning of a record shows of its profile.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Beginning {
+    /// All of it.
+    Whole(StoredProfile),
+    /// It takes this much of the record.
+    Cut(usize),
+}
+
+/// Reads the profile from the beginning of a record, of which `asked` bytes were asked for.
+pub fn profile(doing: &'static str, record: &[u8], asked: usize) -> Result<Beginning, StoreError> {
+    let revision = decode_revision(doing, record)?;
+    let corrupt = |cause: &str| StoreError::corrupt(doing, cause);
+    let length = record.get(REVISION_END..HEADER).ok_or_else(|| corrupt("it ends within its header"))?;
+    let length = length[..4].iter().fold(0usize, |number, byte| number << 8 | usize::from(*byte));
+    if length > MAX_FIELD {
+        return Err(corrupt("a field's length is beyond what a field may have"));
+    }
+    let reach = reach_of(length);
+    match record.get(HEADER..reach) {
+        Some(profile) => Ok(Beginning::Whole(StoredProfile { revision, profile: profile.to_vec() })),
+        None if record.len() == asked => Ok(Beginning::Cut(reach)),
+        None => Err(corrupt("it ends within a field")),
+    }
+}
+
 /// How much of a record holds the first `length` sealed bytes of its profile.
 pub const fn reach_of(length: usize) -> usize {
     HEADER + length
@@ -169,6 +195,24 @@ mod tests {
             connection().revision
         );
         assert_eq!(record[REVISION_START..REVISION_END], revision_bytes(&connection().revision));
+    }
+
+    #[test]
+    fn the_profile_is_read_without_the_rest() {
+        let record = encoded();
+        let whole = Beginning::Whole(connection().into());
+        let reach = reach_of(b"profile".len());
+        for length in HEADER..=record.len() {
+            let read = profile("testing", &record[..length], length).expect("the beginning of a record");
+            assert_eq!(
+                read,
+                if length < reach { Beginning::Cut(reach) } else { Beginning::Whole(connection().into()) }
+            );
+        }
+        assert_eq!(profile("testing", &record, usize::MAX).expect("all of it"), whole);
+        // More was asked for, and there is no more.
+        assert!(profile("testing", &record[..reach - 1], reach).is_err());
+        assert!(profile("testing", &record[..HEADER - 1], HEADER - 1).is_err());
     }
 
     #[test]

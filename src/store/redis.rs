@@ -56,6 +56,7 @@ mod sentinel_tests;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -72,10 +73,11 @@ use self::connection::{Commands, Link, Live, Verdict, check_master, code_of, des
 use self::identity::Identity;
 pub use self::sentinel::Sentinels;
 use super::observed::{Risk, StoreObserver};
+use super::record::Beginning;
 use super::{
     Change, Committed, ConnectionPage, Counted, Deleted, Due, FLOOR_KEPT, Floor, Full, LOWEST_FLOOR,
     LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, MOST_COUNTED, Most, Revision, SealedPage, Store, StoreError,
-    StoredConnection, Writer, keyspace, record,
+    StoredConnection, StoredProfile, Writer, keyspace, record,
 };
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -118,6 +120,10 @@ const LIST_CHUNK: usize = 100;
 /// ([`meter`]), so these bound what a server that lies can have us hold for one list.
 const READ_AT_ONCE: usize = 16;
 const LARGEST_CHUNK: usize = 16 * 1024 * 1024;
+/// How much of a record is read for its profile at first: most profiles have two or three KiB. One that has more is
+/// read again, and so is one that has grown meanwhile, so often.
+const PROFILE_REACH: usize = record::reach_of(4096);
+const PROFILE_ROUNDS: usize = 4;
 
 /// Where a secret comes from: asked anew every second and with every connection, so that a changed file counts without a
 /// restart. It may read a small file. The error says why there is none, without the secret.
@@ -486,14 +492,14 @@ impl RedisStore {
         if there { self.index(doing, key).await } else { Ok(()) }
     }
 
-    /// One chunk of a list: names from the index, and their records.
+    /// One chunk of a list: names from the index, and their profiles.
     async fn list_chunk(
         &self,
         doing: &'static str,
         app: &AppName,
         (start, end): &(Vec<u8>, Vec<u8>),
         count: usize,
-    ) -> Result<Vec<(ConnectionKey, Option<Vec<u8>>)>, StoreError> {
+    ) -> Result<Vec<(ConnectionKey, Option<StoredProfile>)>, StoreError> {
         let index = keyspace::redis_index(app);
         let slot = keyspace::slot(&index);
         let mut range = ::redis::cmd("ZRANGEBYLEX");
@@ -510,16 +516,46 @@ impl RedisStore {
             let name = name.ok_or_else(|| StoreError::corrupt(doing, "the index holds what is no name"))?;
             keys.push(ConnectionKey { app: app.clone(), connection: name });
         }
-        let read = |key: &ConnectionKey| {
-            let record = keyspace::redis_record(key);
-            let slot = keyspace::slot(&record);
-            let mut get = ::redis::cmd("GET");
-            get.arg(record);
-            (slot, get)
-        };
-        let reads: Vec<(u16, ::redis::Cmd)> = keys.iter().map(read).collect();
-        let records = self.read_many(doing, &reads).await?;
-        Ok(keys.into_iter().zip(records).collect())
+        let profiles = self.read_profiles(doing, &keys).await?;
+        Ok(keys.into_iter().zip(profiles).collect())
+    }
+
+    /// The profiles of some connections, at most [`LIST_CHUNK`]: of each record as much as most profiles take, and
+    /// where one goes on, as much as that one takes.
+    async fn read_profiles(
+        &self,
+        doing: &'static str,
+        keys: &[ConnectionKey],
+    ) -> Result<Vec<Option<StoredProfile>>, StoreError> {
+        let mut profiles: Vec<Option<StoredProfile>> = vec![None; keys.len()];
+        let mut wanted: Vec<(usize, usize)> = (0..keys.len()).map(|at| (at, PROFILE_REACH)).collect();
+        let mut rounds = 0;
+        while !wanted.is_empty() {
+            if rounds == PROFILE_ROUNDS {
+                return Err(StoreError::unavailable(doing, "a record grows with every look at it"));
+            }
+            rounds += 1;
+            let read = |(at, reach): &(usize, usize)| {
+                let record = keyspace::redis_record(&keys[*at]);
+                let slot = keyspace::slot(&record);
+                let mut read = ::redis::cmd("GETRANGE");
+                read.arg(record).arg(0).arg(reach - 1);
+                (slot, read)
+            };
+            let reads: Vec<(u16, ::redis::Cmd)> = wanted.iter().map(read).collect();
+            let records = self.read_many(doing, &reads).await?;
+            let mut longer = Vec::new();
+            for ((at, reach), record) in wanted.into_iter().zip(records) {
+                // Redis has no empty strings but those that are not there.
+                let Some(record) = record.filter(|record| !record.is_empty()) else { continue };
+                match record::profile(doing, &record, reach)? {
+                    Beginning::Whole(profile) => profiles[at] = Some(profile),
+                    Beginning::Cut(reach) => longer.push((at, reach)),
+                }
+            }
+            wanted = longer;
+        }
+        Ok(profiles)
     }
 
     /// What many commands read, each from a key of its slot: one pipeline for each node that has some of them.
@@ -1042,6 +1078,30 @@ impl Store for RedisStore {
         })
     }
 
+    fn profiles<'a>(
+        &'a self,
+        keys: &'a [ConnectionKey],
+    ) -> BoxFuture<'a, Result<Vec<Option<StoredProfile>>, StoreError>> {
+        const DOING: &str = "reading profiles";
+        Box::pin(async move {
+            let mut profiles = Vec::with_capacity(keys.len());
+            for some in keys.chunks(LIST_CHUNK) {
+                let found = self.read_profiles(DOING, some).await?;
+                let absent = some.iter().zip(&found).filter(|(_, found)| found.is_none());
+                let slots: BTreeSet<u16> = absent.map(|(key, _)| keyspace::connection_slot(key)).collect();
+                for slot in slots {
+                    self.believe_absence(DOING, slot).await?;
+                    // All of them are of one server.
+                    if matches!(self.link, Way::One(_)) {
+                        break;
+                    }
+                }
+                profiles.extend(found);
+            }
+            Ok(profiles)
+        })
+    }
+
     fn list<'a>(
         &'a self,
         app: &'a AppName,
@@ -1063,9 +1123,7 @@ impl Store for RedisStore {
                 for (key, found) in chunk {
                     after = Some(key.connection.clone());
                     match found {
-                        Some(found) => {
-                            page.connections.push((key.connection, record::decode(DOING, &found)?))
-                        }
+                        Some(found) => page.connections.push((key.connection, found)),
                         None => {
                             // In a Cluster its node may have lost it, and the index be on another.
                             self.believe_absence(DOING, keyspace::connection_slot(&key)).await?;

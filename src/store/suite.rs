@@ -7,7 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::{
     Committed, Counted, Deleted, Floor, Full, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, Most, RecordOf,
-    Revision, SEALED_HEAD, SWEEP_SHARDS, Store, StoreError, StoredConnection, Writer, keyspace,
+    Revision, SEALED_HEAD, SWEEP_SHARDS, Store, StoreError, StoredConnection, StoredProfile, Writer,
+    keyspace,
 };
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -108,6 +109,7 @@ pub(crate) async fn run(store: Arc<dyn Store>) {
     pending(&*store).await;
     one_of_many_takers(&store).await;
     names(&*store).await;
+    profiles(&*store).await;
     pages(&*store).await;
     oversize(&*store).await;
     reseals(&*store).await;
@@ -435,7 +437,7 @@ async fn recreation(store: &dyn Store) {
         store.commit(&key, Some(before.revision), &connection(2, 3), Writer::SignIn).await.expect("serves");
     assert_eq!(late, Committed::Conflict);
     let listed = store.list(&key.app, "", None, 10).await.expect("serves");
-    assert_eq!(listed.connections, [(key.connection.clone(), after)]);
+    assert_eq!(listed.connections, [(key.connection.clone(), after.into())]);
 }
 
 async fn one_of_many_commits(store: &Arc<dyn Store>) {
@@ -687,6 +689,36 @@ async fn names(store: &dyn Store) {
     assert!(delete(store, &key("names", "a/b")).await);
     assert_eq!(listed(store, "names", "a/", None, 100).await, ["a/b/c"]);
     assert_eq!(listed(store, "names-2", "a/", None, 100).await, ["a/b", "a/b/c"]);
+}
+
+/// Profiles are had without tokens and grants, however long they are, and of those asked for alone.
+async fn profiles(store: &dyn Store) {
+    let stored = |nonce: u128, length: usize| {
+        let mut stored = connection(1, nonce);
+        stored.profile = vec![b'p'; length];
+        stored.grant = vec![b'g'; 50_000];
+        stored
+    };
+    let lengths = [0, 10, 4095, 4096, 4097, 20_000];
+    let names: Vec<String> = lengths.iter().map(|length| format!("user-{length:05}")).collect();
+    let mut expected = Vec::new();
+    for (number, (name, length)) in names.iter().zip(lengths).enumerate() {
+        let stored = stored(number as u128, length);
+        let key = key("profiles", name);
+        assert_eq!(store.commit(&key, None, &stored, Writer::SignIn).await.expect("serves"), Committed::Done);
+        expected.push((key.connection, StoredProfile::from(stored)));
+    }
+    let listed = store.list(&app_name("profiles"), "", None, 10).await.expect("serves");
+    assert_eq!(listed.connections, expected);
+    let asked = ["user-20000", "nobody", "user-00010", "user-0", "user-20000"];
+    let keys: Vec<ConnectionKey> = asked.iter().map(|name| key("profiles", name)).collect();
+    let of = |at: usize| Some(expected[at].1.clone());
+    assert_eq!(store.profiles(&keys).await.expect("serves"), [of(5), None, of(1), None, of(5)]);
+    assert_eq!(store.profiles(&[]).await.expect("serves"), []);
+    let many: Vec<ConnectionKey> = (0..250).map(|number| keys[number % keys.len()].clone()).collect();
+    let found = store.profiles(&many).await.expect("serves");
+    assert_eq!((found.len(), found.iter().flatten().count()), (250, 150));
+    assert_eq!((&found[247], &found[249]), (&of(1), &of(5)));
 }
 
 async fn pages(store: &dyn Store) {

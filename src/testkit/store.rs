@@ -17,7 +17,7 @@ use crate::domain::time::{Clock, Timestamp};
 use crate::store::{
     Change, Committed, ConnectionPage, Counted, Deleted, Due, Floor, LOWEST_FLOOR, LeaseAnswer, LeaseNonce,
     LeaseOf, MAX_PAGE, Most, RecordOf, Revision, SEALED_HEAD, SealedPage, SealedRecord, Store, StoreError,
-    StoredConnection, Writer, record,
+    StoredConnection, StoredProfile, Writer, record,
 };
 
 /// Callers are served what is held when a look takes longer than this.
@@ -139,6 +139,7 @@ enum Op {
     Due { shard: u8, until: Timestamp, limit: usize },
     Floor(ConnectionKey),
     Delete(ConnectionKey, SignIn, bool),
+    Profiles(Vec<ConnectionKey>),
     List { app: AppName, prefix: String, after: Option<ConnectionName>, limit: usize },
     PutPending { id: String, sealed: Vec<u8>, ttl: Duration },
     Pending(String),
@@ -157,6 +158,7 @@ impl Op {
                 | Op::Load(_)
                 | Op::Floor(_)
                 | Op::Due { .. }
+                | Op::Profiles(_)
                 | Op::List { .. }
                 | Op::Pending(_)
                 | Op::Sealed { .. }
@@ -205,6 +207,7 @@ enum Reply {
     Floor(Floor),
     Deleted(Deleted),
     Due(Vec<Due>),
+    Profiles(Vec<Option<StoredProfile>>),
     Page(ConnectionPage),
     Sealed(SealedPage),
     Bytes(Option<Vec<u8>>),
@@ -351,6 +354,10 @@ impl Data {
                 }
                 Reply::Deleted(Deleted::Gone)
             }
+            Op::Profiles(keys) => {
+                let profile = |key| self.connections.get(key).cloned().map(StoredProfile::from);
+                Reply::Profiles(keys.iter().map(profile).collect())
+            }
             Op::List { app, prefix, after, limit } => {
                 let limit = *limit.min(&MAX_PAGE);
                 let mut found = self
@@ -362,7 +369,7 @@ impl Data {
                     .filter(|(key, _)| {
                         after.as_ref().is_none_or(|after| key.connection.as_str() > after.as_str())
                     })
-                    .map(|(key, stored)| (key.connection.clone(), stored.clone()));
+                    .map(|(key, stored)| (key.connection.clone(), stored.clone().into()));
                 let connections: Vec<_> = found.by_ref().take(limit).collect();
                 let next = found.next().and(connections.last()).map(|(name, _)| name.clone());
                 Reply::Page(ConnectionPage { connections, next })
@@ -996,6 +1003,14 @@ impl Store for SimStore {
             let op = Op::Delete(key.clone(), meant, cuts_off);
             Ok(expect_reply!(self.ask("deleting a connection", op).await?, Deleted))
         })
+    }
+
+    fn profiles<'a>(
+        &'a self,
+        keys: &'a [ConnectionKey],
+    ) -> BoxFuture<'a, Result<Vec<Option<StoredProfile>>, StoreError>> {
+        let op = Op::Profiles(keys.to_vec());
+        Box::pin(async move { Ok(expect_reply!(self.ask("reading profiles", op).await?, Profiles)) })
     }
 
     fn list<'a>(

@@ -23,7 +23,7 @@ const BOBS_TENANT: &str = "22222222-0000-4000-8000-00000000000b";
 const HARNESS: &str = "harness";
 
 /// A world with one more caller, whose rules are these lines.
-async fn with_harness(plan: Plan, rules: &str) -> (World, String) {
+pub(crate) async fn with_harness(plan: Plan, rules: &str) -> (World, String) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("keys");
     let caller = CallerName::parse(HARNESS).expect("a name");
@@ -34,14 +34,14 @@ async fn with_harness(plan: Plan, rules: &str) -> (World, String) {
     (plan.start().await, key.expose().to_owned())
 }
 
-fn harness(rules: &str) -> String {
+pub(crate) fn harness(rules: &str) -> String {
     format!(
         "[callers.{HARNESS}]\nauthenticate = [{{ api_keys = \"harness.keys\" }}]\n\
          [[callers.{HARNESS}.allow]]\napp = \"outlook\"\n{rules}\n"
     )
 }
 
-const TEAM_A: &str = "connections = [\"team-a/*\"]\nscopes = [\"*\"]\nconnect = true";
+pub(crate) const TEAM_A: &str = "connections = [\"team-a/*\"]\nscopes = [\"*\"]\nconnect = true";
 
 /// Asks as an operator.
 async fn operate(world: &World, method: Method, path: &str, body: Value) -> Answer {
@@ -56,7 +56,7 @@ async fn pause(world: &World, connection: &str, paused: bool) -> Answer {
 }
 
 /// Has the configuration changed and taken up.
-async fn reconfigure(world: &World, from: &str, to: &str) {
+pub(crate) async fn reconfigure(world: &World, from: &str, to: &str) {
     let path = world.folder.path().join("tokenward.toml");
     let config = std::fs::read_to_string(&path).expect("the configuration");
     assert!(config.contains(from), "{config}");

@@ -47,6 +47,7 @@ mod interop;
 mod keyring;
 mod launcher;
 mod linear_work;
+mod lists;
 mod main_job;
 mod metrics;
 mod names;

@@ -1,0 +1,126 @@
+//! Which tenants have consented to which scopes, as the connections show that a caller may see. Of any other tenant a
+//! caller learns nothing, whether somebody connected an account of it or not.
+//!
+//! Whoever starts sessions or polls could have connections walked over with each request. So what was seen is believed
+//! for a moment, all questions of a caller within it share one walk, and a walk takes a place as a list does.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::search::Search;
+use super::{Broker, Refusal};
+use crate::domain::connection::Status;
+use crate::domain::id::{AppName, CallerName, ConnectionKey};
+use crate::domain::scope::ScopeSet;
+use crate::domain::time::Timestamp;
+use crate::policy::CallerPolicy;
+
+/// Connections that are looked at.
+const MOST_CONNECTIONS: usize = 2000;
+const PAGE: usize = 100;
+/// For so long what was seen is believed.
+const BELIEVED: Duration = Duration::from_secs(2);
+
+/// What was seen a moment ago, for each caller and app that asked.
+#[derive(Default)]
+pub(super) struct ShownConsents(Mutex<BTreeMap<(CallerName, AppName), Entry>>);
+
+/// Whoever holds it looks; others wait for what is seen.
+type Entry = Arc<tokio::sync::Mutex<Option<Seen>>>;
+
+struct Seen {
+    /// Monotonic time at which the look began.
+    at: Duration,
+    /// The rules by which it was judged.
+    policy: CallerPolicy,
+    consents: Vec<Consent>,
+}
+
+/// What active connections of a tenant show.
+struct Consent {
+    tenant: String,
+    granted: Vec<String>,
+    /// When the last of them was refreshed.
+    shown_at: Timestamp,
+}
+
+impl Seen {
+    fn is_believed(&self, caller: &CallerPolicy, monotonic: Duration) -> bool {
+        monotonic.saturating_sub(self.at) < BELIEVED && self.policy == *caller
+    }
+}
+
+impl ShownConsents {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<(CallerName, AppName), Entry>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// There are no more of them than callers and apps in the configuration.
+    fn entry(&self, caller: &CallerPolicy, app: &AppName) -> Entry {
+        self.all().entry((caller.caller.clone(), app.clone())).or_default().clone()
+    }
+
+    /// A connection of this app has changed.
+    pub(super) fn forget(&self, app: &AppName) {
+        self.all().retain(|(_, of), _| of != app);
+    }
+}
+
+impl Broker {
+    /// That tenant, as its accounts spell it, where an active connection that the caller may see holds these scopes by
+    /// its last answer (since then).
+    ///
+    /// # Errors
+    /// The store does not serve, or as many walks as there may be are under way.
+    pub(super) async fn shown_consent(
+        &self,
+        caller: &CallerPolicy,
+        app: &AppName,
+        asked: &ScopeSet,
+        tenant: &str,
+        since: Option<Timestamp>,
+    ) -> Result<Option<String>, Refusal> {
+        let known = self.app(app)?;
+        let entry = self.shown_consents.entry(caller, app);
+        let mut seen = self.before_long(entry.lock()).await?;
+        let now = self.deps.clock.monotonic();
+        if !seen.as_ref().is_some_and(|seen| seen.is_believed(caller, now)) {
+            *seen = Some(self.look_for_consents(caller, app, now).await?);
+        }
+        let naming = known.naming();
+        let shows = |consent: &&Consent| {
+            let granted = naming.scopes_lossy(consent.granted.iter().map(String::as_str));
+            tenant.eq_ignore_ascii_case(&consent.tenant)
+                && since.is_none_or(|since| consent.shown_at >= since)
+                && !asked.missing_from(&granted).iter().any(|scope| !scope.is_openid())
+        };
+        let consents = seen.iter().flat_map(|seen| &seen.consents);
+        Ok(consents.into_iter().find(shows).map(|consent| consent.tenant.clone()))
+    }
+
+    async fn look_for_consents(
+        &self,
+        caller: &CallerPolicy,
+        app: &AppName,
+        at: Duration,
+    ) -> Result<Seen, Refusal> {
+        let _place = self.place_for_walk(caller).await?;
+        let mut shown: BTreeMap<(String, Vec<String>), Timestamp> = BTreeMap::new();
+        let mut search = Search::new(app.clone(), caller.lookups(app), None);
+        while search.read() < MOST_CONNECTIONS
+            && let Some(found) = search.next(&self.deps.repository, PAGE).await?
+        {
+            for (connection, profile) in found {
+                let key = ConnectionKey { app: app.clone(), connection };
+                let Some(tid) = profile.account.tid.clone() else { continue };
+                if profile.status == Status::Active && caller.see(&key, Some(&tid)).is_ok() {
+                    let at = shown.entry((tid, profile.scopes_granted)).or_insert(profile.last_refreshed_at);
+                    *at = profile.last_refreshed_at.max(*at);
+                }
+            }
+        }
+        let consent = |((tenant, granted), shown_at)| Consent { tenant, granted, shown_at };
+        Ok(Seen { at, policy: caller.clone(), consents: shown.into_iter().map(consent).collect() })
+    }
+}
