@@ -38,7 +38,7 @@ const LONGEST_PROBE: Duration = Duration::from_secs(60);
 /// Calls of one tenant under way at one time, in this process. A healthy authority answers some hundred a second through
 /// these; a hung one holds no more than these.
 const MOST_CALLS: usize = 64;
-/// Tenants remembered; those at rest are forgotten first.
+/// Tenants remembered; those at rest are forgotten when there are more. Those in trouble stay.
 const MOST_TENANTS: usize = 10_000;
 
 /// An app, and one of its tenants or none for all of them.
@@ -127,7 +127,62 @@ pub(super) enum Ended {
 /// All breakers and bulkheads.
 #[derive(Default)]
 pub(super) struct Breakers {
-    parts: Mutex<BTreeMap<Part, Breaker>>,
+    parts: Mutex<Parts>,
+}
+
+/// The parts that are known.
+struct Parts {
+    known: BTreeMap<Part, Breaker>,
+    /// With so many the next newcomer has those at rest forgotten.
+    full_at: usize,
+    /// How many were looked at for that so far.
+    #[cfg(test)]
+    looked_at: usize,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Parts {
+            known: BTreeMap::new(),
+            full_at: MOST_TENANTS,
+            #[cfg(test)]
+            looked_at: 0,
+        }
+    }
+}
+
+impl Parts {
+    fn get(&self, part: &Part) -> Option<&Breaker> {
+        self.known.get(part)
+    }
+
+    fn get_mut(&mut self, part: &Part) -> Option<&mut Breaker> {
+        self.known.get_mut(part)
+    }
+
+    /// The part, made if it is not known.
+    fn of(&mut self, part: Part) -> &mut Breaker {
+        if self.known.len() >= self.full_at && !self.known.contains_key(&part) {
+            self.make_room();
+        }
+        self.known.entry(part).or_default()
+    }
+
+    /// Forgets tenants at rest: all of them are looked at, so that happens again only after a quarter as many came as stay.
+    fn make_room(&mut self) {
+        #[cfg(test)]
+        {
+            self.looked_at += self.known.len();
+        }
+        let at_rest = |breaker: &Breaker| {
+            breaker.open.is_none()
+                && breaker.rejected_for.is_none()
+                && breaker.throttled_for.is_none()
+                && breaker.calls.as_ref().is_none_or(Lanes::is_at_rest)
+        };
+        self.known.retain(|_, breaker| !at_rest(breaker));
+        self.full_at = MOST_TENANTS.max(self.known.len() + self.known.len() / 4);
+    }
 }
 
 impl Breakers {
@@ -181,12 +236,12 @@ impl Breakers {
     /// What made an authority reject this app was mended at `now` (monotonic): the next call may be made.
     pub(super) fn forgive_app(&self, app: &AppName, now: Duration) {
         let mut parts = self.parts();
-        parts.entry((app.clone(), None)).or_default().mended_at = Some(now);
+        parts.of((app.clone(), None)).mended_at = Some(now);
         let is_rejected = |breaker: &Breaker| {
             let open = breaker.open.as_ref();
             open.is_some_and(|open| matches!(&*open.why, Failure::Authority(why) if why.disposition == Disposition::NextCredential))
         };
-        let of_app = parts.iter().filter(|(part, breaker)| part.0 == *app && is_rejected(breaker));
+        let of_app = parts.known.iter().filter(|(part, breaker)| part.0 == *app && is_rejected(breaker));
         let mut mended: Vec<Part> = of_app.map(|(part, _)| part.clone()).collect();
         mended.push((app.clone(), None));
         close(&mut parts, &mended);
@@ -208,9 +263,8 @@ impl Breakers {
         match ended {
             Ended::Answered => close(&mut parts, &[whole, part]),
             Ended::AppRejected => {
-                make_room(&mut parts);
-                parts.entry(part).or_default().open = open(now + APP_REJECTED);
-                let breaker = parts.entry(whole).or_default();
+                parts.of(part).open = open(now + APP_REJECTED);
+                let breaker = parts.of(whole);
                 let tenant = tenant.unwrap_or_default();
                 let of_another = breaker.rejected_for.as_ref().is_some_and(|other| other != tenant);
                 if of_another || breaker.open.is_some() {
@@ -225,13 +279,11 @@ impl Breakers {
                 unprobe(&mut parts, &whole);
             }
             Ended::Throttled(asked) => {
-                make_room(&mut parts);
-                parts.entry(part).or_default().open = open(now + asked);
+                parts.of(part).open = open(now + asked);
                 close(&mut parts, &[whole]);
             }
             Ended::Failed => {
-                make_room(&mut parts);
-                let breaker = parts.entry(part).or_default();
+                let breaker = parts.of(part);
                 breaker.failures = breaker.failures.saturating_add(1);
                 let beyond = breaker.failures.saturating_sub(FAILURES_TO_OPEN);
                 if breaker.failures >= FAILURES_TO_OPEN {
@@ -259,9 +311,8 @@ impl Breakers {
         asked: Duration,
     ) -> Duration {
         let mut parts = self.parts();
-        make_room(&mut parts);
         let part = (app.clone(), Some(tenant.unwrap_or_default().to_owned()));
-        let told = parts.entry(part).or_default().throttled_for.get_or_insert_with(|| connection.clone());
+        let told = parts.of(part).throttled_for.get_or_insert_with(|| connection.clone());
         if told == connection { asked.min(LONGEST_FOR_ONE) } else { asked }
     }
 
@@ -274,9 +325,8 @@ impl Breakers {
     /// A grant of this tenant worked.
     pub(super) fn note_work(&self, app: &AppName, tenant: Option<&str>, now: Duration) {
         let mut parts = self.parts();
-        make_room(&mut parts);
         let part = (app.clone(), Some(tenant.unwrap_or_default().to_owned()));
-        parts.entry(part).or_default().worked_at = Some(now);
+        parts.of(part).worked_at = Some(now);
     }
 
     /// When a grant of this tenant last worked, as monotonic time.
@@ -295,9 +345,8 @@ impl Breakers {
     /// Another replica was asked to leave this tenant alone.
     pub(super) fn hold(&self, app: &AppName, tenant: Option<&str>, until: Duration, why: Arc<Failure>) {
         let mut parts = self.parts();
-        make_room(&mut parts);
         let part = (app.clone(), Some(tenant.unwrap_or_default().to_owned()));
-        parts.entry(part).or_default().open = Some(Open { until, why, probed: None });
+        parts.of(part).open = Some(Open { until, why, probed: None });
     }
 
     /// Whether the authority wants the tenant to be left alone at `now` (monotonic), by its own word. A probe that is under way
@@ -313,9 +362,8 @@ impl Breakers {
     /// The tenant's own permits for calls.
     pub(super) fn lanes(&self, app: &AppName, tenant: Option<&str>) -> Lanes {
         let mut parts = self.parts();
-        make_room(&mut parts);
         let part = (app.clone(), Some(tenant.unwrap_or_default().to_owned()));
-        let breaker = parts.entry(part).or_default();
+        let breaker = parts.of(part);
         breaker.calls.get_or_insert_with(Lanes::new).clone()
     }
 
@@ -324,7 +372,7 @@ impl Breakers {
         self.lanes(app, tenant).calls.available_permits() < MOST_CALLS / 2
     }
 
-    fn parts(&self) -> MutexGuard<'_, BTreeMap<Part, Breaker>> {
+    fn parts(&self) -> MutexGuard<'_, Parts> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -333,11 +381,7 @@ fn both(app: &AppName, tenant: Option<&str>) -> [Part; 2] {
     [(app.clone(), None), (app.clone(), Some(tenant.unwrap_or_default().to_owned()))]
 }
 
-fn refusal(
-    parts: &BTreeMap<Part, Breaker>,
-    both: &[Part; 2],
-    now: Duration,
-) -> Option<(Duration, Arc<Failure>)> {
+fn refusal(parts: &Parts, both: &[Part; 2], now: Duration) -> Option<(Duration, Arc<Failure>)> {
     let open = |part| parts.get(part).and_then(|breaker: &Breaker| breaker.open.as_ref());
     both.iter().filter_map(open).find_map(|open| {
         if now < open.until {
@@ -347,7 +391,7 @@ fn refusal(
     })
 }
 
-fn close(parts: &mut BTreeMap<Part, Breaker>, which: &[Part]) {
+fn close(parts: &mut Parts, which: &[Part]) {
     for part in which {
         if let Some(breaker) = parts.get_mut(part) {
             breaker.failures = 0;
@@ -358,22 +402,9 @@ fn close(parts: &mut BTreeMap<Part, Breaker>, which: &[Part]) {
     }
 }
 
-fn unprobe(parts: &mut BTreeMap<Part, Breaker>, part: &Part) {
+fn unprobe(parts: &mut Parts, part: &Part) {
     if let Some(open) = parts.get_mut(part).and_then(|breaker| breaker.open.as_mut()) {
         open.probed = None;
-    }
-}
-
-/// Forgets tenants at rest once there are too many.
-fn make_room(parts: &mut BTreeMap<Part, Breaker>) {
-    if parts.len() >= MOST_TENANTS {
-        let at_rest = |breaker: &Breaker| {
-            breaker.open.is_none()
-                && breaker.rejected_for.is_none()
-                && breaker.throttled_for.is_none()
-                && breaker.calls.as_ref().is_none_or(Lanes::is_at_rest)
-        };
-        parts.retain(|_, breaker| !at_rest(breaker));
     }
 }
 
@@ -626,7 +657,26 @@ mod tests {
         for number in 0..MOST_TENANTS * 2 {
             scene.breakers.lanes(&app(), Some(&format!("t{number}")));
         }
-        assert!(scene.breakers.parts().len() <= MOST_TENANTS);
+        assert!(scene.breakers.parts().known.len() <= MOST_TENANTS);
         assert!(!scene.goes("held", 1));
+    }
+    /// Whoever comes, known or new, and however many are in trouble: the lock is held for a few steps, on the whole.
+    #[test]
+    fn a_newcomer_costs_a_few_looks_however_many_are_known() {
+        for in_trouble in [0, MOST_TENANTS / 2, MOST_TENANTS - 1, MOST_TENANTS * 2] {
+            let scene = Scene::new();
+            for number in 0..in_trouble {
+                scene.ended(&format!("held{number}"), 0, Ended::Throttled(at(999)));
+            }
+            let before = scene.breakers.parts().looked_at;
+            let calls = MOST_TENANTS * 2;
+            for number in 0..calls {
+                scene.breakers.lanes(&app(), Some(&format!("t{number}")));
+                scene.breakers.lanes(&app(), Some(&format!("held{}", number % in_trouble.max(1))));
+            }
+            let looked_at = scene.breakers.parts().looked_at - before;
+            assert!(looked_at <= 10 * calls, "{in_trouble} in trouble: {looked_at} looks for {calls}");
+            assert!(scene.breakers.parts().known.len() <= MOST_TENANTS.max(in_trouble + in_trouble / 4) + 1);
+        }
     }
 }
