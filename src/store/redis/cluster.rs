@@ -35,6 +35,7 @@ use super::changes::Subscription;
 use super::cluster_identity::Naming;
 use super::connection::{Commands, Link, Live, Verdict, check_master, describe, dial};
 use super::identity::Identity;
+use super::meter::SLOTS_LIMITS;
 use super::prerequisites::Risks;
 use super::sentinel::Place;
 use super::{Location, RedisConfig, RedisTls, failure, within};
@@ -691,7 +692,7 @@ impl Shared {
     }
 
     async fn ask_with(&self, tls: Option<Arc<RedisTls>>, place: &Place) -> Result<View, String> {
-        let mut wire = dial(tls.as_deref(), &place.host, place.port).await?;
+        let mut wire = dial(tls.as_deref(), &place.host, place.port, SLOTS_LIMITS).await?;
         if let Some(login) = &self.access.password {
             login.say(None, false, &mut *wire).await?;
         }

@@ -36,7 +36,7 @@ use tokio_rustls::TlsConnector;
 
 use super::access::{Access, Password};
 use super::identity::Identity;
-use super::meter::Metered;
+use super::meter::{LIMITS, Limits, Metered};
 use super::prerequisites::{self, Risks};
 use super::replication::Replication;
 use super::sentinel::{Place, survey};
@@ -698,7 +698,7 @@ impl Shared {
         place: &Place,
         tls: Option<&RedisTls>,
     ) -> Result<(Box<dyn Wire>, Option<Password>), String> {
-        let mut wire = dial(tls, &place.host, place.port).await?;
+        let mut wire = dial(tls, &place.host, place.port, LIMITS).await?;
         let password = match &self.access.password {
             Some(login) => Some(login.say(Some(&self.name), false, &mut *wire).await?),
             None => None,
@@ -766,16 +766,21 @@ pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
 
-/// Connects, with TLS where it is wanted. The caller bounds how long it waits; how much is answered is bounded here.
-pub(super) async fn dial(tls: Option<&RedisTls>, host: &str, port: u16) -> Result<Box<dyn Wire>, String> {
+/// Connects, with TLS where it is wanted. The caller bounds how long it waits; `limits` bound how much is answered.
+pub(super) async fn dial(
+    tls: Option<&RedisTls>,
+    host: &str,
+    port: u16,
+    limits: Limits,
+) -> Result<Box<dyn Wire>, String> {
     let stream = TcpStream::connect((host, port)).await.map_err(|error| error.to_string())?;
     prepare(&stream).map_err(|error| error.to_string())?;
-    let Some(tls) = tls else { return Ok(Box::new(Metered::new(stream))) };
+    let Some(tls) = tls else { return Ok(Box::new(Metered::new(stream, limits))) };
     let tls = client_config(tls)?;
     let name = ServerName::try_from(host.to_owned())
         .map_err(|_| format!("`{host}` cannot stand in a certificate"))?;
     let stream = TlsConnector::from(Arc::new(tls)).connect(name, stream).await;
-    Ok(Box::new(Metered::new(stream.map_err(|error| format!("TLS: {error}"))?)))
+    Ok(Box::new(Metered::new(stream.map_err(|error| format!("TLS: {error}"))?, limits)))
 }
 
 /// Small requests must not wait for one another's acknowledgement, and a peer that vanished must be noticed while

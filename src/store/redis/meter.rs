@@ -2,7 +2,7 @@
 //!
 //! The lengths and counts of an answer are read as they come (RESP2 and RESP3), and one beyond [`LIMITS`] ends the connection before
 //! the bytes that it announces are taken. So a server that lies, or a record that somebody else put there, costs this process what
-//! the limits say and no more; everything that is read from Redis and from Sentinel passes here.
+//! the limits say and no more (a value that is held takes some 60 bytes, however small it is); everything that is read from Redis and from Sentinel passes here.
 //!
 //! What a count of many small answers adds up to is bounded where they are asked for: a pipeline has few commands.
 
@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::store::record::LARGEST;
+use crate::store::{MAX_PAGE, MOST_COUNTED};
 
 /// The most that one answer may be.
 #[derive(Debug, Clone, Copy)]
@@ -29,10 +30,15 @@ pub(super) struct Limits {
     pub(super) depth: usize,
 }
 
-/// Those of every connection. A value is a record ([`LARGEST`]) at the most; the most values has `CLUSTER SLOTS` of a Cluster whose
-/// slots are scattered, a few hundred thousand.
+/// Those of every connection for commands. A value is a record ([`LARGEST`]) at the most; the most values has a list of what counts
+/// against a quota ([`MOST_COUNTED`]), and a page of a walk has some thousand keys.
 pub(super) const LIMITS: Limits =
-    Limits { line: 64 * 1024, value: LARGEST, answer: 8 * 1024 * 1024, values: 512 * 1024, depth: 16 };
+    Limits { line: 64 * 1024, value: LARGEST, answer: 8 * 1024 * 1024, values: 32 * 1024, depth: 16 };
+const _: () = assert!(LIMITS.values > 3 * MOST_COUNTED && LIMITS.values > 16 * MAX_PAGE);
+
+/// Those of a connection on which nothing is asked but who has which slot: `CLUSTER SLOTS` of a Cluster whose slots are scattered
+/// has a row for each of them, some 300,000 values.
+pub(super) const SLOTS_LIMITS: Limits = Limits { values: 512 * 1024, ..LIMITS };
 
 /// What announces a length: no longer than a number with a sign.
 const LONGEST_LENGTH: usize = 24;
@@ -46,8 +52,8 @@ pub(super) struct Metered<W> {
 }
 
 impl<W> Metered<W> {
-    pub(super) fn new(wire: W) -> Self {
-        Metered { wire, frame: Frame::new(LIMITS), refused: None }
+    pub(super) fn new(wire: W, limits: Limits) -> Self {
+        Metered { wire, frame: Frame::new(limits), refused: None }
     }
 }
 
@@ -340,6 +346,22 @@ mod tests {
         }
     }
 
+    /// However small the values are: what sixteen answers at once cost is bounded as their bytes are.
+    #[test]
+    fn many_small_values_cost_no_more_than_a_few_large_ones() {
+        let of_one = LIMITS.values * size_of::<::redis::Value>();
+        assert!(of_one <= LIMITS.answer / 2, "{of_one} bytes");
+        for (limits, count, is_taken) in [
+            (LIMITS, MOST_COUNTED, true),
+            (LIMITS, 300_000, false),
+            (SLOTS_LIMITS, 300_000, true),
+            (SLOTS_LIMITS, 600_000, false),
+        ] {
+            let answer = format!("*{count}\r\n{}", ":1\r\n".repeat(count));
+            assert_eq!(Frame::new(limits).take(answer.as_bytes()).is_ok(), is_taken, "{count}");
+        }
+    }
+
     /// What is counted as whole is what the library takes as whole, whatever comes.
     #[test]
     fn random_answers_end_where_the_library_says_that_they_end() {
@@ -399,7 +421,7 @@ mod tests {
     #[tokio::test]
     async fn a_refused_answer_ends_the_connection_and_says_why() {
         let (mut server, client) = tokio::io::duplex(4096);
-        let mut metered = Metered::new(client);
+        let mut metered = Metered::new(client, LIMITS);
         metered.write_all(b"GET x\r\n").await.expect("written");
         server.write_all(b"+OK\r\n").await.expect("written");
         let mut answer = [0; 5];

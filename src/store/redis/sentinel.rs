@@ -21,6 +21,7 @@ use ::redis::{AsyncConnectionConfig, RedisConnectionInfo, RedisError};
 
 use super::access::Access;
 use super::connection::{describe, dial};
+use super::meter::LIMITS;
 use super::{PasswordSource, RedisTls};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
@@ -168,7 +169,7 @@ async fn ask(
     name: &str,
     (host, port): (&str, u16),
 ) -> Result<Place, String> {
-    let mut wire = dial(tls.as_deref(), host, port).await?;
+    let mut wire = dial(tls.as_deref(), host, port, LIMITS).await?;
     if let Some(login) = &access.sentinel_password {
         login.say(Some(name), true, &mut *wire).await?;
     }
