@@ -29,6 +29,7 @@ pub mod replicas;
 pub mod revoke;
 pub mod rewrap;
 mod rights;
+mod sayings;
 mod search;
 pub mod serve;
 mod session;
@@ -160,6 +161,8 @@ pub struct Broker {
     sign_in_permits: sign_in_permits::SignInPermits,
     shown_consents: shown_consent::ShownConsents,
     walks: search::Walks,
+    /// What the log is told of what strangers can repeat.
+    sayings: sayings::Sayings,
 }
 
 impl Broker {
@@ -179,6 +182,7 @@ impl Broker {
             sign_in_permits: sign_in_permits::SignInPermits::default(),
             shown_consents: shown_consent::ShownConsents::default(),
             walks: search::Walks::default(),
+            sayings: sayings::Sayings::default(),
         }
     }
 

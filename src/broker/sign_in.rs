@@ -276,7 +276,9 @@ impl Broker {
             claims,
         };
         let authorize = app.authority.authorize_url(&request).await.map_err(|failure| {
-            tracing::warn!(app = %session.app, %failure, "a connect flow could not begin");
+            if let Some(left_out) = self.sayings.due("flow begun", self.deps.clock.monotonic()) {
+                tracing::warn!(app = %session.app, %failure, left_out, "a connect flow could not begin");
+            }
             Refusal::of_disposition(failure.disposition, failure.answer, Duration::from_secs(5))
         })?;
         let record = AuthorizeState {
@@ -323,7 +325,9 @@ impl Broker {
             Ok(Some(record)) => record,
             Ok(None) => return Err(Finished::Refused(CallbackProblem::UnknownState)),
             Err(error) => {
-                tracing::error!(%error, "a callback could not be looked up");
+                if let Some(left_out) = self.sayings.due("callback looked up", self.deps.clock.monotonic()) {
+                    tracing::error!(%error, left_out, "a callback could not be looked up");
+                }
                 return Err(Finished::Refused(CallbackProblem::Unavailable));
             }
         };
@@ -445,7 +449,9 @@ impl Broker {
         let mut permit = None;
         let confirmation_code = random_token(self.deps.random.as_ref());
         let unavailable = |error: &dyn std::fmt::Display| {
-            tracing::error!(%error, "a callback's state could not be taken");
+            if let Some(left_out) = self.sayings.due("state taken", self.deps.clock.monotonic()) {
+                tracing::error!(%error, left_out, "a callback's state could not be taken");
+            }
             Finished::Refused(CallbackProblem::Unavailable)
         };
         for _ in 0..SWAP_TRIES {
@@ -473,8 +479,8 @@ impl Broker {
                 permit = self.sign_in_permits.of_state(hash, starter.as_ref(), take);
             }
             if permit.is_none() && matches!(outcome, CallbackOutcome::Code(_)) {
-                if self.sign_in_permits.is_to_be_said(self.deps.clock.monotonic()) {
-                    tracing::warn!(app = %session.app, caller = session.created_by, "sign-ins that a caller started come back faster than codes are sent to the authority, or it does not answer them; this one has to come again");
+                if let Some(left_out) = self.sayings.due("crowded", self.deps.clock.monotonic()) {
+                    tracing::warn!(app = %session.app, caller = session.created_by, left_out, "sign-ins that a caller started come back faster than codes are sent to the authority, or it does not answer them; this one has to come again");
                 }
                 return Err(Finished::Refused(CallbackProblem::Crowded));
             }

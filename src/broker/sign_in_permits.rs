@@ -5,9 +5,6 @@
 //!
 //! So many are under way for one caller at one time: an authority that hangs holds no more tasks and connections than that.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
-
 use super::in_use::{InUse, Use};
 use crate::domain::id::CallerName;
 use crate::refresh::CallPermit;
@@ -17,17 +14,12 @@ use crate::repository::FiledUnder;
 /// within seconds lets pile up.
 const MOST_UNDER_WAY: usize = 256;
 
-/// That some have to come again is said once in this time: whoever repeats a callback must not write the log.
-const SAID_AGAIN: Duration = Duration::from_secs(10);
-
 /// The permits in use.
 #[derive(Default)]
 pub(super) struct SignInPermits {
     of_states: InUse<String, UnderWay>,
     /// Each state under way is one of those who share its caller.
     of_callers: InUse<Option<CallerName>, ()>,
-    /// Monotonic time at which the log was last told that some have to come again.
-    said_at: Mutex<Option<Duration>>,
 }
 
 /// A state whose code is under way.
@@ -53,16 +45,6 @@ impl SignInPermits {
             Some(UnderWay { permit: take()?, _of_caller })
         };
         self.of_states.try_share(state.name().to_owned(), usize::MAX, begin).map(SignInPermit)
-    }
-
-    /// Whether it is to be said at `now` (monotonic) that one has to come again.
-    pub(super) fn is_to_be_said(&self, now: Duration) -> bool {
-        let mut said_at = self.said_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_said = said_at.is_some_and(|at| now.saturating_sub(at) < SAID_AGAIN);
-        if !is_said {
-            *said_at = Some(now);
-        }
-        !is_said
     }
 }
 
@@ -121,14 +103,5 @@ mod tests {
         assert!(take(&honest, 2000).is_some());
         held.pop();
         assert!(take(&greedy, 3000).is_some());
-    }
-
-    #[test]
-    fn whoever_repeats_what_is_refused_writes_no_log() {
-        let permits = SignInPermits::default();
-        let said = |millis: std::ops::Range<u64>| {
-            millis.filter(|millis| permits.is_to_be_said(Duration::from_millis(*millis))).count()
-        };
-        assert_eq!((said(0..10_000), said(10_000..30_000)), (1, 2));
     }
 }

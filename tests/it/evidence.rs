@@ -173,6 +173,27 @@ fn one_peer(detail: &Value) -> u64 {
     times.and_then(|times| times.parse().ok()).unwrap_or_else(|| panic!("{detail}"))
 }
 
+/// While the store is away, whoever comes back with whatever `state` is told to come again, and writes no log.
+#[tokio::test]
+async fn callbacks_that_cannot_be_looked_up_do_not_write_the_log() {
+    const EACH: usize = 300;
+    let mut world = Plan::default().kept(Kept::Redis).start().await;
+    world.connect("user-1", ALICE).await;
+    world.redis.as_mut().expect("redis").stop();
+    let callback = format!("{}/callback/outlook?state=nobody-s&code=made-up", world.daemon.public);
+    let begun = std::time::Instant::now();
+    for _ in 0..EACH {
+        assert_eq!(request(Method::GET, &callback, &[], "").await.expect("an answer").status, 503);
+    }
+    world.daemon.until_logged("a callback could not be looked up").await;
+    // Once in ten seconds.
+    let most = 2 + usize::try_from(begun.elapsed().as_secs() / 10).expect("a while");
+    let said = world.daemon.log().matches("a callback could not be looked up").count();
+    assert!(said <= most, "{said} lines, and {most} are the most");
+    let counted = "tokenward_strangers_refused_total{reason=\"callback_unavailable\"}";
+    assert_eq!(value(&world.metrics().await, counted), EACH as u64, "each is counted");
+}
+
 #[tokio::test]
 async fn strangers_neither_fill_the_audit_nor_hold_up_who_has_rights() {
     const EACH: u64 = 500;
