@@ -113,6 +113,7 @@ impl Events {
             self.metrics.expect_app(app, &Endpoint::WORDS);
         }
         for caller in callers.iter() {
+            self.metrics.expect_caller(&caller.name);
             for rule in caller.policy.rules() {
                 self.handles(&rule.app, &caller.name);
             }
@@ -143,6 +144,30 @@ impl Events {
         }
         tracing::info!(request_id = %who.request_id, %caller, app = %key.app, connection = %key.connection, code, "a token was refused");
         self.record(self.of(who, Action::Refused, code).caller(caller).key(key).0).await;
+    }
+
+    /// A caller's request came too fast, whatever it is for: it is counted.
+    pub fn count_over_rate(&self, caller: &CallerName) {
+        self.metrics.over_its_rate(caller);
+    }
+
+    /// A caller's request for something else than a token was refused because its requests come too fast; `code` is the contract's.
+    pub async fn over_its_rate(
+        &self,
+        who: Who<'_>,
+        caller: &CallerName,
+        (app, connection): (Option<&AppName>, Option<&ConnectionName>),
+        code: &'static str,
+    ) {
+        if !self.is_told(caller, Action::Refused, code) {
+            return;
+        }
+        let (app_name, name) = (app.map(AppName::as_str), connection.map(ConnectionName::as_str));
+        tracing::info!(request_id = %who.request_id, %caller, app = app_name, connection = name, code, "a request was refused");
+        let mut event = self.of(who, Action::Refused, code).caller(caller).0;
+        event.app = app.cloned();
+        event.connection = connection.cloned();
+        self.record(event).await;
     }
 
     /// Somebody whom we do not know.

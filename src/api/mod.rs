@@ -41,7 +41,7 @@ use crate::broker::serve::TokenRequest;
 use crate::broker::{Broker, Refusal};
 use crate::callers::limit::{Admitted, Limiter};
 use crate::callers::{AuthenticationFailure, Caller, Credential, LiveCallers};
-use crate::domain::id::{AppName, ConnectionKey, SessionId};
+use crate::domain::id::{AppName, ConnectionKey, ConnectionName, SessionId};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
 use crate::events::{Events, HandOut, Who};
@@ -152,9 +152,17 @@ impl LocalApi {
         match admitted {
             Ok(admitted) => self.serve(&admitted, found?, request, who).await,
             Err(after) => {
+                // Whatever it was for, and also where it leads nowhere.
+                self.events.count_over_rate(&name);
                 let problem = Problem::of(Refusal::RateLimited { retry_after: after.0 });
-                if let Ok(Route::Connection(key, Of::Token)) = &found {
-                    self.events.refused(who, &name, key, problem.code, Duration::ZERO).await;
+                match &found {
+                    Ok(Route::Connection(key, Of::Token)) => {
+                        self.events.refused(who, &name, key, problem.code, Duration::ZERO).await;
+                    }
+                    other => {
+                        let about = other.as_ref().map_or((None, None), Route::about);
+                        self.events.over_its_rate(who, &name, about, problem.code).await;
+                    }
                 }
                 Err(problem)
             }
@@ -485,6 +493,20 @@ fn find(segments: &[String]) -> Result<Route, Problem> {
 }
 
 impl Route {
+    /// The app and the connection that it names.
+    fn about(&self) -> (Option<&AppName>, Option<&ConnectionName>) {
+        match self {
+            Route::Connection(key, _) => (Some(&key.app), Some(&key.connection)),
+            Route::Connections(app) => (Some(app), None),
+            Route::Document
+            | Route::NewSession
+            | Route::Session(_)
+            | Route::Confirm(_)
+            | Route::NewAdminConsent
+            | Route::AdminConsent(_) => (None, None),
+        }
+    }
+
     fn methods(&self) -> &'static str {
         match self {
             Route::Connection(_, Of::Token) => "GET, POST",

@@ -17,6 +17,7 @@ use crate::listener::{
 };
 use crate::secret_file::SecretReader;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::series::MOST_PAGE;
 
 /// Browsers: a callback's form is a few KiB, and nothing else that they send is read.
 const PUBLIC: Limits = Limits { max_body: 16 * 1024, ..Limits::DEFAULT };
@@ -38,6 +39,8 @@ const OPS: Limits = Limits {
     max_held: 16 * 1024 * 1024,
     ..Limits::DEFAULT
 };
+// A scrape is answered: the page of metrics is within what one peer may have.
+const _: () = assert!(MOST_PAGE + OPS.max_header_bytes <= OPS.max_held / 2);
 
 /// What all connections of all listeners hold at the most, whatever is configured: several listeners of a kind share one room.
 #[cfg(test)]

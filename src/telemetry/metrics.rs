@@ -94,6 +94,8 @@ pub struct Metrics {
     families: Vec<Box<dyn Ends>>,
     token_requests: Counters,
     token_request_duration: Histograms,
+    over_their_rate: Counters,
+    names_without_series: IntGauge,
     cache_hits: IntCounter,
     cache_misses: IntCounter,
     cache_stale: IntCounter,
@@ -230,6 +232,15 @@ impl Metrics {
                 &["dialect"],
                 REQUEST_BUCKETS,
                 "Time to answer a request for a token.",
+            ),
+            over_their_rate: new.counters(
+                "requests_over_rate_total",
+                &["caller"],
+                "Requests that were answered 429 because their caller's come too fast, for whatever they were.",
+            ),
+            names_without_series: new.int_gauge(
+                "metrics_full",
+                "1 while there are so many apps, callers and outcomes that more of them are counted under `unknown`, so that the page stays small enough to be scraped.",
             ),
             cache_hits: lookups.with(&[Label::Word("hit")]),
             cache_misses: lookups.with(&[Label::Word("miss")]),
@@ -473,6 +484,7 @@ impl Metrics {
                 }
             }
         }
+        self.names_without_series.set(self.known.is_full().into());
         let mut text = String::with_capacity(32 * 1024);
         TextEncoder::new()
             .encode_utf8(&self.registry.gather(), &mut text)
@@ -538,6 +550,16 @@ impl Metrics {
         let caller = caller.map_or(Label::Word(UNKNOWN), Label::Caller);
         self.token_requests.with(&[app, caller, Label::Word(dialect), Label::Word(outcome)]).inc();
         self.token_request_duration.with(&[Label::Word(dialect)]).observe(duration.as_secs_f64());
+    }
+
+    /// A caller is configured: its series begin at 0.
+    pub fn expect_caller(&self, caller: &CallerName) {
+        let _at_zero = self.over_their_rate.with(&[Label::Caller(caller)]);
+    }
+
+    /// A caller's request was refused because they come too fast.
+    pub fn over_its_rate(&self, caller: &CallerName) {
+        self.over_their_rate.with(&[Label::Caller(caller)]).inc();
     }
 
     /// The token cache was looked into.
@@ -890,6 +912,58 @@ mod tests {
 
     fn caller() -> CallerName {
         CallerName::parse("mail-sync").expect("a name")
+    }
+
+    fn figure(page: &str, series: &str) -> u64 {
+        let lines = page.lines().filter(|line| line.starts_with(series));
+        lines.map(|line| line.rsplit_once(' ').expect("a figure").1.parse::<u64>().expect("a number")).sum()
+    }
+
+    /// Apps, callers and what came of their requests, multiplied: the page can be scraped, every event is on it, and what apps have
+    /// of their own is not pushed out by the pairs.
+    #[test]
+    fn however_many_names_are_configured_the_page_can_be_scraped() {
+        let metrics = Metrics::new("0.1.0");
+        let long = |kind: &str, number: usize| format!("{kind}-{number:0>50}");
+        let apps: Vec<AppName> =
+            (0..500).map(|number| AppName::parse(&long("app", number)).expect("a name")).collect();
+        let callers: Vec<CallerName> =
+            (0..100).map(|number| CallerName::parse(&long("caller", number)).expect("a name")).collect();
+        metrics.rename(|names| {
+            names.apps = apps.iter().cloned().collect();
+            names.callers = callers.iter().cloned().collect();
+        });
+        assert_eq!(figure(&metrics.encode(NOW), "tokenward_metrics_full"), 0);
+        for (number, app) in apps.iter().enumerate() {
+            for caller in &callers {
+                let outcome = ["ok", "connection_not_found", "scope_forbidden"][number % 3];
+                metrics.token_request(Some(app), Some(caller), "rest", outcome, Duration::ZERO);
+            }
+        }
+        let requests = (apps.len() * callers.len()) as u64;
+        let page = metrics.encode(NOW);
+        assert_eq!(figure(&page, "tokenward_token_requests_total{"), requests);
+        assert!(page.contains(&format!("app=\"{UNKNOWN}\",caller=\"{UNKNOWN}\"")), "those beyond");
+        for app in &apps {
+            metrics.expect_app(app, &["token", "discovery", "jwks"]);
+            metrics.refresh(app, "ok", Duration::ZERO);
+        }
+        let page = metrics.encode(NOW);
+        assert!(page.len() <= series::MOST_PAGE, "{} bytes", page.len());
+        assert!(page.len() > series::MOST_PAGE / 2, "{} bytes: there is room left", page.len());
+        assert_eq!(figure(&page, "tokenward_refreshes_total{"), apps.len() as u64);
+        let own = apps
+            .iter()
+            .filter(|app| page.contains(&format!("refresh_duration_seconds_count{{app=\"{app}\"")));
+        let own = own.count();
+        assert!(own >= 80, "{own} apps have series of their own beside all the pairs");
+        assert_eq!(figure(&page, "tokenward_metrics_full"), 1);
+        // Those that leave the configuration make room.
+        metrics.rename(|names| names.apps = [apps[499].clone()].into());
+        metrics.token_request(Some(&apps[499]), Some(&callers[7]), "rest", "ok", Duration::ZERO);
+        let page = metrics.encode(NOW);
+        assert!(page.contains(&format!("{{app=\"{}\",caller=\"{}\"", apps[499], callers[7])));
+        assert_eq!(figure(&page, "tokenward_metrics_full"), 0);
     }
 
     /// Every event once.

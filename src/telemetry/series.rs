@@ -4,7 +4,9 @@
 //! 1. A label is a word of the code, or a name that is configured now. Any other name is [`UNKNOWN`], one for all: so the
 //!    number of series is bounded by the configuration, whatever strangers, callers, authorities or the store say.
 //! 2. The series of a name that left the configuration end.
-//! 3. Each combination of values is a series of its own. (The vectors of the `prometheus` crate hash values without a mark
+//! 3. The page of all series is no longer than [`MOST_PAGE`], which a scrape is sure to get: beyond it there are no more series of
+//!    names, and those are counted under [`UNKNOWN`].
+//! 4. Each combination of values is a series of its own. (The vectors of the `prometheus` crate hash values without a mark
 //!    between them, so that `a` with `bc` and `ab` with `c` are one.)
 //!
 //! A new kind of label is a new variant of [`Label`], and says there what it is looked up in. `clippy.toml` bans the crate's own
@@ -12,6 +14,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use http::StatusCode;
@@ -41,6 +44,19 @@ pub enum Label<'a> {
     CallerKey(&'a CallerName, &'a str),
     /// A key of the keyring, by its id.
     SealingKey(&'a str),
+}
+
+impl Label<'_> {
+    fn is_name(&self) -> bool {
+        match self {
+            Label::Word(_) | Label::Status(_) => false,
+            Label::App(_)
+            | Label::Caller(_)
+            | Label::Credential(..)
+            | Label::CallerKey(..)
+            | Label::SealingKey(_) => true,
+        }
+    }
 }
 
 /// The names that are configured.
@@ -78,22 +94,52 @@ impl Names {
     }
 }
 
+/// So many bytes the series of names may have on the page of metrics, all families together. Series of more names are counted
+/// under [`UNKNOWN`]: some 60,000 lines, which is more than a scraper should be given.
+const MOST_OF_NAMES: usize = 7 * 1024 * 1024;
+/// Those of an app with a caller (and what came of it) are so many as both multiplied: they leave the others this much.
+const MOST_OF_PAIRS: usize = MOST_OF_NAMES / 2;
+/// What the page is at the most: with the series of words alone, the lines of help, and figures of the process.
+pub const MOST_PAGE: usize = MOST_OF_NAMES + 960 * 1024;
+
 /// The names of now, which every family looks its labels up in.
 #[derive(Debug, Default)]
-pub struct Known(RwLock<Names>);
+pub struct Known {
+    names: RwLock<Names>,
+    /// Bytes of the series of names, on the page.
+    page: AtomicUsize,
+    /// Some are counted under [`UNKNOWN`] for want of room.
+    is_full: AtomicBool,
+}
 
 impl Known {
     /// Other names are configured. Whether any is another than before.
     pub fn change(&self, change: impl FnOnce(&mut Names)) -> bool {
-        let mut names = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
         let before = names.clone();
         change(&mut names);
+        // What is gone may have made room: whoever finds none says so again.
+        self.is_full.store(false, Ordering::Relaxed);
         *names != before
+    }
+
+    /// Whether there are more names than have series of their own.
+    pub fn is_full(&self) -> bool {
+        self.is_full.load(Ordering::Relaxed)
+    }
+
+    /// Takes so many bytes of the page, if they are there.
+    fn take(&self, bytes: usize, most: usize) -> bool {
+        let taken = self.page.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
+            Some(used + bytes).filter(|used| *used <= most)
+        });
+        self.is_full.fetch_or(taken.is_err(), Ordering::Relaxed);
+        taken.is_ok()
     }
 
     /// Whether a name is configured.
     pub fn has(&self, label: Label<'_>) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).text(label) != UNKNOWN
+        self.names.read().unwrap_or_else(PoisonError::into_inner).text(label) != UNKNOWN
     }
 }
 
@@ -129,6 +175,16 @@ impl Subject {
         subject
     }
 
+    /// Whether it is about a name, and not of words alone.
+    fn is_somebody(&self) -> bool {
+        let Subject { app, caller, credential, caller_key, sealing_key } = self;
+        app.is_some()
+            || caller.is_some()
+            || credential.is_some()
+            || caller_key.is_some()
+            || sealing_key.is_some()
+    }
+
     fn is_in(&self, names: &Names) -> bool {
         fn there<T: Ord>(one: Option<&T>, all: &BTreeSet<T>) -> bool {
             one.is_none_or(|one| all.contains(one))
@@ -152,7 +208,43 @@ struct Inner<M> {
     desc: Desc,
     make: fn(Opts, &'static [f64]) -> prometheus::Result<M>,
     buckets: &'static [f64],
-    series: RwLock<BTreeMap<Values, (Subject, M)>>,
+    series: RwLock<BTreeMap<Values, One<M>>>,
+}
+
+/// A series.
+struct One<M> {
+    subject: Subject,
+    metric: M,
+    /// What it takes of the page's room for names.
+    bytes: usize,
+}
+
+impl<M> Inner<M> {
+    /// How long a series is on the page, at the most.
+    fn bytes(&self, values: &[String]) -> usize {
+        const NUMBER: usize = 20;
+        const MARKS: usize = 4;
+        const BOUND: usize = 8;
+        let escaped =
+            |text: &str| text.bytes().map(|byte| 1 + usize::from(b"\\\"\n".contains(&byte))).sum::<usize>();
+        let labels =
+            self.labels.iter().zip(values).map(|(label, value)| label.len() + escaped(value) + MARKS);
+        let line = self.opts.name.len() + labels.sum::<usize>() + NUMBER + MARKS;
+        if self.buckets.is_empty() {
+            return line;
+        }
+        // Each bucket with its bound, the one without one, the sum and the count.
+        (self.buckets.len() + 3) * (line + "_bucket".len() + "le".len() + BOUND + MARKS)
+    }
+
+    /// How much of the page these may take.
+    fn most(&self) -> usize {
+        if ["app", "caller"].iter().all(|name| self.labels.contains(name)) {
+            MOST_OF_PAIRS
+        } else {
+            MOST_OF_NAMES
+        }
+    }
 }
 
 impl<M: Collector + Clone + 'static> Family<M> {
@@ -177,28 +269,41 @@ impl<M: Collector + Clone + 'static> Family<M> {
         let inner = &self.0;
         assert_eq!(labels.len(), inner.labels.len(), "{}: labels", inner.opts.name);
         // Held until the series is there: one of a name that leaves meanwhile is not made after the others have ended.
-        let names = inner.known.0.read().unwrap_or_else(PoisonError::into_inner);
-        let values: Values = labels.iter().map(|label| names.text(*label).into_owned()).collect();
+        let names = inner.known.names.read().unwrap_or_else(PoisonError::into_inner);
+        let mut values: Values = labels.iter().map(|label| names.text(*label).into_owned()).collect();
         let series = inner.series.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, metric)) = series.get(&values) {
-            return metric.clone();
+        if let Some(one) = series.get(&values) {
+            return one.metric.clone();
         }
         drop(series);
         let mut series = inner.series.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(one) = series.get(&values) {
+            return one.metric.clone();
+        }
+        let mut bytes = if Subject::of(labels, &values).is_somebody() { inner.bytes(&values) } else { 0 };
+        if !inner.known.take(bytes, inner.most()) {
+            bytes = 0;
+            for (_, value) in labels.iter().zip(&mut values).filter(|(label, _)| label.is_name()) {
+                UNKNOWN.clone_into(value);
+            }
+        }
         let subject = Subject::of(labels, &values);
         let make = || {
             let pairs = inner.labels.iter().zip(&values);
             let opts = pairs.fold(inner.opts.clone(), |opts, (label, value)| opts.const_label(*label, value));
             (inner.make)(opts, inner.buckets).expect("names and labels are literals of the metrics")
         };
-        series.entry(values.clone()).or_insert_with(|| (subject, make())).1.clone()
+        let make = || One { subject, metric: make(), bytes };
+        series.entry(values.clone()).or_insert_with(make).metric.clone()
     }
 
     /// Ends the series with these labels, if there is one.
     pub fn end(&self, labels: &[Label<'_>]) {
-        let names = self.0.known.0.read().unwrap_or_else(PoisonError::into_inner);
+        let names = self.0.known.names.read().unwrap_or_else(PoisonError::into_inner);
         let values: Values = labels.iter().map(|label| names.text(*label).into_owned()).collect();
-        self.0.series.write().unwrap_or_else(PoisonError::into_inner).remove(&values);
+        if let Some(one) = self.0.series.write().unwrap_or_else(PoisonError::into_inner).remove(&values) {
+            self.0.known.page.fetch_sub(one.bytes, Ordering::AcqRel);
+        }
     }
 }
 
@@ -210,9 +315,13 @@ pub trait Ends: std::fmt::Debug + Send + Sync {
 
 impl<M: Send + Sync> Ends for Family<M> {
     fn end_what_is_gone(&self) {
-        let names = self.0.known.0.read().unwrap_or_else(PoisonError::into_inner);
+        let names = self.0.known.names.read().unwrap_or_else(PoisonError::into_inner);
         let mut series = self.0.series.write().unwrap_or_else(PoisonError::into_inner);
-        series.retain(|_, (subject, _)| subject.is_in(&names));
+        series.retain(|_, one| {
+            let stays = one.subject.is_in(&names);
+            self.0.known.page.fetch_sub(if stays { 0 } else { one.bytes }, Ordering::AcqRel);
+            stays
+        });
     }
 }
 
@@ -223,7 +332,7 @@ impl<M: Collector + Clone + 'static> Collector for Family<M> {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let series = self.0.series.read().unwrap_or_else(PoisonError::into_inner);
-        let mut families = series.values().flat_map(|(_, metric)| metric.collect());
+        let mut families = series.values().flat_map(|one| one.metric.collect());
         let Some(mut all) = families.next() else { return Vec::new() };
         let mut metrics = all.take_metric();
         metrics.extend(families.flat_map(|mut family| family.take_metric()));

@@ -57,6 +57,19 @@ const BESIDE_THE_ROUTES: [(&str, &str); 7] = [
     ("GET", "/v1/apps/outlook/connections?access_token=x"),
 ];
 
+/// How many requests of the neighbour the audit says were refused for coming too fast.
+fn over_the_rate(world: &World) -> u64 {
+    let audit = std::fs::read_to_string(world.folder.path().join("audit.jsonl")).expect("the audit");
+    let whole = audit.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let records = whole.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let refusals = records.filter(|record| {
+        record["caller"] == "neighbour"
+            && record["action"] == "refused"
+            && record["outcome"] == "rate_limited"
+    });
+    refusals.map(|record| record["suppressed"].as_u64().unwrap_or(1)).sum()
+}
+
 #[tokio::test]
 async fn every_request_takes_from_its_caller_s_bucket() {
     let world = Plan::default().sections(&neighbour("rate_limit = 5")).start().await;
@@ -72,6 +85,7 @@ async fn every_request_takes_from_its_caller_s_bucket() {
         }
     }
     assert!(requests.len() > BESIDE_THE_ROUTES.len() + 8, "{requests:?}");
+    let mut refused = 0;
     for (method, path) in requests {
         let path = path
             .replace("{app}", "outlook")
@@ -83,6 +97,7 @@ async fn every_request_takes_from_its_caller_s_bucket() {
         world
             .until("the bucket is full again", async || {
                 let answer = as_neighbour(&world, method.clone(), &path, &Value::Null).await;
+                refused += u64::from(answer.status == 429);
                 answer.status != 429
             })
             .await;
@@ -91,6 +106,15 @@ async fn every_request_takes_from_its_caller_s_bucket() {
             taken += 1;
             assert!(taken < 2000, "{method} {path} takes nothing from its caller's bucket");
         }
+        refused += 1;
+        // Whatever it was for, it is in the audit, by itself or in a sum, and counted.
+        world
+            .until(&format!("{refused} refusals are in the audit: {method} {path}"), async || {
+                over_the_rate(&world) == refused
+            })
+            .await;
+        let counted = format!("tokenward_requests_over_rate_total{{caller=\"neighbour\"}} {refused}\n");
+        assert!(world.metrics().await.contains(&counted), "{method} {path}: {counted}");
         let of_others = world.api(Method::GET, "/v1/apps/outlook/connections", Value::Null).await;
         assert_eq!(of_others.status, 200, "others are not limited");
     }
