@@ -507,6 +507,9 @@ fn engine_settings(config: &Config) -> refresh::Settings {
         lease: config.limits.lease,
         sweep_rate: f64::from(config.limits.sweep_rate),
         authority_timeout: config.limits.authority_timeout,
+        most_bytes: usize::try_from(config.limits.held_memory_mib)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(1024 * 1024),
         ..refresh::Settings::default()
     }
 }

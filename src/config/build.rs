@@ -988,6 +988,7 @@ fn limits(section: &Section<'_>) -> Option<LimitsConfig> {
         lease: lease?,
         sweep_rate: section.number("sweep_rate")?,
         rewrap_rate: section.number("rewrap_rate")?,
+        held_memory_mib: section.number("held_memory_mib")?,
         drain: section.duration("drain")?,
     })
 }

@@ -412,6 +412,8 @@ pub struct LimitsConfig {
     pub sweep_rate: u32,
     /// Records a second that are sealed anew after another sealing key was promoted; default 500.
     pub rewrap_rate: u32,
+    /// Mebibytes of connections that are held in memory, about and at the most; default 128.
+    pub held_memory_mib: u32,
     /// How long requests in flight may take to finish at a stop; default 30 s.
     pub drain: Duration,
 }

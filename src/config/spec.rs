@@ -611,6 +611,12 @@ static LIMITS: Table = Table {
             "How many records a second are sealed anew after another sealing key was promoted.",
         ),
         key(
+            "held_memory_mib",
+            Kind::Integer { min: 16, max: 1_000_000 },
+            Default("128"),
+            "About how many mebibytes of connections and their tokens are held in memory. Beyond it those that were used least are read from the store again when they are asked for; a connection takes 5 to 15 KiB. What you add here, add to the memory limit of the process.",
+        ),
+        key(
             "drain",
             Kind::Duration { min: "0s", max: "10m" },
             Default(r#""30s""#),

@@ -66,6 +66,8 @@ pub struct Settings {
     pub sweep_rate: f64,
     /// Connections held in memory at the most.
     pub most_connections: usize,
+    /// About so many bytes of them at the most: those that were used least go first, and are read again when they are asked for.
+    pub most_bytes: usize,
 }
 
 impl Default for Settings {
@@ -76,7 +78,8 @@ impl Default for Settings {
             lease: Duration::from_secs(30),
             authority_timeout: Duration::from_secs(10),
             sweep_rate: 50.0,
-            most_connections: 100_000,
+            most_connections: 1_000_000,
+            most_bytes: 128 * 1024 * 1024,
         }
     }
 }
@@ -185,7 +188,7 @@ pub enum Refused<E> {
 impl Engine {
     /// An engine for these apps.
     pub fn new(apps: BTreeMap<AppName, EngineApp>, deps: Deps, settings: Settings) -> Self {
-        let slots = Slots::new(settings.most_connections);
+        let slots = Slots::new(settings.most_connections, settings.most_bytes);
         let sweep = Sweep::new(LeaseNonce(random_bytes(deps.random.as_ref())), deps.clock.monotonic());
         let inner = Inner {
             apps: ArcSwap::from_pointee(Apps { known: apps, gone: BTreeMap::new() }),
@@ -209,6 +212,7 @@ impl Engine {
         gone.gone.append(&mut gone.known);
         gone.gone.retain(|name, _| !apps.contains_key(name));
         self.inner.apps.store(Arc::new(Apps { known: apps, gone: gone.gone }));
+        self.inner.slots.keep_at_most(settings.most_bytes);
         self.inner.settings.store(Arc::new(settings));
     }
 
@@ -963,6 +967,8 @@ impl Inner {
             state.note_recent(&held, sealed, now);
         }
         state.held = Some(held);
+        drop(state);
+        self.slots.weigh(key, slot);
     }
 }
 

@@ -39,6 +39,7 @@ mod sweep;
 mod turns;
 mod unclear;
 mod way;
+mod weight;
 
 pub use claims::{Claims, ClaimsProblem};
 #[cfg(test)]

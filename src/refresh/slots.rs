@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::sync::{Notify, watch};
 
 use super::forced::Forced;
 use super::unclear::Unclear;
+use super::weight::{self, Total, Weight};
 use crate::domain::connection::{ATTEMPTS_KEPT, Attempt, Profile, SignIn, Status};
 use crate::domain::id::ConnectionKey;
 use crate::domain::scope::ScopeSet;
@@ -304,6 +306,12 @@ impl SlotState {
         self.held.as_ref().map(|held| held.connection.revision)
     }
 
+    /// About how many bytes it takes.
+    fn weight(&self) -> usize {
+        let remembered = self.recent.as_ref().map(|recent| (recent.held.as_ref(), recent.sealed.as_ref()));
+        weight::of(self.held.as_deref(), remembered)
+    }
+
     fn is_idle(&self) -> bool {
         self.lookup.is_none() && self.renewal.is_none() && self.unstored.is_none()
     }
@@ -323,6 +331,7 @@ pub(super) struct Slot {
     state: Mutex<SlotState>,
     /// Wakes those who wait for another replica to be done with the connection.
     word: Notify,
+    weight: Weight,
 }
 
 impl Slot {
@@ -398,14 +407,41 @@ type Shard = Mutex<BTreeMap<ConnectionKey, Arc<Slot>>>;
 pub(super) struct Slots {
     shards: Vec<Shard>,
     most_per_shard: usize,
+    total: Total,
+    most_bytes: AtomicUsize,
 }
 
 impl Slots {
-    /// Keeps at most about `most` slots; the least recently used of a sample goes first.
-    pub(super) fn new(most: usize) -> Self {
+    /// Keeps at most about `most` slots and `most_bytes`; the least recently used of a sample goes first.
+    pub(super) fn new(most: usize, most_bytes: usize) -> Self {
         Slots {
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
             most_per_shard: most.div_ceil(SHARDS).max(1),
+            total: Total::default(),
+            most_bytes: AtomicUsize::new(most_bytes),
+        }
+    }
+
+    /// From now on about so many bytes.
+    pub(super) fn keep_at_most(&self, most_bytes: usize) {
+        self.most_bytes.store(most_bytes, Ordering::Release);
+    }
+
+    fn are_too_heavy(&self) -> bool {
+        self.total.load(Ordering::Acquire) > self.most_bytes.load(Ordering::Acquire)
+    }
+
+    /// Weighs a slot that changed, and evicts others where all of them are too heavy.
+    pub(super) fn weigh(&self, key: &ConnectionKey, slot: &Slot) {
+        // More than one, since what comes may be heavier than what goes.
+        const MOST_AT_ONCE: usize = 8;
+        slot.weight.set(slot.state().weight());
+        if self.are_too_heavy() {
+            let mut shard = self.shard(key);
+            let mut evicted = 0;
+            while evicted < MOST_AT_ONCE && self.are_too_heavy() && evict_one(&mut shard, key) {
+                evicted += 1;
+            }
         }
     }
 
@@ -415,10 +451,10 @@ impl Slots {
         if let Some(slot) = shard.get(key) {
             return slot.clone();
         }
-        if shard.len() >= self.most_per_shard {
+        if shard.len() >= self.most_per_shard || self.are_too_heavy() {
             evict_one(&mut shard, key);
         }
-        let slot = Arc::new(Slot::default());
+        let slot = Arc::new(Slot { weight: Weight::new(&self.total), ..Slot::default() });
         slot.state().last_used = now;
         shard.insert(key.clone(), slot.clone());
         slot
@@ -463,7 +499,14 @@ impl Slots {
     pub(super) fn forget_old(&self, now: Duration) {
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.retain(|_, slot| slot.state().remembers(now) || !is_empty(slot));
+            shard.retain(|_, slot| {
+                let (remembers, weight) = {
+                    let mut state = slot.state();
+                    (state.remembers(now), state.weight())
+                };
+                slot.weight.set(weight);
+                remembers || !is_empty(slot)
+            });
         }
     }
 
@@ -503,8 +546,8 @@ fn is_empty(slot: &Arc<Slot>) -> bool {
 
 /// Evicts the least recently used of a few idle slots. When none of them is idle the shard grows by one: work under
 /// way is bounded elsewhere, by the connections that callers hold open.
-/// The few are the neighbours of `newcomer`, which are others each time.
-fn evict_one(shard: &mut BTreeMap<ConnectionKey, Arc<Slot>>, newcomer: &ConnectionKey) {
+/// The few are the neighbours of `newcomer`, which are others each time. Says whether one went.
+fn evict_one(shard: &mut BTreeMap<ConnectionKey, Arc<Slot>>, newcomer: &ConnectionKey) -> bool {
     const SAMPLE: usize = 16;
     let oldest = shard
         .range(newcomer..)
@@ -519,9 +562,7 @@ fn evict_one(shard: &mut BTreeMap<ConnectionKey, Arc<Slot>>, newcomer: &Connecti
         })
         .min_by_key(|(remembers, last_used, _)| (*remembers, *last_used))
         .map(|(_, _, key)| key);
-    if let Some(key) = oldest {
-        shard.remove(&key);
-    }
+    oldest.is_some_and(|key| shard.remove(&key).is_some())
 }
 
 #[cfg(test)]
@@ -538,7 +579,7 @@ mod tests {
 
     #[test]
     fn slots_are_bounded_and_those_at_work_stay() {
-        let slots = Slots::new(SHARDS);
+        let slots = Slots::new(SHARDS, usize::MAX);
         let busy = slots.slot(&key(0), Duration::ZERO);
         busy.state().renewal = Some(Flight::start().0);
         let in_use = slots.slot(&key(1), Duration::ZERO);
@@ -553,8 +594,28 @@ mod tests {
     }
 
     #[test]
+    fn bytes_are_bounded_whatever_comes_and_a_smaller_bound_is_met_by_those_who_come() {
+        let empty = Weight::new(&Total::default());
+        let one = empty.bytes();
+        let slots = Slots::new(usize::MAX, 640 * one);
+        for number in 0..5000 {
+            slots.slot(&key(number), Duration::from_secs(1));
+        }
+        let total = || slots.total.load(Ordering::Acquire);
+        let kept = || slots.shards.iter().map(|shard| shard.lock().expect("lock").len()).sum::<usize>();
+        assert!(total() <= (640 + SHARDS) * one && kept() >= 320, "{} {}", total() / one, kept());
+        assert_eq!(total(), kept() * one);
+        slots.keep_at_most(64 * one);
+        for number in 0..5000 {
+            let slot = slots.slot(&key(number), Duration::from_secs(2));
+            slots.weigh(&key(number), &slot);
+        }
+        assert!(total() <= (64 + SHARDS) * one, "{}", total() / one);
+    }
+
+    #[test]
     fn an_empty_slot_goes_with_the_last_who_has_it() {
-        let slots = Slots::new(SHARDS);
+        let slots = Slots::new(SHARDS, usize::MAX);
         let one = slots.slot(&key(0), Duration::ZERO);
         let other = slots.slot(&key(0), Duration::ZERO);
         slots.give_back(&key(0), one);

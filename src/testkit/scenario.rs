@@ -202,6 +202,7 @@ impl Cluster {
             lease: Duration::from_secs(12),
             authority_timeout: Duration::from_secs(4),
             most_connections: 1000,
+            most_bytes: usize::MAX,
         };
         let ledger =
             Arc::new(Ledger::new(world.clone(), settings.clone(), REPLICAS, wait, climate.wall_jumps));
