@@ -64,7 +64,7 @@ impl Broker {
             tenant: tenant.clone(),
             scopes: scopes.to_words(),
             created_by: caller.caller.to_string(),
-            started_at: now,
+            started_at: self.session_begins_at().await?,
             expires_at,
             return_url,
             state: ConsentState::Pending,

@@ -209,6 +209,9 @@ impl Broker {
             if floor.cut > redeemed.floor.cut {
                 return Err(FailureReason::Expired);
             }
+            // This replica may not have heard of it yet. What is revoked after this look means the connection as well, by when its
+            // session was started.
+            self.follow_revocations().await.map_err(internal)?;
             // After the floor: a pause that this does not see changes what the commit expects, or is deleted after it.
             let right = self.right_of_session(session, Some(&redeemed.account)).await;
             let right = right.map_err(|barred| barred.reason())?;
@@ -244,10 +247,11 @@ impl Broker {
             );
             // However long it waited to be confirmed: what was revoked meanwhile stays revoked.
             profile.connected_at = redeemed.token.issued_at;
+            profile.session_started_at = Some(session.started_at);
             // Nor is it younger than the sign-in that it came from.
             profile.created_at = profile.created_at.min(profile.connected_at);
             if self.deps.engine.is_revoked(&key, &profile) {
-                return Err(FailureReason::Expired);
+                return Err(FailureReason::Revoked);
             }
             let expected = before.as_ref().map(|before| (before.revision, &before.profile));
             let tokens = std::slice::from_ref(&redeemed.token);

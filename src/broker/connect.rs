@@ -163,7 +163,7 @@ impl Broker {
                 connection: key.connection.clone(),
                 scopes: scopes.to_words(),
                 created_by: right.caller().to_string(),
-                started_at: now,
+                started_at: self.session_begins_at().await?,
                 expires_at,
                 change_account: request.change_account,
                 // The account it has is offered only where it is the one wanted.

@@ -11,6 +11,7 @@ use super::{Broker, Refusal};
 use crate::domain::connection::Profile;
 use crate::domain::id::{CallerName, ConnectionKey};
 use crate::domain::revocation::{self, Revocation};
+use crate::domain::time::Timestamp;
 use crate::repository::{FiledUnder, Kind, RepositoryError, Taken};
 use crate::store::Deleted;
 
@@ -37,10 +38,11 @@ impl Broker {
         even_if_unknown: bool,
     ) -> Result<Meant, Refusal> {
         self.check_names(revocation, even_if_unknown).await?;
-        Ok(self.counted(revocation.clone(), false).await)
+        let at = revocation::ends_at(&self.deps.engine.revocations(), revocation.at);
+        Ok(self.counted(Revocation { at, ..revocation.clone() }, false).await)
     }
 
-    /// Revokes. It is written down, and holds in this process, before anything is counted; every other replica follows within
+    /// Revokes, as of `revocation.at`. It is written down, and holds in this process, before anything is counted; every other replica follows within
     /// seconds. Answers with how many connections it means. What names nothing is refused, unless that is meant.
     pub async fn revoke(
         self: &Arc<Self>,
@@ -49,7 +51,8 @@ impl Broker {
     ) -> Result<Meant, Refusal> {
         self.check_names(&revocation, even_if_unknown).await?;
         let repository = &self.deps.repository;
-        let now = self.deps.clock.now();
+        let (now, asked_at) = (self.deps.clock.now(), revocation.at);
+        let mut revocation = revocation;
         let written = repository
             .change_pending(
                 Kind::Revocations,
@@ -57,9 +60,8 @@ impl Broker {
                 now,
                 KEPT,
                 |list: &mut Vec<Revocation>| {
-                    if !list.contains(&revocation) {
-                        list.push(revocation.clone());
-                    }
+                    revocation.at = revocation::ends_at(list, asked_at);
+                    list.push(revocation.clone());
                     revocation::keep_newest(list);
                     Ok::<(), RepositoryError>(())
                 },
@@ -141,7 +143,15 @@ impl Broker {
         }
     }
 
-    /// Takes up what was revoked elsewhere. For a timer of a second; an error leaves what is known in force.
+    /// When a session begins that is started now: after all that is revoked by now, whichever replica it was said to. So what
+    /// begins anew is not meant, though a revocation reaches further than its instant.
+    pub(super) async fn session_begins_at(&self) -> Result<Timestamp, Refusal> {
+        self.follow_revocations().await?;
+        Ok(revocation::begins_at(&self.deps.engine.revocations(), self.deps.clock.now()))
+    }
+
+    /// Takes up what was revoked elsewhere. For a timer of a second, and for whoever must know now; an error leaves what is known in
+    /// force.
     pub async fn follow_revocations(&self) -> Result<(), RepositoryError> {
         let list: Option<Taken<Vec<Revocation>>> =
             self.deps.repository.pending(Kind::Revocations, &FiledUnder::only()).await?;

@@ -99,6 +99,9 @@ pub struct Profile {
     pub created_at: Timestamp,
     /// When its user last signed in for it.
     pub connected_at: Timestamp,
+    /// When the session was started that this sign-in belongs to. Records of builds that did not note it have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_started_at: Option<Timestamp>,
     /// When its grant last worked.
     pub last_refreshed_at: Timestamp,
     /// The last failure that changed it.
@@ -147,6 +150,7 @@ impl Profile {
             connected_by,
             created_at: before.map_or(now, |before| before.created_at),
             connected_at: now,
+            session_started_at: None,
             last_refreshed_at: now,
             last_error: None,
             attempts: before.map(|before| before.attempts.clone()).unwrap_or_default(),
@@ -165,6 +169,11 @@ impl Profile {
             answer: AuthorityError::default(),
         });
         profile
+    }
+
+    /// When it began, as revocations see it: with the session that its user signed in for.
+    pub fn began_at(&self) -> Timestamp {
+        self.session_started_at.unwrap_or(self.connected_at)
     }
 
     /// After the grant worked. A paused connection stays paused; every verdict is lifted.

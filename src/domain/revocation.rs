@@ -1,12 +1,14 @@
 //! The kill switch: every connection of an app, a tenant or a caller, as it was at one instant.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::connection::Profile;
 use super::id::AppName;
 use super::time::Timestamp;
 
-/// What is revoked: connections that fit all that is named, and whose user signed in no later than `at`.
+/// What is revoked: connections that fit all that is named, and whose session was started no later than `at`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revocation {
     /// Of this app.
@@ -18,8 +20,26 @@ pub struct Revocation {
     /// Connected by this caller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caller: Option<String>,
-    /// When. Who signs in after that is not meant.
+    /// What began after that is not meant. Not the instant of the act, but [`ends_at`] it.
     pub at: Timestamp,
+}
+
+/// The clocks of two replicas may be so far apart, and a revocation still means what was started before it.
+pub const CLOCKS_APART: Duration = Duration::from_secs(5);
+
+/// The least by which two instants differ.
+const NEXT: Duration = Duration::from_millis(1);
+
+/// Up to when a revocation reaches that is made at `now` beside those that are known: over whatever was started before it on a
+/// replica whose clock is ahead, and over whatever knew no other revocations than these.
+pub fn ends_at(known: &[Revocation], now: Timestamp) -> Timestamp {
+    now.plus(CLOCKS_APART).max(begins_at(known, now))
+}
+
+/// When something begins that is started at `now` by somebody who knows these revocations: after every one of them, however far
+/// the clock of whoever revoked was ahead.
+pub fn begins_at(known: &[Revocation], now: Timestamp) -> Timestamp {
+    known.iter().map(|revocation| revocation.at.plus(NEXT)).fold(now, Timestamp::max)
 }
 
 /// How many targets are kept at the most; the newest count. It is looked through for each token that is handed out, so it
@@ -51,8 +71,7 @@ impl Revocation {
 
     /// Whether this connection is meant.
     pub fn covers(&self, app: &AppName, profile: &Profile) -> bool {
-        let Profile { account, connected_by, connected_at, .. } = profile;
-        self.covers_what_began(app, account.tid.as_deref(), connected_by, *connected_at)
+        self.covers_what_began(app, profile.account.tid.as_deref(), &profile.connected_by, profile.began_at())
     }
 
     /// Whether what `caller` began at that instant is meant: a connection, or a session that is to become one.
@@ -102,7 +121,7 @@ mod tests {
         let account =
             Account { iss: "i".into(), sub: "s".into(), tid: Some("T1".into()), oid: None, username: None };
         let at = Timestamp::from_unix_seconds;
-        let profile = Profile::connected(account, vec![], vec![], "sync".into(), at(100), None);
+        let mut profile = Profile::connected(account, vec![], vec![], "sync".into(), at(100), None);
         let revocation =
             |app: Option<&str>, tenant: Option<&str>, caller: Option<&str>, seconds| Revocation {
                 app: app.map(|app| AppName::parse(app).expect("name")),
@@ -123,6 +142,35 @@ mod tests {
             (revocation(None, None, None, 100), false), // never everything by mistake
         ] {
             assert_eq!(revocation.covers(&app, &profile), covered, "{revocation:?}");
+        }
+        // The session that it came from was started earlier.
+        profile.session_started_at = Some(at(90));
+        let covered = |seconds| revocation(Some("outlook"), None, None, seconds).covers(&app, &profile);
+        assert_eq!([89, 90, 99].map(covered), [false, true, true]);
+    }
+
+    /// Three replicas whose clocks are apart by all that they may be.
+    #[test]
+    fn what_was_started_before_a_revocation_is_meant_and_what_knew_of_it_is_not_whatever_the_clocks_say() {
+        let revocation = |at| Revocation { app: None, tenant: None, caller: Some("sync".into()), at };
+        let app = AppName::parse("outlook").expect("name");
+        let clocks = [0, 2500, 5000].map(Timestamp::from_unix_millis);
+        for number in 0..81 {
+            let [before, revoker, after, again] = [1, 3, 9, 27].map(|place| clocks[number / place % 3]);
+            let mut list = Vec::new();
+            let is_meant = |list: &[Revocation], began| {
+                list.iter().any(|one: &Revocation| one.covers_what_began(&app, None, "sync", began))
+            };
+            let early = begins_at(&list, before);
+            list.push(revocation(ends_at(&list, revoker)));
+            assert!(is_meant(&list, early), "{before:?} {revoker:?}");
+            let late = begins_at(&list, after);
+            assert!(!is_meant(&list, late), "{revoker:?} {after:?}");
+            // Revoked once more, by another clock.
+            list.push(revocation(ends_at(&list, again)));
+            keep_newest(&mut list);
+            assert!(is_meant(&list, late) && is_meant(&list, early), "{revoker:?} {after:?} {again:?}");
+            assert!(!is_meant(&list, begins_at(&list, before)));
         }
     }
 }

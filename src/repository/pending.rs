@@ -177,7 +177,7 @@ impl Repository {
         id: &FiledUnder,
         now: Timestamp,
         ttl: Duration,
-        change: impl Fn(&mut T) -> Result<(), E>,
+        mut change: impl FnMut(&mut T) -> Result<(), E>,
     ) -> Result<Option<T>, E> {
         for _ in 0..CHANGE_TRIES {
             let before: Option<Taken<T>> = self.pending(kind, id).await?;

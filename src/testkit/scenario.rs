@@ -26,6 +26,7 @@ use crate::domain::connection::{Profile, Status};
 use crate::domain::grant::Grant;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::remarks::Remarks;
+use crate::domain::revocation::Revocation;
 use crate::domain::scope::ScopeNaming;
 use crate::domain::time::{Clock, Timestamp};
 use crate::keyring::{Keyring, SealingKey};
@@ -179,6 +180,8 @@ struct Cluster {
     lives: Mutex<u32>,
     /// What the last requests came to, by connection and replica.
     last: Mutex<BTreeMap<(usize, usize), Outcome>>,
+    /// What was to be revoked, written down or not.
+    revoking: Mutex<Vec<Revocation>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -277,6 +280,7 @@ impl Cluster {
             more_dice,
             lives: Mutex::new(0),
             last: Mutex::default(),
+            revoking: Mutex::default(),
         })
     }
 
@@ -479,6 +483,7 @@ impl Cluster {
     async fn sign_in(&self, process: &Process, target: usize, user: u32) {
         let key = &self.targets[target].key;
         let begun = self.world.now();
+        let session_started_at = self.session_begins_at(process);
         let Ok(floor_then) = process.repository.store().floor(key).await else { return };
         let (family, refresh_token, access_token, life) = self.issuer.sign_in(user);
         self.ledger.signing_in(key, family, user);
@@ -518,7 +523,7 @@ impl Cluster {
                 _ => return, // deleted since, or nobody knows
             }
             let same = before.as_ref().filter(|before| before.profile.account.id() == account.id());
-            let profile = Profile::connected(
+            let mut profile = Profile::connected(
                 account.clone(),
                 words.clone(),
                 words.clone(),
@@ -526,6 +531,7 @@ impl Cluster {
                 process.clock.now(),
                 same.map(|before| &before.profile),
             );
+            profile.session_started_at = Some(session_started_at);
             self.expect(process, target, &profile, &token).await;
             let expected = before.as_ref().map(|before| before.revision);
             let tokens = std::slice::from_ref(&token);

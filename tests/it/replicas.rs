@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use entra_emulator::{Endpoint, Fault, FaultRule, Mode};
 use http::Method;
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::attacks_api::sha256;
+use crate::attacks_connect::{account_of, state_of, up_to_callback};
+use crate::http_client::{Browser, request, request_unix};
 use crate::redis_server::RedisServer;
 use crate::world::{ALICE, BOB, Kept, Plan, Process, World, alone, text, until};
 
@@ -404,6 +406,59 @@ async fn one_act_revokes_a_tenant_on_every_replica_and_through_a_restart() {
         .await;
     world.connect("alice-0", ALICE).await;
     assert_eq!(world.token_at(&other, "alice-0").await.status, 200, "who signs in again is not meant");
+}
+
+/// A session that was started before a revocation is over on every replica: on one that has not heard of it as on one whose
+/// clock is ahead. What is started after it is not meant, whatever the clock says of whoever revoked.
+#[tokio::test]
+async fn a_session_from_before_a_revocation_is_over_wherever_it_is_finished() {
+    let world = Plan::default().kept(Kept::Redis).start().await;
+    let other = world.replica("second").await;
+    let ahead = world.replica_ahead("ahead", Duration::from_secs(3)).await;
+    let api = async |daemon: &Process, path: &str, body: Value| {
+        let headers = [("authorization", format!("Bearer {}", world.key))];
+        let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let url = format!("{}{path}", daemon.local);
+        request(Method::POST, &url, &headers, body.to_string()).await.expect("an answer")
+    };
+    let revoke = async |daemon: &str| {
+        let socket = world.folder.path().join(daemon).join("admin.sock");
+        let body = json!({ "app": "outlook" }).to_string();
+        let revoked = request_unix(&socket, Method::POST, "/admin/v1/revocations", &[], body).await;
+        assert_eq!(revoked.expect("an answer").status, 200);
+    };
+    let start = async |daemon: &Process, name: &str| {
+        let body = json!({ "app": "outlook", "connection": name });
+        let session = api(daemon, "/v1/connect-sessions", body).await.json();
+        let mut browser = Browser::default();
+        let callback = up_to_callback(&mut browser, &session).await;
+        browser.get(&callback).await.expect("the callback");
+        let path = format!("/v1/connect-sessions/{}/confirm", text(&session, "id"));
+        (path, account_of(&state_of(&world, &session).await))
+    };
+    let mut open = Vec::new();
+    for (name, daemon) in [("of-other", &other), ("of-ahead", &ahead), ("of-first", &world.daemon)] {
+        open.push((name, start(daemon, name).await));
+    }
+    revoke("").await;
+    // Within the second in which it need not have heard.
+    for (name, (path, account)) in open {
+        let answer = api(&other, &path, account).await;
+        assert_eq!(answer.status, 409, "{name}: {}", answer.text());
+    }
+    for name in ["of-other", "of-ahead", "of-first"] {
+        for daemon in [&world.daemon, &other, &ahead] {
+            assert_eq!(world.token_at(daemon, name).await.status, 404, "{name}");
+        }
+    }
+    // Said by the clock that is ahead, and begun anew at once.
+    revoke("ahead").await;
+    let (path, account) = start(&other, "anew").await;
+    let answer = api(&other, &path, account).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    for daemon in [&world.daemon, &other, &ahead] {
+        assert_eq!(world.token_at(daemon, "anew").await.status, 200);
+    }
 }
 
 /// Redis gone under load: what is held is served without one failed request, and the health that readiness and metrics tell

@@ -304,6 +304,15 @@ impl World {
         Process::start(&self.folder.path().join(name)).await
     }
 
+    /// The same with a clock of its own, which is ahead of the others'.
+    pub(crate) async fn replica_ahead(&self, name: &str, by: Duration) -> Process {
+        self.prepare_replica(name);
+        let folder = self.folder.path().join(name);
+        std::fs::remove_file(folder.join(CLOCK)).expect("a link");
+        moved::write(&folder.join(CLOCK), by).expect("the folder is there");
+        Process::start(&folder).await
+    }
+
     pub(crate) fn prepare_replica(&self, name: &str) {
         let config =
             std::fs::read_to_string(self.folder.path().join("tokenward.toml")).expect("the configuration");

@@ -1,7 +1,7 @@
 //! What came to the runs later: journals, what an operator does, the sweep, a throttled tenant and a store that refuses commits.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::{Cluster, LAST_ASKED, Process, REPLICAS};
@@ -11,10 +11,10 @@ use crate::broker::{self, App, Broker, Refusal, Tenants};
 use crate::domain::connection::Profile;
 use crate::domain::id::{AppName, CallerName, ConnectionKey};
 use crate::domain::random::Random;
-use crate::domain::revocation::Revocation;
+use crate::domain::revocation::{self, Revocation};
 use crate::domain::scope::ScopeSet;
 use crate::domain::task::Tasks;
-use crate::domain::time::Clock;
+use crate::domain::time::{Clock, Timestamp};
 use crate::domain::token::HeldToken;
 use crate::policy::{CallerPolicy, Policies};
 use crate::refresh::Engine;
@@ -268,6 +268,16 @@ impl Cluster {
         }
     }
 
+    /// When a session begins that is started now: after all that was to be revoked. (The broker reads that from the store; here it
+    /// takes no time and cannot fail.)
+    pub(super) fn session_begins_at(&self, process: &Process) -> Timestamp {
+        revocation::begins_at(&self.revoking(), process.clock.now())
+    }
+
+    fn revoking(&self) -> MutexGuard<'_, Vec<Revocation>> {
+        self.revoking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The kill switch, for the app, for a tenant or for a caller.
     async fn revoke(&self, process: &Process, target: usize, what: usize) {
         let tenant = self.issuer.tenant_of(self.targets[target].user);
@@ -291,6 +301,11 @@ impl Cluster {
         }
         self.world.note(format_args!("at {}: {revocation:?}", process.replica));
         let number = self.ledger.revoking(process.pid, covers);
+        {
+            let mut revoking = self.revoking();
+            let at = revocation::ends_at(&revoking, revocation.at);
+            revoking.push(Revocation { at, ..revocation.clone() });
+        }
         match process.broker.revoke(revocation, true).await {
             Ok(_) => {
                 self.ledger.revoked(number);
