@@ -7,7 +7,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::attacks_api::sha256;
-use crate::attacks_connect::press;
+use crate::attacks_connect::{parameter, press};
 use crate::http_client::{Answer, Browser, request, request_unix};
 use crate::world::{ALICE, Kept, Plan, Process, SYNC, World, text};
 
@@ -256,6 +256,32 @@ async fn what_is_counted_has_as_many_keys_as_there_are_callers() {
         })
         .await;
     assert_eq!(keys_of(&world, "tokenward:counted:*"), 2);
+}
+
+/// Where as many sessions are over as a caller may have to read, one that ends holds its places for two minutes and no longer:
+/// that among its caller's and that among its connection's.
+#[tokio::test]
+async fn a_session_that_is_over_gives_its_connection_s_place_back_within_minutes() {
+    let sections = format!("[limits]\nopen_sessions = {MOST_SESSIONS}\n");
+    let world = Plan::default().sections(&sections).start().await;
+    let mut ended = 0;
+    let refused = loop {
+        let started = start_at(&world.daemon, &world.key, "eager").await;
+        if started.status != 201 {
+            break started;
+        }
+        let mut browser = Browser::default();
+        let authorize_url = press(&mut browser, &started.json()).await;
+        let state = parameter(&authorize_url, "state");
+        let url = format!("{}/callback/outlook?error=access_denied&state={state}", world.base_url());
+        assert_eq!(browser.get(&url).await.expect("a page").status, 200);
+        ended += 1;
+        assert!(ended <= 4 * MOST_SESSIONS, "they are counted");
+    };
+    assert!(is_over_the_limit(&refused), "{} {}", refused.status, refused.text());
+    world.pass(Duration::from_secs(121));
+    let again = start_at(&world.daemon, &world.key, "eager").await;
+    assert_eq!(again.status, 201, "{}", again.text());
 }
 
 #[tokio::test]
