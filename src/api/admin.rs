@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
 
@@ -27,7 +27,7 @@ use crate::domain::id::{AppName, CallerName, ConnectionKey};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::{Clock, Timestamp};
 use crate::events::{About, Events, Who};
-use crate::listener::{Handler, Pairs, Request, RequestId, Response};
+use crate::listener::{Handler, Origin, Pairs, Request, RequestId, Response};
 
 /// The admin API.
 pub struct AdminApi {
@@ -66,7 +66,7 @@ impl AdminApi {
     async fn route(&self, request: Request, id: &RequestId) -> Result<Response, Problem> {
         refuse_credential_in_url(&request)?;
         let who = Who { request_id: id, origin: request.peer.origin };
-        let admin = match self.authenticate(&request) {
+        let admin = match self.authenticate(&request.headers, who.origin).await {
             Ok(admin) => admin,
             Err(failure) => {
                 self.events.unauthenticated(who, failure);
@@ -282,15 +282,18 @@ impl AdminApi {
         upkeep::apps_shape(self.upkeep.credentials(), replicas.as_deref())
     }
 
-    fn authenticate(&self, request: &Request) -> Result<String, AuthenticationFailure> {
-        let credential =
-            credential(&request.headers, request.peer.origin).ok_or(AuthenticationFailure::Malformed)?;
+    async fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        origin: Origin,
+    ) -> Result<String, AuthenticationFailure> {
+        let credential = credential(headers, origin).ok_or(AuthenticationFailure::Malformed)?;
         if let Credential::UnixPeer { uid } = credential
             && self.own_uids.contains(&uid)
         {
             return Ok(format!("uid:{uid}"));
         }
-        let admin = self.admins.load().authenticate(credential, self.clock.now());
+        let admin = self.admins.load_full().authenticate(credential, self.clock.as_ref()).await;
         admin.map(|admin| admin.name.to_string())
     }
 }

@@ -138,7 +138,7 @@ impl LocalApi {
             return Ok(response);
         }
         let who = Who { request_id: id, origin: request.peer.origin };
-        let caller = match self.authenticate(&request.headers, who.origin) {
+        let caller = match self.authenticate(&request.headers, who.origin).await {
             Ok(caller) => caller,
             Err(failure) => {
                 clean?;
@@ -246,13 +246,13 @@ impl LocalApi {
     }
 
     /// The caller, or the word for why there is none: that word is for the audit, outside they all look the same.
-    fn authenticate(
+    async fn authenticate(
         &self,
         headers: &HeaderMap,
         origin: Origin,
     ) -> Result<Arc<Caller>, AuthenticationFailure> {
         let credential = credential(headers, origin).ok_or(AuthenticationFailure::Malformed)?;
-        self.callers.load().authenticate(credential, self.clock.now())
+        self.callers.load_full().authenticate(credential, self.clock.as_ref()).await
     }
 
     async fn token(

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::looking::Looked;
 use super::reload::Reloader;
 use crate::broker::rewrap::{Pass, Progress};
 use crate::domain::time::Timestamp;
@@ -19,8 +18,6 @@ const EVERY: Duration = Duration::from_secs(30);
 const ELSEWHERE: Duration = Duration::from_secs(5);
 /// The same when something may be mended a moment later.
 const SOON: Duration = Duration::from_secs(1);
-/// How long the files of API keys may take.
-const FILES_ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// Follows the source of the keyring in force.
 pub(super) struct Follower {
@@ -79,14 +76,8 @@ impl Follower {
 impl Reloader {
     /// Has the files of API keys looked at. Where they do not answer, what was known of them is used on.
     pub(super) async fn look_at_api_key_files(&self) {
-        let (callers, admins, now) =
-            (self.callers.load_full(), self.admins.load_full(), self.ports.clock.now());
-        let look = move || [callers, admins].iter().for_each(|of_these| of_these.look_again(now));
-        let looked = self.api_key_files.look(&*self.ports.clock, FILES_ANSWER_WITHIN, look).await;
-        if looked == Looked::HangsNow {
-            tracing::warn!(
-                "files of API keys do not answer: is their mount there? What was known of them is used on"
-            );
+        for of_these in [self.callers.load_full(), self.admins.load_full()] {
+            of_these.look_again(&*self.ports.clock).await;
         }
     }
 

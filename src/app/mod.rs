@@ -8,7 +8,6 @@ mod files;
 mod foresight;
 mod keyring;
 mod listeners;
-mod looking;
 pub mod reading;
 mod reload;
 mod silence;
@@ -238,7 +237,6 @@ impl Daemon {
             level,
             repository,
             turn: tokio::sync::Mutex::default(),
-            api_key_files: looking::Looking::default(),
             reading: Arc::default(),
             choosing: std::sync::Mutex::default(),
             tasks: tasks.clone(),

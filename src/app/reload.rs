@@ -15,7 +15,6 @@ use tokio::sync::oneshot;
 use super::apps::{self, Authorities};
 use super::files::Looks;
 use super::listeners::{self, LiveTls};
-use super::looking::Looking;
 use super::reading::{self, By, Replaceable};
 use super::{Environment, Ports, broker_settings, engine_apps, engine_settings, level_of, store};
 use crate::api::upkeep::Reloaded;
@@ -83,8 +82,6 @@ pub(super) struct Reloader {
     pub(super) level: Option<LevelHandle>,
     /// One at a time.
     pub(super) turn: tokio::sync::Mutex<()>,
-    /// At the files of API keys.
-    pub(super) api_key_files: Looking,
     /// Held by who reads files.
     pub(super) reading: Arc<tokio::sync::Mutex<()>>,
     pub(super) tasks: Arc<TokioTasks>,

@@ -26,15 +26,16 @@ pub(super) struct KeyIndex {
     keyring: Arc<Keyring>,
     secrets: SecretReader,
     current: RwLock<Arc<Keys>>,
-    /// When the files were looked at last, in milliseconds since the Unix epoch.
+    /// When somebody last found that the files are to be looked at, in milliseconds since the Unix epoch.
+    asked_at: AtomicI64,
+    /// When the last look was begun that has ended, likewise.
     looked_at: AtomicI64,
+    /// Locked while the files are looked at: never on a thread that serves.
     watched: Mutex<Watched>,
 }
 
 struct Watched {
     files: Vec<WatchedFile>,
-    /// When the last look ended, as [`KeyIndex::looked_at`].
-    looked_at: i64,
     /// The sealing keys there were: with another one, keyed hashes can be checked that could not be before.
     sealing_keys: Vec<KeyId>,
 }
@@ -86,15 +87,14 @@ impl KeyIndex {
         secrets: SecretReader,
         now: Timestamp,
     ) -> Result<Self, Vec<CallersError>> {
-        let mut watched =
-            Watched { files: Vec::new(), looked_at: now.unix_millis(), sealing_keys: sealing_keys(&keyring) };
+        let mut watched = Watched { files: Vec::new(), sealing_keys: sealing_keys(&keyring) };
         let mut errors = Vec::new();
         for (caller, path) in files {
             let mut file =
                 WatchedFile { caller, path, seen: Ok(None), blank: None, problem: None, keys: Vec::new() };
             match key_file::read(&file.path, &secrets) {
                 Ok(content) => {
-                    file.blank = content.is_blank().then_some((content.stamp, watched.looked_at));
+                    file.blank = content.is_blank().then_some((content.stamp, now.unix_millis()));
                     file.take(content);
                     watched.files.push(file);
                 }
@@ -108,28 +108,24 @@ impl KeyIndex {
             current: RwLock::new(Arc::new(Keys::new(&watched.files, &keyring))),
             keyring,
             secrets,
+            asked_at: AtomicI64::new(now.unix_millis()),
             looked_at: AtomicI64::new(now.unix_millis()),
             watched: Mutex::new(watched),
         })
     }
 
-    /// The caller whose live key this is.
+    /// The caller whose live key this is, by what is known. Looks at no file.
     ///
     /// # Errors
     /// [`AuthenticationFailure::Unknown`] and [`AuthenticationFailure::Expired`].
-    pub(super) fn authenticate(
+    pub(super) fn known(
         &self,
         presented: &PresentedKey<'_>,
         now: Timestamp,
     ) -> Result<CallerName, AuthenticationFailure> {
-        self.look_again(now);
         let caller =
             CallerName::parse(presented.unverified_caller()).map_err(|_| AuthenticationFailure::Malformed)?;
-        let key = self.current().find(&caller, presented).or_else(|| {
-            self.look_after_miss(now);
-            self.current().find(&caller, presented)
-        });
-        let key = key.ok_or(AuthenticationFailure::Unknown)?;
+        let key = self.current().find(&caller, presented).ok_or(AuthenticationFailure::Unknown)?;
         if !key.info.is_live(now) {
             return Err(AuthenticationFailure::Expired);
         }
@@ -190,33 +186,24 @@ impl KeyIndex {
         }
     }
 
-    /// Looks at the files when the last look is long enough ago. One thread does it; the others go on with what there
-    /// is.
-    pub(super) fn look_again(&self, now: Timestamp) {
-        let now = now.unix_millis();
-        let before = self.looked_at.load(Ordering::Relaxed);
+    /// Whether the files are to be looked at again. Says so to one who asks; the others go on with what there is.
+    pub(super) fn is_due(&self, now: Timestamp) -> bool {
+        let (now, before) = (now.unix_millis(), self.asked_at.load(Ordering::Relaxed));
         // The wall clock may have been set back; then too.
-        if now.abs_diff(before) < LOOK_EVERY_MILLIS
-            || self.looked_at.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_err()
-        {
-            return;
-        }
-        // Whoever has it is looking, perhaps at a file that does not answer: nobody else has to wait for that.
-        if let Ok(mut watched) = self.watched.try_lock() {
-            self.look(&mut watched, now);
-        }
+        now.abs_diff(before) >= LOOK_EVERY_MILLIS
+            && self.asked_at.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// The same for a key that is not known, for whom somebody else's look is waited for.
-    fn look_after_miss(&self, now: Timestamp) {
+    /// Whether they are for the sake of a key that is not known.
+    pub(super) fn is_due_after_miss(&self, now: Timestamp) -> bool {
+        let looked_at = self.looked_at.load(Ordering::Relaxed);
+        now.unix_millis().abs_diff(looked_at) >= LOOK_AFTER_MISS_MILLIS
+    }
+
+    /// Looks at the files. Blocks while one of them does not answer.
+    pub(super) fn look(&self, now: Timestamp) {
         let mut watched = self.lock();
-        if now.unix_millis().abs_diff(watched.looked_at) >= LOOK_AFTER_MISS_MILLIS {
-            self.look(&mut watched, now.unix_millis());
-        }
-    }
-
-    fn look(&self, watched: &mut Watched, now: i64) {
-        let sealing_keys = sealing_keys(&self.keyring);
+        let (now, sealing_keys) = (now.unix_millis(), sealing_keys(&self.keyring));
         let mut changed = watched.sealing_keys != sealing_keys;
         watched.sealing_keys = sealing_keys;
         for file in &mut watched.files {
@@ -226,7 +213,13 @@ impl KeyIndex {
             let keys = Arc::new(Keys::new(&watched.files, &self.keyring));
             *self.current.write().unwrap_or_else(PoisonError::into_inner) = keys;
         }
-        watched.looked_at = now;
+        self.looked_at.store(now, Ordering::Relaxed);
+    }
+
+    /// As if a file did not answer.
+    #[cfg(test)]
+    pub(super) fn hang(&self) -> impl Drop + '_ {
+        self.lock()
     }
 
     fn current(&self) -> Arc<Keys> {

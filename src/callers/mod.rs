@@ -10,7 +10,9 @@
 //! 3. An unknown caller, an unknown key and a wrong key cost the same work and look the same outside (B3, B9).
 //! 4. A key file that cannot be read changes nothing: the keys read before stay in force. One that is gone or blank must
 //!    be so for a second first.
-//! 5. Nothing here grows without bound: buckets are capped, files are bounded.
+//! 5. No file is looked at on a thread that serves, and a mount that hangs costs a request a second at the most, and nothing
+//!    once it is known to hang.
+//! 6. Nothing here grows without bound: buckets are capped, files are bounded.
 //!
 //! The one hard problem: `callers add-key` and `retire-key` write files while the daemon runs. So a file is replaced
 //! as a whole under a lock, and looked at again once a second, or when somebody presents a key that is not known.
@@ -19,6 +21,7 @@ pub mod api_key;
 pub mod key_file;
 mod key_index;
 pub mod limit;
+mod looking;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;
 mod unix_user;
@@ -26,18 +29,23 @@ mod unix_user;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 pub use unix_user::{UnixUser, UnknownUnixUser};
 
 use crate::domain::id::CallerName;
-use crate::domain::time::Timestamp;
+use crate::domain::time::{Clock, Timestamp};
 use crate::keyring::{Hashed, Keyring};
 use crate::policy::{CallerPolicy, Policies};
 use crate::secret_file::SecretReader;
 use api_key::PresentedKey;
 use key_file::{KeyFileError, KeyInfo};
 use key_index::KeyIndex;
+use looking::{Looked, Looking};
+
+/// How long a request waits for the files of API keys, which may be on a mount that hangs.
+const FILES_ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// One `[callers.NAME]`, checked.
 #[derive(Debug, Clone)]
@@ -193,6 +201,7 @@ pub struct Callers {
     by_name: BTreeMap<CallerName, Arc<Caller>>,
     by_uid: HashMap<u32, Arc<Caller>>,
     keys: KeyIndex,
+    looking: Looking,
 }
 
 impl Callers {
@@ -228,7 +237,9 @@ impl Callers {
             }
         }
         match KeyIndex::new(files, keyring, secrets, now) {
-            Ok(keys) if errors.is_empty() => Ok(Callers { by_name, by_uid, keys }),
+            Ok(keys) if errors.is_empty() => {
+                Ok(Callers { by_name, by_uid, keys, looking: Looking::default() })
+            }
             Ok(_) => Err(errors),
             Err(more) => {
                 errors.extend(more);
@@ -244,31 +255,53 @@ impl Callers {
         self
     }
 
-    /// Looks at the key files, at most once a second: so that what is known of them is not older than that although nobody
-    /// presents a key. Blocks while a file does not answer.
-    pub fn look_again(&self, now: Timestamp) {
-        self.keys.look_again(now);
+    /// Has the key files looked at, at most once a second: so that what is known of them is not older than that although nobody
+    /// presents a key. Where they do not answer, what was known of them is used on.
+    pub async fn look_again(self: &Arc<Self>, clock: &dyn Clock) {
+        let now = clock.now();
+        if self.keys.is_due(now) {
+            self.look(clock, now).await;
+        }
     }
 
-    /// Who presents this. May look at the key files, at most once a second; they are small.
+    /// Who presents this. May have the key files looked at and wait for that: once a second, and for a key that is not known.
     ///
     /// # Errors
     /// [`AuthenticationFailure`]: nobody we know.
-    pub fn authenticate(
-        &self,
+    pub async fn authenticate(
+        self: &Arc<Self>,
         presented: Credential<'_>,
-        now: Timestamp,
+        clock: &dyn Clock,
     ) -> Result<Arc<Caller>, AuthenticationFailure> {
-        match presented {
-            Credential::ApiKey(text) => {
-                let key = PresentedKey::parse(text).ok_or(AuthenticationFailure::Malformed)?;
-                let name = self.keys.authenticate(&key, now)?;
-                self.named(&name).ok_or(AuthenticationFailure::Unknown)
-            }
+        let text = match presented {
+            Credential::ApiKey(text) => text,
             Credential::UnixPeer { uid } => {
-                self.by_uid.get(&uid).cloned().ok_or(AuthenticationFailure::Unknown)
+                return self.by_uid.get(&uid).cloned().ok_or(AuthenticationFailure::Unknown);
             }
-            Credential::None => Err(AuthenticationFailure::Missing),
+            Credential::None => return Err(AuthenticationFailure::Missing),
+        };
+        let key = PresentedKey::parse(text).ok_or(AuthenticationFailure::Malformed)?;
+        self.look_again(clock).await;
+        let now = clock.now();
+        let mut known = self.keys.known(&key, now);
+        // The look that is under way may have begun before its file was written; the next one has not.
+        for _ in 0..2 {
+            if known != Err(AuthenticationFailure::Unknown) || !self.keys.is_due_after_miss(now) {
+                break;
+            }
+            self.look(clock, now).await;
+            known = self.keys.known(&key, now);
+        }
+        self.named(&known?).ok_or(AuthenticationFailure::Unknown)
+    }
+
+    async fn look(self: &Arc<Self>, clock: &dyn Clock, now: Timestamp) {
+        let callers = Arc::clone(self);
+        let looked = self.looking.look(clock, FILES_ANSWER_WITHIN, move || callers.keys.look(now)).await;
+        if looked == Looked::HangsNow {
+            tracing::warn!(
+                "files of API keys do not answer: is their mount there? What was known of them is used on"
+            );
         }
     }
 
@@ -315,7 +348,9 @@ mod tests {
     use super::*;
     use crate::callers::api_key::{ApiKey, KeyHasher};
     use crate::callers::key_file::DEFAULT_LIFETIME;
+    use crate::domain::task::BoxFuture;
     use crate::keyring::SealingKey;
+    use crate::system::SystemClock;
     use crate::testkit::SeededRandom;
 
     const NOW: i64 = 1_800_000_000;
@@ -343,7 +378,11 @@ mod tests {
         }
     }
 
-    fn callers(setups: Vec<CallerSetup>) -> Callers {
+    fn callers(setups: Vec<CallerSetup>) -> Arc<Callers> {
+        Arc::new(read(setups))
+    }
+
+    fn read(setups: Vec<CallerSetup>) -> Callers {
         Callers::new(setups, ring(), SecretReader::new(None), at(NOW))
             .map_err(|errors| format!("{errors:?}"))
             .expect("callers")
@@ -354,8 +393,61 @@ mod tests {
         key_file::add(path, &name(caller), &random, at(NOW), DEFAULT_LIFETIME).expect("a key")
     }
 
-    fn who(callers: &Callers, key: &ApiKey, now: i64) -> Result<String, AuthenticationFailure> {
-        callers.authenticate(Credential::ApiKey(key.expose()), at(now)).map(|caller| caller.name.to_string())
+    /// A clock that stands still.
+    struct At(Timestamp);
+
+    impl Clock for At {
+        fn now(&self) -> Timestamp {
+            self.0
+        }
+
+        fn monotonic(&self) -> Duration {
+            Duration::ZERO
+        }
+
+        fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    /// Who presents this, on a thread that does nothing else.
+    fn asked(
+        callers: &Arc<Callers>,
+        credential: Credential<'_>,
+        now: Timestamp,
+    ) -> Result<String, AuthenticationFailure> {
+        let thread = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let caller = thread.block_on(callers.authenticate(credential, &At(now)));
+        caller.map(|caller| caller.name.to_string())
+    }
+
+    fn who(callers: &Arc<Callers>, key: &ApiKey, now: i64) -> Result<String, AuthenticationFailure> {
+        asked(callers, Credential::ApiKey(key.expose()), at(now))
+    }
+
+    /// The files do not answer, and everything is on one thread: requests with wrong keys, and one with the right key.
+    #[tokio::test]
+    async fn a_key_file_that_does_not_answer_holds_up_no_thread_that_serves() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let path = folder.path().join("a.keys");
+        let (key, _) = add(&path, "a", 1);
+        let callers = callers(vec![setup("a", &[], &[&path])]);
+        let clock = SystemClock::new();
+        let stranger = ApiKey::generate(&name("a"), &SeededRandom::new(2));
+        let ask = async |key: &ApiKey| {
+            let caller = callers.authenticate(Credential::ApiKey(key.expose()), &clock).await;
+            caller.map(|caller| caller.name.to_string())
+        };
+        let hangs = callers.keys.hang();
+        for _ in 0..100 {
+            assert_eq!(ask(&stranger).await, Err(AuthenticationFailure::Unknown));
+            assert_eq!(ask(&key).await, Ok("a".into()));
+        }
+        drop(hangs);
+        let (second, _) = add(&path, "a", 3);
+        while ask(&second).await.is_err() {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[test]
@@ -373,7 +465,7 @@ mod tests {
         assert_eq!(who(&callers, &key, expires_at - 1), Ok("a".into()));
         assert_eq!(who(&callers, &key, expires_at), Err(AuthenticationFailure::Expired));
 
-        let ask = |presented| callers.authenticate(presented, at(NOW)).map(|caller| caller.name.to_string());
+        let ask = |presented| asked(&callers, presented, at(NOW));
         assert_eq!(ask(Credential::of(None, Some(3))), Ok("b".into()));
         assert_eq!(ask(Credential::of(None, Some(4))), Err(AuthenticationFailure::Unknown));
         assert_eq!(ask(Credential::of(None, None)), Err(AuthenticationFailure::Missing));
@@ -420,7 +512,7 @@ mod tests {
         let before = callers(vec![setup("a", &[], &[&path])]);
         assert!(who(&before, &key, NOW).is_ok());
         std::fs::write(&path, "").expect("written");
-        let after = callers(vec![setup("a", &[], &[&path])]).succeeding(&before);
+        let after = Arc::new(read(vec![setup("a", &[], &[&path])]).succeeding(&before));
         assert!(who(&after, &key, NOW).is_ok(), "perhaps somebody is copying over it");
         assert_eq!(after.key_uses().len(), 1);
         assert!(who(&after, &key, NOW + 1).is_err(), "it stayed so");
@@ -435,7 +527,7 @@ mod tests {
         let callers = callers(vec![setup("a", &[], &[&path])]);
         let who = |milliseconds: i64| {
             let now = Timestamp::from_unix_millis(NOW * 1000 + milliseconds);
-            callers.authenticate(Credential::ApiKey(key.expose()), now).is_ok()
+            asked(&callers, Credential::ApiKey(key.expose()), now).is_ok()
         };
         // Copied over, by somebody who is slow.
         fs::write(&path, "").expect("write");
@@ -503,7 +595,7 @@ mod tests {
         let uses =
             |callers: &Callers| callers.key_uses().iter().map(|used| used.last_used_at).collect::<Vec<_>>();
         assert_eq!(uses(&before), expected);
-        assert_eq!(uses(&callers(vec![setup("a", &[], &[&path])]).succeeding(&before)), expected);
+        assert_eq!(uses(&read(vec![setup("a", &[], &[&path])]).succeeding(&before)), expected);
     }
 
     /// Makes the one line of a file what `add-key` of before 0.2 would have written for the key.
@@ -533,10 +625,11 @@ mod tests {
         let other = SealingKey::new("k2".into(), at(0), Some(at(0)), Zeroizing::new([8; 32]));
         let other = Arc::new(Keyring::new(vec![other], "here").expect("a ring"));
         let without = Callers::new(vec![setup("a", &[], &[&path])], other, SecretReader::new(None), at(NOW));
-        assert_eq!(who(&without.expect("no reason to stop"), &key, NOW), Err(AuthenticationFailure::Unknown));
+        let without = Arc::new(without.expect("no reason to stop"));
+        assert_eq!(who(&without, &key, NOW), Err(AuthenticationFailure::Unknown));
 
         key_file::retire(&path, &info.id).expect("retired");
-        keyed.look_again(at(NOW + 1));
+        keyed.keys.look(at(NOW + 1));
         assert!(in_use(NOW + 1).is_empty(), "it is retired");
     }
 

@@ -1,24 +1,27 @@
 //! Looks at files that may be on a mount which hangs. One look is under way at a time, however often it is asked for, so that no threads
-//! pile up; and whoever asks waits for a while only.
+//! pile up; it is done on a thread that serves nobody; and whoever asks waits for a while only, or not at all where somebody has
+//! waited in vain before.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Mutex;
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
 
 use crate::domain::time::Clock;
 
 /// One kind of look.
 #[derive(Default)]
 pub(super) struct Looking {
-    under_way: Mutex<UnderWay>,
+    under_way: Mutex<Option<UnderWay>>,
 }
 
-#[derive(Default)]
+#[derive(Clone)]
 struct UnderWay {
-    look: Option<JoinHandle<()>>,
+    /// Its sender is gone when the look has ended.
+    ended: watch::Receiver<()>,
     /// Whether somebody has waited for it in vain.
-    hangs: bool,
+    hangs: Arc<AtomicBool>,
 }
 
 /// What became of it.
@@ -33,36 +36,46 @@ pub(super) enum Looked {
 }
 
 impl Looking {
-    /// Has a look done on a thread that serves nobody, or waits for the one that is under way.
+    /// Has a look done, or waits for the one that is under way.
     pub(super) async fn look(
         &self,
         clock: &dyn Clock,
         limit: Duration,
         look: impl FnOnce() + Send + 'static,
     ) -> Looked {
-        let mut under_way = self.under_way.lock().await;
-        if under_way.look.as_ref().is_some_and(JoinHandle::is_finished) {
-            *under_way = UnderWay::default();
+        let UnderWay { mut ended, hangs } = self.join(look);
+        if hangs.load(Ordering::Relaxed) {
+            return Looked::Hangs;
         }
-        let UnderWay { look: running, hangs } = &mut *under_way;
-        let running = running.get_or_insert_with(|| tokio::task::spawn_blocking(look));
         tokio::select! {
             biased;
-            // (It does not panic; what was known before would stay so.)
-            _done = running => {}
-            () = clock.sleep(limit) => {
-                return if std::mem::replace(hangs, true) { Looked::Hangs } else { Looked::HangsNow };
+            _gone = ended.changed() => Looked::Done,
+            () = clock.sleep(limit) => match hangs.swap(true, Ordering::Relaxed) {
+                true => Looked::Hangs,
+                false => Looked::HangsNow,
+            },
+        }
+    }
+
+    fn join(&self, look: impl FnOnce() + Send + 'static) -> UnderWay {
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*under_way {
+            Some(running) if running.ended.has_changed().is_ok() => running.clone(),
+            _ => {
+                let (ends, ended) = watch::channel(());
+                tokio::task::spawn_blocking(move || {
+                    let _ends = ends;
+                    look();
+                });
+                under_way.insert(UnderWay { ended, hangs: Arc::default() }).clone()
             }
         }
-        *under_way = UnderWay::default();
-        Looked::Done
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
     use std::sync::mpsc::channel;
 
     use super::*;
@@ -87,12 +100,16 @@ mod tests {
         };
         assert_eq!(looking.look(&clock, Duration::ZERO, hangs).await, Looked::HangsNow);
         for _ in 0..100 {
-            assert_eq!(looking.look(&clock, Duration::ZERO, count(&begun)).await, Looked::Hangs);
+            // However long they would wait.
+            assert_eq!(looking.look(&clock, long, count(&begun)).await, Looked::Hangs);
         }
+        assert!(begun.load(Ordering::SeqCst) <= 2, "{begun:?}");
         drop(release);
-        // The one that hung is waited for, or another one is made where it has ended: either way it is done.
+        // Once the one that hung has ended, another one is made.
+        while looking.look(&clock, long, count(&begun)).await != Looked::Done {
+            tokio::task::yield_now().await;
+        }
         assert_eq!(looking.look(&clock, long, count(&begun)).await, Looked::Done);
-        assert_eq!(looking.look(&clock, long, count(&begun)).await, Looked::Done);
-        assert!((3..=4).contains(&begun.load(Ordering::SeqCst)), "{begun:?}");
+        assert_eq!(begun.load(Ordering::SeqCst), 4);
     }
 }
