@@ -21,7 +21,6 @@ use crate::domain::connection::Status;
 use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName, SessionId};
 use crate::domain::revocation::Revocation;
 use crate::domain::time::{Clock, Timestamp};
-use crate::domain::verdict::AuthorityError;
 use crate::keyring::Replaced;
 use crate::lifecycle::Readiness;
 use crate::listener::{Origin, RequestId};
@@ -332,7 +331,7 @@ impl Events {
                 if let Some(failure) = refused {
                     failed(who, app, None, &SessionMark::of(session), failure);
                     event.reason = Some(failure.reason.as_str());
-                    event.detail = detail(&failure.answer);
+                    event.detail = detail(failure);
                 }
                 event
             }
@@ -347,7 +346,7 @@ impl Events {
                 let mut event = self.of(who, action, outcome).key(key).0;
                 if let SessionState::Failed(failure) = &session.state {
                     failed(who, &key.app, Some(&key.connection), &SessionMark::of(&session.id), failure);
-                    event.detail = detail(&failure.answer);
+                    event.detail = detail(failure);
                 } else {
                     tracing::info!(request_id = %who.request_id, app = %key.app, connection = %key.connection, session = %SessionMark::of(&session.id), outcome, "a connect session moved on");
                 }
@@ -574,12 +573,13 @@ fn failed(
     session: &SessionMark,
     failure: &SessionFailure,
 ) {
-    let SessionFailure { reason, mender, answer } = failure;
+    let SessionFailure { reason, mender, answer, by_browser } = failure;
+    let reported_by = by_browser.then_some(BROWSER);
     let connection = connection.map(ConnectionName::as_str);
     macro_rules! log {
         ($level:ident, $words:literal) => {
             tracing::$level!(
-                request_id = %who.request_id, %app, connection, %session, reason = reason.as_str(),
+                request_id = %who.request_id, %app, connection, %session, reason = reason.as_str(), reported_by,
                 error = answer.error, suberror = answer.suberror, error_codes = ?answer.error_codes,
                 trace_id = answer.trace_id, correlation_id = answer.correlation_id, $words
             )
@@ -592,6 +592,12 @@ fn failed(
         return;
     }
     match mender {
+        Mender::Operator if *by_browser => {
+            log!(
+                warn,
+                "a sign-in failed: its browser says that the app's registration or configuration does not fit"
+            )
+        }
         Mender::Operator => {
             log!(error, "a sign-in failed: the app's registration or configuration does not fit")
         }
@@ -604,14 +610,19 @@ fn failed(
     }
 }
 
+/// Who says that a sign-in failed, where it was not the authority to us: whoever has the link can have it say anything.
+const BROWSER: &str = "browser";
+
 /// The authority's words for the audit stream.
-fn detail(answer: &AuthorityError) -> BTreeMap<&'static str, String> {
+fn detail(failure: &SessionFailure) -> BTreeMap<&'static str, String> {
+    let answer = &failure.answer;
     let codes: Vec<String> = answer.error_codes.iter().map(u32::to_string).collect();
     let words = [
         ("error", answer.error.clone()),
         ("error_codes", (!codes.is_empty()).then(|| codes.join(" "))),
         ("trace_id", answer.trace_id.clone()),
         ("correlation_id", answer.correlation_id.clone()),
+        ("reported_by", failure.by_browser.then(|| BROWSER.to_owned())),
     ];
     words.into_iter().filter_map(|(name, word)| Some((name, word?))).collect()
 }

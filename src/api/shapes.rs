@@ -203,6 +203,8 @@ pub struct FailureShape {
     trace_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     correlation_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reported_by: Option<&'static str>,
 }
 
 impl From<&SessionFailure> for FailureShape {
@@ -214,6 +216,7 @@ impl From<&SessionFailure> for FailureShape {
             error_codes: answer.error_codes,
             trace_id: answer.trace_id,
             correlation_id: answer.correlation_id,
+            reported_by: failure.by_browser.then_some("browser"),
         }
     }
 }
@@ -247,6 +250,11 @@ fn hint(failure: &SessionFailure) -> &'static str {
         }
         (FailureReason::AccessDenied | FailureReason::AuthorityError, Mender::Administrator) => {
             "an administrator of the user's organisation must allow it; error_codes say what stands in the way"
+        }
+        (FailureReason::AccessDenied | FailureReason::AuthorityError, Mender::Operator)
+            if failure.by_browser =>
+        {
+            "the user's browser brought this back, and nobody else said it: start a new session; if it fails again, tell the operator error and error_codes"
         }
         (FailureReason::AccessDenied | FailureReason::AuthorityError, Mender::Operator) => {
             "the operator must mend the app's registration or its configuration; trying again changes nothing"

@@ -85,6 +85,9 @@ pub struct SessionFailure {
     /// What the authority said: checked words and numbers, nothing of its free text.
     #[serde(default)]
     pub answer: AuthorityError,
+    /// A browser brought that, and its user may have made it up. Otherwise the authority said it to us.
+    #[serde(default)]
+    pub by_browser: bool,
 }
 
 impl SessionFailure {
@@ -107,12 +110,12 @@ impl SessionFailure {
             | Disposition::CallerFault
             | Disposition::Bug => (FailureReason::AuthorityError, Mender::Operator),
         };
-        SessionFailure { reason, mender, answer }
+        SessionFailure { reason, mender, answer, by_browser: false }
     }
 
     /// What a refusal that the browser brought back means for its session.
     pub(super) fn of_redirect(refusal: RedirectRefusal, answer: AuthorityError) -> Self {
-        match refusal {
+        let failure = match refusal {
             RedirectRefusal::Declined => SessionFailure { answer, ..FailureReason::AccessDenied.into() },
             RedirectRefusal::WrongAccount => {
                 SessionFailure { answer, ..FailureReason::TenantNotAllowed.into() }
@@ -122,7 +125,8 @@ impl SessionFailure {
                 SessionFailure { answer, ..FailureReason::AccessDenied.into() }
             }
             RedirectRefusal::As(disposition) => SessionFailure::of_disposition(disposition, answer),
-        }
+        };
+        SessionFailure { by_browser: true, ..failure }
     }
 }
 
@@ -140,7 +144,7 @@ impl From<FailureReason> for SessionFailure {
             | FailureReason::Revoked
             | FailureReason::Expired => Mender::User,
         };
-        SessionFailure { reason, mender, answer: AuthorityError::default() }
+        SessionFailure { reason, mender, answer: AuthorityError::default(), by_browser: false }
     }
 }
 

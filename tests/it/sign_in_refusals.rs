@@ -93,7 +93,13 @@ async fn was_told(world: &World, session: &Value, page: &Answer, row: Row, at: &
 
     let mark = mark_of(text(session, "id"));
     let line = line_of(world, &mark).await;
-    assert_eq!(line["level"], if person == OPERATOR { "ERROR" } else { "WARN" }, "{line}");
+    // What a browser brings back its user may have made up: it calls no operator.
+    let by_browser = at == "callback";
+    let reported_by = if by_browser { json!("browser") } else { Value::Null };
+    assert_eq!(state["reported_by"], reported_by, "{state}");
+    assert_eq!(line["reported_by"], reported_by, "{line}");
+    let is_error = person == OPERATOR && !by_browser;
+    assert_eq!(line["level"], if is_error { "ERROR" } else { "WARN" }, "{line}");
     assert_eq!((text(&line, "app"), text(&line, "error")), ("outlook", error), "{line}");
     assert!(number == 0 || line["error_codes"].to_string().contains(&number.to_string()), "{line}");
     assert!(line["connection"].is_string(), "{line}");
@@ -108,6 +114,7 @@ async fn was_told(world: &World, session: &Value, page: &Answer, row: Row, at: &
         .find(|record| record["session"] == mark && record["action"] == "connect_failed")
         .unwrap_or_else(|| panic!("no record: {what}"));
     assert_eq!((text(&record, "outcome"), text(&record["detail"], "error")), (reason, error), "{record}");
+    assert_eq!(record["detail"]["reported_by"], reported_by, "{record}");
     assert!(number == 0 || text(&record["detail"], "error_codes") == number.to_string(), "{record}");
 }
 
