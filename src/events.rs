@@ -32,7 +32,8 @@ use crate::telemetry::metrics::{CacheResult, LeaseResult, Metrics, TokenRequestH
 use crate::telemetry::sampler::Sampler;
 use crate::telemetry::session_mark::SessionMark;
 
-pub use strangers::Stranger;
+use strangers::Kind;
+pub use strangers::{Listener, Stranger};
 
 /// The dialect of the local API's own token route.
 const NATIVE: &str = "native";
@@ -62,6 +63,8 @@ pub struct Who<'a> {
     pub request_id: &'a RequestId,
     /// Where it came from.
     pub origin: Origin,
+    /// And where it came to.
+    pub listener: Listener,
 }
 
 /// A token that is handed out.
@@ -76,6 +79,18 @@ pub struct HandOut<'a> {
     pub life: Duration,
     /// How long it took.
     pub elapsed: Duration,
+}
+
+/// What a caller wants to read.
+pub struct Read {
+    /// The word for it.
+    pub what: &'static str,
+    /// Of which app.
+    pub app: Option<AppName>,
+    /// Of which connection.
+    pub connection: Option<ConnectionName>,
+    /// Which session.
+    pub session: Option<SessionId>,
 }
 
 /// Counts, logs and audits.
@@ -174,7 +189,8 @@ impl Events {
         self.metrics.token_request(None, None, NATIVE, "caller_unauthenticated", Duration::ZERO);
         let (stranger, reason) = (Stranger::from(failure), failure.as_str());
         if self.is_stranger_told(who, stranger) {
-            tracing::warn!(request_id = %who.request_id, peer = who.origin.kind(), reason, "a request without a known credential was refused");
+            let listener = who.listener.as_str();
+            tracing::warn!(request_id = %who.request_id, listener, peer = who.origin.kind(), reason, "a request without a known credential was refused");
             self.note(who, stranger, None);
         }
     }
@@ -201,10 +217,11 @@ impl Events {
     async fn sum_up_what(&self, all: bool) {
         let now = self.clock.monotonic();
         for sum in self.strangers.sums(now, all) {
-            let crowd::Sum { stranger, suppressed, peers, most } = &sum;
-            let reason = stranger.as_str();
+            let crowd::Sum { kind: Kind { stranger, listener }, suppressed, peers, most } = &sum;
+            let (reason, listener) = (stranger.as_str(), listener.as_str());
             tracing::warn!(
                 reason,
+                listener,
                 suppressed,
                 peers,
                 most,
@@ -227,15 +244,17 @@ impl Events {
     /// Counts a stranger; whether it is told of by itself.
     fn is_stranger_told(&self, who: Who<'_>, stranger: Stranger) -> bool {
         self.metrics.stranger_refused(stranger.as_str());
-        self.strangers.is_told(stranger, who.origin, self.clock.monotonic())
+        let kind = Kind { stranger, listener: who.listener };
+        self.strangers.is_told(kind, who.origin, self.clock.monotonic())
     }
 
     /// Has a stranger's record written, without waiting.
     fn note(&self, who: Who<'_>, stranger: Stranger, app: Option<&AppName>) {
-        let mut event = stranger.record(self.clock.now()).from_request(who.origin, who.request_id);
+        let kind = Kind { stranger, listener: who.listener };
+        let mut event = kind.record(self.clock.now()).from_request(who.origin, who.request_id);
         event.app = app.cloned();
         if self.audit.note(event) == Noted::NoRoom {
-            self.strangers.leave_out(stranger, who.origin, self.clock.monotonic());
+            self.strangers.leave_out(kind, who.origin, self.clock.monotonic());
         }
     }
 
@@ -373,9 +392,36 @@ impl Events {
         self.record(self.of(who, Action::Deleted, code).caller(caller).key(key).0).await;
     }
 
-    /// An administrator's link was asked for.
-    pub async fn admin_consent_started(&self, who: Who<'_>, caller: &CallerName, app: &AppName) {
-        let mut event = self.of(who, Action::AdminConsent, "started").caller(caller).0;
+    /// A caller was refused what it wanted to read.
+    pub async fn reading_refused(&self, who: Who<'_>, caller: &CallerName, read: Read, code: &'static str) {
+        if !self.is_told(caller, Action::Read, code) {
+            return;
+        }
+        let Read { what, app, connection, session } = read;
+        let (app_name, connection_name) = (app.as_ref().map(AppName::as_str), connection.as_ref());
+        let connection_name = connection_name.map(ConnectionName::as_str);
+        tracing::info!(request_id = %who.request_id, %caller, what, app = app_name, connection = connection_name, code, "a caller was refused what it wanted to read");
+        let mut event = self.of(who, Action::Read, code).caller(caller).0;
+        event.detail.insert("what", what.to_owned());
+        (event.app, event.connection) = (app, connection);
+        event.session = session.as_ref().map(SessionMark::of);
+        self.record(event).await;
+    }
+
+    /// An administrator's link was asked for, or was refused with `code`.
+    pub async fn admin_consent_started(
+        &self,
+        who: Who<'_>,
+        caller: &CallerName,
+        app: &AppName,
+        code: &'static str,
+    ) {
+        if !self.is_told(caller, Action::AdminConsent, code) {
+            return;
+        }
+        let outcome = if code == "ok" { "started" } else { code };
+        tracing::info!(request_id = %who.request_id, %caller, %app, code, "an admin consent session was asked for");
+        let mut event = self.of(who, Action::AdminConsent, outcome).caller(caller).0;
         event.app = Some(app.clone());
         self.record(event).await;
     }

@@ -26,7 +26,7 @@ use crate::domain::choice::Choice;
 use crate::domain::id::{AppName, CallerName, ConnectionKey};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::{Clock, Timestamp};
-use crate::events::{About, Events, Who};
+use crate::events::{About, Events, Listener, Who};
 use crate::listener::{Handler, Origin, Pairs, Request, RequestId, Response};
 
 /// The admin API.
@@ -65,7 +65,7 @@ impl AdminApi {
 
     async fn route(&self, request: Request, id: &RequestId) -> Result<Response, Problem> {
         refuse_credential_in_url(&request)?;
-        let who = Who { request_id: id, origin: request.peer.origin };
+        let who = Who { request_id: id, origin: request.peer.origin, listener: Listener::Admin };
         let admin = match self.authenticate(&request.headers, who.origin).await {
             Ok(admin) => admin,
             Err(failure) => {

@@ -44,7 +44,7 @@ use crate::callers::{AuthenticationFailure, Caller, Credential, LiveCallers};
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName, SessionId};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
-use crate::events::{Events, HandOut, Who};
+use crate::events::{Events, HandOut, Listener, Read, Who};
 use crate::listener::{Handler, Origin, Pairs, Request, RequestId, Response};
 use crate::refresh::Served;
 
@@ -137,7 +137,7 @@ impl LocalApi {
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             return Ok(response);
         }
-        let who = Who { request_id: id, origin: request.peer.origin };
+        let who = Who { request_id: id, origin: request.peer.origin, listener: Listener::Local };
         let caller = match self.authenticate(&request.headers, who.origin).await {
             Ok(caller) => caller,
             Err(failure) => {
@@ -150,7 +150,17 @@ impl LocalApi {
         let admitted = self.limiter.admit(caller, self.clock.monotonic());
         let found = clean.and_then(|()| find_in(&request.path));
         match admitted {
-            Ok(admitted) => self.serve(&admitted, found?, request, who).await,
+            Ok(admitted) => {
+                let route = found?;
+                let read = route.read(&request.method);
+                let outcome = self.serve(&admitted, route, request, who).await;
+                if let (Err(problem), Some(read)) = (&outcome, read)
+                    && problem.denies()
+                {
+                    self.events.reading_refused(who, &name, read, problem.code).await;
+                }
+                outcome
+            }
             Err(after) => {
                 // Whatever it was for, and also where it leads nowhere.
                 self.events.count_over_rate(&name);
@@ -404,12 +414,10 @@ impl LocalApi {
             expires_at: String,
         }
         let app = asked.app;
-        let started = self
-            .broker
-            .start_admin_consent(&caller.policy, &app, asked.tenant, asked.return_url)
-            .await
-            .map_err(Problem::of)?;
-        self.events.admin_consent_started(who, &caller.name, &app).await;
+        let asked =
+            self.broker.start_admin_consent(&caller.policy, &app, asked.tenant, asked.return_url).await;
+        self.events.admin_consent_started(who, &caller.name, &app, code_of(&asked)).await;
+        let started = asked.map_err(Problem::of)?;
         let shape = Started {
             id: started.id.expose().to_owned(),
             admin_consent_url: started.admin_consent_url,
@@ -518,6 +526,30 @@ impl Route {
             | Route::AdminConsent(_) => "GET",
             Route::NewSession | Route::Confirm(_) | Route::NewAdminConsent => "POST",
         }
+    }
+
+    /// What is read there. Whatever else a route does, a hand-out, a session that is started, is told of where it is done, refused or
+    /// not.
+    fn read(&self, method: &Method) -> Option<Read> {
+        let what = |what| Read { what, app: None, connection: None, session: None };
+        let of_key = |word, key: &ConnectionKey| {
+            let ConnectionKey { app, connection } = key.clone();
+            Read { app: Some(app), connection: Some(connection), ..what(word) }
+        };
+        let of_session = |word, session: &SessionId| Read { session: Some(session.clone()), ..what(word) };
+        let read = match self {
+            Route::Connection(key, Of::Connection) => of_key("connection", key),
+            Route::Connection(key, Of::Explain) => of_key("explain", key),
+            Route::Connections(app) => Read { app: Some(app.clone()), ..what("connections") },
+            Route::Session(session) => of_session("connect_session", session),
+            Route::AdminConsent(session) => of_session("admin_consent_session", session),
+            Route::Connection(_, Of::Token)
+            | Route::Document
+            | Route::NewSession
+            | Route::Confirm(_)
+            | Route::NewAdminConsent => return None,
+        };
+        (*method == Method::GET).then_some(read)
     }
 
     /// Whether this request may change what outlives it, so that it is done to its end ([`to_its_end`]).

@@ -126,6 +126,11 @@ impl Problem {
         Problem::invalid(parameter, "stands in the query twice")
     }
 
+    /// Whether it denies a right, or that there is anything: no mistake of the request, and no trouble here.
+    pub(super) fn denies(&self) -> bool {
+        matches!(self.status, 401 | 403 | 404 | 409)
+    }
+
     /// 401: nobody we know. Missing, malformed, unknown and expired look the same.
     pub fn unauthenticated() -> Self {
         Problem::new(

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::Stranger;
+use super::strangers::Kind;
 use crate::domain::time::Timestamp;
 use crate::listener::Origin;
 use crate::telemetry::audit::AuditEvent;
@@ -30,12 +30,12 @@ const NAMED: usize = 5;
 
 /// What was told of each kind of stranger.
 #[derive(Debug, Default)]
-pub(super) struct Crowd(Mutex<BTreeMap<Stranger, Seen>>);
+pub(super) struct Crowd(Mutex<BTreeMap<Kind, Seen>>);
 
 /// What one line stands for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Sum {
-    pub(super) stranger: Stranger,
+    pub(super) kind: Kind,
     pub(super) suppressed: u64,
     /// How many peers it came from, in words where they were too many to count.
     pub(super) peers: String,
@@ -54,9 +54,9 @@ struct Seen {
 
 impl Crowd {
     /// Whether this one is to be told by itself; otherwise it is in the next sum.
-    pub(super) fn is_told(&self, stranger: Stranger, origin: Origin, monotonic: Duration) -> bool {
+    pub(super) fn is_told(&self, kind: Kind, origin: Origin, monotonic: Duration) -> bool {
         let mut kinds = self.lock();
-        let seen = kinds.entry(stranger).or_insert_with(|| Seen::new(monotonic));
+        let seen = kinds.entry(kind).or_insert_with(|| Seen::new(monotonic));
         seen.fill(monotonic);
         if seen.left_to_tell > 0 {
             seen.left_to_tell -= 1;
@@ -67,8 +67,8 @@ impl Crowd {
     }
 
     /// One that was to be told by itself was not.
-    pub(super) fn leave_out(&self, stranger: Stranger, origin: Origin, monotonic: Duration) {
-        self.lock().entry(stranger).or_insert_with(|| Seen::new(monotonic)).leave_out(origin);
+    pub(super) fn leave_out(&self, kind: Kind, origin: Origin, monotonic: Duration) {
+        self.lock().entry(kind).or_insert_with(|| Seen::new(monotonic)).leave_out(origin);
     }
 
     /// The sums that are due, or all there are.
@@ -79,11 +79,11 @@ impl Crowd {
             seen.left_out > 0 && (all || waited.is_none_or(|waited| waited >= SUM_EVERY))
         };
         let due = kinds.iter_mut().filter(|(_, seen)| is_due(seen));
-        due.map(|(stranger, seen)| {
+        due.map(|(kind, seen)| {
             seen.summed_at = Some(monotonic);
             let peers = std::mem::take(&mut seen.peers);
             Sum {
-                stranger: *stranger,
+                kind: *kind,
                 suppressed: std::mem::take(&mut seen.left_out),
                 peers: peers.number(),
                 most: peers.most(),
@@ -92,7 +92,7 @@ impl Crowd {
         .collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Stranger, Seen>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Kind, Seen>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -100,7 +100,7 @@ impl Crowd {
 impl Sum {
     /// Its line of the audit.
     pub(super) fn record(&self, at: Timestamp) -> AuditEvent {
-        let mut event = self.stranger.record(at);
+        let mut event = self.kind.record(at);
         event.suppressed = Some(self.suppressed);
         event.detail.insert("peers", self.peers.clone());
         event.detail.insert("most", self.most.clone());
@@ -225,9 +225,10 @@ mod tests {
 
     use super::*;
     use crate::domain::id::AppName;
+    use crate::events::{Listener, Stranger};
     use crate::listener::RequestId;
 
-    const KIND: Stranger = Stranger::UnknownState;
+    const KIND: Kind = Kind { stranger: Stranger::UnknownState, listener: Listener::Public };
 
     fn from(address: &str) -> Origin {
         Origin::Tcp(SocketAddr::new(address.parse().expect("an address"), 1))
@@ -243,14 +244,26 @@ mod tests {
         Duration::from_secs(number)
     }
 
+    /// Each that there can be: browsers' at their listener, the others at callers' and operators'.
+    fn kinds() -> impl Iterator<Item = Kind> {
+        use Stranger::{ExpiredKey, NoCredential, NoKey, UnknownCredential};
+        Stranger::ALL.into_iter().flat_map(|stranger| {
+            let listeners: &[Listener] = match stranger {
+                NoCredential | NoKey | UnknownCredential | ExpiredKey => &[Listener::Local, Listener::Admin],
+                _ => &[Listener::Public],
+            };
+            listeners.iter().map(move |listener| Kind { stranger, listener: *listener })
+        })
+    }
+
     #[test]
     fn the_first_are_told_then_some_and_the_rest_is_in_sums() {
         let crowd = Crowd::default();
         let told = |at| (0..100).filter(|_| crowd.is_told(KIND, from("203.0.113.9"), seconds(at))).count();
         assert_eq!((told(100), told(101), told(106), told(119)), (10, 0, 1, 2));
-        let (stranger, suppressed) = (KIND, 387);
+        let (kind, suppressed) = (KIND, 387);
         let (peers, most) = ("1".to_owned(), "203.0.113.9 (387)".to_owned());
-        assert_eq!(crowd.sums(seconds(119), false), [Sum { stranger, suppressed, peers, most }]);
+        assert_eq!(crowd.sums(seconds(119), false), [Sum { kind, suppressed, peers, most }]);
         crowd.leave_out(KIND, from("203.0.113.9"), seconds(120));
         assert_eq!(crowd.sums(seconds(120), false), [], "not yet");
         assert_eq!(crowd.sums(seconds(120), true).len(), 1, "but for the end");
@@ -277,7 +290,7 @@ mod tests {
         let sum = &crowd.sums(seconds(1), false)[0];
         assert_eq!((sum.suppressed, sum.peers.as_str()), (13_000, "more than 64"));
         let named: Vec<&str> = sum.most.split(", ").collect();
-        assert!(named.len() == NAMED && named[0].starts_with("198.51.100.2 (9"), "{named:?}");
+        assert!(named.len() == NAMED && named[0].starts_with("198.51.100.2 ("), "{named:?}");
         assert_eq!(named[1..3], ["uid 7 (500)", "203.0.113.9 (500)"]);
         assert!(named[3].starts_with("fdff:ffff:0:") && named[3].ends_with("::/64 (1)"), "{named:?}");
     }
@@ -294,12 +307,12 @@ mod tests {
             let (mut bytes, mut told) = (0, 0);
             for second in 0..60 {
                 let now = seconds(minute * 60 + second);
-                for stranger in Stranger::ALL {
+                for kind in kinds() {
                     for _ in 0..200 {
                         number += 1;
                         let origin = one_of_many(number);
-                        if crowd.is_told(stranger, origin, now) {
-                            let mut event = stranger.record(at).from_request(origin, &id);
+                        if crowd.is_told(kind, origin, now) {
+                            let mut event = kind.record(at).from_request(origin, &id);
                             event.app = AppName::parse(&"a".repeat(64)).ok();
                             bytes += serde_json::to_vec(&event).expect("JSON").len() + ADDED;
                             told += 1;

@@ -6,6 +6,44 @@ use crate::callers::AuthenticationFailure;
 use crate::domain::time::Timestamp;
 use crate::telemetry::audit::{Action, AuditEvent};
 
+/// Which listener a request came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Listener {
+    /// Browsers'.
+    Public,
+    /// Callers'.
+    Local,
+    /// Operators'.
+    Admin,
+}
+
+impl Listener {
+    /// The word for log and audit.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Listener::Public => "public",
+            Listener::Local => "local",
+            Listener::Admin => "admin",
+        }
+    }
+}
+
+/// What is told apart of strangers: noise at one listener hides nothing at another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Kind {
+    pub(super) stranger: Stranger,
+    pub(super) listener: Listener,
+}
+
+impl Kind {
+    /// The record of it, without who and where from.
+    pub(super) fn record(self, at: Timestamp) -> AuditEvent {
+        let mut event = self.stranger.record(at);
+        event.detail.insert("listener", self.listener.as_str().to_owned());
+        event
+    }
+}
+
 /// Why somebody was refused who has no right, or did not show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stranger {
@@ -114,7 +152,7 @@ impl Stranger {
     }
 
     /// The record of it, without who and where.
-    pub(super) fn record(self, at: Timestamp) -> AuditEvent {
+    fn record(self, at: Timestamp) -> AuditEvent {
         let (action, outcome) = match self {
             Stranger::NoCredential | Stranger::NoKey | Stranger::UnknownCredential | Stranger::ExpiredKey => {
                 (Action::Refused, "caller_unauthenticated")

@@ -32,7 +32,7 @@ use crate::domain::id::{AppName, SessionId};
 use crate::domain::random::Random;
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
-use crate::events::{Events, Stranger, Who};
+use crate::events::{Events, Listener, Stranger, Who};
 use crate::keyring::Keyring;
 use crate::listener::{Handler, Origin, Request, RequestId, Response, response};
 
@@ -224,7 +224,7 @@ impl PublicSite {
         };
         let request_id = request.request_id.clone();
         let reference = format!("{}, {request_id}", self.clock.now().rfc3339());
-        let who = Who { request_id: &request_id, origin: request.peer.origin };
+        let who = Who { request_id: &request_id, origin: request.peer.origin, listener: Listener::Public };
         let headers = request.headers.clone();
         let parameters = match self.callback_parameters(&app, request).await {
             Ok(callback::Arrived::Here(parameters)) => parameters,
@@ -282,7 +282,8 @@ impl PublicSite {
         Arc::new(move |finished| {
             let (events, app, request_id) = (Arc::clone(&events), app.clone(), request_id.clone());
             Box::pin(async move {
-                events.callback(Who { request_id: &request_id, origin }, &app, &finished).await;
+                let who = Who { request_id: &request_id, origin, listener: Listener::Public };
+                events.callback(who, &app, &finished).await;
                 finished
             })
         })
@@ -351,7 +352,7 @@ impl Handler for PublicSite {
 }
 
 fn who(request: &Request) -> Who<'_> {
-    Who { request_id: &request.request_id, origin: request.peer.origin }
+    Who { request_id: &request.request_id, origin: request.peer.origin, listener: Listener::Public }
 }
 
 /// What the scopes mean, each thing once.

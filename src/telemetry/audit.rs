@@ -88,6 +88,8 @@ pub enum Action {
     Confirmed,
     /// A connect session failed.
     ConnectFailed,
+    /// A connection, a list of them or a session was to be read, and was refused.
+    Read,
     /// A grant was renewed.
     Refreshed,
     /// A connection's status changed.

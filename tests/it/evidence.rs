@@ -376,3 +376,78 @@ async fn a_record_that_was_tampered_with_is_told_counted_and_can_be_connected_an
         world.access_token(name).await;
     }
 }
+
+/// The lines of the audit that are so.
+fn audited(world: &World, is_so: impl Fn(&Value) -> bool) -> Vec<Value> {
+    let audit = std::fs::read_to_string(world.folder.path().join("audit.jsonl")).expect("an audit file");
+    let lines = audit.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.filter(is_so).collect()
+}
+
+/// Whoever tries keys at the admin socket is told of, however many try at callers' listeners at the same time.
+#[tokio::test]
+async fn noise_at_one_listener_hides_nothing_at_another() {
+    let world = Plan::default().start().await;
+    let url = format!("{}/v1/apps/outlook/connections/user-1/token", world.daemon.local);
+    let bad_key = [("authorization", "Bearer nobody-s")];
+    let admin = world.folder.path().join("admin.sock");
+    for _ in 0..3 {
+        for _ in 0..30 {
+            assert_eq!(request(Method::GET, &url, &bad_key, "").await.expect("an answer").status, 401);
+        }
+        for _ in 0..3 {
+            let answer = request_unix(&admin, Method::POST, "/admin/v1/revocations", &bad_key, "{}").await;
+            assert_eq!(answer.expect("an answer").status, 401);
+        }
+    }
+    let of = |listener: &str| {
+        audited(&world, |line| line["reason"] == "malformed" && line["detail"]["listener"] == listener)
+    };
+    for (listener, attempts) in [("admin", 9), ("local", 90)] {
+        let told = || of(listener).iter().map(|line| line["suppressed"].as_u64().unwrap_or(1)).sum::<u64>();
+        world.until("each is told, by itself or in a sum", async || told() == attempts).await;
+    }
+    let uid = rustix::process::geteuid().as_raw();
+    assert_eq!(of("admin").iter().filter(|line| line["peer_uid"] == uid).count(), 9, "each by itself");
+}
+
+/// Whoever goes from door to door with a stolen key is seen at each.
+#[tokio::test]
+async fn every_route_that_refuses_a_caller_leaves_a_line() {
+    let world = Plan::default().start().await;
+    for (method, route) in tokenward::api::ROUTES {
+        if route == "/openapi.json" {
+            continue; // anybody's
+        }
+        let path = route
+            .replace("{app}", "nobody-s")
+            .replace("{connection}", "nobody-s")
+            .replace("{id}", &"nobody-s".repeat(4));
+        let body = match (method, route) {
+            ("POST", "/v1/connect-sessions") => json!({ "app": "nobody-s", "connection": "nobody-s" }),
+            ("POST", "/v1/admin-consent-sessions") => json!({ "app": "nobody-s" }),
+            ("POST", _) if route.ends_with("/confirm") => json!({ "code": "nobody-s" }),
+            ("POST", _) => json!({}),
+            _ => Value::Null,
+        };
+        let before = audited(&world, |line| line["caller"] == READER).len();
+        let verb = Method::from_bytes(method.as_bytes()).expect("a method");
+        let answer = world.api_as(&world.reader_key, verb, &path, body).await;
+        let status = answer.status.as_u16();
+        assert!([403, 404, 409].contains(&status), "{method} {route}: {status} {}", answer.text());
+        let lines = audited(&world, |line| line["caller"] == READER);
+        assert_eq!(lines.len(), before + 1, "{method} {route}: {:?}", &lines[before..]);
+        let line = &lines[before];
+        assert_eq!(line["outcome"], answer.json()["code"], "{method} {route}: {line}");
+    }
+    // However many they are.
+    let refused = || audited(&world, |line| line["caller"] == READER && line["action"] == "read");
+    let before = refused().len();
+    for _ in 0..50 {
+        let path = "/v1/apps/nobody-s/connections/nobody-s";
+        assert_eq!(world.api_as(&world.reader_key, Method::GET, path, Value::Null).await.status, 404);
+    }
+    let told =
+        || refused()[before..].iter().map(|line| line["suppressed"].as_u64().unwrap_or(1)).sum::<u64>();
+    world.until("all are told, by themselves or in a sum", async || told() == 50).await;
+}
