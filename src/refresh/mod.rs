@@ -30,6 +30,7 @@ mod combination;
 pub mod due;
 mod engine;
 mod forced;
+mod kept;
 mod lease;
 mod permit;
 pub mod plan;

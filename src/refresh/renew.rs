@@ -10,6 +10,7 @@ use super::backoff;
 use super::breaker::{Admission, Ended};
 use super::claims::Claims;
 use super::engine::Inner;
+use super::kept::{drop_oldest, is_in_place_of};
 use super::lease::{self, Lease};
 use super::permit::CallPermit;
 use super::plan::{self, Want};
@@ -28,10 +29,6 @@ use crate::domain::verdict::{AuthorityError, AuthorityFailure, Disposition, Gran
 use crate::repository::{Connection, FiledUnder, Kind, Loaded, RepositoryError, Unstored, sha256_hex};
 use crate::store::{Committed, LeaseNonce, Revision, StoreError, StoredConnection, Writer};
 
-/// Tokens kept for one connection: one per resource, and nobody uses more resources than this.
-const MOST_TOKENS: usize = 8;
-/// Beside these, tokens that callers got for their challenges: one a caller and resource, the latest few.
-const MOST_OWN: usize = 4;
 /// An answer that the store has not acknowledged by then goes into the journal.
 const JOURNAL_AFTER: Duration = Duration::from_millis(40);
 /// How often the store is asked to take an answer before its waiters are told.
@@ -1045,24 +1042,6 @@ fn succeed(
     tokens.push(token);
     drop_oldest(&mut tokens);
     Connection { revision: before.revision, profile, tokens }
-}
-
-/// Whether of these two tokens of a connection only one is kept.
-fn is_in_place_of(one: &HeldToken, other: &HeldToken) -> bool {
-    one.resource == other.resource && one.got_for == other.got_for
-}
-
-/// Keeps so many of everybody's tokens and so many that are callers' own: these never cost one of those its place.
-fn drop_oldest(tokens: &mut Vec<HeldToken>) {
-    for (is_own, most) in [(true, MOST_OWN), (false, MOST_TOKENS)] {
-        let of_kind = tokens.iter().filter(|token| token.got_for.is_some() == is_own).count();
-        let mut extra = of_kind.saturating_sub(most);
-        tokens.retain(|token| {
-            let goes = extra > 0 && token.got_for.is_some() == is_own;
-            extra -= usize::from(goes);
-            !goes
-        });
-    }
 }
 
 /// An answer's access token as it is held.
