@@ -418,8 +418,13 @@ async fn sign_ins_without_end_leave_the_renewals_of_others_their_part() {
         ) } => unreachable!("they have no end"),
     }
     let metrics = world.metrics().await;
-    let put_off = "tokenward_upstream_budget_total{cause=\"sign_in\",result=\"put_off\"} 0";
-    assert!(metrics.contains(put_off), "who signs in does not wait: {metrics}");
+    let count = |result: &str| {
+        let name = format!("tokenward_upstream_budget_total{{cause=\"sign_in\",result=\"{result}\"}} ");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&name)).expect("it is counted");
+        line.parse::<f64>().expect("a number")
+    };
+    // (A slow machine takes so long that the caller's own 200 are used up.)
+    assert!(count("put_off") == 0.0 || count("begun") >= 200.0, "who signs in does not wait: {metrics}");
 }
 
 /// Who has no token is given one although its challenge may not be passed on; who has one has the limit, with whatever challenge.
