@@ -240,8 +240,9 @@ impl Ledger {
 
     // What users and operators do.
 
-    pub(crate) fn signing_in(&self, key: &ConnectionKey, family: Family, user: u32) {
-        let sign_in = SignIn { key: key.clone(), user, begun: self.world.now(), acknowledged: None };
+    /// A grant was given to a sign-in whose session was started at `begun`: what is revoked since then means it.
+    pub(crate) fn signing_in(&self, key: &ConnectionKey, family: Family, user: u32, begun: Duration) {
+        let sign_in = SignIn { key: key.clone(), user, begun, acknowledged: None };
         self.books().sign_ins.insert(family, sign_in);
     }
 

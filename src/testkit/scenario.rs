@@ -486,7 +486,7 @@ impl Cluster {
         let session_started_at = self.session_begins_at(process);
         let Ok(floor_then) = process.repository.store().floor(key).await else { return };
         let (family, refresh_token, access_token, life) = self.issuer.sign_in(user);
-        self.ledger.signing_in(key, family, user);
+        self.ledger.signing_in(key, family, user, begun);
         self.world.note(format_args!("{} signs in at {}: grant {}", user, process.replica, family.0));
         let personal = user < 100 && user.is_multiple_of(3);
         let tenant = if personal { PERSONAL_TENANT.to_owned() } else { format!("tenant-{}", user % 2) };

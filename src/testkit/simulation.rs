@@ -180,6 +180,13 @@ fn seeds_2329_16211_and_17677_what_nobody_can_know_is_nobodys_mistake() {
     holds(17677);
 }
 
+/// The session was started before the revocation, and the user came back after it.
+#[test]
+fn seeds_653_and_4849_a_sign_in_that_a_revocation_overtakes_is_meant_by_it() {
+    holds(653);
+    holds(4849);
+}
+
 /// Some seed of these runs with a fake that is wrong must violate this invariant.
 fn is_noticed(mutant: Mutant, invariant: &str) {
     let noticed = (0..MOST_SEEDS).find(|seed| {
