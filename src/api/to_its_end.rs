@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::listener::{Handler, Request, RequestId, Response};
+
+/// Acts under way: more than any number of honest callers has, and few enough to be held where the store hangs.
+const MOST_ACTS: usize = 1024;
 
 /// A handler that knows which of its requests are acts.
 pub trait Acts: Handler {
@@ -18,12 +21,14 @@ pub trait Acts: Handler {
 pub struct ToItsEnd<H> {
     handler: Arc<H>,
     tasks: Arc<dyn Tasks>,
+    /// An act outlives its connection, so that no limit of the listener counts it.
+    acts: Arc<Semaphore>,
 }
 
 impl<H: Acts> ToItsEnd<H> {
     /// The handler, with its acts as tasks.
     pub fn new(handler: H, tasks: Arc<dyn Tasks>) -> Self {
-        ToItsEnd { handler: Arc::new(handler), tasks }
+        ToItsEnd { handler: Arc::new(handler), tasks, acts: Arc::new(Semaphore::new(MOST_ACTS)) }
     }
 }
 
@@ -32,11 +37,16 @@ impl<H: Acts> Handler for ToItsEnd<H> {
         if !self.handler.is_act(&request) {
             return self.handler.handle(request);
         }
+        let Ok(place) = Arc::clone(&self.acts).try_acquire_owned() else {
+            let answer = self.handler.overloaded(&request.request_id);
+            return Box::pin(async { answer });
+        };
         let (sender, receiver) = oneshot::channel();
         let handler = Arc::clone(&self.handler);
         let act = async move {
             // Nobody waits any more where this fails.
             let _ = sender.send(handler.handle(request).await);
+            drop(place);
         };
         self.tasks.spawn("what somebody asks for", Box::pin(act));
         Box::pin(async { receiver.await.expect("the act did not panic") })
@@ -52,5 +62,72 @@ impl<H: Acts> Handler for ToItsEnd<H> {
 
     fn too_many_parameters(&self, request_id: &RequestId) -> Response {
         self.handler.too_many_parameters(request_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use http::{HeaderMap, Method, StatusCode};
+
+    use super::*;
+    use crate::listener::{Body, Origin, Peer};
+    use crate::testkit::SeededRandom;
+
+    /// Never answers.
+    struct Hangs;
+
+    impl Handler for Hangs {
+        fn handle<'a>(&'a self, _request: Request) -> BoxFuture<'a, Response> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    impl Acts for Hangs {
+        fn is_act(&self, request: &Request) -> bool {
+            request.method != Method::GET
+        }
+    }
+
+    /// Keeps the tasks, and runs none.
+    #[derive(Default)]
+    struct Kept(Mutex<Vec<BoxFuture<'static, ()>>>);
+
+    impl Tasks for Kept {
+        fn spawn(&self, _name: &'static str, task: BoxFuture<'static, ()>) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+        }
+    }
+
+    fn request(method: Method) -> Request {
+        Request {
+            method,
+            path: "/v1/connect-sessions".to_owned(),
+            query: None,
+            headers: HeaderMap::new(),
+            peer: Peer { origin: Origin::Tcp(([127, 0, 0, 1], 1).into()), tls: false, certificates: None },
+            request_id: RequestId::new(&SeededRandom::new(1)),
+            body: Body::whole(""),
+        }
+    }
+
+    /// Clients hang up on acts that hang: no more of them are kept than so many, and an act that ends gives its place back.
+    #[tokio::test]
+    async fn acts_that_outlive_their_connections_are_bounded() {
+        let tasks = Arc::new(Kept::default());
+        let acts = ToItsEnd::new(Hangs, tasks.clone());
+        let kept = || tasks.0.lock().expect("no panic").len();
+        for _ in 0..MOST_ACTS {
+            drop(acts.handle(request(Method::POST)));
+        }
+        assert_eq!(kept(), MOST_ACTS);
+        let refused = acts.handle(request(Method::POST)).await;
+        assert_eq!((refused.status(), kept()), (StatusCode::SERVICE_UNAVAILABLE, MOST_ACTS));
+        drop(tasks.0.lock().expect("no panic").pop());
+        drop(acts.handle(request(Method::DELETE)));
+        assert_eq!(kept(), MOST_ACTS);
+        drop(acts.handle(request(Method::GET)));
+        assert_eq!(kept(), MOST_ACTS, "what is no act is no task");
     }
 }

@@ -51,7 +51,9 @@ impl Broker {
     ) -> Result<Meant, Refusal> {
         self.check_names(&revocation, even_if_unknown).await?;
         let repository = &self.deps.repository;
-        let (now, asked_at) = (self.deps.clock.now(), revocation.at);
+        let now = self.deps.clock.now();
+        // The names were looked for meanwhile, which may take seconds; sessions were started then, too.
+        let asked_at = revocation.at.max(now);
         let mut revocation = revocation;
         let written = repository
             .change_pending(

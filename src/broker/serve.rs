@@ -6,11 +6,11 @@ use super::{Broker, Refusal};
 use crate::domain::id::ConnectionKey;
 use crate::domain::scope::{LONGEST_SCOPE, Scope, ScopeNaming, ScopeSet};
 use crate::policy::CallerPolicy;
+use crate::refresh::plan::ORDINARY_MIN_TTL;
 use crate::refresh::{Claims, Held, Served, Want};
 
 /// What `min_ttl` may be, in seconds, and what it is when nothing is said.
 const MIN_TTL: std::ops::RangeInclusive<u64> = 60..=86_400;
-const DEFAULT_MIN_TTL: u64 = 300;
 
 /// A token request, as its words came in.
 #[derive(Debug, Clone, Default)]
@@ -70,7 +70,7 @@ impl Asked {
         if resource.is_some() && *naming == ScopeNaming::Plain {
             return Err(Refusal::invalid("resource", "this app's authority has no resources; leave it out"));
         }
-        let min_ttl = request.min_ttl.unwrap_or(DEFAULT_MIN_TTL);
+        let min_ttl = request.min_ttl.unwrap_or(ORDINARY_MIN_TTL.as_secs());
         if !MIN_TTL.contains(&min_ttl) {
             let problem = format!("must be {} to {} seconds", MIN_TTL.start(), MIN_TTL.end());
             return Err(Refusal::invalid("min_ttl", problem));

@@ -72,8 +72,22 @@ impl Broker {
     /// its last answer (since then).
     ///
     /// # Errors
-    /// The store does not serve, or as many walks as there may be are under way.
+    /// The store does not serve. (Where as many walks as there may be are under way none is known: nobody is refused for that.)
     pub(super) async fn shown_consent(
+        &self,
+        caller: &CallerPolicy,
+        app: &AppName,
+        asked: &ScopeSet,
+        tenant: &str,
+        since: Option<Timestamp>,
+    ) -> Result<Option<String>, Refusal> {
+        match self.consent_found(caller, app, asked, tenant, since).await {
+            Err(Refusal::TooManyWalks { .. }) => Ok(None),
+            found => found,
+        }
+    }
+
+    async fn consent_found(
         &self,
         caller: &CallerPolicy,
         app: &AppName,

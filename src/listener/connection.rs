@@ -263,7 +263,7 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Box<dyn Socket>, peer: Pe
             }
             if !gives_way && told.as_mut().poll(cx).is_ready() {
                 gives_way = true;
-                if !pulse.is_answering() {
+                if !pulse.is_answering() && !pulse.is_untaken() {
                     return Poll::Ready(End::GaveWay);
                 }
                 // Its body is told so, by an answer; after that it is over.

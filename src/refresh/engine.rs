@@ -341,16 +341,13 @@ impl Engine {
                             want.claims = None;
                             Way::Begin(None)
                         }
-                        Err(wait) if force == Some(Force::MoreLife) => match fallback {
-                            // What lives is served where the calls are others'.
-                            Some(token) if wait > patience => {
-                                return Ok(inner.served(key, &slot, token, &held, begun));
-                            }
-                            _ => {
-                                clock.sleep(wait).await;
-                                continue;
-                            }
-                        },
+                        // What lives is served where the calls are others'.
+                        Err(_)
+                            if force == Some(Force::MoreLife)
+                                && let Some(token) = fallback =>
+                        {
+                            return Ok(inner.served(key, &slot, token, &held, begun));
+                        }
                         Err(wait) => return Err(Refused::TooManyForced(wait)),
                     };
                     renewals += 1;
@@ -772,6 +769,9 @@ impl Inner {
         permit: Option<CallPermit>,
     ) -> Flight {
         self.note_use(key, slot, self.deps.clock.monotonic());
+        if permit.is_none() {
+            slot.hurry();
+        }
         let want = want.clone();
         self.fly(key, slot, Work::Renewal, |inner, key, slot| async move {
             renew::renew(&inner, &key, &slot, &want, permit).await
@@ -968,7 +968,7 @@ impl Inner {
         }
         state.held = Some(held);
         drop(state);
-        self.slots.weigh(key, slot);
+        self.slots.weigh(key, slot, now);
     }
 }
 
@@ -983,7 +983,7 @@ struct EndOfFlight {
 impl Drop for EndOfFlight {
     fn drop(&mut self) {
         if let Some(slot) = self.slot.take() {
-            *slot.state().flight(self.kind) = None;
+            slot.state().landed(self.kind);
             self.inner.slots.give_back(&self.key, slot);
         }
     }

@@ -125,6 +125,9 @@ pub fn pick<'a>(tokens: &'a [HeldToken], want: &Want, now: Timestamp) -> Option<
     of_resource.clone().find(is_its_own).or_else(|| of_resource.find(|token| token.got_for.is_none()))
 }
 
+/// What a request that says nothing of it asks for: it forces nothing, however short-lived the authority's tokens are.
+pub const ORDINARY_MIN_TTL: Duration = Duration::from_secs(300);
+
 /// What a request forces where it is answered by a renewal. Where nobody has a token that lives only a challenge does; where there
 /// is one that would be renewed by now in any case, only a report and a challenge do.
 pub(super) fn force(tokens: &[HeldToken], want: &Want, now: Timestamp) -> Option<Force> {
@@ -136,6 +139,7 @@ pub(super) fn force(tokens: &[HeldToken], want: &Want, now: Timestamp) -> Option
         Some(_) if is_of_held => Some(Force::Challenge),
         Some(_) => Some(Force::Bare),
         None if is_of_held => Some(Force::Report),
+        None if want.min_ttl <= ORDINARY_MIN_TTL => None,
         None => token.filter(|token| !is_due(token, now)).map(|_| Force::MoreLife),
     }
 }
@@ -328,11 +332,12 @@ mod tests {
             by: by.clone(),
             claims: claims.map(step_up),
             rejected: rejected.map(str::to_owned),
+            min_ttl: Duration::from_secs(600),
             ..want()
         };
         // who, with which challenge, reporting what, when: is about which token, and forces what
         let rows = [
-            (&sync, None, None, 10, "d2", Some(Force::MoreLife)),
+            (&sync, None, None, 10, "d2", Some(Force::MoreLife)), // (It asks for more than is ordinary.)
             (&reader, None, None, 10, "d1", Some(Force::MoreLife)),
             (&None, None, None, 10, "d1", Some(Force::MoreLife)),
             // (Its own is due: it is asked about everybody's.)
@@ -354,6 +359,10 @@ mod tests {
             let found = pick(&tokens, &want, at(now)).map(|token| token.digest.as_str());
             assert_eq!(found, Some(digest), "{want:?} at {now}");
             assert_eq!(force(&tokens, &want, at(now)), forces, "{want:?} at {now}");
+            // Who says nothing forces nothing, however short-lived tokens are.
+            let ordinary = Want { min_ttl: ORDINARY_MIN_TTL, ..want };
+            let forces = forces.filter(|force| *force != Force::MoreLife);
+            assert_eq!(force(&tokens, &ordinary, at(now)), forces, "{ordinary:?} at {now}");
         }
     }
 

@@ -309,7 +309,7 @@ async fn with_lease(
             return Err(failure);
         }
         // Before the lease, so that nobody holds one while it waits for its tenant's turn.
-        let Some(turn) = turn(inner, key, tenant, call.is_some()).await else {
+        let Some(turn) = turn(inner, key, slot, tenant, call.is_some()).await else {
             return Err(noted_authority(inner, slot, want, crowded()));
         };
         let (taken, ()) = tokio::join!(Lease::take(inner, key), hear_of_holds(inner, key, tenant));
@@ -353,11 +353,26 @@ struct Turn {
 }
 
 /// One of the tenant's permits for a call, waited for as long as a call may take. What the budget paid for, for somebody who has a
-/// token or for nobody, waits for one of the spare ones first: no more than these stand before who has no token.
-async fn turn(inner: &Inner, key: &ConnectionKey, tenant: Option<&str>, is_budgeted: bool) -> Option<Turn> {
+/// token or for nobody, waits for one of the spare ones first: no more than these stand before who has no token, and where
+/// somebody without one joins it, it goes on at once.
+async fn turn(
+    inner: &Inner,
+    key: &ConnectionKey,
+    slot: &Slot,
+    tenant: Option<&str>,
+    is_budgeted: bool,
+) -> Option<Turn> {
     let lanes = inner.breakers.lanes(&key.app, tenant);
     let taken = async {
-        let spare = if is_budgeted { Some(lanes.spare.acquire_owned().await.ok()?) } else { None };
+        let spare = if is_budgeted {
+            tokio::select! {
+                biased;
+                spare = lanes.spare.acquire_owned() => Some(spare.ok()?),
+                () = slot.hurried() => None,
+            }
+        } else {
+            None
+        };
         Some(Turn { _spare: spare, _call: lanes.calls.acquire_owned().await.ok()? })
     };
     tokio::select! {

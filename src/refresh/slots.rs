@@ -153,6 +153,8 @@ pub(super) struct SlotState {
     pub(super) lookup: Option<Flight>,
     /// … and the use of the grant under way: two, so that nobody who only looks waits for the authority.
     pub(super) renewal: Option<Flight>,
+    /// Somebody waits for that one who needs no permit.
+    hurried: bool,
     /// By resource: one that refuses is no trouble of another's.
     pub(super) trouble: BTreeMap<Option<String>, Trouble>,
     /// The sign-in of what was held last: no trouble outlives that grant, wherever it was replaced.
@@ -316,6 +318,12 @@ impl SlotState {
         self.lookup.is_none() && self.renewal.is_none() && self.unstored.is_none()
     }
 
+    /// The work of one kind has ended.
+    pub(super) fn landed(&mut self, work: Work) {
+        *self.flight(work) = None;
+        self.hurried &= work != Work::Renewal;
+    }
+
     /// The work of one kind under way.
     pub(super) fn flight(&mut self, work: Work) -> &mut Option<Flight> {
         match work {
@@ -331,6 +339,8 @@ pub(super) struct Slot {
     state: Mutex<SlotState>,
     /// Wakes those who wait for another replica to be done with the connection.
     word: Notify,
+    /// Wakes the renewal under way when somebody joins it who needs no permit.
+    hurry: Notify,
     weight: Weight,
 }
 
@@ -347,6 +357,27 @@ impl Slot {
         let mut told = Box::pin(self.word.notified());
         told.as_mut().enable();
         told
+    }
+
+    /// Somebody joins the renewal under way, if there is one, who needs no permit: it waits for what others need one for no longer.
+    pub(super) fn hurry(&self) {
+        let is_under_way = {
+            let mut state = self.state();
+            state.hurried = state.renewal.is_some();
+            state.hurried
+        };
+        if is_under_way {
+            self.hurry.notify_waiters();
+        }
+    }
+
+    /// Completes once somebody who needs no permit waits for the renewal under way.
+    pub(super) async fn hurried(&self) {
+        let mut told = Box::pin(self.hurry.notified());
+        told.as_mut().enable();
+        if !self.state().hurried {
+            told.await;
+        }
     }
 
     pub(super) fn state(&self) -> Locked<'_> {
@@ -432,14 +463,14 @@ impl Slots {
     }
 
     /// Weighs a slot that changed, and evicts others where all of them are too heavy.
-    pub(super) fn weigh(&self, key: &ConnectionKey, slot: &Slot) {
+    pub(super) fn weigh(&self, key: &ConnectionKey, slot: &Slot, now: Duration) {
         // More than one, since what comes may be heavier than what goes.
         const MOST_AT_ONCE: usize = 8;
         slot.weight.set(slot.state().weight());
         if self.are_too_heavy() {
             let mut shard = self.shard(key);
             let mut evicted = 0;
-            while evicted < MOST_AT_ONCE && self.are_too_heavy() && evict_one(&mut shard, key) {
+            while evicted < MOST_AT_ONCE && self.are_too_heavy() && evict_one(&mut shard, key, now) {
                 evicted += 1;
             }
         }
@@ -452,7 +483,7 @@ impl Slots {
             return slot.clone();
         }
         if shard.len() >= self.most_per_shard || self.are_too_heavy() {
-            evict_one(&mut shard, key);
+            evict_one(&mut shard, key, now);
         }
         let slot = Arc::new(Slot { weight: Weight::new(&self.total), ..Slot::default() });
         slot.state().last_used = now;
@@ -547,21 +578,31 @@ fn is_empty(slot: &Arc<Slot>) -> bool {
 /// Evicts the least recently used of a few idle slots. When none of them is idle the shard grows by one: work under
 /// way is bounded elsewhere, by the connections that callers hold open.
 /// The few are the neighbours of `newcomer`, which are others each time. Says whether one went.
-fn evict_one(shard: &mut BTreeMap<ConnectionKey, Arc<Slot>>, newcomer: &ConnectionKey) -> bool {
+fn evict_one(
+    shard: &mut BTreeMap<ConnectionKey, Arc<Slot>>,
+    newcomer: &ConnectionKey,
+    now: Duration,
+) -> bool {
     const SAMPLE: usize = 16;
+    /// What the store might lose, and what is known of a trouble, is as good as used so long ago: it goes after what nobody used for
+    /// longer, and before what is in use.
+    const OF_VALUE: Duration = Duration::from_secs(30);
     let oldest = shard
         .range(newcomer..)
         .chain(shard.range(..newcomer))
         .take(SAMPLE)
         .filter_map(|(key, slot)| {
             let state = slot.state();
-            // Arcs are made under the shard's lock alone: a slot that only the map has is nobody's. One that remembers what the
-            // store might lose goes after the others.
+            let unused_for = now.saturating_sub(state.last_used);
+            let is_of_value =
+                state.recent.is_some() || !state.trouble.is_empty() || state.held_back.is_some();
+            let unused_for = if is_of_value { unused_for.min(OF_VALUE) } else { unused_for };
+            // Arcs are made under the shard's lock alone: a slot that only the map has is nobody's.
             (Arc::strong_count(slot) == 1 && state.is_idle() && state.deleted.is_empty())
-                .then(|| (state.recent.is_some(), state.last_used, key.clone()))
+                .then(|| (unused_for, key.clone()))
         })
-        .min_by_key(|(remembers, last_used, _)| (*remembers, *last_used))
-        .map(|(_, _, key)| key);
+        .max_by_key(|(unused_for, _)| *unused_for)
+        .map(|(_, key)| key);
     oldest.is_some_and(|key| shard.remove(&key).is_some())
 }
 
@@ -608,9 +649,64 @@ mod tests {
         slots.keep_at_most(64 * one);
         for number in 0..5000 {
             let slot = slots.slot(&key(number), Duration::from_secs(2));
-            slots.weigh(&key(number), &slot);
+            slots.weigh(&key(number), &slot, Duration::from_secs(2));
         }
         assert!(total() <= (64 + SHARDS) * one, "{}", total() / one);
+    }
+
+    /// What is in use stays before what the store might lose, and that before what nobody used for longer.
+    #[test]
+    fn the_slot_goes_that_matters_least() {
+        let held_back = Trouble {
+            until: Duration::from_secs(999),
+            failures: 1,
+            failure: Arc::new(Failure::NotFound),
+            about: None,
+        };
+        let mut shard = BTreeMap::new();
+        // (Its number, used at, whether there is trouble.)
+        for (number, used_at, is_in_trouble) in
+            [(1, 95, false), (2, 10, true), (3, 60, false), (4, 80, false)]
+        {
+            let slot = Slot::default();
+            slot.state().last_used = Duration::from_secs(used_at);
+            slot.state().held_back = is_in_trouble.then(|| held_back.clone());
+            shard.insert(key(number), Arc::new(slot));
+        }
+        let mut gone = Vec::new();
+        while evict_one(&mut shard, &key(0), Duration::from_secs(100)) {
+            gone.extend(
+                (1..5)
+                    .filter(|number| !shard.contains_key(&key(*number)) && !gone.contains(number))
+                    .collect::<Vec<_>>(),
+            );
+        }
+        assert_eq!(gone, [3, 2, 4, 1]);
+    }
+
+    #[test]
+    fn who_joins_without_a_permit_hurries_the_renewal_under_way_and_no_later_one() {
+        use std::task::{Context, Waker};
+        let slot = Slot::default();
+        let is_hurried = |hurried: &mut Pin<Box<dyn Future<Output = ()> + '_>>| {
+            hurried.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
+        };
+        let now = |slot: &Slot| {
+            let mut hurried: Pin<Box<dyn Future<Output = ()> + '_>> = Box::pin(slot.hurried());
+            hurried.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
+        };
+        slot.hurry();
+        assert!(!now(&slot), "there is none");
+        slot.state().renewal = Some(Flight::start().0);
+        let mut waits: Pin<Box<dyn Future<Output = ()> + '_>> = Box::pin(slot.hurried());
+        assert!(!is_hurried(&mut waits) && !now(&slot));
+        slot.hurry();
+        assert!(is_hurried(&mut waits) && now(&slot), "who waits already, and who comes to wait");
+        slot.state().landed(Work::Lookup);
+        assert!(now(&slot), "another work's end");
+        slot.state().landed(Work::Renewal);
+        slot.state().renewal = Some(Flight::start().0);
+        assert!(!now(&slot), "the next one");
     }
 
     #[test]
