@@ -42,8 +42,9 @@ impl Broker {
         Ok(self.counted(Revocation { at, ..revocation.clone() }, false).await)
     }
 
-    /// Revokes, as of `revocation.at`. It is written down, and holds in this process, before anything is counted; every other replica follows within
-    /// seconds. Answers with how many connections it means. What names nothing is refused, unless that is meant.
+    /// Revokes what began before it is written down, or before `revocation.at` where that is later. It holds in this process before
+    /// anything is counted; every other replica follows within seconds. Answers with how many connections it means. A
+    /// revocation that names nothing is refused, unless that is meant.
     pub async fn revoke(
         self: &Arc<Self>,
         revocation: Revocation,
