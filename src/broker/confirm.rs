@@ -209,9 +209,11 @@ impl Broker {
             if floor.cut > redeemed.floor.cut {
                 return Err(FailureReason::Expired);
             }
-            // This replica may not have heard of it yet. What is revoked after this look means the connection as well, by when its
-            // session was started.
-            self.follow_revocations().await.map_err(internal)?;
+            // This replica may not have heard of it yet. What is revoked after this look, or where the look fails, means the
+            // connection as well, by when its session was started: so no grant is lost for it.
+            if let Err(error) = self.follow_revocations().await {
+                tracing::warn!(app = %key.app, connection = %key.connection, %error, "a sign-in is stored, and what was revoked lately could not be read; what it means is refused once it is known");
+            }
             // After the floor: a pause that this does not see changes what the commit expects, or is deleted after it.
             let right = self.right_of_session(session, Some(&redeemed.account)).await;
             let right = right.map_err(|barred| barred.reason())?;

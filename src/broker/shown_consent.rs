@@ -81,36 +81,28 @@ impl Broker {
         tenant: &str,
         since: Option<Timestamp>,
     ) -> Result<Option<String>, Refusal> {
-        match self.consent_found(caller, app, asked, tenant, since).await {
+        let found = async {
+            let known = self.app(app)?;
+            let entry = self.shown_consents.entry(caller, app);
+            let mut seen = self.before_long(entry.lock()).await?;
+            let now = self.deps.clock.monotonic();
+            if !seen.as_ref().is_some_and(|seen| seen.is_believed(caller, now)) {
+                *seen = Some(self.look_for_consents(caller, app, now).await?);
+            }
+            let naming = known.naming();
+            let shows = |consent: &&Consent| {
+                let granted = naming.scopes_lossy(consent.granted.iter().map(String::as_str));
+                tenant.eq_ignore_ascii_case(&consent.tenant)
+                    && since.is_none_or(|since| consent.shown_at >= since)
+                    && !asked.missing_from(&granted).iter().any(|scope| !scope.is_openid())
+            };
+            let consents = seen.iter().flat_map(|seen| &seen.consents);
+            Ok(consents.into_iter().find(shows).map(|consent| consent.tenant.clone()))
+        };
+        match found.await {
             Err(Refusal::TooManyWalks { .. }) => Ok(None),
             found => found,
         }
-    }
-
-    async fn consent_found(
-        &self,
-        caller: &CallerPolicy,
-        app: &AppName,
-        asked: &ScopeSet,
-        tenant: &str,
-        since: Option<Timestamp>,
-    ) -> Result<Option<String>, Refusal> {
-        let known = self.app(app)?;
-        let entry = self.shown_consents.entry(caller, app);
-        let mut seen = self.before_long(entry.lock()).await?;
-        let now = self.deps.clock.monotonic();
-        if !seen.as_ref().is_some_and(|seen| seen.is_believed(caller, now)) {
-            *seen = Some(self.look_for_consents(caller, app, now).await?);
-        }
-        let naming = known.naming();
-        let shows = |consent: &&Consent| {
-            let granted = naming.scopes_lossy(consent.granted.iter().map(String::as_str));
-            tenant.eq_ignore_ascii_case(&consent.tenant)
-                && since.is_none_or(|since| consent.shown_at >= since)
-                && !asked.missing_from(&granted).iter().any(|scope| !scope.is_openid())
-        };
-        let consents = seen.iter().flat_map(|seen| &seen.consents);
-        Ok(consents.into_iter().find(shows).map(|consent| consent.tenant.clone()))
     }
 
     async fn look_for_consents(
