@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::attacks_api::sha256;
-use crate::attacks_connect::{account_of, state_of, up_to_callback};
+use crate::attacks_connect::{account_of, confirm, state_of, up_to_callback};
 use crate::http_client::{Browser, request, request_unix};
 use crate::redis_server::RedisServer;
 use crate::world::{ALICE, BOB, Kept, Plan, Process, World, alone, text, until};
@@ -459,6 +459,27 @@ async fn a_session_from_before_a_revocation_is_over_wherever_it_is_finished() {
     for daemon in [&world.daemon, &other, &ahead] {
         assert_eq!(world.token_at(daemon, "anew").await.status, 200);
     }
+}
+
+/// Its code is spent by then: no grant is lost for a look at what was revoked that fails.
+#[tokio::test]
+async fn a_sign_in_is_stored_though_the_record_of_revocations_does_not_open() {
+    let world = Plan::default().kept(Kept::Redis).start().await;
+    let session = world.start_session(json!({ "app": "outlook", "connection": "alice" })).await;
+    let mut browser = Browser::default();
+    let callback = up_to_callback(&mut browser, &session).await;
+    browser.get(&callback).await.expect("the callback");
+    let account = account_of(&state_of(&world, &session).await);
+    let socket = world.folder.path().join("admin.sock");
+    let body = json!({ "caller": "of-nothing", "even_if_unknown": true }).to_string();
+    let revoked = request_unix(&socket, Method::POST, "/admin/v1/revocations", &[], body).await;
+    assert_eq!(revoked.expect("an answer").status, 200);
+    let redis = world.redis.as_ref().expect("Redis");
+    let kept = redis.cli(&["KEYS", "tokenward:pending:*revocations*"]);
+    assert_eq!(redis.cli(&["SET", kept.trim(), "rubbish"]), "OK");
+    let answer = confirm(&world, &session, account).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(world.token("alice").await.status, 200);
 }
 
 /// Redis gone under load: what is held is served without one failed request, and the health that readiness and metrics tell
