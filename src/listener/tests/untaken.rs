@@ -145,6 +145,22 @@ async fn a_connection_that_gives_way_and_does_not_take_its_answer_is_gone_a_seco
     refused_are(&served, &[("gave_way", 1), ("too_slow", 0)]).await;
 }
 
+/// It was told while its client was taking the answer: that has its second, too.
+#[tokio::test]
+async fn a_connection_that_gives_way_while_its_answer_is_taken_gets_the_whole_of_it() {
+    let served = tcp(Limits { max_connections: 1, ..Limits::default() });
+    let mut slow = served.connect().await;
+    send(&mut slow, "GET /large HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut first = [0; 12];
+    timeout(PATIENCE, slow.read_exact(&mut first)).await.expect("in time").expect("it begins");
+    let answer = served.exchange("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    assert_eq!(status(&answer), "200");
+    let rest = rest(&mut slow).await;
+    let (_, body) = rest.split_once("\r\n\r\n").expect("a head");
+    assert_eq!(body.len(), 700 << 10);
+    refused_are(&served, &[("gave_way", 1), ("too_slow", 0)]).await;
+}
+
 async fn refused_are(served: &Served, counts: &[(&str, usize)]) {
     for (reason, count) in counts {
         let series = "tokenward_http_connections_refused_total{listener=\"test\",reason=";
