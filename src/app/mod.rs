@@ -508,7 +508,6 @@ fn engine_settings(config: &Config) -> refresh::Settings {
         most_bytes: usize::try_from(config.limits.held_memory_mib)
             .unwrap_or(usize::MAX)
             .saturating_mul(1024 * 1024),
-        ..refresh::Settings::default()
     }
 }
 

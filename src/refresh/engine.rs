@@ -64,9 +64,7 @@ pub struct Settings {
     pub authority_timeout: Duration,
     /// Refreshes a second that are begun for nobody in particular, by all replicas together.
     pub sweep_rate: f64,
-    /// Connections held in memory at the most.
-    pub most_connections: usize,
-    /// About so many bytes of them at the most: those that were used least go first, and are read again when they are asked for.
+    /// About so many bytes of connections are held in memory at the most: those that were used least go first, and are read again when they are asked for.
     pub most_bytes: usize,
 }
 
@@ -78,7 +76,6 @@ impl Default for Settings {
             lease: Duration::from_secs(30),
             authority_timeout: Duration::from_secs(10),
             sweep_rate: 50.0,
-            most_connections: 1_000_000,
             most_bytes: 128 * 1024 * 1024,
         }
     }
@@ -188,7 +185,7 @@ pub enum Refused<E> {
 impl Engine {
     /// An engine for these apps.
     pub fn new(apps: BTreeMap<AppName, EngineApp>, deps: Deps, settings: Settings) -> Self {
-        let slots = Slots::new(settings.most_connections, settings.most_bytes);
+        let slots = Slots::new(settings.most_bytes);
         let sweep = Sweep::new(LeaseNonce(random_bytes(deps.random.as_ref())), deps.clock.monotonic());
         let inner = Inner {
             apps: ArcSwap::from_pointee(Apps { known: apps, gone: BTreeMap::new() }),
@@ -205,8 +202,7 @@ impl Engine {
         Engine { inner: Arc::new(inner) }
     }
 
-    /// From now on these are the apps, and this is what the owner says. What is under way ends as it was begun. (How many
-    /// connections are held at the most stays as it was.)
+    /// From now on these are the apps, and this is what the owner says. What is under way ends as it was begun.
     pub fn reconfigure(&self, apps: BTreeMap<AppName, EngineApp>, settings: Settings) {
         let mut gone = self.inner.apps.load_full().as_ref().clone();
         gone.gone.append(&mut gone.known);

@@ -437,17 +437,15 @@ type Shard = Mutex<BTreeMap<ConnectionKey, Arc<Slot>>>;
 /// All slots in use.
 pub(super) struct Slots {
     shards: Vec<Shard>,
-    most_per_shard: usize,
     total: Total,
     most_bytes: AtomicUsize,
 }
 
 impl Slots {
-    /// Keeps at most about `most` slots and `most_bytes`; the least recently used of a sample goes first.
-    pub(super) fn new(most: usize, most_bytes: usize) -> Self {
+    /// Keeps at most about `most_bytes` of slots; of a sample the one goes first that was not used for longest.
+    pub(super) fn new(most_bytes: usize) -> Self {
         Slots {
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
-            most_per_shard: most.div_ceil(SHARDS).max(1),
             total: Total::default(),
             most_bytes: AtomicUsize::new(most_bytes),
         }
@@ -482,7 +480,7 @@ impl Slots {
         if let Some(slot) = shard.get(key) {
             return slot.clone();
         }
-        if shard.len() >= self.most_per_shard || self.are_too_heavy() {
+        if self.are_too_heavy() {
             evict_one(&mut shard, key, now);
         }
         let slot = Arc::new(Slot { weight: Weight::new(&self.total), ..Slot::default() });
@@ -620,7 +618,7 @@ mod tests {
 
     #[test]
     fn slots_are_bounded_and_those_at_work_stay() {
-        let slots = Slots::new(SHARDS, usize::MAX);
+        let slots = Slots::new(SHARDS * Weight::new(&Total::default()).bytes());
         let busy = slots.slot(&key(0), Duration::ZERO);
         busy.state().renewal = Some(Flight::start().0);
         let in_use = slots.slot(&key(1), Duration::ZERO);
@@ -638,7 +636,7 @@ mod tests {
     fn bytes_are_bounded_whatever_comes_and_a_smaller_bound_is_met_by_those_who_come() {
         let empty = Weight::new(&Total::default());
         let one = empty.bytes();
-        let slots = Slots::new(usize::MAX, 640 * one);
+        let slots = Slots::new(640 * one);
         for number in 0..5000 {
             slots.slot(&key(number), Duration::from_secs(1));
         }
@@ -711,7 +709,7 @@ mod tests {
 
     #[test]
     fn an_empty_slot_goes_with_the_last_who_has_it() {
-        let slots = Slots::new(SHARDS, usize::MAX);
+        let slots = Slots::new(usize::MAX);
         let one = slots.slot(&key(0), Duration::ZERO);
         let other = slots.slot(&key(0), Duration::ZERO);
         slots.give_back(&key(0), one);

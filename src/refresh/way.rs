@@ -77,19 +77,18 @@ mod tests {
     use std::sync::{Mutex, MutexGuard, PoisonError};
 
     use super::*;
-    use crate::domain::cause::Cause;
-    use crate::domain::connection::Status;
     use crate::domain::id::{AppName, ConnectionName};
     use crate::domain::scope::ScopeSet;
     use crate::domain::task::{BoxFuture, Tasks};
     use crate::domain::time::Timestamp;
     use crate::keyring::{Keyring, SealingKey};
     use crate::refresh::slots::Work;
-    use crate::refresh::{Deps, Engine, Observer, Settings, Swept};
+    use crate::refresh::{Deps, Engine, Settings};
     use crate::repository::Repository;
     use crate::testkit::SeededRandom;
     use crate::testkit::clock::{SimClock, WallError};
     use crate::testkit::faults::{Dice, Mutant};
+    use crate::testkit::nobody::Nobody;
     use crate::testkit::store::SimServer;
     use crate::testkit::tasks::{SimTasks, WORLD, World};
 
@@ -111,17 +110,6 @@ mod tests {
                 self.tasks().push((name, task));
             }
         }
-    }
-
-    struct Nobody;
-
-    impl Observer for Nobody {
-        fn cache_lookup(&self, _result: &'static str) {}
-        fn refreshed(&self, _app: &AppName, _outcome: &'static str, _elapsed: Duration) {}
-        fn judged(&self, _app: &AppName, _tenant: Option<&str>, _status: Status) {}
-        fn swept(&self, _swept: Swept) {}
-        fn budgeted(&self, _cause: Cause, _is_begun: bool) {}
-        fn lease(&self, _result: &'static str) {}
     }
 
     struct Scene {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::SeededRandom;
 use super::clock::{SimClock, WallError};
 use super::faults::{Dice, Mutant};
+use super::nobody::Nobody;
 use super::store::SimServer;
 use super::tasks::{Pid, SimTasks, WORLD, World};
 use crate::authority::{
@@ -14,8 +15,7 @@ use crate::authority::{
     TokenAnswer,
 };
 use crate::domain::account::Account;
-use crate::domain::cause::Cause;
-use crate::domain::connection::{Profile, Status};
+use crate::domain::connection::Profile;
 use crate::domain::grant::Grant;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::remarks::Remarks;
@@ -26,7 +26,7 @@ use crate::domain::time::{Clock, Timestamp};
 use crate::domain::token::HeldToken;
 use crate::domain::verdict::AuthorityFailure;
 use crate::keyring::{Keyring, SealingKey};
-use crate::refresh::{Deps, Engine, EngineApp, Observer, Settings, Swept};
+use crate::refresh::{Deps, Engine, EngineApp, Settings};
 use crate::repository::Repository;
 use crate::store::LOWEST_FLOOR;
 
@@ -35,17 +35,6 @@ const TENANTS: usize = 20;
 const RATE: usize = 50;
 /// As many as 100,000 an hour.
 const A_SECOND: f64 = 100_000.0 / 3600.0;
-
-struct Nobody;
-
-impl Observer for Nobody {
-    fn cache_lookup(&self, _result: &'static str) {}
-    fn refreshed(&self, _app: &AppName, _outcome: &'static str, _elapsed: Duration) {}
-    fn judged(&self, _app: &AppName, _tenant: Option<&str>, _status: Status) {}
-    fn swept(&self, _swept: Swept) {}
-    fn budgeted(&self, _cause: Cause, _is_begun: bool) {}
-    fn lease(&self, _result: &'static str) {}
-}
 
 /// Answers everything, and notes when and for whom.
 struct Counting {

@@ -20,6 +20,8 @@ mod journal;
 #[cfg(test)]
 mod ledger;
 #[cfg(test)]
+pub(crate) mod nobody;
+#[cfg(test)]
 mod scenario;
 #[cfg(test)]
 mod schedule;

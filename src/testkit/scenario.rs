@@ -16,13 +16,13 @@ use super::faults::{Additions, AuthorityWeather, Climate, Dice, Link, Mutant, St
 use super::journal::SimDisk;
 use super::ledger::journal::Answer;
 use super::ledger::{Counts, Ledger, Violation};
+use super::nobody::Nobody;
 use super::store::SimServer;
 use super::tasks::{Pid, SimTasks, WORLD, World};
 use crate::authority::{Authority, TokenAnswer};
 use crate::broker::Broker;
 use crate::domain::account::{Account, PERSONAL_TENANT};
-use crate::domain::cause::Cause;
-use crate::domain::connection::{Profile, Status};
+use crate::domain::connection::Profile;
 use crate::domain::grant::Grant;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::remarks::Remarks;
@@ -30,7 +30,7 @@ use crate::domain::revocation::Revocation;
 use crate::domain::scope::ScopeNaming;
 use crate::domain::time::{Clock, Timestamp};
 use crate::keyring::{Keyring, SealingKey};
-use crate::refresh::{Deps, Engine, EngineApp, Observer, Refused, Settings, Swept, Want, held_token};
+use crate::refresh::{Deps, Engine, EngineApp, Refused, Settings, Want, held_token};
 use crate::repository::Repository;
 use crate::store::Committed;
 
@@ -123,17 +123,6 @@ fn idle_target(issuer: &SimIssuer, app: &AppName) -> Target {
     Target { key, user: USER, handed_out: Mutex::default() }
 }
 
-struct Nobody;
-
-impl Observer for Nobody {
-    fn cache_lookup(&self, _result: &'static str) {}
-    fn refreshed(&self, _app: &AppName, _outcome: &'static str, _elapsed: Duration) {}
-    fn judged(&self, _app: &AppName, _tenant: Option<&str>, _status: Status) {}
-    fn swept(&self, _swept: Swept) {}
-    fn budgeted(&self, _cause: Cause, _is_begun: bool) {}
-    fn lease(&self, _result: &'static str) {}
-}
-
 /// One life of a replica.
 struct Process {
     pid: Pid,
@@ -204,7 +193,6 @@ impl Cluster {
             serve_cached_for: Duration::from_secs(30),
             lease: Duration::from_secs(12),
             authority_timeout: Duration::from_secs(4),
-            most_connections: 1000,
             most_bytes: usize::MAX,
         };
         let ledger =
