@@ -5,8 +5,9 @@ mod crowd;
 mod damage;
 mod strangers;
 
+use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::authority::{AuthorityEvent, AuthorityObserver, Endpoint};
@@ -122,7 +123,7 @@ impl Events {
             known.callers = names;
         });
         // Their counters may have ended.
-        self.handles.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.handles.write().clear();
         for app in &apps {
             self.metrics.expect_app(app, &Endpoint::WORDS);
         }
@@ -596,7 +597,7 @@ impl Events {
     }
 
     fn handles(&self, app: &AppName, caller: &CallerName) -> Arc<TokenRequestHandles> {
-        let known = self.handles.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.handles.read();
         if let Some(handles) = known.get(app).and_then(|callers| callers.get(caller)) {
             return handles.clone();
         }
@@ -606,7 +607,7 @@ impl Events {
         if !self.metrics.knows(app, caller) {
             return handles;
         }
-        let mut known = self.handles.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.handles.write();
         known.entry(app.clone()).or_default().entry(caller.clone()).or_insert(handles).clone()
     }
 }
@@ -740,7 +741,7 @@ impl Observer for Counters {
         let reason = status.reason().unwrap_or("none");
         self.metrics.verdict(app, status.as_str(), reason);
         let now = self.clock.monotonic();
-        let mut verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut verdicts = self.verdicts.lock();
         // What is over is summed up when something else happens: the counter has it all along.
         verdicts.retain(|(app, tenant, reason), (since, count)| {
             let over = now.saturating_sub(*since) >= ONE_EVENT;

@@ -5,10 +5,11 @@
 //! 2. The first signal stops softly (finish what is in flight), the second or the deadline stops hard.
 //! 3. SIGHUP never stops anything.
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
@@ -111,7 +112,7 @@ impl Readiness {
 
     /// What an operator should know of a part, ready or not; none when there is nothing.
     pub fn note(&self, part: &str, what: Option<&str>) {
-        let mut notes = self.0.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut notes = self.0.notes.lock();
         match what {
             Some(what) => notes.insert(part.to_owned(), what.to_owned()),
             None => notes.remove(part),
@@ -120,7 +121,7 @@ impl Readiness {
 
     /// What an operator should know, by part.
     pub fn notes(&self) -> BTreeMap<String, String> {
-        self.0.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.notes.lock().clone()
     }
 
     /// Never ready again.
@@ -146,9 +147,9 @@ impl Readiness {
         self.waiting_for().is_empty()
     }
 
-    fn waiting(&self) -> std::sync::MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> parking_lot::MutexGuard<'_, Waiting> {
         // Poison is survivable: a panicking condition leaves both lists whole.
-        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.waiting.lock()
     }
 }
 

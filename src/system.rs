@@ -1,9 +1,10 @@
 //! The real world behind the ports: the machine's clocks, its randomness, and tokio's tasks.
 
+use parking_lot::Mutex;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -70,7 +71,7 @@ impl Clock for SystemClock {
 
     fn witness(&self, at: Timestamp) {
         // One at a time: two that say the same at once must not both be followed.
-        let mut differed = self.differed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut differed = self.differed.lock();
         // The date was cut to the second: on average it is half a second later.
         let differs = at.unix_millis().saturating_add(500).saturating_sub(self.now().unix_millis());
         if differs.abs() <= AGREES {

@@ -1,7 +1,7 @@
 //! What operators decide on client credentials: written into the store, followed on every replica, and never lost with what a store
 //! forgets.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::reload::Reloader;
@@ -71,7 +71,7 @@ impl Reloader {
 
     /// Held by whoever reads what operators decided on an app's credentials and takes it up, or writes it and does.
     fn choosing(&self, app: &AppName) -> Arc<tokio::sync::Mutex<()>> {
-        let mut choosing = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut choosing = self.choosing.lock();
         choosing.entry(app.clone()).or_default().clone()
     }
 

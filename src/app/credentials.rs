@@ -1,7 +1,8 @@
 //! Client credentials beside the requests: each is proven before users' refreshes depend on it, and shown.
 
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Parts;
@@ -81,8 +82,8 @@ impl Drop for Turn {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> parking_lot::MutexGuard<'_, T> {
+    mutex.lock()
 }
 
 /// Shows them all, takes away what is gone, and warns of what ends soon. Gives what is shown now.

@@ -1,8 +1,9 @@
 //! The configured listeners: their TLS prepared, bound, and their TLS put into its place again.
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
@@ -138,7 +139,7 @@ impl LiveTls {
     /// Puts them into the place of those in force, for connections from now on. (Which listeners there are, and which of them
     /// have TLS, does not change while the daemon runs.)
     pub(super) fn replace(&self, prepared: PreparedTls, metrics: &Metrics) {
-        *self.expiries.lock().unwrap_or_else(PoisonError::into_inner) = prepared.expiries();
+        *self.expiries.lock() = prepared.expiries();
         for (live, prepared) in self.tls.iter().zip(prepared.0) {
             if let (Some(live), Some(prepared)) = (live, prepared) {
                 live.replace(prepared.config);
@@ -155,7 +156,7 @@ impl LiveTls {
 
     /// When the certificates expire, by the listeners' names.
     pub(super) fn expiries(&self) -> BTreeMap<&'static str, Timestamp> {
-        self.expiries.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.expiries.lock().clone()
     }
 }
 

@@ -238,10 +238,10 @@ impl Daemon {
             repository,
             turn: tokio::sync::Mutex::default(),
             reading: Arc::default(),
-            choosing: std::sync::Mutex::default(),
+            choosing: parking_lot::Mutex::default(),
             tasks: tasks.clone(),
-            last: std::sync::Mutex::default(),
-            read: std::sync::Mutex::new(looks),
+            last: parking_lot::Mutex::default(),
+            read: parking_lot::Mutex::new(looks),
         });
         let daemon = Daemon {
             public: bound.public.tcp_address().expect("the public listener is TCP"),

@@ -4,9 +4,10 @@
 //! Nothing waits for a reload, and nothing is cut short by it: requests look at the apps, callers and credentials of the moment
 //! they begin, and what is under way ends as it was begun.
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -153,25 +154,25 @@ impl Reloader {
 
     /// Whether the last reload was refused: what was wrong may be mended where nobody looks.
     pub(super) fn is_refused(&self) -> bool {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = self.last.lock();
         last.as_ref().is_some_and(|last| last.result.is_err())
     }
 
     /// They looked like this before they were read.
     fn looked(&self, looks: Looks) {
-        *self.read.lock().unwrap_or_else(PoisonError::into_inner) = looks;
+        *self.read.lock() = looks;
     }
 
     /// Whether the files were read as they look now, for a reload that was taken up or refused.
     pub(super) fn has_read(&self, now: &Looks) -> bool {
-        now.are_in(&self.read.lock().unwrap_or_else(PoisonError::into_inner))
+        now.are_in(&self.read.lock())
     }
 
     async fn reload_now(self: &Arc<Self>, asked_by: &'static str) -> Reloaded {
         let _turn = self.turn.lock().await;
         let result = self.prepare_in_time().await.map(|prepared| self.install(prepared));
         let now = self.ports.clock.now();
-        let before = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let before = self.last.lock().clone();
         if asked_by == AGAIN && before.is_some_and(|before| before.result == result) {
             return Reloaded { at: now, asked_by, result, not_fetched: Vec::new(), held_back: Vec::new() }; // said already
         }
@@ -197,7 +198,7 @@ impl Reloader {
             tracing::error!(asked_by, "{problem}");
         }
         let reloaded = Reloaded { at: now, asked_by, result, not_fetched: Vec::new(), held_back };
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(reloaded.clone());
+        *self.last.lock() = Some(reloaded.clone());
         reloaded
     }
 

@@ -1,7 +1,8 @@
 //! The configured store: prepared, opened and observed.
 
+use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
@@ -48,7 +49,7 @@ impl Seen {
 
     /// Whether it answers, as of now.
     pub(super) fn looked(&self, answers: bool, now: Timestamp) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         state.is_lost = !answers;
         if answers {
             state.answered_at = now;
@@ -57,7 +58,7 @@ impl Seen {
 
     /// Since when it does not answer; none while it does.
     pub(super) fn lost(&self) -> Option<Timestamp> {
-        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.0.lock();
         state.is_lost.then_some(state.answered_at)
     }
 }

@@ -1,7 +1,7 @@
 //! The daemon itself in operators' hands: the port of the admin API.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use super::choices::no_such_credential;
 use super::reload::Reloader;
@@ -31,7 +31,7 @@ impl Upkeep for Keeper {
     }
 
     fn last_reload(&self) -> Option<Reloaded> {
-        self.0.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.last.lock().clone()
     }
 
     fn store_lost(&self) -> Option<StoreLost> {

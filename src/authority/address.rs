@@ -4,10 +4,11 @@
 //! the network around it: a public authority reaches public addresses only, and one that is private reaches
 //! private ones of its own kind besides (CWE-918).
 
+use parking_lot::Mutex;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
@@ -118,8 +119,8 @@ impl AddressGuard {
         addresses.into_iter().filter(|address| self.allows(host, address.ip())).collect()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Reach>> {
-        self.authority_reach.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Option<Reach>> {
+        self.authority_reach.lock()
     }
 }
 

@@ -1,7 +1,8 @@
 //! One document of the authority, kept: fetched by one caller at a time, renewed while in use, and never given up
 //! for a failure to renew it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::observer::Endpoint;
@@ -167,6 +168,6 @@ impl<T> Kept<T> {
     }
 
     fn state(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }

@@ -4,8 +4,9 @@
 //! is the same one, by its id and its content. What is configured no longer stays as a fallback until what is has been trusted
 //! for a while.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::cmp::Reverse;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::client_auth::ClientCredential;
 use crate::domain::choice::{Choices, View};
@@ -91,7 +92,7 @@ impl Member {
     }
 
     fn standing(&self) -> MutexGuard<'_, Standing> {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+        self.standing.lock()
     }
 
     fn is_same(&self, other: &ClientCredential) -> bool {
@@ -255,7 +256,7 @@ impl CredentialSet {
 
     fn choose_by(&self, change: impl FnOnce(&mut Choices)) {
         // Held until all of them know.
-        let mut choices = self.choices.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut choices = self.choices.lock();
         change(&mut choices);
         for member in &self.members {
             let fingerprint = member.credential.fingerprint();
@@ -268,7 +269,7 @@ impl CredentialSet {
 
     /// What operators decided, as far as is known.
     pub fn choices(&self) -> Choices {
-        self.choices.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.choices.lock().clone()
     }
 
     /// The order to try them in. One that only users' requests can prove comes first now and then, where there is something to

@@ -1,7 +1,8 @@
 //! Whole exchanges with a scripted authority: what is sent, what is believed, and what each failure becomes.
 
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine;
@@ -139,7 +140,7 @@ impl World {
         let shared = Arc::clone(&script);
         let server = Server::start(move |seen| {
             let origin = format!("http://{}", seen.header("host").expect("a host"));
-            let script = shared.lock().expect("not poisoned");
+            let script = shared.lock();
             match seen.path.as_str() {
                 path if path.ends_with("openid-configuration") => (script.document)(&origin),
                 path if path.ends_with("keys") => (script.keys)(&origin),
@@ -173,7 +174,7 @@ impl World {
     }
 
     fn script(&self, change: impl FnOnce(&mut Script)) {
-        change(&mut self.script.lock().expect("not poisoned"));
+        change(&mut self.script.lock());
     }
 
     fn answer_tokens(&self, reply: impl Fn(&str, &Seen) -> Reply + Send + 'static) {
@@ -976,7 +977,7 @@ struct Renewed(Mutex<Result<String, String>>);
 
 impl AssertionSource for Renewed {
     fn read(&self) -> crate::domain::task::BoxFuture<'_, Result<Zeroizing<String>, String>> {
-        let read = self.0.lock().expect("not poisoned").clone().map(Zeroizing::new);
+        let read = self.0.lock().clone().map(Zeroizing::new);
         Box::pin(std::future::ready(read))
     }
 }
@@ -989,7 +990,7 @@ async fn a_federated_assertion_is_read_for_every_request_and_never_sent_stale() 
     let credentials = vec![ClientCredential::federated("k8s", source.clone())];
     let world = World::with("/common/v2.0", entra_script(), credentials, |_| {});
     world.refresh().await.expect("tokens");
-    *source.0.lock().expect("not poisoned") = Ok(assertion(NOW + 200));
+    *source.0.lock() = Ok(assertion(NOW + 200));
     world.refresh().await.expect("tokens");
     let sent: Vec<_> = world
         .token_requests()
@@ -1000,7 +1001,7 @@ async fn a_federated_assertion_is_read_for_every_request_and_never_sent_stale() 
     for bad in
         [Ok(assertion(NOW)), Ok("no JWT".into()), Ok(format!("a.{}.c", b64("{}"))), Err("missing".into())]
     {
-        *source.0.lock().expect("not poisoned") = bad;
+        *source.0.lock() = bad;
         assert_eq!(failed(world.refresh().await).disposition, Disposition::NextCredential);
     }
     assert_eq!(world.token_requests().len(), 2, "nothing stale was sent");

@@ -1,9 +1,10 @@
 //! What this room's tests share: a clock set by hand, keys, and a server that answers as scripted, well or badly.
 
+use parking_lot::Mutex;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use aws_lc_rs::encoding::AsDer;
@@ -96,13 +97,13 @@ impl AuthorityObserver for Ledger {
             AuthorityEvent::HeldBack { cause } => format!("held back: {cause}"),
             AuthorityEvent::ServingLastGood { endpoint } => format!("last_good {}", endpoint.as_str()),
         };
-        self.0.lock().expect("not poisoned").push(line);
+        self.0.lock().push(line);
     }
 }
 
 impl Ledger {
     pub(super) fn lines(&self) -> Vec<String> {
-        self.0.lock().expect("not poisoned").clone()
+        self.0.lock().clone()
     }
 
     pub(super) fn has(&self, line: &str) -> bool {
@@ -290,7 +291,7 @@ impl Server {
     }
 
     pub(super) fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().expect("not poisoned").clone()
+        self.seen.lock().clone()
     }
 
     /// How many connections were made.
@@ -318,7 +319,7 @@ fn serve(
     stop: &AtomicBool,
 ) {
     while let Some(seen) = read_request(&mut stream) {
-        all.lock().expect("not poisoned").push(seen.clone());
+        all.lock().push(seen.clone());
         match handler(&seen) {
             Reply::Answer { status, headers, body } => {
                 let mut head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n", body.len());

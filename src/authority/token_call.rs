@@ -4,7 +4,7 @@
 //! an answer that is sure to be about it; by any refusal, where another credential had the very same request answered with a
 //! token; or by an answer that may as well be about one tenant, once a second tenant got it too and nothing was taken since.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::HeaderMap;
@@ -223,11 +223,11 @@ impl OpenIdAuthority {
 
     /// How a secret was sent that the authority took.
     pub(super) fn seen_method(&self) -> Option<SecretMethod> {
-        *self.seen_method.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.seen_method.lock()
     }
 
     pub(super) fn set_seen_method(&self, method: Option<SecretMethod>) {
-        *self.seen_method.lock().unwrap_or_else(PoisonError::into_inner) = method;
+        *self.seen_method.lock() = method;
     }
 
     /// Sends the request with this credential, a secret in this way.

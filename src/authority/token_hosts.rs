@@ -2,8 +2,9 @@
 //!
 //! Nothing is sent before it is known what was remembered: a restart with another configuration must not lead a secret elsewhere.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -213,5 +214,5 @@ pub(super) fn token_host(url: &CheckedUrl) -> String {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }

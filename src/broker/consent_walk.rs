@@ -6,9 +6,10 @@
 //! has had its turn is kept for the next. Where nothing is blocked, a connection that works is tried as the proof: one
 //! that whoever started the session may see, for no other proves anything to it.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Broker;
@@ -64,7 +65,7 @@ impl Report {
 
 impl Reports {
     fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+        self.book.lock()
     }
 }
 

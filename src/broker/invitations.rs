@@ -1,7 +1,7 @@
 //! Links given beside a refusal, so that a caller which asks again gets the same one.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::connect::StartedSession;
 use crate::domain::id::{CallerName, ConnectionKey};
@@ -42,7 +42,7 @@ impl Invitations {
     }
 
     fn all(&self) -> MutexGuard<'_, BTreeMap<CallerName, OfACaller>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

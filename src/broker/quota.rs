@@ -2,8 +2,8 @@
 //! against that caller: in the store, for all replicas together and through restarts. What counts ends by itself, so a crash
 //! leaks nothing; what is over before counts no more.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::connect::READABLE_AFTER_END;
@@ -44,7 +44,7 @@ pub(super) struct AtTheirLimit(Mutex<BTreeMap<String, (Duration, Timestamp)>>);
 
 impl AtTheirLimit {
     fn all(&self) -> MutexGuard<'_, BTreeMap<String, (Duration, Timestamp)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// When the first of it ends, where this is believed to be at its limit.

@@ -4,8 +4,8 @@
 //! One record lists them all, changed by compare-and-swap. What a report holds that this version does not know is kept as it is:
 //! the replicas of one store may be of two versions.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -118,13 +118,13 @@ impl Known {
     }
 
     fn credentials(&self) -> MutexGuard<'_, Credentials> {
-        self.credentials.lock().unwrap_or_else(PoisonError::into_inner)
+        self.credentials.lock()
     }
 
     /// Those that still report, and the last words of those that stopped: of a list, and what is remembered beside it. Learns of those
     /// that report anew.
     fn live(&self, list: Vec<Value>, now: Duration) -> Vec<(Value, Report)> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock();
         let mut listed = BTreeSet::new();
         for value in list {
             let Ok(report) = Report::deserialize(&value) else { continue };

@@ -4,9 +4,9 @@
 //! at a time seals anew, and only while all replicas agree on the primary: otherwise two would undo each other's work, or one could
 //! not open what the other sealed.
 
+use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -302,8 +302,8 @@ impl Broker {
         self.rewrap.woken.notified().await;
     }
 
-    fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {
-        self.rewrap.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    fn progress(&self) -> parking_lot::MutexGuard<'_, Progress> {
+        self.rewrap.progress.lock()
     }
 
     /// The keyring, for an operator.

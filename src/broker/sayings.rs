@@ -1,8 +1,8 @@
 //! What the log is told of acts that strangers can repeat as often as they like: each saying once in ten seconds, with how many
 //! were left out since.
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 const SAID_AGAIN: Duration = Duration::from_secs(10);
@@ -21,7 +21,7 @@ struct Said {
 impl Sayings {
     /// Whether this is to be said at `now` (monotonic), and how often it was left out since it was said last.
     pub(super) fn due(&self, what: &'static str, now: Duration) -> Option<u64> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         let said = all.entry(what).or_default();
         if said.at.is_some_and(|at| now.saturating_sub(at) < SAID_AGAIN) {
             said.left_out += 1;

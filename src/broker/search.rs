@@ -2,8 +2,9 @@
 //! time, and a bounded number of walks at one time. So what a caller can make the store and this process work is
 //! measured by its own connections, and nobody's walks are in everybody's way.
 
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -127,7 +128,7 @@ impl Walks {
     /// queue that all are in.
     async fn place(&self, caller: &CallerName) -> Place {
         let own = {
-            let mut of_callers = self.of_callers.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut of_callers = self.of_callers.lock();
             let own = || Arc::new(Semaphore::new(MOST_OF_CALLER));
             of_callers.entry(caller.clone()).or_insert_with(own).clone()
         };

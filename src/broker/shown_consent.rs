@@ -4,8 +4,9 @@
 //! Whoever starts sessions or polls could have connections walked over with each request. So what was seen is believed
 //! for a moment, all questions of a caller within it share one walk, and a walk takes a place as a list does.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::search::Search;
@@ -53,7 +54,7 @@ impl Seen {
 
 impl ShownConsents {
     fn all(&self) -> MutexGuard<'_, BTreeMap<(CallerName, AppName), Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// There are no more of them than callers and apps in the configuration.

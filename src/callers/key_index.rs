@@ -1,10 +1,11 @@
 //! The API keys in force: read from the callers' key files, read again when these change, and compared with what
 //! somebody presents in a time that tells nothing.
 
+use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 
@@ -158,7 +159,7 @@ impl KeyIndex {
     /// Takes over from the index before a reload when the same keys were last used, and the keys of files that were gone or blank
     /// at this very moment: those are looked at twice, reload or not.
     pub(super) fn take_over(&self, before: &KeyIndex) {
-        if let Ok(before) = before.watched.try_lock() {
+        if let Some(before) = before.watched.try_lock() {
             self.keep_blank(&before);
         }
         let uses = before.uses();
@@ -182,7 +183,7 @@ impl KeyIndex {
         }
         if changed {
             let keys = Arc::new(Keys::new(&watched.files, &self.keyring));
-            *self.current.write().unwrap_or_else(PoisonError::into_inner) = keys;
+            *self.current.write() = keys;
         }
     }
 
@@ -211,7 +212,7 @@ impl KeyIndex {
         }
         if changed {
             let keys = Arc::new(Keys::new(&watched.files, &self.keyring));
-            *self.current.write().unwrap_or_else(PoisonError::into_inner) = keys;
+            *self.current.write() = keys;
         }
         self.looked_at.store(now, Ordering::Relaxed);
     }
@@ -223,11 +224,11 @@ impl KeyIndex {
     }
 
     fn current(&self) -> Arc<Keys> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.read().clone()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Watched> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Watched> {
+        self.watched.lock()
     }
 }
 

@@ -1,9 +1,10 @@
 //! How many requests a caller may make, in all and for one connection: token buckets, bounded in number.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::hash::DefaultHasher;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Caller;
@@ -210,7 +211,7 @@ impl Limiter {
 
     /// How many buckets are remembered.
     pub fn buckets(&self) -> usize {
-        let all = self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner));
+        let all = self.shards.iter().map(|shard| shard.lock());
         all.map(|shard| {
             let many = |buckets: &Buckets| usize::from(buckets.own.is_some()) + buckets.of_connections.len();
             shard.values().map(many).sum::<usize>()
@@ -222,7 +223,7 @@ impl Limiter {
         let mut hasher = DefaultHasher::new();
         (caller, connection).hash(&mut hasher);
         let at = (hasher.finish() % SHARDS as u64) as usize;
-        self.shards[at].lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[at].lock()
     }
 }
 

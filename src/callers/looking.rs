@@ -2,8 +2,9 @@
 //! pile up; it is done on a thread that serves nobody; and whoever asks waits for a while only, or not at all where somebody has
 //! waited in vain before.
 
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -58,7 +59,7 @@ impl Looking {
     }
 
     fn join(&self, look: impl FnOnce() + Send + 'static) -> UnderWay {
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut under_way = self.under_way.lock();
         match &*under_way {
             Some(running) if running.ended.has_changed().is_ok() => running.clone(),
             _ => {

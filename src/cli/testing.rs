@@ -1,10 +1,11 @@
 //! A stage for the commands: captured output, a fixed clock, seeded randomness and a directory that goes away.
 
+use parking_lot::Mutex;
 use std::ffi::OsString;
 use std::io::{self, Cursor, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Output, World, run};
@@ -24,7 +25,7 @@ struct Sink(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("not poisoned").extend_from_slice(bytes);
+        self.0.lock().extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -43,11 +44,11 @@ impl Captured {
     }
 
     pub(super) fn out(&self) -> String {
-        String::from_utf8(self.out.0.lock().expect("not poisoned").clone()).expect("UTF-8")
+        String::from_utf8(self.out.0.lock().clone()).expect("UTF-8")
     }
 
     pub(super) fn err(&self) -> String {
-        String::from_utf8(self.err.0.lock().expect("not poisoned").clone()).expect("UTF-8")
+        String::from_utf8(self.err.0.lock().clone()).expect("UTF-8")
     }
 }
 
@@ -120,7 +121,7 @@ impl Scene {
     fn run_all(&self, args: &[&str], input: &str, env: &[(&str, &str)]) -> Ended {
         let (output, captured) = Captured::output(input);
         let seed = {
-            let mut seed = self.seed.lock().expect("not poisoned");
+            let mut seed = self.seed.lock();
             *seed += 1;
             *seed
         };

@@ -6,10 +6,10 @@
 //! 2. All kinds together come to less than 256 KiB of audit a minute, whatever comes.
 //! 3. Memory: so many peers a kind, and kinds are a closed set.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::strangers::Kind;
@@ -93,7 +93,7 @@ impl Crowd {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Kind, Seen>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

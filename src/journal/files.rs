@@ -1,11 +1,12 @@
 //! One file an entry, in a directory that only its owner may enter. A file is written under another name, synced, and only
 //! then given its own: what a crash leaves under the other name was never acknowledged, and is swept away at the start.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -108,7 +109,7 @@ impl Directory {
     }
 
     fn changing(&self) -> MutexGuard<'_, ()> {
-        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+        self.changing.lock()
     }
 
     fn replace(&self, name: &str, before: &[u8], after: &[u8]) -> io::Result<()> {

@@ -20,9 +20,10 @@ pub mod properties;
 pub mod seal;
 pub mod tally;
 
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 use zeroize::Zeroizing;
@@ -293,7 +294,7 @@ impl Keyring {
         // Between two walks nobody counts what they seal.
         tally.forget_none(&before.primary.id);
         tally.forget_none(&after.primary.id);
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
+        *self.keys.write() = Arc::new(after);
         Ok(replaced)
     }
 
@@ -318,7 +319,7 @@ impl Keyring {
     }
 
     fn lock_tally(&self) -> MutexGuard<'_, Tally> {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tally.lock()
     }
 
     /// The key that seals.
@@ -337,7 +338,7 @@ impl Keyring {
     }
 
     fn set(&self) -> Arc<KeySet> {
-        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.keys.read().clone()
     }
 }
 

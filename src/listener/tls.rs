@@ -1,6 +1,7 @@
 //! The server's side of TLS: version 1.3 only, http/1.1 only, no resumption, replaceable while it runs.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use parking_lot::RwLock;
+use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
@@ -21,12 +22,12 @@ impl Tls {
 
     /// The settings now in force.
     pub fn current(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.0.read())
     }
 
     /// Puts other settings in force.
     pub fn replace(&self, config: ServerConfig) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+        *self.0.write() = Arc::new(config);
     }
 }
 

@@ -10,8 +10,9 @@
 //! What one tenant's calls come to is that tenant's. Only that the app itself is rejected is everybody's, and that takes the word
 //! of two tenants with nothing having worked in between.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
@@ -373,7 +374,7 @@ impl Breakers {
     }
 
     fn parts(&self) -> MutexGuard<'_, Parts> {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.parts.lock()
     }
 }
 

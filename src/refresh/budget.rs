@@ -15,8 +15,9 @@
 //! A replica has one budget, so all of them together have as many times that as there are replicas. (What is renewed ahead of
 //! time is bounded for all of them together, by `sweep`.)
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::permit::CallPermit;
@@ -200,8 +201,8 @@ impl Budget {
     }
 }
 
-fn lock(buckets: &Mutex<Buckets>) -> std::sync::MutexGuard<'_, Buckets> {
-    buckets.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(buckets: &Mutex<Buckets>) -> parking_lot::MutexGuard<'_, Buckets> {
+    buckets.lock()
 }
 
 #[cfg(test)]

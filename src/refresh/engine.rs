@@ -1,8 +1,9 @@
 //! Serves tokens: looks at what is held, asks `plan`, does it, looks again.
 
+use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -383,7 +384,7 @@ impl Engine {
     /// order acts come back in. (They were read just now, so the store answers.)
     pub fn learn_revocations(&self, list: Vec<Revocation>) {
         self.inner.note_answer();
-        let mut known = self.inner.revocations.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.inner.revocations.write();
         let known = known.get_or_insert_default();
         for revocation in list {
             if !known.contains(&revocation) {
@@ -395,23 +396,23 @@ impl Engine {
 
     /// What is revoked, as far as is known.
     pub fn revocations(&self) -> Vec<Revocation> {
-        let list = self.inner.revocations.read().unwrap_or_else(PoisonError::into_inner);
+        let list = self.inner.revocations.read();
         list.clone().unwrap_or_default()
     }
 
     /// Whether it is known what is revoked.
     pub fn knows_revocations(&self) -> bool {
-        self.inner.revocations.read().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.inner.revocations.read().is_some()
     }
 
     /// Nothing is handed out or refreshed before it is known what is revoked.
     pub fn await_revocations(&self) {
-        *self.inner.revocations.write().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.inner.revocations.write() = None;
     }
 
     /// Whether something that is revoked is meant.
     pub fn revokes(&self, is_meant: impl Fn(&Revocation) -> bool) -> bool {
-        let list = self.inner.revocations.read().unwrap_or_else(PoisonError::into_inner);
+        let list = self.inner.revocations.read();
         list.iter().flatten().any(is_meant)
     }
 
@@ -680,7 +681,7 @@ impl Inner {
     }
 
     pub(super) fn is_revoked(&self, key: &ConnectionKey, profile: &Profile) -> bool {
-        let list = self.revocations.read().unwrap_or_else(PoisonError::into_inner);
+        let list = self.revocations.read();
         list.iter().flatten().any(|revocation| revocation.covers(&key.app, profile))
     }
 

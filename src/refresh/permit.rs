@@ -3,8 +3,8 @@
 //! Whoever counts calls gives out a [`CallPermit`] and nothing else. It goes along with the work; where the call is made it
 //! is spent, and where it is dropped without one, everything that was drawn for it is given back, whichever way the work ended.
 
+use parking_lot::Mutex;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
 
 use super::slots::none_is_locked_here;
 
@@ -41,7 +41,7 @@ impl CallPermit {
     /// One permit for the same call, for which both budgets were drawn from.
     pub(super) fn and(self, other: CallPermit) -> Self {
         let others = other.take();
-        self.drawn.lock().unwrap_or_else(PoisonError::into_inner).extend(others);
+        self.drawn.lock().extend(others);
         self
     }
 
@@ -52,7 +52,7 @@ impl CallPermit {
     }
 
     fn take(&self) -> Vec<Drawn> {
-        std::mem::take(&mut *self.drawn.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.drawn.lock())
     }
 }
 

@@ -1,6 +1,6 @@
 //! The work of one flight: look a connection up, or use its grant and store what comes back.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -532,7 +532,7 @@ fn due_of(
     jitter: f64,
 ) -> Option<Timestamp> {
     let tenant = connection.profile.account.tid.clone().unwrap_or_default();
-    let limits = inner.idle_limits.lock().unwrap_or_else(PoisonError::into_inner);
+    let limits = inner.idle_limits.lock();
     let limit = limits.get(&(key.app.clone(), tenant)).copied().flatten();
     drop(limits);
     let resource = primary_resource(inner, key, connection);
@@ -585,12 +585,12 @@ pub(super) async fn schedule(inner: &Inner, key: &ConnectionKey, due_at: Option<
 /// How long idle grants of a tenant were seen to last, as another process may have learnt.
 async fn learn_idle_limit(inner: &Inner, app: &AppName, tenant: &str) {
     let one = (app.clone(), tenant.to_owned());
-    if inner.idle_limits.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&one) {
+    if inner.idle_limits.lock().contains_key(&one) {
         return;
     }
     let id = FiledUnder::tenant(app, Some(tenant));
     let Ok(found) = inner.deps.repository.pending::<IdleLimit>(Kind::IdleLimit, &id).await else { return };
-    let mut limits = inner.idle_limits.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut limits = inner.idle_limits.lock();
     if limits.len() >= MOST_LIMITS {
         limits.pop_first();
     }
@@ -608,7 +608,7 @@ async fn note_idle_limit(inner: &Inner, app: &AppName, profile: &Profile) {
     let tenant = profile.account.tid.clone().unwrap_or_default();
     learn_idle_limit(inner, app, &tenant).await;
     {
-        let mut limits = inner.idle_limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut limits = inner.idle_limits.lock();
         let known = limits.entry((app.clone(), tenant.clone())).or_insert(None);
         if known.is_some_and(|known| known <= lasted) {
             return;

@@ -1,13 +1,14 @@
 //! One slot per connection in use: what is held of it, and the work under way for it. A lock is held for a few
 //! instructions, never across an await, and never two at once.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::futures::Notified;
@@ -382,7 +383,7 @@ impl Slot {
 
     pub(super) fn state(&self) -> Locked<'_> {
         debug_assert!(none_is_locked_here(), "two slots are locked at once");
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.lock();
         count_locked(|count| count + 1);
         Locked { state }
     }
@@ -507,7 +508,7 @@ impl Slots {
     /// Every slot.
     pub(super) fn all(&self) -> Vec<Arc<Slot>> {
         let slots = |shard: &Shard| {
-            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let shard = shard.lock();
             shard.values().cloned().collect::<Vec<_>>()
         };
         self.shards.iter().flat_map(slots).collect()
@@ -517,7 +518,7 @@ impl Slots {
     pub(super) fn remembering(&self, now: Duration) -> Vec<(ConnectionKey, Arc<Slot>)> {
         let mut found = Vec::new();
         for shard in &self.shards {
-            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let shard = shard.lock();
             let those = shard.iter().filter(|(_, slot)| slot.state().remembers(now));
             found.extend(those.map(|(key, slot)| (key.clone(), slot.clone())));
         }
@@ -527,7 +528,7 @@ impl Slots {
     /// Forgets what is too old to be lost by the store, and drops the slots that were kept for it.
     pub(super) fn forget_old(&self, now: Duration) {
         for shard in &self.shards {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut shard = shard.lock();
             shard.retain(|_, slot| {
                 let (remembers, weight) = {
                     let mut state = slot.state();
@@ -543,7 +544,7 @@ impl Slots {
     pub(super) fn unstored(&self) -> Vec<(ConnectionKey, Arc<Slot>)> {
         let mut found = Vec::new();
         for shard in &self.shards {
-            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let shard = shard.lock();
             for (key, slot) in shard.iter() {
                 let state = slot.state();
                 if state.unstored.is_some() && state.renewal.is_none() {
@@ -558,7 +559,7 @@ impl Slots {
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
         let index = usize::try_from(hasher.finish() % SHARDS as u64).unwrap_or(0);
-        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[index].lock()
     }
 }
 
@@ -626,7 +627,7 @@ mod tests {
         for number in 2..2000 {
             slots.slot(&key(number), Duration::from_secs(1));
         }
-        let kept: usize = slots.shards.iter().map(|shard| shard.lock().expect("lock").len()).sum();
+        let kept: usize = slots.shards.iter().map(|shard| shard.lock().len()).sum();
         assert!(kept <= SHARDS * 2, "{kept}");
         assert!(slots.existing(&key(0)).is_some());
         assert!(slots.existing(&key(1)).is_some_and(|slot| Arc::ptr_eq(&slot, &in_use)));
@@ -641,7 +642,7 @@ mod tests {
             slots.slot(&key(number), Duration::from_secs(1));
         }
         let total = || slots.total.load(Ordering::Acquire);
-        let kept = || slots.shards.iter().map(|shard| shard.lock().expect("lock").len()).sum::<usize>();
+        let kept = || slots.shards.iter().map(|shard| shard.lock().len()).sum::<usize>();
         assert!(total() <= (640 + SHARDS) * one && kept() >= 320, "{} {}", total() / one, kept());
         assert_eq!(total(), kept() * one);
         slots.keep_at_most(64 * one);

@@ -11,9 +11,10 @@
 //! well: where that does not suffice it is dealt out to them in turn (`turns`). Whatever a caller waits for is outside of
 //! them.
 
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -93,7 +94,7 @@ impl Sweep {
     fn take(&self, shard: u8, whose: Whose, rate: f64, now: Duration) -> Option<CallPermit> {
         let one = (shard, whose);
         {
-            let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut budgets = self.budgets.lock();
             if budgets.len() > MOST_TENANTS * usize::from(SWEEP_SHARDS) {
                 budgets.retain(|_, budget| now.saturating_sub(budget.at) < BURST);
             }
@@ -104,7 +105,7 @@ impl Sweep {
         }
         let budgets = self.budgets.clone();
         let give_back = move || {
-            let mut budgets = budgets.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut budgets = budgets.lock();
             if let Some(budget) = budgets.get_mut(&one) {
                 budget.left += 1.0;
             }
@@ -213,7 +214,7 @@ async fn four_at_a_time<F: Future>(all: impl Iterator<Item = F>) -> Vec<F::Outpu
 }
 
 async fn one_by_one<F: Future>(left: &Mutex<VecDeque<F>>) -> Vec<F::Output> {
-    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let next = || left.lock().pop_front();
     let mut done = Vec::new();
     while let Some(one) = next() {
         done.push(one.await);
@@ -236,7 +237,7 @@ async fn is_ours(inner: &Arc<Inner>, shard: u8) -> Result<bool, StoreError> {
         return Ok(true);
     }
     let now = inner.deps.clock.monotonic();
-    let asked = inner.sweep.asked.lock().unwrap_or_else(PoisonError::into_inner).get(&shard).copied();
+    let asked = inner.sweep.asked.lock().get(&shard).copied();
     if let Some((at, ours)) = asked
         && now.saturating_sub(at) < SHARD_AGAIN
     {
@@ -244,7 +245,7 @@ async fn is_ours(inner: &Arc<Inner>, shard: u8) -> Result<bool, StoreError> {
     }
     let lease = store.take_lease(LeaseOf::Sweep(shard), inner.sweep.nonce, SHARD_LEASE).await;
     let ours = matches!(lease, Ok(LeaseAnswer::Mine { .. }));
-    inner.sweep.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(shard, (now, ours));
+    inner.sweep.asked.lock().insert(shard, (now, ours));
     lease.map(|_| ours)
 }
 

@@ -73,8 +73,8 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
+    use parking_lot::{Mutex, MutexGuard};
     use std::collections::BTreeMap;
-    use std::sync::{Mutex, MutexGuard, PoisonError};
 
     use super::*;
     use crate::domain::id::{AppName, ConnectionName};
@@ -100,7 +100,7 @@ mod tests {
 
     impl Begun {
         fn tasks(&self) -> MutexGuard<'_, Vec<Task>> {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+            self.0.lock()
         }
     }
 

@@ -22,6 +22,7 @@
 mod counts;
 mod room;
 
+use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -29,7 +30,7 @@ use std::ops::Bound;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -201,7 +202,7 @@ impl EmbeddedStore {
         let database = Arc::clone(&self.database);
         let looking = tokio::task::spawn_blocking(move || {
             // The lock is held only to begin: a reopening writer does not wait for a long list.
-            let begun = match &*database.read().unwrap_or_else(PoisonError::into_inner) {
+            let begun = match &*database.read() {
                 Some(database) => database.begin_read(),
                 None => return Err(StoreError::unavailable(doing, CLOSED)),
             };
@@ -771,7 +772,7 @@ impl Writer {
         }
         let now = Now { wall: self.clock.now(), monotonic: self.clock.monotonic() };
         let applied = {
-            let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+            let database = self.database.read();
             let leases = &mut self.leases;
             // redb panics where it finds its own file inconsistent; that must not leave callers without an answer.
             catch_unwind(AssertUnwindSafe(|| match &*database {
@@ -800,7 +801,7 @@ impl Writer {
     }
 
     fn ensure_open(&mut self) -> Result<(), StoreError> {
-        if self.database.read().unwrap_or_else(PoisonError::into_inner).is_some() {
+        if self.database.read().is_some() {
             return Ok(());
         }
         if let Some((error, until)) = &self.pause
@@ -811,7 +812,7 @@ impl Writer {
         self.pause = None;
         match self.reopen() {
             Ok(database) => {
-                *self.database.write().unwrap_or_else(PoisonError::into_inner) = Some(database);
+                *self.database.write() = Some(database);
                 Ok(())
             }
             Err(error) => {
@@ -833,7 +834,7 @@ impl Writer {
     }
 
     fn close(&mut self) {
-        let database = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        let database = self.database.write().take();
         if let Some(Err(error)) = database.map(Database::close) {
             tracing::warn!(%error, "the store's file did not close cleanly; it is checked when opened next");
         }
@@ -1550,7 +1551,7 @@ mod tests {
             let key = key("app", &format!("user-{generation}"));
             store.commit(&key, None, &connection(1, 1), By::SignIn).await.expect("serves");
         }
-        let database = store.database.read().expect("not poisoned");
+        let database = store.database.read();
         let transaction = database.as_ref().expect("open").begin_read().expect("reads");
         use redb::ReadableTableMetadata;
         assert_eq!(transaction.open_table(PENDING).expect("there").len().expect("counts"), 1);

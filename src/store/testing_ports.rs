@@ -4,9 +4,9 @@
 //! They lie below the range from which the system gives out ports by itself, so that no connection takes one meanwhile, and each is
 //! held by a lock on a file until this process ends, so that no other test does, of whatever process.
 
+use parking_lot::Mutex;
 use std::fs::File;
 use std::net::TcpListener;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Where they begin, and how many there are. A node of a Cluster has a second port that is so much higher.
@@ -47,7 +47,7 @@ fn hold(port: u16) -> bool {
     let is_ours = file.as_ref().map_or(true, |file| file.try_lock().is_ok())
         && TcpListener::bind(("127.0.0.1", port)).is_ok();
     if let (true, Ok(file)) = (is_ours, file) {
-        HELD.lock().expect("no panic holds it").push(file);
+        HELD.lock().push(file);
     }
     is_ours
 }

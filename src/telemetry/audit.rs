@@ -38,13 +38,14 @@
 //! whose records these were, and nobody else: the more requests, the more of them share a write. A request that has put
 //! its record down lets all others that are ready do so before it wakes the thread, for waking is dearer than writing.
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
@@ -390,7 +391,7 @@ impl Drop for AuditWriter {
     /// Waits until everything taken is written, but not for ever for a sink that is stuck.
     fn drop(&mut self) {
         self.queue.close();
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = self.ended.lock();
         if let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = ended.recv_timeout(FLUSH) {
             tracing::error!("the audit log does not take its last records");
         }
@@ -408,7 +409,7 @@ struct Batch {
 impl Batch {
     /// Says what became of it. Of records that are lost those are counted first that nobody has counted yet: who is told can rely on it.
     fn finish(&self, outcome: Recorded, records: u64, count: impl FnOnce(u64)) {
-        let given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
+        let given_up = self.given_up.lock();
         if outcome == Recorded::Lost {
             count(records - *given_up);
         }
@@ -418,7 +419,7 @@ impl Batch {
 
     /// One who waited does so no longer, and counts the record; unless the outcome came just now.
     fn give_up(&self) -> Option<Recorded> {
-        let mut given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut given_up = self.given_up.lock();
         let outcome = self.written.get().copied();
         *given_up += u64::from(outcome.is_none());
         outcome
@@ -467,7 +468,7 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, Next> {
-        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+        self.next.lock()
     }
 
     fn put(&self, event: AuditEvent) -> Put {
@@ -548,7 +549,7 @@ impl Reader {
                 return None;
             }
             next.writer_sleeps = true;
-            next = self.0.came.wait(next).unwrap_or_else(PoisonError::into_inner);
+            self.0.came.wait(&mut next);
         }
         next.writer_sleeps = false;
         std::mem::swap(events, &mut next.events);
@@ -836,18 +837,18 @@ impl AuditMemory {
 
     /// What was recorded so far.
     pub fn events(&self) -> Vec<AuditEvent> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().clone()
     }
 }
 
 impl Audit for AuditMemory {
     fn record(&self, event: AuditEvent) -> BoxFuture<'_, Recorded> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+        self.0.lock().push(event);
         Box::pin(std::future::ready(Recorded::Written))
     }
 
     fn note(&self, event: AuditEvent) -> Noted {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+        self.0.lock().push(event);
         Noted::Taken
     }
 }

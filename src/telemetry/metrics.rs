@@ -5,8 +5,9 @@
 //! 2. A time until expiry is worked out when it is read, so it is never stale.
 //! 3. Handles that a hot path needs are resolved once ([`TokenRequestHandles`], [`ListenerMetrics`]).
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::core::Collector;
@@ -165,7 +166,7 @@ impl Register {
     ) -> Family<M> {
         let name = format!("tokenward_{name}");
         let family = Family::new(self.known.clone(), (&name, help), labels, make, buckets);
-        self.families.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(family.clone()));
+        self.families.lock().push(Box::new(family.clone()));
         self.put(Ok(family))
     }
 
@@ -427,7 +428,7 @@ impl Metrics {
             known: new.known,
             families: Vec::new(),
         };
-        metrics.families = new.families.into_inner().unwrap_or_else(PoisonError::into_inner);
+        metrics.families = new.families.into_inner();
         // A series that appears with its first event hides that event from rate(): known ones begin at 0.
         for result in ["acquired", "held", "unreachable", "lost"] {
             metrics.lease_attempts.with(&[Label::Word(result)]);
@@ -448,7 +449,7 @@ impl Metrics {
         if !self.known.change(change) {
             return;
         }
-        let mut expiries = self.expiries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut expiries = self.expiries.lock();
         expiries.retain(|what, _| match what {
             Expiring::Credential(app, credential) => self.known.has(Label::Credential(app, credential)),
             Expiring::CallerKey(caller, key) => self.known.has(Label::CallerKey(caller, key)),
@@ -465,7 +466,7 @@ impl Metrics {
     /// The text exposition at this moment.
     pub fn encode(&self, now: Timestamp) -> String {
         {
-            let expiries = self.expiries.lock().unwrap_or_else(PoisonError::into_inner);
+            let expiries = self.expiries.lock();
             for (what, at) in expiries.iter() {
                 let left = (at.unix_millis().saturating_sub(now.unix_millis())) as f64 / 1000.0;
                 match what {
@@ -808,7 +809,7 @@ impl Metrics {
     }
 
     fn expiry(&self, what: Expiring, at: Option<Timestamp>) {
-        let mut expiries = self.expiries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut expiries = self.expiries.lock();
         match at {
             Some(at) => expiries.insert(what, at),
             None => expiries.remove(&what),

@@ -3,8 +3,8 @@
 //!
 //! Invariant: everything is told, by itself or in a sum, and nothing twice.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// So many of one kind are told one by one within a second: enough to see what they are, and some 5 kB of audit.
@@ -56,7 +56,7 @@ impl<K: Ord> Sampler<K> {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<K, Seen>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -12,10 +12,11 @@
 //! A new kind of label is a new variant of [`Label`], and says there what it is looked up in. `clippy.toml` bans the crate's own
 //! vectors, and what makes a `&'static str` of text.
 
+use parking_lot::RwLock;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 
 use http::StatusCode;
 use prometheus::core::{Collector, Desc};
@@ -115,7 +116,7 @@ pub struct Known {
 impl Known {
     /// Other names are configured. Whether any is another than before.
     pub fn change(&self, change: impl FnOnce(&mut Names)) -> bool {
-        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        let mut names = self.names.write();
         let before = names.clone();
         change(&mut names);
         // What is gone may have made room: whoever finds none says so again.
@@ -139,7 +140,7 @@ impl Known {
 
     /// Whether a name is configured.
     pub fn has(&self, label: Label<'_>) -> bool {
-        self.names.read().unwrap_or_else(PoisonError::into_inner).text(label) != UNKNOWN
+        self.names.read().text(label) != UNKNOWN
     }
 }
 
@@ -269,14 +270,14 @@ impl<M: Collector + Clone + 'static> Family<M> {
         let inner = &self.0;
         assert_eq!(labels.len(), inner.labels.len(), "{}: labels", inner.opts.name);
         // Held until the series is there: one of a name that leaves meanwhile is not made after the others have ended.
-        let names = inner.known.names.read().unwrap_or_else(PoisonError::into_inner);
+        let names = inner.known.names.read();
         let mut values: Values = labels.iter().map(|label| names.text(*label).into_owned()).collect();
-        let series = inner.series.read().unwrap_or_else(PoisonError::into_inner);
+        let series = inner.series.read();
         if let Some(one) = series.get(&values) {
             return one.metric.clone();
         }
         drop(series);
-        let mut series = inner.series.write().unwrap_or_else(PoisonError::into_inner);
+        let mut series = inner.series.write();
         if let Some(one) = series.get(&values) {
             return one.metric.clone();
         }
@@ -299,9 +300,9 @@ impl<M: Collector + Clone + 'static> Family<M> {
 
     /// Ends the series with these labels, if there is one.
     pub fn end(&self, labels: &[Label<'_>]) {
-        let names = self.0.known.names.read().unwrap_or_else(PoisonError::into_inner);
+        let names = self.0.known.names.read();
         let values: Values = labels.iter().map(|label| names.text(*label).into_owned()).collect();
-        if let Some(one) = self.0.series.write().unwrap_or_else(PoisonError::into_inner).remove(&values) {
+        if let Some(one) = self.0.series.write().remove(&values) {
             self.0.known.page.fetch_sub(one.bytes, Ordering::AcqRel);
         }
     }
@@ -315,8 +316,8 @@ pub trait Ends: std::fmt::Debug + Send + Sync {
 
 impl<M: Send + Sync> Ends for Family<M> {
     fn end_what_is_gone(&self) {
-        let names = self.0.known.names.read().unwrap_or_else(PoisonError::into_inner);
-        let mut series = self.0.series.write().unwrap_or_else(PoisonError::into_inner);
+        let names = self.0.known.names.read();
+        let mut series = self.0.series.write();
         series.retain(|_, one| {
             let stays = one.subject.is_in(&names);
             self.0.known.page.fetch_sub(if stays { 0 } else { one.bytes }, Ordering::AcqRel);
@@ -331,7 +332,7 @@ impl<M: Collector + Clone + 'static> Collector for Family<M> {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let series = self.0.series.read().unwrap_or_else(PoisonError::into_inner);
+        let series = self.0.series.read();
         let mut families = series.values().flat_map(|one| one.metric.collect());
         let Some(mut all) = families.next() else { return Vec::new() };
         let mut metrics = all.take_metric();

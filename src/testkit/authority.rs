@@ -1,8 +1,9 @@
 //! An authority in memory. Every token it gives says in its text whose it is, of which grant and generation, and when it is truly
 //! dead; every call stands in a ledger.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -202,7 +203,7 @@ impl SimIssuer {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.state.lock()
     }
 
     /// The authority room of one process.

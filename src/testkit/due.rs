@@ -1,7 +1,8 @@
 //! Very many connections due within an hour: how many calls that makes in each second, and what a restart makes of it.
 
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::SeededRandom;
@@ -73,10 +74,7 @@ impl Authority for Counting {
     ) -> BoxFuture<'a, Result<Refreshed, AuthorityFailure>> {
         Box::pin(async move {
             let requested_at = self.clock.now();
-            self.calls
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push((self.world.now(), request.account.sub.clone()));
+            self.calls.lock().push((self.world.now(), request.account.sub.clone()));
             self.world.sleep(Duration::from_millis(150)).await;
             Ok(Refreshed::Tokens(Box::new(TokenAnswer {
                 access_token: AccessToken::new("a"),
@@ -210,7 +208,7 @@ fn due_over_an_hour(count: usize) {
 
     let pids: Vec<Pid> = (0..REPLICAS).map(|replica| scene.start(replica)).collect();
     goes(lasts / 2);
-    let steady = busiest(&scene.calls.lock().expect("calls"), 10);
+    let steady = busiest(&scene.calls.lock(), 10);
     // All of them die, and come back when a good part of all is due at once.
     for pid in pids {
         world.kill(pid);
@@ -221,7 +219,7 @@ fn due_over_an_hour(count: usize) {
     }
     goes(lasts * 3 + Duration::from_secs(300));
 
-    let calls = scene.calls.lock().expect("calls");
+    let calls = scene.calls.lock();
     let users: BTreeSet<&str> = calls.iter().map(|(_, user)| user.as_str()).collect();
     assert_eq!((users.len(), calls.len()), (count, count), "each of them once");
     let (second, ten) = (busiest(&calls, 1), busiest(&calls, 10));

@@ -1,6 +1,7 @@
 //! What goes wrong in a run: the dice it is drawn with, and the weather on the way to the store and to the authority.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Draws of one part of a run. Each part has dice of its own, so that one more draw here moves nothing there.
@@ -19,7 +20,7 @@ impl Dice {
 
     /// SplitMix64.
     pub(crate) fn draw(&self) -> u64 {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut word = *state;
         word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

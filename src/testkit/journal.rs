@@ -1,8 +1,9 @@
 //! A replica's journal: a disk that outlives its processes and is, now and then, slow or full. A process that is killed in the middle of
 //! a write leaves the entry whole or not at all; what a torn one leaves under another name nobody reads (`journal/files.rs`).
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -73,7 +74,7 @@ impl SimDisk {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.state.lock()
     }
 
     /// How long a step takes, and whether it fails.

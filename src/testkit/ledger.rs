@@ -4,8 +4,9 @@
 pub(crate) mod journal;
 mod operator;
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use self::journal::{Journaled, Opener, at_once};
@@ -183,7 +184,7 @@ impl Ledger {
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+        self.books.lock()
     }
 
     fn insight(&self) -> &(Repository, SimIssuer) {

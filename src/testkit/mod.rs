@@ -32,7 +32,7 @@ pub(crate) mod store;
 #[cfg(test)]
 pub(crate) mod tasks;
 
-use std::sync::Mutex;
+use parking_lot::Mutex;
 
 use crate::domain::random::Random;
 
@@ -48,7 +48,7 @@ impl SeededRandom {
 
 impl Random for SeededRandom {
     fn fill(&self, buffer: &mut [u8]) {
-        let mut state = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut state = self.0.lock();
         for chunk in buffer.chunks_mut(8) {
             *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let mut word = *state;

@@ -3,10 +3,11 @@
 
 mod operator;
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::SeededRandom;
@@ -278,7 +279,7 @@ impl Cluster {
     }
 
     fn replicas(&self) -> MutexGuard<'_, Vec<Replica>> {
-        self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
+        self.replicas.lock()
     }
 
     fn process(&self, replica: usize) -> Option<Arc<Process>> {
@@ -289,7 +290,7 @@ impl Cluster {
 
     fn start(&self, replica: usize) {
         let pid = {
-            let mut lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut lives = self.lives.lock();
             *lives += 1;
             Pid(*lives)
         };
@@ -415,7 +416,7 @@ impl Cluster {
         let resource = if reports { self.dice.one_of(resources) } else { resources[0] };
         let scopes = self.naming().scopes_lossy(words.iter().map(String::as_str)).of_resource(resource);
         let min_ttl = self.dice.millis(1000, 40_000);
-        let known = handed_out.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = handed_out.lock().clone();
         let rejected = known.filter(|_| reports && self.dice.of_thousand(30));
         let want = Want {
             by: None,
@@ -440,7 +441,7 @@ impl Cluster {
                 let (who, times) =
                     ((process.pid, process.replica), (served.token.expires_at, process.clock.now()));
                 self.ledger.handed_out(who, key, resource, stamp, times, asked_at);
-                *handed_out.lock().unwrap_or_else(PoisonError::into_inner) = Some(served.token.digest);
+                *handed_out.lock() = Some(served.token.digest);
                 return Outcome::Token(stamp);
             }
             Err(Refused::NotFound) => (Outcome::NotFound, "not found"),
@@ -846,7 +847,7 @@ impl Cluster {
     }
 
     fn outcome(&self, target: usize, replica: usize, outcome: Outcome) {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).insert((target, replica), outcome);
+        self.last.lock().insert((target, replica), outcome);
     }
 
     /// Whether everything healed.
@@ -857,7 +858,7 @@ impl Cluster {
             self.ledger.violated("I18", format!("the lease of {lease} is still held"));
         }
         self.ledger.judge_journals();
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let last = self.last.lock().clone();
         for (number, target) in self.targets.iter().enumerate() {
             let stored = self.ledger.stored(&target.key);
             let expected = match stored {

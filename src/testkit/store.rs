@@ -1,8 +1,9 @@
 //! A store in memory that several processes share, as Redis is shared: a primary, a copy that follows it at a distance, and
 //! networks in between that lose, delay and repeat.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
@@ -556,7 +557,7 @@ impl SimServer {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.state.lock()
     }
 
     fn trouble(&self, replica: usize, what: &str) {

@@ -1,9 +1,10 @@
 //! What names, channels and values show to whoever may look at the store (or at its backup, its `MONITOR`, its `SCAN`): no part of
 //! anything that lets its bearer in.
 
+use parking_lot::Mutex;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use http::Method;
 use serde_json::{Value, json};
@@ -34,7 +35,7 @@ impl Monitor {
         std::thread::spawn(move || {
             let mut line = Vec::new();
             while lines.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
-                kept.lock().expect("no panic holds it").append(&mut line);
+                kept.lock().append(&mut line);
             }
         });
         Monitor { seen }
@@ -42,14 +43,14 @@ impl Monitor {
 
     /// All that was said until now: what it is asked last is seen last.
     async fn until_now(&self, world: &World) -> Vec<u8> {
-        let last = format!("the-end-{}", self.seen.lock().expect("no panic holds it").len());
+        let last = format!("the-end-{}", self.seen.lock().len());
         world.redis.as_ref().expect("a Redis").cli(&["ECHO", &last]);
         let is_there = || {
-            let seen = self.seen.lock().expect("no panic holds it");
+            let seen = self.seen.lock();
             seen.windows(last.len()).any(|window| window == last.as_bytes())
         };
         world.until("MONITOR has shown everything", async || is_there()).await;
-        self.seen.lock().expect("no panic holds it").clone()
+        self.seen.lock().clone()
     }
 }
 

@@ -1,12 +1,13 @@
 //! Evidence stands: nobody without rights makes series, fills the audit stream or delays those who have rights; and what does not
 //! open is said.
 
+use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::Read;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use entra_emulator::{Endpoint, Fault, FaultRule};
@@ -144,7 +145,7 @@ impl SlowSink {
         std::thread::spawn(move || {
             let mut some = [0; 4000];
             while let Ok(count) = pipe.read(&mut some) {
-                kept.lock().expect("no panic holds it").extend_from_slice(&some[..count]);
+                kept.lock().extend_from_slice(&some[..count]);
                 std::thread::sleep(Duration::from_millis(10));
             }
         });
@@ -152,7 +153,7 @@ impl SlowSink {
     }
 
     fn text(&self) -> String {
-        String::from_utf8(self.0.lock().expect("no panic holds it").clone()).expect("UTF-8")
+        String::from_utf8(self.0.lock().clone()).expect("UTF-8")
     }
 
     fn lines(&self) -> Vec<Value> {

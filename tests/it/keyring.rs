@@ -2,11 +2,12 @@
 //!
 //! The short forms are part of `make check`; the long one, with 100,000 records and a worker killed twenty times, is `make rotation-rewrap`.
 
+use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use http::Method;
@@ -137,7 +138,7 @@ impl Load {
                     let mut failure = Some(format!("{name}: nobody answers"));
                     for attempt in 0..100 {
                         let url = {
-                            let urls = urls.lock().expect("not poisoned");
+                            let urls = urls.lock();
                             format!("{}{path}", urls[(step + attempt) % urls.len()])
                         };
                         match request(Method::GET, &url, &[("authorization", bearer.as_str())], "").await {
@@ -576,8 +577,7 @@ impl Run {
             process.kill();
             let again = if victim == 0 { folder.clone() } else { self.replicas[victim - 1].0.clone() };
             let process = Process::start(&again).await;
-            self.load.as_ref().expect("runs").urls.lock().expect("not poisoned")[victim] =
-                process.local.clone();
+            self.load.as_ref().expect("runs").urls.lock()[victim] = process.local.clone();
             match victim.checked_sub(1) {
                 None => self.world.daemon = process,
                 Some(at) => self.replicas[at].1 = process,

@@ -1,11 +1,12 @@
 //! A provider of `tests/interop` in a process of its own. Its launcher prints `{"issuer": …}` when the provider answers,
 //! obeys the lines of its standard input with one line of JSON each, and ends when that is closed.
 
+use parking_lot::Mutex;
 use std::io::{BufRead, BufReader, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -67,7 +68,7 @@ impl Launcher {
         std::thread::spawn(move || {
             let mut chunk = [0; 4096];
             while let Ok(read @ 1..) = stderr.read(&mut chunk) {
-                kept.lock().expect("said").push_str(&String::from_utf8_lossy(&chunk[..read]));
+                kept.lock().push_str(&String::from_utf8_lossy(&chunk[..read]));
             }
         });
         let (stdout, kept) = (child.stdout.take().expect("piped"), said.clone());
@@ -76,7 +77,7 @@ impl Launcher {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 match serde_json::from_str::<Value>(&line) {
                     Ok(answer @ Value::Object(_)) => drop(sender.send(answer)),
-                    _ => kept.lock().expect("said").push_str(&(line + "\n")),
+                    _ => kept.lock().push_str(&(line + "\n")),
                 }
             }
         });
@@ -114,7 +115,7 @@ impl Drop for Launcher {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("{} said: {}", self.name, self.said.lock().expect("said"));
+            eprintln!("{} said: {}", self.name, self.said.lock());
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The way out: what leaves goes through the forward proxy, and a proxy's faults are told as such.
 
+use parking_lot::Mutex;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -65,7 +66,7 @@ impl Proxy {
     }
 
     fn targets(&self) -> Vec<String> {
-        self.seen.lock().expect("not poisoned").targets.clone()
+        self.seen.lock().targets.clone()
     }
 }
 
@@ -81,7 +82,7 @@ async fn carry(mut stream: TcpStream, seen: Arc<Mutex<Seen>>) -> io::Result<()> 
         name.eq_ignore_ascii_case("proxy-authorization").then(|| value.trim().to_owned())
     });
     let is_let_through = {
-        let mut seen = seen.lock().expect("not poisoned");
+        let mut seen = seen.lock();
         seen.targets.push(target.to_owned());
         seen.login.is_none() || seen.login == login
     };
@@ -250,7 +251,7 @@ async fn a_login_at_the_proxy_is_a_file_and_never_seen() {
     world.connect("alice", ALICE).await;
     let token = world.access_token("alice").await;
     let login = base64::engine::general_purpose::STANDARD.encode(format!("tokenward:{PASSWORD}"));
-    proxy.seen.lock().expect("not poisoned").login = Some(format!("Basic {login}"));
+    proxy.seen.lock().login = Some(format!("Basic {login}"));
     let before = asked(&world);
     assert_eq!(renew(&world, &token).await.status, 503);
     let wanted = explained(&world).await;

@@ -2,12 +2,13 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+use parking_lot::Mutex;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use entra_emulator::{App, Emulator, Mode, User};
@@ -251,7 +252,7 @@ impl World {
     /// Lets time pass, for the emulator and for every daemon of this world, those too that start later. Redis' own clock stays,
     /// and whoever sleeps sleeps on: what looks every second notices within a second.
     pub(crate) fn pass(&self, time: Duration) {
-        let mut ahead = self.ahead.lock().expect("no panic holds it");
+        let mut ahead = self.ahead.lock();
         *ahead += time;
         self.entra.advance(time);
         moved::write(&self.folder.path().join(CLOCK), *ahead).expect("the folder is there");
@@ -540,13 +541,13 @@ impl Process {
                 {
                     let _ = sender.send(event);
                 }
-                let mut log = kept.lock().expect("log");
+                let mut log = kept.lock();
                 let _ = writeln!(log, "{line}");
             }
         });
         let started = tokio::time::timeout(PATIENCE, addresses.recv()).await;
         let Ok(Some(event)) = started else {
-            panic!("the daemon did not start:\n{}", log.lock().expect("log"));
+            panic!("the daemon did not start:\n{}", log.lock());
         };
         let first_local = event["local"].as_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let first_local = first_local.split(',').next().unwrap_or_default().to_owned();
@@ -575,7 +576,7 @@ impl Process {
 
     /// Everything it logged.
     pub(crate) fn log(&self) -> String {
-        self.log.lock().expect("log").clone()
+        self.log.lock().clone()
     }
 
     pub(crate) fn pid(&self) -> u32 {

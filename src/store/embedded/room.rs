@@ -1,7 +1,7 @@
 //! Whether the disk has room for what can be refused.
 
+use parking_lot::Mutex;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// What is kept for connections: tens of thousands of commits …
@@ -27,7 +27,7 @@ impl Room {
     /// A disk that does not tell has room.
     pub(super) fn look(&self, monotonic: Duration) -> bool {
         let Some(directory) = &self.directory else { return true };
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock();
         if let Some((at, room)) = *seen
             && monotonic.saturating_sub(at) < LOOK
         {
@@ -68,7 +68,7 @@ mod tests {
         let gone = Room::on_the_disk_of(folder.path().join("gone"));
         assert!(gone.look(Duration::ZERO), "what does not tell has room");
         let room = Room::on_the_disk_of(folder.path().to_owned());
-        *room.seen.lock().expect("ours") = Some((Duration::ZERO, false));
+        *room.seen.lock() = Some((Duration::ZERO, false));
         assert!(!room.look(LOOK - Duration::from_nanos(1)), "not asked for each session");
     }
 }

@@ -15,9 +15,10 @@
 //! What is refused is said once, and told to the observer, who also learns when a new content is in use everywhere: from
 //! then on the old one may be taken away. When to offer again and what to say is decided by [`super::renewal`].
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::{Cmd, ErrorKind, RedisError, RedisResult, Value};
@@ -332,7 +333,7 @@ impl<T: PartialEq + Clone> Standing<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn file(&self) -> Result<T, String> {
@@ -479,7 +480,7 @@ mod tests {
         fn operation(&self, _operation: &'static str, _elapsed: Duration, _error: bool) {}
 
         fn login(&self, _secret: &'static str, is_refused: bool, _since: Timestamp) {
-            self.0.lock().expect("not poisoned").push(is_refused);
+            self.0.lock().push(is_refused);
         }
     }
 
@@ -493,7 +494,7 @@ mod tests {
             Standing::new(Told { secret: "tls", key: "", advice: "", clock, observer: Some(observer) });
         let expect = |expected: &[bool]| {
             standing.settle();
-            assert_eq!(*heard.0.lock().expect("not poisoned"), expected);
+            assert_eq!(*heard.0.lock(), expected);
         };
         standing.see(Ok('b')).expect("can be used");
         standing.accepted(Some("server"), &'a');

@@ -1,9 +1,9 @@
 //! Passwords and files of TLS that are replaced while everything serves.
 
+use parking_lot::Mutex;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::super::suite::{RealClock, RealTasks, connection, key};
@@ -54,7 +54,7 @@ impl StoreObserver for Told {
     fn operation(&self, _operation: &'static str, _elapsed: Duration, _error: bool) {}
 
     fn login(&self, secret: &'static str, is_refused: bool, _since: Timestamp) {
-        self.0.lock().expect("not poisoned").push((secret, is_refused));
+        self.0.lock().push((secret, is_refused));
     }
 }
 
@@ -63,7 +63,7 @@ const REFUSED: bool = true;
 
 impl Told {
     fn all(&self) -> Vec<bool> {
-        self.0.lock().expect("not poisoned").iter().map(|(_, is_refused)| *is_refused).collect()
+        self.0.lock().iter().map(|(_, is_refused)| *is_refused).collect()
     }
 
     /// Waits until exactly this was said.
@@ -101,7 +101,7 @@ impl Load {
         let listen = async move {
             loop {
                 let change = listener.next_change().await;
-                hearing.lock().expect("not poisoned").push(change);
+                hearing.lock().push(change);
             }
         };
         RealTasks.spawn("listen", Box::pin(listen));
@@ -110,14 +110,14 @@ impl Load {
             let (failures, done, stop) =
                 (Arc::clone(&load.failures), Arc::clone(&load.done), Arc::clone(&load.stop));
             let work = async move {
-                let fail = |what: String| failures.lock().expect("not poisoned").push(what);
+                let fail = |what: String| failures.lock().push(what);
                 let user = key("app", &format!("worker-{worker}"));
                 let mut expected = None;
                 let mut generation = 0;
                 while !stop.load(Ordering::SeqCst) {
                     generation += 1;
                     let next = connection(generation, generation.into());
-                    let from = heard.lock().expect("not poisoned").len();
+                    let from = heard.lock().len();
                     match store.commit(&user, expected, &next, Writer::SignIn).await {
                         Ok(Committed::Done) => expected = Some(next.revision),
                         other => return fail(format!("commit {generation}: {other:?}")),
@@ -128,7 +128,7 @@ impl Load {
                     }
                     let told = Change::Connection(user.clone());
                     let is_heard = || {
-                        let heard = heard.lock().expect("not poisoned");
+                        let heard = heard.lock();
                         heard[from..].iter().any(|change| *change == told || *change == Change::Missed)
                     };
                     let mut looks = 0;
@@ -151,7 +151,7 @@ impl Load {
     /// Waits for so many more to be done by all together.
     async fn goes_on(&self, rounds: usize) {
         let until = self.done.load(Ordering::SeqCst) + rounds;
-        let failures = || self.failures.lock().expect("not poisoned").clone();
+        let failures = || self.failures.lock().clone();
         eventually("operations", || self.done.load(Ordering::SeqCst) >= until || !failures().is_empty())
             .await;
         assert_eq!(failures(), Vec::<String>::new());
@@ -161,7 +161,7 @@ impl Load {
         self.goes_on(40).await;
         self.stop.store(true, Ordering::SeqCst);
         while self.ended.recv().await.is_some() {}
-        assert_eq!(*self.failures.lock().expect("not poisoned"), Vec::<String>::new());
+        assert_eq!(*self.failures.lock(), Vec::<String>::new());
     }
 }
 
@@ -425,7 +425,7 @@ async fn the_files_of_tls_are_replaced_and_what_does_not_fit_is_left_alone() {
     let (store, listener, told) = stores(&config, &files);
     let load = Load::start(&store, &listener);
     let told_of_tls = || {
-        let told = told.0.lock().expect("not poisoned");
+        let told = told.0.lock();
         told.iter().filter(|(secret, _)| *secret == "tls").map(|(_, said)| *said).collect::<Vec<_>>()
     };
     let is = async |expected: &[bool]| {

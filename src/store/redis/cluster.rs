@@ -18,9 +18,10 @@
 //!
 //! Whether what answers is the store that it was: [`super::cluster_identity`].
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -311,7 +312,7 @@ impl Cluster {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Runs an operation, sent on as often as the nodes say so, and again if its answer was lost.

@@ -20,8 +20,9 @@
 //! What is not noticed: that single keys of a slot are missing whose name is there (a failover that lost the last
 //! writes). That is what `wait_replicas` is for.
 
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
@@ -51,7 +52,7 @@ impl Cluster {
             return Ok(());
         }
         let attempt = {
-            let mut naming = shared.naming.attempt.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut naming = shared.naming.attempt.lock();
             running(&naming).unwrap_or_else(|| {
                 let (done, attempt) = watch::channel(None);
                 *naming = Some(attempt.clone());
@@ -59,7 +60,7 @@ impl Cluster {
                 // It may take longer than the operation that needs it first.
                 let find = async move {
                     let outcome = found.find_name("asking which store this is").await;
-                    *found.naming.attempt.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                    *found.naming.attempt.lock() = None;
                     let _nobody_waits = done.send(Some(outcome.map_err(cause)));
                 };
                 shared.tasks.spawn("asking which store this is", Box::pin(find));

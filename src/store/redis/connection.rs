@@ -17,9 +17,10 @@
 //! server sees nothing of it, having been cut off from all but us: [`Link::follow`] asks. In a Cluster each primary has a
 //! link of its own, and who owns which slot is known above: [`super::cluster`].
 
+use parking_lot::{Mutex, MutexGuard};
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ::redis::aio::{ConnectionLike, MultiplexedConnection};
@@ -76,12 +77,12 @@ pub(super) struct Live {
 
 impl Live {
     pub(super) fn commands(&self) -> Commands {
-        let no_scripts = self.no_scripts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let no_scripts = self.no_scripts.lock().clone();
         Commands { connection: self.connection.clone(), asking: false, no_scripts }
     }
 
     fn password(&self) -> MutexGuard<'_, Option<Password>> {
-        self.password.lock().unwrap_or_else(PoisonError::into_inner)
+        self.password.lock()
     }
 
     /// For a slot that is on its way to this node of a Cluster, which another one sent us to.
@@ -521,7 +522,7 @@ pub(super) fn describe(error: &RedisError, user: &str) -> String {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     async fn check_identity(&self, commands: &mut Commands) -> ::redis::RedisResult<Result<(), String>> {

@@ -8,9 +8,9 @@
 //! An operator who knows that what is there now is the store says so ([`Identity::adopt`]): then the name that it replaces is
 //! written beside its own, so that every other replica that remembers that one follows.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ::redis::RedisResult;
 
@@ -124,7 +124,7 @@ impl Identity {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -7,8 +7,9 @@
 //! - **The rest** is in `INFO`, whose fields are the same from Redis 6.2 to 8 and in Valkey. `CONFIG` would say more and is never
 //!   asked: where it is taken away, each question is a line in Redis' `ACL LOG`.
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use ::redis::aio::ConnectionLike;
@@ -40,7 +41,7 @@ impl Live {
             )),
         };
         let answer = cause.clone().map_or(Ok(()), Err);
-        *self.no_scripts.lock().unwrap_or_else(PoisonError::into_inner) = cause.map(Arc::from);
+        *self.no_scripts.lock() = cause.map(Arc::from);
         Ok(answer)
     }
 }
@@ -146,7 +147,7 @@ pub(super) struct Said(Mutex<Risks>);
 impl Said {
     /// Whether this is at risk at any server.
     pub(super) fn holds(&self, risk: Risk) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&risk)
+        self.0.lock().contains_key(&risk)
     }
 
     /// Takes up what was found at every server, and says what is news.
@@ -161,7 +162,7 @@ impl Said {
                 now.entry(risk).or_insert_with(|| format!("{server}: {what}"));
             }
         }
-        let mut before = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = self.0.lock();
         for risk in Risk::ALL {
             let (was, is) = (before.get(&risk), now.get(&risk));
             match (was, is) {

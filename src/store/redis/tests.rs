@@ -1,4 +1,4 @@
-use std::sync::Mutex;
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::super::suite::{
@@ -223,23 +223,22 @@ async fn a_wrong_password_is_named_and_a_right_one_is_taken_without_a_restart() 
     let current = Arc::new(Mutex::new("wrong"));
     let source = Arc::clone(&current);
     let mut config = RedisConfig::new("127.0.0.1", server.port());
-    config.password =
-        Some(Arc::new(move || Ok(Zeroizing::new((*source.lock().expect("not poisoned")).to_owned()))));
+    config.password = Some(Arc::new(move || Ok(Zeroizing::new((*source.lock()).to_owned()))));
     let store = store_with(config);
     let cause = unavailable(store.ping().await);
     assert!(cause.contains("refused the password of user `default`"), "{cause}");
     assert!(!cause.contains("wrong\""), "{cause}");
-    *current.lock().expect("not poisoned") = "right";
+    *current.lock() = "right";
     healed(&store).await;
 
     // A rotation: the new secret counts with the next connection, which a reload may ask for.
-    *current.lock().expect("not poisoned") = "next";
+    *current.lock() = "next";
     assert_eq!(server.cli(&["-a", "right", "ACL", "SETUSER", "default", "<right", ">next"]), "OK");
     store.ping().await.expect("what is connected stays so");
     store.reconnect();
     store.ping().await.expect("the new secret");
     // What does not work any more harms nobody who knows another that does.
-    *current.lock().expect("not poisoned") = "right";
+    *current.lock() = "right";
     store.reconnect();
     store.ping().await.expect("the one that was accepted before");
     assert_eq!(server.cli(&["-a", "next", "ACL", "SETUSER", "default", "<next", ">last"]), "OK");

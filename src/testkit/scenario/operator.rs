@@ -1,7 +1,8 @@
 //! What came to the runs later: journals, what an operator does, the sweep, a throttled tenant and a store that refuses commits.
 
+use parking_lot::MutexGuard;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Cluster, LAST_ASKED, Process, REPLICAS};
@@ -275,7 +276,7 @@ impl Cluster {
     }
 
     fn revoking(&self) -> MutexGuard<'_, Vec<Revocation>> {
-        self.revoking.lock().unwrap_or_else(PoisonError::into_inner)
+        self.revoking.lock()
     }
 
     /// The kill switch, for the app, for a tenant or for a caller.

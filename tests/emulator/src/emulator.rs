@@ -1,7 +1,8 @@
 //! The library's face: build an emulator, start it, turn its knobs.
 
+use parking_lot::Mutex;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
@@ -204,7 +205,7 @@ impl Emulator {
 
     /// Stops and waits until the port is free. Dropping the last clone stops without waiting.
     pub async fn stop(&self) {
-        drop(self.0.stop.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.0.stop.lock().take());
         let mut done = self.0.done.clone();
         while done.changed().await.is_ok() {}
     }

@@ -1,6 +1,7 @@
 //! Signing keys: one set for work tenants, one for personal accounts, and their JWKS.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeyPair as RsaKeyPair;
@@ -120,7 +121,7 @@ impl Keys {
     }
 
     fn take(&mut self) -> Arc<SigningKey> {
-        let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pool = POOL.lock();
         while pool.len() <= self.taken {
             pool.push(Arc::new(SigningKey::make()));
         }

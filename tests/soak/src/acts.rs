@@ -4,8 +4,9 @@
 //! What is done to one connection follows each other: whoever acts has its turn, and waits after an answer that was lost until
 //! what it may have begun cannot happen any more. A client that does not wait cannot know what it did.
 
+use parking_lot::{Mutex as StdMutex, MutexGuard};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use entra_emulator::{RevokeKind, User};
@@ -91,7 +92,7 @@ impl Acts {
 
     /// The connections with their sign-ins, and everything that was done.
     pub fn written_down(&self) -> (Vec<Connected>, Vec<Act>) {
-        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut done = self.done.lock().clone();
         done.sort_by_key(|act| (act.started, act.ended));
         (self.connections().clone(), done)
     }
@@ -176,7 +177,7 @@ impl Acts {
     /// Waits until nothing may happen any more that was begun before.
     async fn settled(&self, numbers: &[u16]) {
         let until = {
-            let unsettled = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
+            let unsettled = self.unsettled.lock();
             numbers.iter().filter_map(|number| unsettled.get(number).copied()).max()
         };
         if let Some(until) = until {
@@ -241,16 +242,16 @@ impl Acts {
     fn note(&self, act: Act) {
         if !act.done {
             let until = Instant::now() + if act.status == 0 { UNKNOWN_FOR } else { REFUSED_FOR };
-            let mut unsettled = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut unsettled = self.unsettled.lock();
             for number in &act.connections {
                 unsettled.entry(*number).and_modify(|at| *at = until.max(*at)).or_insert(until);
             }
         }
-        self.done.lock().unwrap_or_else(PoisonError::into_inner).push(act);
+        self.done.lock().push(act);
     }
 
     fn connections(&self) -> MutexGuard<'_, Vec<Connected>> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connections.lock()
     }
 }
 

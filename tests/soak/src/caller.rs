@@ -1,9 +1,10 @@
 //! Callers: services that ask for tokens all the time, on connections that they keep, and write down what they got.
 
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -213,12 +214,12 @@ pub async fn crowd(
                 let pause = if refused { pause.max(LOOK_AWAY) } else { pause };
                 tokio::time::sleep(random.between(Duration::ZERO, pause * 2)).await;
             }
-            ledger.lock().unwrap_or_else(PoisonError::into_inner).append(&mut calls);
+            ledger.lock().append(&mut calls);
         });
     }
     drop(need);
     while tasks.join_next().await.is_some() {}
-    std::mem::take(&mut ledger.lock().unwrap_or_else(PoisonError::into_inner))
+    std::mem::take(&mut ledger.lock())
 }
 
 /// Whether the answer says that the user must sign in. That a connection is not there says so only of one that was deleted on

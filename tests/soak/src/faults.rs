@@ -1,8 +1,9 @@
 //! Makes the faults of a plan, mends them, and writes both down.
 
+use parking_lot::Mutex as StdMutex;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use entra_emulator::{Endpoint, FaultRule};
@@ -73,7 +74,7 @@ impl Maker {
             outcome = outcome.and(ended.map_err(io::Error::other).flatten());
         }
         outcome?;
-        let mut done = std::mem::take(&mut *self.done.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut done = std::mem::take(&mut *self.done.lock());
         done.sort_by_key(|fault| (fault.started, fault.number));
         Ok(done)
     }
@@ -107,7 +108,7 @@ impl Maker {
             ended,
             detail,
         };
-        self.done.lock().unwrap_or_else(PoisonError::into_inner).push(record);
+        self.done.lock().push(record);
         // A server that comes back takes its place among the others by and by: that explains nothing any more, but the
         // next fault of the store waits for it.
         if effect == Effect::Store { self.wait_until_whole().await } else { Ok(()) }

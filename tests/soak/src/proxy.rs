@@ -3,9 +3,10 @@
 //! A held lane behaves as a partition does: nothing passes, nothing is lost, and what was under way arrives when the
 //! lane opens again, late. That is how a store gets a command whose sender has given up long ago.
 
+use parking_lot::Mutex;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -146,7 +147,7 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        if let Some(accepting) = self.accepting.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(accepting) = self.accepting.lock().take() {
             accepting.abort();
         }
     }

@@ -1,11 +1,12 @@
 //! The floods: what one key, one link, no key and stalled connections send, each at a rate, over plain sockets.
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -58,8 +59,8 @@ impl Tally {
         *self.counts().entry((flood, status)).or_default() += 1;
     }
 
-    fn counts(&self) -> std::sync::MutexGuard<'_, BTreeMap<(&'static str, u16), u64>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn counts(&self) -> parking_lot::MutexGuard<'_, BTreeMap<(&'static str, u16), u64>> {
+        self.0.lock()
     }
 
     /// One line a flood: how many, and by status.
