@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::authority::HOST_NOT_CONFIRMED;
 use crate::broker::Refusal;
 use crate::domain::id::{ConnectionKey, InvalidName};
+use crate::domain::not_now::NotNow;
 use crate::domain::verdict::AuthorityError;
 use crate::listener::{BadPairs, MOST_PARAMETERS, Response};
 
@@ -280,6 +281,7 @@ impl Problem {
             )
             .hint("ask for one page after the other; name connections in the caller's rules, or a prefix of theirs, rather than a tenant: only those are read then")
             .retry_after(retry_after),
+            Refusal::NotNow(why) => Problem::of_not_now(why),
             Refusal::SameTokenAgain { retry_after } => Problem::new(
                 S::SERVICE_UNAVAILABLE,
                 "authority_unavailable",
@@ -371,6 +373,56 @@ impl Problem {
             .hint("try again after the time in Retry-After; nothing was lost")
             .retry_after(retry_after),
         }
+    }
+
+    /// Where tokenward holds itself back it is `overloaded`; where an answer of the authority is waited for,
+    /// `authority_unavailable`.
+    fn of_not_now(why: NotNow) -> Self {
+        let (code, title, hint, seconds) = match why {
+            NotNow::Crowded => (
+                "overloaded",
+                "Too many calls are under way for this tenant",
+                "try again after the time in Retry-After; if it lasts, the authority is slow for this tenant",
+                2,
+            ),
+            NotNow::LeaseElsewhere => (
+                "overloaded",
+                "Another replica is at this connection",
+                "try again after the time in Retry-After; a replica that died gives way when its lease ends",
+                1,
+            ),
+            NotNow::LeaseRanOut => (
+                "overloaded",
+                "This replica was too slow",
+                "try again after the time in Retry-After; if it lasts, the operator must give this replica more processor time",
+                2,
+            ),
+            NotNow::AskedToWait(_) => (
+                "authority_unavailable",
+                "The authority throttles",
+                "try again after the time in Retry-After; the connection itself is fine",
+                2,
+            ),
+            NotNow::Unsettled => (
+                "authority_unavailable",
+                "How a refresh ended is not known",
+                "try again after the time in Retry-After; `explain` of the connection says which refresh it was",
+                5,
+            ),
+            NotNow::UnderWay => (
+                "authority_unavailable",
+                "The authority has not answered yet",
+                "try again after the time in Retry-After; the refresh goes on, and its token is served then",
+                2,
+            ),
+        };
+        let asked = match why {
+            NotNow::AskedToWait(asked) => asked,
+            _ => None,
+        };
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, title, why.to_string())
+            .hint(hint)
+            .retry_after(asked.unwrap_or(Duration::from_secs(seconds)))
     }
 
     /// The response. `request_id` lets a caller's report be found in the log.
@@ -474,6 +526,25 @@ mod tests {
         }
         let said = problem(unavailable, answer(400, Some("token_inactive"), &[]));
         assert!(said.detail.contains("token_inactive"), "{}", said.detail);
+    }
+
+    /// What tokenward puts off itself is not told as an outage of the authority, and the other way round.
+    #[test]
+    fn each_reason_of_our_own_is_told_as_ours() {
+        let rows = [
+            (NotNow::Crowded, "overloaded", 2),
+            (NotNow::LeaseElsewhere, "overloaded", 1),
+            (NotNow::LeaseRanOut, "overloaded", 2),
+            (NotNow::AskedToWait(None), "authority_unavailable", 2),
+            (NotNow::AskedToWait(Some(Duration::from_secs(17))), "authority_unavailable", 17),
+            (NotNow::Unsettled, "authority_unavailable", 5),
+            (NotNow::UnderWay, "authority_unavailable", 2),
+        ];
+        for (why, code, retry_after) in rows {
+            let problem = Problem::of(Refusal::NotNow(why));
+            assert_eq!((problem.status, problem.code, problem.retry_after), (503, code, Some(retry_after)));
+            assert_eq!((problem.detail, problem.error), (why.to_string(), None), "{why:?}");
+        }
     }
 
     #[test]

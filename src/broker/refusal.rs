@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::domain::not_now::NotNow;
 use crate::domain::verdict::{AuthorityError, BlockReason, Disposition, ReauthReason};
 use crate::policy::Denial;
 use crate::refresh::{Failure, Refused};
@@ -87,6 +88,8 @@ pub enum Refusal {
         /// What it answered.
         answer: AuthorityError,
     },
+    /// 503: tokenward does not use the grant now, for a reason of its own.
+    NotNow(NotNow),
     /// 503: the authority gives the very token again that was reported as rejected.
     SameTokenAgain {
         /// When to come back.
@@ -169,6 +172,12 @@ impl From<Denial> for Refusal {
                 Refusal::Forbidden { problem: denial.to_string() }
             }
         }
+    }
+}
+
+impl From<NotNow> for Refusal {
+    fn from(why: NotNow) -> Self {
+        Refusal::NotNow(why)
     }
 }
 

@@ -18,6 +18,7 @@ pub mod credential;
 pub mod expiry;
 pub mod grant;
 pub mod id;
+pub mod not_now;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;
 pub mod proxy;
