@@ -25,7 +25,7 @@ use crate::domain::time::{Clock, Timestamp};
 use crate::keyring::Replaced;
 use crate::lifecycle::Readiness;
 use crate::listener::{Origin, RequestId};
-use crate::refresh::{Observer, Swept};
+use crate::refresh::{LeaseOutcome, Lookup, Observer, Swept};
 use crate::store::StoreError;
 use crate::store::observed::{OPERATIONS, Risk, StoreObserver};
 use crate::telemetry::audit::{Action, Audit, AuditEvent, Noted, Recorded};
@@ -725,11 +725,11 @@ impl Counters {
 }
 
 impl Observer for Counters {
-    fn cache_lookup(&self, result: &'static str) {
+    fn cache_lookup(&self, result: Lookup) {
         self.metrics.cache_lookup(match result {
-            "hit" => CacheResult::Hit,
-            "stale" => CacheResult::Stale,
-            _ => CacheResult::Miss,
+            Lookup::Hit => CacheResult::Hit,
+            Lookup::Stale => CacheResult::Stale,
+            Lookup::Miss => CacheResult::Miss,
         });
     }
 
@@ -769,12 +769,12 @@ impl Observer for Counters {
         self.metrics.upstream_budget(cause, is_begun);
     }
 
-    fn lease(&self, result: &'static str) {
-        self.metrics.lease_attempt(match result {
-            "acquired" => LeaseResult::Acquired,
-            "held" => LeaseResult::Held,
-            "lost" => LeaseResult::Lost,
-            _ => LeaseResult::Unreachable,
+    fn lease(&self, outcome: LeaseOutcome) {
+        self.metrics.lease_attempt(match outcome {
+            LeaseOutcome::Acquired => LeaseResult::Acquired,
+            LeaseOutcome::Held => LeaseResult::Held,
+            LeaseOutcome::Unreachable => LeaseResult::Unreachable,
+            LeaseOutcome::Lost => LeaseResult::Lost,
         });
     }
 }

@@ -16,7 +16,7 @@ use super::plan::{self, Refusal, Step, Want};
 use super::slots::{Failure, Flight, Held, Slot, Slots, Trouble, Unchecked, Work};
 use super::sweep::Sweep;
 use super::way::Way;
-use super::{Observer, due, renew};
+use super::{Lookup, Observer, due, renew};
 use crate::authority::Authority;
 use crate::domain::cause::Cause;
 use crate::domain::connection::{Attempt, Profile, SignIn};
@@ -284,9 +284,9 @@ impl Engine {
             if !looked_up {
                 looked_up = true;
                 inner.deps.observer.cache_lookup(match step {
-                    Step::Serve { renew: false, .. } => "hit",
-                    Step::Serve { renew: true, .. } => "stale",
-                    Step::Renew { .. } | Step::Refuse(_) => "miss",
+                    Step::Serve { renew: false, .. } => Lookup::Hit,
+                    Step::Serve { renew: true, .. } => Lookup::Stale,
+                    Step::Renew { .. } | Step::Refuse(_) => Lookup::Miss,
                 });
             }
             match step {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::LeaseOutcome;
 use super::engine::Inner;
 use crate::domain::id::ConnectionKey;
 use crate::domain::random::random_bytes;
@@ -41,15 +42,15 @@ impl Lease {
         let observer = &inner.deps.observer;
         match taken {
             Ok(LeaseAnswer::Mine { unsettled }) => {
-                observer.lease("acquired");
+                observer.lease(LeaseOutcome::Acquired);
                 Ok(Attempt::Mine(Lease { nonce, unsettled, until: AtomicU64::new(millis(until)) }))
             }
             Ok(LeaseAnswer::Theirs { left }) => {
-                observer.lease("held");
+                observer.lease(LeaseOutcome::Held);
                 Ok(Attempt::Theirs(left))
             }
             Err(error) => {
-                observer.lease("unreachable");
+                observer.lease(LeaseOutcome::Unreachable);
                 // It may be ours all the same, and nobody would know: it is given back where that can be done.
                 let (inner, key) = (inner.clone(), key.clone());
                 let lease = Lease { nonce, unsettled: false, until: AtomicU64::new(0) };
@@ -78,7 +79,7 @@ impl Lease {
             match store.extend_lease(LeaseOf::Connection(key), self.nonce, ttl).await {
                 Ok(true) => self.until.store(millis(until), Ordering::Release),
                 Ok(false) => {
-                    inner.deps.observer.lease("lost");
+                    inner.deps.observer.lease(LeaseOutcome::Lost);
                     tracing::warn!(app = %key.app, connection = %key.connection, "a lease passed to another replica while a refresh was under way; its answer counts only if nobody else's was stored");
                     self.until.store(0, Ordering::Release);
                     return std::future::pending().await;

@@ -60,10 +60,34 @@ use crate::domain::cause::Cause;
 use crate::domain::connection::Status;
 use crate::domain::id::AppName;
 
+/// What a look for a token in memory found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lookup {
+    /// A token with enough life left.
+    Hit,
+    /// A token that is served while it is renewed.
+    Stale,
+    /// No token to serve.
+    Miss,
+}
+
+/// What became of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseOutcome {
+    /// This replica has it.
+    Acquired,
+    /// Another replica has it.
+    Held,
+    /// The store did not answer.
+    Unreachable,
+    /// It passed to another replica while this one used it.
+    Lost,
+}
+
 /// Told of what the engine does; telemetry listens.
 pub trait Observer: Send + Sync {
-    /// A token was looked for in memory: `hit`, `stale` (served while being renewed) or `miss`.
-    fn cache_lookup(&self, result: &'static str);
+    /// A token was looked for in memory.
+    fn cache_lookup(&self, result: Lookup);
     /// A call to the authority for a connection ended; `outcome` is `ok` or a disposition's word.
     fn refreshed(&self, app: &AppName, outcome: &'static str, elapsed: Duration);
     /// A verdict of the authority changed a connection.
@@ -72,6 +96,6 @@ pub trait Observer: Send + Sync {
     fn swept(&self, swept: Swept);
     /// A call that nobody waits for who has no token was begun, or had to wait because the budget was used up.
     fn budgeted(&self, cause: Cause, is_begun: bool);
-    /// A lease was tried for: `acquired`, `held` (by another), `unreachable` (the store); or `lost` while it was used.
-    fn lease(&self, result: &'static str);
+    /// A lease was tried for, or lost while it was used.
+    fn lease(&self, outcome: LeaseOutcome);
 }
