@@ -140,7 +140,7 @@ pub struct Redeemed {
     pub refresh_token: RefreshToken,
     /// The first access token. It was asked for when the user had just signed in.
     pub token: HeldToken,
-    /// The store's floor ([`Store::floor`]) from before that.
+    /// The store's floor ([`Records::floor`](crate::store::Records::floor)) from before that.
     pub floor: Floor,
     /// What makes this sign-in unlike any other ([`SignIn::nonce`]).
     pub nonce: [u8; 8],

@@ -143,7 +143,7 @@ mod tests {
     use crate::repository::{Connection, FiledUnder, Unstored};
     use crate::store::embedded::{EmbeddedConfig, EmbeddedStore};
     use crate::store::suite::{CountingRandom, RealClock};
-    use crate::store::{Committed, LeaseNonce, Revision, Store, Writer};
+    use crate::store::{Committed, LeaseNonce, Records as _, Reseal as _, Revision, Writer};
 
     /// A ring whose last key is the primary.
     fn ring(ids: &[&str]) -> Arc<Keyring> {

@@ -34,6 +34,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use redb::backends::FileBackend;
 use redb::{
     Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
@@ -45,14 +46,13 @@ use self::counts::COUNTED;
 use self::room::Room;
 use super::{
     Change, Committed, ConnectionPage, Counted, Deleted, Due, FLOOR_KEPT, Floor, Full, LOWEST_FLOOR,
-    LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, MOST_COUNTED, Most, RecordOf, Revision, SEALED_HEAD,
-    SealedPage, SealedRecord, Store, StoreError, StoredConnection, StoredProfile, Writer as By, keyspace,
-    record,
+    LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, MOST_COUNTED, Most, RecordOf, Records, Reseal, Revision,
+    SEALED_HEAD, Schedule, SealedPage, SealedRecord, Store, StoreError, StoredConnection, StoredProfile,
+    Writer as By, keyspace, record,
 };
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::random::{Random, random_bytes};
-use crate::domain::task::BoxFuture;
 use crate::domain::time::{Clock, Timestamp};
 
 /// The file's name within its directory.
@@ -233,16 +233,15 @@ fn profile(doing: &'static str, record: &[u8]) -> Result<StoredProfile, StoreErr
     }
 }
 
+#[async_trait]
 impl Store for EmbeddedStore {
     fn is_shared(&self) -> bool {
         false
     }
 
-    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async move {
-            self.write("asking the store whether it serves", Work::Ping).await?;
-            Ok(())
-        })
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.write("asking the store whether it serves", Work::Ping).await?;
+        Ok(())
     }
 
     fn has_room(&self) -> bool {
@@ -250,119 +249,197 @@ impl Store for EmbeddedStore {
     }
 
     /// The file carries its own name, and another one is refused at the start.
-    fn adopt(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.ping()
+    async fn adopt(&self) -> Result<(), StoreError> {
+        self.ping().await
     }
 
-    fn load<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
-    ) -> BoxFuture<'a, Result<Option<StoredConnection>, StoreError>> {
+    async fn next_change(&self) -> Change {
+        std::future::pending().await
+    }
+}
+
+#[async_trait]
+impl Records for EmbeddedStore {
+    async fn load(&self, key: &ConnectionKey) -> Result<Option<StoredConnection>, StoreError> {
         const DOING: &str = "loading a connection";
         let key = keyspace::embedded_record(key);
-        Box::pin(self.read(DOING, move |transaction| {
+        self.read(DOING, move |transaction| {
             let found = transaction.open_table(CONNECTIONS)?.get(key.as_str())?;
             Ok(found.map(|found| record::decode(DOING, found.value())).transpose())
-        }))
+        })
+        .await
     }
 
-    fn revision<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<Option<Revision>, StoreError>> {
+    async fn revision(&self, key: &ConnectionKey) -> Result<Option<Revision>, StoreError> {
         const DOING: &str = "looking a revision up";
         let key = keyspace::embedded_record(key);
-        Box::pin(self.read(DOING, move |transaction| {
+        self.read(DOING, move |transaction| {
             let found = transaction.open_table(CONNECTIONS)?.get(key.as_str())?;
             Ok(found.map(|found| record::decode_revision(DOING, found.value())).transpose())
-        }))
+        })
+        .await
     }
 
-    fn commit<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
+    async fn commit(
+        &self,
+        key: &ConnectionKey,
         expected: Option<Revision>,
-        connection: &'a StoredConnection,
+        connection: &StoredConnection,
         writer: By,
-    ) -> BoxFuture<'a, Result<Committed, StoreError>> {
+    ) -> Result<Committed, StoreError> {
         const DOING: &str = "committing a connection";
-        Box::pin(async move {
-            let record = record::encode(DOING, connection)?;
-            let work = Work::Commit {
-                key: keyspace::embedded_record(key),
-                expected,
-                revision: connection.revision,
-                record,
-                writer,
-            };
-            match self.write(DOING, work).await? {
-                Answer::Committed(committed) => Ok(committed),
-                Answer::Happened(_)
-                | Answer::Taken(_)
-                | Answer::Lease(_)
-                | Answer::Deleted(_)
-                | Answer::Counted(_) => Ok(Committed::Conflict),
-            }
-        })
+        let record = record::encode(DOING, connection)?;
+        let work = Work::Commit {
+            key: keyspace::embedded_record(key),
+            expected,
+            revision: connection.revision,
+            record,
+            writer,
+        };
+        match self.write(DOING, work).await? {
+            Answer::Committed(committed) => Ok(committed),
+            Answer::Happened(_)
+            | Answer::Taken(_)
+            | Answer::Lease(_)
+            | Answer::Deleted(_)
+            | Answer::Counted(_) => Ok(Committed::Conflict),
+        }
     }
 
-    fn take_lease<'a>(
-        &'a self,
-        of: LeaseOf<'a>,
+    async fn floor(&self, key: &ConnectionKey) -> Result<Floor, StoreError> {
+        let key = keyspace::embedded_record(key);
+        self.read("asking what was deleted of a connection", move |transaction| {
+            let row = transaction.open_table(FLOORS)?.get(key.as_str())?.map(|row| row.value());
+            Ok(Ok(row.map_or(LOWEST_FLOOR, |(number, cut, _)| Floor { number, cut })))
+        })
+        .await
+    }
+
+    async fn delete(
+        &self,
+        key: &ConnectionKey,
+        meant: SignIn,
+        cuts_off: bool,
+    ) -> Result<Deleted, StoreError> {
+        let work = Work::Delete { key: keyspace::embedded_record(key), meant, cuts_off };
+        match self.write("deleting a connection", work).await? {
+            Answer::Deleted(deleted) => Ok(deleted),
+            Answer::Happened(_)
+            | Answer::Taken(_)
+            | Answer::Committed(_)
+            | Answer::Lease(_)
+            | Answer::Counted(_) => Ok(Deleted::Absent),
+        }
+    }
+
+    async fn profiles(&self, keys: &[ConnectionKey]) -> Result<Vec<Option<StoredProfile>>, StoreError> {
+        const DOING: &str = "reading profiles";
+        let keys: Vec<String> = keys.iter().map(keyspace::embedded_record).collect();
+        self.read(DOING, move |transaction| {
+            let table = transaction.open_table(CONNECTIONS)?;
+            let mut profiles = Vec::with_capacity(keys.len());
+            for key in keys {
+                let found = table.get(key.as_str())?;
+                match found.map(|found| profile(DOING, found.value())).transpose() {
+                    Ok(profile) => profiles.push(profile),
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
+            Ok(Ok(profiles))
+        })
+        .await
+    }
+
+    async fn list(
+        &self,
+        app: &AppName,
+        prefix: &str,
+        after: Option<&ConnectionName>,
+        limit: usize,
+    ) -> Result<ConnectionPage, StoreError> {
+        const DOING: &str = "listing connections";
+        let (start, past) = keyspace::embedded_start(app, prefix, after);
+        let (app, prefix, limit) = (app.clone(), prefix.to_owned(), limit.min(MAX_PAGE));
+        self.read(DOING, move |transaction| {
+            let table = transaction.open_table(CONNECTIONS)?;
+            let mut page = ConnectionPage::default();
+            for row in table.range(start.as_str()..)? {
+                let (key, value) = row?;
+                if past && key.value() == start {
+                    continue;
+                }
+                let Some(name) = keyspace::embedded_name(key.value(), &app, &prefix) else { break };
+                if page.connections.len() == limit {
+                    page.next = page.connections.last().map(|(name, _)| name.clone());
+                    break;
+                }
+                let read = ConnectionName::stored(name)
+                    .map_err(|invalid| StoreError::corrupt(DOING, invalid))
+                    .and_then(|name| Ok((name, profile(DOING, value.value())?)));
+                match read {
+                    Ok(connection) => page.connections.push(connection),
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
+            Ok(Ok(page))
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl super::Leases for EmbeddedStore {
+    async fn take_lease(
+        &self,
+        of: LeaseOf<'_>,
         nonce: LeaseNonce,
         ttl: Duration,
-    ) -> BoxFuture<'a, Result<LeaseAnswer, StoreError>> {
-        Box::pin(async move {
-            let work = Work::TakeLease { of: lease_key(of), nonce, ttl };
-            match self.write("taking a lease", work).await? {
-                Answer::Lease(answer) => Ok(answer),
-                Answer::Happened(_)
-                | Answer::Taken(_)
-                | Answer::Committed(_)
-                | Answer::Deleted(_)
-                | Answer::Counted(_) => Ok(LeaseAnswer::Theirs { left: Duration::ZERO }),
-            }
-        })
+    ) -> Result<LeaseAnswer, StoreError> {
+        let work = Work::TakeLease { of: lease_key(of), nonce, ttl };
+        match self.write("taking a lease", work).await? {
+            Answer::Lease(answer) => Ok(answer),
+            Answer::Happened(_)
+            | Answer::Taken(_)
+            | Answer::Committed(_)
+            | Answer::Deleted(_)
+            | Answer::Counted(_) => Ok(LeaseAnswer::Theirs { left: Duration::ZERO }),
+        }
     }
 
-    fn extend_lease<'a>(
-        &'a self,
-        of: LeaseOf<'a>,
+    async fn extend_lease(
+        &self,
+        of: LeaseOf<'_>,
         nonce: LeaseNonce,
         ttl: Duration,
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        Box::pin(async move {
-            let work = Work::ExtendLease { of: lease_key(of), nonce, ttl };
-            Ok(self.write("prolonging a lease", work).await?.happened())
-        })
+    ) -> Result<bool, StoreError> {
+        let work = Work::ExtendLease { of: lease_key(of), nonce, ttl };
+        Ok(self.write("prolonging a lease", work).await?.happened())
     }
 
-    fn release_lease<'a>(
-        &'a self,
-        of: LeaseOf<'a>,
+    async fn release_lease(
+        &self,
+        of: LeaseOf<'_>,
         nonce: LeaseNonce,
         settled: bool,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            let work = Work::ReleaseLease { of: lease_key(of), nonce, settled };
-            self.write("giving a lease back", work).await?;
-            Ok(())
-        })
+    ) -> Result<(), StoreError> {
+        let work = Work::ReleaseLease { of: lease_key(of), nonce, settled };
+        self.write("giving a lease back", work).await?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Schedule for EmbeddedStore {
+    async fn schedule(&self, key: &ConnectionKey, due_at: Option<Timestamp>) -> Result<(), StoreError> {
+        let work = Work::Schedule { key: key.clone(), due_at };
+        self.write("scheduling a connection", work).await?;
+        Ok(())
     }
 
-    fn schedule<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
-        due_at: Option<Timestamp>,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            let work = Work::Schedule { key: key.clone(), due_at };
-            self.write("scheduling a connection", work).await?;
-            Ok(())
-        })
-    }
-
-    fn due(&self, shard: u8, until: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<Due>, StoreError>> {
+    async fn due(&self, shard: u8, until: Timestamp, limit: usize) -> Result<Vec<Due>, StoreError> {
         const DOING: &str = "asking what is due";
         let limit = limit.min(MAX_PAGE);
-        Box::pin(self.read(DOING, move |transaction| {
+        self.read(DOING, move |transaction| {
             let table = transaction.open_table(DUE)?;
             let schedule = transaction.open_table(SCHEDULE)?;
             let start = [shard];
@@ -385,212 +462,115 @@ impl Store for EmbeddedStore {
                 });
             }
             Ok(Ok(found))
-        }))
-    }
-
-    fn mark_used<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
-        at: Timestamp,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            let work = Work::MarkUsed { key: key.clone(), at };
-            self.write("noting that a connection is used", work).await?;
-            Ok(())
         })
+        .await
     }
 
-    fn next_change(&self) -> BoxFuture<'_, Change> {
-        Box::pin(std::future::pending())
+    async fn mark_used(&self, key: &ConnectionKey, at: Timestamp) -> Result<(), StoreError> {
+        let work = Work::MarkUsed { key: key.clone(), at };
+        self.write("noting that a connection is used", work).await?;
+        Ok(())
     }
+}
 
-    fn floor<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<Floor, StoreError>> {
-        let key = keyspace::embedded_record(key);
-        Box::pin(self.read("asking what was deleted of a connection", move |transaction| {
-            let row = transaction.open_table(FLOORS)?.get(key.as_str())?.map(|row| row.value());
-            Ok(Ok(row.map_or(LOWEST_FLOOR, |(number, cut, _)| Floor { number, cut })))
-        }))
-    }
-
-    fn delete<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
-        meant: SignIn,
-        cuts_off: bool,
-    ) -> BoxFuture<'a, Result<Deleted, StoreError>> {
-        Box::pin(async move {
-            let work = Work::Delete { key: keyspace::embedded_record(key), meant, cuts_off };
-            match self.write("deleting a connection", work).await? {
-                Answer::Deleted(deleted) => Ok(deleted),
-                Answer::Happened(_)
-                | Answer::Taken(_)
-                | Answer::Committed(_)
-                | Answer::Lease(_)
-                | Answer::Counted(_) => Ok(Deleted::Absent),
-            }
-        })
-    }
-
-    fn profiles<'a>(
-        &'a self,
-        keys: &'a [ConnectionKey],
-    ) -> BoxFuture<'a, Result<Vec<Option<StoredProfile>>, StoreError>> {
-        const DOING: &str = "reading profiles";
-        let keys: Vec<String> = keys.iter().map(keyspace::embedded_record).collect();
-        Box::pin(self.read(DOING, move |transaction| {
-            let table = transaction.open_table(CONNECTIONS)?;
-            let mut profiles = Vec::with_capacity(keys.len());
-            for key in keys {
-                let found = table.get(key.as_str())?;
-                match found.map(|found| profile(DOING, found.value())).transpose() {
-                    Ok(profile) => profiles.push(profile),
-                    Err(error) => return Ok(Err(error)),
-                }
-            }
-            Ok(Ok(profiles))
-        }))
-    }
-
-    fn list<'a>(
-        &'a self,
-        app: &'a AppName,
-        prefix: &'a str,
-        after: Option<&'a ConnectionName>,
-        limit: usize,
-    ) -> BoxFuture<'a, Result<ConnectionPage, StoreError>> {
-        const DOING: &str = "listing connections";
-        let (start, past) = keyspace::embedded_start(app, prefix, after);
-        let (app, prefix, limit) = (app.clone(), prefix.to_owned(), limit.min(MAX_PAGE));
-        Box::pin(self.read(DOING, move |transaction| {
-            let table = transaction.open_table(CONNECTIONS)?;
-            let mut page = ConnectionPage::default();
-            for row in table.range(start.as_str()..)? {
-                let (key, value) = row?;
-                if past && key.value() == start {
-                    continue;
-                }
-                let Some(name) = keyspace::embedded_name(key.value(), &app, &prefix) else { break };
-                if page.connections.len() == limit {
-                    page.next = page.connections.last().map(|(name, _)| name.clone());
-                    break;
-                }
-                let read = ConnectionName::stored(name)
-                    .map_err(|invalid| StoreError::corrupt(DOING, invalid))
-                    .and_then(|name| Ok((name, profile(DOING, value.value())?)));
-                match read {
-                    Ok(connection) => page.connections.push(connection),
-                    Err(error) => return Ok(Err(error)),
-                }
-            }
-            Ok(Ok(page))
-        }))
-    }
-
-    fn put_pending<'a>(
-        &'a self,
-        id: &'a str,
-        sealed: &'a [u8],
+#[async_trait]
+impl super::Pending for EmbeddedStore {
+    async fn put_pending(
+        &self,
+        id: &str,
+        sealed: &[u8],
         expires_at: Timestamp,
         _ttl: Duration,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            let work = Work::PutPending { id: id.to_owned(), sealed: sealed.to_owned(), expires_at };
-            self.write("keeping a pending record", work).await?;
-            Ok(())
-        })
+    ) -> Result<(), StoreError> {
+        let work = Work::PutPending { id: id.to_owned(), sealed: sealed.to_owned(), expires_at };
+        self.write("keeping a pending record", work).await?;
+        Ok(())
     }
 
-    fn pending<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, StoreError>> {
+    async fn pending(&self, id: &str) -> Result<Option<Vec<u8>>, StoreError> {
         const DOING: &str = "looking a pending record up";
         let (id, now) = (id.to_owned(), self.clock.now());
-        Box::pin(self.read(DOING, move |transaction| {
+        self.read(DOING, move |transaction| {
             let found = transaction.open_table(PENDING)?.get(id.as_str())?;
             let Some(found) = found else { return Ok(Ok(None)) };
             Ok(Pending::read(DOING, found.value()).map(|pending| pending.alive(now).map(<[u8]>::to_vec)))
-        }))
-    }
-
-    fn take_pending<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, StoreError>> {
-        Box::pin(async move {
-            let work = Work::TakePending { id: id.to_owned() };
-            match self.write("taking a pending record", work).await? {
-                Answer::Taken(sealed) => Ok(Some(sealed)),
-                Answer::Happened(_)
-                | Answer::Committed(_)
-                | Answer::Lease(_)
-                | Answer::Deleted(_)
-                | Answer::Counted(_) => Ok(None),
-            }
         })
+        .await
     }
 
-    fn swap_pending<'a>(
-        &'a self,
-        id: &'a str,
-        expected: Option<&'a [u8]>,
-        sealed: &'a [u8],
+    async fn take_pending(&self, id: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let work = Work::TakePending { id: id.to_owned() };
+        match self.write("taking a pending record", work).await? {
+            Answer::Taken(sealed) => Ok(Some(sealed)),
+            Answer::Happened(_)
+            | Answer::Committed(_)
+            | Answer::Lease(_)
+            | Answer::Deleted(_)
+            | Answer::Counted(_) => Ok(None),
+        }
+    }
+
+    async fn swap_pending(
+        &self,
+        id: &str,
+        expected: Option<&[u8]>,
+        sealed: &[u8],
         expires_at: Timestamp,
         _ttl: Duration,
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        Box::pin(async move {
-            let work = Work::SwapPending {
-                id: id.to_owned(),
-                expected: expected.map(<[u8]>::to_vec),
-                sealed: sealed.to_owned(),
-                expires_at,
-            };
-            Ok(self.write("replacing a pending record", work).await?.happened())
-        })
+    ) -> Result<bool, StoreError> {
+        let work = Work::SwapPending {
+            id: id.to_owned(),
+            expected: expected.map(<[u8]>::to_vec),
+            sealed: sealed.to_owned(),
+            expires_at,
+        };
+        Ok(self.write("replacing a pending record", work).await?.happened())
     }
 
-    fn count_in<'a>(
-        &'a self,
-        owner: &'a str,
-        entry: &'a str,
+    async fn count_in(
+        &self,
+        owner: &str,
+        entry: &str,
         until: Timestamp,
-        most: Most<'a>,
-    ) -> BoxFuture<'a, Result<Counted, StoreError>> {
-        Box::pin(async move {
-            let (owner, entry) = (keyspace::embedded_counted(owner), entry.to_owned());
-            let of_group = most.of_group.map(|group| (group.prefix.to_owned(), group.most));
-            let most = counts::Most { of_owner: most.of_owner.min(MOST_COUNTED), of_group };
-            let work = Work::CountIn { owner, entry, until, most };
-            match self.write("counting what is open", work).await? {
-                Answer::Counted(counted) => Ok(counted),
-                Answer::Happened(_)
-                | Answer::Taken(_)
-                | Answer::Committed(_)
-                | Answer::Lease(_)
-                | Answer::Deleted(_) => Ok(Counted::Full { which: Full::Owner, until: self.clock.now() }),
-            }
-        })
+        most: Most<'_>,
+    ) -> Result<Counted, StoreError> {
+        let (owner, entry) = (keyspace::embedded_counted(owner), entry.to_owned());
+        let of_group = most.of_group.map(|group| (group.prefix.to_owned(), group.most));
+        let most = counts::Most { of_owner: most.of_owner.min(MOST_COUNTED), of_group };
+        let work = Work::CountIn { owner, entry, until, most };
+        match self.write("counting what is open", work).await? {
+            Answer::Counted(counted) => Ok(counted),
+            Answer::Happened(_)
+            | Answer::Taken(_)
+            | Answer::Committed(_)
+            | Answer::Lease(_)
+            | Answer::Deleted(_) => Ok(Counted::Full { which: Full::Owner, until: self.clock.now() }),
+        }
     }
 
-    fn count_out<'a>(&'a self, owner: &'a str, entry: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            let row = format!("{}{entry}", keyspace::embedded_counted(owner));
-            self.write("counting what is closed", Work::CountOut { row }).await?;
-            Ok(())
-        })
+    async fn count_out(&self, owner: &str, entry: &str) -> Result<(), StoreError> {
+        let row = format!("{}{entry}", keyspace::embedded_counted(owner));
+        self.write("counting what is closed", Work::CountOut { row }).await?;
+        Ok(())
     }
 
-    fn counted<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
+    async fn counted(&self, owner: &str) -> Result<Vec<String>, StoreError> {
         let (owner, now) = (keyspace::embedded_counted(owner), self.clock.now());
-        Box::pin(self.read("looking up what is open", move |transaction| {
+        self.read("looking up what is open", move |transaction| {
             counts::counted(&transaction, &owner, now).map(Ok)
-        }))
+        })
+        .await
     }
+}
 
+#[async_trait]
+impl Reseal for EmbeddedStore {
     /// The connections, then the pending records, each in the order of its table.
-    fn sealed<'a>(
-        &'a self,
-        after: Option<&'a str>,
-        limit: usize,
-    ) -> BoxFuture<'a, Result<SealedPage, StoreError>> {
+    async fn sealed(&self, after: Option<&str>, limit: usize) -> Result<SealedPage, StoreError> {
         const DOING: &str = "walking over every record";
         let (after, now) = (after.map(str::to_owned), self.clock.now());
         let limit = limit.clamp(1, MAX_PAGE);
-        Box::pin(self.read(DOING, move |transaction| {
+        self.read(DOING, move |transaction| {
             let pending = after.as_deref().and_then(|after| after.strip_prefix(PENDING_CURSOR));
             let connection = after.as_deref().and_then(|after| after.strip_prefix(CONNECTION_CURSOR));
             let mut page = SealedPage::default();
@@ -633,40 +613,32 @@ impl Store for EmbeddedStore {
                 page.records.push(SealedRecord { of: RecordOf::Pending(id), head });
             }
             Ok(Ok(page))
-        }))
+        })
+        .await
     }
 
-    fn reseal<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
-        before: &'a StoredConnection,
-        after: &'a StoredConnection,
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+    async fn reseal(
+        &self,
+        key: &ConnectionKey,
+        before: &StoredConnection,
+        after: &StoredConnection,
+    ) -> Result<bool, StoreError> {
         const DOING: &str = "sealing a connection anew";
-        Box::pin(async move {
-            if before.revision != after.revision {
-                return Ok(false);
-            }
-            let work = Work::Reseal {
-                key: keyspace::embedded_record(key),
-                before: record::encode(DOING, before)?,
-                after: record::encode(DOING, after)?,
-            };
-            Ok(self.write(DOING, work).await?.happened())
-        })
+        if before.revision != after.revision {
+            return Ok(false);
+        }
+        let work = Work::Reseal {
+            key: keyspace::embedded_record(key),
+            before: record::encode(DOING, before)?,
+            after: record::encode(DOING, after)?,
+        };
+        Ok(self.write(DOING, work).await?.happened())
     }
 
-    fn reseal_pending<'a>(
-        &'a self,
-        id: &'a str,
-        before: &'a [u8],
-        after: &'a [u8],
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        Box::pin(async move {
-            let (before, after) = (before.to_owned(), after.to_owned());
-            let work = Work::ResealPending { id: id.to_owned(), before, after };
-            Ok(self.write("sealing a pending record anew", work).await?.happened())
-        })
+    async fn reseal_pending(&self, id: &str, before: &[u8], after: &[u8]) -> Result<bool, StoreError> {
+        let (before, after) = (before.to_owned(), after.to_owned());
+        let work = Work::ResealPending { id: id.to_owned(), before, after };
+        Ok(self.write("sealing a pending record anew", work).await?.happened())
     }
 }
 
@@ -1442,8 +1414,10 @@ mod tests {
     use std::process::{Child, Command, Stdio};
     use std::sync::atomic::{AtomicBool, Ordering};
 
+    use super::super::Pending as _;
     use super::super::suite::{self, CountingRandom, RealClock, connection, key};
     use super::*;
+    use crate::domain::task::BoxFuture;
 
     fn open(directory: &Path) -> Result<EmbeddedStore, StoreError> {
         EmbeddedStore::open(&EmbeddedConfig::new(directory), RealClock::shared(), &CountingRandom::new())

@@ -16,7 +16,7 @@
 //! | `tokenward:due:{sweep-N}` | one shard of the connections by the instant at which they are due: a sorted set |
 //! | `tokenward:used:{sweep-N}` | the same by when they were last used |
 //! | `tokenward:pending:{id}` | a pending record, with its time to live |
-//! | `tokenward:counted:{owner}` | what an owner has open, by when it ends ([`super::Store::count_in`]): a sorted set |
+//! | `tokenward:counted:{owner}` | what an owner has open, by when it ends ([`super::Pending::count_in`]): a sorted set |
 //! | `tokenward:identity` | which store this is |
 //! | `tokenward:identity:{N}` | in a Cluster, the same for one slot: N is the least number that is hashed to it |
 //!

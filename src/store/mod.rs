@@ -15,6 +15,7 @@
 pub mod embedded;
 pub mod keyspace;
 pub mod observed;
+mod port;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;
 pub mod record;
@@ -28,9 +29,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::port::{Leases, Pending, Records, Reseal, Schedule, Store};
 use crate::domain::connection::SignIn;
-use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
-use crate::domain::task::BoxFuture;
+use crate::domain::id::{ConnectionKey, ConnectionName};
 use crate::domain::time::Timestamp;
 
 /// Which state of a record this is. The nonce is random, so that a number handed out twice (a failover that
@@ -100,7 +101,7 @@ impl std::fmt::Debug for LeaseNonce {
 pub enum LeaseOf<'a> {
     /// The right to refresh one connection.
     Connection(&'a ConnectionKey),
-    /// The right to work off one shard of what is due ([`Store::due`]).
+    /// The right to work off one shard of what is due ([`Schedule::due`]).
     Sweep(u8),
     /// The right to seal records anew, for all of them.
     Rewrap,
@@ -177,7 +178,7 @@ pub struct Due {
     pub key: ConnectionKey,
     /// Since when.
     pub due_at: Timestamp,
-    /// When it was last noted that somebody used it ([`Store::mark_used`]).
+    /// When it was last noted that somebody used it ([`Schedule::mark_used`]).
     pub used_at: Option<Timestamp>,
 }
 
@@ -348,196 +349,5 @@ pub struct SealedPage {
     pub next: Option<String>,
 }
 
-/// The most connections one page of [`Store::list`] holds, whatever was asked: a page is held in memory whole.
+/// The most connections one page of [`Records::list`] holds, whatever was asked: a page is held in memory whole.
 pub const MAX_PAGE: usize = 1000;
-
-/// Where connections and pending sessions live.
-pub trait Store: Send + Sync {
-    /// Whether other processes may change what is stored, so that what is held in memory must be checked again.
-    fn is_shared(&self) -> bool;
-
-    /// Answers once the store can serve.
-    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>>;
-
-    /// Whether there is room for what can be refused (a session, an authorize request). Where there is not, what is left is for
-    /// connections. As it was a few seconds ago; costs nothing.
-    fn has_room(&self) -> bool;
-
-    /// An operator's word that what is there now is the store, though it is not the one that was there before. Where that
-    /// cannot happen, nothing.
-    fn adopt(&self) -> BoxFuture<'_, Result<(), StoreError>>;
-
-    /// Looks a connection up.
-    fn load<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
-    ) -> BoxFuture<'a, Result<Option<StoredConnection>, StoreError>>;
-
-    /// Looks only a connection's revision up: cheaper than [`Store::load`], for checking what is held in memory.
-    fn revision<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<Option<Revision>, StoreError>>;
-
-    /// Stores a connection if its stored revision is `expected` (`None`: if there is none, and its sign-in's number is not below
-    /// the [`Store::floor`]) and nobody but `writer` holds its lease, in one step. Repeating a commit whose answer was lost says
-    /// [`Committed::Done`] when the stored revision is already the new one.
-    fn commit<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
-        expected: Option<Revision>,
-        connection: &'a StoredConnection,
-        writer: Writer,
-    ) -> BoxFuture<'a, Result<Committed, StoreError>>;
-
-    /// Tries to take a lease for `ttl`. Repeating it with the same nonce says the same, of the same sign-in.
-    fn take_lease<'a>(
-        &'a self,
-        of: LeaseOf<'a>,
-        nonce: LeaseNonce,
-        ttl: Duration,
-    ) -> BoxFuture<'a, Result<LeaseAnswer, StoreError>>;
-
-    /// Prolongs a lease to `ttl` from now. False, and nothing changed, when it is not ours any more.
-    fn extend_lease<'a>(
-        &'a self,
-        of: LeaseOf<'a>,
-        nonce: LeaseNonce,
-        ttl: Duration,
-    ) -> BoxFuture<'a, Result<bool, StoreError>>;
-
-    /// Gives a lease back; nothing happens when it is not ours any more. (What was unsettled when it was taken stays so: only
-    /// a commit settles that.) Not `settled`: what we began with it may have had
-    /// an effect that nobody knows, and the next holder is told ([`LeaseAnswer::Mine`]).
-    fn release_lease<'a>(
-        &'a self,
-        of: LeaseOf<'a>,
-        nonce: LeaseNonce,
-        settled: bool,
-    ) -> BoxFuture<'a, Result<(), StoreError>>;
-
-    /// Says when a connection is to be looked at next; with `None`, never. Not atomic with anything: what is due is a
-    /// hint, and whoever follows it looks at the connection itself.
-    fn schedule<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
-        due_at: Option<Timestamp>,
-    ) -> BoxFuture<'a, Result<(), StoreError>>;
-
-    /// Connections of one shard (0 to [`SWEEP_SHARDS`]) that are due at `until`, longest due first.
-    fn due(&self, shard: u8, until: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<Due>, StoreError>>;
-
-    /// Notes that a connection was used; an earlier instant than the one noted changes nothing.
-    fn mark_used<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
-        at: Timestamp,
-    ) -> BoxFuture<'a, Result<(), StoreError>>;
-
-    /// Waits for the next thing that another process did. Never, where no other can ([`Store::is_shared`]). For one
-    /// listener; nothing is lost when it stops waiting and begins again, and what is lost on the way is said.
-    fn next_change(&self) -> BoxFuture<'_, Change>;
-
-    /// What deletes have left of this name, as far as that is remembered ([`FLOOR_KEPT`]). Whoever means to make a connection
-    /// asks before its user signs in.
-    fn floor<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<Floor, StoreError>>;
-
-    /// Destroys a connection, whatever its revision, if it descends from the sign-in that is `meant`: so a delete that comes
-    /// late, or twice, cannot take along what it does not mean. Afterwards the [`Store::floor`] is above the number that was
-    /// meant and above every generation of what was destroyed: a sign-in that was to be stored before cannot be any more.
-    /// `cuts_off`: nor can one that had only begun.
-    ///
-    /// A lease that is held stays, and what was begun with it: its holder may be about to load what a new sign-in puts here,
-    /// and nobody else may do so meanwhile.
-    fn delete<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
-        meant: SignIn,
-        cuts_off: bool,
-    ) -> BoxFuture<'a, Result<Deleted, StoreError>>;
-
-    /// The profiles of these connections, in their order; none where there is no connection.
-    fn profiles<'a>(
-        &'a self,
-        keys: &'a [ConnectionKey],
-    ) -> BoxFuture<'a, Result<Vec<Option<StoredProfile>>, StoreError>>;
-
-    /// The connections of one app whose names begin with `prefix`, ordered by name (bytes), after `after`.
-    fn list<'a>(
-        &'a self,
-        app: &'a AppName,
-        prefix: &'a str,
-        after: Option<&'a ConnectionName>,
-        limit: usize,
-    ) -> BoxFuture<'a, Result<ConnectionPage, StoreError>>;
-
-    /// Keeps a pending record (a connect session, a state) until `expires_at`, replacing any of that id.
-    fn put_pending<'a>(
-        &'a self,
-        id: &'a str,
-        sealed: &'a [u8],
-        expires_at: Timestamp,
-        ttl: Duration,
-    ) -> BoxFuture<'a, Result<(), StoreError>>;
-
-    /// Looks a pending record up; an expired one is not there.
-    fn pending<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, StoreError>>;
-
-    /// Takes a pending record away: of many who ask, one gets it.
-    fn take_pending<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, StoreError>>;
-
-    /// Replaces a pending record if it still is `expected`, byte for byte; none is for one that is not there yet. False, and nothing
-    /// changed, otherwise.
-    /// A record that already is `sealed` counts as replaced, so that repeating a swap whose answer was lost says true:
-    /// what is sealed twice never has the same bytes, so nobody else's swap can be mistaken for ours.
-    fn swap_pending<'a>(
-        &'a self,
-        id: &'a str,
-        expected: Option<&'a [u8]>,
-        sealed: &'a [u8],
-        expires_at: Timestamp,
-        ttl: Duration,
-    ) -> BoxFuture<'a, Result<bool, StoreError>>;
-
-    /// Counts an entry among those of its owner until `until`, unless there are as many of others already as `most` says: of the
-    /// owner, or of the entry's group. All of it is one step. One that counts already counts once, until the new instant: so this
-    /// may be repeated. What ends by itself is forgotten when the next one is counted.
-    fn count_in<'a>(
-        &'a self,
-        owner: &'a str,
-        entry: &'a str,
-        until: Timestamp,
-        most: Most<'a>,
-    ) -> BoxFuture<'a, Result<Counted, StoreError>>;
-
-    /// Counts an entry no more; nothing happens when it did not count.
-    fn count_out<'a>(&'a self, owner: &'a str, entry: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
-
-    /// The entries that count for an owner, in no order.
-    fn counted<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<Vec<String>, StoreError>>;
-
-    /// A page of every record that there is, whether or not anything else would find it: `after` is where the page before
-    /// ended. What was there from the first page to the last is on one of them; where that cannot be said (the store failed
-    /// over in between) it is an error, and the walk begins anew.
-    fn sealed<'a>(
-        &'a self,
-        after: Option<&'a str>,
-        limit: usize,
-    ) -> BoxFuture<'a, Result<SealedPage, StoreError>>;
-
-    /// Puts a connection in its own place, sealed anew, if what is stored still is `before`, byte for byte: a newer state is
-    /// never overwritten, nor what somebody else sealed anew meanwhile. False, and nothing changed, otherwise, or when the two
-    /// are not of one revision. To everybody else nothing happened: the revision, the lease, what was begun and the schedule
-    /// stay as they are, and nobody is told.
-    fn reseal<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
-        before: &'a StoredConnection,
-        after: &'a StoredConnection,
-    ) -> BoxFuture<'a, Result<bool, StoreError>>;
-
-    /// The same with a pending record, which expires when it did.
-    fn reseal_pending<'a>(
-        &'a self,
-        id: &'a str,
-        before: &'a [u8],
-        after: &'a [u8],
-    ) -> BoxFuture<'a, Result<bool, StoreError>>;
-}

@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
+
 use super::{
-    Change, Committed, ConnectionPage, Counted, Deleted, Due, Floor, LeaseAnswer, LeaseNonce, LeaseOf, Most,
-    Revision, SealedPage, Store, StoreError, StoredConnection, StoredProfile, Writer,
+    Change, Committed, ConnectionPage, Counted, Deleted, Due, Floor, LeaseAnswer, LeaseNonce, LeaseOf,
+    Leases, Most, Pending, Records, Reseal, Revision, Schedule, SealedPage, Store, StoreError,
+    StoredConnection, StoredProfile, Writer,
 };
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
-use crate::domain::task::BoxFuture;
 use crate::domain::time::{Clock, Timestamp};
 
 /// Every word that an observer is told an operation by.
@@ -115,31 +117,30 @@ impl<S: Store> Observed<S> {
         &self.store
     }
 
-    fn watch<'a, T: Send + 'a>(
-        &'a self,
+    async fn watch<T>(
+        &self,
         operation: &'static str,
-        work: BoxFuture<'a, Result<T, StoreError>>,
-    ) -> BoxFuture<'a, Result<T, StoreError>> {
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         debug_assert!(OPERATIONS.contains(&operation), "{operation} is not in the list of operations");
-        Box::pin(async move {
-            let start = self.clock.monotonic();
-            let answer = work.await;
-            let elapsed = self.clock.monotonic().saturating_sub(start);
-            self.observer.operation(operation, elapsed, answer.is_err());
-            if let Err(error @ StoreError::Corrupt { .. }) = &answer {
-                self.observer.corrupt(error);
-            }
-            answer
-        })
+        let start = self.clock.monotonic();
+        let answer = work.await;
+        let elapsed = self.clock.monotonic().saturating_sub(start);
+        self.observer.operation(operation, elapsed, answer.is_err());
+        if let Err(error @ StoreError::Corrupt { .. }) = &answer {
+            self.observer.corrupt(error);
+        }
+        answer
     }
 }
 
+#[async_trait]
 impl<S: Store> Store for Observed<S> {
     fn is_shared(&self) -> bool {
         self.store.is_shared()
     }
 
-    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+    async fn ping(&self) -> Result<(), StoreError> {
         // A shared one tells what is at risk at which server.
         let is_full = !self.store.is_shared() && !self.store.has_room();
         if self.said_full.swap(is_full, Ordering::Relaxed) != is_full {
@@ -150,191 +151,183 @@ impl<S: Store> Store for Observed<S> {
             }
             self.observer.risk(Risk::Full, what);
         }
-        self.watch("ping", self.store.ping())
+        self.watch("ping", self.store.ping()).await
     }
 
     fn has_room(&self) -> bool {
         self.store.has_room()
     }
 
-    fn adopt(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.watch("adopt", self.store.adopt())
-    }
-
-    fn load<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
-    ) -> BoxFuture<'a, Result<Option<StoredConnection>, StoreError>> {
-        self.watch("load", self.store.load(key))
-    }
-
-    fn revision<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<Option<Revision>, StoreError>> {
-        self.watch("revision", self.store.revision(key))
-    }
-
-    fn commit<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
-        expected: Option<Revision>,
-        connection: &'a StoredConnection,
-        writer: Writer,
-    ) -> BoxFuture<'a, Result<Committed, StoreError>> {
-        self.watch("commit", self.store.commit(key, expected, connection, writer))
-    }
-
-    fn take_lease<'a>(
-        &'a self,
-        of: LeaseOf<'a>,
-        nonce: LeaseNonce,
-        ttl: Duration,
-    ) -> BoxFuture<'a, Result<LeaseAnswer, StoreError>> {
-        self.watch("take_lease", self.store.take_lease(of, nonce, ttl))
-    }
-
-    fn extend_lease<'a>(
-        &'a self,
-        of: LeaseOf<'a>,
-        nonce: LeaseNonce,
-        ttl: Duration,
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        self.watch("extend_lease", self.store.extend_lease(of, nonce, ttl))
-    }
-
-    fn release_lease<'a>(
-        &'a self,
-        of: LeaseOf<'a>,
-        nonce: LeaseNonce,
-        settled: bool,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.watch("release_lease", self.store.release_lease(of, nonce, settled))
-    }
-
-    fn schedule<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
-        due_at: Option<Timestamp>,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.watch("schedule", self.store.schedule(key, due_at))
-    }
-
-    fn due(&self, shard: u8, until: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<Due>, StoreError>> {
-        self.watch("due", self.store.due(shard, until, limit))
-    }
-
-    fn mark_used<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
-        at: Timestamp,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.watch("mark_used", self.store.mark_used(key, at))
+    async fn adopt(&self) -> Result<(), StoreError> {
+        self.watch("adopt", self.store.adopt()).await
     }
 
     /// Not reported: waiting is no operation.
-    fn next_change(&self) -> BoxFuture<'_, Change> {
-        self.store.next_change()
+    async fn next_change(&self) -> Change {
+        self.store.next_change().await
+    }
+}
+
+#[async_trait]
+impl<S: Store> Records for Observed<S> {
+    async fn load(&self, key: &ConnectionKey) -> Result<Option<StoredConnection>, StoreError> {
+        self.watch("load", self.store.load(key)).await
     }
 
-    fn floor<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<Floor, StoreError>> {
-        self.watch("floor", self.store.floor(key))
+    async fn revision(&self, key: &ConnectionKey) -> Result<Option<Revision>, StoreError> {
+        self.watch("revision", self.store.revision(key)).await
     }
 
-    fn delete<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
+    async fn commit(
+        &self,
+        key: &ConnectionKey,
+        expected: Option<Revision>,
+        connection: &StoredConnection,
+        writer: Writer,
+    ) -> Result<Committed, StoreError> {
+        self.watch("commit", self.store.commit(key, expected, connection, writer)).await
+    }
+
+    async fn floor(&self, key: &ConnectionKey) -> Result<Floor, StoreError> {
+        self.watch("floor", self.store.floor(key)).await
+    }
+
+    async fn delete(
+        &self,
+        key: &ConnectionKey,
         meant: SignIn,
         cuts_off: bool,
-    ) -> BoxFuture<'a, Result<Deleted, StoreError>> {
-        self.watch("delete", self.store.delete(key, meant, cuts_off))
+    ) -> Result<Deleted, StoreError> {
+        self.watch("delete", self.store.delete(key, meant, cuts_off)).await
     }
 
-    fn profiles<'a>(
-        &'a self,
-        keys: &'a [ConnectionKey],
-    ) -> BoxFuture<'a, Result<Vec<Option<StoredProfile>>, StoreError>> {
-        self.watch("profiles", self.store.profiles(keys))
+    async fn profiles(&self, keys: &[ConnectionKey]) -> Result<Vec<Option<StoredProfile>>, StoreError> {
+        self.watch("profiles", self.store.profiles(keys)).await
     }
 
-    fn list<'a>(
-        &'a self,
-        app: &'a AppName,
-        prefix: &'a str,
-        after: Option<&'a ConnectionName>,
+    async fn list(
+        &self,
+        app: &AppName,
+        prefix: &str,
+        after: Option<&ConnectionName>,
         limit: usize,
-    ) -> BoxFuture<'a, Result<ConnectionPage, StoreError>> {
-        self.watch("list", self.store.list(app, prefix, after, limit))
+    ) -> Result<ConnectionPage, StoreError> {
+        self.watch("list", self.store.list(app, prefix, after, limit)).await
+    }
+}
+
+#[async_trait]
+impl<S: Store> Leases for Observed<S> {
+    async fn take_lease(
+        &self,
+        of: LeaseOf<'_>,
+        nonce: LeaseNonce,
+        ttl: Duration,
+    ) -> Result<LeaseAnswer, StoreError> {
+        self.watch("take_lease", self.store.take_lease(of, nonce, ttl)).await
     }
 
-    fn put_pending<'a>(
-        &'a self,
-        id: &'a str,
-        sealed: &'a [u8],
+    async fn extend_lease(
+        &self,
+        of: LeaseOf<'_>,
+        nonce: LeaseNonce,
+        ttl: Duration,
+    ) -> Result<bool, StoreError> {
+        self.watch("extend_lease", self.store.extend_lease(of, nonce, ttl)).await
+    }
+
+    async fn release_lease(
+        &self,
+        of: LeaseOf<'_>,
+        nonce: LeaseNonce,
+        settled: bool,
+    ) -> Result<(), StoreError> {
+        self.watch("release_lease", self.store.release_lease(of, nonce, settled)).await
+    }
+}
+
+#[async_trait]
+impl<S: Store> Schedule for Observed<S> {
+    async fn schedule(&self, key: &ConnectionKey, due_at: Option<Timestamp>) -> Result<(), StoreError> {
+        self.watch("schedule", self.store.schedule(key, due_at)).await
+    }
+
+    async fn due(&self, shard: u8, until: Timestamp, limit: usize) -> Result<Vec<Due>, StoreError> {
+        self.watch("due", self.store.due(shard, until, limit)).await
+    }
+
+    async fn mark_used(&self, key: &ConnectionKey, at: Timestamp) -> Result<(), StoreError> {
+        self.watch("mark_used", self.store.mark_used(key, at)).await
+    }
+}
+
+#[async_trait]
+impl<S: Store> Pending for Observed<S> {
+    async fn put_pending(
+        &self,
+        id: &str,
+        sealed: &[u8],
         expires_at: Timestamp,
         ttl: Duration,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.watch("put_pending", self.store.put_pending(id, sealed, expires_at, ttl))
+    ) -> Result<(), StoreError> {
+        self.watch("put_pending", self.store.put_pending(id, sealed, expires_at, ttl)).await
     }
 
-    fn pending<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, StoreError>> {
-        self.watch("pending", self.store.pending(id))
+    async fn pending(&self, id: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.watch("pending", self.store.pending(id)).await
     }
 
-    fn take_pending<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, StoreError>> {
-        self.watch("take_pending", self.store.take_pending(id))
+    async fn take_pending(&self, id: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.watch("take_pending", self.store.take_pending(id)).await
     }
 
-    fn swap_pending<'a>(
-        &'a self,
-        id: &'a str,
-        expected: Option<&'a [u8]>,
-        sealed: &'a [u8],
+    async fn swap_pending(
+        &self,
+        id: &str,
+        expected: Option<&[u8]>,
+        sealed: &[u8],
         expires_at: Timestamp,
         ttl: Duration,
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        self.watch("swap_pending", self.store.swap_pending(id, expected, sealed, expires_at, ttl))
+    ) -> Result<bool, StoreError> {
+        self.watch("swap_pending", self.store.swap_pending(id, expected, sealed, expires_at, ttl)).await
     }
 
-    fn count_in<'a>(
-        &'a self,
-        owner: &'a str,
-        entry: &'a str,
+    async fn count_in(
+        &self,
+        owner: &str,
+        entry: &str,
         until: Timestamp,
-        most: Most<'a>,
-    ) -> BoxFuture<'a, Result<Counted, StoreError>> {
-        self.watch("count_in", self.store.count_in(owner, entry, until, most))
+        most: Most<'_>,
+    ) -> Result<Counted, StoreError> {
+        self.watch("count_in", self.store.count_in(owner, entry, until, most)).await
     }
 
-    fn count_out<'a>(&'a self, owner: &'a str, entry: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.watch("count_out", self.store.count_out(owner, entry))
+    async fn count_out(&self, owner: &str, entry: &str) -> Result<(), StoreError> {
+        self.watch("count_out", self.store.count_out(owner, entry)).await
     }
 
-    fn counted<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
-        self.watch("counted", self.store.counted(owner))
+    async fn counted(&self, owner: &str) -> Result<Vec<String>, StoreError> {
+        self.watch("counted", self.store.counted(owner)).await
+    }
+}
+
+#[async_trait]
+impl<S: Store> Reseal for Observed<S> {
+    async fn sealed(&self, after: Option<&str>, limit: usize) -> Result<SealedPage, StoreError> {
+        self.watch("sealed", self.store.sealed(after, limit)).await
     }
 
-    fn sealed<'a>(
-        &'a self,
-        after: Option<&'a str>,
-        limit: usize,
-    ) -> BoxFuture<'a, Result<SealedPage, StoreError>> {
-        self.watch("sealed", self.store.sealed(after, limit))
+    async fn reseal(
+        &self,
+        key: &ConnectionKey,
+        before: &StoredConnection,
+        after: &StoredConnection,
+    ) -> Result<bool, StoreError> {
+        self.watch("reseal", self.store.reseal(key, before, after)).await
     }
 
-    fn reseal<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
-        before: &'a StoredConnection,
-        after: &'a StoredConnection,
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        self.watch("reseal", self.store.reseal(key, before, after))
-    }
-
-    fn reseal_pending<'a>(
-        &'a self,
-        id: &'a str,
-        before: &'a [u8],
-        after: &'a [u8],
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        self.watch("reseal_pending", self.store.reseal_pending(id, before, after))
+    async fn reseal_pending(&self, id: &str, before: &[u8], after: &[u8]) -> Result<bool, StoreError> {
+        self.watch("reseal_pending", self.store.reseal_pending(id, before, after)).await
     }
 }
 

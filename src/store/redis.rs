@@ -63,6 +63,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::{RedisError, RedisResult};
+use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
@@ -76,8 +77,9 @@ use super::observed::{Risk, StoreObserver};
 use super::record::Beginning;
 use super::{
     Change, Committed, ConnectionPage, Counted, Deleted, Due, FLOOR_KEPT, Floor, Full, LOWEST_FLOOR,
-    LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, MOST_COUNTED, Most, Revision, SealedPage, Store, StoreError,
-    StoredConnection, StoredProfile, Writer, keyspace, record,
+    LeaseAnswer, LeaseNonce, LeaseOf, Leases, MAX_PAGE, MOST_COUNTED, Most, Pending, Records, Reseal,
+    Revision, Schedule, SealedPage, Store, StoreError, StoredConnection, StoredProfile, Writer, keyspace,
+    record,
 };
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -708,6 +710,7 @@ fn millis(ttl: Duration) -> u64 {
     u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).clamp(1, 1 << 52)
 }
 
+#[async_trait]
 impl Store for RedisStore {
     fn is_shared(&self) -> bool {
         true
@@ -715,619 +718,563 @@ impl Store for RedisStore {
 
     /// Asks for the role: a demoted master answers a PING like any other. One that was cut off does not know that it is
     /// demoted, so the sentinels are asked too. And runs a script, for every write is one.
-    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+    async fn ping(&self) -> Result<(), StoreError> {
         const DOING: &str = "asking the store whether it serves";
-        Box::pin(async move {
-            let link = match &self.link {
-                Way::One(link) => link,
-                Way::Cluster(cluster) => {
-                    cluster.ping(DOING).await?;
-                    self.said.settle(cluster.look_at_risks().await.into_iter(), self.observer());
-                    return Ok(());
-                }
-            };
-            let ask = || self.run(DOING, 0, |mut commands| async move { check_master(&mut commands).await });
-            let (role, moved) = tokio::join!(ask(), link.follow());
-            let (role, _) = if moved { ask().await? } else { role? };
-            role.map_err(|cause| {
-                link.renew();
-                StoreError::Unavailable { doing: DOING, cause }
-            })?;
-            let runs_scripts = self.run_on(DOING, 0, |live, _| {
-                let live = Arc::clone(live);
-                async move { live.look_at_scripts(link.user()).await }
-            });
-            runs_scripts.await?.0.map_err(|cause| StoreError::Unavailable { doing: DOING, cause })?;
-            self.believe_absence(DOING, 0).await?;
-            link.look_at_risks().await;
-            self.said.settle(std::iter::once(link.risks()), self.observer());
-            Ok(())
-        })
+        let link = match &self.link {
+            Way::One(link) => link,
+            Way::Cluster(cluster) => {
+                cluster.ping(DOING).await?;
+                self.said.settle(cluster.look_at_risks().await.into_iter(), self.observer());
+                return Ok(());
+            }
+        };
+        let ask = || self.run(DOING, 0, |mut commands| async move { check_master(&mut commands).await });
+        let (role, moved) = tokio::join!(ask(), link.follow());
+        let (role, _) = if moved { ask().await? } else { role? };
+        role.map_err(|cause| {
+            link.renew();
+            StoreError::Unavailable { doing: DOING, cause }
+        })?;
+        let runs_scripts = self.run_on(DOING, 0, |live, _| {
+            let live = Arc::clone(live);
+            async move { live.look_at_scripts(link.user()).await }
+        });
+        runs_scripts.await?.0.map_err(|cause| StoreError::Unavailable { doing: DOING, cause })?;
+        self.believe_absence(DOING, 0).await?;
+        link.look_at_risks().await;
+        self.said.settle(std::iter::once(link.risks()), self.observer());
+        Ok(())
     }
 
     fn has_room(&self) -> bool {
         !self.said.holds(Risk::Full)
     }
 
-    fn adopt(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async move {
-            match &self.link {
-                Way::One(link) => {
-                    let identity = link.identity().expect("a store that is in one place has its name there");
-                    identity.adopt();
-                    link.retry();
-                    let adopted = self.ping().await;
-                    identity.adopted_or_not();
-                    adopted
-                }
-                Way::Cluster(cluster) => {
-                    cluster.retry();
-                    cluster.adopt("adopting the store").await?;
-                    self.ping().await
-                }
+    async fn adopt(&self) -> Result<(), StoreError> {
+        match &self.link {
+            Way::One(link) => {
+                let identity = link.identity().expect("a store that is in one place has its name there");
+                identity.adopt();
+                link.retry();
+                let adopted = self.ping().await;
+                identity.adopted_or_not();
+                adopted
             }
-        })
+            Way::Cluster(cluster) => {
+                cluster.retry();
+                cluster.adopt("adopting the store").await?;
+                self.ping().await
+            }
+        }
     }
 
-    fn load<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
-    ) -> BoxFuture<'a, Result<Option<StoredConnection>, StoreError>> {
+    async fn next_change(&self) -> Change {
+        self.changes.next(&self.link).await
+    }
+}
+
+#[async_trait]
+impl Records for RedisStore {
+    async fn load(&self, key: &ConnectionKey) -> Result<Option<StoredConnection>, StoreError> {
         const DOING: &str = "loading a connection";
-        Box::pin(async move {
-            let slot = keyspace::connection_slot(key);
-            let mut get = ::redis::cmd("GET");
-            get.arg(keyspace::redis_record(key));
-            let (found, _) = self
-                .run(DOING, slot, |mut commands| {
-                    let get = &get;
-                    async move { get.query_async::<Option<Vec<u8>>>(&mut commands).await }
-                })
-                .await?;
-            match found {
-                Some(found) => record::decode(DOING, &found).map(Some),
-                None => self.believe_absence(DOING, slot).await.map(|()| None),
-            }
-        })
+        let slot = keyspace::connection_slot(key);
+        let mut get = ::redis::cmd("GET");
+        get.arg(keyspace::redis_record(key));
+        let (found, _) = self
+            .run(DOING, slot, |mut commands| {
+                let get = &get;
+                async move { get.query_async::<Option<Vec<u8>>>(&mut commands).await }
+            })
+            .await?;
+        match found {
+            Some(found) => record::decode(DOING, &found).map(Some),
+            None => self.believe_absence(DOING, slot).await.map(|()| None),
+        }
     }
 
-    fn revision<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<Option<Revision>, StoreError>> {
+    async fn revision(&self, key: &ConnectionKey) -> Result<Option<Revision>, StoreError> {
         const DOING: &str = "looking a revision up";
-        Box::pin(async move {
-            let slot = keyspace::connection_slot(key);
-            let mut get = ::redis::cmd("GETRANGE");
-            get.arg(keyspace::redis_record(key)).arg(0).arg(record::REVISION_END - 1);
-            let (found, _) = self
-                .run(DOING, slot, |mut commands| {
-                    let get = &get;
-                    async move { get.query_async::<Vec<u8>>(&mut commands).await }
-                })
-                .await?;
-            // Redis has no empty strings but those that are not there.
-            if found.is_empty() {
-                return self.believe_absence(DOING, slot).await.map(|()| None);
-            }
-            record::decode_revision(DOING, &found).map(Some)
-        })
+        let slot = keyspace::connection_slot(key);
+        let mut get = ::redis::cmd("GETRANGE");
+        get.arg(keyspace::redis_record(key)).arg(0).arg(record::REVISION_END - 1);
+        let (found, _) = self
+            .run(DOING, slot, |mut commands| {
+                let get = &get;
+                async move { get.query_async::<Vec<u8>>(&mut commands).await }
+            })
+            .await?;
+        // Redis has no empty strings but those that are not there.
+        if found.is_empty() {
+            return self.believe_absence(DOING, slot).await.map(|()| None);
+        }
+        record::decode_revision(DOING, &found).map(Some)
     }
 
-    fn commit<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
+    async fn commit(
+        &self,
+        key: &ConnectionKey,
         expected: Option<Revision>,
-        connection: &'a StoredConnection,
+        connection: &StoredConnection,
         writer: Writer,
-    ) -> BoxFuture<'a, Result<Committed, StoreError>> {
+    ) -> Result<Committed, StoreError> {
         const DOING: &str = "committing a connection";
-        Box::pin(async move {
-            let encoded = record::encode(DOING, connection)?;
-            let expects = expected.map(|revision| record::revision_bytes(&revision).to_vec());
-            let (lease, intent) = keyspace::redis_lease(LeaseOf::Connection(key));
-            let nonce = writer.lease().unwrap_or(NOBODY);
-            let fence = if writer.is_fenced() { &nonce.0[..] } else { &[] };
-            let mut script = scripts::COMMIT.prepare_invoke();
-            script
-                .key(keyspace::redis_record(key))
-                .key(lease)
-                .key(intent)
-                .key(keyspace::redis_floor(key))
-                .arg(expects.unwrap_or_default())
-                .arg(&record::revision_bytes(&connection.revision)[..])
-                .arg(&encoded[..record::REVISION_START])
-                .arg(&encoded)
-                .arg(fence)
-                .arg(u8::from(writer.replaces_grant()))
-                .arg(connection.revision.sign_in.number)
-                .arg(keyspace::REDIS_CHANGES)
-                .arg(self.changes.message(key));
-            let slot = keyspace::connection_slot(key);
-            let creates = expected.is_none();
-            if creates {
-                self.believe_absence(DOING, slot).await?;
-                self.index(DOING, key).await?;
-            }
-            let written = self.write(DOING, slot, |mut commands| {
-                let script = &script;
-                async move { script.invoke_async::<i64>(&mut commands).await }
-            });
-            let (answer, _) = if creates {
-                written.await?
-            } else {
-                // Both leave together. What becomes of the name does not matter to the record.
-                beside(written, self.index(DOING, key)).await?
-            };
-            match answer {
-                1 => {
-                    if creates && let Err(error) = self.index(DOING, key).await {
-                        tracing::warn!(%error, "a new connection may be missing in lists until its next refresh");
-                    }
-                    Ok(Committed::Done)
+        let encoded = record::encode(DOING, connection)?;
+        let expects = expected.map(|revision| record::revision_bytes(&revision).to_vec());
+        let (lease, intent) = keyspace::redis_lease(LeaseOf::Connection(key));
+        let nonce = writer.lease().unwrap_or(NOBODY);
+        let fence = if writer.is_fenced() { &nonce.0[..] } else { &[] };
+        let mut script = scripts::COMMIT.prepare_invoke();
+        script
+            .key(keyspace::redis_record(key))
+            .key(lease)
+            .key(intent)
+            .key(keyspace::redis_floor(key))
+            .arg(expects.unwrap_or_default())
+            .arg(&record::revision_bytes(&connection.revision)[..])
+            .arg(&encoded[..record::REVISION_START])
+            .arg(&encoded)
+            .arg(fence)
+            .arg(u8::from(writer.replaces_grant()))
+            .arg(connection.revision.sign_in.number)
+            .arg(keyspace::REDIS_CHANGES)
+            .arg(self.changes.message(key));
+        let slot = keyspace::connection_slot(key);
+        let creates = expected.is_none();
+        if creates {
+            self.believe_absence(DOING, slot).await?;
+            self.index(DOING, key).await?;
+        }
+        let written = self.write(DOING, slot, |mut commands| {
+            let script = &script;
+            async move { script.invoke_async::<i64>(&mut commands).await }
+        });
+        let (answer, _) = if creates {
+            written.await?
+        } else {
+            // Both leave together. What becomes of the name does not matter to the record.
+            beside(written, self.index(DOING, key)).await?
+        };
+        match answer {
+            1 => {
+                if creates && let Err(error) = self.index(DOING, key).await {
+                    tracing::warn!(%error, "a new connection may be missing in lists until its next refresh");
                 }
-                0 => Ok(Committed::Conflict),
-                2 => Ok(Committed::Fenced),
-                _ => Err(StoreError::corrupt(DOING, "what is stored is no record, or one of another format")),
+                Ok(Committed::Done)
             }
-        })
+            0 => Ok(Committed::Conflict),
+            2 => Ok(Committed::Fenced),
+            _ => Err(StoreError::corrupt(DOING, "what is stored is no record, or one of another format")),
+        }
     }
 
-    fn take_lease<'a>(
-        &'a self,
-        of: LeaseOf<'a>,
-        nonce: LeaseNonce,
-        ttl: Duration,
-    ) -> BoxFuture<'a, Result<LeaseAnswer, StoreError>> {
-        Box::pin(async move {
-            let (lease, intent) = keyspace::redis_lease(of);
-            let slot = keyspace::slot(&lease);
-            let mut script = scripts::TAKE.prepare_invoke();
-            script.key(lease).key(intent).arg(&nonce.0[..]).arg(millis(ttl));
-            if let LeaseOf::Connection(key) = of {
-                script.key(keyspace::redis_record(key));
-            }
-            // One that a failover takes away is two calls to the authority.
-            let ((mine, rest), _) = self
-                .write("taking a lease", slot, |mut commands| {
-                    let script = &script;
-                    async move { script.invoke_async::<(bool, i64)>(&mut commands).await }
-                })
-                .await?;
-            Ok(if mine {
-                LeaseAnswer::Mine { unsettled: rest == 1 }
-            } else {
-                LeaseAnswer::Theirs { left: Duration::from_millis(u64::try_from(rest).unwrap_or(0)) }
-            })
-        })
-    }
-
-    fn extend_lease<'a>(
-        &'a self,
-        of: LeaseOf<'a>,
-        nonce: LeaseNonce,
-        ttl: Duration,
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        Box::pin(async move {
-            let mut script = scripts::EXTEND.prepare_invoke();
-            let (lease, _) = keyspace::redis_lease(of);
-            let slot = keyspace::slot(&lease);
-            script.key(lease).arg(&nonce.0[..]).arg(millis(ttl));
-            Ok(self.script("prolonging a lease", slot, &script).await?.0)
-        })
-    }
-
-    fn release_lease<'a>(
-        &'a self,
-        of: LeaseOf<'a>,
-        nonce: LeaseNonce,
-        settled: bool,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            let (lease, intent) = keyspace::redis_lease(of);
-            let told = match of {
-                LeaseOf::Connection(key) => self.changes.message(key),
-                LeaseOf::Sweep(_) | LeaseOf::Rewrap => String::new(),
-            };
-            let slot = keyspace::slot(&lease);
-            let mut script = scripts::RELEASE.prepare_invoke();
-            script.key(lease).key(intent).arg(&nonce.0[..]).arg(u8::from(settled));
-            script.arg(keyspace::REDIS_CHANGES).arg(told);
-            self.script::<i64>("giving a lease back", slot, &script).await?;
-            Ok(())
-        })
-    }
-
-    fn schedule<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
-        due_at: Option<Timestamp>,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            let (due, used) = keyspace::redis_due(keyspace::shard(key));
-            let slot = keyspace::slot(&due);
-            let name = key.to_string();
-            let mut commands = ::redis::pipe();
-            match due_at {
-                Some(at) => {
-                    commands.cmd("ZADD").arg(due).arg(at.unix_millis()).arg(name).ignore();
-                }
-                None => {
-                    commands.cmd("ZREM").arg(due).arg(&name).ignore();
-                    commands.cmd("ZREM").arg(used).arg(&name).ignore();
-                }
-            }
-            self.run("scheduling a connection", slot, |mut connection| {
-                let commands = &commands;
-                async move { commands.exec_async(&mut connection).await }
-            })
-            .await?;
-            Ok(())
-        })
-    }
-
-    fn due(&self, shard: u8, until: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<Due>, StoreError>> {
-        const DOING: &str = "asking what is due";
-        Box::pin(async move {
-            let (due, used) = keyspace::redis_due(shard);
-            let slot = keyspace::slot(&due);
-            let mut script = scripts::DUE.prepare_invoke();
-            script.key(due).key(used).arg(until.unix_millis()).arg(limit.min(MAX_PAGE));
-            let (rows, _) = self.script::<Vec<String>>(DOING, slot, &script).await?;
-            rows.chunks_exact(3)
-                .filter_map(|row| {
-                    let key = keyspace::parse_key(&row[0]);
-                    let instant = |text: &str| text.parse::<f64>().ok().map(|millis| millis as i64);
-                    match (key, instant(&row[1])) {
-                        (Some(key), Some(at)) => Some(Ok(Due {
-                            key,
-                            due_at: Timestamp::from_unix_millis(at),
-                            used_at: instant(&row[2]).map(Timestamp::from_unix_millis),
-                        })),
-                        _ => {
-                            tracing::error!(
-                                shard,
-                                "the schedule holds what is no connection; it is passed over"
-                            );
-                            None
-                        }
-                    }
-                })
-                .collect()
-        })
-    }
-
-    fn mark_used<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
-        at: Timestamp,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            let (_, used) = keyspace::redis_due(keyspace::shard(key));
-            let slot = keyspace::slot(&used);
-            let mut add = ::redis::cmd("ZADD");
-            add.arg(used).arg("GT").arg(at.unix_millis()).arg(key.to_string());
-            self.run("noting that a connection is used", slot, |mut commands| {
-                let add = &add;
-                async move { add.exec_async(&mut commands).await }
-            })
-            .await?;
-            Ok(())
-        })
-    }
-
-    fn next_change(&self) -> BoxFuture<'_, Change> {
-        Box::pin(self.changes.next(&self.link))
-    }
-
-    fn floor<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<Floor, StoreError>> {
+    async fn floor(&self, key: &ConnectionKey) -> Result<Floor, StoreError> {
         const DOING: &str = "asking what was deleted of a connection";
-        Box::pin(async move {
-            let slot = keyspace::connection_slot(key);
-            let mut get = ::redis::cmd("GET");
-            get.arg(keyspace::redis_floor(key));
-            let (floor, _) = self
-                .run(DOING, slot, |mut commands| {
-                    let get = &get;
-                    async move { get.query_async::<Option<String>>(&mut commands).await }
-                })
-                .await?;
-            let Some(floor) = floor else {
-                return self.believe_absence(DOING, slot).await.map(|()| LOWEST_FLOOR);
-            };
-            let numbers = floor.split_once(' ').map(|(number, cut)| (number.parse(), cut.parse()));
-            match numbers {
-                Some((Ok(number), Ok(cut))) => Ok(Floor { number, cut }),
-                _ => Err(StoreError::corrupt(DOING, "a floor is two numbers")),
-            }
-        })
+        let slot = keyspace::connection_slot(key);
+        let mut get = ::redis::cmd("GET");
+        get.arg(keyspace::redis_floor(key));
+        let (floor, _) = self
+            .run(DOING, slot, |mut commands| {
+                let get = &get;
+                async move { get.query_async::<Option<String>>(&mut commands).await }
+            })
+            .await?;
+        let Some(floor) = floor else {
+            return self.believe_absence(DOING, slot).await.map(|()| LOWEST_FLOOR);
+        };
+        let numbers = floor.split_once(' ').map(|(number, cut)| (number.parse(), cut.parse()));
+        match numbers {
+            Some((Ok(number), Ok(cut))) => Ok(Floor { number, cut }),
+            _ => Err(StoreError::corrupt(DOING, "a floor is two numbers")),
+        }
     }
 
-    fn delete<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
+    async fn delete(
+        &self,
+        key: &ConnectionKey,
         meant: SignIn,
         cuts_off: bool,
-    ) -> BoxFuture<'a, Result<Deleted, StoreError>> {
+    ) -> Result<Deleted, StoreError> {
         const DOING: &str = "deleting a connection";
-        Box::pin(async move {
-            let (lease, intent) = keyspace::redis_lease(LeaseOf::Connection(key));
-            let mut script = scripts::DELETE.prepare_invoke();
-            script.key(keyspace::redis_record(key)).key(lease).key(intent).key(keyspace::redis_floor(key));
-            script.arg(&record::sign_in_bytes(&meant)[..]).arg(&record::HEAD[..]).arg(millis(FLOOR_KEPT));
-            script.arg(u8::from(cuts_off));
-            script.arg(keyspace::REDIS_CHANGES).arg(self.changes.message(key));
-            let slot = keyspace::connection_slot(key);
-            let (found, lost) = self
-                .write(DOING, slot, |mut commands| {
-                    let script = &script;
-                    async move { script.invoke_async::<u8>(&mut commands).await }
-                })
-                .await?;
-            if found == 2 {
-                return Ok(Deleted::Another);
-            }
-            let removed = found == 1;
-            if !removed {
-                self.believe_absence(DOING, slot).await?;
-            }
-            if let Err(error) = self.unindex(DOING, key).await {
-                tracing::debug!(%error, "the name of a deleted connection stays in the index until it is listed");
-            }
-            if let Err(error) = self.schedule(key, None).await {
-                tracing::debug!(%error, "a deleted connection stays in the schedule until it is due");
-            }
-            Ok(if removed || lost { Deleted::Gone } else { Deleted::Absent })
-        })
+        let (lease, intent) = keyspace::redis_lease(LeaseOf::Connection(key));
+        let mut script = scripts::DELETE.prepare_invoke();
+        script.key(keyspace::redis_record(key)).key(lease).key(intent).key(keyspace::redis_floor(key));
+        script.arg(&record::sign_in_bytes(&meant)[..]).arg(&record::HEAD[..]).arg(millis(FLOOR_KEPT));
+        script.arg(u8::from(cuts_off));
+        script.arg(keyspace::REDIS_CHANGES).arg(self.changes.message(key));
+        let slot = keyspace::connection_slot(key);
+        let (found, lost) = self
+            .write(DOING, slot, |mut commands| {
+                let script = &script;
+                async move { script.invoke_async::<u8>(&mut commands).await }
+            })
+            .await?;
+        if found == 2 {
+            return Ok(Deleted::Another);
+        }
+        let removed = found == 1;
+        if !removed {
+            self.believe_absence(DOING, slot).await?;
+        }
+        if let Err(error) = self.unindex(DOING, key).await {
+            tracing::debug!(%error, "the name of a deleted connection stays in the index until it is listed");
+        }
+        if let Err(error) = self.schedule(key, None).await {
+            tracing::debug!(%error, "a deleted connection stays in the schedule until it is due");
+        }
+        Ok(if removed || lost { Deleted::Gone } else { Deleted::Absent })
     }
 
-    fn profiles<'a>(
-        &'a self,
-        keys: &'a [ConnectionKey],
-    ) -> BoxFuture<'a, Result<Vec<Option<StoredProfile>>, StoreError>> {
+    async fn profiles(&self, keys: &[ConnectionKey]) -> Result<Vec<Option<StoredProfile>>, StoreError> {
         const DOING: &str = "reading profiles";
-        Box::pin(async move {
-            let mut profiles = Vec::with_capacity(keys.len());
-            for some in keys.chunks(LIST_CHUNK) {
-                let found = self.read_profiles(DOING, some).await?;
-                let absent = some.iter().zip(&found).filter(|(_, found)| found.is_none());
-                let slots: BTreeSet<u16> = absent.map(|(key, _)| keyspace::connection_slot(key)).collect();
-                for slot in slots {
-                    self.believe_absence(DOING, slot).await?;
-                    // All of them are of one server.
-                    if matches!(self.link, Way::One(_)) {
-                        break;
-                    }
-                }
-                profiles.extend(found);
-            }
-            Ok(profiles)
-        })
-    }
-
-    fn list<'a>(
-        &'a self,
-        app: &'a AppName,
-        prefix: &'a str,
-        after: Option<&'a ConnectionName>,
-        limit: usize,
-    ) -> BoxFuture<'a, Result<ConnectionPage, StoreError>> {
-        const DOING: &str = "listing connections";
-        let limit = limit.min(MAX_PAGE);
-        Box::pin(async move {
-            let mut page = ConnectionPage::default();
-            let mut after = after.cloned();
-            // One more than fits says whether there is a next page.
-            while limit > 0 && page.connections.len() <= limit {
-                let range = keyspace::redis_range(prefix, after.as_ref().map(ConnectionName::as_str));
-                let count = (limit + 1 - page.connections.len()).min(LIST_CHUNK);
-                let chunk = self.list_chunk(DOING, app, &range, count).await?;
-                let last = chunk.len() < count;
-                for (key, found) in chunk {
-                    after = Some(key.connection.clone());
-                    match found {
-                        Some(found) => page.connections.push((key.connection, found)),
-                        None => {
-                            // In a Cluster its node may have lost it, and the index be on another.
-                            self.believe_absence(DOING, keyspace::connection_slot(&key)).await?;
-                            self.unindex(DOING, &key).await?;
-                        }
-                    }
-                }
-                if last {
+        let mut profiles = Vec::with_capacity(keys.len());
+        for some in keys.chunks(LIST_CHUNK) {
+            let found = self.read_profiles(DOING, some).await?;
+            let absent = some.iter().zip(&found).filter(|(_, found)| found.is_none());
+            let slots: BTreeSet<u16> = absent.map(|(key, _)| keyspace::connection_slot(key)).collect();
+            for slot in slots {
+                self.believe_absence(DOING, slot).await?;
+                // All of them are of one server.
+                if matches!(self.link, Way::One(_)) {
                     break;
                 }
             }
-            if page.connections.len() > limit {
-                page.connections.truncate(limit);
-                page.next = page.connections.last().map(|(name, _)| name.clone());
-            }
-            // That there are no more is an absence too; and where the index was lost, those that were used since are in it.
-            self.believe_absence(DOING, keyspace::slot(&keyspace::redis_index(app))).await?;
-            Ok(page)
-        })
+            profiles.extend(found);
+        }
+        Ok(profiles)
     }
 
-    fn put_pending<'a>(
-        &'a self,
-        id: &'a str,
-        sealed: &'a [u8],
-        _expires_at: Timestamp,
-        ttl: Duration,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            let slot = keyspace::slot(&keyspace::redis_pending(id));
-            let mut set = ::redis::cmd("SET");
-            set.arg(keyspace::redis_pending(id)).arg(sealed).arg("PX").arg(millis(ttl));
-            self.write("keeping a pending record", slot, |mut commands| {
-                let set = &set;
-                async move { set.exec_async(&mut commands).await }
-            })
-            .await?;
-            Ok(())
-        })
-    }
-
-    fn pending<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, StoreError>> {
-        const DOING: &str = "looking a pending record up";
-        Box::pin(async move {
-            let slot = keyspace::slot(&keyspace::redis_pending(id));
-            let mut get = ::redis::cmd("GET");
-            get.arg(keyspace::redis_pending(id));
-            let (found, _) = self
-                .run(DOING, slot, |mut commands| {
-                    let get = &get;
-                    async move { get.query_async::<Option<Vec<u8>>>(&mut commands).await }
-                })
-                .await?;
-            if found.is_none() {
-                self.believe_absence(DOING, slot).await?;
-            }
-            Ok(found)
-        })
-    }
-
-    fn take_pending<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, StoreError>> {
-        const DOING: &str = "taking a pending record";
-        Box::pin(async move {
-            let slot = keyspace::slot(&keyspace::redis_pending(id));
-            let mut take = ::redis::cmd("GETDEL");
-            take.arg(keyspace::redis_pending(id));
-            // What was taken once must not be there again after a failover.
-            let (taken, lost) = self
-                .write(DOING, slot, |mut commands| {
-                    let take = &take;
-                    async move { take.query_async::<Option<Vec<u8>>>(&mut commands).await }
-                })
-                .await?;
-            if taken.is_none() && lost {
-                return Err(StoreError::unavailable(DOING, "the answer was lost with its connection"));
-            }
-            if taken.is_none() {
-                self.believe_absence(DOING, slot).await?;
-            }
-            Ok(taken)
-        })
-    }
-
-    fn swap_pending<'a>(
-        &'a self,
-        id: &'a str,
-        expected: Option<&'a [u8]>,
-        sealed: &'a [u8],
-        _expires_at: Timestamp,
-        ttl: Duration,
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        const DOING: &str = "replacing a pending record";
-        Box::pin(async move {
-            let slot = keyspace::slot(&keyspace::redis_pending(id));
-            let mut script = scripts::SWAP.prepare_invoke();
-            script
-                .key(keyspace::redis_pending(id))
-                .arg(expected.unwrap_or_default())
-                .arg(sealed)
-                .arg(millis(ttl));
-            let (swapped, _) = self
-                .write(DOING, slot, |mut commands| {
-                    let script = &script;
-                    async move { script.invoke_async::<bool>(&mut commands).await }
-                })
-                .await?;
-            if !swapped {
-                self.believe_absence(DOING, slot).await?;
-            }
-            Ok(swapped)
-        })
-    }
-
-    fn count_in<'a>(
-        &'a self,
-        owner: &'a str,
-        entry: &'a str,
-        until: Timestamp,
-        most: Most<'a>,
-    ) -> BoxFuture<'a, Result<Counted, StoreError>> {
-        Box::pin(async move {
-            let key = keyspace::redis_counted(owner);
-            let slot = keyspace::slot(&key);
-            let mut script = scripts::COUNT_IN.prepare_invoke();
-            script.key(key).arg(entry).arg(until.unix_millis()).arg(self.link.clock().now().unix_millis());
-            script.arg(most.of_owner.min(MOST_COUNTED));
-            let group = most.of_group.map_or(("", 0), |group| (group.prefix, group.most));
-            script.arg(group.0).arg(group.1);
-            // Not waited for on replicas: a failover that loses it lets one more in.
-            let (full, _) = self.script::<Vec<i64>>("counting what is open", slot, &script).await?;
-            Ok(match full.as_slice() {
-                [] => Counted::In,
-                [which, first, ..] => Counted::Full {
-                    which: if *which == 0 { Full::Owner } else { Full::Group },
-                    until: Timestamp::from_unix_millis(*first),
-                },
-                [_] => return Err(StoreError::corrupt("counting what is open", "half an answer")),
-            })
-        })
-    }
-
-    fn count_out<'a>(&'a self, owner: &'a str, entry: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            let key = keyspace::redis_counted(owner);
-            let slot = keyspace::slot(&key);
-            let mut remove = ::redis::cmd("ZREM");
-            remove.arg(key).arg(entry);
-            self.run("counting what is closed", slot, |mut commands| {
-                let remove = &remove;
-                async move { remove.exec_async(&mut commands).await }
-            })
-            .await?;
-            Ok(())
-        })
-    }
-
-    fn counted<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
-        Box::pin(async move {
-            let key = keyspace::redis_counted(owner);
-            let slot = keyspace::slot(&key);
-            let now = self.link.clock().now().unix_millis();
-            let mut range = ::redis::cmd("ZRANGEBYSCORE");
-            range.arg(key).arg(format!("({now}")).arg("+inf").arg("LIMIT").arg(0).arg(MOST_COUNTED);
-            let (entries, _) = self
-                .run("looking up what is open", slot, |mut commands| {
-                    let range = &range;
-                    async move { range.query_async::<Vec<String>>(&mut commands).await }
-                })
-                .await?;
-            Ok(entries)
-        })
-    }
-
-    fn sealed<'a>(
-        &'a self,
-        after: Option<&'a str>,
+    async fn list(
+        &self,
+        app: &AppName,
+        prefix: &str,
+        after: Option<&ConnectionName>,
         limit: usize,
-    ) -> BoxFuture<'a, Result<SealedPage, StoreError>> {
-        Box::pin(self.scan(after, limit.clamp(1, MAX_PAGE)))
-    }
+    ) -> Result<ConnectionPage, StoreError> {
+        const DOING: &str = "listing connections";
+        let limit = limit.min(MAX_PAGE);
 
-    fn reseal<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
-        before: &'a StoredConnection,
-        after: &'a StoredConnection,
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        const DOING: &str = "sealing a connection anew";
-        Box::pin(async move {
-            if before.revision != after.revision {
-                return Ok(false);
+        let mut page = ConnectionPage::default();
+        let mut after = after.cloned();
+        // One more than fits says whether there is a next page.
+        while limit > 0 && page.connections.len() <= limit {
+            let range = keyspace::redis_range(prefix, after.as_ref().map(ConnectionName::as_str));
+            let count = (limit + 1 - page.connections.len()).min(LIST_CHUNK);
+            let chunk = self.list_chunk(DOING, app, &range, count).await?;
+            let last = chunk.len() < count;
+            for (key, found) in chunk {
+                after = Some(key.connection.clone());
+                match found {
+                    Some(found) => page.connections.push((key.connection, found)),
+                    None => {
+                        // In a Cluster its node may have lost it, and the index be on another.
+                        self.believe_absence(DOING, keyspace::connection_slot(&key)).await?;
+                        self.unindex(DOING, &key).await?;
+                    }
+                }
             }
-            let (before, after) = (record::encode(DOING, before)?, record::encode(DOING, after)?);
-            self.run_reseal(DOING, keyspace::redis_record(key), &before, &after).await
+            if last {
+                break;
+            }
+        }
+        if page.connections.len() > limit {
+            page.connections.truncate(limit);
+            page.next = page.connections.last().map(|(name, _)| name.clone());
+        }
+        // That there are no more is an absence too; and where the index was lost, those that were used since are in it.
+        self.believe_absence(DOING, keyspace::slot(&keyspace::redis_index(app))).await?;
+        Ok(page)
+    }
+}
+
+#[async_trait]
+impl Leases for RedisStore {
+    async fn take_lease(
+        &self,
+        of: LeaseOf<'_>,
+        nonce: LeaseNonce,
+        ttl: Duration,
+    ) -> Result<LeaseAnswer, StoreError> {
+        let (lease, intent) = keyspace::redis_lease(of);
+        let slot = keyspace::slot(&lease);
+        let mut script = scripts::TAKE.prepare_invoke();
+        script.key(lease).key(intent).arg(&nonce.0[..]).arg(millis(ttl));
+        if let LeaseOf::Connection(key) = of {
+            script.key(keyspace::redis_record(key));
+        }
+        // One that a failover takes away is two calls to the authority.
+        let ((mine, rest), _) = self
+            .write("taking a lease", slot, |mut commands| {
+                let script = &script;
+                async move { script.invoke_async::<(bool, i64)>(&mut commands).await }
+            })
+            .await?;
+        Ok(if mine {
+            LeaseAnswer::Mine { unsettled: rest == 1 }
+        } else {
+            LeaseAnswer::Theirs { left: Duration::from_millis(u64::try_from(rest).unwrap_or(0)) }
         })
     }
 
-    fn reseal_pending<'a>(
-        &'a self,
-        id: &'a str,
-        before: &'a [u8],
-        after: &'a [u8],
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+    async fn extend_lease(
+        &self,
+        of: LeaseOf<'_>,
+        nonce: LeaseNonce,
+        ttl: Duration,
+    ) -> Result<bool, StoreError> {
+        let mut script = scripts::EXTEND.prepare_invoke();
+        let (lease, _) = keyspace::redis_lease(of);
+        let slot = keyspace::slot(&lease);
+        script.key(lease).arg(&nonce.0[..]).arg(millis(ttl));
+        Ok(self.script("prolonging a lease", slot, &script).await?.0)
+    }
+
+    async fn release_lease(
+        &self,
+        of: LeaseOf<'_>,
+        nonce: LeaseNonce,
+        settled: bool,
+    ) -> Result<(), StoreError> {
+        let (lease, intent) = keyspace::redis_lease(of);
+        let told = match of {
+            LeaseOf::Connection(key) => self.changes.message(key),
+            LeaseOf::Sweep(_) | LeaseOf::Rewrap => String::new(),
+        };
+        let slot = keyspace::slot(&lease);
+        let mut script = scripts::RELEASE.prepare_invoke();
+        script.key(lease).key(intent).arg(&nonce.0[..]).arg(u8::from(settled));
+        script.arg(keyspace::REDIS_CHANGES).arg(told);
+        self.script::<i64>("giving a lease back", slot, &script).await?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Schedule for RedisStore {
+    async fn schedule(&self, key: &ConnectionKey, due_at: Option<Timestamp>) -> Result<(), StoreError> {
+        let (due, used) = keyspace::redis_due(keyspace::shard(key));
+        let slot = keyspace::slot(&due);
+        let name = key.to_string();
+        let mut commands = ::redis::pipe();
+        match due_at {
+            Some(at) => {
+                commands.cmd("ZADD").arg(due).arg(at.unix_millis()).arg(name).ignore();
+            }
+            None => {
+                commands.cmd("ZREM").arg(due).arg(&name).ignore();
+                commands.cmd("ZREM").arg(used).arg(&name).ignore();
+            }
+        }
+        self.run("scheduling a connection", slot, |mut connection| {
+            let commands = &commands;
+            async move { commands.exec_async(&mut connection).await }
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn due(&self, shard: u8, until: Timestamp, limit: usize) -> Result<Vec<Due>, StoreError> {
+        const DOING: &str = "asking what is due";
+        let (due, used) = keyspace::redis_due(shard);
+        let slot = keyspace::slot(&due);
+        let mut script = scripts::DUE.prepare_invoke();
+        script.key(due).key(used).arg(until.unix_millis()).arg(limit.min(MAX_PAGE));
+        let (rows, _) = self.script::<Vec<String>>(DOING, slot, &script).await?;
+        rows.chunks_exact(3)
+            .filter_map(|row| {
+                let key = keyspace::parse_key(&row[0]);
+                let instant = |text: &str| text.parse::<f64>().ok().map(|millis| millis as i64);
+                match (key, instant(&row[1])) {
+                    (Some(key), Some(at)) => Some(Ok(Due {
+                        key,
+                        due_at: Timestamp::from_unix_millis(at),
+                        used_at: instant(&row[2]).map(Timestamp::from_unix_millis),
+                    })),
+                    _ => {
+                        tracing::error!(shard, "the schedule holds what is no connection; it is passed over");
+                        None
+                    }
+                }
+            })
+            .collect()
+    }
+
+    async fn mark_used(&self, key: &ConnectionKey, at: Timestamp) -> Result<(), StoreError> {
+        let (_, used) = keyspace::redis_due(keyspace::shard(key));
+        let slot = keyspace::slot(&used);
+        let mut add = ::redis::cmd("ZADD");
+        add.arg(used).arg("GT").arg(at.unix_millis()).arg(key.to_string());
+        self.run("noting that a connection is used", slot, |mut commands| {
+            let add = &add;
+            async move { add.exec_async(&mut commands).await }
+        })
+        .await?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Pending for RedisStore {
+    async fn put_pending(
+        &self,
+        id: &str,
+        sealed: &[u8],
+        _expires_at: Timestamp,
+        ttl: Duration,
+    ) -> Result<(), StoreError> {
+        let slot = keyspace::slot(&keyspace::redis_pending(id));
+        let mut set = ::redis::cmd("SET");
+        set.arg(keyspace::redis_pending(id)).arg(sealed).arg("PX").arg(millis(ttl));
+        self.write("keeping a pending record", slot, |mut commands| {
+            let set = &set;
+            async move { set.exec_async(&mut commands).await }
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn pending(&self, id: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        const DOING: &str = "looking a pending record up";
+        let slot = keyspace::slot(&keyspace::redis_pending(id));
+        let mut get = ::redis::cmd("GET");
+        get.arg(keyspace::redis_pending(id));
+        let (found, _) = self
+            .run(DOING, slot, |mut commands| {
+                let get = &get;
+                async move { get.query_async::<Option<Vec<u8>>>(&mut commands).await }
+            })
+            .await?;
+        if found.is_none() {
+            self.believe_absence(DOING, slot).await?;
+        }
+        Ok(found)
+    }
+
+    async fn take_pending(&self, id: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        const DOING: &str = "taking a pending record";
+        let slot = keyspace::slot(&keyspace::redis_pending(id));
+        let mut take = ::redis::cmd("GETDEL");
+        take.arg(keyspace::redis_pending(id));
+        // What was taken once must not be there again after a failover.
+        let (taken, lost) = self
+            .write(DOING, slot, |mut commands| {
+                let take = &take;
+                async move { take.query_async::<Option<Vec<u8>>>(&mut commands).await }
+            })
+            .await?;
+        if taken.is_none() && lost {
+            return Err(StoreError::unavailable(DOING, "the answer was lost with its connection"));
+        }
+        if taken.is_none() {
+            self.believe_absence(DOING, slot).await?;
+        }
+        Ok(taken)
+    }
+
+    async fn swap_pending(
+        &self,
+        id: &str,
+        expected: Option<&[u8]>,
+        sealed: &[u8],
+        _expires_at: Timestamp,
+        ttl: Duration,
+    ) -> Result<bool, StoreError> {
+        const DOING: &str = "replacing a pending record";
+        let slot = keyspace::slot(&keyspace::redis_pending(id));
+        let mut script = scripts::SWAP.prepare_invoke();
+        script
+            .key(keyspace::redis_pending(id))
+            .arg(expected.unwrap_or_default())
+            .arg(sealed)
+            .arg(millis(ttl));
+        let (swapped, _) = self
+            .write(DOING, slot, |mut commands| {
+                let script = &script;
+                async move { script.invoke_async::<bool>(&mut commands).await }
+            })
+            .await?;
+        if !swapped {
+            self.believe_absence(DOING, slot).await?;
+        }
+        Ok(swapped)
+    }
+
+    async fn count_in(
+        &self,
+        owner: &str,
+        entry: &str,
+        until: Timestamp,
+        most: Most<'_>,
+    ) -> Result<Counted, StoreError> {
+        let key = keyspace::redis_counted(owner);
+        let slot = keyspace::slot(&key);
+        let mut script = scripts::COUNT_IN.prepare_invoke();
+        script.key(key).arg(entry).arg(until.unix_millis()).arg(self.link.clock().now().unix_millis());
+        script.arg(most.of_owner.min(MOST_COUNTED));
+        let group = most.of_group.map_or(("", 0), |group| (group.prefix, group.most));
+        script.arg(group.0).arg(group.1);
+        // Not waited for on replicas: a failover that loses it lets one more in.
+        let (full, _) = self.script::<Vec<i64>>("counting what is open", slot, &script).await?;
+        Ok(match full.as_slice() {
+            [] => Counted::In,
+            [which, first, ..] => Counted::Full {
+                which: if *which == 0 { Full::Owner } else { Full::Group },
+                until: Timestamp::from_unix_millis(*first),
+            },
+            [_] => return Err(StoreError::corrupt("counting what is open", "half an answer")),
+        })
+    }
+
+    async fn count_out(&self, owner: &str, entry: &str) -> Result<(), StoreError> {
+        let key = keyspace::redis_counted(owner);
+        let slot = keyspace::slot(&key);
+        let mut remove = ::redis::cmd("ZREM");
+        remove.arg(key).arg(entry);
+        self.run("counting what is closed", slot, |mut commands| {
+            let remove = &remove;
+            async move { remove.exec_async(&mut commands).await }
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn counted(&self, owner: &str) -> Result<Vec<String>, StoreError> {
+        let key = keyspace::redis_counted(owner);
+        let slot = keyspace::slot(&key);
+        let now = self.link.clock().now().unix_millis();
+        let mut range = ::redis::cmd("ZRANGEBYSCORE");
+        range.arg(key).arg(format!("({now}")).arg("+inf").arg("LIMIT").arg(0).arg(MOST_COUNTED);
+        let (entries, _) = self
+            .run("looking up what is open", slot, |mut commands| {
+                let range = &range;
+                async move { range.query_async::<Vec<String>>(&mut commands).await }
+            })
+            .await?;
+        Ok(entries)
+    }
+}
+
+#[async_trait]
+impl Reseal for RedisStore {
+    async fn sealed(&self, after: Option<&str>, limit: usize) -> Result<SealedPage, StoreError> {
+        self.scan(after, limit.clamp(1, MAX_PAGE)).await
+    }
+
+    async fn reseal(
+        &self,
+        key: &ConnectionKey,
+        before: &StoredConnection,
+        after: &StoredConnection,
+    ) -> Result<bool, StoreError> {
+        const DOING: &str = "sealing a connection anew";
+        if before.revision != after.revision {
+            return Ok(false);
+        }
+        let (before, after) = (record::encode(DOING, before)?, record::encode(DOING, after)?);
+        self.run_reseal(DOING, keyspace::redis_record(key), &before, &after).await
+    }
+
+    async fn reseal_pending(&self, id: &str, before: &[u8], after: &[u8]) -> Result<bool, StoreError> {
         const DOING: &str = "sealing a pending record anew";
-        Box::pin(self.run_reseal(DOING, keyspace::redis_pending(id), before, after))
+        self.run_reseal(DOING, keyspace::redis_pending(id), before, after).await
     }
 }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::sync::{Notify, oneshot};
 
 use super::faults::{Dice, Link, Mutant, StoreWeather};
@@ -13,12 +14,12 @@ use super::schedule::Schedule;
 use super::tasks::{Pid, WORLD};
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
-use crate::domain::task::{BoxFuture, Tasks};
+use crate::domain::task::Tasks;
 use crate::domain::time::{Clock, Timestamp};
 use crate::store::{
-    Change, Committed, ConnectionPage, Counted, Deleted, Due, Floor, LOWEST_FLOOR, LeaseAnswer, LeaseNonce,
-    LeaseOf, MAX_PAGE, Most, RecordOf, Revision, SEALED_HEAD, SealedPage, SealedRecord, Store, StoreError,
-    StoredConnection, StoredProfile, Writer, record,
+    self, Change, Committed, ConnectionPage, Counted, Deleted, Due, Floor, LOWEST_FLOOR, LeaseAnswer,
+    LeaseNonce, LeaseOf, Leases, MAX_PAGE, Most, Pending, RecordOf, Records, Reseal, Revision, SEALED_HEAD,
+    SealedPage, SealedRecord, Store, StoreError, StoredConnection, StoredProfile, Writer, record,
 };
 
 /// Callers are served what is held when a look takes longer than this.
@@ -860,275 +861,232 @@ macro_rules! expect_reply {
     };
 }
 
+#[async_trait]
 impl Store for SimStore {
     fn is_shared(&self) -> bool {
         true
     }
 
-    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async move { self.ask("asking the store whether it serves", Op::Ping).await.map(|_| ()) })
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.ask("asking the store whether it serves", Op::Ping).await.map(|_| ())
     }
 
     fn has_room(&self) -> bool {
         true
     }
 
-    fn adopt(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.ping()
+    async fn adopt(&self) -> Result<(), StoreError> {
+        self.ping().await
     }
 
-    fn load<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
-    ) -> BoxFuture<'a, Result<Option<StoredConnection>, StoreError>> {
-        Box::pin(async move {
-            let reply = self.ask("loading a connection", Op::Load(key.clone())).await?;
-            Ok(expect_reply!(reply, Connection))
-        })
+    async fn next_change(&self) -> Change {
+        loop {
+            let word = {
+                let mut state = self.server.state();
+                let listener = state.listeners.entry(self.pid).or_insert_with(|| Listener {
+                    replica: self.replica,
+                    told: VecDeque::from([Change::Missed]),
+                    word: Arc::default(),
+                });
+                match listener.told.pop_front() {
+                    Some(change) => return change,
+                    None => listener.word.clone(),
+                }
+            };
+            word.notified().await;
+        }
+    }
+}
+
+#[async_trait]
+impl Records for SimStore {
+    async fn load(&self, key: &ConnectionKey) -> Result<Option<StoredConnection>, StoreError> {
+        let reply = self.ask("loading a connection", Op::Load(key.clone())).await?;
+        Ok(expect_reply!(reply, Connection))
     }
 
-    fn revision<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<Option<Revision>, StoreError>> {
-        Box::pin(async move {
-            let reply = self.ask("looking a revision up", Op::Load(key.clone())).await?;
-            Ok(expect_reply!(reply, Connection).map(|stored| stored.revision))
-        })
+    async fn revision(&self, key: &ConnectionKey) -> Result<Option<Revision>, StoreError> {
+        let reply = self.ask("looking a revision up", Op::Load(key.clone())).await?;
+        Ok(expect_reply!(reply, Connection).map(|stored| stored.revision))
     }
 
-    fn commit<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
+    async fn commit(
+        &self,
+        key: &ConnectionKey,
         expected: Option<Revision>,
-        connection: &'a StoredConnection,
+        connection: &StoredConnection,
         writer: Writer,
-    ) -> BoxFuture<'a, Result<Committed, StoreError>> {
+    ) -> Result<Committed, StoreError> {
         const DOING: &str = "committing a connection";
-        Box::pin(async move {
-            record::encode(DOING, connection)?;
-            let op = Op::Commit { key: key.clone(), expected, connection: connection.clone(), writer };
-            Ok(expect_reply!(self.ask(DOING, op).await?, Committed))
-        })
+        record::encode(DOING, connection)?;
+        let op = Op::Commit { key: key.clone(), expected, connection: connection.clone(), writer };
+        Ok(expect_reply!(self.ask(DOING, op).await?, Committed))
     }
 
-    fn take_lease<'a>(
-        &'a self,
-        of: LeaseOf<'a>,
-        nonce: LeaseNonce,
-        ttl: Duration,
-    ) -> BoxFuture<'a, Result<LeaseAnswer, StoreError>> {
-        Box::pin(async move {
-            let op = Op::Take { of: LeaseKey::of(of), nonce, ttl };
-            Ok(expect_reply!(self.ask("taking a lease", op).await?, Lease))
-        })
-    }
-
-    fn extend_lease<'a>(
-        &'a self,
-        of: LeaseOf<'a>,
-        nonce: LeaseNonce,
-        ttl: Duration,
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        Box::pin(async move {
-            let op = Op::Extend { of: LeaseKey::of(of), nonce, ttl };
-            Ok(expect_reply!(self.ask("prolonging a lease", op).await?, Yes))
-        })
-    }
-
-    fn release_lease<'a>(
-        &'a self,
-        of: LeaseOf<'a>,
-        nonce: LeaseNonce,
-        settled: bool,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            let op = Op::Release { of: LeaseKey::of(of), nonce, settled };
-            self.ask("giving a lease back", op).await.map(|_| ())
-        })
-    }
-
-    fn schedule<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
-        due_at: Option<Timestamp>,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            self.ask("scheduling a connection", Op::Schedule(key.clone(), due_at)).await.map(|_| ())
-        })
-    }
-
-    fn due(&self, shard: u8, until: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<Due>, StoreError>> {
-        Box::pin(async move {
-            Ok(expect_reply!(self.ask("asking what is due", Op::Due { shard, until, limit }).await?, Due))
-        })
-    }
-
-    fn mark_used<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
-        at: Timestamp,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move { self.ask("noting a use", Op::MarkUsed(key.clone(), at)).await.map(|_| ()) })
-    }
-
-    fn next_change(&self) -> BoxFuture<'_, Change> {
-        Box::pin(async move {
-            loop {
-                let word = {
-                    let mut state = self.server.state();
-                    let listener = state.listeners.entry(self.pid).or_insert_with(|| Listener {
-                        replica: self.replica,
-                        told: VecDeque::from([Change::Missed]),
-                        word: Arc::default(),
-                    });
-                    match listener.told.pop_front() {
-                        Some(change) => return change,
-                        None => listener.word.clone(),
-                    }
-                };
-                word.notified().await;
-            }
-        })
-    }
-
-    fn floor<'a>(&'a self, key: &'a ConnectionKey) -> BoxFuture<'a, Result<Floor, StoreError>> {
+    async fn floor(&self, key: &ConnectionKey) -> Result<Floor, StoreError> {
         const DOING: &str = "asking what was deleted of a connection";
-        Box::pin(async move { Ok(expect_reply!(self.ask(DOING, Op::Floor(key.clone())).await?, Floor)) })
+        Ok(expect_reply!(self.ask(DOING, Op::Floor(key.clone())).await?, Floor))
     }
 
-    fn delete<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
+    async fn delete(
+        &self,
+        key: &ConnectionKey,
         meant: SignIn,
         cuts_off: bool,
-    ) -> BoxFuture<'a, Result<Deleted, StoreError>> {
-        Box::pin(async move {
-            let op = Op::Delete(key.clone(), meant, cuts_off);
-            Ok(expect_reply!(self.ask("deleting a connection", op).await?, Deleted))
-        })
+    ) -> Result<Deleted, StoreError> {
+        let op = Op::Delete(key.clone(), meant, cuts_off);
+        Ok(expect_reply!(self.ask("deleting a connection", op).await?, Deleted))
     }
 
-    fn profiles<'a>(
-        &'a self,
-        keys: &'a [ConnectionKey],
-    ) -> BoxFuture<'a, Result<Vec<Option<StoredProfile>>, StoreError>> {
+    async fn profiles(&self, keys: &[ConnectionKey]) -> Result<Vec<Option<StoredProfile>>, StoreError> {
         let op = Op::Profiles(keys.to_vec());
-        Box::pin(async move { Ok(expect_reply!(self.ask("reading profiles", op).await?, Profiles)) })
+        Ok(expect_reply!(self.ask("reading profiles", op).await?, Profiles))
     }
 
-    fn list<'a>(
-        &'a self,
-        app: &'a AppName,
-        prefix: &'a str,
-        after: Option<&'a ConnectionName>,
+    async fn list(
+        &self,
+        app: &AppName,
+        prefix: &str,
+        after: Option<&ConnectionName>,
         limit: usize,
-    ) -> BoxFuture<'a, Result<ConnectionPage, StoreError>> {
-        Box::pin(async move {
-            let op = Op::List { app: app.clone(), prefix: prefix.to_owned(), after: after.cloned(), limit };
-            Ok(expect_reply!(self.ask("listing connections", op).await?, Page))
-        })
+    ) -> Result<ConnectionPage, StoreError> {
+        let op = Op::List { app: app.clone(), prefix: prefix.to_owned(), after: after.cloned(), limit };
+        Ok(expect_reply!(self.ask("listing connections", op).await?, Page))
+    }
+}
+
+#[async_trait]
+impl Leases for SimStore {
+    async fn take_lease(
+        &self,
+        of: LeaseOf<'_>,
+        nonce: LeaseNonce,
+        ttl: Duration,
+    ) -> Result<LeaseAnswer, StoreError> {
+        let op = Op::Take { of: LeaseKey::of(of), nonce, ttl };
+        Ok(expect_reply!(self.ask("taking a lease", op).await?, Lease))
     }
 
-    fn put_pending<'a>(
-        &'a self,
-        id: &'a str,
-        sealed: &'a [u8],
+    async fn extend_lease(
+        &self,
+        of: LeaseOf<'_>,
+        nonce: LeaseNonce,
+        ttl: Duration,
+    ) -> Result<bool, StoreError> {
+        let op = Op::Extend { of: LeaseKey::of(of), nonce, ttl };
+        Ok(expect_reply!(self.ask("prolonging a lease", op).await?, Yes))
+    }
+
+    async fn release_lease(
+        &self,
+        of: LeaseOf<'_>,
+        nonce: LeaseNonce,
+        settled: bool,
+    ) -> Result<(), StoreError> {
+        let op = Op::Release { of: LeaseKey::of(of), nonce, settled };
+        self.ask("giving a lease back", op).await.map(|_| ())
+    }
+}
+
+#[async_trait]
+impl store::Schedule for SimStore {
+    async fn schedule(&self, key: &ConnectionKey, due_at: Option<Timestamp>) -> Result<(), StoreError> {
+        self.ask("scheduling a connection", Op::Schedule(key.clone(), due_at)).await.map(|_| ())
+    }
+
+    async fn due(&self, shard: u8, until: Timestamp, limit: usize) -> Result<Vec<Due>, StoreError> {
+        Ok(expect_reply!(self.ask("asking what is due", Op::Due { shard, until, limit }).await?, Due))
+    }
+
+    async fn mark_used(&self, key: &ConnectionKey, at: Timestamp) -> Result<(), StoreError> {
+        self.ask("noting a use", Op::MarkUsed(key.clone(), at)).await.map(|_| ())
+    }
+}
+
+#[async_trait]
+impl Pending for SimStore {
+    async fn put_pending(
+        &self,
+        id: &str,
+        sealed: &[u8],
         _expires_at: Timestamp,
         ttl: Duration,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            let op = Op::PutPending { id: id.to_owned(), sealed: sealed.to_vec(), ttl };
-            self.ask("keeping a pending record", op).await.map(|_| ())
-        })
+    ) -> Result<(), StoreError> {
+        let op = Op::PutPending { id: id.to_owned(), sealed: sealed.to_vec(), ttl };
+        self.ask("keeping a pending record", op).await.map(|_| ())
     }
 
-    fn pending<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, StoreError>> {
-        Box::pin(async move {
-            let op = Op::Pending(id.to_owned());
-            Ok(expect_reply!(self.ask("looking a pending record up", op).await?, Bytes))
-        })
+    async fn pending(&self, id: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let op = Op::Pending(id.to_owned());
+        Ok(expect_reply!(self.ask("looking a pending record up", op).await?, Bytes))
     }
 
-    fn take_pending<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, StoreError>> {
-        Box::pin(async move {
-            let op = Op::TakePending(id.to_owned());
-            Ok(expect_reply!(self.ask("taking a pending record", op).await?, Bytes))
-        })
+    async fn take_pending(&self, id: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let op = Op::TakePending(id.to_owned());
+        Ok(expect_reply!(self.ask("taking a pending record", op).await?, Bytes))
     }
 
-    fn swap_pending<'a>(
-        &'a self,
-        id: &'a str,
-        expected: Option<&'a [u8]>,
-        sealed: &'a [u8],
+    async fn swap_pending(
+        &self,
+        id: &str,
+        expected: Option<&[u8]>,
+        sealed: &[u8],
         _expires_at: Timestamp,
         ttl: Duration,
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        Box::pin(async move {
-            let op = Op::SwapPending {
-                id: id.to_owned(),
-                expected: expected.map(<[u8]>::to_vec),
-                sealed: sealed.to_vec(),
-                ttl,
-            };
-            Ok(expect_reply!(self.ask("replacing a pending record", op).await?, Yes))
-        })
+    ) -> Result<bool, StoreError> {
+        let op = Op::SwapPending {
+            id: id.to_owned(),
+            expected: expected.map(<[u8]>::to_vec),
+            sealed: sealed.to_vec(),
+            ttl,
+        };
+        Ok(expect_reply!(self.ask("replacing a pending record", op).await?, Yes))
     }
 
     /// The simulated world has no sessions, so nothing is counted.
-    fn count_in<'a>(
-        &'a self,
-        _owner: &'a str,
-        _entry: &'a str,
+    async fn count_in(
+        &self,
+        _owner: &str,
+        _entry: &str,
         _until: Timestamp,
-        _most: Most<'a>,
-    ) -> BoxFuture<'a, Result<Counted, StoreError>> {
-        Box::pin(async { Ok(Counted::In) })
+        _most: Most<'_>,
+    ) -> Result<Counted, StoreError> {
+        Ok(Counted::In)
     }
 
-    fn count_out<'a>(&'a self, _owner: &'a str, _entry: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async { Ok(()) })
+    async fn count_out(&self, _owner: &str, _entry: &str) -> Result<(), StoreError> {
+        Ok(())
     }
 
-    fn counted<'a>(&'a self, _owner: &'a str) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
-        Box::pin(async { Ok(Vec::new()) })
+    async fn counted(&self, _owner: &str) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
+    }
+}
+
+#[async_trait]
+impl Reseal for SimStore {
+    async fn sealed(&self, after: Option<&str>, limit: usize) -> Result<SealedPage, StoreError> {
+        let after = after.and_then(|after| after.parse().ok());
+        let op = Op::Sealed { after, limit: limit.clamp(1, MAX_PAGE) };
+        Ok(expect_reply!(self.ask("walking over every record", op).await?, Sealed))
     }
 
-    fn sealed<'a>(
-        &'a self,
-        after: Option<&'a str>,
-        limit: usize,
-    ) -> BoxFuture<'a, Result<SealedPage, StoreError>> {
-        Box::pin(async move {
-            let after = after.and_then(|after| after.parse().ok());
-            let op = Op::Sealed { after, limit: limit.clamp(1, MAX_PAGE) };
-            Ok(expect_reply!(self.ask("walking over every record", op).await?, Sealed))
-        })
+    async fn reseal(
+        &self,
+        key: &ConnectionKey,
+        before: &StoredConnection,
+        after: &StoredConnection,
+    ) -> Result<bool, StoreError> {
+        if before.revision != after.revision {
+            return Ok(false);
+        }
+        let op = Op::Reseal { key: key.clone(), before: before.clone(), after: after.clone() };
+        Ok(expect_reply!(self.ask("sealing a connection anew", op).await?, Yes))
     }
 
-    fn reseal<'a>(
-        &'a self,
-        key: &'a ConnectionKey,
-        before: &'a StoredConnection,
-        after: &'a StoredConnection,
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        Box::pin(async move {
-            if before.revision != after.revision {
-                return Ok(false);
-            }
-            let op = Op::Reseal { key: key.clone(), before: before.clone(), after: after.clone() };
-            Ok(expect_reply!(self.ask("sealing a connection anew", op).await?, Yes))
-        })
-    }
-
-    fn reseal_pending<'a>(
-        &'a self,
-        id: &'a str,
-        before: &'a [u8],
-        after: &'a [u8],
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        Box::pin(async move {
-            let op = Op::ResealPending { id: id.to_owned(), before: before.to_vec(), after: after.to_vec() };
-            Ok(expect_reply!(self.ask("sealing a pending record anew", op).await?, Yes))
-        })
+    async fn reseal_pending(&self, id: &str, before: &[u8], after: &[u8]) -> Result<bool, StoreError> {
+        let op = Op::ResealPending { id: id.to_owned(), before: before.to_vec(), after: after.to_vec() };
+        Ok(expect_reply!(self.ask("sealing a pending record anew", op).await?, Yes))
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is open of each owner, counted in the file: see [`Store::count_in`](crate::store::Store::count_in).
+//! What is open of each owner, counted in the file: see [`Pending::count_in`](crate::store::Pending::count_in).
 
 use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 
