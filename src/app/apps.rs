@@ -9,9 +9,10 @@ use crate::authority::{
     AppHosts, AssertionAudience, AuthorityConfig, AuthorityConfigError, AuthorityParts, ClientCredential,
     OpenIdAuthority, Outbound, Provider, ResponseMode, Roots, SecretMethod,
 };
-use crate::broker::{App, Apps, Tenants};
-use crate::config::{self, AppConfig, Config, RefreshTokenReuse, SecretAuthMethod, TenantRule};
+use crate::broker::{App, Apps};
+use crate::config::{self, AppConfig, Config, RefreshTokenReuse, SecretAuthMethod};
 use crate::domain::id::AppName;
+use crate::domain::tenants::Tenants;
 use crate::events::AppCounters;
 use crate::secret_file::SecretReader;
 
@@ -171,7 +172,10 @@ fn build(
         })
         .ok()?;
     Some(App {
-        tenants: tenants(app, authority.provider()),
+        tenants: match authority.provider() {
+            Provider::Entra => app.tenants.clone(),
+            Provider::OpenId => Tenants::Everyone,
+        },
         authority,
         display_name: app.display_name.clone().unwrap_or_else(|| name.to_string()),
         support_contact: app.support_contact.clone(),
@@ -193,15 +197,7 @@ fn authority_config(
         config::Provider::Entra => Provider::Entra,
         config::Provider::OpenId => Provider::OpenId,
     });
-    authority.tenants = app
-        .tenants
-        .iter()
-        .map(|rule| match rule {
-            TenantRule::AnyOrganization => "*".to_owned(),
-            TenantRule::Personal => "personal".to_owned(),
-            TenantRule::Id(id) => id.clone(),
-        })
-        .collect();
+    authority.tenants.clone_from(&app.tenants);
     if !app.endpoint_hosts.is_empty() {
         authority.endpoint_hosts = Some(app.endpoint_hosts.clone());
     }
@@ -227,16 +223,4 @@ fn authority_config(
         config::ResponseMode::FormPost => ResponseMode::FormPost,
     };
     Some(authority)
-}
-
-fn tenants(app: &AppConfig, provider: Provider) -> Tenants {
-    let mut tenants = Tenants { everyone: provider == Provider::OpenId, ..Tenants::default() };
-    for rule in &app.tenants {
-        match rule {
-            TenantRule::AnyOrganization => tenants.any_organization = true,
-            TenantRule::Personal => tenants.personal = true,
-            TenantRule::Id(id) => tenants.ids.push(id.to_ascii_lowercase()),
-        }
-    }
-    tenants
 }

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use super::cache::{Kept, Used};
 use super::classify::{self, Asked};
 use super::client_auth::{AssertionAudience, ClientCredential, SecretMethod};
-use super::clouds::{Provider, TenantPath, Tenants, UnknownTenant, entra_authority_of, is_tenant_name};
+use super::clouds::{Provider, TenantPath, entra_authority_of, is_tenant_name};
 use super::credential_set::{CredentialSet, Member};
 use super::discovery::{DOCUMENT_PATH, Expected, Metadata};
 use super::http::{HttpAnswer, HttpClient, HttpFailure, HttpFault, Roots, RootsFault};
@@ -43,6 +43,7 @@ use crate::domain::remarks::Remarks;
 use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::secret::AccessToken;
 use crate::domain::task::BoxFuture;
+use crate::domain::tenants::Tenants;
 use crate::domain::time::{Clock, Timestamp};
 use crate::domain::verdict::{AuthorityError, AuthorityFailure, Disposition};
 
@@ -69,8 +70,8 @@ pub struct AuthorityConfig {
     pub provider: Option<Provider>,
     /// The app's id at the authority.
     pub client_id: String,
-    /// At Entra: `*`, `personal`, tenant ids; see [`Tenants::parse`].
-    pub tenants: Vec<String>,
+    /// At Entra: whose accounts may be connected.
+    pub tenants: Tenants,
     /// At Entra: the Microsoft Graph that bare scopes belong to, such as `https://dod-graph.microsoft.us`, which
     /// shares its login host with another one; none for the login host's own.
     pub graph: Option<String>,
@@ -105,7 +106,7 @@ impl AuthorityConfig {
             authority: authority.into(),
             provider: None,
             client_id: client_id.into(),
-            tenants: vec!["*".to_owned()],
+            tenants: Tenants::any_organization(),
             graph: None,
             endpoint_hosts: None,
             roots: Roots::System,
@@ -144,9 +145,6 @@ pub enum AuthorityConfigError {
     /// The Graph's URL.
     #[error("the Graph's URL {0}")]
     Graph(#[source] UrlFault),
-    /// The tenant list.
-    #[error("tenants: {0}")]
-    Tenants(#[source] UnknownTenant),
     /// The roots of trust.
     #[error("{0}")]
     Roots(#[source] RootsFault),
@@ -162,7 +160,6 @@ impl AuthorityConfigError {
             | AuthorityConfigError::Query
             | AuthorityConfigError::Graph(_) => "authority",
             AuthorityConfigError::ClientId(_) => "client_id",
-            AuthorityConfigError::Tenants(_) => "tenants",
             AuthorityConfigError::Roots(_) => "authority_ca",
         }
     }
@@ -206,7 +203,6 @@ pub struct OpenIdAuthority {
     pub(super) expected: Expected,
     document_url: CheckedUrl,
     naming: ScopeNaming,
-    tenants: Tenants,
     pub(super) one_tenant: bool,
     may_replay: bool,
     http: HttpClient,
@@ -258,8 +254,8 @@ impl OpenIdAuthority {
             }
             Provider::OpenId => ScopeNaming::Plain,
         };
-        let tenants = Tenants::parse(&config.tenants).map_err(AuthorityConfigError::Tenants)?;
-        let one_tenant = tenants.is_one_tenant() || tenant.as_ref().is_some_and(TenantPath::is_one_tenant);
+        let one_tenant =
+            config.tenants.only().is_some() || tenant.as_ref().is_some_and(TenantPath::is_one_tenant);
         let may_replay = config.refresh_token_reuse.unwrap_or(provider == Provider::Entra);
         let http = HttpClient::new(
             url.host(),
@@ -280,7 +276,6 @@ impl OpenIdAuthority {
                 .map_err(AuthorityConfigError::Url)?,
             expected,
             naming,
-            tenants,
             one_tenant,
             may_replay,
             http: http.map_err(AuthorityConfigError::Roots)?,
@@ -887,7 +882,7 @@ impl OpenIdAuthority {
             provider: self.provider(),
             metadata,
             client_id: &self.config.client_id,
-            tenants: &self.tenants,
+            tenants: &self.config.tenants,
             nonce,
             access_token,
             now: self.parts.clock.now(),

@@ -96,50 +96,6 @@ pub(super) fn is_tenant_name(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'-')
 }
 
-/// Which tenants' users may be connected.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tenants {
-    any_work_or_school: bool,
-    personal: bool,
-    ids: Vec<String>,
-}
-
-/// An entry of a tenant list that is none of `*`, `personal` or a tenant's id.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is neither \"*\", \"personal\" nor a tenant's id (a GUID)")]
-pub struct UnknownTenant(pub String);
-
-impl Tenants {
-    /// Reads a list: `*` is every work or school tenant, `personal` is personal accounts, the rest are ids.
-    pub fn parse<T: AsRef<str>>(entries: &[T]) -> Result<Self, UnknownTenant> {
-        let mut tenants = Tenants { any_work_or_school: false, personal: false, ids: Vec::new() };
-        for entry in entries {
-            match entry.as_ref().to_ascii_lowercase().as_str() {
-                "*" => tenants.any_work_or_school = true,
-                "personal" | PERSONAL_TENANT => tenants.personal = true,
-                id if is_guid(id) => tenants.ids.push(id.to_owned()),
-                _ => return Err(UnknownTenant(entry.as_ref().to_owned())),
-            }
-        }
-        Ok(tenants)
-    }
-
-    /// Whether users of this tenant, by its id, may be connected.
-    pub fn allow(&self, tid: &str) -> bool {
-        let tid = tid.to_ascii_lowercase();
-        if tid == PERSONAL_TENANT {
-            self.personal
-        } else {
-            self.any_work_or_school || self.ids.contains(&tid)
-        }
-    }
-
-    /// Whether the list names one tenant and nothing else.
-    pub(super) fn is_one_tenant(&self) -> bool {
-        !self.any_work_or_school && !self.personal && self.ids.len() == 1
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,17 +139,5 @@ mod tests {
         ] {
             assert_eq!(entra_authority_of(&CheckedUrl::parse(&url, true).expect("a URL")), meant, "{url}");
         }
-    }
-
-    #[test]
-    fn tenants_table() {
-        let guid = "72f988bf-86f1-41af-91ab-2d7cd011db47";
-        let parse = |entries: &[&str]| Tenants::parse(entries).expect("tenants");
-        assert!(parse(&["*"]).allow(guid) && !parse(&["*"]).allow(PERSONAL_TENANT));
-        assert!(parse(&["personal"]).allow(PERSONAL_TENANT) && !parse(&["personal"]).allow(guid));
-        assert!(parse(&[guid]).allow(&guid.to_uppercase()) && parse(&[guid]).is_one_tenant());
-        assert!(!parse(&[guid]).allow("82f988bf-86f1-41af-91ab-2d7cd011db47"));
-        assert!(!parse(&[]).allow(guid));
-        assert_eq!(Tenants::parse(&["contoso.com"]), Err(UnknownTenant("contoso.com".into())));
     }
 }

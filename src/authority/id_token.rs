@@ -11,12 +11,13 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
-use super::clouds::{Provider, Tenants};
+use super::clouds::Provider;
 use super::discovery::Metadata;
 use super::jwks::{Algorithm, Key, KeySet};
 use super::text::{code_word, is_guid, is_harmless, one_line};
 use super::wire::Object;
 use crate::domain::account::Account;
+use crate::domain::tenants::Tenants;
 use crate::domain::time::Timestamp;
 
 /// Clocks may differ by this much.
@@ -314,7 +315,7 @@ impl<'a> UnverifiedToken<'a> {
                 if self.need("ver")? != "2.0" {
                     return Err(IdTokenFault::Version);
                 }
-                if !rules.tenants.allow(&tid) {
+                if !rules.tenants.allow_tenant(&tid) {
                     return Err(IdTokenFault::TenantNotAllowed);
                 }
                 let oid = self.need("oid")?.to_ascii_lowercase();
@@ -454,6 +455,7 @@ mod tests {
     };
     use crate::authority::url::CheckedUrl;
     use crate::domain::account::PERSONAL_TENANT;
+    use crate::domain::tenants::Listed;
 
     const NONCE: &str = "n-0S6_WzA2Mj";
     const HOST: &str = "https://login.microsoftonline.com";
@@ -497,7 +499,7 @@ mod tests {
             Trial {
                 provider: Provider::Entra,
                 metadata: metadata(&format!("{HOST}/{{tenantid}}/v2.0")),
-                tenants: Tenants::parse(&["*"]).expect("tenants"),
+                tenants: Tenants::any_organization(),
                 nonce: Some(NONCE),
                 now: NOW,
                 header: json!({ "alg": "RS256", "typ": "JWT", "kid": "k1" }),
@@ -544,7 +546,9 @@ mod tests {
         }
 
         fn tenants(mut self, entries: &[&str]) -> Self {
-            self.tenants = Tenants::parse(entries).expect("tenants");
+            let mut listed = Listed::default();
+            entries.iter().for_each(|entry| listed.add(entry).expect("an entry"));
+            self.tenants = Tenants::Listed(listed);
             self
         }
 

@@ -52,7 +52,7 @@ pub use client::{
 pub use client_auth::{
     AssertionAudience, AssertionFile, AssertionSource, CertificateFault, ClientCredential, SecretMethod,
 };
-pub use clouds::{Provider, Tenants, UnknownTenant};
+pub use clouds::Provider;
 pub use credential_set::{CredentialReport, CredentialSet, Member};
 pub use http::{Roots, RootsFault};
 pub use id_token::IdTokenFault;

@@ -14,7 +14,7 @@ use http::header::HeaderMap;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::clouds::{Provider, Tenants};
+use super::clouds::Provider;
 use super::discovery::Metadata;
 use super::http::HttpAnswer;
 use super::id_token::{Renewal, Rules, UnverifiedToken};
@@ -23,6 +23,7 @@ use super::token_answer;
 use super::url::CheckedUrl;
 use crate::domain::account::Account;
 use crate::domain::secret::RefreshToken;
+use crate::domain::tenants::Tenants;
 use crate::domain::time::Timestamp;
 
 const CLIENT_ID: &str = "11111111-2222-3333-4444-555555555555";
@@ -171,7 +172,7 @@ static PARTIES: LazyLock<[Party; 2]> = LazyLock::new(|| {
         },
     ]
 });
-static TENANTS: LazyLock<Tenants> = LazyLock::new(|| Tenants::parse(&["*"]).expect("tenants"));
+static TENANTS: LazyLock<Tenants> = LazyLock::new(Tenants::any_organization);
 static SIGNER: LazyLock<Ed25519KeyPair> =
     LazyLock::new(|| Ed25519KeyPair::from_seed_unchecked(&[7; 32]).expect("a key"));
 static KEYS: LazyLock<KeySet> = LazyLock::new(|| {

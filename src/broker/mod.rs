@@ -49,11 +49,11 @@ pub use session::{ConsentState, FailureReason, Mender, SessionFailure, SessionSt
 use tokio::sync::oneshot;
 
 use crate::authority::Authority;
-use crate::domain::account::Account;
 use crate::domain::id::{AppName, ConnectionKey};
 use crate::domain::random::Random;
 use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::task::Tasks;
+use crate::domain::tenants::Tenants;
 use crate::domain::time::Clock;
 use crate::policy::Policies;
 use crate::refresh::Engine;
@@ -75,39 +75,6 @@ pub struct App {
     pub return_urls: Vec<String>,
     /// The registered redirect URI.
     pub redirect_uri: String,
-}
-
-/// Whose accounts may be connected to an app.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tenants {
-    /// Every work or school tenant.
-    pub any_organization: bool,
-    /// Personal Microsoft accounts.
-    pub personal: bool,
-    /// These tenants, lower case.
-    pub ids: Vec<String>,
-    /// The authority has no tenants: everyone.
-    pub everyone: bool,
-}
-
-impl Tenants {
-    /// Whether this account may be connected.
-    pub fn allow(&self, account: &Account) -> bool {
-        let Some(tid) = &account.tid else { return self.everyone };
-        self.everyone
-            || (self.any_organization && !account.is_personal())
-            || (self.personal && account.is_personal())
-            || self.ids.iter().any(|id| id.eq_ignore_ascii_case(tid))
-    }
-
-    /// The only tenant there is, where the list names just one.
-    fn only(&self) -> Option<&str> {
-        let several = self.any_organization || self.personal || self.everyone;
-        match self.ids.as_slice() {
-            [only] if !several => Some(only),
-            _ => None,
-        }
-    }
 }
 
 /// How long things may take.

@@ -19,6 +19,8 @@ use super::spec::{nearest, parse_duration};
 use super::tree::{Entries, Node, Value};
 use super::url::{HttpUrl, is_host_name, is_loopback_host, split_host_port};
 use crate::domain::clouds::cloud_of;
+use crate::domain::tenants::{Listed, Tenants};
+use crate::domain::text::is_guid;
 use crate::policy::Pattern;
 
 /// What the whole reading shares: where relative paths begin, and what has been found.
@@ -775,55 +777,41 @@ fn scopes_make_sense(section: &Section<'_>, scopes: &[String], entra: bool) {
     }
 }
 
-fn tenants(
-    section: &Section<'_>,
-    provider: Option<Provider>,
-    authority: Option<&HttpUrl>,
-) -> Vec<TenantRule> {
+fn tenants(section: &Section<'_>, provider: Option<Provider>, authority: Option<&HttpUrl>) -> Tenants {
     let consumers = authority.is_some_and(|url| url.path().split('/').nth(1) == Some("consumers"));
     let Some(list) = section.node("tenants") else {
         return match provider {
-            Some(Provider::OpenId) => Vec::new(),
-            _ if consumers => vec![TenantRule::Personal],
-            _ => vec![TenantRule::AnyOrganization],
+            Some(Provider::OpenId) => Tenants::Everyone,
+            _ if consumers => Tenants::personal(),
+            _ => Tenants::any_organization(),
         };
     };
     if provider == Some(Provider::OpenId) {
         list.mistake("only Entra has tenants");
-        return Vec::new();
+        return Tenants::Everyone;
     }
     section.not_empty("tenants", "nobody could connect; `\"*\"` is every work or school tenant");
-    let mut rules = Vec::new();
+    let mut listed = Listed::default();
     let mut all_valid = true;
     for leaf in section.texts("tenants") {
-        match leaf.value {
-            "*" => rules.push(TenantRule::AnyOrganization),
-            "personal" => rules.push(TenantRule::Personal),
-            id if is_guid(id) => rules.push(TenantRule::Id(id.to_ascii_lowercase())),
-            other => {
-                all_valid = false;
-                let hint = if other.contains('.') {
-                    "a domain can move to another tenant: use the tenant's id, which Entra shows on its overview page"
-                } else {
-                    "must be a tenant's id, \"*\" for every work or school tenant, or \"personal\""
-                };
-                leaf.mistake_near(hint, nearest(other, ["personal"]));
-            }
+        if listed.add(leaf.value).is_err() {
+            all_valid = false;
+            let hint = if leaf.value.contains('.') {
+                "a domain can move to another tenant: use the tenant's id, which Entra shows on its overview page"
+            } else {
+                "must be a tenant's id, \"*\" for every work or school tenant, or \"personal\""
+            };
+            leaf.mistake_near(hint, nearest(leaf.value, ["personal"]));
         }
     }
-    if consumers && all_valid && !rules.is_empty() && !rules.contains(&TenantRule::Personal) {
+    let is_empty = listed.is_empty();
+    let tenants = Tenants::Listed(listed);
+    if consumers && all_valid && !is_empty && !tenants.list_personal() {
         list.mistake(
             "the authority `consumers` has personal accounts only: `tenants` must hold \"personal\"",
         );
     }
-    rules
-}
-
-/// Whether it is written as GUIDs are.
-pub fn is_guid(text: &str) -> bool {
-    let groups: Vec<&str> = text.split('-').collect();
-    groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12])
-        && groups.iter().all(|group| group.bytes().all(|b| b.is_ascii_hexdigit()))
+    tenants
 }
 
 fn credentials(section: &Section<'_>) -> Vec<CredentialConfig> {

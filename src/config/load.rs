@@ -137,6 +137,8 @@ fn text_of(path: &Path) -> Result<String, ConfigErrors> {
 mod tests {
     use super::*;
     use crate::config::*;
+    use crate::domain::account::PERSONAL_TENANT;
+    use crate::domain::tenants::Tenants;
 
     const APP: &str = r#"
 [apps.outlook]
@@ -392,18 +394,15 @@ authenticate = [{ unix_user = "a" }]
         assert_eq!(warnings, []);
         let app = &config.apps["outlook"];
         assert_eq!(
-            app.tenants,
-            [
-                TenantRule::Id("11111111-aaaa-3333-4444-555555555555".into()),
-                TenantRule::Personal,
-                TenantRule::AnyOrganization
-            ]
+            ["11111111-aaaa-3333-4444-555555555555", PERSONAL_TENANT, "*"]
+                .map(|tid| app.tenants.allow_tenant(tid)),
+            [true, true, true]
         );
         assert_eq!(app.credentials_dir.as_deref(), Some(Path::new("/etc/tokenward/credentials")));
         assert_eq!(config.redirect_uri("outlook").as_deref(), Some("http://localhost:8080/callback/outlook"));
         assert_eq!(
             good(&APP.replace("common", "consumers")).config.apps["outlook"].tenants,
-            [TenantRule::Personal]
+            Tenants::personal()
         );
     }
 

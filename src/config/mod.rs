@@ -37,7 +37,6 @@ mod spec;
 mod tree;
 mod url;
 
-pub use build::is_guid;
 pub use credentials_dir::{CredentialsDirError, credential_from_file_name, read_credentials_dir};
 pub use diff::{changed_sections, needs_restart};
 pub use load::{Loaded, load, load_file, load_listeners};

@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 
 use super::url::HttpUrl;
 use crate::domain::proxy::Routes;
+use crate::domain::tenants::Tenants;
 
 /// The longest path that a Unix socket can have: `sun_path` without its zero byte (unix(7)).
 pub const LONGEST_SOCKET_PATH: usize = 107;
@@ -226,8 +227,8 @@ pub struct AppConfig {
     pub endpoint_hosts: Vec<String>,
     /// What a connect session asks for unless it says otherwise.
     pub scopes: Vec<String>,
-    /// Whose accounts may connect; empty only when `provider` is OpenID, where tenants mean nothing.
-    pub tenants: Vec<TenantRule>,
+    /// Whose accounts may connect. Without `provider` this is for Entra.
+    pub tenants: Tenants,
     /// Where a browser may be sent, compared exactly.
     pub return_urls: Vec<String>,
     /// Tenant of the registration, by id or domain.
@@ -261,17 +262,6 @@ pub enum Provider {
     Entra,
     /// Any other OpenID provider.
     OpenId,
-}
-
-/// Whose accounts may connect.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TenantRule {
-    /// `"*"`: every work or school tenant.
-    AnyOrganization,
-    /// `"personal"`: Microsoft accounts.
-    Personal,
-    /// One tenant, its id in lower case.
-    Id(String),
 }
 
 /// How the authority returns the browser.

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::text::is_guid;
+
 /// The tenant of every personal Microsoft account.
 pub const PERSONAL_TENANT: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
 
@@ -56,11 +58,7 @@ pub struct NoTenantId;
 /// # Errors
 /// [`NoTenantId`]: a domain, or an id that is not whole.
 pub fn tenant_id(text: &str) -> Result<String, NoTenantId> {
-    let fits = text.bytes().enumerate().all(|(at, byte)| match at {
-        8 | 13 | 18 | 23 => byte == b'-',
-        _ => byte.is_ascii_hexdigit(),
-    });
-    if text.len() == 36 && fits { Ok(text.to_ascii_lowercase()) } else { Err(NoTenantId) }
+    if is_guid(text) { Ok(text.to_ascii_lowercase()) } else { Err(NoTenantId) }
 }
 
 impl AccountId {

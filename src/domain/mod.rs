@@ -28,6 +28,7 @@ pub mod revocation;
 pub mod scope;
 pub mod secret;
 pub mod task;
+pub mod tenants;
 pub mod text;
 pub mod time;
 pub mod token;

@@ -17,6 +17,15 @@ pub fn is_harmless(c: char) -> bool {
         && !matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
+/// Whether `text` is a GUID in the usual form of 8-4-4-4-12 hexadecimal digits.
+pub fn is_guid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -25,5 +34,12 @@ mod tests {
     fn foreign_text_is_one_short_line() {
         assert_eq!(one_line("a\r\nb\u{1b}[31mc\u{202e}d"), "a  b [31mc d");
         assert_eq!(one_line(&"x".repeat(1000)).len(), 300);
+    }
+
+    #[test]
+    fn guids() {
+        assert!(is_guid("9188040d-6c67-4c5b-b112-36a304b66dad"));
+        assert!(!is_guid("9188040d-6c67-4c5b-b112-36a304b66da"));
+        assert!(!is_guid("9188040d_6c67-4c5b-b112-36a304b66dad"));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Findings;
 use crate::app::apps::PreparedApps;
-use crate::config::{AppConfig, CallerConfig, Config, TenantRule};
+use crate::config::{AppConfig, CallerConfig, Config};
 use crate::domain::id::AppName;
 use crate::domain::scope::{Scope, ScopeNaming, ScopeSet};
 
@@ -112,8 +112,7 @@ fn meant_by<'a>(scope: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a
 
 fn accounts(name: &str, app: &AppConfig, findings: &mut Findings<'_>) {
     let tenant = app.authority.path().split('/').find(|part| !part.is_empty()).unwrap_or_default();
-    let has = |rule: &TenantRule| app.tenants.contains(rule);
-    if tenant.eq_ignore_ascii_case("common") && !has(&TenantRule::Personal) {
+    if tenant.eq_ignore_ascii_case("common") && !app.tenants.list_personal() {
         findings.warning(
             &format!("apps.{name}.authority"),
             "`common` lets personal accounts sign in, and `tenants` turns them away afterwards: use `organizations` in its place, or add \"personal\" to `tenants`",

@@ -8,9 +8,10 @@ use zeroize::Zeroizing;
 use super::{By, Findings, public_file};
 use crate::app::apps::Authorities;
 use crate::authority::{AssertionFile, CertificateFault, ClientCredential};
-use crate::config::{self, AppConfig, CredentialConfig, CredentialKind, TenantRule};
+use crate::config::{self, AppConfig, CredentialConfig, CredentialKind};
 use crate::domain::id::AppName;
 use crate::domain::secret::ClientSecret;
+use crate::domain::text::is_guid;
 use crate::domain::time::Timestamp;
 use crate::secret_file::SecretReader;
 
@@ -72,7 +73,7 @@ pub(in crate::app) fn read(
         }
     }
     let secrets_there = configs.iter().filter(|(_, one)| one.kind == CredentialKind::Secret).count();
-    if secrets_there > MOST_SECRETS_WITH_PERSONAL && app.tenants.contains(&TenantRule::Personal) {
+    if secrets_there > MOST_SECRETS_WITH_PERSONAL && app.tenants.list_personal() {
         findings.warning(
             app_key,
             format_args!(
@@ -109,7 +110,7 @@ fn read_one(
             let secret = secrets.read_client_secret(&credential.file);
             let secret = secret.map_err(|error| findings.file(&of_file, error)).ok()?;
             public_file::warn_of_a_secret(&of_file, &credential.file, &secret, findings);
-            if is_entra && config::is_guid(secret.trim().trim_matches(['"', '\''])) {
+            if is_entra && is_guid(secret.trim().trim_matches(['"', '\''])) {
                 findings.warning(
                     &of_file,
                     format_args!("{file} holds a GUID: that is the secret's ID, not its value, and Entra answers AADSTS7000215; the portal shows the value only once, so make a new secret"),

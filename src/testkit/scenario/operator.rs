@@ -8,13 +8,14 @@ use std::time::Duration;
 use super::{Cluster, LAST_ASKED, Process, REPLICAS};
 use crate::authority::Authority;
 use crate::broker::inspect::Counts;
-use crate::broker::{self, App, Broker, Refusal, Tenants};
+use crate::broker::{self, App, Broker, Refusal};
 use crate::domain::connection::Profile;
 use crate::domain::id::{AppName, CallerName, ConnectionKey};
 use crate::domain::random::Random;
 use crate::domain::revocation::{self, Revocation};
 use crate::domain::scope::ScopeSet;
 use crate::domain::task::Tasks;
+use crate::domain::tenants::Tenants;
 use crate::domain::time::{Clock, Timestamp};
 use crate::domain::token::HeldToken;
 use crate::policy::{CallerPolicy, Policies};
@@ -58,7 +59,7 @@ impl Cluster {
             display_name: "Outlook".into(),
             support_contact: None,
             scopes: ScopeSet::default(),
-            tenants: Tenants { everyone: true, ..Tenants::default() },
+            tenants: Tenants::Everyone,
             return_urls: Vec::new(),
             redirect_uri: String::new(),
         };
