@@ -32,8 +32,8 @@ use super::url::{CheckedUrl, UrlFault};
 use super::way_out::Outbound;
 use super::wire::{self, MAX_CLAIMS, Object, TokenError};
 use super::{
-    AdminConsentRequest, Authority, AuthorizeRequest, AuthorizeUrl, Fate, RedeemRequest, RefreshRequest,
-    Refreshed, RefusedAnswer, TokenAnswer,
+    AdminConsentRequest, Authority, AuthorizeRequest, AuthorizeUrl, Fate, RedeemFailure, RedeemRequest,
+    RefreshRequest, Refreshed, RefusedAnswer, TokenAnswer,
 };
 use crate::domain::account::Account;
 use crate::domain::clouds::{GRAPH, cloud_of};
@@ -46,10 +46,6 @@ use crate::domain::task::BoxFuture;
 use crate::domain::tenants::Tenants;
 use crate::domain::time::{Clock, Timestamp};
 use crate::domain::verdict::{AuthorityError, AuthorityFailure, Disposition};
-
-/// What stands in [`AuthorityError::error`], with no status beside it, when the account that came back is of a
-/// tenant whose users may not be connected. The authority said nothing wrong: the refusal is ours.
-pub const TENANT_NOT_ALLOWED: &str = "tenant_not_allowed";
 
 /// How an authority hands the code back to the browser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -727,14 +723,14 @@ impl OpenIdAuthority {
         self.keys.get_after_miss(&keys, fetch).await
     }
 
-    async fn redeem_code(&self, request: RedeemRequest<'_>) -> Result<TokenAnswer, AuthorityFailure> {
+    async fn redeem_code(&self, request: RedeemRequest<'_>) -> Result<TokenAnswer, RedeemFailure> {
         let doing = "redeeming an authorization code";
         let metadata = self.metadata(doing).await?;
         // A code of one authority is not for the eyes of another (RFC 9207 §1: mix-up), and this app's authority
         // may have changed since the browser was sent off.
         if request.sent_to_issuer != metadata.issuer {
             let cause = "the browser was sent to another authority than the app's of now".to_owned();
-            return Err(ours(doing, Disposition::Restart, cause));
+            return Err(ours(doing, Disposition::Restart, cause).into());
         }
         // Before the code is spent, for without keys its answer would be of no use.
         let keys = self.keys(doing, &metadata).await?;
@@ -772,7 +768,13 @@ impl OpenIdAuthority {
         let rules = self.rules(&metadata, Some(request.nonce), tokens.success.access_token.expose());
         let keys = self.keys_for(&metadata, keys, &token).await;
         let verified = token.verify(Some(&keys), &rules);
-        let account = verified.map_err(|fault| refuse(fault, &token.words(fault)))?;
+        let account = verified.map_err(|fault| {
+            let failure = refuse(fault, &token.words(fault));
+            match fault {
+                IdTokenFault::TenantNotAllowed => RedeemFailure::TenantNotAllowed(failure),
+                _ => RedeemFailure::Authority(failure),
+            }
+        })?;
         // The grant is for the host that gave it. (Where that is another one than the issuer's before, its first use will say so.)
         let _known =
             self.admit(doing, self.grants_of(&account), &metadata.token_endpoint, Duration::ZERO).await;
@@ -1039,10 +1041,7 @@ impl Authority for OpenIdAuthority {
         error.judge(self.provider(), self.one_tenant)
     }
 
-    fn redeem<'a>(
-        &'a self,
-        request: RedeemRequest<'a>,
-    ) -> BoxFuture<'a, Result<TokenAnswer, AuthorityFailure>> {
+    fn redeem<'a>(&'a self, request: RedeemRequest<'a>) -> BoxFuture<'a, Result<TokenAnswer, RedeemFailure>> {
         Box::pin(self.redeem_code(request))
     }
 
@@ -1150,13 +1149,7 @@ fn id_token_refused(
             "; have the provider sign this app's tokens with one that it publishes, of {known}"
         ));
     }
-    let mut failure = ours(doing, Disposition::Restart, cause);
-    failure.answer = ids.clone();
-    if fault == IdTokenFault::TenantNotAllowed {
-        failure.answer.error = Some(TENANT_NOT_ALLOWED.to_owned());
-        failure.answer.status = None; // it is not the authority's word
-    }
-    failure
+    AuthorityFailure { answer: ids.clone(), ..ours(doing, Disposition::Restart, cause) }
 }
 
 /// The remark on a claim that need not be there and cannot be read.

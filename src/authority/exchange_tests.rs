@@ -183,6 +183,13 @@ impl World {
     }
 
     async fn redeem(&self) -> Result<TokenAnswer, AuthorityFailure> {
+        self.try_to_redeem().await.map_err(|refused| match refused {
+            RedeemFailure::Authority(failure) => failure,
+            RedeemFailure::TenantNotAllowed(failure) => panic!("a tenant that is not allowed: {failure}"),
+        })
+    }
+
+    async fn try_to_redeem(&self) -> Result<TokenAnswer, RedeemFailure> {
         let scopes = self.authority.scope_naming().scopes("Mail.Read").expect("scopes");
         let request = RedeemRequest {
             code: &AuthorizationCode::new("M.C0_de/+=&"),
@@ -1049,9 +1056,11 @@ async fn a_tenant_that_is_not_allowed_is_told_apart() {
     let world = World::with("/common/v2.0", entra_script(), vec![secret("one", "s")], |config| {
         config.tenants = only(TENANT_B);
     });
-    let failure = failed(world.redeem().await);
-    assert_eq!(failure.answer.error.as_deref(), Some(TENANT_NOT_ALLOWED));
-    assert_eq!((failure.disposition, failure.answer.status), (Disposition::Restart, None));
+    let Err(RedeemFailure::TenantNotAllowed(failure)) = world.try_to_redeem().await else {
+        panic!("the tenant is not allowed")
+    };
+    assert!(failure.cause.ends_with("by the rule tenant_not_allowed"), "{failure}");
+    assert_eq!(failure.answer.error, None, "the authority said nothing wrong");
 }
 
 #[tokio::test]

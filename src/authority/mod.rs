@@ -47,7 +47,6 @@ use std::time::Duration;
 pub use classify::{Asked, Conclusion};
 pub use client::{
     AuthorityConfig, AuthorityConfigError, AuthorityParts, ClientToken, OpenIdAuthority, ResponseMode,
-    TENANT_NOT_ALLOWED,
 };
 pub use client_auth::{
     AssertionAudience, AssertionFile, AssertionSource, CertificateFault, ClientCredential, SecretMethod,
@@ -90,10 +89,7 @@ pub trait Authority: Send + Sync {
     }
 
     /// Redeems an authorization code, once.
-    fn redeem<'a>(
-        &'a self,
-        request: RedeemRequest<'a>,
-    ) -> BoxFuture<'a, Result<TokenAnswer, AuthorityFailure>>;
+    fn redeem<'a>(&'a self, request: RedeemRequest<'a>) -> BoxFuture<'a, Result<TokenAnswer, RedeemFailure>>;
 
     /// Uses a refresh token, once.
     fn refresh<'a>(
@@ -157,6 +153,18 @@ pub struct RedeemRequest<'a> {
     pub sent_to_issuer: &'a str,
     /// The scopes of the token wanted first: one resource's.
     pub scopes: &'a ScopeSet,
+}
+
+/// Why a code brought no tokens that are used.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RedeemFailure {
+    /// The account that came back is of a tenant whose users may not be connected. The authority said nothing
+    /// wrong: the refusal is ours.
+    #[error(transparent)]
+    TenantNotAllowed(AuthorityFailure),
+    /// The authority's refusal, or its silence.
+    #[error(transparent)]
+    Authority(#[from] AuthorityFailure),
 }
 
 /// A refresh.

@@ -13,7 +13,7 @@ use super::rights::{Barred, Right};
 use super::session::{Answered, AuthorizeState, ConnectSession, ConnectState, Purpose};
 use super::sign_in_permits::SignInPermit;
 use super::{App, Broker, FailureReason, Refusal, SessionFailure, SessionState};
-use crate::authority::{AuthorizeRequest, RedeemRequest, RedirectError, TENANT_NOT_ALLOWED, TokenAnswer};
+use crate::authority::{AuthorizeRequest, RedeemFailure, RedeemRequest, RedirectError, TokenAnswer};
 use crate::domain::cause::Cause;
 use crate::domain::id::{AppName, CallerName, ConnectionKey, SessionId};
 use crate::domain::random::{random_bytes, random_token};
@@ -619,19 +619,24 @@ impl Broker {
                 scopes: &scopes,
             })
             .await
-            .map_err(|failure| {
+            .map_err(|refused| {
+                let (failure, error) = match &refused {
+                    RedeemFailure::TenantNotAllowed(failure) => {
+                        (failure, Some(FailureReason::TenantNotAllowed.as_str()))
+                    }
+                    RedeemFailure::Authority(failure) => (failure, failure.answer.error.as_deref()),
+                };
                 tracing::warn!(
                     app = %session.app, connection = %session.connection, %failure,
-                    error = failure.answer.error, error_codes = ?failure.answer.error_codes,
+                    error, error_codes = ?failure.answer.error_codes,
                     trace_id = failure.answer.trace_id, correlation_id = failure.answer.correlation_id,
                     "a code could not be redeemed"
                 );
-                if failure.answer.error.as_deref() == Some(TENANT_NOT_ALLOWED)
-                    && failure.answer.status.is_none()
-                {
-                    FailureReason::TenantNotAllowed.into()
-                } else {
-                    SessionFailure::of_disposition(failure.disposition, failure.answer)
+                match refused {
+                    RedeemFailure::TenantNotAllowed(_) => FailureReason::TenantNotAllowed.into(),
+                    RedeemFailure::Authority(failure) => {
+                        SessionFailure::of_disposition(failure.disposition, failure.answer)
+                    }
                 }
             })?;
         let nonce = random_bytes(self.deps.random.as_ref());

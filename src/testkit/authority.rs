@@ -11,8 +11,8 @@ use tokio::sync::oneshot;
 use super::faults::{AuthorityWeather, Dice, Mutant};
 use super::tasks::{Pid, World};
 use crate::authority::{
-    AdminConsentRequest, Authority, AuthorizeRequest, AuthorizeUrl, Fate, RedeemRequest, RefreshRequest,
-    Refreshed, RefusedAnswer, TokenAnswer,
+    AdminConsentRequest, Authority, AuthorizeRequest, AuthorizeUrl, Fate, RedeemFailure, RedeemRequest,
+    RefreshRequest, Refreshed, RefusedAnswer, TokenAnswer,
 };
 use crate::domain::account::PERSONAL_TENANT;
 use crate::domain::remarks::Remarks;
@@ -610,8 +610,8 @@ impl Authority for SimAuthority {
     fn redeem<'a>(
         &'a self,
         _request: RedeemRequest<'a>,
-    ) -> BoxFuture<'a, Result<TokenAnswer, AuthorityFailure>> {
-        Box::pin(async { Err(failure(Disposition::Bug, None, "nobody browses here")) })
+    ) -> BoxFuture<'a, Result<TokenAnswer, RedeemFailure>> {
+        Box::pin(async { Err(failure(Disposition::Bug, None, "nobody browses here").into()) })
     }
 
     fn refresh<'a>(

@@ -12,8 +12,8 @@ use super::nobody::Nobody;
 use super::store::SimServer;
 use super::tasks::{Pid, SimTasks, WORLD, World};
 use crate::authority::{
-    AdminConsentRequest, Authority, AuthorizeRequest, AuthorizeUrl, RedeemRequest, RefreshRequest, Refreshed,
-    TokenAnswer,
+    AdminConsentRequest, Authority, AuthorizeRequest, AuthorizeUrl, RedeemFailure, RedeemRequest,
+    RefreshRequest, Refreshed, TokenAnswer,
 };
 use crate::domain::account::Account;
 use crate::domain::connection::Profile;
@@ -64,7 +64,7 @@ impl Authority for Counting {
     fn redeem<'a>(
         &'a self,
         _request: RedeemRequest<'a>,
-    ) -> BoxFuture<'a, Result<TokenAnswer, AuthorityFailure>> {
+    ) -> BoxFuture<'a, Result<TokenAnswer, RedeemFailure>> {
         Box::pin(std::future::pending())
     }
 
