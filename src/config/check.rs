@@ -6,6 +6,7 @@
 use super::mistakes::{Finding, Place};
 use super::spec::{Key, Kind, Presence, SECRET_NAMES, Table, nearest, parse_duration};
 use super::tree::{Entries, Entry, Node, Value, parse_default};
+use crate::domain::id::AppName;
 
 /// Checks one table and everything below it.
 pub(super) fn check_table(
@@ -118,7 +119,8 @@ fn check_kind(kind: &Kind, node: &mut Node, full: &str, out: &mut Vec<Finding>) 
         (Kind::Map { noun, table }, Value::Table(entries)) => {
             entries.retain(|name, entry| {
                 let full = join(full, name);
-                if !is_name(name) {
+                // Apps, callers and admins are named alike.
+                if AppName::parse(name).is_err() {
                     out.push(Finding {
                         place: entry.key_place.clone(),
                         key: full.clone(),
@@ -233,13 +235,6 @@ pub(super) fn instant(datetime: &toml::value::Datetime) -> Option<time::OffsetDa
         _ => return None,
     };
     time::OffsetDateTime::parse(&text, &Rfc3339).ok()
-}
-
-/// The name of an app, a caller or an admin.
-pub(super) fn is_name(name: &str) -> bool {
-    (1..=63).contains(&name.len())
-        && !name.starts_with('-')
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 pub(super) fn join(path: &str, name: &str) -> String {

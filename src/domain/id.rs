@@ -21,16 +21,19 @@ pub enum InvalidName {
         /// The allowed set in words.
         allowed: &'static str,
     },
+    /// Begins with a hyphen, as an option of a command does.
+    #[error("must begin with a letter or digit")]
+    First,
     /// A part between its slashes names no place of its own.
     #[error("must have no part between slashes that is empty, `.` or `..`")]
     Part,
 }
 
 macro_rules! name {
-    ($(#[$doc:meta])* $name:ident, $max:literal, $allowed:literal, $check:expr) => {
-        name!($(#[$doc])* $name, $max, $allowed, $check, parse, "Checks and takes a name.");
+    ($(#[$doc:meta])* $name:ident, $max:literal, $allowed:literal, $check:expr, $first:expr) => {
+        name!($(#[$doc])* $name, $max, $allowed, $check, $first, parse, "Checks and takes a name.");
     };
-    ($(#[$doc:meta])* $name:ident, $max:literal, $allowed:literal, $check:expr, $parse:ident, $parse_doc:literal) => {
+    ($(#[$doc:meta])* $name:ident, $max:literal, $allowed:literal, $check:expr, $first:expr, $parse:ident, $parse_doc:literal) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
         #[serde(transparent)]
@@ -45,6 +48,10 @@ macro_rules! name {
                 let allowed: fn(u8) -> bool = $check;
                 if !text.bytes().all(allowed) {
                     return Err(InvalidName::Character { allowed: $allowed });
+                }
+                let may_begin: fn(u8) -> bool = $first;
+                if !text.bytes().next().is_some_and(may_begin) {
+                    return Err(InvalidName::First);
                 }
                 Ok($name(text.into()))
             }
@@ -76,14 +83,16 @@ name!(
     AppName,
     63,
     "a-z 0-9 -",
-    |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')
+    |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'),
+    |first| first != b'-'
 );
 name!(
     /// The name of one internal service, as in `[callers.NAME]`.
     CallerName,
     63,
     "a-z 0-9 -",
-    |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')
+    |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'),
+    |first| first != b'-'
 );
 name!(
     /// The company's own name for one connection; case-sensitive.
@@ -91,6 +100,7 @@ name!(
     256,
     "A-Z a-z 0-9 . _ @ : / -",
     |byte| matches!(byte, b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'@' | b':' | b'/' | b'-'),
+    |_| true,
     stored,
     "A name that is in use already: read from a store or a journal, or named by an operator. It may be one from before \
      [`parse`](Self::parse) looked at the parts, which is listed still and can be deleted, and nothing else."
@@ -197,6 +207,17 @@ mod tests {
             assert!(ConnectionName::stored(old).is_ok(), "{old:?}");
         }
         assert_ne!(ConnectionName::parse("User").ok(), ConnectionName::parse("user").ok());
+    }
+
+    #[test]
+    fn names_of_apps_and_callers_begin_with_a_letter_or_digit() {
+        for good in ["a", "0", "mail-sync", "a-", &"x".repeat(63)] {
+            assert!(AppName::parse(good).is_ok() && CallerName::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["", "-", "-a", "A", "a_b", "a.b", "ä", &"x".repeat(64)] {
+            assert!(AppName::parse(bad).is_err() && CallerName::parse(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(AppName::parse("-a"), Err(InvalidName::First));
     }
 
     /// Found by the fuzz target `request_body`: a revocation could name an app that no app can be called.
