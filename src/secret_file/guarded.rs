@@ -738,7 +738,7 @@ mod tests {
         ("keyring/files.rs", "writes keys; reads them with a SecretReader"),
         ("config/load.rs", "the configuration: judged in app/reading.rs before anything of it is taken up"),
         ("cli/init.rs", "writes a new configuration"),
-        ("store/embedded.rs", "the store: sealed"),
+        ("store/embedded/file.rs", "the store: sealed"),
         ("store/redis/identity.rs", "the name of a store, which grants nothing"),
         ("journal/files.rs", "the journal: sealed"),
         ("telemetry/audit.rs", "writes the audit log"),

@@ -20,6 +20,7 @@ mod port;
 pub mod properties;
 pub mod record;
 pub mod redis;
+pub(crate) mod rules;
 #[cfg(test)]
 pub(crate) mod suite;
 #[cfg(any(test, feature = "testkit"))]

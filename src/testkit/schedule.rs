@@ -1,4 +1,5 @@
-//! When connections are due, as a store keeps it: in shards, ordered by time, so that asking what is due costs what is due.
+//! When connections are due, as Redis keeps it: in shards, ordered by time, so that asking what is due costs what is due. Uses
+//! are kept apart, so one that is noted before the connection is scheduled counts; in the embedded store it does not.
 
 use std::collections::{BTreeMap, BTreeSet};
 

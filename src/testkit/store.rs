@@ -16,6 +16,7 @@ use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::task::Tasks;
 use crate::domain::time::{Clock, Timestamp};
+use crate::store::rules::{self, Begun, Found, Known, Swap};
 use crate::store::{
     self, Change, Committed, ConnectionPage, Counted, Deleted, Due, Floor, LOWEST_FLOOR, LeaseAnswer,
     LeaseNonce, LeaseOf, Leases, MAX_PAGE, Most, Pending, RecordOf, Records, Reseal, Revision, SEALED_HEAD,
@@ -104,8 +105,8 @@ struct Listener {
 #[derive(Clone, Default)]
 struct Data {
     connections: BTreeMap<ConnectionKey, StoredConnection>,
-    leases: BTreeMap<LeaseKey, (LeaseNonce, Duration)>,
-    begun: BTreeMap<LeaseKey, (LeaseNonce, SignIn, bool)>,
+    leases: rules::Leases<LeaseKey>,
+    begun: BTreeMap<LeaseKey, Begun>,
     schedule: Schedule,
     floors: BTreeMap<ConnectionKey, Floor>,
     pending: BTreeMap<String, (Vec<u8>, Duration)>,
@@ -218,8 +219,96 @@ enum Reply {
 }
 
 impl Data {
-    fn holder(&self, of: &LeaseKey, now: Duration) -> Option<(LeaseNonce, Duration)> {
-        self.leases.get(of).filter(|(_, until)| *until > now).copied()
+    fn stored(&self, key: &ConnectionKey) -> Option<Revision> {
+        self.connections.get(key).map(|stored| stored.revision)
+    }
+
+    fn floor(&self, key: &ConnectionKey) -> Floor {
+        self.floors.get(key).copied().unwrap_or(LOWEST_FLOOR)
+    }
+
+    fn commit(
+        &mut self,
+        key: &ConnectionKey,
+        expected: Option<Revision>,
+        connection: &StoredConnection,
+        writer: Writer,
+        now: Duration,
+        mutant: Mutant,
+    ) -> Committed {
+        let of = LeaseKey::Connection(key.clone());
+        let (stored, holder) = (self.stored(key), self.leases.holder(&of, now));
+        let ours = holder.filter(|holder| Some(*holder) == writer.lease());
+        let holder = if mutant == Mutant::CommitIgnoresLease { ours } else { holder };
+        let expected = if mutant == Mutant::CommitIgnoresRevision { stored } else { expected };
+        let known = Known { stored, holder, floor: self.floor(key) };
+        let (answer, stores) = rules::commit(&known, expected, &connection.revision, writer);
+        let forgets = mutant == Mutant::ForgetsCommits && connection.revision.nonce[0] < 32;
+        if let Some(stores) = stores.filter(|_| !forgets) {
+            self.connections.insert(key.clone(), connection.clone());
+            if let Some(nonce) = ours.filter(|_| stores.gives_lease_back) {
+                self.leases.release(&of, nonce, now);
+            }
+            if self.begun.get(&of).is_some_and(|begun| stores.settles(begun)) {
+                self.begun.remove(&of);
+            }
+        }
+        answer
+    }
+
+    fn take(
+        &mut self,
+        of: &LeaseKey,
+        nonce: LeaseNonce,
+        ttl: Duration,
+        now: Duration,
+        mutant: Mutant,
+    ) -> LeaseAnswer {
+        if mutant == Mutant::LeaseForEveryone
+            && let Some(holder) = self.leases.holder(of, now)
+        {
+            self.leases.release(of, holder, now);
+        }
+        if let Err(left) = self.leases.take(of.clone(), nonce, ttl, now) {
+            return LeaseAnswer::Theirs { left };
+        }
+        let about = match of {
+            LeaseKey::Connection(key) => self.stored(key).map(|stored| stored.sign_in),
+            LeaseKey::Sweep(_) | LeaseKey::Rewrap => None,
+        };
+        let begun = Begun::after(self.begun.get(of).copied(), nonce, about.unwrap_or_default());
+        self.begun.insert(of.clone(), begun);
+        LeaseAnswer::Mine { unsettled: begun.unsettled }
+    }
+
+    fn delete(
+        &mut self,
+        key: &ConnectionKey,
+        meant: SignIn,
+        cuts_off: bool,
+        now: Duration,
+        mutant: Mutant,
+    ) -> Deleted {
+        if mutant == Mutant::KeepsDeleted {
+            return Deleted::Gone;
+        }
+        let of = LeaseKey::Connection(key.clone());
+        let stored = self.stored(key);
+        let there = stored.map(|stored| stored.sign_in);
+        let meant = there.filter(|_| mutant == Mutant::DeletesWhatever).unwrap_or(meant);
+        let found = stored.map_or(Found::Nothing, Found::Revision);
+        let is_leased = self.leases.holder(&of, now).is_some();
+        let (answer, destroys) = rules::delete(found, is_leased, self.floor(key), meant, cuts_off);
+        if let Some(destroys) = destroys {
+            self.floors.insert(key.clone(), destroys.floor);
+            if self.connections.remove(key).is_some() {
+                self.schedule.remove(key);
+            }
+            if destroys.settles {
+                self.begun.remove(&of);
+            }
+        }
+        answer
     }
 
     fn waiting(&self, id: &str, now: Duration) -> Option<&Vec<u8>> {
@@ -246,76 +335,15 @@ impl Data {
             Op::Ping => Reply::Nothing,
             Op::Load(key) => Reply::Connection(self.connections.get(key).cloned()),
             Op::Commit { key, expected, connection, writer } => {
-                let of = LeaseKey::Connection(key.clone());
-                let stored = self.connections.get(key).map(|stored| stored.revision);
-                let holder = self.holder(&of, now).map(|(nonce, _)| nonce);
-                if stored == Some(connection.revision) {
-                    return Reply::Committed(Committed::Done);
-                }
-                let anothers = holder.is_some() && holder != writer.lease();
-                if writer.is_fenced() && anothers && mutant != Mutant::CommitIgnoresLease {
-                    return Reply::Committed(Committed::Fenced);
-                }
-                if mutant != Mutant::CommitIgnoresRevision && stored != *expected {
-                    return Reply::Committed(Committed::Conflict);
-                }
-                let floor = self.floors.get(key).copied().unwrap_or(LOWEST_FLOOR);
-                if stored.is_none() && connection.revision.sign_in.number < floor.number {
-                    return Reply::Committed(Committed::Conflict);
-                }
-                if mutant == Mutant::ForgetsCommits && connection.revision.nonce[0] < 32 {
-                    return Reply::Committed(Committed::Done);
-                }
-                self.connections.insert(key.clone(), connection.clone());
-                let mine = holder.is_some() && !anothers;
-                if mine {
-                    self.leases.remove(&of);
-                }
-                let begun_here =
-                    self.begun.get(&of).is_some_and(|(nonce, ..)| Some(*nonce) == writer.lease());
-                if begun_here || (writer.replaces_grant() && (holder.is_none() || mine)) {
-                    self.begun.remove(&of);
-                }
-                Reply::Committed(Committed::Done)
+                Reply::Committed(self.commit(key, *expected, connection, *writer, now, mutant))
             }
-            Op::Take { of, nonce, ttl } => {
-                if let Some((holder, until)) = self.holder(of, now)
-                    && holder != *nonce
-                    && mutant != Mutant::LeaseForEveryone
-                {
-                    return Reply::Lease(LeaseAnswer::Theirs { left: until - now });
-                }
-                let about = match of {
-                    LeaseKey::Connection(key) => {
-                        self.connections.get(key).map(|stored| stored.revision.sign_in)
-                    }
-                    LeaseKey::Sweep(_) | LeaseKey::Rewrap => None,
-                };
-                let about = about.unwrap_or_default();
-                let unsettled = match self.begun.get(of).filter(|(_, before, _)| *before == about) {
-                    Some((begun, _, unsettled)) if begun == nonce => *unsettled,
-                    begun => begun.is_some(),
-                };
-                self.leases.insert(of.clone(), (*nonce, now + *ttl));
-                self.begun.insert(of.clone(), (*nonce, about, unsettled));
-                Reply::Lease(LeaseAnswer::Mine { unsettled })
-            }
-            Op::Extend { of, nonce, ttl } => {
-                let ours = self.holder(of, now).is_some_and(|(holder, _)| holder == *nonce);
-                if ours {
-                    self.leases.insert(of.clone(), (*nonce, now + *ttl));
-                }
-                Reply::Yes(ours)
-            }
+            Op::Take { of, nonce, ttl } => Reply::Lease(self.take(of, *nonce, *ttl, now, mutant)),
+            Op::Extend { of, nonce, ttl } => Reply::Yes(self.leases.extend(of.clone(), *nonce, *ttl, now)),
             Op::Release { of, nonce, settled } => {
-                if *settled
-                    && self.begun.get(of).is_some_and(|(begun, _, unsettled)| begun == nonce && !unsettled)
-                {
+                if *settled && self.begun.get(of).is_some_and(|begun| begun.is_settled_by(*nonce)) {
                     self.begun.remove(of);
                 }
-                if self.holder(of, now).is_some_and(|(holder, _)| holder == *nonce) {
-                    self.leases.remove(of);
-                }
+                self.leases.release(of, *nonce, now);
                 Reply::Nothing
             }
             Op::Schedule(key, due_at) => {
@@ -329,32 +357,9 @@ impl Data {
             Op::Due { shard, until, limit } => {
                 Reply::Due(self.schedule.due(*shard, *until, *limit.min(&MAX_PAGE)))
             }
-            Op::Floor(key) => Reply::Floor(self.floors.get(key).copied().unwrap_or(LOWEST_FLOOR)),
+            Op::Floor(key) => Reply::Floor(self.floor(key)),
             Op::Delete(key, meant, cuts_off) => {
-                if mutant == Mutant::KeepsDeleted {
-                    return Reply::Deleted(Deleted::Gone);
-                }
-                let stored = self.connections.get(key).map(|stored| stored.revision);
-                let is_another = stored.is_some_and(|stored| stored.sign_in != *meant);
-                if is_another && mutant != Mutant::DeletesWhatever {
-                    return Reply::Deleted(Deleted::Another);
-                }
-                let after = stored.map_or(meant.number, |stored| stored.generation) + 1;
-                let floor = self.floors.entry(key.clone()).or_insert(LOWEST_FLOOR);
-                floor.number = floor.number.max(after).max(meant.number + 1);
-                if *cuts_off {
-                    floor.cut = floor.number;
-                }
-                if stored.is_none() {
-                    return Reply::Deleted(Deleted::Absent);
-                }
-                let of = LeaseKey::Connection(key.clone());
-                self.connections.remove(key);
-                self.schedule.remove(key);
-                if self.holder(&of, now).is_none() {
-                    self.begun.remove(&of);
-                }
-                Reply::Deleted(Deleted::Gone)
+                Reply::Deleted(self.delete(key, *meant, *cuts_off, now, mutant))
             }
             Op::Profiles(keys) => {
                 let profile = |key| self.connections.get(key).cloned().map(StoredProfile::from);
@@ -386,30 +391,28 @@ impl Data {
                 self.pending.remove(id);
                 Reply::Bytes(taken)
             }
-            Op::SwapPending { id, expected, sealed, ttl } => match self.waiting(id, now) {
-                Some(stored) if stored == sealed => Reply::Yes(true),
-                stored if stored == expected.as_ref() => {
+            Op::SwapPending { id, expected, sealed, ttl } => {
+                let swap = Swap::of(self.waiting(id, now), expected.as_ref(), sealed);
+                if swap == Swap::Write {
                     self.pending.insert(id.clone(), (sealed.clone(), now + *ttl));
-                    Reply::Yes(true)
                 }
-                _ => Reply::Yes(false),
-            },
+                Reply::Yes(swap.is_done())
+            }
             Op::Sealed { after, limit } => Reply::Sealed(self.sealed(after.unwrap_or(0), *limit, now)),
-            Op::Reseal { key, before, after } => match self.connections.get_mut(key) {
-                Some(stored) if stored == after => Reply::Yes(true),
-                Some(stored) if stored == before => {
-                    *stored = after.clone();
-                    Reply::Yes(true)
+            Op::Reseal { key, before, after } => {
+                let swap = Swap::of(self.connections.get(key), Some(before), after);
+                if swap == Swap::Write {
+                    self.connections.insert(key.clone(), after.clone());
                 }
-                _ => Reply::Yes(false),
-            },
-            Op::ResealPending { id, before, after } => match self.pending.get_mut(id) {
-                Some((stored, until)) if *until > now && (stored == before || stored == after) => {
-                    *stored = after.clone();
-                    Reply::Yes(true)
+                Reply::Yes(swap.is_done())
+            }
+            Op::ResealPending { id, before, after } => {
+                let swap = Swap::of(self.waiting(id, now), Some(before), after);
+                if let (Swap::Write, Some((sealed, _))) = (swap, self.pending.get_mut(id)) {
+                    sealed.clone_from(after);
                 }
-                _ => Reply::Yes(false),
-            },
+                Reply::Yes(swap.is_done())
+            }
         }
     }
 }
@@ -532,8 +535,7 @@ impl SimServer {
     pub(crate) fn leases(&self) -> Vec<ConnectionKey> {
         let now = self.inner.clock.monotonic();
         let state = self.state();
-        let held = state.primary.leases.iter().filter(|(_, (_, until))| *until > now);
-        let of_connections = held.filter_map(|(of, _)| match of {
+        let of_connections = state.primary.leases.held(now).filter_map(|of| match of {
             LeaseKey::Connection(key) => Some(key.clone()),
             LeaseKey::Sweep(_) | LeaseKey::Rewrap => None,
         });
@@ -592,13 +594,13 @@ impl SimServer {
         }
         let before = match op {
             Op::Commit { key, .. } => {
-                let holder = state.primary.holder(&LeaseKey::Connection(key.clone()), now);
-                Some((state.primary.connections.get(key).map(|stored| stored.revision), holder))
+                let holder = state.primary.leases.holder(&LeaseKey::Connection(key.clone()), now);
+                Some((state.primary.stored(key), holder))
             }
             _ => None,
         };
         let there = match op {
-            Op::Delete(key, ..) => state.primary.connections.get(key).map(|stored| (key, stored.revision)),
+            Op::Delete(key, ..) => state.primary.stored(key).map(|stored| (key, stored)),
             _ => None,
         };
         let reply = wrong(mutant, op, state.primary.apply(op, now, mutant));
@@ -638,7 +640,7 @@ impl SimServer {
                 expected: *expected,
                 after: connection.revision,
                 writer: *writer,
-                holder: holder.map(|(nonce, _)| nonce),
+                holder,
             });
         }
         if let (Some(watch), Some((key, was))) = (&self.inner.watch, destroyed) {

@@ -1,0 +1,235 @@
+//! The life of the file: its directory, how it is made, opened and recognised, and what is wrong with one that does not open.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use redb::backends::FileBackend;
+use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageBackend};
+
+use super::EmbeddedConfig;
+use super::tables::{
+    BEGUN, CONNECTIONS, COUNTED, DUE, EXPIRY, FLOOR_EXPIRY, FLOORS, META, PENDING, SCHEDULE,
+};
+use super::writer::OpenDatabase;
+use crate::domain::random::{Random, random_bytes};
+use crate::domain::time::{Clock, Timestamp};
+use crate::store::StoreError;
+
+/// The file's name within its directory.
+pub const FILE_NAME: &str = "tokenward.redb";
+
+pub(super) const OPENING: &str = "opening the embedded store";
+
+pub(super) const META_ROW: &str = "store";
+/// The layout of the tables; a file with another one is refused.
+const LAYOUT: u8 = 1;
+const META_LENGTH: usize = 1 + 16 + 8;
+
+/// What a file says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreIdentity {
+    /// Random, given when the file was made; a copy has the same.
+    pub id: [u8; 16],
+    /// When the file was made.
+    pub created: Timestamp,
+}
+
+/// Makes the file if there is none, and says how to open it. Blocks on the disk.
+pub(super) fn prepare(
+    config: &EmbeddedConfig,
+    clock: &dyn Clock,
+    random: &dyn Random,
+) -> Result<OpenDatabase, StoreError> {
+    prepare_directory(&config.directory)?;
+    let path = config.directory.join(FILE_NAME);
+    if !exists(&path)? {
+        create(&path, clock, random)?;
+    }
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(|error| at(&path, error))?;
+    let cache = config.cache_bytes;
+    Ok(Box::new(move || open_file(&path, cache)))
+}
+
+pub(super) fn at(path: &Path, error: impl std::fmt::Display) -> StoreError {
+    StoreError::Unavailable { doing: OPENING, cause: format!("{}: {error}", path.display()) }
+}
+
+fn exists(path: &Path) -> Result<bool, StoreError> {
+    path.try_exists().map_err(|error| at(path, error))
+}
+
+/// Makes the directory, or checks that nobody else may enter the one there is. Its mode is not changed: the path could
+/// be a mistake, and somebody else's.
+fn prepare_directory(directory: &Path) -> Result<(), StoreError> {
+    if !exists(directory)? {
+        if let Some(parent) = directory.parent() {
+            fs::create_dir_all(parent).map_err(|error| at(parent, error))?;
+        }
+        match DirBuilder::new().mode(0o700).create(directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at(directory, error)),
+            _ => {}
+        }
+    }
+    look(directory)
+}
+
+/// What is known to be wrong with a store's directory before it is opened. Makes nothing, and does not look who has it.
+///
+/// # Errors
+/// It is no directory, others may enter it, or it cannot be looked at.
+pub fn look(directory: &Path) -> Result<(), StoreError> {
+    let metadata = match fs::metadata(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        looked => looked.map_err(|error| at(directory, error))?,
+    };
+    if !metadata.is_dir() {
+        return Err(at(directory, "is not a directory"));
+    }
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(at(
+            directory,
+            format_args!(
+                "others may enter it (mode {mode:03o}); run `chmod 700` on it, or name a directory within it that \
+                 does not exist yet"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Makes a new file with its meta row, and only then gives it its name.
+fn create(path: &Path, clock: &dyn Clock, random: &dyn Random) -> Result<(), StoreError> {
+    let unfinished = path.with_extension(format!("redb.new-{}", std::process::id()));
+    let made = (|| {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&unfinished)
+            .map_err(|error| at(&unfinished, error))?;
+        let backend = FileBackend::new(file).map_err(|error| opening(&unfinished, error))?;
+        initialize(&unfinished, backend, clock.now(), random_bytes(random))?;
+        match fs::hard_link(&unfinished, path) {
+            // Another process was faster; whether it still runs is seen when its file is opened.
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(at(path, error)),
+            _ => Ok(()),
+        }
+    })();
+    let _left_behind = fs::remove_file(&unfinished);
+    made?;
+    let directory = path.parent().unwrap_or(Path::new("."));
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(|error| at(directory, error))
+}
+
+fn initialize(
+    path: &Path,
+    backend: impl StorageBackend,
+    now: Timestamp,
+    id: [u8; 16],
+) -> Result<(), StoreError> {
+    let database = Builder::new().create_with_backend(backend).map_err(|error| opening(path, error))?;
+    let mut row = vec![LAYOUT];
+    row.extend_from_slice(&id);
+    row.extend_from_slice(&now.unix_millis().to_be_bytes());
+    (|| {
+        let transaction = database.begin_write()?;
+        transaction.open_table(META)?.insert(META_ROW, row.as_slice())?;
+        transaction.open_table(CONNECTIONS)?;
+        transaction.open_table(PENDING)?;
+        transaction.open_table(EXPIRY)?;
+        transaction.commit()?;
+        Ok(())
+    })()
+    .map_err(|error: redb::Error| at(path, error))?;
+    database.close().map_err(|error| opening(path, error))
+}
+
+/// Opens a file that must be there and whole. Every page's checksum is verified: an open that trusts a damaged file
+/// may panic later. That reads the whole file, some hundred MiB a second at least.
+fn open_file(path: &Path, cache: usize) -> Result<(Database, StoreIdentity), StoreError> {
+    let length = fs::metadata(path).map_err(|error| at(path, error))?.len();
+    if length == 0 {
+        // redb would make a new store of it.
+        return Err(damaged(path, "is empty"));
+    }
+    let database = Builder::new()
+        .set_cache_size(cache)
+        .set_check_integrity_on_open(true)
+        .open(path)
+        .map_err(|error| opening(path, error))?;
+    let identity = read_identity(path, &database)?;
+    add_tables(&database).map_err(|error| at(path, error))?;
+    Ok((database, identity))
+}
+
+/// Tables that came with later versions: an older file has none of them, and is none the worse for it.
+fn add_tables(database: &Database) -> Result<(), redb::Error> {
+    let there = match database.begin_read()?.open_table(COUNTED) {
+        Err(redb::TableError::TableDoesNotExist(_)) => false,
+        table => table.map(|_| true)?,
+    };
+    if !there {
+        let transaction = database.begin_write()?;
+        transaction.open_table(BEGUN)?;
+        transaction.open_table(DUE)?;
+        transaction.open_table(SCHEDULE)?;
+        transaction.open_table(FLOORS)?;
+        transaction.open_table(FLOOR_EXPIRY)?;
+        transaction.open_table(COUNTED)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+pub(super) fn read_identity(path: &Path, database: &Database) -> Result<StoreIdentity, StoreError> {
+    let row = (|| {
+        let table = match database.begin_read()?.open_table(META) {
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+            table => table?,
+        };
+        Ok(table.get(META_ROW)?.map(|row| row.value().to_vec()))
+    })()
+    .map_err(|error: redb::Error| at(path, error))?;
+    let Some(row) = row else { return Err(damaged(path, "has lost its meta row")) };
+    let row: [u8; META_LENGTH] = row.try_into().map_err(|_| damaged(path, "has a damaged meta row"))?;
+    if row[0] != LAYOUT {
+        let cause = format!("has layout {} and this version knows only {LAYOUT}", row[0]);
+        return Err(StoreError::Corrupt { doing: OPENING, cause: format!("{} {cause}", path.display()) });
+    }
+    let (mut id, mut created) = ([0; 16], [0; 8]);
+    id.copy_from_slice(&row[1..17]);
+    created.copy_from_slice(&row[17..]);
+    Ok(StoreIdentity { id, created: Timestamp::from_unix_millis(i64::from_be_bytes(created)) })
+}
+
+fn damaged(path: &Path, what: &str) -> StoreError {
+    let cause = format!(
+        "{} {what}: it is not used as if it were new; put a backup in its place, or move it away to begin anew",
+        path.display()
+    );
+    StoreError::Corrupt { doing: OPENING, cause }
+}
+
+pub(super) fn opening(path: &Path, error: DatabaseError) -> StoreError {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => at(
+            path,
+            "is in use by another process. An embedded store serves one process: stop the other one (`fuser` names \
+             it), give this one a directory of its own, or use `kind = \"redis\"` for several replicas",
+        ),
+        DatabaseError::Storage(redb::StorageError::Corrupted(cause)) => {
+            damaged(path, &format!("is damaged ({cause})"))
+        }
+        DatabaseError::Storage(redb::StorageError::Io(error))
+            if error.kind() == io::ErrorKind::InvalidData =>
+        {
+            damaged(path, &format!("is not a store ({error})"))
+        }
+        other => at(path, other),
+    }
+}

@@ -1,0 +1,201 @@
+//! The one thread that writes: it drains its queue, does everything in one transaction, and answers when that is on disk.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use redb::Database;
+use tokio::sync::{mpsc, oneshot};
+
+use super::batch::{Batch, Failed};
+use super::file::{OPENING, StoreIdentity};
+use crate::domain::time::Clock;
+use crate::store::StoreError;
+use crate::store::rules::Leases;
+
+/// How many operations may wait for the writer. Each holds at most a few KiB.
+pub(super) const QUEUE: usize = 1024;
+/// The most operations in one transaction: bounds how long the first one waits for the last.
+const BATCH: usize = 256;
+/// How long after the file could not be opened anew the next attempt is made: each one reads the whole file.
+pub(super) const REOPEN_PAUSE: Duration = Duration::from_secs(1);
+
+pub(super) const CLOSED: &str = "the file is not open";
+
+/// Opens the file.
+pub(super) type OpenDatabase = Box<dyn Fn() -> Result<(Database, StoreIdentity), StoreError> + Send>;
+
+/// One operation on its way to the writer, whatever the type of its answer.
+pub(super) trait Job: Send {
+    /// Does the work within a batch and keeps the answer. An error is the file's, and then nothing of the batch counts.
+    fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), redb::Error>;
+
+    /// Hands the answer out, now that the batch is on disk.
+    fn answer(self: Box<Self>);
+
+    /// Says that it did not work out.
+    fn refuse(self: Box<Self>, cause: &str);
+}
+
+type Work<T> = Box<dyn FnOnce(&mut Batch<'_>) -> Result<T, Failed> + Send>;
+
+struct Asked<T> {
+    doing: &'static str,
+    /// Until it is applied.
+    work: Option<Work<T>>,
+    /// Once it is applied.
+    answer: Option<Result<T, StoreError>>,
+    asker: oneshot::Sender<Result<T, StoreError>>,
+}
+
+/// A job, and where its answer comes.
+pub(super) fn job<T: Send + 'static>(
+    doing: &'static str,
+    work: impl FnOnce(&mut Batch<'_>) -> Result<T, Failed> + Send + 'static,
+) -> (Box<dyn Job>, oneshot::Receiver<Result<T, StoreError>>) {
+    let (asker, answered) = oneshot::channel();
+    (Box::new(Asked { doing, work: Some(Box::new(work)), answer: None, asker }), answered)
+}
+
+impl<T: Send> Job for Asked<T> {
+    fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), redb::Error> {
+        let Some(work) = self.work.take() else { return Ok(()) };
+        self.answer = Some(match work(batch) {
+            Ok(answer) => Ok(answer),
+            Err(Failed::Record(error)) => Err(error),
+            Err(Failed::File(error)) => return Err(error),
+        });
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>) {
+        if let Some(answer) = self.answer {
+            let _gone = self.asker.send(answer);
+        }
+    }
+
+    fn refuse(self: Box<Self>, cause: &str) {
+        let _gone = self.asker.send(Err(StoreError::unavailable(self.doing, cause)));
+    }
+}
+
+/// The thread.
+pub(super) struct Thread {
+    pub(super) queue: mpsc::Receiver<Box<dyn Job>>,
+    /// For the readers too; `None` while the file is not open.
+    pub(super) database: Arc<RwLock<Option<Database>>>,
+    pub(super) open: OpenDatabase,
+    pub(super) identity: StoreIdentity,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) leases: Leases<String>,
+    /// Why the file could not be opened anew, and when to try again.
+    pub(super) pause: Option<(StoreError, Duration)>,
+}
+
+impl Thread {
+    /// Serves until the queue is closed and empty, then closes the file.
+    pub(super) fn run(mut self) {
+        while let Some(first) = self.queue.blocking_recv() {
+            let mut jobs = vec![first];
+            while jobs.len() < BATCH {
+                let Ok(next) = self.queue.try_recv() else { break };
+                jobs.push(next);
+            }
+            self.serve(jobs);
+        }
+        self.close();
+    }
+
+    fn serve(&mut self, mut jobs: Vec<Box<dyn Job>>) {
+        if let Err(error) = self.ensure_open() {
+            return refuse(jobs, cause_of(&error));
+        }
+        let Err(cause) = self.apply(&mut jobs) else {
+            return jobs.into_iter().for_each(Job::answer);
+        };
+        tracing::error!(cause, "the store's file could not be written; it is opened anew");
+        // Opened anew before anyone is told, so that whoever tries again finds it ready.
+        self.close();
+        let reopened = self.ensure_open();
+        refuse(jobs, &cause);
+        if let Err(error) = reopened {
+            tracing::error!(%error, "the store's file could not be opened; the next operation tries again");
+        }
+    }
+
+    /// Applies all of them in one transaction, and syncs it. An error says why nothing of it counts.
+    fn apply(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), String> {
+        let database = self.database.read();
+        let database = database.as_ref().ok_or(CLOSED)?;
+        let (leases, clock) = (&mut self.leases, &*self.clock);
+        // redb panics where it finds its own file inconsistent; that must not leave callers without an answer.
+        let applied = catch_unwind(AssertUnwindSafe(|| {
+            // Durability::Immediate is the default: `commit` returns once the file is synced.
+            let transaction = database.begin_write()?;
+            let mut batch = Batch::new(&transaction, leases, clock);
+            for job in jobs {
+                job.apply(&mut batch)?;
+            }
+            match batch.end()? {
+                true => transaction.commit()?,
+                false => transaction.abort()?,
+            }
+            Ok::<(), redb::Error>(())
+        }));
+        let applied = applied.map_err(|_| "writing the file panicked".to_owned())?;
+        applied.map_err(|error| error.to_string())
+    }
+
+    fn ensure_open(&mut self) -> Result<(), StoreError> {
+        if self.database.read().is_some() {
+            return Ok(());
+        }
+        if let Some((error, until)) = &self.pause
+            && self.clock.monotonic() < *until
+        {
+            return Err(error.clone());
+        }
+        self.pause = None;
+        match self.reopen() {
+            Ok(database) => {
+                *self.database.write() = Some(database);
+                Ok(())
+            }
+            Err(error) => {
+                self.pause = Some((error.clone(), self.clock.monotonic().saturating_add(REOPEN_PAUSE)));
+                Err(error)
+            }
+        }
+    }
+
+    fn reopen(&self) -> Result<Database, StoreError> {
+        // It may panic for the same reasons as a write.
+        let (database, identity) = catch_unwind(AssertUnwindSafe(|| (self.open)()))
+            .unwrap_or_else(|_| Err(StoreError::unavailable(OPENING, "opening the file panicked")))?;
+        if identity != self.identity {
+            let cause = "the file was replaced by another store's; restart to use it";
+            return Err(StoreError::unavailable(OPENING, cause));
+        }
+        Ok(database)
+    }
+
+    fn close(&mut self) {
+        let database = self.database.write().take();
+        if let Some(Err(error)) = database.map(Database::close) {
+            tracing::warn!(%error, "the store's file did not close cleanly; it is checked when opened next");
+        }
+    }
+}
+
+fn cause_of(error: &StoreError) -> &str {
+    match error {
+        StoreError::Unavailable { cause, .. } | StoreError::Corrupt { cause, .. } => cause,
+    }
+}
+
+fn refuse(jobs: Vec<Box<dyn Job>>, cause: &str) {
+    for job in jobs {
+        job.refuse(cause);
+    }
+}
