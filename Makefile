@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build quick test check fmt lint docs deny bench image image-test deploy-check tools providers soak soak-short flood simulate baseline model rotation rotation-rewrap drill fuzz linear-work
+.PHONY: quickstart build quick test check fmt lint structure docs deny bench image image-test deploy-check tools providers soak soak-short flood simulate baseline model rotation rotation-rewrap drill fuzz linear-work
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -22,13 +22,19 @@ quick: fmt
 test: tools
 	$(CARGO) test --workspace
 
-check: fmt lint docs deny test soak-short deploy-check
+check: fmt lint structure docs deny test soak-short deploy-check
 
 fmt:
 	$(CARGO) fmt --all --check
 
 lint:
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+# No circle among the files of src, and no file that is too long; first whether the checks see what they are for.
+structure:
+	@cd scripts && python3 -m unittest -q test_checks
+	@scripts/check_circles.py
+	@scripts/check_sizes.py
 
 docs:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps

@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+"""The checks of the source see what they are for: a small crate with a fault is planted for each."""
+
+import tempfile
+import unittest
+from pathlib import Path
+
+import check_circles
+import check_sizes
+from rust_source import Crate, tokens_of
+
+GOOD = {
+    "lib.rs": "pub mod one;\npub mod two;\n",
+    "one/mod.rs": "mod inner;\npub use inner::Inner;\n\npub struct Limit;\n",
+    "one/inner.rs": "use super::Limit;\n\npub struct Inner(Limit);\n",
+    "two.rs": "use crate::one::{Inner, Limit};\n\npub fn two(_: Inner, _: Limit) {}\n",
+}
+
+
+def crate(files):
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in files.items():
+            path = Path(folder, "src", name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return Crate(Path(folder, "src"))
+
+
+def circles(**changed):
+    """The circles of the good crate with these files changed; `one__inner` is `one/inner.rs`."""
+    files = GOOD | {name.replace("__", "/") + ".rs": text for name, text in changed.items()}
+    return check_circles.circles(crate(files).edges())
+
+
+BOTH = [["src/one/inner.rs", "src/two.rs"]]
+
+
+INNER = "pub struct Inner;\n"
+CALLS_TWO = "fn f() { crate::two::two() }\n"
+
+
+class Circles(unittest.TestCase):
+    def test_none(self):
+        self.assertEqual(circles(), [])
+        uses = {
+            "src/one/inner.rs": (1, "crate::one::Inner"),
+            "src/one/mod.rs": (1, "crate::one::Limit"),
+        }
+        self.assertEqual(crate(GOOD).edges(), {"src/two.rs": uses})
+
+    def test_each_way_to_name_another_file(self):
+        for way in (
+            "use crate::two::two;\nfn f() { two() }\n",
+            "use super::{Limit, super::two::{self}};\nfn f() { two::two() }\n",
+            "use crate::two as other;\nfn f() { other::two() }\n",
+            "use crate::two::*;\n",
+            "#[cfg(not(test))]\nuse crate::two::two;\n",
+            CALLS_TWO,
+        ):
+            self.assertEqual(circles(one__inner=INNER + way), BOTH, way)
+
+    def test_a_parent_that_uses_its_child(self):
+        # By a path, and by a name that it also hands on.
+        for parent in ("fn f() { inner::g() }\n", "fn f(_: Inner) {}\n"):
+            found = circles(
+                one__mod="mod inner;\npub use inner::Inner;\npub struct Limit;\n" + parent,
+                one__inner=INNER + "pub fn g() { crate::two::two() }\n",
+                two="use crate::one::Limit;\npub fn two(_: Limit) {}\n",
+            )
+            self.assertEqual(found, [["src/one/inner.rs", "src/one/mod.rs", "src/two.rs"]], parent)
+
+    def test_what_is_for_tests_does_not_count(self):
+        for attribute in (
+            "#[cfg(test)]",
+            '#[cfg(any(test, feature = "testkit"))]',
+            "#[cfg(test)]\n#[expect(unused)]",
+        ):
+            text = f"""pub struct Inner;
+                {attribute} mod tests {{ use crate::two::two; }}
+                {attribute} use crate::two::{{self, two}};
+                struct S<A, B> {{ {attribute} a: Map<A, crate::two::B>, b: u8 }}
+                fn f<A, B>() {{ {attribute} let x = {{ crate::two::two() }}; {attribute} crate::two::two(); }}
+                {attribute} const fn g<A, B>() {{ crate::two::two() }}
+                {attribute} const C: u8 = {{ crate::two::two() }};
+            """
+            self.assertEqual(circles(one__inner=text), [], attribute)
+            self.assertEqual(circles(one__inner=text + CALLS_TWO), BOTH, attribute)
+
+    def test_what_is_no_code_does_not_count(self):
+        text = """/* crate::two::two /* */ crate::two::two */ pub struct Inner; // crate::two::two
+            const A: &str = r#"" crate::two::two"#; const B: &str = "\\" crate::two::two"; const C: char = '"';
+            fn f<'a>(_: &'a u8) {}
+        """
+        self.assertEqual(circles(one__inner=text), [])
+        self.assertEqual(circles(one__inner=text + CALLS_TWO), BOTH)
+
+    def test_known_ones_may_only_shrink(self):
+        planted = crate(GOOD | {"one/inner.rs": INNER + CALLS_TWO}).edges()
+        lines, is_well = check_circles.report(planted, [])
+        self.assertFalse(is_well)
+        self.assertIn("        src/one/inner.rs:2 uses crate::two::two of src/two.rs", lines)
+        self.assertTrue(check_circles.report(planted, BOTH)[1])
+        self.assertFalse(check_circles.report(planted, [BOTH[0] + ["src/lib.rs"]])[1])
+        self.assertFalse(check_circles.report(crate(GOOD).edges(), BOTH)[1])
+        self.assertTrue(check_circles.report(crate(GOOD).edges(), [])[1])
+
+
+class Sizes(unittest.TestCase):
+    def test_lines_of_code(self):
+        text = "//! What it is.\n\nfn f() {\n    // Why.\n    g(\"one\n        two\");\n}\n\n"
+        text += "#[cfg(test)]\nmod tests {\n    fn f() {}\n}\n"
+        self.assertEqual(crate({"lib.rs": text}).code, {"src/lib.rs": 4})
+
+    def test_a_long_file_is_named_and_a_short_one_is_not(self):
+        self.assertTrue(check_sizes.report({"a": 500, "b": 501}, {"b": "why"})[1])
+        self.assertFalse(check_sizes.report({"a": 501, "b": 501}, {"b": "why"})[1])
+        self.assertFalse(check_sizes.report({"a": 500, "b": 500}, {"b": "why"})[1])
+        self.assertFalse(check_sizes.report({"a": 500}, {"b": "why"})[1])
+
+
+class Tokens(unittest.TestCase):
+    def test_lines(self):
+        found = [(token.text, token.line) for token in tokens_of("a\n/* b\n */ c::d 'x' 'y")]
+        self.assertEqual(found, [("a", 1), ("c", 3), ("::", 3), ("d", 3), ('""', 3)])
+
+
+if __name__ == "__main__":
+    unittest.main()
