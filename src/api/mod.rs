@@ -307,7 +307,7 @@ impl LocalApi {
                         }
                         // The first problem is the answer; why there is no link beside it is for the log.
                         Err(refusal) => {
-                            let code = Problem::of(refusal).code;
+                            let code = refusal.outside().code;
                             self.events.connect_started(who, &caller.name, key, code).await;
                         }
                     }
@@ -602,7 +602,7 @@ fn wait_of(query: &Pairs) -> Result<Duration, Problem> {
 pub(crate) fn code_of<T>(outcome: &Result<T, Refusal>) -> &'static str {
     match outcome {
         Ok(_) => "ok",
-        Err(refusal) => Problem::of(refusal.clone()).code,
+        Err(refusal) => refusal.outside().code,
     }
 }
 

@@ -110,7 +110,7 @@ impl Reloader {
                     installed.authority.credentials().choose(&choices);
                     return Ok(());
                 }
-                Ok(None) => return Err(Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) }),
+                Ok(None) => return Err(Refusal::StoreUnavailable),
                 Err(Unwritten::Store(error)) => return Err(error.into()),
                 Err(Unwritten::Against(Against::NoneLeft(at)))
                     if at > 0 && self.ports.clock.monotonic() < give_up => {}

@@ -83,7 +83,7 @@ impl Reloader {
             written => written?,
         };
         if written.is_none() {
-            return Err(Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) });
+            return Err(Refusal::StoreUnavailable);
         }
         self.ports.token_hosts.confirmed(app.as_str(), host, now);
         self.engine.app_is_mended(app);

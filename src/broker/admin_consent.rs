@@ -3,7 +3,6 @@
 //! connections be tried at once. Consent is believed when a user's token call in that tenant has shown the scopes.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::connect::{READABLE_AFTER_END, SWAP_TRIES};
 use super::session::{AuthorizeState, ConsentSession, ConsentState, Purpose};
@@ -109,9 +108,10 @@ impl Broker {
         state: String,
     ) -> Result<Option<String>, Refusal> {
         let request = AdminConsentRequest { tenant, scopes, redirect_uri: app.redirect_uri.clone(), state };
-        app.authority.admin_consent_url(&request).await.map_err(|failure| {
-            Refusal::of_disposition(failure.disposition, failure.answer, Duration::from_secs(5))
-        })
+        app.authority
+            .admin_consent_url(&request)
+            .await
+            .map_err(|failure| Refusal::of_disposition(failure.disposition, failure.answer))
     }
 
     /// Where an admin consent session stands, for the caller that started it, as long as it may know of the app.

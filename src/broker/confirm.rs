@@ -2,7 +2,6 @@
 //! or renewed.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +39,7 @@ impl Broker {
         let (broker, caller, id) = (Arc::clone(self), caller.clone(), id.clone());
         let work = async move { broker.confirm_to_the_end(&caller, &id, confirmation).await };
         let outcome = self.to_the_end("confirm a connect session", work).await;
-        outcome.unwrap_or(Err(Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) }))
+        outcome.unwrap_or(Err(Refusal::StoreUnavailable))
     }
 
     async fn confirm_to_the_end(
@@ -122,7 +121,7 @@ impl Broker {
                         let problem = "no rule of this caller lets it connect this account under this name";
                         Refusal::Forbidden { problem: problem.to_owned() }
                     }
-                    _ => Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) },
+                    _ => Refusal::StoreUnavailable,
                 },
             )?;
             let confirmed = code_hash.clone();
@@ -135,7 +134,7 @@ impl Broker {
             }
             return Ok((key, account));
         }
-        Err(Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) })
+        Err(Refusal::StoreUnavailable)
     }
 
     /// Says in the session that it is connected, even where a wrong confirmation was counted meanwhile. False when that

@@ -1,7 +1,6 @@
 //! Destroy a connection: the grant is gone from the store before this answers, and from memory with it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::rights::Right;
 use super::{Broker, Refusal};
@@ -57,7 +56,7 @@ impl Broker {
             Some(Ok(true)) => Ok(()),
             Some(Ok(false)) => Err(Refusal::ConnectionNotFound),
             Some(Err(refusal)) => Err(refusal),
-            None => Err(Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) }),
+            None => Err(Refusal::StoreUnavailable),
         }
     }
 }

@@ -44,7 +44,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-pub use refusal::Refusal;
+pub use refusal::{Outside, Refusal};
 pub use session::{ConsentState, FailureReason, Mender, SessionFailure, SessionState};
 use tokio::sync::oneshot;
 

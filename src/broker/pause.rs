@@ -81,7 +81,7 @@ impl Broker {
             }
             return Ok(PausedWhat::Connection);
         }
-        Err(Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) })
+        Err(Refusal::StoreUnavailable)
     }
 
     /// Whether an operator paused the name, connection or none.

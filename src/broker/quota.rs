@@ -246,7 +246,7 @@ impl Broker {
     pub(super) fn room(&self) -> Result<(), Refusal> {
         match self.deps.repository.store().has_room() {
             true => Ok(()),
-            false => Err(Refusal::StoreNearlyFull { retry_after: LONGEST_WAIT }),
+            false => Err(Refusal::StoreNearlyFull),
         }
     }
 

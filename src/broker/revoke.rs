@@ -71,7 +71,7 @@ impl Broker {
             )
             .await?;
         let Some(list) = written else {
-            return Err(Refusal::StoreUnavailable { retry_after: Duration::from_secs(1) });
+            return Err(Refusal::StoreUnavailable);
         };
         if list.len() >= revocation::MOST {
             tracing::warn!(

@@ -125,8 +125,7 @@ impl Broker {
         account: Option<&Account>,
     ) -> Result<Right, Barred> {
         if !self.deps.engine.knows_revocations() {
-            let retry_after = std::time::Duration::from_secs(1);
-            return Err(Refusal::StoreUnavailable { retry_after }.into());
+            return Err(Refusal::StoreUnavailable.into());
         }
         if self.deps.engine.revokes(|revocation| session.is_meant_by(revocation, account)) {
             return Err(Barred::Revoked);

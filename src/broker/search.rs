@@ -152,7 +152,7 @@ impl Broker {
         tokio::select! {
             come = coming => Ok(come),
             () = self.deps.clock.sleep(WAIT_FOR_PLACE) => {
-                Err(Refusal::TooManyWalks { most: MOST_OF_CALLER, retry_after: Duration::from_secs(1) })
+                Err(Refusal::TooManyWalks { most: MOST_OF_CALLER })
             }
         }
     }

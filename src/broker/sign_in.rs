@@ -279,7 +279,7 @@ impl Broker {
             if let Some(left_out) = self.sayings.due("flow begun", self.deps.clock.monotonic()) {
                 tracing::warn!(app = %session.app, %failure, left_out, "a connect flow could not begin");
             }
-            Refusal::of_disposition(failure.disposition, failure.answer, Duration::from_secs(5))
+            Refusal::of_disposition(failure.disposition, failure.answer)
         })?;
         let record = AuthorizeState {
             app: session.app.clone(),

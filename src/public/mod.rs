@@ -27,7 +27,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 
 use self::page::{Page, Style};
 use crate::broker::sign_in::{CannotBegin, Finished, FinishedSession, Tell};
-use crate::broker::{Broker, FailureReason, Refusal, SessionState};
+use crate::broker::{Broker, FailureReason, Outside, Refusal, SessionState};
 use crate::domain::id::{AppName, SessionId};
 use crate::domain::random::Random;
 use crate::domain::task::BoxFuture;
@@ -212,7 +212,13 @@ impl PublicSite {
                     | Refusal::RecordDamaged => Page::operator_must_act(),
                     _ => Page::try_again_later(),
                 };
-                self.page(StatusCode::SERVICE_UNAVAILABLE, &page)
+                let Outside { status, retry_after, .. } = refusal.outside();
+                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+                let mut response = self.page(status, &page);
+                if let Some(seconds) = retry_after {
+                    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+                }
+                response
             }
         }
     }

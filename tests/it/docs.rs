@@ -556,11 +556,15 @@ fn the_codes_are_the_contract_s_in_the_document_and_in_the_code() {
     let documented: BTreeSet<&str> = listed.iter().filter_map(Value::as_str).collect();
     assert_eq!((documented, listed.len()), (contract.clone(), contract.len()));
 
-    // Each `Problem::new(status, "code", …)`, wherever its lines break.
-    let source = read("src/api/problem.rs");
-    let code_of = |rest: &str| rest.split('"').nth(1).unwrap_or_default().to_owned();
-    let mut written: BTreeSet<String> = source.split("Problem::new(").skip(1).map(code_of).collect();
-    written.retain(|code| !code.is_empty());
+    // Each word of the map of refusals, and each `Problem::new(status, "code", …)`, wherever its lines break.
+    let refusals = read("src/broker/refusal.rs");
+    let map = refusals.split_once("pub fn outside(").expect("the map").1;
+    let map = map.split_once("let seconds").expect("its end").0;
+    let of_refusals = map.split('"').skip(1).step_by(2).map(str::to_owned);
+    let others = read("src/api/problem.rs");
+    let code_of = |call: &str| Some(call.split(')').next()?.split('"').nth(1)?.to_owned());
+    let of_others = others.split("Problem::new(").skip(1).filter_map(code_of);
+    let written: BTreeSet<String> = of_refusals.chain(of_others).collect();
     let written: BTreeSet<&str> = written.iter().map(String::as_str).collect();
     assert_eq!(written, contract);
 
