@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::reload::Reloader;
 use crate::broker::rewrap::{Pass, Progress};
+use crate::domain::backoff::Backoff;
 use crate::domain::time::Timestamp;
 use crate::events::Events;
 use crate::keyring::{Hashed, KeyId, KeySource, Keyring, KeyringError, SourceRead, Version};
@@ -16,8 +17,8 @@ use crate::telemetry::metrics::Metrics;
 const EVERY: Duration = Duration::from_secs(30);
 /// The same while another replica seals anew.
 const ELSEWHERE: Duration = Duration::from_secs(5);
-/// The same when something may be mended a moment later.
-const SOON: Duration = Duration::from_secs(1);
+/// The same when something may be mended a moment later, and longer each time that it is not.
+const SOON: Backoff = Backoff { first: Duration::from_secs(1), longest: EVERY };
 
 /// Follows the source of the keyring in force.
 pub(super) struct Follower {
@@ -148,7 +149,7 @@ impl Rounds {
                 self.waits_for = Some(why.clone());
                 self.waited = waited.saturating_add(1);
                 // Most often the others take up the same a moment later.
-                soon(waited)
+                SOON.after(self.waited)
             }
         }
     }
@@ -160,9 +161,8 @@ impl Rounds {
         } else {
             tracing::debug!(%error, "what each sealing key sealed could not be gone over");
         }
-        let failed = self.failed;
-        self.failed = failed.saturating_add(1);
-        soon(failed)
+        self.failed = self.failed.saturating_add(1);
+        SOON.after(self.failed)
     }
 
     /// The pause after one that found nothing to do.
@@ -170,11 +170,6 @@ impl Rounds {
         *self = Rounds::default();
         EVERY
     }
-}
-
-/// Less and less soon, after so many times.
-fn soon(times: u32) -> Duration {
-    (SOON * 2_u32.saturating_pow(times.min(10))).min(EVERY)
 }
 
 #[cfg(test)]
@@ -197,13 +192,13 @@ mod tests {
         assert_eq!(rounds.pause_after(&done(3)), Duration::ZERO);
         assert_eq!(rounds.pause_after(&done(0)), EVERY);
         assert_eq!(rounds.pause_after(&Pass::Elsewhere), ELSEWHERE);
-        assert_eq!(rounds.pause_after(&waits), SOON);
+        assert_eq!(rounds.pause_after(&waits), SOON.first);
         let doing = "testing";
         let error: RepositoryError = StoreError::Unavailable { doing, cause: "x".into() }.into();
         let pauses: Vec<u64> = (0..3).map(|_| rounds.pause_after_failure(&error).as_secs()).collect();
         assert_eq!(pauses, [1, 2, 4]);
         assert_eq!(rounds.pause_after_nothing(), EVERY);
-        assert_eq!(rounds.pause_after_failure(&error), SOON);
+        assert_eq!(rounds.pause_after_failure(&error), SOON.first);
     }
 
     #[test]

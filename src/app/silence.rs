@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// After this long the same is said again, growing each time …
-const AGAIN: Duration = Duration::from_secs(10);
-/// … to this.
-const LONGEST: Duration = Duration::from_secs(600);
+use crate::domain::backoff::Backoff;
+
+/// When the same is said again.
+const AGAIN: Backoff = Backoff { first: Duration::from_secs(10), longest: Duration::from_secs(600) };
 /// So many causes of one silence are told apart.
 const CAUSES: usize = 8;
 
@@ -26,8 +26,7 @@ impl Silence {
     pub(super) fn failed(&mut self, cause: &str, now: Duration) -> Option<u64> {
         self.failures = self.failures.saturating_add(1);
         let is_news = self.said.len() < CAUSES && self.said.insert(cause.to_owned());
-        let wait = AGAIN.saturating_mul(2_u32.saturating_pow(self.times.min(16))).min(LONGEST);
-        let is_time = now.saturating_sub(self.said_at) >= wait;
+        let is_time = now.saturating_sub(self.said_at) >= AGAIN.after(self.times.saturating_add(1));
         if is_time && !is_news {
             self.times += 1;
         }

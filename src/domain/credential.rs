@@ -7,6 +7,7 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
+use super::backoff::Backoff;
 use super::time::Timestamp;
 
 /// Acceptances in a row after which a rejected credential is trusted again.
@@ -19,14 +20,13 @@ pub const YOUNG: Duration = Duration::from_secs(15 * 60);
 pub const EXPIRING: Duration = Duration::from_secs(30 * 86_400);
 /// A young credential that was rejected is asked about again after this long …
 const YOUNG_AGAIN: Duration = Duration::from_secs(2);
-/// … and an older one after this long, growing with each rejection …
-const OLD_AGAIN: Duration = Duration::from_secs(30);
-/// … to this.
-const LONGEST_AGAIN: Duration = Duration::from_secs(600);
+/// … and an older one after this long, growing with each rejection.
+const OLD_AGAIN: Backoff = Backoff { first: Duration::from_secs(30), longest: Duration::from_secs(600) };
 /// One that is trusted and not in use is asked about this often: a fallback that does not work is none.
 const IDLE_AGAIN: Duration = Duration::from_secs(6 * 3600);
 /// After a question that had no answer, growing with each …
-const UNANSWERED_AGAIN: Duration = Duration::from_secs(30);
+const UNANSWERED_AGAIN: Backoff =
+    Backoff { first: Duration::from_secs(30), longest: Duration::from_secs(600) };
 /// … and after so many of them in a row users' requests prove it as well.
 const UNANSWERED_LONG: u32 = 3;
 /// One that is refused is sent in the other way this often.
@@ -293,10 +293,10 @@ impl Standing {
             // What is in use is asked about by everybody who uses it.
             None if self.is_trusted() && in_use => return false,
             None if self.is_trusted() => IDLE_AGAIN,
-            None => grown(UNANSWERED_AGAIN, self.unanswered.saturating_sub(1)),
+            None => UNANSWERED_AGAIN.after(self.unanswered),
             Some(rejection) => self.after(rejection, now).max(match self.unanswered {
                 0 => Duration::ZERO,
-                unanswered => grown(UNANSWERED_AGAIN, unanswered - 1),
+                unanswered => UNANSWERED_AGAIN.after(unanswered),
             }),
         };
         is_due(self.asked_at, wait.max(self.hold), now)
@@ -319,12 +319,8 @@ impl Standing {
         // about to be made known to them.
         let is_news = now.since(self.since) < YOUNG && self.superseded_at.is_none();
         let may_change_soon = is_news || self.accepted_in_a_row > 0;
-        if may_change_soon { YOUNG_AGAIN } else { grown(OLD_AGAIN, rejection.times) }
+        if may_change_soon { YOUNG_AGAIN } else { OLD_AGAIN.after(rejection.times.saturating_add(1)) }
     }
-}
-
-fn grown(wait: Duration, times: u32) -> Duration {
-    wait.saturating_mul(2u32.saturating_pow(times.min(8))).min(LONGEST_AGAIN)
 }
 
 /// (A time that lies ahead was noted before the clock was set back.)

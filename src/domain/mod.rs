@@ -10,6 +10,7 @@
 //! ([`verdict`]), because only the former may ever change a connection.
 
 pub mod account;
+pub mod backoff;
 pub mod cause;
 pub mod choice;
 pub mod clouds;

@@ -20,6 +20,7 @@ use super::guard::Socket;
 use super::room::{Room, SOCKET_BUFFER};
 use super::tcp::Tcp;
 use super::{Address, Handler, ListenerConfig, Origin, Peer, Surroundings, Tls};
+use crate::domain::backoff::Backoff;
 use crate::lifecycle::Shutdown;
 use crate::telemetry::metrics::ConnectionRefusal;
 
@@ -27,10 +28,8 @@ use crate::telemetry::metrics::ConnectionRefusal;
 const BACKLOG: u32 = 1024;
 /// What TLS keeps of what is written, once it is encrypted.
 const TLS_BUFFER: usize = 16 * 1024;
-/// The first pause after an accept failed for want of something (file descriptors, memory).
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// The longest such pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// The pause after accepts that failed for want of something (file descriptors, memory).
+const PAUSE: Backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(1) };
 
 /// Why a listener cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -252,7 +251,7 @@ async fn accept(incoming: Incoming, tls: Option<Tls>, room: Arc<Room>, shared: A
     let _stop = StopWithUs(shared.surroundings.shutdown.clone());
     let soft = shared.surroundings.shutdown.soft().clone();
     let mut stopping = pin!(soft.cancelled());
-    let mut pause = FIRST_PAUSE;
+    let mut failures = 0_u32;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -261,19 +260,19 @@ async fn accept(incoming: Incoming, tls: Option<Tls>, room: Arc<Room>, shared: A
         };
         match accepted {
             Ok(accepted) => {
-                pause = FIRST_PAUSE;
+                failures = 0;
                 admit(accepted, tls.as_ref(), &room, &shared);
             }
             Err(error) if is_of_one_connection(&error) => {
                 tracing::debug!(listener = shared.name, %error, "a connection was gone before it was accepted");
             }
             Err(error) => {
+                failures = failures.saturating_add(1);
                 tracing::warn!(listener = shared.name, %error, "cannot accept connections; trying again");
                 tokio::select! {
                     () = &mut stopping => break,
-                    () = clock.sleep(pause) => {}
+                    () = clock.sleep(PAUSE.after(failures)) => {}
                 }
-                pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
     }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::domain::random::{Random, random_bytes};
+use crate::domain::backoff::{Backoff, jittered};
+use crate::domain::random::Random;
 
 /// A failed try is not repeated sooner than this, so that a crowd of callers is not a crowd of calls …
 const FIRST: Duration = Duration::from_secs(1);
@@ -11,6 +12,8 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// A refusal that says nothing we know is no outage, and nobody knows that it will heal: it is asked about ever more rarely, to
 /// this.
 const LONGEST_UNCLEAR: Duration = Duration::from_secs(30);
+/// A wait is lengthened by up to this share, by chance.
+const JITTER: f64 = 0.2;
 /// What an authority may ask for at the most (`Retry-After`).
 pub(super) const LONGEST_ASKED: Duration = Duration::from_secs(3600);
 
@@ -18,23 +21,14 @@ pub(super) const LONGEST_ASKED: Duration = Duration::from_secs(3600);
 pub(super) fn wait(failures: u32, asked: Option<Duration>, random: &dyn Random) -> Duration {
     let base = match asked {
         Some(asked) => asked.clamp(FIRST, LONGEST_ASKED),
-        None => grown(failures).min(LONGEST),
+        None => Backoff { first: FIRST, longest: LONGEST }.after(failures),
     };
-    jittered(base, random)
+    jittered(base, JITTER, random)
 }
 
 /// How long to wait after so many refusals in a row that say nothing we know, with jitter.
 pub(super) fn wait_unclear(refusals: u32, random: &dyn Random) -> Duration {
-    jittered(grown(refusals).min(LONGEST_UNCLEAR), random)
-}
-
-fn grown(failures: u32) -> Duration {
-    FIRST.saturating_mul(1u32 << failures.saturating_sub(1).min(8))
-}
-
-fn jittered(base: Duration, random: &dyn Random) -> Duration {
-    let [jitter] = random_bytes::<1>(random);
-    base + base.mul_f64(f64::from(jitter) / 255.0 * 0.2)
+    jittered(Backoff { first: FIRST, longest: LONGEST_UNCLEAR }.after(refusals), JITTER, random)
 }
 
 #[cfg(test)]

@@ -18,15 +18,14 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 
 use super::slots::Failure;
+use crate::domain::backoff::Backoff;
 use crate::domain::id::{AppName, ConnectionName};
 use crate::domain::verdict::Disposition;
 
 /// Failures in a row, nothing having worked in between, that open a tenant's breaker: fewer happen by chance.
 const FAILURES_TO_OPEN: u32 = 5;
-/// How long an opened breaker refuses before it lets a probe through; it doubles up to [`LONGEST_OPEN`].
-const FIRST_OPEN: Duration = Duration::from_millis(500);
-/// A repair shows within this time.
-const LONGEST_OPEN: Duration = Duration::from_secs(4);
+/// How long an opened breaker refuses before it lets a probe through. A repair shows within the longest.
+const OPEN: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(4) };
 /// While the authority rejects the app itself every connection that it is rejected for waits this long for one of them to try.
 const APP_REJECTED: Duration = Duration::from_secs(2);
 /// A tenant one of whose connections was throttled is left alone for no longer than this. Where a second one is told the
@@ -286,10 +285,9 @@ impl Breakers {
             Ended::Failed => {
                 let breaker = parts.of(part);
                 breaker.failures = breaker.failures.saturating_add(1);
-                let beyond = breaker.failures.saturating_sub(FAILURES_TO_OPEN);
+                let beyond = breaker.failures.saturating_sub(FAILURES_TO_OPEN - 1);
                 if breaker.failures >= FAILURES_TO_OPEN {
-                    let wait = FIRST_OPEN.saturating_mul(1 << beyond.min(8)).min(LONGEST_OPEN);
-                    breaker.open = open(now + wait);
+                    breaker.open = open(now + OPEN.after(beyond));
                 } else if let Some(open) = &mut breaker.open {
                     open.probed = None;
                 }
@@ -475,7 +473,7 @@ mod tests {
                 scene.ended("t", now * 10, Ended::Failed);
             }
         }
-        assert!(scene.goes("t", 1000 + LONGEST_OPEN.as_secs()));
+        assert!(scene.goes("t", 1000 + OPEN.longest.as_secs()));
     }
 
     #[test]

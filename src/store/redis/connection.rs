@@ -42,15 +42,15 @@ use super::prerequisites::{self, Risks};
 use super::replication::Replication;
 use super::sentinel::{Place, survey};
 use super::{Location, RedisConfig, RedisTls};
-use crate::domain::random::{Random, random_bytes};
+use crate::domain::backoff::{Backoff, jittered};
+use crate::domain::random::Random;
 use crate::domain::task::Tasks;
 use crate::domain::text::one_line;
 use crate::domain::time::Clock;
 
-/// The first pause after a failed attempt, and the longest: short enough that nobody notices a restart of Redis for
+/// The pause after failed attempts: short enough that nobody notices a restart of Redis for
 /// long, long enough that a thousand replicas do not keep it down.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const PAUSE: Backoff = Backoff { first: Duration::from_millis(50), longest: Duration::from_secs(1) };
 /// How long an operation waits for an attempt while the server counts as down. A local server that is back is connected
 /// to within this; for one farther away the attempt goes on, and the next operation finds it done.
 const PATIENCE_WHILE_DOWN: Duration = Duration::from_millis(100);
@@ -555,10 +555,9 @@ impl Shared {
                     if state.failures == 0 {
                         tracing::warn!(cause, "Redis cannot be reached");
                     }
-                    let longest = FIRST_PAUSE.saturating_mul(1 << state.failures.min(10)).min(LONGEST_PAUSE);
-                    let jitter = u32::from(random_bytes::<1>(&*self.random)[0]);
-                    let pause = longest / 2 + longest * jitter / 512; // from a half to all of it
                     state.failures = state.failures.saturating_add(1);
+                    // From a half to all of it.
+                    let pause = jittered(PAUSE.after(state.failures) / 2, 1.0, &*self.random);
                     state.pause = Some((cause.clone(), self.clock.monotonic().saturating_add(pause)));
                 }
             }
@@ -572,7 +571,7 @@ impl Shared {
         let began = self.clock.monotonic();
         let is_first = self.lock().failures == 0;
         match self.connect().await {
-            Err(_) if is_first && self.clock.monotonic().saturating_sub(began) < FIRST_PAUSE => {
+            Err(_) if is_first && self.clock.monotonic().saturating_sub(began) < PAUSE.first => {
                 self.connect().await
             }
             outcome => outcome,

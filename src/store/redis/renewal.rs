@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use crate::domain::backoff::Backoff;
+
 /// After a refusal the same is offered again after this, and then ever more slowly.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const PAUSE: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(30) };
 /// A refusal that was not heard again for so long counts no more: whoever has a connection would have heard it, so its
 /// server is not asked at all now.
 const STALE: Duration = Duration::from_secs(90);
@@ -32,12 +33,8 @@ impl<T: PartialEq> Refusal<T> {
 
     /// Whether it is too early to offer the same again.
     pub(super) fn holds_back(&self, what: &T, now: Duration) -> bool {
-        self.what == *what && now < self.at.saturating_add(pause(self.times))
+        self.what == *what && now < self.at.saturating_add(PAUSE.after(self.times))
     }
-}
-
-fn pause(times: u32) -> Duration {
-    FIRST_PAUSE.saturating_mul(1 << times.saturating_sub(1).min(10)).min(LONGEST_PAUSE)
 }
 
 /// Whether what the file holds is to be offered over a connection that goes by `in_use`.

@@ -14,6 +14,7 @@ use std::time::Duration;
 use ::redis::RedisResult;
 use ::redis::aio::MultiplexedConnection;
 
+use crate::domain::backoff::Backoff;
 use crate::domain::time::Clock;
 
 /// The first moment: more than a replica in the same region takes. The following ones double, for those farther away.
@@ -44,18 +45,20 @@ impl Replication {
         let mine = self.written.fetch_add(1, Ordering::SeqCst) + 1;
         let waiting = async {
             let mut replicated = self.replicated.lock().await;
-            let mut moment = FIRST_MOMENT;
+            let moments = Backoff { first: FIRST_MOMENT, longest: timeout };
+            let mut missed = 0;
             while *replicated < mine {
                 let left = until.saturating_sub(clock.monotonic());
                 if left.is_zero() {
                     return Ok(false);
                 }
+                let moment = moments.after(missed + 1);
                 let written = self.written.load(Ordering::SeqCst);
                 if wait_for_replicas(&mut commands, replicas, moment.min(left)).await? {
                     *replicated = written;
                 } else {
                     clock.sleep(moment).await;
-                    moment = moment.saturating_mul(2);
+                    missed += 1;
                 }
             }
             Ok(true)
