@@ -140,9 +140,9 @@ mod tests {
     use crate::domain::time::Timestamp;
     use crate::keyring::{Keyring, SealingKey};
     use crate::repository::FiledUnder;
-    use crate::store::Store;
     use crate::store::embedded::{EmbeddedConfig, EmbeddedStore};
     use crate::store::suite::{CountingRandom, RealClock};
+    use crate::store::{Deadline, Store};
 
     #[derive(Default)]
     struct Heard(Mutex<Vec<&'static str>>);
@@ -165,14 +165,14 @@ mod tests {
         let heard = Arc::new(Heard::default());
         let repository = Repository::new(store.clone(), keyring.clone(), Arc::new(CountingRandom::new()))
             .with_damage_observer(heard.clone());
-        let (far, ttl) = (Timestamp::from_unix_seconds(32_503_680_000), Duration::from_secs(3600));
+        let later = Deadline::after(RealClock::shared().now(), Duration::from_secs(3600));
         let app = FiledUnder::app(&AppName::parse("outlook").expect("a name"));
         for kind in Kind::ALL {
             let id = format!("{}:outlook", kind.schema());
             let not_json = keyring.seal(&kind.place("outlook"), b"{", &CountingRandom::new());
             let moved = keyring.seal(&kind.place("teams"), b"{}", &CountingRandom::new());
             for stored in [b"rubbish".to_vec(), not_json, moved] {
-                store.put_pending(&id, &stored, far, ttl).await.expect("serves");
+                store.put_pending(&id, &stored, later).await.expect("serves");
                 let read = repository.pending::<serde_json::Value>(kind, &app).await;
                 assert!(read.is_err_and(|error| error.is_damage()), "{kind:?}");
                 let heard = std::mem::take(&mut *heard.0.lock());

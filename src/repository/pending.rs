@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use super::{FiledUnder, Owner, Redeemed, Repository, RepositoryError, SecretHash, wire};
 use crate::domain::time::Timestamp;
 use crate::keyring::seal::Place;
+use crate::store::Deadline;
 
 /// Tries to change a record that others change too.
 const CHANGE_TRIES: usize = 16;
@@ -135,7 +136,7 @@ impl Repository {
         ttl: Duration,
     ) -> Result<(), PendingError> {
         let sealed = self.seal_pending(kind, &id.name, value);
-        Ok(self.store.put_pending(&kind.store_id(&id.name), &sealed, now.plus(ttl), ttl).await?)
+        Ok(self.store.put_pending(&kind.store_id(&id.name), &sealed, Deadline::after(now, ttl)).await?)
     }
 
     /// Looks a pending record up.
@@ -166,7 +167,10 @@ impl Repository {
         let name = read.map_or(&id.name, |read| &read.found_under);
         let sealed = self.seal_pending(kind, name, value);
         let expected = read.map(|read| &read.sealed[..]);
-        Ok(self.store.swap_pending(&kind.store_id(name), expected, &sealed, now.plus(ttl), ttl).await?)
+        Ok(self
+            .store
+            .swap_pending(&kind.store_id(name), expected, &sealed, Deadline::after(now, ttl))
+            .await?)
     }
 
     /// Changes a record that others change too, and that may not be there yet: it is read, changed and replaced if it still is what
@@ -209,7 +213,7 @@ impl Repository {
         let (kind, id) = (Kind::Redeemed, FiledUnder::hash(code_hash));
         let bytes = wire::encode_redeemed(redeemed);
         let sealed = self.keyring.seal(&kind.place(&id.name), &bytes, self.random.as_ref());
-        Ok(self.store.put_pending(&kind.store_id(&id.name), &sealed, now.plus(ttl), ttl).await?)
+        Ok(self.store.put_pending(&kind.store_id(&id.name), &sealed, Deadline::after(now, ttl)).await?)
     }
 
     /// The grant that waits for its confirmation under this hash.

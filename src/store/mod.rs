@@ -195,6 +195,31 @@ pub enum Change {
     Missed,
 }
 
+/// When a pending record expires. A store with its own clock is told the instant, Redis the time that is left: the two
+/// always agree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadline {
+    at: Timestamp,
+    ttl: Duration,
+}
+
+impl Deadline {
+    /// So long after `now`.
+    pub fn after(now: Timestamp, ttl: Duration) -> Self {
+        Deadline { at: now.plus(ttl), ttl }
+    }
+
+    /// The instant.
+    pub fn at(self) -> Timestamp {
+        self.at
+    }
+
+    /// The time to live, from when the deadline was set.
+    pub fn ttl(self) -> Duration {
+        self.ttl
+    }
+}
+
 /// A page of connections, ordered by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConnectionPage {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    Change, Committed, ConnectionPage, Counted, Deleted, Due, Floor, LeaseAnswer, LeaseNonce, LeaseOf,
-    Leases, Most, Pending, Records, Reseal, Revision, Schedule, SealedPage, Store, StoreError,
+    Change, Committed, ConnectionPage, Counted, Deadline, Deleted, Due, Floor, LeaseAnswer, LeaseNonce,
+    LeaseOf, Leases, Most, Pending, Records, Reseal, Revision, Schedule, SealedPage, Store, StoreError,
     StoredConnection, StoredProfile, Writer,
 };
 use crate::domain::connection::SignIn;
@@ -263,14 +263,8 @@ impl<S: Store> Schedule for Observed<S> {
 
 #[async_trait]
 impl<S: Store> Pending for Observed<S> {
-    async fn put_pending(
-        &self,
-        id: &str,
-        sealed: &[u8],
-        expires_at: Timestamp,
-        ttl: Duration,
-    ) -> Result<(), StoreError> {
-        self.watch("put_pending", self.store.put_pending(id, sealed, expires_at, ttl)).await
+    async fn put_pending(&self, id: &str, sealed: &[u8], deadline: Deadline) -> Result<(), StoreError> {
+        self.watch("put_pending", self.store.put_pending(id, sealed, deadline)).await
     }
 
     async fn pending(&self, id: &str) -> Result<Option<Vec<u8>>, StoreError> {
@@ -286,10 +280,9 @@ impl<S: Store> Pending for Observed<S> {
         id: &str,
         expected: Option<&[u8]>,
         sealed: &[u8],
-        expires_at: Timestamp,
-        ttl: Duration,
+        deadline: Deadline,
     ) -> Result<bool, StoreError> {
-        self.watch("swap_pending", self.store.swap_pending(id, expected, sealed, expires_at, ttl)).await
+        self.watch("swap_pending", self.store.swap_pending(id, expected, sealed, deadline)).await
     }
 
     async fn count_in(

@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    Change, Committed, ConnectionPage, Counted, Deleted, Due, Floor, LeaseAnswer, LeaseNonce, LeaseOf, Most,
-    Revision, SealedPage, StoreError, StoredConnection, StoredProfile, Writer,
+    Change, Committed, ConnectionPage, Counted, Deadline, Deleted, Due, Floor, LeaseAnswer, LeaseNonce,
+    LeaseOf, Most, Revision, SealedPage, StoreError, StoredConnection, StoredProfile, Writer,
 };
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -133,14 +133,8 @@ pub trait Schedule: Send + Sync {
 /// Pending records (connect sessions, states and the like), which end by themselves, and how many of them each owner has.
 #[async_trait]
 pub trait Pending: Send + Sync {
-    /// Keeps a pending record until `expires_at`, replacing any of that id.
-    async fn put_pending(
-        &self,
-        id: &str,
-        sealed: &[u8],
-        expires_at: Timestamp,
-        ttl: Duration,
-    ) -> Result<(), StoreError>;
+    /// Keeps a pending record until its deadline, replacing any of that id.
+    async fn put_pending(&self, id: &str, sealed: &[u8], deadline: Deadline) -> Result<(), StoreError>;
 
     /// Looks a pending record up; an expired one is not there.
     async fn pending(&self, id: &str) -> Result<Option<Vec<u8>>, StoreError>;
@@ -156,8 +150,7 @@ pub trait Pending: Send + Sync {
         id: &str,
         expected: Option<&[u8]>,
         sealed: &[u8],
-        expires_at: Timestamp,
-        ttl: Duration,
+        deadline: Deadline,
     ) -> Result<bool, StoreError>;
 
     /// Counts an entry among those of its owner until `until`, in one step, unless `most` others count already: of the

@@ -76,10 +76,10 @@ pub use self::sentinel::Sentinels;
 use super::observed::{Risk, StoreObserver};
 use super::record::Beginning;
 use super::{
-    Change, Committed, ConnectionPage, Counted, Deleted, Due, FLOOR_KEPT, Floor, Full, LOWEST_FLOOR,
-    LeaseAnswer, LeaseNonce, LeaseOf, Leases, MAX_PAGE, MOST_COUNTED, Most, Pending, Records, Reseal,
-    Revision, Schedule, SealedPage, Store, StoreError, StoredConnection, StoredProfile, Writer, keyspace,
-    record,
+    Change, Committed, ConnectionPage, Counted, Deadline, Deleted, Due, FLOOR_KEPT, Floor, Full,
+    LOWEST_FLOOR, LeaseAnswer, LeaseNonce, LeaseOf, Leases, MAX_PAGE, MOST_COUNTED, Most, Pending, Records,
+    Reseal, Revision, Schedule, SealedPage, Store, StoreError, StoredConnection, StoredProfile, Writer,
+    keyspace, record,
 };
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -1114,16 +1114,10 @@ impl Schedule for RedisStore {
 
 #[async_trait]
 impl Pending for RedisStore {
-    async fn put_pending(
-        &self,
-        id: &str,
-        sealed: &[u8],
-        _expires_at: Timestamp,
-        ttl: Duration,
-    ) -> Result<(), StoreError> {
+    async fn put_pending(&self, id: &str, sealed: &[u8], deadline: Deadline) -> Result<(), StoreError> {
         let slot = keyspace::slot(&keyspace::redis_pending(id));
         let mut set = ::redis::cmd("SET");
-        set.arg(keyspace::redis_pending(id)).arg(sealed).arg("PX").arg(millis(ttl));
+        set.arg(keyspace::redis_pending(id)).arg(sealed).arg("PX").arg(millis(deadline.ttl()));
         self.write("keeping a pending record", slot, |mut commands| {
             let set = &set;
             async move { set.exec_async(&mut commands).await }
@@ -1175,8 +1169,7 @@ impl Pending for RedisStore {
         id: &str,
         expected: Option<&[u8]>,
         sealed: &[u8],
-        _expires_at: Timestamp,
-        ttl: Duration,
+        deadline: Deadline,
     ) -> Result<bool, StoreError> {
         const DOING: &str = "replacing a pending record";
         let slot = keyspace::slot(&keyspace::redis_pending(id));
@@ -1185,7 +1178,7 @@ impl Pending for RedisStore {
             .key(keyspace::redis_pending(id))
             .arg(expected.unwrap_or_default())
             .arg(sealed)
-            .arg(millis(ttl));
+            .arg(millis(deadline.ttl()));
         let (swapped, _) = self
             .write(DOING, slot, |mut commands| {
                 let script = &script;

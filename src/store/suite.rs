@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{
-    Committed, Counted, Deleted, Floor, Full, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, Most, RecordOf,
-    Revision, SEALED_HEAD, SWEEP_SHARDS, Store, StoreError, StoredConnection, StoredProfile, Writer,
-    keyspace,
+    Committed, Counted, Deadline, Deleted, Floor, Full, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, Most,
+    RecordOf, Revision, SEALED_HEAD, SWEEP_SHARDS, Store, StoreError, StoredConnection, StoredProfile,
+    Writer, keyspace,
 };
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -472,17 +472,20 @@ async fn one_of_many_commits(store: &Arc<dyn Store>) {
 const MINUTE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn put(store: &dyn Store, id: &str, sealed: &[u8], ttl: Duration) -> Result<(), StoreError> {
-    store.put_pending(id, sealed, RealClock::shared().now().plus(ttl), ttl).await
+    store.put_pending(id, sealed, deadline(ttl)).await
+}
+
+/// So long from now.
+pub(crate) fn deadline(ttl: Duration) -> Deadline {
+    Deadline::after(RealClock::shared().now(), ttl)
 }
 
 async fn swap(store: &dyn Store, id: &str, expected: &[u8], sealed: &[u8], ttl: Duration) -> bool {
-    let expires_at = RealClock::shared().now().plus(ttl);
-    store.swap_pending(id, Some(expected), sealed, expires_at, ttl).await.expect("serves")
+    store.swap_pending(id, Some(expected), sealed, deadline(ttl)).await.expect("serves")
 }
 
 async fn make(store: &dyn Store, id: &str, sealed: &[u8], ttl: Duration) -> bool {
-    let expires_at = RealClock::shared().now().plus(ttl);
-    store.swap_pending(id, None, sealed, expires_at, ttl).await.expect("serves")
+    store.swap_pending(id, None, sealed, deadline(ttl)).await.expect("serves")
 }
 
 async fn pending(store: &dyn Store) {

@@ -18,9 +18,10 @@ use crate::domain::task::Tasks;
 use crate::domain::time::{Clock, Timestamp};
 use crate::store::rules::{self, Begun, Found, Known, Swap};
 use crate::store::{
-    self, Change, Committed, ConnectionPage, Counted, Deleted, Due, Floor, LOWEST_FLOOR, LeaseAnswer,
-    LeaseNonce, LeaseOf, Leases, MAX_PAGE, Most, Pending, RecordOf, Records, Reseal, Revision, SEALED_HEAD,
-    SealedPage, SealedRecord, Store, StoreError, StoredConnection, StoredProfile, Writer, record,
+    self, Change, Committed, ConnectionPage, Counted, Deadline, Deleted, Due, Floor, LOWEST_FLOOR,
+    LeaseAnswer, LeaseNonce, LeaseOf, Leases, MAX_PAGE, Most, Pending, RecordOf, Records, Reseal, Revision,
+    SEALED_HEAD, SealedPage, SealedRecord, Store, StoreError, StoredConnection, StoredProfile, Writer,
+    record,
 };
 
 /// Callers are served what is held when a look takes longer than this.
@@ -1007,14 +1008,8 @@ impl store::Schedule for SimStore {
 
 #[async_trait]
 impl Pending for SimStore {
-    async fn put_pending(
-        &self,
-        id: &str,
-        sealed: &[u8],
-        _expires_at: Timestamp,
-        ttl: Duration,
-    ) -> Result<(), StoreError> {
-        let op = Op::PutPending { id: id.to_owned(), sealed: sealed.to_vec(), ttl };
+    async fn put_pending(&self, id: &str, sealed: &[u8], deadline: Deadline) -> Result<(), StoreError> {
+        let op = Op::PutPending { id: id.to_owned(), sealed: sealed.to_vec(), ttl: deadline.ttl() };
         self.ask("keeping a pending record", op).await.map(|_| ())
     }
 
@@ -1033,14 +1028,13 @@ impl Pending for SimStore {
         id: &str,
         expected: Option<&[u8]>,
         sealed: &[u8],
-        _expires_at: Timestamp,
-        ttl: Duration,
+        deadline: Deadline,
     ) -> Result<bool, StoreError> {
         let op = Op::SwapPending {
             id: id.to_owned(),
             expected: expected.map(<[u8]>::to_vec),
             sealed: sealed.to_vec(),
-            ttl,
+            ttl: deadline.ttl(),
         };
         Ok(expect_reply!(self.ask("replacing a pending record", op).await?, Yes))
     }

@@ -1,7 +1,5 @@
 //! Pending records in the file, and how many of them each owner has.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use redb::ReadableTable;
 
@@ -9,20 +7,16 @@ use super::EmbeddedStore;
 use super::tables::{COUNTED, PENDING, PendingRow};
 use crate::domain::time::Timestamp;
 use crate::store::rules::{Count, Swap};
-use crate::store::{Counted, Group, MOST_COUNTED, Most, Pending, StoreError, keyspace};
+use crate::store::{Counted, Deadline, Group, MOST_COUNTED, Most, Pending, StoreError, keyspace};
 
 #[async_trait]
 impl Pending for EmbeddedStore {
-    async fn put_pending(
-        &self,
-        id: &str,
-        sealed: &[u8],
-        expires_at: Timestamp,
-        _ttl: Duration,
-    ) -> Result<(), StoreError> {
+    async fn put_pending(&self, id: &str, sealed: &[u8], deadline: Deadline) -> Result<(), StoreError> {
         let (id, sealed) = (id.to_owned(), sealed.to_owned());
-        self.write("keeping a pending record", move |batch| Ok(batch.put_pending(&id, &sealed, expires_at)?))
-            .await
+        self.write("keeping a pending record", move |batch| {
+            Ok(batch.put_pending(&id, &sealed, deadline.at())?)
+        })
+        .await
     }
 
     async fn pending(&self, id: &str) -> Result<Option<Vec<u8>>, StoreError> {
@@ -52,8 +46,7 @@ impl Pending for EmbeddedStore {
         id: &str,
         expected: Option<&[u8]>,
         sealed: &[u8],
-        expires_at: Timestamp,
-        _ttl: Duration,
+        deadline: Deadline,
     ) -> Result<bool, StoreError> {
         const DOING: &str = "replacing a pending record";
         let (id, expected, sealed) = (id.to_owned(), expected.map(<[u8]>::to_vec), sealed.to_owned());
@@ -61,7 +54,7 @@ impl Pending for EmbeddedStore {
             let stored = batch.pending(DOING, &id)?.map(|(stored, _)| stored);
             let swap = Swap::of(stored.as_ref(), expected.as_ref(), &sealed);
             if swap == Swap::Write {
-                batch.put_pending(&id, &sealed, expires_at)?;
+                batch.put_pending(&id, &sealed, deadline.at())?;
             }
             Ok(swap.is_done())
         })

@@ -2,7 +2,7 @@
 
 use parking_lot::Mutex;
 
-use super::super::suite::{FIRST, connection, key};
+use super::super::suite::{FIRST, connection, deadline, key};
 use super::super::testing::RedisServer;
 use super::tests::{healed, password, replicated, store_with, unavailable};
 use super::*;
@@ -64,9 +64,9 @@ async fn everything(store: &RedisStore) -> String {
     }
     note(store.schedule(&user, None).await.err());
     note(store.list(&user.app, "", None, 10).await.err());
-    note(store.put_pending("a", b"x", now.plus(long), long).await.err());
+    note(store.put_pending("a", b"x", deadline(long)).await.err());
     note(store.pending("a").await.err());
-    note(store.swap_pending("a", Some(b"x"), b"y", now.plus(long), long).await.err());
+    note(store.swap_pending("a", Some(b"x"), b"y", deadline(long)).await.err());
     note(store.take_pending("a").await.err());
     note(store.sealed(None, 10).await.err());
     note(store.delete(&user, FIRST, true).await.err());
@@ -198,11 +198,7 @@ async fn scripts_that_may_not_run_are_named_and_nothing_breaks() {
         for cause in [
             unavailable(store.ping().await),
             unavailable(store.commit(&user, None, &first, Writer::SignIn).await),
-            unavailable(
-                store
-                    .swap_pending("a", None, &sealed, Timestamp::from_unix_seconds(1), Duration::from_secs(9))
-                    .await,
-            ),
+            unavailable(store.swap_pending("a", None, &sealed, deadline(Duration::from_secs(9))).await),
         ] {
             assert!(cause.contains("EVALSHA") && cause.contains("rename-command"), "{cause}");
         }
@@ -294,7 +290,7 @@ async fn a_full_redis_takes_what_was_rotated_under_a_lease_and_nothing_new() {
     assert_eq!(store.load(&user).await.expect("it is read").as_ref(), Some(&second));
     let cause = unavailable(store.take_lease(LeaseOf::Connection(&other), nonce, long).await);
     assert!(cause.contains("out of memory"), "{cause}");
-    let cause = unavailable(store.put_pending("a", b"x", Timestamp::from_unix_seconds(1), long).await);
+    let cause = unavailable(store.put_pending("a", b"x", deadline(long)).await);
     assert!(cause.contains("out of memory"), "{cause}");
 
     assert_eq!(server.cli(&["CONFIG", "SET", "maxmemory", "0"]), "OK");

@@ -2,7 +2,8 @@ use parking_lot::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::super::suite::{
-    self, CountingRandom, FIRST, RealClock, RealTasks, app_name, connection, delete, key, put, signed_in,
+    self, CountingRandom, FIRST, RealClock, RealTasks, app_name, connection, deadline, delete, key, put,
+    signed_in,
 };
 use super::super::testing::{RedisServer, free_port};
 use super::*;
@@ -694,9 +695,9 @@ async fn an_answer_that_was_lost_is_asked_for_again_and_never_made_up() {
     assert_eq!(lose.load(Ordering::SeqCst), 0, "two were lost");
 
     put(&store, "session", b"a", Duration::from_secs(60)).await.expect("serves");
-    let later = RealClock::shared().now().plus(Duration::from_secs(60));
+    let later = deadline(Duration::from_secs(60));
     lose.store(1, Ordering::SeqCst);
-    let swapped = store.swap_pending("session", Some(b"a"), b"b", later, Duration::from_secs(60)).await;
+    let swapped = store.swap_pending("session", Some(b"a"), b"b", later).await;
     assert!(swapped.expect("asked again"));
     assert_eq!(lose.load(Ordering::SeqCst), 0, "one was lost");
     lose.store(1, Ordering::SeqCst);
