@@ -204,7 +204,7 @@ impl Broker {
             let before = repository.load(&key).await.map_err(internal)?;
             let before = before.map(|loaded| loaded.connection);
             // After the load: what a later delete takes away is not what the commit expects.
-            let floor = repository.store().floor(&key).await.map_err(|error| internal(error.into()))?;
+            let floor = repository.floor(&key).await.map_err(|error| internal(error.into()))?;
             if floor.cut > redeemed.floor.cut {
                 return Err(FailureReason::Expired);
             }

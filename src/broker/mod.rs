@@ -187,7 +187,7 @@ impl Broker {
 
     /// An operator's word that what is in the store's place now is the store. Everything held in memory is looked at again.
     pub async fn adopt_store(&self) -> Result<(), Refusal> {
-        self.deps.repository.store().adopt().await.map_err(RepositoryError::from)?;
+        self.deps.repository.adopt_store().await.map_err(RepositoryError::from)?;
         self.deps.engine.start_over();
         Ok(())
     }

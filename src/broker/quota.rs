@@ -204,7 +204,7 @@ impl Broker {
     async fn readable(&self, ended: &str, entry: &str, most_open: usize) -> Duration {
         let until = self.deps.clock.now().plus(READABLE_AFTER_END);
         let most = Most::of_owner(ENDED_FOR_EACH * most_open);
-        match self.deps.repository.store().count_in(ended, entry, until, most).await {
+        match self.deps.repository.count_in(ended, entry, until, most).await {
             Ok(Counted::Full { .. }) => READABLE_BRIEFLY,
             Ok(Counted::In) | Err(_) => READABLE_AFTER_END,
         }
@@ -234,7 +234,7 @@ impl Broker {
     /// What counts already counts until then: no limit is in its way.
     async fn prolong(&self, owner: &str, entry: &str, until: Timestamp, most: usize) {
         let most = Most::of_owner(most);
-        if let Err(error) = self.deps.repository.store().count_in(owner, entry, until, most).await {
+        if let Err(error) = self.deps.repository.count_in(owner, entry, until, most).await {
             tracing::debug!(%error, "a session counts as open until its link's end");
         }
     }
@@ -244,7 +244,7 @@ impl Broker {
     /// # Errors
     /// The store is nearly full.
     pub(super) fn room(&self) -> Result<(), Refusal> {
-        match self.deps.repository.store().has_room() {
+        match self.deps.repository.has_room() {
             true => Ok(()),
             false => Err(Refusal::StoreNearlyFull),
         }
@@ -274,7 +274,7 @@ impl Broker {
                 return Err(refused(which, first));
             }
         }
-        let counted = self.deps.repository.store().count_in(&owner, entry, until, most).await;
+        let counted = self.deps.repository.count_in(&owner, entry, until, most).await;
         match counted.map_err(RepositoryError::from)? {
             Counted::In => Ok(()),
             Counted::Full { which, until: first } => {
@@ -287,7 +287,7 @@ impl Broker {
     }
 
     async fn count_out(&self, owner: &str, entry: &str) {
-        if let Err(error) = self.deps.repository.store().count_out(owner, entry).await {
+        if let Err(error) = self.deps.repository.count_out(owner, entry).await {
             tracing::debug!(%error, "what is over counts until its time is over");
         }
     }

@@ -147,7 +147,7 @@ impl Known {
 impl Broker {
     /// Says that this process is there, and learns who else is. For a timer of [`REPORT_EVERY`], and at once when the keyring changed.
     pub async fn report(&self) -> Result<(), RepositoryError> {
-        if !self.deps.repository.store().is_shared() {
+        if !self.deps.repository.is_shared() {
             return Ok(()); // nobody else can be there
         }
         self.put_report(self.own_report()).await
@@ -188,7 +188,7 @@ impl Broker {
 
     /// Says that this process is not there any more.
     pub async fn withdraw_report(&self) -> Result<(), RepositoryError> {
-        if !self.deps.repository.store().is_shared() {
+        if !self.deps.repository.is_shared() {
             return Ok(());
         }
         self.put_report(Report { is_gone: true, ..self.own_report() }).await
@@ -202,7 +202,7 @@ impl Broker {
     pub(super) async fn live_replicas(&self) -> Result<Vec<Replica>, RepositoryError> {
         let mut replicas = vec![Replica { report: self.own_report(), is_me: true }];
         // Where nobody else can have the store, whoever reported is an earlier start of this one.
-        if self.deps.repository.store().is_shared() {
+        if self.deps.repository.is_shared() {
             let list = self.read_list().await?.map(|list| list.value).unwrap_or_default();
             let others = self.replicas.live(list, self.deps.clock.monotonic()).into_iter();
             let others = others.map(|(_, report)| Replica { report, is_me: false });

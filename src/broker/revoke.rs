@@ -190,7 +190,7 @@ impl Broker {
             return true;
         }
         // Its user may have signed in anew since the walk read it: that one is not meant.
-        match self.deps.repository.store().delete(key, profile.sign_in, false).await {
+        match self.deps.repository.delete_sign_in(key, profile.sign_in).await {
             Ok(Deleted::Gone) => {
                 tracing::warn!(app = %key.app, connection = %key.connection, "a revoked connection was destroyed");
                 self.deps.engine.deleted(key, Some(profile.sign_in));

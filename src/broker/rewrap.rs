@@ -191,9 +191,9 @@ impl Broker {
             self.progress().waits_for = Some(why.clone());
             return Ok(Pass::Waits(why));
         }
-        let store = self.deps.repository.store();
+        let repository = &self.deps.repository;
         let nonce = LeaseNonce(random_bytes(self.deps.random.as_ref()));
-        if let LeaseAnswer::Theirs { .. } = store.take_lease(LeaseOf::Rewrap, nonce, LEASE).await? {
+        if let LeaseAnswer::Theirs { .. } = repository.take_lease(LeaseOf::Rewrap, nonce, LEASE).await? {
             self.progress().waits_for = None;
             return Ok(Pass::Elsewhere);
         }
@@ -205,7 +205,7 @@ impl Broker {
             () = self.lease_is_lost(nonce) => Ok(Pass::Elsewhere),
         };
         self.progress().is_running = false;
-        if let Err(error) = store.release_lease(LeaseOf::Rewrap, nonce, true).await {
+        if let Err(error) = repository.release_lease(LeaseOf::Rewrap, nonce, true).await {
             tracing::debug!(%error, "the right to seal anew could not be given back; it ends by itself");
         }
         ended
@@ -269,12 +269,12 @@ impl Broker {
 
     /// Completes when another replica may have the right to seal anew.
     async fn lease_is_lost(&self, nonce: LeaseNonce) {
-        let (store, clock) = (self.deps.repository.store(), &self.deps.clock);
+        let (repository, clock) = (&self.deps.repository, &self.deps.clock);
         let mut until = clock.monotonic() + LEASE;
         loop {
             clock.sleep(PROLONG_AFTER).await;
             let asked = clock.monotonic();
-            match store.extend_lease(LeaseOf::Rewrap, nonce, LEASE).await {
+            match repository.extend_lease(LeaseOf::Rewrap, nonce, LEASE).await {
                 Ok(true) => until = asked + LEASE,
                 Ok(false) => return,
                 Err(error) => {

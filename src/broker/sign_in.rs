@@ -595,7 +595,7 @@ impl Broker {
         permit: Option<SignInPermit>,
     ) -> Result<Redeemed, SessionFailure> {
         // Before the grant is there: a delete that comes after this one means it too.
-        let floor = self.deps.repository.store().floor(right.key()).await.map_err(|error| {
+        let floor = self.deps.repository.floor(right.key()).await.map_err(|error| {
             tracing::error!(app = %session.app, connection = %session.connection, %error, "a code is not redeemed: what was deleted of the connection is not known");
             SessionFailure::from(FailureReason::Internal)
         })?;

@@ -15,6 +15,7 @@ mod pending;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;
 mod rewrap;
+mod unsealed;
 mod wire;
 
 use std::sync::Arc;

@@ -168,9 +168,9 @@ async fn connect(repository: Repository, clock: Arc<SimClock>, count: usize) {
         let stored =
             repository.connect(&key, (None, LOWEST_FLOOR.number), [0; 8], profile, &[token], &grant).await;
         stored.expect("stored");
-        let store = repository.store();
-        store.schedule(&key, Some(due_at)).await.expect("scheduled");
-        store.mark_used(&key, Timestamp::from_unix_millis(now.unix_millis())).await.expect("noted");
+
+        repository.schedule(&key, Some(due_at)).await.expect("scheduled");
+        repository.mark_used(&key, Timestamp::from_unix_millis(now.unix_millis())).await.expect("noted");
     }
 }
 

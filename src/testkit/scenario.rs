@@ -473,7 +473,7 @@ impl Cluster {
         let key = &self.targets[target].key;
         let begun = self.world.now();
         let session_started_at = self.session_begins_at(process);
-        let Ok(floor_then) = process.repository.store().floor(key).await else { return };
+        let Ok(floor_then) = process.repository.floor(key).await else { return };
         let (family, refresh_token, access_token, life) = self.issuer.sign_in(user);
         self.ledger.signing_in(key, family, user, begun);
         self.world.note(format_args!("{} signs in at {}: grant {}", user, process.replica, family.0));
@@ -507,7 +507,7 @@ impl Cluster {
         for _ in 0..SIGN_IN_TRIES {
             let Ok(before) = process.repository.load(key).await else { return };
             let before = before.map(|loaded| loaded.connection);
-            match process.repository.store().floor(key).await {
+            match process.repository.floor(key).await {
                 Ok(floor) if floor.cut <= floor_then.cut => {}
                 _ => return, // deleted since, or nobody knows
             }
