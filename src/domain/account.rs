@@ -1,5 +1,6 @@
-//! Whose mailbox it is. The key is (`tid`, `oid`) at Entra and (`iss`, `sub`) elsewhere, never a name or an
-//! e-mail address: those are mutable and not unique (ID token claims reference; OpenID Connect Core §5.7).
+//! Identity of the account behind a connection. The key is (`tid`, `oid`) at Entra and (`iss`, `sub`)
+//! elsewhere, never a name or an e-mail address: those are mutable and not unique (ID token claims reference;
+//! OpenID Connect Core §5.7).
 
 use serde::{Deserialize, Serialize};
 
@@ -21,12 +22,12 @@ pub struct Account {
     /// Entra's object id of the user in that tenant, lower case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oid: Option<String>,
-    /// For people to read only; never compared.
+    /// Shown to people; never compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
 }
 
-/// What identifies an account, and so what a connect session may insist on.
+/// The part of an account that identifies it. A connect session may require one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum AccountId {
@@ -46,30 +47,32 @@ pub enum AccountId {
     },
 }
 
-/// What is wrong with a tenant's id, and where the right one is found.
+/// The mistake in a tenant's id, and where to find the right one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "is no tenant id such as 11111111-2222-3333-4444-555555555555. A domain is not enough: no account names one. `tokenward connections list` shows each account's tenant, and the issuer in https://login.microsoftonline.com/DOMAIN/v2.0/.well-known/openid-configuration names that of a domain"
+    "is no tenant id such as 11111111-2222-3333-4444-555555555555. A domain is not enough: no account names \
+     one. `tokenward connections list` shows each account's tenant, and the issuer in \
+     https://login.microsoftonline.com/DOMAIN/v2.0/.well-known/openid-configuration names that of a domain"
 )]
 pub struct NoTenantId;
 
-/// Reads an Entra tenant's id, 8-4-4-4-12 hexadecimal digits, into lower case.
+/// Parses an Entra tenant's id (8-4-4-4-12 hexadecimal digits) into lower case.
 ///
 /// # Errors
-/// [`NoTenantId`]: a domain, or an id that is not whole.
+/// [`NoTenantId`] for a domain or an incomplete id.
 pub fn tenant_id(text: &str) -> Result<String, NoTenantId> {
     if is_guid(text) { Ok(text.to_ascii_lowercase()) } else { Err(NoTenantId) }
 }
 
 impl AccountId {
-    /// An Entra user; ids are compared in lower case.
+    /// Makes the id of an Entra user. Ids are compared in lower case.
     pub fn entra(tid: &str, oid: &str) -> Self {
         AccountId::Entra { tid: tid.to_ascii_lowercase(), oid: oid.to_ascii_lowercase() }
     }
 }
 
 impl Account {
-    /// The identity that must not change under a connection.
+    /// Returns the identity, which must not change under a connection.
     pub fn id(&self) -> AccountId {
         match (&self.tid, &self.oid) {
             (Some(tid), Some(oid)) => AccountId::entra(tid, oid),
@@ -77,7 +80,7 @@ impl Account {
         }
     }
 
-    /// Whether this is a personal Microsoft account.
+    /// Returns true for a personal Microsoft account.
     pub fn is_personal(&self) -> bool {
         self.tid.as_deref().is_some_and(|tid| tid.eq_ignore_ascii_case(PERSONAL_TENANT))
     }

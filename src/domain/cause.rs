@@ -1,28 +1,28 @@
-//! What a call to an authority is for, where nobody waits for it who has no token.
+//! Reasons for calls to an authority that no request without a token waits for.
 
-/// What a call to an authority is for.
+/// Reason for a call to an authority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
-    /// A connection is renewed before anybody asks.
+    /// The sweep renews a connection before anybody asks.
     Sweep,
-    /// A caller said that a resource refused the token.
+    /// A caller reported that a resource refused the token.
     Report,
-    /// A caller passed a resource's challenge on.
+    /// A caller passed on a resource's claims challenge.
     Challenge,
-    /// A caller asked for more life than its token has, long before that token is due.
+    /// A caller asked for more life than its token has left, long before that token is due.
     MinTtl,
-    /// Somebody came back from an administrator's consent.
+    /// A browser came back from an administrator's consent.
     Consent,
-    /// Somebody came back from a sign-in with a code.
+    /// A browser came back from a sign-in with a code.
     SignIn,
 }
 
 impl Cause {
-    /// All of them.
+    /// All causes.
     pub const ALL: [Cause; 6] =
         [Cause::Sweep, Cause::Report, Cause::Challenge, Cause::MinTtl, Cause::Consent, Cause::SignIn];
 
-    /// The word for it in metrics.
+    /// The label value in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Cause::Sweep => "sweep",

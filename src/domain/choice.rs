@@ -1,7 +1,9 @@
-//! What operators decide on an app's client credentials, and whether they may. Pure: what every replica says of them comes in.
+//! Operators' decisions about an app's client credentials, and the check that allows them. Pure: the views of
+//! all replicas are arguments.
 //!
-//! The one hard problem: the last credential that works must not be taken out of service, and who is asked knows only what it has
-//! seen itself. So every replica says what it knows, and the decision is made over all of that.
+//! The one hard problem: the last credential that works must not be retired, and the replica that an operator
+//! asks knows only what it has seen itself. Therefore every replica reports its view, and the decision
+//! considers all views.
 
 use std::time::Duration;
 
@@ -10,72 +12,75 @@ use serde::{Deserialize, Serialize};
 use super::credential::Fingerprint;
 use super::time::Timestamp;
 
-/// Another credential counts as one that works when the authority took it, from any replica, within this time.
+/// A credential counts as working if the authority accepted it, from any replica, within this time.
 pub const LATELY: Duration = Duration::from_secs(3600);
-/// Retired credentials that are remembered: more than any app has at a time.
+/// Most retired credentials that are remembered: more than any app has at a time.
 const MOST_RETIRED: usize = 64;
 
-/// What an operator decides on a credential.
+/// An operator's decision about a credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
-    /// It is the first to be tried, as long as the authority takes it.
+    /// Try this credential first, as long as the authority accepts it.
     Promote,
-    /// It is not used any more, on any replica.
+    /// Use this credential no more, on any replica.
     Retire,
 }
 
-/// What operators decided on an app's credentials. By content: what takes the place of one that was retired is another one.
+/// Operators' decisions about an app's credentials. Credentials are identified by content, so the replacement
+/// of a retired one is a new credential.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Choices {
-    /// The one that is preferred, and since when.
+    /// The promoted credential, and since when.
     pub promoted: Option<(Fingerprint, Timestamp)>,
-    /// Those that are out of service, the latest last.
+    /// Retired credentials, the latest last.
     pub retired: Vec<Fingerprint>,
-    /// How many decisions there were: of two records the one with more is the later.
+    /// Number of decisions so far. Of two records, the one with more decisions is the later.
     #[serde(default)]
     pub decisions: u64,
 }
 
-/// What one replica says of one of an app's credentials. Members are added, and default to nothing: another version may not say
-/// them.
+/// One replica's view of one credential of an app. Every member has a default, because replicas of another
+/// version may not send it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
-    /// Which.
+    /// Fingerprint of the credential.
     #[serde(default)]
     pub fingerprint: Fingerprint,
-    /// The word for its state.
+    /// Name of its state.
     #[serde(default)]
     pub state: String,
-    /// It is the first to be tried.
+    /// True if it is tried first.
     #[serde(default)]
     pub in_use: bool,
-    /// The authority has not rejected it, and its time is not over. (Whether it is retired is the choices' to say.)
+    /// True if the authority has not rejected it and it has not expired. ([`Choices`] says whether it is
+    /// retired.)
     #[serde(default)]
     pub usable: bool,
-    /// It is configured, and no fallback that will go.
+    /// True if it is configured, and not a fallback that will be dropped.
     #[serde(default)]
     pub stays: bool,
-    /// When the authority last took it.
+    /// When the authority last accepted it.
     #[serde(default)]
     pub accepted_at: Option<Timestamp>,
-    /// When a token was last got with it.
+    /// When a token was last obtained with it.
     #[serde(default)]
     pub used_at: Option<Timestamp>,
 }
 
-/// Why a choice is refused.
+/// Reason why a choice is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Against {
-    /// The authority has not taken it, or rejected it since.
+    /// The authority has not accepted the credential, or has rejected it since.
     NotTaken,
-    /// Without it a replica has none that the authority takes: this one's place in the list of them.
+    /// A replica would have no working credential left. Holds that replica's index in the list of views.
     NoneLeft(usize),
 }
 
 impl Choices {
-    /// Takes up what an operator decided on `one`, or says why not. `replicas`: what each of those that serve says, the one that
-    /// is asked first. For a change of the stored choices: what is checked is what is stored then, so that of two operators who
-    /// retire the last two only one does.
+    /// Applies an operator's decision about `one`, or returns why it is refused. `replicas` holds the view of
+    /// every serving replica; the replica that the operator asked is first. Call this inside a change of the
+    /// stored choices: it then checks the stored state, so that of two operators who retire the last two
+    /// credentials only one succeeds.
     pub fn decide(
         &mut self,
         choice: Choice,
@@ -110,8 +115,8 @@ impl Choices {
         Ok(())
     }
 
-    /// What of these and of others that somebody was told were decided: the store may have lost either. Those with more decisions
-    /// count, and of the others what was retired; what was promoted last is in service.
+    /// Merges two copies of the decisions after a store lost writes. The copy with more decisions wins, the
+    /// other's retirements are kept, and the latest promotion counts.
     #[must_use]
     pub fn joined(&self, other: &Choices) -> Choices {
         let (more, less) = if self.decisions < other.decisions { (other, self) } else { (self, other) };
@@ -126,8 +131,8 @@ impl Choices {
         joined
     }
 
-    /// Whether a replica has another one that is good. Whether the authority takes it any of them may have seen: one that has not
-    /// asked for a token yet has seen nothing.
+    /// Returns true if a replica has another good credential. Any replica may have seen the authority accept
+    /// it: a replica that has not asked for a token yet has seen nothing.
     fn does_without(
         &self,
         replica: &[View],
@@ -157,7 +162,7 @@ mod tests {
     const A: Fingerprint = [1; 32];
     const B: Fingerprint = [2; 32];
 
-    /// One that is configured and that the authority took a moment ago.
+    /// A configured credential that the authority accepted a moment ago.
     fn good(fingerprint: Fingerprint) -> View {
         View { fingerprint, usable: true, stays: true, accepted_at: Some(NOW), ..View::default() }
     }
@@ -216,13 +221,13 @@ mod tests {
         let since = Choices { promoted: None, retired: vec![[3; 32]], decisions: 1 };
         let both = Choices { promoted: Some((B, NOW)), retired: vec![A, [3; 32]], decisions: 6 };
         assert_eq!((known.joined(&since), since.joined(&known)), (both.clone(), both));
-        // Who is in service again by a later word stays so.
+        // A credential that a later decision promoted again stays in service.
         let back = Choices { promoted: Some((A, later)), retired: vec![], decisions: 1 };
         assert_eq!(
             known.joined(&back),
             Choices { promoted: Some((A, later)), retired: vec![], decisions: 6 }
         );
-        // Another fifth decision where this one was lost.
+        // A different fifth decision, made after this one was lost.
         let fifth = Choices { promoted: None, retired: vec![[4; 32]], decisions: 5 };
         assert_eq!(known.joined(&fifth).retired, [A, [4; 32]]);
         assert_eq!(known.joined(&fifth).decisions, 6);

@@ -1,8 +1,10 @@
-//! What is known of one client credential of an app, and in which order several of them are tried. Pure: time comes in.
+//! Knowledge about each client credential of an app, and the order in which they are tried. Pure: time is an
+//! argument.
 //!
-//! The one hard problem: an authority takes a new credential at its first replica seconds or minutes before its last one
-//! (Entra gives no bound), so "accepted" and "rejected" may take turns for a while. So a credential that was rejected is
-//! trusted again only after several acceptances in a row, and whatever is trusted stays ahead of what is not.
+//! The one hard problem: an authority accepts a new credential at its first replica seconds or minutes before
+//! its last one (Entra gives no bound), so acceptances and rejections may alternate for a while. Therefore a
+//! rejected credential is trusted again only after several acceptances in a row, and trusted credentials stay
+//! ahead of the others.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -12,13 +14,13 @@ use super::time::Timestamp;
 
 /// Acceptances in a row after which a rejected credential is trusted again.
 pub const TRUST_AGAIN: u32 = 3;
-/// What takes the place of another leaves that one as a fallback for so long after it is trusted itself.
+/// A replaced credential stays as a fallback for this long after its successor is trusted.
 pub const FALLBACK_FOR: Duration = Duration::from_secs(15 * 60);
-/// A credential is young for so long: the authority's replicas may not all know it yet.
+/// A credential counts as young for this long: some of the authority's replicas may not know it yet.
 pub const YOUNG: Duration = Duration::from_secs(15 * 60);
-/// A credential that expires within this time is called expiring.
+/// A credential that expires within this time has the state "expiring".
 pub const EXPIRING: Duration = Duration::from_secs(30 * 86_400);
-/// A young credential that was rejected is asked about again after this long …
+/// First wait before a young rejected credential is proved again …
 const YOUNG_AGAIN: Duration = Duration::from_secs(2);
 /// … and an older one after this long, growing with each rejection.
 const OLD_AGAIN: Backoff = Backoff { first: Duration::from_secs(30), longest: Duration::from_secs(600) };
@@ -29,25 +31,25 @@ const UNANSWERED_AGAIN: Backoff =
     Backoff { first: Duration::from_secs(30), longest: Duration::from_secs(600) };
 /// … and after so many of them in a row users' requests prove it as well.
 const UNANSWERED_LONG: u32 = 3;
-/// One that is refused is sent in the other way this often.
+/// Least time between two uses of the other client authentication method for a refused credential.
 const OTHERWISE_AGAIN: Duration = Duration::from_secs(300);
-/// One that users' requests prove is tried in one of them this often.
+/// Least time between two users' requests that try a credential which only such requests can prove.
 const TRIAL_AGAIN: Duration = Duration::from_secs(5);
 
-/// The authority's latest no.
+/// The authority's latest rejection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
-    /// When.
+    /// When it happened.
     pub at: Timestamp,
-    /// Its AADSTS numbers, where it is Entra.
+    /// AADSTS numbers, if the authority is Entra.
     pub codes: Vec<u32>,
-    /// Why, in our words.
+    /// Cause, in our words.
     pub cause: String,
-    /// How many in a row.
+    /// Rejections in a row.
     pub times: u32,
 }
 
-/// Who a credential was refused for, in words that may be about that one.
+/// Whose request a credential was refused for, when the error may concern the credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Witness {
     /// A tenant.
@@ -56,75 +58,77 @@ pub enum Witness {
     Account,
 }
 
-/// What is known of one credential.
+/// What this process knows about one credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
-    /// Since when this process has it.
+    /// When this process first had it.
     pub since: Timestamp,
-    /// When it expires, where that is known.
+    /// When it expires, if known.
     pub expires_at: Option<Timestamp>,
-    /// When the authority last took it.
+    /// When the authority last accepted it.
     pub accepted_at: Option<Timestamp>,
-    /// Since when it is trusted.
+    /// Since when it has been trusted.
     pub trusted_since: Option<Timestamp>,
-    /// When a token was last got with it, for a user or the app; a proof is no use.
+    /// When a token was last obtained with it, for a user or the app. A proof does not count.
     pub used_at: Option<Timestamp>,
-    /// The authority's no, until it has been taken often enough since.
+    /// The authority's rejection, until enough acceptances followed it.
     pub rejection: Option<Rejection>,
-    /// Acceptances since then.
+    /// Acceptances since the rejection.
     pub accepted_in_a_row: u32,
-    /// When another took its place in the configuration.
+    /// When another credential replaced it in the configuration.
     pub superseded_at: Option<Timestamp>,
-    /// When an operator preferred it.
+    /// When an operator promoted it.
     pub promoted_at: Option<Timestamp>,
-    /// An operator took it out of service.
+    /// True if an operator retired it.
     pub is_retired: bool,
-    /// When it was last asked about.
+    /// When it was last proved.
     pub asked_at: Option<Timestamp>,
-    /// Questions in a row that had no answer.
+    /// Proofs in a row that had no answer.
     pub unanswered: u32,
-    /// For so long from then on the authority wants not to be asked.
+    /// How long the authority asked to be left alone, from then on.
     pub hold: Duration,
-    /// When a user's request last tried it, though it was not trusted.
+    /// When a user's request last tried it while it was not trusted.
     pub tried_at: Option<Timestamp>,
-    /// The authority does not let the app ask for a token of its own: only a user's request can prove it.
+    /// True if the authority gives the app no token of its own: only a user's request can prove the
+    /// credential.
     pub is_proven_by_use: bool,
-    /// Whose requests it was refused for, since it was last taken, in words that need not be about it.
+    /// Users and tenants whose requests were refused since the last acceptance, with an error that need not
+    /// concern the credential.
     pub doubts: Vec<(Witness, String)>,
-    /// When it was last sent in the other way than the one that was guessed.
+    /// When it was last sent by the client authentication method that was not guessed first.
     pub sent_otherwise_at: Option<Timestamp>,
 }
 
-/// Why a question said nothing about the credential.
+/// Reason why a proof said nothing about the credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InVain {
-    /// Nor would it another time: the app gets no token of its own.
+    /// The app gets no token of its own, now or later.
     ProvenByUse,
-    /// There was no answer, or it was "later", with the time that the authority wants to be left alone.
+    /// There was no answer, or the authority asked us to wait for this long.
     Unanswered(Option<Duration>),
 }
 
-/// The word for a credential's state.
+/// A credential's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CredentialState {
-    /// Never accepted nor rejected.
+    /// Neither accepted nor rejected yet.
     New,
-    /// Accepted, and not the one in use.
+    /// Accepted, but not the one in use.
     Proven,
     /// Accepted, and the first to be tried.
     InUse,
-    /// The authority said no.
+    /// Rejected by the authority.
     Rejected,
     /// Accepted, and expires within 30 days.
     Expiring,
     /// Its time is over.
     Expired,
-    /// Out of service: by an operator, or because another took its place.
+    /// Out of service: an operator retired it, or another replaced it.
     Retired,
 }
 
 impl CredentialState {
-    /// Every state there is.
+    /// All states.
     pub const ALL: [CredentialState; 7] = [
         CredentialState::New,
         CredentialState::Proven,
@@ -135,7 +139,7 @@ impl CredentialState {
         CredentialState::Retired,
     ];
 
-    /// The word in the contract.
+    /// Its name in the contract.
     pub fn as_str(self) -> &'static str {
         match self {
             CredentialState::New => "new",
@@ -150,7 +154,7 @@ impl CredentialState {
 }
 
 impl Standing {
-    /// Of a credential that this process has just got to know.
+    /// Makes the standing of a credential that is new to this process.
     pub fn new(since: Timestamp, expires_at: Option<Timestamp>) -> Self {
         Standing {
             since,
@@ -173,22 +177,22 @@ impl Standing {
         }
     }
 
-    /// Accepted, and not rejected since.
+    /// Returns true if it was accepted and not rejected since.
     pub fn is_trusted(&self) -> bool {
         self.accepted_at.is_some() && self.rejection.is_none()
     }
 
-    /// Whether it works for the app, as far as is known: trusted, in service, and not over.
+    /// Returns true if it works as far as is known: trusted, in service and not expired.
     pub fn works(&self, now: Timestamp) -> bool {
         self.is_trusted() && !self.is_retired && !self.is_expired(now)
     }
 
-    /// Whether its time is over, as far as that is known.
+    /// Returns true if it is known to have expired.
     pub fn is_expired(&self, now: Timestamp) -> bool {
         self.expires_at.is_some_and(|at| at <= now)
     }
 
-    /// Its state; `in_use` says whether it is the first to be tried.
+    /// Returns its state; `in_use` says whether it is tried first.
     pub fn state(&self, in_use: bool, now: Timestamp) -> CredentialState {
         let expires_soon = self.expires_at.is_some_and(|at| at <= now.plus(EXPIRING));
         if self.is_retired {
@@ -208,7 +212,7 @@ impl Standing {
         }
     }
 
-    /// The authority took it. True when that made it trusted.
+    /// Records an acceptance. Returns true if the credential became trusted by it.
     pub fn accept(&mut self, now: Timestamp) -> bool {
         let before = self.is_trusted();
         self.accepted_at = Some(now);
@@ -225,7 +229,8 @@ impl Standing {
         is_news
     }
 
-    /// The authority refused it, or it could not even be shown. True when it was trusted until now, or new.
+    /// Records that the authority refused it, or that it could not even be presented. Returns true if it was
+    /// new or trusted until now.
     pub fn reject(&mut self, now: Timestamp, codes: &[u32], cause: &str) -> bool {
         let is_news = self.rejection.is_none();
         let times = self.rejection.as_ref().map_or(0, |before| before.times).saturating_add(1);
@@ -236,8 +241,9 @@ impl Standing {
         is_news
     }
 
-    /// It was refused for one of those who use it, in words that may as well be about that one. Of how many of that kind, with
-    /// nothing taken in between; none where that is no news, or more than `most`.
+    /// Records a refusal for one tenant or account, whose error may or may not concern the credential.
+    /// Returns how many of that kind were refused since the last acceptance; `None` if this one was known
+    /// already, or there are more than `most`.
     pub fn doubt(&mut self, kind: Witness, who: &str, most: usize) -> Option<usize> {
         let of_kind = self.doubts.iter().filter(|(known, _)| *known == kind);
         let (count, is_known) =
@@ -249,8 +255,9 @@ impl Standing {
         Some(count + 1)
     }
 
-    /// Whether it may be sent in the other way now, after a refusal that may be about how it was sent. Notes it if so: a secret
-    /// that is wrong however it is sent must not double the calls.
+    /// Returns true, and notes it, if the credential may now be sent by the other client authentication
+    /// method, after a refusal that may concern the method. Limited in time, so that a wrong secret does not
+    /// double the calls.
     pub fn may_send_otherwise(&mut self, now: Timestamp) -> bool {
         let is_due = is_due(self.sent_otherwise_at, OTHERWISE_AGAIN, now);
         if is_due {
@@ -263,7 +270,7 @@ impl Standing {
         (self.asked_at, self.unanswered, self.hold) = (Some(now), 0, Duration::ZERO);
     }
 
-    /// It was asked about, and the answer says nothing about it.
+    /// Records a proof whose answer says nothing about the credential.
     pub fn ask_in_vain(&mut self, now: Timestamp, why: InVain) {
         match why {
             InVain::ProvenByUse => {
@@ -278,19 +285,19 @@ impl Standing {
         }
     }
 
-    /// Whether asking proves something is to be found out anew.
+    /// Forgets that proofs are useless, so that the next one finds out anew.
     pub fn ask_anew(&mut self) {
         self.is_proven_by_use = false;
         (self.unanswered, self.hold) = (0, Duration::ZERO);
     }
 
-    /// Whether it is time to ask the authority about it in a call of its own.
+    /// Returns true if a proof in a call of its own is due.
     pub fn is_to_be_asked_about(&self, in_use: bool, now: Timestamp) -> bool {
         if self.is_retired || self.is_proven_by_use {
             return false;
         }
         let wait = match &self.rejection {
-            // What is in use is asked about by everybody who uses it.
+            // Every request that uses it proves it.
             None if self.is_trusted() && in_use => return false,
             None if self.is_trusted() => IDLE_AGAIN,
             None => UNANSWERED_AGAIN.after(self.unanswered),
@@ -302,8 +309,8 @@ impl Standing {
         is_due(self.asked_at, wait.max(self.hold), now)
     }
 
-    /// Whether the next request of a user is to try it first, though it is not trusted: where a question of its own proves nothing,
-    /// or has had no answer for long.
+    /// Returns true if the next user's request should try it first although it is not trusted: a proof of its
+    /// own is impossible, or has had no answer for long.
     pub fn is_to_be_tried(&self, now: Timestamp) -> bool {
         if self.is_trusted() || self.is_retired || self.is_expired(now) {
             return false;
@@ -313,10 +320,10 @@ impl Standing {
             && is_due(self.tried_at, wait.max(TRIAL_AGAIN), now)
     }
 
-    /// How long after this no the next question is due.
+    /// Returns the wait from this rejection to the next proof.
     fn after(&self, rejection: &Rejection, now: Timestamp) -> Duration {
-        // The authority's replicas may not know it yet, or it has begun to be accepted again. What another took the place of is not
-        // about to be made known to them.
+        // The authority's replicas may not know it yet, or some accept it again. A replaced credential will
+        // not become known to more of them.
         let is_news = now.since(self.since) < YOUNG && self.superseded_at.is_none();
         let may_change_soon = is_news || self.accepted_in_a_row > 0;
         if may_change_soon { YOUNG_AGAIN } else { OLD_AGAIN.after(rejection.times.saturating_add(1)) }
@@ -328,12 +335,13 @@ fn is_due(last: Option<Timestamp>, wait: Duration, now: Timestamp) -> bool {
     last.is_none_or(|last| last.plus(wait) <= now || last > now)
 }
 
-/// Tells one credential's content from another's: a hash of it.
+/// Hash of a credential's content, which tells it from others.
 pub type Fingerprint = [u8; 32];
 
-/// The order in which credentials are tried, as indexes; those that are retired are left out. What is trusted comes first,
-/// then what is new, then what should have expired, then what was rejected: even that is tried when there is nothing better.
-/// Among equals: what an operator preferred last, then what nothing took the place of, what came later, what is listed first.
+/// Returns the indexes of the credentials in the order in which they are tried, without the retired ones.
+/// Trusted ones come first, then new ones, then those that should have expired, then rejected ones: even
+/// these are tried when there is nothing better. Ties are broken by the latest promotion, then by not being
+/// replaced, then by the later arrival, then by the order in the list.
 pub fn order(standings: &[Standing], now: Timestamp) -> Vec<usize> {
     let class = |standing: &Standing| {
         if standing.rejection.is_some() {
@@ -360,9 +368,10 @@ pub fn order(standings: &[Standing], now: Timestamp) -> Vec<usize> {
     order
 }
 
-/// Which of these, by its index, the next request of a user is to try first though it is not trusted: of those whose time has come
-/// the one that was tried longest ago. None where nothing is trusted: there would be nothing to fall back to. Nor a fallback that
-/// was rejected while one that is configured works: nobody waits for it to be taken again.
+/// Returns the index of the untrusted credential that the next user's request tries first: among those that
+/// are due, the one whose last trial is oldest. `None` if no credential is trusted, for there would be
+/// nothing to fall back to. A rejected fallback is not tried while a configured credential works: nobody
+/// waits for its acceptance.
 pub fn trial(standings: &[Standing], now: Timestamp) -> Option<usize> {
     if !standings.iter().any(Standing::is_trusted) {
         return None;
@@ -374,12 +383,13 @@ pub fn trial(standings: &[Standing], now: Timestamp) -> Option<usize> {
         .min_by_key(|at| standings[*at].tried_at)
 }
 
-/// Which of these are fallbacks that are needed no longer: another took their place, and one of those that are configured works
-/// and has been trusted for long enough.
+/// Returns the indexes of fallbacks that are no longer needed: each was replaced, and a configured credential
+/// works and has been trusted for long enough.
 pub fn spent(standings: &[Standing], now: Timestamp) -> Vec<usize> {
     let is_settled = |one: &Standing| {
         let for_long = one.trusted_since.is_some_and(|since| since.plus(FALLBACK_FOR) <= now);
-        // At this very moment, too: what works is never dropped for something that did.
+        // It must work at this very moment too: a working fallback is never dropped for a successor that only
+        // used to work.
         one.superseded_at.is_none() && one.works(now) && for_long
     };
     let over = standings.iter().any(is_settled);
@@ -428,7 +438,7 @@ mod tests {
         let tenant = |standing: &mut Standing, who| standing.doubt(Witness::Tenant, who, 2);
         assert_eq!(tenant(&mut standing, "a"), Some(1));
         assert_eq!(tenant(&mut standing, "a"), None, "no news");
-        // Neither kind counts for the other.
+        // The two kinds are counted apart.
         assert_eq!(standing.doubt(Witness::Account, "x", 3), Some(1));
         assert_eq!(standing.doubt(Witness::Account, "a", 3), Some(2));
         assert_eq!(tenant(&mut standing, "b"), Some(2));
@@ -581,7 +591,7 @@ mod tests {
             one.expires_at = Some(NOW);
             one
         };
-        // The standings, and which is tried a minute later.
+        // Standings, and which of them is tried a minute later.
         for (what, standings, expected) in [
             ("it was removed at the authority", vec![trusted(0), fallback(rejected(new()))], None),
             ("the content before, never seen", vec![trusted(0), fallback(proven_by_use(new()))], Some(1)),

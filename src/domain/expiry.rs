@@ -1,14 +1,16 @@
-//! When it is to be said that a secret ends: at 30, 14, 7 and 1 days before, and at its end, each once. Pure: time comes in.
+//! Warnings before a secret expires: at 30, 14, 7 and 1 days, and at the end, each given once. Pure: time is
+//! an argument.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::time::Timestamp;
 
-/// Days before a secret's end at which it is warned of.
+/// Days before the end at which a warning is due.
 const WARN_AT: [u32; 4] = [1, 7, 14, 30];
 
-/// The nearest of 30, 14, 7 and 1 days that are not left any more; none while there are more. At the end and after it: 0.
+/// Returns the smallest of 30, 14, 7 and 1 days that is more than what is left; 0 at the end and after it.
+/// `None` if more than 30 days are left.
 pub fn warning(expires_at: Timestamp, now: Timestamp) -> Option<u32> {
     if expires_at <= now {
         return Some(0);
@@ -17,8 +19,8 @@ pub fn warning(expires_at: Timestamp, now: Timestamp) -> Option<u32> {
     WARN_AT.into_iter().find(|days| left <= Duration::from_secs(u64::from(*days) * 86_400))
 }
 
-/// What was warned of. `K` names a secret; another content under the same name goes on from there, so that what is renewed
-/// shortly before its end each time is not a warning each time.
+/// Warnings already given. `K` names a secret. New content under the same name continues the series, so that
+/// a secret renewed shortly before each end does not warn each time.
 #[derive(Debug)]
 pub struct Warned<K>(BTreeMap<K, u32>);
 
@@ -29,7 +31,8 @@ impl<K> Default for Warned<K> {
 }
 
 impl<K: Ord> Warned<K> {
-    /// Whether it is to be said now that so many days are left. None: there are more, or the secret is gone.
+    /// Returns true if the warning for `days` left is due now. `None` means that more days are left, or that
+    /// the secret is gone.
     pub fn is_news(&mut self, secret: K, days: Option<u32>) -> bool {
         match days {
             Some(days) => self.0.insert(secret, days).is_none_or(|before| days < before),
@@ -64,15 +67,15 @@ mod tests {
             ("a", None, false),
             ("a", Some(30), true),
             ("a", Some(30), false),
-            ("b", Some(30), true), // another's is its own
-            ("a", Some(7), true),  // 14 went by while nobody looked
+            ("b", Some(30), true), // counted apart from `a`
+            ("a", Some(7), true),  // 14 passed unseen
             ("a", Some(7), false),
-            ("a", Some(14), false), // renewed late: more is left than was said …
-            ("a", Some(7), true),   // … and goes by again
+            ("a", Some(14), false), // renewed late: more is left than the last warning said …
+            ("a", Some(7), true),   // … and passes again
             ("a", Some(1), true),
             ("a", Some(0), true),
             ("a", Some(0), false),
-            ("a", None, false), // renewed in time: anew
+            ("a", None, false), // renewed in time: a new series
             ("a", Some(30), true),
         ] {
             assert_eq!(warned.is_news(secret, days), expected, "{secret} {days:?}");

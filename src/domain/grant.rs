@@ -1,26 +1,27 @@
-//! The stored right behind a connection.
+//! A user's grant, stored with a connection.
 
 use super::secret::RefreshToken;
 
-/// A user's grant: the refresh token, and the one before it until the new one has worked once.
+/// A user's grant: the refresh token, and its predecessor until the new one has worked once.
 #[derive(Clone)]
 pub struct Grant {
     /// The newest refresh token.
     pub current: RefreshToken,
-    /// The one before it. It is dropped when `current` has worked, which is when `current` itself is replaced.
+    /// The predecessor. It is dropped once `current` has worked, and then `current` itself is replaced.
     pub previous: Option<RefreshToken>,
-    /// Whether `current` came with an answer that was not believed, and has not worked since: it may be somebody else's.
+    /// True if `current` came with an answer that was not believed and has not worked since: it may be
+    /// another user's.
     pub is_doubtful: bool,
 }
 
 impl Grant {
-    /// A grant as it comes from a code redemption.
+    /// Makes the grant of a code redemption.
     pub fn new(refresh_token: RefreshToken) -> Self {
         Grant { current: refresh_token, previous: None, is_doubtful: false }
     }
 
-    /// The grant after `used` worked at the authority and `answered` came back. An answer without a refresh token
-    /// means: keep the one you have (RFC 6749 §6); so does one that repeats it.
+    /// Returns the grant after `used` worked and the authority answered `answered`. An answer that has no
+    /// refresh token, or repeats the one sent, means: keep the one you have (RFC 6749 §6).
     #[must_use]
     pub fn renewed(&self, used: &RefreshToken, answered: Option<RefreshToken>) -> Self {
         match answered {
@@ -31,8 +32,9 @@ impl Grant {
         }
     }
 
-    /// The grant after `used` was answered with `next` and with nothing else that is believed. The next one goes first, for
-    /// the one that was used may be spent; beside it stays the one that last brought an answer that was believed.
+    /// Returns the grant after an answer to `used` of which only `next` is kept, because the rest was not
+    /// believed. `next` goes first, since `used` may be spent. The token that last brought a believed answer
+    /// stays beside it.
     #[must_use]
     pub fn replaced(&self, used: &RefreshToken, next: RefreshToken) -> Self {
         let believed = self.previous.as_ref().unwrap_or(used).clone();
@@ -66,17 +68,17 @@ mod tests {
         let grant = Grant::new(token("1"));
         let second = grant.replaced(&grant.current, token("2"));
         assert!(second.current == token("2") && second.previous == Some(token("1")));
-        // However often: the good one stays.
+        // The good one stays, however often this happens.
         let third = second.replaced(&second.current, token("3"));
         assert!(third.current == token("3") && third.previous == Some(token("1")));
-        // The one before was tried, and brought another one.
+        // The predecessor was tried and brought a new one.
         let fourth = third.replaced(&token("1"), token("4"));
         assert!(fourth.current == token("4") && fourth.previous == Some(token("1")));
-        // One that comes back.
+        // An earlier token comes back.
         let back = second.replaced(&second.current, token("1"));
         assert!(back.current == token("1") && back.previous.is_none());
         assert!(second.is_doubtful && third.is_doubtful && fourth.is_doubtful && !back.is_doubtful);
-        // The first answer that is believed makes an end of it.
+        // The first believed answer ends the doubt.
         let healed = third.renewed(&third.current, Some(token("5")));
         assert!(healed.current == token("5") && healed.previous == Some(token("3")) && !healed.is_doubtful);
     }

@@ -1,4 +1,4 @@
-//! Names and identifiers, each of its own type so that they cannot be swapped.
+//! Names and identifiers. Each has its own type, so that they cannot be swapped.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What is wrong with a name.
+/// Mistake in a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
     /// Shorter or longer than allowed.
@@ -21,10 +21,10 @@ pub enum InvalidName {
         /// The allowed set in words.
         allowed: &'static str,
     },
-    /// Begins with a hyphen, as an option of a command does.
+    /// Begins with a hyphen, like a command-line option.
     #[error("must begin with a letter or digit")]
     First,
-    /// A part between its slashes names no place of its own.
+    /// A part between slashes is empty, `.` or `..`.
     #[error("must have no part between slashes that is empty, `.` or `..`")]
     Part,
 }
@@ -62,7 +62,7 @@ macro_rules! name {
             }
         }
 
-        /// What a document holds is held to the same grammar.
+        /// Names in documents obey the same grammar.
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let text = Cow::<str>::deserialize(deserializer)?;
@@ -95,20 +95,20 @@ name!(
     |first| first != b'-'
 );
 name!(
-    /// The company's own name for one connection; case-sensitive.
+    /// The caller's own name for one connection; case-sensitive.
     ConnectionName,
     256,
     "A-Z a-z 0-9 . _ @ : / -",
     |byte| matches!(byte, b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'@' | b':' | b'/' | b'-'),
     |_| true,
     stored,
-    "A name that is in use already: read from a store or a journal, or named by an operator. It may be one from before \
-     [`parse`](Self::parse) looked at the parts, which is listed still and can be deleted, and nothing else."
+    "Parses a name that is in use already: from a store, a journal or an operator. It may be older than the \
+     checks of [`parse`](Self::parse). Such a connection can only be listed and deleted."
 );
 
 impl ConnectionName {
-    /// Checks and takes a name. Clients and proxies take `.`, `..` and empty parts out of a path before it gets here, so no
-    /// name has them.
+    /// Parses a name. Clients and proxies remove `.`, `..` and empty parts from a path before it arrives, so
+    /// no name contains them.
     pub fn parse(text: &str) -> Result<Self, InvalidName> {
         let name = ConnectionName::stored(text)?;
         match text.split('/').any(|part| matches!(part, "" | "." | "..")) {
@@ -118,15 +118,16 @@ impl ConnectionName {
     }
 }
 
-/// An unguessable identifier that we made (a connect session's, an admin consent session's). Whoever has one has the link, so it has
-/// neither `Display` nor `Serialize`, and its `Debug` shows nothing; logs and audit have a `telemetry::session_mark` in its place:
+/// An unguessable identifier that we made for a connect or admin consent session. Knowing it is as good as
+/// holding the link, so it has neither `Display` nor `Serialize`, and its `Debug` shows nothing. Logs and
+/// audit use a `telemetry::session_mark` instead:
 /// ```compile_fail
 /// fn printed(id: &tokenward::domain::id::SessionId) -> String { id.to_string() }
 /// ```
 /// ```compile_fail
 /// fn logged(id: &tokenward::domain::id::SessionId) -> serde_json::Value { serde_json::json!(id) }
 /// ```
-/// Its text has to be asked for by name:
+/// Its text is only available by name:
 /// ```
 /// fn link(id: &tokenward::domain::id::SessionId) -> String { format!("/connect/{}", id.expose()) }
 /// ```
@@ -136,7 +137,7 @@ pub struct SessionId(Box<str>);
 impl SessionId {
     const MAX: usize = 64;
 
-    /// Checks and takes an id.
+    /// Parses an id.
     pub fn parse(text: &str) -> Result<Self, InvalidName> {
         if text.is_empty() || text.len() > Self::MAX {
             return Err(InvalidName::Length { max: Self::MAX });
@@ -147,12 +148,12 @@ impl SessionId {
         Ok(SessionId(text.into()))
     }
 
-    /// The id as text: for a link, its own caller, its browser's cookie, and what is sealed.
+    /// Returns the id as text, for a link, its caller, its browser's cookie, and sealed records.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// For a member of a record that is sealed before it is stored: `#[serde(serialize_with = "…")]`.
+    /// Serializes a member of a record that is sealed before it is stored: `#[serde(serialize_with = "…")]`.
     pub fn serialize_to_be_sealed<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.0)
     }
@@ -171,7 +172,7 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// What names one connection: its app and its name within it.
+/// The full name of a connection: its app, and its name within the app.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionKey {
     /// The app it belongs to.
@@ -201,7 +202,7 @@ mod tests {
         for good in ["...", "a/.b/..c", ".hidden", "a.", "..."] {
             assert!(ConnectionName::parse(good).is_ok(), "{good}");
         }
-        // What was taken before parts were looked at.
+        // These names were accepted before parts were checked.
         for old in [".", "..", "a/..", "./a", "a/../b", "a/./b", "/", "/lead", "trail/", "a//b"] {
             assert_eq!(ConnectionName::parse(old), Err(InvalidName::Part), "{old:?}");
             assert!(ConnectionName::stored(old).is_ok(), "{old:?}");
@@ -220,7 +221,7 @@ mod tests {
         assert_eq!(AppName::parse("-a"), Err(InvalidName::First));
     }
 
-    /// Found by the fuzz target `request_body`: a revocation could name an app that no app can be called.
+    /// Found by the fuzz target `request_body`: a revocation could name an app whose name is not allowed.
     #[test]
     fn a_document_holds_no_name_that_could_not_be_given() {
         let read = |text: &str| {

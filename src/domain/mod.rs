@@ -3,11 +3,11 @@
 //! May know: std and small data crates (`serde`'s derive, `time`, `zeroize`). Never tokio, hyper, redis,
 //! prometheus or serde_json. Time, randomness and task spawning are traits here and values everywhere else.
 //!
-//! Invariants kept here: a status changes only through [`connection::Profile`]'s transitions; a secret has no
-//! `Debug`, `Display` or `Serialize`; two spellings of one scope are one [`scope::Scope`].
+//! Invariants: a status changes only through [`connection::Profile`]'s transitions; a secret has no `Debug`,
+//! `Display` or `Serialize`; two spellings of one scope are one [`scope::Scope`].
 //!
 //! The one hard problem: telling a verdict on a user's grant from everything else that can go wrong
-//! ([`verdict`]), because only the former may ever change a connection.
+//! ([`verdict`]), because only a verdict may change a connection.
 
 pub mod account;
 pub mod backoff;

@@ -1,18 +1,18 @@
-//! What holds for every text that becomes a name, a scope or an instant.
+//! Properties of every text that becomes a name, a scope or an instant.
 
 use super::id::{AppName, CallerName, ConnectionName, SessionId};
 use super::proxy::Exception;
 use super::scope::{LONGEST_SCOPE, ScopeNaming};
 use super::time::Timestamp;
 
-/// Panics if a text is accepted that its grammar forbids, or that is another one once it is written and read again.
+/// Panics if a text is accepted that its grammar forbids, or that changes when it is written and read again.
 pub fn what_is_accepted_is_canonical(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     let quoted = serde_json::to_string(&*text).expect("a text is JSON");
     let in_alphabet = |name: &str, more: &[u8]| {
         name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || more.contains(&byte))
     };
-    // What a document holds is held to the same grammar as what is typed.
+    // Names in documents obey the same grammar as typed ones.
     let app = AppName::parse(&text);
     assert_eq!(serde_json::from_str::<AppName>(&quoted).ok(), app.clone().ok());
     assert!(app.is_err() || (1..=63).contains(&text.len()) && in_alphabet(&text, b"-"), "{text}");
@@ -36,7 +36,8 @@ pub fn what_is_accepted_is_canonical(input: &[u8]) {
         if let Some(scope) = naming.scope(&text) {
             assert!(text.len() <= LONGEST_SCOPE && !text.contains([' ', '"', '\\']) && text.is_ascii());
             assert_eq!(scope.wire(), text);
-            // The canonical form is its own, unless the Graph's name before it makes it too long for a scope.
+            // A canonical form is its own canonical form, unless the Graph's prefix makes it too long for a
+            // scope.
             let again = naming.scope(scope.canonical());
             let both = again.as_ref().map(|again| (again.canonical(), again.resource()));
             assert!(both.is_some() || scope.canonical().len() > LONGEST_SCOPE, "{text}");

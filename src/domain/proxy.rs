@@ -1,4 +1,5 @@
-//! Which way a request leaves: through a forward proxy, or directly. Pure; no name is resolved to decide it.
+//! Choice of the way out for a request: through a forward proxy, or directly. Pure; no name is resolved for
+//! it.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,51 +7,52 @@ use std::net::IpAddr;
 /// A forward proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proxy {
-    /// TLS to the proxy itself (`https://`).
+    /// Use TLS to the proxy itself (`https://`).
     pub tls: bool,
-    /// Lower case; an IPv6 address is without its brackets.
+    /// Host in lower case; an IPv6 address has no brackets.
     pub host: String,
-    /// Its port.
+    /// Port.
     pub port: u16,
-    /// What named it, for people: a key of the configuration or a variable of the environment.
+    /// The configuration key or environment variable that named it, for people.
     pub named_by: String,
 }
 
-/// `host:port (what named it)`.
+/// `host:port (configuration key or variable)`.
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", host_and_port(&self.host, self.port), self.named_by)
     }
 }
 
-/// `host:port`, with brackets around an IPv6 address.
+/// Returns `host:port`, with brackets around an IPv6 address.
 pub fn host_and_port(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-/// Destinations that are reached without a proxy: one entry of `no_proxy`.
+/// One entry of `no_proxy`: destinations that are reached directly.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exception {
     hosts: Hosts,
-    /// Only this port; none for every one.
+    /// Limits the entry to this port; `None` means every port.
     port: Option<u16>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Hosts {
     All,
-    /// Addresses that begin with these bits. A name is never resolved to see whether it is one of them.
+    /// Addresses that begin with these bits. Names are never resolved for the comparison.
     Network(IpAddr, u8),
     /// The name, and all names below it.
     Domain(String),
 }
 
 impl Exception {
-    /// Reads an entry: `*`, an address, a network (`10.0.0.0/8`), or a domain, which is meant with all that is below it
-    /// (`contoso.com`, `.contoso.com` and `*.contoso.com` are one); each may end in `:port`. None for anything else.
+    /// Parses an entry: `*`, an address, a network (`10.0.0.0/8`) or a domain; each may end in `:port`. A
+    /// domain includes all names below it (`contoso.com`, `.contoso.com` and `*.contoso.com` are the same).
+    /// Returns `None` for anything else.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
-        // (An IPv6 address is the only host with several colons.)
+        // (Only an IPv6 address has several colons.)
         let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
             Some((address, "")) => (address, None),
             Some((address, port)) => (address, Some(port.strip_prefix(':')?)),
@@ -113,19 +115,20 @@ fn begins_with(address: IpAddr, network: IpAddr, bits: u8) -> bool {
     (address ^ network).checked_shr(u32::from(width - bits)).unwrap_or(0) == 0
 }
 
-/// The ways out.
+/// Proxies, and the destinations that need none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Routes {
     /// For `https` destinations.
     pub https: Option<Proxy>,
-    /// For `http` destinations, which are on this machine only.
+    /// For `http` destinations, all of which are on this machine.
     pub http: Option<Proxy>,
-    /// What neither is for.
+    /// Destinations that use neither.
     pub exceptions: Vec<Exception>,
 }
 
 impl Routes {
-    /// The proxy for a destination; none where it is reached directly. `host` is lower case, without brackets.
+    /// Returns the proxy for a destination, or `None` if it is reached directly. `host` is in lower case,
+    /// without brackets.
     pub fn proxy_for(&self, https: bool, host: &str, port: u16) -> Option<&Proxy> {
         let proxy = if https { &self.https } else { &self.http };
         proxy.as_ref().filter(|_| !self.exceptions.iter().any(|exception| exception.covers(host, port)))

@@ -1,4 +1,4 @@
-//! The kill switch: every connection of an app, a tenant or a caller, as it was at one instant.
+//! The kill switch: it revokes every connection of an app, a tenant or a caller that was begun by an instant.
 
 use std::time::Duration;
 
@@ -8,46 +8,50 @@ use super::connection::Profile;
 use super::id::AppName;
 use super::time::Timestamp;
 
-/// What is revoked: connections that fit all that is named, and whose session was started no later than `at`.
+/// Revokes the connections that match every member that is set, and whose session started no later than `at`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revocation {
-    /// Of this app.
+    /// Only connections of this app.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub app: Option<AppName>,
-    /// Of this tenant (`tid`), in whatever case.
+    /// Only connections of this tenant (`tid`), in any case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
-    /// Connected by this caller.
+    /// Only connections made by this caller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caller: Option<String>,
-    /// What began after that is not meant. Not the instant of the act, but [`ends_at`] it.
+    /// The last instant that is revoked; sessions that start later are not. See [`ends_at`]: this is not the
+    /// instant of the act.
     pub at: Timestamp,
 }
 
-/// The clocks of two replicas may be so far apart, and a revocation still means what was started before it.
+/// Most difference between the clocks of two replicas under which a revocation still covers everything that
+/// was started before it.
 pub const CLOCKS_APART: Duration = Duration::from_secs(5);
 
-/// The least by which two instants differ.
+/// The smallest difference between two instants.
 const NEXT: Duration = Duration::from_millis(1);
 
-/// Up to when a revocation reaches that is made at `now` beside those that are known: over whatever was started before it on a
-/// replica whose clock is ahead, and over whatever knew no other revocations than these.
+/// Returns the `at` of a revocation made at `now`, given the known ones. It covers everything started earlier
+/// on a replica whose clock is ahead, and everything started with knowledge of no more than these
+/// revocations.
 pub fn ends_at(known: &[Revocation], now: Timestamp) -> Timestamp {
     now.plus(CLOCKS_APART).max(begins_at(known, now))
 }
 
-/// When something begins that is started at `now` by somebody who knows these revocations: after every one of them, however far
-/// the clock of whoever revoked was ahead.
+/// Returns the start to record for a session begun at `now` by a replica that knows these revocations. It
+/// lies after all of them, however far the revoking replica's clock was ahead.
 pub fn begins_at(known: &[Revocation], now: Timestamp) -> Timestamp {
     known.iter().map(|revocation| revocation.at.plus(NEXT)).fold(now, Timestamp::max)
 }
 
-/// How many targets are kept at the most; the newest count. It is looked through for each token that is handed out, so it
+/// Most targets that are kept; the newest win. The list is searched for each token that is handed out, so it
 /// stays short.
 pub const MOST: usize = 1000;
 
-/// Keeps of each target the newest revocation, for that one means whatever the ones before it meant; and of more than [`MOST`]
-/// targets the newest. What is dropped beyond that has been destroyed long since, but for what a backup brings back.
+/// Keeps the newest revocation of each target, which covers all earlier ones, and of more than [`MOST`]
+/// targets the newest. Connections of dropped targets have been destroyed long ago; only a backup can bring
+/// them back.
 pub fn keep_newest(list: &mut Vec<Revocation>) {
     list.sort_by_key(|revocation| revocation.at);
     let mut later = std::collections::HashSet::new();
@@ -64,17 +68,18 @@ pub fn keep_newest(list: &mut Vec<Revocation>) {
 }
 
 impl Revocation {
-    /// Whether it names anything: one that names nothing would be everything.
+    /// Returns true if it names a target. Without one it would revoke everything.
     pub fn names_something(&self) -> bool {
         self.app.is_some() || self.tenant.is_some() || self.caller.is_some()
     }
 
-    /// Whether this connection is meant.
+    /// Returns true if it revokes this connection.
     pub fn covers(&self, app: &AppName, profile: &Profile) -> bool {
         self.covers_what_began(app, profile.account.tid.as_deref(), &profile.connected_by, profile.began_at())
     }
 
-    /// Whether what `caller` began at that instant is meant: a connection, or a session that is to become one.
+    /// Returns true if it revokes what `caller` began at that instant: a connection, or a session that will
+    /// become one.
     pub fn covers_what_began(
         &self,
         app: &AppName,
@@ -139,17 +144,17 @@ mod tests {
             (revocation(None, None, Some("other"), 100), false),
             (revocation(Some("outlook"), Some("t1"), Some("sync"), 100), true),
             (revocation(Some("outlook"), Some("t2"), Some("sync"), 100), false),
-            (revocation(None, None, None, 100), false), // never everything by mistake
+            (revocation(None, None, None, 100), false), // never everything, by mistake
         ] {
             assert_eq!(revocation.covers(&app, &profile), covered, "{revocation:?}");
         }
-        // The session that it came from was started earlier.
+        // Its session was started earlier.
         profile.session_started_at = Some(at(90));
         let covered = |seconds| revocation(Some("outlook"), None, None, seconds).covers(&app, &profile);
         assert_eq!([89, 90, 99].map(covered), [false, true, true]);
     }
 
-    /// Three replicas whose clocks are apart by all that they may be.
+    /// Three replicas whose clocks differ by the full amount allowed.
     #[test]
     fn what_was_started_before_a_revocation_is_meant_and_what_knew_of_it_is_not_whatever_the_clocks_say() {
         let revocation = |at| Revocation { app: None, tenant: None, caller: Some("sync".into()), at };
@@ -166,7 +171,7 @@ mod tests {
             assert!(is_meant(&list, early), "{before:?} {revoker:?}");
             let late = begins_at(&list, after);
             assert!(!is_meant(&list, late), "{revoker:?} {after:?}");
-            // Revoked once more, by another clock.
+            // Revoked once more, with another clock.
             list.push(revocation(ends_at(&list, again)));
             keep_newest(&mut list);
             assert!(is_meant(&list, late) && is_meant(&list, early), "{revoker:?} {after:?} {again:?}");

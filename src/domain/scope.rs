@@ -1,23 +1,23 @@
-//! Scopes. At Entra `Mail.Read` and `https://graph.microsoft.com/Mail.Read` are one scope, case is ignored, and
-//! a scope belongs to one resource; elsewhere a scope is just its text (RFC 6749 §3.3).
+//! Scopes. At Entra, `Mail.Read` and `https://graph.microsoft.com/Mail.Read` are one scope, case is ignored,
+//! and a scope belongs to one resource. Elsewhere a scope is just its text (RFC 6749 §3.3).
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-/// How an app's authority names its scopes.
+/// How an authority names its scopes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScopeNaming {
-    /// Entra: a bare name is the Graph's; a full URI is `{resource}/{name}`.
+    /// Entra: a bare name belongs to the Graph; a full URI is `{resource}/{name}`.
     Entra {
-        /// The cloud's Graph, such as `https://graph.microsoft.com`; no slash at the end.
+        /// The cloud's Graph, such as `https://graph.microsoft.com`, without a slash at the end.
         graph: String,
     },
-    /// Any other authority: no resources, the text is the scope.
+    /// Any other authority: there are no resources, and the text is the scope.
     Plain,
 }
 
-/// One scope, in the spelling it came in, compared by its canonical form.
+/// One scope. It keeps the spelling it came in and is compared by its canonical form.
 #[derive(Debug, Clone)]
 pub struct Scope {
     canonical: Arc<str>,
@@ -25,18 +25,18 @@ pub struct Scope {
     resource: Option<Arc<str>>,
 }
 
-/// Scopes that belong to no resource but to the sign-in itself (OpenID Connect Core §5.4, §11).
+/// Scopes that belong to the sign-in and to no resource (OpenID Connect Core §5.4, §11).
 const OPENID_SCOPES: [&str; 6] = ["openid", "profile", "email", "offline_access", "address", "phone"];
 
-/// More than any token carries.
+/// Most scopes in one request: more than any token carries.
 pub const MOST_SCOPES: usize = 128;
 
-/// Longer than any scope, shorter than any token.
+/// Longest scope: longer than any real one, shorter than any token.
 pub const LONGEST_SCOPE: usize = 256;
 
 impl ScopeNaming {
-    /// Reads one scope. `None` when the text is empty, holds a character outside RFC 6749 §3.3, or is longer than any
-    /// scope: a token in a scope's place must not be repeated in answers and logs as the scope that is missing.
+    /// Parses one scope. Returns `None` if the text is empty, has a character outside RFC 6749 §3.3, or is
+    /// too long: a token sent in a scope's place must not be repeated in answers and logs as a missing scope.
     pub fn scope(&self, text: &str) -> Option<Scope> {
         if text.is_empty()
             || text.len() > LONGEST_SCOPE
@@ -53,7 +53,7 @@ impl ScopeNaming {
                 Some((resource, _)) if lower.contains("://") => {
                     let (named, rest) = lower.split_at(resource.trim_end_matches('/').len());
                     let graph = graph.to_ascii_lowercase();
-                    // A name of the Graph's may hold a slash, written with its resource or without.
+                    // A scope of the Graph may contain a slash, with or without its resource.
                     if named.strip_prefix(graph.as_str()).is_some_and(|below| below.starts_with('/')) {
                         (lower, Some(graph))
                     } else {
@@ -69,7 +69,7 @@ impl ScopeNaming {
         Some(scope)
     }
 
-    /// Reads a space-separated list, leaving out repetitions. `Err` names the first bad one.
+    /// Parses a space-separated list and leaves out repetitions. `Err` holds the first bad one.
     pub fn scopes(&self, text: &str) -> Result<ScopeSet, String> {
         let mut set = ScopeSet::default();
         for word in text.split(' ').filter(|word| !word.is_empty()) {
@@ -78,10 +78,10 @@ impl ScopeNaming {
         Ok(set)
     }
 
-    /// The same of a caller, who may name [`MOST_SCOPES`] at the most.
+    /// Like [`Self::scopes`], for a caller's list, which may have [`MOST_SCOPES`] at most.
     ///
     /// # Errors
-    /// Says in words what is wrong.
+    /// A sentence that says what is wrong.
     pub fn scopes_asked(&self, text: &str) -> Result<ScopeSet, String> {
         if text.bytes().filter(|byte| *byte == b' ').count() >= MOST_SCOPES {
             return Err(format!("names more than {MOST_SCOPES} scopes"));
@@ -92,13 +92,13 @@ impl ScopeNaming {
         })
     }
 
-    /// Reads a list of scopes, skipping what no authority could have meant.
+    /// Parses a list and skips what is not a scope.
     pub fn scopes_lossy<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> ScopeSet {
         words.into_iter().filter_map(|word| self.scope(word)).collect()
     }
 
-    /// The resource that a connection with these scopes is foremost for: the Graph where it is among them, else the
-    /// first. None outside Entra.
+    /// Returns the main resource of a connection with these scopes: the Graph if it is among them, otherwise
+    /// the first. `None` outside Entra.
     pub fn primary_resource(&self, scopes: &ScopeSet) -> Option<String> {
         let ScopeNaming::Entra { graph } = self else { return None };
         let graph = graph.to_ascii_lowercase();
@@ -109,11 +109,12 @@ impl ScopeNaming {
         }
     }
 
-    /// The canonical form of a resource named by a caller: lower case, no slash or `/.default` at the end.
+    /// Returns the canonical form of a resource that a caller named: lower case, without a slash or
+    /// `/.default` at the end.
     pub fn resource(&self, text: &str) -> String {
         let lower = text.to_ascii_lowercase();
         let mut resource = lower.as_str();
-        // However often they stand there: the canonical form is its own.
+        // Removes every repetition, so that a canonical form is its own canonical form.
         while let Some(shorter) = resource.strip_suffix("/.default").or_else(|| resource.strip_suffix('/')) {
             resource = shorter;
         }
@@ -124,8 +125,9 @@ impl ScopeNaming {
     }
 }
 
-/// Names of one service, the first of which stands for all: Exchange Online's are both in Microsoft's documents (IMAP, POP
-/// and SMTP by the first, EWS by the second), and Entra takes either for the same service principal.
+/// Aliases of one service; the first name stands for all. Microsoft documents both names of Exchange Online
+/// (the first for IMAP, POP and SMTP, the second for EWS), and Entra accepts either for the same service
+/// principal.
 const ALIASES: &[(&str, &str)] = &[("https://outlook.office.com", "https://outlook.office365.com")];
 
 fn one_name(resource: &str) -> &str {
@@ -133,22 +135,22 @@ fn one_name(resource: &str) -> &str {
 }
 
 impl Scope {
-    /// The spelling it came in, as sent to the authority.
+    /// Returns the original spelling, as sent to the authority.
     pub fn wire(&self) -> &str {
         &self.wire
     }
 
-    /// The resource it belongs to, lower case; none for the sign-in's own scopes and outside Entra.
+    /// Returns its resource in lower case; `None` for the sign-in's own scopes and outside Entra.
     pub fn resource(&self) -> Option<&str> {
         self.resource.as_deref()
     }
 
-    /// The form that is compared.
+    /// Returns the form that is compared.
     pub fn canonical(&self) -> &str {
         &self.canonical
     }
 
-    /// Whether this is one of the sign-in's own scopes, which no token carries as a right.
+    /// Returns true for one of the sign-in's own scopes, which grant no right to a resource.
     pub fn is_openid(&self) -> bool {
         OPENID_SCOPES.contains(&&*self.canonical)
     }
@@ -173,37 +175,37 @@ impl fmt::Display for Scope {
 pub struct ScopeSet(BTreeMap<Arc<str>, Scope>);
 
 impl ScopeSet {
-    /// Adds a scope; the first spelling stays.
+    /// Adds a scope; of two spellings the first stays.
     pub fn insert(&mut self, scope: Scope) {
         self.0.entry(scope.canonical.clone()).or_insert(scope);
     }
 
-    /// Whether the scope is in the set, whatever its spelling.
+    /// Returns true if the set has the scope, in any spelling.
     pub fn contains(&self, scope: &Scope) -> bool {
         self.0.contains_key(&scope.canonical)
     }
 
-    /// The members, ordered by canonical form.
+    /// Iterates in the order of canonical forms.
     pub fn iter(&self) -> impl Iterator<Item = &Scope> {
         self.0.values()
     }
 
-    /// Whether there is none.
+    /// Returns true if the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// How many there are.
+    /// Returns the number of scopes.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// The members of `self` that are not in `other`.
+    /// Returns the members of `self` that `other` lacks.
     pub fn missing_from(&self, other: &ScopeSet) -> ScopeSet {
         self.iter().filter(|scope| !other.contains(scope)).cloned().collect()
     }
 
-    /// The distinct resources of the members, ordered.
+    /// Returns the distinct resources, ordered.
     pub fn resources(&self) -> Vec<&str> {
         let mut resources: Vec<&str> = self.iter().filter_map(Scope::resource).collect();
         resources.sort_unstable();
@@ -211,7 +213,7 @@ impl ScopeSet {
         resources
     }
 
-    /// The members that belong to `resource` or to none.
+    /// Returns the members that belong to `resource` or to no resource.
     pub fn of_resource(&self, resource: Option<&str>) -> ScopeSet {
         self.iter()
             .filter(|scope| scope.resource().is_none() || scope.resource() == resource)
@@ -219,13 +221,13 @@ impl ScopeSet {
             .collect()
     }
 
-    /// Space-separated, as on the wire (RFC 6749 §3.3).
+    /// Returns the space-separated list, as sent (RFC 6749 §3.3).
     pub fn wire(&self) -> String {
         let words: Vec<&str> = self.iter().map(Scope::wire).collect();
         words.join(" ")
     }
 
-    /// The members' spellings.
+    /// Returns the spellings of all members.
     pub fn to_words(&self) -> Vec<String> {
         self.iter().map(|scope| scope.wire.to_string()).collect()
     }
@@ -249,7 +251,7 @@ mod tests {
         ScopeNaming::Entra { graph: "https://graph.microsoft.com".into() }
     }
 
-    /// Found by the fuzz target `names`: equal scopes were of two resources.
+    /// Found by the fuzz target `names`: two equal scopes had different resources.
     #[test]
     fn a_scope_of_the_graph_s_with_a_slash_is_of_the_graph_however_it_is_written() {
         let (bare, full) = (entra().scope("a/B"), entra().scope("https://graph.microsoft.com/A/b"));
@@ -296,7 +298,7 @@ mod tests {
             ScopeNaming::Plain.resource("https://outlook.office365.com"),
             "https://outlook.office365.com"
         );
-        // Another service, however near its name.
+        // Another service with a similar name.
         assert_eq!(naming.resource("https://outlook.office365.us"), "https://outlook.office365.us");
     }
 
@@ -315,7 +317,7 @@ mod tests {
         let set = ScopeNaming::Plain.scopes("https://mail.google.com/ Calendar").expect("scopes");
         assert!(set.resources().is_empty());
         assert_eq!(set.len(), 2);
-        // And are compared as they stand, those of the sign-in too.
+        // They are compared as written, including the sign-in's own.
         let scope = |text: &str| ScopeNaming::Plain.scope(text).expect("a scope");
         assert!(set.contains(&scope("Calendar")) && !set.contains(&scope("calendar")));
         assert!(scope("openid").is_openid() && !scope("OpenID").is_openid());

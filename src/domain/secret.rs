@@ -1,6 +1,6 @@
-//! Secrets that refuse to print: none of these types has `Debug`, `Display` or `Serialize`, and each is wiped
-//! when dropped. The only way in is `new`, the only way out is `expose`, so a search for `expose(` finds every
-//! place where a secret can leave. A clone shares the one copy that there is.
+//! Secrets that cannot be printed. None of these types has `Debug`, `Display` or `Serialize`, and each is
+//! wiped when dropped. `new` is the only way in and `expose` the only way out, so a search for `expose(`
+//! finds every place where a secret can leave. Clones share one copy.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ macro_rules! secret {
                 $name(Arc::new(Zeroizing::new(secret.into())))
             }
 
-            /// The secret itself. Every call is a place to review.
+            /// Returns the secret itself. Review every call.
             pub fn expose(&self) -> &str {
                 &self.0
             }
@@ -40,11 +40,11 @@ macro_rules! secret {
 }
 
 secret!(
-    /// A short-lived bearer for a resource; opaque to us (never parsed, RFC 6749 §1.4).
+    /// A short-lived bearer token for a resource. It is opaque to us and never parsed (RFC 6749 §1.4).
     AccessToken
 );
 secret!(
-    /// The long-lived secret that renews a grant. It never leaves this process but to the authority.
+    /// The long-lived secret that renews a grant. Only the authority ever receives it from this process.
     RefreshToken
 );
 secret!(

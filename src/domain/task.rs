@@ -3,11 +3,11 @@
 use std::future::Future;
 use std::pin::Pin;
 
-/// A boxed future, as every port returns it.
+/// The boxed future that ports return.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Runs work that must not die with the request that asked for it.
+/// Runs work that must outlive the request that started it.
 pub trait Tasks: Send + Sync {
-    /// Starts `task`; `name` is for the log when it panics.
+    /// Starts `task`. The log uses `name` if it panics.
     fn spawn(&self, name: &'static str, task: BoxFuture<'static, ()>);
 }

@@ -1,20 +1,20 @@
-//! Whose accounts may be connected to an app.
+//! The rule that says whose accounts may be connected to an app.
 
 use std::collections::BTreeSet;
 
 use super::account::{Account, PERSONAL_TENANT};
 use super::text::is_guid;
 
-/// Whose accounts may be connected to an app.
+/// The accounts that may be connected to an app.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tenants {
-    /// Everyone's: the authority has no tenants.
+    /// All accounts: the authority has no tenants.
     Everyone,
-    /// Those of these tenants.
+    /// Only accounts of the listed tenants.
     Listed(Listed),
 }
 
-/// A list of tenants, of which no entry takes anything away.
+/// A list of tenants. Entries only add to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listed {
     any_organization: bool,
@@ -23,12 +23,13 @@ pub struct Listed {
     ids: BTreeSet<String>,
 }
 
-/// An entry that is none of `*`, `personal` or a tenant's id.
+/// Error for an entry that is not `*`, `personal` or a tenant's id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnknownTenant;
 
 impl Listed {
-    /// Adds an entry: `*` is every work or school tenant, `personal` is personal accounts, the rest are ids.
+    /// Adds an entry: `*` for every work or school tenant, `personal` for personal accounts, or a tenant's
+    /// id.
     pub fn add(&mut self, entry: &str) -> Result<(), UnknownTenant> {
         match entry {
             "*" => self.any_organization = true,
@@ -42,24 +43,24 @@ impl Listed {
         Ok(())
     }
 
-    /// Whether no entry was added: nobody may be connected.
+    /// Returns true if the list is empty, so that nobody may be connected.
     pub fn is_empty(&self) -> bool {
         *self == Listed::default()
     }
 }
 
 impl Tenants {
-    /// Every work or school tenant.
+    /// Allows every work or school tenant.
     pub fn any_organization() -> Self {
         Tenants::Listed(Listed { any_organization: true, ..Listed::default() })
     }
 
-    /// Personal Microsoft accounts.
+    /// Allows personal Microsoft accounts.
     pub fn personal() -> Self {
         Tenants::Listed(Listed { personal: true, ..Listed::default() })
     }
 
-    /// Whether this account may be connected.
+    /// Returns true if this account may be connected.
     pub fn allow(&self, account: &Account) -> bool {
         match (self, &account.tid) {
             (Tenants::Everyone, _) => true,
@@ -68,7 +69,7 @@ impl Tenants {
         }
     }
 
-    /// Whether users of this tenant, by its id, may be connected.
+    /// Returns true if users of the tenant with this id may be connected.
     pub fn allow_tenant(&self, tid: &str) -> bool {
         let Tenants::Listed(listed) = self else { return true };
         let tid = tid.to_ascii_lowercase();
@@ -78,12 +79,12 @@ impl Tenants {
         }
     }
 
-    /// Whether personal Microsoft accounts may be connected because the list says so.
+    /// Returns true if the list names personal Microsoft accounts.
     pub fn list_personal(&self) -> bool {
         matches!(self, Tenants::Listed(listed) if listed.personal)
     }
 
-    /// The only tenant there is, where the list names one organization and nothing else.
+    /// Returns the tenant if the list names exactly one organization and nothing else.
     pub fn only(&self) -> Option<&str> {
         match self {
             Tenants::Listed(Listed { any_organization: false, personal: false, ids }) if ids.len() == 1 => {
@@ -109,7 +110,8 @@ mod tests {
 
     #[test]
     fn who_is_let_in() {
-        // the list; whether Contoso, Fabrikam, personal accounts and accounts of no tenant are in it; the only tenant
+        // list; whether it has Contoso, Fabrikam, personal accounts and accounts of no tenant; the only
+        // tenant
         let rows = [
             (Tenants::Everyone, [true, true, true, true], None),
             (listed(&[]), [false; 4], None),

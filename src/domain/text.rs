@@ -1,9 +1,9 @@
-//! What may be said of text that came from outside.
+//! Checks and cleaning of text from outside.
 
 /// Most characters of foreign text in a log field.
 const MAX_CHARS: usize = 300;
 
-/// Foreign text for a log: control characters become spaces, and 300 characters are enough.
+/// Cleans foreign text for a log: control characters become spaces, and the text ends after 300 characters.
 pub fn one_line(text: &str) -> String {
     let mut line: String =
         text.chars().take(MAX_CHARS).map(|c| if is_harmless(c) { c } else { ' ' }).collect();
@@ -11,13 +11,22 @@ pub fn one_line(text: &str) -> String {
     line
 }
 
-/// Neither a control character nor one that reorders or hides what stands beside it.
+/// Returns true unless it is a control character, or one that reorders or hides its neighbours.
 pub fn is_harmless(c: char) -> bool {
     !c.is_control()
-        && !matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+        && !matches!(
+            c,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+        )
 }
 
-/// Whether `text` is a GUID in the usual form of 8-4-4-4-12 hexadecimal digits.
+/// Returns true for a GUID in its usual form of 8-4-4-4-12 hexadecimal digits.
 pub fn is_guid(text: &str) -> bool {
     text.len() == 36
         && text.bytes().enumerate().all(|(at, byte)| match at {

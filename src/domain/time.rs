@@ -1,4 +1,4 @@
-//! Wall time, monotonic time, and the port they come through.
+//! Wall time, monotonic time, and the port that supplies them.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use time::format_description::well_known::Rfc3339;
 
 use super::task::BoxFuture;
 
-/// Where time comes from. Wall time is for what is stored or shown; monotonic time is for everything measured.
+/// Source of time. Stored and shown instants use wall time; every measurement uses monotonic time.
 pub trait Clock: Send + Sync {
-    /// The wall clock, UTC.
+    /// Returns the wall time in UTC.
     fn now(&self) -> Timestamp;
-    /// Time since some fixed point in this process; never goes back.
+    /// Returns the time since a fixed point in this process. It never goes back.
     fn monotonic(&self) -> Duration;
-    /// Somebody whose clock matters to us said that it is `at`, to the second. Nothing, unless the clock can be set.
+    /// Tells a settable clock that a peer's clock shows `at`, to the second. Other clocks ignore it.
     fn witness(&self, _at: Timestamp) {}
     /// Completes after `duration` of monotonic time.
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
@@ -26,42 +26,42 @@ pub trait Clock: Send + Sync {
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// Milliseconds since the Unix epoch.
+    /// Makes an instant from milliseconds since the Unix epoch.
     pub const fn from_unix_millis(millis: i64) -> Self {
         Timestamp(millis)
     }
 
-    /// Seconds since the Unix epoch.
+    /// Makes an instant from seconds since the Unix epoch.
     pub const fn from_unix_seconds(seconds: i64) -> Self {
         Timestamp(seconds.saturating_mul(1000))
     }
 
-    /// Milliseconds since the Unix epoch.
+    /// Returns the milliseconds since the Unix epoch.
     pub const fn unix_millis(self) -> i64 {
         self.0
     }
 
-    /// Whole seconds since the Unix epoch, rounded down.
+    /// Returns the whole seconds since the Unix epoch, rounded down.
     pub const fn unix_seconds(self) -> i64 {
         self.0.div_euclid(1000)
     }
 
-    /// This instant moved forward; saturates.
+    /// Returns this instant moved forward; saturates.
     pub fn plus(self, duration: Duration) -> Self {
         Timestamp(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
     }
 
-    /// This instant moved back; saturates.
+    /// Returns this instant moved back; saturates.
     pub fn minus(self, duration: Duration) -> Self {
         Timestamp(self.0.saturating_sub(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
     }
 
-    /// How long from `earlier` to this instant; zero when `earlier` is later.
+    /// Returns the time from `earlier` to this instant; zero if `earlier` is later.
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
-    /// RFC 3339, UTC, whole seconds: the one form in which instants leave this process.
+    /// Formats as RFC 3339 in UTC with whole seconds, the only form in which instants leave this process.
     pub fn rfc3339(self) -> String {
         OffsetDateTime::from_unix_timestamp(self.unix_seconds())
             .ok()
@@ -69,7 +69,7 @@ impl Timestamp {
             .unwrap_or_else(|| "9999-12-31T23:59:59Z".to_owned())
     }
 
-    /// Reads an RFC 3339 instant of any offset.
+    /// Parses an RFC 3339 instant with any offset.
     pub fn parse_rfc3339(text: &str) -> Option<Self> {
         let instant = OffsetDateTime::parse(text, &Rfc3339).ok()?;
         Some(Timestamp(i64::try_from(instant.unix_timestamp_nanos() / 1_000_000).ok()?))

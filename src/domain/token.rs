@@ -1,4 +1,4 @@
-//! Access tokens as we hold them: when they came, when they die, and what they are good for.
+//! Held access tokens: when they came, when they expire, and which requests they satisfy.
 
 use std::time::Duration;
 
@@ -6,55 +6,56 @@ use super::id::CallerName;
 use super::secret::AccessToken;
 use super::time::Timestamp;
 
-/// An access token with what the authority said of it.
+/// An access token with what the authority said about it.
 #[derive(Clone)]
 pub struct HeldToken {
     /// The bearer itself.
     pub access_token: AccessToken,
-    /// Lower-case hex SHA-256 of it: how a caller names a token it was refused with.
+    /// Lower-case hex SHA-256 of the token. A caller reports a refused token by this digest.
     pub digest: String,
-    /// When we asked for it: life is counted from the start of the request, not from its answer.
+    /// When we asked for it: its life counts from the start of the request, not from the answer.
     pub issued_at: Timestamp,
-    /// When it is dead.
+    /// When it expires.
     pub expires_at: Timestamp,
-    /// When the authority would like it renewed (`refresh_in`), if it said so.
+    /// When the authority wants it renewed (`refresh_in`), if it said so.
     pub refresh_at: Option<Timestamp>,
-    /// The scopes it carries, in the authority's spelling.
+    /// Its scopes, in the authority's spelling.
     pub scopes: Vec<String>,
-    /// The resource it is for; none outside Entra.
+    /// Its resource; `None` outside Entra.
     pub resource: Option<String>,
-    /// SHA-256 of the claims challenge it answers, when it answers one.
+    /// SHA-256 of the claims challenge it answers, if any.
     pub answers_claims: Option<String>,
-    /// The caller whose challenge asked for more than a plain refresh does: it is this caller's, and of those who bring the same
-    /// challenge. None where it is for everybody.
+    /// The caller whose claims challenge asked for more than a plain refresh does. The token is for this
+    /// caller and for those who bring the same challenge. `None` means that it is for everybody.
     pub got_for: Option<CallerName>,
 }
 
-/// How good a token still is for one request.
+/// How well a token satisfies one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freshness {
-    /// Serve it as it is.
+    /// Serve it.
     Fresh,
-    /// It lives, but the caller would like one with more life: renew, and serve this one if that fails.
+    /// It lives, but the caller wants more life: renew, and serve this one if that fails.
     Short,
-    /// Dead.
+    /// It has expired.
     Expired,
 }
 
-/// Nobody's name, for a token that is a caller's whose name is not known: it is not everybody's for that.
+/// Placeholder caller for a token that belongs to a caller whose name is unknown, so that it does not become
+/// everybody's.
 pub fn nobody() -> CallerName {
     CallerName::parse("nobody").expect("it is of a name's alphabet")
 }
 
 impl HeldToken {
-    /// Life left at `now`.
+    /// Returns the life left at `now`.
     pub fn life_left(&self, now: Timestamp) -> Duration {
         self.expires_at.since(now)
     }
 
     /// Judges the token for a caller that wants at least `min_ttl` of life. A token younger than a quarter of
-    /// its own life counts as fresh whatever was asked, so that a `min_ttl` beyond what the authority gives does
-    /// not become a refresh for every request.
+    /// its own life is fresh for any `min_ttl`, so that a `min_ttl` beyond what the authority gives does not
+    /// cause a refresh for every request.
     pub fn freshness(&self, now: Timestamp, min_ttl: Duration) -> Freshness {
         let left = self.life_left(now);
         if left < Duration::from_secs(1) {

@@ -1,10 +1,11 @@
-//! Which token hosts each secret may be sent to. Pure.
+//! Record of the token hosts that each secret may be sent to. Pure.
 //!
-//! A secret is for the host that it was first sent to. When a configuration or a discovery document leads elsewhere, by mistake or by
-//! somebody else's will, it stays where it is until an operator says that the new host is right.
+//! A secret belongs to the host that it was first sent to. If a configuration or a discovery document later
+//! names another host, by mistake or by an attack, the secret is not sent there until an operator confirms
+//! the new host.
 //!
-//! The one hard problem: to hold nobody up where nothing is wrong. A new secret is for whatever host its first use leads to, and only
-//! what went somewhere before is held back.
+//! The one hard problem: delaying nobody when nothing is wrong. A new secret may go to whatever host its
+//! first use names; only a secret that was sent somewhere before is held back.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,24 +14,25 @@ use serde::{Deserialize, Serialize};
 use super::credential::Fingerprint;
 use super::time::Timestamp;
 
-/// Entries that are remembered: more than there are secrets and issuers at a time. Of more the oldest go.
+/// Most entries that are remembered: more than there are secrets and issuers at a time. The oldest go first.
 const MOST: usize = 256;
 
-/// Something that must not reach another host.
+/// A secret that must not reach another host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Confined<'a> {
-    /// A client credential that whoever reads it can use, by its content.
+    /// A client credential that its reader can use, identified by its content.
     Credential(&'a Fingerprint),
-    /// The grants that an issuer gave.
+    /// The grants of an issuer.
     Grants {
-        /// The issuer; at Entra its origin, for each tenant is an issuer there.
+        /// The issuer; at Entra its origin, since each tenant is an issuer there.
         issuer: &'a str,
-        /// Whether it is the authority of now that gave them: the grants of another are for no host of this one.
+        /// True if the present authority gave them: grants of another authority may go to no host of this
+        /// one.
         is_of_authority: bool,
     },
 }
 
-/// What is known of them. It only grows, so that what two replicas know can be joined.
+/// The known hosts. The record only grows, so that two replicas' records can be merged.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenHosts {
     #[serde(default)]
@@ -40,13 +42,13 @@ pub struct TokenHosts {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Entry {
     hosts: BTreeSet<String>,
-    /// When the last of them came.
+    /// When the last of the hosts was added.
     at: Timestamp,
 }
 
 impl TokenHosts {
-    /// Whether `secret` of `app` may be sent to `host`; what was sent nowhere yet may, and is for that host from then on. Otherwise the
-    /// hosts that it is for.
+    /// Returns whether `secret` of `app` may be sent to `host`, or the hosts that it is for. A secret that
+    /// was sent nowhere yet may, and belongs to that host from then on.
     pub fn admit(
         &mut self,
         app: &str,
@@ -69,7 +71,7 @@ impl TokenHosts {
         }
     }
 
-    /// Whether `secret` of `app` is for other hosts than this one.
+    /// Returns true if `secret` of `app` belongs to other hosts than this one.
     pub fn holds_back(&self, app: &str, secret: Confined<'_>, host: &str) -> bool {
         let key = key_of(secret);
         self.entries.contains_key(&key) && !self.is_for(&key, host) && !self.is_for(&key_of_app(app), host)
@@ -79,12 +81,12 @@ impl TokenHosts {
         self.entries.get(key).is_some_and(|entry| entry.hosts.contains(host))
     }
 
-    /// An operator says that `host` is where an app's secrets go.
+    /// Records an operator's confirmation that an app's secrets go to `host`.
     pub fn confirm(&mut self, app: &str, host: &str, now: Timestamp) {
         self.add(key_of_app(app), host, now);
     }
 
-    /// What is known of either.
+    /// Merges the records of two replicas.
     #[must_use]
     pub fn joined(&self, other: &TokenHosts) -> TokenHosts {
         let mut joined = self.clone();
@@ -123,7 +125,7 @@ fn key_of(secret: Confined<'_>) -> String {
     }
 }
 
-/// Everything of an app.
+/// Key of all entries of an app.
 fn key_of_app(app: &str) -> String {
     format!("app:{app}")
 }

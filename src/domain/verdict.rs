@@ -1,29 +1,29 @@
-//! What an authority's failure means. Only two of these dispositions are verdicts on a user's grant
-//! ([`Disposition::Reauthorize`] and [`Disposition::Blocked`]); nothing else may ever change a connection.
+//! Meaning of an authority's failure. Only two of these dispositions are verdicts on a user's grant
+//! ([`Disposition::Reauthorize`] and [`Disposition::Blocked`]); no other may ever change a connection.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Why the user must act.
+/// Reason why the user must act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReauthReason {
-    /// The grant outlived its time: unused for too long, or a sign-in frequency cut it short.
+    /// The grant expired: unused for too long, or ended by a sign-in frequency policy.
     GrantExpired,
     /// The grant was revoked.
     GrantRevoked,
     /// The user's password expired.
     PasswordExpired,
-    /// The user has not consented to what is asked, or no longer.
+    /// The user has not consented to what is asked, or has withdrawn the consent.
     ConsentRequired,
-    /// The authority wants to see the user (multi-factor sign-in, terms of use, or no reason given).
+    /// The authority requires interaction (multi-factor sign-in, terms of use, or no reason given).
     InteractionRequired,
-    /// The account does not exist any more.
+    /// The account no longer exists.
     AccountGone,
 }
 
-/// Why an administrator must act.
+/// Reason why an administrator must act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BlockReason {
@@ -35,21 +35,21 @@ pub enum BlockReason {
     AccountDisabled,
     /// A compliant or joined device is required.
     DeviceRequired,
-    /// Conditional access or another policy refuses.
+    /// Conditional access or another policy blocks the user.
     PolicyBlocked,
     /// The app is absent, disabled or not licensed in the user's tenant.
     AppNotInTenant,
-    /// The authority does not know the user's tenant any more.
+    /// The authority no longer knows the user's tenant.
     TenantGone,
 }
 
 macro_rules! words {
     ($type:ty { $($variant:ident => $word:literal),+ $(,)? }) => {
         impl $type {
-            /// Every word there is.
+            /// All words.
             pub const WORDS: &[&str] = &[$($word),+];
 
-            /// The word in the contract.
+            /// Its name in the contract.
             pub fn as_str(self) -> &'static str {
                 match self { $(<$type>::$variant => $word),+ }
             }
@@ -80,10 +80,10 @@ words!(BlockReason {
     TenantGone => "tenant_gone",
 });
 
-/// What becomes of the stored grant on a [`Disposition::Reauthorize`].
+/// What happens to the stored grant on a [`Disposition::Reauthorize`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GrantFate {
-    /// It may work again later: keep it and try it ever more slowly.
+    /// Keep it and retry ever more slowly, for it may work again.
     Keep,
     /// The authority said that this very refresh token is dead.
     Dead,
@@ -92,36 +92,37 @@ pub enum GrantFate {
 /// What to do about a failure of the authority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {
-    /// The authority is down, throttles, or answered nonsense: try again, after this long if it said so.
+    /// The authority is down, throttles, or answered nonsense: retry, after this long if it said so.
     RetryAfter(Option<Duration>),
     /// A verdict: the user must sign in again.
     Reauthorize(ReauthReason, GrantFate),
     /// A verdict: an administrator must act. The grant is kept.
     Blocked(BlockReason),
-    /// The app's credential was rejected: try the next one, then the operator's to mend.
+    /// The authority rejected the app's credential: try the next one; the operator must replace it.
     NextCredential,
-    /// The registration itself is refused (disabled, wrong tenant, redirect URI, resource): the operator's.
+    /// The authority refuses the registration itself (disabled, wrong tenant, redirect URI, resource): the
+    /// operator must correct it.
     Misconfigured,
-    /// This connect attempt is over; a new one may work.
+    /// This connect attempt failed; a new one may work.
     Restart,
-    /// The request asked for something that cannot be had, such as a scope that does not exist.
+    /// The request asked for something that does not exist, such as an unknown scope.
     CallerFault,
-    /// The authority refused, and what it said means nothing certain: a word that nobody knows, or one that it may say of the
-    /// grant, of the app or of the request.
+    /// The authority refused with an error of no certain meaning: an unknown word, or one that may concern
+    /// the grant, the app or the request.
     Unclear,
-    /// The request left and no whole answer came: the authority may have acted on it.
+    /// The request was sent and no whole answer came: the authority may have acted on it.
     OutcomeUnknown,
-    /// We sent something malformed.
+    /// We sent a malformed request.
     Bug,
 }
 
 impl Disposition {
-    /// Whether this is the authority's word on the user's grant, which alone may change a connection.
+    /// Returns true for a verdict on the user's grant; nothing else may change a connection.
     pub fn is_verdict(self) -> bool {
         matches!(self, Disposition::Reauthorize(..) | Disposition::Blocked(_))
     }
 
-    /// Every word of [`Disposition::as_str`].
+    /// All words of [`Disposition::as_str`].
     pub const WORDS: &[&str] = &[
         "unavailable",
         "reauthorize",
@@ -135,7 +136,7 @@ impl Disposition {
         "bug",
     ];
 
-    /// The word used in metrics and logs.
+    /// Its name in metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Disposition::RetryAfter(_) => "unavailable",
@@ -152,13 +153,13 @@ impl Disposition {
     }
 }
 
-/// What the authority answered, without its free text: that only ever reaches the log.
+/// The authority's answer without its free text, which only ever reaches the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthorityError {
-    /// HTTP status; none when no answer came.
+    /// HTTP status; `None` if no answer came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// `error` (RFC 6749 §5.2), when it is of that alphabet.
+    /// `error`, if it has only the characters that RFC 6749 §5.2 allows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// Entra's `suberror`.
@@ -167,7 +168,7 @@ pub struct AuthorityError {
     /// Entra's AADSTS numbers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub error_codes: Vec<u32>,
-    /// Entra's id of this answer, for a support case.
+    /// Entra's id of this answer, for support cases.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
     /// Entra's id of this request.
@@ -176,26 +177,26 @@ pub struct AuthorityError {
 }
 
 impl AuthorityError {
-    /// Whether the authority answered what it was asked, with a no: it is there and works. (A 4xx, but those that say that it
-    /// is out of time or throttles.)
+    /// Returns true if the authority answered with a refusal, and therefore is up. (That is any 4xx but those
+    /// for timeouts and throttling.)
     pub fn is_refusal(&self) -> bool {
         self.status.is_some_and(|status| matches!(status, 400..=499) && !matches!(status, 408 | 425 | 429))
     }
 }
 
-/// A call to the authority that did not yield what was asked.
+/// A failed call to the authority.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{doing}: {cause}")]
 pub struct AuthorityFailure {
-    /// What we were doing, such as "refreshing a grant".
+    /// The activity that failed, such as "refreshing a grant".
     pub doing: &'static str,
-    /// What went wrong, in our own words and never with the authority's free text.
+    /// The cause in our own words, never the authority's free text.
     pub cause: String,
     /// What to do about it.
     pub disposition: Disposition,
-    /// What the authority answered.
+    /// The authority's answer.
     pub answer: AuthorityError,
-    /// The claims challenge that came with it, as JSON text: to be passed to the next sign-in.
+    /// The claims challenge in the answer, as JSON text, for the next sign-in.
     pub claims: Option<String>,
 }
 
