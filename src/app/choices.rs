@@ -59,7 +59,7 @@ impl Reloader {
             return Ok(());
         }
         // The store has lost a decision that somebody was told was made (a failover, a store that came back empty).
-        let all = known.joined(&stored);
+        let all = known.merged(&stored);
         authority.credentials().choose(&all);
         let now = self.ports.clock.now();
         let (repository, id) = (&self.repository, &FiledUnder::app(app));
@@ -97,7 +97,7 @@ impl Reloader {
             let change = |choices: &mut Choices| {
                 // (The store may have lost what is known here, and not have been told again yet.)
                 if known.decisions > choices.decisions {
-                    *choices = known.joined(choices);
+                    *choices = known.merged(choices);
                 }
                 choices.decide(choice, fingerprint, &views, now).map_err(Unwritten::Against)
             };

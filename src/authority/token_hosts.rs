@@ -76,7 +76,7 @@ impl KnownTokenHosts {
     /// Takes up what was remembered, and gives what is known with it.
     pub fn take_up(&self, remembered: &TokenHosts) -> TokenHosts {
         let mut hosts = lock(&self.hosts);
-        *hosts = hosts.joined(remembered);
+        *hosts = hosts.merged(remembered);
         self.is_read.send_replace(true);
         hosts.clone()
     }

@@ -118,17 +118,17 @@ impl Choices {
     /// Merges two copies of the decisions after a store lost writes. The copy with more decisions wins, the
     /// other's retirements are kept, and the latest promotion counts.
     #[must_use]
-    pub fn joined(&self, other: &Choices) -> Choices {
+    pub fn merged(&self, other: &Choices) -> Choices {
         let (more, less) = if self.decisions < other.decisions { (other, self) } else { (self, other) };
-        let mut joined = more.clone();
-        joined.promoted = more.promoted.into_iter().chain(less.promoted).max_by_key(|(_, at)| *at);
+        let mut merged = more.clone();
+        merged.promoted = more.promoted.into_iter().chain(less.promoted).max_by_key(|(_, at)| *at);
         let lost = less.retired.iter().filter(|one| !more.retired.contains(one));
-        joined.retired.extend(lost);
-        joined.retired.retain(|one| joined.promoted.is_none_or(|(promoted, _)| promoted != *one));
-        if joined.promoted != more.promoted || joined.retired != more.retired {
-            joined.decisions = joined.decisions.saturating_add(1);
+        merged.retired.extend(lost);
+        merged.retired.retain(|one| merged.promoted.is_none_or(|(promoted, _)| promoted != *one));
+        if merged.promoted != more.promoted || merged.retired != more.retired {
+            merged.decisions = merged.decisions.saturating_add(1);
         }
-        joined
+        merged
     }
 
     /// Returns true if a replica has another good credential. Any replica may have seen the authority accept
@@ -215,22 +215,22 @@ mod tests {
     fn of_decisions_that_a_store_lost_and_those_made_since_both_hold() {
         let later = NOW.plus(Duration::from_secs(1));
         let known = Choices { promoted: Some((B, NOW)), retired: vec![A], decisions: 5 };
-        let same = known.joined(&known);
+        let same = known.merged(&known);
         assert_eq!(same, known, "nothing was lost");
-        assert_eq!(known.joined(&Choices::default()), known);
+        assert_eq!(known.merged(&Choices::default()), known);
         let since = Choices { promoted: None, retired: vec![[3; 32]], decisions: 1 };
         let both = Choices { promoted: Some((B, NOW)), retired: vec![A, [3; 32]], decisions: 6 };
-        assert_eq!((known.joined(&since), since.joined(&known)), (both.clone(), both));
+        assert_eq!((known.merged(&since), since.merged(&known)), (both.clone(), both));
         // A credential that a later decision promoted again stays in service.
         let back = Choices { promoted: Some((A, later)), retired: vec![], decisions: 1 };
         assert_eq!(
-            known.joined(&back),
+            known.merged(&back),
             Choices { promoted: Some((A, later)), retired: vec![], decisions: 6 }
         );
         // A different fifth decision, made after this one was lost.
         let fifth = Choices { promoted: None, retired: vec![[4; 32]], decisions: 5 };
-        assert_eq!(known.joined(&fifth).retired, [A, [4; 32]]);
-        assert_eq!(known.joined(&fifth).decisions, 6);
+        assert_eq!(known.merged(&fifth).retired, [A, [4; 32]]);
+        assert_eq!(known.merged(&fifth).decisions, 6);
     }
 
     #[test]

@@ -88,15 +88,15 @@ impl TokenHosts {
 
     /// Merges the records of two replicas.
     #[must_use]
-    pub fn joined(&self, other: &TokenHosts) -> TokenHosts {
-        let mut joined = self.clone();
+    pub fn merged(&self, other: &TokenHosts) -> TokenHosts {
+        let mut merged = self.clone();
         for (key, entry) in &other.entries {
-            let mine = joined.entries.entry(key.clone()).or_default();
+            let mine = merged.entries.entry(key.clone()).or_default();
             mine.hosts.extend(entry.hosts.iter().cloned());
             mine.at = mine.at.max(entry.at);
         }
-        joined.trim();
-        joined
+        merged.trim();
+        merged
     }
 
     fn add(&mut self, key: String, host: &str, now: Timestamp) {
@@ -190,15 +190,15 @@ mod tests {
         one.admit("a", SECRET, "one", at(0)).expect("new");
         two.admit("a", OTHER, "two", at(1)).expect("new");
         two.confirm("a", "three", at(2));
-        let both = one.joined(&two);
-        assert_eq!(both, two.joined(&one));
-        assert_eq!((both.joined(&one), both.joined(&both)), (both.clone(), both.clone()));
+        let both = one.merged(&two);
+        assert_eq!(both, two.merged(&one));
+        assert_eq!((both.merged(&one), both.merged(&both)), (both.clone(), both.clone()));
         let mut many = both;
         for number in 0..MOST {
             let issuer = number.to_string();
             many.admit("a", grants(&issuer, true), "one", at(10)).expect("new");
         }
         assert_eq!(many.entries.len(), MOST);
-        assert_eq!(many.joined(&two), many, "what was dropped does not come back for ever");
+        assert_eq!(many.merged(&two), many, "what was dropped does not come back for ever");
     }
 }
