@@ -1,6 +1,6 @@
-//! One API key: `twk_{caller}_{random}_{checksum}`. The random part is 256 bits in base62, the checksum is the CRC-32
-//! of all before it in base62, so that a leak scanner tells a key from a look-alike without asking anyone. Neither
-//! base62 nor a caller's name holds a `_`, so the parts cannot run into each other.
+//! One API key: `twk_{caller}_{random}_{checksum}`. The random part is 256 bits in base62. The checksum is
+//! the CRC-32, in base62, of everything before it, so that a leak scanner recognizes a key without asking
+//! anyone. Neither base62 nor a caller's name contains a `_`, so the parts stay apart.
 
 use aws_lc_rs::{digest, hmac};
 use zeroize::{Zeroize, Zeroizing};
@@ -16,7 +16,7 @@ const RANDOM_DIGITS: usize = 43;
 const CHECKSUM_DIGITS: usize = 6;
 const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// A new API key, on its way to the one who asked for it. It is shown once and kept nowhere.
+/// A new API key on its way to the person who asked for it. It is shown once and never stored.
 ///
 /// ```compile_fail
 /// fn show(key: tokenward::callers::api_key::ApiKey) { println!("{key:?}"); }
@@ -31,12 +31,12 @@ const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 pub struct ApiKey(Zeroizing<String>);
 
 impl ApiKey {
-    /// A key for `caller` from 256 random bits.
+    /// Makes a key for `caller` from 256 random bits.
     pub fn generate(caller: &CallerName, random: &dyn Random) -> Self {
         let mut bits = Zeroizing::new([0; 32]);
         random.fill(&mut bits[..]);
         let length = PREFIX.len() + caller.as_str().len() + RANDOM_DIGITS + CHECKSUM_DIGITS + 3;
-        // Never grown, so no copy of it is left behind.
+        // It never grows, so no copy is left behind.
         let mut text = Zeroizing::new(String::with_capacity(length));
         text.push_str(PREFIX);
         text.push('_');
@@ -53,13 +53,13 @@ impl ApiKey {
         ApiKey(text)
     }
 
-    /// The key itself. Every call is a place to review.
+    /// Returns the key itself. Review every call.
     pub fn expose(&self) -> &str {
         &self.0
     }
 }
 
-/// What somebody presented, and what has the shape of a key. It proves nothing yet.
+/// Presented text in the form of a key. It proves nothing yet.
 #[derive(Clone, Copy)]
 pub struct PresentedKey<'a> {
     caller: &'a str,
@@ -67,7 +67,7 @@ pub struct PresentedKey<'a> {
 }
 
 impl<'a> PresentedKey<'a> {
-    /// Checks the shape and the checksum, which anybody can compute: how long that takes tells nothing.
+    /// Checks the form and the checksum. Anybody can compute both, so the time it takes reveals nothing.
     pub fn parse(text: &'a str) -> Option<Self> {
         let body = text.strip_prefix(PREFIX)?.strip_prefix('_')?;
         let (caller, rest) = body.split_once('_')?;
@@ -83,37 +83,37 @@ impl<'a> PresentedKey<'a> {
             .then_some(PresentedKey { caller, text })
     }
 
-    /// The caller that it says it belongs to.
+    /// Returns the caller that the text claims.
     pub fn unverified_caller(&self) -> &'a str {
         self.caller
     }
 }
 
-/// What a key file keeps of a key. A key has 256 random bits: nobody finds it from its hash by trying.
+/// The hash of a key in a key file. A key has 256 random bits, so nobody finds it by trying.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyHash(pub [u8; 32]);
 
 /// Makes one kind of hash.
 pub enum KeyHasher {
-    /// The key's SHA-256, with nothing of ours in it.
+    /// SHA-256 of the key.
     Sha256,
-    /// Its HMAC-SHA256 under a key derived from a sealing key, as lines from before 0.2 have it.
+    /// HMAC-SHA256 of the key, keyed from a sealing key, in lines from before 0.2.
     Keyed(Box<hmac::Key>),
 }
 
 impl KeyHasher {
-    /// The hasher of old lines, derived from `sealing_key`.
+    /// Makes the hasher of old lines from `sealing_key`.
     pub fn keyed(sealing_key: &SealingKey) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &sealing_key.derive(Purpose::ApiKeyHash)[..]);
         KeyHasher::Keyed(Box::new(key))
     }
 
-    /// The hash of a new key.
+    /// Hashes a new key.
     pub fn hash(&self, key: &ApiKey) -> KeyHash {
         self.sign(key.expose())
     }
 
-    /// The hash of a presented key.
+    /// Hashes a presented key.
     pub fn hash_presented(&self, key: &PresentedKey<'_>) -> KeyHash {
         self.sign(key.text)
     }
@@ -130,7 +130,7 @@ impl KeyHasher {
     }
 }
 
-/// The big-endian number in `number`, which is used up, as `N` digits.
+/// Writes the big-endian `number`, which is consumed, as `N` base62 digits.
 fn base62<const N: usize>(number: &mut [u8; 32]) -> Zeroizing<[u8; N]> {
     let mut digits = Zeroizing::new([b'0'; N]);
     for digit in digits.iter_mut().rev() {
@@ -152,7 +152,7 @@ fn checksum(text: &[u8]) -> [u8; CHECKSUM_DIGITS] {
     *base62(&mut number)
 }
 
-/// CRC-32 as in zip and Ethernet (reflected, polynomial 0x04C11DB7).
+/// Computes the CRC-32 of zip and Ethernet (reflected, polynomial 0x04C11DB7).
 fn crc32(bytes: &[u8]) -> u32 {
     let mut crc = u32::MAX;
     for byte in bytes {
@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
         assert_eq!(crc32(b""), 0);
         assert_eq!(&*base62::<RANDOM_DIGITS>(&mut [0; 32]), &[b'0'; RANDOM_DIGITS]);
-        // 2^256 - 1, worked out elsewhere.
+        // 2^256 - 1, computed by another program.
         let largest = base62::<RANDOM_DIGITS>(&mut [0xff; 32]);
         assert_eq!(std::str::from_utf8(&*largest).expect("digits"), LARGEST);
     }

@@ -1,8 +1,10 @@
-//! A caller's key file: one line a key, `{id} {created_at} {expires_at} sha256 {hex hash}`, two live keys at the most
-//! so that one can replace the other. It holds no key, only hashes. Comments stay where they are.
+//! A caller's key file. It has one line for each key, `{id} {created_at} {expires_at} sha256 {hex hash}`, and
+//! at most two live keys, so that one can replace the other. It holds hashes and no keys. Comments stay where
+//! they are.
 //!
-//! Lines from before 0.2 have a sealing key's id in place of the word `sha256`, and a hash keyed from it. (So a daemon
-//! from before 0.2 takes a new line for one whose sealing key it lacks, and every other line as ever.)
+//! Lines from before 0.2 have a sealing key's id in place of the word `sha256`, and a hash keyed from it. (A
+//! daemon from before 0.2 therefore reads a new line as one whose sealing key it lacks; it reads every other
+//! line as before.)
 
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
@@ -20,97 +22,104 @@ use crate::domain::time::Timestamp;
 use crate::keyring::KeyId;
 use crate::secret_file::{Belongs, SecretFileError, SecretReader};
 
-/// How long a key lives when nobody says otherwise: a year, so that every key is replaced now and then.
+/// Default life of a key: a year, so that every key is replaced now and then.
 pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
-/// One in use and its successor: enough to replace a key without a gap, too few to lose count of them.
+/// Most live keys: one in use and its successor. That is enough to replace a key without a gap, and few
+/// enough to keep track of.
 pub const MOST_LIVE_KEYS: usize = 2;
-/// A key's line has some 150 bytes; what is larger than this is no key file.
+/// Largest file accepted: a key's line has some 150 bytes.
 const LARGEST_FILE: u64 = 64 * 1024;
-/// Stands in a line whose hash has no key of ours in it. (Sealing keys are named by the day they were made.)
+/// Marks a line whose hash is not keyed. (No sealing key has this name: they are named by the day they were
+/// made.)
 const UNKEYED: &str = "sha256";
 const HEADER: &str = "# API keys of one tokenward caller: id, born, expires, the key's SHA-256.\n\
                       # Written by `tokenward callers add-key` and `retire-key`.\n";
 
-/// What may be told about a key.
+/// Public facts about a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyInfo {
-    /// Its name within the file; no secret.
+    /// Its name within the file; not secret.
     pub id: String,
     /// When it was made.
     pub created_at: Timestamp,
-    /// From when on it is refused.
+    /// The instant from which it is refused.
     pub expires_at: Timestamp,
-    /// The sealing key that its hash was made with, in a line from before 0.2: the API key dies with it.
+    /// The sealing key that its hash was made with, in a line from before 0.2. The API key stops working
+    /// without it.
     pub sealing_key: Option<KeyId>,
 }
 
 impl KeyInfo {
-    /// Whether it is accepted at `now`.
+    /// Returns true if it is accepted at `now`.
     pub fn is_live(&self, now: Timestamp) -> bool {
         now < self.expires_at
     }
 }
 
-/// What went wrong with a key file. Each names the file and says what to do; none shows a line's content.
+/// A failure with a key file. Each message names the file and says what to do, and none shows a line's
+/// content.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
-    /// It cannot be read or written.
+    /// The file cannot be read or written.
     #[error("{doing} the key file {file}: {source}")]
     Io {
-        /// What we were doing.
+        /// The activity that failed.
         doing: &'static str,
-        /// Which file.
+        /// The file.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// Somebody else than the daemon may read or write it.
+    /// Other users than the daemon's may read or write it.
     #[error(transparent)]
     Secret(#[from] SecretFileError),
-    /// It is a directory, a device, or too large.
+    /// The path is a directory or a device, or the file is too large.
     #[error("{file} is no key file: it must be a regular file of at most {LARGEST_FILE} bytes of text")]
     NotAKeyFile {
-        /// Which file.
+        /// The file.
         file: PathBuf,
     },
-    /// A line that cannot be read.
+    /// A line cannot be read.
     #[error("key file {file}, line {line}: {problem}; restore the line, or delete it and add a new key")]
     Line {
-        /// Which file.
+        /// The file.
         file: PathBuf,
-        /// Which line, from 1.
+        /// Line number, from 1.
         line: usize,
         /// What is wrong with it.
         problem: &'static str,
     },
-    /// There are two live keys already.
+    /// Two keys are live already.
     #[error(
-        "the key file {file} has two live keys already ({}); retire one with `tokenward callers retire-key` first",
+        "the key file {file} has two live keys already ({}); retire one with `tokenward callers retire-key` \
+         first",
         ids.join(", ")
     )]
     Full {
-        /// Which file.
+        /// The file.
         file: PathBuf,
         /// The live keys' ids.
         ids: Vec<String>,
     },
     /// No key has this id.
-    #[error("the key file {file} has no key `{id}`; it has {}", if ids.is_empty() { "none".to_owned() } else { ids.join(", ") })]
+    #[error("the key file {file} has no key `{id}`; it has \
+        {}", if ids.is_empty() { "none".to_owned() } else { ids.join(", ") })]
     NoSuchKey {
-        /// Which file.
+        /// The file.
         file: PathBuf,
         /// The id asked for.
         id: String,
-        /// The ids it has.
+        /// The ids in the file.
         ids: Vec<String>,
     },
 }
 
-/// Makes a new key for `caller` and adds it to the file at `path`, which is made when missing; its directory is not.
+/// Makes a new key for `caller` and adds it to the file at `path`. The file is created if missing; its
+/// directory is not.
 ///
 /// # Errors
-/// [`KeyFileError::Full`] when two keys are live; otherwise what [`list`] refuses, and failures to write, after
-/// which the file is as it was before.
+/// [`KeyFileError::Full`] if two keys are live; otherwise the errors of [`list`], and failures to write,
+/// after which the file is unchanged.
 pub fn add(
     path: &Path,
     caller: &CallerName,
@@ -148,7 +157,7 @@ pub fn add(
     Ok((key, stored.info))
 }
 
-/// A key's line.
+/// Formats a key's line.
 pub(super) fn line(StoredKey { info, hash, .. }: &StoredKey) -> String {
     let method = info.sealing_key.as_deref().unwrap_or(UNKEYED);
     let (created_at, expires_at) = (info.created_at.rfc3339(), info.expires_at.rfc3339());
@@ -163,11 +172,11 @@ pub(super) fn line(StoredKey { info, hash, .. }: &StoredKey) -> String {
 /// 9999-12-31T23:59:59Z, the last instant that RFC 3339 can write.
 const LATEST_EXPIRY: i64 = 253_402_300_799;
 
-/// Removes a key's line. Who still presents the key is refused from the next look at the file on, a second at most.
+/// Removes a key's line. The key is refused from the next check of the file on, a second later at most.
 ///
 /// # Errors
-/// [`KeyFileError::NoSuchKey`]; otherwise what [`list`] refuses, and failures to write, after which the file is as
-/// it was before.
+/// [`KeyFileError::NoSuchKey`]; otherwise the errors of [`list`], and failures to write, after which the file
+/// is unchanged.
 pub fn retire(path: &Path, id: &str) -> Result<KeyInfo, KeyFileError> {
     let mut file = Locked::open(path)?;
     let Some(retired) = file.keys.iter().find(|key| key.info.id == id) else {
@@ -184,30 +193,30 @@ pub fn retire(path: &Path, id: &str) -> Result<KeyInfo, KeyFileError> {
         .map(|(_, line)| line)
         .collect();
     if file.text.trim_ascii().is_empty() {
-        // A file without a word would be taken for one that is just being written.
+        // An empty file would look as if it were just being written.
         file.text = HEADER.to_owned();
     }
     file.write()?;
     Ok(info)
 }
 
-/// Every key in the file, in its order, expired ones too. A file that is missing has none.
+/// Returns every key in the file, in its order, including expired ones. A missing file has none.
 ///
 /// # Errors
-/// The file cannot be read, is open to others, is no key file, or has a line that cannot be read.
+/// The file cannot be read, is accessible to others, is no key file, or has a line that cannot be read.
 pub fn list(path: &Path) -> Result<Vec<KeyInfo>, KeyFileError> {
     list_as(path, &reader_for(path))
 }
 
-/// The same, judged by who the daemon is known to be.
+/// Like [`list`], for a given reader.
 ///
 /// # Errors
-/// Those of [`list`].
+/// The errors of [`list`].
 pub fn list_as(path: &Path, secrets: &SecretReader) -> Result<Vec<KeyInfo>, KeyFileError> {
     Ok(read(path, secrets)?.keys.into_iter().map(|key| key.info).collect())
 }
 
-/// For a command: the file is the daemon's, or else its directory is.
+/// Returns the reader for a command: the owner of the file, or else of its directory.
 fn reader_for(path: &Path) -> SecretReader {
     let place = if path.exists() { path } else { directory_of(path) };
     SecretReader::for_owner_of(place, None)
@@ -217,23 +226,24 @@ fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// A key as its file keeps it.
+/// A key as stored in its file.
 pub(super) struct StoredKey {
     pub(super) info: KeyInfo,
     pub(super) hash: KeyHash,
     line: usize,
 }
 
-/// A key file as read, and what it looked like from outside at that time.
+/// A key file as read, with its metadata at that time.
 pub(super) struct KeyFile {
     pub(super) keys: Vec<StoredKey>,
-    /// None when there is no file.
+    /// `None` if there is no file.
     pub(super) stamp: Option<Stamp>,
     text: String,
 }
 
 impl KeyFile {
-    /// It is gone, or nothing is written in it. What `retire` leaves of a file has a heading at least, and is meant.
+    /// Returns true if the file is missing or blank. A file emptied by `retire` still has a heading, so it is
+    /// not blank.
     pub(super) fn is_blank(&self) -> bool {
         self.text.trim_ascii().is_empty()
     }
@@ -246,7 +256,7 @@ pub(super) struct Stamp {
     inode: u64,
     length: u64,
     modified: (i64, i64),
-    /// `chmod` shows only here.
+    /// Only this one changes on `chmod`.
     changed: (i64, i64),
 }
 
@@ -262,7 +272,7 @@ impl Stamp {
     }
 }
 
-/// What the file looks like from outside; none when there is no file.
+/// Returns the file's metadata; `None` if there is no file.
 pub(super) fn stamp(path: &Path) -> io::Result<Option<Stamp>> {
     match fs::metadata(path) {
         Ok(metadata) => Ok(Some(Stamp::of(&metadata))),
@@ -271,13 +281,13 @@ pub(super) fn stamp(path: &Path) -> io::Result<Option<Stamp>> {
     }
 }
 
-/// Reads the file, if that may be read like any secret's. Symbolic links are followed wherever they lead: it holds hashes, and what
-/// commands write is the file behind the link.
+/// Reads the file, which must be as protected as any secret file. Symbolic links are followed anywhere: the
+/// file holds only hashes, and commands write the file behind the link.
 pub(super) fn read(path: &Path, secrets: &SecretReader) -> Result<KeyFile, KeyFileError> {
     let io = |source| KeyFileError::Io { doing: "reading", file: path.to_owned(), source };
-    // Before it is there, too: nobody else may put one there.
+    // The path is checked even before the file exists: nobody else may create it.
     secrets.guard().way(path).map_err(SecretFileError::from)?;
-    // Not to wait for a writer, should it be a pipe.
+    // So that opening a pipe does not wait for a writer.
     let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
     let file = match OpenOptions::new().read(true).custom_flags(nonblocking).open(path) {
         Ok(file) => file,
@@ -306,7 +316,7 @@ pub(super) fn read(path: &Path, secrets: &SecretReader) -> Result<KeyFile, KeyFi
     Ok(KeyFile { keys, stamp: Some(Stamp::of(&metadata)), text })
 }
 
-/// The keys in `text`, or the first line that is none and why.
+/// Returns the keys in `text`, or the first bad line and its fault.
 pub(super) fn parse(text: &str) -> Result<Vec<StoredKey>, (usize, &'static str)> {
     let mut keys: Vec<StoredKey> = Vec::new();
     for (at, content) in text.lines().enumerate() {
@@ -358,14 +368,14 @@ fn parse_hash(text: &str) -> Option<KeyHash> {
     Some(KeyHash(hash))
 }
 
-/// A key file that nobody else writes meanwhile. What is locked is its directory, for the file itself is replaced by
-/// each write and a lock file beside it would belong to whoever came first.
+/// A key file that no other process writes meanwhile. Its directory is locked: each write replaces the file
+/// itself, and a separate lock file would belong to its first creator.
 struct Locked {
     path: PathBuf,
     directory: File,
     keys: Vec<StoredKey>,
     text: String,
-    /// As the file before did, or as in its directory when there was none.
+    /// Owner and mode of the previous file, or those the directory implies.
     belongs: Belongs,
 }
 
@@ -373,7 +383,7 @@ impl Locked {
     fn open(path: &Path) -> Result<Self, KeyFileError> {
         let io =
             |source| KeyFileError::Io { doing: "locking the directory of", file: path.to_owned(), source };
-        // Behind a symbolic link it is the file that is rewritten, and the link stays.
+        // Behind a symbolic link the target is rewritten, and the link stays.
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let directory = File::open(directory_of(&path)).map_err(io)?;
         flock(&directory, FlockOperation::LockExclusive).map_err(|error| io(error.into()))?;
@@ -386,7 +396,7 @@ impl Locked {
         Ok(Locked { path, directory, keys, text, belongs })
     }
 
-    /// Replaces the file by `text` at once or not at all, and gives the lock back.
+    /// Replaces the file by `text` atomically, and releases the lock.
     fn write(self) -> Result<(), KeyFileError> {
         let file_name = self.path.file_name().unwrap_or_default().to_string_lossy();
         let partial = self.path.with_file_name(format!(".{file_name}.partial"));
@@ -402,7 +412,7 @@ impl Locked {
     }
 
     fn write_partial(&self, partial: &Path) -> io::Result<()> {
-        // Left by a writer that died; the lock says that no other is at work.
+        // Left by a process that died; the lock proves that no other is writing.
         match fs::remove_file(partial) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -615,7 +625,7 @@ mod tests {
     #[test]
     fn what_root_writes_belongs_to_the_daemon_s_user() {
         if !rustix::process::geteuid().is_root() {
-            return; // nobody else may give a file away
+            return; // only root can change owners
         }
         let folder = Folder::new();
         std::os::unix::fs::chown(folder.0.path(), Some(1042), Some(1043)).expect("chown");

@@ -1,5 +1,5 @@
-//! The API keys in force: read from the callers' key files, read again when these change, and compared with what
-//! somebody presents in a time that tells nothing.
+//! The API keys in force. They are read from the callers' key files, read again when these change, and
+//! compared with presented keys in a time that reveals nothing.
 
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
@@ -17,38 +17,40 @@ use crate::domain::time::Timestamp;
 use crate::keyring::{KeyId, Keyring};
 use crate::secret_file::SecretReader;
 
-/// How often at most the files are looked at: a retired key is refused after this long.
+/// Least time between two checks of the files: a retired key is refused after this long.
 const LOOK_EVERY_MILLIS: u64 = 1000;
-/// How often at most for a key that is not known: a new one works as soon as its file is written, and whoever presents wrong ones
-/// costs a hundred looks a second and no more.
+/// Least time between two checks for an unknown key: a new key works as soon as its file is written, and
+/// wrong keys cost at most a hundred checks a second.
 const LOOK_AFTER_MISS_MILLIS: u64 = 10;
 
 pub(super) struct KeyIndex {
     keyring: Arc<Keyring>,
     secrets: SecretReader,
     current: RwLock<Arc<Keys>>,
-    /// When somebody last found that the files are to be looked at, in milliseconds since the Unix epoch.
+    /// When a request last found that a check is due, in milliseconds since the Unix epoch.
     asked_at: AtomicI64,
-    /// When the last look was begun that has ended, likewise.
+    /// When the latest completed check began, likewise.
     looked_at: AtomicI64,
-    /// Locked while the files are looked at: never on a thread that serves.
+    /// Locked while the files are checked, and never on a thread that serves requests.
     watched: Mutex<Watched>,
 }
 
 struct Watched {
     files: Vec<WatchedFile>,
-    /// The sealing keys there were: with another one, keyed hashes can be checked that could not be before.
+    /// The sealing keys at the last check: another one allows keyed hashes to be checked that could not be
+    /// before.
     sealing_keys: Vec<KeyId>,
 }
 
 struct WatchedFile {
     caller: CallerName,
     path: PathBuf,
-    /// Of the content last read or refused; the error when it could not be had.
+    /// Stamp of the content that was last read or refused; the error if there was none.
     seen: Result<Option<Stamp>, String>,
-    /// What it looked like when it was found gone or blank, and since when; what was before is in force still.
+    /// Stamp of the file when it was first found missing or blank, and when. The earlier content stays in
+    /// force.
     blank: Option<(Option<Stamp>, i64)>,
-    /// Why the content is not in force; the one before is.
+    /// Why the content is not in force; the earlier content is.
     problem: Option<String>,
     keys: Vec<Arc<Key>>,
 }
@@ -56,24 +58,25 @@ struct WatchedFile {
 struct Key {
     info: KeyInfo,
     hash: KeyHash,
-    /// In milliseconds since the Unix epoch; [`NEVER`].
+    /// In milliseconds since the Unix epoch, or [`NEVER`].
     last_used_at: AtomicI64,
 }
 
 const NEVER: i64 = i64::MIN;
 
-/// What one authentication looks at; replaced as a whole.
+/// The data that an authentication uses; replaced as a whole.
 struct Keys {
-    /// Every key, those too that cannot be checked.
+    /// All keys, including those that cannot be checked.
     all: Vec<(CallerName, Arc<Key>)>,
-    /// SHA-256, and one more for each sealing key that lines from before 0.2 name.
+    /// SHA-256, and one for each sealing key that lines from before 0.2 name.
     hashers: Vec<KeyHasher>,
     by_caller: HashMap<CallerName, Vec<Slot>>,
-    /// Compared with when the caller is unknown: as many slots as anyone has.
+    /// Compared when the caller is unknown: as many slots as every caller has.
     nobody: Vec<Slot>,
 }
 
-/// One comparison. Every caller has equally many; those beyond its keys hold none and compare all the same.
+/// One comparison. Every caller has the same number of them; those beyond its keys are empty and compared all
+/// the same.
 struct Slot {
     hasher: usize,
     hash: KeyHash,
@@ -81,7 +84,7 @@ struct Slot {
 }
 
 impl KeyIndex {
-    /// Reads every file once; here, unlike later, a file that cannot be read is an error.
+    /// Reads every file once. Here, unlike later, an unreadable file is an error.
     pub(super) fn new(
         files: Vec<(CallerName, PathBuf)>,
         keyring: Arc<Keyring>,
@@ -115,7 +118,7 @@ impl KeyIndex {
         })
     }
 
-    /// The caller whose live key this is, by what is known. Looks at no file.
+    /// Returns the caller of this live key from what is known, without reading a file.
     ///
     /// # Errors
     /// [`AuthenticationFailure::Unknown`] and [`AuthenticationFailure::Expired`].
@@ -135,7 +138,7 @@ impl KeyIndex {
     }
 
     pub(super) fn uses(&self) -> Vec<KeyUse> {
-        // (Not by way of what is watched: somebody may be looking at a file that does not answer.)
+        // (This avoids `watched`, which may be locked by a check that hangs.)
         let used = |key: &Key| Some(key.last_used_at.load(Ordering::Relaxed)).filter(|at| *at != NEVER);
         let of_key = |(caller, key): &(CallerName, Arc<Key>)| KeyUse {
             caller: caller.clone(),
@@ -156,8 +159,8 @@ impl KeyIndex {
         self.lock().files.iter().filter_map(problem).collect()
     }
 
-    /// Takes over from the index before a reload when the same keys were last used, and the keys of files that were gone or blank
-    /// at this very moment: those are looked at twice, reload or not.
+    /// Takes over, from the index before a reload, the last uses of the same keys, and the keys of files that
+    /// are missing or blank just now: such a file is checked twice before it counts, reload or not.
     pub(super) fn take_over(&self, before: &KeyIndex) {
         if let Some(before) = before.watched.try_lock() {
             self.keep_blank(&before);
@@ -187,21 +190,21 @@ impl KeyIndex {
         }
     }
 
-    /// Whether the files are to be looked at again. Says so to one who asks; the others go on with what there is.
+    /// Returns true, to one request, if the files are due for a check; the others go on with the known keys.
     pub(super) fn is_due(&self, now: Timestamp) -> bool {
         let (now, before) = (now.unix_millis(), self.asked_at.load(Ordering::Relaxed));
-        // The wall clock may have been set back; then too.
+        // Also if the wall clock was set back.
         now.abs_diff(before) >= LOOK_EVERY_MILLIS
             && self.asked_at.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// Whether they are for the sake of a key that is not known.
+    /// Returns true if a check is due because of an unknown key.
     pub(super) fn is_due_after_miss(&self, now: Timestamp) -> bool {
         let looked_at = self.looked_at.load(Ordering::Relaxed);
         now.unix_millis().abs_diff(looked_at) >= LOOK_AFTER_MISS_MILLIS
     }
 
-    /// Looks at the files. Blocks while one of them does not answer.
+    /// Checks the files. It blocks while one of them does not answer.
     pub(super) fn look(&self, now: Timestamp) {
         let mut watched = self.lock();
         let (now, sealing_keys) = (now.unix_millis(), sealing_keys(&self.keyring));
@@ -217,7 +220,7 @@ impl KeyIndex {
         self.looked_at.store(now, Ordering::Relaxed);
     }
 
-    /// As if a file did not answer.
+    /// Behaves like a file that does not answer.
     #[cfg(test)]
     pub(super) fn hang(&self) -> impl Drop + '_ {
         self.lock()
@@ -233,7 +236,7 @@ impl KeyIndex {
 }
 
 impl WatchedFile {
-    /// Reads the file if it changed, and says whether its keys are now others. A file that cannot be read changes
+    /// Reads the file if it has changed, and returns true if its keys changed. An unreadable file changes
     /// nothing and is reported once.
     fn look_again(&mut self, secrets: &SecretReader, now: i64) -> bool {
         let seen = key_file::stamp(&self.path).map_err(|error| error.to_string());
@@ -248,17 +251,22 @@ impl WatchedFile {
             Ok(file) => {
                 self.take(file);
                 (self.problem, self.blank) = (None, None);
-                tracing::info!(caller = %self.caller, file = %self.path.display(), keys = self.keys.len(), "API keys read again");
+                tracing::info!(
+                    caller = %self.caller, file = %self.path.display(), keys = self.keys.len(),
+                    "API keys read again"
+                );
                 true
             }
             Err(error) => {
                 let problem = error.to_string();
-                // When it is not the content's fault (too many open files, say) it is worth another try, changed or not.
+                // Other causes than the content (too many open files, say) deserve another try, changed or
+                // not.
                 let is_io = matches!(error, KeyFileError::Io { .. });
                 self.seen = if is_io { Err(problem.clone()) } else { seen };
                 self.blank = None;
                 if self.problem.as_ref() != Some(&problem) {
-                    tracing::warn!(caller = %self.caller, problem, "API keys not read again; those read before stay in force");
+                    tracing::warn!(caller = %self.caller, problem, "API keys not read again; those read \
+                        before stay in force");
                 }
                 self.problem = Some(problem);
                 false
@@ -266,8 +274,8 @@ impl WatchedFile {
         }
     }
 
-    /// Whether a file that is gone, or in which nothing is written, was so at a look long enough ago: somebody may be copying
-    /// over it, or a mount may come back, and that must not lock everybody out.
+    /// Returns true if a file has been missing or blank for long enough. Until then it may be in the middle
+    /// of a copy, or its mount may come back, and that must not lock everybody out.
     fn is_blank_still(&mut self, stamp: Option<Stamp>, now: i64) -> bool {
         match self.blank {
             Some((before, since)) if before == stamp => now.abs_diff(since) >= LOOK_EVERY_MILLIS,
@@ -278,7 +286,7 @@ impl WatchedFile {
         }
     }
 
-    /// Takes the file's keys; when the same key was last used stays known.
+    /// Takes over the file's keys, and keeps the last uses of known ones.
     fn take(&mut self, file: KeyFile) {
         self.seen = Ok(file.stamp);
         let before = std::mem::take(&mut self.keys);
@@ -335,8 +343,8 @@ impl Keys {
         Keys { all, hashers, by_caller, nobody }
     }
 
-    /// The key that was presented. An unknown caller, an unknown key and a wrong one cost the same: every hash that
-    /// anyone's key could have is made, and every slot compared.
+    /// Returns the presented key. An unknown caller, an unknown key and a wrong one cost the same: it
+    /// computes every hash that any key could have and compares every slot.
     fn find(&self, caller: &CallerName, presented: &PresentedKey<'_>) -> Option<Arc<Key>> {
         let hashes: Vec<KeyHash> =
             self.hashers.iter().map(|hasher| hasher.hash_presented(presented)).collect();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::Caller;
 use crate::domain::id::{CallerName, ConnectionKey};
 
-/// How long to wait until the next request may succeed.
+/// Time until the next request may succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RetryAfter(pub Duration);
 
@@ -106,19 +106,19 @@ fn burst(rate: u32) -> u64 {
 
 /// Enough that two requests seldom meet; each is only a mutex and a map.
 const SHARDS: usize = 16;
-/// Of one caller's connections, some 3 MB. A bucket is full again after two idle seconds, so this is some 8,000 connections a
-/// second; beyond that the fullest are forgotten.
+/// Buckets for one caller's connections, some 3 MB. A bucket is full again after two idle seconds, so this
+/// allows some 8,000 connections a second; beyond that the fullest are forgotten.
 const DEFAULT_MOST_BUCKETS: usize = 16_384;
 
-/// The buckets of all callers and of their connections. Each caller's number of them is capped, so that no caller can have
-/// another's forgotten. A full bucket is as good as none and is forgotten first, then those that are nearest to it: so nobody
-/// rids a connection of its limit by naming many others.
+/// Token buckets of all callers and of their connections. Each caller has a limited number, so that no caller
+/// can push out another's. Full buckets are forgotten first, since they are like new ones, and then the
+/// fullest: nobody frees a connection from its limit by naming many others.
 pub struct Limiter {
     shards: [Mutex<Shard>; SHARDS],
     most_per_shard: usize,
 }
 
-/// A caller is there when it is limited: there are no more of them than callers in the configuration.
+/// Only callers with a limit have an entry, so there are at most as many as in the configuration.
 type Shard = HashMap<CallerName, Buckets>;
 
 #[derive(Default)]
@@ -133,20 +133,21 @@ impl Default for Limiter {
     }
 }
 
-/// A caller whose request was counted. What the API does for callers it does for one of these, so that no route can forget to count.
+/// A caller whose request was counted. The API's work for callers requires one, so that no route forgets to
+/// count.
 pub struct Admitted<'l> {
     limiter: &'l Limiter,
     caller: Arc<Caller>,
 }
 
 impl Admitted<'_> {
-    /// Who it is.
+    /// Returns the caller.
     pub fn caller(&self) -> &Caller {
         &self.caller
     }
 
-    /// Counts so many requests more of the caller: what it asked for was work for as many. Nothing is refused for it
-    /// now; the caller's next ones wait.
+    /// Counts more requests of the caller, for work that is worth as many. Nothing is refused now; the
+    /// caller's next requests wait.
     pub fn charge(&self, requests: u32, monotonic: Duration) {
         let Some(rate) = self.caller.limits.rate_limit else { return };
         let mut shard = self.limiter.shard(&self.caller.name, None);
@@ -160,11 +161,11 @@ impl Admitted<'_> {
         }
     }
 
-    /// Counts the request against the limit of one connection as well. A request that is refused here takes nothing from its
-    /// caller either: one hot connection does not use up what the others need.
+    /// Counts the request against the limit of one connection too. If it is refused here, the caller's own
+    /// count is restored: one hot connection does not use up what the others need.
     ///
     /// # Errors
-    /// [`RetryAfter`] says when the next one may succeed.
+    /// [`RetryAfter`] says when the next request may succeed.
     pub fn take_for(&self, connection: &ConnectionKey, monotonic: Duration) -> Result<(), RetryAfter> {
         let Some(rate) = self.caller.limits.connection_rate_limit else { return Ok(()) };
         let limiter = self.limiter;
@@ -191,15 +192,17 @@ impl Admitted<'_> {
 }
 
 impl Limiter {
-    /// A limiter that remembers so many connections of each caller at the most (at least one a shard).
+    /// Makes a limiter that remembers this many connections of each caller at most (at least one in each
+    /// shard).
     pub fn new(most_buckets: usize) -> Self {
         Limiter { shards: Default::default(), most_per_shard: (most_buckets / SHARDS).max(1) }
     }
 
-    /// Counts one request of a caller, whatever it is for. Without a limit it costs nothing. A refused request is not counted.
+    /// Counts one request of a caller, for any purpose. It costs nothing without a limit. A refused request
+    /// is not counted.
     ///
     /// # Errors
-    /// [`RetryAfter`] says when the next one may succeed.
+    /// [`RetryAfter`] says when the next request may succeed.
     pub fn admit(&self, caller: Arc<Caller>, monotonic: Duration) -> Result<Admitted<'_>, RetryAfter> {
         if let Some(rate) = caller.limits.rate_limit {
             let mut shard = self.shard(&caller.name, None);
@@ -209,7 +212,7 @@ impl Limiter {
         Ok(Admitted { limiter: self, caller })
     }
 
-    /// How many buckets are remembered.
+    /// Returns the number of remembered buckets.
     pub fn buckets(&self) -> usize {
         let all = self.shards.iter().map(|shard| shard.lock());
         all.map(|shard| {
@@ -227,7 +230,7 @@ impl Limiter {
     }
 }
 
-/// Room for one more: full ones go, and where that is not enough the fuller half.
+/// Makes room for one more: full buckets go first, then if needed the fuller half.
 fn make_room(buckets: &mut HashMap<ConnectionKey, TokenBucket>, most: usize, monotonic: Duration) {
     if buckets.len() < most {
         return;
@@ -240,7 +243,7 @@ fn make_room(buckets: &mut HashMap<ConnectionKey, TokenBucket>, most: usize, mon
     let middle = missing.len() / 2;
     let (_, middle, _) = missing.select_nth_unstable(middle);
     let (middle, mut left) = (*middle, buckets.len() / 2);
-    // Of those that are like the one in the middle as many as it takes.
+    // Of the buckets equal to the median, only as many go as needed.
     buckets.retain(|_, bucket| {
         let stays = bucket.missing() > middle || (bucket.missing() == middle && left > 0);
         left = left.saturating_sub(usize::from(stays));

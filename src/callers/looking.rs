@@ -1,6 +1,6 @@
-//! Looks at files that may be on a mount which hangs. One look is under way at a time, however often it is asked for, so that no threads
-//! pile up; it is done on a thread that serves nobody; and whoever asks waits for a while only, or not at all where somebody has
-//! waited in vain before.
+//! Checks of files on a mount that may hang. Only one check runs at a time, however often it is requested, so
+//! that threads do not pile up. It runs on a thread that serves no requests. Requests wait for it for a
+//! limited time, and not at all once one of them has waited in vain.
 
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::domain::time::Clock;
 
-/// One kind of look.
+/// One kind of check.
 #[derive(Default)]
 pub(super) struct Looking {
     under_way: Mutex<Option<UnderWay>>,
@@ -19,25 +19,25 @@ pub(super) struct Looking {
 
 #[derive(Clone)]
 struct UnderWay {
-    /// Its sender is gone when the look has ended.
+    /// Its sender is dropped when the check ends.
     ended: watch::Receiver<()>,
-    /// Whether somebody has waited for it in vain.
+    /// True if a request has waited for it in vain.
     hangs: Arc<AtomicBool>,
 }
 
-/// What became of it.
+/// Outcome of a wait for a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Looked {
-    /// It has been done; what is known is what is there.
+    /// The check is done, and what is known is up to date.
     Done,
-    /// It is still under way, as it was when somebody asked before.
+    /// The check still runs, and an earlier request has waited in vain.
     Hangs,
-    /// The same, for the first time.
+    /// The check still runs, and this request is the first to wait in vain.
     HangsNow,
 }
 
 impl Looking {
-    /// Has a look done, or waits for the one that is under way.
+    /// Starts a check, or joins the running one, and waits for it.
     pub(super) async fn look(
         &self,
         clock: &dyn Clock,
@@ -101,12 +101,12 @@ mod tests {
         };
         assert_eq!(looking.look(&clock, Duration::ZERO, hangs).await, Looked::HangsNow);
         for _ in 0..100 {
-            // However long they would wait.
+            // They return at once, however long their patience.
             assert_eq!(looking.look(&clock, long, count(&begun)).await, Looked::Hangs);
         }
         assert!(begun.load(Ordering::SeqCst) <= 2, "{begun:?}");
         drop(release);
-        // Once the one that hung has ended, another one is made.
+        // Once the hanging check ends, a new one starts.
         while looking.look(&clock, long, count(&begun)).await != Looked::Done {
             tokio::task::yield_now().await;
         }

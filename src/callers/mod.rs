@@ -1,21 +1,22 @@
-//! Who is asking: every internal service that may use the local API, and the ways in which it proves that it is
-//! itself.
+//! Authentication: the internal services that may use the local API, and how each proves its identity.
 //!
-//! May know: `domain`, `policy`, `keyring`, `secret_file` and the file system (only for key files), aws-lc-rs, tracing.
-//! Knows nothing of HTTP, stores or authorities.
+//! May know: `domain`, `policy`, `keyring`, `secret_file` and the file system (only for key files),
+//! aws-lc-rs, tracing. It knows no HTTP, store or authority.
 //!
 //! Invariants:
-//! 1. An explicit credential decides alone: a bad API key on a Unix socket is refused, never the peer taken instead.
-//! 2. An API key is stored nowhere, only its hash, from which nobody finds 256 random bits (B9).
-//! 3. An unknown caller, an unknown key and a wrong key cost the same work and look the same outside (B3, B9).
-//! 4. A key file that cannot be read changes nothing: the keys read before stay in force. One that is gone or blank must
-//!    be so for a second first.
-//! 5. No file is looked at on a thread that serves, and a mount that hangs costs a request a second at the most, and nothing
-//!    once it is known to hang.
-//! 6. Nothing here grows without bound: buckets are capped, files are bounded.
+//! 1. An explicit credential decides alone: a bad API key on a Unix socket is refused, and the peer is not
+//!    taken instead.
+//! 2. An API key is never stored, only its hash, from which nobody finds 256 random bits (B9).
+//! 3. An unknown caller, an unknown key and a wrong key cost the same work and look the same outside (B3,
+//!    B9).
+//! 4. An unreadable key file changes nothing: the keys read before stay in force. A file counts as missing or
+//!    blank only after a second.
+//! 5. No thread that serves requests reads a file. A mount that hangs delays at most a request a second, and
+//!    none once it is known to hang.
+//! 6. Everything here is bounded: the number of buckets, and the size of files.
 //!
-//! The one hard problem: `callers add-key` and `retire-key` write files while the daemon runs. So a file is replaced
-//! as a whole under a lock, and looked at again once a second, or when somebody presents a key that is not known.
+//! The one hard problem: `callers add-key` and `retire-key` write files while the daemon runs. Therefore a
+//! file is replaced as a whole under a lock, and checked once a second and when an unknown key is presented.
 
 pub mod api_key;
 pub mod key_file;
@@ -44,7 +45,7 @@ use key_file::{KeyFileError, KeyInfo};
 use key_index::KeyIndex;
 use looking::{Looked, Looking};
 
-/// How long a request waits for the files of API keys, which may be on a mount that hangs.
+/// How long a request waits for the files of API keys, whose mount may hang.
 const FILES_ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// One `[callers.NAME]`, checked.
@@ -54,15 +55,15 @@ pub struct CallerSetup {
     pub policy: CallerPolicy,
     /// The Unix users that are this caller.
     pub unix_users: Vec<UnixUser>,
-    /// Where the hashes of its API keys lie.
+    /// The files with the hashes of its API keys.
     pub api_key_files: Vec<PathBuf>,
-    /// Token requests a second, bursts of twice that.
+    /// Token requests a second; bursts may be twice that.
     pub rate_limit: Option<u32>,
     /// The same for any one connection.
     pub connection_rate_limit: Option<u32>,
 }
 
-/// An internal service that has proved to be itself.
+/// An authenticated internal service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     /// Its name.
@@ -73,31 +74,31 @@ pub struct Caller {
     pub limits: Limits,
 }
 
-/// How many requests a second; none is no limit. [`limit::Limiter`] keeps count.
+/// Requests allowed a second; `None` means no limit. [`limit::Limiter`] keeps count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Limits {
-    /// In all.
+    /// For all requests together.
     pub rate_limit: Option<u32>,
     /// For any one connection.
     pub connection_rate_limit: Option<u32>,
 }
 
-/// What came with a request to say who sends it.
+/// The credential that came with a request.
 #[derive(Clone, Copy)]
 pub enum Credential<'a> {
-    /// The text of an API key, from whichever place it came in.
+    /// The text of an API key, from any place that may hold one.
     ApiKey(&'a str),
-    /// The user at the other end of a Unix socket, as the kernel knows it.
+    /// The user at the other end of a Unix socket, as the kernel reports it.
     UnixPeer {
         /// The user's number.
         uid: u32,
     },
-    /// Nothing.
+    /// No credential.
     None,
 }
 
 impl<'a> Credential<'a> {
-    /// Whichever decides: an API key, where one was sent, and else the peer.
+    /// Picks the credential that decides: the API key if there is one, otherwise the peer.
     pub fn of(api_key: Option<&'a str>, peer_uid: Option<u32>) -> Self {
         match (api_key, peer_uid) {
             (Some(key), _) => Credential::ApiKey(key),
@@ -107,25 +108,25 @@ impl<'a> Credential<'a> {
     }
 }
 
-/// Why a request has no caller. Outside it is 401 in every case; only the audit log tells them apart.
+/// Reason why authentication failed. The response is 401 in every case; only the audit log tells them apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum AuthenticationFailure {
-    /// No credential came with it.
+    /// The request has no credential.
     #[error("no credential was presented")]
     Missing,
-    /// What came has not the shape of a key, or not its checksum.
+    /// The text has not the form of a key, or a wrong checksum.
     #[error("what was presented is no API key")]
     Malformed,
-    /// No caller has this key or is this Unix user.
+    /// No caller has this key, or is this Unix user.
     #[error("no caller has the credential presented")]
     Unknown,
-    /// The key was a caller's, until it expired.
+    /// The key has expired.
     #[error("the API key presented has expired")]
     Expired,
 }
 
 impl AuthenticationFailure {
-    /// The word for the audit log and for metrics.
+    /// Its name in the audit log and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             AuthenticationFailure::Missing => "missing",
@@ -136,10 +137,10 @@ impl AuthenticationFailure {
     }
 }
 
-/// Why the callers cannot be taken into service. Whose fault: the configuration's.
+/// Reason why the callers cannot be taken into service. The configuration is at fault.
 #[derive(Debug, thiserror::Error)]
 pub enum CallersError {
-    /// Two callers of one name.
+    /// Two callers have the same name.
     #[error("two callers are named `{caller}`")]
     SameName {
         /// The name.
@@ -158,36 +159,36 @@ pub enum CallersError {
     /// A key file cannot be used.
     #[error("caller `{caller}`: {source}")]
     KeyFile {
-        /// Whose file.
+        /// The caller.
         caller: CallerName,
         /// What is wrong with it.
         source: KeyFileError,
     },
 }
 
-/// A key and when it was last used, for metrics, `list-keys` and `status`.
+/// A key and its last use, for metrics, `list-keys` and `status`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyUse {
-    /// Whose key.
+    /// The caller.
     pub caller: CallerName,
-    /// Which key.
+    /// The key.
     pub key: KeyInfo,
-    /// None when not since this process started.
+    /// `None` if not used since this process started.
     pub last_used_at: Option<Timestamp>,
 }
 
 /// A key file whose newest content is not in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyFileProblem {
-    /// Whose file.
+    /// The caller.
     pub caller: CallerName,
-    /// Which file.
+    /// The file.
     pub file: PathBuf,
     /// What is wrong with it.
     pub problem: String,
 }
 
-/// The callers of now: a reload replaces them whole.
+/// The callers now in force; a reload replaces them as a whole.
 pub type LiveCallers = Arc<ArcSwap<Callers>>;
 
 impl Policies for ArcSwap<Callers> {
@@ -196,7 +197,7 @@ impl Policies for ArcSwap<Callers> {
     }
 }
 
-/// Every caller there is.
+/// All callers.
 pub struct Callers {
     by_name: BTreeMap<CallerName, Arc<Caller>>,
     by_uid: HashMap<u32, Arc<Caller>>,
@@ -205,10 +206,10 @@ pub struct Callers {
 }
 
 impl Callers {
-    /// Takes the callers into service; reads their key files.
+    /// Reads the callers' key files and takes the callers into service.
     ///
     /// # Errors
-    /// Every mistake there is, at once; [`CallersError`] each.
+    /// All mistakes at once, each a [`CallersError`].
     pub fn new(
         setups: Vec<CallerSetup>,
         keyring: Arc<Keyring>,
@@ -248,15 +249,16 @@ impl Callers {
         }
     }
 
-    /// Takes over from the callers before a reload when each key was last used, and what is not to be believed gone yet.
+    /// Takes over, from the callers before a reload, when each key was last used, and the keys of files that
+    /// have just gone missing.
     #[must_use]
     pub fn succeeding(self, before: &Callers) -> Self {
         self.keys.take_over(&before.keys);
         self
     }
 
-    /// Has the key files looked at, at most once a second: so that what is known of them is not older than that although nobody
-    /// presents a key. Where they do not answer, what was known of them is used on.
+    /// Has the key files checked, at most once a second, so that the keys stay up to date even if nobody
+    /// presents one. If the files do not answer, the known keys stay in use.
     pub async fn look_again(self: &Arc<Self>, clock: &dyn Clock) {
         let now = clock.now();
         if self.keys.is_due(now) {
@@ -264,10 +266,11 @@ impl Callers {
         }
     }
 
-    /// Who presents this. May have the key files looked at and wait for that: once a second, and for a key that is not known.
+    /// Authenticates a credential. It may have the key files checked and wait for that: once a second, and
+    /// for an unknown key.
     ///
     /// # Errors
-    /// [`AuthenticationFailure`]: nobody we know.
+    /// [`AuthenticationFailure`] if no caller has this credential.
     pub async fn authenticate(
         self: &Arc<Self>,
         presented: Credential<'_>,
@@ -284,7 +287,7 @@ impl Callers {
         self.look_again(clock).await;
         let now = clock.now();
         let mut known = self.keys.known(&key, now);
-        // The look that is under way may have begun before its file was written; the next one has not.
+        // The running check may have begun before the key's file was written; the next one begins after it.
         for _ in 0..2 {
             if known != Err(AuthenticationFailure::Unknown) || !self.keys.is_due_after_miss(now) {
                 break;
@@ -305,22 +308,23 @@ impl Callers {
         }
     }
 
-    /// The caller of this name, for those who authenticated it in another way.
+    /// Returns the caller of this name, for requests authenticated in another way.
     pub fn named(&self, name: &CallerName) -> Option<Arc<Caller>> {
         self.by_name.get(name).cloned()
     }
 
-    /// Every caller, by name.
+    /// Iterates over all callers in the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Caller>> {
         self.by_name.values()
     }
 
-    /// Every API key in force and when it was last used.
+    /// Returns every API key in force and its last use.
     pub fn key_uses(&self) -> Vec<KeyUse> {
         self.keys.uses()
     }
 
-    /// The sealing keys that live API keys' hashes were made with, in lines from before 0.2, each with the names of those API keys.
+    /// Returns the sealing keys that live API keys' hashes were made with (lines from before 0.2), each with
+    /// the names of those API keys.
     pub fn sealing_keys_in_use(&self, now: Timestamp) -> Hashed {
         let mut hashed = Hashed::new();
         for used in self.key_uses().into_iter().filter(|used| used.key.is_live(now)) {
@@ -331,7 +335,7 @@ impl Callers {
         hashed
     }
 
-    /// The key files whose newest content is not in force.
+    /// Returns the key files whose newest content is not in force.
     pub fn key_file_problems(&self) -> Vec<KeyFileProblem> {
         self.keys.problems()
     }
@@ -410,7 +414,7 @@ mod tests {
         }
     }
 
-    /// Who presents this, on a thread that does nothing else.
+    /// Authenticates on a thread that does nothing else.
     fn asked(
         callers: &Arc<Callers>,
         credential: Credential<'_>,
@@ -425,7 +429,8 @@ mod tests {
         asked(callers, Credential::ApiKey(key.expose()), at(now))
     }
 
-    /// The files do not answer, and everything is on one thread: requests with wrong keys, and one with the right key.
+    /// The files do not answer, and everything runs on one thread: requests with wrong keys, and one with the
+    /// right key.
     #[tokio::test]
     async fn a_key_file_that_does_not_answer_holds_up_no_thread_that_serves() {
         let folder = tempfile::tempdir().expect("temp dir");
@@ -499,7 +504,7 @@ mod tests {
         assert_eq!(who(&callers, &second, NOW + 2), Ok("a".into()));
         key_file::retire(&path, &info.id).expect("retired");
         assert_eq!(who(&callers, &key, NOW + 2), Ok("a".into()));
-        // The wall clock was set back; the files are looked at all the same.
+        // The wall clock was set back; the files are checked all the same.
         assert_eq!(who(&callers, &key, NOW - 1000), Err(AuthenticationFailure::Unknown));
         assert_eq!(who(&callers, &second, NOW - 1000), Ok("a".into()));
     }
@@ -529,12 +534,12 @@ mod tests {
             let now = Timestamp::from_unix_millis(NOW * 1000 + milliseconds);
             asked(&callers, Credential::ApiKey(key.expose()), now).is_ok()
         };
-        // Copied over, by somebody who is slow.
+        // A slow copy over the file.
         fs::write(&path, "").expect("write");
         assert!(who(1000) && who(1999));
         fs::write(&path, &good).expect("write");
         assert!(who(3000) && who(4000));
-        // A mount that blinks, and blinks again.
+        // A mount that disappears for a moment, twice.
         for start in [5000, 8000] {
             fs::rename(&path, folder.path().join("elsewhere")).expect("moved");
             assert!(who(start));
@@ -542,7 +547,7 @@ mod tests {
             assert!(who(start + 1000));
         }
         assert!(callers.key_file_problems().is_empty());
-        // Gone, and blank after that: each for a second.
+        // Missing and then blank, each for a second.
         fs::remove_file(&path).expect("removed");
         assert!(who(10_000));
         fs::write(&path, "\n").expect("write");
@@ -554,7 +559,7 @@ mod tests {
         fs::remove_file(&path).expect("removed");
         assert!(who(13_010));
         assert!(!who(14_010));
-        // What is written in a file is meant at once, though it be no key.
+        // Written content counts at once, even if it is no key.
         fs::write(&path, good.lines().last().expect("a line")).expect("write");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
         assert!(who(14_020));
@@ -598,7 +603,7 @@ mod tests {
         assert_eq!(uses(&read(vec![setup("a", &[], &[&path])]).succeeding(&before)), expected);
     }
 
-    /// Makes the one line of a file what `add-key` of before 0.2 would have written for the key.
+    /// Rewrites the one line of a file as `add-key` from before 0.2 would have written it.
     fn as_before(path: &Path, key: &ApiKey) {
         let sealing_key = ring().key("k1").expect("k1");
         let hash = KeyHasher::keyed(&sealing_key).hash(key).0.map(|byte| format!("{byte:02x}")).concat();
@@ -648,7 +653,7 @@ mod tests {
         assert_eq!(texts.len(), 3);
     }
 
-    /// (Gives files away, which only root can.)
+    /// (Changes owners, which only root can.)
     #[test]
     fn key_files_are_read_like_every_secret_s_and_stay_whose_they_were() {
         if !rustix::process::geteuid().is_root() {
@@ -663,7 +668,7 @@ mod tests {
             chown(place.path(), Some(5), Some(7)).expect("chown");
             SecretReader::for_owner_of(place.path(), None)
         };
-        // Whose file, its mode, and whether a daemon of 5:7 takes it.
+        // The file's owner and mode, and whether a daemon of 5:7 accepts it.
         for (user, group, mode, good) in [
             (5, 7, 0o600, true),
             (0, 7, 0o640, true),

@@ -1,11 +1,12 @@
-//! What holds for API keys and their files, whoever wrote them.
+//! Properties of API keys and their files from any source.
 
 use super::api_key::{ApiKey, PresentedKey};
 use super::key_file;
 use crate::domain::id::CallerName;
 use crate::testkit::SeededRandom;
 
-/// Panics if something is taken for an API key that has not the shape of one, or a key for another caller's, or with one character changed.
+/// Panics if text without the form of an API key is taken for one, if a key is taken for another caller's, or
+/// if it is accepted with one character changed.
 pub fn a_presented_key_is_one_caller_s(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     let is_of_its_shape = |text: &str| {
@@ -21,7 +22,7 @@ pub fn a_presented_key_is_one_caller_s(input: &[u8]) {
         }
     };
     is_of_its_shape(&text);
-    // What is made for a caller of this name is read as that caller's.
+    // A key made for this caller is read as this caller's.
     if let Ok(caller) = CallerName::parse(&text) {
         let key = ApiKey::generate(&caller, &SeededRandom::new(input.len() as u64));
         let read = PresentedKey::parse(key.expose()).expect("it is a key");
@@ -30,7 +31,7 @@ pub fn a_presented_key_is_one_caller_s(input: &[u8]) {
     }
 }
 
-/// Panics if a caller's key file is read as other keys than it would be when it is written anew.
+/// Panics if a caller's key file changes its meaning when it is rewritten.
 pub fn a_key_file_is_read_as_it_would_be_written(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     match key_file::parse(&text) {

@@ -1,25 +1,25 @@
 //! Users of this machine, by name or number.
 
-/// A user of this machine, as the kernel knows the peer of a Unix socket.
+/// A user of this machine, as the kernel reports the peer of a Unix socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct UnixUser {
     /// The user's number.
     pub uid: u32,
 }
 
-/// No such user.
+/// Error: there is no such user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("there is no user `{name}` on this machine")]
 pub struct UnknownUnixUser {
-    /// What was asked for.
+    /// The name or number asked for.
     pub name: String,
 }
 
 impl UnixUser {
-    /// Reads a user's number, or looks a name up in `passwd`, the text of `/etc/passwd` (passwd(5)).
+    /// Parses a user's number, or looks a name up in `passwd`, the text of `/etc/passwd` (passwd(5)).
     ///
     /// # Errors
-    /// [`UnknownUnixUser`] when the name has no line there, or its line no number.
+    /// [`UnknownUnixUser`] if the name has no line there, or its line no number.
     pub fn resolve(user: &str, passwd: &str) -> Result<Self, UnknownUnixUser> {
         let found = number(user).or_else(|| {
             passwd
@@ -35,7 +35,7 @@ impl UnixUser {
     }
 }
 
-/// The largest number means "no user" to the kernel (chown(2)), so it is none here.
+/// Parses a user's number. The largest number means "no user" to the kernel (chown(2)), so it is refused.
 fn number(text: &str) -> Option<u32> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|uid| digits && *uid != u32::MAX)
@@ -45,7 +45,14 @@ fn number(text: &str) -> Option<u32> {
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n# comment\n\nbroken\nodd:x:many:0::/:/bin/sh\n:x:5:5::/:\nmail-sync:x:1042:1042:Mail,,,:/:/usr/sbin/nologin\nmail:x:8:8::/:\n";
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
+        # comment\n\
+        \n\
+        broken\n\
+        odd:x:many:0::/:/bin/sh\n\
+        :x:5:5::/:\n\
+        mail-sync:x:1042:1042:Mail,,,:/:/usr/sbin/nologin\n\
+        mail:x:8:8::/:\n";
 
     #[test]
     fn names_and_numbers_are_users() {

@@ -1,9 +1,11 @@
-//! A keyring directory: one file a key, `{id}.key`, which is read like every secret's file ([`secret_file`](crate::secret_file)):
-//! of the daemon's user, mode 0600, or of root and a group of the daemon's, 0640. It holds the key's id, its birth, when it was
-//! promoted, and its 256 bits. What is written anew belongs to whom it belonged.
+//! A keyring directory with one file for each key, `{id}.key`. The files are read like every secret file
+//! ([`secret_file`](crate::secret_file)): they belong to the daemon's user with mode 0600, or to root and a
+//! group of the daemon's with 0640. A file holds the key's id, its creation time, its promotion time, and its
+//! 256 bits. A rewritten file keeps its owner.
 //!
-//! systemd's credentials may be one, too (`LoadCredential=keyring:/some/folder`): there the files have `keyring_` before their names,
-//! lie among others, and may be readable to a group that nobody is in. They change with a restart of the unit only.
+//! The directory may also be systemd's credentials directory (`LoadCredential=keyring:/some/folder`). Its key
+//! files start with `keyring_`, lie among other credentials, and may be readable to a group without members.
+//! They change only when the unit restarts.
 
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
@@ -23,13 +25,13 @@ use crate::domain::task::BoxFuture;
 use crate::domain::time::Timestamp;
 use crate::secret_file::{Belongs, SecretFileError, SecretReader, is_of_systemd};
 
-/// A key file is far smaller; what is larger is something else.
+/// Largest size accepted: a key file is far smaller.
 const LARGEST_FILE: usize = 4096;
 
-/// What files of a keyring begin with among other credentials of systemd.
+/// Prefix of key files among other systemd credentials.
 const AMONG_CREDENTIALS: &str = "keyring";
 
-/// A directory as a source of keys.
+/// A directory that keys are read from.
 #[derive(Clone)]
 pub struct Directory {
     path: PathBuf,
@@ -38,7 +40,7 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// This one, read by the daemon itself; `credentials_directory` is `$CREDENTIALS_DIRECTORY`.
+    /// Opens the directory for the daemon itself; `credentials_directory` is `$CREDENTIALS_DIRECTORY`.
     pub fn new(path: &Path, credentials_directory: Option<&Path>) -> Self {
         Directory {
             path: path.to_owned(),
@@ -47,13 +49,13 @@ impl Directory {
         }
     }
 
-    /// This one, read as that reader would.
+    /// Opens the directory for the given reader.
     fn read_by(path: &Path, secrets: SecretReader) -> Self {
         let is_of_systemd = secrets.is_of_systemd(path);
         Directory { path: path.to_owned(), is_of_systemd, secrets }
     }
 
-    /// This one, read by a command for the daemon whose directory it is.
+    /// Opens the directory for a command, which reads as its owner would.
     fn for_its_owner(path: &Path) -> Self {
         let secrets = SecretReader::for_owner_of(path, None);
         Directory { path: path.to_owned(), is_of_systemd: is_of_systemd(path, None), secrets }
@@ -64,7 +66,7 @@ impl Directory {
         files.map(|path| read_key(&path, &self.secrets).map(|key| (path, key))).collect()
     }
 
-    /// A key and its file.
+    /// Returns a key and its file.
     fn find(&self, id: &str) -> Result<(PathBuf, SealingKey), KeyringError> {
         let all = self.read_all()?;
         let ids = all.iter().map(|(_, key)| key.id.clone()).collect();
@@ -75,11 +77,11 @@ impl Directory {
     fn key_files(&self) -> Result<Vec<PathBuf>, KeyringError> {
         let io = |source| KeyringError::Io { doing: "reading", place: self.place(), source };
         let mut files = Vec::new();
-        // Every file in it is a key: nobody else may put one there.
+        // Every file in it is a key, so nobody else may add one.
         let folder = self.secrets.guard().folder(&self.path).map_err(SecretFileError::from)?;
         for path in folder.entries().map_err(io)? {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            // Private keys of certificates may lie there as well.
+            // Private keys of certificates may lie there too.
             let is_another = self.is_of_systemd && !name.starts_with(AMONG_CREDENTIALS);
             let is_key = path.extension().is_some_and(|extension| extension == "key");
             if is_key && !name.starts_with('.') && !is_another {
@@ -102,7 +104,7 @@ impl KeySource for Directory {
     ) -> BoxFuture<'a, Result<Option<SourceRead>, KeyringError>> {
         let (directory, seen) = (self.clone(), seen.cloned());
         let look = move || {
-            // Looked at before it is read: what changes in between is seen the next time.
+            // The stamp is taken before the files are read: a change in between is seen the next time.
             let now = Version(format!("{:?}", stamp(&directory.key_files()?)));
             if seen.as_ref() == Some(&now) {
                 return Ok(None);
@@ -111,7 +113,7 @@ impl KeySource for Directory {
             Ok(Some(SourceRead { version: now, keys }))
         };
         Box::pin(async move {
-            // Not on a thread that serves: it may be on a mount that hangs.
+            // Reading may hang on a mount, so it does not run on a thread that serves requests.
             match tokio::task::spawn_blocking(look).await {
                 Ok(looked) => looked,
                 Err(error) => Err(KeyringError::Io {
@@ -124,23 +126,23 @@ impl KeySource for Directory {
     }
 }
 
-/// Opens the ring that lies in `directory`.
+/// Opens the keyring in `directory`.
 pub fn open(directory: &Path) -> Result<Keyring, KeyringError> {
     Keyring::new(read(directory)?, &directory.display().to_string())
 }
 
-/// The same as that reader would read it.
+/// Opens the keyring in `directory` for the given reader.
 pub fn open_as(directory: &Path, secrets: SecretReader) -> Result<Keyring, KeyringError> {
     let keys = Directory::read_by(directory, secrets).read_all()?.into_iter().map(|(_, key)| key).collect();
     Keyring::new(keys, &directory.display().to_string())
 }
 
-/// Every key in `directory`; none at all is no error here.
+/// Reads every key in `directory`; an empty directory is no error.
 pub fn read(directory: &Path) -> Result<Vec<SealingKey>, KeyringError> {
     Ok(Directory::for_its_owner(directory).read_all()?.into_iter().map(|(_, key)| key).collect())
 }
 
-/// Makes a new key in `directory`, which is created (0700) when it is missing. The first key of a ring is promoted;
+/// Adds a new key to `directory`, which is created (0700) if missing. The first key of a ring is promoted;
 /// any other only opens until it is promoted.
 pub fn add(directory: &Path, random: &dyn Random, now: Timestamp) -> Result<SealingKey, KeyringError> {
     let io = |doing| move |source| KeyringError::Io { doing, place: directory.display().to_string(), source };
@@ -157,7 +159,7 @@ pub fn add(directory: &Path, random: &dyn Random, now: Timestamp) -> Result<Seal
     let id = format!("{}-{:02x}{:02x}{:02x}", &day[..10], suffix[0], suffix[1], suffix[2]);
     let key = SealingKey::new(id, now, first.then_some(now), material);
 
-    // Whoever can read the others can read the new one.
+    // The new file gets the owner and mode of the others.
     let belongs = match others.first() {
         Some((sibling, _)) => fs::metadata(sibling).map(|sibling| Belongs::like_file(&sibling)),
         None => fs::metadata(directory).map(|directory| Belongs::in_directory(&directory)),
@@ -168,16 +170,16 @@ pub fn add(directory: &Path, random: &dyn Random, now: Timestamp) -> Result<Seal
     Ok(key)
 }
 
-/// Has a key seal from now on: its file says so, whole or as it was before. Promoting an older one again is the way back.
+/// Makes a key the one that seals. Its file is replaced atomically. To go back, promote the older key again.
 ///
 /// # Errors
-/// There is no such key, or its file cannot be read or written.
+/// The key does not exist, or its file cannot be read or written.
 pub fn promote(directory: &Path, id: &str, now: Timestamp) -> Result<SealingKey, KeyringError> {
     let io =
         |source| KeyringError::Io { doing: "writing to", place: directory.display().to_string(), source };
     let _lock = lock(directory)?;
     let (path, key) = Directory::for_its_owner(directory).find(id)?;
-    // Later than every other: files hold whole seconds, and some other machine's clock may be ahead.
+    // Later than all others: files hold whole seconds, and another machine's clock may be ahead.
     let others = read(directory)?.into_iter().filter(|other| other.id != id);
     let latest = others.filter_map(|other| other.promoted_at).max();
     let after_all = latest.map(|latest| latest.plus(Duration::from_secs(1)));
@@ -188,10 +190,10 @@ pub fn promote(directory: &Path, id: &str, now: Timestamp) -> Result<SealingKey,
     Ok(key)
 }
 
-/// Takes a key's file away. Whether anything still needs the key is not known here.
+/// Removes a key's file. It does not check whether the key is still needed.
 ///
 /// # Errors
-/// There is no such key; it is the primary; its file cannot be read or removed.
+/// The key does not exist, is the primary, or its file cannot be read or removed.
 pub fn retire(directory: &Path, id: &str) -> Result<SealingKey, KeyringError> {
     let io =
         |source| KeyringError::Io { doing: "writing to", place: directory.display().to_string(), source };
@@ -205,22 +207,23 @@ pub fn retire(directory: &Path, id: &str) -> Result<SealingKey, KeyringError> {
     Ok(key)
 }
 
-/// What the key files look like from outside: it changes whenever one of them does, or comes, or goes.
+/// Returns the metadata of the key files, which changes whenever a file is changed, added or removed.
 fn stamp(files: &[PathBuf]) -> Vec<(&PathBuf, Option<FileStamp>)> {
     let look = |path| {
         let metadata = fs::metadata(path).ok()?;
         let modified = (metadata.mtime(), metadata.mtime_nsec());
-        // `chmod` shows only in this one.
+        // Only this one changes on `chmod`.
         let changed = (metadata.ctime(), metadata.ctime_nsec());
         Some((metadata.dev(), metadata.ino(), metadata.len(), modified, changed))
     };
     files.iter().map(|path| (path, look(path))).collect()
 }
 
-/// Device, inode, length, and when content and inode were changed.
+/// Device, inode, length, and the times of the last changes of content and inode.
 type FileStamp = (u64, u64, u64, (i64, i64), (i64, i64));
 
-/// One at a time changes a keyring. The directory is locked, for its files are replaced.
+/// Locks the directory, so that one process at a time changes the keyring. The files cannot be locked, for
+/// they are replaced.
 fn lock(directory: &Path) -> Result<File, KeyringError> {
     let io = |source| KeyringError::Io { doing: "locking", place: directory.display().to_string(), source };
     let lock = File::open(directory).map_err(io)?;
@@ -228,12 +231,12 @@ fn lock(directory: &Path) -> Result<File, KeyringError> {
     Ok(lock)
 }
 
-/// Writes a key's file: under another name, synced, and only then under its own.
+/// Writes a key's file under a temporary name, syncs it, and renames it.
 fn write(directory: &Path, path: &Path, key: &SealingKey, belongs: Belongs) -> io::Result<()> {
     let partial = directory.join(format!(".{}.partial", key.id));
     match fs::remove_file(&partial) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {} // left by one that was killed
+        _ => {} // left by a killed process
     }
     let written = (|| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
@@ -248,7 +251,7 @@ fn write(directory: &Path, path: &Path, key: &SealingKey, belongs: Belongs) -> i
     written.and_then(|()| sync(directory))
 }
 
-/// A name is as durable as its directory.
+/// Syncs the directory, which makes a new name durable.
 fn sync(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
@@ -273,7 +276,7 @@ pub(super) fn text(key: &SealingKey) -> Zeroizing<String> {
 fn read_key(path: &Path, secrets: &SecretReader) -> Result<SealingKey, KeyringError> {
     let problem = |problem: String| KeyringError::Key { file: path.display().to_string(), problem };
     let bytes = secrets.read(path).map_err(|error| match error {
-        // (Nobody is to write something to it, as with another secret.)
+        // (The general hint for an empty secret file does not apply to a key.)
         SecretFileError::Empty { .. } | SecretFileError::TrailingNul { .. } => {
             problem("is empty or half written; restore it from its backup".into())
         }
@@ -282,7 +285,7 @@ fn read_key(path: &Path, secrets: &SecretReader) -> Result<SealingKey, KeyringEr
     parse(path, &bytes)
 }
 
-/// A key's file as it was read.
+/// Parses a key file.
 pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<SealingKey, KeyringError> {
     let problem = |problem: String| KeyringError::Key { file: path.display().to_string(), problem };
     if bytes.len() > LARGEST_FILE {
@@ -408,7 +411,8 @@ mod tests {
             ("id = \"a\"\nkey = \"????\"", "base64"),
             ("id = \"../a\"\nkey = \"AAAA\"", "A-Z a-z 0-9 -"),
             (
-                "id = \"a\"\ncreated_at = \"2026-01-01T00:00:00Z\"\nkey = \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"",
+                "id = \"a\"\ncreated_at = \"2026-01-01T00:00:00Z\"\nkey = \
+                 \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"",
                 "not random",
             ),
         ];
@@ -423,7 +427,7 @@ mod tests {
         assert!(open(folder.path()).err().expect("refused").to_string().contains("chmod 600"));
     }
 
-    /// (Gives files away, which only root can.)
+    /// (Changes owners, which only root can.)
     #[test]
     fn what_root_writes_the_daemon_can_read_and_nobody_else() {
         if !rustix::process::geteuid().is_root() {
@@ -435,7 +439,7 @@ mod tests {
             let metadata = fs::metadata(path).expect("metadata");
             (metadata.uid(), metadata.gid(), metadata.mode() & 0o777)
         };
-        // Whose the directory is, its mode, and how the first key's file must be.
+        // Owner and mode of the directory, and the expected first key file.
         for (directory, mode, first_file) in
             [((0, 0), 0o700, (0, 0, 0o600)), ((5, 7), 0o700, (5, 7, 0o600)), ((0, 7), 0o750, (0, 7, 0o640))]
         {
@@ -445,7 +449,7 @@ mod tests {
             fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).expect("chmod");
             let first = add(folder.path(), &random, at(100)).expect("first key");
             assert_eq!(owner(&file(&first)), first_file);
-            // It was given to a group since, as an operator may do; a new one is like it, and it stays so.
+            // The operator has changed its group since; a new file copies that, and the old one keeps it.
             let kept = if directory == (0, 0) { (0, 0, 0o400) } else { (0, 7, 0o640) };
             chown(file(&first), Some(kept.0), Some(kept.1)).expect("chown");
             fs::set_permissions(file(&first), fs::Permissions::from_mode(kept.2)).expect("chmod");
@@ -471,7 +475,7 @@ mod tests {
         std::os::unix::fs::symlink(&elsewhere, &file).expect("a link");
         let error = open(&ring).err().expect("refused").to_string();
         assert!(error.contains("leads out of its directory"), "{error}");
-        // As Kubernetes lays out a secret.
+        // The layout of a Kubernetes secret.
         fs::remove_file(&file).expect("removed");
         fs::create_dir(ring.join("..2026")).expect("a directory");
         fs::rename(&elsewhere, ring.join("..2026/key")).expect("moved");

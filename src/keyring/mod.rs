@@ -1,18 +1,19 @@
-//! The keyring: the keys that seal what goes into a store, and the keys derived from them for other purposes.
+//! The keyring: the keys that seal records in a store, and keys derived from them for other purposes.
 //!
-//! May know: `domain`, aws-lc-rs; in `files` alone the file system, `secret_file` and tokio. Knows nothing of stores or of what is sealed.
+//! May know: `domain`, aws-lc-rs; only `files` knows the file system, `secret_file` and tokio. It knows no
+//! store and no sealed content.
 //!
 //! Invariants:
-//! 1. A sealed value opens only in the very place it was sealed for: app, connection, field and generation are
+//! 1. A sealed value opens only in the place it was sealed for: app, connection, field and generation are
 //!    authenticated with it (I12).
-//! 2. No (key, nonce) pair twice: every seal derives its own key from a random salt (I13).
+//! 2. No (key, nonce) pair occurs twice: every seal derives its own key from a random salt (I13).
 //! 3. Keys for different purposes are never the same bytes ([`Purpose`]).
 //! 4. The daemon never makes a sealing key by itself; a missing or short one stops the start.
-//! 5. While the daemon runs, a key leaves the ring only when it was counted zero twice ([`tally`]) and no caller's API key needs it,
-//!    and no key becomes another one under the same name.
+//! 5. While the daemon runs, a key leaves the ring only after it was counted zero twice ([`tally`]) and no
+//!    caller's API key needs it. No key changes under its name.
 //!
-//! The one hard problem: replacing a key while everything still opens. So every sealed value names its key, one
-//! key seals, and any number still open.
+//! The one hard problem: replacing a key while every record still opens. Therefore every sealed value names
+//! its key, one key seals, and any number of keys open.
 
 pub mod files;
 #[cfg(any(test, feature = "testkit"))]
@@ -33,7 +34,7 @@ use crate::domain::task::BoxFuture;
 use crate::domain::time::Timestamp;
 use crate::secret_file::SecretFileError;
 
-/// A sealing key's name: part of every sealed value, never secret.
+/// Name of a sealing key. It is part of every sealed value and not secret.
 pub type KeyId = String;
 
 /// One key of the ring.
@@ -42,15 +43,15 @@ pub struct SealingKey {
     pub id: KeyId,
     /// When it was made.
     pub created_at: Timestamp,
-    /// When it was told to seal; none for a key that only opens.
+    /// When it was promoted to seal; `None` for a key that only opens.
     pub promoted_at: Option<Timestamp>,
     material: Zeroizing<[u8; 32]>,
-    /// How often it sealed or opened something.
+    /// Number of seals and opens.
     uses: AtomicU64,
 }
 
 impl SealingKey {
-    /// A key from its 256 bits.
+    /// Makes a key from its 256 bits.
     pub fn new(
         id: KeyId,
         created_at: Timestamp,
@@ -60,7 +61,7 @@ impl SealingKey {
         SealingKey { id, created_at, promoted_at, material, uses: AtomicU64::new(0) }
     }
 
-    /// How often it sealed or opened something since it was read: whoever wants to know when it was used last looks whether this grows.
+    /// Returns how often the key has sealed or opened since it was read. It was used whenever this has grown.
     pub fn uses(&self) -> u64 {
         self.uses.load(Ordering::Relaxed)
     }
@@ -69,44 +70,45 @@ impl SealingKey {
         self.uses.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A key for one purpose, derived from this one.
+    /// Derives a key for one purpose.
     pub fn derive(&self, purpose: Purpose) -> Zeroizing<[u8; 32]> {
         derive(&self.material[..], b"", purpose.label())
     }
 }
 
-/// Where sealing keys come from. A port: a directory of files ([`files`]), and whatever else keeps keys.
+/// Source of sealing keys. A port: a directory of files ([`files`]), or any other place that keeps keys.
 pub trait KeySource: Send + Sync {
-    /// Where that is, for errors.
+    /// Returns its place, for errors.
     fn place(&self) -> String;
 
-    /// Every key there is, and what tells this state from another; none where it still is the one that was `seen`. For a timer of a
-    /// second: cheap where nothing has changed.
+    /// Returns all keys and the version of this state, or `None` if the version is still `seen`. It is called
+    /// every second, so it is cheap when nothing has changed.
     ///
     /// # Errors
-    /// It cannot be reached, or a key cannot be read. What was read before stays in force.
+    /// The source cannot be reached, or a key cannot be read. The keys read before stay in force.
     fn read<'a>(
         &'a self,
         seen: Option<&'a Version>,
     ) -> BoxFuture<'a, Result<Option<SourceRead>, KeyringError>>;
 }
 
-/// What tells one state of a [`KeySource`] from another: looks of files, a version.
+/// Version of a [`KeySource`]'s state, such as its files' metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version(pub String);
 
-/// What a [`KeySource`] holds.
+/// Content of a [`KeySource`].
 pub struct SourceRead {
-    /// Which state this is; as it was before the keys were read, so that what changes meanwhile is another one.
+    /// Version before the keys were read, so that a change meanwhile gives another version.
     pub version: Version,
     /// The keys.
     pub keys: Vec<SealingKey>,
 }
 
-/// Sealing keys that hashes of live API keys were made with, each with those API keys: the caller's name and the key's id.
+/// Sealing keys that hashes of live API keys were made with. Each has its API keys: the caller's name and the
+/// key's id.
 pub type Hashed = BTreeMap<KeyId, BTreeSet<String>>;
 
-/// What a key is derived for. Sealing is not listed: its keys are derived per value (`seal`).
+/// Purpose of a derived key. Sealing is not one: its keys are derived for each value (`seal`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// Keyed hashes of callers' API keys, in lines from before 0.2.
@@ -140,16 +142,16 @@ fn derive(material: &[u8], salt: &[u8], label: &[u8]) -> Zeroizing<[u8; 32]> {
     key
 }
 
-/// What is wrong with a keyring. Whose fault: the operator's; each says what to do.
+/// A fault of a keyring. It is the operator's to correct, and each message says how.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyringError {
-    /// No key at all.
+    /// There is no key.
     #[error("the keyring {place} holds no key; make one with `tokenward keyring add`")]
     Empty {
         /// Where it was looked for.
         place: String,
     },
-    /// Keys, but none that was told to seal.
+    /// There are keys, but none is promoted.
     #[error(
         "no key of the keyring {place} is promoted, so nothing can be sealed; restore the promoted key's file"
     )]
@@ -157,35 +159,36 @@ pub enum KeyringError {
         /// Where it was looked for.
         place: String,
     },
-    /// A key file that cannot be used.
+    /// A key file cannot be used.
     #[error("sealing key file {file}: {problem}")]
     Key {
         /// The file.
         file: String,
-        /// What is wrong with it, never its content.
+        /// The fault, without the file's content.
         problem: String,
     },
-    /// A key file that may not be read, or cannot.
+    /// A key file may not be read, or cannot.
     #[error(transparent)]
     File(#[from] SecretFileError),
-    /// A key that is gone, and must not be.
+    /// A needed key is gone.
     #[error("the keyring {place} lacks the key {key}, and {why}; restore the file of that key")]
     Missing {
         /// Where it was looked for.
         place: String,
-        /// Which.
+        /// The key's name.
         key: KeyId,
-        /// Why it must not be gone.
+        /// Why it is needed.
         why: Needed,
     },
-    /// A key that is another one than before.
+    /// A key has changed under its name.
     #[error(
-        "the key {key} of the keyring {place} is another one than before under the same name; restore its file"
+        "the key {key} of the keyring {place} is another one than before under the same name; restore its \
+         file"
     )]
     Changed {
         /// Where it was looked for.
         place: String,
-        /// Which.
+        /// The key's name.
         key: KeyId,
     },
     /// No key has this name.
@@ -195,36 +198,36 @@ pub enum KeyringError {
         place: String,
         /// The name asked for.
         key: KeyId,
-        /// Those that it has.
+        /// The names of the existing keys.
         ids: Vec<KeyId>,
     },
-    /// The key that seals is not taken away.
+    /// The primary key cannot be removed.
     #[error("the key {key} is the primary of the keyring {place}: promote another one first")]
     Primary {
-        /// Where it is.
+        /// The keyring's place.
         place: String,
-        /// Which.
+        /// The key's name.
         key: KeyId,
     },
     /// The directory cannot be read or written.
     #[error("{doing} the keyring {place}: {source}")]
     Io {
-        /// What we were doing.
+        /// The activity that failed.
         doing: &'static str,
-        /// Where.
+        /// The path.
         place: String,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
 }
 
 impl KeyringError {
-    /// Whether it says the same as another, but for numbers that change by themselves.
+    /// Returns true if it differs from `other` only in numbers that change by themselves.
     pub fn is_like(&self, other: &KeyringError) -> bool {
         match (self, other) {
             (KeyringError::Missing { key, why, .. }, KeyringError::Missing { key: other, why: how, .. }) => {
                 let is_like = match (why, how) {
-                    // Which ones is what is to be done.
+                    // The operator acts on these names, so they count.
                     (Needed::ApiKeys(_), Needed::ApiKeys(_)) => why == how,
                     _ => std::mem::discriminant(why) == std::mem::discriminant(how),
                 };
@@ -241,19 +244,19 @@ pub struct Keyring {
     tally: Mutex<Tally>,
 }
 
-/// What became of a ring that was replaced.
+/// Changes made by replacing a ring.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Replaced {
-    /// Keys that there were not before.
+    /// New keys.
     pub added: Vec<KeyId>,
-    /// Keys that there are no more.
+    /// Removed keys.
     pub gone: Vec<KeyId>,
-    /// The key that seals from now on, if that was another one.
+    /// The new primary, if it changed.
     pub primary: Option<KeyId>,
 }
 
 impl Replaced {
-    /// Whether everything is as it was.
+    /// Returns true if nothing changed.
     pub fn is_nothing(&self) -> bool {
         *self == Replaced::default()
     }
@@ -265,17 +268,17 @@ struct KeySet {
 }
 
 impl Keyring {
-    /// A ring of these keys. The one promoted last seals. `place` is for the error only.
+    /// Makes a ring of these keys. The one promoted last seals. `place` is for errors only.
     pub fn new(keys: Vec<SealingKey>, place: &str) -> Result<Self, KeyringError> {
         let keys = RwLock::new(Arc::new(KeySet::new(keys, place)?));
         Ok(Keyring { keys, tally: Mutex::default() })
     }
 
-    /// Puts other keys in the place of those in force, all of them or, with an error that says what to do, none. `hashed` are the keys
+    /// Replaces the keys in force by `keys`, all or none; the error says what to do. `hashed` has the keys
     /// that live API keys' hashes were made with.
     ///
     /// # Errors
-    /// What [`Keyring::new`] refuses; a key that is gone before it may go; one that is another under its name.
+    /// The refusals of [`Keyring::new`]; a needed key is missing; a key has changed under its name.
     pub fn replace(
         &self,
         keys: Vec<SealingKey>,
@@ -283,7 +286,7 @@ impl Keyring {
         hashed: &Hashed,
     ) -> Result<Replaced, KeyringError> {
         let after = KeySet::new(keys, place)?;
-        // Locked until the new ones are in force: who counts meanwhile does so before or after.
+        // Locked until the new keys are in force, so that a count comes before or after the change.
         let mut tally = self.lock_tally();
         let before = self.set();
         let may_go = |id: &str| match hashed.get(id) {
@@ -291,29 +294,29 @@ impl Keyring {
             None => tally.may_go(id),
         };
         let replaced = replaced(&before, &after, may_go, place)?;
-        // Between two walks nobody counts what they seal.
+        // Records sealed since the last walk are not counted.
         tally.forget_none(&before.primary.id);
         tally.forget_none(&after.primary.id);
         *self.keys.write() = Arc::new(after);
         Ok(replaced)
     }
 
-    /// Takes up what a walk over everything that is sealed has found.
+    /// Takes in the result of a walk over all sealed records.
     pub fn note_walk(&self, walked: &Walked) {
         let mut tally = self.lock_tally();
         let set = self.set();
         tally.note(&set.by_id.keys().cloned().collect::<BTreeSet<_>>(), walked);
     }
 
-    /// Whether a key may go as far as records are counted.
+    /// Returns whether the counts of records allow a key to be retired.
     ///
     /// # Errors
-    /// [`Needed`] says why not.
+    /// [`Needed`] gives the reason against it.
     pub fn may_go(&self, id: &str) -> Result<(), Needed> {
         self.lock_tally().may_go(id)
     }
 
-    /// What was counted so far.
+    /// Returns the counts so far.
     pub fn tally(&self) -> Tally {
         self.lock_tally().clone()
     }
@@ -322,17 +325,17 @@ impl Keyring {
         self.tally.lock()
     }
 
-    /// The key that seals.
+    /// Returns the key that seals.
     pub fn primary(&self) -> Arc<SealingKey> {
         self.set().primary.clone()
     }
 
-    /// A key by its name.
+    /// Returns a key by its name.
     pub fn key(&self, id: &str) -> Option<Arc<SealingKey>> {
         self.set().by_id.get(id).cloned()
     }
 
-    /// Every key, by name.
+    /// Returns all keys, ordered by name.
     pub fn keys(&self) -> Vec<Arc<SealingKey>> {
         self.set().by_id.values().cloned().collect()
     }
@@ -342,7 +345,7 @@ impl Keyring {
     }
 }
 
-/// Whether these keys may take the place of those, and what changes with it.
+/// Checks whether `keys` may replace the current ones, and returns the changes.
 fn replaced(
     before: &KeySet,
     after: &KeySet,
@@ -377,7 +380,7 @@ impl KeySet {
         let mut by_id: BTreeMap<KeyId, Arc<SealingKey>> = BTreeMap::new();
         for key in keys {
             let id = key.id.clone();
-            // Which of two that share a name had sealed what names it could not be told.
+            // With two keys of one name, a sealed value could not say which one it needs.
             if by_id.insert(id.clone(), Arc::new(key)).is_some() {
                 let problem = format!("two files hold a key of the name {id}; take one of them away");
                 return Err(KeyringError::Key { file: place.to_owned(), problem });
@@ -423,7 +426,7 @@ mod tests {
             SealingKey::new(id.into(), born, Some(born), Zeroizing::new([8; 32]))
         }
         type Keys = fn() -> Vec<SealingKey>;
-        // What is to take the place of a and b, of which b seals; and what is wrong with it.
+        // Keys that replace a and b, of which b seals; and the expected error.
         let cases: [(Keys, &str); 10] = [
             (|| vec![], "holds no key"),
             (|| vec![key("a", None), key("b", None)], "promoted"),
@@ -480,11 +483,11 @@ mod tests {
         ring.note_walk(&walk(0, 121));
         assert_eq!(without().expect("may go").gone, ["a"]);
         assert!(ring.key("a").is_none());
-        // The one that seals never goes by being counted.
+        // The primary is never retired by being counted.
         ring.note_walk(&walk(0, 500));
         ring.note_walk(&walk(0, 900));
         assert!(replace(&ring, vec![key("c", Some(3))]).is_err());
-        // Nor does one that sealed between two walks.
+        // Neither is a key that sealed between two walks.
         replace(&ring, vec![key("a", Some(1)), key("b", Some(2))]).expect("added again");
         ring.note_walk(&walk(0, 1000));
         ring.note_walk(&walk(0, 2000));

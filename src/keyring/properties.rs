@@ -1,4 +1,4 @@
-//! What holds for key files and sealed values, whoever wrote them.
+//! Properties of key files and sealed values from any source.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::domain::time::Timestamp;
 use crate::testkit::SeededRandom;
 use zeroize::Zeroizing;
 
-/// Panics if a key file is read as another key than it would be when it is written anew, or if a refusal repeats what stands in it.
+/// Panics if a key file changes its meaning when it is rewritten, or if an error repeats its content.
 pub fn a_key_file_is_read_as_it_is_written(input: &[u8]) {
     let file = Path::new("k.key");
     match files::parse(file, input) {
@@ -33,8 +33,8 @@ pub fn a_key_file_is_read_as_it_is_written(input: &[u8]) {
     }
 }
 
-/// Panics if a value opens that nobody sealed in its place. The input is taken as a sealed value, as changes of one (pairs of a place
-/// and what is flipped there), and as a plain value.
+/// Panics if a value opens that was not sealed for its place. The input serves as a sealed value, as changes
+/// to one (pairs of a position and the bits to flip), and as a plain value.
 pub fn nothing_opens_but_what_was_sealed(input: &[u8]) {
     const PLACE: Place<'static> =
         Place { schema: "connection", owner: ("outlook", "alice"), field: "grant", generation: 7 };

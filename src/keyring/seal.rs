@@ -1,10 +1,11 @@
-//! The sealed form: AES-256-GCM under a key derived for this one value.
+//! The sealed form: AES-256-GCM with a key derived for each value.
 //!
 //! ```text
-//! version (1) | algorithm (1) | length of key id (1) | key id | salt (32) | nonce (12) | ciphertext | tag (16)
+//! version (1) | algorithm (1) | length of key id (1) | key id |
+//! salt (32) | nonce (12) | ciphertext | tag (16)
 //! ```
-//! The value's key is HKDF-SHA256(sealing key, salt). Everything before the ciphertext, and the place the value is
-//! sealed for, is authenticated.
+//! The value's key is HKDF-SHA256(sealing key, salt). Everything before the ciphertext is authenticated, and
+//! so is the place that the value is sealed for.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use zeroize::{Zeroize, Zeroizing};
@@ -19,34 +20,34 @@ const NONCE: usize = 12;
 const TAG: usize = 16;
 const LABEL: &[u8] = b"tokenward/seal/v1";
 
-/// The place a value is sealed for. Opened anywhere else it does not open.
+/// The place that a value is sealed for. It opens nowhere else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place<'a> {
-    /// What kind of record: `connection`, `session`, `state`, …
+    /// Kind of record: `connection`, `session`, `state`, …
     pub schema: &'static str,
-    /// Which one: app and connection, or an id and nothing.
+    /// The record: app and connection, or an id and an empty text.
     pub owner: (&'a str, &'a str),
-    /// Which field of it.
+    /// Field of the record.
     pub field: &'static str,
-    /// Which generation of it; 0 for what has none.
+    /// Generation of the record; 0 if it has none.
     pub generation: u64,
 }
 
-/// Why a sealed value did not open.
+/// Reason why a sealed value does not open.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// It names a key that is not in the keyring: the operator's to restore.
+    /// Its key is not in the keyring; the operator must restore it.
     #[error("it is sealed with the key {0:?}, which the keyring does not hold; restore that key's file")]
     UnknownKey(KeyId),
-    /// Anything else: damaged, truncated, moved from its place, or made by someone else. Deliberately one word for
-    /// all of them.
+    /// Any other reason: damaged, truncated, moved from its place, or made by someone else. One word for all,
+    /// on purpose.
     #[error("it does not open")]
     Refused,
 }
 
 impl SealingKey {
-    /// Seals `plaintext` for one place with this key. Who seals several values that belong together takes the primary once:
-    /// it may be another key a moment later.
+    /// Seals `plaintext` for one place with this key. To seal several values that belong together, take the
+    /// primary once: it may change in between.
     pub fn seal(&self, place: &Place<'_>, plaintext: &[u8], random: &dyn Random) -> Vec<u8> {
         let salt: [u8; SALT] = random_bytes(random);
         let nonce: [u8; NONCE] = random_bytes(random);
@@ -78,7 +79,7 @@ impl Keyring {
         self.primary().seal(place, plaintext, random)
     }
 
-    /// Opens what was sealed for this place.
+    /// Opens a value that was sealed for this place.
     pub fn open(&self, place: &Place<'_>, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
         let (header, rest) = split_header(sealed).ok_or(OpenError::Refused)?;
         let id = key_id(sealed).ok_or(OpenError::Refused)?;
@@ -101,7 +102,7 @@ impl Keyring {
     }
 }
 
-/// The key id a sealed value names; its beginning is enough.
+/// Returns the key id in a sealed value; the first bytes are enough.
 pub fn key_id(sealed: &[u8]) -> Option<KeyId> {
     let [VERSION, ALGORITHM_AES_256_GCM_HKDF_SHA256, id_length, ref rest @ ..] = *sealed else {
         return None;
@@ -109,7 +110,7 @@ pub fn key_id(sealed: &[u8]) -> Option<KeyId> {
     String::from_utf8(rest.get(..usize::from(id_length))?.to_vec()).ok().filter(|id| !id.is_empty())
 }
 
-/// Version, algorithm, key id, salt and nonce; then the rest.
+/// Splits a sealed value into its header (version, algorithm, key id, salt and nonce) and the rest.
 fn split_header(sealed: &[u8]) -> Option<(&[u8], &[u8])> {
     let [VERSION, ALGORITHM_AES_256_GCM_HKDF_SHA256, id_length, ..] = *sealed else {
         return None;
@@ -123,7 +124,8 @@ fn value_key(key: &SealingKey, salt: &[u8]) -> LessSafeKey {
     LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &derived[..]).expect("a 256-bit key fits AES-256"))
 }
 
-/// Length-prefixed, so that no two places have the same bytes.
+/// Returns the authenticated bytes. Each part has its length in front, so that no two places give the same
+/// bytes.
 fn authenticated(header: &[u8], place: &Place<'_>) -> Vec<u8> {
     let generation = place.generation.to_be_bytes();
     let parts: [&[u8]; 6] = [

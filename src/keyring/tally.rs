@@ -1,7 +1,9 @@
-//! What was counted: how many records need each key. A key may go when it was counted zero twice, long enough apart.
+//! Counts of the records that need each key. A key may be retired after it was counted zero twice, long
+//! enough apart.
 //!
-//! Once is not enough. What was stored a moment ago is held in memory for a while, to be stored again should the store lose it; and
-//! a replica that still sealed with the key when a walk began may have stored something behind it.
+//! One count is not enough. A record written a moment ago is kept in memory for a while, to be written again
+//! if the store loses it. And a replica that still sealed with the key when a walk began may have written a
+//! record behind the walk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,74 +12,74 @@ use std::time::Duration;
 use super::KeyId;
 use crate::domain::time::Timestamp;
 
-/// How long after a walk that found none the next one must begin: longer than anything is held in memory for being stored
-/// again.
+/// Least time between a walk that found no record and the next one: longer than any record is kept in memory
+/// to be written again.
 pub const COUNTED_AGAIN_AFTER: Duration = Duration::from_secs(120);
 
-/// One walk over everything that is sealed.
+/// Result of one walk over all sealed records.
 #[derive(Debug, Clone)]
 pub struct Walked {
-    /// Records by the key that they need; keys that the ring lacks as well.
+    /// Records by the key they need, including keys that the ring lacks.
     pub records: BTreeMap<KeyId, u64>,
-    /// Those of them that go by themselves.
+    /// Those of them that expire by themselves.
     pub passing: BTreeMap<KeyId, u64>,
-    /// Keys that somebody may have sealed with while it was under way.
+    /// Keys that some replica may have sealed with during the walk.
     pub sealing: BTreeSet<KeyId>,
-    /// Monotonic time at which it began …
+    /// Monotonic time of its start …
     pub began: Duration,
-    /// … and at which it ended.
+    /// … and of its end.
     pub ended: Duration,
-    /// When it ended.
+    /// Wall time of its end.
     pub at: Timestamp,
 }
 
-/// What is known of each key. Of one that is not in here nothing was ever counted.
+/// Counts for each key. A key without an entry was never counted.
 #[derive(Debug, Clone, Default)]
 pub struct Tally {
     by_key: BTreeMap<KeyId, Counted>,
 }
 
-/// What was counted of one key.
+/// Count for one key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counted {
-    /// Records that need it …
+    /// Records that need the key …
     pub records: u64,
-    /// … and how many of them go by themselves.
+    /// … and how many of them expire by themselves.
     pub passing: u64,
-    /// When that was.
+    /// When they were counted.
     pub at: Timestamp,
-    /// Since when no walk found anybody who seals with it; none while somebody does.
+    /// Since when no walk has found a replica that seals with it; `None` while one does.
     pub unused_since: Option<Timestamp>,
-    /// Since when every walk found none, and nobody sealed with it.
+    /// Since when every walk has found no record, and no replica sealed with it.
     pub none_since: Option<Timestamp>,
-    /// Monotonic time of that.
+    /// Monotonic time of `none_since`.
     since: Duration,
-    /// A later walk found none either.
+    /// True if a later walk found none either.
     again: bool,
 }
 
-/// Why a key may not go.
+/// Reason why a key may not be retired.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Needed {
-    /// API keys from before 0.2 are known by hashes made with it, and would be nobody's without it.
+    /// API keys from before 0.2 are recognized by hashes made with it, and would stop working.
     ApiKeys(BTreeSet<String>),
     /// Records need it.
     Records {
-        /// So many.
+        /// Number of records.
         records: u64,
-        /// Of those, so many go by themselves.
+        /// Number of these that expire by themselves.
         passing: u64,
-        /// Since when nobody seals with it, as far as is known.
+        /// Since when no replica seals with it, if known.
         unused_since: Option<Timestamp>,
     },
-    /// Nobody has counted, or somebody still sealed with it then.
+    /// It was never counted, or a replica still sealed with it at the last count.
     NotCounted,
-    /// It was counted zero once, at this instant.
+    /// It was counted zero only once, at this instant.
     CountedOnce(Timestamp),
 }
 
 impl Tally {
-    /// Takes a walk up; `ring` are the keys that there are.
+    /// Takes in the result of a walk. `ring` has the keys of the keyring.
     pub fn note(&mut self, ring: &BTreeSet<KeyId>, walked: &Walked) {
         let before = std::mem::take(&mut self.by_key);
         for id in ring.iter().chain(walked.records.keys()) {
@@ -101,7 +103,7 @@ impl Tally {
         }
     }
 
-    /// Somebody may have sealed with a key since it was counted.
+    /// Forgets zero counts of a key, because a replica may have sealed with it since.
     pub(super) fn forget_none(&mut self, id: &str) {
         if let Some(counted) = self.by_key.get_mut(id) {
             counted.unused_since = None;
@@ -110,17 +112,17 @@ impl Tally {
         }
     }
 
-    /// What was counted of a key.
+    /// Returns the count for a key.
     pub fn of(&self, id: &str) -> Option<&Counted> {
         self.by_key.get(id)
     }
 
-    /// Every key of which something was counted.
+    /// Iterates over all counted keys.
     pub fn keys(&self) -> impl Iterator<Item = (&KeyId, &Counted)> {
         self.by_key.iter()
     }
 
-    /// Whether a key may go as far as was counted.
+    /// Returns whether the counts allow a key to be retired.
     pub(super) fn may_go(&self, id: &str) -> Result<(), Needed> {
         match self.by_key.get(id) {
             Some(&Counted { records, passing, unused_since, .. }) if records > 0 => {
@@ -141,7 +143,8 @@ impl fmt::Display for Needed {
                 let names = names.join(", ");
                 write!(
                     f,
-                    "API keys are known by hashes made with it: replace {names} first (callers add-key, callers retire-key)"
+                    "API keys are known by hashes made with it: replace {names} first (callers add-key, \
+                     callers retire-key)"
                 )
             }
             Needed::Records { records, passing, .. } => {
@@ -192,7 +195,7 @@ mod tests {
             let unused_since = Some(Timestamp::from_unix_seconds(since));
             Err(Needed::Records { records, passing: 0, unused_since })
         };
-        // Records, whether somebody sealed with it, and when the walk began.
+        // Records, whether a replica sealed with the key, and when the walk began.
         for (walks, expected) in [
             (&[][..], Err(Needed::NotCounted)),
             (&[(0, false, 0)][..], once(10)),
