@@ -1,5 +1,4 @@
-//! One event in one place: what is counted, logged and audited of each thing that happens, so that the three never
-//! disagree.
+//! One function for each event: it counts, logs and audits the event, so that the three never disagree.
 
 mod crowd;
 mod damage;
@@ -36,10 +35,10 @@ use crate::telemetry::session_mark::SessionMark;
 use strangers::Kind;
 pub use strangers::{Listener, Stranger};
 
-/// The dialect of the local API's own token route.
+/// The dialect name of the local API's own token route.
 const NATIVE: &str = "native";
 
-/// What an operator's act on the daemon was about.
+/// The object of an operator's act on the daemon.
 #[derive(Clone, Copy, Default)]
 pub struct About<'a> {
     /// An app.
@@ -51,50 +50,50 @@ pub struct About<'a> {
 }
 
 impl<'a> About<'a> {
-    /// An app's client credential.
+    /// Names an app's client credential.
     pub fn credential(app: &'a AppName, label: &'a str) -> Self {
         About { app: Some(app.as_str()), credential: Some(label), host: None }
     }
 }
 
-/// Who is at the other end of a request.
+/// The sender of a request.
 #[derive(Clone, Copy)]
 pub struct Who<'a> {
     /// The request's id.
     pub request_id: &'a RequestId,
     /// Where it came from.
     pub origin: Origin,
-    /// And where it came to.
+    /// The listener that received it.
     pub listener: Listener,
 }
 
 /// A token that is handed out.
 pub struct HandOut<'a> {
-    /// To whom.
+    /// The caller that gets it.
     pub caller: &'a CallerName,
-    /// Of which connection.
+    /// Its connection.
     pub key: &'a ConnectionKey,
-    /// With which scopes.
+    /// Its scopes.
     pub scopes: &'a [String],
-    /// With how much life.
+    /// The life it has left.
     pub life: Duration,
-    /// How long it took.
+    /// How long the request took.
     pub elapsed: Duration,
 }
 
-/// What a caller wants to read.
+/// An object that a caller wants to read.
 pub struct Read {
-    /// The word for it.
+    /// Kind of object.
     pub what: &'static str,
-    /// Of which app.
+    /// Its app.
     pub app: Option<AppName>,
-    /// Of which connection.
+    /// Its connection.
     pub connection: Option<ConnectionName>,
-    /// Which session.
+    /// Its session.
     pub session: Option<SessionId>,
 }
 
-/// Counts, logs and audits.
+/// Counts, logs and audits events.
 pub struct Events {
     metrics: Arc<Metrics>,
     audit: Arc<dyn Audit>,
@@ -102,19 +101,20 @@ pub struct Events {
     /// Counters of each (app, caller), resolved once.
     handles: RwLock<BTreeMap<AppName, BTreeMap<CallerName, Arc<TokenRequestHandles>>>>,
     strangers: crowd::Crowd,
-    /// What callers are refused, by action and code: one that asks for what it may not have pushes out nobody else's records.
+    /// Limits the records of callers' refusals by action and code, so that one caller pushes out nobody
+    /// else's records.
     refusals: Sampler<(CallerName, Action, &'static str)>,
 }
 
 impl Events {
-    /// Events that go to these.
+    /// Makes events with these outputs.
     pub fn new(metrics: Arc<Metrics>, audit: Arc<dyn Audit>, clock: Arc<dyn Clock>) -> Self {
         metrics.expect_strangers(Stranger::ALL.into_iter().map(Stranger::as_str));
         let (strangers, refusals) = (crowd::Crowd::default(), Sampler::default());
         Events { metrics, audit, clock, handles: RwLock::default(), strangers, refusals }
     }
 
-    /// These are configured from now on: their series begin at 0, and those of whoever is not configured any more end.
+    /// Sets the configured apps and callers. New series begin at 0, and series of removed names end.
     pub fn expect<'a>(&self, apps: impl Iterator<Item = &'a AppName>, callers: &Callers, admins: &Callers) {
         let apps: BTreeSet<AppName> = apps.cloned().collect();
         let names = callers.iter().chain(admins.iter()).map(|caller| caller.name.clone()).collect();
@@ -135,7 +135,7 @@ impl Events {
         }
     }
 
-    /// A token was handed out.
+    /// Reports that a token was handed out.
     pub async fn handed_out(&self, who: Who<'_>, out: HandOut<'_>) {
         self.handles(&out.key.app, out.caller).served(out.elapsed);
         let mut event = self.of(who, Action::Token, "ok").caller(out.caller).key(out.key).0;
@@ -144,7 +144,7 @@ impl Events {
         self.record(event).await;
     }
 
-    /// A token was refused; `code` is the contract's.
+    /// Reports that a token was refused with the contract's `code`.
     pub async fn refused(
         &self,
         who: Who<'_>,
@@ -157,16 +157,20 @@ impl Events {
         if !self.is_told(caller, Action::Refused, code) {
             return;
         }
-        tracing::info!(request_id = %who.request_id, %caller, app = %key.app, connection = %key.connection, code, "a token was refused");
+        tracing::info!(
+            request_id = %who.request_id, %caller, app = %key.app, connection = %key.connection, code,
+            "a token was refused"
+        );
         self.record(self.of(who, Action::Refused, code).caller(caller).key(key).0).await;
     }
 
-    /// A caller's request came too fast, whatever it is for: it is counted.
+    /// Counts a caller's request, of any kind, that exceeded its rate limit.
     pub fn count_over_rate(&self, caller: &CallerName) {
         self.metrics.over_its_rate(caller);
     }
 
-    /// A caller's request for something else than a token was refused because its requests come too fast; `code` is the contract's.
+    /// Reports that a caller's request other than for a token exceeded its rate limit; `code` is the
+    /// contract's.
     pub async fn over_its_rate(
         &self,
         who: Who<'_>,
@@ -178,25 +182,31 @@ impl Events {
             return;
         }
         let (app_name, name) = (app.map(AppName::as_str), connection.map(ConnectionName::as_str));
-        tracing::info!(request_id = %who.request_id, %caller, app = app_name, connection = name, code, "a request was refused");
+        tracing::info!(
+            request_id = %who.request_id, %caller, app = app_name, connection = name, code,
+            "a request was refused"
+        );
         let mut event = self.of(who, Action::Refused, code).caller(caller).0;
         event.app = app.cloned();
         event.connection = connection.cloned();
         self.record(event).await;
     }
 
-    /// Somebody whom we do not know.
+    /// Reports a request that failed authentication.
     pub fn unauthenticated(&self, who: Who<'_>, failure: AuthenticationFailure) {
         self.metrics.token_request(None, None, NATIVE, "caller_unauthenticated", Duration::ZERO);
         let (stranger, reason) = (Stranger::from(failure), failure.as_str());
         if self.is_stranger_told(who, stranger) {
             let listener = who.listener.as_str();
-            tracing::warn!(request_id = %who.request_id, listener, peer = who.origin.kind(), reason, "a request without a known credential was refused");
+            tracing::warn!(
+                request_id = %who.request_id, listener, peer = who.origin.kind(), reason,
+                "a request without a known credential was refused"
+            );
             self.note(who, stranger, None);
         }
     }
 
-    /// A browser was refused with a link, or with a callback that cannot be read.
+    /// Reports a browser's request that was refused: a link, or a callback that cannot be parsed.
     pub fn browser_refused(&self, who: Who<'_>, stranger: Stranger, app: Option<&AppName>) {
         if self.is_stranger_told(who, stranger) {
             let (reason, app_name) = (stranger.reason(), app.map(AppName::as_str));
@@ -205,12 +215,13 @@ impl Events {
         }
     }
 
-    /// Tells of what was too much to be told one by one, as far as it is due. For a timer of a second.
+    /// Reports the due summaries of events that were too many to be reported one by one. Call it every
+    /// second.
     pub async fn sum_up(&self) {
         self.sum_up_what(false).await;
     }
 
-    /// Tells of all that was too much to be told one by one. For the end.
+    /// Reports all remaining summaries, at the end.
     pub async fn sum_up_all(&self) {
         self.sum_up_what(true).await;
     }
@@ -234,7 +245,10 @@ impl Events {
             }
         }
         for ((caller, action, code), suppressed) in self.refusals.sums(now) {
-            tracing::info!(%caller, ?action, code, suppressed, "a caller was refused more often than is told one by one");
+            tracing::info!(
+                %caller, ?action, code, suppressed,
+                "a caller was refused more often than is told one by one"
+            );
             let mut event = Draft(AuditEvent::new(self.clock.now(), action, code)).caller(&caller).0;
             event.suppressed = Some(suppressed);
             self.metrics.audit_suppressed(suppressed);
@@ -242,14 +256,14 @@ impl Events {
         }
     }
 
-    /// Counts a stranger; whether it is told of by itself.
+    /// Counts an unauthenticated request. Returns true if it is reported alone.
     fn is_stranger_told(&self, who: Who<'_>, stranger: Stranger) -> bool {
         self.metrics.stranger_refused(stranger.as_str());
         let kind = Kind { stranger, listener: who.listener };
         self.strangers.is_told(kind, who.origin, self.clock.monotonic())
     }
 
-    /// Has a stranger's record written, without waiting.
+    /// Queues an audit record of an unauthenticated request, without waiting.
     fn note(&self, who: Who<'_>, stranger: Stranger, app: Option<&AppName>) {
         let kind = Kind { stranger, listener: who.listener };
         let mut event = kind.record(self.clock.now()).from_request(who.origin, who.request_id);
@@ -259,12 +273,13 @@ impl Events {
         }
     }
 
-    /// Whether what a caller asked for is told of by itself: always what was done, of what was refused the first few a second.
+    /// Returns true if a caller's request is reported alone: every success, and the first few refusals a
+    /// second.
     fn is_told(&self, caller: &CallerName, action: Action, code: &'static str) -> bool {
         code == "ok" || self.refusals.is_told((caller.clone(), action, code), self.clock.monotonic())
     }
 
-    /// A connect session was started, or was refused with `code`.
+    /// Reports that a connect session was started, or refused with `code`.
     pub async fn connect_started(
         &self,
         who: Who<'_>,
@@ -275,11 +290,14 @@ impl Events {
         if !self.is_told(caller, Action::ConnectStarted, code) {
             return;
         }
-        tracing::info!(request_id = %who.request_id, %caller, app = %key.app, connection = %key.connection, code, "a connect session was asked for");
+        tracing::info!(
+            request_id = %who.request_id, %caller, app = %key.app, connection = %key.connection, code,
+            "a connect session was asked for"
+        );
         self.record(self.of(who, Action::ConnectStarted, code).caller(caller).key(key).0).await;
     }
 
-    /// A session was confirmed.
+    /// Reports that a session was confirmed.
     pub async fn confirmed(
         &self,
         who: Who<'_>,
@@ -288,13 +306,16 @@ impl Events {
         account: &Account,
         session: &SessionId,
     ) {
-        tracing::info!(request_id = %who.request_id, %caller, app = %key.app, connection = %key.connection, "a connection was confirmed");
+        tracing::info!(
+            request_id = %who.request_id, %caller, app = %key.app, connection = %key.connection,
+            "a connection was confirmed"
+        );
         let mut event = self.of(who, Action::Confirmed, "ok").caller(caller).key(key).account(account).0;
         event.session = Some(SessionMark::of(session));
         self.record(event).await;
     }
 
-    /// A confirmation was refused.
+    /// Reports that a confirmation was refused.
     pub async fn confirmation_refused(
         &self,
         who: Who<'_>,
@@ -311,8 +332,8 @@ impl Events {
         self.record(event).await;
     }
 
-    /// A browser came back from the authority. One that only repeats what it did before changes nothing, so there is
-    /// nothing to audit.
+    /// Reports that a browser came back from the authority. A repeated callback changes nothing, so it is not
+    /// audited.
     pub async fn callback(&self, who: Who<'_>, app: &AppName, finished: &Finished) {
         let event = match finished {
             Finished::Session(session) if session.repeated => {
@@ -320,7 +341,11 @@ impl Events {
                     return;
                 }
                 let (key, state) = (&session.key, session.state.as_str());
-                tracing::info!(request_id = %who.request_id, app = %key.app, connection = %key.connection, session = %SessionMark::of(&session.id), state, "a browser repeated its callback");
+                tracing::info!(
+                    request_id = %who.request_id, app = %key.app, connection = %key.connection,
+                    session = %SessionMark::of(&session.id), state,
+                    "a browser repeated its callback"
+                );
                 return;
             }
             Finished::AdminConsent { repeated: true, .. } => {
@@ -339,7 +364,10 @@ impl Events {
                     tracing::warn!(request_id = %who.request_id, %app, reason, "a callback was refused");
                     self.note(who, stranger, Some(app));
                 } else {
-                    tracing::info!(request_id = %who.request_id, %app, reason, "a browser repeated its callback");
+                    tracing::info!(
+                        request_id = %who.request_id, %app, reason,
+                        "a browser repeated its callback"
+                    );
                 }
                 return;
             }
@@ -368,7 +396,11 @@ impl Events {
                     failed(who, &key.app, Some(&key.connection), &SessionMark::of(&session.id), failure);
                     event.detail = detail(failure);
                 } else {
-                    tracing::info!(request_id = %who.request_id, app = %key.app, connection = %key.connection, session = %SessionMark::of(&session.id), outcome, "a connect session moved on");
+                    tracing::info!(
+                        request_id = %who.request_id, app = %key.app, connection = %key.connection,
+                        session = %SessionMark::of(&session.id), outcome,
+                        "a connect session moved on"
+                    );
                 }
                 event.caller = CallerName::parse(&session.started_by).ok();
                 event.session = Some(SessionMark::of(&session.id));
@@ -384,16 +416,19 @@ impl Events {
         self.record(event).await;
     }
 
-    /// A connection was deleted by a caller, or not.
+    /// Reports that a caller deleted a connection, or tried to.
     pub async fn deleted(&self, who: Who<'_>, caller: &CallerName, key: &ConnectionKey, code: &'static str) {
         if !self.is_told(caller, Action::Deleted, code) {
             return;
         }
-        tracing::info!(request_id = %who.request_id, %caller, app = %key.app, connection = %key.connection, code, "a connection was to be deleted");
+        tracing::info!(
+            request_id = %who.request_id, %caller, app = %key.app, connection = %key.connection, code,
+            "a connection was to be deleted"
+        );
         self.record(self.of(who, Action::Deleted, code).caller(caller).key(key).0).await;
     }
 
-    /// A caller was refused what it wanted to read.
+    /// Reports that a caller was refused a read.
     pub async fn reading_refused(&self, who: Who<'_>, caller: &CallerName, read: Read, code: &'static str) {
         if !self.is_told(caller, Action::Read, code) {
             return;
@@ -401,7 +436,11 @@ impl Events {
         let Read { what, app, connection, session } = read;
         let (app_name, connection_name) = (app.as_ref().map(AppName::as_str), connection.as_ref());
         let connection_name = connection_name.map(ConnectionName::as_str);
-        tracing::info!(request_id = %who.request_id, %caller, what, app = app_name, connection = connection_name, code, "a caller was refused what it wanted to read");
+        tracing::info!(
+            request_id = %who.request_id, %caller, what, app = app_name, connection = connection_name,
+            code,
+            "a caller was refused what it wanted to read"
+        );
         let mut event = self.of(who, Action::Read, code).caller(caller).0;
         event.detail.insert("what", what.to_owned());
         (event.app, event.connection) = (app, connection);
@@ -409,7 +448,7 @@ impl Events {
         self.record(event).await;
     }
 
-    /// An administrator's link was asked for, or was refused with `code`.
+    /// Reports that an admin consent link was made, or refused with `code`.
     pub async fn admin_consent_started(
         &self,
         who: Who<'_>,
@@ -421,13 +460,16 @@ impl Events {
             return;
         }
         let outcome = if code == "ok" { "started" } else { code };
-        tracing::info!(request_id = %who.request_id, %caller, %app, code, "an admin consent session was asked for");
+        tracing::info!(
+            request_id = %who.request_id, %caller, %app, code,
+            "an admin consent session was asked for"
+        );
         let mut event = self.of(who, Action::AdminConsent, outcome).caller(caller).0;
         event.app = Some(app.clone());
         self.record(event).await;
     }
 
-    /// An operator did something.
+    /// Reports an operator's act on a connection.
     pub async fn admin_act(
         &self,
         who: Who<'_>,
@@ -436,14 +478,17 @@ impl Events {
         key: &ConnectionKey,
         code: &'static str,
     ) {
-        tracing::info!(request_id = %who.request_id, admin, act, app = %key.app, connection = %key.connection, code, "an operator acted");
+        tracing::info!(
+            request_id = %who.request_id, admin, act, app = %key.app, connection = %key.connection, code,
+            "an operator acted"
+        );
         let mut event = self.of(who, Action::Admin, code).key(key).0;
         event.detail.insert("admin", admin.to_owned());
         event.detail.insert("act", act.to_owned());
         self.record(event).await;
     }
 
-    /// An operator did something to the daemon itself.
+    /// Reports an operator's act on the daemon itself.
     pub async fn operated(
         &self,
         who: Who<'_>,
@@ -465,7 +510,7 @@ impl Events {
         self.record(event).await;
     }
 
-    /// An operator said that what is in the store's place is the store.
+    /// Reports that an operator adopted the present store.
     pub async fn store_adopted(&self, who: Who<'_>, admin: &str, code: &'static str) {
         tracing::warn!(request_id = %who.request_id, admin, code, "the store was to be adopted");
         let mut event = self.of(who, Action::Admin, code).0;
@@ -474,7 +519,7 @@ impl Events {
         self.record(event).await;
     }
 
-    /// An operator pulled the kill switch.
+    /// Reports that an operator used the kill switch.
     pub async fn revoked(
         &self,
         who: Who<'_>,
@@ -504,7 +549,7 @@ impl Events {
         self.record(event).await;
     }
 
-    /// Configuration and secrets were read again; refused for these problems, if any.
+    /// Reports a reload of configuration and secrets; `problems` are the reasons if it was refused.
     pub async fn reloaded(&self, asked_by: &'static str, problems: Option<&[String]>) {
         let outcome = if problems.is_some() { "refused" } else { "ok" };
         let mut event = AuditEvent::new(self.clock.now(), Action::Reloaded, outcome);
@@ -515,7 +560,7 @@ impl Events {
         self.record(event).await;
     }
 
-    /// An operator asked for something about the keyring; `act` says what, and `key` of which key.
+    /// Reports an operator's request about the keyring. `act` names it, and `key` is the key it concerns.
     pub async fn keyring_act(
         &self,
         who: Who<'_>,
@@ -523,7 +568,10 @@ impl Events {
         (act, key): (&'static str, Option<&str>),
         code: &'static str,
     ) {
-        tracing::info!(request_id = %who.request_id, admin, act, key, code, "an operator acted on the keyring");
+        tracing::info!(
+            request_id = %who.request_id, admin, act, key, code,
+            "an operator acted on the keyring"
+        );
         let mut event = self.of(who, Action::Admin, code).0;
         event.detail.insert("admin", admin.to_owned());
         event.detail.insert("act", act.to_owned());
@@ -533,7 +581,7 @@ impl Events {
         self.record(event).await;
     }
 
-    /// The keyring on disk was taken up.
+    /// Reports that the keyring on disk was taken up.
     pub async fn keyring_replaced(&self, replaced: &Replaced) {
         let Replaced { added, gone, primary } = replaced;
         tracing::info!(?added, ?gone, primary, "the keyring was taken up");
@@ -550,7 +598,7 @@ impl Events {
         self.record(event).await;
     }
 
-    /// The keyring on disk was refused; the one before stays in force.
+    /// Reports that the keyring on disk was refused and the earlier one stays in force.
     pub async fn keyring_refused(&self, problem: &str) {
         tracing::error!(problem, "the keyring on disk is not taken up; the keys from before stay in force");
         let mut event = AuditEvent::new(self.clock.now(), Action::Reloaded, "refused");
@@ -558,7 +606,7 @@ impl Events {
         self.record(event).await;
     }
 
-    /// Every record that another key had sealed was gone over here.
+    /// Reports that this replica has gone over all records sealed with other keys.
     pub async fn rewrap_ended(&self, progress: &Progress) {
         let Progress { resealed, refused, .. } = progress;
         if *refused > 0 {
@@ -578,7 +626,7 @@ impl Events {
         self.record(event).await;
     }
 
-    /// The process itself started or stopped.
+    /// Reports that the process started or stopped.
     pub async fn process(&self, action: Action) {
         self.record(AuditEvent::new(self.clock.now(), action, "ok")).await;
     }
@@ -587,9 +635,9 @@ impl Events {
         Draft(AuditEvent::new(self.clock.now(), action, outcome).from_request(who.origin, who.request_id))
     }
 
-    /// Waits until the record is written, so whoever answers after this has left it behind even if it is killed. One that
-    /// is lost was counted and logged by the stream itself. Serving on is this version's choice: a blocked sink must not
-    /// be an outage.
+    /// Waits until the record is written, so that an answer sent afterwards is always audited, even if the
+    /// process is killed. The stream itself counts and logs a lost record. Requests are served all the same:
+    /// in this version a blocked sink does not cause an outage.
     async fn record(&self, event: AuditEvent) {
         match self.audit.record(event).await {
             Recorded::Written | Recorded::Lost => {}
@@ -603,7 +651,7 @@ impl Events {
         }
         drop(known);
         let handles = Arc::new(self.metrics.token_request_handles(app, caller, NATIVE));
-        // (Of names that left the configuration while their request was under way.)
+        // (The names may have left the configuration during the request.)
         if !self.metrics.knows(app, caller) {
             return handles;
         }
@@ -612,7 +660,7 @@ impl Events {
     }
 }
 
-/// A sign-in came to nothing: where the operator can mend it, as an error.
+/// Logs a failed sign-in, as an error if the operator can correct the cause.
 fn failed(
     who: Who<'_>,
     app: &AppName,
@@ -626,13 +674,13 @@ fn failed(
     macro_rules! log {
         ($level:ident, $words:literal) => {
             tracing::$level!(
-                request_id = %who.request_id, %app, connection, %session, reason = reason.as_str(), reported_by,
-                error = answer.error, suberror = answer.suberror, error_codes = ?answer.error_codes,
+                request_id = %who.request_id, %app, connection, %session, reason = reason.as_str(),
+                reported_by, error = answer.error, suberror = answer.suberror, error_codes = ?answer.error_codes,
                 trace_id = answer.trace_id, correlation_id = answer.correlation_id, $words
             )
         };
     }
-    // What operators of tokenward decided themselves is no error of theirs.
+    // The operators of tokenward decided these themselves, so they are no errors.
     if let FailureReason::CallerForbidden | FailureReason::ConnectionPaused | FailureReason::Revoked = reason
     {
         log!(warn, "a sign-in came to nothing: what it was started for is not allowed any more");
@@ -657,10 +705,11 @@ fn failed(
     }
 }
 
-/// Who says that a sign-in failed, where it was not the authority to us: whoever has the link can have it say anything.
+/// The reporter of a failure that the authority did not report to us directly: anybody who has the link can
+/// forge it.
 const BROWSER: &str = "browser";
 
-/// The authority's words for the audit stream.
+/// Returns the authority's words for the audit stream.
 fn detail(failure: &SessionFailure) -> BTreeMap<&'static str, String> {
     let answer = &failure.answer;
     let codes: Vec<String> = answer.error_codes.iter().map(u32::to_string).collect();
@@ -674,7 +723,7 @@ fn detail(failure: &SessionFailure) -> BTreeMap<&'static str, String> {
     words.into_iter().filter_map(|(name, word)| Some((name, word?))).collect()
 }
 
-/// A record being filled in.
+/// An audit record while it is filled in.
 struct Draft(AuditEvent);
 
 impl Draft {
@@ -696,26 +745,27 @@ impl Draft {
     }
 }
 
-/// Verdicts of one kind in one tenant within this time are one event: a tenant that blocks the app blocks it for hundreds.
+/// Verdicts of one kind in one tenant within this time count as one event: a tenant that blocks the app
+/// blocks it for hundreds of connections.
 const ONE_EVENT: Duration = Duration::from_secs(60);
-/// Kinds of verdicts under way at one time; far fewer are normal.
+/// Most kinds of verdicts tracked at a time; far fewer are normal.
 const MOST_EVENTS: usize = 1000;
 
 /// An app, one of its tenants, and the reason.
 type VerdictKind = (AppName, String, &'static str);
 
-/// Counts what the engine and the store do.
+/// Counts the events of the engine and the store.
 pub struct Counters {
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
-    /// By app, tenant and reason: when it began, and how many since.
+    /// By app, tenant and reason: when it began, and how many followed.
     readiness: Readiness,
     damage: damage::Told,
     verdicts: Mutex<BTreeMap<VerdictKind, (Duration, u64)>>,
 }
 
 impl Counters {
-    /// Counts here.
+    /// Makes counters with these outputs.
     pub fn new(metrics: Arc<Metrics>, clock: Arc<dyn Clock>, readiness: Readiness) -> Self {
         metrics.expect_store_operations(&OPERATIONS);
         Risk::ALL.iter().for_each(|risk| metrics.store_risk(risk.as_str(), false));
@@ -742,11 +792,14 @@ impl Observer for Counters {
         self.metrics.verdict(app, status.as_str(), reason);
         let now = self.clock.monotonic();
         let mut verdicts = self.verdicts.lock();
-        // What is over is summed up when something else happens: the counter has it all along.
+        // A finished series is summed up when the next event comes; the metric has counted it already.
         verdicts.retain(|(app, tenant, reason), (since, count)| {
             let over = now.saturating_sub(*since) >= ONE_EVENT;
             if over && *count > 1 {
-                tracing::warn!(%app, tenant, reason, connections = *count, "so many connections of one tenant came under the same verdict within a minute");
+                tracing::warn!(
+                    %app, tenant, reason, connections = *count,
+                    "so many connections of one tenant came under the same verdict within a minute"
+                );
             }
             !over
         });
@@ -755,7 +808,11 @@ impl Observer for Counters {
             *count += 1;
             return;
         }
-        tracing::warn!(%app, tenant = one.1, status = status.as_str(), reason, "the authority's verdict changed a connection; more of the same in this tenant are counted and summed up");
+        tracing::warn!(
+            %app, tenant = one.1, status = status.as_str(), reason,
+            "the authority's verdict changed a connection; more of the same in this tenant are counted and \
+             summed up"
+        );
         if verdicts.len() < MOST_EVENTS {
             verdicts.insert(one, (now, 1));
         }
@@ -798,11 +855,11 @@ impl StoreObserver for Counters {
     }
 }
 
-/// Counts one app's exchanges with its authority, and what the authority thinks of its credentials.
+/// Counts one app's exchanges with its authority, and the authority's judgements of its credentials.
 pub struct AppCounters {
     /// The app.
     pub app: AppName,
-    /// Where it is counted.
+    /// Metrics to count in.
     pub metrics: Arc<Metrics>,
 }
 
@@ -813,21 +870,37 @@ impl AuthorityObserver for AppCounters {
             AuthorityEvent::Request { endpoint, outcome, duration } => {
                 self.metrics.authority_request(app, endpoint.as_str(), outcome, duration);
             }
-            // State and last use are shown from the credentials themselves, once a second.
+            // The gauges for state and last use are set once a second, from the credentials themselves.
             AuthorityEvent::CredentialAccepted { id, is_news: true } => {
                 tracing::info!(%app, credential = id, "the authority takes a client credential");
             }
             AuthorityEvent::CredentialDoubted { id } => {
-                tracing::warn!(%app, credential = id, "refreshes with this client credential are refused in words that may be about the credential or about those users and their tenant: it may be wrong, or sent in the wrong way (token_endpoint_auth_method); `tokenward connections explain` has the authority's words");
+                tracing::warn!(
+                    %app, credential = id,
+                    "refreshes with this client credential are refused in words that may be about the \
+                     credential or about those users and their tenant: it may be wrong, or sent in the \
+                     wrong way (token_endpoint_auth_method); `tokenward connections explain` has the \
+                     authority's words"
+                );
             }
             AuthorityEvent::SecretMethodSeen { method } => {
-                tracing::warn!(%app, method = method.as_str(), "the authority takes the client secret in this way and not in the one that was guessed; set token_endpoint_auth_method, which saves a refused call after each start");
+                tracing::warn!(
+                    %app, method = method.as_str(),
+                    "the authority takes the client secret in this way and not in the one that was guessed; \
+                     set token_endpoint_auth_method, which saves a refused call after each start"
+                );
             }
             AuthorityEvent::CredentialRejected { id, codes, cause, is_news: true } => {
-                tracing::error!(%app, credential = id, error_codes = ?codes, cause, "the authority rejects a client credential; replace it, or wait where it is new");
+                tracing::error!(
+                    %app, credential = id, error_codes = ?codes, cause,
+                    "the authority rejects a client credential; replace it, or wait where it is new"
+                );
             }
             AuthorityEvent::CredentialUnusable { id, cause, is_news: true } => {
-                tracing::error!(%app, credential = id, cause, "a client credential cannot be used; look at its file");
+                tracing::error!(
+                    %app, credential = id, cause,
+                    "a client credential cannot be used; look at its file"
+                );
             }
             AuthorityEvent::HeldBack { cause } => {
                 tracing::error!(%app, cause, "a secret is held back");
@@ -836,7 +909,10 @@ impl AuthorityObserver for AppCounters {
             | AuthorityEvent::CredentialRejected { .. }
             | AuthorityEvent::CredentialUnusable { .. } => {}
             AuthorityEvent::ServingLastGood { endpoint } => {
-                tracing::warn!(%app, endpoint = endpoint.as_str(), "the authority's metadata could not be renewed; the last good one is in use");
+                tracing::warn!(
+                    %app, endpoint = endpoint.as_str(),
+                    "the authority's metadata could not be renewed; the last good one is in use"
+                );
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The real world behind the ports: the machine's clocks, its randomness, and tokio's tasks.
+//! The ports' real implementations: the machine's clocks, its randomness, and tokio's tasks.
 
 use parking_lot::Mutex;
 use std::any::Any;
@@ -15,25 +15,25 @@ use crate::domain::random::Random;
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::{Clock, Timestamp};
 
-/// Clocks that agree to this are the same: an HTTP date is whole seconds, and answers take their time.
+/// Two clocks that differ by no more than this agree: an HTTP date has whole seconds, and answers take time.
 const AGREES: i64 = 5_000;
 
 /// The machine's clocks. Monotonic time follows tokio's, so that a paused runtime pauses it too.
 ///
-/// Wall time is read once, at the start, and goes on with monotonic time from there: a machine whose clock jumps changes no
-/// token's life. What sets it is the word of those whose clock decides ([`Clock::witness`]): the first one at once, for this
-/// machine's may have been wrong at the start, and later only what two in a row agree on.
+/// Wall time is read once, at the start, and advances with monotonic time: a clock that jumps changes no
+/// token's life. Witnesses can correct it ([`Clock::witness`]): the first one at once, since this machine's
+/// clock may have been wrong at the start, and later ones only if two in a row agree.
 #[derive(Debug, Clone)]
 pub struct SystemClock {
     start: tokio::time::Instant,
     /// Wall time at the start, in milliseconds.
     wall: Arc<AtomicI64>,
-    /// By how much the last witness differed, if it did; none before the first one.
+    /// The difference that the last witness reported, if any; `None` before the first one.
     differed: Arc<Mutex<Option<i64>>>,
 }
 
 impl SystemClock {
-    /// A clock whose monotonic time begins now.
+    /// Makes a clock whose monotonic time begins now.
     #[expect(clippy::disallowed_methods, reason = "this is the port's one implementation")]
     pub fn new() -> Self {
         let now = std::time::SystemTime::now();
@@ -70,7 +70,7 @@ impl Clock for SystemClock {
     }
 
     fn witness(&self, at: Timestamp) {
-        // One at a time: two that say the same at once must not both be followed.
+        // Locked so that of two equal reports at the same moment only one is followed.
         let mut differed = self.differed.lock();
         // The date was cut to the second: on average it is half a second later.
         let differs = at.unix_millis().saturating_add(500).saturating_sub(self.now().unix_millis());
@@ -86,7 +86,8 @@ impl Clock for SystemClock {
             *differed = Some(0);
             tracing::warn!(
                 by_seconds = differs / 1000,
-                "this machine's clock is wrong by the account of the authority, whose clock decides how long tokens live; going by that one. Set the machine's clock"
+                "this machine's clock is wrong by the account of the authority, whose clock decides how \
+                 long tokens live; going by that one. Set the machine's clock"
             );
         }
     }
@@ -96,11 +97,12 @@ impl Clock for SystemClock {
     }
 }
 
-/// How far a test has moved this process' clocks. A release build has no such thing: its clocks are the machine's.
+/// Moves this process's clocks in tests. A release build lacks it: its clocks are the machine's.
 ///
-/// A test writes how far ahead of the machine the clocks are into a file, which every look at a clock reads: so all processes of
-/// a test agree at once, those too that start later. Who sleeps is not woken: a wait for an answer is as long as it was, and what
-/// looks every second sees the new time within a second.
+/// A test writes into a file how far the clocks are ahead of the machine's, and every reading of a clock
+/// reads the file. All processes of a test therefore agree at once, including those that start later. Sleeps
+/// are not shortened: a wait for an answer lasts as long as before, and a check made every second sees the
+/// new time within a second.
 #[cfg(debug_assertions)]
 pub mod moved {
     use std::fs::File;
@@ -114,13 +116,13 @@ pub mod moved {
 
     static FILE: OnceLock<File> = OnceLock::new();
 
-    /// Follows a file: eight bytes, the milliseconds ahead, the lowest first.
+    /// Follows a file: eight bytes with the milliseconds ahead, little-endian.
     pub fn follow(path: &Path) -> std::io::Result<()> {
         let _only_once = FILE.set(File::open(path)?);
         Ok(())
     }
 
-    /// Writes how far ahead whoever follows the file is.
+    /// Writes how far ahead the processes that follow the file are.
     pub fn write(path: &Path, ahead: Duration) -> std::io::Result<()> {
         let millis = u64::try_from(ahead.as_millis()).unwrap_or(u64::MAX);
         let file = File::options().create(true).truncate(false).write(true).open(path)?;
@@ -150,7 +152,7 @@ mod moved {
 pub struct SystemRandom(OsRandom);
 
 impl SystemRandom {
-    /// The provider's generator.
+    /// Makes the provider's generator.
     pub fn new() -> Self {
         SystemRandom(OsRandom::new())
     }
@@ -162,25 +164,25 @@ impl Random for SystemRandom {
     }
 }
 
-/// Tasks on tokio's runtime, all of them counted.
+/// Tasks on tokio's runtime. It counts them.
 #[derive(Debug, Clone, Default)]
 pub struct TokioTasks {
     tracker: TaskTracker,
 }
 
 impl TokioTasks {
-    /// No tasks yet.
+    /// Makes an empty set of tasks.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Waits until every task has ended. Tasks may still be started while it waits; they are waited for too.
+    /// Waits until every task has ended, including tasks started meanwhile.
     pub async fn close_and_wait(&self) {
         self.tracker.close();
         self.tracker.wait().await;
     }
 
-    /// How many tasks run.
+    /// Returns the number of running tasks.
     pub fn running(&self) -> usize {
         self.tracker.len()
     }
@@ -189,7 +191,7 @@ impl TokioTasks {
 impl Tasks for TokioTasks {
     fn spawn(&self, name: &'static str, mut task: BoxFuture<'static, ()>) {
         self.tracker.spawn(async move {
-            // Caught here and not by tokio, because only here is the task's name known.
+            // Panics are caught here and not by tokio, because only here is the task's name known.
             let ended = std::future::poll_fn(move |cx| {
                 match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))) {
                     Ok(Poll::Pending) => Poll::Pending,
@@ -204,8 +206,8 @@ impl Tasks for TokioTasks {
     }
 }
 
-/// The text of a panic as far as it is safe to show: a literal is the programmer's, a formatted one may
-/// carry data.
+/// Returns the text of a panic as far as it is safe to show: a literal comes from the code, but a formatted
+/// text may contain data.
 pub fn panic_text(payload: &(dyn Any + Send)) -> &'static str {
     payload.downcast_ref::<&'static str>().copied().unwrap_or("(formatted message withheld)")
 }
@@ -231,7 +233,7 @@ mod tests {
         clock.witness(at(1_800_003_600));
         assert!((1_800_003_599..1_800_003_610).contains(&now()), "the first one at once: {}", now());
         for _ in 0..3 {
-            clock.witness(at(1_900_000_000)); // somebody whose clock is off …
+            clock.witness(at(1_900_000_000)); // one witness whose clock is wrong …
             clock.witness(at(1_800_003_600)); // … and is contradicted
         }
         assert!((1_800_003_599..1_800_003_610).contains(&now()), "{}", now());

@@ -1,10 +1,11 @@
-//! How much is told of strangers. They ask as often as they like and from as many places as they have, so what they can have written
-//! is bounded, and a sum names the places that most came from: whoever asks most hides nobody.
+//! Limits on what is logged about unauthenticated requests. Strangers can send as many as they like, from as
+//! many addresses as they have, so their log and audit lines are bounded. A summary names the peers that sent
+//! most, so that a busy stranger hides nobody else.
 //!
 //! Invariants:
-//! 1. Everything is told, by itself or in a sum, and nothing twice.
-//! 2. All kinds together come to less than 256 KiB of audit a minute, whatever comes.
-//! 3. Memory: so many peers a kind, and kinds are a closed set.
+//! 1. Every event is reported exactly once, either alone or in a summary.
+//! 2. All kinds together cause less than 256 KiB of audit a minute, however many events come.
+//! 3. Memory is bounded: a fixed number of peers for each kind, and a closed set of kinds.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
@@ -17,29 +18,30 @@ use crate::domain::time::Timestamp;
 use crate::listener::Origin;
 use crate::telemetry::audit::AuditEvent;
 
-/// So many of one kind are told one by one when they come at once: enough to see what they are.
+/// Events of one kind that are reported one by one in a burst: enough to see what they are.
 const AT_ONCE: u32 = 10;
-/// After that, one of a kind in so much time.
+/// After a burst, one event of a kind is reported in this time.
 const EVERY: Duration = Duration::from_secs(6);
-/// A kind is summed up once in so much time.
+/// Least time between two summaries of a kind.
 const SUM_EVERY: Duration = Duration::from_secs(5);
-/// Peers that are counted one by one for a sum. One from which more than a 64th of it came is among them, whatever the others do.
+/// Peers that are counted one by one for a summary. A peer that sent more than a 64th of the events is always
+/// among them.
 const PEERS: usize = 64;
-/// Peers that a sum names.
+/// Peers that a summary names.
 const NAMED: usize = 5;
 
-/// What was told of each kind of stranger.
+/// Events already reported, for each kind of stranger.
 #[derive(Debug, Default)]
 pub(super) struct Crowd(Mutex<BTreeMap<Kind, Seen>>);
 
-/// What one line stands for.
+/// One summary line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Sum {
     pub(super) kind: Kind,
     pub(super) suppressed: u64,
-    /// How many peers it came from, in words where they were too many to count.
+    /// Number of peers; a text, because there may be too many to count.
     pub(super) peers: String,
-    /// Those from which most came, and how often at the least.
+    /// The peers that sent most, with a lower bound of their events.
     pub(super) most: String,
 }
 
@@ -53,7 +55,7 @@ struct Seen {
 }
 
 impl Crowd {
-    /// Whether this one is to be told by itself; otherwise it is in the next sum.
+    /// Returns true if this event is reported alone; otherwise the next summary includes it.
     pub(super) fn is_told(&self, kind: Kind, origin: Origin, monotonic: Duration) -> bool {
         let mut kinds = self.lock();
         let seen = kinds.entry(kind).or_insert_with(|| Seen::new(monotonic));
@@ -66,12 +68,12 @@ impl Crowd {
         false
     }
 
-    /// One that was to be told by itself was not.
+    /// Counts an event for the summary that could not be reported alone.
     pub(super) fn leave_out(&self, kind: Kind, origin: Origin, monotonic: Duration) {
         self.lock().entry(kind).or_insert_with(|| Seen::new(monotonic)).leave_out(origin);
     }
 
-    /// The sums that are due, or all there are.
+    /// Returns the summaries that are due, or all of them.
     pub(super) fn sums(&self, monotonic: Duration, all: bool) -> Vec<Sum> {
         let mut kinds = self.lock();
         let is_due = |seen: &Seen| {
@@ -98,7 +100,7 @@ impl Crowd {
 }
 
 impl Sum {
-    /// Its line of the audit.
+    /// Makes its audit record.
     pub(super) fn record(&self, at: Timestamp) -> AuditEvent {
         let mut event = self.kind.record(at);
         event.suppressed = Some(self.suppressed);
@@ -136,7 +138,8 @@ impl Seen {
     }
 }
 
-/// Where somebody comes from, as far as it tells one from another: an address can be had by the billion within one network of IPv6.
+/// The part of an origin that tells peers apart. Within one IPv6 network a stranger can have billions of
+/// addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Peer {
     User(u32),
@@ -172,8 +175,8 @@ impl fmt::Display for Peer {
     }
 }
 
-/// The most frequent peers (Metwally's *space saving*): where there is no room for a new one, it takes the place and the count of the
-/// least frequent, and remembers how much of that was not its own.
+/// The most frequent peers (Metwally's *space saving*). If there is no room, a new peer replaces the least
+/// frequent one, inherits its count, and remembers how much of it was inherited.
 #[derive(Debug, Default)]
 struct Peers {
     counts: BTreeMap<Peer, Count>,
@@ -234,7 +237,7 @@ mod tests {
         Origin::Tcp(SocketAddr::new(address.parse().expect("an address"), 1))
     }
 
-    /// Each from a network of its own, as long as an address can be.
+    /// An origin in a network of its own, with the longest possible address.
     fn one_of_many(number: u64) -> Origin {
         let ip = Ipv6Addr::from_bits((0xfdff_ffff_0000_0000 | u128::from(number)) << 64 | 0xffff_ffff);
         Origin::Tcp(SocketAddr::new(ip.into(), 65_535))
@@ -244,7 +247,7 @@ mod tests {
         Duration::from_secs(number)
     }
 
-    /// Each that there can be: browsers' at their listener, the others at callers' and operators'.
+    /// All possible kinds: browsers at their listener, the others at the callers' and operators' listeners.
     fn kinds() -> impl Iterator<Item = Kind> {
         use Stranger::{ExpiredKey, NoCredential, NoKey, UnknownCredential};
         Stranger::ALL.into_iter().flat_map(|stranger| {
@@ -281,7 +284,7 @@ mod tests {
                 crowd.leave_out(KIND, Origin::Unix { uid: 7, gid: 7, pid: None }, seconds(1));
             }
         }
-        // And one that comes late, when there is no room any more.
+        // And a peer that arrives late, when there is no room any more.
         for number in 10_000..11_000 {
             crowd.leave_out(KIND, one_of_many(number), seconds(1));
             crowd.leave_out(KIND, from("198.51.100.2"), seconds(1));
@@ -297,7 +300,7 @@ mod tests {
 
     #[test]
     fn strangers_of_all_kinds_write_less_than_256_kib_a_minute() {
-        /// What the writer adds to each line: its number and its chain.
+        /// What the writer adds to each line: its number and its chain value.
         const ADDED: usize = 120;
         let crowd = Crowd::default();
         let id = RequestId::new(&crate::system::SystemRandom::new());

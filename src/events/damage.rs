@@ -1,5 +1,5 @@
-//! Stored records that cannot be used: each look is counted, each record is an ERROR once, and whoever asks how the daemon is hears
-//! of them.
+//! Stored records that cannot be used. Every read of one is counted, each record is logged once as an ERROR,
+//! and `status` reports them.
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -10,19 +10,20 @@ use super::Counters;
 use crate::repository::{Damage, DamageObserver, Owner};
 use crate::store::StoreError;
 
-/// The word for a record whose outer form cannot be read.
+/// The kind of a record whose outer form cannot be read.
 const UNREADABLE: &str = "unreadable";
-/// Records that are remembered as told: who writes to the store may damage as many as there are. Beyond it they are counted only.
+/// Most records that are remembered as reported: an attacker who can write to the store may damage any
+/// number. Further ones are only counted.
 const MOST: usize = 10_000;
-/// After so long it is told again of what has no name of its own here, such as a session.
+/// Time after which a record without a name here, such as a session, is reported again.
 const AGAIN: Duration = Duration::from_secs(3600);
 
-/// The records that were told of, and when.
+/// The records that were reported, and when.
 #[derive(Debug, Default)]
 pub(super) struct Told(Mutex<BTreeMap<String, Duration>>);
 
 impl Told {
-    /// Whether a record is to be told of; and of how many that was so.
+    /// Returns how many records were reported so far, this one included, if it is due for a report.
     fn is_news(&self, record: String, for_good: bool, now: Duration) -> Option<usize> {
         let mut told = self.0.lock();
         let is_news = match told.get(&record) {
@@ -36,14 +37,14 @@ impl Told {
     }
 }
 
-/// Every kind of record that is counted.
+/// Iterates over all kinds of records that are counted.
 pub(super) fn kinds() -> impl Iterator<Item = &'static str> {
     Owner::kinds().chain([UNREADABLE])
 }
 
 impl Counters {
-    /// A record whose outer form cannot be read. It is counted here, whatever the store was asked for; the connection whose it is
-    /// is told of when it is loaded.
+    /// Reports a record whose outer form cannot be read, whatever operation met it. The connection that it
+    /// belongs to is reported when it is loaded.
     pub(super) fn unreadable(&self, error: &StoreError) {
         self.metrics.record_damaged(UNREADABLE);
         tracing::debug!(%error, "a stored record cannot be read");
@@ -52,7 +53,11 @@ impl Counters {
     fn found(&self, kind: &'static str, record: String, for_good: bool, error: &dyn Display) {
         self.metrics.record_damaged(kind);
         let Some(records) = self.damage.is_news(record, for_good, self.clock.monotonic()) else { return };
-        tracing::error!(kind, %error, "a stored record cannot be used: it is damaged, was tampered with, or its sealing key is missing; deploy/RUNBOOK.md, TokenwardRecordDamaged, says what to do");
+        tracing::error!(
+            kind, %error,
+            "a stored record cannot be used: it is damaged, was tampered with, or its sealing key is \
+             missing; deploy/RUNBOOK.md, TokenwardRecordDamaged, says what to do"
+        );
         let note =
             format!("stored records cannot be used ({records} found since the start; the log names each)");
         self.readiness.note("records", Some(&note));

@@ -1,24 +1,24 @@
-//! Those whom we do not know: what they are refused for. They can ask as often as they like, so each of these is counted, and told
-//! in log and audit only as often as `crowd` lets it.
+//! Refusals of unauthenticated requests. Anybody can cause them without limit, so each is counted, and
+//! `crowd` limits how many reach the log and the audit stream.
 
 use crate::broker::sign_in::CallbackProblem;
 use crate::callers::AuthenticationFailure;
 use crate::domain::time::Timestamp;
 use crate::telemetry::audit::{Action, AuditEvent};
 
-/// Which listener a request came to.
+/// The listener that received a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Listener {
-    /// Browsers'.
+    /// For browsers.
     Public,
-    /// Callers'.
+    /// For callers.
     Local,
-    /// Operators'.
+    /// For operators.
     Admin,
 }
 
 impl Listener {
-    /// The word for log and audit.
+    /// Its name in log and audit.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Listener::Public => "public",
@@ -28,7 +28,7 @@ impl Listener {
     }
 }
 
-/// What is told apart of strangers: noise at one listener hides nothing at another.
+/// Events that are limited together. Noise at one listener hides nothing at another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Kind {
     pub(super) stranger: Stranger,
@@ -36,7 +36,7 @@ pub(super) struct Kind {
 }
 
 impl Kind {
-    /// The record of it, without who and where from.
+    /// Makes its audit record, without the peer.
     pub(super) fn record(self, at: Timestamp) -> AuditEvent {
         let mut event = self.stranger.record(at);
         event.detail.insert("listener", self.listener.as_str().to_owned());
@@ -44,45 +44,45 @@ impl Kind {
     }
 }
 
-/// Why somebody was refused who has no right, or did not show it.
+/// Reason why a request was refused that had no right, or did not prove one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stranger {
-    /// A request without a credential.
+    /// A request has no credential.
     NoCredential,
-    /// With something that is no API key.
+    /// The credential has not the form of an API key.
     NoKey,
-    /// With a credential of nobody's.
+    /// The credential is unknown.
     UnknownCredential,
-    /// With an API key that has expired.
+    /// The API key has expired.
     ExpiredKey,
-    /// A callback that cannot be read.
+    /// A callback cannot be parsed.
     MalformedCallback,
-    /// A callback with a `state` that is not kept here.
+    /// A callback has an unknown `state`.
     UnknownState,
-    /// A callback from another browser than the one that began.
+    /// A callback came from another browser than the one that began.
     AnotherBrowser,
-    /// A callback from another issuer than the one that was asked.
+    /// A callback came from another issuer than the one that was asked.
     MixedUp,
-    /// A callback that could not be looked into now.
+    /// A callback cannot be checked at present.
     UnavailableCallback,
-    /// A callback of a caller whose sign-ins come back faster than codes are sent on.
+    /// A callback came while its caller's sign-ins return faster than codes may be redeemed.
     CrowdedCallback,
-    /// A callback again, which changes nothing.
+    /// A repeated callback, which changes nothing.
     RepeatedCallback,
-    /// A callback again, while the first one is still being worked on.
+    /// A repeated callback, while the first one is still being processed.
     CallbackUnderWay,
-    /// A link that is none, or none any more.
+    /// A link is unknown or has expired.
     UnknownLink,
-    /// A link whose starter may not connect that name now.
+    /// The caller that made the link may no longer connect that name.
     BarredLink,
-    /// A link whose button was pressed in another browser, or on another site.
+    /// A link's button was pressed in another browser or on another site.
     LinkFromElsewhere,
-    /// A link whose button was pressed too often.
+    /// A link's button was pressed too often.
     LinkPressedTooOften,
 }
 
 impl Stranger {
-    /// Each of them.
+    /// All reasons.
     pub const ALL: [Stranger; 16] = [
         Stranger::NoCredential,
         Stranger::NoKey,
@@ -102,7 +102,7 @@ impl Stranger {
         Stranger::LinkPressedTooOften,
     ];
 
-    /// The word for metrics.
+    /// Its name in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Stranger::NoCredential => "credential_missing",
@@ -124,7 +124,7 @@ impl Stranger {
         }
     }
 
-    /// The word for log and audit.
+    /// Its text in log and audit.
     pub fn reason(self) -> &'static str {
         match self {
             Stranger::NoCredential => AuthenticationFailure::Missing.as_str(),
@@ -146,12 +146,13 @@ impl Stranger {
         }
     }
 
-    /// Whether it is a matter of the audit: a browser that repeats what it did changes nothing and is refused nothing.
+    /// Returns true if it is audited. A browser that repeats a step changes nothing and is refused nothing,
+    /// so that is not.
     pub(super) fn is_audited(self) -> bool {
         !matches!(self, Stranger::RepeatedCallback | Stranger::CallbackUnderWay)
     }
 
-    /// The record of it, without who and where.
+    /// Makes its audit record, without the peer.
     fn record(self, at: Timestamp) -> AuditEvent {
         let (action, outcome) = match self {
             Stranger::NoCredential | Stranger::NoKey | Stranger::UnknownCredential | Stranger::ExpiredKey => {

@@ -1,5 +1,6 @@
-//! One file an entry, in a directory that only its owner may enter. A file is written under another name, synced, and only
-//! then given its own: what a crash leaves under the other name was never acknowledged, and is swept away at the start.
+//! A journal with one file for each entry, in a directory that only its owner can enter. A file is written
+//! under a temporary name, synced and renamed. A temporary file left by a crash was never acknowledged, and
+//! is removed at the start.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -17,7 +18,7 @@ const ENDING: &str = ".entry";
 const UNFINISHED: &str = ".new";
 const LOCK: &str = "lock";
 const OPENING: &str = "opening the journal";
-/// An entry holds one connection's record: larger files are none of ours.
+/// Largest entry: an entry has one connection's record, so a larger file is not ours.
 const MOST_BYTES: u64 = 8 * 1024 * 1024;
 
 /// A journal in a directory.
@@ -27,16 +28,17 @@ pub struct FileJournal {
 
 struct Directory {
     path: PathBuf,
-    /// Held by whoever changes an entry: what is replaced must not be dropped in between.
+    /// Held while an entry changes, so that an entry is not removed while it is replaced.
     changing: Mutex<()>,
-    /// Holds the lock for as long as it is open.
+    /// Keeps the directory locked while it is open.
     _lock: File,
 }
 
-/// What is known to be wrong with a journal's directory before it is opened. Makes nothing, and does not look who has it.
+/// Checks a journal's directory before it is opened. It creates nothing, and does not check whether another
+/// process has the journal.
 ///
 /// # Errors
-/// It is no directory, others may enter it, or it cannot be looked at.
+/// The path is no directory, other users may enter it, or it cannot be read.
 pub fn look(path: &Path) -> Result<(), JournalError> {
     let failed = |cause: String| JournalError { doing: OPENING, cause };
     match fs::metadata(path) {
@@ -52,7 +54,8 @@ pub fn look(path: &Path) -> Result<(), JournalError> {
 }
 
 impl FileJournal {
-    /// Opens the journal, making its directory when there is none. Refused while another process has it.
+    /// Opens the journal, and creates its directory if missing. It fails while another process has the
+    /// journal.
     pub fn open(path: &Path) -> Result<Self, JournalError> {
         let failed = |cause: String| JournalError { doing: OPENING, cause };
         let at = |error: io::Error| failed(format!("{}: {error}", path.display()));
@@ -141,7 +144,7 @@ impl Directory {
         let _changing = self.changing();
         match fs::remove_file(self.path.join(format!("{name}{ENDING}"))) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            // An entry that comes back after a crash is offered to the store once more, which knows it.
+            // An entry that reappears after a crash is offered to the store once more, which recognizes it.
             _ => Ok(()),
         }
     }
@@ -159,7 +162,7 @@ impl Directory {
         Ok(entries)
     }
 
-    /// A name is as durable as its directory.
+    /// Syncs the directory, which makes names durable.
     fn sync(&self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
     }
@@ -215,7 +218,7 @@ mod tests {
         journal.remove("never").await.expect("nothing to do");
         assert!(FileJournal::open(&path).is_err(), "one process at a time");
         drop(journal);
-        // What a crash in the middle of a write leaves, cut at any byte.
+        // Leftovers of a crash in the middle of a write, cut at any byte.
         fs::write(path.join("three.new"), b"thr").expect("written");
         let journal = FileJournal::open(&path).expect("opens again");
         let entries = journal.entries().await.expect("read");

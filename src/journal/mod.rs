@@ -1,37 +1,38 @@
-//! The journal: a few sealed values on this machine's own disk, for as long as the store does not take them.
+//! The journal: a few sealed records on this machine's disk, kept until the store accepts them.
 //!
-//! May know: nothing but bytes and names. What is kept is sealed before it comes here, and is never more than what is on
-//! its way: an entry goes away once the store has it.
+//! May know: only bytes and names. Entries arrive sealed, and only while they are on their way to the store:
+//! an entry is removed once the store has it.
 //!
 //! Invariants:
-//! 1. A written entry survives the process and the machine: it is synced before the write is acknowledged.
-//! 2. An entry is there whole or not at all, however its writing ended (I24).
-//! 3. One process at a time has a journal.
+//! 1. A written entry survives a crash of the process and of the machine: it is synced before the write is
+//!    acknowledged.
+//! 2. An entry is complete or absent, however its writing ended (I24).
+//! 3. Only one process at a time has a journal open.
 
 pub mod files;
 
 use crate::domain::task::BoxFuture;
 
-/// What went wrong with the journal: the disk's or the operator's fault.
+/// A failure of the journal; the disk or the operator is at fault.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{doing}: {cause}")]
 pub struct JournalError {
-    /// What we were doing.
+    /// The activity that failed.
     pub doing: &'static str,
-    /// Why, without any byte of an entry.
+    /// The cause, without any byte of an entry.
     pub cause: String,
 }
 
-/// A sealed value and its name.
+/// A name and its sealed value.
 pub type Entry = (String, Vec<u8>);
 
 /// Durable sealed values, by name.
 pub trait Journal: Send + Sync {
-    /// Keeps `sealed` under `name` (letters, digits and `-`), replacing what was there, durably.
+    /// Stores `sealed` durably under `name` (letters, digits and `-`), and replaces an earlier entry.
     fn write<'a>(&'a self, name: &'a str, sealed: Vec<u8>) -> BoxFuture<'a, Result<(), JournalError>>;
 
-    /// Puts `after` in the place of an entry, durably, if that still is `before`: one that was dropped meanwhile does not come
-    /// back, and one that was written anew stays.
+    /// Replaces an entry by `after`, durably, if it still equals `before`. An entry removed meanwhile does
+    /// not come back, and one written anew stays.
     fn replace<'a>(
         &'a self,
         name: &'a str,
@@ -39,9 +40,9 @@ pub trait Journal: Send + Sync {
         after: Vec<u8>,
     ) -> BoxFuture<'a, Result<(), JournalError>>;
 
-    /// Drops an entry; one that is not there is dropped already.
+    /// Removes an entry. A missing entry is no error.
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), JournalError>>;
 
-    /// Every entry, by name.
+    /// Returns all entries, ordered by name.
     fn entries(&self) -> BoxFuture<'_, Result<Vec<Entry>, JournalError>>;
 }

@@ -1,5 +1,5 @@
-//! The operators' endpoints: metrics and probes, on a listener of their own. No authentication and nothing
-//! about any user.
+//! The operators' endpoints: metrics and probes, on a listener of their own. They need no authentication and
+//! show nothing about any user.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::listener::{Handler, Request, Response, problem, response};
 use crate::telemetry::metrics::Metrics;
 
 const TEXT: &str = "text/plain; charset=utf-8";
-/// The text exposition format's own content type.
+/// Content type of the text exposition format.
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Answers `/metrics`, `/livez` and `/readyz`.
@@ -29,7 +29,7 @@ impl std::fmt::Debug for Ops {
 }
 
 impl Ops {
-    /// Reports on these.
+    /// Makes the handler.
     pub fn new(metrics: Arc<Metrics>, readiness: Readiness, clock: Arc<dyn Clock>) -> Self {
         Ops { metrics, readiness, clock }
     }

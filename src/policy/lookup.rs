@@ -1,20 +1,21 @@
-//! Where to look for the connections that a caller may see: a listing reads what its rules name, and nothing beside it.
+//! The parts of a store to search for the connections that a caller may see. A listing reads only what the
+//! caller's rules name.
 
 use super::{CallerPolicy, Rule};
 use crate::domain::id::{AppName, ConnectionName};
 use crate::policy::Pattern;
 
-/// A part of an app's connections, by their names.
+/// A range of an app's connection names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lookup {
     /// One name.
     Exact(ConnectionName),
-    /// The names that begin so; without a character, all of them.
+    /// Names with this prefix; an empty prefix means all names.
     Prefix(String),
 }
 
 impl Lookup {
-    /// Every connection of an app.
+    /// All connections of an app.
     pub const EVERYTHING: Lookup = Lookup::Prefix(String::new());
 
     fn text(&self) -> &str {
@@ -24,7 +25,7 @@ impl Lookup {
         }
     }
 
-    /// Whether a name lies in this part. So does a prefix all of whose names do.
+    /// Returns true if a name, or every name with this prefix, lies in this range.
     fn covers(&self, text: &str) -> bool {
         match self {
             Lookup::Exact(name) => name.as_str() == text,
@@ -32,7 +33,7 @@ impl Lookup {
         }
     }
 
-    /// Whether no name of this part comes after this one.
+    /// Returns true if no name of this range comes after `name`.
     pub fn is_over_at(&self, name: &ConnectionName) -> bool {
         let name = name.as_str();
         match self {
@@ -43,9 +44,9 @@ impl Lookup {
 }
 
 impl CallerPolicy {
-    /// Where those connections of an app are that the caller may see: in the order of their names, and no part within
-    /// another. A tenant stands in no name, so a rule for one takes looking at everything, as `*` does; what is found
-    /// is judged then. Nothing where the caller knows nothing of the app.
+    /// Returns the ranges of an app's connections that the caller may see, ordered and without overlap. A
+    /// tenant is not part of a name, so a rule for a tenant covers the whole range, as `*` does, and the
+    /// results are judged afterwards. The list is empty if the caller knows nothing of the app.
     pub fn lookups(&self, app: &AppName) -> Vec<Lookup> {
         let of_pattern = |pattern: &Pattern| match pattern {
             Pattern::Exact(name) => Lookup::Exact(name.clone()),
@@ -53,7 +54,7 @@ impl CallerPolicy {
             Pattern::Tenant(_) | Pattern::Any => Lookup::EVERYTHING,
         };
         let mut lookups: Vec<Lookup> = self.of_app(app).flat_map(Rule::effective).map(of_pattern).collect();
-        // A prefix comes before whatever begins with it, itself as a name too.
+        // A prefix comes before all names that begin with it, including the equal name.
         lookups.sort_by(|one, other| {
             let is_name = |lookup: &Lookup| matches!(lookup, Lookup::Exact(_));
             (one.text(), is_name(one)).cmp(&(other.text(), is_name(other)))

@@ -1,19 +1,20 @@
-//! Which caller may have what: rules in, a [`Permit`] or a reasoned [`Denial`] out.
+//! Authorization of callers: from rules to a [`Permit`] or a [`Denial`] with its reason.
 //!
 //! May know: `domain` and std. Pure: no time, no I/O, no async.
 //!
 //! Invariants:
-//! 1. Nothing is allowed that no rule allows (default deny). A caller's rights are the union of its matching rules;
-//!    no rule takes anything away, so the order of rules means nothing.
+//! 1. Only what a rule allows is allowed (default deny). A caller's rights are the union of its matching
+//!    rules. No rule takes rights away, so the order of rules does not matter.
 //! 2. `*` without `bulk` matches nothing, even if the configuration let it through (B5).
-//! 3. Only this room makes a [`Permit`] or a [`ConnectPermit`]; whoever holds one has been judged.
-//! 4. What a caller may not see is denied in one way, whether it exists or not: the answer depends on rules alone.
-//! 5. A right that rests on what a connection is (its tenant) sees and renews what is there. A name is made, or given to
-//!    another account, only by a rule that covers the name.
+//! 3. Only this room makes a [`Permit`] or a [`ConnectPermit`], so each one proves a decision.
+//! 4. All denials of what a caller may not see are alike, whether it exists or not: the answer depends on
+//!    rules alone.
+//! 5. A right from a property of a connection (its tenant) allows to see and renew that connection. Only a
+//!    rule that covers the name allows to create the connection or to give it another account.
 //!
-//! The one hard problem: a `tenant:` rule speaks of the account behind a connection, which is known only once the
-//! connection has been read. [`CallerPolicy::needs_tenant`] says when that is worth it; until the tenant is given,
-//! such a rule matches nothing.
+//! The one hard problem: a `tenant:` rule speaks of a connection's account, which is known only once the
+//! connection has been read. [`CallerPolicy::needs_tenant`] says when reading it could help. Without a
+//! tenant, such a rule matches nothing.
 
 mod lookup;
 mod pattern;
@@ -31,28 +32,28 @@ use crate::domain::scope::{Scope, ScopeSet};
 /// One `[[callers.NAME.allow]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// The app whose connections it is about.
+    /// The app whose connections it covers.
     pub app: AppName,
-    /// Which of them; any one suffices.
+    /// Patterns of the connections it covers; one match is enough.
     pub connections: Vec<Pattern>,
-    /// Which scopes of theirs.
+    /// The scopes it gives.
     pub scopes: RuleScopes,
-    /// Whether the caller may start connect sessions, confirm them and delete connections.
+    /// True if the caller may start and confirm connect sessions and delete connections.
     pub connect: bool,
-    /// Whether a `*` among `connections` is meant.
+    /// True if a `*` among `connections` is intended.
     pub bulk: bool,
 }
 
-/// The scopes a rule gives.
+/// The scopes that a rule gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RuleScopes {
-    /// `"*"`: whatever was granted.
+    /// `"*"`: all granted scopes.
     All,
-    /// These.
+    /// Only these scopes.
     Only(ScopeSet),
 }
 
-/// Why not. None of these tells whether a connection exists that the caller may not see.
+/// Reason of a denial. None reveals whether a connection exists that the caller may not see.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denial {
     /// No rule of the caller names the app (404 `app_not_found`).
@@ -64,13 +65,13 @@ pub enum Denial {
     /// The rules cover the connection but not these scopes (403 `caller_forbidden`).
     #[error("no rule of this caller gives {}", scopes.join(" "))]
     ScopeForbidden {
-        /// The scopes refused, as the caller spelt them.
+        /// The refused scopes, as the caller spelt them.
         scopes: Vec<String>,
     },
     /// The rules cover the connection but not this action (403 `caller_forbidden`).
     #[error("no rule of this caller lets it {action}")]
     ActionForbidden {
-        /// What was refused: [`CONNECT`].
+        /// The refused action: [`CONNECT`].
         action: &'static str,
     },
 }
@@ -78,15 +79,15 @@ pub enum Denial {
 /// The action that `connect = true` allows, as [`Denial::ActionForbidden`] names it.
 pub const CONNECT: &str = "connect";
 
-/// Everything one caller may do.
+/// All rights of one caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallerPolicy {
-    /// Whose policy it is.
+    /// The caller.
     pub caller: CallerName,
     rules: Arc<[Rule]>,
 }
 
-/// The proof that a caller may know of a connection, and which scopes it may have there.
+/// Proof that a caller may see a connection, and which of its scopes the caller may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Permit {
     caller: CallerName,
@@ -96,7 +97,7 @@ pub struct Permit {
     matching: Vec<usize>,
 }
 
-/// The proof that a caller may connect, confirm, renew and delete a connection.
+/// Proof that a caller may connect, confirm, renew and delete a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ConnectPermit {
     caller: CallerName,
@@ -104,35 +105,35 @@ pub struct ConnectPermit {
     covers_name: bool,
 }
 
-/// The callers' rules of now.
+/// The callers' current rules.
 pub trait Policies: Send + Sync {
-    /// What a caller may do now; none where there is no such caller any more.
+    /// Returns a caller's current policy; `None` if there is no such caller any more.
     fn policy_of(&self, caller: &CallerName) -> Option<CallerPolicy>;
 }
 
 impl CallerPolicy {
-    /// The policy of `caller`. Without rules it may do nothing.
+    /// Makes the policy of `caller`. Without rules it allows nothing.
     pub fn new(caller: CallerName, rules: Vec<Rule>) -> Self {
         CallerPolicy { caller, rules: rules.into() }
     }
 
-    /// The rules, as configured.
+    /// Returns the rules as configured.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
     }
 
-    /// Whether the caller may know that the app exists.
+    /// Returns true if the caller may know that the app exists.
     pub fn knows_app(&self, app: &AppName) -> bool {
         self.of_app(app).any(|rule| rule.effective().next().is_some())
     }
 
-    /// Whether the caller may connect any account to the app.
+    /// Returns true if the caller may connect any account to the app.
     pub fn connects_to(&self, app: &AppName) -> bool {
         self.of_app(app).any(|rule| rule.connect && rule.effective().next().is_some())
     }
 
-    /// Whether knowing the connection's tenant could change what the caller may do with it. When it could, read the
-    /// connection first and pass its tenant; a connection that cannot be found then is judged without one.
+    /// Returns true if the connection's tenant could change what the caller may do with it. Then read the
+    /// connection first and pass its tenant. Judge a connection that does not exist without a tenant.
     pub fn needs_tenant(&self, key: &ConnectionKey) -> bool {
         let by_name = self.matching(key, None);
         let by_tenant = |rule: &Rule| rule.effective().any(|pattern| matches!(pattern, Pattern::Tenant(_)));
@@ -143,7 +144,7 @@ impl CallerPolicy {
             .any(|rule| by_name.is_empty() || !covered(rule, &self.rules, &by_name))
     }
 
-    /// Whether the caller may know of the connection.
+    /// Judges whether the caller may know of the connection.
     ///
     /// # Errors
     /// [`Denial::AppNotFound`] or [`Denial::ConnectionNotFound`].
@@ -159,11 +160,11 @@ impl CallerPolicy {
         Ok(Permit { caller: self.caller.clone(), key: key.clone(), rules: self.rules.clone(), matching })
     }
 
-    /// Whether the caller may connect, confirm, renew or delete the connection. `tenant` is that of the connection that
-    /// is there, and of nothing else: who names a tenant, or signs in from it, gains no right by that.
+    /// Judges whether the caller may connect, confirm, renew or delete the connection. `tenant` is that of
+    /// the existing connection and no other: naming a tenant, or signing in from it, gives no right.
     ///
     /// # Errors
-    /// As [`CallerPolicy::see`], and [`Denial::ActionForbidden`] when the caller may see it but do no more.
+    /// The errors of [`CallerPolicy::see`], and [`Denial::ActionForbidden`] if the caller may only see it.
     pub fn can_connect(&self, key: &ConnectionKey, tenant: Option<&str>) -> Result<ConnectPermit, Denial> {
         let permit = self.see(key, tenant)?;
         if !permit.matching().any(|rule| rule.connect) {
@@ -184,13 +185,13 @@ impl CallerPolicy {
 }
 
 impl Rule {
-    /// The patterns that can match at all: `*` counts only together with `bulk`.
+    /// Iterates over the patterns that can match: `*` counts only with `bulk`.
     fn effective(&self) -> impl Iterator<Item = &Pattern> {
         self.connections.iter().filter(|pattern| self.bulk || !pattern.is_any())
     }
 }
 
-/// Whether `rule` gives nothing beyond what the rules at `others` give together.
+/// Returns true if `rule` adds nothing to the rules at `others`.
 fn covered(rule: &Rule, rules: &[Rule], others: &[usize]) -> bool {
     let others = || others.iter().map(|&at| &rules[at]);
     let connect = !rule.connect || others().any(|other| other.connect);
@@ -214,23 +215,23 @@ impl RuleScopes {
 }
 
 impl Permit {
-    /// The connection it is for.
+    /// Returns the connection it is for.
     pub fn key(&self) -> &ConnectionKey {
         &self.key
     }
 
-    /// The caller it was given to.
+    /// Returns the caller it was given to.
     pub fn caller(&self) -> &CallerName {
         &self.caller
     }
 
-    /// The scopes to serve. Asked for nothing, it is what the rules list, or everything `granted` where a rule says
-    /// `"*"`. Whether the answer was granted is for the next step to check. The sign-in's own scopes (`openid`,
-    /// `offline_access` and so on) need no rule: they are in the answer where they were granted, and a request for
-    /// nothing else is a request for nothing.
+    /// Returns the scopes to serve. If none are asked for, these are the scopes that the rules list, or all
+    /// of `granted` if a rule has `"*"`. The next step checks whether they were granted. The sign-in's own
+    /// scopes (`openid`, `offline_access` and so on) need no rule: they are added if granted, and a request
+    /// for only these counts as a request for none.
     ///
     /// # Errors
-    /// [`Denial::ScopeForbidden`] naming each scope asked for that no rule gives.
+    /// [`Denial::ScopeForbidden`] names each requested scope that no rule gives.
     pub fn scopes_for(&self, asked: Option<&ScopeSet>, granted: &ScopeSet) -> Result<ScopeSet, Denial> {
         let listed;
         let wanted = match asked.filter(|asked| asked.iter().any(|scope| !scope.is_openid())) {
@@ -260,7 +261,7 @@ impl Permit {
         self.matching().any(|rule| rule.scopes.give(scope))
     }
 
-    /// The union of what the rules list; none when one of them gives everything.
+    /// Returns the union of the listed scopes; `None` if a rule gives all.
     fn listed(&self) -> Option<ScopeSet> {
         let mut union = ScopeSet::default();
         for rule in self.matching() {
@@ -278,18 +279,18 @@ impl Permit {
 }
 
 impl ConnectPermit {
-    /// Whether it rests on the connection's name. One that does not renews what is there for the account it has: it makes
-    /// nothing, and moves nothing to another account.
+    /// Returns true if the permit comes from a rule that covers the connection's name. Otherwise it only
+    /// allows to renew the existing connection with its present account.
     pub fn covers_name(&self) -> bool {
         self.covers_name
     }
 
-    /// The connection it is for.
+    /// Returns the connection it is for.
     pub fn key(&self) -> &ConnectionKey {
         &self.key
     }
 
-    /// The caller it was given to.
+    /// Returns the caller it was given to.
     pub fn caller(&self) -> &CallerName {
         &self.caller
     }
@@ -385,9 +386,9 @@ mod tests {
         assert_eq!(covers(vec![connecting("a/*")], "a/1", None), Ok(true));
         assert_eq!(covers(vec![connecting("a/*"), connecting(&tenant)], "a/1", Some(T1)), Ok(true));
         assert_eq!(covers(vec![connecting(&tenant)], "a/1", Some(T1)), Ok(false));
-        // To see a name is not to make it.
+        // The right to see a name is no right to create it.
         assert_eq!(covers(vec![rule(&["a/*"], "*"), connecting(&tenant)], "a/1", Some(T1)), Ok(false));
-        // Without a connection there is no tenant.
+        // A connection that does not exist has no tenant.
         assert_eq!(covers(vec![connecting(&tenant)], "a/1", None), Err(Denial::ConnectionNotFound));
     }
 
@@ -436,7 +437,7 @@ mod tests {
         assert_eq!(policy(rules).lookups(&app("outlook")), [Lookup::EVERYTHING]);
     }
 
-    /// What the rules mean, written once more and as plainly as possible; shares no code with the room.
+    /// A second, simplest possible implementation of the rules. It shares no code with the room.
     mod reference {
         use super::*;
 
@@ -544,7 +545,8 @@ mod tests {
                     "{context}"
                 );
 
-                // Whatever may be seen is found at one place; what is found by its name alone may be seen.
+                // Every visible connection lies in exactly one range; a connection found by its name alone is
+                // visible.
                 let lookups = policy.lookups(&at.app);
                 let found = lookups.iter().filter(|lookup| match lookup {
                     Lookup::Exact(exact) => *exact == at.connection,
@@ -556,7 +558,7 @@ mod tests {
                     assert_eq!(found == 1, expected.see.is_ok(), "{context} {lookups:?}");
                 }
 
-                // The tenant changes the answer only where the policy said that it is needed.
+                // The tenant changes the answer only if the policy said that it is needed.
                 if !policy.needs_tenant(&at) {
                     for tenant in [None, Some(T1), Some(T2)] {
                         let other = reference::judge(&rules, app_name, name, tenant);

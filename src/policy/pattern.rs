@@ -1,4 +1,4 @@
-//! Which connections a rule is about.
+//! Patterns that say which connections a rule covers.
 
 use std::fmt;
 
@@ -10,21 +10,21 @@ use crate::domain::id::{ConnectionName, InvalidName};
 pub enum Pattern {
     /// One connection by its name.
     Exact(ConnectionName),
-    /// Every connection whose name begins so: `team-a/*` is the prefix `team-a/`.
+    /// Every connection whose name has this prefix: `team-a/*` is the prefix `team-a/`.
     Prefix(String),
-    /// Every connection whose account lives in this Entra tenant; lower case.
+    /// Every connection whose account belongs to this Entra tenant; lower case.
     Tenant(String),
     /// Every connection of the app. Matches only in a rule with `bulk = true`.
     Any,
 }
 
-/// What is wrong with a pattern.
+/// Mistake in a pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PatternError {
-    /// A `*` that is not the last character.
+    /// A `*` stands before the last character.
     #[error("`*` may stand at the end only")]
     StarInside,
-    /// `tenant:` without a tenant id behind it.
+    /// No tenant id follows `tenant:`.
     #[error(
         "`tenant:` needs a tenant id such as 11111111-2222-3333-4444-555555555555 (a domain is not enough)"
     )]
@@ -35,7 +35,7 @@ pub enum PatternError {
 }
 
 impl Pattern {
-    /// Reads `name`, `prefix*`, `tenant:{tid}` or `*`.
+    /// Parses `name`, `prefix*`, `tenant:{tid}` or `*`.
     ///
     /// # Errors
     /// [`PatternError`] says which form was meant and what is wrong with it.
@@ -47,7 +47,7 @@ impl Pattern {
             None => Ok(Pattern::Exact(ConnectionName::parse(text)?)),
             Some(("", "")) => Ok(Pattern::Any),
             Some((prefix, "")) => {
-                // The last part goes on behind the star; those before it are whole.
+                // The last part continues behind the star; the parts before it are complete.
                 if let Some((whole, _)) = prefix.rsplit_once('/') {
                     ConnectionName::parse(whole)?;
                 }
@@ -57,8 +57,8 @@ impl Pattern {
         }
     }
 
-    /// Whether it is a prefix whose star follows no separator, so that it means names of others too: `team-a*` is also
-    /// `team-ab/x`.
+    /// Returns true for a prefix that does not end in a separator, so that it also covers other names:
+    /// `team-a*` covers `team-ab/x`.
     pub fn ends_within_a_word(&self) -> bool {
         match self {
             Pattern::Prefix(prefix) => prefix.ends_with(|last: char| last.is_ascii_alphanumeric()),
@@ -66,12 +66,12 @@ impl Pattern {
         }
     }
 
-    /// Whether it is the tenant of every personal Microsoft account there is.
+    /// Returns true for the tenant of all personal Microsoft accounts.
     pub fn is_every_personal_account(&self) -> bool {
         matches!(self, Pattern::Tenant(tid) if tid == PERSONAL_TENANT)
     }
 
-    /// Whether it means every connection. A prefix of no characters, which `parse` never makes, does too.
+    /// Returns true if it covers every connection. An empty prefix, which `parse` never makes, does too.
     pub(super) fn is_any(&self) -> bool {
         match self {
             Pattern::Any => true,
@@ -80,7 +80,7 @@ impl Pattern {
         }
     }
 
-    /// Whether it means this connection. A tenant pattern does only when the tenant is known.
+    /// Returns true if it covers this connection. A tenant pattern needs a known tenant.
     pub(super) fn matches(&self, connection: &ConnectionName, tenant: Option<&str>) -> bool {
         match self {
             Pattern::Exact(name) => name == connection,

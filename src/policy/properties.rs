@@ -1,11 +1,11 @@
-//! What holds for every pattern of a rule.
+//! Properties of every pattern.
 
 use super::pattern::Pattern;
 use crate::domain::id::ConnectionName;
 
 const TENANT: &str = "aaaaaaaa-2222-3333-4444-555555555555";
 
-/// Panics if a pattern means more than it shows. The input is a pattern and, behind a line break, a name.
+/// Panics if a pattern covers more than it shows. The input is a pattern and, after a line break, a name.
 pub fn a_pattern_means_what_it_shows(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     let (text, name) = text.split_once('\n').unwrap_or((&text, "team-a/user-7"));
