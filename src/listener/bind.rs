@@ -1,4 +1,4 @@
-//! Sockets: bound early, so that a taken port is an error at the start, and served later.
+//! Sockets. They are bound early, so that a taken port is an error at the start, and served later.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -24,26 +24,26 @@ use crate::domain::backoff::Backoff;
 use crate::lifecycle::Shutdown;
 use crate::telemetry::metrics::ConnectionRefusal;
 
-/// How many connections the kernel keeps for us while we are busy.
+/// Connections that the kernel queues while we are busy.
 const BACKLOG: u32 = 1024;
-/// What TLS keeps of what is written, once it is encrypted.
+/// Most bytes of written data that TLS keeps once it is encrypted.
 const TLS_BUFFER: usize = 16 * 1024;
 /// The pause after accepts that failed for want of something (file descriptors, memory).
 const PAUSE: Backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(1) };
 
-/// Why a listener cannot listen.
+/// Reason why a listener cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Another process serves this Unix socket.
+    /// Another process listens on this Unix socket.
     #[error("another process already listens on {}", .0.display())]
     InUse(PathBuf),
-    /// Something that is not a socket is at its path.
+    /// The path has something other than a socket.
     #[error("{} exists and is not a socket; it was left alone", .0.display())]
     NotASocket(PathBuf),
-    /// TLS on a Unix socket.
+    /// TLS was configured on a Unix socket.
     #[error("a Unix socket cannot have TLS")]
     TlsOnUnix,
-    /// Preparing or binding a Unix socket failed.
+    /// A Unix socket could not be prepared or bound.
     #[error("cannot listen on {}", .path.display())]
     Unix {
         /// Its path.
@@ -52,7 +52,7 @@ pub enum BindError {
         #[source]
         source: io::Error,
     },
-    /// Binding a TCP port failed.
+    /// A TCP port could not be bound.
     #[error("cannot listen on {address}")]
     Tcp {
         /// Its address.
@@ -63,16 +63,16 @@ pub enum BindError {
     },
 }
 
-/// Where a bound listener really listens.
+/// Actual address of a bound listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LocalAddress {
     /// A Unix socket.
     Unix(PathBuf),
-    /// A TCP address with the port that was chosen.
+    /// A TCP address with the chosen port.
     Tcp(SocketAddr),
 }
 
-/// A listener that is bound and does not serve yet: connections wait in the kernel.
+/// A bound listener that does not serve yet: connections wait in the kernel.
 #[derive(Debug)]
 pub struct Bound {
     config: ListenerConfig,
@@ -85,13 +85,13 @@ pub struct Bound {
 enum Incoming {
     Unix {
         listener: UnixListener,
-        /// Held for its drop.
+        /// Kept for its `Drop`.
         _file: SocketFile,
     },
     Tcp(TcpListener),
 }
 
-/// Our socket file; removed with the listener unless someone has put another in its place.
+/// Our socket file. It is removed with the listener unless someone has replaced it.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
@@ -109,7 +109,7 @@ impl Drop for SocketFile {
 }
 
 impl Bound {
-    /// Binds. Must be called within a runtime.
+    /// Binds the socket. Call it within a runtime.
     pub fn bind(config: ListenerConfig) -> Result<Self, BindError> {
         let (incoming, local) = match &config.address {
             Address::Unix(path) => {
@@ -130,12 +130,12 @@ impl Bound {
         Ok(Bound { config, room, incoming, local })
     }
 
-    /// Where it listens.
+    /// Returns the address it listens on.
     pub fn local_address(&self) -> &LocalAddress {
         &self.local
     }
 
-    /// The TCP address it listens on, if it does.
+    /// Returns the TCP address it listens on, if any.
     pub fn tcp_address(&self) -> Option<SocketAddr> {
         match &self.local {
             LocalAddress::Unix(_) => None,
@@ -143,12 +143,12 @@ impl Bound {
         }
     }
 
-    /// Its name.
+    /// Returns its name.
     pub fn name(&self) -> &'static str {
         self.config.name
     }
 
-    /// The next connection, and another handle on its socket.
+    /// Accepts the next connection, and returns it with another handle to its socket.
     #[cfg(test)]
     pub(super) async fn accepted(&self) -> io::Result<(Box<dyn Socket>, std::os::fd::OwnedFd)> {
         use std::os::fd::AsFd;
@@ -164,8 +164,8 @@ impl Bound {
         })
     }
 
-    /// Serves until the soft stop, in tasks of its own: the listener is closed (and its socket file gone) once
-    /// the soft stop was seen, its connections end when they have finished what is in flight.
+    /// Serves, in tasks of its own, until the soft stop. Then it closes the listener and removes its socket
+    /// file, and the connections end once they have finished their current requests.
     pub fn serve(self, handler: Arc<dyn Handler>, surroundings: Surroundings) {
         let tasks = Arc::clone(&surroundings.tasks);
         let metrics = surroundings.metrics.listener(self.config.name);
@@ -183,25 +183,25 @@ impl Bound {
 fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
-    // Accepted connections have them too.
+    // Accepted connections inherit them.
     sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER)?;
     sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// What is known to be wrong with the place of a Unix socket before it is made. Whether another process listens there is not looked
-/// at.
+/// Checks the path of a Unix socket before it is bound. It does not check whether another process listens
+/// there.
 ///
 /// # Errors
-/// Something else than a socket is there, or something else than a directory is above it.
+/// The path has something other than a socket, or something other than a directory is above it.
 pub fn look_at_socket(path: &Path) -> Result<(), BindError> {
     match std::fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.file_type().is_socket() => Err(BindError::NotASocket(path.to_owned())),
         Err(source) if source.kind() == io::ErrorKind::NotADirectory => {
             Err(BindError::Unix { path: path.to_owned(), source })
         }
-        // It may become visible or be made by the time it is needed, and by whom it is needed.
+        // The path may become visible, or be created, before it is needed.
         Ok(_) | Err(_) => Ok(()),
     }
 }
@@ -217,7 +217,7 @@ fn bind_unix(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), BindE
         // The process's umask is 077 (see `lifecycle::harden`), but callers must be able to reach the socket.
         std::fs::set_permissions(parent, PermissionsExt::from_mode(0o755)).map_err(failed)?;
     }
-    // Two daemons that start at once must not both find a stale file and remove each other's.
+    // Two daemons that start together must not both find a stale file and remove each other's.
     let directory = std::fs::File::open(parent).map_err(failed)?;
     rustix::fs::flock(&directory, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
     look_at_socket(path)?;
@@ -226,7 +226,7 @@ fn bind_unix(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), BindE
         Err(error) => return Err(failed(error)),
         Ok(_) => match StdUnixStream::connect(path) {
             Ok(_) => return Err(BindError::InUse(path.to_owned())),
-            // Nobody listens: left over from a process that could not clean up.
+            // Nobody listens: a process could not clean up.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 std::fs::remove_file(path).map_err(failed)?;
             }
@@ -236,7 +236,7 @@ fn bind_unix(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), BindE
     let listener = UnixListener::bind(path).map_err(failed)?;
     let metadata = std::fs::symlink_metadata(path).map_err(failed)?;
     let file = SocketFile { path: path.to_owned(), identity: (metadata.dev(), metadata.ino()) };
-    // From closed to open: nobody was let in who should not have been.
+    // Permissions only widen here, so nobody had more access before.
     std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).map_err(failed)?;
     Ok((listener, file))
 }
@@ -264,7 +264,10 @@ async fn accept(incoming: Incoming, tls: Option<Tls>, room: Arc<Room>, shared: A
                 admit(accepted, tls.as_ref(), &room, &shared);
             }
             Err(error) if is_of_one_connection(&error) => {
-                tracing::debug!(listener = shared.name, %error, "a connection was gone before it was accepted");
+                tracing::debug!(
+                    listener = shared.name, %error,
+                    "a connection was gone before it was accepted"
+                );
             }
             Err(error) => {
                 failures = failures.saturating_add(1);
@@ -279,8 +282,8 @@ async fn accept(incoming: Incoming, tls: Option<Tls>, room: Arc<Room>, shared: A
     tracing::debug!(listener = shared.name, "no longer accepting");
 }
 
-/// A listener that ends before the stop takes the process with it: one that answers on half of its sockets
-/// would be found out by its users only.
+/// Stops the process if a listener ends before the stop: otherwise only users would notice that half of the
+/// sockets are dead.
 struct StopWithUs(Shutdown);
 
 impl Drop for StopWithUs {
@@ -297,7 +300,8 @@ async fn next(incoming: &Incoming) -> io::Result<Accepted> {
     match incoming {
         Incoming::Unix { listener, .. } => {
             let (stream, _) = listener.accept().await?;
-            // It has no limit of the listener's. What it receives is kept in the client's buffer, and counts against the client.
+            // It does not have the listener's limit. The data it receives stays in the client's buffer and
+            // counts against the client.
             sockopt::set_socket_send_buffer_size(&stream, SOCKET_BUFFER)
                 .map_err(|error| gone(error.into()))?;
             Ok(Accepted::Unix(stream))
@@ -309,7 +313,8 @@ async fn next(incoming: &Incoming) -> io::Result<Accepted> {
     }
 }
 
-/// Errors of the connection that was to be accepted, not of the listener (accept(2), "Error handling").
+/// Returns true for errors of the connection being accepted, not of the listener (accept(2), "Error
+/// handling").
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -327,7 +332,7 @@ fn admit(accepted: Accepted, tls: Option<&Tls>, room: &Arc<Room>, shared: &Arc<S
     let origin = match &accepted {
         Accepted::Unix(stream) => match stream.peer_cred() {
             Ok(peer) => Origin::Unix { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() },
-            // Without an identity there is nothing it could be allowed to do.
+            // Without an identity, the peer could not be allowed anything.
             Err(_) => return,
         },
         Accepted::Tcp(_, address) => Origin::Tcp(*address),
@@ -352,7 +357,8 @@ fn admit(accepted: Accepted, tls: Option<&Tls>, room: &Arc<Room>, shared: &Arc<S
                         .accept_with(stream, |tls| tls.set_buffer_limit(Some(TLS_BUFFER)));
                     let handshake = tokio::select! {
                         handshake = accept => handshake.map_err(|error| error.to_string()),
-                        () = surroundings.clock.sleep(shared.limits.tls_handshake) => Err("too slow".to_owned()),
+                        () = surroundings.clock.sleep(shared.limits.tls_handshake) => Err("too \
+                            slow".to_owned()),
                         () = place.told() => {
                             return shared.metrics.connection_refused(ConnectionRefusal::GaveWay);
                         }
@@ -367,7 +373,10 @@ fn admit(accepted: Accepted, tls: Option<&Tls>, room: &Arc<Room>, shared: &Arc<S
                         }
                         Err(error) => {
                             shared.metrics.connection_refused(ConnectionRefusal::Handshake);
-                            tracing::debug!(listener = shared.name, peer = %address, error, "TLS handshake failed");
+                            tracing::debug!(
+                                listener = shared.name, peer = %address, error,
+                                "TLS handshake failed"
+                            );
                             return;
                         }
                     }
@@ -379,7 +388,7 @@ fn admit(accepted: Accepted, tls: Option<&Tls>, room: &Arc<Room>, shared: &Arc<S
     shared.surroundings.tasks.spawn("connection", Box::pin(task));
 }
 
-/// Counts a connection as open for as long as it lives, however its task ends.
+/// Counts a connection as open while it lives, however its task ends.
 struct Open<'a> {
     shared: &'a Shared,
 }

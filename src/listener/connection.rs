@@ -1,4 +1,4 @@
-//! One connection: its clock, its requests, its end.
+//! One connection: its deadlines, its requests, its end.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -24,18 +24,18 @@ use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
 use crate::telemetry::metrics::{ConnectionRefusal, ListenerMetrics};
 
-/// How long a closed connection is still read from, so that what the client had on its way does not make the
-/// kernel reset the connection before the client has seen our answer.
+/// How long a closed connection is still read. Otherwise data on its way from the client makes the kernel
+/// reset the connection before the client has seen our answer.
 const LINGER: Duration = Duration::from_millis(500);
-/// How much of it is read.
+/// Most bytes read in that time.
 const LINGER_BYTES: usize = 256 * 1024;
 
-/// How long a connection that was told to give way is waited for when it does not take its last answer.
+/// How long a connection that must give way may take to receive its last answer.
 const LEAVE: Duration = Duration::from_secs(1);
-/// Bytes of a large answer that a client takes in a second at the least.
+/// Least bytes of a large answer that a client must take in a second.
 const SLOWEST: usize = 256 * 1024;
 
-/// What every connection of a listener shares.
+/// State shared by all connections of a listener.
 pub(super) struct Shared {
     pub(super) name: &'static str,
     pub(super) handler: Arc<dyn Handler>,
@@ -44,7 +44,7 @@ pub(super) struct Shared {
     pub(super) metrics: ListenerMetrics,
 }
 
-/// What a connection is doing.
+/// Current activity of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     New = 0,
@@ -53,7 +53,8 @@ enum Phase {
     Idle = 3,
 }
 
-/// What the parts of a connection tell its clock and the listener's room. All of them run in one task.
+/// State that the parts of a connection report to its timer and to the listener's room. They all run in one
+/// task.
 pub(super) struct Pulse {
     phase: AtomicU8,
     /// Counts changes of phase, because several may happen within one poll.
@@ -61,15 +62,16 @@ pub(super) struct Pulse {
     in_head: AtomicBool,
     clock: Arc<dyn Clock>,
     place: Place,
-    /// Bytes that a head, a body and an answer keep in memory.
+    /// Bytes in memory for a head, a body and an answer.
     head: AtomicUsize,
-    /// A head that is not whole, which may come behind a request.
+    /// Bytes of an incomplete head, which may follow a request.
     ahead: AtomicUsize,
     body: AtomicUsize,
     answer: AtomicUsize,
-    /// Milliseconds of the monotonic clock, and 1, since when an answer waits to be taken; 0 where none does.
+    /// When the present answer began to wait for the client, in milliseconds of the monotonic clock plus 1; 0
+    /// if none waits.
     untaken_since: AtomicU64,
-    /// Whether a request waits for that.
+    /// True if a request waits for that answer to be taken.
     awaited: AtomicBool,
 }
 
@@ -90,26 +92,28 @@ impl Pulse {
         }
     }
 
-    /// Bytes came, and so many of them are an unfinished head; whether there is room for it.
+    /// Records that bytes arrived and how many of them are an unfinished head. Returns true if there is room
+    /// for it.
     pub(super) fn read(&self, in_head: bool, unfinished: usize) -> bool {
         self.in_head.store(in_head, Ordering::Relaxed);
         if in_head && matches!(self.phase(), Phase::New | Phase::Idle) {
             self.enter(Phase::Head);
         }
-        // Where there is no room for what comes behind a request, it is the request's answer that says so.
+        // If there is no room for bytes after a request, the request's answer says so.
         self.keeps(&self.ahead, 2 * unfinished) || self.is_answering()
     }
 
-    /// A head is whole; whether there is room for it.
+    /// Records a complete head. Returns true if there is room for it.
     fn head_came(&self, kept: usize) -> bool {
-        // What it waits for now has a deadline of its own.
+        // The new wait has a deadline of its own.
         if self.is_untaken() && self.phase() == Phase::Head {
             self.enter(Phase::Idle);
         }
         self.keeps(&self.head, kept)
     }
 
-    /// Ends when the answer before is taken. hyper would begin more requests, and keep the heads of their answers.
+    /// Waits until the previous answer is taken. Otherwise hyper would begin more requests and keep the heads
+    /// of their answers.
     async fn answer_before_is_taken(&self) {
         std::future::poll_fn(|_| {
             self.awaited.store(self.is_untaken(), Ordering::Relaxed);
@@ -118,12 +122,13 @@ impl Pulse {
         .await;
     }
 
-    /// A request is worked on.
+    /// Records that a request is being processed.
     fn request_began(&self) {
         self.enter(Phase::Request);
     }
 
-    /// It has been answered, with so many bytes; whether there is room for them until the client takes them.
+    /// Records an answer of this many bytes. Returns true if there is room for them until the client takes
+    /// them.
     fn request_ended(&self, answer: usize) -> bool {
         self.head.store(0, Ordering::Relaxed);
         self.body.store(0, Ordering::Relaxed);
@@ -131,14 +136,14 @@ impl Pulse {
         self.untaken_since.store(now + 1, Ordering::Relaxed);
         let fits = self.keeps(&self.answer, answer);
         if !fits {
-            // A short one goes in its place, and the connection ends with it.
+            // A short answer replaces it, and the connection ends.
             self.answer.store(0, Ordering::Relaxed);
         }
         self.enter(if self.in_head.load(Ordering::Relaxed) { Phase::Head } else { Phase::Idle });
         fits
     }
 
-    /// The client has taken all that was written; whether a request waited for that.
+    /// Records that the client has taken everything written. Returns true if a request waited for that.
     pub(super) fn flushed(&self) -> bool {
         self.untaken_since.store(0, Ordering::Relaxed);
         if self.answer.load(Ordering::Relaxed) > 0 {
@@ -147,34 +152,34 @@ impl Pulse {
         self.awaited.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether an answer waits to be taken.
+    /// Returns true if an answer waits to be taken.
     fn is_untaken(&self) -> bool {
         self.untaken_since.load(Ordering::Relaxed) > 0
     }
 
-    /// When the client must have taken its answer.
+    /// Returns the deadline for taking the answer.
     fn must_be_taken(&self, within: Duration) -> Option<Duration> {
         let since = self.untaken_since.load(Ordering::Relaxed).checked_sub(1)?;
         let more = self.answer.load(Ordering::Relaxed) as u64 * 1000 / SLOWEST as u64;
         Some(Duration::from_millis(since + more) + within)
     }
 
-    /// The rest of a body is waited for.
+    /// Records that the rest of a body is awaited.
     pub(super) fn body_awaited(&self) {
         self.place.waits(self.clock.monotonic());
     }
 
-    /// It came, or never will.
+    /// Records that the body is complete, or never will be.
     pub(super) fn body_ended(&self) {
         self.place.works();
     }
 
-    /// So many bytes are kept for the body; whether there is room for them.
+    /// Records the bytes kept for the body. Returns true if there is room for them.
     pub(super) fn body_grows(&self, bytes: usize) -> bool {
         self.keeps(&self.body, bytes)
     }
 
-    /// Whether the connection was told to give way to others.
+    /// Returns true if the connection must give way to others.
     pub(super) fn gives_way(&self) -> bool {
         self.place.is_told()
     }
@@ -205,7 +210,7 @@ impl Pulse {
         }
     }
 
-    /// Whether a request is being answered.
+    /// Returns true if a request is being answered.
     pub(super) fn is_answering(&self) -> bool {
         self.phase() == Phase::Request
     }
@@ -215,20 +220,20 @@ impl Pulse {
     }
 }
 
-/// How a connection ended.
+/// Reason why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// By either side, in order or by an error of the socket.
+    /// Either side closed it, or the socket failed.
     Closed,
     /// The client was too slow.
     TooSlow,
     /// Others needed its room, and it had waited longest.
     GaveWay,
-    /// The process stops hard.
+    /// The process stops at once.
     Aborted,
 }
 
-/// Serves one connection to its end.
+/// Serves one connection until it ends.
 pub(super) async fn serve(shared: Arc<Shared>, socket: Box<dyn Socket>, peer: Peer, place: Place) {
     let limits = &shared.limits;
     let pulse = Arc::new(Pulse::new(place, Arc::clone(&shared.surroundings.clock)));
@@ -266,7 +271,7 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Box<dyn Socket>, peer: Pe
                 if !pulse.is_answering() && !pulse.is_untaken() {
                     return Poll::Ready(End::GaveWay);
                 }
-                // Its body is told so, by an answer; after that it is over.
+                // The body gets an error and answers with it; then the connection ends.
                 closing = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
@@ -281,7 +286,7 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Box<dyn Socket>, peer: Pe
                     }
                     return Poll::Ready(End::Closed);
                 }
-                // It is over with its answer, which most clients take at once.
+                // It ends with its answer, which most clients take at once.
                 if gives_way && !pulse.is_answering() {
                     let leave = leave.get_or_insert_with(|| clock.sleep(LEAVE));
                     if !pulse.is_untaken() || leave.as_mut().poll(cx).is_ready() {
@@ -301,7 +306,7 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Box<dyn Socket>, peer: Pe
         .await
     };
 
-    // Whoever was told to go is counted as that alone, whatever came of it, and nobody waits for him any more.
+    // A connection that had to give way counts as that, whatever happened afterwards, and is not waited for.
     let end = if pulse.gives_way() && end != End::Aborted { End::GaveWay } else { end };
     match end {
         End::Aborted => {}
@@ -333,7 +338,7 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Box<dyn Socket>, peer: Pe
     }
 }
 
-/// Answers a head that was too long: no handler has seen it, and the connection is over.
+/// Answers a head that was too long. No handler sees it, and the connection ends.
 async fn refuse_head(shared: &Shared, socket: &mut Box<dyn Socket>) {
     let request_id = RequestId::new(shared.surroundings.random.as_ref());
     let response = finished(shared.handler.head_too_large(&request_id), &request_id);
@@ -349,14 +354,14 @@ async fn refuse_head(shared: &Shared, socket: &mut Box<dyn Socket>) {
         .extend_from_slice(format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len()).as_bytes());
     bytes.extend_from_slice(&body);
     tokio::select! {
-        // A client that is gone does not need it.
+        // A client that is gone does not need the answer.
         _ = socket.write_all(&bytes) => {}
         () = shared.surroundings.clock.sleep(LINGER) => {}
         () = shared.surroundings.shutdown.hard().cancelled() => {}
     }
 }
 
-/// Closes our side, then reads what still comes and forgets it, until the client closes too, for a short time.
+/// Closes our side, then reads and discards until the client closes too, for a short time.
 async fn linger(shared: &Shared, mut socket: Box<dyn Socket>) {
     let drain = async {
         if socket.shutdown().await.is_err() {
@@ -383,16 +388,16 @@ enum Due {
     TooOld,
 }
 
-/// One sleep for all limits of a connection. On the hot path (a whole request in one read) it is not touched:
-/// it is left to fire early and is then set anew.
+/// One sleep for all deadlines of a connection. The hot path (a whole request in one read) leaves it alone:
+/// it fires early and is then set anew.
 struct Timer<'a> {
     clock: &'a dyn Clock,
     limits: &'a Limits,
     pulse: &'a Pulse,
     beats: u32,
-    /// When the current phase must be over.
+    /// When the current phase must end.
     phase_ends: Option<Duration>,
-    /// When the connection is too old; none once it was told so.
+    /// When the connection becomes too old; `None` after that.
     age_ends: Option<Duration>,
     sleep: Option<(Duration, BoxFuture<'static, ()>)>,
 }
@@ -419,7 +424,7 @@ impl<'a> Timer<'a> {
                 Phase::New => Some(self.limits.first_byte),
                 Phase::Head => Some(self.limits.header_read),
                 Phase::Idle => Some(self.limits.idle),
-                // The handler has deadlines of its own, the body too.
+                // The handler and the body have their own deadlines.
                 Phase::Request => None,
             };
             self.phase_ends = limit.map(|limit| self.clock.monotonic() + limit);
@@ -505,7 +510,8 @@ async fn answer(
     response
 }
 
-/// What a head keeps in memory until its request is answered: what came, and what was made of it.
+/// Returns the bytes that a head keeps in memory until its request is answered: the received text and what
+/// was parsed from it.
 fn kept_of(head: &http::request::Parts) -> usize {
     const ENTRY: usize = 104;
     let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
@@ -517,7 +523,7 @@ fn length_of(response: &Response) -> usize {
     usize::try_from(hyper::body::Body::size_hint(response.body()).lower()).unwrap_or(usize::MAX)
 }
 
-/// With what every response has.
+/// Adds the headers that every response has.
 fn finished(mut response: Response, request_id: &RequestId) -> Response {
     let headers = response.headers_mut();
     headers.remove(header::SERVER);
@@ -528,7 +534,7 @@ fn finished(mut response: Response, request_id: &RequestId) -> Response {
     response
 }
 
-/// The handler's response, or none if it panicked.
+/// Returns the handler's response, or `None` if it panicked.
 async fn catching(handler: &dyn Handler, request: Request) -> Option<Response> {
     let mut handling = catch_unwind(AssertUnwindSafe(|| handler.handle(request))).ok()?;
     std::future::poll_fn(move |cx| match catch_unwind(AssertUnwindSafe(|| handling.as_mut().poll(cx))) {

@@ -1,13 +1,14 @@
-//! A strict reader of HTTP/1 framing between the socket and hyper.
+//! A strict check of HTTP/1 framing between the socket and hyper.
 //!
-//! hyper's parser repairs some of what RFC 9112 leaves to the recipient (it drops `Content-Length` beside
-//! `Transfer-Encoding`, folds equal lengths into one, ends lines at a bare LF, cuts a `#fragment` off the
-//! target), and a service cannot see that it did. Whatever stands before us may have read the same bytes
-//! another way: that is request smuggling. So every byte passes here first, and what is not framed in exactly
-//! one way never reaches the parser whole: a bad head gets a NUL in place of its end, on which hyper answers
-//! 400 in its turn and closes; a bad chunk becomes a read error, which the handler sees as a broken body.
+//! hyper's parser repairs some messages where RFC 9112 lets the recipient choose (it drops `Content-Length`
+//! beside `Transfer-Encoding`, merges equal lengths, ends lines at a bare LF, cuts a `#fragment` off the
+//! target), and a service cannot see that. A proxy in front may have read the same bytes in another way,
+//! which makes request smuggling possible. So every byte passes here first, and a message that is not framed
+//! in exactly one way never reaches the parser whole. A bad head gets a NUL in place of its end, to which
+//! hyper answers 400 in its turn and closes. A bad chunk becomes a read error, which the handler sees as a
+//! broken body.
 //!
-//! Pure: bytes in, verdict out. The adapter at the foot plugs it into a socket.
+//! Pure: bytes in, verdict out. The adapter at the end of the file connects it to a socket.
 
 use std::io;
 use std::pin::Pin;
@@ -23,15 +24,15 @@ use super::connection::Pulse;
 use super::room::BUFFER;
 use super::tcp::Tcp;
 
-/// Longest chunk extension that is skipped; nobody we know sends any.
+/// Longest chunk extension that is skipped; no known client sends any.
 const MAX_CHUNK_EXTENSION: usize = 256;
 
-/// What is wrong with a message's framing.
+/// Fault in a message's framing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Violation {
-    /// In a head: hyper must be made to answer 400.
+    /// In a head: make hyper answer 400.
     Head(&'static str),
-    /// In a chunked body: the body must be broken off.
+    /// In a chunked body: break the body off.
     Body(&'static str),
 }
 
@@ -51,7 +52,7 @@ pub(super) enum State {
     Sized(u64),
     /// Within a chunked body.
     Chunked(Chunk),
-    /// The head is longer than allowed, or has more lines.
+    /// The head is too long, or has too many lines.
     Overlong,
 }
 
@@ -84,15 +85,15 @@ pub(super) enum Chunk {
     },
 }
 
-/// The state machine. One per connection.
+/// The state machine of one connection.
 #[derive(Debug)]
 pub(super) struct Framing {
     pub(super) state: State,
-    /// The part of the current head that came in earlier reads.
+    /// The part of the current head from earlier reads.
     partial: Vec<u8>,
     max_head: usize,
     max_lines: usize,
-    /// Where in its last read a head came that is too long.
+    /// Where, in its last read, a head that is too long began.
     overlong_at: Option<usize>,
 }
 
@@ -101,17 +102,17 @@ impl Framing {
         Framing { state: State::Head, partial: Vec::new(), max_head, max_lines, overlong_at: None }
     }
 
-    /// Whether a head has begun and not ended.
+    /// Returns true inside a head.
     pub(super) fn in_head(&self) -> bool {
         matches!(self.state, State::Overlong) || (self.state == State::Head && !self.partial.is_empty())
     }
 
-    /// How much of an unfinished head is kept.
+    /// Returns how many bytes of an unfinished head are kept.
     fn unfinished(&self) -> usize {
         self.partial.len()
     }
 
-    /// Takes the bytes of one read. On a violation: how many of them were still in order, and what was not.
+    /// Takes the bytes of one read. `Err` has the number of good bytes and the violation after them.
     pub(super) fn take(&mut self, bytes: &[u8]) -> Result<(), (usize, Violation)> {
         let mut at = 0;
         while at < bytes.len() {
@@ -141,7 +142,7 @@ impl Framing {
 
     fn head(&mut self, rest: &[u8]) -> Result<usize, &'static str> {
         if self.partial.is_empty() && (rest[0] == b'\r' || rest[0] == b'\n') {
-            // Empty lines before a request line are to be ignored (RFC 9112 §2.2); hyper does so too.
+            // A server ignores empty lines before a request line (RFC 9112 §2.2), and so does hyper.
             return match (rest[0], rest.get(1)) {
                 (b'\r', Some(b'\n')) => Ok(2),
                 // The LF may come with the next read.
@@ -156,7 +157,7 @@ impl Framing {
             self.partial.clear();
             return if rest[0] == b'\n' { Ok(1) } else { Err("bare CR before the request line") };
         }
-        // The common case: the whole head in one read, looked at where it lies.
+        // The common case: the whole head in one read, checked in place.
         if self.partial.is_empty() {
             if let Some(length) = end_of_head(rest, 0)? {
                 self.state = match length <= self.max_head {
@@ -179,7 +180,7 @@ impl Framing {
                 return Ok(length - before);
             }
         }
-        // One that has so many bytes and no end has more; hyper stops at the same number.
+        // An unfinished head of this length is too long; hyper stops at the same number.
         if self.partial.len() >= self.max_head {
             self.state = State::Overlong;
             self.partial = Vec::new();
@@ -189,7 +190,7 @@ impl Framing {
 
     fn inspect(&self, head: &[u8]) -> Result<State, &'static str> {
         let framed = inspect(head)?;
-        // The request line and the empty one at the end are none.
+        // The request line and the final empty line do not count.
         let lines = head.iter().filter(|byte| **byte == b'\n').count().saturating_sub(2);
         Ok(if lines > self.max_lines { State::Overlong } else { framed })
     }
@@ -255,7 +256,7 @@ impl Framing {
     }
 }
 
-/// Where the head ends, looking from `from` on. Every line must end in CRLF.
+/// Finds the end of the head from `from` on. Every line must end in CRLF.
 fn end_of_head(bytes: &[u8], from: usize) -> Result<Option<usize>, &'static str> {
     for (offset, byte) in bytes[from..].iter().enumerate() {
         let at = from + offset;
@@ -275,8 +276,8 @@ fn end_of_head(bytes: &[u8], from: usize) -> Result<Option<usize>, &'static str>
     Ok(None)
 }
 
-/// Checks a whole head and says how the body is framed. What hyper refuses by itself (method and name tokens,
-/// characters of values) is left to it.
+/// Checks a whole head and returns how the body is framed. Checks that hyper makes itself (method and name
+/// tokens, characters of values) are left to it.
 fn inspect(head: &[u8]) -> Result<State, &'static str> {
     let mut lines = head[..head.len() - 4].split(|byte| *byte == b'\n').map(|line| match line {
         [line @ .., b'\r'] => line,
@@ -289,8 +290,8 @@ fn inspect(head: &[u8]) -> Result<State, &'static str> {
     else {
         return Err("request line");
     };
-    // Origin form only: nobody uses this server as a proxy, and an authority in the target could say another
-    // thing than Host does. http::Uri would cut a fragment off without a word.
+    // Only the origin form is accepted: this server is no proxy, and an authority in the target could
+    // contradict Host. http::Uri would silently cut off a fragment.
     if target.first() != Some(&b'/') {
         return Err("target is not in origin form");
     }
@@ -351,10 +352,10 @@ fn inspect(head: &[u8]) -> Result<State, &'static str> {
     }
 }
 
-/// A socket, whatever kind it is.
+/// A socket of any kind.
 pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {
-    /// What the client has not taken is thrown away when the socket is closed. Else the kernel would keep it for a while, when
-    /// nobody counts it any more.
+    /// Makes the kernel discard unsent data when the socket is closed. Otherwise it would keep the data for a
+    /// while, uncounted.
     fn forget_unsent(&self);
 }
 
@@ -371,18 +372,19 @@ impl Socket for TlsStream<Tcp> {
 }
 
 impl Socket for UnixStream {
-    /// It is in the client's hands already.
+    /// The client has received it already.
     fn forget_unsent(&self) {}
 }
 
-/// A socket whose incoming bytes are checked on their way.
+/// A socket that checks incoming bytes.
 pub(super) struct Guarded {
     socket: Box<dyn Socket>,
     framing: Framing,
     pulse: Arc<Pulse>,
-    /// Set by the first violation; nothing is read after it.
+    /// The first violation; nothing is read after it.
     violated: Option<Violation>,
-    /// A head was too long, and nothing before it waits for an answer: the connection ends, and this is to be said.
+    /// True if a head was too long and no earlier request waits for an answer: the connection answers that
+    /// and ends.
     refused_head: bool,
     ended: bool,
 }
@@ -393,22 +395,22 @@ impl Guarded {
         Guarded { socket, framing, pulse, violated: None, refused_head: false, ended: false }
     }
 
-    /// Whether a head that was too long is still to be answered.
+    /// Returns true if a head that was too long still needs its answer.
     pub(super) fn refused_head(&self) -> bool {
         self.refused_head
     }
 
-    /// The first violation, if there was one.
+    /// Returns the first violation, if any.
     pub(super) fn violation(&self) -> Option<Violation> {
         self.violated
     }
 
-    /// Whether the client has closed its side.
+    /// Returns true if the client has closed its side.
     pub(super) fn ended(&self) -> bool {
         self.ended
     }
 
-    /// The socket itself.
+    /// Returns the socket itself.
     pub(super) fn into_socket(self) -> Box<dyn Socket> {
         self.socket
     }
@@ -431,7 +433,7 @@ impl AsyncRead for Guarded {
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
-        // One byte less than would make hyper's next buffer twice as large.
+        // One byte less than the size at which hyper doubles its next buffer.
         let most = buffer.remaining().min(BUFFER - 1);
         let mut some = ReadBuf::new(buffer.initialize_unfilled_to(most));
         ready!(Pin::new(&mut self.socket).poll_read(cx, &mut some))?;
@@ -450,7 +452,7 @@ impl AsyncRead for Guarded {
                     buffer.filled_mut()[before + good] = 0;
                     buffer.set_filled(before + good + 1);
                 }
-                // What was in order goes first (it may hold the whole head); the next read is the error.
+                // The good bytes (perhaps the whole head) go first; the next read is the error.
                 Violation::Body(reason) => {
                     buffer.set_filled(before + good);
                     if good == 0 {
@@ -459,8 +461,9 @@ impl AsyncRead for Guarded {
                 }
             }
         }
-        // hyper would answer with no word of what to do, so it sees an end in this head's place. Behind a request that is being
-        // answered it sees the head, and says 431 by itself when that is done: an end would break the answer off.
+        // hyper's own answer would not say what to do, so it sees the end of the stream in place of this
+        // head. If a request is being answered, hyper sees the head, because an end would break that answer
+        // off; it then says 431 by itself.
         if self.framing.overlong_at.take() == Some(0) && !self.pulse.is_answering() {
             self.refused_head = true;
             buffer.set_filled(before);
@@ -480,7 +483,8 @@ impl AsyncWrite for Guarded {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
-        // hyper comes here once all it had to write is written, and does not look again whether a request waits for that.
+        // hyper comes here once everything is written, and does not check again whether a request waits for
+        // that.
         if self.pulse.flushed() {
             cx.waker().wake_by_ref();
         }
@@ -488,7 +492,7 @@ impl AsyncWrite for Guarded {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // hyper is done, and the answer is still to be written.
+        // hyper is done, and the answer must still be written.
         if self.refused_head {
             return Poll::Ready(Ok(()));
         }
@@ -512,7 +516,7 @@ impl AsyncWrite for Guarded {
 mod tests {
     use super::*;
 
-    /// Feeds the bytes whole, byte by byte and in halves: the verdict must not depend on how they were cut.
+    /// Feeds the bytes whole, byte by byte and in halves: the verdict must not depend on the cuts.
     fn verdict(bytes: &[u8]) -> Result<State, Violation> {
         let mut verdicts = Vec::new();
         for cut in 1..=bytes.len() {
@@ -549,7 +553,8 @@ mod tests {
             "GET /?q=%20 HTTP/1.1\r\nhOsT:a:80\r\nA: b\tc\r\n\r\nGET / HTTP/1.1\r\nHost:\r\n\r\n",
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nab\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
             "POST / HTTP/1.1\r\nHost: [::1]:80\r\nContent-Length: 0\r\n\r\n",
-            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n3;x=y\r\n\n\r\n\r\n0\r\nT: 1\r\n\r\n\
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n3;x=y\r\n\n\r\n\r\n0\r\nT: \
+             1\r\n\r\n\
              GET / HTTP/1.1\r\nHost: a\r\n\r\n",
         ] {
             assert_eq!(verdict(good.as_bytes()), Ok(State::Head), "{good:?}");
@@ -628,7 +633,7 @@ mod tests {
         };
         let (mut good, mut bad) = (0, 0);
         for _ in 0..3000 {
-            // Half of them begin as a message should, so that chunks are reached too.
+            // Half of them begin like a valid message, so that chunks are reached too.
             let start = if random(2) == 0 { FRAGMENTS[18 + random(2)] } else { "" };
             let soup: String = (0..=random(8)).map(|_| FRAGMENTS[random(20)]).collect();
             let soup = format!("{start}{soup}");

@@ -1,21 +1,22 @@
-//! Listeners: sockets, TLS, HTTP/1.1 and the limits on all of it. A [`Handler`] gets requests that are whole,
-//! framed in exactly one way and come from a peer that is known as far as the socket knows it.
+//! Listeners: sockets, TLS, HTTP/1.1 and their limits. A [`Handler`] gets complete requests that are framed
+//! in exactly one way, with everything the socket knows about the peer.
 //!
-//! May know: `domain`'s ports, `telemetry`'s counters, `lifecycle`'s shutdown. Knows no route and no caller.
+//! May know: `domain`'s ports, `telemetry`'s counters, `lifecycle`'s shutdown. It knows no route and no
+//! caller.
 //!
 //! Invariants:
-//! 1. Nothing that a client does holds more than one connection's worth of memory, or a connection for longer
-//!    than the limits say (H8). Caps act before a byte is parsed. All connections together hold no more than
-//!    [`Limits::most_memory`]; who gives way for that is in `room.rs`.
-//! 2. What has two readings (both lengths, folded lines, bare LF, two Hosts, a target with an authority) is
-//!    400 and the connection closes (B10); see `guard.rs`.
-//! 3. A panic while a request is handled is that request's 500 and nothing more; its text stays inside (L4).
-//! 4. Every response has `X-Request-Id` and, unless the handler said otherwise, `Cache-Control: no-store`.
-//! 5. A soft stop finishes what is in flight; a hard stop drops it.
+//! 1. No client can hold more than one connection's share of memory, or a connection for longer than the
+//!    limits allow (H8). Caps apply before a byte is parsed. All connections together hold no more than
+//!    [`Limits::most_memory`]; `room.rs` decides which of them gives way.
+//! 2. A request that can be read in two ways (both lengths, folded lines, bare LF, two Hosts, a target with
+//!    an authority) gets 400 and the connection closes (B10); see `guard.rs`.
+//! 3. A panic in a request becomes that request's 500 and has no other effect; its text stays inside (L4).
+//! 4. Every response has `X-Request-Id`, and `Cache-Control: no-store` unless the handler set another value.
+//! 5. A soft stop finishes current requests; a hard stop drops them.
 //!
 //! The one hard problem: hyper has one timer for "no request yet", "half a request" and "idle between
-//! requests" (`h1/conn.rs`, `poll_read_head` arms `header_read_timeout` whenever it waits for a head). They
-//! need three limits, so hyper's is off and `connection.rs` keeps the time from what passes by.
+//! requests" (`h1/conn.rs`, `poll_read_head` arms `header_read_timeout` whenever it waits for a head). These
+//! need three limits, so hyper's timer is off and `connection.rs` keeps time by watching the bytes.
 
 mod bind;
 mod connection;
@@ -53,7 +54,7 @@ pub use pairs::{BadPairs, MOST_PARAMETERS, Pairs};
 pub use room::{IN_KERNEL, OWN_BYTES, PER_CONNECTION, Room};
 pub use tls::{Tls, TlsError, tls_server_config};
 
-/// Where a listener listens.
+/// Address of a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     /// A Unix socket at this path.
@@ -62,65 +63,66 @@ pub enum Address {
     Tcp(SocketAddr),
 }
 
-/// One listener's settings.
+/// Settings of one listener.
 #[derive(Debug, Clone)]
 pub struct ListenerConfig {
     /// Its name in logs and metrics: `public`, `local`, `admin`, `ops`.
     pub name: &'static str,
     /// Where it listens.
     pub address: Address,
-    /// Permissions of a Unix socket, 0o660 by default. Whoever may write to it may connect, so a socket whose
-    /// callers are told apart by their peer credentials may well be 0o666.
+    /// Permissions of a Unix socket, 0o660 by default. Write permission is needed to connect, so 0o666 is
+    /// fine for a socket that tells callers apart by their peer credentials.
     pub unix_mode: u32,
-    /// TLS on a TCP listener; none is plain.
+    /// TLS of a TCP listener; `None` means plain HTTP.
     pub tls: Option<Tls>,
     /// Its limits.
     pub limits: Limits,
-    /// The room that it shares with others; none is one of its own, as large as its limits say.
+    /// A room shared with other listeners; `None` gives it one of its own, as large as its limits say.
     pub room: Option<Arc<Room>>,
 }
 
 impl ListenerConfig {
-    /// A plain listener with default limits.
+    /// Makes settings for a plain listener with default limits.
     pub fn new(name: &'static str, address: Address) -> Self {
         let limits = Limits::DEFAULT;
         ListenerConfig { name, address, unix_mode: 0o660, tls: None, limits, room: None }
     }
 }
 
-/// What one listener, one connection and one request may take. The defaults are those of H8.
+/// Limits of a listener, a connection and a request. The defaults are those of H8.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// From the connection (or the end of its TLS handshake) to the first byte of a request: 10 s.
+    /// Time from the connection (or the end of its TLS handshake) to the first byte of a request: 10 s.
     pub first_byte: Duration,
-    /// From the first byte of a head to its last: 5 s.
+    /// Time from the first byte of a head to its last: 5 s.
     pub header_read: Duration,
-    /// For a TLS handshake: 5 s.
+    /// Time for a TLS handshake: 5 s.
     pub tls_handshake: Duration,
-    /// For a whole body: 5 s.
+    /// Time for a whole body: 5 s.
     pub body_read: Duration,
-    /// For the client to take an answer, and a second more for each 256 KiB of it: 10 s.
+    /// Time for the client to take an answer, plus a second for each 256 KiB of it: 10 s.
     pub answer_taken: Duration,
-    /// Between two requests of a connection: 60 s.
+    /// Time between two requests of a connection: 60 s.
     pub idle: Duration,
-    /// How old a connection grows before it is closed after its current response, so that load spreads again
-    /// over replicas and certificates are presented anew: 10 min.
+    /// Age at which a connection is closed after its current response, so that load spreads over replicas
+    /// again and certificates are presented anew: 10 min.
     pub max_age: Duration,
-    /// Bytes of a body: 64 KiB.
+    /// Most bytes of a body: 64 KiB.
     pub max_body: usize,
-    /// Header lines: 64.
+    /// Most header lines: 64.
     pub max_headers: usize,
-    /// Bytes of a head, request line included: 16 KiB. At least 8 KiB, which is hyper's smallest buffer.
+    /// Most bytes of a head, including the request line: 16 KiB. At least 8 KiB, which is hyper's smallest
+    /// buffer.
     pub max_header_bytes: usize,
-    /// Bytes of a target: 8 KiB.
+    /// Most bytes of a target: 8 KiB.
     pub max_uri: usize,
-    /// Open connections of the listener: 3,072. Beyond them the one that has waited longest gives way.
+    /// Most open connections of the listener: 3,072. Beyond that, the one that has waited longest gives way.
     pub max_connections: usize,
-    /// Open connections of one peer (an IPv4 address, an IPv6 /64, a Unix user): 1,536. An ingress is one
-    /// peer.
+    /// Most open connections of one peer (an IPv4 address, an IPv6 /64, a Unix user): 1,536. An ingress is
+    /// one peer.
     pub max_connections_per_peer: usize,
-    /// Bytes of heads, bodies and answers that all connections hold together beyond the first [`OWN_BYTES`] of
-    /// each: 8 MiB, half of it at the most for one peer.
+    /// Most bytes of heads, bodies and answers that all connections hold together, not counting the first
+    /// [`OWN_BYTES`] of each: 8 MiB, and half of that for one peer.
     pub max_held: usize,
 }
 
@@ -143,14 +145,14 @@ impl Limits {
         max_held: 8 * 1024 * 1024,
     };
 
-    /// What all connections within these limits hold at the most, in the process and in the kernel, those too that were
-    /// told to give way and are not gone yet.
+    /// Returns the most memory that all connections within these limits use, in the process and in the
+    /// kernel, including those that must give way and are not gone yet.
     pub const fn most_memory(&self) -> usize {
         let connections = self.max_connections + self.max_connections / room::LEAVING;
         connections * (PER_CONNECTION + IN_KERNEL) + self.max_held
     }
 
-    /// The same for connections with TLS, each of which costs twice as much: half as many.
+    /// Returns the limits for connections with TLS: half as many, since each costs twice as much.
     #[must_use]
     pub const fn with_tls(mut self) -> Self {
         self.max_connections /= 2;
@@ -165,18 +167,18 @@ impl Default for Limits {
     }
 }
 
-/// What a listener needs of the process.
+/// What a listener needs from the process.
 #[derive(Clone)]
 pub struct Surroundings {
-    /// Where connections run.
+    /// Runs connections.
     pub tasks: Arc<dyn Tasks>,
-    /// What limits are measured with.
+    /// Measures time.
     pub clock: Arc<dyn Clock>,
-    /// What request ids are made of.
+    /// Makes request ids.
     pub random: Arc<dyn Random>,
-    /// When to stop.
+    /// Says when to stop.
     pub shutdown: Shutdown,
-    /// Where events are counted.
+    /// Counts events.
     pub metrics: Arc<Metrics>,
 }
 
@@ -186,35 +188,36 @@ impl fmt::Debug for Surroundings {
     }
 }
 
-/// Who is at the other end, as far as the socket knows.
+/// The other end of a connection, as far as the socket knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// Where it comes from.
+    /// Its origin.
     pub origin: Origin,
-    /// Whether the connection is TLS, ended here.
+    /// True if the connection has TLS that ends here.
     pub tls: bool,
-    /// The certificates it proved to hold, verified against the listener's client CA, its own first.
+    /// The client certificates it proved to own, verified against the listener's client CA; its own comes
+    /// first.
     pub certificates: Option<Arc<[CertificateDer<'static>]>>,
 }
 
-/// Where a peer comes from.
+/// Origin of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// A process of this machine, as the kernel vouches for it (`SO_PEERCRED`).
+    /// A process of this machine; the kernel vouches for it (`SO_PEERCRED`).
     Unix {
         /// Its effective user when it connected.
         uid: u32,
         /// Its effective group when it connected.
         gid: u32,
-        /// Its process id, for the log only: ids are reused.
+        /// Its process id, only for the log: ids are reused.
         pid: Option<i32>,
     },
-    /// A TCP address. Headers that claim another one are nobody's business here.
+    /// A TCP address. Headers that claim another one are ignored here.
     Tcp(SocketAddr),
 }
 
 impl Origin {
-    /// The word for audit and logs.
+    /// Its name in audit and logs.
     pub fn kind(&self) -> &'static str {
         match self {
             Origin::Unix { .. } => "unix",
@@ -224,7 +227,7 @@ impl Origin {
 }
 
 impl AuditEvent {
-    /// Adds where the request came from and what it is called.
+    /// Adds a request's origin and id.
     #[must_use]
     pub fn from_request(mut self, origin: Origin, request_id: &RequestId) -> Self {
         self.peer = Some(origin.kind());
@@ -237,18 +240,18 @@ impl AuditEvent {
     }
 }
 
-/// Names one request in every log line, audit record and error: the trace id of its W3C `traceparent`, or
-/// 128 random bits. 32 lower-case hexadecimal digits.
+/// Identifies one request in every log line, audit record and error. It is the trace id of the request's W3C
+/// `traceparent`, or 128 random bits, as 32 lower-case hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RequestId(Box<str>);
 
 impl RequestId {
-    /// The request's own trace id if it brought a valid one, else a new id.
+    /// Returns the request's own trace id if it is valid, otherwise a new id.
     pub fn of(headers: &HeaderMap, random: &dyn Random) -> Self {
         Self::from_traceparent(headers).unwrap_or_else(|| Self::new(random))
     }
 
-    /// A new id.
+    /// Makes a new id.
     pub fn new(random: &dyn Random) -> Self {
         let bytes = random_bytes::<16>(random);
         let digit = |value: u8| char::from_digit(u32::from(value), 16).expect("a nibble is a digit");
@@ -257,8 +260,8 @@ impl RequestId {
         )
     }
 
-    /// <https://www.w3.org/TR/trace-context/#traceparent-header>: version, trace id, parent id, flags. A later
-    /// version may add fields at the end.
+    /// Parses <https://www.w3.org/TR/trace-context/#traceparent-header>: version, trace id, parent id, flags.
+    /// A later version may add fields at the end.
     fn from_traceparent(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all("traceparent").iter();
         let (Some(value), None) = (values.next(), values.next()) else {
@@ -282,7 +285,7 @@ impl RequestId {
         valid.then(|| RequestId(trace.into()))
     }
 
-    /// The id as text.
+    /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -298,15 +301,15 @@ impl fmt::Display for RequestId {
 pub struct Request {
     /// Its method.
     pub method: Method,
-    /// Its path as it was sent, percent-encoding untouched.
+    /// Its path as sent, still percent-encoded.
     pub path: String,
-    /// Its query as it was sent, without the `?`; it has no more than [`MOST_PARAMETERS`]. Read it with [`Pairs`].
+    /// Its query as sent, without the `?`, with at most [`MOST_PARAMETERS`]. Read it with [`Pairs`].
     pub query: Option<String>,
     /// Its headers. Names may repeat.
     pub headers: HeaderMap,
-    /// Who sent it.
+    /// Its sender.
     pub peer: Peer,
-    /// What it is called in logs.
+    /// Its id in logs.
     pub request_id: RequestId,
     /// Its body, not read yet.
     pub body: Body,
@@ -314,7 +317,7 @@ pub struct Request {
 
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // No headers, no query, no body: they carry credentials and codes.
+        // Headers, query and body are left out: they have credentials and codes.
         f.debug_struct("Request")
             .field("method", &self.method)
             .field("path", &self.path)
@@ -324,22 +327,23 @@ impl fmt::Debug for Request {
     }
 }
 
-/// What goes back: whole, so that its length is known and a handler's end is the request's end.
+/// A complete response, so that its length is known and the request ends with its handler.
 pub type Response = http::Response<Full<Bytes>>;
 
 /// Answers requests.
 pub trait Handler: Send + Sync + 'static {
-    /// Answers one request. Dropped when the client goes away; what must not die with it goes through
+    /// Answers one request. The future is dropped when the client goes away; work that must finish runs in
     /// [`Tasks`].
     fn handle<'a>(&'a self, request: Request) -> BoxFuture<'a, Response>;
 
-    /// The answer to a request whose head is larger than the limits, of which nothing is known.
+    /// Makes the answer to a request whose head exceeds the limits; nothing is known of the request.
     fn head_too_large(&self, request_id: &RequestId) -> Response {
-        let detail = "the request line and the headers together are too large, or too many: 16 KiB and 64 lines are taken";
+        let detail = "the request line and the headers together are too large, or too many: 16 KiB and 64 \
+            lines are taken";
         problem(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "invalid_request", detail, request_id)
     }
 
-    /// The answer to a request for which there is no room beside all others.
+    /// Makes the answer to a request for which there is no room beside all others.
     fn overloaded(&self, request_id: &RequestId) -> Response {
         let detail = "more is on its way to this listener than it has room for";
         let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail, request_id);
@@ -347,32 +351,32 @@ pub trait Handler: Send + Sync + 'static {
         response
     }
 
-    /// The answer to a request with more than [`MOST_PARAMETERS`] in its query, of which none was read.
+    /// Makes the answer to a request with more than [`MOST_PARAMETERS`] in its query, none of which was read.
     fn too_many_parameters(&self, request_id: &RequestId) -> Response {
         let detail = "the query has too many parameters: 64 are taken";
         problem(StatusCode::BAD_REQUEST, "invalid_request", detail, request_id)
     }
 }
 
-/// Why a body could not be had.
+/// Reason why a body could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    /// Longer than the limit: 413.
+    /// It exceeds the limit: 413.
     #[error("the body is longer than allowed")]
     TooLarge,
-    /// Not whole in time: 408.
+    /// It was not complete in time: 408.
     #[error("the body did not come in time")]
     TimedOut,
-    /// Broken off or badly framed: 400.
+    /// It broke off, or its framing is bad: 400.
     #[error("the body broke off")]
     Broken,
-    /// No room for it beside all others that are on their way, or it was the one that gave way: 503.
+    /// There is no room for it beside all others, or its connection had to give way: 503.
     #[error("too many requests are on their way")]
     NoRoom,
 }
 
 impl BodyError {
-    /// The status that says so.
+    /// Returns its HTTP status.
     pub fn status(self) -> StatusCode {
         match self {
             BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -383,7 +387,7 @@ impl BodyError {
     }
 }
 
-/// A request's body, bounded in size and time.
+/// A request's body, limited in size and time.
 pub struct Body(BodySource);
 
 enum BodySource {
@@ -393,14 +397,14 @@ enum BodySource {
         max: usize,
         within: Duration,
         clock: Arc<dyn Clock>,
-        /// Tells the connection that it cannot go on.
+        /// Tells the connection that it must end.
         failed: Arc<AtomicBool>,
         pulse: Arc<Pulse>,
     },
 }
 
 impl Body {
-    /// A body that is already here, for tests of handlers.
+    /// Makes a complete body, for tests of handlers.
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
         Body(BodySource::Whole(bytes.into()))
     }
@@ -422,7 +426,7 @@ impl Body {
         })
     }
 
-    /// The whole body. After an error the connection closes once the response is out.
+    /// Reads the whole body. After an error the connection closes once the response is sent.
     pub async fn read_all(self) -> Result<Bytes, BodyError> {
         match self.0 {
             BodySource::Whole(bytes) => Ok(bytes),
@@ -434,7 +438,8 @@ impl Body {
                 let result = tokio::select! {
                     result = collect(incoming, max, &pulse) => result,
                     () = clock.sleep(within) => Err(BodyError::TimedOut),
-                    // The connection looks whether it is to give way whenever it is woken, and is one task with this.
+                    // The connection checks whether it must give way whenever it is woken, and runs in the
+                    // same task as this.
                     () = std::future::poll_fn(|_| match pulse.gives_way() {
                         true => Poll::Ready(()),
                         false => Poll::Pending,
@@ -457,7 +462,7 @@ impl fmt::Debug for Body {
 }
 
 async fn collect(mut incoming: hyper::body::Incoming, max: usize, pulse: &Pulse) -> Result<Bytes, BodyError> {
-    /// A body is given room in steps of this, and not for what it says it will be.
+    /// A body gets room in steps of this size, whatever length it announces.
     const STEP: usize = 1024;
     let announced = hyper::body::Body::size_hint(&incoming).lower();
     if announced > max as u64 {
@@ -466,7 +471,7 @@ async fn collect(mut incoming: hyper::body::Incoming, max: usize, pulse: &Pulse)
     let mut whole = Vec::new();
     while let Some(frame) = incoming.frame().await {
         let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else {
-            continue; // trailers mean nothing to us
+            continue; // trailers are ignored
         };
         let length = whole.len() + data.len();
         if length > max {
@@ -487,7 +492,7 @@ async fn collect(mut incoming: hyper::body::Incoming, max: usize, pulse: &Pulse)
     Ok(whole.into())
 }
 
-/// A response of one content type.
+/// Makes a response with one content type.
 pub fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
@@ -495,7 +500,7 @@ pub fn response(status: StatusCode, content_type: &'static str, body: impl Into<
     response
 }
 
-/// A problem document (RFC 9457) with a stable code, for what goes wrong outside any API.
+/// Makes a problem document (RFC 9457) with a stable code, for errors outside any API.
 pub fn problem(
     status: StatusCode,
     code: &'static str,

@@ -1,30 +1,30 @@
-//! The parameters of a query or a form, for everybody who reads one: counted before a single one is decoded, and kept by
-//! name, so that reading costs a constant for each byte whatever they hold. `clippy.toml` bans the way around it.
+//! Parameters of queries and forms. They are counted before any is decoded, and kept by name, so that reading
+//! costs a constant for each byte. `clippy.toml` bans other parsers.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-/// The most parameters of a query or a form. Nobody we know of sends twenty.
+/// Most parameters of a query or a form. No known client sends twenty.
 pub const MOST_PARAMETERS: usize = 64;
 
-/// Parameters, each with a name of its own.
+/// Parameters with distinct names.
 pub struct Pairs(HashMap<String, String>);
 
-/// Why parameters are not read.
+/// Reason why parameters are refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BadPairs {
-    /// More than [`MOST_PARAMETERS`].
+    /// There are more than [`MOST_PARAMETERS`].
     TooMany,
-    /// One of this name stands twice (RFC 6749 section 3.1, and nobody means that).
+    /// A name occurs twice (RFC 6749 section 3.1 forbids it).
     Repeated(String),
 }
 
 impl Pairs {
-    /// Reads `application/x-www-form-urlencoded` text.
+    /// Parses `application/x-www-form-urlencoded` text.
     ///
     /// # Errors
-    /// [`BadPairs`]
+    /// [`BadPairs`].
     pub fn read(raw: &[u8]) -> Result<Self, BadPairs> {
         let mut pairs = HashMap::new();
         for (name, value) in decoded(raw)? {
@@ -36,20 +36,20 @@ impl Pairs {
         Ok(Pairs(pairs))
     }
 
-    /// The names alone, repeated ones too.
+    /// Iterates over the names alone, including repeated ones.
     ///
     /// # Errors
-    /// [`BadPairs::TooMany`]
+    /// [`BadPairs::TooMany`].
     pub fn names(raw: &[u8]) -> Result<impl Iterator<Item = Cow<'_, str>>, BadPairs> {
         Ok(decoded(raw)?.map(|(name, _)| name))
     }
 
-    /// Whether there are more than are read.
+    /// Returns true if there are more parameters than allowed.
     pub fn are_too_many(raw: &[u8]) -> bool {
         raw.iter().filter(|byte| **byte == b'&').count() >= MOST_PARAMETERS
     }
 
-    /// Every name with its value, by name.
+    /// Returns all names and values, ordered by name.
     #[cfg(any(test, feature = "testkit"))]
     pub fn sorted(&self) -> Vec<(&str, &str)> {
         let mut all: Vec<_> = self.0.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -57,7 +57,7 @@ impl Pairs {
         all
     }
 
-    /// A parameter's value; empty counts as absent.
+    /// Returns a parameter's value; an empty one counts as absent.
     pub fn value(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
@@ -97,7 +97,7 @@ mod tests {
         let raw = |count: usize| (0..count).map(|at| format!("p{at}=1")).collect::<Vec<_>>().join("&");
         assert!(Pairs::read(raw(MOST_PARAMETERS).as_bytes()).is_ok());
         assert_eq!(Pairs::read(raw(MOST_PARAMETERS + 1).as_bytes()).err(), Some(BadPairs::TooMany));
-        // A repeated one among them is not what is told, for none was read.
+        // A repeated name among them is not reported, for none was read.
         assert_eq!(Pairs::read("a&".repeat(MOST_PARAMETERS).as_bytes()).err(), Some(BadPairs::TooMany));
         assert!(Pairs::names("&".repeat(MOST_PARAMETERS).as_bytes()).is_err());
         assert_eq!(Pairs::names(b"A=1&A=2&b").ok().map(Iterator::count), Some(3));

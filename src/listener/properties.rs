@@ -1,4 +1,4 @@
-//! What holds for every byte that comes over a socket before it is a request.
+//! Properties of all bytes from a socket before they form a request.
 
 use http::{HeaderMap, HeaderValue};
 
@@ -6,8 +6,8 @@ use super::RequestId;
 use super::guard::{Framing, State};
 use crate::testkit::SeededRandom;
 
-/// Panics if the same bytes are framed in another way when they come in other pieces, or in another way than a plain reader of the whole
-/// finds. The first byte chooses the limits and the pieces.
+/// Panics if the framing depends on how the bytes are cut, or differs from that of a plain reader of the
+/// whole. The first byte chooses the limits and the pieces.
 pub fn a_stream_is_framed_in_one_way(input: &[u8]) {
     let Some((choice, stream)) = input.split_first() else { return };
     let (max_head, max_lines) = if choice & 0x80 == 0 { (16 * 1024, 64) } else { (96, 3) };
@@ -20,14 +20,14 @@ pub fn a_stream_is_framed_in_one_way(input: &[u8]) {
     }
 }
 
-/// How far a stream that was taken has got.
+/// The end state of an accepted stream.
 #[derive(Debug, PartialEq, Eq)]
 struct End {
     state: State,
     is_between_messages: bool,
 }
 
-/// None where it is refused.
+/// Returns `None` if the stream is refused.
 fn framed(stream: &[u8], size: usize, max_head: usize, max_lines: usize) -> Option<End> {
     let mut framing = Framing::new(max_head, max_lines);
     for piece in stream.chunks(size) {
@@ -40,7 +40,7 @@ fn framed(stream: &[u8], size: usize, max_head: usize, max_lines: usize) -> Opti
     (framing.state != State::Overlong).then_some(End { state: framing.state, is_between_messages })
 }
 
-/// Whether a reader that has everything, and believes what the headers say, ends where the bytes end.
+/// Returns true if a reader of the whole, which trusts the headers, ends where the bytes end.
 fn plainly_ends(mut rest: &[u8]) -> bool {
     loop {
         while let Some(after) = rest.strip_prefix(b"\r\n") {
@@ -76,7 +76,7 @@ fn plainly_ends(mut rest: &[u8]) -> bool {
     }
 }
 
-/// A value may hold any bytes beyond ASCII; what frames is ASCII all the same.
+/// A value may have any bytes beyond ASCII; the framing is ASCII all the same.
 fn plainly_ends_of_bytes(rest: &[u8], end: usize) -> bool {
     let mut plain = rest.to_vec();
     for byte in &mut plain[..end] {
@@ -111,7 +111,8 @@ fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
     text.windows(wanted.len()).position(|window| window == wanted)
 }
 
-/// Panics if a request's id is anything but 32 hexadecimal digits, not all of them zero. Each line is one `traceparent`.
+/// Panics if a request id is anything but 32 hexadecimal digits, not all zero. Each line is one
+/// `traceparent`.
 pub fn a_request_has_one_plain_id(input: &[u8]) {
     let mut headers = HeaderMap::new();
     for line in input.split(|byte| *byte == b'\n') {
@@ -126,7 +127,7 @@ pub fn a_request_has_one_plain_id(input: &[u8]) {
     assert!(
         text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) && text.bytes().any(|b| b != b'0')
     );
-    // It is the request's own or a fresh one.
+    // The id comes from the request, or is new.
     let is_its_own = RequestId::of(&headers, &other) == id;
     assert_eq!(is_its_own, id != RequestId::new(&SeededRandom::new(1)));
     if is_its_own {

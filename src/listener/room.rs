@@ -1,12 +1,15 @@
-//! How much all connections of a listener may hold, in number and in bytes, and who gives way when that is used up.
+//! Limits on the number and bytes of a listener's connections, and the choice of the one that gives way when
+//! they are reached.
 //!
-//! A connection costs what [`PER_CONNECTION`] says, and the first [`OWN_BYTES`] of heads, bodies and answers are in that: what
-//! an ordinary request needs is always there. Whatever a connection holds beyond it comes out of one budget of the listener.
+//! [`PER_CONNECTION`] is the cost of a connection. It includes the first [`OWN_BYTES`] of heads, bodies and
+//! answers, so that there is always enough for an ordinary request. Further bytes come out of one budget of
+//! the listener.
 //!
-//! Where connections or bytes are used up, nobody new is turned away while somebody waits for his client: **of the peer that
-//! has most, the connection that has waited longest gives way.** So a peer that stalls connections loses those and takes
-//! nobody else's place; and behind a proxy, where everybody is one peer, what stalls is older than what is on its way.
-//! A connection that waits for us (its request is being worked on) is never cut.
+//! When connections or bytes run out, no newcomer is turned away while another connection waits for its
+//! client: **of the peer that has most, the connection that has waited longest gives way.** A peer that
+//! stalls connections therefore loses those and takes nobody else's place. Behind a proxy all clients are one
+//! peer, and there the stalled connections are older than the active ones. A connection that waits for us
+//! (its request is being processed) is never cut.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
@@ -22,28 +25,32 @@ use super::tcp::MOST_AT_ONCE;
 use super::{Limits, Origin};
 use crate::telemetry::metrics::ConnectionRefusal;
 
-/// What a connection may hold without asking: an ordinary head with its body, or a token's answer.
+/// Bytes that every connection may hold: enough for an ordinary head with its body, or for the answer with a
+/// token.
 pub const OWN_BYTES: usize = 4 * 1024;
-/// What one connection costs at the most, without what comes out of the budget: three buffers of hyper (what it reads into, the
-/// one before that a request still lies in, what it writes from), its state and ours, and [`OWN_BYTES`]. With TLS as much again,
-/// and what [`IN_KERNEL`] is; there half as many connections are taken.
+/// Most that one connection costs, without its part of the budget: three of hyper's buffers (the one it reads
+/// into, the previous one if it still has a request, the one it writes from), hyper's state and ours, and
+/// [`OWN_BYTES`]. A connection with TLS costs twice this and [`IN_KERNEL`], so only half as many are
+/// accepted.
 pub const PER_CONNECTION: usize = 3 * BUFFER + 8 * 1024 + OWN_BYTES;
-/// A buffer of hyper, as long as no read fills it and no head needs a larger one (which comes out of the budget).
+/// Size of one of hyper's buffers, unless a read fills it or a head needs a larger one (which comes out of
+/// the budget).
 pub(super) const BUFFER: usize = 8 * 1024;
-/// What a socket is told to keep of what the listener has not read, and of what the client has not taken. The kernel doubles both.
-/// More does nothing for requests and answers of the usual size, and would count against the memory limit of a container.
+/// Socket buffer size that is set for received and for unsent data. The kernel doubles both. More would not
+/// help ordinary requests and answers, and would count against a container's memory limit.
 pub(super) const SOCKET_BUFFER: usize = 8 * 1024;
-/// What the kernel keeps at the most of what was not read: a whole request of the usual size.
+/// Most unread data in the kernel: an ordinary request fits.
 pub(super) const RECEIVED: usize = 2 * SOCKET_BUFFER;
-/// What it keeps at the most of what the client has not taken. [`tcp`](super::tcp) says why, and what was measured.
+/// Most unsent data in the kernel. [`tcp`](super::tcp) gives the reason and the measurements.
 pub(super) const UNSENT: usize = 2 * SOCKET_BUFFER + MOST_AT_ONCE;
-/// What one connection costs in the kernel at the most, with its socket, descriptor and what waits for it.
+/// Most that one connection costs in the kernel, with its socket, descriptor and queues.
 pub const IN_KERNEL: usize = RECEIVED + UNSENT + 4 * 1024;
-/// One connection in so many may have been told to give way and not be gone yet.
+/// One in this many connections may be leaving: told to give way, and not gone yet.
 pub(super) const LEAVING: usize = 16;
-/// Whoever has waited for so long goes with those that have to, so that not every newcomer looks through all.
+/// Connections that have waited this long leave together with those that must, so that not every newcomer
+/// searches the whole list.
 const LONG: Duration = Duration::from_secs(1);
-/// That many of them at the most, as a part of all: one in …
+/// The most of them, as a fraction of all connections: one in …
 const ALSO: usize = 64;
 
 /// The room of one listener, or of several that share it.
@@ -58,10 +65,10 @@ pub struct Room {
 #[derive(Debug, Default)]
 struct State {
     next: u64,
-    /// Those that count: neither gone nor told to go.
+    /// Counted connections: neither gone nor leaving.
     seats: HashMap<u64, Arc<Seat>>,
     peers: HashMap<PeerKey, Used>,
-    /// Told to go, and not gone.
+    /// Number of connections that were told to leave and are not gone.
     leaving: usize,
     held: usize,
 }
@@ -76,9 +83,10 @@ struct Used {
 #[derive(Debug)]
 struct Seat {
     peer: PeerKey,
-    /// Milliseconds of the monotonic clock, and 1, since when it waits for its client; 0 while its client waits for us.
+    /// Since when it has waited for its client, in milliseconds of the monotonic clock plus 1; 0 while its
+    /// client waits for us.
     waiting: AtomicU64,
-    /// What it has of the budget. Changed under the room's lock only.
+    /// Its part of the budget. Changed only under the room's lock.
     held: AtomicU64,
     told: AtomicBool,
     tell: Notify,
@@ -96,14 +104,14 @@ impl PeerKey {
             Origin::Unix { uid, .. } => PeerKey::Uid(uid),
             Origin::Tcp(address) => PeerKey::Ip(match address.ip().to_canonical() {
                 IpAddr::V4(ip) => IpAddr::V4(ip),
-                // Whoever has one address of a /64 has them all.
+                // The holder of one address of a /64 has them all.
                 IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
             }),
         }
     }
 }
 
-/// What is short.
+/// The resource that ran out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Short {
     Connections,
@@ -111,7 +119,7 @@ enum Short {
 }
 
 impl Room {
-    /// A room as large as the limits say.
+    /// Makes a room as large as the limits say.
     pub fn new(limits: &Limits) -> Arc<Self> {
         Arc::new(Room {
             max_connections: limits.max_connections,
@@ -121,7 +129,7 @@ impl Room {
         })
     }
 
-    /// A place for a connection that was just accepted.
+    /// Reserves a place for an accepted connection.
     pub(super) fn take(self: &Arc<Self>, origin: Origin, now: Duration) -> Result<Place, ConnectionRefusal> {
         let peer = PeerKey::of(origin);
         let mut state = self.state();
@@ -149,7 +157,8 @@ impl Room {
         Ok(Place { room: Arc::clone(self), id, seat })
     }
 
-    /// Tells as many connections to go as are needed for `needed` more connections or bytes; whether that was enough.
+    /// Tells enough connections to leave to free `needed` connections or bytes. Returns true if that was
+    /// possible.
     fn make_room(
         &self,
         state: &mut State,
@@ -202,7 +211,7 @@ impl Room {
 }
 
 impl State {
-    /// Tells a connection to go; it counts no longer.
+    /// Tells a connection to leave; it no longer counts.
     fn dismiss(&mut self, id: u64) {
         if let Some(seat) = self.remove(id) {
             self.leaving += 1;
@@ -233,12 +242,12 @@ impl Seat {
     }
 }
 
-/// A moment as a seat keeps it: never 0.
+/// Converts an instant for a seat: never 0.
 fn stamp(now: Duration) -> u64 {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX - 1) + 1
 }
 
-/// One connection's place; given back when dropped.
+/// One connection's place, given back when dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     room: Arc<Room>,
@@ -247,22 +256,22 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// From now on it waits for its client.
+    /// Records that the connection waits for its client.
     pub(super) fn waits(&self, now: Duration) {
         self.seat.waiting.store(stamp(now), Ordering::Relaxed);
     }
 
-    /// From now on its client waits for us.
+    /// Records that the client waits for us.
     pub(super) fn works(&self) {
         self.seat.waiting.store(0, Ordering::Relaxed);
     }
 
-    /// Whether it has nothing of the budget.
+    /// Returns true if it has no part of the budget.
     pub(super) fn holds_its_own(&self) -> bool {
         self.seat.held() == 0
     }
 
-    /// It holds so many bytes now, its own among them; whether there is room for them.
+    /// Records that it holds this many bytes, including its own. Returns true if there is room for them.
     pub(super) fn hold(&self, bytes: usize, now: Duration) -> bool {
         let over = bytes.saturating_sub(OWN_BYTES);
         let before = self.seat.held();
@@ -270,13 +279,14 @@ impl Place {
             return true;
         }
         let mut state = self.room.state();
-        // One that was told to go has given back what it had, and gets no more.
+        // A connection that was told to leave has given back its part, and gets no more.
         if self.is_told() {
             return over < before;
         }
         let more = over.saturating_sub(before);
         if more > 0 {
-            // No peer has more than half of it for good, for what is being worked on cannot be taken from him.
+            // No peer permanently gets more than half of it, since memory of a request in progress cannot be
+            // taken away.
             let half = self.room.max_held / 2;
             let of_peer = state.peers.get(&self.seat.peer).map_or(0, |used| used.held);
             let above_half = (of_peer + more).saturating_sub(half);
@@ -301,12 +311,12 @@ impl Place {
         true
     }
 
-    /// Whether it was told to go.
+    /// Returns true if it was told to leave.
     pub(super) fn is_told(&self) -> bool {
         self.seat.told.load(Ordering::Acquire)
     }
 
-    /// Ends when it is told to go. For one who waits.
+    /// Waits until it is told to leave.
     pub(super) fn told(&self) -> impl Future<Output = ()> + '_ {
         self.seat.tell.notified()
     }
@@ -356,10 +366,10 @@ mod tests {
         let honest = room.take(tcp(1), at(0)).expect("a place");
         let mut stalled: Vec<_> =
             (1..4).map(|second| room.take(tcp(2), at(second)).expect("a place")).collect();
-        // The oldest of all is somebody else's, and stays.
+        // The oldest of all belongs to another peer, and stays.
         let newcomer = room.take(tcp(3), at(4)).expect("a place");
         assert!(stalled[0].is_told() && !stalled[1].is_told() && !honest.is_told());
-        // Nobody else is taken in before that one is gone: so many more would be here.
+        // No other newcomer is accepted before that one is gone: otherwise there would be too many.
         assert_eq!(room.take(tcp(4), at(4)).expect_err("full"), ConnectionRefusal::ListenerFull);
         drop(stalled.remove(0));
         let _another = room.take(tcp(4), at(4)).expect("a place");
@@ -392,12 +402,12 @@ mod tests {
         let first = place(2, 1);
         let second = place(2, 2);
         assert!(first.hold(OWN_BYTES + 3000, at(1)) && second.hold(OWN_BYTES + 1000, at(2)));
-        // Half of it is the most that one peer has: its own oldest goes.
+        // One peer has at most half of it: its own oldest connection goes.
         let third = place(2, 3);
         assert!(third.hold(OWN_BYTES + 2000, at(3)));
         assert!(first.is_told() && !second.is_told() && !slow.is_told());
         assert!(!first.hold(OWN_BYTES + 3001, at(3)), "and gets no more");
-        // What is worked on is not taken away; then the newcomer is refused, and keeps what he has.
+        // Requests in progress keep their memory; the newcomer is refused, and keeps what it has.
         second.works();
         third.works();
         let fourth = place(2, 4);

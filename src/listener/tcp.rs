@@ -1,12 +1,14 @@
-//! A TCP socket of which the kernel keeps no more than its limit says.
+//! A TCP socket whose kernel buffers stay within their limit.
 //!
-//! `SO_SNDBUF` alone does not bound it. The kernel looks at the limit when it begins a new buffer, and one buffer takes up to
-//! 64 KiB before the next is begun; what is written is added to the last one. `MSG_EOR` ends a buffer with the write that it
-//! belongs to, so the limit is looked at before every write, and writes of at most [`MOST_AT_ONCE`] pass it by no more than that.
+//! `SO_SNDBUF` alone does not bound them. The kernel checks the limit when it begins a new buffer, and each
+//! buffer takes up to 64 KiB, for a write is added to the last one. `MSG_EOR` ends a buffer with its write,
+//! so the limit is checked before every write, and writes of at most [`MOST_AT_ONCE`] exceed it by no more
+//! than that.
 //!
-//! Measured on Linux 6.18, a client with a window of 256 KiB that reads nothing, `SO_SNDBUF` of 8 KiB (the kernel doubles it):
-//! 65 KiB wait in the kernel without `MSG_EOR`, 19 KiB with it; with 64 KiB (as it once was) 194 KiB. And 2 MB to a client that
-//! does read take 3 ms and not 790 ms, for no buffer waits half full.
+//! Measured on Linux 6.18 with a client that has a window of 256 KiB and reads nothing, and `SO_SNDBUF` of 8
+//! KiB (the kernel doubles it): 65 KiB wait in the kernel without `MSG_EOR`, 19 KiB with it. With 64 KiB (an
+//! earlier setting) it was 194 KiB. Sending 2 MB to a client that reads takes 3 ms in place of 790 ms,
+//! because no buffer waits half full.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -17,14 +19,14 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-/// The most that one write takes.
+/// Most bytes in one write.
 pub(super) const MOST_AT_ONCE: usize = 8 * 1024;
 
-/// Slices that one write takes: a head and a body are two, a few TLS records are a few.
+/// Slices in one write: a head and a body are two, TLS records are a few.
 const SLICES: usize = 8;
 
-/// How long the kernel goes on with a client that takes nothing of what waits for it, when the connection is closed too: 20 s. It is
-/// longer than the listener's own deadline for an answer.
+/// How long the kernel keeps trying when the client accepts nothing, even after the connection was closed: 20
+/// s. That is longer than the listener's own deadline for an answer.
 const TAKES_NOTHING: Duration = Duration::from_secs(20);
 
 /// An accepted TCP connection.
@@ -39,7 +41,7 @@ impl Tcp {
         Ok(Tcp(stream))
     }
 
-    /// What waits to be sent is thrown away when the socket is closed.
+    /// Makes the kernel discard unsent data when the socket is closed.
     pub(super) fn forget_unsent(&self) {
         if let Err(error) = sockopt::set_socket_linger(&self.0, Some(Duration::ZERO)) {
             tracing::debug!(%error, "a socket could not be told to forget what was not sent");

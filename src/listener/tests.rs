@@ -1,4 +1,4 @@
-//! Raw sockets against a real listener: what a client must not be able to do.
+//! Raw sockets against a real listener: attempts that a client must not succeed with.
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::sync::atomic::AtomicUsize;
@@ -18,7 +18,7 @@ mod untaken;
 /// Long enough for a busy machine, short enough to fail a test.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Answers by path; counts what reached it.
+/// Answers by path, and counts the requests that reach it.
 #[derive(Default)]
 struct Probe {
     reached: AtomicUsize,
@@ -95,7 +95,7 @@ impl Served {
         TcpStream::connect(address).await.expect("connected")
     }
 
-    /// Sends the bytes and reads until the listener closes.
+    /// Sends the bytes and reads until the listener closes the connection.
     async fn exchange(&self, bytes: impl AsRef<[u8]>) -> String {
         let mut stream = self.connect().await;
         stream.write_all(bytes.as_ref()).await.expect("sent");
@@ -124,7 +124,7 @@ impl Served {
 async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut bytes = Vec::new();
     let read = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("closed in time");
-    // A reset after the answer is as good an end as any; without an answer the assertion on it tells.
+    // A reset after the answer is as good as a close; the assertions find a missing answer.
     drop(read);
     String::from_utf8(bytes).expect("text")
 }
@@ -182,12 +182,14 @@ async fn what_has_two_readings_is_400_and_closes_and_reaches_no_handler() {
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1 1\r\n\r\na",
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\na",
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length : 1\r\n\r\na",
-        // Encodings other than exactly chunked, once.
+        // Encodings other than a single `chunked`.
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: \
+         chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: \
+         identity\r\n\r\n0\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
@@ -238,7 +240,8 @@ async fn a_bad_message_after_a_good_one_does_not_take_its_answer_away() {
     let served = tcp(Limits::default());
     let answer = served
         .exchange(
-            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nokGET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nokGET / HTTP/1.1\r\nHost: a\r\nHost: \
+             a\r\n\r\n",
         )
         .await;
     let statuses: Vec<_> = answer.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
@@ -298,7 +301,7 @@ async fn limits_of_head_target_and_body_have_their_own_answers() {
             assert!(answer.contains("16 KiB") && answer.to_lowercase().contains("x-request-id"), "{answer}");
         }
     }
-    // Behind a request that is being answered it waits for its turn.
+    // After a request in progress, it waits for its turn.
     let two =
         format!("GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\nA: {}\r\n\r\n", long(17_000));
     let answer = served.exchange(&two).await;
@@ -316,7 +319,8 @@ async fn every_response_has_its_headers_and_names_no_server() {
     assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
     send(
         &mut stream,
-        "GET /cached HTTP/1.1\r\nHost: a\r\ntraceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n\r\n",
+        "GET /cached HTTP/1.1\r\nHost: a\r\ntraceparent: \
+         00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n\r\n",
     )
     .await;
     let answer = one_response(&mut stream).await.to_lowercase();
@@ -402,7 +406,7 @@ async fn a_head_that_trickles_is_closed_however_often_a_byte_comes() {
     for before in ["", "GET / HTTP/1.1\r\nHost: a\r\n\r\n"] {
         let mut stream = served.connect().await;
         if !before.is_empty() {
-            // On a connection that idles (for which 60 s are allowed) as well as on a new one.
+            // On an idle connection (which has 60 s) as well as on a new one.
             send(&mut stream, before).await;
             one_response(&mut stream).await;
         }
@@ -481,7 +485,7 @@ async fn an_old_connection_is_closed_after_its_current_response() {
     served.probe.gate.notify_one();
     let answer = rest(&mut stream).await;
     assert!(status(&answer) == "200" && answer.to_lowercase().contains("connection: close"), "{answer}");
-    // One that idles is closed at once.
+    // An idle connection is closed at once.
     let mut idle = served.connect().await;
     send(&mut idle, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     one_response(&mut idle).await;
@@ -530,7 +534,7 @@ async fn where_it_is_full_the_connection_that_waited_longest_gives_way_to_a_new_
         assert_eq!(status(&answer), "200");
         let end = rest(stalled).await;
         assert_eq!(end.split(' ').nth(1).unwrap_or_default(), expected, "{end}");
-        // It is gone before the next one comes, so that the place is that one's.
+        // It is gone before the next one comes, which gets its place.
         let again = served.connect().await;
         drop(std::mem::replace(stalled, again));
         served.eventually("tokenward_http_connections{listener=\"test\"} 3").await;
@@ -540,7 +544,7 @@ async fn where_it_is_full_the_connection_that_waited_longest_gives_way_to_a_new_
         .await;
 }
 
-/// A connection from another address of this machine, which is another peer.
+/// Opens a connection from another address of this machine, which counts as another peer.
 async fn connect_from(served: &Served, last: u8) -> TcpStream {
     let LocalAddress::Tcp(address) = served.address else { panic!("not TCP") };
     let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
@@ -560,7 +564,7 @@ async fn stalled_bodies_of_one_peer_give_way_and_a_slow_one_of_another_is_read()
         send(&mut stream, &format!("{}{}", post(30_000), "a".repeat(29_000))).await;
         stalled.push(stream);
     }
-    // Half of the room is one peer's: one body of 32 KiB, and so seven had to go, the oldest first.
+    // Half of the room belongs to one peer: one body of 32 KiB, so seven had to go, the oldest first.
     for stream in &mut stalled[..7] {
         let answer = rest(stream).await.to_lowercase();
         assert_eq!(status(&answer), "503", "{answer}");
@@ -573,7 +577,7 @@ async fn stalled_bodies_of_one_peer_give_way_and_a_slow_one_of_another_is_read()
     served
         .eventually("tokenward_http_connections_refused_total{listener=\"test\",reason=\"gave_way\"} 7")
         .await;
-    // What was read and answered is given back.
+    // Memory of read and answered requests is given back.
     for _ in 0..20 {
         send(&mut slow, &format!("{}{}", post(30_000), "a".repeat(30_000))).await;
         assert_eq!(status(&one_response(&mut slow).await), "200");
@@ -584,7 +588,7 @@ async fn stalled_bodies_of_one_peer_give_way_and_a_slow_one_of_another_is_read()
 async fn an_answer_that_nobody_takes_is_counted_too() {
     let served = tcp(Limits { max_held: 48 * 1024 * 1024, ..Limits::default() });
     let mut first = served.connect().await;
-    // 32 MiB are more than one peer's half.
+    // 32 MiB exceed one peer's half.
     send(&mut first, "GET /big HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let answer = rest(&mut first).await.to_lowercase();
     assert!(status(&answer) == "503" && answer.contains("retry-after: 1"), "{answer}");
@@ -658,11 +662,11 @@ async fn a_unix_peer_is_known_and_the_socket_file_comes_and_goes() {
     timeout(PATIENCE, served.tasks.close_and_wait()).await.expect("stopped");
     assert!(!path.exists(), "removed with the listener");
 
-    // Left over from a process that was killed: nobody listens, so it is replaced.
+    // A leftover of a killed process: nobody listens on it, so it is replaced.
     drop(std::os::unix::net::UnixListener::bind(&path).expect("bound"));
     assert!(path.exists());
     let bound = Bound::bind(config.clone()).expect("bound over the stale file");
-    // Someone put another in its place: not ours to remove.
+    // A socket that someone else has put there: it is not removed.
     std::fs::remove_file(&path).expect("removed");
     std::fs::write(&path, "").expect("written");
     drop(bound);
@@ -678,7 +682,7 @@ async fn a_taken_port_is_an_error_at_once() {
     assert!(matches!(taken, Err(BindError::Tcp { .. })));
 }
 
-/// A CA and two leaves of it, made for these tests and good for nothing else; valid for a century.
+/// A CA and two of its leaves, made for these tests only; valid for a century.
 const CA: &[u8] = include_bytes!("testdata/ca.pem");
 const SERVER: (&[u8], &[u8]) = (include_bytes!("testdata/server.pem"), include_bytes!("testdata/server.key"));
 const CLIENT: (&[u8], &[u8]) = (include_bytes!("testdata/client.pem"), include_bytes!("testdata/client.key"));
@@ -693,7 +697,7 @@ fn settings(client_ca: Option<&[u8]>) -> rustls::ServerConfig {
     tls_server_config(SERVER.0, SERVER.1, client_ca).expect("settings")
 }
 
-/// What a client gets to see of `/peer`, or its error.
+/// Returns what a client reads from `/peer`, or its error.
 async fn ask_over_tls(
     served: &Served,
     identity: Option<(&[u8], &[u8])>,
@@ -737,7 +741,7 @@ async fn tls_is_1_3_alone_and_a_client_may_prove_itself() {
     let answer = ask_over_tls(&served, Some(CLIENT), &TLS13).await.expect("an answer");
     assert!(answer.contains("tls: true, certificates: Some(["), "{answer}");
     assert!(ask_over_tls(&served, None, &TLS12).await.is_err());
-    // A certificate for servers does not prove a client.
+    // A server certificate does not authenticate a client.
     assert!(ask_over_tls(&served, Some(SERVER), &TLS13).await.is_err());
     served
         .eventually("tokenward_http_connections_refused_total{listener=\"test\",reason=\"handshake\"} 2")

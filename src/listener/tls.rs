@@ -1,4 +1,4 @@
-//! The server's side of TLS: version 1.3 only, http/1.1 only, no resumption, replaceable while it runs.
+//! Server-side TLS: version 1.3 and http/1.1 only, no resumption, replaceable at run time.
 
 use parking_lot::RwLock;
 use std::sync::Arc;
@@ -9,41 +9,41 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 
-/// A listener's TLS settings. Clones share them: what replaces them in one replaces them in all, for
-/// connections from then on.
+/// TLS settings of a listener. Clones share them: replacing them in one replaces them in all, for new
+/// connections.
 #[derive(Debug, Clone)]
 pub struct Tls(Arc<RwLock<Arc<ServerConfig>>>);
 
 impl Tls {
-    /// Begins with these settings.
+    /// Makes shared settings.
     pub fn new(config: ServerConfig) -> Self {
         Tls(Arc::new(RwLock::new(Arc::new(config))))
     }
 
-    /// The settings now in force.
+    /// Returns the settings in force.
     pub fn current(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.0.read())
     }
 
-    /// Puts other settings in force.
+    /// Replaces the settings.
     pub fn replace(&self, config: ServerConfig) {
         *self.0.write() = Arc::new(config);
     }
 }
 
-/// Why TLS settings cannot be used. Never shows any of the key.
+/// Reason why TLS settings cannot be used. It never shows any part of the key.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// No certificate, or one that is not PEM.
+    /// There is no certificate, or it is not PEM.
     #[error("holds no readable PEM certificate")]
     Certificate,
-    /// No key, or one that is not PEM.
+    /// There is no key, or it is not PEM.
     #[error("holds no readable, unencrypted PEM private key")]
     Key,
-    /// No client CA, or one that is not PEM.
+    /// There is no client CA, or it is not PEM.
     #[error("holds no readable PEM certificate of a client CA")]
     ClientCa,
-    /// Certificate and key do not fit each other, or the provider does not take them.
+    /// Certificate and key do not match, or the provider refuses them.
     #[error("cannot be used with its key: {0}")]
     Refused(#[source] rustls::Error),
     /// The client CA cannot be used.
@@ -51,11 +51,10 @@ pub enum TlsError {
     ClientVerifier(#[source] rustls::server::VerifierBuilderError),
 }
 
-/// Settings from a certificate chain (leaf first) and its key. With a client CA, clients may prove themselves
-/// by certificate; one that offers a certificate which does not verify is refused, one that offers none is
-/// left to prove itself otherwise.
+/// Makes settings from a certificate chain (leaf first) and its key. With a client CA, a client may present a
+/// certificate; one that does not verify is refused, and a client without one may prove itself otherwise.
 ///
-/// There is no session resumption: a resumed session would carry an identity that was verified in the past.
+/// There is no session resumption: a resumed session would have an identity that was verified in the past.
 pub fn tls_server_config(
     certificate_pem: &[u8],
     key_pem: &[u8],

@@ -1,4 +1,4 @@
-//! What the kernel keeps of a connection: no more than the sum says.
+//! Kernel memory of a connection: it stays within the computed sum.
 
 use std::os::fd::OwnedFd;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::listener::guard::Socket;
 use crate::listener::room::{RECEIVED, UNSENT};
 
-/// A listener's end of a connection, and its client's.
+/// Both ends of a connection.
 struct Pair {
     socket: Box<dyn Socket>,
     ours: OwnedFd,
@@ -37,7 +37,7 @@ fn readable(socket: &OwnedFd) -> usize {
     usize::try_from(rustix::io::ioctl_fionread(socket).expect("a number")).expect("it fits")
 }
 
-/// Writes until nothing more is taken, for a while, and says how much was.
+/// Writes until the kernel accepts nothing for a while, and returns how much it accepted.
 async fn written(socket: &mut (impl AsyncWrite + Unpin), piece: &[u8]) -> usize {
     let mut taken = 0;
     while let Ok(written) = timeout(Duration::from_millis(100), socket.write(piece)).await {
@@ -79,7 +79,7 @@ async fn what_is_not_read_waits_in_the_kernel_for_a_small_part_alone() {
     }
 }
 
-/// Small buffers make no large answer slow or wrong.
+/// Small buffers do not slow down or damage a large answer.
 #[tokio::test]
 async fn a_large_answer_comes_whole_in_however_many_pieces() {
     let served = tcp(Limits { max_held: 128 << 20, ..Limits::default() });

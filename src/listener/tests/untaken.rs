@@ -1,12 +1,12 @@
-//! Answers that nobody takes, and heads that come behind a request and do not end: what a client can make a listener hold, and
-//! for how long.
+//! Answers that clients do not take, and endless heads after a request: how much a client can make a listener
+//! keep, and for how long.
 
 use super::*;
 
-/// What a client's socket keeps that nobody reads; small, so that tests need not send much to fill it.
+/// Size of the socket buffers of a client that does not read; small, so that tests fill them quickly.
 const LITTLE: u32 = 4096;
 
-/// A connection of a client that never reads.
+/// Opens a connection of a client that never reads.
 async fn deaf(served: &Served) -> TcpStream {
     let LocalAddress::Tcp(address) = served.address else { panic!("not TCP") };
     let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
@@ -15,8 +15,8 @@ async fn deaf(served: &Served) -> TcpStream {
     socket.connect(address).await.expect("connected")
 }
 
-/// Such a client asks on and on. hyper begins the next request before it has written the answer to a request whose body was left
-/// unread, until 16 KiB of answers wait.
+/// Such a client sends request after request. hyper begins the next request before it has written the answer
+/// to one with an unread body, until 16 KiB of answers wait.
 #[tokio::test]
 async fn no_request_is_begun_before_the_answer_before_it_is_taken() {
     const ASKED: usize = 20_000;
@@ -66,7 +66,7 @@ async fn pipelined_requests_of_a_client_that_reads_late_are_all_answered_in_orde
         }
     };
     let read = async {
-        // It begins once the listener waits for it.
+        // It counts from when the listener waits for it.
         let mut before = 0;
         while served.reached() == 0 || served.reached() > before {
             before = served.reached();
@@ -81,7 +81,7 @@ async fn pipelined_requests_of_a_client_that_reads_late_are_all_answered_in_orde
     assert_eq!(bodies, (1..=ASKED).map(|number| number.to_string()).collect::<Vec<_>>());
 }
 
-/// The deadline is not the one of an idle connection, which is longer, and nobody else pays for it.
+/// This deadline is shorter than that of an idle connection, and nobody else is affected.
 #[tokio::test]
 async fn an_answer_that_is_not_taken_in_time_ends_its_connection_alone() {
     let limits = Limits { answer_taken: Duration::from_millis(200), max_held: 8 << 20, ..Limits::default() };
@@ -95,17 +95,17 @@ async fn an_answer_that_is_not_taken_in_time_ends_its_connection_alone() {
         .eventually("tokenward_http_connections_refused_total{listener=\"test\",reason=\"too_slow\"} 1")
         .await;
     served.eventually("tokenward_http_connections{listener=\"test\"} 1").await;
-    // The kernel has thrown away what waited.
+    // The kernel has discarded the waiting data.
     let read = timeout(PATIENCE, stalled.read_to_end(&mut Vec::new())).await.expect("in time");
     assert_eq!(read.expect_err("reset").kind(), std::io::ErrorKind::ConnectionReset);
     send(&mut idle, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert_eq!(status(&one_response(&mut idle).await), "200");
 }
 
-/// They are told so by an answer, and do not close.
+/// An answer tells them, and they do not close.
 #[tokio::test]
 async fn connections_that_give_way_keep_no_newcomer_out() {
-    // One of so few may be on its way out.
+    // With so few, one may be about to leave.
     let served = tcp(Limits { max_connections: 4, ..Limits::default() });
     let mut stalled = Vec::new();
     for number in 1..=4 {
@@ -129,7 +129,7 @@ async fn connections_that_give_way_keep_no_newcomer_out() {
     refused_are(&served, &[("gave_way", 4), ("too_slow", 0), ("listener_full", 0)]).await;
 }
 
-/// However large the answer is that it was given meanwhile, and however long it could be waited for.
+/// However large its answer is, and however long it could wait otherwise.
 #[tokio::test]
 async fn a_connection_that_gives_way_and_does_not_take_its_answer_is_gone_a_second_later() {
     let limits = Limits { max_connections: 1, answer_taken: Duration::from_secs(600), ..Limits::default() };
@@ -145,7 +145,7 @@ async fn a_connection_that_gives_way_and_does_not_take_its_answer_is_gone_a_seco
     refused_are(&served, &[("gave_way", 1), ("too_slow", 0)]).await;
 }
 
-/// It was told while its client was taking the answer: that has its second, too.
+/// It had to give way while its client was taking the answer: it has its second, too.
 #[tokio::test]
 async fn a_connection_that_gives_way_while_its_answer_is_taken_gets_the_whole_of_it() {
     let served = tcp(Limits { max_connections: 1, ..Limits::default() });
@@ -183,7 +183,7 @@ async fn half_a_head_behind_a_request_has_the_deadline_of_a_head() {
         });
         let mut stream = served.connect().await;
         send(&mut stream, &format!("{before}{half}")).await;
-        // It may be answered before it waits for this; then the permit is kept.
+        // It may be answered before it waits here; then the permit is kept.
         served.probe.gate.notify_one();
         let answer = rest(&mut stream).await;
         assert_eq!(answer.matches(" 200 OK").count(), 1, "{answer}");
@@ -193,10 +193,10 @@ async fn half_a_head_behind_a_request_has_the_deadline_of_a_head() {
     }
 }
 
-/// What came with a request and is not the request stays when that is answered.
+/// Bytes after a request stay in memory when the request is answered.
 #[tokio::test]
 async fn half_a_head_behind_a_request_comes_out_of_the_budget() {
-    // One peer has half of it: two such heads beside what is their connections' own.
+    // One peer has half of it: two such heads, besides the connections' own bytes.
     let served =
         tcp(Limits { max_held: 8 * 1024, header_read: Duration::from_secs(600), ..Limits::default() });
     let half = format!("GET / HTTP/1.1\r\nHost: a\r\nA: {}", "a".repeat(2900));
