@@ -1,18 +1,18 @@
-//! Files in which secrets live: which of them may be read, and whose those are that are written beside them.
+//! Files with secrets: rules for reading them, and the owner and mode of new files beside them.
 //!
-//! May know: the file system, and who this process is. Knows nothing of what a secret is for.
+//! May know: the file system, and the identity of this process. It does not know what a secret is for.
 //!
-//! A secret file is read only when nobody else could have read or changed it: the way to it is [`guarded`], it belongs to root or
-//! to the daemon's user, others may not touch it at all, and its group may read it only where that is how the daemon itself gets to it,
-//! or where systemd has put it.
-//! A symlink may lead about inside the directory that holds the path, since that is how Kubernetes swaps the files of a
-//! secret, and nowhere else.
+//! A secret file is read only if nobody else could have read or changed it. Its path is [`guarded`]; it
+//! belongs to root or to the daemon's user; others have no access at all; and its group may read it only if
+//! the daemon itself reads it that way, or systemd has put it there. A symlink may lead elsewhere inside the
+//! directory of the path, since Kubernetes swaps the files of a secret that way, but not outside.
 //!
-//! What is checked is the file that was opened, not the name: the last step never follows a link, and owner, mode and
-//! kind are those of the open file.
+//! The checks apply to the opened file, not to its name: the last step never follows a link, and owner, mode
+//! and kind are those of the open file.
 //!
-//! The one hard problem: root runs commands for a daemon that is another user, and what it reads and writes must be
-//! judged as that daemon would. Who that is, a directory of the daemon's says ([`SecretReader::for_owner_of`]).
+//! The one hard problem: root runs commands for a daemon of another user, and their files must be judged as
+//! that daemon would judge them. A directory of the daemon's identifies its user
+//! ([`SecretReader::for_owner_of`]).
 
 mod acl;
 pub mod guarded;
@@ -32,13 +32,14 @@ use self::guarded::{Guard, Loose};
 use self::paste::Odd;
 use self::shape::Misshapen;
 
-/// Longer than any secret, certificate chain or assertion; a log file given by mistake is not.
+/// Largest secret file: longer than any secret, certificate chain or assertion, but not than a log file given
+/// by mistake.
 pub const MAX_SECRET_SIZE: usize = 64 * 1024;
 
-/// Where systemd puts the credentials of units, each in a directory of its own that nobody else can enter.
+/// Where systemd puts the credentials of units; each unit has a directory that nobody else can enter.
 const SYSTEMD: &str = "/run/credentials";
 
-/// Why a secret file is refused. Each message says what to do; none holds any of the content.
+/// Reason why a secret file is refused. Each message says what to do, and none has any of the content.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretFileError {
     /// It cannot be opened or read.
@@ -46,71 +47,90 @@ pub enum SecretFileError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// A symlink leads out of the directory.
-    #[error("the secret file {} is a link that leads out of its directory, to {}; give the target's path instead", path.display(), target.display())]
+    /// A symlink leads out of its directory.
+    #[error(
+        "the secret file {} is a link that leads out of its directory, to {}; give the target's path \
+         instead",
+        path.display(), target.display()
+    )]
     Escapes {
         /// The file as configured.
         path: PathBuf,
-        /// Where it leads.
+        /// The link's target.
         target: PathBuf,
     },
-    /// Somebody else can change which file it is.
+    /// Somebody else can replace the file.
     #[error(transparent)]
     Loose(#[from] Loose),
-    /// A directory, a pipe, a device.
+    /// It is a directory, a pipe or a device.
     #[error("the secret file {} is not a regular file; give the path of a file", path.display())]
     NotAFile {
         /// The path.
         path: PathBuf,
     },
     /// It belongs to neither root nor the daemon's user.
-    #[error("the secret file {} belongs to user {owner}, who could change it; fix: chown {user} {}", path.display(), path.display())]
+    #[error(
+        "the secret file {} belongs to user {owner}, who could change it; fix: chown {user} {}",
+        path.display(), path.display()
+    )]
     Owner {
         /// The file.
         path: PathBuf,
-        /// Whose it is.
+        /// Its owner.
         owner: u32,
         /// The daemon's user id.
         user: u32,
     },
-    /// Others may read or change it.
-    #[error("the secret file {} has mode {mode:04o}, so that {}; fix: {}", path.display(), who_else(*mode), mode_fix(path, *group_reads, *is_mounted))]
+    /// Its mode lets others read or change it.
+    #[error(
+        "the secret file {} has mode {mode:04o}, so that {}; fix: {}",
+        path.display(), who_else(*mode), mode_fix(path, *group_reads, *is_mounted)
+    )]
     Mode {
         /// The file.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
-        /// Whether the daemon gets at the file through its group, which may then read it.
+        /// True if the daemon reads the file through its group, which may then read it.
         group_reads: bool,
-        /// Whether it is where an orchestrator mounts secrets, so that its mode is not set here.
+        /// True if an orchestrator mounted it, so that its mode is set elsewhere.
         is_mounted: bool,
     },
     /// An access control list lets others read or change it.
-    #[error("the secret file {} has an access control list by which {} can read or change it; fix: {}", path.display(), acl::in_words(named), acl::fix(named, path))]
+    #[error(
+        "the secret file {} has an access control list by which {} can read or change it; fix: {}",
+        path.display(), acl::in_words(named), acl::fix(named, path)
+    )]
     Listed {
         /// The file.
         path: PathBuf,
-        /// Whom.
+        /// The named users and groups.
         named: Vec<acl::Named>,
     },
-    /// Empty, or only line ends where text is wanted.
+    /// It is empty, or has only line ends where text is expected.
     #[error("the secret file {} is empty; write the secret to it", path.display())]
     Empty {
         /// The file.
         path: PathBuf,
     },
-    /// Longer than [`MAX_SECRET_SIZE`].
-    #[error("the secret file {} is longer than {MAX_SECRET_SIZE} bytes, so it is no secret; give the right path", path.display())]
+    /// It is longer than [`MAX_SECRET_SIZE`].
+    #[error(
+        "the secret file {} is longer than {MAX_SECRET_SIZE} bytes, so it is no secret; give the right path",
+        path.display()
+    )]
     TooLong {
         /// The file.
         path: PathBuf,
     },
-    /// It ends in a zero byte, as a file does that was padded or only half written.
-    #[error("the secret file {} ends in a zero byte, as after a crash while it was written; write it again", path.display())]
+    /// It ends in a zero byte, like a file that was padded or only partly written.
+    #[error(
+        "the secret file {} ends in a zero byte, as after a crash while it was written; write it again",
+        path.display()
+    )]
     TrailingNul {
         /// The file.
         path: PathBuf,
@@ -120,19 +140,26 @@ pub enum SecretFileError {
     Shape {
         /// The file.
         path: PathBuf,
-        /// What it is, and the command that mends it.
+        /// Its kind, and the command that corrects it.
         what: Misshapen,
     },
-    /// Text is wanted, and it holds what nobody meant.
-    #[error("the secret file {} holds {odd}, which came along when it was copied; write the secret to it anew, without that", path.display())]
+    /// It should be text, and contains characters added by copying.
+    #[error(
+        "the secret file {} holds {odd}, which came along when it was copied; write the secret to it anew, \
+         without that",
+        path.display()
+    )]
     Odd {
         /// The file.
         path: PathBuf,
-        /// What, and where.
+        /// The character and its position.
         odd: Odd,
     },
-    /// Text is wanted, and it is not UTF-8 or has control characters.
-    #[error("the secret file {} is not text on one line; write the secret and nothing else to it", path.display())]
+    /// It should be text, but is not UTF-8 or has control characters.
+    #[error(
+        "the secret file {} is not text on one line; write the secret and nothing else to it",
+        path.display()
+    )]
     NotText {
         /// The file.
         path: PathBuf,
@@ -143,12 +170,15 @@ fn mode_fix(path: &Path, group_reads: bool, is_mounted: bool) -> String {
     match (is_mounted, group_reads) {
         (false, true) => format!("chmod 640 {}", path.display()),
         (false, false) => format!("chmod 600 {}", path.display()),
-        (true, _) => "it is mounted read-only, so set its mode where it is mounted: `mode: 0400` in a service's `secrets` (Compose, Swarm), `defaultMode: 0400` in a pod's volume (Kubernetes; 0440 with `fsGroup`)".to_owned(),
+        (true, _) => "it is mounted read-only, so set its mode where it is mounted: `mode: 0400` in a \
+            service's `secrets` (Compose, Swarm), `defaultMode: 0400` in a pod's volume (Kubernetes; 0440 \
+            with `fsGroup`)"
+            .to_owned(),
     }
 }
 
-/// Whether an orchestrator has put it there: on a file system that is read-only here, below `/run/secrets`, or in one of
-/// Kubernetes' volumes.
+/// Returns true if an orchestrator has put the file there: on a file system that is read-only here, below
+/// `/run/secrets`, or in a Kubernetes volume.
 fn is_mounted(path: &Path, file: &File) -> bool {
     let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let in_volume = path.parent().is_some_and(|parent| parent.join("..data").exists());
@@ -179,28 +209,29 @@ fn who_else(mode: u32) -> &'static str {
     }
 }
 
-/// Whether systemd has put there what is there: below `/run/credentials`, or `$CREDENTIALS_DIRECTORY`, which is the argument.
-/// It has seen to it that only the unit can read the files, and their modes say less than is so.
+/// Returns true if systemd has put the file there: below `/run/credentials`, or in `$CREDENTIALS_DIRECTORY`,
+/// which is the argument. systemd ensures that only the unit can read these files, which their modes do not
+/// show.
 pub fn is_of_systemd(path: &Path, credentials_directory: Option<&Path>) -> bool {
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let path = real(path);
-    // (An empty one would be above everything.)
+    // (An empty path would be above everything.)
     let given = credentials_directory.filter(|given| given.is_absolute());
     path.starts_with(SYSTEMD) || given.is_some_and(|given| path.starts_with(real(given)))
 }
 
-/// Who the daemon is, as far as files are concerned, and where systemd puts its credentials.
+/// The identity of the daemon for file access, and where systemd puts its credentials.
 #[derive(Debug, Clone)]
 pub struct SecretReader {
-    /// Whose files are right beside root's.
+    /// Files of this user are accepted, besides root's.
     user: u32,
-    /// By which groups the daemon gets at root's files; none where it is root itself.
+    /// Groups through which the daemon reads root's files; empty if it runs as root.
     groups: Vec<u32>,
     credentials_directory: Option<PathBuf>,
 }
 
 impl SecretReader {
-    /// For this process. The argument is the value of `$CREDENTIALS_DIRECTORY`.
+    /// Makes the reader for this process. The argument is the value of `$CREDENTIALS_DIRECTORY`.
     pub fn new(credentials_directory: Option<&Path>) -> Self {
         let user = rustix::process::geteuid().as_raw();
         let mut groups: Vec<u32> = Vec::new();
@@ -212,9 +243,9 @@ impl SecretReader {
         Self { user, groups, credentials_directory: credentials_directory.map(Path::to_owned) }
     }
 
-    /// As the daemon would read, when root runs a command for it; for anybody else the same as [`new`](Self::new). `place` is
-    /// the daemon's: whose that is, and which group's, says who it is. One of root's that has another group than root's
-    /// is of a daemon that is somebody in that group.
+    /// Makes the reader for a command that root runs for a daemon; for any other user it equals
+    /// [`new`](Self::new). `place` belongs to the daemon, so its owner and group identify it: if root owns
+    /// the place and its group is not root's, the daemon is a member of that group.
     pub fn for_owner_of(place: &Path, credentials_directory: Option<&Path>) -> Self {
         let reader = Self::new(credentials_directory);
         match std::fs::metadata(place) {
@@ -224,12 +255,12 @@ impl SecretReader {
     }
 
     fn for_daemon(self, user: u32, group: u32) -> Self {
-        // Root's group says nothing: a directory keeps it when only its user was changed.
+        // Root's group says nothing: a directory keeps it when only its user is changed.
         let groups = if group == 0 { Vec::new() } else { vec![group] };
         Self { user, groups, ..self }
     }
 
-    /// Whether a list may name it: the daemon gets at the file that way.
+    /// Returns true if a list may name it, because the daemon reads the file that way.
     fn is_ours(&self, named: acl::Named) -> bool {
         match named {
             acl::Named::User(user) => user == 0 || user == self.user,
@@ -237,12 +268,12 @@ impl SecretReader {
         }
     }
 
-    /// For what need be no secret, and may be changed by nobody else all the same.
+    /// Returns the guard for files that need not be secret, but that nobody else may change.
     pub fn guard(&self) -> Guard {
         Guard::new(self.user)
     }
 
-    /// Whether systemd has put there what is there.
+    /// Returns true if systemd has put the file there.
     pub fn is_of_systemd(&self, path: &Path) -> bool {
         is_of_systemd(path, self.credentials_directory.as_deref())
     }
@@ -250,11 +281,11 @@ impl SecretReader {
     /// Reads a secret as it is: 1 byte to 64 KiB.
     ///
     /// # Errors
-    /// [`SecretFileError`] says what is wrong with the file and how to mend it.
+    /// [`SecretFileError`] says what is wrong with the file and how to correct it.
     pub fn read(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretFileError> {
         let mut file = open_inside_its_directory(path)?;
         self.check(path, &file)?;
-        // Never grown, so that no copy is left behind in freed memory.
+        // It never grows, so that no copy is left in freed memory.
         let mut content = Zeroizing::new(vec![0; MAX_SECRET_SIZE + 1]);
         let mut length = 0;
         while length < content.len() {
@@ -277,19 +308,20 @@ impl SecretReader {
         }
     }
 
-    /// Reads a password or another secret that is one line of text; exactly one line end after it is not part of it, since
-    /// editors and `echo` add one.
+    /// Reads a password or another one-line secret. One line end after it is removed, since editors and
+    /// `echo` add one.
     ///
     /// # Errors
-    /// Those of [`read`](Self::read), [`SecretFileError::NotText`], and [`SecretFileError::Odd`] for what copying brings along.
+    /// The errors of [`read`](Self::read), [`SecretFileError::NotText`], and [`SecretFileError::Odd`] for
+    /// characters added by copying.
     pub fn read_text(&self, path: &Path) -> Result<Zeroizing<String>, SecretFileError> {
         self.read_line(path, paste::odd_in_password)
     }
 
-    /// The same for a client secret, which has printable ASCII only.
+    /// Like [`read_text`](Self::read_text), for a client secret, which has only printable ASCII.
     ///
     /// # Errors
-    /// Those of [`read_text`](Self::read_text).
+    /// The errors of [`read_text`](Self::read_text).
     pub fn read_client_secret(&self, path: &Path) -> Result<Zeroizing<String>, SecretFileError> {
         self.read_line(path, paste::odd_in_client_secret)
     }
@@ -313,10 +345,12 @@ impl SecretReader {
         }
     }
 
-    /// Whether an open file may be read; `path` is its name for the error, and tells whether it is systemd's.
+    /// Checks whether an open file may be read. `path` is its name in errors, and shows whether it is
+    /// systemd's.
     ///
     /// # Errors
-    /// It is no regular file, belongs to somebody else, or somebody else may read or change it, or put another one in its place.
+    /// The file is no regular file or belongs to another user, or somebody else may read, change or replace
+    /// it.
     pub fn check(&self, path: &Path, file: &File) -> Result<(), SecretFileError> {
         let status = rustix::fs::fstat(file)
             .map_err(|error| SecretFileError::Read { path: path.to_owned(), source: error.into() })?;
@@ -331,8 +365,8 @@ impl SecretReader {
             });
         }
         let mode = status.st_mode & 0o777;
-        // A daemon that is not root gets at root's file only through the group: `root:tokenward 0640`, or the files of
-        // a Kubernetes secret with `fsGroup`.
+        // A daemon that is not root reads root's files only through their group: `root:tokenward 0640`, or
+        // the files of a Kubernetes secret with `fsGroup`.
         let group_reads = status.st_uid == 0 && self.groups.contains(&status.st_gid)
             || is_of_systemd(path, self.credentials_directory.as_deref());
         let allowed = if group_reads { 0o740 } else { 0o700 };
@@ -340,7 +374,7 @@ impl SecretReader {
             let is_mounted = is_mounted(path, file);
             return Err(SecretFileError::Mode { path: path.to_owned(), mode, group_reads, is_mounted });
         }
-        // (In a list the group's bits are the most that anybody may; systemd names the unit's user in one.)
+        // (With a list, the group bits are its mask; systemd names the unit's user in one.)
         if mode & 0o070 != 0 && !self.is_of_systemd(path) {
             let list = AccessList::of_file(file)
                 .map_err(|source| SecretFileError::Read { path: path.to_owned(), source })?;
@@ -353,8 +387,9 @@ impl SecretReader {
     }
 }
 
-/// Whose a file is that is written anew, and who may read it: as one that the daemon can read already, or as the directory
-/// suggests where there is none. A command that root runs must not take a file from the daemon, nor show it to others.
+/// Owner and mode of a newly written file: those of a file that the daemon can read already, or those that
+/// the directory implies. A command run by root must neither take a file away from the daemon nor show it to
+/// others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Belongs {
     user: u32,
@@ -363,19 +398,21 @@ pub struct Belongs {
 }
 
 impl Belongs {
-    /// As this file.
+    /// Copies them from this file.
     pub fn like_file(file: &Metadata) -> Self {
         Belongs { user: file.uid(), group: file.gid(), mode: file.mode() & 0o640 | 0o400 }
     }
 
-    /// As the first file in this directory. In one of root's that a group can enter, the daemon is somebody in that group.
+    /// Derives them for the first file in this directory. If root owns the directory and a group can enter
+    /// it, the daemon is a member of that group.
     pub fn in_directory(directory: &Metadata) -> Self {
         let is_by_group = directory.uid() == 0 && directory.gid() != 0 && directory.mode() & 0o050 == 0o050;
         let mode = if is_by_group { 0o640 } else { 0o600 };
         Belongs { user: directory.uid(), group: directory.gid(), mode }
     }
 
-    /// Has a file, made for its maker only, belong so. Only root can give a file away; what cannot be given stays its maker's alone.
+    /// Sets owner and mode of a file that only its maker can read so far. Only root can change owners;
+    /// otherwise the file stays readable for its maker alone.
     ///
     /// # Errors
     /// The file system refuses it.
@@ -386,14 +423,14 @@ impl Belongs {
             rustix::fs::fchown(file, Some(Uid::from_raw(self.user)), Some(Gid::from_raw(self.group)))?;
             is_so = true;
         }
-        // What a folder's default list gives others would become theirs with the group's bits.
+        // Entries from a folder's default list would get access through the group bits.
         acl::remove(file)?;
         let mode = if is_so { self.mode } else { 0o600 };
         Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
     }
 }
 
-/// Without one `\n` or `\r\n` at the end.
+/// Removes one `\n` or `\r\n` at the end.
 pub fn trim_one_line_end(content: &[u8]) -> &[u8] {
     match content.strip_suffix(b"\n") {
         Some(line) => line.strip_suffix(b"\r").unwrap_or(line),
@@ -401,7 +438,7 @@ pub fn trim_one_line_end(content: &[u8]) -> &[u8] {
     }
 }
 
-/// How often a path is resolved again when its target went away in between, as when Kubernetes swaps a directory.
+/// Attempts to resolve a path whose target disappears meanwhile, as when Kubernetes swaps a directory.
 const RESOLVE_ATTEMPTS: usize = 5;
 
 fn open_inside_its_directory(path: &Path) -> Result<File, SecretFileError> {
@@ -418,7 +455,7 @@ fn open_inside_its_directory(path: &Path) -> Result<File, SecretFileError> {
             if !target.starts_with(&directory) {
                 return Ok(Err(SecretFileError::Escapes { path: path.to_owned(), target }));
             }
-            // NONBLOCK: a pipe must not hold up the start; it is refused once it is open.
+            // NONBLOCK: opening a pipe must not block the start; the pipe is refused once it is open.
             let flags =
                 OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
             let file = rustix::fs::open(&target, flags, Mode::empty())?;
@@ -512,7 +549,7 @@ mod tests {
             groups: groups.to_vec(),
             credentials_directory: credentials.map(Path::to_owned),
         };
-        // The owner has no need of the group.
+        // The owner does not need the group.
         if owner != 0 {
             assert!(matches!(reader(owner, &[group], None).read(&path), Err(SecretFileError::Mode { .. })));
         }
@@ -530,7 +567,7 @@ mod tests {
         }
     }
 
-    /// (Gives files away, which only root can.)
+    /// (Changes owners, which only root can.)
     #[test]
     fn what_root_reads_for_a_daemon_is_what_that_daemon_can_read() {
         if !rustix::process::geteuid().is_root() {
@@ -542,7 +579,7 @@ mod tests {
         let dir = Dir::new();
         let place = dir.path("place");
         std::fs::create_dir(&place).unwrap();
-        // Whose the daemon's directory is; whose a file is, its mode, and whether the daemon takes it.
+        // Owner of the daemon's directory; owner and mode of the file; whether the daemon accepts it.
         for (directory, file, mode, good) in [
             ((0, 0), (0, 0), 0o600, true),
             ((0, 0), (0, 7), 0o640, false),
@@ -556,7 +593,7 @@ mod tests {
             ((5, 7), (0, 8), 0o640, false),
             ((5, 7), (6, 7), 0o600, false),
             ((5, 0), (0, 0), 0o640, false),
-            // A daemon that is somebody in the group, as with `fsGroup`.
+            // The daemon is a member of the group, as with `fsGroup`.
             ((0, 7), (0, 7), 0o440, true),
             ((0, 7), (0, 8), 0o440, false),
             ((0, 7), (5, 7), 0o600, false),
@@ -573,14 +610,14 @@ mod tests {
         );
     }
 
-    /// A mode of 0640 says nothing of whom a list names.
+    /// A mode of 0640 says nothing about the users in a list.
     #[test]
     fn whom_an_access_list_lets_read_is_refused() {
         use acl::{Named, testing};
 
         let dir = Dir::new();
         if !rustix::process::geteuid().is_root() {
-            return; // only root gives files to a group
+            return; // only root can change a file's group
         }
         let reader = SecretReader::new(None).for_daemon(5, 7);
         for (named, mask, problem) in [
@@ -609,7 +646,7 @@ mod tests {
         }
     }
 
-    /// What a folder's default list says is not said of what commands write there.
+    /// A folder's default list does not apply to files that commands write there.
     #[test]
     fn what_is_written_anew_has_no_access_list() {
         use acl::{Named, testing};
@@ -650,7 +687,7 @@ mod tests {
             let like = metadata(&dir.file("like", b"x", 0o600), mine, mode);
             assert_eq!(given(Belongs::like_file(&like)), (mine, kept));
         }
-        // What cannot be given away is its maker's alone.
+        // A file that cannot change its owner is readable for its maker alone.
         let others = Belongs { user: 5, group: 7, mode: 0o640 };
         assert_eq!(given(others), if is_root { ((5, 7), 0o640) } else { (mine, 0o600) });
         if is_root {
@@ -711,7 +748,7 @@ mod tests {
     fn links_stay_inside_their_directory() {
         let dir = Dir::new();
         let outside = dir.file("outside", b"x", 0o600);
-        // As Kubernetes lays out a secret: key -> ..data/key, ..data -> ..2026_11_22.
+        // The layout of a Kubernetes secret: key -> ..data/key, ..data -> ..2026_11_22.
         dir.file("mount/..2026_11_22/key", b"kubernetes", 0o600);
         symlink("..2026_11_22", dir.path("mount/..data")).unwrap();
         symlink("..data/key", dir.path("mount/key")).unwrap();
@@ -724,7 +761,7 @@ mod tests {
         refused(&dir.path("mount/absolute"), "leads out of its directory");
         refused(&dir.path("mount/loop"), "cannot read");
 
-        // A directory that is itself reached by a link is where the operator said.
+        // A directory that is itself reached by a link is what the operator meant.
         symlink("mount", dir.path("alias")).unwrap();
         assert_eq!(**reader().read(&dir.path("alias/key")).unwrap(), *b"kubernetes");
     }

@@ -1,7 +1,8 @@
-//! What an access control list (POSIX ACL) adds to a file's mode: users and groups by name, who may do more than others.
+//! Access control lists (POSIX ACLs) of files: named users and groups who may do more than others.
 //!
-//! Where there is a list, the group's bits of the mode are its mask: the most that anybody in the list may do but the owner. So a
-//! mode whose group may not write says the same with a list as without one, and only one whose group may asks for a look here.
+//! In a file with a list, the group bits of the mode are the list's mask: the most that anybody but the owner
+//! may do. A mode without group write permission therefore means the same with a list as without one, and
+//! only a mode with it requires reading the list.
 
 use std::fmt;
 use std::io;
@@ -10,30 +11,30 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-/// What the kernel calls the list of a file or folder.
+/// Name of the attribute that holds the list of a file or folder.
 pub(super) const NAME: &str = "system.posix_acl_access";
-/// The only version of its format that there is.
+/// The only existing version of its format.
 const VERSION: u32 = 2;
-/// A header, and this much for each entry. (`acl(5)` and the kernel's `posix_acl_xattr.h`.)
+/// Size of the header, and of each entry. (`acl(5)` and the kernel's `posix_acl_xattr.h`.)
 const HEADER: usize = 4;
 const ENTRY: usize = 8;
-/// The longest attribute that the kernel has.
+/// Size of the largest attribute.
 const LARGEST: usize = 64 * 1024;
 
 const READ: u16 = 4;
 const WRITE: u16 = 2;
 
-/// Somebody whom a list names.
+/// A user or group that a list names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Named {
-    /// A user, by its number.
+    /// A user id.
     User(u32),
-    /// A group, by its number.
+    /// A group id.
     Group(u32),
 }
 
 impl Named {
-    /// How `setfacl -x` is told.
+    /// Formats it as an argument of `setfacl -x`.
     fn entry(self) -> String {
         match self {
             Named::User(id) => format!("u:{id}"),
@@ -51,13 +52,13 @@ impl fmt::Display for Named {
     }
 }
 
-/// Several of them, as a sentence has them.
+/// Formats several of them for a sentence.
 pub(super) fn in_words(named: &[Named]) -> String {
     let words: Vec<String> = named.iter().map(ToString::to_string).collect();
     words.join(" and ")
 }
 
-/// The commands that take their entries out of the list, or all of it away.
+/// Returns the command that removes these entries from the list, or the whole list.
 pub(super) fn fix(named: &[Named], path: &Path) -> String {
     let entries: Vec<String> = named.iter().map(|named| named.entry()).collect();
     let path = path.display();
@@ -68,34 +69,35 @@ pub(super) fn fix(named: &[Named], path: &Path) -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct AccessList {
     named: Vec<(Named, u16)>,
-    /// What the owning group may do.
+    /// Permissions of the owning group.
     group: u16,
 }
 
 impl AccessList {
-    /// That of a file or folder, behind links; none where it has none, or its file system knows none.
+    /// Reads the list of a file or folder, following links. `None` if it has none, or its file system does
+    /// not support lists.
     pub(super) fn of_path(path: &Path) -> io::Result<Option<AccessList>> {
         let mut bytes = vec![0; LARGEST];
         read(rustix::fs::getxattr(path, NAME, &mut bytes[..]), &bytes)
     }
 
-    /// That of an open file.
+    /// Reads the list of an open file.
     pub(super) fn of_file(file: impl AsFd) -> io::Result<Option<AccessList>> {
         let mut bytes = vec![0; LARGEST];
         read(rustix::fs::fgetxattr(file, NAME, &mut bytes[..]), &bytes)
     }
 
-    /// Those who may write and are not `ours`.
+    /// Returns the entries that may write and are not `ours`.
     pub(super) fn writers_but(&self, ours: impl Fn(Named) -> bool) -> Vec<Named> {
         self.who_may_but(WRITE, ours)
     }
 
-    /// Those who may read or write and are not `ours`.
+    /// Returns the entries that may read or write and are not `ours`.
     pub(super) fn readers_but(&self, ours: impl Fn(Named) -> bool) -> Vec<Named> {
         self.who_may_but(READ | WRITE, ours)
     }
 
-    /// Whether the owning group may write.
+    /// Returns true if the owning group may write.
     pub(super) fn group_writes(&self) -> bool {
         self.group & WRITE != 0
     }
@@ -105,7 +107,7 @@ impl AccessList {
         may.map(|(named, _)| *named).filter(|named| !ours(*named)).collect()
     }
 
-    /// A list as the kernel gives it; none for what is none.
+    /// Parses a list in the kernel's format; `None` if it is invalid.
     fn parse(bytes: &[u8]) -> Option<AccessList> {
         let (version, entries) = bytes.split_first_chunk::<HEADER>()?;
         if u32::from_le_bytes(*version) != VERSION || entries.len() % ENTRY != 0 {
@@ -121,7 +123,7 @@ impl AccessList {
                 0x04 => group = may,
                 0x08 => named.push((Named::Group(id), may)),
                 0x10 => mask = may,
-                // The owner's and everybody else's: as the mode has them.
+                // The owner's and others' permissions equal those in the mode.
                 0x01 | 0x20 => {}
                 _ => return None,
             }
@@ -137,13 +139,13 @@ fn read(length: rustix::io::Result<usize>, bytes: &[u8]) -> io::Result<Option<Ac
             Some(list) => Ok(Some(list)),
             None => Err(io::Error::other("its access control list cannot be read")),
         },
-        // It has none, or the file system knows none.
+        // There is no list, or the file system does not support them.
         Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Takes the list away that a new file has from its folder.
+/// Removes the list that a new file inherited from its folder.
 pub(super) fn remove(file: impl AsFd) -> io::Result<()> {
     match rustix::fs::fremovexattr(file, NAME) {
         Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
@@ -151,15 +153,15 @@ pub(super) fn remove(file: impl AsFd) -> io::Result<()> {
     }
 }
 
-/// Lists for tests.
+/// Makes lists for tests.
 #[cfg(test)]
 pub(super) mod testing {
     use std::path::Path;
 
     use super::{NAME, Named, VERSION};
 
-    /// Gives a file or folder a list with these beside its owner (all), its group and everybody else (nothing). False, and said,
-    /// where the file system knows no lists.
+    /// Gives a file or folder a list: all permissions for its owner, none for others, and these entries.
+    /// Prints a note and returns false if the file system does not support lists.
     pub(in crate::secret_file) fn give(path: &Path, group: u16, named: &[(Named, u16)], mask: u16) -> bool {
         give_as(NAME, path, group, named, mask)
     }
@@ -230,7 +232,7 @@ mod tests {
             assert_eq!(list.group_writes(), mask & WRITE != 0, "{mask}");
             assert_eq!(list.writers_but(|_| true), []);
         }
-        // Without a mask everything counts that is said.
+        // Without a mask, every entry counts in full.
         let whole = testing::bytes(6, &[(user, 6)], 0);
         let mut without: Vec<u8> = whole[..HEADER].to_vec();
         for entry in whole[HEADER..].chunks(ENTRY).filter(|entry| entry[0] != 0x10) {

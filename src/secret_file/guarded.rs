@@ -1,21 +1,21 @@
-//! The one rule for what grants rights (the configuration, keyrings, callers' and credentials' folders, certificates that are
-//! trusted): nobody but root and the daemon's user can have changed it.
+//! The rule for every file that grants rights (the configuration, keyrings, callers' and credentials'
+//! folders, trusted certificates): only root and the daemon's user can have changed it.
 //!
-//! A file counts as changed by whoever can write to it, to the folder that it lies in, or to any folder above that: a folder that is
-//! renamed takes its files along. So every folder on the way is looked at, behind every link, up to `/`. In a folder with the
-//! sticky bit (`/tmp`) others can only take away what is theirs, so it may be on the way; it may not be one whose every file
-//! counts ([`Guard::folder`]).
+//! Write permission on a file, on its folder, or on any folder above counts as the power to change the file,
+//! because renaming a folder moves its files. Therefore every folder on the path is checked, behind every
+//! link, up to `/`. In a folder with the sticky bit (`/tmp`) others can only remove their own entries, so it
+//! may be on the path; it may not be a folder whose every file counts ([`Guard::folder`]).
 //!
-//! A group may write where it has nobody in it but root and the daemon's user, as on systems where each user has a group
-//! of its own; and root's group may. The mount point of a Kubernetes volume is open to everyone by its mode, but it is mounted
-//! read-only, and its files are changed from the outside alone. Whom an access control list lets write by name is judged
-//! as an owner or a group is (`acl.rs`).
+//! A group may have write permission if its only members are root and the daemon's user, as on systems where
+//! each user has a group of its own; root's group may too. The mount point of a Kubernetes volume is writable
+//! for everyone by its mode, but it is mounted read-only, and its files change only from outside. An access
+//! control list's named entries are judged like owners and groups (`acl.rs`).
 //!
-//! What is judged has been opened before, so every step of the way to it is there. Where one is not, somebody moves folders
-//! on that way: that is no way that has been looked at, and counts as refused.
+//! A file is opened before it is judged, so every step of its path existed. If a step is missing, somebody is
+//! moving folders there; the path could not be checked, and the file is refused.
 //!
-//! What is read goes through here: [`GuardedFolder`] and the content of a file come from a [`Guard`] only, and a test
-//! (at the foot) knows every other place in the program that opens files.
+//! All such reads go through here: only a [`Guard`] makes a [`GuardedFolder`] or returns a file's content. A
+//! test (at the end of the file) lists every other place in the program that opens files.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -28,80 +28,96 @@ use rustix::fs::{OFlags, StatVfsMountFlags};
 
 use super::acl::{self, AccessList, Named};
 
-/// Links on one way; the kernel follows no more.
+/// Most links on one path; the kernel follows no more.
 const MOST_LINKS: usize = 40;
-/// `/etc/passwd` and `/etc/group` are far smaller.
+/// Largest `/etc/passwd` or `/etc/group` accepted; real ones are far smaller.
 const LARGEST_LIST: u64 = 1024 * 1024;
-/// Looks at a way of which a step is not there, as when Kubernetes swaps the folder behind a link.
+/// Attempts to check a path with a missing step, as when Kubernetes swaps the folder behind a link.
 const LOOKS: usize = 5;
 
-/// That somebody else can change what grants rights. The words are the same for everything that is reached through the same
-/// folder.
+/// Error: somebody else can change a file that grants rights. The text is the same for all files below the
+/// same folder.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Loose {
-    /// It belongs to somebody else.
-    #[error("the {what} {} belongs to user {owner}, who can change {}; fix: chown {user} {}", path.display(), what.its(), path.display())]
+    /// It belongs to another user.
+    #[error(
+        "the {what} {} belongs to user {owner}, who can change {}; fix: chown {user} {}",
+        path.display(), what.its(), path.display()
+    )]
     Owner {
-        /// What it is.
+        /// Kind of object.
         what: What,
-        /// Which.
+        /// Its path.
         path: PathBuf,
-        /// Whose it is.
+        /// Its owner.
         owner: u32,
         /// The daemon's user id.
         user: u32,
     },
-    /// Others may write to it.
-    #[error("the {what} {} has mode {mode:04o}, so that {} can change {}; fix: {}", path.display(), who(*mode), what.its(), mode_fix(*what, path, *mode))]
+    /// Its mode lets others write to it.
+    #[error(
+        "the {what} {} has mode {mode:04o}, so that {} can change {}; fix: {}",
+        path.display(), who(*mode), what.its(), mode_fix(*what, path, *mode)
+    )]
     Mode {
-        /// What it is.
+        /// Kind of object.
         what: What,
-        /// Which.
+        /// Its path.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
     },
     /// An access control list lets others write to it.
-    #[error("the {what} {} has an access control list by which {} can change {}; fix: {}", path.display(), acl::in_words(named), what.its(), acl::fix(named, path))]
+    #[error(
+        "the {what} {} has an access control list by which {} can change {}; fix: {}",
+        path.display(), acl::in_words(named), what.its(), acl::fix(named, path)
+    )]
     Listed {
-        /// What it is.
+        /// Kind of object.
         what: What,
-        /// Which.
+        /// Its path.
         path: PathBuf,
-        /// Whom.
+        /// The named users and groups.
         named: Vec<Named>,
     },
-    /// Its access control list cannot be read, so nobody can say whom it lets write.
-    #[error("cannot read the access control list of the {what} {}: {cause}; fix: chmod g-w {}", path.display(), path.display())]
+    /// Its access control list cannot be read, so nobody can say who may write.
+    #[error(
+        "cannot read the access control list of the {what} {}: {cause}; fix: chmod g-w {}",
+        path.display(), path.display()
+    )]
     List {
-        /// What it is.
+        /// Kind of object.
         what: What,
-        /// Which.
+        /// Its path.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         cause: String,
     },
-    /// It was there, and a step of the way to it is not.
-    #[error("cannot tell who can change {}: on the way to it {} cannot be looked at ({}), though it was read a moment ago; see who moves folders there, and try again", path.display(), step.display(), io::Error::from_raw_os_error(*errno))]
+    /// A step of the path disappeared after the file was opened.
+    #[error(
+        "cannot tell who can change {}: on the way to it {} cannot be looked at ({}), though it was read a \
+         moment ago; see who moves folders there, and try again",
+        path.display(), step.display(), io::Error::from_raw_os_error(*errno)
+    )]
     Gone {
-        /// What was read.
+        /// The file that was read.
         path: PathBuf,
-        /// What is not there.
+        /// The missing step.
         step: PathBuf,
-        /// What the system says.
+        /// The system's error number.
         errno: i32,
     },
 }
 
-/// How far a way could be looked at, with nothing on it that somebody else can change.
+/// How much of a path could be checked. Nobody else can change the part that was.
 enum Way {
-    /// To its end.
+    /// All of it.
     Whole,
-    /// To a step that is not there.
+    /// The part before a missing step.
     Gone(Gone),
 }
 
-/// A step that cannot be looked at.
+/// A step that cannot be checked.
 struct Gone {
     step: PathBuf,
     errno: i32,
@@ -118,7 +134,7 @@ impl Gone {
     }
 }
 
-/// What somebody else can change.
+/// Kind of object that somebody else can change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
     /// A file.
@@ -162,7 +178,7 @@ fn mode_fix(what: What, path: &Path, mode: u32) -> String {
     }
 }
 
-/// Why a guarded file or folder was not read.
+/// Reason why a guarded file or folder was not read.
 #[derive(Debug, thiserror::Error)]
 pub enum Unread {
     /// Somebody else can change it.
@@ -171,31 +187,31 @@ pub enum Unread {
     /// It cannot be read, or is no regular file.
     #[error("cannot read {}: {source}", path.display())]
     Io {
-        /// Which.
+        /// Its path.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
 
-/// Looks at what grants rights, for one daemon's user.
+/// Checks files that grant rights, for the user of one daemon.
 #[derive(Debug, Clone, Copy)]
 pub struct Guard {
     user: u32,
 }
 
-/// A folder whose every file counts, and into which nobody else can have put one.
+/// A folder whose every file counts, and to which nobody else can have added one.
 pub struct GuardedFolder {
     path: PathBuf,
-    /// Why it could not be looked at, where it could not: then it is not read either.
+    /// The error if it could not be checked; then it is not read either.
     errno: Option<i32>,
 }
 
 impl GuardedFolder {
-    /// The paths of what is in it, in no order.
+    /// Returns the paths of its entries, in no order.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The folder cannot be read.
     pub fn entries(&self) -> io::Result<Vec<PathBuf>> {
         if let Some(errno) = self.errno {
             return Err(io::Error::from_raw_os_error(errno));
@@ -203,19 +219,20 @@ impl GuardedFolder {
         fs::read_dir(&self.path)?.map(|entry| Ok(entry?.path())).collect()
     }
 
-    /// Its path, as it was given.
+    /// Returns its path as given.
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
 impl Guard {
-    /// For a daemon of this user.
+    /// Makes a guard for a daemon of this user.
     pub fn new(user: u32) -> Self {
         Guard { user }
     }
 
-    /// A folder, if nobody else can have put anything into it. One that is not there is told when it is read.
+    /// Checks that nobody else can have added a file to a folder. A missing folder is reported when it is
+    /// read.
     ///
     /// # Errors
     /// Somebody else can.
@@ -227,19 +244,19 @@ impl Guard {
         Ok(GuardedFolder { path: path.to_owned(), errno })
     }
 
-    /// Looks at every folder on the way to a path, as far as they are there, and not at the file at its end: for a file that
-    /// may be made there. What is opened is looked at with [`Guard::opened`] beside.
+    /// Checks every existing folder on the path to a file, but not the file itself, which may not exist yet.
+    /// Once it is opened, check it with [`Guard::opened`].
     ///
     /// # Errors
-    /// The first one that somebody else can change.
+    /// Names the first folder that somebody else can change.
     pub fn way(&self, path: &Path) -> Result<(), Loose> {
         self.walk(path, false).map(drop)
     }
 
-    /// Looks at every folder on the way to what has been opened by this path.
+    /// Checks every folder on the path of an opened file.
     ///
     /// # Errors
-    /// The first one that somebody else can change, or that is not there any more.
+    /// Names the first folder that somebody else can change, or that is missing.
     pub fn opened(&self, path: &Path) -> Result<(), Loose> {
         match self.walk_again(path, false)? {
             Way::Whole => Ok(()),
@@ -247,23 +264,23 @@ impl Guard {
         }
     }
 
-    /// Looks at what has been read by this path, and at the way to it. (To what a pipe is called there may be no way.)
+    /// Checks a file that has been read, and its path. (A pipe's name may have no path.)
     ///
     /// # Errors
-    /// Somebody else can change it, or it is not there any more.
+    /// Somebody else can change it, or it is missing.
     pub fn file(&self, path: &Path) -> Result<(), Loose> {
         let found = fs::metadata(path).map_err(|error| Gone::new(path.to_owned(), &error).refused(path))?;
         if found.is_file() { self.opened(path) } else { self.way(path) }?;
         self.judge(What::File, path, &found, false, || AccessList::of_path(path))
     }
 
-    /// What is in a file that need be no secret, at most so many bytes of it.
+    /// Reads a file that need not be secret, up to `at_most` bytes.
     ///
     /// # Errors
     /// It cannot be read, is no regular file, or somebody else can change it.
     pub fn read(&self, path: &Path, at_most: usize) -> Result<Vec<u8>, Unread> {
         let io = |source| Unread::Io { path: path.to_owned(), source };
-        // Not to wait for a writer, should it be a pipe.
+        // So that opening a pipe does not wait for a writer.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
         let opened = rustix::fs::open(path, flags, rustix::fs::Mode::empty());
         let file = File::from(opened.map_err(|error| io(error.into()))?);
@@ -278,7 +295,7 @@ impl Guard {
         Ok(content)
     }
 
-    /// Walks again where a step was not there, for that may have been a moment.
+    /// Repeats the check if a step was missing, which may be temporary.
     fn walk_again(&self, path: &Path, every_file_counts: bool) -> Result<Way, Loose> {
         let mut way = self.walk(path, every_file_counts)?;
         for _ in 1..LOOKS {
@@ -319,7 +336,8 @@ impl Guard {
                     Ok(_) => return Ok(Way::Gone(Gone::new(next, &rustix::io::Errno::LOOP.into()))),
                     Err(error) => return Ok(Way::Gone(Gone::new(next, &error))),
                 };
-                // Whoever owns a link in a sticky folder can put another one in its place; in any other folder the folder decides.
+                // In a sticky folder the owner of a link can replace it; in any other folder the folder's
+                // permissions decide.
                 if fs::symlink_metadata(&at).is_ok_and(|at| at.mode() & 0o1000 != 0) {
                     self.judge_owner(What::Link, &next, &found)?;
                 }
@@ -370,7 +388,7 @@ impl Guard {
         if mode & 0o002 != 0 {
             return Err(loose);
         }
-        // With a list the group's bits are what the most in it may do, and say nothing of the owning group.
+        // With a list, the group bits are the list's mask and say nothing about the owning group.
         let list = list().map_err(|error| {
             let cause = error.to_string();
             Loose::List { what, path: path.to_owned(), cause }
@@ -384,7 +402,7 @@ impl Guard {
         if group_writes && !self.is_ours(Named::Group(found.gid())) { Err(loose) } else { Ok(()) }
     }
 
-    /// Whether that is root or the daemon's user, or a group of nobody else.
+    /// Returns true for root, the daemon's user, and a group that has nobody else in it.
     fn is_ours(&self, named: Named) -> bool {
         match named {
             Named::User(user) => user == 0 || user == self.user,
@@ -403,9 +421,9 @@ fn steps(path: &Path) -> VecDeque<OsString> {
         .collect()
 }
 
-/// Whether it is where Kubernetes has mounted a ConfigMap, a Secret or a projected volume: a mount of its own, read-only here, of
-/// root, with root's link `..data`. (That it is read-only says nothing alone: under systemd's `ProtectSystem=strict` everything is,
-/// and still others write to it.)
+/// Returns true if Kubernetes has mounted a ConfigMap, a Secret or a projected volume there: it is a mount of
+/// its own, read-only here, owned by root, with root's link `..data`. (Being read-only is not enough: with
+/// systemd's `ProtectSystem=strict` everything is, and others still write to it.)
 fn is_volume_of_kubernetes(path: &Path, found: &Metadata) -> bool {
     let is_mount = path
         .parent()
@@ -430,7 +448,7 @@ fn is_private_here(group: u32, user: u32) -> bool {
     }
 }
 
-/// Whether a group is known, and nobody is in it but root and this user.
+/// Returns true if a group is known and has no members but root and this user.
 fn is_private(passwd: &str, groups: &str, group: u32, user: u32) -> bool {
     let number = |text: Option<&&str>| text.and_then(|text| text.parse::<u32>().ok());
     let users: Vec<Vec<&str>> = passwd.lines().map(|line| line.split(':').collect()).collect();
@@ -509,7 +527,7 @@ mod tests {
             scene.mode(name, good);
             assert_eq!(read(), "read");
         }
-        // A folder that everyone may write to and nobody can take another's file from.
+        // A folder in which everyone may write and nobody can take another's file away.
         scene.mode("etc", 0o1777);
         assert_eq!(read(), "read");
         assert!(guard().folder(&scene.at("etc/ring")).is_ok());
@@ -542,18 +560,18 @@ mod tests {
     fn what_is_somebody_else_s_is_refused() {
         let scene = Scene::new();
         if !rustix::process::geteuid().is_root() {
-            return; // only root gives files away
+            return; // only root can change owners
         }
         let give = |name: &str, to| std::os::unix::fs::lchown(scene.at(name), Some(to), None).expect("chown");
         let read = || said(guard().read(&scene.at("etc/conf"), 10));
         for name in ["etc/conf", "etc", "."] {
             give(name, ANOTHER);
             assert!(read().contains("belongs to user 61234, who can change"), "{name}: {}", read());
-            // The daemon's own is right.
+            // The daemon's own is accepted.
             assert_eq!(said(Guard::new(ANOTHER).read(&scene.at("etc/conf"), 10)), "read");
             give(name, 0);
         }
-        // Another's link in a sticky folder leads where he likes.
+        // In a sticky folder, another user's link may lead anywhere later.
         symlink("conf", scene.at("etc/link")).expect("a link");
         give("etc/link", ANOTHER);
         assert_eq!(said(guard().read(&scene.at("etc/link"), 10)), "read");
@@ -565,7 +583,8 @@ mod tests {
     fn a_group_may_write_where_it_is_the_user_s_own() {
         let passwd =
             "root:x:0:0::/root:/bin/sh\nme:x:1000:1000::/:/x\nyou:x:1001:1001::/:/x\nit:x:1002:50::/:/x\n";
-        let groups = "root:x:0:\nme:x:1000:\nyou:x:1001:me\nstaff:x:50:\nadm:x:51:root,me\nops:x:52:me,you\nodd:x:53:gone\n";
+        let groups = "root:x:0:\nme:x:1000:\nyou:x:1001:me\nstaff:x:50:\n\
+            adm:x:51:root,me\nops:x:52:me,you\nodd:x:53:gone\n";
         for (group, is) in
             [(1000, true), (1001, false), (50, false), (51, true), (52, false), (53, false), (77, false)]
         {
@@ -590,7 +609,7 @@ mod tests {
         assert!(guard().folder(&scene.at("etc")).is_err());
     }
 
-    /// What of `setfacl -m u:61234:MAY` (and the like) can change a file or a folder is judged as an owner is.
+    /// Entries of `setfacl -m u:61234:MAY` (and the like) are judged like owners.
     #[test]
     fn whom_an_access_list_lets_write_can_change_it() {
         let user = rustix::process::geteuid().as_raw();
@@ -622,7 +641,7 @@ mod tests {
                 assert_eq!(is_read, problem.is_none() || name == "etc/conf", "{name} {named:?}");
             }
         }
-        // With a list the mode's group is the mask: it is the owning group that may not write here …
+        // With a list, the mode's group bits are the mask: here the owning group may not write …
         let scene = Scene::new();
         if user == 0 {
             std::os::unix::fs::lchown(scene.at("etc/conf"), None, Some(ANOTHER)).expect("chown");
@@ -632,7 +651,7 @@ mod tests {
             testing::give(&scene.at("etc/conf"), 6, &[(Named::User(0), 6)], 6);
             assert!(said(guard().read(&scene.at("etc/conf"), 10)).contains("its group can change"));
         }
-        // What is made in a folder may have a list from it, and is judged by that.
+        // A new file in a folder may inherit its list, and is judged by it.
         let scene = Scene::new();
         testing::give_as("system.posix_acl_default", &scene.at("etc"), 0, &[(other, 6)], 6);
         fs::write(scene.at("etc/new"), "x").expect("a file");
@@ -653,17 +672,17 @@ mod tests {
                 ["cannot tell who can change ", " cannot be looked at (", "see who moves folders there"];
             assert!(has.iter().all(|part| said.contains(part)), "{said}");
             assert!(guard().file(&path).is_err(), "{}", path.display());
-            // Before it is there the way to it is looked at as far as it goes.
+            // Before the file exists, its path is checked as far as it exists.
             assert_eq!(guard().way(&path), Ok(()));
         }
-        // A folder that was not there when it was looked at is not read when it is.
+        // A folder that was missing when it was checked is not read later.
         let late = guard().folder(&scene.at("gone")).expect("nothing is wrong yet");
         fs::create_dir(scene.at("gone")).expect("a folder");
         assert_eq!(late.entries().expect_err("not looked at").kind(), io::ErrorKind::NotFound);
         assert_eq!(guard().folder(&scene.at("gone")).expect("good").entries().expect("read").len(), 0);
     }
 
-    /// Moves one of two to a place, and back, for as long as it lives.
+    /// Moves one of two objects to a place and back, until dropped.
     fn moving(from: PathBuf, to: PathBuf) -> (std::sync::mpsc::Sender<()>, std::thread::JoinHandle<()>) {
         let (sender, stop) = std::sync::mpsc::channel();
         let mover = std::thread::spawn(move || {
@@ -675,7 +694,7 @@ mod tests {
         (sender, mover)
     }
 
-    /// Whoever owns a folder in a sticky one can move it away while it is looked at.
+    /// The owner of a folder inside a sticky one can move it away during the check.
     #[test]
     fn a_loose_folder_that_comes_and_goes_is_never_taken_for_a_good_one() {
         let scene = Scene::new();
@@ -690,7 +709,7 @@ mod tests {
         mover.join().expect("moved to the end");
     }
 
-    /// As Kubernetes does it: the link `..data` is replaced, whoever reads.
+    /// As Kubernetes does it: the link `..data` is replaced during reads.
     #[test]
     fn a_link_that_is_replaced_while_it_is_read_is_a_good_one() {
         let scene = Scene::new();
@@ -729,8 +748,8 @@ mod tests {
         assert!(said(guard().read(&pipe, 10)).ends_with("it is not a regular file"));
     }
 
-    /// Where the program opens files by itself, and why nothing that grants rights is read there. Whoever adds a place reads with
-    /// [`Guard`] or a `SecretReader`, or says here why not.
+    /// The other places in the program that open files, and why nothing that grants rights is read there. A
+    /// new place reads with [`Guard`] or a `SecretReader`, or is listed here with its reason.
     const ELSEWHERE: &[(&str, &str)] = &[
         ("secret_file.rs", "reads secrets, with a guard"),
         ("secret_file/guarded.rs", "is the guard"),

@@ -1,13 +1,13 @@
-//! What comes along when a secret is copied from a web page, a chat or a document: characters that nobody sees, and others in the
-//! place of those that were meant. Nothing here says more of a secret than one character that it cannot have.
+//! Damage from copying a secret out of a web page, a chat or a document: invisible characters, and replaced
+//! ones. Messages reveal no more of a secret than one character that it cannot contain.
 
 use std::fmt;
 
-/// A character that a secret cannot hold, and where.
+/// A character that a secret cannot contain, and its position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Odd {
     character: char,
-    /// From 1.
+    /// Position, from 1.
     at: usize,
 }
 
@@ -21,7 +21,7 @@ impl fmt::Display for Odd {
     }
 }
 
-/// What copying and word processors bring along, by its name; a password may hold any other character.
+/// Returns the name of a character that copying or a word processor adds; a password may contain any other.
 fn name(character: char) -> Option<&'static str> {
     Some(match character {
         '\u{feff}' => "a byte order mark",
@@ -46,17 +46,18 @@ fn find(text: &str, is_odd: impl Fn(char) -> bool) -> Option<Odd> {
     characters.find(|(_, one)| is_odd(*one)).map(|(at, character)| Odd { character, at: at + 1 })
 }
 
-/// What a password cannot hold.
+/// Finds a character that a password cannot contain.
 pub fn odd_in_password(text: &str) -> Option<Odd> {
     find(text, |one| name(one).is_some())
 }
 
-/// What a client secret cannot hold: anything but VSCHAR (RFC 6749 appendix A.2).
+/// Finds a character that a client secret cannot contain: anything but VSCHAR (RFC 6749 appendix A.2).
 pub fn odd_in_client_secret(text: &str) -> Option<Odd> {
     find(text, |one| !matches!(one, ' '..='~'))
 }
 
-/// What a secret may hold and was probably not meant, in words that follow the file's name.
+/// Describes suspicious contents that a secret may have, but probably by mistake. The words follow the file's
+/// name.
 pub fn suspicions(text: &str) -> Vec<&'static str> {
     let mut all = Vec::new();
     let bare = text.trim();
@@ -75,7 +76,7 @@ pub fn suspicions(text: &str) -> Vec<&'static str> {
     all
 }
 
-/// Written as names of variables are: capitals, or words with underscores.
+/// Returns true for the usual form of variable names: capitals, or words with underscores.
 fn is_variable(name: &str) -> bool {
     let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     let capitals = name.len() > 2 && !name.bytes().any(|b| b.is_ascii_lowercase());
@@ -125,7 +126,7 @@ mod tests {
             let said = suspicions(text);
             assert!(said.len() == 1 && said[0].contains(words), "{text:?}: {said:?}");
         }
-        // As Entra and generators make them, with base64's padding.
+        // Secrets as Entra and generators make them, with base64's padding.
         for text in
             ["hunter2", "Ab8Q~xY_z.=", "aGVsbG8gd29ybGQ=", "AB~C=D", "ABCD=", "x=y", "Ab_Cd=e", "\"", "a b"]
         {

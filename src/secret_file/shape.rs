@@ -1,42 +1,42 @@
-//! What a file is that was meant to be text: told from its first bytes and from what befell its lines, with the command that mends
-//! it. No command leaves a copy of a secret behind, or changes whose file it is.
+//! Recognition of files that should have been text, by their first bytes and by the state of their lines,
+//! with a command that corrects each. No command leaves a copy of a secret behind or changes a file's owner.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// How a file came to be something else than the text that was meant.
+/// What a file is in place of the expected text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
-    /// Every second byte is zero, or it begins with that encoding's mark.
+    /// Every second byte is zero, or the file begins with that encoding's mark.
     Utf16,
     /// A PKCS#12 container.
     Pkcs12,
-    /// A certificate without PEM's text around it.
+    /// A certificate in DER, without the text form of PEM.
     DerCertificate,
-    /// A private key without PEM's text around it.
+    /// A private key in DER, without the text form of PEM.
     DerKey,
     /// UTF-8 with a byte order mark.
     ByteOrderMark,
     /// PEM with `\n` as two characters.
     LiteralLineEnds,
-    /// PEM whose blocks follow each other on one line.
+    /// PEM with several blocks on one line.
     BlocksTogether,
-    /// PEM all on one line.
+    /// PEM in a single line.
     OneLine,
     /// PEM with blanks before its lines.
     Indented,
 }
 
-/// A file's shape, and what to do about it.
+/// A file's shape, and the command that corrects it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Misshapen {
-    /// What it is.
+    /// Its shape.
     pub shape: Shape,
     file: PathBuf,
 }
 
 impl Shape {
-    /// What can be told of any file from how it begins.
+    /// Recognizes a shape by the file's first bytes.
     pub fn of_binary(content: &[u8]) -> Option<Self> {
         let is_wide =
             |even: usize, odd: usize| even.min(odd) == 0 && even.max(odd) >= (content.len() / 2).min(8);
@@ -55,7 +55,7 @@ impl Shape {
         }
     }
 
-    /// What befell a PEM text that cannot be read.
+    /// Recognizes the damage of a PEM text that cannot be parsed.
     fn of_pem(content: &[u8]) -> Option<Self> {
         if let Some(shape) = Shape::of_binary(content) {
             return Some(shape);
@@ -81,17 +81,17 @@ impl Shape {
 }
 
 impl Misshapen {
-    /// What a file is, whatever it was meant to be.
+    /// Recognizes a file's shape, whatever text was expected.
     pub fn binary(content: &[u8], file: &Path) -> Option<Self> {
         Some(Misshapen { shape: Shape::of_binary(content)?, file: file.to_owned() })
     }
 
-    /// What befell a file of PEM that cannot be read.
+    /// Recognizes the damage of a PEM file that cannot be parsed.
     pub fn pem(content: &[u8], file: &Path) -> Option<Self> {
         Some(Misshapen { shape: Shape::of_pem(content)?, file: file.to_owned() })
     }
 
-    /// The shell command that mends it, in place.
+    /// Returns the shell command that corrects the file in place.
     pub fn command(&self) -> String {
         let file = format!("'{}'", self.file.display().to_string().replace('\'', "'\\''"));
         let again = |command: &str| format!("text=$({command}) && printf '%s\\n' \"$text\" > {file}");
@@ -104,9 +104,11 @@ impl Misshapen {
             Shape::ByteOrderMark => edit(r"1s/^\xEF\xBB\xBF//"),
             Shape::LiteralLineEnds => edit(r"s/(\\r)?\\n/\n/g"),
             Shape::BlocksTogether => edit(r"s/-----(-----BEGIN )/-----\n\1/g"),
-            Shape::OneLine => edit(
-                r"s/[ \t]*-----BEGIN ([A-Z0-9 ]+)-----[ \t]*/\n-----BEGIN_\1-----\n/g; s/[ \t]*-----END ([A-Z0-9 ]+)-----[ \t]*/\n-----END_\1-----\n/g; s/(-----(BEGIN|END))_/\1 /g",
-            ),
+            Shape::OneLine => edit(concat!(
+                r"s/[ \t]*-----BEGIN ([A-Z0-9 ]+)-----[ \t]*/\n-----BEGIN_\1-----\n/g; ",
+                r"s/[ \t]*-----END ([A-Z0-9 ]+)-----[ \t]*/\n-----END_\1-----\n/g; ",
+                r"s/(-----(BEGIN|END))_/\1 /g",
+            )),
             Shape::Indented => edit(r"s/^[ \t]+//"),
         }
     }
@@ -129,7 +131,7 @@ impl fmt::Display for Misshapen {
     }
 }
 
-/// What stands in a DER sequence, after its length.
+/// Returns the content of a DER sequence, after its length.
 fn first_inside(content: &[u8]) -> &[u8] {
     let length_bytes = usize::from(content.get(1).copied().unwrap_or(0x80) & 0x7f);
     content.get(2 + length_bytes..).unwrap_or_default()
