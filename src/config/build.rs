@@ -1,6 +1,8 @@
-//! From the checked tree to typed values, and the checks of meaning that need more than one key or more than a kind.
+//! Conversion of the checked tree into typed values, with the checks that need more than one key or more than
+//! a kind.
 //!
-//! Every function returns `None` when something it needs is missing or wrong; that has been reported by then.
+//! Every function returns `None` if a value that it needs is missing or wrong, which has been reported by
+//! then.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -23,7 +25,7 @@ use crate::domain::tenants::{Listed, Tenants};
 use crate::domain::text::is_guid;
 use crate::policy::Pattern;
 
-/// What the whole reading shares: where relative paths begin, and what has been found.
+/// Shared by all functions: the base of relative paths, and the findings so far.
 pub(super) struct Context {
     base: PathBuf,
     mistakes: RefCell<Vec<Finding>>,
@@ -57,7 +59,7 @@ pub(super) struct Section<'a> {
     path: String,
 }
 
-/// One value of the tree, with what is needed to complain about it.
+/// One value of the tree, with its position for messages.
 pub(super) struct Leaf<'a, T> {
     pub(super) value: T,
     context: &'a Context,
@@ -92,7 +94,7 @@ impl<T> Leaf<'_, T> {
         Leaf { value, context: self.context, place: self.place.clone(), path: self.path.clone() }
     }
 
-    /// Whether someone wrote it, rather than the table of defaults.
+    /// Returns true if the value comes from the user and not from the defaults.
     fn is_given(&self) -> bool {
         !matches!(self.place, Place::Absent(_))
     }
@@ -113,7 +115,7 @@ impl<'a> Section<'a> {
         self.node(key).is_some_and(|leaf| leaf.is_given())
     }
 
-    /// The table itself, to complain about it as a whole.
+    /// Returns the table itself, for messages about it as a whole.
     fn itself(&self) -> Leaf<'a, ()> {
         Leaf { value: (), context: self.context, place: self.place.clone(), path: self.path.clone() }
     }
@@ -171,7 +173,8 @@ impl<'a> Section<'a> {
                 let port =
                     leaf.value.rsplit_once(':').map(|(_, port)| port).filter(|p| p.parse::<u16>().is_ok());
                 leaf.mistake(format!(
-                    "must be an IP address and a port, such as \"127.0.0.1:{0}\" for this machine or \"0.0.0.0:{0}\" for everyone",
+                    "must be an IP address and a port, such as \"127.0.0.1:{0}\" for this machine or \
+                     \"0.0.0.0:{0}\" for everyone",
                     port.unwrap_or("8080")
                 ));
                 None
@@ -179,7 +182,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A value that is one of a few words.
+    /// Reads a value that must be one of a few words.
     fn choice<T: Copy>(&self, key: &str, words: &[(&str, T)]) -> Option<T> {
         let leaf = self.text(key)?;
         words.iter().find(|(word, _)| *word == leaf.value).map(|(_, value)| *value)
@@ -190,12 +193,12 @@ impl<'a> Section<'a> {
         table_of(leaf.value, leaf.context, leaf.path)
     }
 
-    /// A list of tables.
+    /// Reads a list of tables.
     fn sections(&self, key: &str) -> Vec<Section<'a>> {
         self.items(key).into_iter().filter_map(|leaf| table_of(leaf.value, leaf.context, leaf.path)).collect()
     }
 
-    /// A list of strings.
+    /// Reads a list of strings.
     pub(super) fn texts(&self, key: &str) -> Vec<Leaf<'a, &'a str>> {
         self.items(key)
             .into_iter()
@@ -223,7 +226,7 @@ impl<'a> Section<'a> {
         items.iter().enumerate().map(leaf).collect()
     }
 
-    /// A list that must have an item.
+    /// Reports a list without items.
     fn not_empty(&self, key: &str, why: &str) {
         if let Some(list) = self.node(key)
             && matches!(&list.value.value, Value::List(items) if items.is_empty())
@@ -232,7 +235,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Named tables.
+    /// Reads named tables.
     fn map<T>(&self, key: &str, read: impl Fn(&str, &Section<'a>) -> Option<T>) -> BTreeMap<String, T> {
         let Some(map) = self.section(key) else { return BTreeMap::new() };
         let mut all = BTreeMap::new();
@@ -254,10 +257,10 @@ fn table_of<'a>(node: &'a Node, context: &'a Context, path: String) -> Option<Se
     }
 }
 
-/// The whole configuration; `None` only when something was reported.
+/// Reads the whole configuration. It returns `None` only if a mistake was reported.
 pub(super) fn config(context: &Context, entries: &Entries, env: &BTreeMap<String, String>) -> Option<Config> {
     let root = Section { context, entries, place: Place::File(0), path: String::new() };
-    // Read everything before giving up on anything, so that every mistake is seen.
+    // All sections are read before any is given up, so that every mistake is found.
     let store = root.section("store").and_then(|section| store(&section));
     let sealing = root.section("sealing").and_then(|s| Some(SealingConfig { keyring: s.path("keyring")? }));
     let listen = root.section("listen").and_then(|section| listen(&section));
@@ -287,7 +290,7 @@ pub(super) fn config(context: &Context, entries: &Entries, env: &BTreeMap<String
     })
 }
 
-/// The listeners alone. What is wrong with them is not kept: it is found once more with all the rest.
+/// Reads only the listeners. Their mistakes are dropped: the full reading finds them again.
 pub(super) fn listeners_of(entries: &Entries, base: &Path) -> Option<ListenConfig> {
     let context = Context::new(base, Vec::new());
     let root = Section { context: &context, entries, place: Place::File(0), path: String::new() };
@@ -341,7 +344,7 @@ fn redis(section: &Section<'_>) -> Option<RedisConfig> {
             }
         },
         None => {
-            // A URL of the wrong kind has been reported already; one that is not there has not.
+            // A URL of the wrong kind has been reported already; a missing one has not.
             let url = join(&section.path, "url");
             if !section.context.mistakes.borrow().iter().any(|finding| finding.key == url) {
                 section.itself().mistake("`kind = \"redis\"` needs a `url`");
@@ -381,7 +384,10 @@ fn redis(section: &Section<'_>) -> Option<RedisConfig> {
                 }
                 _ => "",
             };
-            url.warning(format!("the store is reached without TLS; records are sealed, but the password and the names of connections can be read on the way{beside}; `rediss` uses TLS"));
+            url.warning(format!(
+                "the store is reached without TLS; records are sealed, but the password and \
+                the names of connections can be read on the way{beside}; `rediss` uses TLS"
+            ));
         }
     }
     Some(RedisConfig {
@@ -398,9 +404,10 @@ fn redis(section: &Section<'_>) -> Option<RedisConfig> {
     })
 }
 
-/// Reads a Redis URL. The messages never repeat it: it may hold a password all the same.
+/// Parses a Redis URL. The messages never repeat it: it may have a password all the same.
 pub(super) fn redis_url(text: &str) -> Result<RedisConfig, String> {
-    const FORMS: &str = "must be `redis://host:6379/0`, `redis+sentinel://host:26379,host:26379/primary` or `redis+cluster://host:6379,host:6379`, each with `rediss` for TLS";
+    const FORMS: &str = "must be `redis://host:6379/0`, `redis+sentinel://host:26379,host:26379/primary` or \
+        `redis+cluster://host:6379,host:6379`, each with `rediss` for TLS";
     let (scheme, rest) = text.split_once("://").ok_or(FORMS)?;
     let (tls, kind, default_port) = match scheme {
         "redis" => (false, "standalone", 6379),
@@ -431,7 +438,11 @@ pub(super) fn redis_url(text: &str) -> Result<RedisConfig, String> {
     };
     let (kind, db) = match kind {
         "standalone" if hosts.len() > 1 => {
-            return Err("names several hosts: sentinels are named by `redis+sentinel`, nodes of a Cluster by `redis+cluster`".to_owned());
+            return Err(
+                "names several hosts: sentinels are named by `redis+sentinel`, nodes of a Cluster by \
+                `redis+cluster`"
+                    .to_owned(),
+            );
         }
         "standalone" => (RedisKind::Standalone, database(path)?),
         "sentinel" => {
@@ -467,7 +478,7 @@ pub(super) fn redis_url(text: &str) -> Result<RedisConfig, String> {
     })
 }
 
-/// Two keys that only make sense together.
+/// Reports one of two keys that only make sense together.
 pub(super) fn pair(section: &Section<'_>, one: &str, other: &str) {
     match (section.text(one), section.text(other)) {
         (Some(leaf), None) => leaf.mistake(format!("needs `{other}` beside it")),
@@ -496,7 +507,7 @@ fn listen(section: &Section<'_>) -> Option<ListenConfig> {
 
     for (index, socket) in sockets.iter().enumerate() {
         if let Some(other) = sockets[..index].iter().find(|other| other.value.collides(&socket.value)) {
-            // Complain about the one that someone wrote.
+            // Report the key that the user wrote.
             let (culprit, other) = if socket.is_given() { (socket, other) } else { (other, socket) };
             culprit.mistake(format!("the same socket as `{}`", other.path));
         }
@@ -522,7 +533,7 @@ impl Socket {
     fn collides(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Tcp(one), Self::Tcp(other)) => {
-                // Port 0 is any free port.
+                // Port 0 means any free port.
                 one.port() == other.port()
                     && one.port() != 0
                     && (one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified())
@@ -554,7 +565,10 @@ fn listeners<'a>(
             (Some(leaf), None) => {
                 let path = section.context.base.join(leaf.value);
                 if path.as_os_str().len() > LONGEST_SOCKET_PATH {
-                    leaf.mistake(format!("is longer than the {LONGEST_SOCKET_PATH} bytes that the path of a Unix socket may have"));
+                    leaf.mistake(format!(
+                        "is longer than the {LONGEST_SOCKET_PATH} bytes that the path of a \
+                        Unix socket may have"
+                    ));
                 }
                 if section.is_given("tls") {
                     leaf.mistake("a Unix socket has no TLS");
@@ -584,7 +598,10 @@ fn listeners<'a>(
                 let Some(leaf) = section.address("address") else { continue };
                 let address = leaf.value;
                 if !address.ip().is_loopback() && !section.entries.contains_key("tls") {
-                    leaf.mistake("plain TCP is for loopback addresses only, since tokens would cross the network in clear: give it `tls`, or bind 127.0.0.1");
+                    leaf.mistake(
+                        "plain TCP is for loopback addresses only, since tokens would cross the \
+                        network in clear: give it `tls`, or bind 127.0.0.1",
+                    );
                 }
                 sockets.push(Leaf {
                     value: Socket::Tcp(address),
@@ -614,7 +631,7 @@ fn base_url(section: &Section<'_>) -> Option<String> {
     Some(leaf.value.trim_end_matches('/').to_owned())
 }
 
-/// A URL that is https, or http on this machine.
+/// Reads a URL that is https, or http on this machine.
 fn private_url(leaf: &Leaf<'_, &str>) -> Option<HttpUrl> {
     match HttpUrl::parse(leaf.value) {
         Err(error) => {
@@ -666,7 +683,11 @@ fn app(name: &str, section: &Section<'_>) -> Option<AppConfig> {
     {
         let ours = format!("/callback/{name}");
         if url.path() != ours {
-            leaf.warning(format!("the daemon answers at {ours} only: unless what stands before it turns {} into that, users end on an error page after they signed in", url.path()));
+            leaf.warning(format!(
+                "the daemon answers at {ours} only: unless what stands before it turns {} \
+                into that, users end on an error page after they signed in",
+                url.path()
+            ));
         }
     }
     if let Some(leaf) = section.text("home_tenant") {
@@ -713,7 +734,7 @@ fn app(name: &str, section: &Section<'_>) -> Option<AppConfig> {
     })
 }
 
-/// What is sure to be wrong is the authority's room to say.
+/// Warns about a suspicious client id. The authority's room reports what is certainly wrong.
 fn client_id(leaf: &Leaf<'_, &str>, entra: bool) {
     let bare = leaf.value.trim_matches(['{', '}', '"', '\'', ' ']);
     if leaf.value == PLACEHOLDER_CLIENT_ID {
@@ -721,7 +742,10 @@ fn client_id(leaf: &Leaf<'_, &str>, entra: bool) {
     } else if entra && is_guid(bare) && bare != leaf.value {
         leaf.warning(format!("write it without what stands around it: `{bare}`"));
     } else if entra && !is_guid(leaf.value) {
-        leaf.warning("is no Application (client) ID, which Entra's overview page of the app shows as 8-4-4-4-12 hexadecimal digits");
+        leaf.warning(
+            "is no Application (client) ID, which Entra's overview page of the app shows as \
+            8-4-4-4-12 hexadecimal digits",
+        );
     }
 }
 
@@ -749,7 +773,7 @@ fn lower_case(leaves: Vec<Leaf<'_, &str>>) -> Vec<String> {
     leaves.iter().map(|leaf| leaf.value.to_ascii_lowercase()).collect()
 }
 
-/// Scopes as RFC 6749 §3.3 spells them; a rule may also say `*`.
+/// Reads scopes in the grammar of RFC 6749 §3.3; a rule may also have `*`.
 fn scopes(section: &Section<'_>, wildcard: bool) -> Vec<String> {
     let mut all = Vec::new();
     for leaf in section.texts("scopes") {
@@ -770,7 +794,10 @@ fn scopes_make_sense(section: &Section<'_>, scopes: &[String], entra: bool) {
     let Some(list) = section.node("scopes").filter(|_| !scopes.is_empty()) else { return };
     let has = |name: &str| scopes.iter().any(|scope| scope.eq_ignore_ascii_case(name));
     if entra && !has("offline_access") {
-        list.warning("without `offline_access` Entra issues no refresh token, and every connection ends with its first access token");
+        list.warning(
+            "without `offline_access` Entra issues no refresh token, and every connection ends \
+            with its first access token",
+        );
     }
     if !has("openid") {
         list.warning("without `openid` the authority does not say whose account was connected");
@@ -797,7 +824,8 @@ fn tenants(section: &Section<'_>, provider: Option<Provider>, authority: Option<
         if listed.add(leaf.value).is_err() {
             all_valid = false;
             let hint = if leaf.value.contains('.') {
-                "a domain can move to another tenant: use the tenant's id, which Entra shows on its overview page"
+                "a domain can move to another tenant: use the tenant's id, which Entra shows on its \
+                 overview page"
             } else {
                 "must be a tenant's id, \"*\" for every work or school tenant, or \"personal\""
             };
@@ -820,7 +848,10 @@ fn credentials(section: &Section<'_>) -> Vec<CredentialConfig> {
             directory.mistake("cannot be used together with `credentials`: keep one of the two");
         }
     } else if section.items("credentials").is_empty() {
-        section.itself().warning("has no client credentials, so no token can be fetched: add `[[….credentials]]` or `credentials_dir`");
+        section.itself().warning(
+            "has no client credentials, so no token can be fetched: add \
+            `[[….credentials]]` or `credentials_dir`",
+        );
     }
     let mut all: Vec<CredentialConfig> = Vec::new();
     for item in section.sections("credentials") {
@@ -892,7 +923,10 @@ fn authenticate(section: &Section<'_>) -> Vec<Authenticate> {
         });
         let keys = item.text("api_keys").and_then(|leaf| {
             if leaf.value.starts_with("twk_") {
-                leaf.mistake("is an API key, but must be the file of its hash: `tokenward callers add-key` writes it; retire this key, since it has been written down");
+                leaf.mistake(
+                    "is an API key, but must be the file of its hash: `tokenward callers add-key` \
+                    writes it; retire this key, since it has been written down",
+                );
                 return None;
             }
             Some(item.context.base.join(leaf.value))
@@ -930,7 +964,10 @@ fn rule(section: &Section<'_>, known_apps: &[&str]) -> Option<RuleConfig> {
         match connection_pattern_problem(leaf.value) {
             Some(problem) => leaf.mistake(problem),
             None if leaf.value == "*" && !bulk => {
-                leaf.mistake("every connection of the app at once needs `bulk = true` in the same rule, to say that it is meant");
+                leaf.mistake(
+                    "every connection of the app at once needs `bulk = true` in the same rule, to \
+                    say that it is meant",
+                );
             }
             None => {}
         }
@@ -950,7 +987,7 @@ fn rule(section: &Section<'_>, known_apps: &[&str]) -> Option<RuleConfig> {
     })
 }
 
-/// The rule is that of every other door.
+/// Checks a pattern by the same rule that authorization uses.
 fn connection_pattern_problem(pattern: &str) -> Option<String> {
     Pattern::parse(pattern).err().map(|error| error.to_string())
 }
@@ -964,7 +1001,10 @@ fn limits(section: &Section<'_>) -> Option<LimitsConfig> {
         && lease < call + Duration::from_secs(5)
     {
         let key = if section.is_given("lease") { "lease" } else { "authority_timeout" };
-        section.node(key)?.mistake("`lease` must be at least 5 s longer than `authority_timeout`: otherwise a second replica may refresh while the first still waits for its answer");
+        section.node(key)?.mistake(
+            "`lease` must be at least 5 s longer than `authority_timeout`: otherwise \
+            a second replica may refresh while the first still waits for its answer",
+        );
     }
     Some(LimitsConfig {
         connect_session_ttl: section.duration("connect_session_ttl")?,

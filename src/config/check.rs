@@ -1,7 +1,8 @@
-//! Checks a tree against the table in `spec`: unknown keys, wrong kinds, values out of bounds, required keys.
+//! Checks of a tree against the table in `spec`: unknown keys, wrong kinds, values out of bounds, required
+//! keys.
 //!
-//! What is wrong is reported and taken out of the tree; what is absent and has a default is put in. Afterwards every
-//! value in the tree is of its declared kind.
+//! Wrong values are reported and removed from the tree; absent ones with a default are added. Afterwards
+//! every value in the tree has its declared kind.
 
 use super::mistakes::{Finding, Place};
 use super::spec::{Key, Kind, Presence, SECRET_NAMES, Table, nearest, parse_duration};
@@ -25,8 +26,8 @@ pub(super) fn check_table(
         check_value(key, &mut entry.node, &entry.key_place, &full, out)
     });
     for key in spec.keys {
-        // A key that was taken out above has been reported already, but it is still absent from here on: only say
-        // that it is missing when nothing was said about it.
+        // A key removed above has been reported already, but it is absent from here on: report it as missing
+        // only if nothing was said about it.
         if entries.contains_key(key.name) {
             continue;
         }
@@ -61,7 +62,7 @@ pub(super) fn check_table(
     }
 }
 
-/// What to say about a key that is not in the table.
+/// Makes the finding about an unknown key.
 pub(super) fn unknown_key(spec: &Table, name: &str, place: Place, full: String) -> Finding {
     if SECRET_NAMES.contains(&name.to_ascii_lowercase().replace('-', "_").as_str()) {
         let files = spec.keys.iter().map(|key| key.name).filter(|name| SECRET_FILES.contains(name));
@@ -71,7 +72,9 @@ pub(super) fn unknown_key(spec: &Table, name: &str, place: Place, full: String) 
             place,
             key: full,
             problem: format!(
-                "secrets are never values here, nor in the environment: write it to a file that only the daemon can read and name that file with {instead}; replace this secret, since it has been written down"
+                "secrets are never values here, nor in the environment: write it to a file that only the \
+                 daemon can read and name that file with {instead}; replace this secret, since it has been \
+                 written down"
             ),
             nearest: None,
         };
@@ -84,7 +87,7 @@ pub(super) fn unknown_key(spec: &Table, name: &str, place: Place, full: String) 
     }
 }
 
-/// The keys that name files with secrets.
+/// Keys that name files with secrets.
 const SECRET_FILES: &[&str] = &[
     "password_file",
     "proxy_password_file",
@@ -95,7 +98,7 @@ const SECRET_FILES: &[&str] = &[
     "authenticate",
 ];
 
-/// Whether the value may stay.
+/// Checks a value, and returns true if it may stay.
 fn check_value(key: &Key, node: &mut Node, key_place: &Place, full: &str, out: &mut Vec<Finding>) -> bool {
     if let Kind::Unsupported(instead) = key.kind {
         out.push(Finding {
@@ -136,7 +139,7 @@ fn check_kind(kind: &Kind, node: &mut Node, full: &str, out: &mut Vec<Finding>) 
         }
         (Kind::List(item_kind), Value::List(items)) => {
             for (index, item) in items.iter_mut().enumerate() {
-                // Items keep their places, so that later messages count as the reader does.
+                // Items keep their indexes, so that later messages count as the reader does.
                 if !check_kind(item_kind, item, &format!("{full}[{index}]"), out) {
                     item.value = Value::Wrong;
                 }
@@ -201,7 +204,7 @@ fn check_kind(kind: &Kind, node: &mut Node, full: &str, out: &mut Vec<Finding>) 
 }
 
 impl Kind {
-    /// What is wanted, for messages and the reference page.
+    /// Describes the expected value, for messages and the reference page.
     pub(super) fn what(&self) -> String {
         match self {
             Self::Text => "a string".to_owned(),
@@ -226,7 +229,7 @@ impl Kind {
     }
 }
 
-/// An instant from a TOML date: with its offset, or a date alone, which is midnight UTC.
+/// Converts a TOML date: one with its offset, or a date alone, which means midnight UTC.
 pub(super) fn instant(datetime: &toml::value::Datetime) -> Option<time::OffsetDateTime> {
     use time::format_description::well_known::Rfc3339;
     let text = match (&datetime.date, &datetime.time, &datetime.offset) {

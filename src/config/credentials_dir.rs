@@ -1,7 +1,8 @@
-//! `credentials_dir`: one client credential a file, described by the file's name.
+//! `credentials_dir`: one client credential in each file, described by the file's name.
 //!
-//! `2026-11.secret`, `2026-11@2027-05-20.secret`, `main.pem` (certificate and key), `pod.assertion`. Files whose names
-//! begin with a dot are passed over: Kubernetes keeps its own bookkeeping (`..data`) beside the files of a secret.
+//! Examples are `2026-11.secret`, `2026-11@2027-05-20.secret`, `main.pem` (certificate and key) and
+//! `pod.assertion`. Files whose names begin with a dot are skipped: Kubernetes keeps its own data (`..data`)
+//! beside the files of a secret.
 
 use std::path::{Path, PathBuf};
 
@@ -10,27 +11,31 @@ use time::format_description::well_known::Rfc3339;
 use super::sections::{CredentialConfig, CredentialKind};
 use crate::secret_file::guarded::GuardedFolder;
 
-/// Why a credentials directory cannot be used.
+/// Reason why a credentials directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsDirError {
-    /// The directory itself.
+    /// The directory cannot be read.
     #[error("cannot read the credentials directory {}", path.display())]
     Read {
         /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
-    /// A file whose name says nothing.
-    #[error("{}: {problem}; name it `id.secret`, `id.pem` or `id.assertion`, with an expiry as in `id@2027-05-20.secret`", path.display())]
+    /// A file's name does not describe a credential.
+    #[error(
+        "{}: {problem}; name it `id.secret`, `id.pem` or `id.assertion`, with an expiry as in \
+         `id@2027-05-20.secret`",
+        path.display()
+    )]
     Name {
         /// The file.
         path: PathBuf,
         /// What is wrong with its name.
         problem: &'static str,
     },
-    /// Two files of one id.
+    /// Two files have the same id.
     #[error("{}: another file of this directory has the id `{id}` too", path.display())]
     Duplicate {
         /// The second file.
@@ -40,10 +45,10 @@ pub enum CredentialsDirError {
     },
 }
 
-/// Reads what a file's name says about the credential in it.
+/// Parses the description of a credential in its file's name.
 ///
 /// # Errors
-/// What is wrong with the name.
+/// The mistake in the name.
 pub fn credential_from_file_name(
     directory: &Path,
     name: &str,
@@ -60,7 +65,7 @@ pub fn credential_from_file_name(
     let (id, expires) = match stem.split_once('@') {
         None => (stem, None),
         Some((id, date)) => {
-            // Ten characters, so that nothing but a date can become an RFC 3339 instant.
+            // Ten characters, so that only a date can become an RFC 3339 instant.
             let instant = (date.len() == 10).then(|| format!("{date}T00:00:00Z"));
             let instant = instant.and_then(|text| time::OffsetDateTime::parse(&text, &Rfc3339).ok());
             (id, Some(instant.ok_or_else(|| wrong("what follows `@` is not a date"))?))
@@ -75,8 +80,8 @@ pub fn credential_from_file_name(
 /// Lists the credentials in a directory, ordered by id. The files themselves are not opened.
 ///
 /// # Errors
-/// The directory cannot be read, or one of its files has a name that says nothing, or two have the same id: a credential
-/// that were silently left out would be missed on the day it is needed.
+/// The directory cannot be read, a file's name does not describe a credential, or two files have the same id.
+/// A credential that was silently left out would be missed on the day it is needed.
 pub fn read_credentials_dir(folder: &GuardedFolder) -> Result<Vec<CredentialConfig>, CredentialsDirError> {
     let directory = folder.path();
     let failed = |source| CredentialsDirError::Read { path: directory.to_owned(), source };

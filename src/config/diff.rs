@@ -1,4 +1,4 @@
-//! What a reload cannot change while the daemon runs.
+//! Changes that a reload cannot apply while the daemon runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -6,8 +6,8 @@ use std::path::Path;
 
 use super::sections::{Config, Listener};
 
-/// The sections of the new configuration that take effect only after a restart: the sockets, the store's address and the
-/// place of the audit log. Empty: the new configuration can be taken up as a whole.
+/// Returns the sections of the new configuration that need a restart: the sockets, the store's address and
+/// the place of the audit log. If the list is empty, the whole configuration can be applied.
 pub fn needs_restart(running: &Config, new: &Config) -> Vec<&'static str> {
     let (old_listen, new_listen) = (&running.listen, &new.listen);
     [
@@ -28,14 +28,14 @@ pub fn needs_restart(running: &Config, new: &Config) -> Vec<&'static str> {
     .collect()
 }
 
-/// A listener without the files of its TLS, which may lie elsewhere tomorrow.
+/// A listener without its TLS files, whose paths may change.
 #[derive(PartialEq, Eq)]
 enum Socket<'a> {
     Unix(&'a Path, u32),
     Tcp(SocketAddr, bool),
 }
 
-/// What of listeners cannot change: which there are, and which of them have TLS.
+/// Returns what cannot change about listeners: their addresses, and which of them have TLS.
 fn sockets(listeners: &[Listener]) -> Vec<Socket<'_>> {
     listeners
         .iter()
@@ -46,7 +46,8 @@ fn sockets(listeners: &[Listener]) -> Vec<Socket<'_>> {
         .collect()
 }
 
-/// The sections that differ, by name, for the log: what a reload changed. The content of files is not looked at here.
+/// Returns the names of the sections that differ, for the log line of a reload. It does not compare the
+/// content of files.
 pub fn changed_sections(running: &Config, new: &Config) -> Vec<String> {
     let mut changed: Vec<String> = [
         ("store", running.store != new.store),

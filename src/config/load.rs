@@ -1,4 +1,4 @@
-//! From the text and the environment to a [`Config`], or to every mistake in them.
+//! Loading: from the text and the environment to a [`Config`], or to all mistakes in them.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -13,21 +13,21 @@ use super::sections::{Config, ListenConfig};
 use super::spec::ROOT;
 use super::tree::{self, Value};
 
-/// A file this long is not a configuration; reading on would only cost memory.
+/// Largest file: a longer one is no configuration, and reading on would only cost memory.
 const MAX_FILE_SIZE: u64 = 4 * 1024 * 1024;
 
-/// A configuration and what an operator should look at all the same.
+/// A configuration and its warnings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Loaded {
     /// The checked values.
     pub config: Config,
-    /// In the same form as a mistake, in the order of the file.
+    /// Warnings, in the same form as mistakes and in the order of the file.
     pub warnings: Vec<Mistake>,
-    /// Where everything stands, for what is found out only from the files that it names.
+    /// Positions of all values, for mistakes that are found later in the named files.
     pub places: Places,
 }
 
-/// What can be made of a text, whatever is wrong with it.
+/// The readable parts of a text, whatever is wrong with the rest.
 struct Read {
     config: Option<Config>,
     listen: Option<ListenConfig>,
@@ -58,7 +58,7 @@ fn read(text: &str, env: &BTreeMap<String, String>, path: &Path) -> Read {
     let mistakes = if errors.is_empty() {
         locate(findings)
     } else {
-        // What the rest means is not judged: what could not be read belongs to it.
+        // The meaning of the rest is not judged, since a part is missing.
         let findings = errors.into_iter().map(|error| Finding {
             place: Place::File(error.offset),
             key: String::new(),
@@ -66,18 +66,19 @@ fn read(text: &str, env: &BTreeMap<String, String>, path: &Path) -> Read {
             nearest: None,
         });
         let mut mistakes = locate(findings.collect());
-        // The parser goes on after an error; what it says about the rest of the same line is noise.
+        // The parser continues after an error; its messages about the rest of the line are noise.
         mistakes.dedup_by_key(|mistake| mistake.line);
         mistakes
     };
     Read { config, listen, places: Places::of(entries, path, text), mistakes, warnings: locate(warnings) }
 }
 
-/// Checks a configuration: its text, the environment whose `TOKENWARD__…` variables override it, and the path it was
-/// read from, to which relative paths are relative and which messages name. Reads nothing else.
+/// Checks a configuration. The arguments are its text, the environment whose `TOKENWARD__…` variables
+/// override it, and its path, which is the base of relative paths and appears in messages. It reads nothing
+/// else.
 ///
 /// # Errors
-/// Every mistake at once, in the order of the file.
+/// All mistakes at once, in the order of the file.
 pub fn load(text: &str, env: &BTreeMap<String, String>, path: &Path) -> Result<Loaded, ConfigErrors> {
     let Read { config, places, mistakes, warnings, .. } = read(text, env, path);
     match config {
@@ -86,11 +87,11 @@ pub fn load(text: &str, env: &BTreeMap<String, String>, path: &Path) -> Result<L
     }
 }
 
-/// Where a daemon listens that was started with this file: for commands that only want to reach it, and that must work while
-/// the file is being mended. Gives what of the file can be read, with what is wrong with the rest.
+/// Returns the listeners of a daemon that was started with this file, and the mistakes in the rest. It is for
+/// commands that only need to reach the daemon, and that must work while the file is being corrected.
 ///
 /// # Errors
-/// The file cannot be read, or its listeners cannot be told.
+/// The file cannot be read, or its listeners cannot be determined.
 pub fn load_listeners(
     path: &Path,
     env: &BTreeMap<String, String>,
@@ -106,7 +107,7 @@ pub fn load_listeners(
 /// Reads the file and checks it with [`load`].
 ///
 /// # Errors
-/// A file that cannot be read is one mistake, without a line.
+/// An unreadable file is one mistake, without a line.
 pub fn load_file(path: &Path, env: &BTreeMap<String, String>) -> Result<Loaded, ConfigErrors> {
     load(&text_of(path)?, env, path)
 }
@@ -161,7 +162,7 @@ credentials_dir = "credentials"
         try_load(text, &[]).unwrap_or_else(|errors| panic!("{errors}\n--- in ---\n{text}"))
     }
 
-    /// The messages without the path, for a text that must be refused.
+    /// Returns the messages without the path, for a text that must be refused.
     #[track_caller]
     fn mistakes(text: &str, pairs: &[(&str, &str)]) -> Vec<String> {
         let errors = match try_load(text, pairs) {
@@ -171,7 +172,7 @@ credentials_dir = "credentials"
         errors.to_string().lines().map(|line| line.replace("/etc/tokenward/t.toml:", "")).collect()
     }
 
-    /// Every mistake of the words alone; the commands are held against the whole table in `tests/it/check.rs`.
+    /// All mistakes in the text alone; `tests/it/check.rs` runs the commands against the whole table.
     #[test]
     fn each_mistake_is_one_line_with_its_place() {
         let rows = mistakes_table::rows();
@@ -211,12 +212,16 @@ scopes = ["*"]
             mistakes(text, &[]),
             [
                 "3:1: store.knd: unknown key (did you mean `kind`?)",
-                "4:20: store.serve_cached_for: must be a duration with its unit, in quotes, such as \"90s\" or \"5m\"",
-                "7:12: listen.public.base_url: must be https; http is for localhost, 127.0.0.1 and [::1] only",
-                "15:8: apps.outlook.credentials[0].kind: must be \"secret\", \"certificate\" or \"federated\" (did you mean `secret`?)",
+                "4:20: store.serve_cached_for: must be a duration with its unit, in quotes, such as \"90s\" \
+                 or \"5m\"",
+                "7:12: listen.public.base_url: must be https; http is for localhost, 127.0.0.1 and [::1] \
+                 only",
+                "15:8: apps.outlook.credentials[0].kind: must be \"secret\", \"certificate\" or \
+                 \"federated\" (did you mean `secret`?)",
                 "18:11: callers.sync.authenticate: is required: any one of these will do",
                 "19:7: callers.sync.allow[0].app: there is no such app (did you mean `outlook`?)",
-                "20:16: callers.sync.allow[0].connections[0]: every connection of the app at once needs `bulk = true` in the same rule, to say that it is meant",
+                "20:16: callers.sync.allow[0].connections[0]: every connection of the app at once needs \
+                 `bulk = true` in the same rule, to say that it is meant",
             ]
         );
     }
@@ -330,7 +335,12 @@ authenticate = [{ unix_user = "a" }]
 
     #[test]
     fn listeners() {
-        let config = good("[[listen.local]]\naddress = \"0.0.0.0:0\"\ntls = { certificate = \"c.pem\", key = \"/k.pem\" }\n[[listen.local]]\naddress = \"[::1]:0\"\n[listen.public]\nbase_url = \"https://x.example/\"\n").config;
+        let config = good(
+            "[[listen.local]]\naddress = \"0.0.0.0:0\"\ntls = { certificate = \"c.pem\", key \
+            = \"/k.pem\" }\n[[listen.local]]\naddress = \"[::1]:0\"\n[listen.public]\nbase_url = \
+            \"https://x.example/\"\n",
+        )
+        .config;
         let tls = Tls { certificate: "/etc/tokenward/c.pem".into(), key: "/k.pem".into() };
         assert_eq!(
             config.listen.local[0],
@@ -456,11 +466,13 @@ file = "f"
     fn callers() {
         let rule = |lines: &str| {
             format!(
-                "{APP}[callers.sync]\nauthenticate = [{{ unix_user = \"sync\" }}]\n[[callers.sync.allow]]\n{lines}\n"
+                "{APP}[callers.sync]\nauthenticate = [{{ unix_user = \"sync\" \
+                 }}]\n[[callers.sync.allow]]\n{lines}\n"
             )
         };
         let text = rule(
-            "app = \"outlook\"\nconnections = [\"*\", \"team-a/*\", \"user@x.example\"]\nbulk = true\nscopes = [\"*\"]\nconnect = true",
+            "app = \"outlook\"\nconnections = [\"*\", \"team-a/*\", \"user@x.example\"]\nbulk = \
+             true\nscopes = [\"*\"]\nconnect = true",
         );
         let config = good(&text).config;
         let rule = &config.callers["sync"].allow[0];

@@ -1,21 +1,21 @@
-//! What is wrong with a configuration, where, and what was probably meant.
+//! Mistakes in a configuration: what is wrong, where, and what was probably meant.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Where a value came from.
+/// Origin of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Place {
     /// Byte offset in the file.
     File(usize),
-    /// Nothing was written; the byte offset of the table in which it would stand.
+    /// Not written; the byte offset of the table that should have it.
     Absent(usize),
     /// An environment variable.
     Variable(String),
 }
 
 impl Place {
-    /// The same place, for something that is not written there.
+    /// Returns the position for a value that is missing there.
     pub(super) fn absent(&self) -> Self {
         match self {
             Self::File(offset) | Self::Absent(offset) => Self::Absent(*offset),
@@ -23,7 +23,7 @@ impl Place {
         }
     }
 
-    /// Orders the file from top to bottom, then the environment by name.
+    /// Orders by position in the file, then by environment variable.
     pub(super) fn sort_key(&self) -> (bool, usize, &str) {
         match self {
             Self::File(offset) | Self::Absent(offset) => (false, *offset, ""),
@@ -39,7 +39,7 @@ impl Place {
     }
 }
 
-/// Something noticed, before its place is turned into a line.
+/// A problem before its position is converted into a line.
 #[derive(Debug)]
 pub(super) struct Finding {
     pub(super) place: Place,
@@ -67,14 +67,14 @@ impl Finding {
     }
 }
 
-/// One mistake: where it is, which key, what is wrong, and what was probably meant.
+/// One mistake: its position, its key, the problem, and what was probably meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
     /// The configuration file.
     pub file: PathBuf,
-    /// The environment variable, when the value came from one; line and column are 0 then.
+    /// The environment variable that the value came from, if any; line and column are then 0.
     pub variable: Option<String>,
-    /// Line, from 1; 0 when the file could not be read at all.
+    /// Line, from 1; 0 if the file could not be read at all.
     pub line: usize,
     /// Column in characters, from 1.
     pub column: usize,
@@ -82,7 +82,7 @@ pub struct Mistake {
     pub key: String,
     /// What is wrong, in words.
     pub problem: String,
-    /// The nearest known name, when one is near.
+    /// The nearest known name, if one is near.
     pub nearest: Option<String>,
 }
 
@@ -104,7 +104,8 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// A text without the control characters that a name in quotes or a variable's name may bring to a terminal or a log.
+/// Text without the control characters that a quoted name or a variable's name could send to a terminal or a
+/// log.
 struct Printable<'a>(&'a str);
 
 impl fmt::Display for Printable<'_> {
@@ -119,7 +120,7 @@ impl fmt::Display for Printable<'_> {
     }
 }
 
-/// Every mistake of a configuration, in the order of the file. Displays as one line for each.
+/// All mistakes of a configuration, in the order of the file. `Display` writes one line for each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors {
     /// Never empty.
@@ -140,7 +141,7 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
-/// Line and column of a byte offset, both from 1, the column in characters.
+/// Returns the line and column of a byte offset, both from 1, the column in characters.
 pub(super) fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
     let mut offset = offset.min(text.len());
     while !text.is_char_boundary(offset) {

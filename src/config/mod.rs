@@ -1,20 +1,22 @@
-//! The configuration: one TOML file and the environment in, checked and typed values out.
+//! The configuration: from one TOML file and the environment to checked and typed values.
 //!
-//! What it is for: [`load()`] turns text into a [`Config`] in which every value has already been checked, or into
-//! [`ConfigErrors`], which lists every mistake at once with its file, line, column, key and nearest known key.
+//! Purpose: [`load()`] turns text into a [`Config`] in which every value has been checked, or into
+//! [`ConfigErrors`], which lists every mistake at once with its file, line, column, key and nearest known
+//! key.
 //!
-//! What it may know: the text, the path it came from and the environment, all three passed in. It opens no socket,
-//! reads no clock, and of other rooms only the values of `domain` are known here; each room takes its own section from the [`Config`].
+//! May know: the text, its path and the environment, which are all arguments, and values of `domain`. It
+//! opens no socket and reads no clock, and knows no other room; each room takes its own section from the
+//! [`Config`].
 //!
 //! Invariants:
-//! 1. What a key is called, what it may hold, its default and its one line of documentation stand in one table,
-//!    `spec`. The messages, the JSON Schema and the reference page all come from it.
-//! 2. A mistake never hides another one: a wrong value is reported, put aside, and the rest is still checked.
-//! 3. No secret is ever a value here, and no message repeats the value of a key that looks like one.
+//! 1. One table, `spec`, has the name of every key, its kind, its default and its line of documentation. The
+//!    messages, the JSON Schema and the reference page all come from it.
+//! 2. No mistake hides another: a wrong value is reported and put aside, and the rest is still checked.
+//! 3. No value here is ever a secret, and no message repeats the value of a key that looks like one.
 //!
-//! The one hard problem: reporting everything at once without reporting one mistake twice. The tree is checked against
-//! the table first (`check`); whatever fails there is taken out, so that the typed reading that follows
-//! (`build`) meets only values of the right kind and has only meaning left to judge.
+//! The one hard problem: reporting everything at once, and nothing twice. The tree is first checked against
+//! the table (`check`), and bad values are removed. The typed reading that follows (`build`) therefore meets
+//! only values of the right kind, and only judges their meaning.
 
 mod build;
 mod check;

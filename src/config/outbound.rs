@@ -1,4 +1,4 @@
-//! `[outbound]`, and what counts in its place: the proxies that the environment names.
+//! `[outbound]`, and the proxies from the environment that replace it.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::sections::{AppConfig, OutboundConfig};
 use super::url::{HttpUrl, UrlError};
 use crate::domain::proxy::{Exception, Proxy, Routes};
 
-/// Reads the section and the environment. A variable is a mistake only where an app would go by it.
+/// Reads the section and the environment. A bad variable is a mistake only if an app would use it.
 pub(super) fn outbound<'a>(
     section: &Section<'_>,
     context: &Context,
@@ -25,7 +25,7 @@ pub(super) fn outbound<'a>(
     let (is_configured, proxy) = (configured.is_some(), configured.flatten());
     let from_environment = |https: bool, names: [&str; 2]| {
         let (name, value) = variable(env, names).filter(|_| !is_configured)?;
-        // Here a proxy may stand without its scheme.
+        // A variable may name a proxy without its scheme.
         let text = if value.contains("://") { value.to_owned() } else { format!("http://{value}") };
         match self::proxy(&text, name) {
             Ok(proxy) => Some(proxy),
@@ -51,7 +51,8 @@ pub(super) fn outbound<'a>(
             leaf.warning("has no effect: neither `proxy` nor `HTTPS_PROXY` names a proxy");
         } else if any(|proxy| !proxy.tls && !super::url::is_loopback_host(&proxy.host)) {
             leaf.warning(
-                "is sent to the proxy together with its password, where both can be read on the way; a proxy at `https://` is safe from that",
+                "is sent to the proxy together with its password, where both can be read on the way; a \
+                 proxy at `https://` is safe from that",
             );
         }
     }
@@ -66,7 +67,7 @@ pub(super) fn outbound<'a>(
     })
 }
 
-/// The exceptions of the configuration, or, where it says nothing of proxies, those of the environment.
+/// Returns the configured exceptions, or the environment's if the configuration does not mention proxies.
 fn exceptions(
     section: &Section<'_>,
     context: &Context,
@@ -78,7 +79,8 @@ fn exceptions(
             let exception = Exception::parse(leaf.value);
             if exception.is_none() {
                 leaf.mistake(
-                    "must be a domain such as \".contoso.com\", an address, a network such as \"127.0.0.0/8\", or \"*\"; each may end in `:port`",
+                    "must be a domain such as \".contoso.com\", an address, a network such as \
+                     \"127.0.0.0/8\", or \"*\"; each may end in `:port`",
                 );
             }
             exception
@@ -90,7 +92,7 @@ fn exceptions(
     let read = |entry| {
         let exception = Exception::parse(entry);
         if exception.is_none() {
-            // It is written for every program of the machine: others may understand it.
+            // The variable is shared by all programs of the machine, and others may understand the entry.
             context.warn(at_variable(
                 name,
                 format!("{entry:?} is no domain, address or network, and is left out of account"),
@@ -101,7 +103,7 @@ fn exceptions(
     entries.filter_map(read).collect()
 }
 
-/// Reads a proxy's URL. The messages never repeat it: it may hold a password.
+/// Parses a proxy's URL. The messages never repeat it: it may have a password.
 fn proxy(text: &str, named_by: &str) -> Result<Proxy, String> {
     if text.split_once("://").is_some_and(|(scheme, _)| scheme.to_ascii_lowercase().starts_with("socks")) {
         return Err(
@@ -110,7 +112,10 @@ fn proxy(text: &str, named_by: &str) -> Result<Proxy, String> {
         );
     }
     if text.contains('@') {
-        return Err("must not hold a user or a password, for secrets are files: write `proxy_username` and `proxy_password_file` into [outbound]; replace this password, since it has been written down".to_owned());
+        return Err("must not hold a user or a password, for secrets are files: write `proxy_username` and \
+            `proxy_password_file` into [outbound]; replace this password, since it has been written \
+            down"
+            .to_owned());
     }
     let url = HttpUrl::parse(text).map_err(|error| match error {
         UrlError::NotAbsolute => "must begin with `http://` or `https://`".to_owned(),
@@ -127,7 +132,7 @@ fn proxy(text: &str, named_by: &str) -> Result<Proxy, String> {
     })
 }
 
-/// The first of these variables that says something.
+/// Returns the first of these variables that is not empty.
 fn variable<'a>(env: &'a BTreeMap<String, String>, names: [&'a str; 2]) -> Option<(&'a str, &'a str)> {
     let said = |name: &'a str| env.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
     names.into_iter().find_map(|name| said(name).map(|value| (name, value)))
@@ -138,7 +143,7 @@ fn at_variable(name: &str, problem: String) -> Finding {
 }
 
 impl OutboundConfig {
-    /// Which way an authority is reached, in words.
+    /// Describes the way to an authority.
     pub fn way_to(&self, url: &HttpUrl) -> String {
         let routes = &self.routes;
         match routes.proxy_for(url.is_https(), url.host(), url.port()) {
@@ -159,12 +164,13 @@ mod tests {
 
     const HTTPS: &str = "https://login.example";
 
-    /// The section, the environment, and what comes of them.
+    /// The section, the environment, and the result.
     type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
 
     fn read(section: &str, authority: &str, env: &[(&str, &str)]) -> Result<Loaded, Vec<String>> {
         let text = format!(
-            "[outbound]\n{section}\n[apps.a]\nclient_id = \"c\"\nauthority = \"{authority}\"\nprovider = \"openid\"\nscopes = [\"openid\"]\n"
+            "[outbound]\n{section}\n[apps.a]\nclient_id = \"c\"\nauthority = \"{authority}\"\nprovider = \
+             \"openid\"\nscopes = [\"openid\"]\n"
         );
         let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         load(&text, &env, Path::new("/etc/tokenward/t.toml"))
@@ -202,7 +208,7 @@ mod tests {
         }
         let except = format!("{KEY}\nno_proxy = [\"login.example:443\"]");
         assert_eq!(way(&except, HTTPS, &[]), "directly, as no_proxy says");
-        // http is for this machine alone; what is configured is for that too.
+        // http is only for this machine; a configured proxy is used for it too.
         let local = "http://127.0.0.1:9";
         assert_eq!(way("", local, &[("http_proxy", "env:1")]), "through the proxy env:1 (http_proxy)");
         assert_eq!(way("", local, ENV), "directly");
@@ -246,7 +252,7 @@ mod tests {
             assert!(mistakes[0].contains(expected), "{} does not say {expected}", mistakes[0]);
             assert!(!mistakes[0].contains("canary"), "{}", mistakes[0]);
         }
-        // What no app goes by harms nobody.
+        // A variable that no app uses does no harm.
         let unused = [("HTTP_PROXY", "socks5://u:canary@p")];
         assert_eq!(way("", HTTPS, &unused), "directly");
     }

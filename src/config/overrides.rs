@@ -1,8 +1,9 @@
 //! Environment overrides: `TOKENWARD__LISTEN__OPS__ADDRESS=…` sets `listen.ops.address`.
 //!
-//! Two underscores separate names; case does not matter; `_` stands for `-` in the name of an app, a caller or an admin;
-//! items of a list are reached by index. Only plain values can be set, and apps, callers and admins must be in the file.
-//! Whatever an override does not reach is a mistake: a misspelt override must not look as if it worked.
+//! Two underscores separate names; case does not matter; `_` stands for `-` in the name of an app, a caller
+//! or an admin; items of a list are named by index. Only plain values can be set, and apps, callers and
+//! admins must be in the file. An override that sets nothing is a mistake, so that a misspelt one cannot seem
+//! to work.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +11,10 @@ use super::mistakes::{Finding, Place};
 use super::spec::{Kind, Presence, Table, nearest};
 use super::tree::{Entries, Entry, Node, Value, parse_default};
 
-/// What every override begins with.
+/// Prefix of every override.
 pub(super) const PREFIX: &str = "TOKENWARD__";
 
-/// Puts the overrides into the tree.
+/// Applies the overrides to the tree.
 pub(super) fn apply(
     env: &BTreeMap<String, String>,
     spec: &Table,
@@ -28,7 +29,7 @@ pub(super) fn apply(
             (steps, name.as_str(), value.as_str())
         })
         .collect();
-    // Item 2 before item 10, so that a list can be continued.
+    // Item 2 comes before item 10, so that a list can be continued.
     overrides.sort();
     for (steps, name, value) in overrides {
         let variable = Override { name, value };
@@ -38,7 +39,7 @@ pub(super) fn apply(
     }
 }
 
-/// One part of an override's name. Ordered by number first.
+/// One part of an override's name, ordered by number first.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Step {
     index: Option<usize>,
@@ -82,7 +83,7 @@ impl Override<'_> {
         let is_new = !entries.contains_key(key.name);
         let entry = entries.entry(key.name.to_owned()).or_insert_with(|| {
             let node = match (&key.kind, &key.presence) {
-                // An override of one item of a default list leaves its other items as they are.
+                // An override of one item of a default list keeps the other items.
                 (Kind::List(_), Presence::Default(text)) => parse_default(text, &Place::Absent(0)),
                 (Kind::List(_), _) => Node { value: Value::List(Vec::new()), place: self.place() },
                 _ => Node { value: Value::Table(Entries::new()), place: self.place() },
@@ -91,7 +92,7 @@ impl Override<'_> {
         });
         let result = self.enter(&key.kind, &mut entry.node, rest, &full);
         if is_new && result.is_err() {
-            // What a wrong override has begun is no mistake of its own.
+            // The start of a wrong override is no mistake of its own.
             entries.remove(key.name);
         }
         result
@@ -154,7 +155,7 @@ impl Override<'_> {
                 }
                 result
             }
-            // The file has something else there, which is reported by itself.
+            // The file has another kind of value there, which is reported by itself.
             (Kind::Table(_) | Kind::Map { .. } | Kind::List(_), _) => Ok(()),
             _ if !steps.is_empty() => Err(self.mistake(path, "is a plain value and has nothing below it")),
             (kind, _) => {

@@ -1,4 +1,4 @@
-//! Where everything in a configuration stands, for those who find out what is wrong with it only later.
+//! Positions of all values in a configuration, for checks that find mistakes later.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,11 +7,11 @@ use super::check::join;
 use super::mistakes::{Finding, Mistake, Place};
 use super::tree::{Entries, Node, Value};
 
-/// Where each value stands, by its key: `apps.outlook.credentials[0].file`.
+/// The position of each value by its key: `apps.outlook.credentials[0].file`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Places {
     file: PathBuf,
-    /// By key; the key itself is left empty in them.
+    /// By key; the mistakes' own key is empty.
     places: BTreeMap<String, Mistake>,
 }
 
@@ -48,12 +48,13 @@ impl Places {
         self.places.insert(key.to_owned(), finding.locate(&self.file, text));
     }
 
-    /// The configuration's file.
+    /// Returns the configuration file's path.
     pub fn file(&self) -> &Path {
         &self.file
     }
 
-    /// A mistake (or a warning) about a key, where that stands; where it is not written, at what it would be in.
+    /// Makes a mistake (or a warning) about a key at its position. If the key is not in the file, the
+    /// position is that of its table.
     pub fn mistake(&self, key: &str, problem: impl Into<String>) -> Mistake {
         let mut at = key;
         let place = loop {

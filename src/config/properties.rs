@@ -1,4 +1,4 @@
-//! What holds for every text that is given as a configuration.
+//! Properties of every text that is given as a configuration.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use super::{HttpUrl, changed_sections, load};
 use crate::authority::properties::documents::host_and_port_of;
 
-/// Panics if a text is taken in two ways, if it is refused without saying where, or if a refusal shows a secret.
+/// Panics if a text is read in two ways, if it is refused without a position, or if a refusal shows a secret.
 pub fn a_configuration_is_taken_whole_or_refused_in_lines(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     let (none, path) = (BTreeMap::new(), Path::new("/etc/tokenward/t.toml"));
@@ -25,7 +25,7 @@ pub fn a_configuration_is_taken_whole_or_refused_in_lines(input: &[u8]) {
         Err(errors) => {
             let said = errors.to_string();
             assert!(!said.is_empty());
-            // Each is one line, which begins with its place.
+            // Each message is one line that begins with its position.
             for line in said.lines() {
                 assert!(
                     line.starts_with("/etc/tokenward/t.toml:") || line.starts_with("environment "),
@@ -35,7 +35,7 @@ pub fn a_configuration_is_taken_whole_or_refused_in_lines(input: &[u8]) {
             }
         }
     }
-    // A secret that somebody writes where none may be, behind whatever else is there.
+    // A secret written where none is allowed, after any other content.
     for place in ["\nclient_secret = \"hunter2-canary\"\n", "\n[store]\npassword = \"hunter2-canary\"\n"] {
         if let Err(errors) = load(&format!("{text}{place}"), &none, path) {
             assert!(!errors.to_string().contains("hunter2-canary"), "{errors}");
@@ -43,8 +43,8 @@ pub fn a_configuration_is_taken_whole_or_refused_in_lines(input: &[u8]) {
     }
 }
 
-/// Panics if variables of the environment make of a good file one that is refused without a line for it, or are taken in two ways. Each
-/// line is a variable.
+/// Panics if environment variables are read in two ways, or if a good file is refused because of them without
+/// a line that says so. Each line is a variable.
 pub fn an_environment_is_taken_whole_or_refused_in_lines(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     let pairs = text.lines().filter_map(|line| line.split_once('='));
@@ -68,7 +68,7 @@ pub fn an_environment_is_taken_whole_or_refused_in_lines(input: &[u8]) {
     }
 }
 
-/// Panics if a URL is taken by the configuration, and led to another host by the one that calls it.
+/// Panics if the configuration accepts a URL that the HTTP client sends to another host.
 pub fn a_url_is_read_alike_by_both_readers(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     let called = host_and_port_of(&text);

@@ -8,7 +8,7 @@ use super::mistakes::Place;
 use super::spec::{Key, Kind, Presence, ROOT, Table};
 use super::tree::{Node, Value, parse_default};
 
-/// The JSON Schema (draft 2020-12) of the configuration file, as pretty JSON with a line end.
+/// Returns the JSON Schema (draft 2020-12) of the configuration file, as pretty JSON with a line end.
 pub fn json_schema() -> String {
     let mut schema = Map::new();
     schema.insert("$schema".to_owned(), json!("https://json-schema.org/draft/2020-12/schema"));
@@ -73,7 +73,7 @@ fn kind_schema(kind: &Kind) -> Json {
             "propertyNames": { "pattern": "^[a-z0-9][a-z0-9-]{0,62}$" },
             "additionalProperties": table_schema(table),
         }),
-        // Nothing matches `not: {}`: an editor marks the key as wrong, and says why.
+        // Nothing matches `not: {}`: an editor marks the key as wrong and says why.
         Kind::Unsupported(instead) => {
             json!({ "not": {}, "description": format!("Not supported in this version: {instead}.") })
         }
@@ -155,7 +155,7 @@ certificates for Redis have looks of their own and need no reload. Not live, and
 whether they have TLS, `[store]`'s place, `store.journal`, `sealing.keyring`, `[audit]` and `log.format`: restart for those.
 ";
 
-/// The reference page `docs/configuration.md`.
+/// Returns the reference page `docs/configuration.md`.
 pub fn reference_page() -> String {
     let mut page = INTRODUCTION.to_owned();
     page.push_str("\n## Reference\n");
@@ -173,7 +173,7 @@ fn page_of_kind(page: &mut String, path: &str, kind: &Kind) {
             let path = format!("{path}.NAME");
             page_of_table(page, &format!("[{path}]"), &path, table);
         }
-        // Plain values have their row in the table that holds them.
+        // Plain values have their row in the table that contains them.
         _ => {}
     }
 }

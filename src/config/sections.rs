@@ -1,4 +1,5 @@
-//! The checked values. A value of these types has passed every check of this room; nothing in them is a secret.
+//! The checked values. A value of these types has passed every check of this room, and none of them is a
+//! secret.
 //!
 //! Defaults stand in `spec.rs` and are repeated here in words.
 
@@ -13,38 +14,39 @@ use super::url::HttpUrl;
 use crate::domain::proxy::Routes;
 use crate::domain::tenants::Tenants;
 
-/// The longest path that a Unix socket can have: `sun_path` without its zero byte (unix(7)).
+/// Longest path of a Unix socket: `sun_path` without its zero byte (unix(7)).
 pub const LONGEST_SOCKET_PATH: usize = 107;
-/// What `init` writes when it is told no client id.
+/// The client id that `init` writes if it is given none.
 pub const PLACEHOLDER_CLIENT_ID: &str = "00000000-0000-0000-0000-000000000000";
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// `[store]`: where connections live.
+    /// `[store]`: the store for connections.
     pub store: StoreConfig,
-    /// `[sealing]`: the keys that seal what is stored.
+    /// `[sealing]`: the keys that seal stored records.
     pub sealing: SealingConfig,
     /// `[listen]`: the sockets.
     pub listen: ListenConfig,
-    /// `[outbound]`: which way requests leave.
+    /// `[outbound]`: the way of outgoing requests.
     pub outbound: OutboundConfig,
     /// `[apps.NAME]`: the registered applications.
     pub apps: BTreeMap<String, AppConfig>,
     /// `[callers.NAME]`: the internal services that may ask for tokens.
     pub callers: BTreeMap<String, CallerConfig>,
-    /// `[admins.NAME]`: who may use the admin API. Empty: root and the daemon's own user, on the admin socket.
+    /// `[admins.NAME]`: the users of the admin API. If empty: root and the daemon's own user, on the admin
+    /// socket.
     pub admins: BTreeMap<String, AdminConfig>,
-    /// `[limits]`: how long things may take.
+    /// `[limits]`: limits of time and size.
     pub limits: LimitsConfig,
-    /// `[log]`: what is logged.
+    /// `[log]`: the log's level and format.
     pub log: LogConfig,
-    /// `[audit]`: where the audit log goes.
+    /// `[audit]`: the audit log's sink.
     pub audit: AuditConfig,
 }
 
 impl Config {
-    /// The redirect URI to register for an app: its own, or `{base_url}/callback/{app}`.
+    /// Returns the redirect URI to register for an app: its own, or `{base_url}/callback/{app}`.
     pub fn redirect_uri(&self, app: &str) -> Option<String> {
         let settings = self.apps.get(app)?;
         Some(match &settings.redirect_uri {
@@ -57,15 +59,15 @@ impl Config {
 /// `[store]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoreConfig {
-    /// Which store; default embedded at `/var/lib/tokenward`.
+    /// Kind of store; default embedded at `/var/lib/tokenward`.
     pub backend: StoreBackend,
-    /// How long tokens in memory are handed out while the store cannot be reached; default 5 min.
+    /// How long held tokens are handed out while the store is unreachable; default 5 min.
     pub serve_cached_for: Duration,
-    /// Where answers are kept that Redis does not take at once; none keeps them in memory.
+    /// Directory for answers that Redis does not accept at once; `None` keeps them in memory.
     pub journal: Option<PathBuf>,
 }
 
-/// Which store.
+/// Kind of store.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StoreBackend {
     /// One process, on its own disk.
@@ -77,12 +79,12 @@ pub enum StoreBackend {
     Redis(Box<RedisConfig>),
 }
 
-/// How to reach Redis. The URL never holds a user or a password.
+/// Address of Redis. The URL never has a user or a password.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RedisConfig {
     /// Standalone, Sentinel or Cluster.
     pub kind: RedisKind,
-    /// One host when standalone; the sentinels or the first nodes otherwise. Never empty.
+    /// The host of a standalone server; otherwise the sentinels or the first nodes. Never empty.
     pub hosts: Vec<HostPort>,
     /// `rediss`: connect with TLS.
     pub tls: bool,
@@ -90,25 +92,25 @@ pub struct RedisConfig {
     pub db: u32,
     /// ACL user.
     pub username: Option<String>,
-    /// File that holds the password.
+    /// File with the password.
     pub password_file: Option<PathBuf>,
-    /// Authorities to trust, in place of the system's.
+    /// CA certificates to trust in place of the system's.
     pub ca_file: Option<PathBuf>,
-    /// Certificate chain to show; present exactly when `client_key` is.
+    /// Certificate chain to present; present exactly when `client_key` is.
     pub client_certificate: Option<PathBuf>,
     /// Private key of `client_certificate`.
     pub client_key: Option<PathBuf>,
     /// ACL user at the sentinels.
     pub sentinel_username: Option<String>,
-    /// File that holds the password for the sentinels.
+    /// File with the password for the sentinels.
     pub sentinel_password_file: Option<PathBuf>,
-    /// How many replicas must have a write before it is acknowledged; default 0.
+    /// Number of replicas that must have a write before it is acknowledged; default 0.
     pub wait_replicas: u32,
-    /// How long they may take; default 250 ms.
+    /// Time that they may take; default 250 ms.
     pub wait_timeout: Duration,
 }
 
-/// The ways in which Redis is run.
+/// Ways to run Redis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RedisKind {
     /// One server.
@@ -118,14 +120,14 @@ pub enum RedisKind {
         /// The primary's name.
         primary: String,
     },
-    /// A Cluster, of which the hosts are some nodes.
+    /// A Cluster; the hosts are some of its nodes.
     Cluster,
 }
 
 /// A host name or address, and a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostPort {
-    /// Name or address; an IPv6 address is without its brackets.
+    /// Name or address; an IPv6 address has no brackets.
     pub host: String,
     /// Port.
     pub port: u16,
@@ -134,7 +136,7 @@ pub struct HostPort {
 /// `[sealing]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SealingConfig {
-    /// Directory with one file a key; default `/etc/tokenward/keyring`.
+    /// Directory with one file for each key; default `/etc/tokenward/keyring`.
     pub keyring: PathBuf,
 }
 
@@ -156,7 +158,7 @@ pub struct ListenConfig {
 pub struct PublicListener {
     /// Default `127.0.0.1:8080`.
     pub address: SocketAddr,
-    /// How browsers reach it, without a slash at the end; default `http://localhost:8080`.
+    /// Its address for browsers, without a slash at the end; default `http://localhost:8080`.
     pub base_url: String,
     /// Its own TLS.
     pub tls: Option<Tls>,
@@ -199,16 +201,16 @@ pub struct Tls {
     pub key: PathBuf,
 }
 
-/// `[outbound]`, or what the environment says where it says nothing.
+/// `[outbound]`, or the environment's settings where the section has none.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutboundConfig {
-    /// The proxies, and what they are not for.
+    /// The proxies, and the destinations without one.
     pub routes: Routes,
-    /// The name in the login at the proxy; present exactly when `proxy_password_file` is.
+    /// User name for the proxy; present exactly when `proxy_password_file` is.
     pub proxy_username: Option<String>,
-    /// File that holds its password.
+    /// File with the proxy's password.
     pub proxy_password_file: Option<PathBuf>,
-    /// Authorities to trust for a proxy at `https://`, in place of the system's.
+    /// CA certificates to trust for a proxy at `https://`, in place of the system's.
     pub proxy_ca_file: Option<PathBuf>,
 }
 
@@ -219,35 +221,35 @@ pub struct AppConfig {
     pub client_id: String,
     /// Issuer or Entra authority URL, exactly as written.
     pub authority: HttpUrl,
-    /// How the authority behaves; `None`: find out.
+    /// Kind of authority; `None` means that it is detected.
     pub provider: Option<Provider>,
-    /// Authorities to trust for TLS to it, in place of the system's.
+    /// CA certificates to trust for TLS to it, in place of the system's.
     pub authority_ca: Option<PathBuf>,
-    /// The only hosts its endpoints may be on, in lower case; empty: no such list.
+    /// The only hosts allowed for its endpoints, in lower case; empty means no such list.
     pub endpoint_hosts: Vec<String>,
-    /// What a connect session asks for unless it says otherwise.
+    /// Default scopes of a connect session.
     pub scopes: Vec<String>,
-    /// Whose accounts may connect. Without `provider` this is for Entra.
+    /// Whose accounts may connect. Without `provider` it applies if the authority is Entra.
     pub tenants: Tenants,
-    /// Where a browser may be sent, compared exactly.
+    /// Allowed return URLs, compared exactly.
     pub return_urls: Vec<String>,
     /// Tenant of the registration, by id or domain.
     pub home_tenant: Option<String>,
     /// How the authority returns the browser; default query.
     pub response_mode: ResponseMode,
-    /// Whether a used refresh token may be sent again; `None`: safe for Entra, never for others.
+    /// Whether a used refresh token may be sent again; `None` means `Safe` for Entra and `Never` for others.
     pub refresh_token_reuse: Option<RefreshTokenReuse>,
     /// Day-long tokens that resources can revoke; default false.
     pub continuous_access_evaluation: bool,
     /// The redirect URI as registered; see [`Config::redirect_uri`].
     pub redirect_uri: Option<String>,
-    /// How a secret is sent; `None`: as the discovery document says.
+    /// Client authentication method for a secret; `None` follows the discovery document.
     pub token_endpoint_auth_method: Option<SecretAuthMethod>,
-    /// Whom signed assertions are for; default the token endpoint.
+    /// Audience of signed assertions; default the token endpoint.
     pub assertion_audience: AssertionAudience,
-    /// What pages call this app.
+    /// The app's name on pages.
     pub display_name: Option<String>,
-    /// Whom pages tell a user to ask.
+    /// The contact that pages tell a user to ask.
     pub support_contact: Option<String>,
     /// The client credentials, in the order of the file. Empty when `credentials_dir` is used.
     pub credentials: Vec<CredentialConfig>,
@@ -255,7 +257,7 @@ pub struct AppConfig {
     pub credentials_dir: Option<PathBuf>,
 }
 
-/// How an authority behaves.
+/// Kind of authority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Provider {
     /// Microsoft Entra ID.
@@ -273,16 +275,16 @@ pub enum ResponseMode {
     FormPost,
 }
 
-/// What may be done with a refresh token that has been used.
+/// Whether a used refresh token may be sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefreshTokenReuse {
-    /// It may be sent again to repair a lost answer.
+    /// Yes, to repair a lost answer.
     Safe,
-    /// It must not be sent again.
+    /// No.
     Never,
 }
 
-/// How a client secret is sent to the token endpoint.
+/// Client authentication method for a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SecretAuthMethod {
     /// In the form.
@@ -291,7 +293,7 @@ pub enum SecretAuthMethod {
     Basic,
 }
 
-/// Whom an assertion that a certificate signs is for.
+/// Audience of an assertion signed with a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AssertionAudience {
     /// The token endpoint's URL.
@@ -302,16 +304,16 @@ pub enum AssertionAudience {
     Url(String),
 }
 
-/// One client credential: where it is, not what it is.
+/// One client credential: where it is, without its content.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CredentialConfig {
     /// Its name, unique in the app.
     pub id: String,
-    /// Which kind.
+    /// Its kind.
     pub kind: CredentialKind,
-    /// The file that holds it.
+    /// File with the credential.
     pub file: PathBuf,
-    /// A certificate's private key, when it is in a file of its own.
+    /// A certificate's private key, if it has a file of its own.
     pub key: Option<PathBuf>,
     /// When a secret expires.
     pub expires: Option<OffsetDateTime>,
@@ -331,17 +333,17 @@ pub enum CredentialKind {
 /// `[callers.NAME]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CallerConfig {
-    /// Ways to prove who is calling; any one will do. Never empty.
+    /// Ways to authenticate; any one will do. Never empty.
     pub authenticate: Vec<Authenticate>,
-    /// Token requests a second, with bursts of twice that.
+    /// Token requests a second; bursts may be twice that.
     pub rate_limit: Option<u32>,
     /// The same for any one connection.
     pub connection_rate_limit: Option<u32>,
-    /// What the caller may have.
+    /// The caller's rules.
     pub allow: Vec<RuleConfig>,
 }
 
-/// One way to prove who is calling.
+/// One way to authenticate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Authenticate {
     /// The user at the other end of a Unix socket.
@@ -353,7 +355,7 @@ pub enum Authenticate {
 /// A user of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UnixUser {
-    /// By name; looked up where it is used.
+    /// A name, which is resolved when it is used.
     Name(String),
     /// By user id.
     Id(u32),
@@ -362,67 +364,67 @@ pub enum UnixUser {
 /// `[[callers.NAME.allow]]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RuleConfig {
-    /// The app's name; it exists.
+    /// Name of an existing app.
     pub app: String,
     /// Exact names, prefixes that end in `*`, `tenant:{tid}`, or `*`. Never empty.
     pub connections: Vec<String>,
-    /// What may be asked for; `*` is whatever was granted. Never empty.
+    /// Allowed scopes; `*` means all granted ones. Never empty.
     pub scopes: Vec<String>,
-    /// Whether the caller may start connect sessions, confirm and delete; default false.
+    /// True if the caller may start and confirm connect sessions and delete connections; default false.
     pub connect: bool,
-    /// Says that `*` is meant; true whenever `connections` holds it.
+    /// Confirms that `*` is intended; true whenever `connections` has it.
     pub bulk: bool,
 }
 
 /// `[admins.NAME]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdminConfig {
-    /// Ways to prove who is calling; any one will do. Never empty.
+    /// Ways to authenticate; any one will do. Never empty.
     pub authenticate: Vec<Authenticate>,
 }
 
 /// `[limits]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LimitsConfig {
-    /// How long a connect session can be used; default 1 h.
+    /// Life of a connect session; default 1 h.
     pub connect_session_ttl: Duration,
-    /// How long a user may take at the authority; default 10 min.
+    /// Time that a user may take at the authority; default 10 min.
     pub state_ttl: Duration,
-    /// How long a new connection waits for its confirmation; default 10 min.
+    /// Time that a new connection waits for its confirmation; default 10 min.
     pub confirmation_ttl: Duration,
-    /// Connect sessions of one caller that may be open at once, over all replicas; default 1000.
+    /// Most open connect sessions of one caller, over all replicas; default 1000.
     pub open_sessions: u32,
-    /// One call to an authority; default 10 s. At least 5 s less than `lease`.
+    /// Time of one call to an authority; default 10 s. At least 5 s less than `lease`.
     pub authority_timeout: Duration,
-    /// How long a caller waits for a refresh; default 15 s.
+    /// Time that a caller waits for a refresh; default 15 s.
     pub caller_wait: Duration,
-    /// How long one replica keeps the right to refresh one connection; default 30 s.
+    /// Length of a lease, in which one replica may refresh a connection; default 30 s.
     pub lease: Duration,
-    /// Refreshes a second begun before anybody asks, over all replicas; default 50, 0 for none.
+    /// Most refreshes a second that begin before anybody asks, over all replicas; default 50, 0 for none.
     pub sweep_rate: u32,
-    /// Records a second that are sealed anew after another sealing key was promoted; default 500.
+    /// Most records a second that are resealed after another sealing key was promoted; default 500.
     pub rewrap_rate: u32,
-    /// Mebibytes of connections that are held in memory, about and at the most; default 128.
+    /// Most mebibytes of connections held in memory, approximately; default 128.
     pub held_memory_mib: u32,
-    /// How long requests in flight may take to finish at a stop; default 30 s.
+    /// Time for requests in progress to finish at a stop; default 30 s.
     pub drain: Duration,
 }
 
 /// `[log]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogConfig {
-    /// The least important events that are logged; default info.
+    /// Least level that is logged; default info.
     pub level: LogLevel,
     /// JSON lines or text; default JSON.
     pub format: LogFormat,
 }
 
-/// How important an event is.
+/// Level of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogLevel {
-    /// Something of ours is broken.
+    /// A part of tokenward is broken.
     Error,
-    /// Something needs a look.
+    /// An operator should check something.
     Warn,
     /// What happened.
     Info,
@@ -432,10 +434,10 @@ pub enum LogLevel {
     Trace,
 }
 
-/// How an event is written.
+/// Format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// One JSON line an event.
+    /// One JSON line for each event.
     Json,
     /// Text for people.
     Text,
@@ -444,22 +446,22 @@ pub enum LogFormat {
 /// `[audit]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AuditConfig {
-    /// Where its JSON lines go; default standard output, while logs go to standard error.
+    /// Destination of its JSON lines; default standard output, while logs go to standard error.
     pub sink: AuditSink,
 }
 
-/// Where the audit log goes.
+/// Destination of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AuditSink {
     /// Standard output.
     Stdout,
     /// Standard error.
     Stderr,
-    /// Appended to a file.
+    /// Appended to this file.
     File(PathBuf),
 }
 
-/// The default configuration: what an empty file means.
+/// The default configuration: that of an empty file.
 impl Default for Config {
     fn default() -> Self {
         super::load::load("", &BTreeMap::new(), std::path::Path::new("/etc/tokenward/tokenward.toml"))

@@ -1,15 +1,15 @@
-//! Every section and key of the configuration file, declared once.
+//! The table of all sections and keys of the configuration file.
 //!
-//! From this table come the messages about unknown, missing and wrong values, the environment overrides, the JSON
-//! Schema and the reference page. To add a key: add a row here, read it in `build.rs`, mention it in
-//! `config/tokenward.toml`, and run the tests once with `UPDATE_SCHEMA=1`.
+//! The messages about unknown, missing and wrong values, the environment overrides, the JSON Schema and the
+//! reference page all come from this table. To add a key, add a row here, read it in `build.rs`, mention it
+//! in `config/tokenward.toml`, and run the tests once with `UPDATE_SCHEMA=1`.
 
-/// The keys that one table may hold.
+/// The keys that a table may have.
 #[derive(Debug)]
 pub(super) struct Table {
     /// One or two sentences for the reference page.
     pub(super) doc: &'static str,
-    /// In the order in which the reference page shows them.
+    /// In the order of the reference page.
     pub(super) keys: &'static [Key],
 }
 
@@ -23,12 +23,12 @@ pub(super) struct Key {
     pub(super) doc: &'static str,
 }
 
-/// What a key may hold.
+/// Kind of value.
 #[derive(Debug)]
 pub(super) enum Kind {
     /// A string that is not empty.
     Text,
-    /// A file or directory; a relative one is relative to the directory of the configuration file.
+    /// A file or directory; a relative path starts at the configuration file's directory.
     Path,
     /// An absolute http or https URL, or a store's URL.
     Url,
@@ -50,19 +50,19 @@ pub(super) enum Kind {
     List(&'static Kind),
     /// A table with known keys.
     Table(&'static Table),
-    /// Named tables of one shape; the noun is what one of them is called.
+    /// Named tables of one shape; the noun is the name of one of them.
     Map { noun: &'static str, table: &'static Table },
-    /// A key of the contract that this release does not carry out. Saying so beats ignoring it.
+    /// A key of the contract that this release does not support. Using it is reported rather than ignored.
     Unsupported(&'static str),
 }
 
-/// What holds when a key is absent.
+/// What applies if a key is absent.
 #[derive(Debug)]
 pub(super) enum Presence {
     Required,
     /// Nothing, or what the doc line says.
     Optional,
-    /// A value, written as TOML.
+    /// A default value, written as TOML.
     Default(&'static str),
 }
 
@@ -75,7 +75,7 @@ use Presence::{Default, Optional, Required};
 const TEXTS: Kind = Kind::List(&Kind::Text);
 const SECTION: Presence = Default("{}");
 
-/// Keys that people reach for when they want to write a secret down.
+/// Key names that people try when they want to write a secret into the file.
 pub(super) const SECRET_NAMES: &[&str] = &[
     "access_token",
     "api_key",
@@ -93,7 +93,8 @@ pub(super) const SECRET_NAMES: &[&str] = &[
 ];
 
 pub(super) static ROOT: Table = Table {
-    doc: "The sections of the file. None is required, but a daemon without an app and a caller has nothing to do.",
+    doc: "The sections of the file. None is required, but a daemon without an app and a caller has nothing \
+        to do.",
     keys: &[
         key("store", Kind::Table(&STORE), SECTION, "Where connections live."),
         key("sealing", Kind::Table(&SEALING), SECTION, "The keys that seal what is stored."),
@@ -115,7 +116,8 @@ pub(super) static ROOT: Table = Table {
             "admins",
             Kind::Map { noun: "admin", table: &ADMIN },
             Optional,
-            "Who may use the admin API, by name. Without this section: root and the daemon's own user, on the admin socket.",
+            "Who may use the admin API, by name. Without this section: root and the daemon's own user, on \
+             the admin socket.",
         ),
         key("limits", Kind::Table(&LIMITS), SECTION, "How long things may take."),
         key("log", Kind::Table(&LOG), SECTION, "What is logged, on standard error."),
@@ -142,7 +144,11 @@ static STORE: Table = Table {
             "url",
             Kind::Url,
             Optional,
-            "`redis://host:6379/0`, `rediss://…` for TLS, `redis+sentinel://h1:26379,h2:26379/primary/0`, `rediss+sentinel://…` for TLS to the sentinels and to Redis, whose certificates must then hold the addresses that the sentinels name. `redis+cluster://h1:6379,h2:6379` names some nodes of a Cluster, `rediss+cluster://…` for TLS to all of them, whose certificates must then hold the addresses that `CLUSTER SLOTS` names. Required for `redis`. Never holds a user or password.",
+            "`redis://host:6379/0`, `rediss://…` for TLS, `redis+sentinel://h1:26379,h2:26379/primary/0`, \
+             `rediss+sentinel://…` for TLS to the sentinels and to Redis, whose certificates must then hold \
+             the addresses that the sentinels name. `redis+cluster://h1:6379,h2:6379` names some nodes of a \
+             Cluster, `rediss+cluster://…` for TLS to all of them, whose certificates must then hold the \
+             addresses that `CLUSTER SLOTS` names. Required for `redis`. Never holds a user or password.",
         ),
         key("username", Kind::Text, Optional, "The Redis ACL user."),
         key("password_file", Kind::Path, Optional, "The file that holds the Redis password."),
@@ -163,19 +169,23 @@ static STORE: Table = Table {
             "sentinel_username",
             Kind::Text,
             Optional,
-            "The ACL user at the sentinels. Needs `+sentinel|get-master-addr-by-name` and `+sentinel|master`.",
+            "The ACL user at the sentinels. Needs `+sentinel|get-master-addr-by-name` and \
+             `+sentinel|master`.",
         ),
         key(
             "sentinel_password_file",
             Kind::Path,
             Optional,
-            "The file that holds the password for the sentinels; without it they are asked without one. `password_file` is never shown to them.",
+            "The file that holds the password for the sentinels; without it they are asked without one. \
+             `password_file` is never shown to them.",
         ),
         key(
             "wait_replicas",
             Kind::Integer { min: 0, max: 10 },
             Default("0"),
-            "How many Redis replicas must have a commit or a delete before it is acknowledged, so that a failover does not lose it. Until so many have it, it is `store_unavailable` and tried again. Needs the ACL's `+wait`. Only for `redis`.",
+            "How many Redis replicas must have a commit or a delete before it is acknowledged, so that a \
+             failover does not lose it. Until so many have it, it is `store_unavailable` and tried again. \
+             Needs the ACL's `+wait`. Only for `redis`.",
         ),
         key(
             "wait_timeout",
@@ -193,7 +203,9 @@ static STORE: Table = Table {
             "journal",
             Kind::Path,
             Optional,
-            "For `redis`: a directory on this machine's disk, one a replica. A refreshed grant that Redis does not take at once is kept there, sealed, so that a crash does not lose it. Also remembers which Redis this is.",
+            "For `redis`: a directory on this machine's disk, one a replica. A refreshed grant that Redis \
+             does not take at once is kept there, sealed, so that a crash does not lose it. Also remembers \
+             which Redis this is.",
         ),
     ],
 };
@@ -204,7 +216,8 @@ static SEALING: Table = Table {
         "keyring",
         Kind::Path,
         Default(r#""/etc/tokenward/keyring""#),
-        "A directory, one file a key; the newest promoted one seals. Of systemd's credentials, `/run/credentials/tokenward.service`, the files that `LoadCredential=keyring:FOLDER` makes.",
+        "A directory, one file a key; the newest promoted one seals. Of systemd's credentials, \
+         `/run/credentials/tokenward.service`, the files that `LoadCredential=keyring:FOLDER` makes.",
     )],
 };
 
@@ -229,7 +242,8 @@ static LISTEN: Table = Table {
 };
 
 static PUBLIC: Table = Table {
-    doc: "The listener for browsers: connect pages and the authority's callback. Plain behind an ingress, or with its own TLS.",
+    doc: "The listener for browsers: connect pages and the authority's callback. Plain behind an ingress, \
+        or with its own TLS.",
     keys: &[
         key("address", Kind::Address, Default(r#""127.0.0.1:8080""#), "Address and port."),
         key(
@@ -243,14 +257,16 @@ static PUBLIC: Table = Table {
 };
 
 static LOCAL: Table = Table {
-    doc: "A listener for callers: a Unix socket, loopback TCP, or TCP with TLS. Exactly one of `unix` and `address`.",
+    doc: "A listener for callers: a Unix socket, loopback TCP, or TCP with TLS. Exactly one of `unix` and \
+        `address`.",
     keys: &[
         key("unix", Kind::Path, Optional, "Path of a Unix socket."),
         key(
             "mode",
             Kind::Text,
             Optional,
-            "Permission bits of the Unix socket, in octal; default `\"0666\"`, since callers are known by their user all the same.",
+            "Permission bits of the Unix socket, in octal; default `\"0666\"`, since callers are known by \
+             their user all the same.",
         ),
         key("address", Kind::Address, Optional, "Address and port. Anything but loopback needs `tls`."),
         key("tls", Kind::Table(&TLS), Optional, "Serve TLS here."),
@@ -265,7 +281,8 @@ static ADMIN_LISTENER: Table = Table {
             "mode",
             Kind::Text,
             Optional,
-            "Permission bits of the Unix socket, in octal; default `\"0600\"`. Widen it when `[admins]` names other users.",
+            "Permission bits of the Unix socket, in octal; default `\"0600\"`. Widen it when `[admins]` \
+             names other users.",
         ),
         key("address", Kind::Address, Optional, "Address and port. Anything but loopback needs `tls`."),
         key("tls", Kind::Table(&TLS), Optional, "Serve TLS here."),
@@ -295,19 +312,24 @@ static TLS: Table = Table {
 };
 
 static OUTBOUND: Table = Table {
-    doc: "Which way everything that leaves is sent: directly, or through a forward proxy, by CONNECT. The certificate that counts is still the authority's own.",
+    doc: "Which way everything that leaves is sent: directly, or through a forward proxy, by CONNECT. The \
+        certificate that counts is still the authority's own.",
     keys: &[
         key(
             "proxy",
             Kind::Url,
             Optional,
-            "`http://host:port`, or `https://…` for TLS to the proxy too. Without it `HTTPS_PROXY` of the environment counts (`HTTP_PROXY` for an authority on plain http). Never holds a user or password, and neither may the variables.",
+            "`http://host:port`, or `https://…` for TLS to the proxy too. Without it `HTTPS_PROXY` of the \
+             environment counts (`HTTP_PROXY` for an authority on plain http). Never holds a user or \
+             password, and neither may the variables.",
         ),
         key(
             "no_proxy",
             TEXTS,
             Optional,
-            "What is reached directly all the same: domains with all below them (`.contoso.com`), addresses, networks (`127.0.0.0/8`) and `*`; each may end in `:port`. Names are not resolved for it. `NO_PROXY` of the environment counts where neither this nor `proxy` is there.",
+            "What is reached directly all the same: domains with all below them (`.contoso.com`), \
+             addresses, networks (`127.0.0.0/8`) and `*`; each may end in `:port`. Names are not resolved \
+             for it. `NO_PROXY` of the environment counts where neither this nor `proxy` is there.",
         ),
         key("proxy_username", Kind::Text, Optional, "The name to log in at the proxy with (Basic)."),
         key("proxy_password_file", Kind::Path, Optional, "The file that holds its password."),
@@ -321,14 +343,17 @@ static OUTBOUND: Table = Table {
 };
 
 static APP: Table = Table {
-    doc: "One application as it is registered at its authority. The name is part of the redirect URI and of the API's paths: up to 63 of `a-z 0-9 -`.",
+    doc: "One application as it is registered at its authority. The name is part of the redirect URI and of \
+        the API's paths: up to 63 of `a-z 0-9 -`.",
     keys: &[
         key("client_id", Kind::Text, Required, "The application (client) id."),
         key(
             "authority",
             Kind::Url,
             Required,
-            "Entra: `https://login.microsoftonline.com/common/v2.0`, or `organizations`, `consumers` or a tenant id for `common`; any other OpenID provider: its issuer. http on loopback only, with a warning.",
+            "Entra: `https://login.microsoftonline.com/common/v2.0`, or `organizations`, `consumers` or a \
+             tenant id for `common`; any other OpenID provider: its issuer. http on loopback only, with a \
+             warning.",
         ),
         key(
             "provider",
@@ -346,7 +371,8 @@ static APP: Table = Table {
             "endpoint_hosts",
             TEXTS,
             Optional,
-            "The only hosts that the authority's endpoints may be on; default any public host that its discovery document names.",
+            "The only hosts that the authority's endpoints may be on; default any public host that its \
+             discovery document names.",
         ),
         key(
             "scopes",
@@ -358,7 +384,9 @@ static APP: Table = Table {
             "tenants",
             TEXTS,
             Optional,
-            "Whose accounts may connect: `\"*\"` is every work or school tenant; or tenant ids; `\"personal\"` must be named. Default `[\"*\"]`, and `[\"personal\"]` for the authority `consumers`. Entra only.",
+            "Whose accounts may connect: `\"*\"` is every work or school tenant; or tenant ids; \
+             `\"personal\"` must be named. Default `[\"*\"]`, and `[\"personal\"]` for the authority \
+             `consumers`. Entra only.",
         ),
         key(
             "return_urls",
@@ -370,7 +398,8 @@ static APP: Table = Table {
             "home_tenant",
             Kind::Text,
             Optional,
-            "The tenant in which the app is registered, by id or domain; its own credential checks happen there. Entra only.",
+            "The tenant in which the app is registered, by id or domain; its own credential checks happen \
+             there. Entra only.",
         ),
         key(
             "redirect_uri",
@@ -388,7 +417,8 @@ static APP: Table = Table {
             "refresh_token_reuse",
             Kind::OneOf(&["safe", "never"]),
             Optional,
-            "`safe`: a used refresh token may be sent again to repair a lost answer. Default `safe` for Entra, `never` for other providers.",
+            "`safe`: a used refresh token may be sent again to repair a lost answer. Default `safe` for \
+             Entra, `never` for other providers.",
         ),
         key(
             "continuous_access_evaluation",
@@ -400,13 +430,17 @@ static APP: Table = Table {
             "token_endpoint_auth_method",
             Kind::OneOf(&["client_secret_post", "client_secret_basic"]),
             Optional,
-            "How a secret is sent; decides alone when set. When absent: at Entra `client_secret_post`, elsewhere `client_secret_basic` unless the discovery document lists only `client_secret_post`, and the other one is tried once where the app is refused.",
+            "How a secret is sent; decides alone when set. When absent: at Entra `client_secret_post`, \
+             elsewhere `client_secret_basic` unless the discovery document lists only `client_secret_post`, \
+             and the other one is tried once where the app is refused.",
         ),
         key(
             "assertion_audience",
             Kind::Text,
             Default(r#""token_endpoint""#),
-            "Whom an assertion signed with a certificate is for, its `aud`, always one: `token_endpoint`, as Entra wants it, `issuer`, as newer providers do (RFC 7523bis), or the URL that the provider names. Not for Entra, but for `token_endpoint`.",
+            "Whom an assertion signed with a certificate is for, its `aud`, always one: `token_endpoint`, \
+             as Entra wants it, `issuer`, as newer providers do (RFC 7523bis), or the URL that the provider \
+             names. Not for Entra, but for `token_endpoint`.",
         ),
         key("display_name", Kind::Text, Optional, "What connect pages call this app; default its name."),
         key(
@@ -425,7 +459,8 @@ static APP: Table = Table {
             "credentials_dir",
             Kind::Path,
             Optional,
-            "In place of `credentials`: a directory with one file each, `id.secret`, `id.pem` or `id.assertion`; an expiry goes before the dot, `id@2027-05-20.secret`.",
+            "In place of `credentials`: a directory with one file each, `id.secret`, `id.pem` or \
+             `id.assertion`; an expiry goes before the dot, `id@2027-05-20.secret`.",
         ),
     ],
 };
@@ -443,7 +478,8 @@ static CREDENTIAL: Table = Table {
             "kind",
             Kind::OneOf(&["secret", "certificate", "federated"]),
             Required,
-            "A client secret, a certificate with its key (private_key_jwt), or an assertion issued by someone else.",
+            "A client secret, a certificate with its key (private_key_jwt), or an assertion issued by \
+             someone else.",
         ),
         key(
             "file",
@@ -462,7 +498,8 @@ static CREDENTIAL: Table = Table {
 };
 
 static CALLER: Table = Table {
-    doc: "One internal service: how it proves who it is, and what it may have. Nothing is allowed that no rule allows.",
+    doc: "One internal service: how it proves who it is, and what it may have. Nothing is allowed that no \
+        rule allows.",
     keys: &[
         key("authenticate", Kind::List(&Kind::Table(&AUTHENTICATE)), Required, "Any one of these will do."),
         key(
@@ -525,13 +562,16 @@ static RULE: Table = Table {
             "connections",
             TEXTS,
             Required,
-            "Exact names, prefixes such as `team-a/*`, `tenant:{tid}` (sees and renews what is there, makes nothing), or `*` together with `bulk = true`.",
+            "Exact names, prefixes such as `team-a/*`, `tenant:{tid}` (sees and renews what is there, makes \
+             nothing), or `*` together with `bulk = true`.",
         ),
         key(
             "scopes",
             TEXTS,
             Required,
-            "What may be asked for; `*` is whatever was granted. It decides who gets a connection's token, and not what that can do: a token of Entra carries all that was granted for its resource. To keep scopes apart, register another application.",
+            "What may be asked for; `*` is whatever was granted. It decides who gets a connection's token, \
+             and not what that can do: a token of Entra carries all that was granted for its resource. To \
+             keep scopes apart, register another application.",
         ),
         key(
             "connect",
@@ -602,7 +642,8 @@ static LIMITS: Table = Table {
             "sweep_rate",
             Kind::Integer { min: 0, max: 1000 },
             Default("50"),
-            "How many refreshes a second are begun before anybody asks, by all replicas together; 0 begins none, and idle connections then end.",
+            "How many refreshes a second are begun before anybody asks, by all replicas together; 0 begins \
+             none, and idle connections then end.",
         ),
         key(
             "rewrap_rate",
@@ -614,7 +655,10 @@ static LIMITS: Table = Table {
             "held_memory_mib",
             Kind::Integer { min: 16, max: 1_000_000 },
             Default("128"),
-            "About how many mebibytes of connections and their tokens are held in memory. Beyond it those that were used least are read from the store again when they are asked for; one with a single token of 1.2 KB took 8.4 KB when it was measured. What you add here, add to the memory limit of the process.",
+            "About how many mebibytes of connections and their tokens are held in memory. Beyond it those \
+             that were used least are read from the store again when they are asked for; one with a single \
+             token of 1.2 KB took 8.4 KB when it was measured. What you add here, add to the memory limit \
+             of the process.",
         ),
         key(
             "drain",
@@ -644,19 +688,21 @@ static LOG: Table = Table {
 };
 
 static AUDIT: Table = Table {
-    doc: "The audit log: one JSON line for each token handed out, each connection made and each administrative act.",
+    doc: "The audit log: one JSON line for each token handed out, each connection made and each \
+        administrative act.",
     keys: &[key("path", Kind::Path, Default(r#""stdout""#), "A file to append to, or `stdout` or `stderr`.")],
 };
 
 impl Table {
     pub(super) fn key(&self, name: &str) -> Option<&'static Key> {
-        // The table is static, but `self` is not known to be: go through the slice.
+        // The table is static, but `self` is not known to be; the slice is.
         let keys: &'static [Key] = self.keys;
         keys.iter().find(|key| key.name == name)
     }
 }
 
-/// Reads `"250ms"`, `"90s"`, `"5m"`, `"1h30m"`, `"2d"`; nothing else, so that a bare number is never taken for the wrong unit.
+/// Parses `"250ms"`, `"90s"`, `"5m"`, `"1h30m"`, `"2d"` and nothing else, so that a bare number never gets
+/// the wrong unit.
 pub(super) fn parse_duration(text: &str) -> Option<std::time::Duration> {
     let mut millis: u64 = 0;
     let mut rest = text;
@@ -680,13 +726,13 @@ pub(super) fn parse_duration(text: &str) -> Option<std::time::Duration> {
     Some(std::time::Duration::from_millis(millis))
 }
 
-/// The nearest of some known names, when one is near enough to be meant.
+/// Returns the nearest known name, if it is near enough to be meant.
 pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let name = name.to_ascii_lowercase().replace('-', "_");
     known
         .into_iter()
         .map(|candidate| (strsim::damerau_levenshtein(&name, &candidate.replace('-', "_")), candidate))
-        // A third of the name may be wrong, and at least two letters of it.
+        // A third of the letters may differ, or two.
         .filter(|(distance, candidate)| {
             let length = candidate.len().max(name.len());
             *distance <= (length / 3).max(2) && *distance < length
@@ -695,7 +741,7 @@ pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
         .map(|(_, candidate)| candidate.to_owned())
 }
 
-/// Every key that holds a path: `[]` stands for any item of a list, `NAME` for any name.
+/// Returns all keys that hold a path: `[]` stands for any item of a list, `NAME` for any name.
 #[cfg(test)]
 pub(crate) fn path_keys() -> Vec<String> {
     fn below(kind: &Kind, key: String, keys: &mut Vec<String>) {

@@ -1,4 +1,4 @@
-//! The file as an owned tree in which every value knows where it came from.
+//! The file as an owned tree in which every value has its position.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use toml::value::Datetime;
 
 use super::mistakes::Place;
 
-/// A value and where it stands.
+/// A value and its position.
 #[derive(Debug, Clone)]
 pub(super) struct Node {
     pub(super) value: Value,
@@ -18,30 +18,30 @@ pub(super) struct Node {
 #[derive(Debug, Clone)]
 pub(super) enum Value {
     String(String),
-    /// `None` when it does not fit 64 bits.
+    /// `None` if it does not fit into 64 bits.
     Integer(Option<i64>),
     Float,
     Bool(bool),
     Datetime(Datetime),
     List(Vec<Node>),
     Table(Entries),
-    /// Something that has been reported and is ignored from then on.
+    /// A value that was reported and is ignored from then on.
     Wrong,
 }
 
-/// A table: what stands at each key.
+/// A table's entries by key.
 pub(super) type Entries = BTreeMap<String, Entry>;
 
 /// A key and its value.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
-    /// Where the key is written; a mistake about the key points here.
+    /// Position of the key, for mistakes about the key.
     pub(super) key_place: Place,
     pub(super) node: Node,
 }
 
 impl Value {
-    /// What this is, for messages.
+    /// Returns the kind of value, for messages.
     pub(super) fn what(&self) -> &'static str {
         match self {
             Self::String(_) => "a string",
@@ -56,14 +56,14 @@ impl Value {
     }
 }
 
-/// A mistake of syntax.
+/// A syntax error.
 #[derive(Debug)]
 pub(super) struct SyntaxError {
     pub(super) offset: usize,
     pub(super) message: String,
 }
 
-/// Reads a whole file: what of it can be read, and what is wrong with the rest.
+/// Parses a whole file, and returns the readable parts and the syntax errors.
 pub(super) fn parse(text: &str) -> (Node, Vec<SyntaxError>) {
     let (table, errors) = DeTable::parse_recoverable(text);
     let errors = errors.iter().map(|error| SyntaxError {
@@ -75,7 +75,7 @@ pub(super) fn parse(text: &str) -> (Node, Vec<SyntaxError>) {
     (Node { value: Value::Table(entries), place: Place::File(span) }, errors.collect())
 }
 
-/// Reads a default of the table in `spec`, as if it stood at `place`.
+/// Parses a default from the table in `spec`, as if it were at `place`.
 pub(super) fn parse_default(text: &str, place: &Place) -> Node {
     let value = DeValue::parse(text).expect("defaults are tested to be TOML");
     let absent = place.absent();
@@ -88,7 +88,7 @@ fn entries(table: DeTable<'_>, place: &impl Fn(usize) -> Place) -> Entries {
         .map(|(key, value)| {
             let key_offset = key.span().start;
             let offset = match value.get_ref() {
-                // A table's own span may be that of any of its headers; its key is what a reader looks for.
+                // A table's own span may be that of any of its headers; readers look for its key.
                 DeValue::Table(_) => key_offset,
                 _ => value.span().start,
             };

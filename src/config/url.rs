@@ -1,12 +1,12 @@
-//! A strict reading of http and https URLs.
+//! A strict parser of http and https URLs.
 //!
-//! Browsers forgive almost anything in a URL, and each forgiveness has been an open redirect somewhere. So a URL in the
-//! configuration is read by a small grammar that accepts only what every parser reads alike, and the rest is refused.
+//! Browsers forgive almost any mistake in a URL, and each forgiveness has been an open redirect somewhere. So
+//! the configuration's URLs follow a small grammar that accepts only what every parser reads alike.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// An absolute http or https URL, kept exactly as it was written. It has no user info and no fragment.
+/// An absolute http or https URL, kept exactly as written. It has no user info and no fragment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpUrl {
     text: String,
@@ -17,45 +17,47 @@ pub struct HttpUrl {
     query: Option<usize>,
 }
 
-/// What a URL may have at the most. The library that sends requests takes none of 64 KiB or more, and servers rarely take 8 KiB.
+/// Most bytes of a URL. The library that sends requests refuses 64 KiB or more, and servers rarely accept 8
+/// KiB.
 const MOST_BYTES: usize = 8 * 1024;
 
-/// Why a URL is refused.
+/// Reason why a URL is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
-    /// Relative, protocol-relative, or another scheme.
+    /// It is relative or protocol-relative, or has another scheme.
     #[error("must be an absolute URL that begins `https://`")]
     NotAbsolute,
-    /// Control characters, spaces and backslashes are read differently by different parsers; so are non-ASCII ones.
+    /// Parsers differ on control characters, spaces, backslashes and non-ASCII characters.
     #[error(
-        "holds the character {0:?}; write international names in their `xn--` form and percent-encode the rest"
+        "holds the character {0:?}; write international names in their `xn--` form and percent-encode the \
+         rest"
     )]
     Character(char),
-    /// `https://user@host`.
+    /// It has user info, as in `https://user@host`.
     #[error("must not hold a user or password (`…@`)")]
     UserInfo,
-    /// `#…`.
+    /// It has a fragment, as in `#…`.
     #[error("must not hold a fragment (`#…`)")]
     Fragment,
-    /// Empty, or not a host name or address.
+    /// The host is empty, or neither a host name nor an address.
     #[error("has no valid host name")]
     Host,
-    /// Not a port.
+    /// The port is no port.
     #[error("has no valid port")]
     Port,
-    /// `%` without two hexadecimal digits.
+    /// A `%` has no two hexadecimal digits after it.
     #[error("holds a `%` that is not followed by two hexadecimal digits")]
     PercentEncoding,
-    /// `.` or `..` as a path segment: parsers remove it, so what is compared is not what is fetched.
+    /// A path segment is `.` or `..`. Parsers remove it, so that the compared URL is not the fetched one.
     #[error("must not hold `.` or `..` as a part of its path")]
     DotSegment,
-    /// More than 8 KiB.
+    /// It exceeds 8 KiB.
     #[error("is longer than {MOST_BYTES} bytes")]
     Length,
 }
 
 impl HttpUrl {
-    /// Reads a URL.
+    /// Parses a URL.
     pub fn parse(text: &str) -> Result<Self, UrlError> {
         if text.len() > MOST_BYTES {
             return Err(UrlError::Length);
@@ -89,42 +91,43 @@ impl HttpUrl {
         Ok(Self { text: text.to_owned(), https, host, port, path, query })
     }
 
-    /// The URL as it was written.
+    /// Returns the URL as written.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Whether the scheme is https.
+    /// Returns true for https.
     pub fn is_https(&self) -> bool {
         self.https
     }
 
-    /// The host, in lower case; an IPv6 address is without its brackets.
+    /// Returns the host in lower case; an IPv6 address has no brackets.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// The port, or the scheme's own.
+    /// Returns the port, or the scheme's default.
     pub fn port(&self) -> u16 {
         self.port.unwrap_or(if self.https { 443 } else { 80 })
     }
 
-    /// The path; empty when nothing follows the host.
+    /// Returns the path; empty if nothing follows the host.
     pub fn path(&self) -> &str {
         &self.text[self.path..self.query.unwrap_or(self.text.len())]
     }
 
-    /// The query without its `?`.
+    /// Returns the query without its `?`.
     pub fn query(&self) -> Option<&str> {
         self.query.map(|at| &self.text[at + 1..])
     }
 
-    /// Whether the host can only be this machine.
+    /// Returns true if the host can only be this machine.
     pub fn is_loopback(&self) -> bool {
         is_loopback_host(&self.host)
     }
 
-    /// Whether what is sent there cannot be read on the way: https, or plain http that stays on this machine.
+    /// Returns true if nobody on the way can read what is sent: https, or plain http that stays on this
+    /// machine.
     pub fn is_private_on_the_way(&self) -> bool {
         self.https || self.is_loopback()
     }
@@ -136,12 +139,12 @@ impl fmt::Display for HttpUrl {
     }
 }
 
-/// `localhost`, 127.0.0.0/8 and ::1, and no other spelling of them.
+/// Returns true for `localhost`, 127.0.0.0/8 and ::1, in no other spelling.
 pub(super) fn is_loopback_host(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// Splits `host`, `host:port`, `[v6]` or `[v6]:port`; the host comes back in lower case.
+/// Splits `host`, `host:port`, `[v6]` or `[v6]:port`; the host is returned in lower case.
 pub(super) fn split_host_port(text: &str) -> Result<(String, Option<u16>), UrlError> {
     if text.contains('@') {
         return Err(UrlError::UserInfo);
@@ -174,7 +177,8 @@ pub(super) fn split_host_port(text: &str) -> Result<(String, Option<u16>), UrlEr
     Ok((host.to_ascii_lowercase(), port))
 }
 
-/// A DNS name or a dotted IPv4 address. Names that some parsers read as a number (`127.1`, `0x7f000001`) are neither.
+/// Returns true for a DNS name or a dotted IPv4 address. Names that some parsers read as a number (`127.1`,
+/// `0x7f000001`) are neither.
 pub(super) fn is_host_name(host: &str) -> bool {
     let labels_ok = host.len() <= 253
         && host.split('.').all(|label| {
