@@ -1,4 +1,5 @@
-//! A callback's parameters, read strictly: by query, by form, or by our own relay of a form.
+//! Strict parsing of a callback's parameters, which come in the query, in a form, or in our own relay of a
+//! form.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,26 +15,26 @@ use crate::domain::time::Timestamp;
 use crate::keyring::seal::Place;
 use crate::listener::{BadPairs, BodyError, Pairs, Request};
 
-/// The longest code taken (Microsoft's are a few hundred characters, some providers' a few thousand).
+/// Longest code accepted (Microsoft's have a few hundred characters, some providers' a few thousand).
 const LARGEST_CODE: usize = 4096;
 const LARGEST_STATE: usize = 512;
-/// A relayed form is followed at once.
+/// Life of a relayed form: browsers follow the redirect at once.
 const RELAY_LIFE: std::time::Duration = std::time::Duration::from_secs(60);
 const RELAY: &str = "relay";
 
-/// Where the parameters are.
+/// Place of the parameters.
 pub(super) enum Arrived {
-    /// Here.
+    /// In this request.
     Here(Parameters),
-    /// In a cross-site form, without our cookie: send the browser here with them.
+    /// In a cross-site form, without our cookie: redirect the browser to this URL, which has them.
     Relay(String),
 }
 
-/// Why a callback's parameters could not be had.
+/// Reason why a callback's parameters could not be read.
 pub(super) enum CannotRead {
-    /// What came is none; the page says so.
+    /// They are invalid; the page says so.
     Wrong(Box<Page>),
-    /// There was no room for the form beside all others that are on their way.
+    /// There was no room for the form beside all others.
     NoRoom,
 }
 
@@ -43,19 +44,19 @@ impl From<Page> for CannotRead {
     }
 }
 
-/// What the authority sent, understood.
+/// The parsed parameters from the authority.
 pub(super) struct Parameters {
     state: String,
     iss: Option<String>,
     outcome: CallbackOutcome,
-    /// Relayed so long ago that it may only repeat what came before.
+    /// True if they were relayed so long ago that they may only repeat an earlier callback.
     only_repeats: bool,
-    /// Whether this is an administrator's answer.
+    /// True for an administrator's answer.
     pub(super) admin_consent: bool,
 }
 
 impl Parameters {
-    /// As the broker takes it.
+    /// Converts them for the broker.
     pub(super) fn callback<'a>(
         self,
         app: &'a AppName,
@@ -65,8 +66,8 @@ impl Parameters {
         Callback { app, state, iss, outcome, only_repeats, binding }
     }
 
-    /// Reads the pairs: a parameter that stands twice, or too many, refuse all, an empty one is absent, unknown ones are ignored
-    /// (RFC 6749 sections 3.1 and 4.1.2).
+    /// Parses the pairs. A repeated parameter, or too many, make all invalid; an empty one counts as absent,
+    /// and unknown ones are ignored (RFC 6749 sections 3.1 and 4.1.2).
     pub(super) fn read(raw: &[u8]) -> Result<Self, Page> {
         let pairs = Pairs::read(raw).map_err(|bad| match bad {
             BadPairs::TooMany => Page::too_many_parameters(),
@@ -102,7 +103,7 @@ impl Parameters {
 }
 
 impl PublicSite {
-    /// Reads a callback, wherever its parameters are.
+    /// Reads a callback's parameters from wherever they are.
     pub(super) async fn callback_parameters(
         &self,
         app: &AppName,
@@ -134,7 +135,7 @@ impl PublicSite {
         if has_cookie {
             return Ok(Arrived::Here(Parameters::read(&body)?));
         }
-        // Read before it is relayed, so that only what can be meant is.
+        // Parsed before it is relayed, so that only valid forms are.
         Parameters::read(&body)?;
         let mut relayed = self.clock.now().unix_millis().to_be_bytes().to_vec();
         relayed.extend_from_slice(&body);
@@ -144,7 +145,8 @@ impl PublicSite {
         Ok(Arrived::Relay(url))
     }
 
-    /// The form, and whether it is so old that it may only repeat what came before (a reload of the page it led to).
+    /// Returns the form, and whether it is so old that it may only repeat an earlier callback (a reload of
+    /// the page it led to).
     fn open_relay(&self, app: &AppName, text: &str) -> Result<(Vec<u8>, bool), Page> {
         let sealed = URL_SAFE_NO_PAD.decode(text).map_err(|_| Page::not_understood())?;
         let relayed = self.keyring.open(&relay_place(app), &sealed).map_err(|_| Page::not_understood())?;
@@ -157,7 +159,8 @@ impl PublicSite {
     }
 }
 
-/// What a code may consist of (RFC 6749 appendix A.11); anything else could not be sent as it came.
+/// Returns true if a code has only allowed characters (RFC 6749 appendix A.11); others could not be sent on
+/// unchanged.
 fn is_printable(code: &str) -> bool {
     code.bytes().all(|byte| (b' '..=b'~').contains(&byte))
 }

@@ -4,20 +4,20 @@ use http::{HeaderMap, HeaderValue, header};
 
 use crate::refresh::sha256_hex;
 
-/// As long as a connect session may live at the most; the binding is worthless after it.
+/// Longest life of a connect session; the binding is worthless after it.
 const MAX_AGE: u32 = 86_400;
 
-/// The most cookies that are looked at. Browsers keep fewer for one domain (Chrome and Firefox 180).
+/// Most cookies that are read. Browsers keep fewer for one domain (Chrome and Firefox 180).
 const MOST_COOKIES: usize = 256;
 
-/// One cookie a session, so that two in one browser do not disturb each other. `__Host-` keeps other hosts of the
-/// domain from setting it; it needs https.
+/// Each session has its own cookie, so that two in one browser do not disturb each other. `__Host-` keeps
+/// other hosts of the domain from setting it; it needs https.
 fn name(base_url: &str, session: &str) -> String {
     let prefix = if base_url.starts_with("https://") { "__Host-" } else { "" };
     format!("{prefix}tokenward-{}", &sha256_hex(session.as_bytes())[..16])
 }
 
-/// `Set-Cookie` for a binding.
+/// Makes the `Set-Cookie` value for a binding.
 pub(super) fn set(base_url: &str, session: &str, binding: &str) -> HeaderValue {
     let secure = if base_url.starts_with("https://") { "; Secure" } else { "" };
     let name = name(base_url, session);
@@ -25,7 +25,7 @@ pub(super) fn set(base_url: &str, session: &str, binding: &str) -> HeaderValue {
     HeaderValue::from_str(&cookie).expect("names and bindings are of the URL-safe alphabet")
 }
 
-/// The binding this browser holds for a session.
+/// Returns the binding that this browser has for a session.
 pub(super) fn binding(headers: &HeaderMap, base_url: &str, session: &str) -> Option<String> {
     let wanted = name(base_url, session);
     let mut found = cookies(headers).filter(|(name, _)| *name == wanted);
@@ -35,12 +35,12 @@ pub(super) fn binding(headers: &HeaderMap, base_url: &str, session: &str) -> Opt
     }
 }
 
-/// Whether the browser brought any cookie of ours.
+/// Returns true if the browser sent any cookie of ours.
 pub(super) fn any(headers: &HeaderMap) -> bool {
     cookies(headers).any(|(name, _)| name.trim_start_matches("__Host-").starts_with("tokenward-"))
 }
 
-/// Whether the browser brought more cookies than are looked at.
+/// Returns true if the browser sent more cookies than are read.
 pub(super) fn are_too_many(headers: &HeaderMap) -> bool {
     let fields = headers.get_all(header::COOKIE).iter();
     let separators = |value: &HeaderValue| value.as_bytes().iter().filter(|byte| **byte == b';').count();
@@ -56,8 +56,9 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
         .filter_map(|pair| pair.trim().split_once('='))
 }
 
-/// Whether a form was sent from our own page. Browsers say so in `Sec-Fetch-Site`; older ones in `Origin`, which our
-/// own `Referrer-Policy` makes `null`; other clients say neither and hold no victim's session.
+/// Returns true if a form was sent from our own page. Browsers show that in `Sec-Fetch-Site`; older ones in
+/// `Origin`, which our own `Referrer-Policy` sets to `null`. Other clients send neither, and have no victim's
+/// session.
 pub(super) fn is_same_site(headers: &HeaderMap, base_url: &str) -> bool {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     match (text("sec-fetch-site"), text("origin")) {
@@ -81,7 +82,7 @@ mod tests {
         headers.insert(header::COOKIE, HeaderValue::from_str(&format!("x=1; {pair}")).expect("header"));
         assert_eq!(binding(&headers, "https://tokens.contoso.com", "s1").as_deref(), Some("b1"));
         assert_eq!(binding(&headers, "https://tokens.contoso.com", "s2"), None);
-        // A second one of the name was planted by somebody.
+        // A second cookie of the same name was planted.
         headers.append(header::COOKIE, HeaderValue::from_str(pair).expect("header"));
         assert_eq!(binding(&headers, "https://tokens.contoso.com", "s1"), None);
     }

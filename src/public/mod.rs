@@ -1,17 +1,20 @@
-//! The public listener: browsers only. A link becomes a page with one button, the button sends the browser to the
-//! authority, the callback brings it back, and a page or the product's return URL is the end.
+//! The public listener, for browsers only. A link leads to a page with one button, the button sends the
+//! browser to the authority, the callback brings it back, and the last page or the product's return URL ends
+//! the sign-in.
 //!
 //! May know: the broker, the listener's request and response, the keyring for the relay of a cross-site form.
 //!
 //! Invariants:
-//! 1. A GET changes nothing but the callback's: a mail scanner that opens a link does not use it up. And the callback's
-//!    changes something only when a person goes there: not for HEAD, and not for what a browser loads ahead.
-//! 2. No script, nothing from elsewhere, strict headers on every page (C8).
-//! 3. Nothing of the request is shown unescaped, and nothing of the authority's text at all (C9).
+//! 1. No GET changes anything, except the callback's: a mail scanner that opens a link does not use it up.
+//!    The callback's changes something only on a navigation, not on HEAD or when the browser loads ahead of
+//!    time.
+//! 2. No script, no external resource, strict headers on every page (C8).
+//! 3. Nothing from the request is shown unescaped, and none of the authority's text is shown at all (C9).
 //! 4. `Host` and forwarding headers decide nothing (C7).
 //!
-//! The one hard problem: a `form_post` callback comes cross-site, so the browser leaves our `SameSite=Lax` cookie at
-//! home. The form is sealed into a URL of ours and the browser sent there: that request brings the cookie.
+//! The one hard problem: a `form_post` callback is a cross-site request, so the browser does not send our
+//! `SameSite=Lax` cookie. The form is sealed into a URL of ours and the browser redirected there; that
+//! request has the cookie.
 
 mod callback;
 mod cookie;
@@ -47,7 +50,7 @@ pub struct PublicSite {
 }
 
 impl PublicSite {
-    /// The site over a broker.
+    /// Makes the site for a broker.
     pub fn new(
         broker: Arc<Broker>,
         keyring: Arc<Keyring>,
@@ -93,10 +96,14 @@ impl PublicSite {
         }
     }
 
-    /// A My Apps tile leads here: the launch carries no token and starts nothing by itself (login CSRF).
+    /// Makes the page for a My Apps tile. The launch has no token and must not start anything by itself
+    /// (login CSRF).
     fn launch(&self) -> Page {
         let mut page = Page::new("Connected accounts")
-            .say("This service keeps your Outlook account connected to your company's own applications. It has no pages of its own to work in.")
+            .say(
+                "This service keeps your Outlook account connected to your company's own applications. It \
+                has no pages of its own to work in.",
+            )
             .say("To connect your account, or to see what is connected, open the application that uses it.");
         for app in self.broker.apps().values() {
             if let Some(url) = app.return_urls.first() {
@@ -106,7 +113,7 @@ impl PublicSite {
         page
     }
 
-    /// `GET /connect/{session}`: says what is asked and by whom; one button.
+    /// Answers `GET /connect/{session}`: a page that says what is asked and by whom, with one button.
     async fn invitation(&self, id: &str, request: &Request) -> Response {
         let Ok(id) = SessionId::parse(id) else {
             return self.cannot_begin(CannotBegin::Gone, request);
@@ -117,7 +124,8 @@ impl PublicSite {
             Err(problem) => return self.cannot_begin(problem, request),
         };
         if view.state != SessionState::Pending {
-            // The browser that went through with it is told how it ended, anyone else only that it did.
+            // The browser that completed the sign-in learns how it ended; any other learns only that it
+            // ended.
             return match view.is_its_browser {
                 true => {
                     let page = failure::of_session(&view.state, view.gone_since, None);
@@ -130,15 +138,19 @@ impl PublicSite {
         let name = app.as_ref().map_or_else(|| view.app.to_string(), |app| app.display_name.clone());
         let mut page = Page::new(format!("Connect your account to {name}"))
             .say(format!(
-                "{} asks for access to your account, to be used as {}. You will sign in at your account's own provider and decide there; this page never sees your password.",
+                "{} asks for access to your account, to be used as {}. You will sign in at your account's \
+                 own provider and decide there; this page never sees your password.",
                 view.asked_by, view.key.connection
             ))
             .list("It will ask for", asked_for(&view.scopes))
-            .say("If you did not just ask for this yourself, close this page: whoever sent you the link would get access to your account.")
+            .say(
+                "If you did not just ask for this yourself, close this page: whoever sent you the link \
+                would get access to your account.",
+            )
             .button("Continue to sign in", format!("{}/connect/{}", self.broker.base_url(), id.expose()));
         page = page.contact(app.and_then(|app| app.support_contact.clone()));
         let mut response = self.page(StatusCode::OK, &page);
-        // The binding comes with the page, so that a button pressed twice is pressed by one browser.
+        // The binding comes with the page, so that two presses of the button come from the same browser.
         if binding.is_none() && request.method == Method::GET {
             let cookie = cookie::set(&self.broker.base_url(), id.expose(), &self.broker.new_binding());
             response.headers_mut().insert(header::SET_COOKIE, cookie);
@@ -146,7 +158,7 @@ impl PublicSite {
         response
     }
 
-    /// `POST /connect/{session}`: the button.
+    /// Answers `POST /connect/{session}`: the button.
     async fn begin(&self, id: &str, request: &Request) -> Response {
         let Ok(id) = SessionId::parse(id) else {
             return self.cannot_begin(CannotBegin::Gone, request);
@@ -223,7 +235,7 @@ impl PublicSite {
         }
     }
 
-    /// The browser came back.
+    /// Answers the callback, with which the browser comes back.
     async fn callback(&self, app: &str, request: Request) -> Response {
         let Ok(app) = AppName::parse(app) else {
             return self.page(StatusCode::NOT_FOUND, &Page::not_found());
@@ -282,7 +294,7 @@ impl PublicSite {
         }
     }
 
-    /// What writes down how a callback ended, whether or not its browser waits.
+    /// Makes the reporter that records how a callback ended, even if its browser does not wait.
     fn teller(&self, app: &AppName, request_id: &RequestId, origin: Origin) -> Arc<Tell> {
         let (events, app, request_id) = (Arc::clone(&self.events), app.clone(), request_id.clone());
         Arc::new(move |finished| {
@@ -361,7 +373,7 @@ fn who(request: &Request) -> Who<'_> {
     Who { request_id: &request.request_id, origin: request.peer.origin, listener: Listener::Public }
 }
 
-/// What the scopes mean, each thing once.
+/// Describes the scopes, without repetition.
 fn asked_for(scopes: &[String]) -> Vec<String> {
     let mut said = Vec::new();
     for words in scopes.iter().map(|scope| in_words(scope)) {
@@ -372,7 +384,7 @@ fn asked_for(scopes: &[String]) -> Vec<String> {
     said
 }
 
-/// A scope as a person says it; an unknown one as it stands.
+/// Describes a scope in plain words; an unknown one is shown as it is.
 fn in_words(scope: &str) -> String {
     let name = scope.rsplit('/').next().unwrap_or(scope).to_ascii_lowercase();
     let words = match name.as_str() {

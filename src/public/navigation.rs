@@ -1,23 +1,25 @@
-//! Whether a request is a person's: somebody opened this address and looks at the answer.
+//! Recognition of navigations: requests whose answer a person sees, because the person opened the address.
 //!
-//! Browsers load pages ahead (prefetch, prerender, previews) and send our cookies along; mail scanners ask with HEAD
-//! first. What such a request gets is thrown away, so nothing may be spent on it.
+//! Browsers load pages ahead of time (prefetch, prerender, previews) and send our cookies with these
+//! requests; mail scanners send HEAD first. Their answers are discarded, so such a request must not use
+//! anything up.
 //!
-//! A request ahead of its time is answered 503 and is not to be kept: a browser then forgets what it loaded and asks
-//! anew when the person goes there (Chrome drops what is not 2xx, and a prerendered page whose status is 4xx or 5xx).
-//! With a 2xx it would show what it had instead. HEAD is a page's headers, without doing what the page does. OPTIONS
-//! says which methods there are.
+//! A request ahead of time is answered with 503 and must not be cached. The browser then forgets the page and
+//! asks again when the person goes there (Chrome drops a prefetch without a 2xx status, and a prerendered
+//! page with 4xx or 5xx). After a 2xx it would show the earlier page. HEAD returns a page's headers without
+//! the page's effects. OPTIONS lists the methods.
 
 use http::HeaderMap;
 
-/// Where browsers say that they load ahead: the Fetch standard's name, and older ones of Chrome, Safari and Firefox.
+/// Headers that announce loading ahead of time: the Fetch standard's, and older ones of Chrome, Safari and
+/// Firefox.
 const PURPOSES: [&str; 4] = ["sec-purpose", "purpose", "x-purpose", "x-moz"];
 const AHEAD: [&str; 3] = ["prefetch", "prerender", "preview"];
 
-/// Whether nobody looks at the answer yet: it is loaded ahead, or by a page's script, image or frame element and not by
-/// going there (`Sec-Fetch-Mode`). Clients that say nothing of either kind count as persons.
+/// Returns true if nobody sees the answer yet: the page is loaded ahead of time, or by a script, an image or
+/// a frame of another page (`Sec-Fetch-Mode`). A client that sends neither kind of header counts as a person.
 pub(super) fn is_ahead(headers: &HeaderMap) -> bool {
-    // One walk over a value, whatever it holds: strangers write it.
+    // The value is scanned once, whatever it contains: strangers write it.
     let says = |name: &str, words: &[&str]| {
         headers.get_all(name).iter().any(|value| {
             let mut parts = value.as_bytes().split(|byte| matches!(byte, b';' | b','));

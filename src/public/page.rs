@@ -1,5 +1,5 @@
-//! What a person sees: what happened, what to do, whom to ask. One template, no script, one style sheet inline under
-//! a hash.
+//! The pages for people: what happened, what to do, whom to ask. There is one template, no script, and one
+//! inline style sheet that is allowed by its hash.
 
 use askama::Template;
 use base64::Engine;
@@ -10,14 +10,19 @@ use crate::broker::SessionFailure;
 use crate::broker::sign_in::CallbackProblem;
 
 const SHEET: &str = "body{font:17px/1.55 system-ui,sans-serif;color:#1b1b1f;background:#f5f5f7;margin:0}\
-main{max-width:34rem;margin:8vh auto;padding:2rem 2.25rem;background:#fff;border-radius:12px;box-shadow:0 1px 6px #0002}\
-h1{font-size:1.4rem;margin:0 0 1rem}h2{font-size:1rem;margin:1.25rem 0 .25rem}ul{margin:.25rem 0 1rem;padding-left:1.2rem}\
-button,a.go{display:inline-block;font:inherit;background:#0b57d0;color:#fff;border:0;border-radius:8px;padding:.7rem 1.2rem;margin:.75rem 0;text-decoration:none;cursor:pointer}\
-code{display:block;overflow-wrap:anywhere;background:#f0f1f4;border-radius:8px;padding:.75rem;font-size:.85rem;user-select:all}\
+main{max-width:34rem;margin:8vh auto;padding:2rem 2.25rem;background:#fff;border-radius:12px;\
+box-shadow:0 1px 6px #0002}\
+h1{font-size:1.4rem;margin:0 0 1rem}h2{font-size:1rem;margin:1.25rem 0 .25rem}\
+ul{margin:.25rem 0 1rem;padding-left:1.2rem}\
+button,a.go{display:inline-block;font:inherit;background:#0b57d0;color:#fff;border:0;border-radius:8px;\
+padding:.7rem 1.2rem;margin:.75rem 0;text-decoration:none;cursor:pointer}\
+code{display:block;overflow-wrap:anywhere;background:#f0f1f4;border-radius:8px;padding:.75rem;\
+font-size:.85rem;user-select:all}\
 .ask{color:#555;font-size:.92rem}\
-@media(prefers-color-scheme:dark){body{background:#17171a;color:#e8e8ea}main{background:#222226}code{background:#2d2d33}.ask{color:#aaa}}";
+@media(prefers-color-scheme:dark){body{background:#17171a;color:#e8e8ea}main{background:#222226}\
+code{background:#2d2d33}.ask{color:#aaa}}";
 
-/// The style sheet and the policy that lets just it in.
+/// The style sheet, and the policy that allows only it.
 pub(super) struct Style {
     sheet: &'static str,
     pub(super) policy: HeaderValue,
@@ -27,9 +32,10 @@ impl Style {
     pub(super) fn new() -> Self {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, SHEET.as_bytes());
         let hash = STANDARD.encode(digest.as_ref());
-        // A form's redirect must be allowed as well as its target: the button leads to the authority.
+        // The policy must also allow the target of a form's redirect: the button leads to the authority.
         let policy = format!(
-            "default-src 'none'; style-src 'sha256-{hash}'; form-action 'self' https: http://127.0.0.1:* http://localhost:*; frame-ancestors 'none'; base-uri 'none'"
+            "default-src 'none'; style-src 'sha256-{hash}'; form-action 'self' https: http://127.0.0.1:* \
+             http://localhost:*; frame-ancestors 'none'; base-uri 'none'"
         );
         Style { sheet: SHEET, policy: HeaderValue::from_str(&policy).expect("the policy is ASCII") }
     }
@@ -108,7 +114,7 @@ impl Page {
         self
     }
 
-    /// What whoever helps needs: the authority's checked words, and a reference that stands in the log.
+    /// Adds what a helper needs: the authority's checked words, and a reference that the log has too.
     pub(super) fn for_support(mut self, failure: &SessionFailure, reference: &str) -> Self {
         let numbers = failure.answer.error_codes.iter().map(|code| format!("AADSTS{code}"));
         let words = failure.answer.error.clone().into_iter().chain(numbers);
@@ -121,31 +127,47 @@ impl Page {
     }
 
     pub(super) fn not_found() -> Self {
-        Page::new("There is nothing here")
-            .say("The address is not one of this service's. Open the link you were given again, or ask for a new one.")
+        Page::new("There is nothing here").say(
+            "The address is not one of this service's. Open the link you were given again, or ask for \
+                a new one.",
+        )
     }
 
     pub(super) fn not_understood() -> Self {
         Page::new("That did not work")
             .say("What came back from the sign-in is not complete, so nothing was done with it.")
-            .say("Go back to the application you came from. It shows whether your account is connected; if it is not, start again there.")
+            .say(
+                "Go back to the application you came from. It shows whether your account is connected; if \
+                it is not, start again there.",
+            )
     }
 
     pub(super) fn too_many_parameters() -> Self {
         Page::new("That did not work")
-            .say("This address was opened with more than a sign-in sends, so nothing of it was read and nothing was done.")
-            .say("Go back to the application you came from. It shows whether your account is connected; if it is not, start again there.")
+            .say(
+                "This address was opened with more than a sign-in sends, so nothing of it was read and \
+                nothing was done.",
+            )
+            .say(
+                "Go back to the application you came from. It shows whether your account is connected; if \
+                it is not, start again there.",
+            )
     }
 
     pub(super) fn link_gone() -> Self {
         Page::new("This link does not work any more")
             .say("Connect links are for one use and for a short time. Opening this one again did nothing.")
-            .say("Go back to the application you came from. It shows whether your account is connected; if it is not, ask for a new link there.")
+            .say(
+                "Go back to the application you came from. It shows whether your account is connected; if \
+                it is not, ask for a new link there.",
+            )
     }
 
     pub(super) fn already_used() -> Self {
-        Page::new("This link was used already")
-            .say("The sign-in it was made for is done. Go back to the application you came from: it shows whether your account is connected.")
+        Page::new("This link was used already").say(
+            "The sign-in it was made for is done. Go back to the application you came from: it shows \
+                whether your account is connected.",
+        )
     }
 
     pub(super) fn only_for_browsers() -> Self {
@@ -155,8 +177,14 @@ impl Page {
 
     pub(super) fn too_many_cookies(host: &str) -> Self {
         Page::new("Your browser sent too much")
-            .say(format!("It sent more than this service can read. Nearly always that is cookies which other pages have left for {host} or the domain it is in."))
-            .say(format!("Delete the cookies of {host} and of its domain in your browser's settings, or use a private window. Then go back to the application you came from and start again."))
+            .say(format!(
+                "It sent more than this service can read. Nearly always that is cookies which \
+                other pages have left for {host} or the domain it is in."
+            ))
+            .say(format!(
+                "Delete the cookies of {host} and of its domain in your browser's settings, or use \
+                a private window. Then go back to the application you came from and start again."
+            ))
     }
 
     pub(super) fn opened_ahead() -> Self {
@@ -189,29 +217,39 @@ impl Page {
     }
 
     pub(super) fn try_again_later() -> Self {
-        Page::new("Please try again in a minute")
-            .say("The sign-in service or our own storage does not answer right now. Nothing was changed, and your link still works.")
+        Page::new("Please try again in a minute").say(
+            "The sign-in service or our own storage does not answer right now. Nothing was changed, \
+                and your link still works.",
+        )
     }
 
     pub(super) fn crowded() -> Self {
-        Page::new("Please reload this page in a few seconds")
-            .say("Many people are signing in at once, and your turn has not come yet. Nothing was changed: reload this page, and your sign-in goes on.")
+        Page::new("Please reload this page in a few seconds").say(
+            "Many people are signing in at once, and your turn has not come yet. Nothing was changed: \
+                reload this page, and your sign-in goes on.",
+        )
     }
 
     pub(super) fn operator_must_act() -> Self {
-        Page::new("Connecting is not possible right now")
-            .say("The sign-in service does not accept this application at the moment. That is not your account's fault: the people who run this service have to mend it. Your link still works once they have.")
+        Page::new("Connecting is not possible right now").say(
+            "The sign-in service does not accept this application at the moment. That is not your \
+                account's fault: the people who run this service have to mend it. Your link still works \
+                once they have.",
+        )
     }
 
     pub(super) fn approval_noted() -> Self {
         Page::new("Thank you")
-            .say("Your answer came back. If you approved, the people in your organisation can connect their accounts now; connections that were waiting are tried again by themselves.")
+            .say(
+                "Your answer came back. If you approved, the people in your organisation can connect their \
+                accounts now; connections that were waiting are tried again by themselves.",
+            )
             .say("You can close this page.")
     }
 
     pub(super) fn of_callback_problem(problem: &CallbackProblem, admin: bool) -> (StatusCode, Self) {
         match problem {
-            // A link shown on an error page waits for no session: its answer is still an answer.
+            // An administrator's link from an error page belongs to no session, but its answer is valid.
             CallbackProblem::UnknownState if admin => (StatusCode::OK, Page::approval_noted()),
             CallbackProblem::UnknownState => (StatusCode::BAD_REQUEST, Page::link_gone()),
             CallbackProblem::AnotherBrowser => (StatusCode::FORBIDDEN, Page::another_browser()),

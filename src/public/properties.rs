@@ -1,4 +1,4 @@
-//! What holds for everything that a browser brings.
+//! Properties of all input from browsers.
 
 use http::{HeaderMap, HeaderValue, header};
 
@@ -7,14 +7,14 @@ use super::cookie;
 use crate::broker::sign_in::CallbackOutcome;
 use crate::domain::id::AppName;
 
-/// Panics if a query or a form is understood that means something else when it is written anew.
+/// Panics if a query or a form is accepted that means something else when it is rewritten.
 pub fn a_callback_is_read_in_one_way(input: &[u8]) {
     let app = AppName::parse("outlook").expect("a name");
     let none = |_: &str| None;
     let Ok(read) = Parameters::read(input) else { return };
     let read = read.callback(&app, &none);
     assert!((1..=512).contains(&read.state.len()) && !read.only_repeats);
-    // With a second word of a kind it would be an answer of two meanings.
+    // A second parameter of a kind would give the answer two meanings.
     let seconds: &[&str] = match read.outcome {
         CallbackOutcome::AdminConsent { .. } => &["state=x"],
         _ => &["state=x", "code=x", "error=x"],
@@ -67,7 +67,8 @@ fn is_word(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'))
 }
 
-/// Panics if a binding is found that is not the value of the one cookie of its name. Each line is one `Cookie`.
+/// Panics if a binding is found that is not the value of the only cookie of its name. Each line is one
+/// `Cookie`.
 pub fn a_binding_is_one_cookie_s_value(input: &[u8]) {
     let mut headers = HeaderMap::new();
     for line in input.split(|byte| *byte == b'\n') {
@@ -92,7 +93,7 @@ pub fn a_binding_is_one_cookie_s_value(input: &[u8]) {
         assert!(cookie::any(&with_ours));
         let after = cookie::binding(&with_ours, base, "session-1");
         match (before, after.as_deref()) {
-            // Two of one name: one of them was planted.
+            // Of two cookies with the same name, one was planted.
             (Some(_), None) => {}
             (None, None | Some("b1")) => {}
             other => panic!("{other:?}"),
