@@ -1,4 +1,4 @@
-//! Arguments as values: what is wrong with one is said before anything else happens.
+//! Argument types: a wrong argument is reported before anything else happens.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub(super) struct ConnectionArgs {
     pub(super) connection: ConnectionName,
 }
 
-/// The same of one that is there: its name may be from before some were ruled out.
+/// Like [`ConnectionArgs`], for an existing connection, whose name may be older than today's rules.
 #[derive(clap::Args, Debug, Clone)]
 pub(super) struct StoredConnectionArgs {
     /// The app, as in [apps.APP]
@@ -42,12 +42,12 @@ pub(super) fn caller_name(text: &str) -> Result<CallerName, InvalidName> {
     CallerName::parse(text)
 }
 
-/// What is wrong with a duration.
+/// Error: the text is no duration.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("must be a number with a unit, such as 90s, 30m, 12h or 365d")]
 pub(super) struct NoDuration;
 
-/// `90s`, `30m`, `12h`, `365d`; not zero.
+/// Parses `90s`, `30m`, `12h` or `365d`; zero is refused.
 pub(super) fn duration(text: &str) -> Result<Duration, NoDuration> {
     let (digits, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or(NoDuration)?;
     let seconds: u64 = match unit {
@@ -67,7 +67,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, NoDuration> {
     }
 }
 
-/// A duration, or whole seconds as the API has them.
+/// Parses a duration, or whole seconds as in the API.
 pub(super) fn seconds(text: &str) -> Result<Duration, NoDuration> {
     match text.parse() {
         Ok(0) => Err(NoDuration),

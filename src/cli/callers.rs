@@ -1,4 +1,4 @@
-//! `callers`: API keys, in the files that the configuration names. With or without a running daemon.
+//! `callers`: API keys in the files that the configuration names, with or without a running daemon.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,10 +16,10 @@ use crate::callers::key_file::{self, DEFAULT_LIFETIME, KeyFileError, KeyInfo};
 use crate::config::{Authenticate, Config};
 use crate::domain::id::CallerName;
 
-/// Longer than any key should live, and short enough that the year still has four digits.
+/// Longest life of a key: longer than any key should live, and short enough for a year of four digits.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// A daemon on the same machine answers at once, or does not run.
+/// Time for a daemon on the same machine to answer.
 const ASK_DAEMON: Duration = Duration::from_secs(2);
 
 /// What to do with a caller's keys.
@@ -87,20 +87,21 @@ fn add(
         .map_err(|error| failed(&error, path))?;
     let expires_at = info.expires_at.rfc3339();
     if as_json {
-        return world.output.json(
-            &json!({ "caller": caller.as_str(), "id": info.id, "key": key.expose(), "expires_at": expires_at }),
-        );
+        return world.output.json(&json!({
+            "caller": caller.as_str(), "id": info.id, "key": key.expose(), "expires_at": expires_at,
+        }));
     }
     let shown = world.output.data(key.expose());
     world.output.say(&format!(
-        "Key {} of caller {caller}, until {expires_at}. It is shown this once and kept nowhere; only its hash is in {}.",
+        "Key {} of caller {caller}, until {expires_at}. It is shown this once and kept nowhere; only its \
+         hash is in {}.",
         info.id,
         path.display()
     ));
     shown
 }
 
-/// When each key was last used, as far as a running daemon knows: since its start. Empty when none can be asked.
+/// Returns when each key was last used since the daemon's start. Empty if no daemon answers.
 fn last_used(caller: &CallerName, config: &ConfigPath, world: &mut World) -> BTreeMap<String, String> {
     let reach = ReachArgs { key_file: None, endpoint: None };
     let Ok(client) = reach.admin(config, world) else { return BTreeMap::new() };
@@ -164,8 +165,8 @@ fn list(
     for key in keys.iter().filter(|key| key.is_live(now)) {
         if let Some(sealing_key) = &key.sealing_key {
             world.output.say(&format!(
-                "The key {} is from before 0.2: it works only while the sealing key {sealing_key} is in the keyring. \
-                 `tokenward callers add-key {caller}` makes one that needs no sealing key.",
+                "The key {} is from before 0.2: it works only while the sealing key {sealing_key} is in the \
+                 keyring. `tokenward callers add-key {caller}` makes one that needs no sealing key.",
                 key.id
             ));
         }
@@ -176,7 +177,7 @@ fn list(
 fn retire(config: &Config, caller: &CallerName, id: &str, world: &mut World) -> Result<(), Failure> {
     let paths = key_files(config, caller)?;
     let holds = |path: &&Path| key_file::list(path).is_ok_and(|keys| keys.iter().any(|key| key.id == id));
-    // Where no file has it, the first one says which ids there are.
+    // If no file has it, the first one reports the existing ids.
     let path = paths.iter().copied().find(holds).unwrap_or(paths[0]);
     key_file::retire(path, id).map_err(|error| failed(&error, path))?;
     world.output.say(&format!(
@@ -185,7 +186,7 @@ fn retire(config: &Config, caller: &CallerName, id: &str, world: &mut World) -> 
     Ok(())
 }
 
-/// The caller's key files; at least one.
+/// Returns the caller's key files; at least one.
 fn key_files<'a>(config: &'a Config, caller: &CallerName) -> Result<Vec<&'a Path>, Failure> {
     let Some(settings) = config.callers.get(caller.as_str()) else {
         let known: Vec<String> = config.callers.keys().map(|name| format!("`{name}`")).collect();
@@ -205,7 +206,8 @@ fn key_files<'a>(config: &'a Config, caller: &CallerName) -> Result<Vec<&'a Path
         .collect();
     if paths.is_empty() {
         return Err(Failure::usage(format!("caller `{caller}` has no file for API keys")).hint(format!(
-            "add one to callers.{caller}.authenticate: {{ api_keys = \"/etc/tokenward/callers/{caller}.keys\" }}"
+            "add one to callers.{caller}.authenticate: {{ api_keys = \
+             \"/etc/tokenward/callers/{caller}.keys\" }}"
         )));
     }
     Ok(paths)

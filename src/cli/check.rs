@@ -1,4 +1,4 @@
-//! `check`: everything that can be known to be wrong before the daemon starts, without the network.
+//! `check`: finds every mistake that can be found before the daemon starts, without the network.
 
 use serde_json::json;
 
@@ -23,9 +23,9 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
             if args.json {
                 let mistakes: Vec<String> = errors.mistakes.iter().map(ToString::to_string).collect();
                 let apps: [(); 0] = [];
-                world.output.json(
-                    &json!({ "config": file, "ok": false, "mistakes": mistakes, "warnings": apps, "apps": apps }),
-                )?;
+                world.output.json(&json!({
+                    "config": file, "ok": false, "mistakes": mistakes, "warnings": apps, "apps": apps,
+                }))?;
             }
             return Err(config.failure(&errors));
         }
@@ -50,7 +50,8 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
             .map(|(app, uri)| json!({ "app": app, "redirect_uri": uri, "way_out": way_out(app) }))
             .collect();
         world.output.json(&json!({
-            "config": file, "ok": mistakes.is_empty(), "mistakes": mistakes, "warnings": warnings, "apps": apps,
+            "config": file, "ok": mistakes.is_empty(), "mistakes": mistakes, "warnings": warnings,
+            "apps": apps,
         }))?;
     } else {
         for (app, uri) in &redirects {
@@ -62,7 +63,8 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
                 .output
                 .data(&format!("{app}: the authority {} is reached {way}", settings.authority.host()))?;
             world.output.data(&format!(
-                "{app}: its secrets go to no other token host than before until you say so: tokenward credentials confirm {app} HOST"
+                "{app}: its secrets go to no other token host than before until you say so: tokenward \
+                 credentials confirm {app} HOST"
             ))?;
         }
     }
@@ -108,12 +110,16 @@ mod tests {
     #[test]
     fn every_file_that_is_wrong_is_named_with_its_key() {
         let rest = format!(
-            "store.kind = \"redis\"\nstore.url = \"rediss://r\"\nstore.password_file = \"pw\"\nstore.ca_file = \"ca\"\n\
-             listen.ops.tls = {{ certificate = \"cert\", key = \"key\" }}\naudit.path = \"nowhere/audit.log\"\n{APP}\
-             [[apps.outlook.credentials]]\nid = \"a\"\nkind = \"secret\"\nfile = \"open\"\nexpires = 2027-05-20\n\
+            "store.kind = \"redis\"\nstore.url = \"rediss://r\"\nstore.password_file = \
+             \"pw\"\nstore.ca_file = \"ca\"\n\
+             listen.ops.tls = {{ certificate = \"cert\", key = \"key\" }}\naudit.path = \
+             \"nowhere/audit.log\"\n{APP}\
+             [[apps.outlook.credentials]]\nid = \"a\"\nkind = \"secret\"\nfile = \"open\"\nexpires = \
+             2027-05-20\n\
              [[apps.outlook.credentials]]\nid = \"b\"\nkind = \"certificate\"\nfile = \"junk\"\n\
              [callers.a]\nauthenticate = [{{ unix_user = \"nobody-here\" }}, {{ api_keys = \"junk\" }}]\n\
-             [callers.b]\nauthenticate = [{{ unix_user = 7 }}]\n[callers.c]\nauthenticate = [{{ unix_user = 7 }}]\n"
+             [callers.b]\nauthenticate = [{{ unix_user = 7 }}]\n[callers.c]\nauthenticate = [{{ unix_user = \
+             7 }}]\n"
         );
         let (scene, config) = scene(&rest);
         scene.file("open", "hunter2", 0o644);
@@ -172,7 +178,7 @@ mod tests {
         std::fs::create_dir(scene.path("credentials")).expect("a directory");
         chown(scene.path("ring"), Some(Uid::from_raw(4711)), Some(Gid::from_raw(4712))).expect("chown");
         let file = "credentials/a@2027-05-20.secret";
-        // Whose file it is, which group's, its mode, and whether the daemon would take it.
+        // Owner, group and mode of the file, and whether the daemon would accept it.
         for (user, group, mode, good) in [
             (4711, 0, 0o600, true),
             (4711, 4712, 0o640, false),

@@ -1,4 +1,5 @@
-//! A caller of the daemon's APIs: HTTP/1.1 over a Unix socket or loopback TCP, one connection a request.
+//! A client of the daemon's APIs: HTTP/1.1 over a Unix socket or loopback TCP, one connection for each
+//! request.
 
 use std::fmt;
 use std::io;
@@ -22,11 +23,11 @@ use crate::callers::api_key::PresentedKey;
 use crate::config::{self, ConfigErrors, HttpUrl, ListenConfig, Listener};
 use crate::secret_file::SecretReader;
 
-/// How long a request may take; longer than the daemon lets a caller wait for a refresh.
+/// Time for a request; longer than the daemon lets a caller wait for a refresh.
 pub(super) const DEADLINE: Duration = Duration::from_secs(40);
-/// A page of connections is far smaller.
+/// Largest answer; a page of connections is far smaller.
 const LARGEST_ANSWER: usize = 16 * 1024 * 1024;
-/// What may stand in a path segment or a query value as it is (RFC 3986 §2.3).
+/// Characters escaped in a path segment or a query value (all but those of RFC 3986 §2.3).
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// How to reach the daemon, and as whom.
@@ -41,12 +42,12 @@ pub(super) struct ReachArgs {
 }
 
 impl ReachArgs {
-    /// A client of the local API.
+    /// Makes a client of the local API.
     pub(super) fn local(&self, config: &ConfigPath, world: &mut World) -> Result<Client, Failure> {
         self.client(config, world, "listen.local", |listen| &listen.local)
     }
 
-    /// A client of the admin API.
+    /// Makes a client of the admin API.
     pub(super) fn admin(&self, config: &ConfigPath, world: &mut World) -> Result<Client, Failure> {
         self.client(config, world, "listen.admin", |listen| &listen.admin)
     }
@@ -59,7 +60,7 @@ impl ReachArgs {
         listeners: fn(&ListenConfig) -> &Vec<Listener>,
     ) -> Result<Client, Failure> {
         let endpoint = match &self.endpoint {
-            // The configuration is not looked at then: it may well be on another file system.
+            // The configuration is not read then: it may be on another file system.
             Some(endpoint) => endpoint.clone(),
             None => {
                 let (listen, mistakes) =
@@ -75,8 +76,10 @@ impl ReachArgs {
                 if let Some(ConfigErrors { mistakes }) = mistakes {
                     let (number, first) = (mistakes.len(), mistakes.first().map(ToString::to_string));
                     world.output.say(&format!(
-                        "warning: the configuration has mistakes ({number}; `tokenward check{}` shows them), the first: {}\n\
-                         warning: asking the daemon at {endpoint}, as far as the file can be read; --endpoint names another",
+                        "warning: the configuration has mistakes ({number}; `tokenward check{}` shows \
+                         them), the first: {}\n\
+                         warning: asking the daemon at {endpoint}, as far as the file can be read; \
+                         --endpoint names another",
                         config.option(),
                         first.unwrap_or_default(),
                     ));
@@ -106,16 +109,16 @@ fn read_key(path: &Path, world: &World) -> Result<Zeroizing<String>, Failure> {
     }
 }
 
-/// Where the daemon listens.
+/// The daemon's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Endpoint {
     /// A Unix socket.
     Unix(PathBuf),
-    /// Loopback TCP: what is sent there cannot be read on the way.
+    /// Loopback TCP: nobody can read it on the way.
     Tcp { host: String, port: u16 },
 }
 
-/// What is wrong with an endpoint.
+/// Error: the text is no endpoint.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("must be unix:/path/of/a/socket or http://127.0.0.1:PORT, which must be this machine")]
 pub(super) struct NoEndpoint;
@@ -134,7 +137,7 @@ impl Endpoint {
         Ok(Endpoint::Tcp { host: url.host().to_owned(), port: url.port() })
     }
 
-    /// The first Unix socket, else the first loopback TCP listener without TLS.
+    /// Picks the first Unix socket, or else the first loopback TCP listener without TLS.
     fn of(listeners: &[Listener]) -> Option<Self> {
         let unix = listeners.iter().find_map(|listener| match listener {
             Listener::Unix { path, .. } => Some(Endpoint::Unix(path.clone())),
@@ -168,48 +171,48 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// One who asks the daemon.
+/// An HTTP client of the daemon.
 pub(super) struct Client {
     endpoint: Endpoint,
     key: Option<Zeroizing<String>>,
 }
 
-/// Why there is no good answer.
+/// Reason why there is no good answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClientError {
-    /// Nobody took the call.
+    /// The connection failed.
     #[error("cannot reach the daemon at {endpoint}: {source}")]
     Unreachable {
-        /// Where.
+        /// The endpoint.
         endpoint: Endpoint,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The call broke off.
+    /// The exchange broke off.
     #[error("the daemon at {endpoint} broke off: {problem}")]
     Broken {
-        /// Where.
+        /// The endpoint.
         endpoint: Endpoint,
-        /// How.
+        /// The cause.
         problem: String,
     },
-    /// No whole answer within the deadline.
+    /// No complete answer came within the deadline.
     #[error("the daemon at {endpoint} did not answer within {} s", deadline.as_secs())]
     TimedOut {
-        /// Where.
+        /// The endpoint.
         endpoint: Endpoint,
-        /// How long we waited.
+        /// The deadline.
         deadline: Duration,
     },
-    /// An answer, but none of tokenward's.
+    /// The answer is not tokenward's.
     #[error("what listens at {endpoint} answered {status} with something that is not tokenward's")]
     Foreign {
-        /// Where.
+        /// The endpoint.
         endpoint: Endpoint,
-        /// The status.
+        /// The HTTP status.
         status: StatusCode,
     },
-    /// The daemon said no.
+    /// The daemon refused.
     #[error("{0}")]
     Refused(Box<SeenProblem>),
 }
@@ -262,7 +265,7 @@ impl fmt::Display for SeenProblem {
 }
 
 impl ClientError {
-    /// Whether asking again later may help.
+    /// Returns true if a later try may succeed.
     pub(super) fn is_passing(&self) -> bool {
         match self {
             ClientError::Unreachable { source, .. } => source.kind() != io::ErrorKind::PermissionDenied,
@@ -309,7 +312,7 @@ impl From<ClientError> for Failure {
 }
 
 impl Client {
-    /// Asks, and gives the answer's JSON; null when it has no body.
+    /// Sends a request and returns the answer's JSON; null if it has no body.
     pub(super) async fn ask(
         &self,
         method: Method,
@@ -348,7 +351,7 @@ impl Client {
         }
     }
 
-    /// [`ask`](Self::ask) with GET.
+    /// Sends a GET with [`ask`](Self::ask).
     pub(super) async fn get(&self, target: &str) -> Result<Value, ClientError> {
         self.ask(Method::GET, target, None, DEADLINE).await
     }
@@ -400,7 +403,7 @@ impl Client {
                 .map_err(|error| broken(error.to_string()))?;
             Ok((status, body.to_bytes()))
         };
-        // The connection is driven only as long as the answer is waited for; what goes wrong with it, the answer tells.
+        // The connection is driven only while the answer is awaited; its failures show in the answer.
         let drive = async {
             let _ = connection.await;
             std::future::pending::<()>().await;
@@ -413,13 +416,13 @@ impl Client {
     }
 }
 
-/// A path from its segments, and a query from those of its parameters that have a value.
+/// Builds a path from its segments, and a query from those of its parameters that have a value.
 pub(super) fn target(segments: &[&str], query: &[(&str, Option<&str>)]) -> String {
     let mut target = String::new();
     for segment in segments {
         target.push('/');
         match *segment {
-            // As they are, they would mean another place.
+            // Unescaped, they would name another path.
             "." => target.push_str("%2E"),
             ".." => target.push_str("%2E%2E"),
             segment => target.extend(utf8_percent_encode(segment, ESCAPED)),
@@ -438,7 +441,7 @@ pub(super) fn target(segments: &[&str], query: &[(&str, Option<&str>)]) -> Strin
     target
 }
 
-/// A member's text, fit to be shown; empty when it is none.
+/// Returns a member's text, safe to show; empty if there is none.
 pub(super) fn text<'a>(value: &'a Value, member: &str) -> &'a str {
     value.get(member).and_then(Value::as_str).unwrap_or_default()
 }
@@ -506,7 +509,7 @@ mod tests {
         assert!(ended.code == 2 && !ended.err.contains("hunter2"), "{}", ended.err);
     }
 
-    /// What a client makes of one raw answer.
+    /// Feeds a raw answer to a client, and returns its request and its result.
     fn answer(raw: &'static str) -> (String, Result<Value, Failure>) {
         let folder = tempfile::tempdir().expect("temp dir");
         let path = folder.path().join("s");
@@ -535,12 +538,15 @@ mod tests {
         assert_eq!(empty.expect("nothing"), Value::Null);
 
         let (_, problem) = answer(
-            "HTTP/1.1 409 Conflict\r\nConnection: close\r\n\r\n{\"code\":\"reauthorization_required\",\"detail\":\"gone\\u001b[2J\",\"hint\":\"do this\",\"reason\":\"grant_expired\",\"request_id\":\"r1\",\"error\":\"invalid_grant\",\"error_codes\":[70008]}",
+            "HTTP/1.1 409 Conflict\r\nConnection: close\r\n\r\n{\"code\":\"reauthorization_required\",\
+             \"detail\":\"gone\\u001b[2J\",\"hint\":\"do this\",\"reason\":\"grant_expired\",\
+             \"request_id\":\"r1\",\"error\":\"invalid_grant\",\"error_codes\":[70008]}",
         );
         let problem = problem.expect_err("a problem");
         assert_eq!(
             problem.message,
-            "gone\\u{1b}[2J (reauthorization_required, reason grant_expired, request_id r1, authority invalid_grant, codes AADSTS70008)"
+            "gone\\u{1b}[2J (reauthorization_required, reason grant_expired, request_id r1, authority \
+             invalid_grant, codes AADSTS70008)"
         );
         assert_eq!(problem.hints, ["do this"]);
 

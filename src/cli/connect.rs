@@ -1,7 +1,7 @@
-//! `connect`: a connect session from the command line, as any caller makes one over the local API.
+//! `connect`: a connect session from the command line, made over the local API as any caller makes one.
 //!
-//! The link is data and goes to standard output; everything else is words. Nothing is handed out for the connection
-//! until the account that came back has been confirmed, so the question is asked by default.
+//! The link is data and goes to standard output; everything else is words. No token is handed out for the
+//! connection before the account is confirmed, so the command asks about it by default.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use super::output::shown;
 use super::{ConfigPath, Failure, World, block_on};
 use crate::domain::account::PERSONAL_TENANT;
 
-/// How long one look at the session waits for news; the API takes up to 60 s.
+/// Length of one long poll of the session; the API takes up to 60 s.
 const POLL: Duration = Duration::from_secs(25);
-/// How often a dot says that we still wait.
+/// Time between two progress dots.
 const DOT: Duration = Duration::from_secs(2);
-/// The least time between two looks, should the daemon answer at once.
+/// Least time between two polls, if the daemon answers at once.
 const BREATH: Duration = Duration::from_millis(300);
-/// So many looks in a row may fail while the daemon restarts.
+/// Most failed polls in a row, for a restart of the daemon.
 const MOST_FAILURES: u32 = 30;
 
 /// What to connect.
@@ -35,7 +35,8 @@ pub(super) struct Args {
     /// The user name to fill in on the sign-in page
     #[arg(long, value_name = "NAME")]
     login_hint: Option<String>,
-    /// Where the browser goes afterwards; must be among the app's return_urls. The product there confirms then
+    /// Where the browser goes afterwards; must be among the app's return_urls. The product there confirms
+    /// then
     #[arg(long, value_name = "URL")]
     return_url: Option<String>,
     /// Let another account take the place of the one that the connection has
@@ -44,7 +45,8 @@ pub(super) struct Args {
     /// Confirm whichever account comes back, without asking
     #[arg(long)]
     yes: bool,
-    /// Print {app, connection, id, connect_url, expires_at, state, reason, account}; the link goes to standard error
+    /// Print {app, connection, id, connect_url, expires_at, state, reason, account}; the link goes to
+    /// standard error
     #[arg(long)]
     json: bool,
     /// Make the session, print the link and end
@@ -80,7 +82,8 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
                 conclude(&ended, args, world)
             }
             _ = tokio::signal::ctrl_c() => Err(Failure::failed(format!(
-                "stopped waiting; the session {} stays: the link works until {}, and nothing is handed out until the account is confirmed",
+                "stopped waiting; the session {} stays: the link works until {}, and nothing is handed out \
+                 until the account is confirmed",
                 shown(&session.id), shown(&session.expires_at)
             ))
             .hint("run the command again for a new link")),
@@ -141,7 +144,7 @@ async fn start(client: &Client, args: &Args) -> Result<Session, Failure> {
     Ok(session)
 }
 
-/// Waits until the session has come to an end, confirming on the way; gives its last state.
+/// Waits until the session ends, and confirms it on the way. Returns its last state.
 async fn follow(
     client: &Client,
     args: &Args,
@@ -216,7 +219,8 @@ async fn confirm(
     Ok(client.ask(Method::POST, &target, Some(&json!({ "account": account })), DEADLINE).await?)
 }
 
-/// Who came back. What the provider vouches for comes first; a name is whatever somebody chose, and may look like another's.
+/// Describes who signed in. The provider's verified values come first; the user can choose the name, which
+/// may look like another's.
 fn signed_in(account: &Value, name: &str) -> String {
     let ids = [("tenant", "tid"), ("issuer", "iss"), ("object id", "oid"), ("subject", "sub")];
     let lines: Vec<String> = ids
@@ -229,12 +233,13 @@ fn signed_in(account: &Value, name: &str) -> String {
         false => "",
     };
     format!(
-        "Somebody signed in:\n{}{personal}  name       {name} (chosen by them or their organisation; it proves nothing)",
+        "Somebody signed in:\n{}{personal}  name       {name} (chosen by them or their organisation; it \
+         proves nothing)",
         lines.concat()
     )
 }
 
-/// The end of a session in words and as an exit code.
+/// Reports the end of a session, and chooses the exit code.
 fn conclude(ended: &Value, args: &Args, world: &mut World) -> Result<(), Failure> {
     let key = &args.connection;
     if text(ended, "state") == "connected" {
@@ -284,7 +289,7 @@ mod tests {
     use super::*;
     use crate::cli::testing::{Ended, Scene};
 
-    /// Runs `connect` against a daemon that gives these answers one after the other; gives what it was asked too.
+    /// Runs `connect` against a daemon that gives these answers in turn, and returns the requests too.
     fn connect(answers: &[(&str, Value)], options: &[&str], input: &str) -> (Ended, Vec<String>) {
         let scene = Scene::new();
         let path = scene.path("s");
@@ -322,7 +327,9 @@ mod tests {
     }
 
     fn started() -> (&'static str, Value) {
-        let session = json!({ "id": "s1", "connect_url": "https://t.example/connect/s1", "expires_at": "2026-11-23T01:00:00Z" });
+        let session = json!({
+            "id": "s1", "connect_url": "https://t.example/connect/s1", "expires_at": "2026-11-23T01:00:00Z",
+        });
         ("201 Created", session)
     }
 

@@ -1,4 +1,4 @@
-//! `connections`: what an operator sees of connections and may do to them, over the admin API.
+//! `connections`: an operator's view of connections, and acts on them, over the admin API.
 
 use clap::Subcommand;
 use http::Method;
@@ -176,7 +176,7 @@ fn path(key: &ConnectionArgs, of: Option<&str>) -> String {
     target(&segments, &[])
 }
 
-/// Every connection of the app or of all of them, page by page.
+/// Lists every connection of one app or of all, page by page.
 async fn list(
     client: &Client,
     app: Option<&AppName>,
@@ -215,7 +215,7 @@ async fn list(
 
 async fn delete(client: &Client, key: &ConnectionArgs, yes: bool, world: &mut World) -> Result<(), Failure> {
     if !yes {
-        // Looked at first: the name may be wrong, and whose account it is helps to answer.
+        // Shown before the question: the name may be wrong, and the account helps to decide.
         let seen = client.get(&path(key, None)).await?;
         let question = format!(
             "Delete {} of app {}, the account {}? Its grant is destroyed, and the user has to connect again.",
@@ -232,7 +232,7 @@ async fn delete(client: &Client, key: &ConnectionArgs, yes: bool, world: &mut Wo
     Ok(())
 }
 
-/// The user's name, or else whatever identifies the account.
+/// Returns the user's name, or else the account's id.
 pub(super) fn account_name(account: &Value) -> String {
     ["username", "oid", "sub"]
         .into_iter()
@@ -260,7 +260,7 @@ fn row(connection: &Value) -> Vec<String> {
     ]
 }
 
-/// A connection as lines of name and value; what the API adds later is shown too.
+/// Formats a connection as lines of name and value, including members that the API may add later.
 fn describe(connection: &Value) -> String {
     const FIRST: [&str; 5] = ["app", "connection", "status", "reason", "account"];
     const LAST: [&str; 3] = ["last_error", "attempts", "advice"];
@@ -277,7 +277,7 @@ fn describe(connection: &Value) -> String {
     lines.join("\n")
 }
 
-/// A value without JSON's marks: lists as words, tables as `name=value`.
+/// Formats a value without JSON's marks: lists as words, tables as `name=value`.
 fn plain(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),

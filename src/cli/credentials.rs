@@ -1,4 +1,4 @@
-//! `credentials`: the ways in which an app proves itself, as the daemon knows them, over the admin API.
+//! `credentials`: an app's client credentials as the daemon knows them, over the admin API.
 
 use clap::Subcommand;
 use http::Method;
@@ -109,7 +109,7 @@ async fn list(client: &Client, app: Option<&AppName>, json: bool, world: &mut Wo
     world.output.data(&credentials_table(&apps))
 }
 
-/// Every credential of these apps, as the admin API has them.
+/// Formats every credential of these apps, as in the admin API's answer.
 pub(super) fn credentials_table(apps: &[Value]) -> String {
     let mut rows = Vec::new();
     for app in apps {
@@ -153,7 +153,7 @@ pub(super) fn credentials_table(apps: &[Value]) -> String {
     table(&["APP", "ID", "KIND", "STATE", "IN USE", "EXPIRES", "LAST USED", "NOTE"], &rows)
 }
 
-/// The replicas where it stands otherwise.
+/// Lists the replicas where its state differs.
 fn elsewhere(one: &Value) -> String {
     let others = one["replicas"].as_array().into_iter().flatten();
     let otherwise = others.filter(|there| there["state"] != one["state"]);

@@ -1,4 +1,4 @@
-//! `init`: a directory with everything that `serve` needs but the app's own credential.
+//! `init`: makes a directory with everything that `serve` needs, except the app's own credential.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
@@ -13,9 +13,10 @@ use crate::config::{self, LONGEST_SOCKET_PATH, PLACEHOLDER_CLIENT_ID};
 use crate::domain::id::CallerName;
 use crate::keyring::files;
 
-/// The directory whose surroundings are the packaged daemon's: store and sockets are where systemd puts them.
+/// In this directory, `init` uses the packaged daemon's paths: systemd makes the places for store and
+/// sockets.
 const SYSTEM_DIRECTORY: &str = "/etc/tokenward";
-/// Where the packaged unit has a place for it that is kept and rotated.
+/// The packaged unit's audit log, which is kept and rotated.
 const SYSTEM_AUDIT: &str = "/var/log/tokenward/audit.jsonl";
 /// The first caller.
 const CALLER: &str = "cli";
@@ -31,7 +32,8 @@ pub(super) struct Args {
     /// The Application (client) ID, from the app's overview page at Entra; can be written into the file later
     #[arg(long, value_name = "ID", default_value = PLACEHOLDER_CLIENT_ID, hide_default_value = true)]
     client_id: String,
-    /// The authority: `organizations` takes work and school accounts, `common` personal ones too, a tenant id its own
+    /// The authority: `organizations` takes work and school accounts, `common` personal ones too, a tenant id
+    /// its own
     #[arg(long, value_name = "URL", default_value = "https://login.microsoftonline.com/organizations/v2.0")]
     authority: String,
     /// The tenant in which the app is registered, by id or domain: its own credentials are verified there
@@ -54,7 +56,7 @@ pub(super) fn run(args: &Args, world: &mut World) -> Result<(), Failure> {
     let uid = rustix::process::geteuid().as_raw();
     let user = user_name(uid, &fs::read_to_string("/etc/passwd").unwrap_or_default());
     let text = layout.render(args, &user);
-    // Wrong options are found before anything is made.
+    // Wrong options are found before anything is created.
     let loaded = config::load(&text, &Default::default(), &layout.config).map_err(|errors| {
         let mistakes: Vec<String> =
             errors.mistakes.iter().map(|mistake| format!("{}: {}", mistake.key, mistake.problem)).collect();
@@ -97,7 +99,8 @@ pub(super) fn run(args: &Args, world: &mut World) -> Result<(), Failure> {
     }
     if uid == 0 {
         world.output.say(&format!(
-            "note: everything in {} belongs to root now. If the daemon runs as another user: chown -R USER: {}",
+            "note: everything in {} belongs to root now. If the daemon runs as another user: chown -R USER: \
+             {}",
             layout.directory.display(),
             shell_word(&layout.directory)
         ));
@@ -113,20 +116,23 @@ fn next_steps(args: &Args, layout: &Layout, config: &str, redirect_uri: &str) ->
     let secret = layout.credentials.join("2026-11@2027-05-20.secret");
     [
         format!(
-            "Register the redirect URI {redirect_uri} for the app at Entra, platform Web (docs/app-registration.md){client_id}."
+            "Register the redirect URI {redirect_uri} for the app at Entra, platform Web \
+             (docs/app-registration.md){client_id}."
         ),
         format!(
-            "Put the app's client secret into {} (mode 0600; id and expiry are in the name), or a certificate with its key into {}.",
+            "Put the app's client secret into {} (mode 0600; id and expiry are in the name), or a \
+             certificate with its key into {}.",
             secret.display(),
             layout.credentials.join("main.pem").display()
         ),
         format!(
-            "Run `tokenward serve --config {config}` and, beside it, `tokenward connect {APP} me --config {config}`."
+            "Run `tokenward serve --config {config}` and, beside it, `tokenward connect {APP} me --config \
+             {config}`."
         ),
     ]
 }
 
-/// Where everything goes.
+/// All paths.
 struct Layout {
     directory: PathBuf,
     config: PathBuf,
@@ -134,7 +140,7 @@ struct Layout {
     credentials: PathBuf,
     callers: PathBuf,
     cli_key: PathBuf,
-    /// Below the directory, or the packaged daemon's.
+    /// True if paths are the packaged daemon's, and not below the directory.
     system: bool,
 }
 
@@ -170,14 +176,14 @@ impl Layout {
         Ok(layout)
     }
 
-    /// A path as the file has it: absolute, or relative to the file.
+    /// Returns a path as written in the file: absolute, or relative to the file.
     fn value(&self, below: &str) -> String {
         let path =
             if self.directory.is_absolute() { self.directory.join(below) } else { PathBuf::from(below) };
         quoted(&path.display().to_string())
     }
 
-    /// A path that the packaged daemon has elsewhere.
+    /// Returns the packaged daemon's path, if it has one of its own.
     fn value_or(&self, system: &str, below: &str) -> String {
         if self.system { quoted(system) } else { self.value(below) }
     }
@@ -188,7 +194,7 @@ impl Layout {
         if !self.system {
             planned.extend([&data, &run]);
         }
-        // Not followed: a link that leads nowhere is something too.
+        // Links are not followed: a dangling link exists too.
         let there: Vec<String> = planned
             .into_iter()
             .filter(|path| fs::symlink_metadata(path).is_ok())
@@ -201,7 +207,8 @@ impl Layout {
             .hint("choose another directory, or move these away"))
     }
 
-    /// Makes everything, the configuration last: where it is, the rest is whole. Gives the sealing key's id.
+    /// Creates everything, the configuration last, so that its presence shows that the rest is complete.
+    /// Returns the sealing key's id.
     fn make(&self, text: &str, world: &mut World, made: &mut Made) -> Result<String, Failure> {
         let now = world.clock.now();
         if !self.directory.exists() {
@@ -225,7 +232,7 @@ impl Layout {
             made.directory(credentials)?;
         }
         made.directory(&self.credentials)?;
-        // Beside the directory and not in it: every file in it is taken for a credential.
+        // Beside the directory and not in it, where every file counts as a credential.
         let readme = credentials.join("README");
         if fs::symlink_metadata(&readme).is_err() {
             made.file(&readme, README)?;
@@ -309,21 +316,23 @@ connect = true
     }
 }
 
-const README: &str = "The client credentials of the apps, one directory an app, one file a credential. The file's name says what it is:
+const README: &str = "The client credentials of the apps, one directory an app, one file a credential. The \
+    file's name says what it is:
 
   2026-11@2027-05-20.secret   a client secret (the value, not its id) that expires on 2027-05-20
   main.pem                    a certificate and its private key
   pod.assertion               an assertion that somebody else issues and renews
 
-Mode 0600, owner: the daemon's user. To replace one, put the new one beside it, and remove the old one once the new one works.
+Mode 0600, owner: the daemon's user. To replace one, put the new one beside it, and remove the old one once \
+the new one works.
 ";
 
-/// A TOML basic string: JSON's escapes are all TOML's too, and only one more character has to be escaped.
+/// Formats a TOML basic string: JSON's escapes are valid TOML, and only one more character needs escaping.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }
 
-/// The user's name where it has one that means this user, else its number.
+/// Returns the user's name if it identifies this user, otherwise the number.
 fn user_name(uid: u32, passwd: &str) -> String {
     passwd
         .lines()
@@ -336,13 +345,13 @@ fn user_name(uid: u32, passwd: &str) -> String {
         .map_or_else(|| uid.to_string(), str::to_owned)
 }
 
-/// What has been made so far, in this order.
+/// Everything created so far, in this order.
 #[derive(Default)]
 struct Made(Vec<PathBuf>);
 
 impl Made {
     fn directory(&mut self, path: &Path) -> Result<(), Failure> {
-        // Those above are made with it, and left if this fails.
+        // Parent directories are created with it, and stay if this fails.
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(|error| cannot_make(parent, &error))?;
         }
@@ -364,7 +373,7 @@ impl Made {
             .map_err(|error| cannot_make(path, &error))
     }
 
-    /// Takes away what was made; what has something else in it by now stays.
+    /// Removes what was created. A directory with other content by now stays.
     fn undo(self) {
         for path in self.0.iter().rev() {
             let _ = if path.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) };
@@ -436,7 +445,7 @@ mod tests {
         assert!(other.code == 1 && other.err.contains("other/data"), "{}", other.err);
         assert_eq!(fs::read_dir(scene.path("other")).expect("a directory").count(), 1);
 
-        // A file in the way of a directory is found only while it is made.
+        // A file in place of a directory is found only during creation.
         fs::create_dir(scene.path("half")).expect("a directory");
         scene.file("half/credentials", "in the way", 0o600);
         assert_eq!(scene.run(&["init", &scene.path("half")]).code, 1);

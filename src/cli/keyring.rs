@@ -1,5 +1,5 @@
-//! `keyring`: sealing keys, in the directory that the configuration names. What is in the store is the running daemon's to say: it is
-//! asked before a key begins to seal or goes away, and where it cannot be asked that is said.
+//! `keyring`: sealing keys in the directory that the configuration names. Only the running daemon knows what
+//! is in the store, so the command asks it before a key is promoted or retired, and says so if it cannot.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -19,15 +19,15 @@ use crate::config::{Authenticate, Config, StoreBackend};
 use crate::keyring::{KeyId, Keyring, KeyringError, SealingKey, files};
 use crate::secret_file::is_of_systemd;
 
-/// A daemon on the same machine answers at once, or does not run.
+/// Time for a daemon on the same machine to answer.
 const ASK_DAEMON: Duration = Duration::from_secs(2);
-/// How often it is asked how far it is.
+/// Time between two polls of the daemon's progress.
 const LOOK: Duration = Duration::from_secs(1);
-/// For so long it is waited for that replicas take a change up; those on the same directory do within two seconds.
+/// Polls to wait for replicas to take up a change; those on the same directory do so within two seconds.
 const TAKE_UP: u32 = 8;
-/// How many looks a new key is given to be taken up.
+/// Polls to wait for a new key to be taken up.
 const OPENED: u32 = 3;
-/// How often a replica that seals anew may say the same before that is no progress: it counts every half a minute.
+/// Most equal polls of a resealing replica before that counts as no progress: it counts every half a minute.
 const STUCK: u32 = 90;
 
 /// What to do with the keyring.
@@ -49,7 +49,8 @@ pub(super) enum Command {
         #[command(flatten)]
         reach: ReachArgs,
     },
-    /// Have a key seal from now on; every replica must be able to open it. Promoting the one before again is the way back
+    /// Have a key seal from now on; every replica must be able to open it. Promoting the one before again is
+    /// the way back
     #[command(after_help = "Example:\n  tokenward keyring promote 2026-11-23-d1166f")]
     Promote {
         /// The key's id, as `status` shows it
@@ -96,19 +97,19 @@ struct KeyShape {
     created_at: Option<String>,
     promoted_at: Option<String>,
     primary: bool,
-    /// In `status` alone.
+    /// Only in `status`.
     #[serde(skip_serializing_if = "Option::is_none")]
     api_keys: Option<Vec<HashedKey>>,
 }
 
-/// An API key whose hash was made with a sealing key, as those from before 0.2 were.
+/// An API key whose hash was made with a sealing key, like those from before 0.2.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct HashedKey {
     caller: String,
     id: String,
 }
 
-/// The live ones, by the sealing key that they need.
+/// Live API keys by the sealing key they need.
 type Hashed = BTreeMap<KeyId, BTreeSet<HashedKey>>;
 
 impl KeyShape {
@@ -123,7 +124,7 @@ impl KeyShape {
     }
 }
 
-/// The keyring as the daemon shows it, as far as it is used here.
+/// The parts of the daemon's keyring answer that are used here.
 #[derive(Deserialize)]
 struct Seen {
     keys: Vec<SeenKey>,
@@ -145,7 +146,7 @@ struct SeenKey {
     counted_away: bool,
     opened_by: Vec<String>,
     not_opened_by: Vec<String>,
-    /// From the files here, and no word of the daemon's.
+    /// Comes from local files, not from the daemon.
     #[serde(default)]
     api_keys: Vec<HashedKey>,
 }
@@ -167,12 +168,12 @@ struct SeenRewrap {
     refused: u64,
 }
 
-/// The daemon's word on whether something may be done.
+/// The daemon's answer about whether an act is allowed.
 #[derive(Deserialize)]
 struct Word {
     may: bool,
     reasons: Vec<String>,
-    /// Where only time is needed: when it is over at the latest.
+    /// The latest time at which waiting alone will allow it.
     #[serde(default)]
     gone_by: Option<String>,
 }
@@ -195,7 +196,10 @@ pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> 
             "no key is {act}: {} is systemd's copy of a keyring, made anew whenever the unit starts",
             directory.display()
         ))
-        .hint("give --config one whose sealing.keyring is the folder that the unit's LoadCredential=keyring: names, and restart the unit after that"));
+        .hint(
+            "give --config one whose sealing.keyring is the folder that the unit's \
+            LoadCredential=keyring: names, and restart the unit after that",
+        ));
     }
     match command {
         Command::Add { json } => add(directory, *json, world),
@@ -225,7 +229,7 @@ fn failed(error: &KeyringError) -> Failure {
 
 fn add(directory: &Path, as_json: bool, world: &mut World) -> Result<(), Failure> {
     let key = files::add(directory, &*world.random, world.clock.now()).map_err(|error| failed(&error))?;
-    // Of an older ring nothing but the first key promotes itself, so a promoted new one is the primary.
+    // In an older ring only the first key promotes itself, so a promoted new one is the primary.
     let primary = key.promoted_at.is_some();
     if as_json {
         world.output.json(&KeyShape::new(&key, primary))?;
@@ -241,11 +245,11 @@ fn add(directory: &Path, as_json: bool, world: &mut World) -> Result<(), Failure
     Ok(())
 }
 
-/// What the daemon shows; or why none answers.
+/// Returns the daemon's answer, or why none answers.
 fn asked(reach: &ReachArgs, config: &ConfigPath, world: &mut World) -> Result<Result<Seen, String>, Failure> {
     let client = match reach.admin(config, world) {
         Ok(client) => client,
-        // Who names a way means that one.
+        // An explicit endpoint or key must work.
         Err(failure) if reach.endpoint.is_some() || reach.key_file.is_some() => return Err(failure),
         Err(failure) => return Ok(Err(failure.message)),
     };
@@ -258,7 +262,7 @@ fn asked(reach: &ReachArgs, config: &ConfigPath, world: &mut World) -> Result<Re
     })
 }
 
-/// A client of the daemon, if one answers.
+/// Returns a client of the daemon, if one answers.
 fn reachable(reach: &ReachArgs, config: &ConfigPath, world: &mut World) -> Result<Option<Client>, Failure> {
     match asked(reach, config, world)? {
         Ok(_) => Ok(Some(reach.admin(config, world)?)),
@@ -269,7 +273,7 @@ fn reachable(reach: &ReachArgs, config: &ConfigPath, world: &mut World) -> Resul
     }
 }
 
-/// Whether nobody answered, whatever the reason.
+/// Returns true if nobody answered, whatever the reason.
 fn is_silence(error: &ClientError) -> bool {
     match error {
         ClientError::Unreachable { .. } | ClientError::Broken { .. } | ClientError::TimedOut { .. } => true,
@@ -286,14 +290,14 @@ fn read<T: serde::de::DeserializeOwned>(answer: Value) -> Result<T, Failure> {
     })
 }
 
-/// What is said against it; nothing when it may be done.
+/// Returns the reasons against an act; empty if it is allowed.
 async fn against(client: &Client, act: &str, id: &str) -> Result<Word, Failure> {
     let path = format!("{KEYRING}/{act}");
     let answer = client.ask(Method::POST, &path, Some(&json!({ "key": id })), DEADLINE).await?;
     read(answer)
 }
 
-/// What the daemon shows, with what lies in the files and it has not taken up; a difference that lasts is said.
+/// Adds the keys in local files that the daemon has not taken up, and reports a lasting difference.
 fn beside_files(mut seen: Seen, directory: &Path, world: &mut World) -> Seen {
     let keys = match files::read(directory) {
         Ok(keys) => keys,
@@ -404,11 +408,12 @@ fn status_of_files(
     Ok(())
 }
 
-/// Which API keys need which sealing key.
+/// Reports which API keys need which sealing key.
 fn say_hashed(hashed: &Hashed, world: &mut World) {
     for (id, keys) in hashed {
         world.output.say(&format!(
-            "API keys from before 0.2 work only while the sealing key {id} is there: {}. Replace them before it is retired.",
+            "API keys from before 0.2 work only while the sealing key {id} is there: {}. Replace them \
+             before it is retired.",
             listed(keys)
         ));
     }
@@ -440,7 +445,8 @@ fn promote(
                 let failure =
                     Failure::failed(format!("the key {id} is not promoted: {}", reasons.join("; ")));
                 return Err(failure.hint(
-                    "copy the key's file into the keyring of each of them; it is taken up within a second. One that is gone is forgotten after a minute",
+                    "copy the key's file into the keyring of each of them; it is taken up within a second. \
+                     One that is gone is forgotten after a minute",
                 ));
             }
         }
@@ -448,7 +454,10 @@ fn promote(
             return Err(Failure::failed(format!(
                 "the key {id} is not promoted: nobody could say whether every replica can open it"
             ))
-            .hint("run the command where a daemon answers, or give --unchecked when you know that all of them have the key"));
+            .hint(
+                "run the command where a daemon answers, or give --unchecked when you know that all of \
+                them have the key",
+            ));
         }
         None => world.output.say("Nobody was asked whether every replica can open it."),
     }
@@ -465,18 +474,20 @@ fn promote(
     let others = block_on(wait_for_primary(client, id))?;
     if others.is_empty() {
         world.output.say(&format!(
-            "Every replica seals with {id} now, and what other keys sealed is sealed anew: see `tokenward keyring rewrap`."
+            "Every replica seals with {id} now, and what other keys sealed is sealed anew: see `tokenward \
+             keyring rewrap`."
         ));
     } else {
         world.output.say(&format!(
-            "Not every replica seals with {id} yet: {}. Where the keyring is another directory, promote it there too; nothing is sealed anew before all agree.",
+            "Not every replica seals with {id} yet: {}. Where the keyring is another directory, promote it \
+             there too; nothing is sealed anew before all agree.",
             others.join(", ")
         ));
     }
     Ok(())
 }
 
-/// Waits a moment for a key that was just made: replicas on its directory take it up within a second, and say so.
+/// Waits a moment for a new key: replicas on its directory take it up within a second, and report it.
 async fn wait_until_opened(client: &Client, id: &str) -> Result<(), Failure> {
     for _ in 0..OPENED {
         let seen: Seen = read(client.get(KEYRING).await?)?;
@@ -489,7 +500,8 @@ async fn wait_until_opened(client: &Client, id: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Waits until every replica seals with a key, as long as that takes on one directory; those that do not yet.
+/// Waits for all replicas to seal with a key, as long as that takes on one directory. Returns those that do
+/// not yet.
 async fn wait_for_primary(client: &Client, id: &str) -> Result<Vec<String>, Failure> {
     let mut others = Vec::new();
     for _ in 0..TAKE_UP {
@@ -512,7 +524,7 @@ fn rewrap(client: &Client, as_json: bool, world: &mut World) -> Result<(), Failu
         loop {
             tokio::time::sleep(LOOK).await;
             let seen: Seen = read(client.get(KEYRING).await?)?;
-            // What was counted before it was asked for says nothing.
+            // A count from before the request says nothing.
             is_counted |= seen.rewrap.counts != before.rewrap.counts;
             if is_counted && seen.rewrap.left == 0 && !seen.rewrap.running {
                 return Ok(seen);
@@ -555,7 +567,8 @@ fn rewrap(client: &Client, as_json: bool, world: &mut World) -> Result<(), Failu
     world.output.say("Everything that lasts is sealed by the primary.");
     if passing > 0 {
         world.output.say(&format!(
-            "{passing} short-lived records name other keys still, and go by themselves; a key can be retired after that."
+            "{passing} short-lived records name other keys still, and go by themselves; a key can be \
+             retired after that."
         ));
     }
     Ok(())
@@ -580,7 +593,8 @@ fn retire(
     if let Some(hashed) = api_keys(config, world)?.get(id) {
         let list = listed(hashed);
         return Err(not(&format!("API keys from before 0.2 are known by hashes made with it: {list}")).hint(
-            "replace each first: `tokenward callers add-key CALLER`, hand the new key over, `tokenward callers retire-key CALLER ID`",
+            "replace each first: `tokenward callers add-key CALLER`, hand the new key over, `tokenward \
+             callers retire-key CALLER ID`",
         ));
     }
     match &daemon {
@@ -589,14 +603,18 @@ fn retire(
             if !word.may {
                 let hint = match &word.gone_by {
                     Some(at) => format!("there is nothing to do but wait: try again after {}", shown(at)),
-                    None => "`tokenward keyring status` shows what is left, and `tokenward keyring rewrap` seals anew what does not go by itself".to_owned(),
+                    None => "`tokenward keyring status` shows what is left, and `tokenward keyring rewrap` \
+                        seals anew what does not go by itself"
+                        .to_owned(),
                 };
                 return Err(not(&word.reasons.join("; ")).hint(hint));
             }
         }
         None if !unchecked => {
-            return Err(not("nobody could say whether anything is still sealed with it")
-                .hint("run the command where a daemon answers; --unchecked takes it away all the same, and what it sealed with it"));
+            return Err(not("nobody could say whether anything is still sealed with it").hint(
+                "run the command where a daemon answers; --unchecked takes it away all the same, and \
+                    what it sealed with it",
+            ));
         }
         None => world.output.say("Nobody was asked whether anything is still sealed with it."),
     }
@@ -610,7 +628,7 @@ fn retire(
     Ok(())
 }
 
-/// The live API keys whose hashes were made with a sealing key.
+/// Returns the live API keys whose hashes were made with a sealing key.
 fn api_keys(config: &Config, world: &World) -> Result<Hashed, Failure> {
     let now = world.clock.now();
     let callers = config.callers.iter().map(|(name, caller)| (name, &caller.authenticate));
@@ -630,7 +648,7 @@ fn api_keys(config: &Config, world: &World) -> Result<Hashed, Failure> {
     Ok(found)
 }
 
-/// The same for a look at the keyring: files that cannot be read are said, and no reason to show nothing.
+/// Like [`api_keys`], for `status`: unreadable files are reported, and the rest is still shown.
 fn hashed(config: &Config, world: &mut World) -> Hashed {
     api_keys(config, world).unwrap_or_else(|failure| {
         world.output.say(&format!("Whether API keys need a sealing key is not known: {}.", failure.message));

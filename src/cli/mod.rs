@@ -1,21 +1,20 @@
-//! The commands: what an operator types.
+//! The operator's commands.
 //!
-//! What it is for: arguments in, one use of the configuration's files or of the daemon's APIs, words and data out, and
-//! an exit code: 0 done, 1 failed, 2 wrong usage or configuration.
+//! Purpose: parse the arguments, use the configuration's files or the daemon's APIs once, and print words,
+//! data and an exit code: 0 done, 1 failed, 2 wrong usage or configuration.
 //!
-//! What it may know: `config`, `app::reading`, the files of `keyring` and `callers`, and the wire shapes of the local and the
-//! admin API.
-//! Never the store or the broker: whatever concerns connections is asked of the running daemon, as everyone asks it.
-//! What `serve` means is handed in.
+//! May know: `config`, `app::reading`, the files of `keyring` and `callers`, and the wire shapes of the local
+//! and the admin API. Never the store or the broker: everything about connections is asked of the running
+//! daemon, as every client asks it. `serve` is passed in.
 //!
 //! Invariants:
-//! 1. Data goes to standard output, words go to standard error, both through [`Output`] alone.
-//! 2. No secret is an argument, and none is printed but a caller key at its birth and the token that was asked for.
-//! 3. What came over the wire reaches a terminal only with its control characters escaped.
-//! 4. Nothing that exists is overwritten.
+//! 1. Data goes to standard output and words to standard error, both only through [`Output`].
+//! 2. No secret is an argument. None is printed except a new caller key and a requested token.
+//! 3. Text from the network reaches a terminal only with its control characters escaped.
+//! 4. Existing files are not overwritten.
 //!
-//! The one hard problem: saying what is wrong so that the reader knows what to type next. So each `Failure` carries
-//! its hints beside its message, and the daemon's own hints are passed on.
+//! The one hard problem: error messages that tell the reader what to type next. So each `Failure` has hints
+//! beside its message, and the daemon's own hints are passed on.
 
 mod args;
 mod callers;
@@ -48,13 +47,13 @@ use crate::domain::time::Clock;
 
 pub use output::Output;
 
-/// Where the configuration is when nobody says.
+/// Default path of the configuration.
 const DEFAULT_CONFIG: &str = "/etc/tokenward/tokenward.toml";
 
-/// Runs the daemon: with its configuration, where that was read from, and the environment.
+/// Runs the daemon. The arguments are its configuration, the path it was read from, and the environment.
 pub type Serve = fn(Loaded, &Path, &BTreeMap<String, String>) -> Result<ExitCode, Refused>;
 
-/// What the commands get from outside.
+/// The commands' view of the outside.
 pub struct World {
     /// The environment, read once.
     pub env: BTreeMap<String, String>,
@@ -64,7 +63,7 @@ pub struct World {
     pub random: Arc<dyn Random>,
     /// Standard input, output and error.
     pub output: Output,
-    /// The daemon: runs until it is told to stop. Gets the configuration and where it was read from.
+    /// Runs the daemon until it is told to stop.
     pub serve: Serve,
 }
 
@@ -73,7 +72,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, mut world: World) -> ExitCo
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are what was asked for; everything else is wrong usage, which is 2 here and in clap.
+            // Help and version are successes; everything else is wrong usage, which is 2 here and in clap.
             let text = error.render().to_string();
             if error.use_stderr() {
                 world.output.say(text.trim_end());
@@ -100,7 +99,7 @@ fn dispatch(cli: Cli, world: &mut World) -> Result<ExitCode, Failure> {
         Command::Serve => {
             let loaded = config.load(world)?;
             return (world.serve)(loaded, &config.path, &world.env).map_err(|refused| {
-                // What is in files may be right a moment later: whoever supervises us tries again.
+                // Files may be correct a moment later: the supervisor tries again.
                 let exit = if refused.may_heal { Exit::Failed } else { Exit::Usage };
                 Failure { exit, ..config.failure(&refused.errors) }
             });
@@ -121,12 +120,13 @@ fn dispatch(cli: Cli, world: &mut World) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// OAuth token broker for Microsoft Entra ID: connects accounts once, hands short-lived access tokens to internal
-/// services.
+/// OAuth token broker for Microsoft Entra ID: connects accounts once, hands short-lived access tokens to
+/// internal services.
 #[derive(Parser)]
 #[command(name = "tokenward", version, disable_help_subcommand = true, subcommand_required = true)]
 #[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.\n\n\
-                        Begin with:\n  tokenward init ./tokenward\n  tokenward check --config ./tokenward/tokenward.toml")]
+                        Begin with:\n  tokenward init ./tokenward\n  tokenward check --config \
+                        ./tokenward/tokenward.toml")]
 struct Cli {
     /// The configuration file; else $TOKENWARD_CONFIG, else /etc/tokenward/tokenward.toml
     #[arg(long, global = true, value_name = "FILE")]
@@ -153,7 +153,8 @@ enum Command {
     Connect(connect::Args),
     /// Print an access token of a connection, and nothing else
     #[command(
-        after_help = "Example:\n  curl -H \"Authorization: Bearer $(tokenward token outlook user-4711)\" \\\n      https://graph.microsoft.com/v1.0/me/messages"
+        after_help = "Example:\n  curl -H \"Authorization: Bearer $(tokenward token outlook user-4711)\" \
+            \\\n      https://graph.microsoft.com/v1.0/me/messages"
     )]
     Token(token::Args),
     /// List, show, explain and delete connections, as an operator
@@ -175,19 +176,18 @@ enum Command {
     #[command(subcommand, after_help = "Example:\n  tokenward keyring status")]
     Keyring(keyring::Command),
     /// End every connection of an app, a tenant or a caller, on all replicas within seconds
-    #[command(
-        after_help = "Example:\n  tokenward revoke --app outlook --tenant 11111111-2222-3333-4444-555555555555"
-    )]
+    #[command(after_help = "Example:\n  tokenward revoke --app outlook --tenant \
+            11111111-2222-3333-4444-555555555555")]
     Revoke(revoke::Args),
     /// Say what the store is
     #[command(subcommand, after_help = "Example:\n  tokenward store adopt")]
     Store(store::Command),
 }
 
-/// The configuration file that this command is about.
+/// The configuration file for this command.
 struct ConfigPath {
     path: PathBuf,
-    /// Whether somebody named it.
+    /// True if the user named it.
     named: bool,
 }
 
@@ -201,7 +201,7 @@ impl ConfigPath {
         }
     }
 
-    /// The configuration; its mistakes are this command's failure. Warnings are `check`'s and the daemon's to show.
+    /// Loads the configuration; its mistakes fail the command. `check` and the daemon show the warnings.
     fn load(&self, world: &World) -> Result<Loaded, Failure> {
         config::load_file(&self.path, &world.env).map_err(|errors| self.failure(&errors))
     }
@@ -209,18 +209,21 @@ impl ConfigPath {
     fn failure(&self, errors: &config::ConfigErrors) -> Failure {
         let failure = Failure { bare: true, ..Failure::usage(errors.to_string()) };
         if !self.named && !self.path.exists() {
-            return failure.hint("name the configuration with --config or TOKENWARD_CONFIG, or make one with `tokenward init DIR`");
+            return failure.hint(
+                "name the configuration with --config or TOKENWARD_CONFIG, or make one with \
+                `tokenward init DIR`",
+            );
         }
         failure
     }
 
-    /// What to add to a command so that it uses this configuration too.
+    /// Returns the option that makes another command use this configuration.
     fn option(&self) -> String {
         if self.named { format!(" --config {}", shell_word(&self.path)) } else { String::new() }
     }
 }
 
-/// A path as a word that a shell takes as it is.
+/// Quotes a path for a shell.
 fn shell_word(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@:,=".contains(c);
@@ -231,10 +234,10 @@ fn shell_word(path: &Path) -> String {
     }
 }
 
-/// How a command ends when it does not succeed.
+/// Exit code of a command that fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Exit {
-    /// It was understood and did not work.
+    /// The command was understood and did not work.
     Failed,
     /// The arguments or the configuration are wrong: the same command will fail again.
     Usage,
@@ -249,13 +252,13 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command did not succeed, in words, and what to do about it.
+/// Reason why a command failed, in words, with hints.
 #[derive(Debug)]
 struct Failure {
     exit: Exit,
-    /// Empty when everything has been said already.
+    /// Empty if everything has been printed already.
     message: String,
-    /// Whether the message's lines stand as they are, as an editor reads `file:line:column: what`.
+    /// True if the message's lines are printed unchanged, so that an editor finds `file:line:column: what`.
     bare: bool,
     hints: Vec<String>,
 }
@@ -269,7 +272,7 @@ impl Failure {
         Failure { exit: Exit::Usage, message: message.into(), bare: false, hints: Vec::new() }
     }
 
-    /// Everything has been said.
+    /// Makes a failure whose message has been printed already.
     fn silent(exit: Exit) -> Self {
         Failure { exit, message: String::new(), bare: false, hints: Vec::new() }
     }
@@ -291,7 +294,7 @@ impl Failure {
     }
 }
 
-/// Runs a command that waits for the daemon. Whatever still waits for standard input is left behind.
+/// Runs a command that waits for the daemon. A pending read of standard input is abandoned.
 fn block_on<T>(task: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,5 +1,5 @@
-//! The one place through which the commands speak: data to standard output, words to standard error, questions
-//! answered from standard input.
+//! The commands' only output: data to standard output, words to standard error, and answers to questions from
+//! standard input.
 
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 
@@ -7,22 +7,22 @@ use serde::Serialize;
 
 use super::{Exit, Failure};
 
-/// Longer answers to a question are none.
+/// Longest answer to a question.
 const LONGEST_ANSWER: u64 = 1024;
 
-/// Standard input, output and error, or what stands in for them.
+/// Standard input, output and error, or a test's replacements.
 pub struct Output {
     out: Box<dyn Write>,
     err: Box<dyn Write>,
     input: Option<Box<dyn BufRead + Send>>,
-    /// Whether a person watches standard error.
+    /// True if standard error is a terminal.
     watched: bool,
-    /// Whether the last thing on standard error was a dot of progress.
+    /// True if the last thing on standard error was a progress dot.
     dotted: bool,
 }
 
 impl Output {
-    /// The process's own.
+    /// Uses the process's own streams.
     pub fn system() -> Self {
         Output::new(
             Box::new(io::stdout()),
@@ -32,7 +32,7 @@ impl Output {
         )
     }
 
-    /// Others, for instance a test's.
+    /// Uses other streams, for tests.
     pub fn new(
         out: Box<dyn Write>,
         err: Box<dyn Write>,
@@ -42,7 +42,7 @@ impl Output {
         Output { out, err, input: Some(input), watched, dotted: false }
     }
 
-    /// Lines of data. A reader that has gone away ends the command.
+    /// Writes lines of data. If the reader has gone away, the command ends.
     pub(super) fn data(&mut self, text: &str) -> Result<(), Failure> {
         self.end_dots();
         let text = printable(text, true);
@@ -52,27 +52,27 @@ impl Output {
         })
     }
 
-    /// Data that takes the place of what a terminal shows.
+    /// Writes data in place of the terminal's present content.
     pub(super) fn screen(&mut self, text: &str) -> Result<(), Failure> {
-        // Ours, and so not escaped: clears the screen and goes to its beginning (ECMA-48).
+        // Our own sequence, so it is not escaped: it clears the screen and moves to its beginning (ECMA-48).
         let _ = write!(self.out, "\u{1b}[2J\u{1b}[H");
         self.data(text)
     }
 
-    /// Data for programs.
+    /// Writes data for programs.
     pub(super) fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
         let text = serde_json::to_string_pretty(value)
             .map_err(|error| Failure::failed(format!("cannot write JSON: {error}")))?;
         self.data(&printable_json(&text))
     }
 
-    /// Words for the person who typed the command. Nobody may be there to read them.
+    /// Writes words for the person at the terminal; a failure to write them is ignored.
     pub(super) fn say(&mut self, text: &str) {
         self.end_dots();
         let _ = writeln!(self.err, "{}", printable(text, true)).and_then(|()| self.err.flush());
     }
 
-    /// A sign of life while waiting, where somebody watches.
+    /// Shows a sign of life while waiting, if standard error is a terminal.
     pub(super) fn dot(&mut self) {
         if self.watched {
             self.dotted = true;
@@ -86,11 +86,12 @@ impl Output {
         }
     }
 
-    /// Asks a question whose answer is no unless it is yes; no answer at all is no.
+    /// Asks a question. Anything but yes, including no answer, means no.
     pub(super) async fn ask(&mut self, question: &str) -> bool {
         self.end_dots();
         let _ = write!(self.err, "{} [y/N] ", printable(question, true)).and_then(|()| self.err.flush());
-        // Taken along to a thread of its own, so that Ctrl-C is still heard; a question that was broken off is the last.
+        // Read on a thread of its own, so that Ctrl-C still works. After an interrupted question no other can
+        // be asked.
         let Some(mut input) = self.input.take() else { return false };
         let read = tokio::task::spawn_blocking(move || {
             let mut line = String::new();
@@ -107,8 +108,8 @@ impl Output {
     }
 }
 
-/// Text from elsewhere as it may be shown within a line: whatever could move a cursor, change colours or reorder a
-/// line is escaped.
+/// Makes foreign text safe to show within a line: it escapes what could move a cursor, change colours or
+/// reorder a line.
 pub(super) fn shown(text: &str) -> String {
     printable(text, false)
 }
@@ -125,7 +126,7 @@ fn printable(text: &str, keep_lines: bool) -> String {
     clean
 }
 
-/// JSON whose strings hold nothing that a terminal would act on; it means the same.
+/// Escapes everything in JSON strings that a terminal would act on; the meaning stays the same.
 fn printable_json(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for c in text.chars() {
@@ -141,14 +142,15 @@ fn printable_json(text: &str) -> String {
     clean
 }
 
-/// Control characters, and those of Unicode that are invisible or change the direction of writing.
+/// Returns true for control characters, and for Unicode characters that are invisible or change the writing
+/// direction.
 fn misleads(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
             | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// Rows below their headings, aligned. Cells are made fit to be shown.
+/// Formats rows below their headings, aligned. Cells are made safe to show.
 pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let mut cells: Vec<Vec<String>> = vec![headings.iter().map(|&heading| heading.to_owned()).collect()];
     cells.extend(rows.iter().map(|row| row.iter().map(|cell| shown(cell)).collect()));

@@ -1,4 +1,4 @@
-//! `reload`: has the daemon read its configuration and secrets again, and says what came of it.
+//! `reload`: makes the daemon read its configuration and secrets again, and shows the result.
 
 use http::Method;
 use serde_json::Value;

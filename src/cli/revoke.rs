@@ -61,7 +61,9 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
         if !args.yes {
             let meant = client.ask(Method::POST, path, Some(&body(true)), DEADLINE).await?;
             let question = format!(
-                "End every connection {named}, {} now? Their grants are destroyed, and links that were given before end too; each user has to connect again. Tokens that were handed out work until they end, and consent at the authority stays.",
+                "End every connection {named}, {} now? Their grants are destroyed, and links that were \
+                 given before end too; each user has to connect again. Tokens that were handed out work \
+                 until they end, and consent at the authority stays.",
                 count(&meant)
             );
             if !world.output.ask(&question).await {
@@ -80,7 +82,7 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
     })
 }
 
-/// How many connections were meant, in words.
+/// Formats the number of affected connections.
 fn count(meant: &Value) -> String {
     let at_least = if meant["complete"] == json!(false) { "at least " } else { "" };
     match meant["connections"].as_u64() {

@@ -1,4 +1,4 @@
-//! `status`: how the daemon stands, over the admin API. On a terminal it is shown again and again.
+//! `status`: the daemon's state, over the admin API. On a terminal it is shown again and again.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::credentials::credentials_table;
 use super::output::{shown, table};
 use super::{ConfigPath, Exit, Failure, World, block_on};
 
-/// How often a terminal's screen is drawn anew.
+/// Time between two refreshes of a terminal's screen.
 const AGAIN: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args)]
@@ -45,7 +45,7 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
     })
 }
 
-/// Says that the store is gone, where it is.
+/// Describes a lost store, if it is lost.
 pub(super) fn store_lost(status: &Value) -> Option<String> {
     let store = &status["store"];
     (store["reachable"] == false).then(|| {
@@ -57,7 +57,7 @@ pub(super) fn store_lost(status: &Value) -> Option<String> {
     })
 }
 
-/// What ends, the soonest first.
+/// Lists what expires, the soonest first.
 fn ends_next(status: &Value) -> Option<String> {
     let all = status["ends_next"].as_array().filter(|all| !all.is_empty())?;
     let row = |one: &Value| {
@@ -127,10 +127,17 @@ mod tests {
         let status = json!({
             "version": "0.1.0", "now": "2026-11-25T12:00:00Z", "waiting_for": ["store"],
             "notes": { "store eviction": "Redis is set to evict" },
-            "last_reload": { "outcome": "refused", "at": "2026-11-25T11:00:00Z", "asked_by": "SIGHUP", "changed": [],
+            "last_reload": {
+                "outcome": "refused", "at": "2026-11-25T11:00:00Z", "asked_by": "SIGHUP", "changed": [],
                 "problems": ["t.toml:3:1: apps.x: no\u{1b}[31m"] },
-            "apps": [{ "app": "outlook", "credentials": [{ "id": "a", "kind": "secret", "state": "in_use", "in_use": true }] }],
-            "store": { "reachable": false, "answered_at": "2026-11-25T11:59:00Z", "cached_until": "2026-11-25T12:04:00Z" },
+            "apps": [{
+                "app": "outlook",
+                "credentials": [{ "id": "a", "kind": "secret", "state": "in_use", "in_use": true }],
+            }],
+            "store": {
+                "reachable": false, "answered_at": "2026-11-25T11:59:00Z",
+                "cached_until": "2026-11-25T12:04:00Z",
+            },
             "ends_next": [
                 { "what": "API key", "of": "mail-sync", "id": "k", "ends_at": "2026-12-01T00:00:00Z" },
                 { "what": "client secret", "of": "outlook", "id": "a", "ends_at": null },
@@ -143,7 +150,8 @@ mod tests {
             "REFUSED at 2026-11-25T11:00:00Z (SIGHUP)",
             "t.toml:3:1",
             "in_use",
-            "NOT REACHABLE since 2026-11-25T11:59:00Z; tokens in memory are served until 2026-11-25T12:04:00Z",
+            "NOT REACHABLE since 2026-11-25T11:59:00Z; tokens in memory are served until \
+             2026-11-25T12:04:00Z",
             "2026-12-01T00:00:00Z  API key        mail-sync  k",
             "unknown               client secret  outlook    a",
         ] {

@@ -1,4 +1,4 @@
-//! `store adopt`: what is in the store's place now is the store.
+//! `store adopt`: declares that the present store is the right one.
 
 use http::Method;
 
@@ -9,7 +9,8 @@ use super::{ConfigPath, Failure, World, block_on};
 pub(super) enum Command {
     /// Believe a Redis that is not the one that was there before (one that came back empty, say)
     #[command(
-        after_help = "Example:\n  tokenward store adopt\n\nWhat is not in it counts as gone from then on: restore what there is first."
+        after_help = "Example:\n  tokenward store adopt\n\nWhat is not in it counts as gone from then on: \
+            restore what there is first."
     )]
     Adopt {
         /// Do not ask
@@ -24,7 +25,8 @@ pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> 
     let Command::Adopt { yes, reach } = command;
     let client = reach.admin(config, world)?;
     block_on(async {
-        const QUESTION: &str = "Believe what is in the store's place now? Connections that are not in it have to be connected again.";
+        const QUESTION: &str = "Believe what is in the store's place now? Connections that are not in it \
+            have to be connected again.";
         if !yes && !world.output.ask(QUESTION).await {
             return Err(Failure::failed("not adopted"));
         }

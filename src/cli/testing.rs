@@ -1,4 +1,5 @@
-//! A stage for the commands: captured output, a fixed clock, seeded randomness and a directory that goes away.
+//! A test stage for the commands: captured output, a fixed clock, seeded randomness and a temporary
+//! directory.
 
 use parking_lot::Mutex;
 use std::ffi::OsString;
@@ -13,7 +14,7 @@ use crate::domain::task::BoxFuture;
 use crate::domain::time::{Clock, Timestamp};
 use crate::testkit::SeededRandom;
 
-/// What was written to standard output and error.
+/// Captured standard output and error.
 #[derive(Clone, Default)]
 pub(super) struct Captured {
     out: Sink,
@@ -76,7 +77,7 @@ pub(super) struct Scene {
     seed: Mutex<u64>,
 }
 
-/// How a command ended and what it wrote.
+/// A command's exit code and output.
 pub(super) struct Ended {
     pub(super) code: u8,
     pub(super) out: String,
@@ -113,7 +114,7 @@ impl Scene {
         self.run_all(args, input, &[])
     }
 
-    /// With something in the environment.
+    /// Runs a command with environment variables.
     pub(super) fn run_in(&self, args: &[&str], env: &[(&str, &str)]) -> Ended {
         self.run_all(args, "", env)
     }

@@ -1,4 +1,4 @@
-//! `token`: an access token of a connection, asked for over the local API as any caller asks.
+//! `token`: an access token of a connection, requested over the local API as any caller requests it.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub(super) struct Args {
     reach: ReachArgs,
 }
 
-/// The API takes 60 s to 24 h.
+/// Parses a life within the API's bounds of 60 s to 24 h.
 fn min_ttl(text: &str) -> Result<Duration, String> {
     let asked = seconds(text).map_err(|error| error.to_string())?;
     match asked.as_secs() {
@@ -50,8 +50,9 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
     );
     let answer = block_on(async {
         client.get(&target).await.map_err(|error| {
-            let connectable = matches!(&error, ClientError::Refused(problem)
-                if ["connection_not_found", "reauthorization_required", "scope_not_granted"].contains(&&*problem.code));
+            let codes = ["connection_not_found", "reauthorization_required", "scope_not_granted"];
+            let connectable =
+                matches!(&error, ClientError::Refused(problem) if codes.contains(&&*problem.code));
             let failure = Failure::from(error);
             if !connectable {
                 return failure;
@@ -63,7 +64,7 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
         return world.output.json(&answer);
     }
     let token = text(&answer, "access_token");
-    // Whatever it is, it goes into a header next, and perhaps to a terminal.
+    // Any bytes could come; they go into a header next, and perhaps to a terminal.
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(Failure::failed("the daemon's answer holds no access token"));
     }
