@@ -1,6 +1,7 @@
-//! Admin consent: a link with which a tenant's administrator approves the app for everyone. The redirect that comes
-//! back can be forged by anyone who has the link, so it proves nothing: it only makes that tenant's blocked
-//! connections be tried at once. Consent is believed when a user's token call in that tenant has shown the scopes.
+//! Admin consent: a link with which a tenant's administrator approves the app for everyone. Anyone who has
+//! the link can forge the redirect that comes back, so it proves nothing: it only makes tokenward try that
+//! tenant's blocked connections at once. Consent is believed once a user's token call in that tenant has
+//! shown the scopes.
 
 use std::sync::Arc;
 
@@ -16,14 +17,14 @@ use crate::domain::time::Timestamp;
 use crate::policy::CallerPolicy;
 use crate::repository::{FiledUnder, Kind, SecretHash, Taken};
 
-/// An admin consent session that was started.
+/// A new admin consent session.
 #[derive(Debug, Clone)]
 pub struct StartedConsent {
     /// Its id.
     pub id: SessionId,
-    /// The link for the administrator.
+    /// The administrator's link.
     pub admin_consent_url: String,
-    /// Until when the redirect is taken.
+    /// End of the time in which the redirect is accepted.
     pub expires_at: Timestamp,
 }
 
@@ -93,7 +94,7 @@ impl Broker {
         Ok(StartedConsent { id, admin_consent_url, expires_at })
     }
 
-    /// A link for an administrator that no session waits for, for an error page to show.
+    /// Makes an administrator's link without a session, for an error page.
     pub(super) async fn consent_link(&self, app: &App) -> Option<String> {
         let scopes = app.scopes.iter().filter(|scope| !scope.is_openid()).cloned().collect();
         let state = random_token(self.deps.random.as_ref());
@@ -114,7 +115,8 @@ impl Broker {
             .map_err(|failure| Refusal::of_disposition(failure.disposition, failure.answer))
     }
 
-    /// Where an admin consent session stands, for the caller that started it, as long as it may know of the app.
+    /// Returns the state of an admin consent session to the caller that started it, as long as it may know of
+    /// the app.
     pub async fn admin_consent_state(
         &self,
         caller: &CallerPolicy,
@@ -154,7 +156,7 @@ impl Broker {
         }
     }
 
-    /// The redirect came back. The first one counts; whoever repeats it ends where that one did.
+    /// Handles the redirect. The first one counts; a repeated one gets the same answer.
     pub(super) async fn finish_admin_consent(
         self: &Arc<Self>,
         app: &AppName,
@@ -186,7 +188,7 @@ impl Broker {
                 break (taken.value, true);
             }
             let mut after = taken.value.clone();
-            // What the one who started it may not do any more is not done for it.
+            // Nothing is done for a starter that has lost its right.
             after.state = match self.bars_consent(&after) {
                 Some(reason) => ConsentState::Failed(reason.into()),
                 None => state.clone(),
@@ -216,8 +218,8 @@ impl Broker {
         Finished::AdminConsent { return_to, app: after.app, session: session.clone(), refused, repeated }
     }
 
-    /// The tenant in which, since the report, a token call has shown every scope that was to be approved: one for a
-    /// connection that the caller may see.
+    /// Returns the tenant in which, since the report, a token call has shown every scope to be approved, for
+    /// a connection that the caller may see.
     async fn reported_consent(
         &self,
         caller: &CallerPolicy,

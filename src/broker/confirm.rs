@@ -1,5 +1,5 @@
-//! The last word on a connect session: whoever started it says that the right user came back, and the connection is made
-//! or renewed.
+//! Confirmation of a connect session: its starter says that the right user came back, and the connection is
+//! created or renewed.
 
 use std::sync::Arc;
 
@@ -20,16 +20,16 @@ use crate::repository::{FiledUnder, Kind, Redeemed, RepositoryError, SecretHash,
 /// Wrong confirmations that end a session.
 const MOST_WRONG_CODES: u8 = 5;
 
-/// What the one who started the session says.
+/// The starter's confirmation.
 pub enum Confirmation {
-    /// The one-time code that the browser brought.
+    /// The one-time code from the browser.
     Code(ConfirmationCode),
-    /// The account that came back.
+    /// The account that signed in.
     Account(AccountId),
 }
 
 impl Broker {
-    /// The one who started the session says that the right user came back. Goes on whether the caller waits or not.
+    /// Confirms a session on its starter's word. The work continues even if the caller leaves.
     pub async fn confirm(
         self: &Arc<Self>,
         caller: &CallerPolicy,
@@ -75,7 +75,8 @@ impl Broker {
                 Confirmation::Code(code) => code_hash.is_of(code.expose()),
                 Confirmation::Account(_) if session.return_url.is_some() => {
                     return Err(rejected(
-                        "this session has a return_url: confirm it with the code that the browser brought there",
+                        "this session has a return_url: confirm it with the code that the browser brought \
+                         there",
                     ));
                 }
                 Confirmation::Account(named) => *named == account.id(),
@@ -112,9 +113,10 @@ impl Broker {
                     FailureReason::AccountMismatch => rejected(
                         "the connection belongs to another account by now; pass change_account to move it",
                     ),
-                    FailureReason::Expired => {
-                        rejected("the connection was deleted or connected anew since its user signed in; start a new session")
-                    }
+                    FailureReason::Expired => rejected(
+                        "the connection was deleted or connected anew since its user signed in; \
+                            start a new session",
+                    ),
                     FailureReason::ConnectionPaused => Refusal::ConnectionPaused,
                     FailureReason::Revoked => Barred::Revoked.into(),
                     FailureReason::CallerForbidden => {
@@ -126,7 +128,7 @@ impl Broker {
             )?;
             let confirmed = code_hash.clone();
             let connected = SessionState::Connected { account: account.clone(), code_hash: Some(code_hash) };
-            // Unmarked, the session still waits, and what was redeemed stays for a repeated confirmation to find.
+            // Without the mark the session still waits, and a repeated confirmation finds the redeemed grant.
             if self.note_connected(id, taken, &connected).await
                 && let Err(error) = self.deps.repository.discard_redeemed(&confirmed).await
             {
@@ -137,8 +139,8 @@ impl Broker {
         Err(Refusal::StoreUnavailable)
     }
 
-    /// Says in the session that it is connected, even where a wrong confirmation was counted meanwhile. False when that
-    /// could not be stored: the connection stands all the same.
+    /// Records in the session that it is connected, even if a wrong confirmation was counted meanwhile.
+    /// Returns false if that could not be stored: the connection exists all the same.
     async fn note_connected(
         &self,
         id: &SessionId,
@@ -165,9 +167,9 @@ impl Broker {
         false
     }
 
-    /// Notes what a confirmation is about to put its grant in the place of. False when an earlier call did so with something
-    /// else there: nobody knows whether that one's grant was stored, and used and replaced since. (A commit that was refused is
-    /// known not to have been.)
+    /// Records which connection a confirmation is about to replace. Returns false if an earlier call recorded
+    /// another one: that call's grant may have been stored, used and replaced since. (A refused commit is
+    /// known not to have been stored.)
     async fn note_attempt(
         &self,
         code_hash: &SecretHash,
@@ -184,9 +186,9 @@ impl Broker {
         Ok(true)
     }
 
-    /// Makes or renews the connection. Of a connection that is there, only its own account may renew it. A delete that has come
-    /// since the user signed in has the last word ([`FailureReason::Expired`]): also where this sign-in had been stored before
-    /// it, and nobody was told.
+    /// Creates or renews the connection. Only its own account may renew an existing one. A delete after the
+    /// user's sign-in wins ([`FailureReason::Expired`]), even if this sign-in had been stored before it
+    /// without an answer.
     pub(super) async fn keep_connection(
         &self,
         session: &ConnectSession,
@@ -197,7 +199,10 @@ impl Broker {
         let repository = &self.deps.repository;
         let grant = Grant::new(redeemed.refresh_token.clone());
         let internal = |error: RepositoryError| {
-            tracing::error!(app = %key.app, connection = %key.connection, %error, "a connection could not be stored");
+            tracing::error!(
+                app = %key.app, connection = %key.connection, %error,
+                "a connection could not be stored"
+            );
             FailureReason::Internal
         };
         for attempt in 0..SWAP_TRIES {
@@ -208,16 +213,21 @@ impl Broker {
             if floor.cut > redeemed.floor.cut {
                 return Err(FailureReason::Expired);
             }
-            // This replica may not have heard of it yet. What is revoked after this look, or where the look fails, means the
-            // connection as well, by when its session was started: so no grant is lost for it.
+            // This replica may not know a recent revocation yet. If it is made after this check, or the check
+            // fails, it covers the connection too, by its session's start; so no grant is lost for that.
             if let Err(error) = self.follow_revocations().await {
-                tracing::warn!(app = %key.app, connection = %key.connection, %error, "a sign-in is stored, and what was revoked lately could not be read; what it means is refused once it is known");
+                tracing::warn!(
+                    app = %key.app, connection = %key.connection, %error,
+                    "a sign-in is stored, and what was revoked lately could not be read; what it means is \
+                     refused once it is known"
+                );
             }
-            // After the floor: a pause that this does not see changes what the commit expects, or is deleted after it.
+            // Read after the floor: a pause that this read misses changes what the commit expects, or is
+            // removed after it.
             let right = self.right_of_session(session, Some(&redeemed.account)).await;
             let right = right.map_err(|barred| barred.reason())?;
-            // Another account gives way only where the session was started to move it, and only the account that the
-            // connection had then.
+            // Another account is replaced only if the session was started to do that, and only the account
+            // that the connection had then.
             if let Some(before) = &before {
                 let account = before.profile.account.id();
                 let may_move = session.change_account && session.seen.as_ref() == Some(&account);
@@ -227,7 +237,8 @@ impl Broker {
             }
             let same_account =
                 before.as_ref().filter(|before| before.profile.account.id() == redeemed.account.id());
-            // This very sign-in, whose answer was lost: its first refresh token must not go over a newer one.
+            // This sign-in is stored already and its answer was lost: its first refresh token must not
+            // replace a newer one.
             if before.as_ref().is_some_and(|before| before.profile.sign_in.nonce == redeemed.nonce) {
                 return Ok(());
             }
@@ -246,17 +257,17 @@ impl Broker {
                 self.deps.clock.now(),
                 same_account.map(|before| &before.profile),
             );
-            // However long it waited to be confirmed: what was revoked meanwhile stays revoked.
+            // However long it waited for its confirmation: a revocation in that time covers it.
             profile.connected_at = redeemed.token.issued_at;
             profile.session_started_at = Some(session.started_at);
-            // Nor is it younger than the sign-in that it came from.
+            // It is not younger than its sign-in either.
             profile.created_at = profile.created_at.min(profile.connected_at);
             if self.deps.engine.is_revoked(&key, &profile) {
                 return Err(FailureReason::Revoked);
             }
             let expected = before.as_ref().map(|before| (before.revision, &before.profile));
             let tokens = std::slice::from_ref(&redeemed.token);
-            // Before it is there: one that nothing looks after would end unseen.
+            // Scheduled before it is stored: an unscheduled connection would expire unnoticed.
             self.deps.engine.expect(&key, &profile, tokens).await;
             let base = (floor.number.max(redeemed.floor.number), redeemed.nonce);
             match self.put(&right, expected, base, profile, tokens, &grant).await {
@@ -277,7 +288,7 @@ impl Broker {
     }
 }
 
-/// What a confirmed sign-in takes the place of.
+/// The connection that a confirmed sign-in replaces.
 #[derive(PartialEq, Eq, Serialize, Deserialize)]
 struct Replaced {
     sign_in: Option<SignIn>,

@@ -1,5 +1,5 @@
-//! Connect sessions: an invitation for one browser to create or renew one connection, started and watched by a caller.
-//! The browser's part is in `sign_in`, the starter's last word in `confirm`.
+//! Connect sessions: invitations for one browser to create or renew one connection, started and watched by a
+//! caller. `sign_in` has the browser's part, and `confirm` the starter's final word.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,21 +17,21 @@ use crate::policy::CallerPolicy;
 use crate::refresh::sha256_hex;
 use crate::repository::{FiledUnder, Kind, Taken};
 
-/// A session's end can be read for this long.
+/// How long a finished session can be read.
 pub(super) const READABLE_AFTER_END: Duration = Duration::from_secs(3600);
-/// Another replica's change is seen within this while someone waits for it.
+/// Time within which a change by another replica is seen by a waiting request.
 pub(super) const POLL: Duration = Duration::from_secs(1);
-/// Tries to replace a record that others replace too.
+/// Most attempts to replace a record that others replace too.
 pub(super) const SWAP_TRIES: usize = 8;
 
-/// What a caller asks for when it starts a connect session.
+/// A caller's request for a connect session.
 #[derive(Debug, Clone, Default)]
 pub struct NewSession {
-    /// Scopes to ask for; the app's when nothing is said.
+    /// Requested scopes; the app's by default.
     pub scopes: Option<String>,
-    /// Only this account will do.
+    /// Only this account may sign in.
     pub account: Option<AccountId>,
-    /// The connection may pass to another account.
+    /// True if the connection may change to another account.
     pub change_account: bool,
     /// Passed to the authority.
     pub login_hint: Option<String>,
@@ -39,39 +39,39 @@ pub struct NewSession {
     pub domain_hint: Option<String>,
     /// Passed to the authority.
     pub prompt: Option<String>,
-    /// Where the browser goes afterwards.
+    /// Return URL for the browser.
     pub return_url: Option<String>,
 }
 
-/// A session that was started.
+/// A new connect session.
 #[derive(Debug, Clone)]
 pub struct StartedSession {
     /// Its id.
     pub id: SessionId,
     /// The link for the user's browser.
     pub connect_url: String,
-    /// Until when the link works.
+    /// End of the link's life.
     pub expires_at: Timestamp,
-    /// What the caller asked for and the authority is not asked for, and why.
+    /// The part of the caller's request that is not passed to the authority, and why.
     pub remark: Option<String>,
 }
 
-/// What a page may say about a session before its button is pressed.
+/// What a page may show about a session before its button is pressed.
 #[derive(Debug, Clone)]
 pub struct SessionView {
     /// The app.
     pub app: AppName,
-    /// What is connected.
+    /// The connection.
     pub key: ConnectionKey,
     /// The caller that asks.
     pub asked_by: String,
-    /// The scopes that will be asked for.
+    /// The scopes that will be requested.
     pub scopes: Vec<String>,
-    /// Where it stands.
+    /// Its state.
     pub state: SessionState,
-    /// Whether the one who looks is the browser that the session is bound to.
+    /// True for the browser that the session is bound to.
     pub is_its_browser: bool,
-    /// Whether the connection that was made has gone since.
+    /// True if the new connection has been deleted since.
     pub gone_since: bool,
 }
 
@@ -87,8 +87,8 @@ impl Broker {
         self.start_permitted(caller, &right, request).await
     }
 
-    /// A link for whoever asked for a token that only the user can bring: the one given before, while it is young and
-    /// unused, so that a caller which polls does not make a session with every request.
+    /// Returns a link for a caller whose token request needs the user. It is the link given before while that
+    /// is young and unused, so that a polling caller does not make a session with every request.
     pub async fn invite(
         &self,
         caller: &CallerPolicy,
@@ -150,7 +150,7 @@ impl Broker {
         let now = self.deps.clock.now();
         let expires_at = now.plus(self.settings().connect_session_ttl);
         let id = self.new_session_id();
-        // Before anything is looked for: what is refused costs nothing.
+        // Counted before anything is read, so that a refusal costs nothing.
         self.count_session(right.caller(), key, &id, expires_at).await?;
         let keep = async {
             let consented = self.consent_known(caller, &key.app, &scopes, pinned.as_ref(), &request).await?;
@@ -166,7 +166,7 @@ impl Broker {
                 started_at: self.session_begins_at().await?,
                 expires_at,
                 change_account: request.change_account,
-                // The account it has is offered only where it is the one wanted.
+                // The present account is suggested only if it is the wanted one.
                 login_hint: request.login_hint.or_else(|| {
                     let wanted = existing.as_ref().filter(|account| pinned.as_ref() == Some(&account.id()));
                     wanted.and_then(|account| account.username.clone())
@@ -201,9 +201,10 @@ impl Broker {
         })
     }
 
-    /// The tenant that this session's account can only be of, where a caller asks for `prompt=consent` at Entra and the
-    /// tenant has shown its consent by a connection that the caller may see. Entra refuses users who may not consent
-    /// when they are prompted all the same (AADSTS90095), and asks by itself whoever has to be asked.
+    /// Returns the tenant that this session's account must belong to, if a caller asks for `prompt=consent`
+    /// at Entra and a connection that the caller may see shows that the tenant has consented. With that
+    /// prompt Entra refuses users who may not consent (AADSTS90095), and without it asks everybody who must
+    /// be asked.
     async fn consent_known(
         &self,
         caller: &CallerPolicy,
@@ -227,7 +228,8 @@ impl Broker {
         }
     }
 
-    /// Where a session stands, at once or as soon as it is no longer pending, for the caller that started it.
+    /// Returns a session's state to the caller that started it, at once or as soon as it is no longer
+    /// pending.
     pub async fn session_state(
         &self,
         caller: &CallerPolicy,
@@ -243,7 +245,8 @@ impl Broker {
             let waited = self.deps.clock.monotonic().saturating_sub(begun);
             let over = !matches!(state, SessionState::Pending | SessionState::AwaitingConfirmation { .. });
             let moved = first_seen.is_some_and(|first| first != state.as_str());
-            // Who waits wants news; a session that waits for the caller's own confirmation is news at once.
+            // A waiting caller wants changes; a session that waits for the caller's own confirmation is one
+            // at once.
             let news = over || moved || matches!(state, SessionState::AwaitingConfirmation { .. });
             if news || waited >= wait || self.stopping.load(Ordering::Acquire) {
                 return Ok(state);
@@ -256,7 +259,7 @@ impl Broker {
         }
     }
 
-    /// What a session's page may show to a browser with this binding.
+    /// Returns what a session's page may show to a browser with this binding.
     pub async fn session_view(
         &self,
         id: &SessionId,
@@ -282,7 +285,7 @@ impl Broker {
         })
     }
 
-    /// Whether the connection that a session made is known not to be there any more, or to be another account's.
+    /// Returns true if the connection that a session made is known to be deleted or to have another account.
     pub(super) async fn is_gone(&self, key: &ConnectionKey, state: &SessionState) -> bool {
         let SessionState::Connected { account, .. } = state else { return false };
         match self.existing_account(key).await {
@@ -291,7 +294,7 @@ impl Broker {
         }
     }
 
-    /// A new id: a link's secret.
+    /// Makes a new id, which is the link's secret.
     pub(super) fn new_session_id(&self) -> SessionId {
         SessionId::parse(&random_token(self.deps.random.as_ref())).expect("our own ids are of that alphabet")
     }
@@ -314,7 +317,8 @@ impl Broker {
         }
     }
 
-    /// A session, for the caller that started it, and as long as it may know of the connection: for anyone else there is none.
+    /// Returns a session to the caller that started it, as long as it may know of the connection; for anyone
+    /// else there is none.
     pub(super) async fn own_session(
         &self,
         caller: &CallerPolicy,
@@ -361,7 +365,8 @@ impl Broker {
     }
 }
 
-/// What will be asked of the user: the app's scopes, or fewer, and always what keeping a connection takes.
+/// Returns the scopes to request from the user: the app's, or fewer, and always those needed to keep a
+/// connection.
 fn scopes_to_request(app: &App, asked: Option<&str>) -> Result<ScopeSet, Refusal> {
     let naming = app.naming();
     let mut scopes = match asked {
@@ -383,7 +388,8 @@ fn scopes_to_request(app: &App, asked: Option<&str>) -> Result<ScopeSet, Refusal
     };
     let needed: &[&str] = match naming {
         ScopeNaming::Entra { .. } => &["openid", "profile", "offline_access"],
-        // Other providers differ in how they grant a refresh token; the operator lists `offline_access` where it is so.
+        // Other providers differ in how they issue a refresh token; the operator lists `offline_access` for
+        // those that need it.
         ScopeNaming::Plain => &["openid"],
     };
     for name in needed {
@@ -397,9 +403,9 @@ fn scopes_to_request(app: &App, asked: Option<&str>) -> Result<ScopeSet, Refusal
     Ok(scopes)
 }
 
-/// OpenID Connect Core section 11: a provider grants `offline_access` only together with `prompt=consent`, whatever else a
-/// caller wants its user to be asked; without a page (`none`) there is nobody to ask. Entra does without, and would ask its
-/// users again each time.
+/// Returns the `prompt` to send. OpenID Connect Core section 11: a provider grants `offline_access` only with
+/// `prompt=consent`, so that is added to the caller's own prompt, except for `none`, which shows no page.
+/// Entra does not require it, and would ask its users again each time.
 fn prompt(app: &App, scopes: &ScopeSet, asked: Option<String>) -> Option<String> {
     let offline = scopes.iter().any(|scope| scope.canonical() == "offline_access");
     if *app.naming() != ScopeNaming::Plain || !offline {
@@ -414,7 +420,8 @@ fn prompt(app: &App, scopes: &ScopeSet, asked: Option<String>) -> Option<String>
 
 fn consent_left_out(tenant: &str) -> String {
     format!(
-        "prompt=consent is left out: tenant {tenant} has consented to these scopes, and users who may not consent would be refused (AADSTS90095). Entra asks by itself whoever has not consented yet."
+        "prompt=consent is left out: tenant {tenant} has consented to these scopes, and users who may not \
+         consent would be refused (AADSTS90095). Entra asks by itself whoever has not consented yet."
     )
 }
 

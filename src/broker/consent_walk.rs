@@ -1,10 +1,11 @@
-//! Has the blocked connections of a tenant tried whose administrator is said to have consented.
+//! Tries the blocked connections of a tenant after a report that its administrator has consented.
 //!
-//! Whoever has the link can say so, as often as he likes and of any tenant. So a tenant is tried once a minute; all
-//! tenants that wait are looked for in one walk over the app's connections, one walk at a time; and they are tried in
-//! turn, one of each tenant, out of the budget that all calls of this kind share. A report that comes while its tenant
-//! has had its turn is kept for the next. Where nothing is blocked, a connection that works is tried as the proof: one
-//! that whoever started the session may see, for no other proves anything to it.
+//! Anyone with the link can report any tenant, as often as they like. Therefore a tenant is tried once a
+//! minute. One walk over the app's connections searches for all waiting tenants, one walk at a time. They are
+//! tried in turn, one connection of each tenant, out of the budget that all calls of this kind share. A
+//! report that comes while its tenant has had its turn is kept for the next. If nothing is blocked, a working
+//! connection is tried as the proof, one that the session's starter may see, since no other proves anything
+//! to it.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -18,18 +19,18 @@ use crate::domain::connection::Status;
 use crate::domain::id::{AppName, CallerName, ConnectionKey};
 use crate::policy::CallerPolicy;
 
-/// A tenant is tried once within this time.
+/// Least time between two tries of a tenant.
 const TENANT_AGAIN: Duration = Duration::from_secs(60);
-/// How often it is looked whose turn has come: what is reported meanwhile is looked for in one walk.
+/// Time between two checks for due tenants: all reports in between share one walk.
 const LOOK: Duration = Duration::from_secs(1);
-/// Tenants that wait for their turn, or have had it within the time.
+/// Most tenants that wait for their turn or have just had it.
 const MOST_TENANTS: usize = 1000;
-/// Connections of one tenant that are tried for one report, and of all tenants of one walk.
+/// Most connections of one tenant tried for one report, and of all tenants tried in one walk.
 const MOST_OF_A_TENANT: usize = 2000;
 const MOST_OF_A_WALK: usize = 10_000;
 const PAGE: usize = 100;
 
-/// The tenants that were reported a moment ago.
+/// Tenants that were reported a moment ago.
 #[derive(Default)]
 pub(super) struct Reports {
     book: Mutex<Book>,
@@ -37,24 +38,24 @@ pub(super) struct Reports {
 
 #[derive(Default)]
 struct Book {
-    /// Somebody sees to it that what waits is tried.
+    /// True if a task handles waiting reports.
     is_seen_to: bool,
     tenants: BTreeMap<(AppName, String), Report>,
 }
 
-/// What is known of a tenant.
+/// State of a tenant.
 #[derive(Default)]
 struct Report {
-    /// Monotonic time at which it was tried.
+    /// Monotonic time of its last try.
     tried_at: Option<Duration>,
-    /// It was reported since.
+    /// True if it was reported since.
     waits: bool,
-    /// The callers that started the sessions: of those in the configuration.
+    /// The callers that started the sessions, all from the configuration.
     starters: Starters,
 }
 
 type Starters = BTreeSet<CallerName>;
-/// Tenants whose turn it is, and who waits for their proof.
+/// Due tenants, and the callers that wait for their proof.
 type Turns = BTreeMap<String, Starters>;
 
 impl Report {
@@ -70,15 +71,19 @@ impl Reports {
 }
 
 impl Book {
-    /// Takes a report down, at `now` (monotonic). Whether somebody has to be found who sees to it.
+    /// Records a report at `now` (monotonic). Returns true if a task must be started to handle it.
     fn note(&mut self, app: &AppName, tenant: &str, starter: Option<CallerName>, now: Duration) -> bool {
         self.tenants.retain(|_, report| report.waits || report.has_had_its_turn(now));
         let one = (app.clone(), tenant.to_owned());
         if self.tenants.len() >= MOST_TENANTS && !self.tenants.contains_key(&one) {
-            // One that waits is worth more than that another one was tried.
+            // A waiting tenant is worth more than the knowledge that another was tried.
             let tried = self.tenants.iter().find(|(_, report)| !report.waits).map(|(one, _)| one.clone());
             let Some(tried) = tried else {
-                tracing::warn!(%app, "so many tenants are said to have consented that no more are taken down; blocked connections are tried again at their time");
+                tracing::warn!(
+                    %app,
+                    "so many tenants are said to have consented that no more are taken down; blocked \
+                     connections are tried again at their time"
+                );
                 return false;
             };
             self.tenants.remove(&tried);
@@ -89,7 +94,8 @@ impl Book {
         !std::mem::replace(&mut self.is_seen_to, true)
     }
 
-    /// The tenants whose turn it is, by app, which have it then; none when nothing waits any more, and nobody sees to it then.
+    /// Returns the due tenants by app and marks them as tried; `None` if nothing waits any more, and the task
+    /// ends.
     fn turns(&mut self, now: Duration) -> Option<BTreeMap<AppName, Turns>> {
         let mut turns: BTreeMap<AppName, Turns> = BTreeMap::new();
         for ((app, tenant), report) in &mut self.tenants {
@@ -105,8 +111,8 @@ impl Book {
 }
 
 impl Broker {
-    /// Somebody came back from a page for an administrator's consent, to a session of that caller's, and names this
-    /// tenant.
+    /// Records that a browser came back from an admin consent page for a session of that caller and named
+    /// this tenant.
     pub(super) fn note_reported_consent(
         self: &Arc<Self>,
         app: &AppName,
@@ -116,7 +122,7 @@ impl Broker {
         let starter = CallerName::parse(starter).ok();
         let tenant = unverified_tenant.to_ascii_lowercase();
         let is_id = tenant.len() == 36 && tenant.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
-        // Accounts are of tenants by id: no other name would be found.
+        // Accounts have tenant ids: no other name would match.
         if !is_id || !self.reports.book().note(app, &tenant, starter, self.deps.clock.monotonic()) {
             return;
         }
@@ -138,8 +144,8 @@ impl Broker {
         }
     }
 
-    /// Has the blocked connections of these tenants tried now instead of at their time. Where a tenant has none, one that works
-    /// is tried for each caller that waits, of those that it may see: its token call is the proof.
+    /// Tries the blocked connections of these tenants now instead of at their time. If a tenant has none, one
+    /// working connection is tried for each waiting caller that may see it: its token call is the proof.
     async fn try_blocked_of(&self, app: &AppName, tenants: &Turns) {
         let mut blocked: BTreeMap<&str, VecDeque<ConnectionKey>> = BTreeMap::new();
         let mut working: BTreeMap<&str, Working> = BTreeMap::new();
@@ -194,7 +200,7 @@ impl Broker {
     }
 }
 
-/// Connections of a tenant that work, and the callers that may see none of them.
+/// Working connections of a tenant, and the callers that may see none of them.
 struct Working {
     unproven: Vec<CallerPolicy>,
     proofs: VecDeque<ConnectionKey>,

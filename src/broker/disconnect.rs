@@ -1,4 +1,4 @@
-//! Destroy a connection: the grant is gone from the store before this answers, and from memory with it.
+//! Deletion of a connection: when it returns, the grant is gone from the store and from memory.
 
 use std::sync::Arc;
 
@@ -7,11 +7,11 @@ use super::{Broker, Refusal};
 use crate::domain::id::ConnectionKey;
 use crate::policy::CallerPolicy;
 
-/// On whose word a connection is destroyed.
+/// The authority for a deletion.
 enum Word {
-    /// A caller's, judged now.
+    /// A caller's right, judged now.
     Caller(Right),
-    /// An operator's.
+    /// An operator's request.
     Operator(ConnectionKey),
 }
 
@@ -30,24 +30,24 @@ impl Broker {
         self.destroy(Word::Caller(self.right_of(caller, key).await?)).await
     }
 
-    /// Deletes a connection for an operator. A pause stays, on the name.
+    /// Deletes a connection for an operator. A pause stays on the name.
     pub async fn delete_as_admin(self: &Arc<Self>, key: &ConnectionKey) -> Result<(), Refusal> {
         self.destroy(Word::Operator(key.clone())).await
     }
 
-    /// Goes on whether anyone waits or not.
+    /// Deletes it. The work continues even if nobody waits.
     async fn destroy(self: &Arc<Self>, word: Word) -> Result<(), Refusal> {
         let (broker, key) = (Arc::clone(self), word.key().clone());
         self.app(&key.app)?;
         let work = async move {
-            // (What cannot be read says nothing of a pause, and can be deleted all the same.)
+            // (An unreadable connection tells nothing about a pause, and can be deleted all the same.)
             if let Ok(held) = broker.deps.engine.inspect(&key).await {
                 broker.hold_if_paused(&key, held.connection.profile.status).await?;
             }
             let deleted = broker.deps.repository.delete(&key).await;
             match &deleted {
                 Ok(meant) => broker.deps.engine.deleted(&key, *meant),
-                // It may have been deleted: look again.
+                // It may have been deleted: read it again.
                 Err(_) => broker.deps.engine.distrust(&key),
             }
             Ok::<bool, Refusal>(deleted?.is_some())

@@ -1,15 +1,16 @@
-//! What several share for as long as one of them is there, by a key. The first one makes it, and the last one takes it away.
+//! Values shared by their users and kept by key. The first user creates the value, and the last one removes
+//! it.
 //!
-//! All of it happens under one lock. So nobody makes another one between the last one's end and its being forgotten, and nothing
-//! is left behind of a key that nobody uses. What is made and what ends is made and ends under that lock, too: it must not ask
-//! for the same map again.
+//! All of this happens under one lock, so no second value is created between the end of the last use and the
+//! removal, and nothing is left of an unused key. Creation and drop of a value also run under that lock and
+//! must not use the same map.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What is in use, by key.
+/// The values in use, by key.
 pub(super) struct InUse<K, V> {
     all: All<K, V>,
 }
@@ -21,7 +22,7 @@ struct Shared<V> {
     users: usize,
 }
 
-/// One of those who share what is of a key.
+/// One user's share of a value.
 pub(super) struct Use<K: Ord, V> {
     key: K,
     all: All<K, V>,
@@ -34,14 +35,15 @@ impl<K, V> Default for InUse<K, V> {
 }
 
 impl<K: Ord + Clone, V> InUse<K, V> {
-    /// Shares what is of this key; it is what `make` gives where nobody uses one.
+    /// Shares the value of this key; `make` creates it if nobody uses it.
     pub(super) fn share(&self, key: K, make: impl FnOnce() -> V) -> Use<K, V> {
         let mut all = lock(&self.all);
         all.entry(key.clone()).or_insert_with(|| Shared { value: make(), users: 0 }).users += 1;
         Use { key, all: Arc::clone(&self.all) }
     }
 
-    /// The same, where fewer than `most` share it and, if it has to be made, `make` gives it.
+    /// Like [`share`](Self::share), if fewer than `most` share it and, if it must be created, `make` returns
+    /// one.
     pub(super) fn try_share(
         &self,
         key: K,
@@ -63,7 +65,7 @@ impl<K: Ord + Clone, V> InUse<K, V> {
 }
 
 impl<K: Ord, V> InUse<K, V> {
-    /// Looks at what is of this key, if somebody uses it.
+    /// Passes the value of this key to `look`, if it is in use.
     pub(super) fn look<Q: Ord + ?Sized>(&self, key: &Q, look: impl FnOnce(&V))
     where
         K: Borrow<Q>,
@@ -73,7 +75,7 @@ impl<K: Ord, V> InUse<K, V> {
         }
     }
 
-    /// Looks at all that is in use.
+    /// Passes all values in use to `look`.
     pub(super) fn look_at_all(&self, look: impl Fn(&V)) {
         for shared in lock(&self.all).values() {
             look(&shared.value);
@@ -87,7 +89,7 @@ impl<K: Ord, V> InUse<K, V> {
 }
 
 impl<K: Ord, V> Use<K, V> {
-    /// Looks at what is shared.
+    /// Passes the shared value to `look`.
     pub(super) fn look<T>(&self, look: impl FnOnce(&V) -> T) -> T {
         let all = lock(&self.all);
         look(&all.get(&self.key).expect("it is there for as long as somebody uses it").value)
@@ -117,7 +119,7 @@ mod tests {
 
     use super::*;
 
-    /// Says when it ends.
+    /// Records when it ends.
     struct Value(u32, Arc<Mutex<Vec<u32>>>);
 
     impl Drop for Value {
@@ -126,13 +128,13 @@ mod tests {
         }
     }
 
-    /// What somebody does, and what is made, ended and in use after it.
+    /// A step, and what is created, ended and in use after it.
     enum Step {
-        /// Takes part of the key, of which so many may; a made one has that number.
+        /// Shares the key, among at most this many; a created value gets that number.
         Share(&'static str, usize, u32),
-        /// The same where nothing can be made.
+        /// The same when nothing can be created.
         Barren(&'static str),
-        /// The user of that place leaves.
+        /// The user at that index leaves.
         Leave(usize),
     }
 
@@ -193,7 +195,7 @@ mod tests {
         assert!(values.is_empty());
     }
 
-    /// Of one key there never are two, whoever comes while the last one leaves.
+    /// A key never has two values, even if a user comes while the last one leaves.
     #[test]
     fn whoever_comes_while_the_last_one_leaves_shares_or_makes_anew() {
         struct Alone(Arc<AtomicBool>);

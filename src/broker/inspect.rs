@@ -1,4 +1,4 @@
-//! Look at connections: never a token, never a refresh token.
+//! Reads of connections: they never return a token or a refresh token.
 
 use std::collections::BTreeMap;
 
@@ -9,31 +9,31 @@ use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::time::Timestamp;
 use crate::policy::{CallerPolicy, Lookup};
 
-/// Connections read at most for one page: a filter that matches few does not become a scan of all.
+/// Most connections read for one page: a filter that matches few must not become a scan of all.
 const MOST_READ_FOR_A_PAGE: usize = 200;
 const PAGE: usize = 100;
-/// Every status of a connection.
+/// All statuses of a connection.
 pub const STATUSES: [&str; 4] = ["active", "needs_reauthorization", "blocked", "paused"];
 
-/// A connection as it may be shown.
+/// A connection as it is shown.
 #[derive(Debug, Clone)]
 pub struct Shown {
     /// Its name.
     pub key: ConnectionKey,
     /// Account, scopes, status, times.
     pub profile: Profile,
-    /// When it will be refreshed next, as far as that is planned.
+    /// Time of its next planned refresh, if known.
     pub next_refresh_at: Option<Timestamp>,
 }
 
-/// What to list.
+/// A request for a list.
 #[derive(Debug, Clone, Default)]
 pub struct ListRequest {
-    /// Only those of this status.
+    /// Only connections with this status.
     pub status: Option<String>,
-    /// Only those of this tenant.
+    /// Only connections of this tenant.
     pub tenant: Option<String>,
-    /// Where the page before ended.
+    /// The name where the previous page ended.
     pub after: Option<ConnectionName>,
 }
 
@@ -41,14 +41,14 @@ pub struct ListRequest {
 pub struct ShownPage {
     /// Ordered by name.
     pub connections: Vec<Shown>,
-    /// Where the next page starts; none on the last. A page may be empty and not the last.
+    /// Start of the next page; `None` on the last. A page may be empty without being the last.
     pub next: Option<ConnectionName>,
-    /// How many pages of connections were read for it: more than one where a rule or a filter matches few.
+    /// Pages read from the store for it: more than one if a rule or a filter matches few.
     pub pages_read: u32,
 }
 
 impl Broker {
-    /// A connection, for a caller that may know of it.
+    /// Returns a connection to a caller that may know of it.
     pub async fn show(&self, caller: &CallerPolicy, key: &ConnectionKey) -> Result<Shown, Refusal> {
         if !caller.needs_tenant(key) {
             caller.see(key, None)?;
@@ -58,7 +58,7 @@ impl Broker {
         Ok(shown)
     }
 
-    /// A connection, for an operator.
+    /// Returns a connection to an operator.
     pub async fn show_as_admin(&self, key: &ConnectionKey) -> Result<Shown, Refusal> {
         self.app(&key.app)?;
         let held = self.deps.engine.inspect(key).await.map_err(|failure| Refusal::of_failure(&failure))?;
@@ -73,7 +73,7 @@ impl Broker {
         Ok(Shown { key: key.clone(), profile, next_refresh_at })
     }
 
-    /// The last tries for a connection, stored and not, oldest first.
+    /// Returns the last attempts for a connection, stored and not, oldest first.
     pub fn attempts(&self, shown: &Shown) -> Vec<Attempt> {
         let mut attempts = shown.profile.attempts.clone();
         attempts.extend(self.deps.engine.recent_attempts(&shown.key));
@@ -81,7 +81,7 @@ impl Broker {
         attempts
     }
 
-    /// A page of those connections of an app that the caller may know of.
+    /// Returns a page of an app's connections that the caller may know of.
     pub async fn list(
         &self,
         caller: &CallerPolicy,
@@ -97,7 +97,7 @@ impl Broker {
         self.list_where(app, caller.lookups(app), request, sees).await
     }
 
-    /// A page of an app's connections, for an operator.
+    /// Returns a page of an app's connections to an operator.
     pub async fn list_as_admin(&self, app: &AppName, request: &ListRequest) -> Result<ShownPage, Refusal> {
         self.list_where(app, vec![Lookup::EVERYTHING], request, |_, _| true).await
     }
@@ -149,33 +149,33 @@ impl Broker {
         Ok(ShownPage { connections: shown, next, pages_read })
     }
 
-    /// A page's cursor: sealed, for the name in it may be one that the caller may not know of.
+    /// Makes a page's cursor. It is sealed, for its name may be one that the caller may not know of.
     pub fn cursor(&self, app: &AppName, next: &ConnectionName) -> String {
         self.deps.repository.seal_cursor(app.as_str(), next.as_str())
     }
 
-    /// Reads a cursor that was given for this app.
+    /// Reads a cursor that was made for this app.
     pub fn read_cursor(&self, app: &AppName, cursor: &str) -> Result<ConnectionName, Refusal> {
         let name = self.deps.repository.open_cursor(app.as_str(), cursor);
         name.and_then(|name| ConnectionName::stored(&name).ok())
             .ok_or_else(|| Refusal::invalid("cursor", "is not one that was given for this list"))
     }
 
-    /// A walk over every connection, page by page.
+    /// Starts a walk over all connections, page by page.
     pub fn walk(&self) -> Walk {
         Walk { apps: self.apps().keys().cloned().collect(), after: None }
     }
 }
 
-/// A walk over every connection. Reads every profile: for a slow pace only.
+/// A walk over all connections. It reads every profile, so it must go slowly.
 pub struct Walk {
-    /// Still to be walked over; the last one first.
+    /// Apps that remain, in reverse order.
     apps: Vec<AppName>,
     after: Option<ConnectionName>,
 }
 
 impl Walk {
-    /// The next page, counted; none at the end.
+    /// Returns the next page, counted; `None` at the end.
     pub async fn next(
         &mut self,
         broker: &Broker,
@@ -200,7 +200,8 @@ impl Walk {
     }
 }
 
-/// When a grant under a verdict is tried again. Of an active one only its tokens know, and a list does not open those.
+/// Returns when a grant under a verdict is tried again. For an active connection only its tokens say that,
+/// and a list does not open them.
 fn next_try(profile: &Profile) -> Option<Timestamp> {
     match profile.status {
         Status::NeedsReauthorization(_) | Status::Blocked(_) => profile.retry_at,
@@ -208,9 +209,9 @@ fn next_try(profile: &Profile) -> Option<Timestamp> {
     }
 }
 
-/// Every connection, counted.
+/// All connections, counted.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// By app and status; every status is there.
+    /// By app and status; every status has an entry.
     pub by_status: BTreeMap<(AppName, &'static str), u64>,
 }

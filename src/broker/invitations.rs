@@ -1,4 +1,4 @@
-//! Links given beside a refusal, so that a caller which asks again gets the same one.
+//! Links given beside a refusal, kept so that a caller which asks again gets the same one.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
@@ -7,12 +7,13 @@ use super::connect::StartedSession;
 use crate::domain::id::{CallerName, ConnectionKey};
 use crate::domain::time::Timestamp;
 
-/// Of one caller. Whoever has more gets a new link for some; the number of them that are open is another limit.
+/// Most links of one caller. Beyond that it gets new links for some connections; another limit bounds how
+/// many are open.
 const MOST_OF_A_CALLER: usize = 1000;
 
 type OfACaller = BTreeMap<ConnectionKey, StartedSession>;
 
-/// By caller, so that none can have another's forgotten.
+/// By caller, so that no caller can push out another's.
 #[derive(Default)]
 pub(super) struct Invitations(Mutex<BTreeMap<CallerName, OfACaller>>);
 
@@ -21,7 +22,8 @@ impl Invitations {
         self.all().get(caller)?.get(key).cloned()
     }
 
-    /// Remembers a link. Where there are too many of the caller those go that have ended, or else the one that ends first.
+    /// Remembers a link. If the caller has too many, ended ones are forgotten, or else the one that ends
+    /// first.
     pub(super) fn give(
         &self,
         caller: &CallerName,
@@ -79,7 +81,7 @@ mod tests {
         assert!(invitations.given(&caller("z"), &key(3 * MOST_OF_A_CALLER - 1)).is_some(), "the newest stay");
         assert!(invitations.given(&caller("z"), &key(0)).is_none());
         assert_eq!(invitations.all()[&caller("z")].len(), MOST_OF_A_CALLER);
-        // What has ended makes room.
+        // Ended links make room.
         invitations.give(&caller("z"), key(0), started(at(10_000)), at(5000));
         assert_eq!(invitations.all()[&caller("z")].len(), 1);
     }

@@ -1,16 +1,19 @@
-//! The broker: what the daemon does, in order. Each use case takes a caller that is known and names that are parsed,
-//! gets a permit, and answers in values that any edge can put into its own shape.
+//! The broker: tokenward's use cases. Each takes an authenticated caller and parsed names, gets a permit, and
+//! returns values that any API can format.
 //!
-//! May know: `policy`, `refresh`, the repository, the `Authority` port, `domain`. Knows nothing of HTTP.
+//! May know: `policy`, `refresh`, the repository, the `Authority` port, `domain`. It knows no HTTP.
 //!
 //! Invariants:
-//! 1. No token and no word about a connection leaves without a [`Permit`](crate::policy::Permit) (I2).
-//! 2. A connection is made or renewed only for the account that its session pinned or its starter confirmed.
-//! 3. A right is judged when it is used (`rights`), and what an operator paused or revoked only operators undo.
-//! 4. A code is sent to the authority at most once: its state record is marked as answered before, by one.
+//! 1. No token and no information about a connection leaves without a [`Permit`](crate::policy::Permit) (I2).
+//! 2. A connection is created or renewed only for the account that its session pinned or its starter
+//!    confirmed.
+//! 3. A right is judged when it is used (`rights`), and only operators undo an operator's pause or
+//!    revocation.
+//! 4. A code is sent to the authority at most once: its state record is first marked as answered, which
+//!    succeeds once.
 //!
-//! The one hard problem: the browser that comes back is not known to be the one that was sent
-//! ([`sign_in`] binds it, and pins the account or leaves it to [`confirm`]).
+//! The one hard problem: the returning browser may not be the one that was sent ([`sign_in`] binds it, and
+//! pins the account or leaves it to [`confirm`]).
 
 pub mod admin_consent;
 pub mod confirm;
@@ -63,24 +66,24 @@ use crate::repository::{Repository, RepositoryError};
 pub struct App {
     /// Its authority.
     pub authority: Arc<dyn Authority>,
-    /// What people are shown.
+    /// Its name for people.
     pub display_name: String,
-    /// Whom people ask for help, if the operator said so.
+    /// Contact for people who need help, if configured.
     pub support_contact: Option<String>,
-    /// What a connect session asks for by default, and the most it may ask for.
+    /// Default scopes of a connect session, and the most that it may request.
     pub scopes: ScopeSet,
     /// Whose accounts may be connected.
     pub tenants: Tenants,
-    /// Where a browser may be sent back to, exact.
+    /// Allowed return URLs, compared exactly.
     pub return_urls: Vec<String>,
     /// The registered redirect URI.
     pub redirect_uri: String,
 }
 
-/// How long things may take.
+/// Limits of time and number.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// `{base_url}` of the public listener, no slash at the end.
+    /// `{base_url}` of the public listener, without a slash at the end.
     pub base_url: String,
     /// Life of a connect session.
     pub connect_session_ttl: Duration,
@@ -88,38 +91,38 @@ pub struct Settings {
     pub state_ttl: Duration,
     /// How long a finished sign-in waits for its confirmation.
     pub confirmation_ttl: Duration,
-    /// Connect sessions of one caller that may be open at once.
+    /// Most open connect sessions of one caller.
     pub open_sessions: u32,
 }
 
-/// What the use cases stand on.
+/// Ports and rooms that the use cases need.
 pub struct Deps {
-    /// Tokens.
+    /// Serves tokens.
     pub engine: Engine,
-    /// Connections and sessions.
+    /// Stores connections and sessions.
     pub repository: Arc<Repository>,
-    /// What callers may do now.
+    /// Callers' current rules.
     pub policies: Arc<dyn Policies>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Randomness.
     pub random: Arc<dyn Random>,
-    /// Tasks that outlive a request.
+    /// Runs work that outlives a request.
     pub tasks: Arc<dyn Tasks>,
 }
 
 /// The apps, by name.
 pub type Apps = BTreeMap<AppName, Arc<App>>;
 
-/// The use cases.
+/// All use cases.
 pub struct Broker {
     apps: ArcSwap<Apps>,
     deps: Deps,
     settings: ArcSwap<Settings>,
     session_waits: session_waits::SessionWaits,
-    /// Links given beside a refusal, by whom they were given to.
+    /// Links given beside a refusal, by caller.
     invitations: invitations::Invitations,
-    /// Who waits for a session is answered at once.
+    /// True once waits for sessions must end at once.
     stopping: AtomicBool,
     at_their_limit: quota::AtTheirLimit,
     replicas: replicas::Known,
@@ -128,12 +131,12 @@ pub struct Broker {
     sign_in_permits: sign_in_permits::SignInPermits,
     shown_consents: shown_consent::ShownConsents,
     walks: search::Walks,
-    /// What the log is told of what strangers can repeat.
+    /// Limits log lines about events that strangers can repeat.
     sayings: sayings::Sayings,
 }
 
 impl Broker {
-    /// A broker for these apps.
+    /// Makes a broker for these apps.
     pub fn new(apps: Apps, deps: Deps, settings: Settings) -> Self {
         Broker {
             apps: ArcSwap::from_pointee(apps),
@@ -153,30 +156,30 @@ impl Broker {
         }
     }
 
-    /// The same as one of several replicas, on the machine of that name.
+    /// Names this machine, for an installation with several replicas.
     #[must_use]
     pub fn on_host(mut self, host: String) -> Self {
         self.replicas = replicas::Known::new(self.deps.random.as_ref(), host);
         self
     }
 
-    /// An app, by name.
+    /// Returns an app by name.
     pub fn app(&self, name: &AppName) -> Result<Arc<App>, Refusal> {
         self.apps.load().get(name).cloned().ok_or(Refusal::AppNotFound)
     }
 
-    /// Every app of now.
+    /// Returns all current apps.
     pub fn apps(&self) -> Arc<Apps> {
         self.apps.load_full()
     }
 
-    /// From now on these are the apps, and things may take so long. What is under way goes on as it was begun.
+    /// Replaces the apps and settings. Work under way continues with the old ones.
     pub fn reconfigure(&self, apps: Apps, settings: Settings) {
         self.apps.store(Arc::new(apps));
         self.settings.store(Arc::new(settings));
     }
 
-    /// How browsers reach the public listener, no slash at the end.
+    /// Returns the public listener's address for browsers, without a slash at the end.
     pub fn base_url(&self) -> String {
         self.settings.load().base_url.clone()
     }
@@ -185,20 +188,20 @@ impl Broker {
         self.settings.load_full()
     }
 
-    /// An operator's word that what is in the store's place now is the store. Everything held in memory is looked at again.
+    /// Adopts the present store on an operator's word, and checks everything held in memory against it.
     pub async fn adopt_store(&self) -> Result<(), Refusal> {
         self.deps.repository.adopt_store().await.map_err(RepositoryError::from)?;
         self.deps.engine.start_over();
         Ok(())
     }
 
-    /// The process stops: long polls are answered with what is known.
+    /// Makes all long polls return at once, because the process stops.
     pub fn stop_waiting(&self) {
         self.stopping.store(true, Ordering::Release);
         self.session_waits.wake_all();
     }
 
-    /// Runs work that must not end with the request that asked for it. `None` when it panicked.
+    /// Runs work that must outlive its request. `None` if it panicked.
     async fn to_the_end<T: Send + 'static>(
         &self,
         name: &'static str,
@@ -206,14 +209,14 @@ impl Broker {
     ) -> Option<T> {
         let (sender, receiver) = oneshot::channel();
         let task = async move {
-            // Nobody waits any more when this fails: the work is done all the same.
+            // If this fails, nobody waits any more; the work is done all the same.
             let _ = sender.send(work.await);
         };
         self.deps.tasks.spawn(name, Box::pin(task));
         receiver.await.ok()
     }
 
-    /// The tenant of a connection, where there is one.
+    /// Returns the tenant of a connection, if it has one.
     async fn tenant_of(&self, key: &ConnectionKey) -> Result<Option<String>, Refusal> {
         match self.deps.engine.inspect(key).await {
             Ok(held) => Ok(held.connection.profile.account.tid.clone()),

@@ -1,7 +1,7 @@
-//! An operator stops one connection, lets it go on, or has its grant tried now.
+//! Operators' acts on one connection: pause, resume, and refresh now.
 //!
-//! A pause is a hold on the name, kept beside the connection: it is written first, so that whoever renews or deletes the
-//! connection meanwhile meets it, and it stays when the connection goes. Only an operator's word lifts it.
+//! A pause is kept by name, beside the connection. It is stored first, so that a renewal or delete at the
+//! same time sees it, and it stays when the connection is deleted. Only an operator lifts it.
 
 use std::time::Duration;
 
@@ -15,32 +15,32 @@ use crate::domain::time::Timestamp;
 use crate::repository::{FiledUnder, Kind, Taken};
 use crate::store::{Committed, Writer};
 
-/// For ever, as a store counts.
+/// 100 years: stores require an expiry, and this record must not have one.
 const KEPT: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// That an operator paused a name.
+/// Record of an operator's pause of a name.
 #[derive(Serialize, Deserialize)]
 struct Hold {
     since: Timestamp,
 }
 
-/// What an operator paused or let go on.
+/// What an operator paused or resumed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PausedWhat {
     /// A connection.
     Connection,
-    /// A name alone: its connection was deleted while it was paused.
+    /// Only a name: its connection was deleted during the pause.
     Name,
 }
 
 impl Broker {
-    /// Pauses a connection, or resumes it. In force in this process when it answers, and on every other replica that reaches
-    /// the store within a second.
+    /// Pauses or resumes a connection. When it returns, the change is in force in this process; it is within
+    /// a second on every replica that reaches the store.
     pub async fn set_paused(&self, key: &ConnectionKey, paused: bool) -> Result<PausedWhat, Refusal> {
         self.app(&key.app)?;
         let repository = &self.deps.repository;
         for _ in 0..SWAP_TRIES {
-            // What the store has lost it gets back first: an act on less would be undone by that.
+            // Repairs a store that lost writes first: otherwise the repair would undo this act.
             self.deps.engine.look_again(key).await;
             let Some(loaded) = repository.load(key).await? else {
                 if !self.is_held(key).await? {
@@ -56,7 +56,7 @@ impl Broker {
             if paused {
                 self.hold(key).await?;
             }
-            // Whatever is held may be from before an act whose answer was lost.
+            // A held record may be older than an act whose answer was lost.
             self.deps.engine.distrust(key);
             let is_so = (before.profile.status == Status::Paused) == paused;
             if !is_so {
@@ -65,7 +65,7 @@ impl Broker {
                     .commit(key, before.revision, &profile, &before.tokens, grant.as_ref(), Writer::Operator)
                     .await;
                 self.deps.engine.distrust(key);
-                // Seen here, it is given back to a store that loses it.
+                // Read here, so that it is given back to a store that loses it.
                 self.deps.engine.look_again(key).await;
                 let (committed, _) = committed?;
                 if committed != Committed::Done {
@@ -76,7 +76,8 @@ impl Broker {
                 self.release(key).await?;
             }
             if !is_so {
-                // Paused, nothing is due; resumed, it is looked at at once and scheduled by that.
+                // A paused connection has no due refresh; a resumed one is checked at once, which schedules
+                // it.
                 self.deps.engine.reschedule(key, !paused).await;
             }
             return Ok(PausedWhat::Connection);
@@ -84,15 +85,14 @@ impl Broker {
         Err(Refusal::StoreUnavailable)
     }
 
-    /// Whether an operator paused the name, connection or none.
+    /// Returns true if an operator paused the name, with or without a connection.
     pub async fn is_held(&self, key: &ConnectionKey) -> Result<bool, Refusal> {
         let filed = FiledUnder::connection(key);
         let hold: Option<Taken<Hold>> = self.deps.repository.pending(Kind::PausedName, &filed).await?;
         Ok(hold.is_some())
     }
 
-    /// Holds the name of a connection that is about to be destroyed, if it is paused: it may have been paused before names
-    /// were held.
+    /// Keeps a pause by name when its connection is about to be deleted: it may be older than pauses by name.
     pub(super) async fn hold_if_paused(&self, key: &ConnectionKey, status: Status) -> Result<(), Refusal> {
         if status == Status::Paused && !self.is_held(key).await? {
             self.hold(key).await?;
@@ -112,7 +112,7 @@ impl Broker {
         Ok(self.deps.repository.discard_pending(Kind::PausedName, &FiledUnder::connection(key)).await?)
     }
 
-    /// Has a connection's grant tried now.
+    /// Tries a connection's grant now.
     pub async fn refresh_now(&self, key: &ConnectionKey) -> Result<(), Refusal> {
         self.app(&key.app)?;
         let held = self.deps.engine.inspect(key).await.map_err(|failure| Refusal::of_failure(&failure))?;

@@ -1,4 +1,4 @@
-//! What holds for the pending records of every version.
+//! Properties of pending records of every version.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -11,12 +11,12 @@ use crate::domain::revocation::Revocation;
 use crate::domain::time::Timestamp;
 use crate::domain::token_hosts::TokenHosts;
 
-/// Panics if a pending record is read as something else than it would be when it is written anew, or names what no name can be.
+/// Panics if a pending record changes its meaning when it is rewritten, or has an invalid name.
 pub fn a_pending_record_is_read_as_it_is_written(input: &[u8]) {
     if let Some(session) = read::<ConnectSession>(input) {
         assert!(AppName::parse(session.app.as_str()).is_ok(), "{}", session.app);
         assert!(ConnectionName::stored(session.connection.as_str()).is_ok(), "{}", session.connection);
-        // At the end of all time nothing waits for anybody.
+        // At the end of time, nothing is waited for.
         let state = session.state_at(Timestamp::from_unix_millis(i64::MAX), || false);
         assert!(
             !matches!(state, SessionState::Pending | SessionState::AwaitingConfirmation { .. }),

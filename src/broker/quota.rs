@@ -1,6 +1,7 @@
-//! What a caller may have open at once. Whatever a caller, or somebody with a link of its, has kept in the store is counted
-//! against that caller: in the store, for all replicas together and through restarts. What counts ends by itself, so a crash
-//! leaks nothing; what is over before counts no more.
+//! Limits on what a caller may have open at once. Every record that a caller, or a person with its link,
+//! causes in the store counts against that caller: in the store, for all replicas together and across
+//! restarts. Counted records expire by themselves, so a crash leaks nothing; what ends earlier is uncounted
+//! earlier.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
@@ -14,31 +15,32 @@ use crate::domain::time::Timestamp;
 use crate::repository::{RepositoryError, sha256_hex};
 use crate::store::{Counted, Full, Most};
 
-/// Open connect sessions of a caller for one connection: one user who presses "connect" over and over shuts nobody else out.
+/// Most open connect sessions of a caller for one connection, so that one user who keeps pressing "connect"
+/// shuts nobody else out.
 const MOST_OF_CONNECTION: usize = 20;
-/// Sessions of a caller that are over and can still be read, for each that may be open (`limits.open_sessions`: nobody has come
-/// back yet, or the caller has still to confirm). Each is some 2 KB of the store at the most.
+/// Readable ended sessions of a caller for each open one that is allowed (`limits.open_sessions`: nobody has
+/// come back yet, or the caller must still confirm). Each takes at most some 2 KB of the store.
 const ENDED_FOR_EACH: usize = 2;
-/// For so long one that is over can be read, and takes the place of an open one, where there are as many as that already:
-/// longer than a long poll waits.
+/// How long an ended session can be read if there are already that many. It then replaces an open one. Longer
+/// than a long poll waits.
 const READABLE_BRIEFLY: Duration = Duration::from_secs(120);
-/// Open admin consent sessions of a caller.
+/// Most open admin consent sessions of a caller.
 const MOST_CONSENTS: usize = 500;
-/// Those of them that name one tenant.
+/// Most of them for one tenant.
 const MOST_CONSENTS_OF_TENANT: usize = 50;
 
-/// The authorize requests of one session that count: of its last presses.
+/// Valid authorize requests of one session: those of its last presses.
 pub(super) const MOST_STATES: usize = 4;
-/// How often the button of one session may be pressed. It takes no key, only the link.
+/// Most presses of one session's button. Pressing needs no key, only the link.
 pub(super) const MOST_PRESSES: u32 = 50;
 
-/// A caller that was refused is refused for so long without a question to the store: what it has counted is looked at then.
+/// How long a refused caller is refused again without asking the store.
 const REFUSED_FOR: Duration = Duration::from_secs(1);
-/// The longest that somebody is told to wait: what is open may be over at any time.
+/// Longest wait that is announced: an open session may end at any time.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// Who is at its limit, by what is counted: until when that is believed, and when the first of it ends. What is believed no more is
-/// forgotten when the next is added; so there are a few for each caller.
+/// Callers at a limit, by what is counted: until when that is assumed, and when the first record ends.
+/// Outdated entries are removed when the next is added, so there are a few for each caller.
 #[derive(Default)]
 pub(super) struct AtTheirLimit(Mutex<BTreeMap<String, (Duration, Timestamp)>>);
 
@@ -47,7 +49,7 @@ impl AtTheirLimit {
         self.0.lock()
     }
 
-    /// When the first of it ends, where this is believed to be at its limit.
+    /// Returns when the first record ends, if the limit is assumed to be reached.
     fn first_end(&self, counted: &str, monotonic: Duration) -> Option<Timestamp> {
         self.all().get(counted).filter(|(believed, _)| monotonic < *believed).map(|(_, first)| *first)
     }
@@ -59,13 +61,13 @@ impl AtTheirLimit {
     }
 }
 
-/// What is counted, and what its callers call it.
+/// A kind of record to count, and its names for callers.
 struct Counting<'a> {
     owner: String,
     most: Most<'a>,
-    /// What there are too many of.
+    /// Name of the records.
     what: &'static str,
-    /// And in a group.
+    /// Name of a group of them.
     what_of_group: &'static str,
 }
 
@@ -81,29 +83,30 @@ fn consents_of(caller: &str) -> String {
     format!("consents/{caller}")
 }
 
-/// Those that are over and can still be read.
+/// Owner of the readable ended ones.
 fn ended_consents_of(caller: &str) -> String {
     format!("ended-consents/{caller}")
 }
 
-/// What a caller's open sessions for one connection begin with: the group that they count in. The connection's name is text that a
-/// caller may have from its user: it has a hash of it, and no key of its own in the store.
+/// Returns the prefix of a caller's open sessions for one connection, which are counted as a group. A
+/// connection's name may come from a user, so it appears as a hash and gets no key of its own in the store.
 fn session_group(key: &ConnectionKey) -> String {
     format!("{} {} ", key.app, sha256_hex(key.to_string().as_bytes()))
 }
 
-/// An open session among those of its caller. It has a hash of its id, for the id is its link.
+/// Returns the entry of an open session among its caller's. It has a hash of the id, since the id is the
+/// link.
 fn open_entry(key: &ConnectionKey, id: &SessionId) -> String {
     format!("{}{}", session_group(key), sha256_hex(id.expose().as_bytes()))
 }
 
-/// A session that is over among those of its caller.
+/// Returns the entry of an ended session among its caller's.
 fn ended_entry(app: &AppName, id: &SessionId) -> String {
     format!("{app} {}", sha256_hex(id.expose().as_bytes()))
 }
 
-/// What the admin consent sessions of an app for one tenant begin with: the group that they count in. A tenant's name is the caller's
-/// text: it has a hash of it, and no key of its own in the store.
+/// Returns the prefix of an app's admin consent sessions for one tenant, which are counted as a group. A
+/// tenant's name comes from the caller, so it appears as a hash and gets no key of its own in the store.
 fn consent_group(app: &AppName, tenant: Option<&str>) -> String {
     let tenant = tenant.map(|tenant| sha256_hex(tenant.to_ascii_lowercase().as_bytes()));
     format!("{app} {} ", tenant.as_deref().unwrap_or("any"))
@@ -114,10 +117,11 @@ fn consent_entry(group: &str, id: &SessionId) -> String {
 }
 
 impl Broker {
-    /// Counts a connect session of a caller, before it is kept: among all of them and those for this connection, in one step.
+    /// Counts a caller's connect session before it is stored: among all of them and among those for this
+    /// connection, in one step.
     ///
     /// # Errors
-    /// The caller has as many as it may have, or the store does not serve.
+    /// The caller has reached its limit, or the store is unavailable.
     pub(super) async fn count_session(
         &self,
         caller: &CallerName,
@@ -135,16 +139,16 @@ impl Broker {
         self.count(counting, &open_entry(key, id), expires_at).await
     }
 
-    /// Counts a session no more: it is over, or could not be kept after all.
+    /// Uncounts a session that is over, or that could not be stored.
     pub(super) async fn uncount_session(&self, caller: &str, key: &ConnectionKey, id: &SessionId) {
         self.count_out(&sessions_of(caller), &open_entry(key, id)).await;
     }
 
-    /// Counts an admin consent session of a caller as open, before it is kept: among all of them and those of this tenant, in one
-    /// step.
+    /// Counts a caller's open admin consent session before it is stored: among all of them and among those of
+    /// this tenant, in one step.
     ///
     /// # Errors
-    /// The caller has as many as it may have, in all or of this tenant, or the store does not serve.
+    /// The caller has reached its limit, in all or for this tenant, or the store is unavailable.
     pub(super) async fn count_consent(
         &self,
         caller: &CallerName,
@@ -164,7 +168,7 @@ impl Broker {
         self.count(counting, &consent_entry(&group, id), expires_at).await
     }
 
-    /// Counts an admin consent session as open no more: it is over, or could not be kept after all.
+    /// Uncounts an open admin consent session that is over, or that could not be stored.
     pub(super) async fn uncount_consent(
         &self,
         caller: &str,
@@ -175,13 +179,13 @@ impl Broker {
         self.count_out(&consents_of(caller), &consent_entry(&consent_group(app, tenant), id)).await;
     }
 
-    /// For how long an admin consent session that has had its answer can be read.
+    /// Returns how long an answered admin consent session can be read.
     pub(super) async fn consent_readable(&self, id: &SessionId, after: &ConsentSession) -> Duration {
         let entry = ended_entry(&after.app, id);
         self.readable(&ended_consents_of(&after.created_by), &entry, MOST_CONSENTS).await
     }
 
-    /// An admin consent session has had its answer: as one that is open it counts no more, or for a while.
+    /// Uncounts an answered admin consent session as open, at once or after a while.
     pub(super) async fn recount_consent(&self, id: &SessionId, after: &ConsentSession, readable: Duration) {
         let (caller, tenant) = (&after.created_by, after.tenant.as_deref());
         if readable == READABLE_AFTER_END {
@@ -191,8 +195,8 @@ impl Broker {
         self.prolong(&consents_of(caller), &entry, self.deps.clock.now().plus(readable), MOST_CONSENTS).await;
     }
 
-    /// For how long a session that now stands so can be read, after it is over. Whoever has many that are over has them for a
-    /// shorter time.
+    /// Returns how long a session with this new state can be read after its end. A caller with many ended
+    /// sessions has them for a shorter time.
     pub(super) async fn readable_after_end(&self, id: &SessionId, after: &ConnectSession) -> Duration {
         if !is_over(&after.state) {
             return READABLE_AFTER_END;
@@ -210,7 +214,8 @@ impl Broker {
         }
     }
 
-    /// A session stands elsewhere now, until `until`: as one that is open it counts for longer, or no more.
+    /// Updates a session's count after a change of its state, which lasts until `until`: it counts as open
+    /// for longer, or no more.
     pub(super) async fn recount_session(
         &self,
         id: &SessionId,
@@ -220,7 +225,7 @@ impl Broker {
     ) {
         let (owner, entry) = (sessions_of(&after.created_by), open_entry(&after.key(), id));
         let until = match &after.state {
-            // Its place is still counted, for as long as its link works.
+            // It stays counted while its link works.
             SessionState::Pending => return,
             SessionState::AwaitingConfirmation { .. } => until,
             _ if readable == READABLE_AFTER_END => {
@@ -231,7 +236,7 @@ impl Broker {
         self.prolong(&owner, &entry, until, self.most_sessions()).await;
     }
 
-    /// What counts already counts until then: no limit is in its way.
+    /// Extends a counted entry; no limit applies to it.
     async fn prolong(&self, owner: &str, entry: &str, until: Timestamp, most: usize) {
         let most = Most::of_owner(most);
         if let Err(error) = self.deps.repository.count_in(owner, entry, until, most).await {
@@ -239,7 +244,7 @@ impl Broker {
         }
     }
 
-    /// What can be refused goes before what cannot: the last of the store is for connections.
+    /// Refuses new sessions when the store is nearly full: the last of it is reserved for connections.
     ///
     /// # Errors
     /// The store is nearly full.
@@ -293,7 +298,7 @@ impl Broker {
     }
 }
 
-/// How long somebody waits for a place of which the first is free then.
+/// Returns how long to wait for a place if the first becomes free then.
 fn wait_for(first: Timestamp, now: Timestamp) -> Duration {
     first.since(now).clamp(Duration::from_secs(1), LONGEST_WAIT)
 }

@@ -1,8 +1,8 @@
-//! Who serves beside this process: every replica says in the store what it is and what it can open, again and again, so that a key is
-//! promoted only when all can open it, and taken away only when none needs it.
+//! The replicas of this installation. Each regularly writes into the store what it is and which keys it can
+//! open, so that a key is promoted only when all can open it, and retired only when none needs it.
 //!
-//! One record lists them all, changed by compare-and-swap. What a report holds that this version does not know is kept as it is:
-//! the replicas of one store may be of two versions.
+//! One record lists all reports and is changed by compare-and-swap. Unknown members of a report are kept
+//! unchanged, because replicas of one store may have two versions.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,23 +19,23 @@ use crate::domain::time::Timestamp;
 use crate::keyring::{KeyId, Keyring};
 use crate::repository::{FiledUnder, Kind, RepositoryError, Taken};
 
-/// How often a replica reports.
+/// Time between two reports of a replica.
 pub const REPORT_EVERY: Duration = Duration::from_secs(10);
-/// One that has not reported for so long is gone.
+/// Time without a report after which a replica counts as gone.
 const LIVE: Duration = Duration::from_secs(60);
-/// For so long the list stays when nobody reports any more.
+/// How long the list is kept when no replica reports.
 const KEPT: Duration = Duration::from_secs(3600);
-/// More replicas than anybody runs: what is beyond is a mistake, and not to fill the store.
+/// Most replicas in the list, so that a mistake cannot fill the store.
 const MOST: usize = 1000;
 
-/// What a replica says of itself. Members are added, and default to nothing: another version may not say them.
+/// A replica's report about itself. Every member has a default, because another version may not send it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// Which process; new with every start.
+    /// Id of the process; new with every start.
     pub id: String,
-    /// When it said so, by its own clock.
+    /// When it was made, by the replica's own clock.
     pub at: Timestamp,
-    /// Its machine's name.
+    /// Name of its machine.
     #[serde(default)]
     pub host: String,
     /// Its version.
@@ -47,21 +47,21 @@ pub struct Report {
     /// Its client credentials, by app.
     #[serde(default)]
     pub credentials: Credentials,
-    /// It has stopped, and this was its last word.
+    /// True if it has stopped and this was its last report.
     #[serde(default)]
     pub is_gone: bool,
 }
 
-/// What a replica says of client credentials, by app.
+/// A replica's client credentials, by app.
 pub type Credentials = BTreeMap<AppName, Vec<View>>;
 
-/// What a replica says of its sealing keys.
+/// A replica's sealing keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sealing {
-    /// The one that it seals with.
+    /// The key that it seals with.
     #[serde(default)]
     pub primary: KeyId,
-    /// Those that it can open, and whether each may go as far as it has counted.
+    /// The keys that it can open, and whether its counts allow each to be retired.
     #[serde(default)]
     pub keys: BTreeMap<KeyId, bool>,
 }
@@ -73,45 +73,47 @@ impl Sealing {
     }
 }
 
-/// A replica that reports.
+/// A replica with its report.
 #[derive(Debug, Clone)]
 pub struct Replica {
-    /// What it said last.
+    /// Its last report.
     pub report: Report,
-    /// It is this process.
+    /// True for this process.
     pub is_me: bool,
 }
 
 impl Replica {
-    /// Its name for an operator.
+    /// Returns its name for an operator.
     pub fn name(&self) -> String {
         let Report { id, host, .. } = &self.report;
         format!("{} ({})", if host.is_empty() { "a replica" } else { host }, id)
     }
 }
 
-/// What this process knows of the others.
+/// What this process knows about the others.
 #[derive(Default)]
 pub(super) struct Known {
     id: String,
     host: String,
-    /// What this one says of its client credentials.
+    /// This process's report of its client credentials.
     credentials: Mutex<Credentials>,
-    /// By id. The list may be lost, or written anew by one who cannot read it: whoever reported counts for all that.
+    /// Reports by id. The list may be lost, or rewritten by a replica that cannot read it: known reports
+    /// count all the same.
     seen: Mutex<BTreeMap<String, Seen>>,
 }
 
 /// The last report of a replica.
 struct Seen {
     report: Report,
-    /// As it was, with what this version does not know.
+    /// As received, with members that this version does not know.
     value: Value,
-    /// The monotonic time at which it was seen first. Whether somebody still reports is seen by that, and not by their clock.
+    /// Monotonic time at which it was first seen. Whether a replica still reports is judged by this, not by
+    /// the replica's clock.
     at: Duration,
 }
 
 impl Known {
-    /// This process on the machine of that name.
+    /// Makes it for this process, on the machine of that name.
     pub(super) fn new(random: &dyn crate::domain::random::Random, host: String) -> Self {
         let id = random_bytes::<6>(random).iter().map(|byte| format!("{byte:02x}")).collect();
         Known { id, host, credentials: Mutex::default(), seen: Mutex::default() }
@@ -121,15 +123,15 @@ impl Known {
         self.credentials.lock()
     }
 
-    /// Those that still report, and the last words of those that stopped: of a list, and what is remembered beside it. Learns of those
-    /// that report anew.
+    /// Returns the replicas that still report and the last reports of stopped ones, from a list and from
+    /// memory. It takes in new reports.
     fn live(&self, list: Vec<Value>, now: Duration) -> Vec<(Value, Report)> {
         let mut seen = self.seen.lock();
         let mut listed = BTreeSet::new();
         for value in list {
             let Ok(report) = Report::deserialize(&value) else { continue };
             listed.insert(report.id.clone());
-            // (The last word is the last: an older list may come back with a store that lost something.)
+            // (A last report stays the last: a store that lost writes may return an older list.)
             let is_news =
                 |before: &Seen| (before.report.at != report.at || report.is_gone) && !before.report.is_gone;
             if seen.get(&report.id).is_none_or(is_news) {
@@ -137,7 +139,7 @@ impl Known {
             }
         }
         let is_live = |one: &Seen| now.saturating_sub(one.at) < LIVE;
-        // Of those that are over too, for as long as they are listed: they must not come back as somebody new.
+        // Ended ones are kept too, for as long as they are listed: they must not come back as new replicas.
         seen.retain(|id, one| is_live(one) || listed.contains(id));
         let live = seen.values().filter(|one| is_live(one));
         live.map(|one| (one.value.clone(), one.report.clone())).collect()
@@ -145,7 +147,8 @@ impl Known {
 }
 
 impl Broker {
-    /// Says that this process is there, and learns who else is. For a timer of [`REPORT_EVERY`], and at once when the keyring changed.
+    /// Reports this process, and learns about the others. Called every [`REPORT_EVERY`], and at once when the
+    /// keyring changes.
     pub async fn report(&self) -> Result<(), RepositoryError> {
         if !self.deps.repository.is_shared() {
             return Ok(()); // nobody else can be there
@@ -170,8 +173,8 @@ impl Broker {
         }
     }
 
-    /// What this process says of its client credentials from the next report on. True where the others should hear of it at once: it
-    /// is more than that the authority took one again.
+    /// Sets the client credentials for the following reports. Returns true if the others should learn about
+    /// it at once, because it is more than another acceptance.
     pub fn say_of_credentials(&self, credentials: Credentials) -> bool {
         let without_times = |credentials: &Credentials| {
             let mut credentials = credentials.clone();
@@ -186,7 +189,7 @@ impl Broker {
         is_news
     }
 
-    /// Says that this process is not there any more.
+    /// Reports that this process stops.
     pub async fn withdraw_report(&self) -> Result<(), RepositoryError> {
         if !self.deps.repository.is_shared() {
             return Ok(());
@@ -194,7 +197,7 @@ impl Broker {
         self.put_report(Report { is_gone: true, ..self.own_report() }).await
     }
 
-    /// Every replica that reports; this process among them, with what is so now.
+    /// Returns every replica that reports, including this process with its present state.
     pub async fn replicas(&self) -> Result<Vec<Replica>, Refusal> {
         Ok(self.live_replicas().await?)
     }
@@ -216,7 +219,8 @@ impl Broker {
         self.deps.repository.pending(Kind::Replicas, &FiledUnder::only()).await
     }
 
-    /// Replaces the list by what `change` makes of it, without this process' own report and without those who are gone.
+    /// Replaces the list by the result of `change`, which gets it without this process's own report and
+    /// without replicas that are gone.
     async fn change_list(&self, change: impl Fn(&mut Vec<Value>)) -> Result<(), RepositoryError> {
         let (repository, now) = (&self.deps.repository, self.deps.clock.now());
         let replace = |list: &mut Vec<Value>| {
@@ -232,10 +236,13 @@ impl Broker {
                 tracing::debug!("other replicas kept changing the list of replicas");
                 Ok(())
             }
-            // Sealed by a key that this replica lacks: the others have to hear of one that cannot open it. What they said is said
-            // again within seconds.
+            // The list is sealed with a key that this replica lacks. The others must learn about a replica
+            // that cannot open it, and they repeat their own reports within seconds.
             Err(error @ RepositoryError::Damaged(_)) => {
-                tracing::error!(%error, "what other replicas report cannot be read; they may seal with a key that this one lacks");
+                tracing::error!(
+                    %error,
+                    "what other replicas report cannot be read; they may seal with a key that this one lacks"
+                );
                 let mut list = Vec::new();
                 change(&mut list);
                 repository.put_pending(Kind::Replicas, &FiledUnder::only(), &list, now, KEPT).await
@@ -262,7 +269,7 @@ mod tests {
             assert!(live.iter().all(|(value, _)| value["of_a_newer_version"][0] == 1));
             live.into_iter().map(|(_, report)| report.id).collect::<Vec<_>>()
         };
-        // One says the same all the time, one goes on reporting with a clock that stands in the past, one says nothing at all.
+        // One replica repeats itself, one goes on reporting with a clock in the past, and one is silent.
         let list =
             |second: i64| vec![report("dead", 7_000_000), report("slow", second), serde_json::json!(3)];
         assert_eq!(live(&list(1), 100), ["dead", "slow"]);
@@ -285,7 +292,7 @@ mod tests {
         assert_eq!(live(&[], 159), [other(false)], "it reported a minute ago");
         assert_eq!(live(&[], 160), []);
         assert_eq!(live(&[report("other", 2)], 170), [other(false)]);
-        // Its last word is remembered in the same way, so that an older one does not bring it back.
+        // Its last report is remembered in the same way, so that an older one does not bring it back.
         let last = serde_json::json!({ "id": "other", "at": 3, "is_gone": true });
         assert_eq!(live(&[last], 171), [other(true)]);
         assert_eq!(live(&[report("other", 2)], 172), [other(true)]);

@@ -1,6 +1,6 @@
-//! The kill switch: one act ends every connection of an app, a tenant or a caller, on all replicas within seconds and
-//! through restarts. What is revoked is written down first, and nothing that it covers is handed out or refreshed from then
-//! on, wherever a replica sees it; the records are destroyed after that, at leisure.
+//! The kill switch: one act ends every connection of an app, a tenant or a caller, on all replicas within
+//! seconds and across restarts. The revocation is stored first; from then on, every replica that sees it
+//! neither hands out nor refreshes what it covers. The records are destroyed afterwards.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,23 +15,23 @@ use crate::domain::time::Timestamp;
 use crate::repository::{FiledUnder, Kind, RepositoryError, Taken};
 use crate::store::Deleted;
 
-/// For ever, as a store counts.
+/// 100 years: stores require an expiry, and this record must not have one.
 const KEPT: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// How long whoever revokes waits for the count.
+/// How long a revoking operator waits for the count.
 const COUNTED_WITHIN: Duration = Duration::from_secs(5);
 
-/// How many connections a revocation means.
+/// The number of connections that a revocation covers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Meant {
-    /// So many were found.
+    /// Connections found.
     pub connections: u64,
-    /// All of them were looked at. Otherwise there may be more.
+    /// True if all connections were read. Otherwise there may be more.
     pub complete: bool,
 }
 
 impl Broker {
-    /// How many connections a revocation would mean now. Nothing is changed.
+    /// Returns how many connections a revocation would cover now, and changes nothing.
     pub async fn would_revoke(
         self: &Arc<Self>,
         revocation: &Revocation,
@@ -42,9 +42,10 @@ impl Broker {
         Ok(self.counted(Revocation { at, ..revocation.clone() }, false).await)
     }
 
-    /// Revokes what began before it is written down, or before `revocation.at` where that is later. It holds in this process before
-    /// anything is counted; every other replica follows within seconds. Answers with how many connections it means. A
-    /// revocation that names nothing is refused, unless that is meant.
+    /// Revokes what began before the revocation is stored, or before `revocation.at` if that is later. It is
+    /// in force in this process before anything is counted; all other replicas follow within seconds. Returns
+    /// the number of connections it covers. A revocation for an unknown name is refused, unless the operator
+    /// insists.
     pub async fn revoke(
         self: &Arc<Self>,
         revocation: Revocation,
@@ -53,7 +54,7 @@ impl Broker {
         self.check_names(&revocation, even_if_unknown).await?;
         let repository = &self.deps.repository;
         let now = self.deps.clock.now();
-        // The names were looked for meanwhile, which may take seconds; sessions were started then, too.
+        // The check of the names may take seconds, in which sessions were started too.
         let asked_at = revocation.at.max(now);
         let mut revocation = revocation;
         let written = repository
@@ -76,14 +77,15 @@ impl Broker {
         if list.len() >= revocation::MOST {
             tracing::warn!(
                 kept = revocation::MOST,
-                "no more targets of revocations are kept: older ones are not remembered, and a backup from before them brings back what they meant"
+                "no more targets of revocations are kept: older ones are not remembered, and a backup from \
+                 before them brings back what they meant"
             );
         }
         self.deps.engine.learn_revocations(list);
         Ok(self.counted(revocation, true).await)
     }
 
-    /// An emergency command that means nothing must not look as if it had worked.
+    /// Refuses unknown names: an emergency command without effect must not seem to work.
     async fn check_names(&self, revocation: &Revocation, even_if_unknown: bool) -> Result<(), Refusal> {
         if !revocation.names_something() {
             return Err(Refusal::invalid(
@@ -99,7 +101,7 @@ impl Broker {
         {
             return Err(unknown("app", "no app of this name is configured"));
         }
-        // (What was revoked once is known: the act may be repeated.)
+        // (A name revoked before is known, so the act can be repeated.)
         if let Some(caller) = &revocation.caller {
             let name = CallerName::parse(caller).ok();
             let is_configured = name.is_some_and(|name| self.deps.policies.policy_of(&name).is_some());
@@ -126,7 +128,8 @@ impl Broker {
         Ok(())
     }
 
-    /// Whether there is such a connection. True where that could not be found out in time: what may be meant is not refused.
+    /// Returns true if such a connection exists, or if that could not be determined in time: the revocation
+    /// is then not refused.
     async fn is_anywhere(&self, is_it: impl Fn(&Profile) -> bool) -> bool {
         let look = async {
             let mut walk = self.walk();
@@ -146,20 +149,21 @@ impl Broker {
         }
     }
 
-    /// When a session begins that is started now: after all that is revoked by now, whichever replica it was said to. So what
-    /// begins anew is not meant, though a revocation reaches further than its instant.
+    /// Returns the start to record for a session begun now: later than all present revocations, whichever
+    /// replica received them. So new sessions are not covered, although a revocation reaches beyond its
+    /// instant.
     pub(super) async fn session_begins_at(&self) -> Result<Timestamp, Refusal> {
         self.follow_revocations().await?;
         Ok(revocation::begins_at(&self.deps.engine.revocations(), self.deps.clock.now()))
     }
 
-    /// Takes up what was revoked elsewhere. For a timer of a second, and for whoever must know now; an error leaves what is known in
-    /// force.
+    /// Takes in revocations from other replicas. Called every second, and when a request must know now; after
+    /// an error, the known ones stay in force.
     pub async fn follow_revocations(&self) -> Result<(), RepositoryError> {
         let list: Option<Taken<Vec<Revocation>>> =
             self.deps.repository.pending(Kind::Revocations, &FiledUnder::only()).await?;
         let read = list.as_ref().map(|list| list.value.clone()).unwrap_or_default();
-        // What this process knows to be revoked stays so: a failover may have lost one.
+        // Known revocations stay in force: a failover may have lost one.
         let mut all = read.clone();
         let known = self.deps.engine.revocations();
         all.extend(known.into_iter().filter(|known| !read.contains(known)));
@@ -167,7 +171,7 @@ impl Broker {
         if all.iter().any(|revocation| !read.contains(revocation)) {
             let now = self.deps.clock.now();
             let repository = &self.deps.repository;
-            // (Where others change it at this very moment: the next time.)
+            // (If others change it at this moment, the next call succeeds.)
             repository
                 .swap_pending(Kind::Revocations, &FiledUnder::only(), list.as_ref(), &all, now, KEPT)
                 .await?;
@@ -176,7 +180,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Destroys a connection that was revoked; false when it was not. For a walk over all of them.
+    /// Destroys a connection if it was revoked; returns false if not. Called by a walk over all connections.
     pub async fn destroy_if_revoked(&self, key: &ConnectionKey, profile: &Profile) -> bool {
         if !self.deps.engine.is_revoked(key, profile) {
             return false;
@@ -192,18 +196,21 @@ impl Broker {
         // Its user may have signed in anew since the walk read it: that one is not meant.
         match self.deps.repository.delete_sign_in(key, profile.sign_in).await {
             Ok(Deleted::Gone) => {
-                tracing::warn!(app = %key.app, connection = %key.connection, "a revoked connection was destroyed");
+                tracing::warn!(
+                    app = %key.app, connection = %key.connection,
+                    "a revoked connection was destroyed"
+                );
                 self.deps.engine.deleted(key, Some(profile.sign_in));
             }
             Ok(Deleted::Absent | Deleted::Another) => {}
-            // It is not served for all that, and the next walk comes by.
+            // It is not served anyway, and the next walk tries again.
             Err(error) => tracing::warn!(%error, "a revoked connection could not be destroyed yet"),
         }
         true
     }
 
-    /// Walks over everything at once, counts what a revocation means, and destroys what is revoked if it has been. Goes on when
-    /// that takes longer than anybody waits for the count.
+    /// Walks over all connections, counts those that a revocation covers, and destroys revoked ones if it is
+    /// in force. It continues if that takes longer than the operator waits.
     async fn counted(self: &Arc<Self>, revocation: Revocation, destroys: bool) -> Meant {
         let broker = Arc::clone(self);
         let (sender, mut counted) = watch::channel(Meant::default());
@@ -223,7 +230,7 @@ impl Broker {
                         }
                     }
                     Ok(None) => return sender.send_modify(|meant| meant.complete = true),
-                    // It is in force for all that; the next walk goes on.
+                    // It is in force anyway; the next walk continues.
                     Err(_) => return,
                 }
                 if !destroys && sender.is_closed() {
@@ -244,7 +251,8 @@ fn unknown(parameter: &'static str, problem: &str) -> Refusal {
     Refusal::invalid(
         parameter,
         format!(
-            "{problem}, so nothing was revoked; even_if_unknown (--even-if-unknown) writes it down all the same"
+            "{problem}, so nothing was revoked; even_if_unknown (--even-if-unknown) writes it down all the \
+             same"
         ),
     )
 }

@@ -1,8 +1,9 @@
-//! Replacing a sealing key: counting what each key sealed, and sealing anew what another one sealed than the one that seals now.
+//! Replacement of a sealing key: counting the records that each key sealed, and resealing those not sealed
+//! with the primary key.
 //!
-//! No state is kept. A walk looks at everything there is; where it ended, and who made it, does not matter to the next one. One replica
-//! at a time seals anew, and only while all replicas agree on the primary: otherwise two would undo each other's work, or one could
-//! not open what the other sealed.
+//! No state is kept. A walk covers all records, and does not depend on where an earlier one ended or which
+//! replica made it. One replica at a time reseals, and only while all replicas agree on the primary key:
+//! otherwise two would undo each other's work, or one could not open another's records.
 
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
@@ -21,18 +22,18 @@ use crate::keyring::tally::{Counted, Needed, Walked};
 use crate::repository::{ByKey, Repository, RepositoryError, Rewrapped};
 use crate::store::{LeaseAnswer, LeaseNonce, LeaseOf, RecordOf};
 
-/// Between two pages of a count: what that costs in a second does not grow with how many records there are.
+/// Pause between two pages of a count, so that its cost in a second does not grow with the number of records.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long another replica waits for one that died while it sealed anew.
+/// Length of the lease: another replica takes over after this time if the resealing one dies.
 const LEASE: Duration = Duration::from_secs(6);
-/// When this much of it has passed it is prolonged: two attempts may fail.
+/// The lease is prolonged when this much has passed, so that two attempts may fail.
 const PROLONG_AFTER: Duration = Duration::from_secs(2);
-/// Records that are sealed anew at once: a store that is far away does not make it slower than its rate.
+/// Records resealed at the same time, so that a distant store does not slow it below its rate.
 const LANES: usize = 8;
-/// Records that do not open are named in the log, up to so many of one pass.
+/// Most unopenable records that one pass names in the log.
 const MOST_NAMED: u64 = 10;
 
-/// How far this process is with it.
+/// Progress of this process.
 #[derive(Default)]
 pub(super) struct State {
     progress: Mutex<Progress>,
@@ -40,72 +41,72 @@ pub(super) struct State {
     woken: Notify,
 }
 
-/// What is known of the last pass over all records.
+/// Progress of the last pass over all records.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// It is under way here.
+    /// True while this process is resealing.
     pub is_running: bool,
-    /// Why it is not made, if it is needed.
+    /// Why a needed pass has not begun.
     pub waits_for: Option<String>,
-    /// Records that it has sealed anew.
+    /// Records resealed.
     pub resealed: u64,
-    /// Records that did not open, and were left as they are.
+    /// Records that did not open and were left unchanged.
     pub refused: u64,
 }
 
-/// How a pass ended.
+/// Outcome of a pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pass {
-    /// Everything was looked at.
+    /// All records were covered.
     Done(Progress),
-    /// Another replica is at it.
+    /// Another replica is resealing.
     Elsewhere,
-    /// The replicas do not agree.
+    /// The replicas do not agree, for this reason.
     Waits(String),
 }
 
-/// A key as it may be shown.
+/// A key as it is shown.
 #[derive(Debug, Clone)]
 pub struct ShownKey {
     /// Its name.
     pub id: KeyId,
-    /// When it was made; none of a key that records name and that is not in the ring.
+    /// When it was made; `None` for a key that records need and the ring lacks.
     pub created_at: Option<Timestamp>,
-    /// When it was promoted last.
+    /// When it was last promoted.
     pub promoted_at: Option<Timestamp>,
-    /// It seals.
+    /// True for the primary.
     pub is_primary: bool,
-    /// What was counted of it.
+    /// Its count.
     pub counted: Option<Counted>,
-    /// It was counted zero twice, and no API key needs it.
+    /// True if it was counted zero twice and no API key needs it.
     pub may_go: bool,
 }
 
-/// What stands against taking a sealing key away.
+/// Reasons against retiring a sealing key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Against {
-    /// One line each; none when it may go.
+    /// One line each; empty if it may be retired.
     pub reasons: Vec<String>,
-    /// Where only time is needed: when the last record has gone by itself at the latest.
+    /// If only time is needed: when the last record will have expired.
     pub gone_by: Option<Timestamp>,
 }
 
-/// The keyring as it may be shown.
+/// The keyring as it is shown.
 #[derive(Debug, Clone)]
 pub struct ShownKeyring {
     /// By name.
     pub keys: Vec<ShownKey>,
-    /// Who serves.
+    /// The replicas.
     pub replicas: Vec<Replica>,
     /// The last pass of this process.
     pub progress: Progress,
-    /// How often this process has counted.
+    /// Number of counts made by this process.
     pub counts: u64,
 }
 
 impl Broker {
-    /// Counts what each key sealed, in the store, in this machine's journal and in what the store has not taken yet, and takes that
-    /// up. Says what names a key that is not there.
+    /// Counts the records that each key sealed, in the store, in this machine's journal and in memory, and
+    /// stores the result in the keyring. It logs keys that are needed and missing.
     pub async fn count_sealed(&self) -> Result<Walked, RepositoryError> {
         let (repository, clock) = (&self.deps.repository, &self.deps.clock);
         let began = clock.monotonic();
@@ -145,7 +146,8 @@ impl Broker {
                 tracing::error!(
                     key,
                     records,
-                    "records are sealed with a key that the keyring does not hold, and cannot be opened: restore that key's file from its backup"
+                    "records are sealed with a key that the keyring does not hold, and cannot be opened: \
+                     restore that key's file from its backup"
                 );
             }
         }
@@ -158,7 +160,7 @@ impl Broker {
         Ok(walked)
     }
 
-    /// The keys that somebody may seal with now: all, where it cannot be read who there is.
+    /// Returns the keys that a replica may seal with now: all keys, if the list of replicas cannot be read.
     async fn sealing_now(&self) -> Result<BTreeSet<KeyId>, RepositoryError> {
         match self.live_replicas().await {
             Ok(replicas) => Ok(replicas.into_iter().map(|replica| replica.report.sealing.primary).collect()),
@@ -170,14 +172,15 @@ impl Broker {
         }
     }
 
-    /// Every key that there is, or that records name: how many, and whether it is the primary.
+    /// Returns every key of the ring or needed by records, the number of records, and whether it is the
+    /// primary.
     pub fn sealing_keys(&self) -> Vec<(KeyId, u64, bool)> {
         let keyring = self.deps.repository.keyring();
         let (primary, tally) = (keyring.primary(), keyring.tally());
         tally.keys().map(|(id, counted)| (id.clone(), counted.records, *id == primary.id)).collect()
     }
 
-    /// Records that have to be sealed anew, as far as that was counted.
+    /// Returns the number of counted records that must be resealed.
     pub fn left_to_rewrap(&self) -> u64 {
         let keyring = self.deps.repository.keyring();
         let (primary, tally) = (keyring.primary(), keyring.tally());
@@ -185,7 +188,8 @@ impl Broker {
         others.map(|(_, counted)| counted.records.saturating_sub(counted.passing)).sum()
     }
 
-    /// Seals everything anew that another key sealed, at most `rate` records a second, unless another replica is at it.
+    /// Reseals all records sealed with other keys, at most `rate` a second, unless another replica is doing
+    /// so.
     pub async fn rewrap(&self, rate: f64) -> Result<Pass, RepositoryError> {
         if let Some(why) = self.disagreement().await? {
             self.progress().waits_for = Some(why.clone());
@@ -201,7 +205,7 @@ impl Broker {
         let ended = tokio::select! {
             biased;
             ended = self.rewrap_all(rate) => ended,
-            // Whoever has it now does the rest.
+            // The replica that has the lease now does the rest.
             () = self.lease_is_lost(nonce) => Ok(Pass::Elsewhere),
         };
         self.progress().is_running = false;
@@ -244,7 +248,7 @@ impl Broker {
         [a, b, c, d, e, f, g, h].into_iter().collect()
     }
 
-    /// Every one of so many.
+    /// Reseals every n-th record.
     async fn rewrap_lane(&self, todo: &[RecordOf], first: usize, pace: &Pace) -> Result<(), RepositoryError> {
         for of in todo.iter().skip(first).step_by(LANES) {
             pace.turn(self.deps.clock.as_ref()).await;
@@ -259,7 +263,11 @@ impl Broker {
                         progress.refused
                     };
                     if refused <= MOST_NAMED {
-                        tracing::error!(%error, "a record does not open, so it is not sealed anew and left as it is; its key cannot be retired before it is gone");
+                        tracing::error!(
+                            %error,
+                            "a record does not open, so it is not sealed anew and left as it is; its key \
+                             cannot be retired before it is gone"
+                        );
                     }
                 }
             }
@@ -267,7 +275,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Completes when another replica may have the right to seal anew.
+    /// Completes when another replica may have the lease.
     async fn lease_is_lost(&self, nonce: LeaseNonce) {
         let (repository, clock) = (&self.deps.repository, &self.deps.clock);
         let mut until = clock.monotonic() + LEASE;
@@ -287,12 +295,12 @@ impl Broker {
         }
     }
 
-    /// Why nothing may be sealed anew now, if that is so.
+    /// Returns the reason against resealing now, if there is one.
     async fn disagreement(&self) -> Result<Option<String>, RepositoryError> {
         Ok(disagreement(&self.live_replicas().await?))
     }
 
-    /// Has what is left sealed anew without waiting for the next walk.
+    /// Starts resealing without waiting for the next walk.
     pub fn ask_for_rewrap(&self) {
         self.rewrap.woken.notify_one();
     }
@@ -306,7 +314,7 @@ impl Broker {
         self.rewrap.progress.lock()
     }
 
-    /// The keyring, for an operator.
+    /// Returns the keyring for an operator.
     pub async fn show_keyring(&self) -> Result<ShownKeyring, Refusal> {
         let replicas = self.replicas().await?;
         let keyring = self.deps.repository.keyring();
@@ -330,23 +338,23 @@ impl Broker {
         Ok(ShownKeyring { keys, replicas, progress: self.progress().clone(), counts })
     }
 
-    /// Why a key must not be promoted yet; nothing when it may be.
+    /// Returns the reasons against promoting a key now; empty if there are none.
     pub async fn against_promoting(&self, id: &str) -> Result<Vec<String>, Refusal> {
         Ok(against_promoting(id, &self.replicas().await?))
     }
 
-    /// Why a key must not be taken away yet; nothing when it may be.
+    /// Returns the reasons against retiring a key now.
     pub async fn against_retiring(&self, id: &str) -> Result<Against, Refusal> {
         let replicas = self.replicas().await?;
         let limits = self.settings();
-        // The longest that any short-lived record is kept after it was last written: a session that is confirmed late.
+        // Longest life of a short-lived record after its last write: a session that is confirmed late.
         let longest = (limits.connect_session_ttl + limits.confirmation_ttl).max(limits.state_ttl);
         let longest = longest + READABLE_AFTER_END;
         Ok(against_retiring(id, self.deps.repository.keyring().may_go(id), longest, &replicas))
     }
 }
 
-/// Why replicas must not have anything sealed anew: one cannot open what another one seals.
+/// Returns the reason against resealing: a replica cannot open another's records.
 fn disagreement(replicas: &[Replica]) -> Option<String> {
     let me = replicas.iter().find(|replica| replica.is_me)?;
     let primary = &me.report.sealing.primary;
@@ -368,7 +376,7 @@ fn against_promoting(id: &str, replicas: &[Replica]) -> Vec<String> {
         .collect()
 }
 
-/// `longest` is how long a short-lived record is kept at most.
+/// `longest` is the longest life of a short-lived record.
 fn against_retiring(
     id: &str,
     counted: Result<(), Needed>,
@@ -401,10 +409,10 @@ fn against_retiring(
     Against { reasons, gone_by }
 }
 
-/// At most so many a second, evenly.
+/// Limits a rate evenly.
 struct Pace {
     every: Duration,
-    /// Monotonic nanoseconds at which the next one may go.
+    /// Monotonic nanoseconds of the next free slot.
     next: AtomicU64,
 }
 
@@ -414,7 +422,7 @@ impl Pace {
         Pace { every, next: AtomicU64::new(nanos(now)) }
     }
 
-    /// The time at which whoever asks now may go. What was not used by then is not made up for.
+    /// Reserves the next slot and returns its time. Unused slots are lost.
     fn reserve(&self, now: Duration) -> Duration {
         let every = nanos(self.every);
         let after = |next: u64| Some(next.max(nanos(now)).saturating_add(every));
@@ -440,7 +448,7 @@ mod tests {
     use super::*;
     use crate::broker::replicas::{Report, Sealing};
 
-    /// The first one is this process. A key with a `!` may not go yet.
+    /// Makes replicas; the first one is this process. A key with a `!` may not be retired yet.
     fn replicas(rows: &[(&str, &str)]) -> Vec<Replica> {
         let replica = |(at, (primary, keys)): (usize, &(&str, &str))| {
             let key = |word: &str| (word.trim_end_matches('!').to_owned(), !word.ends_with('!'));
@@ -483,7 +491,7 @@ mod tests {
         let left = |records, passing| Err(Needed::Records { records, passing, unused_since: Some(since) });
         for (counted, rows, expected) in [
             (Ok(()), &[("b", "a b"), ("b", "a b")][..], &[][..]),
-            // One that has no such key (any more) has nothing against it.
+            // A replica without such a key has nothing against it.
             (Ok(()), &[("b", "a b"), ("b", "b")], &[]),
             (left(2, 0), &[("b", "a! b")], &["2 records are still sealed with it"]),
             (left(1, 0), &[("b", "a! b")], &["1 record is still sealed with it"]),
@@ -491,9 +499,8 @@ mod tests {
             (
                 left(2, 2),
                 &[("b", "a! b")],
-                &[
-                    "2 short-lived records are still sealed with it and go by themselves, by 1970-01-01T02:00:00Z",
-                ],
+                &["2 short-lived records are still sealed with it and go by themselves, by \
+                     1970-01-01T02:00:00Z"],
             ),
             (
                 left(1, 1),

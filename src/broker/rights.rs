@@ -1,8 +1,8 @@
-//! May it still? A right to connect is judged when it is used, not when a session was started: by the rules of now, by
-//! what operators have revoked since, and by what they have paused.
+//! The right to connect, judged when it is used and not when a session was started: by the current rules, by
+//! operators' revocations, and by their pauses.
 //!
-//! Whatever begins, completes, confirms or deletes for a caller demands a [`Right`], which only this file makes. So a new
-//! door that forgets to ask does not compile.
+//! Every use case that begins, completes, confirms or deletes for a caller demands a [`Right`], which only
+//! this file makes. A new use case that forgets the check does not compile.
 
 use super::session::{ConnectSession, ConsentSession};
 use super::sign_in::CannotBegin;
@@ -16,49 +16,49 @@ use crate::policy::{CallerPolicy, ConnectPermit, Denial};
 use crate::repository::RepositoryError;
 use crate::store::{Committed, Revision};
 
-/// The proof that a caller may connect, renew or delete a connection now, and that no operator says otherwise.
+/// Proof that a caller may connect, renew or delete a connection now, and that no operator forbids it.
 pub(super) struct Right {
     permit: ConnectPermit,
 }
 
-/// Why there is no right.
+/// Reason why there is no right.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Barred {
-    /// The caller that started the session is gone, or its rules do not give it.
+    /// The caller that started the session is gone, or its rules do not allow it.
     Denied(Denial),
     /// An operator paused the connection.
     Paused,
-    /// An operator revoked what the session was started for, since.
+    /// An operator has since revoked what the session was started for.
     Revoked,
-    /// Nobody can tell now.
+    /// It cannot be determined now.
     Unavailable(Refusal),
 }
 
 impl Right {
-    /// The connection it is for.
+    /// Returns the connection it is for.
     pub(super) fn key(&self) -> &ConnectionKey {
         self.permit.key()
     }
 
-    /// The caller that has it.
+    /// Returns the caller that has it.
     pub(super) fn caller(&self) -> &CallerName {
         self.permit.caller()
     }
 
-    /// Whether it may give the connection to another account.
+    /// Returns true if it allows to give the connection to another account.
     pub(super) fn may_move(&self) -> bool {
         self.permit.covers_name()
     }
 
-    /// Whether it may put this account in the place of what is there: a right that does not rest on the name renews
-    /// what is there, for the account it has.
+    /// Returns true if it allows this account to replace `before`. A right that does not come from the name
+    /// only renews the present connection for its present account.
     fn may_put(&self, account: &AccountId, before: Option<&AccountId>) -> bool {
         self.permit.covers_name() || before == Some(account)
     }
 }
 
 impl Barred {
-    /// What it makes of a session.
+    /// Returns the failure reason of a session without the right.
     pub(super) fn reason(&self) -> FailureReason {
         match self {
             Barred::Denied(_) => FailureReason::CallerForbidden,
@@ -81,7 +81,7 @@ impl From<Refusal> for Barred {
     }
 }
 
-/// For a caller that asks itself.
+/// For a caller's own request.
 impl From<Barred> for Refusal {
     fn from(barred: Barred) -> Self {
         match barred {
@@ -107,8 +107,8 @@ impl From<Barred> for CannotBegin {
 }
 
 impl Broker {
-    /// The right of a caller that asks itself. Its rules come first: who may not know of a connection is not told that
-    /// it is paused.
+    /// Judges the right of a caller's own request. Its rules come first: a caller that may not know of a
+    /// connection does not learn that it is paused.
     pub(super) async fn right_of(&self, caller: &CallerPolicy, key: &ConnectionKey) -> Result<Right, Barred> {
         let tenant = if caller.needs_tenant(key) { self.tenant_of(key).await? } else { None };
         let permit = caller.can_connect(key, tenant.as_deref())?;
@@ -118,7 +118,8 @@ impl Broker {
         Ok(Right { permit })
     }
 
-    /// What is left of the right with which a session was started. `account` is who came back, once that is known.
+    /// Judges what remains of the right with which a session was started. `account` is the signed-in account,
+    /// once it is known.
     pub(super) async fn right_of_session(
         &self,
         session: &ConnectSession,
@@ -135,14 +136,15 @@ impl Broker {
         self.right_of(&policy.ok_or(Denial::AppNotFound)?, &session.key()).await
     }
 
-    /// Where a session stands now: what has outlived its time or was revoked is over, whoever noted it or not.
+    /// Returns a session's present state: one that has expired or was revoked is over, even if nothing
+    /// recorded that.
     pub(super) fn stands(&self, session: &ConnectSession) -> SessionState {
         let is_revoked = || self.deps.engine.revokes(|revocation| session.is_meant_by(revocation, None));
         session.state_at(self.deps.clock.now(), is_revoked)
     }
 
-    /// Why an administrator's answer counts for nothing, if it does: whoever started the session may not connect accounts to the
-    /// app any more, or it was revoked.
+    /// Returns the reason why an administrator's answer does not count, if there is one: the starter may no
+    /// longer connect accounts to the app, or the session was revoked.
     pub(super) fn bars_consent(&self, session: &ConsentSession) -> Option<FailureReason> {
         if self.deps.engine.revokes(|revocation| session.is_meant_by(revocation)) {
             return Some(FailureReason::Revoked);
@@ -153,7 +155,7 @@ impl Broker {
         (!may).then_some(FailureReason::CallerForbidden)
     }
 
-    /// Whether an operator paused the name, or the connection before names were noted.
+    /// Returns true if an operator paused the name, or paused the connection before pauses were kept by name.
     async fn is_paused(&self, key: &ConnectionKey) -> Result<bool, Refusal> {
         if self.is_held(key).await? {
             return Ok(true);
@@ -167,7 +169,7 @@ impl Broker {
         }
     }
 
-    /// Stores what a sign-in brought, on a right that was judged after `before` was read.
+    /// Stores the result of a sign-in, with a right that was judged after `before` was read.
     pub(super) async fn put(
         &self,
         right: &Right,
@@ -193,12 +195,12 @@ impl Broker {
     }
 }
 
-/// What became of a sign-in that was to be stored.
+/// Outcome of storing a sign-in.
 pub(super) enum Put {
-    /// It is there.
+    /// It is stored.
     Done(Revision),
-    /// Something else has come between: look again.
+    /// The record has changed meanwhile: read it again.
     Conflict,
-    /// It may not be.
+    /// It is not allowed.
     Barred(FailureReason),
 }

@@ -1,5 +1,5 @@
-//! What the log is told of acts that strangers can repeat as often as they like: each saying once in ten seconds, with how many
-//! were left out since.
+//! Limits log lines about events that strangers can repeat at will: each is logged once in ten seconds, with
+//! the number left out since.
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 const SAID_AGAIN: Duration = Duration::from_secs(10);
 
-/// What was said, and when.
+/// The messages, and when each was last logged.
 #[derive(Default)]
 pub(super) struct Sayings(Mutex<BTreeMap<&'static str, Said>>);
 
@@ -19,7 +19,8 @@ struct Said {
 }
 
 impl Sayings {
-    /// Whether this is to be said at `now` (monotonic), and how often it was left out since it was said last.
+    /// Returns the number of events left out since the last line, if the message may be logged at `now`
+    /// (monotonic).
     pub(super) fn due(&self, what: &'static str, now: Duration) -> Option<u64> {
         let mut all = self.0.lock();
         let said = all.entry(what).or_default();
@@ -47,8 +48,8 @@ mod tests {
         assert_eq!(said("a", 10_000..30_000), [9999, 9999]);
     }
 
-    /// What a sign-in has the log told goes by [`Sayings`], but for what follows a code that was redeemed: that costs whoever does it
-    /// a sign-in at the authority, and a part of the budget. The pages themselves log nothing.
+    /// All log lines of a sign-in use [`Sayings`], except those after a redeemed code: that costs a sign-in
+    /// at the authority, and a part of the budget. The pages themselves log nothing.
     #[test]
     fn what_strangers_can_repeat_is_said_by_way_of_this_alone() {
         const AFTER_A_CODE: [&str; 8] = [

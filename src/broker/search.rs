@@ -1,6 +1,6 @@
-//! How callers look for connections: in the parts of an app that their rules name, a bounded number of records at a
-//! time, and a bounded number of walks at one time. So what a caller can make the store and this process work is
-//! measured by its own connections, and nobody's walks are in everybody's way.
+//! Searches of callers for connections. They read only the parts of an app that the caller's rules name, a
+//! limited number of records at a time, and only a limited number of walks run at a time. A caller's own
+//! connections therefore bound the work that it can cause, and no caller's walks delay everybody's.
 
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
@@ -15,13 +15,13 @@ use crate::domain::id::{AppName, CallerName, ConnectionName};
 use crate::policy::{CallerPolicy, Lookup};
 use crate::repository::{Repository, RepositoryError};
 
-/// Walks of one caller that are under way at one time, and of all callers.
+/// Most walks under way of one caller, and of all callers.
 const MOST_OF_CALLER: usize = 2;
 const MOST_OF_ALL: usize = 8;
-/// For so long a walk waits for a place: others take milliseconds.
+/// How long a walk waits for a place: other walks take milliseconds.
 const WAIT_FOR_PLACE: Duration = Duration::from_millis(500);
 
-/// Goes over those of an app's connections that lie in some parts of it, in the order of their names.
+/// Iterates over an app's connections in some ranges of names, in order.
 pub(super) struct Search {
     app: AppName,
     parts: VecDeque<Lookup>,
@@ -29,34 +29,35 @@ pub(super) struct Search {
     read: usize,
 }
 
-/// The next question to the store.
+/// The next request to the store.
 #[derive(Debug)]
 enum Question {
-    /// Which of these there are.
+    /// Which of these names exist.
     Names(Vec<ConnectionName>),
-    /// The first that begin so and come after that one.
+    /// The first names with this prefix after that one.
     Range(String, Option<ConnectionName>),
 }
 
 impl Search {
-    /// `lookups` are in the order of their names; `after` is where a search before ended.
+    /// Makes a search. `lookups` are in the order of names; `after` is the name where an earlier search
+    /// ended.
     pub(super) fn new(app: AppName, lookups: Vec<Lookup>, after: Option<ConnectionName>) -> Self {
         let is_ahead = |part: &Lookup| after.as_ref().is_none_or(|after| !part.is_over_at(after));
         let parts = lookups.into_iter().filter(is_ahead).collect();
         Search { app, parts, after, read: 0 }
     }
 
-    /// How many records were asked for.
+    /// Returns how many records were requested.
     pub(super) fn read(&self) -> usize {
         self.read
     }
 
-    /// The name to go on after; none where there is nothing more.
+    /// Returns the name to continue after; `None` at the end.
     pub(super) fn position(&self) -> Option<&ConnectionName> {
         self.after.as_ref().filter(|_| !self.parts.is_empty())
     }
 
-    /// Some more; nothing at the end, and perhaps before. At most so many records are read for it.
+    /// Returns some more records; possibly none before the end. It reads at most this many.
     pub(super) async fn next(
         &mut self,
         repository: &Repository,
@@ -94,7 +95,8 @@ impl Search {
         self.read += names.len();
     }
 
-    /// So many were read of a part, the last of them was this, and the next ones come after `next`.
+    /// Records the result of a range request: the number read, the last name, and the name that the next page
+    /// starts after.
     fn ranged(&mut self, read: usize, last: Option<&ConnectionName>, next: Option<ConnectionName>) {
         self.read += read;
         if next.is_none() {
@@ -104,14 +106,14 @@ impl Search {
     }
 }
 
-/// The walks that are under way.
+/// The walks under way.
 pub(super) struct Walks {
     all: Arc<Semaphore>,
-    /// There are no more of these than callers in the configuration.
+    /// There are at most as many entries as callers in the configuration.
     of_callers: Mutex<BTreeMap<CallerName, Arc<Semaphore>>>,
 }
 
-/// Leave to walk: given back when it is dropped.
+/// Permission to walk, given back when dropped.
 pub(super) struct Place {
     _of_caller: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
@@ -124,8 +126,8 @@ impl Default for Walks {
 }
 
 impl Walks {
-    /// A place, in the order of asking. A caller waits for its own walks first, so it never has more than those in the
-    /// queue that all are in.
+    /// Waits for a place, in the order of requests. A caller waits for its own walks first, so it never has
+    /// more than those in the common queue.
     async fn place(&self, caller: &CallerName) -> Place {
         let own = {
             let mut of_callers = self.of_callers.lock();
@@ -139,15 +141,15 @@ impl Walks {
 }
 
 impl Broker {
-    /// Leave for a caller to walk over connections.
+    /// Waits for a caller's permission to walk over connections.
     ///
     /// # Errors
-    /// As many walks as there may be are under way, of this caller or of all.
+    /// Too many walks are under way, of this caller or of all.
     pub(super) async fn place_for_walk(&self, caller: &CallerPolicy) -> Result<Place, Refusal> {
         self.before_long(self.walks.place(&caller.caller)).await
     }
 
-    /// What comes once others' walks are over, unless they take too long.
+    /// Waits for `coming`, which depends on others' walks, unless they take too long.
     pub(super) async fn before_long<T>(&self, coming: impl Future<Output = T>) -> Result<T, Refusal> {
         tokio::select! {
             come = coming => Ok(come),
@@ -175,7 +177,8 @@ mod tests {
         AppName::parse("outlook").expect("a name")
     }
 
-    /// Everything that a search reads, page by page: each goes on where the one before ended, knowing its name alone.
+    /// Reads everything that a search returns, page by page. Each page continues after the last name of the
+    /// one before.
     fn read_all(
         lookups: &[Lookup],
         there: &BTreeSet<ConnectionName>,
@@ -270,7 +273,7 @@ mod tests {
         let mut places: Vec<Place> = (0..MOST_OF_ALL)
             .map(|number| ready(place(number / MOST_OF_CALLER).as_mut()).expect("a place"))
             .collect();
-        // All are taken. The first caller asks for more, and then another one for its first.
+        // All places are taken. The first caller asks for more, and then another one for its first.
         let (mut of_greedy, mut of_other) = (place(0), place(100));
         assert!(ready(of_greedy.as_mut()).is_none() && ready(of_other.as_mut()).is_none());
         drop(places.remove(0));

@@ -1,4 +1,4 @@
-//! Hand a token out: know what the caller may have, find the connection, serve a live token of it.
+//! Handing out a token: check the caller's rights, find the connection, serve one of its live tokens.
 
 use std::time::Duration;
 
@@ -9,34 +9,34 @@ use crate::policy::CallerPolicy;
 use crate::refresh::plan::ORDINARY_MIN_TTL;
 use crate::refresh::{Claims, Held, Served, Want};
 
-/// What `min_ttl` may be, in seconds, and what it is when nothing is said.
+/// Allowed `min_ttl` in seconds, and its default.
 const MIN_TTL: std::ops::RangeInclusive<u64> = 60..=86_400;
 
-/// A token request, as its words came in.
+/// A token request as received.
 #[derive(Debug, Clone, Default)]
 pub struct TokenRequest {
     /// Space-separated scopes.
     pub scope: Option<String>,
-    /// The resource the token is for.
+    /// The token's resource.
     pub resource: Option<String>,
-    /// Seconds of life wanted.
+    /// Wanted life in seconds.
     pub min_ttl: Option<u64>,
-    /// Lower-case hex SHA-256 of a token that the resource refused.
+    /// Lower-case hex SHA-256 of a token that a resource refused.
     pub rejected: Option<String>,
     /// A resource's claims challenge, as JSON text.
     pub claims: Option<String>,
 }
 
 impl Broker {
-    /// Hands a token of `key` out to the caller.
+    /// Hands out a token of `key` to the caller.
     pub async fn token(
         &self,
         caller: &CallerPolicy,
         key: &ConnectionKey,
         request: &TokenRequest,
     ) -> Result<Served, Refusal> {
-        // What rules alone refuse is refused before anything is looked up: whether the connection exists then makes
-        // no difference that could be seen.
+        // Refusals that depend on rules alone come before any read, so that the answer does not reveal
+        // whether the connection exists.
         if !caller.needs_tenant(key) {
             caller.see(key, None)?;
         }
@@ -48,7 +48,7 @@ impl Broker {
     }
 }
 
-/// A token request whose words were understood.
+/// A parsed token request.
 struct Asked {
     scopes: Option<ScopeSet>,
     resource: Option<String>,
@@ -96,8 +96,8 @@ impl Asked {
     }
 }
 
-/// Takes `{resource}/.default` out of the scopes: it is Entra's way to say "everything of that resource", so only a rule
-/// that gives everything gives it, and it has been asked by then.
+/// Removes `{resource}/.default` from the scopes. At Entra it means "everything of that resource", so only a
+/// rule that gives everything gives it, and that has been checked by then.
 fn whole_resource(scopes: ScopeSet, granted: &ScopeSet) -> Result<(ScopeSet, Option<String>), Refusal> {
     let is_default = |scope: &Scope| scope.canonical().ends_with("/.default");
     let (whole, named): (Vec<Scope>, Vec<Scope>) = scopes.iter().cloned().partition(is_default);
@@ -115,7 +115,7 @@ fn whole_resource(scopes: ScopeSet, granted: &ScopeSet) -> Result<(ScopeSet, Opt
     }
 }
 
-/// What the caller may have of this connection, and so wants.
+/// Builds the wanted token from what the caller may have of this connection.
 fn want(
     caller: &CallerPolicy,
     key: &ConnectionKey,
@@ -125,7 +125,8 @@ fn want(
 ) -> Result<Want, Refusal> {
     let permit = caller.see(key, held.connection.profile.account.tid.as_deref())?;
     let scopes = permit.scopes_for(asked.scopes.as_ref(), &held.granted)?;
-    // A token carries every scope granted for its resource, so who may have none of them may not have it.
+    // A token carries every scope granted for its resource, so a caller that may have none of them may not
+    // have the token.
     let gives_rights = |scopes: &ScopeSet| scopes.iter().any(|scope| !scope.is_openid());
     if !gives_rights(&scopes) && gives_rights(&held.granted) {
         let problem = "no rule of this caller gives a scope of any resource".to_owned();
@@ -140,7 +141,7 @@ fn want(
         (ScopeNaming::Entra { .. }, Some(resource)) => {
             let scopes = scopes.of_resource(Some(resource));
             if scopes.resources().is_empty() {
-                // Whether it was granted is nothing to a caller that no rule gives any of it.
+                // A caller whose rules give none of it does not learn whether it was granted.
                 let whole = naming.scopes_lossy([format!("{resource}/.default").as_str()]);
                 permit.scopes_for(Some(&whole), &held.granted)?;
                 return Err(Refusal::ScopeNotGranted { scopes: vec![format!("{resource}/.default")] });

@@ -1,4 +1,4 @@
-//! Connect sessions and the state of an authorize request, as they are kept between requests.
+//! Stored records: connect sessions, and the state of an authorize request.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,36 +10,36 @@ use crate::domain::time::Timestamp;
 use crate::domain::verdict::{AuthorityError, BlockReason, Disposition, ReauthReason};
 use crate::repository::SecretHash;
 
-/// Why a session failed: the words that go back to the product.
+/// Reason why a session failed, as the product reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureReason {
-    /// The user said no, or the confirmation was refused.
+    /// The user refused, or the confirmation was refused.
     AccessDenied,
-    /// Another account came back than the session was made for.
+    /// Another account signed in than the session was made for.
     AccountMismatch,
     /// The tenant's administrator must approve the app first.
     AdminConsentRequired,
-    /// Without a scope that tokenward needs (offline access) there is nothing to keep.
+    /// A scope that tokenward needs (offline access) is missing, so there is nothing to store.
     ScopeMissing,
     /// The account's tenant is not allowed for this app.
     TenantNotAllowed,
     /// It took too long.
     Expired,
-    /// The authority did not complete it.
+    /// The authority did not complete the sign-in.
     AuthorityError,
-    /// The caller that started it may not connect this any more.
+    /// The caller that started it may no longer connect this.
     CallerForbidden,
     /// An operator paused the connection.
     ConnectionPaused,
-    /// An operator revoked what it was started for.
+    /// An operator revoked what the session was started for.
     Revoked,
-    /// Our own trouble.
+    /// A failure of tokenward.
     Internal,
 }
 
 impl FailureReason {
-    /// The word in the contract.
+    /// Its name in the contract.
     pub fn as_str(self) -> &'static str {
         match self {
             FailureReason::AccessDenied => "access_denied",
@@ -57,41 +57,41 @@ impl FailureReason {
     }
 }
 
-/// Who can mend a sign-in that came to nothing.
+/// Who can correct the cause of a failed sign-in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mender {
-    /// The user, by trying again in another way.
+    /// The user, by trying in another way.
     #[default]
     User,
     /// An administrator of the user's organisation.
     Administrator,
     /// The people who run the app: its registration or its configuration.
     Operator,
-    /// Nobody has to: it passes.
+    /// Nobody needs to: it passes.
     Time,
-    /// Nobody can tell from what the authority said.
+    /// The authority's answer does not tell.
     Unknown,
 }
 
-/// A sign-in that came to nothing.
+/// A failed sign-in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionFailure {
-    /// Why, in our words.
+    /// Reason, in our words.
     pub reason: FailureReason,
-    /// Who can mend it.
+    /// Who can correct it.
     #[serde(default)]
     pub mender: Mender,
-    /// What the authority said: checked words and numbers, nothing of its free text.
+    /// The authority's answer: checked words and numbers, and none of its free text.
     #[serde(default)]
     pub answer: AuthorityError,
-    /// A browser brought that, and its user may have made it up. Otherwise the authority said it to us.
+    /// True if a browser reported it, so that its user may have forged it. Otherwise the authority told us.
     #[serde(default)]
     pub by_browser: bool,
 }
 
 impl SessionFailure {
-    /// What the authority's refusal of a code means for its session.
+    /// Makes the failure of a session from the authority's refusal of its code.
     pub(super) fn of_disposition(disposition: Disposition, answer: AuthorityError) -> Self {
         let (reason, mender) = match disposition {
             Disposition::Blocked(BlockReason::AdminConsentRequired)
@@ -113,7 +113,7 @@ impl SessionFailure {
         SessionFailure { reason, mender, answer, by_browser: false }
     }
 
-    /// What a refusal that the browser brought back means for its session.
+    /// Makes the failure of a session from a refusal that the browser brought back.
     pub(super) fn of_redirect(refusal: RedirectRefusal, answer: AuthorityError) -> Self {
         let failure = match refusal {
             RedirectRefusal::Declined => SessionFailure { answer, ..FailureReason::AccessDenied.into() },
@@ -148,38 +148,38 @@ impl From<FailureReason> for SessionFailure {
     }
 }
 
-/// Where a connect session stands.
+/// State of a connect session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum SessionState {
-    /// Nobody has come back yet.
+    /// No browser has come back yet.
     Pending,
-    /// Someone signed in; the one who started the session must say that it is the right one.
+    /// A user signed in; the starter must confirm that it is the right one.
     AwaitingConfirmation {
-        /// Who signed in.
+        /// The account that signed in.
         account: Account,
         /// SHA-256 of the one-time code that the browser took back to the product.
         code_hash: SecretHash,
-        /// How many wrong codes came.
+        /// Number of wrong codes.
         wrong_codes: u8,
-        /// Until when.
+        /// End of the wait.
         until: Timestamp,
     },
-    /// The connection is made.
+    /// The connection exists.
     Connected {
-        /// Whose it is.
+        /// Its account.
         account: Account,
-        /// The code that confirmed it, so that a repeated confirmation gets the same answer.
+        /// Hash of the code that confirmed it, so that a repeated confirmation gets the same answer.
         code_hash: Option<SecretHash>,
     },
-    /// It came to nothing.
+    /// The sign-in failed.
     Failed(SessionFailure),
     /// It took too long.
     Expired,
 }
 
 impl SessionState {
-    /// The word in the contract.
+    /// Its name in the contract.
     pub fn as_str(&self) -> &'static str {
         match self {
             SessionState::Pending => "pending",
@@ -190,12 +190,12 @@ impl SessionState {
         }
     }
 
-    /// It came to nothing, for this reason.
+    /// Makes the failed state with this reason.
     pub(super) fn failed(reason: FailureReason) -> Self {
         SessionState::Failed(reason.into())
     }
 
-    /// Whether it came to nothing for this reason.
+    /// Returns true if it failed for this reason.
     pub fn is_failed_for(&self, reason: FailureReason) -> bool {
         matches!(self, SessionState::Failed(failure) if failure.reason == reason)
     }
@@ -208,13 +208,13 @@ pub(super) struct ConnectSession {
     pub(super) connection: ConnectionName,
     pub(super) scopes: Vec<String>,
     pub(super) created_by: String,
-    /// A session of a build that did not note it is as old as can be.
+    /// The earliest instant for a session of a build that did not record it.
     #[serde(default)]
     pub(super) started_at: Timestamp,
     pub(super) expires_at: Timestamp,
-    /// Only this account will do, and then no confirmation is asked for.
+    /// Only this account may sign in, and then no confirmation is needed.
     pub(super) pinned: Option<AccountId>,
-    /// The connection may pass to another account …
+    /// The connection may change to another account …
     pub(super) change_account: bool,
     /// … from the one that it had when the session was started.
     #[serde(default)]
@@ -225,10 +225,10 @@ pub(super) struct ConnectSession {
     pub(super) return_url: Option<String>,
     /// SHA-256 of the binding of the browser that began the flow.
     pub(super) browser: Option<String>,
-    /// How often its button was pressed.
+    /// Number of presses of its button.
     #[serde(default)]
     pub(super) presses: u32,
-    /// The authorize requests of the last few presses, oldest first.
+    /// Authorize requests of the last few presses, oldest first.
     #[serde(default)]
     pub(super) states: Vec<SecretHash>,
     pub(super) state: SessionState,
@@ -239,7 +239,7 @@ impl ConnectSession {
         ConnectionKey { app: self.app.clone(), connection: self.connection.clone() }
     }
 
-    /// The state at `now`: what has outlived its time is expired, and what was revoked is over, whoever noted it or not.
+    /// Returns the state at `now`: an expired or revoked session is over, even if nothing recorded that.
     pub(super) fn state_at(&self, now: Timestamp, is_revoked: impl Fn() -> bool) -> SessionState {
         let is_over = match &self.state {
             SessionState::Pending => now >= self.expires_at,
@@ -253,8 +253,8 @@ impl ConnectSession {
         }
     }
 
-    /// The tenants that it has to do with, as far as is known: of the account that came back, of the one it is pinned to, and
-    /// of the one that the connection had.
+    /// Returns the tenants it concerns, as far as known: those of the signed-in account, of the pinned one,
+    /// and of the connection's earlier one.
     pub(super) fn tenants(&self) -> impl Iterator<Item = &str> {
         let came_back = match &self.state {
             SessionState::AwaitingConfirmation { account, .. } | SessionState::Connected { account, .. } => {
@@ -269,8 +269,8 @@ impl ConnectSession {
         came_back.into_iter().chain(named)
     }
 
-    /// Whether an operator meant it too, with what was revoked. `account` is who came back, where the session does not say so
-    /// yet.
+    /// Returns true if a revocation covers it. `account` is the signed-in account, if the session does not
+    /// have it yet.
     pub(super) fn is_meant_by(&self, revocation: &Revocation, account: Option<&Account>) -> bool {
         let tenants = self.tenants().chain(account.and_then(|account| account.tid.as_deref()));
         tenants
@@ -280,19 +280,19 @@ impl ConnectSession {
     }
 }
 
-/// An authorize request under way, found by the hash of its `state`.
+/// An authorize request under way, stored under the hash of its `state`.
 #[derive(Serialize, Deserialize)]
 pub(super) struct AuthorizeState {
     pub(super) app: AppName,
     pub(super) purpose: Purpose,
 }
 
-/// What the callback is for.
+/// The purpose of its callback.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Purpose {
-    /// A sign-in that nobody has come back from.
+    /// A sign-in whose callback has not come.
     Connect(ConnectState),
-    /// A sign-in whose callback came: its browser may repeat it, and nothing more is done.
+    /// A sign-in whose callback came: its browser may repeat it, which does nothing more.
     Answered(Answered),
     AdminConsent {
         #[serde(serialize_with = "SessionId::serialize_to_be_sealed")]
@@ -300,20 +300,21 @@ pub(super) enum Purpose {
     },
 }
 
-/// What is kept of a callback, so that its browser may repeat it (reload, Back) and ends where it ended before.
+/// What is stored about a callback, so that its browser may repeat it (reload, Back) and gets the same
+/// outcome.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Answered {
     #[serde(serialize_with = "SessionId::serialize_to_be_sealed")]
     pub(super) session: SessionId,
     pub(super) browser: String,
-    /// SHA-256 of the authorization code that came. Who knows the `state` and has the cookie, but not this code, was not
-    /// there when the user came back, and is not given the confirmation code.
+    /// SHA-256 of the authorization code. A client that knows the `state` and has the cookie, but not this
+    /// code, was not there when the user came back, and does not get the confirmation code.
     pub(super) brought: Option<String>,
-    /// What the browser takes back to the product, if it comes to that.
+    /// The code that the browser takes back to the product, if there is one.
     pub(super) confirmation_code: String,
 }
 
-/// What the callback of a sign-in is checked against.
+/// What a sign-in's callback is checked against.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct ConnectState {
     #[serde(serialize_with = "SessionId::serialize_to_be_sealed")]
@@ -342,7 +343,7 @@ pub(super) struct ConsentSession {
 }
 
 impl ConsentSession {
-    /// Whether an operator meant it too, with what was revoked.
+    /// Returns true if a revocation covers it.
     pub(super) fn is_meant_by(&self, revocation: &Revocation) -> bool {
         [self.tenant.as_deref(), None]
             .into_iter()
@@ -350,17 +351,17 @@ impl ConsentSession {
     }
 }
 
-/// Where an admin consent session stands.
+/// State of an admin consent session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum ConsentState {
-    /// Nobody has come back yet.
+    /// No redirect has come back yet.
     Pending,
     /// The redirect came back. It can be forged, so it proves nothing.
     Reported {
         /// The tenant it named.
         tenant: Option<String>,
-        /// When.
+        /// When it came.
         at: Timestamp,
     },
     /// A user's token call in that tenant has shown the scopes.
@@ -368,14 +369,14 @@ pub enum ConsentState {
         /// The tenant.
         tenant: String,
     },
-    /// The administrator said no, or could not say yes.
+    /// The administrator refused, or could not approve.
     Failed(SessionFailure),
     /// It took too long.
     Expired,
 }
 
 impl ConsentState {
-    /// The word in the contract.
+    /// Its name in the contract.
     pub fn as_str(&self) -> &'static str {
         match self {
             ConsentState::Pending => "pending",

@@ -1,7 +1,7 @@
-//! Who waits for news of a session, in this process: long polls, and callbacks that repeat another one.
+//! Waits for changes of a session in this process: long polls, and callbacks that repeat another one.
 //!
-//! A session that changed wakes those who wait for it and nobody else: what one link or caller does costs nothing for each of
-//! the others that wait. (What another replica changed is found by looking now and then.)
+//! A changed session wakes only its own waiters, so that what one link or caller does costs the others
+//! nothing. (Changes by other replicas are found by polling.)
 
 use tokio::sync::watch;
 
@@ -9,39 +9,39 @@ use super::in_use::{InUse, Use};
 use crate::domain::id::SessionId;
 use crate::repository::FiledUnder;
 
-/// Those who wait, by session.
+/// The waiters, by session.
 #[derive(Default)]
 pub(super) struct SessionWaits(InUse<String, watch::Sender<()>>);
 
-/// Somebody who waits for a session, from when this was made.
+/// A wait for a session, from its creation on.
 pub(super) struct Waiting {
     changed: watch::Receiver<()>,
     _of_session: Use<String, watch::Sender<()>>,
 }
 
 impl SessionWaits {
-    /// Begins to wait: what changes from now on is not missed.
+    /// Begins a wait: later changes are not missed.
     pub(super) fn begin(&self, session: &SessionId) -> Waiting {
         let session = FiledUnder::session(session).name().to_owned();
         let of_session = self.0.share(session, || watch::Sender::new(()));
         Waiting { changed: of_session.look(watch::Sender::subscribe), _of_session: of_session }
     }
 
-    /// A session changed.
+    /// Wakes the waiters of a changed session.
     pub(super) fn wake(&self, session: &SessionId) {
         self.0.look(FiledUnder::session(session).name(), |sender| sender.send_replace(()));
     }
 
-    /// Everybody is to look again.
+    /// Wakes all waiters.
     pub(super) fn wake_all(&self) {
         self.0.look_at_all(|sender| sender.send_replace(()));
     }
 }
 
 impl Waiting {
-    /// Completes when the session changed since this was last asked, or since it began.
+    /// Completes when the session has changed since the last call, or since the wait began.
     pub(super) async fn changed(&mut self) {
-        // (The sender is there for as long as this waits.)
+        // (The sender exists for as long as this waits.)
         let _ = self.changed.changed().await;
     }
 }
@@ -69,7 +69,7 @@ mod tests {
         let id = |number: usize| SessionId::parse(&format!("{number:043}")).expect("an id");
         let woken: Vec<Arc<Count>> = (0..50).map(|_| Arc::new(Count(AtomicUsize::new(0)))).collect();
         let mut waiting: Vec<Waiting> = (0..50).map(|number| waits.begin(&id(number / 2))).collect();
-        // (Before anybody polls, too.)
+        // (Also before anybody polls.)
         waits.wake(&id(24));
         let mut all: Vec<_> = waiting.iter_mut().map(|one| Box::pin(one.changed())).collect();
         let mut polled = |number: usize| {

@@ -1,8 +1,9 @@
-//! Which tenants have consented to which scopes, as the connections show that a caller may see. Of any other tenant a
-//! caller learns nothing, whether somebody connected an account of it or not.
+//! Tenants that have consented to scopes, as shown by connections that a caller may see. A caller learns
+//! nothing about any other tenant, not even whether it has a connected account.
 //!
-//! Whoever starts sessions or polls could have connections walked over with each request. So what was seen is believed
-//! for a moment, all questions of a caller within it share one walk, and a walk takes a place as a list does.
+//! Callers that start sessions or poll could cause a walk over connections with each request. Therefore a
+//! result is reused for a moment, all of a caller's questions in that time share one walk, and a walk takes a
+//! place as a list does.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
@@ -17,28 +18,28 @@ use crate::domain::scope::ScopeSet;
 use crate::domain::time::Timestamp;
 use crate::policy::CallerPolicy;
 
-/// Connections that are looked at.
+/// Most connections read in a walk.
 const MOST_CONNECTIONS: usize = 2000;
 const PAGE: usize = 100;
-/// For so long what was seen is believed.
+/// How long a result is reused.
 const BELIEVED: Duration = Duration::from_secs(2);
 
-/// What was seen a moment ago, for each caller and app that asked.
+/// Recent results, for each caller and app that asked.
 #[derive(Default)]
 pub(super) struct ShownConsents(Mutex<BTreeMap<(CallerName, AppName), Entry>>);
 
-/// Whoever holds it looks; others wait for what is seen.
+/// Locked by the request that walks; the others wait for its result.
 type Entry = Arc<tokio::sync::Mutex<Option<Seen>>>;
 
 struct Seen {
-    /// Monotonic time at which the look began.
+    /// Monotonic time at which the walk began.
     at: Duration,
-    /// The rules by which it was judged.
+    /// The rules it was judged by.
     policy: CallerPolicy,
     consents: Vec<Consent>,
 }
 
-/// What active connections of a tenant show.
+/// Consent that active connections of a tenant show.
 struct Consent {
     tenant: String,
     granted: Vec<String>,
@@ -57,23 +58,24 @@ impl ShownConsents {
         self.0.lock()
     }
 
-    /// There are no more of them than callers and apps in the configuration.
+    /// There are at most as many entries as callers and apps in the configuration.
     fn entry(&self, caller: &CallerPolicy, app: &AppName) -> Entry {
         self.all().entry((caller.caller.clone(), app.clone())).or_default().clone()
     }
 
-    /// A connection of this app has changed.
+    /// Forgets results of this app, because one of its connections has changed.
     pub(super) fn forget(&self, app: &AppName) {
         self.all().retain(|(_, of), _| of != app);
     }
 }
 
 impl Broker {
-    /// That tenant, as its accounts spell it, where an active connection that the caller may see holds these scopes by
-    /// its last answer (since then).
+    /// Returns the tenant, as its accounts spell it, if an active connection that the caller may see has
+    /// these scopes in its last answer (since then).
     ///
     /// # Errors
-    /// The store does not serve. (Where as many walks as there may be are under way none is known: nobody is refused for that.)
+    /// The store is unavailable. (If too many walks are under way, no consent is known, and nobody is refused
+    /// for that.)
     pub(super) async fn shown_consent(
         &self,
         caller: &CallerPolicy,

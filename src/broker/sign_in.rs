@@ -1,7 +1,8 @@
-//! The browser's part of a connect flow: a button that sends it to the authority, and the callback that brings it back.
+//! The browser's part of a connect session: a button that sends it to the authority, and the callback with
+//! which it comes back.
 //!
-//! Against capture: a link made for one user and opened by another ends with the other's account waiting for a
-//! confirmation that the product gives only to the signed-in user it made the link for.
+//! Against capture: if another user opens a link made for one user, the other's account waits for a
+//! confirmation, which the product gives only to the signed-in user that it made the link for.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,56 +25,56 @@ use crate::refresh::{held_token, sha256_hex, warn_of_remarks};
 use crate::repository::{FiledUnder, Kind, Redeemed, SecretHash, Taken};
 use crate::store::Floor;
 
-/// Characters of a browser's binding: 256 bits, base64url.
+/// Length of a browser's binding: 256 bits in base64url.
 const BINDING_LENGTH: usize = 43;
 /// How long a repeated callback waits for the first one: longer than a call to the authority takes.
 const REPEAT_WAIT: Duration = Duration::from_secs(15);
-/// For so long the store is asked to take what a code brought …
+/// How long storing a code's result is retried …
 const KEEP_TRYING: Duration = Duration::from_secs(10);
 /// … with this pause in between.
 const KEEP_AGAIN: Duration = Duration::from_millis(250);
 
-/// Where to send the browser, and what to bind it with.
+/// The URL for the browser, and its binding.
 pub struct Begun {
-    /// The authority's page.
+    /// URL of the authority's page.
     pub url: String,
-    /// The binding to set as a cookie; none when the browser brought it.
+    /// The binding to set as a cookie; `None` if the browser sent it.
     pub binding: Option<String>,
 }
 
-/// An authorize request that was made.
+/// A prepared authorize request.
 #[derive(Clone)]
 struct Asked {
     url: String,
     state: SecretHash,
 }
 
-/// Why a browser cannot begin.
+/// Reason why a browser cannot begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CannotBegin {
-    /// There is no such session, or not any more.
+    /// The session does not exist, or no longer.
     Gone,
-    /// It is over: connected, failed, waiting or expired.
+    /// The session is over: connected, failed, waiting or expired.
     Over(SessionState),
-    /// Another browser began it.
+    /// Another browser has begun it.
     AnotherBrowser,
-    /// Its button was pressed as often as it may be.
+    /// Its button was pressed too often.
     TooOften,
-    /// The one who started it may not connect this now; it stays as it is, for that may change.
+    /// The starter may not connect this now. The session stays as it is, for that may change.
     Barred(FailureReason),
-    /// The authority or the store does not serve now.
+    /// The authority or the store is unavailable.
     Unavailable(Refusal),
 }
 
-/// Writes down how a callback ended, and gives it back.
+/// Records how a callback ended, and returns its argument.
 pub type Tell = dyn Fn(Finished) -> BoxFuture<'static, Finished> + Send + Sync;
 
-/// What a callback begins, and what that is called.
+/// The name and the future of the work that a callback begins.
 type Work = (&'static str, BoxFuture<'static, Finished>);
 
-/// What a callback brought, its parameters read strictly.
+/// A callback's parameters, strictly parsed.
 pub struct Callback<'a> {
-    /// The app in the path.
+    /// The app from the path.
     pub app: &'a AppName,
     /// `state`.
     pub state: String,
@@ -81,13 +82,13 @@ pub struct Callback<'a> {
     pub outcome: CallbackOutcome,
     /// `iss` (RFC 9207).
     pub iss: Option<String>,
-    /// It came too late to be a first one: it may only repeat what came before.
+    /// True if it came too late for a first callback: it may only repeat an earlier one.
     pub only_repeats: bool,
-    /// The browser's binding for a session, from its cookie.
+    /// Returns the browser's binding for a session, from its cookie.
     pub binding: &'a (dyn Fn(&str) -> Option<String> + Send + Sync),
 }
 
-/// What the authority said in the redirect.
+/// The authority's answer in the redirect.
 pub enum CallbackOutcome {
     /// A code to redeem.
     Code(AuthorizationCode),
@@ -95,13 +96,13 @@ pub enum CallbackOutcome {
     Error(RedirectError),
     /// An administrator's answer.
     AdminConsent {
-        /// The tenant named; proves nothing.
+        /// The named tenant; it proves nothing.
         tenant: Option<String>,
     },
 }
 
 impl CallbackOutcome {
-    /// What tells the callback that came first from one that only knows its `state`: a hash of the code.
+    /// Returns a hash of the code. It tells the first callback from one that only knows the `state`.
     fn brought(&self) -> Option<String> {
         match self {
             CallbackOutcome::Code(code) => Some(sha256_hex(code.expose().as_bytes())),
@@ -110,42 +111,42 @@ impl CallbackOutcome {
     }
 }
 
-/// How a callback ended.
+/// Outcome of a callback.
 #[derive(Debug, Clone)]
 pub enum Finished {
-    /// The state is unknown, used, expired, or of another browser or app: nothing was done.
+    /// Nothing was done: the state is unknown, used or expired, or belongs to another browser or app.
     Refused(CallbackProblem),
-    /// A connect session moved on.
+    /// The session has a new state.
     Session(Box<FinishedSession>),
     /// An administrator answered.
     AdminConsent {
-        /// Where the browser goes.
+        /// URL for the browser.
         return_to: Option<String>,
         /// The app.
         app: AppName,
         /// The session.
         session: SessionId,
-        /// Why the administrator did not approve; none when it was approved, as far as the redirect says.
+        /// Why the administrator did not approve; `None` if the redirect says that it was approved.
         refused: Option<SessionFailure>,
-        /// Whether the callback only repeated one that had ended before.
+        /// True if the callback repeats one that has ended.
         repeated: bool,
     },
 }
 
-/// Why a callback was refused.
+/// Reason why a callback was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CallbackProblem {
     /// Unknown, used or expired.
     UnknownState,
     /// Begun in another browser.
     AnotherBrowser,
-    /// Not this app's, or not of the issuer it was sent to.
+    /// It is not for this app, or not from the issuer that was asked.
     MixedUp,
-    /// Repeated while the first one is still being worked on.
+    /// It repeats a callback that is still being processed.
     UnderWay,
-    /// Sign-ins of its caller come back faster than codes are sent on; this one was not.
+    /// The caller's sign-ins come back faster than codes are redeemed; this code was not sent.
     Crowded,
-    /// The store does not serve now.
+    /// The store is unavailable.
     Unavailable,
 }
 
@@ -154,31 +155,31 @@ pub enum CallbackProblem {
 pub struct FinishedSession {
     /// Its id.
     pub id: SessionId,
-    /// What it was for.
+    /// Its connection.
     pub key: ConnectionKey,
     /// The caller that started it.
     pub started_by: String,
-    /// Where it stands now.
+    /// Its present state.
     pub state: SessionState,
-    /// Whether the callback only repeated one that had ended before.
+    /// True if the callback repeats one that has ended.
     pub repeated: bool,
-    /// Whether the connection that was made has gone since.
+    /// True if the new connection has been deleted since.
     pub gone_since: bool,
-    /// Where the browser goes: the return URL with its parameters. None where a page is shown.
+    /// The return URL with its parameters; `None` if a page is shown.
     pub return_to: Option<String>,
-    /// The same, for a page to link to.
+    /// The same URL, as a link on a page.
     pub way_back: Option<String>,
-    /// A page to give to an administrator, when that is what it takes.
+    /// A link for an administrator, if their consent is needed.
     pub admin_consent_url: Option<String>,
 }
 
 impl Broker {
-    /// The button was pressed: binds the session to this browser and says where to send it. Only the browser that
-    /// pressed it first may press it again. The session is bound last, so that a press that comes to nothing binds it
-    /// to nobody.
+    /// Handles a press of the button: binds the session to this browser and returns the URL to send it to.
+    /// Only the browser that pressed first may press again. The binding is stored last, so that a failed
+    /// press binds nobody.
     ///
-    /// Each press is an authorize request of its own, and the last few of a session count: Back, a second tab and a reload find
-    /// theirs. The one before those is forgotten.
+    /// Each press makes an authorize request of its own, and the last few of a session are valid, so that
+    /// Back, a second tab and a reload find theirs. Older ones are forgotten.
     pub async fn begin(&self, id: &SessionId, binding: Option<&str>) -> Result<Begun, CannotBegin> {
         let mut asked = None;
         let begun = self.press(id, binding, &mut asked).await;
@@ -236,7 +237,7 @@ impl Broker {
         Err(CannotBegin::TooOften)
     }
 
-    /// An authorize request that does not count any more. One that stays because of an outage ends by itself.
+    /// Invalidates an authorize request. If an outage prevents that, it expires by itself.
     async fn forget(&self, state: &SecretHash) {
         let taken = self.deps.repository.discard_pending(Kind::State, &FiledUnder::hash(state)).await;
         if let Err(error) = taken {
@@ -244,7 +245,7 @@ impl Broker {
         }
     }
 
-    /// A binding for a browser that has none yet: setting it changes nothing that is stored.
+    /// Makes a binding for a browser without one. Setting it changes no stored record.
     pub fn new_binding(&self) -> String {
         random_token(self.deps.random.as_ref())
     }
@@ -259,7 +260,7 @@ impl Broker {
         let app = self.app(&key.app)?;
         let random = self.deps.random.as_ref();
         let state = random_token(random);
-        // A challenge that the last verdict came with is passed on, so that this sign-in meets it.
+        // The claims challenge of the last verdict is passed on, so that this sign-in satisfies it.
         let claims = match self.deps.engine.inspect(key).await {
             Ok(held) => held.connection.profile.pending_claims.clone(),
             Err(_) => None,
@@ -300,10 +301,11 @@ impl Broker {
         Ok(Asked { url: authorize.url, state })
     }
 
-    /// The browser came back. Everything is checked before the state is marked as answered, and it is marked before the
-    /// code is sent: of any number of callbacks one sends it, and the others of the same browser end where that one did.
-    /// From there on the work goes on whether the browser waits or not: a code that was sent, and a grant that came back,
-    /// are not lost with a closed tab. And so does `tell`, which writes down what came of it and gives it back.
+    /// Handles the browser's return. Everything is checked before the state is marked as answered, and the
+    /// mark is stored before the code is sent. Of any number of callbacks exactly one sends the code, and the
+    /// others of the same browser end like that one. From then on the work continues even if the browser
+    /// leaves, so that a closed tab loses neither a sent code nor a grant. So does `tell`, which records the
+    /// outcome and returns it.
     pub async fn finish(self: &Arc<Self>, callback: Callback<'_>, tell: Arc<Tell>) -> Finished {
         match self.begun_by(callback).await {
             Err(finished) => tell(finished).await,
@@ -317,7 +319,7 @@ impl Broker {
         }
     }
 
-    /// The work that a callback begins, or how it ends where it begins none.
+    /// Returns the work that a callback begins, or its outcome if it begins none.
     async fn begun_by(self: &Arc<Self>, callback: Callback<'_>) -> Result<Work, Finished> {
         let hash = FiledUnder::hash(&SecretHash::of(&callback.state));
         let repository = &self.deps.repository;
@@ -357,8 +359,8 @@ impl Broker {
                 if !is_bound(&state.session, &state.browser) {
                     return Err(Finished::Refused(CallbackProblem::AnotherBrowser));
                 }
-                // RFC 9207 section 2.4: simple string comparison. A templated issuer is compared with its tenant
-                // filled in.
+                // RFC 9207 section 2.4: simple string comparison. A templated issuer is compared with its
+                // tenant filled in.
                 let fits = match &callback.iss {
                     Some(iss) => issuer_fits(&state.issuer, iss),
                     None => !state.iss_required,
@@ -378,7 +380,7 @@ impl Broker {
         record: Taken<AuthorizeState>,
         outcome: CallbackOutcome,
     ) -> Finished {
-        // Judged before anything is spent: where nobody can tell now, the browser may come again.
+        // Judged before anything is used up: if it cannot be determined now, the browser may come again.
         let right = match &record.value.purpose {
             Purpose::Connect(state) => match self.session(&state.session).await {
                 Ok(taken) => self.right_of_session(&taken.value, None).await,
@@ -408,7 +410,7 @@ impl Broker {
                     Ok(right) => self.redeem(&right, &app, &session, (&state, &code), permit).await,
                     Err(barred) => Err(barred.reason().into()),
                 };
-                // It may have ended while the authority was asked.
+                // The session may have ended during the call to the authority.
                 let redeemed = match self.stands(&session) {
                     SessionState::Pending => redeemed,
                     SessionState::Failed(failure) => Err(failure),
@@ -426,7 +428,7 @@ impl Broker {
         };
         let state_now = self.conclude(&state.session, outcome.clone()).await;
         let code = code.filter(|_| state_now == outcome);
-        // Too late: the session has moved on. (When that is not known, the grant is left to die of age.)
+        // Too late: the session has another state. (If that is unknown, the grant is left to expire.)
         if let SessionState::AwaitingConfirmation { code_hash, .. } = &outcome
             && state_now != outcome
             && !state_now.is_failed_for(FailureReason::Internal)
@@ -437,8 +439,8 @@ impl Broker {
         self.finished(session, state.session, state_now, code.as_ref(), false).await
     }
 
-    /// Marks the state as answered, and the one callback that could goes on. A session that has moved on spends nothing:
-    /// who waited may have been told that it expired, and that is final.
+    /// Marks the state as answered; the one callback that succeeds goes on. A session that has another state
+    /// uses nothing up: a waiting caller may have been told that it expired, and that is final.
     async fn answer_once(
         &self,
         hash: &FiledUnder,
@@ -472,7 +474,7 @@ impl Broker {
             if stands != SessionState::Pending {
                 return Err(self.finished(session, state.session, stands, None, true).await);
             }
-            // Nothing is spent yet, so the browser may come again.
+            // Nothing has been used up, so the browser may come again.
             let starter = CallerName::parse(&session.created_by).ok();
             let take = || self.deps.engine.take(Cause::SignIn, starter.as_ref()).ok();
             if permit.is_none() && matches!(outcome, CallbackOutcome::Code(_)) {
@@ -480,7 +482,11 @@ impl Broker {
             }
             if permit.is_none() && matches!(outcome, CallbackOutcome::Code(_)) {
                 if let Some(left_out) = self.sayings.due("crowded", self.deps.clock.monotonic()) {
-                    tracing::warn!(app = %session.app, caller = session.created_by, left_out, "sign-ins that a caller started come back faster than codes are sent to the authority, or it does not answer them; this one has to come again");
+                    tracing::warn!(
+                        app = %session.app, caller = session.created_by, left_out,
+                        "sign-ins that a caller started come back faster than codes are sent to the \
+                         authority, or it does not answer them; this one has to come again"
+                    );
                 }
                 return Err(Finished::Refused(CallbackProblem::Crowded));
             }
@@ -510,7 +516,8 @@ impl Broker {
         Err(Finished::Refused(CallbackProblem::UnknownState))
     }
 
-    /// A callback that came before, repeated by its own browser: where the session stands, as soon as it stands anywhere.
+    /// Handles a callback that the same browser repeats: returns the session's outcome as soon as there is
+    /// one.
     async fn repeat(&self, answered: &Answered, brought: Option<&str>) -> Finished {
         let begun = self.deps.clock.monotonic();
         let mut news = self.session_waits.begin(&answered.session);
@@ -548,7 +555,7 @@ impl Broker {
         self.finished(session, answered.session.clone(), state, code.as_ref(), true).await
     }
 
-    /// What the browser is shown of a session, or where it is sent.
+    /// Returns what the browser is shown about a session, or the URL it is sent to.
     async fn finished(
         &self,
         session: ConnectSession,
@@ -564,13 +571,13 @@ impl Broker {
         };
         let gone_since = repeated && self.is_gone(&session.key(), &state).await;
         let way_back = return_to(session.return_url.as_deref(), id.expose(), &state, code);
-        // What came after the callback's own end is for a page to say: the product knows it already.
+        // A page reports later changes: the product knows about them already.
         let ended_there = match &state {
             SessionState::AwaitingConfirmation { .. } => code.is_some(),
             SessionState::Connected { code_hash, .. } => code_hash.is_none(),
             SessionState::Failed(_) | SessionState::Expired | SessionState::Pending => true,
         };
-        // The administrator's link is only of use on our own page, and the product learns the reason by poll.
+        // Only our own page can show the administrator's link; the product learns the reason by polling.
         let goes = (!repeated || ended_there) && admin_consent_url.is_none();
         Finished::Session(Box::new(FinishedSession {
             return_to: way_back.clone().filter(|_| goes),
@@ -585,7 +592,7 @@ impl Broker {
         }))
     }
 
-    /// Redeems the code and checks who came back and with what. `permit` is for the call.
+    /// Redeems the code, and checks the account and the scopes of the answer. `permit` is for the call.
     async fn redeem(
         &self,
         right: &Right,
@@ -601,7 +608,8 @@ impl Broker {
         })?;
         let naming = app.naming();
         let requested = naming.scopes_lossy(session.scopes.iter().map(String::as_str));
-        // A code is redeemed for one resource; the others' tokens come from the refresh token when they are wanted.
+        // A code is redeemed for one resource; the refresh token gets the others' tokens when they are
+        // needed.
         let resource = naming.primary_resource(&requested);
         let scopes = requested.of_resource(resource.as_deref());
         let verifier = CodeVerifier::new(state.verifier.clone());
@@ -643,7 +651,7 @@ impl Broker {
         Ok(redeemed(app, session, &requested, resource, answer, (floor, nonce))?)
     }
 
-    /// What a redemption makes of its session: connected, waiting for a confirmation, or failed.
+    /// Turns a redemption into its session's outcome: connected, waiting for a confirmation, or failed.
     async fn settle(
         &self,
         app: &App,
@@ -676,20 +684,23 @@ impl Broker {
         let now = self.deps.clock.now();
         let ttl = self.settings().confirmation_ttl;
         let code_hash = SecretHash::of(code.expose());
-        // By the code and not by the session: of two sign-ins each keeps its own.
+        // Keyed by the code and not by the session, so that two sign-ins keep their own.
         while let Err(error) = self.deps.repository.put_redeemed(&code_hash, &redeemed, now, ttl).await {
             tracing::error!(%error, "a grant that waits for its confirmation could not be kept");
             if !self.may_keep_again(begun).await {
                 return failed(FailureReason::Internal);
             }
         }
-        // Now it is known whose account it is. The grant is put aside first: a right that cannot be looked up now costs no grant, for
-        // the confirmation asks again.
+        // The account is known now. The grant is stored first: if the right cannot be judged now, no grant is
+        // lost, for the confirmation judges it again.
         match self.right_of_session(session, Some(&account)).await {
             Ok(_) | Err(Barred::Unavailable(_)) => {}
             Err(barred) => {
                 if let Err(error) = self.deps.repository.discard_redeemed(&code_hash).await {
-                    tracing::warn!(%error, "a grant that may not be kept could not be destroyed; it ends by itself");
+                    tracing::warn!(
+                        %error,
+                        "a grant that may not be kept could not be destroyed; it ends by itself"
+                    );
                 }
                 return failed(barred.reason());
             }
@@ -699,8 +710,8 @@ impl Broker {
         (waiting, Some(code))
     }
 
-    /// Waits before what a code brought is tried to be kept again: it is nowhere else, and the code is spent. False once that has
-    /// been tried for long enough.
+    /// Waits before storing a code's result is retried: the result is nowhere else, and the code is used up.
+    /// Returns false once that has been tried for long enough.
     async fn may_keep_again(&self, begun: Duration) -> bool {
         if self.deps.clock.monotonic().saturating_sub(begun) >= KEEP_TRYING {
             return false;
@@ -709,7 +720,7 @@ impl Broker {
         true
     }
 
-    /// Moves a pending session to its outcome; when it has moved on meanwhile, says to where.
+    /// Moves a pending session to its outcome. If the session has another state by now, returns that.
     async fn conclude(&self, id: &SessionId, outcome: SessionState) -> SessionState {
         for _ in 0..SWAP_TRIES {
             let Ok(taken) = self.session(id).await else { break };
@@ -729,7 +740,7 @@ impl Broker {
     }
 }
 
-/// Checks an account's answer into what is kept, or says why nothing is.
+/// Checks an account's answer, and returns what to store or why nothing is stored.
 fn redeemed(
     app: &App,
     session: &ConnectSession,
@@ -741,12 +752,15 @@ fn redeemed(
     let naming = app.naming();
     let account = answer.account.clone().ok_or(FailureReason::AuthorityError)?;
     let Some(refresh_token) = answer.refresh_token.clone() else {
-        tracing::warn!(app = %session.app, connection = %session.connection, "the authority gave no refresh token; is offline_access among the app's scopes and granted?");
+        tracing::warn!(
+            app = %session.app, connection = %session.connection,
+            "the authority gave no refresh token; is offline_access among the app's scopes and granted?"
+        );
         return Err(FailureReason::ScopeMissing);
     };
     warn_of_remarks(&session.key(), &answer.remarks);
     let answered = naming.scopes_lossy(answer.scopes.iter().map(String::as_str));
-    // The answer speaks of one resource. What was consented to for the others shows when their tokens are fetched.
+    // The answer covers one resource. Consent for the others shows when their tokens are fetched.
     let others = requested.iter().filter(|scope| {
         scope.resource().is_some() && scope.resource() != resource.as_deref() && !answered.contains(scope)
     });
@@ -773,7 +787,7 @@ fn issuer_fits(expected: &str, iss: &str) -> bool {
     }
 }
 
-/// Where the browser goes after its session moved on.
+/// Returns the URL for the browser after its session got a new state.
 fn return_to(
     return_url: Option<&str>,
     id: &str,

@@ -1,31 +1,32 @@
-//! The permits of callbacks that bring a code: one for a state, however many callbacks of it are looked at at one time.
+//! Permits of callbacks with a code: one for each state, shared by all its concurrent callbacks.
 //!
-//! Of all of them one sends its code, and only that one is to cost its caller anything: who repeats a callback must not use up
-//! what the other sign-ins of the caller need. Callbacks that come later find the state answered and take nothing.
+//! Only one callback of a state sends its code, and only that one uses up a part of the caller's budget:
+//! repeated callbacks must not use up what the caller's other sign-ins need. Later callbacks find the state
+//! answered and need no permit.
 //!
-//! So many are under way for one caller at one time, and so many for all callers: an authority that hangs holds no more tasks
-//! and connections than that. A few of each caller's have a place that the others' never take.
+//! The number under way is limited for each caller and for all callers, so that a hanging authority holds
+//! only so many tasks and connections. Each caller has a few places that others never take.
 
 use super::in_use::{InUse, Use};
 use crate::domain::id::CallerName;
 use crate::refresh::CallPermit;
 use crate::repository::FiledUnder;
 
-/// States of one caller whose codes are under way at one time: more than come in a moment, and than an authority that answers
-/// within seconds lets pile up.
+/// Most states of one caller with codes under way: more than come in a moment, and more than pile up while
+/// the authority answers within seconds.
 const MOST_UNDER_WAY: usize = 256;
-/// The same of all callers together …
+/// Most of all callers together …
 const MOST_SHARED: usize = 2048;
-/// … beside so many of each caller's own, of which there are no more than configured ones.
+/// … in addition to this many of each configured caller's own.
 const MOST_OWN: usize = 8;
 
 /// The permits in use.
 #[derive(Default)]
 pub(super) struct SignInPermits {
     of_states: InUse<String, UnderWay>,
-    /// Each state under way is one of those who share its caller.
+    /// Each state under way shares its caller's entry.
     of_callers: InUse<Option<CallerName>, ()>,
-    /// Each state under way has one of its caller's own places, or else one of those that all share.
+    /// Each state under way has one of its caller's own places, or one of the common places.
     own: InUse<Option<CallerName>, ()>,
     shared: InUse<(), ()>,
 }
@@ -37,18 +38,18 @@ struct UnderWay {
     _place: Place,
 }
 
-/// Where a state under way has its place; it is given back with it.
+/// The place of a state under way, given back with it.
 enum Place {
     Own { _place: Use<Option<CallerName>, ()> },
     Shared { _place: Use<(), ()> },
 }
 
-/// One of those who share the permit of a state.
+/// A share of a state's permit.
 pub(super) struct SignInPermit(Use<String, UnderWay>);
 
 impl SignInPermits {
-    /// The permit of a state: that of whoever has it already, else what `take` gives. None where the caller that started the
-    /// sign-in, or all of them, have too many under way, or where `take` gives none.
+    /// Returns the permit of a state: the existing one, or one with the token from `take`. `None` if the
+    /// sign-in's caller, or all callers, have too many under way, or if `take` returns none.
     pub(super) fn of_state(
         &self,
         state: &FiledUnder,
@@ -73,7 +74,7 @@ impl SignInPermits {
 }
 
 impl SignInPermit {
-    /// The code is sent.
+    /// Records that the code is sent.
     pub(super) fn spend(&self) {
         self.0.look(|under_way| under_way.permit.spend());
     }
@@ -112,7 +113,7 @@ mod tests {
         assert!(permits.of_states.is_empty() && permits.of_callers.is_empty());
     }
 
-    /// The authority answers nobody: a caller's sign-ins hold so much and no more, and another's go on.
+    /// The authority answers nobody: a caller's sign-ins hold a limited number, and another caller's go on.
     #[test]
     fn so_many_of_one_caller_are_under_way() {
         let permits = SignInPermits::default();
@@ -129,7 +130,8 @@ mod tests {
         assert!(take(&greedy, 3000).is_some());
     }
 
-    /// However many callers there are: all of them hold so much together, and each has a few places of its own.
+    /// All callers together hold a limited number, however many there are, and each has a few places of its
+    /// own.
     #[test]
     fn so_many_of_all_callers_are_under_way_and_each_has_a_few() {
         let permits = SignInPermits::default();
