@@ -1,8 +1,8 @@
-//! Which network addresses the authority's own words may lead us to.
+//! Network addresses that a discovery document may lead us to.
 //!
-//! A discovery document names hosts, and hosts resolve to addresses. Neither may turn this process into a door to
-//! the network around it: a public authority reaches public addresses only, and one that is private reaches
-//! private ones of its own kind besides (CWE-918).
+//! A discovery document names hosts, and hosts resolve to addresses. Neither may give access to the network
+//! around this process: a public authority may only lead to public addresses, and a private one also to
+//! private addresses of its own kind (CWE-918).
 
 use parking_lot::Mutex;
 use std::io;
@@ -14,23 +14,23 @@ use std::task::{Context, Poll};
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use tower_service::Service;
 
-/// How far an address reaches.
+/// Scope of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reach {
     /// Routed on the Internet.
     Public,
     /// Private, shared or unique-local: RFC 1918, RFC 6598, RFC 4193 and their kin.
     Private,
-    /// 169.254/16 and fe80::/10, where clouds keep their metadata services.
+    /// 169.254/16 and fe80::/10, where clouds have their metadata services.
     LinkLocal,
     /// This machine.
     Loopback,
-    /// Nothing to connect to: unspecified, multicast, broadcast, reserved.
+    /// No valid destination: unspecified, multicast, broadcast, reserved.
     Never,
 }
 
 impl Reach {
-    /// The reach of an address, looking through the ways to write an IPv4 address as an IPv6 one.
+    /// Returns the scope of an address, and recognizes IPv4 addresses written as IPv6 ones.
     pub(super) fn of(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(address) => Reach::of_v4(address),
@@ -68,7 +68,7 @@ impl Reach {
     }
 }
 
-/// The IPv4 address inside a mapped, compatible, NAT64, 6to4 or local NAT64 address.
+/// Returns the IPv4 address inside a mapped, compatible, NAT64, 6to4 or local NAT64 address.
 fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let s = address.segments();
     let join = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
@@ -82,23 +82,24 @@ fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     }
 }
 
-/// Decides on every address before it is connected to.
+/// Checks every address before a connection to it.
 #[derive(Debug)]
 pub(super) struct AddressGuard {
     authority_host: String,
-    /// How far the authority itself reaches; learnt anew whenever its name is resolved.
+    /// Scope of the authority's own address; updated whenever its name is resolved.
     authority_reach: Mutex<Option<Reach>>,
 }
 
 impl AddressGuard {
-    /// A guard for the authority on `host` (lower case, no brackets).
+    /// Makes a guard for the authority on `host` (lower case, no brackets).
     pub(super) fn new(host: &str) -> Self {
         let literal = host.parse().ok().map(Reach::of);
         AddressGuard { authority_host: host.to_owned(), authority_reach: Mutex::new(literal) }
     }
 
-    /// Whether `host` may be reached at `address`. The authority's own host is the operator's word and may be
-    /// anywhere; any other host is the authority's word and may be public or as near as the authority itself.
+    /// Returns true if `host` may be reached at `address`. The operator configured the authority's own host,
+    /// so it may be anywhere. Other hosts come from the authority, so they may be public, or as near as the
+    /// authority itself.
     pub(super) fn allows(&self, host: &str, address: IpAddr) -> bool {
         match Reach::of(address) {
             Reach::Never => false,
@@ -108,11 +109,11 @@ impl AddressGuard {
         }
     }
 
-    /// Keeps of `addresses`, to which `host` resolved, those that may be connected to.
+    /// Returns those of `addresses`, to which `host` resolved, that may be connected to.
     fn filter(&self, host: &str, addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
         let addresses: Vec<SocketAddr> = addresses.collect();
         if host.eq_ignore_ascii_case(&self.authority_host) {
-            // With one public address among them the authority counts as public.
+            // With one public address the authority counts as public.
             let reaches = || addresses.iter().map(|address| Reach::of(address.ip()));
             *self.lock() = reaches().find(|reach| *reach == Reach::Public).or_else(|| reaches().next());
         }

@@ -1,4 +1,4 @@
-//! An answer's body as the text that was meant: unpacked where it came compressed, and without a byte order mark.
+//! Decoding of an answer's body into its text: decompressed if necessary, and without a byte order mark.
 
 use std::io::Read;
 
@@ -6,13 +6,13 @@ use flate2::read::MultiGzDecoder;
 use http::header::{CONTENT_ENCODING, HeaderMap};
 use zeroize::Zeroizing;
 
-/// What some servers put before UTF-8 (RFC 8259 §8.1 lets readers skip it).
+/// A byte order mark, which some servers put before UTF-8 (RFC 8259 §8.1 lets readers skip it).
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// How gzip begins.
+/// First bytes of gzip data.
 const GZIP: &[u8] = b"\x1f\x8b";
 
-/// The text of a body, at most `cap` bytes. Plain is what is asked for; a server that does not read that may send gzip all the
-/// same (RFC 9110 §12.5.3). `Err` says in our words what is wrong with it.
+/// Returns a body's text, at most `cap` bytes. We ask for plain text, but a server that ignores that may send
+/// gzip (RFC 9110 §12.5.3). `Err` says in our words what is wrong.
 pub(super) fn text_of(
     headers: &HeaderMap,
     mut body: Zeroizing<Vec<u8>>,
@@ -23,7 +23,7 @@ pub(super) fn text_of(
     let packed: Vec<String> = codings.filter(|coding| !["", "identity"].contains(&coding.as_str())).collect();
     match packed.as_slice() {
         [] => {}
-        // (Some say so of what they left as it is.)
+        // (Some servers claim gzip for an unchanged body.)
         [one] if ["gzip", "x-gzip"].contains(&one.as_str()) && !body.starts_with(GZIP) => {}
         [one] if ["gzip", "x-gzip"].contains(&one.as_str()) => body = unpacked(&body, cap)?,
         _ => return Err("it is compressed in another way than gzip, and that was not asked for".to_owned()),
@@ -35,7 +35,7 @@ pub(super) fn text_of(
 }
 
 fn unpacked(packed: &[u8], cap: usize) -> Result<Zeroizing<Vec<u8>>, String> {
-    // Room enough from the start, so that no outgrown buffer stays behind with a secret.
+    // Large enough from the start, so that no outgrown buffer stays behind with a secret.
     let mut whole = Zeroizing::new(Vec::with_capacity(cap + 1));
     let most = u64::try_from(cap).unwrap_or(u64::MAX).saturating_add(1);
     let read = MultiGzDecoder::new(packed).take(most).read_to_end(&mut whole);
@@ -46,7 +46,7 @@ fn unpacked(packed: &[u8], cap: usize) -> Result<Zeroizing<Vec<u8>>, String> {
     Ok(whole)
 }
 
-/// Packs something, for tests.
+/// Compresses data, for tests.
 #[cfg(test)]
 pub(super) fn packed(text: &[u8]) -> Vec<u8> {
     use std::io::Write as _;
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_unpacked_or_grows_too_large_is_refused() {
-        // A megabyte in about a kilobyte: no more than the cap of it is ever unpacked.
+        // A megabyte in about a kilobyte: only up to the cap is decompressed.
         let bomb = packed(&vec![b' '; 1 << 20]);
         assert!(bomb.len() < 2048);
         assert!(text("gzip", &bomb).is_err_and(|why| why.contains("larger than 1000 bytes")));

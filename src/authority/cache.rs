@@ -1,5 +1,5 @@
-//! One document of the authority, kept: fetched by one caller at a time, renewed while in use, and never given up
-//! for a failure to renew it.
+//! Cache of one of the authority's documents. One caller at a time fetches it; it is renewed while in use,
+//! and kept if the renewal fails.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
@@ -9,38 +9,39 @@ use super::observer::Endpoint;
 use crate::domain::time::Clock;
 use crate::domain::verdict::AuthorityFailure;
 
-/// A document older than this is renewed by the next one who uses it.
+/// Age after which the next user renews a document.
 const RENEW_AFTER: Duration = Duration::from_secs(3600);
-/// Between two tries to renew a document, and between two fetches because of a key that was not in it.
+/// Least time between two attempts to renew a document, and between two fetches for a missing key.
 const COOLDOWN: Duration = Duration::from_secs(300);
-/// How long a failure to get the first document is everyone's: a herd shares it, the next caller tries again.
+/// How long a failure to get the first document is shared: concurrent callers share it, and the next caller
+/// tries again.
 const FAILURE_SHARED_FOR: Duration = Duration::from_secs(1);
-/// The longest a caller waits to renew a document of which there is a good one.
+/// Longest wait of a caller for the renewal of a document of which a good copy exists.
 const RENEW_LIMIT: Duration = Duration::from_secs(3);
 
-/// How a call used the cache; worth an event.
+/// How a call used the cache, for events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Used {
-    /// The document is as good as it should be.
+    /// The document is as new as it should be.
     Fresh,
     /// It could not be renewed.
     LastGood,
 }
 
-/// A document and how it was come by.
+/// A document, with the state of its fetches.
 pub(super) struct Kept<T> {
     pub(super) endpoint: Endpoint,
     clock: Arc<dyn Clock>,
-    /// How long the first fetch may take.
+    /// Time limit for the first fetch.
     limit: Duration,
     state: Mutex<State<T>>,
-    /// Held across a fetch, and never by one who can do with what there is.
+    /// Held during a fetch, and never by a caller that can use the present document.
     flight: tokio::sync::Mutex<()>,
 }
 
 struct State<T> {
     value: Option<Arc<T>>,
-    /// When `value` came, monotonic.
+    /// Monotonic time at which `value` came.
     fetched_at: Duration,
     /// When a fetch last failed, and how.
     failed: Option<(Duration, AuthorityFailure)>,
@@ -54,7 +55,7 @@ impl<T> Kept<T> {
         Kept { endpoint, clock, limit, state: Mutex::new(state), flight: tokio::sync::Mutex::new(()) }
     }
 
-    /// The document; `fetch` is given its time limit.
+    /// Returns the document; `fetch` gets its time limit.
     pub(super) async fn get<F, R>(&self, fetch: F) -> Result<(Arc<T>, Used), AuthorityFailure>
     where
         F: FnOnce(Duration) -> R,
@@ -64,7 +65,7 @@ impl<T> Kept<T> {
         if !self.is_due() {
             return Ok((value, Used::Fresh));
         }
-        // Whoever comes while one renews it takes the old one.
+        // Callers that come during a renewal get the old document.
         let Ok(_flight) = self.flight.try_lock() else { return Ok((value, Used::Fresh)) };
         if !self.is_due() {
             return Ok((self.value().unwrap_or(value), Used::Fresh));
@@ -75,12 +76,13 @@ impl<T> Kept<T> {
         }
     }
 
-    /// The document, if it is here; nothing is fetched.
+    /// Returns the document if it is here; nothing is fetched.
     pub(super) fn held(&self) -> Option<Arc<T>> {
         self.value()
     }
 
-    /// The document anew because `lacking` lacks something, at most once in five minutes; else what there is.
+    /// Fetches the document again because `lacking` lacks something, at most once in five minutes; otherwise
+    /// returns the present one.
     pub(super) async fn get_after_miss<F, R>(&self, lacking: &Arc<T>, fetch: F) -> Arc<T>
     where
         F: FnOnce(Duration) -> R,
@@ -98,7 +100,7 @@ impl<T> Kept<T> {
         self.settle(fetched).unwrap_or(current)
     }
 
-    /// Holds what `before` holds: it is the same document.
+    /// Takes over the content of `before`, which is for the same document.
     pub(super) fn take_over(&self, before: &Kept<T>) {
         let (value, fetched_at, missed_at) = {
             let before = before.state();
@@ -110,7 +112,7 @@ impl<T> Kept<T> {
         }
     }
 
-    /// Fetches the document anew whatever its age; where that fails, what there is stays.
+    /// Fetches the document again, whatever its age. If that fails, the present one stays.
     pub(super) async fn renew<F, R>(&self, fetch: F) -> Result<Arc<T>, AuthorityFailure>
     where
         F: FnOnce(Duration) -> R,

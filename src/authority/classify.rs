@@ -1,17 +1,18 @@
-//! The table: what a refusal of the authority means.
+//! The table that gives the meaning of an authority's refusal.
 //!
-//! It is read in this order, first match decides:
+//! It is read in this order; the first match decides:
 //!
 //! 1. the HTTP status (anything but 4xx is the authority's trouble, never the grant's);
 //! 2. `error` values that say "later";
-//! 3. [`TENANT_NUMBERS`], the AADSTS numbers for the state of one tenant, whatever `error` they come with;
-//! 4. [`NUMBERS`], the AADSTS numbers that say more than, or something else than, the `error` they come with;
+//! 3. [`TENANT_NUMBERS`], the AADSTS numbers for the state of one tenant, with any `error`;
+//! 4. [`NUMBERS`], the AADSTS numbers that say more than their `error`, or something else;
 //! 5. [`SUBERRORS`];
 //! 6. [`ERRORS`];
-//! 7. nothing known: unclear, and the operator is told.
+//! 7. no match: unclear, and the operator is told.
 //!
 //! Microsoft says that numbers and texts change without notice: an unknown number decides nothing. A rejected
-//! client credential (`invalid_client`) never becomes a verdict on a user, whatever number of a user comes with it.
+//! client credential (`invalid_client`) never becomes a verdict on a user, even with a number about a user
+//! beside it.
 
 use std::time::Duration;
 
@@ -35,39 +36,39 @@ use crate::domain::verdict::ReauthReason::{
     AccountGone, ConsentRequired, GrantExpired, GrantRevoked, InteractionRequired, PasswordExpired,
 };
 
-/// What was being asked when the authority refused.
+/// The refused request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
-    /// The redemption of an authorization code: there is no grant yet to judge.
+    /// A code redemption: there is no grant to judge yet.
     Redeem,
     /// The use of a refresh token.
     Refresh,
-    /// A token of the app's own: there is no user to judge.
+    /// A token for the app itself: there is no user to judge.
     ClientCredentials,
 }
 
-/// Whose question was refused: the same answer means another thing in an app of many tenants.
+/// The context of a refusal: the same answer means something else in an app of many tenants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Question {
-    /// What was being asked.
+    /// The refused request.
     pub(super) asked: Asked,
-    /// Whose ways the authority has.
+    /// Kind of authority.
     pub(super) provider: Provider,
-    /// The app is for a single tenant, so that what is wrong there is the operator's to mend.
+    /// True if the app is for a single tenant, so that the operator must correct what is wrong there.
     pub(super) one_tenant: bool,
 }
 
-/// What the table says.
+/// Result of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conclusion {
     /// What to do.
     pub disposition: Disposition,
-    /// Why, in our words.
+    /// Cause, in our words.
     pub why: &'static str,
 }
 
 const LATER: Disposition = Disposition::RetryAfter(None);
-/// A loop throttled by AADSTS50196 is let go after minutes.
+/// AADSTS50196 throttles a loop for some minutes.
 const LOOP_THROTTLED: Disposition = Disposition::RetryAfter(Some(Duration::from_secs(300)));
 const SIGN_IN: Disposition = Disposition::Reauthorize(InteractionRequired, Keep);
 const CONSENT: Disposition = Disposition::Reauthorize(ConsentRequired, Keep);
@@ -77,32 +78,36 @@ const GONE: Disposition = Disposition::Reauthorize(AccountGone, Keep);
 const DEAD_EXPIRED: Disposition = Disposition::Reauthorize(GrantExpired, Dead);
 const DEAD_REVOKED: Disposition = Disposition::Reauthorize(GrantRevoked, Dead);
 
-/// The `error` values that mean "later" with whatever number beside them.
+/// `error` values that mean "later", with any number beside them.
 const LATER_ERRORS: [&str; 3] = ["temporarily_unavailable", "server_error", "slow_down"];
 
-/// AADSTS numbers for the state of the tenant that the user belongs to. Entra sends them with several values of `error`
-/// (`invalid_client` and `unauthorized_client` among them) and statuses, so the number alone decides. In an app of many
-/// tenants each blocks that tenant's connections; where there is one tenant only, the operator must mend the app.
+/// AADSTS numbers for the state of the user's tenant. Entra sends them with several values of `error`
+/// (`invalid_client` and `unauthorized_client` among them) and statuses, so the number alone decides. In an
+/// app of many tenants each blocks that tenant's connections; in an app for one tenant the operator must
+/// correct the app.
 #[rustfmt::skip]
 const TENANT_NUMBERS: &[(&[u32], BlockReason, &str)] = &[
-    (&[700016, 700011, 7000112, 7000229, 650052], AppNotInTenant, "the app is absent, disabled or not licensed in the tenant"),
+    (&[700016, 700011, 7000112, 7000229, 650052], AppNotInTenant,
+     "the app is absent, disabled or not licensed in the tenant"),
     (&[90002],                                    TenantGone,     "the authority does not know the tenant"),
 ];
 
-/// AADSTS numbers for a client credential, where the `error` beside them is not sure to be `invalid_client`.
+/// AADSTS numbers for a client credential, whose `error` may not be `invalid_client`.
 #[rustfmt::skip]
 const CREDENTIAL_NUMBERS: &[u32] = &[
-    50012, 50027, 70021, 700020, 700021, 700023, 700024, 700026, 700027, 700030, 700211, 700212, 700213, 700229, 7000214,
-    7000215, 7000222, 7000274, 7000277, 1000502,
+    50012, 50027, 70021, 700020, 700021, 700023, 700024, 700026, 700027, 700030, 700211, 700212, 700213,
+    700229, 7000214, 7000215, 7000222, 7000274, 7000277, 1000502,
 ];
 
-/// AADSTS numbers that decide, by the first of these rows that holds one of the answer's numbers. Meanings: the
-/// Entra error-code reference; MSAL's and Identity Web's sources for the rest.
+/// AADSTS numbers that decide: the first row with one of the answer's numbers counts. Sources of the
+/// meanings: the Entra error-code reference, and for the rest the sources of MSAL and Identity Web.
 #[rustfmt::skip]
 const NUMBERS: &[(&[u32], Disposition, &str)] = &[
-    // Looks like a verdict and is not.
-    (&[50196], LOOP_THROTTLED, "the authority throttles us for asking the same thing in a loop; the grant is fine"),
-    (&[50033, 50087, 70012, 90006, 90012, 90024, 90033, 90055, 90090], LATER, "the authority has a passing failure"),
+    // No verdicts, though they look like it.
+    (&[50196], LOOP_THROTTLED,
+     "the authority throttles us for asking the same thing in a loop; the grant is fine"),
+    (&[50033, 50087, 70012, 90006, 90012, 90024, 90033, 90055, 90090], LATER,
+     "the authority has a passing failure"),
     // The code or its proof.
     (&[54005, 50089], Restart, "the authorization code was used before or its flow is over"),
     (&[50148, 501481], Restart, "the code verifier does not fit the code"),
@@ -110,27 +115,31 @@ const NUMBERS: &[(&[u32], Disposition, &str)] = &[
     (&[700082], DEAD_EXPIRED, "the refresh token was not used for too long"),
     (&[50173], DEAD_REVOKED, "the grant was revoked"),
     (&[70008, 700081, 700084, 70043, 70044], EXPIRED, "the grant outlived its time or the sign-in frequency"),
-    (&[50132, 50133], Disposition::Reauthorize(GrantRevoked, Keep), "the session ended with a password change"),
+    (&[50132, 50133], Disposition::Reauthorize(GrantRevoked, Keep),
+     "the session ended with a password change"),
     // The user.
     (&[50055, 50144], PASSWORD, "the user's password expired"),
     (&[50034, 51004], GONE, "the authority does not know the account any more"),
     (&[65001, 65004], CONSENT, "the user has not consented"),
-    (&[50020, 500208, 50014, 50056, 50058, 50072, 50074, 50076, 50078, 50079, 50085, 50126, 50140, 50158, 50199,
-       50097, 50129, 50155, 50187, 53004, 700003], SIGN_IN, "the authority wants to see the user"),
+    (&[50020, 500208, 50014, 50056, 50058, 50072, 50074, 50076, 50078, 50079, 50085, 50126, 50140, 50158,
+       50199, 50097, 50129, 50155, 50187, 53004, 700003], SIGN_IN, "the authority wants to see the user"),
     // An administrator.
     (&[90094, 90095, 90099, 900941], Blocked(AdminConsentRequired), "an administrator must approve the app"),
-    (&[50105, 16000, 90072], Blocked(AssignmentRequired), "the user must be assigned or invited by an administrator"),
+    (&[50105, 16000, 90072], Blocked(AssignmentRequired),
+     "the user must be assigned or invited by an administrator"),
     (&[50057, 50053], Blocked(AccountDisabled), "the account is disabled or locked"),
     (&[53000, 53001, 530003], Blocked(DeviceRequired), "a managed device is required"),
     (&[50131, 53002, 53003, 53010, 53011, 530032, 530034, 530035, 500021, 500022, 500212, 500213, 1000031],
        Blocked(PolicyBlocked), "a policy of the tenant refuses"),
     // The registration.
-    (&[7000218, 700025], Misconfigured, "the registration wants a credential where none was sent, or none where one was"),
-    (&[9002326, 9002327], Misconfigured, "the redirect URI is registered for a single-page application; register it as Web"),
+    (&[7000218, 700025], Misconfigured,
+     "the registration wants a credential where none was sent, or none where one was"),
+    (&[9002326, 9002327], Misconfigured,
+     "the redirect URI is registered for a single-page application; register it as Web"),
     (&[50011, 500011, 50049, 50059, 50128, 90019, 50146, 50194, 65005, 650054, 650056, 650057,
        70005, 70007, 700054, 900023, 90009, 900971, 9002331, 9002332, 900382, 900432, 900439],
        Misconfigured, "the app's registration or its authority does not fit"),
-    // A credential, where the `error` beside it is not sure to be `invalid_client`.
+    // A credential, if the `error` may not be `invalid_client`.
     (CREDENTIAL_NUMBERS, NextCredential, "the app's credential was rejected"),
     // Ourselves.
     (&[70011, 28002], CallerFault, "a scope does not exist"),
@@ -149,7 +158,8 @@ const SUBERRORS: &[(&str, Disposition, &str)] = &[
     ("additional_action",            SIGN_IN,                "the user must act outside the sign-in page"),
     ("device_authentication_failed", SIGN_IN,                "the user's device must be registered again"),
     ("message_only",                 Blocked(PolicyBlocked), "a policy of the tenant refuses"),
-    ("protection_policy_required",   Misconfigured,          "the tenant wants a mobile app's protection of a service"),
+    ("protection_policy_required",   Misconfigured,
+     "the tenant wants a mobile app's protection of a service"),
     ("client_mismatch",              Misconfigured,          "the refresh token belongs to another client"),
 ];
 
@@ -170,11 +180,12 @@ const ERRORS: &[(&str, Disposition, &str)] = &[
     ("unsupported_response_type", Misconfigured,  "the authority does not offer this response type"),
     ("invalid_scope",             CallerFault,    "a scope does not exist"),
     ("invalid_target",            CallerFault,    "the resource does not exist"),
-    // Some say so of a grant that ended, and some of a wrong secret.
-    ("invalid_request",           Unclear,        "the authority calls the request invalid, which it may say of a grant that ended"),
+    // Some providers mean an ended grant, and some a wrong secret.
+    ("invalid_request",           Unclear,
+     "the authority calls the request invalid, which it may say of a grant that ended"),
 ];
 
-/// What a refused token request means. `refusal` is none where the body said nothing that could be read.
+/// Judges a refused token request. `refusal` is `None` if the body had nothing readable.
 pub(super) fn token_error(
     status: u16,
     refusal: Option<&TokenError>,
@@ -186,25 +197,26 @@ pub(super) fn token_error(
         (Disposition::RetryAfter(ours), _) => Disposition::RetryAfter(ours.max(retry_after)),
         (Unclear, _) if retry_after.is_some() => Disposition::RetryAfter(retry_after),
         (Blocked(AppNotInTenant | TenantGone), _) if question.one_tenant => Misconfigured,
-        // Nobody signed in, so there is nobody to send to a sign-in.
+        // No user signed in, so there is none to send to a sign-in.
         (Disposition::Reauthorize(..) | Blocked(_), Asked::ClientCredentials) => Misconfigured,
-        // There is no grant yet: what would condemn one condemns this attempt. What only a person can mend stays.
+        // There is no grant yet: a verdict on a grant ends this attempt. One that needs a person stays.
         (Disposition::Reauthorize(InteractionRequired | GrantExpired | GrantRevoked, _), Asked::Redeem) => {
             Restart
         }
         (Disposition::Reauthorize(reason, _), Asked::Redeem) => Disposition::Reauthorize(reason, Keep),
-        // A code's own failures cannot befall a refresh; if the authority says so, the user will have to come.
+        // A code's own failures cannot happen in a refresh; if the authority reports one, the user must sign
+        // in.
         (Restart, Asked::Refresh) => SIGN_IN,
         (other, _) => other,
     };
     conclusion
 }
 
-/// Whether an answer that rejects a credential is sure to speak of it. In an app of many tenants Entra says `invalid_client`
-/// for what one tenant is to blame for, too; where the number is not one that is known for credentials, one tenant's word
-/// is not enough to think ill of what all of them use.
+/// Returns true if a rejection certainly concerns the credential. In an app of many tenants Entra also says
+/// `invalid_client` for a fault of one tenant. If the number is not a known credential number, one tenant's
+/// answer is not enough to reject what all of them use.
 pub(super) fn is_surely_the_credential(codes: &[u32], question: Question) -> bool {
-    // 70002 stands beside the number that says more, and says that credentials did not do.
+    // 70002 accompanies the more specific number, and says that the credentials were not accepted.
     let is_known = |code: &u32| CREDENTIAL_NUMBERS.contains(code) || *code == 70002;
     question.provider != Provider::Entra
         || question.one_tenant
@@ -234,7 +246,7 @@ fn look_up(status: u16, refusal: Option<&TokenError>, question: Question) -> Con
     {
         return says(Blocked(*reason), why);
     }
-    // At Entra this word is about the app and where it may be used, never about how it proved itself.
+    // At Entra this error concerns the app and where it may be used, never its proof.
     let is_of_the_app = provider == Provider::Entra && error == "unauthorized_client";
     let row = NUMBERS.iter().find(|(numbers, ..)| has(numbers));
     if let Some((_, disposition, why)) = row
@@ -242,7 +254,7 @@ fn look_up(status: u16, refusal: Option<&TokenError>, question: Question) -> Con
         && !(is_of_the_app && *disposition == NextCredential)
     {
         return match *disposition {
-            // The number says why, and this word that it is final.
+            // The number gives the reason, and this error makes it final.
             Disposition::Reauthorize(reason @ (GrantExpired | GrantRevoked), _)
                 if refusal.suberror.as_deref() == Some("bad_token") =>
             {
@@ -257,8 +269,9 @@ fn look_up(status: u16, refusal: Option<&TokenError>, question: Question) -> Con
     {
         return says(*disposition, why);
     }
-    // 401 is for who could not prove itself (RFC 6749 §5.2), and Keycloak has this word for a wrong secret. It has it as well for an
-    // app that may not have tokens of its own, so it says nothing when it is asked for one.
+    // A 401 is for a client that could not prove itself (RFC 6749 §5.2), and Keycloak sends this error for a
+    // wrong secret. It also sends it for an app that may not have tokens of its own, so it means nothing in
+    // that request.
     if status == 401 && error == "unauthorized_client" && !is_of_the_app && asked != Asked::ClientCredentials
     {
         return says(NextCredential, "the app's credential was rejected");
@@ -271,18 +284,18 @@ fn look_up(status: u16, refusal: Option<&TokenError>, question: Question) -> Con
     }
 }
 
-/// The shortest and the longest wait that an authority can impose.
+/// Shortest and longest wait that an authority can impose.
 const RETRY_AFTER_BOUNDS: (u64, u64) = (1, 3600);
 const IMF_FIXDATE: &[BorrowedFormatItem<'static>] =
     format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
 
-/// Reads an HTTP date in its one current form (RFC 9110 §5.6.7).
+/// Parses an HTTP date in its one current form (RFC 9110 §5.6.7).
 pub(super) fn http_date(value: &str) -> Option<Timestamp> {
     let date = PrimitiveDateTime::parse(value, IMF_FIXDATE).ok()?.assume_utc();
     Some(Timestamp::from_unix_seconds(date.unix_timestamp()))
 }
 
-/// Reads `Retry-After`: seconds or an HTTP date (RFC 9110 §10.2.3), from one second to an hour.
+/// Parses `Retry-After`: seconds or an HTTP date (RFC 9110 §10.2.3), from one second to an hour.
 pub(super) fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     let seconds = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -374,7 +387,7 @@ mod tests {
                 expect("client_credentials", says(Asked::ClientCredentials, false));
                 expect("refresh_openid", words(of(Asked::Refresh, Provider::OpenId, false)));
                 for provider in [Provider::Entra, Provider::OpenId] {
-                    // Nobody's sign-in can mend what no user began, and no redemption condemns a grant.
+                    // No sign-in can correct a request without a user, and no redemption condemns a grant.
                     let own = of(Asked::ClientCredentials, provider, false);
                     assert!(!own.is_verdict(), "{}", case["case"]);
                     let redeemed = of(Asked::Redeem, provider, false);
@@ -395,8 +408,8 @@ mod tests {
         }
     }
 
-    /// One tenant's state, by whatever `error` and status it comes: seen with 7000112 as `unauthorized_client` and 401,
-    /// with 650052 and 7000229 as `invalid_client`.
+    /// One tenant's state, with whatever `error` and status: seen with 7000112 as `unauthorized_client` and
+    /// 401, with 650052 and 7000229 as `invalid_client`.
     #[test]
     fn a_tenants_state_blocks_that_tenant_whatever_error_and_status_say() {
         let rows = [

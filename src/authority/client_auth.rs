@@ -1,7 +1,8 @@
-//! How the app proves itself at the token endpoint: a secret, a certificate's key, or another issuer's assertion.
+//! Client authentication at the token endpoint: with a secret, a certificate's key, or another issuer's
+//! assertion.
 //!
-//! An app has several of these. Which one is used, and what is made of a rejection, is the business of
-//! `credential_set`; here each one turns into form fields or a header, once per request.
+//! An app has several credentials. `credential_set` chooses one and handles rejections; this file turns the
+//! chosen one into form fields or a header, for each request.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,27 +32,27 @@ use crate::domain::task::BoxFuture;
 use crate::domain::time::{Clock, Timestamp};
 use crate::secret_file::guarded::{Guard, Unread};
 
-/// The life of an assertion that we sign: short, for it is made for one request.
+/// Life of an assertion that we sign: short, since it serves one request.
 const ASSERTION_LIFE: Duration = Duration::from_secs(300);
-/// How far an assertion's `nbf` lies back, for an authority whose clock is behind ours.
+/// How far an assertion's `nbf` lies in the past, for an authority whose clock is behind ours.
 const ASSERTION_BACKDATED: Duration = Duration::from_secs(60);
-/// The longest assertion that is read from a source, in bytes.
+/// Longest assertion read from a source, in bytes.
 const MAX_ASSERTION: usize = 32 * 1024;
 /// RFC 7523 §2.2.
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// Where another issuer's assertion comes from. Asked for every request, so that a renewed one is used at once.
+/// Source of another issuer's assertion. It is read for every request, so that a renewed one is used at once.
 pub trait AssertionSource: Send + Sync {
-    /// The assertion of now. `Err` says what is wrong with the source, never what it held.
+    /// Reads the present assertion. `Err` says what is wrong with the source, never what it contains.
     fn read(&self) -> BoxFuture<'_, Result<Zeroizing<String>, String>>;
 
-    /// Which source it is: another one is another credential.
+    /// Identifies the source: another source is another credential.
     fn place(&self) -> String {
         String::new()
     }
 }
 
-/// An assertion in a file that somebody else renews, such as a projected service-account token.
+/// An assertion in a file that another program renews, such as a projected service-account token.
 #[derive(Debug, Clone)]
 pub struct AssertionFile {
     path: PathBuf,
@@ -59,7 +60,7 @@ pub struct AssertionFile {
 }
 
 impl AssertionFile {
-    /// This file, for a daemon that trusts what `guard` lets pass.
+    /// Uses this file, if `guard` trusts it.
     pub fn new(path: &Path, guard: Guard) -> Self {
         AssertionFile { path: path.to_owned(), guard }
     }
@@ -90,13 +91,13 @@ impl AssertionSource for AssertionFile {
     }
 }
 
-/// What is wrong with a certificate and its key.
+/// Fault of a certificate or its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateFault {
-    /// There is no certificate in the PEM text, or none that can be read.
+    /// The PEM text has no readable certificate.
     #[error("holds no readable PEM certificate")]
     NoCertificate,
-    /// There is no private key in the PEM text, or none that can be read; an encrypted one cannot.
+    /// The PEM text has no readable private key; an encrypted one is not readable.
     #[error("holds no readable, unencrypted PEM private key")]
     NoKey,
     /// The key is neither RSA of 2048 to 8192 bits nor on P-256.
@@ -107,7 +108,7 @@ pub enum CertificateFault {
     NoMatch,
 }
 
-/// One way the app proves itself. Its secret has no `Debug`, and so has it.
+/// One client credential. Like its secret, it has no `Debug`.
 pub struct ClientCredential {
     id: String,
     kind: Kind,
@@ -122,12 +123,13 @@ enum Kind {
 }
 
 impl ClientCredential {
-    /// A client secret: the value that the authority showed once, not its id.
+    /// Makes a client secret from the value that the authority showed once, not from the secret's id.
     pub fn secret(id: impl Into<String>, secret: ClientSecret) -> Self {
         ClientCredential { id: id.into(), kind: Kind::Secret(secret), expires_at: None }
     }
 
-    /// A certificate and its private key, both in `pem`. The key is proven to belong to the certificate.
+    /// Makes a certificate credential from a certificate and its private key, both in `pem`. The key is
+    /// checked against the certificate.
     pub fn certificate(id: impl Into<String>, pem: &[u8]) -> Result<Self, CertificateFault> {
         let certificate = SigningCertificate::parse(pem)?;
         Ok(ClientCredential {
@@ -137,24 +139,24 @@ impl ClientCredential {
         })
     }
 
-    /// Another issuer's assertion, trusted by the registration.
+    /// Makes a credential from another issuer's assertion, trusted by the registration.
     pub fn federated(id: impl Into<String>, source: Arc<dyn AssertionSource>) -> Self {
         ClientCredential { id: id.into(), kind: Kind::Federated(source), expires_at: None }
     }
 
-    /// The same, and the operator says when it expires. (A certificate knows better.)
+    /// Sets the expiry that the operator configured. (A certificate has its own.)
     #[must_use]
     pub fn expiring(mut self, at: Option<Timestamp>) -> Self {
         self.expires_at = at;
         self
     }
 
-    /// The operator's name for it.
+    /// Returns the operator's name for it.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// `secret`, `certificate` or `federated`.
+    /// Returns `secret`, `certificate` or `federated`.
     pub fn kind(&self) -> &'static str {
         match self.kind {
             Kind::Secret(_) => "secret",
@@ -163,8 +165,8 @@ impl ClientCredential {
         }
     }
 
-    /// Whether whoever is sent it can use it elsewhere. What a certificate signs for the endpoint that it is sent to is of no use at any
-    /// other.
+    /// Returns true if a receiver can use it elsewhere. An assertion signed by a certificate for one endpoint
+    /// is useless at any other.
     pub(super) fn is_bearer(&self, audience: &AssertionAudience) -> bool {
         match self.kind {
             Kind::Secret(_) | Kind::Federated(_) => true,
@@ -172,12 +174,12 @@ impl ClientCredential {
         }
     }
 
-    /// Whether it is a secret, which can be sent in two ways.
+    /// Returns true for a secret, which can be sent by two methods.
     pub(super) fn is_secret(&self) -> bool {
         matches!(self.kind, Kind::Secret(_))
     }
 
-    /// When it expires: a certificate says so itself, of the other kinds the operator may.
+    /// Returns its expiry: a certificate has one, and the operator may configure the others'.
     pub fn expires_at(&self) -> Option<Timestamp> {
         match &self.kind {
             Kind::Certificate(certificate) => Some(certificate.not_after),
@@ -185,7 +187,7 @@ impl ClientCredential {
         }
     }
 
-    /// From when on it is valid, where it says so.
+    /// Returns the start of its validity, if known.
     pub fn valid_from(&self) -> Option<Timestamp> {
         match &self.kind {
             Kind::Certificate(certificate) => Some(certificate.not_before),
@@ -193,7 +195,7 @@ impl ClientCredential {
         }
     }
 
-    /// Tells its content from another one's, and nothing more: a hash that never leaves this process but sealed.
+    /// Identifies its content. The hash leaves this process only sealed.
     pub fn fingerprint(&self) -> [u8; 32] {
         let hash = match &self.kind {
             Kind::Secret(secret) => digest(&SHA256, secret.expose().as_bytes()),
@@ -206,7 +208,7 @@ impl ClientCredential {
     }
 }
 
-/// How a client secret travels (RFC 6749 §2.3.1).
+/// Client authentication method for a secret (RFC 6749 §2.3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SecretMethod {
     /// In the form: `client_secret_post`.
@@ -216,9 +218,9 @@ pub enum SecretMethod {
 }
 
 impl SecretMethod {
-    /// What a client that says nothing is registered for is `client_secret_basic` (OpenID Connect Registration 1.0 §2), so that is
-    /// guessed wherever the document does not rule it out. Entra takes both: there it is the form, as Microsoft's own libraries
-    /// send it, where no reading of the header can differ.
+    /// Guesses the method. An unspecified registration means `client_secret_basic` (OpenID Connect
+    /// Registration 1.0 §2), so that is the guess unless the document rules it out. Entra accepts both: there
+    /// the guess is the form, which Microsoft's own libraries use and which cannot be decoded in two ways.
     pub(super) fn guess(provider: Provider, metadata: &Metadata) -> SecretMethod {
         let lists = |word: &str| {
             let methods = metadata.token_auth_methods.as_ref();
@@ -228,7 +230,7 @@ impl SecretMethod {
         if provider == Provider::Entra || is_ruled_out { SecretMethod::Post } else { SecretMethod::Basic }
     }
 
-    /// The other one.
+    /// Returns the other method.
     pub(super) fn other(self) -> SecretMethod {
         match self {
             SecretMethod::Post => SecretMethod::Basic,
@@ -236,7 +238,7 @@ impl SecretMethod {
         }
     }
 
-    /// The word in discovery documents and in the configuration.
+    /// Returns its name in discovery documents and in the configuration.
     pub fn as_str(self) -> &'static str {
         match self {
             SecretMethod::Post => "client_secret_post",
@@ -245,44 +247,44 @@ impl SecretMethod {
     }
 }
 
-/// Whom an assertion that we sign is for: one, and never a list.
+/// Audience of an assertion that we sign: a single value, never a list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum AssertionAudience {
-    /// The endpoint that the request goes to, from the pinned document (RFC 7523 §3; Entra's certificate credentials).
+    /// The token endpoint, from the pinned document (RFC 7523 §3; Entra's certificate credentials).
     #[default]
     TokenEndpoint,
     /// The authority's issuer (draft-ietf-oauth-rfc7523bis).
     Issuer,
-    /// What the provider names.
+    /// A URL that the provider names.
     Url(String),
 }
 
-/// What an assertion is made for.
+/// Parameters of a proof.
 pub(super) struct Proving<'a> {
     pub(super) client_id: &'a str,
     pub(super) provider: Provider,
     pub(super) metadata: &'a Metadata,
-    /// An assertion's only audience.
+    /// The assertion's only audience.
     pub(super) audience: &'a str,
-    /// How a secret is sent.
+    /// The method for a secret.
     pub(super) secret_method: SecretMethod,
     pub(super) clock: &'a dyn Clock,
     pub(super) random: &'a dyn Random,
 }
 
-/// A proof for one request. Exactly one of header and fields carries it.
+/// Proof for one request, in either the header or the fields.
 #[derive(Default)]
 pub(super) struct Proof {
-    /// The value of `Authorization`.
+    /// Value of `Authorization`.
     pub(super) authorization: Option<Zeroizing<String>>,
     /// Form fields besides `client_id`.
     pub(super) fields: Vec<(&'static str, Zeroizing<String>)>,
-    /// Whether `client_id` belongs into the form: not beside `Authorization`, which names it.
+    /// True if the form needs `client_id`; `Authorization` names it already.
     pub(super) client_id_in_form: bool,
 }
 
 impl ClientCredential {
-    /// Proves the app for one request. `Err` says in our words why this credential cannot be used now.
+    /// Makes the proof for one request. `Err` says in our words why this credential cannot be used now.
     pub(super) async fn prove(&self, proving: &Proving<'_>) -> Result<Proof, String> {
         let assertion = match &self.kind {
             Kind::Secret(secret) => return Ok(prove_by_secret(secret, proving)),
@@ -309,7 +311,8 @@ fn prove_by_secret(secret: &ClientSecret, proving: &Proving<'_>) -> Proof {
             client_id_in_form: true,
         },
         SecretMethod::Basic => {
-            // Both halves are form-urlencoded first (RFC 6749 §2.3.1), or a colon in one would move the border.
+            // Both halves are form-urlencoded first (RFC 6749 §2.3.1); otherwise a colon in one would move
+            // the border.
             let encode = |text: &str| -> Zeroizing<String> {
                 Zeroizing::new(form_urlencoded::byte_serialize(text.as_bytes()).collect())
             };
@@ -324,8 +327,8 @@ fn prove_by_secret(secret: &ClientSecret, proving: &Proving<'_>) -> Proof {
     }
 }
 
-/// Looks at another issuer's assertion before it is sent: a JWT whose `exp` is still to come. Not its signature:
-/// that is the authority's to check.
+/// Checks another issuer's assertion before it is sent: it must be a JWT with a future `exp`. The authority
+/// checks the signature.
 fn check_assertion(assertion: &str, now: Timestamp) -> Result<(), String> {
     let parts: Vec<&str> = assertion.split('.').collect();
     let [_, claims, _] = parts[..] else { return Err("the assertion is not a JWT".to_owned()) };
@@ -339,7 +342,7 @@ fn check_assertion(assertion: &str, now: Timestamp) -> Result<(), String> {
     Ok(())
 }
 
-/// A certificate and a private key that are known to belong together.
+/// A certificate and the private key that belongs to it.
 struct SigningCertificate {
     key: SigningKey,
     /// Base64url of the SHA-256 of the certificate: `x5t#S256` (RFC 7515 §4.1.8).
@@ -376,7 +379,7 @@ impl SigningCertificate {
         Err(fault)
     }
 
-    /// A fresh assertion (RFC 7523 §3; Entra's certificate credentials).
+    /// Makes a new assertion (RFC 7523 §3; Entra's certificate credentials).
     fn assertion(&self, proving: &Proving<'_>) -> Result<Zeroizing<String>, String> {
         let algorithm = self.key.algorithm(proving)?;
         let now = proving.clock.now();
@@ -410,7 +413,7 @@ impl SigningKey {
             .map_err(|_| CertificateFault::KeyKind)
     }
 
-    /// Signs something and sees whether the certificate's key takes it.
+    /// Signs a sample and verifies it with the certificate's key.
     fn belongs_to(&self, public_key: &[u8]) -> bool {
         let probe = b"tokenward";
         let algorithm = match self {
@@ -428,7 +431,8 @@ impl SigningKey {
         }
     }
 
-    /// PS256 for an RSA key, as Entra wants it; RS256 only for an authority whose document leaves PS256 out.
+    /// Chooses PS256 for an RSA key, as Entra requires; RS256 only for an authority whose document omits
+    /// PS256.
     fn algorithm(&self, proving: &Proving<'_>) -> Result<Algorithm, String> {
         let takes = |algorithm: Algorithm| match &proving.metadata.token_auth_algorithms {
             Some(names) => names.iter().any(|name| name == algorithm.as_str()),
@@ -445,7 +449,7 @@ impl SigningKey {
         }
     }
 
-    /// aws-lc takes a PSS salt and an ECDSA nonce from its own generator: a signature is no part of a replay.
+    /// Signs. aws-lc takes a PSS salt and an ECDSA nonce from its own generator, so signatures do not replay.
     fn sign(&self, algorithm: Algorithm, message: &[u8]) -> Result<Vec<u8>, String> {
         let random = SystemRandom::new();
         let failed = |_| "signing failed".to_owned();

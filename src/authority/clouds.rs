@@ -1,11 +1,11 @@
-//! Whose ways an authority has, and which tenants its URL speaks for.
+//! Kinds of authority, and the tenants in an Entra authority's URL.
 
 use super::text::is_guid;
 use super::url::CheckedUrl;
 use crate::domain::account::PERSONAL_TENANT;
 use crate::domain::clouds::cloud_of;
 
-/// Whose ways an authority has.
+/// Kind of authority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Provider {
     /// Microsoft Entra ID.
@@ -14,7 +14,7 @@ pub enum Provider {
     OpenId,
 }
 
-/// Which tenants an Entra authority URL speaks for.
+/// The tenants that an Entra authority's URL accepts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum TenantPath {
     /// `common`: every work, school and personal account.
@@ -30,7 +30,7 @@ pub(super) enum TenantPath {
 }
 
 impl TenantPath {
-    /// The tenant of a URL of the shape `{origin}/{tenant}/v2.0`; none for any other.
+    /// Returns the tenant of a URL of the form `{origin}/{tenant}/v2.0`; `None` for any other.
     pub(super) fn of(url: &CheckedUrl) -> Option<Self> {
         let mut segments = url.segments();
         let (tenant, version) = (segments.next()?, segments.next()?);
@@ -48,12 +48,12 @@ impl TenantPath {
         })
     }
 
-    /// Whether this is one tenant of people who share an employer or a school.
+    /// Returns true for a single tenant of an organization.
     pub(super) fn is_one_tenant(&self) -> bool {
         matches!(self, TenantPath::Id(_) | TenantPath::Domain(_))
     }
 
-    /// As it stands in URLs.
+    /// Returns its form in URLs.
     pub(super) fn as_str(&self) -> &str {
         match self {
             TenantPath::Common => "common",
@@ -63,7 +63,7 @@ impl TenantPath {
         }
     }
 
-    /// Whether the issuer's tenant, in lower case, is one that this authority may name.
+    /// Returns true if this authority may name the issuer's tenant, given in lower case.
     pub(super) fn fits_issuer(&self, issuer_tenant: &str) -> bool {
         match self {
             TenantPath::Common | TenantPath::Organizations => issuer_tenant == "{tenantid}",
@@ -74,8 +74,9 @@ impl TenantPath {
     }
 }
 
-/// The authority that was meant by a URL that is none of Entra's but like one: that of version 1, of a document or an endpoint,
-/// of the issuer of version 1 tokens (`sts.windows.net`), or with the version in another case. None where no tenant can be told.
+/// Returns the probable Entra authority for a similar URL: a version 1 authority, a document or an endpoint,
+/// the issuer of version 1 tokens (`sts.windows.net`), or a version in another case. `None` if no tenant can
+/// be found.
 pub(super) fn entra_authority_of(url: &CheckedUrl) -> Option<String> {
     let origin = match (url.host(), cloud_of(url.host())) {
         ("sts.windows.net", Some(cloud)) => format!("https://{}", cloud.hosts.first()?),
@@ -87,7 +88,7 @@ pub(super) fn entra_authority_of(url: &CheckedUrl) -> Option<String> {
     is_one.then_some(meant)
 }
 
-/// Whether `text` can stand for a tenant in a path: a GUID, a domain, or one of the three words.
+/// Returns true if `text` can name a tenant in a path: a GUID, a domain, or one of the three words.
 pub(super) fn is_tenant_name(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 253

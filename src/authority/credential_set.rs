@@ -1,8 +1,8 @@
-//! An app's client credentials, what is known of each, and which is tried first.
+//! An app's client credentials, the knowledge about each, and their order.
 //!
-//! A set never changes its members: another set takes its place, and what is known of a credential goes along as long as it
-//! is the same one, by its id and its content. What is configured no longer stays as a fallback until what is has been trusted
-//! for a while.
+//! A set's members never change: a new set replaces it. Knowledge about a credential is kept while its id and
+//! content stay the same. A credential removed from the configuration stays as a fallback until a configured
+//! one has been trusted for a while.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::cmp::Reverse;
@@ -13,80 +13,84 @@ use crate::domain::choice::{Choices, View};
 use crate::domain::credential::{self, CredentialState, InVain, Standing, Witness};
 use crate::domain::time::Timestamp;
 
-/// A credential and what is known of it.
+/// A credential and the knowledge about it.
 pub struct Member {
     credential: Arc<ClientCredential>,
     label: String,
-    /// Of all members that are the same credential: a request that began with the set before still says what it learns.
+    /// Shared by all members with the same credential, so that a request that began with an earlier set still
+    /// records its result.
     standing: Arc<Mutex<Standing>>,
 }
 
-/// What is known of a credential, for whoever shows it.
+/// The knowledge about a credential, for display.
 #[derive(Debug, Clone)]
 pub struct CredentialReport {
-    /// The operator's name for it; `{id}~before` where other content took its id's place.
+    /// The operator's name for it; `{id}~before` for an earlier content of that id.
     pub label: String,
     /// `secret`, `certificate` or `federated`.
     pub kind: &'static str,
-    /// Which content.
+    /// Fingerprint of its content.
     pub fingerprint: credential::Fingerprint,
     /// Its state.
     pub state: CredentialState,
-    /// Whether it is the first to be tried.
+    /// True if it is tried first.
     pub in_use: bool,
-    /// What it is based on.
+    /// The knowledge behind the state.
     pub standing: Standing,
 }
 
 /// An app's credentials.
 pub struct CredentialSet {
     members: Vec<Arc<Member>>,
-    /// What operators decided, as far as is known. Of all sets of an app: what is decided while one takes another's place holds.
+    /// Operators' decisions, as far as known. Shared by all sets of an app, so that a decision during a
+    /// replacement holds.
     choices: Arc<Mutex<Choices>>,
 }
 
 impl Member {
-    /// The operator's name for it; `{id}~before` where other content took its id's place.
+    /// Returns the operator's name for it; `{id}~before` for an earlier content of that id.
     pub fn label(&self) -> &str {
         &self.label
     }
 
-    /// The credential.
+    /// Returns the credential.
     pub fn credential(&self) -> &Arc<ClientCredential> {
         &self.credential
     }
 
-    /// Whether the authority has taken it and not rejected it since.
+    /// Returns true if the authority has accepted it and not rejected it since.
     pub(super) fn is_trusted(&self) -> bool {
         self.standing().is_trusted()
     }
 
-    /// The authority took it. `is_use`: for a token that somebody wanted. True when that made it trusted.
+    /// Records an acceptance; `is_use` is true if a token was wanted for use. Returns true if the credential
+    /// became trusted by it.
     pub(super) fn accept(&self, is_use: bool, now: Timestamp) -> bool {
         let mut standing = self.standing();
         match is_use {
             true => standing.used_at = Some(now),
-            false => standing.is_proven_by_use = false, // it can be asked about, after all
+            false => standing.is_proven_by_use = false, // a proof works after all
         }
         standing.accept(now)
     }
 
-    /// The authority rejected it, or it could not be shown. True when that is news.
+    /// Records a rejection, or that the credential could not be presented. Returns true if that is news.
     pub(super) fn reject(&self, codes: &[u32], cause: &str, now: Timestamp) -> bool {
         self.standing().reject(now, codes, cause)
     }
 
-    /// It was refused for this tenant or account, in words that may be about that one: of how many now, if that is news.
+    /// Records a refusal for this tenant or account, whose error may concern that one. Returns how many were
+    /// refused by now, if that is news.
     pub(super) fn doubt(&self, kind: Witness, who: &str, most: usize) -> Option<usize> {
         self.standing().doubt(kind, who, most)
     }
 
-    /// Whether it may be sent in the other way now; noted if so.
+    /// Returns true, and notes it, if it may now be sent by the other method.
     pub(super) fn may_send_otherwise(&self, now: Timestamp) -> bool {
         self.standing().may_send_otherwise(now)
     }
 
-    /// It was asked about, and the answer says nothing about it.
+    /// Records a proof whose answer says nothing about it.
     pub(super) fn ask_in_vain(&self, why: InVain, now: Timestamp) {
         self.standing().ask_in_vain(now, why);
     }
@@ -106,7 +110,7 @@ impl Member {
 }
 
 impl CredentialSet {
-    /// A set, listed in the order of preference; nothing is known of any of them.
+    /// Makes a set in the order of preference, without any knowledge.
     pub fn new(credentials: Vec<ClientCredential>, now: Timestamp) -> Self {
         CredentialSet {
             members: credentials.into_iter().map(|credential| member(credential, now)).collect(),
@@ -114,14 +118,15 @@ impl CredentialSet {
         }
     }
 
-    /// The set of these, in the place of this one. What is known of those that stay goes along; those that go are fallbacks.
+    /// Makes the set that replaces this one. Knowledge about staying credentials is kept; removed ones become
+    /// fallbacks.
     #[must_use]
     pub fn succeeded_by(&self, credentials: Vec<ClientCredential>, now: Timestamp) -> CredentialSet {
         let mut members: Vec<Arc<Member>> = Vec::new();
         for credential in credentials {
             let before = self.members.iter().find(|before| before.is_same(&credential));
             members.push(match before {
-                // (It may have been a fallback: somebody went back to it.)
+                // (It may have been a fallback: the operator went back to it.)
                 Some(before) => {
                     let mut standing = before.standing();
                     standing.expires_at = credential.expires_at();
@@ -145,7 +150,7 @@ impl CredentialSet {
                 before.labelled(label)
             })
             .collect();
-        // Of several contents that one id had one is enough to fall back to: the last that works.
+        // One earlier content of an id is enough as a fallback: the last that works.
         fallbacks.sort_by_key(|fallback| {
             let standing = fallback.standing();
             Reverse((standing.is_trusted(), standing.superseded_at))
@@ -160,39 +165,39 @@ impl CredentialSet {
         set
     }
 
-    /// Whether asking proves anything is found out anew: it is another tenant that is asked, or another endpoint.
+    /// Forgets whether proofs are useful: the tenant or the endpoint has changed.
     pub(super) fn ask_anew(&self) {
         for member in &self.members {
             member.standing().ask_anew();
         }
     }
 
-    /// The ids, in the order of preference.
+    /// Returns the ids in the order of preference.
     pub fn ids(&self) -> Vec<&str> {
         self.members.iter().map(|member| member.label.as_str()).collect()
     }
 
-    /// One of them, by its label.
+    /// Returns a member by its label.
     pub fn member(&self, label: &str) -> Option<Arc<Member>> {
         self.members.iter().find(|member| member.label == label).cloned()
     }
 
-    /// Those that the configuration has: no fallbacks.
+    /// Iterates over the configured members, without fallbacks.
     pub(super) fn configured(&self) -> impl Iterator<Item = &Arc<Member>> {
         self.members.iter().filter(|member| member.standing().superseded_at.is_none())
     }
 
-    /// Whether there is none.
+    /// Returns true if the set is empty.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
 
-    /// The one that is tried first.
+    /// Returns the member that is tried first.
     pub fn in_use(&self, now: Timestamp) -> Option<Arc<Member>> {
         self.in_order(now).into_iter().next()
     }
 
-    /// Whether there is one in service that the authority has never been asked about: no refusal until now was of it.
+    /// Returns true if an active member was never tried at the authority: no earlier refusal was about it.
     pub fn has_untried(&self) -> bool {
         let is_untried = |standing: &Standing| {
             standing.accepted_at.is_none() && standing.rejection.is_none() && !standing.is_retired
@@ -200,12 +205,12 @@ impl CredentialSet {
         self.members.iter().any(|member| is_untried(&member.standing()))
     }
 
-    /// Whether the authority has taken any of them and not rejected it since.
+    /// Returns true if the authority has accepted a member and not rejected it since.
     pub fn has_trusted(&self) -> bool {
         self.members.iter().any(|member| member.standing().is_trusted())
     }
 
-    /// What is known of each, at `now`.
+    /// Returns the knowledge about each member, at `now`.
     pub fn report(&self, now: Timestamp) -> Vec<CredentialReport> {
         let first = self.in_use(now);
         self.members
@@ -225,7 +230,7 @@ impl CredentialSet {
             .collect()
     }
 
-    /// Those that it is time to ask the authority about.
+    /// Returns the members whose proof is due.
     pub fn to_be_asked_about(&self, now: Timestamp) -> Vec<Arc<Member>> {
         let first = self.in_use(now);
         let is_due = |member: &&Arc<Member>| {
@@ -235,7 +240,7 @@ impl CredentialSet {
         self.members.iter().filter(is_due).cloned().collect()
     }
 
-    /// This set without the fallbacks that are needed no longer; none where it has no such.
+    /// Returns this set without its unneeded fallbacks; `None` if it has none.
     pub fn without_spent(&self, now: Timestamp) -> Option<CredentialSet> {
         let standings = self.standings();
         let spent = credential::spent(&standings, now);
@@ -249,13 +254,13 @@ impl CredentialSet {
         })
     }
 
-    /// What operators decided.
+    /// Sets the operators' decisions.
     pub fn choose(&self, choices: &Choices) {
         self.choose_by(|known| choices.clone_into(known));
     }
 
     fn choose_by(&self, change: impl FnOnce(&mut Choices)) {
-        // Held until all of them know.
+        // Locked until all members are updated.
         let mut choices = self.choices.lock();
         change(&mut choices);
         for member in &self.members {
@@ -267,13 +272,13 @@ impl CredentialSet {
         }
     }
 
-    /// What operators decided, as far as is known.
+    /// Returns the operators' decisions, as far as known.
     pub fn choices(&self) -> Choices {
         self.choices.lock().clone()
     }
 
-    /// The order to try them in. One that only users' requests can prove comes first now and then, where there is something to
-    /// fall back to within the same request: of several the one that was tried longest ago.
+    /// Returns the order in which members are tried. A member that only users' requests can prove comes first
+    /// now and then, if the same request can fall back to another: the one whose last trial is oldest.
     pub(super) fn candidates(&self, now: Timestamp) -> Vec<Arc<Member>> {
         let mut order = self.in_order(now);
         let standings: Vec<Standing> = order.iter().map(|member| member.standing().clone()).collect();
@@ -296,7 +301,7 @@ impl CredentialSet {
 }
 
 impl CredentialReport {
-    /// What a replica says of it to the others.
+    /// Returns a replica's view of it, for the other replicas.
     pub fn view(&self, now: Timestamp) -> View {
         let standing = &self.standing;
         View {

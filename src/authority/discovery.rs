@@ -1,4 +1,5 @@
-//! The discovery document, and what of it is believed (OpenID Connect Discovery §4.3; RFC 8414 §3.3).
+//! The discovery document, and the checks before it is believed (OpenID Connect Discovery §4.3; RFC 8414
+//! §3.3).
 
 use serde_json::Value;
 
@@ -9,50 +10,51 @@ use super::url::CheckedUrl;
 use super::wire::Object;
 use crate::domain::clouds::cloud_of;
 
-/// Where an authority's document is, below the authority (OpenID Connect Discovery §4).
+/// Path of the document, below the authority (OpenID Connect Discovery §4).
 pub(super) const DOCUMENT_PATH: &str = "/.well-known/openid-configuration";
 
-/// The checked document.
+/// A checked document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Metadata {
-    /// As the document has it; at Entra with a literal `{tenantid}` on `common` and `organizations`.
+    /// As in the document; at Entra with a literal `{tenantid}` for `common` and `organizations`.
     pub(super) issuer: String,
     pub(super) authorization_endpoint: CheckedUrl,
     pub(super) token_endpoint: CheckedUrl,
     pub(super) jwks_uri: CheckedUrl,
     /// RFC 9207 §3.
     pub(super) iss_in_response: bool,
-    /// None when the document says nothing of it.
+    /// `None` if the document does not say.
     pub(super) token_auth_methods: Option<Vec<String>>,
     pub(super) token_auth_algorithms: Option<Vec<String>>,
     pub(super) id_token_algorithms: Option<Vec<String>>,
-    /// The document lists the grant by which an app asks for a token of its own (RFC 8414 §2; unlisted, it is not there).
+    /// True if the document lists the grant by which an app gets a token of its own (RFC 8414 §2; unlisted
+    /// means absent).
     pub(super) offers_client_credentials: bool,
-    /// Entra's, which a key's own must equal where it has one.
+    /// Entra's cloud, which a key's own must equal if it has one.
     pub(super) cloud_instance_name: Option<String>,
 }
 
-/// What the configuration says that the document must fit.
+/// The configuration that the document must match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Expected {
     /// As configured, for the comparison with the issuer.
     pub(super) authority: CheckedUrl,
     pub(super) provider: Provider,
-    /// Whether the provider was said and not guessed.
+    /// True if the provider is configured and not guessed.
     pub(super) provider_is_configured: bool,
-    /// The tenant in the path; at Entra only.
+    /// The tenant in the path; only at Entra.
     pub(super) tenant: Option<TenantPath>,
     /// `host` or `host:port`, lower case; see [`AuthorityConfig`](super::AuthorityConfig).
     pub(super) endpoint_hosts: Option<Vec<String>>,
 }
 
 impl Expected {
-    /// Where the document is.
+    /// Returns the document's URL.
     pub(super) fn document_url(&self) -> String {
         format!("{}{DOCUMENT_PATH}", self.authority.as_str().trim_end_matches('/'))
     }
 
-    /// Checks a document. `Err` says in our words what is wrong with it.
+    /// Checks a document. `Err` says in our words what is wrong.
     pub(super) fn check(&self, bytes: &[u8]) -> Result<Metadata, String> {
         let document = Object::parse(bytes)?;
         let issuer = text(&document, "issuer")?.ok_or("the document has no issuer")?;
@@ -107,7 +109,8 @@ impl Expected {
                 ))
             };
         };
-        // `{origin}/{tenant id or template}/v2.0`, on the host configured or the one its cloud uses in issuers.
+        // `{origin}/{tenant id or template}/v2.0`, on the configured host or the one that its cloud uses in
+        // issuers.
         let refused = || {
             format!("the document names the issuer {}, which does not fit the authority", one_line(issuer))
         };
@@ -118,7 +121,7 @@ impl Expected {
         if tenant.fits_issuer(&issuer_tenant.to_ascii_lowercase()) { Ok(()) } else { Err(refused()) }
     }
 
-    /// Whether a grant's issuer is this authority.
+    /// Returns true if a grant's issuer is this authority.
     pub(super) fn is_issuer(&self, issuer: &str) -> bool {
         match self.provider {
             Provider::Entra => {
@@ -130,7 +133,7 @@ impl Expected {
         }
     }
 
-    /// The origins that an Entra issuer of this authority may have.
+    /// Returns the possible origins of this Entra authority's issuers.
     fn origins(&self) -> impl Iterator<Item = String> {
         let cloud = cloud_of(self.authority.host()).filter(|_| self.authority.is_https());
         let canonical = cloud.and_then(|cloud| cloud.hosts.first()).map(|host| format!("https://{host}"));
@@ -151,27 +154,27 @@ impl Expected {
         }
     }
 
-    /// Whether an endpoint's host is one that this authority may name.
+    /// Returns true if this authority may name an endpoint on this host.
     fn may_call(&self, url: &CheckedUrl) -> bool {
         let own = url.host() == self.authority.host() && url.port() == self.authority.port();
         let cloud = cloud_of(self.authority.host());
         let of_cloud = cloud.is_some_and(|cloud| cloud.hosts.contains(&url.host()) && url.port() == 443);
         let listed = match &self.endpoint_hosts {
             Some(hosts) => hosts.iter().any(|host| names(host, url)),
-            // An OpenID provider may spread over hosts as it likes (Google's does); Entra's clouds are known.
+            // An OpenID provider may use any hosts (Google's does); Entra's clouds are known.
             None => self.provider == Provider::OpenId && url.is_https() && !is_near(url),
         };
         own || (self.provider == Provider::Entra && of_cloud) || listed
     }
 }
 
-/// Whether the host is written as an address that is not on the Internet. What names resolve to is seen to when
-/// they do.
+/// Returns true if the host is written as an address outside the Internet. Addresses of names are checked
+/// when they are resolved.
 fn is_near(url: &CheckedUrl) -> bool {
     url.is_loopback() || url.literal().is_some_and(|address| Reach::of(address) != Reach::Public)
 }
 
-/// Whether `host` or `host:port` names the URL's; without a port it is the scheme's own.
+/// Returns true if `host` or `host:port` matches the URL's; without a port it means the scheme's own.
 fn names(entry: &str, url: &CheckedUrl) -> bool {
     let default_port = if url.is_https() { 443 } else { 80 };
     let entry = entry.to_ascii_lowercase();

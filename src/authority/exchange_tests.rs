@@ -28,12 +28,12 @@ mod other_hosts;
 const NONCE: &str = "the-nonce";
 const LATER: Disposition = Disposition::RetryAfter(None);
 
-/// Made anew for each request, from the server's origin.
+/// Made for each request, from the server's origin.
 type Document = Box<dyn Fn(&str) -> Reply + Send>;
-/// Made anew for each request, from the server's origin and the request.
+/// Made for each request, from the server's origin and the request.
 type Token = Box<dyn Fn(&str, &Seen) -> Reply + Send>;
 
-/// What the scripted authority says; a test changes what it is about.
+/// The scripted authority's answers; each test changes what it needs.
 struct Script {
     document: Document,
     keys: Document,
@@ -46,7 +46,7 @@ struct World {
     clock: Arc<ManualClock>,
     ledger: Arc<Ledger>,
     authority: OpenIdAuthority,
-    /// What was stored with the state of a redemption.
+    /// The issuer stored with a redemption's state.
     issuer: String,
 }
 
@@ -56,7 +56,8 @@ fn entra_document(origin: &str) -> Value {
         "authorization_endpoint": format!("{origin}/common/oauth2/v2.0/authorize"),
         "token_endpoint": format!("{origin}/common/oauth2/v2.0/token"),
         "jwks_uri": format!("{origin}/common/discovery/v2.0/keys"),
-        "token_endpoint_auth_methods_supported": ["client_secret_post", "private_key_jwt", "client_secret_basic"],
+        "token_endpoint_auth_methods_supported":
+            ["client_secret_post", "private_key_jwt", "client_secret_basic"],
         "id_token_signing_alg_values_supported": ["RS256"],
         "tenant_region_scope": null,
         "cloud_instance_name": "microsoftonline.com",
@@ -76,7 +77,8 @@ fn openid_document(origin: &str) -> Value {
 
 fn entra_claims(origin: &str) -> Value {
     json!({
-        "iss": format!("{origin}/{TENANT_A}/v2.0"), "aud": CLIENT_ID, "sub": "s", "ver": "2.0", "tid": TENANT_A,
+        "iss": format!("{origin}/{TENANT_A}/v2.0"), "aud": CLIENT_ID, "sub": "s", "ver": "2.0",
+        "tid": TENANT_A,
         "oid": USER, "iat": NOW, "nbf": NOW, "exp": NOW + 3600, "nonce": NONCE,
         "preferred_username": "alice@contoso.com",
     })
@@ -122,7 +124,8 @@ impl World {
             document: Box::new(|origin| Reply::json(200, &openid_document(origin))),
             token: Box::new(|origin, _| {
                 let claims = json!({
-                    "iss": origin, "aud": CLIENT_ID, "sub": "alice", "iat": NOW, "exp": NOW + 60, "nonce": NONCE,
+                    "iss": origin, "aud": CLIENT_ID, "sub": "alice", "iat": NOW, "exp": NOW + 60,
+                    "nonce": NONCE,
                 });
                 Reply::json(200, &tokens(&claims))
             }),
@@ -164,7 +167,7 @@ impl World {
         World { server, script, clock, ledger, authority, issuer }
     }
 
-    /// Other credentials, as a reload brings them.
+    /// Replaces the credentials, as a reload does.
     fn replace(&self, credentials: Vec<ClientCredential>) {
         self.authority.succeed(Some(&self.authority), credentials);
     }
@@ -214,7 +217,7 @@ impl World {
         self.refresh_in(TENANT_A, claims).await
     }
 
-    /// For a user of this tenant.
+    /// Refreshes for a user of this tenant.
     async fn refresh_of(&self, tenant: &str) -> Result<TokenAnswer, AuthorityFailure> {
         tokens_of(self.refresh_in(tenant, None).await)
     }
@@ -234,7 +237,7 @@ impl World {
         self.authority.refresh(request).await
     }
 
-    /// A refresh at a provider without tenants, for this `sub`.
+    /// Refreshes at a provider without tenants, for this `sub`.
     async fn refresh_as(&self, sub: &str) -> Result<TokenAnswer, AuthorityFailure> {
         let scopes = self.authority.scope_naming().scopes("Mail.Read openid").expect("scopes");
         let (iss, sub) = (self.server.origin(), sub.to_owned());
@@ -287,7 +290,7 @@ fn has(query: &[(String, String)], name: &str, value: &str) -> bool {
     query.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str()).eq([value])
 }
 
-/// The tokens; an answer that is refused is a failure too.
+/// Returns the tokens; a refused answer counts as a failure.
 fn tokens_of(refreshed: Result<Refreshed, AuthorityFailure>) -> Result<TokenAnswer, AuthorityFailure> {
     match refreshed? {
         Refreshed::Tokens(answer) => Ok(*answer),
@@ -299,7 +302,7 @@ fn failed<T>(result: Result<T, AuthorityFailure>) -> AuthorityFailure {
     result.err().expect("a failure")
 }
 
-// The good way.
+// Successes.
 
 fn only(tenant: &str) -> Tenants {
     let mut listed = Listed::default();
@@ -698,7 +701,7 @@ async fn a_server_that_is_not_there_was_sent_nothing() {
 async fn a_pooled_connection_that_died_costs_nothing() {
     let world = World::entra();
     world.redeem().await.expect("documents are here");
-    // The connection closes after each answer without a word of it in the head.
+    // The connection closes after each answer, which the head does not announce.
     world.answer_tokens(|origin, _| {
         let body = tokens(&entra_claims(origin)).to_string();
         let head = format!(
@@ -740,14 +743,14 @@ async fn a_rejected_credential_gives_way_to_the_next_within_the_call() {
     world.refresh().await.expect("tokens, by the old secret");
     assert!(world.ledger.has("rejected new [7000222]") && world.ledger.has("accepted old"));
     assert_eq!(world.token_requests().len(), 2);
-    // What worked is remembered.
+    // The credential that worked is remembered.
     world.refresh().await.expect("tokens");
     assert_eq!(world.token_requests().len(), 3);
-    // And forgotten when it works no more.
+    // It is forgotten when it no longer works.
     world.answer_tokens(by_secret("n"));
     world.refresh().await.expect("tokens, by the new secret");
     assert_eq!(world.in_use().as_deref(), Some("new"));
-    // With none that works, the operator's alarm and nobody's verdict.
+    // If none works, the operator is alarmed and no verdict is passed.
     world.answer_tokens(by_secret("neither"));
     let failure = failed(world.refresh().await);
     assert_eq!(failure.disposition, Disposition::NextCredential);
@@ -793,10 +796,10 @@ async fn a_new_credential_is_proven_by_a_call_of_its_own_before_users_depend_on_
     world.answer_tokens(by_secret("o"));
     world.refresh().await.expect("tokens");
     world.replace(vec![secret("new", "n"), secret("old", "o")]);
-    // The authority does not know it yet: that is found out without any user's request.
+    // The authority does not know it yet, which is found out without any user's request.
     assert!(!world.authority.prove_credentials().await);
     assert_eq!(world.in_use().as_deref(), Some("old"));
-    // Its replicas learn of it one by one, so one yes after a no is not believed.
+    // Its replicas learn of it one by one, so one acceptance after a rejection is not believed.
     let replica = Arc::new(AtomicUsize::new(0));
     let asked = replica.clone();
     world.answer_tokens(move |origin, seen| {
@@ -888,12 +891,14 @@ async fn a_certificate_signs_anew_for_every_request() {
             serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).expect("base64")).expect("JSON")
         };
         let (header, claims) = (read(parts[0]), read(parts[1]));
-        let expected = json!({ "alg": "PS256", "typ": "JWT", "x5t#S256": "P_ApQ5NmSVorkkySoSBNwdJBLd0d0Yh3gijG_kwe9n8" });
+        let expected = json!({
+            "alg": "PS256", "typ": "JWT", "x5t#S256": "P_ApQ5NmSVorkkySoSBNwdJBLd0d0Yh3gijG_kwe9n8",
+        });
         assert_eq!(header, expected);
         assert_eq!((&claims["iss"], &claims["sub"]), (&json!(CLIENT_ID), &json!(CLIENT_ID)));
         assert_eq!(claims["aud"], format!("{}/common/oauth2/v2.0/token", world.server.origin()));
         assert_eq!((&claims["iat"], &claims["exp"]), (&json!(NOW), &json!(NOW + 300)));
-        // An independent reader accepts the signature under the certificate's key.
+        // An independent implementation accepts the signature with the certificate's key.
         let certificate = rustls_certificate(pem);
         let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).expect("a certificate");
         let key = jsonwebtoken::DecodingKey::from_rsa_der(&parsed.public_key().subject_public_key.data);
@@ -921,7 +926,7 @@ async fn an_assertion_is_for_whom_the_configuration_says_and_for_one_alone() {
         let chosen = audience.clone();
         let world =
             World::with("", script, vec![certificate], move |config| config.assertion_audience = chosen);
-        // (Without an id_token of its own provider the answer is of no use; the request is what counts.)
+        // (Without an id_token of its own provider the answer is useless; only the request matters.)
         let _answered = world.refresh_as("alice").await;
         let request = &world.token_requests()[0];
         let claims =
@@ -1102,7 +1107,7 @@ async fn a_refresh_survives_a_clock_that_is_wrong_and_a_key_nobody_has() {
         let answer = world.refresh().await.expect("the tokens are kept");
         assert!(answer.account.is_none() && answer.refresh_token.is_some(), "{kid} {claim}");
     }
-    // But no such lack lets another account in, or a forged signature, or a token for another client.
+    // But this lack admits neither another account, nor a forged signature, nor a token for another client.
     for (kid, claim, value) in [
         ("k9", "oid", json!("dddddddd-0000-4000-8000-00000000000d")),
         ("k9", "aud", json!("x")),
@@ -1130,12 +1135,12 @@ async fn a_refresh_survives_keys_that_cannot_be_had() {
     });
     let answer = world.refresh().await.expect("the tokens are not thrown away");
     assert!(answer.account.is_none(), "but no identity is taken from what was not verified");
-    // A redemption is another thing: it needs to know who it is, and finds out before it spends the code.
+    // A redemption must know the account, and finds out before it uses the code up.
     let before = world.token_requests().len();
     world.clock.advance(2);
     assert_eq!(failed(world.redeem().await).disposition, LATER);
     assert_eq!(world.token_requests().len(), before);
-    // Nor does the lack of keys let another account in.
+    // The lack of keys does not admit another account either.
     world.answer_tokens(|origin, _| {
         let mut claims = entra_claims(origin);
         claims["oid"] = "dddddddd-0000-4000-8000-00000000000d".into();
@@ -1159,7 +1164,7 @@ async fn keys_roll_over_without_a_storm() {
     });
     world.redeem().await.expect("an account");
     assert_eq!(world.server.count("keys"), 2);
-    // Keys that nobody has do not make anybody look again and again.
+    // Unknown keys do not cause repeated fetches.
     world.answer_tokens(|origin, _| Reply::json(200, &tokens_under("k9", &entra_claims(origin))));
     for _ in 0..10 {
         assert_eq!(failed(world.redeem().await).disposition, Disposition::Restart);
@@ -1203,13 +1208,13 @@ async fn the_last_good_documents_outlive_an_outage() {
         "one try each"
     );
     assert!(world.ledger.has("last_good discovery") && world.ledger.has("last_good keys"));
-    // An operator's word has them fetched at once, and takes nothing away.
+    // On an operator's word they are fetched at once; a failure loses nothing.
     assert_eq!(world.authority.renew_documents().await.expect_err("it is down").disposition, LATER);
     assert_eq!(world.server.count("openid-configuration"), 3);
     world.redeem().await.expect("an account, by the last good documents");
 }
 
-/// A key that must not be believed any more is gone from the authority's list: after an operator's word it is not believed here.
+/// After an operator's word, a key that the authority has removed is no longer believed.
 #[tokio::test]
 async fn a_key_that_the_authority_took_away_is_dropped_at_an_operator_s_word() {
     let world = World::entra();
@@ -1253,7 +1258,7 @@ async fn a_herd_fetches_the_documents_once_and_shares_a_failure() {
         assert_eq!(failed(answer).disposition, LATER);
     }
     assert_eq!(world.server.count("openid-configuration"), 1);
-    // And the next one tries again.
+    // The next one tries again.
     world.clock.advance(2);
     world.script(|script| script.document = entra_script().document);
     world.authorize(|_| {}).await.expect("a URL");
@@ -1488,7 +1493,7 @@ async fn a_flood_of_keys_is_refused() {
 #[tokio::test]
 async fn each_kind_of_tenant_path_has_its_own_issuer() {
     use crate::domain::account::PERSONAL_TENANT;
-    // path, issuer's tenant, fits
+    // path, issuer's tenant, whether it fits
     let rows = [
         ("organizations", "{tenantid}", true),
         ("organizations", TENANT_A, false),
@@ -1654,7 +1659,7 @@ async fn nothing_is_asked_of_another_provider_that_it_does_not_offer() {
     assert_eq!(world.in_use().as_deref(), Some("one"));
 }
 
-/// Keycloak's words for a wrong secret.
+/// Keycloak's answer to a wrong secret.
 #[tokio::test]
 async fn a_trial_that_is_refused_in_other_words_falls_back_within_the_request() {
     let world = World::with("/common/v2.0", entra_script(), vec![secret("old", "o")], |_| {});
@@ -1669,7 +1674,8 @@ async fn a_trial_that_is_refused_in_other_words_falls_back_within_the_request() 
     assert_eq!(world.in_use().as_deref(), Some("old"));
 }
 
-/// Whatever a provider says to a secret that is wrong: the user's request is served, and the new secret does not stay `new`.
+/// Whatever a provider answers to a wrong secret: the user's request is served, and the new secret does not
+/// stay `new`.
 #[tokio::test]
 async fn a_trial_falls_back_whatever_it_is_refused_with_and_then_counts_as_rejected() {
     let empty = |status| move || Reply::Answer { status, headers: Vec::new(), body: String::new() };
@@ -1708,7 +1714,8 @@ async fn a_trial_falls_back_whatever_it_is_refused_with_and_then_counts_as_rejec
         assert_eq!(world.token_requests().len(), before + 2, "{case}: the new one is tried, and gives way");
         assert_eq!(world.in_use().as_deref(), Some("one"), "{case}");
         assert!(world.ledger.has("rejected new []"), "{case}: {:?}", world.ledger.lines());
-        // It is tried again, ever more rarely: once in the next minute's eight requests after its first quarter of an hour.
+        // It is tried again ever more rarely: once in the next minute's eight requests after its first
+        // quarter of an hour.
         world.clock.advance(1000);
         world.refresh_as("alice").await.expect("tokens");
         let before = world.token_requests().len();
@@ -1720,7 +1727,7 @@ async fn a_trial_falls_back_whatever_it_is_refused_with_and_then_counts_as_rejec
     }
 }
 
-/// The only credential there is, and nothing says that it is the credential.
+/// It is the only credential, and nothing says that it is the cause.
 #[tokio::test]
 async fn a_credential_that_has_never_worked_does_not_stay_new_in_silence() {
     let world = World::openid();
@@ -1736,7 +1743,8 @@ async fn a_credential_that_has_never_worked_does_not_stay_new_in_silence() {
     assert_eq!(told, 1);
 }
 
-/// A provider at which the app is registered for one way of sending its secret, with a document that lists these.
+/// A provider where the app is registered for one method of sending its secret, with a document that lists
+/// these.
 fn registered_for(
     method: SecretMethod,
     listed: Option<&'static [&'static str]>,
@@ -1786,7 +1794,7 @@ async fn a_secret_goes_into_the_header_unless_the_document_rules_that_out() {
         world.redeem().await.expect("tokens");
         assert_eq!(sent(&world).len(), 1, "{listed:?}");
     }
-    // What is proven at Entra, whose document lists both.
+    // A proof at Entra, whose document lists both.
     let world = World::entra();
     world.redeem().await.expect("tokens");
     assert_eq!(sent(&world), ["post"]);
@@ -1845,7 +1853,7 @@ async fn a_way_that_the_operator_set_decides_alone() {
     assert!(failure.cause.contains("as token_endpoint_auth_method says"), "{}", failure.cause);
 }
 
-/// Where the other way gets past the client's authentication, its word on the grant counts.
+/// If the other method passes client authentication, its answer about the grant counts.
 #[tokio::test]
 async fn a_verdict_that_the_other_way_brings_counts() {
     let world = World::openid();
@@ -1862,7 +1870,7 @@ async fn a_verdict_that_the_other_way_brings_counts() {
     );
 }
 
-/// What the authority says to a code or a grant is not asked about twice where nothing is tried.
+/// A refused code or grant is not sent twice if no untried credential is involved.
 #[tokio::test]
 async fn a_code_that_is_refused_as_such_is_sent_once() {
     let world = World::with("/common/v2.0", entra_script(), vec![secret("a", "1"), secret("b", "2")], |_| {});
@@ -1871,8 +1879,8 @@ async fn a_code_that_is_refused_as_such_is_sent_once() {
     assert_eq!(world.token_requests().len(), 1);
 }
 
-/// `invalid_client` for what may be one tenant's state: callers there are told, and the credential stands as it did until a
-/// second tenant is told the same.
+/// `invalid_client` that may come from one tenant's state: its callers are told, and the credential keeps its
+/// state until a second tenant gets the same.
 #[tokio::test]
 async fn one_tenants_word_does_not_reject_a_credential() {
     let world = World::entra();

@@ -1,8 +1,8 @@
-//! The HTTP client for one authority: capped, timed, and without redirects.
+//! The HTTP client for one authority: with size limits, timeouts, and without redirects.
 //!
-//! Its one hard problem is to say whether a request that failed may have reached the authority. The body that we
-//! hand to hyper notes when it is taken: hyper takes the first piece before it writes anything, so a body never
-//! taken is a request never sent.
+//! The one hard problem: telling whether a failed request may have reached the authority. The body given to
+//! hyper records when it is taken. hyper takes its first piece before it writes anything, so a request whose
+//! body was not taken was not sent.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -36,30 +36,30 @@ use crate::domain::time::Clock;
 
 /// Most bytes of a discovery document or a key set.
 pub(super) const METADATA_CAP: usize = 256 * 1024;
-/// Most bytes of a token answer: three tokens of the longest that are held, and as much again as one of them.
+/// Most bytes of a token answer: room for three tokens of the greatest length and some more.
 pub(super) const TOKEN_CAP: usize = 256 * 1024;
 /// Most bytes of an answer's head.
 const HEAD_CAP: usize = 32 * 1024;
-/// How long an unused connection is kept. Shorter than what servers keep theirs for, so that a POST seldom meets
-/// a connection that is just being closed.
+/// How long an unused connection is kept: shorter than servers keep theirs, so that a POST seldom meets a
+/// connection that is just being closed.
 const IDLE: Duration = Duration::from_secs(15);
 
-/// Whom to trust for TLS.
+/// CA certificates to trust for TLS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Roots {
     /// The system's roots.
     #[default]
     System,
-    /// The system's, and those of this PEM text.
+    /// The system's, and those in this PEM text.
     SystemAnd(String),
-    /// Those of this PEM text only.
+    /// Only those in this PEM text.
     Only(String),
 }
 
-/// What is wrong with the roots of trust.
+/// Fault of the CA certificates.
 #[derive(Debug, thiserror::Error)]
 pub enum RootsFault {
-    /// The PEM text holds no certificate, or one that cannot be read.
+    /// The PEM text has no readable certificate.
     #[error("the CA file holds no readable PEM certificate")]
     Pem,
     /// The system has no roots: set a CA, or `SSL_CERT_FILE`.
@@ -70,7 +70,7 @@ pub enum RootsFault {
     Tls(#[source] rustls::Error),
 }
 
-/// An answer read whole.
+/// A completely read answer.
 pub(super) struct HttpAnswer {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
@@ -78,12 +78,12 @@ pub(super) struct HttpAnswer {
 }
 
 impl HttpAnswer {
-    /// A header's value, when it is plain text.
+    /// Returns a header's value, if it is plain text.
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// Whether the media type is `application/json` or ends in `+json`.
+    /// Returns true if the media type is `application/json` or ends in `+json`.
     pub(super) fn is_json(&self) -> bool {
         let media_type = self.header("content-type").and_then(|value| value.split(';').next());
         media_type.is_some_and(|media_type| {
@@ -97,21 +97,22 @@ impl HttpAnswer {
 /// How a request failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum HttpFault {
-    /// Nothing was sent: name resolution, connection, TLS, a refused address, or no time left before that.
+    /// Nothing was sent: name resolution, connection or TLS failed, the address was refused, or the time was
+    /// over.
     NotSent,
-    /// Sent, and no whole answer came.
+    /// It was sent, and no complete answer came.
     NoWholeAnswer,
-    /// An answer that no authority gives: a redirect, or a success too large to be one.
+    /// The answer is a redirect, or a success that is too large; no authority sends these.
     Nonsense,
 }
 
-/// A request that brought no answer to look at.
+/// A request without a usable answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct HttpFailure {
     pub(super) fault: HttpFault,
-    /// The answer's status, when that much came.
+    /// The answer's status, if that much came.
     pub(super) status: Option<u16>,
-    /// In our own words, and the transport's.
+    /// The cause, in our words and the transport's.
     pub(super) cause: String,
 }
 
@@ -124,9 +125,9 @@ pub(super) struct HttpClient {
 }
 
 impl HttpClient {
-    /// A client for the authority on `host`. A connection that is used again may be closed by the other side just
-    /// as a POST is written to it, whose outcome is then unknown: without `keep_connections` each request has its
-    /// own, for authorities where an unknown outcome may cost a grant.
+    /// Makes a client for the authority on `host`. A reused connection may be closed by the server just as a
+    /// POST is written to it, and the outcome is then unknown. Without `keep_connections` each request has
+    /// its own connection, for authorities where an unknown outcome may cost a grant.
     pub(super) fn new(
         host: &str,
         roots: &Roots,
@@ -139,7 +140,7 @@ impl HttpClient {
         let connector = WayOut::new(resolver, Arc::clone(outbound), Arc::clone(&clock))?;
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls_config(roots, false)?)
-            .https_or_http() // plain http is refused by `CheckedUrl` but for loopback
+            .https_or_http() // `CheckedUrl` refuses plain http except for loopback
             .enable_http1()
             .wrap_connector(connector);
         let client = Client::builder(TokioExecutor::new())
@@ -148,14 +149,14 @@ impl HttpClient {
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(if keep_connections { 16 } else { 0 })
             .http1_max_buf_size(HEAD_CAP)
-            // What hyper calls a cancelled request comes back whole from a pooled connection that had died: not a
-            // byte of it was written, so sending it again on another connection is safe for a POST too.
+            // A request that hyper calls cancelled comes back whole from a pooled connection that was dead:
+            // none of it was written, so that sending it again is safe for a POST too.
             .retry_canceled_requests(true)
             .build(connector);
         Ok(HttpClient { client, guard, outbound: Arc::clone(outbound), clock })
     }
 
-    /// Reads a document. Tried twice when the transport fails, for reading changes nothing.
+    /// Reads a document. It is tried twice if the transport fails, for reading changes nothing.
     pub(super) async fn get(&self, url: &CheckedUrl, limit: Duration) -> Result<HttpAnswer, HttpFailure> {
         let work = async {
             let first =
@@ -199,7 +200,7 @@ impl HttpClient {
         cap: usize,
         sent: &Sent,
     ) -> Result<HttpAnswer, HttpFailure> {
-        // Hosts written as addresses never meet the resolver.
+        // Hosts written as addresses do not pass the resolver.
         if let Some(address) = url.literal()
             && !self.guard.allows(url.host(), address)
         {
@@ -234,7 +235,8 @@ impl HttpClient {
         let status = head.status.as_u16();
         if head.status.is_redirection() {
             let cause = format!(
-                "{} answered with a redirect ({status}) to {}, which is never followed: if that is where it is now, configure the address there",
+                "{} answered with a redirect ({status}) to {}, which is never followed: if that is where it \
+                 is now, configure the address there",
                 url.host(),
                 leads_to(&head.headers)
             );
@@ -242,7 +244,7 @@ impl HttpClient {
         }
         let body = read_whole(body, cap).await.and_then(|body| body::text_of(&head.headers, body, cap));
         let body = body.map_err(|cause| HttpFailure {
-            // What an error answer would have said beyond its status matters little; a success is another thing.
+            // The rest of an error answer matters little beside its status; that of a success matters.
             fault: if status < 400 { HttpFault::NoWholeAnswer } else { HttpFault::Nonsense },
             status: Some(status),
             cause: format!("reading the answer of {}: {cause}", url.host()),
@@ -250,7 +252,7 @@ impl HttpClient {
         Ok(HttpAnswer { status, headers: head.headers, body })
     }
 
-    /// The host, and the proxy on the way to it.
+    /// Describes the host, and the proxy on the way to it.
     fn destination(&self, url: &CheckedUrl) -> String {
         match self.outbound.proxy_for(url.is_https(), url.host(), url.port()) {
             Some(proxy) => format!("{} through the proxy {proxy}", url.host()),
@@ -267,14 +269,14 @@ impl HttpClient {
     }
 }
 
-/// An `Authorization` header that no debug output shows.
+/// Makes an `Authorization` header that debug output does not show.
 pub(super) fn authorization(value: &str) -> Option<(HeaderName, HeaderValue)> {
     let mut value = HeaderValue::from_str(value).ok()?;
     value.set_sensitive(true);
     Some((AUTHORIZATION, value))
 }
 
-/// The host that a redirect leads to, and nothing else of it: whoever answered wrote it, and a query may hold what was sent.
+/// Returns only the host that a redirect names: its sender is unknown, and a query may repeat what was sent.
 fn leads_to(headers: &HeaderMap) -> String {
     let location = headers.get(LOCATION).and_then(|location| location.to_str().ok());
     let Some(uri) = location.and_then(|location| location.parse::<http::Uri>().ok()) else {
@@ -305,7 +307,8 @@ where
     if expected > cap {
         return Err(too_large());
     }
-    // Room enough from the start where the size is known, so that no outgrown buffer stays behind with a secret.
+    // Large enough from the start if the size is known, so that no outgrown buffer stays behind with a
+    // secret.
     let mut whole = Zeroizing::new(Vec::with_capacity(expected.max(16 * 1024)));
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| chain(&error))?;
@@ -324,7 +327,7 @@ where
     Ok(whole)
 }
 
-/// An error with its sources, on one line.
+/// Formats an error with its sources, on one line.
 fn chain(error: &(dyn Error + 'static)) -> String {
     let mut words = error.to_string();
     let mut source = error.source();
@@ -336,11 +339,11 @@ fn chain(error: &(dyn Error + 'static)) -> String {
     one_line(&words)
 }
 
-/// `without_roots`: it may have none, and then nobody is trusted.
+/// Makes the TLS settings. With `without_roots` there may be none, and then nobody is trusted.
 pub(super) fn tls_config(roots: &Roots, without_roots: bool) -> Result<rustls::ClientConfig, RootsFault> {
     let mut store = rustls::RootCertStore::empty();
     if let Roots::System | Roots::SystemAnd(_) = roots {
-        // Some of a system's roots may be unreadable or outdated; what is left decides.
+        // Some of a system's certificates may be unreadable or outdated; the rest decides.
         store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     }
     if let Roots::SystemAnd(pem) | Roots::Only(pem) = roots {
@@ -364,7 +367,7 @@ pub(super) fn tls_config(roots: &Roots, without_roots: bool) -> Result<rustls::C
         .with_no_client_auth())
 }
 
-/// Whether any of a request may be on its way.
+/// Records whether any part of a request may have been sent.
 #[derive(Clone, Default)]
 struct Sent(Arc<AtomicBool>);
 
@@ -374,7 +377,7 @@ impl Sent {
     }
 }
 
-/// A request's body, in one piece, wiped when dropped, and noting when it is taken.
+/// A request's body in one piece. It is wiped when dropped, and records when it is taken.
 struct Outgoing {
     data: Option<Bytes>,
     sent: Sent,
@@ -430,12 +433,12 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_was_sent_before_the_handshake_was_done() {
-        // A server that takes the connection and then says nothing: the handshake never ends.
+        // A server that accepts the connection and stays silent: the handshake never ends.
         let server = Server::start(|_| Reply::Hang);
         let port = server.address.port();
         let silent = post(&client("127.0.0.1"), &url(&format!("https://127.0.0.1:{port}/"))).await;
         assert_eq!((silent.fault, silent.status), (HttpFault::NotSent, None), "{}", silent.cause);
-        // The same server in the clear reads the request and says nothing.
+        // The same server without TLS reads the request and stays silent.
         let silent = post(&client("127.0.0.1"), &url(&format!("http://127.0.0.1:{port}/"))).await;
         assert_eq!(silent.fault, HttpFault::NoWholeAnswer, "{}", silent.cause);
         assert_eq!(server.seen().len(), 1);
@@ -447,7 +450,7 @@ mod tests {
         let port = server.address.port();
         let rows = [
             ("https://nowhere.invalid/".to_owned(), "nowhere.invalid"),
-            (format!("https://127.0.0.2:{port}/"), "127.0.0.2"), // not in the certificate, or nobody there
+            (format!("https://127.0.0.2:{port}/"), "127.0.0.2"), // not in the certificate, or nobody listens
         ];
         for (text, host) in rows {
             let failure = post(&client(host), &url(&text)).await;
@@ -473,7 +476,7 @@ mod tests {
             "10.0.0.1",
             "0.0.0.0",
         ] {
-            // As a hostile document would have it, past the check of the document itself.
+            // As a hostile document would name it, after the document's own check.
             let url = url(&format!("https://{host}:{port}/"));
             let failure = post(&client, &url).await;
             assert_eq!(failure.fault, HttpFault::NotSent, "{host}");
@@ -481,7 +484,7 @@ mod tests {
             assert!(refused, "{host}: {}", failure.cause);
             assert!(client.get(&url, Duration::from_millis(400)).await.is_err(), "{host}");
         }
-        // The ways to write an IPv4 address that only resolvers know.
+        // Forms of an IPv4 address that only resolvers know.
         for host in ["2130706433", "0x7f000001", "0177.0.0.1", "127.1"] {
             let failure = post(&client, &url(&format!("https://{host}:{port}/"))).await;
             assert_eq!(failure.fault, HttpFault::NotSent, "{host}: {}", failure.cause);

@@ -1,8 +1,8 @@
-//! The `id_token`, believed only after every rule (OpenID Connect Core §3.1.3.7; RFC 8725; the rules for Entra's
-//! templated issuers). Each rule has its own fault, whose word is a metric label.
+//! The `id_token`, believed only if it satisfies every rule (OpenID Connect Core §3.1.3.7; RFC 8725; the
+//! rules for Entra's templated issuers). Each rule has its own fault, whose name is a metric label.
 //!
-//! Times are checked against the [`Clock`](crate::domain::time::Clock) that we are given. `null` is absence. A claim that must
-//! be there is of its type or a fault; one that need not be is ignored where it is of a wrong type, and named in a remark.
+//! Times are checked against the given [`Clock`](crate::domain::time::Clock). `null` counts as absent. A
+//! required claim of a wrong type is a fault; an optional one is ignored and named in a remark.
 
 use std::time::Duration;
 
@@ -20,22 +20,22 @@ use crate::domain::account::Account;
 use crate::domain::tenants::Tenants;
 use crate::domain::time::Timestamp;
 
-/// Clocks may differ by this much.
+/// Allowed difference between clocks.
 const SKEW: Duration = Duration::from_secs(60);
-/// The longest `sub` (OpenID Connect Core §2).
+/// Longest `sub` (OpenID Connect Core §2).
 const MAX_SUBJECT: usize = 255;
 
 macro_rules! faults {
     ($($(#[$doc:meta])* $variant:ident => $word:literal),+ $(,)?) => {
-        /// The rule that an `id_token` broke.
+        /// The rule that an `id_token` breaks.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum IdTokenFault { $($(#[$doc])* $variant),+ }
 
         impl IdTokenFault {
-            /// Every fault, for a metric's labels.
+            /// All faults, for a metric's labels.
             pub const ALL: &'static [IdTokenFault] = &[$(IdTokenFault::$variant),+];
 
-            /// The word for metrics and logs.
+            /// Its name in metrics and logs.
             pub fn as_str(self) -> &'static str {
                 match self { $(IdTokenFault::$variant => $word),+ }
             }
@@ -44,29 +44,29 @@ macro_rules! faults {
 }
 
 faults! {
-    /// A redemption brought no `id_token`.
+    /// A redemption has no `id_token`.
     Missing => "missing",
-    /// Not three parts of unpadded base64url with JSON objects in the first two.
+    /// The token is not three parts of unpadded base64url with JSON objects in the first two.
     Malformed => "malformed",
-    /// Five parts: encrypted, which was not asked for.
+    /// It has five parts: it is encrypted, which we did not ask for.
     Encrypted => "encrypted",
-    /// `typ` is there and is not `JWT`.
+    /// `typ` is present and not `JWT`.
     WrongType => "wrong_type",
     /// `alg` is not allowed for this authority; `none` and the symmetric ones never are.
     Algorithm => "algorithm",
-    /// `crit` is there: we understand no extension (RFC 7515 §4.1.11).
+    /// `crit` is present: we support no extension (RFC 7515 §4.1.11).
     Critical => "critical",
-    /// No `kid` to find a key by, and more than one key.
+    /// There is no `kid` to find a key by, and more than one key.
     NoKeyId => "no_key_id",
-    /// No key of this id, even after looking again.
+    /// No key has this id, even after a fetch.
     UnknownKey => "unknown_key",
     /// The key may not sign for this issuer, or belongs to another cloud.
     KeyIssuer => "key_issuer",
-    /// The signature does not fit.
+    /// The signature is wrong.
     Signature => "signature",
-    /// A claim is of the wrong JSON type or out of its range.
+    /// A claim has a wrong JSON type or is out of range.
     ClaimType => "claim_type",
-    /// A claim that must be there is not.
+    /// A required claim is missing.
     ClaimMissing => "claim_missing",
     /// `iss` is not this authority's.
     Issuer => "issuer",
@@ -74,44 +74,44 @@ faults! {
     Audience => "audience",
     /// `aud` names others besides us.
     ExtraAudience => "extra_audience",
-    /// `azp` is there and is not our client id.
+    /// `azp` is present and not our client id.
     AuthorizedParty => "authorized_party",
-    /// `exp` is past.
+    /// `exp` is in the past.
     Expired => "expired",
-    /// `nbf` is still to come.
+    /// `nbf` is in the future.
     NotYetValid => "not_yet_valid",
-    /// `iat` is still to come.
+    /// `iat` is in the future.
     IssuedInFuture => "issued_in_future",
-    /// `nonce` is not the one of this flow.
+    /// `nonce` is not this flow's.
     Nonce => "nonce",
-    /// `at_hash` is there and does not fit the access token.
+    /// `at_hash` is present and does not match the access token.
     AccessTokenHash => "access_token_hash",
     /// Entra: `ver` is not 2.0.
     Version => "version",
     /// Entra: `tid` is not a GUID, or not the one in `iss`.
     TenantId => "tenant_id",
-    /// Entra: the tenant is not one whose users may be connected.
+    /// Entra: users of the tenant may not be connected.
     TenantNotAllowed => "tenant_not_allowed",
     /// Entra: `oid` is not a GUID.
     ObjectId => "object_id",
 }
 
 impl IdTokenFault {
-    /// Whether the fault may be our clock's, or our lack of keys or of an algorithm, and not the token's.
+    /// Returns true if the cause may be our clock, or our lack of keys or of an algorithm, and not the token.
     fn may_be_ours(self) -> bool {
         use IdTokenFault::{Algorithm, Expired, IssuedInFuture, NoKeyId, NotYetValid, UnknownKey};
         matches!(self, UnknownKey | NoKeyId | Algorithm | Expired | NotYetValid | IssuedInFuture)
     }
 }
 
-/// What the `id_token` of a refresh says of the answer that it came in.
+/// What the `id_token` of a refresh says about its answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Renewal {
-    /// All is as it should be. It is the owner, perhaps under another name.
+    /// It is valid. It names the owner, perhaps by a new name.
     Verified(Account),
-    /// It names the owner, and could not be verified for a reason that need not be the token's.
+    /// It names the owner, but could not be verified for a reason that need not lie in the token.
     Unverified(IdTokenFault),
-    /// It is not to be believed, or does not say whose answer it is.
+    /// It must not be believed, or does not say whose answer this is.
     Unjudged(IdTokenFault),
     /// It names another account, or is for another app.
     Another,
@@ -123,36 +123,36 @@ impl std::fmt::Display for IdTokenFault {
     }
 }
 
-/// What a token is checked against.
+/// The expectations that a token is checked against.
 pub(super) struct Rules<'a> {
     pub(super) provider: Provider,
     pub(super) metadata: &'a Metadata,
     pub(super) client_id: &'a str,
     pub(super) tenants: &'a Tenants,
-    /// The nonce of the flow; none for a refresh, whose token need not repeat it.
+    /// The flow's nonce; `None` for a refresh, whose token need not repeat it.
     pub(super) nonce: Option<&'a str>,
-    /// The access token that came with it.
+    /// The access token in the same answer.
     pub(super) access_token: &'a str,
     pub(super) now: Timestamp,
 }
 
-/// A token taken apart, with nothing believed yet but that its header can be worked with.
+/// A parsed token. Nothing of it is believed yet, except that its header can be used.
 pub(super) struct UnverifiedToken<'a> {
     kid: Option<String>,
-    /// As the header has it.
+    /// As in the header.
     algorithm: Option<String>,
-    /// What is wrong with the header, if anything is; then only the claims can be looked at.
+    /// Fault of the header, if any; then only the claims can be checked.
     unfit: Option<IdTokenFault>,
     claims: Object,
     signed: &'a str,
-    /// Empty where it is not base64url: it fits nothing.
+    /// Empty if it is not base64url, so that it never matches.
     signature: Vec<u8>,
 }
 
 impl<'a> UnverifiedToken<'a> {
-    /// Takes a token apart. Key material and addresses in the header (`jku`, `jwk`, `x5u`, `x5c`) are not looked at.
+    /// Parses a token. Key material and addresses in the header (`jku`, `jwk`, `x5u`, `x5c`) are ignored.
     pub(super) fn parse(token: &'a str) -> Result<Self, IdTokenFault> {
-        // Six say as much as any more.
+        // Six parts prove as much as more.
         let parts: Vec<&str> = token.splitn(6, '.').collect();
         let [header, claims, signature] = parts[..] else {
             return Err(if parts.len() == 5 { IdTokenFault::Encrypted } else { IdTokenFault::Malformed });
@@ -188,7 +188,7 @@ impl<'a> UnverifiedToken<'a> {
         })
     }
 
-    /// The rule and what it was broken with, for words.
+    /// Describes the broken rule and the token's value.
     pub(super) fn words(&self, fault: IdTokenFault) -> String {
         let algorithm =
             self.algorithm.as_deref().map(|name| code_word(name).unwrap_or_else(|| one_line(name)));
@@ -199,13 +199,13 @@ impl<'a> UnverifiedToken<'a> {
         }
     }
 
-    /// Whether `keys` has a key of this token's id.
+    /// Returns true if `keys` has a key with this token's id.
     pub(super) fn has_key_in(&self, keys: &KeySet) -> bool {
         !keys.find(self.kid.as_deref()).is_empty()
     }
 
-    /// Checks everything: signature, key, claims. The account is whose token it is.
-    /// Without any keys, whose is not known.
+    /// Checks everything: signature, key and claims. Returns the token's account. Without any keys the
+    /// account cannot be known.
     pub(super) fn verify(&self, keys: Option<&KeySet>, rules: &Rules<'_>) -> Result<Account, IdTokenFault> {
         if let Some(fault) = self.unfit {
             return Err(fault);
@@ -225,8 +225,9 @@ impl<'a> UnverifiedToken<'a> {
         Ok(account)
     }
 
-    /// What the token says of the answer to a refresh of `owner`'s grant. The answer came over TLS from the token endpoint
-    /// itself, so what only could not be verified still says who it is (OpenID Connect Core §3.1.3.7 item 6).
+    /// Judges what the token says about the answer to a refresh of `owner`'s grant. The answer came over TLS
+    /// from the token endpoint itself, so a token that merely could not be verified still names its owner
+    /// (OpenID Connect Core §3.1.3.7 item 6).
     pub(super) fn judge_renewal(
         &self,
         verified: Result<Account, IdTokenFault>,
@@ -241,7 +242,7 @@ impl<'a> UnverifiedToken<'a> {
         };
         match self.check_identity(rules) {
             Ok(account) if account.id() != owner.id() => Renewal::Another,
-            // With the identity as it should be, it is a time that is missing or odd.
+            // The identity matches, and only a time is missing or odd.
             Ok(_) if fault.may_be_ours() || matches!(fault, ClaimMissing | ClaimType) => {
                 Renewal::Unverified(fault)
             }
@@ -252,7 +253,7 @@ impl<'a> UnverifiedToken<'a> {
         }
     }
 
-    /// Whether what can be read of who it is names somebody else.
+    /// Returns true if the readable identity claims name another account.
     fn contradicts(&self, owner: &Account) -> bool {
         let differs = |name: &str, own: &str| {
             let said = self.claims.0.get(name).and_then(Value::as_str).filter(|said| !said.is_empty());
@@ -282,8 +283,8 @@ impl<'a> UnverifiedToken<'a> {
         Ok(account)
     }
 
-    /// Checks alone who it is, and whose and for whom. Enough to see that a token names somebody else, and never,
-    /// without the rest, to learn who somebody is.
+    /// Checks only the identity, issuer and audience. That is enough to see that a token names another
+    /// account, but never, without the rest, to learn who somebody is.
     fn check_identity(&self, rules: &Rules<'_>) -> Result<Account, IdTokenFault> {
         let iss = self.need("iss")?;
         let sub = self.need("sub")?;
@@ -300,7 +301,7 @@ impl<'a> UnverifiedToken<'a> {
                 Some(tid)
             }
         };
-        // Compared to the letter, after the tenant has taken the template's place.
+        // Compared exactly, after the template's tenant was filled in.
         let issuer = rules.metadata.issuer.replace("{tenantid}", ids.as_deref().unwrap_or("{tenantid}"));
         if iss != issuer {
             return Err(IdTokenFault::Issuer);
@@ -330,8 +331,8 @@ impl<'a> UnverifiedToken<'a> {
         Ok(Account { iss: iss.to_owned(), sub: sub.to_owned(), tid, oid, username })
     }
 
-    /// Entra's keys say for whom they may sign. Without this rule a key of personal accounts, or of one tenant, is
-    /// good for every tenant's tokens: that is how mail was read in 2023 (Storm-0558).
+    /// Checks whom Entra's key may sign for. Without this rule a key for personal accounts, or for one
+    /// tenant, is valid for every tenant's tokens: in 2023 that let attackers read mail (Storm-0558).
     fn check_key(&self, key: &Key, account: &Account, rules: &Rules<'_>) -> Result<(), IdTokenFault> {
         let (Provider::Entra, Some(tid)) = (rules.provider, &account.tid) else { return Ok(()) };
         let issuer_fits = match &key.issuer {
@@ -391,12 +392,12 @@ impl<'a> UnverifiedToken<'a> {
         self.text(name)?.filter(|text| !text.is_empty()).ok_or(IdTokenFault::ClaimMissing)
     }
 
-    /// A claim that need not be there, where it is a string that says something.
+    /// Returns an optional claim, if it is a non-empty string.
     fn optional(&self, name: &str) -> Option<&str> {
         self.claims.0.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
     }
 
-    /// The claims that need not be there and are of a type that cannot be read.
+    /// Iterates over optional claims of a wrong type.
     pub(super) fn odd_claims(&self) -> impl Iterator<Item = &'static str> {
         let is_odd = |name: &str, is_right: fn(&Value) -> bool| {
             self.claims.0.get(name).is_some_and(|value| !value.is_null() && !is_right(value))
@@ -415,7 +416,7 @@ impl<'a> UnverifiedToken<'a> {
         }
     }
 
-    /// A NumericDate (RFC 7519 §2): a JSON number, perhaps with a fraction, from 1970 to 9999.
+    /// Returns a NumericDate (RFC 7519 §2): a JSON number, possibly with a fraction, from 1970 to 9999.
     fn instant(&self, name: &str) -> Result<Option<Timestamp>, IdTokenFault> {
         let Some(value) = self.claims.0.get(name).filter(|value| !value.is_null()) else { return Ok(None) };
         let seconds = match value {
@@ -430,14 +431,13 @@ impl<'a> UnverifiedToken<'a> {
 }
 
 impl Rules<'_> {
-    /// The allow-list: Entra signs with RS256; any other provider with one that is known here, and of these only with what
-    /// its document names.
+    /// The allow-list: RS256 for Entra; for other providers a known algorithm that the document names.
     fn allow_algorithm(&self, name: &str) -> bool {
         match self.provider {
             Provider::Entra => name == "RS256",
             Provider::OpenId => {
                 let named = self.metadata.id_token_algorithms.as_ref();
-                // (By what they are: EdDSA has two names.)
+                // (Parsed before the comparison: EdDSA has two names.)
                 let is_it = |named: &String| Algorithm::parse(named) == Algorithm::parse(name);
                 named.is_none_or(|named| named.iter().any(is_it))
             }
@@ -479,7 +479,7 @@ mod tests {
         }
     }
 
-    /// One authority, one token, and everything about either that a test may change.
+    /// One authority and one token, both open to a test's changes.
     struct Trial {
         provider: Provider,
         metadata: Metadata,
@@ -504,7 +504,8 @@ mod tests {
                 now: NOW,
                 header: json!({ "alg": "RS256", "typ": "JWT", "kid": "k1" }),
                 claims: json!({
-                    "iss": format!("{HOST}/{TENANT_A}/v2.0"), "aud": CLIENT_ID, "sub": "pairwise", "ver": "2.0",
+                    "iss": format!("{HOST}/{TENANT_A}/v2.0"), "aud": CLIENT_ID, "sub": "pairwise",
+                    "ver": "2.0",
                     "tid": TENANT_A, "oid": USER, "iat": NOW, "nbf": NOW, "exp": NOW + 3600, "nonce": NONCE,
                     "preferred_username": "alice@contoso.com",
                 }),
@@ -649,7 +650,7 @@ mod tests {
 
     #[test]
     fn a_claim_that_need_not_be_there_costs_nothing() {
-        // Each alone, and read by nobody: its neighbours count as before.
+        // Each alone; nothing reads them, so the other claims count as before.
         let names =
             ["preferred_username", "email", "azp", "at_hash", "nbf", "c_hash", "auth_time", "name", "acr"];
         for trial in [Trial::entra, Trial::openid] {
@@ -676,7 +677,7 @@ mod tests {
         let e = Trial::entra;
         let o = Trial::openid;
         let rows: Vec<(&str, Trial, F)> = vec![
-            // The header.
+            // Header.
             ("alg none", e().header("alg", json!("none")), F::Algorithm),
             ("alg nOnE", e().header("alg", json!("nOnE")), F::Algorithm),
             ("alg HS256 with the public key", e().header("alg", json!("HS256")), F::Algorithm),
@@ -714,7 +715,7 @@ mod tests {
             ("an unknown kid", e().header("kid", json!("k9")), F::UnknownKey),
             ("a kid that is a path", e().header("kid", json!("../../k1")), F::UnknownKey),
             ("an empty kid", e().header("kid", json!("")), F::UnknownKey),
-            // The key.
+            // Key.
             (
                 "another key under the same kid",
                 Trial { keys: json!({ "keys": [rsa_jwk("k1", &OTHER_RSA)] }), ..e() },
@@ -744,7 +745,7 @@ mod tests {
                 e().key("cloud_instance_name", json!("microsoftonline.us")),
                 F::KeyIssuer,
             ),
-            // Who says it, and for whom.
+            // Issuer and audience.
             ("another issuer", e().claim("iss", json!("https://evil.example/v2.0")), F::Issuer),
             ("the literal template", e().claim("iss", json!(format!("{HOST}/{{tenantid}}/v2.0"))), F::Issuer),
             (
@@ -796,7 +797,7 @@ mod tests {
             ("aud null", e().claim("aud", Value::Null), F::ClaimMissing),
             ("aud a number", e().claim("aud", json!(1)), F::ClaimType),
             ("another azp", e().claim("azp", json!("x")), F::AuthorizedParty),
-            // When.
+            // Times.
             ("expired", e().at(NOW + 3660), F::Expired),
             ("exp a string", e().claim("exp", json!("9999999999")), F::ClaimType),
             ("exp null", e().claim("exp", Value::Null), F::ClaimMissing),
@@ -808,7 +809,7 @@ mod tests {
             ("iat to come", e().claim("iat", json!(NOW + 61)), F::IssuedInFuture),
             ("iat a list", e().claim("iat", json!([NOW])), F::ClaimType),
             ("iat missing", e().without("iat"), F::ClaimMissing),
-            // Which flow, and which access token.
+            // Nonce and access token.
             ("another nonce", e().claim("nonce", json!("n-0S6_WzA2Mk")), F::Nonce),
             ("nonce missing", e().without("nonce"), F::Nonce),
             ("nonce a number", e().claim("nonce", json!(1)), F::ClaimType),
@@ -818,7 +819,7 @@ mod tests {
                 o().claim("at_hash", json!("87QmUPtjPfzWtF2AnpK9RQ")),
                 F::AccessTokenHash,
             ),
-            // Who it is.
+            // Identity.
             ("sub missing", e().without("sub"), F::ClaimMissing),
             ("sub empty", e().claim("sub", json!("")), F::ClaimMissing),
             ("sub that reads backwards", o().claim("sub", json!("ali\u{202e}ecila")), F::ClaimType),

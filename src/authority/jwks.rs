@@ -1,4 +1,4 @@
-//! The authority's signing keys (RFC 7517), and signatures checked with them.
+//! The authority's signing keys (RFC 7517), and verification of signatures.
 
 use aws_lc_rs::digest;
 use aws_lc_rs::signature::{
@@ -13,12 +13,12 @@ use serde_json::{Map, Value};
 
 use super::wire::Object;
 
-/// More keys than this are a mistake or an attack.
+/// Most keys in a set; more are a mistake or an attack.
 const MAX_KEYS: usize = 100;
-/// Keys of one id that a signature is tried with. Each costs a calculation over the whole token.
+/// Most keys of one id that a signature is tried with. Each costs a calculation over the whole token.
 const MAX_OF_ONE_ID: usize = 8;
 
-/// The signature algorithms that are accepted at all. `none` and the symmetric ones have no name here.
+/// The accepted signature algorithms. `none` and the symmetric ones are not among them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Algorithm {
     Rs256,
@@ -34,7 +34,7 @@ pub(super) enum Algorithm {
 }
 
 impl Algorithm {
-    /// Every one.
+    /// All algorithms.
     pub(super) const ALL: [Algorithm; 9] = [
         Algorithm::Rs256,
         Algorithm::Rs384,
@@ -68,7 +68,8 @@ impl Algorithm {
         }
     }
 
-    /// The digest that hashes of tokens (`at_hash`) are made with (OpenID Connect Core §3.1.3.6; for Ed25519 the one inside it).
+    /// Returns the digest for hashes of tokens (`at_hash`; OpenID Connect Core §3.1.3.6; for Ed25519 its
+    /// inner digest).
     pub(super) fn digest(self) -> &'static digest::Algorithm {
         match self {
             Algorithm::Rs256 | Algorithm::Ps256 | Algorithm::Es256 => &digest::SHA256,
@@ -78,7 +79,7 @@ impl Algorithm {
     }
 }
 
-/// The public half of a key.
+/// Public half of a key.
 enum Material {
     Rsa {
         n: Vec<u8>,
@@ -96,16 +97,16 @@ pub(super) struct Key {
     kid: Option<String>,
     algorithm: Option<String>,
     material: Material,
-    /// Entra: whose tokens it may sign; a template or one tenant's issuer.
+    /// Entra: the issuer it may sign for; a template or one tenant's.
     pub(super) issuer: Option<String>,
     /// Entra: the cloud it belongs to.
     pub(super) cloud_instance_name: Option<String>,
 }
 
 impl Key {
-    /// Whether the key signed `message`. False too when the key is of another kind than the algorithm.
+    /// Returns true if the key signed `message`; false for a key of another kind than the algorithm.
     pub(super) fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
-        // A name that is not known is of no algorithm here.
+        // A key for an unknown algorithm verifies nothing.
         if self.algorithm.as_deref().is_some_and(|own| Algorithm::parse(own) != Some(algorithm)) {
             return false;
         }
@@ -134,13 +135,13 @@ impl Key {
     }
 }
 
-/// The keys that can be used.
+/// The usable keys.
 pub(super) struct KeySet {
     keys: Vec<Key>,
 }
 
 impl KeySet {
-    /// Reads a key set; keys of kinds that are not used here are left out. `Err` says in our words what is wrong.
+    /// Parses a key set and leaves out keys of unused kinds. `Err` says in our words what is wrong.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let document = Object::parse(bytes)?;
         let Some(Value::Array(keys)) = document.0.get("keys") else {
@@ -156,14 +157,15 @@ impl KeySet {
         Ok(KeySet { keys })
     }
 
-    /// These keys and those.
+    /// Adds another set's keys.
     #[must_use]
     pub(super) fn and(mut self, more: KeySet) -> Self {
         self.keys.extend(more.keys);
         self
     }
 
-    /// The keys of this id; without an id the only key, if there is but one (OpenID Connect Core §10.1).
+    /// Returns the keys with this id; without an id, the key if there is only one (OpenID Connect Core
+    /// §10.1).
     pub(super) fn find(&self, kid: Option<&str>) -> Vec<&Key> {
         match kid {
             Some(kid) => {
@@ -186,7 +188,7 @@ fn key(object: &Map<String, Value>) -> Option<Key> {
         "RSA" => {
             let strip = |bytes: Vec<u8>| bytes.into_iter().skip_while(|byte| *byte == 0).collect::<Vec<u8>>();
             let (n, e) = (strip(bytes("n")?), strip(bytes("e")?));
-            // An exponent of 1, or an even one, makes any signature fit.
+            // An exponent of 1, or an even one, would accept any signature.
             if !(256..=1024).contains(&n.len())
                 || e.is_empty()
                 || e.len() > 8

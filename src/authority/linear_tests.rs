@@ -1,5 +1,5 @@
-//! What an authority sends costs a constant for each of its bytes, whatever it is: each reader is driven with the worst of
-//! its grammar, and its work is held against that for plain text of the same size.
+//! Anything that an authority sends costs a constant for each byte: every parser gets the worst input of its
+//! grammar, and its work is compared with that for plain text of the same size.
 
 use std::hint::black_box;
 
@@ -31,7 +31,7 @@ struct Reader {
     read: fn(&[u8]),
 }
 
-/// Every reader of what comes from an authority or, through a browser, in its name. A new one gets its row here.
+/// Returns every parser of data from an authority or, through a browser, in its name. Add a new one here.
 fn readers() -> Vec<Reader> {
     let reader = |name, texts: Texts, read| {
         let texts = texts.into_iter().map(|(what, text)| (what, text.into_bytes())).collect();

@@ -1,12 +1,13 @@
-//! The authority: the OpenID provider of an app, as the core needs it.
+//! The authority: an app's OpenID provider, as the core needs it.
 //!
-//! May know: `domain`, HTTP, TLS, JWTs. Knows nothing of stores, callers or policies.
+//! May know: `domain`, HTTP, TLS, JWTs. It knows no store, caller or policy.
 //!
 //! Invariants:
-//! 1. PKCE S256, `state` and `nonce` on every authorize request; nothing is retried without them.
-//! 2. An identity leaves this room only after its `id_token` was validated whole.
-//! 3. Every failure leaves with a [`Disposition`](crate::domain::verdict::Disposition); only the table in `classify` decides it.
-//! 4. No redirect is followed, no answer is read beyond its cap, no call outlives its time-out.
+//! 1. Every authorize request has PKCE S256, `state` and `nonce`; nothing is retried without them.
+//! 2. An identity leaves this room only after its `id_token` was fully validated.
+//! 3. Every failure leaves with a [`Disposition`](crate::domain::verdict::Disposition); only the table in
+//!    `classify` decides it.
+//! 4. No redirect is followed, no answer is read beyond its cap, and every call ends by its timeout.
 //!
 //! The one hard problem: telling the authority's verdict on a grant from all the ways a call can go wrong.
 
@@ -69,21 +70,21 @@ use crate::domain::task::BoxFuture;
 use crate::domain::time::Timestamp;
 use crate::domain::verdict::AuthorityFailure;
 
-/// An app's authority, with the app's own credentials behind it. One value per app.
+/// An app's authority, with the app's own credentials. One value for each app.
 pub trait Authority: Send + Sync {
-    /// How this authority names scopes.
+    /// Returns how this authority names scopes.
     fn scope_naming(&self) -> &ScopeNaming;
 
-    /// Whether a used refresh token may be sent again to repair a lost answer.
+    /// Returns true if a used refresh token may be sent again to repair a lost answer.
     fn may_replay_refresh_tokens(&self) -> bool;
 
-    /// Where to send a browser that shall grant access. Needs discovery, so it may fail.
+    /// Returns the URL at which a browser grants access. It needs discovery, so it may fail.
     fn authorize_url<'a>(
         &'a self,
         request: &'a AuthorizeRequest,
     ) -> BoxFuture<'a, Result<AuthorizeUrl, AuthorityFailure>>;
 
-    /// What a refusal means that a browser brought back in place of a code.
+    /// Judges a refusal that a browser brought back in place of a code.
     fn judge_redirect(&self, error: &RedirectError) -> RedirectRefusal {
         error.judge(Provider::OpenId, false)
     }
@@ -97,27 +98,27 @@ pub trait Authority: Send + Sync {
         request: RefreshRequest<'a>,
     ) -> BoxFuture<'a, Result<Refreshed, AuthorityFailure>>;
 
-    /// Where to send an administrator who shall approve the app; `None` where the authority has no such page.
+    /// Returns the URL at which an administrator approves the app; `None` if the authority has no such page.
     fn admin_consent_url<'a>(
         &'a self,
         request: &'a AdminConsentRequest,
     ) -> BoxFuture<'a, Result<Option<String>, AuthorityFailure>>;
 }
 
-/// What an authorize request carries besides the app's own settings.
+/// An authorize request, besides the app's own settings.
 #[derive(Clone)]
 pub struct AuthorizeRequest {
-    /// Byte-identical to the one sent at redemption.
+    /// Byte-identical to the one sent with the redemption.
     pub redirect_uri: String,
-    /// Every scope to consent to; may span resources.
+    /// All scopes to consent to; they may span resources.
     pub scopes: ScopeSet,
-    /// Ours, unguessable, single use.
+    /// Made by us: unguessable, used once.
     pub state: String,
-    /// Expected back in the `id_token`.
+    /// Expected in the `id_token`.
     pub nonce: String,
-    /// Of which the S256 challenge is sent.
+    /// Its S256 challenge is sent.
     pub verifier: CodeVerifier,
-    /// `login_hint`, when the caller knows who should sign in.
+    /// `login_hint`, if the caller knows who should sign in.
     pub login_hint: Option<String>,
     /// `domain_hint`.
     pub domain_hint: Option<String>,
@@ -127,21 +128,21 @@ pub struct AuthorizeRequest {
     pub claims: Option<String>,
 }
 
-/// An authorize URL and what its answer must be checked against.
+/// An authorize URL, and the expectations for its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuthorizeUrl {
     /// The URL for the browser.
     pub url: String,
-    /// The issuer whose `iss` the callback may carry (RFC 9207 §2.4); Entra's may be a template, which no
-    /// callback `iss` can equal, so it then is compared after substituting the tenant.
+    /// The issuer that the callback's `iss` must equal (RFC 9207 §2.4). Entra's may be a template, which is
+    /// compared after its tenant is filled in.
     pub issuer: String,
-    /// Whether the callback must carry `iss` (`authorization_response_iss_parameter_supported`).
+    /// True if the callback must have `iss` (`authorization_response_iss_parameter_supported`).
     pub iss_required: bool,
 }
 
 /// A code redemption.
 pub struct RedeemRequest<'a> {
-    /// The code, sent byte-exact.
+    /// The code, sent unchanged.
     pub code: &'a AuthorizationCode,
     /// The PKCE verifier of the same flow.
     pub verifier: &'a CodeVerifier,
@@ -149,9 +150,9 @@ pub struct RedeemRequest<'a> {
     pub redirect_uri: &'a str,
     /// The nonce of the same flow.
     pub nonce: &'a str,
-    /// [`AuthorizeUrl::issuer`] as stored with the state: the code is sent nowhere else.
+    /// [`AuthorizeUrl::issuer`] as stored with the state: the code goes nowhere else.
     pub sent_to_issuer: &'a str,
-    /// The scopes of the token wanted first: one resource's.
+    /// The scopes of the first token: those of one resource.
     pub scopes: &'a ScopeSet,
 }
 
@@ -171,73 +172,73 @@ pub enum RedeemFailure {
 pub struct RefreshRequest<'a> {
     /// The refresh token to use.
     pub refresh_token: &'a RefreshToken,
-    /// The scopes wanted: one resource's, with the sign-in's own.
+    /// The scopes: those of one resource, with the sign-in's own.
     pub scopes: &'a ScopeSet,
-    /// Whose grant it is: of an answer whose `id_token` names another account nothing is used.
+    /// The grant's owner: an answer whose `id_token` names another account is not used.
     pub account: &'a Account,
-    /// A claims challenge of a resource, as JSON text.
+    /// A resource's claims challenge, as JSON text.
     pub claims: Option<&'a str>,
 }
 
-/// What an administrator is asked to approve.
+/// A request for an administrator's approval.
 #[derive(Debug, Clone)]
 pub struct AdminConsentRequest {
-    /// Tenant id or domain; `organizations` when unknown.
+    /// Tenant id or domain; `organizations` if unknown.
     pub tenant: Option<String>,
     /// The scopes to approve.
     pub scopes: ScopeSet,
     /// Registered redirect URI.
     pub redirect_uri: String,
-    /// Ours, unguessable.
+    /// Made by us, unguessable.
     pub state: String,
 }
 
-/// What a refresh was answered with, where that was a success.
+/// A success answer to a refresh.
 pub enum Refreshed {
-    /// Tokens to be used.
+    /// Usable tokens.
     Tokens(Box<TokenAnswer>),
-    /// Something whose access token must not be used.
+    /// An answer whose access token must not be used.
     Refused(Box<RefusedAnswer>),
 }
 
-/// A success of which no access token is used.
+/// A success answer whose access token is not used.
 pub struct RefusedAnswer {
-    /// The rule that it broke, for a log.
+    /// The broken rule, for logs.
     pub rule: String,
-    /// What it makes of the grant.
+    /// What happens to the grant.
     pub fate: Fate,
     /// The same as a failure, with the authority's ids of the answer.
     pub failure: AuthorityFailure,
 }
 
-/// What an answer that is refused makes of the grant that it was asked for.
+/// What a refused answer means for its grant.
 pub enum Fate {
-    /// Its refresh token takes the place of the one that was sent, which may be spent.
+    /// Its refresh token replaces the one that was sent, which may be spent.
     Replaced(RefreshToken),
-    /// It brought none, so the one that was sent stays in force (RFC 6749 §6).
+    /// It has none, so the one that was sent stays valid (RFC 6749 §6).
     AsBefore,
-    /// Nobody knows.
+    /// Unknown.
     Unknown,
-    /// Nobody knows, and the answer is somebody else's: nothing of it is kept.
+    /// Unknown, and the answer belongs to another account: nothing of it is kept.
     Anothers,
 }
 
-/// A successful token answer, checked whole (RFC 6749 §5.1; OpenID Connect Core §3.1.3.7).
+/// A success answer, fully checked (RFC 6749 §5.1; OpenID Connect Core §3.1.3.7).
 pub struct TokenAnswer {
-    /// The access token; opaque.
+    /// The access token, which is opaque.
     pub access_token: AccessToken,
-    /// When the request began: lives are counted from here.
+    /// When the request began: lives count from here.
     pub requested_at: Timestamp,
     /// Life of the access token.
     pub expires_in: Duration,
-    /// When to renew it, if the authority said so.
+    /// When to renew it, if the authority says so.
     pub refresh_in: Option<Duration>,
-    /// A new refresh token, if one came.
+    /// A new refresh token, if there is one.
     pub refresh_token: Option<RefreshToken>,
-    /// The scopes the token carries, in the authority's spelling; what was asked when it said nothing.
+    /// The token's scopes, in the authority's spelling; the requested ones if it named none.
     pub scopes: Vec<String>,
-    /// Who it is, from a validated `id_token`. Always there after a redemption.
+    /// The account, from a validated `id_token`. Always present after a redemption.
     pub account: Option<Account>,
-    /// What was odd about it and was cut or ignored.
+    /// Odd parts that were cut or ignored.
     pub remarks: Remarks,
 }

@@ -1,16 +1,16 @@
-//! What happened here, as values, for whoever counts.
+//! Events of this room, as values.
 
 use std::time::Duration;
 
 use super::client_auth::SecretMethod;
 
-/// Receives each event as it happens. Must not block.
+/// Receives events. It must not block.
 pub trait AuthorityObserver: Send + Sync {
-    /// One event.
+    /// Receives one event.
     fn observe(&self, event: AuthorityEvent<'_>);
 }
 
-/// Observes nothing.
+/// Ignores all events.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Unobserved;
 
@@ -18,7 +18,7 @@ impl AuthorityObserver for Unobserved {
     fn observe(&self, _: AuthorityEvent<'_>) {}
 }
 
-/// Which of the authority's endpoints was called.
+/// An endpoint of the authority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Endpoint {
     /// The discovery document.
@@ -30,10 +30,10 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
-    /// Every word of [`Endpoint::as_str`].
+    /// All words of [`Endpoint::as_str`].
     pub const WORDS: [&'static str; 3] = ["discovery", "keys", "token"];
 
-    /// The word for metrics.
+    /// Its name in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Endpoint::Discovery => "discovery",
@@ -43,62 +43,62 @@ impl Endpoint {
     }
 }
 
-/// Something worth counting.
+/// An event worth counting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthorityEvent<'a> {
     /// One HTTP exchange ended.
     Request {
-        /// Where it went.
+        /// The called endpoint.
         endpoint: Endpoint,
         /// `ok`, or [`Disposition::as_str`](crate::domain::verdict::Disposition::as_str).
         outcome: &'static str,
-        /// How long it took.
+        /// Its duration.
         duration: Duration,
     },
     /// The authority accepted a client credential.
     CredentialAccepted {
         /// The credential's label.
         id: &'a str,
-        /// It was not trusted until now.
+        /// True if it was not trusted until now.
         is_news: bool,
     },
     /// The authority rejected a client credential.
     CredentialRejected {
         /// The credential's label.
         id: &'a str,
-        /// The authority's numbers, such as 7000222 for a secret that expired.
+        /// The authority's numbers, such as 7000222 for an expired secret.
         codes: &'a [u32],
-        /// Why, in our words, and how it was sent.
+        /// The cause in our words, and how the credential was sent.
         cause: &'a str,
-        /// It was not rejected until now.
+        /// True if it was not rejected until now.
         is_news: bool,
     },
-    /// A client credential was refused in words that may be about it or about a tenant; or nothing has worked with it yet, and several
-    /// accounts were refused without a reason.
+    /// A client credential was refused with an error that may concern it or a tenant; or nothing has worked
+    /// with it yet, and several accounts were refused without a reason.
     CredentialDoubted {
         /// The credential's label.
         id: &'a str,
     },
-    /// A secret was taken in the other way than the one that had been guessed; that is the way from now on.
+    /// A secret was accepted by the method that had not been guessed, which is used from now on.
     SecretMethodSeen {
-        /// Which.
+        /// The method.
         method: SecretMethod,
     },
-    /// A client credential could not be used at all, such as an assertion whose file is missing or out of date.
+    /// A client credential could not be used at all: an assertion's file is missing or outdated, for example.
     CredentialUnusable {
         /// The credential's label.
         id: &'a str,
-        /// Why, in our words.
+        /// The cause in our words.
         cause: &'a str,
-        /// It was usable until now.
+        /// True if it was usable until now.
         is_news: bool,
     },
-    /// A secret was not sent, because the token host is another one than before. Once for each host.
+    /// A secret was not sent because the token host differs from before. Reported once for each host.
     HeldBack {
-        /// Why, in our words, and what to do.
+        /// The cause in our words, and what to do.
         cause: &'a str,
     },
-    /// The discovery document or the key set could not be renewed; the last good one is still in use.
+    /// The discovery document or the key set could not be renewed; the last good one stays in use.
     ServingLastGood {
         /// Which of the two.
         endpoint: Endpoint,

@@ -1,7 +1,7 @@
-//! What holds for every answer of a token endpoint, whatever its bytes: nothing panics, no refresh token that can be read
-//! is lost, and an `id_token` is the owner's or another's only where its claims say so.
+//! Properties of every answer of a token endpoint, whatever its bytes: nothing panics, no readable refresh
+//! token is lost, and an `id_token` belongs to the owner or to another only if its claims say so.
 //!
-//! `testkit::fuzzing` tries a corpus of each kind, and what small changes make of that; `make fuzz` tries what a fuzzer thinks of.
+//! `testkit::fuzzing` tries a corpus of each kind and small changes of it; `make fuzz` runs a fuzzer.
 
 pub mod documents;
 
@@ -30,7 +30,7 @@ const CLIENT_ID: &str = "11111111-2222-3333-4444-555555555555";
 const TENANT: &str = "aaaaaaaa-0000-4000-8000-00000000000a";
 /// 2026-11-23T00:00:00Z.
 const NOW: i64 = 1_795_392_000;
-/// The members of an answer that have a meaning.
+/// The meaningful members of an answer.
 const MEMBERS: [&str; 8] =
     ["access_token", "token_type", "expires_in", "refresh_in", "scope", "id_token", "error", "unknown"];
 
@@ -40,10 +40,10 @@ pub fn no_refresh_token_is_lost(body: &[u8]) {
     if let Some(token) = readable(body) {
         assert_eq!(kept, Some(token), "{}", String::from_utf8_lossy(body));
     }
-    // Whatever comes behind one: at most another takes its place.
+    // Bytes after a refresh token can at most replace it by another.
     let behind = [br#"{"refresh_token":"R9","#, body].concat();
     assert!(kept_of(&behind).is_some(), "{}", String::from_utf8_lossy(&behind));
-    // Whatever another member's value is.
+    // Whatever the value of another member.
     if serde_json::from_slice::<&RawValue>(body).is_ok() {
         for member in MEMBERS {
             let around = [b"{\"", member.as_bytes(), b"\":", body, br#","refresh_token":"R9"}"#].concat();
@@ -52,7 +52,7 @@ pub fn no_refresh_token_is_lost(body: &[u8]) {
     }
 }
 
-/// The refresh token that we keep of an answer; what else was read of it has been looked at.
+/// Returns the refresh token that we keep of an answer, after checking what else was read.
 fn kept_of(body: &[u8]) -> Option<String> {
     let answer = HttpAnswer { status: 200, headers: HeaderMap::new(), body: body.to_vec().into() };
     let kept = match token_answer::read(&answer) {
@@ -71,7 +71,7 @@ fn kept_of(body: &[u8]) -> Option<String> {
     kept.as_ref().map(RefreshToken::expose).map(str::to_owned)
 }
 
-/// The refresh token as any reader of JSON would see it: none where there is none that could be sent again.
+/// Returns the refresh token as any JSON parser would see it; `None` if there is none that could be sent.
 fn readable(body: &[u8]) -> Option<String> {
     let Ok(Value::Object(members)) = serde_json::from_slice(body) else { return None };
     let token = members.get("refresh_token")?.as_str()?;
@@ -80,8 +80,8 @@ fn readable(body: &[u8]) -> Option<String> {
     fits.then(|| token.to_owned())
 }
 
-/// Panics if an `id_token` is judged as its claims do not say. The input is read as a whole token, and as a header and
-/// claims, with a line break between them, that an authority signed.
+/// Panics if an `id_token` is judged against its claims. The input serves as a whole token, and as a header
+/// and claims, separated by a line break, that an authority signed.
 pub fn an_id_token_is_judged_by_its_claims(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     judge(&text, false);
@@ -128,7 +128,7 @@ fn judge(text: &str, is_signed: bool) {
     }
 }
 
-/// Whether the claims name this account, and us.
+/// Returns true if the claims name this account, and us.
 fn names(claims: &Value, owner: &Account) -> bool {
     let is = |name: &str, own: &str| claims[name].as_str() == Some(own);
     let is_guid =
@@ -144,7 +144,7 @@ fn is_for_us(claims: &Value) -> bool {
     claims["aud"] == json!(CLIENT_ID) || claims["aud"] == json!([CLIENT_ID])
 }
 
-/// An authority and the owner of a grant there.
+/// An authority, and the owner of a grant there.
 struct Party {
     provider: Provider,
     metadata: Metadata,
@@ -203,7 +203,7 @@ mod tests {
     use crate::testkit::SeededRandom;
     use crate::testkit::fuzzing::tests::{changed, corpus};
 
-    /// Beside the corpus, which is tried like every other kind's, what the tests of the reader know.
+    /// Tries the examples of the parser's tests in addition to the corpus.
     #[test]
     fn no_answer_loses_a_refresh_token_that_can_be_read() {
         let cases: Value =
@@ -214,7 +214,7 @@ mod tests {
         let random = SeededRandom::new(2);
         for body in &cases {
             no_refresh_token_is_lost(body);
-            // (Of the longest ones a few changes are enough.)
+            // (For the longest ones a few changes are enough.)
             for _ in 0..if body.len() > 10_000 { 8 } else { 200 } {
                 no_refresh_token_is_lost(&changed(body, &cases[0], &random));
             }

@@ -1,5 +1,5 @@
-//! Why the authority sent a browser back without a code. What comes this way passed through somebody's browser: it is
-//! untrusted, and only checked words and numbers of it go any further.
+//! Refusals in the redirect that brings the browser back without a code. A redirect passes through a browser
+//! and is untrusted: only its checked words and numbers are used.
 
 use super::classify::{self, Asked, Question};
 use super::clouds::Provider;
@@ -7,10 +7,10 @@ use super::text::{is_guid, trace_word};
 use super::wire::{self, TokenError};
 use crate::domain::verdict::{AuthorityError, BlockReason, Disposition};
 
-/// Longer than any `error` that is known.
+/// Longest `error`: longer than any known one.
 const LONGEST_WORD: usize = 64;
 
-/// A refusal in a redirect, read and not judged yet.
+/// A parsed refusal in a redirect, not judged yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RedirectError {
     error: Option<String>,
@@ -20,19 +20,19 @@ pub struct RedirectError {
     correlation_id: Option<String>,
 }
 
-/// What a refusal in a redirect means.
+/// Meaning of a refusal in a redirect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RedirectRefusal {
-    /// The user, or an administrator, said no.
+    /// The user or an administrator refused.
     Declined,
-    /// The account is not one that may be used here: of another tenant or another kind.
+    /// The account may not be used here: it belongs to another tenant or is of another kind.
     WrongAccount,
-    /// What the same answer to the redemption of a code means.
+    /// The same meaning as in the answer to a code redemption.
     As(Disposition),
 }
 
-/// AADSTS numbers that decide at the authorize endpoint, whatever `error` they come with. Any other number means there
-/// what it means at the token endpoint.
+/// AADSTS numbers that decide at the authorize endpoint, with any `error`. All others have their meaning at
+/// the token endpoint.
 #[rustfmt::skip]
 const NUMBERS: &[(&[u32], RedirectRefusal)] = &[
     (&[65004],                                RedirectRefusal::Declined),
@@ -46,15 +46,16 @@ const NUMBERS: &[(&[u32], RedirectRefusal)] = &[
     (&[70001],                                RedirectRefusal::As(Disposition::Misconfigured)),
 ];
 
-/// `error` of a refused authorize request, where it says something else than at the token endpoint or is not known there
-/// (RFC 6749 §4.1.2.1; OpenID Connect Core §3.1.2.6; Entra's own).
+/// `error` values of a refused authorize request that differ from, or are unknown at, the token endpoint (RFC
+/// 6749 §4.1.2.1; OpenID Connect Core §3.1.2.6; Entra's own).
 #[rustfmt::skip]
 const ERRORS: &[(&str, RedirectRefusal)] = &[
     ("access_denied",              RedirectRefusal::Declined),
-    ("permission_denied",          RedirectRefusal::Declined), // Entra's older admin-consent page
-    ("consent_required",           RedirectRefusal::Declined), // what declining may come back as
-    ("invalid_client",             RedirectRefusal::As(Disposition::Misconfigured)), // no credential was shown
-    ("invalid_request",            RedirectRefusal::As(Disposition::Misconfigured)), // there is no grant to speak of
+    ("permission_denied",          RedirectRefusal::Declined), // from Entra's older admin-consent page
+    ("consent_required",           RedirectRefusal::Declined), // a possible answer to declining
+    // no credential was presented
+    ("invalid_client",             RedirectRefusal::As(Disposition::Misconfigured)),
+    ("invalid_request",            RedirectRefusal::As(Disposition::Misconfigured)), // there is no grant yet
     ("invalid_request_object",     RedirectRefusal::As(Disposition::Misconfigured)),
     ("invalid_request_uri",        RedirectRefusal::As(Disposition::Misconfigured)),
     ("request_not_supported",      RedirectRefusal::As(Disposition::Misconfigured)),
@@ -68,8 +69,8 @@ const fn blocked(reason: BlockReason) -> RedirectRefusal {
 }
 
 impl RedirectError {
-    /// Reads `error`, `error_subcode` and `error_description`. Of the free text only the number at its start and the two
-    /// ids in it are kept.
+    /// Parses `error`, `error_subcode` and `error_description`. Of the free text it keeps only the number at
+    /// its start and its two ids.
     pub fn read(error: &str, subcode: Option<&str>, description: Option<&str>) -> Self {
         let is_word = !error.is_empty()
             && error.len() <= LONGEST_WORD
@@ -83,7 +84,7 @@ impl RedirectError {
         }
     }
 
-    /// What may be logged, audited and told.
+    /// Returns the parts that may be logged, audited and reported.
     pub fn answer(&self) -> AuthorityError {
         AuthorityError {
             error: self.error.clone(),
@@ -94,7 +95,7 @@ impl RedirectError {
         }
     }
 
-    /// What it means at a provider of this kind; `one_tenant` is whether the app is for a single tenant.
+    /// Judges it for a provider of this kind; `one_tenant` is true if the app is for a single tenant.
     pub(super) fn judge(&self, provider: Provider, one_tenant: bool) -> RedirectRefusal {
         if self.is_cancelled {
             return RedirectRefusal::Declined;
@@ -110,7 +111,7 @@ impl RedirectError {
             classify::token_error(400, Some(&refusal), None, question).disposition
         };
         if let Some((_, refusal)) = ERRORS.iter().find(|(word, _)| *word == error) {
-            // A number that is known says more.
+            // A known number says more.
             return match at_the_token_endpoint(String::new(), self.code.into_iter().collect()) {
                 Disposition::Unclear => *refusal,
                 known => RedirectRefusal::As(known),
@@ -120,7 +121,7 @@ impl RedirectError {
     }
 }
 
-/// The GUID behind a label in Entra's free text.
+/// Returns the GUID after a label in Entra's free text.
 fn id_after(text: &str, label: &str) -> Option<String> {
     let id = text.split(label).nth(1)?.get(..36)?;
     is_guid(id).then(|| trace_word(id)).flatten()
@@ -200,7 +201,9 @@ mod tests {
 
     #[test]
     fn only_checked_words_are_kept() {
-        let text = "AADSTS650052: The app needs access to a service.\r\nTrace ID: 0f2b3c4d-0000-4000-8000-0123456789ab\r\nCorrelation ID: aaaaaaaa-0000-4000-8000-0123456789ab\r\nTimestamp: 2026-11-28 13:00:00Z";
+        let text = "AADSTS650052: The app needs access to a service.\r\nTrace ID: \
+            0f2b3c4d-0000-4000-8000-0123456789ab\r\nCorrelation ID: \
+            aaaaaaaa-0000-4000-8000-0123456789ab\r\nTimestamp: 2026-11-28 13:00:00Z";
         let answer = RedirectError::read("invalid_client", None, Some(text)).answer();
         assert_eq!(answer.error.as_deref(), Some("invalid_client"));
         assert_eq!(answer.error_codes, [650_052]);

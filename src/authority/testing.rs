@@ -1,4 +1,5 @@
-//! What this room's tests share: a clock set by hand, keys, and a server that answers as scripted, well or badly.
+//! Shared test tools of this room: a clock set by hand, keys, and a server with scripted answers, good or
+//! bad.
 
 use parking_lot::Mutex;
 use std::io::{Read, Write};
@@ -31,7 +32,7 @@ pub(super) const TENANT_A: &str = "aaaaaaaa-0000-4000-8000-00000000000a";
 pub(super) const TENANT_B: &str = "bbbbbbbb-0000-4000-8000-00000000000b";
 pub(super) const USER: &str = "cccccccc-0000-4000-8000-00000000000c";
 
-/// Wall and monotonic time move only by hand; sleeping takes real time, for there are real sockets.
+/// Wall and monotonic time move only by hand. Sleeps take real time, because the sockets are real.
 pub(super) struct ManualClock {
     wall_seconds: AtomicI64,
     monotonic_seconds: AtomicU64,
@@ -68,7 +69,7 @@ impl Clock for ManualClock {
     }
 }
 
-/// Counts up: every draw is another.
+/// A counter: every draw differs.
 #[derive(Default)]
 pub(super) struct CountingRandom(AtomicU64);
 
@@ -81,7 +82,7 @@ impl Random for CountingRandom {
     }
 }
 
-/// Writes every event down.
+/// Records every event.
 #[derive(Default)]
 pub(super) struct Ledger(Mutex<Vec<String>>);
 
@@ -128,7 +129,7 @@ pub(super) fn b64(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// The public half of an RSA key as a JWK.
+/// Returns the public half of an RSA key as a JWK.
 pub(super) fn rsa_jwk(kid: &str, key: &KeyPair) -> Value {
     let public = key.public_key();
     let (n, e) = (public.modulus(), public.exponent());
@@ -139,13 +140,16 @@ pub(super) fn rsa_jwk(kid: &str, key: &KeyPair) -> Value {
     })
 }
 
-/// The public half of a P-256 key as a JWK.
+/// Returns the public half of a P-256 key as a JWK.
 pub(super) fn p256_jwk(kid: &str, key: &EcdsaKeyPair) -> Value {
     let point = key.public_key().as_ref();
-    json!({ "kty": "EC", "crv": "P-256", "use": "sig", "kid": kid, "x": b64(&point[1..33]), "y": b64(&point[33..]) })
+    json!({
+        "kty": "EC", "crv": "P-256", "use": "sig", "kid": kid,
+        "x": b64(&point[1..33]), "y": b64(&point[33..]),
+    })
 }
 
-/// The public halves of the keys on P-384 and Ed25519 as JWKs.
+/// Returns the public halves of the P-384 and Ed25519 keys as JWKs.
 pub(super) fn other_jwks(p384: &str, ed25519: &str) -> [Value; 2] {
     let (point, public) = (P384.public_key().as_ref(), ED25519.public_key().as_ref());
     [
@@ -154,7 +158,7 @@ pub(super) fn other_jwks(p384: &str, ed25519: &str) -> [Value; 2] {
     ]
 }
 
-/// A JWT whose signature is made as `alg` in the header says, with the tests' own keys.
+/// Makes a JWT signed with the tests' own keys by the `alg` of its header.
 pub(super) fn jwt(header: &Value, claims: &Value) -> String {
     let message = format!("{}.{}", b64(header.to_string()), b64(claims.to_string()));
     let random = SystemRandom::new();
@@ -173,7 +177,7 @@ pub(super) fn jwt(header: &Value, claims: &Value) -> String {
         Some("PS384") => by_rsa(&RSA_PSS_SHA384),
         Some("PS512") => by_rsa(&RSA_PSS_SHA512),
         Some("HS256") => {
-            // The old trick: the public key as the secret of a symmetric algorithm.
+            // A known attack: the public key as the secret of a symmetric algorithm.
             let secret = RSA.public_key().as_der().expect("DER");
             let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret.as_ref());
             aws_lc_rs::hmac::sign(&key, message.as_bytes()).as_ref().to_vec()
@@ -204,17 +208,17 @@ impl Seen {
     }
 }
 
-/// What the server does with a request.
+/// The server's reaction to a request.
 pub(super) enum Reply {
-    /// A proper answer.
+    /// A valid answer.
     Answer { status: u16, headers: Vec<(&'static str, String)>, body: String },
     /// These bytes, and then the end of the connection.
     Raw(Vec<u8>),
-    /// A proper head and then body bytes one at a time, for ever.
+    /// A valid head, and then body bytes one at a time, for ever.
     Drip,
-    /// Nothing, with the connection kept open.
+    /// No answer; the connection stays open.
     Hang,
-    /// Nothing, with the connection closed.
+    /// No answer; the connection is closed.
     Close,
 }
 
@@ -227,7 +231,7 @@ impl Reply {
 
 type Handler = Box<dyn Fn(&Seen) -> Reply + Send + Sync>;
 
-/// A server on a port of its own, with one plain thread a connection.
+/// A server on its own port, with a thread for each connection.
 pub(super) struct Server {
     pub(super) address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
@@ -240,7 +244,7 @@ impl Server {
         Server::start_with(None, Box::new(handler))
     }
 
-    /// With TLS, by the certificate for localhost.
+    /// Starts it with TLS and the certificate for localhost.
     pub(super) fn start_tls(handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
         let pem = include_bytes!("../../tests/data/authority/keys/tls-localhost.pem");
         let chain = vec![CertificateDer::from_pem_slice(pem).expect("a certificate")];
@@ -294,12 +298,12 @@ impl Server {
         self.seen.lock().clone()
     }
 
-    /// How many connections were made.
+    /// Returns the number of connections made.
     pub(super) fn connections(&self) -> u64 {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// How many requests came for paths that end so.
+    /// Returns the number of requests whose path has this end.
     pub(super) fn count(&self, suffix: &str) -> usize {
         self.seen().iter().filter(|seen| seen.path.ends_with(suffix)).count()
     }

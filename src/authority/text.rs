@@ -1,14 +1,15 @@
-//! What may be said of text that came from outside.
+//! Checks of text from outside.
 
 pub(super) use crate::domain::text::{is_guid, is_harmless, one_line};
 
-/// A code word of the authority (`error`, `suberror`): RFC 6749 §5.2's alphabet without the space, at most 64.
+/// Returns a code word of the authority (`error`, `suberror`): RFC 6749 §5.2's characters without the space,
+/// at most 64.
 pub(super) fn code_word(text: &str) -> Option<String> {
     let allowed = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
     (!text.is_empty() && text.len() <= 64 && text.bytes().all(allowed)).then(|| text.to_owned())
 }
 
-/// An id of the authority for a support case: letters, digits and hyphens, at most 64.
+/// Returns an id of the authority for support cases: letters, digits and hyphens, at most 64.
 pub(super) fn trace_word(text: &str) -> Option<String> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     (!text.is_empty() && text.len() <= 64 && text.bytes().all(allowed)).then(|| text.to_owned())

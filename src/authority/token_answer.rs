@@ -1,5 +1,6 @@
-//! The token endpoint's success (RFC 6749 §5.1), read for what it has. The refresh token that was sent may be spent by then,
-//! so each member is read by itself: nothing odd in one costs another, and a refresh token that can be read is never lost.
+//! The token endpoint's success answer (RFC 6749 §5.1), parsed leniently. The refresh token that was sent may
+//! be spent by now, so each member is read by itself: an odd member does not affect others, and a readable
+//! refresh token is never lost.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,52 +15,52 @@ use super::http::HttpAnswer;
 use super::wire::wipe;
 use crate::domain::secret::{AccessToken, RefreshToken};
 
-/// The longest token we hold, in bytes.
+/// Longest token that we keep, in bytes.
 const MAX_TOKEN: usize = 64 * 1024;
-/// The longest life of an access token that is believed: two days. Tokens under continuous access evaluation live
-/// up to 28 hours.
+/// Longest believed life of an access token: two days. With continuous access evaluation tokens live up to 28
+/// hours.
 const MAX_LIFE_SECONDS: f64 = 172_800.0;
-/// The life of a token whose answer names none (RFC 6749 §5.1 only recommends `expires_in`): short enough to be
-/// wrong about, long enough to be served to a caller that asks for the usual five minutes.
+/// Life of a token if the answer names none (RFC 6749 §5.1 only recommends `expires_in`): short enough if it
+/// is wrong, and long enough to be served to a caller that asks for the usual five minutes.
 const UNSAID_LIFE: Duration = Duration::from_secs(300);
-/// The members that decide what an answer is. One of them that stands twice with two values says nothing.
+/// Members that decide what an answer is. If one occurs twice with two values, it says nothing.
 const DECIDING: [&str; 6] =
     ["access_token", "refresh_token", "token_type", "id_token", "error", "expires_in"];
 
-/// Every member that is read; the others are not kept, so that many of them cost no more than their bytes.
+/// Members that are read. Others are not kept, so that many of them cost no more than their bytes.
 const READ: [&str; 8] =
     ["access_token", "refresh_token", "token_type", "id_token", "error", "expires_in", "refresh_in", "scope"];
 
-/// A success whose access token can be used.
+/// A success with a usable access token.
 pub(super) struct TokenSuccess {
     pub(super) access_token: AccessToken,
     pub(super) expires_in: Duration,
     pub(super) refresh_in: Option<Duration>,
     pub(super) refresh_token: Option<RefreshToken>,
-    /// As the authority spelt them; none when it said nothing.
+    /// In the authority's spelling; `None` if it named none.
     pub(super) scopes: Option<Vec<String>>,
-    /// Empty when one came that is no text: no token can be read from it.
+    /// Empty if the member is no text, so that no token can be read from it.
     pub(super) id_token: Option<Zeroizing<String>>,
-    /// The rules by which something of the answer was cut or ignored.
+    /// The rules that cut or ignored a part of the answer.
     pub(super) remarks: Vec<&'static str>,
 }
 
-/// A success without an access token that can be used.
+/// A success without a usable access token.
 pub(super) struct Unusable {
-    /// The rule that it broke.
+    /// The broken rule.
     pub(super) rule: &'static str,
-    /// The same in words.
+    /// The broken rule in words.
     pub(super) why: String,
-    /// The refresh token in it, all the same.
+    /// Its refresh token, if any.
     pub(super) refresh_token: Option<RefreshToken>,
-    /// Every `id_token` in it that can be read: it may say that the refresh token is somebody else's.
+    /// Every readable `id_token` in it: one may show that the refresh token belongs to another user.
     pub(super) id_tokens: Vec<Zeroizing<String>>,
-    /// It is a whole and clear answer with an access token, so one without a refresh token leaves the one that was sent in force
-    /// (RFC 6749 §6).
+    /// True for a complete and clear answer with an access token: without a refresh token, it leaves the one
+    /// that was sent valid (RFC 6749 §6).
     pub(super) is_whole: bool,
 }
 
-/// Reads the answer to a token request that has status 200.
+/// Parses the answer with status 200 to a token request.
 pub(super) fn read(answer: &HttpAnswer) -> Result<TokenSuccess, Unusable> {
     let text = String::from_utf8_lossy(&answer.body);
     let read = Members::read(&text).success(!answer.is_json());
@@ -69,9 +70,9 @@ pub(super) fn read(answer: &HttpAnswer) -> Result<TokenSuccess, Unusable> {
     read
 }
 
-/// The members of the outermost object, as far as it can be read.
+/// The members of the outermost object, as far as it is readable.
 struct Members<'a> {
-    /// Those that are [`READ`], in order, each with its value as it is written.
+    /// Members in [`READ`], in order, each with its raw value.
     entries: Vec<(&'static str, &'a str)>,
     end: End,
 }
@@ -79,9 +80,9 @@ struct Members<'a> {
 /// How the text ended.
 enum End {
     Whole,
-    /// Something stands behind the object.
+    /// More bytes follow the object.
     BytesAfter,
-    /// It broke off or went wrong here, in words.
+    /// It broke off or is invalid here, in words.
     Broken(String),
     NotAnObject,
 }
@@ -94,7 +95,7 @@ impl<'a> Members<'a> {
             Ok(()) if reader.end().is_ok() => End::Whole,
             Ok(()) => End::BytesAfter,
             Err(error) if error.is_data() => End::NotAnObject,
-            // serde_json's own words could quote a secret; where it stopped is enough.
+            // serde_json's message could quote a secret; the position is enough.
             Err(error) => {
                 End::Broken(format!("it is not JSON at line {} column {}", error.line(), error.column()))
             }
@@ -118,7 +119,7 @@ impl<'a> Members<'a> {
         }
     }
 
-    /// Everything but the refresh token.
+    /// Reads everything but the refresh token.
     fn tokens(
         &self,
         mut remarks: Vec<&'static str>,
@@ -127,7 +128,7 @@ impl<'a> Members<'a> {
         let broken = |rule: &'static str, why: &str| Err((rule, why.to_owned()));
         match &self.end {
             End::Whole => {}
-            // Perhaps two documents: which one is meant nobody knows.
+            // There may be two documents, and nobody knows which is right.
             End::BytesAfter => return broken("bytes_after_end", "something stands behind the JSON"),
             End::Broken(why) => return Err(("not_json", why.clone())),
             End::NotAnObject => return broken("not_an_object", "it is JSON, but not an object"),
@@ -140,7 +141,7 @@ impl<'a> Members<'a> {
         }
         match self.value("token_type") {
             Some(Value::String(kind)) if kind.trim().eq_ignore_ascii_case("bearer") => {}
-            // Whoever has it cannot use it: it is bound to a key, or means something that we do not know.
+            // A caller could not use it: it is bound to a key, or its type is unknown.
             Some(Value::String(_)) => return broken("token_type", "token_type is not Bearer"),
             Some(_) => remarks.push("token_type_unreadable"),
             None => remarks.push("token_type_missing"),
@@ -160,7 +161,7 @@ impl<'a> Members<'a> {
             remarks.push("content_type");
         }
         let id_token = self.token("id_token").map(|token| token.unwrap_or_default());
-        // A hint only: what cannot be used is as good as absent.
+        // Only a hint: an invalid one counts as absent.
         let refresh_in = self.seconds("refresh_in");
         if self.stands("refresh_in") && refresh_in.is_none() {
             remarks.push("refresh_in_unreadable");
@@ -177,7 +178,7 @@ impl<'a> Members<'a> {
         })
     }
 
-    /// The last one that can be read: where two stand, that is what most readers see.
+    /// Returns the last readable refresh token: of two, most parsers would return that one.
     fn refresh_token(&self, remarks: &mut Vec<&'static str>) -> Option<RefreshToken> {
         let all = self.all("refresh_token");
         let read = all.clone().rev().find_map(|raw| token(raw).and_then(Result::ok));
@@ -187,7 +188,7 @@ impl<'a> Members<'a> {
         read.map(|token| RefreshToken::new(token.as_str()))
     }
 
-    /// A token's life. One that says of itself that it has ended is not to be used.
+    /// Returns a token's life. A token that has expired by its own account is not used.
     fn life(&self, remarks: &mut Vec<&'static str>) -> Result<Duration, (&'static str, String)> {
         let Some(said) = self.seconds("expires_in") else {
             if self.stands("expires_in") {
@@ -206,7 +207,7 @@ impl<'a> Members<'a> {
         Ok(Duration::from_secs_f64(said.min(MAX_LIFE_SECONDS).floor()))
     }
 
-    /// The scopes; a list of words, as some servers send, is as good as a string.
+    /// Returns the scopes. Some servers send a list of words in place of a string.
     fn scopes(&self, remarks: &mut Vec<&'static str>) -> Option<Vec<String>> {
         let words = |text: &str| text.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>();
         let scopes = match self.value("scope")? {
@@ -228,29 +229,29 @@ impl<'a> Members<'a> {
         of_key.collect::<Vec<_>>().into_iter()
     }
 
-    /// Whether a member stands twice and not with one value.
+    /// Returns true if a member occurs twice with different values.
     fn differs(&self, key: &str) -> bool {
         let mut all = self.all(key);
         let first = all.next();
         all.any(|other| Some(other) != first)
     }
 
-    /// Whether a member is there; `null` and an empty string are absence.
+    /// Returns true if a member is present; `null` and an empty string count as absent.
     fn stands(&self, key: &str) -> bool {
         self.all(key).next_back().is_some_and(|raw| !["null", "\"\""].contains(&raw))
     }
 
-    /// A number of seconds, as a JSON number or in a string (old Entra answers have both).
+    /// Returns a number of seconds, from a JSON number or a string (old Entra answers have both).
     fn seconds(&self, key: &str) -> Option<f64> {
         let raw = self.all(key).next_back()?;
         let text: Cow<'_, str> =
             if raw.starts_with('"') { serde_json::from_str(raw).ok()? } else { raw.into() };
-        // (Rust's own reader would take "inf" and "nan" too.)
+        // (Rust's own parser would accept "inf" and "nan" too.)
         let is_number = text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
         text.parse().ok().filter(|_| is_number)
     }
 
-    /// A member's value; `null` and an empty string are absence.
+    /// Returns a member's value; `null` and an empty string count as absent.
     fn value(&self, key: &str) -> Option<Value> {
         let value = serde_json::from_str(self.all(key).next_back()?).unwrap_or(Value::Bool(true));
         Some(value).filter(|value| !value.is_null() && *value != Value::String(String::new()))
@@ -261,7 +262,8 @@ impl<'a> Members<'a> {
     }
 }
 
-/// A token: 1 to 65,536 visible ASCII characters or spaces (RFC 6749 appendix A). None for `null` and an empty string.
+/// Returns a token: 1 to 65,536 visible ASCII characters or spaces (RFC 6749 appendix A). `None` for `null`
+/// and an empty string.
 fn token(raw: &str) -> Option<Result<Zeroizing<String>, ()>> {
     let token = match serde_json::from_str(raw) {
         Ok(Value::Null) => return None,
@@ -279,7 +281,7 @@ fn token(raw: &str) -> Option<Result<Zeroizing<String>, ()>> {
     Some(if fits { Ok(token) } else { Err(()) })
 }
 
-/// Reads an object's members into a list that keeps what was read when the reading fails.
+/// Collects an object's members, and keeps those read before a failure.
 struct Entries<'l, 'a>(&'l mut Vec<(&'static str, &'a str)>);
 
 impl<'a> Visitor<'a> for Entries<'_, 'a> {
@@ -292,7 +294,7 @@ impl<'a> Visitor<'a> for Entries<'_, 'a> {
     fn visit_map<A: MapAccess<'a>>(self, mut entries: A) -> Result<(), A::Error> {
         while let Some(key) = entries.next_key::<&RawValue>()? {
             let value: &RawValue = entries.next_value()?;
-            // One that cannot be a name is of a member that nobody asks for.
+            // A key that is no valid text belongs to a member that is not read.
             let name: String = serde_json::from_str(key.get()).unwrap_or_default();
             if let Some(name) = READ.into_iter().find(|read| *read == name) {
                 self.0.push((name, value.get()));

@@ -1,8 +1,9 @@
-//! One token request with each of the app's client credentials in turn, and what its answers say of them.
+//! One token request, sent with the app's client credentials in turn, and the conclusions from its answers.
 //!
-//! All of the app's users share its credentials, so what one answer may say of them is bounded. A credential is rejected by
-//! an answer that is sure to be about it; by any refusal, where another credential had the very same request answered with a
-//! token; or by an answer that may as well be about one tenant, once a second tenant got it too and nothing was taken since.
+//! All of an app's users share its credentials, so one answer may only say so much about them. A credential
+//! is rejected by an answer that certainly concerns it; by any refusal, if another credential got a token for
+//! the very same request; or by an answer that may concern one tenant, once a second tenant got it too and
+//! nothing was accepted since.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,39 +25,40 @@ use crate::domain::credential::Witness;
 use crate::domain::token_hosts::Confined;
 use crate::domain::verdict::{AuthorityFailure, Disposition};
 
-/// So many tenants must be refused before an answer that may be about each of them speaks of the credential.
+/// Tenants that must be refused before an answer that may concern each of them counts against the credential.
 const TENANTS_TO_REJECT: usize = 2;
 
-/// So many accounts must be refused without a reason before the operator is told to look at a credential that has never worked.
+/// Accounts that must be refused without a reason before the operator is told to check a credential that has
+/// never worked.
 const ACCOUNTS_TO_DOUBT: usize = 3;
 
-/// One token request before a credential is added.
+/// A token request without its credential.
 pub(super) struct TokenCall {
     pub(super) doing: &'static str,
     pub(super) asked: Asked,
     pub(super) endpoint: CheckedUrl,
     pub(super) fields: Vec<(&'static str, Zeroizing<String>)>,
     pub(super) candidates: Vec<Arc<Member>>,
-    /// Somebody wants the token: it is no proof only.
+    /// True if the token is wanted for use, and not only as a proof.
     pub(super) is_use: bool,
-    /// The tenant that it is about, where that is known.
+    /// The tenant it concerns, if known.
     pub(super) tenant: Option<String>,
-    /// The account that it is about, where that is known.
+    /// The account it concerns, if known.
     pub(super) account: Option<String>,
 }
 
-/// Why a credential brought no token.
+/// Reason why a credential got no token.
 enum NoToken {
-    /// It could not be shown: nothing was sent.
+    /// It could not be presented: nothing was sent.
     Unusable(String),
-    /// It is for another host than the token endpoint's: nothing was sent.
+    /// It belongs to another host than the token endpoint's: nothing was sent.
     Stays(AuthorityFailure),
     /// The call failed.
     Failed(AuthorityFailure),
 }
 
 impl OpenIdAuthority {
-    /// Sends one token request with each candidate in turn until one is not rejected.
+    /// Sends a token request with each candidate in turn until one is not rejected.
     pub(super) async fn token_call(
         &self,
         metadata: &Metadata,
@@ -66,7 +68,7 @@ impl OpenIdAuthority {
         let deadline = self.parts.clock.monotonic().saturating_add(self.config.timeout);
         let mut last =
             ours(doing, Disposition::NextCredential, "the app has no client credential".to_owned());
-        // Refused in words that need not be about them.
+        // Refused with an error that need not concern them.
         let mut suspects: Vec<(&Arc<Member>, AuthorityFailure)> = Vec::new();
         for (at, member) in call.candidates.iter().enumerate() {
             let others = &call.candidates[at + 1..];
@@ -75,9 +77,11 @@ impl OpenIdAuthority {
                     if is_a_grant_of_tokens(&answered) {
                         let is_news = member.accept(call.is_use, self.parts.clock.now());
                         self.observe(AuthorityEvent::CredentialAccepted { id: member.label(), is_news });
-                        // The same request, and another credential: it was the credential.
+                        // The same request succeeded with another credential, so this credential was the
+                        // cause.
                         for (suspect, failure) in &suspects {
-                            // Entra says so of a credential; a failure of its own says nothing, and has passed by now.
+                            // An Entra refusal concerns the credential; an Entra outage says nothing, and has
+                            // passed by now.
                             if failure.answer.is_refusal() || self.provider() == Provider::OpenId {
                                 self.reject(suspect, failure);
                             }
@@ -106,7 +110,7 @@ impl OpenIdAuthority {
                     last = failure;
                 }
                 Err(NoToken::Failed(failure)) => {
-                    // The only one there is, which nobody has seen work.
+                    // It is the only credential and has never worked.
                     if failure.disposition == Disposition::Unclear
                         && !member.is_trusted()
                         && let Some(account) = &call.account
@@ -124,7 +128,7 @@ impl OpenIdAuthority {
             let Some(tenant) = call.tenant.as_deref().filter(|_| is_rejected) else { continue };
             match suspect.doubt(Witness::Tenant, tenant, TENANTS_TO_REJECT) {
                 Some(TENANTS_TO_REJECT) => self.reject(suspect, &failure),
-                // There may be no second tenant to say it.
+                // There may be no second tenant to confirm it.
                 Some(_) => self.observe(AuthorityEvent::CredentialDoubted { id: suspect.label() }),
                 None => {}
             }
@@ -132,9 +136,9 @@ impl OpenIdAuthority {
         Err(last)
     }
 
-    /// Whose question a refusal of this call answers.
+    /// Returns the question that a refusal of this call answers.
     pub(super) fn question_of(&self, call: &TokenCall) -> Question {
-        // What proves a credential is asked in the app's own tenant: nobody else's state is in the answer.
+        // A proof is sent to the app's own tenant: no other tenant's state affects the answer.
         let one_tenant = self.one_tenant || (call.asked == Asked::ClientCredentials && !call.is_use);
         Question { asked: call.asked, provider: self.provider(), one_tenant }
     }
@@ -146,9 +150,9 @@ impl OpenIdAuthority {
         self.observe(AuthorityEvent::CredentialRejected { id, codes, cause, is_news });
     }
 
-    /// Sends the request with this credential, and a secret in the other way where the first way was a guess and may be what was
-    /// refused. (A client is authenticated before its code or refresh token is looked at, RFC 6749 §3.2.1, so neither is spent by
-    /// a request that is refused for how it was authenticated.)
+    /// Sends the request with this credential. If the method for a secret was only guessed and may be the
+    /// cause of a refusal, it tries the other method. (A client is authenticated before its code or refresh
+    /// token is checked, RFC 6749 §3.2.1, so a refused authentication uses neither up.)
     async fn call_with(
         &self,
         metadata: &Metadata,
@@ -179,7 +183,8 @@ impl OpenIdAuthority {
             }
             Err(other) => return Err(other),
         };
-        // Once a way has worked for the app, only a word for the client is doubted, and only for a secret that worked that way.
+        // Once a method has worked for the app, it is doubted only after an error about the client, and only
+        // for a secret that worked with it.
         let may_be_the_method = match seen {
             None => is_about_the_client(&failure) || failure.disposition == Disposition::Unclear,
             Some(_) => member.is_trusted() && is_about_the_client(&failure),
@@ -204,7 +209,7 @@ impl OpenIdAuthority {
                 }
                 Ok(answered)
             }
-            // Refused for the client again: the first word counts.
+            // The client was refused again: the first error counts.
             Err(NoToken::Failed(again))
                 if again.answer.is_refusal()
                     && (is_about_the_client(&again) || again.disposition == Disposition::Unclear) =>
@@ -221,7 +226,7 @@ impl OpenIdAuthority {
         }
     }
 
-    /// How a secret was sent that the authority took.
+    /// Returns the method by which the authority accepted a secret.
     pub(super) fn seen_method(&self) -> Option<SecretMethod> {
         *self.seen_method.lock()
     }
@@ -230,7 +235,7 @@ impl OpenIdAuthority {
         *self.seen_method.lock() = method;
     }
 
-    /// Sends the request with this credential, a secret in this way.
+    /// Sends the request with this credential, and a secret by this method.
     async fn send(
         &self,
         metadata: &Metadata,
@@ -256,8 +261,9 @@ impl OpenIdAuthority {
         let proof = tokio::select! {
             biased;
             proof = member.credential().prove(&proving) => proof,
-            // A file on a mount that hangs.
-            () = self.parts.clock.sleep(left) => Err("what it is made from could not be read in time".to_owned()),
+            // The file is on a mount that hangs.
+            () = self.parts.clock.sleep(left) => Err("what it is made from could not be read in \
+                time".to_owned()),
         };
         let proof = proof.map_err(NoToken::Unusable)?;
         let mut form = Form::new();
@@ -279,12 +285,12 @@ impl OpenIdAuthority {
     }
 }
 
-/// Whether it proves anything that this was answered with 200: a page that calls itself a success does not.
+/// Returns true if a 200 proves anything: a page that only calls itself a success does not.
 fn is_a_grant_of_tokens(answered: &Answered) -> bool {
     !matches!(&answered.read, Err(Unusable { refresh_token: None, .. }))
 }
 
-/// Whether a refusal is in words for a client that could not prove itself, or may not do so in this way.
+/// Returns true if a refusal says that the client could not prove itself, or not by this method.
 fn is_about_the_client(failure: &AuthorityFailure) -> bool {
     let error = failure.answer.error.as_deref();
     failure.disposition == Disposition::NextCredential
@@ -292,9 +298,9 @@ fn is_about_the_client(failure: &AuthorityFailure) -> bool {
         || (matches!(failure.answer.status, Some(401 | 403)) && failure.disposition == Disposition::Unclear)
 }
 
-/// Whether what was refused may be the credential, whatever words the authority has for that: nobody has seen it work, and one
-/// that has worked can be tried with the same request. Providers have been seen to say it with an empty 400, `invalid_request`
-/// and a 500.
+/// Returns true if the cause of a refusal may be the credential, whatever its error: it has never worked, and
+/// one that has worked can be tried with the same request. Providers have been seen to answer with an empty
+/// 400, `invalid_request` and a 500.
 fn may_be_the_credential(
     call: &TokenCall,
     member: &Member,
@@ -302,19 +308,19 @@ fn may_be_the_credential(
     failure: &AuthorityFailure,
 ) -> bool {
     let is_answer = failure.answer.is_refusal() || failure.answer.status == Some(500);
-    // A code that was refused as such is not sent again: whoever sees it twice may end what came of it.
+    // A refused code is not sent again: an authority that sees it twice may revoke its tokens.
     let is_the_codes = call.asked == Asked::Redeem && failure.disposition == Disposition::Restart;
-    // A verdict by way of another untried credential is worth no more than this one.
+    // A verdict obtained with another untried credential is worth no more than this one.
     let is_better = |other: &Arc<Member>| !failure.disposition.is_verdict() || other.is_trusted();
     !member.is_trusted() && is_answer && !is_the_codes && others.iter().any(is_better)
 }
 
-/// An `application/x-www-form-urlencoded` body that is wiped when dropped.
+/// An `application/x-www-form-urlencoded` body, wiped when dropped.
 struct Form(Zeroizing<String>);
 
 impl Form {
     fn new() -> Self {
-        // Room for the largest refresh token and assertion, so that no outgrown buffer stays behind.
+        // Large enough for the largest refresh token and assertion, so that no outgrown buffer stays behind.
         Form(Zeroizing::new(String::with_capacity(64 * 1024)))
     }
 

@@ -1,6 +1,7 @@
-//! What is known of the hosts that secrets go to, between the store's keeper and those who send.
+//! The known token hosts, shared between the store's keeper and the senders of secrets.
 //!
-//! Nothing is sent before it is known what was remembered: a restart with another configuration must not lead a secret elsewhere.
+//! Nothing is sent before the stored record is known: a restart with another configuration must not lead a
+//! secret to another host.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeSet;
@@ -22,29 +23,29 @@ use crate::domain::time::{Clock, Timestamp};
 use crate::domain::token_hosts::{Confined, TokenHosts};
 use crate::domain::verdict::{AuthorityFailure, Disposition};
 
-/// What stands in [`AuthorityError::error`](crate::domain::verdict::AuthorityError::error), with no status beside it, when nothing was
-/// sent because the token host is another one than before.
+/// Value of [`AuthorityError::error`](crate::domain::verdict::AuthorityError::error), without a status, if
+/// nothing was sent because the token host differs from before.
 pub const HOST_NOT_CONFIRMED: &str = "host_not_confirmed";
 
-/// What is known, of all apps together.
+/// The known hosts of all apps.
 #[derive(Debug)]
 pub struct KnownTokenHosts {
     hosts: Mutex<TokenHosts>,
-    /// (app, host) that was logged as held back.
+    /// (app, host) pairs that were logged as held back.
     said: Mutex<BTreeSet<(String, String)>>,
     is_read: watch::Sender<bool>,
 }
 
-/// The same, as one app's authority needs it.
+/// The known hosts for one app's authority.
 #[derive(Debug, Clone)]
 pub struct AppHosts {
     /// The app's name.
     pub app: String,
-    /// What is known.
+    /// The known hosts of all apps.
     pub known: Arc<KnownTokenHosts>,
 }
 
-/// Nothing was remembered: for who has no store.
+/// For users without a store: no record is loaded.
 impl Default for AppHosts {
     fn default() -> Self {
         let known = KnownTokenHosts::default();
@@ -53,7 +54,7 @@ impl Default for AppHosts {
     }
 }
 
-/// Nothing is known until it was taken up.
+/// Nothing is known before a record is loaded.
 impl Default for KnownTokenHosts {
     fn default() -> Self {
         KnownTokenHosts {
@@ -64,16 +65,16 @@ impl Default for KnownTokenHosts {
     }
 }
 
-/// Why something stays here.
+/// Reason why a secret is not sent.
 pub(super) enum Stays {
-    /// It is not known yet what was remembered.
+    /// The stored record is not known yet.
     Unread,
-    /// It is for these hosts. Whether that is news.
+    /// It belongs to these hosts. True if that has not been logged yet.
     For(BTreeSet<String>, bool),
 }
 
 impl KnownTokenHosts {
-    /// Takes up what was remembered, and gives what is known with it.
+    /// Merges a stored record, and returns the result.
     pub fn take_up(&self, remembered: &TokenHosts) -> TokenHosts {
         let mut hosts = lock(&self.hosts);
         *hosts = hosts.merged(remembered);
@@ -81,7 +82,7 @@ impl KnownTokenHosts {
         hosts.clone()
     }
 
-    /// An operator said that an app's secrets go to this host.
+    /// Records an operator's confirmation that an app's secrets go to this host.
     pub fn confirmed(&self, app: &str, host: &str, now: Timestamp) {
         lock(&self.hosts).confirm(app, host, now);
         lock(&self.said).remove(&(app.to_owned(), host.to_owned()));
@@ -89,7 +90,7 @@ impl KnownTokenHosts {
 }
 
 impl AppHosts {
-    /// Whether a secret may be sent to a host. Waits for what was remembered, up to `limit`.
+    /// Returns whether a secret may be sent to a host. Waits for the stored record, up to `limit`.
     pub(super) async fn admit(
         &self,
         secret: Confined<'_>,
@@ -114,7 +115,7 @@ impl AppHosts {
 }
 
 impl OpenIdAuthority {
-    /// Whether a secret may go to this endpoint's host.
+    /// Returns whether a secret may be sent to this endpoint's host.
     pub(super) async fn admit(
         &self,
         doing: &'static str,
@@ -141,7 +142,8 @@ impl OpenIdAuthority {
             Confined::Grants { .. } => "the grant",
         };
         let cause = format!(
-            "the token endpoint is on {host}, and {what} is for {before}: it is not sent. If the change is right: tokenward credentials confirm {} {host}",
+            "the token endpoint is on {host}, and {what} is for {before}: it is not sent. If the change is \
+             right: tokenward credentials confirm {} {host}",
             hosts.app
         );
         if is_news {
@@ -152,7 +154,7 @@ impl OpenIdAuthority {
         Err(failure)
     }
 
-    /// The grants that this account's is one of.
+    /// Returns the grants that this account's belongs to.
     pub(super) fn grants_of<'a>(&self, account: &'a Account) -> Confined<'a> {
         let issuer = account.iss.as_str();
         let is_of_authority = self.expected.is_issuer(issuer);
@@ -162,8 +164,8 @@ impl OpenIdAuthority {
         }
     }
 
-    /// Where this app's credentials would go as far as is known here, where one of them is for another host. Only at Entra is the
-    /// token endpoint's host known before the document is.
+    /// Returns the host of this app's token endpoint, as far as it is known here, if one of the app's
+    /// credentials belongs to another. Only at Entra is that host known before the document is read.
     pub fn unconfirmed_host(&self) -> Option<String> {
         let host = match (self.metadata.held(), self.provider()) {
             (Some(metadata), _) => token_host(&metadata.token_endpoint),
@@ -181,7 +183,8 @@ impl OpenIdAuthority {
         credentials.configured().any(|member| stays(member)).then_some(host)
     }
 
-    /// Whether `host` is where this app's secrets go, for an operator who says that it is right. `Err` says what is not.
+    /// Checks, for an operator's confirmation, that `host` is the host of this app's token endpoint. `Err`
+    /// says what is wrong.
     pub async fn is_token_host(&self, host: &str) -> Result<(), String> {
         let metadata = self.metadata("confirming the token host").await.map_err(|failure| {
             format!("the discovery document, which names the token host, cannot be had: {}", failure.cause)
@@ -194,15 +197,15 @@ impl OpenIdAuthority {
     }
 }
 
-/// `{scheme}://{host}[:{port}]` of a URL.
+/// Returns the `{scheme}://{host}[:{port}]` of a URL.
 fn origin_of(url: &str) -> &str {
     let host = url.find("://").map_or(0, |at| at + 3);
     let end = url[host..].find('/').map_or(url.len(), |at| host + at);
     &url[..end]
 }
 
-/// The host of a token endpoint as it is compared and confirmed: with its port where that is not the scheme's own, and one for all
-/// of a cloud's.
+/// Returns a token endpoint's host in the form that is compared and confirmed: with its port unless that is
+/// the scheme's own, and the same for all hosts of a cloud.
 pub(super) fn token_host(url: &CheckedUrl) -> String {
     let own_port = url.port() == if url.is_https() { 443 } else { 80 };
     let cloud = cloud_of(url.host()).filter(|_| url.is_https() && own_port);

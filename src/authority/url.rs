@@ -1,4 +1,4 @@
-//! URLs we are willing to call, taken apart once and never by text search again.
+//! URLs that we are willing to call. They are parsed once, so that nothing searches their text afterwards.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use http::Uri;
 
 use super::address::Reach;
 
-/// Longer URLs are refused.
+/// Longest URL.
 const MAX_LENGTH: usize = 2048;
 
 /// An absolute `http` or `https` URL with a plain host: no userinfo, no fragment, no escapes in the host.
@@ -19,28 +19,28 @@ pub(super) struct CheckedUrl {
     https: bool,
 }
 
-/// Why a URL is refused.
+/// Reason why a URL is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UrlFault {
-    /// Not an absolute URL, too long, or with characters that have no place in one.
+    /// It is not an absolute URL, is too long, or has forbidden characters.
     #[error("is not an absolute URL of at most 2048 plain characters")]
     Malformed,
-    /// Neither `https` nor, where that is allowed, `http`.
+    /// The scheme is neither `https` nor an allowed `http`.
     #[error("must begin with https:// (http:// only where the authority itself is on loopback)")]
     Scheme,
-    /// Credentials before the host.
+    /// It has credentials before the host.
     #[error("must not carry a user or a password")]
     Userinfo,
-    /// A `#`.
+    /// It has a `#`.
     #[error("must not carry a fragment")]
     Fragment,
-    /// A host that is empty, escaped, or ends in a dot.
+    /// The host is empty, escaped, or ends in a dot.
     #[error("has a host that is empty, escaped or ends in a dot")]
     Host,
 }
 
 impl CheckedUrl {
-    /// Takes a URL apart. Plain `http` passes only when `allow_http` and the host is a loopback one.
+    /// Parses a URL. Plain `http` needs `allow_http` and a loopback host.
     pub(super) fn parse(text: &str, allow_http: bool) -> Result<Self, UrlFault> {
         if text.len() > MAX_LENGTH || !text.bytes().all(|byte| byte.is_ascii_graphic()) || text.contains('\\')
         {
@@ -64,7 +64,7 @@ impl CheckedUrl {
             return Err(UrlFault::Host);
         }
         let default_port = if https { 443 } else { 80 };
-        // `host:` and `host:0` and `host:99999` are not ports.
+        // `host:`, `host:0` and `host:99999` have no valid port.
         let port = match authority.as_str().rsplit_once(':') {
             Some((_, digits)) if !digits.ends_with(']') => {
                 digits.parse().ok().filter(|port| *port != 0).ok_or(UrlFault::Malformed)?
@@ -79,55 +79,55 @@ impl CheckedUrl {
         Ok(url)
     }
 
-    /// The URL as it came.
+    /// Returns the URL as given.
     pub(super) fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The URL for the HTTP client.
+    /// Returns the URL for the HTTP client.
     pub(super) fn uri(&self) -> &Uri {
         &self.uri
     }
 
-    /// Lower case, without brackets.
+    /// Returns the host in lower case, without brackets.
     pub(super) fn host(&self) -> &str {
         &self.host
     }
 
-    /// The port, the scheme's own when none is written.
+    /// Returns the port, or the scheme's own if none is written.
     pub(super) fn port(&self) -> u16 {
         self.port
     }
 
-    /// Whether the URL is `https`.
+    /// Returns true for `https`.
     pub(super) fn is_https(&self) -> bool {
         self.https
     }
 
-    /// The host as an address, when it is written as one.
+    /// Returns the host as an address, if it is written as one.
     pub(super) fn literal(&self) -> Option<IpAddr> {
         self.host.parse().ok()
     }
 
-    /// Whether the host can only be this machine.
+    /// Returns true if the host can only be this machine.
     pub(super) fn is_loopback(&self) -> bool {
         self.host == "localhost"
             || self.literal().is_some_and(|address| Reach::of(address) == Reach::Loopback)
     }
 
-    /// `{scheme}://{host}[:{port}]`, as written.
+    /// Returns `{scheme}://{host}[:{port}]`, as written.
     pub(super) fn origin(&self) -> &str {
         let path = self.text.find("://").map_or(0, |at| at + 3);
         let end = self.text[path..].find(['/', '?']).map_or(self.text.len(), |at| path + at);
         &self.text[..end]
     }
 
-    /// The path's segments, empty ones left out.
+    /// Iterates over the path's segments, without empty ones.
     pub(super) fn segments(&self) -> impl Iterator<Item = &str> {
         self.uri.path().split('/').filter(|segment| !segment.is_empty())
     }
 
-    /// Whether the URL has a query.
+    /// Returns true if the URL has a query.
     pub(super) fn has_query(&self) -> bool {
         self.uri.query().is_some()
     }

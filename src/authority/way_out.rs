@@ -1,9 +1,10 @@
-//! The way out: a connection straight to the host, or a tunnel to it through a forward proxy (RFC 9110 §9.3.6).
+//! The way out: a direct connection to the host, or a tunnel to it through a forward proxy (RFC 9110 §9.3.6).
 //!
-//! The proxy is the operator's word and may be anywhere. It is told a host and a port, and carries bytes: TLS is spoken with the
-//! host inside of the tunnel, so the certificate that counts is the host's.
+//! The operator chose the proxy, so it may be anywhere. It learns a host and a port, and carries bytes: TLS
+//! runs with the host inside the tunnel, so the host's certificate is what counts.
 //!
-//! Its one hard problem is to say whose fault it is when nothing comes back: a fault of the proxy is a [`ProxyFault`].
+//! The one hard problem: telling who is at fault when nothing comes back. A fault of the proxy is a
+//! [`ProxyFault`].
 
 use std::error::Error;
 use std::fmt;
@@ -33,26 +34,27 @@ use crate::domain::proxy::{Proxy, Routes, host_and_port};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
 
-/// How long one step on the way may take: a connection to one address, a proxy's answer. A dead one takes its share only.
+/// Time limit of one step: a connection to one address, or a proxy's answer. A dead one uses up only its
+/// share.
 pub(super) const STEP: Duration = Duration::from_secs(5);
-/// Most bytes of the head of a proxy's answer. (hyper's least.)
+/// Most bytes of the head of a proxy's answer (hyper's minimum).
 const HEAD_CAP: usize = 8 * 1024;
 
 type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// How everything leaves.
+/// The way of all outgoing connections.
 #[derive(Clone, Default, PartialEq)]
 pub struct Outbound {
     routes: Routes,
     /// The value of `Proxy-Authorization`.
     login: Option<Zeroizing<String>>,
-    /// Whom to trust for a proxy that speaks TLS.
+    /// CA certificates to trust for a proxy with TLS.
     roots: Roots,
 }
 
 impl Outbound {
-    /// By these routes, with this name and password at the proxy.
+    /// Uses these routes, and this user and password for the proxy.
     pub fn new(routes: Routes, login: Option<(&str, &str)>, roots: Roots) -> Self {
         let login = login.map(|(name, password)| {
             let pair = Zeroizing::new(format!("{name}:{password}"));
@@ -73,7 +75,7 @@ impl fmt::Debug for Outbound {
     }
 }
 
-/// What a proxy did wrong, or whoever set it up. Which proxy it was stands where the destination is named.
+/// A fault of a proxy or of its configuration. The destination's description names the proxy.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ProxyFault {
     #[error("the proxy cannot be reached")]
@@ -98,7 +100,7 @@ pub(super) enum ProxyFault {
     Talks,
 }
 
-/// Makes connections by an [`Outbound`].
+/// Makes connections as an [`Outbound`] says.
 #[derive(Clone)]
 pub(super) struct WayOut {
     direct: HttpConnector<GuardedResolver>,
@@ -124,7 +126,7 @@ impl WayOut {
         let routes = &outbound.routes;
         let proxied = match routes.https.as_ref().or(routes.http.as_ref()) {
             None => None,
-            // (The roots are needed by a proxy that speaks TLS alone: one that does not works on a machine without any.)
+            // (Only a proxy with TLS needs CA certificates: without one a machine may have none.)
             Some(_) => {
                 let speaks_tls = routes.https.iter().chain(&routes.http).any(|proxy| proxy.tls);
                 let config = tls_config(&outbound.roots, !speaks_tls)?;
@@ -195,12 +197,12 @@ async fn open(stream: Stream, target: &str, login: Option<&String>) -> Result<St
         tokio::select! {
             biased;
             upgraded = &mut ask => break upgraded?,
-            // It hands the stream over when it ends; how it failed, if it did, is told to whoever asks.
+            // It returns the stream when it ends; the caller of the request learns of a failure.
             _ = &mut connection, if is_open => is_open = false,
         }
     };
     let parts = upgraded.downcast::<Stream>().expect("it is the stream that the request was sent over");
-    // Whoever speaks TLS waits for our first word, and so does whoever speaks HTTP.
+    // TLS and HTTP servers both wait for our first bytes, so early bytes are the proxy's.
     if parts.read_buf.is_empty() { Ok(parts.io) } else { Err(ProxyFault::Talks) }
 }
 

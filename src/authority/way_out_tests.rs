@@ -1,4 +1,4 @@
-//! What a proxy may answer, over real sockets, and what is made of it.
+//! Possible answers of a proxy, over real sockets, and the conclusions from them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::domain::proxy::{Proxy, Routes};
 
 const CA: &str = include_str!("../../tests/data/authority/keys/tls-ca.pem");
 
-/// A client whose only way out is the proxy at this port.
+/// Makes a client whose only way out is the proxy at this port.
 fn client(port: u16, tls: bool, login: Option<(&str, &str)>) -> HttpClient {
     let proxy = Proxy { tls, host: "127.0.0.1".into(), port, named_by: "a test".into() };
     let routes = Routes { https: Some(proxy.clone()), http: Some(proxy), exceptions: Vec::new() };
@@ -96,7 +96,7 @@ async fn tls_is_spoken_to_the_proxy_too_where_its_url_says_so() {
     let server = Server::start_tls(|_| raw("HTTP/1.1 403 X\r\ncontent-length: 0\r\n\r\n"));
     let (_, cause) = failure(&client(server.address.port(), true, None)).await;
     assert!(cause.contains("the proxy forbids the way there (403)"), "{cause}");
-    // One whose certificate nobody vouches for is sent nothing.
+    // A proxy with an untrusted certificate is sent nothing.
     let proxy =
         Proxy { tls: true, host: "127.0.0.1".into(), port: server.address.port(), named_by: "a test".into() };
     let routes = Routes { https: Some(proxy), http: None, exceptions: Vec::new() };
@@ -109,7 +109,7 @@ async fn tls_is_spoken_to_the_proxy_too_where_its_url_says_so() {
     assert_eq!(fault, HttpFault::NotSent);
     assert!(cause.contains("the proxy cannot be reached: invalid peer certificate"), "{cause}");
     assert_eq!(server.seen().len(), 1);
-    // And one in the clear that is taken for one with TLS is no proxy.
+    // A proxy without TLS that is configured with TLS does not work.
     let plain = Server::start(|_| raw("HTTP/1.1 403 X\r\n\r\n"));
     let (_, cause) = failure(&client(plain.address.port(), true, None)).await;
     assert!(cause.contains("the proxy cannot be reached") || cause.contains("did not answer"), "{cause}");

@@ -1,5 +1,5 @@
-//! JSON from the authority, read strictly: a key that stands twice and bytes after the end are refused. And the token
-//! endpoint's refusals (RFC 6749 §5.2); its successes are read in `token_answer`.
+//! Strict JSON from the authority: repeated keys and bytes after the end are refused. Also the token
+//! endpoint's refusals (RFC 6749 §5.2); `token_answer` reads its successes.
 
 use std::fmt;
 
@@ -11,14 +11,14 @@ use zeroize::Zeroize;
 use super::http::HttpAnswer;
 use super::text::{code_word, trace_word};
 
-/// The longest claims challenge that is kept, in bytes.
+/// Longest claims challenge that is kept, in bytes.
 pub(super) const MAX_CLAIMS: usize = 8 * 1024;
-/// The most members of one object. Each one more makes the search for the next longer.
+/// Most members of one object. Each makes the search for the next longer.
 const MAX_MEMBERS: usize = 1024;
-/// The most error numbers that are kept.
+/// Most error numbers that are kept.
 const MAX_CODES: usize = 10;
 
-/// A refusal, as far as it could be read.
+/// A refusal, as far as it is readable.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct TokenError {
     pub(super) error: Option<String>,
@@ -28,12 +28,12 @@ pub(super) struct TokenError {
     pub(super) correlation_id: Option<String>,
     /// A claims challenge, as the JSON text of an object.
     pub(super) claims: Option<String>,
-    /// The authority's free text: for a debug log only.
+    /// The authority's free text, only for a debug log.
     pub(super) description: Option<String>,
 }
 
-/// Reads the answer to a token request that was refused. None when it is not a JSON object that says something:
-/// an outage's HTML page, a proxy's text, nothing at all.
+/// Parses the answer to a refused token request. `None` if it is no meaningful JSON object: an outage's HTML
+/// page, a proxy's text, or empty.
 pub(super) fn refusal(answer: &HttpAnswer) -> Option<TokenError> {
     let object = Object::parse(&answer.body).ok()?;
     let text = |key: &str| object.0.get(key).and_then(Value::as_str);
@@ -66,18 +66,19 @@ pub(super) fn refusal(answer: &HttpAnswer) -> Option<TokenError> {
     })
 }
 
-/// The number at the start of Entra's free text, as in `AADSTS50076: …`. Nothing else of it is ever read.
+/// Returns the number at the start of Entra's free text, as in `AADSTS50076: …`. No other part of it is ever
+/// read.
 pub(super) fn aadsts(description: &str) -> Option<u32> {
     let digits = description.strip_prefix("AADSTS")?;
     let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
     digits[..end].parse().ok()
 }
 
-/// A JSON object without repeated keys at any depth; its strings are wiped when dropped.
+/// A JSON object without repeated keys at any depth. Its strings are wiped when dropped.
 pub(super) struct Object(pub(super) Map<String, Value>);
 
 impl Object {
-    /// Reads bytes that are one JSON object and nothing else.
+    /// Parses bytes that are exactly one JSON object.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
         match serde_json::from_slice::<Strict>(bytes) {
             Ok(Strict(Value::Object(map))) => Ok(Object(map)),
@@ -86,7 +87,7 @@ impl Object {
                 Err("it is JSON, but not an object".to_owned())
             }
             Err(error) => {
-                // Its own words could quote a secret, and where it stopped is enough; these are ours.
+                // serde_json's message could quote a secret; the position and our own words are enough.
                 let text = error.to_string();
                 let ours = [REPEATED_KEY, TOO_MANY_MEMBERS].into_iter().find(|words| text.starts_with(words));
                 Err(ours.map(str::to_owned).unwrap_or_else(|| {
@@ -115,7 +116,8 @@ pub(super) fn wipe(value: &mut Value) {
 const REPEATED_KEY: &str = "a key stands twice";
 const TOO_MANY_MEMBERS: &str = "an object has more than 1,024 members";
 
-/// Any JSON value without repeated keys. `serde_json` alone lets the last one win, and another reader the first.
+/// Any JSON value without repeated keys. `serde_json` alone takes the last of them, and other parsers the
+/// first.
 struct Strict(Value);
 
 impl<'de> Deserialize<'de> for Strict {
@@ -202,7 +204,8 @@ mod tests {
     #[test]
     fn a_refusal_gives_up_its_codes_and_nothing_of_its_words() {
         let body = r#"{"error":"invalid_grant","suberror":"basic_action",
-            "error_description":"AADSTS50076: Due to a change.\r\nTrace ID: 1","error_codes":[50076, -1, "x", 5000000000],
+            "error_description":"AADSTS50076: Due to a change.\r\nTrace ID: 1",
+            "error_codes":[50076, -1, "x", 5000000000],
             "trace_id":"0cd7b4c4-0000-0000-0000-3d2d5e1c0100","correlation_id":"not an id <b>",
             "claims":"{\"access_token\":{\"capolids\":{\"essential\":true}}}","error_uri":"https://x"}"#;
         let read = refusal(&answer(400, None, body)).expect("a refusal");

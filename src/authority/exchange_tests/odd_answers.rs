@@ -1,9 +1,9 @@
-//! Answers of the token endpoint that are odd: what is kept of them, and whose they must be.
+//! Odd answers of the token endpoint: what is kept of them, and whose they must be.
 
 use super::*;
 use crate::authority::testing::{P256, other_jwks, p256_jwk};
 
-/// A refresh's answer with `change` made to it.
+/// Refreshes, with `change` applied to the answer.
 async fn refreshed(change: impl Fn(&mut Value) + Send + 'static) -> Result<TokenAnswer, AuthorityFailure> {
     let world = World::entra();
     world.answer_tokens(move |origin, _| {
@@ -69,7 +69,7 @@ async fn any_success_is_read_as_one() {
         let answer = world.refresh().await.unwrap_or_else(|failure| panic!("{status}: {failure}"));
         assert!(answer.refresh_token.is_some_and(|token| token.expose() == "RT-2"), "{status}");
     }
-    // Nobody knows what became of the refresh token that was sent.
+    // Nobody knows what happened to the refresh token that was sent.
     world.answer_tokens(|_, _| Reply::Answer { status: 204, headers: Vec::new(), body: String::new() });
     assert_eq!(failed(world.refresh().await).disposition, Disposition::OutcomeUnknown);
 }
@@ -80,7 +80,7 @@ async fn a_claim_that_need_not_be_there_costs_neither_a_refresh_nor_a_sign_in() 
     for name in ["at_hash", "c_hash", "azp", "nbf", "preferred_username", "email", "auth_time"] {
         for value in [Value::Null, json!(7.5), json!({})] {
             if name == "nbf" && value.is_number() {
-                continue; // that is a good one
+                continue; // a good answer
             }
             let row = format!("{name} {value}");
             world.answer_tokens(move |origin, _| {
@@ -98,7 +98,7 @@ async fn a_claim_that_need_not_be_there_costs_neither_a_refresh_nor_a_sign_in() 
     }
 }
 
-/// What became of an answer to a refresh: `served`, or what of it is kept.
+/// Returns the fate of an answer to a refresh: `served`, or what is kept.
 async fn fate(world: &World) -> (&'static str, String) {
     match world.refreshed(None).await.expect("an answer") {
         Refreshed::Tokens(answer) => {
@@ -131,7 +131,7 @@ async fn an_answer_is_served_kept_or_dropped_by_what_its_id_token_says() {
     const SOMEBODY: &str = "dddddddd-0000-4000-8000-00000000000d";
     let rows: Vec<(&str, Change, &str, &str)> = vec![
         ("as it should be", |_, _| {}, "served", ""),
-        // It cannot be verified, and says whose it is.
+        // It cannot be verified, but names its owner.
         ("a key nobody has", |h, _| h["kid"] = "k9".into(), "served", "id_token unknown_key"),
         (
             "an algorithm that is not Entra's",
@@ -150,7 +150,7 @@ async fn an_answer_is_served_kept_or_dropped_by_what_its_id_token_says() {
         ("an end that is past", |_, c| c["exp"] = json!(NOW - 999), "served", "id_token expired"),
         ("no end", |_, c| c["exp"] = Value::Null, "served", "id_token claim_missing"),
         ("a birth in words", |_, c| c["iat"] = "now".into(), "served", "id_token claim_type"),
-        // It is not to be believed, or does not say whose it is.
+        // It must not be believed, or does not name its owner.
         ("an extension nobody knows", |h, _| h["crit"] = json!(["x"]), "kept", "id_token critical"),
         ("another kind of token", |h, _| h["typ"] = "at+jwt".into(), "kept", "id_token wrong_type"),
         ("an algorithm that is a number", |h, _| h["alg"] = json!(1), "kept", "id_token malformed"),
@@ -168,7 +168,7 @@ async fn an_answer_is_served_kept_or_dropped_by_what_its_id_token_says() {
             "kept",
             "id_token access_token_hash",
         ),
-        // It is somebody else's.
+        // It belongs to another account.
         ("another object id", |_, c| c["oid"] = SOMEBODY.into(), "nowhere", "another_account"),
         (
             "another object id under a key nobody has",
@@ -230,7 +230,7 @@ async fn an_access_token_that_cannot_be_used_costs_no_refresh_token() {
         });
         assert_eq!(fate(&world).await, ("kept", rule.to_owned()), "{row}");
     }
-    // Unless the answer is somebody else's.
+    // Unless the answer belongs to another account.
     for (name, value, _) in rows {
         if name == "id_token" {
             continue;
@@ -245,7 +245,7 @@ async fn an_access_token_that_cannot_be_used_costs_no_refresh_token() {
         });
         assert_eq!(fate(&world).await, ("nowhere", "another_account".to_owned()), "{row}");
     }
-    // Where the answer is whole and has none, the one that was sent stays in force.
+    // A complete answer without one leaves the token that was sent valid.
     let fated = [
         (json!({ "access_token": "AT-1", "token_type": "mac" }), "as before"),
         (json!({ "access_token": "AT-1", "id_token": "?" }), "as before"),
@@ -296,7 +296,7 @@ async fn algorithms_other_providers_sign_with_are_known_and_others_are_named() {
         assert!(answer.account.is_some_and(|account| account.sub == "s"), "{alg}");
         let answer = world.refresh_as("s").await.unwrap_or_else(|failure| panic!("{alg}: {failure}"));
         assert!(answer.account.is_some() && answer.remarks.rules.is_empty(), "{alg}");
-        // A key of another kind signs nothing.
+        // A key of another kind verifies nothing.
         signed_by(alg, if kid == "k1" { "k2" } else { "k1" });
         assert!(failed(world.redeem().await).cause.ends_with("by the rule signature"), "{alg}");
     }
@@ -314,10 +314,11 @@ async fn algorithms_other_providers_sign_with_are_known_and_others_are_named() {
     }
 }
 
-/// This body under `200`, or another status, with these headers besides.
+/// Makes an answer with this body, status and headers.
 fn raw(status: u16, headers: &str, body: &[u8]) -> Reply {
     let head = format!(
-        "HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-type: application/json\r\n{headers}content-length: {}\r\n\r\n",
+        "HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-type: \
+         application/json\r\n{headers}content-length: {}\r\n\r\n",
         body.len()
     );
     Reply::Raw([head.as_bytes(), body].concat())
@@ -348,7 +349,7 @@ async fn compressed_answers_and_byte_order_marks_are_read_everywhere() {
         let asked = world.server.seen();
         assert!(asked.iter().all(|seen| seen.header("accept-encoding") == Some("identity")), "{asked:?}");
     }
-    // What unpacks to more than an answer may have is as lost as one that is too large.
+    // A body that decompresses to too much is as lost as one that is too large.
     let world = World::entra();
     world.answer_tokens(move |_, _| raw(200, gzip, &crate::authority::body::packed(&vec![b' '; 1 << 20])));
     assert_eq!(failed(world.refresh().await).disposition, Disposition::OutcomeUnknown);
@@ -367,7 +368,7 @@ async fn an_app_s_own_keys_are_found_where_the_app_is_named() {
         world.redeem().await.expect("an account");
     }
     assert_eq!((world.server.count("/keys"), world.server.count(&format!("?appid={CLIENT_ID}"))), (2, 1));
-    // Both are renewed together, and a key that nobody has makes nobody look again and again.
+    // Both are renewed together, and an unknown key does not cause repeated fetches.
     world.clock.advance(3601);
     world.redeem().await.expect("an account");
     assert_eq!((world.server.count("/keys"), world.server.count(&format!("?appid={CLIENT_ID}"))), (3, 2));
@@ -376,7 +377,7 @@ async fn an_app_s_own_keys_are_found_where_the_app_is_named() {
         assert!(failed(world.redeem().await).cause.ends_with("by the rule unknown_key"));
     }
     assert!(world.server.count(&format!("?appid={CLIENT_ID}")) <= 3);
-    // Other providers are asked nothing of the kind.
+    // Nothing of the kind applies to other providers.
     let world = World::openid();
     world.answer_tokens(|origin, _| {
         let claims = json!({

@@ -1,10 +1,10 @@
-//! A token host that is another one than before: what is not sent there, and what may go.
+//! A token host that differs from before: what is not sent there, and what may be.
 
 use super::*;
 use crate::authority::{AppHosts, HOST_NOT_CONFIRMED, KnownTokenHosts};
 use crate::domain::token_hosts::TokenHosts;
 
-/// Somebody's server that takes what it is sent.
+/// An attacker's server that accepts what it is sent.
 fn taker() -> Server {
     Server::start(|seen| {
         let origin = format!("http://{}", seen.header("host").expect("a host"));
@@ -12,7 +12,7 @@ fn taker() -> Server {
     })
 }
 
-/// An authority whose document may name the other server, and what proves the app there.
+/// An authority whose document may name the other server, and the credentials there.
 fn world(credentials: Vec<ClientCredential>, other: &Server) -> World {
     let host = other.address.to_string();
     World::with("/common/v2.0", entra_script(), credentials, |config| {
@@ -57,7 +57,7 @@ async fn a_document_that_names_another_token_host_leads_no_secret_there() {
         "{said:?}"
     );
 
-    // What was sent nowhere yet goes where it is led: the second secret was never needed before.
+    // A secret that was never sent goes to the named host: the second one was never needed before.
     let scopes = world.authority.scope_naming().scopes("User.Read").expect("scopes");
     world.authority.client_credentials(&scopes, Some(TENANT_A)).await.expect("a token");
     let secrets: Vec<_> =
@@ -69,7 +69,7 @@ async fn a_document_that_names_another_token_host_leads_no_secret_there() {
     assert_eq!(world.authority.is_token_host(&host).await, Ok(()));
     assert!(world.authority.is_token_host("127.0.0.1").await.is_err());
     world.authority.parts.token_hosts.known.confirmed("app", &host, world.clock.now());
-    // (What that server answers is another matter.)
+    // (That server's answer does not matter.)
     let _answered = world.refresh().await;
     assert_eq!(
         other.seen().last().and_then(|seen| seen.field("refresh_token").map(str::to_owned)).as_deref(),
@@ -91,7 +91,7 @@ async fn a_certificate_needs_no_word_and_a_grant_and_an_assertion_of_others_do()
     own.expect("what it signs is for that endpoint alone");
     assert_eq!(other.seen().len(), 1);
 
-    // One that is for the issuer would be good at the host before, too.
+    // An assertion for the issuer would be valid at the earlier host, too.
     let certificate = ClientCredential::certificate("cert", pem).expect("a pair");
     let of_issuer = World::with("/common/v2.0", entra_script(), vec![certificate], |config| {
         config.endpoint_hosts = Some(vec![other.address.to_string()]);

@@ -1,4 +1,4 @@
-//! What holds for every document and refusal of an authority.
+//! Properties of every document and refusal of an authority.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use aws_lc_rs::signature::KeyPair;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-/// Panics if a good key is not found because of what stands beside it.
+/// Panics if its neighbours keep a good key from being found.
 pub fn a_key_set_loses_no_good_key(input: &[u8]) {
     if let Err(why) = KeySet::parse(input) {
         assert!(is_tame(&why, 200), "{why:?}");
@@ -48,7 +48,7 @@ pub fn a_key_set_loses_no_good_key(input: &[u8]) {
     }
 }
 
-/// Panics if an authority's document is believed that leads in plain text over a network, or is of another issuer.
+/// Panics if a document is believed that leads over a network in plain text, or has another issuer.
 pub fn an_authority_s_document_leads_nowhere_else(input: &[u8]) {
     let expected = |authority: &str, provider| {
         let authority = CheckedUrl::parse(authority, true).expect("a URL");
@@ -80,7 +80,8 @@ pub fn an_authority_s_document_leads_nowhere_else(input: &[u8]) {
     }
 }
 
-/// Panics if what an authority refuses with says more than its own few words, or takes a grant away that it did not speak of.
+/// Panics if a refusal reports more than the authority's own few words, or destroys a grant that it did not
+/// concern.
 pub fn a_refusal_is_told_in_tame_words(input: &[u8]) {
     let body = input.to_vec();
     let refusal = wire::refusal(&HttpAnswer { status: 400, headers: HeaderMap::new(), body: body.into() });
@@ -103,7 +104,7 @@ pub fn a_refusal_is_told_in_tame_words(input: &[u8]) {
             for status in [200, 400, 401, 403, 429, 500, 503] {
                 let judged = classify::token_error(status, refusal.as_ref(), None, question).disposition;
                 let is_verdict = matches!(judged, Disposition::Reauthorize(..) | Disposition::Blocked(_));
-                // Only a refusal that could be read is a verdict, and only on a grant.
+                // Only a readable refusal is a verdict, and only on a grant.
                 assert!(
                     !is_verdict || refusal.is_some() && (400..429).contains(&status),
                     "{status}: {judged:?}"
@@ -122,7 +123,7 @@ pub fn a_refusal_is_told_in_tame_words(input: &[u8]) {
     }
 }
 
-/// The host and port that a URL leads to when it is called; none where it is not.
+/// Returns the host and port that a call of this URL leads to; `None` if it is refused.
 pub fn host_and_port_of(text: &str) -> Option<(String, u16)> {
     let url = CheckedUrl::parse(text, true).ok()?;
     assert_eq!(CheckedUrl::parse(url.as_str(), true).as_ref(), Ok(&url));
@@ -131,7 +132,7 @@ pub fn host_and_port_of(text: &str) -> Option<(String, u16)> {
     Some((url.host().to_owned(), url.port()))
 }
 
-/// One line of a size for logs.
+/// Returns true for one line of a size fit for logs.
 fn is_tame(text: &str, most: usize) -> bool {
     text.len() <= most && !text.contains(char::is_control)
 }
