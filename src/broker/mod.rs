@@ -188,7 +188,7 @@ impl Broker {
         self.settings.load_full()
     }
 
-    /// Adopts the present store on an operator's word, and checks everything held in memory against it.
+    /// Adopts the present store on an operator's word, and checks everything cached against it.
     pub async fn adopt_store(&self) -> Result<(), Refusal> {
         self.deps.repository.adopt_store().await.map_err(RepositoryError::from)?;
         self.deps.engine.start_over();

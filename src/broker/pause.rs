@@ -56,7 +56,7 @@ impl Broker {
             if paused {
                 self.hold(key).await?;
             }
-            // A held record may be older than an act whose answer was lost.
+            // A cached record may be older than an act whose answer was lost.
             self.deps.engine.distrust(key);
             let is_so = (before.profile.status == Status::Paused) == paused;
             if !is_so {

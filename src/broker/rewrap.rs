@@ -1,8 +1,8 @@
-//! Replacement of a sealing key: counting the records that each key sealed, and resealing those not sealed
+//! Replacement of a sealing key: counting the records that each key sealed, and rewrapping those not sealed
 //! with the primary key.
 //!
 //! No state is kept. A walk covers all records, and does not depend on where an earlier one ended or which
-//! replica made it. One replica at a time reseals, and only while all replicas agree on the primary key:
+//! replica made it. One replica at a time rewraps, and only while all replicas agree on the primary key:
 //! otherwise two would undo each other's work, or one could not open another's records.
 
 use parking_lot::Mutex;
@@ -24,11 +24,11 @@ use crate::store::{LeaseAnswer, LeaseNonce, LeaseOf, RecordOf};
 
 /// Pause between two pages of a count, so that its cost in a second does not grow with the number of records.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Length of the lease: another replica takes over after this time if the resealing one dies.
+/// Length of the lease: another replica takes over after this time if the rewrapping one dies.
 const LEASE: Duration = Duration::from_secs(6);
 /// The lease is prolonged when this much has passed, so that two attempts may fail.
 const PROLONG_AFTER: Duration = Duration::from_secs(2);
-/// Records resealed at the same time, so that a distant store does not slow it below its rate.
+/// Records rewrapped at the same time, so that a distant store does not slow it below its rate.
 const LANES: usize = 8;
 /// Most unopenable records that one pass names in the log.
 const MOST_NAMED: u64 = 10;
@@ -44,11 +44,11 @@ pub(super) struct State {
 /// Progress of the last pass over all records.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// True while this process is resealing.
+    /// True while this process is rewrapping.
     pub is_running: bool,
     /// Why a needed pass has not begun.
     pub waits_for: Option<String>,
-    /// Records resealed.
+    /// Records rewrapped.
     pub resealed: u64,
     /// Records that did not open and were left unchanged.
     pub refused: u64,
@@ -59,7 +59,7 @@ pub struct Progress {
 pub enum Pass {
     /// All records were covered.
     Done(Progress),
-    /// Another replica is resealing.
+    /// Another replica is rewrapping.
     Elsewhere,
     /// The replicas do not agree, for this reason.
     Waits(String),
@@ -180,7 +180,7 @@ impl Broker {
         tally.keys().map(|(id, counted)| (id.clone(), counted.records, *id == primary.id)).collect()
     }
 
-    /// Returns the number of counted records that must be resealed.
+    /// Returns the number of counted records that must be rewrapped.
     pub fn left_to_rewrap(&self) -> u64 {
         let keyring = self.deps.repository.keyring();
         let (primary, tally) = (keyring.primary(), keyring.tally());
@@ -188,7 +188,7 @@ impl Broker {
         others.map(|(_, counted)| counted.records.saturating_sub(counted.passing)).sum()
     }
 
-    /// Reseals all records sealed with other keys, at most `rate` a second, unless another replica is doing
+    /// Rewraps all records sealed with other keys, at most `rate` a second, unless another replica is doing
     /// so.
     pub async fn rewrap(&self, rate: f64) -> Result<Pass, RepositoryError> {
         if let Some(why) = self.disagreement().await? {
@@ -248,7 +248,7 @@ impl Broker {
         [a, b, c, d, e, f, g, h].into_iter().collect()
     }
 
-    /// Reseals every n-th record.
+    /// Rewraps every n-th record.
     async fn rewrap_lane(&self, todo: &[RecordOf], first: usize, pace: &Pace) -> Result<(), RepositoryError> {
         for of in todo.iter().skip(first).step_by(LANES) {
             pace.turn(self.deps.clock.as_ref()).await;
@@ -295,12 +295,12 @@ impl Broker {
         }
     }
 
-    /// Returns the reason against resealing now, if there is one.
+    /// Returns the reason against rewrapping now, if there is one.
     async fn disagreement(&self) -> Result<Option<String>, RepositoryError> {
         Ok(disagreement(&self.live_replicas().await?))
     }
 
-    /// Starts resealing without waiting for the next walk.
+    /// Starts rewrapping without waiting for the next walk.
     pub fn ask_for_rewrap(&self) {
         self.rewrap.woken.notify_one();
     }
@@ -354,7 +354,7 @@ impl Broker {
     }
 }
 
-/// Returns the reason against resealing: a replica cannot open another's records.
+/// Returns the reason against rewrapping: a replica cannot open another's records.
 fn disagreement(replicas: &[Replica]) -> Option<String> {
     let me = replicas.iter().find(|replica| replica.is_me)?;
     let primary = &me.report.sealing.primary;

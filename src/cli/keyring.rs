@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const TAKE_UP: u32 = 8;
 /// Polls to wait for a new key to be taken up.
 const OPENED: u32 = 3;
-/// Most equal polls of a resealing replica before that counts as no progress: it counts every half a minute.
+/// Most equal polls of a rewrapping replica before that counts as no progress: it counts every half a minute.
 const STUCK: u32 = 90;
 
 /// What to do with the keyring.

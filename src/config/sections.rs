@@ -61,7 +61,7 @@ impl Config {
 pub struct StoreConfig {
     /// Kind of store; default embedded at `/var/lib/tokenward`.
     pub backend: StoreBackend,
-    /// How long held tokens are handed out while the store is unreachable; default 5 min.
+    /// How long cached tokens are handed out while the store is unreachable; default 5 min.
     pub serve_cached_for: Duration,
     /// Directory for answers that Redis does not accept at once; `None` keeps them in memory.
     pub journal: Option<PathBuf>,
@@ -402,9 +402,9 @@ pub struct LimitsConfig {
     pub lease: Duration,
     /// Most refreshes a second that begin before anybody asks, over all replicas; default 50, 0 for none.
     pub sweep_rate: u32,
-    /// Most records a second that are resealed after another sealing key was promoted; default 500.
+    /// Most records a second that are rewrapped after another sealing key was promoted; default 500.
     pub rewrap_rate: u32,
-    /// Most mebibytes of connections held in memory, approximately; default 128.
+    /// Most mebibytes of cached connections, approximately; default 128.
     pub held_memory_mib: u32,
     /// Time for requests in progress to finish at a stop; default 30 s.
     pub drain: Duration,

@@ -1,4 +1,4 @@
-//! Held access tokens: when they came, when they expire, and which requests they satisfy.
+//! Cached access tokens: when they came, when they expire, and which requests they satisfy.
 
 use std::time::Duration;
 
