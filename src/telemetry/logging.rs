@@ -1,9 +1,9 @@
-//! The log: one line an event on stderr.
+//! The log: one line on stderr for each event.
 //!
 //! Invariants:
-//! 1. One event is one line: control characters never leave raw, whatever a value holds.
+//! 1. One event is one line: control characters in values are escaped.
 //! 2. The level can be changed while the process runs.
-//! 3. A panic is logged with its place and never with data: see [`scrub`].
+//! 3. The log of a panic has its place and never data: see [`scrub`].
 
 use std::fmt;
 use std::io::{self, Write};
@@ -18,21 +18,21 @@ use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, fmt as format};
 
-/// How much is logged of this process's own events. Of libraries only warnings are, and errors.
+/// Level of this process's own events. Libraries log only warnings and errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Level {
     /// Nothing.
     Off,
-    /// What someone must look at.
+    /// Faults that an operator must check.
     Error,
-    /// What may become that.
+    /// Conditions that may become faults.
     Warn,
-    /// What changes: starts, reloads, connections made and lost.
+    /// Changes: starts, reloads, connections made and lost.
     #[default]
     Info,
     /// Each request and refresh.
     Debug,
-    /// Everything there is; never a secret, but a lot.
+    /// All events, without secrets; a large number.
     Trace,
 }
 
@@ -55,7 +55,7 @@ impl Level {
     }
 }
 
-/// A word that is no level.
+/// Error: the word is no level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be one of off, error, warn, info, debug, trace")]
 pub struct UnknownLevel;
@@ -76,17 +76,17 @@ impl FromStr for Level {
     }
 }
 
-/// What a line looks like.
+/// Form of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
-    /// A JSON object: `timestamp`, `level`, `target`, and the event's own fields, `message` among them.
+    /// A JSON object: `timestamp`, `level`, `target`, and the event's own fields with `message`.
     #[default]
     Json,
-    /// Words, for a terminal.
+    /// Text for a terminal.
     Text,
 }
 
-/// Changes the level of a log that is already written.
+/// Changes the level of the installed log.
 #[derive(Clone)]
 pub struct LevelHandle(reload::Handle<Targets, Registry>);
 
@@ -97,18 +97,18 @@ impl fmt::Debug for LevelHandle {
 }
 
 impl LevelHandle {
-    /// Logs at this level from now on. Without effect once the log itself is gone.
+    /// Sets the level. It has no effect once the log itself is gone.
     pub fn set(&self, level: Level) {
         let _gone = self.0.reload(level.targets());
     }
 }
 
-/// The log is already set up.
+/// Error: the log is already installed.
 #[derive(Debug, thiserror::Error)]
 #[error("the log is already set up")]
 pub struct AlreadySet;
 
-/// Sets up the process's log on stderr, and its panic hook. Once, first thing in `main`.
+/// Installs the process's log on stderr, and its panic hook. Call it once, first in `main`.
 pub fn install(level: Level, format: Format) -> Result<LevelHandle, AlreadySet> {
     let (subscriber, handle) = subscriber(level, format, io::stderr);
     subscriber.try_init().map_err(|_| AlreadySet)?;
@@ -116,7 +116,7 @@ pub fn install(level: Level, format: Format) -> Result<LevelHandle, AlreadySet> 
     Ok(handle)
 }
 
-/// A log as [`install`] sets it up, written elsewhere.
+/// Makes the log of [`install`] for another writer.
 pub fn subscriber<W>(
     level: Level,
     format: Format,
@@ -126,7 +126,7 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let (filter, handle) = reload::Layer::new(level.targets());
-    // Internal errors would go to stderr by eprintln!, which panics when stderr is what fails.
+    // Internal errors would go to stderr by eprintln!, which panics if stderr fails.
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match format {
         Format::Json => format::layer()
             .json()
@@ -147,7 +147,7 @@ where
     (tracing_subscriber::registry().with(layer), LevelHandle(handle))
 }
 
-/// Keeps an event on its line: what would break out of it is escaped as in a Rust literal.
+/// Keeps an event on one line: it escapes line breaks and the like as in a Rust literal.
 struct OneLine<W>(W);
 
 struct OneLineWriter<W>(W);
@@ -165,7 +165,7 @@ impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for OneLine<W> {
 }
 
 impl<W: Write> Write for OneLineWriter<W> {
-    /// The subscriber writes an event whole, its own newline last.
+    /// The subscriber writes an event as a whole, with its own newline at the end.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(event);
         let text = text.strip_suffix('\n').unwrap_or(&text);
@@ -202,8 +202,8 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     tracing::error!(place, thread, said = message, "panic");
 }
 
-/// What of a formatted panic message is safe to show. Formatting puts data after a colon (`expect`, `unwrap`,
-/// `assert_eq`) or between quotes, and secrets have digits or are long: none of these stay.
+/// Removes data from a panic message. Formatting puts data after a colon (`expect`, `unwrap`, `assert_eq`) or
+/// between quotes, and secrets have digits or are long: all of that is removed.
 pub fn scrub(message: &str) -> String {
     let head = message.split([':', '\n', '"']).next().unwrap_or_default();
     let words = head.split_whitespace().map(|word| {
@@ -251,7 +251,10 @@ mod tests {
     #[test]
     fn an_event_is_one_json_line_whatever_its_values_hold() {
         let text = logged(Level::Info, Format::Json, |_| {
-            tracing::info!(target: "tokenward::x", app = "a\n{\"level\":\"ERROR\"}\u{1b}[31m\0", "two\r\nlines");
+            tracing::info!(
+                target: "tokenward::x", app = "a\n{\"level\":\"ERROR\"}\u{1b}[31m\0",
+                "two\r\nlines"
+            );
             tracing::debug!(target: "tokenward::x", "not logged");
         });
         assert_eq!(text.matches('\n').count(), 1, "{text:?}");
@@ -309,7 +312,7 @@ mod tests {
         assert_eq!(scrub("token twk_a_b1 refused"), "token … refused");
     }
 
-    /// Runs in a child, because it sets the whole process's log and panic hook.
+    /// Runs in a child process, because it sets the process's log and panic hook.
     #[test]
     fn an_installed_log_tells_of_a_panic_without_its_data() {
         const CHILD: &str = "TOKENWARD_TEST_LOGGING";

@@ -1,7 +1,7 @@
-//! What the process tells about itself: metrics, logs and the audit stream.
+//! The process's own reports: metrics, logs and the audit stream.
 //!
 //! May know: `domain`'s names and words, and what a listener knows of a request. Never a token, a code, a
-//! secret or an assertion; no names of connections in metrics, no usernames anywhere.
+//! secret or an assertion; no names of connections in metrics, and no usernames anywhere.
 
 pub mod audit;
 pub mod logging;

@@ -1,22 +1,24 @@
-//! Of what callers can make happen as often as their limits let them, the first few a second are told one by one; the rest is counted, and told
-//! in one line.
+//! Limits on log and audit lines about events that callers can cause as often as their limits allow: the
+//! first few of a kind in a second are reported one by one, and the rest in one summary.
 //!
-//! Invariant: everything is told, by itself or in a sum, and nothing twice.
+//! Invariant: every event is reported exactly once, either alone or in a summary.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// So many of one kind are told one by one within a second: enough to see what they are, and some 5 kB of audit.
+/// Events of one kind reported one by one within a second: enough to see what they are, and some 5 kB of
+/// audit.
 pub const FIRST: u32 = 10;
 
-/// What was told of each kind. Kinds must be a closed set, or one of the configuration: each takes memory.
+/// Events already reported, for each kind. Kinds must be a closed set or come from the configuration: each
+/// takes memory.
 #[derive(Debug)]
 pub struct Sampler<K>(Mutex<BTreeMap<K, Seen>>);
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// The second of the last one, by the monotonic clock.
+    /// Second of the last event, by the monotonic clock.
     second: u64,
     told: u32,
     left_out: u64,
@@ -29,7 +31,7 @@ impl<K> Default for Sampler<K> {
 }
 
 impl<K: Ord> Sampler<K> {
-    /// Whether one more of this kind is to be told by itself; otherwise it is in the next sum.
+    /// Returns true if one more event of this kind is reported alone; otherwise the next summary includes it.
     pub fn is_told(&self, kind: K, monotonic: Duration) -> bool {
         let mut kinds = self.lock();
         let seen = kinds.entry(kind).or_default();
@@ -43,7 +45,7 @@ impl<K: Ord> Sampler<K> {
         is_told
     }
 
-    /// How many of each kind were left out since the last sum.
+    /// Returns how many events of each kind were left out since the last summary.
     pub fn sums(&self, monotonic: Duration) -> Vec<(K, u64)>
     where
         K: Clone,
@@ -74,7 +76,7 @@ mod tests {
         assert_eq!(told("a", SECOND * 2), 10);
         assert_eq!(sampler.sums(SECOND * 2), [("a", 1980), ("b", 990)]);
         assert_eq!(sampler.sums(SECOND * 2), [], "nothing is told twice");
-        // A sum gives nobody new room within its second.
+        // A summary makes no new room within its second.
         assert_eq!(told("a", SECOND * 2), 0);
         assert_eq!(sampler.sums(SECOND * 3), [("a", 1000)]);
         assert!(sampler.lock().is_empty(), "what is over is forgotten");

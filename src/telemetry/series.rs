@@ -1,16 +1,17 @@
-//! Families of metrics, and the only place where a label gets its text.
+//! Families of metrics, and the only place that gives a label its text.
 //!
 //! Invariants:
-//! 1. A label is a word of the code, or a name that is configured now. Any other name is [`UNKNOWN`], one for all: so the
-//!    number of series is bounded by the configuration, whatever strangers, callers, authorities or the store say.
-//! 2. The series of a name that left the configuration end.
-//! 3. The page of all series is no longer than [`MOST_PAGE`], which a scrape is sure to get: beyond it there are no more series of
-//!    names, and those are counted under [`UNKNOWN`].
-//! 4. Each combination of values is a series of its own. (The vectors of the `prometheus` crate hash values without a mark
-//!    between them, so that `a` with `bc` and `ab` with `c` are one.)
+//! 1. A label is a word of the code or a configured name. Every other name becomes [`UNKNOWN`]. The number of
+//!    series is therefore bounded by the configuration, whatever strangers, callers, authorities or the store
+//!    send.
+//! 2. Series of names that left the configuration end.
+//! 3. The page of all series is no longer than [`MOST_PAGE`], which a scrape can always fetch. If it is full,
+//!    further names get no series and are counted under [`UNKNOWN`].
+//! 4. Each combination of values has its own series. (The vectors of the `prometheus` crate hash values
+//!    without a separator, so that `a` with `bc` and `ab` with `c` are one.)
 //!
-//! A new kind of label is a new variant of [`Label`], and says there what it is looked up in. `clippy.toml` bans the crate's own
-//! vectors, and what makes a `&'static str` of text.
+//! A new kind of label is a new variant of [`Label`], which says where its names are looked up. `clippy.toml`
+//! bans the crate's own vectors, and functions that make a `&'static str` of text.
 
 use parking_lot::RwLock;
 use std::borrow::Cow;
@@ -25,19 +26,19 @@ use prometheus::{Histogram, HistogramOpts, Opts};
 
 use crate::domain::id::{AppName, CallerName};
 
-/// What stands in the place of a name that is not configured.
+/// Replaces a name that is not configured.
 pub const UNKNOWN: &str = "unknown";
 
-/// What a label may be. There is no variant for text.
+/// A label's value. There is no variant for text.
 #[derive(Debug, Clone, Copy)]
 pub enum Label<'a> {
     /// A word of the code.
     Word(&'static str),
     /// An HTTP status.
     Status(StatusCode),
-    /// An app of the configuration.
+    /// A configured app.
     App(&'a AppName),
-    /// A caller or an administrator of the configuration.
+    /// A configured caller or administrator.
     Caller(&'a CallerName),
     /// A client credential of this app, by its label.
     Credential(&'a AppName, &'a str),
@@ -60,7 +61,7 @@ impl Label<'_> {
     }
 }
 
-/// The names that are configured.
+/// The configured names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Names {
     /// Apps.
@@ -95,41 +96,42 @@ impl Names {
     }
 }
 
-/// So many bytes the series of names may have on the page of metrics, all families together. Series of more names are counted
-/// under [`UNKNOWN`]: some 60,000 lines, which is more than a scraper should be given.
+/// Most bytes on the page of metrics for series with names, all families together: some 60,000 lines, which
+/// is more than a scraper should get. Series of further names are counted under [`UNKNOWN`].
 const MOST_OF_NAMES: usize = 7 * 1024 * 1024;
-/// Those of an app with a caller (and what came of it) are so many as both multiplied: they leave the others this much.
+/// Most bytes for series of an app with a caller (and an outcome), whose numbers multiply; the rest is left
+/// to the others.
 const MOST_OF_PAIRS: usize = MOST_OF_NAMES / 2;
-/// What the page is at the most: with the series of words alone, the lines of help, and figures of the process.
+/// Most bytes of the page, including series with words only, help lines, and process figures.
 pub const MOST_PAGE: usize = MOST_OF_NAMES + 960 * 1024;
 
-/// The names of now, which every family looks its labels up in.
+/// The configured names, in which every family looks its labels up.
 #[derive(Debug, Default)]
 pub struct Known {
     names: RwLock<Names>,
-    /// Bytes of the series of names, on the page.
+    /// Bytes on the page for series with names.
     page: AtomicUsize,
-    /// Some are counted under [`UNKNOWN`] for want of room.
+    /// True if some names are counted under [`UNKNOWN`] for lack of room.
     is_full: AtomicBool,
 }
 
 impl Known {
-    /// Other names are configured. Whether any is another than before.
+    /// Changes the configured names. Returns true if they differ.
     pub fn change(&self, change: impl FnOnce(&mut Names)) -> bool {
         let mut names = self.names.write();
         let before = names.clone();
         change(&mut names);
-        // What is gone may have made room: whoever finds none says so again.
+        // Removed names may have made room; the next one that finds none sets it again.
         self.is_full.store(false, Ordering::Relaxed);
         *names != before
     }
 
-    /// Whether there are more names than have series of their own.
+    /// Returns true if there are more names than series for them.
     pub fn is_full(&self) -> bool {
         self.is_full.load(Ordering::Relaxed)
     }
 
-    /// Takes so many bytes of the page, if they are there.
+    /// Takes bytes of the page, if there are enough.
     fn take(&self, bytes: usize, most: usize) -> bool {
         let taken = self.page.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
             Some(used + bytes).filter(|used| *used <= most)
@@ -138,16 +140,16 @@ impl Known {
         taken.is_ok()
     }
 
-    /// Whether a name is configured.
+    /// Returns true if a name is configured.
     pub fn has(&self, label: Label<'_>) -> bool {
         self.names.read().text(label) != UNKNOWN
     }
 }
 
-/// What its labels say, in the order of the family's labels.
+/// Label values, in the order of the family's labels.
 type Values = Vec<String>;
 
-/// What a series is about and that can leave the configuration.
+/// The configured name of a series, which may be removed.
 #[derive(Debug, Clone, Default)]
 struct Subject {
     app: Option<AppName>,
@@ -176,7 +178,7 @@ impl Subject {
         subject
     }
 
-    /// Whether it is about a name, and not of words alone.
+    /// Returns true if it has a name, and not only words.
     fn is_somebody(&self) -> bool {
         let Subject { app, caller, credential, caller_key, sealing_key } = self;
         app.is_some()
@@ -198,7 +200,7 @@ impl Subject {
     }
 }
 
-/// Metrics of one name that differ in their labels.
+/// Metrics with the same name that differ in their labels.
 #[derive(Clone)]
 pub struct Family<M>(Arc<Inner<M>>);
 
@@ -216,12 +218,12 @@ struct Inner<M> {
 struct One<M> {
     subject: Subject,
     metric: M,
-    /// What it takes of the page's room for names.
+    /// Bytes it takes of the page's room for names.
     bytes: usize,
 }
 
 impl<M> Inner<M> {
-    /// How long a series is on the page, at the most.
+    /// Returns the most bytes that a series takes on the page.
     fn bytes(&self, values: &[String]) -> usize {
         const NUMBER: usize = 20;
         const MARKS: usize = 4;
@@ -234,11 +236,11 @@ impl<M> Inner<M> {
         if self.buckets.is_empty() {
             return line;
         }
-        // Each bucket with its bound, the one without one, the sum and the count.
+        // Each bucket with its bound, the one without a bound, the sum and the count.
         (self.buckets.len() + 3) * (line + "_bucket".len() + "le".len() + BOUND + MARKS)
     }
 
-    /// How much of the page these may take.
+    /// Returns the most bytes that these may take.
     fn most(&self) -> usize {
         if ["app", "caller"].iter().all(|name| self.labels.contains(name)) {
             MOST_OF_PAIRS
@@ -249,7 +251,7 @@ impl<M> Inner<M> {
 }
 
 impl<M: Collector + Clone + 'static> Family<M> {
-    /// A family without series, whose names are looked up in `known`.
+    /// Makes a family without series, whose names are looked up in `known`.
     pub fn new(
         known: Arc<Known>,
         (name, help): (&str, &str),
@@ -265,11 +267,12 @@ impl<M: Collector + Clone + 'static> Family<M> {
         Family(Arc::new(Inner { known, labels, opts, desc, make, buckets, series }))
     }
 
-    /// The series with these labels; made when there is none yet.
+    /// Returns the series with these labels, and makes it if there is none yet.
     pub fn with(&self, labels: &[Label<'_>]) -> M {
         let inner = &self.0;
         assert_eq!(labels.len(), inner.labels.len(), "{}: labels", inner.opts.name);
-        // Held until the series is there: one of a name that leaves meanwhile is not made after the others have ended.
+        // Locked until the series exists: one for a name that is being removed must not be made after its
+        // others have ended.
         let names = inner.known.names.read();
         let mut values: Values = labels.iter().map(|label| names.text(*label).into_owned()).collect();
         let series = inner.series.read();
@@ -298,7 +301,7 @@ impl<M: Collector + Clone + 'static> Family<M> {
         series.entry(values.clone()).or_insert_with(make).metric.clone()
     }
 
-    /// Ends the series with these labels, if there is one.
+    /// Ends the series with these labels, if it exists.
     pub fn end(&self, labels: &[Label<'_>]) {
         let names = self.0.known.names.read();
         let values: Values = labels.iter().map(|label| names.text(*label).into_owned()).collect();
@@ -308,9 +311,9 @@ impl<M: Collector + Clone + 'static> Family<M> {
     }
 }
 
-/// Whatever has series that can end.
+/// Metrics whose series can end.
 pub trait Ends: std::fmt::Debug + Send + Sync {
-    /// Ends the series of names that are not configured any more.
+    /// Ends the series of names that are no longer configured.
     fn end_what_is_gone(&self);
 }
 
@@ -342,7 +345,7 @@ impl<M: Collector + Clone + 'static> Collector for Family<M> {
     }
 }
 
-/// A histogram of a family.
+/// Makes a histogram of a family.
 pub fn histogram(opts: Opts, buckets: &'static [f64]) -> prometheus::Result<Histogram> {
     Histogram::with_opts(HistogramOpts::from(opts).buckets(buckets.to_vec()))
 }
@@ -435,7 +438,7 @@ mod tests {
         assert_eq!(shown(&family).matches("} 1").count(), 2, "{}", shown(&family));
     }
 
-    /// Whoever makes metrics elsewhere has labels that nobody looks up.
+    /// Metrics made elsewhere would have unchecked labels.
     #[test]
     fn metrics_are_made_in_this_room_alone() {
         let mut all = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
@@ -453,7 +456,7 @@ mod tests {
         }
         found.sort();
         assert_eq!(found, ["metrics.rs", "series.rs"]);
-        // Nor does the one that names them all give a label its text.
+        // The file that names them all does not give a label its text either.
         for banned in ["CounterVec", "GaugeVec", "HistogramVec", "MetricVec", "const_label", "variable_label"]
         {
             assert!(!include_str!("metrics.rs").contains(banned), "metrics.rs has {banned}");

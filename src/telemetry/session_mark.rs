@@ -1,4 +1,5 @@
-//! What a connect session is called in log and audit: enough to tell it from others and to find one that is known, and no link.
+//! The name of a connect session in log and audit. It tells sessions apart and lets a known one be found, but
+//! it is no link.
 
 use std::fmt::{self, Write as _};
 
@@ -6,7 +7,7 @@ use serde::Serialize;
 
 use crate::domain::id::SessionId;
 
-/// Bytes of the hash that are shown: two of a million sessions are called the same once in thirty million times.
+/// Bytes of the hash that are shown: in one of thirty million cases, two of a million sessions have the same.
 const SHOWN: usize = 8;
 
 /// The first 16 hex digits of the SHA-256 of a session's id: `printf %s "$id" | sha256sum | cut -c1-16`.
@@ -15,7 +16,7 @@ const SHOWN: usize = 8;
 pub struct SessionMark(String);
 
 impl SessionMark {
-    /// The mark of a session.
+    /// Returns the mark of a session.
     pub fn of(id: &SessionId) -> Self {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, id.expose().as_bytes());
         let shown = digest.as_ref().iter().take(SHOWN);
@@ -25,7 +26,7 @@ impl SessionMark {
         }))
     }
 
-    /// As text.
+    /// Returns the mark as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

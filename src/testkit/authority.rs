@@ -1,5 +1,5 @@
-//! An authority in memory. Every token it gives says in its text whose it is, of which grant and generation, and when it is truly
-//! dead; every call stands in a ledger.
+//! An authority in memory. The text of every token says whose it is, of which grant and generation, and when
+//! it really dies. A ledger records every call.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
@@ -25,38 +25,38 @@ use crate::domain::verdict::{
 };
 use crate::refresh::Settings;
 
-/// The resource that scopes without a name of one belong to.
+/// The resource of scopes that name none.
 pub(crate) const GRAPH: &str = "https://graph.example";
-/// The other one.
+/// The other resource.
 pub(crate) const OTHER: &str = "https://other.example";
 
-/// How an authority treats refresh tokens that were used.
+/// What an authority does about a used refresh token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// They stay good.
+    /// It stays valid.
     Entra,
-    /// Whoever uses one again ends the whole grant.
+    /// A second use ends the whole grant.
     Strict,
 }
 
-/// A grant as the authority knows it: all refresh tokens that came of one sign-in.
+/// A grant as the authority knows it: all refresh tokens of one sign-in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Family(pub(crate) u64);
 
-/// What an access token says of itself.
+/// The content of an access token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) user: u32,
     pub(crate) family: Family,
-    /// The refresh token that came with it, or that it came with.
+    /// Generation of the refresh token in the same answer.
     pub(crate) generation: u64,
-    /// Counts the answers of the authority.
+    /// Number of the authority's answer.
     pub(crate) serial: u64,
     pub(crate) dead_at: Duration,
 }
 
 impl Stamp {
-    /// Reads an access token.
+    /// Parses an access token.
     pub(crate) fn of_access(token: &str) -> Self {
         let numbers = numbers(token);
         Stamp {
@@ -68,7 +68,7 @@ impl Stamp {
         }
     }
 
-    /// Family and generation of a refresh token.
+    /// Returns family and generation of a refresh token.
     pub(crate) fn of_refresh(token: &str) -> (Family, u64) {
         let numbers = numbers(token);
         (Family(numbers[1]), numbers[2])
@@ -98,26 +98,26 @@ pub(crate) struct Call {
     pub(crate) pid: Pid,
     pub(crate) replica: usize,
     pub(crate) family: Family,
-    /// Of the refresh token that was sent.
+    /// Generation of the refresh token that was sent.
     pub(crate) generation: u64,
-    /// Of the user, where the account names one.
+    /// The user's tenant, if the account names one.
     pub(crate) tenant: Option<String>,
     pub(crate) begun: Duration,
     pub(crate) processed: Option<Duration>,
     pub(crate) ended: Option<Duration>,
-    /// The generation that it was answered with.
+    /// Generation in its answer.
     pub(crate) rotated_to: Option<u64>,
-    /// Whether the whole answer came back to a process that lived.
+    /// True if the whole answer came back to a live process.
     pub(crate) reached: bool,
 }
 
-/// Told of calls: the checker listens.
+/// Learns of calls; the checker implements it.
 pub(crate) trait Watch: Send + Sync {
     /// A call begins, while these are under way.
     fn called(&self, call: &Call, under_way: &[Call]);
-    /// A refresh token was used again, and that ended its grant. The calls that got another for it came before.
+    /// A second use of a refresh token ended its grant. The calls that got a new token for it came before.
     fn reused(&self, call: &Call, rotated: &[Call]);
-    /// A process was asked to leave the call's tenant alone until then.
+    /// A process was told to wait with calls for this tenant until then.
     fn asked_to_wait(&self, call: &Call, until: Duration);
 }
 
@@ -133,9 +133,9 @@ struct Grant {
     user: u32,
     newest: u64,
     alive: bool,
-    /// It was refused for no reason, once.
+    /// It was refused once without a reason.
     misjudged: bool,
-    /// A true verdict on it was given.
+    /// It was refused with a true verdict.
     judged: bool,
 }
 
@@ -145,7 +145,7 @@ struct State {
     serial: u64,
     calls: Vec<Call>,
     weather: AuthorityWeather,
-    /// Tenants that are throttled, until then.
+    /// Throttled tenants, and until when.
     throttled: BTreeMap<Option<String>, Duration>,
     faults: u64,
 }
@@ -168,7 +168,7 @@ struct Issuer {
     state: Mutex<State>,
 }
 
-/// What the authority says, before the network.
+/// The authority's answer, before the network.
 enum Word {
     Tokens { stamp: Stamp, rotated: bool },
     Refusal(Disposition, u16),
@@ -206,7 +206,7 @@ impl SimIssuer {
         self.inner.state.lock()
     }
 
-    /// The authority room of one process.
+    /// Makes the authority room of one process.
     pub(crate) fn client(
         &self,
         replica: usize,
@@ -221,7 +221,7 @@ impl SimIssuer {
         self.state().users.insert(user, User { personal, ..User::default() });
     }
 
-    /// A user signs in: a new grant, and its first tokens.
+    /// Signs a user in: returns a new grant and its first tokens.
     pub(crate) fn sign_in(&self, user: u32) -> (Family, RefreshToken, AccessToken, Duration) {
         let mut state = self.state();
         state.serial += 1;
@@ -236,7 +236,7 @@ impl SimIssuer {
         (family, stamp.refresh_token(), stamp.access_token(), self.inner.life)
     }
 
-    /// The user's grants are taken away; only another sign-in helps.
+    /// Revokes the user's grants; only a new sign-in helps.
     pub(crate) fn revoke(&self, user: u32) {
         let mut state = self.state();
         for grant in state.grants.values_mut().filter(|grant| grant.user == user) {
@@ -247,7 +247,7 @@ impl SimIssuer {
         }
     }
 
-    /// A policy refuses the user, for now.
+    /// Sets whether a policy refuses the user.
     pub(crate) fn block(&self, user: u32, blocked: bool) {
         if let Some(user) = self.state().users.get_mut(&user) {
             user.blocked = blocked;
@@ -262,12 +262,12 @@ impl SimIssuer {
         change(&mut self.state().weather);
     }
 
-    /// Whether a refresh token that is used again ends its grant.
+    /// Returns true if a second use of a refresh token ends its grant.
     pub(crate) fn punishes_reuse(&self) -> bool {
         self.inner.mode == Mode::Strict
     }
 
-    /// The tenant that an account of this user names.
+    /// Returns the tenant in this user's account.
     pub(crate) fn tenant_of(&self, user: u32) -> Option<String> {
         let personal = self.state().users.get(&user).is_some_and(|user| user.personal);
         match (personal, self.inner.mode) {
@@ -282,18 +282,18 @@ impl SimIssuer {
         self.state().throttled.insert(tenant, until);
     }
 
-    /// Nobody is throttled any more.
+    /// Ends all throttling.
     pub(crate) fn throttle_nobody(&self) {
         self.state().throttled.clear();
     }
 
-    /// Whether a grant works, as far as the authority goes.
+    /// Returns true if the authority accepts a grant.
     pub(crate) fn lives(&self, family: Family) -> bool {
         self.state().grants.get(&family).is_some_and(|grant| grant.alive)
     }
 
-    /// Whether a grant's refresh token of this generation is in doubt: the last call with it brought no answer, or an earlier
-    /// one used it up and its answer reached nobody.
+    /// Returns true if a grant's refresh token of this generation is unsettled: the last call with it brought
+    /// no answer, or an earlier one used it up and its answer was lost.
     pub(crate) fn is_in_doubt(&self, family: Family, generation: u64) -> bool {
         let state = self.state();
         let of_it =
@@ -303,8 +303,9 @@ impl SimIssuer {
             || of_it().max_by_key(|call| call.begun).is_some_and(is_lost)
     }
 
-    /// Whether a call that used its refresh token up came to the authority after its caller had given it up, and after a later
-    /// one with the same refresh token had worked and brought no other. Whoever has that answer cannot know of the first.
+    /// Returns true if a call used its refresh token up after its caller had given up, and after a later call
+    /// with the same token had worked without bringing a new one. The receiver of that answer cannot know
+    /// about the first call.
     pub(crate) fn came_after_a_later_one(&self, late: &Call) -> bool {
         let was_given_up = late.ended.is_some_and(|ended| late.processed.is_some_and(|at| at > ended));
         let worked = |call: &Call| {
@@ -317,12 +318,12 @@ impl SimIssuer {
         was_given_up && !late.reached && self.state().calls.iter().any(worked)
     }
 
-    /// Whether there was a true verdict on a grant.
+    /// Returns true if there was a true verdict on a grant.
     pub(crate) fn judged(&self, family: Family) -> bool {
         self.state().grants.get(&family).is_some_and(|grant| grant.judged)
     }
 
-    /// The process is gone: nothing reaches it any more.
+    /// Cuts off a process: nothing reaches it any more.
     pub(crate) fn hang_up(&self, pid: Pid) {
         let now = self.inner.world.now();
         for call in self.state().calls.iter_mut().filter(|call| call.pid == pid) {
@@ -330,7 +331,7 @@ impl SimIssuer {
         }
     }
 
-    /// Calls that were made, and those that something was done to.
+    /// Returns the number of calls, and of those that met a fault.
     pub(crate) fn counted(&self) -> (u64, u64) {
         let state = self.state();
         (state.calls.len() as u64, state.faults)
@@ -474,7 +475,7 @@ impl SimAuthority {
         let issuer = &self.issuer;
         let dice = &issuer.inner.dice;
         let (requested_at, begun) = (self.clock.now(), self.clock.monotonic());
-        // Names are looked up and keys agreed on before anything is sent.
+        // Name resolution and key agreement come before anything is sent.
         self.clock.sleep(dice.millis(0, 60)).await;
         if self.clock.monotonic().saturating_sub(begun) >= self.timeout && dice.of_thousand(500) {
             return Err(failure(Disposition::RetryAfter(None), None, "nothing was sent in time"));
@@ -522,7 +523,7 @@ impl SimAuthority {
             () = self.clock.sleep(patience) => None,
         };
         let garbled = garbage && word.is_some();
-        // Of some garbage the refresh token can still be read.
+        // Some garbage has a readable refresh token.
         let replaces = garbled && matches!(word, Some(Word::Tokens { rotated: true, .. })) && drawn(500);
         {
             let mut state = issuer.state();
@@ -543,7 +544,7 @@ impl SimAuthority {
                     })))
                 }
                 Word::Tokens { .. } => Err(lost()),
-                // An answer all the same, whose words nobody understands: of one grant, or of the app that is rejected.
+                // An answer that nobody understands: about one grant, or about a rejected app.
                 Word::Refusal(_, status @ (400 | 401)) => {
                     Err(failure(Disposition::Unclear, Some(status), "the answer is no JSON"))
                 }
@@ -557,7 +558,7 @@ impl SimAuthority {
             issuer.inner.watch.asked_to_wait(&call, issuer.inner.world.now() + asked);
         }
         match word {
-            // It says of a grant that ended what it says of an app that it rejects.
+            // It says the same about an ended grant and about a rejected app.
             Word::Refusal(_, status @ (400 | 401)) if weather.mumbles() => {
                 Err(failure(Disposition::Unclear, Some(status), "the authority refuses and does not say why"))
             }

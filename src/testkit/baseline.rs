@@ -1,9 +1,9 @@
-//! What the 200 seeds of every test run came to when it was written down: a hash for each seed, and how often each combination of what
-//! a slot knows was there after a task had run.
+//! The recorded results of the 200 seeds of every test run: a hash for each seed, and the count of each
+//! combination of a slot's knowledge after a task has run.
 //!
-//! A change that only moves code leaves both as they are. A change of what is awaited, drawn or noted changes hashes: it comes alone,
-//! is judged by violations, mutants and the model, and then `make baseline` writes them anew. A new combination is a new state of a
-//! connection, and wants a rule that somebody thought of.
+//! A change that only moves code changes neither. A change of what is awaited, drawn or noted changes hashes:
+//! it comes alone, is judged by violations, mutants and the model, and then `make baseline` records the new
+//! results. A new combination is a new state of a connection, and needs a rule that somebody has thought of.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,7 +14,7 @@ use super::scenario::Report;
 const SEEDS: &str = include_str!("baseline/seeds.txt");
 const COMBINATIONS: &str = include_str!("baseline/combinations.txt");
 
-/// What some seeds came to.
+/// Results of some seeds.
 #[derive(Default)]
 pub(crate) struct Baseline {
     hashes: BTreeMap<u64, u64>,
@@ -27,7 +27,7 @@ impl Baseline {
         self.counts.add(&report.counts);
     }
 
-    /// A line for each seed.
+    /// Returns a line for each seed.
     pub(crate) fn seeds(&self) -> String {
         self.hashes.iter().fold(String::new(), |mut text, (seed, hash)| {
             let _ = writeln!(text, "{seed:>3} {hash:016x}");
@@ -35,7 +35,7 @@ impl Baseline {
         })
     }
 
-    /// A line for each combination.
+    /// Returns a line for each combination.
     pub(crate) fn combinations(&self) -> String {
         let mut text = "held     unstored   recent deleted unchecked times\n".to_owned();
         for (combination, times) in &self.counts.combinations {
@@ -44,15 +44,15 @@ impl Baseline {
         text
     }
 
-    /// These seeds are as they were written down, and so is each combination.
+    /// Asserts that seeds and combinations equal the recorded ones.
     pub(crate) fn holds(&self) {
         let written: Vec<&str> = SEEDS.lines().collect();
         let changed: Vec<String> =
             self.seeds().lines().filter(|line| !written.contains(line)).map(str::to_owned).collect();
         assert!(
             changed.is_empty(),
-            "{} of {} seeds are other runs than src/testkit/baseline/seeds.txt has: {changed:?}. A change that only moves code \
-             changes none. Where it was meant to: `make baseline`.",
+            "{} of {} seeds are other runs than src/testkit/baseline/seeds.txt has: {changed:?}. A change \
+             that only moves code changes none. Where it was meant to: `make baseline`.",
             changed.len(),
             self.hashes.len(),
         );

@@ -1,4 +1,5 @@
-//! A process's clocks in virtual time: its monotonic one begins with it, its wall clock may be wrong and may jump.
+//! A process's clocks in virtual time: its monotonic clock begins with it, and its wall clock may be wrong
+//! and may jump.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -8,10 +9,10 @@ use super::tasks::World;
 use crate::domain::task::BoxFuture;
 use crate::domain::time::{Clock, Timestamp};
 
-/// The wall time at which every run begins.
+/// Wall time at the beginning of every run.
 pub(crate) const BEGINNING: i64 = 1_800_000_000_000;
 
-/// By how many milliseconds a replica's wall clock is wrong. It outlives the replica's processes.
+/// Error of a replica's wall clock in milliseconds. It outlives the replica's processes.
 pub(crate) type WallError = Arc<AtomicI64>;
 
 /// The clocks of one process.
@@ -22,7 +23,7 @@ pub(crate) struct SimClock {
 }
 
 impl SimClock {
-    /// Clocks of a process that starts now, on a machine whose wall clock is wrong by `wall_error`.
+    /// Makes the clocks of a process that starts now, on a machine whose wall clock is wrong by `wall_error`.
     pub(crate) fn new(world: World, wall_error: WallError) -> Self {
         SimClock { started: world.now(), world, wall_error }
     }

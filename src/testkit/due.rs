@@ -1,4 +1,5 @@
-//! Very many connections due within an hour: how many calls that makes in each second, and what a restart makes of it.
+//! A very large number of connections due within an hour: how many calls that makes in each second, also
+//! after a restart.
 
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,7 +38,7 @@ const RATE: usize = 50;
 /// As many as 100,000 an hour.
 const A_SECOND: f64 = 100_000.0 / 3600.0;
 
-/// Answers everything, and notes when and for whom.
+/// Answers every call, and records when and for whom.
 struct Counting {
     world: World,
     clock: Arc<SimClock>,
@@ -135,7 +136,7 @@ impl Scene {
     }
 }
 
-/// Connections, due evenly over the time that so many take at [`A_SECOND`].
+/// Makes connections that are due evenly over their time at [`A_SECOND`].
 async fn connect(repository: Repository, clock: Arc<SimClock>, count: usize) {
     let now = clock.now();
     for number in 0..count {
@@ -174,7 +175,7 @@ async fn connect(repository: Repository, clock: Arc<SimClock>, count: usize) {
     }
 }
 
-/// Calls in each whole stretch of `seconds`, the busiest one.
+/// Returns the most calls in any stretch of `seconds`.
 fn busiest(calls: &[(Duration, String)], seconds: u64) -> usize {
     let mut stretches: BTreeMap<u64, usize> = BTreeMap::new();
     for (at, _) in calls {
@@ -183,7 +184,8 @@ fn busiest(calls: &[(Duration, String)], seconds: u64) -> usize {
     stretches.into_values().max().unwrap_or(0)
 }
 
-/// Runs it with so many (100,000 with `DUE=100000 cargo test --release …`); everything stands still for a while in the middle, and starts again.
+/// Runs it with this many connections (100,000 with `DUE=100000 cargo test --release …`); everything stops
+/// for a while in the middle, and starts again.
 #[expect(clippy::print_stdout, reason = "the figures are what a longer run is made for")]
 fn due_over_an_hour(count: usize) {
     let world = World::new(Dice::new(1), false);
@@ -209,7 +211,7 @@ fn due_over_an_hour(count: usize) {
     let pids: Vec<Pid> = (0..REPLICAS).map(|replica| scene.start(replica)).collect();
     goes(lasts / 2);
     let steady = busiest(&scene.calls.lock(), 10);
-    // All of them die, and come back when a good part of all is due at once.
+    // All of them die, and return when many connections are due at once.
     for pid in pids {
         world.kill(pid);
     }
@@ -224,7 +226,8 @@ fn due_over_an_hour(count: usize) {
     assert_eq!((users.len(), calls.len()), (count, count), "each of them once");
     let (second, ten) = (busiest(&calls, 1), busiest(&calls, 10));
     println!(
-        "{count} connections over {lasts:?}: at most {steady} calls in 10 s as it goes, {ten} after the restart, {second} in one second"
+        "{count} connections over {lasts:?}: at most {steady} calls in 10 s as it goes, {ten} after the \
+         restart, {second} in one second"
     );
     assert!(ten <= RATE * 11, "{ten} calls in ten seconds");
     assert!(second <= RATE * 2, "{second} calls in one second");

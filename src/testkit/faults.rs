@@ -1,10 +1,11 @@
-//! What goes wrong in a run: the dice it is drawn with, and the weather on the way to the store and to the authority.
+//! The faults of a run: the dice that draw them, and the weather on the way to the store and to the
+//! authority.
 
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Draws of one part of a run. Each part has dice of its own, so that one more draw here moves nothing there.
+/// Dice for one part of a run. Each part has its own, so that one more draw here changes nothing there.
 #[derive(Clone)]
 pub(crate) struct Dice(Arc<Mutex<u64>>);
 
@@ -13,7 +14,7 @@ impl Dice {
         Dice(Arc::new(Mutex::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d)))
     }
 
-    /// Other dice, which follow from these.
+    /// Makes further dice from these.
     pub(crate) fn more(&self) -> Dice {
         Dice::new(self.draw())
     }
@@ -28,12 +29,12 @@ impl Dice {
         word ^ (word >> 31)
     }
 
-    /// A number below `end`, which is not 0.
+    /// Draws a number below `end`, which is not 0.
     pub(crate) fn below(&self, end: usize) -> usize {
         usize::try_from(self.draw() % end as u64).unwrap_or(0)
     }
 
-    /// True so many times of a thousand.
+    /// Returns true this many times in a thousand.
     pub(crate) fn of_thousand(&self, times: u32) -> bool {
         self.draw() % 1000 < u64::from(times)
     }
@@ -42,7 +43,7 @@ impl Dice {
         choices[self.below(choices.len())]
     }
 
-    /// A time between two, in milliseconds, short ones more often.
+    /// Draws a time between two bounds, in milliseconds, short ones more often.
     pub(crate) fn millis(&self, shortest: u64, longest: u64) -> Duration {
         let part = (self.draw() % 1001) * (self.draw() % 1001);
         Duration::from_millis(shortest + (longest - shortest) * part / 1_000_000)
@@ -60,27 +61,27 @@ pub(crate) enum Link {
     AnswersLost,
 }
 
-/// How often something goes wrong on the way to the store, of a thousand calls.
+/// Faults on the way to the store, in a thousand calls.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct StoreWeather {
     pub(crate) lost_before: u32,
     pub(crate) lost_after: u32,
     pub(crate) slow: u32,
     pub(crate) repeated: u32,
-    /// Of a thousand changes told.
+    /// Changes reported, in a thousand.
     pub(crate) untold: u32,
-    /// How far the copy may be behind.
+    /// Greatest delay of the copy.
     pub(crate) lag: Duration,
 }
 
-/// How often something goes wrong with a journal's disk, of a thousand steps.
+/// Faults of a journal's disk, in a thousand steps.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct DiskWeather {
     pub(crate) slow: u32,
     pub(crate) fails: u32,
 }
 
-/// How often something goes wrong at the authority, of a thousand calls.
+/// Faults at the authority, in a thousand calls.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct AuthorityWeather {
     pub(crate) transient: u32,
@@ -96,13 +97,15 @@ pub(crate) struct AuthorityWeather {
 }
 
 impl AuthorityWeather {
-    /// Whether it refuses in words that nobody understands: in half of the lossy times, by a number that was drawn anyway.
+    /// Returns true if it refuses with words that nobody understands: in half of the lossy climates, by a
+    /// number that is drawn anyway.
     pub(crate) fn mumbles(&self) -> bool {
         self.garbage % 2 == 1
     }
 }
 
-/// Which faults a seed has: each is there in half of the seeds, so that some runs have few and find what many would hide.
+/// The faults of a seed. Each occurs in half of the seeds, so that some runs have few and find what many
+/// would hide.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Climate {
     pub(crate) kills: bool,
@@ -113,7 +116,7 @@ pub(crate) struct Climate {
     pub(crate) wall_jumps: bool,
     pub(crate) store_lossy: bool,
     pub(crate) authority_lossy: bool,
-    /// The authority always takes seconds, so that most accidents meet a refresh under way.
+    /// True if the authority always takes seconds, so that most accidents meet a refresh under way.
     pub(crate) authority_sluggish: bool,
     pub(crate) outages: bool,
     pub(crate) verdicts: bool,
@@ -142,16 +145,17 @@ impl Climate {
     }
 }
 
-/// What came to the simulation later, each in half of the seeds. It has dice of its own: a run with none of it is what it was before.
+/// Later additions to the simulation, each in half of the seeds. They have their own dice: a run without them
+/// is the same as before.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Additions {
     /// Each replica has a journal.
     pub(crate) journals: bool,
     /// The disks of the journals are bad.
     pub(crate) bad_disks: bool,
-    /// The store takes leases and refuses commits.
+    /// The store grants leases and refuses commits.
     pub(crate) refused_commits: bool,
-    /// Connections are looked after before anybody asks, at so many a second.
+    /// Rate in a second at which connections are renewed before anybody asks.
     pub(crate) sweep_rate: f64,
     /// A tenant is throttled.
     pub(crate) throttling: bool,
@@ -180,39 +184,39 @@ impl Additions {
     }
 }
 
-/// A fake that is wrong on purpose: whoever checks the runs has to notice.
+/// A fake that is wrong on purpose: the checker must notice it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Mutant {
     #[default]
     None,
-    /// The store's commit does not look at the lease.
+    /// The store's commit ignores the lease.
     CommitIgnoresLease,
-    /// The store's commit does not look at the revision.
+    /// The store's commit ignores the revision.
     CommitIgnoresRevision,
     /// The store gives a lease to everyone who asks.
     LeaseForEveryone,
-    /// The store shows what was there some seconds ago as what is there.
+    /// The store returns states from some seconds ago as current.
     StaleReads,
-    /// The store acknowledges some commits that it does not keep.
+    /// The store acknowledges some commits without keeping them.
     ForgetsCommits,
-    /// The store acknowledges deletes and keeps the connection.
+    /// The store acknowledges deletes without making them.
     KeepsDeleted,
-    /// The store deletes what is there, whatever is meant.
+    /// The store deletes the present record, whatever revision is meant.
     DeletesWhatever,
-    /// The authority room takes a failure that passes for a verdict.
+    /// The authority room takes a passing failure for a verdict.
     TransientIsVerdict,
-    /// The authority room takes a verdict for a failure that passes.
+    /// The authority room takes a verdict for a passing failure.
     VerdictIsTransient,
-    /// The authority answers with somebody else's token.
+    /// The authority answers with another user's token.
     WrongUser,
-    /// The authority room takes tokens to live twice as long as they do.
+    /// The authority room doubles the life of tokens.
     LongLives,
-    /// The store does not say that an earlier holder of a lease never told how its call ended.
+    /// The store does not report the intent of an earlier lease holder.
     IntentIsForgotten,
     /// The journal acknowledges what it does not keep.
     JournalForgets,
-    /// The store does not keep what an authority asked of one replica for the others.
+    /// The store does not share an authority's throttle with other replicas.
     HoldsAreForgotten,
-    /// The store shows revocations to one replica only.
+    /// The store shows revocations only to one replica.
     RevocationsStayAtHome,
 }

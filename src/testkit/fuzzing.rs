@@ -1,7 +1,8 @@
-//! Every kind of input that comes from outside, each with what holds for all of its bytes.
+//! All kinds of input from outside, each with its properties.
 //!
-//! A fuzz target (`fuzz/`, `make fuzz`) tries what a fuzzer thinks of. The tests here try every file of the committed corpora, and
-//! small changes of it that are the same in every run. What holds is said by each room in its `properties`.
+//! A fuzz target (`fuzz/`, `make fuzz`) tries a fuzzer's inputs. The tests here try every file of the
+//! committed corpora, and small changes of them that are the same in every run. Each room states its
+//! properties in `properties`.
 
 use std::path::Path;
 
@@ -12,15 +13,15 @@ use crate::{
 
 /// One kind of input.
 pub struct Target {
-    /// As its fuzz target and its corpus are named.
+    /// Name of its fuzz target and its corpus.
     pub name: &'static str,
-    /// Panics where something does not hold.
+    /// Panics if a property does not hold.
     pub check: fn(&[u8]),
 }
 
 macro_rules! targets {
     ($($name:ident => $check:path,)*) => {
-        /// All of them.
+        /// All kinds.
         pub const TARGETS: &[Target] = &[$(Target { name: stringify!($name), check: $check }),*];
 
         #[cfg(test)]
@@ -64,8 +65,8 @@ targets! {
     url => config::properties::a_url_is_read_alike_by_both_readers,
 }
 
-/// Panics if a file of PEM breaks a reader, or a refusal repeats what stands in it. The input is taken as it is, and as changes (pairs of a
-/// place and what is flipped there) of a good credential.
+/// Panics if a PEM file breaks a parser, or if a refusal repeats its content. The input serves as a file, and
+/// as changes (pairs of a position and the bits to flip) of a good credential.
 fn a_pem_file_is_refused_in_one_line(input: &[u8]) {
     const GOOD: &[u8] = include_bytes!("../../tests/data/authority/keys/app-p256.pem");
     let mut changed = GOOD.to_vec();
@@ -94,7 +95,7 @@ fn a_pem_file_is_refused_in_one_line(input: &[u8]) {
 /// Checks an input of this kind.
 ///
 /// # Panics
-/// Something does not hold for it, or there is no such kind.
+/// A property does not hold for it, or there is no such kind.
 pub fn check(name: &str, input: &[u8]) {
     let target = TARGETS.iter().find(|target| target.name == name);
     (target.unwrap_or_else(|| panic!("no target is called {name}")).check)(input);
@@ -109,7 +110,7 @@ pub(crate) mod tests {
     use crate::domain::random::{Random, random_bytes};
     use crate::testkit::SeededRandom;
 
-    /// Changes of one file, at the most: fewer of a long one.
+    /// Most changes of one file; a long one gets fewer.
     const ROUNDS: usize = 400;
     const BYTES: usize = 60_000;
 
@@ -117,7 +118,7 @@ pub(crate) mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(name)
     }
 
-    /// The inputs that a fuzzer starts from.
+    /// Returns the inputs that a fuzzer starts from.
     pub(crate) fn corpus(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
         let entries = std::fs::read_dir(folder("corpus").join(name)).expect("a corpus");
         let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
@@ -145,7 +146,7 @@ pub(crate) mod tests {
         usize::try_from(u64::from_le_bytes(random_bytes(random)) % (below.max(1) as u64)).expect("small")
     }
 
-    /// A small change: something cut, doubled, put in, flipped, or taken from another input.
+    /// Returns a small change: something removed, doubled, inserted, flipped, or taken from another input.
     pub(crate) fn changed(input: &[u8], other: &[u8], random: &dyn Random) -> Vec<u8> {
         const PIECES: [&[u8]; 20] = [
             b"null",
@@ -193,7 +194,8 @@ pub(crate) mod tests {
         bytes
     }
 
-    /// A kind without its fuzz target or its corpus, or one of them without its kind, is forgotten by `make fuzz` or by these tests.
+    /// `make fuzz` or these tests would miss a kind without its fuzz target or its corpus, or one of these
+    /// without its kind.
     #[test]
     fn every_kind_has_its_fuzz_target_and_its_corpus() {
         let kinds: BTreeSet<String> = TARGETS.iter().map(|target| target.name.to_owned()).collect();

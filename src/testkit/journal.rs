@@ -1,5 +1,6 @@
-//! A replica's journal: a disk that outlives its processes and is, now and then, slow or full. A process that is killed in the middle of
-//! a write leaves the entry whole or not at all; what a torn one leaves under another name nobody reads (`journal/files.rs`).
+//! A replica's journal: a disk that outlives its processes and is sometimes slow or full. A process killed in
+//! the middle of a write leaves the entry complete or absent; nobody reads the temporary name of a torn one
+//! (`journal/files.rs`).
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
@@ -13,11 +14,11 @@ use super::tasks::{Pid, World};
 use crate::domain::task::BoxFuture;
 use crate::journal::{Entry, Journal, JournalError};
 
-/// Told of what a journal keeps: the checker listens.
+/// Learns what a journal keeps; the checker implements it.
 pub(crate) trait Watch: Send + Sync {
     /// A write was acknowledged.
     fn journaled(&self, replica: usize, entry: &Entry);
-    /// An entry was taken out, and these are left.
+    /// An entry was removed, and these are left.
     fn unjournaled(&self, replica: usize, entry: &Entry, left: &[Entry]);
 }
 
@@ -55,7 +56,7 @@ impl SimDisk {
         SimDisk { inner: Arc::new(disk) }
     }
 
-    /// The journal as one process has it.
+    /// Returns the journal for one process.
     pub(crate) fn journal(&self, pid: Pid) -> SimJournal {
         SimJournal { disk: self.clone(), pid }
     }
@@ -64,7 +65,7 @@ impl SimDisk {
         self.state().weather = weather;
     }
 
-    /// How often something went wrong.
+    /// Returns the number of faults.
     pub(crate) fn faults(&self) -> u64 {
         self.state().faults
     }
@@ -77,7 +78,7 @@ impl SimDisk {
         self.inner.state.lock()
     }
 
-    /// How long a step takes, and whether it fails.
+    /// Draws the duration of a step, and whether it fails.
     fn fate(&self) -> (Duration, bool) {
         let mut state = self.state();
         let dice = &self.inner.dice;
@@ -97,7 +98,7 @@ impl SimDisk {
         if self.inner.mutant != Mutant::JournalForgets {
             self.state().entries.insert(entry.0.clone(), entry.1.clone());
         }
-        // From here on it is there; that it is so may never be said.
+        // From here on the entry exists; its acknowledgement may never come.
         let (takes, fails) = self.fate();
         self.inner.world.sleep(takes).await;
         if fails {
@@ -122,14 +123,14 @@ impl SimDisk {
     }
 }
 
-/// The journal as one process has it.
+/// The journal of one process.
 pub(crate) struct SimJournal {
     disk: SimDisk,
     pid: Pid,
 }
 
 impl SimJournal {
-    /// On a thread of its own: it goes on when nobody waits for it any more, and ends only with the process.
+    /// Runs on a thread of its own: it continues when nobody waits for it, and ends only with the process.
     async fn run(
         &self,
         work: impl Future<Output = Result<(), JournalError>> + Send + 'static,
@@ -171,7 +172,7 @@ impl Journal for SimJournal {
         Box::pin(self.run(async move { disk.take_out(name).await }))
     }
 
-    /// At once: it is read before a process does anything else.
+    /// Immediate: it is read before a process does anything else.
     fn entries(&self) -> BoxFuture<'_, Result<Vec<Entry>, JournalError>> {
         Box::pin(std::future::ready(Ok(self.disk.entries())))
     }

@@ -1,5 +1,5 @@
-//! Whoever checks a run: it hears of everything that the fakes and the callers see, and holds it against the invariants. It asks neither
-//! the engine nor a fake's own bookkeeping whether something was right.
+//! The checker of a run. It learns of everything that the fakes and the callers see, and compares that with
+//! the invariants. It asks neither the engine nor a fake whether something was right.
 
 pub(crate) mod journal;
 mod operator;
@@ -22,22 +22,23 @@ use crate::refresh::{Combination, Settings};
 use crate::repository::{Connection, Repository};
 use crate::store::{Revision, Writer};
 
-/// Uses of one grant by one process within a minute. The engine waits a second after the first failure in a row, up to five later, and
-/// asks a personal account's verdict once more; several resources and reports of refused tokens come on top.
+/// Most uses of one grant by one process within a minute. The engine waits a second after the first of
+/// several failures, up to five later, and asks once more after a personal account's verdict; several
+/// resources and reports of refused tokens add to that.
 const MOST_CALLS_A_MINUTE: usize = 30;
-/// What is deleted or replaced may be served elsewhere for so long, as long as the store answers.
+/// How long a deleted or replaced connection may be served elsewhere while the store answers.
 const FELT_WITHIN: Duration = Duration::from_secs(1);
 
-/// A look at a connection that changed is two calls of the store; until they are through, a process that was cut off may not know yet
-/// that it is no more.
+/// Longest check of a changed connection: it makes two calls of the store, and until they return, a process
+/// that was cut off may not know that the connection is gone.
 const SLOWEST_LOOK: Duration = Duration::from_secs(4);
 
-/// A token with less life than that is none; and a refresh is decided on a moment before the authority hears of it.
+/// A token with less life counts as dead; and a refresh is decided a moment before the authority hears of it.
 const SHORTEST_LIFE: Duration = Duration::from_secs(1);
-/// What is in a journal is in the store within this time, if nothing is wrong.
+/// Time in which a journal's entry reaches the store, if nothing is wrong.
 const STORED_WITHIN: Duration = Duration::from_secs(15);
 
-/// An invariant that did not hold.
+/// A violated invariant.
 #[derive(Debug, Clone)]
 pub(crate) struct Violation {
     pub(crate) at: Duration,
@@ -45,20 +46,20 @@ pub(crate) struct Violation {
     pub(crate) what: String,
 }
 
-/// What a connection's record is, for whoever may open it.
+/// The content of a connection's record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Stored {
     pub(crate) revision: Revision,
     pub(crate) status: Status,
-    /// None when a verdict destroyed it.
+    /// `None` if a verdict destroyed it.
     pub(crate) grant: Option<(Family, u64)>,
-    /// Until when the last of its tokens lives, as the store has it.
+    /// End of the last of its tokens' lives, as stored.
     pub(crate) lives_until: Duration,
-    /// The serials of its tokens.
+    /// Serials of its tokens.
     pub(crate) serials: Vec<u64>,
 }
 
-/// An act on a connection by its user or operator, which puts an end to every grant of before.
+/// A user's or operator's act on a connection, which ends every earlier grant.
 #[derive(Debug, Clone, Copy)]
 struct Act {
     begun: Duration,
@@ -76,28 +77,28 @@ struct SignIn {
 #[derive(Default)]
 struct Books {
     violations: Vec<Violation>,
-    /// By replica: when something was wrong between it and the store.
+    /// By replica: the times of faults between it and the store.
     troubles: Vec<Vec<Duration>>,
-    /// By process: from when to when it was stopped.
+    /// By process: when it was stopped and resumed.
     stops: BTreeMap<Pid, Vec<(Duration, Option<Duration>)>>,
     killed: BTreeSet<Pid>,
     losses: Vec<(Duration, BTreeSet<ConnectionKey>)>,
     sign_ins: BTreeMap<Family, SignIn>,
     acts: BTreeMap<ConnectionKey, Vec<Act>>,
-    /// When deletes were begun, whatever came of them.
+    /// Times of deletes, whatever their outcome.
     deletes: BTreeMap<ConnectionKey, Vec<(Duration, Option<Duration>)>>,
     /// The newest serial that a process handed out.
     newest: BTreeMap<(Pid, Family, Option<String>), (Duration, u64)>,
-    /// The newest generation of each grant that was ever stored.
+    /// The newest stored generation of each grant.
     stored: BTreeMap<Family, u64>,
-    /// The serials of the tokens that were ever stored …
+    /// Serials of all tokens ever stored …
     kept: BTreeSet<u64>,
     /// … or acknowledged by a replica's journal.
     kept_in_journal: BTreeMap<(usize, u64), Duration>,
-    /// When a connection was committed last.
+    /// When a connection was last committed.
     committed: BTreeMap<ConnectionKey, Duration>,
     uses: BTreeMap<(Pid, Family), Vec<Duration>>,
-    /// Looks at the store that were in vain, and when the first one after that was not.
+    /// Failed checks of the store, and the time of the first successful one after each.
     unanswered: BTreeMap<(Pid, ConnectionKey), Option<Duration>>,
     /// Answers that a journal acknowledged.
     journaled: Vec<Journaled>,
@@ -105,7 +106,7 @@ struct Books {
     counts: Counts,
 }
 
-/// What is counted in a run.
+/// Counts of a run.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Counts {
     pub(crate) requests: u64,
@@ -115,25 +116,25 @@ pub(crate) struct Counts {
     pub(crate) store_calls: u64,
     pub(crate) authority_calls: u64,
     pub(crate) commits: u64,
-    /// Grants that ended by a second use of a refresh token, by what explains it.
+    /// Grants that ended because a refresh token was used twice, by explanation.
     pub(crate) explained: BTreeMap<&'static str, u64>,
-    /// Tokens that were handed out although they were truly dead, where a wall clock had jumped.
+    /// Dead tokens handed out after a wall clock had jumped.
     pub(crate) dead_after_jump: u64,
     pub(crate) most_calls_a_minute: usize,
     /// Writes of journals.
     pub(crate) journaled: u64,
-    /// Commits that the store refused while it served.
+    /// Commits that the store refused while it was up.
     pub(crate) refused_commits: u64,
-    /// Answers of the authority that asked to be left alone.
+    /// Answers of the authority that asked us to wait.
     pub(crate) holds: u64,
-    /// Uses of a grant that nobody asked for.
+    /// Uses of a grant without a request.
     pub(crate) swept: u64,
     /// What was known of a connection after a task of its replica had run.
     pub(crate) combinations: BTreeMap<Combination, u64>,
 }
 
 impl Counts {
-    /// Adds those of another run.
+    /// Adds the counts of another run.
     pub(crate) fn add(&mut self, other: &Counts) {
         self.requests += other.requests;
         self.handed_out += other.handed_out;
@@ -162,9 +163,9 @@ impl Counts {
 pub(crate) struct Ledger {
     world: World,
     settings: Settings,
-    /// Whether the store acknowledges only what a failover cannot lose.
+    /// True if the store acknowledges only what a failover cannot lose.
     wait: bool,
-    /// Whether a replica's wall clock jumps in this run: lives are counted by it.
+    /// True if a replica's wall clock jumps in this run: lives are counted by it.
     jumps: bool,
     insight: OnceLock<(Repository, SimIssuer)>,
     opener: OnceLock<Opener>,
@@ -178,7 +179,7 @@ impl Ledger {
         Ledger { world, settings, wait, jumps, insight, opener, books: Mutex::new(books) }
     }
 
-    /// Where the truth is to be seen.
+    /// Gives the checker access to the truth.
     pub(crate) fn look_into(&self, repository: Repository, issuer: SimIssuer) {
         assert!(self.insight.set((repository, issuer)).is_ok(), "once");
     }
@@ -205,7 +206,7 @@ impl Ledger {
         count(&mut self.books().counts);
     }
 
-    /// The record as it is stored now.
+    /// Returns the stored record.
     pub(crate) fn stored(&self, key: &ConnectionKey) -> Option<Stored> {
         let repository = &self.insight().0;
         let loaded = at_once(repository.load(key)).expect("what is stored opens")?;
@@ -221,7 +222,7 @@ impl Ledger {
         })
     }
 
-    // What happens to processes.
+    // Events of processes.
 
     pub(crate) fn stopped(&self, pid: Pid) {
         let now = self.world.now();
@@ -239,9 +240,10 @@ impl Ledger {
         self.books().killed.insert(pid);
     }
 
-    // What users and operators do.
+    // Acts of users and operators.
 
-    /// A grant was given to a sign-in whose session was started at `begun`: what is revoked since then means it.
+    /// Records that a grant was given to a sign-in whose session was started at `begun`: later revocations
+    /// cover it.
     pub(crate) fn signing_in(&self, key: &ConnectionKey, family: Family, user: u32, begun: Duration) {
         let sign_in = SignIn { key: key.clone(), user, begun, acknowledged: None };
         self.books().sign_ins.insert(family, sign_in);
@@ -264,7 +266,7 @@ impl Ledger {
         deletes.len() - 1
     }
 
-    /// It is over, whatever came of it.
+    /// The delete has ended, with any outcome.
     pub(crate) fn delete_ended(&self, key: &ConnectionKey, number: usize) {
         let now = self.world.now();
         if let Some(deletes) = self.books().deletes.get_mut(key) {
@@ -272,7 +274,8 @@ impl Ledger {
         }
     }
 
-    /// A connection is not there at the end: somebody must have begun to delete it since its last sign-in began.
+    /// Records that a connection does not exist at the end: a delete must have begun after its last sign-in
+    /// began.
     pub(crate) fn not_there(&self, key: &ConnectionKey) {
         let books = self.books();
         let of_key = books.sign_ins.values().filter(|sign_in| sign_in.key == *key);
@@ -289,9 +292,9 @@ impl Ledger {
         self.books().acts.entry(key.clone()).or_default().push(Act { begun, acknowledged: now, pid });
     }
 
-    // What callers get.
+    // Answers to callers.
 
-    /// A token was handed out to a caller of `pid`.
+    /// Records that a token was handed out to a caller of `pid`.
     pub(crate) fn handed_out(
         &self,
         (pid, replica): (Pid, usize),
@@ -332,13 +335,14 @@ impl Ledger {
         let slot = (pid, stamp.family, resource.map(str::to_owned));
         match books.newest.get(&slot).copied() {
             Some((since, newest)) if stamp.serial < newest => {
-                // Where refresh tokens stay good, two may have refreshed, and one's journaled answer was overtaken.
+                // If refresh tokens stay valid, two replicas may have refreshed, and one's journaled answer
+                // was overtaken.
                 let journaled_at = books.kept_in_journal.get(&(replica, newest));
                 let overtaken = !self.insight().1.punishes_reuse()
                     && !books.kept.contains(&newest)
                     && journaled_at
                         .is_some_and(|since| books.committed.get(key).is_some_and(|at| at > since));
-                // Two answers of one grant are put together by their ends, and those by wall clocks.
+                // Answers of one grant are merged by the ends of their lives, which are wall-clock times.
                 let merged = self.jumps && !self.insight().1.punishes_reuse();
                 if !overtaken
                     && !merged
@@ -380,7 +384,7 @@ impl Ledger {
         }
     }
 
-    /// A caller was told that its user, or an administrator, must act.
+    /// Records that a caller was told that its user, or an administrator, must act.
     pub(crate) fn refused_by_verdict(&self, replica: usize, key: &ConnectionKey) {
         let issuer = &self.insight().1;
         let now = self.world.now();
@@ -404,19 +408,19 @@ impl Ledger {
     }
 }
 
-/// The serials of a connection's tokens.
+/// Returns the serials of a connection's tokens.
 fn serials(connection: &Connection) -> Vec<u64> {
     let tokens = connection.tokens.iter();
     tokens.map(|token| Stamp::of_access(token.access_token.expose()).serial).collect()
 }
 
-/// A wall clock's time that is right, as time since the beginning.
+/// Converts a correct wall clock's time to time since the beginning.
 fn since_beginning(at: Timestamp) -> Duration {
     Duration::from_millis(u64::try_from(at.unix_millis() - BEGINNING).unwrap_or(0))
 }
 
 impl Books {
-    /// The last act on the connection that was begun after the grant's own sign-in was acknowledged.
+    /// Returns the last act on the connection that began after the grant's own sign-in was acknowledged.
     fn act_after(&self, key: &ConnectionKey, family: Family) -> Option<Act> {
         let since = self.sign_ins.get(&family)?.acknowledged?;
         let acts = self.acts.get(key)?;
@@ -434,7 +438,7 @@ impl Books {
         stops.is_some_and(|stops| stops.iter().any(|(_, until)| until.is_none_or(|until| until >= from)))
     }
 
-    /// Whether something done to the connection was lost since then.
+    /// Returns true if a change of the connection was lost since then.
     fn lost(&self, key: &ConnectionKey, since: Duration) -> bool {
         self.losses.iter().any(|(at, keys)| *at >= since && keys.contains(key))
     }
@@ -550,7 +554,7 @@ impl authority::Watch for Ledger {
         for other in under_way {
             let since = other.begun.saturating_sub(self.settings.lease);
             let lost = books.losses.iter().any(|(at, _)| *at >= since);
-            // One that was stopped between its last look at the clock and the call itself cannot know.
+            // A process stopped between its last reading of the clock and the call cannot know.
             let just_resumed = books.was_stopped(call.pid, now.saturating_sub(Duration::from_millis(10)));
             let excused = lost || just_resumed || books.was_stopped(other.pid, since);
             if other.pid == call.pid || !excused {
@@ -601,7 +605,7 @@ impl authority::Watch for Ledger {
             } else if generation <= newest_stored {
                 return None;
             }
-            // It is known to be in doubt, so it is used only when nothing is left to serve.
+            // It is known to be unsettled, so it is used only when there is nothing left to serve.
             let lived = stored.is_some_and(|stored| {
                 stored.grant.is_some_and(|(family, _)| family == call.family)
                     && stored.lives_until > call.begun + SHORTEST_LIFE

@@ -1,8 +1,9 @@
 //! Fakes for the rooms' own tests and the benches; in no release build.
 //!
-//! In tests there is a whole simulated world beside them: the real engine and repository under virtual time (`tasks`, `clock`), over a
-//! store and an authority that fail in every way a seed draws (`store`, `authority`, `faults`), in runs with callers, users and crashes
-//! (`scenario`), held against the invariants of `refresh` and `store` (`ledger`). `simulation` runs them.
+//! In tests there is also a simulated world: the real engine and repository under virtual time (`tasks`,
+//! `clock`), with a store and an authority that fail in every way that a seed draws (`store`, `authority`,
+//! `faults`), in runs with callers, users and crashes (`scenario`), checked against the invariants of
+//! `refresh` and `store` (`ledger`). `simulation` runs them.
 
 #[cfg(test)]
 mod authority;
@@ -40,7 +41,7 @@ use crate::domain::random::Random;
 pub struct SeededRandom(Mutex<u64>);
 
 impl SeededRandom {
-    /// The same seed gives the same bytes.
+    /// Makes a generator; the same seed gives the same bytes.
     pub fn new(seed: u64) -> Self {
         SeededRandom(Mutex::new(seed))
     }

@@ -7,7 +7,7 @@ use crate::domain::connection::Status;
 use crate::domain::id::AppName;
 use crate::refresh::{LeaseOutcome, Lookup, Observer, Swept};
 
-/// Nobody listens.
+/// Ignores everything.
 pub(crate) struct Nobody;
 
 impl Observer for Nobody {

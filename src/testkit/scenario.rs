@@ -1,5 +1,5 @@
-//! One run: three replicas of the real engine over fakes, callers, users, an operator, and faults drawn by a seed; then quiet, in which
-//! everything has to heal.
+//! One run: three replicas of the real engine with fakes, callers, users, an operator, and faults drawn by a
+//! seed; then quiet, in which everything must heal.
 
 mod operator;
 
@@ -38,27 +38,27 @@ use crate::store::Committed;
 const REPLICAS: usize = 3;
 /// Faults and users' acts come until here …
 const FAULTS_END: Duration = Duration::from_secs(200);
-/// … or until here, where what nobody asks for has to be renewed before the end: a connection that is taken up and left lying is
-/// taken up again within 90 s.
+/// … or until here, if connections must be renewed without requests before the end: one that was taken up and
+/// abandoned is taken up again within 90 s.
 const FAULTS_END_OF_SWEEPS: Duration = Duration::from_secs(140);
 /// … requests until here …
 const CALLERS_END: Duration = Duration::from_secs(225);
-/// … whoever is not asked again by itself is asked here …
+/// … every connection that is not asked for otherwise is asked for here …
 const LAST_ASKED: Duration = Duration::from_secs(240);
-/// … everybody is compared with the store here …
+/// … everything is compared with the store here …
 const COMPARED: Duration = Duration::from_secs(255);
-/// … and by here nothing is under way.
+/// … and nothing is under way after this.
 const END: Duration = Duration::from_secs(260);
 /// As in `broker/confirm.rs`.
 const SIGN_IN_TRIES: usize = 8;
 
-/// What to run.
+/// A run to do.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) mutant: Mutant,
     pub(crate) traced: bool,
-    /// Without [`Additions`].
+    /// True for a run without [`Additions`].
     pub(crate) plain: bool,
 }
 
@@ -68,7 +68,7 @@ impl Plan {
     }
 }
 
-/// What came of it.
+/// Result of a run.
 pub(crate) struct Report {
     pub(crate) hash: u64,
     pub(crate) virtual_time: Duration,
@@ -114,7 +114,7 @@ pub(crate) fn run(plan: Plan) -> Report {
     report
 }
 
-/// A connection that nobody asks for.
+/// Makes a connection that nobody asks for.
 fn idle_target(issuer: &SimIssuer, app: &AppName) -> Target {
     const USER: u32 = 50;
     issuer.add_user(USER, false);
@@ -134,16 +134,16 @@ struct Process {
     clock: Arc<SimClock>,
 }
 
-/// A replica: what outlives its processes.
+/// A replica: the parts that outlive its processes.
 struct Replica {
     wall_error: WallError,
-    /// Where its journal is, if it has one.
+    /// Its journal's disk, if it has one.
     disk: Option<SimDisk>,
     process: Option<Arc<Process>>,
     stopped: bool,
 }
 
-/// A connection and who may be behind it.
+/// A connection, and the users it may have.
 struct Target {
     key: ConnectionKey,
     user: u32,
@@ -163,14 +163,14 @@ struct Cluster {
     keyring: Arc<Keyring>,
     replicas: Mutex<Vec<Replica>>,
     targets: Vec<Target>,
-    /// So many of them are asked for; one more may be there that is not.
+    /// Number of connections that are asked for; there may be one more.
     asked: usize,
     additions: Additions,
     more_dice: Dice,
     lives: Mutex<u32>,
-    /// What the last requests came to, by connection and replica.
+    /// Outcomes of the last requests, by connection and replica.
     last: Mutex<BTreeMap<(usize, usize), Outcome>>,
-    /// What was to be revoked, written down or not.
+    /// All revocations made, stored or not.
     revoking: Mutex<Vec<Revocation>>,
 }
 
@@ -273,7 +273,7 @@ impl Cluster {
         })
     }
 
-    /// Until when faults and acts come.
+    /// Returns the end of faults and acts.
     fn faults_end(&self) -> Duration {
         if self.additions.sweeps() { FAULTS_END_OF_SWEEPS } else { FAULTS_END }
     }
@@ -388,7 +388,7 @@ impl Cluster {
         self.world.resume(pid);
     }
 
-    // What is asked.
+    // Requests.
 
     fn scopes(&self) -> (Vec<String>, &'static [Option<&'static str>]) {
         match self.mode {
@@ -408,11 +408,12 @@ impl Cluster {
         }
     }
 
-    /// One request of a caller at a process.
+    /// Makes one request of a caller to a process.
     async fn request(&self, process: &Process, target: usize, reports: bool) -> Outcome {
         let Target { key, handed_out, .. } = &self.targets[target];
         let (words, resources) = self.scopes();
-        // At the end it is asked for what it was connected for: a verdict on another resource may stand for a minute.
+        // At the end it is asked for the resource that it was connected for: a verdict on another may stand
+        // for a minute.
         let resource = if reports { self.dice.one_of(resources) } else { resources[0] };
         let scopes = self.naming().scopes_lossy(words.iter().map(String::as_str)).of_resource(resource);
         let min_ttl = self.dice.millis(1000, 40_000);
@@ -468,7 +469,7 @@ impl Cluster {
         outcome
     }
 
-    /// A user signs in for a connection, as `broker/confirm.rs` stores it.
+    /// Signs a user in for a connection, and stores that as `broker/confirm.rs` does.
     async fn sign_in(&self, process: &Process, target: usize, user: u32) {
         let key = &self.targets[target].key;
         let begun = self.world.now();
@@ -509,7 +510,7 @@ impl Cluster {
             let before = before.map(|loaded| loaded.connection);
             match process.repository.floor(key).await {
                 Ok(floor) if floor.cut <= floor_then.cut => {}
-                _ => return, // deleted since, or nobody knows
+                _ => return, // deleted since, or unknown
             }
             let same = before.as_ref().filter(|before| before.profile.account.id() == account.id());
             let mut profile = Profile::connected(
@@ -541,7 +542,7 @@ impl Cluster {
         }
     }
 
-    /// An operator deletes a connection, as `broker/disconnect.rs` does.
+    /// Deletes a connection on an operator's word, as `broker/disconnect.rs` does.
     async fn delete(&self, process: &Process, target: usize) {
         let key = &self.targets[target].key;
         let begun = self.world.now();
@@ -559,7 +560,7 @@ impl Cluster {
         }
     }
 
-    // What goes on, and what goes wrong.
+    // Background work and faults.
 
     fn begin(self: &Arc<Self>) {
         for replica in 0..REPLICAS {
@@ -749,7 +750,7 @@ impl Cluster {
         self.world.spawn(WORLD, name, Box::pin(work(self.clone())));
     }
 
-    /// Does something about every so many seconds, one after the other, until the faults end.
+    /// Runs an act every so often, one after the other, until the faults end.
     fn now_and_then<F>(
         self: &Arc<Self>,
         name: &'static str,
@@ -770,7 +771,7 @@ impl Cluster {
         });
     }
 
-    /// Does something at a process, if the one that is drawn lives.
+    /// Runs an act at the drawn process, if it lives.
     fn at_some_process<F>(
         self: &Arc<Self>,
         name: &'static str,
@@ -784,7 +785,7 @@ impl Cluster {
         }
     }
 
-    /// Faults end: whoever is dead starts, whoever is stopped goes on.
+    /// Ends the faults: dead processes start, and stopped ones resume.
     fn calm_down(self: &Arc<Self>) {
         self.world.note(format_args!("the faults end"));
         self.server.set_weather(StoreWeather::default());
@@ -807,7 +808,7 @@ impl Cluster {
         for target in 0..self.targets.len() {
             self.always("ask at the end", move |cluster| async move {
                 cluster.world.sleep(LAST_ASKED.saturating_sub(cluster.world.now())).await;
-                // A verdict may have been lifted: somebody says so.
+                // A verdict may have been lifted; a caller reports that.
                 if let Some(process) = cluster.process(0) {
                     process.engine.try_now(&cluster.targets[target].key, None);
                 }
@@ -835,7 +836,7 @@ impl Cluster {
         }
     }
 
-    /// Whether a process holds what is stored.
+    /// Compares a process's cache with the store.
     async fn compare(&self, process: &Process, target: usize) {
         let key = &self.targets[target].key;
         let held = process.engine.inspect(key).await.ok().map(|held| held.connection.revision);
@@ -850,9 +851,9 @@ impl Cluster {
         self.last.lock().insert((target, replica), outcome);
     }
 
-    /// Whether everything healed.
+    /// Checks that everything healed.
     fn judge(self: &Arc<Self>) {
-        // Where connections are renewed for nobody, there is always one at it.
+        // If connections are renewed without requests, one is always being renewed.
         let held = if self.additions.sweeps() { Vec::new() } else { self.server.leases() };
         for lease in held {
             self.ledger.violated("I18", format!("the lease of {lease} is still held"));
@@ -868,7 +869,7 @@ impl Cluster {
                 }
                 Some(stored) => match stored.grant {
                     Some((family, _)) if self.issuer.lives(family) => {
-                        // Whichever token; only that there is one.
+                        // Any token will do.
                         match last.get(&(number, 0)) {
                             Some(Outcome::Token(stamp)) if stamp.family == family => Outcome::Token(*stamp),
                             other => {
@@ -885,7 +886,7 @@ impl Cluster {
                 let outcome = last.get(&(number, replica));
                 let fits = match (outcome, &expected) {
                     (Some(Outcome::Token(one)), Outcome::Token(other)) => one.family == other.family,
-                    // A token that lives is served, whatever the verdict.
+                    // A live token is served, whatever the verdict.
                     (Some(Outcome::Token(_)), Outcome::Judged) => true,
                     (outcome, expected) => outcome == Some(expected),
                 };
@@ -898,7 +899,7 @@ impl Cluster {
         }
     }
 
-    /// Counts what the process knows of each connection.
+    /// Counts the process's knowledge of each connection.
     fn count_combinations(&self, pid: Pid) {
         let engine = {
             let replicas = self.replicas();
@@ -916,7 +917,7 @@ impl Cluster {
         });
     }
 
-    /// Everything ends, so that no circle of references is left.
+    /// Drops everything, so that no reference cycle is left.
     fn end(&self) {
         for replica in 0..REPLICAS {
             self.kill(replica);

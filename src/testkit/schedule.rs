@@ -1,5 +1,6 @@
-//! When connections are due, as Redis keeps it: in shards, ordered by time, so that asking what is due costs what is due. Uses
-//! are kept apart, so one that is noted before the connection is scheduled counts; in the embedded store it does not.
+//! When connections are due, as Redis keeps it: in shards, ordered by time, so that asking what is due costs
+//! what is due. Uses are kept apart, so one that is noted before the connection is scheduled counts; in the
+//! embedded store it does not.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +18,7 @@ struct Entry {
 #[derive(Clone, Default)]
 pub(super) struct Schedule {
     entries: BTreeMap<ConnectionKey, Entry>,
-    /// Whatever of `entries` has a time, by shard.
+    /// Entries with a time, by shard.
     due: BTreeMap<u8, BTreeSet<(Timestamp, ConnectionKey)>>,
 }
 
@@ -39,7 +40,7 @@ impl Schedule {
         *used = (*used).max(Some(at));
     }
 
-    /// What of a shard is due at `until`, the longest due first.
+    /// Returns a shard's connections due at `until`, the longest due first.
     pub(super) fn due(&self, shard: u8, until: Timestamp, limit: usize) -> Vec<Due> {
         let of_shard = self.due.get(&(shard % SWEEP_SHARDS)).into_iter().flatten();
         let due = of_shard.take_while(|(due_at, _)| *due_at <= until).take(limit);

@@ -1,4 +1,5 @@
-//! Runs of the simulation: many seeds, the seeds that once found something, and proof that the checker notices.
+//! Runs of the simulation: many seeds, the seeds that once found a fault, and proof that the checker notices
+//! faults.
 
 use super::baseline::Baseline;
 use super::faults::Mutant;
@@ -8,7 +9,7 @@ fn traced(seed: u64) -> Report {
     run(Plan { traced: true, ..Plan::seed(seed) })
 }
 
-/// What happened up to the first violation, of the connection it is about where that is known.
+/// Returns the events up to the first violation, only of its connection if that is known.
 fn story(plan: Plan, report: &Report) -> String {
     let again = run(Plan { traced: true, ..plan });
     let Some(first) = report.violations.first() else { return String::new() };
@@ -29,7 +30,7 @@ fn holds(seed: u64) -> Report {
     holds_as(Plan::seed(seed))
 }
 
-/// As the simulation was before it had [`Additions`](super::faults::Additions).
+/// The simulation as it was before it had [`Additions`](super::faults::Additions).
 fn holds_plain(seed: u64) {
     holds_as(Plan { plain: true, ..Plan::seed(seed) });
 }
@@ -48,7 +49,7 @@ fn the_same_seed_is_the_same_run() {
     }
 }
 
-// Two tests, so that two cores share them.
+// Two tests, so that they share two cores.
 
 #[test]
 fn a_hundred_seeds_hold_and_are_as_written_down() {
@@ -66,7 +67,7 @@ fn baseline(seeds: std::ops::Range<u64>) -> Baseline {
     baseline
 }
 
-/// `make baseline`.
+/// Run by `make baseline`.
 #[test]
 #[ignore = "for `make baseline`"]
 fn the_baseline_is_written_anew() {
@@ -77,7 +78,7 @@ fn the_baseline_is_written_anew() {
         .expect("the baseline is written");
 }
 
-// Seeds that found something. A change of what a run draws makes them ordinary ones.
+// Seeds that found a fault. A change of what a run draws turns them into ordinary ones.
 
 #[test]
 fn seed_17_who_waited_for_a_look_in_vain_does_not_get_what_was_deleted_meanwhile() {
@@ -171,8 +172,9 @@ fn seeds_3603_and_4461_a_verdict_is_heard_twice_and_what_is_in_doubt_is_left_alo
     holds(4461);
 }
 
-/// Two of them send a refresh token again that a late request had used up after a later one had worked; in the third a refresh token
-/// whose answer was lost is left alone, and nothing had used it up. Nobody on this side can tell.
+/// Two of them resend a refresh token that a late request had used up after a later one had worked. In the
+/// third, a refresh token whose answer was lost is left alone, although nothing had used it up. Nobody on
+/// this side can tell.
 #[test]
 fn seeds_2329_16211_and_17677_what_nobody_can_know_is_nobodys_mistake() {
     holds(2329);
@@ -187,7 +189,7 @@ fn seeds_653_and_4849_a_sign_in_that_a_revocation_overtakes_is_meant_by_it() {
     holds(4849);
 }
 
-/// Some seed of these runs with a fake that is wrong must violate this invariant.
+/// Asserts that a seed of these runs, with a wrong fake, violates this invariant.
 fn is_noticed(mutant: Mutant, invariant: &str) {
     let noticed = (0..MOST_SEEDS).find(|seed| {
         let report = run(Plan { mutant, ..Plan::seed(*seed) });
@@ -196,7 +198,7 @@ fn is_noticed(mutant: Mutant, invariant: &str) {
     assert!(noticed.is_some(), "{mutant:?} passes {MOST_SEEDS} seeds");
 }
 
-/// Enough that every fault there is has met every other.
+/// Enough seeds for every fault to meet every other.
 const MOST_SEEDS: u64 = 60;
 
 #[test]
@@ -274,7 +276,7 @@ fn a_revocation_that_other_replicas_do_not_hear_of_is_noticed() {
     is_noticed(Mutant::RevocationsStayAtHome, "I7");
 }
 
-/// `make simulate`: as many seeds as are asked for, and what they came to.
+/// `make simulate`: runs as many seeds as requested, and prints the results.
 #[test]
 #[ignore = "for `make simulate`"]
 #[expect(clippy::disallowed_methods, reason = "the number of seeds is an argument, and a test has no other")]
@@ -305,7 +307,7 @@ fn as_many_seeds_as_are_asked_for() {
     assert!(violated.is_empty());
 }
 
-/// The whole story of one seed.
+/// Prints the whole story of one seed.
 #[test]
 #[ignore = "for whoever wonders about a seed"]
 #[expect(clippy::disallowed_methods, reason = "the seed is an argument, and a test has no other")]

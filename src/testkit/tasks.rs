@@ -1,10 +1,10 @@
-//! Tasks under virtual time: one thread, one queue, and a seed that says who goes next. Nothing here waits: when nobody can go on,
-//! time jumps to the next timer.
+//! Tasks under virtual time: one thread, one queue, and a seed that chooses the next task. Nothing waits in
+//! real time: if no task can go on, time jumps to the next timer.
 //!
-//! It is no tokio runtime, on purpose. Tokio's `watch` wakes its waiters in an order drawn from the operating system's randomness; here
-//! those who may go on form an ordered set, whoever woke them first, and the seed draws from it. So a run is repeatable, and other
-//! seeds try other interleavings. A process that is stopped (SIGSTOP) is one whose tasks are not polled, and a killed one is
-//! one whose tasks are dropped where they stand.
+//! It is no tokio runtime, on purpose. Tokio's `watch` wakes its waiters in an order that depends on the
+//! operating system's randomness. Here the ready tasks form an ordered set, whoever woke them first, and the
+//! seed draws from it. A run is therefore repeatable, and other seeds try other interleavings. The tasks of a
+//! stopped process (SIGSTOP) are not polled, and those of a killed one are dropped where they stand.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,17 +18,18 @@ use std::time::Duration;
 use super::faults::Dice;
 use crate::domain::task::{BoxFuture, Tasks};
 
-/// A process: one life of a replica. What outlives all of them (networks, servers, users) is [`WORLD`].
+/// A process: one life of a replica. [`WORLD`] is for everything that outlives processes (networks, servers,
+/// users).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Pid(pub(crate) u32);
 
-/// The process that is never stopped nor killed.
+/// The process that is never stopped or killed.
 pub(crate) const WORLD: Pid = Pid(0);
 
-/// Polls in one instant after which a run counts as one that goes in circles.
+/// Polls in one instant after which a run counts as an endless loop.
 const MOST_POLLS_AT_ONCE: u32 = 200_000;
 
-/// Everything that happens in a run. Cheap to clone.
+/// The whole state of a run. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct World {
     inner: Arc<Inner>,
@@ -42,7 +43,7 @@ struct Inner {
     watcher: OnceLock<Watcher>,
 }
 
-/// Told whose task has run.
+/// Learns whose task has run.
 type Watcher = Box<dyn Fn(Pid) + Send + Sync>;
 
 #[derive(Default)]
@@ -58,7 +59,7 @@ struct State {
 struct Task {
     pid: Pid,
     name: &'static str,
-    /// None while it is polled.
+    /// `None` while it is polled.
     future: Option<BoxFuture<'static, ()>>,
     waker: Waker,
 }
@@ -83,7 +84,7 @@ impl Wake for WakeUp {
     }
 }
 
-/// What happened, as a hash of all of it and, on demand, in words.
+/// A hash of everything that happened and, on request, its text.
 #[derive(Default)]
 struct Trace {
     hash: u64,
@@ -107,7 +108,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl World {
-    /// An empty world at its beginning. With `traced`, it keeps what is noted in words.
+    /// Makes an empty world. With `traced`, it keeps the text of its notes.
     pub(crate) fn new(dice: Dice, traced: bool) -> Self {
         let trace = Trace { hash: 0xcbf2_9ce4_8422_2325, lines: traced.then(Vec::new) };
         let inner = Inner {
@@ -120,17 +121,17 @@ impl World {
         World { inner: Arc::new(inner) }
     }
 
-    /// Whoever watches, once: it is told after each step of a task, and may change nothing.
+    /// Sets the watcher, once. It is called after each step of a task, and may change nothing.
     pub(crate) fn watch(&self, watcher: Watcher) {
         assert!(self.inner.watcher.set(watcher).is_ok(), "one watches");
     }
 
-    /// Time since the beginning.
+    /// Returns the time since the beginning.
     pub(crate) fn now(&self) -> Duration {
         lock(&self.inner.state).now
     }
 
-    /// Writes down what happens.
+    /// Records an event.
     pub(crate) fn note(&self, what: std::fmt::Arguments<'_>) {
         let now = self.now();
         let mut trace = lock(&self.inner.trace);
@@ -140,12 +141,12 @@ impl World {
         let _ = write!(trace, "{:>10.3} {what}", now.as_secs_f64());
     }
 
-    /// A hash of everything that was noted and of who was polled when.
+    /// Returns a hash of all events and of the order of polls.
     pub(crate) fn hash(&self) -> u64 {
         lock(&self.inner.trace).hash
     }
 
-    /// What was noted, in words.
+    /// Returns the text of the events.
     pub(crate) fn lines(&self) -> Vec<String> {
         lock(&self.inner.trace).lines.clone().unwrap_or_default()
     }
@@ -165,7 +166,7 @@ impl World {
         lock(&self.inner.ready).insert(task);
     }
 
-    /// Ends a process where it stands: whatever it was about to do is not done.
+    /// Ends a process where it stands: its next steps do not happen.
     pub(crate) fn kill(&self, pid: Pid) {
         let ended: Vec<Task> = {
             let mut state = lock(&self.inner.state);
@@ -175,7 +176,7 @@ impl World {
                 state.tasks.iter().filter(|(_, task)| task.pid == pid).map(|(id, _)| *id).collect();
             of_it.iter().filter_map(|id| state.tasks.remove(id)).collect()
         };
-        drop(ended); // without the lock: what is dropped here wakes others and gives up its timers
+        drop(ended); // without the lock: dropped futures wake others and give up their timers
     }
 
     /// Stops a process until [`World::resume`].
@@ -183,7 +184,7 @@ impl World {
         lock(&self.inner.state).stopped.insert(pid);
     }
 
-    /// Lets a stopped process go on.
+    /// Resumes a stopped process.
     pub(crate) fn resume(&self, pid: Pid) {
         lock(&self.inner.state).stopped.remove(&pid);
     }
@@ -193,7 +194,7 @@ impl World {
         Sleep { world: self.clone(), until: self.now().saturating_add(duration), timer: None }
     }
 
-    /// Lets everything happen up to the instant `until`. Says what went in circles, if anything did.
+    /// Runs everything up to the instant `until`. Returns an error for an endless loop.
     pub(crate) fn run_until(&self, until: Duration) -> Result<(), String> {
         let mut polls = 0;
         loop {
@@ -224,7 +225,7 @@ impl World {
         }
     }
 
-    /// One of those who may go on, drawn by the seed.
+    /// Draws one of the ready tasks.
     fn next_task(&self) -> Option<Next> {
         let mut state = lock(&self.inner.state);
         let mut ready = lock(&self.inner.ready);
@@ -251,7 +252,7 @@ impl World {
         }
     }
 
-    /// Moves time to the next timer and wakes whoever waits for it. False when there is none before `until`.
+    /// Moves time to the next timer and wakes its waiters. Returns false if there is none before `until`.
     fn advance(&self, until: Duration) -> bool {
         let mut state = lock(&self.inner.state);
         match state.timers.first_key_value() {

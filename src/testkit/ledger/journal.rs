@@ -1,4 +1,4 @@
-//! What is in a journal is as durable as what is in the store.
+//! Checks that an entry of a journal is as durable as a record in the store.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use crate::repository::Repository;
 use crate::testkit::authority::{Family, Stamp};
 use crate::testkit::journal::Watch;
 
-/// Opens an entry of a journal.
+/// Opens a journal's entry.
 pub(crate) type Opener = Box<dyn Fn(Entry) -> Option<Answer> + Send + Sync>;
 
-/// An answer of the authority that a journal keeps.
+/// An answer of the authority in a journal.
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
     key: ConnectionKey,
@@ -25,7 +25,7 @@ pub(crate) struct Answer {
     serials: Vec<u64>,
 }
 
-/// One that a journal acknowledged.
+/// An entry that a journal acknowledged.
 pub(super) struct Journaled {
     pub(super) answer: Answer,
     pub(super) replica: usize,
@@ -61,7 +61,7 @@ impl Journal for One {
 }
 
 impl Answer {
-    /// The answer of an entry that `repository` has the keys for.
+    /// Opens an entry whose keys `repository` has.
     pub(crate) fn of(repository: Repository, entry: Entry) -> Option<Self> {
         let entries = at_once(repository.with_journal(Arc::new(One(entry))).journaled()).ok()?;
         let (key, unstored) = entries.into_iter().next()?;
@@ -70,7 +70,7 @@ impl Answer {
     }
 }
 
-/// The outcome of work that waits for nothing.
+/// Returns the result of a future that never waits.
 pub(crate) fn at_once<T>(work: impl Future<Output = T>) -> T {
     match pin!(work).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(outcome) => outcome,
@@ -79,7 +79,7 @@ pub(crate) fn at_once<T>(work: impl Future<Output = T>) -> T {
 }
 
 impl Ledger {
-    /// How entries of journals are opened.
+    /// Sets how journals' entries are opened.
     pub(crate) fn open_entries_with(&self, opener: Opener) {
         assert!(self.opener.set(opener).is_ok(), "once");
     }
@@ -89,7 +89,8 @@ impl Ledger {
         opener(entry.clone()).expect("what is in the journal opens")
     }
 
-    /// A process begins with these: they are durable, even if it was never said of one that it is written.
+    /// Records the entries with which a process begins: they are durable, even if their write was never
+    /// acknowledged.
     pub(crate) fn found_in_journal(&self, replica: usize, entries: &[Entry]) {
         let names: Vec<&String> = entries.iter().map(|(name, _)| name).collect();
         let is_gone =
@@ -109,7 +110,7 @@ impl Ledger {
         }
     }
 
-    /// At the end: what was in a journal is in the store by now, or something newer is.
+    /// Checks at the end that everything from the journals, or something newer, is in the store.
     pub(crate) fn judge_journals(&self) {
         if !self.insight().1.punishes_reuse() {
             return; // another replica's answer is as good
@@ -127,7 +128,8 @@ impl Ledger {
                 .filter(|(family, generation)| *family == answer.family && *generation < answer.generation);
             if let Some((_, generation)) = fallen.filter(|_| !lost) {
                 let what = format!(
-                    "{}: generation {} was in the journal of replica {replica} at {at:?}, and {generation} is stored",
+                    "{}: generation {} was in the journal of replica {replica} at {at:?}, and {generation} \
+                     is stored",
                     answer.key, answer.generation
                 );
                 self.violated("I6", what);
@@ -167,7 +169,8 @@ impl Watch for Ledger {
             && !self.books().lost(&answer.key, Duration::ZERO)
         {
             let what = format!(
-                "{}: generation {} is taken out of the journal of replica {replica}, and {generation} is stored",
+                "{}: generation {} is taken out of the journal of replica {replica}, and {generation} is \
+                 stored",
                 answer.key, answer.generation
             );
             self.violated("I6", what);
@@ -182,7 +185,7 @@ impl Books {
         }
     }
 
-    /// Since when an answer is in a journal, at the latest, and in whose.
+    /// Returns the latest time by which an answer came into a journal, and whose journal.
     pub(super) fn journaled(&self, family: Family, generation: u64) -> Option<&Journaled> {
         let same = |one: &&Journaled| one.answer.family == family && one.answer.generation == generation;
         self.journaled.iter().find(same)

@@ -1,5 +1,5 @@
-//! What an operator stops stays stopped, on every replica that reaches the store; a tenant that an authority throttles is left alone; and
-//! what nobody asks for is looked after, within bounds.
+//! Checks that what an operator stops stays stopped, on every replica that reaches the store; that a
+//! throttled tenant is left alone; and that connections which nobody asks for are renewed, within bounds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,23 +10,24 @@ use crate::store::Revision;
 use crate::testkit::authority::{Call, Family};
 use crate::testkit::tasks::Pid;
 
-/// The kill switch is felt on every replica within this time.
+/// Time in which every replica must obey the kill switch.
 const REVOKED_WITHIN: Duration = Duration::from_secs(5);
-/// From the last look at whether something may be used to its use: a lease is taken, a permit and a slow store are waited for.
+/// Longest time between the last check of a permission and the use: taking a lease, and waiting for a permit
+/// and a slow store.
 const UNDER_WAY: Duration = Duration::from_secs(10);
-/// Within this time every replica knows that an authority asked to be left alone.
+/// Time in which every replica knows that an authority throttles.
 const HOLD_KNOWN: Duration = Duration::from_secs(2);
-/// A throttle of a connection of which callers forced renewals within this time may be theirs: it is not its tenant's. (What they
-/// wait for may take a while to be asked.)
+/// A throttle within this time after callers forced renewals may concern only their connection, not its
+/// tenant. (The forced renewals may be delayed.)
 const FORCED_LATELY: Duration = Duration::from_secs(60 + 15);
-/// Uses in a minute, by all replicas, of a grant that nobody asks for: one for half of the shortest life of a token, one for what is
-/// taken up again, and one more for each that failed.
+/// Most uses in a minute, by all replicas, of a grant that nobody asks for: one for half of the shortest life
+/// of a token, one for a resumed connection, and one more for each failure.
 const MOST_SWEPT_A_MINUTE: usize = 6;
 /// As in `refresh/slots.rs`.
 const REMEMBERED: Duration = Duration::from_secs(120);
-/// What an authority asked for is remembered for longer than anything it asks for.
+/// How long a throttle is remembered: longer than any that is asked for.
 const FORGOTTEN: Duration = Duration::from_secs(120);
-/// An act whose answer was lost takes effect within this time, or not at all.
+/// Time in which an act takes effect whose answer was lost, or never.
 const LATE_ACT: Duration = Duration::from_secs(30);
 
 /// An operator ends all connections of some kind.
@@ -34,7 +35,7 @@ pub(crate) struct Revoking {
     pub(super) begun: Duration,
     pub(super) acknowledged: Option<Duration>,
     pub(super) pid: Pid,
-    /// Which of them, by whose account is behind them.
+    /// The connections, with their accounts, that it covers.
     pub(super) covers: BTreeSet<(ConnectionKey, u32)>,
 }
 
@@ -47,7 +48,7 @@ struct Pausing {
 
 struct Hold {
     tenant: Option<String>,
-    /// What perhaps only this grant was told: callers had reported tokens of its connection a moment before.
+    /// Set if the throttle may concern only this grant: callers had just reported tokens of its connection.
     only: Option<Family>,
     pid: Pid,
     replica: usize,
@@ -55,27 +56,27 @@ struct Hold {
     until: Duration,
 }
 
-/// What the ledger knows of operators and of what goes on by itself.
+/// The ledger's knowledge about operators and background work.
 #[derive(Default)]
 pub(super) struct Book {
     revoked: Vec<Revoking>,
     pauses: BTreeMap<ConnectionKey, Vec<Pausing>>,
     holds: Vec<Hold>,
-    /// When a process was last told by callers that a token of a connection was refused.
+    /// When callers last told a process that a token of a connection was refused.
     reports: BTreeMap<(Pid, ConnectionKey), Duration>,
-    /// What each stored record is of.
+    /// The grant of each stored record.
     records: BTreeMap<[u8; 16], Family>,
-    /// The one that no caller asks for, and when its grant was used.
+    /// The connection that no caller asks for, and when its grant was used.
     idle: Option<ConnectionKey>,
     idle_uses: Vec<Duration>,
-    /// By replica: whether a process runs there.
+    /// Replicas without a process.
     away: BTreeSet<usize>,
     hindrances: BTreeMap<usize, Duration>,
     emptied: Vec<Duration>,
 }
 
 impl Ledger {
-    /// Nobody asks for this one.
+    /// Marks the connection that nobody asks for.
     pub(crate) fn is_idle(&self, key: &ConnectionKey) {
         self.books().operator.idle = Some(key.clone());
     }
@@ -86,7 +87,7 @@ impl Ledger {
         self.books().operator.emptied.push(now);
     }
 
-    /// A replica does not run, or runs again.
+    /// A replica stops or starts running.
     pub(crate) fn away(&self, replica: usize, away: bool) {
         let mut books = self.books();
         if away {
@@ -98,7 +99,7 @@ impl Ledger {
         self.hindered(replica);
     }
 
-    /// Something kept a replica from storing.
+    /// A fault kept a replica from storing.
     pub(super) fn hindered(&self, replica: usize) {
         let now = self.world.now();
         self.books().operator.hindrances.insert(replica, now);
@@ -135,7 +136,8 @@ impl Ledger {
         self.books().operator.records.insert(revision.nonce, family);
     }
 
-    /// A record was destroyed: somebody asked for that since its user began to sign in.
+    /// Records that a record was destroyed: somebody must have asked for that since its user began to sign
+    /// in.
     pub(super) fn destroyed_by(&self, pid: Pid, key: &ConnectionKey, was: Revision) {
         let books = self.books();
         let Some(family) = books.operator.records.get(&was.nonce) else { return };
@@ -150,7 +152,7 @@ impl Ledger {
         }
     }
 
-    /// What is wrong with a hand-out, as far as operators go.
+    /// Returns what is wrong with a hand-out as far as operators are concerned.
     pub(super) fn against_operators(
         &self,
         books: &Books,
@@ -172,7 +174,8 @@ impl Ledger {
             .then(|| format!("{key}: grant {} on replica {replica}, paused since {since:?}", family.0))
     }
 
-    /// What is wrong with a use of a grant, as far as operators, throttles and the sweep go.
+    /// Returns what is wrong with a use of a grant as far as operators, throttles and the sweep are
+    /// concerned.
     pub(super) fn against_use(&self, books: &mut Books, call: &Call) -> Option<(&'static str, String)> {
         let now = self.world.now();
         let key = books.sign_ins.get(&call.family).map(|sign_in| sign_in.key.clone())?;
@@ -203,7 +206,8 @@ impl Ledger {
             |hold: &&Hold| hold.only.is_none_or(|only| only == call.family && hold.pid == call.pid);
         let ignored = of_tenant().filter(is_meant).find(|hold| {
             let known = hold.since + HOLD_KNOWN;
-            // What was said later counts, though it be the shorter time, and though it may have been meant for one connection.
+            // A later answer counts, even if it names a shorter time, and even if it may concern only one
+            // connection.
             of_tenant().all(|later| later.since < hold.since || later.until > now)
                 && now > known
                 && now < hold.until
@@ -240,13 +244,13 @@ impl Ledger {
         books.operator.holds.push(Hold { tenant, only, pid, replica, since, until });
     }
 
-    /// A caller says that a resource refused the token of a connection.
+    /// Records a caller's report that a resource refused the token of a connection.
     pub(crate) fn reported(&self, pid: Pid, key: &ConnectionKey) {
         let now = self.world.now();
         self.books().operator.reports.insert((pid, key.clone()), now);
     }
 
-    /// When the grant was revoked, and for how much longer than it may it has been unknown to a process.
+    /// Returns when the grant was revoked, and how much longer than allowed a process has not known it.
     fn revoked_for(
         &self,
         books: &Books,
@@ -270,12 +274,13 @@ impl Ledger {
         if one.pid == pid {
             return Some((since, now.saturating_sub(since)));
         }
-        // Whoever reaches the store knows it within seconds; a process that was stopped or cut off, within seconds of that.
+        // A process that reaches the store knows it within seconds; one that was stopped or cut off, within
+        // seconds of its return.
         let reached = since.max(books.last_trouble(replica)).max(books.last_stop(pid));
         Some((since, now.saturating_sub(reached + REVOKED_WITHIN)))
     }
 
-    /// The pause in force, unless somebody may have lifted it.
+    /// Returns the pause in force, unless it may have been lifted.
     fn paused_by<'a>(&self, books: &'a Books, key: &ConnectionKey, family: Family) -> Option<&'a Pausing> {
         let pauses = books.operator.pauses.get(key)?;
         let pause = pauses.iter().rev().find(|pause| pause.paused && pause.acknowledged.is_some())?;
@@ -291,7 +296,7 @@ impl Ledger {
         (known && !resumed && !signed_in && !lost).then_some(pause)
     }
 
-    /// Within which time a process must feel what was done by another.
+    /// Returns the time in which a process must obey another's act.
     pub(super) fn felt_within(
         &self,
         books: &Books,
@@ -303,7 +308,7 @@ impl Ledger {
         let unanswered = books.unanswered.get(&(pid, key.clone()));
         let recently = |at: Duration| now.saturating_sub(at.max(books.last_stop(pid))) <= SLOWEST_LOOK;
         let cut_off = unanswered.is_some_and(|healed_at| healed_at.is_none_or(recently));
-        // Whose patience is over (the process was stopped) does not wait for another look.
+        // A process whose patience ended (it was stopped) does not wait for another check.
         let cut_off = cut_off || now >= asked_at + self.settings.caller_wait;
         match (by == pid, cut_off) {
             (true, _) => Duration::ZERO,
@@ -312,13 +317,15 @@ impl Ledger {
         }
     }
 
-    /// The idle connection has a token that lives, as long as its grant does: it is renewed for nobody.
+    /// Checks that the idle connection has a live token while its grant lives: it is renewed without a
+    /// request.
     pub(crate) fn judge_idle(&self, key: &ConnectionKey) {
         let now = self.world.now();
         let Some(stored) = self.stored(key) else { return };
         let issuer = &self.insight().1;
         let lives = stored.grant.is_some_and(|(family, _)| issuer.lives(family));
-        // Where it may be used once, a refresh token whose answer was lost is left alone while a token lives.
+        // If a refresh token may be used only once, one whose answer was lost is left alone while a token
+        // lives.
         let in_doubt = issuer.punishes_reuse()
             && stored.grant.is_some_and(|(family, generation)| issuer.is_in_doubt(family, generation));
         if lives && !in_doubt && stored.lives_until <= now {
@@ -330,13 +337,13 @@ impl Ledger {
 }
 
 impl Books {
-    /// Whether a connection may have been meant by the kill switch since then.
+    /// Returns true if the kill switch may have covered a connection since then.
     pub(super) fn was_revoked(&self, key: &ConnectionKey, since: Duration) -> bool {
         let means = |one: &Revoking| one.begun >= since && one.covers.iter().any(|(of, _)| of == key);
         self.operator.revoked.iter().any(means)
     }
 
-    /// Whether somebody may have meant to delete a connection whose user began to sign in at `begun`.
+    /// Returns true if somebody may have deleted a connection whose user began to sign in at `begun`.
     pub(super) fn may_be_deleted(&self, key: &ConnectionKey, begun: Duration) -> bool {
         let overlaps = |(from, until): &(Duration, Option<Duration>)| {
             *from >= begun || until.unwrap_or(*from + LATE_ACT) >= begun
@@ -345,9 +352,9 @@ impl Books {
         deleted || self.is_numbered_anew(begun) || self.lost(key, begun) || self.was_revoked(key, begun)
     }
 
-    /// Whether a sign-in that began then may have got a number that was given before, because the store has started empty. A replica
-    /// that remembers the earlier one takes it for later than this. (A real store that starts empty is not the store, until an operator
-    /// says so.)
+    /// Returns true if a sign-in that began then may have got a number that was given before, because the
+    /// store has started empty. A replica that remembers the earlier one takes it for the later. (A real
+    /// store that starts empty is refused until an operator adopts it.)
     pub(super) fn is_numbered_anew(&self, begun: Duration) -> bool {
         self.operator.emptied.iter().any(|at| *at >= begun.saturating_sub(REMEMBERED))
     }
@@ -361,7 +368,7 @@ impl Books {
         stops.map(|(from, until)| until.unwrap_or(*from)).unwrap_or_default()
     }
 
-    /// Whether a replica could not have stored anything since then, or not for long.
+    /// Returns true if a replica could store nothing since then, or not for long.
     pub(super) fn was_hindered(&self, replica: usize, since: Duration) -> bool {
         let last = self.operator.hindrances.get(&replica).copied().unwrap_or_default();
         self.operator.away.contains(&replica) || last.max(self.last_trouble(replica)) >= since

@@ -1,4 +1,5 @@
-//! What came to the runs later: journals, what an operator does, the sweep, a throttled tenant and a store that refuses commits.
+//! Later additions to the runs: journals, operators' acts, the sweep, a throttled tenant, and a store that
+//! refuses commits.
 
 use parking_lot::MutexGuard;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,12 +29,12 @@ use crate::testkit::ledger::journal::at_once;
 const REVOCATIONS: Duration = Duration::from_secs(1);
 const WALK: Duration = Duration::from_millis(200);
 const WALK_AGAIN: Duration = Duration::from_secs(30);
-/// The idle connection is looked at before it is asked for, which is this long after [`LAST_ASKED`].
+/// The idle connection is checked this long after [`LAST_ASKED`], before it is asked for.
 const BEFORE_ASKED: Duration = Duration::from_secs(5);
 
 const LONGEST_THROTTLE: Duration = Duration::from_secs(60);
 
-/// Parts of a process that the broker stands on.
+/// The parts of a process that its broker needs.
 pub(super) struct Parts {
     pub(super) engine: Engine,
     pub(super) repository: Arc<Repository>,
@@ -42,7 +43,7 @@ pub(super) struct Parts {
     pub(super) tasks: Arc<dyn Tasks>,
 }
 
-/// Callers ask the engine here: none of them asks the use cases.
+/// There are no callers' rules: callers ask the engine here, and not the use cases.
 struct NoCallers;
 
 impl Policies for NoCallers {
@@ -52,7 +53,7 @@ impl Policies for NoCallers {
 }
 
 impl Cluster {
-    /// The use cases of one process.
+    /// Makes the use cases of one process.
     pub(super) fn broker(&self, authority: Arc<dyn Authority>, parts: Parts) -> Arc<Broker> {
         let app = App {
             authority,
@@ -81,7 +82,7 @@ impl Cluster {
         self.targets[0].key.app.clone()
     }
 
-    /// What a process does before it serves, and beside that: as in `app`.
+    /// Does what a process does before it serves and beside it, as in `app`.
     pub(super) fn set_out(&self, process: &Process) {
         let Process { pid, engine, broker, .. } = process;
         let disk = self.replicas()[process.replica].disk.clone();
@@ -117,7 +118,7 @@ impl Cluster {
         }
     }
 
-    /// A user's sign-in is about to be stored: from then on the connection is in the schedule, as `broker/confirm.rs` has it.
+    /// Schedules a connection whose sign-in is about to be stored, as `broker/confirm.rs` does.
     pub(super) async fn expect(
         &self,
         process: &Process,
@@ -131,7 +132,7 @@ impl Cluster {
         }
     }
 
-    /// Who had a connection connected.
+    /// Returns the caller that made a connection.
     pub(super) fn caller_of(&self, target: usize) -> &'static str {
         ["simulation", "other"][target % 2]
     }
@@ -140,7 +141,7 @@ impl Cluster {
         self.world.sleep(self.more_dice.millis(shortest, longest)).await;
     }
 
-    /// As [`Cluster::now_and_then`], with the dice of what came later.
+    /// Like [`Cluster::now_and_then`], with the dice of the additions.
     fn now_and_then_more<F>(
         self: &Arc<Self>,
         name: &'static str,
@@ -161,7 +162,7 @@ impl Cluster {
         });
     }
 
-    /// Does something at a process that lives and goes on, in a task of it. False when there is none where the dice fell.
+    /// Runs an act in a task of a live process. Returns false if the dice chose none.
     fn somewhere<F>(
         self: &Arc<Self>,
         name: &'static str,
@@ -202,7 +203,7 @@ impl Cluster {
             self.now_and_then_more("throttle", 50, |cluster| async move {
                 let target = cluster.more_dice.below(cluster.targets.len());
                 let tenant = cluster.issuer.tenant_of(cluster.targets[target].user);
-                // What it asks for is kept, so it ends before everybody has to be well.
+                // Its demands are remembered, so it ends before everybody has to be well.
                 let latest = cluster.faults_end() + LONGEST_THROTTLE / 2;
                 let longest = u64::try_from(LONGEST_THROTTLE.as_millis()).unwrap_or(0);
                 let until = cluster.world.now() + cluster.more_dice.millis(5000, longest);
@@ -223,7 +224,7 @@ impl Cluster {
                 });
             });
         }
-        // What was revoked at which time is decided by a wall clock; where those jump it is anybody's guess.
+        // A wall clock decides when something was revoked; if clocks jump, the result is unpredictable.
         if additions.revocations && !self.climate.wall_jumps {
             self.now_and_then_more("revoke", 60, |cluster| async move {
                 let target = cluster.more_dice.below(cluster.targets.len());
@@ -270,8 +271,8 @@ impl Cluster {
         }
     }
 
-    /// When a session begins that is started now: after all that was to be revoked. (The broker reads that from the store; here it
-    /// takes no time and cannot fail.)
+    /// Returns the start to record for a session begun now: after all revocations. (The broker reads that
+    /// from the store; here it takes no time and cannot fail.)
     pub(super) fn session_begins_at(&self, process: &Process) -> Timestamp {
         revocation::begins_at(&self.revoking(), process.clock.now())
     }
@@ -280,7 +281,7 @@ impl Cluster {
         self.revoking.lock()
     }
 
-    /// The kill switch, for the app, for a tenant or for a caller.
+    /// Uses the kill switch, for the app, for a tenant or for a caller.
     async fn revoke(&self, process: &Process, target: usize, what: usize) {
         let tenant = self.issuer.tenant_of(self.targets[target].user);
         let caller = self.caller_of(target);
@@ -317,7 +318,7 @@ impl Cluster {
         }
     }
 
-    /// What came later ends too: whatever is paused goes on.
+    /// Ends the additions too: all pauses are lifted.
     pub(super) fn calm_down_more(self: &Arc<Self>) {
         self.server.refuse_commits(false);
         self.issuer.throttle_nobody();
@@ -345,7 +346,7 @@ impl Cluster {
     }
 }
 
-/// Destroys what is revoked, and puts back into the schedule what fell out of it.
+/// Destroys revoked connections, and schedules those that the schedule has lost.
 async fn walk_once(broker: &Broker, engine: &Engine, clock: &dyn Clock) {
     let (mut walk, mut counts) = (broker.walk(), Counts::default());
     while let Ok(Some(page)) = walk.next(broker, &mut counts).await {
