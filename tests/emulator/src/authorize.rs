@@ -1,4 +1,4 @@
-//! The authorize endpoint: from the app's request to the decision whom to let in, and logout.
+//! The authorize endpoint, from the app's request to the choice of the user, and logout.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -20,7 +20,7 @@ use crate::token::{bad_scope, understands_challenges};
 /// The cookie that carries a browser session in interactive mode.
 const SESSION_COOKIE: &str = "ESTSAUTH";
 
-/// An authorize request that passed every check that needs no user.
+/// An authorize request that has passed every check that needs no user.
 #[derive(Debug)]
 struct Checked {
     callback: Callback,
@@ -39,8 +39,8 @@ struct Checked {
 impl State {
     /// Answers `/{tenant}/oauth2/v2.0/authorize`.
     pub(crate) fn authorize(&mut self, request: &Request, tenant: &str) -> Answer {
-        // Pages post back to the URL they came from, so the request itself is always in the query, unless an app
-        // posts it.
+        // Pages post back to the URL they came from, so the request itself is always in the query, unless an
+        // app posts it.
         let steps = request.form.get("emu_step").is_some() || request.form.get("emu_user").is_some();
         let posted = request.method == Method::POST && !steps;
         let params = if posted { &request.form } else { &request.query };
@@ -116,7 +116,8 @@ impl State {
         if scopes.mixes_default() {
             return Err(AadError::because(
                 70011,
-                "The provided value for the input parameter 'scope' is not valid. .default scope can't be combined with resource-specific scopes.",
+                "The provided value for the input parameter 'scope' is not valid. .default scope can't be \
+                 combined with resource-specific scopes.",
             ));
         }
         let prompt = params.get("prompt").map(str::to_owned);
@@ -173,7 +174,7 @@ impl State {
         answer
     }
 
-    /// Whom the browser chose, now or earlier.
+    /// Returns the account that the browser chose, now or earlier.
     fn chosen_user(&self, request: &Request, checked: &Checked) -> Option<Account> {
         if let Some(upn) = request.form.get("emu_user") {
             return self.directory.account(upn).cloned();
@@ -198,7 +199,7 @@ impl State {
         Answer::html(200, pages::choose_account(&back_to(request, params), &users))
     }
 
-    /// Lets a known user in, or says why not.
+    /// Admits a known user, or returns the error.
     fn admit(
         &mut self,
         request: &Request,
@@ -333,7 +334,8 @@ impl State {
         answer
     }
 
-    /// Whom an authorize request is about: the user chosen on a page, the hinted one, or the automatic one.
+    /// Returns the user of an authorize request: the one chosen on a page, the hinted one, or the automatic
+    /// one.
     pub(crate) fn authorize_user(&self, request: &Request, path: &TenantPath) -> Option<String> {
         let named =
             request.form.get("emu_user").or_else(|| request.query.get("login_hint")).map(str::to_owned);
@@ -342,7 +344,7 @@ impl State {
     }
 }
 
-/// Whether this kind of account may use this app at this path.
+/// Checks whether this kind of account may use this app at this path.
 fn fitting_account(app: &Registration, path: &TenantPath, account: &Account) -> Result<(), AadError> {
     let user = &account.user;
     let audience_fits = match &app.app.audience {
@@ -357,7 +359,8 @@ fn fitting_account(app: &Registration, path: &TenantPath, account: &Account) -> 
     Err(AadError::because(
         50020,
         format!(
-            "User account '{}' from identity provider does not exist in tenant '{}' and cannot access the application '{}' in that tenant.",
+            "User account '{}' from identity provider does not exist in tenant '{}' and cannot access the \
+             application '{}' in that tenant.",
             user.upn,
             path.canonical(),
             app.app.client_id
@@ -383,7 +386,7 @@ fn challenge(params: &Params) -> Result<Option<(String, bool)>, AadError> {
     Ok(Some((challenge.to_owned(), hashed)))
 }
 
-/// The URL a page posts its choice to: the authorize request itself.
+/// Returns the URL that a page posts its choice to: the authorize request itself.
 fn back_to(request: &Request, params: &Params) -> String {
     if request.raw_query.is_empty() {
         let encoded = form_urlencoded::Serializer::new(String::new()).extend_pairs(params.pairs()).finish();
@@ -394,7 +397,7 @@ fn back_to(request: &Request, params: &Params) -> String {
 }
 
 impl State {
-    /// Answers `/{tenant}/oauth2/v2.0/logout`: ends the browser session, never a grant.
+    /// Answers `/{tenant}/oauth2/v2.0/logout`: it ends the browser session, never a grant.
     pub(crate) fn logout(&mut self, request: &Request) -> Answer {
         let params = if request.method == Method::POST { &request.form } else { &request.query };
         let known = |uri: &str| {

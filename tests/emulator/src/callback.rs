@@ -1,4 +1,4 @@
-//! The way back to the app: whether it may be called, where, how, and what the faults make of it.
+//! The redirect back to the app: whether and how it may be called, and the changes by faults.
 
 use std::fmt::Write as _;
 
@@ -14,7 +14,7 @@ use crate::pages;
 use crate::random;
 use crate::state::State;
 
-/// Where and how to call the app back, once that is known to be safe.
+/// The redirect URI and the response mode, checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Callback {
     pub(crate) client_id: String,
@@ -66,7 +66,8 @@ impl State {
             return Err(AadError::because(
                 50011,
                 format!(
-                    "The redirect URI '{redirect_uri}' specified in the request does not match the redirect URIs configured for the application '{client_id}'."
+                    "The redirect URI '{redirect_uri}' specified in the request does not match the redirect \
+                     URIs configured for the application '{client_id}'."
                 ),
             ));
         }
@@ -90,7 +91,7 @@ impl State {
         Ok((path, callback))
     }
 
-    /// An AADSTS fault that was kept until it was known where to report it.
+    /// Returns an AADSTS fault that was delayed until the callback was known.
     pub(crate) fn late_failure(
         &mut self,
         request: &Request,

@@ -19,7 +19,7 @@ const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-be
 /// Entra reads this many keys of a federated issuer and no more.
 const MOST_ISSUER_KEYS: usize = 100;
 
-/// What the request says about its client, before any of it is believed.
+/// The client named by the request, unverified.
 #[derive(Debug, Default)]
 struct Claimed {
     client_id: Option<String>,
@@ -29,7 +29,7 @@ struct Claimed {
 }
 
 impl State {
-    /// Finds out which app asks and has it prove that. Writes what it learns into `notes`.
+    /// Identifies the app and checks its credential. Records the findings in `notes`.
     pub(crate) fn authenticate(
         &mut self,
         request: &Request,
@@ -171,7 +171,8 @@ impl State {
         Ok(())
     }
 
-    /// The token endpoint as the request named it and with the tenant's id, and the issuer.
+    /// Returns the allowed audiences: the token endpoint, as the request named it and with the tenant's id,
+    /// and the issuer.
     fn assertion_audiences(&self, request: &Request, path: &TenantPath) -> Vec<String> {
         let segment = request.path.trim_start_matches('/').split('/').next().unwrap_or_default();
         let tenant = path.canonical();
@@ -221,7 +222,7 @@ fn claimed(request: &Request) -> Result<Claimed, AadError> {
     Ok(claimed)
 }
 
-/// The client an `Authorization: Basic` header names, for matching rules and for the ledger.
+/// Returns the client in an `Authorization: Basic` header, for matching rules and for the ledger.
 pub(crate) fn basic_client(request: &Request) -> Option<String> {
     claimed(request).ok()?.client_id
 }
@@ -233,8 +234,8 @@ fn check_secret(app: &Registration, secret: &str, now: Moment) -> Result<String,
         AadError::because(
             7000215,
             format!(
-                "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, \
-                 not the client secret ID, for a secret added to app '{client_id}'."
+                "Invalid client secret provided. Ensure the secret being sent in the request is the client \
+                 secret value, not the client secret ID, for a secret added to app '{client_id}'."
             ),
         )
     };
@@ -248,7 +249,8 @@ fn check_secret(app: &Registration, secret: &str, now: Moment) -> Result<String,
     }
     if expired {
         let message = format!(
-            "The provided client secret keys for app '{client_id}' are expired. Visit the Azure portal to create new keys for your app."
+            "The provided client secret keys for app '{client_id}' are expired. Visit the Azure portal to \
+             create new keys for your app."
         );
         return Err(AadError::because(7000222, message));
     }
@@ -280,8 +282,8 @@ fn check_federated(app: &Registration, jwt: &Jwt, now: Moment, notes: &mut Notes
         return Err(AadError::because(
             70021,
             format!(
-                "No matching federated identity record found for presented assertion. Assertion Issuer: '{}'. \
-                 Assertion Subject: '{}'. Assertion Audience: '{}'.",
+                "No matching federated identity record found for presented assertion. Assertion Issuer: \
+                 '{}'. Assertion Subject: '{}'. Assertion Audience: '{}'.",
                 jwt.claim("iss").unwrap_or_default(),
                 jwt.claim("sub").unwrap_or_default(),
                 jwt.audiences().join(" "),
@@ -310,7 +312,7 @@ fn check_federated(app: &Registration, jwt: &Jwt, now: Moment, notes: &mut Notes
     check_times(jwt, now)
 }
 
-/// `exp` is needed, `nbf` is not. Five minutes of clock error are forgiven, as Entra does.
+/// Checks the times. `exp` is required, `nbf` is not. Five minutes of clock error are allowed, as at Entra.
 fn check_times(jwt: &Jwt, now: Moment) -> Result<(), AadError> {
     const SKEW: u64 = 300;
     let time = |name: &str| jwt.claims.get(name).and_then(Value::as_f64);
@@ -322,12 +324,12 @@ fn check_times(jwt: &Jwt, now: Moment) -> Result<(), AadError> {
     Ok(())
 }
 
-/// The `sub` of an assertion, for requests that leave `client_id` out.
+/// Returns the `sub` of an assertion, for requests without `client_id`.
 fn subject(assertion: &str) -> Option<String> {
     Jwt::read(assertion)?.claim("sub").map(str::to_owned)
 }
 
-/// A JWT taken apart, not yet believed.
+/// A parsed JWT, not verified yet.
 #[derive(Debug)]
 struct Jwt {
     header: Map<String, Value>,

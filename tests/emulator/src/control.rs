@@ -1,4 +1,4 @@
-//! The knobs over HTTP, under `/_emulator`. Everything is JSON; README.md lists them.
+//! The controls over HTTP, under `/_emulator`. All bodies are JSON; README.md lists them.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ type Refusal = (u16, String);
 
 /// Answers `/_emulator{rest}`.
 pub(crate) fn handle(shared: &Shared, request: &Request, rest: &str) -> Answer {
-    // A page of some other origin must not turn knobs behind the developer's back.
+    // A page of another origin must not use the controls behind the developer's back.
     if request.header("origin").is_some() {
         return Answer::json(403, json!({ "error": "knobs are not for web pages" }));
     }

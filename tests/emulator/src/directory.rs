@@ -178,8 +178,8 @@ pub struct User {
 }
 
 impl User {
-    /// A work account. Its tenant id follows from the domain and its object id from the whole name, so both are
-    /// the same in every run.
+    /// A work account. Its tenant id follows from the domain and its object id from the whole name, so both
+    /// are the same in every run.
     pub fn work(upn: impl Into<String>) -> Self {
         let upn = upn.into();
         let domain = domain_of(&upn).to_ascii_lowercase();
@@ -324,13 +324,13 @@ impl Registration {
     }
 }
 
-/// Why a user cannot sign in or refresh, whatever the token.
+/// Reason why a user can neither sign in nor refresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Block {
     pub(crate) code: u32,
 }
 
-/// A user with what happened to them.
+/// A user and their state.
 #[derive(Clone, Debug)]
 pub(crate) struct Account {
     pub(crate) user: User,
@@ -338,7 +338,7 @@ pub(crate) struct Account {
     pub(crate) block: Option<Block>,
     /// Refresh tokens with a serial up to this one fail with this code until the user signs in anew.
     pub(crate) dead_tokens: Option<(u64, u32)>,
-    /// What the user consented to, by client.
+    /// The user's consents, by client.
     pub(crate) consents: HashMap<String, Scopes>,
 }
 
@@ -353,11 +353,11 @@ impl Account {
 pub(crate) struct Tenant {
     pub(crate) domains: Vec<String>,
     pub(crate) policy: Option<ConsentPolicy>,
-    /// What an administrator consented to for everyone, by client.
+    /// An administrator's consents for everyone, by client.
     pub(crate) consents: HashMap<String, Scopes>,
 }
 
-/// A tenant segment of a path, understood.
+/// A parsed tenant segment of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum TenantPath {
     Common,
@@ -388,7 +388,7 @@ impl TenantPath {
     }
 }
 
-/// Everything the emulator knows about who exists.
+/// All tenants, users and apps.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Directory {
     pub(crate) apps: HashMap<String, Registration>,
@@ -437,7 +437,7 @@ impl Directory {
         self.accounts.iter().find(|account| !account.is_personal()).map(|account| account.user.tenant.clone())
     }
 
-    /// Understands a tenant segment. The error is the AADSTS number.
+    /// Parses a tenant segment. The error is the AADSTS number.
     pub(crate) fn tenant_path(&self, segment: &str) -> Result<TenantPath, u32> {
         let lower = segment.to_ascii_lowercase();
         match lower.as_str() {
@@ -453,7 +453,7 @@ impl Directory {
         }
     }
 
-    /// What of `wanted` the user's consent and the tenant's together do not cover.
+    /// Returns the scopes of `wanted` that neither the user's nor the tenant's consent covers.
     pub(crate) fn unconsented(&self, client: &str, account: &Account, wanted: &Scopes) -> Scopes {
         let granted = self.granted(client, account);
         wanted.iter().filter(|scope| !scope.is_identity() && !granted.covers(scope)).cloned().collect()

@@ -1,4 +1,4 @@
-//! Discovery: the OpenID configuration, the keys, and the two lookups SDKs make before them.
+//! Discovery: the OpenID configuration, the keys, and the two lookups that SDKs make first.
 
 use serde_json::{Map, Value, json};
 
@@ -30,7 +30,8 @@ impl State {
         let appid = request.query.get("appid").map(|id| format!("?appid={id}")).unwrap_or_default();
         let document = json!({
             "token_endpoint": format!("{at}/oauth2/v2.0/token"),
-            "token_endpoint_auth_methods_supported": ["client_secret_post", "private_key_jwt", "client_secret_basic"],
+            "token_endpoint_auth_methods_supported":
+                ["client_secret_post", "private_key_jwt", "client_secret_basic"],
             "jwks_uri": format!("{at}/discovery/v2.0/keys{appid}"),
             "response_modes_supported": ["query", "fragment", "form_post"],
             "subject_types_supported": ["pairwise"],
@@ -47,7 +48,8 @@ impl State {
             "end_session_endpoint": format!("{at}/oauth2/v2.0/logout"),
             "claims_supported": [
                 "sub", "iss", "cloud_instance_name", "cloud_instance_host_name", "cloud_graph_host_name",
-                "msgraph_host", "aud", "exp", "iat", "auth_time", "acr", "nonce", "preferred_username", "name",
+                "msgraph_host", "aud", "exp", "iat", "auth_time", "acr", "nonce", "preferred_username",
+                "name",
                 "tid", "ver", "at_hash", "c_hash", "email",
             ],
             "kerberos_endpoint": format!("{at}/kerberos"),
@@ -101,7 +103,8 @@ impl State {
         Answer::json(
             200,
             json!({
-                "tenant_discovery_endpoint": format!("{}/{tenant}/v2.0/.well-known/openid-configuration", self.base),
+                "tenant_discovery_endpoint":
+                    format!("{}/{tenant}/v2.0/.well-known/openid-configuration", self.base),
                 "api-version": "1.1",
                 "metadata": [{ "preferred_network": host, "preferred_cache": host, "aliases": [host] }],
             }),
@@ -116,7 +119,8 @@ impl State {
             200,
             json!({
                 "ver": "1.0", "account_type": kind, "domain_name": domain,
-                "cloud_instance_name": "microsoftonline.com", "cloud_audience_urn": "urn:federation:MicrosoftOnline",
+                "cloud_instance_name": "microsoftonline.com",
+                "cloud_audience_urn": "urn:federation:MicrosoftOnline",
             }),
         )
     }

@@ -1,4 +1,4 @@
-//! The library's face: build an emulator, start it, turn its knobs.
+//! The library's interface: build an emulator, start it, use its controls.
 
 use parking_lot::Mutex;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
@@ -102,7 +102,8 @@ impl Builder {
         self
     }
 
-    /// Starts the emulator on a thread of its own, so that neither a blocked nor a paused test runtime stops it.
+    /// Starts the emulator on a thread of its own, so that neither a blocked nor a paused test runtime stops
+    /// it.
     ///
     /// # Errors
     /// When the address is not a loopback one or cannot be bound, or when an app is not acceptable.
@@ -165,12 +166,12 @@ struct Handle {
     done: watch::Receiver<()>,
 }
 
-/// A refusal of a knob: which thing does not exist or is not acceptable.
+/// Error of a control: something does not exist or is not acceptable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct KnobError(String);
 
-/// Where the emulator is, and how it ends.
+/// Addresses, and the end.
 impl Emulator {
     /// An emulator on a free port with no apps and no users yet.
     pub fn builder() -> Builder {
@@ -211,7 +212,7 @@ impl Emulator {
     }
 }
 
-/// What was asked.
+/// Requests.
 impl Emulator {
     /// Every request so far, oldest first.
     pub fn ledger(&self) -> Vec<LedgerEntry> {
@@ -223,7 +224,8 @@ impl Emulator {
         self.0.shared.state().ledger.count(endpoint, grant_type)
     }
 
-    /// Removes and returns the oldest requests, up to the first that is not over, for runs longer than the ledger.
+    /// Removes and returns the oldest requests, up to the first that is not over, for runs longer than the
+    /// ledger.
     pub fn take_ledger(&self) -> Vec<LedgerEntry> {
         self.0.shared.state().ledger.take_ended()
     }
@@ -234,7 +236,7 @@ impl Emulator {
     }
 }
 
-/// The secrets themselves, for tests that look for leaks. From Rust only, never over HTTP.
+/// Secrets, for tests that search for leaks. Only from Rust, never over HTTP.
 impl Emulator {
     /// Every authorization code, refresh token and access token issued so far, each with its kind: `code`,
     /// `refresh_token` or `access_token`.
@@ -267,12 +269,13 @@ impl Faults {
         assert!(self.0.0.shared.state().rules.inject(rule), "too many fault rules");
     }
 
-    /// Removes the rules with this fault and target, whatever is left of their times.
+    /// Removes the rules with this fault and target, however often they would still hit.
     pub fn withdraw(&self, rule: &FaultRule) {
         self.0.0.shared.state().rules.withdraw(rule);
     }
 
-    /// Lets every request go on that [`Fault::Hold`](crate::Fault::Hold) or [`Fault::HoldAnswer`](crate::Fault::HoldAnswer) holds. Rules stay in force, and hold what comes.
+    /// Lets every request go on that [`Fault::Hold`](crate::Fault::Hold) or
+    /// [`Fault::HoldAnswer`](crate::Fault::HoldAnswer) holds. Rules stay in force, and hold what comes.
     pub fn release(&self) {
         self.0.0.shared.state().released.send_replace(());
     }
@@ -288,7 +291,7 @@ impl Faults {
     }
 }
 
-/// Time, settings, people.
+/// Time, settings, users.
 impl Emulator {
     /// The fault rules.
     pub fn faults(&self) -> Faults {
@@ -315,7 +318,7 @@ impl Emulator {
         change(&mut self.0.shared.state().settings);
     }
 
-    /// Whom automatic mode signs in when no `login_hint` says otherwise.
+    /// Sets the user that automatic mode signs in without a `login_hint`.
     pub fn sign_in_as(&self, upn: impl Into<String>) {
         self.0.shared.state().settings.sign_in_as = Some(upn.into());
     }
@@ -325,7 +328,7 @@ impl Emulator {
         self.0.shared.state().directory.add_user(user);
     }
 
-    /// Takes a user's right away.
+    /// Revokes a user's right.
     ///
     /// # Errors
     /// When there is no such user.
@@ -378,7 +381,7 @@ impl Emulator {
         self.0.shared.state().add_secret(client_id, value, active_after, expires_after).map_err(KnobError)
     }
 
-    /// Has every other request with this secret refused, as by replicas that do not know it yet, until so long from now.
+    /// Until then, refuses every other request with this secret, like replicas that do not know it yet.
     ///
     /// # Errors
     /// When there is no such app or secret.

@@ -1,4 +1,4 @@
-//! AADSTS errors: which `error`, status and suberror go with which number, and the body they travel in.
+//! AADSTS errors: the `error`, status and suberror of each number, and the body they are sent in.
 
 use serde_json::{Map, Value, json};
 
@@ -19,7 +19,7 @@ pub(crate) struct AadError {
 }
 
 impl AadError {
-    /// The error with this number, with its usual message.
+    /// Makes the error with this number and its usual message.
     pub(crate) fn new(code: u32) -> Self {
         let row = row(code);
         Self {
@@ -33,7 +33,7 @@ impl AadError {
         }
     }
 
-    /// The same with a message of its own.
+    /// Makes it with another message.
     pub(crate) fn because(code: u32, message: impl Into<String>) -> Self {
         Self { message: message.into(), ..Self::new(code) }
     }
@@ -48,7 +48,7 @@ impl AadError {
         self
     }
 
-    /// The same as the authorize endpoint reports it, which has no `invalid_grant`.
+    /// Converts it for the authorize endpoint, which has no `invalid_grant`.
     pub(crate) fn for_redirect(mut self) -> Self {
         if self.error == "invalid_grant" {
             let error = if self.code == 65001 { "consent_required" } else { "interaction_required" };
@@ -57,7 +57,7 @@ impl AadError {
         self
     }
 
-    /// The text of `error_description`.
+    /// Returns the text of `error_description`.
     pub(crate) fn description(&self, ids: &Ids, at: Moment) -> String {
         format!(
             "AADSTS{}: {}\r\nTrace ID: {}\r\nCorrelation ID: {}\r\nTimestamp: {}",
@@ -69,7 +69,7 @@ impl AadError {
         )
     }
 
-    /// The JSON body of a token endpoint failure.
+    /// Returns the JSON body of a token endpoint failure.
     pub(crate) fn body(&self, ids: &Ids, at: Moment, base: &str) -> Map<String, Value> {
         let mut body = Map::new();
         body.insert("error".into(), json!(self.error));
@@ -92,7 +92,7 @@ impl AadError {
         format!("{base}/error?code={}", self.code)
     }
 
-    /// Whether Entra shows this one on its own page, so that the app's callback is never called.
+    /// Returns true if Entra shows this error on its own page, so that the app's callback is never called.
     pub(crate) fn stays_on_page(&self) -> bool {
         matches!(
             self.code,
@@ -121,7 +121,7 @@ pub(crate) struct Ids {
 }
 
 impl Ids {
-    /// A new trace id, and the caller's correlation id if it sent a GUID.
+    /// Makes a new trace id, and takes the caller's correlation id if it is a GUID.
     pub(crate) fn new(client_request_id: Option<&str>) -> Self {
         let correlation = client_request_id.filter(|id| random::is_guid(id)).map(str::to_owned);
         Self { trace: random::guid(), correlation: correlation.unwrap_or_else(random::guid) }
@@ -135,7 +135,7 @@ struct Row {
     message: &'static str,
 }
 
-/// What usually goes with a number. Unknown numbers read as a plain `invalid_request`.
+/// Returns the usual values of a number. Unknown numbers give a plain `invalid_request`.
 fn row(code: u32) -> Row {
     const BAD: Option<&str> = Some("bad_token");
     const BASIC: Option<&str> = Some("basic_action");
@@ -148,13 +148,15 @@ fn row(code: u32) -> Row {
             "interaction_required",
             400,
             None,
-            "User account does not exist in tenant and cannot access the application. The account needs to be added as an external user in the tenant first.",
+            "User account does not exist in tenant and cannot access the application. The account needs to \
+             be added as an external user in the tenant first.",
         ),
         28000 => (
             "invalid_scope",
             400,
             None,
-            "Provided value for the input parameter scope is not valid because it contains more than one resource.",
+            "Provided value for the input parameter scope is not valid because it contains more than one \
+             resource.",
         ),
         28002 | 28003 => (
             "invalid_scope",
@@ -166,7 +168,8 @@ fn row(code: u32) -> Row {
             "invalid_request",
             400,
             None,
-            "The redirect URI specified in the request does not match the redirect URIs configured for the application.",
+            "The redirect URI specified in the request does not match the redirect URIs configured for the \
+             application.",
         ),
         50012 | 50027 => {
             ("invalid_client", 401, None, "Invalid JWT token: the token could not be read or validated.")
@@ -176,7 +179,8 @@ fn row(code: u32) -> Row {
             "access_denied",
             400,
             None,
-            "User account from identity provider does not exist in tenant and cannot access the application in that tenant.",
+            "User account from identity provider does not exist in tenant and cannot access the application \
+             in that tenant.",
         ),
         500011 => ("invalid_resource", 400, None, "The resource principal was not found in the tenant."),
         500021 | 500022 | 500212 | 500213 => {
@@ -195,7 +199,8 @@ fn row(code: u32) -> Row {
             "invalid_grant",
             400,
             None,
-            "The user account does not exist in the directory. To sign into this application, the account must be added to the directory.",
+            "The user account does not exist in the directory. To sign into this application, the account \
+             must be added to the directory.",
         ),
         50014 => ("invalid_grant", 400, None, "Guest user's invitation has not been redeemed yet."),
         50049 => ("invalid_instance", 400, None, "Unknown or invalid instance."),
@@ -203,7 +208,8 @@ fn row(code: u32) -> Row {
             "invalid_grant",
             400,
             None,
-            "The account is locked, you've tried to sign in too many times with an incorrect user ID or password.",
+            "The account is locked, you've tried to sign in too many times with an incorrect user ID or \
+             password.",
         ),
         50055 | 50144 => ("invalid_grant", 400, PASSWORD, "The password is expired."),
         50056 | 50126 => {
@@ -215,19 +221,22 @@ fn row(code: u32) -> Row {
             "invalid_request",
             400,
             None,
-            "No tenant-identifying information found in either the request or implied by any provided credentials.",
+            "No tenant-identifying information found in either the request or implied by any provided \
+             credentials.",
         ),
         50072 | 50079 => (
             "invalid_grant",
             400,
             BASIC,
-            "Due to a configuration change made by your administrator, or because you moved to a new location, you must enroll in multi-factor authentication.",
+            "Due to a configuration change made by your administrator, or because you moved to a new \
+             location, you must enroll in multi-factor authentication.",
         ),
         50074 | 50076 | 50078 => (
             "invalid_grant",
             400,
             BASIC,
-            "Due to a configuration change made by your administrator, or because you moved to a new location, you must use multi-factor authentication.",
+            "Due to a configuration change made by your administrator, or because you moved to a new \
+             location, you must use multi-factor authentication.",
         ),
         50085 => (
             "invalid_grant",
@@ -249,7 +258,8 @@ fn row(code: u32) -> Row {
             "invalid_grant",
             400,
             MESSAGE,
-            "Access has been blocked by Conditional Access policies. The access policy does not allow token issuance.",
+            "Access has been blocked by Conditional Access policies. The access policy does not allow token \
+             issuance.",
         ),
         50132 | 50133 => (
             "invalid_grant",
@@ -271,19 +281,22 @@ fn row(code: u32) -> Row {
             "invalid_grant",
             400,
             BAD,
-            "The provided grant has expired due to it being revoked, a fresh auth token is needed. The user might have changed or reset their password.",
+            "The provided grant has expired due to it being revoked, a fresh auth token is needed. The user \
+             might have changed or reset their password.",
         ),
         50194 => (
             "invalid_request",
             400,
             None,
-            "Application is not configured as a multi-tenant application. Usage of the /common endpoint is not supported for such apps.",
+            "Application is not configured as a multi-tenant application. Usage of the /common endpoint is \
+             not supported for such apps.",
         ),
         50196 => (
             "invalid_grant",
             400,
             None,
-            "The server terminated an operation because it encountered a client request loop. Please contact your app vendor.",
+            "The server terminated an operation because it encountered a client request loop. Please \
+             contact your app vendor.",
         ),
         500112 => (
             "invalid_grant",
@@ -298,26 +311,30 @@ fn row(code: u32) -> Row {
             "interaction_required",
             400,
             None,
-            "User needs to complete Multi-factor authentication registration process before accessing this content.",
+            "User needs to complete Multi-factor authentication registration process before accessing this \
+             content.",
         ),
         54005 => (
             "invalid_grant",
             400,
             None,
-            "OAuth2 Authorization code was already redeemed, please retry with a new valid code or use an existing refresh token.",
+            "OAuth2 Authorization code was already redeemed, please retry with a new valid code or use an \
+             existing refresh token.",
         ),
         65001 => (
             "invalid_grant",
             400,
             CONSENT,
-            "The user or administrator has not consented to use the application. Send an interactive authorization request for this user and resource.",
+            "The user or administrator has not consented to use the application. Send an interactive \
+             authorization request for this user and resource.",
         ),
         65004 => ("access_denied", 400, None, "User declined to consent to access the app."),
         65005 | 650052 | 650054 | 650056 | 650057 => (
             "invalid_client",
             400,
             None,
-            "Invalid resource. The client has requested access to a resource which is not listed in the requested permissions in the client's application registration.",
+            "Invalid resource. The client has requested access to a resource which is not listed in the \
+             requested permissions in the client's application registration.",
         ),
         70000 => (
             "invalid_grant",
@@ -337,7 +354,8 @@ fn row(code: u32) -> Row {
             "invalid_client",
             401,
             None,
-            "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client secret ID.",
+            "Invalid client secret provided. Ensure the secret being sent in the request is the client \
+             secret value, not the client secret ID.",
         ),
         70003 => ("unsupported_grant_type", 400, None, "The app requested an unsupported grant type."),
         70007 | 70005 | 700054 => (
@@ -350,13 +368,15 @@ fn row(code: u32) -> Row {
             "invalid_grant",
             400,
             None,
-            "The provided authorization code or refresh token has expired due to inactivity. Send a new interactive authorization request for this user and resource.",
+            "The provided authorization code or refresh token has expired due to inactivity. Send a new \
+             interactive authorization request for this user and resource.",
         ),
         700081 | 700084 => (
             "invalid_grant",
             400,
             EXPIRED,
-            "The refresh token was issued to a single page app (SPA), and therefore has a fixed, limited lifetime, which cannot be extended.",
+            "The refresh token was issued to a single page app (SPA), and therefore has a fixed, limited \
+             lifetime, which cannot be extended.",
         ),
         700082 => (
             "invalid_grant",
@@ -368,7 +388,8 @@ fn row(code: u32) -> Row {
             "unauthorized_client",
             400,
             None,
-            "Application was not found in the directory. This can happen if the application has not been installed by the administrator of the tenant or consented to by any user in the tenant.",
+            "Application was not found in the directory. This can happen if the application has not been \
+             installed by the administrator of the tenant or consented to by any user in the tenant.",
         ),
         70011 => {
             ("invalid_scope", 400, None, "The provided value for the input parameter 'scope' is not valid.")
@@ -377,13 +398,15 @@ fn row(code: u32) -> Row {
             "invalid_scope",
             400,
             None,
-            "The provided value for the input parameter scope is not valid because it contains more than one resource.",
+            "The provided value for the input parameter scope is not valid because it contains more than \
+             one resource.",
         ),
         1002012 => (
             "invalid_scope",
             400,
             None,
-            "The provided value for scope is not valid. Client credential flows must have a scope value with /.default suffixed to the resource identifier (application ID URI).",
+            "The provided value for scope is not valid. Client credential flows must have a scope value \
+             with /.default suffixed to the resource identifier (application ID URI).",
         ),
         70021 => (
             "invalid_client",
@@ -405,7 +428,8 @@ fn row(code: u32) -> Row {
             "invalid_client",
             401,
             None,
-            "Client assertion failed signature validation. The certificate with identifier used to sign the client assertion is not registered on application.",
+            "Client assertion failed signature validation. The certificate with identifier used to sign the \
+             client assertion is not registered on application.",
         ),
         7000214 => ("invalid_client", 401, None, "Certificate has been revoked."),
         7000274 | 7000277 => {
@@ -421,7 +445,8 @@ fn row(code: u32) -> Row {
             "invalid_grant",
             400,
             EXPIRED,
-            "The refresh token has expired or is invalid due to sign-in frequency checks by conditional access.",
+            "The refresh token has expired or is invalid due to sign-in frequency checks by conditional \
+             access.",
         ),
         700229 => (
             "invalid_client",
@@ -445,13 +470,15 @@ fn row(code: u32) -> Row {
             "invalid_client",
             401,
             None,
-            "The provided client secret keys for app are expired. Visit the Azure portal to create new keys for your app.",
+            "The provided client secret keys for app are expired. Visit the Azure portal to create new keys \
+             for your app.",
         ),
         90002 => (
             "invalid_tenant",
             400,
             None,
-            "Tenant not found. Check to make sure you have the correct tenant ID and are signing into the correct cloud.",
+            "Tenant not found. Check to make sure you have the correct tenant ID and are signing into the \
+             correct cloud.",
         ),
         900023 => (
             "invalid_request",
@@ -480,13 +507,15 @@ fn row(code: u32) -> Row {
             "invalid_request",
             400,
             None,
-            "Application is configured for use by Microsoft Account users only. Please use the /consumers endpoint to serve this request.",
+            "Application is configured for use by Microsoft Account users only. Please use the /consumers \
+             endpoint to serve this request.",
         ),
         9002332 => (
             "invalid_request",
             400,
             None,
-            "Application is configured for use by Azure Active Directory users only. Please do not use the /consumers endpoint to serve this request.",
+            "Application is configured for use by Azure Active Directory users only. Please do not use the \
+             /consumers endpoint to serve this request.",
         ),
         90033 => ("temporarily_unavailable", 503, None, "A transient error has occurred. Please try again."),
         90036 | 90092 => (
@@ -500,7 +529,8 @@ fn row(code: u32) -> Row {
             "interaction_required",
             400,
             None,
-            "User account from identity provider does not exist in tenant. The account needs to be added as an external user in the tenant first.",
+            "User account from identity provider does not exist in tenant. The account needs to be added as \
+             an external user in the tenant first.",
         ),
         90094 | 90095 => (
             "access_denied",

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::ledger::Endpoint;
 
-/// Rules beyond this many are refused.
+/// Most rules; more are refused.
 const MOST_RULES: usize = 1_000;
 
 /// Which requests a fault hits, how often, and the fault.
@@ -25,7 +25,7 @@ pub struct FaultRule {
     /// Only requests with this `grant_type`.
     #[serde(default)]
     pub grant_type: Option<String>,
-    /// Only requests about this user (UPN), as far as the request shows whom it is about.
+    /// Only requests about this user (UPN), if the request tells whom it concerns.
     #[serde(default)]
     pub user: Option<String>,
     /// Only requests of this client.
@@ -83,7 +83,7 @@ impl FaultRule {
     }
 }
 
-/// What goes wrong. Over HTTP each is written as `{"name": {fields}}`, or as `"name"` when it has none.
+/// A fault. Over HTTP it is written as `{"name": {fields}}`, or as `"name"` if it has no fields.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
@@ -137,9 +137,9 @@ pub enum Fault {
     Delay(#[serde(with = "millis")] Duration),
     /// Process the request, then wait, then answer. In milliseconds over HTTP.
     DelayAnswer(#[serde(with = "millis")] Duration),
-    /// Wait until whatever is held is released (`faults().release()`), then process the request.
+    /// Wait until `faults().release()`, then process the request.
     Hold,
-    /// Process the request, then wait until whatever is held is released, then answer.
+    /// Process the request, wait until `faults().release()`, then answer.
     HoldAnswer,
     /// Answer 302 to this address, without processing the request.
     Redirect(String),
@@ -216,13 +216,13 @@ impl Fault {
         }
     }
 
-    /// Whether the fault waits until it is known where to call the app back.
+    /// Returns true if the fault applies only once the callback is known.
     pub(crate) fn is_late(&self, endpoint: Endpoint) -> bool {
         matches!(endpoint, Endpoint::Authorize | Endpoint::AdminConsent)
             && matches!(self, Self::CallbackPatch(_) | Self::Aadsts { .. })
     }
 
-    /// Whether the request is answered (or not) by the fault alone.
+    /// Returns true if the fault alone decides the answer.
     pub(crate) fn replaces_processing(&self) -> bool {
         matches!(
             self,
@@ -246,7 +246,7 @@ pub enum RetryAfter {
     DateAfterSeconds(u64),
 }
 
-/// Answers that are none.
+/// Invalid answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Garbage {
@@ -311,7 +311,7 @@ pub enum CallbackPatch {
     Set(Map<String, Value>),
 }
 
-/// What a request shows before it is processed; rules are matched against it.
+/// The visible properties of a request before it is processed, matched by rules.
 #[derive(Clone, Debug)]
 pub(crate) struct Target<'a> {
     pub(crate) endpoint: Endpoint,
@@ -334,7 +334,7 @@ impl Rules {
         room
     }
 
-    /// Removes the rules that differ from this one in nothing but how often they still strike.
+    /// Removes the rules that equal this one except for their remaining hits.
     pub(crate) fn withdraw(&mut self, rule: &FaultRule) {
         self.0.retain(|one| FaultRule { times: rule.times, skip: rule.skip, ..one.clone() } != *rule);
     }
@@ -347,8 +347,8 @@ impl Rules {
         &self.0
     }
 
-    /// The faults, of those `eligible` now, that hit this request: any number that alter it, and at most one that
-    /// replaces it. Counts down the rules used.
+    /// Returns the faults, among those now `eligible`, that hit this request: any number that alter it, and
+    /// at most one that replaces it. Counts down the used rules.
     pub(crate) fn strike(&mut self, target: &Target<'_>, eligible: impl Fn(&Fault) -> bool) -> Vec<Fault> {
         let mut hits: Vec<Fault> = Vec::new();
         for rule in &mut self.0 {

@@ -1,4 +1,4 @@
-//! A corner of Microsoft Graph: who am I, and my messages.
+//! A part of Microsoft Graph: the user's profile and messages.
 
 use std::collections::HashMap;
 
@@ -31,7 +31,7 @@ pub enum ChallengeStyle {
     Unquoted,
 }
 
-/// What Graph does to coming calls, and whose tokens it no longer honours.
+/// Planned faults of Graph, and the users whose tokens it no longer accepts.
 #[derive(Debug, Default)]
 pub(crate) struct GraphState {
     /// Calls still to be challenged, the user they are limited to, and the spelling.
@@ -42,7 +42,7 @@ pub(crate) struct GraphState {
     pub(crate) revoked: HashMap<String, (u64, Moment)>,
 }
 
-/// Something that will happen to the next calls.
+/// A fault for the next calls.
 #[derive(Clone, Debug)]
 pub(crate) struct Pending<T> {
     pub(crate) user: Option<String>,
@@ -114,7 +114,8 @@ impl State {
                     200,
                     json!({
                         "@odata.context": format!("{}/v1.0/$metadata#users/$entity", self.base),
-                        "id": user.oid, "displayName": user.name, "userPrincipalName": user.upn, "mail": user.upn,
+                        "id": user.oid, "displayName": user.name, "userPrincipalName": user.upn,
+                        "mail": user.upn,
                         "businessPhones": [], "preferredLanguage": "en-US",
                     }),
                 )
@@ -155,26 +156,32 @@ impl State {
     }
 
     fn challenge(&self, request: &Request, style: ChallengeStyle, not_before: Moment) -> Answer {
-        let claims = json!({ "access_token": { "nbf": { "essential": true, "value": not_before.secs().to_string() } } });
+        let nbf = json!({ "essential": true, "value": not_before.secs().to_string() });
+        let claims = json!({ "access_token": { "nbf": nbf } });
         let claims = STANDARD.encode(claims.to_string());
         let uri = format!("{}/common/oauth2/authorize", self.base);
-        let why = "Continuous access evaluation resulted in challenge with result: InteractionRequired and code: TokenIssuedBeforeRevocationTimestamp";
+        let why = "Continuous access evaluation resulted in challenge with result: InteractionRequired and \
+            code: TokenIssuedBeforeRevocationTimestamp";
         let camel = format!(
-            "Bearer realm=\"\", authorization_uri=\"{uri}\", client_id=\"{GRAPH_APP}\", errorDescription=\"{why}\", error=\"insufficient_claims\", claims=\"{claims}\""
+            "Bearer realm=\"\", authorization_uri=\"{uri}\", client_id=\"{GRAPH_APP}\", \
+             errorDescription=\"{why}\", error=\"insufficient_claims\", claims=\"{claims}\""
         );
         let header = match style {
             ChallengeStyle::Camel => camel,
             ChallengeStyle::Snake => camel.replace("errorDescription", "error_description"),
             ChallengeStyle::Joined => format!(
-                "PoP realm=\"\", authorization_uri=\"{uri}\", client_id=\"{GRAPH_APP}\", error=\"invalid_token\", {camel}"
+                "PoP realm=\"\", authorization_uri=\"{uri}\", client_id=\"{GRAPH_APP}\", \
+                 error=\"invalid_token\", {camel}"
             ),
             ChallengeStyle::Unquoted => {
                 format!(
-                    "Bearer claims=\"{claims}\", error=insufficient_claims, client_id={GRAPH_APP}, realm=\"\", authorization_uri=\"{uri}\""
+                    "Bearer claims=\"{claims}\", error=insufficient_claims, client_id={GRAPH_APP}, \
+                     realm=\"\", authorization_uri=\"{uri}\""
                 )
             }
         };
-        let message = "Continuous access evaluation resulted in challenge with result: InteractionRequired and code: TokenIssuedBeforeRevocationTimestamp";
+        let message = "Continuous access evaluation resulted in challenge with result: InteractionRequired \
+            and code: TokenIssuedBeforeRevocationTimestamp";
         let mut answer = Answer::json(401, self.graph_error(request, "InvalidAuthenticationToken", message))
             .header("www-authenticate", header);
         answer.notes.error = Some("insufficient_claims".into());
@@ -192,7 +199,7 @@ impl State {
     }
 }
 
-/// Takes one of what waits for this user.
+/// Takes one of the faults planned for this user.
 fn take<T: Copy>(waiting: &mut Vec<Pending<T>>, upn: Option<&str>) -> Option<T> {
     let fits = |one: &Pending<T>| {
         one.user.as_deref().is_none_or(|wanted| upn.is_some_and(|upn| upn.eq_ignore_ascii_case(wanted)))
@@ -213,7 +220,8 @@ fn messages(upn: &str, now: Moment) -> Vec<Value> {
             json!({
                 "id": format!("AAMkAGI{number:04}="), "subject": subject, "isRead": number > 1,
                 "receivedDateTime": received, "bodyPreview": format!("{subject}, said the emulator."),
-                "from": { "emailAddress": { "name": "Entra Emulator", "address": "emulator@contoso.example" } },
+                "from": { "emailAddress": { "name": "Entra \
+                 Emulator", "address": "emulator@contoso.example" } },
                 "toRecipients": [{ "emailAddress": { "name": upn, "address": upn } }],
             })
         })

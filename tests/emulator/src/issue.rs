@@ -1,4 +1,4 @@
-//! Issuing: access tokens, refresh tokens and id tokens, and the answer that carries them.
+//! Issues access tokens, refresh tokens and id tokens, and writes the answer with them.
 
 use std::time::Duration;
 
@@ -18,25 +18,25 @@ use crate::state::{AccessToken, RefreshToken, State};
 /// Life of an id token.
 const ID_TOKEN_LIFE: Duration = Duration::from_secs(3600);
 
-/// What a user's token answer is made from.
+/// The basis of a user's token answer.
 #[derive(Debug)]
 pub(crate) struct Delegation {
     pub(crate) client_id: String,
     pub(crate) user: User,
     pub(crate) family: u64,
     pub(crate) generation: u64,
-    /// The resource the access token is for.
+    /// The access token's resource.
     pub(crate) resource: String,
-    /// What was asked for in this request.
+    /// Scopes requested now.
     pub(crate) asked: Scopes,
-    /// What the user and the administrator granted in all.
+    /// All scopes granted by the user and the administrator.
     pub(crate) granted: Scopes,
-    /// What a refresh without a scope asks for again; `None` when no refresh token is due.
+    /// Scopes that a refresh without a scope requests again; `None` if no refresh token is due.
     pub(crate) refresh_scopes: Option<Scopes>,
     pub(crate) nonce: Option<String>,
-    /// The client said it understands claims challenges.
+    /// True if the client declared that it understands claims challenges.
     pub(crate) cae: bool,
-    /// The client asked for `client_info`.
+    /// True if the client requested `client_info`.
     pub(crate) client_info: bool,
 }
 
@@ -219,14 +219,15 @@ impl State {
         (text, serial)
     }
 
-    /// Writes and remembers an access token. Only the emulator can tell whether it is genuine: work tokens look
-    /// like JWTs but carry no usable signature, personal ones are opaque.
+    /// Writes and remembers an access token. Only the emulator can verify it: work tokens look like JWTs
+    /// without a usable signature, personal ones are opaque.
     fn access_token(&mut self, record: AccessToken, user: Option<&User>) -> String {
         let text = if record.tenant == PERSONAL_TENANT {
             format!("EwB{}", random::text::<450>())
         } else {
             let header = json!({
-                "typ": "JWT", "nonce": random::text::<32>(), "alg": "RS256", "kid": self.keys.signing(&record.tenant).kid,
+                "typ": "JWT", "nonce": random::text::<32>(), "alg": "RS256",
+                "kid": self.keys.signing(&record.tenant).kid,
             });
             let mut claims = Map::new();
             let mut put = |name: &str, value: Value| claims.insert(name.to_owned(), value);
@@ -290,7 +291,7 @@ impl State {
         }
     }
 
-    /// What the answer lists: all that was granted for the resource, never `offline_access`.
+    /// Returns the scopes of the answer: all that were granted for the resource, never `offline_access`.
     fn scopes_granted(&self, due: &Delegation, named: &Scopes) -> Vec<Scope> {
         let identity =
             due.granted.iter().filter(|scope| scope.is_identity() && scope.name != "offline_access");
@@ -300,7 +301,7 @@ impl State {
 
     fn write_scopes(&self, scopes: &[Scope], asked_bare: bool) -> String {
         let style = self.settings.scope_style;
-        // Names alone mean Graph; those of another resource stay in full unless told otherwise.
+        // Bare names mean Graph; scopes of another resource stay in full unless the style says otherwise.
         let short = |scope: &Scope| match style {
             ScopeStyle::Short => true,
             ScopeStyle::AsAsked => asked_bare && scope.resource == GRAPH,
@@ -325,12 +326,12 @@ impl State {
     }
 }
 
-/// `client_info`: the home account, as MSAL reads it.
+/// Returns `client_info`: the home account, as MSAL reads it.
 pub(crate) fn client_info(user: &User) -> String {
     URL_SAFE_NO_PAD.encode(json!({ "uid": user.oid, "utid": user.tenant }).to_string())
 }
 
-/// The `sub` of a user for one app; another app sees another one.
+/// Returns the `sub` of a user for one app; every app sees another one.
 pub(crate) fn pairwise(client_id: &str, user: &User) -> String {
     URL_SAFE_NO_PAD
         .encode(digests::sha256(format!("sub:{client_id}:{}:{}", user.tenant, user.oid).as_bytes()))

@@ -57,7 +57,8 @@ impl SigningKey {
 
     fn jwk(&self, issuer: &str) -> Value {
         json!({
-            "kty": "RSA", "use": "sig", "kid": self.kid, "x5t": self.kid, "n": self.modulus, "e": self.exponent,
+            "kty": "RSA", "use": "sig", "kid": self.kid, "x5t": self.kid, "n": self.modulus,
+            "e": self.exponent,
             "x5c": [self.certificate], "cloud_instance_name": "microsoftonline.com", "issuer": issuer,
         })
     }

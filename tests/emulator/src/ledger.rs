@@ -1,4 +1,4 @@
-//! The ledger: what was asked of the emulator and what it answered, never a secret.
+//! The ledger: every request and its answer, never a secret.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -31,11 +31,11 @@ pub enum Endpoint {
     Other,
 }
 
-/// How a client proved itself at the token endpoint.
+/// Client authentication method at the token endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AuthMethod {
-    /// It did not try.
+    /// No authentication.
     #[default]
     None,
     /// `client_secret` in the form.
@@ -46,7 +46,7 @@ pub enum AuthMethod {
     Certificate,
     /// Another issuer's JWT.
     Federated,
-    /// Several at once, which is refused.
+    /// Several methods at once, which is refused.
     Several,
 }
 
@@ -54,12 +54,12 @@ pub enum AuthMethod {
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct LedgerEntry {
-    /// Counts every request since the start, from 1.
+    /// Number of the request since the start, from 1.
     pub sequence: u64,
     /// The emulator's clock when the request arrived.
     #[serde(serialize_with = "as_millis")]
     pub time: SystemTime,
-    /// Which TCP connection carried it, counted from 1.
+    /// Number of its TCP connection, from 1.
     pub connection: u64,
     /// The address it came from.
     pub peer: SocketAddr,
@@ -69,36 +69,38 @@ pub struct LedgerEntry {
     pub path: String,
     /// Which endpoint that is.
     pub endpoint: Endpoint,
-    /// The tenant segment of the path.
+    /// Tenant segment of the path.
     pub tenant: Option<String>,
     /// The client that asked.
     pub client_id: Option<String>,
     /// `grant_type` of a token request.
     pub grant_type: Option<String>,
-    /// How the client proved itself.
+    /// Client authentication method.
     pub auth_method: AuthMethod,
-    /// Which of the app's secrets or certificates it used: the key id, or the thumbprint.
+    /// The app's secret or certificate that was used: the key id, or the thumbprint.
     pub credential: Option<String>,
-    /// The status answered; `None` while none has been, and for good when the connection was dropped.
+    /// Status of the answer; `None` before it, and for good if the connection was dropped.
     pub status: Option<u16>,
-    /// When the request was over: its answer left, whole or not, or the client went away. `None` while it lasts.
+    /// When the request ended: its answer was sent, whole or not, or the client went away. `None` while it
+    /// lasts.
     #[serde(serialize_with = "as_maybe_millis")]
     pub ended: Option<SystemTime>,
-    /// Whether the last byte of an answer was handed to the connection. It may still have been lost on the way.
+    /// True if the last byte of an answer was handed to the connection. It may still have been lost on the
+    /// way.
     pub delivered: bool,
-    /// The AADSTS number answered.
+    /// AADSTS number of the answer.
     pub aadsts: Option<u32>,
     /// `error` of the answer.
     pub error: Option<String>,
-    /// The faults that hit this request, by name.
+    /// Names of the faults that hit this request.
     pub faults: Vec<String>,
-    /// The user the request turned out to be about.
+    /// The user that the request concerned.
     pub user: Option<String>,
-    /// The scopes asked for, as they were written.
+    /// The requested scopes, as written.
     pub scopes_requested: Vec<String>,
-    /// The scopes granted, in full form.
+    /// The granted scopes, in full form.
     pub scopes_granted: Vec<String>,
-    /// The sign-in that the presented or issued refresh token descends from: `emu_family` of the access token.
+    /// The sign-in of the presented or issued refresh token: `emu_family` of the access token.
     pub family: Option<u64>,
     /// Serial of the refresh token presented.
     pub refresh_presented: Option<u64>,
@@ -108,17 +110,17 @@ pub struct LedgerEntry {
     pub access_presented: Option<u64>,
     /// Serial of the access token issued.
     pub access_issued: Option<u64>,
-    /// Whether a `claims` parameter came along.
+    /// True if the request had a `claims` parameter.
     pub claims_sent: bool,
-    /// Names, not values, in the query.
+    /// Names in the query, without values.
     pub query_keys: Vec<String>,
-    /// Names, not values, in the form.
+    /// Names in the form, without values.
     pub form_keys: Vec<String>,
     /// The correlation id of the answer: the caller's `client-request-id`, if it sent one.
     pub correlation_id: String,
 }
 
-/// Facts about a request that its handler learns on the way.
+/// Facts about a request that its handler finds.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Notes {
     pub(crate) client_id: Option<String>,

@@ -1,8 +1,8 @@
 //! A local stand-in for Microsoft Entra ID's v2.0 endpoints and a corner of Microsoft Graph.
 //!
-//! It signs users in, issues and rotates tokens, and fails on demand the way the real service is known to fail.
-//! Every request is kept in a ledger that never holds a secret. Nothing here is secure, on purpose: it listens on
-//! loopback only.
+//! It signs users in, issues and rotates tokens, and fails on demand the way the real service is known to
+//! fail. Every request is kept in a ledger that never holds a secret. Nothing here is secure, on purpose: it
+//! listens on loopback only.
 //!
 //! ```
 //! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -23,9 +23,9 @@
 //!
 //! # The map
 //! `server` reads requests, applies faults and routes to the handlers: `discovery`, `authorize` (with
-//! `callback` and `pages`), `token` (with `client_auth` and `issue`), `admin_consent` and `graph`. They work on one `state`, made of the `directory`, the
-//! `keys`, the `ledger`, the fault rules and the `clock`. `emulator` and `control` turn the same knobs, from Rust and
-//! over HTTP.
+//! `callback` and `pages`), `token` (with `client_auth` and `issue`), `admin_consent` and `graph`. They work
+//! on one `state`, made of the `directory`, the `keys`, the `ledger`, the fault rules and the `clock`.
+//! `emulator` and `control` turn the same knobs, from Rust and over HTTP.
 
 mod admin_consent;
 mod authorize;

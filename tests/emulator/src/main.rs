@@ -10,8 +10,8 @@ use entra_emulator::{App, Config, Emulator, Mode, User};
 /// A local stand-in for Microsoft Entra ID's v2.0 endpoints and a corner of Microsoft Graph.
 ///
 /// It needs no configuration: without apps of your own it knows the client "emulator-app" with the secret
-/// "emulator-secret" and the redirect URI http://localhost/callback (any port), and without users of your own it
-/// knows alice@contoso.example, bob@contoso.example and the personal account carol@outlook.example.
+/// "emulator-secret" and the redirect URI http://localhost/callback (any port), and without users of your own
+/// it knows alice@contoso.example, bob@contoso.example and the personal account carol@outlook.example.
 #[derive(Debug, Parser)]
 #[command(name = "entra-emulator", after_help = EXAMPLE)]
 struct Arguments {

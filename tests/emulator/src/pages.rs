@@ -1,4 +1,4 @@
-//! The few HTML pages. None needs a script; everything that came from outside is escaped.
+//! The HTML pages. None needs a script, and all text from outside is escaped.
 
 use std::fmt::Write as _;
 
@@ -34,7 +34,8 @@ pub(crate) fn admin_approval(app: &str, scopes: &[String], description: &str) ->
     page(
         "Need admin approval",
         &format!(
-            "<h1>Need admin approval</h1><p>{} needs permission that only an admin can grant.</p>{}<pre>{}</pre>",
+            "<h1>Need admin approval</h1><p>{} needs permission that only an admin can \
+             grant.</p>{}<pre>{}</pre>",
             escape(app),
             list(scopes),
             escape(description)
@@ -42,12 +43,12 @@ pub(crate) fn admin_approval(app: &str, scopes: &[String], description: &str) ->
     )
 }
 
-/// The page a user is left on when the app is never called back.
+/// The page on which a user stays if the app is never called back.
 pub(crate) fn stuck() -> String {
     page("Sign in to your account", "<h1>Help us protect your account</h1><p>This page leads nowhere.</p>")
 }
 
-/// Whom to sign in. `action` is where the choice is posted.
+/// The choice of the user. `action` is the URL that it is posted to.
 pub(crate) fn choose_account(action: &str, users: &[String]) -> String {
     let mut buttons = String::new();
     for user in users {
@@ -111,8 +112,10 @@ fn list(items: &[String]) -> String {
 fn page(title: &str, body: &str) -> String {
     format!(
         "<!DOCTYPE html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{}</title>\
-         <style>body{{font:16px sans-serif;max-width:30em;margin:4em auto}}button{{display:block;margin:.5em 0;padding:.5em 1em}}\
-         pre{{white-space:pre-wrap}}</style></head><body>{body}<p><small>Entra emulator, not Microsoft</small></p></body></html>",
+         <style>body{{font:16px sans-serif;max-width:30em;margin:4em \
+         auto}}button{{display:block;margin:.5em 0;padding:.5em 1em}}\
+         pre{{white-space:pre-wrap}}</style></head><body>{body}<p><small>Entra emulator, not \
+         Microsoft</small></p></body></html>",
         escape(title)
     )
 }

@@ -1,4 +1,4 @@
-//! Scopes: which resource a name belongs to, and how sets of them read on the wire.
+//! Scopes: the resource of each name, and the wire form of sets.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! The server: connections, limits, routing, and the faults that are about bytes rather than meaning.
+//! The server: connections, limits, routing, and the faults that concern bytes and not meaning.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::future::Future;
@@ -33,17 +33,17 @@ use crate::state::State;
 /// The largest request body.
 const MOST_BODY_BYTES: usize = 64 * 1024;
 
-/// How long a client may take to send its request head, and to finish a TLS handshake. Pooled connections may lie
-/// idle for as long, so it is generous.
+/// How long a client may take to send its request head, and to finish a TLS handshake. Pooled connections may
+/// lie idle for as long, so it is generous.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a client may take to send its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Further clients wait until one of so many connections closes.
+/// Most connections; further clients wait until one closes.
 const MOST_CONNECTIONS: usize = 1024;
 
-/// What handlers and knobs share.
+/// State shared by handlers and controls.
 #[derive(Debug)]
 pub(crate) struct Shared {
     state: Mutex<State>,
@@ -96,7 +96,7 @@ struct Client {
     peer: SocketAddr,
 }
 
-/// Notes in the ledger when a request is over, also when its client went away in the middle.
+/// Records in the ledger when a request ends, even if its client went away.
 struct Ending {
     shared: Arc<Shared>,
     sequence: u64,
@@ -117,7 +117,7 @@ async fn connection(
     shared: Arc<Shared>,
 ) {
     let service = service_fn(move |request| handle(request, client, Arc::clone(&shared)));
-    // A failed connection is the client's affair, or the effect of a fault.
+    // A failed connection is the client's doing, or the effect of a fault.
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -244,7 +244,7 @@ async fn read(incoming: http::Request<Incoming>, connection: u64) -> Result<Requ
     Ok(request)
 }
 
-/// Where a path leads.
+/// The handler for a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Route {
     Authorize(String),
@@ -383,7 +383,7 @@ impl State {
         (self.ledger.open(entry), faults)
     }
 
-    /// What URLs begin with for this request, when they follow the host it was sent to.
+    /// Returns the base of URLs for this request, if they follow the host it was sent to.
     fn base_for(&self, request: &Request) -> Option<String> {
         if !self.settings.follow_host {
             return None;
@@ -393,7 +393,7 @@ impl State {
         host.ip().is_loopback().then(|| format!("{scheme}://{host}"))
     }
 
-    /// The answer of the fault that replaces processing, if one struck.
+    /// Returns the answer of the fault that replaces processing, if one hit.
     fn replaced(&self, faults: &[Fault], request: &Request) -> Option<Answer> {
         let fault = faults.iter().find(|fault| fault.replaces_processing())?;
         Some(match fault {
@@ -426,7 +426,7 @@ impl State {
     }
 }
 
-/// Answers that are none.
+/// Makes invalid answers.
 fn garbage(kind: Garbage) -> Answer {
     const JSON: &str = "application/json; charset=utf-8";
     const PAGE: &str =
@@ -448,7 +448,10 @@ fn garbage(kind: Garbage) -> Answer {
         Garbage::DuplicateKeys => Answer::text(
             200,
             JSON,
-            r#"{"token_type":"Bearer","expires_in":3599,"access_token":"first","access_token":"second","scope":""}"#,
+            concat!(
+                r#"{"token_type":"Bearer","expires_in":3599,"#,
+                r#""access_token":"first","access_token":"second","scope":""}"#
+            ),
         ),
         Garbage::HugeBody => {
             Answer::text(200, JSON, format!(r#"{{"access_token":"{}"}}"#, "A".repeat(16 * 1024 * 1024)))
@@ -496,14 +499,14 @@ fn respond(
     response
 }
 
-/// How a body leaves when it does not leave at once.
+/// How a delayed body is sent.
 #[derive(Clone, Copy, Debug)]
 enum Pace {
     Drip { bytes: usize, interval: Duration },
     Cut,
 }
 
-/// A body that can leave slowly, or not whole.
+/// A body that can be sent slowly, or only in part.
 struct Payload {
     left: Bytes,
     announced: u64,

@@ -1,4 +1,4 @@
-//! The switches that change how the emulator behaves as a whole.
+//! Settings that change the emulator's behaviour as a whole.
 
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +39,7 @@ pub enum ConsentPolicy {
     AdminRequired,
 }
 
-/// What a user meets whose request needs an administrator (AADSTS90094).
+/// The reaction to a request that needs an administrator (AADSTS90094).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AdminApproval {
@@ -60,7 +60,7 @@ pub struct Settings {
     pub automatic: bool,
     /// Whether automatic mode pretends that the user has a session; without one `prompt=none` is refused.
     pub signed_in: bool,
-    /// Whom automatic mode signs in when no `login_hint` says otherwise; by default the first user.
+    /// The user that automatic mode signs in without a `login_hint`; by default the first user.
     pub sign_in_as: Option<String>,
     /// A fixed access token life; by default a random one between 60 and 90 minutes.
     pub token_lifetime_seconds: Option<u64>,
@@ -68,8 +68,8 @@ pub struct Settings {
     pub expires_in_as_string: bool,
     /// How granted scopes are written.
     pub scope_style: ScopeStyle,
-    /// Write URLs (issuer, endpoints) with the loopback address and port that the request was sent to, for clients that
-    /// come through proxies of their own.
+    /// Write URLs (issuer, endpoints) with the loopback address and port that the request was sent to, for
+    /// clients that come through proxies of their own.
     pub follow_host: bool,
     /// Change the order and the letter case of granted scopes from answer to answer.
     pub vary_scopes: bool,

@@ -1,4 +1,4 @@
-//! Everything one emulator remembers, and the knobs that change it.
+//! The emulator's whole state, and the controls that change it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub(crate) struct State {
     pub(crate) directory: Directory,
     pub(crate) keys: Keys,
     pub(crate) rules: Rules,
-    /// Says that whatever a fault holds may go on.
+    /// Releases everything that a fault holds.
     pub(crate) released: watch::Sender<()>,
     pub(crate) ledger: Ledger,
     pub(crate) graph: GraphState,
@@ -103,7 +103,7 @@ pub(crate) struct AccessToken {
     pub(crate) cae: bool,
 }
 
-/// What takes a user's right away. Over HTTP: `POST /_emulator/users/{upn}/revoke`.
+/// A change that revokes a user's right. Over HTTP: `POST /_emulator/users/{upn}/revoke`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RevokeKind {
@@ -151,7 +151,7 @@ impl State {
         }
     }
 
-    /// Keeps what a token request brought, for tests that look for leaks.
+    /// Remembers the secrets of a token request, for tests that search for leaks.
     pub(crate) fn remember_presented(&mut self, form: &Params) {
         for name in SECRET_FIELDS {
             if let Some(value) = form.get(name) {
@@ -173,7 +173,8 @@ impl State {
         format!("{}/{tenant}/v2.0", self.base)
     }
 
-    /// Whom automatic mode signs in at this path: the hinted user, the chosen one, or the first who may.
+    /// Returns the user that automatic mode signs in at this path: the hinted, the chosen, or the first
+    /// allowed one.
     pub(crate) fn automatic_user(&self, hint: Option<&str>, path: &TenantPath) -> Option<&Account> {
         let directory = &self.directory;
         let hinted = hint.and_then(|upn| directory.account(upn));
@@ -231,7 +232,7 @@ impl State {
         self.app_mut(client_id)?.add_secret(value, now, active_after, expires_after)
     }
 
-    /// Until so long from now, every other request with this secret is answered as if it were wrong.
+    /// Until then, every other request with this secret is answered as if it were wrong.
     pub(crate) fn let_secret_flap(
         &mut self,
         client_id: &str,
@@ -349,7 +350,7 @@ impl State {
         }
     }
 
-    /// The failure an [`Fault::Aadsts`] asks for; `None` for other faults.
+    /// Returns the failure of an [`Fault::Aadsts`]; `None` for other faults.
     pub(crate) fn failure_of(&self, fault: &Fault) -> Option<AadError> {
         let Fault::Aadsts { code, error, suberror, claims, status, retry_after } = fault else { return None };
         let mut failure = AadError::new(*code);

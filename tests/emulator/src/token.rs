@@ -24,7 +24,7 @@ const CODE_LIFE: Duration = Duration::from_secs(10 * 60);
 /// A refresh token dies when it lies unused for so long.
 const REFRESH_IDLE_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
 
-/// What the user has to bring when a second factor is asked for.
+/// Claims that the user must satisfy when a second factor is required.
 const MFA_CLAIMS: &str =
     r#"{"access_token":{"capolids":{"essential":true,"values":["5a4a3c2b-0d6e-4f1a-9b8c-7d6e5f4a3b2c"]}}}"#;
 
@@ -53,7 +53,7 @@ impl State {
         answer
     }
 
-    /// The user a token request is about, as far as its code or refresh token tells.
+    /// Returns the user of a token request, as far as its code or refresh token tells.
     pub(crate) fn token_user(&self, request: &Request) -> Option<String> {
         let code =
             request.form.get("code").and_then(|text| self.codes.get(text)).map(|code| code.upn.clone());
@@ -123,7 +123,8 @@ impl State {
         if code.client_id != client_id {
             return Err(AadError::because(
                 70000,
-                "The provided value for the 'code' parameter is not valid: the code was issued to another application.",
+                "The provided value for the 'code' parameter is not valid: the code was issued to another \
+                 application.",
             ));
         }
         if code.path != *path {
@@ -135,14 +136,16 @@ impl State {
         if code.issued_at.plus(CODE_LIFE) <= self.clock.now() {
             return Err(AadError::because(
                 70008,
-                "The provided authorization code or refresh token has expired due to inactivity. Send a new interactive authorization request for this user and resource.",
+                "The provided authorization code or refresh token has expired due to inactivity. Send a new \
+                 interactive authorization request for this user and resource.",
             ));
         }
         if code.redirect_uri != redirect_uri {
             return Err(AadError::because(
                 500112,
                 format!(
-                    "The reply address '{redirect_uri}' does not match the reply address '{}' provided when requesting Authorization code.",
+                    "The reply address '{redirect_uri}' does not match the reply address '{}' provided when \
+                     requesting Authorization code.",
                     code.redirect_uri
                 ),
             ));
@@ -197,7 +200,8 @@ impl State {
         if token.client_id != client_id {
             return Err(AadError::because(
                 70000,
-                "The provided value for the 'refresh_token' parameter is not valid: it was issued to another application.",
+                "The provided value for the 'refresh_token' parameter is not valid: it was issued to \
+                 another application.",
             ));
         }
         let account = self.usable_account(&token.upn)?;
@@ -266,27 +270,34 @@ impl State {
             _ => Err(AadError::because(
                 1002012,
                 format!(
-                    "The provided value for scope {text} is not valid. Client credential flows must have a scope value with /.default suffixed to the resource identifier (application ID URI)."
+                    "The provided value for scope {text} is not valid. Client credential flows must have a \
+                     scope value with /.default suffixed to the resource identifier (application ID URI)."
                 ),
             )),
         }
     }
 
-    /// Understands the tenant segment of a path.
+    /// Parses the tenant segment of a path.
     pub(crate) fn known_tenant(&self, segment: &str) -> Result<TenantPath, AadError> {
         self.directory.tenant_path(segment).map_err(|code| match code {
             90002 => AadError::because(
                 90002,
-                format!("Tenant '{segment}' not found. Check to make sure you have the correct tenant ID and are signing into the correct cloud."),
+                format!(
+                    "Tenant '{segment}' not found. Check to make sure you have the correct tenant ID \
+                    and are signing into the correct cloud."
+                ),
             ),
             other => AadError::because(
                 other,
-                format!("Specified tenant identifier '{segment}' is neither a valid DNS name, nor a valid external domain."),
+                format!(
+                    "Specified tenant identifier '{segment}' is neither a valid DNS name, nor a valid \
+                    external domain."
+                ),
             ),
         })
     }
 
-    /// Whether the app may be used at this tenant path at all.
+    /// Checks whether the app may be used at this tenant path at all.
     pub(crate) fn check_audience(&self, client_id: &str, path: &TenantPath) -> Result<(), AadError> {
         let Some(app) = self.directory.apps.get(client_id) else { return Err(AadError::new(700016)) };
         match (&app.app.audience, path) {
@@ -300,7 +311,9 @@ impl State {
                 Err(AadError::because(
                     50194,
                     format!(
-                        "Application '{client_id}' is not configured as a multi-tenant application. Usage of the /common endpoint is not supported for such apps created after '10/15/2018'. Use a tenant-specific endpoint or configure the application to be multi-tenant."
+                        "Application '{client_id}' is not configured as a multi-tenant application. Usage \
+                         of the /common endpoint is not supported for such apps created after '10/15/2018'. \
+                         Use a tenant-specific endpoint or configure the application to be multi-tenant."
                     ),
                 ))
             }
@@ -311,7 +324,7 @@ impl State {
         }
     }
 
-    /// The account, unless something keeps it out.
+    /// Returns the account, unless it is blocked.
     fn usable_account(&self, upn: &str) -> Result<Account, AadError> {
         let account = self.directory.account(upn).cloned().ok_or_else(|| AadError::new(50034))?;
         match account.block {
@@ -336,20 +349,23 @@ impl State {
         Err(if account.is_personal() {
             AadError::because(
                 70000,
-                "The user could not be authenticated or the grant is expired: one or more scopes requested are unauthorized or expired. The user must first sign in and if needed grant the client application access to the requested scope.",
+                "The user could not be authenticated or the grant is expired: one or more scopes requested \
+                 are unauthorized or expired. The user must first sign in and if needed grant the client \
+                 application access to the requested scope.",
             )
         } else {
             AadError::because(
                 65001,
                 format!(
-                    "The user or administrator has not consented to use the application with ID '{client_id}'. Send an interactive authorization request for this user and resource."
+                    "The user or administrator has not consented to use the application with ID \
+                     '{client_id}'. Send an interactive authorization request for this user and resource."
                 ),
             )
         })
     }
 }
 
-/// How a dead refresh token is reported: personal accounts know one number only.
+/// Returns the error for a dead refresh token: personal accounts have only one number.
 fn dead(account: &Account, code: u32) -> AadError {
     match code {
         50173 | 700082 if account.user.tenant == PERSONAL_TENANT => AadError::new(70000),
@@ -358,7 +374,7 @@ fn dead(account: &Account, code: u32) -> AadError {
     }
 }
 
-/// What a request asks for and the one resource that is, given what the sign-in asked for.
+/// Returns the requested scopes and their one resource, given the scopes of the sign-in.
 fn asked_for(scope: Option<&str>, original: &Scopes) -> Result<(Scopes, String), AadError> {
     let asked = match scope {
         Some(text) => Scopes::parse(text).map_err(|bad| bad_scope(&bad))?,
@@ -367,7 +383,8 @@ fn asked_for(scope: Option<&str>, original: &Scopes) -> Result<(Scopes, String),
     if asked.mixes_default() {
         return Err(AadError::because(
             70011,
-            "The provided value for the input parameter 'scope' is not valid. .default scope can't be combined with resource-specific scopes.",
+            "The provided value for the input parameter 'scope' is not valid. .default scope can't be \
+             combined with resource-specific scopes.",
         ));
     }
     match asked.resources().as_slice() {
@@ -377,7 +394,8 @@ fn asked_for(scope: Option<&str>, original: &Scopes) -> Result<(Scopes, String),
         several => Err(AadError::because(
             28000,
             format!(
-                "Provided value for the input parameter scope is not valid because it contains more than one resource. Scope {} is not valid.",
+                "Provided value for the input parameter scope is not valid because it contains more than \
+                 one resource. Scope {} is not valid.",
                 several.join(" ")
             ),
         )),
@@ -399,7 +417,7 @@ pub(crate) fn understands_challenges(claims: Option<&str>) -> Result<bool, AadEr
 fn check_verifier(challenge: Option<&(String, bool)>, verifier: Option<&str>) -> Result<(), AadError> {
     match (challenge, verifier) {
         (None, None) => Ok(()),
-        // A verifier nobody announced is how a PKCE downgrade looks.
+        // An unannounced verifier is the sign of a PKCE downgrade.
         (None, Some(_)) => Err(AadError::new(50148)),
         (Some(_), None) => Err(AadError::new(501481)),
         (Some((challenge, hashed)), Some(verifier)) => {
@@ -421,7 +439,8 @@ pub(crate) fn bad_scope(bad: &str) -> AadError {
     AadError::because(
         70011,
         format!(
-            "The provided value for the input parameter 'scope' is not valid. The scope '{bad}' does not exist."
+            "The provided value for the input parameter 'scope' is not valid. The scope '{bad}' does not \
+             exist."
         ),
     )
 }

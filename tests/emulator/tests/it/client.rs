@@ -29,7 +29,7 @@ pub(crate) async fn emulator() -> Emulator {
     builder().start().await.unwrap()
 }
 
-/// A response, read whole.
+/// A completely read response.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
@@ -50,7 +50,7 @@ impl Reply {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// The parameters of the redirect this is.
+    /// Returns the parameters of this redirect.
     #[expect(clippy::disallowed_methods, reason = "a test reads what the emulator sent")]
     pub(crate) fn callback(&self) -> HashMap<String, String> {
         let location =

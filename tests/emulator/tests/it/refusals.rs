@@ -1,4 +1,4 @@
-//! What the authorize and token endpoints refuse, and how they say so.
+//! Refusals of the authorize and token endpoints, and their form.
 
 use std::time::Duration;
 
