@@ -1,4 +1,4 @@
-//! `docs/asvs.md`: what is met of the OWASP ASVS 5.0, by what, and what is not. It is made of `docs/asvs.toml`.
+//! `docs/asvs.md`: the met and unmet clauses of the OWASP ASVS 5.0, made from `docs/asvs.toml`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -109,9 +109,11 @@ fn every_clause_has_one_row_and_what_it_names_exists() {
 
 fn page(source: &Source) -> String {
     let mut page = String::from(
-        "# ASVS 5.0, level 3\n\nMade of `docs/asvs.toml` by a test (`UPDATE_ASVS=1 cargo test --test it asvs::`); change that file.\n\nHow tokenward stands to the \
-         [OWASP Application Security Verification Standard](https://github.com/OWASP/ASVS) 5.0.0, whose text is under CC BY-SA 4.0 and not repeated here. Judged by the project \
-         itself, from its code and tests; nobody else has verified it.\n\n",
+        "# ASVS 5.0, level 3\n\nMade of `docs/asvs.toml` by a test (`UPDATE_ASVS=1 cargo test --test it \
+         asvs::`); change that file.\n\nHow tokenward stands to the [OWASP Application Security \
+         Verification Standard](https://github.com/OWASP/ASVS) 5.0.0, whose text is under CC BY-SA 4.0 and \
+         not repeated here. Judged by the project itself, from its code and tests; nobody else has verified \
+         it.\n\n",
     );
     let known = clauses(source);
     let state_of: BTreeMap<&str, &Row> =

@@ -1,5 +1,5 @@
-//! Attacks on the local API by its callers and by those who are none (B1-B5, B9-B11): credentials in the wrong place,
-//! names that are none of their business, keys that are almost right, requests that can be read in two ways.
+//! Attacks on the local API by its callers and by strangers (B1-B5, B9-B11): credentials in the wrong place,
+//! names of others, keys that are almost right, requests that can be read in two ways.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -222,8 +222,9 @@ async fn who_may_not_know_cannot_tell_what_is_there_from_what_is_not() {
 #[tokio::test]
 async fn nothing_is_allowed_that_no_rule_allows() {
     let sections = format!(
-        "[callers.idle]\nauthenticate = [{{ unix_user = {} }}]\n[callers.narrow]\nauthenticate = [{{ api_keys = \
-         \"narrow.keys\" }}]\n[[callers.narrow.allow]]\napp = \"outlook\"\nconnections = [\"team-b/alice\"]\n\
+        "[callers.idle]\nauthenticate = [{{ unix_user = {} }}]\n[callers.narrow]\nauthenticate = [{{ \
+         api_keys = \"narrow.keys\" }}]\n[[callers.narrow.allow]]\napp = \"outlook\"\nconnections = \
+         [\"team-b/alice\"]\n\
          scopes = [\"Calendars.Read\"]\nconnect = true\n",
         uid()
     );
@@ -485,7 +486,8 @@ async fn no_path_opens_without_a_credential() {
             let headers =
                 "X-Original-URL: /openapi.json\r\nX-Forwarded-For: 127.0.0.1\r\nUser-Agent: kube-probe/1.0";
             let sent = format!(
-                "{method} {path} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                "{method} {path} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\nContent-Length: 0\r\nConnection: \
+                 close\r\n\r\n"
             );
             let (status, answer) = raw(&host, sent.as_bytes());
             assert_eq!(status, 401, "{method} {path}: {answer}");
@@ -560,22 +562,77 @@ async fn a_request_that_can_be_read_in_two_ways_is_read_in_none() {
     world.connect("team-b/alice", ALICE).await;
     let key = world.key.clone();
     let attacks: Vec<(&str, String)> = vec![
-        ("both lengths", "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{s}".into()),
-        ("both, other order", "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n{s}".into()),
-        ("two lengths", "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Content-Length: 0\r\nContent-Length: 60\r\n\r\n{s}".into()),
-        ("the same length twice", "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Content-Length: 0\r\nContent-Length: 0\r\n\r\n{s}".into()),
+        (
+            "both lengths",
+            "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Content-Length: 4\r\nTransfer-Encoding: \
+            chunked\r\n\r\n0\r\n\r\n{s}"
+                .into(),
+        ),
+        (
+            "both, other order",
+            "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Transfer-Encoding: \
+            chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n{s}"
+                .into(),
+        ),
+        (
+            "two lengths",
+            "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Content-Length: 0\r\nContent-Length: \
+            60\r\n\r\n{s}"
+                .into(),
+        ),
+        (
+            "the same length twice",
+            "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Content-Length: 0\r\nContent-Length: \
+            0\r\n\r\n{s}"
+                .into(),
+        ),
         ("a list of lengths", "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Content-Length: 0, 0\r\n\r\n{s}".into()),
         ("a signed length", "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Content-Length: +0\r\n\r\n{s}".into()),
         ("a negative length", "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Content-Length: -1\r\n\r\n{s}".into()),
         ("a length in hex", "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Content-Length: 0x0\r\n\r\n{s}".into()),
-        ("an endless length", "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Content-Length: 99999999999999999999\r\n\r\n{s}".into()),
-        ("a space before the colon", "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Content-Length : 0\r\n\r\n{s}".into()),
-        ("two encodings", "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n{s}".into()),
-        ("an encoding list", "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n{s}".into()),
+        (
+            "an endless length",
+            "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Content-Length: \
+            99999999999999999999\r\n\r\n{s}"
+                .into(),
+        ),
+        (
+            "a space before the colon",
+            "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Content-Length : \
+            0\r\n\r\n{s}"
+                .into(),
+        ),
+        (
+            "two encodings",
+            "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Transfer-Encoding: \
+            chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n{s}"
+                .into(),
+        ),
+        (
+            "an encoding list",
+            "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Transfer-Encoding: gzip, \
+            chunked\r\n\r\n0\r\n\r\n{s}"
+                .into(),
+        ),
         ("identity", "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Transfer-Encoding: identity\r\n\r\n{s}".into()),
-        ("a broken encoding", "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n{s}".into()),
-        ("a quoted encoding", "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Transfer-Encoding: \"chunked\"\r\n\r\n0\r\n\r\n{s}".into()),
-        ("chunked in 1.0", "POST {p} HTTP/1.0\r\nHost: h\r\n{a}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n{s}".into()),
+        (
+            "a broken encoding",
+            "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Transfer-Encoding: \
+            xchunked\r\n\r\n0\r\n\r\n{s}"
+                .into(),
+        ),
+        (
+            "a quoted encoding",
+            "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Transfer-Encoding: \
+            \"chunked\"\r\n\r\n0\r\n\r\n{s}"
+                .into(),
+        ),
+        (
+            "chunked in 1.0",
+            "POST {p} HTTP/1.0\r\nHost: h\r\n{a}Transfer-Encoding: \
+            chunked\r\n\r\n0\r\n\r\n{s}"
+                .into(),
+        ),
         ("a folded header", "GET {p} HTTP/1.1\r\nHost: h\r\n{a}X-A: one\r\n two\r\n\r\n{s}".into()),
         ("a folded first header", "GET {p} HTTP/1.1\r\n Host: h\r\n{a}\r\n{s}".into()),
         ("bare LF", "GET {p} HTTP/1.1\nHost: h\n\n{s}".into()),
@@ -603,14 +660,54 @@ async fn a_request_that_can_be_read_in_two_ways_is_read_in_none() {
         ("a lower-case version", "GET {p} http/1.1\r\nHost: h\r\n{a}\r\n{s}".into()),
         ("a method of symbols", "G<T {p} HTTP/1.1\r\nHost: h\r\n{a}\r\n{s}".into()),
         ("TLS", "\u{16}\u{3}\u{1}\0\u{5}\u{1}".into()),
-        ("a bad chunk size", "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Transfer-Encoding: chunked\r\n\r\nz\r\n\r\n{s}".into()),
-        ("a chunk size with a prefix", "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Transfer-Encoding: chunked\r\n\r\n0x0\r\n\r\n{s}".into()),
-        ("a negative chunk size", "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Transfer-Encoding: chunked\r\n\r\n-1\r\n\r\n{s}".into()),
-        ("an overflowing chunk size", "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Transfer-Encoding: chunked\r\n\r\nffffffffffffffff0\r\n\r\n{s}".into()),
-        ("LF after a chunk size", "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Transfer-Encoding: chunked\r\n\r\n0\n\r\n{s}".into()),
-        ("LF in a chunk extension", "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Transfer-Encoding: chunked\r\n\r\n0;a\nb\r\n\r\n{s}".into()),
-        ("a chunk without its end", "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Transfer-Encoding: chunked\r\n\r\n2\r\n{}xx0\r\n\r\n{s}".into()),
-        ("a folded trailer", "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Transfer-Encoding: chunked\r\n\r\n0\r\nA: b\r\n c\r\n\r\n{s}".into()),
+        (
+            "a bad chunk size",
+            "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Transfer-Encoding: \
+            chunked\r\n\r\nz\r\n\r\n{s}"
+                .into(),
+        ),
+        (
+            "a chunk size with a prefix",
+            "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Transfer-Encoding: \
+            chunked\r\n\r\n0x0\r\n\r\n{s}"
+                .into(),
+        ),
+        (
+            "a negative chunk size",
+            "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Transfer-Encoding: \
+            chunked\r\n\r\n-1\r\n\r\n{s}"
+                .into(),
+        ),
+        (
+            "an overflowing chunk size",
+            "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Transfer-Encoding: \
+            chunked\r\n\r\nffffffffffffffff0\r\n\r\n{s}"
+                .into(),
+        ),
+        (
+            "LF after a chunk size",
+            "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Transfer-Encoding: \
+            chunked\r\n\r\n0\n\r\n{s}"
+                .into(),
+        ),
+        (
+            "LF in a chunk extension",
+            "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Transfer-Encoding: \
+            chunked\r\n\r\n0;a\nb\r\n\r\n{s}"
+                .into(),
+        ),
+        (
+            "a chunk without its end",
+            "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Transfer-Encoding: \
+            chunked\r\n\r\n2\r\n{}xx0\r\n\r\n{s}"
+                .into(),
+        ),
+        (
+            "a folded trailer",
+            "POST {p} HTTP/1.1\r\nHost: h\r\n{a}Transfer-Encoding: chunked\r\n\r\n0\r\nA: \
+            b\r\n c\r\n\r\n{s}"
+                .into(),
+        ),
     ];
     assert!(attacks.len() >= 50, "{}", attacks.len());
     let public = world.daemon.public.trim_start_matches("http://").to_owned();
@@ -667,7 +764,8 @@ async fn what_is_too_large_or_too_slow_is_cut() {
     for size in [65 * 1024, 1 << 20] {
         let body = format!("{{\"scope\":\"{}\"}}", "a".repeat(size));
         let sent = format!(
-            "POST {CONNECTION}/token HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {key}\r\nContent-Length: {}\r\n\r\n{body}",
+            "POST {CONNECTION}/token HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {key}\r\nContent-Length: \
+             {}\r\n\r\n{body}",
             body.len()
         );
         let (status, _) = raw(&local, sent.as_bytes());
@@ -678,7 +776,8 @@ async fn what_is_too_large_or_too_slow_is_cut() {
     let slow: Vec<_> = [
         format!("GET {CONNECTION}/token HTTP/1.1\r\nHost: h\r\nX-"),
         format!(
-            "POST {CONNECTION}/token HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {key}\r\nContent-Length: 50\r\n\r\n{{"
+            "POST {CONNECTION}/token HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {key}\r\nContent-Length: \
+             50\r\n\r\n{{"
         ),
     ]
     .into_iter()
@@ -831,7 +930,10 @@ async fn what_is_not_understood_is_refused_by_name() {
         json!({ "app": "outlook", "connection": "a/../b\u{0}" }),
         json!({ "app": "outlook", "connection": "x".repeat(257) }),
         json!({ "app": "outlook", "connection": "a", "return_url": "https://evil.example/" }),
-        json!({ "app": "outlook", "connection": "a", "return_url": "https://app.contoso.example/settings/outlook/.." }),
+        json!({
+            "app": "outlook", "connection": "a",
+            "return_url": "https://app.contoso.example/settings/outlook/..",
+        }),
         json!({ "app": "outlook", "connection": "a", "prompt": "yes" }),
         json!({ "app": "outlook", "connection": "a", "account": { "tid": "x" } }),
         json!({ "app": "outlook", "connection": "a", "account": ["t", "o", null, null, null] }),
@@ -931,7 +1033,8 @@ async fn a_claims_challenge_reaches_the_authority_and_is_answered() {
     }
 }
 
-/// A session's browser half gives away nothing without its own cookie; its API half nothing without its caller.
+/// A session's browser half gives away nothing without its own cookie; its API half nothing without its
+/// caller.
 #[tokio::test]
 async fn another_callers_session_cannot_be_confirmed() {
     let world = Plan::default().start().await;
@@ -986,7 +1089,8 @@ async fn the_admin_listener_takes_no_callers_key_and_gives_no_token() {
 async fn a_rule_for_a_tenant_tells_nothing_of_other_tenants() {
     let bobs = "22222222-0000-4000-8000-00000000000b";
     let sections = format!(
-        "[callers.fabrikam]\nauthenticate = [{{ unix_user = {} }}]\n[[callers.fabrikam.allow]]\napp = \"outlook\"\n\
+        "[callers.fabrikam]\nauthenticate = [{{ unix_user = {} }}]\n[[callers.fabrikam.allow]]\napp = \
+         \"outlook\"\n\
          connections = [\"tenant:{bobs}\"]\nscopes = [\"Mail.Read\"]\nconnect = true\n",
         uid()
     );

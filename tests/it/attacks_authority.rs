@@ -1,5 +1,5 @@
-//! Attacks through the token endpoint (E1-E8): credentials in the wrong place, answers that are none, refusals that
-//! must not become verdicts, throttling, and tokens of the wrong resource.
+//! Attacks through the token endpoint (E1-E8): credentials in the wrong place, invalid answers, refusals that
+//! must not become verdicts, throttling, and tokens for the wrong resource.
 
 use std::process::Command;
 use std::time::Duration;
@@ -450,7 +450,8 @@ async fn trouble_of_the_authority_is_never_a_users() {
     }
 }
 
-/// Some authorities keep a token and give it again: the reporter is told so after one call, and others are served.
+/// Some authorities keep a token and give it again: the reporter is told so after one call, and others are
+/// served.
 #[tokio::test]
 async fn a_token_that_is_rejected_and_given_again_is_said_in_true_words() {
     let world = Plan::default().start().await;
@@ -745,7 +746,8 @@ scopes = ["https://outlook.office.com/SMTP.Send"]
 async fn a_rule_without_a_resources_scope_gives_no_token() {
     let uid = rustix::process::getuid().as_raw();
     let callers = format!(
-        "[callers.greeter]\nauthenticate = [{{ unix_user = {uid} }}]\n[[callers.greeter.allow]]\napp = \"outlook\"\n\
+        "[callers.greeter]\nauthenticate = [{{ unix_user = {uid} }}]\n[[callers.greeter.allow]]\napp = \
+         \"outlook\"\n\
          connections = [\"team-b/*\"]\nscopes = [\"openid\", \"profile\"]\n"
     );
     let world = Plan::default().sections(&callers).start().await;

@@ -1,5 +1,5 @@
-//! The connect flow under attack: each test is the attack, made from outside with browsers, raw sockets and a hostile
-//! authority. What counts is that no code is sent, nothing is stored and the rightful browser is not locked out.
+//! Attacks on the connect flow, made from outside with browsers, raw sockets and a hostile authority. No code
+//! may be sent, nothing may be stored, and the rightful browser must not be locked out.
 
 use std::time::Duration;
 
@@ -528,7 +528,8 @@ async fn five_wrong_confirmations_end_the_session_and_its_grant() {
             let wrong = match return_url {
                 Some(_) => json!({ "code": "A".repeat(43) }),
                 None => {
-                    json!({ "account": { "tid": state["account"]["tid"], "oid": "00000000-0000-4000-8000-000000000000" } })
+                    let oid = "00000000-0000-4000-8000-000000000000";
+                    json!({ "account": { "tid": state["account"]["tid"], "oid": oid } })
                 }
             };
             for _ in 0..5 {
@@ -542,8 +543,8 @@ async fn five_wrong_confirmations_end_the_session_and_its_grant() {
     }
 }
 
-/// Whoever deletes a connection means the sign-ins that wait for it too: one that is confirmed afterwards, for the first time
-/// or once more, does not bring it back.
+/// Whoever deletes a connection means the sign-ins that wait for it too: one that is confirmed afterwards,
+/// for the first time or once more, does not bring it back.
 #[tokio::test]
 async fn a_sign_in_from_before_a_delete_is_not_confirmed_after_it() {
     for kept in [Kept::Embedded, Kept::Redis] {
@@ -576,8 +577,8 @@ async fn a_sign_in_from_before_a_delete_is_not_confirmed_after_it() {
     }
 }
 
-/// A confirmation whose commit is in doubt, and that is repeated after the user has signed in once more, does not put its older
-/// grant over the newer one.
+/// A confirmation whose commit is in doubt, and that is repeated after the user has signed in once more, does
+/// not put its older grant over the newer one.
 #[tokio::test]
 async fn a_confirmation_in_doubt_does_not_replace_a_later_sign_in() {
     let world = Plan::default().kept(Kept::Redis).start().await;
@@ -632,7 +633,8 @@ async fn of_two_accounts_that_came_back_at_once_the_confirmed_one_is_kept() {
         let (one, two) = (press(&mut browser, &session).await, press(&mut browser, &session).await);
         let one = sign_in(&mut browser, &set(&one, "login_hint", ALICE)).await;
         let two = sign_in(&mut browser, &set(&two, "login_hint", BOB)).await;
-        // Both codes are under way before either is answered; hers is let go first, his, held twice, after it.
+        // Both codes are under way before either is answered; hers is let go first, his, held twice, after
+        // it.
         for user in [ALICE, BOB, BOB] {
             world.entra.faults().inject(FaultRule::new(Endpoint::Token, Fault::HoldAnswer).user(user));
         }
@@ -892,7 +894,10 @@ async fn a_forged_host_changes_no_url() {
         assert!(!page.contains("evil"), "{host}: {page}");
         let pressed = raw(
             &world,
-            &format!("POST {path} HTTP/1.1\r\nHost: {host}\r\n{forged}Content-Length: 0\r\nConnection: close\r\n\r\n"),
+            &format!(
+                "POST {path} HTTP/1.1\r\nHost: {host}\r\n{forged}Content-Length: 0\r\nConnection: \
+                close\r\n\r\n"
+            ),
         )
         .await;
         assert!(!pressed.contains("evil"), "{host}: {pressed}");
@@ -910,7 +915,10 @@ async fn a_forged_host_changes_no_url() {
     let path = text(&session, "connect_url").trim_start_matches(&world.base_url()).to_owned();
     let pressed = raw(
         &world,
-        &format!("POST http://evil.example{path} HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
+        &format!(
+            "POST http://evil.example{path} HTTP/1.1\r\nHost: evil.example\r\nContent-Length: \
+            0\r\nConnection: close\r\n\r\n"
+        ),
     )
     .await;
     assert!(!pressed.contains("evil"), "{pressed}");
@@ -918,7 +926,8 @@ async fn a_forged_host_changes_no_url() {
     let relayed = raw(
         &world,
         &format!(
-            "POST /callback/outlook HTTP/1.1\r\nHost: evil.example\r\n{forged}Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{form}",
+            "POST /callback/outlook HTTP/1.1\r\nHost: evil.example\r\n{forged}Content-Type: \
+             application/x-www-form-urlencoded\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{form}",
             form.len()
         ),
     )
@@ -1061,7 +1070,8 @@ async fn hostile_text_is_neither_shown_nor_logged() {
         let path = text_of.replace('+', "%20");
         for url in [
             format!(
-                "{base}/callback/outlook?error={text_of}&error_description={text_of}&error_uri={text_of}&state={text_of}"
+                "{base}/callback/outlook?error={text_of}&error_description={text_of}\
+                 &error_uri={text_of}&state={text_of}"
             ),
             format!("{base}/callback/outlook?code={text_of}&state=s&iss={text_of}&{text_of}={text_of}"),
             format!("{base}/callback/outlook?admin_consent={text_of}&tenant={text_of}&state={text_of}"),

@@ -1,5 +1,5 @@
-//! Attacks on identity (D1-D7): forged, stolen and misdirected id tokens, hostile discovery, changed signing keys.
-//! Whatever the authority's side is made to say, nobody is connected as somebody else.
+//! Attacks on identity (D1-D7): forged, stolen and misdirected id tokens, hostile discovery, changed signing
+//! keys. Whatever the authority's side says, nobody is connected as another user.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,7 +31,8 @@ fn seconds(entra: &World) -> u64 {
     now.as_secs()
 }
 
-/// Runs a connect session to its end with these faults in every token answer; its state, nothing confirmed yet.
+/// Runs a connect session to its end with these faults in every token answer; its state, nothing confirmed
+/// yet.
 async fn connect_under(world: &World, name: &str, user: &str, faults: &[Fault]) -> (String, Value) {
     world.entra.sign_in_as(user);
     for fault in faults {

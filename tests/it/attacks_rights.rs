@@ -1,5 +1,6 @@
-//! Attacks on rights: a right is judged when it is used, and what an operator did is undone by operators alone. Each
-//! door that a caller, its user's browser or an operator has is tried, not only the one that an attack went through.
+//! Attacks on rights: a right is judged when it is used, and only operators undo an operator's act. Every
+//! door of a caller, its user's browser or an operator is tried, and not only the one that an attack once
+//! used.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -69,8 +70,8 @@ fn account(user: &User) -> Value {
     json!({ "tid": user.tenant_id(), "oid": user.object_id() })
 }
 
-/// Sessions of one connection, each brought to another step by its user before anything happens to the right that they
-/// were started with.
+/// Sessions of one connection, each brought to another step by its user before anything happens to the right
+/// that they were started with.
 struct Open {
     connection: String,
     /// The link was opened, its button is still to be pressed.
@@ -158,8 +159,8 @@ impl Open {
     }
 }
 
-/// Every route of the local API is tried with rights that are gone: here by [`Open::try_doors`], or by a test that is named. A
-/// new one finds its place before this passes.
+/// Every route of the local API is tried with rights that are gone: here by [`Open::try_doors`], or by a test
+/// that is named. A new one finds its place before this passes.
 #[test]
 fn every_route_is_a_door_that_is_tried() {
     const CONNECTION: &str = "/v1/apps/{app}/connections/{connection}";
@@ -202,7 +203,8 @@ fn expected(rows: &[(&'static str, u16, &str)]) -> BTreeMap<&'static str, (u16, 
     rows.iter().map(|(door, status, said)| (*door, (*status, (*said).to_owned()))).collect()
 }
 
-/// Everything that a caller and its user can do to a paused connection, and what is left of the pause by a delete.
+/// Everything that a caller and its user can do to a paused connection, and what is left of the pause by a
+/// delete.
 async fn a_pause_ends_by_an_operators_word_alone(kept: Kept) {
     let (mut world, key) = with_harness(Plan::default().kept(kept), TEAM_A).await;
     world.connect("team-a/ceo", ALICE).await;
@@ -269,8 +271,8 @@ async fn a_pause_ends_by_an_operators_word_alone_redis() {
     a_pause_ends_by_an_operators_word_alone(Kept::Redis).await;
 }
 
-/// The kill switch destroys a paused connection; its name stays paused all the same, also where it was paused by a build that
-/// noted it in the connection alone.
+/// The kill switch destroys a paused connection; its name stays paused all the same, also where it was paused
+/// by a build that noted it in the connection alone.
 #[tokio::test]
 async fn a_pause_outlives_a_revocation() {
     let world = Plan::default().kept(Kept::Redis).start().await;
@@ -426,7 +428,8 @@ async fn an_administrators_answer_counts_for_those_who_may_ask_for_it_now() {
     assert_eq!((text(&state, "state"), text(&state, "reason")), ("failed", "revoked"), "{state}");
 }
 
-/// The kill switch ends what was begun: links that were given, users who are on their way, accounts that wait.
+/// The kill switch ends what was begun: links that were given, users who are on their way, accounts that
+/// wait.
 #[tokio::test]
 async fn the_kill_switch_ends_open_sessions() {
     let tenant = User::work(ALICE).tenant_id().to_owned();
@@ -478,7 +481,8 @@ async fn the_kill_switch_ends_open_sessions() {
     }
 }
 
-/// An emergency command that names nothing is refused, and one that means something says how much, before and after.
+/// An emergency command that names nothing is refused, and one that means something says how much, before and
+/// after.
 #[tokio::test]
 async fn the_kill_switch_says_what_it_means_and_refuses_what_names_nothing() {
     let world = Plan::default().start().await;
@@ -549,7 +553,8 @@ async fn the_kill_switch_says_what_it_means_and_refuses_what_names_nothing() {
     world.access_token("bob").await;
 }
 
-/// A rule for a tenant gives what is there. It makes no name, takes none over, and tells of none whether it is taken.
+/// A rule for a tenant gives what is there. It makes no name, takes none over, and tells of none whether it
+/// is taken.
 #[tokio::test]
 async fn a_rule_for_a_tenant_makes_nothing_and_tells_nothing() {
     let rules = format!("connections = [\"tenant:{BOBS_TENANT}\"]\nscopes = [\"*\"]\nconnect = true");

@@ -1,5 +1,5 @@
-//! What names, channels and values show to whoever may look at the store (or at its backup, its `MONITOR`, its `SCAN`): no part of
-//! anything that lets its bearer in.
+//! Names, channels and values in the store show nothing usable as a credential to readers of the store (or of
+//! its backup, `MONITOR`, `SCAN`).
 
 use parking_lot::Mutex;
 use std::io::{BufRead, BufReader, Write};
@@ -17,7 +17,8 @@ use crate::http_client::Browser;
 use crate::redis_server::RedisServer;
 use crate::world::{ALICE, Kept, Plan, World, text};
 
-/// Everything that a Redis is told, as `MONITOR` shows it: keys, channels and values, those within scripts too.
+/// Everything that a Redis is told, as `MONITOR` shows it: keys, channels and values, those within scripts
+/// too.
 struct Monitor {
     seen: Arc<Mutex<Vec<u8>>>,
 }
@@ -156,7 +157,8 @@ async fn nothing_that_lets_its_bearer_in_is_in_a_name_a_channel_or_an_unsealed_v
         searcher.add("API key", key.as_bytes());
     }
 
-    // Each was there to be seen: sessions of both kinds, states and a grant that waited were stored by these commands.
+    // Each was there to be seen: sessions of both kinds, states and a grant that waited were stored by these
+    // commands.
     let seen = monitor.until_now(&world).await;
     let shown = String::from_utf8_lossy(&seen);
     for kind in ["session", "state", "consent", "redeemed", "confirming"] {

@@ -1,6 +1,6 @@
-//! How far each answer of the authority reaches. Everything that is shared by all users of an app (its credential's standing,
-//! the pause while the app is rejected, breakers, holds) is set off here by one tenant's users, with another tenant's users
-//! asking all the while: they get no error, and the credential's standing stays as it was.
+//! The reach of each answer of the authority. One tenant's users trigger everything that all users of an app
+//! share (its credential's standing, the pause while the app is rejected, breakers, throttles). Another
+//! tenant's users ask all the while: they get no error, and the credential keeps its standing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! However much somebody announces, no more is taken than a limit says.
+//! A peer that announces any amount of data gets no more accepted than the limit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,8 +11,8 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::redis_server::RedisServer;
 use crate::world::{ALICE, Plan, World, text};
 
-/// Between a daemon and its Redis, and lies when it is told to: whoever asks for a session is answered with what it announces, and
-/// then with as much as is taken.
+/// Between a daemon and its Redis, and lies when it is told to: whoever asks for a session is answered with
+/// what it announces, and then with as much as is taken.
 struct Liar {
     port: u16,
     lies: Arc<AtomicBool>,
@@ -39,7 +39,8 @@ impl Liar {
                         tokio::select! {
                             read = from_client.read(&mut asked) => match read {
                                 Ok(count) if count > 0 => {
-                                    let asks = asked[..count].windows(17).any(|part| part == b"pending:{session:");
+                                    let session = b"pending:{session:";
+                                    let asks = asked[..count].windows(17).any(|part| part == session);
                                     if asks && lies.load(Ordering::SeqCst) {
                                         break;
                                     }

@@ -1,5 +1,5 @@
-//! Only a person's navigation spends anything, and the browser that owns a session may come back as often as it likes:
-//! looks ahead, mail scanners, reload, Back, and an attacker who repeats what he saw.
+//! Only a person's navigation uses anything up, and the session's browser may come back as often as it likes.
+//! Tested with prefetches, mail scanners, reload, Back, and an attacker who repeats what he saw.
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -25,7 +25,8 @@ const NOBODY: [(&str, &[(&str, &str)]); 9] = [
     ("PUT", &[]),
 ];
 
-/// Asks for a URL in every way that is no person's, with the browser's cookies, and sees that nothing comes of it.
+/// Asks for a URL in every way that is no person's, with the browser's cookies, and sees that nothing comes
+/// of it.
 async fn nobody_asks(browser: &mut Browser, url: &str, form: &str) {
     for (method, headers) in NOBODY {
         let method = Method::from_bytes(method.as_bytes()).expect("a method");

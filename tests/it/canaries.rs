@@ -1,5 +1,5 @@
-//! Secrecy (I11): the main job and its failures, with every secret known to the test, and then a search for each of
-//! them, in every common encoding, in whatever the daemon wrote, said or stored.
+//! Secrecy (I11): the main job and its failures, with every secret known to the test; then a search for each
+//! secret, in every common encoding, in everything that the daemon wrote, said or stored.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -281,7 +281,8 @@ async fn wrong_requests(world: &World, heard: &mut Heard, token: &str, refresh: 
         format!("{{\"app\": \"outlook\", \"connection\": \"{token}\", \"return_url\": \"{refresh}\"}}"),
         format!("{{\"app\": \"{token}\", \"connection\": \"x\", \"account\": \"{refresh}\"}}"),
         format!(
-            "{{\"app\": \"outlook\", \"connection\": \"x\", \"prompt\": \"{token}\", \"scopes\": \"{refresh}\"}}"
+            "{{\"app\": \"outlook\", \"connection\": \"x\", \"prompt\": \"{token}\", \"scopes\": \
+             \"{refresh}\"}}"
         ),
     ] {
         for path in [token_path, "/v1/connect-sessions", "/v1/admin-consent-sessions"] {
@@ -454,8 +455,8 @@ async fn nothing_leaks(kept: Kept, mode: Mode, form_post: bool) {
         );
     }
     for (kind, secret) in issued.iter().map(|(kind, secret)| (*kind, secret)) {
-        // A JWT's head and claims say who and what; only its signature makes it a token. The emulator signs none but
-        // writes 256 random characters there.
+        // A JWT's head and claims say who and what; only its signature makes it a token. The emulator signs
+        // none but writes 256 random characters there.
         let secret =
             if kind == "access_token" { secret.rsplit('.').next().unwrap_or(secret) } else { secret };
         searcher.add(kind, secret.as_bytes());

@@ -1,4 +1,4 @@
-//! `check` and `serve` refuse the same configurations, in the same words.
+//! `check` and `serve` refuse the same configurations with the same words.
 
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -127,8 +127,10 @@ impl Desk {
     fn new(kind: &str, rest: &str) -> Desk {
         let desk = Desk(tempfile::tempdir().expect("a temp dir"));
         let config = format!(
-            "sealing.keyring = \"ring\"\n{rest}\n[apps.a]\nclient_id = \"11111111-2222-3333-4444-555555555555\"\n\
-             authority = \"https://login.microsoftonline.com/common/v2.0\"\nscopes = [\"offline_access\", \"openid\"]\n\
+            "sealing.keyring = \"ring\"\n{rest}\n[apps.a]\nclient_id = \
+             \"11111111-2222-3333-4444-555555555555\"\n\
+             authority = \"https://login.microsoftonline.com/common/v2.0\"\nscopes = [\"offline_access\", \
+             \"openid\"]\n\
              [[apps.a.credentials]]\nid = \"a\"\nkind = \"{kind}\"\nfile = \"credential\"\n{}\n",
             if kind == "secret" { "expires = 2099-01-01" } else { "" }
         );
@@ -176,7 +178,8 @@ fn a_pasted_secret_is_refused_or_warned_about_and_never_printed() {
     let desk = Desk::new(
         "secret",
         "store = { kind = \"redis\", url = \"redis://localhost\", password_file = \"password\" }\n\
-         outbound = { proxy = \"http://127.0.0.1:1\", proxy_username = \"u\", proxy_password_file = \"proxy\" }",
+         outbound = { proxy = \"http://127.0.0.1:1\", proxy_username = \"u\", proxy_password_file = \
+         \"proxy\" }",
     );
     let refused = "the secret file";
     for (content, code, words) in [
@@ -226,7 +229,8 @@ fn a_pasted_secret_is_refused_or_warned_about_and_never_printed() {
 fn pem_that_something_befell_is_called_by_its_name_and_mended_by_the_command() {
     let desk = Desk::new("certificate", "");
     desk.shell(
-        "openssl req -x509 -newkey rsa:2048 -nodes -keyout key -out certificate -days 3650 -subj /CN=tokenward 2>&1",
+        "openssl req -x509 -newkey rsa:2048 -nodes -keyout key -out certificate -days 3650 -subj \
+         /CN=tokenward 2>&1",
     );
     let (key, certificate) = (desk.shell("cat key"), desk.shell("cat certificate"));
     let text = |pem: &[u8]| String::from_utf8(pem.to_vec()).expect("PEM");
@@ -307,7 +311,8 @@ fn what_was_probably_not_meant_is_a_warning_with_its_place() {
     let scopes = r#""openid", "offline_access", "Mail.Read", "Calendars.Read""#;
     let rule = |scopes: &str| {
         format!(
-            "[callers.sync]\nauthenticate = [{{ unix_user = 7 }}]\n[[callers.sync.allow]]\napp = \"a\"\nconnections = [\"x\"]\nscopes = [{scopes}]\n"
+            "[callers.sync]\nauthenticate = [{{ unix_user = 7 }}]\n[[callers.sync.allow]]\napp = \
+             \"a\"\nconnections = [\"x\"]\nscopes = [{scopes}]\n"
         )
     };
     let desk = Desk::new("secret", "");
@@ -320,21 +325,25 @@ fn what_was_probably_not_meant_is_a_warning_with_its_place() {
         (app("https://idp.example", "\"openid\", \"mail\", \"maill\"", &rule("\"mail\"")), ""),
         (
             app(entra, scopes, &rule("\"Mail.Read\"")),
-            "12:10: callers.sync.allow[0].scopes: decides who gets a token and not what it can do: a token of Entra carries all that was granted for its resource, here Calendars.Read too",
+            "12:10: callers.sync.allow[0].scopes: decides who gets a token and not what it can do: a token \
+             of Entra carries all that was granted for its resource, here Calendars.Read too",
         ),
         (
             app(entra, scopes, &rule("\"Mail.Read\", \"Calendars.Raed\", \"Calendars.Read\"")),
-            "12:24: callers.sync.allow[0].scopes[1]: app `a` does not ask for it: only a connection whose own connect session asked has it (did you mean `Calendars.Read`?)",
+            "12:24: callers.sync.allow[0].scopes[1]: app `a` does not ask for it: only a connection whose \
+             own connect session asked has it (did you mean `Calendars.Read`?)",
         ),
         (app(entra, scopes, &rule("\"*\"")).replace("[\"x\"]", "[\"team-a/*\", \"user-*\"]"), ""),
         (
             app(entra, scopes, &rule("\"*\"")).replace("[\"x\"]", "[\"x\", \"team-a*\"]"),
-            "11:21: callers.sync.allow[0].connections[1]: `team-a*` means every name that begins with `team-a`, team-ab/… too",
+            "11:21: callers.sync.allow[0].connections[1]: `team-a*` means every name that begins with \
+             `team-a`, team-ab/… too",
         ),
         (
             app(entra, scopes, &rule("\"*\""))
                 .replace("[\"x\"]", "[\"tenant:9188040D-6c67-4c5b-b112-36a304b66dad\"]"),
-            "11:16: callers.sync.allow[0].connections[0]: `tenant:9188040d-6c67-4c5b-b112-36a304b66dad` is the tenant of every personal Microsoft account",
+            "11:16: callers.sync.allow[0].connections[0]: `tenant:9188040d-6c67-4c5b-b112-36a304b66dad` is \
+             the tenant of every personal Microsoft account",
         ),
         (
             app(entra, r#""openid", "offline_access", "Mail.Raed""#, ""),
@@ -361,7 +370,8 @@ fn what_was_probably_not_meant_is_a_warning_with_its_place() {
                 "\"11111111-2222-3333-4444-555555555555\"",
                 "\"{11111111-2222-3333-4444-555555555555}\"",
             ),
-            "3:13: apps.a.client_id: write it without what stands around it: `11111111-2222-3333-4444-555555555555`",
+            "3:13: apps.a.client_id: write it without what stands around it: \
+             `11111111-2222-3333-4444-555555555555`",
         ),
     ] {
         std::fs::write(desk.config(), &config).expect("written");

@@ -1,4 +1,4 @@
-//! The commands, as an operator types them, from `init` to a token and back: one real binary for daemon and commands.
+//! The operator's commands, from `init` to a token and back, with one real binary for daemon and commands.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

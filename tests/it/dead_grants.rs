@@ -1,5 +1,5 @@
-//! Grants that ended at an authority which says so in words that may mean anything: they lock nobody else out, and each is told
-//! from an app that is refused as a whole.
+//! Grants that ended at an authority which reports that with an ambiguous error: they lock out nobody else,
+//! and each is told from an app that is refused as a whole.
 
 use std::time::{Duration, Instant};
 

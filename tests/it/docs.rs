@@ -1,5 +1,5 @@
-//! The documents are true: what they name exists, what they tell to type is understood, what they show loads, and the
-//! API document is what the daemon serves and does.
+//! Tests of the documents: names exist, commands are understood, examples load, and the API document
+//! describes what the daemon serves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -67,7 +67,8 @@ fn read(document: &str) -> String {
     std::fs::read_to_string(root().join(document)).unwrap_or_else(|error| panic!("{document}: {error}"))
 }
 
-// ---------------------------------------------------------------------------------------------------- what they name
+// ---------------------------------------------------------------------------------------------------- what
+// they name
 
 /// Text outside fenced blocks, and the fenced blocks with their language.
 fn parts(document: &str) -> (String, Vec<(String, String)>) {
@@ -197,7 +198,8 @@ fn every_promise_names_the_test_that_keeps_it() {
     }
 }
 
-/// The name of a test has at least three underscores; a metric, which may have as many, begins with the program's name.
+/// The name of a test has at least three underscores; a metric, which may have as many, begins with the
+/// program's name.
 #[test]
 fn every_test_that_the_security_page_names_exists() {
     let is_test = |span: &&str| {
@@ -242,7 +244,8 @@ fn nothing_speaks_of_one_machine() {
     }
 }
 
-// ------------------------------------------------------------------------------------------------ what they tell to type
+// ------------------------------------------------------------------------------------------------ what they
+// tell to type
 
 fn tokenward(arguments: &[&str]) -> (bool, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_tokenward")).args(arguments).output().expect("it runs");
@@ -262,7 +265,8 @@ fn help(words: &[String], known: &mut BTreeMap<Vec<String>, Option<String>>) -> 
         .clone()
 }
 
-/// Every command line `tokenward …` in a text: where a shell would take it for the program, up to where it stops.
+/// Every command line `tokenward …` in a text: where a shell would take it for the program, up to where it
+/// stops.
 fn command_lines(text: &str) -> Vec<Vec<String>> {
     const BEFORE: [&str; 7] = ["$", "$(", "(", "--", "&&", ";", "|"];
     let mut found = Vec::new();
@@ -277,7 +281,8 @@ fn command_lines(text: &str) -> Vec<Vec<String>> {
             let stops = [" |", ">", ";", ")", "&", "`", "\""];
             let end = stops.iter().filter_map(|stop| command.find(stop)).min().unwrap_or(command.len());
             let words: Vec<String> = command[..end].split_whitespace().map(str::to_owned).collect();
-            // `runuser -u tokenward -- tokenward …`: the second is the program; and `tokenward …` is any command.
+            // `runuser -u tokenward -- tokenward …`: the second is the program; and `tokenward …` is any
+            // command.
             if words.first().is_some_and(|word| word != "--" && word != "…") {
                 found.push(words);
             }
@@ -382,12 +387,15 @@ fn the_check_of_command_lines_finds_mistakes() {
     }
 }
 
-// -------------------------------------------------------------------------------------------------- what they show
+// -------------------------------------------------------------------------------------------------- what
+// they show
 
-/// A block that has a whole app is a whole file with what every file needs; a part is put into the rest of one.
+/// A block that has a whole app is a whole file with what every file needs; a part is put into the rest of
+/// one.
 #[test]
 fn every_toml_block_loads() {
-    const APP: &str = "[apps.outlook]\nclient_id = \"11111111-2222-3333-4444-555555555555\"\nauthority = \"https://login.microsoftonline.com/common/v2.0\"\n";
+    const APP: &str = "[apps.outlook]\nclient_id = \"11111111-2222-3333-4444-555555555555\"\nauthority = \
+        \"https://login.microsoftonline.com/common/v2.0\"\n";
     let mut checked = 0;
     for document in DOCUMENTS {
         for (_, block) in parts(document).1.into_iter().filter(|(language, _)| language == "toml") {
@@ -431,7 +439,8 @@ fn every_toml_block_loads() {
     }
 }
 
-// --------------------------------------------------------------------------------------------------- the API document
+// --------------------------------------------------------------------------------------------------- the API
+// document
 
 struct Document(Value);
 
@@ -527,7 +536,11 @@ impl Document {
         let response = self.response(method, path, answer.status);
         for (name, header) in response["headers"].as_object().into_iter().flatten() {
             let Some(value) = answer.headers.get(name) else {
-                assert!(name == "Tokenward-Degraded", "{method} {path} has no {name}"); // only while something is wrong
+                assert!(
+                    name == "Tokenward-Degraded",
+                    "{method} {path} has no \
+                    {name}"
+                ); // only while something is wrong
                 continue;
             };
             let value = value.to_str().expect("text");
@@ -664,7 +677,10 @@ async fn the_daemon_serves_the_document_and_the_main_job_fits_it() {
 
     // Connect.
     world.entra.sign_in_as(ALICE);
-    let body = json!({ "app": "outlook", "connection": "team-a/alice", "scopes": ["User.Read", "Mail.Read"], "login_hint": ALICE });
+    let body = json!({
+        "app": "outlook", "connection": "team-a/alice", "scopes": ["User.Read", "Mail.Read"],
+        "login_hint": ALICE,
+    });
     let started = call(&world, &document, Method::POST, SESSIONS, SESSIONS, body).await;
     assert_eq!(started.status, 201);
     let session = started.json();

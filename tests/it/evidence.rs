@@ -1,5 +1,5 @@
-//! Evidence stands: nobody without rights makes series, fills the audit stream or delays those who have rights; and what does not
-//! open is said.
+//! Evidence stands: requests without rights neither make series, nor fill the audit stream, nor delay those
+//! with rights; and unreadable records are reported.
 
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
@@ -84,7 +84,8 @@ async fn ask_everywhere(world: &World, name: &str) {
 async fn no_text_of_a_stranger_a_caller_or_an_authority_becomes_a_series() {
     let sections = format!(
         "[callers.eager]\nrate_limit = 1\nauthenticate = [{{ unix_user = {} }}]\n\
-         [[callers.eager.allow]]\napp = \"outlook\"\nconnections = [\"team-b/*\"]\nscopes = [\"Mail.Read\"]\n",
+         [[callers.eager.allow]]\napp = \"outlook\"\nconnections = [\"team-b/*\"]\nscopes = \
+         [\"Mail.Read\"]\n",
         rustix::process::geteuid().as_raw()
     );
     let world = Plan::default().sections(&sections).start().await;
@@ -128,7 +129,8 @@ async fn the_series_of_who_left_the_configuration_end() {
     // It comes back with a counter that counts.
     std::fs::write(&path, config).expect("write");
     world.until("its series begin", async || has(of(READER)).await).await;
-    let one = "tokenward_token_requests_total{app=\"outlook\",caller=\"mail-reader\",dialect=\"native\",outcome=\"ok\"} 0";
+    let one = "tokenward_token_requests_total\
+        {app=\"outlook\",caller=\"mail-reader\",dialect=\"native\",outcome=\"ok\"} 0";
     assert!(world.metrics().await.lines().any(|line| line == one), "{}", world.metrics().await);
 }
 
@@ -174,7 +176,8 @@ fn one_peer(detail: &Value) -> u64 {
     times.and_then(|times| times.parse().ok()).unwrap_or_else(|| panic!("{detail}"))
 }
 
-/// While the store is away, whoever comes back with whatever `state` is told to come again, and writes no log.
+/// While the store is away, whoever comes back with whatever `state` is told to come again, and writes no
+/// log.
 #[tokio::test]
 async fn callbacks_that_cannot_be_looked_up_do_not_write_the_log() {
     const EACH: usize = 300;
@@ -202,7 +205,8 @@ async fn strangers_neither_fill_the_audit_nor_hold_up_who_has_rights() {
     let _alone = alone().await;
     let sections = format!(
         "[callers.eager]\nrate_limit = 1\nauthenticate = [{{ unix_user = {} }}]\n\
-         [[callers.eager.allow]]\napp = \"outlook\"\nconnections = [\"team-b/*\"]\nscopes = [\"Mail.Read\"]\n",
+         [[callers.eager.allow]]\napp = \"outlook\"\nconnections = [\"team-b/*\"]\nscopes = \
+         [\"Mail.Read\"]\n",
         rustix::process::geteuid().as_raw()
     );
     let mut world = Plan::default().sections(&sections).start().await;
@@ -296,8 +300,7 @@ async fn strangers_neither_fill_the_audit_nor_hold_up_who_has_rights() {
 /// Changes one byte of a record in Redis: the one `from_end` before its end.
 pub(crate) fn tamper(world: &World, key: &str, from_end: usize) {
     const SCRIPT: &str = "local v = redis.call('GET', KEYS[1]) local at = #v - ARGV[1] \
-                          redis.call('SETRANGE', KEYS[1], at - 1, string.char((string.byte(v, at) + 1) % 256)) \
-                          return 'OK'";
+        redis.call('SETRANGE', KEYS[1], at - 1, string.char((string.byte(v, at) + 1) % 256)) return 'OK'";
     let redis = world.redis.as_ref().expect("Redis");
     assert_eq!(redis.cli(&["EVAL", SCRIPT, "1", key, &from_end.to_string()]), "OK");
 }
@@ -385,7 +388,8 @@ fn audited(world: &World, is_so: impl Fn(&Value) -> bool) -> Vec<Value> {
     lines.filter(is_so).collect()
 }
 
-/// Whoever tries keys at the admin socket is told of, however many try at callers' listeners at the same time.
+/// Whoever tries keys at the admin socket is told of, however many try at callers' listeners at the same
+/// time.
 #[tokio::test]
 async fn noise_at_one_listener_hides_nothing_at_another() {
     let world = Plan::default().start().await;

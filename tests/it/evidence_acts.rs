@@ -1,4 +1,5 @@
-//! What was done is in the audit stream, whether or not whoever asked for it waited; and no line of log or audit is a link.
+//! Every act is in the audit stream, even if the requester did not wait; and no line of log or audit is a
+//! link.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;

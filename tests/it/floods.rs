@@ -1,5 +1,5 @@
-//! Connections that stall, by the thousand (the short form of `make flood`): they cost a bounded amount of memory, which is given
-//! back, and nobody else feels them.
+//! Thousands of stalled connections (the short form of `make flood`): they cost a limited amount of memory,
+//! which is given back, and affect nobody else.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -34,11 +34,13 @@ async fn stall(to: &str, from: u8, begin: &[u8]) -> TcpStream {
 }
 
 fn form(length: usize, sent: usize) -> Vec<u8> {
-    let head = "POST /callback/outlook HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-www-form-urlencoded\r\n";
+    let head = "POST /callback/outlook HTTP/1.1\r\nhost: localhost\r\ncontent-type: \
+        application/x-www-form-urlencoded\r\n";
     format!("{head}content-length: {length}\r\n\r\n{}", "x".repeat(sent)).into_bytes()
 }
 
-/// Attack 11 of a hostile reading: 12,000 connections with 65,500 of 65,536 bytes each took the process from 21 to 389 MB, for good.
+/// Attack 11 of a hostile reading: 12,000 connections with 65,500 of 65,536 bytes each took the process from
+/// 21 to 389 MB, for good.
 #[tokio::test]
 async fn stalled_connections_take_bounded_memory_and_give_it_back_while_others_are_served() {
     let _alone = alone().await;

@@ -1,4 +1,4 @@
-//! Nobody is surprised by a secret that ends: when each does is shown, and said in the log.
+//! No expiring secret is a surprise: its expiry is shown, and logged in time.
 
 use std::time::Duration;
 
@@ -49,7 +49,8 @@ async fn when_each_secret_ends_is_shown_and_said_once() {
     let redis = RedisServer::start_tls();
     let file = |name: &str| redis.file(name).display().to_string();
     let store = format!(
-        "kind = \"redis\"\nurl = \"{}\"\nca_file = \"authorities.pem\"\nclient_certificate = \"{}\"\nclient_key = \"{}\"",
+        "kind = \"redis\"\nurl = \"{}\"\nca_file = \"authorities.pem\"\nclient_certificate = \
+         \"{}\"\nclient_key = \"{}\"",
         redis.url(),
         file("client.crt"),
         file("client.key")
@@ -58,13 +59,15 @@ async fn when_each_secret_ends_is_shown_and_said_once() {
     let (later_key, later) = certificate_for("later", 90);
     let listener = |name: &str| {
         format!(
-            "[[listen.local]]\naddress = \"127.0.0.1:0\"\ntls = {{ certificate = \"{name}.pem\", key = \"{name}.key\" }}\n"
+            "[[listen.local]]\naddress = \"127.0.0.1:0\"\ntls = {{ certificate = \"{name}.pem\", key = \
+             \"{name}.key\" }}\n"
         )
     };
     let in_ten_days = SystemClock::new().now().plus(Duration::from_secs(10 * 86_400)).rfc3339();
     let credential = |id: &str, expires: &str| {
         format!(
-            "[[apps.outlook.credentials]]\nid = \"{id}\"\nkind = \"secret\"\nfile = \"client-secret\"\nexpires = {expires}\n"
+            "[[apps.outlook.credentials]]\nid = \"{id}\"\nkind = \"secret\"\nfile = \
+             \"client-secret\"\nexpires = {expires}\n"
         )
     };
     let credentials = credential("first", &in_ten_days) + &credential("over", "2026-01-01T00:00:00Z");

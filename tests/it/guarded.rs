@@ -1,4 +1,4 @@
-//! What grants rights is taken up only where nobody else can have written it.
+//! A file that grants rights is used only if nobody else can have written it.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -115,7 +115,8 @@ async fn a_start_refuses_what_others_can_write_to_as_check_does() {
     }
 }
 
-/// Gives a file or folder the list that `setfacl -m u:61234:rwx` makes. False, and said, where the file system knows none.
+/// Gives a file or folder the list that `setfacl -m u:61234:rwx` makes. False, and said, where the file
+/// system knows none.
 fn list_a_user(path: &Path) -> bool {
     let anybody = u32::MAX;
     let entries = [

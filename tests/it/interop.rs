@@ -1,6 +1,6 @@
-//! With software that nobody here wrote: MSAL for Python and for Node as clients of the emulator, so that what the
-//! other tests lean on is what Entra's own libraries take for Entra; and oidc-provider as an authority, which rotates
-//! refresh tokens and kills the grant of whoever uses one twice.
+//! Tests with software from elsewhere. MSAL for Python and for Node are clients of the emulator, so that it
+//! behaves like Entra for Entra's own libraries. oidc-provider is an authority that rotates refresh tokens
+//! and ends a grant whose refresh token is used twice.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -220,7 +220,8 @@ impl Default for Setup {
 const LIFE: Duration = Duration::from_secs(3600);
 
 impl Setup {
-    /// How the app has to prove itself in this world: as told, else in the header unless only the form is offered.
+    /// How the app has to prove itself in this world: as told, else in the header unless only the form is
+    /// offered.
     fn expected_method(&self) -> &'static str {
         match self.proof {
             Proof::Certificate(..) => self.proof.method(),
@@ -299,8 +300,8 @@ async fn reconnect(world: &World, connection: &str) {
     assert_eq!(state["state"], "connected", "{state}\n{}\n{}", page.text(), world.daemon.log());
 }
 
-/// Each refresh used the token that the one before it gave, and there were at least so many: on a slow machine a token
-/// of three seconds may be due once more than the test asks.
+/// Each refresh used the token that the one before it gave, and there were at least so many: on a slow
+/// machine a token of three seconds may be due once more than the test asks.
 fn assert_rotations(refreshes: &[Value], at_least: usize) {
     let rotations: Vec<usize> = refreshes
         .iter()
@@ -432,7 +433,8 @@ async fn a_crowd_makes_one_refresh_at_oidc_provider() {
     provider.assert_untroubled().await;
 }
 
-/// The provider drops the grant: the next refresh says so in every place, nothing else suffers, and a reconnect heals.
+/// The provider drops the grant: the next refresh says so in every place, nothing else suffers, and a
+/// reconnect heals.
 #[tokio::test]
 async fn a_grant_revoked_at_oidc_provider_needs_its_user_and_a_reconnect_heals() {
     let (provider, world) = Setup::default().start().await;
@@ -475,8 +477,8 @@ async fn a_grant_revoked_at_oidc_provider_needs_its_user_and_a_reconnect_heals()
     assert_eq!(provider.user_of(&healed).await.as_deref(), Some("alice"));
 }
 
-/// An answer lost after the rotation: nobody can know the new refresh token, so the user has to come. It is said in
-/// every place, the used token is not sent again and again, and a reconnect heals.
+/// An answer lost after the rotation: nobody can know the new refresh token, so the user has to come. It is
+/// said in every place, the used token is not sent again and again, and a reconnect heals.
 #[tokio::test]
 async fn an_answer_lost_at_oidc_provider_is_said_and_a_reconnect_heals() {
     let (provider, world) = Setup::default().start().await;

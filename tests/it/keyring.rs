@@ -1,6 +1,8 @@
-//! A sealing key is replaced while everything runs: no request fails, nothing is lost, and a key goes only when nothing needs it.
+//! Replacement of a sealing key during operation: no request fails, nothing is lost, and a key is retired
+//! only when nothing needs it.
 //!
-//! The short forms are part of `make check`; the long one, with 100,000 records and a worker killed twenty times, is `make rotation-rewrap`.
+//! The short forms are part of `make check`. The long one, with 100,000 records and a worker killed twenty
+//! times, is `make rotation-rewrap`.
 
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
@@ -29,7 +31,8 @@ use crate::redis_server::RedisServer;
 use crate::world::{ALICE, Kept, PATIENCE, Plan, Process, World, text, write_secret};
 
 /// Quick leases, and short-lived records that are gone soon.
-const QUICK: &str = "[limits]\nauthority_timeout = \"2s\"\nlease = \"7s\"\nconnect_session_ttl = \"1m\"\nstate_ttl = \"1m\"\nconfirmation_ttl = \"1m\"\n";
+const QUICK: &str = "[limits]\nauthority_timeout = \"2s\"\nlease = \"7s\"\nconnect_session_ttl = \
+    \"1m\"\nstate_ttl = \"1m\"\nconfirmation_ttl = \"1m\"\n";
 
 /// Runs a command for the daemon of a folder.
 fn run(folder: &Path, arguments: &[&str]) -> Output {
@@ -110,8 +113,8 @@ fn keys_in(redis: &RedisServer, names: &[String], ids: &[&str]) -> BTreeSet<Stri
     found
 }
 
-/// Callers that ask for tokens all the time. A replica that is gone is left for another, as a balancer would; whatever a replica
-/// answers counts.
+/// Callers that ask for tokens all the time. A replica that is gone is left for another, as a balancer would;
+/// whatever a replica answers counts.
 struct Load {
     /// Where replicas are, which may be started again elsewhere.
     urls: Arc<Mutex<Vec<String>>>,
@@ -186,7 +189,8 @@ impl Load {
     }
 }
 
-/// Two replicas on one keyring, and connections whose tokens are so short-lived that they are refreshed all the time.
+/// Two replicas on one keyring, and connections whose tokens are so short-lived that they are refreshed all
+/// the time.
 async fn two_replicas(count: usize) -> (World, Process, Vec<String>) {
     let plan = Plan::default().kept(Kept::Redis).token_life(Duration::from_secs(6)).sections(QUICK);
     let world = plan.start().await;
@@ -198,7 +202,8 @@ async fn two_replicas(count: usize) -> (World, Process, Vec<String>) {
     (world, second, names)
 }
 
-/// Added, taken up by all, promoted, sealed anew, half way back, and on again, under load; and what may not go does not.
+/// Added, taken up by all, promoted, sealed anew, half way back, and on again, under load; and what may not
+/// go does not.
 #[tokio::test]
 async fn a_key_is_replaced_and_put_back_under_load_without_one_failed_request() {
     let (world, second, names) = two_replicas(6).await;
@@ -244,8 +249,8 @@ async fn a_key_is_replaced_and_put_back_under_load_without_one_failed_request() 
     }
 }
 
-/// A replica on another keyring that lacks the key: nobody promotes it; and while only one of them seals with it, nothing is sealed
-/// anew.
+/// A replica on another keyring that lacks the key: nobody promotes it; and while only one of them seals with
+/// it, nothing is sealed anew.
 #[tokio::test]
 async fn a_key_that_one_replica_cannot_open_is_not_promoted() {
     let plan = Plan::default().kept(Kept::Redis).sections(QUICK);
@@ -297,7 +302,8 @@ fn copy_keys(from: &Path, to: &Path) {
     }
 }
 
-/// A key's file that goes, or is damaged: the keys from before stay in force, why is said once, and nothing fails.
+/// A key's file that goes, or is damaged: the keys from before stay in force, why is said once, and nothing
+/// fails.
 #[tokio::test]
 async fn a_keyring_that_does_not_validate_is_refused_with_a_reason_and_nothing_is_lost() {
     let world = Plan::default().sections(QUICK).start().await;
@@ -361,7 +367,8 @@ fn as_before(folder: &Path, key: &str, sealing_key: &str) {
     write_secret(&file, &format!("{line} {sealing_key} {hash}\n"));
 }
 
-/// An API key of before 0.2: it works, it is marked, its sealing key waits for it by name; and one of today takes its place.
+/// An API key of before 0.2: it works, it is marked, its sealing key waits for it by name; and one of today
+/// takes its place.
 #[tokio::test]
 async fn an_api_key_from_before_works_and_names_the_sealing_key_that_it_needs() {
     let world = Plan::default().sections(QUICK).start().await;
@@ -393,7 +400,8 @@ async fn an_api_key_from_before_works_and_names_the_sealing_key_that_it_needs() 
     assert_eq!(key_of(&status(folder).await, &old)["api_keys"].as_array().map(Vec::len), Some(0));
 }
 
-/// Records that were sealed by a key which is not there: said plainly at the start, with how many, and healed by the key's file.
+/// Records that were sealed by a key which is not there: said plainly at the start, with how many, and healed
+/// by the key's file.
 #[tokio::test]
 async fn records_of_a_key_that_is_not_there_are_said_plainly_at_the_start() {
     let mut world = Plan::default().kept(Kept::Redis).sections(QUICK).start().await;
@@ -609,7 +617,8 @@ impl Run {
         let folder = self.folder();
         if self.long.retire {
             // Sessions can be read for a while after their end; that is not waited for here.
-            let sessions = "for _, key in ipairs(redis.call('KEYS', 'tokenward:pending:{session:*')) do redis.call('DEL', key) end";
+            let sessions = "for _, key in ipairs(redis.call('KEYS', 'tokenward:pending:{session:*')) do \
+                redis.call('DEL', key) end";
             self.world.redis.as_ref().expect("redis").cli(&["EVAL", sessions, "0"]);
             let begun = Instant::now();
             let (mut code, mut words) = (None, String::new());
@@ -633,11 +642,13 @@ impl Run {
     }
 }
 
-/// How many connections' records name a key. (Their profile's, which is all that is looked at: they are sealed whole.)
+/// How many connections' records name a key. (Their profile's, which is all that is looked at: they are
+/// sealed whole.)
 fn count_in(redis: &RedisServer, id: &str) -> usize {
-    let script = "local n, cursor = 0, '0' repeat local page = redis.call('SCAN', cursor, 'MATCH', 'tokenward:{*', 'COUNT', 1000) \
-                  cursor = page[1] for _, key in ipairs(page[2]) do if string.find(redis.call('GET', key), ARGV[1], 1, true) then n = n + 1 end end \
-                  until cursor == '0' return n";
+    let script = "local n, cursor = 0, '0' repeat local page = redis.call('SCAN', cursor, 'MATCH', \
+        'tokenward:{*', 'COUNT', 1000) cursor = page[1] for _, key in ipairs(page[2]) do if \
+        string.find(redis.call('GET', key), ARGV[1], 1, true) then n = n + 1 end end until cursor == '0' \
+        return n";
     redis.cli(&["EVAL", script, "0", id]).parse().expect("a number")
 }
 

@@ -1,5 +1,6 @@
-//! A provider of `tests/interop` in a process of its own. Its launcher prints `{"issuer": …}` when the provider answers,
-//! obeys the lines of its standard input with one line of JSON each, and ends when that is closed.
+//! A provider of `tests/interop` in a process of its own. Its launcher prints `{"issuer": …}` once the
+//! provider answers, answers each line of its standard input with one line of JSON, and ends when the input
+//! is closed.
 
 use parking_lot::Mutex;
 use std::io::{BufRead, BufReader, Read, Write as _};

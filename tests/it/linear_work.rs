@@ -1,8 +1,9 @@
-//! What a stranger sends costs a constant for each of its bytes, whatever it is: many parameters, members, words,
-//! separators, escapes, depth. Each listener and each door of it is driven with the worst of every grammar that is read
-//! there, and the work is counted in instructions and held against that for plain text of the same size.
+//! Anything that a stranger sends costs a constant for each byte: many parameters, members, words,
+//! separators, escapes, depth. Each listener and each of its doors gets the worst input of every grammar read
+//! there. The work is counted in instructions, and compared with that for plain text of the same size.
 //!
-//! A new listener or door does not compile until it is named here; a new route of the local API is driven by itself.
+//! A new listener or door does not compile until it is named here; a new route of the local API is tried
+//! automatically.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,7 +20,8 @@ use crate::http_client::{request, request_unix};
 use crate::setup::{CLIENT_ID, CLIENT_SECRET, free_port, write_configuration};
 use crate::world::Plan;
 
-/// The sizes that are allowed, a little less: of a target, of a header field beside the others, of a form, of JSON.
+/// The sizes that are allowed, a little less: of a target, of a header field beside the others, of a form, of
+/// JSON.
 const QUERY: usize = 8000;
 const FIELD: usize = 8000;
 const FORM: usize = 16 * 1024 - 16;

@@ -1,5 +1,4 @@
-//! What lists, and other requests that look at many connections, read and tell: what the caller may see, and of others
-//! nothing.
+//! What lists, and other requests that read many connections, read and reveal: only what the caller may see.
 
 use std::time::Instant;
 

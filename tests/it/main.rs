@@ -1,5 +1,5 @@
-//! Promises, from the outside: the real binary, real sockets, a real Redis, an emulator of Entra. One binary with a
-//! file per promise, so that it links once.
+//! Tests of promises from outside: the real binary, real sockets, a real Redis, an emulator of Entra. All are
+//! one binary with a file for each promise, so that it links once.
 
 #![allow(
     clippy::disallowed_methods,

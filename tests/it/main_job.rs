@@ -1,5 +1,5 @@
-//! The main job over both stores and both of the authority's modes: connect, hand out, refresh, reconnect in place,
-//! delete; a crowd makes one call; a kill loses nothing.
+//! The main job with both stores and both of the authority's modes: connect, hand out, refresh, reconnect in
+//! place, delete. A crowd makes one call, and a kill loses nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use crate::http_client::Browser;
 use crate::world::{ALICE, BOB, Kept, PATIENCE, Plan, alone, text};
 
-/// A user who signs in and a confirmation that comes later: the connection is not younger than the sign-in that it came from.
+/// A user who signs in and a confirmation that comes later: the connection is not younger than the sign-in
+/// that it came from.
 #[tokio::test]
 async fn a_connection_is_as_old_as_the_sign_in_that_made_it() {
     let world = Plan::default().start().await;
@@ -170,8 +171,8 @@ async fn a_crowd_makes_one_call_redis_strict() {
     crowd(Kept::Redis, Mode::Strict).await;
 }
 
-/// SIGKILL while refreshes are under way, the authority having rotated or not: after the restart every connection
-/// yields a token, for used refresh tokens stay valid.
+/// SIGKILL while refreshes are under way, the authority having rotated or not: after the restart every
+/// connection yields a token, for used refresh tokens stay valid.
 async fn killed_during_a_refresh(kept: Kept) {
     // A lease of the process that was killed ends by itself.
     let limits = "[limits]\nauthority_timeout = \"2s\"\nlease = \"7s\"\n";

@@ -1,5 +1,5 @@
-//! What a daemon shows before anything has happened: a series that appears with its first event hides that event from `rate()` and
-//! `increase()`, and from every alert that stands on them.
+//! Metrics before the first event: a series that appears with its first event hides that event from `rate()`
+//! and `increase()`, and from every alert that uses them.
 
 use std::collections::BTreeSet;
 

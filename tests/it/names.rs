@@ -1,4 +1,5 @@
-//! Doors and names agree: what one door takes every door takes, and what cannot be is told as that.
+//! All doors agree about names: a name accepted at one is accepted at every one, and an impossible name is
+//! reported as such.
 
 use http::Method;
 use serde_json::{Value, json};

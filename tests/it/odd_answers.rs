@@ -1,5 +1,5 @@
-//! Odd answers of an authority where each refresh token works once: none of them costs a grant, each is one warning, and
-//! `explain` says what it was.
+//! Odd answers of an authority whose refresh tokens work once: none costs a grant, each causes one warning,
+//! and `explain` describes it.
 
 use std::time::Duration;
 
@@ -39,7 +39,8 @@ fn warnings(world: &World, name: &str) -> Vec<Value> {
     lines.filter(|line| line["level"] == "WARN" && line["connection"] == name).collect()
 }
 
-/// The same, once there is one: the log comes through a pipe, so a line may be on its way when its answer is here.
+/// The same, once there is one: the log comes through a pipe, so a line may be on its way when its answer is
+/// here.
 async fn warned(world: &World, name: &str) -> Vec<Value> {
     world.until("it is warned of", async || !warnings(world, name).is_empty()).await;
     warnings(world, name)
@@ -125,7 +126,8 @@ async fn no_odd_answer_costs_a_grant() {
     }
 }
 
-/// What a refused answer brought may be damaged, or somebody else's: the refresh token that last worked is beside it.
+/// What a refused answer brought may be damaged, or somebody else's: the refresh token that last worked is
+/// beside it.
 #[tokio::test]
 async fn a_refresh_token_that_a_refused_answer_brought_gives_way_to_the_one_before() {
     let world = Plan::default().start().await;
@@ -140,8 +142,9 @@ async fn a_refresh_token_that_a_refused_answer_brought_gives_way_to_the_one_befo
     assert_eq!(world.show("alice").await["status"], "active");
 }
 
-/// One answer that names somebody else is a fault of the authority's, not of the refresh token that was sent: that one came
-/// with an answer that was believed. The one before it is spent, and sending it again would end the grant.
+/// One answer that names somebody else is a fault of the authority's, not of the refresh token that was sent:
+/// that one came with an answer that was believed. The one before it is spent, and sending it again would end
+/// the grant.
 #[tokio::test]
 async fn an_answer_for_somebody_else_has_no_spent_refresh_token_sent() {
     for mode in [Mode::Strict, Mode::Entra] {
@@ -161,7 +164,8 @@ async fn an_answer_for_somebody_else_has_no_spent_refresh_token_sent() {
     }
 }
 
-/// A sign-in's answer is read as a refresh's is: what is odd in it is one warning, and the connection is made.
+/// A sign-in's answer is read as a refresh's is: what is odd in it is one warning, and the connection is
+/// made.
 #[tokio::test]
 async fn a_sign_in_names_what_was_odd_in_its_answer() {
     let world = Plan::default().mode(Mode::Strict).start().await;

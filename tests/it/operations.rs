@@ -1,4 +1,4 @@
-//! What on-call sees and relies on: probes, metrics, logs, the audit stream, stops, and a store that goes away.
+//! What on-call relies on: probes, metrics, logs, the audit stream, stops, and the loss of a store.
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
@@ -53,7 +53,8 @@ async fn metrics_pass_promtool_and_count_what_happened() {
         line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).expect("a value")
     };
     let served = format!(
-        "tokenward_token_requests_total{{app=\"outlook\",caller=\"{SYNC}\",dialect=\"native\",outcome=\"ok\"}}"
+        "tokenward_token_requests_total\
+         {{app=\"outlook\",caller=\"{SYNC}\",dialect=\"native\",outcome=\"ok\"}}"
     );
     assert_eq!(value(&served) as u64, 3);
     assert!(metrics.contains("outcome=\"connection_not_found\""));
@@ -131,8 +132,8 @@ async fn each_act_is_one_audit_line_with_its_request_id() {
     assert_eq!(refusals, ["caller_forbidden", "caller_unauthenticated"]);
 }
 
-/// The daemon is killed while answers are on their way, by whoever just got one: every token that anybody got has its
-/// record in the audit file.
+/// The daemon is killed while answers are on their way, by whoever just got one: every token that anybody got
+/// has its record in the audit file.
 #[tokio::test]
 async fn no_token_leaves_before_its_audit_record() {
     const KILLS: u64 = 8;
@@ -266,8 +267,8 @@ async fn a_token_request_may_bring_the_link_at_which_the_user_can_mend_it() {
     assert!(refused.json()["connect_url"].is_null());
 }
 
-/// What the authority refuses for a caller's challenge, or for one more resource, is that caller's answer: the connection
-/// stays active and everybody else unharmed.
+/// What the authority refuses for a caller's challenge, or for one more resource, is that caller's answer:
+/// the connection stays active and everybody else unharmed.
 #[tokio::test]
 async fn a_verdict_on_a_challenge_or_another_resource_is_not_the_connections() {
     let scopes =
@@ -287,7 +288,9 @@ async fn a_verdict_on_a_challenge_or_another_resource_is_not_the_connections() {
 
     refuse(53003);
     let path = "/v1/apps/outlook/connections/one/token";
-    let claims = json!({ "claims": { "access_token": { "acrs": { "value": "c9" } } }, "resource": "https://graph.microsoft.com" });
+    let claims = json!({
+        "claims": { "access_token": { "acrs": { "value": "c9" } } }, "resource": "https://graph.microsoft.com",
+    });
     let refused = world.api(Method::POST, path, claims).await;
     assert_eq!((refused.status.as_u16(), text(&refused.json(), "code")), (409, "connection_blocked"));
     unharmed().await;
@@ -327,7 +330,8 @@ async fn the_log_is_one_json_object_a_line() {
     }
 }
 
-/// A stop finishes what is in flight: the answer goes out, and what the authority rotated meanwhile is stored.
+/// A stop finishes what is in flight: the answer goes out, and what the authority rotated meanwhile is
+/// stored.
 async fn soft_stop(kept: Kept, mode: Mode) {
     let mut world = Plan::default().kept(kept).mode(mode).start().await;
     world.connect("one", ALICE).await;
@@ -364,8 +368,9 @@ async fn a_soft_stop_on_redis_stores_what_the_authority_rotated() {
     soft_stop(Kept::Redis, Mode::Strict).await;
 }
 
-/// The store goes away between the question to the authority and its answer: nobody gets a token of that answer before
-/// it is stored, and when the store is back it is, so that a grant which rotates strictly lives on.
+/// The store goes away between the question to the authority and its answer: nobody gets a token of that
+/// answer before it is stored, and when the store is back it is, so that a grant which rotates strictly lives
+/// on.
 #[tokio::test]
 async fn an_answer_that_the_store_does_not_take_is_held_until_it_does() {
     let mut world = Plan::default().kept(Kept::Redis).mode(Mode::Strict).start().await;
@@ -410,7 +415,8 @@ async fn a_second_process_on_the_same_embedded_store_is_refused_and_told_why() {
     assert_eq!(world.token("nobody").await.status, 404, "the first one is unharmed");
 }
 
-/// Redis gone: what is held in memory is served, the rest is 503 with Retry-After; back: all is well by itself.
+/// Redis gone: what is held in memory is served, the rest is 503 with Retry-After; back: all is well by
+/// itself.
 #[tokio::test]
 async fn a_lost_store_harms_no_token_that_is_held() {
     let mut world = Plan::default().kept(Kept::Redis).start().await;
@@ -480,7 +486,8 @@ async fn a_delete_on_one_replica_is_felt_on_the_other() {
 async fn a_caller_is_known_by_its_unix_user_and_a_bad_key_there_is_still_refused() {
     let uid = rustix::process::geteuid().as_raw();
     let sections = format!(
-        "[callers.by-user]\nauthenticate = [{{ unix_user = \"{uid}\" }}]\n[[callers.by-user.allow]]\napp = \"outlook\"\nconnections = [\"team-b/*\"]\nscopes = [\"Mail.Read\"]\n"
+        "[callers.by-user]\nauthenticate = [{{ unix_user = \"{uid}\" }}]\n[[callers.by-user.allow]]\napp = \
+         \"outlook\"\nconnections = [\"team-b/*\"]\nscopes = [\"Mail.Read\"]\n"
     );
     let world = Plan::default().sections(&sections).start().await;
     world.connect("team-b/one", ALICE).await;
@@ -520,7 +527,8 @@ async fn a_local_listener_speaks_tls_when_told_to() {
     std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("chmod");
     let port = crate::world::free_port();
     let sections = format!(
-        "[[listen.local]]\naddress = \"127.0.0.1:{port}\"\ntls = {{ certificate = {certificate:?}, key = {key:?} }}\n"
+        "[[listen.local]]\naddress = \"127.0.0.1:{port}\"\ntls = {{ certificate = {certificate:?}, key = \
+         {key:?} }}\n"
     );
     let world = Plan::default().sections(&sections).start().await;
     let curl = Command::new("curl")
@@ -539,7 +547,8 @@ async fn a_local_listener_speaks_tls_when_told_to() {
     drop(world);
 }
 
-/// An administrator's approval: the redirect alone is only a report; a token call in that tenant is the proof.
+/// An administrator's approval: the redirect alone is only a report; a token call in that tenant is the
+/// proof.
 #[tokio::test]
 async fn admin_consent_is_reported_by_the_redirect_and_believed_by_a_token_call() {
     use entra_emulator::RevokeKind;
@@ -570,7 +579,8 @@ async fn admin_consent_is_reported_by_the_redirect_and_believed_by_a_token_call(
     assert!(page.text().contains("Thank you"), "{}", page.text());
     assert_eq!(state().await["state"], "reported", "the redirect proves nothing");
 
-    // Once the block is lifted, the connection is tried at once at the next report, and its token call is the proof.
+    // Once the block is lifted, the connection is tried at once at the next report, and its token call is the
+    // proof.
     world.entra.restore_user(ALICE).expect("known");
     let again = world
         .api(Method::POST, "/v1/admin-consent-sessions", json!({ "app": "outlook", "tenant": tenant }))
@@ -588,7 +598,11 @@ async fn admin_consent_is_reported_by_the_redirect_and_believed_by_a_token_call(
 fn check_reports_every_mistake_at_once_with_its_line() {
     let folder = tempfile::tempdir().expect("a temp dir");
     let path = folder.path().join("tokenward.toml");
-    let text = "[store]\nkind = \"embeded\"\n[listen.public]\nadress = \"127.0.0.1:8080\"\n[apps.outlook]\nclient_id = 5\nauthority = \"http://login.example.com/common/v2.0\"\nscopes = [\"Mail.Read\"]\n[callers.sync]\nauthenticate = [{ unix_user = \"root\" }]\n[[callers.sync.allow]]\napp = \"outlok\"\nconnections = [\"a\"]\nscopes = [\"Mail.Read\"]\n";
+    let text = "[store]\nkind = \"embeded\"\n[listen.public]\nadress = \
+        \"127.0.0.1:8080\"\n[apps.outlook]\nclient_id = 5\nauthority = \
+        \"http://login.example.com/common/v2.0\"\nscopes = [\"Mail.Read\"]\n[callers.sync]\nauthenticate = \
+        [{ unix_user = \"root\" }]\n[[callers.sync.allow]]\napp = \"outlok\"\nconnections = [\"a\"]\nscopes \
+        = [\"Mail.Read\"]\n";
     std::fs::write(&path, text).expect("write");
     let output = Command::new(env!("CARGO_BIN_EXE_tokenward"))
         .args(["check", "--config"])

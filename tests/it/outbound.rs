@@ -1,4 +1,4 @@
-//! The way out: what leaves goes through the forward proxy, and a proxy's faults are told as such.
+//! The way out: all outgoing requests use the forward proxy, and its faults are reported as its own.
 
 use parking_lot::Mutex;
 use std::io;
@@ -87,7 +87,8 @@ async fn carry(mut stream: TcpStream, seen: Arc<Mutex<Seen>>) -> io::Result<()> 
         seen.login.is_none() || seen.login == login
     };
     if !is_let_through {
-        let refused = b"HTTP/1.1 407 Proxy Authentication Required\r\nproxy-authenticate: Basic realm=\"p\"\r\ncontent-length: 4\r\n\r\nno!\n";
+        let refused = b"HTTP/1.1 407 Proxy Authentication Required\r\nproxy-authenticate: Basic \
+            realm=\"p\"\r\ncontent-length: 4\r\n\r\nno!\n";
         return stream.write_all(refused).await;
     }
     let mut onward = TcpStream::connect(target).await?;

@@ -1,4 +1,4 @@
-//! What a caller wants its user to be asked at Entra: `prompt=consent` would refuse the users of a tenant whose
+//! Prompts that a caller requests at Entra: `prompt=consent` would refuse the users of a tenant whose
 //! administrator has consented for them.
 
 use entra_emulator::User;
@@ -49,7 +49,8 @@ async fn consent_is_not_asked_for_again_where_the_tenant_has_given_it() {
     let colleague = json!({ "prompt": "consent", "account": { "tid": tid, "oid": NOBODY } });
     assert_eq!(asked(&world, "colleague", colleague).await.0, "");
 
-    // Another tenant has shown nothing, any account may come to a new name, and other prompts are the caller's.
+    // Another tenant has shown nothing, any account may come to a new name, and other prompts are the
+    // caller's.
     let stranger = json!({ "prompt": "consent", "account": {
         "tid": "22222222-0000-4000-8000-00000000000b", "oid": NOBODY } });
     assert_eq!(asked(&world, "stranger", stranger).await, ("consent".to_owned(), None));

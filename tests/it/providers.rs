@@ -1,6 +1,6 @@
-//! One scenario at OpenID providers that nobody here wrote, each as it comes: connect two users, hand tokens out,
-//! refresh, restart, have a wrong client secret and the right one again, and withdraw one user's grant. The quick ones
-//! run with the others; `make providers` installs and runs all.
+//! One scenario with OpenID providers from elsewhere, each unchanged: connect two users, hand out tokens,
+//! refresh, restart, use a wrong client secret and then the right one, and withdraw one user's grant. The
+//! quick ones run with the other tests; `make providers` installs and runs all.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -240,8 +240,8 @@ impl Place {
         session["account"].clone()
     }
 
-    /// What a browser and its user do: press the button, follow redirects, fill in forms and send them, until a page
-    /// of tokenward comes.
+    /// What a browser and its user do: press the button, follow redirects, fill in forms and send them, until
+    /// a page of tokenward comes.
     async fn walk(&self, connect_url: &str, user: &str) -> (String, Answer) {
         let base = self.world.base_url();
         let mut browser = Browser::default();
@@ -340,7 +340,8 @@ async fn scenario(provider: &'static Provider) {
         assert_eq!(place.user_of(&token).await, alice["sub"]);
     }
 
-    // What came last is durable: the same token from the store, and a new one with the refresh token beside it.
+    // What came last is durable: the same token from the store, and a new one with the refresh token beside
+    // it.
     place.world.kill_and_restart().await;
     assert_eq!(place.token("user-1").await, token);
     token = place.refreshed("user-1", &token).await;
@@ -350,7 +351,8 @@ async fn scenario(provider: &'static Provider) {
     withdrawn(&mut place, provider.withdrawn).await;
 }
 
-/// The app's fault: nobody's connection changes, who holds a token keeps it, and the right secret heals everybody.
+/// The app's fault: nobody's connection changes, who holds a token keeps it, and the right secret heals
+/// everybody.
 async fn wrong_secret(place: &mut Place, says: Says) {
     let expected = match says {
         Says::Why => "app_credential_rejected",
@@ -384,7 +386,8 @@ async fn withdrawn(place: &mut Place, says: Says) {
     let mut refused = place.report("user-1", &token).await;
     if says == Says::Something {
         assert_eq!(refused.json()["code"], "authority_unavailable", "{}", refused.text());
-        // Only time, and another user whose refreshes work, can tell it from an app that is refused. It takes a minute.
+        // Only time, and another user whose refreshes work, can tell it from an app that is refused. It takes
+        // a minute.
         let begun = Instant::now();
         let mut others = place.token("user-2").await;
         while refused.status == 503 && begun.elapsed() < 2 * PATIENCE {

@@ -1,5 +1,5 @@
-//! Everything that somebody can have made is counted against somebody, and there is a most of it: requests of every kind,
-//! connect sessions and admin consent sessions of a caller, authorize requests of a link.
+//! Limits on everything that somebody can cause: requests of every kind, connect sessions and admin consent
+//! sessions of a caller, authorize requests of a link.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,7 +21,8 @@ const MOST_PRESSES: usize = 50;
 /// A caller by its Unix user beside the two that every world has.
 fn neighbour(lines: &str) -> String {
     format!(
-        "[callers.neighbour]\n{lines}\nauthenticate = [{{ unix_user = {} }}]\n[[callers.neighbour.allow]]\napp = \"outlook\"\n\
+        "[callers.neighbour]\n{lines}\nauthenticate = [{{ unix_user = {} \
+         }}]\n[[callers.neighbour.allow]]\napp = \"outlook\"\n\
          connections = [\"neighbour/*\"]\nscopes = [\"Mail.Read\"]\nconnect = true\n",
         rustix::process::getuid().as_raw()
     )
@@ -201,7 +202,8 @@ async fn a_caller_has_so_many_open_sessions_over_all_replicas_and_through_restar
     }
 }
 
-/// A product starts a session for each press of its user's: who presses over and over shuts out nobody but himself.
+/// A product starts a session for each press of its user's: who presses over and over shuts out nobody but
+/// himself.
 #[tokio::test]
 async fn one_connection_has_a_few_open_sessions_and_leaves_the_others_theirs() {
     for kept in [Kept::Embedded, Kept::Redis] {
@@ -258,8 +260,8 @@ async fn what_is_counted_has_as_many_keys_as_there_are_callers() {
     assert_eq!(keys_of(&world, "tokenward:counted:*"), 2);
 }
 
-/// Where as many sessions are over as a caller may have to read, one that ends holds its places for two minutes and no longer:
-/// that among its caller's and that among its connection's.
+/// Where as many sessions are over as a caller may have to read, one that ends holds its places for two
+/// minutes and no longer: that among its caller's and that among its connection's.
 #[tokio::test]
 async fn a_session_that_is_over_gives_its_connection_s_place_back_within_minutes() {
     let sections = format!("[limits]\nopen_sessions = {MOST_SESSIONS}\n");
@@ -512,7 +514,8 @@ async fn a_store_that_is_nearly_full_starts_nothing_and_goes_on_renewing() {
         .await;
 }
 
-/// A Redis that grows to the memory it may have is ended by the kernel; rewriting its append-only file takes some beside.
+/// A Redis that grows to the memory it may have is ended by the kernel; rewriting its append-only file takes
+/// some beside.
 #[test]
 fn the_packaged_redis_stops_before_the_kernel_stops_it() {
     let compose = include_str!("../../deploy/compose/compose.yaml");

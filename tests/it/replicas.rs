@@ -1,4 +1,4 @@
-//! Several replicas on one Redis: one refresh among them, whoever asks, and nobody stuck behind one that died.
+//! Several replicas with one Redis: together they make one refresh, and nobody waits for a dead one.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,7 +19,8 @@ use crate::world::{ALICE, BOB, Kept, Plan, Process, World, alone, text, until};
 const QUICK: &str = "[limits]\nauthority_timeout = \"2s\"\nlease = \"7s\"\n";
 const LEASE: Duration = Duration::from_secs(7);
 
-/// 2,000 callers on 3 replicas at one expired token: the authority sees one refresh, and everyone gets its token.
+/// 2,000 callers on 3 replicas at one expired token: the authority sees one refresh, and everyone gets its
+/// token.
 async fn crowd(mode: Mode, delay: Duration) {
     let _alone = alone().await;
     let world = Arc::new(Plan::default().kept(Kept::Redis).mode(mode).start().await);
@@ -109,8 +110,8 @@ fn slot_of(key: &str, node: &RedisServer) -> u16 {
     node.cli(&["CLUSTER", "KEYSLOT", key]).parse().expect("a slot")
 }
 
-/// The holder of a lease is stopped in the middle of its call, for longer than the lease: another replica goes on at its
-/// end, and what the first one brings back late overwrites nothing.
+/// The holder of a lease is stopped in the middle of its call, for longer than the lease: another replica
+/// goes on at its end, and what the first one brings back late overwrites nothing.
 #[tokio::test]
 async fn a_holder_that_is_stopped_holds_nobody_up_beyond_its_lease() {
     let world = Plan::default().kept(Kept::Redis).sections(QUICK).start().await;
@@ -130,7 +131,8 @@ async fn a_holder_that_is_stopped_holds_nobody_up_beyond_its_lease() {
         let (world, other) = (world.clone(), other.clone());
         tokio::spawn(async move { world.token_at(&other, "one").await })
     };
-    // It keeps to the lease. (A machine that is too slow for this half second to mean anything cannot fail here.)
+    // It keeps to the lease. (A machine that is too slow for this half second to mean anything cannot fail
+    // here.)
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!((world.token_calls("refresh_token"), next.is_finished()), (1, false));
     world.pass_in_redis(LEASE);
@@ -182,8 +184,9 @@ async fn explains_the_doubt(world: &World, daemon: &Process) -> bool {
         .is_some_and(|attempts| attempts.iter().any(|attempt| attempt["outcome"] == "outcome_unknown"))
 }
 
-/// Redis goes away between the question to the authority and its answer, and the daemon dies before it is back: the answer
-/// was served, so it was in the journal, and where a used refresh token ends the grant it is all that keeps it alive.
+/// Redis goes away between the question to the authority and its answer, and the daemon dies before it is
+/// back: the answer was served, so it was in the journal, and where a used refresh token ends the grant it is
+/// all that keeps it alive.
 #[tokio::test]
 async fn the_journal_keeps_what_redis_did_not_take_through_a_crash() {
     let mut plan = Plan::default().kept(Kept::Redis).mode(Mode::Strict);
@@ -237,8 +240,8 @@ async fn the_journal_keeps_what_redis_did_not_take_through_a_crash() {
     assert_eq!(world.show("one").await["status"], "active");
 }
 
-/// The store falls back to the state before the last commit, as a failover may make it: what was stored is stored again, so
-/// that the refresh token there is the one that still works.
+/// The store falls back to the state before the last commit, as a failover may make it: what was stored is
+/// stored again, so that the refresh token there is the one that still works.
 #[tokio::test]
 async fn a_store_that_falls_back_is_given_what_it_lost() {
     let world = Plan::default().kept(Kept::Redis).mode(Mode::Strict).start().await;
@@ -288,7 +291,8 @@ async fn what_a_store_lost_is_given_back_by_a_replica_that_has_only_seen_it() {
     assert_ne!(text(&next.json(), "access_token"), token);
 }
 
-/// The store falls back to the state before a delete: whoever deleted it does so again, and a later sign-in stands.
+/// The store falls back to the state before a delete: whoever deleted it does so again, and a later sign-in
+/// stands.
 #[tokio::test]
 async fn a_delete_that_the_store_lost_is_done_again_and_takes_no_later_sign_in_along() {
     let world = Plan::default().kept(Kept::Redis).start().await;
@@ -315,8 +319,9 @@ async fn a_delete_that_the_store_lost_is_done_again_and_takes_no_later_sign_in_a
     }
 }
 
-/// Redis loses everything while it runs: nothing of that is believed. What is held is served, the rest is 503 and never 404,
-/// on every replica and after a restart of one; until an operator says that this is the store now.
+/// Redis loses everything while it runs: nothing of that is believed. What is held is served, the rest is 503
+/// and never 404, on every replica and after a restart of one; until an operator says that this is the store
+/// now.
 #[tokio::test]
 async fn an_emptied_redis_is_not_believed_until_an_operator_says_so() {
     let mut plan = Plan::default().kept(Kept::Redis);
@@ -366,7 +371,8 @@ async fn an_emptied_redis_is_not_believed_until_an_operator_says_so() {
     assert_eq!(world.token_at(&other, "held").await.status, 200);
 }
 
-/// The kill switch: every connection of a tenant ends on all replicas, through restarts, and comes back with its user alone.
+/// The kill switch: every connection of a tenant ends on all replicas, through restarts, and comes back with
+/// its user alone.
 #[tokio::test]
 async fn one_act_revokes_a_tenant_on_every_replica_and_through_a_restart() {
     let mut world = Plan::default().kept(Kept::Redis).start().await;
@@ -408,8 +414,9 @@ async fn one_act_revokes_a_tenant_on_every_replica_and_through_a_restart() {
     assert_eq!(world.token_at(&other, "alice-0").await.status, 200, "who signs in again is not meant");
 }
 
-/// A session that was started before a revocation is over on every replica: on one that has not heard of it as on one whose
-/// clock is ahead. What is started after it is not meant, whatever the clock says of whoever revoked.
+/// A session that was started before a revocation is over on every replica: on one that has not heard of it
+/// as on one whose clock is ahead. What is started after it is not meant, whatever the clock says of whoever
+/// revoked.
 #[tokio::test]
 async fn a_session_from_before_a_revocation_is_over_wherever_it_is_finished() {
     let world = Plan::default().kept(Kept::Redis).start().await;
@@ -482,8 +489,8 @@ async fn a_sign_in_is_stored_though_the_record_of_revocations_does_not_open() {
     assert_eq!(world.token("alice").await.status, 200);
 }
 
-/// Redis gone under load: what is held is served without one failed request, and the health that readiness and metrics tell
-/// of comes back by itself. Half a minute with `TOKENWARD_TROUBLE_SECONDS=30`.
+/// Redis gone under load: what is held is served without one failed request, and the health that readiness
+/// and metrics tell of comes back by itself. Half a minute with `TOKENWARD_TROUBLE_SECONDS=30`.
 #[tokio::test]
 async fn redis_may_be_gone_for_a_while_and_no_held_token_fails() {
     let mut world = Plan::default().kept(Kept::Redis).sections(QUICK).start().await;
@@ -522,7 +529,8 @@ async fn redis_may_be_gone_for_a_while_and_no_held_token_fails() {
         .await;
 }
 
-/// Redis' password is replaced in its file and at Redis, in this order: the metrics say how far it is, and no request fails.
+/// Redis' password is replaced in its file and at Redis, in this order: the metrics say how far it is, and no
+/// request fails.
 #[tokio::test]
 async fn the_redis_password_is_replaced_without_a_restart_and_the_metrics_say_how_it_stands() {
     let folder = tempfile::tempdir().expect("a temp dir");

@@ -1,7 +1,7 @@
-//! Every secret is replaced while it is used: two replicas, callers all the time, tokens so short-lived that the authority is
-//! asked all the time, and not one failed request.
+//! Every secret is replaced while it is in use: with two replicas, constant callers, and tokens so
+//! short-lived that the authority is asked all the time, no request fails.
 //!
-//! `ROTATION_SECONDS` makes each of the phases as long as it says (`make rotation`).
+//! `ROTATION_SECONDS` sets the length of each phase (`make rotation`).
 
 #![expect(clippy::print_stdout, reason = "the long form says what it measured")]
 
@@ -123,8 +123,9 @@ impl Scene {
         reloads
     }
 
-    /// Waits until the authority has been asked so often that each connection may have been renewed once more: whatever was
-    /// under way is over, and what is seen from then on was begun after this. The long form waits for its time as well.
+    /// Waits until the authority has been asked so often that each connection may have been renewed once
+    /// more: whatever was under way is over, and what is seen from then on was begun after this. The long
+    /// form waits for its time as well.
     async fn load_goes_on(&self) {
         let (begun, before) = (Instant::now(), self.asked());
         self.world.until("the load goes on", async || self.asked() >= before + CONNECTIONS).await;
@@ -175,7 +176,8 @@ impl Scene {
                 let mut seen = Seen::default();
                 let mut at = caller;
                 while !over.load(Ordering::Relaxed) {
-                    // Each name is asked for at the one replica and the other in turn, evenly, so that both refresh.
+                    // Each name is asked for at the one replica and the other in turn, evenly, so that both
+                    // refresh.
                     let (round, place) = (at / names.len(), at % names.len());
                     let daemon = if (round + place).is_multiple_of(2) { &world.daemon } else { &*other };
                     let begun = Instant::now();
@@ -293,8 +295,8 @@ async fn a_secret_s_file_is_overwritten_before_the_authority_knows_the_new_one()
     load.end_without_a_failure("a secret's file is overwritten").await;
 }
 
-/// Without a tenant to ask in, users' requests prove a credential. A secret that the authority knows no more, and whose file holds
-/// another by now, is not tried in them for as long as it would be a fallback.
+/// Without a tenant to ask in, users' requests prove a credential. A secret that the authority knows no more,
+/// and whose file holds another by now, is not tried in them for as long as it would be a fallback.
 #[tokio::test]
 async fn a_rejected_fallback_is_not_tried_in_users_requests() {
     let plan = Plan::default()
@@ -335,8 +337,8 @@ async fn a_rejected_fallback_is_not_tried_in_users_requests() {
     assert!(calls.count() > 20 && refused.is_empty(), "{refused:#?}");
 }
 
-/// What the authority said of an app's secret holds nobody back once a new one is in force, though only users' requests can prove
-/// that one.
+/// What the authority said of an app's secret holds nobody back once a new one is in force, though only
+/// users' requests can prove that one.
 #[tokio::test]
 async fn a_new_secret_is_asked_at_once_whatever_was_refused_before() {
     let plan = Plan::default()
@@ -428,7 +430,8 @@ async fn a_wrong_secret_an_empty_file_and_a_bad_configuration_harm_nobody() {
     load.end_without_a_failure("wrong secrets and files").await;
 }
 
-/// The outage that everybody has had: the only secret expires. Nobody is signed out, and a new file is the whole repair.
+/// The outage that everybody has had: the only secret expires. Nobody is signed out, and a new file is the
+/// whole repair.
 #[tokio::test]
 async fn the_only_secret_expires_and_a_new_file_heals_everything() {
     let scene = Scene::with_a_secret().await;
@@ -542,7 +545,8 @@ async fn an_operator_lists_verifies_promotes_and_retires() {
     load.end_without_a_failure("an operator promotes and retires").await;
 }
 
-/// Without a tenant to ask in, users' requests are the proof; one on any replica counts, and what is said of it is what was seen.
+/// Without a tenant to ask in, users' requests are the proof; one on any replica counts, and what is said of
+/// it is what was seen.
 #[tokio::test]
 async fn what_only_use_proves_is_verified_and_retired_by_use() {
     let plan = Plan::default()
@@ -606,7 +610,8 @@ async fn two_operators_do_not_take_both_out_of_service() {
     load.end_without_a_failure("two operators retire both").await;
 }
 
-/// Files come to replicas at different times: what one of them still lives on is not taken out of service by way of another.
+/// Files come to replicas at different times: what one of them still lives on is not taken out of service by
+/// way of another.
 #[tokio::test]
 async fn nothing_is_retired_that_another_replica_still_lives_on() {
     let scene = Scene::with_a_secret_each().await;
@@ -649,7 +654,8 @@ async fn nothing_is_retired_that_another_replica_still_lives_on() {
     );
     assert!(!said.contains("this replica"), "{said}");
 
-    // Its file comes while the next command waits for that; what was asked for is done, though whoever asked has gone.
+    // Its file comes while the next command waits for that; what was asked for is done, though whoever asked
+    // has gone.
     let config = scene.world.folder.path().join("tokenward.toml");
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tokenward"));
     let mut asks = command.args(retire).arg("--config").arg(config).spawn().expect("it starts");
@@ -696,7 +702,8 @@ pub(crate) fn certificate_for(name: &str, days: u32) -> (String, String) {
     (read(&key), read(&certificate))
 }
 
-/// R2. Key and certificate in one file; one whose key is another's is refused, and the old one stays in force.
+/// R2. Key and certificate in one file; one whose key is another's is refused, and the old one stays in
+/// force.
 #[tokio::test]
 async fn a_client_certificate_takes_over_from_another() {
     let (first_key, first) = certificate("first");
@@ -740,7 +747,8 @@ async fn a_server_certificate_is_replaced_for_connections_from_then_on() {
     let (second_key, second) = certificate("second");
     let port = crate::world::free_port();
     let listener = format!(
-        "[[listen.local]]\naddress = \"127.0.0.1:{port}\"\ntls = {{ certificate = \"server.pem\", key = \"server.key\" }}\n"
+        "[[listen.local]]\naddress = \"127.0.0.1:{port}\"\ntls = {{ certificate = \"server.pem\", key = \
+         \"server.key\" }}\n"
     );
     let plan = Plan::default().sections(&listener).file("server.pem", &first).file("server.key", &first_key);
     let world = Arc::new(plan.start().await);
@@ -826,7 +834,8 @@ async fn rules_limits_and_the_log_level_change_live() {
     load.end_without_a_failure("rules and limits change").await;
 }
 
-/// A projected assertion is renewed, half written, and gone for a while: the other credential serves meanwhile.
+/// A projected assertion is renewed, half written, and gone for a while: the other credential serves
+/// meanwhile.
 #[tokio::test]
 async fn a_federated_assertion_is_renewed_and_goes_missing() {
     let (key, _) = certificate("issuer");
@@ -901,7 +910,8 @@ impl Issuer {
         .expect("small");
         let header = json!({ "alg": "RS256", "typ": "JWT", "kid": "k1" });
         let claims = json!({
-            "iss": ISSUER, "sub": SUBJECT, "aud": "api://AzureADTokenExchange", "iat": now - 20, "nbf": now - 20, "exp": now + left,
+            "iss": ISSUER, "sub": SUBJECT, "aud": "api://AzureADTokenExchange",
+            "iat": now - 20, "nbf": now - 20, "exp": now + left,
         });
         let message =
             format!("{}.{}", encode(header.to_string().as_bytes()), encode(claims.to_string().as_bytes()));
@@ -923,8 +933,8 @@ impl Issuer {
 /// For so long a command waits for what is pasted: the daemons look several times meanwhile.
 const TYPING: Duration = Duration::from_secs(3);
 
-/// The shell blocks of a page of the runbook. Its secrets end in 2099 here, so that the tests hold when the dates in the
-/// text have passed.
+/// The shell blocks of a page of the runbook. Its secrets end in 2099 here, so that the tests hold when the
+/// dates in the text have passed.
 fn page(heading: &str) -> Vec<String> {
     let runbook =
         std::fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("deploy/RUNBOOK.md"))
@@ -967,8 +977,8 @@ impl Scene {
         self.redis().port()
     }
 
-    /// Runs a block of the runbook as on-call would, in this scene's folder in place of `/etc/tokenward`. What is typed comes
-    /// as late as people are.
+    /// Runs a block of the runbook as on-call would, in this scene's folder in place of `/etc/tokenward`.
+    /// What is typed comes as late as people are.
     async fn follow(&self, block: &str, typed: &str) -> (bool, String) {
         let folder = self.world.folder.path();
         let script = block
@@ -1126,7 +1136,8 @@ async fn a_scene_with_every_secret() -> (Scene, u16) {
     let (key, certificate) = certificate("first");
     let port = crate::world::free_port();
     let listener = format!(
-        "[[listen.local]]\naddress = \"127.0.0.1:{port}\"\ntls = {{ certificate = \"server.pem\", key = \"server.key\" }}\n"
+        "[[listen.local]]\naddress = \"127.0.0.1:{port}\"\ntls = {{ certificate = \"server.pem\", key = \
+         \"server.key\" }}\n"
     );
     let mut plan = Plan::default()
         .credentials("")
@@ -1152,7 +1163,8 @@ fn certificate_at(port: u16) -> String {
 }
 
 impl Scene {
-    /// Whether Redis would let tokenward in with what this file holds if it started again now: its ACL file says so.
+    /// Whether Redis would let tokenward in with what this file holds if it started again now: its ACL file
+    /// says so.
     fn redis_knows(&self, file: &str) -> bool {
         let read = |name| std::fs::read_to_string(self.world.folder.path().join(name)).expect("a file");
         let users = read("redis.acl");
@@ -1214,7 +1226,8 @@ async fn the_runbook_s_page_on_the_redis_password() {
     seen.without_a_failure("the runbook's page on the Redis password");
 }
 
-/// The same where the ACL file is edited and `operator` has it read: until Redis 7.2 that ends every connection each time.
+/// The same where the ACL file is edited and `operator` has it read: until Redis 7.2 that ends every
+/// connection each time.
 #[tokio::test]
 async fn the_runbook_s_page_on_the_redis_password_with_compose() {
     let (scene, _) = a_scene_with_every_secret().await;
@@ -1281,7 +1294,8 @@ async fn the_drill_rotates_everything_at_once() {
     assert!(!taken.is_empty() && taken.iter().all(|id| *id == new), "{taken:?}, and {new} is the new one");
 }
 
-/// R6. A sign-in that began under the old keys ends under the new ones: its link, its cookie, its `state` and its code.
+/// R6. A sign-in that began under the old keys ends under the new ones: its link, its cookie, its `state` and
+/// its code.
 #[tokio::test]
 async fn a_sign_in_that_is_under_way_survives_the_rotation_of_everything() {
     let (scene, _) = a_scene_with_every_secret().await;
@@ -1328,7 +1342,9 @@ async fn a_refused_reload_is_tried_again() {
     let scene = Scene::with_a_secret().await;
     let config = scene.world.folder.path().join("tokenward.toml");
     let before = std::fs::read_to_string(&config).expect("read");
-    let newcomer = "[callers.newcomer]\nauthenticate = [{ api_keys = \"newcomer.keys\" }]\n[[callers.newcomer.allow]]\napp = \"outlook\"\nconnections = [\"user-0\"]\nscopes = [\"Mail.Read\"]\n";
+    let newcomer = "[callers.newcomer]\nauthenticate = [{ api_keys = \"newcomer.keys\" \
+        }]\n[[callers.newcomer.allow]]\napp = \"outlook\"\nconnections = [\"user-0\"]\nscopes = \
+        [\"Mail.Read\"]\n";
     let keys = scene.world.folder.path().join("newcomer.keys");
     write_secret(&keys, "half a li");
     std::fs::write(&config, format!("{before}\n{newcomer}")).expect("written");

@@ -1,5 +1,5 @@
-//! What the authority says of a sign-in is never dropped: its word and number reach the log, the audit stream and the
-//! session's answer, and the page names who can do something about it.
+//! The authority's refusal of a sign-in is never dropped: its error and number reach the log, the audit
+//! stream and the session's answer, and the page names who can do something about it.
 
 use std::time::Duration;
 
@@ -124,7 +124,8 @@ async fn a_refusal_at_the_callback_is_told_to_everybody_whom_it_concerns() {
     for row in AT_THE_CALLBACK.into_iter().chain(ANYWHERE) {
         let (error, number, ..) = row;
         let description = format!(
-            "AADSTS{number}: canary-text of the authority.\r\nTrace ID: 0f2b3c4d-0000-4000-8000-0123456789ab\r\nCorrelation ID: aaaaaaaa-0000-4000-8000-0123456789ab"
+            "AADSTS{number}: canary-text of the authority.\r\nTrace ID: \
+             0f2b3c4d-0000-4000-8000-0123456789ab\r\nCorrelation ID: aaaaaaaa-0000-4000-8000-0123456789ab"
         );
         let patch = CallbackPatch::Error {
             error: error.to_owned(),
@@ -182,7 +183,8 @@ async fn an_administrators_refusal_is_told_too() {
         let started = world.api(Method::POST, "/v1/admin-consent-sessions", asked).await.json();
         let state = parameter(text(&started, "admin_consent_url"), "state");
         let url = format!(
-            "{}/callback/outlook?error={error}&error_description=AADSTS{number}%3A+x&admin_consent=True&state={state}",
+            "{}/callback/outlook?error={error}&error_description=AADSTS{number}%3A+x\
+             &admin_consent=True&state={state}",
             world.base_url()
         );
         let page = Browser::default().get(&url).await.expect("a page");

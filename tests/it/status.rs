@@ -1,4 +1,5 @@
-//! What an operator's commands say when something is wrong: with the file on disk, with the store, with a secret's date.
+//! Output of an operator's commands when something is wrong: with the file on disk, with the store, with a
+//! secret's date.
 
 use std::os::fd::OwnedFd;
 use std::process::{Command, Output, Stdio};
@@ -95,8 +96,10 @@ async fn a_lost_store_is_said_with_since_when_and_until_when() {
 
 #[tokio::test]
 async fn what_ends_next_is_listed_and_a_secret_without_a_date_has_a_series() {
-    let credentials = "[[apps.outlook.credentials]]\nid = \"dated\"\nkind = \"secret\"\nfile = \"client-secret\"\nexpires = 2099-01-01\n\
-                       [[apps.outlook.credentials]]\nid = \"undated\"\nkind = \"secret\"\nfile = \"client-secret\"\n";
+    let credentials = "[[apps.outlook.credentials]]\nid = \"dated\"\nkind = \"secret\"\nfile = \
+        \"client-secret\"\nexpires = 2099-01-01\n\
+                       [[apps.outlook.credentials]]\nid = \"undated\"\nkind = \"secret\"\nfile = \
+                       \"client-secret\"\n";
     let world = Plan::default().credentials(credentials).start().await;
     let series = |credential: &str, figure: u8| {
         format!("tokenward_credential_expiry_unknown{{app=\"outlook\",credential=\"{credential}\"}} {figure}")

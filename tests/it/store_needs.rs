@@ -1,4 +1,5 @@
-//! What Redis must be is looked at, and said where operators look: the log, `/readyz`, `status`, the metrics.
+//! Requirements for Redis: they are checked, and failures are shown in the log, `/readyz`, `status` and the
+//! metrics.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -26,7 +27,8 @@ async fn until_ready_says(world: &World, status: u16, part: &str) -> String {
     }
 }
 
-/// A Redis that runs no scripts for us, and then does: not ready, why and what to do, once in the log; then ready by itself.
+/// A Redis that runs no scripts for us, and then does: not ready, why and what to do, once in the log; then
+/// ready by itself.
 #[tokio::test]
 async fn a_redis_without_scripts_is_not_ready_and_says_why() {
     let mut world = Plan::default().kept(Kept::Redis).start().await;

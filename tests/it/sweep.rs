@@ -1,4 +1,4 @@
-//! Connections are looked after before anybody asks: each once, by whichever replica.
+//! The sweep renews connections before anybody asks: each once, by any replica.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What was configured for one token host is not sent to another before an operator says so.
+//! Secrets for one token host are not sent to another before an operator confirms it.
 
 use std::time::{Duration, Instant};
 
@@ -168,7 +168,8 @@ async fn a_replica_with_another_authority_sends_nothing_there_either() {
     renewed(&world, &token).await;
 }
 
-/// Whoever writes to the store can spoil what is remembered: nothing is sent then, and an operator's word begins it anew.
+/// Whoever writes to the store can spoil what is remembered: nothing is sent then, and an operator's word
+/// begins it anew.
 #[tokio::test]
 async fn a_record_that_does_not_open_is_begun_anew_by_a_confirmation() {
     let mut world = Plan::default().kept(Kept::Redis).start().await;

@@ -1,5 +1,5 @@
-//! Trouble that is nobody's verdict, at its worst: the app is rejected, an authority throttles, one tenant hangs. Nothing
-//! of it changes a connection, and each costs only whom it concerns.
+//! Failures that are no verdicts, at their worst: the app is rejected, an authority throttles, one tenant
+//! hangs. None of them changes a connection, and each affects only those it concerns.
 
 #![expect(clippy::print_stdout, reason = "the long forms say what they measured")]
 
@@ -28,8 +28,8 @@ async fn statuses(world: &World, names: &[String]) -> Vec<String> {
     statuses
 }
 
-/// The authority rejects the only credential, under load: no connection changes, one connection at a time asks for all, and
-/// everything serves again by itself after the repair; how soon is printed.
+/// The authority rejects the only credential, under load: no connection changes, one connection at a time
+/// asks for all, and everything serves again by itself after the repair; how soon is printed.
 #[tokio::test]
 async fn a_rejected_app_credential_changes_no_connection_and_heals_at_once() {
     let world = Arc::new(Plan::default().kept(Kept::Redis).start().await);
@@ -63,7 +63,8 @@ async fn a_rejected_app_credential_changes_no_connection_and_heals_at_once() {
     for caller in load {
         requests += caller.await.expect("as promised");
     }
-    // The first wave may have been under way already; from then on it is one probe each 2 s, however long this took.
+    // The first wave may have been under way already; from then on it is one probe each 2 s, however long
+    // this took.
     let calls = u64::try_from(world.token_calls("refresh_token")).expect("few");
     let took = begun.elapsed();
     assert!(calls <= 20 + took.as_secs(), "{calls} calls in {took:?}");
@@ -82,9 +83,9 @@ async fn a_rejected_app_credential_changes_no_connection_and_heals_at_once() {
     println!("and all {} served {:.2} s after the repair", names.len(), healed.as_secs_f64());
 }
 
-/// One tenant's authority hangs, with more callers than one tenant may have calls: another tenant's requests go on as
-/// before, their refreshes included. What they took before the hang and during it is printed, and asserted by nobody: the
-/// long form says how a calm machine does.
+/// One tenant's authority hangs, with more callers than one tenant may have calls: another tenant's requests
+/// go on as before, their refreshes included. What they took before the hang and during it is printed, and
+/// asserted by nobody: the long form says how a calm machine does.
 #[tokio::test]
 async fn a_tenant_that_hangs_is_nobody_elses_trouble() {
     let _alone = alone().await;
@@ -93,7 +94,8 @@ async fn a_tenant_that_hangs_is_nobody_elses_trouble() {
     let world = Arc::new(Plan::default().kept(Kept::Redis).token_life(life).sections(limits).start().await);
     let named = |word: &str, many: u32| (0..many).map(|number| format!("{word}-{number}")).collect();
     let (hung, held): (Vec<String>, Vec<String>) = (named("hung", 100), named("held", 8));
-    // Each is asked for again when a quarter of its token's life is over, so that every request needs a refresh.
+    // Each is asked for again when a quarter of its token's life is over, so that every request needs a
+    // refresh.
     let renewed: Vec<String> = named("renewed", 4 * RENEWED_EACH);
     for name in &hung {
         world.connect(name, ALICE).await;
@@ -144,7 +146,8 @@ async fn a_tenant_that_hangs_is_nobody_elses_trouble() {
         refused += one.await.expect("joined");
     }
     println!(
-        "another tenant's requests, {half:?} before a tenant hung and {half:?} while it did ({refused} refused):"
+        "another tenant's requests, {half:?} before a tenant hung and {half:?} while it did ({refused} \
+         refused):"
     );
     println!("  held     before {}\n           during {}", spread(before.held), spread(during.held));
     println!("  renewed  before {}\n           during {}", spread(before.renewed), spread(during.renewed));
@@ -161,7 +164,8 @@ struct Took {
     renewed: Vec<Duration>,
 }
 
-/// Eight callers of the healthy tenant for a while: four ask for what is held, four for what must be refreshed.
+/// Eight callers of the healthy tenant for a while: four ask for what is held, four for what must be
+/// refreshed.
 async fn healthy_load(world: &Arc<World>, held: &[String], renewed: &[String], lasts: Duration) -> Took {
     let begun = Instant::now();
     let each = usize::try_from(RENEWED_EACH).expect("small");
@@ -262,7 +266,8 @@ async fn a_tenant_that_blocks_many_is_one_event() {
     assert_eq!(world.token_calls("refresh_token"), 0);
 }
 
-/// While one connection tries for all of its tenant, who comes waits for what becomes of that, and is not refused before.
+/// While one connection tries for all of its tenant, who comes waits for what becomes of that, and is not
+/// refused before.
 #[tokio::test]
 async fn who_comes_while_one_tries_for_all_learns_of_its_success() {
     let world = Arc::new(Plan::default().start().await);

@@ -1,6 +1,6 @@
-//! What callers and strangers may have the authority asked, and what of it reaches others: claims challenges that say more
-//! than a resource does, forced renewals, forged redirects of an administrator's consent, and a throttle that one caller
-//! provokes. Counted in calls that the authority saw.
+//! Calls to the authority that callers and strangers can cause, and their effect on others: claims challenges
+//! that say more than a resource does, forced renewals, forged redirects of an administrator's consent, and a
+//! throttle that one caller provokes. The calls are counted at the authority.
 
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,8 @@ use crate::attacks_connect::press;
 use crate::http_client::{Answer, Browser, request};
 use crate::world::{ALICE, BOB, Plan, World, text};
 
-/// No token of an app that declares nothing lives for so long at the emulator, and every one lives longer that is for who
-/// declares continuous access evaluation.
+/// No token of an app that declares nothing lives for so long at the emulator, and every one lives longer
+/// that is for who declares continuous access evaluation.
 const LONG: i64 = 3 * 3600;
 
 async fn forced(world: &World, key: &str, name: &str, body: Value) -> Answer {
@@ -60,7 +60,10 @@ async fn a_callers_challenge_declares_no_capability_of_the_app() {
         "id_token": { "xms_cc": { "values": ["cp1"] } },
         "xms_cc": { "values": ["cp1"] },
     });
-    let twice = r#"{"access_token":{"nbf":{"value":"1"}},"access_token":{"xms_cc":{"values":["cp1"]},"nbf":{"value":"1"}}}"#;
+    let twice = concat!(
+        r#"{"access_token":{"nbf":{"value":"1"}},"#,
+        r#""access_token":{"xms_cc":{"values":["cp1"]},"nbf":{"value":"1"}}}"#
+    );
     world.entra.clear_ledger();
     for (claims, passed_on) in [
         (cp1.clone(), false),
@@ -93,8 +96,8 @@ async fn a_callers_challenge_declares_no_capability_of_the_app() {
     }
 }
 
-/// A step-up's token is for who brings that challenge and for the caller that got it; the others keep what a plain refresh
-/// brought. The refresh token that came with it counts for everybody.
+/// A step-up's token is for who brings that challenge and for the caller that got it; the others keep what a
+/// plain refresh brought. The refresh token that came with it counts for everybody.
 #[tokio::test]
 async fn a_token_under_a_callers_claims_is_nobody_elses() {
     let world = Plan::default().mode(Mode::Strict).start().await;
@@ -107,7 +110,8 @@ async fn a_token_under_a_callers_claims_is_nobody_elses() {
     assert_eq!(token(&plain(&world, &world.reader_key, "team-b/alice").await), before);
     assert_eq!(token(&plain(&world, &world.key, "team-b/alice").await), stepped_up, "its caller has it");
     // Whoever brings the same challenge gets that token, however it is spelt.
-    let spelt = json!({ "claims": STANDARD.encode("{ \"access_token\": {\"acrs\":{\"value\":\"c1\",\"essential\":true}} }") });
+    let spelt = json!({ "claims": STANDARD.encode("{ \"access_token\": \
+        {\"acrs\":{\"value\":\"c1\",\"essential\":true}} }") });
     assert_eq!(token(&forced(&world, &world.reader_key, "team-b/alice", spelt).await), stepped_up);
     assert_eq!(token(&forced(&world, &world.key, "team-b/alice", sent).await), stepped_up);
     assert_eq!(world.token_calls("refresh_token"), 1);
@@ -129,7 +133,8 @@ async fn a_token_under_a_callers_claims_is_nobody_elses() {
     assert_eq!(world.show("team-b/alice").await["status"], "active");
 }
 
-/// One caller forces renewals for as long as it is let; another's report of the token that it holds is answered by a new one.
+/// One caller forces renewals for as long as it is let; another's report of the token that it holds is
+/// answered by a new one.
 #[tokio::test]
 async fn one_caller_cannot_use_up_anothers_report() {
     let world = Plan::default().start().await;
@@ -167,7 +172,8 @@ async fn one_caller_cannot_use_up_anothers_report() {
     assert_eq!(world.token_calls("refresh_token"), calls + 1);
 }
 
-/// The calls that somebody forces over many connections come out of one budget, and not out of anybody else's.
+/// The calls that somebody forces over many connections come out of one budget, and not out of anybody
+/// else's.
 #[tokio::test]
 async fn forced_renewals_of_many_connections_are_paced_and_leave_others_alone() {
     let mut plan = Plan::default();
@@ -207,8 +213,8 @@ async fn forced_renewals_of_many_connections_are_paced_and_leave_others_alone() 
     assert!(metrics.lines().any(|line| line.starts_with(refusals) && !line.ends_with(" 0")), "{metrics}");
 }
 
-/// Who asks for more life than a token has forces a renewal too: of many connections at once some are renewed, and every answer
-/// is a token that lives.
+/// Who asks for more life than a token has forces a renewal too: of many connections at once some are
+/// renewed, and every answer is a token that lives.
 #[tokio::test]
 async fn more_life_for_many_connections_is_paced_and_everybody_has_a_token() {
     let mut plan = Plan::default();
@@ -335,8 +341,8 @@ async fn failures_of_a_callers_challenges_are_no_outage_of_a_tenant() {
     world.access_token("carol").await;
 }
 
-/// What a caller provokes with one mailbox is that mailbox's, with a challenge and without; what a plain refresh is told is
-/// its tenant's, for a minute at first.
+/// What a caller provokes with one mailbox is that mailbox's, with a challenge and without; what a plain
+/// refresh is told is its tenant's, for a minute at first.
 #[tokio::test]
 async fn a_throttle_that_a_caller_provokes_holds_no_tenant() {
     const CAROL: &str = "carol@contoso.example";
@@ -362,7 +368,8 @@ async fn a_throttle_that_a_caller_provokes_holds_no_tenant() {
         assert_eq!(world.access_token("alice").await, held);
         world.outlive_tokens();
         world.access_token("carol").await;
-        // Alice's own plain refresh is told the same: others of her tenant wait for a minute and a bit, and no longer.
+        // Alice's own plain refresh is told the same: others of her tenant wait for a minute and a bit, and
+        // no longer.
         world.outlive_tokens();
         assert_eq!(world.token("alice").await.status, 503);
         assert_eq!(world.token_calls("refresh_token"), 3);
@@ -427,7 +434,8 @@ async fn sign_ins_without_end_leave_the_renewals_of_others_their_part() {
     assert!(count("put_off") == 0.0 || count("begun") >= 200.0, "who signs in does not wait: {metrics}");
 }
 
-/// Who has no token is given one although its challenge may not be passed on; who has one has the limit, with whatever challenge.
+/// Who has no token is given one although its challenge may not be passed on; who has one has the limit, with
+/// whatever challenge.
 #[tokio::test]
 async fn a_challenge_of_a_caller_without_a_token_is_no_429() {
     let world = Plan::default().start().await;

@@ -1,4 +1,5 @@
-//! A daemon (the real binary, in a process of its own), an authority and a store, made for one test and gone after it.
+//! A daemon (the real binary in a process of its own), an authority and a store, made for one test and
+//! removed after it.
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
@@ -26,7 +27,7 @@ pub(crate) use crate::redis_server::free_port;
 use crate::redis_server::{RedisCluster, RedisServer};
 
 pub(crate) const CLIENT_ID: &str = "11111111-2222-3333-4444-555555555555";
-/// A canary: it must never be seen anywhere but at the authority.
+/// A canary: only the authority may ever see it.
 pub(crate) const CLIENT_SECRET: &str = "canary-client-secret-7Qf~9xLm2";
 pub(crate) const ALICE: &str = "alice@contoso.example";
 pub(crate) const BOB: &str = "bob@fabrikam.example";
@@ -36,24 +37,24 @@ pub(crate) const SYNC: &str = "mail-sync";
 /// A caller that may only read mail of `team-b/*`.
 pub(crate) const READER: &str = "mail-reader";
 
-/// After so long a test has failed that waits for something. Nothing is proven by it: it ends a test that would hang, and a
-/// machine that does much else beside must not reach it.
+/// Time after which a test that waits for something has failed. It proves nothing, and only ends a test that
+/// would hang; a busy machine must not reach it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// The longest life that the emulator gives an access token by itself.
 const LONGEST_TOKEN_SECONDS: u64 = 5400;
-/// How long in between when something is looked at again and again.
+/// Time between two checks of a condition.
 const LOOK: Duration = Duration::from_millis(10);
-/// The file of the clock that a world's daemons go by, in the folder of each.
+/// The clock file that a world's daemons follow, in the folder of each.
 const CLOCK: &str = "clock";
 
-/// For tests that load the machine with hundreds of callers or many processes: one of them runs at a time. Hold what this gives
-/// to the end.
+/// Lets one test at a time run that loads the machine with hundreds of callers or many processes. Keep the
+/// returned guard to the end.
 pub(crate) async fn alone() -> tokio::sync::MutexGuard<'static, ()> {
     static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     ONE.lock().await
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 pub(crate) async fn until(daemon: &Process, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !is_so().await {
@@ -62,7 +63,7 @@ pub(crate) async fn until(daemon: &Process, what: &str, mut is_so: impl AsyncFnM
     }
 }
 
-/// Where connections live.
+/// The store for connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kept {
     Embedded,
@@ -249,8 +250,9 @@ impl World {
         World { entra, redis, cluster, daemon, folder, public_port, key, reader_key, ahead }
     }
 
-    /// Lets time pass, for the emulator and for every daemon of this world, those too that start later. Redis' own clock stays,
-    /// and whoever sleeps sleeps on: what looks every second notices within a second.
+    /// Lets time pass for the emulator and for every daemon of this world, including those that start later.
+    /// Redis' own clock stays, and sleeps are not shortened: a check made every second sees the new time
+    /// within a second.
     pub(crate) fn pass(&self, time: Duration) {
         let mut ahead = self.ahead.lock();
         *ahead += time;
@@ -258,23 +260,24 @@ impl World {
         moved::write(&self.folder.path().join(CLOCK), *ahead).expect("the folder is there");
     }
 
-    /// Lets time pass for Redis: what it keeps for a while only is so much nearer to its end, or gone. Nothing without Redis.
+    /// Lets time pass for Redis: keys with an expiry come nearer to it, or are gone. Without Redis it does
+    /// nothing.
     pub(crate) fn pass_in_redis(&self, time: Duration) {
-        const NEARER: &str = "for _, key in ipairs(redis.call('KEYS', '*')) do \
-                              local left = redis.call('PTTL', key) \
-                              if left >= 0 then redis.call('PEXPIRE', key, left - ARGV[1]) end end return 'OK'";
+        const NEARER: &str = "for _, key in ipairs(redis.call('KEYS', '*')) do local left = \
+            redis.call('PTTL', key) if left >= 0 then redis.call('PEXPIRE', key, left - ARGV[1]) end end \
+            return 'OK'";
         if let Some(redis) = &self.redis {
             assert_eq!(redis.cli(&["EVAL", NEARER, "0", &time.as_millis().to_string()]), "OK");
         }
     }
 
-    /// Lets so much time pass that every access token that has been issued is over.
+    /// Lets enough time pass for every issued access token to expire.
     pub(crate) fn outlive_tokens(&self) {
         let life = self.entra.settings().token_lifetime_seconds.unwrap_or(LONGEST_TOKEN_SECONDS);
         self.pass(Duration::from_secs(life));
     }
 
-    /// Waits until something is so.
+    /// Waits until a condition holds.
     pub(crate) async fn until(&self, what: &str, is_so: impl AsyncFnMut() -> bool) {
         until(&self.daemon, what, is_so).await;
     }
@@ -284,7 +287,7 @@ impl World {
         self.until("a token is served", async || self.token(connection).await.status == 200).await;
     }
 
-    /// Waits until so many calls with a grant type have come to the token endpoint since the ledger was cleared.
+    /// Waits until the token endpoint had this many calls with a grant type since the ledger was cleared.
     pub(crate) async fn until_called(&self, grant_type: &str, times: usize) {
         self.until(&format!("{times} calls for {grant_type}"), async || {
             self.token_calls(grant_type) >= times
@@ -292,7 +295,7 @@ impl World {
         .await;
     }
 
-    /// The same, looking after connections as well.
+    /// Starts a replica that also sweeps.
     pub(crate) async fn sweeping_replica(&self, name: &str) -> Process {
         self.prepare_replica(name);
         std::fs::write(self.folder.path().join(name).join("sweep"), "").expect("write");
@@ -305,7 +308,7 @@ impl World {
         Process::start(&self.folder.path().join(name)).await
     }
 
-    /// The same with a clock of its own, which is ahead of the others'.
+    /// Starts a replica whose clock is ahead of the others'.
     pub(crate) async fn replica_ahead(&self, name: &str, by: Duration) -> Process {
         self.prepare_replica(name);
         let folder = self.folder.path().join(name);
@@ -349,13 +352,13 @@ impl World {
             .unwrap_or_else(|error| panic!("{connection}: {error}\n{}", daemon.log()))
     }
 
-    /// Ends the daemon as the kernel would, and starts it again on the same store.
+    /// Kills the daemon with SIGKILL, and starts it again on the same store.
     pub(crate) async fn kill_and_restart(&mut self) {
         self.daemon.kill();
         self.daemon = Process::start(self.folder.path()).await;
     }
 
-    /// Stops the daemon with SIGTERM, and starts it again; the log of the one that stopped.
+    /// Stops the daemon with SIGTERM, and starts it again. Returns the log of the stopped one.
     pub(crate) async fn stop_and_restart(&mut self) -> String {
         assert_eq!(self.daemon.terminate(), Some(0), "{}", self.daemon.log());
         let log = self.daemon.log();
@@ -390,14 +393,14 @@ impl World {
         answer.json()
     }
 
-    /// Where a session stands.
+    /// Returns a session's state.
     pub(crate) async fn session(&self, id: &str) -> Value {
         let answer = self.api(Method::GET, &format!("/v1/connect-sessions/{id}"), Value::Null).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
         answer.json()
     }
 
-    /// Opens a connect URL, presses the button, signs in and comes back: the last URL and page.
+    /// Opens a connect URL, presses the button, signs in and comes back. Returns the last URL and page.
     pub(crate) async fn sign_in(&self, browser: &mut Browser, connect_url: &str) -> (String, Answer) {
         let page = browser.get(connect_url).await.expect("the invitation");
         assert_eq!(page.status, 200, "{}", page.text());
@@ -421,7 +424,7 @@ impl World {
         (url, answer)
     }
 
-    /// Connects an account from nothing and confirms it.
+    /// Connects an account and confirms it.
     pub(crate) async fn connect(&self, connection: &str, user: &str) {
         self.entra.sign_in_as(user);
         let session = self
@@ -503,7 +506,7 @@ impl Process {
 
     /// Starts the binary and waits until it listens.
     pub(crate) async fn launch(folder: &Path) -> Process {
-        // Most tests count calls to the authority: what is refreshed before anybody asks is for those that say so.
+        // Most tests count calls to the authority, so they run without the sweep.
         let sweep_rate = match std::fs::read_to_string(folder.join("sweep")).as_deref() {
             Ok("") => "400".to_owned(),
             Ok(rate) => rate.to_owned(),
@@ -511,7 +514,7 @@ impl Process {
         };
         // A folder of this name is what systemd loaded.
         let of_systemd = Some(folder.join("systemd")).filter(|folder| folder.exists());
-        // What this machine says of proxies is not for a daemon whose authority is on it; what the test says is.
+        // The machine's proxy settings do not apply to an authority on it; the test's own do.
         let environment = std::fs::read_to_string(folder.join("environment")).unwrap_or_default();
         let mut command = Command::new(env!("CARGO_BIN_EXE_tokenward"));
         for name in ["HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"] {
