@@ -14,7 +14,8 @@ use tokenward::system::{SystemClock, SystemRandom};
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    // The one place where the environment is read. What is not UTF-8 shows up as a wrong value rather than not at all.
+    // The only place that reads the environment. A value that is not UTF-8 becomes a wrong value, not a missing
+    // one.
     let env: BTreeMap<String, String> = std::env::vars_os()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
         .collect();

@@ -289,7 +289,8 @@ async fn a_verdict_on_a_challenge_or_another_resource_is_not_the_connections() {
     refuse(53003);
     let path = "/v1/apps/outlook/connections/one/token";
     let claims = json!({
-        "claims": { "access_token": { "acrs": { "value": "c9" } } }, "resource": "https://graph.microsoft.com",
+        "claims": { "access_token": { "acrs": { "value": "c9" } } },
+        "resource": "https://graph.microsoft.com",
     });
     let refused = world.api(Method::POST, path, claims).await;
     assert_eq!((refused.status.as_u16(), text(&refused.json(), "code")), (409, "connection_blocked"));

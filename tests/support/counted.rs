@@ -1,8 +1,9 @@
-//! Work, counted: how many instructions a piece of a test takes, by valgrind. The same code on the same input takes the same
-//! number however busy the machine is, so these numbers may be held against each other where times may not.
+//! Counted work: the number of instructions that a piece of a test takes, from valgrind. The same code on the
+//! same input takes the same number however busy the machine is, so these numbers can be compared where times
+//! cannot.
 //!
-//! The test that asks ([`hold`]) runs one more test of its own binary under valgrind; that one does its pieces within
-//! [`count`], one after the other.
+//! The test that asks ([`hold`]) runs another test of its own binary under valgrind, which runs its pieces
+//! within [`count`], one after the other.
 
 #![allow(unreachable_pub, missing_docs, reason = "shared by tests")]
 
@@ -11,11 +12,11 @@ use std::hint::black_box;
 use std::path::Path;
 use std::process::Command;
 
-/// So many times the work for plain text of the same size may the worst take. It is more than once because an escape or a
-/// member is more to do than a letter; what is quadratic takes hundreds of times as much.
+/// Most times the work for plain text of the same size. It is more than one because an escape or a member is
+/// more work than a letter; quadratic work is hundreds of times as much.
 const MOST: u64 = 12;
 
-/// One piece: those of one group are held against the first of it, which is plain.
+/// One piece. The first of a group is plain, and the others are compared with it.
 pub struct Case {
     pub group: String,
     pub what: &'static str,
@@ -23,27 +24,27 @@ pub struct Case {
     pub size: usize,
 }
 
-/// Counts what runs on this thread within. Not under valgrind it only runs it.
+/// Counts what runs on this thread inside. Without valgrind it only runs it.
 pub fn count(mut piece: impl FnMut()) {
     counted_by_valgrind(&mut piece);
     written_by_valgrind();
 }
 
-/// Valgrind knows this function by its name: it counts from its call to its end.
+/// Valgrind recognizes this function by its name, and counts from its call to its end.
 #[inline(never)]
 fn counted_by_valgrind(piece: &mut dyn FnMut()) {
     piece();
     black_box(());
 }
 
-/// And this one: when it is called what was counted is written down, and it counts from 0 again.
+/// Valgrind recognizes this function too: at its call the count is written, and starts again from 0.
 #[inline(never)]
 fn written_by_valgrind() {
     black_box(());
 }
 
-/// Runs `test`, a test of this binary that is ignored otherwise, has each [`count`] in it counted, and holds the numbers
-/// against those for plain text. Gives the worst of each group, in words.
+/// Runs `test`, an otherwise ignored test of this binary, counts each [`count`] in it, and compares the
+/// numbers with those for plain text. Returns a description of the worst of each group.
 pub fn hold(test: &str, cases: &[Case]) -> Vec<String> {
     let folder = tempfile::tempdir().expect("a folder");
     let counted = instructions(test, folder.path());

@@ -1,5 +1,5 @@
-//! Texts that are made to be slow to read, by grammar: each list begins with plain text of the same size, which the others
-//! are held against.
+//! Texts that are slow to parse, by grammar. Each list begins with plain text of the same size, for
+//! comparison.
 
 #![allow(
     unreachable_pub,
@@ -8,10 +8,10 @@
     reason = "shared by tests, each of which uses a part of it"
 )]
 
-/// Each with what it is.
+/// Texts with their descriptions.
 pub type Texts = Vec<(&'static str, String)>;
 
-/// Pieces one after the other, as many as find room in `size` bytes.
+/// Returns as many pieces as fit into `size` bytes.
 pub fn fill(size: usize, mut piece: impl FnMut(usize) -> String) -> String {
     let mut text = String::with_capacity(size);
     for at in 0.. {
@@ -24,12 +24,12 @@ pub fn fill(size: usize, mut piece: impl FnMut(usize) -> String) -> String {
     text
 }
 
-/// The same piece again and again.
+/// Returns a repeated piece.
 pub fn again(size: usize, piece: &str) -> String {
     piece.repeat(size / piece.len())
 }
 
-/// A short name that no other number has.
+/// Returns a short name for a number.
 pub fn name(at: usize) -> String {
     const DIGITS: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
     let (mut at, mut name) = (at, String::new());
@@ -66,7 +66,7 @@ pub fn parameters(size: usize) -> Texts {
     ]
 }
 
-/// A query of all the parameters that somebody reads.
+/// Returns a query with all known parameters.
 pub fn known_parameters(size: usize) -> Texts {
     const KNOWN: [&str; 8] =
         ["scope", "resource", "min_ttl", "connect", "status", "tenant", "cursor", "wait"];
@@ -75,7 +75,7 @@ pub fn known_parameters(size: usize) -> Texts {
     vec![("plain", each(again(room, "a"))), ("words", each(fill(room, |at| format!("{}+", name(at)))))]
 }
 
-/// A JSON object with a member of this name that is read; `plain` is what may stand there, quotes and all.
+/// Returns a JSON object with a known member of this name; `plain` is an allowed value, including quotes.
 pub fn json(size: usize, member: &str, plain: (&str, &str)) -> Texts {
     let within = |open: &str, inner: String, close: &str| format!("{{\"{member}\":{open}{inner}{close}}}");
     let room = size - member.len() - 16;

@@ -1,5 +1,5 @@
-//! A small HTTP client that behaves as a browser or a service would and follows nothing by itself: for the quickstart
-//! and the tests.
+//! A small HTTP client that behaves like a browser or a service and follows no redirect by itself, for the
+//! quickstart and the tests.
 
 #![allow(
     unreachable_pub,
@@ -18,7 +18,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// An answer, read whole.
+/// A completely read answer.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: StatusCode,
@@ -73,7 +73,7 @@ pub async fn request_unix(
     exchange(stream, method, &path.parse()?, "localhost", headers, body.into()).await
 }
 
-/// Sends one request over a stream that is there already.
+/// Sends one request over an existing stream.
 pub async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     method: Method,
@@ -96,7 +96,7 @@ pub async fn exchange(
     Ok(Answer { status: parts.status, headers: parts.headers, body })
 }
 
-/// A browser: keeps cookies by host and port, follows redirects one by one when told to.
+/// A browser: it keeps cookies by host and port, and follows redirects one by one on demand.
 #[derive(Default, Clone)]
 pub struct Browser {
     cookies: BTreeMap<String, BTreeMap<String, String>>,
@@ -107,7 +107,7 @@ impl Browser {
         self.send(Method::GET, url, Bytes::new(), &[]).await
     }
 
-    /// The `Cookie` header it sends to the site of a URL.
+    /// Returns the `Cookie` header that it sends to the site of a URL.
     pub fn cookie(&self, url: &str) -> String {
         let site = url.split('/').nth(2).unwrap_or_default();
         let jar = self.cookies.get(site).into_iter().flatten();
@@ -120,7 +120,7 @@ impl Browser {
         self.send(Method::POST, url, Bytes::from(form.to_owned()), &headers).await
     }
 
-    /// Follows redirects from `url` until a page comes or `stop` says that a URL is where to end.
+    /// Follows redirects from `url` until a page comes or `stop` accepts a URL.
     pub async fn follow(
         &mut self,
         url: &str,

@@ -1,7 +1,7 @@
-//! Mistakes that a configuration can have, one row each: what is written, and what must be said of it. `check`, `serve` and the
-//! reading of the configuration are all held against this one table.
+//! Mistakes in a configuration, one in each row: the text, and the expected message. `check`, `serve` and the
+//! reading of the configuration are all tested with this one table.
 
-/// A file beside the configuration, or a folder, whose name ends with a slash.
+/// A file beside the configuration, or a folder if its name ends with a slash.
 pub struct Beside {
     pub name: &'static str,
     pub content: Vec<u8>,
@@ -12,18 +12,19 @@ pub struct Beside {
 pub struct Row {
     pub config: String,
     pub files: Vec<Beside>,
-    /// Part of the line that is printed, without the configuration's path: `3:12: apps.a.client_id: is …`.
+    /// Part of the printed line, without the configuration's path: `3:12: apps.a.client_id: is …`.
     pub says: &'static str,
 }
 
 impl Row {
-    /// Whether the words of the configuration show the mistake, without any file beside it and before anything is built from them.
+    /// Returns true if the configuration's text shows the mistake, without any file beside it and before
+    /// anything is built from it.
     pub fn is_of_words(&self) -> bool {
         !self.config.starts_with(READABLE)
     }
 }
 
-/// The beginning of a configuration whose words can all be read: the mistake is in what they mean or lead to.
+/// The beginning of a readable configuration: the mistake is in its meaning or its files.
 const READABLE: &str = "sealing.keyring = \"ring\"\n";
 
 const APP: &str = r#"
@@ -75,7 +76,7 @@ pub fn rows() -> Vec<Row> {
     rows
 }
 
-/// A row whose words can be read, with files of every kind of mistake beside it.
+/// Makes a row with a readable configuration, and files with every kind of mistake.
 fn readable(config: &str, says: &'static str) -> Row {
     let beside = |name, content: &[u8], mode| Beside { name, content: content.to_vec(), mode };
     let files = vec![
@@ -101,7 +102,7 @@ fn readable(config: &str, says: &'static str) -> Row {
     Row { config: format!("{READABLE}{config}"), files, says }
 }
 
-/// An app and one more line in its table.
+/// Makes an app with one more line in its table.
 macro_rules! app_with {
     ($line:literal) => {
         concat!(
@@ -136,7 +137,8 @@ const REPLACED: &[(&str, &str, &str)] = &[
     (
         "common/v2.0\"",
         "consumers/v2.0\"\ntenants = [\"*\"]",
-        "5:11: apps.outlook.tenants: the authority `consumers` has personal accounts only: `tenants` must hold \"personal\"",
+        "5:11: apps.outlook.tenants: the authority `consumers` has personal accounts only: `tenants` must \
+         hold \"personal\"",
     ),
 ];
 
@@ -167,7 +169,8 @@ const KINDS: Table = &[
 
 const SECRETS: Table = &[
     (
-        "[apps.a]\nclient_id = \"x\"\nauthority = \"https://x.example\"\nscopes = [\"openid\"]\nclient_secret = \"hunter2\"",
+        "[apps.a]\nclient_id = \"x\"\nauthority = \"https://x.example\"\nscopes = \
+         [\"openid\"]\nclient_secret = \"hunter2\"",
         "`credentials` or `credentials_dir`",
     ),
     ("[store]\nkind = \"redis\"\nurl = \"rediss://r\"\npassword = \"hunter2\"", "`password_file`"),
@@ -344,11 +347,13 @@ const WAYS: Table = &[
     ("{ unix_user = \"a b\" }", "is not a user's name"),
 ];
 
-/// URLs that look like an Entra authority's, and what was meant.
+/// URLs that resemble an Entra authority's, and the intended ones.
 const ENTRA_AUTHORITIES: Table = &[
     (
         "https://login.microsoftonline.com/common",
-        "5:13: apps.outlook.authority: an Entra authority ends in /common/v2.0, /organizations/v2.0, /consumers/v2.0 or /{tenant}/v2.0, where {tenant} is the tenant's id or one of its domains, such as contoso.onmicrosoft.com (did you mean `https://login.microsoftonline.com/common/v2.0`?)",
+        "5:13: apps.outlook.authority: an Entra authority ends in /common/v2.0, /organizations/v2.0, \
+         /consumers/v2.0 or /{tenant}/v2.0, where {tenant} is the tenant's id or one of its domains, such \
+         as contoso.onmicrosoft.com (did you mean `https://login.microsoftonline.com/common/v2.0`?)",
     ),
     (
         "https://login.microsoftonline.com/contoso.com",
@@ -360,7 +365,8 @@ const ENTRA_AUTHORITIES: Table = &[
     ),
     (
         "https://login.microsoftonline.com/common/v2.0/.well-known/openid-configuration",
-        "5:13: apps.outlook.authority: is the URL of the authority's discovery document; the authority's own is what stands before it (did you mean `https://login.microsoftonline.com/common/v2.0`?)",
+        "5:13: apps.outlook.authority: is the URL of the authority's discovery document; the authority's \
+         own is what stands before it (did you mean `https://login.microsoftonline.com/common/v2.0`?)",
     ),
     (
         "https://login.microsoftonline.com/organizations/oauth2/v2.0/token",
@@ -382,14 +388,15 @@ const ENTRA_AUTHORITIES: Table = &[
     ),
 ];
 
-/// What the words mean or lead to.
+/// Mistakes in the meaning or in the named files.
 const MEANT: Table = &[
-    // What others can change.
+    // Files that others can change.
     (app_with!("credentials_dir = \"loose\""), "6:19: apps.a.credentials_dir: the folder"),
     (app_with!("credentials_dir = \"sticky\""), "; fix: put the files into a folder of their own"),
     (
         app_with!(
-            "credentials = [{ id = \"a\", kind = \"secret\", file = \"loose/a@2099-01-01.secret\", expires = 2099-01-01 }]"
+            "credentials = [{ id = \"a\", kind = \"secret\", file = \"loose/a@2099-01-01.secret\", expires \
+             = 2099-01-01 }]"
         ),
         "has mode 0777, so that everyone can change which files are in it; fix: chmod go-w ",
     ),

@@ -1,4 +1,4 @@
-//! What a daemon needs on disk, for the quickstart and the benches: keyring, caller key, client secret, configuration.
+//! A daemon's files for the quickstart and the benches: keyring, caller key, client secret, configuration.
 
 #![allow(unreachable_pub, missing_docs, reason = "shared by the quickstart and the benches")]
 

@@ -1,4 +1,5 @@
-//! Rules that can be switched off, one at a time: the model is worth what it finds when one is missing.
+//! Rules that can be switched off, one at a time: the model is worth only what it finds when a rule is
+//! missing.
 
 /// A protocol without one of its rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,4 +1,4 @@
-//! The configurations that are checked, and for each broken rule the one in which it shows.
+//! The checked configurations and, for each broken rule, one that shows it.
 
 use stateright::{Checker, HasDiscoveries, Model, Path};
 
@@ -14,10 +14,10 @@ use Authority::{Entra, Rotating, Strict};
 const MODES: [Authority; 3] = [Entra, Strict, Rotating];
 const NO_FAULT: Budget = Setup::calm("", Entra).budget;
 
-/// The shortest run of a configuration that breaks a property, if any does.
+/// Returns the shortest run of a configuration that violates a property, if any does.
 pub fn shortest(setup: Setup, property: &'static str) -> Option<Run> {
-    // The checker stops at the end of a block of states, and then names the last that it has found; one depth at a time,
-    // that is also the first.
+    // The checker stops at the end of a block of states, and then names the last that it has found; one depth
+    // at a time, that is also the first.
     (2..MOST_STEPS).find_map(|depth| {
         let checker = RefreshModel { setup }.checker().target_max_depth(depth);
         let checker = checker.finish_when(HasDiscoveries::AnyOf([property].into())).spawn_bfs().join();
@@ -25,13 +25,13 @@ pub fn shortest(setup: Setup, property: &'static str) -> Option<Run> {
     })
 }
 
-/// What was so, and what happened then.
+/// States and the actions after them.
 pub type Run = Vec<(World, Option<Action>)>;
 
-/// Longer runs are not looked for: every broken rule shows sooner.
+/// Longest run that is searched: every broken rule shows sooner.
 const MOST_STEPS: usize = 26;
 
-/// A broken rule, where it shows, and as what.
+/// A broken rule, its configuration, and the violated property.
 #[derive(Debug, Clone, Copy)]
 pub struct Seeded {
     /// The rule.

@@ -1,7 +1,8 @@
-//! Checks the refresh protocol and says how much there was to check.
+//! Checks the refresh protocol and reports the number of states.
 //!
 //! `cargo run --release -p refresh-model` checks the small configurations, `-- full` the large ones too and
-//! `-- full NAME` one of them; `-- bugs` says for each broken rule how soon it shows, and `-- bugs NoFence` how.
+//! `-- full NAME` one of them; `-- bugs` shows for each broken rule how soon it is found, and `-- bugs
+//! NoFence` how.
 
 #![expect(clippy::print_stdout, reason = "a command that reports; there is nothing else it could do")]
 #![expect(clippy::disallowed_methods, reason = "the time it took is all the clock is for")]

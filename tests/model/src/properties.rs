@@ -1,4 +1,4 @@
-//! What must hold. The names are those of the project's invariants.
+//! The checked properties. Their names are those of the project's invariants.
 
 use stateright::Property;
 
@@ -7,7 +7,7 @@ use crate::protocol::{self, slots};
 use crate::setup::{Authority, Budget, Setup};
 use crate::world::{Answer, Phase, World, Write};
 
-/// Bits of [`World::wrong`]: what a single step shows, and no state after it.
+/// Bits of [`World::wrong`]: violations that only a step shows, and no state after it.
 pub mod wrong {
     /// A call was based on less than its replica has held.
     pub const I3: u16 = 1;
@@ -15,13 +15,13 @@ pub mod wrong {
     pub const I4: u16 = 2;
     /// A record was replaced that was not the expected one, or under another's lease.
     pub const I5: u16 = 4;
-    /// An answer was dropped that nothing replaced, or a used refresh token sent by somebody who suspected nothing.
+    /// An answer was dropped that nothing replaced, or a used refresh token was sent without suspicion.
     pub const I6: u16 = 8;
     /// A connection was declared dead without a verdict on its current grant.
     pub const I9: u16 = 16;
     /// A sign-in was undone by an older delete.
     pub const RECONNECT: u16 = 32;
-    /// A settled outcome was taken for one in doubt.
+    /// A settled outcome was taken for an unsettled one.
     pub const DOUBT: u16 = 64;
 }
 
@@ -29,25 +29,26 @@ pub mod wrong {
 pub const I1: &str = "I1 isolation";
 /// What a replica serves and builds on never falls.
 pub const I3: &str = "I3 monotone generation";
-/// Of the calls for one grant under way at a time, at most one has a lease that did not run out and was not lost.
+/// Of concurrent calls for one grant, at most one has a lease that neither ran out nor was lost.
 pub const I4: &str = "I4 single flight";
 /// A commit replaces what it expects, and nothing under another's lease.
 pub const I5: &str = "I5 fenced commit";
-/// Where reuse is not safe, the newest refresh token is never lost without a mark, and never lost once durable.
+/// If reuse is not safe, the newest refresh token is never lost without an intent, and never once it is
+/// durable.
 pub const I6: &str = "I6 no lost rotation";
-/// What was deleted is not stored again, and not served by a replica that has looked since.
+/// A deleted connection is not stored again, and not served by a replica that has read the store since.
 pub const I7: &str = "I7 no resurrection";
 /// No dead token is served.
 pub const I8: &str = "I8 freshness";
 /// Only a verdict on the current grant changes the status.
 pub const I9: &str = "I9 no false death";
-/// Once faults stop, each replica comes to a token, or to a reason that is true; a healthy grant always to a token.
+/// Once faults stop, each replica reaches a token or a true reason; with a healthy grant always a token.
 pub const I18: &str = "I18 liveness";
-/// A sign-in is not undone by a delete from before it.
+/// A delete does not undo a later sign-in.
 pub const RECONNECT: &str = "a sign-in stands";
-/// An outcome is in doubt only as long as the refresh token that it was about is the newest stored.
+/// An outcome stays unsettled only while its refresh token is the newest stored.
 pub const DOUBT: &str = "doubt ends with its cause";
-/// Refreshes do succeed: what never happens cannot go wrong either.
+/// Refreshes do succeed: something that never happens cannot go wrong.
 pub const REFRESHES: &str = "a refresh succeeds";
 
 /// All of them.
@@ -139,7 +140,8 @@ fn nothing_lost(world: &World, setup: &Setup) -> bool {
     })
 }
 
-/// Whether some process, journal, or the store has a family's newest refresh token, or it is on its way to one.
+/// Returns true if a process, a journal or the store has a family's newest refresh token, or if it is on its
+/// way to one.
 fn newest_is_known(world: &World, setup: &Setup, index: usize) -> bool {
     let family = &world.families[index];
     let is_it = |token: crate::world::RefreshToken| {
@@ -156,7 +158,9 @@ fn newest_is_known(world: &World, setup: &Setup, index: usize) -> bool {
         })
         || world.late_writes.iter().any(
             // Its sender died: it may still arrive. If it does not, the intent tells.
-            |(_, write)| matches!(write, Write::Commit(commit) if is_it(commit.record.token) && commit.used.is_none()),
+            |(_, write)| {
+                matches!(write, Write::Commit(commit) if is_it(commit.record.token) && commit.used.is_none())
+            },
         )
         // A sign-in whose process died before it was stored: the user is still at the browser, and told so.
         || (index >= usize::from(setup.connections) && family.newest == 0 && family.durable == 0)
@@ -175,7 +179,7 @@ fn no_resurrection(world: &World, setup: &Setup) -> bool {
     !stored && !served
 }
 
-/// Lets all that is under way end well and all access tokens die; then this replica is asked for one.
+/// Ends everything in transit well and lets all access tokens expire; then asks this replica for a token.
 fn comes_right(world: &World, setup: &Setup, r: u8, c: u8) -> bool {
     let mut world = world.clone();
     world.left = Budget::default();

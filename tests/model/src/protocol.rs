@@ -1,4 +1,4 @@
-//! What a replica does, one atomic step at a time, and what may happen to it.
+//! The steps of a replica, one atomic step at a time, and the events around it.
 
 use crate::bugs::Bug;
 use crate::properties::wrong;
@@ -11,7 +11,8 @@ use crate::world::{
 /// Something that happens. Replicas and connections go by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// A replica begins a flight: somebody asks, a message or the poll wakes it, or it has something to offer.
+    /// A replica begins a flight: somebody asks, a message or the poll wakes it, or it has something to
+    /// offer.
     Start(u8, u8),
     /// A flight takes its next step, and all goes well.
     Step(u8, u8),
@@ -21,7 +22,7 @@ pub enum Action {
     CallTimeout(u8, u8),
     /// The authority puts the call off.
     Refuse(u8, u8),
-    /// A replica asks the store whether what it holds is still so: every second, or told by a message.
+    /// A replica asks the store whether its cached record is current: every second, or after a message.
     Check(u8, u8),
     /// A message comes that a deaf waiter waits for.
     Wake(u8, u8),
@@ -55,7 +56,7 @@ pub enum Action {
     LateCall(u8),
 }
 
-/// All that can happen now.
+/// Lists all possible actions.
 pub fn actions(world: &World, setup: &Setup, actions: &mut Vec<Action>) {
     let left = &world.left;
     for (r, c) in slots(setup) {
@@ -142,7 +143,7 @@ pub fn actions(world: &World, setup: &Setup, actions: &mut Vec<Action>) {
     actions.extend((0..world.late_calls.len()).map(|index| Action::LateCall(as_u8(index))));
 }
 
-/// Lets something happen.
+/// Applies an action.
 pub fn happen(world: &mut World, setup: &Setup, action: Action) {
     match action {
         Action::Start(r, c) => start(world, setup, r, c),
@@ -249,7 +250,7 @@ pub fn holder(world: &World, setup: &Setup, c: u8) -> Option<(u8, u8)> {
     slots(setup).find(|&(r, of)| of == c && world.slot(r, c).lease() == Some(lease.nonce))
 }
 
-/// What a replica would hand out if it were asked now.
+/// Returns what a replica would hand out now.
 pub fn served(world: &World, setup: &Setup, r: u8, c: u8) -> Option<Record> {
     let lives = |record: &Record| world.lives(record) || setup.has(Bug::ServesExpired);
     world.slot(r, c).held.filter(lives)
@@ -380,7 +381,8 @@ fn load(world: &mut World, setup: &Setup, r: u8, c: u8, nonce: u8, unsettled: bo
     if record.revision != before.revision {
         return go(world, r, c, unchanged);
     }
-    // What it holds goes back first, and without the lease: a commit under it would also settle what is in doubt.
+    // What it holds goes back first, and without the lease: a commit under it would also settle what is in
+    // doubt.
     if fallen_back(world, setup, r, c, looked).is_some() {
         return go(world, r, c, unchanged);
     }
@@ -479,10 +481,11 @@ fn overtaken(world: &mut World, setup: &Setup, r: u8, c: u8) {
     let Some(mut commit) = world.slot(r, c).unstored else { return go(world, r, c, Phase::Idle) };
     let base = looked.filter(|record| {
         let same = commit.used == Some(record.token) && !setup.has(Bug::NoRebase);
-        // Older than what was used: the store has lost what was there, and this answer is the way back to it.
+        // Older than the used grant: the store has lost the record, and this answer is the way back to it.
         let place = |record: &Record| (record.which_sign_in(), record.renewals);
         let fallen = place(record) < (commit.record.which_sign_in(), commit.record.renewals - 1);
-        // A late try of this very answer, or its republishing by another, came first. Only a reply says that it will last.
+        // A late try of this very answer, or its republishing by another, came first. Only a reply says that
+        // it will last.
         let taken = record.token == commit.record.token;
         same || taken || (fallen && !setup.has(Bug::DropsOnFallback))
     });
@@ -498,7 +501,8 @@ fn overtaken(world: &mut World, setup: &Setup, r: u8, c: u8) {
         return go(world, r, c, Phase::Offer);
     }
     let family = &world.families[usize::from(commit.record.token.family)];
-    // Nothing there may also be a failover's doing: a sign-in that it has dropped is gone, and the user is told so.
+    // Nothing there may also be a failover's doing: a sign-in that it has dropped is gone, and the user is
+    // told so.
     let excused = looked.is_none() && world.dropped;
     if !excused
         && !setup.authority.reuse_is_safe()
@@ -665,14 +669,15 @@ fn crash(world: &mut World, setup: &Setup, r: u8) {
     }
 }
 
-/// Loads the record and holds it, unless that is older than what is held.
+/// Reads the record and caches it, unless it is older than the cached one.
 fn look(world: &mut World, setup: &Setup, r: u8, c: u8) -> Option<Record> {
     for family in 0..world.families.len() {
         if world.families[family].deleted && world.families[family].connection == c {
             world.slot_mut(r, c).told |= 1 << family;
         }
     }
-    // What this replica has deleted is gone for it, even if a failover has brought it back: it deletes it again.
+    // What this replica has deleted is gone for it, even if a failover has brought it back: it deletes it
+    // again.
     let deleted = world.slot(r, c).deleted;
     let record = world.store[usize::from(c)]
         .record

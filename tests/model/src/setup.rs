@@ -1,15 +1,17 @@
-//! What is checked: the world's size, the authority's mode, how many faults there may be, and which rule is broken.
+//! The parameters of a check: the world's size, the authority's mode, the number of faults, and the broken
+//! rule.
 
 use crate::bugs::Bug;
 
-/// How the authority treats a refresh token that was used before.
+/// The authority's reaction to a used refresh token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Authority {
     /// Used refresh tokens stay good, and each use gives a new one (`refresh_token_reuse = safe`).
     Entra,
     /// The newest gives a new one; any older one kills the whole family (`refresh_token_reuse = never`).
     Strict,
-    /// The newest gives a new one; any older one is refused, and the family lives on (`refresh_token_reuse = never`).
+    /// The newest gives a new one; any older one is refused, and the family lives on (`refresh_token_reuse =
+    /// never`).
     Rotating,
 }
 
@@ -20,7 +22,7 @@ impl Authority {
     }
 }
 
-/// How many faults and outside events one run may have. Whatever is 0 never happens.
+/// Most faults and outside events in one run. An event with 0 never happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Budget {
     /// Half lives of an access token that pass: a token is fresh, then due, then dead.

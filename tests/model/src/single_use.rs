@@ -1,9 +1,11 @@
-//! A model of its own for I10: what a browser brings back (a state record and the authority's code) is used once.
+//! A separate model for I10: what a browser brings back (a state record and the authority's code) is used
+//! once.
 //!
-//! The same callback reaches several replicas: a user clicks twice, a browser repeats, somebody replays it. Each takes
-//! the record from the store in one step that also removes it, and redeems the code only with the record in hand.
-//! A failover may bring the record back. With WAIT an answer means that it cannot; without, the record may be taken
-//! twice, and the authority, to which a code is good once, is what is left.
+//! The same callback may reach several replicas: a user clicks twice, a browser repeats, or an attacker
+//! replays it. Each replica takes the record from the store in one step that also removes it, and redeems the
+//! code only if it got the record. A failover may bring the record back. With WAIT, an acknowledged removal
+//! is safe from that; without WAIT the record may be taken twice, and only the authority remains, which
+//! accepts a code once.
 
 use stateright::{Model, Property};
 
@@ -12,12 +14,12 @@ pub const TAKEN_ONCE: &str = "I10 a state is taken once";
 /// No code gives two grants.
 pub const REDEEMED_ONCE: &str = "I10 a code is redeemed once";
 
-/// What is checked.
+/// The parameters of a check.
 #[derive(Debug, Clone, Copy)]
 pub struct SingleUse {
     /// How many callbacks come in.
     pub callbacks: usize,
-    /// Whether taking counts only when a replica of the store knows of it.
+    /// True if a removal counts only when a replica of the store has it.
     pub wait: bool,
     /// How many failovers there may be.
     pub failovers: u8,
@@ -27,7 +29,7 @@ pub struct SingleUse {
     pub reads_then_removes: bool,
 }
 
-/// Where a callback is.
+/// State of a callback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Callback {
     /// It has come in.
@@ -38,11 +40,11 @@ pub enum Callback {
     Taken,
     /// It has a grant.
     Granted,
-    /// It was told no.
+    /// It was refused.
     Refused,
 }
 
-/// Everything.
+/// The whole state.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Desk {
     callbacks: Vec<Callback>,
@@ -54,7 +56,7 @@ pub struct Desk {
     failovers: u8,
     lost: u8,
     taken: u8,
-    /// Whether a failover has brought a record back whose taking was acknowledged.
+    /// True if a failover has brought back a record whose removal was acknowledged.
     dropped: bool,
     acknowledged: bool,
 }

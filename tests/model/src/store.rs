@@ -7,7 +7,7 @@ use crate::world::{
     Cell, Commit, Intent, Lease, NOBODY, Nonce, Purpose, RefreshToken, SignIn, Undo, World, Write,
 };
 
-/// What the store answers to a write.
+/// The store's answer to a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reply {
     /// Done.
@@ -27,7 +27,7 @@ pub enum Reply {
     Conflict,
 }
 
-/// Carries a write out. `acknowledged`: its sender gets the reply.
+/// Carries out a write. With `acknowledged`, its sender gets the reply.
 pub fn write(world: &mut World, setup: &Setup, connection: u8, write: Write, acknowledged: bool) -> Reply {
     let before = world.store[usize::from(connection)];
     let reply = match write {
@@ -88,7 +88,7 @@ pub fn compare(world: &World, setup: &Setup, connection: u8, new: &Commit) -> Op
     (!expected && !unconditional).then_some(Reply::Conflict)
 }
 
-/// The time of a lease is over. Time passes for the store's replicas too.
+/// A lease runs out. Time passes for the store's replicas too.
 pub fn expire(world: &mut World, connection: u8) {
     let Some(lease) = cell(world, connection).lease.take() else { return };
     for undo in world.log.iter_mut().filter(|undo| undo.connection == connection) {
@@ -108,7 +108,7 @@ pub fn fail_over(world: &mut World, count: usize) {
     world.log.clear();
 }
 
-/// Stores without comparing: what is right was found out before, rightly or not.
+/// Stores without comparing: the comparison was made before, correctly or not.
 pub fn set(world: &mut World, setup: &Setup, connection: u8, new: Commit) {
     let before = *cell(world, connection);
     let stored = before.record;
@@ -145,7 +145,8 @@ pub fn set(world: &mut World, setup: &Setup, connection: u8, new: Commit) {
         if setup.has(Bug::CounterFence) { lease.fence == new.fence } else { mine(lease.nonce) }
     };
     cell.lease = cell.lease.filter(|lease| !lease_is_mine(lease));
-    // An intent is about the refresh token that this replaces, unless its holder may still be about to load the new one.
+    // An intent is about the refresh token that this replaces, unless its holder may still be about to load
+    // the new one.
     let replaced = stored.is_none_or(|stored| stored.token != record.token);
     let moot = replaced && cell.lease.is_none() && !setup.has(Bug::IntentOutlives);
     cell.intent = cell.intent.filter(|intent| !moot && !mine(intent.nonce));
@@ -211,7 +212,8 @@ fn delete(world: &mut World, setup: &Setup, connection: u8, sign_in: SignIn) {
     }
     cell.record = None;
     cell.tombstone = record.sign_in;
-    // The lease stays until its holder gives it back or it runs out, and so does its intent: whoever is told "mine" can count on it.
+    // The lease stays until its holder gives it back or it runs out, and so does its intent: whoever is told
+    // "mine" can count on it.
     if cell.lease.is_none() {
         cell.intent = None;
     }

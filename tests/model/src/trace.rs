@@ -1,12 +1,12 @@
-//! A run in words short enough to be read.
+//! Short, readable text for a run.
 
 use std::fmt::Write as _;
 
 use crate::protocol::Action;
 use crate::world::{Answer, Call, Commit, Phase, Record, RefreshToken, Slot, World, Write};
 
-/// One line for each step: what happened, and what is so afterwards. `f0#1` is the refresh token 1 of family 0, `g2`
-/// a generation counter, `n1` a nonce.
+/// Returns a line for each step: the action and the state after it. `f0#1` is refresh token 1 of family 0,
+/// `g2` a generation counter, `n1` a nonce.
 pub fn lines(path: Vec<(World, Option<Action>)>) -> String {
     let mut text = String::new();
     let mut what = "init".to_owned();
@@ -17,7 +17,7 @@ pub fn lines(path: Vec<(World, Option<Action>)>) -> String {
     text
 }
 
-/// What is so.
+/// Returns a line for a state.
 pub fn line(world: &World) -> String {
     let mut text = String::new();
     for cell in &world.store {

@@ -1,73 +1,73 @@
-//! The state of the world: the store, the authority, the replicas, and what is under way between them.
+//! The state of the world: the store, the authority, the replicas, and everything in transit between them.
 //!
 //! Fields marked *ghost* are for the properties only; no replica reads them.
 
 use crate::setup::{Budget, Setup};
 
-/// A lease's random nonce. Numbers are used again once nothing refers to them, which a random nonce never is: only
-/// whether two are equal matters, and so runs that differ in names are one.
+/// A lease's random nonce. A number is reused once nothing refers to it, unlike a random nonce: only the
+/// equality of two nonces matters, so runs that differ in names are one.
 pub type Nonce = u8;
 
 /// No lease's nonce.
 pub const NOBODY: Nonce = 0;
 
-/// A refresh token: the authority stamps the family (one sign-in of one user) and its number there.
+/// A refresh token, marked by the authority with its family (one sign-in of one user) and its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RefreshToken {
-    /// The sign-in it descends from; also what the record's incarnation is.
+    /// Its sign-in, and the incarnation of its record.
     pub family: u8,
-    /// The how manieth of its family. The access token issued with it has the same number.
+    /// Its number within the family. The access token in the same answer has the same number.
     pub number: u8,
 }
 
-/// A record's revision: a counter, and what makes it unlike every other revision with that counter.
+/// A record's revision: a counter, and the parts that tell revisions with the same counter apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Revision {
     /// The generation counter.
     pub counter: u8,
-    /// The refresh token in the record: no two answers bring the same.
+    /// The refresh token in the record; no two answers have the same.
     pub token: RefreshToken,
-    /// The nonce of the verdict's flight; [`NOBODY`] for anything else.
+    /// The nonce of the verdict's flight; [`NOBODY`] for other records.
     pub verdict: Nonce,
 }
 
-/// What is stored for a connection.
+/// The record of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Record {
     /// Its revision.
     pub revision: Revision,
-    /// The how manieth sign-in of this connection it descends from.
+    /// Number of its sign-in, within the connection.
     pub sign_in: u8,
-    /// How many renewals of this sign-in led to it. Unlike the revision's counter no verdict raises it, so it says which
-    /// of two grants came first.
+    /// Number of renewals of this sign-in before it. No verdict raises it, unlike the revision's counter, so
+    /// it says which of two grants came first.
     pub renewals: u8,
     /// Its refresh token.
     pub token: RefreshToken,
     /// When its access token was issued.
     pub issued: u8,
-    /// Whether the user must sign in again.
+    /// True if the user must sign in again.
     pub dead: bool,
 }
 
-/// Which sign-in of its connection something descends from. The store may lose one and give its number again, so a number alone
-/// does not say; the family stands for the random part.
+/// The sign-in that something descends from. The store may lose one and reuse its number, so the number alone
+/// is not enough; the family stands for the random part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SignIn {
     /// Its number.
     pub number: u8,
-    /// What makes it unlike every other one of that number.
+    /// Tells it from others with the same number.
     pub family: u8,
 }
 
 impl SignIn {
-    /// Whether what ends this one ends that one too.
+    /// Returns true if the end of this sign-in also ends the other.
     pub fn includes(&self, other: &SignIn) -> bool {
         other == self || other.number < self.number
     }
 }
 
-/// A record's place among those of its connection: by sign-in (of two with one number, the later one), then by grant, then by
-/// revision.
+/// A record's place among those of its connection: by sign-in (of two with one number, the later), then by
+/// grant, then by revision.
 pub type Generation = (SignIn, u8, u8);
 
 impl Record {
@@ -81,7 +81,7 @@ impl Record {
         SignIn { number: self.sign_in, family: self.token.family }
     }
 
-    /// Whether the store has fallen back to this from that.
+    /// Returns true if a fallback of the store led from `other` to this record.
     pub fn is_before(&self, other: &Record) -> bool {
         self.generation() < other.generation()
     }
@@ -105,39 +105,39 @@ pub enum Purpose {
 pub struct Commit {
     /// The revision it replaces.
     pub expected: Option<Revision>,
-    /// The absence it replaces, if it expects none.
+    /// The absence that it replaces, if it expects no record.
     pub tombstone: u8,
     /// What is to be stored.
     pub record: Record,
     /// The refresh token that the authority was asked with.
     pub used: Option<RefreshToken>,
-    /// The lease it was made under.
+    /// The lease under which it was made.
     pub nonce: Nonce,
-    /// That lease's number, where leases are numbered ([`crate::Bug::CounterFence`]).
+    /// Number of that lease, if leases are numbered ([`crate::Bug::CounterFence`]).
     pub fence: u8,
-    /// Why.
+    /// Reason for the write.
     pub purpose: Purpose,
 }
 
 /// A lease on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Lease {
-    /// Whose.
+    /// Its holder.
     pub nonce: Nonce,
-    /// Its number, where leases are numbered.
+    /// Its number, if leases are numbered.
     pub fence: u8,
 }
 
-/// The mark that somebody began and has not said how it ended.
+/// The note that a holder has begun a call and has not reported its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Intent {
-    /// Whose.
+    /// Its holder.
     pub nonce: Nonce,
-    /// The refresh token that was current. Of it the store knows the sign-in; its number is a *ghost*.
+    /// The refresh token that was current. The store knows its sign-in; its number is a *ghost*.
     pub about: Option<RefreshToken>,
 }
 
-/// What the store has for one connection.
+/// The store's data for one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Cell {
     /// The record.
@@ -146,20 +146,20 @@ pub struct Cell {
     pub lease: Option<Lease>,
     /// The intent, until its outcome is known.
     pub intent: Option<Intent>,
-    /// The last lease's number, where leases are numbered.
+    /// Number of the last lease, if leases are numbered.
     pub fence: u8,
-    /// The last sign-in that was deleted: the revision of a record's absence.
+    /// The last deleted sign-in: the revision of a record's absence.
     pub tombstone: u8,
 }
 
 /// A write that a failover may drop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Undo {
-    /// Which connection it changed.
+    /// The changed connection.
     pub connection: u8,
-    /// What was there before.
+    /// The state before.
     pub before: Cell,
-    /// *Ghost*: whether its sender was told that it is done.
+    /// *Ghost*: true if its sender got an acknowledgement.
     pub acknowledged: bool,
 }
 
@@ -170,9 +170,9 @@ pub enum Write {
     Take(Nonce),
     /// Give the lease back.
     Release {
-        /// Whose.
+        /// Its holder.
         nonce: Nonce,
-        /// Whether the intent goes too.
+        /// True if the intent goes too.
         settled: bool,
     },
     /// Replace the record.
@@ -184,30 +184,31 @@ pub enum Write {
 /// One sign-in at the authority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Family {
-    /// Whose it is.
+    /// Its connection.
     pub connection: u8,
     /// The number of its newest refresh token.
     pub newest: u8,
     /// Whether the authority has ended it.
     pub killed: bool,
-    /// *Ghost*: bit n says that answer n was committed (and acknowledged) or journaled.
+    /// *Ghost*: bit n is set if answer n was committed (and acknowledged) or journaled.
     pub durable: u8,
-    /// *Ghost*: bit n says that answer n has been in the store, whether or not anybody was told.
+    /// *Ghost*: bit n is set if answer n has been in the store, acknowledged or not.
     pub stored: u8,
-    /// *Ghost*: whether the connection was deleted or signed in anew, so that nobody needs it any more.
+    /// *Ghost*: true if the connection was deleted or signed in anew, so that nobody needs it any more.
     pub closed: bool,
-    /// *Ghost*: whether its deletion was acknowledged.
+    /// *Ghost*: true if its deletion was acknowledged.
     pub deleted: bool,
 }
 
-/// A flight's state: what it does next.
+/// A flight's state: its next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Phase {
     /// Nothing is under way.
     Idle,
-    /// Told "theirs", and deaf until a message comes ([`crate::Bug::WaitsForMessage`] only).
+    /// Told "theirs", and waits only for a message ([`crate::Bug::WaitsForMessage`]).
     Deaf,
-    /// Has looked, and asks for the lease next. What it saw is used only by [`crate::Bug::NoReloadUnderLease`].
+    /// Has read the record, and requests the lease next. The record is used only by
+    /// [`crate::Bug::NoReloadUnderLease`].
     Take(Record),
     /// Has the lease and loads next.
     Load {
@@ -228,7 +229,7 @@ pub enum Phase {
     Offer,
     /// Has compared and writes next ([`crate::Bug::CheckThenSet`] only).
     Set(Commit),
-    /// Another's commit came first: looks what it was.
+    /// Another's commit came first: reads it next.
     Overtaken,
     /// Offers the verdict.
     Judge(Commit),
@@ -254,7 +255,8 @@ pub struct Call {
     pub fence: u8,
     /// Whether there was an intent.
     pub unsettled: bool,
-    /// *Ghost*: whether it is the last resort: nobody knows how the last use ended, and no access token lives.
+    /// *Ghost*: true if it is the last resort: nobody knows how the last use ended, and no access token
+    /// lives.
     pub resort: bool,
     /// The record it was begun with.
     pub base: Record,
@@ -276,34 +278,35 @@ pub enum Answer {
     Transient,
 }
 
-/// What one replica knows of one connection.
+/// A replica's knowledge about one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot {
-    /// What it holds and serves.
+    /// The cached record, which it serves.
     pub held: Option<Record>,
-    /// Whether it has committed that itself.
+    /// True if it has committed that record itself.
     pub own: bool,
     /// An answer that the store has not taken.
     pub unstored: Option<Commit>,
-    /// The same on disk.
+    /// The unstored answer on disk.
     pub journal: Option<Commit>,
     /// A sign-in that the store has not taken.
     pub signing_in: Option<Commit>,
-    /// Whether an offer of it went unanswered.
+    /// True if an offer of the sign-in had no answer.
     pub sign_in_in_doubt: bool,
-    /// The last sign-in that it has deleted lately.
+    /// The sign-in it deleted last, while remembered.
     pub deleted: Option<SignIn>,
-    /// What it does.
+    /// Its flight's state.
     pub phase: Phase,
-    /// Whether the flight's lease has run out or was lost. The replica learns it from its clock, and not of a failover.
+    /// True if the flight's lease has run out or was lost. The replica learns the former from its clock, and
+    /// does not learn about a failover.
     pub lost: bool,
-    /// Whether that was by time.
+    /// True if the lease ended by time.
     pub ran_out: bool,
-    /// Whether the connection was forgotten since the flight began: it must publish nothing.
+    /// True if the connection was forgotten since the flight began: it must publish nothing.
     pub orphan: bool,
-    /// *Ghost*: the highest generation it has held, since it last found nothing.
+    /// *Ghost*: the highest generation it has cached since it last found nothing.
     pub seen: Option<Generation>,
-    /// *Ghost*: bit n says that it has looked at the store since family n was deleted.
+    /// *Ghost*: bit n is set if it has read the store since family n was deleted.
     pub told: u8,
 }
 
@@ -324,12 +327,12 @@ impl Slot {
         told: 0,
     };
 
-    /// The slot after its process died: only the journal is left, and what it holds is offered again.
+    /// Returns the slot after its process died: only the journal is left, and its answer is offered again.
     pub fn after_crash(self) -> Self {
         Slot { journal: self.journal, unstored: self.journal, ..Slot::EMPTY }
     }
 
-    /// The lease that a living flight works under.
+    /// Returns the lease of a live flight.
     pub fn lease(&self) -> Option<Nonce> {
         match self.phase {
             Phase::Load { nonce, .. } | Phase::Release { nonce, .. } => Some(nonce),
@@ -341,12 +344,12 @@ impl Slot {
     }
 }
 
-/// Everything.
+/// The whole state.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct World {
     /// The store, by connection.
     pub store: Vec<Cell>,
-    /// What a failover may drop, oldest first.
+    /// Writes that a failover may drop, oldest first.
     pub log: Vec<Undo>,
     /// The authority's sign-ins.
     pub families: Vec<Family>,
@@ -360,16 +363,16 @@ pub struct World {
     pub mail: Vec<(u8, Record)>,
     /// The time, in half lives of an access token.
     pub era: u8,
-    /// What may still happen.
+    /// Remaining faults and events.
     pub left: Budget,
-    /// *Ghost*: whether a failover has dropped a write that was acknowledged.
+    /// *Ghost*: true if a failover has dropped an acknowledged write.
     pub dropped: bool,
-    /// *Ghost*: what has gone wrong in a step, as bits of [`crate::properties`].
+    /// *Ghost*: violations seen in a step, as bits of [`crate::properties`].
     pub wrong: u16,
 }
 
 impl World {
-    /// Every connection signed in, its access token due, and nobody has looked yet.
+    /// Makes a world with every connection signed in, its access token due, and nothing read yet.
     pub fn new(setup: &Setup) -> Self {
         let cell = |connection: u8| {
             let token = RefreshToken { family: connection, number: 0 };
@@ -420,7 +423,8 @@ impl World {
         (1..64).find(|nonce| used & (1 << nonce) == 0).expect("far fewer than 64 nonces are alive at a time")
     }
 
-    /// The same world with interchangeable names made the same: replicas in order, nonces by first mention.
+    /// Makes worlds equal that differ only in names: replicas are ordered, and nonces are numbered by first
+    /// mention.
     pub fn canonical(mut self) -> Self {
         self.replicas.sort_unstable();
         self.late_writes.sort_unstable();

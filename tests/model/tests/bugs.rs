@@ -1,4 +1,5 @@
-//! One test for each rule that the protocol needs: without it, checking finds a run that breaks what the rule is for.
+//! One test for each rule that the protocol needs: without it, the check finds a run that violates the rule's
+//! purpose.
 
 use refresh_model::{Bug, RefreshModel, Setup, catalogue};
 use stateright::{Checker, Model};
@@ -59,7 +60,8 @@ fn is_found(bug: Bug) {
     let Some(run) = catalogue::shortest(seeded.setup, seeded.violates) else {
         panic!("{bug:?} does not break '{}'", seeded.violates)
     };
-    // In the same configuration the protocol with all its rules holds, so it is the missing rule that was found.
+    // In the same configuration the protocol with all its rules holds, so it is the missing rule that was
+    // found.
     let whole = Setup { bug: None, ..seeded.setup };
     let depth = run.len() + 1;
     let checker = RefreshModel { setup: whole }.checker().target_max_depth(depth).spawn_bfs().join();

@@ -1,8 +1,8 @@
-//! What is done to connections on purpose while faults come and go: deletes, the kill switch, pauses, verdicts of the
-//! authority. Each act is written down with what was answered; the checker holds the callers' ledger against that.
+//! Deliberate acts on connections while faults come and go: deletes, the kill switch, pauses, verdicts of the
+//! authority. Each act and its answer is recorded; the checker compares the callers' ledger with them.
 //!
-//! What is done to one connection follows each other: whoever acts has its turn, and waits after an answer that was lost until
-//! what it may have begun cannot happen any more. A client that does not wait cannot know what it did.
+//! Acts on one connection follow each other: each takes its turn, and after a lost answer it waits until the
+//! act can no longer take effect. A client that does not wait cannot know what it did.
 
 use parking_lot::{Mutex as StdMutex, MutexGuard};
 use std::collections::HashMap;
@@ -20,21 +20,22 @@ use crate::ledger::{Act, Connected, Deed, Ending};
 use crate::random::Random;
 use crate::world::{REVOKED, World, now};
 
-/// What a request whose answer was lost began has ended by then: a process stands still for 12 s at the most …
+/// Time after which a request with a lost answer has ended: a process stands still for 12 s at most …
 const UNKNOWN_FOR: Duration = Duration::from_secs(15);
-/// … and a link holds what passes it for 6 s, which is what may be left of one that was answered by an error.
+/// … and a link delays its data for 6 s, the rest of a request that was answered with an error.
 const REFUSED_FOR: Duration = Duration::from_secs(8);
-/// A refusal of an act is looked at as a client with a back-off does.
+/// Wait after a refused act, as in a client with a backoff.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// The kill switch has 5 s to reach every replica; nobody signs in again before it should have.
+/// The kill switch has 5 s to reach every replica; nobody signs in again before that.
 const REVOKED_FOR: (Duration, Duration) = (Duration::from_secs(8), Duration::from_secs(11));
-/// What is done and undone takes so long.
+/// Time between an act and its reversal.
 const ACT: Duration = Duration::from_secs(7);
-/// So long a block may go unnoticed, and the end of one: a blocked connection is tried again after a minute.
+/// Longest time in which a block, or its end, may go unnoticed: a blocked connection is tried again after a
+/// minute.
 const NOTICED_WITHIN: Duration = Duration::from_secs(45);
 const HEALED_WITHIN: Duration = Duration::from_secs(90);
 
-/// What is done to a connection.
+/// The acts on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Tokens are asked for.
@@ -51,7 +52,7 @@ pub enum Role {
     Blocked,
 }
 
-/// What is done to the connection of this number. None of them shares its user with another.
+/// Returns the role of the connection with this number. No two of them share a user.
 pub fn role_of(number: u16) -> Role {
     match number % 20 {
         1 | 2 => Role::Deleted,
@@ -63,13 +64,13 @@ pub fn role_of(number: u16) -> Role {
     }
 }
 
-/// Whose turn it is with each connection, what was done, and by which sign-ins connections live.
+/// The turns of connections, the acts, and the sign-ins that connections live by.
 pub struct Acts {
     world: Arc<World>,
     turns: Vec<Mutex<()>>,
     done: StdMutex<Vec<Act>>,
     connections: StdMutex<Vec<Connected>>,
-    /// Until when something may still happen that was begun before.
+    /// Until when an earlier act may still take effect.
     unsettled: StdMutex<HashMap<u16, Instant>>,
 }
 
@@ -85,7 +86,7 @@ impl Acts {
         }
     }
 
-    /// Whoever holds it is the only one that does anything to this connection.
+    /// The lock for acts on this connection.
     pub fn turn(&self, number: u16) -> &Mutex<()> {
         &self.turns[usize::from(number)]
     }
@@ -255,7 +256,8 @@ impl Acts {
     }
 }
 
-/// Does all of it until then, puts everything right again but for one of each kind, and says how those must stand.
+/// Does all of it until then, puts everything right again but for one of each kind, and says how those must
+/// stand.
 pub async fn act_until(acts: Arc<Acts>, until: Instant, seed: u64) -> HashMap<u16, Ending> {
     let of = |role: Role| -> Vec<u16> {
         let all = 0..u16::try_from(acts.world.connections.len()).unwrap_or(u16::MAX);
@@ -367,7 +369,8 @@ impl Actor<'_> {
         Some(last)
     }
 
-    /// Half of the lifted ones heal when an operator has them tried, the others by themselves; the last one must not take long.
+    /// Half of the lifted ones heal when an operator has them tried, the others by themselves; the last one
+    /// must not take long.
     async fn block(&mut self) {
         while self.goes_on(ACT) {
             let number = self.any();

@@ -1,4 +1,4 @@
-//! Callers: services that ask for tokens all the time, on connections that they keep, and write down what they got.
+//! Callers: services that keep asking for tokens of their connections, and record what they get.
 
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -26,12 +26,12 @@ use crate::ledger::{Call, HandedOut};
 use crate::random::Random;
 use crate::world::{CALLER_WAIT, World, now};
 
-/// A caller gives up after this: later than the daemon's own patience.
+/// Longest wait of a caller: longer than the daemon's own limit.
 const PATIENCE: Duration = Duration::from_millis(2 * CALLER_WAIT.as_millis() as u64);
-/// A caller that was refused a connection looks away for a moment, as a client with a back-off does.
+/// Pause of a caller after a refusal, as in a client with a backoff.
 pub const LOOK_AWAY: Duration = Duration::from_millis(100);
-/// One request in so many reports the token that the caller had before: well below the ten renewals in 10 s that a connection
-/// may be made to do.
+/// One in this many requests reports the caller's earlier token: well below the ten forced renewals in 10 s
+/// that a connection allows.
 const REPORT_ONCE_IN: u64 = 100;
 
 /// Every call has a number of its own in this process.
@@ -56,7 +56,7 @@ impl Client {
         self.ask_with(replica, connection, name, (query, None)).await
     }
 
-    /// Reports the token that it last got of a connection as rejected, and asks for another; none if it got none.
+    /// Reports the connection's last token as rejected and asks for another; `None` if it got none yet.
     pub async fn report(&mut self, replica: &Replica, connection: u16, name: &str) -> Option<Call> {
         let last = self.last.get(&connection)?.clone();
         Some(self.ask_with(replica, connection, name, ("", Some(last))).await)
@@ -107,7 +107,8 @@ impl Client {
         {
             return Ok(answer);
         }
-        // A kept connection may be closed by the other side just as it is used: a request without effects is repeated.
+        // A kept connection may be closed by the other side just as it is used: a request without effects is
+        // repeated.
         let stream = TcpStream::connect(asked.address).await.map_err(|_| "not_connected")?;
         let _ = stream.set_nodelay(true);
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|_| "not_connected")?;
@@ -159,7 +160,7 @@ pub fn number_of(request_id: &str) -> Option<u64> {
     u64::from_str_radix(rest, 16).ok()
 }
 
-/// What a token says about itself. Only the emulator's tokens do.
+/// Reads what a token says about itself. Only the emulator's tokens do.
 fn read_token(body: &Value) -> Option<HandedOut> {
     let said = Timestamp::parse_rfc3339(body["expires_at"].as_str()?)?;
     let claims = body["access_token"].as_str()?.split('.').nth(1)?;
@@ -174,8 +175,8 @@ fn read_token(body: &Value) -> Option<HandedOut> {
     })
 }
 
-/// Asks until told to stop, so many callers at a time and so many requests a second in all. Connections that need
-/// their user are told to `need`.
+/// Asks until told to stop, with this many callers at a time and this many requests a second. Connections
+/// that need their user are sent to `need`.
 pub async fn crowd(
     world: Arc<World>,
     (callers, rate, seed): (u16, u32, u64),
@@ -222,8 +223,8 @@ pub async fn crowd(
     std::mem::take(&mut ledger.lock())
 }
 
-/// Whether the answer says that the user must sign in. That a connection is not there says so only of one that was deleted on
-/// purpose: of any other it is a mistake, and must not be mended.
+/// Returns true if the user must sign in. A missing connection counts only if it was deleted on purpose:
+/// otherwise it is a fault and must not be repaired.
 fn needs_its_user(call: &Call) -> bool {
     match call.code.as_deref() {
         Some("reauthorization_required") => true,
@@ -232,7 +233,7 @@ fn needs_its_user(call: &Call) -> bool {
     }
 }
 
-/// The users: signs each one in again whose connection needs it, until nobody asks any more or it is told to stop.
+/// The users: they sign in again for connections that need it, until told to stop.
 pub async fn users(
     world: Arc<World>,
     acts: Arc<Acts>,
@@ -241,10 +242,12 @@ pub async fn users(
 ) {
     let mut client = Client::new(world.key.clone());
     while let Some(number) = asked.recv().await {
-        // Somebody else is at it, and knows what it needs; if it still needs its user afterwards, it comes again.
+        // Another act is under way and knows what the connection needs; if it still needs its user
+        // afterwards, it comes again.
         let Ok(_turn) = acts.turn(number).try_lock() else { continue };
         let name = &world.connections[usize::from(number)].name;
-        // Until it is known by which sign-in the connection lives: a confirmation's answer may have been lost.
+        // Until the sign-in that the connection lives by is known: a confirmation's answer may have been
+        // lost.
         while !stop.load(Ordering::Relaxed) {
             // The replica at which they are connected: others take up to a second to see it.
             let call = client.ask(&world.replicas[0], number, name, "").await;

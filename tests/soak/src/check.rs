@@ -1,7 +1,7 @@
-//! The checker: what everyone wrote down, held against what is promised. Pure, so that it is tested with small ledgers
-//! in which each violation was planted.
+//! The checker: it compares all records with the promises. It is pure, so that it is tested with small
+//! ledgers in which each violation was planted.
 //!
-//! What a fault may explain is decided narrowly and in one place (`Faults`): a figure that explains everything
+//! Excuses by faults are decided narrowly and in one place (`Faults`): a checker that explains everything
 //! away finds nothing.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -13,17 +13,17 @@ use crate::ledger::{
     AuthorityCall, Call, Connected, Effect, Ending, Evidence, FaultRecord, Final, HandedOut,
 };
 
-/// A token with less life than this left when it is asked for does not count as held: a caller may wait 3 s for a better one.
+/// Least life for a token to count as cached: a caller may wait 3 s for a better one.
 const HELD_MARGIN: u64 = 5_000;
-/// A call that its client gave up is over at the authority a little later than at the client, for the proxy is between.
+/// How much later a call that its client gave up ends at the authority, because of the proxy in between.
 const GIVING_UP: u64 = 250;
-/// A fault is felt a little longer than it lasts: connections are made anew, pauses run out.
+/// How long a fault's effects last after it: connections are made anew, and pauses run out.
 const AFTERMATH: u64 = 2_000;
-/// Within this time after an answer left, it reaches a replica and is kept there for good.
+/// Time in which a sent answer reaches a replica and is durable there.
 const KEEPING: u64 = 500;
-/// A restart or a failover may lose what was written just before.
+/// A restart or a failover may lose writes of this time before it.
 const BEFORE: u64 = 1_000;
-/// A replica that is in touch with the store for so long has heard of every connection that it is asked for.
+/// Time with the store after which a replica knows every connection that it is asked for.
 const HEARD_WITHIN: u64 = 1_000;
 /// Examples shown of each violation.
 const MOST_EXAMPLES: usize = 5;
@@ -34,7 +34,7 @@ const CACHED_AT_LEAST: u64 = 99_950;
 /// AADSTS50196 holds a connection off for minutes: it is not lost.
 const LOOP_THROTTLED: u32 = 50196;
 
-/// What must never happen.
+/// The rules: what must never happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
@@ -52,7 +52,8 @@ pub enum Rule {
     LostGrant,
     /// A connection is not active, and no verdict of the authority explains it.
     FalseReauthorization,
-    /// The authority ended a grant because a used refresh token was sent again, and no lost answer explains that.
+    /// The authority ended a grant because a used refresh token was sent again, and no lost answer explains
+    /// that.
     KilledGrant,
     /// Two refreshes of one connection at a time, while every lease was alive.
     DoubleRefresh,
@@ -74,9 +75,9 @@ pub enum Rule {
     PausedServed,
     /// A connection that was resumed was refused as paused.
     StillPaused,
-    /// Who reported a token as rejected got just that one.
+    /// The reporter of a rejected token got the same token.
     RejectedAgain,
-    /// A grant that the authority ended was not said to need its user, and why.
+    /// A grant that the authority ended was not reported with its reason.
     MissedVerdict,
     /// A block that the authority lifted stayed.
     StillBlocked,
@@ -199,7 +200,7 @@ impl Spread {
     }
 }
 
-/// What became of a run.
+/// Result of a run.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
     /// Whether every rule held that is not tolerated, and cached tokens were served.
@@ -238,7 +239,8 @@ pub struct Report {
     pub cached_latency_ms: Spread,
     /// From the end of a fault until the replicas it hit answered well again, by kind.
     pub healthy_after_ms: BTreeMap<String, Spread>,
-    /// Dead tokens and overlong promises that a wrong wall clock explains: the store's times are that clock's.
+    /// Dead tokens and overlong promises that a wrong wall clock explains: the store's times are that
+    /// clock's.
     pub dead_by_wrong_clock: u64,
     /// Answers whose `expires_at` is more than 1 s later than the token's own end.
     pub overlong_expires_at: u64,
@@ -254,7 +256,7 @@ pub struct Report {
     pub held_off_in_the_end: u64,
 }
 
-/// The faults, and what they explain.
+/// The faults, and their excuses.
 struct Faults<'a> {
     all: &'a [FaultRecord],
     lease: u64,
@@ -262,7 +264,8 @@ struct Faults<'a> {
 }
 
 impl Faults<'_> {
-    /// Whether a fault with one of these effects on this replica lasted at some time from `from` to `until`.
+    /// Returns true if a fault with one of these effects on this replica lasted at some time from `from` to
+    /// `until`.
     fn during(&self, effects: &[Effect], replica: Option<u8>, from: u64, until: u64) -> bool {
         self.all.iter().any(|fault| {
             let hits = fault.replica.is_none() || replica.is_none() || fault.replica == replica;
@@ -270,8 +273,8 @@ impl Faults<'_> {
         })
     }
 
-    /// Whether there were so many milliseconds in a row from `from` to `until` in which no fault with one of these effects on this
-    /// replica lasted or was felt.
+    /// Returns true if, from `from` to `until`, there was this long a time without a fault with one of these
+    /// effects on this replica or its aftermath.
     fn quiet(&self, effects: &[Effect], replica: Option<u8>, (from, until): (u64, u64), within: u64) -> bool {
         let hits = |fault: &&FaultRecord| {
             let hits = fault.replica.is_none() || replica.is_none() || fault.replica == replica;
@@ -289,28 +292,29 @@ impl Faults<'_> {
         until >= since + within
     }
 
-    /// Whether the store's primary stood still, and runs on, at some time from `from` to `until`.
+    /// Returns true if the store's primary stood still and ran on, at some time from `from` to `until`.
     fn stood_still(&self, from: u64, until: u64) -> bool {
         let mut stops =
             self.all.iter().filter(|fault| fault.effect == Effect::Store && fault.kind == "redis_stop");
         stops.any(|fault| fault.started <= until && from <= fault.ended)
     }
 
-    /// Whether this replica may not have heard of the store at this time for longer than it serves what it holds.
+    /// Returns true if this replica may, at this time, have been without the store for longer than it serves
+    /// its cache.
     fn cut_off_too_long(&self, replica: u8, at: u64) -> bool {
         const APART: [Effect; 3] = [Effect::StoreLink, Effect::Store, Effect::Stopped];
         let from = at.saturating_sub(self.serve_cached_for);
         !self.quiet(&APART, Some(replica), (from, at), HEARD_WITHIN)
     }
 
-    /// Whether a fault with this effect on this replica began from `from` to `until`.
+    /// Returns true if a fault with this effect on this replica began from `from` to `until`.
     fn began(&self, effect: Effect, replica: Option<u8>, from: u64, until: u64) -> bool {
         self.all.iter().any(|fault| {
             fault.effect == effect && fault.replica == replica && (from..=until).contains(&fault.started)
         })
     }
 
-    /// Whether a lease of this replica may have been lost, or its outcome not been known, around this call.
+    /// Returns true if a lease of this replica may have been lost, or its outcome unknown, around this call.
     fn lease_in_doubt(&self, call: &AuthorityCall, next: &AuthorityCall) -> bool {
         const HOLDER: [Effect; 4] = [Effect::Down, Effect::Stopped, Effect::StoreLink, Effect::AuthorityLink];
         let from = call.started.saturating_sub(self.lease + AFTERMATH);
@@ -324,13 +328,14 @@ impl Faults<'_> {
             || self.during(&[Effect::Clock], next.replica, from, until)
     }
 
-    /// Whether this call may have been sent long before it came: what was held on the way arrives when that is mended.
+    /// Returns true if this call may have been sent long before it came: held data arrives when the link is
+    /// repaired.
     fn is_late(&self, call: &AuthorityCall) -> bool {
         let held_until = call.started.saturating_sub(GIVING_UP);
         self.during(&[Effect::AuthorityLink], call.replica, held_until, call.started)
     }
 
-    /// Why the answer to this call may have reached nobody who could keep it.
+    /// Returns why the answer to this call may have reached nobody who could store it.
     fn answer_lost(&self, call: &AuthorityCall) -> Option<&'static str> {
         const REPLACED: [&str; 3] = ["wrong_user_id_token", "token_response_patch", "id_token_patch"];
         let ended = call.ended.unwrap_or(u64::MAX);
@@ -465,7 +470,8 @@ fn tokens(evidence: &Evidence, faults: &Faults<'_>, acts: &Acts<'_>, found: &mut
             found.broken(Rule::WrongToken, || format!("{}: {token:?}", words(evidence, call)));
         }
         if token.dies <= call.started {
-            // The end of its life was written down by a clock that was ahead, or is read by one that is behind.
+            // The end of its life was written down by a clock that was ahead, or is read by one that is
+            // behind.
             let written_wrong = issued.get(&token.serial).is_some_and(|by| {
                 faults.during(
                     &[Effect::Clock],
@@ -674,8 +680,8 @@ fn endings(evidence: &Evidence, acts: &Acts<'_>, found: &mut Findings) {
     }
 }
 
-/// What one process of a replica handed out never gets older, nor what a restarted one does after it, unless the
-/// store itself lost something in between.
+/// Hand-outs of one process never get older, nor do those of its successor, unless the store itself lost
+/// something in between.
 fn generations(evidence: &Evidence, found: &mut Findings) {
     // Sign-ins have ascending numbers: a later one is newer than anything of one before it.
     let rank = |token: &HandedOut| (token.family, token.generation);
@@ -710,8 +716,9 @@ fn generations(evidence: &Evidence, found: &mut Findings) {
                 })
             };
             let store_lost = during_store_fault(0);
-            // What a primary showed before a replica had it goes with that primary, and one that stood still goes on as one until
-            // the sentinels tell it. Who stored it holds it, and stores it again.
+            // What a primary showed before a replica had it is lost with that primary, and one that stood
+            // still continues until the sentinels tell it. The replica that stored a record caches it, and
+            // stores it again.
             let replaced = evidence.setup.redis == "sentinel" && during_store_fault(AFTERMATH);
             if !replaced && (before.life == call.life || !store_lost) {
                 found.broken(Rule::GenerationBackwards, || {
@@ -797,8 +804,8 @@ fn healing(evidence: &Evidence) -> BTreeMap<String, Spread> {
     times.into_iter().map(|(kind, times)| (kind, Spread::of(times))).collect()
 }
 
-/// The first moment from which every call begun for a while was answered well: with a token that lives, or by the word
-/// that the user must sign in or the connection was deleted, which is an answer, too.
+/// Returns the first moment from which every call begun for a while was answered well: with a live token, or
+/// with the statement that the user must sign in or that the connection was deleted.
 fn healthy_from(calls: &[&Call], from: u64) -> Option<u64> {
     let lives = |call: &Call| call.token.as_ref().is_some_and(|token| token.dies > call.started);
     let well = |call: &Call| matches!(call.status, 404 | 409) || lives(call);
@@ -867,7 +874,8 @@ impl Report {
             self.explained_double_refreshes, self.dead_by_wrong_clock, self.ended_grants
         ));
         line(format!(
-            "in the end          {} reconnected, {} not active, {} held off by the authority; {} overlong expires_at",
+            "in the end          {} reconnected, {} not active, {} held off by the authority; {} overlong \
+             expires_at",
             self.reconnected, self.not_active_in_the_end, self.held_off_in_the_end, self.overlong_expires_at
         ));
         text

@@ -1,4 +1,4 @@
-//! One replica: a real daemon, its folder, and what may be done to it from outside.
+//! One replica: a real daemon, its folder, and the faults that can be applied from outside.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::fs::{self, File, OpenOptions};
@@ -16,7 +16,7 @@ use crate::http_client;
 
 /// How long a daemon may take until it is ready, with a store and an authority that may be in trouble.
 const START: Duration = Duration::from_secs(60);
-/// How the daemon ends when its configuration is wrong: it will not get better.
+/// Exit code for a wrong configuration: a restart would not help.
 const CONFIGURATION: i32 = 2;
 /// Where Debian keeps the library that fakes wall clocks.
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
@@ -35,7 +35,7 @@ pub struct Replica {
     child: Mutex<Option<Child>>,
 }
 
-/// Whether wall clocks can be made wrong on this machine.
+/// Returns true if this machine can set wrong wall clocks.
 pub fn can_fake_clocks() -> bool {
     Path::new(FAKETIME).exists()
 }
@@ -67,7 +67,7 @@ impl Replica {
         Ok(replica)
     }
 
-    /// Which process it is, counted from 1.
+    /// Returns the number of its process, from 1.
     pub fn life(&self) -> u32 {
         self.life.load(Ordering::SeqCst)
     }
@@ -103,7 +103,7 @@ impl Replica {
     /// When the file that says so cannot be written.
     pub fn set_clock(&self, seconds: i64) -> io::Result<()> {
         let Some(clock) = &self.clock else { return Ok(()) };
-        // Put in place in one step: the library reads it with every look at the clock.
+        // Replaced atomically: the library reads it whenever the clock is read.
         let fresh = clock.with_extension("new");
         fs::write(&fresh, format!("{seconds:+}\n"))?;
         fs::rename(fresh, clock)

@@ -1,4 +1,4 @@
-//! Makes the faults of a plan, mends them, and writes both down.
+//! Makes the faults of a plan, repairs them, and records both.
 
 use parking_lot::Mutex as StdMutex;
 use std::io;
@@ -109,8 +109,8 @@ impl Maker {
             detail,
         };
         self.done.lock().push(record);
-        // A server that comes back takes its place among the others by and by: that explains nothing any more, but the
-        // next fault of the store waits for it.
+        // A server that comes back takes its place among the others by and by: that explains nothing any
+        // more, but the next fault of the store waits for it.
         if effect == Effect::Store { self.wait_until_whole().await } else { Ok(()) }
     }
 

@@ -1,5 +1,5 @@
-//! The flood drill: everything that one key, one link, strangers and stalled connections can throw at one daemon at once,
-//! beside a canary caller whose hand-outs are counted, timed and looked up in the audit.
+//! The flood drill: one key, one link, strangers and stalled connections flood one daemon at once. A canary
+//! caller beside them has its hand-outs counted, timed and looked up in the audit.
 
 pub mod drive;
 
@@ -27,9 +27,11 @@ const FLOODER: &str = "flooder";
 const FLOODER_RATE: u32 = 50;
 /// The canary's connections to the daemon, each with one request at a time.
 const CANARY_HANDS: u32 = 4;
-/// The life of the access tokens of every other user: they are held during the whole drill, as tokens of an hour are.
+/// The life of the access tokens of every other user: they are held during the whole drill, as tokens of an
+/// hour are.
 const HELD: Duration = Duration::from_secs(3600);
-/// A refresh is due after three quarters of a token's life at the latest; nobody is refused for this and one more.
+/// A refresh is due after three quarters of a token's life at the latest; nobody is refused for this and one
+/// more.
 const SLACK: u64 = 2;
 
 /// What to run.
@@ -47,8 +49,8 @@ pub struct Drill {
     pub canary: u32,
     /// Its connections.
     pub connections: u16,
-    /// The life of the access tokens of those connections that are refreshed during the drill. It is below `min_ttl`, so their
-    /// hand-outs wait for the authority.
+    /// The life of the access tokens of those connections that are refreshed during the drill. It is below
+    /// `min_ttl`, so their hand-outs wait for the authority.
     pub token_life: Duration,
     /// Redis' `maxmemory`, so that a store that is filled is seen; empty for none.
     pub redis_memory: String,
@@ -104,7 +106,8 @@ pub struct Figures {
 /// When the world could not be built; what the daemon does wrong is in the figures.
 pub async fn run(drill: &Drill, folder: &Path, say: impl Fn(String)) -> io::Result<Figures> {
     let lines = format!(
-        "rate_limit = {FLOODER_RATE}\n[[callers.{FLOODER}.allow]]\napp = \"outlook\"\nconnections = [\"*\"]\nbulk = true\n\
+        "rate_limit = {FLOODER_RATE}\n[[callers.{FLOODER}.allow]]\napp = \"outlook\"\nconnections = \
+         [\"*\"]\nbulk = true\n\
          scopes = [\"*\"]\nconnect = true\n"
     );
     let plan = Plan {
@@ -192,7 +195,8 @@ pub async fn run(drill: &Drill, folder: &Path, say: impl Fn(String)) -> io::Resu
     let refreshed = |user: &str| {
         calls.iter().filter(|call| call.refresh && call.user.as_deref() == Some(user)).count() as u64
     };
-    // The first one is the one that is reported with ever new claims. Tokens of the other life outlive the drill.
+    // The first one is the one that is reported with ever new claims. Tokens of the other life outlive the
+    // drill.
     let starved = world.connections.iter().enumerate().skip(1);
     let starved = starved.filter(|(number, one)| !has_other_life(*number) && refreshed(&one.user) < due);
     let mut sent = tally.lines();
@@ -220,8 +224,8 @@ pub async fn run(drill: &Drill, folder: &Path, say: impl Fn(String)) -> io::Resu
     })
 }
 
-/// One of the canary's connections: asks for one token after the other, until told to stop. Each request's number, whether the
-/// token was one that is held, how long it took, and what was wrong.
+/// One of the canary's connections: asks for one token after the other, until told to stop. Each request's
+/// number, whether the token was one that is held, how long it took, and what was wrong.
 async fn canary(
     world: Arc<World>,
     rate: u32,
@@ -309,7 +313,8 @@ impl Figures {
         let [before, peak, after] = self.resident.map(mib);
         let [redis_before, redis_after] = self.redis.map(mib);
         text.push_str(&format!(
-            "\ncanary's held tokens   {}\nrefreshed first        {} (the authority answers after 30 ms)\nfailed                 {:?}\n",
+            "\ncanary's held tokens   {}\nrefreshed first        {} (the authority answers after 30 \
+             ms)\nfailed                 {:?}\n",
             spread(&self.served),
             spread(&self.renewed),
             self.failed

@@ -1,5 +1,5 @@
-//! What everyone wrote down: callers, the daemons' audit, the authority, and whoever made the faults. Times are
-//! milliseconds since 1970 by this machine's clock, which no fault touches.
+//! The records of a run: of callers, the daemons' audit, the authority, and the maker of the faults. Times
+//! are milliseconds since 1970 by this machine's clock, which no fault touches.
 
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
@@ -147,7 +147,7 @@ pub struct Connected {
     pub families: Vec<u64>,
 }
 
-/// What was done to connections on purpose, by whom it is not the daemon's.
+/// Kinds of deliberate acts on connections, made by others than the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Deed {
@@ -169,7 +169,7 @@ pub enum Deed {
     Lift,
 }
 
-/// One such act. Those on one connection follow each other: none begins before the one before it is over.
+/// One such act. Acts on one connection follow each other: none begins before the previous one is over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Act {
     /// What.
@@ -227,7 +227,8 @@ pub struct Final {
     pub expected: Ending,
     /// Whether a token issued after the last fault was handed out for it.
     pub refreshed: bool,
-    /// The replicas that gave no live token of it in the end; of one that must give none, those that did not say why.
+    /// The replicas that gave no live token of it in the end; of one that must give none, those that did not
+    /// say why.
     pub refused_by: Vec<u8>,
     /// `status` of the connection, if it was to be had.
     pub status: Option<String>,

@@ -1,6 +1,6 @@
-//! A soak: real daemons, a real Redis (with sentinels), an emulator of Entra, callers that keep a ledger, and faults
-//! of every kind by a seeded plan. Afterwards a checker holds what callers, daemons and the authority wrote down against
-//! what tokenward promises.
+//! A soak test: real daemons, a real Redis (with sentinels), an emulator of Entra, callers that keep a
+//! ledger, and faults of every kind from a seeded plan. Afterwards a checker compares the records of callers,
+//! daemons and the authority with tokenward's promises.
 //!
 //! ```text
 //! cargo run -p soak -- --minutes 1 --faults 20 --seed 7 --mode entra --redis standalone
@@ -8,8 +8,8 @@
 //!
 //! - [`world`] starts everything and connects accounts; every way from a replica to a server goes through a
 //!   [`proxy::Link`] of its own, which can be cut, slowed, reset or left half open.
-//! - [`plan`] draws the faults of a seed, [`faults`] makes them, [`caller`] asks for tokens meanwhile, and [`acts`] deletes,
-//!   revokes and pauses connections, and has the authority judge their users.
+//! - [`plan`] draws the faults of a seed, [`faults`] makes them, [`caller`] asks for tokens meanwhile, and
+//!   [`acts`] deletes, revokes and pauses connections, and has the authority judge their users.
 //! - [`flood`] is another drill: one daemon under every flood at once.
 //! - [`check`] is pure and reads nothing but [`ledger::Evidence`]: a run that was kept can be checked again.
 

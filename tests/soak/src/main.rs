@@ -1,4 +1,5 @@
-//! `soak`: see the library. Exit code 0 when every promise held, 1 when one did not, 2 when it could not be run.
+//! `soak`: see the library. Exit code 0 when every promise held, 1 when one did not, 2 when it could not be
+//! run.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people and their scripts")]
 #![allow(clippy::disallowed_methods, reason = "it runs outside the daemon, with the real clock and tasks")]

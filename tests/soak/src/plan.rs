@@ -1,4 +1,4 @@
-//! The plan of a run: which faults begin when, drawn from a seed before anything starts.
+//! The plan of a run: the faults and their times, drawn from a seed before anything starts.
 
 use std::time::Duration;
 
@@ -18,7 +18,8 @@ pub enum What {
     Link(Side, Weather),
     /// The store's primary is killed, and started again after a while.
     RedisKill,
-    /// A server of the store comes back empty; the primary of a store that stands alone is restored afterwards.
+    /// A server of the store comes back empty; the primary of a store that stands alone is restored
+    /// afterwards.
     RedisEmpty,
     /// The primary is killed while its replicas lag: what it acknowledged last is lost.
     RedisSuffixLoss,

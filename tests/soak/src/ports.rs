@@ -1,12 +1,12 @@
-//! Ports that stay ours while their process is away.
+//! Ports that stay reserved while their process is away.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 /// Ports are taken from here …
 const FIRST: u16 = 12_000;
-/// … on, so many: below the range from which the system gives out ports by itself, and all of five digits, so that
-/// the proxies can write one over the other.
+/// … on, so many: below the range from which the system gives out ports by itself, and all of five digits, so
+/// that the proxies can write one over the other.
 const MANY: u16 = 20_000;
 
 /// A port that nobody listens on and that this process gives out once.

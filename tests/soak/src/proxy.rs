@@ -1,7 +1,7 @@
-//! A TCP proxy in user space that can be told to misbehave. One [`Link`] is one way from one process to one server.
+//! A TCP proxy in user space with faults on demand. One [`Link`] is the way from one process to one server.
 //!
-//! A held lane behaves as a partition does: nothing passes, nothing is lost, and what was under way arrives when the
-//! lane opens again, late. That is how a store gets a command whose sender has given up long ago.
+//! A held lane behaves like a partition: nothing passes, nothing is lost, and data in transit arrives late,
+//! when the lane opens again. That is how a store gets a command whose sender has given up long ago.
 
 use parking_lot::Mutex;
 use std::io;
@@ -15,7 +15,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
-/// Connections of one link at a time: more are a client that leaks them, which the report would show as refusals.
+/// Connections of one link at a time: more are a client that leaks them, which the report would show as
+/// refusals.
 const MOST_CONNECTIONS: usize = 512;
 /// How long an orphan waits for its client to give up.
 const ORPHAN_LIFE: Duration = Duration::from_secs(120);

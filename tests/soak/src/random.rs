@@ -1,4 +1,4 @@
-//! Randomness that a seed repeats: the plan of a run is its seed's, whatever the machine does meanwhile.
+//! Seeded randomness: the plan of a run depends only on its seed.
 
 use std::time::Duration;
 

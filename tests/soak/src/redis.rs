@@ -1,4 +1,4 @@
-//! Real Redis servers and sentinels, in folders of their own, gone with their owner.
+//! Real Redis servers and sentinels, in folders of their own, removed with their owner.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::io::{self, Read, Write};
@@ -52,7 +52,8 @@ impl Redis {
             nodes.push(Server::start(folder.join(format!("redis-{number}")), lasting_port(), &lines, false)?);
         }
         let lines = format!(
-            "sentinel monitor {PRIMARY} 127.0.0.1 {primary} 2\nsentinel down-after-milliseconds {PRIMARY} {DOWN_AFTER}\n\
+            "sentinel monitor {PRIMARY} 127.0.0.1 {primary} 2\nsentinel down-after-milliseconds {PRIMARY} \
+             {DOWN_AFTER}\n\
              sentinel failover-timeout {PRIMARY} 4000\nsentinel parallel-syncs {PRIMARY} 2\n"
         );
         let sentinels = (0..3).map(|number| {
@@ -114,7 +115,8 @@ impl Server {
         let data = if sentinel {
             ""
         } else {
-            "appendonly yes\nappendfsync always\nsave \"\"\nrepl-diskless-sync-delay 0\nmaxmemory-policy noeviction\n"
+            "appendonly yes\nappendfsync always\nsave \"\"\nrepl-diskless-sync-delay 0\nmaxmemory-policy \
+             noeviction\n"
         };
         // Sentinels and failovers rewrite the file, so it is each server's own.
         let dir = folder.display();

@@ -1,4 +1,4 @@
-//! One run from the first process to the report.
+//! One run, from the first process to the report.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -21,12 +21,12 @@ use crate::ledger::{Audited, AuthorityCall, Ending, Evidence, Final, Setup};
 use crate::plan::{Choice, draw};
 use crate::world::{LEASE, Plan, SERVE_CACHED_FOR, World, now};
 
-/// Before the first fault, so that every replica holds every token once.
+/// Time before the first fault, in which every replica caches every token.
 const WARM_UP: Duration = Duration::from_secs(5);
-/// So long before the end of the faults nothing more is done to connections: what was done last is checked in the end, and a
-/// token that was held before it has to die.
+/// Time before the end of the faults without further acts: the last acts are checked at the end, and tokens
+/// cached before them must expire.
 const LAST_ACTS: Duration = Duration::from_secs(14);
-/// After the last fault a lease may have to run out, and everything be refreshed once.
+/// Time after the last fault for a lease to run out and everything to be refreshed once.
 const SETTLE: Duration = Duration::from_secs(30);
 
 /// What to run.
@@ -127,8 +127,8 @@ pub async fn run(soak: &Soak, folder: &Path, say: impl Fn(String)) -> io::Result
     Ok(Evidence { setup, connections, calls, audited, audit_flaws, authority, faults, acts, finals })
 }
 
-/// Asks for every connection at every replica until each was refreshed, or stands as it must, and all agree; or it takes too
-/// long.
+/// Asks for every connection at every replica until each was refreshed, or stands as it must, and all agree;
+/// or it takes too long.
 async fn settle(world: &Arc<World>, endings: &HashMap<u16, Ending>) -> Vec<Final> {
     // Tokens issued from now on have higher numbers than any before.
     let ended_at = now();

@@ -1,4 +1,5 @@
-//! Everything of one run: the authority, the store, three daemons, the links between them, and the connections.
+//! The world of one run: the authority, the store, three daemons, the links between them, and the
+//! connections.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -31,22 +32,22 @@ const CLIENT_ID: &str = "11111111-2222-3333-4444-555555555555";
 /// The app's one secret, which the daemons read from a file.
 const CLIENT_SECRET: &str = "soak-client-secret-7Qf~9xLm2";
 const CALLER: &str = "mail-sync";
-/// Users live in so many tenants: a throttled one leaves the others alone.
+/// Number of tenants: a throttled one leaves the others alone.
 const TENANTS: usize = 4;
-/// And those that are revoked together in one of their own.
+/// Tenant of the connections that are revoked together.
 pub const REVOKED: &str = "revoked.example";
-/// Every so-manyth connection is a second one of the user before.
+/// Every connection with this step is a second one of the user before.
 const SECOND_CONNECTION: usize = 10;
-/// One call to the authority may take so long …
+/// Longest call to the authority …
 pub const AUTHORITY_TIMEOUT: Duration = Duration::from_secs(2);
-/// … and a lease 5 s and a little longer.
+/// … and the length of a lease, at least 5 s more.
 pub const LEASE: Duration = Duration::from_secs(8);
-/// A caller waits so long at the most.
+/// Longest wait of a caller.
 pub const CALLER_WAIT: Duration = Duration::from_secs(5);
-/// A replica that is cut off from the store serves what it holds for so long: less than a token's life, so that the end of it is
-/// seen, and more than a failover takes.
+/// How long a replica that is cut off from the store serves its cache: less than a token's life, so that the
+/// end is seen, and more than a failover takes.
 pub const SERVE_CACHED_FOR: Duration = Duration::from_secs(15);
-/// What the authority takes for each refresh: long enough that two at a time are seen as two.
+/// The authority's time for a refresh: long enough for two concurrent ones to be seen.
 const AUTHORITY_LATENCY: Duration = Duration::from_millis(30);
 
 /// What to build.
@@ -206,7 +207,8 @@ impl World {
         Ok(())
     }
 
-    /// Each replica reaches the one authority by a link of its own, which is another host to it: the app's secret may go to all of them.
+    /// Each replica reaches the one authority by a link of its own, which is another host to it: the app's
+    /// secret may go to all of them.
     async fn confirm_token_hosts(&self) -> io::Result<()> {
         for (replica, link) in self.authority_links.iter().enumerate() {
             let path = format!("/admin/v1/apps/outlook/token-host/{}/confirm", link.address());
@@ -284,7 +286,8 @@ impl World {
         serde_json::from_slice(&answer.body).map_err(io::Error::other)
     }
 
-    /// Tells a replica something that has an effect, as a caller: the status, and what it answered; 0 for no answer.
+    /// Tells a replica something that has an effect, as a caller: the status, and what it answered; 0 for no
+    /// answer.
     pub async fn tell(&self, replica: usize, method: Method, path: &str) -> u16 {
         let url = format!("http://{}{path}", self.replicas[replica].local);
         let bearer = format!("Bearer {}", self.key);
@@ -303,7 +306,8 @@ impl World {
         asked.map_or(0, |answer| answer.map_or(0, |answer| answer.status.as_u16()))
     }
 
-    /// What the authority was asked since this was last called, as far as it is over, and of the rest at the end.
+    /// What the authority was asked since this was last called, as far as it is over, and of the rest at the
+    /// end.
     pub fn authority_calls(&self, also_unended: bool) -> Vec<AuthorityCall> {
         let mut entries = self.entra.take_ledger();
         if also_unended {

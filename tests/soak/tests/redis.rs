@@ -1,4 +1,4 @@
-//! The stores of a soak do what its faults need of them.
+//! The stores of a soak support its faults.
 
 #![allow(clippy::unwrap_used, reason = "tests may unwrap")]
 

@@ -1,4 +1,5 @@
-//! `flood`: see `soak::flood`. Exit code 0 when the bar was held, 1 when it was missed, 2 when the drill could not be run.
+//! `flood`: see `soak::flood`. Exit code 0 when the bar was held, 1 when it was missed, 2 when the drill
+//! could not be run.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people and their scripts")]
 #![allow(clippy::disallowed_methods, reason = "it runs outside the daemon, with the real clock and tasks")]
@@ -46,7 +47,8 @@ struct Args {
     /// The canary's connections.
     #[arg(long, default_value_t = 40)]
     connections: u16,
-    /// The life of the access tokens that are refreshed during the drill, in seconds; the others live an hour.
+    /// The life of the access tokens that are refreshed during the drill, in seconds; the others live an
+    /// hour.
     #[arg(long, default_value_t = 20)]
     token_life: u64,
     /// Redis' maxmemory; empty for none.

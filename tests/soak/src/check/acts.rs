@@ -1,4 +1,4 @@
-//! What was done to connections on purpose, held against what callers got afterwards.
+//! Comparison of the deliberate acts on connections with what callers got afterwards.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,8 @@ const SLACK: u64 = 2_000;
 const RUNS_ON: u64 = 5_000;
 /// Those of a primary, where there are sentinels.
 const STORE_REPLICAS: u8 = 2;
-/// A connection that is blocked is tried again after a minute; then it may have to wait for its turn and for an answer.
+/// A connection that is blocked is tried again after a minute; then it may have to wait for its turn and for
+/// an answer.
 const TRIED_AGAIN: u64 = 60_000;
 const HEALS_WITHIN: u64 = 10_000;
 /// The authority's word for a grant that was revoked.
@@ -73,8 +74,8 @@ impl<'a> Acts<'a> {
         begun.filter(move |act| deeds.contains(&act.deed))
     }
 
-    /// Whether the process that was asked must know of an act, or may serve nothing: it did it itself, or it was long enough in touch
-    /// with the store since, or cut off for too long.
+    /// Returns true if the asked process must know of an act, or may serve nothing: it did the act itself,
+    /// was in touch with the store for long enough since, or was cut off for too long.
     fn must_know(&self, act: &Act, asked: Asked) -> bool {
         if !act.done || act.ended >= asked.started {
             return false;
@@ -88,8 +89,8 @@ impl<'a> Acts<'a> {
             || asked.started >= act.ended + self.faults.serve_cached_for + within
     }
 
-    /// Whether a failover may have taken back what was acknowledged: anything if nobody was waited for; and what an old primary took
-    /// that stood still, was replaced, and ran on for a while, if not every replica was waited for.
+    /// Returns true if a failover may have taken back something acknowledged: anything if no replica was
+    /// waited for; and, if not all were, what an old primary accepted while it was being replaced.
     fn may_be_dropped(&self, act: &Act) -> bool {
         match self.waited_for {
             Some(0) => self.faults.during(&[Effect::Store], None, act.started, act.ended + BEFORE),
@@ -106,7 +107,8 @@ impl<'a> Acts<'a> {
         self.signed_in.get(&family).is_some_and(|at| *at < act.started)
     }
 
-    /// Whether a connection may rightly not be found: somebody has ended it, or tried to, and a sign-in since need not be known.
+    /// Returns true if a connection may rightly not be found: somebody has ended it or tried to, and a later
+    /// sign-in need not be known.
     pub(super) fn may_be_absent(&self, asked: Asked) -> bool {
         for act in self.before(asked, &[Deed::Delete, Deed::Revoke, Deed::SignIn]) {
             match act.deed {
@@ -118,8 +120,8 @@ impl<'a> Acts<'a> {
         false
     }
 
-    /// Whether what was handed out before may rightly not be there any more: the connection was ended or taken away since, or
-    /// that was not over yet everywhere.
+    /// Returns true if an earlier hand-out may rightly be gone: the connection was ended or taken away since,
+    /// or that had not yet reached every replica.
     pub(super) fn taken_away(&self, call: &Call, handed_out: u64) -> bool {
         let all = self.of.get(&call.connection).map_or(&[][..], Vec::as_slice);
         let mut since: Option<u64> = None;
@@ -139,8 +141,8 @@ impl<'a> Acts<'a> {
     }
 }
 
-/// What was deleted, revoked or paused is not served, comes back by its user or operator alone, and a token that was reported is
-/// not given to its reporter again.
+/// A deleted, revoked or paused connection is not served and comes back only by its user or operator; a
+/// reported token is not given to its reporter again.
 pub(super) fn acts(evidence: &Evidence, acts: &Acts<'_>, found: &mut Findings) {
     for call in &evidence.calls {
         if let (Some(reported), Some(token)) = (call.reported, &call.token)

@@ -1,4 +1,5 @@
-//! Each violation is planted into a small good ledger, and must be found; what explains it, too, and then it is none.
+//! Tests of the checker: each violation is planted into a small good ledger and must be found, and its
+//! explanation must excuse it.
 
 use super::*;
 use crate::ledger::{Act, Audited, Connected, Deed, Setup};

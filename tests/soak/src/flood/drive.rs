@@ -1,4 +1,5 @@
-//! The floods: what one key, one link, no key and stalled connections send, each at a rate, over plain sockets.
+//! The floods: requests with one key, with one link and without a key, and stalled connections, each at a
+//! rate, over plain sockets.
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -159,7 +160,8 @@ pub async fn all(
         rates.key,
         Arc::new(move |number| {
             let body = format!(
-                r#"{{"rejected":"{number:064x}","claims":{{"access_token":{{"nbf":{{"essential":true,"value":"{number}"}}}}}}}}"#
+                "{{\"rejected\":\"{number:064x}\",\"claims\":{{\"access_token\":\
+                 {{\"nbf\":{{\"essential\":true,\"value\":\"{number}\"}}}}}}}}"
             );
             post(&format!("/v1/apps/outlook/connections/{connection}/token"), &head, &body)
         }),
