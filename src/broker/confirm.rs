@@ -208,7 +208,7 @@ impl Broker {
         for attempt in 0..SWAP_TRIES {
             let before = repository.load(&key).await.map_err(internal)?;
             let before = before.map(|loaded| loaded.connection);
-            // After the load: what a later delete takes away is not what the commit expects.
+            // Read after the connection: a later delete removes what the commit expects.
             let floor = repository.floor(&key).await.map_err(|error| internal(error.into()))?;
             if floor.cut > redeemed.floor.cut {
                 return Err(FailureReason::Expired);

@@ -204,7 +204,7 @@ impl Broker {
 
     pub(super) async fn live_replicas(&self) -> Result<Vec<Replica>, RepositoryError> {
         let mut replicas = vec![Replica { report: self.own_report(), is_me: true }];
-        // Where nobody else can have the store, whoever reported is an earlier start of this one.
+        // If no other process can use the store, all other reports are from earlier starts of this one.
         if self.deps.repository.is_shared() {
             let list = self.read_list().await?.map(|list| list.value).unwrap_or_default();
             let others = self.replicas.live(list, self.deps.clock.monotonic()).into_iter();

@@ -193,7 +193,7 @@ impl Broker {
             );
             return true;
         }
-        // Its user may have signed in anew since the walk read it: that one is not meant.
+        // Its user may have signed in again since the walk read it: the new sign-in is not covered.
         match self.deps.repository.delete_sign_in(key, profile.sign_in).await {
             Ok(Deleted::Gone) => {
                 tracing::warn!(

@@ -601,7 +601,7 @@ impl Broker {
         (state, code): (&ConnectState, &AuthorizationCode),
         permit: Option<SignInPermit>,
     ) -> Result<Redeemed, SessionFailure> {
-        // Before the grant is there: a delete that comes after this one means it too.
+        // Read before the grant exists, so that a later delete covers it too.
         let floor = self.deps.repository.floor(right.key()).await.map_err(|error| {
             tracing::error!(app = %session.app, connection = %session.connection, %error, "a code is not redeemed: what was deleted of the connection is not known");
             SessionFailure::from(FailureReason::Internal)

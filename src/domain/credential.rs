@@ -24,12 +24,12 @@ pub const EXPIRING: Duration = Duration::from_secs(30 * 86_400);
 const YOUNG_AGAIN: Duration = Duration::from_secs(2);
 /// … and an older one after this long, growing with each rejection.
 const OLD_AGAIN: Backoff = Backoff { first: Duration::from_secs(30), longest: Duration::from_secs(600) };
-/// One that is trusted and not in use is asked about this often: a fallback that does not work is none.
+/// Time between two proofs of a trusted credential that is not in use: a fallback must be known to work.
 const IDLE_AGAIN: Duration = Duration::from_secs(6 * 3600);
-/// After a question that had no answer, growing with each …
+/// First wait after a proof without an answer; it grows with each …
 const UNANSWERED_AGAIN: Backoff =
     Backoff { first: Duration::from_secs(30), longest: Duration::from_secs(600) };
-/// … and after so many of them in a row users' requests prove it as well.
+/// … and after this many in a row, users' requests prove the credential too.
 const UNANSWERED_LONG: u32 = 3;
 /// Least time between two uses of the other client authentication method for a refused credential.
 const OTHERWISE_AGAIN: Duration = Duration::from_secs(300);
@@ -330,7 +330,7 @@ impl Standing {
     }
 }
 
-/// (A time that lies ahead was noted before the clock was set back.)
+/// (A `last` in the future was noted before the clock was set back.)
 fn is_due(last: Option<Timestamp>, wait: Duration, now: Timestamp) -> bool {
     last.is_none_or(|last| last.plus(wait) <= now || last > now)
 }
