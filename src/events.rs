@@ -231,14 +231,7 @@ impl Events {
         for sum in self.strangers.sums(now, all) {
             let crowd::Sum { kind: Kind { stranger, listener }, suppressed, peers, most } = &sum;
             let (reason, listener) = (stranger.as_str(), listener.as_str());
-            tracing::warn!(
-                reason,
-                listener,
-                suppressed,
-                peers,
-                most,
-                "more strangers were refused than are told of one by one"
-            );
+            tracing::warn!(reason, listener, suppressed, peers, most, "refused strangers, summed up");
             if stranger.is_audited() {
                 self.metrics.audit_suppressed(*suppressed);
                 self.record(sum.record(self.clock.now())).await;
@@ -399,7 +392,7 @@ impl Events {
                     tracing::info!(
                         request_id = %who.request_id, app = %key.app, connection = %key.connection,
                         session = %SessionMark::of(&session.id), outcome,
-                        "a connect session moved on"
+                        "a connect session has a new state"
                     );
                 }
                 event.caller = CallerName::parse(&session.started_by).ok();
@@ -423,7 +416,7 @@ impl Events {
         }
         tracing::info!(
             request_id = %who.request_id, %caller, app = %key.app, connection = %key.connection, code,
-            "a connection was to be deleted"
+            "a caller asked to delete a connection"
         );
         self.record(self.of(who, Action::Deleted, code).caller(caller).key(key).0).await;
     }
@@ -439,7 +432,7 @@ impl Events {
         tracing::info!(
             request_id = %who.request_id, %caller, what, app = app_name, connection = connection_name,
             code,
-            "a caller was refused what it wanted to read"
+            "a caller's read was refused"
         );
         let mut event = self.of(who, Action::Read, code).caller(caller).0;
         event.detail.insert("what", what.to_owned());
@@ -512,7 +505,7 @@ impl Events {
 
     /// Reports that an operator adopted the present store.
     pub async fn store_adopted(&self, who: Who<'_>, admin: &str, code: &'static str) {
-        tracing::warn!(request_id = %who.request_id, admin, code, "the store was to be adopted");
+        tracing::warn!(request_id = %who.request_id, admin, code, "an operator asked to adopt the store");
         let mut event = self.of(who, Action::Admin, code).0;
         event.detail.insert("admin", admin.to_owned());
         event.detail.insert("act", "store_adopt".to_owned());
@@ -532,7 +525,7 @@ impl Events {
             request_id = %who.request_id, admin, app = revocation.app.as_ref().map(AppName::as_str),
             tenant = revocation.tenant, caller = revocation.caller,
             connections = meant.map(|meant| meant.connections), complete = meant.map(|meant| meant.complete),
-            code, "connections were to be revoked"
+            code, "an operator asked to revoke connections"
         );
         let mut event = self.of(who, Action::Admin, code).0;
         event.app.clone_from(&revocation.app);
@@ -613,7 +606,7 @@ impl Events {
             tracing::error!(
                 resealed,
                 refused,
-                "records were sealed anew; some do not open and are left as they are"
+                "records were rewrapped; some do not open and were left unchanged"
             );
         } else {
             tracing::info!(resealed, "records were sealed anew");
@@ -683,7 +676,7 @@ fn failed(
     // The operators of tokenward decided these themselves, so they are no errors.
     if let FailureReason::CallerForbidden | FailureReason::ConnectionPaused | FailureReason::Revoked = reason
     {
-        log!(warn, "a sign-in came to nothing: what it was started for is not allowed any more");
+        log!(warn, "a sign-in failed: it is no longer allowed");
         return;
     }
     match mender {
@@ -798,7 +791,7 @@ impl Observer for Counters {
             if over && *count > 1 {
                 tracing::warn!(
                     %app, tenant, reason, connections = *count,
-                    "so many connections of one tenant came under the same verdict within a minute"
+                    "connections of one tenant got the same verdict within a minute"
                 );
             }
             !over
@@ -877,17 +870,17 @@ impl AuthorityObserver for AppCounters {
             AuthorityEvent::CredentialDoubted { id } => {
                 tracing::warn!(
                     %app, credential = id,
-                    "refreshes with this client credential are refused in words that may be about the \
-                     credential or about those users and their tenant: it may be wrong, or sent in the \
-                     wrong way (token_endpoint_auth_method); `tokenward connections explain` has the \
-                     authority's words"
+                    "refreshes with this client credential fail with an error that may concern the \
+                     credential, or those users and their tenant: the credential may be wrong, or sent by \
+                     the wrong method (token_endpoint_auth_method); `tokenward connections explain` shows \
+                     the authority's error"
                 );
             }
             AuthorityEvent::SecretMethodSeen { method } => {
                 tracing::warn!(
                     %app, method = method.as_str(),
-                    "the authority takes the client secret in this way and not in the one that was guessed; \
-                     set token_endpoint_auth_method, which saves a refused call after each start"
+                    "the authority accepts the client secret by this method and not by the guessed one; set \
+                     token_endpoint_auth_method, which saves a refused call after each start"
                 );
             }
             AuthorityEvent::CredentialRejected { id, codes, cause, is_news: true } => {

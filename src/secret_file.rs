@@ -145,8 +145,8 @@ pub enum SecretFileError {
     },
     /// It should be text, and contains characters added by copying.
     #[error(
-        "the secret file {} holds {odd}, which came along when it was copied; write the secret to it anew, \
-         without that",
+        "the secret file {} contains {odd}, probably from copying; write the secret to it again without \
+         that",
         path.display()
     )]
     Odd {

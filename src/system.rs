@@ -86,8 +86,8 @@ impl Clock for SystemClock {
             *differed = Some(0);
             tracing::warn!(
                 by_seconds = differs / 1000,
-                "this machine's clock is wrong by the account of the authority, whose clock decides how \
-                 long tokens live; going by that one. Set the machine's clock"
+                "this machine's clock differs from the authority's, which decides how long tokens live; \
+                 tokenward follows the authority's. Set the machine's clock"
             );
         }
     }

@@ -122,7 +122,8 @@ const NUMBERS: &[(&[u32], Disposition, &str)] = &[
     (&[50034, 51004], GONE, "the authority does not know the account any more"),
     (&[65001, 65004], CONSENT, "the user has not consented"),
     (&[50020, 500208, 50014, 50056, 50058, 50072, 50074, 50076, 50078, 50079, 50085, 50126, 50140, 50158,
-       50199, 50097, 50129, 50155, 50187, 53004, 700003], SIGN_IN, "the authority wants to see the user"),
+       50199, 50097, 50129, 50155, 50187, 53004, 700003], SIGN_IN,
+     "the authority requires the user to sign in"),
     // An administrator.
     (&[90094, 90095, 90099, 900941], Blocked(AdminConsentRequired), "an administrator must approve the app"),
     (&[50105, 16000, 90072], Blocked(AssignmentRequired),
@@ -167,9 +168,9 @@ const SUBERRORS: &[(&str, Disposition, &str)] = &[
 #[rustfmt::skip]
 const ERRORS: &[(&str, Disposition, &str)] = &[
     ("invalid_grant",             SIGN_IN,        "the authority refuses the grant and says no more"),
-    ("interaction_required",      SIGN_IN,        "the authority wants to see the user"),
-    ("login_required",            SIGN_IN,        "the authority wants to see the user"),
-    ("account_selection_required",SIGN_IN,        "the authority wants to see the user"),
+    ("interaction_required",      SIGN_IN,        "the authority requires the user to sign in"),
+    ("login_required",            SIGN_IN,        "the authority requires the user to sign in"),
+    ("account_selection_required",SIGN_IN,        "the authority requires the user to sign in"),
     ("consent_required",          CONSENT,        "the user has not consented"),
     ("invalid_client",            NextCredential, "the app's credential was rejected"),
     ("unauthorized_client",       Misconfigured,  "the app may not do this"),
@@ -278,9 +279,7 @@ fn look_up(status: u16, refusal: Option<&TokenError>, question: Question) -> Con
     }
     match ERRORS.iter().find(|(word, ..)| *word == error) {
         Some((_, disposition, why)) => says(*disposition, why),
-        None => {
-            says(Unclear, "the authority refused with an error that is not known here; tell the operator")
-        }
+        None => says(Unclear, "the authority refused with an unknown error; tell the operator"),
     }
 }
 

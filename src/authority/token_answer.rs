@@ -129,12 +129,12 @@ impl<'a> Members<'a> {
         match &self.end {
             End::Whole => {}
             // There may be two documents, and nobody knows which is right.
-            End::BytesAfter => return broken("bytes_after_end", "something stands behind the JSON"),
+            End::BytesAfter => return broken("bytes_after_end", "there are bytes after the JSON"),
             End::Broken(why) => return Err(("not_json", why.clone())),
             End::NotAnObject => return broken("not_an_object", "it is JSON, but not an object"),
         }
         if let Some(key) = DECIDING.into_iter().find(|key| self.differs(key)) {
-            return Err(("repeated_member", format!("{key} stands twice, with two values")));
+            return Err(("repeated_member", format!("{key} occurs twice, with two values")));
         }
         if self.value("error").is_some_and(|error| error != Value::Bool(false)) {
             return broken("error_in_success", "the answer is a success and an error at once");

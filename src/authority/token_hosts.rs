@@ -129,7 +129,7 @@ impl OpenIdAuthority {
             Ok(()) => return Ok(()),
             Err(Stays::For(before, is_news)) => (before, is_news),
             Err(Stays::Unread) => {
-                let cause = "the store has not said yet which hosts secrets went to before".to_owned();
+                let cause = "the record of token hosts has not been read from the store yet".to_owned();
                 return Err(ours(doing, Disposition::RetryAfter(None), cause));
             }
         };
@@ -187,7 +187,11 @@ impl OpenIdAuthority {
     /// says what is wrong.
     pub async fn is_token_host(&self, host: &str) -> Result<(), String> {
         let metadata = self.metadata("confirming the token host").await.map_err(|failure| {
-            format!("the discovery document, which names the token host, cannot be had: {}", failure.cause)
+            format!(
+                "the discovery document, which names the token host, cannot be fetched: \
+                {}",
+                failure.cause
+            )
         })?;
         let is = token_host(&metadata.token_endpoint);
         if host == is {

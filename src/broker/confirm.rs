@@ -61,7 +61,7 @@ impl Broker {
                     return if already_confirmed(&confirmation, &account, code_hash.as_ref()) {
                         Ok((key, account))
                     } else {
-                        Err(rejected("the session was confirmed before, with something else"))
+                        Err(rejected("the session was confirmed before, with another code or account"))
                     };
                 }
                 SessionState::Pending => return Err(rejected("nobody has signed in yet")),
@@ -218,8 +218,8 @@ impl Broker {
             if let Err(error) = self.follow_revocations().await {
                 tracing::warn!(
                     app = %key.app, connection = %key.connection, %error,
-                    "a sign-in is stored, and what was revoked lately could not be read; what it means is \
-                     refused once it is known"
+                    "a sign-in was stored, but recent revocations could not be read; one that covers it \
+                     takes effect once it is known"
                 );
             }
             // Read after the floor: a pause that this read misses changes what the commit expects, or is

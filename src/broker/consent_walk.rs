@@ -81,8 +81,8 @@ impl Book {
             let Some(tried) = tried else {
                 tracing::warn!(
                     %app,
-                    "so many tenants are said to have consented that no more are taken down; blocked \
-                     connections are tried again at their time"
+                    "too many tenants were reported to have consented; further reports are dropped, and \
+                     blocked connections are tried again at their time"
                 );
                 return false;
             };

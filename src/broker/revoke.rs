@@ -77,8 +77,8 @@ impl Broker {
         if list.len() >= revocation::MOST {
             tracing::warn!(
                 kept = revocation::MOST,
-                "no more targets of revocations are kept: older ones are not remembered, and a backup from \
-                 before them brings back what they meant"
+                "too many targets of revocations: the oldest are forgotten, and a backup from before them \
+                 would bring their connections back"
             );
         }
         self.deps.engine.learn_revocations(list);
@@ -189,7 +189,7 @@ impl Broker {
         if let Err(refusal) = self.hold_if_paused(key, profile.status).await {
             tracing::warn!(
                 ?refusal,
-                "a revoked connection is paused, and that could not be noted: it is destroyed later"
+                "a revoked connection is paused, which could not be stored: it is destroyed later"
             );
             return true;
         }

@@ -210,7 +210,7 @@ impl Broker {
         };
         self.progress().is_running = false;
         if let Err(error) = repository.release_lease(LeaseOf::Rewrap, nonce, true).await {
-            tracing::debug!(%error, "the right to seal anew could not be given back; it ends by itself");
+            tracing::debug!(%error, "the lease for rewrapping could not be released; it expires");
         }
         ended
     }
@@ -265,8 +265,8 @@ impl Broker {
                     if refused <= MOST_NAMED {
                         tracing::error!(
                             %error,
-                            "a record does not open, so it is not sealed anew and left as it is; its key \
-                             cannot be retired before it is gone"
+                            "a record does not open and is left unchanged; its key cannot be retired while \
+                             the record exists"
                         );
                     }
                 }
@@ -286,7 +286,7 @@ impl Broker {
                 Ok(true) => until = asked + LEASE,
                 Ok(false) => return,
                 Err(error) => {
-                    tracing::warn!(%error, "the right to seal anew could not be prolonged");
+                    tracing::warn!(%error, "the lease for rewrapping could not be prolonged");
                     if clock.monotonic() >= until {
                         return;
                     }

@@ -54,10 +54,10 @@ mod tests {
     fn what_strangers_can_repeat_is_said_by_way_of_this_alone() {
         const AFTER_A_CODE: [&str; 8] = [
             "a grant that came back too late could not be destroyed",
-            "a code is not redeemed: what was deleted of the connection is not known",
+            "a code is not redeemed: the connection's deletes cannot be read",
             "a code could not be redeemed",
             "a grant that waits for its confirmation could not be kept",
-            "a grant that may not be kept could not be destroyed; it ends by itself",
+            "a grant that may not be stored could not be destroyed; it expires",
             "a connect session's outcome could not be stored",
             "the authority gave no refresh token; is offline_access among the app's scopes and granted?",
             "the authority gave fewer scopes",

@@ -241,7 +241,7 @@ impl Broker {
     async fn forget(&self, state: &SecretHash) {
         let taken = self.deps.repository.discard_pending(Kind::State, &FiledUnder::hash(state)).await;
         if let Err(error) = taken {
-            tracing::debug!(%error, "an authorize request that does not count any more is kept to its end");
+            tracing::debug!(%error, "an invalid authorize request could not be removed; it expires");
         }
     }
 
@@ -484,8 +484,8 @@ impl Broker {
                 if let Some(left_out) = self.sayings.due("crowded", self.deps.clock.monotonic()) {
                     tracing::warn!(
                         app = %session.app, caller = session.created_by, left_out,
-                        "sign-ins that a caller started come back faster than codes are sent to the \
-                         authority, or it does not answer them; this one has to come again"
+                        "a caller's sign-ins come back faster than codes are redeemed, or the authority \
+                         does not answer; this one must come again"
                     );
                 }
                 return Err(Finished::Refused(CallbackProblem::Crowded));
@@ -603,7 +603,10 @@ impl Broker {
     ) -> Result<Redeemed, SessionFailure> {
         // Read before the grant exists, so that a later delete covers it too.
         let floor = self.deps.repository.floor(right.key()).await.map_err(|error| {
-            tracing::error!(app = %session.app, connection = %session.connection, %error, "a code is not redeemed: what was deleted of the connection is not known");
+            tracing::error!(
+                app = %session.app, connection = %session.connection, %error,
+                "a code is not redeemed: the connection's deletes cannot be read"
+            );
             SessionFailure::from(FailureReason::Internal)
         })?;
         let naming = app.naming();
@@ -699,7 +702,7 @@ impl Broker {
                 if let Err(error) = self.deps.repository.discard_redeemed(&code_hash).await {
                     tracing::warn!(
                         %error,
-                        "a grant that may not be kept could not be destroyed; it ends by itself"
+                        "a grant that may not be stored could not be destroyed; it expires"
                     );
                 }
                 return failed(barred.reason());

@@ -265,8 +265,10 @@ impl WatchedFile {
                 self.seen = if is_io { Err(problem.clone()) } else { seen };
                 self.blank = None;
                 if self.problem.as_ref() != Some(&problem) {
-                    tracing::warn!(caller = %self.caller, problem, "API keys not read again; those read \
-                        before stay in force");
+                    tracing::warn!(
+                        caller = %self.caller, problem,
+                        "API keys were not read again; the ones read before stay in force"
+                    );
                 }
                 self.problem = Some(problem);
                 false

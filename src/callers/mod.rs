@@ -303,7 +303,7 @@ impl Callers {
         let looked = self.looking.look(clock, FILES_ANSWER_WITHIN, move || callers.keys.look(now)).await;
         if looked == Looked::HangsNow {
             tracing::warn!(
-                "files of API keys do not answer: is their mount there? What was known of them is used on"
+                "the files of API keys do not answer; is their mount there? The keys read before stay in use"
             );
         }
     }

@@ -50,9 +50,9 @@ pub enum AccountId {
 /// The mistake in a tenant's id, and where to find the right one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "is no tenant id such as 11111111-2222-3333-4444-555555555555. A domain is not enough: no account names \
-     one. `tokenward connections list` shows each account's tenant, and the issuer in \
-     https://login.microsoftonline.com/DOMAIN/v2.0/.well-known/openid-configuration names that of a domain"
+    "is no tenant id such as 11111111-2222-3333-4444-555555555555. A domain is not enough, for accounts do \
+     not name it. `tokenward connections list` shows each account's tenant; the issuer in \
+     https://login.microsoftonline.com/DOMAIN/v2.0/.well-known/openid-configuration names a domain's"
 )]
 pub struct NoTenantId;
 

@@ -153,7 +153,8 @@ pub enum KeyringError {
     },
     /// There are keys, but none is promoted.
     #[error(
-        "no key of the keyring {place} is promoted, so nothing can be sealed; restore the promoted key's file"
+        "no key of the keyring {place} is promoted, so nothing can be sealed; restore the promoted key's \
+         file"
     )]
     NothingPromoted {
         /// Where it was looked for.
@@ -382,7 +383,7 @@ impl KeySet {
             let id = key.id.clone();
             // With two keys of one name, a sealed value could not say which one it needs.
             if by_id.insert(id.clone(), Arc::new(key)).is_some() {
-                let problem = format!("two files hold a key of the name {id}; take one of them away");
+                let problem = format!("two files have a key named {id}; remove one of them");
                 return Err(KeyringError::Key { file: place.to_owned(), problem });
             }
         }

@@ -338,8 +338,8 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Makes the answer to a request whose head exceeds the limits; nothing is known of the request.
     fn head_too_large(&self, request_id: &RequestId) -> Response {
-        let detail = "the request line and the headers together are too large, or too many: 16 KiB and 64 \
-            lines are taken";
+        let detail = "the request line and the headers are too large: at most 16 KiB and 64 lines are \
+            accepted";
         problem(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "invalid_request", detail, request_id)
     }
 

@@ -44,7 +44,7 @@ impl Tcp {
     /// Makes the kernel discard unsent data when the socket is closed.
     pub(super) fn forget_unsent(&self) {
         if let Err(error) = sockopt::set_socket_linger(&self.0, Some(Duration::ZERO)) {
-            tracing::debug!(%error, "a socket could not be told to forget what was not sent");
+            tracing::debug!(%error, "unsent data of a socket could not be discarded");
         }
     }
 

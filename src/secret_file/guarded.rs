@@ -95,8 +95,8 @@ pub enum Loose {
     },
     /// A step of the path disappeared after the file was opened.
     #[error(
-        "cannot tell who can change {}: on the way to it {} cannot be looked at ({}), though it was read a \
-         moment ago; see who moves folders there, and try again",
+        "cannot tell who can change {}: {} on its path cannot be checked ({}), although the file was read a \
+         moment ago; find out who moves folders there, and try again",
         path.display(), step.display(), io::Error::from_raw_os_error(*errno)
     )]
     Gone {
