@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::guard::{Guarded, Socket};
-use super::room::{OWN_BYTES, Place};
+use super::room::{OWN_BYTES, Reservation};
 use super::{Body, Handler, Limits, Pairs, Peer, Request, RequestId, Response, Surroundings, problem};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
@@ -61,7 +61,7 @@ pub(super) struct Pulse {
     beats: AtomicU32,
     in_head: AtomicBool,
     clock: Arc<dyn Clock>,
-    place: Place,
+    place: Reservation,
     /// Bytes in memory for a head, a body and an answer.
     head: AtomicUsize,
     /// Bytes of an incomplete head, which may follow a request.
@@ -76,7 +76,7 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
-    pub(super) fn new(place: Place, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(place: Reservation, clock: Arc<dyn Clock>) -> Self {
         Pulse {
             phase: AtomicU8::new(Phase::New as u8),
             beats: AtomicU32::new(0),
@@ -234,7 +234,7 @@ enum End {
 }
 
 /// Serves one connection until it ends.
-pub(super) async fn serve(shared: Arc<Shared>, socket: Box<dyn Socket>, peer: Peer, place: Place) {
+pub(super) async fn serve(shared: Arc<Shared>, socket: Box<dyn Socket>, peer: Peer, place: Reservation) {
     let limits = &shared.limits;
     let pulse = Arc::new(Pulse::new(place, Arc::clone(&shared.surroundings.clock)));
     let guarded = Guarded::new(socket, limits, Arc::clone(&pulse));

@@ -130,7 +130,7 @@ impl Room {
     }
 
     /// Reserves a place for an accepted connection.
-    pub(super) fn take(self: &Arc<Self>, origin: Origin, now: Duration) -> Result<Place, ConnectionRefusal> {
+    pub(super) fn take(self: &Arc<Self>, origin: Origin, now: Duration) -> Result<Reservation, ConnectionRefusal> {
         let peer = PeerKey::of(origin);
         let mut state = self.state();
         let of_peer = state.peers.get(&peer).map_or(0, |used| used.connections);
@@ -154,7 +154,7 @@ impl Room {
         });
         state.seats.insert(id, Arc::clone(&seat));
         state.peers.entry(peer).or_default().connections += 1;
-        Ok(Place { room: Arc::clone(self), id, seat })
+        Ok(Reservation { room: Arc::clone(self), id, seat })
     }
 
     /// Tells enough connections to leave to free `needed` connections or bytes. Returns true if that was
@@ -249,13 +249,13 @@ fn stamp(now: Duration) -> u64 {
 
 /// One connection's place, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Reservation {
     room: Arc<Room>,
     id: u64,
     seat: Arc<Seat>,
 }
 
-impl Place {
+impl Reservation {
     /// Records that the connection waits for its client.
     pub(super) fn waits(&self, now: Duration) {
         self.seat.waiting.store(stamp(now), Ordering::Relaxed);
@@ -322,7 +322,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Reservation {
     fn drop(&mut self) {
         let mut state = self.room.state();
         if state.remove(self.id).is_none() {
@@ -425,7 +425,7 @@ mod tests {
         let room = room(1024, 512, 64 * 1024);
         let honest = room.take(tcp(1), at(0)).expect("a place");
         assert!(honest.hold(OWN_BYTES + 1, at(0)));
-        let mut open: Vec<Place> = Vec::new();
+        let mut open: Vec<Reservation> = Vec::new();
         for second in 1..2000 {
             open.retain(|place| !place.is_told());
             let place = room.take(tcp(2), at(second)).expect("always a place");
