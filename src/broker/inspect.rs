@@ -91,7 +91,7 @@ impl Broker {
         if !caller.knows_app(app) {
             return Err(Refusal::AppNotFound);
         }
-        let _place = self.place_for_walk(caller).await?;
+        let _place = self.walk_permit(caller).await?;
         let sees =
             |key: &ConnectionKey, profile: &Profile| caller.see(key, profile.account.tid.as_deref()).is_ok();
         self.list_where(app, caller.lookups(app), request, sees).await

@@ -114,7 +114,7 @@ pub(super) struct Walks {
 }
 
 /// Permission to walk, given back when dropped.
-pub(super) struct Place {
+pub(super) struct WalkPermit {
     _of_caller: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
 }
@@ -128,7 +128,7 @@ impl Default for Walks {
 impl Walks {
     /// Waits for a place, in the order of requests. A caller waits for its own walks first, so it never has
     /// more than those in the common queue.
-    async fn place(&self, caller: &CallerName) -> Place {
+    async fn place(&self, caller: &CallerName) -> WalkPermit {
         let own = {
             let mut of_callers = self.of_callers.lock();
             let own = || Arc::new(Semaphore::new(MOST_OF_CALLER));
@@ -136,7 +136,7 @@ impl Walks {
         };
         let of_caller = own.acquire_owned().await.expect("it is never closed");
         let of_all = self.all.clone().acquire_owned().await.expect("it is never closed");
-        Place { _of_caller: of_caller, _of_all: of_all }
+        WalkPermit { _of_caller: of_caller, _of_all: of_all }
     }
 }
 
@@ -145,7 +145,7 @@ impl Broker {
     ///
     /// # Errors
     /// Too many walks are under way, of this caller or of all.
-    pub(super) async fn place_for_walk(&self, caller: &CallerPolicy) -> Result<Place, Refusal> {
+    pub(super) async fn walk_permit(&self, caller: &CallerPolicy) -> Result<WalkPermit, Refusal> {
         self.before_long(self.walks.place(&caller.caller)).await
     }
 
@@ -270,7 +270,7 @@ mod tests {
                 async move { walks.place(&caller).await }
             })
         };
-        let mut places: Vec<Place> = (0..MOST_OF_ALL)
+        let mut places: Vec<WalkPermit> = (0..MOST_OF_ALL)
             .map(|number| ready(place(number / MOST_OF_CALLER).as_mut()).expect("a place"))
             .collect();
         // All places are taken. The first caller asks for more, and then another one for its first.

@@ -114,7 +114,7 @@ impl Broker {
         app: &AppName,
         at: Duration,
     ) -> Result<Seen, Refusal> {
-        let _place = self.place_for_walk(caller).await?;
+        let _place = self.walk_permit(caller).await?;
         let mut shown: BTreeMap<(String, Vec<String>), Timestamp> = BTreeMap::new();
         let mut search = Search::new(app.clone(), caller.lookups(app), None);
         while search.read() < MOST_CONNECTIONS
