@@ -35,11 +35,11 @@ pub(super) struct SignInPermits {
 struct UnderWay {
     permit: CallPermit,
     _of_caller: Use<Option<CallerName>, ()>,
-    _place: Place,
+    _place: Capacity,
 }
 
-/// The place of a state under way, given back with it.
-enum Place {
+/// The capacity that a state under way takes, given back with it.
+enum Capacity {
     Own { _place: Use<Option<CallerName>, ()> },
     Shared { _place: Use<(), ()> },
 }
@@ -64,11 +64,11 @@ impl SignInPermits {
         self.of_states.try_share(state.name().to_owned(), usize::MAX, begin).map(SignInPermit)
     }
 
-    fn place(&self, caller: Option<&CallerName>) -> Option<Place> {
+    fn place(&self, caller: Option<&CallerName>) -> Option<Capacity> {
         let own = self.own.try_share(caller.cloned(), MOST_OWN, || Some(()));
-        own.map(|_place| Place::Own { _place }).or_else(|| {
+        own.map(|_place| Capacity::Own { _place }).or_else(|| {
             let shared = self.shared.try_share((), MOST_SHARED, || Some(()));
-            shared.map(|_place| Place::Shared { _place })
+            shared.map(|_place| Capacity::Shared { _place })
         })
     }
 }
