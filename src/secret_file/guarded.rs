@@ -33,7 +33,7 @@ const MOST_LINKS: usize = 40;
 /// Largest `/etc/passwd` or `/etc/group` accepted; real ones are far smaller.
 const LARGEST_LIST: u64 = 1024 * 1024;
 /// Attempts to check a path with a missing step, as when Kubernetes swaps the folder behind a link.
-const LOOKS: usize = 5;
+const TRIES: usize = 5;
 
 /// Error: somebody else can change a file that grants rights. The text is the same for all files below the
 /// same folder.
@@ -110,7 +110,7 @@ pub enum Loose {
 }
 
 /// How much of a path could be checked. Nobody else can change the part that was.
-enum Way {
+enum Checked {
     /// All of it.
     Whole,
     /// The part before a missing step.
@@ -238,8 +238,8 @@ impl Guard {
     /// Somebody else can.
     pub fn folder(&self, path: &Path) -> Result<GuardedFolder, Loose> {
         let errno = match self.walk_again(path, true)? {
-            Way::Whole => None,
-            Way::Gone(gone) => Some(gone.errno),
+            Checked::Whole => None,
+            Checked::Gone(gone) => Some(gone.errno),
         };
         Ok(GuardedFolder { path: path.to_owned(), errno })
     }
@@ -259,8 +259,8 @@ impl Guard {
     /// Names the first folder that somebody else can change, or that is missing.
     pub fn opened(&self, path: &Path) -> Result<(), Loose> {
         match self.walk_again(path, false)? {
-            Way::Whole => Ok(()),
-            Way::Gone(gone) => Err(gone.refused(path)),
+            Checked::Whole => Ok(()),
+            Checked::Gone(gone) => Err(gone.refused(path)),
         }
     }
 
@@ -296,10 +296,10 @@ impl Guard {
     }
 
     /// Repeats the check if a step was missing, which may be temporary.
-    fn walk_again(&self, path: &Path, every_file_counts: bool) -> Result<Way, Loose> {
+    fn walk_again(&self, path: &Path, every_file_counts: bool) -> Result<Checked, Loose> {
         let mut way = self.walk(path, every_file_counts)?;
-        for _ in 1..LOOKS {
-            if let Way::Whole = way {
+        for _ in 1..TRIES {
+            if let Checked::Whole = way {
                 break;
             }
             way = self.walk(path, every_file_counts)?;
@@ -307,17 +307,17 @@ impl Guard {
         Ok(way)
     }
 
-    fn walk(&self, path: &Path, every_file_counts: bool) -> Result<Way, Loose> {
+    fn walk(&self, path: &Path, every_file_counts: bool) -> Result<Checked, Loose> {
         let path = match std::path::absolute(path) {
             Ok(path) => path,
-            Err(error) => return Ok(Way::Gone(Gone::new(path.to_owned(), &error))),
+            Err(error) => return Ok(Checked::Gone(Gone::new(path.to_owned(), &error))),
         };
         let mut at = PathBuf::from("/");
         let mut left = steps(&path);
         let mut links = 0;
         match fs::symlink_metadata(&at) {
             Ok(root) => self.judge_folder(&at, &root, every_file_counts && left.is_empty())?,
-            Err(error) => return Ok(Way::Gone(Gone::new(at, &error))),
+            Err(error) => return Ok(Checked::Gone(Gone::new(at, &error))),
         }
         while let Some(step) = left.pop_front() {
             if step == ".." {
@@ -327,14 +327,14 @@ impl Guard {
             let next = at.join(&step);
             let found = match fs::symlink_metadata(&next) {
                 Ok(found) => found,
-                Err(error) => return Ok(Way::Gone(Gone::new(next, &error))),
+                Err(error) => return Ok(Checked::Gone(Gone::new(next, &error))),
             };
             if found.is_symlink() {
                 links += 1;
                 let target = match fs::read_link(&next) {
                     Ok(target) if links <= MOST_LINKS => target,
-                    Ok(_) => return Ok(Way::Gone(Gone::new(next, &rustix::io::Errno::LOOP.into()))),
-                    Err(error) => return Ok(Way::Gone(Gone::new(next, &error))),
+                    Ok(_) => return Ok(Checked::Gone(Gone::new(next, &rustix::io::Errno::LOOP.into()))),
+                    Err(error) => return Ok(Checked::Gone(Gone::new(next, &error))),
                 };
                 // In a sticky folder the owner of a link can replace it; in any other folder the folder's
                 // permissions decide.
@@ -354,7 +354,7 @@ impl Guard {
             }
             at = next;
         }
-        Ok(Way::Whole)
+        Ok(Checked::Whole)
     }
 
     fn judge_folder(&self, path: &Path, found: &Metadata, every_file_counts: bool) -> Result<(), Loose> {
