@@ -78,7 +78,7 @@ impl Reloader {
     /// Has the files of API keys looked at. Where they do not answer, what was known of them is used on.
     pub(super) async fn look_at_api_key_files(&self) {
         for of_these in [self.callers.load_full(), self.admins.load_full()] {
-            of_these.look_again(&*self.ports.clock).await;
+            of_these.check_key_files(&*self.ports.clock).await;
         }
     }
 

@@ -18,10 +18,10 @@ use crate::keyring::{KeyId, Keyring};
 use crate::secret_file::SecretReader;
 
 /// Least time between two checks of the files: a retired key is refused after this long.
-const LOOK_EVERY_MILLIS: u64 = 1000;
+const CHECK_EVERY_MILLIS: u64 = 1000;
 /// Least time between two checks for an unknown key: a new key works as soon as its file is written, and
 /// wrong keys cost at most a hundred checks a second.
-const LOOK_AFTER_MISS_MILLIS: u64 = 10;
+const CHECK_AFTER_MISS_MILLIS: u64 = 10;
 
 pub(super) struct KeyIndex {
     keyring: Arc<Keyring>,
@@ -30,7 +30,7 @@ pub(super) struct KeyIndex {
     /// When a request last found that a check is due, in milliseconds since the Unix epoch.
     asked_at: AtomicI64,
     /// When the latest completed check began, likewise.
-    looked_at: AtomicI64,
+    checked_at: AtomicI64,
     /// Locked while the files are checked, and never on a thread that serves requests.
     watched: Mutex<Watched>,
 }
@@ -113,7 +113,7 @@ impl KeyIndex {
             keyring,
             secrets,
             asked_at: AtomicI64::new(now.unix_millis()),
-            looked_at: AtomicI64::new(now.unix_millis()),
+            checked_at: AtomicI64::new(now.unix_millis()),
             watched: Mutex::new(watched),
         })
     }
@@ -194,30 +194,30 @@ impl KeyIndex {
     pub(super) fn is_due(&self, now: Timestamp) -> bool {
         let (now, before) = (now.unix_millis(), self.asked_at.load(Ordering::Relaxed));
         // Also if the wall clock was set back.
-        now.abs_diff(before) >= LOOK_EVERY_MILLIS
+        now.abs_diff(before) >= CHECK_EVERY_MILLIS
             && self.asked_at.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// Returns true if a check is due because of an unknown key.
     pub(super) fn is_due_after_miss(&self, now: Timestamp) -> bool {
-        let looked_at = self.looked_at.load(Ordering::Relaxed);
-        now.unix_millis().abs_diff(looked_at) >= LOOK_AFTER_MISS_MILLIS
+        let checked_at = self.checked_at.load(Ordering::Relaxed);
+        now.unix_millis().abs_diff(checked_at) >= CHECK_AFTER_MISS_MILLIS
     }
 
     /// Checks the files. It blocks while one of them does not answer.
-    pub(super) fn look(&self, now: Timestamp) {
+    pub(super) fn check(&self, now: Timestamp) {
         let mut watched = self.lock();
         let (now, sealing_keys) = (now.unix_millis(), sealing_keys(&self.keyring));
         let mut changed = watched.sealing_keys != sealing_keys;
         watched.sealing_keys = sealing_keys;
         for file in &mut watched.files {
-            changed |= file.look_again(&self.secrets, now);
+            changed |= file.check(&self.secrets, now);
         }
         if changed {
             let keys = Arc::new(Keys::new(&watched.files, &self.keyring));
             *self.current.write() = keys;
         }
-        self.looked_at.store(now, Ordering::Relaxed);
+        self.checked_at.store(now, Ordering::Relaxed);
     }
 
     /// Behaves like a file that does not answer.
@@ -238,7 +238,7 @@ impl KeyIndex {
 impl WatchedFile {
     /// Reads the file if it has changed, and returns true if its keys changed. An unreadable file changes
     /// nothing and is reported once.
-    fn look_again(&mut self, secrets: &SecretReader, now: i64) -> bool {
+    fn check(&mut self, secrets: &SecretReader, now: i64) -> bool {
         let seen = key_file::stamp(&self.path).map_err(|error| error.to_string());
         if seen == self.seen {
             self.blank = None;
@@ -280,7 +280,7 @@ impl WatchedFile {
     /// of a copy, or its mount may come back, and that must not lock everybody out.
     fn is_blank_still(&mut self, stamp: Option<Stamp>, now: i64) -> bool {
         match self.blank {
-            Some((before, since)) if before == stamp => now.abs_diff(since) >= LOOK_EVERY_MILLIS,
+            Some((before, since)) if before == stamp => now.abs_diff(since) >= CHECK_EVERY_MILLIS,
             _ => {
                 self.blank = Some((stamp, now));
                 false

@@ -22,7 +22,7 @@ pub mod api_key;
 pub mod key_file;
 mod key_index;
 pub mod limit;
-mod looking;
+mod file_check;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;
 mod unix_user;
@@ -43,7 +43,7 @@ use crate::secret_file::SecretReader;
 use api_key::PresentedKey;
 use key_file::{KeyFileError, KeyInfo};
 use key_index::KeyIndex;
-use looking::{Looked, Looking};
+use file_check::{Checked, FileCheck};
 
 /// How long a request waits for the files of API keys, whose mount may hang.
 const FILES_ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -202,7 +202,7 @@ pub struct Callers {
     by_name: BTreeMap<CallerName, Arc<Caller>>,
     by_uid: HashMap<u32, Arc<Caller>>,
     keys: KeyIndex,
-    looking: Looking,
+    file_check: FileCheck,
 }
 
 impl Callers {
@@ -239,7 +239,7 @@ impl Callers {
         }
         match KeyIndex::new(files, keyring, secrets, now) {
             Ok(keys) if errors.is_empty() => {
-                Ok(Callers { by_name, by_uid, keys, looking: Looking::default() })
+                Ok(Callers { by_name, by_uid, keys, file_check: FileCheck::default() })
             }
             Ok(_) => Err(errors),
             Err(more) => {
@@ -259,10 +259,10 @@ impl Callers {
 
     /// Has the key files checked, at most once a second, so that the keys stay up to date even if nobody
     /// presents one. If the files do not answer, the known keys stay in use.
-    pub async fn look_again(self: &Arc<Self>, clock: &dyn Clock) {
+    pub async fn check_key_files(self: &Arc<Self>, clock: &dyn Clock) {
         let now = clock.now();
         if self.keys.is_due(now) {
-            self.look(clock, now).await;
+            self.check_files(clock, now).await;
         }
     }
 
@@ -284,7 +284,7 @@ impl Callers {
             Credential::None => return Err(AuthenticationFailure::Missing),
         };
         let key = PresentedKey::parse(text).ok_or(AuthenticationFailure::Malformed)?;
-        self.look_again(clock).await;
+        self.check_key_files(clock).await;
         let now = clock.now();
         let mut known = self.keys.known(&key, now);
         // The running check may have begun before the key's file was written; the next one begins after it.
@@ -292,16 +292,16 @@ impl Callers {
             if known != Err(AuthenticationFailure::Unknown) || !self.keys.is_due_after_miss(now) {
                 break;
             }
-            self.look(clock, now).await;
+            self.check_files(clock, now).await;
             known = self.keys.known(&key, now);
         }
         self.named(&known?).ok_or(AuthenticationFailure::Unknown)
     }
 
-    async fn look(self: &Arc<Self>, clock: &dyn Clock, now: Timestamp) {
+    async fn check_files(self: &Arc<Self>, clock: &dyn Clock, now: Timestamp) {
         let callers = Arc::clone(self);
-        let looked = self.looking.look(clock, FILES_ANSWER_WITHIN, move || callers.keys.look(now)).await;
-        if looked == Looked::HangsNow {
+        let checked = self.file_check.run(clock, FILES_ANSWER_WITHIN, move || callers.keys.check(now)).await;
+        if checked == Checked::HangsNow {
             tracing::warn!(
                 "the files of API keys do not answer; is their mount there? The keys read before stay in use"
             );
@@ -634,7 +634,7 @@ mod tests {
         assert_eq!(who(&without, &key, NOW), Err(AuthenticationFailure::Unknown));
 
         key_file::retire(&path, &info.id).expect("retired");
-        keyed.keys.look(at(NOW + 1));
+        keyed.keys.check(at(NOW + 1));
         assert!(in_use(NOW + 1).is_empty(), "it is retired");
     }
 

@@ -13,7 +13,7 @@ use crate::domain::time::Clock;
 
 /// One kind of check.
 #[derive(Default)]
-pub(super) struct Looking {
+pub(super) struct FileCheck {
     under_way: Mutex<Option<UnderWay>>,
 }
 
@@ -27,7 +27,7 @@ struct UnderWay {
 
 /// Outcome of a wait for a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Looked {
+pub(super) enum Checked {
     /// The check is done, and what is known is up to date.
     Done,
     /// The check still runs, and an earlier request has waited in vain.
@@ -36,29 +36,29 @@ pub(super) enum Looked {
     HangsNow,
 }
 
-impl Looking {
+impl FileCheck {
     /// Starts a check, or joins the running one, and waits for it.
-    pub(super) async fn look(
+    pub(super) async fn run(
         &self,
         clock: &dyn Clock,
         limit: Duration,
-        look: impl FnOnce() + Send + 'static,
-    ) -> Looked {
-        let UnderWay { mut ended, hangs } = self.join(look);
+        check: impl FnOnce() + Send + 'static,
+    ) -> Checked {
+        let UnderWay { mut ended, hangs } = self.join(check);
         if hangs.load(Ordering::Relaxed) {
-            return Looked::Hangs;
+            return Checked::Hangs;
         }
         tokio::select! {
             biased;
-            _gone = ended.changed() => Looked::Done,
+            _gone = ended.changed() => Checked::Done,
             () = clock.sleep(limit) => match hangs.swap(true, Ordering::Relaxed) {
-                true => Looked::Hangs,
-                false => Looked::HangsNow,
+                true => Checked::Hangs,
+                false => Checked::HangsNow,
             },
         }
     }
 
-    fn join(&self, look: impl FnOnce() + Send + 'static) -> UnderWay {
+    fn join(&self, check: impl FnOnce() + Send + 'static) -> UnderWay {
         let mut under_way = self.under_way.lock();
         match &*under_way {
             Some(running) if running.ended.has_changed().is_ok() => running.clone(),
@@ -66,7 +66,7 @@ impl Looking {
                 let (ends, ended) = watch::channel(());
                 tokio::task::spawn_blocking(move || {
                     let _ends = ends;
-                    look();
+                    check();
                 });
                 under_way.insert(UnderWay { ended, hangs: Arc::default() }).clone()
             }
@@ -84,7 +84,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_look_that_hangs_holds_up_nobody_for_long_and_is_made_once() {
-        let (looking, clock, begun) = (Looking::default(), SystemClock::new(), Arc::new(AtomicUsize::new(0)));
+        let (check, clock, begun) = (FileCheck::default(), SystemClock::new(), Arc::new(AtomicUsize::new(0)));
         let count = |begun: &Arc<AtomicUsize>| {
             let begun = begun.clone();
             move || {
@@ -92,25 +92,25 @@ mod tests {
             }
         };
         let long = Duration::from_secs(60);
-        assert_eq!(looking.look(&clock, long, count(&begun)).await, Looked::Done);
+        assert_eq!(check.run(&clock, long, count(&begun)).await, Checked::Done);
         let (release, hold) = channel::<()>();
         let counted = count(&begun);
         let hangs = move || {
             counted();
             let _released = hold.recv();
         };
-        assert_eq!(looking.look(&clock, Duration::ZERO, hangs).await, Looked::HangsNow);
+        assert_eq!(check.run(&clock, Duration::ZERO, hangs).await, Checked::HangsNow);
         for _ in 0..100 {
             // They return at once, however long their patience.
-            assert_eq!(looking.look(&clock, long, count(&begun)).await, Looked::Hangs);
+            assert_eq!(check.run(&clock, long, count(&begun)).await, Checked::Hangs);
         }
         assert!(begun.load(Ordering::SeqCst) <= 2, "{begun:?}");
         drop(release);
         // Once the hanging check ends, a new one starts.
-        while looking.look(&clock, long, count(&begun)).await != Looked::Done {
+        while check.run(&clock, long, count(&begun)).await != Checked::Done {
             tokio::task::yield_now().await;
         }
-        assert_eq!(looking.look(&clock, long, count(&begun)).await, Looked::Done);
+        assert_eq!(check.run(&clock, long, count(&begun)).await, Checked::Done);
         assert_eq!(begun.load(Ordering::SeqCst), 4);
     }
 }
