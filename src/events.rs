@@ -867,7 +867,7 @@ impl AuthorityObserver for AppCounters {
             AuthorityEvent::CredentialAccepted { id, is_news: true } => {
                 tracing::info!(%app, credential = id, "the authority takes a client credential");
             }
-            AuthorityEvent::CredentialDoubted { id } => {
+            AuthorityEvent::CredentialSuspected { id } => {
                 tracing::warn!(
                     %app, credential = id,
                     "refreshes with this client credential fail with an error that may concern the \

@@ -81,8 +81,8 @@ impl Member {
 
     /// Records a refusal for this tenant or account, whose error may concern that one. Returns how many were
     /// refused by now, if that is news.
-    pub(super) fn doubt(&self, kind: Witness, who: &str, most: usize) -> Option<usize> {
-        self.standing().doubt(kind, who, most)
+    pub(super) fn suspect(&self, kind: Witness, who: &str, most: usize) -> Option<usize> {
+        self.standing().suspect(kind, who, most)
     }
 
     /// Returns true, and notes it, if it may now be sent by the other method.

@@ -1735,11 +1735,11 @@ async fn a_credential_that_has_never_worked_does_not_stay_new_in_silence() {
     for account in ["a", "b", "a", "b", "a"] {
         assert_eq!(failed(world.refresh_as(account).await).disposition, Disposition::Unclear);
     }
-    assert!(!world.ledger.has("doubted one"), "two users' grants may have ended");
+    assert!(!world.ledger.has("suspected one"), "two users' grants may have ended");
     for account in ["c", "d", "e"] {
         failed(world.refresh_as(account).await);
     }
-    let told = world.ledger.lines().iter().filter(|line| *line == "doubted one").count();
+    let told = world.ledger.lines().iter().filter(|line| *line == "suspected one").count();
     assert_eq!(told, 1);
 }
 

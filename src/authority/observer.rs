@@ -75,7 +75,7 @@ pub enum AuthorityEvent<'a> {
     },
     /// A client credential was refused with an error that may concern it or a tenant; or nothing has worked
     /// with it yet, and several accounts were refused without a reason.
-    CredentialDoubted {
+    CredentialSuspected {
         /// The credential's label.
         id: &'a str,
     },

@@ -92,7 +92,7 @@ impl AuthorityObserver for Ledger {
             AuthorityEvent::Request { endpoint, outcome, .. } => format!("{} {outcome}", endpoint.as_str()),
             AuthorityEvent::CredentialAccepted { id, .. } => format!("accepted {id}"),
             AuthorityEvent::CredentialRejected { id, codes, .. } => format!("rejected {id} {codes:?}"),
-            AuthorityEvent::CredentialDoubted { id } => format!("doubted {id}"),
+            AuthorityEvent::CredentialSuspected { id } => format!("suspected {id}"),
             AuthorityEvent::SecretMethodSeen { method } => format!("sent as {}", method.as_str()),
             AuthorityEvent::CredentialUnusable { id, .. } => format!("unusable {id}"),
             AuthorityEvent::HeldBack { cause } => format!("held back: {cause}"),

@@ -30,7 +30,7 @@ const TENANTS_TO_REJECT: usize = 2;
 
 /// Accounts that must be refused without a reason before the operator is told to check a credential that has
 /// never worked.
-const ACCOUNTS_TO_DOUBT: usize = 3;
+const ACCOUNTS_TO_SUSPECT: usize = 3;
 
 /// A token request without its credential.
 pub(super) struct TokenCall {
@@ -114,22 +114,22 @@ impl OpenIdAuthority {
                     if failure.disposition == Disposition::Unclear
                         && !member.is_trusted()
                         && let Some(account) = &call.account
-                        && member.doubt(Witness::Account, account, ACCOUNTS_TO_DOUBT)
-                            == Some(ACCOUNTS_TO_DOUBT)
+                        && member.suspect(Witness::Account, account, ACCOUNTS_TO_SUSPECT)
+                            == Some(ACCOUNTS_TO_SUSPECT)
                     {
-                        self.observe(AuthorityEvent::CredentialDoubted { id: member.label() });
+                        self.observe(AuthorityEvent::CredentialSuspected { id: member.label() });
                     }
                     return Err(failure);
                 }
             }
         }
-        for (suspect, failure) in suspects {
+        for (member, failure) in suspects {
             let is_rejected = failure.disposition == Disposition::NextCredential;
             let Some(tenant) = call.tenant.as_deref().filter(|_| is_rejected) else { continue };
-            match suspect.doubt(Witness::Tenant, tenant, TENANTS_TO_REJECT) {
-                Some(TENANTS_TO_REJECT) => self.reject(suspect, &failure),
+            match member.suspect(Witness::Tenant, tenant, TENANTS_TO_REJECT) {
+                Some(TENANTS_TO_REJECT) => self.reject(member, &failure),
                 // There may be no second tenant to confirm it.
-                Some(_) => self.observe(AuthorityEvent::CredentialDoubted { id: suspect.label() }),
+                Some(_) => self.observe(AuthorityEvent::CredentialSuspected { id: member.label() }),
                 None => {}
             }
         }
@@ -183,8 +183,8 @@ impl OpenIdAuthority {
             }
             Err(other) => return Err(other),
         };
-        // Once a method has worked for the app, it is doubted only after an error about the client, and only
-        // for a secret that worked with it.
+        // Once a method has worked for the app, it is suspected only after an error about the client, and
+        // only for a secret that worked with it.
         let may_be_the_method = match seen {
             None => is_about_the_client(&failure) || failure.disposition == Disposition::Unclear,
             Some(_) => member.is_trusted() && is_about_the_client(&failure),

@@ -19,10 +19,10 @@
 //! file is replaced as a whole under a lock, and checked once a second and when an unknown key is presented.
 
 pub mod api_key;
+mod file_check;
 pub mod key_file;
 mod key_index;
 pub mod limit;
-mod file_check;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;
 mod unix_user;
@@ -41,9 +41,9 @@ use crate::keyring::{Hashed, Keyring};
 use crate::policy::{CallerPolicy, Policies};
 use crate::secret_file::SecretReader;
 use api_key::PresentedKey;
+use file_check::{Checked, FileCheck};
 use key_file::{KeyFileError, KeyInfo};
 use key_index::KeyIndex;
-use file_check::{Checked, FileCheck};
 
 /// How long a request waits for the files of API keys, whose mount may hang.
 const FILES_ANSWER_WITHIN: Duration = Duration::from_secs(1);

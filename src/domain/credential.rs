@@ -94,7 +94,7 @@ pub struct Standing {
     pub is_proven_by_use: bool,
     /// Users and tenants whose requests were refused since the last acceptance, with an error that need not
     /// concern the credential.
-    pub doubts: Vec<(Witness, String)>,
+    pub suspicions: Vec<(Witness, String)>,
     /// When it was last sent by the client authentication method that was not guessed first.
     pub sent_otherwise_at: Option<Timestamp>,
 }
@@ -172,7 +172,7 @@ impl Standing {
             hold: Duration::ZERO,
             tried_at: None,
             is_proven_by_use: false,
-            doubts: Vec::new(),
+            suspicions: Vec::new(),
             sent_otherwise_at: None,
         }
     }
@@ -217,7 +217,7 @@ impl Standing {
         let before = self.is_trusted();
         self.accepted_at = Some(now);
         self.answered(now);
-        self.doubts.clear();
+        self.suspicions.clear();
         self.accepted_in_a_row = self.accepted_in_a_row.saturating_add(1);
         if self.accepted_in_a_row >= TRUST_AGAIN {
             self.rejection = None;
@@ -244,14 +244,14 @@ impl Standing {
     /// Records a refusal for one tenant or account, whose error may or may not concern the credential.
     /// Returns how many of that kind were refused since the last acceptance; `None` if this one was known
     /// already, or there are more than `most`.
-    pub fn doubt(&mut self, kind: Witness, who: &str, most: usize) -> Option<usize> {
-        let of_kind = self.doubts.iter().filter(|(known, _)| *known == kind);
+    pub fn suspect(&mut self, kind: Witness, who: &str, most: usize) -> Option<usize> {
+        let of_kind = self.suspicions.iter().filter(|(known, _)| *known == kind);
         let (count, is_known) =
             of_kind.fold((0, false), |(count, is_known), (_, known)| (count + 1, is_known || known == who));
         if count >= most || is_known {
             return None;
         }
-        self.doubts.push((kind, who.to_owned()));
+        self.suspicions.push((kind, who.to_owned()));
         Some(count + 1)
     }
 
@@ -433,17 +433,17 @@ mod tests {
     }
 
     #[test]
-    fn doubts_of_different_ones_of_a_kind_add_up_until_it_is_taken_again() {
+    fn suspicions_of_different_ones_of_a_kind_add_up_until_it_is_taken_again() {
         let mut standing = new();
-        let tenant = |standing: &mut Standing, who| standing.doubt(Witness::Tenant, who, 2);
+        let tenant = |standing: &mut Standing, who| standing.suspect(Witness::Tenant, who, 2);
         assert_eq!(tenant(&mut standing, "a"), Some(1));
         assert_eq!(tenant(&mut standing, "a"), None, "no news");
         // The two kinds are counted apart.
-        assert_eq!(standing.doubt(Witness::Account, "x", 3), Some(1));
-        assert_eq!(standing.doubt(Witness::Account, "a", 3), Some(2));
+        assert_eq!(standing.suspect(Witness::Account, "x", 3), Some(1));
+        assert_eq!(standing.suspect(Witness::Account, "a", 3), Some(2));
         assert_eq!(tenant(&mut standing, "b"), Some(2));
         assert_eq!(tenant(&mut standing, "c"), None, "enough said it");
-        assert_eq!(standing.doubt(Witness::Account, "z", 3), Some(3));
+        assert_eq!(standing.suspect(Witness::Account, "z", 3), Some(3));
         standing.accept(NOW);
         assert_eq!(tenant(&mut standing, "b"), Some(1));
     }

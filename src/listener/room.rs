@@ -130,7 +130,11 @@ impl Room {
     }
 
     /// Reserves a place for an accepted connection.
-    pub(super) fn take(self: &Arc<Self>, origin: Origin, now: Duration) -> Result<Reservation, ConnectionRefusal> {
+    pub(super) fn take(
+        self: &Arc<Self>,
+        origin: Origin,
+        now: Duration,
+    ) -> Result<Reservation, ConnectionRefusal> {
         let peer = PeerKey::of(origin);
         let mut state = self.state();
         let of_peer = state.peers.get(&peer).map_or(0, |used| used.connections);
