@@ -65,20 +65,20 @@ impl<K: Ord + Clone, V> InUse<K, V> {
 }
 
 impl<K: Ord, V> InUse<K, V> {
-    /// Passes the value of this key to `look`, if it is in use.
-    pub(super) fn look<Q: Ord + ?Sized>(&self, key: &Q, look: impl FnOnce(&V))
+    /// Passes the value of this key to `use_it`, if it is in use.
+    pub(super) fn with<Q: Ord + ?Sized>(&self, key: &Q, use_it: impl FnOnce(&V))
     where
         K: Borrow<Q>,
     {
         if let Some(shared) = lock(&self.all).get(key) {
-            look(&shared.value);
+            use_it(&shared.value);
         }
     }
 
-    /// Passes all values in use to `look`.
-    pub(super) fn look_at_all(&self, look: impl Fn(&V)) {
+    /// Passes all values in use to `use_it`.
+    pub(super) fn for_each(&self, use_it: impl Fn(&V)) {
         for shared in lock(&self.all).values() {
-            look(&shared.value);
+            use_it(&shared.value);
         }
     }
 
@@ -89,10 +89,10 @@ impl<K: Ord, V> InUse<K, V> {
 }
 
 impl<K: Ord, V> Use<K, V> {
-    /// Passes the shared value to `look`.
-    pub(super) fn look<T>(&self, look: impl FnOnce(&V) -> T) -> T {
+    /// Passes the shared value to `use_it`.
+    pub(super) fn with<T>(&self, use_it: impl FnOnce(&V) -> T) -> T {
         let all = lock(&self.all);
-        look(&all.get(&self.key).expect("it is there for as long as somebody uses it").value)
+        use_it(&all.get(&self.key).expect("it is there for as long as somebody uses it").value)
     }
 }
 
@@ -176,21 +176,21 @@ mod tests {
                     None
                 }
             };
-            assert_eq!(user.as_ref().map(|user| user.look(|value| value.0)), shares, "step {at}");
+            assert_eq!(user.as_ref().map(|user| user.with(|value| value.0)), shares, "step {at}");
             users.push(user);
             let counted = AtomicUsize::new(0);
-            values.look_at_all(|_| _ = counted.fetch_add(1, Ordering::AcqRel));
+            values.for_each(|_| _ = counted.fetch_add(1, Ordering::AcqRel));
             let ends_now = ended.lock().len();
             assert_eq!((counted.into_inner(), ends_now), (in_use, ends), "step {at}");
         }
         assert_eq!(*ended.lock(), [1, 4, 8]);
         assert!(values.is_empty());
         let looked = AtomicBool::new(false);
-        values.look("a", |_| looked.store(true, Ordering::Release));
+        values.with("a", |_| looked.store(true, Ordering::Release));
         assert!(!looked.into_inner(), "nobody uses it");
         let user = values.share("a", || Value(9, Arc::clone(&ended)));
         let other = values.share("a", || Value(10, Arc::clone(&ended)));
-        values.look("a", |value| assert_eq!(value.0, 9));
+        values.with("a", |value| assert_eq!(value.0, 9));
         drop((user, other));
         assert!(values.is_empty());
     }
@@ -217,7 +217,7 @@ mod tests {
                             Some(Alone(Arc::clone(&there[key])))
                         };
                         if let Some(user) = values.try_share(key, 3, make) {
-                            assert!(user.look(|value| value.0.load(Ordering::Acquire)), "it is there");
+                            assert!(user.with(|value| value.0.load(Ordering::Acquire)), "it is there");
                         }
                     }
                 });

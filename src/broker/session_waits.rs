@@ -24,17 +24,17 @@ impl SessionWaits {
     pub(super) fn begin(&self, session: &SessionId) -> Waiting {
         let session = FiledUnder::session(session).name().to_owned();
         let of_session = self.0.share(session, || watch::Sender::new(()));
-        Waiting { changed: of_session.look(watch::Sender::subscribe), _of_session: of_session }
+        Waiting { changed: of_session.with(watch::Sender::subscribe), _of_session: of_session }
     }
 
     /// Wakes the waiters of a changed session.
     pub(super) fn wake(&self, session: &SessionId) {
-        self.0.look(FiledUnder::session(session).name(), |sender| sender.send_replace(()));
+        self.0.with(FiledUnder::session(session).name(), |sender| sender.send_replace(()));
     }
 
     /// Wakes all waiters.
     pub(super) fn wake_all(&self) {
-        self.0.look_at_all(|sender| sender.send_replace(()));
+        self.0.for_each(|sender| sender.send_replace(()));
     }
 }
 

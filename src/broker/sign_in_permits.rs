@@ -76,7 +76,7 @@ impl SignInPermits {
 impl SignInPermit {
     /// Records that the code is sent.
     pub(super) fn spend(&self) {
-        self.0.look(|under_way| under_way.permit.spend());
+        self.0.with(|under_way| under_way.permit.spend());
     }
 }
 
