@@ -14,7 +14,7 @@ use super::reading::{Findings, public_file};
 use crate::config::{self, ListenConfig, Listener};
 use crate::domain::time::Timestamp;
 use crate::listener::{
-    Address, Bound, Limits, ListenerConfig, Room, Tls, TlsError, look_at_socket, tls_server_config,
+    Address, Bound, Limits, ListenerConfig, Room, Tls, TlsError, check_socket, tls_server_config,
 };
 use crate::secret_file::SecretReader;
 use crate::telemetry::metrics::Metrics;
@@ -104,12 +104,12 @@ pub(super) fn prepare(
 
 /// Looks where Unix sockets will be, without making any. Who can put a socket of its own there is told by a warning: between the
 /// containers of one pod that may be meant.
-pub(super) fn look_at_sockets(config: &ListenConfig, secrets: &SecretReader, findings: &mut Findings<'_>) {
+pub(super) fn check_sockets(config: &ListenConfig, secrets: &SecretReader, findings: &mut Findings<'_>) {
     for (name, listeners) in [("local", &config.local), ("admin", &config.admin)] {
         for (at, listener) in listeners.iter().enumerate() {
             let Listener::Unix { path, .. } = listener else { continue };
             let key = format!("listen.{name}[{at}].unix");
-            if let Err(error) = look_at_socket(path) {
+            if let Err(error) = check_socket(path) {
                 findings.file(&key, StartError::chain(&error));
             }
             if let Err(loose) = secrets.guard().way(path) {

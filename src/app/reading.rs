@@ -207,11 +207,11 @@ fn keyring(config: &Config, by: &By<'_>, findings: &mut Findings<'_>) -> Option<
 /// What does not change while the daemon runs, beside the store.
 fn lasting(config: &Config, secrets: &SecretReader, findings: &mut Findings<'_>) {
     if let Some(path) = &config.store.journal
-        && let Err(error) = journal_files::look(path)
+        && let Err(error) = journal_files::check(path)
     {
         findings.file("store.journal", error);
     }
-    listeners::look_at_sockets(&config.listen, secrets, findings);
+    listeners::check_sockets(&config.listen, secrets, findings);
     if let AuditSink::File(path) = &config.audit.sink {
         file_to_append(path, findings);
     }

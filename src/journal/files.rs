@@ -39,7 +39,7 @@ struct Directory {
 ///
 /// # Errors
 /// The path is no directory, other users may enter it, or it cannot be read.
-pub fn look(path: &Path) -> Result<(), JournalError> {
+pub fn check(path: &Path) -> Result<(), JournalError> {
     let failed = |cause: String| JournalError { doing: OPENING, cause };
     match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -60,7 +60,7 @@ impl FileJournal {
         let failed = |cause: String| JournalError { doing: OPENING, cause };
         let at = |error: io::Error| failed(format!("{}: {error}", path.display()));
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(at)?;
-        look(path)?;
+        check(path)?;
         let lock = OpenOptions::new()
             .write(true)
             .create(true)

@@ -195,7 +195,7 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
 ///
 /// # Errors
 /// The path has something other than a socket, or something other than a directory is above it.
-pub fn look_at_socket(path: &Path) -> Result<(), BindError> {
+pub fn check_socket(path: &Path) -> Result<(), BindError> {
     match std::fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.file_type().is_socket() => Err(BindError::NotASocket(path.to_owned())),
         Err(source) if source.kind() == io::ErrorKind::NotADirectory => {
@@ -220,7 +220,7 @@ fn bind_unix(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), BindE
     // Two daemons that start together must not both find a stale file and remove each other's.
     let directory = std::fs::File::open(parent).map_err(failed)?;
     rustix::fs::flock(&directory, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
-    look_at_socket(path)?;
+    check_socket(path)?;
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),

@@ -49,7 +49,7 @@ use crate::lifecycle::Shutdown;
 use crate::telemetry::audit::AuditEvent;
 use crate::telemetry::metrics::Metrics;
 
-pub use bind::{BindError, Bound, LocalAddress, look_at_socket};
+pub use bind::{BindError, Bound, LocalAddress, check_socket};
 pub use pairs::{BadPairs, MOST_PARAMETERS, Pairs};
 pub use room::{IN_KERNEL, OWN_BYTES, PER_CONNECTION, Room};
 pub use tls::{Tls, TlsError, tls_server_config};
