@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! 1. Not ready before the last latch is released, never ready again once draining.
-//! 2. The first signal stops softly (finish what is in flight), the second or the deadline stops hard.
+//! 2. The first signal stops softly (finish current work), the second or the deadline stops hard.
 //! 3. SIGHUP never stops anything.
 
 use parking_lot::Mutex;
@@ -26,33 +26,33 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Nothing is to stop yet.
+    /// Makes a shutdown that has not begun.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Begins the soft stop: accept nothing new, finish what is in flight.
+    /// Begins the soft stop: accept nothing new, finish current work.
     pub fn stop(&self) {
         self.soft.cancel();
     }
 
-    /// Begins the hard stop: drop everything. Implies the soft one.
+    /// Begins the hard stop, which includes the soft one: drop everything.
     pub fn abort(&self) {
         self.soft.cancel();
         self.hard.cancel();
     }
 
-    /// The token of the soft stop.
+    /// Returns the token of the soft stop.
     pub fn soft(&self) -> &CancellationToken {
         &self.soft
     }
 
-    /// The token of the hard stop.
+    /// Returns the token of the hard stop.
     pub fn hard(&self) -> &CancellationToken {
         &self.hard
     }
 
-    /// Whether the soft stop has begun.
+    /// Returns true if the soft stop has begun.
     pub fn is_stopping(&self) -> bool {
         self.soft.is_cancelled()
     }
@@ -71,7 +71,8 @@ struct ReadinessState {
     notes: Mutex<BTreeMap<String, String>>,
 }
 
-/// Whether this process may take traffic: every latch released, every condition holding, not draining.
+/// Whether this process may take traffic: every latch is released, every condition holds, and it is not
+/// draining.
 #[derive(Clone)]
 pub struct Readiness(Arc<ReadinessState>);
 
@@ -88,7 +89,7 @@ impl Default for Readiness {
 }
 
 impl Readiness {
-    /// Waits for nothing yet: take the latches before anything is served.
+    /// Makes a readiness without latches: take them before anything is served.
     pub fn new() -> Self {
         Readiness(Arc::new(ReadinessState {
             draining: AtomicBool::new(false),
@@ -97,20 +98,20 @@ impl Readiness {
         }))
     }
 
-    /// Not ready until the latch that this returns is released.
+    /// Makes the process unready until the returned latch is released.
     #[must_use = "a dropped latch counts as never released"]
     pub fn latch(&self, name: &'static str) -> Latch {
         self.waiting().latches.push(name);
         Latch { name, readiness: self.clone() }
     }
 
-    /// Not ready whenever `holds` says false. It is asked at every probe, so it must be cheap and must not
-    /// wait.
+    /// Makes the process unready whenever `holds` returns false. Every probe calls it, so it must be cheap
+    /// and must not wait.
     pub fn condition(&self, name: &'static str, holds: impl Fn() -> bool + Send + Sync + 'static) {
         self.waiting().conditions.push((name, Box::new(holds)));
     }
 
-    /// What an operator should know of a part, ready or not; none when there is nothing.
+    /// Sets what an operator should know about a part, ready or not; `None` removes it.
     pub fn note(&self, part: &str, what: Option<&str>) {
         let mut notes = self.0.notes.lock();
         match what {
@@ -119,22 +120,22 @@ impl Readiness {
         };
     }
 
-    /// What an operator should know, by part.
+    /// Returns what an operator should know, by part.
     pub fn notes(&self) -> BTreeMap<String, String> {
         self.0.notes.lock().clone()
     }
 
-    /// Never ready again.
+    /// Makes the process unready for good.
     pub fn drain(&self) {
         self.0.draining.store(true, Ordering::Release);
     }
 
-    /// Whether it is draining.
+    /// Returns true if it is draining.
     pub fn is_draining(&self) -> bool {
         self.0.draining.load(Ordering::Acquire)
     }
 
-    /// What it waits for; empty when ready.
+    /// Returns what it waits for; empty if ready.
     pub fn waiting_for(&self) -> Vec<&'static str> {
         let waiting = self.waiting();
         let draining = self.is_draining().then_some("draining");
@@ -142,18 +143,18 @@ impl Readiness {
         draining.into_iter().chain(waiting.latches.iter().copied()).chain(failing).collect()
     }
 
-    /// Whether traffic may come.
+    /// Returns true if it may take traffic.
     pub fn is_ready(&self) -> bool {
         self.waiting_for().is_empty()
     }
 
     fn waiting(&self) -> parking_lot::MutexGuard<'_, Waiting> {
-        // Poison is survivable: a panicking condition leaves both lists whole.
+        // Poisoning does no harm: a panicking condition leaves both lists whole.
         self.0.waiting.lock()
     }
 }
 
-/// One thing readiness waits for.
+/// One thing that readiness waits for.
 #[derive(Debug)]
 pub struct Latch {
     name: &'static str,
@@ -161,7 +162,7 @@ pub struct Latch {
 }
 
 impl Latch {
-    /// This part is up.
+    /// Releases the latch: this part is up.
     pub fn release(self) {
         let mut waiting = self.readiness.waiting();
         if let Some(at) = waiting.latches.iter().position(|name| *name == self.name) {
@@ -170,7 +171,7 @@ impl Latch {
     }
 }
 
-/// The signals this process answers, caught from the moment this is made.
+/// The signals that this process answers, caught from its creation on.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
@@ -178,7 +179,7 @@ pub struct Signals {
     hangup: Signal,
 }
 
-/// What a signal asks for.
+/// The request that a signal makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wish {
     /// SIGTERM or SIGINT: stop.
@@ -188,7 +189,7 @@ pub enum Wish {
 }
 
 impl Signals {
-    /// Catches SIGTERM, SIGINT and SIGHUP. Must be called within a runtime.
+    /// Catches SIGTERM, SIGINT and SIGHUP. Call it within a runtime.
     pub fn catch() -> std::io::Result<Self> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
@@ -197,7 +198,7 @@ impl Signals {
         })
     }
 
-    /// The next signal. Safe to drop and call again: nothing is lost.
+    /// Returns the next signal. It can be dropped and called again: nothing is lost.
     pub async fn next(&mut self) -> Wish {
         tokio::select! {
             _ = self.terminate.recv() => Wish::Stop,
@@ -206,8 +207,8 @@ impl Signals {
         }
     }
 
-    /// Waits for the first wish to stop, calling `reload` for each SIGHUP, and returns after it has made the
-    /// process unready and begun the soft stop. It also returns when something else began the stop.
+    /// Waits for the first request to stop, and calls `reload` for each SIGHUP. It returns after it has made
+    /// the process unready and begun the soft stop, or when another part has begun the stop.
     pub async fn wait_for_stop(
         &mut self,
         shutdown: &Shutdown,
@@ -227,8 +228,8 @@ impl Signals {
         shutdown.stop();
     }
 
-    /// After the soft stop began: waits for `finished`, then says true. A second wish to stop, or the end of
-    /// `grace`, begins the hard stop instead and says false; `finished` is then waited for no longer.
+    /// Waits, after the soft stop has begun, for `finished`, and returns true. A second request to stop, or
+    /// the end of `grace`, begins the hard stop instead: it returns false and waits no longer.
     pub async fn wait_for_drain(
         &mut self,
         shutdown: &Shutdown,
@@ -248,12 +249,12 @@ impl Signals {
     }
 }
 
-/// A protection that could not be put in place.
+/// A protection that could not be applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
-    /// What was wanted.
+    /// The protection.
     pub wanted: &'static str,
-    /// Why it is not so, and what to do.
+    /// Why it was not applied, and what to do.
     pub why: String,
 }
 
@@ -264,8 +265,8 @@ impl fmt::Display for Warning {
 }
 
 /// Protects the secrets in this process's memory and files: no core files, no debugger of the same user, no
-/// new privileges, files closed to others. Call it first, before there are threads or secrets. What cannot be
-/// had is a warning and no reason to stop.
+/// new privileges, files closed to others. Call it first, before there are threads or secrets. A protection
+/// that cannot be applied is a warning and no reason to stop.
 pub fn harden() -> Vec<Warning> {
     let mut warnings = Vec::new();
     let no_core = Rlimit { current: Some(0), maximum: Some(0) };
@@ -329,7 +330,7 @@ mod tests {
         assert!(shutdown.hard().is_cancelled());
     }
 
-    /// Runs in a child, because it changes the whole process.
+    /// Runs in a child process, because it changes the whole process.
     #[test]
     fn hardening_holds() {
         const CHILD: &str = "TOKENWARD_TEST_HARDENING";

@@ -9,13 +9,13 @@ use tokenward::cli::{self, Output, World};
 use tokenward::system::moved;
 use tokenward::system::{SystemClock, SystemRandom};
 
-/// It gives memory back to the system within seconds of its last use, from a thread of its own.
+/// It returns memory to the system within seconds of its last use, from a thread of its own.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    // The only place that reads the environment. A value that is not UTF-8 becomes a wrong value, not a missing
-    // one.
+    // The only place that reads the environment. A value that is not UTF-8 becomes a wrong value, not a
+    // missing one.
     let env: BTreeMap<String, String> = std::env::vars_os()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
         .collect();

@@ -1,4 +1,4 @@
-//! How long to wait before the next try: longer after each failure, up to a bound.
+//! Wait before the next try: it grows with each failure, up to a bound.
 
 use std::time::Duration;
 
@@ -9,19 +9,20 @@ use super::random::{Random, random_bytes};
 pub struct Backoff {
     /// The wait after one failure.
     pub first: Duration,
-    /// No wait is longer than this.
+    /// The longest wait.
     pub longest: Duration,
 }
 
 impl Backoff {
-    /// The wait after so many failures in a row; after none it is the one after the first.
+    /// Returns the wait after this many failures in a row; zero failures count as one.
     pub fn after(self, failures: u32) -> Duration {
         let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
         self.first.saturating_mul(doubled).min(self.longest)
     }
 }
 
-/// Adds up to `share` of the wait by chance (it draws one byte), so that those who failed together do not try again together.
+/// Adds a random part of the wait, up to `share` (it draws one byte), so that processes which failed together
+/// do not retry together.
 pub fn jittered(wait: Duration, share: f64, random: &dyn Random) -> Duration {
     let [jitter] = random_bytes::<1>(random);
     wait + wait.mul_f64(f64::from(jitter) / 255.0 * share)
