@@ -668,8 +668,9 @@ fn failed(
         ($level:ident, $words:literal) => {
             tracing::$level!(
                 request_id = %who.request_id, %app, connection, %session, reason = reason.as_str(),
-                reported_by, error = answer.error, suberror = answer.suberror, error_codes = ?answer.error_codes,
-                trace_id = answer.trace_id, correlation_id = answer.correlation_id, $words
+                reported_by, error = answer.error, suberror = answer.suberror,
+                error_codes = ?answer.error_codes, trace_id = answer.trace_id,
+                correlation_id = answer.correlation_id, $words
             )
         };
     }

@@ -20,7 +20,10 @@ static CLOUDS: [Cloud; 6] = [
         hosts: &["login.microsoftonline.com", "login.windows.net", "login.microsoft.com", "sts.windows.net"],
         graph: GRAPH,
     },
-    Cloud { hosts: &["login.microsoftonline.us", "login.usgovcloudapi.net"], graph: "https://graph.microsoft.us" },
+    Cloud {
+        hosts: &["login.microsoftonline.us", "login.usgovcloudapi.net"],
+        graph: "https://graph.microsoft.us",
+    },
     Cloud {
         hosts: &["login.partner.microsoftonline.cn", "login.chinacloudapi.cn"],
         graph: "https://microsoftgraph.chinacloudapi.cn",

@@ -31,9 +31,12 @@ pub enum InvalidName {
 
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $max:literal, $allowed:literal, $check:expr, $first:expr) => {
-        name!($(#[$doc])* $name, $max, $allowed, $check, $first, parse, "Checks and takes a name.");
+        name!($(#[$doc])* $name, $max, $allowed, $check, $first, parse, "Parses a name.");
     };
-    ($(#[$doc:meta])* $name:ident, $max:literal, $allowed:literal, $check:expr, $first:expr, $parse:ident, $parse_doc:literal) => {
+    (
+        $(#[$doc:meta])* $name:ident, $max:literal, $allowed:literal, $check:expr, $first:expr, $parse:ident,
+        $parse_doc:literal
+    ) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
         #[serde(transparent)]

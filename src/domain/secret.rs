@@ -11,11 +11,15 @@ macro_rules! secret {
         $(#[$doc])*
         ///
         /// ```compile_fail
-        #[doc = concat!("let secret = tokenward::domain::secret::", stringify!($name), "::new(String::new());")]
+        #[doc = concat!(
+            "let secret = tokenward::domain::secret::", stringify!($name), "::new(String::new());"
+        )]
         /// println!("{secret:?}");
         /// ```
         /// ```compile_fail
-        #[doc = concat!("let secret = tokenward::domain::secret::", stringify!($name), "::new(String::new());")]
+        #[doc = concat!(
+            "let secret = tokenward::domain::secret::", stringify!($name), "::new(String::new());"
+        )]
         /// println!("{secret}");
         /// ```
         /// ```compile_fail
