@@ -13,7 +13,6 @@ from rust_source import Crate
 
 MOST = 500
 LONG = {
-    "src/api/mod.rs": "to be split: routing and the handlers of the local API",
     "src/authority/client.rs": "to be split: discovery and keys, credentials, token calls, URLs",
     "src/broker/sign_in.rs": "to be split: the steps of a sign-in",
     "src/cli/keyring.rs": "to be split: the acts on files, and what a running daemon says",

@@ -3,9 +3,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use http_body_util::Full;
 use serde::Serialize;
 
 use super::body::AskedRevocation;
@@ -14,7 +12,7 @@ use super::problem::{Problem, json};
 use super::shapes::{ConnectionShape, ExplainShape};
 use super::to_its_end::Acts;
 use super::upkeep::{self, Upkeep};
-use super::{body, code_of, credential, list_request, page_shape, refuse_credential_in_url};
+use super::{body, code_of, credential, list_request, no_content, page_shape, refuse_credential_in_url};
 use crate::broker::inspect::Shown;
 use crate::broker::pause::PausedWhat;
 use crate::broker::replicas::Replica;
@@ -296,12 +294,6 @@ impl AdminApi {
         let admin = self.admins.load_full().authenticate(credential, self.clock.as_ref()).await;
         admin.map(|admin| admin.name.to_string())
     }
-}
-
-fn no_content() -> Response {
-    let mut response = http::Response::new(Full::new(Bytes::new()));
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    response
 }
 
 /// The keyring as it is shown: never a key.

@@ -1,0 +1,64 @@
+//! What the row of a route says for the API's document.
+
+/// What the document says of a route, besides what follows from its row.
+pub struct Doc {
+    /// `operationId`
+    pub id: &'static str,
+    /// The group that it stands in.
+    pub tag: &'static str,
+    /// One line.
+    pub summary: &'static str,
+    /// More, where one line is not enough.
+    pub description: &'static str,
+    /// Parameters of the query, by their names in `components`.
+    pub query: &'static [&'static str],
+    /// What the request's body is.
+    pub body: Body,
+    /// The status and the description of the good answer.
+    pub answer: (u16, &'static str),
+    /// What the good answer's body is.
+    pub content: Option<Content>,
+    /// The bad answers that not every route has, by their names in `components`.
+    pub problems: &'static [(u16, &'static str)],
+}
+
+/// A request's body.
+pub enum Body {
+    /// The route reads none.
+    None,
+    /// It may be left out.
+    Optional(Content),
+    /// It must be there.
+    Required(Content),
+}
+
+/// A JSON body.
+pub struct Content {
+    /// Its name in `components`; empty for any object.
+    pub(super) schema: &'static str,
+    pub(super) examples: Examples,
+}
+
+pub(super) enum Examples {
+    None,
+    One(&'static str),
+    Several(&'static [Example]),
+}
+
+/// An example: name, summary (or empty), JSON.
+pub type Example = (&'static str, &'static str, &'static str);
+
+impl Content {
+    /// Any object.
+    pub const ANY: Content = Content { schema: "", examples: Examples::None };
+
+    /// A schema with one example, in JSON.
+    pub const fn one(schema: &'static str, example: &'static str) -> Self {
+        Content { schema, examples: Examples::One(example) }
+    }
+
+    /// A schema with several examples.
+    pub const fn several(schema: &'static str, examples: &'static [Example]) -> Self {
+        Content { schema, examples: Examples::Several(examples) }
+    }
+}

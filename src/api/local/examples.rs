@@ -1,0 +1,161 @@
+//! Examples for the document of the local API.
+
+use crate::api::doc::Example;
+
+pub(super) const TOKEN: &[Example] = &[
+    (
+        "fresh",
+        "",
+        r#"
+{"access_token": "eyJ0eXAiOiJKV1QiLCJub25jZSI6…", "token_type": "Bearer", "expires_in": 4123,
+"expires_at": "2026-11-23T10:21:23Z", "scope": "openid profile Mail.Read", "connection": "user-4711",
+"account": {"tid": "34e60b8e-a5b5-43c9-a67e-a85b7dd8768b",
+"oid": "503c2116-3318-4ef4-9137-98e7501a0886", "username": "alice@contoso.com"}, "status": "active"}"#,
+    ),
+    (
+        "beside_a_verdict",
+        "The user must act soon; this token still lives",
+        r#"
+{"access_token": "eyJ0eXAiOiJKV1QiLCJub25jZSI6…", "token_type": "Bearer", "expires_in": 1402,
+"expires_at": "2026-11-23T10:21:23Z", "scope": "openid profile Mail.Read", "connection": "user-4711",
+"account": {"tid": "34e60b8e-a5b5-43c9-a67e-a85b7dd8768b",
+"oid": "503c2116-3318-4ef4-9137-98e7501a0886", "username": "alice@contoso.com"},
+"status": "needs_reauthorization", "reason": "grant_revoked"}"#,
+    ),
+];
+
+pub(super) const TOKEN_REQUEST: &[Example] = &[
+    (
+        "refused",
+        "",
+        r#"
+{"rejected": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}"#,
+    ),
+    (
+        "challenged",
+        "",
+        r#"
+{"rejected": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+"claims": "eyJhY2Nlc3NfdG9rZW4iOnsibmJmIjp7ImVzc2VudGlhbCI6dHJ1ZSwidmFsdWUiOiIxNzYzODg0ODAwIn19fQ=="}"#,
+    ),
+];
+
+pub(super) const EXPLANATION: &str = r#"
+{"app": "outlook", "connection": "user-4711", "status": "needs_reauthorization",
+"account": {"tid": "34e60b8e-a5b5-43c9-a67e-a85b7dd8768b",
+"oid": "503c2116-3318-4ef4-9137-98e7501a0886", "username": "alice@contoso.com"},
+"scopes_requested": ["offline_access", "openid", "profile", "Mail.Read"], "scopes_granted": ["openid",
+"profile", "Mail.Read"], "created_at": "2026-11-23T08:00:00Z", "connected_at": "2026-11-23T08:00:00Z",
+"last_refreshed_at": "2026-11-23T09:12:40Z", "next_refresh_at": "2026-11-23T10:20:11Z",
+"reason": "grant_revoked", "last_error": {"at": "2026-11-23T10:20:12Z", "action": "refresh",
+"outcome": "reauthorize", "conclusion": "the authority revoked the grant", "status": 400,
+"error": "invalid_grant", "error_codes": [50173], "trace_id": "b9b6d2b6-91f1-4c0c-9c5e-0a5f0f5b3a00",
+"correlation_id": "1f6d7f0c-5c32-4d7e-8a6b-2b8f6f1f2d11"}, "attempts": [{"at": "2026-11-23T10:20:12Z",
+"action": "refresh", "outcome": "reauthorize", "conclusion": "the authority revoked the grant",
+"status": 400, "error": "invalid_grant", "error_codes": [50173],
+"trace_id": "b9b6d2b6-91f1-4c0c-9c5e-0a5f0f5b3a00",
+"correlation_id": "1f6d7f0c-5c32-4d7e-8a6b-2b8f6f1f2d11"}],
+"advice": "The user must sign in again (grant_revoked). Start a connect session for this connection and send the user its connect_url. The stored grant is kept and tried again by itself."}"#;
+
+pub(super) const CONNECTION: &str = r#"
+{"app": "outlook", "connection": "user-4711", "status": "active",
+"account": {"tid": "34e60b8e-a5b5-43c9-a67e-a85b7dd8768b",
+"oid": "503c2116-3318-4ef4-9137-98e7501a0886", "username": "alice@contoso.com"},
+"scopes_requested": ["offline_access", "openid", "profile", "Mail.Read"], "scopes_granted": ["openid",
+"profile", "Mail.Read"], "created_at": "2026-11-23T08:00:00Z", "connected_at": "2026-11-23T08:00:00Z",
+"last_refreshed_at": "2026-11-23T09:12:40Z", "next_refresh_at": "2026-11-23T10:20:11Z"}"#;
+
+pub(super) const CONNECTION_PAGE: &str = r#"
+{"connections": [{"app": "outlook", "connection": "user-4711", "status": "active",
+"account": {"tid": "34e60b8e-a5b5-43c9-a67e-a85b7dd8768b",
+"oid": "503c2116-3318-4ef4-9137-98e7501a0886", "username": "alice@contoso.com"},
+"scopes_requested": ["offline_access", "openid", "profile", "Mail.Read"], "scopes_granted": ["openid",
+"profile", "Mail.Read"], "created_at": "2026-11-23T08:00:00Z", "connected_at": "2026-11-23T08:00:00Z",
+"last_refreshed_at": "2026-11-23T09:12:40Z"}], "next_cursor": "dXNlci00NzEx"}"#;
+
+pub(super) const NEW_CONNECT_SESSION: &[Example] = &[
+    (
+        "new",
+        "",
+        r#"
+{"app": "outlook", "connection": "user-4711", "login_hint": "alice@contoso.com",
+"return_url": "https://app.contoso.com/settings/outlook"}"#,
+    ),
+    (
+        "pinned",
+        "",
+        r#"
+{"app": "outlook", "connection": "user-4711", "account": {"tid": "34e60b8e-a5b5-43c9-a67e-a85b7dd8768b",
+"oid": "503c2116-3318-4ef4-9137-98e7501a0886"}}"#,
+    ),
+];
+
+pub(super) const CONNECT_SESSION: &str = r#"
+{"id": "uF7JDWaWqH22wfeFmBBd8nvrieS58f3djZ9JiJNl1DI",
+"connect_url": "https://tokens.contoso.com/connect/uF7JDWaWqH22wfeFmBBd8nvrieS58f3djZ9JiJNl1DI",
+"expires_at": "2026-11-23T10:00:00Z"}"#;
+
+pub(super) const CONNECT_SESSION_STATE: &[Example] = &[
+    ("pending", "", r#"{"state": "pending"}"#),
+    (
+        "awaiting_confirmation",
+        "",
+        r#"
+{"state": "awaiting_confirmation", "account": {"tid": "34e60b8e-a5b5-43c9-a67e-a85b7dd8768b",
+"oid": "503c2116-3318-4ef4-9137-98e7501a0886", "username": "alice@contoso.com"}}"#,
+    ),
+    (
+        "failed",
+        "",
+        r#"
+{"state": "failed", "reason": "account_mismatch",
+"hint": "have the user sign in with the account that the session is for"}"#,
+    ),
+    (
+        "failed_at_the_authority",
+        "",
+        r#"
+{"state": "failed", "reason": "authority_error",
+"hint": "the operator must mend the app's registration or its configuration; trying again changes nothing",
+"error": "invalid_request", "error_codes": [9002327],
+"correlation_id": "1f6d7f0c-5c32-4d7e-8a6b-2b8f6f1f2d11"}"#,
+    ),
+];
+
+pub(super) const CONFIRMATION: &[Example] = &[
+    ("code", "", r#"{"code": "Zk3vJ2m0tq5b8n1wQd9xR7yLcU4sHfEoGiTaPzVbNMw"}"#),
+    (
+        "account",
+        "",
+        r#"
+{"account": {"tid": "34e60b8e-a5b5-43c9-a67e-a85b7dd8768b",
+"oid": "503c2116-3318-4ef4-9137-98e7501a0886"}}"#,
+    ),
+];
+
+pub(super) const CONFIRMED: &str = r#"
+{"state": "connected", "account": {"tid": "34e60b8e-a5b5-43c9-a67e-a85b7dd8768b",
+"oid": "503c2116-3318-4ef4-9137-98e7501a0886", "username": "alice@contoso.com"}}"#;
+
+pub(super) const NEW_ADMIN_CONSENT_SESSION: &[Example] =
+    &[("a_tenant", "", r#"{"app": "outlook", "tenant": "fabrikam.com"}"#)];
+
+pub(super) const ADMIN_CONSENT_SESSION: &str = r#"
+{"id": "uF7JDWaWqH22wfeFmBBd8nvrieS58f3djZ9JiJNl1DI",
+"admin_consent_url": "https://login.microsoftonline.com/fabrikam.com/v2.0/adminconsent?client_id=…",
+"expires_at": "2026-11-23T10:00:00Z"}"#;
+
+pub(super) const ADMIN_CONSENT_STATE: &[Example] = &[
+    (
+        "reported",
+        "",
+        r#"
+{"state": "reported", "tenant": "34e60b8e-a5b5-43c9-a67e-a85b7dd8768b"}"#,
+    ),
+    (
+        "consented",
+        "",
+        r#"
+{"state": "consented", "tenant": "34e60b8e-a5b5-43c9-a67e-a85b7dd8768b"}"#,
+    ),
+];

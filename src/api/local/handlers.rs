@@ -1,0 +1,268 @@
+//! What each route of the local API does.
+
+use std::time::Duration;
+
+use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+
+use super::{Call, LocalApi};
+use crate::api::problem::{Problem, json};
+use crate::api::shapes::{AccountShape, ConnectionShape, ExplainShape, SessionShape};
+use crate::api::{body, code_of, list_request, no_content, page_shape};
+use crate::broker::Refusal;
+use crate::broker::serve::TokenRequest;
+use crate::callers::limit::Admitted;
+use crate::domain::id::{AppName, ConnectionKey, SessionId};
+use crate::events::{HandOut, Who};
+use crate::listener::{Pairs, Response};
+use crate::refresh::Served;
+
+/// The longest that a long poll may wait.
+const MOST_WAIT: u64 = 60;
+
+/// Response header that names the promise not kept. `store`: this answer was not compared with the store within the
+/// last second.
+pub const DEGRADED: &str = "tokenward-degraded";
+
+impl LocalApi {
+    /// `GET …/connections/{connection}/token`
+    pub(super) async fn token(&self, call: Call<'_>, key: &ConnectionKey) -> Result<Response, Problem> {
+        let asked = body::token_request_of(&call.query)?;
+        self.hand_out((call.admitted, call.who), key, asked, wants_link(&call.query)).await
+    }
+
+    /// `POST …/connections/{connection}/token`
+    pub(super) async fn token_after_refusal(
+        &self,
+        call: Call<'_>,
+        key: &ConnectionKey,
+    ) -> Result<Response, Problem> {
+        let asked = body::token_request(body::read(call.body).await?)?;
+        self.hand_out((call.admitted, call.who), key, asked, wants_link(&call.query)).await
+    }
+
+    /// `GET …/connections/{connection}`
+    pub(super) async fn show(&self, call: Call<'_>, key: &ConnectionKey) -> Result<Response, Problem> {
+        let shown = self.broker.show(&call.caller().policy, key).await.map_err(Problem::of)?;
+        Ok(json(StatusCode::OK, &ConnectionShape::from(&shown)))
+    }
+
+    /// `GET …/connections/{connection}/explain`
+    pub(super) async fn explain(&self, call: Call<'_>, key: &ConnectionKey) -> Result<Response, Problem> {
+        let shown = self.broker.show(&call.caller().policy, key).await.map_err(Problem::of)?;
+        Ok(json(StatusCode::OK, &ExplainShape::new(&shown, &self.broker.attempts(&shown))))
+    }
+
+    /// `DELETE …/connections/{connection}`
+    pub(super) async fn delete(&self, call: Call<'_>, key: &ConnectionKey) -> Result<Response, Problem> {
+        let outcome = self.broker.delete(&call.caller().policy, key).await;
+        self.events.deleted(call.who, &call.caller().name, key, code_of(&outcome)).await;
+        outcome.map_err(Problem::of)?;
+        Ok(no_content())
+    }
+
+    /// `GET …/connections`
+    pub(super) async fn list(&self, call: Call<'_>, app: &AppName) -> Result<Response, Problem> {
+        let request = list_request(&self.broker, app, &call.query)?;
+        let page = self.broker.list(&call.caller().policy, app, &request).await.map_err(Problem::of)?;
+        // The request itself paid for the first one.
+        call.admitted.charge(page.pages_read.saturating_sub(1), self.clock.monotonic());
+        Ok(json(StatusCode::OK, &page_shape(&self.broker, app, &page)))
+    }
+
+    /// `GET /v1/connect-sessions/{id}`
+    pub(super) async fn session(&self, call: Call<'_>, id: &SessionId) -> Result<Response, Problem> {
+        let wait = wait_of(&call.query)?;
+        let state = self.broker.session_state(&call.caller().policy, id, wait).await.map_err(Problem::of)?;
+        Ok(json(StatusCode::OK, &SessionShape::from(&state)))
+    }
+
+    /// `GET /v1/admin-consent-sessions/{id}`
+    pub(super) async fn admin_consent(&self, call: Call<'_>, id: &SessionId) -> Result<Response, Problem> {
+        let state = self.broker.admin_consent_state(&call.caller().policy, id).await.map_err(Problem::of)?;
+        Ok(json(StatusCode::OK, &body::consent_shape(&state)))
+    }
+
+    /// `POST /v1/connect-sessions`
+    pub(super) async fn start_session(&self, call: Call<'_>) -> Result<Response, Problem> {
+        #[derive(Serialize)]
+        struct Started {
+            id: String,
+            connect_url: String,
+            expires_at: String,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            remark: Option<String>,
+        }
+        let (caller, who) = (call.admitted.caller(), call.who);
+        let (key, session) = body::new_session(body::read(call.body).await?)?;
+        let started = match self.broker.start_session(&caller.policy, &key, session).await {
+            Ok(started) => started,
+            Err(refusal) => {
+                let problem = Problem::of(refusal);
+                self.events.connect_started(who, &caller.name, &key, problem.code).await;
+                return Err(problem);
+            }
+        };
+        self.events.connect_started(who, &caller.name, &key, "ok").await;
+        if let Some(remark) = &started.remark {
+            tracing::info!(request_id = %who.request_id, caller = %caller.name, app = %key.app, connection = %key.connection, remark);
+        }
+        let shape = Started {
+            id: started.id.expose().to_owned(),
+            connect_url: started.connect_url,
+            expires_at: started.expires_at.rfc3339(),
+            remark: started.remark,
+        };
+        Ok(json(StatusCode::CREATED, &shape))
+    }
+
+    /// `POST /v1/connect-sessions/{id}/confirm`
+    pub(super) async fn confirm(&self, call: Call<'_>, session: &SessionId) -> Result<Response, Problem> {
+        #[derive(Serialize)]
+        struct Confirmed {
+            state: &'static str,
+            account: AccountShape,
+        }
+        let (caller, who) = (call.admitted.caller(), call.who);
+        let confirmation = body::confirmation(body::read(call.body).await?)?;
+        match self.broker.confirm(&caller.policy, session, confirmation).await {
+            Ok((key, account)) => {
+                self.events.confirmed(who, &caller.name, &key, &account, session).await;
+                Ok(json(StatusCode::OK, &Confirmed { state: "connected", account: (&account).into() }))
+            }
+            Err(refusal) => {
+                let problem = Problem::of(refusal);
+                self.events.confirmation_refused(who, &caller.name, session, problem.code).await;
+                Err(problem)
+            }
+        }
+    }
+
+    /// `POST /v1/admin-consent-sessions`
+    pub(super) async fn start_admin_consent(&self, call: Call<'_>) -> Result<Response, Problem> {
+        #[derive(Serialize)]
+        struct Started {
+            id: String,
+            admin_consent_url: String,
+            expires_at: String,
+        }
+        let (caller, who) = (call.admitted.caller(), call.who);
+        let body::NewAdminConsent { app, tenant, return_url } =
+            body::new_admin_consent(body::read(call.body).await?)?;
+        let started = self.broker.start_admin_consent(&caller.policy, &app, tenant, return_url).await;
+        self.events.admin_consent_started(who, &caller.name, &app, code_of(&started)).await;
+        let started = started.map_err(Problem::of)?;
+        let shape = Started {
+            id: started.id.expose().to_owned(),
+            admin_consent_url: started.admin_consent_url,
+            expires_at: started.expires_at.rfc3339(),
+        };
+        Ok(json(StatusCode::CREATED, &shape))
+    }
+
+    /// Hands a token out; with `connect`, a refusal brings the link at which its user can mend it.
+    async fn hand_out(
+        &self,
+        (admitted, who): (&Admitted<'_>, Who<'_>),
+        key: &ConnectionKey,
+        asked: TokenRequest,
+        connect: bool,
+    ) -> Result<Response, Problem> {
+        let (caller, begun) = (admitted.caller(), self.clock.monotonic());
+        let outcome = match admitted.take_for(key, begun) {
+            Ok(()) => self.broker.token(&caller.policy, key, &asked).await,
+            Err(after) => Err(Refusal::RateLimited { retry_after: after.0 }),
+        };
+        let elapsed = self.clock.monotonic().saturating_sub(begun);
+        match outcome {
+            Ok(served) => {
+                let now = self.clock.now();
+                let life = served.token.life_left(now);
+                let scopes = &served.token.scopes;
+                self.events
+                    .handed_out(who, HandOut { caller: &caller.name, key, scopes, life, elapsed })
+                    .await;
+                Ok(self.token_response(key, &served, life))
+            }
+            Err(refusal) => {
+                // Only where the user's act would mend it.
+                let mendable = matches!(
+                    refusal,
+                    Refusal::ReauthorizationRequired { .. }
+                        | Refusal::ConnectionNotFound
+                        | Refusal::ScopeNotGranted { .. }
+                );
+                let problem = Problem::of(refusal);
+                self.events.refused(who, &caller.name, key, problem.code, elapsed).await;
+                if connect && mendable {
+                    match self.broker.invite(&caller.policy, key).await {
+                        Ok(invited) => {
+                            self.events.connect_started(who, &caller.name, key, "ok").await;
+                            return Err(problem.with_connect_url(invited.connect_url));
+                        }
+                        // The first problem is the answer; why there is no link beside it is for the log.
+                        Err(refusal) => {
+                            let code = refusal.outside().code;
+                            self.events.connect_started(who, &caller.name, key, code).await;
+                        }
+                    }
+                }
+                Err(problem)
+            }
+        }
+    }
+
+    fn token_response(&self, key: &ConnectionKey, served: &Served, life: Duration) -> Response {
+        let now = self.clock.now();
+        let token = &served.token;
+        let profile = &served.held.connection.profile;
+        let shape = TokenShape {
+            access_token: token.access_token.expose(),
+            token_type: "Bearer",
+            expires_in: life.as_secs(),
+            expires_at: token.expires_at.rfc3339(),
+            refresh_in: token.refresh_at.map(|at| at.since(now).as_secs()),
+            scope: token.scopes.join(" "),
+            connection: key.connection.as_str(),
+            account: (&profile.account).into(),
+            status: profile.status.as_str(),
+            reason: profile.status.reason(),
+        };
+        let mut response = json(StatusCode::OK, &shape);
+        if served.degraded {
+            response.headers_mut().insert(DEGRADED, HeaderValue::from_static("store"));
+        }
+        response
+    }
+}
+
+/// Whether a refusal is to bring a connect link.
+fn wants_link(query: &Pairs) -> bool {
+    query.value("connect") == Some("1")
+}
+
+fn wait_of(query: &Pairs) -> Result<Duration, Problem> {
+    match query.value("wait") {
+        None => Ok(Duration::ZERO),
+        Some(text) => match text.parse::<u64>() {
+            Ok(seconds) => Ok(Duration::from_secs(seconds.min(MOST_WAIT))),
+            Err(_) => Err(Problem::invalid("wait", "must be whole seconds, at most 60")),
+        },
+    }
+}
+
+#[derive(Serialize)]
+struct TokenShape<'a> {
+    access_token: &'a str,
+    token_type: &'static str,
+    expires_in: u64,
+    expires_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_in: Option<u64>,
+    scope: String,
+    connection: &'a str,
+    account: AccountShape,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+}
