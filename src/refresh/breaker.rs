@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
-use super::slots::Failure;
+use super::failure::Failure;
 use crate::domain::backoff::Backoff;
 use crate::domain::id::{AppName, ConnectionName};
 use crate::domain::verdict::Disposition;

@@ -1,19 +1,21 @@
 //! One budget for the calls to authorities that are not for somebody who waits for a token nobody has.
 //!
-//! What a caller waits for without forcing it is outside of this: it goes first, by not asking here. Everything else takes from
-//! one bucket of a second's worth: what is renewed ahead of time, what callers force by reports and challenges, what the
-//! redirect of an administrator's consent sets off, codes that come back from a sign-in. While half of it is there anybody may
-//! take; below that each who asks has its part: half for what keeps connections warm, and of the rest the same for every caller
-//! and for the redirects together. A caller's first reports of tokens that it holds have a bucket of that caller's own
-//! beside, which nobody else takes from.
+//! What a caller waits for without forcing it is outside of this: it goes first, by not asking here.
+//! Everything else takes from one bucket of a second's worth: what is renewed ahead of time, what callers
+//! force by reports and challenges, what the redirect of an administrator's consent sets off, codes that come
+//! back from a sign-in. While half of it is there anybody may take; below that each who asks has its part:
+//! half for what keeps connections warm, and of the rest the same for every caller and for the redirects
+//! together. A caller's first reports of tokens that it holds have a bucket of that caller's own beside,
+//! which nobody else takes from.
 //!
-//! Codes of sign-ins take from the upper half alone, and do not wait for it: a person waits for them. What is beyond it comes out
-//! of a bucket of the caller that started them. So whoever signs in how often, the lower half is the others'.
+//! Codes of sign-ins take from the upper half alone, and do not wait for it: a person waits for them. What is
+//! beyond it comes out of a bucket of the caller that started them. So whoever signs in how often, the lower
+//! half is the others'.
 //!
 //! What is taken is a [`CallPermit`]: a call that is not made gives back all that was drawn for it.
 //!
-//! A replica has one budget, so all of them together have as many times that as there are replicas. (What is renewed ahead of
-//! time is bounded for all of them together, by `sweep`.)
+//! A replica has one budget, so all of them together have as many times that as there are replicas. (What is
+//! renewed ahead of time is bounded for all of them together, by `sweep`.)
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -184,8 +186,9 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// Takes one of `sweep_rate` a second at `now` (monotonic); else says when to come back. `spend` is done when the call is made.
-    /// Parts are those of configured callers, so there are no more of them than of these.
+    /// Takes one of `sweep_rate` a second at `now` (monotonic); else says when to come back. `spend` is done
+    /// when the call is made. Parts are those of configured callers, so there are no more of them than of
+    /// these.
     pub(super) fn take(
         &self,
         whose: &Whose,
@@ -285,7 +288,8 @@ mod tests {
         assert!((600..=720).contains(&through[2]), "{through:?}");
     }
 
-    /// Many callers' sign-ins, each as fast as it may: what renews the connections of others goes on as without them.
+    /// Many callers' sign-ins, each as fast as it may: what renews the connections of others goes on as
+    /// without them.
     #[test]
     fn whoever_signs_in_how_often_the_others_keep_their_parts() {
         for rate in [1.0, 4.0, RATE, 160.0] {
@@ -301,7 +305,8 @@ mod tests {
         }
     }
 
-    /// Of every kind: what was drawn for a call that was not made is there again, all of it, and no more than was drawn.
+    /// Of every kind: what was drawn for a call that was not made is there again, all of it, and no more than
+    /// was drawn.
     #[test]
     fn a_call_that_is_not_made_leaves_the_budget_as_it_was() {
         let all = [Whose::Sweep, Whose::Consent, caller("one"), Whose::SignIns(None)];

@@ -1,9 +1,9 @@
 //! What a caller may pass on to the authority of a resource's claims challenge.
 //!
-//! A challenge asks something of the next access token. A claims request could ask for more than that: for what an
-//! `id_token` shows, and that the client is taken for one that answers challenges (`xms_cc`), which makes tokens live for
-//! a day. That is the app's to declare. So only members that challenges of resources have get through, and [`Claims::read`] is
-//! the only way to make a [`Claims`].
+//! A challenge asks something of the next access token. A claims request could ask for more than that: for
+//! what an `id_token` shows, and that the client is taken for one that answers challenges (`xms_cc`), which
+//! makes tokens live for a day. That is the app's to declare. So only members that challenges of resources
+//! have get through, and [`Claims::read`] is the only way to make a [`Claims`].
 
 use serde_json::{Map, Value};
 
@@ -17,11 +17,12 @@ const MOST_VALUES: usize = 64;
 /// A resource's clock may be ahead of ours by this much.
 const CLOCKS_APART: u64 = 300;
 
-/// The members that challenges of resources have, each with whether any token that is newer answers it: the others ask for
-/// something that a plain refresh would not have asked for.
+/// The members that challenges of resources have, each with whether any token that is newer answers it: the
+/// others ask for something that a plain refresh would not have asked for.
 ///
-/// `nbf` and `xms_caeerror` come with continuous access evaluation (a session that was revoked), `xms_rp_ipaddr` with its check
-/// of addresses, `acrs` is an authentication context, `capolids` and `polids` are policies.
+/// `nbf` and `xms_caeerror` come with continuous access evaluation (a session that was revoked),
+/// `xms_rp_ipaddr` with its check of addresses, `acrs` is an authentication context, `capolids` and `polids`
+/// are policies.
 const MEMBERS: [(&str, bool); 6] = [
     ("nbf", true),
     ("xms_caeerror", true),
@@ -59,7 +60,8 @@ pub enum ClaimsProblem {
 }
 
 impl Claims {
-    /// Reads a challenge's JSON text. What no resource asks for is left out; where nothing is left it is refused.
+    /// Reads a challenge's JSON text. What no resource asks for is left out; where nothing is left it is
+    /// refused.
     pub fn read(text: &str) -> Result<Claims, ClaimsProblem> {
         if text.len() > LARGEST {
             return Err(ClaimsProblem::NoObject);
@@ -101,8 +103,8 @@ impl Claims {
     }
 }
 
-/// How OpenID Connect Core 5.5.1 asks for a claim: by default (`null`), or with a value or a choice of values. (Entra's
-/// documents have `Values` as well.)
+/// How OpenID Connect Core 5.5.1 asks for a claim: by default (`null`), or with a value or a choice of
+/// values. (Entra's documents have `Values` as well.)
 fn is_asked_for(member: &Value) -> bool {
     let Value::Object(member) = member else { return member.is_null() };
     member.iter().all(|(name, value)| match (name.as_str(), value) {

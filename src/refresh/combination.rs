@@ -1,11 +1,11 @@
-//! What a slot knows at one moment, in a word for each part: the simulation counts which combinations occur. A change that makes a
-//! new one possible shows it (`testkit/baseline`).
+//! What a slot knows at one moment, in a word for each part: the simulation counts which combinations occur.
+//! A change that makes a new one possible shows it (`testkit/baseline`).
 
 use std::fmt;
 use std::time::Duration;
 
 use super::engine::Engine;
-use super::slots::SlotState;
+use super::slot::Memory;
 use crate::domain::id::ConnectionKey;
 
 /// What is known of one connection.
@@ -41,26 +41,26 @@ enum UnstoredAs {
 }
 
 impl Combination {
-    fn of(state: &SlotState, now: Duration) -> Self {
-        let revision = state.held_revision();
-        let recent = state.recent_revision(now);
+    fn of(memory: &Memory, now: Duration) -> Self {
+        let revision = memory.cached_revision();
+        let recent = memory.recent_revision(now);
         let held = match revision {
             None => HeldAs::Nothing,
-            Some(revision) if state.is_unstored(revision) => HeldAs::Unstored,
+            Some(revision) if memory.is_unstored(revision) => HeldAs::Unstored,
             Some(revision) if recent == Some(revision) => HeldAs::Recent,
             Some(_) => HeldAs::Other,
         };
-        let unstored = match &state.unstored {
+        let unstored = match memory.answer() {
             None => UnstoredAs::Nothing,
-            Some(unstored) if unstored.journaled => UnstoredAs::InJournal,
+            Some(_) if memory.is_journaled() => UnstoredAs::InJournal,
             Some(_) => UnstoredAs::InMemory,
         };
         Combination {
             held,
             unstored,
             recent: recent.is_some(),
-            deleted: state.has_deleted(now),
-            unchecked: state.unchecked.is_some(),
+            deleted: memory.has_deleted(now),
+            unchecked: memory.is_unchecked(),
         }
     }
 }
@@ -87,7 +87,7 @@ impl fmt::Display for Combination {
 impl Engine {
     /// What is known of the connection, if anything ever was.
     pub(crate) fn combination(&self, key: &ConnectionKey) -> Option<Combination> {
-        let now = self.inner.deps.clock.monotonic();
-        self.inner.slots.existing(key).map(|slot| Combination::of(&slot.state(), now))
+        let now = self.ports.monotonic();
+        self.slots.existing(key).map(|slot| Combination::of(&slot.state().memory, now))
     }
 }

@@ -6,12 +6,13 @@ use crate::domain::connection::{Profile, Status};
 use crate::domain::time::Timestamp;
 use crate::domain::token::HeldToken;
 
-/// A connection that was used within this time is kept warm, so that its callers never wait: one that is used every day is
-/// warm in the morning. Each costs a call for each life of its token.
+/// A connection that was used within this time is kept warm, so that its callers never wait: one that is used
+/// every day is warm in the morning. Each costs a call for each life of its token.
 pub const USED_WITHIN: Duration = Duration::from_secs(24 * 3600);
 /// That it was used is noted this often at the most.
 pub const NOTED_EVERY: Duration = Duration::from_secs(3600);
-/// A grant that nobody uses is used this often, well inside Entra's 90 idle days, with room for a month of trouble.
+/// A grant that nobody uses is used this often, well inside Entra's 90 idle days, with room for a month of
+/// trouble.
 const KEEP_ALIVE: Duration = Duration::from_secs(30 * 86_400);
 /// Where idle grants were seen to end sooner, at this part of the time that they lasted.
 const OF_LEARNT_LIMIT: u32 = 2;
@@ -22,8 +23,9 @@ const OVERDUE: Duration = Duration::from_secs(10 * 86_400);
 /// The life that callers want left of a token when they say nothing, and some time for the call.
 const CALLERS_MARGIN: Duration = Duration::from_secs(360);
 
-/// When an access token that lives from `issued_at` for `life` is to be renewed, unless the authority said: between three and
-/// four fifths of its life, with `jitter` (0 to 1), and before callers that say nothing would find it short.
+/// When an access token that lives from `issued_at` for `life` is to be renewed, unless the authority said:
+/// between three and four fifths of its life, with `jitter` (0 to 1), and before callers that say nothing
+/// would find it short.
 pub fn renew_at(issued_at: Timestamp, life: Duration, jitter: f64) -> Timestamp {
     let point = life.mul_f64(0.6 + 0.2 * jitter.clamp(0.0, 1.0));
     let latest = life.saturating_sub(CALLERS_MARGIN);
@@ -31,8 +33,9 @@ pub fn renew_at(issued_at: Timestamp, life: Duration, jitter: f64) -> Timestamp 
     issued_at.plus(if latest > life / 2 { point.min(latest) } else { point })
 }
 
-/// When to look after a connection next; never for one whose grant is dead, or that an operator paused. `resource` is the one
-/// that it was connected for; `idle_limit` is how long idle grants of its tenant were seen to last, where that is known.
+/// When to look after a connection next; never for one whose grant is dead, or that an operator paused.
+/// `resource` is the one that it was connected for; `idle_limit` is how long idle grants of its tenant were
+/// seen to last, where that is known.
 pub fn due_at(
     profile: &Profile,
     tokens: &[HeldToken],
@@ -74,7 +77,8 @@ fn keep_alive_at(profile: &Profile, idle_limit: Option<Duration>, jitter: f64) -
     profile.last_refreshed_at.plus(rhythm.mul_f64((5.0 + 2.0 * jitter.clamp(0.0, 1.0)) / 6.0))
 }
 
-/// Whether a connection fell out of the schedule: it is long past what the schedule would have had done by now.
+/// Whether a connection fell out of the schedule: it is long past what the schedule would have had done by
+/// now.
 pub fn is_overdue(profile: &Profile, now: Timestamp) -> bool {
     if profile.grant_destroyed {
         return false;

@@ -1,7 +1,8 @@
-//! How many renewals of one connection callers may force by reports, challenges and `min_ttl`, as a pure function of those before.
+//! How many renewals of one connection callers may force by reports, challenges and `min_ttl`, as a pure
+//! function of those before.
 //!
-//! Each caller has its own count, all of them together another one. A caller's first report of the token that is held is outside
-//! of both: nobody else can use that up.
+//! Each caller has its own count, all of them together another one. A caller's first report of the token that
+//! is held is outside of both: nobody else can use that up.
 
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ const WINDOW: Duration = Duration::from_secs(10);
 const MOST_OF_ONE: usize = 5;
 /// … all callers together this many …
 const MOST: usize = 10;
-/// … and a challenge without a token that it was made of, one: whoever has one can say which token was refused.
+/// … and a challenge without a token that it was made of, one: whoever has one can say which token was
+/// refused.
 const MOST_BARE: usize = 1;
 /// A connection of which renewals were forced within this time may be throttled for that.
 const LATELY: Duration = Duration::from_secs(60);
@@ -22,7 +24,8 @@ const LATELY: Duration = Duration::from_secs(60);
 /// Why a renewal is forced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Force {
-    /// A resource refused the token that is held, and asked for nothing that a plain refresh would not ask for.
+    /// A resource refused the token that is held, and asked for nothing that a plain refresh would not ask
+    /// for.
     Report,
     /// A resource refused the token that is held, and asked for something.
     Challenge,
@@ -121,8 +124,8 @@ impl Forced {
         self.of_late.retain(|one| one.number != number);
     }
 
-    /// The authority is called at `now` (monotonic) for one of them. No user is throttled for more life: that is asked for at
-    /// most once in a quarter of a token's life.
+    /// The authority is called at `now` (monotonic) for one of them. No user is throttled for more life: that
+    /// is asked for at most once in a quarter of a token's life.
     pub(super) fn called(&mut self, force: Force, now: Duration) {
         if force != Force::MoreLife {
             self.last = Some(now);

@@ -14,9 +14,9 @@ pub(super) fn is_in_place_of(one: &HeldToken, other: &HeldToken) -> bool {
     one.resource == other.resource && one.got_for == other.got_for
 }
 
-/// Keeps so many of everybody's tokens and so many that are callers' own: these never cost one of those its place. Of everybody's
-/// the oldest go (those come first). Of callers' own the oldest goes of the caller that has the most: so whoever asks for many
-/// pushes out its own.
+/// Keeps so many of everybody's tokens and so many that are callers' own: these never cost one of those its
+/// place. Of everybody's the oldest go (those come first). Of callers' own the oldest goes of the caller that
+/// has the most: so whoever asks for many pushes out its own.
 pub(super) fn drop_oldest(tokens: &mut Vec<HeldToken>) {
     while tokens.iter().filter(|token| token.got_for.is_none()).count() > MOST_TOKENS {
         remove_first(tokens, |token| token.got_for.is_none());
@@ -50,7 +50,8 @@ mod tests {
     use crate::domain::secret::AccessToken;
     use crate::domain::time::Timestamp;
 
-    /// Tokens in the order they came in, each of a caller or (`-`) everybody's; and the numbers of those that are kept.
+    /// Tokens in the order they came in, each of a caller or (`-`) everybody's; and the numbers of those that
+    /// are kept.
     fn kept(owners: &str) -> Vec<usize> {
         let mut tokens = Vec::new();
         for (number, owner) in owners.split_whitespace().enumerate() {

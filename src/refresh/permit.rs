@@ -1,12 +1,13 @@
 //! The right to one call to an authority, with all that was drawn for it.
 //!
-//! Whoever counts calls gives out a [`CallPermit`] and nothing else. It goes along with the work; where the call is made it
-//! is spent, and where it is dropped without one, everything that was drawn for it is given back, whichever way the work ended.
+//! Whoever counts calls gives out a [`CallPermit`] and nothing else. It goes along with the work; where the
+//! call is made it is spent, and where it is dropped without one, everything that was drawn for it is given
+//! back, whichever way the work ended.
 
 use parking_lot::Mutex;
 use std::fmt;
 
-use super::slots::none_is_locked_here;
+use super::slot::none_is_locked_here;
 
 type Act = Box<dyn FnOnce() + Send>;
 
@@ -23,7 +24,8 @@ struct Drawn {
 }
 
 impl CallPermit {
-    /// A permit for which one budget was drawn from: `give_back` undoes that, `spend` is done when the call is made.
+    /// A permit for which one budget was drawn from: `give_back` undoes that, `spend` is done when the call
+    /// is made.
     pub(super) fn new(
         give_back: impl FnOnce() + Send + 'static,
         spend: impl FnOnce() + Send + 'static,
@@ -93,12 +95,13 @@ mod tests {
         (one().and(one()), counts)
     }
 
-    /// In builds that check assertions, so in every test: whichever permit it is, whatever it would give back.
+    /// In builds that check assertions, so in every test: whichever permit it is, whatever it would give
+    /// back.
     #[test]
     #[cfg(debug_assertions)]
     #[should_panic(expected = "a permit is dropped by a thread that has a slot locked")]
     fn a_permit_dropped_under_a_slots_lock_is_found() {
-        let slot = crate::refresh::slots::Slot::default();
+        let slot = crate::refresh::slot::Slot::default();
         let permit = CallPermit::for_test(|| ());
         let _state = slot.state();
         drop(permit);

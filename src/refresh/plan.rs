@@ -62,8 +62,8 @@ pub enum Refusal {
     Trouble,
 }
 
-/// Decides. `trouble`: a try failed so recently that another now would only add load. `failing`: the last try failed,
-/// whenever that was, so nobody should wait for the next while there is a token to serve.
+/// Decides. `trouble`: a try failed so recently that another now would only add load. `failing`: the last try
+/// failed, whenever that was, so nobody should wait for the next while there is a token to serve.
 pub fn next<'a>(
     profile: &Profile,
     granted: &ScopeSet,
@@ -105,8 +105,8 @@ pub fn next<'a>(
     }
 }
 
-/// The held token that a request is about: the one that answers its challenge; for a request without one, what its caller got for
-/// a challenge, while that is fresh; else the one that is everybody's.
+/// The held token that a request is about: the one that answers its challenge; for a request without one,
+/// what its caller got for a challenge, while that is fresh; else the one that is everybody's.
 pub fn pick<'a>(tokens: &'a [HeldToken], want: &Want, now: Timestamp) -> Option<&'a HeldToken> {
     let mut of_resource = tokens.iter().filter(|token| token.resource == want.resource);
     let is_its_own = |token: &&HeldToken| match &want.claims {
@@ -125,11 +125,13 @@ pub fn pick<'a>(tokens: &'a [HeldToken], want: &Want, now: Timestamp) -> Option<
     of_resource.clone().find(is_its_own).or_else(|| of_resource.find(|token| token.got_for.is_none()))
 }
 
-/// What a request that says nothing of it asks for: it forces nothing, however short-lived the authority's tokens are.
+/// What a request that says nothing of it asks for: it forces nothing, however short-lived the authority's
+/// tokens are.
 pub const ORDINARY_MIN_TTL: Duration = Duration::from_secs(300);
 
-/// What a request forces where it is answered by a renewal. Where nobody has a token that lives only a challenge does; where there
-/// is one that would be renewed by now in any case, only a report and a challenge do.
+/// What a request forces where it is answered by a renewal. Where nobody has a token that lives only a
+/// challenge does; where there is one that would be renewed by now in any case, only a report and a challenge
+/// do.
 pub(super) fn force(tokens: &[HeldToken], want: &Want, now: Timestamp) -> Option<Force> {
     let lives = |token: &&HeldToken| token.freshness(now, Duration::ZERO) != Freshness::Expired;
     let token = pick(tokens, want, now).filter(lives);
@@ -144,16 +146,16 @@ pub(super) fn force(tokens: &[HeldToken], want: &Want, now: Timestamp) -> Option
     }
 }
 
-/// Whether a token would be renewed by now, whatever anybody asks: it is in the last fifth of its life (as in [`due`](super::due)), or
-/// the authority said so.
+/// Whether a token would be renewed by now, whatever anybody asks: it is in the last fifth of its life (as in
+/// [`due`](super::due)), or the authority said so.
 fn is_due(token: &HeldToken, now: Timestamp) -> bool {
     let life = token.expires_at.since(token.issued_at);
     token.life_left(now) <= life / 5 || token.refresh_at.is_some_and(|at| at <= now)
 }
 
-/// Whether nobody gave its caller a token of the resource that lives: neither everybody's, nor one that was got for its challenge.
-/// It is answered by a plain renewal then where its challenge may not be passed on: that is done once, for everybody, however many
-/// challenges there are.
+/// Whether nobody gave its caller a token of the resource that lives: neither everybody's, nor one that was
+/// got for its challenge. It is answered by a plain renewal then where its challenge may not be passed on:
+/// that is done once, for everybody, however many challenges there are.
 pub(super) fn has_none(tokens: &[HeldToken], want: &Want, now: Timestamp) -> bool {
     let is_of_caller = |token: &&HeldToken| {
         let is_its_own = token.got_for.is_none() || token.got_for == want.by;
@@ -366,7 +368,8 @@ mod tests {
         }
     }
 
-    /// Who has no token of its own or everybody's that lives: a challenge that may not be passed on is answered plainly then.
+    /// Who has no token of its own or everybody's that lives: a challenge that may not be passed on is
+    /// answered plainly then.
     #[test]
     fn who_has_none_is_told_by_what_a_plain_request_would_get() {
         let by = |name: &str| CallerName::parse(name).ok();

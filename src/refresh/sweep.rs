@@ -1,15 +1,16 @@
-//! Looks after connections before anybody asks: renews what is used ahead of its end, keeps idle grants alive, tries again
-//! what is under a verdict.
+//! Looks after connections before anybody asks: renews what is used ahead of its end, keeps idle grants
+//! alive, tries again what is under a verdict.
 //!
-//! Takes no input, may run at any time and as often as one likes, on a timer and on a nudge. What is due stands in the store,
-//! in shards, each worked off by the replica that holds its lease; so the cost follows what is due, a restart forgets
-//! nothing, and replicas share the work and its budget without knowing of one another. A connection that is taken up is
-//! moved ahead in the schedule first: a replica that dies over it costs a minute, and one that hangs holds nobody up.
+//! Takes no input, may run at any time and as often as one likes, on a timer and on a nudge. What is due
+//! stands in the store, in shards, each worked off by the replica that holds its lease; so the cost follows
+//! what is due, a restart forgets nothing, and replicas share the work and its budget without knowing of one
+//! another. A connection that is taken up is moved ahead in the schedule first: a replica that dies over it
+//! costs a minute, and one that hangs holds nobody up.
 //!
-//! Budgets: a shard may begin so many refreshes a second, a tenant a quarter of that, and they begin empty, so that what
-//! piled up during an outage or a stop is smoothed out. All shards share in the budget that calls of other kinds take from as
-//! well: where that does not suffice it is dealt out to them in turn (`turns`). Whatever a caller waits for is outside of
-//! them.
+//! Budgets: a shard may begin so many refreshes a second, a tenant a quarter of that, and they begin empty,
+//! so that what piled up during an outage or a stop is smoothed out. All shards share in the budget that
+//! calls of other kinds take from as well: where that does not suffice it is dealt out to them in turn
+//! (`turns`). Whatever a caller waits for is outside of them.
 
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
@@ -19,13 +20,15 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::engine::{Engine, Inner};
+use super::fly::fly;
+use super::observer::Swept;
 use super::permit::CallPermit;
-use super::renew;
-use super::slots::Work;
+use super::ports::Ports;
+use super::renewals::renew_due;
+use super::schedule::jitter;
+use super::slot::{At, Slots, Work};
 use super::turns::{self, Dry};
 use crate::domain::cause::Cause;
-use crate::domain::random::random_bytes;
 use crate::domain::time::Timestamp;
 use crate::repository::RepositoryError;
 use crate::store::{Due, LeaseAnswer, LeaseNonce, LeaseOf, SWEEP_SHARDS, StoreError};
@@ -34,8 +37,8 @@ use crate::store::{Due, LeaseAnswer, LeaseNonce, LeaseOf, SWEEP_SHARDS, StoreErr
 const EVERY: Duration = Duration::from_secs(1);
 /// A shard's lease …
 const SHARD_LEASE: Duration = Duration::from_secs(10);
-/// … which is prolonged when this much of it has passed, and tried for this often while another replica has it: neither is
-/// a write to the store with every round.
+/// … which is prolonged when this much of it has passed, and tried for this often while another replica has
+/// it: neither is a write to the store with every round.
 const SHARD_AGAIN: Duration = Duration::from_secs(4);
 /// How much of a shard is looked at in one go.
 const BATCH: usize = 64;
@@ -49,17 +52,6 @@ const BURST: Duration = Duration::from_secs(1);
 const TENANTS_PART: f64 = 0.25;
 /// Tenants whose budgets are remembered for one shard.
 const MOST_TENANTS: usize = 1000;
-
-/// What a round did, for an operator to see.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Swept {
-    /// Shards that were this replica's.
-    pub shards: u32,
-    /// Connections taken up.
-    pub begun: u32,
-    /// Connections that were due and have to wait for a budget.
-    pub waiting: u32,
-}
 
 /// Whose budget of a shard.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,6 +80,11 @@ impl Sweep {
         let first = AtomicU8::new(nonce.0[0] % SWEEP_SHARDS);
         let (asked, budgets) = (Mutex::default(), Arc::default());
         Sweep { nonce, begun, nudged: Notify::new(), asked, budgets, first }
+    }
+
+    /// Has the next round made at once.
+    pub(super) fn nudge(&self) {
+        self.nudged.notify_one();
     }
 
     /// Takes one from a budget that fills at `rate` a second; none when it is empty.
@@ -134,75 +131,67 @@ impl Budget {
     }
 }
 
-impl Engine {
-    /// Sweeps again and again, for as long as this is polled; it never completes.
-    pub async fn sweep(&self) {
-        let inner = &self.inner;
-        while !self.knows_revocations() {
-            inner.deps.clock.sleep(EVERY).await;
+/// Sweeps again and again, for as long as this is polled; it never completes.
+pub(super) async fn run(ports: &Arc<Ports>, slots: &Arc<Slots>, sweep: &Sweep) {
+    while !ports.revoked.is_known() {
+        ports.sleep(EVERY).await;
+    }
+    loop {
+        match once(ports, slots, sweep).await {
+            Ok(swept) => ports.deps.observer.swept(swept),
+            Err(error) => tracing::warn!(%error, "the sweep could not be made; it is tried again"),
         }
-        loop {
-            match self.sweep_once().await {
-                Ok(swept) => inner.deps.observer.swept(swept),
-                Err(error) => tracing::warn!(%error, "the sweep could not be made; it is tried again"),
-            }
-            let nudged = inner.sweep.nudged.notified();
-            tokio::select! {
-                biased; // a run of the simulation is the same each time
-                () = nudged => {}
-                () = inner.deps.clock.sleep(EVERY) => {}
-            }
+        let nudged = sweep.nudged.notified();
+        tokio::select! {
+            biased; // a run of the simulation is the same each time
+            () = nudged => {}
+            () = ports.sleep(EVERY) => {}
         }
     }
+}
 
-    /// Has the next sweep made at once: something became due.
-    pub fn nudge_sweep(&self) {
-        self.inner.sweep.nudged.notify_one();
-    }
-
-    /// One round over the shards that nobody else works off: looks what is due, deals out what may be begun, begins it.
-    pub async fn sweep_once(&self) -> Result<Swept, StoreError> {
-        let inner = &self.inner;
-        let mut swept = Swept::default();
-        let mut failed = None;
-        let mut due: BTreeMap<u8, Vec<Due>> = BTreeMap::new();
-        let looks = (0..SWEEP_SHARDS).map(|shard| async move { (shard, due_of_ours(inner, shard).await) });
-        for (shard, looked) in four_at_a_time(looks).await {
-            match looked {
-                Ok(Some(found)) => {
-                    swept.shards += 1;
-                    due.insert(shard, found);
-                }
-                Ok(None) => {}
-                // One shard's trouble is not the others'.
-                Err(error) => failed = failed.or(Some(error)),
+/// One round over the shards that nobody else works off: looks what is due, deals out what may be begun,
+/// begins it.
+pub(super) async fn once(ports: &Arc<Ports>, slots: &Arc<Slots>, sweep: &Sweep) -> Result<Swept, StoreError> {
+    let mut swept = Swept::default();
+    let mut failed = None;
+    let mut due: BTreeMap<u8, Vec<Due>> = BTreeMap::new();
+    let looks = (0..SWEEP_SHARDS).map(|shard| async move { (shard, due_of_ours(ports, sweep, shard).await) });
+    for (shard, looked) in four_at_a_time(looks).await {
+        match looked {
+            Ok(Some(found)) => {
+                swept.shards += 1;
+                due.insert(shard, found);
             }
+            Ok(None) => {}
+            // One shard's trouble is not the others'.
+            Err(error) => failed = failed.or(Some(error)),
         }
-        let wants = due.iter().map(|(shard, due)| (*shard, due.len())).collect();
-        let first = inner.sweep.first.load(Ordering::Acquire);
-        let rate = inner.settings().sweep_rate / f64::from(SWEEP_SHARDS);
-        let now = inner.deps.clock.monotonic();
-        let (mut dealt, next) = turns::deal(&wants, first, |shard| {
-            let own = inner.sweep.take(shard, Whose::Everybody, rate, now).ok_or(Dry::Its)?;
-            let shared = inner.take(Cause::Sweep, None, false).map_err(|_| Dry::Everybodys)?;
-            Ok(own.and(shared))
-        });
-        inner.sweep.first.store(next, Ordering::Release);
-        let begins = due.into_iter().map(|(shard, due)| {
-            let permits = dealt.remove(&shard).unwrap_or_default();
-            async move {
-                let mut swept = Swept::default();
-                let done = sweep_shard(inner, shard, due, permits.into(), &mut swept).await;
-                (swept, done)
-            }
-        });
-        for (of_shard, done) in four_at_a_time(begins).await {
-            swept.begun += of_shard.begun;
-            swept.waiting += of_shard.waiting;
-            failed = failed.or(done.err());
-        }
-        failed.map_or(Ok(swept), Err)
     }
+    let wants = due.iter().map(|(shard, due)| (*shard, due.len())).collect();
+    let first = sweep.first.load(Ordering::Acquire);
+    let rate = ports.settings().sweep_rate / f64::from(SWEEP_SHARDS);
+    let now = ports.monotonic();
+    let (mut dealt, next) = turns::deal(&wants, first, |shard| {
+        let own = sweep.take(shard, Whose::Everybody, rate, now).ok_or(Dry::Its)?;
+        let shared = ports.take(Cause::Sweep, None, false).map_err(|_| Dry::Everybodys)?;
+        Ok(own.and(shared))
+    });
+    sweep.first.store(next, Ordering::Release);
+    let begins = due.into_iter().map(|(shard, due)| {
+        let permits = dealt.remove(&shard).unwrap_or_default();
+        async move {
+            let mut swept = Swept::default();
+            let done = sweep_shard(ports, slots, sweep, shard, due, permits.into(), &mut swept).await;
+            (swept, done)
+        }
+    });
+    for (of_shard, done) in four_at_a_time(begins).await {
+        swept.begun += of_shard.begun;
+        swept.waiting += of_shard.waiting;
+        failed = failed.or(done.err());
+    }
+    failed.map_or(Ok(swept), Err)
 }
 
 /// Four at a time: a store that is far away makes a round no longer than the pause between two.
@@ -223,98 +212,95 @@ async fn one_by_one<F: Future>(left: &Mutex<VecDeque<F>>) -> Vec<F::Output> {
 }
 
 /// What is due of a shard; none where that is not this replica's to work off.
-async fn due_of_ours(inner: &Arc<Inner>, shard: u8) -> Result<Option<Vec<Due>>, StoreError> {
-    if !is_ours(inner, shard).await? {
+async fn due_of_ours(ports: &Ports, sweep: &Sweep, shard: u8) -> Result<Option<Vec<Due>>, StoreError> {
+    if !is_ours(ports, sweep, shard).await? {
         return Ok(None);
     }
-    inner.deps.repository.store().due(shard, inner.deps.clock.now(), BATCH).await.map(Some)
+    ports.repository().store().due(shard, ports.now(), BATCH).await.map(Some)
 }
 
 /// Whether a shard is this replica's to work off; one that nobody has becomes it.
-async fn is_ours(inner: &Arc<Inner>, shard: u8) -> Result<bool, StoreError> {
-    let store = inner.deps.repository.store();
+async fn is_ours(ports: &Ports, sweep: &Sweep, shard: u8) -> Result<bool, StoreError> {
+    let store = ports.repository().store();
     if !store.is_shared() {
         return Ok(true);
     }
-    let now = inner.deps.clock.monotonic();
-    let asked = inner.sweep.asked.lock().get(&shard).copied();
+    let now = ports.monotonic();
+    let asked = sweep.asked.lock().get(&shard).copied();
     if let Some((at, ours)) = asked
         && now.saturating_sub(at) < SHARD_AGAIN
     {
         return Ok(ours);
     }
-    let lease = store.take_lease(LeaseOf::Sweep(shard), inner.sweep.nonce, SHARD_LEASE).await;
+    let lease = store.take_lease(LeaseOf::Sweep(shard), sweep.nonce, SHARD_LEASE).await;
     let ours = matches!(lease, Ok(LeaseAnswer::Mine { .. }));
-    inner.sweep.asked.lock().insert(shard, (now, ours));
+    sweep.asked.lock().insert(shard, (now, ours));
     lease.map(|_| ours)
 }
 
 /// Begins what is due of a shard, as far as it was dealt permits for it; what it does not use is given back.
 async fn sweep_shard(
-    inner: &Arc<Inner>,
+    ports: &Arc<Ports>,
+    slots: &Arc<Slots>,
+    sweep: &Sweep,
     shard: u8,
     due: Vec<Due>,
     mut permits: VecDeque<CallPermit>,
     swept: &mut Swept,
 ) -> Result<(), StoreError> {
-    let rate = inner.settings().sweep_rate / f64::from(SWEEP_SHARDS);
-    let store = inner.deps.repository.store();
+    let rate = ports.settings().sweep_rate / f64::from(SWEEP_SHARDS);
+    let store = ports.repository().store();
     for one in due {
         if permits.is_empty() {
             swept.waiting += 1;
             break; // what is left is due longest next time
         }
-        let monotonic = inner.deps.clock.monotonic();
-        let Some(tenant) = tenant_of(inner, &one).await? else { continue };
-        let Some(of_tenant) = inner.sweep.take(shard, Whose::Tenant(tenant), rate * TENANTS_PART, monotonic)
-        else {
+        let monotonic = ports.monotonic();
+        let Some(tenant) = tenant_of(ports, &one).await? else { continue };
+        let Some(of_tenant) = sweep.take(shard, Whose::Tenant(tenant), rate * TENANTS_PART, monotonic) else {
             // One tenant's turn costs the others nothing.
             swept.waiting += 1;
-            store.schedule(&one.key, Some(soon(inner, TENANTS_TURN))).await?;
+            store.schedule(&one.key, Some(soon(ports, TENANTS_TURN))).await?;
             continue;
         };
-        store.schedule(&one.key, Some(soon(inner, TAKEN_UP))).await?;
+        store.schedule(&one.key, Some(soon(ports, TAKEN_UP))).await?;
         let Some(permit) = permits.pop_front() else { break };
         let permit = permit.and(of_tenant);
         swept.begun += 1;
-        let slot = inner.slots.slot(&one.key, monotonic);
-        inner.fly(&one.key, &slot, Work::Renewal, |inner, key, slot| async move {
-            renew::look_after(&inner, &key, &slot, one.used_at, permit).await
+        let slot = slots.slot(&one.key, monotonic);
+        let at = At { key: &one.key, slot: &slot, slots };
+        fly(ports, at, Work::Renewal, |ports, owned| async move {
+            renew_due(&ports, owned.at(), one.used_at, permit).await
         });
     }
     Ok(())
 }
 
 /// The tenant of a connection that is due; one that is gone is taken out of the schedule.
-async fn tenant_of(inner: &Arc<Inner>, due: &Due) -> Result<Option<Option<String>>, StoreError> {
-    if !inner.knows_app(&due.key.app) {
+async fn tenant_of(ports: &Ports, due: &Due) -> Result<Option<Option<String>>, StoreError> {
+    if !ports.knows_app(&due.key.app) {
         // Not configured (any more): its connections are left as they are, and looked at when it may be.
-        inner.deps.repository.store().schedule(&due.key, Some(soon(inner, TAKEN_UP * 60))).await?;
+        ports.repository().store().schedule(&due.key, Some(soon(ports, TAKEN_UP * 60))).await?;
         return Ok(None);
     }
-    match inner.deps.repository.load(&due.key).await {
+    match ports.repository().load(&due.key).await {
         Ok(Some(loaded)) => Ok(Some(loaded.connection.profile.account.tid)),
         Ok(None) => {
-            inner.deps.repository.store().schedule(&due.key, None).await?;
+            ports.repository().store().schedule(&due.key, None).await?;
             Ok(None)
         }
         Err(RepositoryError::Store(error @ StoreError::Unavailable { .. })) => Err(error),
         Err(error) => {
             tracing::warn!(app = %due.key.app, connection = %due.key.connection, %error, "a connection that is due cannot be read; it is left alone for an hour");
-            inner.deps.repository.store().schedule(&due.key, Some(soon(inner, TAKEN_UP * 60))).await?;
+            ports.repository().store().schedule(&due.key, Some(soon(ports, TAKEN_UP * 60))).await?;
             Ok(None)
         }
     }
 }
 
 /// So long from now, and up to half as long again.
-fn soon(inner: &Inner, after: Duration) -> Timestamp {
-    inner.deps.clock.now().plus(after.mul_f64(1.0 + jitter(inner) / 2.0))
-}
-
-/// From 0 to 1.
-pub(super) fn jitter(inner: &Inner) -> f64 {
-    f64::from(u16::from_be_bytes(random_bytes(inner.deps.random.as_ref()))) / f64::from(u16::MAX)
+fn soon(ports: &Ports, after: Duration) -> Timestamp {
+    ports.now().plus(after.mul_f64(1.0 + jitter(ports) / 2.0))
 }
 
 #[cfg(test)]

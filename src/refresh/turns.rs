@@ -11,9 +11,10 @@ pub(super) enum Dry {
     Everybodys,
 }
 
-/// Deals out what `take` gives: one to each that `wants` (shard, how many) in turn, from `first` on, until all have what they want or
-/// what they share is used up. Says what each got, and who is first the next time: whoever what is shared did not suffice for. So
-/// nobody gets a second one before each that waits has had its own, whatever a round has to give.
+/// Deals out what `take` gives: one to each that `wants` (shard, how many) in turn, from `first` on, until
+/// all have what they want or what they share is used up. Says what each got, and who is first the next time:
+/// whoever what is shared did not suffice for. So nobody gets a second one before each that waits has had its
+/// own, whatever a round has to give.
 pub(super) fn deal<T>(
     wants: &BTreeMap<u8, usize>,
     first: u8,

@@ -1,19 +1,14 @@
 //! When refusals that say nothing we know are one grant's end.
 //!
-//! Most authorities say `invalid_grant` of a grant that ended. Some say `invalid_request`, a word of their own or nothing at
-//! all, which is also what they say when our request, the app or its credential does not fit. What tells the two apart is
-//! whether other grants of the same app, at the same tenant, work: a refusal, another grant that works, and a refusal again is
-//! this grant alone.
+//! Most authorities say `invalid_grant` of a grant that ended. Some say `invalid_request`, a word of their
+//! own or nothing at all, which is also what they say when our request, the app or its credential does not
+//! fit. What tells the two apart is whether other grants of the same app, at the same tenant, work: a
+//! refusal, another grant that works, and a refusal again is this grant alone.
 
 use std::time::Duration;
 
-use super::engine::Inner;
-use super::renew::is_alive;
-use super::slots::Slot;
 use crate::domain::connection::Status;
-use crate::domain::id::ConnectionKey;
 use crate::domain::verdict::{AuthorityFailure, Disposition, GrantFate, ReauthReason};
-use crate::repository::Connection;
 
 /// So many such answers in a row …
 const TIMES: u32 = 4;
@@ -34,7 +29,8 @@ pub(super) struct Unclear {
 }
 
 impl Unclear {
-    /// One more at `now`. `worked_at` is when a grant of the app last worked at the same tenant; since this one did not, another.
+    /// One more at `now`. `worked_at` is when a grant of the app last worked at the same tenant; since this
+    /// one did not, another.
     pub(super) fn again(before: Option<Unclear>, now: Duration, worked_at: Option<Duration>) -> Unclear {
         let Some(before) = before else {
             return Unclear { times: 1, first_at: now, last_at: now, contrasts: 0 };
@@ -57,32 +53,36 @@ impl Unclear {
     }
 }
 
-/// What a failed refresh of the grant comes to, given what went before: an unclear refusal may be the last of enough. A grant
-/// that is under a verdict already stays so, and is tried again as late as after one more of that verdict.
+/// A failed refresh of a grant, weighed.
+pub(super) struct Weighed {
+    /// What it comes to.
+    pub(super) failure: AuthorityFailure,
+    /// The count to keep. `Some(None)` begins anew; `None` leaves it as it is.
+    pub(super) count: Option<Option<Unclear>>,
+    /// It is the last of enough: the grant is taken for ended after so many refusals.
+    pub(super) ended_after: Option<u32>,
+}
+
+/// What a failed refresh of a grant comes to at `now` (monotonic), given the refusals before it: an unclear
+/// refusal may be the last of enough. A grant that is under a verdict already stays so, and is tried again as
+/// late as after one more of that verdict. `worked_at`: when a grant of the app last worked at the same
+/// tenant.
 pub(super) fn weigh(
-    inner: &Inner,
-    key: &ConnectionKey,
-    slot: &Slot,
-    connection: &Connection,
+    before: Option<Unclear>,
+    status: Status,
+    has_live_token: bool,
+    worked_at: Option<Duration>,
+    now: Duration,
     mut failure: AuthorityFailure,
-) -> AuthorityFailure {
+) -> Weighed {
     if failure.disposition != Disposition::Unclear {
         // No answer at all says nothing of either; any other answer begins the count anew.
-        if failure.answer.status.is_some() {
-            slot.state().unclear = None;
-        }
-        return failure;
+        let count = failure.answer.status.is_some().then_some(None);
+        return Weighed { failure, count, ended_after: None };
     }
-    let now = inner.deps.clock.monotonic();
-    let worked_at = inner.breakers.worked_at(&key.app, connection.profile.account.tid.as_deref());
-    let unclear = {
-        let mut state = slot.state();
-        let before = state.unclear.filter(|(sign_in, _)| *sign_in == connection.profile.sign_in);
-        let unclear = Unclear::again(before.map(|(_, unclear)| unclear), now, worked_at);
-        state.unclear = Some((connection.profile.sign_in, unclear));
-        unclear
-    };
-    match connection.profile.status {
+    let unclear = Unclear::again(before, now, worked_at);
+    let mut ended_after = None;
+    match status {
         Status::NeedsReauthorization(reason) => {
             failure.disposition = Disposition::Reauthorize(reason, GrantFate::Keep);
             failure.cause.push_str("; the grant did not work before either");
@@ -91,30 +91,26 @@ pub(super) fn weigh(
             failure.disposition = Disposition::Blocked(reason);
             failure.cause.push_str("; the grant did not work before either");
         }
-        Status::Active if unclear.is_the_grants_end(is_alive(inner, connection)) => {
+        Status::Active if unclear.is_the_grants_end(has_live_token) => {
             failure.disposition = Disposition::Reauthorize(ReauthReason::GrantRevoked, GrantFate::Keep);
             failure.cause = format!(
                 "the authority refused this grant {} times in a row without saying why, while other grants of the app worked: \
                  it is taken for ended",
                 unclear.times
             );
-            tracing::warn!(
-                app = %key.app, connection = %key.connection, refusals = unclear.times, status = failure.answer.status,
-                error = failure.answer.error, trace_id = failure.answer.trace_id, correlation_id = failure.answer.correlation_id,
-                "the authority refuses one grant again and again without saying why, while others work; it is taken for ended, \
-                 and tried again ever more rarely"
-            );
+            ended_after = Some(unclear.times);
         }
         Status::Active | Status::Paused => {}
     }
-    failure
+    Weighed { failure, count: Some(Some(unclear)), ended_after }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// `r`: refused, `w`: another grant worked; one event every so many seconds. Which refusal is the grant's end, if any.
+    /// `r`: refused, `w`: another grant worked; one event every so many seconds. Which refusal is the grant's
+    /// end, if any.
     fn ends_at(story: &str, every: u64) -> Option<usize> {
         let (mut unclear, mut worked_at) = (None, None);
         for (at, event) in story.chars().filter(|event| *event != ' ').enumerate() {

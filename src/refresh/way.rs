@@ -1,18 +1,19 @@
 //! How a request comes to the renewal that it waits for: it joins the one under way, or it begins one.
 //!
-//! A renewal that a report or a challenge forces needs a permit to begin, and none to join. Which of the two it is, is decided
-//! in one step with finding the flight that is joined: a flight that has ended by the time it is waited for is
-//! still the one that was joined, and no other begins in its place.
+//! A renewal that a report or a challenge forces needs a permit to begin, and none to join. Which of the two
+//! it is, is decided in one step with finding the flight that is joined: a flight that has ended by the time
+//! it is waited for is still the one that was joined, and no other begins in its place.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::engine::Inner;
 use super::forced::Force;
 use super::permit::CallPermit;
 use super::plan::Want;
-use super::slots::{Flight, Slot};
-use crate::domain::id::{CallerName, ConnectionKey};
+use super::ports::Ports;
+use super::renewals::{note_use, start_renewal};
+use super::slot::{At, Flight, Work};
+use crate::domain::id::CallerName;
 
 /// How a renewal is come by.
 pub(super) enum Way {
@@ -22,52 +23,44 @@ pub(super) enum Way {
     Begin(Option<CallPermit>),
 }
 
-impl Inner {
-    /// The way to a renewal, which `force` forces or nobody does; else for how long there is none.
-    pub(super) fn way(
-        &self,
-        slot: &Arc<Slot>,
-        by: Option<&CallerName>,
-        force: Option<Force>,
-    ) -> Result<Way, Duration> {
-        let Some(force) = force else { return Ok(Way::Begin(None)) };
-        let now = self.deps.clock.monotonic();
-        let cause = force.cause();
-        let noted = {
-            let mut state = slot.state();
-            if let Some(flight) = &state.renewal {
-                return Ok(Way::Join(flight.clone()));
-            }
-            // Asked and noted in one step: of two at once the second sees the first.
-            let allowed = state.forced.may(by, force, now);
-            allowed.map(|allowed| (allowed, state.forced.note(by, force, allowed, now)))
-        };
-        let (allowed, number) = noted.inspect_err(|_| self.deps.observer.budgeted(cause, false))?;
-        let (undone, called) = (slot.clone(), slot.clone());
-        let of_connection = CallPermit::new(
-            move || undone.state().forced.take_back(number),
-            move || called.state().forced.called(force, now),
-        );
-        // (Where the budget has none, what the connection gave is given back.)
-        let of_budget = self.take(cause, by, allowed.is_first)?;
-        Ok(Way::Begin(Some(of_budget.and(of_connection))))
-    }
-
-    /// Goes that way.
-    pub(super) fn go(
-        self: &Arc<Self>,
-        key: &ConnectionKey,
-        slot: &Arc<Slot>,
-        want: &Want,
-        way: Way,
-    ) -> Flight {
-        match way {
-            Way::Join(flight) => {
-                self.note_use(key, slot, self.deps.clock.monotonic());
-                flight
-            }
-            Way::Begin(permit) => self.renewal(key, slot, want, permit),
+/// The way to a renewal, which `force` forces or nobody does; else for how long there is none.
+pub(super) fn way(
+    ports: &Ports,
+    at: At<'_>,
+    by: Option<&CallerName>,
+    force: Option<Force>,
+) -> Result<Way, Duration> {
+    let Some(force) = force else { return Ok(Way::Begin(None)) };
+    let now = ports.monotonic();
+    let cause = force.cause();
+    let noted = {
+        let mut state = at.state();
+        if let Some(flight) = state.flights.under_way(Work::Renewal) {
+            return Ok(Way::Join(flight.clone()));
         }
+        // Asked and noted in one step: of two at once the second sees the first.
+        let allowed = state.forced.may(by, force, now);
+        allowed.map(|allowed| (allowed, state.forced.note(by, force, allowed, now)))
+    };
+    let (allowed, number) = noted.inspect_err(|_| ports.deps.observer.budgeted(cause, false))?;
+    let (undone, called) = (at.slot.clone(), at.slot.clone());
+    let of_connection = CallPermit::new(
+        move || undone.state().forced.take_back(number),
+        move || called.state().forced.called(force, now),
+    );
+    // (If the budget has none, the connection's part is given back.)
+    let of_budget = ports.take(cause, by, allowed.is_first)?;
+    Ok(Way::Begin(Some(of_budget.and(of_connection))))
+}
+
+/// Goes that way.
+pub(super) fn go(ports: &Arc<Ports>, at: At<'_>, want: &Want, way: Way) -> Flight {
+    match way {
+        Way::Join(flight) => {
+            note_use(ports, at, ports.monotonic());
+            flight
+        }
+        Way::Begin(permit) => start_renewal(ports, at, want, permit),
     }
 }
 
@@ -77,12 +70,12 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::domain::id::{AppName, ConnectionName};
+    use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
     use crate::domain::scope::ScopeSet;
     use crate::domain::task::{BoxFuture, Tasks};
     use crate::domain::time::Timestamp;
     use crate::keyring::{Keyring, SealingKey};
-    use crate::refresh::slots::Work;
+    use crate::refresh::slot::Slot;
     use crate::refresh::{Deps, Engine, Settings};
     use crate::repository::Repository;
     use crate::testkit::SeededRandom;
@@ -144,12 +137,16 @@ mod tests {
                 app: AppName::parse("outlook").expect("name"),
                 connection: ConnectionName::parse("user").expect("name"),
             };
-            let slot = engine.inner.slots.slot(&key, Duration::ZERO);
+            let slot = engine.slots.slot(&key, Duration::ZERO);
             Scene { engine, begun, key, slot, caller: CallerName::parse("one").expect("name") }
         }
 
+        fn at(&self) -> At<'_> {
+            At { key: &self.key, slot: &self.slot, slots: &self.engine.slots }
+        }
+
         fn way(&self, force: Option<Force>) -> Result<Way, Duration> {
-            self.engine.inner.way(&self.slot, Some(&self.caller), force)
+            way(&self.engine.ports, self.at(), Some(&self.caller), force)
         }
 
         /// Goes a way; how many renewals that begins.
@@ -163,7 +160,7 @@ mod tests {
                 rejected: None,
                 claims: None,
             };
-            let _ = self.engine.inner.go(&self.key, &self.slot, &want, way);
+            let _ = go(&self.engine.ports, self.at(), &want, way);
             self.begun.tasks().len() - before
         }
 
@@ -176,7 +173,7 @@ mod tests {
         fn renewals_end(&self) {
             let ended = std::mem::take(&mut *self.begun.tasks());
             drop(ended);
-            *self.slot.state().flight(Work::Renewal) = None;
+            self.slot.state().flights.landed(Work::Renewal);
         }
     }
 

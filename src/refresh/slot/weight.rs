@@ -1,10 +1,10 @@
-//! How much memory the slots take, counted as they change, so that it can be bounded in bytes: a connection with tokens for
-//! twelve resources takes fifty times what one without any takes.
+//! How much memory the slots take, counted as they change, so that it can be bounded in bytes: a connection
+//! with tokens for twelve resources takes fifty times what one without any takes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::slots::Held;
+use super::held::Held;
 use crate::domain::connection::{Attempt, Profile};
 use crate::domain::token::HeldToken;
 use crate::store::StoredConnection;
@@ -19,30 +19,30 @@ const OF_AN_ATTEMPT: usize = 512;
 const OF_A_SCOPE: usize = 160;
 
 /// The bytes of all slots.
-pub(super) type Total = Arc<AtomicUsize>;
+pub(in crate::refresh) type Total = Arc<AtomicUsize>;
 
 /// One slot's part of the total, which goes with it.
 #[derive(Default)]
-pub(super) struct Weight {
+pub(in crate::refresh) struct Weight {
     total: Total,
     bytes: AtomicUsize,
 }
 
 impl Weight {
     /// Of a slot that holds nothing yet.
-    pub(super) fn new(total: &Total) -> Self {
+    pub(in crate::refresh) fn new(total: &Total) -> Self {
         let weight = Weight { total: total.clone(), bytes: AtomicUsize::new(0) };
         weight.set(OF_A_SLOT);
         weight
     }
 
     #[cfg(test)]
-    pub(super) fn bytes(&self) -> usize {
+    pub(in crate::refresh) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Acquire)
     }
 
     /// From now on it is so much.
-    pub(super) fn set(&self, bytes: usize) {
+    pub(in crate::refresh) fn set(&self, bytes: usize) {
         // (What is added first is never seen to be below nothing.)
         self.total.fetch_add(bytes, Ordering::AcqRel);
         let before = self.bytes.swap(bytes, Ordering::AcqRel);
@@ -57,7 +57,7 @@ impl Drop for Weight {
 }
 
 /// About what a slot takes that holds this, and remembers this of the store.
-pub(super) fn of(held: Option<&Held>, remembered: Option<(&Held, &StoredConnection)>) -> usize {
+pub(in crate::refresh) fn of(held: Option<&Held>, remembered: Option<(&Held, &StoredConnection)>) -> usize {
     let is_same = |held: &Held| remembered.is_some_and(|(remembered, _)| std::ptr::eq(remembered, held));
     let held = held.filter(|held| !is_same(held)).map_or(0, of_held);
     let remembered = remembered.map_or(0, |(held, sealed)| {

@@ -1,0 +1,61 @@
+//! Caches a state of the connection that became known: parses its scopes, tells the memory, and weighs the
+//! slot.
+
+use std::time::Duration;
+
+use super::ports::Ports;
+use super::slot::{At, Caching, Epoch, Held, Known, Source};
+use crate::repository::{Connection, Loaded};
+
+/// Caches what a read of the store showed that began at `begun` (monotonic).
+pub(super) fn read(ports: &Ports, at: At<'_>, epoch: Epoch, loaded: &Loaded, begun: Duration) {
+    if is_succeeded_by_ours(ports, at, loaded) {
+        at.state().memory.confirmed_since(epoch, begun);
+        return;
+    }
+    put(ports, at, epoch, &loaded.connection, Source::Read(&loaded.sealed), begun);
+}
+
+/// Whether the journaled answer goes on top of the loaded state, although that is an answer, too: another
+/// replica's, which brought no new refresh token, so that the one that ours used is still there.
+fn is_succeeded_by_ours(ports: &Ports, at: At<'_>, loaded: &Loaded) -> bool {
+    let Some(used) = at.state().memory.used_beside(&loaded.connection).cloned() else { return false };
+    let grant = ports.repository().open_grant(at.key, loaded).ok().flatten();
+    grant.is_some_and(|grant| grant.current == used)
+}
+
+/// Caches a state that a read showed or that this process wrote, in the store or in the journal, by a read or
+/// a write that began at `begun` (monotonic). Ignored if something was written or deleted since `epoch`.
+pub(super) fn put(
+    ports: &Ports,
+    at: At<'_>,
+    epoch: Epoch,
+    connection: &Connection,
+    source: Source<'_>,
+    begun: Duration,
+) {
+    let Some(authority) = ports.authority(&at.key.app) else { return };
+    let answer = at.state().memory.answer_on_top_of(connection).map(|answer| answer.connection.clone());
+    let is_answer = answer.is_some();
+    let connection = answer.unwrap_or_else(|| connection.clone());
+    let words = connection.profile.scopes_granted.iter().map(String::as_str);
+    let granted = authority.scope_naming().scopes_lossy(words);
+    let known = Known { held: Held { connection, granted }, is_answer, source, epoch, begun };
+    let now = ports.monotonic();
+    let is_shared = ports.repository().store().is_shared();
+    let is_cached = {
+        let mut state = at.state();
+        match state.memory.cache(known, now, is_shared) {
+            Caching::Dropped => false,
+            Caching::Done { replaces_sign_in } => {
+                if replaces_sign_in {
+                    state.troubles.grant_is_replaced();
+                }
+                true
+            }
+        }
+    };
+    if is_cached {
+        at.slots.weigh(at.key, at.slot, now);
+    }
+}

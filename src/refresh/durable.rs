@@ -1,0 +1,219 @@
+//! Makes an answer of the authority durable before any of its tokens is served: in the store, or in the
+//! journal where the store does not take it at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::answer::{self, Place};
+use super::cache;
+use super::failure::Failure;
+use super::lease;
+use super::look::{MOST_OVERTAKEN, ever_changing, load};
+use super::ports::Ports;
+use super::slot::{At, Epoch, Journaling, Source};
+use crate::domain::grant::Grant;
+use crate::domain::secret::RefreshToken;
+use crate::repository::{Connection, Loaded, Unstored};
+use crate::store::{Committed, LeaseNonce, Revision, Writer};
+
+/// An answer that the store has not acknowledged by then goes into the journal.
+const JOURNAL_AFTER: Duration = Duration::from_millis(40);
+/// How often the store is asked to take an answer before its waiters are told.
+const STORE_TRIES: u32 = 5;
+
+/// An answer, sealed to succeed what is `expected`; got under this lease, with the refresh token `used`.
+pub(super) fn seal(
+    ports: &Ports,
+    at: At<'_>,
+    (lease, expected): (LeaseNonce, Revision),
+    mut connection: Connection,
+    grant: Grant,
+    used: RefreshToken,
+) -> Unstored {
+    // Above what it replaces, and above what it was before, if the store has fallen back meanwhile.
+    let after = expected.generation.max(connection.revision.generation);
+    let sealed =
+        ports.repository().seal(at.key, after, &connection.profile, &connection.tokens, Some(&grant));
+    connection.revision = sealed.revision;
+    Unstored { lease, expected, sealed, connection, grant, used }
+}
+
+/// Makes an answer to a question asked at `epoch` durable. Where only the journal has it, the store is
+/// offered it again and again beside.
+pub(super) async fn keep(
+    ports: &Arc<Ports>,
+    at: At<'_>,
+    epoch: Epoch,
+    answer: Unstored,
+) -> Result<(), Arc<Failure>> {
+    at.state().memory.answered(answer);
+    let patient = offer_with_patience(ports, at);
+    if !ports.repository().has_journal() {
+        return patient.await;
+    }
+    tokio::select! {
+        biased;
+        stored = patient => return stored,
+        () = ports.sleep(JOURNAL_AFTER) => {}
+    }
+    // (The commit under way may arrive all the same; that shows when it is offered again.)
+    let Some(answer) = at.state().memory.answer().cloned() else { return Ok(()) };
+    match ports.repository().journal(at.key, &answer).await {
+        Ok(()) => {
+            journaled(ports, at, epoch, &answer).await;
+            Ok(())
+        }
+        Err(error) => {
+            tracing::error!(%error, "a refreshed grant is neither in the store nor in the journal; it is held in memory and not served");
+            offer_with_patience(ports, at).await
+        }
+    }
+}
+
+/// The journal took an answer: it is served from now on.
+async fn journaled(ports: &Ports, at: At<'_>, epoch: Epoch, answer: &Unstored) {
+    let journaling = at.state().memory.journaled(answer);
+    match journaling {
+        Journaling::Superseded => ports.repository().unjournal(&answer.sealed.revision).await,
+        Journaling::Done { is_replaced, checked_at } => {
+            tracing::warn!(app = %at.key.app, connection = %at.key.connection, "the store does not take a refreshed grant; it is in the journal and is served");
+            // A state that was cached meanwhile (a sign-in elsewhere, a pause) is newer than what the answer
+            // succeeds.
+            if !is_replaced {
+                cache::put(ports, at, epoch, &answer.connection, Source::Journaled, checked_at);
+            }
+        }
+    }
+}
+
+/// Offers the answer to the store a few times before its waiters are told.
+async fn offer_with_patience(ports: &Arc<Ports>, at: At<'_>) -> Result<(), Arc<Failure>> {
+    let mut tries = 0;
+    loop {
+        match offer(ports, at).await {
+            Err(failure) if tries < STORE_TRIES => {
+                tries += 1;
+                tracing::warn!(app = %at.key.app, connection = %at.key.connection, %failure, "the store does not take a refreshed grant; trying again");
+                let wait = Duration::from_millis(50) * 2u32.pow(tries);
+                ports.sleep(wait).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Offers the answer that is not acknowledged, if there is one, to the store. Only when the store has taken
+/// it does it become the cached one.
+pub(super) async fn offer(ports: &Arc<Ports>, at: At<'_>) -> Result<(), Arc<Failure>> {
+    for _ in 0..MOST_OVERTAKEN {
+        let (epoch, answer, is_journaled) = {
+            let state = at.state();
+            (state.memory.epoch(), state.memory.answer().cloned(), state.memory.is_journaled())
+        };
+        let Some(answer) = answer else { return Ok(()) };
+        let Unstored { expected, sealed, lease, .. } = &answer;
+        let begun = ports.monotonic();
+        let is_rotated = answer.grant.current != answer.used;
+        let writer = if is_rotated { Writer::Lease(*lease) } else { Writer::Verdict(*lease) };
+        let committed = ports.repository().commit_sealed(at.key, *expected, sealed, writer).await;
+        match committed {
+            Ok(Committed::Done) => {
+                // Another try may have stored this one and kept a newer one since.
+                if !at.state().memory.is_unstored(sealed.revision) {
+                    continue;
+                }
+                cache::put(ports, at, epoch, &answer.connection, Source::Committed(sealed), begun);
+                at.state().memory.settled(sealed.revision);
+                if is_journaled {
+                    ports.repository().unjournal(&sealed.revision).await;
+                }
+                return Ok(());
+            }
+            Ok(Committed::Conflict) => overtaken(ports, at, epoch, answer, is_journaled).await?,
+            // Another replica uses the grant: what it stores, or that it stores nothing, decides.
+            Ok(Committed::Fenced) => return Err(Arc::new(Failure::Repository(lease::busy().into()))),
+            Err(error) => return Err(Arc::new(Failure::Repository(error))),
+        }
+    }
+    Err(Arc::new(Failure::Repository(ever_changing("storing a refreshed grant").into())))
+}
+
+/// The connection changed while the authority was asked: the answer is put where it belongs
+/// ([`answer::place`]).
+async fn overtaken(
+    ports: &Arc<Ports>,
+    at: At<'_>,
+    epoch: Epoch,
+    answer: Unstored,
+    is_journaled: bool,
+) -> Result<(), Arc<Failure>> {
+    let loaded = match load(ports, at, epoch).await {
+        Ok(loaded) => Ok(loaded),
+        Err(failure) if matches!(*failure, Failure::NotFound) => Err(failure),
+        Err(failure) => return Err(failure),
+    };
+    let place = loaded.as_ref().map_or(Place::Nowhere, |loaded| {
+        let grant = ports.repository().open_grant(at.key, loaded).ok().flatten();
+        answer::place(&loaded.connection, grant.as_ref(), &answer)
+    });
+    match (place, loaded) {
+        (Place::There, Ok(loaded)) => confirm(ports, at, &loaded, &answer, is_journaled).await,
+        (Place::OnTop, Ok(loaded)) => rebase(ports, at, loaded.connection, answer, is_journaled).await,
+        (_, loaded) => {
+            let revision = answer.sealed.revision;
+            if !at.state().memory.settled(revision) {
+                return Ok(());
+            }
+            if is_journaled {
+                ports.repository().unjournal(&revision).await;
+            }
+            tracing::info!(app = %at.key.app, connection = %at.key.connection, "a refreshed grant was overtaken by a newer one and is dropped");
+            loaded.map(|_| ())
+        }
+    }
+}
+
+/// The store shows the answer's grant. It is stored once more as it is there: that settles nothing new, and a
+/// store that waits for replicas then waits for all of it.
+async fn confirm(
+    ports: &Ports,
+    at: At<'_>,
+    loaded: &Loaded,
+    answer: &Unstored,
+    is_journaled: bool,
+) -> Result<(), Arc<Failure>> {
+    let Loaded { connection, sealed } = loaded;
+    let repository = ports.repository();
+    let committed = repository.commit_sealed(at.key, connection.revision, sealed, Writer::Operator).await;
+    let committed = committed.map_err(|error| Arc::new(error.into()))?;
+    let revision = answer.sealed.revision;
+    if committed == Committed::Done && at.state().memory.settled(revision) && is_journaled {
+        repository.unjournal(&revision).await;
+    }
+    Ok(())
+}
+
+/// The answer goes on top of `theirs`: it is sealed again, to be offered once more.
+async fn rebase(
+    ports: &Ports,
+    at: At<'_>,
+    theirs: Connection,
+    answer: Unstored,
+    is_journaled: bool,
+) -> Result<(), Arc<Failure>> {
+    let before = answer.sealed.revision;
+    let expected = theirs.revision;
+    let connection = answer::on_top(answer.connection, theirs);
+    let again = seal(ports, at, (answer.lease, expected), connection, answer.grant, answer.used);
+    let repository = ports.repository();
+    if is_journaled {
+        repository.journal(at.key, &again).await.map_err(|error| Arc::new(error.into()))?;
+    }
+    let revision = again.sealed.revision;
+    let is_kept = at.state().memory.rebased(before, again);
+    if is_journaled {
+        let superseded = if is_kept { before } else { revision };
+        repository.unjournal(&superseded).await;
+    }
+    Ok(())
+}

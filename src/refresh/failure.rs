@@ -1,0 +1,49 @@
+//! Why work for a connection failed.
+
+use crate::domain::verdict::{AuthorityFailure, Disposition};
+use crate::repository::RepositoryError;
+
+/// Why work for a connection failed; everyone who waited for it gets the same value.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// There is no such connection.
+    #[error("there is no such connection")]
+    NotFound,
+    /// The authority's answer, or its silence.
+    #[error(transparent)]
+    Authority(AuthorityFailure),
+    /// The store did not answer, or a record does not open.
+    #[error(transparent)]
+    Repository(RepositoryError),
+}
+
+impl Failure {
+    /// What the authority's answer came to; none where the authority is not what failed.
+    pub(super) fn disposition(&self) -> Option<Disposition> {
+        match self {
+            Failure::Authority(failure) => Some(failure.disposition),
+            Failure::NotFound | Failure::Repository(_) => None,
+        }
+    }
+
+    /// Whether the authority refused and said nothing that tokenward knows.
+    pub(super) fn is_unclear(&self) -> bool {
+        self.disposition() == Some(Disposition::Unclear)
+    }
+
+    /// Whether nobody knows if the authority used the refresh token up.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.disposition() == Some(Disposition::OutcomeUnknown)
+    }
+
+    /// Whether the authority judged the grant.
+    pub(super) fn is_verdict(&self) -> bool {
+        self.disposition().is_some_and(|disposition| disposition.is_verdict())
+    }
+}
+
+impl From<RepositoryError> for Failure {
+    fn from(error: RepositoryError) -> Self {
+        Failure::Repository(error)
+    }
+}

@@ -1,0 +1,73 @@
+//! Starts work for a connection in a task of its own, so that no waiter's end ends it; at most one of each
+//! kind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::failure::Failure;
+use super::ports::Ports;
+use super::slot::{At, Flight, OwnedAt, Work};
+
+/// Joins the work of this kind under way for the connection, or starts it.
+pub(super) fn fly<F>(
+    ports: &Arc<Ports>,
+    at: At<'_>,
+    work: Work,
+    run: impl FnOnce(Arc<Ports>, OwnedAt) -> F,
+) -> Flight
+where
+    F: Future<Output = Result<(), Arc<Failure>>> + Send + 'static,
+{
+    let mut state = at.state();
+    if let Some(flight) = state.flights.under_way(work) {
+        let flight = flight.clone();
+        drop(state); // a permit that `run` has is given back, to this slot too
+        drop(run);
+        return flight;
+    }
+    let (flight, landing) = Flight::start();
+    state.flights.started(work, flight.clone());
+    drop(state);
+    let run = run(ports.clone(), at.owned());
+    let ending = at.owned();
+    let task = async move {
+        let ending = EndOfFlight { at: Some(ending), work };
+        let outcome = run.await;
+        drop(ending);
+        let _ = landing.send(Some(outcome));
+    };
+    let name = match work {
+        Work::Read => "look up a connection",
+        Work::Renewal => "refresh a connection",
+    };
+    ports.spawn(name, task);
+    flight
+}
+
+/// Waits at most so long. `None` when that was not enough.
+pub(super) async fn wait(
+    ports: &Ports,
+    flight: Flight,
+    at_most: Duration,
+) -> Option<Result<(), Arc<Failure>>> {
+    tokio::select! {
+        biased;
+        outcome = flight.landed() => Some(outcome),
+        () = ports.sleep(at_most) => None,
+    }
+}
+
+/// Clears the slot's work however its task ends, a panic included, and drops a slot that knows nothing.
+struct EndOfFlight {
+    at: Option<OwnedAt>,
+    work: Work,
+}
+
+impl Drop for EndOfFlight {
+    fn drop(&mut self) {
+        if let Some(owned) = self.at.take() {
+            owned.at().state().flights.landed(self.work);
+            owned.give_back();
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! Serves one request: looks at the connection, asks `plan` what to do, does it, and looks again after every
+//! await.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::failure::Failure;
+use super::fly::wait;
+use super::forced::Force;
+use super::grant::must_not_replay;
+use super::look::{MOST_LOOKS, look};
+use super::observer::Lookup;
+use super::plan::{self, Refusal, Step, Want};
+use super::ports::Ports;
+use super::renewals::{note_use, start_renewal};
+use super::slot::{At, Held, Trouble};
+use super::way::{Way, go, way};
+use crate::domain::id::ConnectionKey;
+use crate::domain::time::Timestamp;
+use crate::domain::token::HeldToken;
+use crate::domain::verdict::{AuthorityError, BlockReason, Disposition, ReauthReason};
+
+/// How long a caller waits for a renewal when there is a live token it could have instead.
+const PATIENCE_WITH_FALLBACK: Duration = Duration::from_secs(3);
+/// Renewals one request waits for: its own, and others' (for another resource, for a challenge) that were
+/// under way before it. More would let an authority whose tokens are dead on arrival be called in a loop.
+const MOST_RENEWALS: u32 = 3;
+/// `Retry-After` for a caller whose rejected token the authority gives again: some make another one a second
+/// later.
+const SAME_TOKEN_AGAIN: Duration = Duration::from_secs(2);
+
+/// A token to hand out.
+pub struct Served {
+    /// The token.
+    pub token: HeldToken,
+    /// The connection it is of, as it was cached then.
+    pub held: Arc<Held>,
+    /// The store does not answer for it: it may have been changed or deleted since, and its newest state may
+    /// be safe on this machine only.
+    pub degraded: bool,
+}
+
+/// Why there is no token. `E` is the owner's own refusal.
+#[derive(Debug, Clone)]
+pub enum Refused<E> {
+    /// The owner's policy.
+    Policy(E),
+    /// No such connection.
+    NotFound,
+    /// An operator paused it.
+    Paused,
+    /// These wanted scopes were never granted.
+    ScopeNotGranted(Vec<String>),
+    /// The user must sign in again.
+    NeedsReauthorization(ReauthReason, AuthorityError),
+    /// An administrator must act.
+    Blocked(BlockReason, AuthorityError),
+    /// The authority, or the app's standing with it; nobody's verdict.
+    Authority {
+        /// What it came to.
+        disposition: Disposition,
+        /// What the authority answered.
+        answer: AuthorityError,
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// The authority answers a refresh with the very token that was reported as rejected.
+    SameTokenAgain {
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// Reports and challenges come faster than they may be answered.
+    TooManyForced(Duration),
+    /// The stored record is there and cannot be used.
+    Damaged,
+    /// The store.
+    Store {
+        /// When to come back.
+        retry_after: Duration,
+    },
+}
+
+/// One request, between its looks.
+struct Request {
+    /// Monotonic.
+    begun: Duration,
+    /// The digest and age of the token that was cached when it began to wait for a renewal.
+    before_renewal: Option<Option<(String, Timestamp)>>,
+    renewals: u32,
+    last_failure: Option<Arc<Failure>>,
+    /// A renewal took too long, or failed: from here on a live token is served without waiting for another.
+    is_impatient: bool,
+    /// Its challenge may not be passed on now, and nobody has a token: it gets what everybody would.
+    is_plain: bool,
+}
+
+/// A token for the connection. `want` says, given the connection, what the caller may have; it is asked again
+/// whenever the connection has changed.
+pub(super) async fn serve<E>(
+    ports: &Arc<Ports>,
+    at: At<'_>,
+    begun: Duration,
+    want: impl Fn(&Held) -> Result<Want, E>,
+) -> Result<Served, Refused<E>> {
+    let mut request = Request {
+        begun,
+        before_renewal: None,
+        renewals: 0,
+        last_failure: None,
+        is_impatient: false,
+        is_plain: false,
+    };
+    for number in 0..MOST_LOOKS {
+        let held = look(ports, at, begun).await.map_err(|failure| refused(&failure))?;
+        if ports.revoked.covers(at.key, &held.connection.profile) {
+            return Err(Refused::NotFound);
+        }
+        let mut want = want(&held).map_err(Refused::Policy)?;
+        if request.is_plain {
+            want.claims = None;
+        }
+        let (trouble, is_failing) = known_trouble(ports, at, &held, &want, begun);
+        let step = plan::next(
+            &held.connection.profile,
+            &held.granted,
+            &held.connection.tokens,
+            &want,
+            ports.now(),
+            trouble.is_some(),
+            is_failing || request.is_impatient,
+        );
+        if number == 0 {
+            ports.deps.observer.cache_lookup(match step {
+                Step::Serve { renew: false, .. } => Lookup::Hit,
+                Step::Serve { renew: true, .. } => Lookup::Stale,
+                Step::Renew { .. } | Step::Refuse(_) => Lookup::Miss,
+            });
+        }
+        match step {
+            Step::Serve { token, renew } => {
+                if renew {
+                    start_renewal(ports, at, &want, None);
+                }
+                return Ok(served(ports, at, token, &held, begun));
+            }
+            Step::Refuse(refusal) => {
+                let failure = request.last_failure.or(trouble.map(|trouble| trouble.failure));
+                return Err(why(refusal, &held, &want, failure));
+            }
+            Step::Renew { fallback } => {
+                if let Some(token) = request.renew(ports, at, &held, want, fallback).await? {
+                    return Ok(served(ports, at, token, &held, begun));
+                }
+            }
+        }
+    }
+    Err(request.given_up())
+}
+
+/// The trouble for which nobody tries now, and whether the last try for this resource failed, whenever that
+/// was.
+fn known_trouble(
+    ports: &Ports,
+    at: At<'_>,
+    held: &Held,
+    want: &Want,
+    begun: Duration,
+) -> (Option<Trouble>, bool) {
+    let now = ports.monotonic();
+    let mut state = at.state();
+    state.usage.at(begun);
+    let known = state.troubles.of(&want.resource);
+    let recent = known.filter(|trouble| trouble.until > now);
+    // An unsettled refresh is about the grant, whichever resource it was for.
+    let unsettled = || state.troubles.all().find(|trouble| must_wait(ports, at.key, held, trouble));
+    let trouble = recent.or_else(unsettled).or_else(|| state.troubles.throttled(now));
+    (trouble.cloned(), known.is_some())
+}
+
+/// Whether the last try may have used the refresh token up, at an authority where it must not be used again.
+fn must_wait(ports: &Ports, key: &ConnectionKey, held: &Held, trouble: &Trouble) -> bool {
+    let is_of_this = trouble.about.is_none_or(|about| about == held.connection.profile.last_refreshed_at);
+    trouble.failure.is_unsettled() && is_of_this && must_not_replay(ports, key, &held.connection)
+}
+
+impl Request {
+    /// Waits for a renewal; `fallback` is the token that it may have instead. Returns the token to serve, or
+    /// none to look again.
+    async fn renew<'a, E>(
+        &mut self,
+        ports: &Arc<Ports>,
+        at: At<'_>,
+        held: &'a Held,
+        mut want: Want,
+        fallback: Option<&'a HeldToken>,
+    ) -> Result<Option<&'a HeldToken>, Refused<E>> {
+        let tokens = &held.connection.tokens;
+        let digest_before =
+            self.before_renewal.as_ref().map(|before| before.as_ref().map(|(digest, _)| digest));
+        // Fresh from the authority it is served with its true life, however slow the authority was.
+        if let (Some(token), Some(before)) = (fallback, digest_before)
+            && before != Some(&token.digest)
+        {
+            return Ok(Some(token));
+        }
+        let current = plan::pick(tokens, &want, ports.now());
+        // The authority gave the very token again that a resource refused: another call would bring it again.
+        if let (Some(Some((digest, since))), Some(token)) = (&self.before_renewal, current)
+            && *digest == token.digest
+            && *since < token.issued_at
+            && want.rejected.as_ref() == Some(digest)
+        {
+            return Err(Refused::SameTokenAgain { retry_after: SAME_TOKEN_AGAIN });
+        }
+        self.before_renewal = Some(current.map(|token| (token.digest.clone(), token.issued_at)));
+        if self.renewals >= MOST_RENEWALS {
+            return Err(self.given_up());
+        }
+        let waited = ports.monotonic().saturating_sub(self.begun);
+        let patience = patience(fallback.is_some(), ports.settings().caller_wait).saturating_sub(waited);
+        let force = plan::force(tokens, &want, ports.now());
+        let way = match way(ports, at, want.by.as_ref(), force) {
+            Ok(way) => way,
+            Err(_) if plan::has_none(tokens, &want, ports.now()) => {
+                self.is_plain = true;
+                want.claims = None;
+                Way::Begin(None)
+            }
+            // A token that lives is served where the calls are others'.
+            Err(_)
+                if force == Some(Force::MoreLife)
+                    && let Some(token) = fallback =>
+            {
+                return Ok(Some(token));
+            }
+            Err(wait) => return Err(Refused::TooManyForced(wait)),
+        };
+        self.renewals += 1;
+        let flight = go(ports, at, &want, way);
+        match (wait(ports, flight, patience).await, fallback) {
+            (Some(Ok(())), _) => {}
+            // Nobody else is told of a challenge that could not be met, so it is not tried twice.
+            (Some(Err(failure)), None) if want.claims.is_some() => return Err(refused(&failure)),
+            (Some(Err(failure)), None) => self.last_failure = Some(failure),
+            // Look again: the token may have been taken away during the wait.
+            (Some(Err(_)) | None, Some(_)) => self.is_impatient = true,
+            (None, None) => return Err(too_slow()),
+        }
+        Ok(None)
+    }
+
+    /// It looked, or waited for renewals, often enough.
+    fn given_up<E>(&self) -> Refused<E> {
+        self.last_failure.as_ref().map_or_else(too_slow, |failure| refused(failure))
+    }
+}
+
+/// How long a request waits for a renewal.
+fn patience(has_fallback: bool, caller_wait: Duration) -> Duration {
+    if has_fallback { PATIENCE_WITH_FALLBACK.min(caller_wait) } else { caller_wait }
+}
+
+/// A token as it goes out, with one look at its slot.
+fn served(ports: &Arc<Ports>, at: At<'_>, token: &HeldToken, held: &Arc<Held>, now: Duration) -> Served {
+    let (degraded, is_noted) = {
+        let state = at.state();
+        (state.memory.is_degraded(), state.usage.is_noted(now))
+    };
+    if !is_noted {
+        note_use(ports, at, now);
+    }
+    Served { token: token.clone(), held: held.clone(), degraded }
+}
+
+fn too_slow<E>() -> Refused<E> {
+    Refused::Authority {
+        disposition: Disposition::RetryAfter(None),
+        answer: AuthorityError::default(),
+        retry_after: Duration::from_secs(2),
+    }
+}
+
+/// A failure in the words of a refusal.
+fn refused<E>(failure: &Failure) -> Refused<E> {
+    match failure {
+        Failure::NotFound => Refused::NotFound,
+        Failure::Repository(error) if error.is_damage() => Refused::Damaged,
+        Failure::Repository(_) => Refused::Store { retry_after: Duration::from_secs(1) },
+        Failure::Authority(failure) => match failure.disposition {
+            Disposition::Reauthorize(reason, _) => {
+                Refused::NeedsReauthorization(reason, failure.answer.clone())
+            }
+            Disposition::Blocked(reason) => Refused::Blocked(reason, failure.answer.clone()),
+            Disposition::RetryAfter(asked) => Refused::Authority {
+                disposition: failure.disposition,
+                answer: failure.answer.clone(),
+                retry_after: asked.unwrap_or(Duration::from_secs(2)),
+            },
+            Disposition::NextCredential
+            | Disposition::Misconfigured
+            | Disposition::Restart
+            | Disposition::CallerFault
+            | Disposition::Unclear
+            | Disposition::OutcomeUnknown
+            | Disposition::Bug => Refused::Authority {
+                disposition: failure.disposition,
+                answer: failure.answer.clone(),
+                retry_after: Duration::from_secs(5),
+            },
+        },
+    }
+}
+
+/// Why the plan has no token for a request.
+fn why<E>(refusal: Refusal, held: &Held, want: &Want, failure: Option<Arc<Failure>>) -> Refused<E> {
+    let profile = &held.connection.profile;
+    let answer = || profile.last_error.as_ref().map(|attempt| attempt.answer.clone()).unwrap_or_default();
+    match refusal {
+        Refusal::Paused => Refused::Paused,
+        Refusal::ScopeNotGranted => {
+            Refused::ScopeNotGranted(want.scopes.missing_from(&held.granted).to_words())
+        }
+        Refusal::NeedsReauthorization(reason) => Refused::NeedsReauthorization(reason, answer()),
+        Refusal::Blocked(reason) => Refused::Blocked(reason, answer()),
+        Refusal::Trouble => failure.map_or_else(too_slow, |failure| refused(&failure)),
+    }
+}

@@ -1,0 +1,184 @@
+//! What concerns all connections of a tenant: its turn at the bulkhead, throttles that replicas tell one
+//! another of, and what the end of a call means for its breaker.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::backoff;
+use super::breaker::Ended;
+use super::failure::Failure;
+use super::plan::Want;
+use super::ports::Ports;
+use super::slot::At;
+use crate::domain::id::AppName;
+use crate::domain::time::Timestamp;
+use crate::domain::verdict::{AuthorityError, AuthorityFailure, Disposition};
+use crate::repository::{FiledUnder, Kind};
+
+/// A place among the calls of a tenant.
+pub(super) struct Turn {
+    _spare: Option<OwnedSemaphorePermit>,
+    _call: OwnedSemaphorePermit,
+}
+
+/// One of the tenant's permits for a call, waited for as long as a call may take. A call that the budget paid
+/// for (its caller has a token, or it is nobody's) first waits for one of the spare permits: so it never
+/// stands before a caller without a token. When such a caller joins it, it goes on at once.
+pub(super) async fn turn(ports: &Ports, at: At<'_>, tenant: Option<&str>, is_budgeted: bool) -> Option<Turn> {
+    let lanes = ports.breakers.lanes(&at.key.app, tenant);
+    let taken = async {
+        let spare = if is_budgeted {
+            tokio::select! {
+                biased;
+                spare = lanes.spare.acquire_owned() => Some(spare.ok()?),
+                () = at.slot.hurried() => None,
+            }
+        } else {
+            None
+        };
+        Some(Turn { _spare: spare, _call: lanes.calls.acquire_owned().await.ok()? })
+    };
+    tokio::select! {
+        biased;
+        turn = taken => turn,
+        () = ports.sleep(ports.settings().authority_timeout) => None,
+    }
+}
+
+/// Why there was no turn.
+pub(super) fn crowded() -> AuthorityFailure {
+    AuthorityFailure {
+        doing: "refreshing a grant",
+        cause: "as many calls as one tenant may have are under way, and none of them ends".into(),
+        disposition: Disposition::RetryAfter(None),
+        answer: AuthorityError::default(),
+        claims: None,
+    }
+}
+
+/// The authority asked not to be called, as replicas tell one another.
+#[derive(Serialize, Deserialize)]
+struct Hold {
+    until: Timestamp,
+    /// For how long: two clocks may differ.
+    #[serde(default)]
+    asked_millis: Option<u64>,
+}
+
+/// Learns whether the authority asked another replica not to call it for the tenant.
+pub(super) async fn learn_throttle(ports: &Ports, app: &AppName, tenant: Option<&str>) {
+    let id = FiledUnder::tenant(app, tenant);
+    let Ok(Some(hold)) = ports.repository().pending::<Hold>(Kind::Hold, &id).await else { return };
+    // A replica whose clock is wrong throttles the others for as long as it was asked to wait, and no longer.
+    let asked = hold.value.asked_millis.map_or(backoff::LONGEST_ASKED, Duration::from_millis);
+    let left = hold.value.until.since(ports.now()).min(asked).min(backoff::LONGEST_ASKED);
+    if !left.is_zero() {
+        let failure = Arc::new(Failure::Authority(AuthorityFailure {
+            doing: "refreshing a grant",
+            cause: "the authority asked another replica to leave this tenant alone for a while".into(),
+            disposition: Disposition::RetryAfter(Some(left)),
+            answer: AuthorityError { status: Some(429), ..AuthorityError::default() },
+            claims: None,
+        }));
+        ports.breakers.hold(app, tenant, ports.monotonic() + left, failure);
+    }
+}
+
+/// Tells the other replicas that the authority asked not to be called for the tenant.
+async fn tell_throttle(ports: &Ports, app: &AppName, tenant: Option<&str>, asked: Duration) {
+    let now = ports.now();
+    let asked_millis = u64::try_from(asked.as_millis()).ok();
+    let hold = Hold { until: now.plus(asked), asked_millis };
+    let id = FiledUnder::tenant(app, tenant);
+    if let Err(error) = ports.repository().put_pending(Kind::Hold, &id, &hold, now, asked).await {
+        tracing::warn!(%error, "other replicas are not told that the authority throttles");
+    }
+}
+
+/// A call that began at `began` (monotonic) ended: tells the tenant's breaker what that means beyond the
+/// connection.
+pub(super) async fn call_ended(
+    ports: &Ports,
+    at: At<'_>,
+    want: &Want,
+    tenant: Option<&str>,
+    began: Duration,
+    failure: Option<&AuthorityFailure>,
+) {
+    let app = &at.key.app;
+    let ended = match failure {
+        None => Ended::Answered,
+        Some(failure) => meaning(ports, at, want, tenant, began, failure),
+    };
+    let now = ports.monotonic();
+    if failure.is_none() {
+        ports.breakers.note_work(app, tenant, now);
+    }
+    let why = failure.cloned().unwrap_or_else(crowded);
+    ports.breakers.ended(app, tenant, now, ended, &Arc::new(Failure::Authority(why)));
+    if let Ended::Throttled(asked) = ended {
+        tell_throttle(ports, app, tenant, asked).await;
+    }
+}
+
+/// What a failed call means beyond its connection.
+fn meaning(
+    ports: &Ports,
+    at: At<'_>,
+    want: &Want,
+    tenant: Option<&str>,
+    began: Duration,
+    failure: &AuthorityFailure,
+) -> Ended {
+    match (failure.disposition, failure.answer.status) {
+        (Disposition::Reauthorize(..) | Disposition::Blocked(_), _) => Ended::Answered,
+        (Disposition::RetryAfter(Some(asked)), Some(429)) => throttled(ports, at, tenant, asked, failure),
+        (Disposition::NextCredential, _) if ports.breakers.is_mended_since(&at.key.app, began) => {
+            Ended::Nothing
+        }
+        (Disposition::NextCredential, _) => Ended::AppRejected,
+        // An answer is no outage, whatever it says: grants that ended must not look like one.
+        (_, _) if failure.answer.is_refusal() => Ended::Refused,
+        // Nor is one that cannot be used.
+        (_, Some(200..=299)) => Ended::Refused,
+        // What a caller's challenge makes of an authority says nothing of what it is for others.
+        (Disposition::RetryAfter(_) | Disposition::OutcomeUnknown, _) if want.claims.is_some() => {
+            Ended::Nothing
+        }
+        (Disposition::RetryAfter(_) | Disposition::OutcomeUnknown, _) => Ended::Failed,
+        (
+            Disposition::Misconfigured
+            | Disposition::Restart
+            | Disposition::CallerFault
+            | Disposition::Unclear
+            | Disposition::Bug,
+            _,
+        ) => Ended::Nothing,
+    }
+}
+
+/// The authority asked not to be called for `asked`. The connection is not, in any case; where callers forced
+/// renewals of it lately, the throttle is that connection's alone.
+fn throttled(
+    ports: &Ports,
+    at: At<'_>,
+    tenant: Option<&str>,
+    asked: Duration,
+    failure: &AuthorityFailure,
+) -> Ended {
+    let random = ports.random();
+    let now = ports.monotonic();
+    let is_forced = {
+        let mut state = at.state();
+        state.troubles.throttle(asked, failure.clone(), now, random);
+        state.forced.lately(now)
+    };
+    if is_forced {
+        return Ended::Nothing;
+    }
+    let held = ports.breakers.held_for(&at.key.app, tenant, &at.key.connection, asked);
+    Ended::Throttled(backoff::wait(1, Some(held), random))
+}

@@ -1,0 +1,122 @@
+//! The turn of a connection to use its grant: first the tenant's turn, then the connection's lease.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::breaker::Admission;
+use super::durable;
+use super::failure::Failure;
+use super::grant::{Seen, note_trouble, noted, use_grant};
+use super::lease::{self, Lease, Taken};
+use super::look::load;
+use super::permit::CallPermit;
+use super::plan::Want;
+use super::ports::Ports;
+use super::slot::At;
+use super::tenant::{self, crowded};
+use crate::repository::Connection;
+
+/// How long another replica's word is waited for before its lease is tried for all the same: what is told may
+/// be lost.
+const UNTOLD: Duration = Duration::from_secs(1);
+/// A lease that is about to end is not tried for more often than this.
+const SHORTEST_WAIT: Duration = Duration::from_millis(20);
+/// How long another connection's try is waited for that is made for all of its tenant.
+const PATIENCE_WITH_PROBE: Duration = Duration::from_secs(2);
+
+/// Takes the connection's lease and uses its grant, if that is still `needed` then; returns the connection if
+/// it was not. While another replica has the lease, its word is waited for. `permit` is spent when the
+/// authority is called.
+pub(super) async fn with_lease(
+    ports: &Arc<Ports>,
+    at: At<'_>,
+    want: &Want,
+    permit: Option<&CallPermit>,
+    needed: impl Fn(&Connection) -> bool,
+) -> Result<Option<Connection>, Arc<Failure>> {
+    let key = at.key;
+    let begun = ports.monotonic();
+    let patience = begun + PATIENCE_WITH_PROBE;
+    loop {
+        durable::offer(ports, at).await?;
+        let told = at.slot.told();
+        let epoch = at.state().memory.epoch();
+        let loaded = load(ports, at, epoch).await;
+        let loaded = loaded.inspect_err(|failure| note_trouble(ports, at, want, failure, None))?;
+        let profile = &loaded.connection.profile;
+        if ports.revoked.covers(key, profile) {
+            return Err(Arc::new(Failure::NotFound));
+        }
+        if !needed(&loaded.connection) {
+            return Ok(Some(loaded.connection));
+        }
+        let tenant = profile.account.tid.as_deref();
+        let monotonic = ports.monotonic();
+        // A holder that lives prolongs its lease, one that died loses it: both are seen within this time.
+        if monotonic.saturating_sub(begun) > ports.settings().lease * 2 {
+            return Err(noted(ports, at, want, Failure::Repository(lease::busy().into())));
+        }
+        if let Some(throttled) = at.state().troubles.throttled(monotonic) {
+            return Err(throttled.failure.clone());
+        }
+        await_probe(ports, at, tenant, patience).await;
+        if let Some((left, failure)) = ports.breakers.refuses(&key.app, tenant, ports.monotonic()) {
+            note_trouble(ports, at, want, &failure, Some(left));
+            return Err(failure);
+        }
+        // Before the lease, so that no lease is held while its holder waits for its tenant's turn.
+        let Some(turn) = tenant::turn(ports, at, tenant, permit.is_some()).await else {
+            return Err(noted(ports, at, want, Failure::Authority(crowded())));
+        };
+        let (taken, ()) =
+            tokio::join!(Lease::take(ports, key), tenant::learn_throttle(ports, &key.app, tenant));
+        match taken.map_err(|error| noted(ports, at, want, Failure::Repository(error.into())))? {
+            Taken::Mine(lease) => {
+                // It may have been another replica's until just now; and the store may show less than is
+                // cached.
+                let revision = ports.repository().store().revision(key).await;
+                let ours = Some(loaded.connection.revision);
+                let is_there = revision.as_ref().is_ok_and(|stored| *stored == ours);
+                if !is_there || at.state().memory.cached_revision() != ours {
+                    lease.release(ports, key, true).await;
+                    revision.map_err(|error| noted(ports, at, want, Failure::Repository(error.into())))?;
+                    continue;
+                }
+                if let Admission::Wait(left, failure) =
+                    ports.breakers.admit(&key.app, tenant, ports.monotonic())
+                {
+                    lease.release(ports, key, true).await;
+                    note_trouble(ports, at, want, &failure, Some(left));
+                    return Err(failure);
+                }
+                let seen = Seen { epoch, loaded };
+                return use_grant(ports, at, seen, (want, permit), lease).await.map(|()| None);
+            }
+            Taken::Theirs(left) => {
+                drop(turn); // waiting uses up nobody's turn
+                tokio::select! {
+                    biased;
+                    () = told => {}
+                    () = ports.sleep(left.clamp(SHORTEST_WAIT, UNTOLD)) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Waits while another connection tries for all of its tenant: what becomes of that is soon known.
+async fn await_probe(ports: &Ports, at: At<'_>, tenant: Option<&str>, until: Duration) {
+    let key = at.key;
+    let mut now = ports.monotonic();
+    while now < until
+        && let Some(ended) = ports.breakers.probe(&key.app, tenant, now)
+    {
+        tracing::debug!(app = %key.app, connection = %key.connection, "waits for another connection's try");
+        tokio::select! {
+            biased;
+            () = ended => {}
+            () = ports.sleep(until - now) => {}
+        }
+        now = ports.monotonic();
+    }
+}
