@@ -19,8 +19,6 @@ LONG = {
     "src/config/build.rs": "one function for each section of the file, all of one shape",
     "src/config/spec.rs": "the table of configuration keys: a line for each, nothing to follow",
     "src/events.rs": "one function for each thing that happens, all of one shape",
-    "src/refresh/engine.rs": "to be split: what others call, the loop of a request, the memory",
-    "src/refresh/renew.rs": "to be split: the look, the lease, the call, what an answer makes of a connection",
     "src/store/embedded.rs": "to be split: the file, its writer, the rules of the store, the walks",
     "src/store/redis.rs": "to be split: what the user of Redis may do, the ways there, the port",
     "src/store/redis/cluster.rs": "the map of a Cluster and the way through it: one protocol, one state",

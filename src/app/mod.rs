@@ -181,7 +181,6 @@ impl Daemon {
             },
             engine_settings(&config),
         );
-        engine.await_revocations();
         let knows = engine.clone();
         readiness.condition("revocations", move || knows.knows_revocations());
         let recovered = engine.recover().await.map_err(StartError::new)?;

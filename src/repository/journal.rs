@@ -35,8 +35,6 @@ pub struct Unstored {
     /// … and the refresh token that was used to get it: if somebody's verdict was stored meanwhile, and the grant there is
     /// still the one that was used, the answer goes on top.
     pub used: RefreshToken,
-    /// It is in the journal, so its tokens may be served.
-    pub journaled: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -164,7 +162,6 @@ impl Repository {
             connection: loaded.connection,
             grant,
             used: RefreshToken::new(wire.used),
-            journaled: true,
         };
         Ok((key, unstored))
     }

@@ -295,7 +295,6 @@ mod tests {
             sealed,
             grant,
             used: RefreshToken::new("r0"),
-            journaled: false,
         };
         old.journal(&desk.key, &unstored).await.expect("written");
         let counts = |pairs: &[(&str, u64)]| -> ByKey {

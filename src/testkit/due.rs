@@ -131,6 +131,7 @@ impl Scene {
             },
             Settings { sweep_rate: RATE as f64, ..Settings::default() },
         );
+        engine.learn_revocations(Vec::new());
         self.world.spawn(pid, "look after connections", Box::pin(async move { engine.sweep().await }));
         pid
     }

@@ -23,7 +23,7 @@ const FORCED_LATELY: Duration = Duration::from_secs(60 + 15);
 /// Most uses in a minute, by all replicas, of a grant that nobody asks for: one for half of the shortest life
 /// of a token, one for a resumed connection, and one more for each failure.
 const MOST_SWEPT_A_MINUTE: usize = 6;
-/// As in `refresh/slots.rs`.
+/// As in `refresh/slot/remembered.rs`.
 const REMEMBERED: Duration = Duration::from_secs(120);
 /// How long a throttle is remembered: longer than any that is asked for.
 const FORGOTTEN: Duration = Duration::from_secs(120);

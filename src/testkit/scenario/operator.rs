@@ -96,7 +96,6 @@ impl Cluster {
             self.world.spawn(*pid, "look after connections", Box::pin(async move { engine.sweep().await }));
         }
         if self.additions.revocations {
-            engine.await_revocations();
             let (broker, clock) = (broker.clone(), process.clock.clone());
             let follow = async move {
                 loop {
@@ -105,6 +104,8 @@ impl Cluster {
                 }
             };
             self.world.spawn(*pid, "take up what is revoked", Box::pin(follow));
+        } else {
+            engine.learn_revocations(Vec::new());
         }
         if self.additions.revocations || self.additions.sweeps() {
             let (broker, engine, clock) = (broker.clone(), engine.clone(), process.clock.clone());
