@@ -29,7 +29,6 @@ KNOWN = [
     },
     {"src/authority/client.rs", "src/authority/token_call.rs", "src/authority/token_hosts.rs"},
     {"src/authority/http.rs", "src/authority/way_out.rs"},
-    {"src/broker/connect.rs", "src/broker/quota.rs", "src/broker/rights.rs", "src/broker/sign_in.rs"},
     {
         "src/config/build.rs",
         "src/config/credentials_dir.rs",
