@@ -28,15 +28,6 @@ KNOWN = [
         "src/app/store.rs",
     },
     {"src/authority/client.rs", "src/authority/token_call.rs", "src/authority/token_hosts.rs"},
-    {"src/authority/http.rs", "src/authority/way_out.rs"},
-    {
-        "src/config/build.rs",
-        "src/config/credentials_dir.rs",
-        "src/config/load.rs",
-        "src/config/outbound.rs",
-        "src/config/sections.rs",
-    },
-    {"src/listener/connection.rs", "src/listener/guard.rs"},
     {"src/repository/damage.rs", "src/repository/pending.rs"},
     {
         "src/store/redis/access.rs",

@@ -23,12 +23,11 @@ use hyper::body::{Body, Frame, SizeHint};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
 use super::address::{AddressGuard, GuardedResolver};
 use super::body;
+use super::roots::{Roots, RootsFault, tls_config};
 use super::text::one_line;
 use super::url::CheckedUrl;
 use super::way_out::{Outbound, WayOut};
@@ -43,32 +42,6 @@ const HEAD_CAP: usize = 32 * 1024;
 /// How long an unused connection is kept: shorter than servers keep theirs, so that a POST seldom meets a
 /// connection that is just being closed.
 const IDLE: Duration = Duration::from_secs(15);
-
-/// CA certificates to trust for TLS.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Roots {
-    /// The system's roots.
-    #[default]
-    System,
-    /// The system's, and those in this PEM text.
-    SystemAnd(String),
-    /// Only those in this PEM text.
-    Only(String),
-}
-
-/// Fault of the CA certificates.
-#[derive(Debug, thiserror::Error)]
-pub enum RootsFault {
-    /// The PEM text has no readable certificate.
-    #[error("the CA file holds no readable PEM certificate")]
-    Pem,
-    /// The system has no roots: set a CA, or `SSL_CERT_FILE`.
-    #[error("no root certificate was found on this system")]
-    NoRoots,
-    /// The TLS library refused its own defaults.
-    #[error("TLS cannot be set up")]
-    Tls(#[source] rustls::Error),
-}
 
 /// A completely read answer.
 pub(super) struct HttpAnswer {
@@ -337,34 +310,6 @@ fn chain(error: &(dyn Error + 'static)) -> String {
         source = error.source();
     }
     one_line(&words)
-}
-
-/// Makes the TLS settings. With `without_roots` there may be none, and then nobody is trusted.
-pub(super) fn tls_config(roots: &Roots, without_roots: bool) -> Result<rustls::ClientConfig, RootsFault> {
-    let mut store = rustls::RootCertStore::empty();
-    if let Roots::System | Roots::SystemAnd(_) = roots {
-        // Some of a system's certificates may be unreadable or outdated; the rest decides.
-        store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    }
-    if let Roots::SystemAnd(pem) | Roots::Only(pem) = roots {
-        let mut added = 0;
-        for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-            store.add(certificate.map_err(|_| RootsFault::Pem)?).map_err(|_| RootsFault::Pem)?;
-            added += 1;
-        }
-        if added == 0 {
-            return Err(RootsFault::Pem);
-        }
-    }
-    if store.is_empty() && !without_roots {
-        return Err(RootsFault::NoRoots);
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    Ok(rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(RootsFault::Tls)?
-        .with_root_certificates(store)
-        .with_no_client_auth())
 }
 
 /// Records whether any part of a request may have been sent.

@@ -31,6 +31,7 @@ mod observer;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;
 mod redirect;
+mod roots;
 #[cfg(test)]
 mod testing;
 mod text;
@@ -54,10 +55,10 @@ pub use client_auth::{
 };
 pub use clouds::Provider;
 pub use credential_set::{CredentialReport, CredentialSet, Member};
-pub use http::{Roots, RootsFault};
 pub use id_token::IdTokenFault;
 pub use observer::{AuthorityEvent, AuthorityObserver, Endpoint, Unobserved};
 pub use redirect::{RedirectError, RedirectRefusal};
+pub use roots::{Roots, RootsFault};
 pub use token_hosts::{AppHosts, HOST_NOT_CONFIRMED, KnownTokenHosts};
 pub use url::UrlFault;
 pub use way_out::Outbound;

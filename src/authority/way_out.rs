@@ -29,7 +29,7 @@ use tower_service::Service;
 use zeroize::Zeroizing;
 
 use super::address::GuardedResolver;
-use super::http::{Roots, RootsFault, tls_config};
+use super::roots::{Roots, RootsFault, tls_config};
 use crate::domain::proxy::{Proxy, Routes, host_and_port};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;

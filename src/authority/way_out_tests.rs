@@ -6,7 +6,8 @@ use std::time::Duration;
 use http::HeaderMap;
 use zeroize::Zeroizing;
 
-use super::http::{HttpClient, HttpFault, Roots};
+use super::http::{HttpClient, HttpFault};
+use super::roots::Roots;
 use super::testing::{ManualClock, Reply, Server};
 use super::url::CheckedUrl;
 use super::way_out::Outbound;

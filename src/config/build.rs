@@ -4,268 +4,32 @@
 //! Every function returns `None` if a value that it needs is missing or wrong, which has been reported by
 //! then.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use time::OffsetDateTime;
-
-use super::check::{instant, join};
+use super::context::{Context, Leaf, Section, pair};
 use super::credentials_dir::is_credential_id;
-use super::mistakes::{Finding, Place};
 use super::outbound::outbound;
 use super::sections::*;
-use super::spec::{nearest, parse_duration};
-use super::tree::{Entries, Node, Value};
+use super::spec::nearest;
+use super::tree::{Entries, Value};
 use super::url::{HttpUrl, is_host_name, is_loopback_host, split_host_port};
 use crate::domain::clouds::cloud_of;
 use crate::domain::tenants::{Listed, Tenants};
 use crate::domain::text::is_guid;
 use crate::policy::Pattern;
 
-/// Shared by all functions: the base of relative paths, and the findings so far.
-pub(super) struct Context {
-    base: PathBuf,
-    mistakes: RefCell<Vec<Finding>>,
-    warnings: RefCell<Vec<Finding>>,
-}
-
-impl Context {
-    pub(super) fn new(base: &Path, mistakes: Vec<Finding>) -> Self {
-        Self { base: base.to_owned(), mistakes: RefCell::new(mistakes), warnings: RefCell::default() }
-    }
-
-    pub(super) fn mistake(&self, finding: Finding) {
-        self.mistakes.borrow_mut().push(finding);
-    }
-
-    pub(super) fn warn(&self, finding: Finding) {
-        self.warnings.borrow_mut().push(finding);
-    }
-
-    pub(super) fn into_findings(self) -> (Vec<Finding>, Vec<Finding>) {
-        (self.mistakes.into_inner(), self.warnings.into_inner())
-    }
-}
-
-/// One table of the tree.
-#[derive(Clone)]
-pub(super) struct Section<'a> {
-    context: &'a Context,
-    entries: &'a Entries,
-    place: Place,
-    path: String,
-}
-
-/// One value of the tree, with its position for messages.
-pub(super) struct Leaf<'a, T> {
-    pub(super) value: T,
-    context: &'a Context,
-    place: Place,
-    path: String,
-}
-
-impl<T> Leaf<'_, T> {
-    pub(super) fn mistake(&self, problem: impl Into<String>) {
-        self.mistake_near(problem, None);
-    }
-
-    fn mistake_near(&self, problem: impl Into<String>, nearest: Option<String>) {
-        self.context.mistakes.borrow_mut().push(Finding {
-            place: self.place.clone(),
-            key: self.path.clone(),
-            problem: problem.into(),
-            nearest,
-        });
-    }
-
-    pub(super) fn warning(&self, problem: impl Into<String>) {
-        self.context.warnings.borrow_mut().push(Finding {
-            place: self.place.clone(),
-            key: self.path.clone(),
-            problem: problem.into(),
-            nearest: None,
-        });
-    }
-
-    fn with<U>(&self, value: U) -> Leaf<'_, U> {
-        Leaf { value, context: self.context, place: self.place.clone(), path: self.path.clone() }
-    }
-
-    /// Returns true if the value comes from the user and not from the defaults.
-    fn is_given(&self) -> bool {
-        !matches!(self.place, Place::Absent(_))
-    }
-}
-
-impl<'a> Section<'a> {
-    pub(super) fn node(&self, key: &str) -> Option<Leaf<'a, &'a Node>> {
-        let node = &self.entries.get(key)?.node;
-        Some(Leaf {
-            value: node,
-            context: self.context,
-            place: node.place.clone(),
-            path: join(&self.path, key),
-        })
-    }
-
-    fn is_given(&self, key: &str) -> bool {
-        self.node(key).is_some_and(|leaf| leaf.is_given())
-    }
-
-    /// Returns the table itself, for messages about it as a whole.
-    fn itself(&self) -> Leaf<'a, ()> {
-        Leaf { value: (), context: self.context, place: self.place.clone(), path: self.path.clone() }
-    }
-
-    pub(super) fn text(&self, key: &str) -> Option<Leaf<'a, &'a str>> {
-        let leaf = self.node(key)?;
-        match &leaf.value.value {
-            Value::String(text) => {
-                Some(Leaf { value: text.as_str(), context: leaf.context, place: leaf.place, path: leaf.path })
-            }
-            _ => None,
-        }
-    }
-
-    pub(super) fn string(&self, key: &str) -> Option<String> {
-        self.text(key).map(|leaf| leaf.value.to_owned())
-    }
-
-    pub(super) fn path(&self, key: &str) -> Option<PathBuf> {
-        self.text(key).map(|leaf| self.context.base.join(leaf.value))
-    }
-
-    fn duration(&self, key: &str) -> Option<Duration> {
-        parse_duration(self.text(key)?.value)
-    }
-
-    fn bool(&self, key: &str) -> Option<bool> {
-        match self.node(key)?.value.value {
-            Value::Bool(value) => Some(value),
-            _ => None,
-        }
-    }
-
-    fn number(&self, key: &str) -> Option<u32> {
-        match self.node(key)?.value.value {
-            Value::Integer(number) => u32::try_from(number?).ok(),
-            _ => None,
-        }
-    }
-
-    fn instant(&self, key: &str) -> Option<OffsetDateTime> {
-        match &self.node(key)?.value.value {
-            Value::Datetime(datetime) => instant(datetime),
-            _ => None,
-        }
-    }
-
-    fn address(&self, key: &str) -> Option<Leaf<'a, SocketAddr>> {
-        let leaf = self.text(key)?;
-        match leaf.value.parse::<SocketAddr>() {
-            Ok(address) => {
-                Some(Leaf { value: address, context: leaf.context, place: leaf.place, path: leaf.path })
-            }
-            Err(_) => {
-                let port =
-                    leaf.value.rsplit_once(':').map(|(_, port)| port).filter(|p| p.parse::<u16>().is_ok());
-                leaf.mistake(format!(
-                    "must be an IP address and a port, such as \"127.0.0.1:{0}\" for this machine or \
-                     \"0.0.0.0:{0}\" for everyone",
-                    port.unwrap_or("8080")
-                ));
-                None
-            }
-        }
-    }
-
-    /// Reads a value that must be one of a few words.
-    fn choice<T: Copy>(&self, key: &str, words: &[(&str, T)]) -> Option<T> {
-        let leaf = self.text(key)?;
-        words.iter().find(|(word, _)| *word == leaf.value).map(|(_, value)| *value)
-    }
-
-    fn section(&self, key: &str) -> Option<Section<'a>> {
-        let leaf = self.node(key)?;
-        table_of(leaf.value, leaf.context, leaf.path)
-    }
-
-    /// Reads a list of tables.
-    fn sections(&self, key: &str) -> Vec<Section<'a>> {
-        self.items(key).into_iter().filter_map(|leaf| table_of(leaf.value, leaf.context, leaf.path)).collect()
-    }
-
-    /// Reads a list of strings.
-    pub(super) fn texts(&self, key: &str) -> Vec<Leaf<'a, &'a str>> {
-        self.items(key)
-            .into_iter()
-            .filter_map(|leaf| match &leaf.value.value {
-                Value::String(text) => Some(Leaf {
-                    value: text.as_str(),
-                    context: leaf.context,
-                    place: leaf.place,
-                    path: leaf.path,
-                }),
-                _ => None,
-            })
-            .collect()
-    }
-
-    fn items(&self, key: &str) -> Vec<Leaf<'a, &'a Node>> {
-        let Some(list) = self.node(key) else { return Vec::new() };
-        let Value::List(items) = &list.value.value else { return Vec::new() };
-        let leaf = |(index, node): (usize, &'a Node)| Leaf {
-            value: node,
-            context: self.context,
-            place: node.place.clone(),
-            path: format!("{}[{index}]", list.path),
-        };
-        items.iter().enumerate().map(leaf).collect()
-    }
-
-    /// Reports a list without items.
-    fn not_empty(&self, key: &str, why: &str) {
-        if let Some(list) = self.node(key)
-            && matches!(&list.value.value, Value::List(items) if items.is_empty())
-        {
-            list.mistake(format!("must not be empty: {why}"));
-        }
-    }
-
-    /// Reads named tables.
-    fn map<T>(&self, key: &str, read: impl Fn(&str, &Section<'a>) -> Option<T>) -> BTreeMap<String, T> {
-        let Some(map) = self.section(key) else { return BTreeMap::new() };
-        let mut all = BTreeMap::new();
-        for name in map.entries.keys() {
-            if let Some(section) = map.section(name)
-                && let Some(value) = read(name, &section)
-            {
-                all.insert(name.clone(), value);
-            }
-        }
-        all
-    }
-}
-
-fn table_of<'a>(node: &'a Node, context: &'a Context, path: String) -> Option<Section<'a>> {
-    match &node.value {
-        Value::Table(entries) => Some(Section { context, entries, place: node.place.clone(), path }),
-        _ => None,
-    }
-}
-
 /// Reads the whole configuration. It returns `None` only if a mistake was reported.
 pub(super) fn config(context: &Context, entries: &Entries, env: &BTreeMap<String, String>) -> Option<Config> {
-    let root = Section { context, entries, place: Place::File(0), path: String::new() };
+    let root = Section::root(context, entries);
     // All sections are read before any is given up, so that every mistake is found.
     let store = root.section("store").and_then(|section| store(&section));
     let sealing = root.section("sealing").and_then(|s| Some(SealingConfig { keyring: s.path("keyring")? }));
     let listen = root.section("listen").and_then(|section| listen(&section));
     let known_apps: Vec<&str> = match root.section("apps") {
-        Some(apps) => apps.entries.keys().map(String::as_str).collect(),
+        Some(apps) => apps.keys().collect(),
         None => Vec::new(),
     };
     let apps = root.map("apps", app);
@@ -293,7 +57,7 @@ pub(super) fn config(context: &Context, entries: &Entries, env: &BTreeMap<String
 /// Reads only the listeners. Their mistakes are dropped: the full reading finds them again.
 pub(super) fn listeners_of(entries: &Entries, base: &Path) -> Option<ListenConfig> {
     let context = Context::new(base, Vec::new());
-    let root = Section { context: &context, entries, place: Place::File(0), path: String::new() };
+    let root = Section::root(&context, entries);
     listen(&root.section("listen")?)
 }
 
@@ -345,8 +109,7 @@ fn redis(section: &Section<'_>) -> Option<RedisConfig> {
         },
         None => {
             // A URL of the wrong kind has been reported already; a missing one has not.
-            let url = join(&section.path, "url");
-            if !section.context.mistakes.borrow().iter().any(|finding| finding.key == url) {
+            if !section.is_wrong("url") {
                 section.itself().mistake("`kind = \"redis\"` needs a `url`");
             }
             None
@@ -478,15 +241,6 @@ pub(super) fn redis_url(text: &str) -> Result<RedisConfig, String> {
     })
 }
 
-/// Reports one of two keys that only make sense together.
-pub(super) fn pair(section: &Section<'_>, one: &str, other: &str) {
-    match (section.text(one), section.text(other)) {
-        (Some(leaf), None) => leaf.mistake(format!("needs `{other}` beside it")),
-        (None, Some(leaf)) => leaf.mistake(format!("needs `{one}` beside it")),
-        _ => {}
-    }
-}
-
 // === listeners ===
 
 fn listen(section: &Section<'_>) -> Option<ListenConfig> {
@@ -509,7 +263,7 @@ fn listen(section: &Section<'_>) -> Option<ListenConfig> {
         if let Some(other) = sockets[..index].iter().find(|other| other.value.collides(&socket.value)) {
             // Report the key that the user wrote.
             let (culprit, other) = if socket.is_given() { (socket, other) } else { (other, socket) };
-            culprit.mistake(format!("the same socket as `{}`", other.path));
+            culprit.mistake(format!("the same socket as `{}`", other.path()));
         }
     }
     Some(ListenConfig {
@@ -557,13 +311,12 @@ fn listeners<'a>(
         match (section.text("unix"), section.node("address")) {
             (Some(_), Some(_)) => itself.mistake("has both `unix` and `address`: make two listeners of it"),
             (None, None) => {
-                let said = format!("{}.", itself.path);
-                if !section.context.mistakes.borrow().iter().any(|finding| finding.key.starts_with(&said)) {
+                if !section.has_wrong_keys() {
                     itself.mistake("needs `unix` (a path) or `address` (IP and port)");
                 }
             }
             (Some(leaf), None) => {
-                let path = section.context.base.join(leaf.value);
+                let path = section.resolve(leaf.value);
                 if path.as_os_str().len() > LONGEST_SOCKET_PATH {
                     leaf.mistake(format!(
                         "is longer than the {LONGEST_SOCKET_PATH} bytes that the path of a \
@@ -583,12 +336,7 @@ fn listeners<'a>(
                         }
                     },
                 };
-                sockets.push(Leaf {
-                    value: Socket::Unix(path.clone()),
-                    context: leaf.context,
-                    place: leaf.place,
-                    path: leaf.path,
-                });
+                sockets.push(leaf.with(Socket::Unix(path.clone())));
                 all.push(Listener::Unix { path, mode });
             }
             (None, Some(_)) => {
@@ -597,18 +345,13 @@ fn listeners<'a>(
                 }
                 let Some(leaf) = section.address("address") else { continue };
                 let address = leaf.value;
-                if !address.ip().is_loopback() && !section.entries.contains_key("tls") {
+                if !address.ip().is_loopback() && !section.has("tls") {
                     leaf.mistake(
                         "plain TCP is for loopback addresses only, since tokens would cross the \
                         network in clear: give it `tls`, or bind 127.0.0.1",
                     );
                 }
-                sockets.push(Leaf {
-                    value: Socket::Tcp(address),
-                    context: leaf.context,
-                    place: leaf.place,
-                    path: leaf.path,
-                });
+                sockets.push(leaf.with(Socket::Tcp(address)));
                 all.push(Listener::Tcp { address, tls });
             }
         }
@@ -844,7 +587,7 @@ fn tenants(section: &Section<'_>, provider: Option<Provider>, authority: Option<
 
 fn credentials(section: &Section<'_>) -> Vec<CredentialConfig> {
     if let Some(directory) = section.node("credentials_dir") {
-        if section.entries.contains_key("credentials") {
+        if section.has("credentials") {
             directory.mistake("cannot be used together with `credentials`: keep one of the two");
         }
     } else if section.items("credentials").is_empty() {
@@ -874,7 +617,7 @@ fn credentials(section: &Section<'_>) -> Vec<CredentialConfig> {
         {
             key.mistake("is for `kind = \"certificate\"` only");
         }
-        if kind == Some(CredentialKind::Secret) && !item.entries.contains_key("expires") {
+        if kind == Some(CredentialKind::Secret) && !item.has("expires") {
             item.itself()
                 .warning("a secret without `expires`: nobody will be warned before it stops working");
         }
@@ -929,15 +672,14 @@ fn authenticate(section: &Section<'_>) -> Vec<Authenticate> {
                 );
                 return None;
             }
-            Some(item.context.base.join(leaf.value))
+            Some(item.resolve(leaf.value))
         });
         match (user, keys) {
             (Some(_), Some(_)) => itself.mistake("has two ways in one: put each in its own `{ }`"),
             (Some(user), None) => all.push(Authenticate::UnixUser(user)),
             (None, Some(path)) => all.push(Authenticate::ApiKeys(path)),
             (None, None) => {
-                let said = format!("{}.", itself.path);
-                if !section.context.mistakes.borrow().iter().any(|finding| finding.key.starts_with(&said)) {
+                if !item.has_wrong_keys() {
                     itself.mistake("needs `unix_user` or `api_keys`");
                 }
             }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::Path;
 
-use super::build::{self, Context};
+use super::build;
 use super::check::check_table;
+use super::context::Context;
 use super::mistakes::{ConfigErrors, Finding, Mistake, Place};
 use super::overrides;
 use super::places::Places;
@@ -84,6 +85,15 @@ pub fn load(text: &str, env: &BTreeMap<String, String>, path: &Path) -> Result<L
     match config {
         Some(config) if mistakes.is_empty() => Ok(Loaded { config, warnings, places }),
         _ => Err(ConfigErrors { mistakes }),
+    }
+}
+
+/// The default configuration: that of an empty file.
+impl Default for Config {
+    fn default() -> Self {
+        load("", &BTreeMap::new(), Path::new("/etc/tokenward/tokenward.toml"))
+            .expect("an empty file is a valid configuration")
+            .config
     }
 }
 

@@ -20,6 +20,7 @@
 
 mod build;
 mod check;
+mod context;
 mod credentials_dir;
 mod diff;
 mod load;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::build::{Context, Leaf, Section};
+use super::context::{Context, Leaf, Section, pair};
 use super::mistakes::{Finding, Place};
 use super::sections::{AppConfig, OutboundConfig};
 use super::url::{HttpUrl, UrlError};
@@ -41,7 +41,7 @@ pub(super) fn outbound<'a>(
     let http = proxy.or_else(|| from_environment(false, ["HTTP_PROXY", "http_proxy"]));
     let routes = Routes { https, http, exceptions: exceptions(section, context, env, is_configured) };
 
-    super::build::pair(section, "proxy_username", "proxy_password_file");
+    pair(section, "proxy_username", "proxy_password_file");
     let is_named = is_configured || routes.https.is_some() || routes.http.is_some();
     let any = |is: fn(&Proxy) -> bool| routes.https.iter().chain(&routes.http).any(is);
     if let Some(leaf) = section.text("proxy_username") {

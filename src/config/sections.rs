@@ -460,12 +460,3 @@ pub enum AuditSink {
     /// Appended to this file.
     File(PathBuf),
 }
-
-/// The default configuration: that of an empty file.
-impl Default for Config {
-    fn default() -> Self {
-        super::load::load("", &BTreeMap::new(), std::path::Path::new("/etc/tokenward/tokenward.toml"))
-            .expect("an empty file is a valid configuration")
-            .config
-    }
-}

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -18,7 +18,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::guard::{Guarded, Socket};
-use super::room::{OWN_BYTES, Reservation};
+use super::pulse::{Phase, Pulse};
+use super::room::Reservation;
 use super::{Body, Handler, Limits, Pairs, Peer, Request, RequestId, Response, Surroundings, problem};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
@@ -32,8 +33,6 @@ const LINGER_BYTES: usize = 256 * 1024;
 
 /// How long a connection that must give way may take to receive its last answer.
 const LEAVE: Duration = Duration::from_secs(1);
-/// Least bytes of a large answer that a client must take in a second.
-const SLOWEST: usize = 256 * 1024;
 
 /// State shared by all connections of a listener.
 pub(super) struct Shared {
@@ -42,182 +41,6 @@ pub(super) struct Shared {
     pub(super) limits: Limits,
     pub(super) surroundings: Surroundings,
     pub(super) metrics: ListenerMetrics,
-}
-
-/// Current activity of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    New = 0,
-    Head = 1,
-    Request = 2,
-    Idle = 3,
-}
-
-/// State that the parts of a connection report to its timer and to the listener's room. They all run in one
-/// task.
-pub(super) struct Pulse {
-    phase: AtomicU8,
-    /// Counts changes of phase, because several may happen within one poll.
-    beats: AtomicU32,
-    in_head: AtomicBool,
-    clock: Arc<dyn Clock>,
-    place: Reservation,
-    /// Bytes in memory for a head, a body and an answer.
-    head: AtomicUsize,
-    /// Bytes of an incomplete head, which may follow a request.
-    ahead: AtomicUsize,
-    body: AtomicUsize,
-    answer: AtomicUsize,
-    /// When the present answer began to wait for the client, in milliseconds of the monotonic clock plus 1; 0
-    /// if none waits.
-    untaken_since: AtomicU64,
-    /// True if a request waits for that answer to be taken.
-    awaited: AtomicBool,
-}
-
-impl Pulse {
-    pub(super) fn new(place: Reservation, clock: Arc<dyn Clock>) -> Self {
-        Pulse {
-            phase: AtomicU8::new(Phase::New as u8),
-            beats: AtomicU32::new(0),
-            in_head: AtomicBool::new(false),
-            clock,
-            place,
-            head: AtomicUsize::new(0),
-            ahead: AtomicUsize::new(0),
-            body: AtomicUsize::new(0),
-            answer: AtomicUsize::new(0),
-            untaken_since: AtomicU64::new(0),
-            awaited: AtomicBool::new(false),
-        }
-    }
-
-    /// Records that bytes arrived and how many of them are an unfinished head. Returns true if there is room
-    /// for it.
-    pub(super) fn read(&self, in_head: bool, unfinished: usize) -> bool {
-        self.in_head.store(in_head, Ordering::Relaxed);
-        if in_head && matches!(self.phase(), Phase::New | Phase::Idle) {
-            self.enter(Phase::Head);
-        }
-        // If there is no room for bytes after a request, the request's answer says so.
-        self.keeps(&self.ahead, 2 * unfinished) || self.is_answering()
-    }
-
-    /// Records a complete head. Returns true if there is room for it.
-    fn head_came(&self, kept: usize) -> bool {
-        // The new wait has a deadline of its own.
-        if self.is_untaken() && self.phase() == Phase::Head {
-            self.enter(Phase::Idle);
-        }
-        self.keeps(&self.head, kept)
-    }
-
-    /// Waits until the previous answer is taken. Otherwise hyper would begin more requests and keep the heads
-    /// of their answers.
-    async fn answer_before_is_taken(&self) {
-        std::future::poll_fn(|_| {
-            self.awaited.store(self.is_untaken(), Ordering::Relaxed);
-            if self.is_untaken() { Poll::Pending } else { Poll::Ready(()) }
-        })
-        .await;
-    }
-
-    /// Records that a request is being processed.
-    fn request_began(&self) {
-        self.enter(Phase::Request);
-    }
-
-    /// Records an answer of this many bytes. Returns true if there is room for them until the client takes
-    /// them.
-    fn request_ended(&self, answer: usize) -> bool {
-        self.head.store(0, Ordering::Relaxed);
-        self.body.store(0, Ordering::Relaxed);
-        let now = u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX - 1);
-        self.untaken_since.store(now + 1, Ordering::Relaxed);
-        let fits = self.keeps(&self.answer, answer);
-        if !fits {
-            // A short answer replaces it, and the connection ends.
-            self.answer.store(0, Ordering::Relaxed);
-        }
-        self.enter(if self.in_head.load(Ordering::Relaxed) { Phase::Head } else { Phase::Idle });
-        fits
-    }
-
-    /// Records that the client has taken everything written. Returns true if a request waited for that.
-    pub(super) fn flushed(&self) -> bool {
-        self.untaken_since.store(0, Ordering::Relaxed);
-        if self.answer.load(Ordering::Relaxed) > 0 {
-            self.keeps(&self.answer, 0);
-        }
-        self.awaited.swap(false, Ordering::Relaxed)
-    }
-
-    /// Returns true if an answer waits to be taken.
-    fn is_untaken(&self) -> bool {
-        self.untaken_since.load(Ordering::Relaxed) > 0
-    }
-
-    /// Returns the deadline for taking the answer.
-    fn must_be_taken(&self, within: Duration) -> Option<Duration> {
-        let since = self.untaken_since.load(Ordering::Relaxed).checked_sub(1)?;
-        let more = self.answer.load(Ordering::Relaxed) as u64 * 1000 / SLOWEST as u64;
-        Some(Duration::from_millis(since + more) + within)
-    }
-
-    /// Records that the rest of a body is awaited.
-    pub(super) fn body_awaited(&self) {
-        self.place.waits(self.clock.monotonic());
-    }
-
-    /// Records that the body is complete, or never will be.
-    pub(super) fn body_ended(&self) {
-        self.place.works();
-    }
-
-    /// Records the bytes kept for the body. Returns true if there is room for them.
-    pub(super) fn body_grows(&self, bytes: usize) -> bool {
-        self.keeps(&self.body, bytes)
-    }
-
-    /// Returns true if the connection must give way to others.
-    pub(super) fn gives_way(&self) -> bool {
-        self.place.is_told()
-    }
-
-    fn keeps(&self, what: &AtomicUsize, bytes: usize) -> bool {
-        what.store(bytes, Ordering::Relaxed);
-        let all =
-            [&self.head, &self.ahead, &self.body, &self.answer].map(|part| part.load(Ordering::Relaxed));
-        all.iter().sum::<usize>() <= OWN_BYTES && self.place.holds_its_own()
-            || self.place.hold(all.iter().sum(), self.clock.monotonic())
-    }
-
-    fn enter(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::Relaxed);
-        self.beats.fetch_add(1, Ordering::Relaxed);
-        match phase {
-            Phase::Request => self.place.works(),
-            Phase::New | Phase::Head | Phase::Idle => self.place.waits(self.clock.monotonic()),
-        }
-    }
-
-    fn phase(&self) -> Phase {
-        match self.phase.load(Ordering::Relaxed) {
-            0 => Phase::New,
-            1 => Phase::Head,
-            2 => Phase::Request,
-            _ => Phase::Idle,
-        }
-    }
-
-    /// Returns true if a request is being answered.
-    pub(super) fn is_answering(&self) -> bool {
-        self.phase() == Phase::Request
-    }
-
-    fn beats(&self) -> u32 {
-        self.beats.load(Ordering::Relaxed)
-    }
 }
 
 /// Reason why a connection ended.
@@ -259,7 +82,7 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Box<dyn Socket>, peer: Pe
         let mut timer = Timer::new(clock, limits, &pulse);
         let mut soft = pin!(shutdown.soft().cancelled());
         let mut hard = pin!(shutdown.hard().cancelled());
-        let mut told = pin!(pulse.place.told());
+        let mut told = pin!(pulse.told());
         let (mut closing, mut gives_way) = (false, false);
         let mut leave: Option<BoxFuture<'static, ()>> = None;
         std::future::poll_fn(|cx| {

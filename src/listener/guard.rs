@@ -20,7 +20,7 @@ use tokio::net::UnixStream;
 use tokio_rustls::server::TlsStream;
 
 use super::Limits;
-use super::connection::Pulse;
+use super::pulse::Pulse;
 use super::room::BUFFER;
 use super::tcp::Tcp;
 

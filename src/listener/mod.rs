@@ -24,6 +24,7 @@ mod guard;
 mod pairs;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;
+mod pulse;
 mod room;
 mod tcp;
 mod tls;
@@ -41,7 +42,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use rustls::pki_types::CertificateDer;
 
-use self::connection::Pulse;
+use self::pulse::Pulse;
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::Clock;
