@@ -21,8 +21,8 @@ const MOST_OF_CONNECTION: usize = 20;
 /// Readable ended sessions of a caller for each open one that is allowed (`limits.open_sessions`: nobody has
 /// come back yet, or the caller must still confirm). Each takes at most some 2 KB of the store.
 const ENDED_FOR_EACH: usize = 2;
-/// How long an ended session can be read if there are already that many. It then replaces an open one. Longer
-/// than a long poll waits.
+/// How long an ended session can be read if there are already that many; until then it counts as an open one.
+/// Longer than a long poll waits.
 const READABLE_BRIEFLY: Duration = Duration::from_secs(120);
 /// Most open admin consent sessions of a caller.
 const MOST_CONSENTS: usize = 500;

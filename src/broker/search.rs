@@ -128,7 +128,7 @@ impl Default for Walks {
 impl Walks {
     /// Waits for a place, in the order of requests. A caller waits for its own walks first, so it never has
     /// more than those in the common queue.
-    async fn place(&self, caller: &CallerName) -> WalkPermit {
+    async fn permit(&self, caller: &CallerName) -> WalkPermit {
         let own = {
             let mut of_callers = self.of_callers.lock();
             let own = || Arc::new(Semaphore::new(MOST_OF_CALLER));
@@ -146,7 +146,7 @@ impl Broker {
     /// # Errors
     /// Too many walks are under way, of this caller or of all.
     pub(super) async fn walk_permit(&self, caller: &CallerPolicy) -> Result<WalkPermit, Refusal> {
-        self.before_long(self.walks.place(&caller.caller)).await
+        self.before_long(self.walks.permit(&caller.caller)).await
     }
 
     /// Waits for `coming`, which depends on others' walks, unless they take too long.
@@ -267,7 +267,7 @@ mod tests {
         let place = |number: usize| {
             Box::pin({
                 let (walks, caller) = (&walks, caller(number));
-                async move { walks.place(&caller).await }
+                async move { walks.permit(&caller).await }
             })
         };
         let mut places: Vec<WalkPermit> = (0..MOST_OF_ALL)

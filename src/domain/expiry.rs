@@ -9,8 +9,8 @@ use super::time::Timestamp;
 /// Days before the end at which a warning is due.
 const WARN_AT: [u32; 4] = [1, 7, 14, 30];
 
-/// Returns the smallest of 30, 14, 7 and 1 days that is more than what is left; 0 at the end and after it.
-/// `None` if more than 30 days are left.
+/// Returns the smallest of 1, 7, 14 and 30 days that the time left does not exceed; 0 at the end and after
+/// it. `None` if more than 30 days are left.
 pub fn warning(expires_at: Timestamp, now: Timestamp) -> Option<u32> {
     if expires_at <= now {
         return Some(0);
