@@ -1,5 +1,6 @@
-//! The hand-out of a token that is held, beside bare hyper answering the same bytes, alternating in one run. Prints
-//! requests a second of both and their ratio: the ratio is the figure, the rest depends on the machine.
+//! Hand-out of a cached token, compared with bare hyper sending the same bytes, alternately in one run. It
+//! prints the requests a second of both and their ratio: the ratio is the result, the rest depends on the
+//! machine.
 //!
 //! `make bench`. Loopback only, bounded in time.
 
@@ -121,7 +122,7 @@ async fn start(folder: &std::path::Path) -> Result<(Daemon, SocketAddr, String, 
     Ok((daemon, local, key.expose().to_owned(), entra))
 }
 
-/// The physical limit: hyper, no routing, no policy, no audit.
+/// The upper bound: hyper without routing, policy or audit.
 async fn bare_hyper(body: Bytes) -> Result<SocketAddr, Failure> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
@@ -144,7 +145,7 @@ async fn bare_hyper(body: Bytes) -> Result<SocketAddr, Failure> {
     Ok(address)
 }
 
-/// Requests a second over keep-alive connections, each with one request in flight.
+/// Returns the requests a second over keep-alive connections, each with one request in flight.
 fn load(address: SocketAddr, wire: &str) -> f64 {
     let stop = Arc::new(AtomicBool::new(false));
     let count = Arc::new(AtomicU64::new(0));
@@ -173,7 +174,7 @@ fn load(address: SocketAddr, wire: &str) -> f64 {
     rate
 }
 
-/// Reads one answer whole: its head, then as many bytes as that says.
+/// Reads one whole answer: its head, then as many bytes as the head says.
 fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) {
     let mut filled = 0;
     let mut whole = None;

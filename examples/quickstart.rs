@@ -1,7 +1,8 @@
-//! The main job in one command: a stand-in for Microsoft Entra ID and the daemon in one process, a user connects an
-//! Outlook account, a service gets a token, uses it, and gets a fresh one after the first has aged.
+//! The main job in one command: a stand-in for Microsoft Entra ID and the daemon in one process. A user
+//! connects an Outlook account; a service gets a token, uses it, and gets a new one after the first has aged.
 //!
-//! `cargo run --example quickstart` ends by itself; with `-- --stay` both keep running for your own hands and browser.
+//! `cargo run --example quickstart` ends by itself; with `-- --stay` both keep running for you and your
+//! browser.
 
 #![allow(clippy::print_stdout, reason = "printing is what this example is for")]
 
@@ -19,7 +20,7 @@ use http_client::{Browser, Failure, request};
 use setup::{CLIENT_ID, CLIENT_SECRET, free_port, write_configuration};
 use tokenward::app::{Daemon, Environment, Source};
 
-/// So short that ageing can be watched.
+/// Short enough to watch a token age.
 const TOKEN_LIFE: Duration = Duration::from_secs(8);
 
 #[tokio::main]
