@@ -50,7 +50,7 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Remove a key; who still uses it is refused within a second
+    /// Remove a key; it is refused within a second
     #[command(after_help = "Example:\n  tokenward callers retire-key mail-sync 2026-11-23-5f3a9c")]
     RetireKey {
         /// The caller, as in [callers.CALLER]

@@ -205,7 +205,7 @@ pub(super) enum ClientError {
         deadline: Duration,
     },
     /// The answer is not tokenward's.
-    #[error("what listens at {endpoint} answered {status} with something that is not tokenward's")]
+    #[error("the server at {endpoint} answered {status}, but not as tokenward does")]
     Foreign {
         /// The endpoint.
         endpoint: Endpoint,

@@ -249,7 +249,7 @@ fn conclude(ended: &Value, args: &Args, world: &mut World) -> Result<(), Failure
     }
     let reason = text(ended, "reason");
     let words = match reason {
-        "access_denied" => "the user, or the organisation's policy, said no",
+        "access_denied" => "the user or the organisation's policy refused",
         "account_mismatch" => "another account signed in than the one that this connection has",
         "admin_consent_required" => "an administrator of the user's organisation must approve the app first",
         "scope_missing" => "the user did not grant what tokenward needs to keep the connection",

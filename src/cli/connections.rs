@@ -45,7 +45,7 @@ pub(super) enum Command {
         #[command(flatten)]
         reach: ReachArgs,
     },
-    /// Show a connection with the last tries at the authority, and what to do now
+    /// Show a connection with the last attempts at the authority, and what to do now
     #[command(after_help = "Example:\n  tokenward connections explain outlook user-4711")]
     Explain {
         #[command(flatten)]
@@ -72,7 +72,7 @@ pub(super) enum Command {
         #[command(flatten)]
         reach: ReachArgs,
     },
-    /// Have a connection's grant tried at the authority now
+    /// Try a connection's grant at the authority now
     #[command(after_help = "Example:\n  tokenward connections refresh outlook user-4711")]
     Refresh {
         #[command(flatten)]
@@ -297,7 +297,7 @@ fn explain(seen: &Value) -> String {
     let attempts = seen.get("attempts").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     text_out.push_str("\n\n");
     if attempts.is_empty() {
-        text_out.push_str("No tries at the authority are remembered.");
+        text_out.push_str("No attempts at the authority are recorded.");
     } else {
         let rows: Vec<Vec<String>> = attempts
             .iter()

@@ -25,7 +25,7 @@ pub(super) enum Command {
         #[command(flatten)]
         reach: ReachArgs,
     },
-    /// Ask the authority about one now, or about all of an app, with a token request of the app's own
+    /// Prove one credential, or all of an app, with a token request of the app's own
     #[command(after_help = "Example:\n  tokenward credentials verify outlook 2027-05")]
     Verify {
         /// The app, as in [apps.APP]
@@ -39,13 +39,13 @@ pub(super) enum Command {
         #[command(flatten)]
         reach: ReachArgs,
     },
-    /// Prefer one that the authority takes, on every replica
+    /// Prefer one that the authority accepts, on every replica
     #[command(after_help = "Example:\n  tokenward credentials promote outlook 2027-05")]
     Promote(Chosen),
-    /// Take one out of service, on every replica, before its file and the authority's copy go
+    /// Take one out of service, on every replica, before you remove its file and the authority's copy
     #[command(after_help = "Example:\n  tokenward credentials retire outlook 2026-11")]
     Retire(Chosen),
-    /// Let an app's secrets and refresh tokens go to its token host of now, which is another one than before
+    /// Let an app's secrets and refresh tokens go to its new token host
     #[command(after_help = "Example:\n  tokenward credentials confirm outlook login.example.com")]
     Confirm {
         /// The app, as in [apps.APP]
@@ -132,8 +132,8 @@ pub(super) fn credentials_table(apps: &[Value]) -> String {
                     "is proven by a user's next refresh".to_owned()
                 }
                 (_, "") => elsewhere(one),
-                _ if one["in_use"] == true => "in use until what took its place is proven".to_owned(),
-                _ => "a fallback: another took its place".to_owned(),
+                _ if one["in_use"] == true => "in use until its successor is proven".to_owned(),
+                _ => "a fallback: it was replaced".to_owned(),
             };
             rows.push(vec![
                 shown(text(app, "app")),
@@ -237,8 +237,8 @@ mod tests {
             credentials_table(&[json!({ "app": "outlook", "credentials": [one] })])
         };
         let (in_use, fallback) = (noted(true), noted(false));
-        assert!(in_use.contains("in use until what took its place is proven"), "{in_use}");
+        assert!(in_use.contains("in use until its successor is proven"), "{in_use}");
         assert!(!in_use.contains("fallback"), "{in_use}");
-        assert!(fallback.contains("a fallback: another took its place"), "{fallback}");
+        assert!(fallback.contains("a fallback: it was replaced"), "{fallback}");
     }
 }

@@ -49,8 +49,7 @@ pub(super) enum Command {
         #[command(flatten)]
         reach: ReachArgs,
     },
-    /// Have a key seal from now on; every replica must be able to open it. Promoting the one before again is
-    /// the way back
+    /// Make a key the one that seals; every replica must have it. To go back, promote the earlier key again
     #[command(after_help = "Example:\n  tokenward keyring promote 2026-11-23-d1166f")]
     Promote {
         /// The key's id, as `status` shows it
@@ -64,7 +63,7 @@ pub(super) enum Command {
         #[command(flatten)]
         reach: ReachArgs,
     },
-    /// Seal anew what another key sealed than the primary, and wait until it is done
+    /// Rewrap the records of other keys with the primary, and wait until it is done
     #[command(
         after_help = "Example:\n  tokenward keyring rewrap\n\nIt goes on when this command is stopped."
     )]
@@ -75,7 +74,7 @@ pub(super) enum Command {
         #[command(flatten)]
         reach: ReachArgs,
     },
-    /// Take a key away that nothing needs any more
+    /// Remove a key that nothing needs any more
     #[command(after_help = "Example:\n  tokenward keyring retire 2026-11-23-d1166f")]
     Retire {
         /// The key's id, as `status` shows it
@@ -286,7 +285,7 @@ const KEYRING: &str = "/admin/v1/keyring";
 fn read<T: serde::de::DeserializeOwned>(answer: Value) -> Result<T, Failure> {
     serde_json::from_value(answer).map_err(|_| {
         Failure::failed("the daemon's answer is not what this command knows")
-            .hint("is the daemon of another version than the command?")
+            .hint("does the daemon have another version than the command?")
     })
 }
 
@@ -370,7 +369,7 @@ fn status(mut seen: Seen, hashed: &Hashed, as_json: bool, world: &mut World) -> 
     if seen.rewrap.left > 0 {
         let why =
             seen.rewrap.waits_for.as_deref().map(|why| format!("; it waits: {why}")).unwrap_or_default();
-        world.output.say(&format!("{} records are still to be sealed anew{why}.", seen.rewrap.left));
+        world.output.say(&format!("{} records must still be rewrapped{why}.", seen.rewrap.left));
     }
     Ok(())
 }
@@ -474,13 +473,13 @@ fn promote(
     let others = block_on(wait_for_primary(client, id))?;
     if others.is_empty() {
         world.output.say(&format!(
-            "Every replica seals with {id} now, and what other keys sealed is sealed anew: see `tokenward \
-             keyring rewrap`."
+            "Every replica seals with {id} now, and the records of other keys are being rewrapped: see \
+             `tokenward keyring rewrap`."
         ));
     } else {
         world.output.say(&format!(
             "Not every replica seals with {id} yet: {}. Where the keyring is another directory, promote it \
-             there too; nothing is sealed anew before all agree.",
+             there too; nothing is rewrapped before all agree.",
             others.join(", ")
         ));
     }
@@ -532,7 +531,7 @@ fn rewrap(client: &Client, as_json: bool, world: &mut World) -> Result<(), Failu
             let SeenRewrap { left, running, resealed, refused, .. } = seen.rewrap;
             if is_counted && !running && refused > 0 && left <= refused {
                 return Err(Failure::failed(format!(
-                    "{refused} records do not open and were left as they are"
+                    "{refused} records do not open and were left unchanged"
                 ))
                 .hint("the daemon's log names them: restore the key's file, or delete those connections"));
             }
@@ -540,8 +539,10 @@ fn rewrap(client: &Client, as_json: bool, world: &mut World) -> Result<(), Failu
             if said.as_ref() == Some(&progress) {
                 same += 1;
                 if same >= STUCK {
-                    return Err(Failure::failed(format!("{left} records are left, and nothing goes on"))
-                        .hint("look at the daemon's log, and at `tokenward keyring status`"));
+                    return Err(Failure::failed(format!(
+                        "{left} records are left, and there is no progress"
+                    ))
+                    .hint("look at the daemon's log, and at `tokenward keyring status`"));
                 }
                 world.output.dot();
                 continue;
@@ -550,7 +551,7 @@ fn rewrap(client: &Client, as_json: bool, world: &mut World) -> Result<(), Failu
             match (&seen.rewrap.waits_for, running) {
                 (Some(why), _) => world.output.say(&format!("Waits: {why}.")),
                 (None, true) => {
-                    world.output.say(&format!("{resealed} records sealed anew, {left} counted before."))
+                    world.output.say(&format!("{resealed} records rewrapped, {left} counted before."))
                 }
                 (None, false) => world.output.say(&format!("{left} records are left.")),
             }
@@ -564,10 +565,10 @@ fn rewrap(client: &Client, as_json: bool, world: &mut World) -> Result<(), Failu
         let shape = json!({ "left": left, "passing": passing, "resealed": resealed, "refused": refused });
         world.output.json(&shape)?;
     }
-    world.output.say("Everything that lasts is sealed by the primary.");
+    world.output.say("All long-lived records are sealed with the primary.");
     if passing > 0 {
         world.output.say(&format!(
-            "{passing} short-lived records name other keys still, and go by themselves; a key can be \
+            "{passing} short-lived records still need other keys, and expire by themselves; a key can be \
              retired after that."
         ));
     }
@@ -604,7 +605,7 @@ fn retire(
                 let hint = match &word.gone_by {
                     Some(at) => format!("there is nothing to do but wait: try again after {}", shown(at)),
                     None => "`tokenward keyring status` shows what is left, and `tokenward keyring rewrap` \
-                        seals anew what does not go by itself"
+                        rewraps what does not expire by itself"
                         .to_owned(),
                 };
                 return Err(not(&word.reasons.join("; ")).hint(hint));
@@ -612,8 +613,8 @@ fn retire(
         }
         None if !unchecked => {
             return Err(not("nobody could say whether anything is still sealed with it").hint(
-                "run the command where a daemon answers; --unchecked takes it away all the same, and \
-                    what it sealed with it",
+                "run the command where a daemon answers; --unchecked removes the key all the same, and its \
+                 records can then never be opened",
             ));
         }
         None => world.output.say("Nobody was asked whether anything is still sealed with it."),

@@ -163,10 +163,10 @@ enum Command {
     /// Make, list and retire callers' API keys
     #[command(subcommand, after_help = "Example:\n  tokenward callers add-key mail-sync --expires-in 90d")]
     Callers(callers::Command),
-    /// List, verify, promote and retire the ways in which an app proves itself
+    /// List, verify, promote and retire client credentials
     #[command(subcommand, after_help = "Example:\n  tokenward credentials list")]
     Credentials(credentials::Command),
-    /// Show how the daemon stands: on a terminal again and again, else once
+    /// Show the daemon's state: repeatedly on a terminal, otherwise once
     #[command(after_help = "Example:\n  tokenward status\n  tokenward status --json")]
     Status(status::Args),
     /// Have the daemon read its configuration and secrets again
@@ -179,7 +179,7 @@ enum Command {
     #[command(after_help = "Example:\n  tokenward revoke --app outlook --tenant \
             11111111-2222-3333-4444-555555555555")]
     Revoke(revoke::Args),
-    /// Say what the store is
+    /// Adopt the present store
     #[command(subcommand, after_help = "Example:\n  tokenward store adopt")]
     Store(store::Command),
 }

@@ -21,7 +21,7 @@ pub(super) struct Args {
     /// Connected by this caller
     #[arg(long, value_name = "CALLER", value_parser = caller_name)]
     caller: Option<CallerName>,
-    /// Write it down though no connection, app or caller of that name is known
+    /// Revoke even if no such app, tenant or caller is known
     #[arg(long)]
     even_if_unknown: bool,
     /// Do not ask
@@ -61,9 +61,9 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
         if !args.yes {
             let meant = client.ask(Method::POST, path, Some(&body(true)), DEADLINE).await?;
             let question = format!(
-                "End every connection {named}, {} now? Their grants are destroyed, and links that were \
-                 given before end too; each user has to connect again. Tokens that were handed out work \
-                 until they end, and consent at the authority stays.",
+                "End every connection {named}, {} now? Their grants are destroyed, and links made before \
+                 stop working; each user must connect again. Tokens already handed out work until they \
+                 expire, and consent at the authority stays.",
                 count(&meant)
             );
             if !world.output.ask(&question).await {

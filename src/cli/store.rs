@@ -7,10 +7,10 @@ use super::{ConfigPath, Failure, World, block_on};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
-    /// Believe a Redis that is not the one that was there before (one that came back empty, say)
+    /// Accept a Redis that differs from the earlier one, for example one that came back empty
     #[command(
-        after_help = "Example:\n  tokenward store adopt\n\nWhat is not in it counts as gone from then on: \
-            restore what there is first."
+        after_help = "Example:\n  tokenward store adopt\n\nConnections that are not in it count as deleted \
+            from then on: restore a backup first, if there is one."
     )]
     Adopt {
         /// Do not ask
@@ -25,8 +25,8 @@ pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> 
     let Command::Adopt { yes, reach } = command;
     let client = reach.admin(config, world)?;
     block_on(async {
-        const QUESTION: &str = "Believe what is in the store's place now? Connections that are not in it \
-            have to be connected again.";
+        const QUESTION: &str = "Adopt the present store? Connections that are not in it must be connected \
+            again.";
         if !yes && !world.output.ask(QUESTION).await {
             return Err(Failure::failed("not adopted"));
         }

@@ -99,60 +99,68 @@ fn to_json(node: &Node) -> Json {
 const INTRODUCTION: &str = "\
 # Configuration
 
-<!-- Generated from src/config/spec.rs: change it there, then run `UPDATE_SCHEMA=1 cargo test --lib config`. -->
+<!-- Generated from src/config/spec.rs: change that, then run `UPDATE_SCHEMA=1 cargo test --lib config` -->
 
-One TOML file: `--config`, else `TOKENWARD_CONFIG`, else `/etc/tokenward/tokenward.toml`. An empty file is valid and means
-every default below. `tokenward check` says everything that is wrong with a file at once, each with its line, its key and
-the nearest known key:
+One TOML file: `--config`, else `TOKENWARD_CONFIG`, else `/etc/tokenward/tokenward.toml`. An empty file is
+valid, and means every default below. `tokenward check` reports all mistakes in a file at once, each with its
+line, its key and the nearest known key:
 
 ```text
+tokenward.toml:7:12: listen.public.base_url: must be https; http is for localhost, 127.0.0.1 and [::1] only
 tokenward.toml:12:1: apps.outlook.clientid: unknown key (did you mean `client_id`?)
-tokenward.toml:15:8: apps.outlook.credentials[0].kind: must be \"secret\", \"certificate\" or \"federated\" (did you mean `secret`?)
 ```
 
-Annotated examples are in [`config/`](../config): [`tokenward.toml`](../config/tokenward.toml) has every key,
-[`embedded.toml`](../config/embedded.toml) and [`redis.toml`](../config/redis.toml) are small ones for each kind of store.
-[`schema.json`](../config/schema.json) lets an editor complete and check: put `#:schema ./schema.json` on the first line.
+Annotated examples are in [`config/`](../config). [`tokenward.toml`](../config/tokenward.toml) has every key;
+[`embedded.toml`](../config/embedded.toml) and [`redis.toml`](../config/redis.toml) are small examples for
+each kind of store. With [`schema.json`](../config/schema.json) an editor can complete and check the file: put
+`#:schema ./schema.json` on its first line.
 
 ## Values
 
 - **Durations** are strings with a unit: `\"250ms\"`, `\"90s\"`, `\"5m\"`, `\"1h30m\"`, `\"2d\"`.
-- **Paths** that are relative are relative to the directory of the configuration file.
-- **URLs** are https. http is for `localhost`, `127.0.0.1` and `[::1]` only. They have no user, password or fragment, and
-  are written in ASCII (`xn--…` for international names).
+- **Relative paths** start at the directory of the configuration file.
+- **URLs** are https; http is for `localhost`, `127.0.0.1` and `[::1]` only. They have no user, password or
+  fragment, and are written in ASCII (`xn--…` for international names).
 - **Names** of apps, callers and admins are up to 63 of `a-z 0-9 -` and begin with a letter or digit.
 
 ## Secrets are files
 
-No secret is a value in this file or in the environment; the file names the files that hold them. A secret file must
+No secret is a value in this file or in the environment; the file names the files with the secrets. A secret
+file must
 
-- be a regular file of 1 byte to 64 KiB that does not end in a zero byte. A link may lead about inside its directory, as
-  in a Kubernetes secret, and not out of it;
+- be a regular file of 1 byte to 64 KiB that does not end in a zero byte. A link may lead elsewhere inside its
+  directory, as in a Kubernetes secret, but not outside;
 - belong to root or to the daemon's user;
-- be closed to everyone else: mode `0600` or less. Its group may read it (`0640`) where that is how the daemon gets at it: the
-  file is root's, the daemon is not root and is in the group (`fsGroup` in Kubernetes). systemd credentials are below
-  `$CREDENTIALS_DIRECTORY`, `/run/credentials/tokenward.service` for a unit of that name, and may be group-readable too.
+- be closed to everyone else: mode `0600` or less. Its group may read it (`0640`) if the daemon itself reads
+  it that way: root owns the file, and the daemon is not root and is in the group (`fsGroup` in Kubernetes).
+  systemd credentials are below `$CREDENTIALS_DIRECTORY`, `/run/credentials/tokenward.service` for a unit of
+  that name, and may be readable for a group too.
 
 A client secret or password is one line; a line end after it is not part of it.
 
 ## Environment overrides
 
-`TOKENWARD__LISTEN__OPS__ADDRESS=0.0.0.0:9464` sets `listen.ops.address`. Two underscores separate names, case does not
-matter, `_` stands for `-` in the name of an app, a caller or an admin (which must be in the file), and items of a list are
-reached by index: `TOKENWARD__LISTEN__LOCAL__1__ADDRESS=127.0.0.1:7071`, `TOKENWARD__APPS__OUTLOOK__SCOPES__0=openid`. The
-index after the last one adds an item. A variable that begins `TOKENWARD__` and reaches no key is a mistake.
+`TOKENWARD__LISTEN__OPS__ADDRESS=0.0.0.0:9464` sets `listen.ops.address`. Two underscores separate names, and
+case does not matter. `_` stands for `-` in the name of an app, a caller or an admin, which must be in the
+file. Items of a list are named by index: `TOKENWARD__LISTEN__LOCAL__1__ADDRESS=127.0.0.1:7071`,
+`TOKENWARD__APPS__OUTLOOK__SCOPES__0=openid`. The index after the last one adds an item. A variable that
+begins with `TOKENWARD__` and names no key is a mistake.
 
 ## Reload
 
-The daemon looks once a second whether this file, or a file or directory that it names, has changed; an editor's rename, a
-Kubernetes volume's swapped link and a mount that comes back all count. What has stayed the same for a second is read again.
-SIGHUP and `tokenward reload` do it at once. Everything is checked and built before anything is replaced: a mistake is logged,
-counted (`tokenward_config_reloads_total{outcome=\"failed\"}`), printed by `tokenward reload`, and changes nothing.
+The daemon checks once a second whether this file, or a file or directory that it names, has changed. An
+editor's rename, a Kubernetes volume's swapped link and a mount that comes back all count. A file that has
+stayed the same for a second is read again; SIGHUP and `tokenward reload` read everything at once. The whole
+configuration is checked and built before anything is replaced. A mistake changes nothing: it is logged,
+counted (`tokenward_config_reloads_total{outcome=\"failed\"}`) and printed by `tokenward reload`.
 
-Live: `[apps]` with their credentials, `[callers]`, `[admins]`, `[limits]`, `store.serve_cached_for`, `listen.public.base_url`,
-the content of every certificate and key file, and `log.level`. API keys, federated assertions, sealing keys, and the password and
-certificates for Redis have looks of their own and need no reload. Not live, and refused by name: the addresses of listeners and
-whether they have TLS, `[store]`'s place, `store.journal`, `sealing.keyring`, `[audit]` and `log.format`: restart for those.
+Live: `[apps]` with their credentials, `[callers]`, `[admins]`, `[limits]`, `store.serve_cached_for`,
+`listen.public.base_url`, the content of every certificate and key file, and `log.level`. API keys, federated
+assertions, sealing keys, and the password and certificates for Redis are checked by themselves and need no
+reload.
+
+Not live, and refused by name: the addresses of listeners and whether they have TLS, `[store]`'s address,
+`store.journal`, `sealing.keyring`, `[audit]` and `log.format`. A change of these needs a restart.
 ";
 
 /// Returns the reference page `docs/configuration.md`.

@@ -97,9 +97,9 @@ pub(super) static ROOT: Table = Table {
         to do.",
     keys: &[
         key("store", Kind::Table(&STORE), SECTION, "Where connections live."),
-        key("sealing", Kind::Table(&SEALING), SECTION, "The keys that seal what is stored."),
+        key("sealing", Kind::Table(&SEALING), SECTION, "The keys that seal stored records."),
         key("listen", Kind::Table(&LISTEN), SECTION, "The sockets."),
-        key("outbound", Kind::Table(&OUTBOUND), SECTION, "Which way requests to authorities leave."),
+        key("outbound", Kind::Table(&OUTBOUND), SECTION, "The way of requests to authorities."),
         key(
             "apps",
             Kind::Map { noun: "app", table: &APP },
@@ -119,14 +119,15 @@ pub(super) static ROOT: Table = Table {
             "Who may use the admin API, by name. Without this section: root and the daemon's own user, on \
              the admin socket.",
         ),
-        key("limits", Kind::Table(&LIMITS), SECTION, "How long things may take."),
+        key("limits", Kind::Table(&LIMITS), SECTION, "Limits of time and size."),
         key("log", Kind::Table(&LOG), SECTION, "What is logged, on standard error."),
-        key("audit", Kind::Table(&AUDIT), SECTION, "Where the audit log goes."),
+        key("audit", Kind::Table(&AUDIT), SECTION, "The audit log's sink."),
     ],
 };
 
 static STORE: Table = Table {
-    doc: "Where connections live. Needs a restart to change, except for the contents of the files it names.",
+    doc: "The store for connections. A change needs a restart, except for the contents of the files it \
+        names.",
     keys: &[
         key(
             "kind",
@@ -147,11 +148,11 @@ static STORE: Table = Table {
             "`redis://host:6379/0`, `rediss://…` for TLS, `redis+sentinel://h1:26379,h2:26379/primary/0`, \
              `rediss+sentinel://…` for TLS to the sentinels and to Redis, whose certificates must then hold \
              the addresses that the sentinels name. `redis+cluster://h1:6379,h2:6379` names some nodes of a \
-             Cluster, `rediss+cluster://…` for TLS to all of them, whose certificates must then hold the \
+             Cluster, `rediss+cluster://…` uses TLS to all of them, whose certificates must then hold the \
              addresses that `CLUSTER SLOTS` names. Required for `redis`. Never holds a user or password.",
         ),
         key("username", Kind::Text, Optional, "The Redis ACL user."),
-        key("password_file", Kind::Path, Optional, "The file that holds the Redis password."),
+        key("password_file", Kind::Path, Optional, "The file with the Redis password."),
         key(
             "ca_file",
             Kind::Path,
@@ -176,53 +177,54 @@ static STORE: Table = Table {
             "sentinel_password_file",
             Kind::Path,
             Optional,
-            "The file that holds the password for the sentinels; without it they are asked without one. \
-             `password_file` is never shown to them.",
+            "The file with the password for the sentinels; by default they are asked without one. \
+             `password_file` is never sent to them.",
         ),
         key(
             "wait_replicas",
             Kind::Integer { min: 0, max: 10 },
             Default("0"),
-            "How many Redis replicas must have a commit or a delete before it is acknowledged, so that a \
-             failover does not lose it. Until so many have it, it is `store_unavailable` and tried again. \
-             Needs the ACL's `+wait`. Only for `redis`.",
+            "Number of Redis replicas that must have a commit or a delete before it is acknowledged, so \
+             that a failover does not lose it. Until then it fails with `store_unavailable` and is tried \
+             again. Needs the ACL's `+wait`. Only for `redis`.",
         ),
         key(
             "wait_timeout",
             Kind::Duration { min: "10ms", max: "400ms" },
             Default(r#""250ms""#),
-            "How long `wait_replicas` may take. Only for `redis`.",
+            "Time limit for `wait_replicas`. Only for `redis`.",
         ),
         key(
             "serve_cached_for",
             Kind::Duration { min: "0s", max: "1h" },
             Default(r#""5m""#),
-            "How long tokens in memory are handed out while the store cannot be reached.",
+            "How long cached tokens are handed out while the store is unreachable.",
         ),
         key(
             "journal",
             Kind::Path,
             Optional,
-            "For `redis`: a directory on this machine's disk, one a replica. A refreshed grant that Redis \
-             does not take at once is kept there, sealed, so that a crash does not lose it. Also remembers \
-             which Redis this is.",
+            "For `redis`: a directory on this machine's disk, a separate one for each replica. A refreshed \
+             grant that Redis does not accept at once is kept there, sealed, so that a crash does not lose \
+             it. It also records which Redis this is.",
         ),
     ],
 };
 
 static SEALING: Table = Table {
-    doc: "The keys that seal what is stored.",
+    doc: "The keys that seal stored records.",
     keys: &[key(
         "keyring",
         Kind::Path,
         Default(r#""/etc/tokenward/keyring""#),
-        "A directory, one file a key; the newest promoted one seals. Of systemd's credentials, \
-         `/run/credentials/tokenward.service`, the files that `LoadCredential=keyring:FOLDER` makes.",
+        "A directory with one file for each key; the key promoted last seals. In systemd's credentials \
+         directory, `/run/credentials/tokenward.service`, these are the files that \
+         `LoadCredential=keyring:FOLDER` makes.",
     )],
 };
 
 static LISTEN: Table = Table {
-    doc: "The sockets. Needs a restart to change, except for the contents of the TLS files.",
+    doc: "The sockets. A change needs a restart, except for the contents of the TLS files.",
     keys: &[
         key("public", Kind::Table(&PUBLIC), SECTION, "For browsers only."),
         key(
@@ -250,7 +252,8 @@ static PUBLIC: Table = Table {
             "base_url",
             Kind::Url,
             Default(r#""http://localhost:8080""#),
-            "How browsers reach this listener. Register `{base_url}/callback/{app}` at Entra, platform Web.",
+            "The address of this listener for browsers. Register `{base_url}/callback/{app}` at Entra, \
+             platform Web.",
         ),
         key("tls", Kind::Table(&TLS), Optional, "Serve TLS here."),
     ],
@@ -265,8 +268,8 @@ static LOCAL: Table = Table {
             "mode",
             Kind::Text,
             Optional,
-            "Permission bits of the Unix socket, in octal; default `\"0666\"`, since callers are known by \
-             their user all the same.",
+            "Permission bits of the Unix socket, in octal; default `\"0666\"`, since callers are identified \
+             by their user anyway.",
         ),
         key("address", Kind::Address, Optional, "Address and port. Anything but loopback needs `tls`."),
         key("tls", Kind::Table(&TLS), Optional, "Serve TLS here."),
@@ -290,7 +293,7 @@ static ADMIN_LISTENER: Table = Table {
 };
 
 static OPS: Table = Table {
-    doc: "Metrics and probes. They carry no secret and may bind anywhere.",
+    doc: "Metrics and probes. They show no secret, so any address is allowed.",
     keys: &[
         key("address", Kind::Address, Default(r#""127.0.0.1:9464""#), "Address and port."),
         key("tls", Kind::Table(&TLS), Optional, "Serve TLS here."),
@@ -312,27 +315,27 @@ static TLS: Table = Table {
 };
 
 static OUTBOUND: Table = Table {
-    doc: "Which way everything that leaves is sent: directly, or through a forward proxy, by CONNECT. The \
-        certificate that counts is still the authority's own.",
+    doc: "The way of all outgoing requests: direct, or through a forward proxy with CONNECT. The \
+        authority's own certificate is still the one that counts.",
     keys: &[
         key(
             "proxy",
             Kind::Url,
             Optional,
-            "`http://host:port`, or `https://…` for TLS to the proxy too. Without it `HTTPS_PROXY` of the \
-             environment counts (`HTTP_PROXY` for an authority on plain http). Never holds a user or \
-             password, and neither may the variables.",
+            "`http://host:port`, or `https://…` for TLS to the proxy too. Default: `HTTPS_PROXY` of the \
+             environment (`HTTP_PROXY` for an authority on plain http). Neither this nor the variables may \
+             hold a user or password.",
         ),
         key(
             "no_proxy",
             TEXTS,
             Optional,
-            "What is reached directly all the same: domains with all below them (`.contoso.com`), \
-             addresses, networks (`127.0.0.0/8`) and `*`; each may end in `:port`. Names are not resolved \
-             for it. `NO_PROXY` of the environment counts where neither this nor `proxy` is there.",
+            "Destinations that are reached directly all the same: domains with all names below them \
+             (`.contoso.com`), addresses, networks (`127.0.0.0/8`) and `*`; each may end in `:port`. Names \
+             are not resolved for it. Without this and `proxy`, `NO_PROXY` of the environment counts.",
         ),
-        key("proxy_username", Kind::Text, Optional, "The name to log in at the proxy with (Basic)."),
-        key("proxy_password_file", Kind::Path, Optional, "The file that holds its password."),
+        key("proxy_username", Kind::Text, Optional, "The user name for the proxy (Basic)."),
+        key("proxy_password_file", Kind::Path, Optional, "The file with its password."),
         key(
             "proxy_ca_file",
             Kind::Path,
@@ -359,7 +362,7 @@ static APP: Table = Table {
             "provider",
             Kind::OneOf(&["entra", "openid"]),
             Optional,
-            "How the authority behaves; told from its discovery document when absent.",
+            "Kind of authority; by default it is detected from the discovery document.",
         ),
         key(
             "authority_ca",
@@ -371,14 +374,14 @@ static APP: Table = Table {
             "endpoint_hosts",
             TEXTS,
             Optional,
-            "The only hosts that the authority's endpoints may be on; default any public host that its \
-             discovery document names.",
+            "The only hosts allowed for the authority's endpoints; default any public host in its discovery \
+             document.",
         ),
         key(
             "scopes",
             TEXTS,
             Required,
-            "What a connect session asks for unless it says otherwise. Bare names are Microsoft Graph's.",
+            "Default scopes of a connect session. Bare names are Microsoft Graph's.",
         ),
         key(
             "tenants",
@@ -392,7 +395,7 @@ static APP: Table = Table {
             "return_urls",
             Kind::List(&Kind::Url),
             Default("[]"),
-            "Where a browser may be sent after connecting; compared exactly.",
+            "Allowed return URLs for the browser after connecting, compared exactly.",
         ),
         key(
             "home_tenant",
@@ -430,30 +433,26 @@ static APP: Table = Table {
             "token_endpoint_auth_method",
             Kind::OneOf(&["client_secret_post", "client_secret_basic"]),
             Optional,
-            "How a secret is sent; decides alone when set. When absent: at Entra `client_secret_post`, \
-             elsewhere `client_secret_basic` unless the discovery document lists only `client_secret_post`, \
-             and the other one is tried once where the app is refused.",
+            "Client authentication method for a secret; if set, no other is tried. Default: \
+             `client_secret_post` at Entra; elsewhere `client_secret_basic`, unless the discovery document \
+             lists only `client_secret_post`. With a default, the other method is tried once if the app is \
+             refused.",
         ),
         key(
             "assertion_audience",
             Kind::Text,
             Default(r#""token_endpoint""#),
-            "Whom an assertion signed with a certificate is for, its `aud`, always one: `token_endpoint`, \
-             as Entra wants it, `issuer`, as newer providers do (RFC 7523bis), or the URL that the provider \
-             names. Not for Entra, but for `token_endpoint`.",
+            "The single audience (`aud`) of an assertion signed with a certificate: `token_endpoint`, as \
+             Entra requires, `issuer`, as newer providers do (RFC 7523bis), or a URL that the provider \
+             names. For Entra only `token_endpoint` is allowed.",
         ),
-        key("display_name", Kind::Text, Optional, "What connect pages call this app; default its name."),
-        key(
-            "support_contact",
-            Kind::Text,
-            Optional,
-            "Whom pages tell a user to ask when something is wrong.",
-        ),
+        key("display_name", Kind::Text, Optional, "The app's name on connect pages; default its name here."),
+        key("support_contact", Kind::Text, Optional, "The contact that pages show when something is wrong."),
         key(
             "credentials",
             Kind::List(&Kind::Table(&CREDENTIAL)),
             Optional,
-            "How the app proves itself. One or more at a time, so that they can be exchanged.",
+            "The app's client credentials. Several are allowed, so that they can be replaced.",
         ),
         key(
             "credentials_dir",
@@ -466,7 +465,7 @@ static APP: Table = Table {
 };
 
 static CREDENTIAL: Table = Table {
-    doc: "One way in which the app proves itself at the authority.",
+    doc: "One client credential of the app.",
     keys: &[
         key(
             "id",
@@ -485,21 +484,21 @@ static CREDENTIAL: Table = Table {
             "file",
             Kind::Path,
             Required,
-            "The file that holds it. A certificate's file is PEM and may hold the key too.",
+            "The file with the credential. A certificate's file is PEM and may contain the key too.",
         ),
-        key("key", Kind::Path, Optional, "The certificate's private key, when it is in a file of its own."),
+        key("key", Kind::Path, Optional, "The certificate's private key, if it has a file of its own."),
         key(
             "expires",
             Kind::Instant,
             Optional,
-            "When a secret expires at the authority; certificates know theirs.",
+            "When a secret expires at the authority; a certificate contains its expiry.",
         ),
     ],
 };
 
 static CALLER: Table = Table {
-    doc: "One internal service: how it proves who it is, and what it may have. Nothing is allowed that no \
-        rule allows.",
+    doc: "One internal service: how it authenticates, and what it may have. Only what a rule allows is \
+        allowed.",
     keys: &[
         key("authenticate", Kind::List(&Kind::Table(&AUTHENTICATE)), Required, "Any one of these will do."),
         key(
@@ -519,7 +518,7 @@ static CALLER: Table = Table {
 };
 
 static AUTHENTICATE: Table = Table {
-    doc: "One way to prove who is calling. Exactly one key in each.",
+    doc: "One way to authenticate. Exactly one key in each.",
     keys: &[
         key(
             "unix_user",
@@ -562,24 +561,24 @@ static RULE: Table = Table {
             "connections",
             TEXTS,
             Required,
-            "Exact names, prefixes such as `team-a/*`, `tenant:{tid}` (sees and renews what is there, makes \
-             nothing), or `*` together with `bulk = true`.",
+            "Exact names, prefixes such as `team-a/*`, `tenant:{tid}` (allows to see and renew existing \
+             connections, not to make one), or `*` together with `bulk = true`.",
         ),
         key(
             "scopes",
             TEXTS,
             Required,
-            "What may be asked for; `*` is whatever was granted. It decides who gets a connection's token, \
-             and not what that can do: a token of Entra carries all that was granted for its resource. To \
-             keep scopes apart, register another application.",
+            "Allowed scopes; `*` means all granted ones. They decide who gets a connection's token, not \
+             what the token can do: a token of Entra carries every scope granted for its resource. To keep \
+             scopes apart, register another application.",
         ),
         key(
             "connect",
             Kind::Bool,
             Default("false"),
-            "Whether the caller may start connect sessions, confirm and delete.",
+            "True if the caller may start and confirm connect sessions and delete connections.",
         ),
-        key("bulk", Kind::Bool, Default("false"), "Says that `connections = [\"*\"]` is meant."),
+        key("bulk", Kind::Bool, Default("false"), "Confirms that `connections = [\"*\"]` is intended."),
     ],
 };
 
@@ -594,95 +593,95 @@ static ADMIN: Table = Table {
 };
 
 static LIMITS: Table = Table {
-    doc: "How long things may take.",
+    doc: "Limits of time and size.",
     keys: &[
         key(
             "connect_session_ttl",
             Kind::Duration { min: "1m", max: "24h" },
             Default(r#""1h""#),
-            "How long a connect session can be used.",
+            "Life of a connect session.",
         ),
         key(
             "state_ttl",
             Kind::Duration { min: "1m", max: "1h" },
             Default(r#""10m""#),
-            "How long a user may take at the authority.",
+            "Time that a user may take at the authority.",
         ),
         key(
             "confirmation_ttl",
             Kind::Duration { min: "1m", max: "1h" },
             Default(r#""10m""#),
-            "How long a new connection waits for its confirmation.",
+            "Time that a new connection waits for its confirmation.",
         ),
         key(
             "open_sessions",
             Kind::Integer { min: 1, max: 5000 },
             Default("1000"),
-            "How many connect sessions of one caller may be open at once, over all replicas.",
+            "Most open connect sessions of one caller, over all replicas.",
         ),
         key(
             "authority_timeout",
             Kind::Duration { min: "1s", max: "60s" },
             Default(r#""10s""#),
-            "One call to an authority. At least 5 s less than `lease`.",
+            "Time of one call to an authority. At least 5 s less than `lease`.",
         ),
         key(
             "caller_wait",
             Kind::Duration { min: "1s", max: "60s" },
             Default(r#""15s""#),
-            "How long a caller waits for a refresh.",
+            "Time that a caller waits for a refresh.",
         ),
         key(
             "lease",
             Kind::Duration { min: "6s", max: "5m" },
             Default(r#""30s""#),
-            "How long one replica keeps the right to refresh one connection.",
+            "Length of a lease, in which one replica may refresh a connection.",
         ),
         key(
             "sweep_rate",
             Kind::Integer { min: 0, max: 1000 },
             Default("50"),
-            "How many refreshes a second are begun before anybody asks, by all replicas together; 0 begins \
-             none, and idle connections then end.",
+            "Most refreshes a second that begin before anybody asks, over all replicas. With 0 none begin, \
+             and idle connections expire.",
         ),
         key(
             "rewrap_rate",
             Kind::Integer { min: 1, max: 100_000 },
             Default("500"),
-            "How many records a second are sealed anew after another sealing key was promoted.",
+            "Most records a second that are rewrapped after another sealing key was promoted.",
         ),
         key(
             "held_memory_mib",
             Kind::Integer { min: 16, max: 1_000_000 },
             Default("128"),
-            "About how many mebibytes of connections and their tokens are held in memory. Beyond it those \
-             that were used least are read from the store again when they are asked for; one with a single \
-             token of 1.2 KB took 8.4 KB when it was measured. What you add here, add to the memory limit \
-             of the process.",
+            "Most mebibytes of cached connections and tokens, approximately. Beyond that, the least used \
+             connections are dropped and read from the store when they are next asked for. A connection \
+             with one token of 1.2 KB took 8.4 KB when measured. Raise the memory limit of the process by \
+             what you add here.",
         ),
         key(
             "drain",
             Kind::Duration { min: "0s", max: "10m" },
             Default(r#""30s""#),
-            "How long requests in flight may take to finish at a stop.",
+            "Time for requests in progress to finish at a stop.",
         ),
     ],
 };
 
 static LOG: Table = Table {
-    doc: "What is logged, on standard error. No token, code, secret or assertion at any level.",
+    doc: "The log on standard error. It has no token, code, secret or assertion at any level.",
     keys: &[
         key(
             "level",
             Kind::OneOf(&["error", "warn", "info", "debug", "trace"]),
             Default(r#""info""#),
-            "The least important events that are logged.",
+            "Least level that is logged.",
         ),
         key(
             "format",
             Kind::OneOf(&["json", "text"]),
             Default(r#""json""#),
-            "One JSON line an event, or text for people.",
+            "One JSON line for each event, or text for people.",
         ),
     ],
 };
