@@ -669,7 +669,7 @@ mod tests {
             let path = scene.at(path);
             let said = guard().opened(&path).expect_err("refused").to_string();
             let has =
-                ["cannot tell who can change ", " cannot be looked at (", "see who moves folders there"];
+                ["cannot tell who can change ", " cannot be checked (", "find out who moves folders there"];
             assert!(has.iter().all(|part| said.contains(part)), "{said}");
             assert!(guard().file(&path).is_err(), "{}", path.display());
             // Before the file exists, its path is checked as far as it exists.
