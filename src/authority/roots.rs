@@ -1,4 +1,4 @@
-//! Whom to trust for TLS.
+//! CA certificates to trust for TLS.
 
 use std::sync::Arc;
 

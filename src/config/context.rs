@@ -1,4 +1,4 @@
-//! The checked tree as the functions of `build` read it. Each value knows its key and place, to report a mistake.
+//! Reading of the checked tree for `build`. Each value knows its key and position, to report a mistake.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -82,7 +82,7 @@ impl<'a, T> Leaf<'a, T> {
         Leaf { value, context: self.context, place: self.place.clone(), path: self.path.clone() }
     }
 
-    /// Its key, with all that lead to it.
+    /// Returns its key, with all keys above it.
     pub(super) fn path(&self) -> &str {
         &self.path
     }
@@ -94,28 +94,28 @@ impl<'a, T> Leaf<'a, T> {
 }
 
 impl<'a> Section<'a> {
-    /// The whole file.
+    /// Makes the section of the whole file.
     pub(super) fn root(context: &'a Context, entries: &'a Entries) -> Self {
         Section { context, entries, place: Place::File(0), path: String::new() }
     }
 
-    /// Its keys, in order.
+    /// Iterates over its keys, in order.
     pub(super) fn keys(&self) -> impl Iterator<Item = &'a str> {
         self.entries.keys().map(String::as_str)
     }
 
-    /// Whether it has this key, written or by default.
+    /// Returns true if it has this key, written or by default.
     pub(super) fn has(&self, key: &str) -> bool {
         self.entries.contains_key(key)
     }
 
-    /// Whether a mistake in this key has been reported.
+    /// Returns true if a mistake in this key has been reported.
     pub(super) fn is_wrong(&self, key: &str) -> bool {
         let key = join(&self.path, key);
         self.context.mistakes.borrow().iter().any(|finding| finding.key == key)
     }
 
-    /// Whether a mistake in any of its keys has been reported.
+    /// Returns true if a mistake in any of its keys has been reported.
     pub(super) fn has_wrong_keys(&self) -> bool {
         let within = format!("{}.", self.path);
         self.context.mistakes.borrow().iter().any(|finding| finding.key.starts_with(&within))

@@ -1,5 +1,5 @@
-//! What one connection is doing and how many bytes it keeps. Its parts report it; its clock and the listener's room
-//! read it.
+//! The activity of one connection and the bytes it keeps. Its parts report them; its timer and the listener's
+//! room read them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! The callback: checked against what the press kept, marked as answered by one, and worked on to its end.
+//! The callback: it is checked against the stored authorize request, marked as answered once, and processed.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -1,4 +1,4 @@
-//! What the browser is shown after its callback, or where it is sent.
+//! The page or URL for the browser after its callback.
 
 use super::{Finished, FinishedSession};
 use crate::broker::session::ConnectSession;

@@ -1,4 +1,4 @@
-//! The button: binds the session to the browser that pressed it, and says where to send it.
+//! The press of the button: it binds the session to the browser, and returns the URL to send it to.
 
 use super::{Begun, CannotBegin};
 use crate::authority::AuthorizeRequest;

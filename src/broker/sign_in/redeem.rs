@@ -1,4 +1,4 @@
-//! A code becomes a grant, and the grant a connection or one that waits for its confirmation.
+//! Redemption: a code becomes a grant, and the grant a connection, or one that waits for its confirmation.
 
 use std::time::Duration;
 
