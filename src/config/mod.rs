@@ -45,7 +45,7 @@ pub use diff::{changed_sections, needs_restart};
 pub use load::{Loaded, load, load_file, load_listeners};
 pub use mistakes::{ConfigErrors, Mistake};
 pub use places::Places;
-pub use schema::{json_schema, reference_page};
+pub use schema::{json_schema, list_item, reference_page};
 pub use sections::*;
 #[cfg(test)]
 pub(crate) use spec::path_keys;

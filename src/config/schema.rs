@@ -189,15 +189,15 @@ fn page_of_kind(page: &mut String, path: &str, kind: &Kind) {
 fn page_of_table(page: &mut String, title: &str, path: &str, table: &Table) {
     let plain = |kind: &Kind| !matches!(kind, Kind::Table(_) | Kind::Map { .. });
     // Writing to a String cannot fail.
-    let _ = write!(page, "\n### `{title}`\n\n{}\n", table.doc);
+    let _ = write!(page, "\n### `{title}`\n\n{}", wrapped("", "", table.doc));
     if table.keys.iter().any(|key| plain(&key.kind)) {
-        page.push_str("\n| key | value | default | |\n|---|---|---|---|\n");
+        page.push('\n');
     }
     for key in table.keys.iter().filter(|key| plain(&key.kind)) {
         let default = match key.presence {
-            Presence::Required => "**required**".to_owned(),
+            Presence::Required => "; **required**".to_owned(),
             Presence::Optional => String::new(),
-            Presence::Default(text) => format!("`{text}`"),
+            Presence::Default(text) => format!("; default `{text}`"),
         };
         let (what, doc) = match key.kind {
             Kind::Unsupported(instead) => {
@@ -205,15 +205,37 @@ fn page_of_table(page: &mut String, title: &str, path: &str, table: &Table) {
             }
             _ => (key.kind.what(), key.doc.to_owned()),
         };
-        let _ = writeln!(page, "| `{}` | {} | {} | {} |", key.name, cell(&what), cell(&default), cell(&doc));
+        page.push_str(&list_item(&format!("**`{}`** ({what}{default}). {doc}", key.name)));
     }
     for key in table.keys {
         page_of_kind(page, &format!("{path}.{}", key.name), &key.kind);
     }
 }
 
-fn cell(text: &str) -> String {
-    text.replace('|', "\\|")
+/// Returns `text` as an item of a Markdown list, in lines of at most 120 characters.
+pub fn list_item(text: &str) -> String {
+    wrapped("- ", "  ", text)
+}
+
+/// Returns the words of `text` in lines of at most 120 characters, with what the first and the other lines
+/// begin with.
+fn wrapped(first: &str, others: &str, text: &str) -> String {
+    const WIDTH: usize = 120;
+    let (mut lines, mut line, mut is_empty) = (String::new(), first.to_owned(), true);
+    for word in text.split_whitespace() {
+        if !is_empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            lines.push_str(&line);
+            lines.push('\n');
+            others.clone_into(&mut line);
+            is_empty = true;
+        }
+        if !is_empty {
+            line.push(' ');
+        }
+        line.push_str(word);
+        is_empty = false;
+    }
+    lines + &line + "\n"
 }
 
 #[cfg(test)]

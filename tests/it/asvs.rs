@@ -43,7 +43,7 @@ impl State {
         (State::Met, "met"),
         (State::Partly, "partly"),
         (State::NotMet, "**not met**"),
-        (State::Operator, "whoever runs it"),
+        (State::Operator, "up to the operator"),
         (State::NotApplicable, "does not apply"),
     ];
 
@@ -109,17 +109,16 @@ fn every_clause_has_one_row_and_what_it_names_exists() {
 
 fn page(source: &Source) -> String {
     let mut page = String::from(
-        "# ASVS 5.0, level 3\n\nMade of `docs/asvs.toml` by a test (`UPDATE_ASVS=1 cargo test --test it \
-         asvs::`); change that file.\n\nHow tokenward stands to the [OWASP Application Security \
-         Verification Standard](https://github.com/OWASP/ASVS) 5.0.0, whose text is under CC BY-SA 4.0 and \
-         not repeated here. Judged by the project itself, from its code and tests; nobody else has verified \
-         it.\n\n",
+        "# ASVS 5.0, level 3\n\nA test makes this page from `docs/asvs.toml` (`UPDATE_ASVS=1 cargo test --test it asvs::`): change that file.\n\nIt says how \
+         tokenward meets the [OWASP Application Security Verification Standard](https://github.com/OWASP/ASVS) 5.0.0.\n\
+         The standard's text is under CC BY-SA 4.0 and not repeated here. The project judged itself, from its code and tests;\nnobody else has \
+         verified it.\n\n",
     );
     let known = clauses(source);
     let state_of: BTreeMap<&str, &Row> =
         source.row.iter().flat_map(|row| row.clauses.split(' ').map(move |clause| (clause, row))).collect();
     page.push_str(
-        "| level | met | partly | not met | whoever runs it | does not apply |\n|---|---|---|---|---|---|\n",
+        "| level | met | partly | not met | up to the operator | does not apply |\n|---|---|---|---|---|---|\n",
     );
     for level in ['1', '2', '3'] {
         let _ = write!(page, "| {level} |");
@@ -138,7 +137,6 @@ fn page(source: &Source) -> String {
             let _ = writeln!(page, "{why} The chapter does not apply.");
             continue;
         }
-        page.push_str("| clause | level | | how | by |\n|---|---|---|---|---|\n");
         for (clause, level) in known.values().filter(|(clause, _)| chapter(clause) == id) {
             let row = state_of[clause.as_str()];
             let by: Vec<String> = row
@@ -149,9 +147,9 @@ fn page(source: &Source) -> String {
                     None => format!("`{place}`"),
                 })
                 .collect();
-            let how = row.how.replace('|', "\\|");
-            let _ =
-                writeln!(page, "| {clause} | {level} | {} | {how} | {} |", row.state.words(), by.join(", "));
+            let by = if by.is_empty() { String::new() } else { format!(" Evidence: {}.", by.join(", ")) };
+            let text = format!("**{clause}** (level {level}): {}. {}{by}", row.state.words(), row.how);
+            page.push_str(&tokenward::config::list_item(&text));
         }
     }
     page

@@ -222,16 +222,38 @@ fn every_test_that_the_security_page_names_exists() {
     }
     let missing: Vec<&&str> = named.iter().filter(|name| !sources.contains(&format!("fn {name}("))).collect();
     assert!(missing.is_empty(), "there is no such test: {missing:#?}");
-    // Each kind of attacker has its lines, and each line a test.
-    let rows: Vec<&str> =
-        prose.lines().skip_while(|line| !line.starts_with("| who | can | cannot |")).collect();
-    let rows: Vec<&&str> = rows.iter().take_while(|line| line.starts_with('|')).skip(2).collect();
-    for letter in ["a. ", "b. ", "c. ", "d. ", "e. ", "f. ", "g. "] {
-        assert!(rows.iter().any(|row| row.starts_with(&format!("| {letter}"))), "{letter}");
+    // Each kind of attacker has its section, and each line of it a test.
+    let sections = prose.split_once("\n## Who can do what").expect("the heading").1.split("\n## ").next();
+    let sections: Vec<&str> = sections.expect("text").split("\n### ").skip(1).collect();
+    let letters: Vec<&str> = sections.iter().filter_map(|section| section.get(..2)).collect();
+    assert_eq!(letters, ["a.", "b.", "c.", "d.", "e.", "f.", "g."]);
+    for section in sections {
+        let lines: Vec<&str> = section.split("\n\n").nth(2).expect("a list").split("\n- ").collect();
+        for line in lines {
+            assert!(code_spans(line).iter().any(is_test), "kept by no test: {line}");
+        }
     }
-    for row in rows {
-        assert!(code_spans(row).iter().any(is_test), "kept by no test: {row}");
+}
+
+/// Blocks of code and URLs do not count: they cannot be wrapped.
+#[test]
+fn no_line_of_a_document_is_longer_than_120_characters() {
+    let others =
+        ["findings/README.md", "tests/emulator/README.md", "tests/interop/README.md", "tests/soak/README.md"];
+    let mut wrong = Vec::new();
+    for document in DOCUMENTS.into_iter().chain(others) {
+        let mut in_block = false;
+        for (at, line) in read(document).lines().enumerate() {
+            let is_fence = line.trim_start().starts_with("```");
+            in_block ^= is_fence;
+            let urls = line.split_whitespace().filter(|word| word.contains("://"));
+            let length = line.chars().count() - urls.map(|url| url.chars().count()).sum::<usize>();
+            if length > 120 && !in_block && !is_fence {
+                wrong.push(format!("{document}:{}: {line}", at + 1));
+            }
+        }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
