@@ -58,9 +58,7 @@ pub(super) const TABLE: &[Route<Run>] = &[
             summary: "An access token in place of one that a resource refused",
             description: "When a resource answers 401, send the SHA-256 of the token it refused and, if its \
              `WWW-Authenticate` brings one, the claims challenge. The reported token is replaced once, \
-             however many callers report it; a report of a token that is no longer held gets the one that \
-             is. When the refresh fails, the reporter gets the error and all others still get what they \
-             had.",
+             however many callers report it; a report of a token that is no longer current gets the current one. When the refresh fails, the reporter gets the error and all others keep the token that they had.",
             query: &["connect"],
             body: Body::Optional(Content::several("TokenRequest", examples::TOKEN_REQUEST)),
             answer: (200, "A token that works now."),
@@ -195,10 +193,7 @@ pub(super) const TABLE: &[Route<Run>] = &[
             id: "confirmConnectSession",
             tag: "connecting",
             summary: "Say that the right user came back",
-            description: "This is what stops a link made for one user from capturing another user's mailbox. With a \
-             `return_url`: the product sees that the browser that brought `code` is signed in as the user \
-             the session was made for, and sends the code. Without one: name the account that `GET` \
-             shows, after somebody has looked at it. A confirmation may be repeated.",
+            description: "The confirmation prevents that a link made for one user captures another user's mailbox. With a `return_url`: the product checks that the browser with the `code` is signed in as the user of the session, and sends the code. Without one: name the account that `GET` shows, after a person has checked it. A confirmation may be repeated.",
             query: &[],
             body: Body::Required(Content::several("Confirmation", examples::CONFIRMATION)),
             answer: (200, "The connection is made."),
