@@ -86,16 +86,16 @@ impl From<&Shown> for ConnectionShape {
         ConnectionShape {
             app: shown.key.app.to_string(),
             connection: shown.key.connection.to_string(),
-            status: profile.status.as_str(),
-            reason: profile.status.reason(),
-            account: (&profile.account).into(),
-            scopes_requested: profile.scopes_requested.clone(),
-            scopes_granted: profile.scopes_granted.clone(),
-            created_at: profile.created_at.rfc3339(),
-            connected_at: profile.connected_at.rfc3339(),
-            last_refreshed_at: profile.last_refreshed_at.rfc3339(),
+            status: profile.status().as_str(),
+            reason: profile.status().reason(),
+            account: profile.account().into(),
+            scopes_requested: profile.scopes_requested().to_vec(),
+            scopes_granted: profile.scopes_granted().to_vec(),
+            created_at: profile.created_at().rfc3339(),
+            connected_at: profile.connected_at().rfc3339(),
+            last_refreshed_at: profile.last_refreshed_at().rfc3339(),
             next_refresh_at: shown.next_refresh_at.map(|at| at.rfc3339()),
-            last_error: profile.last_error.as_ref().map(Into::into),
+            last_error: profile.last_error().map(Into::into),
         }
     }
 }
@@ -150,7 +150,7 @@ pub struct ExplainShape {
 impl ExplainShape {
     /// What is known of a connection, and what to do now.
     pub fn new(shown: &Shown, attempts: &[Attempt]) -> Self {
-        let advice = match (shown.profile.status.as_str(), shown.profile.status.reason()) {
+        let advice = match (shown.profile.status().as_str(), shown.profile.status().reason()) {
             ("active", _) => match attempts.last() {
                 Some(last) if last.outcome == "unclear" => "The connection is active; the authority refuses its grant and does not say why. If other connections of the app work, it is this grant: it will count as ended by itself once that is certain, and the user may sign in again now. If none works, the operator must look at the app's registration and its client credential.".to_owned(),
                 Some(last) if last.outcome == DAMAGED => "The stored grant cannot be used: it is damaged, was tampered with, or its sealing key is missing (the attempt says which). The token that is held is served to its end. The operator must find out why (`deploy/RUNBOOK.md`, TokenwardRecordDamaged) and restore the key or the record; where neither can be had, the user signs in again: start a connect session.".to_owned(),
@@ -163,7 +163,7 @@ impl ExplainShape {
             ("needs_reauthorization", reason) => format!(
                 "The user must sign in again ({}). Start a connect session for this connection and send the user its connect_url.{}",
                 reason.unwrap_or("no reason given"),
-                if shown.profile.grant_destroyed {
+                if shown.profile.grant_destroyed() {
                     " The stored grant is dead and will not be tried again."
                 } else {
                     " The stored grant is kept and tried again by itself."

@@ -229,17 +229,17 @@ impl Broker {
             // Another account is replaced only if the session was started to do that, and only the account
             // that the connection had then.
             if let Some(before) = &before {
-                let account = before.profile.account.id();
+                let account = before.profile.account().id();
                 let may_move = session.change_account && session.seen.as_ref() == Some(&account);
                 if account != redeemed.account.id() && !may_move {
                     return Err(FailureReason::AccountMismatch);
                 }
             }
             let same_account =
-                before.as_ref().filter(|before| before.profile.account.id() == redeemed.account.id());
+                before.as_ref().filter(|before| before.profile.account().id() == redeemed.account.id());
             // This sign-in is stored already and its answer was lost: its first refresh token must not
             // replace a newer one.
-            if before.as_ref().is_some_and(|before| before.profile.sign_in.nonce == redeemed.nonce) {
+            if before.as_ref().is_some_and(|before| before.profile.sign_in().nonce == redeemed.nonce) {
                 return Ok(());
             }
             if let Some(code_hash) = confirmed_with {
@@ -249,19 +249,17 @@ impl Broker {
                     return Err(FailureReason::Expired);
                 }
             }
-            let mut profile = Profile::connected(
+            let profile = Profile::connected(
                 redeemed.account.clone(),
                 session.scopes.clone(),
                 redeemed.scopes_granted.clone(),
                 session.created_by.clone(),
                 self.deps.clock.now(),
                 same_account.map(|before| &before.profile),
-            );
+            )
             // However long it waited for its confirmation: a revocation in that time covers it.
-            profile.connected_at = redeemed.token.issued_at;
-            profile.session_started_at = Some(session.started_at);
-            // It is not younger than its sign-in either.
-            profile.created_at = profile.created_at.min(profile.connected_at);
+            .of_session(session.started_at)
+            .signed_in_at(redeemed.token.issued_at);
             if self.deps.engine.is_revoked(&key, &profile) {
                 return Err(FailureReason::Revoked);
             }

@@ -301,7 +301,7 @@ impl Broker {
 
     async fn existing_account(&self, key: &ConnectionKey) -> Result<Option<Account>, Refusal> {
         match self.deps.engine.inspect(key).await {
-            Ok(held) => Ok(Some(held.connection.profile.account.clone())),
+            Ok(held) => Ok(Some(held.connection.profile.account().clone())),
             Err(failure) => match Refusal::of_failure(&failure) {
                 Refusal::ConnectionNotFound => Ok(None),
                 refusal => Err(refusal),

@@ -157,10 +157,10 @@ impl Broker {
         loop {
             let Ok(page) = self.deps.repository.list(app, "", after.as_ref(), PAGE).await else { return };
             for (connection, profile) in page.profiles {
-                let tid = profile.account.tid.as_deref().map(str::to_ascii_lowercase);
+                let tid = profile.account().tid.as_deref().map(str::to_ascii_lowercase);
                 let Some((tenant, _)) = tid.and_then(|tid| tenants.get_key_value(&tid)) else { continue };
                 let key = ConnectionKey { app: app.clone(), connection };
-                match profile.status {
+                match profile.status() {
                     Status::Active => {
                         if let Some(working) = working.get_mut(tenant.as_str()) {
                             working.take(key, tenant);

@@ -54,7 +54,7 @@ impl Broker {
             caller.see(key, None)?;
         }
         let shown = self.show_as_admin(key).await?;
-        caller.see(key, shown.profile.account.tid.as_deref())?;
+        caller.see(key, shown.profile.account().tid.as_deref())?;
         Ok(shown)
     }
 
@@ -64,7 +64,7 @@ impl Broker {
         let held = self.deps.engine.inspect(key).await.map_err(|failure| Refusal::of_failure(&failure))?;
         let connection = &held.connection;
         let profile = connection.profile.clone();
-        let next_refresh_at = match profile.status {
+        let next_refresh_at = match profile.status() {
             Status::Active => {
                 connection.tokens.iter().map(|token| token.refresh_at.unwrap_or(token.expires_at)).min()
             }
@@ -75,7 +75,7 @@ impl Broker {
 
     /// Returns the last attempts for a connection, stored and not, oldest first.
     pub fn attempts(&self, shown: &Shown) -> Vec<Attempt> {
-        let mut attempts = shown.profile.attempts.clone();
+        let mut attempts = shown.profile.attempts().to_vec();
         attempts.extend(self.deps.engine.recent_attempts(&shown.key));
         attempts.sort_by_key(|attempt| attempt.at);
         attempts
@@ -92,8 +92,9 @@ impl Broker {
             return Err(Refusal::AppNotFound);
         }
         let _place = self.walk_permit(caller).await?;
-        let sees =
-            |key: &ConnectionKey, profile: &Profile| caller.see(key, profile.account.tid.as_deref()).is_ok();
+        let sees = |key: &ConnectionKey, profile: &Profile| {
+            caller.see(key, profile.account().tid.as_deref()).is_ok()
+        };
         self.list_where(app, caller.lookups(app), request, sees).await
     }
 
@@ -120,9 +121,9 @@ impl Broker {
         }
         let wanted = |key: &ConnectionKey, profile: &Profile| {
             visible(key, profile)
-                && request.status.as_ref().is_none_or(|status| profile.status.as_str() == status)
+                && request.status.as_ref().is_none_or(|status| profile.status().as_str() == status)
                 && request.tenant.as_ref().is_none_or(|tenant| {
-                    profile.account.tid.as_deref().is_some_and(|tid| tid.eq_ignore_ascii_case(tenant))
+                    profile.account().tid.as_deref().is_some_and(|tid| tid.eq_ignore_ascii_case(tenant))
                 })
         };
         let mut shown: Vec<Shown> = Vec::new();
@@ -189,7 +190,7 @@ impl Walk {
         }
         let page = broker.deps.repository.list(&app, "", self.after.as_ref(), PAGE).await?;
         for (_, profile) in &page.profiles {
-            *counts.by_status.entry((app.clone(), profile.status.as_str())).or_default() += 1;
+            *counts.by_status.entry((app.clone(), profile.status().as_str())).or_default() += 1;
         }
         self.after = page.next;
         if self.after.is_none() {
@@ -203,8 +204,8 @@ impl Walk {
 /// Returns when a grant under a verdict is tried again. For an active connection only its tokens say that,
 /// and a list does not open them.
 fn next_try(profile: &Profile) -> Option<Timestamp> {
-    match profile.status {
-        Status::NeedsReauthorization(_) | Status::Blocked(_) => profile.retry_at,
+    match profile.status() {
+        Status::NeedsReauthorization(_) | Status::Blocked(_) => profile.retry_at(),
         Status::Active | Status::Paused => None,
     }
 }

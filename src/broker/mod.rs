@@ -219,7 +219,7 @@ impl Broker {
     /// Returns the tenant of a connection, if it has one.
     async fn tenant_of(&self, key: &ConnectionKey) -> Result<Option<String>, Refusal> {
         match self.deps.engine.inspect(key).await {
-            Ok(held) => Ok(held.connection.profile.account.tid.clone()),
+            Ok(held) => Ok(held.connection.profile.account().tid.clone()),
             Err(failure) => match Refusal::of_failure(&failure) {
                 Refusal::ConnectionNotFound => Ok(None),
                 refusal => Err(refusal),

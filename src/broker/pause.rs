@@ -58,7 +58,7 @@ impl Broker {
             }
             // A cached record may be older than an act whose answer was lost.
             self.deps.engine.distrust(key);
-            let is_so = (before.profile.status == Status::Paused) == paused;
+            let is_so = (before.profile.status() == Status::Paused) == paused;
             if !is_so {
                 let profile = if paused { before.profile.paused() } else { before.profile.resumed() };
                 let committed = repository
@@ -116,7 +116,7 @@ impl Broker {
     pub async fn refresh_now(&self, key: &ConnectionKey) -> Result<(), Refusal> {
         self.app(&key.app)?;
         let held = self.deps.engine.inspect(key).await.map_err(|failure| Refusal::of_failure(&failure))?;
-        if held.connection.profile.status == Status::Paused {
+        if held.connection.profile.status() == Status::Paused {
             return Err(Refusal::ConnectionPaused);
         }
         self.deps.engine.try_now(key, None);

@@ -107,7 +107,7 @@ impl Broker {
             let is_configured = name.is_some_and(|name| self.deps.policies.policy_of(&name).is_some());
             if !is_configured
                 && !self.deps.engine.revokes(|known| known.caller.as_ref() == Some(caller))
-                && !self.is_anywhere(|profile| profile.connected_by == *caller).await
+                && !self.is_anywhere(|profile| profile.connected_by() == caller).await
             {
                 return Err(unknown(
                     "caller",
@@ -120,7 +120,7 @@ impl Broker {
                 other.as_deref().is_some_and(|other| other.eq_ignore_ascii_case(tenant))
             };
             if !self.deps.engine.revokes(|known| is_it(&known.tenant))
-                && !self.is_anywhere(|profile| is_it(&profile.account.tid)).await
+                && !self.is_anywhere(|profile| is_it(&profile.account().tid)).await
             {
                 return Err(unknown("tenant", "no connection has an account of this tenant"));
             }
@@ -186,7 +186,7 @@ impl Broker {
             return false;
         }
         // A pause outlives it.
-        if let Err(refusal) = self.hold_if_paused(key, profile.status).await {
+        if let Err(refusal) = self.hold_if_paused(key, profile.status()).await {
             tracing::warn!(
                 ?refusal,
                 "a revoked connection is paused, which could not be stored: it is destroyed later"
@@ -194,13 +194,13 @@ impl Broker {
             return true;
         }
         // Its user may have signed in again since the walk read it: the new sign-in is not covered.
-        match self.deps.repository.delete_sign_in(key, profile.sign_in).await {
+        match self.deps.repository.delete_sign_in(key, profile.sign_in()).await {
             Ok(Deleted::Gone) => {
                 tracing::warn!(
                     app = %key.app, connection = %key.connection,
                     "a revoked connection was destroyed"
                 );
-                self.deps.engine.deleted(key, Some(profile.sign_in));
+                self.deps.engine.deleted(key, Some(profile.sign_in()));
             }
             Ok(Deleted::Absent | Deleted::Another) => {}
             // It is not served anyway, and the next walk tries again.

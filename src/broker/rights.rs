@@ -161,7 +161,7 @@ impl Broker {
             return Ok(true);
         }
         match self.deps.engine.inspect(key).await {
-            Ok(held) => Ok(held.connection.profile.status == Status::Paused),
+            Ok(held) => Ok(held.connection.profile.status() == Status::Paused),
             Err(failure) => match Refusal::of_failure(&failure) {
                 Refusal::ConnectionNotFound => Ok(false),
                 refusal => Err(refusal),
@@ -179,11 +179,11 @@ impl Broker {
         tokens: &[HeldToken],
         grant: &Grant,
     ) -> Result<Put, RepositoryError> {
-        let account = before.map(|(_, before)| before.account.id());
-        if !right.may_put(&profile.account.id(), account.as_ref()) {
+        let account = before.map(|(_, before)| before.account().id());
+        if !right.may_put(&profile.account().id(), account.as_ref()) {
             return Ok(Put::Barred(FailureReason::CallerForbidden));
         }
-        if before.is_some_and(|(_, before)| before.status == Status::Paused) {
+        if before.is_some_and(|(_, before)| before.status() == Status::Paused) {
             return Ok(Put::Barred(FailureReason::ConnectionPaused));
         }
         let base = (before.map(|(revision, _)| revision), floor);

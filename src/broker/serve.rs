@@ -123,7 +123,7 @@ fn want(
     asked: &Asked,
     held: &Held,
 ) -> Result<Want, Refusal> {
-    let permit = caller.see(key, held.connection.profile.account.tid.as_deref())?;
+    let permit = caller.see(key, held.connection.profile.account().tid.as_deref())?;
     let scopes = permit.scopes_for(asked.scopes.as_ref(), &held.granted)?;
     // A token carries every scope granted for its resource, so a caller that may have none of them may not
     // have the token.

@@ -122,10 +122,12 @@ impl Broker {
         {
             for (connection, profile) in found {
                 let key = ConnectionKey { app: app.clone(), connection };
-                let Some(tid) = profile.account.tid.clone() else { continue };
-                if profile.status == Status::Active && caller.see(&key, Some(&tid)).is_ok() {
-                    let at = shown.entry((tid, profile.scopes_granted)).or_insert(profile.last_refreshed_at);
-                    *at = profile.last_refreshed_at.max(*at);
+                let Some(tid) = profile.account().tid.clone() else { continue };
+                if profile.status() == Status::Active && caller.see(&key, Some(&tid)).is_ok() {
+                    let at = shown
+                        .entry((tid, profile.scopes_granted().to_vec()))
+                        .or_insert(profile.last_refreshed_at());
+                    *at = profile.last_refreshed_at().max(*at);
                 }
             }
         }

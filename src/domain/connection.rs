@@ -86,49 +86,49 @@ pub struct SignIn {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Profile {
     /// Whose mailbox it is.
-    pub account: Account,
+    pub(crate) account: Account,
     /// Scopes asked for when it was connected.
-    pub scopes_requested: Vec<String>,
+    pub(crate) scopes_requested: Vec<String>,
     /// Scopes the authority granted, every resource's together.
-    pub scopes_granted: Vec<String>,
+    pub(crate) scopes_granted: Vec<String>,
     /// Whether it can serve.
-    pub status: Status,
+    pub(crate) status: Status,
     /// The caller that had it connected.
-    pub connected_by: String,
+    pub(crate) connected_by: String,
     /// When it was first connected.
-    pub created_at: Timestamp,
+    pub(crate) created_at: Timestamp,
     /// When its user last signed in for it.
-    pub connected_at: Timestamp,
+    pub(crate) connected_at: Timestamp,
     /// When the session was started that this sign-in belongs to. Records of builds that did not note it have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub session_started_at: Option<Timestamp>,
+    pub(crate) session_started_at: Option<Timestamp>,
     /// When its grant last worked.
-    pub last_refreshed_at: Timestamp,
+    pub(crate) last_refreshed_at: Timestamp,
     /// The last failure that changed it.
     #[serde(default)]
-    pub last_error: Option<Attempt>,
+    pub(crate) last_error: Option<Attempt>,
     /// The latest tries, newest last.
     #[serde(default)]
-    pub attempts: Vec<Attempt>,
+    pub(crate) attempts: Vec<Attempt>,
     /// Under a verdict: when the grant may be tried again.
     #[serde(default)]
-    pub retry_at: Option<Timestamp>,
+    pub(crate) retry_at: Option<Timestamp>,
     /// How often in a row the verdict was confirmed.
     #[serde(default)]
-    pub refusals: u32,
+    pub(crate) refusals: u32,
     /// The authority said the grant itself is dead; nothing is left to try.
     #[serde(default)]
-    pub grant_destroyed: bool,
+    pub(crate) grant_destroyed: bool,
     /// A claims challenge to pass at the next sign-in.
     #[serde(default)]
-    pub pending_claims: Option<String>,
+    pub(crate) pending_claims: Option<String>,
     /// Which of the connection's sign-ins it descends from.
     #[serde(default)]
-    pub sign_in: SignIn,
+    pub(crate) sign_in: SignIn,
     /// How often its grant has worked since that sign-in. Unlike a generation, which every change counts up, it says which of
     /// two grants came first.
     #[serde(default)]
-    pub renewals: u64,
+    pub(crate) renewals: u64,
 }
 
 impl Profile {
@@ -169,6 +169,110 @@ impl Profile {
             answer: AuthorityError::default(),
         });
         profile
+    }
+
+    /// Whose mailbox it is.
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// Scopes asked for when it was connected.
+    pub fn scopes_requested(&self) -> &[String] {
+        &self.scopes_requested
+    }
+
+    /// Scopes the authority granted, every resource's together.
+    pub fn scopes_granted(&self) -> &[String] {
+        &self.scopes_granted
+    }
+
+    /// Whether it can serve.
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// The caller that had it connected.
+    pub fn connected_by(&self) -> &str {
+        &self.connected_by
+    }
+
+    /// When it was first connected.
+    pub fn created_at(&self) -> Timestamp {
+        self.created_at
+    }
+
+    /// When its user last signed in for it.
+    pub fn connected_at(&self) -> Timestamp {
+        self.connected_at
+    }
+
+    /// When its grant last worked.
+    pub fn last_refreshed_at(&self) -> Timestamp {
+        self.last_refreshed_at
+    }
+
+    /// The failure that its verdict came from.
+    pub fn last_error(&self) -> Option<&Attempt> {
+        self.last_error.as_ref()
+    }
+
+    /// The latest tries, newest last.
+    pub fn attempts(&self) -> &[Attempt] {
+        &self.attempts
+    }
+
+    /// Under a verdict: when the grant may be tried again.
+    pub fn retry_at(&self) -> Option<Timestamp> {
+        self.retry_at
+    }
+
+    /// Whether the authority said that the grant itself is dead; nothing is left to try.
+    pub fn grant_destroyed(&self) -> bool {
+        self.grant_destroyed
+    }
+
+    /// A claims challenge to pass at the next sign-in.
+    pub fn pending_claims(&self) -> Option<&str> {
+        self.pending_claims.as_deref()
+    }
+
+    /// Which of the connection's sign-ins it descends from.
+    pub fn sign_in(&self) -> SignIn {
+        self.sign_in
+    }
+
+    /// How often its grant has worked since that sign-in.
+    pub fn renewals(&self) -> u64 {
+        self.renewals
+    }
+
+    /// As it comes from a session that was started then.
+    #[must_use]
+    pub fn of_session(mut self, started_at: Timestamp) -> Self {
+        self.session_started_at = Some(started_at);
+        self
+    }
+
+    /// As it comes from a sign-in that waited since then to be confirmed: it is no younger than that.
+    #[must_use]
+    pub fn signed_in_at(mut self, at: Timestamp) -> Self {
+        self.connected_at = at;
+        self.created_at = self.created_at.min(at);
+        self
+    }
+
+    /// As it descends from this sign-in, which the store counts.
+    #[must_use]
+    pub fn of_sign_in(mut self, sign_in: SignIn) -> Self {
+        self.sign_in = sign_in;
+        self
+    }
+
+    /// With tries that were not stored when they were made.
+    #[must_use]
+    pub fn remembering(mut self, attempts: impl IntoIterator<Item = Attempt>) -> Self {
+        attempts.into_iter().for_each(|attempt| self.remember(attempt));
+        self
     }
 
     /// When it began, as revocations see it: with the session that its user signed in for.
@@ -216,8 +320,7 @@ impl Profile {
     #[must_use]
     pub fn grant_replaced(mut self, attempts: Vec<Attempt>) -> Self {
         self.renewals += 1;
-        attempts.into_iter().for_each(|attempt| self.remember(attempt));
-        self
+        self.remembering(attempts)
     }
 
     /// After a verdict of the authority on the current grant. Any other disposition leaves it as it is: the app's

@@ -75,7 +75,12 @@ impl Revocation {
 
     /// Returns true if it revokes this connection.
     pub fn covers(&self, app: &AppName, profile: &Profile) -> bool {
-        self.covers_what_began(app, profile.account.tid.as_deref(), &profile.connected_by, profile.began_at())
+        self.covers_what_began(
+            app,
+            profile.account().tid.as_deref(),
+            profile.connected_by(),
+            profile.began_at(),
+        )
     }
 
     /// Returns true if it revokes what `caller` began at that instant: a connection, or a session that will
@@ -126,7 +131,7 @@ mod tests {
         let account =
             Account { iss: "i".into(), sub: "s".into(), tid: Some("T1".into()), oid: None, username: None };
         let at = Timestamp::from_unix_seconds;
-        let mut profile = Profile::connected(account, vec![], vec![], "sync".into(), at(100), None);
+        let profile = Profile::connected(account, vec![], vec![], "sync".into(), at(100), None);
         let revocation =
             |app: Option<&str>, tenant: Option<&str>, caller: Option<&str>, seconds| Revocation {
                 app: app.map(|app| AppName::parse(app).expect("name")),
@@ -149,7 +154,7 @@ mod tests {
             assert_eq!(revocation.covers(&app, &profile), covered, "{revocation:?}");
         }
         // Its session was started earlier.
-        profile.session_started_at = Some(at(90));
+        let profile = profile.of_session(at(90));
         let covered = |seconds| revocation(Some("outlook"), None, None, seconds).covers(&app, &profile);
         assert_eq!([89, 90, 99].map(covered), [false, true, true]);
     }

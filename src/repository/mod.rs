@@ -90,8 +90,12 @@ pub struct Connection {
 impl Connection {
     /// The place of its grant among those of this name.
     pub fn grant_place(&self) -> GrantPlace {
-        let Profile { sign_in, connected_at, renewals, .. } = &self.profile;
-        GrantPlace { sign_in: *sign_in, connected_at: *connected_at, renewals: *renewals }
+        let Connection { profile, .. } = self;
+        GrantPlace {
+            sign_in: profile.sign_in(),
+            connected_at: profile.connected_at(),
+            renewals: profile.renewals(),
+        }
     }
 
     /// Whether it is an earlier state than `other`: a store that shows it has lost something. A generation alone does not say,
@@ -216,12 +220,12 @@ impl Repository {
         key: &ConnectionKey,
         (before, floor): (Option<Revision>, u64),
         nonce: [u8; 8],
-        mut profile: Profile,
+        profile: Profile,
         tokens: &[HeldToken],
         grant: &Grant,
     ) -> Result<(Committed, Revision), RepositoryError> {
         let number = before.map_or(0, |before| before.generation + 1).max(floor);
-        profile.sign_in = SignIn { number, nonce };
+        let profile = profile.of_sign_in(SignIn { number, nonce });
         let sealed = self.seal(key, number - 1, &profile, tokens, Some(grant));
         let committed = self.store.commit(key, before, &sealed, Writer::SignIn).await?;
         Ok((committed, sealed.revision))
@@ -254,7 +258,7 @@ impl Repository {
     ) -> StoredConnection {
         let generation = after + 1;
         let nonce = random_bytes(self.random.as_ref());
-        let revision = Revision { sign_in: profile.sign_in, generation, nonce };
+        let revision = Revision { sign_in: profile.sign_in(), generation, nonce };
         let primary = self.keyring.primary();
         let field = |name, bytes: Zeroizing<Vec<u8>>| {
             primary.seal(&place(key, name, generation), &bytes, self.random.as_ref())
@@ -366,7 +370,7 @@ impl Repository {
         let profile: Profile =
             serde_json::from_slice(&bytes).map_err(|_| self.format_error(of(key), PROFILE))?;
         // What stands outside the seal decides what a delete takes along.
-        let same = profile.sign_in == revision.sign_in;
+        let same = profile.sign_in() == revision.sign_in;
         if same { Ok(profile) } else { Err(self.format_error(of(key), PROFILE)) }
     }
 

@@ -215,7 +215,7 @@ impl Ledger {
         let lives_until = loaded.connection.tokens.iter().map(|token| token.expires_at).max();
         Some(Stored {
             revision: loaded.connection.revision,
-            status: loaded.connection.profile.status,
+            status: loaded.connection.profile.status(),
             grant,
             lives_until: lives_until.map(since_beginning).unwrap_or_default(),
             serials: serials(&loaded.connection),

@@ -512,16 +512,16 @@ impl Cluster {
                 Ok(floor) if floor.cut <= floor_then.cut => {}
                 _ => return, // deleted since, or unknown
             }
-            let same = before.as_ref().filter(|before| before.profile.account.id() == account.id());
-            let mut profile = Profile::connected(
+            let same = before.as_ref().filter(|before| before.profile.account().id() == account.id());
+            let profile = Profile::connected(
                 account.clone(),
                 words.clone(),
                 words.clone(),
                 self.caller_of(target).into(),
                 process.clock.now(),
                 same.map(|before| &before.profile),
-            );
-            profile.session_started_at = Some(session_started_at);
+            )
+            .of_session(session_started_at);
             self.expect(process, target, &profile, &token).await;
             let expected = before.as_ref().map(|before| before.revision);
             let tokens = std::slice::from_ref(&token);

@@ -670,9 +670,9 @@ fn fill(redis: &RedisServer, folder: &Path, count: usize) {
         oid: Some("o".into()),
         username: None,
     };
-    let mut profile =
-        Profile::connected(account, vec![], vec!["Mail.Read".into()], "mail-sync".into(), clock.now(), None);
-    profile.sign_in = SignIn { number: 1, nonce: [3; 8] };
+    let profile =
+        Profile::connected(account, vec![], vec!["Mail.Read".into()], "mail-sync".into(), clock.now(), None)
+            .of_sign_in(SignIn { number: 1, nonce: [3; 8] });
     let grant = Grant::new(RefreshToken::new("a".repeat(900)));
     let mut pipe = Command::new("redis-cli")
         .args(["-p", &redis.port().to_string(), "--pipe"])

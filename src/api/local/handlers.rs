@@ -224,9 +224,9 @@ impl LocalApi {
             refresh_in: token.refresh_at.map(|at| at.since(now).as_secs()),
             scope: token.scopes.join(" "),
             connection: key.connection.as_str(),
-            account: (&profile.account).into(),
-            status: profile.status.as_str(),
-            reason: profile.status.reason(),
+            account: profile.account().into(),
+            status: profile.status().as_str(),
+            reason: profile.status().reason(),
         };
         let mut response = json(StatusCode::OK, &shape);
         if served.degraded {

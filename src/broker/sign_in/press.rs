@@ -112,7 +112,7 @@ impl Broker {
         let state = random_token(random);
         // The claims challenge of the last verdict is passed on, so that this sign-in satisfies it.
         let claims = match self.deps.engine.inspect(key).await {
-            Ok(held) => held.connection.profile.pending_claims.clone(),
+            Ok(held) => held.connection.profile.pending_claims().map(str::to_owned),
             Err(_) => None,
         };
         let request = AuthorizeRequest {
