@@ -12,7 +12,7 @@ cp deploy/compose/prepare.sh deploy/compose/redis.acl deploy/compose/tokenward.t
 cat "$work/secrets/redis/redis.acl" >"$work/users.acl"
 
 # The list in the code, as ACL words, and the list in the file.
-sent=$(sed -n '/pub const REDIS_COMMANDS/,/];/p' src/store/redis.rs | grep -oE '"[a-z|]+"' | tr -d '"' | LC_ALL=C sort)
+sent=$(sed -n '/pub const REDIS_COMMANDS/,/];/p' src/store/redis/acl.rs | grep -oE '"[a-z|]+"' | tr -d '"' | LC_ALL=C sort)
 granted=$(grep '^user tokenward ' "$work/users.acl" | grep -oE '\+[a-z|]+' | tr -d '+' | LC_ALL=C sort)
 if [ -z "$sent" ] || [ "$sent" != "$granted" ]; then
     echo "the store's commands (<) and the ACL file's (>) differ:"

@@ -28,15 +28,6 @@ KNOWN = [
         "src/app/store.rs",
     },
     {"src/authority/client.rs", "src/authority/token_call.rs", "src/authority/token_hosts.rs"},
-    {"src/repository/damage.rs", "src/repository/pending.rs"},
-    {
-        "src/store/redis/access.rs",
-        "src/store/redis/connection.rs",
-        "src/store/redis/identity.rs",
-        "src/store/redis/prerequisites.rs",
-        "src/store/redis/sentinel.rs",
-    },
-    {"src/store/redis/cluster.rs", "src/store/redis/cluster_identity.rs"},
 ]
 
 

@@ -18,10 +18,7 @@ LONG = {
     "src/config/build.rs": "one function for each section of the file, all of one shape",
     "src/config/spec.rs": "the table of configuration keys: a line for each, nothing to follow",
     "src/events.rs": "one function for each thing that happens, all of one shape",
-    "src/store/embedded.rs": "to be split: the file, its writer, the rules of the store, the walks",
-    "src/store/redis.rs": "to be split: what the user of Redis may do, the ways there, the port",
     "src/store/redis/cluster.rs": "the map of a Cluster and the way through it: one protocol, one state",
-    "src/store/redis/connection.rs": "one connection from its handshake to its end: one protocol, one state",
     "src/telemetry/audit.rs": "to be split: the record, its writer, the chain",
     "src/telemetry/metrics.rs": "each metric with its name, help and labels, all of one shape",
 }

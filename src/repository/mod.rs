@@ -11,6 +11,7 @@
 mod damage;
 mod filing;
 mod journal;
+mod kind;
 mod pending;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;
@@ -24,7 +25,8 @@ pub use damage::{Damage, DamageObserver, Owner};
 pub(crate) use filing::sha256_hex;
 pub use filing::{FiledUnder, SecretHash};
 pub use journal::Unstored;
-pub use pending::{Kind, PendingError, Taken};
+pub use kind::Kind;
+pub use pending::{PendingError, Taken};
 pub use rewrap::{ByKey, Rewrapped, SealedBy, count_keys, keys_of};
 use zeroize::Zeroizing;
 

@@ -43,10 +43,10 @@ use redb::{Database, ReadTransaction, ReadableDatabase};
 use tokio::sync::mpsc;
 
 use self::batch::{Batch, Failed};
-use self::file::OPENING;
 pub use self::file::{FILE_NAME, StoreIdentity, look};
+use self::file::{OPENING, OpenDatabase};
 use self::room::Room;
-use self::writer::{CLOSED, Job, OpenDatabase, QUEUE, Thread};
+use self::writer::{CLOSED, Job, QUEUE, Thread};
 use super::rules::Leases;
 use super::{Change, Store, StoreError};
 use crate::domain::random::Random;

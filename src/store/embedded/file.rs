@@ -12,7 +12,6 @@ use super::EmbeddedConfig;
 use super::tables::{
     BEGUN, CONNECTIONS, COUNTED, DUE, EXPIRY, FLOOR_EXPIRY, FLOORS, META, PENDING, SCHEDULE,
 };
-use super::writer::OpenDatabase;
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::time::{Clock, Timestamp};
 use crate::store::StoreError;
@@ -35,6 +34,9 @@ pub struct StoreIdentity {
     /// When the file was made.
     pub created: Timestamp,
 }
+
+/// Opens the file.
+pub(super) type OpenDatabase = Box<dyn Fn() -> Result<(Database, StoreIdentity), StoreError> + Send>;
 
 /// Makes the file if there is none, and says how to open it. Blocks on the disk.
 pub(super) fn prepare(

@@ -9,7 +9,7 @@ use redb::Database;
 use tokio::sync::{mpsc, oneshot};
 
 use super::batch::{Batch, Failed};
-use super::file::{OPENING, StoreIdentity};
+use super::file::{OPENING, OpenDatabase, StoreIdentity};
 use crate::domain::time::Clock;
 use crate::store::StoreError;
 use crate::store::rules::Leases;
@@ -22,9 +22,6 @@ const BATCH: usize = 256;
 pub(super) const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) const CLOSED: &str = "the file is not open";
-
-/// Opens the file.
-pub(super) type OpenDatabase = Box<dyn Fn() -> Result<(Database, StoreIdentity), StoreError> + Send>;
 
 /// One operation on its way to the writer, whatever the type of its answer.
 pub(super) trait Job: Send {

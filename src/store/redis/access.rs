@@ -4,7 +4,7 @@
 //! Whoever is on call does two things, in either order: writes the file, and tells Redis. In between the one does not fit
 //! the other, so:
 //!
-//! - **The files are looked at every second** ([`keep_up`]), and with each new connection. What is new is offered to Redis
+//! - **The files are looked at every second** ([`super::way::keep_up`]), and with each new connection. What is new is offered to Redis
 //!   over the connections that are up; they need not be made anew, for a refused AUTH leaves a connection what it was.
 //! - **A new connection offers what the file holds, and if that is refused what was accepted before**, over the same
 //!   connection. Two are remembered: the servers do not learn of a new one at the same moment, and ACLs are not replicated.
@@ -19,22 +19,19 @@ use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ::redis::{Cmd, ErrorKind, RedisError, RedisResult, Value};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-use super::connection::{Wire, client_config, describe};
+use super::config::{Location, PasswordSource, RedisConfig, TlsSource};
+use super::failure::{describe, refusal};
 use super::renewal::{Outlook, Refusal, is_due, offers, outlook};
-use super::sentinel::refusal;
-use super::{Location, PasswordSource, RedisConfig, RedisTls, TlsSource, Way};
+use super::tls::{RedisTls, client_config};
+use super::wire::Wire;
 use crate::domain::time::Clock;
 use crate::store::observed::StoreObserver;
 
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(1);
 /// How many that were accepted are remembered.
 const REMEMBERED: usize = 2;
 /// An answer to AUTH is a line, and no long one.
@@ -48,22 +45,6 @@ pub(super) struct Access {
     pub(super) password: Option<Login>,
     pub(super) sentinel_password: Option<Login>,
     pub(super) tls: Option<Tls>,
-}
-
-/// Looks at the files until it is told to stop, and sees to it that what is up goes by them.
-pub(super) async fn keep_up(way: Way, access: Arc<Access>, clock: Arc<dyn Clock>, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = clock.sleep(LOOK) => {}
-            () = stop.cancelled() => return,
-        }
-        access.look();
-        tokio::select! {
-            () = way.keep_up() => {}
-            () = stop.cancelled() => return,
-        }
-        access.settle();
-    }
 }
 
 impl Access {
@@ -110,7 +91,8 @@ impl Access {
         self.password.is_some() || self.sentinel_password.is_some() || self.tls.is_some()
     }
 
-    fn look(&self) {
+    /// Looks at the files.
+    pub(super) fn look(&self) {
         for login in self.password.iter().chain(&self.sentinel_password) {
             let _is_remembered = login.look();
         }
@@ -120,7 +102,7 @@ impl Access {
     }
 
     /// Says how it stands, where that is news.
-    fn settle(&self) {
+    pub(super) fn settle(&self) {
         for login in self.password.iter().chain(&self.sentinel_password) {
             login.standing.settle();
         }
@@ -466,6 +448,8 @@ impl Told {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::domain::time::Timestamp;
     use crate::store::observed::Risk;

@@ -10,8 +10,12 @@ use super::super::suite::{RealClock, RealTasks, connection, key};
 use super::super::testing::{RedisCluster, RedisServer};
 use super::tests::{healed, store_with};
 use super::*;
+use crate::domain::time::Timestamp;
 use crate::secret_file::SecretReader;
 use crate::store::observed::Risk;
+use crate::store::{Change, Committed, Records as _, Writer};
+use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// A directory with the files of somebody who is on call.
 struct Files(tempfile::TempDir);

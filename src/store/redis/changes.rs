@@ -9,9 +9,10 @@
 use std::time::Duration;
 
 use futures_core::Stream as _;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::Mutex;
 
-use super::Way;
+use super::subscription::Subscription;
+use super::way::Way;
 use crate::domain::id::ConnectionKey;
 use crate::domain::random::{Random, random_bytes};
 use crate::store::{Change, keyspace};
@@ -22,27 +23,6 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(super) struct Changes {
     own: String,
     subscription: Mutex<Option<Subscription>>,
-}
-
-pub(super) struct Subscription {
-    messages: ::redis::aio::PubSub,
-    /// When one of these changes, this may be a subscription where nothing is told any more: the connection for commands is
-    /// made anew, perhaps to another server; the primaries of a Cluster are others.
-    elsewhere: [watch::Receiver<u64>; 2],
-    /// When this changes, the connection for commands goes by other secrets than this one.
-    renewed: watch::Receiver<u64>,
-    /// When another one may be tried in place of this, if one is needed.
-    successor: Option<Duration>,
-}
-
-impl Subscription {
-    pub(super) fn new(
-        messages: ::redis::aio::PubSub,
-        elsewhere: [watch::Receiver<u64>; 2],
-        renewed: watch::Receiver<u64>,
-    ) -> Self {
-        Subscription { messages, elsewhere, renewed, successor: None }
-    }
 }
 
 impl Changes {

@@ -22,6 +22,7 @@ use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -32,14 +33,18 @@ use ::redis::{
 use tokio::sync::watch;
 
 use super::access::Access;
-use super::changes::Subscription;
-use super::cluster_identity::Naming;
-use super::connection::{Commands, Link, Live, Verdict, check_master, describe, dial};
+use super::commands::{Commands, check_master};
+use super::config::{Location, RedisConfig};
+use super::connection::Link;
+use super::failure::{TRIES, Verdict, describe, failure, within};
 use super::identity::Identity;
+use super::live::Live;
 use super::meter::SLOTS_LIMITS;
 use super::prerequisites::Risks;
 use super::sentinel::Place;
-use super::{Location, RedisConfig, RedisTls, failure, within};
+use super::subscription::Subscription;
+use super::tls::RedisTls;
+use super::wire::dial;
 use crate::domain::random::Random;
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::Clock;
@@ -58,6 +63,15 @@ const TRY_AGAIN: Duration = Duration::from_millis(20);
 /// The way to a Cluster.
 #[derive(Clone)]
 pub(super) struct Cluster(pub(super) Arc<Shared>);
+
+/// How far this process is with the store's name.
+#[derive(Default)]
+pub(super) struct Naming {
+    /// The one attempt to learn it, or to give it.
+    pub(super) attempt: Mutex<Option<Attempt>>,
+    /// It was seen that every slot was given it.
+    pub(super) is_whole: AtomicBool,
+}
 
 pub(super) struct Shared {
     pub(super) config: RedisConfig,
@@ -373,7 +387,7 @@ impl Shared {
                 Verdict::Fine | Verdict::TooFewReplicas => return Err(failed),
                 Verdict::Lost => {
                     lost += 1;
-                    if lost >= super::TRIES {
+                    if lost >= TRIES {
                         return Err(failed);
                     }
                 }

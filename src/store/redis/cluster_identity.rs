@@ -20,13 +20,12 @@
 //! What is not noticed: that single keys of a slot are missing whose name is there (a failover that lost the last
 //! writes). That is what `wait_replicas` is for.
 
-use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use tokio::sync::watch;
 
-use super::cluster::{Attempt, Cluster, Shared, outcome, running, together};
+use super::cluster::{Cluster, Shared, outcome, running, together};
 use super::identity::{FOREIGN, MOST_REPLACED, REPLACES, fresh_name, name, replaced};
 use crate::domain::task::BoxFuture;
 use crate::store::StoreError;
@@ -34,15 +33,6 @@ use crate::store::keyspace::{self, REDIS_IDENTITY, SLOTS};
 
 /// How many slots are named, or looked at, in one go: well within the time of one command, even on a slow machine.
 const CHUNK: usize = 512;
-
-/// How far this process is with the store's name.
-#[derive(Default)]
-pub(super) struct Naming {
-    /// The one attempt to learn it, or to give it.
-    attempt: Mutex<Option<Attempt>>,
-    /// It was seen that every slot was given it.
-    is_whole: AtomicBool,
-}
 
 impl Cluster {
     /// Sees to it that the store's name is known here, and given if there is none yet.

@@ -4,6 +4,11 @@ use super::super::suite::{self, FIRST, RealClock, RealTasks, app_name, connectio
 use super::super::testing::{RedisCluster, RedisServer, free_port};
 use super::tests::{after_deaths, healed, password, store_with, unavailable};
 use super::*;
+use crate::domain::id::ConnectionKey;
+use crate::domain::id::ConnectionName;
+use crate::store::{Change, Committed, Pending as _, Records as _, StoredConnection, Writer, keyspace};
+use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// Longer than a failover of [`RedisCluster`] takes on a busy machine.
 const FAILOVER: Duration = Duration::from_secs(90);

@@ -18,34 +18,29 @@
 //! link of its own, and who owns which slot is known above: [`super::cluster`].
 
 use parking_lot::{Mutex, MutexGuard};
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ::redis::aio::{ConnectionLike, MultiplexedConnection};
-use ::redis::{
-    AsyncConnectionConfig, Cmd, ErrorKind, Pipeline, RedisConnectionInfo, RedisError, RedisFuture,
-    ServerErrorKind, Value,
-};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{AsyncConnectionConfig, RedisConnectionInfo, RedisError};
 use tokio::sync::{oneshot, watch};
-use tokio_rustls::TlsConnector;
 
 use super::access::{Access, Password};
+use super::commands::{Commands, check_master};
+use super::config::{Location, RedisConfig};
+use super::failure::{Verdict, describe};
 use super::identity::Identity;
-use super::meter::{LIMITS, Limits, Metered};
+use super::live::Live;
+use super::meter::LIMITS;
 use super::prerequisites::{self, Risks};
 use super::replication::Replication;
 use super::sentinel::{Place, survey};
-use super::{Location, RedisConfig, RedisTls};
+use super::tls::RedisTls;
+use super::wire::{Wire, dial};
 use crate::domain::backoff::{Backoff, jittered};
 use crate::domain::random::Random;
 use crate::domain::task::Tasks;
-use crate::domain::text::one_line;
 use crate::domain::time::Clock;
 
 /// The pause after failed attempts: short enough that nobody notices a restart of Redis for
@@ -57,101 +52,6 @@ const PATIENCE_WHILE_DOWN: Duration = Duration::from_millis(100);
 /// A connection this young is not put aside because of the server's state: it was judged a moment ago, and a server
 /// that refuses writes for lack of replicas would otherwise be reconnected to with every one of them.
 const YOUNG: Duration = Duration::from_millis(500);
-
-/// A connection that was made and checked.
-pub(super) struct Live {
-    pub(super) connection: MultiplexedConnection,
-    pub(super) replication: Replication,
-    /// Which it is, among all of this process.
-    pub(super) number: u64,
-    place: Place,
-    since: Duration,
-    /// What it was authenticated with last.
-    password: Mutex<Option<Password>>,
-    /// Why the server runs no scripts for us, where it was seen to run none.
-    pub(super) no_scripts: Mutex<Option<Arc<str>>>,
-    tls: Option<Arc<RedisTls>>,
-    /// Ends the task that drives the connection, once nobody uses it any more.
-    _alive: oneshot::Sender<()>,
-}
-
-impl Live {
-    pub(super) fn commands(&self) -> Commands {
-        let no_scripts = self.no_scripts.lock().clone();
-        Commands { connection: self.connection.clone(), asking: false, no_scripts }
-    }
-
-    fn password(&self) -> MutexGuard<'_, Option<Password>> {
-        self.password.lock()
-    }
-
-    /// For a slot that is on its way to this node of a Cluster, which another one sent us to.
-    pub(super) fn asking(&self) -> Commands {
-        Commands { asking: true, ..self.commands() }
-    }
-}
-
-/// What operations send their commands to.
-#[derive(Clone)]
-pub(super) struct Commands {
-    connection: MultiplexedConnection,
-    /// `ASKING` goes before each command. It counts for the very next one on the connection, which everyone shares: so both
-    /// leave in one piece.
-    asking: bool,
-    /// Why no script is sent: see [`super::prerequisites`].
-    no_scripts: Option<Arc<str>>,
-}
-
-/// The kind of an error that is in our own words.
-const OURS: ErrorKind = ErrorKind::Client;
-
-impl ConnectionLike for Commands {
-    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
-        if let Some(cause) = &self.no_scripts
-            && matches!(command.args_iter().next(), Some(::redis::Arg::Simple(b"EVALSHA")))
-        {
-            let refused = RedisError::from((OURS, "not sent", cause.to_string()));
-            return Box::pin(std::future::ready(Err(refused)));
-        }
-        if !self.asking {
-            return self.connection.req_packed_command(command);
-        }
-        Box::pin(async move {
-            let mut both = ::redis::pipe();
-            both.cmd("ASKING").add_command(command.clone());
-            let answers = self.connection.req_packed_commands(&both, 0, 2).await?;
-            Ok(answers.into_iter().next_back().unwrap_or(Value::Nil))
-        })
-    }
-
-    fn req_packed_commands<'a>(
-        &'a mut self,
-        pipeline: &'a Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> RedisFuture<'a, Vec<Value>> {
-        Box::pin(async move {
-            let answers = if self.asking {
-                let mut all = ::redis::pipe();
-                let mut commands = 0;
-                for command in pipeline.cmd_iter() {
-                    all.cmd("ASKING").add_command(command.clone());
-                    commands += 1;
-                }
-                let answers = self.connection.req_packed_commands(&all, 0, 2 * commands).await?;
-                answers.into_iter().skip(1).step_by(2).skip(offset).take(count).collect()
-            } else {
-                self.connection.req_packed_commands(pipeline, offset, count).await?
-            };
-            // The first error as it came: the library's own error of a pipeline does not say where a node sends us.
-            answers.into_iter().map(Value::extract_error).collect()
-        })
-    }
-
-    fn get_db(&self) -> i64 {
-        self.connection.get_db()
-    }
-}
 
 /// An attempt's outcome; none while it is under way.
 type Attempt = watch::Receiver<Option<Result<Arc<Live>, String>>>;
@@ -414,112 +314,6 @@ impl Link {
     }
 }
 
-/// What an error says about the connection it came over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// Gone, or not to be trusted any more; whether the command was executed is not known.
-    Lost,
-    /// The server did not execute the command and is not the one to ask now.
-    Elsewhere,
-    /// The server has too few replicas to take writes: asking another one may help, asking again at once will not.
-    TooFewReplicas,
-    /// The connection is fine.
-    Fine,
-}
-
-impl Verdict {
-    pub(super) fn of(error: &RedisError) -> Self {
-        match error.kind() {
-            // A timeout too: a peer that vanished without a word would cost everyone after us a timeout.
-            ErrorKind::Io | ErrorKind::Parse => return Verdict::Lost,
-            ErrorKind::Server(
-                ServerErrorKind::ReadOnly
-                | ServerErrorKind::BusyLoading
-                | ServerErrorKind::MasterDown
-                | ServerErrorKind::ClusterDown,
-            ) => return Verdict::Elsewhere,
-            _ => {}
-        }
-        match code_of(error).map(|(code, _)| code) {
-            Some("UNBLOCKED" | "NOAUTH" | "READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN") => {
-                Verdict::Elsewhere
-            }
-            Some("NOREPLICAS") => Verdict::TooFewReplicas,
-            _ => Verdict::Fine,
-        }
-    }
-}
-
-/// The code of a server's error, and the rest of it. A Redis before 7.0 wraps what a command in a script was answered: there
-/// it is the code within.
-pub(super) fn code_of(error: &RedisError) -> Option<(&str, &str)> {
-    let (code, detail) = (error.code()?, error.detail().unwrap_or_default());
-    let within = detail.starts_with("Error running script").then(|| detail.rsplit_once(" -")).flatten();
-    let within = within.and_then(|(_, answer)| answer.split_once(' '));
-    let is_code = |code: &str| !code.is_empty() && code.bytes().all(|byte| byte.is_ascii_uppercase());
-    Some(within.filter(|(code, _)| is_code(code)).unwrap_or((code, detail)))
-}
-
-/// The command that was not permitted, in the spelling of Redis's ACLs.
-fn refused_command(detail: &str) -> Option<&str> {
-    let (before, _) = detail.split_once("' command")?;
-    let command = before.rsplit_once('\'')?.1;
-    command
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'|' | b'-' | b'_'))
-        .then_some(command)
-}
-
-/// An error in words, without anything that is stored: Redis repeats arguments in some of its errors, and the client
-/// library repeats answers in some of its own.
-pub(super) fn describe(error: &RedisError, user: &str) -> String {
-    match error.kind() {
-        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {
-            return "Redis answered something else".to_owned();
-        }
-        ErrorKind::Io => return one_line(&error.to_string()),
-        OURS => return error.detail().unwrap_or_else(|| error.category()).to_owned(),
-        _ => {}
-    }
-    let Some((code, detail)) = code_of(error) else { return format!("Redis refused: {}", error.category()) };
-    let detail = detail.split(", with args").next().unwrap_or_default();
-    let hint = match code {
-        "WRONGPASS" => format!("Redis refused the password of user `{user}`"),
-        "NOAUTH" => {
-            "Redis asks for a password: give `password_file`, and `username` if it is not `default`".into()
-        }
-        // (In a script Redis 7 says this without a code of its own, and before 8 without the command.)
-        _ if code == "NOPERM" || detail.contains("user executing the script can't") => {
-            let right = refused_command(detail).map_or_else(
-                || "those of deploy/compose/redis.acl, of which Redis' `ACL LOG` names the one that is missing".to_owned(),
-                |command| format!("`+{command}`, as deploy/compose/redis.acl does"),
-            );
-            format!("user `{user}` lacks a right that this store needs: give it {right}")
-        }
-        "READONLY" => "Redis is a replica and takes no writes".into(),
-        "NOREPLICAS" => "Redis takes no writes as long as too few replicas are connected to it".into(),
-        "LOADING" => "Redis is still loading its data".into(),
-        "MOVED" | "ASK" | "CROSSSLOT" => {
-            "this is a node of a Redis Cluster, and the configuration speaks of one server: \
-             begin `store.url` with `redis+cluster://`, or `rediss+cluster://` for TLS"
-                .into()
-        }
-        "CLUSTERDOWN" => "the Cluster does not serve at the moment".into(),
-        "TRYAGAIN" => "the connection is on its way from one node of the Cluster to another".into(),
-        "ERR" if detail.contains("cluster support disabled") => {
-            "it is no node of a Cluster: begin `store.url` with `redis://`, or `rediss://` for TLS".into()
-        }
-        "ERR" if detail.starts_with("unknown command") => {
-            "Redis does not know a command that this store needs: take it out of `rename-command`, or use Redis 6.2 or later".into()
-        }
-        "OOM" => "Redis is out of memory (and must not evict: set `maxmemory-policy noeviction`)".into(),
-        "MISCONF" => "Redis cannot write to its disk and takes no writes".into(),
-        _ => "Redis refused".into(),
-    };
-    // What a server says is neither of any length nor of one line by itself.
-    format!("{hint} ({} {})", one_line(code), one_line(detail))
-}
-
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock()
@@ -740,88 +534,4 @@ impl Shared {
         self.check_identity(&mut commands).await.map_err(words)??;
         Ok((connection, alive))
     }
-}
-
-/// Asks the server for its role: only a master may serve us. A demoted one would take reads and show the past.
-pub(super) async fn check_master(commands: &mut Commands) -> Result<Result<(), String>, RedisError> {
-    let role: Value = ::redis::cmd("ROLE").query_async(commands).await?;
-    let role = match &role {
-        Value::Array(items) => items.first(),
-        _ => None,
-    };
-    Ok(match role {
-        Some(Value::BulkString(role)) if role == b"master" => Ok(()),
-        Some(Value::BulkString(role)) if role == b"slave" => {
-            Err("it is a replica, not the master".to_owned())
-        }
-        Some(Value::BulkString(role)) if role == b"sentinel" => {
-            Err("it is a Sentinel, which holds no data".to_owned())
-        }
-        _ => Err("it does not say whether it is a master".to_owned()),
-    })
-}
-
-/// A connection, whatever is below it.
-pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
-
-/// Connects, with TLS where it is wanted. The caller bounds how long it waits; `limits` bound how much is answered.
-pub(super) async fn dial(
-    tls: Option<&RedisTls>,
-    host: &str,
-    port: u16,
-    limits: Limits,
-) -> Result<Box<dyn Wire>, String> {
-    let stream = TcpStream::connect((host, port)).await.map_err(|error| error.to_string())?;
-    prepare(&stream).map_err(|error| error.to_string())?;
-    let Some(tls) = tls else { return Ok(Box::new(Metered::new(stream, limits))) };
-    let tls = client_config(tls)?;
-    let name = ServerName::try_from(host.to_owned())
-        .map_err(|_| format!("`{host}` cannot stand in a certificate"))?;
-    let stream = TlsConnector::from(Arc::new(tls)).connect(name, stream).await;
-    Ok(Box::new(Metered::new(stream.map_err(|error| format!("TLS: {error}"))?, limits)))
-}
-
-/// Small requests must not wait for one another's acknowledgement, and a peer that vanished must be noticed while
-/// nobody asks anything.
-fn prepare(stream: &TcpStream) -> io::Result<()> {
-    use rustix::net::sockopt;
-    stream.set_nodelay(true)?;
-    sockopt::set_socket_keepalive(stream, true)?;
-    sockopt::set_tcp_keepidle(stream, Duration::from_secs(15))?;
-    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(5))?;
-    sockopt::set_tcp_keepcnt(stream, 3)?;
-    Ok(())
-}
-
-/// How we speak TLS: one provider, an own authority or the system's, and a certificate of ours if there is one.
-pub(super) fn client_config(tls: &RedisTls) -> Result<rustls::ClientConfig, String> {
-    let certificates = |pem: &[u8], what: &str| {
-        let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-        match read {
-            Ok(read) if !read.is_empty() => Ok(read),
-            Ok(_) => Err(format!("{what} holds no certificate")),
-            Err(error) => Err(format!("{what}: {error}")),
-        }
-    };
-    let trusted = match &tls.ca_pem {
-        Some(pem) => certificates(pem, "the CA file")?,
-        None => rustls_native_certs::load_native_certs().certs,
-    };
-    let mut roots = rustls::RootCertStore::empty();
-    let (added, _unreadable) = roots.add_parsable_certificates(trusted);
-    if added == 0 {
-        return Err("there is no certificate authority to trust: give `ca_file`".to_owned());
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots);
-    let Some(identity) = &tls.identity else { return Ok(builder.with_no_client_auth()) };
-    let chain = certificates(&identity.certificate_pem, "the client certificate")?;
-    let key = PrivateKeyDer::from_pem_slice(&identity.key_pem)
-        .map_err(|_| "the client key holds no private key".to_owned())?; // never a word of its content
-    builder.with_client_auth_cert(chain, key).map_err(|error| format!("the client certificate: {error}"))
 }

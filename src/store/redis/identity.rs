@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use ::redis::RedisResult;
 
-use super::connection::Commands;
+use super::commands::Commands;
 use crate::domain::random::{Random, random_bytes};
 use crate::store::keyspace;
 

@@ -1,7 +1,7 @@
 //! What Redis must be for this store beside answering: it runs scripts, it evicts nothing, it does not lose everything with one
 //! process. Asked with every probe, or every minute; nothing here stops a store that serves.
 //!
-//! - **Scripts.** A commit is one. So the probe runs one over the connection in use ([`Live::look_at_scripts`]), and as long as
+//! - **Scripts.** A commit is one. So the probe runs one over the connection in use ([`super::live::Live::look_at_scripts`]), and as long as
 //!   that is refused none is sent over it: Redis repeats a refused command's arguments, which are no text, in an error that then
 //!   cannot be read.
 //! - **The rest** is in `INFO`, whose fields are the same from Redis 6.2 to 8 and in Valkey. `CONFIG` would say more and is never
@@ -9,13 +9,12 @@
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use ::redis::RedisError;
 use ::redis::aio::ConnectionLike;
-use ::redis::{RedisError, RedisResult, Script};
 
-use super::connection::{Live, Verdict, describe};
+use super::failure::{Verdict, describe};
 use crate::domain::text::one_line;
 use crate::store::observed::{Risk, StoreObserver};
 
@@ -25,26 +24,6 @@ pub(super) const LOOK: Duration = Duration::from_secs(10);
 const ROOM_PERCENT: i64 = 10;
 /// With Redis' own defaults one change is saved within an hour.
 const SAVED_WITHIN: i64 = 3600;
-
-static PROBE: LazyLock<Script> = LazyLock::new(|| Script::new("return 1"));
-
-impl Live {
-    /// Whether the server runs scripts for us; the inner error names what is missing. Until it does, none is sent.
-    pub(super) async fn look_at_scripts(&self, user: &str) -> RedisResult<Result<(), String>> {
-        let mut commands = self.connection.clone();
-        let cause = match PROBE.prepare_invoke().invoke_async::<i64>(&mut commands).await {
-            Ok(_) => None,
-            Err(error) if Verdict::of(&error) != Verdict::Fine => return Err(error),
-            Err(error) => Some(format!(
-                "Redis runs no scripts for us, and every write is one: {}",
-                describe(&error, user)
-            )),
-        };
-        let answer = cause.clone().map_or(Ok(()), Err);
-        *self.no_scripts.lock() = cause.map(Arc::from);
-        Ok(answer)
-    }
-}
 
 /// What is at risk at one server, in words.
 pub(super) type Risks = BTreeMap<Risk, String>;

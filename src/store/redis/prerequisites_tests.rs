@@ -4,9 +4,18 @@ use parking_lot::Mutex;
 
 use super::super::suite::{FIRST, connection, deadline, key};
 use super::super::testing::RedisServer;
+use super::failure::Verdict;
+use super::failure::code_of;
+use super::failure::describe;
 use super::tests::{healed, password, replicated, store_with, unavailable};
 use super::*;
+use crate::domain::time::Timestamp;
 use crate::store::observed::Risk;
+use crate::store::{
+    Committed, LeaseAnswer, LeaseNonce, LeaseOf, Leases as _, Pending as _, Records as _, Reseal as _,
+    Schedule as _, Writer,
+};
+use std::time::Duration;
 
 /// The rights that the shipped ACL file gives the daemon's user.
 fn shipped_rights() -> Vec<String> {

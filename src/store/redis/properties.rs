@@ -4,7 +4,7 @@ use ::redis::{FromRedisValue, RedisError, Value};
 
 use super::scan::Cursor;
 use super::sentinel::Place;
-use super::{cluster, connection, identity, prerequisites};
+use super::{cluster, failure, identity, prerequisites};
 
 /// The longest line that is made of an answer, in characters.
 const LONGEST: usize = 1000;
@@ -51,8 +51,8 @@ fn read<T: FromRedisValue>(value: &Value, asked: &Place) {
 }
 
 fn is_told(error: &RedisError, asked: &Place) {
-    let _verdict = connection::Verdict::of(error);
-    is_one_line(&connection::describe(error, "tokenward"));
+    let _verdict = failure::Verdict::of(error);
+    is_one_line(&failure::describe(error, "tokenward"));
     for slot in [0, 7, 16_383] {
         if let Some(cluster::Redirect::Moved(place) | cluster::Redirect::Ask(place)) =
             cluster::redirect(error, slot, asked)

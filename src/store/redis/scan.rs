@@ -7,7 +7,9 @@
 
 use ::redis::Cmd;
 
-use super::{LIST_CHUNK, RedisStore, Way};
+use super::RedisStore;
+use super::reads::LIST_CHUNK;
+use super::way::Way;
 use crate::store::{RecordOf, SEALED_HEAD, SealedPage, SealedRecord, StoreError, keyspace, record};
 
 const DOING: &str = "walking over every record";
@@ -19,7 +21,7 @@ pub(super) struct Cursor {
     epoch: u64,
     /// A slot of the node.
     slot: u16,
-    /// The connection ([`super::connection::Live::number`]); 0 at the first page of a node.
+    /// The connection ([`super::live::Live::number`]); 0 at the first page of a node.
     connection: u64,
     /// Redis' own.
     cursor: u64,

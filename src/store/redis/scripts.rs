@@ -2,6 +2,7 @@
 //! the same when it is repeated, so an answer that was lost may be asked for again.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use ::redis::Script;
 
@@ -238,6 +239,12 @@ return {}
 ",
     )
 });
+
+/// A time to live in Redis's milliseconds; none is not allowed, and one is over at once too.
+pub(super) fn millis(ttl: Duration) -> u64 {
+    // Redis refuses what does not fit a signed 64-bit instant.
+    u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).clamp(1, 1 << 52)
+}
 
 #[cfg(test)]
 mod tests {

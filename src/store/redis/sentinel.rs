@@ -1,7 +1,7 @@
 //! Where the primary is, as the sentinels say.
 //!
 //! All are asked at once, each over a connection of its own that ends with its answer: one that is down costs at most
-//! [`Sentinels::answer_timeout`], and nothing as long as more than half of all agree. When they do not agree, those count
+//! [`super::Sentinels::answer_timeout`], and nothing as long as more than half of all agree. When they do not agree, those count
 //! that know of the latest failover: the sentinels number their failovers (`config-epoch`), and one that was cut off
 //! still names the primary of before, which may still call itself one (F4). What the sentinels name is then asked for
 //! its role before it is used.
@@ -14,53 +14,18 @@ use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, RedisConnectionInfo, RedisError};
 
 use super::access::Access;
-use super::connection::{describe, dial};
+use super::config::Sentinels;
+use super::failure::refusal;
 use super::meter::LIMITS;
-use super::{PasswordSource, RedisTls};
+use super::tls::RedisTls;
+use super::wire::dial;
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
-
-/// Long enough for a handshake with TLS across a region, short enough that an operation that has to find the primary
-/// first still ends within its time.
-const ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
-
-/// The sentinels, and what they are asked for.
-#[derive(Clone)]
-pub struct Sentinels {
-    /// Where they listen.
-    pub addresses: Vec<(String, u16)>,
-    /// The name under which they watch the primary.
-    pub primary: String,
-    /// The sentinels' own ACL user; their `default` when there is none.
-    pub username: Option<String>,
-    /// The password for the sentinels. Redis's own is never shown to them.
-    pub password: Option<PasswordSource>,
-    /// How long one may take to answer, connecting included.
-    pub answer_timeout: Duration,
-}
-
-impl Sentinels {
-    /// Sentinels without a password, with the usual limit.
-    pub fn new(addresses: Vec<(String, u16)>, primary: impl Into<String>) -> Self {
-        Sentinels {
-            addresses,
-            primary: primary.into(),
-            username: None,
-            password: None,
-            answer_timeout: ANSWER_TIMEOUT,
-        }
-    }
-
-    fn majority(&self) -> usize {
-        self.addresses.len() / 2 + 1
-    }
-}
 
 /// A server to talk to, and the failover that made it the primary.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -197,15 +162,6 @@ async fn ask(
         biased;
         answer = conversation => answer,
         () = driver => Err("it hung up".to_owned()),
-    }
-}
-
-pub(super) fn refusal(error: &RedisError, user: &str) -> String {
-    match error.code() {
-        Some("NOAUTH") => "it asks for a password: give `sentinel_password_file`".to_owned(),
-        Some("WRONGPASS") => format!("it refused the password of its user `{user}`"),
-        Some("NOPERM") => format!("its user `{user}` may not ask for the primary's address"),
-        _ => describe(error, user),
     }
 }
 

@@ -5,6 +5,9 @@ use super::super::suite::{FIRST, RealTasks, connection, key};
 use super::super::testing::{RedisServer, RedisTopology, free_port};
 use super::tests::{healed, password, replicated, store_with, unavailable};
 use super::*;
+use crate::store::{Committed, Records as _, StoredConnection, Writer, keyspace};
+use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// Longer than a failover of [`RedisTopology`] takes on a busy machine.
 const FAILOVER: Duration = Duration::from_secs(90);

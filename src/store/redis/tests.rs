@@ -7,6 +7,12 @@ use super::super::suite::{
 };
 use super::super::testing::{RedisServer, free_port};
 use super::*;
+use crate::store::{
+    Change, Committed, Deleted, LeaseNonce, LeaseOf, Leases as _, Pending as _, Records as _, Writer,
+    keyspace,
+};
+use std::time::Duration;
+use zeroize::Zeroizing;
 
 pub(super) fn store_with(config: RedisConfig) -> RedisStore {
     RedisStore::new(config, RealClock::shared(), Arc::new(CountingRandom::new()), Arc::new(RealTasks))
