@@ -42,7 +42,7 @@ pub(super) fn put(
     let granted = authority.scope_naming().scopes_lossy(words);
     let known = Known { held: Held { connection, granted }, is_answer, source, epoch, begun };
     let now = ports.monotonic();
-    let is_shared = ports.repository().store().is_shared();
+    let is_shared = ports.repository().is_shared();
     let is_cached = {
         let mut state = at.state();
         match state.memory.cache(known, now, is_shared) {

@@ -163,7 +163,7 @@ impl Engine {
     pub fn connected(&self, key: &ConnectionKey, sign_in: SignIn) {
         let slot = self.slots.slot(key, self.ports.monotonic());
         self.forget(key, slot.clone(), |other| *other != sign_in && other.number <= sign_in.number);
-        if self.repository().store().is_shared() {
+        if self.repository().is_shared() {
             start_read(&self.ports, self.at(key, &slot));
         }
         self.slots.give_back(key, slot);
@@ -179,7 +179,7 @@ impl Engine {
             return;
         };
         let slot = self.slots.slot(key, self.ports.monotonic());
-        if self.repository().store().is_shared() {
+        if self.repository().is_shared() {
             let (at, now) = (self.ports.now(), self.ports.monotonic());
             slot.state().memory.remember_delete(meant, at, now);
         }
@@ -237,7 +237,7 @@ impl Engine {
     /// Hears of what other replicas do, for as long as this is polled; it never completes.
     pub async fn follow_changes(&self) {
         loop {
-            match self.repository().store().next_change().await {
+            match self.repository().next_change().await {
                 Change::Connection(key) => {
                     if let Some(slot) = self.slots.existing(&key) {
                         slot.tell();

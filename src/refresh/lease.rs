@@ -38,7 +38,7 @@ impl Lease {
         let nonce = LeaseNonce(random_bytes(ports.random()));
         let ttl = ports.settings().lease;
         let until = ports.monotonic().saturating_add(ttl);
-        let taken = ports.repository().store().take_lease(LeaseOf::Connection(key), nonce, ttl).await;
+        let taken = ports.repository().take_lease(LeaseOf::Connection(key), nonce, ttl).await;
         let observer = &ports.deps.observer;
         match taken {
             Ok(LeaseAnswer::Mine { unsettled }) => {
@@ -74,8 +74,8 @@ impl Lease {
         loop {
             ports.sleep(ttl / PROLONG_AFTER).await;
             let until = ports.monotonic().saturating_add(ttl);
-            let store = ports.repository().store();
-            match store.extend_lease(LeaseOf::Connection(key), self.nonce, ttl).await {
+            let repository = ports.repository();
+            match repository.extend_lease(LeaseOf::Connection(key), self.nonce, ttl).await {
                 Ok(true) => self.until.store(millis(until), Ordering::Release),
                 Ok(false) => {
                     ports.deps.observer.lease(LeaseOutcome::Lost);
@@ -92,8 +92,8 @@ impl Lease {
     /// began stays unsettled until somebody's answer is stored.)
     pub(super) async fn release(self, ports: &Arc<Ports>, key: &ConnectionKey, known: bool) {
         let settled = known && !self.unsettled;
-        let store = ports.repository().store();
-        if let Err(error) = store.release_lease(LeaseOf::Connection(key), self.nonce, settled).await {
+        let repository = ports.repository();
+        if let Err(error) = repository.release_lease(LeaseOf::Connection(key), self.nonce, settled).await {
             tracing::warn!(%error, "a lease could not be given back; it ends by itself");
         }
     }

@@ -22,7 +22,7 @@ pub(super) const MOST_OVERTAKEN: usize = 4;
 
 /// The cached connection: read if there is none, and compared with the store if that was too long ago.
 pub(super) async fn look(ports: &Arc<Ports>, at: At<'_>, begun: Duration) -> Result<Arc<Held>, Arc<Failure>> {
-    let is_shared = ports.repository().store().is_shared();
+    let is_shared = ports.repository().is_shared();
     for _ in 0..MOST_LOOKS {
         let now = ports.monotonic();
         let serve_for = || ports.settings().serve_cached_for;
@@ -64,7 +64,7 @@ async fn read(ports: &Arc<Ports>, at: At<'_>) -> Result<(), Arc<Failure>> {
     let begun = ports.monotonic();
     let (epoch, cached) = at.state().memory.begin_read();
     if cached.is_some() {
-        match ports.repository().store().revision(at.key).await {
+        match ports.repository().revision(at.key).await {
             Ok(stored) if stored == cached => {
                 ports.store_answered();
                 at.state().memory.confirmed(begun);
@@ -119,7 +119,7 @@ pub(super) async fn load(ports: &Arc<Ports>, at: At<'_>, epoch: Epoch) -> Result
 async fn delete_again(ports: &Ports, at: At<'_>, loaded: &Loaded) -> Result<(), RepositoryError> {
     tracing::warn!(app = %at.key.app, connection = %at.key.connection, "the store lost a delete that it had acknowledged (a failover?); it is deleted again");
     let sign_in = loaded.connection.profile.sign_in;
-    ports.repository().store().delete(at.key, sign_in, false).await?;
+    ports.repository().delete_sign_in(at.key, sign_in).await?;
     Ok(())
 }
 

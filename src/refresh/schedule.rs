@@ -25,7 +25,7 @@ const LIMIT_KEPT: Duration = Duration::from_secs(180 * 86_400);
 /// Says when a connection is due. A schedule that could not be written keeps the time before, which is
 /// sooner.
 pub(super) async fn schedule(ports: &Ports, key: &ConnectionKey, due_at: Option<Timestamp>) {
-    if let Err(error) = ports.repository().store().schedule(key, due_at).await {
+    if let Err(error) = ports.repository().schedule(key, due_at).await {
         tracing::debug!(%error, "a connection could not be scheduled");
     }
 }
@@ -40,7 +40,7 @@ pub(super) async fn expect(ports: &Ports, key: &ConnectionKey, profile: &Profile
     let now = ports.now();
     schedule(ports, key, due_of(ports, key, &connection, Some(now), jitter(ports))).await;
     // It counts as used: the caller that had it connected will ask for it.
-    if let Err(error) = ports.repository().store().mark_used(key, now).await {
+    if let Err(error) = ports.repository().mark_used(key, now).await {
         tracing::debug!(%error, "a new connection is not noted as used until it is");
     }
 }

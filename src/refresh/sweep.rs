@@ -216,13 +216,13 @@ async fn due_of_ours(ports: &Ports, sweep: &Sweep, shard: u8) -> Result<Option<V
     if !is_ours(ports, sweep, shard).await? {
         return Ok(None);
     }
-    ports.repository().store().due(shard, ports.now(), BATCH).await.map(Some)
+    ports.repository().due(shard, ports.now(), BATCH).await.map(Some)
 }
 
 /// Whether a shard is this replica's to work off; one that nobody has becomes it.
 async fn is_ours(ports: &Ports, sweep: &Sweep, shard: u8) -> Result<bool, StoreError> {
-    let store = ports.repository().store();
-    if !store.is_shared() {
+    let repository = ports.repository();
+    if !repository.is_shared() {
         return Ok(true);
     }
     let now = ports.monotonic();
@@ -232,7 +232,7 @@ async fn is_ours(ports: &Ports, sweep: &Sweep, shard: u8) -> Result<bool, StoreE
     {
         return Ok(ours);
     }
-    let lease = store.take_lease(LeaseOf::Sweep(shard), sweep.nonce, SHARD_LEASE).await;
+    let lease = repository.take_lease(LeaseOf::Sweep(shard), sweep.nonce, SHARD_LEASE).await;
     let ours = matches!(lease, Ok(LeaseAnswer::Mine { .. }));
     sweep.asked.lock().insert(shard, (now, ours));
     lease.map(|_| ours)
@@ -249,7 +249,7 @@ async fn sweep_shard(
     swept: &mut Swept,
 ) -> Result<(), StoreError> {
     let rate = ports.settings().sweep_rate / f64::from(SWEEP_SHARDS);
-    let store = ports.repository().store();
+    let repository = ports.repository();
     for one in due {
         if permits.is_empty() {
             swept.waiting += 1;
@@ -260,10 +260,10 @@ async fn sweep_shard(
         let Some(of_tenant) = sweep.take(shard, Whose::Tenant(tenant), rate * TENANTS_PART, monotonic) else {
             // One tenant's turn costs the others nothing.
             swept.waiting += 1;
-            store.schedule(&one.key, Some(soon(ports, TENANTS_TURN))).await?;
+            repository.schedule(&one.key, Some(soon(ports, TENANTS_TURN))).await?;
             continue;
         };
-        store.schedule(&one.key, Some(soon(ports, TAKEN_UP))).await?;
+        repository.schedule(&one.key, Some(soon(ports, TAKEN_UP))).await?;
         let Some(permit) = permits.pop_front() else { break };
         let permit = permit.and(of_tenant);
         swept.begun += 1;
@@ -280,19 +280,19 @@ async fn sweep_shard(
 async fn tenant_of(ports: &Ports, due: &Due) -> Result<Option<Option<String>>, StoreError> {
     if !ports.knows_app(&due.key.app) {
         // Not configured (any more): its connections are left as they are, and looked at when it may be.
-        ports.repository().store().schedule(&due.key, Some(soon(ports, TAKEN_UP * 60))).await?;
+        ports.repository().schedule(&due.key, Some(soon(ports, TAKEN_UP * 60))).await?;
         return Ok(None);
     }
     match ports.repository().load(&due.key).await {
         Ok(Some(loaded)) => Ok(Some(loaded.connection.profile.account.tid)),
         Ok(None) => {
-            ports.repository().store().schedule(&due.key, None).await?;
+            ports.repository().schedule(&due.key, None).await?;
             Ok(None)
         }
         Err(RepositoryError::Store(error @ StoreError::Unavailable { .. })) => Err(error),
         Err(error) => {
             tracing::warn!(app = %due.key.app, connection = %due.key.connection, %error, "a connection that is due cannot be read; it is left alone for an hour");
-            ports.repository().store().schedule(&due.key, Some(soon(ports, TAKEN_UP * 60))).await?;
+            ports.repository().schedule(&due.key, Some(soon(ports, TAKEN_UP * 60))).await?;
             Ok(None)
         }
     }

@@ -74,7 +74,7 @@ pub(super) async fn with_lease(
             Taken::Mine(lease) => {
                 // It may have been another replica's until just now; and the store may show less than is
                 // cached.
-                let revision = ports.repository().store().revision(key).await;
+                let revision = ports.repository().revision(key).await;
                 let ours = Some(loaded.connection.revision);
                 let is_there = revision.as_ref().is_ok_and(|stored| *stored == ours);
                 if !is_there || at.state().memory.cached_revision() != ours {

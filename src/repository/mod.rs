@@ -195,11 +195,6 @@ impl Repository {
         &self.keyring
     }
 
-    /// The store beneath, for what needs no opening.
-    pub fn store(&self) -> &dyn Store {
-        self.store.as_ref()
-    }
-
     /// Looks a connection up.
     pub async fn load(&self, key: &ConnectionKey) -> Result<Option<Loaded>, RepositoryError> {
         match self.store.load(key).await.map_err(|error| self.store_error(of(key), error))? {
