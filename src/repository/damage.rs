@@ -1,7 +1,8 @@
-//! Records that are there and cannot be used: they do not open, or are not what this version writes. That is damage, somebody's
-//! tampering, or a sealing key that is missing.
+//! Records that are there and cannot be used: they do not open, or are not what this version writes. That is
+//! damage, somebody's tampering, or a sealing key that is missing.
 //!
-//! Invariant: each is told to the [`DamageObserver`] where it is found, and there is no other way to make one.
+//! Invariant: each is told to the [`DamageObserver`] where it is found, and there is no other way to make
+//! one.
 
 use super::{Kind, Repository, RepositoryError};
 use crate::domain::id::ConnectionKey;
@@ -111,7 +112,8 @@ impl Repository {
         self.tell(Damage { owner, field, cause: Cause::Format })
     }
 
-    /// What the store said of a connection's record: where its outer form cannot be read, that is that connection's.
+    /// What the store said of a connection's record: where its outer form cannot be read, that is that
+    /// connection's.
     pub(super) fn store_error(&self, owner: Owner, error: StoreError) -> RepositoryError {
         match error {
             StoreError::Corrupt { cause, .. } => {

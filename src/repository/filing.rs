@@ -1,8 +1,9 @@
 //! What short-lived records are filed under.
 //!
-//! Whoever may look at the store sees names: in its backups, by `SCAN`, by `MONITOR`. So nothing that lets its bearer in (a link,
-//! a `state`, a one-time code) stands in one: it is filed under its hash. That is kept by type. A [`FiledUnder`] is made of a
-//! hash, of a session's id (which it hashes), or of names that are no secret.
+//! Whoever may look at the store sees names: in its backups, by `SCAN`, by `MONITOR`. So nothing that lets
+//! its bearer in (a link, a `state`, a one-time code) stands in one: it is filed under its hash. That is kept
+//! by type. A [`FiledUnder`] is made of a hash, of a session's id (which it hashes), or of names that are no
+//! secret.
 
 use std::fmt::Write as _;
 use std::iter;
@@ -44,8 +45,9 @@ pub struct FiledUnder {
 }
 
 impl FiledUnder {
-    /// That of a session: the hash of its id, which is the link. One that a build before 0.3 made is under the id itself, and
-    /// stays there. A hash has the form of an id, but not its length: the name of a session must not open that session.
+    /// That of a session: the hash of its id, which is the link. One that a build before 0.3 made is under
+    /// the id itself, and stays there. A hash has the form of an id, but not its length: the name of a
+    /// session must not open that session.
     pub fn session(id: &SessionId) -> Self {
         let could_be_ours = id.expose().len() == ID_LENGTH;
         let before = could_be_ours.then(|| Zeroizing::new(id.expose().to_owned()));

@@ -1,4 +1,5 @@
-//! Answers of the authority that the store has not taken: kept in memory, and sealed in the journal where there is one.
+//! Answers of the authority that the store has not taken: kept in memory, and sealed in the journal where
+//! there is one.
 
 use std::borrow::Cow;
 
@@ -32,8 +33,8 @@ pub struct Unstored {
     pub connection: Connection,
     /// The grant that was sealed …
     pub grant: Grant,
-    /// … and the refresh token that was used to get it: if somebody's verdict was stored meanwhile, and the grant there is
-    /// still the one that was used, the answer goes on top.
+    /// … and the refresh token that was used to get it: if somebody's verdict was stored meanwhile, and the
+    /// grant there is still the one that was used, the answer goes on top.
     pub used: RefreshToken,
 }
 
@@ -90,8 +91,8 @@ impl Repository {
         Ok(primary.seal(&place(&name), &bytes, self.random.as_ref()))
     }
 
-    /// Counts the entries of the journal by the keys that they need, and seals those anew with the primary of now that need
-    /// another one. One that does not open is counted under the key that it names, and left.
+    /// Counts the entries of the journal by the keys that they need, and seals those anew with the primary of
+    /// now that need another one. One that does not open is counted under the key that it names, and left.
     pub async fn rewrap_journal(&self) -> Result<ByKey, RepositoryError> {
         const DOING: &str = "sealing an entry of the journal anew";
         let mut counts = ByKey::new();

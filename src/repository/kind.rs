@@ -64,8 +64,8 @@ impl Kind {
         Kind::Replicas,
     ];
 
-    /// Whether such a record outlives the replacing of a sealing key, and has to be sealed anew for it. The others go by
-    /// themselves, within a day.
+    /// Whether such a record outlives the replacing of a sealing key, and has to be sealed anew for it. The
+    /// others go by themselves, within a day.
     pub(super) fn lasts(self) -> bool {
         match self {
             Kind::IdleLimit

@@ -1,12 +1,12 @@
-//! The repository: opened connections and sessions for the use cases, sealed records for the store. It is the one
-//! room that knows both the keyring and the store, and neither knows of the other.
+//! The repository: opened connections and sessions for the use cases, sealed records for the store. It is the
+//! one room that knows both the keyring and the store, and neither knows of the other.
 //!
 //! Invariants:
 //! 1. Nothing enters the store unsealed, and nothing that lets its bearer in stands in a name.
-//! 2. Each field is sealed for its app, connection, field and generation, all fields of a record by one key; a record whose
-//!    fields do not open together is refused whole.
-//! 3. A grant is opened only by those who are about to use it: looking at a connection, or serving a token that is
-//!    held, never has a refresh token in memory.
+//! 2. Each field is sealed for its app, connection, field and generation, all fields of a record by one key;
+//!    a record whose fields do not open together is refused whole.
+//! 3. A grant is opened only by those who are about to use it: looking at a connection, or serving a token
+//!    that is held, never has a refresh token in memory.
 
 mod damage;
 mod filing;
@@ -100,16 +100,16 @@ impl Connection {
         }
     }
 
-    /// Whether it is an earlier state than `other`: a store that shows it has lost something. A generation alone does not say,
-    /// for what was lost may have been followed by a verdict on what it had replaced.
+    /// Whether it is an earlier state than `other`: a store that shows it has lost something. A generation
+    /// alone does not say, for what was lost may have been followed by a verdict on what it had replaced.
     pub fn is_before(&self, other: &Connection) -> bool {
         let (mine, theirs) = (self.grant_place(), other.grant_place());
         mine.is_before(&theirs) || (mine == theirs && self.revision.generation < other.revision.generation)
     }
 }
 
-/// Where a grant stands among those of its connection's name: which sign-in it descends from, and how often that one's has
-/// worked.
+/// Where a grant stands among those of its connection's name: which sign-in it descends from, and how often
+/// that one's has worked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GrantPlace {
     sign_in: SignIn,
@@ -118,8 +118,8 @@ pub struct GrantPlace {
 }
 
 impl GrantPlace {
-    /// Whether it surely is the earlier one. Of two sign-ins both must say so, their numbers and when they were: where the
-    /// store has lost deletes and sign-ins, a later one may have the lower number.
+    /// Whether it surely is the earlier one. Of two sign-ins both must say so, their numbers and when they
+    /// were: where the store has lost deletes and sign-ins, a later one may have the lower number.
     pub fn is_before(&self, other: &GrantPlace) -> bool {
         if self.sign_in == other.sign_in {
             return self.renewals < other.renewals;
@@ -210,8 +210,8 @@ impl Repository {
         wire::decode_grant(&bytes).ok_or_else(|| self.format_error(of(key), GRANT))
     }
 
-    /// Seals and stores what a user's sign-in brought, in the place of `before`, or of nothing, and says with which revision.
-    /// `floor` is the number of the store's: one that a delete has come after is not stored.
+    /// Seals and stores what a user's sign-in brought, in the place of `before`, or of nothing, and says with
+    /// which revision. `floor` is the number of the store's: one that a delete has come after is not stored.
     pub async fn connect(
         &self,
         key: &ConnectionKey,
@@ -228,7 +228,8 @@ impl Repository {
         Ok((committed, sealed.revision))
     }
 
-    /// Seals and stores a connection if its stored revision still is `expected`: the new revision when it was.
+    /// Seals and stores a connection if its stored revision still is `expected`: the new revision when it
+    /// was.
     pub async fn commit(
         &self,
         key: &ConnectionKey,
@@ -243,8 +244,8 @@ impl Repository {
         Ok((committed, sealed.revision))
     }
 
-    /// Seals a connection with the generation after `after`, without storing it. Committing one sealed value again after
-    /// a lost answer is safe; sealing anew would not be.
+    /// Seals a connection with the generation after `after`, without storing it. Committing one sealed value
+    /// again after a lost answer is safe; sealing anew would not be.
     pub fn seal(
         &self,
         key: &ConnectionKey,
@@ -268,8 +269,9 @@ impl Repository {
         }
     }
 
-    /// Stores what [`Repository::seal`] made; if that was sealed by a key that is not the primary any more, by the primary of now,
-    /// and of the same revision all the same: a key that was counted away never comes back with what was long held.
+    /// Stores what [`Repository::seal`] made; if that was sealed by a key that is not the primary any more,
+    /// by the primary of now, and of the same revision all the same: a key that was counted away never comes
+    /// back with what was long held.
     pub async fn commit_sealed(
         &self,
         key: &ConnectionKey,
@@ -281,8 +283,9 @@ impl Repository {
         Ok(self.store.commit(key, Some(expected), anew.as_ref().unwrap_or(sealed), writer).await?)
     }
 
-    /// Destroys a connection as it is now, for its user or whoever speaks for them: which sign-in that was, or none when
-    /// there was none. What has begun to be connected is meant too; what begins after this is not.
+    /// Destroys a connection as it is now, for its user or whoever speaks for them: which sign-in that was,
+    /// or none when there was none. What has begun to be connected is meant too; what begins after this is
+    /// not.
     pub async fn delete(&self, key: &ConnectionKey) -> Result<Option<SignIn>, RepositoryError> {
         for _ in 0..DELETE_TRIES {
             let meant = match self.store.revision(key).await {
@@ -303,8 +306,8 @@ impl Repository {
         Err(StoreError::Unavailable { doing, cause: "it is connected anew again and again".into() }.into())
     }
 
-    /// A page of an app's connections; only their profiles are opened. Those that do not open are left out and
-    /// counted.
+    /// A page of an app's connections; only their profiles are opened. Those that do not open are left out
+    /// and counted.
     pub async fn list(
         &self,
         app: &AppName,
@@ -321,8 +324,8 @@ impl Repository {
         Ok(listed)
     }
 
-    /// Those of these connections of an app that are there, as they may be shown, in their order. Nothing else is read.
-    /// One whose record is damaged is left out as in a list.
+    /// Those of these connections of an app that are there, as they may be shown, in their order. Nothing
+    /// else is read. One whose record is damaged is left out as in a list.
     pub async fn profiles(
         &self,
         app: &AppName,

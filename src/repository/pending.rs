@@ -25,7 +25,8 @@ pub struct Taken<T> {
     found_under: String,
 }
 
-/// As [`RepositoryError`]; a pending record that does not open counts as absent only to those who ask from outside.
+/// As [`RepositoryError`]; a pending record that does not open counts as absent only to those who ask from
+/// outside.
 pub type PendingError = RepositoryError;
 
 impl Repository {
@@ -56,8 +57,8 @@ impl Repository {
         Ok(None)
     }
 
-    /// Replaces a pending record if it still is the one that was read; none is for one that was not there. False, and nothing changed,
-    /// otherwise.
+    /// Replaces a pending record if it still is the one that was read; none is for one that was not there.
+    /// False, and nothing changed, otherwise.
     pub async fn swap_pending<T: Serialize>(
         &self,
         kind: Kind,
@@ -76,8 +77,9 @@ impl Repository {
             .await?)
     }
 
-    /// Changes a record that others change too, and that may not be there yet: it is read, changed and replaced if it still is what
-    /// was read, again and again. What it is then; none where others kept changing it. What `change` refuses is not written.
+    /// Changes a record that others change too, and that may not be there yet: it is read, changed and
+    /// replaced if it still is what was read, again and again. What it is then; none where others kept
+    /// changing it. What `change` refuses is not written.
     pub async fn change_pending<T: Serialize + DeserializeOwned + Default + Clone, E: From<PendingError>>(
         &self,
         kind: Kind,
@@ -136,8 +138,8 @@ impl Repository {
         Ok(())
     }
 
-    /// A place in a list, sealed: nobody reads it, and nobody makes one up. All are of one length, for that of a name that is
-    /// none of the reader's business is none either.
+    /// A place in a list, sealed: nobody reads it, and nobody makes one up. All are of one length, for that
+    /// of a name that is none of the reader's business is none either.
     pub fn seal_cursor(&self, list: &str, name: &str) -> String {
         let padded = format!("{name:\0<256}");
         URL_SAFE_NO_PAD.encode(self.keyring.seal(

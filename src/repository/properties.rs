@@ -17,7 +17,8 @@ use crate::store::{Revision, StoredConnection, record};
 use crate::system::{SystemClock, SystemRandom, TokioTasks};
 use crate::testkit::SeededRandom;
 
-/// Panics if a field is read as something else than it would be when it is written anew. The first byte says which field it is.
+/// Panics if a field is read as something else than it would be when it is written anew. The first byte says
+/// which field it is.
 pub fn a_field_is_read_as_it_is_written(input: &[u8]) {
     let Some((field, bytes)) = input.split_first() else { return };
     let rewritten = |bytes: &[u8]| match field % 4 {
@@ -32,8 +33,9 @@ pub fn a_field_is_read_as_it_is_written(input: &[u8]) {
     }
 }
 
-/// Panics if an entry of the journal is taken that would be another one when it is written anew. The first byte says what the rest takes
-/// the place of: the sealed entry, the opened one, its record, or one of the record's three fields.
+/// Panics if an entry of the journal is taken that would be another one when it is written anew. The first
+/// byte says what the rest takes the place of: the sealed entry, the opened one, its record, or one of the
+/// record's three fields.
 pub fn a_journal_entry_is_read_as_it_is_written(input: &[u8]) {
     const NAME: &str = "30313233343536373839616263646566";
     let Some((level, bytes)) = input.split_first() else { return };

@@ -1,7 +1,8 @@
-//! Sealing anew: what was sealed by another key than the one that seals now, for as long as keys are replaced.
+//! Sealing anew: what was sealed by another key than the one that seals now, for as long as keys are
+//! replaced.
 //!
-//! Nothing is decoded here. A field is opened and sealed as it is, for its own place and generation, so what a newer version wrote
-//! stays whole; and what does not open is not touched.
+//! Nothing is decoded here. A field is opened and sealed as it is, for its own place and generation, so what
+//! a newer version wrote stays whole; and what does not open is not touched.
 
 use std::collections::BTreeMap;
 
@@ -40,8 +41,8 @@ impl Repository {
         Ok(SealedBy { records: records.collect(), next: page.next })
     }
 
-    /// Whether a record of this kind is sealed anew: one that is short-lived is not, for whoever replaces it expects the
-    /// bytes that they read.
+    /// Whether a record of this kind is sealed anew: one that is short-lived is not, for whoever replaces it
+    /// expects the bytes that they read.
     pub fn lasts(of: &RecordOf) -> bool {
         match of {
             RecordOf::Connection(_) => true,

@@ -1,5 +1,5 @@
-//! What the store keeps in the clear: leases, the schedule, floors and counts. Nothing here is opened, so nothing here can be
-//! damaged: the only error is the store's own.
+//! What the store keeps in the clear: leases, the schedule, floors and counts. Nothing here is opened, so
+//! nothing here can be damaged: the only error is the store's own.
 
 use std::time::Duration;
 
@@ -42,8 +42,8 @@ impl Repository {
         self.store.floor(key).await
     }
 
-    /// Destroys the connection of this very sign-in. One that has only begun may be stored afterwards, unlike with
-    /// [`Repository::delete`].
+    /// Destroys the connection of this very sign-in. One that has only begun may be stored afterwards, unlike
+    /// with [`Repository::delete`].
     pub async fn delete_sign_in(&self, key: &ConnectionKey, meant: SignIn) -> Result<Deleted, StoreError> {
         self.store.delete(key, meant, false).await
     }

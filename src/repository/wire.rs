@@ -1,5 +1,6 @@
-//! How opened fields are written before they are sealed: JSON, additive only, so that the version before reads what
-//! this one writes. This and the authority's wire are the only places that put a secret into bytes.
+//! How opened fields are written before they are sealed: JSON, additive only, so that the version before
+//! reads what this one writes. This and the authority's wire are the only places that put a secret into
+//! bytes.
 
 use std::borrow::Cow;
 
@@ -149,7 +150,8 @@ pub(super) fn decode_grant(bytes: &[u8]) -> Option<Option<Grant>> {
     }))
 }
 
-/// Encodes into a buffer that is wiped when dropped; `size` is ample, so that it does not grow and leave copies.
+/// Encodes into a buffer that is wiped when dropped; `size` is ample, so that it does not grow and leave
+/// copies.
 fn encode<T: Serialize>(value: &T, size: usize) -> Zeroizing<Vec<u8>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(size));
     serde_json::to_writer(&mut *bytes, value).expect("these types have no map keys that JSON lacks");

@@ -1,23 +1,24 @@
 //! The store of one process: a redb file on local disk.
 //!
-//! **Writes** go through one thread. It drains its queue, applies everything in one transaction (each operation judged
-//! for itself, in the order of arrival, seeing those before it), commits durably once, and answers all: so a disk that
-//! syncs 500 times a second still takes thousands of commits. When the commit fails, everyone is told
-//! [`StoreError::Unavailable`]: what reached the disk is not known, and every operation is safe to repeat. redb refuses
-//! to go on after an I/O error until its file is opened anew, so that is what the thread does then, at once and again
-//! with later operations until it works; a disk that was full heals without a restart.
+//! **Writes** go through one thread. It drains its queue, applies everything in one transaction (each
+//! operation judged for itself, in the order of arrival, seeing those before it), commits durably once, and
+//! answers all: so a disk that syncs 500 times a second still takes thousands of commits. When the commit
+//! fails, everyone is told [`StoreError::Unavailable`]: what reached the disk is not known, and every
+//! operation is safe to repeat. redb refuses to go on after an I/O error until its file is opened anew, so
+//! that is what the thread does then, at once and again with later operations until it works; a disk that was
+//! full heals without a restart.
 //!
-//! **Reads** see the last commit and never wait for a writer. They run on the blocking pool. In a debug build a read
-//! took 6 µs in place and 64 µs by way of the pool (33 µs and at worst 0.4 ms in place beside 9,000 commits a second),
-//! all from redb's cache; but one that misses the cache waits for the disk, and must not hold up a worker that serves
-//! others meanwhile. The difference does not matter: no connection is read on the hot path ([`Store::is_shared`] is
-//! false, so what the process holds in memory is never stale).
+//! **Reads** see the last commit and never wait for a writer. They run on the blocking pool. In a debug build
+//! a read took 6 µs in place and 64 µs by way of the pool (33 µs and at worst 0.4 ms in place beside 9,000
+//! commits a second), all from redb's cache; but one that misses the cache waits for the disk, and must not
+//! hold up a worker that serves others meanwhile. The difference does not matter: no connection is read on
+//! the hot path ([`Store::is_shared`] is false, so what the process holds in memory is never stale).
 //!
 //! **One process.** redb locks the file; a second process is refused at start.
 //!
-//! **Files.** `tokenward.redb`, mode 0600, in a directory that only its owner may enter. It is made under another name
-//! and linked into place once it holds its meta row, so a file without one was never finished or is damaged, and is
-//! refused: an empty store must never pass for a lost one.
+//! **Files.** `tokenward.redb`, mode 0600, in a directory that only its owner may enter. It is made under
+//! another name and linked into place once it holds its meta row, so a file without one was never finished or
+//! is damaged, and is refused: an empty store must never pass for a lost one.
 
 mod batch;
 mod file;
@@ -52,7 +53,8 @@ use super::{Change, Store, StoreError};
 use crate::domain::random::Random;
 use crate::domain::time::Clock;
 
-/// How long an operation waits for room in a full queue before it is refused: longer than any healthy disk needs.
+/// How long an operation waits for room in a full queue before it is refused: longer than any healthy disk
+/// needs.
 const QUEUE_WAIT: Duration = Duration::from_secs(5);
 
 /// How to open an embedded store.
@@ -162,7 +164,8 @@ impl Drop for EmbeddedStore {
     fn drop(&mut self) {
         drop(self.jobs.take());
         if let Some(writer) = self.writer.take() {
-            // It ends once the queue is empty: one transaction away. A panic in it was answered as an error already.
+            // It ends once the queue is empty: one transaction away. A panic in it was answered as an error
+            // already.
             let _ended = writer.join();
         }
     }

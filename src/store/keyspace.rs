@@ -1,8 +1,8 @@
 //! How things are named in both stores.
 //!
-//! **Embedded.** One table of connections, keyed `app:connection`. An app's name never holds a `:`, so the first one
-//! ends it, and the connections of an app are exactly the range from `app:` up to `app;` (`;` follows `:`), ordered by
-//! the bytes of their names.
+//! **Embedded.** One table of connections, keyed `app:connection`. An app's name never holds a `:`, so the
+//! first one ends it, and the connections of an app are exactly the range from `app:` up to `app;` (`;`
+//! follows `:`), ordered by the bytes of their names.
 //!
 //! **Redis.** Everything begins with `tokenward:`, so that one ACL pattern (`~tokenward:*`) covers all of it.
 //!
@@ -22,21 +22,23 @@
 //!
 //! and `tokenward:changes` is the channel on which each change of a connection is told.
 //!
-//! The braces are Redis Cluster's hash tag: only what is within decides the slot. No name can hold a brace, so nobody
-//! can move a key to another slot, or one name's key onto another's.
+//! The braces are Redis Cluster's hash tag: only what is within decides the slot. No name can hold a brace,
+//! so nobody can move a key to another slot, or one name's key onto another's.
 //!
-//! In a Cluster a record and its app's index live in different slots, and no script may touch both. (Tagging by app
-//! alone would put an app's every connection into one slot, which is to say: one node for most installations.) So the
-//! record alone is the truth and changes in one atomic script, and the index only helps to find it:
+//! In a Cluster a record and its app's index live in different slots, and no script may touch both. (Tagging
+//! by app alone would put an app's every connection into one slot, which is to say: one node for most
+//! installations.) So the record alone is the truth and changes in one atomic script, and the index only
+//! helps to find it:
 //!
-//! - A create adds the name *before* the record: a crash in between leaves a name without a record, which a list skips
-//!   and takes out again. The other way round it would leave a record that no list shows.
-//! - A delete takes the name out *after* the record, then looks once more, and puts the name back if the record has
-//!   been made anew meanwhile. A create adds the name a second time after the record. So whichever way a delete and a
-//!   create of one name interleave, whoever comes last sees the other.
-//! - What is left: a process that dies between taking a name out and looking once more, while another one creates that
-//!   very connection. Every later commit adds the name again (it costs nothing: both go out in one round trip), so such
-//!   a connection is missing in lists until its next refresh, and is served all the while.
+//! - A create adds the name *before* the record: a crash in between leaves a name without a record, which a
+//!   list skips and takes out again. The other way round it would leave a record that no list shows.
+//! - A delete takes the name out *after* the record, then looks once more, and puts the name back if the
+//!   record has been made anew meanwhile. A create adds the name a second time after the record. So whichever
+//!   way a delete and a create of one name interleave, whoever comes last sees the other.
+//! - What is left: a process that dies between taking a name out and looking once more, while another one
+//!   creates that very connection. Every later commit adds the name again (it costs nothing: both go out in
+//!   one round trip), so such a connection is missing in lists until its next refresh, and is served all the
+//!   while.
 
 use std::sync::LazyLock;
 
@@ -96,7 +98,8 @@ pub const REDIS_IDENTITY: &str = "tokenward:identity";
 /// How many slots a Redis Cluster has.
 pub const SLOTS: u16 = 16_384;
 
-/// The slot of a Redis Cluster that a key lives in: what stands in the first braces decides, if anything does.
+/// The slot of a Redis Cluster that a key lives in: what stands in the first braces decides, if anything
+/// does.
 pub fn slot(key: &str) -> u16 {
     let tag = key
         .split_once('{')
@@ -154,8 +157,8 @@ fn crc16(bytes: &[u8]) -> u16 {
 /// The channel on which changes are told.
 pub const REDIS_CHANGES: &str = "tokenward:changes";
 
-/// The shard that a connection's due time is kept in: FNV-1a over its key, the same in every version and process, and mixed
-/// once more, for names that differ in their last letters differ in few bits of it.
+/// The shard that a connection's due time is kept in: FNV-1a over its key, the same in every version and
+/// process, and mixed once more, for names that differ in their last letters differ in few bits of it.
 pub fn shard(key: &ConnectionKey) -> u8 {
     let hash = key.to_string().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

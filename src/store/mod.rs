@@ -1,16 +1,17 @@
-//! The store: where connections live. It holds bytes that were sealed before they came here.
+//! The store: where connections live. It holds bytes that were sealed before they came here. [`Store`] is
+//! what the core asks of it.
 //!
 //! May know: `domain`'s names and times, and its own engine. Cannot open a record and never needs to.
 //!
 //! Invariants:
-//! 1. A commit happens exactly when the stored revision equals the expected one and nobody else holds the lease, in one
-//!    atomic step (I5).
+//! 1. A commit happens exactly when the stored revision equals the expected one and nobody else holds the
+//!    lease, in one atomic step (I5).
 //! 2. What was acknowledged is durable as far as the engine's own promise goes (SEMANTICS.md).
-//! 3. A pending record is taken at most once, whoever asks, from wherever (I10).
-//! 4. A lost or refused store is an error, never "not found"; so is one that is not the one that was there before.
-//! 5. What was sealed anew is never replaced by what it was before, by a commit that is repeated either.
+//! 3. A pending record is taken at most once, by any caller of any process (I10).
+//! 4. A store that is lost, refuses, or is not the one that was there before, is an error, never "not found".
+//! 5. A resealed record is never replaced by the bytes from before, not by a repeated commit either.
 //!
-//! The one hard problem: an answer that did not come. Every operation here is safe to repeat.
+//! The one hard problem: an answer that did not come. So every operation is safe to repeat.
 
 pub mod embedded;
 pub mod keyspace;
@@ -35,13 +36,14 @@ use crate::domain::connection::SignIn;
 use crate::domain::id::{ConnectionKey, ConnectionName};
 use crate::domain::time::Timestamp;
 
-/// Which state of a record this is. The nonce is random, so that a number handed out twice (a failover that
-/// dropped the last write, a connection deleted and made again) is still another revision.
+/// Identifies one state of a record. The nonce is random, so two states with the same generation still
+/// differ. (A failover that loses the last write can hand out a generation twice, and so can a connection
+/// that is deleted and made again.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Revision {
-    /// Which of the connection's sign-ins it descends from.
+    /// The sign-in that the state descends from.
     pub sign_in: SignIn,
-    /// Counts up with every commit.
+    /// Rises with every commit.
     pub generation: u64,
     /// Random, new with every commit.
     pub nonce: [u8; 16],
@@ -60,7 +62,8 @@ pub struct StoredConnection {
     pub grant: Vec<u8>,
 }
 
-/// What a connection's record begins with: all that it takes to show it. Its tokens and its grant are not read.
+/// The beginning of a connection's record: enough to show the connection, without reading its tokens or its
+/// grant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredProfile {
     /// Which state this is.
@@ -75,19 +78,21 @@ impl From<StoredConnection> for StoredProfile {
     }
 }
 
-/// What became of a commit.
+/// The answer to a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Committed {
     /// It is stored.
     Done,
-    /// The stored revision was another one (or there was none, or one where none was expected): nothing changed.
+    /// The stored revision is not the expected one, or the connection was to be created and is there, or is
+    /// below its floor: nothing changed.
     Conflict,
-    /// Somebody else holds the connection's lease: nothing changed, and once they are done it may be tried again.
+    /// Another replica holds the connection's lease: nothing changed. The commit may be tried again once that
+    /// lease is over.
     Fenced,
 }
 
-/// The random value that names one holding of a lease. A commit carries it, so that a holder whose lease has passed to
-/// somebody else loses; a counter would not do, since a failover can hand the same number out twice.
+/// The random value that identifies one holding of a lease. A commit carries it and is refused if another
+/// nonce holds the lease by then. (A failover can hand out the same number twice, so a counter would not do.)
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LeaseNonce(pub [u8; 16]);
 
@@ -97,7 +102,7 @@ impl std::fmt::Debug for LeaseNonce {
     }
 }
 
-/// What a lease is of.
+/// What a lease is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LeaseOf<'a> {
     /// The right to refresh one connection.
@@ -108,45 +113,47 @@ pub enum LeaseOf<'a> {
     Rewrap,
 }
 
-/// The answer to an attempt at a lease. (The third one, that the store cannot be reached, is the error.)
+/// The answer to an attempt to take a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseAnswer {
-    /// Ours, until its time to live has passed since it was asked for.
+    /// It is ours. Its time to live counts from before the store was asked.
     Mine {
-        /// An earlier holder began to use a grant of this sign-in, and nobody ever learnt how that ended.
+        /// An earlier holder began to use a grant of this sign-in, and no replica knows how that ended.
         unsettled: bool,
     },
-    /// Someone else's, for so long at the most.
+    /// Another replica holds it.
     Theirs {
-        /// What is left of it.
+        /// The time until that lease ends at the latest.
         left: Duration,
     },
 }
 
-/// On whose word a commit is made.
+/// Who makes a commit, and so which rules it is under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Writer {
-    /// The holder of the connection's lease, with what the authority granted: refused with [`Committed::Fenced`] while
-    /// somebody else holds it. When it is stored, the lease is given back and what its holder began is settled.
+    /// The holder of the connection's lease, with a grant from the authority. Refused with
+    /// [`Committed::Fenced`] while another replica holds the lease. When it is stored, the lease goes back,
+    /// and what its holder began is settled.
     Lease(LeaseNonce),
-    /// The same with what leaves the grant that is there: the authority's verdict, or an answer without a new refresh token.
-    /// What somebody else began with it since stays in doubt.
+    /// The holder of the lease, with a change that leaves the grant as it is: a verdict of the authority, or
+    /// an answer without a new refresh token. It does not settle what other holders began with the grant.
     Verdict(LeaseNonce),
-    /// A user's sign-in. It needs no lease, for it uses no grant: it brings one, and nothing that was begun with the one
-    /// before matters any more. Only whoever holds the lease now may be about to use the new one.
+    /// A user's sign-in. It brings a new grant and uses none, so it needs no lease. It settles what was begun
+    /// with the old grant, unless another replica holds the lease: that one may be about to use the new
+    /// grant.
     SignIn,
-    /// An operator's act, which leaves the grant and whatever is under way as they are.
+    /// An operator's act. It leaves the grant, the lease and what was begun as they are.
     Operator,
-    /// Whoever stores again what the store had and has lost: refused with [`Committed::Fenced`] while anybody holds the
-    /// lease.
+    /// A record that a failover lost is stored again. Refused with [`Committed::Fenced`] while any replica
+    /// holds the lease.
     Again {
-        /// What is there is another grant than what is put over it.
+        /// The stored record has another grant than the one that is put in its place.
         replaces_grant: bool,
     },
 }
 
 impl Writer {
-    /// Whose lease it is made under.
+    /// The lease that the commit is made under.
     pub fn lease(self) -> Option<LeaseNonce> {
         match self {
             Writer::Lease(nonce) | Writer::Verdict(nonce) => Some(nonce),
@@ -154,7 +161,7 @@ impl Writer {
         }
     }
 
-    /// Whether it must not happen while somebody else holds the lease.
+    /// True if the commit is refused while another replica holds the lease.
     pub fn is_fenced(self) -> bool {
         match self {
             Writer::Lease(_) | Writer::Verdict(_) | Writer::Again { .. } => true,
@@ -162,7 +169,8 @@ impl Writer {
         }
     }
 
-    /// Whether it puts another grant in the place of the one that is there, so that no doubt about that one matters.
+    /// True if the commit replaces the stored grant, so that what was begun with that grant no longer
+    /// matters.
     pub fn replaces_grant(self) -> bool {
         match self {
             Writer::Lease(_) | Writer::SignIn => true,
@@ -172,30 +180,30 @@ impl Writer {
     }
 }
 
-/// A connection whose time to be looked at has come.
+/// A connection that is due for a look.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Due {
-    /// Which.
+    /// The connection.
     pub key: ConnectionKey,
-    /// Since when.
+    /// When it became due.
     pub due_at: Timestamp,
-    /// When it was last noted that somebody used it ([`Schedule::mark_used`]).
+    /// Its last noted use ([`Schedule::mark_used`]).
     pub used_at: Option<Timestamp>,
 }
 
-/// What is due is kept in this many shards, so that replicas can share the work.
+/// The number of shards of the schedule: replicas share the work by shard.
 pub const SWEEP_SHARDS: u8 = 16;
 
-/// What another process did to the store.
+/// A change that another process made to the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// This connection was committed or deleted, or its lease was given back.
     Connection(ConnectionKey),
-    /// Changes may have been missed: anything may be another than it was.
+    /// Messages may have been lost: any connection may have changed.
     Missed,
 }
 
-/// When a pending record expires. A store with its own clock is told the instant, Redis the time that is left: the two
+/// When a pending record expires. The embedded store needs the instant, Redis the time to live: here they
 /// always agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadline {
@@ -225,14 +233,14 @@ impl Deadline {
 pub struct ConnectionPage {
     /// The connections of this page.
     pub connections: Vec<(ConnectionName, StoredProfile)>,
-    /// The name to continue after; none on the last page.
+    /// The name after which the next page begins; `None` on the last page.
     pub next: Option<ConnectionName>,
 }
 
 /// What went wrong with the store. Whose fault: the operator's or the network's, never a caller's.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// It could not be reached, timed out or is not able to serve now; it will heal by itself or by its operator.
+    /// The store could not be reached, timed out or cannot serve now. It heals by itself or by its operator.
     #[error("the store could not be reached while {doing}: {cause}")]
     Unavailable {
         /// What we were doing.
@@ -240,7 +248,7 @@ pub enum StoreError {
         /// Why, without any stored byte.
         cause: String,
     },
-    /// What is stored cannot be read: another format, or damage.
+    /// A stored record cannot be read: it has another format, or is damaged.
     #[error("a stored record cannot be read while {doing}: {cause}")]
     Corrupt {
         /// What we were doing.
@@ -260,120 +268,122 @@ impl StoreError {
     }
 }
 
-/// For how long it is remembered that a name's connection was deleted. A sign-in that is still on its way after that, to be
-/// stored where nothing is, would be.
+/// How long the floor of a deleted connection is kept. A sign-in that began before the delete and is to be
+/// stored later than this would be stored.
 pub const FLOOR_KEPT: Duration = Duration::from_secs(24 * 3600);
 
-/// What deletes leave of a connection's name.
+/// The mark that deletes leave on a connection's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Floor {
-    /// The least number of a sign-in that the connection may be made with: above everything that was deleted.
+    /// A new connection of this name needs a sign-in with at least this number: it is above everything
+    /// deleted.
     pub number: u64,
-    /// Rises with every delete that has the last word on what had begun before it.
+    /// Rises with every delete that also refuses the sign-ins that had only begun.
     pub cut: u64,
 }
 
-/// That of a name of which nothing is remembered.
+/// The floor of a name on which no delete left a mark.
 pub const LOWEST_FLOOR: Floor = Floor { number: 1, cut: 0 };
 
-/// What became of a delete.
+/// The answer to a delete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deleted {
-    /// It was there, and is no more.
+    /// The connection was there and is gone.
     Gone,
-    /// There was none.
+    /// There was no connection.
     Absent,
-    /// There is one of another sign-in than was meant: nothing changed.
+    /// The connection descends from another sign-in than was meant: nothing changed.
     Another,
 }
 
-/// Whether one more was counted.
+/// The answer to a count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Counted {
-    /// It counts.
+    /// The entry counts.
     In,
-    /// There are as many as there may be: nothing changed.
+    /// The limit is reached: nothing changed.
     Full {
-        /// Of which there are as many.
+        /// The limit that is reached.
         which: Full,
-        /// When the first of them ends, unless it is counted out before.
+        /// When the first of the counted entries ends, unless it is counted out before.
         until: Timestamp,
     },
 }
 
-/// Of what there are as many as there may be.
+/// A limit on counted entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
-    /// Of the owner's entries.
+    /// On all entries of the owner.
     Owner,
-    /// Of those of the group.
+    /// On those of the group.
     Group,
 }
 
-/// How many entries may count at once.
+/// Limits on the entries that count at once.
 #[derive(Debug, Clone, Copy)]
 pub struct Most<'a> {
-    /// Of the owner's: at least 1, at most [`MOST_COUNTED`].
+    /// On those of the owner: at least 1, at most [`MOST_COUNTED`].
     pub of_owner: usize,
-    /// Of those that belong together, if these have a limit of their own.
+    /// On those of a group, if the group has a limit of its own.
     pub of_group: Option<Group<'a>>,
 }
 
-/// Entries of one owner that belong together, because they begin alike.
+/// Entries of one owner that begin alike.
 #[derive(Debug, Clone, Copy)]
 pub struct Group<'a> {
-    /// What each of them begins with.
+    /// The common beginning.
     pub prefix: &'a str,
-    /// How many may count at once, at least 1. A count looks at each entry of the owner for it.
+    /// The limit, at least 1. For it a count reads each entry of the owner.
     pub most: usize,
 }
 
 impl<'a> Most<'a> {
-    /// So many of the owner's.
+    /// A limit on the entries of the owner.
     pub fn of_owner(most: usize) -> Self {
         Most { of_owner: most, of_group: None }
     }
 
-    /// And so many of those that begin with `prefix`.
+    /// The same with a limit on the entries that begin with `prefix`.
     #[must_use]
     pub fn and_of_group(self, prefix: &'a str, most: usize) -> Self {
         Most { of_group: Some(Group { prefix, most }), ..self }
     }
 }
 
-/// The most entries that one owner may have: a count looks at each of them.
+/// The most entries that one owner may have: a count reads each of them.
 pub const MOST_COUNTED: usize = 10_000;
 
-/// Which stored record.
+/// Identifies a stored record.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RecordOf {
     /// A connection's.
     Connection(ConnectionKey),
-    /// A pending one, by its id.
+    /// A pending record's, by its id.
     Pending(String),
 }
 
-/// How much of a sealed value is enough to see which sealing key it names.
+/// The length of the beginning of a sealed value that names its sealing key.
 pub const SEALED_HEAD: usize = 67;
 
-/// A stored record, and how it begins.
+/// A stored record, and the beginning of its sealed bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedRecord {
-    /// Which.
+    /// The record.
     pub of: RecordOf,
-    /// The first [`SEALED_HEAD`] sealed bytes, or all of them: those of a connection's profile, for all its fields are sealed
-    /// by one key. Empty when the record cannot be read.
+    /// The first [`SEALED_HEAD`] sealed bytes at most; of a connection, those of its profile (one key seals
+    /// all its fields). Empty if the record cannot be read.
     pub head: Vec<u8>,
 }
 
-/// A page of everything that is stored, in no order.
+/// A page of all records, in no order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SealedPage {
-    /// What was found. A page may be empty and not the last; a record may come twice.
+    /// The records. A page may be empty and not the last, and a record may come twice.
     pub records: Vec<SealedRecord>,
-    /// Where to go on; none on the last page.
+    /// Where the next page begins; `None` on the last page.
     pub next: Option<String>,
 }
 
-/// The most connections one page of [`Records::list`] holds, whatever was asked: a page is held in memory whole.
+/// The most connections on one page of [`Records::list`], whatever limit was asked for: a whole page is held
+/// in memory.
 pub const MAX_PAGE: usize = 1000;

@@ -80,8 +80,8 @@ const DISK_NEARLY_FULL: &str = "the disk of the embedded store is nearly full: n
 
 /// Is told of every operation of a store.
 pub trait StoreObserver: Send + Sync {
-    /// One operation ended. `operation` is the method's name; a conflict or a "not found" is no error. An operation
-    /// whose caller went away is not reported: nobody waited for its end.
+    /// One operation ended. `operation` is the method's name; a conflict or a "not found" is no error. An
+    /// operation whose caller went away is not reported: nobody waited for its end.
     fn operation(&self, operation: &'static str, elapsed: Duration, error: bool);
 
     /// A record was found that is none: not even its outer form can be read.
@@ -89,8 +89,8 @@ pub trait StoreObserver: Send + Sync {
         let _nobody_is_told = error;
     }
 
-    /// What a file holds that this process proves itself with (`secret` says which) is refused or cannot be used, and
-    /// what was accepted before stays in use; or is in use from now on. Said when it changes.
+    /// What a file holds that this process proves itself with (`secret` says which) is refused or cannot be
+    /// used, and what was accepted before stays in use; or is in use from now on. Said when it changes.
     fn login(&self, secret: &'static str, is_refused: bool, since: Timestamp);
 
     /// A risk is there, in words that say what to do; or, with none, is there no more. Said when it changes.

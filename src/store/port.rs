@@ -1,7 +1,8 @@
 //! The port: what the core asks of a store, in five parts.
 //!
-//! Every operation may be repeated after an answer was lost, and says then what it said the first time. (The one exception is
-//! [`Pending::take_pending`]: a repeated take that finds nothing is an error where the first one may have taken the record.)
+//! Every operation may be repeated after an answer was lost, and says then what it said the first time. (The
+//! one exception is [`Pending::take_pending`]: a repeated take that finds nothing is an error where the first
+//! one may have taken the record.)
 
 use std::time::Duration;
 
@@ -18,23 +19,24 @@ use crate::domain::time::Timestamp;
 /// A whole store: the five parts, and what concerns all of them.
 #[async_trait]
 pub trait Store: Records + Leases + Schedule + Pending + Reseal {
-    /// True if other processes may change what is stored, so that a copy in memory has to be compared with it.
+    /// True if other processes may change what is stored, so that a copy in memory has to be compared with
+    /// it.
     fn is_shared(&self) -> bool;
 
     /// Answers once the store can serve.
     async fn ping(&self) -> Result<(), StoreError>;
 
-    /// True if there is room for records that can be refused (sessions, authorize requests). If not, the room that is
-    /// left is kept for connections. The answer is a few seconds old and costs nothing.
+    /// True if there is room for records that can be refused (sessions, authorize requests). If not, the room
+    /// that is left is kept for connections. The answer is a few seconds old and costs nothing.
     fn has_room(&self) -> bool;
 
-    /// Accepts the store that is there now in the place of the one that was there before, on an operator's word. Does
-    /// nothing where a store cannot be exchanged.
+    /// Accepts the store that is there now in the place of the one that was there before, on an operator's
+    /// word. Does nothing where a store cannot be exchanged.
     async fn adopt(&self) -> Result<(), StoreError>;
 
-    /// Waits for the next change that another process made; forever where no other process can ([`Store::is_shared`]).
-    /// There may be one listener. It may stop waiting and begin again without losing a change, and is told when changes
-    /// were lost ([`Change::Missed`]).
+    /// Waits for the next change that another process made; forever where no other process can
+    /// ([`Store::is_shared`]). There may be one listener. It may stop waiting and begin again without losing
+    /// a change, and is told when changes were lost ([`Change::Missed`]).
     async fn next_change(&self) -> Change;
 }
 
@@ -44,12 +46,14 @@ pub trait Records: Send + Sync {
     /// Looks a connection up.
     async fn load(&self, key: &ConnectionKey) -> Result<Option<StoredConnection>, StoreError>;
 
-    /// Looks up the revision of a connection alone: cheaper than [`Records::load`], for checking a copy in memory.
+    /// Looks up the revision of a connection alone: cheaper than [`Records::load`], for checking a copy in
+    /// memory.
     async fn revision(&self, key: &ConnectionKey) -> Result<Option<Revision>, StoreError>;
 
-    /// Stores a connection in one step, if its stored revision is `expected` and nobody but `writer` holds its lease.
-    /// `expected: None` creates: there must be no record yet, and the new sign-in's number must not be below the
-    /// [`Records::floor`]. A repeated commit says [`Committed::Done`] if the stored revision is already the new one.
+    /// Stores a connection in one step, if its stored revision is `expected` and nobody but `writer` holds
+    /// its lease. `expected: None` creates: there must be no record yet, and the new sign-in's number must
+    /// not be below the [`Records::floor`]. A repeated commit says [`Committed::Done`] if the stored revision
+    /// is already the new one.
     async fn commit(
         &self,
         key: &ConnectionKey,
@@ -58,24 +62,25 @@ pub trait Records: Send + Sync {
         writer: Writer,
     ) -> Result<Committed, StoreError>;
 
-    /// The floor that deletes left for this name, as long as it is kept ([`super::FLOOR_KEPT`]). To be asked before the
-    /// user signs in.
+    /// The floor that deletes left for this name, as long as it is kept ([`super::FLOOR_KEPT`]). To be asked
+    /// before the user signs in.
     async fn floor(&self, key: &ConnectionKey) -> Result<Floor, StoreError>;
 
-    /// Destroys a connection, whatever its revision, if it descends from the sign-in that is `meant`: a delete that comes
-    /// late or twice destroys nothing else. Afterwards the [`Records::floor`] is above the number of `meant` and above
-    /// every generation of the destroyed connection, so a sign-in that was to be stored before the delete is refused.
-    /// With `cuts_off`, a sign-in that had only begun is refused too.
+    /// Destroys a connection, whatever its revision, if it descends from the sign-in that is `meant`: a
+    /// delete that comes late or twice destroys nothing else. Afterwards the [`Records::floor`] is above the
+    /// number of `meant` and above every generation of the destroyed connection, so a sign-in that was to be
+    /// stored before the delete is refused. With `cuts_off`, a sign-in that had only begun is refused too.
     ///
-    /// A lease that is held stays with its holder, and so does what was begun with it: the holder may be about to load
-    /// the connection of a new sign-in, and nobody else may do so meanwhile.
+    /// A lease that is held stays with its holder, and so does what was begun with it: the holder may be
+    /// about to load the connection of a new sign-in, and nobody else may do so meanwhile.
     async fn delete(&self, key: &ConnectionKey, meant: SignIn, cuts_off: bool)
     -> Result<Deleted, StoreError>;
 
     /// The profiles of these connections, in their order; `None` for each that is not there.
     async fn profiles(&self, keys: &[ConnectionKey]) -> Result<Vec<Option<StoredProfile>>, StoreError>;
 
-    /// The connections of one app whose names begin with `prefix`, ordered by the bytes of the name, after `after`.
+    /// The connections of one app whose names begin with `prefix`, ordered by the bytes of the name, after
+    /// `after`.
     async fn list(
         &self,
         app: &AppName,
@@ -88,8 +93,8 @@ pub trait Records: Send + Sync {
 /// Leases: who may refresh a connection, or do one of the other things of [`LeaseOf`].
 #[async_trait]
 pub trait Leases: Send + Sync {
-    /// Tries to take a lease for `ttl`. A repeated attempt with the same nonce gets the same answer, as long as the
-    /// connection is still of the same sign-in.
+    /// Tries to take a lease for `ttl`. A repeated attempt with the same nonce gets the same answer, as long
+    /// as the connection is still of the same sign-in.
     async fn take_lease(
         &self,
         of: LeaseOf<'_>,
@@ -105,9 +110,9 @@ pub trait Leases: Send + Sync {
         ttl: Duration,
     ) -> Result<bool, StoreError>;
 
-    /// Gives a lease back; does nothing if it is not ours any more. `settled: false` says that what we began with it may
-    /// have had an effect that nobody knows: the next holder is told ([`LeaseAnswer::Mine`]). What was unsettled when the
-    /// lease was taken stays so; only a commit settles that.
+    /// Gives a lease back; does nothing if it is not ours any more. `settled: false` says that what we began
+    /// with it may have had an effect that nobody knows: the next holder is told ([`LeaseAnswer::Mine`]).
+    /// What was unsettled when the lease was taken stays so; only a commit settles that.
     async fn release_lease(
         &self,
         of: LeaseOf<'_>,
@@ -116,8 +121,8 @@ pub trait Leases: Send + Sync {
     ) -> Result<(), StoreError>;
 }
 
-/// The schedule: when each connection is due. It is a hint beside the records, in no step with them: whoever follows it
-/// looks at the connection itself.
+/// The schedule: when each connection is due. It is a hint beside the records, in no step with them: whoever
+/// follows it looks at the connection itself.
 #[async_trait]
 pub trait Schedule: Send + Sync {
     /// Sets when a connection is due next; `None` takes it out of the schedule.
@@ -130,7 +135,8 @@ pub trait Schedule: Send + Sync {
     async fn mark_used(&self, key: &ConnectionKey, at: Timestamp) -> Result<(), StoreError>;
 }
 
-/// Pending records (connect sessions, states and the like), which end by themselves, and how many of them each owner has.
+/// Pending records (connect sessions, states and the like), which end by themselves, and how many of them
+/// each owner has.
 #[async_trait]
 pub trait Pending: Send + Sync {
     /// Keeps a pending record until its deadline, replacing any of that id.
@@ -142,9 +148,10 @@ pub trait Pending: Send + Sync {
     /// Takes a pending record away: of many who ask, one gets it.
     async fn take_pending(&self, id: &str) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// Replaces a pending record if it is still `expected`, byte for byte; `None` creates: there must be no record yet.
-    /// False, and nothing changed, otherwise. A record that already is `sealed` counts as replaced, so a repeated swap
-    /// says true: two seals never have the same bytes, so this cannot be another one's swap.
+    /// Replaces a pending record if it is still `expected`, byte for byte; `None` creates: there must be no
+    /// record yet. False, and nothing changed, otherwise. A record that already is `sealed` counts as
+    /// replaced, so a repeated swap says true: two seals never have the same bytes, so this cannot be another
+    /// one's swap.
     async fn swap_pending(
         &self,
         id: &str,
@@ -153,9 +160,9 @@ pub trait Pending: Send + Sync {
         deadline: Deadline,
     ) -> Result<bool, StoreError>;
 
-    /// Counts an entry among those of its owner until `until`, in one step, unless `most` others count already: of the
-    /// owner, or of the entry's group. An entry that counts already counts once, until the new instant. Entries that
-    /// ended are forgotten when the next one is counted.
+    /// Counts an entry among those of its owner until `until`, in one step, unless `most` others count
+    /// already: of the owner, or of the entry's group. An entry that counts already counts once, until the
+    /// new instant. Entries that ended are forgotten when the next one is counted.
     async fn count_in(
         &self,
         owner: &str,
@@ -174,14 +181,15 @@ pub trait Pending: Send + Sync {
 /// Resealing: finding every record, and replacing its bytes by the same record sealed by another key.
 #[async_trait]
 pub trait Reseal: Send + Sync {
-    /// A page of every record, whether or not anything else would find it; `after` is where the page before ended. A
-    /// record that was there from the first page to the last is on one of them. If the store cannot say so, because it
-    /// failed over in between, that is an error, and the walk begins anew.
+    /// A page of every record, whether or not anything else would find it; `after` is where the page before
+    /// ended. A record that was there from the first page to the last is on one of them. If the store cannot
+    /// say so, because it failed over in between, that is an error, and the walk begins anew.
     async fn sealed(&self, after: Option<&str>, limit: usize) -> Result<SealedPage, StoreError>;
 
-    /// Puts a resealed connection in its own place if the stored bytes are still `before`: neither a newer state nor what
-    /// another process resealed is overwritten. False, and nothing changed, otherwise, or if `before` and `after` are of
-    /// different revisions. The revision, the lease, what was begun and the schedule stay as they are, and nobody is told.
+    /// Puts a resealed connection in its own place if the stored bytes are still `before`: neither a newer
+    /// state nor what another process resealed is overwritten. False, and nothing changed, otherwise, or if
+    /// `before` and `after` are of different revisions. The revision, the lease, what was begun and the
+    /// schedule stay as they are, and nobody is told.
     async fn reseal(
         &self,
         key: &ConnectionKey,

@@ -10,17 +10,18 @@
 //!     43     12  the lengths of profile, tokens and grant, big-endian, 4 bytes each
 //!     55    ...  profile, tokens, grant
 //! ```
-//! The revision stands at a fixed place so that it can be read, and compared inside Redis, without the rest; as bytes
-//! and never as a number, because Lua's numbers lose whole ones above 2^53. Nothing here is authenticated: the fields
-//! are sealed and bound to their connection by whoever sealed them, and a record that was tampered with will not open.
+//! The revision stands at a fixed place so that it can be read, and compared inside Redis, without the rest;
+//! as bytes and never as a number, because Lua's numbers lose whole ones above 2^53. Nothing here is
+//! authenticated: the fields are sealed and bound to their connection by whoever sealed them, and a record
+//! that was tampered with will not open.
 
 use super::{Revision, StoreError, StoredConnection, StoredProfile};
 use crate::domain::connection::SignIn;
 
 /// What every record begins with.
 const MAGIC: [u8; 2] = *b"TW";
-/// The only format there is. Another one is an error and never guessed at: an older daemon must not rewrite what a
-/// newer one stored. (Format 1, without the sign-in, was in no release.)
+/// The only format there is. Another one is an error and never guessed at: an older daemon must not rewrite
+/// what a newer one stored. (Format 1, without the sign-in, was in no release.)
 const FORMAT: u8 = 2;
 /// What every record of this format begins with.
 pub const HEAD: [u8; 3] = [MAGIC[0], MAGIC[1], FORMAT];
@@ -31,8 +32,8 @@ pub const REVISION_END: usize = REVISION_START + SIGN_IN + 24;
 /// How long a sign-in is: a revision begins with it.
 const SIGN_IN: usize = 16;
 const HEADER: usize = REVISION_END + 12;
-/// The most bytes one sealed field may have. A profile is a few KiB and tokens of ten resources some 50 KiB; what is
-/// larger is a mistake, and would stall everyone behind it in the store.
+/// The most bytes one sealed field may have. A profile is a few KiB and tokens of ten resources some 50 KiB;
+/// what is larger is a mistake, and would stall everyone behind it in the store.
 pub const MAX_FIELD: usize = 1024 * 1024;
 /// The most bytes that a record may have.
 pub const LARGEST: usize = HEADER + 3 * MAX_FIELD;

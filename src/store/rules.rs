@@ -1,7 +1,8 @@
 //! The rules of a store: what each operation answers, and what it leaves behind.
 //!
-//! Pure: what is stored comes in as values, and what to write goes out. The embedded store and the simulated one apply the
-//! rules to tables of their own. Redis has the same rules as scripts (`redis/scripts.rs`); one suite holds all three to them.
+//! Pure: what is stored comes in as values, and what to write goes out. The embedded store and the simulated
+//! one apply the rules to tables of their own. Redis has the same rules as scripts (`redis/scripts.rs`); one
+//! suite holds all three to them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -32,8 +33,8 @@ pub(crate) struct Stores {
 }
 
 impl Stores {
-    /// Whether the commit settles what was begun: what its own lease began, and what was begun with a grant that it
-    /// replaces.
+    /// Whether the commit settles what was begun: what its own lease began, and what was begun with a grant
+    /// that it replaces.
     pub(crate) fn settles(&self, begun: &Begun) -> bool {
         self.writer.lease() == Some(begun.nonce) || (self.writer.replaces_grant() && !self.is_anothers)
     }

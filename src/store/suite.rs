@@ -117,7 +117,8 @@ pub(crate) async fn run(store: Arc<dyn Store>) {
     everything(&*store).await;
 }
 
-/// What a store that counts promises beside that. (That of the simulated world, which has no sessions, does not count.)
+/// What a store that counts promises beside that. (That of the simulated world, which has no sessions, does
+/// not count.)
 pub(crate) async fn run_counts(store: Arc<dyn Store>) {
     counts(&*store).await;
     groups_count(&*store).await;
@@ -132,7 +133,8 @@ fn nonce(byte: u8) -> LeaseNonce {
     LeaseNonce([byte; 16])
 }
 
-/// One holder at a time, whose lease ends by itself or by being given back; and whoever comes next is told when nobody knows what became of the one before.
+/// One holder at a time, whose lease ends by itself or by being given back; and whoever comes next is told
+/// when nobody knows what became of the one before.
 async fn leases(store: &dyn Store) {
     let key = key("leases", "user-1");
     for of in [LeaseOf::Rewrap, LeaseOf::Connection(&key), LeaseOf::Sweep(3)] {
@@ -213,8 +215,8 @@ async fn fences(store: &dyn Store) {
     store.release_lease(of, nonce(4), false).await.expect("serves");
     assert_eq!(take(5).await, UNSETTLED);
 
-    // A sign-in brings another grant: what was begun with the one before does not matter, once nobody holds the lease who
-    // may be about to use the new one.
+    // A sign-in brings another grant: what was begun with the one before does not matter, once nobody holds
+    // the lease who may be about to use the new one.
     assert_eq!(commit(4, Writer::SignIn).await, Committed::Done);
     assert_eq!(commit(4, Writer::Lease(nonce(6))).await, Committed::Done, "it is what is stored");
     assert_eq!(commit(5, Writer::Lease(nonce(6))).await, Committed::Fenced);
@@ -224,7 +226,8 @@ async fn fences(store: &dyn Store) {
     assert_eq!(commit(5, Writer::SignIn).await, Committed::Done);
     assert_eq!(take(7).await, MINE);
 
-    // A verdict leaves the grant that is there: it settles what was begun under its own lease, and nothing of somebody else's.
+    // A verdict leaves the grant that is there: it settles what was begun under its own lease, and nothing of
+    // somebody else's.
     assert_eq!(commit(6, Writer::Verdict(nonce(6))).await, Committed::Fenced);
     store.release_lease(of, nonce(7), false).await.expect("serves");
     assert_eq!(commit(6, Writer::Verdict(nonce(6))).await, Committed::Done, "nobody holds it");
@@ -232,7 +235,8 @@ async fn fences(store: &dyn Store) {
     assert_eq!(commit(7, Writer::Verdict(nonce(8))).await, Committed::Done);
     assert_eq!(take(9).await, MINE);
 
-    // What was lost and is stored again gives way to whoever holds the lease, and settles what was about another grant.
+    // What was lost and is stored again gives way to whoever holds the lease, and settles what was about
+    // another grant.
     let (again, other) = (Writer::Again { replaces_grant: false }, Writer::Again { replaces_grant: true });
     assert_eq!(commit(8, again).await, Committed::Fenced);
     assert_eq!(commit(8, other).await, Committed::Fenced);
@@ -571,7 +575,8 @@ async fn counts(store: &dyn Store) {
     assert_eq!(count_in("short", "four", later).await, full(later));
 }
 
-/// Those that belong together have a limit of their own within that of their owner, and one step looks at both.
+/// Those that belong together have a limit of their own within that of their owner, and one step looks at
+/// both.
 async fn groups_count(store: &dyn Store) {
     let later = RealClock::shared().now().plus(MINUTE);
     let count_in = async |entry: &'static str, group: &'static str, until| {

@@ -1,5 +1,5 @@
-//! Redis servers for tests: each started on a free port with a directory of its own, stopped when dropped. One alone,
-//! a primary with replicas and the sentinels that watch them, or a Cluster.
+//! Redis servers for tests: each started on a free port with a directory of its own, stopped when dropped.
+//! One alone, a primary with replicas and the sentinels that watch them, or a Cluster.
 
 use std::fs;
 use std::net::TcpStream;
@@ -15,7 +15,8 @@ pub use ports::free_port;
 
 /// How often a start is tried.
 const STARTS: u32 = 5;
-/// How often a starting server is looked at, and how long in between: a minute and a half, for a busy machine.
+/// How often a starting server is looked at, and how long in between: a minute and a half, for a busy
+/// machine.
 const LOOKS: u32 = 9000;
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -26,7 +27,8 @@ pub struct RedisServer {
     port: u16,
     arguments: Vec<String>,
     tls: bool,
-    /// What its configuration file begins with, where it has one: whoever is reconfigured by a sentinel writes that down.
+    /// What its configuration file begins with, where it has one: whoever is reconfigured by a sentinel
+    /// writes that down.
     configuration: Option<String>,
     sentinel: bool,
     paused: AtomicBool,
@@ -38,12 +40,14 @@ impl RedisServer {
         Self::start_with(&[])
     }
 
-    /// The same with more arguments, as `redis-server` takes them. `{dir}` in one stands for the server's directory.
+    /// The same with more arguments, as `redis-server` takes them. `{dir}` in one stands for the server's
+    /// directory.
     pub fn start_with(arguments: &[&str]) -> Self {
         Self::start_any(arguments, false, None, false)
     }
 
-    /// A server that keeps what it is told at run time, so that it comes back from a restart as what it was made.
+    /// A server that keeps what it is told at run time, so that it comes back from a restart as what it was
+    /// made.
     pub fn start_configured(configuration: &str, arguments: &[&str]) -> Self {
         Self::start_any(arguments, false, Some(configuration), false)
     }
@@ -53,8 +57,8 @@ impl RedisServer {
         Self::start_any(&[], false, Some(configuration), true)
     }
 
-    /// A server that speaks TLS alone and asks for a client certificate: see [`RedisServer::file`] for `ca.crt`,
-    /// `client.crt` and `client.key`. Its own certificate is for `localhost` and 127.0.0.1.
+    /// A server that speaks TLS alone and asks for a client certificate: see [`RedisServer::file`] for
+    /// `ca.crt`, `client.crt` and `client.key`. Its own certificate is for `localhost` and 127.0.0.1.
     pub fn start_tls() -> Self {
         Self::start_any(&[], true, None, false)
     }
@@ -234,16 +238,17 @@ impl Drop for RedisServer {
     }
 }
 
-/// How often a state is looked for that comes by itself, and how long in between: a minute and a half, for a busy machine.
+/// How often a state is looked for that comes by itself, and how long in between: a minute and a half, for a
+/// busy machine.
 const WAITS: u32 = 1800;
 const WAIT: Duration = Duration::from_millis(50);
 
-/// After how long a silence a sentinel begins a failover. A sentinel says PING once a second at most and begins with the
-/// count at each failover: with less, a busy machine has one failover after the other.
+/// After how long a silence a sentinel begins a failover. A sentinel says PING once a second at most and
+/// begins with the count at each failover: with less, a busy machine has one failover after the other.
 const DOWN_AFTER_MILLIS: u32 = 1500;
 
-/// A primary, its replicas and the sentinels that watch them, more than half of which agree on a failover. The first node
-/// is the first primary.
+/// A primary, its replicas and the sentinels that watch them, more than half of which agree on a failover.
+/// The first node is the first primary.
 pub struct RedisTopology {
     /// The servers.
     pub nodes: Vec<RedisServer>,
@@ -305,7 +310,8 @@ impl RedisTopology {
         named.expect("was waited for")
     }
 
-    /// Tells a sentinel to make a replica the primary, and waits until it is. Everyone that runs must be settled.
+    /// Tells a sentinel to make a replica the primary, and waits until it is. Everyone that runs must be
+    /// settled.
     pub fn failover(&self) -> usize {
         let before = self.primary();
         let sentinel = self.sentinels.iter().find(|sentinel| sentinel.runs()).expect("one runs");
@@ -323,8 +329,8 @@ impl RedisTopology {
         primary
     }
 
-    /// Waits until every node and sentinel that runs is known to every sentinel that does, and every replica has what
-    /// the primary has.
+    /// Waits until every node and sentinel that runs is known to every sentinel that does, and every replica
+    /// has what the primary has.
     pub fn settle(&self) {
         let nodes = self.nodes.iter().filter(|node| node.runs()).count();
         let sentinels = self.sentinels.iter().filter(|sentinel| sentinel.runs()).count();
@@ -352,8 +358,8 @@ impl RedisTopology {
     }
 }
 
-/// After how long a silence the nodes of a Cluster take one of them for dead. With less, a busy machine has one failover after
-/// the other.
+/// After how long a silence the nodes of a Cluster take one of them for dead. With less, a busy machine has
+/// one failover after the other.
 const NODE_TIMEOUT_MILLIS: &str = "2000";
 
 /// A Cluster. The first nodes are the first primaries.
@@ -395,8 +401,8 @@ impl RedisCluster {
         format!("redis+cluster://{}", hosts.join(","))
     }
 
-    /// The node that has a slot, as those that run say, by its place among [`RedisCluster::nodes`]; none while they
-    /// disagree.
+    /// The node that has a slot, as those that run say, by its place among [`RedisCluster::nodes`]; none
+    /// while they disagree.
     pub fn owner(&self, slot: u16) -> Option<usize> {
         let mut owners = self.nodes.iter().filter(|node| node.answers()).map(|node| {
             let slots = node.cli(&["--json", "CLUSTER", "SLOTS"]);
@@ -427,7 +433,8 @@ impl RedisCluster {
         self.nodes[node].cli(&["CLUSTER", "MYID"])
     }
 
-    /// Waits until everyone that runs agrees on everything and says that it serves, and every replica follows.
+    /// Waits until everyone that runs agrees on everything and says that it serves, and every replica
+    /// follows.
     pub fn settle(&self) {
         let running: Vec<&RedisServer> = self.nodes.iter().filter(|node| node.answers()).collect();
         wait_for("the nodes to agree", || {

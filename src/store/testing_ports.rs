@@ -1,8 +1,9 @@
-//! Ports for tests that must know one before it is bound: what a configuration names, and what must be there again after a
-//! restart.
+//! Ports for tests that must know one before it is bound: what a configuration names, and what must be there
+//! again after a restart.
 //!
-//! They lie below the range from which the system gives out ports by itself, so that no connection takes one meanwhile, and each is
-//! held by a lock on a file until this process ends, so that no other test does, of whatever process.
+//! They lie below the range from which the system gives out ports by itself, so that no connection takes one
+//! meanwhile, and each is held by a lock on a file until this process ends, so that no other test does, of
+//! whatever process.
 
 use parking_lot::Mutex;
 use std::fs::File;

@@ -1,5 +1,5 @@
-//! A store in memory that several processes share, as Redis is shared: a primary, a copy that follows it at a distance, and
-//! networks in between that lose, delay and repeat.
+//! A store in memory that several processes share, as Redis is shared: a primary, a copy that follows it at a
+//! distance, and networks in between that lose, delay and repeat.
 
 mod client;
 mod data;

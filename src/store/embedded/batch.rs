@@ -66,8 +66,8 @@ impl<'a> Batch<'a> {
         Batch { transaction, leases, now: clock.now(), monotonic: clock.monotonic(), changed: false }
     }
 
-    /// Whether the transaction is to be committed. Then the longest expired records go with it: an expired record is
-    /// invisible, and where nothing is written none are made either.
+    /// Whether the transaction is to be committed. Then the longest expired records go with it: an expired
+    /// record is invisible, and where nothing is written none are made either.
     pub(super) fn end(self) -> Result<bool, redb::Error> {
         if self.changed {
             purge(self.transaction, self.now, EXPIRY, PENDING)?;

@@ -1,4 +1,5 @@
-//! The life of the file: its directory, how it is made, opened and recognised, and what is wrong with one that does not open.
+//! The life of the file: its directory, how it is made, opened and recognised, and what is wrong with one
+//! that does not open.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -62,8 +63,8 @@ fn exists(path: &Path) -> Result<bool, StoreError> {
     path.try_exists().map_err(|error| at(path, error))
 }
 
-/// Makes the directory, or checks that nobody else may enter the one there is. Its mode is not changed: the path could
-/// be a mistake, and somebody else's.
+/// Makes the directory, or checks that nobody else may enter the one there is. Its mode is not changed: the
+/// path could be a mistake, and somebody else's.
 fn prepare_directory(directory: &Path) -> Result<(), StoreError> {
     if !exists(directory)? {
         if let Some(parent) = directory.parent() {
@@ -77,7 +78,8 @@ fn prepare_directory(directory: &Path) -> Result<(), StoreError> {
     look(directory)
 }
 
-/// What is known to be wrong with a store's directory before it is opened. Makes nothing, and does not look who has it.
+/// What is known to be wrong with a store's directory before it is opened. Makes nothing, and does not look
+/// who has it.
 ///
 /// # Errors
 /// It is no directory, others may enter it, or it cannot be looked at.
@@ -151,8 +153,8 @@ fn initialize(
     database.close().map_err(|error| opening(path, error))
 }
 
-/// Opens a file that must be there and whole. Every page's checksum is verified: an open that trusts a damaged file
-/// may panic later. That reads the whole file, some hundred MiB a second at least.
+/// Opens a file that must be there and whole. Every page's checksum is verified: an open that trusts a
+/// damaged file may panic later. That reads the whole file, some hundred MiB a second at least.
 fn open_file(path: &Path, cache: usize) -> Result<(Database, StoreIdentity), StoreError> {
     let length = fs::metadata(path).map_err(|error| at(path, error))?.len();
     if length == 0 {

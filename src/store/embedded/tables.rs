@@ -16,8 +16,8 @@ pub(super) const CONNECTIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition
 pub(super) const PENDING: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("pending");
 /// Key: when a pending record expires, in order, then its id.
 pub(super) const EXPIRY: TableDefinition<'_, &[u8], ()> = TableDefinition::new("pending_expiry");
-/// What the holder of a lease began and is not known to have ended: see [`begun_row`]. The leases themselves are in the
-/// memory of this process, and end with it.
+/// What the holder of a lease began and is not known to have ended: see [`begun_row`]. The leases themselves
+/// are in the memory of this process, and end with it.
 pub(super) const BEGUN: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("begun");
 /// Key: shard, instant in order, connection.
 pub(super) const DUE: TableDefinition<'_, &[u8], ()> = TableDefinition::new("due");
@@ -77,7 +77,8 @@ pub(super) fn read_scheduled((due_at, used_at): (i64, i64)) -> Scheduled {
     Scheduled { due_at: Timestamp::from_unix_millis(due_at), used_at }
 }
 
-/// The key under which an expiry is found in order of time: the sign is turned, so that bytes sort as numbers do.
+/// The key under which an expiry is found in order of time: the sign is turned, so that bytes sort as numbers
+/// do.
 pub(super) fn expiry_key(expires_at: Timestamp, id: &str) -> Vec<u8> {
     [&(expires_at.unix_millis() ^ i64::MIN).to_be_bytes(), id.as_bytes()].concat()
 }
@@ -97,7 +98,8 @@ pub(super) fn due_connection(key: &[u8]) -> Option<ConnectionKey> {
     keyspace::parse_key(expiring_id(key.get(1..)?)?)
 }
 
-/// The key of a lease. The key of a connection always contains a colon, so the other leases cannot clash with one.
+/// The key of a lease. The key of a connection always contains a colon, so the other leases cannot clash with
+/// one.
 pub(super) fn lease_key(of: LeaseOf<'_>) -> String {
     match of {
         LeaseOf::Connection(key) => keyspace::embedded_record(key),

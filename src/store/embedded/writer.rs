@@ -1,4 +1,5 @@
-//! The one thread that writes: it drains its queue, does everything in one transaction, and answers when that is on disk.
+//! The one thread that writes: it drains its queue, does everything in one transaction, and answers when that
+//! is on disk.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -25,7 +26,8 @@ pub(super) const CLOSED: &str = "the file is not open";
 
 /// One operation on its way to the writer, whatever the type of its answer.
 pub(super) trait Job: Send {
-    /// Does the work within a batch and keeps the answer. An error is the file's, and then nothing of the batch counts.
+    /// Does the work within a batch and keeps the answer. An error is the file's, and then nothing of the
+    /// batch counts.
     fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), redb::Error>;
 
     /// Hands the answer out, now that the batch is on disk.
@@ -126,7 +128,8 @@ impl Thread {
         let database = self.database.read();
         let database = database.as_ref().ok_or(CLOSED)?;
         let (leases, clock) = (&mut self.leases, &*self.clock);
-        // redb panics where it finds its own file inconsistent; that must not leave callers without an answer.
+        // redb panics where it finds its own file inconsistent; that must not leave callers without an
+        // answer.
         let applied = catch_unwind(AssertUnwindSafe(|| {
             // Durability::Immediate is the default: `commit` returns once the file is synced.
             let transaction = database.begin_write()?;

@@ -1,19 +1,23 @@
-//! What this process proves itself with: the password for Redis, the one for the sentinels, and the files of TLS. Each can
-//! be replaced while everything serves.
+//! What this process proves itself with: the password for Redis, the one for the sentinels, and the files of
+//! TLS. Each can be replaced while everything serves.
 //!
-//! Whoever is on call does two things, in either order: writes the file, and tells Redis. In between the one does not fit
-//! the other, so:
+//! Whoever is on call does two things, in either order: writes the file, and tells Redis. In between the one
+//! does not fit the other, so:
 //!
-//! - **The files are looked at every second** ([`super::way::keep_up`]), and with each new connection. What is new is offered to Redis
-//!   over the connections that are up; they need not be made anew, for a refused AUTH leaves a connection what it was.
-//! - **A new connection offers what the file holds, and if that is refused what was accepted before**, over the same
-//!   connection. Two are remembered: the servers do not learn of a new one at the same moment, and ACLs are not replicated.
-//! - **TLS cannot be changed beneath a connection:** so another one is made beside it, and takes its place if it can be made.
-//! - **What cannot be used is as if it had not been written:** a file that is empty or half written, a key that does not
-//!   fit its certificate.
+//! - **The files are looked at every second** ([`super::way::keep_up`]), and with each new connection. What
+//!   is new is offered to Redis over the connections that are up; they need not be made anew, for a refused
+//!   AUTH leaves a connection what it was.
+//! - **A new connection offers what the file holds, and if that is refused what was accepted before**, over
+//!   the same connection. Two are remembered: the servers do not learn of a new one at the same moment, and
+//!   ACLs are not replicated.
+//! - **TLS cannot be changed beneath a connection:** so another one is made beside it, and takes its place if
+//!   it can be made.
+//! - **What cannot be used is as if it had not been written:** a file that is empty or half written, a key
+//!   that does not fit its certificate.
 //!
-//! What is refused is said once, and told to the observer, who also learns when a new content is in use everywhere: from
-//! then on the old one may be taken away. When to offer again and what to say is decided by [`super::renewal`].
+//! What is refused is said once, and told to the observer, who also learns when a new content is in use
+//! everywhere: from then on the old one may be taken away. When to offer again and what to say is decided by
+//! [`super::renewal`].
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
@@ -111,8 +115,8 @@ impl Access {
         }
     }
 
-    /// Does what begins with a connection: with the files of TLS as they are; and if it fails, with those that it was done
-    /// with last. Only if it works with these were the others the reason.
+    /// Does what begins with a connection: with the files of TLS as they are; and if it fails, with those
+    /// that it was done with last. Only if it works with these were the others the reason.
     pub(super) async fn by_tls<T, F>(
         &self,
         at: Option<&str>,
@@ -158,8 +162,9 @@ pub(super) struct Login {
 }
 
 impl Login {
-    /// Says AUTH over a new connection. In the order in which most is to be expected of it, where that matters: a sentinel
-    /// is connected to every few seconds, and what it has just refused would be refused again.
+    /// Says AUTH over a new connection. In the order in which most is to be expected of it, where that
+    /// matters: a sentinel is connected to every few seconds, and what it has just refused would be refused
+    /// again.
     pub(super) async fn say(
         &self,
         at: Option<&str>,
@@ -223,7 +228,8 @@ impl Login {
     }
 }
 
-/// Says something over a connection that nobody else uses yet. The client library does that too, but for one password.
+/// Says something over a connection that nobody else uses yet. The client library does that too, but for one
+/// password.
 async fn ask(wire: &mut dyn Wire, command: &Cmd) -> RedisResult<()> {
     let packed = Zeroizing::new(command.get_packed_command());
     wire.write_all(&packed).await?;
@@ -275,8 +281,8 @@ impl Tls {
     }
 }
 
-/// How it stands with what a file holds. A server is named by whoever is connected to it, and has no name where its word
-/// does not last: nobody would ask it again.
+/// How it stands with what a file holds. A server is named by whoever is connected to it, and has no name
+/// where its word does not last: nobody would ask it again.
 struct Standing<T> {
     told: Told,
     /// Never held across an await.
@@ -341,7 +347,8 @@ impl<T: PartialEq + Clone> Standing<T> {
         or_why_not(&state.file, offers(state.file.as_ref().ok(), &state.accepted, is_held_back))
     }
 
-    /// The same where each offer is a connection of its own, so that only the last one that worked is worth it.
+    /// The same where each offer is a connection of its own, so that only the last one that worked is worth
+    /// it.
     fn one_after_the_other(&self, at: Option<&str>) -> Result<Vec<T>, String> {
         let state = self.lock();
         let in_use = at.and_then(|at| state.words.get(at)).and_then(|word| word.in_use.as_ref());

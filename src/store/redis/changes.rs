@@ -1,10 +1,11 @@
 //! What other processes do, as they tell it: one subscription of its own, beside the connection for commands.
 //!
-//! Each process also hears what it told itself; its messages begin with a random word of its own, and those are skipped.
-//! A subscription that broke is made anew, and then [`Change::Missed`] is said first: what was told in between is lost. One
-//! that still works, but with a password or files of TLS that were replaced since, is listened to until there is another: as
-//! long as it is subscribed, Redis takes no AUTH over it.
-//! Nothing rests on these messages alone; they make others look at once where they would have looked within a second.
+//! Each process also hears what it told itself; its messages begin with a random word of its own, and those
+//! are skipped. A subscription that broke is made anew, and then [`Change::Missed`] is said first: what was
+//! told in between is lost. One that still works, but with a password or files of TLS that were replaced
+//! since, is listened to until there is another: as long as it is subscribed, Redis takes no AUTH over it.
+//! Nothing rests on these messages alone; they make others look at once where they would have looked within a
+//! second.
 
 use std::time::Duration;
 

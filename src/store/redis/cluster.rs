@@ -1,20 +1,23 @@
 //! Redis Cluster: which primary has which slot, and how an operation finds the one that has its key.
 //!
-//! Each primary has a [`Link`] of its own, made and kept like the one to a single server: with its own breaker, so that a
-//! node that is down holds up nobody whose key is elsewhere, and with its own count of what was written over it. That
-//! is why this is not the client library's own cluster connection: `WAIT` answers for what was written over *its* connection,
-//! and a connection that was changed beneath us, to a node that never saw the write, would answer yes.
+//! Each primary has a [`Link`] of its own, made and kept like the one to a single server: with its own
+//! breaker, so that a node that is down holds up nobody whose key is elsewhere, and with its own count of
+//! what was written over it. That is why this is not the client library's own cluster connection: `WAIT`
+//! answers for what was written over *its* connection, and a connection that was changed beneath us, to a
+//! node that never saw the write, would answer yes.
 //!
-//! - **Who has what** is asked of all nodes that are known, those of the configuration first of all ([`Shared::survey`]).
-//!   Of those that answer, the one that knows of the latest change counts: Cluster numbers its failovers and moves
-//!   (`cluster_current_epoch`), and a node that was cut off tells of the past. Nobody leads us back to it, unless more
-//!   than half of all answer and none knows better: then somebody has made the Cluster anew.
-//! - **When it is asked:** at the start; when a node cannot be reached or says that it is not the one to ask; and when a
-//!   probe ([`Cluster::ping`]) hears of a later change from any primary. `MOVED` corrects one slot at once.
-//! - **While a slot is moved**, `ASK` sends one operation on, with `ASKING` before each command. A script whose keys are
-//!   not all on one side yet is told `TRYAGAIN`, and tries again within its time.
-//! - **Reads go to primaries alone:** only one that says it is one is talked to, and a replica answers `MOVED` to whoever
-//!   has not said `READONLY`.
+//! - **Who has what** is asked of all nodes that are known, those of the configuration first of all
+//!   ([`Shared::survey`]). Of those that answer, the one that knows of the latest change counts: Cluster
+//!   numbers its failovers and moves (`cluster_current_epoch`), and a node that was cut off tells of the
+//!   past. Nobody leads us back to it, unless more than half of all answer and none knows better: then
+//!   somebody has made the Cluster anew.
+//! - **When it is asked:** at the start; when a node cannot be reached or says that it is not the one to ask;
+//!   and when a probe ([`Cluster::ping`]) hears of a later change from any primary. `MOVED` corrects one slot
+//!   at once.
+//! - **While a slot is moved**, `ASK` sends one operation on, with `ASKING` before each command. A script
+//!   whose keys are not all on one side yet is told `TRYAGAIN`, and tries again within its time.
+//! - **Reads go to primaries alone:** only one that says it is one is talked to, and a replica answers
+//!   `MOVED` to whoever has not said `READONLY`.
 //!
 //! Whether what answers is the store that it was: [`super::cluster_identity`].
 
@@ -53,7 +56,8 @@ use crate::store::keyspace::SLOTS;
 
 /// For so long after all were asked nobody is asked again: each operation that fails in an outage would.
 const SURVEY_PAUSE: Duration = Duration::from_millis(100);
-/// How long an operation waits for the nodes' word once they gave none: see `PATIENCE_WHILE_DOWN` of the connection.
+/// How long an operation waits for the nodes' word once they gave none: see `PATIENCE_WHILE_DOWN` of the
+/// connection.
 const PATIENCE_WHILE_DOWN: Duration = Duration::from_millis(100);
 /// How often one operation is sent on. A failover and a move at the same moment need three.
 const MOST_TRIES: u32 = 5;
@@ -194,7 +198,8 @@ impl Cluster {
         }
     }
 
-    /// Runs an operation on keys of one slot, where it is, within its time. Also says whether the answer to a try was lost.
+    /// Runs an operation on keys of one slot, where it is, within its time. Also says whether the answer to a
+    /// try was lost.
     pub(super) async fn run<T, F>(
         &self,
         doing: &'static str,
@@ -212,8 +217,8 @@ impl Cluster {
         .await
     }
 
-    /// Groups slots by who has them now: each group is a list of places within `slots`. What is grouped wrongly, because it
-    /// was moved since, fails and has to be asked for one by one.
+    /// Groups slots by who has them now: each group is a list of places within `slots`. What is grouped
+    /// wrongly, because it was moved since, fails and has to be asked for one by one.
     pub(super) async fn groups(
         &self,
         doing: &'static str,
@@ -290,8 +295,9 @@ impl Cluster {
         Ok(slots)
     }
 
-    /// A connection that hears what is told on a channel: every node tells everyone, so any will do that answers. And what
-    /// says that it may hear nothing any more, though it is up: its node is connected to anew, or the primaries are others.
+    /// A connection that hears what is told on a channel: every node tells everyone, so any will do that
+    /// answers. And what says that it may hear nothing any more, though it is up: its node is connected to
+    /// anew, or the primaries are others.
     pub(super) async fn listen(&self, channel: &str) -> Result<Subscription, String> {
         self.0.mapped().await?;
         let mut changed = self.0.changed.subscribe();
@@ -373,7 +379,8 @@ impl Shared {
                 }
                 Some(Redirect::TryAgain) => {
                     self.clock.sleep(TRY_AGAIN).await;
-                    // How often is bounded by the operation's time alone, being sent to the next owner each time included.
+                    // How often is bounded by the operation's time alone, being sent to the next owner each
+                    // time included.
                     tries = 0;
                     (node, asking) = (self.owner(slot).await.map_err(unavailable)?, false);
                     continue;
@@ -402,8 +409,9 @@ impl Shared {
         }
     }
 
-    /// The connection to a node, for half of an operation's time at the most: the other half is for finding who has
-    /// taken the place of one that is silent. The attempt goes on, and whoever comes next finds it done.
+    /// The connection to a node, for half of an operation's time at the most: the other half is for finding
+    /// who has taken the place of one that is silent. The attempt goes on, and whoever comes next finds it
+    /// done.
     async fn acquire(&self, node: &Node) -> Result<Arc<Live>, String> {
         let limit = self.config.operation_timeout / 2;
         tokio::select! {
@@ -543,7 +551,8 @@ impl Shared {
         Ok(node)
     }
 
-    /// Asks all nodes who has what, unless that was done a moment ago. One attempt at a time, in a task of its own.
+    /// Asks all nodes who has what, unless that was done a moment ago. One attempt at a time, in a task of
+    /// its own.
     async fn refresh(self: &Arc<Self>) -> Result<(), String> {
         let (attempt, failed) = {
             let mut state = self.lock();
@@ -594,7 +603,8 @@ impl Shared {
         state.surveyed = Some((self.clock.monotonic(), outcome));
     }
 
-    /// Asks everyone who is known, all at once, until more than half agree on the latest change or all have answered.
+    /// Asks everyone who is known, all at once, until more than half agree on the latest change or all have
+    /// answered.
     async fn survey(&self) -> Result<(), String> {
         let places = {
             let state = self.lock();
@@ -770,8 +780,8 @@ pub(super) async fn together<T>(futures: Vec<BoxFuture<'_, T>>) -> Vec<T> {
     waiting.into_iter().filter_map(|(_, answer)| answer).collect()
 }
 
-/// Where an error sends an operation on `slot` that was refused at `from`. An error about another slot is none of it: it
-/// comes from a pipeline that has to be taken apart.
+/// Where an error sends an operation on `slot` that was refused at `from`. An error about another slot is
+/// none of it: it comes from a pipeline that has to be taken apart.
 pub(super) fn redirect(error: &RedisError, slot: u16, from: &Place) -> Option<Redirect> {
     if error.kind() == ErrorKind::Server(ServerErrorKind::TryAgain) {
         return Some(Redirect::TryAgain);

@@ -1,24 +1,26 @@
-//! Which store this is, where it is spread over the nodes of a Cluster ([`super::identity`] says why that matters).
+//! Which store this is, where it is spread over the nodes of a Cluster ([`super::identity`] says why that
+//! matters).
 //!
-//! One node can lose everything while the others do not; and which node has a key changes, by failovers, by moving slots,
-//! and by `redis-cli --cluster fix`, which gives the slots of a lost node to others, empty. So a name for each node would
-//! not do: what matters is whether the *slot* still is the one that it was. Hence the store's one name stands once in every
-//! slot, under a key that is hashed to it: wherever a slot is moved, its name comes along with the rest of it, and where
-//! a slot was emptied, by whatever means, it is gone. No absence of a key is believed without a look at the name in
-//! its slot. (16,384 small keys: two or three megabytes over all of the Cluster, written once.)
+//! One node can lose everything while the others do not; and which node has a key changes, by failovers, by
+//! moving slots, and by `redis-cli --cluster fix`, which gives the slots of a lost node to others, empty. So
+//! a name for each node would not do: what matters is whether the *slot* still is the one that it was. Hence
+//! the store's one name stands once in every slot, under a key that is hashed to it: wherever a slot is
+//! moved, its name comes along with the rest of it, and where a slot was emptied, by whatever means, it is
+//! gone. No absence of a key is believed without a look at the name in its slot. (16,384 small keys: two or
+//! three megabytes over all of the Cluster, written once.)
 //!
-//! - **Which name it is** is said by `tokenward:identity`, as in a single Redis, and by whoever remembers it. A new store
-//!   gets that key first, by `SET NX` (of several replicas that start at once one gives the name), then the name in every
-//!   slot, the one of `tokenward:identity` itself last: so that one tells that all of it was done, and a replica that
-//!   died in the middle is followed by another that does the rest. A store without `tokenward:identity` is new only if no
-//!   slot has a name.
-//! - **A look** compares the slot's name with the remembered one. If it is another, `tokenward:identity` may say that it
-//!   replaces ours: then an operator adopted it, and we follow.
-//! - **Adopting** writes the store's name into every slot, whatever is there. If it is the one that replicas remember (one
-//!   node was lost, the others were not), they need to learn nothing.
+//! - **Which name it is** is said by `tokenward:identity`, as in a single Redis, and by whoever remembers it.
+//!   A new store gets that key first, by `SET NX` (of several replicas that start at once one gives the
+//!   name), then the name in every slot, the one of `tokenward:identity` itself last: so that one tells that
+//!   all of it was done, and a replica that died in the middle is followed by another that does the rest. A
+//!   store without `tokenward:identity` is new only if no slot has a name.
+//! - **A look** compares the slot's name with the remembered one. If it is another, `tokenward:identity` may
+//!   say that it replaces ours: then an operator adopted it, and we follow.
+//! - **Adopting** writes the store's name into every slot, whatever is there. If it is the one that replicas
+//!   remember (one node was lost, the others were not), they need to learn nothing.
 //!
-//! What is not noticed: that single keys of a slot are missing whose name is there (a failover that lost the last
-//! writes). That is what `wait_replicas` is for.
+//! What is not noticed: that single keys of a slot are missing whose name is there (a failover that lost the
+//! last writes). That is what `wait_replicas` is for.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,7 +33,8 @@ use crate::domain::task::BoxFuture;
 use crate::store::StoreError;
 use crate::store::keyspace::{self, REDIS_IDENTITY, SLOTS};
 
-/// How many slots are named, or looked at, in one go: well within the time of one command, even on a slow machine.
+/// How many slots are named, or looked at, in one go: well within the time of one command, even on a slow
+/// machine.
 const CHUNK: usize = 512;
 
 impl Cluster {
@@ -60,8 +63,8 @@ impl Cluster {
         outcome(attempt).await.map_err(|cause| StoreError::Unavailable { doing, cause })
     }
 
-    /// What is remembered may come from a single Redis, whose records were brought here since: then the slots have no names
-    /// yet. Seen once is enough.
+    /// What is remembered may come from a single Redis, whose records were brought here since: then the slots
+    /// have no names yet. Seen once is enough.
     pub(super) async fn name_the_rest(&self, doing: &'static str) -> Result<(), StoreError> {
         self.named(doing).await?;
         let shared = &self.0;

@@ -68,7 +68,8 @@ fn named_at(cluster: &RedisCluster, name: &str, node: usize) -> ConnectionKey {
         .expect("every node has slots")
 }
 
-/// On one Cluster, for it takes seconds to make: the suite, the suite as a user with `WAIT`, moved slots, changes that are told.
+/// On one Cluster, for it takes seconds to make: the suite, the suite as a user with `WAIT`, moved slots,
+/// changes that are told.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn passes_the_suite_and_follows_what_is_moved() {
     let cluster = RedisCluster::start(3, 1);
@@ -225,7 +226,8 @@ async fn resharded(cluster: &RedisCluster, store: &RedisStore) {
     assert!(page.connections.iter().all(|(_, found)| found.revision.generation == round));
 }
 
-/// What one process does anywhere is told to the others; whoever's node is gone listens to another, and says that things were missed.
+/// What one process does anywhere is told to the others; whoever's node is gone listens to another, and says
+/// that things were missed.
 async fn told(cluster: &RedisCluster, config: &RedisConfig) {
     let of_own_word = |word: u64| {
         let random = Arc::new(crate::testkit::SeededRandom::new(word));
@@ -249,7 +251,8 @@ async fn told(cluster: &RedisCluster, config: &RedisConfig) {
     }
 }
 
-/// What is done again because its answer was late is told again, and that may come late too; nothing else may come before it.
+/// What is done again because its answer was late is told again, and that may come late too; nothing else may
+/// come before it.
 async fn hears(store: &RedisStore, expected: &Change) {
     let heard = async {
         loop {
@@ -263,7 +266,8 @@ async fn hears(store: &RedisStore, expected: &Change) {
     tokio::time::timeout(Duration::from_secs(20), heard).await.expect("is told");
 }
 
-/// The death of a primary takes nothing away that a replica had to have, and it heals without anybody's doing.
+/// The death of a primary takes nothing away that a replica had to have, and it heals without anybody's
+/// doing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_primary_that_dies_or_falls_silent_is_followed_by_its_replica() {
     let mut cluster = RedisCluster::start(3, 1);
@@ -307,7 +311,8 @@ async fn a_primary_that_dies_or_falls_silent_is_followed_by_its_replica() {
                 )
                 .await,
         );
-        // Who waits for no replica writes on as soon as there is another primary, and finds what was acknowledged.
+        // Who waits for no replica writes on as soon as there is another primary, and finds what was
+        // acknowledged.
         let found = again(async || hears.load(&users[0]).await).await.expect("it was acknowledged");
         assert!([generation, generation + 1].contains(&found.revision.generation), "{found:?}");
         commit(&hears, &users[0], Some(&found), &numbered(generation + 2)).await;
@@ -349,8 +354,8 @@ async fn a_primary_that_dies_or_falls_silent_is_followed_by_its_replica() {
     assert_eq!(page.connections.len(), 3);
 }
 
-/// A node that lost everything says nothing that is believed, whoever asks; the others go on; once adopted by one, the store
-/// is by all.
+/// A node that lost everything says nothing that is believed, whoever asks; the others go on; once adopted by
+/// one, the store is by all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_comes_back_empty_is_noticed_wherever_its_slots_are() {
     let mut cluster = RedisCluster::start_with(3, 0, &["--cluster-require-full-coverage", "no"]);
@@ -400,8 +405,8 @@ async fn a_node_that_comes_back_empty_is_noticed_wherever_its_slots_are() {
         refuses(store).await;
         goes_on(store).await;
     }
-    // Slots of it are given to another node, as `redis-cli --cluster fix` does with those of a node that is gone: that one
-    // has never lost anything, and does not know these.
+    // Slots of it are given to another node, as `redis-cli --cluster fix` does with those of a node that is
+    // gone: that one has never lost anything, and does not know these.
     let slot = keyspace::connection_slot(lost).to_string();
     assert_eq!(cluster.nodes[1].cli(&["FLUSHALL"]), "OK", "of what was asked in vain");
     for node in [2, 1, 0] {
@@ -426,8 +431,8 @@ async fn a_node_that_comes_back_empty_is_noticed_wherever_its_slots_are() {
     anew.revision.sign_in.number = other.floor(lost).await.expect("serves").number;
     commit(&other, lost, None, &anew).await;
 
-    // All of it is lost, and somebody who remembers nothing makes it a new store: that is another one to the others, until it is
-    // adopted.
+    // All of it is lost, and somebody who remembers nothing makes it a new store: that is another one to the
+    // others, until it is adopted.
     for node in &cluster.nodes {
         assert_eq!(node.cli(&["FLUSHALL"]), "OK");
     }
@@ -447,7 +452,8 @@ async fn a_node_that_comes_back_empty_is_noticed_wherever_its_slots_are() {
         store.ping().await.expect("serves");
     }
 
-    // The node is lost that has the store's first name, and somebody who remembers nothing does not take the rest for new.
+    // The node is lost that has the store's first name, and somebody who remembers nothing does not take the
+    // rest for new.
     let named = cluster.owner(keyspace::slot(keyspace::REDIS_IDENTITY)).expect("they agree");
     assert_eq!(cluster.nodes[named].cli(&["FLUSHALL"]), "OK");
     let fresh = store_with(patient(config(&cluster)));

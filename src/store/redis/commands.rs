@@ -11,8 +11,8 @@ use super::failure::OURS;
 #[derive(Clone)]
 pub(super) struct Commands {
     pub(super) connection: MultiplexedConnection,
-    /// `ASKING` goes before each command. It counts for the very next one on the connection, which everyone shares: so both
-    /// leave in one piece.
+    /// `ASKING` goes before each command. It counts for the very next one on the connection, which everyone
+    /// shares: so both leave in one piece.
     pub(super) asking: bool,
     /// Why no script is sent: see [`super::prerequisites`].
     pub(super) no_scripts: Option<Arc<str>>,
@@ -56,7 +56,8 @@ impl ConnectionLike for Commands {
             } else {
                 self.connection.req_packed_commands(pipeline, offset, count).await?
             };
-            // The first error as it came: the library's own error of a pipeline does not say where a node sends us.
+            // The first error as it came: the library's own error of a pipeline does not say where a node
+            // sends us.
             answers.into_iter().map(Value::extract_error).collect()
         })
     }
@@ -66,7 +67,8 @@ impl ConnectionLike for Commands {
     }
 }
 
-/// Asks the server for its role: only a master may serve us. A demoted one would take reads and show the past.
+/// Asks the server for its role: only a master may serve us. A demoted one would take reads and show the
+/// past.
 pub(super) async fn check_master(commands: &mut Commands) -> Result<Result<(), String>, RedisError> {
     let role: Value = ::redis::cmd("ROLE").query_async(commands).await?;
     let role = match &role {

@@ -9,8 +9,8 @@ use zeroize::Zeroizing;
 use super::tls::RedisTls;
 use crate::store::observed::StoreObserver;
 
-/// Where a secret comes from: asked anew every second and with every connection, so that a changed file counts without a
-/// restart. It may read a small file. The error says why there is none, without the secret.
+/// Where a secret comes from: asked anew every second and with every connection, so that a changed file
+/// counts without a restart. It may read a small file. The error says why there is none, without the secret.
 pub type PasswordSource = Arc<dyn Fn() -> Result<Zeroizing<String>, String> + Send + Sync>;
 
 /// Where what is needed for TLS comes from: asked anew as often.
@@ -53,8 +53,8 @@ pub struct RedisConfig {
     pub connect_timeout: Duration,
     /// How long one command may take before its connection counts as dead.
     pub response_timeout: Duration,
-    /// How long one operation of the store may take in all, waiting for a connection and a second try included. (A
-    /// list and a creation are a few of these.)
+    /// How long one operation of the store may take in all, waiting for a connection and a second try
+    /// included. (A list and a creation are a few of these.)
     pub operation_timeout: Duration,
     /// How many replicas must have a commit or a delete before it is acknowledged.
     pub wait_replicas: u32,
@@ -99,8 +99,8 @@ impl RedisConfig {
     }
 }
 
-/// Long enough for a handshake with TLS across a region, short enough that an operation that has to find the primary
-/// first still ends within its time.
+/// Long enough for a handshake with TLS across a region, short enough that an operation that has to find the
+/// primary first still ends within its time.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// The sentinels, and what they are asked for.

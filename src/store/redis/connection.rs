@@ -1,21 +1,23 @@
 //! The connection to Redis, and how it comes back.
 //!
-//! One multiplexed connection serves everyone. When it breaks, or the server behind it says that it is not the one to
-//! talk to any more, it is put aside and another one is made: found anew, authenticated with the secrets as they are
-//! then, and used only once the server says that it is the master. Operations under way on the old one keep it until
-//! they end.
+//! One multiplexed connection serves everyone. When it breaks, or the server behind it says that it is not
+//! the one to talk to any more, it is put aside and another one is made: found anew, authenticated with the
+//! secrets as they are then, and used only once the server says that it is the master. Operations under way
+//! on the old one keep it until they end.
 //!
-//! - One attempt at a time, in a task of its own: a caller that goes away does not take it along, and those who need a
-//!   connection wait for the same one.
-//! - Nobody waits longer than one operation may take, and hardly at all once an attempt has failed: from then on the
-//!   server counts as down, those who come wait a moment for the attempt under way, and after each failed one there is
-//!   a pause, longer each time and with jitter, in which everyone is refused at once with the attempt's cause.
-//! - Nothing tries in the background: the next operation after the pause does, and the readiness probe is one.
+//! - One attempt at a time, in a task of its own: a caller that goes away does not take it along, and those
+//!   who need a connection wait for the same one.
+//! - Nobody waits longer than one operation may take, and hardly at all once an attempt has failed: from then
+//!   on the server counts as down, those who come wait a moment for the attempt under way, and after each
+//!   failed one there is a pause, longer each time and with jitter, in which everyone is refused at once with
+//!   the attempt's cause.
+//! - Nothing tries in the background: the next operation after the pause does, and the readiness probe is
+//!   one.
 //! - A connection that is up is kept up with the files of [`super::access`]: [`Link::keep_up`].
 //!
-//! [`Shared::discover`] says where the master is now. With Sentinel that can change while the connection is up and its
-//! server sees nothing of it, having been cut off from all but us: [`Link::follow`] asks. In a Cluster each primary has a
-//! link of its own, and who owns which slot is known above: [`super::cluster`].
+//! [`Shared::discover`] says where the master is now. With Sentinel that can change while the connection is
+//! up and its server sees nothing of it, having been cut off from all but us: [`Link::follow`] asks. In a
+//! Cluster each primary has a link of its own, and who owns which slot is known above: [`super::cluster`].
 
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
@@ -46,11 +48,11 @@ use crate::domain::time::Clock;
 /// The pause after failed attempts: short enough that nobody notices a restart of Redis for
 /// long, long enough that a thousand replicas do not keep it down.
 const PAUSE: Backoff = Backoff { first: Duration::from_millis(50), longest: Duration::from_secs(1) };
-/// How long an operation waits for an attempt while the server counts as down. A local server that is back is connected
-/// to within this; for one farther away the attempt goes on, and the next operation finds it done.
+/// How long an operation waits for an attempt while the server counts as down. A local server that is back is
+/// connected to within this; for one farther away the attempt goes on, and the next operation finds it done.
 const PATIENCE_WHILE_DOWN: Duration = Duration::from_millis(100);
-/// A connection this young is not put aside because of the server's state: it was judged a moment ago, and a server
-/// that refuses writes for lack of replicas would otherwise be reconnected to with every one of them.
+/// A connection this young is not put aside because of the server's state: it was judged a moment ago, and a
+/// server that refuses writes for lack of replicas would otherwise be reconnected to with every one of them.
 const YOUNG: Duration = Duration::from_millis(500);
 
 /// An attempt's outcome; none while it is under way.
@@ -85,7 +87,8 @@ struct Shared {
     identity: Option<Identity>,
     /// Counts the connections made, for those who must know of each.
     made: watch::Sender<u64>,
-    /// Counts how often the connection in use was authenticated anew or replaced by another one to the same server.
+    /// Counts how often the connection in use was authenticated anew or replaced by another one to the same
+    /// server.
     renewed: watch::Sender<u64>,
     /// Never held across an await.
     state: Mutex<State>,
@@ -213,8 +216,8 @@ impl Link {
         self.0.lock().live = None;
     }
 
-    /// Asks the sentinels, if there are any, whether the connection in use is to the primary they name, and puts it
-    /// aside if it is not: true then. Sentinels that say nothing change nothing.
+    /// Asks the sentinels, if there are any, whether the connection in use is to the primary they name, and
+    /// puts it aside if it is not: true then. Sentinels that say nothing change nothing.
     pub(super) async fn follow(&self) -> bool {
         let Location::Sentinels(sentinels) = &self.0.config.location else { return false };
         let Some(live) = self.0.lock().live.clone() else { return false };
@@ -250,13 +253,14 @@ impl Link {
         self.0.made.subscribe()
     }
 
-    /// Changes when the connection in use was authenticated anew or replaced by another one to the same server.
+    /// Changes when the connection in use was authenticated anew or replaced by another one to the same
+    /// server.
     pub(super) fn renewed(&self) -> watch::Receiver<u64> {
         self.0.renewed.subscribe()
     }
 
-    /// Sees to it that the connection in use, if there is one, goes by what the files hold now. What is refused leaves it as
-    /// it is.
+    /// Sees to it that the connection in use, if there is one, goes by what the files hold now. What is
+    /// refused leaves it as it is.
     pub(super) async fn keep_up(&self) {
         let Some(live) = self.0.lock().live.clone() else { return };
         let Shared { access, name, .. } = &*self.0;
@@ -359,8 +363,8 @@ impl Shared {
         let _nobody_waits = done.send(Some(outcome));
     }
 
-    /// Connects. The first failure of an outage may be none: what ended the connection before may have ended this one while it
-    /// was made. So where it comes at once, it is tried once more.
+    /// Connects. The first failure of an outage may be none: what ended the connection before may have ended
+    /// this one while it was made. So where it comes at once, it is tried once more.
     async fn connect_once_more(&self) -> Result<Live, String> {
         let began = self.clock.monotonic();
         let is_first = self.lock().failures == 0;
@@ -372,8 +376,8 @@ impl Shared {
         }
     }
 
-    /// Makes a connection beside one that is in use, to the same server and with other files of TLS, and puts it in its place.
-    /// What is under way ends on the old one. If it cannot be made the old one stays.
+    /// Makes a connection beside one that is in use, to the same server and with other files of TLS, and puts
+    /// it in its place. What is under way ends on the old one. If it cannot be made the old one stays.
     async fn replace(self: Arc<Self>, old: Arc<Live>, with: Arc<RedisTls>) {
         let limit = self.config.connect_timeout;
         let made = tokio::select! {
@@ -401,8 +405,8 @@ impl Shared {
         }
     }
 
-    /// Where the master is; several places when there is doubt, to be tried in this order. Bounded by the sentinels' own
-    /// time.
+    /// Where the master is; several places when there is doubt, to be tried in this order. Bounded by the
+    /// sentinels' own time.
     async fn discover(&self) -> Result<Vec<Place>, String> {
         let sentinels = match &self.config.location {
             Location::Server { host, port } => {
@@ -413,8 +417,8 @@ impl Shared {
         };
         let known = self.lock().epoch;
         let survey = survey(&self.access, sentinels, known, &*self.clock).await?;
-        // Who was cut off together with an old primary would lead us back to it. But if more than half of all say so, an
-        // operator has set them up anew, and their count with them.
+        // Who was cut off together with an old primary would lead us back to it. But if more than half of all
+        // say so, an operator has set them up anew, and their count with them.
         if !survey.agreed && survey.primaries.iter().any(|place| place.epoch < known) {
             return Err("too few sentinels agree, and those know less than was known before".to_owned());
         }

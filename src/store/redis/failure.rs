@@ -9,8 +9,8 @@ use crate::domain::text::one_line;
 use crate::domain::time::Clock;
 use crate::store::StoreError;
 
-/// Tries of one operation whose connections die: Redis ends all of them at once when it reads its ACL file anew (until 7.2), and
-/// whoever rotates a password does that twice.
+/// Tries of one operation whose connections die: Redis ends all of them at once when it reads its ACL file
+/// anew (until 7.2), and whoever rotates a password does that twice.
 pub(super) const TRIES: u32 = 3;
 
 /// What an error says about the connection it came over.
@@ -20,7 +20,8 @@ pub(super) enum Verdict {
     Lost,
     /// The server did not execute the command and is not the one to ask now.
     Elsewhere,
-    /// The server has too few replicas to take writes: asking another one may help, asking again at once will not.
+    /// The server has too few replicas to take writes: asking another one may help, asking again at once will
+    /// not.
     TooFewReplicas,
     /// The connection is fine.
     Fine,
@@ -49,8 +50,8 @@ impl Verdict {
     }
 }
 
-/// The code of a server's error, and the rest of it. A Redis before 7.0 wraps what a command in a script was answered: there
-/// it is the code within.
+/// The code of a server's error, and the rest of it. A Redis before 7.0 wraps what a command in a script was
+/// answered: there it is the code within.
 pub(super) fn code_of(error: &RedisError) -> Option<(&str, &str)> {
     let (code, detail) = (error.code()?, error.detail().unwrap_or_default());
     let within = detail.starts_with("Error running script").then(|| detail.rsplit_once(" -")).flatten();
@@ -69,8 +70,8 @@ fn refused_command(detail: &str) -> Option<&str> {
         .then_some(command)
 }
 
-/// An error in words, without anything that is stored: Redis repeats arguments in some of its errors, and the client
-/// library repeats answers in some of its own.
+/// An error in words, without anything that is stored: Redis repeats arguments in some of its errors, and the
+/// client library repeats answers in some of its own.
 pub(super) fn describe(error: &RedisError, user: &str) -> String {
     match error.kind() {
         ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {

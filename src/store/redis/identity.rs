@@ -1,12 +1,14 @@
-//! Which store this is. A Redis whose volume was lost comes back empty and answers as if nothing had ever been there; to
-//! believe it would make every connection "not found", and services delete their links to them.
+//! Which store this is. A Redis whose volume was lost comes back empty and answers as if nothing had ever
+//! been there; to believe it would make every connection "not found", and services delete their links to
+//! them.
 //!
-//! So the store has a random name, kept beside the records, and this process remembers it, on disk where there is a
-//! journal. A Redis without it, or with another one, is not talked to. And since one can lose everything without the
-//! connection to it breaking, no absence of a record is believed without a look at the name.
+//! So the store has a random name, kept beside the records, and this process remembers it, on disk where
+//! there is a journal. A Redis without it, or with another one, is not talked to. And since one can lose
+//! everything without the connection to it breaking, no absence of a record is believed without a look at the
+//! name.
 //!
-//! An operator who knows that what is there now is the store says so ([`Identity::adopt`]): then the name that it replaces is
-//! written beside its own, so that every other replica that remembers that one follows.
+//! An operator who knows that what is there now is the store says so ([`Identity::adopt`]): then the name
+//! that it replaces is written beside its own, so that every other replica that remembers that one follows.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::io::Write as _;
@@ -38,7 +40,8 @@ struct State {
 }
 
 impl Identity {
-    /// Remembers what the file says. One that cannot be read is an error, for it may say that this is another store.
+    /// Remembers what the file says. One that cannot be read is an error, for it may say that this is another
+    /// store.
     pub(super) fn new(file: Option<PathBuf>) -> std::io::Result<Self> {
         let known = match file.as_deref().map(std::fs::read_to_string) {
             Some(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => None,

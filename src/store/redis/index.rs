@@ -19,7 +19,8 @@ impl RedisStore {
         Ok(())
     }
 
-    /// Takes a name out of its app's index, and puts it back if its record is there after all: see [`keyspace`].
+    /// Takes a name out of its app's index, and puts it back if its record is there after all: see
+    /// [`keyspace`].
     pub(super) async fn unindex(&self, doing: &'static str, key: &ConnectionKey) -> Result<(), StoreError> {
         let index = keyspace::redis_index(&key.app);
         let slot = keyspace::slot(&index);

@@ -49,7 +49,8 @@ impl Live {
         Commands { asking: true, ..self.commands() }
     }
 
-    /// Whether the server runs scripts for us; the inner error names what is missing. Until it does, none is sent.
+    /// Whether the server runs scripts for us; the inner error names what is missing. Until it does, none is
+    /// sent.
     pub(super) async fn look_at_scripts(&self, user: &str) -> RedisResult<Result<(), String>> {
         let mut commands = self.connection.clone();
         let cause = match PROBE.prepare_invoke().invoke_async::<i64>(&mut commands).await {

@@ -1,10 +1,13 @@
-//! How much a Redis may answer: between the socket and the client library, which would take whatever length it is told.
+//! How much a Redis may answer: between the socket and the client library, which would take whatever length
+//! it is told.
 //!
-//! The lengths and counts of an answer are read as they come (RESP2 and RESP3), and one beyond [`LIMITS`] ends the connection before
-//! the bytes that it announces are taken. So a server that lies, or a record that somebody else put there, costs this process what
-//! the limits say and no more (a value that is held takes some 60 bytes, however small it is); everything that is read from Redis and from Sentinel passes here.
+//! The lengths and counts of an answer are read as they come (RESP2 and RESP3), and one beyond [`LIMITS`]
+//! ends the connection before the bytes that it announces are taken. So a server that lies, or a record that
+//! somebody else put there, costs this process what the limits say and no more (a value that is held takes
+//! some 60 bytes, however small it is); everything that is read from Redis and from Sentinel passes here.
 //!
-//! What a count of many small answers adds up to is bounded where they are asked for: a pipeline has few commands.
+//! What a count of many small answers adds up to is bounded where they are asked for: a pipeline has few
+//! commands.
 
 use std::io;
 use std::pin::Pin;
@@ -30,14 +33,14 @@ pub(super) struct Limits {
     pub(super) depth: usize,
 }
 
-/// Those of every connection for commands. A value is a record ([`LARGEST`]) at the most; the most values has a list of what counts
-/// against a quota ([`MOST_COUNTED`]), and a page of a walk has some thousand keys.
+/// Those of every connection for commands. A value is a record ([`LARGEST`]) at the most; the most values has
+/// a list of what counts against a quota ([`MOST_COUNTED`]), and a page of a walk has some thousand keys.
 pub(super) const LIMITS: Limits =
     Limits { line: 64 * 1024, value: LARGEST, answer: 8 * 1024 * 1024, values: 32 * 1024, depth: 16 };
 const _: () = assert!(LIMITS.values > 3 * MOST_COUNTED && LIMITS.values > 16 * MAX_PAGE);
 
-/// Those of a connection on which nothing is asked but who has which slot: `CLUSTER SLOTS` of a Cluster whose slots are scattered
-/// has a row for each of them, some 300,000 values.
+/// Those of a connection on which nothing is asked but who has which slot: `CLUSTER SLOTS` of a Cluster whose
+/// slots are scattered has a row for each of them, some 300,000 values.
 pub(super) const SLOTS_LIMITS: Limits = Limits { values: 512 * 1024, ..LIMITS };
 
 /// What announces a length: no longer than a number with a sign.

@@ -1,11 +1,12 @@
-//! What Redis must be for this store beside answering: it runs scripts, it evicts nothing, it does not lose everything with one
-//! process. Asked with every probe, or every minute; nothing here stops a store that serves.
+//! What Redis must be for this store beside answering: it runs scripts, it evicts nothing, it does not lose
+//! everything with one process. Asked with every probe, or every minute; nothing here stops a store that
+//! serves.
 //!
-//! - **Scripts.** A commit is one. So the probe runs one over the connection in use ([`super::live::Live::look_at_scripts`]), and as long as
-//!   that is refused none is sent over it: Redis repeats a refused command's arguments, which are no text, in an error that then
-//!   cannot be read.
-//! - **The rest** is in `INFO`, whose fields are the same from Redis 6.2 to 8 and in Valkey. `CONFIG` would say more and is never
-//!   asked: where it is taken away, each question is a line in Redis' `ACL LOG`.
+//! - **Scripts.** A commit is one. So the probe runs one over the connection in use
+//!   ([`super::live::Live::look_at_scripts`]), and as long as that is refused none is sent over it: Redis
+//!   repeats a refused command's arguments, which are no text, in an error that then cannot be read.
+//! - **The rest** is in `INFO`, whose fields are the same from Redis 6.2 to 8 and in Valkey. `CONFIG` would
+//!   say more and is never asked: where it is taken away, each question is a line in Redis' `ACL LOG`.
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -18,7 +19,8 @@ use super::failure::{Verdict, describe};
 use crate::domain::text::one_line;
 use crate::store::observed::{Risk, StoreObserver};
 
-/// How often a server's `INFO` is looked at: what callers may have made in that time must fit into [`ROOM_PERCENT`] of it.
+/// How often a server's `INFO` is looked at: what callers may have made in that time must fit into
+/// [`ROOM_PERCENT`] of it.
 pub(super) const LOOK: Duration = Duration::from_secs(10);
 /// How much of `maxmemory` is kept for connections.
 const ROOM_PERCENT: i64 = 10;

@@ -178,8 +178,8 @@ impl StoreObserver for Told {
     }
 }
 
-/// A right that is taken away while everything runs, and a command that there is not: the store does not serve, says which it is,
-/// and heals by itself; what it holds is read meanwhile.
+/// A right that is taken away while everything runs, and a command that there is not: the store does not
+/// serve, says which it is, and heals by itself; what it holds is read meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scripts_that_may_not_run_are_named_and_nothing_breaks() {
     let server = RedisServer::start();
@@ -240,7 +240,8 @@ async fn a_redis_that_evicts_is_said() {
     assert_eq!(told.of(Risk::Unknown), None, "CONFIG is not missed");
 }
 
-/// What a command in a script was answered counts, however the Redis wraps it: the lines are as they come over the wire.
+/// What a command in a script was answered counts, however the Redis wraps it: the lines are as they come
+/// over the wire.
 #[test]
 fn an_error_within_a_script_is_that_error() {
     const WRAPPED: &str = "ERR Error running script (call to f_3e1f0a): @user_script:12: @user_script: 12: ";

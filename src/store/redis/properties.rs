@@ -1,4 +1,5 @@
-//! What holds for whatever a Redis, a Sentinel or a node of a Cluster answers, and for whatever lies under a key.
+//! What holds for whatever a Redis, a Sentinel or a node of a Cluster answers, and for whatever lies under a
+//! key.
 
 use ::redis::{FromRedisValue, RedisError, Value};
 
@@ -10,8 +11,8 @@ use super::{cluster, failure, identity, prerequisites};
 const LONGEST: usize = 1000;
 const NOW: i64 = 1_795_392_000;
 
-/// Panics if an answer becomes a place that none is, or a line of any length. The input is taken as an answer on the wire and as the text
-/// of one.
+/// Panics if an answer becomes a place that none is, or a line of any length. The input is taken as an answer
+/// on the wire and as the text of one.
 pub fn an_answer_is_read_in_bounds(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     let asked = Place { host: "redis.example".to_owned(), port: 6379, epoch: 0 };

@@ -8,14 +8,16 @@ use crate::domain::task::BoxFuture;
 use crate::store::record::{self, Beginning};
 use crate::store::{StoreError, StoredProfile, keyspace};
 
-/// How many records are asked for in one go while listing: bounds how long others wait behind them on the connection.
+/// How many records are asked for in one go while listing: bounds how long others wait behind them on the
+/// connection.
 pub(super) const LIST_CHUNK: usize = 100;
-/// How many of them in one pipeline, and how many bytes they may have in all: what one command may be answered is bounded
-/// ([`super::meter`]), so these bound what a server that lies can have us hold for one list.
+/// How many of them in one pipeline, and how many bytes they may have in all: what one command may be
+/// answered is bounded ([`super::meter`]), so these bound what a server that lies can have us hold for one
+/// list.
 const READ_AT_ONCE: usize = 16;
 const LARGEST_CHUNK: usize = 16 * 1024 * 1024;
-/// How much of a record is read for its profile at first: most profiles have two or three KiB. One that has more is
-/// read again, and so is one that has grown meanwhile, so often.
+/// How much of a record is read for its profile at first: most profiles have two or three KiB. One that has
+/// more is read again, and so is one that has grown meanwhile, so often.
 const PROFILE_REACH: usize = record::reach_of(4096);
 const PROFILE_ROUNDS: usize = 4;
 
@@ -48,8 +50,8 @@ impl RedisStore {
         Ok(keys.into_iter().zip(profiles).collect())
     }
 
-    /// The profiles of some connections, at most [`LIST_CHUNK`]: of each record as much as most profiles take, and
-    /// where one goes on, as much as that one takes.
+    /// The profiles of some connections, at most [`LIST_CHUNK`]: of each record as much as most profiles
+    /// take, and where one goes on, as much as that one takes.
     pub(super) async fn read_profiles(
         &self,
         doing: &'static str,
@@ -86,7 +88,8 @@ impl RedisStore {
         Ok(profiles)
     }
 
-    /// What many commands read, each from a key of its slot: one pipeline for each node that has some of them.
+    /// What many commands read, each from a key of its slot: one pipeline for each node that has some of
+    /// them.
     pub(super) async fn read_many(
         &self,
         doing: &'static str,

@@ -225,7 +225,8 @@ impl Records for RedisStore {
             page.connections.truncate(limit);
             page.next = page.connections.last().map(|(name, _)| name.clone());
         }
-        // That there are no more is an absence too; and where the index was lost, those that were used since are in it.
+        // That there are no more is an absence too; and where the index was lost, those that were used since
+        // are in it.
         self.believe_absence(DOING, keyspace::slot(&keyspace::redis_index(app))).await?;
         Ok(page)
     }

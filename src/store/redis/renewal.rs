@@ -1,5 +1,5 @@
-//! When what a file holds is offered to a server again, what a new connection offers, and what to say of it. Decisions
-//! alone: nothing here reads, sends or waits.
+//! When what a file holds is offered to a server again, what a new connection offers, and what to say of it.
+//! Decisions alone: nothing here reads, sends or waits.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use crate::domain::backoff::Backoff;
 
 /// After a refusal the same is offered again after this, and then ever more slowly.
 const PAUSE: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(30) };
-/// A refusal that was not heard again for so long counts no more: whoever has a connection would have heard it, so its
-/// server is not asked at all now.
+/// A refusal that was not heard again for so long counts no more: whoever has a connection would have heard
+/// it, so its server is not asked at all now.
 const STALE: Duration = Duration::from_secs(90);
 
 /// A server did not take it.
@@ -48,8 +48,8 @@ pub(super) fn is_due<T: PartialEq>(
     in_use != Some(file) && !refusal.is_some_and(|refusal| refusal.holds_back(file, now))
 }
 
-/// What a new connection offers, in this order: what the file holds, then what was accepted before. The other way
-/// round where the file's is held back; it is still offered when nothing else is taken.
+/// What a new connection offers, in this order: what the file holds, then what was accepted before. The other
+/// way round where the file's is held back; it is still offered when nothing else is taken.
 pub(super) fn offers<T: PartialEq + Clone>(file: Option<&T>, accepted: &[T], is_held_back: bool) -> Vec<T> {
     let mut offers: Vec<T> = Vec::new();
     let (first, last) = if is_held_back { (None, file) } else { (file, None) };

@@ -1,12 +1,13 @@
 //! Waiting until replicas have what was written.
 //!
-//! `WAIT` answers for everything that was executed on its connection before, reads and repeated writes that found
-//! nothing to do included: so a commit that finds itself stored is waited for like the one that stored it, over
-//! whatever connection. It answers with a count, never with an error, and the count has to be looked at (F3).
+//! `WAIT` answers for everything that was executed on its connection before, reads and repeated writes that
+//! found nothing to do included: so a commit that finds itself stored is waited for like the one that stored
+//! it, over whatever connection. It answers with a count, never with an error, and the count has to be looked
+//! at (F3).
 //!
-//! Redis holds up everything that follows a `WAIT` on its connection, and everyone shares ours. So at most one is under
-//! way, answering for all who wrote before it was sent; and while replicas are missing it asks for moments, with as long
-//! a pause after each, in which the others have their turn.
+//! Redis holds up everything that follows a `WAIT` on its connection, and everyone shares ours. So at most
+//! one is under way, answering for all who wrote before it was sent; and while replicas are missing it asks
+//! for moments, with as long a pause after each, in which the others have their turn.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,7 +18,8 @@ use ::redis::aio::MultiplexedConnection;
 use crate::domain::backoff::Backoff;
 use crate::domain::time::Clock;
 
-/// The first moment: more than a replica in the same region takes. The following ones double, for those farther away.
+/// The first moment: more than a replica in the same region takes. The following ones double, for those
+/// farther away.
 const FIRST_MOMENT: Duration = Duration::from_millis(5);
 
 /// Who has written over a connection, and up to whom the replicas have it.
@@ -29,8 +31,8 @@ pub(super) struct Replication {
 }
 
 impl Replication {
-    /// Waits until so many replicas have what the caller wrote over this connection; false when they have not in time.
-    /// To be called once the write was answered.
+    /// Waits until so many replicas have what the caller wrote over this connection; false when they have not
+    /// in time. To be called once the write was answered.
     pub(super) async fn wait(
         &self,
         mut commands: MultiplexedConnection,

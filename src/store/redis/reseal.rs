@@ -33,8 +33,8 @@ impl Reseal for RedisStore {
 }
 
 impl RedisStore {
-    /// Runs [`scripts::RESEAL`], and waits for the replicas as a commit does: what was counted as sealed anew must not be as
-    /// it was before after a failover.
+    /// Runs [`scripts::RESEAL`], and waits for the replicas as a commit does: what was counted as sealed anew
+    /// must not be as it was before after a failover.
     async fn run_reseal(
         &self,
         doing: &'static str,

@@ -1,9 +1,9 @@
-//! A walk over every record: `SCAN` on each primary, one after the other. Redis promises that what is there from the first
-//! page to the last is on one of them; no index has to be right for it.
+//! A walk over every record: `SCAN` on each primary, one after the other. Redis promises that what is there
+//! from the first page to the last is on one of them; no index has to be right for it.
 //!
-//! That holds for one process of one server. So a walk that goes on over another connection than it began with is an error,
-//! and so is one during which the Cluster changed: a slot may have moved from a node that was still to come to one that had
-//! been walked over. Whoever walks begins anew.
+//! That holds for one process of one server. So a walk that goes on over another connection than it began
+//! with is an error, and so is one during which the Cluster changed: a slot may have moved from a node that
+//! was still to come to one that had been walked over. Whoever walks begins anew.
 
 use ::redis::Cmd;
 
@@ -77,7 +77,8 @@ impl RedisStore {
         Ok(Cursor { epoch, slot, connection: 0, cursor: 0 })
     }
 
-    /// Where it goes on past a node; none past the last. What it has seen then was all, if this still is the store it was.
+    /// Where it goes on past a node; none past the last. What it has seen then was all, if this still is the
+    /// store it was.
     async fn following(&self, at: Cursor) -> Result<Option<Cursor>, StoreError> {
         let Way::Cluster(cluster) = &self.link else {
             return self.believe_absence(DOING, 0).await.map(|()| None);

@@ -1,30 +1,35 @@
-//! What must happen in one step, inside Redis. Each script's keys share a slot, so each runs in a Cluster too; each says
-//! the same when it is repeated, so an answer that was lost may be asked for again.
+//! What must happen in one step, inside Redis. Each script's keys share a slot, so each runs in a Cluster
+//! too; each says the same when it is repeated, so an answer that was lost may be asked for again.
 
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use ::redis::Script;
 
-/// Stores a record if the stored revision is the expected one and nobody else holds the lease. Revisions are compared as
-/// bytes (see [`super::super::record`]). Answers 1 when it is stored, 0 when the revision is another one, 2 when the lease
-/// is somebody else's, -1 when what is stored is no record of ours, which is never overwritten.
+/// Stores a record if the stored revision is the expected one and nobody else holds the lease. Revisions are
+/// compared as bytes (see [`super::super::record`]). Answers 1 when it is stored, 0 when the revision is
+/// another one, 2 when the lease is somebody else's, -1 when what is stored is no record of ours, which is
+/// never overwritten.
 ///
-/// Keys: record, lease, intent, floor. Arguments: the expected revision (empty: no record), the new one, what a record begins
-/// with, the record, the nonce that the lease must have if somebody holds it (empty: it may be anybody's), 1 when another
-/// grant takes the place of the one that is there, the sign-in's number in digits, the channel and what to tell on it.
+/// Keys: record, lease, intent, floor. Arguments: the expected revision (empty: no record), the new one, what
+/// a record begins with, the record, the nonce that the lease must have if somebody holds it (empty: it may
+/// be anybody's), 1 when another grant takes the place of the one that is there, the sign-in's number in
+/// digits, the channel and what to tell on it.
 ///
-/// What was begun is settled when it was begun under this very lease, or when the grant it was begun with is replaced;
-/// not while somebody holds the lease, though, who may be about to use the new one.
+/// What was begun is settled when it was begun under this very lease, or when the grant it was begun with is
+/// replaced; not while somebody holds the lease, though, who may be about to use the new one.
 ///
-/// A repeated commit writes what is stored again: so whoever waits for replicas after it waits for this one, whichever
-/// connection brought it first. Not its own bytes: it may have been sealed anew meanwhile, by a key that is to stay.
+/// A repeated commit writes what is stored again: so whoever waits for replicas after it waits for this one,
+/// whichever connection brought it first. Not its own bytes: it may have been sealed anew meanwhile, by a key
+/// that is to stay.
 ///
-/// The lease goes before the record is stored: a Redis that is full refuses a script's first write unless that frees memory, and
-/// lets those after it pass. So what was rotated under a lease is stored all the same. All of it is one step, to whoever looks and
-/// to replicas; and what was begun stays noted until after, so that nothing rests on the order.
+/// The lease goes before the record is stored: a Redis that is full refuses a script's first write unless
+/// that frees memory, and lets those after it pass. So what was rotated under a lease is stored all the same.
+/// All of it is one step, to whoever looks and to replicas; and what was begun stays noted until after, so
+/// that nothing rests on the order.
 ///
-/// A change that cannot be told (an ACL of an older version) must not make a stored record look like an error: `pcall`.
+/// A change that cannot be told (an ACL of an older version) must not make a stored record look like an
+/// error: `pcall`.
 pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -54,15 +59,16 @@ return 1
     )
 });
 
-/// Destroys a record that descends from the sign-in that is meant, and raises the floor. Answers 1 when there was one, 2 when
-/// there is one of another sign-in, and nothing changed, 0 when there is none.
+/// Destroys a record that descends from the sign-in that is meant, and raises the floor. Answers 1 when there
+/// was one, 2 when there is one of another sign-in, and nothing changed, 0 when there is none.
 ///
-/// A lease that is held stays, and so does what was begun with it; without one, what was begun does not matter any more. The
-/// floor is written each time: so whoever waits for replicas after a repeated delete waits for this one. What stays in doubt
-/// and is of no more use to anybody goes when the floor does.
+/// A lease that is held stays, and so does what was begun with it; without one, what was begun does not
+/// matter any more. The floor is written each time: so whoever waits for replicas after a repeated delete
+/// waits for this one. What stays in doubt and is of no more use to anybody goes when the floor does.
 ///
-/// Keys: record, lease, intent, floor. Arguments: the sign-in that is meant, what a record begins with, for how long the
-/// floor is kept in milliseconds, 1 when what has begun is cut off, the channel and what to tell on it.
+/// Keys: record, lease, intent, floor. Arguments: the sign-in that is meant, what a record begins with, for
+/// how long the floor is kept in milliseconds, 1 when what has begun is cut off, the channel and what to tell
+/// on it.
 pub(super) static DELETE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -99,12 +105,14 @@ return found
     )
 });
 
-/// Takes a lease, and notes that something is begun with it, and of which sign-in the record is. Answers `{1, unsettled}`, or
-/// `{0, milliseconds left}` when it is somebody else's. The note is the nonce, 1 or 0, and the sign-in: 1 when one before,
-/// of that sign-in too, was never settled: so a repeated take says the same again. It is the record that says which sign-in,
-/// not whoever asks: one who has read an older record must not overwrite the doubt about the one that is there.
+/// Takes a lease, and notes that something is begun with it, and of which sign-in the record is. Answers
+/// `{1, unsettled}`, or `{0, milliseconds left}` when it is somebody else's. The note is the nonce, 1 or 0,
+/// and the sign-in: 1 when one before, of that sign-in too, was never settled: so a repeated take says the
+/// same again. It is the record that says which sign-in, not whoever asks: one who has read an older record
+/// must not overwrite the doubt about the one that is there.
 ///
-/// Keys: lease, intent, the record if there is one to it. Arguments: the nonce, the time to live in milliseconds.
+/// Keys: lease, intent, the record if there is one to it. Arguments: the nonce, the time to live in
+/// milliseconds.
 pub(super) static TAKE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -136,10 +144,11 @@ return 1
     )
 });
 
-/// Gives a lease back, if it is ours. What one before us began is not settled by that, whatever became of ours.
+/// Gives a lease back, if it is ours. What one before us began is not settled by that, whatever became of
+/// ours.
 ///
-/// Keys: lease, intent. Arguments: the nonce, 1 when what was begun is settled, the channel and what to tell on it (empty:
-/// nobody waits for it).
+/// Keys: lease, intent. Arguments: the nonce, 1 when what was begun is settled, the channel and what to tell
+/// on it (empty: nobody waits for it).
 pub(super) static RELEASE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -172,8 +181,9 @@ return found
     )
 });
 
-/// Puts a record of whatever kind in its own place, sealed anew, if it still is the expected one; it expires when it did. Answers
-/// 1 when it is or already was replaced, 0 otherwise. A repeated one writes again, for whoever waits for replicas after it.
+/// Puts a record of whatever kind in its own place, sealed anew, if it still is the expected one; it expires
+/// when it did. Answers 1 when it is or already was replaced, 0 otherwise. A repeated one writes again, for
+/// whoever waits for replicas after it.
 ///
 /// Arguments: the expected bytes, the new ones.
 pub(super) static RESEAL: LazyLock<Script> = LazyLock::new(|| {
@@ -187,10 +197,11 @@ return 1
     )
 });
 
-/// Replaces a pending record if it is the expected one, or makes it where none is expected and none is there. Answers 1 when it is
-/// replaced or already was, 0 otherwise.
+/// Replaces a pending record if it is the expected one, or makes it where none is expected and none is there.
+/// Answers 1 when it is replaced or already was, 0 otherwise.
 ///
-/// Arguments: the expected bytes (no sealed value is empty: that is none), the new ones, their time to live in milliseconds.
+/// Arguments: the expected bytes (no sealed value is empty: that is none), the new ones, their time to live
+/// in milliseconds.
 pub(super) static SWAP: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -203,14 +214,17 @@ return 1
     )
 });
 
-/// Counts an entry among those of its owner, unless there are too many of others, of the owner or of the entry's group. Answers
-/// nothing when it counts. Else 0 where the owner has too many, 1 where the group has, and when the first of them ends. What has
-/// ended is taken away first, a few at a time: each call adds one at the most.
+/// Counts an entry among those of its owner, unless there are too many of others, of the owner or of the
+/// entry's group. Answers nothing when it counts. Else 0 where the owner has too many, 1 where the group has,
+/// and when the first of them ends. What has ended is taken away first, a few at a time: each call adds one
+/// at the most.
 ///
-/// Without ZCARD, which an ACL of an earlier version lacks: whether there is one at the place of the last allowed says as much.
+/// Without ZCARD, which an ACL of an earlier version lacks: whether there is one at the place of the last
+/// allowed says as much.
 ///
-/// Keys: what counts. Arguments: the entry, until when in milliseconds, the instant of now, how many others of the owner are too
-/// many, what the entries of the group begin with (empty: there is no group), how many others of it are too many.
+/// Keys: what counts. Arguments: the entry, until when in milliseconds, the instant of now, how many others
+/// of the owner are too many, what the entries of the group begin with (empty: there is no group), how many
+/// others of it are too many.
 pub(super) static COUNT_IN: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"

@@ -1,10 +1,10 @@
 //! Where the primary is, as the sentinels say.
 //!
-//! All are asked at once, each over a connection of its own that ends with its answer: one that is down costs at most
-//! [`super::Sentinels::answer_timeout`], and nothing as long as more than half of all agree. When they do not agree, those count
-//! that know of the latest failover: the sentinels number their failovers (`config-epoch`), and one that was cut off
-//! still names the primary of before, which may still call itself one (F4). What the sentinels name is then asked for
-//! its role before it is used.
+//! All are asked at once, each over a connection of its own that ends with its answer: one that is down costs
+//! at most [`super::Sentinels::answer_timeout`], and nothing as long as more than half of all agree. When
+//! they do not agree, those count that know of the latest failover: the sentinels number their failovers
+//! (`config-epoch`), and one that was cut off still names the primary of before, which may still call itself
+//! one (F4). What the sentinels name is then asked for its role before it is used.
 //!
 //! A sentinel's user needs `+sentinel|get-master-addr-by-name +sentinel|master`. One that may not ask for the
 //! number works too, and then the role alone decides between two who disagree.
@@ -50,14 +50,16 @@ impl fmt::Display for Place {
 
 /// What the sentinels said.
 pub(super) struct Survey {
-    /// The primary; several only if sentinels that know of the same failover disagree, most named first. Never empty.
+    /// The primary; several only if sentinels that know of the same failover disagree, most named first.
+    /// Never empty.
     pub(super) primaries: Vec<Place>,
     /// Whether more than half of all sentinels name the first.
     pub(super) agreed: bool,
 }
 
-/// Asks all sentinels. The error says what each one had to say. More than half who agree are enough, unless they know
-/// less than `known`, the latest failover that was heard of: just after one, those who were not told yet are the most.
+/// Asks all sentinels. The error says what each one had to say. More than half who agree are enough, unless
+/// they know less than `known`, the latest failover that was heard of: just after one, those who were not
+/// told yet are the most.
 pub(super) async fn survey(
     access: &Access,
     sentinels: &Sentinels,

@@ -350,7 +350,8 @@ async fn a_primary_that_was_cut_off_and_still_calls_itself_one_is_left() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(!is_used(&old));
-    // And then those who know less lead nobody back, connected or not, be they the most and the first to answer.
+    // And then those who know less lead nobody back, connected or not, be they the most and the first to
+    // answer.
     fakes[1].say(Some((old_port, 1)));
     fakes[2].is_slow.store(true, Ordering::SeqCst);
     store.ping().await.expect("serves");

@@ -110,7 +110,8 @@ async fn passes_the_suite_as_a_user_who_may_do_only_what_is_listed() {
     }
 }
 
-/// A Redis that lost everything, or is another one, says nothing that is believed; once adopted by one, it is by all.
+/// A Redis that lost everything, or is another one, says nothing that is believed; once adopted by one, it is
+/// by all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_store_in_its_place_is_not_believed_until_it_is_adopted() {
     let server = RedisServer::start();
@@ -138,7 +139,8 @@ async fn another_store_in_its_place_is_not_believed_until_it_is_adopted() {
         ];
         assert!(causes[0].contains("tokenward store adopt"), "{causes:?}");
     }
-    // A new process that remembers nothing takes what is there, and that is another store to the others still.
+    // A new process that remembers nothing takes what is there, and that is another store to the others
+    // still.
     store(&server).ping().await.expect("serves");
     // (At once: a pause after what failed would be an answer without a look.)
     let Way::One(link) = &other.link else { panic!("it is one server") };
@@ -154,7 +156,8 @@ async fn another_store_in_its_place_is_not_believed_until_it_is_adopted() {
     assert!(!delete(&one, &user).await, "its absence is believed now");
 }
 
-/// What one process does is told to the others, and not to itself; a subscription that broke says that it missed things.
+/// What one process does is told to the others, and not to itself; a subscription that broke says that it
+/// missed things.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_change_is_told_to_the_others() {
     let mut server = RedisServer::start();
@@ -365,8 +368,8 @@ async fn an_operation_survives_two_connections_that_die_under_it() {
     }
 }
 
-/// Stands between a store and its server, and ends a connection, whole until then, when something about `word` is asked over it:
-/// as often as the counter says. The other one counts how often it was asked.
+/// Stands between a store and its server, and ends a connection, whole until then, when something about
+/// `word` is asked over it: as often as the counter says. The other one counts how often it was asked.
 async fn cutting_proxy(server: u16, word: &'static str) -> (u16, Arc<AtomicUsize>, Arc<AtomicUsize>) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
@@ -630,7 +633,8 @@ async fn a_closed_store_refuses_and_lets_its_connection_go() {
     panic!("the connection is still there");
 }
 
-/// Stands between a store and its server, and can lose an answer: what was asked is done, and nobody hears of it.
+/// Stands between a store and its server, and can lose an answer: what was asked is done, and nobody hears of
+/// it.
 async fn lossy_proxy(server: u16) -> (u16, Arc<AtomicUsize>) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");

@@ -34,7 +34,8 @@ pub struct TlsIdentity {
     pub key_pem: Zeroizing<Vec<u8>>,
 }
 
-/// How we speak TLS: one provider, an own authority or the system's, and a certificate of ours if there is one.
+/// How we speak TLS: one provider, an own authority or the system's, and a certificate of ours if there is
+/// one.
 pub(super) fn client_config(tls: &RedisTls) -> Result<rustls::ClientConfig, String> {
     let certificates = |pem: &[u8], what: &str| {
         let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();

@@ -1,5 +1,5 @@
-//! The way to the keys: over one link, or over the one of the node that has them. Every operation goes this way, within its time
-//! and again if its connection died under it.
+//! The way to the keys: over one link, or over the one of the node that has them. Every operation goes this
+//! way, within its time and again if its connection died under it.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -85,8 +85,8 @@ pub(super) async fn keep_up(way: Way, access: Arc<Access>, clock: Arc<dyn Clock>
 }
 
 impl RedisStore {
-    /// Runs an operation on keys of one slot within its time, again if its connection died. Also says whether the answer to an
-    /// earlier try was lost.
+    /// Runs an operation on keys of one slot within its time, again if its connection died. Also says whether
+    /// the answer to an earlier try was lost.
     pub(super) async fn run<T, F>(
         &self,
         doing: &'static str,

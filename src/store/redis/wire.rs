@@ -17,7 +17,8 @@ pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
 
-/// Connects, with TLS where it is wanted. The caller bounds how long it waits; `limits` bound how much is answered.
+/// Connects, with TLS where it is wanted. The caller bounds how long it waits; `limits` bound how much is
+/// answered.
 pub(super) async fn dial(
     tls: Option<&RedisTls>,
     host: &str,
@@ -34,8 +35,8 @@ pub(super) async fn dial(
     Ok(Box::new(Metered::new(stream.map_err(|error| format!("TLS: {error}"))?, limits)))
 }
 
-/// Small requests must not wait for one another's acknowledgement, and a peer that vanished must be noticed while
-/// nobody asks anything.
+/// Small requests must not wait for one another's acknowledgement, and a peer that vanished must be noticed
+/// while nobody asks anything.
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     use rustix::net::sockopt;
     stream.set_nodelay(true)?;

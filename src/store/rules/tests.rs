@@ -22,7 +22,8 @@ fn a_commit_is_stored_where_the_revision_is_as_expected_and_nobody_elses_lease_i
     let (one, two) = (revision(1, 1), revision(1, 2));
     let again = Writer::Again { replaces_grant: true };
     let (nobody, ours, theirs) = (None, Some(LEASE), Some(OTHER));
-    // What is stored, who holds the lease, what is expected, who writes; and the answer, whether it is stored.
+    // What is stored, who holds the lease, what is expected, who writes; and the answer, whether it is
+    // stored.
     for (stored, holder, expected, writer, answer, is_stored) in [
         (Some(one), ours, Some(one), Writer::Lease(LEASE), Done, true),
         (Some(one), nobody, Some(one), Writer::Lease(LEASE), Done, true), // its lease merely ended

@@ -1,5 +1,5 @@
-//! What the simulated store holds, and how each operation changes it: by the rules of every store (`store/rules.rs`), but for what
-//! a mutant gets wrong.
+//! What the simulated store holds, and how each operation changes it: by the rules of every store
+//! (`store/rules.rs`), but for what a mutant gets wrong.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -97,8 +97,8 @@ impl Op {
         matches!(self, Op::Pending(id) | Op::PutPending { id, .. } if id.starts_with(kind))
     }
 
-    /// Whether the network may bring it a second time when it was answered long ago. What is kept or taken whatever is there
-    /// would be so again: a client must not leave such a one behind, and this one does not.
+    /// Whether the network may bring it a second time when it was answered long ago. What is kept or taken
+    /// whatever is there would be so again: a client must not leave such a one behind, and this one does not.
     pub(super) fn may_come_late(&self) -> bool {
         !matches!(self, Op::PutPending { .. } | Op::TakePending(_))
     }
