@@ -57,6 +57,8 @@ mod serve;
 mod slot;
 mod sweep;
 mod tenant;
+#[cfg(test)]
+mod tests;
 mod turn;
 mod turns;
 mod unclear;

@@ -534,3 +534,6 @@ impl Memory {
         };
     }
 }
+
+#[cfg(test)]
+mod tests;
