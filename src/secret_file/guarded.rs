@@ -760,7 +760,7 @@ mod tests {
         ("store/embedded/file.rs", "the store: sealed"),
         ("store/redis/identity.rs", "the name of a store, which grants nothing"),
         ("journal/files.rs", "the journal: sealed"),
-        ("telemetry/audit.rs", "writes the audit log"),
+        ("telemetry/audit/sink.rs", "writes the audit log"),
         ("listener/bind.rs", "locks the folder of a socket"),
         ("api/openapi.rs", "a test compares the API document"),
         ("app/files.rs", "checks files and reads none"),

@@ -1,0 +1,150 @@
+//! One record.
+//!
+//! Keys are stable; absent values are absent keys; new keys may come.
+//!
+//! | key | meaning |
+//! |---|---|
+//! | `at` | when, RFC 3339 UTC with milliseconds |
+//! | `seq` | counts up from 1 in each life of the process; a gap is what the disk did not take |
+//! | `action` | see [`Action`] |
+//! | `outcome` | `ok`, or the stable code of the error |
+//! | `reason` | the reason that goes with a code |
+//! | `caller` | the caller's or administrator's name |
+//! | `peer`, `peer_address`, `peer_uid` | `unix` or `tcp`, and where from |
+//! | `app`, `connection`, `tenant`, `object` | which connection and, by Entra's ids, whose; never a username |
+//! | `scopes`, `expires_in` | what was handed out, and for how many seconds it lives |
+//! | `session` | the connect session: the first 16 hex digits of its id's SHA-256, for the id is a link |
+//! | `detail` | what an administrative act was about, such as `{"credential": "2026-11"}`; of a sum, how many `peers` it came from and those from which `most` came |
+//! | `suppressed` | this record stands for so many of the same kind since the last such record, which are not told one by one; without `peer` and `request_id` |
+//! | `request_id` | the request, as in the log and in the caller's response |
+//! | `chain` | SHA-256 over the line before's `chain` and this line without it: a removed, added or changed line shows |
+
+use std::collections::BTreeMap;
+
+use serde::{Serialize, Serializer};
+
+use crate::domain::id::{AppName, CallerName, ConnectionName};
+use crate::domain::time::Timestamp;
+use crate::telemetry::session_mark::SessionMark;
+
+/// What was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// A token was handed out.
+    Token,
+    /// A caller was not known, or not allowed what it asked.
+    Refused,
+    /// A connect session was made.
+    ConnectStarted,
+    /// A browser came back with an account.
+    Connected,
+    /// The session's starter confirmed the account.
+    Confirmed,
+    /// A connect session failed.
+    ConnectFailed,
+    /// A connection, a list of them or a session was to be read, and was refused.
+    Read,
+    /// A connection was deleted.
+    Deleted,
+    /// An admin consent session was made or ended.
+    AdminConsent,
+    /// Any other administrative act; `detail` says which.
+    Admin,
+    /// Configuration or secrets were read again.
+    Reloaded,
+    /// The daemon started.
+    Started,
+    /// The daemon stopped.
+    Stopped,
+}
+
+/// One record. Begin with [`AuditEvent::new`] and fill in what is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AuditEvent {
+    /// When.
+    #[serde(serialize_with = "rfc3339_millis")]
+    pub at: Timestamp,
+    /// What was done.
+    pub action: Action,
+    /// `ok`, or the stable code of the error.
+    pub outcome: &'static str,
+    /// The reason that goes with the code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// Who asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caller: Option<CallerName>,
+    /// Where it came from: `unix` or `tcp`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<&'static str>,
+    /// The address of a TCP peer, without its port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer_address: Option<String>,
+    /// The user of a Unix peer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer_uid: Option<u32>,
+    /// The app.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app: Option<AppName>,
+    /// The connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection: Option<ConnectionName>,
+    /// The account's tenant id (`tid`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// The account's object id (`oid`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
+    /// The scopes handed out or asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
+    /// Seconds that the token handed out still lives.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_in: Option<u64>,
+    /// The connect session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionMark>,
+    /// What an administrative act was about. Names and ids only.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub detail: BTreeMap<&'static str, String>,
+    /// So many of the same kind are told by this record alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suppressed: Option<u64>,
+    /// The request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+}
+
+impl AuditEvent {
+    /// A record of this action that says nothing else yet.
+    pub fn new(at: Timestamp, action: Action, outcome: &'static str) -> Self {
+        AuditEvent {
+            at,
+            action,
+            outcome,
+            reason: None,
+            caller: None,
+            peer: None,
+            peer_address: None,
+            peer_uid: None,
+            app: None,
+            connection: None,
+            tenant: None,
+            object: None,
+            scopes: Vec::new(),
+            expires_in: None,
+            session: None,
+            detail: BTreeMap::new(),
+            suppressed: None,
+            request_id: None,
+        }
+    }
+}
+
+fn rfc3339_millis<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    let text = at.rfc3339();
+    let millis = at.unix_millis().rem_euclid(1000);
+    let whole = text.strip_suffix('Z').unwrap_or(&text);
+    serializer.collect_str(&format_args!("{whole}.{millis:03}Z"))
+}

@@ -1,0 +1,386 @@
+//! Tests of the audit stream.
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+
+use super::queue::{CHUNK, STRANGERS};
+use super::sink::Sink;
+use super::*;
+use crate::domain::id::{AppName, CallerName, ConnectionName, SessionId};
+use crate::domain::time::{Clock, Timestamp};
+use crate::listener::{Origin, RequestId};
+use crate::system::SystemClock;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::session_mark::SessionMark;
+use tokio::sync::Notify;
+
+fn event(connection: &str) -> AuditEvent {
+    let mut event = AuditEvent::new(Timestamp::from_unix_millis(1_795_392_083_250), Action::Token, "ok");
+    event.connection = ConnectionName::parse(connection).ok();
+    event
+}
+
+/// A clock whose patience ends when it is told to, so that a slow machine loses nothing.
+#[derive(Default)]
+struct Patient(Arc<Notify>);
+
+impl Clock for Patient {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_unix_seconds(0)
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        assert_eq!(duration, PATIENCE);
+        Box::pin(Arc::clone(&self.0).notified_owned())
+    }
+}
+
+fn parts() -> (Arc<Patient>, Arc<Metrics>) {
+    (Arc::default(), Arc::new(Metrics::new("test")))
+}
+
+fn lost(metrics: &Metrics) -> String {
+    let text = metrics.encode(Timestamp::from_unix_seconds(0));
+    text.lines().find_map(|line| line.strip_prefix("tokenward_audit_lost_total ")).expect("there").to_owned()
+}
+
+#[test]
+fn the_record_s_keys_are_a_contract() {
+    let mut event = event("user-1");
+    assert_eq!(
+        serde_json::to_string(&event).expect("JSON"),
+        r#"{"at":"2026-11-23T00:01:23.250Z","action":"token","outcome":"ok","connection":"user-1"}"#
+    );
+    event.app = AppName::parse("outlook").ok();
+    event.caller = CallerName::parse("mail-sync").ok();
+    event.scopes = vec!["Mail.Read".to_owned()];
+    event.expires_in = Some(3000);
+    event.tenant = Some("t".to_owned());
+    event.object = Some("o".to_owned());
+    event.session = SessionId::parse("abc").ok().as_ref().map(SessionMark::of);
+    event.detail.insert("credential", "2026-11".to_owned());
+    event.reason = Some("grant_revoked");
+    let id = RequestId::new(&crate::system::SystemRandom::new());
+    let unix = event.clone().from_request(Origin::Unix { uid: 7, gid: 8, pid: None }, &id);
+    assert_eq!(
+        serde_json::to_value(&unix).expect("JSON"),
+        serde_json::json!({
+            "at": "2026-11-23T00:01:23.250Z", "action": "token", "outcome": "ok", "reason": "grant_revoked",
+            "caller": "mail-sync", "peer": "unix", "peer_uid": 7,
+            "app": "outlook", "connection": "user-1", "tenant": "t", "object": "o", "scopes": ["Mail.Read"],
+            "expires_in": 3000, "session": "ba7816bf8f01cfea", "detail": {"credential": "2026-11"}, "request_id": id.as_str(),
+        })
+    );
+    let tcp = event.from_request(Origin::Tcp("[::ffff:10.0.0.1]:5".parse().expect("an address")), &id);
+    assert_eq!((tcp.peer, tcp.peer_address.as_deref()), (Some("tcp"), Some("10.0.0.1")));
+}
+
+#[tokio::test]
+async fn everything_taken_is_in_the_file_when_the_writer_is_dropped_and_the_chain_goes_on() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("audit.log");
+    for life in 0..2 {
+        let (clock, metrics) = parts();
+        let writer = AuditWriter::open(&AuditSink::File(path.clone()), clock, metrics).expect("open");
+        for each in 0..1000 {
+            assert_eq!(writer.record(event(&format!("user-{life}-{each}"))).await, Recorded::Written);
+        }
+        drop(writer);
+    }
+    assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+    let log = std::fs::read_to_string(&path).expect("text");
+    let found = verify(log.as_bytes(), Some(&"0".repeat(64))).expect("read");
+    assert_eq!((found.lines, &found.flaws[..]), (2000, &[][..]));
+
+    // Removed, changed, swapped, added: each shows.
+    let lines: Vec<&str> = log.lines().collect();
+    let flaws = |lines: &[&str]| verify(lines.join("\n").as_bytes(), None).expect("read").flaws;
+    let mut removed = lines.clone();
+    removed.remove(500);
+    assert!(flaws(&removed).contains(&Flaw::Broken { line: 501 }));
+    let changed = lines[500].replace("user-0-500", "user-0-501");
+    let mut altered = lines.clone();
+    altered[500] = &changed;
+    assert_eq!(flaws(&altered), [Flaw::Broken { line: 501 }]);
+    let mut swapped = lines.clone();
+    swapped.swap(500, 501);
+    assert!(flaws(&swapped).contains(&Flaw::Broken { line: 501 }));
+    let mut added = lines.clone();
+    added.insert(500, "{}");
+    assert_eq!(flaws(&added), [Flaw::Unreadable { line: 501 }]);
+}
+
+#[tokio::test]
+async fn a_rotated_file_is_made_anew_and_a_torn_line_stays_alone() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("audit.log");
+    std::fs::write(&path, "{\"torn\":").expect("written");
+    let (clock, metrics) = parts();
+    let writer = AuditWriter::open(&AuditSink::File(path.clone()), clock, metrics).expect("open");
+    assert_eq!(writer.record(event("user-1")).await, Recorded::Written);
+    let text = std::fs::read_to_string(&path).expect("text");
+    assert!(text.starts_with("{\"torn\":\n{\"seq\":1,"), "{text}");
+    std::fs::rename(&path, directory.path().join("audit.log.1")).expect("rotated");
+    let _ = writer.record(event("user-2")).await;
+    drop(writer);
+    let text = std::fs::read_to_string(&path).expect("a new file");
+    assert!(text.contains("user-2") && !text.contains("user-1"), "{text}");
+    let before =
+        verify(File::open(directory.path().join("audit.log.1")).expect("there"), None).expect("read");
+    let after = verify(text.as_bytes(), before.last_chain.as_deref()).expect("read");
+    assert_eq!(after.flaws, [], "the chain goes on in the new file");
+}
+
+/// Writes one batch each time it is told to, and tells of it: the sizes of the batches. Fails where it is told so.
+struct Told {
+    go_on: std::sync::mpsc::Receiver<io::Result<()>>,
+    begun: tokio::sync::mpsc::UnboundedSender<usize>,
+}
+
+impl Sink for Told {
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        let _ = self.begun.send(lines.iter().filter(|byte| **byte == b'\n').count());
+        // Whoever no longer tells anything lets it run.
+        self.go_on.recv().unwrap_or(Ok(()))
+    }
+}
+
+struct Teller {
+    writer: AuditWriter,
+    metrics: Arc<Metrics>,
+    patience: Arc<Notify>,
+    go_on: std::sync::mpsc::Sender<io::Result<()>>,
+    begun: tokio::sync::mpsc::UnboundedReceiver<usize>,
+}
+
+fn told(room: usize) -> Teller {
+    let (clock, metrics) = parts();
+    let patience = Arc::clone(&clock.0);
+    let (go_on, told) = std::sync::mpsc::channel();
+    let (began, begun) = tokio::sync::mpsc::unbounded_channel();
+    let sink = Box::new(Told { go_on: told, begun: began });
+    let writer = AuditWriter::start(sink, room, clock, Arc::clone(&metrics));
+    Teller { writer, metrics, patience, go_on, begun }
+}
+
+/// A record that somebody waits for.
+fn record<'a>(writer: &'a AuditWriter, connection: &str) -> BoxFuture<'a, Recorded> {
+    let mut recording = writer.record(event(connection));
+    assert!(!is_ready(&mut recording), "nobody has told the sink to write it");
+    recording
+}
+
+fn full_disk() -> io::Result<()> {
+    Err(io::ErrorKind::StorageFull.into())
+}
+
+/// As far as it gets by itself: it lets others go first once.
+fn is_ready(recording: &mut BoxFuture<'_, Recorded>) -> bool {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    (0..2).any(|_| recording.as_mut().poll(&mut context).is_ready())
+}
+
+#[tokio::test]
+async fn an_answer_waits_for_its_own_batch_and_for_no_other() {
+    let mut told = told(8);
+    let mut first = record(&told.writer, "user-1");
+    assert_eq!(told.begun.recv().await, Some(1));
+    let mut rest: Vec<_> = (2..6).map(|each| record(&told.writer, &format!("user-{each}"))).collect();
+    assert!(!is_ready(&mut first) && !rest.iter_mut().any(is_ready), "nothing is written yet");
+    told.go_on.send(Ok(())).expect("told");
+    assert_eq!(first.await, Recorded::Written);
+    assert_eq!(told.begun.recv().await, Some(4), "all that waited share one write");
+    assert!(!rest.iter_mut().any(is_ready), "the first batch is not theirs");
+    told.go_on.send(Ok(())).expect("told");
+    for one in rest {
+        assert_eq!(one.await, Recorded::Written);
+    }
+    assert_eq!(lost(&told.metrics), "0");
+}
+
+#[tokio::test]
+async fn a_request_that_is_hung_up_leaves_its_record() {
+    let mut told = told(8);
+    drop(told.writer.record(event("user-1")));
+    assert_eq!(told.begun.recv().await, Some(1));
+    told.go_on.send(Ok(())).expect("told");
+    let mut second = told.writer.record(event("user-2"));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(second.as_mut().poll(&mut context).is_pending());
+    drop(second);
+    assert_eq!(told.begun.recv().await, Some(1));
+    drop(told.go_on);
+}
+
+#[tokio::test]
+async fn a_stuck_sink_costs_a_request_its_patience_and_no_more() {
+    let mut told = told(2);
+    // The first is being written, two wait, and there is no room for the fourth.
+    let first = record(&told.writer, "user-1");
+    assert_eq!(told.begun.recv().await, Some(1));
+    let rest = [2, 3, 4].map(|each| record(&told.writer, &format!("user-{each}")));
+    let mut all: Vec<_> = std::iter::once(first).chain(rest).collect();
+    assert!(!all.iter_mut().any(is_ready));
+    told.patience.notify_waiters();
+    for one in all {
+        assert_eq!(one.await, Recorded::Lost);
+    }
+    assert_eq!(lost(&told.metrics), "4");
+
+    // It goes on: what has its place is written, and what comes has room again.
+    told.go_on.send(Ok(())).expect("told");
+    assert_eq!(told.begun.recv().await, Some(2));
+    told.go_on.send(Ok(())).expect("told");
+    let later = record(&told.writer, "user-5");
+    assert_eq!(told.begun.recv().await, Some(1));
+    told.go_on.send(Ok(())).expect("told");
+    assert_eq!(later.await, Recorded::Written);
+    assert_eq!(lost(&told.metrics), "4");
+}
+
+#[tokio::test]
+async fn who_finds_no_room_waits_for_it() {
+    let mut told = told(1);
+    let first = record(&told.writer, "user-1");
+    assert_eq!(told.begun.recv().await, Some(1));
+    let second = record(&told.writer, "user-2");
+    let mut third = record(&told.writer, "user-3");
+    assert!(!is_ready(&mut third));
+    drop(told.go_on);
+    assert_eq!([first.await, second.await, third.await], [Recorded::Written; 3]);
+    assert_eq!(lost(&told.metrics), "0");
+}
+
+#[tokio::test]
+async fn who_finds_no_room_and_goes_leaves_its_record_or_has_it_counted() {
+    let mut told = told(1);
+    let first = record(&told.writer, "user-1");
+    assert_eq!(told.begun.recv().await, Some(1));
+    let second = record(&told.writer, "user-2");
+    // One goes while it waits, one before it has begun to: there is no room for either, still.
+    drop(record(&told.writer, "user-3"));
+    drop(told.writer.record(event("user-4")));
+    assert_eq!(lost(&told.metrics), "2");
+    // This one goes when there is room again.
+    let third = record(&told.writer, "user-5");
+    told.go_on.send(Ok(())).expect("told");
+    assert_eq!(told.begun.recv().await, Some(1));
+    drop(third);
+    drop(told.go_on);
+    assert_eq!([first.await, second.await], [Recorded::Written; 2]);
+    assert_eq!(told.begun.recv().await, Some(1), "it left its record");
+    assert_eq!(lost(&told.metrics), "2");
+}
+
+#[tokio::test]
+async fn strangers_take_no_room_and_others_wait_for_no_more_than_a_chunk_of_theirs() {
+    let mut told = told(2);
+    let first = record(&told.writer, "user-1");
+    assert_eq!(told.begun.recv().await, Some(1));
+    let noted = (0..1000).filter(|_| told.writer.note(event("stranger")) == Noted::Taken).count();
+    assert_eq!(noted, STRANGERS, "the rest is said to have no room");
+    let second = record(&told.writer, "user-2");
+    told.go_on.send(Ok(())).expect("told");
+    assert_eq!(first.await, Recorded::Written);
+    assert_eq!(told.begun.recv().await, Some(1), "before those of strangers, though these came first");
+    told.go_on.send(Ok(())).expect("told");
+    assert_eq!(second.await, Recorded::Written, "and answered before those are written");
+    assert_eq!(told.begun.recv().await, Some(CHUNK));
+    let third = record(&told.writer, "user-3");
+    told.go_on.send(Ok(())).expect("told");
+    assert_eq!(told.begun.recv().await, Some(1), "its turn comes after one chunk");
+    told.go_on.send(Ok(())).expect("told");
+    assert_eq!(third.await, Recorded::Written);
+    // All that was taken is written, also at the end.
+    drop(told.go_on);
+    drop(told.writer);
+    let mut left = 0;
+    while let Some(written) = told.begun.recv().await {
+        assert!(written <= CHUNK);
+        left += written;
+    }
+    assert_eq!(left, STRANGERS - CHUNK);
+    assert_eq!(lost(&told.metrics), "0");
+}
+
+#[tokio::test]
+async fn the_chain_and_the_numbers_go_through_both_lanes() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("audit.log");
+    let (clock, metrics) = parts();
+    let writer = AuditWriter::open(&AuditSink::File(path.clone()), clock, metrics).expect("open");
+    for each in 0..100 {
+        assert_eq!(writer.note(event("stranger")), Noted::Taken);
+        let mut sum = event("sum");
+        sum.suppressed = Some(each + 1);
+        assert_eq!(writer.record(sum).await, Recorded::Written);
+    }
+    drop(writer);
+    let log = std::fs::read_to_string(&path).expect("text");
+    let found = verify(log.as_bytes(), Some(&"0".repeat(64))).expect("read");
+    assert_eq!((found.lines, &found.flaws[..]), (200, &[][..]));
+    assert!(log.contains(r#""suppressed":100"#), "{log}");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_counted_once_and_its_requests_are_told() {
+    let mut told = told(8);
+    let first = record(&told.writer, "user-1");
+    assert_eq!(told.begun.recv().await, Some(1));
+    let second = record(&told.writer, "user-2");
+    told.patience.notify_waiters();
+    assert_eq!([first.await, second.await], [Recorded::Lost; 2]);
+    // Nobody waits for this one: its request was hung up.
+    drop(told.writer.record(event("user-3")));
+    assert_eq!(lost(&told.metrics), "2");
+    told.go_on.send(full_disk()).expect("told");
+    assert_eq!(told.begun.recv().await, Some(2));
+    told.go_on.send(full_disk()).expect("told");
+    let waits = record(&told.writer, "user-4");
+    assert_eq!(told.begun.recv().await, Some(1));
+    assert_eq!(lost(&told.metrics), "3", "the first two had been counted");
+    told.go_on.send(full_disk()).expect("told");
+    assert_eq!(waits.await, Recorded::Lost, "it needs no patience to know");
+    assert_eq!(lost(&told.metrics), "4");
+}
+
+#[tokio::test]
+async fn what_was_recorded_is_written_in_order_by_whoever_waits_or_not() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("audit.log");
+    let (clock, metrics) = parts();
+    let writer = AuditWriter::open(&AuditSink::File(path.clone()), clock, metrics).expect("open");
+    for each in 0..300 {
+        let recording = writer.record(event(&format!("user-{each}")));
+        if each % 3 == 0 {
+            assert_eq!(recording.await, Recorded::Written);
+            let text = std::fs::read_to_string(&path).expect("text");
+            assert_eq!(text.lines().count(), each + 1, "written before it is said, and all before it");
+        }
+    }
+    drop(writer);
+    let log = std::fs::read_to_string(&path).expect("text");
+    assert!(log.lines().enumerate().all(|(each, line)| line.contains(&format!("\"user-{each}\""))));
+    assert_eq!(verify(log.as_bytes(), Some(&"0".repeat(64))).expect("read").flaws, []);
+}
+
+#[tokio::test]
+async fn a_writer_that_is_gone_takes_nothing_and_keeps_nobody() {
+    struct Panics;
+    impl Sink for Panics {
+        fn write(&mut self, _: &[u8]) -> io::Result<()> {
+            panic!("as it was meant");
+        }
+    }
+    let (clock, metrics) = (Arc::new(SystemClock::new()), parts().1);
+    let writer = AuditWriter::start(Box::new(Panics), 8, clock, Arc::clone(&metrics));
+    assert_eq!(writer.record(event("user-1")).await, Recorded::Lost);
+    assert_eq!(writer.record(event("user-2")).await, Recorded::Lost);
+    assert_eq!(lost(&metrics), "2");
+    drop(writer);
+}
