@@ -37,7 +37,7 @@ fn state(number: u64, renewals: u64, generation: u64) -> Connection {
 }
 
 fn sealed(connection: &Connection) -> StoredConnection {
-    let nothing = || vec![].into();
+    let nothing = Vec::new;
     StoredConnection {
         revision: connection.revision,
         profile: nothing(),
