@@ -208,6 +208,7 @@ impl Refusal {
             Failure::NotFound => Refusal::ConnectionNotFound,
             Failure::Repository(error) if error.is_damage() => Refusal::RecordDamaged,
             Failure::Repository(_) => Refusal::StoreUnavailable,
+            Failure::NotNow(why) => Refusal::NotNow(*why),
             Failure::Authority(failure) => {
                 Refusal::of_disposition(failure.disposition, failure.answer.clone())
             }
@@ -258,11 +259,12 @@ impl From<Refused<Refusal>> for Refusal {
                 Refusal::ReauthorizationRequired { reason, answer }
             }
             Refused::Blocked(reason, answer) => Refusal::ConnectionBlocked { reason, answer },
-            Refused::Authority { disposition, answer, .. } => Refusal::of_disposition(disposition, answer),
-            Refused::SameTokenAgain { .. } => Refusal::SameTokenAgain,
+            Refused::Authority { disposition, answer } => Refusal::of_disposition(disposition, answer),
+            Refused::NotNow(why) => Refusal::NotNow(why),
+            Refused::SameTokenAgain => Refusal::SameTokenAgain,
             Refused::TooManyForced(retry_after) => Refusal::TooManyForced { retry_after },
             Refused::Damaged => Refusal::RecordDamaged,
-            Refused::Store { .. } => Refusal::StoreUnavailable,
+            Refused::Store => Refusal::StoreUnavailable,
         }
     }
 }

@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, watch};
 use super::failure::Failure;
 use crate::domain::backoff::Backoff;
 use crate::domain::id::{AppName, ConnectionName};
+use crate::domain::not_now::NotNow;
 use crate::domain::verdict::Disposition;
 
 /// Failures in a row, nothing having worked in between, that open a tenant's breaker: fewer happen by chance.
@@ -239,7 +240,7 @@ impl Breakers {
         parts.of((app.clone(), None)).mended_at = Some(now);
         let is_rejected = |breaker: &Breaker| {
             let open = breaker.open.as_ref();
-            open.is_some_and(|open| matches!(&*open.why, Failure::Authority(why) if why.disposition == Disposition::NextCredential))
+            open.is_some_and(|open| open.why.disposition() == Some(Disposition::NextCredential))
         };
         let of_app = parts.known.iter().filter(|(part, breaker)| part.0 == *app && is_rejected(breaker));
         let mut mended: Vec<Part> = of_app.map(|(part, _)| part.clone()).collect();
@@ -321,11 +322,12 @@ impl Breakers {
         parts.get(&(app.clone(), None)).and_then(|breaker| breaker.mended_at).is_some_and(|at| at >= began)
     }
 
-    /// A grant of this tenant worked.
-    pub(super) fn note_work(&self, app: &AppName, tenant: Option<&str>, now: Duration) {
+    /// A grant of this tenant worked: so do the tenant and the app.
+    pub(super) fn worked(&self, app: &AppName, tenant: Option<&str>, now: Duration) {
         let mut parts = self.parts();
         let part = (app.clone(), Some(tenant.unwrap_or_default().to_owned()));
-        parts.of(part).worked_at = Some(now);
+        parts.of(part.clone()).worked_at = Some(now);
+        close(&mut parts, &[(app.clone(), None), part]);
     }
 
     /// When a grant of this tenant last worked, as monotonic time.
@@ -351,7 +353,10 @@ impl Breakers {
     /// Whether the authority wants the tenant to be left alone at `now` (monotonic), by its own word. A probe that is under way
     /// does not count: it may be whoever asks.
     pub(super) fn is_held(&self, app: &AppName, tenant: Option<&str>, now: Duration) -> bool {
-        let asked = |why: &Failure| matches!(why, Failure::Authority(why) if matches!(why.disposition, Disposition::RetryAfter(Some(_))));
+        let asked = |why: &Failure| {
+            let is_told = matches!(why, Failure::NotNow(NotNow::AskedToWait(_)));
+            is_told || matches!(why.disposition(), Some(Disposition::RetryAfter(Some(_))))
+        };
         let part = (app.clone(), Some(tenant.unwrap_or_default().to_owned()));
         let parts = self.parts();
         let open = parts.get(&part).and_then(|breaker| breaker.open.as_ref());

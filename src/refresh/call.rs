@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::answer::scopes_to_ask;
 use super::claims::Claims;
+use super::failure::Failure;
 use super::lease::Lease;
 use super::plan::Want;
 use super::ports::Ports;
@@ -13,8 +14,9 @@ use super::tenant;
 use crate::authority::{Fate, RefreshRequest, Refreshed};
 use crate::domain::grant::Grant;
 use crate::domain::id::ConnectionKey;
+use crate::domain::not_now::NotNow;
 use crate::domain::secret::RefreshToken;
-use crate::domain::verdict::{AuthorityError, AuthorityFailure, Disposition, GrantFate, ReauthReason};
+use crate::domain::verdict::{AuthorityError, Disposition, GrantFate, ReauthReason};
 use crate::repository::Connection;
 
 /// Entra's number for a request with something malformed in it, such as a refresh token.
@@ -30,7 +32,7 @@ pub(super) async fn call(
     grant: &Grant,
     want: &Want,
     lease: &Lease,
-) -> Result<(RefreshToken, Refreshed), AuthorityFailure> {
+) -> Result<(RefreshToken, Refreshed), Failure> {
     tokio::select! {
         biased;
         answer = ask(ports, key, connection, grant, want, lease) => answer,
@@ -45,13 +47,13 @@ async fn ask(
     grant: &Grant,
     want: &Want,
     lease: &Lease,
-) -> Result<(RefreshToken, Refreshed), AuthorityFailure> {
+) -> Result<(RefreshToken, Refreshed), Failure> {
     let authority = ports.authority(&key.app).expect("only configured apps reach the engine");
     let scopes = scopes_to_ask(authority.scope_naming(), connection, want);
     let ask_once = async |refresh_token: &RefreshToken| {
         // A process that was stopped and goes on must not call beside the replica that has the lease by now.
         if !lease.outlasts(ports, ports.settings().authority_timeout) {
-            return Err(lease_ran_out());
+            return Err(NotNow::LeaseRanOut.into());
         }
         let begun = ports.monotonic();
         let answer = authority
@@ -69,10 +71,10 @@ async fn ask(
         };
         let elapsed = ports.monotonic().saturating_sub(begun);
         ports.deps.observer.refreshed(&key.app, outcome, elapsed);
-        answer
+        answer.map_err(Failure::Authority)
     };
-    let says_dead = |failure: &AuthorityFailure| {
-        matches!(failure.disposition, Disposition::Reauthorize(_, GrantFate::Dead))
+    let says_dead = |failure: &Failure| {
+        matches!(failure.disposition(), Some(Disposition::Reauthorize(_, GrantFate::Dead)))
     };
 
     let mut verdict = match ask_once(&grant.current).await {
@@ -109,8 +111,7 @@ async fn ask(
         not_throttled_since(ports, key, tenant).await?;
         match ask_once(previous).await {
             Ok(answer) => return Ok((previous.clone(), answer)),
-            Err(failure)
-                if failure.disposition.is_verdict() || failure.disposition == Disposition::Unclear => {}
+            Err(failure) if failure.is_verdict() || failure.is_unclear() => {}
             // Nothing is known of it: the grant must not die of an outage.
             Err(failure) => return Err(failure),
         }
@@ -120,7 +121,8 @@ async fn ask(
 
 /// Whether a refusal may be of the refresh token that was sent, and not of the grant or its user: another one
 /// may work.
-fn may_be_the_refresh_token(failure: &AuthorityFailure) -> bool {
+fn may_be_the_refresh_token(failure: &Failure) -> bool {
+    let Failure::Authority(failure) = failure else { return false };
     let AuthorityError { error, suberror, error_codes, .. } = &failure.answer;
     match failure.disposition {
         Disposition::Reauthorize(ReauthReason::GrantExpired | ReauthReason::GrantRevoked, _) => true,
@@ -141,26 +143,10 @@ async fn not_throttled_since(
     ports: &Ports,
     key: &ConnectionKey,
     tenant: Option<&str>,
-) -> Result<(), AuthorityFailure> {
+) -> Result<(), Failure> {
     tenant::learn_throttle(ports, &key.app, tenant).await;
     if !ports.breakers.is_held(&key.app, tenant, ports.monotonic()) {
         return Ok(());
     }
-    Err(AuthorityFailure {
-        doing: "asking about a verdict once more",
-        cause: "the authority asked to be left alone meanwhile".into(),
-        disposition: Disposition::RetryAfter(None),
-        answer: AuthorityError::default(),
-        claims: None,
-    })
-}
-
-fn lease_ran_out() -> AuthorityFailure {
-    AuthorityFailure {
-        doing: "refreshing a grant",
-        cause: "the lease would end before the call".into(),
-        disposition: Disposition::RetryAfter(None),
-        answer: AuthorityError::default(),
-        claims: None,
-    }
+    Err(NotNow::AskedToWait(None).into())
 }

@@ -7,11 +7,11 @@ use std::time::Duration;
 use super::answer::{self, Place};
 use super::cache;
 use super::failure::Failure;
-use super::lease;
 use super::look::{MOST_OVERTAKEN, ever_changing, load};
 use super::ports::Ports;
 use super::slot::{At, Epoch, Journaling, Source};
 use crate::domain::grant::Grant;
+use crate::domain::not_now::NotNow;
 use crate::domain::secret::RefreshToken;
 use crate::repository::{Connection, Loaded, Unstored};
 use crate::store::{Committed, LeaseNonce, Revision, Writer};
@@ -131,7 +131,7 @@ pub(super) async fn offer(ports: &Arc<Ports>, at: At<'_>) -> Result<(), Arc<Fail
             }
             Ok(Committed::Conflict) => overtaken(ports, at, epoch, answer, is_journaled).await?,
             // Another replica uses the grant: what it stores, or that it stores nothing, decides.
-            Ok(Committed::Fenced) => return Err(Arc::new(Failure::Repository(lease::busy().into()))),
+            Ok(Committed::Fenced) => return Err(Arc::new(NotNow::LeaseElsewhere.into())),
             Err(error) => return Err(Arc::new(Failure::Repository(error))),
         }
     }

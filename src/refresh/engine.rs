@@ -62,7 +62,7 @@ impl Engine {
         want: impl Fn(&Held) -> Result<Want, E>,
     ) -> Result<Served, Refused<E>> {
         if !self.knows_revocations() {
-            return Err(Refused::Store { retry_after: Duration::from_secs(1) });
+            return Err(Refused::Store);
         }
         let begun = self.ports.monotonic();
         let slot = self.slots.slot(key, begun);

@@ -1,10 +1,11 @@
 //! Why work for a connection failed.
 
+use crate::domain::not_now::NotNow;
 use crate::domain::verdict::{AuthorityFailure, Disposition};
 use crate::repository::RepositoryError;
 
 /// Why work for a connection failed; everyone who waited for it gets the same value.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Failure {
     /// There is no such connection.
     #[error("there is no such connection")]
@@ -15,6 +16,9 @@ pub enum Failure {
     /// The store did not answer, or a record does not open.
     #[error(transparent)]
     Repository(RepositoryError),
+    /// A reason of tokenward's own; the authority was not asked.
+    #[error("{0}")]
+    NotNow(NotNow),
 }
 
 impl Failure {
@@ -22,7 +26,7 @@ impl Failure {
     pub(super) fn disposition(&self) -> Option<Disposition> {
         match self {
             Failure::Authority(failure) => Some(failure.disposition),
-            Failure::NotFound | Failure::Repository(_) => None,
+            Failure::NotFound | Failure::Repository(_) | Failure::NotNow(_) => None,
         }
     }
 
@@ -33,12 +37,19 @@ impl Failure {
 
     /// Whether nobody knows if the authority used the refresh token up.
     pub(super) fn is_unsettled(&self) -> bool {
-        self.disposition() == Some(Disposition::OutcomeUnknown)
+        let is_ours = matches!(self, Failure::NotNow(NotNow::Unsettled));
+        is_ours || self.disposition() == Some(Disposition::OutcomeUnknown)
     }
 
     /// Whether the authority judged the grant.
     pub(super) fn is_verdict(&self) -> bool {
         self.disposition().is_some_and(|disposition| disposition.is_verdict())
+    }
+}
+
+impl From<NotNow> for Failure {
+    fn from(why: NotNow) -> Self {
+        Failure::NotNow(why)
     }
 }
 

@@ -18,6 +18,7 @@ use super::{cache, tenant, unclear};
 use crate::authority::{Fate, Refreshed, RefusedAnswer, TokenAnswer};
 use crate::domain::grant::Grant;
 use crate::domain::id::ConnectionKey;
+use crate::domain::not_now::NotNow;
 use crate::domain::remarks::Remarks;
 use crate::domain::secret::RefreshToken;
 use crate::domain::time::Timestamp;
@@ -60,8 +61,8 @@ pub(super) async fn use_grant(
     let answered = call(ports, at.key, &one.seen.loaded.connection, &one.grant, want, &one.lease).await;
     let in_vain = match &answered {
         Ok((_, Refreshed::Tokens(_))) => None,
-        Ok((_, Refreshed::Refused(refused))) => Some(&refused.failure),
-        Err(failure) => Some(failure),
+        Ok((_, Refreshed::Refused(refused))) => Some(Failure::Authority(refused.failure.clone())),
+        Err(failure) => Some(failure.clone()),
     };
     tenant::call_ended(ports, at, want, tenant.as_deref(), began, in_vain).await;
     match answered {
@@ -72,7 +73,7 @@ pub(super) async fn use_grant(
             match fate {
                 Fate::Replaced(next) if next != used => replaced(ports, at, one, (used, next), failure).await,
                 Fate::Replaced(_) | Fate::AsBefore | Fate::Unknown | Fate::Anothers => {
-                    failed(ports, at, one, failure).await
+                    failed(ports, at, one, Failure::Authority(failure)).await
                 }
             }
         }
@@ -111,7 +112,7 @@ async fn usable<'a>(
         if must_not_replay(ports, key, connection) {
             not_called();
             lease.release(ports, key, false).await;
-            return Err(noted(ports, at, want, Failure::Authority(unsettled())));
+            return Err(noted(ports, at, want, NotNow::Unsettled.into()));
         }
     }
     Ok(Some(Use { seen, grant, want, lease }))
@@ -202,17 +203,19 @@ async fn failed(
     ports: &Arc<Ports>,
     at: At<'_>,
     Use { seen, grant, want, lease }: Use<'_>,
-    failure: AuthorityFailure,
+    failure: Failure,
 ) -> Result<(), Arc<Failure>> {
     let connection = &seen.loaded.connection;
     let is_of_the_grant = speaks_of_the_grant(ports, at.key, connection, want);
-    let failure = match is_of_the_grant {
-        true => weigh(ports, at, connection, failure),
-        false => failure,
+    let failure = match failure {
+        Failure::Authority(failure) if is_of_the_grant => {
+            Failure::Authority(weigh(ports, at, connection, failure))
+        }
+        as_it_is => as_it_is,
     };
-    let is_judged = failure.disposition.is_verdict() && is_of_the_grant;
-    let is_known = failure.disposition != Disposition::OutcomeUnknown;
-    let failure = Arc::new(Failure::Authority(failure));
+    let is_judged = failure.is_verdict() && is_of_the_grant;
+    let is_known = !failure.is_unsettled();
+    let failure = Arc::new(failure);
     // What was said of a grant is no trouble of the one that took its place meanwhile.
     let sign_in = at.state().memory.sign_in();
     if sign_in.is_none_or(|sign_in| sign_in == connection.profile.sign_in) {
@@ -339,16 +342,6 @@ pub(super) fn must_not_replay(ports: &Ports, key: &ConnectionKey, connection: &C
 /// for what it was connected for.
 fn speaks_of_the_grant(ports: &Ports, key: &ConnectionKey, connection: &Connection, want: &Want) -> bool {
     want.claims.is_none() && want.resource == primary_resource(ports, key, connection)
-}
-
-fn unsettled() -> AuthorityFailure {
-    AuthorityFailure {
-        doing: "refreshing a grant",
-        cause: "the refresh token may be used up; it is not sent again while a token lives".into(),
-        disposition: Disposition::OutcomeUnknown,
-        answer: AuthorityError::default(),
-        claims: None,
-    }
 }
 
 /// Says in one line what was odd about an answer whose tokens are used.

@@ -99,14 +99,6 @@ impl Lease {
     }
 }
 
-/// Another replica has the lease and does not come to an end.
-pub(super) fn busy() -> StoreError {
-    StoreError::Unavailable {
-        doing: "refreshing a connection",
-        cause: "another replica is at it and does not come to an end".into(),
-    }
-}
-
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

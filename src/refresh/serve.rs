@@ -16,6 +16,7 @@ use super::renewals::{note_use, start_renewal};
 use super::slot::{At, Held, Trouble};
 use super::way::{Way, go, way};
 use crate::domain::id::ConnectionKey;
+use crate::domain::not_now::NotNow;
 use crate::domain::time::Timestamp;
 use crate::domain::token::HeldToken;
 use crate::domain::verdict::{AuthorityError, BlockReason, Disposition, ReauthReason};
@@ -25,9 +26,6 @@ const PATIENCE_WITH_FALLBACK: Duration = Duration::from_secs(3);
 /// Renewals one request waits for: its own, and others' (for another resource, for a challenge) that were
 /// under way before it. More would let an authority whose tokens are dead on arrival be called in a loop.
 const MOST_RENEWALS: u32 = 3;
-/// `Retry-After` for a caller whose rejected token the authority gives again: some make another one a second
-/// later.
-const SAME_TOKEN_AGAIN: Duration = Duration::from_secs(2);
 
 /// A token to hand out.
 pub struct Served {
@@ -61,23 +59,17 @@ pub enum Refused<E> {
         disposition: Disposition,
         /// What the authority answered.
         answer: AuthorityError,
-        /// When to come back.
-        retry_after: Duration,
     },
+    /// A reason of tokenward's own.
+    NotNow(NotNow),
     /// The authority answers a refresh with the very token that was reported as rejected.
-    SameTokenAgain {
-        /// When to come back.
-        retry_after: Duration,
-    },
+    SameTokenAgain,
     /// Reports and challenges come faster than they may be answered.
     TooManyForced(Duration),
     /// The stored record is there and cannot be used.
     Damaged,
     /// The store.
-    Store {
-        /// When to come back.
-        retry_after: Duration,
-    },
+    Store,
 }
 
 /// One request, between its looks.
@@ -210,7 +202,7 @@ impl Request {
             && *since < token.issued_at
             && want.rejected.as_ref() == Some(digest)
         {
-            return Err(Refused::SameTokenAgain { retry_after: SAME_TOKEN_AGAIN });
+            return Err(Refused::SameTokenAgain);
         }
         self.before_renewal = Some(current.map(|token| (token.digest.clone(), token.issued_at)));
         if self.renewals >= MOST_RENEWALS {
@@ -272,12 +264,9 @@ fn served(ports: &Arc<Ports>, at: At<'_>, token: &HeldToken, held: &Arc<Held>, n
     Served { token: token.clone(), held: held.clone(), degraded }
 }
 
+/// The renewal goes on; the request waits no longer.
 fn too_slow<E>() -> Refused<E> {
-    Refused::Authority {
-        disposition: Disposition::RetryAfter(None),
-        answer: AuthorityError::default(),
-        retry_after: Duration::from_secs(2),
-    }
+    Refused::NotNow(NotNow::UnderWay)
 }
 
 /// A failure in the words of a refusal.
@@ -285,28 +274,14 @@ fn refused<E>(failure: &Failure) -> Refused<E> {
     match failure {
         Failure::NotFound => Refused::NotFound,
         Failure::Repository(error) if error.is_damage() => Refused::Damaged,
-        Failure::Repository(_) => Refused::Store { retry_after: Duration::from_secs(1) },
+        Failure::Repository(_) => Refused::Store,
+        Failure::NotNow(why) => Refused::NotNow(*why),
         Failure::Authority(failure) => match failure.disposition {
             Disposition::Reauthorize(reason, _) => {
                 Refused::NeedsReauthorization(reason, failure.answer.clone())
             }
             Disposition::Blocked(reason) => Refused::Blocked(reason, failure.answer.clone()),
-            Disposition::RetryAfter(asked) => Refused::Authority {
-                disposition: failure.disposition,
-                answer: failure.answer.clone(),
-                retry_after: asked.unwrap_or(Duration::from_secs(2)),
-            },
-            Disposition::NextCredential
-            | Disposition::Misconfigured
-            | Disposition::Restart
-            | Disposition::CallerFault
-            | Disposition::Unclear
-            | Disposition::OutcomeUnknown
-            | Disposition::Bug => Refused::Authority {
-                disposition: failure.disposition,
-                answer: failure.answer.clone(),
-                retry_after: Duration::from_secs(5),
-            },
+            disposition => Refused::Authority { disposition, answer: failure.answer.clone() },
         },
     }
 }

@@ -14,8 +14,9 @@ use super::plan::Want;
 use super::ports::Ports;
 use super::slot::At;
 use crate::domain::id::AppName;
+use crate::domain::not_now::NotNow;
 use crate::domain::time::Timestamp;
-use crate::domain::verdict::{AuthorityError, AuthorityFailure, Disposition};
+use crate::domain::verdict::{AuthorityFailure, Disposition};
 use crate::repository::{FiledUnder, Kind};
 
 /// A place among the calls of a tenant.
@@ -48,17 +49,6 @@ pub(super) async fn turn(ports: &Ports, at: At<'_>, tenant: Option<&str>, is_bud
     }
 }
 
-/// Why there was no turn.
-pub(super) fn crowded() -> AuthorityFailure {
-    AuthorityFailure {
-        doing: "refreshing a grant",
-        cause: "as many calls as one tenant may have are under way, and none of them ends".into(),
-        disposition: Disposition::RetryAfter(None),
-        answer: AuthorityError::default(),
-        claims: None,
-    }
-}
-
 /// The authority asked not to be called, as replicas tell one another.
 #[derive(Serialize, Deserialize)]
 struct Hold {
@@ -76,13 +66,7 @@ pub(super) async fn learn_throttle(ports: &Ports, app: &AppName, tenant: Option<
     let asked = hold.value.asked_millis.map_or(backoff::LONGEST_ASKED, Duration::from_millis);
     let left = hold.value.until.since(ports.now()).min(asked).min(backoff::LONGEST_ASKED);
     if !left.is_zero() {
-        let failure = Arc::new(Failure::Authority(AuthorityFailure {
-            doing: "refreshing a grant",
-            cause: "the authority asked another replica to leave this tenant alone for a while".into(),
-            disposition: Disposition::RetryAfter(Some(left)),
-            answer: AuthorityError { status: Some(429), ..AuthorityError::default() },
-            claims: None,
-        }));
+        let failure = Arc::new(Failure::NotNow(NotNow::AskedToWait(Some(left))));
         ports.breakers.hold(app, tenant, ports.monotonic() + left, failure);
     }
 }
@@ -106,19 +90,18 @@ pub(super) async fn call_ended(
     want: &Want,
     tenant: Option<&str>,
     began: Duration,
-    failure: Option<&AuthorityFailure>,
+    failure: Option<Failure>,
 ) {
     let app = &at.key.app;
-    let ended = match failure {
-        None => Ended::Answered,
-        Some(failure) => meaning(ports, at, want, tenant, began, failure),
+    let Some(failure) = failure else {
+        ports.breakers.worked(app, tenant, ports.monotonic());
+        return;
     };
-    let now = ports.monotonic();
-    if failure.is_none() {
-        ports.breakers.note_work(app, tenant, now);
-    }
-    let why = failure.cloned().unwrap_or_else(crowded);
-    ports.breakers.ended(app, tenant, now, ended, &Arc::new(Failure::Authority(why)));
+    let ended = match &failure {
+        Failure::Authority(failure) => meaning(ports, at, want, tenant, began, failure),
+        Failure::NotNow(_) | Failure::NotFound | Failure::Repository(_) => Ended::Nothing,
+    };
+    ports.breakers.ended(app, tenant, ports.monotonic(), ended, &Arc::new(failure));
     if let Ended::Throttled(asked) = ended {
         tell_throttle(ports, app, tenant, asked).await;
     }

@@ -287,9 +287,10 @@ impl Scene {
 fn word(refused: &Refused<()>) -> &'static str {
     match refused {
         Refused::NotFound => "not found",
-        Refused::Store { .. } => "store",
+        Refused::Store => "store",
         Refused::TooManyForced(_) => "too many forced",
         Refused::Authority { .. } => "authority",
+        Refused::NotNow(why) => why.as_str(),
         _ => "other",
     }
 }
@@ -315,7 +316,7 @@ fn many_waiters_share_one_lease_and_one_call() {
 #[test]
 fn a_better_token_is_waited_for_three_seconds_where_one_lives_and_caller_wait_where_none_does() {
     for (life_left, after, what) in
-        [(seconds(200), seconds(3), "access-0"), (Duration::ZERO, seconds(15), "authority")]
+        [(seconds(200), seconds(3), "access-0"), (Duration::ZERO, seconds(15), "under_way")]
     {
         let scene = Scene::new(life_left);
         scene.authority_answers(Answers::Never);

@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::breaker::Admission;
-use super::durable;
 use super::failure::Failure;
 use super::grant::{Seen, note_trouble, noted, use_grant};
-use super::lease::{self, Lease, Taken};
+use super::lease::{Lease, Taken};
 use super::look::load;
 use super::permit::CallPermit;
 use super::plan::Want;
 use super::ports::Ports;
 use super::slot::At;
-use super::tenant::{self, crowded};
+use super::{durable, tenant};
+use crate::domain::not_now::NotNow;
 use crate::repository::Connection;
 
 /// How long another replica's word is waited for before its lease is tried for all the same: what is told may
@@ -54,7 +54,7 @@ pub(super) async fn with_lease(
         let monotonic = ports.monotonic();
         // A holder that lives prolongs its lease, one that died loses it: both are seen within this time.
         if monotonic.saturating_sub(begun) > ports.settings().lease * 2 {
-            return Err(noted(ports, at, want, Failure::Repository(lease::busy().into())));
+            return Err(noted(ports, at, want, NotNow::LeaseElsewhere.into()));
         }
         if let Some(throttled) = at.state().troubles.throttled(monotonic) {
             return Err(throttled.failure.clone());
@@ -66,7 +66,7 @@ pub(super) async fn with_lease(
         }
         // Before the lease, so that no lease is held while its holder waits for its tenant's turn.
         let Some(turn) = tenant::turn(ports, at, tenant, permit.is_some()).await else {
-            return Err(noted(ports, at, want, Failure::Authority(crowded())));
+            return Err(noted(ports, at, want, NotNow::Crowded.into()));
         };
         let (taken, ()) =
             tokio::join!(Lease::take(ports, key), tenant::learn_throttle(ports, &key.app, tenant));

@@ -451,12 +451,13 @@ impl Cluster {
                 (Outcome::Judged, "judged")
             }
             Err(Refused::Policy(never)) => match never {},
-            Err(Refused::Store { .. } | Refused::Damaged) => (Outcome::Trouble("store".into()), "store"),
+            Err(Refused::Store | Refused::Damaged) => (Outcome::Trouble("store".into()), "store"),
             Err(Refused::Authority { disposition, .. }) => {
                 (Outcome::Trouble(format!("{disposition:?}")), disposition.as_str())
             }
+            Err(Refused::NotNow(why)) => (Outcome::Trouble(why.to_string()), why.as_str()),
             Err(Refused::Paused) => (Outcome::Trouble("paused".into()), "paused"),
-            Err(Refused::SameTokenAgain { .. }) => {
+            Err(Refused::SameTokenAgain) => {
                 self.ledger.violated("plan", format!("{key}: this authority never gives a token twice"));
                 (Outcome::Trouble("the same token".into()), "the same token")
             }

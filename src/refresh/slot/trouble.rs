@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::connection::{ATTEMPTS_KEPT, Attempt, DAMAGED, SignIn};
+use crate::domain::not_now::NotNow;
 use crate::domain::random::Random;
 use crate::domain::time::Timestamp;
 use crate::domain::verdict::{AuthorityError, AuthorityFailure, Disposition};
@@ -111,10 +112,19 @@ impl Troubles {
         random: &dyn Random,
     ) {
         let is_noted = self.pace(want, failure, left, about, at.monotonic, random);
-        if let (Failure::Authority(failure), None, true) = (failure.as_ref(), left, is_noted)
-            && !failure.disposition.is_verdict()
-        {
-            self.remember(attempt(failure, at.now));
+        if left.is_some() || !is_noted {
+            return;
+        }
+        match failure.as_ref() {
+            Failure::Authority(failure) if !failure.disposition.is_verdict() => {
+                self.remember(attempt(failure, at.now));
+            }
+            // That another replica was at it is no try of this one.
+            Failure::NotNow(NotNow::LeaseElsewhere) => {}
+            Failure::NotNow(why) => {
+                self.remember(attempt_without_answer(why.as_str(), why.to_string(), at.now))
+            }
+            Failure::Authority(_) | Failure::NotFound | Failure::Repository(_) => {}
         }
     }
 
@@ -214,6 +224,9 @@ impl Troubles {
 
 /// The time after which the next try may come, where the failure says one.
 fn asked(failure: &Failure) -> Option<Duration> {
+    if let Failure::NotNow(NotNow::AskedToWait(asked)) = failure {
+        return *asked;
+    }
     match failure.disposition()? {
         Disposition::RetryAfter(asked) => asked,
         Disposition::NextCredential | Disposition::Misconfigured => Some(APP_REJECTED),
