@@ -9,8 +9,8 @@ use crate::domain::random::Random;
 const FIRST: Duration = Duration::from_secs(1);
 /// … nor later than this, so that recovery shows within seconds.
 const LONGEST: Duration = Duration::from_secs(5);
-/// A refusal that says nothing we know is no outage, and nobody knows that it will heal: it is asked about
-/// ever more rarely, to this.
+/// A refusal that says nothing tokenward knows is no outage, and may never heal: it is asked about ever more
+/// rarely, to this.
 const LONGEST_UNCLEAR: Duration = Duration::from_secs(30);
 /// A wait is lengthened by up to this share, by chance.
 const JITTER: f64 = 0.2;

@@ -1,4 +1,5 @@
-//! When to leave an authority alone, and how much of it one tenant may have: per app, and per tenant of an app.
+//! Breakers and bulkheads, per app and per tenant of an app: when an authority is not called, and how many
+//! calls one tenant may have under way.
 //!
 //! Every tenant has a breaker and a bulkhead of its own. No lock is held beyond a few instructions and no tenant waits for
 //! another's calls, so a tenant whose authority hangs costs nobody else anything.
@@ -29,17 +30,17 @@ const FAILURES_TO_OPEN: u32 = 5;
 const OPEN: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(4) };
 /// While the authority rejects the app itself every connection that it is rejected for waits this long for one of them to try.
 const APP_REJECTED: Duration = Duration::from_secs(2);
-/// A tenant one of whose connections was throttled is left alone for no longer than this. Where a second one is told the
-/// same, with nothing having worked in between, it is left alone for as long as was asked.
+/// A tenant is throttled for at most this long while only one of its connections was told to wait. If a
+/// second connection is told the same and none worked in between, the whole asked time counts.
 const LONGEST_FOR_ONE: Duration = Duration::from_secs(60);
-/// What those are told to wait who come while a probe is under way.
+/// A call that comes while a probe is under way is told to wait so long.
 const WHILE_PROBED: Duration = Duration::from_secs(1);
 /// A probe that has not ended by then is not waited for any more: its task is gone.
 const LONGEST_PROBE: Duration = Duration::from_secs(60);
 /// Calls of one tenant under way at one time, in this process. A healthy authority answers some hundred a second through
 /// these; a hung one holds no more than these.
 const MOST_CALLS: usize = 64;
-/// Tenants remembered; those at rest are forgotten when there are more. Those in trouble stay.
+/// Tenants remembered. If there are more, tenants without trouble are forgotten.
 const MOST_TENANTS: usize = 10_000;
 
 /// An app, and one of its tenants or none for all of them.
@@ -60,7 +61,7 @@ impl Lanes {
         Lanes { calls, spare }
     }
 
-    /// Nobody has a permit of it, or is about to.
+    /// Whether no permit is taken or waited for.
     fn is_at_rest(&self) -> bool {
         [&self.calls, &self.spare].iter().all(|lane| Arc::strong_count(lane) == 1)
     }
@@ -88,7 +89,7 @@ struct Open {
     probed: Option<Probe>,
 }
 
-/// A probe that is under way; whichever way it ends, it is dropped, and that wakes those who wait for it.
+/// A probe under way. Its end drops it, and that wakes its waiters.
 struct Probe {
     /// Monotonic.
     since: Duration,
@@ -117,7 +118,7 @@ pub(super) enum Ended {
     Refused,
     /// It did not answer, or said that it cannot: it may be like that for anybody.
     Failed,
-    /// It asked to be left alone for so long.
+    /// It asked not to be called for so long.
     Throttled(Duration),
     /// It rejects the app itself.
     AppRejected,
@@ -134,7 +135,7 @@ pub(super) struct Breakers {
 /// The parts that are known.
 struct Parts {
     known: BTreeMap<Part, Breaker>,
-    /// With so many the next newcomer has those at rest forgotten.
+    /// At this number a newcomer has tenants without trouble forgotten.
     full_at: usize,
     /// How many were looked at for that so far.
     #[cfg(test)]
@@ -198,11 +199,12 @@ impl Breakers {
         refusal(&self.parts(), &both(app, tenant), now)
     }
 
-    /// Whether a call for this tenant may be made at `now` (monotonic). Whoever is let through says how it ended.
+    /// Whether a call for this tenant may be made at `now` (monotonic). A caller that is let through reports
+    /// how its call ended.
     pub(super) fn admit(&self, app: &AppName, tenant: Option<&str>, now: Duration) -> Admission {
         let mut parts = self.parts();
         let both = both(app, tenant);
-        // All of it is looked at before a probe is begun: one that the other part refuses is none.
+        // Both parts are checked before a probe begins: a call that the other part refuses is no probe.
         if let Some((left, why)) = refusal(&parts, &both, now) {
             return Admission::Wait(left, why);
         }
@@ -214,7 +216,7 @@ impl Breakers {
         Admission::Go
     }
 
-    /// The end of the probe that is under way and that whoever asks would be refused for; none where there is no such probe.
+    /// The end of the probe under way for which a call would be refused now; none if there is no such probe.
     pub(super) fn probe(
         &self,
         app: &AppName,
@@ -301,9 +303,9 @@ impl Breakers {
         }
     }
 
-    /// For how long a tenant is left alone one of whose connections was told to be left alone for as long as `asked`: what only
-    /// one was told may be about that one's user alone.
-    pub(super) fn held_for(
+    /// For how long the tenant of a connection is throttled that was told to wait for `asked`: what only one
+    /// connection is told may be about its user alone.
+    pub(super) fn throttled_for_one(
         &self,
         app: &AppName,
         tenant: Option<&str>,
@@ -336,23 +338,23 @@ impl Breakers {
         self.parts().get(&part).and_then(|breaker| breaker.worked_at)
     }
 
-    /// Whoever was let through made no call after all.
+    /// A caller that was let through made no call after all.
     pub(super) fn not_called(&self, app: &AppName, tenant: Option<&str>) {
         let mut parts = self.parts();
         unprobe(&mut parts, &(app.clone(), None));
         unprobe(&mut parts, &(app.clone(), Some(tenant.unwrap_or_default().to_owned())));
     }
 
-    /// Another replica was asked to leave this tenant alone.
-    pub(super) fn hold(&self, app: &AppName, tenant: Option<&str>, until: Duration, why: Arc<Failure>) {
+    /// The authority throttles this tenant, another replica says.
+    pub(super) fn throttle(&self, app: &AppName, tenant: Option<&str>, until: Duration, why: Arc<Failure>) {
         let mut parts = self.parts();
         let part = (app.clone(), Some(tenant.unwrap_or_default().to_owned()));
         parts.of(part).open = Some(Open { until, why, probed: None });
     }
 
-    /// Whether the authority wants the tenant to be left alone at `now` (monotonic), by its own word. A probe that is under way
-    /// does not count: it may be whoever asks.
-    pub(super) fn is_held(&self, app: &AppName, tenant: Option<&str>, now: Duration) -> bool {
+    /// Whether the authority itself throttles the tenant at `now` (monotonic). A probe under way does not
+    /// count: it may be the caller's own.
+    pub(super) fn is_throttled(&self, app: &AppName, tenant: Option<&str>, now: Duration) -> bool {
         let asked = |why: &Failure| {
             let is_told = matches!(why, Failure::NotNow(NotNow::AskedToWait(_)));
             is_told || matches!(why.disposition(), Some(Disposition::RetryAfter(Some(_))))
@@ -371,7 +373,7 @@ impl Breakers {
         breaker.calls.get_or_insert_with(Lanes::new).clone()
     }
 
-    /// Whether half of the tenant's permits are taken: there is nothing to spare for what nobody waits for.
+    /// Whether half of the tenant's permits are taken: none is spared for calls that nobody waits for.
     pub(super) fn is_busy(&self, app: &AppName, tenant: Option<&str>) -> bool {
         self.lanes(app, tenant).calls.available_permits() < MOST_CALLS / 2
     }
@@ -502,12 +504,12 @@ mod tests {
         let scene = Scene::new();
         let name = |text| ConnectionName::parse(text).expect("a name");
         let held = |connection, asked| {
-            scene.breakers.held_for(&app(), Some("t"), &name(connection), at(asked)).as_secs()
+            scene.breakers.throttled_for_one(&app(), Some("t"), &name(connection), at(asked)).as_secs()
         };
         assert_eq!((held("one", 30), held("one", 3600), held("one", 3600)), (30, 60, 60));
         scene.ended("t", 0, Ended::Answered);
         assert_eq!((held("two", 3600), held("one", 3600), held("two", 3600)), (60, 3600, 60));
-        assert_eq!(scene.breakers.held_for(&app(), Some("other"), &name("one"), at(3600)), at(60));
+        assert_eq!(scene.breakers.throttled_for_one(&app(), Some("other"), &name("one"), at(3600)), at(60));
     }
 
     /// What each end of a call may close, and for whom: only what is said here.

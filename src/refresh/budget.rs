@@ -1,4 +1,4 @@
-//! One budget for the calls to authorities that are not for somebody who waits for a token nobody has.
+//! One budget for calls to authorities that no caller without a token waits for.
 //!
 //! What a caller waits for without forcing it is outside of this: it goes first, by not asking here.
 //! Everything else takes from one bucket of a second's worth: what is renewed ahead of time, what callers
@@ -9,8 +9,8 @@
 //! which nobody else takes from.
 //!
 //! Codes of sign-ins take from the upper half alone, and do not wait for it: a person waits for them. What is
-//! beyond it comes out of a bucket of the caller that started them. So whoever signs in how often, the lower
-//! half is the others'.
+//! beyond it comes out of a bucket of the caller that started them. So however many sign in, the lower half
+//! stays for the others.
 //!
 //! What is taken is a [`CallPermit`]: a call that is not made gives back all that was drawn for it.
 //!
@@ -29,7 +29,7 @@ use crate::domain::id::CallerName;
 const WITHOUT_SWEEP: f64 = 50.0;
 /// The sweep's part while it has something to do; the others have equal parts of the rest.
 const SWEEPS_PART: f64 = 0.5;
-/// Whoever asked within this time has a part.
+/// A party that asked within this time has a part.
 const ASKS: Duration = Duration::from_secs(10);
 /// Sign-ins of a caller that come back with a code: a moment's worth, and how many a second.
 const SIGN_INS_BURST: f64 = 200.0;
@@ -37,7 +37,7 @@ const SIGN_INS_RATE: f64 = 50.0;
 /// First reports of a caller that nobody else can use up: a moment's worth, and how many a second come back.
 const OWN_BURST: f64 = 10.0;
 const OWN_RATE: f64 = 1.0;
-/// Whoever is told to come back is told at least this …
+/// A refused party is told to wait at least this …
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 /// … and at most this.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);

@@ -145,7 +145,7 @@ async fn not_throttled_since(
     tenant: Option<&str>,
 ) -> Result<(), Failure> {
     tenant::learn_throttle(ports, &key.app, tenant).await;
-    if !ports.breakers.is_held(&key.app, tenant, ports.monotonic()) {
+    if !ports.breakers.is_throttled(&key.app, tenant, ports.monotonic()) {
         return Ok(());
     }
     Err(NotNow::AskedToWait(None).into())

@@ -8,7 +8,7 @@ use super::engine::Engine;
 use super::slot::Memory;
 use crate::domain::id::ConnectionKey;
 
-/// What is known of one connection.
+/// The memory of one connection at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Combination {
     held: HeldAs,
@@ -21,7 +21,7 @@ pub(crate) struct Combination {
     unchecked: bool,
 }
 
-/// The connection that is held.
+/// The cached connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum HeldAs {
     Nothing,
@@ -85,7 +85,7 @@ impl fmt::Display for Combination {
 }
 
 impl Engine {
-    /// What is known of the connection, if anything ever was.
+    /// The memory of the connection, if it has a slot.
     pub(crate) fn combination(&self, key: &ConnectionKey) -> Option<Combination> {
         let now = self.ports.monotonic();
         self.slots.existing(key).map(|slot| Combination::of(&slot.state().memory, now))

@@ -11,8 +11,7 @@ use crate::domain::token::HeldToken;
 pub const USED_WITHIN: Duration = Duration::from_secs(24 * 3600);
 /// That it was used is noted this often at the most.
 pub const NOTED_EVERY: Duration = Duration::from_secs(3600);
-/// A grant that nobody uses is used this often, well inside Entra's 90 idle days, with room for a month of
-/// trouble.
+/// An idle grant is renewed this often, well inside Entra's 90 idle days, with room for a month of trouble.
 const KEEP_ALIVE: Duration = Duration::from_secs(30 * 86_400);
 /// Where idle grants were seen to end sooner, at this part of the time that they lasted.
 const OF_LEARNT_LIMIT: u32 = 2;
@@ -69,7 +68,7 @@ pub fn due_at(
     }
 }
 
-/// When a grant that nobody uses is used, so that it does not end.
+/// When an idle grant is renewed, so that it does not end.
 fn keep_alive_at(profile: &Profile, idle_limit: Option<Duration>, jitter: f64) -> Timestamp {
     let rhythm = idle_limit
         .map_or(KEEP_ALIVE, |limit| (limit / OF_LEARNT_LIMIT).clamp(SHORTEST_KEEP_ALIVE, KEEP_ALIVE));

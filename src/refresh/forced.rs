@@ -15,8 +15,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 const MOST_OF_ONE: usize = 5;
 /// … all callers together this many …
 const MOST: usize = 10;
-/// … and a challenge without a token that it was made of, one: whoever has one can say which token was
-/// refused.
+/// … and of challenges that name no token, one: a caller that has the token can name it.
 const MOST_BARE: usize = 1;
 /// A connection of which renewals were forced within this time may be throttled for that.
 const LATELY: Duration = Duration::from_secs(60);
@@ -24,14 +23,13 @@ const LATELY: Duration = Duration::from_secs(60);
 /// Why a renewal is forced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Force {
-    /// A resource refused the token that is held, and asked for nothing that a plain refresh would not ask
-    /// for.
+    /// A resource refused the cached token, and asked for nothing that a plain refresh would not ask for.
     Report,
-    /// A resource refused the token that is held, and asked for something.
+    /// A resource refused the cached token, and asked for more than a plain refresh.
     Challenge,
     /// A challenge, and no word of the token.
     Bare,
-    /// The token that is held lives and is not due, and has less life than was asked for.
+    /// The cached token lives and is not due, and has less life left than the caller wants.
     MoreLife,
 }
 
@@ -68,7 +66,7 @@ pub(super) struct Forced {
 /// That one more may be forced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Allowed {
-    /// It is its caller's first report of the token that is held.
+    /// It is its caller's first report of the cached token.
     pub(super) is_first: bool,
 }
 
@@ -119,7 +117,7 @@ impl Forced {
         number
     }
 
-    /// One did not come to a call: it counts for nobody.
+    /// A forced renewal made no call: it does not count.
     pub(super) fn take_back(&mut self, number: u64) {
         self.of_late.retain(|one| one.number != number);
     }

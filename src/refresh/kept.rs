@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::domain::token::HeldToken;
 
-/// Everybody's tokens kept for one connection: one per resource, and nobody uses more resources than this.
+/// Shared tokens kept for one connection: one per resource, and no caller uses more resources than this.
 const MOST_TOKENS: usize = 8;
 /// Beside these, tokens that callers got for their challenges: one a caller and resource.
 const MOST_OWN: usize = 8;
@@ -14,9 +14,9 @@ pub(super) fn is_in_place_of(one: &HeldToken, other: &HeldToken) -> bool {
     one.resource == other.resource && one.got_for == other.got_for
 }
 
-/// Keeps so many of everybody's tokens and so many that are callers' own: these never cost one of those its
-/// place. Of everybody's the oldest go (those come first). Of callers' own the oldest goes of the caller that
-/// has the most: so whoever asks for many pushes out its own.
+/// Keeps so many shared tokens and so many that callers got for their challenges; these never cost a shared
+/// one its place. Of the shared ones the oldest (the first) go. Of the others the oldest goes of the caller
+/// that has the most, so a caller that asks for many pushes out its own.
 pub(super) fn drop_oldest(tokens: &mut Vec<HeldToken>) {
     while tokens.iter().filter(|token| token.got_for.is_none()).count() > MOST_TOKENS {
         remove_first(tokens, |token| token.got_for.is_none());

@@ -1,7 +1,7 @@
 //! The right of this replica to use one connection's grant, while other replicas stay away from it.
 //!
-//! A lease bounds what is done at the authority; what is stored is kept right by the fence of the commit. So
-//! a lease may be lost (a pause, a store that failed over) and costs at most a call that was not needed.
+//! A lease bounds calls to the authority; the fence of the commit keeps the store right. So a lease may be
+//! lost (a pause, a store that failed over) and costs at most a call that was not needed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,10 +23,10 @@ pub(super) enum Taken {
     Theirs(Duration),
 }
 
-/// A lease that is held, as far as we know.
+/// A lease that this replica has, as far as it knows.
 pub(super) struct Lease {
     pub(super) nonce: LeaseNonce,
-    /// An earlier holder began to use the grant, and nobody learnt how that ended.
+    /// An earlier holder began to use the grant, and no replica knows how that ended.
     pub(super) unsettled: bool,
     /// Monotonic milliseconds until which nobody else can have it: counted from before it was asked for.
     until: AtomicU64,
@@ -51,8 +51,7 @@ impl Lease {
             }
             Err(error) => {
                 observer.lease(LeaseOutcome::Unreachable);
-                // It may be ours all the same, and nobody would know: it is given back where that can be
-                // done.
+                // The lease may be ours all the same: it is given back if that can be done.
                 let (by, key) = (ports.clone(), key.clone());
                 let lease = Lease { nonce, unsettled: false, until: AtomicU64::new(0) };
                 let give_back = async move { lease.release(&by, &key, true).await };

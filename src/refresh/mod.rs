@@ -1,30 +1,38 @@
-//! The refresh engine: a live access token for a connection, with as few calls to the authority as there can
-//! be.
+//! The refresh engine: a live access token for a connection, with as few calls to the authority as possible.
 //!
-//! May know: `domain`, the repository, the `Authority` port. Knows nothing of HTTP, callers or policies: what
-//! a caller may have comes in as a function of the connection ([`Engine::serve`]).
+//! It knows `domain`, the repository and the `Authority` port. It knows nothing of HTTP, callers or policies:
+//! what a caller may have comes in as a function of the connection ([`Engine::serve`]).
+//!
+//! | file | job |
+//! |---|---|
+//! | `engine` | what others call; names the driver of each method |
+//! | `serve`, `plan`, `way` | the loop of a request; its decision (pure); how it comes to a renewal |
+//! | `look`, `cache` | comes by the cached connection; caches a state that became known |
+//! | `renewals`, `turn`, `lease`, `tenant` | the occasions for a renewal; tenant's turn, lease; a tenant |
+//! | `grant`, `call`, `answer` | one use of a grant; the call itself; what an answer makes of it (pure) |
+//! | `durable` | makes an answer durable before it is served |
+//! | `schedule`, `due`, `sweep` | when a connection is due; renews due connections |
+//! | `slot/` | the memory of a connection and its troubles (pure), flights, and all slots |
 //!
 //! Invariants:
-//! 1. At most one call to the authority is under way for a connection, however many wait for it, in whichever
-//!    of the
-//!    replicas that share the store (I4).
-//! 2. A refresh runs in a task of its own: no waiter's end ends it.
+//! 1. At most one call to the authority is under way for a connection, however many wait for it, on whichever
+//!    of the replicas that share the store (I4).
+//! 2. A renewal runs in a task of its own: no waiter's end ends it.
 //! 3. A new refresh token is stored before any token of its answer is served (I6). If it cannot be stored it
-//!    is held,
-//!    and stored before anything else is done for that connection.
-//! 4. Only a verdict on the *current* grant, said by the authority or worked out by `unclear`, changes a
-//!    connection, and
-//!    only by a commit that expects the revision the verdict was about, under the lease (I5, I9).
-//! 5. A token that still lives is served when its refresh fails.
-//! 6. What one caller brings (a challenge, reports, a throttle that these provoke) changes nothing that
-//!    others are served, and
-//!    takes nothing of what is theirs (`claims`, `forced`, `budget`).
+//!    stays in memory, and is stored before anything else is done for that connection.
+//! 4. Only a verdict on the *current* grant changes a connection's status. The authority said it, or
+//!    `unclear` worked it out; it is committed under the lease, and expects the revision that it was about
+//!    (I5, I9).
+//! 5. A live token is served when its renewal fails.
+//! 6. What one caller brings (a challenge, reports, a throttle that these provoke) changes nothing that other
+//!    callers are served, and takes nothing of their part (`claims`, `forced`, `budget`).
 //!
-//! The one hard problem: an answer that is lost, late or unwanted. `plan` is pure and says what to do;
-//! `engine` does it, and asks `plan` again after every await.
+//! The hard problem: an answer that is lost, late or unwanted. `plan` says what to do, `serve` does it, and
+//! asks `plan` again after every await.
 //!
-//! Between replicas the right to use a grant is a `lease`; its nonce goes along with the commit, so that
-//! whoever lost it loses. Replicas that wait for another's refresh are told when it is done.
+//! Between replicas the right to use a grant is a `lease`. Its nonce goes along with the commit, so that a
+//! replica that lost the lease cannot overwrite. Replicas that wait for another's renewal are told when it is
+//! done.
 
 mod answer;
 mod backoff;

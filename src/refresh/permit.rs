@@ -1,6 +1,6 @@
 //! The right to one call to an authority, with all that was drawn for it.
 //!
-//! Whoever counts calls gives out a [`CallPermit`] and nothing else. It goes along with the work; where the
+//! Each budget gives out a [`CallPermit`] and nothing else. The permit goes along with the work; where the
 //! call is made it is spent, and where it is dropped without one, everything that was drawn for it is given
 //! back, whichever way the work ended.
 
@@ -34,7 +34,7 @@ impl CallPermit {
         CallPermit { drawn: Mutex::new(vec![drawn]) }
     }
 
-    /// One that does this when it is given back.
+    /// A permit that does this when it is given back.
     #[cfg(test)]
     pub(crate) fn for_test(give_back: impl FnOnce() + Send + 'static) -> Self {
         CallPermit::new(give_back, || ())

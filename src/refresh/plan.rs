@@ -1,4 +1,4 @@
-//! What to do for one request, as a pure function of what is held and what is wanted.
+//! What to do for one request, as a pure function of the cached connection and the wanted token.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::domain::verdict::{BlockReason, ReauthReason};
 /// What a caller wants, after policy.
 #[derive(Debug, Clone)]
 pub struct Want {
-    /// Whose request it is; none where it is nobody's in particular.
+    /// The caller that asks; none for the sweep and operators.
     pub by: Option<CallerName>,
     /// The resource the token is for; none outside Entra.
     pub resource: Option<String>,
@@ -58,7 +58,7 @@ pub enum Refusal {
     NeedsReauthorization(ReauthReason),
     /// An administrator must act.
     Blocked(BlockReason),
-    /// The last try failed a moment ago and nobody's verdict changed.
+    /// The last try failed a moment ago, and no verdict changed the status.
     Trouble,
 }
 
@@ -105,8 +105,8 @@ pub fn next<'a>(
     }
 }
 
-/// The held token that a request is about: the one that answers its challenge; for a request without one,
-/// what its caller got for a challenge, while that is fresh; else the one that is everybody's.
+/// The cached token that a request is about: the one that answers its challenge. A request without a
+/// challenge gets the token that its caller got for an earlier one while that is fresh, else the shared one.
 pub fn pick<'a>(tokens: &'a [HeldToken], want: &Want, now: Timestamp) -> Option<&'a HeldToken> {
     let mut of_resource = tokens.iter().filter(|token| token.resource == want.resource);
     let is_its_own = |token: &&HeldToken| match &want.claims {
@@ -129,9 +129,8 @@ pub fn pick<'a>(tokens: &'a [HeldToken], want: &Want, now: Timestamp) -> Option<
 /// tokens are.
 pub const ORDINARY_MIN_TTL: Duration = Duration::from_secs(300);
 
-/// What a request forces where it is answered by a renewal. Where nobody has a token that lives only a
-/// challenge does; where there is one that would be renewed by now in any case, only a report and a challenge
-/// do.
+/// What a request forces if it is answered by a renewal. Without a live token only a challenge forces one;
+/// with a token that is due anyway only a report or a challenge does.
 pub(super) fn force(tokens: &[HeldToken], want: &Want, now: Timestamp) -> Option<Force> {
     let lives = |token: &&HeldToken| token.freshness(now, Duration::ZERO) != Freshness::Expired;
     let token = pick(tokens, want, now).filter(lives);
@@ -165,7 +164,7 @@ pub(super) fn has_none(tokens: &[HeldToken], want: &Want, now: Timestamp) -> boo
     tokens.all(|token| token.freshness(now, Duration::ZERO) == Freshness::Expired)
 }
 
-/// Whether the held token is just the one a resource refused, or does not answer the challenge it made.
+/// Whether this is the token that a resource refused, or one that does not answer its challenge.
 pub fn is_refused(token: &HeldToken, want: &Want) -> bool {
     match (&want.rejected, &want.claims) {
         (Some(rejected), _) => *rejected == token.digest,

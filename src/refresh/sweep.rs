@@ -1,7 +1,7 @@
-//! Looks after connections before anybody asks: renews what is used ahead of its end, keeps idle grants
-//! alive, tries again what is under a verdict.
+//! Renews connections before a caller asks: used ones ahead of their tokens' end, idle ones so that their
+//! grants live on, judged ones because the verdict may have been lifted.
 //!
-//! Takes no input, may run at any time and as often as one likes, on a timer and on a nudge. What is due
+//! It takes no input and may run at any time, as often as one likes, on a timer and on a nudge. What is due
 //! stands in the store, in shards, each worked off by the replica that holds its lease; so the cost follows
 //! what is due, a restart forgets nothing, and replicas share the work and its budget without knowing of one
 //! another. A connection that is taken up is moved ahead in the schedule first: a replica that dies over it
@@ -33,14 +33,14 @@ use crate::domain::time::Timestamp;
 use crate::repository::RepositoryError;
 use crate::store::{Due, LeaseAnswer, LeaseNonce, LeaseOf, SWEEP_SHARDS, StoreError};
 
-/// How often what is due is looked for.
+/// How often due connections are looked for.
 const EVERY: Duration = Duration::from_secs(1);
 /// A shard's lease …
 const SHARD_LEASE: Duration = Duration::from_secs(10);
 /// … which is prolonged when this much of it has passed, and tried for this often while another replica has
 /// it: neither is a write to the store with every round.
 const SHARD_AGAIN: Duration = Duration::from_secs(4);
-/// How much of a shard is looked at in one go.
+/// Due connections of a shard that one round reads.
 const BATCH: usize = 64;
 /// How far a connection that is taken up is moved ahead: longer than its refresh takes.
 const TAKEN_UP: Duration = Duration::from_secs(60);
@@ -75,7 +75,7 @@ pub(super) struct Sweep {
 }
 
 impl Sweep {
-    /// One that begins with any of the shards, by chance: so a restart favours none.
+    /// A sweep that begins with a random shard, so that a restart favours none.
     pub(super) fn new(nonce: LeaseNonce, begun: Duration) -> Self {
         let first = AtomicU8::new(nonce.0[0] % SWEEP_SHARDS);
         let (asked, budgets) = (Mutex::default(), Arc::default());
@@ -211,7 +211,7 @@ async fn one_by_one<F: Future>(left: &Mutex<VecDeque<F>>) -> Vec<F::Output> {
     done
 }
 
-/// What is due of a shard; none where that is not this replica's to work off.
+/// The due connections of a shard; none if another replica has the shard.
 async fn due_of_ours(ports: &Ports, sweep: &Sweep, shard: u8) -> Result<Option<Vec<Due>>, StoreError> {
     if !is_ours(ports, sweep, shard).await? {
         return Ok(None);
@@ -219,7 +219,7 @@ async fn due_of_ours(ports: &Ports, sweep: &Sweep, shard: u8) -> Result<Option<V
     ports.repository().due(shard, ports.now(), BATCH).await.map(Some)
 }
 
-/// Whether a shard is this replica's to work off; one that nobody has becomes it.
+/// Whether this replica has the shard's lease; it takes a free one.
 async fn is_ours(ports: &Ports, sweep: &Sweep, shard: u8) -> Result<bool, StoreError> {
     let repository = ports.repository();
     if !repository.is_shared() {
@@ -238,7 +238,7 @@ async fn is_ours(ports: &Ports, sweep: &Sweep, shard: u8) -> Result<bool, StoreE
     lease.map(|_| ours)
 }
 
-/// Begins what is due of a shard, as far as it was dealt permits for it; what it does not use is given back.
+/// Begins renewals of a shard's due connections, one for each permit; unused permits are given back.
 async fn sweep_shard(
     ports: &Arc<Ports>,
     slots: &Arc<Slots>,
@@ -276,7 +276,7 @@ async fn sweep_shard(
     Ok(())
 }
 
-/// The tenant of a connection that is due; one that is gone is taken out of the schedule.
+/// The tenant of a due connection. A connection that is gone is taken out of the schedule.
 async fn tenant_of(ports: &Ports, due: &Due) -> Result<Option<Option<String>>, StoreError> {
     if !ports.knows_app(&due.key.app) {
         // Not configured (any more): its connections are left as they are, and looked at when it may be.

@@ -67,7 +67,7 @@ pub(super) async fn learn_throttle(ports: &Ports, app: &AppName, tenant: Option<
     let left = hold.value.until.since(ports.now()).min(asked).min(backoff::LONGEST_ASKED);
     if !left.is_zero() {
         let failure = Arc::new(Failure::NotNow(NotNow::AskedToWait(Some(left))));
-        ports.breakers.hold(app, tenant, ports.monotonic() + left, failure);
+        ports.breakers.throttle(app, tenant, ports.monotonic() + left, failure);
     }
 }
 
@@ -162,6 +162,6 @@ fn throttled(
     if is_forced {
         return Ended::Nothing;
     }
-    let held = ports.breakers.held_for(&at.key.app, tenant, &at.key.connection, asked);
+    let held = ports.breakers.throttled_for_one(&at.key.app, tenant, &at.key.connection, asked);
     Ended::Throttled(backoff::wait(1, Some(held), random))
 }

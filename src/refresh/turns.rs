@@ -1,20 +1,20 @@
-//! Who of several has the next part of what there is not enough of, as a pure function.
+//! Deals out a scarce supply in turn, as a pure function.
 
 use std::collections::BTreeMap;
 
-/// Why one gets no more in this round.
+/// Why a shard gets no more in this round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dry {
-    /// What is its own is used up.
+    /// Its own supply is used up.
     Its,
-    /// What all share is used up.
+    /// The shared supply is used up.
     Everybodys,
 }
 
-/// Deals out what `take` gives: one to each that `wants` (shard, how many) in turn, from `first` on, until
-/// all have what they want or what they share is used up. Says what each got, and who is first the next time:
-/// whoever what is shared did not suffice for. So nobody gets a second one before each that waits has had its
-/// own, whatever a round has to give.
+/// Deals out what `take` gives: one to each shard that `wants` some (shard, how many) in turn, from `first`
+/// on, until all have enough or the shared supply is used up. Returns what each got, and the shard that is
+/// first the next time: the one that the shared supply did not suffice for. So no shard gets a second one
+/// before each that waits has had one.
 pub(super) fn deal<T>(
     wants: &BTreeMap<u8, usize>,
     first: u8,

@@ -23,7 +23,7 @@ pub(super) enum Way {
     Begin(Option<CallPermit>),
 }
 
-/// The way to a renewal, which `force` forces or nobody does; else for how long there is none.
+/// The way to a renewal, a forced one with `force`; or for how long there is none.
 pub(super) fn way(
     ports: &Ports,
     at: At<'_>,
