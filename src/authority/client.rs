@@ -39,7 +39,7 @@ use super::{
 use crate::domain::account::Account;
 use crate::domain::clouds::{GRAPH, cloud_of};
 use crate::domain::credential::InVain;
-use crate::domain::random::{Random, random_bytes};
+use crate::domain::random::{Random, random_uuid};
 use crate::domain::remarks::Remarks;
 use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::secret::AccessToken;
@@ -601,7 +601,8 @@ impl OpenIdAuthority {
         limit: Duration,
     ) -> Result<Answered, AuthorityFailure> {
         let doing = call.doing;
-        let request_id = request_id(&*self.parts.random);
+        // The form in which Entra takes a request's id.
+        let request_id = random_uuid(&*self.parts.random);
         if let Ok(value) = HeaderValue::from_str(&request_id) {
             headers.insert(HeaderName::from_static("client-request-id"), value);
         }
@@ -1192,13 +1193,4 @@ fn plain(text: impl Into<String>) -> Zeroizing<String> {
 fn with_query(url: &CheckedUrl, query: &str) -> String {
     let joint = if url.has_query() { '&' } else { '?' };
     format!("{}{joint}{query}", url.as_str())
-}
-
-/// A random GUID (RFC 9562 §5.4), the form in which Entra takes a request's id.
-fn request_id(random: &dyn Random) -> String {
-    let mut bytes = random_bytes::<16>(random);
-    bytes[6] = (bytes[6] & 0x0f) | 0x40;
-    bytes[8] = (bytes[8] & 0x3f) | 0x80;
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }

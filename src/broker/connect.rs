@@ -9,12 +9,12 @@ use super::session::ConnectSession;
 use super::sign_in::CannotBegin;
 use super::{App, Broker, Refusal, SessionState};
 use crate::domain::account::{Account, AccountId};
+use crate::domain::digest::sha256_hex;
 use crate::domain::id::{AppName, ConnectionKey, SessionId};
 use crate::domain::random::random_token;
 use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::time::Timestamp;
 use crate::policy::CallerPolicy;
-use crate::refresh::sha256_hex;
 use crate::repository::{FiledUnder, Kind, Taken};
 
 /// How long a finished session can be read.

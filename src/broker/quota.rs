@@ -10,9 +10,10 @@ use std::time::Duration;
 use super::connect::READABLE_AFTER_END;
 use super::session::{ConnectSession, ConsentSession, SessionState};
 use super::{Broker, Refusal};
+use crate::domain::digest::sha256_hex;
 use crate::domain::id::{AppName, CallerName, ConnectionKey, SessionId};
 use crate::domain::time::Timestamp;
-use crate::repository::{RepositoryError, sha256_hex};
+use crate::repository::RepositoryError;
 use crate::store::{Counted, Full, Most};
 
 /// Most open connect sessions of a caller for one connection, so that one user who keeps pressing "connect"

@@ -115,7 +115,7 @@ struct Seen {
 impl Known {
     /// Makes it for this process, on the machine of that name.
     pub(super) fn new(random: &dyn crate::domain::random::Random, host: String) -> Self {
-        let id = random_bytes::<6>(random).iter().map(|byte| format!("{byte:02x}")).collect();
+        let id = hex::encode(random_bytes::<6>(random));
         Known { id, host, credentials: Mutex::default(), seen: Mutex::default() }
     }
 

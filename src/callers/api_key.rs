@@ -230,7 +230,7 @@ mod tests {
     fn the_hash_is_the_well_known_sha_256_and_old_ones_differ_by_sealing_key() {
         // `printf %s twk_… | sha256sum`
         let text = "twk_cli_0000000000000000000000000000000000000000000_3vW2ye";
-        let hex = KeyHasher::Sha256.sign(text).0.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let hex = hex::encode(KeyHasher::Sha256.sign(text).0);
         assert_eq!(hex, "409395379cca85c92a1d5608f47c578865a8e5271f4845b82a9e5a6e3daeb85e");
 
         let hasher = |byte| {

@@ -6,7 +6,6 @@
 //! daemon from before 0.2 therefore reads a new line as one whose sealing key it lacks; it reads every other
 //! line as before.)
 
-use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -134,8 +133,7 @@ pub fn add(
         return Err(KeyFileError::Full { file: path.to_owned(), ids: live });
     }
     let id = loop {
-        let [a, b, c] = random_bytes::<3>(random);
-        let id = format!("{}-{a:02x}{b:02x}{c:02x}", &now.rfc3339()[..10]);
+        let id = format!("{}-{}", &now.rfc3339()[..10], hex::encode(random_bytes::<3>(random)));
         if !file.keys.iter().any(|key| key.info.id == id) {
             break id;
         }
@@ -161,12 +159,7 @@ pub fn add(
 pub(super) fn line(StoredKey { info, hash, .. }: &StoredKey) -> String {
     let method = info.sealing_key.as_deref().unwrap_or(UNKEYED);
     let (created_at, expires_at) = (info.created_at.rfc3339(), info.expires_at.rfc3339());
-    let mut line = format!("{} {created_at} {expires_at} {method} ", info.id);
-    hash.0.iter().for_each(|byte| {
-        let _ = write!(line, "{byte:02x}");
-    });
-    line.push('\n');
-    line
+    format!("{} {created_at} {expires_at} {method} {}\n", info.id, hex::encode(hash.0))
 }
 
 /// 9999-12-31T23:59:59Z, the last instant that RFC 3339 can write.
@@ -357,14 +350,7 @@ fn parse_line(content: &str) -> Result<(KeyInfo, KeyHash), &'static str> {
 
 fn parse_hash(text: &str) -> Option<KeyHash> {
     let mut hash = [0; 32];
-    let digit = |digit: u8| char::from(digit).to_digit(16);
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    if pairs.len() != hash.len() || !rest.is_empty() {
-        return None;
-    }
-    for (byte, [high, low]) in hash.iter_mut().zip(pairs) {
-        *byte = u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()?;
-    }
+    hex::decode_to_slice(text, &mut hash).ok()?;
     Some(KeyHash(hash))
 }
 

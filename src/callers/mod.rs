@@ -606,7 +606,7 @@ mod tests {
     /// Rewrites the one line of a file as `add-key` from before 0.2 would have written it.
     fn as_before(path: &Path, key: &ApiKey) {
         let sealing_key = ring().key("k1").expect("k1");
-        let hash = KeyHasher::keyed(&sealing_key).hash(key).0.map(|byte| format!("{byte:02x}")).concat();
+        let hash = hex::encode(KeyHasher::keyed(&sealing_key).hash(key).0);
         let text = fs::read_to_string(path).expect("text");
         let (line, _) = text.trim_end().rsplit_once(" sha256 ").expect("a new line");
         fs::write(path, format!("{line} k1 {hash}\n")).expect("write");

@@ -1,6 +1,6 @@
 //! Pure values and their transitions: what a connection, a grant, a scope or a token *is*.
 //!
-//! May know: std and small data crates (`serde`'s derive, `time`, `zeroize`). Never tokio, hyper, redis,
+//! May know: std and small data crates (`serde`'s derive, `time`, `zeroize`, `hex`, a digest of `aws-lc-rs`). Never tokio, hyper, redis,
 //! prometheus or serde_json. Time, randomness and task spawning are traits here and values everywhere else.
 //!
 //! Invariants: a status changes only through [`connection::Profile`]'s transitions; a secret has no `Debug`,
@@ -16,6 +16,7 @@ pub mod choice;
 pub mod clouds;
 pub mod connection;
 pub mod credential;
+pub mod digest;
 pub mod expiry;
 pub mod grant;
 pub mod id;

@@ -21,3 +21,12 @@ pub fn random_bytes<const N: usize>(random: &dyn Random) -> [u8; N] {
 pub fn random_token(random: &dyn Random) -> String {
     URL_SAFE_NO_PAD.encode(random_bytes::<32>(random))
 }
+
+/// A random UUID (version 4, RFC 9562 §5.4).
+pub fn random_uuid(random: &dyn Random) -> String {
+    let mut bytes = random_bytes::<16>(random);
+    bytes[6] = (bytes[6] & 0x0f) | 0x40;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    let hex = hex::encode(bytes);
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}

@@ -118,8 +118,7 @@ impl TokenHosts {
 fn key_of(secret: Confined<'_>) -> String {
     match secret {
         Confined::Credential(fingerprint) => {
-            let hex: String = fingerprint.iter().map(|byte| format!("{byte:02x}")).collect();
-            format!("credential:{hex}")
+            format!("credential:{}", hex::encode(fingerprint))
         }
         Confined::Grants { issuer, .. } => format!("grants:{issuer}"),
     }

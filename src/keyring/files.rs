@@ -156,7 +156,7 @@ pub fn add(directory: &Path, random: &dyn Random, now: Timestamp) -> Result<Seal
     let material: Zeroizing<[u8; 32]> = Zeroizing::new(random_bytes(random));
     let suffix = random_bytes::<3>(random);
     let day = now.rfc3339();
-    let id = format!("{}-{:02x}{:02x}{:02x}", &day[..10], suffix[0], suffix[1], suffix[2]);
+    let id = format!("{}-{}", &day[..10], hex::encode(suffix));
     let key = SealingKey::new(id, now, first.then_some(now), material);
 
     // The new file gets the owner and mode of the others.

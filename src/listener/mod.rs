@@ -254,11 +254,7 @@ impl RequestId {
 
     /// Makes a new id.
     pub fn new(random: &dyn Random) -> Self {
-        let bytes = random_bytes::<16>(random);
-        let digit = |value: u8| char::from_digit(u32::from(value), 16).expect("a nibble is a digit");
-        RequestId(
-            bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect::<String>().into(),
-        )
+        RequestId(hex::encode(random_bytes::<16>(random)).into())
     }
 
     /// Parses <https://www.w3.org/TR/trace-context/#traceparent-header>: version, trace id, parent id, flags.

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderValue, header};
 
-use crate::refresh::sha256_hex;
+use crate::domain::digest::sha256_hex;
 
 /// Longest life of a connect session; the binding is worthless after it.
 const MAX_AGE: u32 = 86_400;

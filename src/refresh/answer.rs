@@ -7,12 +7,13 @@ use super::kept::{drop_oldest, is_in_place_of};
 use super::plan::Want;
 use crate::authority::TokenAnswer;
 use crate::domain::connection::{Attempt, Status};
+use crate::domain::digest::sha256_hex;
 use crate::domain::grant::Grant;
 use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::secret::RefreshToken;
 use crate::domain::time::Timestamp;
 use crate::domain::token::{Freshness, HeldToken, nobody};
-use crate::repository::{Connection, Unstored, sha256_hex};
+use crate::repository::{Connection, Unstored};
 
 /// The connection after the grant worked. `attempts`: failed tries before, which are stored with it.
 pub(super) fn renewed(

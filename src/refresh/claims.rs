@@ -7,7 +7,7 @@
 
 use serde_json::{Map, Value};
 
-use super::sha256_hex;
+use crate::domain::digest::sha256_hex;
 use crate::domain::time::Timestamp;
 
 /// What a caller may bring at the most, as JSON text: a challenge is far smaller.

@@ -85,5 +85,3 @@ pub use plan::Want;
 pub use ports::{Deps, EngineApp, Settings};
 pub use serve::{Refused, Served};
 pub use slot::Held;
-
-pub(crate) use crate::repository::sha256_hex;

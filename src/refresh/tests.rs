@@ -17,6 +17,7 @@ use crate::authority::{
 use crate::domain::account::Account;
 use crate::domain::cause::Cause;
 use crate::domain::connection::{Profile, Status};
+use crate::domain::digest::sha256_hex;
 use crate::domain::grant::Grant;
 use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName};
 use crate::domain::remarks::Remarks;
@@ -27,7 +28,7 @@ use crate::domain::time::{Clock, Timestamp};
 use crate::domain::token::HeldToken;
 use crate::domain::verdict::{AuthorityError, AuthorityFailure, Disposition};
 use crate::keyring::{Keyring, SealingKey};
-use crate::repository::{Repository, sha256_hex};
+use crate::repository::Repository;
 use crate::store::LOWEST_FLOOR;
 use crate::testkit::SeededRandom;
 use crate::testkit::clock::{SimClock, WallError};

@@ -5,11 +5,10 @@
 //! by type. A [`FiledUnder`] is made of a hash, of a session's id (which it hashes), or of names that are no
 //! secret.
 
-use std::fmt::Write as _;
 use std::iter;
 
+use crate::domain::digest::sha256_hex;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -88,15 +87,6 @@ impl FiledUnder {
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         iter::once(self.name.as_str()).chain(self.before.as_ref().map(|before| before.as_str()))
     }
-}
-
-/// Lower-case hex SHA-256 of some bytes.
-pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
-    let digest = digest(&SHA256, bytes);
-    digest.as_ref().iter().fold(String::with_capacity(64), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 #[cfg(test)]

@@ -170,7 +170,7 @@ impl Repository {
 
 /// An entry's name: the nonce of the revision that it holds, so that no two answers share one.
 pub(super) fn name_of(revision: &Revision) -> String {
-    revision.nonce.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(revision.nonce)
 }
 
 pub(super) fn place(name: &str) -> Place<'_> {

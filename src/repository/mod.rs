@@ -22,7 +22,6 @@ mod wire;
 use std::sync::Arc;
 
 pub use damage::{Damage, DamageObserver, Owner};
-pub(crate) use filing::sha256_hex;
 pub use filing::{FiledUnder, SecretHash};
 pub use journal::Unstored;
 pub use kind::Kind;

@@ -98,7 +98,7 @@ pub struct LeaseNonce(pub [u8; 16]);
 
 impl std::fmt::Debug for LeaseNonce {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "LeaseNonce({:02x}{:02x}…)", self.0[0], self.0[1])
+        write!(f, "LeaseNonce({}…)", hex::encode(&self.0[..2]))
     }
 }
 

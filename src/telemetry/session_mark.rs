@@ -1,14 +1,15 @@
 //! The name of a connect session in log and audit. It tells sessions apart and lets a known one be found, but
 //! it is no link.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use serde::Serialize;
 
+use crate::domain::digest::sha256_hex;
 use crate::domain::id::SessionId;
 
-/// Bytes of the hash that are shown: in one of thirty million cases, two of a million sessions have the same.
-const SHOWN: usize = 8;
+/// Digits of the hash that are shown: in one of thirty million cases, two of a million sessions have the same.
+const SHOWN: usize = 16;
 
 /// The first 16 hex digits of the SHA-256 of a session's id: `printf %s "$id" | sha256sum | cut -c1-16`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -18,12 +19,9 @@ pub struct SessionMark(String);
 impl SessionMark {
     /// Returns the mark of a session.
     pub fn of(id: &SessionId) -> Self {
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, id.expose().as_bytes());
-        let shown = digest.as_ref().iter().take(SHOWN);
-        SessionMark(shown.fold(String::with_capacity(2 * SHOWN), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        }))
+        let mut hex = sha256_hex(id.expose().as_bytes());
+        hex.truncate(SHOWN);
+        SessionMark(hex)
     }
 
     /// Returns the mark as text.

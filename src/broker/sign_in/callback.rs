@@ -11,11 +11,11 @@ use crate::broker::session::{Answered, AuthorizeState, ConnectState, Purpose};
 use crate::broker::sign_in_permits::SignInPermit;
 use crate::broker::{Broker, FailureReason, SessionFailure, SessionState};
 use crate::domain::cause::Cause;
+use crate::domain::digest::sha256_hex;
 use crate::domain::id::{CallerName, SessionId};
 use crate::domain::random::random_token;
 use crate::domain::secret::ConfirmationCode;
 use crate::domain::task::BoxFuture;
-use crate::refresh::sha256_hex;
 use crate::repository::{FiledUnder, Kind, SecretHash, Taken};
 
 /// How long a repeated callback waits for the first one: longer than a call to the authority takes.

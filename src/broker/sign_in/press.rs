@@ -7,10 +7,10 @@ use crate::broker::quota::{MOST_PRESSES, MOST_STATES};
 use crate::broker::rights::Right;
 use crate::broker::session::{AuthorizeState, ConnectSession, ConnectState, Purpose};
 use crate::broker::{Broker, Refusal, SessionState};
+use crate::domain::digest::sha256_hex;
 use crate::domain::id::SessionId;
 use crate::domain::random::random_token;
 use crate::domain::secret::CodeVerifier;
-use crate::refresh::sha256_hex;
 use crate::repository::{FiledUnder, Kind, SecretHash};
 
 /// Length of a browser's binding: 256 bits in base64url.

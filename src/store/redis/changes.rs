@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use futures_core::Stream as _;
+use futures_util::StreamExt as _;
 use tokio::sync::Mutex;
 
 use super::subscription::Subscription;
@@ -28,7 +28,7 @@ pub(super) struct Changes {
 
 impl Changes {
     pub(super) fn new(random: &dyn Random) -> Self {
-        let word = random_bytes::<8>(random).iter().map(|byte| format!("{byte:02x}")).collect();
+        let word = hex::encode(random_bytes::<8>(random));
         Changes { own: word, subscription: Mutex::default() }
     }
 
@@ -70,7 +70,7 @@ impl Changes {
                 let Subscription { messages, elsewhere: [one, other], renewed, successor } = open;
                 let mut messages = std::pin::pin!(messages.on_message());
                 tokio::select! {
-                    message = std::future::poll_fn(|cx| messages.as_mut().poll_next(cx)) => message,
+                    message = messages.next() => message,
                     _ = one.changed() => None,
                     _ = other.changed() => None,
                     Ok(()) = renewed.changed() => {

@@ -135,7 +135,7 @@ pub(super) const FOREIGN: &str = "it is not the store that was there before: it 
                        believed. Restore it; or, if what is there now shall be the store, say `tokenward store adopt`";
 
 pub(super) fn fresh_name(random: &dyn Random) -> String {
-    random_bytes::<16>(random).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(random_bytes::<16>(random))
 }
 
 pub(super) fn name(value: &str) -> &str {

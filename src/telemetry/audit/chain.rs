@@ -30,13 +30,7 @@ pub(super) fn link(before: &str, line: &str) -> String {
     let mut context = Context::new(&SHA256);
     context.update(before.as_bytes());
     context.update(line.as_bytes());
-    let digest = context.finish();
-    digest.as_ref().iter().fold(String::with_capacity(64), |mut hex, byte| {
-        for nibble in [byte >> 4, byte & 15] {
-            hex.push(char::from_digit(u32::from(nibble), 16).expect("a nibble is a digit"));
-        }
-        hex
-    })
+    hex::encode(context.finish())
 }
 
 const CHAIN_KEY: &str = ",\"chain\":\"";
