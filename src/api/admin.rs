@@ -267,7 +267,7 @@ impl AdminApi {
     async fn show(&self, key: &ConnectionKey) -> Result<Shown, Problem> {
         match self.broker.show_as_admin(key).await {
             Ok(shown) => Ok(shown),
-            Err(Refusal::ConnectionNotFound) if self.broker.is_held(key).await == Ok(true) => {
+            Err(Refusal::ConnectionNotFound) if self.broker.is_name_paused(key).await == Ok(true) => {
                 Err(Problem::of(Refusal::ConnectionNotFound).of_held_name(key))
             }
             Err(refusal) => Err(Problem::of(refusal)),

@@ -42,7 +42,7 @@ impl Broker {
         let work = async move {
             // (An unreadable connection tells nothing about a pause, and can be deleted all the same.)
             if let Ok(held) = broker.deps.engine.inspect(&key).await {
-                broker.hold_if_paused(&key, held.connection.profile.status()).await?;
+                broker.keep_name_paused(&key, held.connection.profile.status()).await?;
             }
             let deleted = broker.deps.repository.delete(&key).await;
             match &deleted {

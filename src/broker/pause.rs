@@ -20,7 +20,7 @@ const KEPT: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// Record of an operator's pause of a name.
 #[derive(Serialize, Deserialize)]
-struct Hold {
+struct PauseRecord {
     since: Timestamp,
 }
 
@@ -43,18 +43,18 @@ impl Broker {
             // Repairs a store that lost writes first: otherwise the repair would undo this act.
             self.deps.engine.look_again(key).await;
             let Some(loaded) = repository.load(key).await? else {
-                if !self.is_held(key).await? {
+                if !self.is_name_paused(key).await? {
                     return Err(Refusal::ConnectionNotFound);
                 }
                 if !paused {
-                    self.release(key).await?;
+                    self.remove_pause(key).await?;
                 }
                 return Ok(PausedWhat::Name);
             };
             let grant = repository.open_grant(key, &loaded)?;
             let before = loaded.connection;
             if paused {
-                self.hold(key).await?;
+                self.write_pause(key).await?;
             }
             // A cached record may be older than an act whose answer was lost.
             self.deps.engine.distrust(key);
@@ -73,7 +73,7 @@ impl Broker {
                 }
             }
             if !paused {
-                self.release(key).await?;
+                self.remove_pause(key).await?;
             }
             if !is_so {
                 // A paused connection has no due refresh; a resumed one is checked at once, which schedules
@@ -86,29 +86,30 @@ impl Broker {
     }
 
     /// Returns true if an operator paused the name, with or without a connection.
-    pub async fn is_held(&self, key: &ConnectionKey) -> Result<bool, Refusal> {
+    pub async fn is_name_paused(&self, key: &ConnectionKey) -> Result<bool, Refusal> {
         let filed = FiledUnder::connection(key);
-        let hold: Option<Taken<Hold>> = self.deps.repository.pending(Kind::PausedName, &filed).await?;
-        Ok(hold.is_some())
+        let record: Option<Taken<PauseRecord>> =
+            self.deps.repository.pending(Kind::PausedName, &filed).await?;
+        Ok(record.is_some())
     }
 
     /// Keeps a pause by name when its connection is about to be deleted: it may be older than pauses by name.
-    pub(super) async fn hold_if_paused(&self, key: &ConnectionKey, status: Status) -> Result<(), Refusal> {
-        if status == Status::Paused && !self.is_held(key).await? {
-            self.hold(key).await?;
+    pub(super) async fn keep_name_paused(&self, key: &ConnectionKey, status: Status) -> Result<(), Refusal> {
+        if status == Status::Paused && !self.is_name_paused(key).await? {
+            self.write_pause(key).await?;
         }
         Ok(())
     }
 
-    async fn hold(&self, key: &ConnectionKey) -> Result<(), Refusal> {
+    async fn write_pause(&self, key: &ConnectionKey) -> Result<(), Refusal> {
         let now = self.deps.clock.now();
-        let hold = Hold { since: now };
+        let record = PauseRecord { since: now };
         let filed = FiledUnder::connection(key);
-        self.deps.repository.put_pending(Kind::PausedName, &filed, &hold, now, KEPT).await?;
+        self.deps.repository.put_pending(Kind::PausedName, &filed, &record, now, KEPT).await?;
         Ok(())
     }
 
-    async fn release(&self, key: &ConnectionKey) -> Result<(), Refusal> {
+    async fn remove_pause(&self, key: &ConnectionKey) -> Result<(), Refusal> {
         Ok(self.deps.repository.discard_pending(Kind::PausedName, &FiledUnder::connection(key)).await?)
     }
 

@@ -186,7 +186,7 @@ impl Broker {
             return false;
         }
         // A pause outlives it.
-        if let Err(refusal) = self.hold_if_paused(key, profile.status()).await {
+        if let Err(refusal) = self.keep_name_paused(key, profile.status()).await {
             tracing::warn!(
                 ?refusal,
                 "a revoked connection is paused, which could not be stored: it is destroyed later"

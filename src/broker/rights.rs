@@ -157,7 +157,7 @@ impl Broker {
 
     /// Returns true if an operator paused the name, or paused the connection before pauses were kept by name.
     async fn is_paused(&self, key: &ConnectionKey) -> Result<bool, Refusal> {
-        if self.is_held(key).await? {
+        if self.is_name_paused(key).await? {
             return Ok(true);
         }
         match self.deps.engine.inspect(key).await {
