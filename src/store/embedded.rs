@@ -91,12 +91,10 @@ impl EmbeddedStore {
         random: &dyn Random,
     ) -> Result<EmbeddedStore, StoreError> {
         let open = file::prepare(config, &*clock, random)?;
-        let mut store = Self::start(open, clock)?;
-        store.room = Room::on_the_disk_of(config.directory.clone());
-        Ok(store)
+        Self::start(open, clock, Room::on_the_disk_of(config.directory.clone()))
     }
 
-    fn start(open: OpenDatabase, clock: Arc<dyn Clock>) -> Result<EmbeddedStore, StoreError> {
+    fn start(open: OpenDatabase, clock: Arc<dyn Clock>, room: Room) -> Result<EmbeddedStore, StoreError> {
         let (database, identity) = open()?;
         let database = Arc::new(RwLock::new(Some(database)));
         let (jobs, queue) = mpsc::channel(QUEUE);
@@ -114,7 +112,7 @@ impl EmbeddedStore {
             .spawn(move || thread.run())
             .map_err(|error| StoreError::unavailable(OPENING, error))?;
         let (jobs, writer) = (Some(jobs), Some(writer));
-        Ok(EmbeddedStore { database, jobs, writer, clock, identity, room: Room::default() })
+        Ok(EmbeddedStore { database, jobs, writer, clock, identity, room })
     }
 
     /// What the file says of itself.

@@ -85,9 +85,7 @@ pub trait StoreObserver: Send + Sync {
     fn operation(&self, operation: &'static str, elapsed: Duration, error: bool);
 
     /// A record was found that is none: not even its outer form can be read.
-    fn corrupt(&self, error: &StoreError) {
-        let _nobody_is_told = error;
-    }
+    fn corrupt(&self, error: &StoreError);
 
     /// What a file holds that this process proves itself with (`secret` says which) is refused or cannot be
     /// used, and what was accepted before stays in use; or is in use from now on. Said when it changes.
@@ -336,6 +334,8 @@ mod tests {
     struct Seen(Mutex<Vec<(&'static str, bool)>>);
 
     impl StoreObserver for Seen {
+        fn corrupt(&self, _: &StoreError) {}
+
         fn risk(&self, _: Risk, _: Option<&str>) {}
 
         fn operation(&self, operation: &'static str, _elapsed: Duration, error: bool) {

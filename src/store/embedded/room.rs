@@ -12,28 +12,26 @@ const KEPT_PART: u64 = 10;
 const LOOK: Duration = Duration::from_secs(5);
 
 /// What is known of a disk.
-#[derive(Default)]
 pub(super) struct Room {
-    directory: Option<PathBuf>,
+    directory: PathBuf,
     /// When it was looked at, and whether there was room.
     seen: Mutex<Option<(Duration, bool)>>,
 }
 
 impl Room {
     pub(super) fn on_the_disk_of(directory: PathBuf) -> Self {
-        Room { directory: Some(directory), seen: Mutex::default() }
+        Room { directory, seen: Mutex::default() }
     }
 
     /// A disk that does not tell has room.
     pub(super) fn look(&self, monotonic: Duration) -> bool {
-        let Some(directory) = &self.directory else { return true };
         let mut seen = self.seen.lock();
         if let Some((at, room)) = *seen
             && monotonic.saturating_sub(at) < LOOK
         {
             return room;
         }
-        let room = rustix::fs::statvfs(directory)
+        let room = rustix::fs::statvfs(&self.directory)
             .map_or(true, |disk| is_enough(disk.f_bavail, disk.f_frsize, disk.f_blocks));
         *seen = Some((monotonic, room));
         room

@@ -180,7 +180,8 @@ async fn a_failed_commit_tells_everyone_and_heals_once_the_disk_does() {
         let identity = read_identity(&path, &database)?;
         Ok((database, identity))
     });
-    let store = Arc::new(EmbeddedStore::start(open, RealClock::shared()).expect("opens"));
+    let room = Room::on_the_disk_of(directory.path().to_owned());
+    let store = Arc::new(EmbeddedStore::start(open, RealClock::shared(), room).expect("opens"));
     let (first, second) = (connection(1, 1), connection(2, 2));
     let key = key("app", "user");
     assert_eq!(store.commit(&key, None, &first, By::SignIn).await.expect("serves"), Committed::Done);

@@ -466,6 +466,8 @@ mod tests {
     struct Heard(Mutex<Vec<bool>>);
 
     impl StoreObserver for Heard {
+        fn corrupt(&self, _: &crate::store::StoreError) {}
+
         fn risk(&self, _: Risk, _: Option<&str>) {}
 
         fn operation(&self, _operation: &'static str, _elapsed: Duration, _error: bool) {}

@@ -53,6 +53,8 @@ fn write(path: &Path, content: &str) {
 struct Told(Mutex<Vec<(&'static str, bool)>>);
 
 impl StoreObserver for Told {
+    fn corrupt(&self, _: &StoreError) {}
+
     fn risk(&self, _: Risk, _: Option<&str>) {}
 
     fn operation(&self, _operation: &'static str, _elapsed: Duration, _error: bool) {}

@@ -169,6 +169,8 @@ impl Told {
 }
 
 impl StoreObserver for Told {
+    fn corrupt(&self, _: &StoreError) {}
+
     fn operation(&self, _: &'static str, _: Duration, _: bool) {}
 
     fn login(&self, _: &'static str, _: bool, _: Timestamp) {}
