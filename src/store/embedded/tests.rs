@@ -11,12 +11,15 @@ use redb::backends::FileBackend;
 use redb::{Builder, Database, ReadableDatabase, StorageBackend};
 
 use super::file::{META_ROW, at, opening, read_identity};
-use super::tables::{EXPIRY, PENDING};
+use super::tables::*;
 use super::writer::REOPEN_PAUSE;
 use super::*;
+use crate::domain::connection::SignIn;
 use crate::domain::task::BoxFuture;
+use crate::domain::time::Timestamp;
+use crate::store::rules::{Begun, Scheduled};
 use crate::store::suite::{self, CountingRandom, RealClock, connection, key};
-use crate::store::{Committed, Pending as _, Records as _, Writer as By};
+use crate::store::{Committed, LeaseNonce, Pending as _, Records as _, Writer as By};
 
 fn open(directory: &Path) -> Result<EmbeddedStore, StoreError> {
     EmbeddedStore::open(&EmbeddedConfig::new(directory), RealClock::shared(), &CountingRandom::new())
@@ -313,4 +316,25 @@ fn a_second_process_is_refused_with_what_to_do() {
     third.kill().expect("ours");
     third.wait().expect("ours");
     assert_eq!(answer.as_deref(), Some("opened"));
+}
+
+/// Files that exist have rows of this form.
+#[test]
+fn rows_keep_their_form() {
+    let at = Timestamp::from_unix_millis(0x0102_0304);
+    let pending = PendingRow { expires_at: at, sealed: b"sealed" };
+    assert_eq!(pending.encode(), b"\0\0\0\0\x01\x02\x03\x04sealed");
+    assert_eq!(expiry_key(at, "id"), b"\x80\0\0\0\x01\x02\x03\x04id");
+    assert_eq!(due_key(7, at, "app:user"), b"\x07\x80\0\0\0\x01\x02\x03\x04app:user");
+    assert_eq!(due_connection(b"\x07\x80\0\0\0\x01\x02\x03\x04app:user"), Some(key("app", "user")));
+    for (unsettled, last) in [(false, 0), (true, 1)] {
+        let about = SignIn { number: 0x0506, nonce: [9; 8] };
+        let begun = Begun { nonce: LeaseNonce([8; 16]), about, unsettled };
+        let row = [&[8; 16][..], &[0, 0, 0, 0, 0, 0, 5, 6], &[9; 8], &[last]].concat();
+        assert_eq!((begun_row(&begun), read_begun(&row)), (row, Some(begun)));
+    }
+    for (row, used_at) in [((5, 0), None), ((5, 6), Some(Timestamp::from_unix_millis(6)))] {
+        let scheduled = Scheduled { due_at: Timestamp::from_unix_millis(5), used_at };
+        assert_eq!((schedule_row(&scheduled), read_scheduled(row)), (row, scheduled));
+    }
 }
