@@ -27,7 +27,6 @@ KNOWN = [
         "src/app/reload.rs",
         "src/app/store.rs",
     },
-    {"src/authority/client.rs", "src/authority/token_call.rs", "src/authority/token_hosts.rs"},
 ]
 
 

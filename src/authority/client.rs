@@ -1,5 +1,8 @@
 //! The client of one app's authority: the port, put together from the files beside this one.
 
+mod hosts;
+mod token_call;
+
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +17,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use self::token_call::TokenCall;
 use super::cache::{Kept, Used};
 use super::classify::{self, Asked};
 use super::client_auth::{AssertionAudience, ClientCredential, SecretMethod};
@@ -27,7 +31,6 @@ use super::observer::{AuthorityEvent, AuthorityObserver, Endpoint};
 use super::roots::{Roots, RootsFault};
 use super::text::{one_line, trace_word};
 use super::token_answer::{self, TokenSuccess, Unusable};
-use super::token_call::TokenCall;
 use super::token_hosts::{AppHosts, HOST_NOT_CONFIRMED};
 use super::url::{CheckedUrl, UrlFault};
 use super::way_out::Outbound;
@@ -593,7 +596,7 @@ impl OpenIdAuthority {
     }
 
     /// One token request and its answer.
-    pub(super) async fn exchange(
+    async fn exchange(
         &self,
         call: &TokenCall,
         mut headers: HeaderMap,

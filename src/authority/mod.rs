@@ -36,7 +36,6 @@ mod roots;
 mod testing;
 mod text;
 mod token_answer;
-mod token_call;
 mod token_hosts;
 mod url;
 mod way_out;
