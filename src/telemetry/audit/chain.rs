@@ -24,7 +24,7 @@ pub(super) fn append(lines: &mut Vec<u8>, seq: u64, event: &AuditEvent, chain: &
     lines.extend_from_slice(b"\"}\n");
 }
 
-/// The chain after `line`, which is a record without its `chain`.
+/// Returns the chain value after `line`, which is a record without its `chain`.
 pub(super) fn link(before: &str, line: &str) -> String {
     use aws_lc_rs::digest::{Context, SHA256};
     let mut context = Context::new(&SHA256);
@@ -34,10 +34,10 @@ pub(super) fn link(before: &str, line: &str) -> String {
 }
 
 const CHAIN_KEY: &str = ",\"chain\":\"";
-/// Of a line: the key, 64 digits, `"}`.
+/// End of a line: the key, 64 digits, `"}`.
 const CHAIN_TAIL: usize = CHAIN_KEY.len() + 64 + 2;
 
-/// A line as (record without its chain, chain).
+/// Splits a line into (record without its chain, chain).
 pub(super) fn split_chain(line: &str) -> Option<(String, &str)> {
     let at = line.len().checked_sub(CHAIN_TAIL)?;
     let (record, tail) = line.split_at_checked(at)?;
@@ -45,41 +45,42 @@ pub(super) fn split_chain(line: &str) -> Option<(String, &str)> {
     chain.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| (format!("{record}}}"), chain))
 }
 
-/// What is wrong with an audit log.
+/// Fault of an audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Flaw {
-    /// This line does not follow from the one before it: changed, added, or something before it removed.
+    /// This line does not follow from the previous one: it was changed or added, or one before it was
+    /// removed.
     Broken {
         /// The line's number, from 1.
         line: u64,
     },
-    /// This line is no whole record: a write that was cut off, or tampering.
+    /// This line is no complete record: an interrupted write, or tampering.
     Unreadable {
         /// The line's number, from 1.
         line: u64,
     },
-    /// Records before this line were taken and could not be written.
+    /// Records before this line could not be written.
     Gap {
         /// The line's number, from 1.
         line: u64,
-        /// How many records are missing.
+        /// Number of missing records.
         missing: u64,
     },
 }
 
-/// What a check of an audit log found.
+/// Result of a check of an audit log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verified {
     /// Lines read.
     pub lines: u64,
-    /// What is wrong, in order.
+    /// Faults, in order.
     pub flaws: Vec<Flaw>,
-    /// The last line's chain, to be kept elsewhere: a log cut off at its end cannot show it by itself.
+    /// Chain value of the last line. Keep it elsewhere, since a log cut off at its end looks complete.
     pub last_chain: Option<String>,
 }
 
-/// Checks an audit log's chain from its first line on. The first line's own predecessor (the end of the file
-/// before it, when logs are rotated) is taken from `before`; without one the first line is believed.
+/// Checks an audit log's chain from its first line on. `before` is the chain of the first line's predecessor
+/// (the end of the earlier file, if logs are rotated); without it the first line is believed.
 pub fn verify(log: impl Read, before: Option<&str>) -> io::Result<Verified> {
     let mut found = Verified::default();
     let mut previous = before.map(str::to_owned);

@@ -8,32 +8,33 @@ use tokio::sync::{Notify, SetOnce};
 
 use super::{AuditEvent, Noted, Recorded};
 
-/// Records of strangers that may wait to be written.
+/// Most records of strangers that wait to be written.
 pub(super) const STRANGERS: usize = 256;
-/// Records of strangers that are written at once, and so the most that another record waits for: some 5 kB, which a sink of 400 kB/s
-/// takes in 12 ms.
+/// Most records of strangers in one write, and so the most that another record waits for: some 5 kB, which a
+/// sink of 400 kB/s takes in 12 ms.
 pub(super) const CHUNK: usize = 16;
 
-/// Records that are written with one write, and those who wait for that.
+/// Records in one write, and the requests that wait for them.
 #[derive(Default)]
 pub(super) struct Batch {
     pub(super) written: SetOnce<Recorded>,
-    /// How many of its records were counted as lost by those who waited. Locked where it is decided who counts.
+    /// Number of its records that waiting requests counted as lost. Locked while it is decided who counts.
     given_up: Mutex<u64>,
 }
 
 impl Batch {
-    /// Says what became of it. Of records that are lost those are counted first that nobody has counted yet: who is told can rely on it.
+    /// Reports the outcome. Lost records that nobody has counted yet are counted first, so that the report
+    /// can be relied on.
     pub(super) fn finish(&self, outcome: Recorded, records: u64, count: impl FnOnce(u64)) {
         let given_up = self.given_up.lock();
         if outcome == Recorded::Lost {
             count(records - *given_up);
         }
-        // The writer alone finishes a batch, and does so once.
+        // Only the writer finishes a batch, and only once.
         let _ = self.written.set(outcome);
     }
 
-    /// One who waited does so no longer, and counts the record; unless the outcome came just now.
+    /// Ends one wait and returns `Lost` if the record must be counted, unless the outcome has just come.
     pub(super) fn give_up(&self) -> Option<Recorded> {
         let mut given_up = self.given_up.lock();
         let outcome = self.written.get().copied();
@@ -42,7 +43,7 @@ impl Batch {
     }
 }
 
-/// What became of a record that was to be put into the queue.
+/// Outcome of putting a record into the queue.
 pub(super) enum Put {
     /// It is in this batch, the next one.
     Into(Arc<Batch>),
@@ -50,23 +51,24 @@ pub(super) enum Put {
     Closed,
 }
 
-/// Between those who record and the thread that writes.
+/// The queue between requests and the writing thread.
 pub(super) struct Queue {
     room: usize,
     next: Mutex<Next>,
-    /// Something came for a writer that sleeps.
+    /// Signals a record to a sleeping writer.
     came: Condvar,
-    /// The writer has taken everything.
+    /// Signals that the writer has taken everything.
     taken: Notify,
 }
 
-/// The batch that will be written next.
+/// The batch that is written next.
 struct Next {
     events: Vec<AuditEvent>,
     batch: Arc<Batch>,
-    /// In the lane of strangers. Nobody waits for these.
+    /// The lane of strangers. Nobody waits for these.
     strangers: VecDeque<AuditEvent>,
-    /// A writer that is at work looks again by itself, and one is woken once.
+    /// True while the writer sleeps. A working writer checks again by itself, and a sleeping one is woken
+    /// once.
     writer_sleeps: bool,
     closed: bool,
 }
@@ -110,7 +112,7 @@ impl Queue {
         Noted::Taken
     }
 
-    /// Follows every put, sooner or later.
+    /// Wakes the writer. It follows every put, sooner or later.
     pub(super) fn wake_writer(&self) {
         let mut next = self.lock();
         let wake =
@@ -121,13 +123,13 @@ impl Queue {
         }
     }
 
-    /// Takes the event once there is room for it. `None` once the queue is closed.
+    /// Puts the event once there is room for it. `None` once the queue is closed.
     pub(super) async fn put_when_there_is_room(
         &self,
         event: &mut Option<Box<AuditEvent>>,
     ) -> Option<Arc<Batch>> {
         loop {
-            // Before the look: what is taken between the two is not missed.
+            // Registered before the check, so that no signal in between is missed.
             let taken = self.taken.notified();
             match self.put(*event.take()?) {
                 Put::Into(batch) => return Some(batch),
@@ -138,7 +140,7 @@ impl Queue {
         }
     }
 
-    /// Takes no more; what is in it stays for the writer.
+    /// Takes no more records; the writer writes those in the queue.
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.came.notify_one();
@@ -146,7 +148,7 @@ impl Queue {
     }
 }
 
-/// Wakes the writer when it is dropped: also when a request is hung up between its record and that.
+/// Wakes the writer when dropped: also if a request is hung up between its record and the wake.
 pub(super) struct WakesWriter<'a>(pub(super) &'a Queue);
 
 impl Drop for WakesWriter<'_> {
@@ -159,8 +161,8 @@ impl Drop for WakesWriter<'_> {
 pub(super) struct Reader(pub(super) Arc<Queue>);
 
 impl Reader {
-    /// Waits for records and takes all there are, into the empty `events`, and some of strangers, into the empty `strangers`. `None`
-    /// when the queue is closed and empty.
+    /// Waits for records, and takes all of them into the empty `events` and some of strangers into the empty
+    /// `strangers`. `None` if the queue is closed and empty.
     pub(super) fn take(
         &self,
         events: &mut Vec<AuditEvent>,

@@ -1,6 +1,6 @@
 //! One record.
 //!
-//! Keys are stable; absent values are absent keys; new keys may come.
+//! Keys are stable, absent values have no key, and new keys may be added.
 //!
 //! | key | meaning |
 //! |---|---|
@@ -27,13 +27,13 @@ use crate::domain::id::{AppName, CallerName, ConnectionName};
 use crate::domain::time::Timestamp;
 use crate::telemetry::session_mark::SessionMark;
 
-/// What was done.
+/// The recorded action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// A token was handed out.
     Token,
-    /// A caller was not known, or not allowed what it asked.
+    /// A caller was unknown, or not allowed what it asked.
     Refused,
     /// A connect session was made.
     ConnectStarted,
@@ -43,7 +43,7 @@ pub enum Action {
     Confirmed,
     /// A connect session failed.
     ConnectFailed,
-    /// A connection, a list of them or a session was to be read, and was refused.
+    /// A read of a connection, of a list of them or of a session was refused.
     Read,
     /// A connection was deleted.
     Deleted,
@@ -59,23 +59,23 @@ pub enum Action {
     Stopped,
 }
 
-/// One record. Begin with [`AuditEvent::new`] and fill in what is known.
+/// One record. Begin with [`AuditEvent::new`] and set the known values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AuditEvent {
-    /// When.
+    /// Time of the event.
     #[serde(serialize_with = "rfc3339_millis")]
     pub at: Timestamp,
-    /// What was done.
+    /// The action.
     pub action: Action,
     /// `ok`, or the stable code of the error.
     pub outcome: &'static str,
-    /// The reason that goes with the code.
+    /// The reason that belongs to the code.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'static str>,
-    /// Who asked.
+    /// The caller.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caller: Option<CallerName>,
-    /// Where it came from: `unix` or `tcp`.
+    /// Origin of the request: `unix` or `tcp`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<&'static str>,
     /// The address of a TCP peer, without its port.
@@ -99,16 +99,16 @@ pub struct AuditEvent {
     /// The scopes handed out or asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<String>,
-    /// Seconds that the token handed out still lives.
+    /// Seconds of life left in the token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_in: Option<u64>,
     /// The connect session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionMark>,
-    /// What an administrative act was about. Names and ids only.
+    /// Subject of an administrative act. Names and ids only.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub detail: BTreeMap<&'static str, String>,
-    /// So many of the same kind are told by this record alone.
+    /// Number of further events that this record stands for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suppressed: Option<u64>,
     /// The request.
@@ -117,7 +117,7 @@ pub struct AuditEvent {
 }
 
 impl AuditEvent {
-    /// A record of this action that says nothing else yet.
+    /// Makes a record of this action without further values.
     pub fn new(at: Timestamp, action: Action, outcome: &'static str) -> Self {
         AuditEvent {
             at,

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use super::chain::split_chain;
 
-/// Where an [`AuditWriter`](super::AuditWriter) writes.
+/// Destination of an [`AuditWriter`](super::AuditWriter).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AuditSink {
-    /// Appended to this file (0600). A file that was moved away is made anew, so it can be rotated.
+    /// Appends to this file (0600). A moved file is created again, so that it can be rotated.
     File(PathBuf),
     /// Standard output.
     Stdout,
@@ -32,7 +32,7 @@ impl AuditSink {
     }
 }
 
-/// Why an audit stream cannot be opened.
+/// Error when an audit stream is opened.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot open the audit log {}", .path.display())]
 pub struct AuditError {
@@ -44,10 +44,10 @@ pub struct AuditError {
 }
 
 pub(super) trait Sink: Send {
-    /// Writes whole lines, or fails; what was written in part must not spoil what comes later.
+    /// Writes whole lines, or fails; a partial write must not spoil later lines.
     fn write(&mut self, lines: &[u8]) -> io::Result<()>;
 
-    /// The chain of the last line written before this process's life.
+    /// Returns the chain of the last line written before this process's life.
     fn last_chain(&mut self) -> Option<String> {
         None
     }
@@ -75,7 +75,7 @@ struct AppendedFile {
     path: PathBuf,
     file: File,
     identity: (u64, u64),
-    /// The last write stopped somewhere within a line.
+    /// True if the last write stopped within a line.
     torn: bool,
 }
 
@@ -112,7 +112,7 @@ impl Sink for AppendedFile {
         let written = self.file.write_all(newline).and_then(|()| self.file.write_all(lines));
         self.torn = match &written {
             Ok(()) => false,
-            // All or nothing: what was written in part would break the chain for what comes next.
+            // All or nothing: a partial write would break the chain for the next line.
             Err(_) => self.file.set_len(before).is_err() || self.torn,
         };
         written

@@ -21,7 +21,7 @@ fn event(connection: &str) -> AuditEvent {
     event
 }
 
-/// A clock whose patience ends when it is told to, so that a slow machine loses nothing.
+/// A clock whose patience ends on demand, so that a slow machine loses nothing.
 #[derive(Default)]
 struct Patient(Arc<Notify>);
 
@@ -73,7 +73,8 @@ fn the_record_s_keys_are_a_contract() {
             "at": "2026-11-23T00:01:23.250Z", "action": "token", "outcome": "ok", "reason": "grant_revoked",
             "caller": "mail-sync", "peer": "unix", "peer_uid": 7,
             "app": "outlook", "connection": "user-1", "tenant": "t", "object": "o", "scopes": ["Mail.Read"],
-            "expires_in": 3000, "session": "ba7816bf8f01cfea", "detail": {"credential": "2026-11"}, "request_id": id.as_str(),
+            "expires_in": 3000, "session": "ba7816bf8f01cfea", "detail": {"credential": "2026-11"},
+            "request_id": id.as_str(),
         })
     );
     let tcp = event.from_request(Origin::Tcp("[::ffff:10.0.0.1]:5".parse().expect("an address")), &id);
@@ -97,7 +98,7 @@ async fn everything_taken_is_in_the_file_when_the_writer_is_dropped_and_the_chai
     let found = verify(log.as_bytes(), Some(&"0".repeat(64))).expect("read");
     assert_eq!((found.lines, &found.flaws[..]), (2000, &[][..]));
 
-    // Removed, changed, swapped, added: each shows.
+    // Each removed, changed, swapped or added line shows.
     let lines: Vec<&str> = log.lines().collect();
     let flaws = |lines: &[&str]| verify(lines.join("\n").as_bytes(), None).expect("read").flaws;
     let mut removed = lines.clone();
@@ -136,7 +137,7 @@ async fn a_rotated_file_is_made_anew_and_a_torn_line_stays_alone() {
     assert_eq!(after.flaws, [], "the chain goes on in the new file");
 }
 
-/// Writes one batch each time it is told to, and tells of it: the sizes of the batches. Fails where it is told so.
+/// Writes one batch whenever it is told to, and reports the sizes of the batches. It fails on demand.
 struct Told {
     go_on: std::sync::mpsc::Receiver<io::Result<()>>,
     begun: tokio::sync::mpsc::UnboundedSender<usize>,
@@ -145,7 +146,7 @@ struct Told {
 impl Sink for Told {
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
         let _ = self.begun.send(lines.iter().filter(|byte| **byte == b'\n').count());
-        // Whoever no longer tells anything lets it run.
+        // Without further orders it runs freely.
         self.go_on.recv().unwrap_or(Ok(()))
     }
 }
@@ -168,7 +169,7 @@ fn told(room: usize) -> Teller {
     Teller { writer, metrics, patience, go_on, begun }
 }
 
-/// A record that somebody waits for.
+/// Makes a record that a request waits for.
 fn record<'a>(writer: &'a AuditWriter, connection: &str) -> BoxFuture<'a, Recorded> {
     let mut recording = writer.record(event(connection));
     assert!(!is_ready(&mut recording), "nobody has told the sink to write it");
@@ -179,7 +180,7 @@ fn full_disk() -> io::Result<()> {
     Err(io::ErrorKind::StorageFull.into())
 }
 
-/// As far as it gets by itself: it lets others go first once.
+/// Polls as far as it gets: it lets others go first once.
 fn is_ready(recording: &mut BoxFuture<'_, Recorded>) -> bool {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     (0..2).any(|_| recording.as_mut().poll(&mut context).is_ready())
@@ -232,7 +233,7 @@ async fn a_stuck_sink_costs_a_request_its_patience_and_no_more() {
     }
     assert_eq!(lost(&told.metrics), "4");
 
-    // It goes on: what has its place is written, and what comes has room again.
+    // It continues: queued records are written, and new ones have room again.
     told.go_on.send(Ok(())).expect("told");
     assert_eq!(told.begun.recv().await, Some(2));
     told.go_on.send(Ok(())).expect("told");
@@ -262,11 +263,11 @@ async fn who_finds_no_room_and_goes_leaves_its_record_or_has_it_counted() {
     let first = record(&told.writer, "user-1");
     assert_eq!(told.begun.recv().await, Some(1));
     let second = record(&told.writer, "user-2");
-    // One goes while it waits, one before it has begun to: there is no room for either, still.
+    // One request ends while it waits, and one before it began to wait: there is still room for neither.
     drop(record(&told.writer, "user-3"));
     drop(told.writer.record(event("user-4")));
     assert_eq!(lost(&told.metrics), "2");
-    // This one goes when there is room again.
+    // This one enters when there is room again.
     let third = record(&told.writer, "user-5");
     told.go_on.send(Ok(())).expect("told");
     assert_eq!(told.begun.recv().await, Some(1));
@@ -296,7 +297,7 @@ async fn strangers_take_no_room_and_others_wait_for_no_more_than_a_chunk_of_thei
     assert_eq!(told.begun.recv().await, Some(1), "its turn comes after one chunk");
     told.go_on.send(Ok(())).expect("told");
     assert_eq!(third.await, Recorded::Written);
-    // All that was taken is written, also at the end.
+    // All taken records are written, also at the end.
     drop(told.go_on);
     drop(told.writer);
     let mut left = 0;

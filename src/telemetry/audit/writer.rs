@@ -14,12 +14,12 @@ use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
 use crate::telemetry::metrics::Metrics;
 
-/// Why a record is lost that nobody could wait for any longer.
+/// Cause of a lost record that nobody could wait for any longer.
 const TOO_SLOW: &str = "the sink does not keep up";
-/// Records that may wait to be written, and so the most that are written at once: more than requests are under way at a
-/// time. Beyond it requests wait for room.
+/// Most records that wait to be written, and so the most in one write: more than there are requests under
+/// way. When it is full, requests wait for room.
 const QUEUE: usize = 4096;
-/// How long a stop waits for a sink that does not take what is left.
+/// How long a stop waits for a sink that does not take the rest.
 const FLUSH: Duration = Duration::from_secs(2);
 
 /// Writes records from a thread of its own.
@@ -37,7 +37,7 @@ impl fmt::Debug for AuditWriter {
 }
 
 impl AuditWriter {
-    /// Opens the sink and begins.
+    /// Opens the sink and starts the thread.
     pub fn open(sink: &AuditSink, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Result<Self, AuditError> {
         Ok(Self::start(sink.open()?, QUEUE, clock, metrics))
     }
@@ -54,11 +54,11 @@ impl AuditWriter {
         let thread = std::thread::Builder::new().name("audit".to_owned());
         let spawned = thread.spawn(move || {
             write_all(&reader, sink, &counted);
-            // Nobody may be waiting any more.
+            // The receiver may be gone.
             let _ = done.send(());
         });
         if let Err(error) = spawned {
-            // The queue's other end is gone, so every record will be counted as lost.
+            // The queue has no reader, so every record will be counted as lost.
             tracing::error!(%error, "the audit thread could not be started");
         }
         AuditWriter { queue, ended: Mutex::new(ended), clock, metrics }
@@ -87,7 +87,7 @@ impl Audit for AuditWriter {
             Put::Into(batch) => {
                 let wakes = WakesWriter(&self.queue);
                 Box::pin(async move {
-                    // Whoever else is ready comes into the same batch: one wake and one write for all of them.
+                    // Other ready requests join the same batch: one wake and one write for all of them.
                     tokio::task::yield_now().await;
                     drop(wakes);
                     self.written(batch, self.clock.sleep(PATIENCE)).await
@@ -119,14 +119,15 @@ impl Audit for AuditWriter {
     }
 }
 
-/// A record for which there was no room. One whose request is hung up has its last chance then, and is counted where it has none.
+/// A record for which there was no room. If its request is hung up, it gets one last chance, and is counted
+/// as lost otherwise.
 struct Waiting<'a> {
     writer: &'a AuditWriter,
     event: Option<Box<AuditEvent>>,
 }
 
 impl Waiting<'_> {
-    /// Counts the record, once.
+    /// Counts the record as lost, once.
     fn give_up(mut self) -> Recorded {
         drop(self.event.take());
         self.writer.lost(TOO_SLOW)
@@ -137,7 +138,7 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let Some(event) = self.event.take() else { return };
         match self.writer.queue.put(*event) {
-            // (Where it is not written, the batch counts it: nobody gave it up.)
+            // (If it is not written, the batch counts it, since nobody gave it up.)
             Put::Into(_) => self.writer.queue.wake_writer(),
             Put::NoRoom(_) | Put::Closed => {
                 let _ = self.writer.lost(TOO_SLOW);
@@ -147,7 +148,7 @@ impl Drop for Waiting<'_> {
 }
 
 impl Drop for AuditWriter {
-    /// Waits until everything taken is written, but not for ever for a sink that is stuck.
+    /// Waits until everything taken is written, but not for ever if the sink is stuck.
     fn drop(&mut self) {
         self.queue.close();
         let ended = self.ended.lock();
@@ -157,7 +158,7 @@ impl Drop for AuditWriter {
     }
 }
 
-/// The writer's thread: all that waits at once, then some of what strangers left, then again.
+/// The writer's thread: it writes all waiting records at once, then some of strangers, and repeats.
 fn write_all(queue: &Reader, mut sink: Box<dyn Sink>, metrics: &Metrics) {
     let chain = sink.last_chain().unwrap_or_else(|| "0".repeat(64));
     let mut stream = Stream { sink, chain, seq: 0, lines: Vec::new(), failing: false };
@@ -180,7 +181,7 @@ fn write_all(queue: &Reader, mut sink: Box<dyn Sink>, metrics: &Metrics) {
 /// The lines of one process's life.
 struct Stream {
     sink: Box<dyn Sink>,
-    /// The last line's, of those that were written.
+    /// Chain value of the last written line.
     chain: String,
     seq: u64,
     lines: Vec<u8>,
@@ -188,7 +189,7 @@ struct Stream {
 }
 
 impl Stream {
-    /// Writes these records with one write, and leaves none behind.
+    /// Writes these records with one write, and empties the list.
     fn write(&mut self, events: &mut Vec<AuditEvent>) -> Recorded {
         let records = events.len();
         let mut chain = self.chain.clone();
