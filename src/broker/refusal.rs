@@ -1,8 +1,8 @@
-//! Why a use case did not give what was asked, and the one map from that to the outside
-//! ([`Refusal::outside`]): status, stable code and `Retry-After`, the same at every door.
+//! Reasons why a use case refuses, and the one map from these to the outside ([`Refusal::outside`]): status,
+//! stable code and `Retry-After`, the same for every API.
 //!
-//! A refusal is what a caller may know. Why it came to that (a [`Failure`] of refresh, a [`RepositoryError`])
-//! stays in here.
+//! A refusal is what a caller may know. Its cause (a [`Failure`] of refresh, a [`RepositoryError`]) stays in
+//! this file.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use crate::policy::Denial;
 use crate::refresh::{Failure, Refused};
 use crate::repository::RepositoryError;
 
-/// A refusal. Each is one `code` of the contract.
+/// A refusal. Each has one `code` of the contract.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// 400: the caller's mistake.
     InvalidRequest {
-        /// Which parameter.
+        /// Name of the parameter.
         parameter: &'static str,
         /// What is wrong with it and what would be right.
         problem: String,
@@ -27,124 +27,125 @@ pub enum Refusal {
         /// What was refused.
         problem: String,
     },
-    /// 404: no such app, or none of this caller's business.
+    /// 404: the app does not exist, or the caller may not know of it.
     AppNotFound,
-    /// 404: no such connection, or none of this caller's business.
+    /// 404: the connection does not exist, or the caller may not know of it.
     ConnectionNotFound,
-    /// 404: no such session, or another caller's.
+    /// 404: the session does not exist, or is another caller's.
     SessionNotFound,
     /// 409: the user must sign in again.
     ReauthorizationRequired {
-        /// Why.
+        /// The reason.
         reason: ReauthReason,
-        /// What the authority answered.
+        /// The authority's answer.
         answer: AuthorityError,
     },
     /// 409: an administrator must act.
     ConnectionBlocked {
-        /// Why.
+        /// The reason.
         reason: BlockReason,
-        /// What the authority answered.
+        /// The authority's answer.
         answer: AuthorityError,
     },
     /// 409: the connection lacks these scopes.
     ScopeNotGranted {
-        /// Which.
+        /// The missing scopes.
         scopes: Vec<String>,
     },
     /// 409: an operator paused it.
     ConnectionPaused,
-    /// 409: the confirmation does not fit.
+    /// 409: the confirmation does not match.
     ConfirmationRejected {
-        /// Why.
+        /// The reason.
         problem: String,
     },
-    /// 429: more than this caller may.
+    /// 429: the caller exceeds its rate.
     RateLimited {
-        /// When to come back.
+        /// Time until the next try.
         retry_after: Duration,
     },
-    /// 429: renewals are forced faster than they may be.
+    /// 429: renewals are forced faster than allowed.
     TooManyForced {
-        /// When to come back.
+        /// Time until the next try.
         retry_after: Duration,
     },
-    /// 429: this caller has as many open as it may have.
+    /// 429: the caller has as many open as it may have.
     TooMany {
-        /// Of what.
+        /// Kind of record.
         what: &'static str,
-        /// How many it may have.
+        /// Number allowed.
         most: usize,
-        /// When to come back.
+        /// Time until the next try.
         retry_after: Duration,
     },
-    /// 429: as many walks over connections as there may be are under way.
+    /// 429: too many walks over connections are under way.
     TooManyWalks {
-        /// How many a caller may have.
+        /// Number allowed for a caller.
         most: usize,
     },
-    /// 503: the authority does not serve now.
+    /// 503: the authority is unavailable.
     AuthorityUnavailable {
-        /// How long it asked to be left alone.
+        /// Time that it asked to be left alone.
         asked: Option<Duration>,
-        /// What it answered.
+        /// Its answer.
         answer: AuthorityError,
     },
-    /// 503: nobody can tell from what the authority answered what is wrong.
+    /// 503: the authority's answer does not say what is wrong.
     AuthorityUnclear {
-        /// What it answered.
+        /// Its answer.
         answer: AuthorityError,
     },
     /// 503: tokenward does not use the grant now, for a reason of its own.
     NotNow(NotNow),
-    /// 503: the authority gives the very token again that was reported as rejected.
+    /// 503: the authority issues the same token again that was reported as rejected.
     SameTokenAgain,
     /// 503: the authority refuses the app's credential.
     AppCredentialRejected {
-        /// What it answered.
+        /// Its answer.
         answer: AuthorityError,
     },
     /// 503: the authority refuses the app's registration.
     AppRejected {
-        /// What it answered.
+        /// Its answer.
         answer: AuthorityError,
     },
-    /// 503: the store is nearly full, and what is left is for connections.
+    /// 503: the store is nearly full, and the rest is reserved for connections.
     StoreNearlyFull,
-    /// 503: what is stored is there and cannot be used: damaged, tampered with, or sealed with a key that is missing.
+    /// 503: the stored record cannot be used: it is damaged, was tampered with, or its sealing key is
+    /// missing.
     RecordDamaged,
-    /// 503: the store does not serve now.
+    /// 503: the store is unavailable.
     StoreUnavailable,
 }
 
-/// What is told outside of a refusal, at whatever door.
+/// The outside form of a refusal, for every API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outside {
     /// The HTTP status.
     pub status: u16,
-    /// The stable code: what programs branch on.
+    /// The stable code, on which programs branch.
     pub code: &'static str,
     /// `Retry-After` in seconds.
     pub retry_after: Option<u64>,
 }
 
-/// When to come back where the store does not answer: it may answer any moment.
+/// Time until the next try when the store does not answer: it may answer any moment.
 const STORE: Duration = Duration::from_secs(1);
-/// When to come back where the authority is away and did not say when: its outages are short or long.
+/// Time until the next try when the authority is down and did not name one: its outages are short or long.
 const AUTHORITY: Duration = Duration::from_secs(2);
-/// When to come back where a second try is unlikely to end otherwise than the first.
+/// Time until the next try when it is unlikely to end otherwise.
 const UNLIKELY: Duration = Duration::from_secs(5);
-/// When to come back where an operator has to do something first.
+/// Time until the next try when an operator must act first.
 const OPERATOR: Duration = Duration::from_secs(60);
 
 impl Refusal {
-    /// A parameter's mistake.
+    /// Makes the refusal of a parameter.
     pub(crate) fn invalid(parameter: &'static str, problem: impl Into<String>) -> Self {
         Refusal::InvalidRequest { parameter, problem: problem.into() }
     }
 
-    /// What is told outside. Whose fault it is says the status: 4xx is the caller's, its user's or their
-    /// administrator's, 503 is ours or the authority's. What heals by itself has a `Retry-After`.
+    /// Returns its outside form. The status tells whose fault it is: 4xx is the caller's, its user's or their
+    /// administrator's, 503 is tokenward's or the authority's. A passing refusal has a `Retry-After`.
     pub fn outside(&self) -> Outside {
         let (status, code, retry_after) = match self {
             Refusal::InvalidRequest { .. } => (400, "invalid_request", None),
@@ -171,7 +172,7 @@ impl Refusal {
             Refusal::AuthorityUnavailable { asked, .. } => {
                 (503, "authority_unavailable", asked.or(Some(AUTHORITY)))
             }
-            // Some authorities make another token a moment later.
+            // Some authorities issue another token a moment later.
             Refusal::SameTokenAgain => (503, "authority_unavailable", Some(AUTHORITY)),
             Refusal::AuthorityUnclear { .. } => (503, "authority_unavailable", Some(UNLIKELY)),
             Refusal::AppCredentialRejected { .. } => (503, "app_credential_rejected", Some(UNLIKELY)),
@@ -180,18 +181,18 @@ impl Refusal {
             Refusal::RecordDamaged => (503, "record_damaged", Some(OPERATOR)),
             Refusal::StoreUnavailable => (503, "store_unavailable", Some(STORE)),
         };
-        // Nobody is told to come back at once.
+        // No `Retry-After` is zero.
         let seconds = |after: Duration| after.as_secs_f64().ceil().max(1.0) as u64;
         Outside { status, code, retry_after: retry_after.map(seconds) }
     }
 
-    /// The refusal for what an authority's failure means.
+    /// Makes the refusal for an authority's failure.
     pub(crate) fn of_disposition(disposition: Disposition, answer: AuthorityError) -> Self {
         match disposition {
             Disposition::Reauthorize(reason, _) => Refusal::ReauthorizationRequired { reason, answer },
             Disposition::Blocked(reason) => Refusal::ConnectionBlocked { reason, answer },
             Disposition::NextCredential => Refusal::AppCredentialRejected { answer },
-            // What we send wrongly lasts until an operator looks at it, too.
+            // A wrong request of ours lasts until an operator corrects it, too.
             Disposition::Misconfigured | Disposition::CallerFault | Disposition::Bug => {
                 Refusal::AppRejected { answer }
             }
@@ -202,7 +203,7 @@ impl Refusal {
         }
     }
 
-    /// The refusal for work that failed for a connection.
+    /// Makes the refusal for failed work on a connection.
     pub(crate) fn of_failure(failure: &Failure) -> Self {
         match failure {
             Failure::NotFound => Refusal::ConnectionNotFound,
@@ -274,7 +275,7 @@ mod tests {
     use super::*;
     use crate::domain::verdict::GrantFate;
 
-    /// What programs and dashboards hold on to. A new refusal is a row here.
+    /// Programs and dashboards rely on these. A new refusal is a row here.
     #[test]
     fn what_each_refusal_is_outside() {
         let answer = AuthorityError::default;
@@ -301,12 +302,12 @@ mod tests {
             (Refusal::ScopeNotGranted { scopes: vec![] }, 409, "scope_not_granted", None),
             (Refusal::ConnectionPaused, 409, "connection_paused", None),
             (Refusal::ConfirmationRejected { problem: word() }, 409, "confirmation_rejected", None),
-            // Never sooner than it helps, and never at once.
+            // Never earlier than it helps, and never at once.
             (Refusal::RateLimited { retry_after: Duration::from_millis(1001) }, 429, "rate_limited", Some(2)),
             (Refusal::TooManyForced { retry_after: Duration::ZERO }, 429, "rate_limited", Some(1)),
             (Refusal::TooMany { what: "", most: 1, retry_after: seconds(9) }, 429, "rate_limited", Some(9)),
             (Refusal::TooManyWalks { most: 1 }, 429, "rate_limited", Some(1)),
-            // What tokenward puts off itself is not told as an outage of the authority.
+            // Reasons of tokenward's own are not reported as an outage of the authority.
             (Refusal::NotNow(NotNow::Crowded), 503, "overloaded", Some(2)),
             (Refusal::NotNow(NotNow::LeaseElsewhere), 503, "overloaded", Some(1)),
             (Refusal::NotNow(NotNow::LeaseRanOut), 503, "overloaded", Some(2)),

@@ -1,4 +1,4 @@
-//! A connection's life: its status, what may change it, and what a person is told of it.
+//! A connection's life: its status, the transitions that change it, and the words about it.
 
 use std::time::Duration;
 
@@ -13,18 +13,18 @@ use super::verdict::{AuthorityError, BlockReason, Disposition, GrantFate, Reauth
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "status", content = "reason", rename_all = "snake_case")]
 pub enum Status {
-    /// Works, as far as we know.
+    /// It works, as far as we know.
     Active,
     /// The user must sign in again.
     NeedsReauthorization(ReauthReason),
     /// An administrator must act.
     Blocked(BlockReason),
-    /// An operator stopped it.
+    /// An operator paused it.
     Paused,
 }
 
 impl Status {
-    /// The word in the contract.
+    /// Returns its name in the contract.
     pub fn as_str(self) -> &'static str {
         match self {
             Status::Active => "active",
@@ -34,7 +34,7 @@ impl Status {
         }
     }
 
-    /// The reason's word in the contract, where there is one.
+    /// Returns the reason's name in the contract, if there is a reason.
     pub fn reason(self) -> Option<&'static str> {
         match self {
             Status::NeedsReauthorization(reason) => Some(reason.as_str()),
@@ -44,62 +44,63 @@ impl Status {
     }
 }
 
-/// One try at the authority, for `explain`.
+/// One attempt at the authority, for `explain`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
-    /// When.
+    /// When it was made.
     pub at: Timestamp,
     /// `connect` or `refresh`.
     pub action: String,
-    /// `ok`, or the disposition's word.
+    /// `ok`, or the disposition's name.
     pub outcome: String,
-    /// What we concluded, in words.
+    /// Our conclusion, in words.
     pub conclusion: String,
-    /// What the authority answered.
+    /// The authority's answer.
     #[serde(default)]
     pub answer: AuthorityError,
 }
 
-/// The outcome of a try that ended before the authority was asked: the stored grant cannot be used.
+/// Outcome of an attempt that ended before the authority was asked: the stored grant cannot be used.
 pub const DAMAGED: &str = "record_damaged";
 
-/// How many attempts a connection remembers.
+/// Attempts that a connection keeps.
 pub const ATTEMPTS_KEPT: usize = 10;
 
 /// First wait before a grant under a verdict is tried again.
 const FIRST_RETRY: Duration = Duration::from_secs(60);
-/// The slowest pace at which a blocked grant is tried: an administrator's repair shows within the hour.
+/// Longest wait between two tries of a blocked grant: an administrator's repair shows within the hour.
 const SLOWEST_RETRY_BLOCKED: Duration = Duration::from_secs(3600);
-/// The slowest pace at which a grant that wants its user is tried.
+/// Longest wait between two tries of a grant that needs its user.
 const SLOWEST_RETRY_REAUTH: Duration = Duration::from_secs(86_400);
 
-/// Which of a connection's sign-ins something descends from.
+/// The sign-in that something descends from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct SignIn {
-    /// Rises from one sign-in of a connection to the next, also across a delete: the generation with which it was stored.
+    /// Rises with each sign-in of a connection, also across a delete: the generation with which it was
+    /// stored.
     pub number: u64,
-    /// Random, so that a number given twice (the store had lost the first one) is another sign-in all the same.
+    /// Random, so that two sign-ins with the same number (the store had lost the first) still differ.
     pub nonce: [u8; 8],
 }
 
-/// Everything about a connection but its secrets. It is changed only by the transitions below.
+/// Everything about a connection but its secrets. Only the transitions below change it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Profile {
-    /// Whose mailbox it is.
+    /// The account that signed in.
     pub(crate) account: Account,
-    /// Scopes asked for when it was connected.
+    /// Scopes requested when it was connected.
     pub(crate) scopes_requested: Vec<String>,
-    /// Scopes the authority granted, every resource's together.
+    /// Scopes the authority granted, of all resources.
     pub(crate) scopes_granted: Vec<String>,
     /// Whether it can serve.
     pub(crate) status: Status,
-    /// The caller that had it connected.
+    /// The caller that connected it.
     pub(crate) connected_by: String,
     /// When it was first connected.
     pub(crate) created_at: Timestamp,
     /// When its user last signed in for it.
     pub(crate) connected_at: Timestamp,
-    /// When the session was started that this sign-in belongs to. Records of builds that did not note it have none.
+    /// When its sign-in's session was started. Records of builds that did not store it have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) session_started_at: Option<Timestamp>,
     /// When its grant last worked.
@@ -107,7 +108,7 @@ pub struct Profile {
     /// The last failure that changed it.
     #[serde(default)]
     pub(crate) last_error: Option<Attempt>,
-    /// The latest tries, newest last.
+    /// The latest attempts, newest last.
     #[serde(default)]
     pub(crate) attempts: Vec<Attempt>,
     /// Under a verdict: when the grant may be tried again.
@@ -119,20 +120,20 @@ pub struct Profile {
     /// The authority said the grant itself is dead; nothing is left to try.
     #[serde(default)]
     pub(crate) grant_destroyed: bool,
-    /// A claims challenge to pass at the next sign-in.
+    /// A claims challenge for the next sign-in.
     #[serde(default)]
     pub(crate) pending_claims: Option<String>,
-    /// Which of the connection's sign-ins it descends from.
+    /// The sign-in that it descends from.
     #[serde(default)]
     pub(crate) sign_in: SignIn,
-    /// How often its grant has worked since that sign-in. Unlike a generation, which every change counts up, it says which of
-    /// two grants came first.
+    /// How often its grant has worked since that sign-in. It says which of two grants came first, which a
+    /// generation does not, since every change raises that.
     #[serde(default)]
     pub(crate) renewals: u64,
 }
 
 impl Profile {
-    /// A connection as it comes from its user's sign-in. `before` is the connection it renews in place.
+    /// Makes the connection of its user's sign-in. `before` is the connection that it renews in place.
     #[must_use]
     pub fn connected(
         account: Account,
@@ -171,89 +172,90 @@ impl Profile {
         profile
     }
 
-    /// Whose mailbox it is.
+    /// Returns the account that signed in.
     pub fn account(&self) -> &Account {
         &self.account
     }
 
-    /// Scopes asked for when it was connected.
+    /// Returns the scopes requested when it was connected.
     pub fn scopes_requested(&self) -> &[String] {
         &self.scopes_requested
     }
 
-    /// Scopes the authority granted, every resource's together.
+    /// Returns the scopes the authority granted, of all resources.
     pub fn scopes_granted(&self) -> &[String] {
         &self.scopes_granted
     }
 
-    /// Whether it can serve.
+    /// Returns whether it can serve.
     pub fn status(&self) -> Status {
         self.status
     }
 
-    /// The caller that had it connected.
+    /// Returns the caller that connected it.
     pub fn connected_by(&self) -> &str {
         &self.connected_by
     }
 
-    /// When it was first connected.
+    /// Returns when it was first connected.
     pub fn created_at(&self) -> Timestamp {
         self.created_at
     }
 
-    /// When its user last signed in for it.
+    /// Returns when its user last signed in for it.
     pub fn connected_at(&self) -> Timestamp {
         self.connected_at
     }
 
-    /// When its grant last worked.
+    /// Returns when its grant last worked.
     pub fn last_refreshed_at(&self) -> Timestamp {
         self.last_refreshed_at
     }
 
-    /// The failure that its verdict came from.
+    /// Returns the failure that its verdict came from.
     pub fn last_error(&self) -> Option<&Attempt> {
         self.last_error.as_ref()
     }
 
-    /// The latest tries, newest last.
+    /// Returns the latest attempts, newest last.
     pub fn attempts(&self) -> &[Attempt] {
         &self.attempts
     }
 
-    /// Under a verdict: when the grant may be tried again.
+    /// Returns when the grant may be tried again, under a verdict.
     pub fn retry_at(&self) -> Option<Timestamp> {
         self.retry_at
     }
 
-    /// Whether the authority said that the grant itself is dead; nothing is left to try.
+    /// Returns true if the authority said that the grant itself is dead; nothing is left to try.
     pub fn grant_destroyed(&self) -> bool {
         self.grant_destroyed
     }
 
-    /// A claims challenge to pass at the next sign-in.
+    /// Returns the claims challenge for the next sign-in.
     pub fn pending_claims(&self) -> Option<&str> {
         self.pending_claims.as_deref()
     }
 
-    /// Which of the connection's sign-ins it descends from.
+    /// Returns the sign-in that it descends from.
     pub fn sign_in(&self) -> SignIn {
         self.sign_in
     }
 
-    /// How often its grant has worked since that sign-in.
+    /// Returns how often its grant has worked since that sign-in.
     pub fn renewals(&self) -> u64 {
         self.renewals
     }
 
-    /// As it comes from a session that was started then.
+    /// Sets the start of the session that it comes from.
     #[must_use]
     pub fn of_session(mut self, started_at: Timestamp) -> Self {
         self.session_started_at = Some(started_at);
         self
     }
 
-    /// As it comes from a sign-in that waited since then to be confirmed: it is no younger than that.
+    /// Sets the time of its sign-in, which has waited for its confirmation: the connection is no younger than
+    /// that.
     #[must_use]
     pub fn signed_in_at(mut self, at: Timestamp) -> Self {
         self.connected_at = at;
@@ -261,26 +263,26 @@ impl Profile {
         self
     }
 
-    /// As it descends from this sign-in, which the store counts.
+    /// Sets the sign-in that it descends from, as counted by the store.
     #[must_use]
     pub fn of_sign_in(mut self, sign_in: SignIn) -> Self {
         self.sign_in = sign_in;
         self
     }
 
-    /// With tries that were not stored when they were made.
+    /// Adds attempts that were not stored when they were made.
     #[must_use]
     pub fn remembering(mut self, attempts: impl IntoIterator<Item = Attempt>) -> Self {
         attempts.into_iter().for_each(|attempt| self.remember(attempt));
         self
     }
 
-    /// When it began, as revocations see it: with the session that its user signed in for.
+    /// Returns its beginning, as revocations see it: the start of its user's session.
     pub fn began_at(&self) -> Timestamp {
         self.session_started_at.unwrap_or(self.connected_at)
     }
 
-    /// After the grant worked. A paused connection stays paused; every verdict is lifted.
+    /// Returns it after the grant worked. A paused connection stays paused; every verdict is lifted.
     #[must_use]
     pub fn refreshed(
         mut self,
@@ -315,16 +317,16 @@ impl Profile {
         self
     }
 
-    /// After an answer that brought another refresh token and nothing else that is believed: a later grant, of which nobody
-    /// knows more than of the one before.
+    /// Returns it after an answer of which only a new refresh token is believed: the grant is a later one,
+    /// and nothing more is known about it than before.
     #[must_use]
     pub fn grant_replaced(mut self, attempts: Vec<Attempt>) -> Self {
         self.renewals += 1;
         self.remembering(attempts)
     }
 
-    /// After a verdict of the authority on the current grant. Any other disposition leaves it as it is: the app's
-    /// fault, or the authority's, is never the user's.
+    /// Returns it after a verdict on the current grant. Any other disposition leaves it unchanged: a fault of
+    /// the app or of the authority is never the user's.
     #[must_use]
     pub fn judged(
         mut self,
@@ -360,14 +362,15 @@ impl Profile {
         self
     }
 
-    /// After an operator paused it: nothing is handed out or refreshed until it is resumed.
+    /// Returns it after an operator paused it: no token is handed out or refreshed until it is resumed.
     #[must_use]
     pub fn paused(mut self) -> Self {
         self.status = Status::Paused;
         self
     }
 
-    /// After an operator resumed it. What the authority says of its grant now is asked, unless it is known to be dead.
+    /// Returns it after an operator resumed it. The authority's present verdict on its grant is asked for,
+    /// unless the grant is known to be dead.
     #[must_use]
     pub fn resumed(mut self) -> Self {
         if self.status == Status::Paused {
@@ -382,7 +385,7 @@ impl Profile {
         self
     }
 
-    /// Whether the grant may be tried at `now`.
+    /// Returns true if the grant may be tried at `now`.
     pub fn may_try(&self, now: Timestamp) -> bool {
         match self.status {
             Status::Active => true,
