@@ -114,6 +114,7 @@ impl AdminApi {
                     "notes": self.upkeep.notes(),
                     "last_reload": reloaded.as_ref().map(upkeep::reloaded_shape),
                     "store": upkeep::store_shape(self.upkeep.store_lost()),
+                    "jobs": upkeep::jobs_shape(&self.upkeep.jobs()),
                     "ends_next": upkeep::endings_shape(&self.upkeep.endings().await),
                     "apps": self.credentials().await,
                 });

@@ -73,6 +73,24 @@ pub struct StoreLost {
     pub cached_until: Timestamp,
 }
 
+/// A job of the daemon, which runs at intervals, and its last run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobReport {
+    /// Which.
+    pub job: &'static str,
+    /// None where the first run has not ended yet.
+    pub last_run: Option<LastRun>,
+}
+
+/// When a job last ran, and how that ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastRun {
+    /// When the run ended.
+    pub at: Timestamp,
+    /// Well, or why not.
+    pub result: Result<(), String>,
+}
+
 /// The daemon itself, for operators.
 pub trait Upkeep: Send + Sync {
     /// Reads configuration and secrets again.
@@ -89,6 +107,9 @@ pub trait Upkeep: Send + Sync {
 
     /// Since when the store does not answer; none while it does.
     fn store_lost(&self) -> Option<StoreLost>;
+
+    /// Every job that runs at intervals, with its last run.
+    fn jobs(&self) -> Vec<JobReport>;
 
     /// Every secret that ends, those first that end first, and last those of which nobody knows when.
     fn endings(&self) -> BoxFuture<'_, Vec<Ending>>;
@@ -235,6 +256,20 @@ pub(super) fn store_shape(lost: Option<StoreLost>) -> Value {
 pub(super) fn endings_shape(endings: &[Ending]) -> Vec<Value> {
     let shape = |one: &Ending| json!({ "what": one.what, "of": one.of, "id": one.id, "ends_at": one.at.map(Timestamp::rfc3339) });
     endings.iter().map(shape).collect()
+}
+
+/// Jobs as they are shown. `outcome` is null until the first run has ended.
+pub(super) fn jobs_shape(jobs: &[JobReport]) -> Vec<Value> {
+    let shape = |one: &JobReport| {
+        let last = one.last_run.as_ref();
+        json!({
+            "job": one.job,
+            "last_run_at": last.map(|run| run.at.rfc3339()),
+            "outcome": last.map(|run| if run.result.is_ok() { "ok" } else { "failed" }),
+            "problem": last.and_then(|run| run.result.as_ref().err()),
+        })
+    };
+    jobs.iter().map(shape).collect()
 }
 
 /// A reload as it is shown.

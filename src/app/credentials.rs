@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Parts;
 use super::foresight::{Secret, Warnings};
+use super::jobs::{Ended, Work, ended};
 use super::reload::Reloader;
 use crate::authority::CredentialReport;
 use crate::domain::id::AppName;
@@ -15,48 +15,60 @@ use crate::domain::time::Timestamp;
 use crate::telemetry::metrics::Metrics;
 
 /// How often it is looked whether one is to be proven, and how they stand.
-const LOOK: Duration = Duration::from_secs(1);
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 
 type Label = (AppName, String);
 
-/// Follows operators' choices, proves credentials and shows them, once a second, for as long as the daemon runs. An authority
-/// that hangs holds up no other's, and a store that does not answer no showing.
-pub(super) fn watch(parts: &Parts, metrics: Arc<Metrics>) {
-    let reloader = parts.reloader.clone();
-    let (clock, shutdown, tasks) = (parts.clock.clone(), parts.shutdown.clone(), parts.tasks.clone());
-    let under_way = UnderWay::default();
-    let watch = async move {
-        let mut shown: BTreeSet<Label> = BTreeSet::new();
-        let mut warnings = Warnings::default();
-        loop {
-            for (app, installed) in reloader.authorities.load().iter() {
-                if let Some(turn) = under_way.begin(app) {
-                    let (authority, reloader) = (installed.authority.clone(), reloader.clone());
-                    let prove = async move {
-                        reloader.follow_choices(&turn.app, &authority).await;
-                        if authority.prove_credentials().await {
-                            reloader.engine.app_is_mended(&turn.app);
-                        }
-                    };
-                    tasks.spawn("prove client credentials", Box::pin(prove));
-                }
-            }
-            let (credentials, now) = (reloader.credentials(), clock.now());
-            shown = show_credentials(&credentials, &metrics, shown, &mut warnings, now);
-            let views = |reports: &Vec<CredentialReport>| reports.iter().map(|one| one.view(now)).collect();
-            let said = credentials.iter().map(|(app, reports)| (app.clone(), views(reports))).collect();
-            if reloader.broker.say_of_credentials(said)
-                && let Err(error) = reloader.broker.report().await
-            {
-                tracing::debug!(%error, "other replicas could not be told of client credentials");
-            }
-            tokio::select! {
-                () = clock.sleep(LOOK) => {}
-                () = shutdown.soft().cancelled() => return,
+/// Follows operators' choices, proves credentials and shows them. An authority that hangs holds up no other's, and a store that
+/// does not answer no showing.
+pub(super) struct ClientCredentials {
+    reloader: Arc<Reloader>,
+    metrics: Arc<Metrics>,
+    under_way: UnderWay,
+    shown: BTreeSet<Label>,
+    warnings: Warnings,
+}
+
+impl ClientCredentials {
+    pub(super) fn new(reloader: Arc<Reloader>, metrics: Arc<Metrics>) -> Self {
+        let (under_way, shown, warnings) = (UnderWay::default(), BTreeSet::new(), Warnings::default());
+        ClientCredentials { reloader, metrics, under_way, shown, warnings }
+    }
+
+    /// Each app in a task of its own.
+    fn prove(&self) {
+        for (app, installed) in self.reloader.authorities.load().iter() {
+            if let Some(turn) = self.under_way.begin(app) {
+                let (authority, reloader) = (installed.authority.clone(), self.reloader.clone());
+                let prove = async move {
+                    reloader.follow_choices(&turn.app, &authority).await;
+                    if authority.prove_credentials().await {
+                        reloader.engine.app_is_mended(&turn.app);
+                    }
+                };
+                self.reloader.tasks.spawn("prove client credentials", Box::pin(prove));
             }
         }
-    };
-    parts.tasks.spawn("watch client credentials", Box::pin(watch));
+    }
+}
+
+impl Work for ClientCredentials {
+    async fn run(&mut self) -> Ended {
+        self.prove();
+        let (credentials, now) = (self.reloader.credentials(), self.reloader.ports.clock.now());
+        let shown = std::mem::take(&mut self.shown);
+        self.shown = show_credentials(&credentials, &self.metrics, shown, &mut self.warnings, now);
+        let views = |reports: &Vec<CredentialReport>| reports.iter().map(|one| one.view(now)).collect();
+        let said = credentials.iter().map(|(app, reports)| (app.clone(), views(reports))).collect();
+        if self.reloader.broker.say_of_credentials(said) {
+            let reported = self.reloader.broker.report().await;
+            if let Err(error) = &reported {
+                tracing::debug!(%error, "other replicas could not be told of client credentials");
+            }
+            return ended(reported);
+        }
+        Ok(())
+    }
 }
 
 /// The apps whose authority is being asked.
@@ -71,19 +83,15 @@ struct Turn {
 
 impl UnderWay {
     fn begin(&self, app: &AppName) -> Option<Turn> {
-        let is_free = lock(&self.0).insert(app.clone());
+        let is_free = self.0.lock().insert(app.clone());
         is_free.then(|| Turn { app: app.clone(), under_way: self.clone() })
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        lock(&self.under_way.0).remove(&self.app);
+        self.under_way.0.lock().remove(&self.app);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> parking_lot::MutexGuard<'_, T> {
-    mutex.lock()
 }
 
 /// Shows them all, takes away what is gone, and warns of what ends soon. Gives what is shown now.

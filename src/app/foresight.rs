@@ -3,24 +3,24 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use super::Parts;
+use super::jobs::{Ended, Work};
 use super::reading::public_file;
 use super::reload::Reloader;
 use crate::api::upkeep::Ending;
 use crate::config::{StoreBackend, StoreConfig};
 use crate::domain::expiry::{Warned, warning};
 use crate::domain::id::{AppName, CallerName};
-use crate::domain::task::Tasks;
 use crate::domain::time::Timestamp;
 use crate::secret_file::SecretReader;
 
 /// How often it is looked when they end. Days matter, and API keys' time of last use is a minute old at most.
-const LOOK: Duration = Duration::from_secs(60);
+pub(super) const LOOK: Duration = Duration::from_secs(60);
 
 /// A secret that ends, by the names that operators gave it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,22 +76,26 @@ fn say(secret: &Secret, days: u32) {
     }
 }
 
-/// Looks at API keys, listeners' certificates and those for the store for as long as the daemon runs.
-pub(super) fn watch(parts: &Parts) {
-    let (reloader, clock, shutdown) = (parts.reloader.clone(), parts.clock.clone(), parts.shutdown.clone());
-    let watch = async move {
-        let (mut warnings, mut keys) = (Warnings::default(), BTreeSet::new());
-        loop {
-            reloader.look_at_api_key_files().await;
-            keys = reloader.look_at_api_keys(keys, &mut warnings);
-            reloader.look_at_certificates(&mut warnings).await;
-            tokio::select! {
-                () = clock.sleep(LOOK) => {}
-                () = shutdown.soft().cancelled() => return,
-            }
-        }
-    };
-    parts.tasks.spawn("look when secrets end", Box::pin(watch));
+/// Looks at API keys, listeners' certificates and those for the store.
+pub(super) struct Expiries {
+    reloader: Arc<Reloader>,
+    warnings: Warnings,
+    keys: BTreeSet<(CallerName, String)>,
+}
+
+impl Expiries {
+    pub(super) fn new(reloader: Arc<Reloader>) -> Self {
+        Expiries { reloader, warnings: Warnings::default(), keys: BTreeSet::new() }
+    }
+}
+
+impl Work for Expiries {
+    async fn run(&mut self) -> Ended {
+        let Expiries { reloader, warnings, keys } = self;
+        reloader.look_at_api_key_files().await;
+        *keys = reloader.look_at_api_keys(std::mem::take(keys), warnings);
+        reloader.look_at_certificates(warnings).await
+    }
 }
 
 impl Reloader {
@@ -121,7 +125,7 @@ impl Reloader {
     }
 
     /// (The listeners' are shown by whoever puts them in force.)
-    async fn look_at_certificates(&self, warnings: &mut Warnings) {
+    async fn look_at_certificates(&self, warnings: &mut Warnings) -> Ended {
         let now = self.ports.clock.now();
         for (listener, at) in self.tls.expiries() {
             warnings.look(Secret::ListenerCertificate(listener), Some(at), now);
@@ -129,7 +133,8 @@ impl Reloader {
         // Not on a thread that serves: a file may be on a mount that hangs.
         let (running, secrets) = (self.running.load_full(), self.environment.secrets());
         let read = tokio::task::spawn_blocking(move || store_certificates(&running.store, &secrets)).await;
-        let Ok(StoreCertificates { client, ca }) = read else { return };
+        let StoreCertificates { client, ca } =
+            read.map_err(|error| format!("the certificates for the store could not be looked at: {error}"))?;
         if let Some(at) = client {
             self.metrics.store_certificate_expiry("client", at);
             warnings.look(Secret::StoreCertificate, Some(at), now);
@@ -137,6 +142,7 @@ impl Reloader {
         if let Some(at) = ca {
             self.metrics.store_certificate_expiry("ca", at);
         }
+        Ok(())
     }
 }
 

@@ -4,21 +4,30 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
+use super::jobs::{Ended, Work};
 use super::reload::Reloader;
+use super::replicas::report;
+use crate::broker::Broker;
 use crate::broker::rewrap::{Pass, Progress};
+use crate::config::Config;
 use crate::domain::backoff::Backoff;
 use crate::domain::time::Timestamp;
 use crate::events::Events;
 use crate::keyring::{Hashed, KeyId, KeySource, Keyring, KeyringError, SourceRead, Version};
+use crate::lifecycle::Shutdown;
 use crate::repository::RepositoryError;
 use crate::telemetry::metrics::Metrics;
 
+/// How often the keyring's source is looked at.
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 /// How often everything is counted by the key that sealed it.
-const EVERY: Duration = Duration::from_secs(30);
+pub(super) const COUNT: Duration = Duration::from_secs(30);
 /// The same while another replica seals anew.
 const ELSEWHERE: Duration = Duration::from_secs(5);
 /// The same when something may be mended a moment later, and longer each time that it is not.
-const SOON: Backoff = Backoff { first: Duration::from_secs(1), longest: EVERY };
+const SOON: Backoff = Backoff { first: Duration::from_secs(1), longest: COUNT };
 
 /// Follows the source of the keyring in force.
 pub(super) struct Follower {
@@ -39,7 +48,7 @@ impl Follower {
 
     /// Looks at the source again, and swaps the ring in that it holds if that may take the place of the one in force. Cheap when
     /// nothing changed. Says whether the keys in force are others now; why they are not is said once, as an error.
-    pub(super) async fn look_again(&mut self, reloader: &Reloader) -> bool {
+    async fn look_again(&mut self, reloader: &Reloader) -> bool {
         // What was refused may be right by now, with the same keys: it depends on what was counted.
         let seen = self.seen.as_ref().filter(|_| self.refused.is_none());
         let place = self.keys.place();
@@ -96,11 +105,11 @@ impl Reloader {
 
 /// When each key was made and used last, for the metrics.
 #[derive(Default)]
-pub(super) struct SealingKeyUses(BTreeMap<KeyId, u64>);
+struct SealingKeyUses(BTreeMap<KeyId, u64>);
 
 impl SealingKeyUses {
     /// Shows them. For a timer of a second: a use since the last look was now.
-    pub(super) fn show(&mut self, keyring: &Keyring, metrics: &Metrics, now: Timestamp) {
+    fn show(&mut self, keyring: &Keyring, metrics: &Metrics, now: Timestamp) {
         let keys = keyring.keys();
         metrics.rename(|names| names.sealing_keys = keys.iter().map(|key| key.id.clone()).collect());
         for key in &keys {
@@ -115,6 +124,96 @@ impl SealingKeyUses {
     }
 }
 
+/// Takes up what changes in the keyring's source, and shows what its keys are used for.
+pub(super) struct Watch {
+    follower: Follower,
+    uses: SealingKeyUses,
+    reloader: Arc<Reloader>,
+    shutdown: Shutdown,
+}
+
+impl Watch {
+    pub(super) fn new(follower: Follower, reloader: Arc<Reloader>, shutdown: Shutdown) -> Self {
+        Watch { follower, uses: SealingKeyUses::default(), reloader, shutdown }
+    }
+}
+
+impl Work for Watch {
+    async fn run(&mut self) -> Ended {
+        let Watch { follower, uses, reloader, shutdown } = self;
+        uses.show(&reloader.keyring, &reloader.metrics, reloader.ports.clock.now());
+        // (A file on a mount that hangs must not hold the stop up.)
+        let is_changed = tokio::select! {
+            is_changed = follower.look_again(reloader) => is_changed,
+            () = shutdown.soft().cancelled() => return Ok(()),
+        };
+        if is_changed {
+            // The others wait for that word, and there may be something to be sealed anew.
+            let reported = report(&reloader.broker).await;
+            reloader.broker.ask_for_rewrap();
+            reported?;
+        }
+        follower.refused.as_ref().map_or(Ok(()), |error| Err(error.to_string()))
+    }
+}
+
+/// Counts what each key sealed, and seals anew what another key sealed than the primary.
+pub(super) struct Rewrap {
+    broker: Arc<Broker>,
+    events: Arc<Events>,
+    running: Arc<ArcSwap<Config>>,
+    metrics: Arc<Metrics>,
+    rounds: Rounds,
+    pause: Duration,
+}
+
+impl Rewrap {
+    pub(super) fn new(
+        broker: Arc<Broker>,
+        events: Arc<Events>,
+        running: Arc<ArcSwap<Config>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Rewrap { broker, events, running, metrics, rounds: Rounds::default(), pause: COUNT }
+    }
+
+    /// One count, and what comes of it; how long to wait for the next.
+    async fn count(&mut self) -> Result<Duration, RepositoryError> {
+        self.broker.count_sealed().await?;
+        let counts = self.broker.sealing_keys();
+        self.metrics.sealing_keys(
+            counts.iter().map(|(key, records, is_primary)| (key.as_str(), *records, *is_primary)),
+        );
+        if self.broker.left_to_rewrap() == 0 {
+            return Ok(self.rounds.pause_after_nothing());
+        }
+        let pass = self.broker.rewrap(f64::from(self.running.load().limits.rewrap_rate)).await?;
+        if let Pass::Done(progress) = &pass
+            && progress.resealed + progress.refused > 0
+        {
+            self.events.rewrap_ended(progress).await;
+        }
+        Ok(self.rounds.pause_after(&pass))
+    }
+}
+
+impl Work for Rewrap {
+    async fn run(&mut self) -> Ended {
+        let counted = self.count().await;
+        let ended = counted.as_ref().map(|_| ()).map_err(ToString::to_string);
+        self.pause = counted.unwrap_or_else(|error| self.rounds.pause_after_failure(&error));
+        ended
+    }
+
+    fn pause(&self) -> Option<Duration> {
+        Some(self.pause)
+    }
+
+    async fn wanted(&self) {
+        self.broker.rewrap_asked_for().await;
+    }
+}
+
 /// The machine's name, for operators to tell replicas apart.
 pub(super) fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -123,7 +222,7 @@ pub(super) fn host_name() -> String {
 
 /// When records are looked at again: at once after work was done, soon while something stands in the way, else at the regular pace.
 #[derive(Default)]
-pub(super) struct Rounds {
+struct Rounds {
     /// Since how many rounds the replicas do not agree.
     waited: u32,
     /// What was said to be waited for.
@@ -134,12 +233,12 @@ pub(super) struct Rounds {
 
 impl Rounds {
     /// The pause after a pass.
-    pub(super) fn pause_after(&mut self, pass: &Pass) -> Duration {
+    fn pause_after(&mut self, pass: &Pass) -> Duration {
         self.failed = 0;
         let before = self.waits_for.take();
         let waited = std::mem::take(&mut self.waited);
         match pass {
-            Pass::Done(Progress { resealed: 0, .. }) => EVERY,
+            Pass::Done(Progress { resealed: 0, .. }) => COUNT,
             Pass::Done(_) => Duration::ZERO,
             Pass::Elsewhere => ELSEWHERE,
             Pass::Waits(why) => {
@@ -155,7 +254,7 @@ impl Rounds {
     }
 
     /// The same after one that could not be made: said once, for as long as none can.
-    pub(super) fn pause_after_failure(&mut self, error: &RepositoryError) -> Duration {
+    fn pause_after_failure(&mut self, error: &RepositoryError) -> Duration {
         if self.failed == 0 {
             tracing::warn!(%error, "what each sealing key sealed could not be gone over; it is tried again and again");
         } else {
@@ -166,9 +265,9 @@ impl Rounds {
     }
 
     /// The pause after one that found nothing to do.
-    pub(super) fn pause_after_nothing(&mut self) -> Duration {
+    fn pause_after_nothing(&mut self) -> Duration {
         *self = Rounds::default();
-        EVERY
+        COUNT
     }
 }
 
@@ -190,14 +289,14 @@ mod tests {
         assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
         let done = |resealed| Pass::Done(Progress { resealed, ..Progress::default() });
         assert_eq!(rounds.pause_after(&done(3)), Duration::ZERO);
-        assert_eq!(rounds.pause_after(&done(0)), EVERY);
+        assert_eq!(rounds.pause_after(&done(0)), COUNT);
         assert_eq!(rounds.pause_after(&Pass::Elsewhere), ELSEWHERE);
         assert_eq!(rounds.pause_after(&waits), SOON.first);
         let doing = "testing";
         let error: RepositoryError = StoreError::Unavailable { doing, cause: "x".into() }.into();
         let pauses: Vec<u64> = (0..3).map(|_| rounds.pause_after_failure(&error).as_secs()).collect();
         assert_eq!(pauses, [1, 2, 4]);
-        assert_eq!(rounds.pause_after_nothing(), EVERY);
+        assert_eq!(rounds.pause_after_nothing(), COUNT);
         assert_eq!(rounds.pause_after_failure(&error), SOON.first);
     }
 

@@ -6,11 +6,15 @@ mod choices;
 mod credentials;
 mod files;
 mod foresight;
+mod jobs;
 mod keyring;
 mod listeners;
+mod pulse;
 pub mod reading;
 mod reload;
+mod replicas;
 mod silence;
+mod stock;
 mod store;
 mod token_hosts;
 mod upkeep;
@@ -25,6 +29,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use self::jobs::Jobs;
 use self::reading::{By, Everything, Refused};
 pub use self::reload::Source;
 use crate::api::LocalApi;
@@ -111,6 +116,7 @@ struct Parts {
     store: store::OpenedStore,
     running: Arc<ArcSwap<Config>>,
     reloader: Arc<reload::Reloader>,
+    jobs: Jobs,
 }
 
 impl Daemon {
@@ -232,7 +238,7 @@ impl Daemon {
             callers: callers.clone(),
             admins: admins.clone(),
             tls: bound.tls,
-            store_seen: Arc::new(store::Seen::from(clock.now())),
+            store_seen: Arc::new(pulse::Seen::from(clock.now())),
             level,
             repository,
             turn: tokio::sync::Mutex::default(),
@@ -242,6 +248,7 @@ impl Daemon {
             last: parking_lot::Mutex::default(),
             read: parking_lot::Mutex::new(looks),
         });
+        let jobs = Jobs::new(tasks.clone(), clock.clone(), shutdown.clone(), metrics.clone());
         let daemon = Daemon {
             public: bound.public.tcp_address().expect("the public listener is TCP"),
             local: bound.local.iter().filter_map(|bound| bound.tcp_address()).collect(),
@@ -258,6 +265,7 @@ impl Daemon {
                 store,
                 running: running.clone(),
                 reloader: reloader.clone(),
+                jobs: jobs.clone(),
             },
         };
 
@@ -281,7 +289,7 @@ impl Daemon {
             own_uids,
             clock.clone(),
             events.clone(),
-            Arc::new(upkeep::Keeper(reloader)),
+            Arc::new(upkeep::Keeper(reloader, jobs)),
         );
         let admin = Arc::new(ToItsEnd::new(admin, tasks.clone()));
         for listener in bound.admin {
@@ -289,20 +297,8 @@ impl Daemon {
         }
         listeners_latch.release();
 
-        watch::store(&daemon.parts, metrics.clone(), store_latch);
-        watch::unstored(&daemon.parts);
-        watch::changes(&daemon.parts);
-        watch::sweep(&daemon.parts);
-        watch::sums(&daemon.parts);
-        watch::revocations(&daemon.parts);
-        token_hosts::watch(&daemon.parts);
-        credentials::watch(&daemon.parts, metrics.clone());
-        watch::files(&daemon.parts);
-        watch::keyring(&daemon.parts, keyring::Follower::new(keys, keyring.clone(), events.clone()));
-        watch::replicas(&daemon.parts);
-        watch::seals(&daemon.parts, metrics.clone());
-        foresight::watch(&daemon.parts);
-        watch::stock(&daemon.parts, watch::Stock { broker, metrics });
+        let keyring = keyring::Follower::new(keys, keyring.clone(), events.clone());
+        watch::start(&daemon.parts, &metrics, store_latch, keyring);
         events.process(Action::Started).await;
         Ok(daemon)
     }

@@ -15,9 +15,11 @@ use tokio::sync::oneshot;
 
 use super::apps::{self, Authorities};
 use super::files::Looks;
+use super::jobs::{Ended, Work};
 use super::listeners::{self, LiveTls};
+use super::pulse::Seen;
 use super::reading::{self, By, Replaceable};
-use super::{Environment, Ports, broker_settings, engine_apps, engine_settings, level_of, store};
+use super::{Environment, Ports, broker_settings, engine_apps, engine_settings, level_of};
 use crate::api::upkeep::Reloaded;
 use crate::broker::Broker;
 use crate::callers::{Callers, LiveCallers};
@@ -42,8 +44,12 @@ pub struct Source {
     pub variables: BTreeMap<String, String>,
 }
 
+/// How often files are looked at.
+pub(super) const LOOK: Duration = Duration::from_secs(1);
+/// A refused reload is tried again after so long.
+const TRY_AGAIN: Duration = Duration::from_secs(15);
 /// Who asks for a reload that was refused a while ago.
-pub(super) const AGAIN: &str = "another try";
+const AGAIN: &str = "another try";
 
 /// Files are read in no time; this is for those that never answer.
 const READ_WITHIN: Duration = Duration::from_secs(10);
@@ -79,7 +85,7 @@ pub(super) struct Reloader {
     pub(super) callers: LiveCallers,
     pub(super) admins: LiveCallers,
     pub(super) tls: LiveTls,
-    pub(super) store_seen: Arc<store::Seen>,
+    pub(super) store_seen: Arc<Seen>,
     pub(super) level: Option<LevelHandle>,
     /// One at a time.
     pub(super) turn: tokio::sync::Mutex<()>,
@@ -153,7 +159,7 @@ impl Reloader {
     }
 
     /// Whether the last reload was refused: what was wrong may be mended where nobody looks.
-    pub(super) fn is_refused(&self) -> bool {
+    fn is_refused(&self) -> bool {
         let last = self.last.lock();
         last.as_ref().is_some_and(|last| last.result.is_err())
     }
@@ -164,7 +170,7 @@ impl Reloader {
     }
 
     /// Whether the files were read as they look now, for a reload that was taken up or refused.
-    pub(super) fn has_read(&self, now: &Looks) -> bool {
+    fn has_read(&self, now: &Looks) -> bool {
         now.are_in(&self.read.lock())
     }
 
@@ -296,6 +302,42 @@ impl Reloader {
         }
         self.running.store(Arc::new(new));
         changed
+    }
+}
+
+/// Reads configuration and files again once they have changed. A file that is being written is left alone until it has stayed the
+/// same for a second.
+pub(super) struct Files {
+    reloader: Arc<Reloader>,
+    running: Arc<ArcSwap<Config>>,
+    before: Looks,
+    /// The monotonic time of the last reload from here.
+    tried_at: Duration,
+}
+
+impl Files {
+    pub(super) fn new(reloader: Arc<Reloader>, running: Arc<ArcSwap<Config>>) -> Self {
+        let tried_at = reloader.ports.clock.monotonic();
+        Files { reloader, running, before: Looks::default(), tried_at }
+    }
+}
+
+impl Work for Files {
+    async fn run(&mut self) -> Ended {
+        // Not on a thread that serves: a file may be on a mount that hangs.
+        let (path, config) = (self.reloader.source.path.clone(), self.running.load_full());
+        let now = tokio::task::spawn_blocking(move || Looks::of(&path, &config)).await;
+        let now = now.map_err(|error| format!("the files could not be looked at: {error}"))?;
+        let monotonic = self.reloader.ports.clock.monotonic();
+        let is_changed = !self.reloader.has_read(&now) && now == self.before;
+        // What was wrong may have been mended where nobody looks: a key file, a full table of files.
+        let is_time = self.reloader.is_refused() && monotonic.saturating_sub(self.tried_at) >= TRY_AGAIN;
+        if is_changed || is_time {
+            self.tried_at = monotonic;
+            self.reloader.reload(if is_changed { "a file changed" } else { AGAIN }).await;
+        }
+        self.before = now;
+        Ok(())
     }
 }
 

@@ -1,6 +1,5 @@
 //! The configured store: prepared, opened and observed.
 
-use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,7 +8,6 @@ use zeroize::Zeroizing;
 use super::reading::{Findings, public_file};
 use super::{Ports, StartError};
 use crate::config::{self, RedisKind, StoreBackend, StoreConfig};
-use crate::domain::time::Timestamp;
 use crate::secret_file::SecretReader;
 use crate::store::Store;
 use crate::store::embedded::{self, EmbeddedConfig, EmbeddedStore};
@@ -30,36 +28,6 @@ impl OpenedStore {
         if let Some(redis) = &self.redis {
             redis.inner().close();
         }
-    }
-}
-
-/// When the store last answered.
-pub(super) struct Seen(Mutex<SeenState>);
-
-struct SeenState {
-    answered_at: Timestamp,
-    is_lost: bool,
-}
-
-impl Seen {
-    /// It is looked for from now on.
-    pub(super) fn from(now: Timestamp) -> Self {
-        Seen(Mutex::new(SeenState { answered_at: now, is_lost: false }))
-    }
-
-    /// Whether it answers, as of now.
-    pub(super) fn looked(&self, answers: bool, now: Timestamp) {
-        let mut state = self.0.lock();
-        state.is_lost = !answers;
-        if answers {
-            state.answered_at = now;
-        }
-    }
-
-    /// Since when it does not answer; none while it does.
-    pub(super) fn lost(&self) -> Option<Timestamp> {
-        let state = self.0.lock();
-        state.is_lost.then_some(state.answered_at)
     }
 }
 

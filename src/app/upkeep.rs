@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::choices::no_such_credential;
+use super::jobs::Jobs;
 use super::reload::Reloader;
-use crate::api::upkeep::{Ending, Heard, Reloaded, StoreLost, Upkeep, Verified};
+use crate::api::upkeep::{Ending, Heard, JobReport, Reloaded, StoreLost, Upkeep, Verified};
 use crate::authority::{CredentialReport, OpenIdAuthority};
 use crate::broker::Refusal;
 use crate::domain::choice::{Choice, LATELY};
@@ -15,7 +16,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::verdict::Disposition;
 
 /// The daemon itself, for operators.
-pub(super) struct Keeper(pub(super) Arc<Reloader>);
+pub(super) struct Keeper(pub(super) Arc<Reloader>, pub(super) Jobs);
 
 impl Upkeep for Keeper {
     fn reload(&self) -> BoxFuture<'_, Reloaded> {
@@ -38,6 +39,10 @@ impl Upkeep for Keeper {
         let answered_at = self.0.store_seen.lost()?;
         let cached_until = answered_at.plus(self.0.running.load().store.serve_cached_for);
         Some(StoreLost { answered_at, cached_until })
+    }
+
+    fn jobs(&self) -> Vec<JobReport> {
+        self.1.report()
     }
 
     fn endings(&self) -> BoxFuture<'_, Vec<Ending>> {

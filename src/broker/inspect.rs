@@ -8,6 +8,7 @@ use crate::domain::connection::{Attempt, Profile, Status};
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::time::Timestamp;
 use crate::policy::{CallerPolicy, Lookup};
+use crate::repository::RepositoryError;
 
 /// Most connections read for one page: a filter that matches few must not become a scan of all.
 const MOST_READ_FOR_A_PAGE: usize = 200;
@@ -181,7 +182,7 @@ impl Walk {
         &mut self,
         broker: &Broker,
         counts: &mut Counts,
-    ) -> Result<Option<Vec<(ConnectionKey, Profile)>>, Refusal> {
+    ) -> Result<Option<Vec<(ConnectionKey, Profile)>>, RepositoryError> {
         let Some(app) = self.apps.last().cloned() else { return Ok(None) };
         if self.after.is_none() {
             for status in STATUSES {

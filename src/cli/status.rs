@@ -69,6 +69,22 @@ fn ends_next(status: &Value) -> Option<String> {
     Some(table(&["ENDS", "WHAT", "OF", "ID"], &rows))
 }
 
+/// Every job with its last run.
+fn jobs(status: &Value) -> Option<String> {
+    let all = status["jobs"].as_array().filter(|all| !all.is_empty())?;
+    let row = |one: &Value| {
+        let at = text(one, "last_run_at");
+        let ended = match (text(one, "outcome"), text(one, "problem")) {
+            ("", _) => "-".to_owned(),
+            ("ok", _) => "ok".to_owned(),
+            (_, problem) => format!("FAILED: {}", shown(problem)),
+        };
+        vec![shown(text(one, "job")), shown(if at.is_empty() { "not yet" } else { at }), ended]
+    };
+    let rows: Vec<Vec<String>> = all.iter().map(row).collect();
+    Some(table(&["JOB", "LAST RUN", "ENDED"], &rows))
+}
+
 fn screen(status: &Value) -> String {
     let list = |value: &Value| -> Vec<String> {
         value.as_array().into_iter().flatten().filter_map(Value::as_str).map(shown).collect()
@@ -113,6 +129,9 @@ fn screen(status: &Value) -> String {
     if let Some(ends) = ends_next(status) {
         lines.extend([String::new(), "What ends next:".to_owned(), ends]);
     }
+    if let Some(jobs) = jobs(status) {
+        lines.extend([String::new(), "What runs at intervals:".to_owned(), jobs]);
+    }
     lines.join("\n")
 }
 
@@ -142,6 +161,11 @@ mod tests {
                 { "what": "API key", "of": "mail-sync", "id": "k", "ends_at": "2026-12-01T00:00:00Z" },
                 { "what": "client secret", "of": "outlook", "id": "a", "ends_at": null },
             ],
+            "jobs": [
+                { "job": "files", "last_run_at": null, "outcome": null, "problem": null },
+                { "job": "keyring", "last_run_at": "2026-11-25T11:59:59Z", "outcome": "ok", "problem": null },
+                { "job": "store_ping", "last_run_at": "2026-11-25T11:59:58Z", "outcome": "failed", "problem": "no\u{1b}route" },
+            ],
         });
         let shown = screen(&status);
         for part in [
@@ -154,6 +178,9 @@ mod tests {
              2026-11-25T12:04:00Z",
             "2026-12-01T00:00:00Z  API key        mail-sync  k",
             "unknown               client secret  outlook    a",
+            "files       not yet               -",
+            "keyring     2026-11-25T11:59:59Z  ok",
+            "store_ping  2026-11-25T11:59:58Z  FAILED: no",
         ] {
             assert!(shown.contains(part), "{part} in {shown}");
         }

@@ -132,6 +132,8 @@ pub struct Metrics {
     store_certificate_expiry: Gauges,
     config_reloads: Counters,
     config_last_reload: Gauge,
+    job_last_run: Gauges,
+    job_last_run_successful: IntGauges,
     audit_lost: IntCounter,
     audit_suppressed: IntCounter,
     strangers_refused: Counters,
@@ -395,6 +397,16 @@ impl Metrics {
             config_last_reload: new.gauge(
                 "config_last_reload_timestamp_seconds",
                 "When configuration and secrets were last read successfully.",
+            ),
+            job_last_run: new.gauges(
+                "job_last_run_timestamp_seconds",
+                &["job_name"],
+                "When a job that the daemon does at intervals last ended a run.",
+            ),
+            job_last_run_successful: new.int_gauges(
+                "job_last_run_successful",
+                &["job_name"],
+                "1 if the last run of a job did all that it was to do, else 0; `tokenward status` has the reason.",
             ),
             audit_lost: new.counter("audit_lost_total", "Audit records that could not be written, or not before their request was answered."),
             audit_suppressed: new.counter(
@@ -750,6 +762,13 @@ impl Metrics {
         }
     }
 
+    /// A run of a job ended.
+    pub fn job_ended(&self, job: &'static str, at: Timestamp, is_success: bool) {
+        let job = [Label::Word(job)];
+        self.job_last_run.with(&job).set(seconds(at));
+        self.job_last_run_successful.with(&job).set(is_success.into());
+    }
+
     /// Audit records were lost.
     pub fn audit_lost(&self, records: u64) {
         self.audit_lost.inc_by(records);
@@ -1002,6 +1021,7 @@ mod tests {
         metrics.store_certificate_expiry("client", NOW.plus(second * 2));
         metrics.config_reload(Some(NOW));
         metrics.config_reload(None);
+        metrics.job_ended("keyring", NOW, false);
         metrics.audit_lost(2);
         metrics.listener("local").http_request(http::StatusCode::NOT_FOUND);
         metrics
@@ -1039,6 +1059,8 @@ mod tests {
             r#"config_reloads_total{outcome="ok"} 1"#,
             r#"config_reloads_total{outcome="failed"} 1"#,
             "config_last_reload_timestamp_seconds 1795392000",
+            r#"job_last_run_timestamp_seconds{job_name="keyring"} 1795392000"#,
+            r#"job_last_run_successful{job_name="keyring"} 0"#,
             r#"build_info{version="0.1.0"} 1"#,
             r#"tls_certificate_expiry_seconds{listener="public"} -1"#,
             "audit_lost_total 2",

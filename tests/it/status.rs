@@ -154,3 +154,34 @@ async fn a_terminal_is_drawn_anew_and_shows_no_escape_as_text() {
     assert!(shown.starts_with("\u{1b}[2J\u{1b}[H") && shown.matches("\u{1b}[2J").count() == 2, "{shown:?}");
     assert!(!shown.contains("\\u{1b}"), "{shown:?}");
 }
+
+#[tokio::test]
+async fn each_job_s_last_run_is_shown_and_counted_and_one_that_fails_says_why() {
+    let mut world = Plan::default().kept(Kept::Redis).start().await;
+    let jobs = async |world: &World| {
+        let status = world.asked(&["status", "--json"]);
+        let status: serde_json::Value = serde_json::from_slice(&status.stdout).expect("JSON");
+        status["jobs"].as_array().cloned().expect("a list")
+    };
+    world
+        .until("each has run", async || {
+            jobs(&world).await.iter().all(|job| job["outcome"] == "ok" && job["last_run_at"].is_string())
+        })
+        .await;
+    let (all, metrics) = (jobs(&world).await, world.metrics().await);
+    assert_eq!(all.len(), 12, "{all:?}");
+    for job in &all {
+        let name = job["job"].as_str().expect("a name");
+        let is_well = format!("tokenward_job_last_run_successful{{job_name=\"{name}\"}} 1");
+        let ran = format!("tokenward_job_last_run_timestamp_seconds{{job_name=\"{name}\"}} ");
+        assert!(metrics.contains(&is_well) && metrics.contains(&ran), "{name} in {metrics}");
+    }
+    world.redis.as_mut().expect("redis").stop();
+    let failed = "tokenward_job_last_run_successful{job_name=\"store_ping\"} 0";
+    world.until("it is noticed", async || world.metrics().await.contains(failed)).await;
+    let screen = out(&world.asked(&["status", "--once"]));
+    let row = screen.lines().find(|line| line.starts_with("store_ping")).expect("a row");
+    assert!(row.contains("FAILED: "), "{screen}");
+    world.redis.as_mut().expect("redis").restart();
+    world.until("it is back", async || !world.metrics().await.contains(failed)).await;
+}

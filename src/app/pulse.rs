@@ -1,0 +1,125 @@
+//! The store's pulse: whether it is there, for readiness, metrics, `status` and the log.
+
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use super::jobs::{Ended, Work};
+use super::silence::Silence;
+use crate::config::Config;
+use crate::domain::time::{Clock, Timestamp};
+use crate::lifecycle::{Latch, Readiness};
+use crate::store::Store;
+use crate::telemetry::metrics::Metrics;
+
+/// How often the store is asked whether it is there …
+pub(super) const PING: Duration = Duration::from_secs(2);
+/// … and how often before it has answered for the first time.
+const FIRST_PING: Duration = Duration::from_millis(200);
+
+/// When the store last answered.
+pub(super) struct Seen(Mutex<SeenState>);
+
+struct SeenState {
+    answered_at: Timestamp,
+    is_lost: bool,
+}
+
+impl Seen {
+    /// It is looked for from now on.
+    pub(super) fn from(now: Timestamp) -> Self {
+        Seen(Mutex::new(SeenState { answered_at: now, is_lost: false }))
+    }
+
+    /// Since when it does not answer; none while it does.
+    pub(super) fn lost(&self) -> Option<Timestamp> {
+        let state = self.0.lock();
+        state.is_lost.then_some(state.answered_at)
+    }
+
+    /// Whether it answers, as of now.
+    fn looked(&self, answers: bool, now: Timestamp) {
+        let mut state = self.0.lock();
+        state.is_lost = !answers;
+        if answers {
+            state.answered_at = now;
+        }
+    }
+}
+
+/// Asks the store whether it is there.
+pub(super) struct Pulse {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    readiness: Readiness,
+    seen: Arc<Seen>,
+    /// The monotonic time of its last answer, in milliseconds; `i64::MIN` before the first.
+    answered_at: Arc<AtomicI64>,
+    silence: Silence,
+    /// Released with the first answer.
+    latch: Option<Latch>,
+}
+
+impl Pulse {
+    /// Readiness waits for the first answer, and from then on for one within the time that the store may be lost.
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+        (readiness, latch): (Readiness, Latch),
+        seen: Arc<Seen>,
+        running: Arc<ArcSwap<Config>>,
+    ) -> Self {
+        let answered_at = Arc::new(AtomicI64::new(i64::MIN));
+        let (last, now) = (answered_at.clone(), clock.clone());
+        readiness.condition("store", move || {
+            let last = last.load(Ordering::Relaxed);
+            let lost_for = millis(now.as_ref()).saturating_sub(last);
+            let lost_after = running.load().store.serve_cached_for;
+            last == i64::MIN || u128::try_from(lost_for).unwrap_or(0) <= lost_after.as_millis()
+        });
+        let (silence, latch) = (Silence::default(), Some(latch));
+        Pulse { store, clock, metrics, readiness, seen, answered_at, silence, latch }
+    }
+}
+
+impl Work for Pulse {
+    async fn run(&mut self) -> Ended {
+        let answered = self.store.ping().await;
+        self.metrics.store_reachable(answered.is_ok());
+        self.seen.looked(answered.is_ok(), self.clock.now());
+        match answered {
+            Ok(()) => {
+                self.readiness.note("store", None);
+                if let Some(failures) = self.silence.answered() {
+                    tracing::info!(failures, "the store answers again");
+                }
+                self.answered_at.store(millis(self.clock.as_ref()), Ordering::Relaxed);
+                if let Some(latch) = self.latch.take() {
+                    latch.release();
+                }
+                Ok(())
+            }
+            Err(error) => {
+                let cause = error.to_string();
+                self.readiness.note("store", Some(&cause));
+                if let Some(failures) = self.silence.failed(&cause, self.clock.monotonic()) {
+                    tracing::warn!(error = cause, failures, "the store does not answer");
+                }
+                Err(cause)
+            }
+        }
+    }
+
+    fn pause(&self) -> Option<Duration> {
+        self.latch.is_some().then_some(FIRST_PING)
+    }
+}
+
+fn millis(clock: &dyn Clock) -> i64 {
+    i64::try_from(clock.monotonic().as_millis()).unwrap_or(i64::MAX)
+}
