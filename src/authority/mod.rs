@@ -5,8 +5,9 @@
 //! Invariants:
 //! 1. Every authorize request has PKCE S256, `state` and `nonce`; nothing is retried without them.
 //! 2. An identity leaves this room only after its `id_token` was fully validated.
-//! 3. Every failure leaves with a [`Disposition`](crate::domain::verdict::Disposition); only the table in
-//!    `classify` decides it.
+//! 3. Every failure leaves with a [`Disposition`](crate::domain::verdict::Disposition). For a refusal of
+//!    the authority only the table in `classify` decides it. Where there is no answer, or one that breaks a
+//!    rule of ours, the client decides it, and never as a verdict on the grant.
 //! 4. No redirect is followed, no answer is read beyond its cap, and every call ends by its timeout.
 //!
 //! The one hard problem: telling the authority's verdict on a grant from all the ways a call can go wrong.

@@ -4,9 +4,9 @@
 //! [`ConfigErrors`], which lists every mistake at once with its file, line, column, key and nearest known
 //! key.
 //!
-//! May know: the text, its path and the environment, which are all arguments, and values of `domain`. It
-//! opens no socket and reads no clock, and knows no other room; each room takes its own section from the
-//! [`Config`].
+//! May know: the text, its path and the environment, which are all arguments; values of `domain`, the rules
+//! of `policy` and the reader of `secret_file`. It opens no socket and reads no clock, and knows no other
+//! room: each room takes its own section from the [`Config`].
 //!
 //! Invariants:
 //! 1. One table, `spec`, has the name of every key, its kind, its default and its line of documentation. The
