@@ -25,9 +25,8 @@ pub(super) fn renewed(
     now: Timestamp,
 ) -> Connection {
     let granted =
-        granted_after(naming, &before.profile.scopes_granted, want.resource.as_deref(), &answer.scopes);
-    let mut profile = before.profile.clone();
-    profile.attempts.extend(attempts);
+        granted_after(naming, before.profile.scopes_granted(), want.resource.as_deref(), &answer.scopes);
+    let profile = before.profile.clone().remembering(attempts);
     let profile = profile.refreshed(Some(granted), &answer.remarks, now);
     let mut token = held_token(answer, want.resource.clone());
     if let Some(claims) = &want.claims {
@@ -95,9 +94,9 @@ pub(crate) fn granted_after(
 /// where the authority does not list them among the granted ones (Entra leaves out `offline_access`).
 pub(super) fn scopes_to_ask(naming: &ScopeNaming, connection: &Connection, want: &Want) -> ScopeSet {
     let words = |words: &[String]| naming.scopes_lossy(words.iter().map(String::as_str));
-    let mut scopes = words(&connection.profile.scopes_granted).of_resource(want.resource.as_deref());
+    let mut scopes = words(connection.profile.scopes_granted()).of_resource(want.resource.as_deref());
     if matches!(naming, ScopeNaming::Entra { .. }) {
-        for scope in words(&connection.profile.scopes_requested).iter().filter(|scope| scope.is_openid()) {
+        for scope in words(connection.profile.scopes_requested()).iter().filter(|scope| scope.is_openid()) {
             scopes.insert(scope.clone());
         }
     }
@@ -144,7 +143,7 @@ pub(super) fn place(stored: &Connection, grant: Option<&Grant>, ours: &Unstored)
     // since.
     let is_nothing_new = !is_rotated && !theirs.is_before(&ours_is);
     // A verdict that destroyed the grant leaves only its place to compare.
-    let is_destroyed = stored.profile.grant_destroyed && theirs == used;
+    let is_destroyed = stored.profile.grant_destroyed() && theirs == used;
     let has_used = has(&ours.used) || is_destroyed;
     if theirs.is_before(&used) || (has_used && !is_nothing_new) { Place::OnTop } else { Place::Nowhere }
 }
@@ -153,9 +152,9 @@ pub(super) fn place(stored: &Connection, grant: Option<&Grant>, ours: &Unstored)
 pub(super) fn on_top(mut ours: Connection, theirs: Connection) -> Connection {
     let succeeds = theirs.grant_place().is_before(&ours.grant_place());
     ours.tokens = newest_of_each(&theirs.tokens, std::mem::take(&mut ours.tokens), succeeds);
-    if theirs.profile.status == Status::Paused {
+    if theirs.profile.status() == Status::Paused {
         // An answer does not undo what an operator did meanwhile.
-        ours.profile.status = Status::Paused;
+        ours.profile = ours.profile.paused();
     }
     ours
 }

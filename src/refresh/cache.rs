@@ -38,7 +38,7 @@ pub(super) fn put(
     let answer = at.state().memory.answer_on_top_of(connection).map(|answer| answer.connection.clone());
     let is_answer = answer.is_some();
     let connection = answer.unwrap_or_else(|| connection.clone());
-    let words = connection.profile.scopes_granted.iter().map(String::as_str);
+    let words = connection.profile.scopes_granted().iter().map(String::as_str);
     let granted = authority.scope_naming().scopes_lossy(words);
     let known = Known { held: Held { connection, granted }, is_answer, source, epoch, begun };
     let now = ports.monotonic();

@@ -60,7 +60,7 @@ async fn ask(
             .refresh(RefreshRequest {
                 refresh_token,
                 scopes: &scopes,
-                account: &connection.profile.account,
+                account: connection.profile.account(),
                 claims: want.claims.as_ref().map(Claims::json),
             })
             .await;
@@ -91,9 +91,9 @@ async fn ask(
         Ok(answer) => return Ok((grant.current.clone(), answer)),
         Err(failure) => failure,
     };
-    let tenant = connection.profile.account.tid.as_deref();
+    let tenant = connection.profile.account().tid.as_deref();
     // Personal accounts have been seen to answer bad_token on a good one: ask once more before believing it.
-    if says_dead(&verdict) && connection.profile.account.is_personal() {
+    if says_dead(&verdict) && connection.profile.account().is_personal() {
         ports.sleep(SECOND_OPINION).await;
         not_throttled_since(ports, key, tenant).await?;
         match ask_once(&grant.current).await {

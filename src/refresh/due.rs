@@ -44,12 +44,12 @@ pub fn due_at(
     now: Timestamp,
     jitter: f64,
 ) -> Option<Timestamp> {
-    if profile.grant_destroyed {
+    if profile.grant_destroyed() {
         return None;
     }
-    match profile.status {
+    match profile.status() {
         Status::Paused => None,
-        Status::NeedsReauthorization(_) | Status::Blocked(_) => Some(profile.retry_at.unwrap_or(now)),
+        Status::NeedsReauthorization(_) | Status::Blocked(_) => Some(profile.retry_at().unwrap_or(now)),
         Status::Active => {
             let idle = keep_alive_at(profile, idle_limit, jitter);
             let warm = used_at.is_some_and(|at| now.since(at) < USED_WITHIN);
@@ -73,20 +73,20 @@ fn keep_alive_at(profile: &Profile, idle_limit: Option<Duration>, jitter: f64) -
     let rhythm = idle_limit
         .map_or(KEEP_ALIVE, |limit| (limit / OF_LEARNT_LIMIT).clamp(SHORTEST_KEEP_ALIVE, KEEP_ALIVE));
     // From five sixths to seven sixths, so that what was connected together is not refreshed together.
-    profile.last_refreshed_at.plus(rhythm.mul_f64((5.0 + 2.0 * jitter.clamp(0.0, 1.0)) / 6.0))
+    profile.last_refreshed_at().plus(rhythm.mul_f64((5.0 + 2.0 * jitter.clamp(0.0, 1.0)) / 6.0))
 }
 
 /// Whether a connection fell out of the schedule: it is long past what the schedule would have had done by
 /// now.
 pub fn is_overdue(profile: &Profile, now: Timestamp) -> bool {
-    if profile.grant_destroyed {
+    if profile.grant_destroyed() {
         return false;
     }
-    match profile.status {
+    match profile.status() {
         Status::Paused => false,
         Status::Active => now.since(keep_alive_at(profile, None, 1.0)) > OVERDUE,
         Status::NeedsReauthorization(_) | Status::Blocked(_) => {
-            profile.retry_at.is_none_or(|at| now.since(at) > OVERDUE)
+            profile.retry_at().is_none_or(|at| now.since(at) > OVERDUE)
         }
     }
 }
@@ -106,10 +106,8 @@ mod tests {
 
     fn profile(status: Status, retry_at: Option<i64>) -> Profile {
         let account = Account { iss: "i".into(), sub: "s".into(), tid: None, oid: None, username: None };
-        let mut profile = Profile::connected(account, vec![], vec![], "cli".into(), at(0), None);
-        profile.status = status;
-        profile.retry_at = retry_at.map(at);
-        profile
+        let active = Profile::connected(account, vec![], vec![], "cli".into(), at(0), None);
+        active.of_status(status, retry_at.map(at))
     }
 
     fn token(life: i64, refresh_at: Option<i64>) -> HeldToken {
@@ -152,8 +150,7 @@ mod tests {
             let found = due_at(&profile(status, retry), &tokens, None, used.map(at), limit, at(10), jitter);
             assert_eq!(found, due.map(at), "row {number}");
         }
-        let mut dead = profile(reauth, None);
-        dead.grant_destroyed = true;
+        let dead = profile(Status::Active, None).of_a_dead_grant();
         assert_eq!(due_at(&dead, &[], None, Some(at(0)), None, at(10), 0.5), None);
         assert!(!is_overdue(&dead, at(999 * DAY)));
     }

@@ -49,7 +49,7 @@ pub(super) async fn use_grant(
     (want, permit): (&Want, Option<&CallPermit>),
     lease: Lease,
 ) -> Result<(), Arc<Failure>> {
-    let tenant = seen.loaded.connection.profile.account.tid.clone();
+    let tenant = seen.loaded.connection.profile.account().tid.clone();
     // The time of its last use, where callers use it here. (A connection that the sweep renews is scheduled
     // by the sweep.)
     let used_at = at.state().usage.was_noted().then(|| ports.now());
@@ -92,7 +92,7 @@ async fn usable<'a>(
 ) -> Result<Option<Use<'a>>, Arc<Failure>> {
     let key = at.key;
     let connection = &seen.loaded.connection;
-    let not_called = || ports.breakers.not_called(&key.app, connection.profile.account.tid.as_deref());
+    let not_called = || ports.breakers.not_called(&key.app, connection.profile.account().tid.as_deref());
     let grant = match ports.repository().open_grant(key, &seen.loaded) {
         Ok(Some(grant)) => grant,
         Ok(None) => {
@@ -218,7 +218,7 @@ async fn failed(
     let failure = Arc::new(failure);
     // What was said of a grant is no trouble of the one that took its place meanwhile.
     let sign_in = at.state().memory.sign_in();
-    if sign_in.is_none_or(|sign_in| sign_in == connection.profile.sign_in) {
+    if sign_in.is_none_or(|sign_in| sign_in == connection.profile.sign_in()) {
         note_trouble(ports, at, want, &failure, None);
     }
     warn_of_refusal(at, want, &failure);
@@ -235,11 +235,11 @@ async fn failed(
 /// Weighs a refusal that may say nothing tokenward knows ([`unclear`]).
 fn weigh(ports: &Ports, at: At<'_>, connection: &Connection, failure: AuthorityFailure) -> AuthorityFailure {
     let key = at.key;
-    let sign_in = connection.profile.sign_in;
-    let worked_at = ports.breakers.worked_at(&key.app, connection.profile.account.tid.as_deref());
+    let sign_in = connection.profile.sign_in();
+    let worked_at = ports.breakers.worked_at(&key.app, connection.profile.account().tid.as_deref());
     let is_alive = has_live_token(connection, ports.now());
     let before = at.state().troubles.unclear(sign_in);
-    let status = connection.profile.status;
+    let status = connection.profile.status();
     let weighed = unclear::weigh(before, status, is_alive, worked_at, ports.monotonic(), failure);
     if let Some(count) = weighed.count {
         at.state().troubles.set_unclear(count.map(|count| (sign_in, count)));
@@ -271,11 +271,11 @@ async fn judge(
     let attempt = attempt(verdict, now);
     let Seen { epoch, loaded } = seen;
     let place = loaded.connection.grant_place();
-    let Connection { revision, mut profile, tokens } = loaded.connection;
+    let Connection { revision, profile, tokens } = loaded.connection;
     // What failed before the verdict may be its cause: a lost answer, where a refresh token works only once.
-    profile.attempts.extend(at.state().troubles.attempts().iter().cloned());
+    let profile = profile.remembering(at.state().troubles.attempts().iter().cloned());
     let profile = profile.judged(verdict.disposition, attempt, verdict.claims.clone(), now);
-    let kept = (!profile.grant_destroyed).then_some(&grant);
+    let kept = (!profile.grant_destroyed()).then_some(&grant);
     let begun = ports.monotonic();
     let repository = ports.repository();
     let sealed = repository.seal(key, revision.generation, &profile, &tokens, kept);
@@ -283,11 +283,11 @@ async fn judge(
     match committed {
         Ok(Committed::Done) => {
             tracing::info!(
-                app = %key.app, connection = %key.connection, status = profile.status.as_str(),
-                reason = profile.status.reason(), error_codes = ?verdict.answer.error_codes,
+                app = %key.app, connection = %key.connection, status = profile.status().as_str(),
+                reason = profile.status().reason(), error_codes = ?verdict.answer.error_codes,
                 correlation_id = verdict.answer.correlation_id, "the authority's verdict changed a connection"
             );
-            ports.deps.observer.judged(&key.app, profile.account.tid.as_deref(), profile.status);
+            ports.deps.observer.judged(&key.app, profile.account().tid.as_deref(), profile.status());
             at.state().troubles.take_attempts();
             note_idle_limit(ports, &key.app, &profile).await;
             let connection = Connection { revision: sealed.revision, profile, tokens };

@@ -118,7 +118,7 @@ pub(super) async fn load(ports: &Arc<Ports>, at: At<'_>, epoch: Epoch) -> Result
 
 async fn delete_again(ports: &Ports, at: At<'_>, loaded: &Loaded) -> Result<(), RepositoryError> {
     tracing::warn!(app = %at.key.app, connection = %at.key.connection, "the store lost a delete that it had acknowledged (a failover?); it is deleted again");
-    let sign_in = loaded.connection.profile.sign_in;
+    let sign_in = loaded.connection.profile.sign_in();
     ports.repository().delete_sign_in(at.key, sign_in).await?;
     Ok(())
 }
@@ -134,7 +134,7 @@ async fn store_again(
     let writer = Writer::Again { replaces_grant };
     let repository = ports.repository();
     let known = &recent.held.connection;
-    let committed = if stored.profile.status == Status::Paused && known.profile.status != Status::Paused {
+    let committed = if stored.profile.status() == Status::Paused && known.profile.status() != Status::Paused {
         // An operator who paused the older state means the newer one, too.
         let loaded = Loaded { connection: known.clone(), sealed: StoredConnection::clone(&recent.sealed) };
         let grant = repository.open_grant(at.key, &loaded)?;

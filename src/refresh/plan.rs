@@ -73,7 +73,7 @@ pub fn next<'a>(
     trouble: bool,
     failing: bool,
 ) -> Step<'a> {
-    if profile.status == Status::Paused {
+    if profile.status() == Status::Paused {
         return Step::Refuse(Refusal::Paused);
     }
     if want.scopes.iter().any(|scope| !scope.is_openid() && !granted.contains(scope)) {
@@ -93,7 +93,7 @@ pub fn next<'a>(
     match (freshness, token) {
         (Freshness::Fresh, Some(token)) => {
             // A verdict that may be tried again is, behind the answer: it may have been lifted.
-            let due = token.refresh_at.is_some_and(|at| at <= now) || profile.status != Status::Active;
+            let due = token.refresh_at.is_some_and(|at| at <= now) || profile.status() != Status::Active;
             // (One that was got for a caller's challenge is renewed when that comes again.)
             Step::Serve { token, renew: due && may_try && token.got_for.is_none() }
         }
@@ -174,7 +174,7 @@ pub fn is_refused(token: &HeldToken, want: &Want) -> bool {
 }
 
 fn why_not(profile: &Profile) -> Refusal {
-    match profile.status {
+    match profile.status() {
         Status::NeedsReauthorization(reason) => Refusal::NeedsReauthorization(reason),
         Status::Blocked(reason) => Refusal::Blocked(reason),
         Status::Paused => Refusal::Paused,
@@ -195,11 +195,10 @@ mod tests {
         Timestamp::from_unix_seconds(seconds)
     }
 
-    fn profile(status: Status) -> Profile {
+    fn profile(status: Status, retry_at: Option<i64>) -> Profile {
         let account = Account { iss: "i".into(), sub: "s".into(), tid: None, oid: None, username: None };
-        let mut profile = Profile::connected(account, vec![], vec![], "cli".into(), at(0), None);
-        profile.status = status;
-        profile
+        let active = Profile::connected(account, vec![], vec![], "cli".into(), at(0), None);
+        active.of_status(status, retry_at.map(at))
     }
 
     fn held() -> Vec<HeldToken> {
@@ -264,8 +263,7 @@ mod tests {
             (Status::Paused, 10, None, false, false, "paused"),
         ];
         for (status, now, retry_at, trouble, failing, expected) in rows {
-            let mut profile = profile(status);
-            profile.retry_at = retry_at.map(at);
+            let profile = profile(status, retry_at);
             let granted = want().scopes;
             let tokens = held();
             let step = next(&profile, &granted, &tokens, &want(), at(now), trouble, failing);
@@ -277,7 +275,15 @@ mod tests {
     fn a_scope_that_was_not_granted_is_refused_even_beside_a_valid_token() {
         let step_word = {
             let tokens = held();
-            word(next(&profile(Status::Active), &ScopeSet::default(), &tokens, &want(), at(10), false, false))
+            word(next(
+                &profile(Status::Active, None),
+                &ScopeSet::default(),
+                &tokens,
+                &want(),
+                at(10),
+                false,
+                false,
+            ))
         };
         assert_eq!(step_word, "scope");
     }
@@ -286,7 +292,7 @@ mod tests {
     fn a_reported_token_is_renewed_once_and_an_old_report_gets_what_is_held() {
         let granted = want().scopes;
         let tokens = held();
-        let active = profile(Status::Active);
+        let active = profile(Status::Active, None);
         let reporting = |digest: &str| Want { rejected: Some(digest.into()), ..want() };
         let step =
             |want: &Want, trouble| word(next(&active, &granted, &tokens, want, at(10), trouble, trouble));
@@ -304,7 +310,7 @@ mod tests {
     #[test]
     fn a_challenge_is_answered_once_for_all_who_bring_it() {
         let granted = want().scopes;
-        let active = profile(Status::Active);
+        let active = profile(Status::Active, None);
         let claims = |context| Want { claims: Some(step_up(context)), ..want() };
         let mut tokens = held();
         let step = |tokens: &[HeldToken], want: &Want| {
@@ -400,7 +406,7 @@ mod tests {
         let granted = want().scopes;
         let mut tokens = held();
         tokens[0].refresh_at = Some(at(1800));
-        let active = profile(Status::Active);
+        let active = profile(Status::Active, None);
         assert_eq!(word(next(&active, &granted, &tokens, &want(), at(1799), false, false)), "serve");
         assert_eq!(
             word(next(&active, &granted, &tokens, &want(), at(1800), false, false)),

@@ -64,7 +64,7 @@ async fn renew(
             token.freshness(now, want.min_ttl) == Freshness::Fresh
                 && !plan::is_refused(token, want)
                 && token.refresh_at.is_none_or(|at| at > now)
-                && connection.profile.status == Status::Active
+                && connection.profile.status() == Status::Active
         })
     };
     let may_try = |connection: &Connection| connection.profile.may_try(ports.now());
@@ -98,9 +98,9 @@ async fn try_now(ports: &Arc<Ports>, at: At<'_>, permit: Option<CallPermit>) -> 
     let loaded = load(ports, at, epoch).await?;
     let want = plain_want(primary_resource(ports, at.key, &loaded.connection));
     let is_usable = |connection: &Connection| {
-        connection.profile.status != Status::Paused && !connection.profile.grant_destroyed
+        connection.profile.status() != Status::Paused && !connection.profile.grant_destroyed()
     };
-    let tenant = loaded.connection.profile.account.tid.as_deref();
+    let tenant = loaded.connection.profile.account().tid.as_deref();
     for _ in 1..TRIES_NOW {
         let outcome = with_lease(ports, at, &want, permit.as_ref(), is_usable).await;
         // While one connection tries for all of its tenant the others wait for that; it does not take long.
@@ -131,7 +131,7 @@ pub(super) async fn renew_due(
             return Err(failure);
         }
     };
-    let tenant = loaded.connection.profile.account.tid.clone();
+    let tenant = loaded.connection.profile.account().tid.clone();
     learn_idle_limit(ports, &key.app, tenant.as_deref().unwrap_or_default()).await;
     let want = plain_want(primary_resource(ports, key, &loaded.connection));
     let is_due = |connection: &Connection| {

@@ -33,7 +33,7 @@ pub(super) async fn schedule(ports: &Ports, key: &ConnectionKey, due_at: Option<
 /// Schedules a connection that its user's sign-in is about to make: somebody will use it.
 pub(super) async fn expect(ports: &Ports, key: &ConnectionKey, profile: &Profile, tokens: &[HeldToken]) {
     let connection = Connection {
-        revision: Revision { sign_in: profile.sign_in, generation: 0, nonce: [0; 16] },
+        revision: Revision { sign_in: profile.sign_in(), generation: 0, nonce: [0; 16] },
         profile: profile.clone(),
         tokens: tokens.to_vec(),
     };
@@ -53,7 +53,7 @@ pub(super) fn due_of(
     used_at: Option<Timestamp>,
     jitter: f64,
 ) -> Option<Timestamp> {
-    let tenant = connection.profile.account.tid.clone().unwrap_or_default();
+    let tenant = connection.profile.account().tid.clone().unwrap_or_default();
     let limit = ports.idle_limits.of(&key.app, tenant);
     let resource = primary_resource(ports, key, connection);
     let now = ports.now();
@@ -68,7 +68,7 @@ pub(super) fn primary_resource(
 ) -> Option<String> {
     let authority = ports.authority(&key.app)?;
     let naming = authority.scope_naming();
-    let granted = naming.scopes_lossy(connection.profile.scopes_granted.iter().map(String::as_str));
+    let granted = naming.scopes_lossy(connection.profile.scopes_granted().iter().map(String::as_str));
     naming.primary_resource(&granted)
 }
 
@@ -98,11 +98,12 @@ pub(super) async fn learn_idle_limit(ports: &Ports, app: &AppName, tenant: &str)
 /// more often from now on.
 pub(super) async fn note_idle_limit(ports: &Ports, app: &AppName, profile: &Profile) {
     let now = ports.now();
-    let lasted = now.since(profile.last_refreshed_at);
-    if profile.status != Status::NeedsReauthorization(ReauthReason::GrantExpired) || !IDLE.contains(&lasted) {
+    let lasted = now.since(profile.last_refreshed_at());
+    if profile.status() != Status::NeedsReauthorization(ReauthReason::GrantExpired) || !IDLE.contains(&lasted)
+    {
         return;
     }
-    let tenant = profile.account.tid.clone().unwrap_or_default();
+    let tenant = profile.account().tid.clone().unwrap_or_default();
     learn_idle_limit(ports, app, &tenant).await;
     if !ports.idle_limits.note(app, tenant.clone(), lasted) {
         return;

@@ -171,7 +171,7 @@ fn known_trouble(
 
 /// Whether the last try may have used the refresh token up, at an authority where it must not be used again.
 fn must_wait(ports: &Ports, key: &ConnectionKey, held: &Held, trouble: &Trouble) -> bool {
-    let is_of_this = trouble.about.is_none_or(|about| about == held.connection.profile.last_refreshed_at);
+    let is_of_this = trouble.about.is_none_or(|about| about == held.connection.profile.last_refreshed_at());
     trouble.failure.is_unsettled() && is_of_this && must_not_replay(ports, key, &held.connection)
 }
 
@@ -289,7 +289,7 @@ fn refused<E>(failure: &Failure) -> Refused<E> {
 /// Why the plan has no token for a request.
 fn why<E>(refusal: Refusal, held: &Held, want: &Want, failure: Option<Arc<Failure>>) -> Refused<E> {
     let profile = &held.connection.profile;
-    let answer = || profile.last_error.as_ref().map(|attempt| attempt.answer.clone()).unwrap_or_default();
+    let answer = || profile.last_error().map(|attempt| attempt.answer.clone()).unwrap_or_default();
     match refusal {
         Refusal::Paused => Refused::Paused,
         Refusal::ScopeNotGranted => {

@@ -284,7 +284,7 @@ async fn tenant_of(ports: &Ports, due: &Due) -> Result<Option<Option<String>>, S
         return Ok(None);
     }
     match ports.repository().load(&due.key).await {
-        Ok(Some(loaded)) => Ok(Some(loaded.connection.profile.account.tid)),
+        Ok(Some(loaded)) => Ok(Some(loaded.connection.profile.account().tid.clone())),
         Ok(None) => {
             ports.repository().schedule(&due.key, None).await?;
             Ok(None)

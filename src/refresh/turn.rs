@@ -50,7 +50,7 @@ pub(super) async fn with_lease(
         if !needed(&loaded.connection) {
             return Ok(Some(loaded.connection));
         }
-        let tenant = profile.account.tid.as_deref();
+        let tenant = profile.account().tid.as_deref();
         let monotonic = ports.monotonic();
         // A holder that lives prolongs its lease, one that died loses it: both are seen within this time.
         if monotonic.saturating_sub(begun) > ports.settings().lease * 2 {

@@ -254,7 +254,7 @@ impl Memory {
     /// resumed the grant is the one that the answer succeeds.
     pub(in crate::refresh) fn answer_on_top_of(&self, stored: &Connection) -> Option<&Unstored> {
         self.answer.in_journal().filter(|unstored| {
-            let is_as_before = stored.profile.status == Status::Active
+            let is_as_before = stored.profile.status() == Status::Active
                 && stored.grant_place() == unstored.connection.grant_place().before();
             unstored.expected == stored.revision || is_as_before
         })
@@ -267,7 +267,7 @@ impl Memory {
         let is_rotated = unstored.grant.current != unstored.used;
         let is_beside = unstored.expected != stored.revision
             && unstored.connection.grant_place() == stored.grant_place()
-            && stored.profile.status == Status::Active;
+            && stored.profile.status() == Status::Active;
         let is_cached = self.cached_revision() == Some(unstored.sealed.revision);
         (is_rotated && is_beside && is_cached).then_some(&unstored.used)
     }
@@ -283,7 +283,7 @@ impl Memory {
                 // answer proves wrong.
                 let used = unstored.connection.grant_place().before();
                 let is_judged =
-                    matches!(stored.profile.status, Status::NeedsReauthorization(_) | Status::Blocked(_));
+                    matches!(stored.profile.status(), Status::NeedsReauthorization(_) | Status::Blocked(_));
                 let place = stored.grant_place();
                 place.is_before(&used) || (place == used && is_judged)
             });
@@ -405,7 +405,7 @@ impl Memory {
         if self.is_ahead_of(&held.connection, now) {
             return Caching::Dropped;
         }
-        let sign_in = held.connection.profile.sign_in;
+        let sign_in = held.connection.profile.sign_in();
         let replaces_sign_in = self.sign_in.is_some_and(|before| before != sign_in);
         self.sign_in = Some(sign_in);
         let held = Arc::new(held);
@@ -490,7 +490,7 @@ impl Memory {
     pub(in crate::refresh) fn forget(&mut self, is_over: impl Fn(&SignIn) -> bool) -> Option<Revision> {
         self.epoch = self.epoch.next();
         self.is_outdated = true;
-        let over = |connection: &Connection| is_over(&connection.profile.sign_in);
+        let over = |connection: &Connection| is_over(&connection.profile.sign_in());
         if self.cached().is_some_and(|held| over(&held.connection)) {
             self.cached = Cached::Nothing;
         }

@@ -87,7 +87,7 @@ impl Remembered {
 
     /// Whether a remembered delete meant `stored`: its sign-in, or a later one.
     fn was_deleted(&self, stored: &Connection, now: Duration) -> bool {
-        let (sign_in, connected_at) = (stored.profile.sign_in, stored.profile.connected_at);
+        let (sign_in, connected_at) = (stored.profile.sign_in(), stored.profile.connected_at());
         self.deleted.iter().any(|deleted| {
             let is_earlier = sign_in.number < deleted.sign_in.number && connected_at <= deleted.at;
             now < deleted.until && (sign_in == deleted.sign_in || is_earlier)

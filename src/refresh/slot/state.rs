@@ -31,7 +31,7 @@ pub(in crate::refresh) struct State {
 impl State {
     /// When the cached connection's grant last worked: what a failed try is about.
     pub(in crate::refresh) fn about(&self) -> Option<Timestamp> {
-        self.memory.cached().map(|held| held.connection.profile.last_refreshed_at)
+        self.memory.cached().map(|held| held.connection.profile.last_refreshed_at())
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::held::Held;
-use crate::domain::connection::{Attempt, Profile};
+use crate::domain::connection::Attempt;
 use crate::domain::token::HeldToken;
 use crate::store::StoredConnection;
 
@@ -67,18 +67,18 @@ pub(in crate::refresh) fn of(held: Option<&Held>, remembered: Option<(&Held, &St
 }
 
 fn of_held(held: &Held) -> usize {
-    let Profile { account, scopes_granted, scopes_requested, attempts, pending_claims, .. } =
-        &held.connection.profile;
+    let profile = &held.connection.profile;
+    let account = profile.account();
     let words = |scopes: &[String]| scopes.iter().map(|scope| scope.len() + OF_A_SCOPE / 2).sum::<usize>();
     let names = account.username.as_ref().map_or(0, String::len) + account.iss.len() + account.sub.len();
-    let attempts: usize = attempts.iter().map(of_attempt).sum();
+    let attempts: usize = profile.attempts().iter().map(of_attempt).sum();
     let tokens: usize = held.connection.tokens.iter().map(of_token).sum();
     size_of::<Held>()
-        + 2 * words(scopes_granted)
-        + words(scopes_requested)
+        + 2 * words(profile.scopes_granted())
+        + words(profile.scopes_requested())
         + names
         + attempts
-        + pending_claims.as_ref().map_or(0, String::len)
+        + profile.pending_claims().map_or(0, str::len)
         + tokens
 }
 

@@ -28,9 +28,9 @@ fn sign_in(number: u64) -> SignIn {
 fn state(number: u64, renewals: u64, generation: u64) -> Connection {
     let account = Account { iss: "i".into(), sub: "s".into(), tid: None, oid: None, username: None };
     let connected_at = wall(1000 * i64::try_from(number).expect("small"));
-    let mut profile = Profile::connected(account, vec![], vec![], "cli".into(), connected_at, None);
-    profile.sign_in = sign_in(number);
-    profile.renewals = renewals;
+    let profile = Profile::connected(account, vec![], vec![], "cli".into(), connected_at, None);
+    let profile = (0..renewals).fold(profile, |profile, _| profile.grant_replaced(vec![]));
+    let profile = profile.of_sign_in(sign_in(number));
     let nonce = [u8::try_from(generation).expect("small"); 16];
     let revision = Revision { sign_in: sign_in(number), generation, nonce };
     Connection { revision, profile, tokens: vec![] }
@@ -48,7 +48,7 @@ fn sealed(connection: &Connection) -> StoredConnection {
 
 /// The answer that succeeds `before`.
 fn answer_to(before: &Connection) -> Unstored {
-    let place = before.profile.renewals + 1;
+    let place = before.profile.renewals() + 1;
     let connection = state(before.revision.sign_in.number, place, before.revision.generation + 1);
     Unstored {
         lease: LeaseNonce([0; 16]),
@@ -261,9 +261,8 @@ fn an_answer_in_memory_is_not_shown_and_one_in_the_journal_is() {
 fn what_is_served_while_a_journaled_answer_waits() {
     let before = state(1, 3, 5);
     let with = |status: Status, generation: u64| {
-        let mut other = state(1, 3, generation);
-        other.profile.status = status;
-        other
+        let other = state(1, 3, generation);
+        Connection { profile: other.profile.of_status(status, None), ..other }
     };
     let rows = [
         ("what it succeeds", before.clone(), true),
