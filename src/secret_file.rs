@@ -145,7 +145,7 @@ pub enum SecretFileError {
     },
     /// It should be text, and contains characters added by copying.
     #[error(
-        "the secret file {} contains {odd}, probably from copying; write the secret to it again without \
+        "the secret file {} holds {odd}, probably from copying; write the secret to it again without \
          that",
         path.display()
     )]

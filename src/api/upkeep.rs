@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::authority::CredentialReport;
 use crate::broker::Refusal;
+pub use crate::broker::credentials::{Heard, Verified};
 use crate::broker::replicas::Replica;
 use crate::domain::choice::{Choice, View};
 use crate::domain::id::AppName;
@@ -27,28 +28,6 @@ pub struct Reloaded {
     pub not_fetched: Vec<String>,
     /// Apps whose secrets stay here because their token host is another one now, one line each, with what to do.
     pub held_back: Vec<String>,
-}
-
-/// What was heard of a credential when the authority was asked about it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verified {
-    /// The credential.
-    pub label: String,
-    /// What.
-    pub heard: Heard,
-}
-
-/// An answer about a credential, or why there is none.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
-    /// The authority takes it.
-    Accepted,
-    /// Asking proves nothing, and it took it in a user's request then, not long ago.
-    AcceptedInUse(Timestamp),
-    /// It rejects it: why.
-    Rejected(String),
-    /// There was no answer, or one about something else.
-    Unknown(String),
 }
 
 /// A secret and when it ends.

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::reading::{By, Findings, credentials, public_file};
+use super::findings::{By, Findings};
+use super::reading::{credentials, public_file};
 use crate::authority::{
     AppHosts, AssertionAudience, AuthorityConfig, AuthorityConfigError, AuthorityParts, ClientCredential,
     OpenIdAuthority, Outbound, Provider, ResponseMode, Roots, SecretMethod,
@@ -27,7 +28,7 @@ pub(super) struct Installed {
 }
 
 impl Installed {
-    pub(super) fn has_credentials(&self) -> bool {
+    fn has_credentials(&self) -> bool {
         !self.authority.credentials().is_empty()
     }
 }
@@ -62,7 +63,8 @@ pub(super) fn prepare(
         };
         let installed = authority(&key, &app_name, app, config, &outbound, by, before, findings);
         let is_entra = installed.as_ref().is_some_and(|one| one.authority.provider() == Provider::Entra);
-        let credentials = credentials::read(&key, &app_name, app, is_entra, secrets, by, before, findings);
+        let had_one = before.get(&app_name).is_some_and(Installed::has_credentials);
+        let credentials = credentials::read(&key, app, is_entra, secrets, by, had_one, findings);
         let built = installed.and_then(|installed| {
             let redirect_uri = config.redirect_uri(name).expect("the app is in the configuration");
             Some((build(&key, &app_name, app, redirect_uri, &installed, findings)?, installed))
@@ -172,6 +174,7 @@ fn build(
         })
         .ok()?;
     Some(App {
+        credentials: authority.clone(),
         tenants: match authority.provider() {
             Provider::Entra => app.tenants.clone(),
             Provider::OpenId => Tenants::Everyone,

@@ -3,13 +3,60 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use super::apps::PreparedApps;
-use super::reading::{By, Findings};
-use crate::callers::{CallerSetup, Callers, CallersError, UnixUser, key_file};
+use super::findings::{By, Findings};
+use crate::callers::{CallerSetup, Callers, CallersError, KeyUse, LiveCallers, UnixUser, key_file};
 use crate::config::{self, Authenticate, Config, RuleConfig};
 use crate::domain::id::{AppName, CallerName};
-use crate::keyring::Keyring;
+use crate::domain::time::Clock;
+use crate::keyring::{Hashed, Keyring};
 use crate::policy::{CallerPolicy, Pattern, Rule, RuleScopes};
+
+/// The callers and admins in force.
+pub(super) struct Roster {
+    pub(super) callers: LiveCallers,
+    pub(super) admins: LiveCallers,
+}
+
+impl Roster {
+    pub(super) fn new(callers: Callers, admins: Callers) -> Self {
+        let live = |callers| Arc::new(ArcSwap::from_pointee(callers));
+        Roster { callers: live(callers), admins: live(admins) }
+    }
+
+    /// Puts these in the place of those in force, with what is known of those that stay.
+    pub(super) fn succeed_by(&self, callers: Callers, admins: Callers) {
+        self.callers.store(Arc::new(callers.succeeding(&self.callers.load())));
+        self.admins.store(Arc::new(admins.succeeding(&self.admins.load())));
+    }
+
+    /// Has the files of API keys looked at. Where they do not answer, what was known of them is used on.
+    pub(super) async fn look_at_key_files(&self, clock: &dyn Clock) {
+        for of_these in [self.callers.load_full(), self.admins.load_full()] {
+            of_these.check_key_files(clock).await;
+        }
+    }
+
+    /// Every API key, with when it was used last.
+    pub(super) fn key_uses(&self) -> Vec<KeyUse> {
+        let mut uses = self.callers.load().key_uses();
+        uses.extend(self.admins.load().key_uses());
+        uses
+    }
+
+    /// The sealing keys that API keys in lines from before 0.2 need, as the files are now, each with the names of those API keys.
+    pub(super) async fn sealing_keys_in_use(&self, clock: &dyn Clock) -> Hashed {
+        self.look_at_key_files(clock).await;
+        let now = clock.now();
+        let mut hashed = self.callers.load().sealing_keys_in_use(now);
+        for (id, names) in self.admins.load().sealing_keys_in_use(now) {
+            hashed.entry(id).or_default().extend(names);
+        }
+        hashed
+    }
+}
 
 /// Callers and admins.
 type Both = (Callers, Callers);

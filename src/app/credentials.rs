@@ -1,96 +1,53 @@
-//! Client credentials beside the requests: each is proven before users' refreshes depend on it, and shown.
+//! Client credentials beside the requests: the broker proves them, and here they are shown.
 
-use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::foresight::{Secret, Warnings};
 use super::jobs::{Ended, Work, ended};
-use super::reload::Reloader;
 use crate::authority::CredentialReport;
+use crate::broker::Broker;
 use crate::domain::id::AppName;
-use crate::domain::task::Tasks;
-use crate::domain::time::Timestamp;
+use crate::domain::time::{Clock, Timestamp};
 use crate::telemetry::metrics::Metrics;
 
-/// How often it is looked whether one is to be proven, and how they stand.
+/// How often credentials are looked at.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
 
 type Label = (AppName, String);
 
-/// Follows operators' choices, proves credentials and shows them. An authority that hangs holds up no other's, and a store that
-/// does not answer no showing.
+/// Has credentials proven, shows them, and tells the other replicas. A store that does not answer holds up no showing.
 pub(super) struct ClientCredentials {
-    reloader: Arc<Reloader>,
+    broker: Arc<Broker>,
+    clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
-    under_way: UnderWay,
     shown: BTreeSet<Label>,
     warnings: Warnings,
 }
 
 impl ClientCredentials {
-    pub(super) fn new(reloader: Arc<Reloader>, metrics: Arc<Metrics>) -> Self {
-        let (under_way, shown, warnings) = (UnderWay::default(), BTreeSet::new(), Warnings::default());
-        ClientCredentials { reloader, metrics, under_way, shown, warnings }
-    }
-
-    /// Each app in a task of its own.
-    fn prove(&self) {
-        for (app, installed) in self.reloader.authorities.load().iter() {
-            if let Some(turn) = self.under_way.begin(app) {
-                let (authority, reloader) = (installed.authority.clone(), self.reloader.clone());
-                let prove = async move {
-                    reloader.follow_choices(&turn.app, &authority).await;
-                    if authority.prove_credentials().await {
-                        reloader.engine.app_is_mended(&turn.app);
-                    }
-                };
-                self.reloader.tasks.spawn("prove client credentials", Box::pin(prove));
-            }
-        }
+    pub(super) fn new(broker: Arc<Broker>, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Self {
+        ClientCredentials { broker, clock, metrics, shown: BTreeSet::new(), warnings: Warnings::default() }
     }
 }
 
 impl Work for ClientCredentials {
     async fn run(&mut self) -> Ended {
-        self.prove();
-        let (credentials, now) = (self.reloader.credentials(), self.reloader.ports.clock.now());
+        self.broker.look_after_credentials();
+        let (credentials, now) = (self.broker.client_credentials(), self.clock.now());
         let shown = std::mem::take(&mut self.shown);
         self.shown = show_credentials(&credentials, &self.metrics, shown, &mut self.warnings, now);
         let views = |reports: &Vec<CredentialReport>| reports.iter().map(|one| one.view(now)).collect();
         let said = credentials.iter().map(|(app, reports)| (app.clone(), views(reports))).collect();
-        if self.reloader.broker.say_of_credentials(said) {
-            let reported = self.reloader.broker.report().await;
-            if let Err(error) = &reported {
-                tracing::debug!(%error, "other replicas could not be told of client credentials");
-            }
-            return ended(reported);
+        if !self.broker.say_of_credentials(said) {
+            return Ok(());
         }
-        Ok(())
-    }
-}
-
-/// The apps whose authority is being asked.
-#[derive(Clone, Default)]
-struct UnderWay(Arc<Mutex<BTreeSet<AppName>>>);
-
-/// An app's turn; over when this goes, however it goes.
-struct Turn {
-    app: AppName,
-    under_way: UnderWay,
-}
-
-impl UnderWay {
-    fn begin(&self, app: &AppName) -> Option<Turn> {
-        let is_free = self.0.lock().insert(app.clone());
-        is_free.then(|| Turn { app: app.clone(), under_way: self.clone() })
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.under_way.0.lock().remove(&self.app);
+        let reported = self.broker.report().await;
+        if let Err(error) = &reported {
+            tracing::debug!(%error, "other replicas could not be told of client credentials");
+        }
+        ended(reported)
     }
 }
 
@@ -126,15 +83,4 @@ fn show_credentials(
         warnings.look(Secret::ClientCredential(app.clone(), label.clone()), None, now);
     }
     there
-}
-
-impl Reloader {
-    /// What is known of every app's client credentials.
-    pub(super) fn credentials(&self) -> BTreeMap<AppName, Vec<CredentialReport>> {
-        let now = self.ports.clock.now();
-        let report = |(app, installed): (&AppName, &super::apps::Installed)| {
-            (app.clone(), installed.authority.credentials().report(now))
-        };
-        self.authorities.load().iter().map(report).collect()
-    }
 }

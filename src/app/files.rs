@@ -4,8 +4,14 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::config::{Config, CredentialKind, Listener};
+use parking_lot::Mutex;
+
+use super::environment::{Environment, Source};
+use super::findings::By;
+use super::process::Process;
+use crate::config::{self, Config, ConfigErrors, CredentialKind, Listener, Loaded, Mistake};
 
 /// What a file looked like: another one is another content, or may be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,23 +29,81 @@ enum Look {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Looks(BTreeMap<PathBuf, Look>);
 
-impl Looks {
-    /// How the configuration's own file and all those that it names, and that a reload reads, look now.
-    pub(super) fn of(path: &Path, config: &Config) -> Self {
-        let paths = std::iter::once(path.to_owned()).chain(read_by_a_reload(config));
-        Looks(paths.map(|path| (path.clone(), look(&path, 1))).collect())
+/// The configuration's file and all files that it names, with how they looked before they were read for the last time.
+pub(super) struct WatchedFiles {
+    source: Source,
+    environment: Environment,
+    read: Mutex<Looks>,
+    /// Held by the one reading under way.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl WatchedFiles {
+    /// For before anything is read: a change from here on is seen.
+    pub(super) fn new(source: Source, environment: Environment, config: &Config) -> Self {
+        let read = Mutex::new(Looks::of(&source.path, config));
+        WatchedFiles { source, environment, read, turn: Arc::default() }
+    }
+
+    pub(super) fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    /// What a start reads with.
+    pub(super) fn by<'a>(&'a self, process: &'a Process) -> By<'a> {
+        By { environment: &self.environment, ports: &process.ports, metrics: &process.metrics }
+    }
+
+    /// Waits until nobody else reads.
+    pub(super) async fn turn(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        self.turn.clone().lock_owned().await
+    }
+
+    /// Reads the configuration. Each file is looked at before it is read: a change from here on is seen. So are the files of
+    /// `running`, for another configuration that cannot be read.
+    pub(super) fn load(&self, running: &Config) -> Result<Loaded, ConfigErrors> {
+        let path = &self.source.path;
+        let of_configuration = Looks::of_configuration(path);
+        *self.read.lock() = of_configuration.clone().and(Looks::of(path, running));
+        let loaded = config::load_file(path, &self.source.variables)?;
+        *self.read.lock() =
+            of_configuration.and(Looks::of(path, &loaded.config)).and(Looks::of(path, running));
+        Ok(loaded)
+    }
+
+    /// How they look now.
+    pub(super) fn look(&self, config: &Config) -> Looks {
+        Looks::of(&self.source.path, config)
+    }
+
+    /// Whether the files were read as they look now, for a reload that was taken up or refused.
+    pub(super) fn has_read(&self, now: &Looks) -> bool {
+        now.are_in(&self.read.lock())
+    }
+
+    /// Warns of what was found in them.
+    pub(super) fn say(&self, warnings: &[Mistake]) {
+        for warning in warnings {
+            tracing::warn!(config = %self.source.path.display(), "{warning}");
+        }
     }
 }
 
 impl Looks {
+    /// How the configuration's own file and all those that it names, and that a reload reads, look now.
+    fn of(path: &Path, config: &Config) -> Self {
+        let paths = std::iter::once(path.to_owned()).chain(read_by_a_reload(config));
+        Looks(paths.map(|path| (path.clone(), look(&path, 1))).collect())
+    }
+
     /// How the configuration's own file looks now.
-    pub(super) fn of_configuration(path: &Path) -> Self {
+    fn of_configuration(path: &Path) -> Self {
         Looks(BTreeMap::from([(path.to_owned(), look(path, 1))]))
     }
 
     /// These, and of files that are not among these how they look to the other.
     #[must_use]
-    pub(super) fn and(mut self, other: Looks) -> Self {
+    fn and(mut self, other: Looks) -> Self {
         for (path, look) in other.0 {
             self.0.entry(path).or_insert(look);
         }
@@ -47,7 +111,7 @@ impl Looks {
     }
 
     /// Whether each of these files looks as it does to the other.
-    pub(super) fn are_in(&self, other: &Looks) -> bool {
+    fn are_in(&self, other: &Looks) -> bool {
         self.0.iter().all(|(path, look)| other.0.get(path) == Some(look))
     }
 }

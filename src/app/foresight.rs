@@ -6,18 +6,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use tokio::task::JoinError;
 
+use super::files::WatchedFiles;
+use super::in_force::InForce;
 use super::jobs::{Ended, Work};
-use super::reading::public_file;
-use super::reload::Reloader;
+use super::process::Process;
+use super::reading::public_file::{self, ends};
 use crate::api::upkeep::Ending;
+use crate::broker::Broker;
 use crate::config::{StoreBackend, StoreConfig};
 use crate::domain::expiry::{Warned, warning};
 use crate::domain::id::{AppName, CallerName};
-use crate::domain::time::Timestamp;
+use crate::domain::time::{Clock, Timestamp};
 use crate::secret_file::SecretReader;
+use crate::telemetry::metrics::Metrics;
 
 /// How often it is looked when they end. Days matter, and API keys' time of last use is a minute old at most.
 pub(super) const LOOK: Duration = Duration::from_secs(60);
@@ -76,111 +79,122 @@ fn say(secret: &Secret, days: u32) {
     }
 }
 
-/// Looks at API keys, listeners' certificates and those for the store.
-pub(super) struct Expiries {
-    reloader: Arc<Reloader>,
-    warnings: Warnings,
-    keys: BTreeSet<(CallerName, String)>,
+/// Knows every secret that ends.
+pub(super) struct Foresight {
+    in_force: Arc<InForce>,
+    files: Arc<WatchedFiles>,
+    broker: Arc<Broker>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
 }
 
-impl Expiries {
-    pub(super) fn new(reloader: Arc<Reloader>) -> Self {
-        Expiries { reloader, warnings: Warnings::default(), keys: BTreeSet::new() }
-    }
-}
-
-impl Work for Expiries {
-    async fn run(&mut self) -> Ended {
-        let Expiries { reloader, warnings, keys } = self;
-        reloader.look_at_api_key_files().await;
-        *keys = reloader.look_at_api_keys(std::mem::take(keys), warnings);
-        reloader.look_at_certificates(warnings).await
-    }
-}
-
-impl Reloader {
-    /// Those that are gone take their series with them. Gives those that there are now.
-    fn look_at_api_keys(
-        &self,
-        before: BTreeSet<(CallerName, String)>,
-        warnings: &mut Warnings,
-    ) -> BTreeSet<(CallerName, String)> {
-        let now = self.ports.clock.now();
-        let mut uses = self.callers.load().key_uses();
-        uses.extend(self.admins.load().key_uses());
-        let there: BTreeSet<_> = uses.iter().map(|used| (used.caller.clone(), used.key.id.clone())).collect();
-        self.metrics.rename(|names| names.caller_keys.clone_from(&there));
-        for used in uses {
-            let (caller, key) = (used.caller, used.key.id);
-            self.metrics.caller_key_expiry(&caller, &key, used.key.expires_at);
-            if let Some(at) = used.last_used_at {
-                self.metrics.caller_key_used(&caller, &key, at);
-            }
-            warnings.look(Secret::ApiKey(caller, key), Some(used.key.expires_at), now);
-        }
-        for (caller, key) in before.difference(&there) {
-            warnings.look(Secret::ApiKey(caller.clone(), key.clone()), None, now);
-        }
-        there
+impl Foresight {
+    pub(super) fn new(
+        process: &Process,
+        files: Arc<WatchedFiles>,
+        in_force: Arc<InForce>,
+        broker: Arc<Broker>,
+    ) -> Self {
+        let (clock, metrics) = (process.ports.clock.clone(), process.metrics.clone());
+        Foresight { in_force, files, broker, clock, metrics }
     }
 
-    /// (The listeners' are shown by whoever puts them in force.)
-    async fn look_at_certificates(&self, warnings: &mut Warnings) -> Ended {
-        let now = self.ports.clock.now();
-        for (listener, at) in self.tls.expiries() {
-            warnings.look(Secret::ListenerCertificate(listener), Some(at), now);
-        }
-        // Not on a thread that serves: a file may be on a mount that hangs.
-        let (running, secrets) = (self.running.load_full(), self.environment.secrets());
-        let read = tokio::task::spawn_blocking(move || store_certificates(&running.store, &secrets)).await;
-        let StoreCertificates { client, ca } =
-            read.map_err(|error| format!("the certificates for the store could not be looked at: {error}"))?;
-        if let Some(at) = client {
-            self.metrics.store_certificate_expiry("client", at);
-            warnings.look(Secret::StoreCertificate, Some(at), now);
-        }
-        if let Some(at) = ca {
-            self.metrics.store_certificate_expiry("ca", at);
-        }
-        Ok(())
-    }
-}
-
-impl Reloader {
     /// Every secret that ends, those first that end first, and last those of which nobody knows when.
     pub(super) async fn endings(&self) -> Vec<Ending> {
         let mut all = Vec::new();
-        for (app, reports) in self.credentials() {
+        for (app, reports) in self.broker.client_credentials() {
             // A federated assertion lives for an hour and is renewed by somebody else.
             for one in reports.into_iter().filter(|one| one.kind != "federated" && !one.standing.is_retired) {
                 let what = if one.kind == "secret" { "client secret" } else { "client certificate" };
                 all.push(Ending { at: one.standing.expires_at, what, of: app.to_string(), id: one.label });
             }
         }
-        for used in self.callers.load().key_uses().into_iter().chain(self.admins.load().key_uses()) {
+        for used in self.in_force.roster().key_uses() {
             let (of, id, at) = (used.caller.to_string(), used.key.id, Some(used.key.expires_at));
             all.push(Ending { at, what: "API key", of, id });
         }
-        for (listener, at) in self.tls.expiries() {
-            all.push(Ending {
-                at: Some(at),
-                what: "certificate",
-                of: "listener".to_owned(),
-                id: listener.to_owned(),
-            });
-        }
-        // Not on a thread that serves: a file may be on a mount that hangs.
-        let (running, secrets) = (self.running.load_full(), self.environment.secrets());
-        let read = tokio::task::spawn_blocking(move || store_certificates(&running.store, &secrets)).await;
-        if let Ok(StoreCertificates { client, ca }) = read {
-            for (at, id) in [(client, "client"), (ca, "ca")] {
-                let ending =
-                    |at| Ending { at: Some(at), what: "certificate", of: "store".into(), id: id.into() };
-                all.extend(at.map(ending));
-            }
+        let certificate = |at, of: &str, id: &str| Ending {
+            at: Some(at),
+            what: "certificate",
+            of: of.to_owned(),
+            id: id.to_owned(),
+        };
+        let listeners = self.in_force.certificate_expiries().into_iter();
+        all.extend(listeners.map(|(listener, at)| certificate(at, "listener", listener)));
+        if let Ok(StoreCertificates { client, ca }) = self.store_certificates().await {
+            let known = [(client, "client"), (ca, "ca")].into_iter();
+            all.extend(known.filter_map(|(at, id)| Some(certificate(at?, "store", id))));
         }
         all.sort_by(|a, b| (a.at.is_none(), a).cmp(&(b.at.is_none(), b)));
         all
+    }
+
+    async fn store_certificates(&self) -> Result<StoreCertificates, JoinError> {
+        // Not on a thread that serves: a file may be on a mount that hangs.
+        let (config, secrets) = (self.in_force.config(), self.files.environment().secrets());
+        tokio::task::spawn_blocking(move || store_certificates(&config.store, &secrets)).await
+    }
+}
+
+/// Shows when API keys, listeners' certificates and those for the store end, and warns in time.
+pub(super) struct Expiries {
+    foresight: Arc<Foresight>,
+    warnings: Warnings,
+    keys: BTreeSet<(CallerName, String)>,
+}
+
+impl Expiries {
+    pub(super) fn new(foresight: Arc<Foresight>) -> Self {
+        Expiries { foresight, warnings: Warnings::default(), keys: BTreeSet::new() }
+    }
+
+    /// The series of those that are gone end.
+    fn look_at_api_keys(&mut self, now: Timestamp) {
+        let Foresight { in_force, metrics, .. } = &*self.foresight;
+        let uses = in_force.roster().key_uses();
+        let there: BTreeSet<_> = uses.iter().map(|used| (used.caller.clone(), used.key.id.clone())).collect();
+        metrics.rename(|names| names.caller_keys.clone_from(&there));
+        for used in uses {
+            let (caller, key) = (used.caller, used.key.id);
+            metrics.caller_key_expiry(&caller, &key, used.key.expires_at);
+            if let Some(at) = used.last_used_at {
+                metrics.caller_key_used(&caller, &key, at);
+            }
+            self.warnings.look(Secret::ApiKey(caller, key), Some(used.key.expires_at), now);
+        }
+        for (caller, key) in self.keys.difference(&there) {
+            self.warnings.look(Secret::ApiKey(caller.clone(), key.clone()), None, now);
+        }
+        self.keys = there;
+    }
+
+    /// (The listeners' are shown by the part that puts them in force.)
+    async fn look_at_certificates(&mut self, now: Timestamp) -> Ended {
+        let Foresight { in_force, metrics, .. } = &*self.foresight;
+        for (listener, at) in in_force.certificate_expiries() {
+            self.warnings.look(Secret::ListenerCertificate(listener), Some(at), now);
+        }
+        let read = self.foresight.store_certificates().await;
+        let StoreCertificates { client, ca } =
+            read.map_err(|error| format!("the certificates for the store could not be looked at: {error}"))?;
+        if let Some(at) = client {
+            metrics.store_certificate_expiry("client", at);
+            self.warnings.look(Secret::StoreCertificate, Some(at), now);
+        }
+        if let Some(at) = ca {
+            metrics.store_certificate_expiry("ca", at);
+        }
+        Ok(())
+    }
+}
+
+impl Work for Expiries {
+    async fn run(&mut self) -> Ended {
+        let clock = self.foresight.clock.clone();
+        self.foresight.in_force.roster().look_at_key_files(&*clock).await;
+        let now = clock.now();
+        self.look_at_api_keys(now);
+        self.look_at_certificates(now).await
     }
 }
 
@@ -204,19 +218,4 @@ fn store_certificates(store: &StoreConfig, secrets: &SecretReader) -> StoreCerti
         client: read(&redis.client_certificate).and_then(|pem| ends(&pem).first().copied()),
         ca: read(&redis.ca_file).and_then(|pem| ends(&pem).into_iter().max()),
     }
-}
-
-/// When each certificate of a PEM file expires, in the file's order: a chain begins with the one that is meant.
-pub(super) fn ends(pem: &[u8]) -> Vec<Timestamp> {
-    validities(pem).into_iter().map(|(_, end)| end).collect()
-}
-
-/// The same with when each begins to be valid.
-pub(super) fn validities(pem: &[u8]) -> Vec<(Timestamp, Timestamp)> {
-    let validity = |certificate: CertificateDer<'_>| {
-        let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).ok()?;
-        let at = |time: x509_parser::time::ASN1Time| Timestamp::from_unix_seconds(time.timestamp());
-        Some((at(parsed.validity().not_before), at(parsed.validity().not_after)))
-    };
-    CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).filter_map(validity).collect()
 }

@@ -4,19 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-
+use super::callers::Roster;
+use super::environment::Environment;
+use super::in_force::InForce;
 use super::jobs::{Ended, Work};
-use super::reload::Reloader;
+use super::process::Process;
 use super::replicas::report;
 use crate::broker::Broker;
 use crate::broker::rewrap::{Pass, Progress};
 use crate::config::Config;
 use crate::domain::backoff::Backoff;
-use crate::domain::time::Timestamp;
+use crate::domain::time::{Clock, Timestamp};
 use crate::events::Events;
-use crate::keyring::{Hashed, KeyId, KeySource, Keyring, KeyringError, SourceRead, Version};
-use crate::lifecycle::Shutdown;
+use crate::keyring::{KeyId, KeySource, Keyring, KeyringError, SourceRead, Version, files};
 use crate::repository::RepositoryError;
 use crate::telemetry::metrics::Metrics;
 
@@ -42,13 +42,20 @@ pub(super) struct Follower {
 
 impl Follower {
     /// Of the source that `keyring` was opened from.
-    pub(super) fn new(keys: Arc<dyn KeySource>, keyring: Arc<Keyring>, events: Arc<Events>) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        environment: &Environment,
+        keyring: Arc<Keyring>,
+        events: Arc<Events>,
+    ) -> Self {
+        let credentials = environment.credentials_directory.as_deref();
+        let keys = Arc::new(files::Directory::new(&config.sealing.keyring, credentials));
         Follower { keys, keyring, events, seen: None, refused: None }
     }
 
     /// Looks at the source again, and swaps the ring in that it holds if that may take the place of the one in force. Cheap when
     /// nothing changed. Says whether the keys in force are others now; why they are not is said once, as an error.
-    async fn look_again(&mut self, reloader: &Reloader) -> bool {
+    async fn look_again(&mut self, roster: &Roster, clock: &dyn Clock) -> bool {
         // What was refused may be right by now, with the same keys: it depends on what was counted.
         let seen = self.seen.as_ref().filter(|_| self.refused.is_none());
         let place = self.keys.place();
@@ -57,7 +64,7 @@ impl Follower {
             Ok(Some(read)) => Ok(read),
             Err(error) => Err(error),
         };
-        let hashed = reloader.sealing_keys_of_api_keys().await;
+        let hashed = roster.sealing_keys_in_use(clock).await;
         let replace =
             |read: SourceRead| Ok((read.version, self.keyring.replace(read.keys, &place, &hashed)?));
         let replaced = read.and_then(replace);
@@ -80,26 +87,6 @@ impl Follower {
                 false
             }
         }
-    }
-}
-
-impl Reloader {
-    /// Has the files of API keys looked at. Where they do not answer, what was known of them is used on.
-    pub(super) async fn look_at_api_key_files(&self) {
-        for of_these in [self.callers.load_full(), self.admins.load_full()] {
-            of_these.check_key_files(&*self.ports.clock).await;
-        }
-    }
-
-    /// The sealing keys that API keys in lines from before 0.2 need, as the files are now, each with the names of those API keys.
-    async fn sealing_keys_of_api_keys(&self) -> Hashed {
-        self.look_at_api_key_files().await;
-        let now = self.ports.clock.now();
-        let mut hashed = self.callers.load().sealing_keys_in_use(now);
-        for (id, names) in self.admins.load().sealing_keys_in_use(now) {
-            hashed.entry(id).or_default().extend(names);
-        }
-        hashed
     }
 }
 
@@ -128,32 +115,38 @@ impl SealingKeyUses {
 pub(super) struct Watch {
     follower: Follower,
     uses: SealingKeyUses,
-    reloader: Arc<Reloader>,
-    shutdown: Shutdown,
+    process: Process,
+    in_force: Arc<InForce>,
+    broker: Arc<Broker>,
 }
 
 impl Watch {
-    pub(super) fn new(follower: Follower, reloader: Arc<Reloader>, shutdown: Shutdown) -> Self {
-        Watch { follower, uses: SealingKeyUses::default(), reloader, shutdown }
+    pub(super) fn new(
+        follower: Follower,
+        process: Process,
+        in_force: Arc<InForce>,
+        broker: Arc<Broker>,
+    ) -> Self {
+        Watch { follower, uses: SealingKeyUses::default(), process, in_force, broker }
     }
 }
 
 impl Work for Watch {
     async fn run(&mut self) -> Ended {
-        let Watch { follower, uses, reloader, shutdown } = self;
-        uses.show(&reloader.keyring, &reloader.metrics, reloader.ports.clock.now());
+        let Process { ports, metrics, shutdown, .. } = &self.process;
+        self.uses.show(&self.follower.keyring, metrics, ports.clock.now());
         // (A file on a mount that hangs must not hold the stop up.)
         let is_changed = tokio::select! {
-            is_changed = follower.look_again(reloader) => is_changed,
+            is_changed = self.follower.look_again(self.in_force.roster(), &*ports.clock) => is_changed,
             () = shutdown.soft().cancelled() => return Ok(()),
         };
         if is_changed {
             // The others wait for that word, and there may be something to be sealed anew.
-            let reported = report(&reloader.broker).await;
-            reloader.broker.ask_for_rewrap();
+            let reported = report(&self.broker).await;
+            self.broker.ask_for_rewrap();
             reported?;
         }
-        follower.refused.as_ref().map_or(Ok(()), |error| Err(error.to_string()))
+        self.follower.refused.as_ref().map_or(Ok(()), |error| Err(error.to_string()))
     }
 }
 
@@ -161,7 +154,7 @@ impl Work for Watch {
 pub(super) struct Rewrap {
     broker: Arc<Broker>,
     events: Arc<Events>,
-    running: Arc<ArcSwap<Config>>,
+    in_force: Arc<InForce>,
     metrics: Arc<Metrics>,
     rounds: Rounds,
     pause: Duration,
@@ -171,10 +164,10 @@ impl Rewrap {
     pub(super) fn new(
         broker: Arc<Broker>,
         events: Arc<Events>,
-        running: Arc<ArcSwap<Config>>,
+        in_force: Arc<InForce>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Rewrap { broker, events, running, metrics, rounds: Rounds::default(), pause: COUNT }
+        Rewrap { broker, events, in_force, metrics, rounds: Rounds::default(), pause: COUNT }
     }
 
     /// One count, and what comes of it; how long to wait for the next.
@@ -187,7 +180,7 @@ impl Rewrap {
         if self.broker.left_to_rewrap() == 0 {
             return Ok(self.rounds.pause_after_nothing());
         }
-        let pass = self.broker.rewrap(f64::from(self.running.load().limits.rewrap_rate)).await?;
+        let pass = self.broker.rewrap(f64::from(self.in_force.config().limits.rewrap_rate)).await?;
         if let Pass::Done(progress) = &pass
             && progress.resealed + progress.refused > 0
         {
@@ -212,12 +205,6 @@ impl Work for Rewrap {
     async fn wanted(&self) {
         self.broker.rewrap_asked_for().await;
     }
-}
-
-/// The machine's name, for operators to tell replicas apart.
-pub(super) fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    name.trim().to_owned()
 }
 
 /// When records are looked at again: at once after work was done, soon while something stands in the way, else at the regular pace.
@@ -276,8 +263,8 @@ mod tests {
     use zeroize::Zeroizing;
 
     use super::*;
-    use crate::keyring::SealingKey;
     use crate::keyring::seal::Place;
+    use crate::keyring::{Hashed, SealingKey};
     use crate::store::StoreError;
     use crate::testkit::SeededRandom;
 

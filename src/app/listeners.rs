@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 
-use super::StartError;
-use super::foresight::ends;
-use super::reading::{Findings, public_file};
+use super::findings::Findings;
+use super::reading::public_file::{self, ends};
+use super::start_error::StartError;
 use crate::config::{self, ListenConfig, Listener};
 use crate::domain::time::Timestamp;
 use crate::listener::{
@@ -69,7 +69,23 @@ pub(super) struct BoundListeners {
     pub(super) local: Vec<Bound>,
     pub(super) admin: Vec<Bound>,
     pub(super) ops: Bound,
-    pub(super) tls: LiveTls,
+}
+
+/// Where the TCP listeners listen.
+pub(super) struct Addresses {
+    pub(super) public: SocketAddr,
+    pub(super) local: Vec<SocketAddr>,
+    pub(super) ops: SocketAddr,
+}
+
+impl BoundListeners {
+    pub(super) fn addresses(&self) -> Addresses {
+        Addresses {
+            public: self.public.tcp_address().expect("the public listener is TCP"),
+            local: self.local.iter().filter_map(Bound::tcp_address).collect(),
+            ops: self.ops.tcp_address().expect("the ops listener is TCP"),
+        }
+    }
 }
 
 /// Reads every listener's certificate and key; none when one of them is wrong.
@@ -165,7 +181,7 @@ pub(super) fn bind(
     config: &ListenConfig,
     prepared: PreparedTls,
     metrics: &Metrics,
-) -> Result<BoundListeners, StartError> {
+) -> Result<(BoundListeners, LiveTls), StartError> {
     let expiries = Mutex::new(prepared.expiries());
     let take = |prepared: ReadTls| Tls::new(prepared.config);
     let live = LiveTls { tls: prepared.0.into_iter().map(|tls| tls.map(take)).collect(), expiries };
@@ -176,7 +192,7 @@ pub(super) fn bind(
     let ops = tcp("ops", OPS, config.ops.address, next())?;
     let local = every("local", LOCAL, &config.local, &mut next)?;
     let admin = every("admin", ADMIN, &config.admin, &mut next)?;
-    Ok(BoundListeners { public, local, admin, ops, tls: live })
+    Ok((BoundListeners { public, local, admin, ops }, live))
 }
 
 fn tcp(

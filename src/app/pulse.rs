@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-
+use super::in_force::InForce;
 use super::jobs::{Ended, Work};
+use super::process::{Ports, Process};
 use super::silence::Silence;
-use crate::config::Config;
 use crate::domain::time::{Clock, Timestamp};
 use crate::lifecycle::{Latch, Readiness};
 use crate::store::Store;
@@ -67,19 +66,19 @@ pub(super) struct Pulse {
 impl Pulse {
     /// Readiness waits for the first answer, and from then on for one within the time that the store may be lost.
     pub(super) fn new(
+        process: &Process,
         store: Arc<dyn Store>,
-        clock: Arc<dyn Clock>,
-        metrics: Arc<Metrics>,
-        (readiness, latch): (Readiness, Latch),
+        latch: Latch,
         seen: Arc<Seen>,
-        running: Arc<ArcSwap<Config>>,
+        in_force: Arc<InForce>,
     ) -> Self {
+        let Process { ports: Ports { clock, .. }, metrics, readiness, .. } = process.clone();
         let answered_at = Arc::new(AtomicI64::new(i64::MIN));
         let (last, now) = (answered_at.clone(), clock.clone());
         readiness.condition("store", move || {
             let last = last.load(Ordering::Relaxed);
             let lost_for = millis(now.as_ref()).saturating_sub(last);
-            let lost_after = running.load().store.serve_cached_for;
+            let lost_after = in_force.config().store.serve_cached_for;
             last == i64::MIN || u128::try_from(lost_for).unwrap_or(0) <= lost_after.as_millis()
         });
         let (silence, latch) = (Silence::default(), Some(latch));

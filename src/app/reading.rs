@@ -13,38 +13,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::apps::{self, Authorities, PreparedApps};
+use super::environment::Environment;
+use super::findings::{By, Findings};
+pub use super::findings::{Checked, Refused};
 use super::listeners::{self, PreparedTls};
-use super::{Environment, Ports, callers, store};
+use super::process::Ports;
+use super::{callers, store};
 use crate::callers::Callers;
-use crate::config::{AuditSink, Config, ConfigErrors, Loaded, Mistake, Places};
+use crate::config::{AuditSink, Config, Loaded, Mistake};
 use crate::domain::random::Random;
 use crate::domain::time::Clock;
 use crate::journal::files as journal_files;
 use crate::keyring::{Keyring, files as keyring_files};
 use crate::secret_file::SecretReader;
-use crate::system::TokioTasks;
 use crate::telemetry::metrics::Metrics;
-
-/// What has been found, each with the place of its key.
-pub(super) struct Findings<'a> {
-    places: &'a Places,
-    mistakes: Vec<Mistake>,
-    warnings: Vec<Mistake>,
-    /// Whether a word of the configuration itself is wrong, and not only what it leads to.
-    by_word: bool,
-}
-
-/// Why a configuration is not taken up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
-    /// Every mistake.
-    pub errors: ConfigErrors,
-    /// What would have been said otherwise.
-    pub warnings: Vec<Mistake>,
-    /// Whether all of them are in what the configuration names, such as files: that may be right a moment later, with the same
-    /// configuration.
-    pub may_heal: bool,
-}
 
 /// What of a configuration a reload replaces.
 pub(super) struct Replaceable {
@@ -62,67 +44,6 @@ pub(super) struct Everything {
     pub(super) replaceable: Replaceable,
 }
 
-/// What `check` says.
-#[derive(Debug)]
-pub struct Checked {
-    /// What `serve` would refuse to start with. Empty: it would start.
-    pub mistakes: Vec<Mistake>,
-    /// What it would say and start all the same.
-    pub warnings: Vec<Mistake>,
-}
-
-impl<'a> Findings<'a> {
-    fn new(places: &'a Places) -> Self {
-        Findings { places, mistakes: Vec::new(), warnings: Vec::new(), by_word: false }
-    }
-
-    /// A value that cannot be right.
-    pub(super) fn value(&mut self, key: &str, problem: impl std::fmt::Display, nearest: Option<String>) {
-        self.by_word = true;
-        self.mistakes.push(Mistake { nearest, ..self.places.mistake(key, problem.to_string()) });
-    }
-
-    /// What a value leads to is not right: a file, a directory, a user of this machine.
-    pub(super) fn file(&mut self, key: &str, problem: impl std::fmt::Display) {
-        let problem = problem.to_string();
-        // A folder that others can change is one mistake, whatever lies in it.
-        if !self.mistakes.iter().any(|known| known.problem == problem) {
-            self.mistakes.push(self.places.mistake(key, problem));
-        }
-    }
-
-    /// Something that an operator should look at.
-    pub(super) fn warning(&mut self, key: &str, problem: impl std::fmt::Display) {
-        self.warnings.push(self.places.mistake(key, problem.to_string()));
-    }
-
-    /// How many mistakes there are so far.
-    pub(super) fn mistakes(&self) -> usize {
-        self.mistakes.len()
-    }
-
-    /// In the order of the file.
-    fn sorted(mut self) -> Checked {
-        let place = |one: &Mistake| (one.variable.clone(), one.line, one.column);
-        self.mistakes.sort_by_key(place);
-        self.warnings.sort_by_key(place);
-        Checked { mistakes: self.mistakes, warnings: self.warnings }
-    }
-
-    fn refused(self) -> Refused {
-        let may_heal = !self.by_word;
-        let Checked { mistakes, warnings } = self.sorted();
-        Refused { errors: ConfigErrors { mistakes }, warnings, may_heal }
-    }
-}
-
-/// Whom and what a reading is for.
-pub(super) struct By<'a> {
-    pub(super) environment: &'a Environment,
-    pub(super) ports: &'a Ports,
-    pub(super) metrics: &'a Arc<Metrics>,
-}
-
 /// Reads everything for a start.
 pub(super) fn everything(loaded: &Loaded, by: &By<'_>) -> Result<Everything, Refused> {
     let mut findings = Findings::new(&loaded.places);
@@ -132,7 +53,7 @@ pub(super) fn everything(loaded: &Loaded, by: &By<'_>) -> Result<Everything, Ref
     lasting(&loaded.config, &by.environment.secrets(), &mut findings);
     let read = replaceable_with(&loaded.config, by, keyring.as_ref(), &Authorities::new(), &mut findings);
     match (keyring, store, read) {
-        (Some(keyring), Some(store), Some(mut replaceable)) if findings.mistakes.is_empty() => {
+        (Some(keyring), Some(store), Some(mut replaceable)) if findings.mistakes() == 0 => {
             replaceable.warnings = findings.sorted().warnings;
             Ok(Everything { keyring, store, replaceable })
         }
@@ -150,7 +71,7 @@ pub(super) fn replaceable(
     let mut findings = Findings::new(&loaded.places);
     configuration(by, &mut findings);
     match replaceable_with(&loaded.config, by, Some(keyring), before, &mut findings) {
-        Some(mut read) if findings.mistakes.is_empty() => {
+        Some(mut read) if findings.mistakes() == 0 => {
             read.warnings = findings.sorted().warnings;
             Ok(read)
         }
@@ -165,8 +86,7 @@ pub fn check(
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 ) -> Checked {
-    let ports =
-        Ports { clock, random, store_tasks: Arc::new(TokioTasks::new()), token_hosts: Arc::default() };
+    let ports = Ports::new(clock, random);
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
     let by = By { environment, ports: &ports, metrics: &metrics };
     match everything(loaded, &by) {

@@ -5,9 +5,15 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::reading::{Findings, public_file};
-use super::{Ports, StartError};
+use super::findings::Findings;
+use super::process::Ports;
+use super::reading::public_file;
+use super::reporting::Reporting;
+use super::start_error::StartError;
 use crate::config::{self, RedisKind, StoreBackend, StoreConfig};
+use crate::journal::files::FileJournal;
+use crate::keyring::Keyring;
+use crate::repository::Repository;
 use crate::secret_file::SecretReader;
 use crate::store::Store;
 use crate::store::embedded::{self, EmbeddedConfig, EmbeddedStore};
@@ -29,6 +35,35 @@ impl OpenedStore {
             redis.inner().close();
         }
     }
+}
+
+/// The store in use, and the repository on it.
+pub(super) struct Stored {
+    pub(super) store: OpenedStore,
+    pub(super) repository: Arc<Repository>,
+}
+
+/// Opens the journal, where there is one, and then the store.
+pub(super) fn start(
+    prepared: PreparedStore,
+    config: &StoreConfig,
+    keyring: &Arc<Keyring>,
+    reporting: &Reporting,
+    ports: &Ports,
+) -> Result<Stored, StartError> {
+    let journal = match &config.journal {
+        Some(path) => Some(
+            FileJournal::open(path).map_err(|error| StartError::new(format!("store.journal: {error}")))?,
+        ),
+        None => None,
+    };
+    let store = open(prepared, ports, reporting.counters.clone())?;
+    let repository = Repository::new(store.store.clone(), keyring.clone(), ports.random.clone());
+    let mut repository = repository.with_damage_observer(reporting.counters.clone());
+    if let Some(journal) = journal {
+        repository = repository.with_journal(Arc::new(journal));
+    }
+    Ok(Stored { store, repository: Arc::new(repository) })
 }
 
 /// A store that can be opened, as far as this machine's files can tell.
@@ -63,7 +98,7 @@ pub(super) fn prepare(
     (findings.mistakes() == mistakes).then_some(prepared)
 }
 
-pub(super) fn open(
+fn open(
     prepared: PreparedStore,
     ports: &Ports,
     observer: Arc<dyn StoreObserver>,

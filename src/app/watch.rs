@@ -3,79 +3,73 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Parts;
 use super::credentials::{self, ClientCredentials};
 use super::foresight::{self, Expiries};
 use super::jobs::{Ended, Job, Pause, Work, ended};
 use super::keyring::{self, Follower, Rewrap};
+use super::parts::Parts;
 use super::pulse::{self, Pulse};
 use super::reload::{self, Files};
 use super::replicas::ReplicaReport;
 use super::stock::{self, Stock};
-use super::token_hosts::{self, TokenHosts};
 use crate::broker::Broker;
 use crate::broker::replicas::REPORT_EVERY;
 use crate::events::Events;
 use crate::lifecycle::Latch;
 use crate::refresh::Engine;
-use crate::telemetry::metrics::Metrics;
 
 /// How often the store is offered an answer that it has not taken.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
 /// How often revocations of other replicas are taken up.
 const REVOCATIONS: Duration = Duration::from_secs(1);
+/// How often what others know of token hosts is taken up, and what is new here is written.
+const TOKEN_HOSTS: Duration = Duration::from_secs(1);
 /// How often sums are written.
 const SUM_UP: Duration = Duration::from_secs(1);
 
-/// Starts them all. `store_latch` is released with the store's first answer.
-pub(super) fn start(parts: &Parts, metrics: &Arc<Metrics>, store_latch: Latch, keyring: Follower) {
-    let Parts { jobs, clock, broker, engine, events, running, reloader, shutdown, .. } = parts;
-    let (clock, broker, engine, metrics) =
-        (|| clock.clone(), || broker.clone(), || engine.clone(), || metrics.clone());
+/// Starts them all. The first answer of the store releases `store_latch`.
+pub(super) fn start(parts: &Parts, store_latch: Latch) {
+    let Parts { process, keyring, events, store, core, in_force, reloader, foresight, jobs, .. } = parts;
+    let (clock, metrics) = (|| process.ports.clock.clone(), || process.metrics.clone());
+    let (engine, broker, in_force) = (|| core.engine.clone(), || core.broker.clone(), || in_force.clone());
 
-    let ready = (parts.readiness.clone(), store_latch);
-    let (store, seen) = (parts.store.store.clone(), reloader.store_seen.clone());
-    let pulse = Pulse::new(store, clock(), metrics(), ready, seen, running.clone());
+    let pulse = Pulse::new(process, store.store.clone(), store_latch, parts.store_seen.clone(), in_force());
     jobs.every(Job::StorePing, Pause::of(pulse::PING), pulse);
-    jobs.every(
-        Job::UnstoredAnswers,
-        Pause::of(STORE_AGAIN).before_the_first_run(),
-        UnstoredAnswers(engine()),
-    );
+
+    let again = Pause::of(STORE_AGAIN).before_the_first_run();
+    jobs.every(Job::UnstoredAnswers, again, UnstoredAnswers(engine()));
+
     let engine_of_changes = engine();
     jobs.until_stop("hear what other replicas do", async move { engine_of_changes.follow_changes().await });
     let engine_of_sweep = engine();
     jobs.until_stop("look after connections", async move { engine_of_sweep.sweep().await });
+
     jobs.every(Job::EventSums, Pause::of(SUM_UP).before_the_first_run(), EventSums(events.clone()));
-    jobs.every(
-        Job::Revocations,
-        Pause::of(REVOCATIONS),
-        Revocations { broker: broker(), is_reported: false },
-    );
-    jobs.every(
-        Job::TokenHosts,
-        Pause::of(token_hosts::LOOK).once_more_at_a_stop(),
-        TokenHosts::new(reloader.clone()),
-    );
-    jobs.every(
-        Job::ClientCredentials,
-        Pause::of(credentials::LOOK),
-        ClientCredentials::new(reloader.clone(), metrics()),
-    );
-    jobs.every(
-        Job::Files,
-        Pause::of(reload::LOOK).before_the_first_run(),
-        Files::new(reloader.clone(), running.clone()),
-    );
-    jobs.every(
-        Job::Keyring,
-        Pause::of(keyring::LOOK),
-        keyring::Watch::new(keyring, reloader.clone(), shutdown.clone()),
-    );
+
+    let revocations = Revocations { broker: broker(), is_reported: false };
+    jobs.every(Job::Revocations, Pause::of(REVOCATIONS), revocations);
+
+    let token_hosts = TokenHosts { broker: broker(), is_reported: false };
+    jobs.every(Job::TokenHosts, Pause::of(TOKEN_HOSTS).once_more_at_a_stop(), token_hosts);
+
+    let credentials = ClientCredentials::new(broker(), clock(), metrics());
+    jobs.every(Job::ClientCredentials, Pause::of(credentials::LOOK), credentials);
+
+    let files = Files::new(reloader.clone());
+    jobs.every(Job::Files, Pause::of(reload::LOOK).before_the_first_run(), files);
+
+    let follower =
+        Follower::new(&in_force().config(), parts.files.environment(), keyring.clone(), events.clone());
+    let watch = keyring::Watch::new(follower, process.clone(), in_force(), broker());
+    jobs.every(Job::Keyring, Pause::of(keyring::LOOK), watch);
+
     jobs.every(Job::ReplicaReport, Pause::of(REPORT_EVERY), ReplicaReport(broker()));
-    let rewrap = Rewrap::new(broker(), events.clone(), running.clone(), metrics());
+
+    let rewrap = Rewrap::new(broker(), events.clone(), in_force(), metrics());
     jobs.every(Job::Rewrap, Pause::of(keyring::COUNT).dropped_at_a_stop(), rewrap);
-    jobs.every(Job::Expiries, Pause::of(foresight::LOOK), Expiries::new(reloader.clone()));
+
+    jobs.every(Job::Expiries, Pause::of(foresight::LOOK), Expiries::new(foresight.clone()));
+
     let stock = Stock::new(broker(), engine(), clock(), metrics());
     jobs.every(Job::ConnectionCount, Pause::of(stock::WALK_AGAIN).dropped_at_a_stop(), stock);
 }
@@ -119,6 +113,33 @@ impl Work for Revocations {
                 tracing::error!(%error, "what is revoked cannot be read; what is known stays in force, and nothing is served before anything is");
                 self.is_reported = true;
             }
+        }
+        ended(followed)
+    }
+}
+
+/// Keeps what is known here of token hosts and what is stored the same. Once more at a stop: for what came with the last requests.
+struct TokenHosts {
+    broker: Arc<Broker>,
+    /// The log has the error that stands in the way.
+    is_reported: bool,
+}
+
+impl Work for TokenHosts {
+    async fn run(&mut self) -> Ended {
+        let followed = self.broker.follow_token_hosts().await;
+        match &followed {
+            Ok(()) => self.is_reported = false,
+            Err(error) if error.is_outage() => {
+                tracing::debug!(%error, "which hosts secrets may be sent to could not be looked up or written");
+            }
+            // A replica that starts with this sends no secret at all.
+            Err(error) if !std::mem::replace(&mut self.is_reported, true) => {
+                tracing::error!(%error, "the record of which token hosts secrets may be sent to does not open: restore it from a \
+                                         backup of the store, or the sealing key that it was sealed with; \
+                                         or begin it anew with `tokenward credentials confirm APP HOST`");
+            }
+            Err(_) => {}
         }
         ended(followed)
     }

@@ -18,6 +18,7 @@ mod cache;
 mod classify;
 mod client;
 mod client_auth;
+mod client_credentials;
 mod clouds;
 mod credential_set;
 mod discovery;
@@ -53,6 +54,7 @@ pub use client::{
 pub use client_auth::{
     AssertionAudience, AssertionFile, AssertionSource, CertificateFault, ClientCredential, SecretMethod,
 };
+pub use client_credentials::ClientCredentials;
 pub use clouds::Provider;
 pub use credential_set::{CredentialReport, CredentialSet, Member};
 pub use id_token::IdTokenFault;

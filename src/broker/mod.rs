@@ -19,6 +19,8 @@ pub mod admin_consent;
 pub mod confirm;
 pub mod connect;
 mod consent_walk;
+mod credential_choices;
+pub mod credentials;
 pub mod disconnect;
 mod in_use;
 pub mod inspect;
@@ -40,6 +42,7 @@ mod session_waits;
 mod shown_consent;
 pub mod sign_in;
 mod sign_in_permits;
+mod token_hosts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -51,7 +54,7 @@ pub use refusal::{Outside, Refusal};
 pub use session::{ConsentState, FailureReason, Mender, SessionFailure, SessionState};
 use tokio::sync::oneshot;
 
-use crate::authority::Authority;
+use crate::authority::{Authority, ClientCredentials, KnownTokenHosts};
 use crate::domain::id::{AppName, ConnectionKey};
 use crate::domain::random::Random;
 use crate::domain::scope::{ScopeNaming, ScopeSet};
@@ -62,10 +65,15 @@ use crate::policy::Policies;
 use crate::refresh::Engine;
 use crate::repository::{Repository, RepositoryError};
 
+/// 100 years: a store wants an expiry, and a record of what operators decided must not have one.
+const KEPT_FOR_GOOD: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 /// One app, as the use cases need it.
 pub struct App {
     /// Its authority.
     pub authority: Arc<dyn Authority>,
+    /// Its client credentials there.
+    pub credentials: Arc<dyn ClientCredentials>,
     /// Its name for people.
     pub display_name: String,
     /// Contact for people who need help, if configured.
@@ -109,6 +117,8 @@ pub struct Deps {
     pub random: Arc<dyn Random>,
     /// Runs work that outlives a request.
     pub tasks: Arc<dyn Tasks>,
+    /// Where secrets may go.
+    pub token_hosts: Arc<KnownTokenHosts>,
 }
 
 /// The apps, by name.
@@ -131,6 +141,8 @@ pub struct Broker {
     sign_in_permits: sign_in_permits::SignInPermits,
     shown_consents: shown_consent::ShownConsents,
     walks: search::Walks,
+    choosing: credential_choices::Choosing,
+    proving: credentials::UnderWay,
     /// Limits log lines about events that strangers can repeat.
     sayings: sayings::Sayings,
 }
@@ -152,6 +164,8 @@ impl Broker {
             sign_in_permits: sign_in_permits::SignInPermits::default(),
             shown_consents: shown_consent::ShownConsents::default(),
             walks: search::Walks::default(),
+            choosing: credential_choices::Choosing::default(),
+            proving: credentials::UnderWay::default(),
             sayings: sayings::Sayings::default(),
         }
     }

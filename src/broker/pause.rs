@@ -3,20 +3,15 @@
 //! A pause is kept by name, beside the connection. It is stored first, so that a renewal or delete at the
 //! same time sees it, and it stays when the connection is deleted. Only an operator lifts it.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use super::connect::SWAP_TRIES;
-use super::{Broker, Refusal};
+use super::{Broker, KEPT_FOR_GOOD, Refusal};
 use crate::domain::connection::Status;
 use crate::domain::id::ConnectionKey;
 use crate::domain::time::Timestamp;
 use crate::repository::{FiledUnder, Kind, Taken};
 use crate::store::{Committed, Writer};
-
-/// 100 years: stores require an expiry, and this record must not have one.
-const KEPT: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// Record of an operator's pause of a name.
 #[derive(Serialize, Deserialize)]
@@ -105,7 +100,7 @@ impl Broker {
         let now = self.deps.clock.now();
         let record = PauseRecord { since: now };
         let filed = FiledUnder::connection(key);
-        self.deps.repository.put_pending(Kind::PausedName, &filed, &record, now, KEPT).await?;
+        self.deps.repository.put_pending(Kind::PausedName, &filed, &record, now, KEPT_FOR_GOOD).await?;
         Ok(())
     }
 

@@ -7,16 +7,13 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{Broker, Refusal};
+use super::{Broker, KEPT_FOR_GOOD, Refusal};
 use crate::domain::connection::Profile;
 use crate::domain::id::{CallerName, ConnectionKey};
 use crate::domain::revocation::{self, Revocation};
 use crate::domain::time::Timestamp;
 use crate::repository::{FiledUnder, Kind, RepositoryError, Taken};
 use crate::store::Deleted;
-
-/// 100 years: stores require an expiry, and this record must not have one.
-const KEPT: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// How long a revoking operator waits for the count.
 const COUNTED_WITHIN: Duration = Duration::from_secs(5);
@@ -62,7 +59,7 @@ impl Broker {
                 Kind::Revocations,
                 &FiledUnder::only(),
                 now,
-                KEPT,
+                KEPT_FOR_GOOD,
                 |list: &mut Vec<Revocation>| {
                     revocation.at = revocation::ends_at(list, asked_at);
                     list.push(revocation.clone());
@@ -173,7 +170,7 @@ impl Broker {
             let repository = &self.deps.repository;
             // (If others change it at this moment, the next call succeeds.)
             repository
-                .swap_pending(Kind::Revocations, &FiledUnder::only(), list.as_ref(), &all, now, KEPT)
+                .swap_pending(Kind::Revocations, &FiledUnder::only(), list.as_ref(), &all, now, KEPT_FOR_GOOD)
                 .await?;
         }
         self.deps.engine.learn_revocations(all);

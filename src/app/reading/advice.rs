@@ -1,7 +1,7 @@
 //! What a configuration may say and was probably not meant: about scopes, and about whose accounts come.
 
-use super::Findings;
 use crate::app::apps::PreparedApps;
+use crate::app::findings::Findings;
 use crate::config::{AppConfig, CallerConfig, Config};
 use crate::domain::id::AppName;
 use crate::domain::scope::{Scope, ScopeNaming, ScopeSet};

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::{By, Findings, public_file};
-use crate::app::apps::Authorities;
+use super::public_file;
+use crate::app::findings::{By, Findings};
 use crate::authority::{AssertionFile, CertificateFault, ClientCredential};
 use crate::config::{self, AppConfig, CredentialConfig, CredentialKind};
-use crate::domain::id::AppName;
 use crate::domain::secret::ClientSecret;
 use crate::domain::text::is_guid;
 use crate::domain::time::Timestamp;
@@ -18,16 +17,14 @@ use crate::secret_file::SecretReader;
 /// Entra's limit for apps whose audience includes personal accounts (validation differences by supported account types).
 const MOST_SECRETS_WITH_PERSONAL: usize = 2;
 
-#[expect(clippy::too_many_arguments, reason = "one app's words, and what they are read with")]
 /// Those of the app's list as they are listed, then those of its directory, the one that expires last first.
 pub(in crate::app) fn read(
     app_key: &str,
-    app_name: &AppName,
     app: &AppConfig,
     is_entra: bool,
     secrets: &SecretReader,
     by: &By<'_>,
-    before: &Authorities,
+    had_one: bool,
     findings: &mut Findings<'_>,
 ) -> Option<Vec<ClientCredential>> {
     let listed = app.credentials.iter().enumerate();
@@ -54,7 +51,6 @@ pub(in crate::app) fn read(
             Some(_) => format!("{app_key}.credentials_dir"),
             None => app_key.to_owned(),
         };
-        let had_one = before.get(app_name).is_some_and(|before| before.has_credentials());
         if had_one {
             findings.file(
                 &key,

@@ -6,8 +6,7 @@ use std::path::Path;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use super::Findings;
-use crate::app::foresight::validities;
+use crate::app::findings::Findings;
 use crate::domain::time::Timestamp;
 use crate::secret_file::shape::Misshapen;
 use crate::secret_file::{SecretReader, paste};
@@ -93,6 +92,21 @@ pub(in crate::app) fn warn_of_a_secret(key: &str, file: &Path, secret: &str, fin
     for suspicion in paste::suspicions(secret) {
         findings.warning(key, format_args!("{} {suspicion}", file.display()));
     }
+}
+
+/// When each certificate of a PEM file expires, in the file's order: a chain begins with the one that is meant.
+pub(in crate::app) fn ends(pem: &[u8]) -> Vec<Timestamp> {
+    validities(pem).into_iter().map(|(_, end)| end).collect()
+}
+
+/// The same with when each begins to be valid.
+fn validities(pem: &[u8]) -> Vec<(Timestamp, Timestamp)> {
+    let validity = |certificate: CertificateDer<'_>| {
+        let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).ok()?;
+        let at = |time: x509_parser::time::ASN1Time| Timestamp::from_unix_seconds(time.timestamp());
+        Some((at(parsed.validity().not_before), at(parsed.validity().not_after)))
+    };
+    CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).filter_map(validity).collect()
 }
 
 #[cfg(test)]

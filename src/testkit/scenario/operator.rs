@@ -6,8 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
+
 use super::{Cluster, LAST_ASKED, Process, REPLICAS};
-use crate::authority::Authority;
+use crate::authority::{Authority, ClientCredentials, CredentialSet};
 use crate::broker::inspect::Counts;
 use crate::broker::{self, App, Broker, Refusal};
 use crate::domain::connection::Profile;
@@ -19,6 +21,7 @@ use crate::domain::task::Tasks;
 use crate::domain::tenants::Tenants;
 use crate::domain::time::{Clock, Timestamp};
 use crate::domain::token::HeldToken;
+use crate::domain::verdict::AuthorityFailure;
 use crate::policy::{CallerPolicy, Policies};
 use crate::refresh::Engine;
 use crate::repository::Repository;
@@ -27,6 +30,7 @@ use crate::testkit::ledger::journal::at_once;
 
 /// As in `app/watch.rs`.
 const REVOCATIONS: Duration = Duration::from_secs(1);
+/// As in `app/stock.rs`.
 const WALK: Duration = Duration::from_millis(200);
 const WALK_AGAIN: Duration = Duration::from_secs(30);
 /// The idle connection is checked this long after [`LAST_ASKED`], before it is asked for.
@@ -43,6 +47,28 @@ pub(super) struct Parts {
     pub(super) tasks: Arc<dyn Tasks>,
 }
 
+/// The authority here asks for none.
+struct NoCredentials;
+
+#[async_trait]
+impl ClientCredentials for NoCredentials {
+    fn credentials(&self) -> Arc<CredentialSet> {
+        Arc::new(CredentialSet::new(Vec::new(), Timestamp::default()))
+    }
+
+    async fn prove_due(&self) -> bool {
+        false
+    }
+
+    async fn prove(&self, _: &str) -> Option<Result<(), AuthorityFailure>> {
+        None
+    }
+
+    async fn check_token_host(&self, _: &str) -> Result<(), String> {
+        Ok(())
+    }
+}
+
 /// There are no callers' rules: callers ask the engine here, and not the use cases.
 struct NoCallers;
 
@@ -57,6 +83,7 @@ impl Cluster {
     pub(super) fn broker(&self, authority: Arc<dyn Authority>, parts: Parts) -> Arc<Broker> {
         let app = App {
             authority,
+            credentials: Arc::new(NoCredentials),
             display_name: "Outlook".into(),
             support_contact: None,
             scopes: ScopeSet::default(),
@@ -66,7 +93,8 @@ impl Cluster {
         };
         let Parts { engine, repository, clock, random, tasks } = parts;
         let policies = Arc::new(NoCallers);
-        let deps = broker::Deps { engine, repository, policies, clock, random, tasks };
+        let deps =
+            broker::Deps { engine, repository, policies, clock, random, tasks, token_hosts: Arc::default() };
         let hour = Duration::from_secs(3600);
         let settings = broker::Settings {
             base_url: String::new(),

@@ -1,0 +1,97 @@
+//! The parts of a running daemon, and how they stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::core::Core;
+use super::files::WatchedFiles;
+use super::foresight::Foresight;
+use super::in_force::InForce;
+use super::jobs::Jobs;
+use super::process::Process;
+use super::pulse::Seen;
+use super::reload::Reloader;
+use super::store::OpenedStore;
+use crate::domain::task::Tasks;
+use crate::events::Events;
+use crate::keyring::Keyring;
+use crate::lifecycle::Signals;
+use crate::telemetry::audit::Action;
+
+/// What serves, what runs beside it, and what a stop needs.
+pub(super) struct Parts {
+    pub(super) process: Process,
+    pub(super) files: Arc<WatchedFiles>,
+    pub(super) keyring: Arc<Keyring>,
+    pub(super) events: Arc<Events>,
+    pub(super) store: OpenedStore,
+    pub(super) store_seen: Arc<Seen>,
+    pub(super) core: Core,
+    pub(super) in_force: Arc<InForce>,
+    pub(super) reloader: Arc<Reloader>,
+    pub(super) foresight: Arc<Foresight>,
+    pub(super) jobs: Jobs,
+}
+
+impl Parts {
+    /// Runs until a signal, then drains. True when all that was in flight was finished.
+    pub(super) async fn run(&self, mut signals: Signals) -> bool {
+        let Process { shutdown, readiness, tasks, .. } = &self.process;
+        let reload = || {
+            let reloader = self.reloader.clone();
+            let reload = async move {
+                reloader.reload_at_a_word("SIGHUP").await;
+            };
+            tasks.spawn("reload", Box::pin(reload));
+        };
+        signals.wait_for_stop(shutdown, readiness, reload).await;
+        let (clock, drain) = (&self.process.ports.clock, self.in_force.config().limits.drain);
+        tracing::info!("stopping: finishing what is in flight");
+        signals.wait_for_drain(shutdown, clock.as_ref(), drain, self.finish()).await
+    }
+
+    /// Stops: no new work, and what is in flight is finished within the drain time.
+    pub(super) async fn stop(&self) {
+        let Process { ports, tasks, shutdown, readiness, .. } = &self.process;
+        readiness.drain();
+        shutdown.stop();
+        self.core.broker.stop_waiting();
+        tokio::select! {
+            () = self.finish() => {}
+            () = ports.clock.sleep(self.in_force.config().limits.drain) => {
+                shutdown.abort();
+                let _ = tokio::time::timeout(Duration::from_secs(2), tasks.close_and_wait()).await;
+            }
+        }
+    }
+
+    /// Completes when nothing is in flight any more and everything is stored: first the requests and refreshes under way,
+    /// then what they could not store, and the store itself last.
+    async fn finish(&self) {
+        let (clock, Core { engine, broker }) = (&self.process.ports.clock, &self.core);
+        let pause = || clock.sleep(Duration::from_millis(200));
+        broker.stop_waiting();
+        let ended = self.process.tasks.close_and_wait();
+        tokio::pin!(ended);
+        loop {
+            tokio::select! {
+                () = &mut ended => break,
+                // What is under way may take long: the store is offered what it has not taken all the while.
+                () = pause() => {
+                    engine.store_unstored().await;
+                }
+            }
+        }
+        while engine.store_unstored().await > 0 {
+            pause().await;
+        }
+        // The others need not wait until they notice that this one is gone.
+        if let Err(error) = broker.withdraw_report().await {
+            tracing::debug!(%error, "other replicas take this one for live for a minute");
+        }
+        self.events.sum_up_all().await;
+        self.events.process(Action::Stopped).await;
+        self.store.close();
+        self.process.ports.store_tasks.close_and_wait().await;
+    }
+}

@@ -1,0 +1,62 @@
+//! What every part of the daemon stands on: this machine's clock and randomness, tasks, metrics, readiness and the stop.
+
+use std::sync::Arc;
+
+use crate::authority::KnownTokenHosts;
+use crate::domain::random::Random;
+use crate::domain::time::Clock;
+use crate::lifecycle::{Readiness, Shutdown};
+use crate::listener::Surroundings;
+use crate::system::{SystemClock, SystemRandom, TokioTasks};
+use crate::telemetry::metrics::Metrics;
+
+/// The process's own.
+#[derive(Clone)]
+pub(super) struct Process {
+    pub(super) ports: Ports,
+    pub(super) tasks: Arc<TokioTasks>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) shutdown: Shutdown,
+    pub(super) readiness: Readiness,
+}
+
+/// The ports that reading a configuration needs.
+#[derive(Clone)]
+pub(super) struct Ports {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) random: Arc<dyn Random>,
+    /// The store's own tasks, which outlive all others.
+    pub(super) store_tasks: Arc<TokioTasks>,
+    /// Where every app's secrets may go.
+    pub(super) token_hosts: Arc<KnownTokenHosts>,
+}
+
+impl Process {
+    /// Of this machine. Nothing runs yet.
+    pub(super) fn new() -> Self {
+        Process {
+            ports: Ports::new(Arc::new(SystemClock::new()), Arc::new(SystemRandom::new())),
+            tasks: Arc::new(TokioTasks::new()),
+            metrics: Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))),
+            shutdown: Shutdown::new(),
+            readiness: Readiness::new(),
+        }
+    }
+
+    /// What a listener needs of it.
+    pub(super) fn surroundings(&self) -> Surroundings {
+        Surroundings {
+            tasks: self.tasks.clone(),
+            clock: self.ports.clock.clone(),
+            random: self.ports.random.clone(),
+            shutdown: self.shutdown.clone(),
+            metrics: self.metrics.clone(),
+        }
+    }
+}
+
+impl Ports {
+    pub(super) fn new(clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
+        Ports { clock, random, store_tasks: Arc::new(TokioTasks::new()), token_hosts: Arc::default() }
+    }
+}

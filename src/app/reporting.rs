@@ -1,0 +1,53 @@
+//! Where the daemon's log, audit stream and counts go.
+
+use std::sync::Arc;
+
+use super::process::Process;
+use super::start_error::StartError;
+use crate::config::{AuditSink, LogConfig, LogFormat, LogLevel};
+use crate::events::{Counters, Events};
+use crate::telemetry::audit::{self, Audit, AuditWriter};
+use crate::telemetry::logging::{self, LevelHandle};
+
+/// What rooms report to.
+pub(super) struct Reporting {
+    pub(super) events: Arc<Events>,
+    pub(super) counters: Arc<Counters>,
+}
+
+impl Reporting {
+    /// Opens the audit stream.
+    pub(super) fn open(sink: &AuditSink, process: &Process) -> Result<Self, StartError> {
+        let (clock, metrics) = (&process.ports.clock, &process.metrics);
+        let sink = match sink {
+            AuditSink::Stdout => audit::AuditSink::Stdout,
+            AuditSink::Stderr => audit::AuditSink::Stderr,
+            AuditSink::File(path) => audit::AuditSink::File(path.clone()),
+        };
+        let audit = AuditWriter::open(&sink, clock.clone(), metrics.clone());
+        let audit: Arc<dyn Audit> = Arc::new(audit.map_err(|error| StartError::chain(&error))?);
+        Ok(Reporting {
+            events: Arc::new(Events::new(metrics.clone(), audit, clock.clone())),
+            counters: Arc::new(Counters::new(metrics.clone(), clock.clone(), process.readiness.clone())),
+        })
+    }
+}
+
+/// Installs the log. None where there is one already.
+pub(super) fn install_log(config: &LogConfig) -> Option<LevelHandle> {
+    let format = match config.format {
+        LogFormat::Json => logging::Format::Json,
+        LogFormat::Text => logging::Format::Text,
+    };
+    logging::install(level_of(config.level), format).ok()
+}
+
+pub(super) fn level_of(level: LogLevel) -> logging::Level {
+    match level {
+        LogLevel::Error => logging::Level::Error,
+        LogLevel::Warn => logging::Level::Warn,
+        LogLevel::Info => logging::Level::Info,
+        LogLevel::Debug => logging::Level::Debug,
+        LogLevel::Trace => logging::Level::Trace,
+    }
+}

@@ -1,0 +1,139 @@
+//! Client credentials: each is proven before users' refreshes depend on it, and asked about when an operator says so.
+//!
+//! What operators decide on them is in `credential_choices`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::credential_choices::no_such_credential;
+use super::{Broker, Refusal};
+use crate::authority::{ClientCredentials, CredentialReport};
+use crate::domain::choice::LATELY;
+use crate::domain::id::AppName;
+use crate::domain::time::Timestamp;
+use crate::domain::verdict::{AuthorityFailure, Disposition};
+
+/// What the authority said of a credential when it was asked about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// The credential.
+    pub label: String,
+    /// What it said.
+    pub heard: Heard,
+}
+
+/// An answer about a credential, or why there is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// The authority takes it.
+    Accepted,
+    /// Asking proves nothing, and the authority took it in a user's request then, not long ago.
+    AcceptedInUse(Timestamp),
+    /// It rejects it: why.
+    Rejected(String),
+    /// There was no answer, or one about something else.
+    Unknown(String),
+}
+
+/// The apps whose authority is being asked about credentials that are due.
+#[derive(Clone, Default)]
+pub(super) struct UnderWay(Arc<Mutex<BTreeSet<AppName>>>);
+
+/// An app's turn; over when it is dropped.
+struct Turn {
+    app: AppName,
+    under_way: UnderWay,
+}
+
+impl UnderWay {
+    fn begin(&self, app: &AppName) -> Option<Turn> {
+        let is_free = self.0.lock().insert(app.clone());
+        is_free.then(|| Turn { app: app.clone(), under_way: self.clone() })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.under_way.0.lock().remove(&self.app);
+    }
+}
+
+impl Broker {
+    /// What is known of every app's client credentials.
+    pub fn client_credentials(&self) -> BTreeMap<AppName, Vec<CredentialReport>> {
+        let now = self.deps.clock.now();
+        let apps = self.apps();
+        apps.iter().map(|(name, app)| (name.clone(), app.credentials.credentials().report(now))).collect()
+    }
+
+    /// For a timer of a second: follows operators' choices, and asks the authorities about the credentials that are due. Each
+    /// app has a task of its own, so that an authority that does not answer holds up no other's.
+    pub fn look_after_credentials(self: &Arc<Self>) {
+        for (name, app) in self.apps().iter() {
+            let Some(turn) = self.proving.begin(name) else { continue };
+            let (broker, credentials) = (self.clone(), app.credentials.clone());
+            let prove = async move {
+                broker.follow_choices(&turn.app, credentials.as_ref()).await;
+                if credentials.prove_due().await {
+                    broker.deps.engine.app_is_mended(&turn.app);
+                }
+            };
+            self.deps.tasks.spawn("prove client credentials", Box::pin(prove));
+        }
+    }
+
+    /// Asks the authority about an app's credential, or about all of them.
+    pub async fn verify_credentials(
+        &self,
+        app: &AppName,
+        label: Option<&str>,
+    ) -> Result<Vec<Verified>, Refusal> {
+        let credentials = self.app(app)?.credentials.clone();
+        let labels: Vec<String> = match label {
+            Some(label) => vec![label.to_owned()],
+            None => credentials.credentials().ids().into_iter().map(str::to_owned).collect(),
+        };
+        let mut all = Vec::new();
+        for one in labels {
+            let heard = match credentials.prove(&one).await {
+                Some(Ok(())) => Heard::Accepted,
+                Some(Err(failure)) => self.heard_of_failure(credentials.as_ref(), &one, &failure),
+                None if label.is_some() => {
+                    return Err(no_such_credential(app, &one, &credentials.credentials()));
+                }
+                // A fallback that went meanwhile.
+                None => continue,
+            };
+            all.push(Verified { label: one, heard });
+        }
+        if all.iter().any(|one| one.heard == Heard::Accepted) {
+            self.deps.engine.app_is_mended(app);
+        }
+        Ok(all)
+    }
+
+    fn heard_of_failure(
+        &self,
+        credentials: &dyn ClientCredentials,
+        label: &str,
+        failure: &AuthorityFailure,
+    ) -> Heard {
+        let codes: String = failure.answer.error_codes.iter().map(|code| format!(" AADSTS{code}")).collect();
+        let cause = format!("{}{codes}", failure.cause);
+        match (failure.disposition, accepted_in_use(credentials, label, self.deps.clock.now())) {
+            (Disposition::NextCredential, _) => Heard::Rejected(cause),
+            (_, Some(at)) => Heard::AcceptedInUse(at),
+            (_, None) => Heard::Unknown(cause),
+        }
+    }
+}
+
+/// When the authority last took it in a user's request, where only that proves it and it is not long ago.
+fn accepted_in_use(credentials: &dyn ClientCredentials, label: &str, now: Timestamp) -> Option<Timestamp> {
+    let reports = credentials.credentials().report(now);
+    let standing = reports.into_iter().find(|report| report.label == label)?.standing;
+    let is_proven = standing.is_proven_by_use && standing.works(now);
+    standing.accepted_at.filter(|at| is_proven && at.plus(LATELY) > now)
+}
