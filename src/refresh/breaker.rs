@@ -1,15 +1,16 @@
 //! Breakers and bulkheads, per app and per tenant of an app: when an authority is not called, and how many
 //! calls one tenant may have under way.
 //!
-//! Every tenant has a breaker and a bulkhead of its own. No lock is held beyond a few instructions and no tenant waits for
-//! another's calls, so a tenant whose authority hangs costs nobody else anything.
+//! Every tenant has a breaker and a bulkhead of its own. No lock is held beyond a few instructions and no
+//! tenant waits for another's calls, so a tenant whose authority hangs costs nobody else anything.
 //!
-//! A breaker that is open refuses until its time has come; then one call goes through as a probe, and the rest are refused
-//! until that one's end: an outage is asked about by one connection, and a repair lets everybody in at once. A probe's end wakes
-//! those who wait for that probe and nobody else: a waiter of another tenant costs it nothing.
+//! A breaker that is open refuses until its time has come; then one call goes through as a probe, and the
+//! rest are refused until that one's end: an outage is asked about by one connection, and a repair lets
+//! everybody in at once. A probe's end wakes those who wait for that probe and nobody else: a waiter of
+//! another tenant costs it nothing.
 //!
-//! What one tenant's calls come to is that tenant's. Only that the app itself is rejected is everybody's, and that takes the word
-//! of two tenants with nothing having worked in between.
+//! What one tenant's calls come to is that tenant's. Only that the app itself is rejected is everybody's, and
+//! that takes the word of two tenants with nothing having worked in between.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
@@ -28,7 +29,8 @@ use crate::domain::verdict::Disposition;
 const FAILURES_TO_OPEN: u32 = 5;
 /// How long an opened breaker refuses before it lets a probe through. A repair shows within the longest.
 const OPEN: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(4) };
-/// While the authority rejects the app itself every connection that it is rejected for waits this long for one of them to try.
+/// While the authority rejects the app itself every connection that it is rejected for waits this long for
+/// one of them to try.
 const APP_REJECTED: Duration = Duration::from_secs(2);
 /// A tenant is throttled for at most this long while only one of its connections was told to wait. If a
 /// second connection is told the same and none worked in between, the whole asked time counts.
@@ -37,8 +39,8 @@ const LONGEST_FOR_ONE: Duration = Duration::from_secs(60);
 const WHILE_PROBED: Duration = Duration::from_secs(1);
 /// A probe that has not ended by then is not waited for any more: its task is gone.
 const LONGEST_PROBE: Duration = Duration::from_secs(60);
-/// Calls of one tenant under way at one time, in this process. A healthy authority answers some hundred a second through
-/// these; a hung one holds no more than these.
+/// Calls of one tenant under way at one time, in this process. A healthy authority answers some hundred a
+/// second through these; a hung one holds no more than these.
 const MOST_CALLS: usize = 64;
 /// Tenants remembered. If there are more, tenants without trouble are forgotten.
 const MOST_TENANTS: usize = 10_000;
@@ -170,7 +172,8 @@ impl Parts {
         self.known.entry(part).or_default()
     }
 
-    /// Forgets tenants at rest: all of them are looked at, so that happens again only after a quarter as many came as stay.
+    /// Forgets tenants at rest: all of them are looked at, so that happens again only after a quarter as many
+    /// came as stay.
     fn make_room(&mut self) {
         #[cfg(test)]
         {
@@ -188,8 +191,8 @@ impl Parts {
 }
 
 impl Breakers {
-    /// Whether no call for this tenant would be let through at `now` (monotonic): for how long, and why. Asking begins no
-    /// probe.
+    /// Whether no call for this tenant would be let through at `now` (monotonic): for how long, and why.
+    /// Asking begins no probe.
     pub(super) fn refuses(
         &self,
         app: &AppName,
@@ -275,8 +278,8 @@ impl Breakers {
                 }
                 breaker.rejected_for.get_or_insert_with(|| tenant.to_owned());
             }
-            // An app that is rejected would be answered before its request is looked at, but not by everybody in the same
-            // words: the whole app's breaker is left as it is.
+            // An app that is rejected would be answered before its request is looked at, but not by everybody
+            // in the same words: the whole app's breaker is left as it is.
             Ended::Refused => {
                 close(&mut parts, &[part]);
                 unprobe(&mut parts, &whole);
@@ -629,7 +632,8 @@ mod tests {
         }
     }
 
-    /// By construction: a tenant with all its permits taken and its breaker open shares nothing with the others.
+    /// By construction: a tenant with all its permits taken and its breaker open shares nothing with the
+    /// others.
     #[test]
     fn one_tenants_permits_are_nobody_elses() {
         let scene = Scene::new();
@@ -666,7 +670,8 @@ mod tests {
         assert!(scene.breakers.parts().known.len() <= MOST_TENANTS);
         assert!(!scene.goes("held", 1));
     }
-    /// Whoever comes, known or new, and however many are in trouble: the lock is held for a few steps, on the whole.
+    /// Whoever comes, known or new, and however many are in trouble: the lock is held for a few steps, on the
+    /// whole.
     #[test]
     fn a_newcomer_costs_a_few_looks_however_many_are_known() {
         for in_trouble in [0, MOST_TENANTS / 2, MOST_TENANTS - 1, MOST_TENANTS * 2] {

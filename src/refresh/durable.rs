@@ -30,7 +30,7 @@ pub(super) fn seal(
     grant: Grant,
     used: RefreshToken,
 ) -> Unstored {
-    // Above what it replaces, and above what it was before, if the store has fallen back meanwhile.
+    // Above the stored generation and above our own last one: a failover may have lowered the stored one.
     let after = expected.generation.max(connection.revision.generation);
     let sealed =
         ports.repository().seal(at.key, after, &connection.profile, &connection.tokens, Some(&grant));
@@ -38,8 +38,8 @@ pub(super) fn seal(
     Unstored { lease, expected, sealed, connection, grant, used }
 }
 
-/// Makes an answer to a question asked at `epoch` durable. Where only the journal has it, the store is
-/// offered it again and again beside.
+/// Makes an answer durable whose call began at `epoch`. While only the journal has it, it is offered to the store
+/// again and again in the background.
 pub(super) async fn keep(
     ports: &Arc<Ports>,
     at: At<'_>,
@@ -64,7 +64,11 @@ pub(super) async fn keep(
             Ok(())
         }
         Err(error) => {
-            tracing::error!(%error, "a refreshed grant is neither in the store nor in the journal; it is held in memory and not served");
+            tracing::error!(
+                %error,
+                "a refreshed grant is neither in the store nor in the journal; it is held in memory and not \
+                 served"
+            );
             offer_with_patience(ports, at).await
         }
     }
@@ -76,7 +80,10 @@ async fn journaled(ports: &Ports, at: At<'_>, epoch: Epoch, answer: &Unstored) {
     match journaling {
         Journaling::Superseded => ports.repository().unjournal(&answer.sealed.revision).await,
         Journaling::Done { is_replaced, checked_at } => {
-            tracing::warn!(app = %at.key.app, connection = %at.key.connection, "the store does not take a refreshed grant; it is in the journal and is served");
+            tracing::warn!(
+                app = %at.key.app, connection = %at.key.connection,
+                "the store does not take a refreshed grant; it is in the journal and is served"
+            );
             // A state that was cached meanwhile (a sign-in elsewhere, a pause) is newer than what the answer
             // succeeds.
             if !is_replaced {
@@ -93,7 +100,10 @@ async fn offer_with_patience(ports: &Arc<Ports>, at: At<'_>) -> Result<(), Arc<F
         match offer(ports, at).await {
             Err(failure) if tries < STORE_TRIES => {
                 tries += 1;
-                tracing::warn!(app = %at.key.app, connection = %at.key.connection, %failure, "the store does not take a refreshed grant; trying again");
+                tracing::warn!(
+                    app = %at.key.app, connection = %at.key.connection, %failure,
+                    "the store does not take a refreshed grant; trying again"
+                );
                 let wait = Duration::from_millis(50) * 2u32.pow(tries);
                 ports.sleep(wait).await;
             }
@@ -114,6 +124,7 @@ pub(super) async fn offer(ports: &Arc<Ports>, at: At<'_>) -> Result<(), Arc<Fail
         let Unstored { expected, sealed, lease, .. } = &answer;
         let begun = ports.monotonic();
         let is_rotated = answer.grant.current != answer.used;
+        // Without a new refresh token it replaces no grant.
         let writer = if is_rotated { Writer::Lease(*lease) } else { Writer::Verdict(*lease) };
         let committed = ports.repository().commit_sealed(at.key, *expected, sealed, writer).await;
         match committed {
@@ -147,15 +158,15 @@ async fn overtaken(
     answer: Unstored,
     is_journaled: bool,
 ) -> Result<(), Arc<Failure>> {
-    let loaded = match load(ports, at, epoch).await {
-        Ok(loaded) => Ok(loaded),
-        Err(failure) if matches!(*failure, Failure::NotFound) => Err(failure),
-        Err(failure) => return Err(failure),
+    let loaded = load(ports, at, epoch).await;
+    let place = match &loaded {
+        Ok(loaded) => {
+            let grant = ports.repository().open_grant(at.key, loaded).ok().flatten();
+            answer::place(&loaded.connection, grant.as_ref(), &answer)
+        }
+        Err(failure) if matches!(**failure, Failure::NotFound) => Place::Nowhere, // it was deleted
+        Err(failure) => return Err(failure.clone()),
     };
-    let place = loaded.as_ref().map_or(Place::Nowhere, |loaded| {
-        let grant = ports.repository().open_grant(at.key, loaded).ok().flatten();
-        answer::place(&loaded.connection, grant.as_ref(), &answer)
-    });
     match (place, loaded) {
         (Place::There, Ok(loaded)) => confirm(ports, at, &loaded, &answer, is_journaled).await,
         (Place::OnTop, Ok(loaded)) => rebase(ports, at, loaded.connection, answer, is_journaled).await,
@@ -167,14 +178,17 @@ async fn overtaken(
             if is_journaled {
                 ports.repository().unjournal(&revision).await;
             }
-            tracing::info!(app = %at.key.app, connection = %at.key.connection, "a refreshed grant was overtaken by a newer one and is dropped");
+            tracing::info!(
+                app = %at.key.app, connection = %at.key.connection,
+                "a refreshed grant was overtaken by a newer one and is dropped"
+            );
             loaded.map(|_| ())
         }
     }
 }
 
-/// The store shows the answer's grant. It is stored once more as it is there: that settles nothing new, and a
-/// store that waits for replicas then waits for all of it.
+/// The store shows the answer's grant. Writing the stored record again changes nothing, but makes a store that
+/// waits for its copies wait until they have it.
 async fn confirm(
     ports: &Ports,
     at: At<'_>,

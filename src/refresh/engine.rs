@@ -281,7 +281,10 @@ impl Engine {
     pub async fn mend_schedule(&self, key: &ConnectionKey, profile: &Profile) {
         let now = self.ports.now();
         if due::is_overdue(profile, now) {
-            tracing::warn!(app = %key.app, connection = %key.connection, "a connection was not in the schedule; it is put back");
+            tracing::warn!(
+                app = %key.app, connection = %key.connection,
+                "a connection was not in the schedule; it is put back"
+            );
             schedule(&self.ports, key, Some(now)).await;
         }
     }

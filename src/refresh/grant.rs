@@ -302,7 +302,10 @@ async fn judge(
             Ok(loaded.connection.grant_place() != place)
         }
         Err(error) => {
-            tracing::error!(app = %key.app, connection = %key.connection, %error, "a verdict could not be stored");
+            tracing::error!(
+                app = %key.app, connection = %key.connection, %error,
+                "a verdict could not be stored"
+            );
             Ok(false)
         }
     }

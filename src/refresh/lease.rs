@@ -78,7 +78,11 @@ impl Lease {
                 Ok(true) => self.until.store(millis(until), Ordering::Release),
                 Ok(false) => {
                     ports.deps.observer.lease(LeaseOutcome::Lost);
-                    tracing::warn!(app = %key.app, connection = %key.connection, "a lease passed to another replica while a refresh was under way; its answer counts only if nobody else's was stored");
+                    tracing::warn!(
+                        app = %key.app, connection = %key.connection,
+                        "a lease passed to another replica while a refresh was under way; its answer counts \
+                         only if nobody else's was stored"
+                    );
                     self.until.store(0, Ordering::Release);
                     return std::future::pending().await;
                 }

@@ -117,7 +117,10 @@ pub(super) async fn load(ports: &Arc<Ports>, at: At<'_>, epoch: Epoch) -> Result
 }
 
 async fn delete_again(ports: &Ports, at: At<'_>, loaded: &Loaded) -> Result<(), RepositoryError> {
-    tracing::warn!(app = %at.key.app, connection = %at.key.connection, "the store lost a delete that it had acknowledged (a failover?); it is deleted again");
+    tracing::warn!(
+        app = %at.key.app, connection = %at.key.connection,
+        "the store lost a delete that it had acknowledged (a failover?); it is deleted again"
+    );
     let sign_in = loaded.connection.profile.sign_in();
     ports.repository().delete_sign_in(at.key, sign_in).await?;
     Ok(())
@@ -146,7 +149,10 @@ async fn store_again(
         repository.commit_sealed(at.key, stored.revision, &recent.sealed, writer).await?
     };
     if committed == Committed::Done {
-        tracing::warn!(app = %at.key.app, connection = %at.key.connection, "the store had lost what it had acknowledged (a failover?); it is stored again");
+        tracing::warn!(
+            app = %at.key.app, connection = %at.key.connection,
+            "the store had lost what it had acknowledged (a failover?); it is stored again"
+        );
     }
     Ok(committed != Committed::Fenced)
 }

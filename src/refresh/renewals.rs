@@ -167,7 +167,10 @@ pub(super) fn note_use(ports: &Arc<Ports>, at: At<'_>, now: Duration) {
         let (by, key): (_, ConnectionKey) = (ports.clone(), at.key.clone());
         let note = async move {
             if let Err(error) = by.repository().mark_used(&key, by.now()).await {
-                tracing::debug!(%error, "that a connection is used could not be noted; it is with its next refresh");
+                tracing::debug!(
+                    %error,
+                    "that a connection is used could not be noted; it is with its next refresh"
+                );
             }
         };
         ports.spawn("note that a connection is used", note);

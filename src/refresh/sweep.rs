@@ -291,7 +291,10 @@ async fn tenant_of(ports: &Ports, due: &Due) -> Result<Option<Option<String>>, S
         }
         Err(RepositoryError::Store(error @ StoreError::Unavailable { .. })) => Err(error),
         Err(error) => {
-            tracing::warn!(app = %due.key.app, connection = %due.key.connection, %error, "a connection that is due cannot be read; it is left alone for an hour");
+            tracing::warn!(
+                app = %due.key.app, connection = %due.key.connection, %error,
+                "a connection that is due cannot be read; it is left alone for an hour"
+            );
             ports.repository().schedule(&due.key, Some(soon(ports, TAKEN_UP * 60))).await?;
             Ok(None)
         }

@@ -1,4 +1,4 @@
-//! The engine's promises under virtual time, a name for each: what the simulation finds by a seed is said here in words.
+//! The engine's promises under virtual time. Each test has a name where the simulation has only a seed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -325,7 +325,8 @@ fn a_better_token_is_waited_for_three_seconds_where_one_lives_and_caller_wait_wh
     }
 }
 
-/// The same for whoever comes while that renewal is under way, and for whoever comes once it has failed: nobody waits again.
+/// A caller that comes after a failed renewal gets the live token at once, and the next renewal runs behind
+/// it.
 #[test]
 fn who_comes_after_a_renewal_failed_does_not_wait_for_the_next() {
     let scene = Scene::new(seconds(200));
@@ -336,7 +337,8 @@ fn who_comes_after_a_renewal_failed_does_not_wait_for_the_next() {
     assert_eq!((answered.after, answered.what.as_str()), (Duration::ZERO, "access-0"));
 }
 
-/// SEMANTICS 9b: of what all callers force together, ten renewals of a connection in ten seconds, each caller's first report beside.
+/// SEMANTICS 9b: all callers together force ten renewals of a connection in ten seconds, beside each caller's
+/// first report.
 #[test]
 fn ten_renewals_of_a_connection_are_forced_in_ten_seconds() {
     let scene = Scene::new(LIFE);

@@ -16,12 +16,11 @@ use super::{durable, tenant};
 use crate::domain::not_now::NotNow;
 use crate::repository::Connection;
 
-/// How long another replica's word is waited for before its lease is tried for all the same: what is told may
-/// be lost.
+/// Longest wait for the other replica's message before its lease is tried for again: a message may be lost.
 const UNTOLD: Duration = Duration::from_secs(1);
 /// A lease that is about to end is not tried for more often than this.
 const SHORTEST_WAIT: Duration = Duration::from_millis(20);
-/// How long another connection's try is waited for that is made for all of its tenant.
+/// Longest wait for the tenant's probe, which another connection makes.
 const PATIENCE_WITH_PROBE: Duration = Duration::from_secs(2);
 
 /// Takes the connection's lease and uses its grant, if that is still `needed` then; returns the connection if
@@ -36,7 +35,7 @@ pub(super) async fn with_lease(
 ) -> Result<Option<Connection>, Arc<Failure>> {
     let key = at.key;
     let begun = ports.monotonic();
-    let patience = begun + PATIENCE_WITH_PROBE;
+    let probe_deadline = begun + PATIENCE_WITH_PROBE;
     loop {
         durable::offer(ports, at).await?;
         let told = at.slot.told();
@@ -59,7 +58,7 @@ pub(super) async fn with_lease(
         if let Some(throttled) = at.state().troubles.throttled(monotonic) {
             return Err(throttled.failure.clone());
         }
-        await_probe(ports, at, tenant, patience).await;
+        await_probe(ports, at, tenant, probe_deadline).await;
         if let Some((left, failure)) = ports.breakers.refuses(&key.app, tenant, ports.monotonic()) {
             note_trouble(ports, at, want, &failure, Some(left));
             return Err(failure);
@@ -72,8 +71,7 @@ pub(super) async fn with_lease(
             tokio::join!(Lease::take(ports, key), tenant::learn_throttle(ports, &key.app, tenant));
         match taken.map_err(|error| noted(ports, at, want, Failure::Repository(error.into())))? {
             Taken::Mine(lease) => {
-                // It may have been another replica's until just now; and the store may show less than is
-                // cached.
+                // Another replica may have just used the grant, and a failover may have rolled the store back.
                 let revision = ports.repository().revision(key).await;
                 let ours = Some(loaded.connection.revision);
                 let is_there = revision.as_ref().is_ok_and(|stored| *stored == ours);
@@ -104,7 +102,7 @@ pub(super) async fn with_lease(
     }
 }
 
-/// Waits while another connection tries for all of its tenant: what becomes of that is soon known.
+/// Waits, until `until` (monotonic), for the tenant's probe to end.
 async fn await_probe(ports: &Ports, at: At<'_>, tenant: Option<&str>, until: Duration) {
     let key = at.key;
     let mut now = ports.monotonic();

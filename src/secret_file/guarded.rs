@@ -764,8 +764,8 @@ mod tests {
         ("listener/bind.rs", "locks the folder of a socket"),
         ("api/openapi.rs", "a test compares the API document"),
         ("app/files.rs", "checks files and reads none"),
-        ("app/mod.rs", "/etc/passwd, as the system's own"),
-        ("app/keyring.rs", "the machine's name"),
+        ("app/environment.rs", "/etc/passwd, as the system's own"),
+        ("app/core.rs", "the machine's name"),
         ("system.rs", "a test's clock, which no release has"),
     ];
 

@@ -31,6 +31,7 @@ use crate::store::{Revision, StoredConnection};
 /// A cached connection is compared with a shared store after this long: a delete on one replica takes effect
 /// on every other within it.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
+
 /// Counts the writes to a connection in this process. A read notes it before it asks the store, so that it is
 /// dropped if a write came in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,7 +61,7 @@ struct Unchecked {
     asked_at: Duration,
     failure: Arc<Failure>,
     /// The store answers for other connections: only this one cannot be read.
-    persists: bool,
+    is_this_one_alone: bool,
 }
 
 /// The authority's answer that the store has not acknowledged.
@@ -223,8 +224,8 @@ impl Memory {
         match &self.cached {
             Cached::Checked(held) | Cached::Unchecked(held, _) if !is_due => Look::Serve(held.clone()),
             // The store is known to fail: nobody waits for it while the cached connection may be served.
-            Cached::Unchecked(held, Unchecked { asked_at, failure, persists })
-                if *persists || !answered_since(*asked_at) =>
+            Cached::Unchecked(held, Unchecked { asked_at, failure, is_this_one_alone })
+                if *is_this_one_alone || !answered_since(*asked_at) =>
             {
                 let is_tried_lately = now.saturating_sub(*asked_at) < CHECK_EVERY;
                 let is_too_old = now.saturating_sub(self.checked_at) > serve_for();
@@ -290,8 +291,7 @@ impl Memory {
         stored.is_before(held) && (is_remembered || is_on_its_way)
     }
 
-    /// Whether something is remembered for which the slot must stay: what a failover may take back, or an
-    /// answer.
+    /// Whether the slot must stay: a delete is remembered, or an answer waits to be stored.
     pub(super) fn is_needed(&self) -> bool {
         self.answer.get().is_some() || self.remembered.has_deletes()
     }
@@ -325,8 +325,8 @@ impl Memory {
 
 /// What happens to it.
 impl Memory {
-    /// A read of the store begins: changes that are told from now on are told of what it shows, or of later
-    /// ones.
+    /// A read of the store begins. A change that is told from now on may be newer than what it shows, and
+    /// outdates it again.
     pub(in crate::refresh) fn begin_read(&mut self) -> (Epoch, Option<Revision>) {
         self.is_outdated = false;
         (self.epoch, self.cached_revision())
@@ -374,11 +374,11 @@ impl Memory {
         self.cached = match std::mem::take(&mut self.cached) {
             Cached::Nothing => Cached::Nothing,
             Cached::Checked(held) => {
-                Cached::Unchecked(held, Unchecked { asked_at: now, failure, persists: false })
+                Cached::Unchecked(held, Unchecked { asked_at: now, failure, is_this_one_alone: false })
             }
             Cached::Unchecked(held, before) => {
-                let persists = answered_since(before.asked_at);
-                Cached::Unchecked(held, Unchecked { asked_at: now, failure, persists })
+                let is_this_one_alone = answered_since(before.asked_at);
+                Cached::Unchecked(held, Unchecked { asked_at: now, failure, is_this_one_alone })
             }
         };
     }
@@ -398,7 +398,7 @@ impl Memory {
         }
         self.checked_at = begun;
         self.store_answered();
-        // In one step with caching it: in between a read from before could be cached in its place.
+        // Settled here, together with the caching: between two steps an older read could be cached.
         if matches!(source, Source::Committed(_)) && self.answer.is(revision) {
             self.answer = Answer::None;
         }
@@ -410,9 +410,10 @@ impl Memory {
         self.sign_in = Some(sign_in);
         let held = Arc::new(held);
         if let Source::Read(sealed) | Source::Committed(sealed) = source {
-            // The journal's answer is stored on top of the store's state, and never again in its place.
+            // Only a state that the store itself has is remembered: the journal's answer is stored on top
+            // of it.
             let is_stored = !is_answer && !self.answer.is(revision);
-            // Seen again it is no newer: what a failover drops is what had just been written.
+            // A state that is seen again was written before: a failover drops only the latest writes.
             let is_news = !is_read || self.cached_revision() != Some(revision);
             if is_shared && is_stored && is_news {
                 self.remembered.note(&held, sealed, now);

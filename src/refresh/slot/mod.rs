@@ -1,4 +1,5 @@
-//! One slot for each connection in use. A slot is locked for a few instructions, never across an await, and never two at once.
+//! One slot for each connection in use. A slot is locked for a few instructions, never across an await, and
+//! never two at once.
 
 mod at;
 mod flight;
