@@ -290,6 +290,19 @@ fn no_line_of_a_document_is_longer_than_120_characters() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// Two screens show what it is, how to try it and how to call it; the rest of the page is for operators.
+#[test]
+fn the_readme_begins_with_two_screens_and_what_the_quickstart_prints() {
+    let (readme, quickstart) = (read("README.md"), read("examples/quickstart.rs"));
+    let screens = readme.split_once("\n## Registering the real application").expect("the guide").0;
+    assert!(screens.lines().count() <= 100, "{} lines", screens.lines().count());
+    let said: Vec<&str> = screens.lines().filter_map(|line| line.strip_prefix("== ")).collect();
+    assert!(said.len() > 4, "{said:?}");
+    for line in said {
+        assert!(quickstart.contains(line), "the quickstart does not say: {line}");
+    }
+}
+
 #[test]
 fn nothing_speaks_of_one_machine() {
     for document in DOCUMENTS {
