@@ -86,6 +86,9 @@ pub struct Profile {
     scopes_requested: Vec<String>,
     scopes_granted: Vec<String>,
     standing: Standing,
+    /// A claims challenge that the authority's last verdict brought, until the grant works again. A pause and
+    /// its end leave it.
+    pending_claims: Option<String>,
     connected_by: String,
     created_at: Timestamp,
     connected_at: Timestamp,
@@ -114,6 +117,7 @@ impl Profile {
             scopes_requested,
             scopes_granted,
             standing: Standing::Active,
+            pending_claims: None,
             connected_by,
             created_at: before.map_or(now, |before| before.created_at),
             connected_at: now,
@@ -198,7 +202,7 @@ impl Profile {
 
     /// A claims challenge to pass at the next sign-in.
     pub fn pending_claims(&self) -> Option<&str> {
-        self.standing.verdict()?.claims.as_deref()
+        self.pending_claims.as_deref()
     }
 
     /// Which of the connection's sign-ins it descends from.
@@ -257,6 +261,7 @@ impl Profile {
             self.scopes_granted = granted;
         }
         self.standing = self.standing.worked();
+        self.pending_claims = None;
         self.renewals += 1;
         self.last_refreshed_at = now;
         self.remember(Attempt {
@@ -293,7 +298,8 @@ impl Profile {
         now: Timestamp,
     ) -> Self {
         let Some(word) = Word::of(disposition) else { return self };
-        self.standing = self.standing.judged(word, attempt.clone(), claims, now);
+        self.standing = self.standing.judged(word, attempt.clone(), now);
+        self.pending_claims = claims;
         self.remember(attempt);
         self
     }

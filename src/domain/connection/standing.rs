@@ -31,8 +31,6 @@ pub(super) struct Verdict {
     pub(super) next_try: NextTry,
     /// How often in a row a verdict was given.
     pub(super) refusals: u32,
-    /// A claims challenge to pass at the next sign-in.
-    pub(super) claims: Option<String>,
     /// The try that it came from. Old records may have none.
     pub(super) error: Option<Attempt>,
 }
@@ -82,7 +80,7 @@ impl Standing {
     }
 
     /// After the authority refused the grant: a pause stays. Each verdict in a row doubles the wait.
-    pub(super) fn judged(self, word: Word, error: Attempt, claims: Option<String>, now: Timestamp) -> Self {
+    pub(super) fn judged(self, word: Word, error: Attempt, now: Timestamp) -> Self {
         let before = self.verdict();
         let refusals = before.map_or(0, |before| before.refusals);
         let was_dead = before.is_some_and(Verdict::is_of_a_dead_grant);
@@ -95,7 +93,7 @@ impl Standing {
         let wait = FIRST_RETRY.saturating_mul(1u32 << refusals.min(20)).min(slowest);
         let next_try = if is_dead { NextTry::Never } else { NextTry::At(now.plus(wait)) };
         let refusals = refusals.saturating_add(1);
-        let verdict = Verdict { reason, next_try, refusals, claims, error: Some(error) };
+        let verdict = Verdict { reason, next_try, refusals, error: Some(error) };
         match self {
             Standing::Active | Standing::Refused(_) => Standing::Refused(verdict),
             Standing::Paused(_) => Standing::Paused(Some(verdict)),

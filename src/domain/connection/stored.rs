@@ -61,7 +61,6 @@ impl From<Stored> for Profile {
                 (false, None) => NextTry::AtOnce,
             },
             refusals: stored.refusals,
-            claims: stored.pending_claims,
             error: stored.last_error,
         };
         let standing = match stored.status {
@@ -75,6 +74,7 @@ impl From<Stored> for Profile {
             scopes_requested: stored.scopes_requested,
             scopes_granted: stored.scopes_granted,
             standing,
+            pending_claims: stored.pending_claims,
             connected_by: stored.connected_by,
             created_at: stored.created_at,
             connected_at: stored.connected_at,
@@ -97,7 +97,7 @@ impl From<Profile> for Stored {
             retry_at: profile.retry_at(),
             refusals: verdict.map_or(0, |verdict| verdict.refusals),
             grant_destroyed: profile.grant_destroyed(),
-            pending_claims: profile.pending_claims().map(str::to_owned),
+            pending_claims: profile.pending_claims,
             paused_under: verdict.filter(|_| status == Status::Paused).map(|verdict| verdict.reason.status()),
             account: profile.account,
             scopes_requested: profile.scopes_requested,

@@ -7,7 +7,7 @@ impl Profile {
     /// A connection of this status, whose grant is tried again then.
     pub(crate) fn of_status(mut self, status: Status, retry_at: Option<Timestamp>) -> Self {
         let next_try = retry_at.map_or(NextTry::AtOnce, NextTry::At);
-        let verdict = |reason| Verdict { reason, next_try, refusals: 1, claims: None, error: None };
+        let verdict = |reason| Verdict { reason, next_try, refusals: 1, error: None };
         self.standing = match status {
             Status::Paused => Standing::Paused(None),
             status => {
@@ -106,6 +106,9 @@ fn a_resumed_connection_is_as_good_as_its_grant() {
     assert_eq!(blocked.clone().resumed(), blocked, "what was not paused is left as it is");
     let asked_anew = blocked.paused().resumed();
     assert_eq!((asked_anew.status(), asked_anew.retry_at()), (Status::Active, None));
+    assert_eq!(asked_anew.pending_claims(), Some("{}"), "the next sign-in still meets the challenge");
+    let healed = asked_anew.refreshed(None, &Remarks::default(), at(1));
+    assert_eq!(healed.pending_claims(), None, "a grant that works has met it");
     let dead = judged(profile(), expired(GrantFate::Dead));
     let resumed = dead.clone().paused().resumed();
     assert_eq!(resumed.status(), dead.status(), "a pause keeps the reason");
@@ -177,7 +180,8 @@ fn a_pause_keeps_its_verdict_in_one_more_member() {
     assert!(of_before.grant_destroyed());
     assert_eq!(of_before.resumed().status(), Status::NeedsReauthorization(ReauthReason::GrantRevoked));
     let of_before = read(&record(r#"{"status":"paused"}"#, KEPT, ""));
-    assert_eq!((of_before.status(), of_before.resumed().status()), (Status::Paused, Status::Active));
+    assert_eq!((of_before.status(), of_before.clone().resumed().status()), (Status::Paused, Status::Active));
+    assert_eq!(of_before.resumed().pending_claims(), Some("{}"));
 }
 
 /// Records of 0.1 have none of the members that came later.
