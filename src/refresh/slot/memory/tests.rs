@@ -190,6 +190,10 @@ fn a_read_that_began_before_a_write_changes_nothing() {
     assert_eq!(memory.cached_revision(), Some(new.revision));
     memory.absent(epoch, seconds(12));
     assert_eq!(memory.cached_revision(), Some(new.revision), "nor does it say that it is gone");
+    let (epoch, _) = memory.begin_read();
+    memory.forget(|_| true); // a delete
+    assert_eq!(finish_read(&mut memory, &new, epoch, 13, 13), Caching::Dropped);
+    assert_eq!(memory.cached_revision(), None, "nor does it bring back what was deleted");
 }
 
 #[test]
@@ -199,6 +203,8 @@ fn of_two_reads_the_one_that_began_later_counts() {
     let (epoch, _) = memory.begin_read();
     assert_eq!(finish_read(&mut memory, &new, epoch, 11, 12), CACHED);
     assert_eq!(finish_read(&mut memory, &old, epoch, 10, 13), Caching::Dropped);
+    let newer = state(1, 0, 3); // a failover lost it before the later read began
+    assert_eq!(finish_read(&mut memory, &newer, epoch, 10, 13), Caching::Dropped);
 }
 
 #[test]
