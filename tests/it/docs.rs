@@ -290,6 +290,23 @@ fn no_line_of_a_document_is_longer_than_120_characters() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+#[test]
+fn the_walk_of_a_refresh_has_twelve_steps_at_most_and_names_functions_that_exist() {
+    let (prose, _) = parts("ARCHITECTURE.md");
+    let walk = prose.split_once("\n### How a refresh runs\n").expect("the walk").1;
+    let walk = walk.split("\n### ").next().expect("text");
+    let is_step = |line: &&str| line.split_once(". ").is_some_and(|(number, _)| number.parse::<u8>().is_ok());
+    let steps = walk.lines().filter(is_step).count();
+    assert!((6..=12).contains(&steps), "{steps} steps");
+    let named: Vec<(&str, &str)> = code_spans(walk).iter().filter_map(|span| span.split_once("::")).collect();
+    for (file, function) in named.iter().filter(|(file, _)| *file != "a") {
+        let source = read(&format!("src/refresh/{file}.rs"));
+        let defined = [format!("fn {function}("), format!("fn {function}<")];
+        assert!(defined.iter().any(|name| source.contains(name)), "{file}.rs has no function {function}");
+    }
+    assert!(named.len() > steps, "{named:?}");
+}
+
 /// Two screens show what it is, how to try it and how to call it; the rest of the page is for operators.
 #[test]
 fn the_readme_begins_with_two_screens_and_what_the_quickstart_prints() {
