@@ -19,7 +19,6 @@ LONG = {
     "src/config/spec.rs": "the table of configuration keys: a line for each, nothing to follow",
     "src/events.rs": "one function for each thing that happens, all of one shape",
     "src/store/redis/cluster.rs": "the map of a Cluster and the way through it: one protocol, one state",
-    "src/telemetry/metrics.rs": "each metric with its name, help and labels, all of one shape",
 }
 
 

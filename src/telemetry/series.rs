@@ -15,16 +15,19 @@
 
 use parking_lot::RwLock;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use http::StatusCode;
+use prometheus::Opts;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{Histogram, HistogramOpts, Opts};
 
+pub use self::declared::{Declared, Metric};
 use crate::domain::id::{AppName, CallerName};
+
+mod declared;
 
 /// Replaces a name that is not configured.
 pub const UNKNOWN: &str = "unknown";
@@ -206,11 +209,8 @@ pub struct Family<M>(Arc<Inner<M>>);
 
 struct Inner<M> {
     known: Arc<Known>,
-    labels: &'static [&'static str],
-    opts: Opts,
+    declared: Declared,
     desc: Desc,
-    make: fn(Opts, &'static [f64]) -> prometheus::Result<M>,
-    buckets: &'static [f64],
     series: RwLock<BTreeMap<Values, One<M>>>,
 }
 
@@ -230,19 +230,23 @@ impl<M> Inner<M> {
         const BOUND: usize = 8;
         let escaped =
             |text: &str| text.bytes().map(|byte| 1 + usize::from(b"\\\"\n".contains(&byte))).sum::<usize>();
-        let labels =
-            self.labels.iter().zip(values).map(|(label, value)| label.len() + escaped(value) + MARKS);
-        let line = self.opts.name.len() + labels.sum::<usize>() + NUMBER + MARKS;
-        if self.buckets.is_empty() {
+        let labels = self
+            .declared
+            .labels
+            .iter()
+            .zip(values)
+            .map(|(label, value)| label.len() + escaped(value) + MARKS);
+        let line = self.declared.name.len() + labels.sum::<usize>() + NUMBER + MARKS;
+        if self.declared.buckets.is_empty() {
             return line;
         }
         // Each bucket with its bound, the one without a bound, the sum and the count.
-        (self.buckets.len() + 3) * (line + "_bucket".len() + "le".len() + BOUND + MARKS)
+        (self.declared.buckets.len() + 3) * (line + "_bucket".len() + "le".len() + BOUND + MARKS)
     }
 
     /// Returns the most bytes that these may take.
     fn most(&self) -> usize {
-        if ["app", "caller"].iter().all(|name| self.labels.contains(name)) {
+        if ["app", "caller"].iter().all(|name| self.declared.labels.contains(name)) {
             MOST_OF_PAIRS
         } else {
             MOST_OF_NAMES
@@ -250,27 +254,20 @@ impl<M> Inner<M> {
     }
 }
 
-impl<M: Collector + Clone + 'static> Family<M> {
+impl<M: Metric> Family<M> {
     /// Makes a family without series, whose names are looked up in `known`.
-    pub fn new(
-        known: Arc<Known>,
-        (name, help): (&str, &str),
-        labels: &'static [&'static str],
-        make: fn(Opts, &'static [f64]) -> prometheus::Result<M>,
-        buckets: &'static [f64],
-    ) -> Self {
-        let opts = Opts::new(name, help);
+    pub fn new(known: Arc<Known>, declared: Declared) -> Self {
+        let Declared { name, help, labels, .. } = declared;
         let variable = labels.iter().map(|label| (*label).to_owned()).collect();
-        let desc = Desc::new(name.to_owned(), help.to_owned(), variable, std::collections::HashMap::new())
+        let desc = Desc::new(name.to_owned(), help.to_owned(), variable, HashMap::new())
             .expect("names and labels are literals of the metrics");
-        let series = RwLock::default();
-        Family(Arc::new(Inner { known, labels, opts, desc, make, buckets, series }))
+        Family(Arc::new(Inner { known, declared, desc, series: RwLock::default() }))
     }
 
     /// Returns the series with these labels, and makes it if there is none yet.
     pub fn with(&self, labels: &[Label<'_>]) -> M {
         let inner = &self.0;
-        assert_eq!(labels.len(), inner.labels.len(), "{}: labels", inner.opts.name);
+        assert_eq!(labels.len(), inner.declared.labels.len(), "{}: labels", inner.declared.name);
         // Locked until the series exists: one for a name that is being removed must not be made after its
         // others have ended.
         let names = inner.known.names.read();
@@ -293,9 +290,10 @@ impl<M: Collector + Clone + 'static> Family<M> {
         }
         let subject = Subject::of(labels, &values);
         let make = || {
-            let pairs = inner.labels.iter().zip(&values);
-            let opts = pairs.fold(inner.opts.clone(), |opts, (label, value)| opts.const_label(*label, value));
-            (inner.make)(opts, inner.buckets).expect("names and labels are literals of the metrics")
+            let pairs = inner.declared.labels.iter().zip(&values);
+            let opts = Opts::new(inner.declared.name, inner.declared.help);
+            let opts = pairs.fold(opts, |opts, (label, value)| opts.const_label(*label, value));
+            M::make(opts, inner.declared.buckets).expect("names and labels are literals of the metrics")
         };
         let make = || One { subject, metric: make(), bytes };
         series.entry(values.clone()).or_insert_with(make).metric.clone()
@@ -329,7 +327,7 @@ impl<M: Send + Sync> Ends for Family<M> {
     }
 }
 
-impl<M: Collector + Clone + 'static> Collector for Family<M> {
+impl<M: Metric> Collector for Family<M> {
     fn desc(&self) -> Vec<&Desc> {
         vec![&self.0.desc]
     }
@@ -345,121 +343,11 @@ impl<M: Collector + Clone + 'static> Collector for Family<M> {
     }
 }
 
-/// Makes a histogram of a family.
-pub fn histogram(opts: Opts, buckets: &'static [f64]) -> prometheus::Result<Histogram> {
-    Histogram::with_opts(HistogramOpts::from(opts).buckets(buckets.to_vec()))
-}
-
 impl<M> std::fmt::Debug for Family<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Family({})", self.0.opts.name)
+        write!(f, "Family({})", self.0.declared.name)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use prometheus::IntCounter;
-
-    use super::*;
-
-    fn app(name: &str) -> AppName {
-        AppName::parse(name).expect("a name")
-    }
-
-    fn caller(name: &str) -> CallerName {
-        CallerName::parse(name).expect("a name")
-    }
-
-    fn family(known: &Arc<Known>, labels: &'static [&'static str]) -> Family<IntCounter> {
-        Family::new(known.clone(), ("x_total", "Help."), labels, |opts, _| IntCounter::with_opts(opts), &[])
-    }
-
-    fn shown<M: Collector + Clone + 'static>(family: &Family<M>) -> String {
-        prometheus::TextEncoder::new().encode_to_string(&family.collect()).expect("text")
-    }
-
-    #[test]
-    fn any_number_of_names_that_are_not_configured_is_one_series() {
-        let known = Arc::new(Known::default());
-        known.change(|names| names.apps = [app("outlook")].into());
-        let family = family(&known, &["app", "outcome"]);
-        family.with(&[Label::App(&app("outlook")), Label::Word("ok")]).inc();
-        for each in 0..1000 {
-            family.with(&[Label::App(&app(&format!("app-{each}"))), Label::Word("ok")]).inc();
-        }
-        let shown = shown(&family);
-        let series: Vec<_> = shown.lines().filter(|line| !line.starts_with('#')).collect();
-        let expected =
-            [r#"x_total{app="outlook",outcome="ok"} 1"#, r#"x_total{app="unknown",outcome="ok"} 1000"#];
-        assert_eq!(series, expected);
-    }
-
-    #[test]
-    fn every_kind_of_name_is_looked_up_and_ends_with_its_configuration() {
-        let (one, who) = (app("outlook"), caller("sync"));
-        let full = Names {
-            apps: [one.clone()].into(),
-            callers: [who.clone()].into(),
-            credentials: [(one.clone(), "2026".to_owned())].into(),
-            caller_keys: [(who.clone(), "k1".to_owned())].into(),
-            sealing_keys: ["s1".to_owned()].into(),
-        };
-        let labels = [
-            Label::App(&one),
-            Label::Caller(&who),
-            Label::Credential(&one, "2026"),
-            Label::CallerKey(&who, "k1"),
-            Label::SealingKey("s1"),
-        ];
-        for label in labels {
-            let known = Arc::new(Known::default());
-            let family = family(&known, &["name"]);
-            assert_eq!(family.with(&[label]).collect()[0].get_metric()[0].get_label()[0].value(), UNKNOWN);
-            known.change(|names| names.clone_from(&full));
-            family.with(&[label]).inc();
-            family.end_what_is_gone();
-            assert_eq!(shown(&family).lines().filter(|line| !line.starts_with('#')).count(), 2, "{label:?}");
-            known.change(|names| *names = Names::default());
-            family.end_what_is_gone();
-            assert_eq!(shown(&family).lines().filter(|line| !line.starts_with('#')).count(), 1, "{label:?}");
-        }
-    }
-
-    #[test]
-    fn values_that_are_the_same_text_when_put_together_are_two_series() {
-        let known = Arc::new(Known::default());
-        known.change(|names| {
-            names.apps = [app("a"), app("ab")].into();
-            names.callers = [caller("bc"), caller("c")].into();
-        });
-        let family = family(&known, &["app", "caller"]);
-        family.with(&[Label::App(&app("a")), Label::Caller(&caller("bc"))]).inc();
-        family.with(&[Label::App(&app("ab")), Label::Caller(&caller("c"))]).inc();
-        assert_eq!(shown(&family).matches("} 1").count(), 2, "{}", shown(&family));
-    }
-
-    /// Metrics made elsewhere would have unchecked labels.
-    #[test]
-    fn metrics_are_made_in_this_room_alone() {
-        let mut all = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
-        let mut found = Vec::new();
-        while let Some(path) = all.pop() {
-            if path.is_dir() {
-                all.extend(
-                    std::fs::read_dir(&path).expect("a folder").map(|entry| entry.expect("there").path()),
-                );
-            } else if path.extension().is_some_and(|extension| extension == "rs")
-                && std::fs::read_to_string(&path).expect("text").contains("prometheus::")
-            {
-                found.push(path.file_name().expect("a file").to_string_lossy().into_owned());
-            }
-        }
-        found.sort();
-        assert_eq!(found, ["metrics.rs", "series.rs"]);
-        // The file that names them all does not give a label its text either.
-        for banned in ["CounterVec", "GaugeVec", "HistogramVec", "MetricVec", "const_label", "variable_label"]
-        {
-            assert!(!include_str!("metrics.rs").contains(banned), "metrics.rs has {banned}");
-        }
-    }
-}
+mod tests;

@@ -1,0 +1,129 @@
+//! Metrics that a hot path looks up once and keeps.
+
+use std::time::Duration;
+
+use prometheus::{Histogram, IntCounter, IntGauge};
+
+use super::catalogue::Catalogue;
+use super::declare::Counters;
+use crate::domain::id::{AppName, CallerName};
+use crate::telemetry::series::Label;
+
+/// Counters of one (app, caller, dialect), looked up once so that a token from the cache costs two atomics.
+#[derive(Debug, Clone)]
+pub struct TokenRequestHandles {
+    ok: IntCounter,
+    duration: Histogram,
+}
+
+impl TokenRequestHandles {
+    pub(super) fn new(all: &Catalogue, app: &AppName, caller: &CallerName, dialect: &'static str) -> Self {
+        let labels = [Label::App(app), Label::Caller(caller), Label::Word(dialect), Label::Word("ok")];
+        TokenRequestHandles {
+            ok: all.token_requests_total.with(&labels),
+            duration: all.token_request_duration_seconds.with(&[Label::Word(dialect)]),
+        }
+    }
+
+    /// A token was handed out.
+    pub fn served(&self, duration: Duration) {
+        self.ok.inc();
+        self.duration.observe(duration.as_secs_f64());
+    }
+}
+
+/// Why a connection was refused or closed before a request came through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectionRefusal {
+    /// The listener's own cap.
+    ListenerFull,
+    /// The peer's cap.
+    PeerFull,
+    /// The TLS handshake failed or took too long.
+    Handshake,
+    /// No head, or half of one, in time.
+    TooSlow,
+    /// Framing that has more than one reading.
+    Malformed,
+    /// It had waited longest when others needed its room.
+    GaveWay,
+}
+
+impl ConnectionRefusal {
+    const ALL: [ConnectionRefusal; 6] = [
+        ConnectionRefusal::ListenerFull,
+        ConnectionRefusal::PeerFull,
+        ConnectionRefusal::Handshake,
+        ConnectionRefusal::TooSlow,
+        ConnectionRefusal::Malformed,
+        ConnectionRefusal::GaveWay,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            ConnectionRefusal::ListenerFull => "listener_full",
+            ConnectionRefusal::PeerFull => "peer_full",
+            ConnectionRefusal::Handshake => "handshake",
+            ConnectionRefusal::TooSlow => "too_slow",
+            ConnectionRefusal::Malformed => "malformed",
+            ConnectionRefusal::GaveWay => "gave_way",
+        }
+    }
+}
+
+/// One listener's counters.
+#[derive(Debug, Clone)]
+pub struct ListenerMetrics {
+    listener: &'static str,
+    ok: IntCounter,
+    requests: Counters,
+    open: IntGauge,
+    refused: Counters,
+    panics: IntCounter,
+}
+
+impl ListenerMetrics {
+    pub(super) fn new(all: &Catalogue, listener: &'static str) -> Self {
+        let name = Label::Word(listener);
+        for reason in ConnectionRefusal::ALL {
+            let _at_zero = all.http_connections_refused_total.with(&[name, Label::Word(reason.as_str())]);
+        }
+        ListenerMetrics {
+            listener,
+            ok: all.http_requests_total.with(&[name, Label::Status(http::StatusCode::OK)]),
+            requests: all.http_requests_total.clone(),
+            open: all.http_connections.with(&[name]),
+            refused: all.http_connections_refused_total.clone(),
+            panics: all.panics_total.clone(),
+        }
+    }
+
+    /// A request was answered.
+    pub fn http_request(&self, status: http::StatusCode) {
+        if status == http::StatusCode::OK {
+            self.ok.inc();
+        } else {
+            self.requests.with(&[Label::Word(self.listener), Label::Status(status)]).inc();
+        }
+    }
+
+    /// A connection was opened.
+    pub fn connection_opened(&self) {
+        self.open.inc();
+    }
+
+    /// A connection was closed.
+    pub fn connection_closed(&self) {
+        self.open.dec();
+    }
+
+    /// A connection was refused or cut.
+    pub fn connection_refused(&self, reason: ConnectionRefusal) {
+        self.refused.with(&[Label::Word(self.listener), Label::Word(reason.as_str())]).inc();
+    }
+
+    /// A handler panicked.
+    pub fn panicked(&self) {
+        self.panics.inc();
+    }
+}
