@@ -57,6 +57,7 @@ mod outbound;
 mod prompts;
 mod providers;
 mod quotas;
+mod records;
 mod replicas;
 mod rotation;
 mod sign_in_refusals;
