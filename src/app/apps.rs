@@ -1,5 +1,5 @@
-//! The configured apps: their authorities with their client credentials. Prepared whole beside what is in force, and then put
-//! in its place.
+//! The configured apps: their authorities and client credentials. All are built beside the apps in force, and
+//! then replace them at once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,8 +40,8 @@ pub(super) struct PreparedApps {
     credentials: BTreeMap<AppName, Vec<ClientCredential>>,
 }
 
-/// Builds every app that can be built; what is wrong with the others is found. What has not changed keeps its authority, with all
-/// that it has learnt.
+/// Builds every app that can be built, and notes the mistakes in the others. An app with the same settings
+/// keeps its authority, and all that the authority has learnt.
 pub(super) fn prepare(
     config: &Config,
     secrets: &SecretReader,
@@ -78,7 +78,7 @@ pub(super) fn prepare(
     prepared
 }
 
-/// Takes them into service: from here on the credentials are those.
+/// Takes the apps into service. From here on their credentials are used.
 pub(super) fn install(prepared: PreparedApps, before: &Authorities) -> (Apps, Authorities) {
     for (name, credentials) in prepared.credentials {
         let known = before.get(&name).map(|installed| &*installed.authority);
@@ -122,8 +122,8 @@ fn authority(
     }
 }
 
-/// Says which way each authority is reached.
-pub(super) fn say_ways_out(config: &Config) {
+/// Logs the way by which each authority is reached.
+pub(super) fn log_ways_out(config: &Config) {
     for (app, settings) in &config.apps {
         let (authority, way) = (settings.authority.host(), config.outbound.way_to(&settings.authority));
         tracing::info!(app, authority, "the authority is reached {way}");

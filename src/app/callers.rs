@@ -26,14 +26,14 @@ impl Roster {
         Roster { callers: live(callers), admins: live(admins) }
     }
 
-    /// Puts these in the place of those in force, with what is known of those that stay.
+    /// Replaces the callers and admins in force, and keeps what is known of those that stay.
     pub(super) fn succeed_by(&self, callers: Callers, admins: Callers) {
         self.callers.store(Arc::new(callers.succeeding(&self.callers.load())));
         self.admins.store(Arc::new(admins.succeeding(&self.admins.load())));
     }
 
-    /// Has the files of API keys looked at. Where they do not answer, what was known of them is used on.
-    pub(super) async fn look_at_key_files(&self, clock: &dyn Clock) {
+    /// Checks the files of API keys. If a file does not answer, its known keys stay in force.
+    pub(super) async fn check_key_files(&self, clock: &dyn Clock) {
         for of_these in [self.callers.load_full(), self.admins.load_full()] {
             of_these.check_key_files(clock).await;
         }
@@ -46,9 +46,9 @@ impl Roster {
         uses
     }
 
-    /// The sealing keys that API keys in lines from before 0.2 need, as the files are now, each with the names of those API keys.
+    /// Sealing keys that lines of API keys from before 0.2 still need, each with the names of those API keys.
     pub(super) async fn sealing_keys_in_use(&self, clock: &dyn Clock) -> Hashed {
-        self.look_at_key_files(clock).await;
+        self.check_key_files(clock).await;
         let now = clock.now();
         let mut hashed = self.callers.load().sealing_keys_in_use(now);
         for (id, names) in self.admins.load().sealing_keys_in_use(now) {
@@ -61,11 +61,11 @@ impl Roster {
 /// Callers and admins.
 type Both = (Callers, Callers);
 
-/// Where users of this machine stand in the configuration, by whom they are and their number.
+/// Place in the configuration of each user of this machine, by who it is and the user's number.
 type UserKeys = BTreeMap<(CallerName, u32), String>;
 
-/// Builds all of them; none when one of them is wrong, or there is no keyring. Rules for apps that could not be built are judged
-/// when these can.
+/// Builds all callers and admins. `None` if one of them is wrong, or if there is no keyring. Rules for apps
+/// that could not be built are judged once these can.
 pub(super) fn build(
     config: &Config,
     apps: &PreparedApps,
@@ -201,7 +201,8 @@ fn look_at_keys(
             findings.warning(
                 key,
                 format_args!(
-                    "the key `{}` in {file} is refused: the sealing key {sealing_key} that it was made with is gone",
+                    "the key `{}` in {file} is refused: the sealing key {sealing_key} that it was made with \
+                     is gone",
                     one.id
                 ),
             );
@@ -209,20 +210,26 @@ fn look_at_keys(
     }
 }
 
-/// What a pattern says and was probably not meant.
+/// Warns of a pattern that probably means something else than its author thought.
 fn means_more(key: &str, pattern: &Pattern, findings: &mut Findings<'_>) {
     if pattern.ends_within_a_word() {
         let prefix = pattern.to_string();
         let prefix = prefix.trim_end_matches('*');
         findings.warning(
             key,
-            format_args!("`{pattern}` means every name that begins with `{prefix}`, {prefix}b/… too: end the prefix with a separator (`{prefix}/*`), or list the names"),
+            format_args!(
+                "`{pattern}` means every name that begins with `{prefix}`, {prefix}b/… too: end the \
+                 prefix with a separator (`{prefix}/*`), or list the names"
+            ),
         );
     }
     if pattern.is_every_personal_account() {
         findings.warning(
             key,
-            format_args!("`{pattern}` is the tenant of every personal Microsoft account, so this rule is about all of them and not about one customer's"),
+            format_args!(
+                "`{pattern}` is the tenant of every personal Microsoft account, so this rule is \
+                 about all of them and not about one customer's"
+            ),
         );
     }
 }

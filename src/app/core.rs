@@ -20,7 +20,7 @@ pub(super) struct Core {
 }
 
 impl Core {
-    /// Starts with what the journal holds. Serves nothing before it is known what was revoked.
+    /// Builds the core and takes up the journal. It serves nothing before it has learnt what is revoked.
     pub(super) async fn start(
         prepared: PreparedApps,
         roster: &Roster,

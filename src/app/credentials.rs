@@ -12,12 +12,13 @@ use crate::domain::id::AppName;
 use crate::domain::time::{Clock, Timestamp};
 use crate::telemetry::metrics::Metrics;
 
-/// How often credentials are looked at.
-pub(super) const LOOK: Duration = Duration::from_secs(1);
+/// How often credentials are checked.
+pub(super) const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 type Label = (AppName, String);
 
-/// Has credentials proven, shows them, and tells the other replicas. A store that does not answer holds up no showing.
+/// Has credentials proven, shows them, and tells the other replicas. A store that does not answer delays none
+/// of this.
 pub(super) struct ClientCredentials {
     broker: Arc<Broker>,
     clock: Arc<dyn Clock>,
@@ -51,7 +52,8 @@ impl Work for ClientCredentials {
     }
 }
 
-/// Shows them all, takes away what is gone, and warns of what ends soon. Gives what is shown now.
+/// Shows every credential, removes the series of those that are gone, and warns of those that end soon.
+/// Returns what is shown now.
 fn show_credentials(
     credentials: &BTreeMap<AppName, Vec<CredentialReport>>,
     metrics: &Metrics,
@@ -76,11 +78,11 @@ fn show_credentials(
             metrics.credential_used(app, &one.label, one.standing.used_at);
             let secret = Secret::ClientCredential(app.clone(), one.label.clone());
             let expires_at = one.standing.expires_at.filter(|_| !one.standing.is_retired);
-            warnings.look(secret, expires_at, now);
+            warnings.check(secret, expires_at, now);
         }
     }
     for (app, label) in before.difference(&there) {
-        warnings.look(Secret::ClientCredential(app.clone(), label.clone()), None, now);
+        warnings.check(Secret::ClientCredential(app.clone(), label.clone()), None, now);
     }
     there
 }

@@ -12,7 +12,7 @@ use crate::callers::limit::Limiter;
 use crate::ops::Ops;
 use crate::public::PublicSite;
 
-/// Begins to serve. The ops listener is first: it says what is not ready yet.
+/// Begins to serve. The ops listener is first, since it says what is not ready yet.
 pub(super) fn serve(listeners: BoundListeners, parts: &Parts) {
     let Parts { process, keyring, events, .. } = parts;
     let (broker, roster, tasks) = (&parts.core.broker, parts.in_force.roster(), &process.tasks);

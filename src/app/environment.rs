@@ -1,4 +1,4 @@
-//! What of the process's environment the daemon may know.
+//! The parts of the process's environment that the daemon may know.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,14 +14,15 @@ pub struct Source {
     pub variables: BTreeMap<String, String>,
 }
 
-/// What of the environment the daemon may know.
+/// The parts of the environment that the daemon may know.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
     /// `$CREDENTIALS_DIRECTORY`, where systemd puts credentials.
     pub credentials_directory: Option<PathBuf>,
     /// The text of `/etc/passwd`, for the users that callers are known by.
     pub passwd: String,
-    /// A directory of the daemon's, for a command that root runs: whose that is, says as whom to read.
+    /// A directory of the daemon's, for a command that root runs. Its owner is the user as whom the command
+    /// reads.
     pub of_owner: Option<PathBuf>,
 }
 
@@ -41,7 +42,7 @@ impl Environment {
         Environment { of_owner: Some(directory.to_owned()), ..self }
     }
 
-    /// The same, with the users of now.
+    /// The same, with the present users of this machine.
     pub(super) fn again(&self) -> Self {
         let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_else(|_| self.passwd.clone());
         Environment { passwd, ..self.clone() }

@@ -1,5 +1,6 @@
-//! Whether a file that the configuration names has changed. They are looked at once a second, as they are behind whatever links
-//! lead there: an editor's rename, a Kubernetes volume's swapped link and a mount that comes and goes all look the same.
+//! Finds out whether a file that the configuration names has changed. Files are checked once a second,
+//! through all symbolic links: so an editor's rename, a Kubernetes volume's swapped link and a mount that
+//! comes and goes all look the same.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -13,35 +14,35 @@ use super::findings::By;
 use super::process::Process;
 use crate::config::{self, Config, ConfigErrors, CredentialKind, Listener, Loaded, Mistake};
 
-/// What a file looked like: another one is another content, or may be.
+/// State of a file when it was checked. If it differs, the content may differ.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Look {
-    /// Device, inode, length, and when it was changed: content and status, in nanoseconds.
+enum State {
+    /// Device, inode and length, and the times at which content and status changed, in nanoseconds.
     File(u64, u64, u64, i128, i128),
-    /// What is in a directory.
-    Directory(BTreeMap<PathBuf, Look>),
-    /// It is there; what it holds is somebody else's to read.
+    /// Every entry of a directory.
+    Directory(BTreeMap<PathBuf, State>),
+    /// The file exists. Another part reads its content.
     There,
     Unreadable(std::io::ErrorKind),
 }
 
-/// What all of them looked like.
+/// State of several files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Looks(BTreeMap<PathBuf, Look>);
+pub(super) struct States(BTreeMap<PathBuf, State>);
 
-/// The configuration's file and all files that it names, with how they looked before they were read for the last time.
+/// The configuration's file and all files that it names, with their state from before they were last read.
 pub(super) struct WatchedFiles {
     source: Source,
     environment: Environment,
-    read: Mutex<Looks>,
-    /// Held by the one reading under way.
+    read: Mutex<States>,
+    /// Locked by the reading under way.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl WatchedFiles {
-    /// For before anything is read: a change from here on is seen.
+    /// To be made before anything is read, so that every later change is noticed.
     pub(super) fn new(source: Source, environment: Environment, config: &Config) -> Self {
-        let read = Mutex::new(Looks::of(&source.path, config));
+        let read = Mutex::new(States::of(&source.path, config));
         WatchedFiles { source, environment, read, turn: Arc::default() }
     }
 
@@ -49,39 +50,40 @@ impl WatchedFiles {
         &self.environment
     }
 
-    /// What a start reads with.
+    /// The ports that a start reads with.
     pub(super) fn by<'a>(&'a self, process: &'a Process) -> By<'a> {
         By { environment: &self.environment, ports: &process.ports, metrics: &process.metrics }
     }
 
-    /// Waits until nobody else reads.
+    /// Waits until no other reading is under way.
     pub(super) async fn turn(&self) -> tokio::sync::OwnedMutexGuard<()> {
         self.turn.clone().lock_owned().await
     }
 
-    /// Reads the configuration. Each file is looked at before it is read: a change from here on is seen. So are the files of
-    /// `running`, for another configuration that cannot be read.
+    /// Reads the configuration. Each file is checked before it is read, so that every later change is
+    /// noticed. The files of `running` are checked too, for the case that the new configuration cannot be
+    /// read.
     pub(super) fn load(&self, running: &Config) -> Result<Loaded, ConfigErrors> {
         let path = &self.source.path;
-        let of_configuration = Looks::of_configuration(path);
-        *self.read.lock() = of_configuration.clone().and(Looks::of(path, running));
+        let of_configuration = States::of_configuration(path);
+        *self.read.lock() = of_configuration.clone().and(States::of(path, running));
         let loaded = config::load_file(path, &self.source.variables)?;
         *self.read.lock() =
-            of_configuration.and(Looks::of(path, &loaded.config)).and(Looks::of(path, running));
+            of_configuration.and(States::of(path, &loaded.config)).and(States::of(path, running));
         Ok(loaded)
     }
 
-    /// How they look now.
-    pub(super) fn look(&self, config: &Config) -> Looks {
-        Looks::of(&self.source.path, config)
+    /// Present state of the files.
+    pub(super) fn states(&self, config: &Config) -> States {
+        States::of(&self.source.path, config)
     }
 
-    /// Whether the files were read as they look now, for a reload that was taken up or refused.
-    pub(super) fn has_read(&self, now: &Looks) -> bool {
+    /// Whether the files were last read in this state, by a reload that was taken up or refused.
+    pub(super) fn has_read(&self, now: &States) -> bool {
         now.are_in(&self.read.lock())
     }
 
-    /// Warns of what was found in them.
+    /// Logs the warnings about the files.
     pub(super) fn say(&self, warnings: &[Mistake]) {
         for warning in warnings {
             tracing::warn!(config = %self.source.path.display(), "{warning}");
@@ -89,35 +91,35 @@ impl WatchedFiles {
     }
 }
 
-impl Looks {
-    /// How the configuration's own file and all those that it names, and that a reload reads, look now.
+impl States {
+    /// State of the configuration's own file and of all files that it names and a reload reads.
     fn of(path: &Path, config: &Config) -> Self {
         let paths = std::iter::once(path.to_owned()).chain(read_by_a_reload(config));
-        Looks(paths.map(|path| (path.clone(), look(&path, 1))).collect())
+        States(paths.map(|path| (path.clone(), state_of(&path, 1))).collect())
     }
 
-    /// How the configuration's own file looks now.
+    /// State of the configuration's own file.
     fn of_configuration(path: &Path) -> Self {
-        Looks(BTreeMap::from([(path.to_owned(), look(path, 1))]))
+        States(BTreeMap::from([(path.to_owned(), state_of(path, 1))]))
     }
 
-    /// These, and of files that are not among these how they look to the other.
+    /// Adds the files of `other` that are not among these.
     #[must_use]
-    fn and(mut self, other: Looks) -> Self {
-        for (path, look) in other.0 {
-            self.0.entry(path).or_insert(look);
+    fn and(mut self, other: States) -> Self {
+        for (path, state) in other.0 {
+            self.0.entry(path).or_insert(state);
         }
         self
     }
 
-    /// Whether each of these files looks as it does to the other.
-    fn are_in(&self, other: &Looks) -> bool {
-        self.0.iter().all(|(path, look)| other.0.get(path) == Some(look))
+    /// Whether `other` has each of these files in the same state.
+    fn are_in(&self, other: &States) -> bool {
+        self.0.iter().all(|(path, state)| other.0.get(path) == Some(state))
     }
 }
 
-/// The files that are read at the start and by a reload. Not those that are looked at by themselves: API keys, other issuers'
-/// assertions, the keyring, and the password and certificates for Redis.
+/// Files that are read at the start and by a reload. API keys, other issuers' assertions, the keyring, and
+/// the password and certificates for Redis are not among them: each of these is checked by its own part.
 fn read_by_a_reload(config: &Config) -> Vec<PathBuf> {
     let outbound = &config.outbound;
     let mut paths: Vec<PathBuf> =
@@ -141,29 +143,30 @@ fn read_by_a_reload(config: &Config) -> Vec<PathBuf> {
     paths
 }
 
-fn look(path: &Path, depth: usize) -> Look {
+fn state_of(path: &Path, depth: usize) -> State {
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
-        Err(error) => return Look::Unreadable(error.kind()),
+        Err(error) => return State::Unreadable(error.kind()),
     };
     if metadata.is_dir() && depth > 0 {
         let entries = match std::fs::read_dir(path) {
             Ok(entries) => entries,
-            Err(error) => return Look::Unreadable(error.kind()),
+            Err(error) => return State::Unreadable(error.kind()),
         };
         let is_read =
             |path: &PathBuf| !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
         let paths = entries.filter_map(Result::ok).map(|entry| entry.path()).filter(is_read);
-        let look_inside = |path: PathBuf| {
-            // Assertions are renewed every hour or so, and read each time they are used; that there is another one is news.
+        let state_inside = |path: PathBuf| {
+            // An assertion is renewed every hour or so and read each time it is used. Only a further file is
+            // a change.
             let is_assertion = path.extension().is_some_and(|extension| extension == "assertion");
-            let look = if is_assertion { Look::There } else { look(&path, depth - 1) };
-            (path, look)
+            let state = if is_assertion { State::There } else { state_of(&path, depth - 1) };
+            (path, state)
         };
-        return Look::Directory(paths.map(look_inside).collect());
+        return State::Directory(paths.map(state_inside).collect());
     }
     let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
-    Look::File(
+    State::File(
         metadata.dev(),
         metadata.ino(),
         metadata.len(),
@@ -177,15 +180,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_counts_as_read_with_the_first_look_at_it() {
-        let looks = |files: &[(&str, u64)]| {
-            let look = |(name, inode): &(&str, u64)| (PathBuf::from(name), Look::File(1, *inode, 1, 1, 1));
-            Looks(files.iter().map(look).collect())
+    fn a_file_counts_as_read_in_the_state_before_its_first_reading() {
+        let states = |files: &[(&str, u64)]| {
+            let state = |(name, inode): &(&str, u64)| (PathBuf::from(name), State::File(1, *inode, 1, 1, 1));
+            States(files.iter().map(state).collect())
         };
-        let read = looks(&[("config", 1)]).and(looks(&[("config", 2), ("new.secret", 1)]));
-        assert!(looks(&[("config", 1), ("new.secret", 1)]).are_in(&read));
-        assert!(!looks(&[("config", 2)]).are_in(&read), "it changed while it was read");
-        assert!(!looks(&[("config", 1), ("other", 1)]).are_in(&read), "nobody has read that one");
+        let read = states(&[("config", 1)]).and(states(&[("config", 2), ("new.secret", 1)]));
+        assert!(states(&[("config", 1), ("new.secret", 1)]).are_in(&read));
+        assert!(!states(&[("config", 2)]).are_in(&read), "it changed while it was read");
+        assert!(!states(&[("config", 1), ("other", 1)]).are_in(&read), "nobody has read that one");
     }
 
     #[test]
@@ -199,17 +202,17 @@ mod tests {
         // As Kubernetes does it: a -> ..data/a, ..data -> v1.
         std::os::unix::fs::symlink("v1", at("..data")).expect("a link");
         std::os::unix::fs::symlink("..data/a.secret", at("a.secret")).expect("a link");
-        let without = look(folder.path(), 1);
+        let without = state_of(folder.path(), 1);
         std::fs::write(at("pod.assertion"), "one").expect("written");
-        let before = look(folder.path(), 1);
+        let before = state_of(folder.path(), 1);
         assert_ne!(before, without, "another credential");
         std::fs::write(at("pod.assertion"), "renewed").expect("written");
-        assert_eq!(look(folder.path(), 1), before);
+        assert_eq!(state_of(folder.path(), 1), before);
         std::os::unix::fs::symlink("v2", at("..next")).expect("a link");
         std::fs::rename(at("..next"), at("..data")).expect("swapped");
-        let after = look(folder.path(), 1);
+        let after = state_of(folder.path(), 1);
         assert_ne!(after, before);
         std::fs::remove_file(at("a.secret")).expect("removed");
-        assert_ne!(look(folder.path(), 1), after);
+        assert_ne!(state_of(folder.path(), 1), after);
     }
 }

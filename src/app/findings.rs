@@ -1,4 +1,4 @@
-//! What a reading of the configuration finds: mistakes and warnings, each with the place of its key.
+//! Findings of a reading of the configuration: mistakes and warnings, each with the place of its key.
 
 use std::sync::Arc;
 
@@ -7,12 +7,12 @@ use super::process::Ports;
 use crate::config::{ConfigErrors, Mistake, Places};
 use crate::telemetry::metrics::Metrics;
 
-/// What has been found, each with the place of its key.
+/// All findings so far.
 pub(super) struct Findings<'a> {
     pub(super) places: &'a Places,
     mistakes: Vec<Mistake>,
     warnings: Vec<Mistake>,
-    /// Whether a word of the configuration itself is wrong, and not only what it leads to.
+    /// Whether the configuration's own words are wrong, and not only a file or user that they name.
     by_word: bool,
 }
 
@@ -21,19 +21,19 @@ pub(super) struct Findings<'a> {
 pub struct Refused {
     /// Every mistake.
     pub errors: ConfigErrors,
-    /// What would have been said otherwise.
+    /// The warnings.
     pub warnings: Vec<Mistake>,
-    /// Whether all of them are in what the configuration names, such as files: that may be right a moment later, with the same
-    /// configuration.
+    /// Whether every mistake is in something that the configuration names, such as a file. Then the same
+    /// configuration may be right a moment later.
     pub may_heal: bool,
 }
 
 /// What `check` says.
 #[derive(Debug)]
 pub struct Checked {
-    /// What `serve` would refuse to start with. Empty: it would start.
+    /// Mistakes with which `serve` would refuse to start. If there are none, it would start.
     pub mistakes: Vec<Mistake>,
-    /// What it would say and start all the same.
+    /// Warnings with which `serve` would start.
     pub warnings: Vec<Mistake>,
 }
 
@@ -48,7 +48,7 @@ impl<'a> Findings<'a> {
         self.mistakes.push(Mistake { nearest, ..self.places.mistake(key, problem.to_string()) });
     }
 
-    /// What a value leads to is not right: a file, a directory, a user of this machine.
+    /// Something that a value names is wrong: a file, a directory, a user of this machine.
     pub(super) fn file(&mut self, key: &str, problem: impl std::fmt::Display) {
         let problem = problem.to_string();
         // A folder that others can change is one mistake, whatever lies in it.
@@ -82,7 +82,7 @@ impl<'a> Findings<'a> {
     }
 }
 
-/// Whom and what a reading is for.
+/// The process for which, and the ports by which, a reading is made.
 pub(super) struct By<'a> {
     pub(super) environment: &'a Environment,
     pub(super) ports: &'a Ports,

@@ -1,5 +1,5 @@
-//! Secrets that end: when is shown, and said in time, each threshold once. Of client credentials more is known than that; they are
-//! looked at in [`super::credentials`] and said here.
+//! Secrets that end: metrics show when, and the log warns in time, once for each threshold.
+//! [`super::credentials`] knows more of client credentials, and warns by this file's `Warnings`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -22,8 +22,9 @@ use crate::domain::time::{Clock, Timestamp};
 use crate::secret_file::SecretReader;
 use crate::telemetry::metrics::Metrics;
 
-/// How often it is looked when they end. Days matter, and API keys' time of last use is a minute old at most.
-pub(super) const LOOK: Duration = Duration::from_secs(60);
+/// How often the ends are checked. Days matter, and the time of an API key's last use is a minute old at
+/// most.
+pub(super) const CHECK_EVERY: Duration = Duration::from_secs(60);
 
 /// A secret that ends, by the names that operators gave it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,19 +33,20 @@ pub(super) enum Secret {
     ClientCredential(AppName, String),
     /// Of a caller or an admin.
     ApiKey(CallerName, String),
-    /// Of all listeners of this name, the one that ends first.
+    /// The certificate of a listener of this name that ends first.
     ListenerCertificate(&'static str),
-    /// What the store is shown.
+    /// The client certificate for the store.
     StoreCertificate,
 }
 
-/// What was said already.
+/// Warnings that were logged already.
 #[derive(Default)]
 pub(super) struct Warnings(Warned<Secret>);
 
 impl Warnings {
-    /// Says that it ends, once for each threshold. No time: it does not say, or it is gone.
-    pub(super) fn look(&mut self, secret: Secret, expires_at: Option<Timestamp>, now: Timestamp) {
+    /// Warns that the secret ends, once for each threshold. `expires_at` is `None` if the secret has no known
+    /// end or is gone.
+    pub(super) fn check(&mut self, secret: Secret, expires_at: Option<Timestamp>, now: Timestamp) {
         let days = expires_at.and_then(|at| warning(at, now));
         if self.0.is_news(secret.clone(), days)
             && let Some(days) = days
@@ -61,7 +63,8 @@ fn say(secret: &Secret, days: u32) {
             tracing::warn!(%app, credential, days, "a client credential {ends}; add the next one now");
         }
         Secret::ApiKey(caller, key) => {
-            tracing::warn!(%caller, key, days, "an API key {ends}; add the next one, and retire this one when it is used no more");
+            tracing::warn!(%caller, key, days, "an API key {ends}; add the next one, and retire this one \
+                                                when it is used no more");
         }
         Secret::ListenerCertificate(listener) => {
             tracing::warn!(
@@ -99,7 +102,7 @@ impl Foresight {
         Foresight { in_force, files, broker, clock, metrics }
     }
 
-    /// Every secret that ends, those first that end first, and last those of which nobody knows when.
+    /// Every secret that ends, in the order of their ends. Those without a known end come last.
     pub(super) async fn endings(&self) -> Vec<Ending> {
         let mut all = Vec::new();
         for (app, reports) in self.broker.client_credentials() {
@@ -130,7 +133,7 @@ impl Foresight {
     }
 
     async fn store_certificates(&self) -> Result<StoreCertificates, JoinError> {
-        // Not on a thread that serves: a file may be on a mount that hangs.
+        // Not on a thread that serves, since a file may be on a mount that hangs.
         let (config, secrets) = (self.in_force.config(), self.files.environment().secrets());
         tokio::task::spawn_blocking(move || store_certificates(&config.store, &secrets)).await
     }
@@ -148,8 +151,8 @@ impl Expiries {
         Expiries { foresight, warnings: Warnings::default(), keys: BTreeSet::new() }
     }
 
-    /// The series of those that are gone end.
-    fn look_at_api_keys(&mut self, now: Timestamp) {
+    /// Ends the series of keys that are gone, too.
+    fn check_api_keys(&mut self, now: Timestamp) {
         let Foresight { in_force, metrics, .. } = &*self.foresight;
         let uses = in_force.roster().key_uses();
         let there: BTreeSet<_> = uses.iter().map(|used| (used.caller.clone(), used.key.id.clone())).collect();
@@ -160,26 +163,26 @@ impl Expiries {
             if let Some(at) = used.last_used_at {
                 metrics.caller_key_used(&caller, &key, at);
             }
-            self.warnings.look(Secret::ApiKey(caller, key), Some(used.key.expires_at), now);
+            self.warnings.check(Secret::ApiKey(caller, key), Some(used.key.expires_at), now);
         }
         for (caller, key) in self.keys.difference(&there) {
-            self.warnings.look(Secret::ApiKey(caller.clone(), key.clone()), None, now);
+            self.warnings.check(Secret::ApiKey(caller.clone(), key.clone()), None, now);
         }
         self.keys = there;
     }
 
-    /// (The listeners' are shown by the part that puts them in force.)
-    async fn look_at_certificates(&mut self, now: Timestamp) -> Ended {
+    /// (The listeners' series are written by the part that puts certificates in force.)
+    async fn check_certificates(&mut self, now: Timestamp) -> Ended {
         let Foresight { in_force, metrics, .. } = &*self.foresight;
         for (listener, at) in in_force.certificate_expiries() {
-            self.warnings.look(Secret::ListenerCertificate(listener), Some(at), now);
+            self.warnings.check(Secret::ListenerCertificate(listener), Some(at), now);
         }
         let read = self.foresight.store_certificates().await;
         let StoreCertificates { client, ca } =
-            read.map_err(|error| format!("the certificates for the store could not be looked at: {error}"))?;
+            read.map_err(|error| format!("the certificates for the store could not be read: {error}"))?;
         if let Some(at) = client {
             metrics.store_certificate_expiry("client", at);
-            self.warnings.look(Secret::StoreCertificate, Some(at), now);
+            self.warnings.check(Secret::StoreCertificate, Some(at), now);
         }
         if let Some(at) = ca {
             metrics.store_certificate_expiry("ca", at);
@@ -191,19 +194,21 @@ impl Expiries {
 impl Work for Expiries {
     async fn run(&mut self) -> Ended {
         let clock = self.foresight.clock.clone();
-        self.foresight.in_force.roster().look_at_key_files(&*clock).await;
+        self.foresight.in_force.roster().check_key_files(&*clock).await;
         let now = clock.now();
-        self.look_at_api_keys(now);
-        self.look_at_certificates(now).await
+        self.check_api_keys(now);
+        self.check_certificates(now).await
     }
 }
 
-/// When what the store and this process know each other by expires, as the files are now. None where there is no such file, or
-/// where it cannot be read: whoever connects to the store says that, and what was found before stays in use.
+/// Ends of the certificates by which the store and this process know each other, as the files are now. `None`
+/// if there is no such file or it cannot be read: the part that connects to the store reports that, and keeps
+/// what it read before.
 #[derive(Debug, PartialEq, Eq)]
 struct StoreCertificates {
     client: Option<Timestamp>,
-    /// Of several authorities the last one, for one is enough: both stand there while one takes the other's place.
+    /// Of several authorities the last to end. One is enough: both are in the file while one replaces the
+    /// other.
     ca: Option<Timestamp>,
 }
 

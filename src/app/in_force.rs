@@ -20,8 +20,8 @@ use crate::refresh::Engine;
 use crate::telemetry::logging::LevelHandle;
 use crate::telemetry::metrics::Metrics;
 
-/// Each part is swapped by itself: requests look at the apps, callers and credentials of the moment they begin, and what is under
-/// way ends as it was begun.
+/// Each part is swapped by itself. A request uses the apps, callers and credentials of the moment at which it
+/// began.
 pub(super) struct InForce {
     config: ArcSwap<Config>,
     authorities: ArcSwap<Authorities>,
@@ -36,7 +36,7 @@ pub(super) struct InForce {
 
 impl InForce {
     #[expect(clippy::too_many_arguments, reason = "one for each part that a reload replaces")]
-    /// What the daemon starts with.
+    /// The parts with which the daemon starts.
     pub(super) fn new(
         config: Config,
         authorities: Authorities,
@@ -77,17 +77,18 @@ impl InForce {
         self.tls.expiries()
     }
 
-    /// Puts what was prepared in the place of what is in force. `before` are the authorities that it was prepared beside.
+    /// Replaces the parts in force by `prepared`. `before` are the authorities beside which those were
+    /// prepared.
     pub(super) fn take_up(&self, config: Config, prepared: Replaceable, before: &Authorities) {
         let Replaceable { apps, tls, callers, admins, warnings: _ } = prepared;
-        // Apps before those who may ask for them. (The other way about for what goes: an app that is gone is "not found" a moment
-        // before its rules are.)
+        // Apps before callers, so that nobody is granted an app that is not there yet. (A removed app is
+        // therefore "not found" a moment before its rules are gone.)
         let (apps, authorities) = apps::install(apps, before);
-        // The names that are counted first: what comes under one that is not known yet would be nobody's.
+        // Names before all else: an event under a name that is not known yet would be counted as `unknown`.
         self.events.expect(apps.keys(), &callers, &admins);
         self.engine.reconfigure(engine_apps(&apps), engine_settings(&config));
         self.broker.reconfigure(apps, broker_settings(&config));
-        // What the authority said of an app's credentials was not of one that is new.
+        // Earlier answers of the authority about an app's credentials say nothing of a new credential.
         for (app, installed) in &authorities {
             if installed.authority.credentials().has_untried() {
                 self.engine.app_is_mended(app);
@@ -100,19 +101,24 @@ impl InForce {
             level.set(level_of(config.log.level));
         }
         if self.config.load().outbound != config.outbound {
-            apps::say_ways_out(&config);
+            apps::log_ways_out(&config);
         }
         self.config.store(Arc::new(config));
     }
 
-    /// What stays here because an authority is on another host now: one line for each app, with what to do.
+    /// Credentials that are not sent because their authority is on another host now: one line for each app,
+    /// with the next step.
     pub(super) fn held_back(&self) -> Vec<String> {
         let authorities = self.authorities();
         let hosts =
             authorities.iter().filter_map(|(app, one)| Some((app, one.authority.unconfirmed_host()?)));
         hosts
             .map(|(app, host)| {
-                format!("the authority of {app} is on {host}, and its client credential is for another host: it is not sent there. If the change is right: tokenward credentials confirm {app} {host}")
+                format!(
+                    "the authority of {app} is on {host}, and its client credential is for another host: \
+                     it is not sent there. If the change is right: tokenward credentials confirm {app} \
+                     {host}"
+                )
             })
             .collect()
     }

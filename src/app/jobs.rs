@@ -1,5 +1,5 @@
-//! Jobs: what the daemon does at intervals beside the requests. [`Jobs::every`] is the only timer loop of this room, and
-//! remembers of each job when it last ran and how that ended.
+//! Jobs: work that the daemon repeats beside the requests. [`Jobs::every`] is the only timer loop of this
+//! room. It remembers for each job when it last ran and how that ended.
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -19,29 +19,29 @@ use crate::telemetry::metrics::Metrics;
 /// Every job, in the order in which they start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Job {
-    /// Asks the store whether it is there.
+    /// Checks whether the store answers.
     StorePing,
-    /// Offers the store the answers that it has not taken.
+    /// Offers unstored answers to the store.
     UnstoredAnswers,
-    /// Writes the sums of events that were too many to be told one by one.
+    /// Writes the sums of events that were too many for lines of their own.
     EventSums,
-    /// Takes up what an operator revoked on another replica.
+    /// Learns what operators revoked on other replicas.
     Revocations,
-    /// Remembers which hosts secrets may be sent to.
+    /// Stores the hosts to which secrets may be sent, and learns those of other replicas.
     TokenHosts,
     /// Proves client credentials and shows them.
     ClientCredentials,
-    /// Reads configuration and files again once they have changed.
+    /// Reloads configuration and files once they have changed.
     Files,
-    /// Takes up what changes in the keyring's source.
+    /// Takes up changes in the keyring's source.
     Keyring,
-    /// Tells the other replicas that this one is there.
+    /// Tells the other replicas that this one lives.
     ReplicaReport,
-    /// Counts what each sealing key sealed, and seals anew.
+    /// Counts records by sealing key, and rewraps.
     Rewrap,
     /// Warns of secrets that end soon.
     Expiries,
-    /// Counts connections, and puts those back into the schedule that fell out of it.
+    /// Counts connections, and schedules those again that fell out of the schedule.
     ConnectionCount,
 }
 
@@ -81,7 +81,7 @@ impl Job {
     }
 }
 
-/// How long a job waits between two runs, whether it waits before the first, and what a stop means to it.
+/// How long a job waits between two runs, whether it waits before the first, and how a stop ends it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pause {
     between: Duration,
@@ -91,16 +91,16 @@ pub(super) struct Pause {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AtStop {
-    /// The run under way ends.
+    /// A stop waits for the run under way.
     Finish,
-    /// The run under way is dropped.
+    /// A stop drops the run under way.
     Drop,
-    /// The run under way ends, and one more is made.
+    /// A stop waits for the run under way, and the job runs once more.
     RunOnceMore,
 }
 
 impl Pause {
-    /// Of a job that runs at once, and whose run is finished at a stop.
+    /// For a job that runs at once, and whose run under way a stop waits for.
     pub(super) const fn of(between: Duration) -> Self {
         Pause { between, is_first: false, at_stop: AtStop::Finish }
     }
@@ -115,37 +115,37 @@ impl Pause {
         Pause { at_stop: AtStop::Drop, ..self }
     }
 
-    /// A stop has the job run once more.
+    /// The job runs once more at a stop.
     pub(super) const fn once_more_at_a_stop(self) -> Self {
         Pause { at_stop: AtStop::RunOnceMore, ..self }
     }
 }
 
-/// How a run ended: well, or with what an operator should know of it.
+/// Result of a run. An error says what an operator should know.
 pub(super) type Ended = Result<(), String>;
 
-/// How a run ended whose work is a use of the repository.
+/// Result of a run that uses the repository.
 pub(super) fn ended(result: Result<(), RepositoryError>) -> Ended {
     result.map_err(|error| error.to_string())
 }
 
-/// What a job does.
+/// The work of a job.
 pub(super) trait Work: Send + 'static {
     /// One run.
     fn run(&mut self) -> impl Future<Output = Ended> + Send;
 
-    /// The pause after the last run, where it is another than the job's.
+    /// Pause after the last run, if it is not the job's ordinary one.
     fn pause(&self) -> Option<Duration> {
         None
     }
 
-    /// Completes when somebody wants a run before its time.
+    /// Completes when a run is wanted before its time.
     fn wanted(&self) -> impl Future<Output = ()> + Send {
         std::future::pending()
     }
 }
 
-/// Starts jobs, and knows how each ended last.
+/// Starts jobs, and keeps the last result of each.
 #[derive(Clone)]
 pub(super) struct Jobs {
     tasks: Arc<TokioTasks>,
@@ -156,13 +156,13 @@ pub(super) struct Jobs {
 }
 
 impl Jobs {
-    /// None runs yet.
+    /// No job runs yet.
     pub(super) fn new(process: &Process) -> Self {
         let Process { ports, tasks, shutdown, metrics, .. } = process.clone();
         Jobs { tasks, clock: ports.clock, shutdown, metrics, last: Arc::default() }
     }
 
-    /// Does `work` again and again, until the soft stop.
+    /// Runs `work` again and again until the soft stop.
     pub(super) fn every(&self, job: Job, pause: Pause, mut work: impl Work) {
         let jobs = self.clone();
         let rounds = async move {
@@ -194,7 +194,7 @@ impl Jobs {
         self.tasks.spawn(job.name(), Box::pin(rounds));
     }
 
-    /// Follows something that ends only with the soft stop.
+    /// Runs work that never ends by itself, until the soft stop.
     pub(super) fn until_stop(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         let shutdown = self.shutdown.clone();
         let work = async move {

@@ -1,4 +1,5 @@
-//! The keyring while the daemon runs: its source is looked at again, and what changed there is taken up whole or not at all.
+//! The keyring while the daemon runs. Its source is checked again and again, and a change is taken up whole
+//! or not at all.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,13 +21,13 @@ use crate::keyring::{KeyId, KeySource, Keyring, KeyringError, SourceRead, Versio
 use crate::repository::RepositoryError;
 use crate::telemetry::metrics::Metrics;
 
-/// How often the keyring's source is looked at.
-pub(super) const LOOK: Duration = Duration::from_secs(1);
-/// How often everything is counted by the key that sealed it.
+/// How often the keyring's source is checked.
+pub(super) const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// How often all records are counted by sealing key.
 pub(super) const COUNT: Duration = Duration::from_secs(30);
-/// The same while another replica seals anew.
+/// The same while another replica rewraps.
 const ELSEWHERE: Duration = Duration::from_secs(5);
-/// The same when something may be mended a moment later, and longer each time that it is not.
+/// The first pause after a count that failed; it grows with each further failure.
 const SOON: Backoff = Backoff { first: Duration::from_secs(1), longest: COUNT };
 
 /// Follows the source of the keyring in force.
@@ -34,14 +35,14 @@ pub(super) struct Follower {
     keys: Arc<dyn KeySource>,
     keyring: Arc<Keyring>,
     events: Arc<Events>,
-    /// What it was when it was last taken up.
+    /// State of the source when it was last taken up.
     seen: Option<Version>,
-    /// Why what it held is not in force; what was before is.
+    /// Why the source's present content is not in force. The keys from before still are.
     refused: Option<KeyringError>,
 }
 
 impl Follower {
-    /// Of the source that `keyring` was opened from.
+    /// Follows the source from which `keyring` was opened.
     pub(super) fn new(
         config: &Config,
         environment: &Environment,
@@ -53,10 +54,10 @@ impl Follower {
         Follower { keys, keyring, events, seen: None, refused: None }
     }
 
-    /// Looks at the source again, and swaps the ring in that it holds if that may take the place of the one in force. Cheap when
-    /// nothing changed. Says whether the keys in force are others now; why they are not is said once, as an error.
+    /// Checks the source and takes its keys up if they may replace those in force. Cheap if nothing changed.
+    /// Returns whether the keys in force changed. A refusal is logged once, as an error.
     async fn look_again(&mut self, roster: &Roster, clock: &dyn Clock) -> bool {
-        // What was refused may be right by now, with the same keys: it depends on what was counted.
+        // A refused ring may be right by now with the same keys, since that depends on the last count.
         let seen = self.seen.as_ref().filter(|_| self.refused.is_none());
         let place = self.keys.place();
         let read = match self.keys.read(seen).await {
@@ -90,19 +91,19 @@ impl Follower {
     }
 }
 
-/// When each key was made and used last, for the metrics.
+/// When each key was made and last used, for the metrics.
 #[derive(Default)]
 struct SealingKeyUses(BTreeMap<KeyId, u64>);
 
 impl SealingKeyUses {
-    /// Shows them. For a timer of a second: a use since the last look was now.
+    /// Writes them to the metrics. Called every second: a key that was used since the last call was used now.
     fn show(&mut self, keyring: &Keyring, metrics: &Metrics, now: Timestamp) {
         let keys = keyring.keys();
         metrics.rename(|names| names.sealing_keys = keys.iter().map(|key| key.id.clone()).collect());
         for key in &keys {
             metrics.sealing_key_created(&key.id, key.created_at);
             let uses = key.uses();
-            // (Those of a key that was read again begin at 0.)
+            // (A key that was read again starts at 0.)
             if self.0.insert(key.id.clone(), uses) != Some(uses) && uses > 0 {
                 metrics.sealing_key_used(&key.id, now);
             }
@@ -111,7 +112,7 @@ impl SealingKeyUses {
     }
 }
 
-/// Takes up what changes in the keyring's source, and shows what its keys are used for.
+/// Takes up changes in the keyring's source, and shows when its keys were used.
 pub(super) struct Watch {
     follower: Follower,
     uses: SealingKeyUses,
@@ -135,13 +136,13 @@ impl Work for Watch {
     async fn run(&mut self) -> Ended {
         let Process { ports, metrics, shutdown, .. } = &self.process;
         self.uses.show(&self.follower.keyring, metrics, ports.clock.now());
-        // (A file on a mount that hangs must not hold the stop up.)
+        // (A file on a mount that hangs must not delay the stop.)
         let is_changed = tokio::select! {
             is_changed = self.follower.look_again(self.in_force.roster(), &*ports.clock) => is_changed,
             () = shutdown.soft().cancelled() => return Ok(()),
         };
         if is_changed {
-            // The others wait for that word, and there may be something to be sealed anew.
+            // The other replicas wait for this report, and there may be records to rewrap.
             let reported = report(&self.broker).await;
             self.broker.ask_for_rewrap();
             reported?;
@@ -150,7 +151,7 @@ impl Work for Watch {
     }
 }
 
-/// Counts what each key sealed, and seals anew what another key sealed than the primary.
+/// Counts records by sealing key, and rewraps those that the primary did not seal.
 pub(super) struct Rewrap {
     broker: Arc<Broker>,
     events: Arc<Events>,
@@ -170,7 +171,7 @@ impl Rewrap {
         Rewrap { broker, events, in_force, metrics, rounds: Rounds::default(), pause: COUNT }
     }
 
-    /// One count, and what comes of it; how long to wait for the next.
+    /// Makes one count and reports it. Returns the pause before the next.
     async fn count(&mut self) -> Result<Duration, RepositoryError> {
         self.broker.count_sealed().await?;
         let counts = self.broker.sealing_keys();
@@ -207,14 +208,15 @@ impl Work for Rewrap {
     }
 }
 
-/// When records are looked at again: at once after work was done, soon while something stands in the way, else at the regular pace.
+/// The next pass: at once after one that did work, soon while something prevents it, otherwise at the regular
+/// pace.
 #[derive(Default)]
 struct Rounds {
-    /// Since how many rounds the replicas do not agree.
+    /// How many passes ago the replicas began to disagree.
     waited: u32,
-    /// What was said to be waited for.
+    /// The reason for waiting that was last logged.
     waits_for: Option<String>,
-    /// How many rounds in a row could not be made.
+    /// How many passes in a row failed.
     failed: u32,
 }
 
@@ -234,24 +236,24 @@ impl Rounds {
                 }
                 self.waits_for = Some(why.clone());
                 self.waited = waited.saturating_add(1);
-                // Most often the others take up the same a moment later.
+                // The others usually take the same keys up a moment later.
                 SOON.after(self.waited)
             }
         }
     }
 
-    /// The same after one that could not be made: said once, for as long as none can.
+    /// The pause after a pass that failed. The first failure of several in a row is logged as a warning.
     fn pause_after_failure(&mut self, error: &RepositoryError) -> Duration {
         if self.failed == 0 {
-            tracing::warn!(%error, "what each sealing key sealed could not be gone over; it is tried again and again");
+            tracing::warn!(%error, "records could not be counted by sealing key; trying again and again");
         } else {
-            tracing::debug!(%error, "what each sealing key sealed could not be gone over");
+            tracing::debug!(%error, "records could not be counted by sealing key");
         }
         self.failed = self.failed.saturating_add(1);
         SOON.after(self.failed)
     }
 
-    /// The pause after one that found nothing to do.
+    /// The pause after a pass that had nothing to do.
     fn pause_after_nothing(&mut self) -> Duration {
         *self = Rounds::default();
         COUNT

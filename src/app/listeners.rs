@@ -1,4 +1,4 @@
-//! The configured listeners: their TLS prepared, bound, and their TLS put into its place again.
+//! The configured listeners: prepares their TLS, binds them, and replaces their TLS.
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -20,9 +20,9 @@ use crate::secret_file::SecretReader;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::series::MOST_PAGE;
 
-/// Browsers: a callback's form is a few KiB, and nothing else that they send is read.
+/// Browsers. A callback's form is a few KiB, and no other body is read.
 const PUBLIC: Limits = Limits { max_body: 16 * 1024, ..Limits::DEFAULT };
-/// Services: they keep many connections, from few addresses, for long.
+/// Services. They keep many connections for long, from few addresses.
 const LOCAL: Limits =
     Limits { max_connections_per_peer: 2304, max_held: 16 * 1024 * 1024, ..Limits::DEFAULT };
 /// Operators and their scripts.
@@ -32,7 +32,7 @@ const ADMIN: Limits = Limits {
     max_held: 4 * 1024 * 1024,
     ..Limits::DEFAULT
 };
-/// Prometheus, probes; nothing that they send is read, and the figures are one large answer.
+/// Prometheus and probes. No body is read, and the page of metrics is one large answer.
 const OPS: Limits = Limits {
     max_body: 0,
     max_connections: 256,
@@ -40,15 +40,17 @@ const OPS: Limits = Limits {
     max_held: 16 * 1024 * 1024,
     ..Limits::DEFAULT
 };
-// A scrape is answered: the page of metrics is within what one peer may have.
+// One peer's part is large enough for the page of metrics.
 const _: () = assert!(MOST_PAGE + OPS.max_header_bytes <= OPS.max_held / 2);
 
-/// What all connections of all listeners hold at the most, whatever is configured: several listeners of a kind share one room.
+/// Memory that all connections of all listeners take at most, whatever is configured: listeners of one kind
+/// share one room.
 #[cfg(test)]
 const MOST_MEMORY: usize =
     PUBLIC.most_memory() + LOCAL.most_memory() + ADMIN.most_memory() + OPS.most_memory();
 
-/// The TLS of every listener, read and checked: in the order public, ops, local, admin. None where it is plain.
+/// The TLS of every listener, read and checked, in the order public, ops, local, admin. `None` for a plain
+/// one.
 pub(super) struct PreparedTls(Vec<Option<ReadTls>>);
 
 struct ReadTls {
@@ -63,7 +65,7 @@ pub(super) struct LiveTls {
     expiries: Mutex<BTreeMap<&'static str, Timestamp>>,
 }
 
-/// Every listener, bound and not served yet.
+/// Every listener, bound but not yet served.
 pub(super) struct BoundListeners {
     pub(super) public: Bound,
     pub(super) local: Vec<Bound>,
@@ -88,7 +90,7 @@ impl BoundListeners {
     }
 }
 
-/// Reads every listener's certificate and key; none when one of them is wrong.
+/// Reads every listener's certificate and key. `None` if one of them is wrong.
 pub(super) fn prepare(
     config: &ListenConfig,
     secrets: &SecretReader,
@@ -118,8 +120,8 @@ pub(super) fn prepare(
     read.into_iter().collect::<Option<Vec<_>>>().map(PreparedTls)
 }
 
-/// Looks where Unix sockets will be, without making any. Who can put a socket of its own there is told by a warning: between the
-/// containers of one pod that may be meant.
+/// Checks the places of Unix sockets, without making any. A warning names those who could put a socket of
+/// their own there. It is no mistake: the containers of one pod may share such a folder.
 pub(super) fn check_sockets(config: &ListenConfig, secrets: &SecretReader, findings: &mut Findings<'_>) {
     for (name, listeners) in [("local", &config.local), ("admin", &config.admin)] {
         for (at, listener) in listeners.iter().enumerate() {
@@ -138,7 +140,7 @@ pub(super) fn check_sockets(config: &ListenConfig, secrets: &SecretReader, findi
 }
 
 impl PreparedTls {
-    /// Of several listeners of one name, the one counts that ends first.
+    /// Of several listeners of one name, the one that ends first counts.
     fn expiries(&self) -> BTreeMap<&'static str, Timestamp> {
         let mut expiries = BTreeMap::new();
         for tls in self.0.iter().flatten() {
@@ -152,8 +154,8 @@ impl PreparedTls {
 }
 
 impl LiveTls {
-    /// Puts them into the place of those in force, for connections from now on. (Which listeners there are, and which of them
-    /// have TLS, does not change while the daemon runs.)
+    /// Puts the certificates in force for new connections. (A running daemon keeps its listeners, and which
+    /// of them have TLS.)
     pub(super) fn replace(&self, prepared: PreparedTls, metrics: &Metrics) {
         *self.expiries.lock() = prepared.expiries();
         for (live, prepared) in self.tls.iter().zip(prepared.0) {
@@ -206,7 +208,7 @@ fn tcp(
     Bound::bind(listener).map_err(|error| StartError::chain(&error))
 }
 
-/// The listeners of one kind: however many there are, they share one room.
+/// Limits of the listeners of one kind. They share one room, however many they are.
 fn every(
     name: &'static str,
     limits: Limits,
@@ -227,7 +229,7 @@ fn internal(
     listener: &Listener,
     tls: Option<Tls>,
 ) -> Result<Bound, StartError> {
-    // Services keep their connections. With TLS it is also how long a certificate that was replaced is in use.
+    // Services keep their connections. With TLS this is also how long a replaced certificate stays in use.
     let max_age = if tls.is_some() { limits.max_age } else { Duration::from_secs(3600) };
     let limits = Limits { max_age, ..limits.clone() };
     let address = match listener {
@@ -273,8 +275,8 @@ fn read(
 mod tests {
     use super::*;
 
-    /// What the process has besides its connections and what is held of grants: its code and threads, keys, metrics, and calls to
-    /// the authority and the store.
+    /// Memory of the process beside network connections and cached grants: code, threads, keys, metrics, and
+    /// calls to the authority and the store.
     const THE_REST: usize = 96 * 1024 * 1024;
 
     fn deployed(file: &str, key: &str) -> usize {

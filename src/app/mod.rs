@@ -1,4 +1,5 @@
-//! The whole daemon, put together: the only room that names every concrete type. [`Daemon::start`] is the table of contents.
+//! The whole daemon, put together: the only room that names every concrete type. [`Daemon::start`] is its
+//! table of contents.
 
 mod apps;
 mod callers;
@@ -62,14 +63,14 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Builds and starts everything. Nothing is served before all of it is built.
+    /// Builds and starts everything. Nothing is served before everything is built.
     pub async fn start(
         loaded: Loaded,
         source: Source,
         environment: Environment,
         level: Option<LevelHandle>,
     ) -> Result<Self, StartError> {
-        apps::say_ways_out(&loaded.config);
+        apps::log_ways_out(&loaded.config);
         let files = Arc::new(WatchedFiles::new(source, environment, &loaded.config));
         let process = Process::new();
         let latch = |part| process.readiness.latch(part);
@@ -187,7 +188,7 @@ pub fn serve(loaded: Loaded, path: &Path, variables: &BTreeMap<String, String>) 
             }
         }
     });
-    // A task that still reads a file that does not answer is not waited for.
+    // A task that still reads a file that does not answer does not delay the exit.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
 }

@@ -34,7 +34,7 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// Runs until a signal, then drains. True when all that was in flight was finished.
+    /// Runs until a signal, then drains. Returns true if all work under way was finished.
     pub(super) async fn run(&self, mut signals: Signals) -> bool {
         let Process { shutdown, readiness, tasks, .. } = &self.process;
         let reload = || {
@@ -50,7 +50,7 @@ impl Parts {
         signals.wait_for_drain(shutdown, clock.as_ref(), drain, self.finish()).await
     }
 
-    /// Stops: no new work, and what is in flight is finished within the drain time.
+    /// Stops: takes no new work, and finishes the work under way within the drain time.
     pub(super) async fn stop(&self) {
         let Process { ports, tasks, shutdown, readiness, .. } = &self.process;
         readiness.drain();
@@ -65,8 +65,8 @@ impl Parts {
         }
     }
 
-    /// Completes when nothing is in flight any more and everything is stored: first the requests and refreshes under way,
-    /// then what they could not store, and the store itself last.
+    /// Completes when no work is under way and every answer is stored. Requests and refreshes end first, then
+    /// their unstored answers, then the store.
     async fn finish(&self) {
         let (clock, Core { engine, broker }) = (&self.process.ports.clock, &self.core);
         let pause = || clock.sleep(Duration::from_millis(200));
@@ -76,7 +76,7 @@ impl Parts {
         loop {
             tokio::select! {
                 () = &mut ended => break,
-                // What is under way may take long: the store is offered what it has not taken all the while.
+                // Work under way may take long. Meanwhile unstored answers are offered to the store.
                 () = pause() => {
                     engine.store_unstored().await;
                 }
@@ -85,7 +85,7 @@ impl Parts {
         while engine.store_unstored().await > 0 {
             pause().await;
         }
-        // The others need not wait until they notice that this one is gone.
+        // The other replicas need not wait until they notice that this one is gone.
         if let Err(error) = broker.withdraw_report().await {
             tracing::debug!(%error, "other replicas take this one for live for a minute");
         }

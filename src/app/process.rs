@@ -1,4 +1,5 @@
-//! What every part of the daemon stands on: this machine's clock and randomness, tasks, metrics, readiness and the stop.
+//! What every part of the daemon needs: this machine's clock and randomness, tasks, metrics, readiness and
+//! the stop.
 
 use std::sync::Arc;
 
@@ -27,7 +28,7 @@ pub(super) struct Ports {
     pub(super) random: Arc<dyn Random>,
     /// The store's own tasks, which outlive all others.
     pub(super) store_tasks: Arc<TokioTasks>,
-    /// Where every app's secrets may go.
+    /// The hosts to which each app's secrets may be sent.
     pub(super) token_hosts: Arc<KnownTokenHosts>,
 }
 

@@ -1,4 +1,4 @@
-//! The store's pulse: whether it is there, for readiness, metrics, `status` and the log.
+//! The store's pulse: whether it answers, for readiness, metrics, `status` and the log.
 
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::lifecycle::{Latch, Readiness};
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 
-/// How often the store is asked whether it is there …
+/// How often the store is pinged …
 pub(super) const PING: Duration = Duration::from_secs(2);
 /// … and how often before it has answered for the first time.
 const FIRST_PING: Duration = Duration::from_millis(200);
@@ -28,18 +28,18 @@ struct SeenState {
 }
 
 impl Seen {
-    /// It is looked for from now on.
+    /// Starts now.
     pub(super) fn from(now: Timestamp) -> Self {
         Seen(Mutex::new(SeenState { answered_at: now, is_lost: false }))
     }
 
-    /// Since when it does not answer; none while it does.
+    /// Since when the store does not answer. `None` while it answers.
     pub(super) fn lost(&self) -> Option<Timestamp> {
         let state = self.0.lock();
         state.is_lost.then_some(state.answered_at)
     }
 
-    /// Whether it answers, as of now.
+    /// Notes whether it answers now.
     fn looked(&self, answers: bool, now: Timestamp) {
         let mut state = self.0.lock();
         state.is_lost = !answers;
@@ -49,14 +49,14 @@ impl Seen {
     }
 }
 
-/// Asks the store whether it is there.
+/// Pings the store.
 pub(super) struct Pulse {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     readiness: Readiness,
     seen: Arc<Seen>,
-    /// The monotonic time of its last answer, in milliseconds; `i64::MIN` before the first.
+    /// Monotonic time of its last answer, in milliseconds; `i64::MIN` before the first.
     answered_at: Arc<AtomicI64>,
     silence: Silence,
     /// Released with the first answer.
@@ -64,7 +64,8 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
-    /// Readiness waits for the first answer, and from then on for one within the time that the store may be lost.
+    /// The daemon is ready from the store's first answer, and not ready once the last one is older than a
+    /// lost store may be bridged.
     pub(super) fn new(
         process: &Process,
         store: Arc<dyn Store>,

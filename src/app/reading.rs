@@ -1,7 +1,8 @@
-//! Everything that the configuration says and names, read and judged as a whole before anything is started or replaced. `check`,
-//! `serve` and a reload read with this and nothing else, so that they refuse the same things in the same words.
+//! Reads and judges the configuration and everything that it names, as a whole, before anything is started or
+//! replaced. `check`, `serve` and a reload all use this code, so they refuse the same things in the same
+//! words.
 //!
-//! What only the network, another process or a lock could tell is not looked at here.
+//! What only the network, another process or a lock could tell is not checked here.
 
 mod advice;
 pub(super) mod credentials;
@@ -28,7 +29,7 @@ use crate::keyring::{Keyring, files as keyring_files};
 use crate::secret_file::SecretReader;
 use crate::telemetry::metrics::Metrics;
 
-/// What of a configuration a reload replaces.
+/// The parts of a configuration that a reload replaces.
 pub(super) struct Replaceable {
     pub(super) apps: PreparedApps,
     pub(super) tls: PreparedTls,
@@ -61,7 +62,7 @@ pub(super) fn everything(loaded: &Loaded, by: &By<'_>) -> Result<Everything, Ref
     }
 }
 
-/// Reads what a reload replaces, beside what is in force.
+/// Reads the parts that a reload replaces, beside those in force.
 pub(super) fn replaceable(
     loaded: &Loaded,
     by: &By<'_>,
@@ -79,7 +80,7 @@ pub(super) fn replaceable(
     }
 }
 
-/// Reads everything as `serve` would at its start, and takes nothing of it up.
+/// Reads everything as `serve` would at its start, and takes nothing up.
 pub fn check(
     loaded: &Loaded,
     environment: &Environment,
@@ -104,14 +105,14 @@ fn replaceable_with(
 ) -> Option<Replaceable> {
     let secrets = by.environment.secrets();
     let apps = apps::prepare(config, &secrets, by, before, findings);
-    advice::look(config, &apps, findings);
+    advice::check(config, &apps, findings);
     let tls = listeners::prepare(&config.listen, &secrets, by.ports.clock.now(), findings);
     let callers = callers::build(config, &apps, keyring, by, findings);
     let (callers, admins) = callers?;
     Some(Replaceable { apps, tls: tls?, callers, admins, warnings: Vec::new() })
 }
 
-/// The configuration's own file says who has which rights: nobody else may have written it.
+/// Checks that nobody else may have written the configuration's own file, since it grants all rights.
 fn configuration(by: &By<'_>, findings: &mut Findings<'_>) {
     let file = findings.places.file();
     if let Err(error) = by.environment.secrets().guard().file(file) {
@@ -124,7 +125,7 @@ fn keyring(config: &Config, by: &By<'_>, findings: &mut Findings<'_>) -> Option<
     read.map(Arc::new).map_err(|error| findings.file("sealing.keyring", error)).ok()
 }
 
-/// What does not change while the daemon runs, beside the store.
+/// Checks the parts that cannot change while the daemon runs, beside the store.
 fn lasting(config: &Config, secrets: &SecretReader, findings: &mut Findings<'_>) {
     if let Some(path) = &config.store.journal
         && let Err(error) = journal_files::check(path)
@@ -137,7 +138,7 @@ fn lasting(config: &Config, secrets: &SecretReader, findings: &mut Findings<'_>)
     }
 }
 
-/// It, or the directory it will be in, is there.
+/// Checks that the file, or the directory for it, exists.
 fn file_to_append(path: &Path, findings: &mut Findings<'_>) {
     const KEY: &str = "audit.path";
     let parent = match path.parent() {

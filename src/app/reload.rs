@@ -1,5 +1,5 @@
-//! Taking up another configuration while the daemon runs: it is read, prepared beside what is in force, and then put in its place;
-//! or it is refused whole, with every reason, and nothing changes.
+//! Takes up another configuration while the daemon runs. It is read, prepared beside the parts in force, and
+//! then replaces them; or it is refused whole, with every reason, and nothing changes.
 //!
 //! Nothing waits for a reload, and a reload cuts nothing short.
 
@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::apps::{Authorities, Installed};
-use super::files::{Looks, WatchedFiles};
+use super::files::{States, WatchedFiles};
 use super::findings::By;
 use super::in_force::InForce;
 use super::jobs::{Ended, Work};
@@ -25,16 +25,16 @@ use crate::events::Events;
 use crate::keyring::Keyring;
 use crate::telemetry::metrics::Metrics;
 
-/// How often files are looked at.
-pub(super) const LOOK: Duration = Duration::from_secs(1);
-/// A refused reload is tried again after so long.
+/// How often files are checked.
+pub(super) const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// The pause before a refused reload is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(15);
-/// Who asks for a reload that was refused a while ago.
+/// The asker, as the log has it, of a reload that is tried again.
 const AGAIN: &str = "another try";
-/// Files are read in no time; this is for those that never answer.
+/// Reading files takes no time. This limit is for files that never answer.
 const READ_WITHIN: Duration = Duration::from_secs(10);
 
-/// Reloads: reads from `source`, prepares with `keyring`, takes up into `in_force`, and reports.
+/// Reads from `source`, prepares with `keyring`, replaces the parts `in_force`, and reports.
 pub(super) struct Reloader {
     process: Process,
     source: Arc<WatchedFiles>,
@@ -45,10 +45,10 @@ pub(super) struct Reloader {
     turn: tokio::sync::Mutex<()>,
 }
 
-/// What a reload would put in the place of what is in force.
+/// The parts that a reload puts in force.
 struct Prepared {
     config: Config,
-    /// The sections that are others.
+    /// Names of the sections that changed.
     changed: Vec<String>,
     warnings: Vec<Mistake>,
     /// The authorities that were in force when it was prepared.
@@ -57,7 +57,7 @@ struct Prepared {
 }
 
 impl Reloader {
-    /// Nothing was reloaded yet.
+    /// Before the first reload.
     pub(super) fn new(
         process: &Process,
         source: Arc<WatchedFiles>,
@@ -70,12 +70,13 @@ impl Reloader {
         Reloader { process: process.clone(), source, keyring, in_force, report, turn }
     }
 
-    /// How the last reload ended; none since the start.
+    /// Result of the last reload; `None` before the first.
     pub(super) fn last(&self) -> Option<Reloaded> {
         self.report.last.lock().clone()
     }
 
-    /// Reads everything again and takes it up, or nothing of it. To its end, though the asker may not wait.
+    /// Reads everything again and takes up all of it or nothing. Runs to its end even if the asker does not
+    /// wait.
     pub(super) async fn reload(self: &Arc<Self>, asked_by: &'static str) -> Reloaded {
         let (sender, receiver) = oneshot::channel();
         let this = self.clone();
@@ -89,8 +90,8 @@ impl Reloader {
         })
     }
 
-    /// The same for an operator, who may have been told that an authority's signing key must not be believed any more: its
-    /// documents are fetched anew, besides, and what could not be fetched is said.
+    /// The same for an operator, who may have learnt that a signing key of an authority must not be trusted
+    /// any more. So the authorities' documents are fetched anew too, and failures of that are returned.
     pub(super) async fn reload_at_a_word(self: &Arc<Self>, asked_by: &'static str) -> Reloaded {
         let mut reloaded = self.reload(asked_by).await;
         let authorities = self.in_force.authorities();
@@ -103,7 +104,7 @@ impl Reloader {
         reloaded
     }
 
-    /// Has an authority's documents fetched anew, beside others'.
+    /// Fetches an authority's documents anew, beside others'.
     fn renew_documents(&self, app: &AppName, installed: &Installed) -> oneshot::Receiver<Option<String>> {
         let (sender, receiver) = oneshot::channel();
         let (app, authority) = (app.clone(), installed.authority.clone());
@@ -129,8 +130,8 @@ impl Reloader {
         self.report.say(reloaded, || self.in_force.held_back()).await
     }
 
-    /// Reads and prepares everything, on a thread that does not serve. A reading that takes too long is given up, and nothing comes
-    /// of it later.
+    /// Reads and prepares everything on a thread that does not serve. A reading that takes too long is given
+    /// up and has no effect later.
     async fn prepare_in_time(self: &Arc<Self>) -> Result<Prepared, Vec<String>> {
         let too_long = || {
             vec![format!(
@@ -140,7 +141,7 @@ impl Reloader {
         };
         let this = self.clone();
         let read = async move {
-            // A reading that was given up stays until it ends: one at most.
+            // A reading that was given up runs on until it ends. There is never more than one.
             let turn = this.source.turn().await;
             let prepare = move || {
                 let _turn = turn;
@@ -149,12 +150,13 @@ impl Reloader {
             tokio::task::spawn_blocking(prepare).await
         };
         tokio::select! {
-            read = read => read.unwrap_or_else(|error| Err(vec![format!("the reload itself failed: {error}")])),
+            read = read => read.unwrap_or_else(|error| Err(vec![format!(
+                "the reload itself failed: {error}")])),
             () = self.process.ports.clock.sleep(READ_WITHIN) => Err(too_long()),
         }
     }
 
-    /// Everything is prepared before anything is replaced, and every mistake is found at once.
+    /// Prepares everything before anything is replaced, so that all mistakes are found at once.
     fn prepare(&self) -> Result<Prepared, Vec<String>> {
         let running = self.in_force.config();
         let loaded = self.source.load(&running).map_err(|errors| lines(&errors))?;
@@ -181,7 +183,7 @@ impl Reloader {
         Ok(Prepared { config: loaded.config, changed, warnings, before, replaceable })
     }
 
-    /// Puts what was prepared in the place of what is in force, and says which sections are others now.
+    /// Replaces the parts in force. Returns the names of the sections that changed.
     fn take_up(&self, prepared: Prepared) -> Vec<String> {
         let Prepared { config, changed, warnings, before, replaceable } = prepared;
         self.source.say(&warnings);
@@ -194,7 +196,7 @@ impl Reloader {
     }
 }
 
-/// Says how a reload ended: to the log, metrics, the audit stream and `status`.
+/// Reports the result to the log, metrics, the audit stream and `status`.
 struct Report {
     metrics: Arc<Metrics>,
     events: Arc<Events>,
@@ -202,7 +204,7 @@ struct Report {
 }
 
 impl Report {
-    /// Whether the last reload ended in the same way.
+    /// Whether the last reload had the same result.
     fn has_said(&self, reloaded: &Reloaded) -> bool {
         self.last.lock().as_ref().is_some_and(|last| last.result == reloaded.result)
     }
@@ -242,32 +244,33 @@ impl Report {
     }
 }
 
-/// Reads configuration and files again once they have changed. A file that is being written is left alone until it has stayed the
-/// same for a second.
+/// Reloads once configuration or files have changed. A change counts once the files have stayed the same for
+/// a second: until then one may be half written.
 pub(super) struct Files {
     reloader: Arc<Reloader>,
-    before: Looks,
-    /// The monotonic time of the last reload from here.
+    before: States,
+    /// Monotonic time of the last reload that this job caused.
     tried_at: Duration,
 }
 
 impl Files {
     pub(super) fn new(reloader: Arc<Reloader>) -> Self {
         let tried_at = reloader.process.ports.clock.monotonic();
-        Files { reloader, before: Looks::default(), tried_at }
+        Files { reloader, before: States::default(), tried_at }
     }
 }
 
 impl Work for Files {
     async fn run(&mut self) -> Ended {
         let reloader = &self.reloader;
-        // Not on a thread that serves: a file may be on a mount that hangs.
+        // Not on a thread that serves, since a file may be on a mount that hangs.
         let (source, config) = (reloader.source.clone(), reloader.in_force.config());
-        let now = tokio::task::spawn_blocking(move || source.look(&config)).await;
-        let now = now.map_err(|error| format!("the files could not be looked at: {error}"))?;
+        let now = tokio::task::spawn_blocking(move || source.states(&config)).await;
+        let now = now.map_err(|error| format!("the files could not be checked: {error}"))?;
         let monotonic = reloader.process.ports.clock.monotonic();
         let is_changed = !reloader.source.has_read(&now) && now == self.before;
-        // What was wrong may have been mended where nobody looks: a key file, a full table of files.
+        // The cause of a refusal may have gone without a change that is watched: a key file, a full table of
+        // files.
         let is_time = reloader.report.is_refused() && monotonic.saturating_sub(self.tried_at) >= TRY_AGAIN;
         if is_changed || is_time {
             self.tried_at = monotonic;
@@ -288,6 +291,7 @@ fn lines(errors: &ConfigErrors) -> Vec<String> {
 
 fn not_fetched(app: &AppName, why: &str) -> String {
     format!(
-        "the documents of the authority of {app} could not be fetched anew, so the signing keys from before are believed still: {why}"
+        "the documents of the authority of {app} could not be fetched anew, so the signing keys from before \
+         are believed still: {why}"
     )
 }

@@ -1,11 +1,11 @@
-//! What this replica tells the others.
+//! Reports of this replica to the others.
 
 use std::sync::Arc;
 
 use super::jobs::{Ended, Work, ended};
 use crate::broker::Broker;
 
-/// Tells the other replicas that this one is there.
+/// Tells the other replicas that this one lives.
 pub(super) struct ReplicaReport(pub(super) Arc<Broker>);
 
 impl Work for ReplicaReport {
@@ -14,7 +14,7 @@ impl Work for ReplicaReport {
     }
 }
 
-/// Tells them at once, with what this one knows.
+/// Tells them at once.
 pub(super) async fn report(broker: &Broker) -> Ended {
     let reported = broker.report().await;
     if let Err(error) = &reported {

@@ -1,14 +1,14 @@
-//! What is said of something that does not answer: once with each cause, then ever more rarely with how often it was asked, and once
-//! when it answers again. Pure: time comes in.
+//! Decides when to log that something does not answer: once for each cause, then ever more rarely with the
+//! number of failures, and once when it answers again. Pure: time is an argument.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::domain::backoff::Backoff;
 
-/// When the same is said again.
+/// The pause before the same cause is logged again.
 const AGAIN: Backoff = Backoff { first: Duration::from_secs(10), longest: Duration::from_secs(600) };
-/// So many causes of one silence are told apart.
+/// How many causes of one silence are remembered.
 const CAUSES: usize = 8;
 
 /// One silence, or none.
@@ -22,7 +22,7 @@ pub(super) struct Silence {
 }
 
 impl Silence {
-    /// There was no answer. How many there were in a row, if that is to be said now.
+    /// A question failed. Returns how many failed in a row, if that is to be logged now.
     pub(super) fn failed(&mut self, cause: &str, now: Duration) -> Option<u64> {
         self.failures = self.failures.saturating_add(1);
         let is_news = self.said.len() < CAUSES && self.said.insert(cause.to_owned());
@@ -37,7 +37,7 @@ impl Silence {
         None
     }
 
-    /// There was one. How often there was none before, if there was a silence.
+    /// A question was answered. Returns how many failed before, if any did.
     pub(super) fn answered(&mut self) -> Option<u64> {
         let failures = std::mem::take(self).failures;
         (failures > 0).then_some(failures)

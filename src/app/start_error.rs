@@ -2,13 +2,13 @@
 
 use super::findings::Refused;
 
-/// Why the daemon did not start. Whose fault: the operator's; each says what to do.
+/// Why the daemon did not start. The operator can fix each cause, and each says how.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The configuration, or what it names, is wrong.
     #[error("{}", .0.errors)]
     Refused(Refused),
-    /// Something else stood in the way: a lock, a socket, another process.
+    /// Another obstacle: a lock, a socket, another process.
     #[error("{0}")]
     Failed(String),
 }
@@ -24,7 +24,7 @@ impl StartError {
         StartError::Failed(problem.to_string())
     }
 
-    /// With its causes: for errors that do not print them.
+    /// The text with its causes, for errors that do not print them.
     pub(super) fn chain(error: &dyn std::error::Error) -> Self {
         let mut text = error.to_string();
         let mut source = error.source();

@@ -1,4 +1,4 @@
-//! Stock is taken of connections: how many there are of each status, and whether each is in the schedule.
+//! Takes stock of connections: counts them by status, and checks that each is in the schedule.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use crate::telemetry::metrics::Metrics;
 
 /// The pause between two walks over every connection.
 pub(super) const WALK_AGAIN: Duration = Duration::from_secs(30);
-/// The pause after each page of a walk: however many connections there are, a walk costs the same in a second, and only takes
-/// longer.
+/// The pause after each page of a walk. So a walk costs the same each second, and only takes longer with more
+/// connections.
 const NEXT_PAGE: Duration = Duration::from_millis(200);
 
-/// Counts connections, and puts those back into the schedule that fell out of it.
+/// Counts connections, and schedules those again that fell out of the schedule.
 pub(super) struct Stock {
     broker: Arc<Broker>,
     engine: Engine,
@@ -43,7 +43,7 @@ impl Work for Stock {
     async fn run(&mut self) -> Ended {
         let mut counts = Counts::default();
         let mut walk = self.broker.walk();
-        // After an error not all are counted: the figures stay as they are.
+        // After an error some are not counted, so the figures stay as they were.
         while let Some(page) =
             walk.next(&self.broker, &mut counts).await.map_err(|error| error.to_string())?
         {

@@ -22,14 +22,14 @@ use crate::store::redis::{
     PasswordSource, RedisConfig, RedisStore, RedisTls, Sentinels, TlsIdentity, TlsSource,
 };
 
-/// A store, and how to end it.
+/// A store, and the way to end it.
 pub(super) struct OpenedStore {
     pub(super) store: Arc<dyn Store>,
     redis: Option<Arc<Observed<RedisStore>>>,
 }
 
 impl OpenedStore {
-    /// Ends what would outlive a stop. The embedded store ends when the last of its users is gone.
+    /// Ends the parts that would outlive a stop. The embedded store ends with its last user.
     pub(super) fn close(&self) {
         if let Some(redis) = &self.redis {
             redis.inner().close();
@@ -43,7 +43,7 @@ pub(super) struct Stored {
     pub(super) repository: Arc<Repository>,
 }
 
-/// Opens the journal, where there is one, and then the store.
+/// Opens the journal, if there is one, and then the store.
 pub(super) fn start(
     prepared: PreparedStore,
     config: &StoreConfig,
@@ -66,13 +66,13 @@ pub(super) fn start(
     Ok(Stored { store, repository: Arc::new(repository) })
 }
 
-/// A store that can be opened, as far as this machine's files can tell.
+/// A store that can be opened, as far as this machine's files show.
 pub(super) enum PreparedStore {
     Embedded(PathBuf),
     Redis(Box<RedisConfig>),
 }
 
-/// Reads what is needed to open the store; opens and makes nothing.
+/// Reads the files that are needed to open the store. Opens and makes nothing.
 pub(super) fn prepare(
     config: &StoreConfig,
     secrets: &SecretReader,
@@ -171,7 +171,7 @@ fn redis_config(
     Some(redis)
 }
 
-/// The files of TLS, each by itself and then together.
+/// Checks the files of TLS, each by itself and then together.
 fn look_at_tls(
     config: &config::RedisConfig,
     secrets: &SecretReader,

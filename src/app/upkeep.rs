@@ -1,4 +1,4 @@
-//! The daemon itself in operators' hands: the port of the admin API.
+//! Implements the admin API's port for operators' acts on the daemon itself.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -18,13 +18,13 @@ use crate::events::Events;
 use crate::lifecycle::Latch;
 use crate::refresh::Engine;
 
-/// How often the store is offered an answer that it has not taken.
+/// How often unstored answers are offered to the store.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
-/// How often revocations of other replicas are taken up.
+/// How often revocations of other replicas are read.
 const REVOCATIONS: Duration = Duration::from_secs(1);
-/// How often what others know of token hosts is taken up, and what is new here is written.
+/// How often token hosts are read from the store and new ones are written.
 const TOKEN_HOSTS: Duration = Duration::from_secs(1);
-/// How often sums are written.
+/// How often sums of events are written.
 const SUM_UP: Duration = Duration::from_secs(1);
 
 /// Starts them all. The first answer of the store releases `store_latch`.
@@ -53,22 +53,22 @@ pub(super) fn start(parts: &Parts, store_latch: Latch) {
     jobs.every(Job::TokenHosts, Pause::of(TOKEN_HOSTS).once_more_at_a_stop(), token_hosts);
 
     let credentials = ClientCredentials::new(broker(), clock(), metrics());
-    jobs.every(Job::ClientCredentials, Pause::of(credentials::LOOK), credentials);
+    jobs.every(Job::ClientCredentials, Pause::of(credentials::CHECK_EVERY), credentials);
 
     let files = Files::new(reloader.clone());
-    jobs.every(Job::Files, Pause::of(reload::LOOK).before_the_first_run(), files);
+    jobs.every(Job::Files, Pause::of(reload::CHECK_EVERY).before_the_first_run(), files);
 
     let follower =
         Follower::new(&in_force().config(), parts.files.environment(), keyring.clone(), events.clone());
     let watch = keyring::Watch::new(follower, process.clone(), in_force(), broker());
-    jobs.every(Job::Keyring, Pause::of(keyring::LOOK), watch);
+    jobs.every(Job::Keyring, Pause::of(keyring::CHECK_EVERY), watch);
 
     jobs.every(Job::ReplicaReport, Pause::of(REPORT_EVERY), ReplicaReport(broker()));
 
     let rewrap = Rewrap::new(broker(), events.clone(), in_force(), metrics());
     jobs.every(Job::Rewrap, Pause::of(keyring::COUNT).dropped_at_a_stop(), rewrap);
 
-    jobs.every(Job::Expiries, Pause::of(foresight::LOOK), Expiries::new(foresight.clone()));
+    jobs.every(Job::Expiries, Pause::of(foresight::CHECK_EVERY), Expiries::new(foresight.clone()));
 
     let stock = Stock::new(broker(), engine(), clock(), metrics());
     jobs.every(Job::ConnectionCount, Pause::of(stock::WALK_AGAIN).dropped_at_a_stop(), stock);
@@ -96,7 +96,7 @@ impl Work for EventSums {
 
 struct Revocations {
     broker: Arc<Broker>,
-    /// The log has the error that stands in the way.
+    /// The present error is in the log already.
     is_reported: bool,
 }
 
@@ -106,11 +106,12 @@ impl Work for Revocations {
         match &followed {
             Ok(()) => self.is_reported = false,
             Err(error) if error.is_outage() || self.is_reported => {
-                tracing::debug!(%error, "what is revoked could not be looked up; what is known stays in force");
+                tracing::debug!(%error, "the revocations could not be read; the known ones stay in force");
             }
-            // Until it is known nothing is served: a start that waits for it must say so.
+            // Nothing is served before the revocations are known. So a start that waits for them must say so.
             Err(error) => {
-                tracing::error!(%error, "what is revoked cannot be read; what is known stays in force, and nothing is served before anything is");
+                tracing::error!(%error, "the revocations cannot be read; the known ones stay in force, and nothing \
+                                         is served before they have been read once");
                 self.is_reported = true;
             }
         }
@@ -118,10 +119,11 @@ impl Work for Revocations {
     }
 }
 
-/// Keeps what is known here of token hosts and what is stored the same. Once more at a stop: for what came with the last requests.
+/// Keeps this replica's token hosts and the stored ones the same. Runs once more at a stop, for those that
+/// the last requests brought.
 struct TokenHosts {
     broker: Arc<Broker>,
-    /// The log has the error that stands in the way.
+    /// The present error is in the log already.
     is_reported: bool,
 }
 
@@ -131,13 +133,13 @@ impl Work for TokenHosts {
         match &followed {
             Ok(()) => self.is_reported = false,
             Err(error) if error.is_outage() => {
-                tracing::debug!(%error, "which hosts secrets may be sent to could not be looked up or written");
+                tracing::debug!(%error, "the token hosts could not be read or written");
             }
-            // A replica that starts with this sends no secret at all.
+            // A replica that starts in this state sends no secret at all.
             Err(error) if !std::mem::replace(&mut self.is_reported, true) => {
-                tracing::error!(%error, "the record of which token hosts secrets may be sent to does not open: restore it from a \
-                                         backup of the store, or the sealing key that it was sealed with; \
-                                         or begin it anew with `tokenward credentials confirm APP HOST`");
+                tracing::error!(%error, "the record of confirmed token hosts does not open: restore it from a \
+                                         backup of the store, or restore the sealing key that sealed it; or \
+                                         begin it anew with `tokenward credentials confirm APP HOST`");
             }
             Err(_) => {}
         }

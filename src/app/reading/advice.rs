@@ -1,4 +1,4 @@
-//! What a configuration may say and was probably not meant: about scopes, and about whose accounts come.
+//! Advice about settings that are allowed and probably not meant: scopes, and the kinds of accounts.
 
 use crate::app::apps::PreparedApps;
 use crate::app::findings::Findings;
@@ -6,8 +6,8 @@ use crate::config::{AppConfig, CallerConfig, Config};
 use crate::domain::id::AppName;
 use crate::domain::scope::{Scope, ScopeNaming, ScopeSet};
 
-/// Names that are asked for often: those of the sign-in itself, and of Microsoft Graph and Exchange Online (permissions reference).
-/// A name that is not among them is no mistake; one that is nearly one of them probably is.
+/// Scopes that are often requested: those of the sign-in itself, of Microsoft Graph and of Exchange Online
+/// (permissions reference). Another name is no mistake; one that is nearly one of these probably is.
 const WELL_KNOWN: &[&str] = &[
     "openid",
     "profile",
@@ -73,11 +73,11 @@ const WELL_KNOWN: &[&str] = &[
     "SMTP.Send",
 ];
 
-/// The farthest that a misspelling is from what was meant.
+/// Largest distance at which a name counts as a misspelling.
 const NEAR: usize = 2;
 
-/// Looks at every app that could be built, and at the rules for it.
-pub(super) fn look(config: &Config, apps: &PreparedApps, findings: &mut Findings<'_>) {
+/// Checks every app that could be built, and the rules for it.
+pub(super) fn check(config: &Config, apps: &PreparedApps, findings: &mut Findings<'_>) {
     for (name, settings) in &config.apps {
         let Some(app) = AppName::parse(name).ok().and_then(|name| apps.apps.get(&name)) else { continue };
         let naming = app.authority.scope_naming();
@@ -102,7 +102,7 @@ fn misspelt(name: &str, app: &AppConfig, findings: &mut Findings<'_>) {
     }
 }
 
-/// What was probably meant, where it is not the scope itself.
+/// The well-known scope that was probably meant, if it is another one.
 fn meant_by<'a>(scope: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let bare = scope.rsplit_once('/').map_or(scope, |(_, bare)| bare).to_ascii_lowercase();
     let near = |one: &'a str| (strsim::damerau_levenshtein(&bare, &one.to_ascii_lowercase()), one);
@@ -115,14 +115,16 @@ fn accounts(name: &str, app: &AppConfig, findings: &mut Findings<'_>) {
     if tenant.eq_ignore_ascii_case("common") && !app.tenants.list_personal() {
         findings.warning(
             &format!("apps.{name}.authority"),
-            "`common` lets personal accounts sign in, and `tenants` turns them away afterwards: use `organizations` in its place, or add \"personal\" to `tenants`",
+            "`common` lets personal accounts sign in, and `tenants` turns them away afterwards: use \
+             `organizations` in its place, or add \"personal\" to `tenants`",
         );
     }
     let is_of_many = ["common", "organizations"].iter().any(|word| tenant.eq_ignore_ascii_case(word));
     if is_of_many && app.home_tenant.is_none() {
         findings.warning(
             &format!("apps.{name}"),
-            "without `home_tenant`, where the app is registered, `tokenward credentials verify` cannot ask about a client credential, and only a user's refresh proves a new one",
+            "without `home_tenant`, where the app is registered, `tokenward credentials verify` cannot ask \
+             about a client credential, and only a user's refresh proves a new one",
         );
     }
 }
@@ -147,7 +149,10 @@ fn of_rules(
             let meant = meant.map(|meant| format!(" (did you mean `{meant}`?)")).unwrap_or_default();
             findings.warning(
                 &format!("{key}[{item}]"),
-                format_args!("app `{app}` does not ask for it: only a connection whose own connect session asked has it{meant}"),
+                format_args!(
+                    "app `{app}` does not ask for it: only a connection whose own connect session \
+                     asked has it{meant}"
+                ),
             );
         }
         let is_listed = |scope: &Scope| listed.iter().any(|(_, one)| one == scope);
@@ -160,7 +165,8 @@ fn of_rules(
             findings.warning(
                 &key,
                 format_args!(
-                    "decides who gets a token and not what it can do: a token of Entra carries all that was granted for its resource, here {} too; to keep them apart, register another application",
+                    "decides who gets a token and not what it can do: a token of Entra carries all that was \
+                     granted for its resource, here {} too; to keep them apart, register another application",
                     more.join(", ")
                 ),
             );

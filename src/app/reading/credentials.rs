@@ -14,10 +14,10 @@ use crate::domain::text::is_guid;
 use crate::domain::time::Timestamp;
 use crate::secret_file::SecretReader;
 
-/// Entra's limit for apps whose audience includes personal accounts (validation differences by supported account types).
+/// Entra's limit for apps that allow personal accounts (validation differences by supported account types).
 const MOST_SECRETS_WITH_PERSONAL: usize = 2;
 
-/// Those of the app's list as they are listed, then those of its directory, the one that expires last first.
+/// The credentials of the app's list in its order, then those of its directory, the last end first.
 pub(in crate::app) fn read(
     app_key: &str,
     app: &AppConfig,
@@ -54,7 +54,8 @@ pub(in crate::app) fn read(
         if had_one {
             findings.file(
                 &key,
-                "no client credential is left, and no token could be refreshed; give the new one before the old one goes",
+                "no client credential is left, and no token could be refreshed; give the new one before the \
+                 old one goes",
             );
             return None;
         }
@@ -62,7 +63,8 @@ pub(in crate::app) fn read(
             findings.warning(
                 &key,
                 format_args!(
-                    "{} holds no client credential yet: no account can be connected and no token refreshed until it does",
+                    "{} holds no client credential yet: no account can be connected and no token refreshed \
+                     until it does",
                     directory.display()
                 ),
             );
@@ -73,7 +75,8 @@ pub(in crate::app) fn read(
         findings.warning(
             app_key,
             format_args!(
-                "has {secrets_there} client secrets, and Entra keeps {MOST_SECRETS_WITH_PERSONAL} at the most for an app that allows personal accounts: of these, some cannot be good; retire them"
+                "has {secrets_there} client secrets, and Entra keeps {MOST_SECRETS_WITH_PERSONAL} at the \
+                 most for an app that allows personal accounts: of these, some cannot be good; retire them"
             ),
         );
     }
@@ -98,7 +101,7 @@ fn read_one(
     findings: &mut Findings<'_>,
 ) -> Option<ClientCredential> {
     let file = credential.file.display();
-    // Of a directory's file the key is the directory's, and the words name the file.
+    // For a file of a directory the key is the directory's, and the text names the file.
     let is_listed = key.ends_with(']');
     let of_file = if is_listed { format!("{key}.file") } else { key.to_owned() };
     let read = match credential.kind {
@@ -109,14 +112,19 @@ fn read_one(
             if is_entra && is_guid(secret.trim().trim_matches(['"', '\''])) {
                 findings.warning(
                     &of_file,
-                    format_args!("{file} holds a GUID: that is the secret's ID, not its value, and Entra answers AADSTS7000215; the portal shows the value only once, so make a new secret"),
+                    format_args!(
+                        "{file} holds a GUID: that is the secret's ID, not its value, and Entra \
+                         answers AADSTS7000215; the portal shows the value only once, so make a new \
+                         secret"
+                    ),
                 );
             }
             if credential.expires.is_none() && !is_listed {
                 findings.warning(
                     key,
                     format_args!(
-                        "{file} does not say when it expires: nobody will be warned before it stops working; name it as in `{}@2027-05-20.secret`",
+                        "{file} does not say when it expires: nobody will be warned before it stops working; \
+                         name it as in `{}@2027-05-20.secret`",
                         credential.id
                     ),
                 );
@@ -150,7 +158,7 @@ fn read_one(
             read.map_err(|fault| findings.file(&of_file, problem(fault))).ok()?
         }
         CredentialKind::Federated => {
-            // It is replaced all the time, may be put there later, and whoever issues it sets its mode.
+            // Its issuer replaces it all the time, may write it later, and sets its mode.
             if let Err(problem) = public_file::read(&credential.file, secrets) {
                 findings.warning(&of_file, problem);
             }

@@ -8,12 +8,13 @@ use super::*;
 use crate::domain::time::Timestamp;
 use crate::system::{SystemClock, SystemRandom};
 
-/// What is said of a place that others can write to.
+/// The reaction to a path that others can write to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Said {
-    /// Nothing of it is taken up.
+    /// Nothing from there is taken up.
     Refused,
-    /// It is the daemon's own folder: nobody else may enter it. What lies in it is sealed, whoever moved the folder.
+    /// It is the daemon's own folder, which nobody else may enter. Its files are sealed, so moving it gains
+    /// nothing.
     Own,
     /// Others can put something there, and a warning says so.
     Warned,
@@ -25,11 +26,13 @@ use Said::{Nothing, Own, Refused, Warned};
 
 const REDIS: &str = "[store]\nkind = \"redis\"\nurl = \"rediss+sentinel://127.0.0.1:1/primary/0\"\n";
 const APP: &str = "[apps.a]\nclient_id = \"11111111-2222-3333-4444-555555555555\"\n\
-                   authority = \"https://login.microsoftonline.com/common/v2.0\"\nscopes = [\"offline_access\"]\n";
+                   authority = \"https://login.microsoftonline.com/common/v2.0\"\n\
+                   scopes = [\"offline_access\"]\n";
 const TLS: &str = "address = \"127.0.0.1:0\"\ntls = { certificate = \"C\", key = \"K\" }\n";
 
-/// Each key of a path with what is said, and a configuration with `PLACE` for it. The place is a file, unless its key ends in `/`
-/// here. A new key gets its row, and what it leads to its guard (`secret_file::guarded`).
+/// Each key that holds a path, with the reaction, and a configuration in which `PLACE` stands for the path.
+/// The path is a file's, unless its key ends in `/` here. A new key needs a row here, and its path a guard
+/// (`secret_file::guarded`).
 fn rows() -> Vec<(&'static str, Said, String)> {
     let redis = |line: &str| format!("{REDIS}{line}\n");
     let app = |line: &str| format!("{APP}{line}\n");
@@ -63,7 +66,9 @@ fn rows() -> Vec<(&'static str, Said, String)> {
         (
             "outbound.proxy_password_file",
             Refused,
-            "[outbound]\nproxy = \"http://127.0.0.1:1\"\nproxy_username = \"u\"\nproxy_password_file = \"PLACE\"\n".to_owned(),
+            "[outbound]\nproxy = \"http://127.0.0.1:1\"\nproxy_username = \"u\"\nproxy_password_file = \
+             \"PLACE\"\n"
+                .to_owned(),
         ),
         (
             "outbound.proxy_ca_file",
@@ -72,11 +77,27 @@ fn rows() -> Vec<(&'static str, Said, String)> {
         ),
         ("apps.NAME.authority_ca", Refused, app("authority_ca = \"PLACE\"")),
         ("apps.NAME.credentials[].file", Refused, credential("secret", "file = \"PLACE\"")),
-        ("apps.NAME.credentials[].key", Refused, credential("certificate", "file = \"good\", key = \"PLACE\"")),
+        (
+            "apps.NAME.credentials[].key",
+            Refused,
+            credential("certificate", "file = \"good\", key = \"PLACE\""),
+        ),
         ("apps.NAME.credentials_dir/", Refused, app("credentials_dir = \"PLACE\"")),
-        ("callers.NAME.authenticate[].api_keys", Refused, "[callers.a]\nauthenticate = [{ api_keys = \"PLACE\" }]\n".to_owned()),
-        ("admins.NAME.authenticate[].api_keys", Refused, "[admins.a]\nauthenticate = [{ api_keys = \"PLACE\" }]\n".to_owned()),
-        ("audit.path", Nothing("it grants nothing, and its chain tells what was changed"), "[audit]\npath = \"PLACE\"\n".to_owned()),
+        (
+            "callers.NAME.authenticate[].api_keys",
+            Refused,
+            "[callers.a]\nauthenticate = [{ api_keys = \"PLACE\" }]\n".to_owned(),
+        ),
+        (
+            "admins.NAME.authenticate[].api_keys",
+            Refused,
+            "[admins.a]\nauthenticate = [{ api_keys = \"PLACE\" }]\n".to_owned(),
+        ),
+        (
+            "audit.path",
+            Nothing("it grants nothing, and its chain tells what was changed"),
+            "[audit]\npath = \"PLACE\"\n".to_owned(),
+        ),
     ]
 }
 

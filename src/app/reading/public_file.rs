@@ -1,5 +1,5 @@
-//! Files that are no secrets: certificates that others may see and nobody else may change; and what is said of the times and
-//! pastes of what files hold.
+//! Files that are no secrets, such as certificates: everybody may read them, and only root and the daemon's
+//! user may change them. Also warnings about validity times, and about secrets that were pasted wrongly.
 
 use std::path::Path;
 
@@ -11,13 +11,13 @@ use crate::domain::time::Timestamp;
 use crate::secret_file::shape::Misshapen;
 use crate::secret_file::{SecretReader, paste};
 
-/// What expires sooner than this is worth a warning.
+/// An end sooner than this causes a warning.
 const SOON: std::time::Duration = std::time::Duration::from_secs(30 * 86_400);
 
 /// The longest file of certificates, in bytes: a distribution's bundle of all roots has some 220,000.
 const MAX_SIZE: usize = 4 * 1024 * 1024;
 
-/// What is in a file that anybody may read: 1 byte to 4 MiB.
+/// Content of a file that anybody may read: 1 byte to 4 MiB.
 pub(in crate::app) fn read(path: &Path, secrets: &SecretReader) -> Result<Vec<u8>, String> {
     let content = secrets.guard().read(path, MAX_SIZE + 1).map_err(|error| error.to_string())?;
     let wrong = |problem: &str| Err(format!("cannot read {}: {problem}", path.display()));
@@ -44,7 +44,7 @@ pub(in crate::app) fn certificates(
     text.map(str::to_owned)
 }
 
-/// Says of a file's certificate or secret that it is not valid yet, or when that ends, where it is soon or was.
+/// Warns if a certificate or secret is not valid yet, ends soon or has ended.
 pub(in crate::app) fn warn_of_its_time(
     key: &str,
     file: &Path,
@@ -66,7 +66,7 @@ pub(in crate::app) fn warn_of_its_time(
     }
 }
 
-/// The same of the first certificate in a PEM text.
+/// The same for the first certificate in a PEM text.
 pub(in crate::app) fn warn_of_a_certificate_s_time(
     key: &str,
     file: &Path,
@@ -79,7 +79,7 @@ pub(in crate::app) fn warn_of_a_certificate_s_time(
     }
 }
 
-/// What is wrong with a file of PEM that cannot be read: what befell it where that can be told, else what was found.
+/// Names what is wrong with an unreadable PEM file: the damage if it can be told, otherwise `found`.
 pub(in crate::app) fn pem_problem(pem: &[u8], file: &Path, found: impl std::fmt::Display) -> String {
     match Misshapen::pem(pem, file) {
         Some(what) => format!("{} {what}", file.display()),
@@ -87,19 +87,20 @@ pub(in crate::app) fn pem_problem(pem: &[u8], file: &Path, found: impl std::fmt:
     }
 }
 
-/// Warns of what a secret in a file may hold and was probably not meant.
+/// Warns of a secret that probably was not copied as it is.
 pub(in crate::app) fn warn_of_a_secret(key: &str, file: &Path, secret: &str, findings: &mut Findings<'_>) {
     for suspicion in paste::suspicions(secret) {
         findings.warning(key, format_args!("{} {suspicion}", file.display()));
     }
 }
 
-/// When each certificate of a PEM file expires, in the file's order: a chain begins with the one that is meant.
+/// When each certificate of a PEM file expires, in the file's order. The first one of a chain is the one in
+/// use.
 pub(in crate::app) fn ends(pem: &[u8]) -> Vec<Timestamp> {
     validities(pem).into_iter().map(|(_, end)| end).collect()
 }
 
-/// The same with when each begins to be valid.
+/// The same, with the start of each one's validity.
 fn validities(pem: &[u8]) -> Vec<(Timestamp, Timestamp)> {
     let validity = |certificate: CertificateDer<'_>| {
         let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).ok()?;
