@@ -14,7 +14,6 @@ from rust_source import Crate
 MOST = 500
 LONG = {
     "src/authority/client.rs": "to be split: discovery and keys, credentials, token calls, URLs",
-    "src/cli/keyring.rs": "to be split: the acts on files, and what a running daemon says",
     "src/config/build.rs": "one function for each section of the file, all of one shape",
     "src/config/spec.rs": "the table of configuration keys: a line for each, nothing to follow",
     "src/events.rs": "one function for each thing that happens, all of one shape",
