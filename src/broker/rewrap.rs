@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use super::connect::READABLE_AFTER_END;
 use super::replicas::Replica;
 use super::{Broker, Refusal};
+use crate::domain::bucket::{Rate, TokenBucket};
 use crate::domain::random::random_bytes;
 use crate::domain::time::{Clock, Timestamp};
 use crate::keyring::KeyId;
@@ -411,36 +412,27 @@ fn against_retiring(
 
 /// Limits a rate evenly.
 struct Pace {
-    every: Duration,
-    /// Monotonic nanoseconds of the next free slot.
-    next: AtomicU64,
+    rate: Rate,
+    bucket: Mutex<TokenBucket>,
 }
 
 impl Pace {
     fn new(rate: f64, now: Duration) -> Self {
-        let every = Duration::from_secs_f64(1.0 / rate.max(0.001));
-        Pace { every, next: AtomicU64::new(nanos(now)) }
+        let rate = Rate::new(rate.max(0.001), 1.0);
+        Pace { rate, bucket: Mutex::new(TokenBucket::full(rate, now)) }
     }
 
-    /// Reserves the next slot and returns its time. Unused slots are lost.
+    /// Reserves the next turn and returns the time until it. Unused turns are lost.
     fn reserve(&self, now: Duration) -> Duration {
-        let every = nanos(self.every);
-        let after = |next: u64| Some(next.max(nanos(now)).saturating_add(every));
-        let next = self.next.fetch_update(Ordering::AcqRel, Ordering::Acquire, after);
-        Duration::from_nanos(next.unwrap_or_default().max(nanos(now)))
+        self.bucket.lock().reserve(self.rate, now)
     }
 
     async fn turn(&self, clock: &dyn Clock) {
-        let now = clock.monotonic();
-        let wait = self.reserve(now).saturating_sub(now);
+        let wait = self.reserve(clock.monotonic());
         if !wait.is_zero() {
             clock.sleep(wait).await;
         }
     }
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -532,8 +524,8 @@ mod tests {
     fn a_pace_is_kept_by_all_lanes_together_and_makes_up_for_nothing() {
         let pace = Pace::new(500.0, Duration::from_secs(1));
         let at = |millis| Duration::from_millis(millis);
-        let times: Vec<Duration> = (0..4).map(|_| pace.reserve(at(1000))).collect();
-        assert_eq!(times, [at(1000), at(1002), at(1004), at(1006)]);
-        assert_eq!((pace.reserve(at(5000)), pace.reserve(at(5001))), (at(5000), at(5002)));
+        let waits: Vec<Duration> = (0..4).map(|_| pace.reserve(at(1000))).collect();
+        assert_eq!(waits, [at(0), at(2), at(4), at(6)]);
+        assert_eq!((pace.reserve(at(5000)), pace.reserve(at(5001))), (at(0), at(1)));
     }
 }

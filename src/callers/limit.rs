@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Caller;
+use crate::domain::bucket::{self, Rate, TokenBucket};
 use crate::domain::id::{CallerName, ConnectionKey};
 
 /// Time until the next request may succeed.
@@ -21,87 +22,49 @@ impl RetryAfter {
     }
 }
 
-/// A token bucket: `rate` requests a second, bursts of twice that.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenBucket {
-    rate: u32,
-    /// In billionths of a token, so that no fraction is ever lost; 2 * u32::MAX * 10^9 fits.
-    credit: u64,
-    updated_at: Duration,
-}
-
-/// One request, in billionths of a token.
-const ONE: u64 = 1_000_000_000;
-/// What a rate of nothing tells to wait.
+/// The wait at a rate of 0.
 const RATE_ZERO_RETRY: Duration = Duration::from_secs(60);
 
-impl TokenBucket {
-    /// A full bucket. `monotonic` is the clock's monotonic time, here and below.
-    pub fn new(rate: u32, monotonic: Duration) -> Self {
-        TokenBucket { rate, credit: burst(rate), updated_at: monotonic }
-    }
-
-    /// Takes one token.
-    ///
-    /// # Errors
-    /// [`RetryAfter`] says when there will be one.
-    pub fn try_take(&mut self, monotonic: Duration) -> Result<(), RetryAfter> {
-        self.refill(monotonic);
-        match self.credit.checked_sub(ONE) {
-            Some(credit) => {
-                self.credit = credit;
-                Ok(())
-            }
-            None if self.rate == 0 => Err(RetryAfter(RATE_ZERO_RETRY)),
-            None => {
-                let missing = ONE - self.credit;
-                Err(RetryAfter(Duration::from_nanos(missing.div_ceil(u64::from(self.rate)))))
-            }
-        }
-    }
-
-    /// Takes one token at the rate of now, which may be another than the one before.
-    fn take_at(&mut self, rate: u32, monotonic: Duration) -> Result<(), RetryAfter> {
-        if self.rate != rate {
-            self.set_rate(rate, monotonic);
-        }
-        self.try_take(monotonic)
-    }
-
-    /// How far it is from full.
-    fn missing(&self) -> u64 {
-        burst(self.rate).saturating_sub(self.credit)
-    }
-
-    /// Puts back what was taken for a request that was then refused elsewhere.
-    pub fn give_back(&mut self) {
-        self.credit = self.credit.saturating_add(ONE).min(burst(self.rate));
-    }
-
-    /// Whether it is as good as new.
-    pub fn is_full(&mut self, monotonic: Duration) -> bool {
-        self.refill(monotonic);
-        self.credit == burst(self.rate)
-    }
-
-    /// From now on another rate; what is in the bucket stays, as far as it fits.
-    pub fn set_rate(&mut self, rate: u32, monotonic: Duration) {
-        self.refill(monotonic);
-        self.rate = rate;
-        self.credit = self.credit.min(burst(rate));
-    }
-
-    fn refill(&mut self, monotonic: Duration) {
-        let passed = monotonic.saturating_sub(self.updated_at);
-        let earned = passed.as_nanos().saturating_mul(u128::from(self.rate));
-        let credit = u128::from(self.credit).saturating_add(earned);
-        self.credit = u64::try_from(credit).unwrap_or(u64::MAX).min(burst(self.rate));
-        self.updated_at = self.updated_at.max(monotonic);
-    }
+/// `rate` requests a second, and bursts of twice that.
+#[derive(Debug)]
+struct Allowance {
+    rate: u32,
+    bucket: TokenBucket,
 }
 
-fn burst(rate: u32) -> u64 {
-    2 * u64::from(rate) * ONE
+impl Allowance {
+    /// A full one. `monotonic` is the clock's monotonic time, here and below.
+    fn new(rate: u32, monotonic: Duration) -> Self {
+        Allowance { rate, bucket: TokenBucket::full(Rate::whole(rate), monotonic) }
+    }
+
+    /// Counts one request at the present rate. If the rate has changed, the rest stays as far as it fits.
+    fn take_at(&mut self, rate: u32, monotonic: Duration) -> Result<(), RetryAfter> {
+        self.fill(monotonic);
+        self.rate = rate;
+        let taken = self.bucket.try_take(Rate::whole(rate), monotonic);
+        taken.map_err(|wait| RetryAfter(wait.min(RATE_ZERO_RETRY)))
+    }
+
+    /// Uncounts a request that was then refused elsewhere.
+    fn give_back(&mut self) {
+        self.bucket.give_back(bucket::ONE);
+    }
+
+    fn fill(&mut self, monotonic: Duration) {
+        self.bucket.fill(Rate::whole(self.rate), monotonic);
+    }
+
+    /// How far it was from full when it was last filled.
+    fn missing(&self) -> i64 {
+        self.bucket.missing(Rate::whole(self.rate))
+    }
+
+    /// Returns true if it is like a new one.
+    fn is_full(&mut self, monotonic: Duration) -> bool {
+        self.fill(monotonic);
+        self.missing() == 0
+    }
 }
 
 /// Enough that two requests seldom meet; each is only a mutex and a map.
@@ -123,8 +86,8 @@ type Shard = HashMap<CallerName, Buckets>;
 
 #[derive(Default)]
 struct Buckets {
-    own: Option<TokenBucket>,
-    of_connections: HashMap<ConnectionKey, TokenBucket>,
+    own: Option<Allowance>,
+    of_connections: HashMap<ConnectionKey, Allowance>,
 }
 
 impl Default for Limiter {
@@ -175,8 +138,7 @@ impl Admitted<'_> {
             if !buckets.contains_key(connection) {
                 make_room(buckets, limiter.most_per_shard, monotonic);
             }
-            let bucket =
-                buckets.entry(connection.clone()).or_insert_with(|| TokenBucket::new(rate, monotonic));
+            let bucket = buckets.entry(connection.clone()).or_insert_with(|| Allowance::new(rate, monotonic));
             bucket.take_at(rate, monotonic)
         };
         if taken.is_err()
@@ -207,7 +169,7 @@ impl Limiter {
         if let Some(rate) = caller.limits.rate_limit {
             let mut shard = self.shard(&caller.name, None);
             let own = &mut shard.entry(caller.name.clone()).or_default().own;
-            own.get_or_insert_with(|| TokenBucket::new(rate, monotonic)).take_at(rate, monotonic)?;
+            own.get_or_insert_with(|| Allowance::new(rate, monotonic)).take_at(rate, monotonic)?;
         }
         Ok(Admitted { limiter: self, caller })
     }
@@ -231,7 +193,7 @@ impl Limiter {
 }
 
 /// Makes room for one more: full buckets go first, then if needed the fuller half.
-fn make_room(buckets: &mut HashMap<ConnectionKey, TokenBucket>, most: usize, monotonic: Duration) {
+fn make_room(buckets: &mut HashMap<ConnectionKey, Allowance>, most: usize, monotonic: Duration) {
     if buckets.len() < most {
         return;
     }
@@ -239,7 +201,7 @@ fn make_room(buckets: &mut HashMap<ConnectionKey, TokenBucket>, most: usize, mon
     if buckets.len() < most {
         return;
     }
-    let mut missing: Vec<u64> = buckets.values().map(TokenBucket::missing).collect();
+    let mut missing: Vec<i64> = buckets.values().map(Allowance::missing).collect();
     let middle = missing.len() / 2;
     let (_, middle, _) = missing.select_nth_unstable(middle);
     let (middle, mut left) = (*middle, buckets.len() / 2);
@@ -292,32 +254,8 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_gives_a_burst_and_then_its_rate() {
-        let mut bucket = TokenBucket::new(10, millis(0));
-        for _ in 0..20 {
-            assert_eq!(bucket.try_take(millis(0)), Ok(()));
-        }
-        assert_eq!(bucket.try_take(millis(0)), Err(RetryAfter(millis(100))));
-        assert_eq!(bucket.try_take(millis(40)), Err(RetryAfter(millis(60))), "a refusal costs nothing");
-        assert_eq!(bucket.try_take(millis(100)), Ok(()));
-        assert!(bucket.try_take(millis(100)).is_err() && bucket.try_take(millis(50)).is_err());
-        assert!(!bucket.is_full(millis(2099)) && bucket.is_full(millis(2100)));
-        let served = (0..10_000).filter(|at| bucket.try_take(millis(10_000 + at)).is_ok()).count();
-        assert_eq!(served, 20 + 99, "ten seconds at ten a second and one burst");
-    }
-
-    #[test]
-    fn odd_rates_lose_no_fraction_and_the_wait_is_enough() {
-        for rate in [1, 3, 7, 999, u32::MAX] {
-            let mut bucket = TokenBucket::new(rate, Duration::ZERO);
-            bucket.credit = 0;
-            let Err(RetryAfter(wait)) = bucket.try_take(Duration::ZERO) else { panic!("{rate}") };
-            assert!(bucket.clone().try_take(wait - Duration::from_nanos(1)).is_err(), "{rate}");
-            assert_eq!(bucket.try_take(wait), Ok(()), "{rate}");
-        }
-        let mut none = TokenBucket::new(0, Duration::ZERO);
-        assert_eq!(none.try_take(Duration::MAX), Err(RetryAfter(RATE_ZERO_RETRY)));
-        assert!(TokenBucket::new(u32::MAX, Duration::ZERO).try_take(Duration::MAX).is_ok());
+    fn a_rate_of_0_and_a_part_of_a_second_say_when_to_come_back() {
+        assert_eq!(Allowance::new(0, millis(0)).take_at(0, Duration::MAX), Err(RetryAfter(RATE_ZERO_RETRY)));
         let seconds = [0, 1, 1000, 1001].map(|wait| RetryAfter(millis(wait)).seconds());
         assert_eq!(seconds, [1, 1, 1, 2]);
     }

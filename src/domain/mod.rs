@@ -11,6 +11,7 @@
 
 pub mod account;
 pub mod backoff;
+pub mod bucket;
 pub mod cause;
 pub mod choice;
 pub mod clouds;

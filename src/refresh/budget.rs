@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::permit::CallPermit;
+use crate::domain::bucket::{ONE, Rate, TokenBucket, billionths};
 use crate::domain::id::CallerName;
 
 /// Calls a second where `limits.sweep_rate` is 0: that turns off what nobody asked for, and nothing else.
@@ -54,37 +55,18 @@ pub(super) enum Whose {
     SignIns(Option<CallerName>),
 }
 
-/// A token bucket that begins full.
-#[derive(Debug, Clone, Copy)]
-struct Bucket {
-    left: f64,
-    at: Duration,
-}
-
-impl Bucket {
-    fn full(most: f64, now: Duration) -> Self {
-        Bucket { left: most, at: now }
-    }
-
-    /// Fills it up to `now` (monotonic).
-    fn fill(&mut self, rate: f64, most: f64, now: Duration) {
-        self.left = (self.left + now.saturating_sub(self.at).as_secs_f64() * rate).min(most);
-        self.at = now;
-    }
-}
-
 /// A party's part of the whole.
 struct Part {
-    bucket: Bucket,
+    bucket: TokenBucket,
     /// Monotonic time at which it last asked.
     asked_at: Duration,
 }
 
 #[derive(Default)]
 struct Buckets {
-    whole: Option<Bucket>,
+    whole: Option<TokenBucket>,
     parts: BTreeMap<Whose, Part>,
-    own: BTreeMap<Option<CallerName>, Bucket>,
+    own: BTreeMap<Option<CallerName>, TokenBucket>,
 }
 
 impl Buckets {
@@ -107,29 +89,28 @@ impl Buckets {
     }
 }
 
-/// What was drawn for one call.
+/// What was drawn for one call, in billionths of a token.
 enum Drawn {
     /// From a caller's own bucket.
     Own(Option<CallerName>),
     /// From the whole, and from a part.
-    Whole { whole: f64, whose: Whose, part: f64 },
+    Whole { whole: i64, whose: Whose, part: i64 },
 }
 
 impl Buckets {
     fn give_back(&mut self, drawn: &Drawn) {
-        // Beyond what a bucket holds at the most nothing is kept: it is filled before anything is taken.
         match drawn {
             Drawn::Own(by) => {
                 if let Some(own) = self.own.get_mut(by) {
-                    own.left += 1.0;
+                    own.give_back(ONE);
                 }
             }
             Drawn::Whole { whole, whose, part } => {
                 if let Some(bucket) = &mut self.whole {
-                    bucket.left += whole;
+                    bucket.give_back(*whole);
                 }
                 if let Some(one) = self.parts.get_mut(whose) {
-                    one.bucket.left += part;
+                    one.bucket.give_back(*part);
                 }
             }
         }
@@ -143,39 +124,35 @@ impl Buckets {
         now: Duration,
     ) -> Result<Drawn, Duration> {
         if let (true, Whose::Caller(by)) = (is_first_report, whose) {
-            let own = self.own.entry(by.clone()).or_insert(Bucket::full(OWN_BURST, now));
-            own.fill(OWN_RATE, OWN_BURST, now);
-            if own.left >= 1.0 {
-                own.left -= 1.0;
+            let own_rate = Rate::new(OWN_RATE, OWN_BURST);
+            let own = self.own.entry(by.clone()).or_insert(TokenBucket::full(own_rate, now));
+            if own.try_take(own_rate, now).is_ok() {
                 return Ok(Drawn::Own(by.clone()));
             }
         }
         // Two at the least: of these the upper one is anybody's.
         let most = rate.max(2.0);
-        let half = most / 2.0;
+        let half = billionths(most / 2.0);
         let part_rate = self.part_of(whose, rate, now);
         // (The most of the part, what the whole must have, and what is left to the others.)
         let (parts_most, needed, kept) = match whose {
-            Whose::SignIns(_) => (SIGN_INS_BURST, 0.0, half),
-            Whose::Sweep | Whose::Consent | Whose::Caller(_) => (part_rate.max(1.0), 1.0, 0.0),
+            Whose::SignIns(_) => (SIGN_INS_BURST, 0, half),
+            Whose::Sweep | Whose::Consent | Whose::Caller(_) => (part_rate.max(1.0), ONE, 0),
         };
-        let whole = self.whole.get_or_insert(Bucket::full(most, now));
-        whole.fill(rate, most, now);
-        let full = Part { bucket: Bucket::full(parts_most, now), asked_at: now };
+        let (rate, part_rate) = (Rate::new(rate, most), Rate::new(part_rate, parts_most));
+        let whole = self.whole.get_or_insert(TokenBucket::full(rate, now));
+        whole.fill(rate, now);
+        let full = Part { bucket: TokenBucket::full(part_rate, now), asked_at: now };
         let part = self.parts.entry(whose.clone()).or_insert(full);
         part.asked_at = now;
-        part.bucket.fill(part_rate, parts_most, now);
-        if whole.left >= needed && (part.bucket.left >= 1.0 || whole.left - 1.0 >= half) {
-            let of_part = part.bucket.left.clamp(0.0, 1.0);
-            let of_whole = (whole.left - kept).clamp(0.0, 1.0);
-            part.bucket.left -= of_part;
-            whole.left -= of_whole;
-            return Ok(Drawn::Whole { whole: of_whole, whose: whose.clone(), part: of_part });
+        part.bucket.fill(part_rate, now);
+        if whole.left() >= needed && (part.bucket.left() >= ONE || whole.left() - ONE >= half) {
+            let part = part.bucket.take_part(0);
+            return Ok(Drawn::Whole { whole: whole.take_part(kept), whose: whose.clone(), part });
         }
-        let until_whole = (needed - whole.left).max(0.0) / rate;
-        let until_part = (1.0 - part.bucket.left).max(0.0) / part_rate;
-        let wait = Duration::from_secs_f64(until_whole.max(until_part).min(LONGEST_WAIT.as_secs_f64()));
-        Err(wait.max(SHORTEST_WAIT))
+        let until_whole = rate.time_of(needed - whole.left());
+        let until_part = part_rate.time_of(ONE - part.bucket.left());
+        Err(until_whole.max(until_part).clamp(SHORTEST_WAIT, LONGEST_WAIT))
     }
 }
 
@@ -319,9 +296,9 @@ mod tests {
                 }
                 let left = || {
                     let buckets = lock(&budget.buckets);
-                    let parts: Vec<f64> = buckets.parts.values().map(|part| part.bucket.left).collect();
-                    let own: Vec<f64> = buckets.own.values().map(|own| own.left).collect();
-                    (buckets.whole.map(|whole| whole.left), parts, own)
+                    let parts: Vec<i64> = buckets.parts.values().map(|part| part.bucket.left()).collect();
+                    let own: Vec<i64> = buckets.own.values().map(TokenBucket::left).collect();
+                    (buckets.whole.as_ref().map(TokenBucket::left), parts, own)
                 };
                 let take = || budget.take(whose, is_first, RATE, now, || ());
                 drop(take()); // every bucket is there now

@@ -28,6 +28,7 @@ use super::renewals::renew_due;
 use super::schedule::jitter;
 use super::slot::{At, Slots, Work};
 use super::turns::{self, Dry};
+use crate::domain::bucket::{self, Rate, TokenBucket};
 use crate::domain::cause::Cause;
 use crate::domain::time::Timestamp;
 use crate::repository::RepositoryError;
@@ -69,7 +70,7 @@ pub(super) struct Sweep {
     nudged: Notify,
     /// By shard: when it was last asked for, and whether it is ours.
     asked: Mutex<BTreeMap<u8, (Duration, bool)>>,
-    budgets: Arc<Mutex<BTreeMap<(u8, Whose), Budget>>>,
+    budgets: Arc<Mutex<BTreeMap<(u8, Whose), TokenBucket>>>,
     /// The shard whose turn is first.
     first: AtomicU8,
 }
@@ -93,41 +94,20 @@ impl Sweep {
         {
             let mut budgets = self.budgets.lock();
             if budgets.len() > MOST_TENANTS * usize::from(SWEEP_SHARDS) {
-                budgets.retain(|_, budget| now.saturating_sub(budget.at) < BURST);
+                budgets.retain(|_, budget| now.saturating_sub(budget.filled_at()) < BURST);
             }
-            let budget = budgets.entry(one.clone()).or_insert(Budget { left: 0.0, at: self.begun });
-            if !budget.take(rate, now) {
-                return None;
-            }
+            let budget = budgets.entry(one.clone()).or_insert(TokenBucket::empty(self.begun));
+            let rate = Rate::new(rate, (rate * BURST.as_secs_f64()).max(1.0));
+            budget.try_take(rate, now).ok()?;
         }
         let budgets = self.budgets.clone();
         let give_back = move || {
             let mut budgets = budgets.lock();
             if let Some(budget) = budgets.get_mut(&one) {
-                budget.left += 1.0;
+                budget.give_back(bucket::ONE);
             }
         };
         Some(CallPermit::new(give_back, || ()))
-    }
-}
-
-/// A token bucket that begins empty.
-#[derive(Debug, Clone, Copy)]
-struct Budget {
-    left: f64,
-    at: Duration,
-}
-
-impl Budget {
-    fn take(&mut self, rate: f64, now: Duration) -> bool {
-        let most = (rate * BURST.as_secs_f64()).max(1.0);
-        self.left = (self.left + now.saturating_sub(self.at).as_secs_f64() * rate).min(most);
-        self.at = now;
-        let may = self.left >= 1.0;
-        if may {
-            self.left -= 1.0;
-        }
-        may
     }
 }
 
@@ -304,21 +284,4 @@ async fn tenant_of(ports: &Ports, due: &Due) -> Result<Option<Option<String>>, S
 /// So long from now, and up to half as long again.
 fn soon(ports: &Ports, after: Duration) -> Timestamp {
     ports.now().plus(after.mul_f64(1.0 + jitter(ports) / 2.0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_budget_begins_empty_fills_at_its_rate_and_keeps_no_more_than_a_moments_worth() {
-        let mut budget = Budget { left: 0.0, at: Duration::ZERO };
-        let mut taken = |from: u64, until: u64| {
-            (from..until).filter(|millis| budget.take(10.0, Duration::from_millis(*millis))).count()
-        };
-        assert_eq!(taken(0, 1), 0);
-        assert_eq!(taken(1, 1001), 10);
-        assert_eq!(taken(1001, 3001), 20);
-        assert_eq!(taken(1_000_000, 1_000_050), 10, "a pause is no burst");
-    }
 }
