@@ -31,7 +31,7 @@ use super::observer::{AuthorityEvent, AuthorityObserver, Endpoint};
 use super::roots::{Roots, RootsFault};
 use super::text::{one_line, trace_word};
 use super::token_answer::{self, TokenSuccess, Unusable};
-use super::token_hosts::{AppHosts, HOST_NOT_CONFIRMED};
+use super::token_hosts::AppHosts;
 use super::url::{CheckedUrl, UrlFault};
 use super::way_out::Outbound;
 use super::wire::{self, MAX_CLAIMS, Object, TokenError};
@@ -421,9 +421,7 @@ impl OpenIdAuthority {
                     Disposition::NextCredential => return Err(failure),
                     Disposition::RetryAfter(after) => InVain::Unanswered(after),
                     Disposition::Unclear | Disposition::OutcomeUnknown => InVain::Unanswered(None),
-                    _ if failure.answer.error.as_deref() == Some(HOST_NOT_CONFIRMED) => {
-                        InVain::Unanswered(None)
-                    }
+                    _ if failure.answer.is_of_unconfirmed_host() => InVain::Unanswered(None),
                     _ => InVain::ProvenByUse,
                 };
                 member.ask_in_vain(why, self.parts.clock.now());

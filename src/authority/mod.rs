@@ -61,7 +61,7 @@ pub use id_token::IdTokenFault;
 pub use observer::{AuthorityEvent, AuthorityObserver, Endpoint, Unobserved};
 pub use redirect::{RedirectError, RedirectRefusal};
 pub use roots::{Roots, RootsFault};
-pub use token_hosts::{AppHosts, HOST_NOT_CONFIRMED, KnownTokenHosts};
+pub use token_hosts::{AppHosts, KnownTokenHosts};
 pub use url::UrlFault;
 pub use way_out::Outbound;
 

@@ -16,10 +16,6 @@ use crate::domain::proxy::host_and_port;
 use crate::domain::time::{Clock, Timestamp};
 use crate::domain::token_hosts::{Confined, TokenHosts};
 
-/// Value of [`AuthorityError::error`](crate::domain::verdict::AuthorityError::error), without a status, if
-/// nothing was sent because the token host differs from before.
-pub const HOST_NOT_CONFIRMED: &str = "host_not_confirmed";
-
 /// The known hosts of all apps.
 #[derive(Debug)]
 pub struct KnownTokenHosts {

@@ -153,6 +153,9 @@ impl Disposition {
     }
 }
 
+/// As operators and stored records have it.
+const HOST_NOT_CONFIRMED: &str = "host_not_confirmed";
+
 /// The authority's answer without its free text, which only ever reaches the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthorityError {
@@ -177,6 +180,17 @@ pub struct AuthorityError {
 }
 
 impl AuthorityError {
+    /// Stands where nothing was sent, because the token host differs from the one before: no answer has this
+    /// error without a status.
+    pub fn of_unconfirmed_host() -> Self {
+        AuthorityError { error: Some(HOST_NOT_CONFIRMED.to_owned()), ..AuthorityError::default() }
+    }
+
+    /// Returns true for [`AuthorityError::of_unconfirmed_host`].
+    pub fn is_of_unconfirmed_host(&self) -> bool {
+        self.status.is_none() && self.error.as_deref() == Some(HOST_NOT_CONFIRMED)
+    }
+
     /// Returns true if the authority answered with a refusal, and therefore is up. (That is any 4xx but those
     /// for timeouts and throttling.)
     pub fn is_refusal(&self) -> bool {

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use crate::authority::HOST_NOT_CONFIRMED;
 use crate::broker::Refusal;
 use crate::domain::not_now::NotNow;
 use crate::domain::verdict::{AuthorityError, BlockReason};
@@ -125,7 +124,7 @@ pub(super) fn of(refusal: &Refusal) -> Words {
             "the operator must replace the app's client credential; connections are fine and serve again by \
              themselves",
         ),
-        Refusal::AppRejected { answer } if is_host_unconfirmed(answer) => words(
+        Refusal::AppRejected { answer } if answer.is_of_unconfirmed_host() => words(
             "The app's token host has changed",
             "the app's authority leads to another host than before, and no secret is sent there unconfirmed",
             "the operator must confirm the host (`tokenward credentials confirm`, the log has the whole \
@@ -222,10 +221,6 @@ fn said(answer: &AuthorityError) -> String {
         (None, Some(status)) => format!("status {status} and nothing that says why"),
         (None, None) => "nothing that says why".to_owned(),
     }
-}
-
-fn is_host_unconfirmed(answer: &AuthorityError) -> bool {
-    answer.status.is_none() && answer.error.as_deref() == Some(HOST_NOT_CONFIRMED)
 }
 
 fn registration_s_fault(answer: &AuthorityError) -> &'static str {

@@ -7,11 +7,11 @@ use crate::authority::clouds::Provider;
 use crate::authority::credential_set::Member;
 use crate::authority::observer::AuthorityEvent;
 use crate::authority::text::one_line;
-use crate::authority::token_hosts::{AppHosts, HOST_NOT_CONFIRMED, Stays, token_host};
+use crate::authority::token_hosts::{AppHosts, Stays, token_host};
 use crate::authority::url::CheckedUrl;
 use crate::domain::account::Account;
 use crate::domain::token_hosts::Confined;
-use crate::domain::verdict::{AuthorityFailure, Disposition};
+use crate::domain::verdict::{AuthorityError, AuthorityFailure, Disposition};
 
 impl OpenIdAuthority {
     /// Returns whether a secret may be sent to this endpoint's host.
@@ -49,7 +49,7 @@ impl OpenIdAuthority {
             self.observe(AuthorityEvent::HeldBack { cause: &cause });
         }
         let mut failure = ours(doing, Disposition::Misconfigured, cause);
-        failure.answer.error = Some(HOST_NOT_CONFIRMED.to_owned());
+        failure.answer = AuthorityError::of_unconfirmed_host();
         Err(failure)
     }
 

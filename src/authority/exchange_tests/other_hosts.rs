@@ -1,7 +1,7 @@
 //! A token host that differs from before: what is not sent there, and what may be.
 
 use super::*;
-use crate::authority::{AppHosts, HOST_NOT_CONFIRMED, KnownTokenHosts};
+use crate::authority::{AppHosts, KnownTokenHosts};
 use crate::domain::token_hosts::TokenHosts;
 
 /// An attacker's server that accepts what it is sent.
@@ -35,7 +35,7 @@ async fn lead_to(world: &World, other: &Server) {
 fn is_held_back<T>(result: Result<T, AuthorityFailure>) {
     let failure = failed(result);
     assert_eq!(failure.disposition, Disposition::Misconfigured, "{failure}");
-    assert_eq!(failure.answer.error.as_deref(), Some(HOST_NOT_CONFIRMED));
+    assert!(failure.answer.is_of_unconfirmed_host());
     assert_eq!(failure.answer.status, None);
 }
 
