@@ -2,17 +2,17 @@
 //!
 //! **Writes** go through one thread. It drains its queue, applies everything in one transaction (each
 //! operation judged for itself, in the order of arrival, seeing those before it), commits durably once, and
-//! answers all: so a disk that syncs 500 times a second still takes thousands of commits. When the commit
-//! fails, everyone is told [`StoreError::Unavailable`]: what reached the disk is not known, and every
-//! operation is safe to repeat. redb refuses to go on after an I/O error until its file is opened anew, so
-//! that is what the thread does then, at once and again with later operations until it works; a disk that was
-//! full heals without a restart.
+//! answers all. So a disk that syncs 500 times a second still takes thousands of commits. If the commit
+//! fails, every operation gets [`StoreError::Unavailable`]: nobody knows what reached the disk, and every
+//! operation may be repeated. After an I/O error redb refuses to go on until its file is reopened. So the
+//! thread reopens it, at once and again with later operations until that works: a full disk heals without a
+//! restart.
 //!
 //! **Reads** see the last commit and never wait for a writer. They run on the blocking pool. In a debug build
 //! a read took 6 µs in place and 64 µs by way of the pool (33 µs and at worst 0.4 ms in place beside 9,000
-//! commits a second), all from redb's cache; but one that misses the cache waits for the disk, and must not
-//! hold up a worker that serves others meanwhile. The difference does not matter: no connection is read on
-//! the hot path ([`Store::is_shared`] is false, so what the process holds in memory is never stale).
+//! commits a second), all from redb's cache. But a read that misses the cache waits for the disk, and must
+//! not stop a worker that serves others. The difference does not matter: no connection is read on the hot
+//! path ([`Store::is_shared`] is false, so a cached connection is never stale).
 //!
 //! **One process.** redb locks the file; a second process is refused at start.
 //!
@@ -53,8 +53,7 @@ use super::{Change, Store, StoreError};
 use crate::domain::random::Random;
 use crate::domain::time::Clock;
 
-/// How long an operation waits for room in a full queue before it is refused: longer than any healthy disk
-/// needs.
+/// How long an operation waits for room in a full queue before it is refused. No healthy disk needs as long.
 const QUEUE_WAIT: Duration = Duration::from_secs(5);
 
 /// How to open an embedded store.
@@ -115,7 +114,7 @@ impl EmbeddedStore {
         Ok(EmbeddedStore { database, jobs, writer, clock, identity, room })
     }
 
-    /// What the file says of itself.
+    /// What the file says about itself.
     pub fn identity(&self) -> StoreIdentity {
         self.identity
     }
@@ -131,7 +130,8 @@ impl EmbeddedStore {
             biased;
             room = jobs.reserve() => room,
             () = self.clock.sleep(QUEUE_WAIT) => {
-                return Err(StoreError::unavailable(doing, "the disk does not keep up with what is to be written"));
+                return Err(StoreError::unavailable(doing,
+                    "the disk does not keep up with what is to be written"));
             }
         };
         let (job, answered) = writer::job(doing, work);
@@ -147,7 +147,7 @@ impl EmbeddedStore {
     ) -> Result<T, StoreError> {
         let database = Arc::clone(&self.database);
         let looking = tokio::task::spawn_blocking(move || {
-            // The lock is held only to begin: a reopening writer does not wait for a long list.
+            // Locked only for the beginning, so that a reopening writer does not wait for a long list.
             let begun = match &*database.read() {
                 Some(database) => database.begin_read(),
                 None => return Err(StoreError::unavailable(doing, CLOSED)),
@@ -162,8 +162,8 @@ impl Drop for EmbeddedStore {
     fn drop(&mut self) {
         drop(self.jobs.take());
         if let Some(writer) = self.writer.take() {
-            // It ends once the queue is empty: one transaction away. A panic in it was answered as an error
-            // already.
+            // The thread ends once the queue is empty: one transaction away. A panic in it was answered as an
+            // error.
             let _ended = writer.join();
         }
     }

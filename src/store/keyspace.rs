@@ -9,35 +9,34 @@
 //! | key | what |
 //! |---|---|
 //! | `tokenward:{app:connection}` | a record ([`super::record`]) |
-//! | `tokenward:index:{app}` | the names of an app's connections: a sorted set, all scores 0, ordered by bytes |
-//! | `tokenward:lease:{app:connection}` | the nonce of whoever may refresh the connection, with its time to live |
-//! | `tokenward:intent:{app:connection}` | the nonce of whoever began to, until it is known how that ended |
-//! | `tokenward:floor:{app:connection}` | what deletes left of it ([`super::Floor`]): two numbers in digits; for a day |
-//! | `tokenward:due:{sweep-N}` | one shard of the connections by the instant at which they are due: a sorted set |
-//! | `tokenward:used:{sweep-N}` | the same by when they were last used |
+//! | `tokenward:index:{app}` | an app's names: a sorted set, all scores 0, ordered by bytes |
+//! | `tokenward:lease:{app:connection}` | the lease: its holder's nonce, with a time to live |
+//! | `tokenward:intent:{app:connection}` | the intent: the nonce of that lease, until it is settled |
+//! | `tokenward:floor:{app:connection}` | its floor ([`super::Floor`]): two numbers; for a day |
+//! | `tokenward:due:{sweep-N}` | one shard of the schedule, by due time: a sorted set |
+//! | `tokenward:used:{sweep-N}` | the same connections by their last use |
 //! | `tokenward:pending:{id}` | a pending record, with its time to live |
-//! | `tokenward:counted:{owner}` | what an owner has open, by when it ends ([`super::Pending::count_in`]): a sorted set |
+//! | `tokenward:counted:{owner}` | an owner's open entries by their end: a sorted set |
 //! | `tokenward:identity` | which store this is |
-//! | `tokenward:identity:{N}` | in a Cluster, the same for one slot: N is the least number that is hashed to it |
+//! | `tokenward:identity:{N}` | in a Cluster: the same for one slot (N is hashed to it) |
 //!
 //! and `tokenward:changes` is the channel on which each change of a connection is told.
 //!
-//! The braces are Redis Cluster's hash tag: only what is within decides the slot. No name can hold a brace,
-//! so nobody can move a key to another slot, or one name's key onto another's.
+//! The braces are Redis Cluster's hash tag: only the text within them decides the slot. No name can contain a
+//! brace, so nobody can move a key to another slot, or one name's key onto another's.
 //!
-//! In a Cluster a record and its app's index live in different slots, and no script may touch both. (Tagging
-//! by app alone would put an app's every connection into one slot, which is to say: one node for most
-//! installations.) So the record alone is the truth and changes in one atomic script, and the index only
-//! helps to find it:
+//! In a Cluster a record and its app's index live in different slots, and no script may touch both. (Tags by
+//! app alone would put all connections of an app into one slot, and most installations would use one node.)
+//! So the record alone is the truth and changes in one atomic script. The index only helps to find it:
 //!
-//! - A create adds the name *before* the record: a crash in between leaves a name without a record, which a
-//!   list skips and takes out again. The other way round it would leave a record that no list shows.
-//! - A delete takes the name out *after* the record, then looks once more, and puts the name back if the
-//!   record has been made anew meanwhile. A create adds the name a second time after the record. So whichever
-//!   way a delete and a create of one name interleave, whoever comes last sees the other.
-//! - What is left: a process that dies between taking a name out and looking once more, while another one
-//!   creates that very connection. Every later commit adds the name again (it costs nothing: both go out in
-//!   one round trip), so such a connection is missing in lists until its next refresh, and is served all the
+//! - A create adds the name *before* the record. A crash in between leaves a name without a record; a list
+//!   skips such a name and removes it. The other order would leave a record that no list shows.
+//! - A delete removes the name *after* the record, then reads the record once more, and adds the name again
+//!   if the record has been made anew meanwhile. A create adds the name a second time after the record. So
+//!   however a delete and a create of one name interleave, the later one sees the other.
+//! - One gap remains: a process dies between removing a name and reading once more, while another one creates
+//!   that very connection. Every later commit adds the name again (it costs nothing, since both go out in one
+//!   round trip). So such a connection is missing in lists until its next refresh, and is served all the
 //!   while.
 
 use std::sync::LazyLock;
@@ -45,7 +44,7 @@ use std::sync::LazyLock;
 use super::{LeaseOf, RecordOf, SWEEP_SHARDS};
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 
-/// What all keys in Redis begin with.
+/// The prefix of all keys in Redis.
 pub const PREFIX: &str = "tokenward:";
 
 /// The key of a connection's record in Redis.
@@ -53,7 +52,7 @@ pub fn redis_record(key: &ConnectionKey) -> String {
     format!("{PREFIX}{{{}:{}}}", key.app, key.connection)
 }
 
-/// The keys of a lease in Redis, and of what its holder began. A connection's share the slot of its record.
+/// The keys of a lease and of its intent in Redis. A connection's share the slot of its record.
 pub fn redis_lease(of: LeaseOf<'_>) -> (String, String) {
     let tag = match of {
         LeaseOf::Connection(key) => key.to_string(),
@@ -63,31 +62,32 @@ pub fn redis_lease(of: LeaseOf<'_>) -> (String, String) {
     (format!("{PREFIX}lease:{{{tag}}}"), format!("{PREFIX}intent:{{{tag}}}"))
 }
 
-/// The key of a connection's floor in Redis, which outlives it. It shares the slot of its record.
+/// The key of a connection's floor in Redis. The floor outlives the connection, and shares the slot of its
+/// record.
 pub fn redis_floor(key: &ConnectionKey) -> String {
     format!("{PREFIX}floor:{{{key}}}")
 }
 
-/// The keys of a shard's sorted sets in Redis: by when connections are due, and by when they were used.
+/// The keys of a shard's sorted sets in Redis: due times, and times of last use.
 pub fn redis_due(shard: u8) -> (String, String) {
     let tag = sweep_tag(shard);
     (format!("{PREFIX}due:{{{tag}}}"), format!("{PREFIX}used:{{{tag}}}"))
 }
 
-/// The key in Redis of what counts for an owner. Each owner's lives in a slot of its own.
+/// The key in Redis of an owner's count. Each owner's lives in a slot of its own.
 pub fn redis_counted(owner: &str) -> String {
     format!("{PREFIX}counted:{{{owner}}}")
 }
 
-/// What the rows of an owner begin with in the embedded store: no owner's name holds a zero.
+/// The prefix of an owner's rows in the embedded store. No owner's name contains a zero byte.
 pub fn embedded_counted(owner: &str) -> String {
     format!("{owner}\0")
 }
 
-/// No connection's tag: those have a colon.
+/// Tag of the rewrap lease. A connection's tag always contains a colon, so the two cannot clash.
 const REWRAP_TAG: &str = "rewrap";
 
-/// Nor is this one.
+/// Tag of one shard of the schedule. It contains no colon either.
 fn sweep_tag(shard: u8) -> String {
     format!("sweep-{shard}")
 }
@@ -98,8 +98,7 @@ pub const REDIS_IDENTITY: &str = "tokenward:identity";
 /// How many slots a Redis Cluster has.
 pub const SLOTS: u16 = 16_384;
 
-/// The slot of a Redis Cluster that a key lives in: what stands in the first braces decides, if anything
-/// does.
+/// The slot of a Redis Cluster that a key lives in. The text in the first braces decides, if there is any.
 pub fn slot(key: &str) -> u16 {
     let tag = key
         .split_once('{')
@@ -108,14 +107,14 @@ pub fn slot(key: &str) -> u16 {
     crc16(tag.as_bytes()) % SLOTS
 }
 
-/// The slot of a connection's record, lease and whatever else is of that connection alone.
+/// The slot of a connection's own keys: record, lease, intent and floor.
 pub fn connection_slot(key: &ConnectionKey) -> u16 {
     slot(&redis_record(key))
 }
 
 /// The key of the store's name within one slot of a Cluster.
 pub fn redis_slot_identity(slot: u16) -> String {
-    /// For each slot the least number that is hashed to it.
+    /// For each slot the least number whose hash is that slot.
     static TAGS: LazyLock<Vec<u32>> = LazyLock::new(|| {
         let mut tags: Vec<Option<u32>> = vec![None; usize::from(SLOTS)];
         let mut left = tags.len();
@@ -157,8 +156,8 @@ fn crc16(bytes: &[u8]) -> u16 {
 /// The channel on which changes are told.
 pub const REDIS_CHANGES: &str = "tokenward:changes";
 
-/// The shard that a connection's due time is kept in: FNV-1a over its key, the same in every version and
-/// process, and mixed once more, for names that differ in their last letters differ in few bits of it.
+/// The shard that keeps a connection's due time: FNV-1a over its key, the same in every version and process.
+/// It is mixed once more, because names that differ in their last letters differ in few bits of the hash.
 pub fn shard(key: &ConnectionKey) -> u8 {
     let hash = key.to_string().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -187,7 +186,7 @@ pub fn redis_pending(id: &str) -> String {
     format!("{PREFIX}pending:{{{id}}}")
 }
 
-/// What record a key in Redis is of, if it is one's.
+/// Reads the record that a key in Redis belongs to, if it belongs to one.
 pub fn parse_redis(key: &str) -> Option<RecordOf> {
     let rest = key.strip_prefix(PREFIX)?;
     let tag = |text: &str| Some(text.strip_prefix('{')?.strip_suffix('}')?.to_owned());
@@ -199,7 +198,7 @@ pub fn parse_redis(key: &str) -> Option<RecordOf> {
 
 /// The range of names to list, in the words of ZRANGEBYLEX.
 pub fn redis_range(prefix: &str, after: Option<&str>) -> (Vec<u8>, Vec<u8>) {
-    // A prefix's last possible name is followed by the prefix and a byte that no name has.
+    // The last possible name with a prefix is followed by the prefix and a byte that no name contains.
     let end = if prefix.is_empty() {
         b"+".to_vec()
     } else {

@@ -1,5 +1,5 @@
-//! The store: where connections live. It holds bytes that were sealed before they came here. [`Store`] is
-//! what the core asks of it.
+//! The store keeps connections. It holds bytes that were sealed before they came here. [`Store`] is what the
+//! core asks of it.
 //!
 //! May know: `domain`'s names and times, and its own engine. Cannot open a record and never needs to.
 //!
@@ -180,7 +180,7 @@ impl Writer {
     }
 }
 
-/// A connection that is due for a look.
+/// A due connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Due {
     /// The connection.

@@ -1,4 +1,4 @@
-//! A store that is watched: how often, how long and how well each operation ran.
+//! A store that reports to an observer: how often, how long and how well each operation ran.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::time::{Clock, Timestamp};
 
-/// Every word that an observer is told an operation by.
+/// Every word by which an observer is told of an operation.
 pub const OPERATIONS: [&str; 25] = [
     "ping",
     "adopt",
@@ -44,18 +44,18 @@ pub const OPERATIONS: [&str; 25] = [
     "reseal_pending",
 ];
 
-/// What is not as it must be at a store that serves.
+/// A property of a running store that puts records at risk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Risk {
-    /// It throws records away when it is full.
+    /// It evicts records when it is full.
     Eviction,
-    /// What it holds is in its memory alone.
+    /// It keeps its data in memory alone.
     Persistence,
     /// A failover would find no replica.
     Replicas,
-    /// It is nearly full: what is left of it is kept for connections.
+    /// It is nearly full. The remaining room is kept for connections.
     Full,
-    /// It does not tell.
+    /// Its settings cannot be read.
     Unknown,
 }
 
@@ -75,8 +75,8 @@ impl Risk {
     }
 }
 
-const DISK_NEARLY_FULL: &str = "the disk of the embedded store is nearly full: new connect sessions are refused, and what is left is \
-                                for connections. Make room on it";
+const DISK_NEARLY_FULL: &str = "the disk of the embedded store is nearly full: new connect sessions are \
+                                refused, and what is left is for connections. Make room on it";
 
 /// Is told of every operation of a store.
 pub trait StoreObserver: Send + Sync {
@@ -84,23 +84,23 @@ pub trait StoreObserver: Send + Sync {
     /// operation whose caller went away is not reported: nobody waited for its end.
     fn operation(&self, operation: &'static str, elapsed: Duration, error: bool);
 
-    /// A record was found that is none: not even its outer form can be read.
+    /// The outer form of a stored record cannot be read.
     fn corrupt(&self, error: &StoreError);
 
-    /// What a file holds that this process proves itself with (`secret` says which) is refused or cannot be
-    /// used, and what was accepted before stays in use; or is in use from now on. Said when it changes.
+    /// The content of a secret's file (`secret` says which) is refused or cannot be used, while the content
+    /// from before stays in use; or it is in use from now on. Reported when that changes.
     fn login(&self, secret: &'static str, is_refused: bool, since: Timestamp);
 
-    /// A risk is there, in words that say what to do; or, with none, is there no more. Said when it changes.
+    /// A risk exists, in words that say what to do; or, with `None`, it is gone. Reported when that changes.
     fn risk(&self, risk: Risk, what: Option<&str>);
 }
 
-/// Any store, and someone who is told of its operations.
+/// Any store, with an observer of its operations.
 pub struct Observed<S> {
     store: S,
     observer: Arc<dyn StoreObserver>,
     clock: Arc<dyn Clock>,
-    /// Whether it was said that there is no room, of a store that does not say it itself.
+    /// Whether the observer was told that there is no room, for a store that does not say it itself.
     said_full: AtomicBool,
 }
 
@@ -139,7 +139,7 @@ impl<S: Store> Store for Observed<S> {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        // A shared one tells what is at risk at which server.
+        // A shared store reports its own risks, server by server.
         let is_full = !self.store.is_shared() && !self.store.has_room();
         if self.said_full.swap(is_full, Ordering::Relaxed) != is_full {
             let what = is_full.then_some(DISK_NEARLY_FULL);

@@ -1,8 +1,8 @@
 //! The port: what the core asks of a store, in five parts.
 //!
-//! Every operation may be repeated after an answer was lost, and says then what it said the first time. (The
-//! one exception is [`Pending::take_pending`]: a repeated take that finds nothing is an error where the first
-//! one may have taken the record.)
+//! Every operation may be repeated after its answer was lost, and then gives the first answer again. (The one
+//! exception is [`Pending::take_pending`]: a repeated take that finds nothing is an error if the first one
+//! may have taken the record.)
 
 use std::time::Duration;
 
@@ -30,24 +30,23 @@ pub trait Store: Records + Leases + Schedule + Pending + Reseal {
     /// that is left is kept for connections. The answer is a few seconds old and costs nothing.
     fn has_room(&self) -> bool;
 
-    /// Accepts the store that is there now in the place of the one that was there before, on an operator's
-    /// word. Does nothing where a store cannot be exchanged.
+    /// Accepts the present store in the place of the one from before, by an operator's word. Does nothing if
+    /// a store cannot be exchanged.
     async fn adopt(&self) -> Result<(), StoreError>;
 
-    /// Waits for the next change that another process made; forever where no other process can
-    /// ([`Store::is_shared`]). There may be one listener. It may stop waiting and begin again without losing
-    /// a change, and is told when changes were lost ([`Change::Missed`]).
+    /// Waits for the next change by another process; for ever if the store has none ([`Store::is_shared`]).
+    /// There may be one listener. It may stop waiting and begin again without losing a change, and is told
+    /// when changes were lost ([`Change::Missed`]).
     async fn next_change(&self) -> Change;
 }
 
 /// Connections: loaded, committed, listed and deleted.
 #[async_trait]
 pub trait Records: Send + Sync {
-    /// Looks a connection up.
+    /// Loads a connection.
     async fn load(&self, key: &ConnectionKey) -> Result<Option<StoredConnection>, StoreError>;
 
-    /// Looks up the revision of a connection alone: cheaper than [`Records::load`], for checking a copy in
-    /// memory.
+    /// Loads the revision of a connection alone: cheaper than [`Records::load`], for checking a cached one.
     async fn revision(&self, key: &ConnectionKey) -> Result<Option<Revision>, StoreError>;
 
     /// Stores a connection in one step, if its stored revision is `expected` and nobody but `writer` holds
@@ -71,12 +70,12 @@ pub trait Records: Send + Sync {
     /// number of `meant` and above every generation of the destroyed connection, so a sign-in that was to be
     /// stored before the delete is refused. With `cuts_off`, a sign-in that had only begun is refused too.
     ///
-    /// A lease that is held stays with its holder, and so does what was begun with it: the holder may be
-    /// about to load the connection of a new sign-in, and nobody else may do so meanwhile.
+    /// A lease stays with its holder, and so does its intent. The holder may be about to load the connection
+    /// of a new sign-in, and nobody else may do so meanwhile.
     async fn delete(&self, key: &ConnectionKey, meant: SignIn, cuts_off: bool)
     -> Result<Deleted, StoreError>;
 
-    /// The profiles of these connections, in their order; `None` for each that is not there.
+    /// The profiles of these connections, in their order; `None` for each that does not exist.
     async fn profiles(&self, keys: &[ConnectionKey]) -> Result<Vec<Option<StoredProfile>>, StoreError>;
 
     /// The connections of one app whose names begin with `prefix`, ordered by the bytes of the name, after
@@ -90,7 +89,7 @@ pub trait Records: Send + Sync {
     ) -> Result<ConnectionPage, StoreError>;
 }
 
-/// Leases: who may refresh a connection, or do one of the other things of [`LeaseOf`].
+/// Leases: the right to refresh a connection, or to do another job of [`LeaseOf`].
 #[async_trait]
 pub trait Leases: Send + Sync {
     /// Tries to take a lease for `ttl`. A repeated attempt with the same nonce gets the same answer, as long
@@ -121,8 +120,8 @@ pub trait Leases: Send + Sync {
     ) -> Result<(), StoreError>;
 }
 
-/// The schedule: when each connection is due. It is a hint beside the records, in no step with them: whoever
-/// follows it looks at the connection itself.
+/// The schedule: when each connection is due. It is a hint beside the records and in no step with them, so
+/// the sweep reads the connection itself.
 #[async_trait]
 pub trait Schedule: Send + Sync {
     /// Sets when a connection is due next; `None` takes it out of the schedule.
@@ -142,10 +141,10 @@ pub trait Pending: Send + Sync {
     /// Keeps a pending record until its deadline, replacing any of that id.
     async fn put_pending(&self, id: &str, sealed: &[u8], deadline: Deadline) -> Result<(), StoreError>;
 
-    /// Looks a pending record up; an expired one is not there.
+    /// Reads a pending record. An expired one does not exist.
     async fn pending(&self, id: &str) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// Takes a pending record away: of many who ask, one gets it.
+    /// Takes a pending record and removes it. Of many concurrent takers, one gets it.
     async fn take_pending(&self, id: &str) -> Result<Option<Vec<u8>>, StoreError>;
 
     /// Replaces a pending record if it is still `expected`, byte for byte; `None` creates: there must be no
@@ -171,7 +170,7 @@ pub trait Pending: Send + Sync {
         most: Most<'_>,
     ) -> Result<Counted, StoreError>;
 
-    /// Counts an entry no more; does nothing if it did not count.
+    /// Stops counting an entry. Does nothing if it did not count.
     async fn count_out(&self, owner: &str, entry: &str) -> Result<(), StoreError>;
 
     /// The entries that count for an owner, in no order.
@@ -181,15 +180,15 @@ pub trait Pending: Send + Sync {
 /// Resealing: finding every record, and replacing its bytes by the same record sealed by another key.
 #[async_trait]
 pub trait Reseal: Send + Sync {
-    /// A page of every record, whether or not anything else would find it; `after` is where the page before
-    /// ended. A record that was there from the first page to the last is on one of them. If the store cannot
-    /// say so, because it failed over in between, that is an error, and the walk begins anew.
+    /// A page of every record, whether or not an index has it; `after` is where the page before ended. A
+    /// record that exists from the first page to the last is on one of them. If the store cannot promise
+    /// that, because it failed over in between, that is an error, and the walk begins anew.
     async fn sealed(&self, after: Option<&str>, limit: usize) -> Result<SealedPage, StoreError>;
 
-    /// Puts a resealed connection in its own place if the stored bytes are still `before`: neither a newer
-    /// state nor what another process resealed is overwritten. False, and nothing changed, otherwise, or if
-    /// `before` and `after` are of different revisions. The revision, the lease, what was begun and the
-    /// schedule stay as they are, and nobody is told.
+    /// Replaces a connection by its resealed bytes if the stored bytes are still `before`. So neither a newer
+    /// state nor another process' resealed bytes are overwritten. Returns false and changes nothing
+    /// otherwise, or if `before` and `after` are of different revisions. The revision, the lease, the intent
+    /// and the schedule stay as they are, and no message is sent.
     async fn reseal(
         &self,
         key: &ConnectionKey,
@@ -197,6 +196,6 @@ pub trait Reseal: Send + Sync {
         after: &StoredConnection,
     ) -> Result<bool, StoreError>;
 
-    /// The same with a pending record. It expires when it did before.
+    /// The same for a pending record. Its expiry stays.
     async fn reseal_pending(&self, id: &str, before: &[u8], after: &[u8]) -> Result<bool, StoreError>;
 }

@@ -1,8 +1,8 @@
-//! What holds for whatever a store gives back.
+//! Rules for whatever a store gives back.
 
 use super::{RecordOf, keyspace, record};
 
-/// Panics if a record or a key is read as another one than it would be when it is written anew.
+/// Panics if a record or a key is read as another one than it is written as.
 pub fn a_record_is_read_as_it_is_written(input: &[u8]) {
     const DOING: &str = "checking properties";
     let revision = record::decode_revision(DOING, input);

@@ -18,22 +18,22 @@
 use super::{Revision, StoreError, StoredConnection, StoredProfile};
 use crate::domain::connection::SignIn;
 
-/// What every record begins with.
+/// The first bytes of every record.
 const MAGIC: [u8; 2] = *b"TW";
-/// The only format there is. Another one is an error and never guessed at: an older daemon must not rewrite
-/// what a newer one stored. (Format 1, without the sign-in, was in no release.)
+/// The only format. Another one is an error and never guessed at: an older daemon must not rewrite a record
+/// of a newer one. (Format 1, without the sign-in, was in no release.)
 const FORMAT: u8 = 2;
-/// What every record of this format begins with.
+/// The first bytes of every record of this format.
 pub const HEAD: [u8; 3] = [MAGIC[0], MAGIC[1], FORMAT];
 /// Where the revision begins.
 pub const REVISION_START: usize = 3;
-/// Where the revision ends, and so how much of a record must be read for it.
+/// The end of the revision. A reader of the revision needs this much of a record.
 pub const REVISION_END: usize = REVISION_START + SIGN_IN + 24;
 /// How long a sign-in is: a revision begins with it.
 const SIGN_IN: usize = 16;
 const HEADER: usize = REVISION_END + 12;
-/// The most bytes one sealed field may have. A profile is a few KiB and tokens of ten resources some 50 KiB;
-/// what is larger is a mistake, and would stall everyone behind it in the store.
+/// The most bytes of one sealed field. A profile is a few KiB and tokens of ten resources some 50 KiB. A
+/// larger field is a mistake, and would stall everyone behind it in the store.
 pub const MAX_FIELD: usize = 1024 * 1024;
 /// The most bytes that a record may have.
 pub const LARGEST: usize = HEADER + 3 * MAX_FIELD;
@@ -105,12 +105,12 @@ pub fn decode(doing: &'static str, record: &[u8]) -> Result<StoredConnection, St
     if rest.is_empty() { Ok(connection) } else { Err(corrupt("it goes on after its last field")) }
 }
 
-/// What the beginning of a record shows of its profile.
+/// What the first bytes of a record show of its profile.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Beginning {
     /// All of it.
     Whole(StoredProfile),
-    /// It takes this much of the record.
+    /// The profile needs this many bytes of the record.
     Cut(usize),
 }
 
@@ -240,7 +240,8 @@ mod tests {
             grant: b"gra".to_vec(),
         };
         let record = encode("testing", &small).expect("fits");
-        let expected = b"TW\x02\0\0\0\0\0\0\0\x05abcdefgh\0\0\0\0\0\0\x01\x020123456789abcdef\0\0\0\x01\0\0\0\x02\0\0\0\x03ptogra";
+        let expected = b"TW\x02\0\0\0\0\0\0\0\x05abcdefgh\0\0\0\0\0\0\x01\x020123456789abcdef\
+                         \0\0\0\x01\0\0\0\x02\0\0\0\x03ptogra";
         assert_eq!(record, expected);
     }
 

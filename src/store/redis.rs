@@ -1,30 +1,30 @@
 //! The store of several processes: Redis 6.2 or later, one master, known by its address or by Sentinel, or a
 //! Cluster.
 //!
-//! What is stored where, and why the index cannot be wrong for long: [`super::keyspace`]. What must happen in
-//! one step is a script on one key. Every operation is bounded by [`RedisConfig::operation_timeout`],
-//! connecting included, and is tried again, twice at most, when the connection died under it. That is safe
-//! because each one says the same when repeated:
+//! [`super::keyspace`] says what is stored where, and why the index cannot be wrong for long. A step that
+//! must be atomic is a script on keys of one slot. Every operation is bounded by
+//! [`RedisConfig::operation_timeout`], connecting included, and is tried again, twice at most, if its
+//! connection died. That is safe because each gives the same answer when repeated:
 //!
 //! - a commit and a swap find their own bytes stored and say so;
-//! - a delete whose first answer was lost says true: whether there was anything is not known any more, and it
+//! - a delete whose first answer was lost says true: nobody knows any more whether there was a record, and it
 //!   is gone;
 //! - a take whose first answer was lost and that finds nothing the second time is an error, not "nothing
-//!   there": the record may just have been taken, by us, and the answer with it is lost.
+//!   there": we may just have taken the record and lost it with the answer.
 //!
-//! **Durability** is Redis's own: with `appendfsync always` an acknowledged commit survives a crash of the
-//! server, with `everysec` (the usual) the last second may go. Replication is asynchronous, so a failover may
-//! lose what the replica had not seen; `min-replicas-to-write 1` bounds that, and a Redis that lacks replicas
-//! then refuses writes, which is reported as unavailable. With [`RedisConfig::wait_replicas`] a commit and a
-//! delete are acknowledged only once so many replicas have them; what is written and not there yet is
-//! reported as unavailable, and repeating it waits again. If all replicas must have it, no failover loses it.
-//! If some must, the death of the primary loses nothing as long as Sentinel can reach one of those that have
-//! it, for it promotes the one that is farthest; but while a failover is made with the old primary alive,
-//! that one and a replica which still follows it go on acknowledging, until [`Store::ping`] hears of the new
-//! one. A generation that comes back after such a loss has another nonce. Eviction must be off
-//! (`maxmemory-policy noeviction`): an evicted connection is a lost one.
+//! **Durability** is Redis' own. With `appendfsync always` an acknowledged commit survives a crash of the
+//! server; with `everysec` (the usual) the last second may be lost. Replication is asynchronous, so a
+//! failover may lose what the replica had not received. `min-replicas-to-write 1` bounds that: a Redis that
+//! lacks replicas then refuses writes, which is reported as unavailable. With [`RedisConfig::wait_replicas`]
+//! a commit and a delete are acknowledged only once so many replicas have them. A write that is not there yet
+//! is reported as unavailable, and repeating it waits again. If all replicas must have it, no failover loses
+//! it. If only some must, the death of the primary loses nothing as long as Sentinel can reach one of those
+//! that have it, since it promotes the one that is farthest. But while a failover is made with the old
+//! primary alive, that one and a replica that still follows it go on acknowledging, until [`Store::ping`]
+//! learns of the new one. A generation that comes back after such a loss has another nonce. Eviction must be
+//! off (`maxmemory-policy noeviction`): an evicted connection is a lost one.
 //!
-//! What the user of Redis must be allowed: [`REDIS_COMMANDS`].
+//! The rights that the user of Redis needs: [`REDIS_COMMANDS`].
 
 mod access;
 #[cfg(test)]
@@ -98,8 +98,8 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// Prepares a store; [`Store::ping`] says whether it can be reached. What is needed for TLS is read once
-    /// to see that it is usable.
+    /// Prepares a store; [`Store::ping`] says whether it can be reached. The files of TLS are read once to
+    /// check that they are usable.
     pub fn new(
         config: RedisConfig,
         clock: Arc<dyn Clock>,
@@ -135,8 +135,8 @@ impl RedisStore {
         self.link.renew();
     }
 
-    /// Refuses every further operation and ends the connection, once what is under way is done: a task of
-    /// ours would otherwise outlive a stop.
+    /// Refuses every further operation and ends the connection, once running operations are done. Otherwise a
+    /// task of ours would outlive a stop.
     pub fn close(&self) {
         self.stop.cancel();
         self.link.close();
@@ -160,7 +160,7 @@ impl Store for RedisStore {
     }
 
     /// Asks for the role: a demoted master answers a PING like any other. One that was cut off does not know
-    /// that it is demoted, so the sentinels are asked too. And runs a script, for every write is one.
+    /// that it is demoted, so the sentinels are asked too. Then it runs a script, since every write is one.
     async fn ping(&self) -> Result<(), StoreError> {
         const DOING: &str = "asking the store whether it serves";
         let link = match &self.link {

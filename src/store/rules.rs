@@ -18,29 +18,29 @@ pub(crate) struct Known {
     pub(crate) stored: Option<Revision>,
     /// Who holds the connection's lease.
     pub(crate) holder: Option<LeaseNonce>,
-    /// What deletes left.
+    /// The floor that deletes left.
     pub(crate) floor: Floor,
 }
 
-/// What a commit leaves beside the record that it stores.
+/// Effects of a commit beside the record that it stores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stores {
-    /// The lease that it was made under goes back.
+    /// The lease of the commit is given back.
     pub(crate) gives_lease_back: bool,
     writer: Writer,
-    /// Somebody else holds the lease, and may be about to use the grant that is stored now.
+    /// Another replica holds the lease, and may be about to use the grant that is stored now.
     is_anothers: bool,
 }
 
 impl Stores {
-    /// Whether the commit settles what was begun: what its own lease began, and what was begun with a grant
-    /// that it replaces.
+    /// Whether the commit settles an intent: the one of its own lease, or one about a grant that it replaces.
     pub(crate) fn settles(&self, begun: &Begun) -> bool {
         self.writer.lease() == Some(begun.nonce) || (self.writer.replaces_grant() && !self.is_anothers)
     }
 }
 
-/// Judges a commit of `revision` in the place of `expected`. It is stored if the second value is there.
+/// Judges a commit of `revision` in the place of `expected`. The record is stored if the second value is
+/// `Some`.
 pub(crate) fn commit(
     known: &Known,
     expected: Option<Revision>,
@@ -65,21 +65,21 @@ pub(crate) fn commit(
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Found {
     Nothing,
-    /// A record whose revision cannot be read: it goes, whatever is meant.
+    /// A record whose revision cannot be read. It is destroyed, whichever sign-in is meant.
     Unreadable,
     Revision(Revision),
 }
 
-/// What a delete leaves.
+/// Effects of a delete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Destroys {
     /// The new floor of the name.
     pub(crate) floor: Floor,
-    /// What was begun is settled. It is not while somebody holds the lease.
+    /// Whether the intent is settled. It is not while another holds the lease.
     pub(crate) settles: bool,
 }
 
-/// Judges a delete of the sign-in that is `meant`. It takes effect if the second value is there.
+/// Judges a delete of the sign-in that is `meant`. It takes effect if the second value is `Some`.
 pub(crate) fn delete(
     found: Found,
     is_leased: bool,
@@ -100,7 +100,7 @@ pub(crate) fn delete(
     (answer, Some(Destroys { floor, settles: answer == Deleted::Gone && !is_leased }))
 }
 
-/// Leases by what they are of, each with its holder and its end by the monotonic clock.
+/// Leases by subject, each with its holder and its end by the monotonic clock.
 #[derive(Debug, Clone)]
 pub(crate) struct Leases<K>(BTreeMap<K, (LeaseNonce, Duration)>);
 
@@ -111,12 +111,13 @@ impl<K> Default for Leases<K> {
 }
 
 impl<K: Ord> Leases<K> {
-    /// Who holds a lease.
+    /// The holder of a lease.
     pub(crate) fn holder(&self, of: &K, now: Duration) -> Option<LeaseNonce> {
         self.living(of, now).map(|(nonce, _)| nonce)
     }
 
-    /// Takes a lease, or takes it once more. Refused with what is left of it while somebody else holds it.
+    /// Takes a lease, or takes it once more. While another holds it, the attempt is refused with the time
+    /// that is left.
     pub(crate) fn take(
         &mut self,
         of: K,
@@ -149,7 +150,7 @@ impl<K: Ord> Leases<K> {
         }
     }
 
-    /// What somebody holds a lease of.
+    /// The subjects of all leases that are held.
     #[cfg(test)]
     pub(crate) fn held(&self, now: Duration) -> impl Iterator<Item = &K> {
         self.0.iter().filter(move |(_, (_, until))| *until > now).map(|(of, _)| of)
@@ -160,19 +161,19 @@ impl<K: Ord> Leases<K> {
     }
 }
 
-/// What the holder of a lease began and is not known to have ended.
+/// An intent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Begun {
-    /// Under which lease.
+    /// The lease with which it was written.
     pub(crate) nonce: LeaseNonce,
     /// The sign-in whose grant may be used.
     pub(crate) about: SignIn,
-    /// What an earlier holder began was not settled either.
+    /// Whether an earlier intent was not settled either.
     pub(crate) unsettled: bool,
 }
 
 impl Begun {
-    /// What whoever takes a lease begins, after what was begun before.
+    /// The intent of a new holder, given the one before it.
     pub(crate) fn after(before: Option<Begun>, nonce: LeaseNonce, about: SignIn) -> Begun {
         let unsettled = match before.filter(|before| before.about == about) {
             Some(before) if before.nonce == nonce => before.unsettled,
@@ -181,20 +182,20 @@ impl Begun {
         Begun { nonce, about, unsettled }
     }
 
-    /// Whether a release that settles what its holder began settles this.
+    /// Whether a release that settles its own intent settles this one.
     pub(crate) fn is_settled_by(&self, nonce: LeaseNonce) -> bool {
         self.nonce == nonce && !self.unsettled
     }
 }
 
-/// What becomes of a record that is to be replaced if it is as expected.
+/// What happens to a record that is to be swapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Swap {
-    /// It is already the new one: this very swap, whose answer was lost.
+    /// It is the new one already: this very swap, whose answer was lost.
     Already,
-    /// It is to be written.
+    /// It is written.
     Write,
-    /// It is another one.
+    /// It is another one, and stays.
     Refused,
 }
 
@@ -216,7 +217,7 @@ impl Swap {
     }
 }
 
-/// When a connection is due, and when it was used last, as far as that is known.
+/// When a connection is due and when it was last used, as far as that is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Scheduled {
     pub(crate) due_at: Timestamp,
@@ -224,19 +225,19 @@ pub(crate) struct Scheduled {
 }
 
 impl Scheduled {
-    /// The place in the schedule after `before`.
+    /// The new place in the schedule, given the one before.
     pub(crate) fn anew(before: Option<Scheduled>, due_at: Option<Timestamp>) -> Option<Scheduled> {
         let used_at = before.and_then(|before| before.used_at);
         due_at.map(|due_at| Scheduled { due_at, used_at })
     }
 
-    /// The same with a later use; `None` if a later one is noted.
+    /// The same with a later use; `None` if a later use is noted.
     pub(crate) fn used(self, at: Timestamp) -> Option<Scheduled> {
         (self.used_at < Some(at)).then_some(Scheduled { used_at: Some(at), ..self })
     }
 }
 
-/// A count of what an owner has, for one more entry.
+/// Counts the entries of an owner, for one more entry.
 #[derive(Debug)]
 pub(crate) struct Count<'a> {
     entry: &'a str,
@@ -247,7 +248,7 @@ pub(crate) struct Count<'a> {
     of_group: Others,
 }
 
-/// Others that count, and when the first of them ends.
+/// The number of counted entries, and when the first of them ends.
 #[derive(Debug, Default)]
 struct Others {
     count: usize,
@@ -272,7 +273,7 @@ impl<'a> Count<'a> {
         Count { entry, most, now, is_counted: false, of_owner, of_group }
     }
 
-    /// Looks at an entry of the owner. False if it has ended and is to be forgotten.
+    /// Takes an entry of the owner into account. False if it has ended and is to be forgotten.
     pub(crate) fn see(&mut self, other: &str, until: Timestamp) -> bool {
         if until <= self.now {
             return false;
@@ -288,7 +289,7 @@ impl<'a> Count<'a> {
         true
     }
 
-    /// The answer, when each entry was looked at.
+    /// The answer, after every entry was taken into account.
     pub(crate) fn answer(&self) -> Counted {
         let of_owner = self.of_owner.fill(self.most.of_owner, Full::Owner);
         let of_group = || self.of_group.fill(self.most.of_group?.most, Full::Group);

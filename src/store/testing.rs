@@ -273,7 +273,8 @@ impl RedisTopology {
         let replicaof = format!("replicaof 127.0.0.1 {}", first.port());
         let (name, port, quorum) = (Self::PRIMARY, first.port(), sentinels / 2 + 1);
         let watch = format!(
-            "sentinel monitor {name} 127.0.0.1 {port} {quorum}\nsentinel down-after-milliseconds {name} {DOWN_AFTER_MILLIS}\n\
+            "sentinel monitor {name} 127.0.0.1 {port} {quorum}\n\
+             sentinel down-after-milliseconds {name} {DOWN_AFTER_MILLIS}\n\
              sentinel failover-timeout {name} 2000"
         );
         let mut nodes = vec![first];

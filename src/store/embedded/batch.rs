@@ -1,4 +1,4 @@
-//! What the operations of one batch work on: the tables in one transaction, the leases, and one moment.
+//! The operations of one batch work on this: the tables in one transaction, the leases, and one moment.
 
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use crate::domain::time::{Clock, Timestamp};
 use crate::store::rules::{Begun, Leases, Scheduled};
 use crate::store::{FLOOR_KEPT, Floor, LOWEST_FLOOR, StoreError, keyspace};
 
-/// How many expired records one transaction takes away, so that a purge never delays a commit noticeably.
+/// How many expired records one transaction removes, so that a purge never delays a commit noticeably.
 const PURGE: usize = 64;
 
-/// Why an operation could not be done.
+/// Why an operation failed.
 pub(super) enum Failed {
-    /// The file cannot be read or written: nothing of the batch counts.
+    /// The file cannot be read or written. No operation of the batch counts.
     File(redb::Error),
-    /// A record that this operation needs cannot be read, or the one that it brings cannot be stored.
+    /// A record that this operation needs cannot be read, or its own record cannot be stored.
     Record(StoreError),
 }
 
@@ -37,7 +37,7 @@ impl From<StoreError> for Failed {
 }
 
 impl Failed {
-    /// What to tell whoever asked.
+    /// The error for the caller of the operation.
     pub(super) fn into_error(self, doing: &'static str) -> StoreError {
         match self {
             Failed::File(error @ redb::Error::Corrupted(_)) => StoreError::corrupt(doing, error),
@@ -53,7 +53,7 @@ pub(super) struct Batch<'a> {
     pub(super) leases: &'a mut Leases<String>,
     pub(super) now: Timestamp,
     pub(super) monotonic: Duration,
-    /// Whether there is anything to commit.
+    /// Whether there is something to commit.
     pub(super) changed: bool,
 }
 
@@ -66,8 +66,8 @@ impl<'a> Batch<'a> {
         Batch { transaction, leases, now: clock.now(), monotonic: clock.monotonic(), changed: false }
     }
 
-    /// Whether the transaction is to be committed. Then the longest expired records go with it: an expired
-    /// record is invisible, and where nothing is written none are made either.
+    /// Whether the transaction is to be committed. If so, the records that expired first are removed with it.
+    /// An expired record is invisible, and a store that is not written to gets no further ones.
     pub(super) fn end(self) -> Result<bool, redb::Error> {
         if self.changed {
             purge(self.transaction, self.now, EXPIRY, PENDING)?;
@@ -87,7 +87,7 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Takes a connection away, and out of the schedule.
+    /// Removes a connection, and takes it out of the schedule.
     pub(super) fn remove_record(&mut self, key: &str) -> Result<(), redb::Error> {
         self.transaction.open_table(CONNECTIONS)?.remove(key)?;
         self.changed = true;
@@ -108,7 +108,7 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// What was begun is settled.
+    /// Settles the intent.
     pub(super) fn settle(&mut self, of: &str) -> Result<(), redb::Error> {
         self.changed |= self.transaction.open_table(BEGUN)?.remove(of)?.is_some();
         Ok(())
@@ -119,7 +119,7 @@ impl<'a> Batch<'a> {
         Ok(row.map_or(LOWEST_FLOOR, |(number, cut, _)| Floor { number, cut }))
     }
 
-    /// Keeps what a delete leaves, for its time.
+    /// Keeps the floor that a delete leaves, for its time.
     pub(super) fn put_floor(&mut self, key: &str, floor: Floor) -> Result<(), redb::Error> {
         let until = self.now.plus(FLOOR_KEPT);
         let row = (floor.number, floor.cut, until.unix_millis());
@@ -133,7 +133,7 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Puts a connection where it is due, or takes it out of the schedule.
+    /// Schedules a connection, or takes it out of the schedule.
     pub(super) fn schedule(
         &mut self,
         key: &ConnectionKey,
@@ -167,7 +167,7 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// The sealed bytes of a pending record that has not expired, and when it does.
+    /// The sealed bytes and the expiry of a pending record that has not expired.
     pub(super) fn pending(
         &self,
         doing: &'static str,

@@ -1,5 +1,4 @@
-//! The life of the file: its directory, how it is made, opened and recognised, and what is wrong with one
-//! that does not open.
+//! The life of the file: its directory, how it is made, opened and recognised, and why one does not open.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -27,7 +26,7 @@ pub(super) const META_ROW: &str = "store";
 const LAYOUT: u8 = 1;
 const META_LENGTH: usize = 1 + 16 + 8;
 
-/// What a file says of itself.
+/// What a file says about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreIdentity {
     /// Random, given when the file was made; a copy has the same.
@@ -63,8 +62,8 @@ fn exists(path: &Path) -> Result<bool, StoreError> {
     path.try_exists().map_err(|error| at(path, error))
 }
 
-/// Makes the directory, or checks that nobody else may enter the one there is. Its mode is not changed: the
-/// path could be a mistake, and somebody else's.
+/// Makes the directory, or checks that nobody else may enter the existing one. The mode of an existing one is
+/// not changed: the path could be a mistake, and the directory somebody else's.
 fn prepare_directory(directory: &Path) -> Result<(), StoreError> {
     if !exists(directory)? {
         if let Some(parent) = directory.parent() {
@@ -78,8 +77,8 @@ fn prepare_directory(directory: &Path) -> Result<(), StoreError> {
     look(directory)
 }
 
-/// What is known to be wrong with a store's directory before it is opened. Makes nothing, and does not look
-/// who has it.
+/// Problems of a store's directory that show before it is opened. Makes nothing, and does not check the
+/// owner.
 ///
 /// # Errors
 /// It is no directory, others may enter it, or it cannot be looked at.
@@ -96,8 +95,8 @@ pub fn look(directory: &Path) -> Result<(), StoreError> {
         return Err(at(
             directory,
             format_args!(
-                "others may enter it (mode {mode:03o}); run `chmod 700` on it, or name a directory within it that \
-                 does not exist yet"
+                "others may enter it (mode {mode:03o}); run `chmod 700` on it, or name a directory within it \
+                 that does not exist yet"
             ),
         ));
     }
@@ -119,7 +118,7 @@ fn create(path: &Path, clock: &dyn Clock, random: &dyn Random) -> Result<(), Sto
         let backend = FileBackend::new(file).map_err(|error| opening(&unfinished, error))?;
         initialize(&unfinished, backend, clock.now(), random_bytes(random))?;
         match fs::hard_link(&unfinished, path) {
-            // Another process was faster; whether it still runs is seen when its file is opened.
+            // Another process was faster. Opening the file shows whether that process still runs.
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(at(path, error)),
             _ => Ok(()),
         }
@@ -153,8 +152,8 @@ fn initialize(
     database.close().map_err(|error| opening(path, error))
 }
 
-/// Opens a file that must be there and whole. Every page's checksum is verified: an open that trusts a
-/// damaged file may panic later. That reads the whole file, some hundred MiB a second at least.
+/// Opens a file that must exist and be whole. Every page's checksum is verified, since redb may panic later
+/// over a damaged file. That reads the whole file, some hundred MiB a second at least.
 fn open_file(path: &Path, cache: usize) -> Result<(Database, StoreIdentity), StoreError> {
     let length = fs::metadata(path).map_err(|error| at(path, error))?.len();
     if length == 0 {
@@ -171,7 +170,7 @@ fn open_file(path: &Path, cache: usize) -> Result<(Database, StoreIdentity), Sto
     Ok((database, identity))
 }
 
-/// Tables that came with later versions: an older file has none of them, and is none the worse for it.
+/// Makes the tables that came with later versions, which an older file lacks.
 fn add_tables(database: &Database) -> Result<(), redb::Error> {
     let there = match database.begin_read()?.open_table(COUNTED) {
         Err(redb::TableError::TableDoesNotExist(_)) => false,
@@ -213,7 +212,8 @@ pub(super) fn read_identity(path: &Path, database: &Database) -> Result<StoreIde
 
 fn damaged(path: &Path, what: &str) -> StoreError {
     let cause = format!(
-        "{} {what}: it is not used as if it were new; put a backup in its place, or move it away to begin anew",
+        "{} {what}: it is not used as if it were new; put a backup in its place, or move it away to begin \
+         anew",
         path.display()
     );
     StoreError::Corrupt { doing: OPENING, cause }
@@ -223,8 +223,8 @@ pub(super) fn opening(path: &Path, error: DatabaseError) -> StoreError {
     match error {
         DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => at(
             path,
-            "is in use by another process. An embedded store serves one process: stop the other one (`fuser` names \
-             it), give this one a directory of its own, or use `kind = \"redis\"` for several replicas",
+            "is in use by another process. An embedded store serves one process: stop the other one (`fuser` \
+             names it), give this one a directory of its own, or use `kind = \"redis\"` for several replicas",
         ),
         DatabaseError::Storage(redb::StorageError::Corrupted(cause)) => {
             damaged(path, &format!("is damaged ({cause})"))

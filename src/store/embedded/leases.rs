@@ -1,4 +1,4 @@
-//! Leases: they are in the memory of the one process, and what was begun with them is in the file.
+//! Leases are in the memory of the one process. The intents written with them are in the file.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The walk over every record of the file, and records that are sealed anew.
+//! The walk over every record of the file, and resealing.
 
 use std::ops::Bound;
 
@@ -16,16 +16,16 @@ use crate::store::{
     keyspace, record,
 };
 
-/// Where a walk over every record goes on: past this connection …
+/// Where a walk goes on: past this connection …
 const CONNECTION_CURSOR: &str = "connection ";
-/// … or past this pending record; at the first one when there is none behind it.
+/// … or past this pending record. An empty one stands for the first.
 const PENDING_CURSOR: &str = "pending ";
 
 const WALKING: &str = "walking over every record";
 
 #[async_trait]
 impl Reseal for EmbeddedStore {
-    /// The connections, then the pending records, each in the order of its table.
+    /// Connections first, then pending records, each in the order of its table.
     async fn sealed(&self, after: Option<&str>, limit: usize) -> Result<SealedPage, StoreError> {
         let (after, now) = (after.map(str::to_owned), self.clock.now());
         let limit = limit.clamp(1, MAX_PAGE);

@@ -1,12 +1,12 @@
-//! Whether the disk has room for what can be refused.
+//! Whether the disk has room for records that may be refused.
 
 use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What is kept for connections: tens of thousands of commits …
+/// Room that is kept for connections: tens of thousands of commits …
 const KEPT_BYTES: u64 = 64 * 1024 * 1024;
-/// … and on a small disk this part of it.
+/// … or, on a small disk, this part of it.
 const KEPT_PART: u64 = 10;
 /// How often the disk is asked.
 const LOOK: Duration = Duration::from_secs(5);
@@ -14,7 +14,7 @@ const LOOK: Duration = Duration::from_secs(5);
 /// What is known of a disk.
 pub(super) struct Room {
     directory: PathBuf,
-    /// When it was looked at, and whether there was room.
+    /// The time of the last check, and whether there was room.
     seen: Mutex<Option<(Duration, bool)>>,
 }
 
@@ -23,7 +23,7 @@ impl Room {
         Room { directory, seen: Mutex::default() }
     }
 
-    /// A disk that does not tell has room.
+    /// A disk that cannot be asked counts as one with room.
     pub(super) fn look(&self, monotonic: Duration) -> bool {
         let mut seen = self.seen.lock();
         if let Some((at, room)) = *seen
@@ -38,7 +38,7 @@ impl Room {
     }
 }
 
-/// A file system that counts no blocks at all tells nothing.
+/// A file system that counts no blocks says nothing.
 fn is_enough(available: u64, block: u64, blocks: u64) -> bool {
     let kept = KEPT_BYTES.min(blocks.saturating_mul(block) / KEPT_PART);
     blocks == 0 || available.saturating_mul(block) >= kept

@@ -8,7 +8,7 @@ use crate::domain::time::Timestamp;
 use crate::store::rules::{Begun, Scheduled};
 use crate::store::{LeaseNonce, LeaseOf, StoreError, keyspace, record};
 
-/// What the file says of itself, in one row.
+/// What the file says about itself, in one row.
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 /// Records, by the connection's key.
 pub(super) const CONNECTIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("connections");
@@ -16,14 +16,13 @@ pub(super) const CONNECTIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition
 pub(super) const PENDING: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("pending");
 /// Key: when a pending record expires, in order, then its id.
 pub(super) const EXPIRY: TableDefinition<'_, &[u8], ()> = TableDefinition::new("pending_expiry");
-/// What the holder of a lease began and is not known to have ended: see [`begun_row`]. The leases themselves
-/// are in the memory of this process, and end with it.
+/// Intents: see [`begun_row`]. Leases are in the memory of this process and end with it.
 pub(super) const BEGUN: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("begun");
 /// Key: shard, instant in order, connection.
 pub(super) const DUE: TableDefinition<'_, &[u8], ()> = TableDefinition::new("due");
 /// When each connection is due, and when it was used (0: not known).
 pub(super) const SCHEDULE: TableDefinition<'_, &str, (i64, i64)> = TableDefinition::new("schedule");
-/// What deletes left of a connection: the two numbers of its floor, and until when they are kept.
+/// The floor of a deleted connection: its two numbers, and until when it is kept.
 pub(super) const FLOORS: TableDefinition<'_, &str, (u64, u64, i64)> = TableDefinition::new("floors");
 /// Key: until when a floor is kept, in order, then the connection.
 pub(super) const FLOOR_EXPIRY: TableDefinition<'_, &[u8], ()> = TableDefinition::new("floor_expiry");
@@ -54,12 +53,12 @@ impl<'r> PendingRow<'r> {
     }
 }
 
-/// The nonce, the sign-in, and 1 behind them if what an earlier holder began was not settled either.
+/// An intent as it is stored: the nonce, the sign-in, and 1 if an earlier intent was not settled either.
 pub(super) fn begun_row(begun: &Begun) -> Vec<u8> {
     [&begun.nonce.0[..], &record::sign_in_bytes(&begun.about), &[u8::from(begun.unsettled)]].concat()
 }
 
-/// A row that is none is about no sign-in: it says nothing.
+/// Reads such a row. A row of another form is about no sign-in and says nothing.
 pub(super) fn read_begun(row: &[u8]) -> Option<Begun> {
     let (nonce, rest) = row.split_first_chunk()?;
     let (number, rest) = rest.split_first_chunk()?;
@@ -77,8 +76,7 @@ pub(super) fn read_scheduled((due_at, used_at): (i64, i64)) -> Scheduled {
     Scheduled { due_at: Timestamp::from_unix_millis(due_at), used_at }
 }
 
-/// The key under which an expiry is found in order of time: the sign is turned, so that bytes sort as numbers
-/// do.
+/// The key that orders expiries by time. The sign bit is flipped, so that bytes sort as numbers do.
 pub(super) fn expiry_key(expires_at: Timestamp, id: &str) -> Vec<u8> {
     [&(expires_at.unix_millis() ^ i64::MIN).to_be_bytes(), id.as_bytes()].concat()
 }
@@ -88,7 +86,7 @@ pub(super) fn expiring_id(key: &[u8]) -> Option<&str> {
     std::str::from_utf8(key.get(8..)?).ok()
 }
 
-/// The key under which what is due is found, in order of time within its shard.
+/// The key that orders due connections by time within their shard.
 pub(super) fn due_key(shard: u8, at: Timestamp, name: &str) -> Vec<u8> {
     [&[shard][..], &expiry_key(at, name)].concat()
 }

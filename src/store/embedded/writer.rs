@@ -1,5 +1,5 @@
-//! The one thread that writes: it drains its queue, does everything in one transaction, and answers when that
-//! is on disk.
+//! The one thread that writes. It drains its queue, applies everything in one transaction, and answers when
+//! that is on disk.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -17,23 +17,23 @@ use crate::store::rules::Leases;
 
 /// How many operations may wait for the writer. Each holds at most a few KiB.
 pub(super) const QUEUE: usize = 1024;
-/// The most operations in one transaction: bounds how long the first one waits for the last.
+/// The most operations in one transaction. It bounds how long the first one waits for the last.
 const BATCH: usize = 256;
-/// How long after the file could not be opened anew the next attempt is made: each one reads the whole file.
+/// The pause after the file could not be reopened. Each attempt reads the whole file.
 pub(super) const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) const CLOSED: &str = "the file is not open";
 
-/// One operation on its way to the writer, whatever the type of its answer.
+/// One operation in the queue, whatever the type of its answer.
 pub(super) trait Job: Send {
-    /// Does the work within a batch and keeps the answer. An error is the file's, and then nothing of the
+    /// Does the work within a batch and keeps the answer. An error is the file's, and no operation of the
     /// batch counts.
     fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), redb::Error>;
 
-    /// Hands the answer out, now that the batch is on disk.
+    /// Sends the answer, now that the batch is on disk.
     fn answer(self: Box<Self>);
 
-    /// Says that it did not work out.
+    /// Sends the error.
     fn refuse(self: Box<Self>, cause: &str);
 }
 
@@ -41,14 +41,14 @@ type Work<T> = Box<dyn FnOnce(&mut Batch<'_>) -> Result<T, Failed> + Send>;
 
 struct Asked<T> {
     doing: &'static str,
-    /// Until it is applied.
+    /// The work, until it is applied.
     work: Option<Work<T>>,
-    /// Once it is applied.
+    /// The answer, once the work is applied.
     answer: Option<Result<T, StoreError>>,
     asker: oneshot::Sender<Result<T, StoreError>>,
 }
 
-/// A job, and where its answer comes.
+/// A job, and the receiver of its answer.
 pub(super) fn job<T: Send + 'static>(
     doing: &'static str,
     work: impl FnOnce(&mut Batch<'_>) -> Result<T, Failed> + Send + 'static,
@@ -79,7 +79,7 @@ impl<T: Send> Job for Asked<T> {
     }
 }
 
-/// The thread.
+/// The state of the thread.
 pub(super) struct Thread {
     pub(super) queue: mpsc::Receiver<Box<dyn Job>>,
     /// For the readers too; `None` while the file is not open.
@@ -88,7 +88,7 @@ pub(super) struct Thread {
     pub(super) identity: StoreIdentity,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) leases: Leases<String>,
-    /// Why the file could not be opened anew, and when to try again.
+    /// Why the file could not be reopened, and when to try again.
     pub(super) pause: Option<(StoreError, Duration)>,
 }
 
@@ -114,7 +114,7 @@ impl Thread {
             return jobs.into_iter().for_each(Job::answer);
         };
         tracing::error!(cause, "the store's file could not be written; it is opened anew");
-        // Opened anew before anyone is told, so that whoever tries again finds it ready.
+        // Reopened before anyone gets an error, so that a repeated operation finds the file open.
         self.close();
         let reopened = self.ensure_open();
         refuse(jobs, &cause);
@@ -123,13 +123,12 @@ impl Thread {
         }
     }
 
-    /// Applies all of them in one transaction, and syncs it. An error says why nothing of it counts.
+    /// Applies all of them in one transaction, and syncs it. After an error no operation of it counts.
     fn apply(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), String> {
         let database = self.database.read();
         let database = database.as_ref().ok_or(CLOSED)?;
         let (leases, clock) = (&mut self.leases, &*self.clock);
-        // redb panics where it finds its own file inconsistent; that must not leave callers without an
-        // answer.
+        // redb panics if it finds its own file inconsistent. The callers must get an answer all the same.
         let applied = catch_unwind(AssertUnwindSafe(|| {
             // Durability::Immediate is the default: `commit` returns once the file is synced.
             let transaction = database.begin_write()?;

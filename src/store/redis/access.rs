@@ -1,23 +1,23 @@
-//! What this process proves itself with: the password for Redis, the one for the sentinels, and the files of
-//! TLS. Each can be replaced while everything serves.
+//! The secrets by which this process proves itself to Redis: the password for Redis, the one for the
+//! sentinels, and the files of TLS. Each can be replaced while everything serves.
 //!
-//! Whoever is on call does two things, in either order: writes the file, and tells Redis. In between the one
-//! does not fit the other, so:
+//! An operator does two things, in either order: writes the file, and tells Redis. In between the two do not
+//! fit, so:
 //!
-//! - **The files are looked at every second** ([`super::way::keep_up`]), and with each new connection. What
-//!   is new is offered to Redis over the connections that are up; they need not be made anew, for a refused
-//!   AUTH leaves a connection what it was.
-//! - **A new connection offers what the file holds, and if that is refused what was accepted before**, over
-//!   the same connection. Two are remembered: the servers do not learn of a new one at the same moment, and
-//!   ACLs are not replicated.
-//! - **TLS cannot be changed beneath a connection:** so another one is made beside it, and takes its place if
-//!   it can be made.
-//! - **What cannot be used is as if it had not been written:** a file that is empty or half written, a key
-//!   that does not fit its certificate.
+//! - **The files are checked every second** ([`super::way::keep_up`]), and with each new connection. New
+//!   content is offered to Redis over the open connections. These need not be made anew, since a refused AUTH
+//!   leaves a connection as it was.
+//! - **A new connection offers the file's content, and if that is refused an earlier accepted one**, over the
+//!   same connection. Two accepted ones are remembered: the servers do not learn of a new one at the same
+//!   moment, and ACLs are not replicated.
+//! - **TLS cannot be changed beneath a connection.** So another connection is made beside it, and replaces it
+//!   if it can be made.
+//! - **Unusable content counts as not written:** an empty or half-written file, a key that does not fit its
+//!   certificate.
 //!
-//! What is refused is said once, and told to the observer, who also learns when a new content is in use
-//! everywhere: from then on the old one may be taken away. When to offer again and what to say is decided by
-//! [`super::renewal`].
+//! A refusal is logged once and reported to the observer. The observer also learns when new content is in use
+//! everywhere: from then on the old one may be removed. [`super::renewal`] decides when to offer again and
+//! what to report.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
@@ -36,9 +36,9 @@ use super::wire::Wire;
 use crate::domain::time::Clock;
 use crate::store::observed::StoreObserver;
 
-/// How many that were accepted are remembered.
+/// How many accepted contents are remembered.
 const REMEMBERED: usize = 2;
-/// An answer to AUTH is a line, and no long one.
+/// The answer to AUTH is one short line.
 const LONGEST_ANSWER: usize = 4096;
 
 /// Never printed.
@@ -52,7 +52,7 @@ pub(super) struct Access {
 }
 
 impl Access {
-    /// What is needed for TLS is read at once, to see that it is usable.
+    /// The files of TLS are read at once, to check that they are usable.
     pub(super) fn new(config: &RedisConfig, clock: &Arc<dyn Clock>) -> Result<Self, String> {
         let standing = |secret, key, advice| Told {
             secret,
@@ -90,12 +90,12 @@ impl Access {
         Ok(Access { password, sentinel_password, tls })
     }
 
-    /// Whether there is anything that can be replaced.
+    /// Whether any secret can be replaced.
     pub(super) fn is_needed(&self) -> bool {
         self.password.is_some() || self.sentinel_password.is_some() || self.tls.is_some()
     }
 
-    /// Looks at the files.
+    /// Reads the files.
     pub(super) fn look(&self) {
         for login in self.password.iter().chain(&self.sentinel_password) {
             let _is_remembered = login.look();
@@ -105,7 +105,7 @@ impl Access {
         }
     }
 
-    /// Says how it stands, where that is news.
+    /// Reports the state of each file, if it changed.
     pub(super) fn settle(&self) {
         for login in self.password.iter().chain(&self.sentinel_password) {
             login.standing.settle();
@@ -115,8 +115,8 @@ impl Access {
         }
     }
 
-    /// Does what begins with a connection: with the files of TLS as they are; and if it fails, with those
-    /// that it was done with last. Only if it works with these were the others the reason.
+    /// Begins a connection with the present files of TLS; if that fails, with those of the last success. Only
+    /// if those work were the present ones to blame.
     pub(super) async fn by_tls<T, F>(
         &self,
         at: Option<&str>,
@@ -144,10 +144,10 @@ impl Access {
     }
 }
 
-const PASSWORD_ADVICE: &str = "write the right password to the file, or make it one of the user's at every Redis server \
-                               (`ACL SETUSER <user> ><password>`)";
-const SENTINEL_PASSWORD_ADVICE: &str = "write the right password to the file, or make it one of the user's at every sentinel \
-                                        (`ACL SETUSER <user> ><password>`)";
+const PASSWORD_ADVICE: &str = "write the right password to the file, or make it one of the user's at every \
+                               Redis server (`ACL SETUSER <user> ><password>`)";
+const SENTINEL_PASSWORD_ADVICE: &str = "write the right password to the file, or make it one of the user's \
+                                        at every sentinel (`ACL SETUSER <user> ><password>`)";
 const TLS_ADVICE: &str = "write files that belong together and that Redis accepts";
 
 /// An error in words, for a user.
@@ -162,9 +162,8 @@ pub(super) struct Login {
 }
 
 impl Login {
-    /// Says AUTH over a new connection. In the order in which most is to be expected of it, where that
-    /// matters: a sentinel is connected to every few seconds, and what it has just refused would be refused
-    /// again.
+    /// Sends AUTH over a new connection. The most promising content goes first where that matters: a sentinel
+    /// is connected to every few seconds, and would refuse the same content again.
     pub(super) async fn say(
         &self,
         at: Option<&str>,
@@ -185,7 +184,7 @@ impl Login {
                         return Err(cause);
                     }
                     self.standing.refused(at, &password, cause.clone());
-                    // What the file holds is what somebody has to mend.
+                    // The error is about the file's content, since that is what an operator has to correct.
                     first = first.or(Some(cause));
                 }
             }
@@ -193,7 +192,7 @@ impl Login {
         Err(first.unwrap_or_default())
     }
 
-    /// What is to be said over a connection that is up and goes by `in_use`.
+    /// The AUTH to send over an open connection that uses `in_use`.
     pub(super) fn due(&self, at: &str, in_use: Option<&Password>) -> Option<Password> {
         self.standing.due(at, in_use)
     }
@@ -228,15 +227,15 @@ impl Login {
     }
 }
 
-/// Says something over a connection that nobody else uses yet. The client library does that too, but for one
-/// password.
+/// Sends something over a connection that nobody else uses yet. The client library can do that for one
+/// password only.
 async fn ask(wire: &mut dyn Wire, command: &Cmd) -> RedisResult<()> {
     let packed = Zeroizing::new(command.get_packed_command());
     wire.write_all(&packed).await?;
     wire.flush().await?;
     let mut answer = Vec::new();
     let mut buffer = [0; 512];
-    // Nothing follows the line: nothing else was asked.
+    // Nothing follows the line, since nothing else was asked.
     while !answer.ends_with(b"\r\n") && answer.len() < LONGEST_ANSWER {
         let read = wire.read(&mut buffer).await?;
         if read == 0 {
@@ -257,7 +256,7 @@ pub(super) struct Tls {
 }
 
 impl Tls {
-    /// What is to take the place of a connection that was made with `in_use`.
+    /// Files of TLS with which a connection that was made with `in_use` is to be replaced.
     pub(super) fn due(&self, at: &str, in_use: Option<&Arc<RedisTls>>) -> Option<Arc<RedisTls>> {
         self.standing.due(at, in_use)
     }
@@ -272,7 +271,7 @@ impl Tls {
 
     fn look(&self) -> Result<Arc<RedisTls>, String> {
         let read = (self.source)();
-        // It takes a while to look at them whole, and mostly they are what they were.
+        // Parsing takes a while, and the files mostly have not changed.
         let read = read.and_then(|read| match self.standing.file() {
             Ok(known) if *known == read => Ok(known),
             _ => client_config(&read).map(|_| Arc::new(read)),
@@ -281,15 +280,15 @@ impl Tls {
     }
 }
 
-/// How it stands with what a file holds. A server is named by whoever is connected to it, and has no name
-/// where its word does not last: nobody would ask it again.
+/// The standing of a file's content. A server is named by its link. It has no name if its answers are not
+/// kept, since nobody would ask it again.
 struct Standing<T> {
     told: Told,
-    /// Never held across an await.
+    /// Never locked across an await.
     state: Mutex<State<T>>,
 }
 
-/// To whom what is said.
+/// The receiver of reports.
 struct Told {
     secret: &'static str,
     key: &'static str,
@@ -299,13 +298,13 @@ struct Told {
 }
 
 struct State<T> {
-    /// What it holds; or why that cannot be used.
+    /// The file's content, or why it cannot be used.
     file: Result<T, String>,
-    /// By any server, the latest first.
+    /// Contents that some server accepted, the latest first.
     accepted: Vec<T>,
-    /// The last word of each server.
+    /// The last answer of each server.
     words: HashMap<String, Word<T>>,
-    /// What was said last.
+    /// The last report.
     said: Outlook<T>,
 }
 
@@ -328,7 +327,7 @@ impl<T: PartialEq + Clone> Standing<T> {
         self.lock().file.clone()
     }
 
-    /// Remembers what was found in the file.
+    /// Notes the file's content.
     fn see(&self, file: Result<T, String>) -> Result<T, String> {
         let mut state = self.lock();
         if state.file != file {
@@ -337,7 +336,7 @@ impl<T: PartialEq + Clone> Standing<T> {
         state.file.clone()
     }
 
-    /// What a new connection offers, never nothing.
+    /// The contents that a new connection offers, at least one.
     fn offers(&self, at: Option<&str>, is_patient: bool) -> Result<Vec<T>, String> {
         let state = self.lock();
         let refusal = at.and_then(|at| state.words.get(at)).and_then(|word| word.refusal.as_ref());
@@ -347,8 +346,7 @@ impl<T: PartialEq + Clone> Standing<T> {
         or_why_not(&state.file, offers(state.file.as_ref().ok(), &state.accepted, is_held_back))
     }
 
-    /// The same where each offer is a connection of its own, so that only the last one that worked is worth
-    /// it.
+    /// The same if each offer needs a connection of its own: then only the last success is worth one.
     fn one_after_the_other(&self, at: Option<&str>) -> Result<Vec<T>, String> {
         let state = self.lock();
         let in_use = at.and_then(|at| state.words.get(at)).and_then(|word| word.in_use.as_ref());
@@ -364,7 +362,7 @@ impl<T: PartialEq + Clone> Standing<T> {
         if is_due(file, in_use, refusal, self.told.clock.monotonic()) {
             return file.cloned();
         }
-        // Whatever was said over other connections to this server, the one for commands decides.
+        // Of all connections to this server, the one for commands decides.
         if in_use.is_some() && in_use == file {
             let file = file.cloned();
             *state.word(at) = Word { in_use: file, refusal: None };
@@ -386,7 +384,7 @@ impl<T: PartialEq + Clone> Standing<T> {
 
     fn refused(&self, at: Option<&str>, what: &T, cause: String) {
         let mut state = self.lock();
-        // That one of before is refused is as it should be.
+        // That an earlier content is refused is as it should be.
         let Some(at) = at.filter(|_| state.file.as_ref() == Ok(what)) else { return };
         let now = self.told.clock.monotonic();
         let word = state.word(at);

@@ -1,14 +1,15 @@
-//! What the user of Redis must be allowed. [`REDIS_COMMANDS`] is everything this store ever sends:
+//! The rights that the user of Redis needs. [`REDIS_COMMANDS`] is everything this store ever sends:
 //!
 //! ```text
-//! user tokenward on >PASSWORD ~tokenward:* resetchannels &tokenward:* -@all +select +client|setname +role +get
-//!   +getrange +set +getdel +del +exists +pttl +zadd +zrem +zscore +zrangebylex +zrangebyscore +evalsha +script|load
-//!   +wait +publish +subscribe +scan +info
+//! user tokenward on >PASSWORD ~tokenward:* resetchannels &tokenward:* -@all +select +client|setname +role
+//!   +get +getrange +set +getdel +del +exists +pttl +zadd +zrem +zscore +zrangebylex +zrangebyscore +evalsha
+//!   +script|load +wait +publish +subscribe +scan +info
 //! ```
 //!
 //! and at the nodes of a Cluster [`REDIS_CLUSTER_COMMANDS`] too: `+cluster|info +cluster|slots +asking`.
 
-/// Every command this store sends, in the spelling of Redis's ACLs; but for AUTH, which every user may say.
+/// Every command that this store sends, in the spelling of Redis' ACLs, except AUTH, which every user may
+/// send.
 pub const REDIS_COMMANDS: &[&str] = &[
     "select",
     "client|setname",
@@ -34,5 +35,5 @@ pub const REDIS_COMMANDS: &[&str] = &[
     "info",
 ];
 
-/// What it sends to the nodes of a Cluster beside that.
+/// Commands that it sends to the nodes of a Cluster beside those.
 pub const REDIS_CLUSTER_COMMANDS: &[&str] = &["cluster|info", "cluster|slots", "asking"];

@@ -1,11 +1,10 @@
-//! What other processes do, as they tell it: one subscription of its own, beside the connection for commands.
+//! Messages about other processes' changes: one subscription, beside the connection for commands.
 //!
-//! Each process also hears what it told itself; its messages begin with a random word of its own, and those
-//! are skipped. A subscription that broke is made anew, and then [`Change::Missed`] is said first: what was
-//! told in between is lost. One that still works, but with a password or files of TLS that were replaced
-//! since, is listened to until there is another: as long as it is subscribed, Redis takes no AUTH over it.
-//! Nothing rests on these messages alone; they make others look at once where they would have looked within a
-//! second.
+//! Each process also receives its own messages; they begin with a random word of its own and are skipped. A
+//! broken subscription is made anew, and then [`Change::Missed`] comes first, since messages in between are
+//! lost. If the password or the files of TLS were replaced, the subscription is used until there is another:
+//! as long as it is subscribed, Redis takes no AUTH over it. Nothing depends on messages alone. They only
+//! make other replicas check at once instead of within a second.
 
 use std::time::Duration;
 
@@ -32,12 +31,12 @@ impl Changes {
         Changes { own: word, subscription: Mutex::default() }
     }
 
-    /// What this process tells of a connection.
+    /// The message about a connection.
     pub(super) fn message(&self, key: &ConnectionKey) -> String {
         format!("{} {key}", self.own)
     }
 
-    /// The next thing that another process did.
+    /// The next change of another process.
     pub(super) async fn next(&self, link: &Way) -> Change {
         let mut subscription = self.subscription.lock().await;
         loop {
@@ -101,7 +100,7 @@ impl Changes {
 async fn listen(link: &Way) -> Result<Subscription, String> {
     match link {
         Way::One(link) => {
-            // First the connection for commands: it knows whether this is the store at all.
+            // The connection for commands first: it knows whether this is the right store at all.
             link.acquire().await?;
             let (mut made, mut renewed) = (link.made(), link.renewed());
             made.mark_unchanged();

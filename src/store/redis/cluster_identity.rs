@@ -1,26 +1,26 @@
-//! Which store this is, where it is spread over the nodes of a Cluster ([`super::identity`] says why that
+//! Which store this is, if it is spread over the nodes of a Cluster ([`super::identity`] says why that
 //! matters).
 //!
-//! One node can lose everything while the others do not; and which node has a key changes, by failovers, by
+//! One node can lose everything while the others do not. And the node of a key changes, by failovers, by
 //! moving slots, and by `redis-cli --cluster fix`, which gives the slots of a lost node to others, empty. So
-//! a name for each node would not do: what matters is whether the *slot* still is the one that it was. Hence
-//! the store's one name stands once in every slot, under a key that is hashed to it: wherever a slot is
-//! moved, its name comes along with the rest of it, and where a slot was emptied, by whatever means, it is
-//! gone. No absence of a key is believed without a look at the name in its slot. (16,384 small keys: two or
-//! three megabytes over all of the Cluster, written once.)
+//! a name for each node would not do: what matters is whether the *slot* still is the same. Hence the store's
+//! one name stands once in every slot, under a key that is hashed to it. Wherever a slot is moved, its name
+//! comes along; if a slot was emptied, by whatever means, the name is gone. No absence of a key is believed
+//! before the name in its slot was checked. (16,384 small keys: two or three megabytes over the whole
+//! Cluster, written once.)
 //!
-//! - **Which name it is** is said by `tokenward:identity`, as in a single Redis, and by whoever remembers it.
-//!   A new store gets that key first, by `SET NX` (of several replicas that start at once one gives the
-//!   name), then the name in every slot, the one of `tokenward:identity` itself last: so that one tells that
-//!   all of it was done, and a replica that died in the middle is followed by another that does the rest. A
-//!   store without `tokenward:identity` is new only if no slot has a name.
-//! - **A look** compares the slot's name with the remembered one. If it is another, `tokenward:identity` may
+//! - **The name** is in `tokenward:identity`, as in a single Redis, and in the memory of each replica. A new
+//!   store gets that key first, by `SET NX` (of several replicas that start at once one gives the name). Then
+//!   it gets the name in every slot, and in the slot of `tokenward:identity` last. So the last one shows that
+//!   all were written, and if a replica died in the middle, another does the rest. A store without
+//!   `tokenward:identity` is new only if no slot has a name.
+//! - **A check** compares the slot's name with the remembered one. If they differ, `tokenward:identity` may
 //!   say that it replaces ours: then an operator adopted it, and we follow.
-//! - **Adopting** writes the store's name into every slot, whatever is there. If it is the one that replicas
-//!   remember (one node was lost, the others were not), they need to learn nothing.
+//! - **Adopting** writes the store's name into every slot, whatever it contains. If that is the name that
+//!   replicas remember (one node was lost, the others were not), they need to learn nothing.
 //!
-//! What is not noticed: that single keys of a slot are missing whose name is there (a failover that lost the
-//! last writes). That is what `wait_replicas` is for.
+//! One loss goes unnoticed: single keys of a slot that kept its name (a failover that lost the last writes).
+//! `wait_replicas` is the remedy.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -33,12 +33,12 @@ use crate::domain::task::BoxFuture;
 use crate::store::StoreError;
 use crate::store::keyspace::{self, REDIS_IDENTITY, SLOTS};
 
-/// How many slots are named, or looked at, in one go: well within the time of one command, even on a slow
+/// How many slots are named, or checked, in one go: well within the time of one command, even on a slow
 /// machine.
 const CHUNK: usize = 512;
 
 impl Cluster {
-    /// Sees to it that the store's name is known here, and given if there is none yet.
+    /// Learns the store's name, or gives it one if it has none.
     pub(super) async fn named(&self, doing: &'static str) -> Result<(), StoreError> {
         let shared = &self.0;
         if shared.identity.known().is_some() {
@@ -50,7 +50,7 @@ impl Cluster {
                 let (done, attempt) = watch::channel(None);
                 *naming = Some(attempt.clone());
                 let found = Arc::clone(shared);
-                // It may take longer than the operation that needs it first.
+                // Takes longer, perhaps, than the operation that needs it first.
                 let find = async move {
                     let outcome = found.find_name("asking which store this is").await;
                     *found.naming.attempt.lock() = None;
@@ -63,8 +63,8 @@ impl Cluster {
         outcome(attempt).await.map_err(|cause| StoreError::Unavailable { doing, cause })
     }
 
-    /// What is remembered may come from a single Redis, whose records were brought here since: then the slots
-    /// have no names yet. Seen once is enough.
+    /// Whether every slot has a name. The remembered name may come from a single Redis, whose records were
+    /// moved here since: then no slot has one yet. It is enough to see the names once.
     pub(super) async fn name_the_rest(&self, doing: &'static str) -> Result<(), StoreError> {
         self.named(doing).await?;
         let shared = &self.0;
@@ -80,7 +80,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Whether a slot still is what it was: only then may it say that something is not there.
+    /// Whether a slot still is the same. Only then does an absence in it count.
     pub(super) async fn believe_absence(&self, doing: &'static str, slot: u16) -> Result<(), StoreError> {
         self.named(doing).await?;
         self.0.believe_absence(doing, slot).await
@@ -94,13 +94,13 @@ impl Cluster {
         together(looks.collect()).await.into_iter().collect()
     }
 
-    /// Takes what is there now for the store.
+    /// Accepts the present contents as the store.
     pub(super) async fn adopt(&self, doing: &'static str) -> Result<(), StoreError> {
         let shared = &self.0;
         let known = shared.identity.known();
         let found = match (shared.root(doing).await?, &known) {
             (Some(found), _) => found,
-            // Whoever goes by a name already goes on.
+            // A store that has a name keeps it, so that replicas that know it go on.
             (None, Some(known)) => shared.begin(doing, known).await?,
             (None, None) => {
                 let left = shared.any_name(doing).await?;
@@ -144,7 +144,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Finishes what was begun, if it was not finished.
+    /// Finishes the naming of slots, if it was not finished.
     async fn name_where_none_is(self: &Arc<Self>, doing: &'static str, name: &str) -> Result<(), StoreError> {
         let last = keyspace::slot(REDIS_IDENTITY);
         match self.get(doing, last, &keyspace::redis_slot_identity(last)).await? {
@@ -173,7 +173,7 @@ impl Shared {
         self.get(doing, keyspace::slot(REDIS_IDENTITY), REDIS_IDENTITY).await
     }
 
-    /// Gives the store a name if it has none: the name that it has then.
+    /// Gives the store a name if it has none, and returns its name.
     async fn begin(self: &Arc<Self>, doing: &'static str, name: &str) -> Result<String, StoreError> {
         let mut set = ::redis::pipe();
         set.cmd("SET").arg(REDIS_IDENTITY).arg(name).arg("NX").ignore();
@@ -182,7 +182,7 @@ impl Shared {
         found.ok_or_else(|| StoreError::unavailable(doing, "the store's name was not kept"))
     }
 
-    /// The name that stands in some slot, if one does.
+    /// The name of some slot, if one has one.
     async fn any_name(self: &Arc<Self>, doing: &'static str) -> Result<Option<String>, StoreError> {
         let slots: Vec<u16> = (0..SLOTS).collect();
         for chunk in slots.chunks(CHUNK) {
@@ -204,7 +204,8 @@ impl Shared {
         Ok(None)
     }
 
-    /// Writes a name into every slot, and into the last one last. Not `over`: where none is.
+    /// Writes a name into every slot, and into the last one last. Without `over`, slots that have a name are
+    /// skipped.
     async fn name_slots(
         self: &Arc<Self>,
         doing: &'static str,
@@ -242,7 +243,7 @@ impl Shared {
         Ok(found.await?.0)
     }
 
-    /// Runs writes at a slot's owner, until as many replicas have them as a commit waits for.
+    /// Runs writes at a slot's owner, and waits until as many replicas have them as a commit waits for.
     async fn put(
         self: &Arc<Self>,
         doing: &'static str,

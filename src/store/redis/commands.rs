@@ -1,4 +1,4 @@
-//! What commands are sent to: one connection, which everyone shares.
+//! The receiver of commands: one connection, which everyone shares.
 
 use std::sync::Arc;
 
@@ -7,12 +7,12 @@ use ::redis::{Cmd, Pipeline, RedisError, RedisFuture, Value};
 
 use super::failure::OURS;
 
-/// What operations send their commands to.
+/// The connection to which an operation sends its commands.
 #[derive(Clone)]
 pub(super) struct Commands {
     pub(super) connection: MultiplexedConnection,
-    /// `ASKING` goes before each command. It counts for the very next one on the connection, which everyone
-    /// shares: so both leave in one piece.
+    /// Whether `ASKING` goes before each command. It counts for the very next command on the connection,
+    /// which everyone shares. So both are sent in one piece.
     pub(super) asking: bool,
     /// Why no script is sent: see [`super::prerequisites`].
     pub(super) no_scripts: Option<Arc<str>>,
@@ -56,8 +56,8 @@ impl ConnectionLike for Commands {
             } else {
                 self.connection.req_packed_commands(pipeline, offset, count).await?
             };
-            // The first error as it came: the library's own error of a pipeline does not say where a node
-            // sends us.
+            // The first error itself: the library's own error of a pipeline does not say to which node we are
+            // sent.
             answers.into_iter().map(Value::extract_error).collect()
         })
     }
@@ -67,7 +67,7 @@ impl ConnectionLike for Commands {
     }
 }
 
-/// Asks the server for its role: only a master may serve us. A demoted one would take reads and show the
+/// Asks the server for its role. Only a master may serve us: a demoted one would accept reads and show the
 /// past.
 pub(super) async fn check_master(commands: &mut Commands) -> Result<Result<(), String>, RedisError> {
     let role: Value = ::redis::cmd("ROLE").query_async(commands).await?;

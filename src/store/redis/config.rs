@@ -9,11 +9,11 @@ use zeroize::Zeroizing;
 use super::tls::RedisTls;
 use crate::store::observed::StoreObserver;
 
-/// Where a secret comes from: asked anew every second and with every connection, so that a changed file
-/// counts without a restart. It may read a small file. The error says why there is none, without the secret.
+/// Source of a secret. It is asked every second and with every connection, so that a changed file counts
+/// without a restart. It may read a small file. The error says why there is no secret, without showing one.
 pub type PasswordSource = Arc<dyn Fn() -> Result<Zeroizing<String>, String> + Send + Sync>;
 
-/// Where what is needed for TLS comes from: asked anew as often.
+/// Source of the files of TLS, asked as often.
 pub type TlsSource = Arc<dyn Fn() -> Result<RedisTls, String> + Send + Sync>;
 
 /// Where Redis is.
@@ -26,20 +26,20 @@ pub enum Location {
         /// Its port.
         port: u16,
     },
-    /// Where the sentinels say.
+    /// At the address that the sentinels name.
     Sentinels(Sentinels),
-    /// Where these nodes of a Cluster say, and whomever else they name. It has no database but 0.
+    /// At these nodes of a Cluster, and at all that they name. It has no database but 0.
     Cluster(Vec<(String, u16)>),
 }
 
 /// How to reach Redis.
 #[derive(Clone)]
 pub struct RedisConfig {
-    /// The server, or who knows it.
+    /// The server, or those that know its address.
     pub location: Location,
     /// The database's number.
     pub database: u16,
-    /// TLS, with what is needed for it; none is plain TCP. For the sentinels too.
+    /// The files of TLS; `None` is plain TCP. For the sentinels too.
     pub tls: Option<TlsSource>,
     /// The ACL user; Redis's `default` when there is none.
     pub username: Option<String>,
@@ -47,7 +47,7 @@ pub struct RedisConfig {
     pub password: Option<PasswordSource>,
     /// What `CLIENT LIST` shows; no blanks.
     pub client_name: String,
-    /// Where it is remembered which store this is, beyond this process.
+    /// The file that remembers the store's name beyond this process.
     pub identity_file: Option<PathBuf>,
     /// How long making a connection may take: name, TCP, TLS and the greeting.
     pub connect_timeout: Duration,
@@ -58,9 +58,9 @@ pub struct RedisConfig {
     pub operation_timeout: Duration,
     /// How many replicas must have a commit or a delete before it is acknowledged.
     pub wait_replicas: u32,
-    /// How long they may take. Shorter than `response_timeout`, for the server answers only then.
+    /// How long the replicas may take. Shorter than `response_timeout`, since the server answers only then.
     pub wait_timeout: Duration,
-    /// Who is told whether what was replaced is in use.
+    /// The receiver of reports on replaced secrets.
     pub observer: Option<Arc<dyn StoreObserver>>,
 }
 
@@ -99,11 +99,11 @@ impl RedisConfig {
     }
 }
 
-/// Long enough for a handshake with TLS across a region, short enough that an operation that has to find the
+/// Long enough for a handshake with TLS across a region. Short enough that an operation that has to find the
 /// primary first still ends within its time.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// The sentinels, and what they are asked for.
+/// The sentinels, and what to ask them.
 #[derive(Clone)]
 pub struct Sentinels {
     /// Where they listen.

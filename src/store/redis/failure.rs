@@ -1,4 +1,4 @@
-//! What goes wrong with Redis: what an error says about its connection, and the error in words.
+//! Failures of Redis: what an error says about its connection, and its text.
 
 use std::time::Duration;
 
@@ -9,19 +9,19 @@ use crate::domain::text::one_line;
 use crate::domain::time::Clock;
 use crate::store::StoreError;
 
-/// Tries of one operation whose connections die: Redis ends all of them at once when it reads its ACL file
-/// anew (until 7.2), and whoever rotates a password does that twice.
+/// Tries of one operation whose connections die. Redis ends all connections at once when it reads its ACL
+/// file anew (until 7.2), and replacing a password does that twice.
 pub(super) const TRIES: u32 = 3;
 
-/// What an error says about the connection it came over.
+/// What an error says about its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Gone, or not to be trusted any more; whether the command was executed is not known.
+    /// The connection is gone or not to be trusted. Nobody knows whether the command was executed.
     Lost,
-    /// The server did not execute the command and is not the one to ask now.
+    /// The server did not execute the command and is not the right one now.
     Elsewhere,
-    /// The server has too few replicas to take writes: asking another one may help, asking again at once will
-    /// not.
+    /// The server has too few replicas to accept writes. Asking another server may help; asking again at once
+    /// does not.
     TooFewReplicas,
     /// The connection is fine.
     Fine,
@@ -30,7 +30,7 @@ pub(super) enum Verdict {
 impl Verdict {
     pub(super) fn of(error: &RedisError) -> Self {
         match error.kind() {
-            // A timeout too: a peer that vanished without a word would cost everyone after us a timeout.
+            // A timeout too: a peer that vanished would cost every later operation a timeout.
             ErrorKind::Io | ErrorKind::Parse => return Verdict::Lost,
             ErrorKind::Server(
                 ServerErrorKind::ReadOnly
@@ -50,8 +50,8 @@ impl Verdict {
     }
 }
 
-/// The code of a server's error, and the rest of it. A Redis before 7.0 wraps what a command in a script was
-/// answered: there it is the code within.
+/// The code of a server's error, and the rest of it. A Redis before 7.0 wraps the error of a command in a
+/// script: then it is the inner code.
 pub(super) fn code_of(error: &RedisError) -> Option<(&str, &str)> {
     let (code, detail) = (error.code()?, error.detail().unwrap_or_default());
     let within = detail.starts_with("Error running script").then(|| detail.rsplit_once(" -")).flatten();
@@ -60,7 +60,7 @@ pub(super) fn code_of(error: &RedisError) -> Option<(&str, &str)> {
     Some(within.filter(|(code, _)| is_code(code)).unwrap_or((code, detail)))
 }
 
-/// The command that was not permitted, in the spelling of Redis's ACLs.
+/// The command that was not permitted, in the spelling of Redis' ACLs.
 fn refused_command(detail: &str) -> Option<&str> {
     let (before, _) = detail.split_once("' command")?;
     let command = before.rsplit_once('\'')?.1;
@@ -70,7 +70,7 @@ fn refused_command(detail: &str) -> Option<&str> {
         .then_some(command)
 }
 
-/// An error in words, without anything that is stored: Redis repeats arguments in some of its errors, and the
+/// The text of an error, without any stored data: Redis repeats arguments in some of its errors, and the
 /// client library repeats answers in some of its own.
 pub(super) fn describe(error: &RedisError, user: &str) -> String {
     match error.kind() {
@@ -88,10 +88,14 @@ pub(super) fn describe(error: &RedisError, user: &str) -> String {
         "NOAUTH" => {
             "Redis asks for a password: give `password_file`, and `username` if it is not `default`".into()
         }
-        // (In a script Redis 7 says this without a code of its own, and before 8 without the command.)
+        // (Redis 7 reports this without a code of its own inside a script, and before 8 without the command.)
         _ if code == "NOPERM" || detail.contains("user executing the script can't") => {
             let right = refused_command(detail).map_or_else(
-                || "those of deploy/compose/redis.acl, of which Redis' `ACL LOG` names the one that is missing".to_owned(),
+                || {
+                    "those of deploy/compose/redis.acl, of which Redis' `ACL LOG` names the one that is \
+                    missing"
+                        .to_owned()
+                },
                 |command| format!("`+{command}`, as deploy/compose/redis.acl does"),
             );
             format!("user `{user}` lacks a right that this store needs: give it {right}")
@@ -110,20 +114,22 @@ pub(super) fn describe(error: &RedisError, user: &str) -> String {
             "it is no node of a Cluster: begin `store.url` with `redis://`, or `rediss://` for TLS".into()
         }
         "ERR" if detail.starts_with("unknown command") => {
-            "Redis does not know a command that this store needs: take it out of `rename-command`, or use Redis 6.2 or later".into()
+            "Redis does not know a command that this store needs: take it out of `rename-command`, or use \
+             Redis 6.2 or later"
+                .into()
         }
         "OOM" => "Redis is out of memory (and must not evict: set `maxmemory-policy noeviction`)".into(),
         "MISCONF" => "Redis cannot write to its disk and takes no writes".into(),
         _ => "Redis refused".into(),
     };
-    // What a server says is neither of any length nor of one line by itself.
+    // A server's text may have any length and several lines.
     format!("{hint} ({} {})", one_line(code), one_line(detail))
 }
 
-/// The kind of an error that is in our own words.
+/// The kind of an error with our own text.
 pub(super) const OURS: ErrorKind = ErrorKind::Client;
 
-/// An error of a sentinel in words.
+/// The text of a sentinel's error.
 pub(super) fn refusal(error: &RedisError, user: &str) -> String {
     match error.code() {
         Some("NOAUTH") => "it asks for a password: give `sentinel_password_file`".to_owned(),

@@ -1,14 +1,13 @@
-//! Which store this is. A Redis whose volume was lost comes back empty and answers as if nothing had ever
-//! been there; to believe it would make every connection "not found", and services delete their links to
-//! them.
+//! Which store this is. A Redis whose volume was lost comes back empty and answers as if it had never had any
+//! data. Believing it would make every connection "not found", and services would delete their links to them.
 //!
-//! So the store has a random name, kept beside the records, and this process remembers it, on disk where
-//! there is a journal. A Redis without it, or with another one, is not talked to. And since one can lose
-//! everything without the connection to it breaking, no absence of a record is believed without a look at the
-//! name.
+//! So the store has a random name, kept beside the records, and this process remembers it, on disk if there
+//! is a journal. A Redis without that name, or with another one, is not used. And since a Redis can lose
+//! everything without breaking the connection, no absence of a record is believed before the name was
+//! checked.
 //!
-//! An operator who knows that what is there now is the store says so ([`Identity::adopt`]): then the name
-//! that it replaces is written beside its own, so that every other replica that remembers that one follows.
+//! An operator may declare the present contents to be the store ([`Identity::adopt`]). Then the replaced name
+//! is written beside the new one, so that every other replica that remembers the old name follows.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::io::Write as _;
@@ -20,28 +19,28 @@ use super::commands::Commands;
 use crate::domain::random::{Random, random_bytes};
 use crate::store::keyspace;
 
-/// What the store's name and the one that it replaces are parted by.
+/// The separator between the store's name and the names that it replaces.
 pub(super) const REPLACES: &str = " replaces ";
 
-/// Names that a store's name says it replaces, the latest of them.
+/// How many replaced names are kept, the latest ones.
 pub(super) const MOST_REPLACED: usize = 16;
 
 pub(super) struct Identity {
     state: Mutex<State>,
-    /// Where the name is remembered beyond this process.
+    /// The file that remembers the name beyond this process.
     file: Option<PathBuf>,
 }
 
 #[derive(Default)]
 struct State {
     known: Option<String>,
-    /// An operator said that whatever is there now is the store.
+    /// Whether an operator accepted the present contents.
     adopting: bool,
 }
 
 impl Identity {
-    /// Remembers what the file says. One that cannot be read is an error, for it may say that this is another
-    /// store.
+    /// Remembers the file's name. A file that cannot be read is an error, since it may say that this is
+    /// another store.
     pub(super) fn new(file: Option<PathBuf>) -> std::io::Result<Self> {
         let known = match file.as_deref().map(std::fs::read_to_string) {
             Some(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => None,
@@ -51,17 +50,17 @@ impl Identity {
         Ok(Identity { state: Mutex::new(State { known, adopting: false }), file })
     }
 
-    /// The next look at the name takes whatever is there.
+    /// Makes the next check accept the present contents.
     pub(super) fn adopt(&self) {
         self.state().adopting = true;
     }
 
-    /// No operator's word counts any more that was not followed.
+    /// Forgets an operator's word that was not followed yet.
     pub(super) fn adopted_or_not(&self) {
         self.state().adopting = false;
     }
 
-    /// Looks at the store's name. The inner error says that it is not the store that was there before.
+    /// Checks the store's name. The inner error says that it is not the store from before.
     pub(super) async fn check(
         &self,
         commands: &mut Commands,
@@ -84,7 +83,7 @@ impl Identity {
         };
         if found.is_none() && known.is_none() || adopting && foreign(&found) {
             let fresh = fresh_name(random);
-            // One that has a name keeps it, so that whoever goes by it already goes on.
+            // A store that has a name keeps it, so that replicas that know it go on.
             let mut value = found.as_deref().map_or(fresh.as_str(), name).to_owned();
             let before = found.as_deref().into_iter().flat_map(replaced).take(MOST_REPLACED);
             let replaces: Vec<&str> = known.as_deref().into_iter().chain(before).collect();
@@ -94,7 +93,7 @@ impl Identity {
             }
             let mut set = ::redis::cmd("SET");
             set.arg(keyspace::REDIS_IDENTITY).arg(value);
-            // Several replicas may start, or be told to adopt, at once: one of them gives the name.
+            // Several replicas may start, or adopt, at once: one of them gives the name.
             if found.is_none() {
                 set.arg("NX");
             }
@@ -112,7 +111,7 @@ impl Identity {
         Ok(Ok(()))
     }
 
-    /// The name that is remembered.
+    /// The remembered name.
     pub(super) fn known(&self) -> Option<String> {
         self.state().known.clone()
     }
@@ -122,7 +121,8 @@ impl Identity {
         if let Some(file) = &self.file
             && let Err(error) = write(file, name)
         {
-            tracing::warn!(%error, file = %file.display(), "which store this is will not be remembered after a restart");
+            tracing::warn!(%error, file = %file.display(),
+                "which store this is will not be remembered after a restart");
         }
     }
 
@@ -131,8 +131,9 @@ impl Identity {
     }
 }
 
-pub(super) const FOREIGN: &str = "it is not the store that was there before: it came back empty, or it is another one. Nothing of it is \
-                       believed. Restore it; or, if what is there now shall be the store, say `tokenward store adopt`";
+pub(super) const FOREIGN: &str = "it is not the store that was there before: it came back empty, or it is \
+                                  another one. Nothing of it is believed. Restore it; or, if what is there \
+                                  now shall be the store, say `tokenward store adopt`";
 
 pub(super) fn fresh_name(random: &dyn Random) -> String {
     hex::encode(random_bytes::<16>(random))

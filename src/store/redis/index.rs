@@ -1,11 +1,11 @@
-//! The index of each app's names, which is right soon and never at once: see [`crate::store::keyspace`].
+//! The index of each app's names. It may lag behind the records for a moment: see [`crate::store::keyspace`].
 
 use super::RedisStore;
 use crate::domain::id::ConnectionKey;
 use crate::store::{StoreError, keyspace};
 
 impl RedisStore {
-    /// Puts a name into its app's index.
+    /// Adds a name to its app's index.
     pub(super) async fn index(&self, doing: &'static str, key: &ConnectionKey) -> Result<(), StoreError> {
         let index = keyspace::redis_index(&key.app);
         let slot = keyspace::slot(&index);
@@ -19,7 +19,7 @@ impl RedisStore {
         Ok(())
     }
 
-    /// Takes a name out of its app's index, and puts it back if its record is there after all: see
+    /// Removes a name from its app's index, and adds it again if its record exists after all: see
     /// [`keyspace`].
     pub(super) async fn unindex(&self, doing: &'static str, key: &ConnectionKey) -> Result<(), StoreError> {
         let index = keyspace::redis_index(&key.app);

@@ -23,7 +23,7 @@ impl Leases for RedisStore {
         if let LeaseOf::Connection(key) = of {
             script.key(keyspace::redis_record(key));
         }
-        // One that a failover takes away is two calls to the authority.
+        // Not waited for on replicas: a lease that a failover loses costs one more call to the authority.
         let ((mine, rest), _) = self
             .write("taking a lease", slot, |mut commands| {
                 let script = &script;

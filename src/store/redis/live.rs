@@ -1,4 +1,4 @@
-//! A connection that is up, and what is known of it.
+//! An open connection, and what is known of it.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -21,13 +21,13 @@ static PROBE: LazyLock<Script> = LazyLock::new(|| Script::new("return 1"));
 pub(super) struct Live {
     pub(super) connection: MultiplexedConnection,
     pub(super) replication: Replication,
-    /// Which it is, among all of this process.
+    /// Its number, among all of this process.
     pub(super) number: u64,
     pub(super) place: Place,
     pub(super) since: Duration,
-    /// What it was authenticated with last.
+    /// The content with which it was last authenticated.
     pub(super) password: Mutex<Option<Password>>,
-    /// Why the server runs no scripts for us, where it was seen to run none.
+    /// Why the server runs no scripts for us, if that was noticed.
     pub(super) no_scripts: Mutex<Option<Arc<str>>>,
     pub(super) tls: Option<Arc<RedisTls>>,
     /// Ends the task that drives the connection, once nobody uses it any more.
@@ -44,13 +44,13 @@ impl Live {
         self.password.lock()
     }
 
-    /// For a slot that is on its way to this node of a Cluster, which another one sent us to.
+    /// The same connection for a slot that is moving to this node, when another node sent us here.
     pub(super) fn asking(&self) -> Commands {
         Commands { asking: true, ..self.commands() }
     }
 
-    /// Whether the server runs scripts for us; the inner error names what is missing. Until it does, none is
-    /// sent.
+    /// Checks whether the server runs scripts for us; the inner error names the missing right. Until it does,
+    /// no script is sent.
     pub(super) async fn look_at_scripts(&self, user: &str) -> RedisResult<Result<(), String>> {
         let mut commands = self.connection.clone();
         let cause = match PROBE.prepare_invoke().invoke_async::<i64>(&mut commands).await {

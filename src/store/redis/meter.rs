@@ -1,13 +1,12 @@
-//! How much a Redis may answer: between the socket and the client library, which would take whatever length
-//! it is told.
+//! Bounds the answers of a Redis, between the socket and the client library, which would accept any announced
+//! length.
 //!
-//! The lengths and counts of an answer are read as they come (RESP2 and RESP3), and one beyond [`LIMITS`]
-//! ends the connection before the bytes that it announces are taken. So a server that lies, or a record that
-//! somebody else put there, costs this process what the limits say and no more (a value that is held takes
-//! some 60 bytes, however small it is); everything that is read from Redis and from Sentinel passes here.
+//! Lengths and counts of an answer are read as they come (RESP2 and RESP3). One beyond [`LIMITS`] ends the
+//! connection before the announced bytes are accepted. So a server that lies, or a record that somebody else
+//! wrote, costs this process no more than the limits (a value in memory takes some 60 bytes, however small it
+//! is). Every answer of Redis and of Sentinel passes here.
 //!
-//! What a count of many small answers adds up to is bounded where they are asked for: a pipeline has few
-//! commands.
+//! The sum of many small answers is bounded by the sender: a pipeline has few commands.
 
 use std::io;
 use std::pin::Pin;
@@ -18,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::store::record::LARGEST;
 use crate::store::{MAX_PAGE, MOST_COUNTED};
 
-/// The most that one answer may be.
+/// Limits of one answer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     /// Bytes of a line: a status, an error, a number, an announced length.
@@ -33,24 +32,24 @@ pub(super) struct Limits {
     pub(super) depth: usize,
 }
 
-/// Those of every connection for commands. A value is a record ([`LARGEST`]) at the most; the most values has
-/// a list of what counts against a quota ([`MOST_COUNTED`]), and a page of a walk has some thousand keys.
+/// Limits of a connection for commands. A value is at most a record ([`LARGEST`]). A list of what counts
+/// against a quota ([`MOST_COUNTED`]) has the most values; a page of a walk has some thousand keys.
 pub(super) const LIMITS: Limits =
     Limits { line: 64 * 1024, value: LARGEST, answer: 8 * 1024 * 1024, values: 32 * 1024, depth: 16 };
 const _: () = assert!(LIMITS.values > 3 * MOST_COUNTED && LIMITS.values > 16 * MAX_PAGE);
 
-/// Those of a connection on which nothing is asked but who has which slot: `CLUSTER SLOTS` of a Cluster whose
-/// slots are scattered has a row for each of them, some 300,000 values.
+/// Limits of a connection that only asks for the owners of slots: `CLUSTER SLOTS` of a Cluster whose slots
+/// are scattered has a row for each of them, some 300,000 values.
 pub(super) const SLOTS_LIMITS: Limits = Limits { values: 512 * 1024, ..LIMITS };
 
-/// What announces a length: no longer than a number with a sign.
+/// The longest announcement of a length: a number with a sign.
 const LONGEST_LENGTH: usize = 24;
 
 /// A connection whose answers are bounded.
 pub(super) struct Metered<W> {
     wire: W,
     frame: Frame,
-    /// Why no more is read.
+    /// Why reading ended.
     refused: Option<String>,
 }
 
@@ -100,11 +99,11 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for Metered<W> {
     }
 }
 
-/// Where in an answer the bytes are.
+/// The position within an answer.
 struct Frame {
     limits: Limits,
     within: Within,
-    /// How many values are still to come, of each that is being read, the outermost first.
+    /// How many values are still to come of each one under way, the outermost first.
     open: Vec<usize>,
     bytes: usize,
     values: usize,
@@ -114,9 +113,9 @@ struct Frame {
 }
 
 enum Within {
-    /// Its first byte, how it goes on as far as that is needed, how long it is, and its last byte.
+    /// In a line: its first byte, as much of the rest as is needed, its length, and its last byte.
     Line { kind: Option<u8>, text: [u8; LONGEST_LENGTH], length: usize, last: u8 },
-    /// So many bytes of a value are to come, those that end it included.
+    /// In a value: so many bytes are to come, with its line end.
     Value(usize),
 }
 
@@ -135,7 +134,7 @@ impl Frame {
         }
     }
 
-    /// Goes on with these bytes. The error says what is too much.
+    /// Reads on with these bytes. The error says what exceeds a limit.
     fn take(&mut self, mut bytes: &[u8]) -> Result<(), String> {
         while let Some(&byte) = bytes.first() {
             match &mut self.within {
@@ -200,7 +199,7 @@ impl Frame {
                     self.within = Within::Value(length + 2);
                     Ok(())
                 }
-                // There is none.
+                // A null.
                 Err(_) if kind == b'$' => {
                     self.end();
                     Ok(())
@@ -233,7 +232,7 @@ impl Frame {
         }
     }
 
-    /// A value that has so many within it.
+    /// Begins a value with so many others within it.
     fn begin(&mut self, count: usize) -> Result<(), String> {
         if count == 0 {
             self.end();
@@ -253,7 +252,7 @@ impl Frame {
         Ok(())
     }
 
-    /// A value has ended, and with it perhaps those that it is in.
+    /// Ends a value, and with it perhaps those around it.
     fn end(&mut self) {
         self.within = NEW_LINE;
         while let Some(left) = self.open.last_mut() {

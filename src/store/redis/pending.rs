@@ -43,7 +43,7 @@ impl Pending for RedisStore {
         let slot = keyspace::slot(&keyspace::redis_pending(id));
         let mut take = ::redis::cmd("GETDEL");
         take.arg(keyspace::redis_pending(id));
-        // What was taken once must not be there again after a failover.
+        // A record that was taken once must not come back after a failover.
         let (taken, lost) = self
             .write(DOING, slot, |mut commands| {
                 let take = &take;
@@ -100,7 +100,7 @@ impl Pending for RedisStore {
         script.arg(most.of_owner.min(MOST_COUNTED));
         let group = most.of_group.map_or(("", 0), |group| (group.prefix, group.most));
         script.arg(group.0).arg(group.1);
-        // Not waited for on replicas: a failover that loses it lets one more in.
+        // Not waited for on replicas: a failover that loses the count lets one more in.
         let (full, _) = self.script::<Vec<i64>>("counting what is open", slot, &script).await?;
         Ok(match full.as_slice() {
             [] => Counted::In,

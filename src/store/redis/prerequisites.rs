@@ -1,12 +1,12 @@
-//! What Redis must be for this store beside answering: it runs scripts, it evicts nothing, it does not lose
-//! everything with one process. Asked with every probe, or every minute; nothing here stops a store that
-//! serves.
+//! The properties of a Redis that this store needs beside its answers: it runs scripts, evicts nothing, and
+//! does not lose everything with one process. They are checked with every probe, or every minute. None of
+//! them stops a store that serves.
 //!
 //! - **Scripts.** A commit is one. So the probe runs one over the connection in use
-//!   ([`super::live::Live::look_at_scripts`]), and as long as that is refused none is sent over it: Redis
-//!   repeats a refused command's arguments, which are no text, in an error that then cannot be read.
+//!   ([`super::live::Live::look_at_scripts`]). While that is refused, no script is sent: Redis repeats a
+//!   refused command's arguments, which are no text, in an error that then cannot be read.
 //! - **The rest** is in `INFO`, whose fields are the same from Redis 6.2 to 8 and in Valkey. `CONFIG` would
-//!   say more and is never asked: where it is taken away, each question is a line in Redis' `ACL LOG`.
+//!   say more and is never used: if the right to it is missing, each use is a line in Redis' `ACL LOG`.
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -19,18 +19,18 @@ use super::failure::{Verdict, describe};
 use crate::domain::text::one_line;
 use crate::store::observed::{Risk, StoreObserver};
 
-/// How often a server's `INFO` is looked at: what callers may have made in that time must fit into
+/// How often a server's `INFO` is read. All that callers may store in that time must fit into
 /// [`ROOM_PERCENT`] of it.
 pub(super) const LOOK: Duration = Duration::from_secs(10);
-/// How much of `maxmemory` is kept for connections.
+/// The part of `maxmemory` that is kept for connections.
 const ROOM_PERCENT: i64 = 10;
 /// With Redis' own defaults one change is saved within an hour.
 const SAVED_WITHIN: i64 = 3600;
 
-/// What is at risk at one server, in words.
+/// The risks at one server, in words.
 pub(super) type Risks = BTreeMap<Risk, String>;
 
-/// Asks a server. Over a connection that breaks meanwhile nothing is learned.
+/// Asks a server. If the connection breaks meanwhile, nothing is learnt.
 pub(super) async fn look(
     commands: &mut impl ConnectionLike,
     user: &str,
@@ -57,7 +57,7 @@ fn unknown(error: &RedisError, user: &str) -> Risks {
     BTreeMap::from([(Risk::Unknown, why)])
 }
 
-/// Reads what `INFO` told.
+/// Reads the answer to `INFO`.
 pub(super) fn risks(info: &str, has_failover: bool, now: i64) -> Risks {
     let field = |name: &str| {
         info.lines()
@@ -69,19 +69,21 @@ pub(super) fn risks(info: &str, has_failover: bool, now: i64) -> Risks {
     let (maxmemory, policy) = (number("maxmemory"), one_line(field("maxmemory_policy")));
     if maxmemory > 0 && !matches!(policy.as_str(), "noeviction" | "") {
         let what = if policy.starts_with("volatile-") {
-            "leases and sessions: two replicas may then use one refresh token, and users are asked to begin again"
+            "leases and sessions: two replicas may then use one refresh token, and users are asked to begin \
+             again"
         } else {
             "connections: their users are then not found, and have to sign in again"
         };
         risks.insert(
             Risk::Eviction,
             format!(
-                "Redis is set to evict when it is full (maxmemory {maxmemory}, maxmemory-policy {policy}), and will evict {what}. \
-                 Set maxmemory-policy noeviction, and give tokenward a Redis of its own"
+                "Redis is set to evict when it is full (maxmemory {maxmemory}, maxmemory-policy {policy}), \
+                 and will evict {what}. Set maxmemory-policy noeviction, and give tokenward a Redis of its \
+                 own"
             ),
         );
     }
-    // As Redis itself compares: what waits for its replicas and its log is not counted.
+    // As Redis itself compares: buffers for its replicas and its log are not counted.
     let used = number("used_memory") - number("mem_not_counted_for_evict");
     if maxmemory > 0
         && matches!(policy.as_str(), "noeviction" | "")
@@ -90,8 +92,9 @@ pub(super) fn risks(info: &str, has_failover: bool, now: i64) -> Risks {
         risks.insert(
             Risk::Full,
             format!(
-                "Redis uses {used} of {maxmemory} bytes (maxmemory): new connect sessions are refused, and the last {ROOM_PERCENT} % are for \
-                 connections. Raise maxmemory, or give tokenward a Redis of its own"
+                "Redis uses {used} of {maxmemory} bytes (maxmemory): new connect sessions are refused, and \
+                 the last {ROOM_PERCENT} % are for connections. Raise maxmemory, or give tokenward a Redis \
+                 of its own"
             ),
         );
     }
@@ -104,8 +107,8 @@ pub(super) fn risks(info: &str, has_failover: bool, now: i64) -> Risks {
         risks.insert(
             Risk::Persistence,
             format!(
-                "Redis keeps no append-only file and has saved nothing for {since} s: if it restarts, {unsaved} changes are lost{}. \
-                 Set appendonly yes",
+                "Redis keeps no append-only file and has saved nothing for {since} s: if it restarts, \
+                 {unsaved} changes are lost{}. Set appendonly yes",
                 if replicas == 0 { ", and no replica has them" } else { "" }
             ),
         );
@@ -113,25 +116,25 @@ pub(super) fn risks(info: &str, has_failover: bool, now: i64) -> Risks {
     if has_failover && replicas == 0 {
         risks.insert(
             Risk::Replicas,
-            "this Redis primary has no replica connected: if it fails, what it holds is gone. Start its replicas, or look why they \
-             do not follow"
+            "this Redis primary has no replica connected: if it fails, what it holds is gone. Start its \
+             replicas, or look why they do not follow"
                 .to_owned(),
         );
     }
     risks
 }
 
-/// What was said of all servers, so that each thing is said when it changes.
+/// The last report on all servers, so that each risk is reported when it changes.
 #[derive(Default)]
 pub(super) struct Said(Mutex<Risks>);
 
 impl Said {
-    /// Whether this is at risk at any server.
+    /// Whether any server has this risk.
     pub(super) fn holds(&self, risk: Risk) -> bool {
         self.0.lock().contains_key(&risk)
     }
 
-    /// Takes up what was found at every server, and says what is news.
+    /// Notes the findings at every server, and reports changes.
     pub(super) fn settle(
         &self,
         found: impl Iterator<Item = (String, Risks)>,
@@ -186,7 +189,8 @@ mod tests {
             ),
             ("used_memory:2700001\nmaxmemory:0\nmaxmemory_policy:noeviction\n", false, &[]),
             (
-                "used_memory:2900000\nmem_not_counted_for_evict:200000\nmaxmemory:3000000\nmaxmemory_policy:noeviction\n",
+                "used_memory:2900000\nmem_not_counted_for_evict:200000\n\
+                 maxmemory:3000000\nmaxmemory_policy:noeviction\n",
                 false,
                 &[],
             ),

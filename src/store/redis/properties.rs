@@ -1,5 +1,4 @@
-//! What holds for whatever a Redis, a Sentinel or a node of a Cluster answers, and for whatever lies under a
-//! key.
+//! Rules for whatever a Redis, a Sentinel or a node of a Cluster answers, and for every value under a key.
 
 use ::redis::{FromRedisValue, RedisError, Value};
 
@@ -7,11 +6,11 @@ use super::scan::Cursor;
 use super::sentinel::Place;
 use super::{cluster, failure, identity, prerequisites};
 
-/// The longest line that is made of an answer, in characters.
+/// The longest line of text that is made from an answer, in characters.
 const LONGEST: usize = 1000;
 const NOW: i64 = 1_795_392_000;
 
-/// Panics if an answer becomes a place that none is, or a line of any length. The input is taken as an answer
+/// Panics if an answer becomes a place that is none, or a line of any length. The input is read as an answer
 /// on the wire and as the text of one.
 pub fn an_answer_is_read_in_bounds(input: &[u8]) {
     let text = String::from_utf8_lossy(input);

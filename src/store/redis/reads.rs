@@ -1,4 +1,4 @@
-//! Many records read at once, no more of each than is needed.
+//! Reads many records at once, and of each no more than is needed.
 
 use super::RedisStore;
 use super::cluster::together;
@@ -8,16 +8,14 @@ use crate::domain::task::BoxFuture;
 use crate::store::record::{self, Beginning};
 use crate::store::{StoreError, StoredProfile, keyspace};
 
-/// How many records are asked for in one go while listing: bounds how long others wait behind them on the
-/// connection.
+/// How many records a list reads in one go. It bounds how long others wait behind them on the connection.
 pub(super) const LIST_CHUNK: usize = 100;
-/// How many of them in one pipeline, and how many bytes they may have in all: what one command may be
-/// answered is bounded ([`super::meter`]), so these bound what a server that lies can have us hold for one
-/// list.
+/// How many records one pipeline reads, and how many bytes they may have in all. The answer to one command is
+/// bounded ([`super::meter`]), so these bound the memory that a lying server can take for one list.
 const READ_AT_ONCE: usize = 16;
 const LARGEST_CHUNK: usize = 16 * 1024 * 1024;
-/// How much of a record is read for its profile at first: most profiles have two or three KiB. One that has
-/// more is read again, and so is one that has grown meanwhile, so often.
+/// How much of a record is read for its profile at first: most profiles have two or three KiB. A larger one
+/// is read again, and so is one that has grown meanwhile, at most so often.
 const PROFILE_REACH: usize = record::reach_of(4096);
 const PROFILE_ROUNDS: usize = 4;
 
@@ -50,8 +48,8 @@ impl RedisStore {
         Ok(keys.into_iter().zip(profiles).collect())
     }
 
-    /// The profiles of some connections, at most [`LIST_CHUNK`]: of each record as much as most profiles
-    /// take, and where one goes on, as much as that one takes.
+    /// The profiles of some connections, at most [`LIST_CHUNK`]. Of each record as much is read as most
+    /// profiles need, and the rest of larger ones.
     pub(super) async fn read_profiles(
         &self,
         doing: &'static str,
@@ -76,7 +74,7 @@ impl RedisStore {
             let records = self.read_many(doing, &reads).await?;
             let mut longer = Vec::new();
             for ((at, reach), record) in wanted.into_iter().zip(records) {
-                // Redis has no empty strings but those that are not there.
+                // Redis has no empty strings: an empty answer means that there is no record.
                 let Some(record) = record.filter(|record| !record.is_empty()) else { continue };
                 match record::profile(doing, &record, reach)? {
                     Beginning::Whole(profile) => profiles[at] = Some(profile),
@@ -88,7 +86,7 @@ impl RedisStore {
         Ok(profiles)
     }
 
-    /// What many commands read, each from a key of its slot: one pipeline for each node that has some of
+    /// Runs many reading commands, each on a key of its slot: one pipeline for each node that has some of
     /// them.
     pub(super) async fn read_many(
         &self,

@@ -15,7 +15,7 @@ use crate::store::{
     Records, Revision, Schedule as _, StoreError, StoredConnection, StoredProfile, Writer, keyspace, record,
 };
 
-/// No lease has this nonce: a commit that names it is refused whoever holds one.
+/// No lease has this nonce. A commit that names it is refused whenever anybody holds the lease.
 const NOBODY: LeaseNonce = LeaseNonce([0; 16]);
 
 #[async_trait]
@@ -48,7 +48,7 @@ impl Records for RedisStore {
                 async move { get.query_async::<Vec<u8>>(&mut commands).await }
             })
             .await?;
-        // Redis has no empty strings but those that are not there.
+        // Redis has no empty strings: an empty answer means that there is no record.
         if found.is_empty() {
             return self.believe_absence(DOING, slot).await.map(|()| None);
         }
@@ -96,7 +96,7 @@ impl Records for RedisStore {
         let (answer, _) = if creates {
             written.await?
         } else {
-            // Both leave together. What becomes of the name does not matter to the record.
+            // Both are sent together. The record does not depend on the name.
             beside(written, self.index(DOING, key)).await?
         };
         match answer {
@@ -178,7 +178,7 @@ impl Records for RedisStore {
             let slots: BTreeSet<u16> = absent.map(|(key, _)| keyspace::connection_slot(key)).collect();
             for slot in slots {
                 self.believe_absence(DOING, slot).await?;
-                // All of them are of one server.
+                // All of these are on one server.
                 if matches!(self.link, Way::One(_)) {
                     break;
                 }
@@ -200,7 +200,7 @@ impl Records for RedisStore {
 
         let mut page = ConnectionPage::default();
         let mut after = after.cloned();
-        // One more than fits says whether there is a next page.
+        // One more than fits shows whether there is a next page.
         while limit > 0 && page.connections.len() <= limit {
             let range = keyspace::redis_range(prefix, after.as_ref().map(ConnectionName::as_str));
             let count = (limit + 1 - page.connections.len()).min(LIST_CHUNK);
@@ -211,7 +211,7 @@ impl Records for RedisStore {
                 match found {
                     Some(found) => page.connections.push((key.connection, found)),
                     None => {
-                        // In a Cluster its node may have lost it, and the index be on another.
+                        // In a Cluster the record's node may have lost it while the index is on another.
                         self.believe_absence(DOING, keyspace::connection_slot(&key)).await?;
                         self.unindex(DOING, &key).await?;
                     }
@@ -225,14 +225,14 @@ impl Records for RedisStore {
             page.connections.truncate(limit);
             page.next = page.connections.last().map(|(name, _)| name.clone());
         }
-        // That there are no more is an absence too; and where the index was lost, those that were used since
-        // are in it.
+        // The end of the list is an absence too. If the index was lost, only connections used since are in
+        // it.
         self.believe_absence(DOING, keyspace::slot(&keyspace::redis_index(app))).await?;
         Ok(page)
     }
 }
 
-/// Waits for the first one; the second one gets as far as it does meanwhile.
+/// Waits for the first one. The second one gets as far as it can meanwhile.
 async fn beside<T>(first: impl Future<Output = T>, second: impl Future) -> T {
     let (mut first, mut second) = (std::pin::pin!(first), std::pin::pin!(second));
     let mut done = false;

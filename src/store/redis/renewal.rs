@@ -1,30 +1,30 @@
-//! When what a file holds is offered to a server again, what a new connection offers, and what to say of it.
-//! Decisions alone: nothing here reads, sends or waits.
+//! Decides when a file's content is offered to a server again, what a new connection offers, and what to
+//! report. Pure: nothing here reads, sends or waits.
 
 use std::time::Duration;
 
 use crate::domain::backoff::Backoff;
 
-/// After a refusal the same is offered again after this, and then ever more slowly.
+/// The pause before a refused content is offered again. It grows with each refusal.
 const PAUSE: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(30) };
-/// A refusal that was not heard again for so long counts no more: whoever has a connection would have heard
-/// it, so its server is not asked at all now.
+/// A refusal that was not repeated for so long is forgotten. A connection to that server would have had it
+/// again, so nobody asks that server now.
 const STALE: Duration = Duration::from_secs(90);
 
-/// A server did not take it.
+/// A refusal by a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal<T> {
     pub(super) what: T,
-    /// How often in a row.
+    /// How many in a row.
     pub(super) times: u32,
-    /// When it was heard last, in monotonic time.
+    /// The time of the last one, monotonic.
     pub(super) at: Duration,
-    /// In words, without what was refused.
+    /// Its text, without the secret.
     pub(super) cause: String,
 }
 
 impl<T: PartialEq> Refusal<T> {
-    /// The one after `before`: another content begins anew.
+    /// The refusal after `before`. Another content begins anew.
     pub(super) fn after(before: Option<&Self>, what: T, at: Duration, cause: String) -> Self {
         let times =
             before.filter(|before| before.what == what).map_or(1, |before| before.times.saturating_add(1));
@@ -37,7 +37,7 @@ impl<T: PartialEq> Refusal<T> {
     }
 }
 
-/// Whether what the file holds is to be offered over a connection that goes by `in_use`.
+/// Whether the file's content is to be offered over a connection that uses `in_use`.
 pub(super) fn is_due<T: PartialEq>(
     file: Option<&T>,
     in_use: Option<&T>,
@@ -48,8 +48,8 @@ pub(super) fn is_due<T: PartialEq>(
     in_use != Some(file) && !refusal.is_some_and(|refusal| refusal.holds_back(file, now))
 }
 
-/// What a new connection offers, in this order: what the file holds, then what was accepted before. The other
-/// way round where the file's is held back; it is still offered when nothing else is taken.
+/// The contents that a new connection offers, in order: the file's, then earlier accepted ones. While the
+/// file's content was refused a moment ago, it comes last.
 pub(super) fn offers<T: PartialEq + Clone>(file: Option<&T>, accepted: &[T], is_held_back: bool) -> Vec<T> {
     let mut offers: Vec<T> = Vec::new();
     let (first, last) = if is_held_back { (None, file) } else { (file, None) };
@@ -61,21 +61,21 @@ pub(super) fn offers<T: PartialEq + Clone>(file: Option<&T>, accepted: &[T], is_
     offers
 }
 
-/// How it stands with a file.
+/// The standing of a file's content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outlook<T> {
-    /// Nobody was asked about this content yet.
+    /// No server has judged this content yet.
     Open,
-    /// It is in use, and nobody refuses it.
+    /// It is in use, and no server refuses it.
     InUse(T),
     /// A server refuses it.
     Refused(Refusal<T>),
-    /// It cannot be read, or is not what it should be; why.
+    /// It cannot be read, or has a wrong form; and why.
     Unusable(String),
 }
 
 impl<T: PartialEq> Outlook<T> {
-    /// Whether it is no news after what was said before. While a content is open there is nothing to say.
+    /// Whether it needs no report after `before`. Content that no server has judged needs none.
     pub(super) fn says_the_same_as(&self, said: &Self) -> bool {
         match (self, said) {
             (Outlook::Open, _) => true,
@@ -87,7 +87,8 @@ impl<T: PartialEq> Outlook<T> {
     }
 }
 
-/// `words` is the last word of each server on some content: in use there, or refused.
+/// Works the standing out. `words` are the last answers of all servers about some content: in use there, or
+/// refused.
 pub(super) fn outlook<'a, T: PartialEq + Clone + 'a>(
     file: Result<&T, &str>,
     words: impl Iterator<Item = (Option<&'a T>, Option<&'a Refusal<T>>)>,

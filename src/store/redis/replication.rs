@@ -1,13 +1,12 @@
-//! Waiting until replicas have what was written.
+//! Waits until replicas have a write.
 //!
-//! `WAIT` answers for everything that was executed on its connection before, reads and repeated writes that
-//! found nothing to do included: so a commit that finds itself stored is waited for like the one that stored
-//! it, over whatever connection. It answers with a count, never with an error, and the count has to be looked
-//! at (F3).
+//! `WAIT` answers for everything that its connection executed before, also for reads and for repeated writes
+//! that changed nothing. So a commit that finds itself stored is waited for like the one that stored it, over
+//! whichever connection. It answers with a count, never with an error, so the count must be checked (F3).
 //!
-//! Redis holds up everything that follows a `WAIT` on its connection, and everyone shares ours. So at most
-//! one is under way, answering for all who wrote before it was sent; and while replicas are missing it asks
-//! for moments, with as long a pause after each, in which the others have their turn.
+//! Redis delays everything that follows a `WAIT` on its connection, and everyone shares ours. So at most one
+//! is under way, and it answers for every write before it. While replicas are missing it waits only for
+//! moments, with as long a pause after each, in which the others have their turn.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,21 +17,21 @@ use ::redis::aio::MultiplexedConnection;
 use crate::domain::backoff::Backoff;
 use crate::domain::time::Clock;
 
-/// The first moment: more than a replica in the same region takes. The following ones double, for those
+/// The first moment: more than a replica in the same region needs. The following ones double, for those
 /// farther away.
 const FIRST_MOMENT: Duration = Duration::from_millis(5);
 
-/// Who has written over a connection, and up to whom the replicas have it.
+/// Number of the last write over a connection, and of the last one that the replicas have.
 #[derive(Default)]
 pub(super) struct Replication {
     written: AtomicU64,
-    /// Held by the one who asks.
+    /// Locked by the caller that sends `WAIT`.
     replicated: tokio::sync::Mutex<u64>,
 }
 
 impl Replication {
-    /// Waits until so many replicas have what the caller wrote over this connection; false when they have not
-    /// in time. To be called once the write was answered.
+    /// Waits until so many replicas have the caller's write over this connection; false if they do not in
+    /// time. To be called once the write was answered.
     pub(super) async fn wait(
         &self,
         mut commands: MultiplexedConnection,
@@ -73,13 +72,13 @@ impl Replication {
     }
 }
 
-/// Whether so many replicas have, within `timeout`, what was written over this connection before.
+/// Whether so many replicas have, within `timeout`, every earlier write over this connection.
 async fn wait_for_replicas(
     commands: &mut MultiplexedConnection,
     replicas: u32,
     timeout: Duration,
 ) -> RedisResult<bool> {
-    // 0 would be for ever.
+    // 0 would wait for ever.
     let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1);
     let mut wait = ::redis::cmd("WAIT");
     wait.arg(replicas).arg(millis);

@@ -1,4 +1,4 @@
-//! Records that are sealed anew; the walk over all of them is in [`super::scan`].
+//! Resealing single records; the walk over all of them is in [`super::scan`].
 
 use async_trait::async_trait;
 
@@ -33,8 +33,8 @@ impl Reseal for RedisStore {
 }
 
 impl RedisStore {
-    /// Runs [`scripts::RESEAL`], and waits for the replicas as a commit does: what was counted as sealed anew
-    /// must not be as it was before after a failover.
+    /// Runs [`scripts::RESEAL`], and waits for the replicas as a commit does: a failover must not bring back
+    /// the old bytes of a record that was counted as resealed.
     async fn run_reseal(
         &self,
         doing: &'static str,

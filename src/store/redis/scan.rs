@@ -1,9 +1,9 @@
-//! A walk over every record: `SCAN` on each primary, one after the other. Redis promises that what is there
-//! from the first page to the last is on one of them; no index has to be right for it.
+//! A walk over every record: `SCAN` on each primary, one after the other. Redis promises that a key that
+//! exists from the first page to the last is on one of them. No index has to be right for it.
 //!
-//! That holds for one process of one server. So a walk that goes on over another connection than it began
-//! with is an error, and so is one during which the Cluster changed: a slot may have moved from a node that
-//! was still to come to one that had been walked over. Whoever walks begins anew.
+//! The promise holds for one process of one server. So a walk that goes on over another connection than it
+//! began with is an error, and so is one during which the Cluster changed: a slot may have moved from a node
+//! still to come to one that is done. The walk then begins anew.
 
 use ::redis::Cmd;
 
@@ -17,13 +17,13 @@ const DOING: &str = "walking over every record";
 /// Where a walk goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Cursor {
-    /// The latest change of the Cluster that was known of; 0 where there is one server.
+    /// The latest known change of the Cluster; 0 with a single server.
     epoch: u64,
     /// A slot of the node.
     slot: u16,
     /// The connection ([`super::live::Live::number`]); 0 at the first page of a node.
     connection: u64,
-    /// Redis' own.
+    /// Redis' own cursor.
     cursor: u64,
 }
 
@@ -77,8 +77,8 @@ impl RedisStore {
         Ok(Cursor { epoch, slot, connection: 0, cursor: 0 })
     }
 
-    /// Where it goes on past a node; none past the last. What it has seen then was all, if this still is the
-    /// store it was.
+    /// Where the walk goes on after a node; `None` after the last. The walk was complete if this still is the
+    /// same store.
     async fn following(&self, at: Cursor) -> Result<Option<Cursor>, StoreError> {
         let Way::Cluster(cluster) = &self.link else {
             return self.believe_absence(DOING, 0).await.map(|()| None);
@@ -86,7 +86,7 @@ impl RedisStore {
         let (epoch, slots) = cluster.nodes(DOING).await?;
         let next = slots.into_iter().find(|slot| *slot > at.slot);
         if next.is_none() {
-            // Asks everyone, and takes up what they know.
+            // Asks every node, and takes up what it knows.
             cluster.ping(DOING).await?;
         }
         let (now, _) = cluster.nodes(DOING).await?;
@@ -96,7 +96,7 @@ impl RedisStore {
         Ok(next.map(|slot| Cursor { slot, connection: 0, cursor: 0, ..at }))
     }
 
-    /// How those of these keys begin that are of records.
+    /// The first bytes of those keys that are records.
     async fn heads(&self, keys: &[Vec<u8>]) -> Result<Vec<SealedRecord>, StoreError> {
         let mut records = Vec::new();
         let mut reads: Vec<(u16, Cmd)> = Vec::new();

@@ -1,5 +1,5 @@
-//! What must happen in one step, inside Redis. Each script's keys share a slot, so each runs in a Cluster
-//! too; each says the same when it is repeated, so an answer that was lost may be asked for again.
+//! Steps that must be atomic, inside Redis. Each script's keys share a slot, so each runs in a Cluster too.
+//! Each gives the same answer when it is repeated, so it may be repeated after its answer was lost.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -7,28 +7,27 @@ use std::time::Duration;
 use ::redis::Script;
 
 /// Stores a record if the stored revision is the expected one and nobody else holds the lease. Revisions are
-/// compared as bytes (see [`super::super::record`]). Answers 1 when it is stored, 0 when the revision is
-/// another one, 2 when the lease is somebody else's, -1 when what is stored is no record of ours, which is
-/// never overwritten.
+/// compared as bytes (see [`super::super::record`]). Answers 1 if it is stored, 0 if the revision is another
+/// one, 2 if another holds the lease, -1 if the stored value is no record of ours, which is never
+/// overwritten.
 ///
-/// Keys: record, lease, intent, floor. Arguments: the expected revision (empty: no record), the new one, what
-/// a record begins with, the record, the nonce that the lease must have if somebody holds it (empty: it may
-/// be anybody's), 1 when another grant takes the place of the one that is there, the sign-in's number in
-/// digits, the channel and what to tell on it.
+/// Keys: record, lease, intent, floor. Arguments: the expected revision (empty: no record), the new one, the
+/// first bytes of a record, the record, the nonce that a held lease must have (empty: any), 1 if the commit
+/// replaces the grant, the sign-in's number in digits, the channel and the message for it.
 ///
-/// What was begun is settled when it was begun under this very lease, or when the grant it was begun with is
-/// replaced; not while somebody holds the lease, though, who may be about to use the new one.
+/// The intent is settled if it was written with this very lease, or if the commit replaces its grant; but not
+/// while another holds the lease, who may be about to use the new grant.
 ///
-/// A repeated commit writes what is stored again: so whoever waits for replicas after it waits for this one,
-/// whichever connection brought it first. Not its own bytes: it may have been sealed anew meanwhile, by a key
-/// that is to stay.
+/// A repeated commit writes the stored record again. So a `WAIT` after it waits for this record, whichever
+/// connection brought it first. It does not write its own bytes: the record may have been resealed meanwhile
+/// with a newer key.
 ///
-/// The lease goes before the record is stored: a Redis that is full refuses a script's first write unless
-/// that frees memory, and lets those after it pass. So what was rotated under a lease is stored all the same.
-/// All of it is one step, to whoever looks and to replicas; and what was begun stays noted until after, so
-/// that nothing rests on the order.
+/// The lease is deleted before the record is stored. A full Redis refuses a script's first write unless that
+/// frees memory, and accepts later ones: so a record that was rotated under a lease is stored all the same.
+/// Readers and replicas see the script as one step. The intent is deleted last, so nothing depends on the
+/// order.
 ///
-/// A change that cannot be told (an ACL of an older version) must not make a stored record look like an
+/// A message that may not be sent (an ACL of an older version) must not make a stored record look like an
 /// error: `pcall`.
 pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
@@ -44,7 +43,10 @@ if revision == ARGV[2] then
 end
 if ARGV[5] ~= '' and holder and holder ~= ARGV[5] then return 2 end
 if revision ~= ARGV[1] then return 0 end
-if revision == '' and tonumber(ARGV[7]) < tonumber(string.match(redis.call('GET', KEYS[4]) or '', '^%d+') or '1') then return 0 end
+if revision == '' then
+    local floor = string.match(redis.call('GET', KEYS[4]) or '', '^%d+') or '1'
+    if tonumber(ARGV[7]) < tonumber(floor) then return 0 end
+end
 if not holder or holder == ARGV[5] then
     redis.call('DEL', KEYS[2])
     holder = false
@@ -59,16 +61,16 @@ return 1
     )
 });
 
-/// Destroys a record that descends from the sign-in that is meant, and raises the floor. Answers 1 when there
-/// was one, 2 when there is one of another sign-in, and nothing changed, 0 when there is none.
+/// Destroys a record that descends from the sign-in that is meant, and raises the floor. Answers 1 if there
+/// was one, 2 if there is one of another sign-in (nothing changed), 0 if there is none.
 ///
-/// A lease that is held stays, and so does what was begun with it; without one, what was begun does not
-/// matter any more. The floor is written each time: so whoever waits for replicas after a repeated delete
-/// waits for this one. What stays in doubt and is of no more use to anybody goes when the floor does.
+/// A held lease stays, and so does its intent; without a lease the intent does not matter any more. The floor
+/// is written each time, so a `WAIT` after a repeated delete waits for this one. An intent that nobody
+/// settles goes when the floor does.
 ///
-/// Keys: record, lease, intent, floor. Arguments: the sign-in that is meant, what a record begins with, for
-/// how long the floor is kept in milliseconds, 1 when what has begun is cut off, the channel and what to tell
-/// on it.
+/// Keys: record, lease, intent, floor. Arguments: the sign-in that is meant, the first bytes of a record, how
+/// long the floor is kept in milliseconds, 1 if unfinished sign-ins are cut off, the channel and the message
+/// for it.
 pub(super) static DELETE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -105,11 +107,11 @@ return found
     )
 });
 
-/// Takes a lease, and notes that something is begun with it, and of which sign-in the record is. Answers
-/// `{1, unsettled}`, or `{0, milliseconds left}` when it is somebody else's. The note is the nonce, 1 or 0,
-/// and the sign-in: 1 when one before, of that sign-in too, was never settled: so a repeated take says the
-/// same again. It is the record that says which sign-in, not whoever asks: one who has read an older record
-/// must not overwrite the doubt about the one that is there.
+/// Takes a lease and writes its intent. Answers `{1, unsettled}`, or `{0, milliseconds left}` if another
+/// holds it. The intent is the nonce, 1 or 0, and the sign-in of the record. It has a 1 if an earlier intent,
+/// of that sign-in too, was never settled, so a repeated take gives the same answer. The sign-in is read from
+/// the record and is no argument: a caller with an older record must not overwrite the intent about the
+/// present one.
 ///
 /// Keys: lease, intent, the record if there is one to it. Arguments: the nonce, the time to live in
 /// milliseconds.
@@ -131,7 +133,7 @@ return {1, tonumber(unsettled)}
     )
 });
 
-/// Prolongs a lease. Answers 1, or 0 when it is not ours.
+/// Prolongs a lease. Answers 1, or 0 if it is not ours.
 ///
 /// Keys: lease. Arguments: the nonce, the time to live in milliseconds.
 pub(super) static EXTEND: LazyLock<Script> = LazyLock::new(|| {
@@ -144,11 +146,10 @@ return 1
     )
 });
 
-/// Gives a lease back, if it is ours. What one before us began is not settled by that, whatever became of
-/// ours.
+/// Gives a lease back, if it is ours. That never settles an earlier holder's intent, whatever became of ours.
 ///
-/// Keys: lease, intent. Arguments: the nonce, 1 when what was begun is settled, the channel and what to tell
-/// on it (empty: nobody waits for it).
+/// Keys: lease, intent. Arguments: the nonce, 1 if our intent is settled, the channel and the message for it
+/// (empty: nobody waits).
 pub(super) static RELEASE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -163,7 +164,7 @@ return 1
     )
 });
 
-/// What is due of a shard, with when it was used: name, due, used (empty when that is not known), and so on.
+/// The due connections of a shard, with their last use: name, due, used (empty if unknown), and so on.
 ///
 /// Keys: due, used. Arguments: the instant in milliseconds, how many at the most.
 pub(super) static DUE: LazyLock<Script> = LazyLock::new(|| {
@@ -181,9 +182,9 @@ return found
     )
 });
 
-/// Puts a record of whatever kind in its own place, sealed anew, if it still is the expected one; it expires
-/// when it did. Answers 1 when it is or already was replaced, 0 otherwise. A repeated one writes again, for
-/// whoever waits for replicas after it.
+/// Replaces a record of whatever kind by its resealed bytes, if it still is the expected one. Its expiry
+/// stays. Answers 1 if it is or already was replaced, 0 otherwise. A repeated call writes again, for a `WAIT`
+/// after it.
 ///
 /// Arguments: the expected bytes, the new ones.
 pub(super) static RESEAL: LazyLock<Script> = LazyLock::new(|| {
@@ -197,8 +198,8 @@ return 1
     )
 });
 
-/// Replaces a pending record if it is the expected one, or makes it where none is expected and none is there.
-/// Answers 1 when it is replaced or already was, 0 otherwise.
+/// Replaces a pending record if it is the expected one, or makes it if none is expected and none exists.
+/// Answers 1 if it is replaced or already was, 0 otherwise.
 ///
 /// Arguments: the expected bytes (no sealed value is empty: that is none), the new ones, their time to live
 /// in milliseconds.
@@ -214,13 +215,12 @@ return 1
     )
 });
 
-/// Counts an entry among those of its owner, unless there are too many of others, of the owner or of the
-/// entry's group. Answers nothing when it counts. Else 0 where the owner has too many, 1 where the group has,
-/// and when the first of them ends. What has ended is taken away first, a few at a time: each call adds one
-/// at the most.
+/// Counts an entry among those of its owner, unless too many others count, of the owner or of the entry's
+/// group. Answers nothing if it counts. Otherwise 0 if the owner has too many, 1 if the group has, and when
+/// the first of them ends. Ended entries are removed first, a few at a time: each call adds one at most.
 ///
-/// Without ZCARD, which an ACL of an earlier version lacks: whether there is one at the place of the last
-/// allowed says as much.
+/// Without ZCARD, which an ACL of an earlier version lacks: a look at the place of the last allowed entry
+/// tells as much.
 ///
 /// Keys: what counts. Arguments: the entry, until when in milliseconds, the instant of now, how many others
 /// of the owner are too many, what the entries of the group begin with (empty: there is no group), how many
@@ -234,7 +234,8 @@ if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
     local after = '(' .. ARGV[3]
     local last = redis.call('ZRANGEBYSCORE', KEYS[1], after, '+inf', 'LIMIT', tonumber(ARGV[4]) - 1, 1)
     if last[1] then
-        return {0, tonumber(redis.call('ZRANGEBYSCORE', KEYS[1], after, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2])}
+        local first = redis.call('ZRANGEBYSCORE', KEYS[1], after, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+        return {0, tonumber(first[2])}
     end
     if ARGV[5] ~= '' then
         local all = redis.call('ZRANGEBYSCORE', KEYS[1], after, '+inf', 'WITHSCORES')
@@ -254,9 +255,9 @@ return {}
     )
 });
 
-/// A time to live in Redis's milliseconds; none is not allowed, and one is over at once too.
+/// A time to live in Redis' milliseconds. Zero is not allowed, and a millisecond is over at once too.
 pub(super) fn millis(ttl: Duration) -> u64 {
-    // Redis refuses what does not fit a signed 64-bit instant.
+    // Redis refuses an instant that does not fit 64 bits with a sign.
     u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).clamp(1, 1 << 52)
 }
 

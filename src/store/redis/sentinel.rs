@@ -1,13 +1,13 @@
-//! Where the primary is, as the sentinels say.
+//! Finds the primary by asking the sentinels.
 //!
-//! All are asked at once, each over a connection of its own that ends with its answer: one that is down costs
-//! at most [`super::Sentinels::answer_timeout`], and nothing as long as more than half of all agree. When
-//! they do not agree, those count that know of the latest failover: the sentinels number their failovers
-//! (`config-epoch`), and one that was cut off still names the primary of before, which may still call itself
-//! one (F4). What the sentinels name is then asked for its role before it is used.
+//! All are asked at once, each over a connection of its own that ends with its answer. A dead one costs at
+//! most [`super::Sentinels::answer_timeout`], and nothing as long as more than half of all agree. If they do
+//! not agree, those that know of the latest failover count. The sentinels number their failovers
+//! (`config-epoch`), and one that was cut off still names the earlier primary, which may still call itself
+//! one (F4). The named server is asked for its role before it is used.
 //!
-//! A sentinel's user needs `+sentinel|get-master-addr-by-name +sentinel|master`. One that may not ask for the
-//! number works too, and then the role alone decides between two who disagree.
+//! A sentinel's user needs `+sentinel|get-master-addr-by-name +sentinel|master`. A user without the second
+//! works too; then the role alone decides between two answers.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -32,7 +32,7 @@ use crate::domain::time::Clock;
 pub(super) struct Place {
     pub(super) host: String,
     pub(super) port: u16,
-    /// 0 when nobody counts.
+    /// 0 if no failover was counted.
     pub(super) epoch: u64,
 }
 
@@ -48,7 +48,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// What the sentinels said.
+/// The result of asking the sentinels.
 pub(super) struct Survey {
     /// The primary; several only if sentinels that know of the same failover disagree, most named first.
     /// Never empty.
@@ -57,9 +57,8 @@ pub(super) struct Survey {
     pub(super) agreed: bool,
 }
 
-/// Asks all sentinels. The error says what each one had to say. More than half who agree are enough, unless
-/// they know less than `known`, the latest failover that was heard of: just after one, those who were not
-/// told yet are the most.
+/// Asks all sentinels. The error has each one's answer. An agreement of more than half is enough, unless they
+/// know less than `known`, the latest known failover: just after one, most may not have learnt of it.
 pub(super) async fn survey(
     access: &Access,
     sentinels: &Sentinels,
@@ -72,7 +71,9 @@ pub(super) async fn survey(
             let name = format!("sentinel {host}:{port}");
             tokio::select! {
                 biased;
-                answer = access.by_tls(Some(&name), |tls| ask(access, sentinels, tls, &name, (host, *port))) => answer,
+                answer = access.by_tls(Some(&name), |tls| {
+                    ask(access, sentinels, tls, &name, (host, *port))
+                }) => answer,
                 () = clock.sleep(sentinels.answer_timeout) => {
                     Err(format!("no answer within {:?}", sentinels.answer_timeout))
                 }
@@ -115,7 +116,7 @@ fn named(answers: &[Option<Result<Place, String>>]) -> impl Iterator<Item = &Pla
     answers.iter().flatten().flatten()
 }
 
-/// The servers named by those who know of the latest failover, each once, the most named first.
+/// The servers named by those that know of the latest failover, each once, the most named first.
 fn latest<'a>(named: impl Iterator<Item = &'a Place> + Clone) -> Vec<Place> {
     let epoch = named.clone().map(|place| place.epoch).max();
     let mut ranked: Vec<(usize, Place)> = Vec::new();

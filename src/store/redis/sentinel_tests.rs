@@ -219,7 +219,8 @@ async fn sentinels_with_a_password_and_over_tls() {
     let certificates = server.file("").display().to_string();
     let port = server.port();
     let sentinel = RedisServer::start_sentinel(&format!(
-        "tls-replication yes\ntls-cert-file {certificates}/server.crt\ntls-key-file {certificates}/server.key\n\
+        "tls-replication yes\ntls-cert-file {certificates}/server.crt\n\
+         tls-key-file {certificates}/server.key\n\
          tls-ca-cert-file {certificates}/ca.crt\nsentinel monitor primary 127.0.0.1 {port} 1\n\
          user tokenward on >secret -@all +sentinel|get-master-addr-by-name +sentinel|master\n\
          tls-port {tls}\n",

@@ -1,4 +1,4 @@
-//! A subscription to what other processes tell, and when it may be of use no more.
+//! A subscription to other processes' messages, and when it may have become useless.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use tokio::sync::watch;
 /// One subscription.
 pub(super) struct Subscription {
     pub(super) messages: ::redis::aio::PubSub,
-    /// When one of these changes, this may be a subscription where nothing is told any more: the connection
-    /// for commands is made anew, perhaps to another server; the primaries of a Cluster are others.
+    /// When one of these changes, this subscription may get no more messages: the connection for commands is
+    /// made anew, perhaps to another server; or the primaries of a Cluster are others.
     pub(super) elsewhere: [watch::Receiver<u64>; 2],
-    /// When this changes, the connection for commands goes by other secrets than this one.
+    /// When this changes, the connection for commands uses other secrets than this one.
     pub(super) renewed: watch::Receiver<u64>,
-    /// When another one may be tried in place of this, if one is needed.
+    /// When a replacement may be tried, if one is needed.
     pub(super) successor: Option<Duration>,
 }
 

@@ -1,4 +1,4 @@
-//! What is needed to speak TLS with Redis.
+//! The files needed to speak TLS with Redis.
 
 use std::sync::Arc;
 
@@ -6,12 +6,12 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
-/// What is needed to speak TLS.
+/// The files needed to speak TLS.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct RedisTls {
-    /// The authorities to trust, PEM; the system's when there are none.
+    /// The authorities to trust, PEM; `None` for the system's.
     pub ca_pem: Option<Vec<u8>>,
-    /// Who we are, where the server asks.
+    /// Our certificate, if the server requires one.
     pub identity: Option<TlsIdentity>,
 }
 
@@ -28,14 +28,13 @@ impl RedisTls {
 /// A certificate of ours and its key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TlsIdentity {
-    /// The certificate and what it was issued by, PEM.
+    /// The certificate and its chain, PEM.
     pub certificate_pem: Vec<u8>,
     /// Its private key, PEM.
     pub key_pem: Zeroizing<Vec<u8>>,
 }
 
-/// How we speak TLS: one provider, an own authority or the system's, and a certificate of ours if there is
-/// one.
+/// Our TLS settings: one provider, the given authority or the system's, and our certificate if there is one.
 pub(super) fn client_config(tls: &RedisTls) -> Result<rustls::ClientConfig, String> {
     let certificates = |pem: &[u8], what: &str| {
         let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();

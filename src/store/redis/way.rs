@@ -1,5 +1,5 @@
-//! The way to the keys: over one link, or over the one of the node that has them. Every operation goes this
-//! way, within its time and again if its connection died under it.
+//! The way to the keys: over one link, or over the link of the node that has them. Every operation goes this
+//! way, within its time, and again if its connection died.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::live::Live;
 use crate::domain::time::Clock;
 use crate::store::StoreError;
 
-/// How often the files are looked at.
+/// How often the files are checked.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The way to it.
@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_secs(1);
 pub(super) enum Way {
     /// To one primary.
     One(Link),
-    /// To those of a Cluster.
+    /// To the primaries of a Cluster.
     Cluster(Cluster),
 }
 
@@ -68,7 +68,7 @@ impl Way {
     }
 }
 
-/// Looks at the files until it is told to stop, and sees to it that what is up goes by them.
+/// Checks the files until it is told to stop, and has open connections follow them.
 pub(super) async fn keep_up(way: Way, access: Arc<Access>, clock: Arc<dyn Clock>, stop: CancellationToken) {
     loop {
         tokio::select! {
@@ -151,7 +151,7 @@ impl RedisStore {
         }
     }
 
-    /// Whether this still is the store that it was: only then may it say that something is not there.
+    /// Whether this still is the same store. Only then does an absence count.
     pub(super) async fn believe_absence(&self, doing: &'static str, slot: u16) -> Result<(), StoreError> {
         let link = match &self.link {
             Way::One(link) => link,
@@ -166,7 +166,7 @@ impl RedisStore {
         })
     }
 
-    /// Runs a script that says the same when it is repeated.
+    /// Runs a script that gives the same answer when it is repeated.
     pub(super) async fn script<T: ::redis::FromRedisValue + Send>(
         &self,
         doing: &'static str,
@@ -198,7 +198,7 @@ where
         let verdict = Verdict::of(&error);
         let failure = failure(link.config(), doing, &error);
         let discarded = verdict != Verdict::Fine && link.discard(&live, verdict, &failure.to_string());
-        // Of what is not the connection's fault one more try is enough.
+        // An error that is not the connection's fault is worth one more try.
         let most = if verdict == Verdict::Lost { TRIES } else { 2 };
         if tries >= most || !discarded || verdict == Verdict::TooFewReplicas {
             return Err(failure);

@@ -1,4 +1,4 @@
-//! The bytes to a server: TCP, TLS where it is wanted, and a meter on what is answered.
+//! The bytes to a server: TCP, TLS if it is configured, and a meter on the answers.
 
 use std::io;
 use std::sync::Arc;
@@ -35,8 +35,8 @@ pub(super) async fn dial(
     Ok(Box::new(Metered::new(stream.map_err(|error| format!("TLS: {error}"))?, limits)))
 }
 
-/// Small requests must not wait for one another's acknowledgement, and a peer that vanished must be noticed
-/// while nobody asks anything.
+/// Small requests must not wait for one another's acknowledgement, and a vanished peer must be noticed while
+/// nobody asks anything.
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     use rustix::net::sockopt;
     stream.set_nodelay(true)?;
