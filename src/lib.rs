@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod events;
+pub mod flight;
 pub mod journal;
 pub mod keyring;
 pub mod lifecycle;

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
-
 use crate::domain::time::Clock;
+use crate::flight::Flight;
 
 /// One kind of check.
 #[derive(Default)]
@@ -19,8 +18,7 @@ pub(super) struct FileCheck {
 
 #[derive(Clone)]
 struct UnderWay {
-    /// Its sender is dropped when the check ends.
-    ended: watch::Receiver<()>,
+    check: Flight<()>,
     /// True if a request has waited for it in vain.
     hangs: Arc<AtomicBool>,
 }
@@ -44,13 +42,13 @@ impl FileCheck {
         limit: Duration,
         check: impl FnOnce() + Send + 'static,
     ) -> Checked {
-        let UnderWay { mut ended, hangs } = self.join(check);
+        let UnderWay { check, hangs } = self.join(check);
         if hangs.load(Ordering::Relaxed) {
             return Checked::Hangs;
         }
         tokio::select! {
             biased;
-            _gone = ended.changed() => Checked::Done,
+            _ended = check.landed() => Checked::Done,
             () = clock.sleep(limit) => match hangs.swap(true, Ordering::Relaxed) {
                 true => Checked::Hangs,
                 false => Checked::HangsNow,
@@ -60,17 +58,15 @@ impl FileCheck {
 
     fn join(&self, check: impl FnOnce() + Send + 'static) -> UnderWay {
         let mut under_way = self.under_way.lock();
-        match &*under_way {
-            Some(running) if running.ended.has_changed().is_ok() => running.clone(),
-            _ => {
-                let (ends, ended) = watch::channel(());
-                tokio::task::spawn_blocking(move || {
-                    let _ends = ends;
-                    check();
-                });
-                under_way.insert(UnderWay { ended, hangs: Arc::default() }).clone()
-            }
+        if let Some(running) = under_way.as_ref().filter(|running| running.check.is_under_way()) {
+            return running.clone();
         }
+        let (flight, landing) = Flight::new();
+        tokio::task::spawn_blocking(move || {
+            check();
+            landing.land(());
+        });
+        under_way.insert(UnderWay { check: flight, hangs: Arc::default() }).clone()
     }
 }
 

@@ -25,7 +25,7 @@ where
         drop(run);
         return flight;
     }
-    let (flight, landing) = Flight::start();
+    let (flight, landing) = Flight::new();
     state.flights.started(work, flight.clone());
     drop(state);
     let run = run(ports.clone(), at.owned());
@@ -34,7 +34,7 @@ where
         let ending = EndOfFlight { at: Some(ending), work };
         let outcome = run.await;
         drop(ending);
-        let _ = landing.send(Some(outcome));
+        landing.land(outcome);
     };
     let name = match work {
         Work::Read => "look up a connection",
@@ -52,7 +52,7 @@ pub(super) async fn wait(
 ) -> Option<Result<(), Arc<Failure>>> {
     tokio::select! {
         biased;
-        outcome = flight.landed() => Some(outcome),
+        outcome = flight.landed() => Some(outcome.unwrap_or(Ok(()))),
         () = ports.sleep(at_most) => None,
     }
 }

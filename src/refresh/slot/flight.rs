@@ -2,34 +2,11 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
-
+use crate::flight;
 use crate::refresh::failure::Failure;
 
-/// How a flight ended, as its waiters see it; none while it is under way.
-type Landing = Option<Result<(), Arc<Failure>>>;
-
-/// Work under way that others may wait for.
-#[derive(Clone)]
-pub(in crate::refresh) struct Flight {
-    landing: watch::Receiver<Landing>,
-}
-
-impl Flight {
-    /// A flight, and the means to land it.
-    pub(in crate::refresh) fn start() -> (Flight, watch::Sender<Landing>) {
-        let (sender, landing) = watch::channel(None);
-        (Flight { landing }, sender)
-    }
-
-    /// Waits for the flight. A flight whose task died teaches nothing: the caller reads again.
-    pub(in crate::refresh) async fn landed(mut self) -> Result<(), Arc<Failure>> {
-        match self.landing.wait_for(Option::is_some).await {
-            Ok(landing) => landing.clone().unwrap_or(Ok(())),
-            Err(_) => Ok(()),
-        }
-    }
-}
+/// Work under way that others may wait for. If its task died, nothing is known: the caller reads again.
+pub(in crate::refresh) type Flight = flight::Flight<Result<(), Arc<Failure>>>;
 
 /// The kinds of work for a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,18 +66,5 @@ impl Flights {
     /// Whether somebody who needs no permit waits for the renewal.
     pub(super) fn is_hurried(&self) -> bool {
         self.hurried
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_flight_whose_task_died_wakes_its_waiters() {
-        let (flight, landing) = Flight::start();
-        let waiter = flight.landed();
-        drop(landing);
-        assert!(waiter.await.is_ok());
     }
 }

@@ -211,7 +211,7 @@ mod tests {
     fn slots_are_bounded_and_those_at_work_stay() {
         let slots = Slots::new(SHARDS * Weight::new(&Total::default()).bytes());
         let busy = slots.slot(&key(0), Duration::ZERO);
-        busy.state().flights.started(Work::Renewal, Flight::start().0);
+        busy.state().flights.started(Work::Renewal, Flight::new().0);
         let in_use = slots.slot(&key(1), Duration::ZERO);
         drop(busy);
         for number in 2..2000 {

@@ -188,7 +188,7 @@ mod tests {
             let mut hurried: Pin<Box<dyn Future<Output = ()> + '_>> = Box::pin(slot.hurried());
             hurried.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
         };
-        let start = || slot.state().flights.started(Work::Renewal, Flight::start().0);
+        let start = || slot.state().flights.started(Work::Renewal, Flight::new().0);
         slot.hurry();
         assert!(!now(&slot), "there is none");
         start();

@@ -51,6 +51,7 @@ use super::wire::dial;
 use crate::domain::random::Random;
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::Clock;
+use crate::flight::Flight;
 use crate::store::StoreError;
 use crate::store::keyspace::SLOTS;
 
@@ -72,7 +73,7 @@ pub(super) struct Cluster(pub(super) Arc<Shared>);
 #[derive(Default)]
 pub(super) struct Naming {
     /// The one attempt to learn it, or to give it.
-    pub(super) attempt: Mutex<Option<Attempt>>,
+    pub(super) attempt: Mutex<Option<Flight<Result<(), String>>>>,
     /// It was seen that every slot was given it.
     pub(super) is_whole: AtomicBool,
 }
@@ -97,7 +98,7 @@ struct State {
     map: Option<Map>,
     /// Every node that there is a link to, the ones that only moves lead to included.
     nodes: Vec<Arc<Node>>,
-    survey: Option<Attempt>,
+    survey: Option<Flight<Result<(), String>>>,
     /// When all were asked last, and with what outcome.
     surveyed: Option<(Duration, Result<(), String>)>,
     /// Whose turn it is to be listened to.
@@ -116,9 +117,6 @@ pub(super) struct Node {
     place: Place,
     link: Link,
 }
-
-/// The outcome of what one task does for everyone; none while it is under way.
-pub(super) type Attempt = watch::Receiver<Option<Result<(), String>>>;
 
 /// What a node says of the Cluster.
 struct View {
@@ -554,7 +552,7 @@ impl Shared {
     /// Asks all nodes who has what, unless that was done a moment ago. One attempt at a time, in a task of
     /// its own.
     async fn refresh(self: &Arc<Self>) -> Result<(), String> {
-        let (attempt, failed) = {
+        let (survey, failed) = {
             let mut state = self.lock();
             if state.closed {
                 return Err("the store is closed".to_owned());
@@ -566,25 +564,22 @@ impl Shared {
                 Some((_, Err(cause))) => Some(cause.clone()),
                 _ => None,
             };
-            let attempt = running(&state.survey).unwrap_or_else(|| {
-                let (done, attempt) = watch::channel(None);
-                state.survey = Some(attempt.clone());
+            let survey = Flight::join(&mut state.survey, |landing| {
                 let shared = Arc::clone(self);
                 let survey = async move {
                     let outcome = shared.survey().await;
                     shared.surveyed(outcome.clone());
-                    let _nobody_waits = done.send(Some(outcome));
+                    landing.land(outcome);
                 };
                 self.tasks.spawn("asking the nodes of the Cluster", Box::pin(survey));
-                attempt
             });
-            (attempt, failed)
+            (survey, failed)
         };
         match failed {
-            None => outcome(attempt).await,
+            None => outcome(survey).await,
             Some(cause) => tokio::select! {
                 biased;
-                outcome = outcome(attempt) => outcome,
+                outcome = outcome(survey) => outcome,
                 () = self.clock.sleep(PATIENCE_WHILE_DOWN) => Err(cause),
             },
         }
@@ -748,16 +743,8 @@ impl Shared {
     }
 }
 
-/// An attempt that is still under way: one whose task was dropped (the process stops) will never end.
-pub(super) fn running(attempt: &Option<Attempt>) -> Option<Attempt> {
-    attempt.clone().filter(|attempt| attempt.has_changed().is_ok())
-}
-
-pub(super) async fn outcome(mut attempt: Attempt) -> Result<(), String> {
-    match attempt.wait_for(Option::is_some).await.as_deref() {
-        Ok(Some(outcome)) => outcome.clone(),
-        Ok(None) | Err(_) => Err("it was interrupted".to_owned()),
-    }
+pub(super) async fn outcome(flight: Flight<Result<(), String>>) -> Result<(), String> {
+    flight.landed().await.unwrap_or_else(|| Err("it was interrupted".to_owned()))
 }
 
 /// Waits for all of them at once.

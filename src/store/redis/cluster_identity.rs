@@ -25,11 +25,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::sync::watch;
-
-use super::cluster::{Cluster, Shared, outcome, running, together};
+use super::cluster::{Cluster, Shared, outcome, together};
 use super::identity::{FOREIGN, MOST_REPLACED, REPLACES, fresh_name, name, replaced};
 use crate::domain::task::BoxFuture;
+use crate::flight::Flight;
 use crate::store::StoreError;
 use crate::store::keyspace::{self, REDIS_IDENTITY, SLOTS};
 
@@ -44,22 +43,16 @@ impl Cluster {
         if shared.identity.known().is_some() {
             return Ok(());
         }
-        let attempt = {
-            let mut naming = shared.naming.attempt.lock();
-            running(&naming).unwrap_or_else(|| {
-                let (done, attempt) = watch::channel(None);
-                *naming = Some(attempt.clone());
-                let found = Arc::clone(shared);
-                // Takes longer, perhaps, than the operation that needs it first.
-                let find = async move {
-                    let outcome = found.find_name("asking which store this is").await;
-                    *found.naming.attempt.lock() = None;
-                    let _nobody_waits = done.send(Some(outcome.map_err(cause)));
-                };
-                shared.tasks.spawn("asking which store this is", Box::pin(find));
-                attempt
-            })
-        };
+        let attempt = Flight::join(&mut shared.naming.attempt.lock(), |landing| {
+            let found = Arc::clone(shared);
+            // Takes longer, perhaps, than the operation that needs it first.
+            let find = async move {
+                let outcome = found.find_name("asking which store this is").await;
+                *found.naming.attempt.lock() = None;
+                landing.land(outcome.map_err(cause));
+            };
+            shared.tasks.spawn("asking which store this is", Box::pin(find));
+        });
         outcome(attempt).await.map_err(|cause| StoreError::Unavailable { doing, cause })
     }
 

@@ -44,6 +44,7 @@ use crate::domain::backoff::{Backoff, jittered};
 use crate::domain::random::Random;
 use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
+use crate::flight::{Flight, Landing};
 
 /// The pause after failed attempts: short enough that nobody notices a restart of Redis for
 /// long, long enough that a thousand replicas do not keep it down.
@@ -55,13 +56,10 @@ const PATIENCE_WHILE_DOWN: Duration = Duration::from_millis(100);
 /// server that refuses writes for lack of replicas would otherwise be reconnected to with every one of them.
 const YOUNG: Duration = Duration::from_millis(500);
 
-/// An attempt's outcome; none while it is under way.
-type Attempt = watch::Receiver<Option<Result<Arc<Live>, String>>>;
-
 #[derive(Default)]
 struct State {
     live: Option<Arc<Live>>,
-    attempt: Option<Attempt>,
+    attempt: Option<Flight<Result<Arc<Live>, String>>>,
     failures: u32,
     /// The latest failover that was heard of.
     epoch: u64,
@@ -125,7 +123,7 @@ impl Link {
 
     /// The connection, made when there is none. The caller bounds how long it waits.
     pub(super) async fn acquire(&self) -> Result<Arc<Live>, String> {
-        let (mut attempt, down) = {
+        let (attempt, down) = {
             let mut state = self.0.lock();
             if state.closed {
                 return Err("the store is closed".to_owned());
@@ -134,29 +132,19 @@ impl Link {
                 return Ok(Arc::clone(live));
             }
             let pause = state.pause.clone();
-            // An attempt whose task was dropped (the process stops) will never end.
-            let attempt = match state.attempt.clone().filter(|attempt| attempt.has_changed().is_ok()) {
-                Some(attempt) => attempt,
-                None => {
-                    if let Some((cause, until)) = &pause
-                        && self.0.clock.monotonic() < *until
-                    {
-                        return Err(cause.clone());
-                    }
-                    let (done, attempt) = watch::channel(None);
-                    state.attempt = Some(attempt.clone());
-                    self.0.tasks.spawn("connecting to Redis", Box::pin(Arc::clone(&self.0).attempt(done)));
-                    attempt
-                }
-            };
+            if let Some((cause, until)) = &pause
+                && !state.attempt.as_ref().is_some_and(Flight::is_under_way)
+                && self.0.clock.monotonic() < *until
+            {
+                return Err(cause.clone());
+            }
+            let attempt = Flight::join(&mut state.attempt, |landing| {
+                self.0.tasks.spawn("connecting to Redis", Box::pin(Arc::clone(&self.0).attempt(landing)));
+            });
             (attempt, pause.map(|(cause, _)| cause))
         };
-        let outcome = async {
-            match attempt.wait_for(Option::is_some).await.as_deref() {
-                Ok(Some(outcome)) => outcome.clone(),
-                Ok(None) | Err(_) => Err("connecting was interrupted".to_owned()),
-            }
-        };
+        let outcome =
+            async { attempt.landed().await.unwrap_or_else(|| Err("connecting was interrupted".to_owned())) };
         match down {
             None => outcome.await,
             Some(cause) => tokio::select! {
@@ -330,7 +318,7 @@ impl Shared {
         }
     }
 
-    async fn attempt(self: Arc<Self>, done: watch::Sender<Option<Result<Arc<Live>, String>>>) {
+    async fn attempt(self: Arc<Self>, landing: Landing<Result<Arc<Live>, String>>) {
         let outcome = self.connect_once_more().await.map(Arc::new);
         {
             let mut state = self.lock();
@@ -360,7 +348,7 @@ impl Shared {
                 }
             }
         }
-        let _nobody_waits = done.send(Some(outcome));
+        landing.land(outcome);
     }
 
     /// Connects. The first failure of an outage may be none: what ended the connection before may have ended
