@@ -22,8 +22,8 @@ impl<T: Clone> Flight<T> {
         (Flight { landed }, Landing { land })
     }
 
-    /// Returns the flight under way in `current`. If there is none, a new one takes its place, and `start` must
-    /// start the task that lands it.
+    /// Returns the flight under way in `current`. If there is none, a new one takes its place, and `start`
+    /// must start the task that lands it.
     pub fn join(current: &mut Option<Flight<T>>, start: impl FnOnce(Landing<T>)) -> Flight<T> {
         if let Some(flight) = current.as_ref().filter(|flight| flight.is_under_way()) {
             return flight.clone();

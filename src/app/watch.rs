@@ -110,8 +110,8 @@ impl Work for Revocations {
             }
             // Nothing is served before the revocations are known. So a start that waits for them must say so.
             Err(error) => {
-                tracing::error!(%error, "the revocations cannot be read; the known ones stay in force, and nothing \
-                                         is served before they have been read once");
+                tracing::error!(%error, "the revocations cannot be read; the known ones stay in force, and \
+                                         nothing is served before they have been read once");
                 self.is_reported = true;
             }
         }
@@ -137,9 +137,9 @@ impl Work for TokenHosts {
             }
             // A replica that starts in this state sends no secret at all.
             Err(error) if !std::mem::replace(&mut self.is_reported, true) => {
-                tracing::error!(%error, "the record of confirmed token hosts does not open: restore it from a \
-                                         backup of the store, or restore the sealing key that sealed it; or \
-                                         begin it anew with `tokenward credentials confirm APP HOST`");
+                tracing::error!(%error, "the record of confirmed token hosts does not open: restore it from \
+                                         a backup of the store, or restore the sealing key that sealed it; \
+                                         or begin it anew with `tokenward credentials confirm APP HOST`");
             }
             Err(_) => {}
         }

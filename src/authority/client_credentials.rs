@@ -1,4 +1,4 @@
-//! An app's client credentials, as the use cases look after them: a port, and the authority's client behind it.
+//! An app's client credentials, as the use cases need them: a port, and the authority's client behind it.
 
 use std::sync::Arc;
 
@@ -14,13 +14,16 @@ pub trait ClientCredentials: Send + Sync {
     /// Those of now, with what is known of each.
     fn credentials(&self) -> Arc<CredentialSet>;
 
-    /// Asks about each that it is time to ask about. True when the authority takes one now, and took none before.
+    /// Checks each credential that is due. Returns true if the authority accepts one now and accepted none
+    /// before.
     async fn prove_due(&self) -> bool;
 
-    /// Asks about one, trusted or not. `Ok` when the authority took it; `None` where there is none of this label.
+    /// Checks one credential, trusted or not. `Ok` if the authority accepted it; `None` if none has this
+    /// label.
     async fn prove(&self, label: &str) -> Option<Result<(), AuthorityFailure>>;
 
-    /// Whether `host` is where this app's secrets go, for an operator who says that it is right. `Err` says what is not.
+    /// Checks that `host` is where this app's secrets are to go, for an operator who confirms it. `Err` says
+    /// what is wrong.
     async fn check_token_host(&self, host: &str) -> Result<(), String>;
 }
 

@@ -1,5 +1,5 @@
-//! What operators decide on client credentials: written into the store, followed on every replica, and kept where a store loses
-//! it.
+//! Operators' choices of client credentials: written into the store, followed on every replica, and written
+//! again if a store loses them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use crate::domain::choice::{Against, Choice, Choices, View};
 use crate::domain::id::AppName;
 use crate::repository::{FiledUnder, Kind, RepositoryError, Taken};
 
-/// How long the other replicas are given to say that they can do without a credential. They report every ten seconds, and what
-/// changes within two.
+/// How long the other replicas have to report that they can do without a credential. They report every ten
+/// seconds, and changes within two.
 const OTHERS_SAY_WITHIN: Duration = Duration::from_secs(12);
-/// The pause between two looks at what they say.
+/// The pause between two checks of their reports.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// One lock for each app: for the task that takes up what is stored, or that decides.
+/// One lock for each app, for the task that reads stored choices or makes one.
 #[derive(Default)]
 pub(super) struct Choosing(Mutex<BTreeMap<AppName, Arc<tokio::sync::Mutex<()>>>>);
 
@@ -41,16 +41,17 @@ impl From<RepositoryError> for Unwritten {
     }
 }
 
-/// What each replica says of an app's credentials, with its name. This one is first.
+/// Each replica's view of an app's credentials, with the replica's name. This replica is first.
 struct Views {
     names: Vec<String>,
     views: Vec<Vec<View>>,
 }
 
 impl Broker {
-    /// Takes up what operators decided, here or on another replica. Without the store, what is known stays in force.
+    /// Follows the choices that operators made, here or on another replica. Without the store, the known
+    /// choices stay in force.
     pub(super) async fn follow_choices(&self, app: &AppName, credentials: &dyn ClientCredentials) {
-        // What is read here must not be taken up over what is written meanwhile.
+        // Locked, so that choices read here do not replace newer ones that are being written.
         let choosing = self.choosing.of(app);
         let _turn = choosing.lock().await;
         if let Err(error) = self.take_up_choices(app, credentials).await {
@@ -73,19 +74,20 @@ impl Broker {
             credentials.credentials().choose(&stored);
             return Ok(());
         }
-        // The store has lost a decision that somebody was told was made (a failover, a store that came back empty).
+        // The store has lost a choice that an operator was told was made (a failover, an empty store).
         let all = known.merged(&stored);
         credentials.credentials().choose(&all);
         let now = self.deps.clock.now();
         let kind = Kind::CredentialChoices;
         if repository.swap_pending(kind, id, read.as_ref(), &all, now, KEPT_FOR_GOOD).await? {
-            tracing::warn!(%app, "the store had lost what operators decided on client credentials; it was put back");
+            tracing::warn!(%app, "the store had lost what operators decided on client credentials; it was \
+                                  put back");
         }
         Ok(())
     }
 
-    /// Promotes a credential, or retires it, on every replica within seconds and through restarts. What other replicas report is a
-    /// few seconds old, so they get some to say that they can do without it.
+    /// Promotes a credential, or retires it, on every replica within seconds and through restarts. Other
+    /// replicas' reports are a few seconds old, so they get some time to report that they can do without it.
     pub async fn choose_credential(&self, app: &AppName, label: &str, choice: Choice) -> Result<(), Refusal> {
         if choice == Choice::Retire {
             self.ask_about_the_others(app, label).await?;
@@ -104,7 +106,7 @@ impl Broker {
             let turn = choosing.lock().await;
             let known = set.choices();
             let change = |choices: &mut Choices| {
-                // (The store may have lost what is known here, and not have been told again yet.)
+                // (The store may have lost known choices, and not have them again yet.)
                 if known.decisions > choices.decisions {
                     *choices = known.merged(choices);
                 }
@@ -135,7 +137,7 @@ impl Broker {
         let mine = mine.report(now).iter().map(|report| report.view(now)).collect();
         let mut all = Views { names: vec!["this replica".to_owned()], views: vec![mine] };
         for other in self.replicas().await?.into_iter().filter(|replica| !replica.is_me) {
-            // (One that does not know the app, or is of a version that does not say, has no say.)
+            // (A replica that does not know the app, or whose version does not report, is not asked.)
             if let Some(of_app) = other.report.credentials.get(app) {
                 all.names.push(other.name());
                 all.views.push(of_app.clone());
@@ -144,7 +146,8 @@ impl Broker {
         Ok(all)
     }
 
-    /// Has the authority say whether it takes those that would be left: what it said hours ago may have changed.
+    /// Asks the authority about the credentials that would be left, since an answer from hours ago may be
+    /// outdated.
     async fn ask_about_the_others(&self, app: &AppName, label: &str) -> Result<(), Refusal> {
         let credentials = self.app(app)?.credentials.clone();
         let reports = credentials.credentials().report(self.deps.clock.now());
@@ -159,7 +162,7 @@ impl Broker {
     }
 }
 
-/// The refusal of a name that none of an app's client credentials has.
+/// The refusal if no client credential of the app has this name.
 pub(super) fn no_such_credential(app: &AppName, label: &str, set: &CredentialSet) -> Refusal {
     let mut ids = set.ids();
     ids.sort_unstable();
@@ -174,13 +177,17 @@ pub(super) fn no_such_credential(app: &AppName, label: &str, set: &CredentialSet
 fn against_it(against: Against, app: &AppName, label: &str, names: &[String]) -> String {
     match against {
         Against::NotTaken => format!(
-            "the authority has not taken {label:?}, or rejected it since; ask about it with `tokenward credentials verify {app} {label}`"
+            "the authority has not taken {label:?}, or rejected it since; ask about it with `tokenward \
+             credentials verify {app} {label}`"
         ),
         Against::NoneLeft(0) => format!(
-            "without {label:?} no client credential is left that the authority takes; add and verify the next one first. Where only users' requests prove it, promote it and have a connection refreshed: it counts for an hour"
+            "without {label:?} no client credential is left that the authority takes; add and verify the \
+             next one first. Where only users' requests prove it, promote it and have a connection \
+             refreshed: it counts for an hour"
         ),
         Against::NoneLeft(at) => format!(
-            "without {label:?} {} has no client credential that the authority takes; give it the next one first, and see `tokenward credentials list {app} --json`",
+            "without {label:?} {} has no client credential that the authority takes; give it the next one \
+             first, and see `tokenward credentials list {app} --json`",
             names[at]
         ),
     }

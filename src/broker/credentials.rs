@@ -1,6 +1,7 @@
-//! Client credentials: each is proven before users' refreshes depend on it, and asked about when an operator says so.
+//! Client credentials: each is proven before users' refreshes depend on it, and checked when an operator
+//! asks.
 //!
-//! What operators decide on them is in `credential_choices`.
+//! `credential_choices` has the operators' choices.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,12 +16,12 @@ use crate::domain::id::AppName;
 use crate::domain::time::Timestamp;
 use crate::domain::verdict::{AuthorityFailure, Disposition};
 
-/// What the authority said of a credential when it was asked about it.
+/// An authority's answer to a check of a credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
     /// The credential.
     pub label: String,
-    /// What it said.
+    /// The answer.
     pub heard: Heard,
 }
 
@@ -29,15 +30,15 @@ pub struct Verified {
 pub enum Heard {
     /// The authority takes it.
     Accepted,
-    /// Asking proves nothing, and the authority took it in a user's request then, not long ago.
+    /// A check proves nothing, and the authority accepted it in a user's request then, not long ago.
     AcceptedInUse(Timestamp),
-    /// It rejects it: why.
+    /// It rejects it, for this reason.
     Rejected(String),
-    /// There was no answer, or one about something else.
+    /// It did not answer, or answered about something else.
     Unknown(String),
 }
 
-/// The apps whose authority is being asked about credentials that are due.
+/// The apps whose authority is being asked about due credentials.
 #[derive(Clone, Default)]
 pub(super) struct UnderWay(Arc<Mutex<BTreeSet<AppName>>>);
 
@@ -61,15 +62,15 @@ impl Drop for Turn {
 }
 
 impl Broker {
-    /// What is known of every app's client credentials.
+    /// Knowledge about every app's client credentials.
     pub fn client_credentials(&self) -> BTreeMap<AppName, Vec<CredentialReport>> {
         let now = self.deps.clock.now();
         let apps = self.apps();
         apps.iter().map(|(name, app)| (name.clone(), app.credentials.credentials().report(now))).collect()
     }
 
-    /// For a timer of a second: follows operators' choices, and asks the authorities about the credentials that are due. Each
-    /// app has a task of its own, so that an authority that does not answer holds up no other's.
+    /// Follows operators' choices, and asks the authorities about due credentials. Called every second. Each
+    /// app has a task of its own, so that an authority that does not answer delays no other app.
     pub fn look_after_credentials(self: &Arc<Self>) {
         for (name, app) in self.apps().iter() {
             let Some(turn) = self.proving.begin(name) else { continue };
@@ -103,7 +104,7 @@ impl Broker {
                 None if label.is_some() => {
                     return Err(no_such_credential(app, &one, &credentials.credentials()));
                 }
-                // A fallback that went meanwhile.
+                // A fallback that was dropped meanwhile.
                 None => continue,
             };
             all.push(Verified { label: one, heard });
@@ -130,7 +131,7 @@ impl Broker {
     }
 }
 
-/// When the authority last took it in a user's request, where only that proves it and it is not long ago.
+/// When the authority last accepted it in a user's request, if only that proves it and it is not long ago.
 fn accepted_in_use(credentials: &dyn ClientCredentials, label: &str, now: Timestamp) -> Option<Timestamp> {
     let reports = credentials.credentials().report(now);
     let standing = reports.into_iter().find(|report| report.label == label)?.standing;

@@ -1,4 +1,5 @@
-//! Which token hosts an app's secrets may be sent to: remembered in the store, so that restarts and replicas agree.
+//! Confirmed token hosts: those to which an app's secrets may be sent. The store has them, so that restarts
+//! and replicas agree.
 
 use super::{Broker, KEPT_FOR_GOOD, Refusal};
 use crate::domain::id::AppName;
@@ -6,7 +7,7 @@ use crate::domain::token_hosts::TokenHosts;
 use crate::repository::{FiledUnder, Kind, RepositoryError, Taken};
 
 impl Broker {
-    /// For a timer of a second, and for a stop: takes up what others know, and writes what is new here.
+    /// Reads the hosts that others know, and writes new ones. Called every second, and at a stop.
     pub async fn follow_token_hosts(&self) -> Result<(), RepositoryError> {
         let (repository, id) = (&self.deps.repository, &FiledUnder::only());
         let read: Option<Taken<TokenHosts>> = repository.pending(Kind::TokenHosts, id).await?;
@@ -14,14 +15,14 @@ impl Broker {
         let known = self.deps.token_hosts.take_up(&stored);
         if known != stored {
             let now = self.deps.clock.now();
-            // (Whoever loses against another replica tries again with what that one wrote.)
+            // (If another replica was faster, this one tries again with that one's record.)
             let kind = Kind::TokenHosts;
             repository.swap_pending(kind, id, read.as_ref(), &known, now, KEPT_FOR_GOOD).await?;
         }
         Ok(())
     }
 
-    /// Has an app's secrets go to `host` from now on: an operator's word, stored before it counts.
+    /// Confirms `host` for an app's secrets, by an operator's word. It is stored before it counts.
     pub async fn confirm_token_host(&self, app: &AppName, host: &str) -> Result<(), Refusal> {
         let confirmed = self.app(app)?.credentials.check_token_host(host).await;
         confirmed.map_err(|problem| Refusal::invalid("host", problem))?;
@@ -32,9 +33,12 @@ impl Broker {
         };
         let (repository, id, kind) = (&self.deps.repository, &FiledUnder::only(), Kind::TokenHosts);
         let written = match repository.change_pending(kind, id, now, KEPT_FOR_GOOD, change).await {
-            // Nobody can read any more what was remembered. The operator's word begins a new record, with what is known here.
+            // The stored record does not open. The operator's word begins a new one, with the hosts known
+            // here.
             Err(error) if error.is_damage() => {
-                tracing::warn!(%app, host, %error, "the record of which token hosts secrets may be sent to is begun anew, with what this replica knows and the host that was confirmed");
+                tracing::warn!(%app, host, %error,
+                    "the record of which token hosts secrets may be sent to is begun anew, with what this \
+                     replica knows and the host that was confirmed");
                 let mut hosts = self.deps.token_hosts.take_up(&TokenHosts::default());
                 hosts.confirm(app.as_str(), host, now);
                 repository.put_pending(kind, id, &hosts, now, KEPT_FOR_GOOD).await?;

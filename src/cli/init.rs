@@ -250,7 +250,7 @@ impl Layout {
             args.scopes.split([' ', ',']).filter(|scope| !scope.is_empty()).map(quoted).collect();
         let audit = if self.system { quoted(SYSTEM_AUDIT) } else { self.value("audit.log") };
         format!(
-            r#"# tokenward. `tokenward check` says what is wrong with this file; every key is explained in docs/configuration.md.
+            r#"# tokenward. `tokenward check` says what is wrong here; docs/configuration.md explains every key.
 
 [store]
 kind = "embedded" # one process, on its own disk; "redis" for several replicas
@@ -282,12 +282,12 @@ path = {audit}
 client_id = {client_id}
 authority = {authority}
 scopes = [{scopes}]
-# tenants = ["*", "personal"] # "*" is every work or school tenant; personal accounts must be named, and need `common`
+# tenants = ["*", "personal"] # "*" is every work or school tenant; personal accounts need `common`, too
 {home_tenant} # where the app is registered: `credentials verify` asks there about a new client credential
 # One file a credential: 2026-11@2027-05-20.secret (id, expiry), main.pem (certificate and key). Mode 0600.
 credentials_dir = {credentials}
 
-# The first caller: you. Give each service a caller of its own, with only the connections and scopes that it needs.
+# The first caller: you. Give each service a caller of its own, with no more than it needs.
 [callers.{CALLER}]
 authenticate = [{{ unix_user = {user} }}, {{ api_keys = {keys} }}]
 [[callers.{CALLER}.allow]]

@@ -164,7 +164,12 @@ mod tests {
             "jobs": [
                 { "job": "files", "last_run_at": null, "outcome": null, "problem": null },
                 { "job": "keyring", "last_run_at": "2026-11-25T11:59:59Z", "outcome": "ok", "problem": null },
-                { "job": "store_ping", "last_run_at": "2026-11-25T11:59:58Z", "outcome": "failed", "problem": "no\u{1b}route" },
+                {
+                    "job": "store_ping",
+                    "last_run_at": "2026-11-25T11:59:58Z",
+                    "outcome": "failed",
+                    "problem": "no\u{1b}route",
+                },
             ],
         });
         let shown = screen(&status);

@@ -1,5 +1,5 @@
-//! A token bucket: so many acts a second, and so many at once after a pause. It counts in billionths of a token,
-//! so that no fraction of a whole rate is lost. All times are monotonic.
+//! A token bucket: so many acts a second, and so many at once after a pause. It counts in billionths of a
+//! token, so that no fraction of a whole rate is lost. All times are monotonic.
 
 use std::time::Duration;
 
@@ -88,8 +88,8 @@ impl TokenBucket {
         Ok(())
     }
 
-    /// Takes one token in any case, and returns the time until it has come. All who wait for that long keep to
-    /// the rate together.
+    /// Takes one token in any case, and returns the time until it has come. All who wait for that long keep
+    /// to the rate together.
     pub fn reserve(&mut self, rate: Rate, now: Duration) -> Duration {
         self.fill(rate, now);
         self.left = self.left.saturating_sub(ONE);

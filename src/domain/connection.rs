@@ -69,12 +69,13 @@ pub const DAMAGED: &str = "record_damaged";
 /// How many attempts a connection remembers.
 pub const ATTEMPTS_KEPT: usize = 10;
 
-/// Which of a connection's sign-ins something descends from.
+/// A sign-in of a connection, from which grants and revisions descend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct SignIn {
-    /// Rises from one sign-in of a connection to the next, also across a delete: the generation with which it was stored.
+    /// Rises from one sign-in of a connection to the next, also across a delete. It is the generation with
+    /// which the sign-in was stored.
     pub number: u64,
-    /// Random, so that a number given twice (the store had lost the first one) is another sign-in all the same.
+    /// Random, so that two sign-ins differ even if the store lost the first and gave its number again.
     pub nonce: [u8; 8],
 }
 
@@ -92,7 +93,7 @@ pub struct Profile {
     connected_by: String,
     created_at: Timestamp,
     connected_at: Timestamp,
-    /// When the session was started that this sign-in belongs to. Records of builds that did not note it have none.
+    /// Start of the session in which the user signed in. Records of earlier builds may have none.
     session_started_at: Option<Timestamp>,
     last_refreshed_at: Timestamp,
     attempts: Vec<Attempt>,
@@ -137,17 +138,17 @@ impl Profile {
         profile
     }
 
-    /// Whose mailbox it is.
+    /// The account that signed in.
     pub fn account(&self) -> &Account {
         &self.account
     }
 
-    /// Scopes asked for when it was connected.
+    /// Scopes requested when it was connected.
     pub fn scopes_requested(&self) -> &[String] {
         &self.scopes_requested
     }
 
-    /// Scopes the authority granted, every resource's together.
+    /// Scopes that the authority granted, for all resources.
     pub fn scopes_granted(&self) -> &[String] {
         &self.scopes_granted
     }
@@ -157,7 +158,7 @@ impl Profile {
         self.standing.status()
     }
 
-    /// The caller that had it connected.
+    /// The caller whose session connected it.
     pub fn connected_by(&self) -> &str {
         &self.connected_by
     }
@@ -177,12 +178,12 @@ impl Profile {
         self.last_refreshed_at
     }
 
-    /// The failure that its verdict came from.
+    /// The failed attempt that caused its verdict.
     pub fn last_error(&self) -> Option<&Attempt> {
         self.standing.verdict()?.error.as_ref()
     }
 
-    /// The latest tries, newest last.
+    /// The latest attempts, newest last.
     pub fn attempts(&self) -> &[Attempt] {
         &self.attempts
     }
@@ -205,7 +206,7 @@ impl Profile {
         self.pending_claims.as_deref()
     }
 
-    /// Which of the connection's sign-ins it descends from.
+    /// The sign-in that it descends from.
     pub fn sign_in(&self) -> SignIn {
         self.sign_in
     }
@@ -215,14 +216,14 @@ impl Profile {
         self.renewals
     }
 
-    /// As it comes from a session that was started then.
+    /// Sets the start of its session.
     #[must_use]
     pub fn of_session(mut self, started_at: Timestamp) -> Self {
         self.session_started_at = Some(started_at);
         self
     }
 
-    /// As it comes from a sign-in that waited since then to be confirmed: it is no younger than that.
+    /// Makes it no younger than this instant, since when its sign-in waited for the confirmation.
     #[must_use]
     pub fn signed_in_at(mut self, at: Timestamp) -> Self {
         self.connected_at = at;
@@ -230,26 +231,26 @@ impl Profile {
         self
     }
 
-    /// As it descends from this sign-in, which the store counts.
+    /// Sets the sign-in, which the store numbers.
     #[must_use]
     pub fn of_sign_in(mut self, sign_in: SignIn) -> Self {
         self.sign_in = sign_in;
         self
     }
 
-    /// With tries that were not stored when they were made.
+    /// Adds attempts that were not stored when they were made.
     #[must_use]
     pub fn remembering(mut self, attempts: impl IntoIterator<Item = Attempt>) -> Self {
         attempts.into_iter().for_each(|attempt| self.remember(attempt));
         self
     }
 
-    /// When it began, as revocations see it: with the session that its user signed in for.
+    /// When it began, as revocations count: at the start of its session.
     pub fn began_at(&self) -> Timestamp {
         self.session_started_at.unwrap_or(self.connected_at)
     }
 
-    /// After the grant worked. A paused connection stays paused; every verdict is lifted.
+    /// The state after the grant worked. A paused connection stays paused; every verdict is lifted.
     #[must_use]
     pub fn refreshed(
         mut self,
@@ -279,16 +280,16 @@ impl Profile {
         self
     }
 
-    /// After an answer that brought another refresh token and nothing else that is believed: a later grant, of which nobody
-    /// knows more than of the one before.
+    /// The state after an answer of which only the refresh token is believed. The grant is a later one, and
+    /// nothing more is known of it.
     #[must_use]
     pub fn grant_replaced(mut self, attempts: Vec<Attempt>) -> Self {
         self.renewals += 1;
         self.remembering(attempts)
     }
 
-    /// After a verdict of the authority on the current grant. Any other disposition leaves it as it is: the app's
-    /// fault, or the authority's, is never the user's.
+    /// The state after a verdict of the authority on the current grant. Any other disposition changes
+    /// nothing: a fault of the app or of the authority is never the user's.
     #[must_use]
     pub fn judged(
         mut self,
@@ -304,14 +305,14 @@ impl Profile {
         self
     }
 
-    /// After an operator paused it: nothing is handed out or refreshed until it is resumed.
+    /// The state after an operator paused it: nothing is handed out or refreshed until it is resumed.
     #[must_use]
     pub fn paused(mut self) -> Self {
         self.standing = self.standing.paused();
         self
     }
 
-    /// After an operator resumed it. What the authority says of its grant now is asked, unless it is known to be dead.
+    /// The state after an operator resumed it. The grant is tried next, unless it is known to be dead.
     #[must_use]
     pub fn resumed(mut self) -> Self {
         self.standing = self.standing.resumed();

@@ -1,7 +1,8 @@
 //! Pure values and their transitions: what a connection, a grant, a scope or a token *is*.
 //!
-//! May know: std and small data crates (`serde`'s derive, `time`, `zeroize`, `hex`, a digest of `aws-lc-rs`). Never tokio, hyper, redis,
-//! prometheus or serde_json. Time, randomness and task spawning are traits here and values everywhere else.
+//! May know: std and small data crates (`serde`'s derive, `time`, `zeroize`, `hex`, a digest of `aws-lc-rs`).
+//! Never tokio, hyper, redis, prometheus or serde_json. Time, randomness and task spawning are traits here
+//! and values everywhere else.
 //!
 //! Invariants: a status changes only through [`connection::Profile`]'s transitions; a secret has no `Debug`,
 //! `Display` or `Serialize`; two spellings of one scope are one [`scope::Scope`].

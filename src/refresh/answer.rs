@@ -1,4 +1,4 @@
-//! What an answer of the authority makes of a connection. Pure.
+//! Applies an answer of the authority to a connection. Pure.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub(super) fn renewed(
     let mut token = held_token(answer, want.resource.clone());
     if let Some(claims) = &want.claims {
         token.answers_claims = Some(claims.digest().to_owned());
-        // What a plain refresh would not have asked for is of no use to others, or too much.
+        // Scopes beyond those of a plain refresh are of no use to others, or too much.
         let is_everybodys = claims.is_met_by_any_new_token(now);
         token.got_for = (!is_everybodys).then(|| want.by.clone().unwrap_or_else(nobody));
     }
@@ -109,14 +109,13 @@ pub(super) fn has_live_token(connection: &Connection, now: Timestamp) -> bool {
     tokens.any(|token| token.freshness(now, Duration::ZERO) != Freshness::Expired)
 }
 
-/// Where an answer goes that the store did not take, because the connection changed while the authority was
-/// asked.
+/// The place of an unstored answer, if the connection changed during the call to the authority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     /// On top of the stored state.
     OnTop,
-    /// Nowhere: the store has this very grant, with something stored on top of it. Seeing it is no promise
-    /// that it will last: the stored state is stored once more for that.
+    /// Nowhere: the store has this very grant, with another change on top. That is no promise that it lasts,
+    /// so the stored state is stored once more.
     There,
     /// Nowhere: the stored state counts, and the answer is dropped.
     Nowhere,
@@ -139,8 +138,7 @@ pub(super) fn place(stored: &Connection, grant: Option<&Grant>, ours: &Unstored)
     }
     let (theirs, ours_is) = (stored.grant_place(), ours.connection.grant_place());
     let used = ours_is.before();
-    // An answer that brought no new refresh token is worth nothing beside another answer that was stored
-    // since.
+    // An answer without a new refresh token is worth nothing beside a later stored answer.
     let is_nothing_new = !is_rotated && !theirs.is_before(&ours_is);
     // A verdict that destroyed the grant leaves only its place to compare.
     let is_destroyed = stored.profile.grant_destroyed() && theirs == used;
@@ -153,15 +151,15 @@ pub(super) fn on_top(mut ours: Connection, theirs: Connection) -> Connection {
     let succeeds = theirs.grant_place().is_before(&ours.grant_place());
     ours.tokens = newest_of_each(&theirs.tokens, std::mem::take(&mut ours.tokens), succeeds);
     if theirs.profile.status() == Status::Paused {
-        // An answer does not undo what an operator did meanwhile.
+        // An answer does not undo an operator's act in between.
         ours.profile = ours.profile.paused();
     }
     ours
 }
 
 /// The tokens of an answer that goes on top of `theirs`: of each kind the one that lives longer. The answer's
-/// own token, the last of `ours`, wins in any case if the answer `succeeds` theirs: lives are by the clocks
-/// of those who got the tokens.
+/// own token, the last of `ours`, wins in any case if the answer `succeeds` theirs. (Each replica counts
+/// lives by its own clock.)
 fn newest_of_each(theirs: &[HeldToken], ours: Vec<HeldToken>, succeeds: bool) -> Vec<HeldToken> {
     let own = ours.last().filter(|_| succeeds).cloned();
     let is_own = |token: &HeldToken| own.as_ref().is_some_and(|own| is_in_place_of(own, token));
@@ -174,7 +172,7 @@ fn newest_of_each(theirs: &[HeldToken], ours: Vec<HeldToken>, succeeds: bool) ->
             None => tokens.push(token),
         }
     }
-    // It stays the last: the answer may have to go on top of something once more.
+    // It stays the last, since the answer may go on top of another state once more.
     if let Some(at) = tokens.iter().position(is_own) {
         let own = tokens.remove(at);
         tokens.push(own);

@@ -1,23 +1,22 @@
-//! How long a connection waits after a failure before it is tried again.
+//! The wait after a failed attempt for a connection.
 
 use std::time::Duration;
 
 use crate::domain::backoff::{Backoff, jittered};
 use crate::domain::random::Random;
 
-/// A failed try is not repeated sooner than this, so that a crowd of callers is not a crowd of calls …
+/// The shortest wait, so that a crowd of callers is not a crowd of calls …
 const FIRST: Duration = Duration::from_secs(1);
-/// … nor later than this, so that recovery shows within seconds.
+/// … and the longest, so that recovery shows within seconds.
 const LONGEST: Duration = Duration::from_secs(5);
-/// A refusal that says nothing tokenward knows is no outage, and may never heal: it is asked about ever more
-/// rarely, to this.
+/// The longest wait after an unclear refusal, which is no outage and may never heal.
 const LONGEST_UNCLEAR: Duration = Duration::from_secs(30);
-/// A wait is lengthened by up to this share, by chance.
+/// The largest random share by which a wait is lengthened.
 const JITTER: f64 = 0.2;
-/// What an authority may ask for at the most (`Retry-After`).
+/// The longest `Retry-After` that is kept.
 pub(super) const LONGEST_ASKED: Duration = Duration::from_secs(3600);
 
-/// How long to wait after `failures` failures in a row, with jitter, unless the authority asked for a time.
+/// The wait after `failures` failures in a row, with jitter, unless the authority named a time.
 pub(super) fn wait(failures: u32, asked: Option<Duration>, random: &dyn Random) -> Duration {
     let base = match asked {
         Some(asked) => asked.clamp(FIRST, LONGEST_ASKED),
@@ -26,7 +25,7 @@ pub(super) fn wait(failures: u32, asked: Option<Duration>, random: &dyn Random) 
     jittered(base, JITTER, random)
 }
 
-/// How long to wait after so many refusals in a row that say nothing we know, with jitter.
+/// The wait after this many unclear refusals in a row, with jitter.
 pub(super) fn wait_unclear(refusals: u32, random: &dyn Random) -> Duration {
     jittered(Backoff { first: FIRST, longest: LONGEST_UNCLEAR }.after(refusals), JITTER, random)
 }

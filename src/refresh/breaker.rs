@@ -4,13 +4,13 @@
 //! Every tenant has a breaker and a bulkhead of its own. No lock is held beyond a few instructions and no
 //! tenant waits for another's calls, so a tenant whose authority hangs costs nobody else anything.
 //!
-//! A breaker that is open refuses until its time has come; then one call goes through as a probe, and the
-//! rest are refused until that one's end: an outage is asked about by one connection, and a repair lets
-//! everybody in at once. A probe's end wakes those who wait for that probe and nobody else: a waiter of
-//! another tenant costs it nothing.
+//! An open breaker refuses until its time is over. Then one call goes through as a probe, and the rest are
+//! refused until the probe ends. So one connection asks about an outage, and a repair admits everybody at
+//! once. The end of a probe wakes those who wait for it and nobody else, so a waiter of another tenant costs
+//! it nothing.
 //!
-//! What one tenant's calls come to is that tenant's. Only that the app itself is rejected is everybody's, and
-//! that takes the word of two tenants with nothing having worked in between.
+//! Results of one tenant's calls concern that tenant. Only a rejected app concerns every tenant; that takes
+//! the same answer for two tenants, with no success in between.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
@@ -25,19 +25,18 @@ use crate::domain::id::{AppName, ConnectionName};
 use crate::domain::not_now::NotNow;
 use crate::domain::verdict::Disposition;
 
-/// Failures in a row, nothing having worked in between, that open a tenant's breaker: fewer happen by chance.
+/// How many failures in a row open a tenant's breaker. Fewer happen by chance.
 const FAILURES_TO_OPEN: u32 = 5;
-/// How long an opened breaker refuses before it lets a probe through. A repair shows within the longest.
+/// How long an opened breaker refuses before it lets a probe through. A repair shows within the longest time.
 const OPEN: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(4) };
-/// While the authority rejects the app itself every connection that it is rejected for waits this long for
-/// one of them to try.
+/// While the authority rejects the app, every connection concerned waits this long for one of them to try.
 const APP_REJECTED: Duration = Duration::from_secs(2);
 /// A tenant is throttled for at most this long while only one of its connections was told to wait. If a
 /// second connection is told the same and none worked in between, the whole asked time counts.
 const LONGEST_FOR_ONE: Duration = Duration::from_secs(60);
-/// A call that comes while a probe is under way is told to wait so long.
+/// The wait of a call that comes while a probe is under way.
 const WHILE_PROBED: Duration = Duration::from_secs(1);
-/// A probe that has not ended by then is not waited for any more: its task is gone.
+/// A probe that takes longer is not waited for: its task is gone.
 const LONGEST_PROBE: Duration = Duration::from_secs(60);
 /// Calls of one tenant under way at one time, in this process. A healthy authority answers some hundred a
 /// second through these; a hung one holds no more than these.
@@ -53,7 +52,7 @@ type Part = (AppName, Option<String>);
 pub(super) struct Lanes {
     /// One for each call under way.
     pub(super) calls: Arc<Semaphore>,
-    /// Half as many, one of which is had beside by each call that the budget paid for.
+    /// Half as many. Each call that the budget paid for takes one of these too.
     pub(super) spare: Arc<Semaphore>,
 }
 
@@ -75,13 +74,13 @@ struct Breaker {
     failures: u32,
     open: Option<Open>,
     calls: Option<Lanes>,
-    /// Of the whole app: the tenant for which it was rejected since anything worked.
+    /// Of the whole app: the tenant for which it was rejected since the last success.
     rejected_for: Option<String>,
-    /// Of a tenant: the connection that was throttled since anything worked.
+    /// Of a tenant: the connection that was throttled since the last success.
     throttled_for: Option<ConnectionName>,
     /// When a grant last worked, as monotonic time.
     worked_at: Option<Duration>,
-    /// Of the whole app: when what made it rejected was mended, as monotonic time.
+    /// Of the whole app: when the cause of a rejection was corrected, as monotonic time.
     mended_at: Option<Duration>,
 }
 
@@ -107,24 +106,24 @@ impl Open {
 /// Whether a call may be made now.
 pub(super) enum Admission {
     Go,
-    /// Not for so long, and why.
+    /// Not for so long, for this reason.
     Wait(Duration, Arc<Failure>),
 }
 
-/// What a call's end says about the authority, beyond the one connection.
+/// What the end of a call says about the authority, beyond the one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// It gave a token, or answered about the grant: it works, and so does the app's credential.
+    /// It gave a token, or judged the grant: it works, and so does the app's credential.
     Answered,
-    /// It answered something else about this one request: it works, and nothing more is known.
+    /// It refused this one request: it works, and nothing more is known.
     Refused,
-    /// It did not answer, or said that it cannot: it may be like that for anybody.
+    /// It did not answer, or reported an outage: anybody may meet that.
     Failed,
     /// It asked not to be called for so long.
     Throttled(Duration),
     /// It rejects the app itself.
     AppRejected,
-    /// Nothing: the call was not made, or failed for what it asked.
+    /// Nothing: the call was not made, or its own content caused the failure.
     Nothing,
 }
 
@@ -134,12 +133,12 @@ pub(super) struct Breakers {
     parts: Mutex<Parts>,
 }
 
-/// The parts that are known.
+/// The known parts.
 struct Parts {
     known: BTreeMap<Part, Breaker>,
-    /// At this number a newcomer has tenants without trouble forgotten.
+    /// At this number a newcomer causes tenants at rest to be forgotten.
     full_at: usize,
-    /// How many were looked at for that so far.
+    /// How many parts were examined for that so far.
     #[cfg(test)]
     looked_at: usize,
 }
@@ -172,8 +171,8 @@ impl Parts {
         self.known.entry(part).or_default()
     }
 
-    /// Forgets tenants at rest: all of them are looked at, so that happens again only after a quarter as many
-    /// came as stay.
+    /// Forgets tenants at rest. That examines all of them, so it happens again only after a quarter as many
+    /// new ones.
     fn make_room(&mut self) {
         #[cfg(test)]
         {
@@ -191,8 +190,8 @@ impl Parts {
 }
 
 impl Breakers {
-    /// Whether no call for this tenant would be let through at `now` (monotonic): for how long, and why.
-    /// Asking begins no probe.
+    /// If no call for this tenant may be made at `now` (monotonic): for how long, and why. This begins no
+    /// probe.
     pub(super) fn refuses(
         &self,
         app: &AppName,
@@ -239,7 +238,8 @@ impl Breakers {
         })
     }
 
-    /// What made an authority reject this app was mended at `now` (monotonic): the next call may be made.
+    /// An operator corrected what made an authority reject this app, at `now` (monotonic): the next call may
+    /// be made.
     pub(super) fn forgive_app(&self, app: &AppName, now: Duration) {
         let mut parts = self.parts();
         parts.of((app.clone(), None)).mended_at = Some(now);
@@ -253,7 +253,7 @@ impl Breakers {
         close(&mut parts, &mended);
     }
 
-    /// Takes note of how a call ended that was let through.
+    /// Notes how an admitted call ended.
     pub(super) fn ended(
         &self,
         app: &AppName,
@@ -278,8 +278,8 @@ impl Breakers {
                 }
                 breaker.rejected_for.get_or_insert_with(|| tenant.to_owned());
             }
-            // An app that is rejected would be answered before its request is looked at, but not by everybody
-            // in the same words: the whole app's breaker is left as it is.
+            // The authority rejects an app before it reads the request, but not always in the same words. So
+            // the whole app's breaker stays as it is.
             Ended::Refused => {
                 close(&mut parts, &[part]);
                 unprobe(&mut parts, &whole);
@@ -306,8 +306,8 @@ impl Breakers {
         }
     }
 
-    /// For how long the tenant of a connection is throttled that was told to wait for `asked`: what only one
-    /// connection is told may be about its user alone.
+    /// How long a connection's tenant is throttled after the connection was told to wait for `asked`. One
+    /// connection's answer may be about its user alone.
     pub(super) fn throttled_for_one(
         &self,
         app: &AppName,
@@ -321,7 +321,7 @@ impl Breakers {
         if told == connection { asked.min(LONGEST_FOR_ONE) } else { asked }
     }
 
-    /// Whether the app was mended since then: a call from before says nothing of what it is now.
+    /// Whether the app was corrected since then: then an earlier call says nothing about it.
     pub(super) fn is_mended_since(&self, app: &AppName, began: Duration) -> bool {
         let parts = self.parts();
         parts.get(&(app.clone(), None)).and_then(|breaker| breaker.mended_at).is_some_and(|at| at >= began)
@@ -341,14 +341,14 @@ impl Breakers {
         self.parts().get(&part).and_then(|breaker| breaker.worked_at)
     }
 
-    /// A caller that was let through made no call after all.
+    /// An admitted call was not made after all.
     pub(super) fn not_called(&self, app: &AppName, tenant: Option<&str>) {
         let mut parts = self.parts();
         unprobe(&mut parts, &(app.clone(), None));
         unprobe(&mut parts, &(app.clone(), Some(tenant.unwrap_or_default().to_owned())));
     }
 
-    /// The authority throttles this tenant, another replica says.
+    /// Another replica says that the authority throttles the tenant.
     pub(super) fn throttle(&self, app: &AppName, tenant: Option<&str>, until: Duration, why: Arc<Failure>) {
         let mut parts = self.parts();
         let part = (app.clone(), Some(tenant.unwrap_or_default().to_owned()));
@@ -376,7 +376,7 @@ impl Breakers {
         breaker.calls.get_or_insert_with(Lanes::new).clone()
     }
 
-    /// Whether half of the tenant's permits are taken: none is spared for calls that nobody waits for.
+    /// Whether half of the tenant's permits are taken: then renewals ahead of time get none.
     pub(super) fn is_busy(&self, app: &AppName, tenant: Option<&str>) -> bool {
         self.lanes(app, tenant).calls.available_permits() < MOST_CALLS / 2
     }
@@ -502,8 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_connection_is_told_holds_its_tenant_for_a_minute_and_what_two_are_told_for_as_long_as_it_says()
-     {
+    fn one_throttled_connection_throttles_its_tenant_for_a_minute_and_two_for_as_long_as_was_asked() {
         let scene = Scene::new();
         let name = |text| ConnectionName::parse(text).expect("a name");
         let held = |connection, asked| {

@@ -1,21 +1,20 @@
 //! One budget for calls to authorities that no caller without a token waits for.
 //!
-//! What a caller waits for without forcing it is outside of this: it goes first, by not asking here.
-//! Everything else takes from one bucket of a second's worth: what is renewed ahead of time, what callers
-//! force by reports and challenges, what the redirect of an administrator's consent sets off, codes that come
-//! back from a sign-in. While half of it is there anybody may take; below that each who asks has its part:
-//! half for what keeps connections warm, and of the rest the same for every caller and for the redirects
-//! together. A caller's first reports of tokens that it holds have a bucket of that caller's own beside,
-//! which nobody else takes from.
+//! A renewal that a request without a token waits for is outside of this and goes first. Every other call
+//! takes from one bucket of a second's worth: renewals ahead of time, renewals that callers force by reports
+//! and challenges, attempts after an administrator's consent, codes that come back from a sign-in. While half
+//! of the bucket is left, each call may take from it. Below that each party has its part: renewals ahead of
+//! time have half, and of the rest every caller, and all consents together, have the same. Beside these a
+//! caller's first reports of current tokens have a bucket of that caller's own, from which nobody else takes.
 //!
-//! Codes of sign-ins take from the upper half alone, and do not wait for it: a person waits for them. What is
-//! beyond it comes out of a bucket of the caller that started them. So however many sign in, the lower half
-//! stays for the others.
+//! Codes of sign-ins take from the upper half alone and do not wait for it, since a person waits. Codes
+//! beyond it take from a bucket of the caller that started the sign-ins. So however many sign in, the lower
+//! half stays for the others.
 //!
-//! What is taken is a [`CallPermit`]: a call that is not made gives back all that was drawn for it.
+//! A taken token is a [`CallPermit`]. A call that is not made gives back everything that was drawn for it.
 //!
-//! A replica has one budget, so all of them together have as many times that as there are replicas. (What is
-//! renewed ahead of time is bounded for all of them together, by `sweep`.)
+//! Each replica has its own budget. (Only renewals ahead of time are bounded for all replicas together, by
+//! `sweep`.)
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -26,16 +25,16 @@ use super::permit::CallPermit;
 use crate::domain::bucket::{ONE, Rate, TokenBucket, billionths};
 use crate::domain::id::CallerName;
 
-/// Calls a second where `limits.sweep_rate` is 0: that turns off what nobody asked for, and nothing else.
+/// Calls a second if `limits.sweep_rate` is 0: that turns off renewals ahead of time, and nothing else.
 const WITHOUT_SWEEP: f64 = 50.0;
-/// The sweep's part while it has something to do; the others have equal parts of the rest.
+/// The sweep's part while it has work. The others have equal parts of the rest.
 const SWEEPS_PART: f64 = 0.5;
-/// A party that asked within this time has a part.
+/// A party has a part if it asked within this time.
 const ASKS: Duration = Duration::from_secs(10);
 /// Sign-ins of a caller that come back with a code: a moment's worth, and how many a second.
 const SIGN_INS_BURST: f64 = 200.0;
 const SIGN_INS_RATE: f64 = 50.0;
-/// First reports of a caller that nobody else can use up: a moment's worth, and how many a second come back.
+/// First reports of a caller, from its own bucket: a moment's worth, and how many a second come back.
 const OWN_BURST: f64 = 10.0;
 const OWN_RATE: f64 = 1.0;
 /// A refused party is told to wait at least this …
@@ -43,13 +42,13 @@ const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 /// … and at most this.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// Whose part of the budget.
+/// A party with a part of the budget.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Whose {
     Sweep,
-    /// All redirects of consents.
+    /// All consents together.
     Consent,
-    /// What a caller forces, or none in particular.
+    /// Renewals that a caller forces, or no caller in particular.
     Caller(Option<CallerName>),
     /// Sign-ins that a caller started.
     SignIns(Option<CallerName>),
@@ -70,7 +69,7 @@ struct Buckets {
 }
 
 impl Buckets {
-    /// How much of `rate` is one's part, by who else asked of late.
+    /// The part of `rate` for one party, given who else asked lately.
     fn part_of(&self, whose: &Whose, rate: f64, now: Duration) -> f64 {
         let asks = |part: &Part| now.saturating_sub(part.asked_at) < ASKS;
         let sweeps = *whose == Whose::Sweep || self.parts.get(&Whose::Sweep).is_some_and(asks);
@@ -89,7 +88,7 @@ impl Buckets {
     }
 }
 
-/// What was drawn for one call, in billionths of a token.
+/// Tokens drawn for one call, in billionths.
 enum Drawn {
     /// From a caller's own bucket.
     Own(Option<CallerName>),
@@ -130,7 +129,7 @@ impl Buckets {
                 return Ok(Drawn::Own(by.clone()));
             }
         }
-        // Two at the least: of these the upper one is anybody's.
+        // Two at least: anybody may take the upper one.
         let most = rate.max(2.0);
         let half = billionths(most / 2.0);
         let part_rate = self.part_of(whose, rate, now);
@@ -156,16 +155,15 @@ impl Buckets {
     }
 }
 
-/// What callers and strangers may have authorities asked.
+/// The budget of calls to authorities that callers and strangers cause.
 #[derive(Default)]
 pub(super) struct Budget {
     buckets: Arc<Mutex<Buckets>>,
 }
 
 impl Budget {
-    /// Takes one of `sweep_rate` a second at `now` (monotonic); else says when to come back. `spend` is done
-    /// when the call is made. Parts are those of configured callers, so there are no more of them than of
-    /// these.
+    /// Takes one of `sweep_rate` a second at `now` (monotonic), or returns the time to wait. `spend` runs
+    /// when the call is made. Parts are those of configured callers, so there are no more parts than callers.
     pub(super) fn take(
         &self,
         whose: &Whose,

@@ -7,7 +7,7 @@ use super::ports::Ports;
 use super::slot::{At, Caching, Epoch, Held, Known, Source};
 use crate::repository::{Connection, Loaded};
 
-/// Caches what a read of the store showed that began at `begun` (monotonic).
+/// Caches the result of a read of the store that began at `begun` (monotonic).
 pub(super) fn read(ports: &Ports, at: At<'_>, epoch: Epoch, loaded: &Loaded, begun: Duration) {
     if is_succeeded_by_ours(ports, at, loaded) {
         at.state().memory.confirmed_since(epoch, begun);
@@ -16,8 +16,8 @@ pub(super) fn read(ports: &Ports, at: At<'_>, epoch: Epoch, loaded: &Loaded, beg
     put(ports, at, epoch, &loaded.connection, Source::Read(&loaded.sealed), begun);
 }
 
-/// Whether the journaled answer goes on top of the loaded state, although that is an answer, too: another
-/// replica's, which brought no new refresh token, so that the one that ours used is still there.
+/// Whether the journaled answer goes on top of the loaded state, although that is an answer too: another
+/// replica's answer without a new refresh token leaves the token that ours used.
 fn is_succeeded_by_ours(ports: &Ports, at: At<'_>, loaded: &Loaded) -> bool {
     let Some(used) = at.state().memory.used_beside(&loaded.connection).cloned() else { return false };
     let grant = ports.repository().open_grant(at.key, loaded).ok().flatten();

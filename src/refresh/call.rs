@@ -1,5 +1,5 @@
-//! One use of a grant at the authority, with a second opinion where one is due. Returns the answer; writes
-//! nothing down.
+//! One use of a grant at the authority, with a second call for some verdicts. Returns the answer; writes
+//! nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,12 +19,12 @@ use crate::domain::secret::RefreshToken;
 use crate::domain::verdict::{AuthorityError, Disposition, GrantFate, ReauthReason};
 use crate::repository::Connection;
 
-/// Entra's number for a request with something malformed in it, such as a refresh token.
+/// Entra's number for a malformed part of a request, such as a refresh token.
 const MALFORMED: u32 = 9_002_313;
-/// Pause before a personal account's verdict is checked once more.
+/// Pause before the second call for a personal account's verdict.
 const SECOND_OPINION: Duration = Duration::from_millis(500);
 
-/// Asks the authority for as long as the lease is kept. Returns the refresh token that was used, too.
+/// Calls the authority while the lease is prolonged. Returns the used refresh token, too.
 pub(super) async fn call(
     ports: &Arc<Ports>,
     key: &ConnectionKey,
@@ -51,7 +51,8 @@ async fn ask(
     let authority = ports.authority(&key.app).expect("only configured apps reach the engine");
     let scopes = scopes_to_ask(authority.scope_naming(), connection, want);
     let ask_once = async |refresh_token: &RefreshToken| {
-        // A process that was stopped and goes on must not call beside the replica that has the lease by now.
+        // A process that was stopped and continues must not call beside the replica that has the lease by
+        // now.
         if !lease.outlasts(ports, ports.settings().authority_timeout) {
             return Err(NotNow::LeaseRanOut.into());
         }
@@ -78,10 +79,9 @@ async fn ask(
     };
 
     let mut verdict = match ask_once(&grant.current).await {
-        // A refresh token that came with an answer that was not believed leads to somebody else: only the one
-        // before it is left, spent or not. One that came with an answer that was believed is the owner's
-        // whatever this answer says, and the one before it stays unused, for using it again may end the
-        // grant.
+        // If the refresh token came with an answer that was not believed, it leads to another user: only the
+        // one before it is left, spent or not. If it came with a believed answer, it is the owner's whatever
+        // this answer says. Then the one before it is not used, since that may end the grant.
         Ok(Refreshed::Refused(refused)) if matches!(refused.fate, Fate::Anothers) && grant.is_doubtful => {
             let Some(previous) = &grant.previous else {
                 return Ok((grant.current.clone(), Refreshed::Refused(refused)));
@@ -92,7 +92,8 @@ async fn ask(
         Err(failure) => failure,
     };
     let tenant = connection.profile.account().tid.as_deref();
-    // Personal accounts have been seen to answer bad_token on a good one: ask once more before believing it.
+    // Entra was seen to answer bad_token for a good grant of a personal account: call again before believing
+    // it.
     if says_dead(&verdict) && connection.profile.account().is_personal() {
         ports.sleep(SECOND_OPINION).await;
         not_throttled_since(ports, key, tenant).await?;
@@ -101,9 +102,8 @@ async fn ask(
             Err(failure) => verdict = failure,
         }
     }
-    // A token that never worked may be the damaged one; the one before it is kept for just this. Not where a
-    // used one ends the grant, doubtful or not: a refusal may be wrong, and then it is the one before it that
-    // costs a good grant.
+    // A token that never worked may be damaged, and the one before it is kept for that. It is not used if the
+    // provider ends a grant whose token is used twice: this refusal may be wrong.
     if let Some(previous) = &grant.previous
         && may_be_the_refresh_token(&verdict)
         && authority.may_replay_refresh_tokens()
@@ -112,21 +112,21 @@ async fn ask(
         match ask_once(previous).await {
             Ok(answer) => return Ok((previous.clone(), answer)),
             Err(failure) if failure.is_verdict() || failure.is_unclear() => {}
-            // Nothing is known of it: the grant must not die of an outage.
+            // This says nothing about the grant: it must not end by an outage.
             Err(failure) => return Err(failure),
         }
     }
     Err(verdict)
 }
 
-/// Whether a refusal may be of the refresh token that was sent, and not of the grant or its user: another one
-/// may work.
+/// Whether the refusal may be about the refresh token that was sent, and not about the grant or its user.
+/// Then another one may work.
 fn may_be_the_refresh_token(failure: &Failure) -> bool {
     let Failure::Authority(failure) = failure else { return false };
     let AuthorityError { error, suberror, error_codes, .. } = &failure.answer;
     match failure.disposition {
         Disposition::Reauthorize(ReauthReason::GrantExpired | ReauthReason::GrantRevoked, _) => true,
-        // `invalid_grant` that says no more, or that the refresh token is malformed (AADSTS9002313).
+        // `invalid_grant` that says no more, or says that the refresh token is malformed (AADSTS9002313).
         Disposition::Reauthorize(ReauthReason::InteractionRequired, _) => {
             error.as_deref() == Some("invalid_grant")
                 && suberror.is_none()
@@ -137,8 +137,8 @@ fn may_be_the_refresh_token(failure: &Failure) -> bool {
     }
 }
 
-/// Fails if the authority asked, since the first call, not to be called. A verdict that was not heard twice
-/// is none.
+/// Fails if the authority asked since the first call not to be called. A verdict counts only if it was given
+/// twice.
 async fn not_throttled_since(
     ports: &Ports,
     key: &ConnectionKey,

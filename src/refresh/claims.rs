@@ -1,24 +1,24 @@
-//! What a caller may pass on to the authority of a resource's claims challenge.
+//! The part of a resource's claims challenge that a caller may pass on to the authority.
 //!
-//! A challenge asks something of the next access token. A claims request could ask for more than that: for
-//! what an `id_token` shows, and that the client is taken for one that answers challenges (`xms_cc`), which
-//! makes tokens live for a day. That is the app's to declare. So only members that challenges of resources
-//! have get through, and [`Claims::read`] is the only way to make a [`Claims`].
+//! A challenge is about the next access token. A claims request could ask for more: for content of an
+//! `id_token`, or to be treated as a client that answers challenges (`xms_cc`), whose tokens live for a day.
+//! Only the app may declare that. So only members that challenges of resources have are passed on, and
+//! [`Claims::read`] is the only way to make a [`Claims`].
 
 use serde_json::{Map, Value};
 
 use crate::domain::digest::sha256_hex;
 use crate::domain::time::Timestamp;
 
-/// What a caller may bring at the most, as JSON text: a challenge is far smaller.
+/// The longest challenge of a caller, as JSON text. Real ones are far smaller.
 const LARGEST: usize = 8 * 1024;
 /// Values of one member: policies that must be met, or contexts.
 const MOST_VALUES: usize = 64;
 /// A resource's clock may be ahead of ours by this much.
 const CLOCKS_APART: u64 = 300;
 
-/// The members that challenges of resources have, each with whether any token that is newer answers it: the
-/// others ask for something that a plain refresh would not have asked for.
+/// The members of resources' challenges, each with whether any newer token answers it. The others ask for
+/// more than a plain refresh.
 ///
 /// `nbf` and `xms_caeerror` come with continuous access evaluation (a session that was revoked),
 /// `xms_rp_ipaddr` with its check of addresses, `acrs` is an authentication context, `capolids` and `polids`
@@ -32,35 +32,35 @@ const MEMBERS: [(&str, bool); 6] = [
     ("polids", false),
 ];
 
-/// A claims challenge of a resource, of which only that is left which may be passed on.
+/// A resource's claims challenge, reduced to the members that may be passed on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claims {
     json: String,
     digest: String,
-    /// The time that its token must have been made after, where that is all that it asks for.
+    /// The time after which its token must be made, if it asks for nothing else.
     newer_than: Option<u64>,
 }
 
-/// Why a challenge is not passed on, as the rest of a sentence that begins with its name.
+/// Why a challenge is not passed on. The text continues a sentence that begins with the challenge's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimsProblem {
     /// It is no object, or too long.
     #[error("must be a JSON object of at most 8 KiB")]
     NoObject,
-    /// Nothing of it may be passed on.
+    /// No member of it may be passed on.
     #[error(
-        "has nothing in `access_token` that a resource's challenge has (nbf, xms_caeerror, xms_rp_ipaddr, acrs, capolids, \
-         polids); what the app declares of itself, such as xms_cc, is the configuration's \
+        "has nothing in `access_token` that a resource's challenge has (nbf, xms_caeerror, xms_rp_ipaddr, \
+         acrs, capolids, polids); what the app declares of itself, such as xms_cc, is the configuration's \
          (continuous_access_evaluation)"
     )]
     NothingLeft,
-    /// A member is not as OpenID Connect Core 5.5.1 has it.
+    /// A member has another form than OpenID Connect Core 5.5.1 gives it.
     #[error("asks for something in `access_token` in another way than by `essential`, `value` and `values`")]
     OddMember,
 }
 
 impl Claims {
-    /// Reads a challenge's JSON text. What no resource asks for is left out; where nothing is left it is
+    /// Reads a challenge's JSON text. Members that no resource asks for are left out. If none remains, it is
     /// refused.
     pub fn read(text: &str) -> Result<Claims, ClaimsProblem> {
         if text.len() > LARGEST {
@@ -80,7 +80,7 @@ impl Claims {
             return Err(ClaimsProblem::OddMember);
         }
         let newer_than = newer_than(&asked);
-        // Written anew, members in order: of one challenge there is one text, however it was spelt.
+        // Written anew with its members in order, so that one challenge has one text however it was spelt.
         let json =
             Value::Object(Map::from_iter([("access_token".to_owned(), Value::Object(asked))])).to_string();
         Ok(Claims { digest: sha256_hex(json.as_bytes()), json, newer_than })
@@ -91,20 +91,20 @@ impl Claims {
         &self.json
     }
 
-    /// Lower-case hex SHA-256 of it: what a token that answers it is marked with.
+    /// Lower-case hex SHA-256 of it. A token that answers it is marked with that.
     pub fn digest(&self) -> &str {
         &self.digest
     }
 
-    /// Whether any token got from `now` on answers it, so that a plain refresh would bring the like.
+    /// Whether any token made from `now` on answers it, so that a plain refresh would do.
     pub fn is_met_by_any_new_token(&self, now: Timestamp) -> bool {
         let now = u64::try_from(now.unix_seconds()).unwrap_or(0);
         self.newer_than.is_some_and(|newer_than| newer_than <= now.saturating_add(CLOCKS_APART))
     }
 }
 
-/// How OpenID Connect Core 5.5.1 asks for a claim: by default (`null`), or with a value or a choice of
-/// values. (Entra's documents have `Values` as well.)
+/// The form of a requested claim in OpenID Connect Core 5.5.1: `null`, or a value, or several values.
+/// (Entra's documents have `Values` too.)
 fn is_asked_for(member: &Value) -> bool {
     let Value::Object(member) = member else { return member.is_null() };
     member.iter().all(|(name, value)| match (name.as_str(), value) {
@@ -121,7 +121,7 @@ fn is_value(value: &Value) -> bool {
     matches!(value, Value::String(_) | Value::Number(_) | Value::Bool(_))
 }
 
-/// The latest time in it, where it asks for nothing but a newer token.
+/// The latest time in it, if it asks only for a newer token.
 fn newer_than(asked: &Map<String, Value>) -> Option<u64> {
     let is_met = |name: &str| MEMBERS.iter().any(|(known, is_met)| known == &name && *is_met);
     if !asked.keys().all(|name| is_met(name)) {

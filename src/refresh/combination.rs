@@ -1,5 +1,5 @@
-//! What a slot knows at one moment, in a word for each part: the simulation counts which combinations occur.
-//! A change that makes a new one possible shows it (`testkit/baseline`).
+//! The knowledge of a slot at one moment, in a word for each part: the simulation counts which combinations
+//! occur. A change that makes a new one possible shows in `testkit/baseline`.
 
 use std::fmt;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub(crate) struct Combination {
     recent: bool,
     /// A delete of the last two minutes is remembered.
     deleted: bool,
-    /// The last look at the store was in vain.
+    /// The last read of the store failed.
     unchecked: bool,
 }
 
@@ -27,12 +27,12 @@ enum HeldAs {
     Nothing,
     /// The state that the store had a moment ago.
     Recent,
-    /// The answer that the store has not taken.
+    /// The unstored answer.
     Unstored,
     Other,
 }
 
-/// The authority's answer that the store has not taken.
+/// The unstored answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum UnstoredAs {
     Nothing,

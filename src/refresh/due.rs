@@ -1,4 +1,4 @@
-//! When a connection is to be renewed without anybody asking, as a pure function of what it is.
+//! When a connection is due for a renewal that nobody asks for, as a pure function.
 
 use std::time::Duration;
 
@@ -6,35 +6,35 @@ use crate::domain::connection::{Profile, Status};
 use crate::domain::time::Timestamp;
 use crate::domain::token::HeldToken;
 
-/// A connection that was used within this time is kept warm, so that its callers never wait: one that is used
-/// every day is warm in the morning. Each costs a call for each life of its token.
+/// A connection that was used within this time is renewed ahead of its token's end, so that its callers never
+/// wait: one that is used every day is ready in the morning. Each costs one call for each life of its token.
 pub const USED_WITHIN: Duration = Duration::from_secs(24 * 3600);
-/// That it was used is noted this often at the most.
+/// How often a use is noted at most.
 pub const NOTED_EVERY: Duration = Duration::from_secs(3600);
-/// An idle grant is renewed this often, well inside Entra's 90 idle days, with room for a month of trouble.
+/// How often an idle grant is renewed: well inside Entra's 90 idle days, with room for a month of trouble.
 const KEEP_ALIVE: Duration = Duration::from_secs(30 * 86_400);
-/// Where idle grants were seen to end sooner, at this part of the time that they lasted.
+/// If idle grants were seen to end sooner: this part of the time that they lasted.
 const OF_LEARNT_LIMIT: u32 = 2;
 /// But no more often than this: a limit learnt from an accident must not become a stream of calls.
 const SHORTEST_KEEP_ALIVE: Duration = Duration::from_secs(3600);
-/// A connection that should have been kept alive this long ago has fallen out of the schedule.
+/// A connection that is overdue by this much has fallen out of the schedule.
 const OVERDUE: Duration = Duration::from_secs(10 * 86_400);
-/// The life that callers want left of a token when they say nothing, and some time for the call.
+/// The life that callers want by default, with some time for the call.
 const CALLERS_MARGIN: Duration = Duration::from_secs(360);
 
-/// When an access token that lives from `issued_at` for `life` is to be renewed, unless the authority said:
-/// between three and four fifths of its life, with `jitter` (0 to 1), and before callers that say nothing
-/// would find it short.
+/// When an access token that lives from `issued_at` for `life` is to be renewed, unless the authority named a
+/// time: between three and four fifths of its life, with `jitter` (0 to 1), and before it is too short for
+/// callers without a `min_ttl`.
 pub fn renew_at(issued_at: Timestamp, life: Duration, jitter: f64) -> Timestamp {
     let point = life.mul_f64(0.6 + 0.2 * jitter.clamp(0.0, 1.0));
     let latest = life.saturating_sub(CALLERS_MARGIN);
-    // A token so short that every caller finds it short is renewed by its own measure.
+    // A token that is always too short for them is renewed by its own life.
     issued_at.plus(if latest > life / 2 { point.min(latest) } else { point })
 }
 
-/// When to look after a connection next; never for one whose grant is dead, or that an operator paused.
-/// `resource` is the one that it was connected for; `idle_limit` is how long idle grants of its tenant were
-/// seen to last, where that is known.
+/// When a connection is due next; never if its grant is dead or an operator paused it. `resource` is the one
+/// that it was connected for; `idle_limit` is how long idle grants of its tenant were seen to last, if that
+/// is known.
 pub fn due_at(
     profile: &Profile,
     tokens: &[HeldToken],
@@ -72,12 +72,11 @@ pub fn due_at(
 fn keep_alive_at(profile: &Profile, idle_limit: Option<Duration>, jitter: f64) -> Timestamp {
     let rhythm = idle_limit
         .map_or(KEEP_ALIVE, |limit| (limit / OF_LEARNT_LIMIT).clamp(SHORTEST_KEEP_ALIVE, KEEP_ALIVE));
-    // From five sixths to seven sixths, so that what was connected together is not refreshed together.
+    // From five sixths to seven sixths, so that connections made together are not refreshed together.
     profile.last_refreshed_at().plus(rhythm.mul_f64((5.0 + 2.0 * jitter.clamp(0.0, 1.0)) / 6.0))
 }
 
-/// Whether a connection fell out of the schedule: it is long past what the schedule would have had done by
-/// now.
+/// Whether a connection fell out of the schedule: it would have been renewed long ago.
 pub fn is_overdue(profile: &Profile, now: Timestamp) -> bool {
     if profile.grant_destroyed() {
         return false;

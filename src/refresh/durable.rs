@@ -1,5 +1,5 @@
 //! Makes an answer of the authority durable before any of its tokens is served: in the store, or in the
-//! journal where the store does not take it at once.
+//! journal if the store does not take it at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,10 +18,10 @@ use crate::store::{Committed, LeaseNonce, Revision, Writer};
 
 /// An answer that the store has not acknowledged by then goes into the journal.
 const JOURNAL_AFTER: Duration = Duration::from_millis(40);
-/// How often the store is asked to take an answer before its waiters are told.
+/// How often an answer is offered to the store again before its waiters are told.
 const STORE_TRIES: u32 = 5;
 
-/// An answer, sealed to succeed what is `expected`; got under this lease, with the refresh token `used`.
+/// Seals an answer as the successor of `expected`. It came under this lease, with the refresh token `used`.
 pub(super) fn seal(
     ports: &Ports,
     at: At<'_>,
@@ -38,8 +38,8 @@ pub(super) fn seal(
     Unstored { lease, expected, sealed, connection, grant, used }
 }
 
-/// Makes an answer durable whose call began at `epoch`. While only the journal has it, it is offered to the store
-/// again and again in the background.
+/// Makes an answer durable whose call began at `epoch`. While only the journal has it, it is offered to the
+/// store again and again in the background.
 pub(super) async fn keep(
     ports: &Arc<Ports>,
     at: At<'_>,
@@ -56,7 +56,7 @@ pub(super) async fn keep(
         stored = patient => return stored,
         () = ports.sleep(JOURNAL_AFTER) => {}
     }
-    // (The commit under way may arrive all the same; that shows when it is offered again.)
+    // (The commit under way may succeed all the same. The next offer shows that.)
     let Some(answer) = at.state().memory.answer().cloned() else { return Ok(()) };
     match ports.repository().journal(at.key, &answer).await {
         Ok(()) => {
@@ -74,7 +74,7 @@ pub(super) async fn keep(
     }
 }
 
-/// The journal took an answer: it is served from now on.
+/// The journal took an answer. From now on it is served.
 async fn journaled(ports: &Ports, at: At<'_>, epoch: Epoch, answer: &Unstored) {
     let journaling = at.state().memory.journaled(answer);
     match journaling {
@@ -84,8 +84,8 @@ async fn journaled(ports: &Ports, at: At<'_>, epoch: Epoch, answer: &Unstored) {
                 app = %at.key.app, connection = %at.key.connection,
                 "the store does not take a refreshed grant; it is in the journal and is served"
             );
-            // A state that was cached meanwhile (a sign-in elsewhere, a pause) is newer than what the answer
-            // succeeds.
+            // A state that was cached meanwhile (a sign-in elsewhere, a pause) is newer than the answer's
+            // predecessor.
             if !is_replaced {
                 cache::put(ports, at, epoch, &answer.connection, Source::Journaled, checked_at);
             }
@@ -112,8 +112,7 @@ async fn offer_with_patience(ports: &Arc<Ports>, at: At<'_>) -> Result<(), Arc<F
     }
 }
 
-/// Offers the answer that is not acknowledged, if there is one, to the store. Only when the store has taken
-/// it does it become the cached one.
+/// Offers the unstored answer, if there is one, to the store. It is cached only once the store has taken it.
 pub(super) async fn offer(ports: &Arc<Ports>, at: At<'_>) -> Result<(), Arc<Failure>> {
     for _ in 0..MOST_OVERTAKEN {
         let (epoch, answer, is_journaled) = {
@@ -129,7 +128,7 @@ pub(super) async fn offer(ports: &Arc<Ports>, at: At<'_>) -> Result<(), Arc<Fail
         let committed = ports.repository().commit_sealed(at.key, *expected, sealed, writer).await;
         match committed {
             Ok(Committed::Done) => {
-                // Another try may have stored this one and kept a newer one since.
+                // Another offer may have stored this one, and a newer one may have come since.
                 if !at.state().memory.is_unstored(sealed.revision) {
                     continue;
                 }
@@ -141,7 +140,7 @@ pub(super) async fn offer(ports: &Arc<Ports>, at: At<'_>) -> Result<(), Arc<Fail
                 return Ok(());
             }
             Ok(Committed::Conflict) => overtaken(ports, at, epoch, answer, is_journaled).await?,
-            // Another replica uses the grant: what it stores, or that it stores nothing, decides.
+            // Another replica uses the grant, and that replica's result decides.
             Ok(Committed::Fenced) => return Err(Arc::new(NotNow::LeaseElsewhere.into())),
             Err(error) => return Err(Arc::new(Failure::Repository(error))),
         }
@@ -149,7 +148,7 @@ pub(super) async fn offer(ports: &Arc<Ports>, at: At<'_>) -> Result<(), Arc<Fail
     Err(Arc::new(Failure::Repository(ever_changing("storing a refreshed grant").into())))
 }
 
-/// The connection changed while the authority was asked: the answer is put where it belongs
+/// The connection changed during the call to the authority: puts the answer where it belongs
 /// ([`answer::place`]).
 async fn overtaken(
     ports: &Arc<Ports>,
@@ -187,8 +186,8 @@ async fn overtaken(
     }
 }
 
-/// The store shows the answer's grant. Writing the stored record again changes nothing, but makes a store that
-/// waits for its copies wait until they have it.
+/// The store shows the answer's grant. Writing the stored record again changes nothing, but a store that
+/// waits for its replicas then waits until they have it.
 async fn confirm(
     ports: &Ports,
     at: At<'_>,
@@ -207,7 +206,7 @@ async fn confirm(
     Ok(())
 }
 
-/// The answer goes on top of `theirs`: it is sealed again, to be offered once more.
+/// The answer goes on top of `theirs`: it is sealed again and offered once more.
 async fn rebase(
     ports: &Ports,
     at: At<'_>,

@@ -26,7 +26,7 @@ use crate::domain::token::HeldToken;
 use crate::repository::{ByKey, Repository, RepositoryError, count_keys, keys_of};
 use crate::store::{Change, LeaseNonce, Revision, StoreError};
 
-/// Reads that are made together after a failover of the store.
+/// How many connections are read together after a failover of the store.
 const READS_AT_ONCE: usize = 64;
 
 /// The refresh engine. Cheap to clone.
@@ -39,7 +39,7 @@ pub struct Engine {
 
 /// Tokens.
 impl Engine {
-    /// An engine for these apps. It serves nothing before it is told what is revoked
+    /// An engine for these apps. It serves nothing before it has learnt the revocations
     /// ([`Engine::learn_revocations`]).
     pub fn new(apps: BTreeMap<AppName, EngineApp>, deps: Deps, settings: Settings) -> Self {
         let slots = Arc::new(Slots::new(settings.most_bytes));
@@ -48,14 +48,14 @@ impl Engine {
         Engine { ports: Arc::new(Ports::new(apps, deps, settings)), slots, sweep }
     }
 
-    /// From now on these are the apps and the settings. Work under way ends as it began.
+    /// Replaces the apps and the settings. Work under way ends as it began.
     pub fn reconfigure(&self, apps: BTreeMap<AppName, EngineApp>, settings: Settings) {
         self.slots.keep_at_most(settings.most_bytes);
         self.ports.reconfigure(apps, settings);
     }
 
-    /// A token for `key`. `want` says, given the connection, what the caller may have; it is asked again
-    /// whenever the connection has changed.
+    /// A token for `key`. `want` says what the caller may have of the connection; it is called again whenever
+    /// the connection has changed.
     pub async fn serve<E>(
         &self,
         key: &ConnectionKey,
@@ -88,29 +88,30 @@ impl Engine {
         Ok(held)
     }
 
-    /// Failed tries that were not stored with the connection, newest last.
+    /// Failed attempts that were not stored with the connection, newest last.
     pub fn recent_attempts(&self, key: &ConnectionKey) -> Vec<Attempt> {
         self.slots.existing(key).map(|slot| slot.state().troubles.attempts().to_vec()).unwrap_or_default()
     }
 
-    /// Has a connection's grant tried now, whatever its verdict's time: something outside may have lifted it.
-    /// `permit` is for the call; none where it is an operator's wish.
+    /// Tries a connection's grant now, whatever its verdict's time, because a cause outside may be gone.
+    /// `permit` is for the call; `None` for an operator's request.
     pub fn try_now(&self, key: &ConnectionKey, permit: Option<CallPermit>) {
         let slot = self.slots.slot(key, self.ports.monotonic());
         start_try_now(&self.ports, self.at(key, &slot), permit);
     }
 
-    /// Takes one from the budget of calls to authorities that nobody waits for who has no token; else says
-    /// when to come back. `by`: the caller whose part of the budget that is. A permit that is dropped unspent
-    /// is given back.
+    /// Takes a permit from the budget of calls that no request without a token waits for, or returns the time
+    /// to wait. `by`: the caller whose part of the budget it is. A permit that is dropped unspent is given
+    /// back.
     pub fn take(&self, cause: Cause, by: Option<&CallerName>) -> Result<CallPermit, Duration> {
         self.ports.take(cause, by, false)
     }
 
-    /// Somebody mended what made an authority refuse the app: it is asked at once, whatever it said before.
+    /// An operator corrected what made an authority refuse the app: the authority is called at once, whatever
+    /// it answered before.
     pub fn app_is_mended(&self, app: &AppName) {
         self.ports.breakers.forgive_app(app, self.ports.monotonic());
-        // (A refusal that said nothing may have been about just that.)
+        // (The same cause may be behind an unclear refusal.)
         for slot in self.slots.all() {
             slot.state().troubles.app_is_mended();
         }
@@ -127,8 +128,8 @@ impl Engine {
 
 /// Revocations. Before they are known nothing is handed out or refreshed.
 impl Engine {
-    /// These are revoked, too: nothing that they cover is handed out or refreshed. (They were read just now,
-    /// so the store answers.)
+    /// Adds revocations. Nothing that they cover is handed out or refreshed. (They were read just now, so the
+    /// store answers.)
     pub fn learn_revocations(&self, list: Vec<Revocation>) {
         self.ports.store_answered();
         self.ports.revoked.learn(list);
@@ -139,12 +140,12 @@ impl Engine {
         self.ports.revoked.list()
     }
 
-    /// Whether it is known what is revoked.
+    /// Whether the revocations are known.
     pub fn knows_revocations(&self) -> bool {
         self.ports.revoked.is_known()
     }
 
-    /// Whether a revocation is meant.
+    /// Whether there is a revocation that fits.
     pub fn revokes(&self, is_meant: impl Fn(&Revocation) -> bool) -> bool {
         self.ports.revoked.any(is_meant)
     }
@@ -157,9 +158,9 @@ impl Engine {
 
 /// What others did to connections.
 impl Engine {
-    /// A connection was connected with this sign-in: its state before does not count any more, and work begun
-    /// before brings nothing back. It is read at once, so that it is known here should a failover of the
-    /// store lose it.
+    /// A connection was connected with this sign-in. Its earlier state does not count any more, and earlier
+    /// work brings nothing back. It is read at once, so that it is known here if a failover of the store
+    /// loses it.
     pub fn connected(&self, key: &ConnectionKey, sign_in: SignIn) {
         let slot = self.slots.slot(key, self.ports.monotonic());
         self.forget(key, slot.clone(), |other| *other != sign_in && other.number <= sign_in.number);
@@ -169,8 +170,8 @@ impl Engine {
         self.slots.give_back(key, slot);
     }
 
-    /// A connection with this sign-in, or none, was deleted: its state does not count any more. Should it be
-    /// there again, because a failover of the store lost the delete, it is deleted again.
+    /// A connection with this sign-in, or with none, was deleted. Its state does not count any more. If a
+    /// failover of the store loses the delete, it is deleted again.
     pub fn deleted(&self, key: &ConnectionKey, meant: Option<SignIn>) {
         let Some(meant) = meant else {
             if let Some(slot) = self.slots.existing(key) {
@@ -203,7 +204,7 @@ impl Engine {
         self.slots.give_back(key, slot);
     }
 
-    /// Reads a connection now, whatever is cached. (What comes of it is for those who ask for it.)
+    /// Reads a connection now, whatever is cached. (Callers see the result in their own requests.)
     pub async fn look_again(&self, key: &ConnectionKey) {
         let slot = self.slots.slot(key, self.ports.monotonic());
         slot.state().memory.outdated();
@@ -219,13 +220,12 @@ impl Engine {
         self.slots.give_back(key, slot);
     }
 
-    /// Any cached connection may not be the stored one any more: each is compared with the store before it is
-    /// served.
+    /// Any cached connection may differ from the stored one: each is checked before it is served.
     pub fn distrust_all(&self) {
         self.slots.all().iter().for_each(|slot| slot.tell());
     }
 
-    /// Another store took this one's place, by an operator's word: nothing that the old one had is written to
+    /// An operator accepted another store in the place of this one: nothing from the old one is written to
     /// it.
     pub fn start_over(&self) {
         for slot in self.slots.all() {
@@ -234,7 +234,7 @@ impl Engine {
         self.distrust_all();
     }
 
-    /// Hears of what other replicas do, for as long as this is polled; it never completes.
+    /// Follows other replicas' changes, for as long as this is polled; it never completes.
     pub async fn follow_changes(&self) {
         loop {
             match self.repository().next_change().await {
@@ -245,7 +245,7 @@ impl Engine {
                 }
                 Change::Missed => {
                     self.distrust_all();
-                    // The store may have failed over and lost what it had just taken.
+                    // The store may have failed over and lost its last writes.
                     let remembering = self.slots.remembering(self.ports.monotonic());
                     for some in remembering.chunks(READS_AT_ONCE) {
                         let start = |(key, slot)| start_read(&self.ports, self.at(key, slot));
@@ -262,13 +262,13 @@ impl Engine {
 
 /// The schedule.
 impl Engine {
-    /// Schedules a connection that its user's sign-in is about to make or renew; one that is not made after
-    /// all is taken out again when it is due.
+    /// Schedules a connection that a user's sign-in is about to make or renew. If it is not made after all,
+    /// it is taken out again when it is due.
     pub async fn expect(&self, key: &ConnectionKey, profile: &Profile, tokens: &[HeldToken]) {
         schedules::expect(&self.ports, key, profile, tokens).await;
     }
 
-    /// Has a connection renewed at once, or not any more.
+    /// Makes a connection due at once, or not at all any more.
     pub async fn reschedule(&self, key: &ConnectionKey, at_once: bool) {
         let now = self.ports.now();
         schedule(&self.ports, key, at_once.then_some(now)).await;
@@ -277,7 +277,7 @@ impl Engine {
         }
     }
 
-    /// Puts a connection back into the schedule that fell out of it. For a slow walk over all of them.
+    /// Schedules a connection again that fell out of the schedule. For a slow walk over all of them.
     pub async fn mend_schedule(&self, key: &ConnectionKey, profile: &Profile) {
         let now = self.ports.now();
         if due::is_overdue(profile, now) {
@@ -299,16 +299,16 @@ impl Engine {
         sweep::once(&self.ports, &self.slots, &self.sweep).await
     }
 
-    /// Has the next round of the sweep made at once: something became due.
+    /// Starts the next round of the sweep at once, because something became due.
     pub fn nudge_sweep(&self) {
         self.sweep.nudge();
     }
 }
 
-/// Answers that the store has not taken.
+/// Unstored answers.
 impl Engine {
-    /// Takes up what the journal holds from before this process: it is offered to the store before anything
-    /// else is done for those connections. Returns how many. To be called before anything is served.
+    /// Takes up the journal's answers from before this process. Each is offered to the store before anything
+    /// else is done for its connection. Returns how many there are. To be called before anything is served.
     pub async fn recover(&self) -> Result<usize, RepositoryError> {
         let entries = self.repository().journaled().await?;
         let found = entries.len();
@@ -322,8 +322,8 @@ impl Engine {
         Ok(found)
     }
 
-    /// Offers every answer that the store did not take once more. For a timer, and for a stop. Returns how
-    /// many are left.
+    /// Offers every unstored answer to the store once more. For a timer, and for a stop. Returns how many are
+    /// left.
     pub async fn store_unstored(&self) -> usize {
         let mut left = 0;
         self.slots.forget_old(self.ports.monotonic());
@@ -335,7 +335,7 @@ impl Engine {
         left
     }
 
-    /// How many answers that the store has not taken need each sealing key.
+    /// How many unstored answers need each sealing key.
     pub fn unstored_by_key(&self) -> ByKey {
         let mut counts = ByKey::new();
         for slot in self.slots.all() {

@@ -7,7 +7,7 @@ use crate::repository::RepositoryError;
 /// Why work for a connection failed; everyone who waited for it gets the same value.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Failure {
-    /// There is no such connection.
+    /// The connection does not exist.
     #[error("there is no such connection")]
     NotFound,
     /// The authority's answer, or its silence.
@@ -22,7 +22,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// What the authority's answer came to; none where the authority is not what failed.
+    /// The disposition of the authority's answer; `None` if something else failed.
     pub(super) fn disposition(&self) -> Option<Disposition> {
         match self {
             Failure::Authority(failure) => Some(failure.disposition),
@@ -30,7 +30,7 @@ impl Failure {
         }
     }
 
-    /// Whether the authority refused and said nothing that tokenward knows.
+    /// Whether the authority's refusal has no known meaning.
     pub(super) fn is_unclear(&self) -> bool {
         self.disposition() == Some(Disposition::Unclear)
     }

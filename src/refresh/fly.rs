@@ -44,7 +44,7 @@ where
     flight
 }
 
-/// Waits at most so long. `None` when that was not enough.
+/// Waits at most this long. `None` if the flight takes longer.
 pub(super) async fn wait(
     ports: &Ports,
     flight: Flight,

@@ -1,8 +1,8 @@
 //! How many renewals of one connection callers may force by reports, challenges and `min_ttl`, as a pure
-//! function of those before.
+//! function of the earlier ones.
 //!
-//! Each caller has its own count, all of them together another one. A caller's first report of the token that
-//! is held is outside of both: nobody else can use that up.
+//! Each caller has its own count, and all of them together another one. A caller's first report of the
+//! current token is outside of both, so nobody else can use it up.
 
 use std::time::Duration;
 
@@ -17,24 +17,24 @@ const MOST_OF_ONE: usize = 5;
 const MOST: usize = 10;
 /// … and of challenges that name no token, one: a caller that has the token can name it.
 const MOST_BARE: usize = 1;
-/// A connection of which renewals were forced within this time may be throttled for that.
+/// For so long after a forced renewal, a throttle may be its effect.
 const LATELY: Duration = Duration::from_secs(60);
 
 /// Why a renewal is forced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Force {
-    /// A resource refused the cached token, and asked for nothing that a plain refresh would not ask for.
+    /// A resource refused the cached token, and asked for no more than a plain refresh.
     Report,
     /// A resource refused the cached token, and asked for more than a plain refresh.
     Challenge,
-    /// A challenge, and no word of the token.
+    /// A challenge that names no token.
     Bare,
     /// The cached token lives and is not due, and has less life left than the caller wants.
     MoreLife,
 }
 
 impl Force {
-    /// What the call is for.
+    /// The cause of the call.
     pub(super) fn cause(self) -> Cause {
         match self {
             Force::Report => Cause::Report,
@@ -63,7 +63,7 @@ pub(super) struct Forced {
     last: Option<Duration>,
 }
 
-/// That one more may be forced.
+/// The right to force one more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Allowed {
     /// It is its caller's first report of the cached token.
@@ -71,7 +71,7 @@ pub(super) struct Allowed {
 }
 
 impl Forced {
-    /// Whether `by` may force another one at `now` (monotonic); else for how long not.
+    /// Whether `by` may force another one at `now` (monotonic), or how long it must wait.
     pub(super) fn may(
         &mut self,
         by: Option<&CallerName>,
@@ -103,7 +103,7 @@ impl Forced {
         }
     }
 
-    /// One more is forced; says its number.
+    /// Notes one more, and returns its number.
     pub(super) fn note(
         &mut self,
         by: Option<&CallerName>,
@@ -122,15 +122,15 @@ impl Forced {
         self.of_late.retain(|one| one.number != number);
     }
 
-    /// The authority is called at `now` (monotonic) for one of them. No user is throttled for more life: that
-    /// is asked for at most once in a quarter of a token's life.
+    /// The authority is called at `now` (monotonic) for one of them. (A wish for more life causes no
+    /// throttle: it comes at most once in a quarter of a token's life.)
     pub(super) fn called(&mut self, force: Force, now: Duration) {
         if force != Force::MoreLife {
             self.last = Some(now);
         }
     }
 
-    /// Whether what the authority says of the connection may come of renewals that callers forced.
+    /// Whether the authority's answer for the connection may be an effect of forced renewals.
     pub(super) fn lately(&self, now: Duration) -> bool {
         self.last.is_some_and(|at| now.saturating_sub(at) < LATELY)
     }

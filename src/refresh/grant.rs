@@ -1,4 +1,4 @@
-//! Uses a grant under its lease, and writes down what came of it: new tokens, a verdict, or a failed try.
+//! Uses a grant under its lease, and records the result: new tokens, a verdict, or a failed attempt.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,8 +40,8 @@ struct Use<'a> {
     lease: Lease,
 }
 
-/// Uses the grant under the lease, which ends here whatever comes of it. `permit` is spent when the authority
-/// is called.
+/// Uses the grant under the lease, which ends here in any case. `permit` is spent when the authority is
+/// called.
 pub(super) async fn use_grant(
     ports: &Arc<Ports>,
     at: At<'_>,
@@ -50,8 +50,7 @@ pub(super) async fn use_grant(
     lease: Lease,
 ) -> Result<(), Arc<Failure>> {
     let tenant = seen.loaded.connection.profile.account().tid.clone();
-    // The time of its last use, where callers use it here. (A connection that the sweep renews is scheduled
-    // by the sweep.)
+    // The time of its last use, if callers use it here. (The sweep schedules the connections that it renews.)
     let used_at = at.state().usage.was_noted().then(|| ports.now());
     let Some(one) = usable(ports, at, seen, want, lease).await? else { return Ok(()) };
     let began = ports.monotonic();
@@ -81,8 +80,8 @@ pub(super) async fn use_grant(
     }
 }
 
-/// The opened grant, if it may be used. Otherwise the lease is given back: there is none (a verdict destroyed
-/// it), it does not open, or an earlier use of it is unsettled and must not be repeated.
+/// The opened grant, if it may be used. If not, the lease is given back: the grant was destroyed by a
+/// verdict, or does not open, or an earlier use of it is unsettled and must not be repeated.
 async fn usable<'a>(
     ports: &Arc<Ports>,
     at: At<'_>,
@@ -149,7 +148,7 @@ async fn succeeded(
     stored
 }
 
-/// The answer is refused, but its refresh token takes the place of the one that was used.
+/// The answer is refused, but its refresh token replaces the one that was used.
 async fn replaced(
     ports: &Arc<Ports>,
     at: At<'_>,
@@ -187,9 +186,8 @@ async fn keep(
     lease: Lease,
 ) -> Result<(), Arc<Failure>> {
     let stored = durable::keep(ports, at, epoch, answer).await;
-    // The answer's commit gave the lease back; a dropped answer did not. While the store has not taken the
-    // answer, though the journal has, lease and doubt stay: for other replicas the refresh token there is as
-    // good as spent.
+    // The answer's commit gave the lease back; a dropped answer did not. While only the journal has the
+    // answer, lease and intent stay: for other replicas the stored refresh token is as good as spent.
     let is_stored_or_dropped = at.state().memory.answer().is_none();
     if is_stored_or_dropped {
         let (by, key) = (ports.clone(), at.key.clone());
@@ -198,7 +196,7 @@ async fn keep(
     stored
 }
 
-/// The grant was used in vain: notes that, stores a verdict, and gives the lease back.
+/// The use of the grant failed: notes the attempt, stores a verdict, and gives the lease back.
 async fn failed(
     ports: &Arc<Ports>,
     at: At<'_>,
@@ -216,7 +214,7 @@ async fn failed(
     let is_judged = failure.is_verdict() && is_of_the_grant;
     let is_known = !failure.is_unsettled();
     let failure = Arc::new(failure);
-    // What was said of a grant is no trouble of the one that took its place meanwhile.
+    // A refusal of this grant says nothing about one that replaced it meanwhile.
     let sign_in = at.state().memory.sign_in();
     if sign_in.is_none_or(|sign_in| sign_in == connection.profile.sign_in()) {
         note_trouble(ports, at, want, &failure, None);
@@ -232,7 +230,7 @@ async fn failed(
     Err(failure)
 }
 
-/// Weighs a refusal that may say nothing tokenward knows ([`unclear`]).
+/// Weighs a refusal that may have no known meaning ([`unclear`]).
 fn weigh(ports: &Ports, at: At<'_>, connection: &Connection, failure: AuthorityFailure) -> AuthorityFailure {
     let key = at.key;
     let sign_in = connection.profile.sign_in();
@@ -248,8 +246,8 @@ fn weigh(ports: &Ports, at: At<'_>, connection: &Connection, failure: AuthorityF
         let AuthorityError { status, error, trace_id, correlation_id, .. } = &weighed.failure.answer;
         tracing::warn!(
             app = %key.app, connection = %key.connection, refusals, status, error, trace_id, correlation_id,
-            "the authority refuses one grant again and again without saying why, while others work; it is taken for ended, \
-             and tried again ever more rarely"
+            "the authority refuses one grant again and again without saying why, while others work; it is \
+             taken for ended, and tried again ever more rarely"
         );
     }
     weighed.failure
@@ -272,7 +270,8 @@ async fn judge(
     let Seen { epoch, loaded } = seen;
     let place = loaded.connection.grant_place();
     let Connection { revision, profile, tokens } = loaded.connection;
-    // What failed before the verdict may be its cause: a lost answer, where a refresh token works only once.
+    // An earlier failed attempt may be the verdict's cause, such as a lost answer if a refresh token works
+    // once.
     let profile = profile.remembering(at.state().troubles.attempts().iter().cloned());
     let profile = profile.judged(verdict.disposition, attempt, verdict.claims.clone(), now);
     let kept = (!profile.grant_destroyed()).then_some(&grant);
@@ -295,7 +294,7 @@ async fn judge(
             cache::put(ports, at, epoch, &connection, Source::Committed(&sealed), begun);
             Ok(true)
         }
-        // It is another one by now: the verdict was not about that.
+        // The connection has changed: the verdict was not about its present state.
         Ok(Committed::Conflict | Committed::Fenced) => {
             at.state().troubles.are_over();
             let loaded = load(ports, at, epoch).await?;
@@ -311,15 +310,15 @@ async fn judge(
     }
 }
 
-/// Notes a failed try, and returns its failure.
+/// Notes a failed attempt, and returns its failure.
 pub(super) fn noted(ports: &Ports, at: At<'_>, want: &Want, failure: Failure) -> Arc<Failure> {
     let failure = Arc::new(failure);
     note_trouble(ports, at, want, &failure, None);
     failure
 }
 
-/// Notes a failed try: for `explain`, and so that the next one waits. `left`: for how long the breaker is
-/// open, if that is why.
+/// Notes a failed attempt, for `explain` and for the wait before the next one. `left`: how long the breaker
+/// stays open, if it is the cause.
 pub(super) fn note_trouble(
     ports: &Ports,
     at: At<'_>,
@@ -333,21 +332,20 @@ pub(super) fn note_trouble(
     state.troubles.failed(want, failure, left, about, moment, ports.random());
 }
 
-/// Whether the grant must be left alone, because somebody may have used it up, for as long as a token of it
-/// lives: once none does, another try is all that is left.
+/// Whether the grant must not be used, because somebody may have used it up. That holds while a token of it
+/// lives. Without one, another attempt is all that is left.
 pub(super) fn must_not_replay(ports: &Ports, key: &ConnectionKey, connection: &Connection) -> bool {
     let may_replay = ports.authority(&key.app).is_some_and(|authority| authority.may_replay_refresh_tokens());
     !may_replay && has_live_token(connection, ports.now())
 }
 
-/// Whether a verdict on this request is one on the grant itself. A refusal of one more resource, or of a
-/// challenge that a caller brought, is an answer to that caller: a connection is judged by its plain refresh
-/// for what it was connected for.
+/// Whether a verdict on this request judges the grant. A refusal of another resource, or of a caller's
+/// challenge, is an answer to that caller. Only the plain refresh for its own resource judges a connection.
 fn speaks_of_the_grant(ports: &Ports, key: &ConnectionKey, connection: &Connection, want: &Want) -> bool {
     want.claims.is_none() && want.resource == primary_resource(ports, key, connection)
 }
 
-/// Says in one line what was odd about an answer whose tokens are used.
+/// Logs in one line what was odd about an answer whose tokens are used.
 pub(crate) fn warn_of_remarks(key: &ConnectionKey, remarks: &Remarks) {
     let Some(rule) = remarks.words() else { return };
     let AuthorityError { trace_id, correlation_id, .. } = &remarks.answer;
@@ -357,7 +355,7 @@ pub(crate) fn warn_of_remarks(key: &ConnectionKey, remarks: &Remarks) {
     );
 }
 
-/// Says in one line why an answer's access token is not used, and what becomes of its refresh token.
+/// Logs in one line why an answer's access token is not used, and what becomes of its refresh token.
 fn warn_of_refused(key: &ConnectionKey, rule: &str, fate: &Fate, failure: &AuthorityFailure) {
     let AuthorityError { trace_id, correlation_id, .. } = &failure.answer;
     let refresh_token = match fate {
@@ -372,8 +370,8 @@ fn warn_of_refused(key: &ConnectionKey, rule: &str, fate: &Fate, failure: &Autho
     );
 }
 
-/// Tells the operator what the authority refuses for another reason than the user's, an administrator's or a
-/// credential's, which are told elsewhere: the first time, and ever more rarely while it lasts.
+/// Warns of a refusal that is about neither the user, an administrator nor a credential (those are logged
+/// elsewhere): the first time, and ever more rarely while it lasts.
 fn warn_of_refusal(at: At<'_>, want: &Want, failure: &Failure) {
     let Failure::Authority(failure) = failure else { return };
     let is_told_elsewhere =
@@ -382,7 +380,8 @@ fn warn_of_refusal(at: At<'_>, want: &Want, failure: &Failure) {
     if failure.answer.is_refusal() && !is_told_elsewhere && times.is_power_of_two() {
         let AuthorityError { status, error, error_codes, trace_id, correlation_id, .. } = &failure.answer;
         tracing::warn!(
-            app = %at.key.app, connection = %at.key.connection, outcome = failure.disposition.as_str(), cause = failure.cause,
+            app = %at.key.app, connection = %at.key.connection,
+            outcome = failure.disposition.as_str(), cause = failure.cause,
             status, error, ?error_codes, trace_id, correlation_id, times, "the authority refuses a refresh"
         );
     }

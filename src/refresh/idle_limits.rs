@@ -10,7 +10,7 @@ use crate::domain::id::AppName;
 /// Tenants whose idle limit is remembered.
 const MOST_LIMITS: usize = 10_000;
 
-/// How long idle grants were seen to last, by app and tenant, where that was less than it should be.
+/// How long idle grants were seen to last, by app and tenant, if that was too short.
 #[derive(Default)]
 pub(super) struct IdleLimits {
     known: Mutex<BTreeMap<(AppName, String), Option<Duration>>>,
@@ -21,7 +21,7 @@ impl IdleLimits {
         self.known.lock().get(&(app.clone(), tenant)).copied().flatten()
     }
 
-    /// Whether a tenant's limit, or that it has none, is known.
+    /// Whether it is known which limit the tenant has, or that it has none.
     pub(super) fn knows(&self, one: &(AppName, String)) -> bool {
         self.known.lock().contains_key(one)
     }
@@ -35,7 +35,7 @@ impl IdleLimits {
         limits.insert(one, limit);
     }
 
-    /// Notes a shorter limit. False where one as short is known.
+    /// Notes a shorter limit. Returns false if one as short is known.
     pub(super) fn note(&self, app: &AppName, tenant: String, lasted: Duration) -> bool {
         let mut limits = self.known.lock();
         let known = limits.entry((app.clone(), tenant)).or_insert(None);

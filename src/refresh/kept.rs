@@ -9,14 +9,14 @@ const MOST_TOKENS: usize = 8;
 /// Beside these, tokens that callers got for their challenges: one a caller and resource.
 const MOST_OWN: usize = 8;
 
-/// Whether of these two tokens of a connection only one is kept.
+/// Whether a connection keeps only one of these two tokens.
 pub(super) fn is_in_place_of(one: &HeldToken, other: &HeldToken) -> bool {
     one.resource == other.resource && one.got_for == other.got_for
 }
 
-/// Keeps so many shared tokens and so many that callers got for their challenges; these never cost a shared
-/// one its place. Of the shared ones the oldest (the first) go. Of the others the oldest goes of the caller
-/// that has the most, so a caller that asks for many pushes out its own.
+/// Keeps so many shared tokens and so many that callers got for their challenges; these never push out a
+/// shared one. Of the shared ones the oldest (the first) are dropped. Of the others, the oldest of the caller
+/// with the most is dropped, so a caller that asks for many pushes out its own.
 pub(super) fn drop_oldest(tokens: &mut Vec<HeldToken>) {
     while tokens.iter().filter(|token| token.got_for.is_none()).count() > MOST_TOKENS {
         remove_first(tokens, |token| token.got_for.is_none());

@@ -1,7 +1,7 @@
-//! The right of this replica to use one connection's grant, while other replicas stay away from it.
+//! The right of this replica to use one connection's grant, while other replicas do not.
 //!
-//! A lease bounds calls to the authority; the fence of the commit keeps the store right. So a lease may be
-//! lost (a pause, a store that failed over) and costs at most a call that was not needed.
+//! A lease bounds calls to the authority; the fence of the commit protects the store. So a lease may be lost
+//! (a pause, a failover of the store) and costs at most one needless call.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,20 +13,20 @@ use crate::domain::id::ConnectionKey;
 use crate::domain::random::random_bytes;
 use crate::store::{LeaseAnswer, LeaseNonce, LeaseOf, StoreError};
 
-/// A lease is prolonged when this part of it has passed: two attempts may fail before it ends.
+/// The part of its life after which a lease is prolonged: two attempts may fail before it ends.
 const PROLONG_AFTER: u32 = 3;
 
-/// What came of trying for a lease.
+/// Result of trying to take a lease.
 pub(super) enum Taken {
     Mine(Lease),
-    /// Another replica's, for so long at the most.
+    /// Another replica has it, for at most this long.
     Theirs(Duration),
 }
 
 /// A lease that this replica has, as far as it knows.
 pub(super) struct Lease {
     pub(super) nonce: LeaseNonce,
-    /// An earlier holder began to use the grant, and no replica knows how that ended.
+    /// True if an earlier intent is unsettled: nobody knows how that use of the grant ended.
     pub(super) unsettled: bool,
     /// Monotonic milliseconds until which nobody else can have it: counted from before it was asked for.
     until: AtomicU64,
@@ -51,7 +51,7 @@ impl Lease {
             }
             Err(error) => {
                 observer.lease(LeaseOutcome::Unreachable);
-                // The lease may be ours all the same: it is given back if that can be done.
+                // The lease may be ours all the same, so it is given back if possible.
                 let (by, key) = (ports.clone(), key.clone());
                 let lease = Lease { nonce, unsettled: false, until: AtomicU64::new(0) };
                 let give_back = async move { lease.release(&by, &key, true).await };
@@ -61,7 +61,7 @@ impl Lease {
         }
     }
 
-    /// Whether nobody else can have it before `needed` has passed.
+    /// Whether nobody else can have it for the `needed` time.
     pub(super) fn outlasts(&self, ports: &Ports, needed: Duration) -> bool {
         let until = ports.monotonic().saturating_add(needed);
         millis(until) < self.until.load(Ordering::Acquire)
@@ -91,8 +91,8 @@ impl Lease {
         }
     }
 
-    /// Gives it back. `known`: what we began with it has ended, and we know how. (What an earlier holder
-    /// began stays unsettled until somebody's answer is stored.)
+    /// Gives it back. `known`: our own use of the grant has ended, and we know how. (An earlier holder's
+    /// intent stays unsettled until an answer is stored.)
     pub(super) async fn release(self, ports: &Arc<Ports>, key: &ConnectionKey, known: bool) {
         let settled = known && !self.unsettled;
         let repository = ports.repository();

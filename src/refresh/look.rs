@@ -1,5 +1,5 @@
-//! Comes by the cached connection: serves it, or reads the store, and repairs what a failover of the store
-//! lost.
+//! Finds the cached connection: serves it, or reads the store, and repairs the losses of a failover of the
+//! store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,14 +13,15 @@ use crate::domain::connection::Status;
 use crate::repository::{Connection, Loaded, RepositoryError};
 use crate::store::{Committed, StoreError, StoredConnection, Writer};
 
-/// How long a caller waits for a read of a store that answered others, and not for this connection before.
+/// How long a caller waits for a read that timed out before for this connection, while the store answers
+/// others.
 const PATIENCE_WITH_STORE: Duration = Duration::from_millis(100);
 /// Reads for one request before it gives up. Each follows a read that ended, so two or three are normal.
 pub(super) const MOST_LOOKS: usize = 8;
 /// How often a read or a commit may be overtaken before its waiters are told.
 pub(super) const MOST_OVERTAKEN: usize = 4;
 
-/// The cached connection: read if there is none, and compared with the store if that was too long ago.
+/// The cached connection. It is read if it is not cached, and checked if the last check was too long ago.
 pub(super) async fn look(ports: &Arc<Ports>, at: At<'_>, begun: Duration) -> Result<Arc<Held>, Arc<Failure>> {
     let is_shared = ports.repository().is_shared();
     for _ in 0..MOST_LOOKS {
@@ -44,7 +45,7 @@ pub(super) async fn look(ports: &Arc<Ports>, at: At<'_>, begun: Duration) -> Res
             Some(Err(failure)) => failure,
             None => Arc::new(Failure::Repository(slow_store().into())),
         };
-        // What was cached before the wait may have been deleted or connected anew meanwhile.
+        // The cached one from before the wait may have been deleted or connected anew meanwhile.
         let state = at.state();
         return match state.memory.outlasting(ports.monotonic(), ports.settings().serve_cached_for) {
             Some(held) if matches!(*failure, Failure::Repository(_)) => Ok(held.clone()),
@@ -59,7 +60,7 @@ pub(super) fn start_read(ports: &Arc<Ports>, at: At<'_>) -> Flight {
     fly(ports, at, Work::Read, |ports, owned| async move { read(&ports, owned.at()).await })
 }
 
-/// Reads a connection and caches it; cheap when the cached revision is the stored one.
+/// Reads a connection and caches it. Cheap if the cached revision is the stored one.
 async fn read(ports: &Arc<Ports>, at: At<'_>) -> Result<(), Arc<Failure>> {
     let begun = ports.monotonic();
     let (epoch, cached) = at.state().memory.begin_read();
@@ -126,7 +127,7 @@ async fn delete_again(ports: &Ports, at: At<'_>, loaded: &Loaded) -> Result<(), 
     Ok(())
 }
 
-/// Stores a state that the store had already. False while another replica holds the lease.
+/// Stores a state again that the store had lost. Returns false while another replica holds the lease.
 async fn store_again(
     ports: &Ports,
     at: At<'_>,
@@ -138,7 +139,7 @@ async fn store_again(
     let repository = ports.repository();
     let known = &recent.held.connection;
     let committed = if stored.profile.status() == Status::Paused && known.profile.status() != Status::Paused {
-        // An operator who paused the older state means the newer one, too.
+        // An operator's pause of the older state holds for the newer one, too.
         let loaded = Loaded { connection: known.clone(), sealed: StoredConnection::clone(&recent.sealed) };
         let grant = repository.open_grant(at.key, &loaded)?;
         let after = stored.revision.generation.max(known.revision.generation);

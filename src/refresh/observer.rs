@@ -6,7 +6,7 @@ use crate::domain::cause::Cause;
 use crate::domain::connection::Status;
 use crate::domain::id::AppName;
 
-/// What a look for a token in memory found.
+/// Result of a look for a cached token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lookup {
     /// A token with enough life left.
@@ -17,7 +17,7 @@ pub enum Lookup {
     Miss,
 }
 
-/// What became of a lease.
+/// Result of trying for a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseOutcome {
     /// This replica has it.
@@ -26,34 +26,34 @@ pub enum LeaseOutcome {
     Held,
     /// The store did not answer.
     Unreachable,
-    /// It passed to another replica while this one used it.
+    /// It passed to another replica during its use.
     Lost,
 }
 
-/// Told of what the engine does; telemetry listens.
+/// Receives the engine's events, for telemetry.
 pub trait Observer: Send + Sync {
-    /// A token was looked for in memory.
+    /// A request looked for a cached token.
     fn cache_lookup(&self, result: Lookup);
     /// A call to the authority for a connection ended; `outcome` is `ok` or a disposition's word.
     fn refreshed(&self, app: &AppName, outcome: &'static str, elapsed: Duration);
     /// A verdict of the authority changed a connection.
     fn judged(&self, app: &AppName, tenant: Option<&str>, status: Status);
-    /// A round of the sweep was made.
+    /// A round of the sweep ended.
     fn swept(&self, swept: Swept);
-    /// A call that nobody waits for who has no token was begun, or had to wait because the budget was used
+    /// A call that no request without a token waits for was begun, or was put off because the budget was used
     /// up.
     fn budgeted(&self, cause: Cause, is_begun: bool);
-    /// A lease was tried for, or lost while it was used.
+    /// A lease was requested, or lost during its use.
     fn lease(&self, outcome: LeaseOutcome);
 }
 
-/// What a round did, for an operator to see.
+/// Result of a round, for an operator.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// Shards that were this replica's.
+    /// Shards that this replica had.
     pub shards: u32,
-    /// Connections taken up.
+    /// Connections renewed.
     pub begun: u32,
-    /// Connections that were due and have to wait for a budget.
+    /// Due connections that wait for a budget.
     pub waiting: u32,
 }

@@ -1,8 +1,7 @@
-//! The right to one call to an authority, with all that was drawn for it.
+//! The right to one call to an authority, with everything that was drawn for it.
 //!
-//! Each budget gives out a [`CallPermit`] and nothing else. The permit goes along with the work; where the
-//! call is made it is spent, and where it is dropped without one, everything that was drawn for it is given
-//! back, whichever way the work ended.
+//! Budgets give out a [`CallPermit`] and nothing else. The permit goes along with the work. The call spends
+//! it. If it is dropped unspent, everything that was drawn for it is given back, however the work ended.
 
 use parking_lot::Mutex;
 use std::fmt;
@@ -17,15 +16,14 @@ pub struct CallPermit {
     drawn: Mutex<Vec<Drawn>>,
 }
 
-/// What was drawn from one budget.
+/// The draw from one budget.
 struct Drawn {
     give_back: Act,
     spend: Act,
 }
 
 impl CallPermit {
-    /// A permit for which one budget was drawn from: `give_back` undoes that, `spend` is done when the call
-    /// is made.
+    /// A permit from one budget: `give_back` undoes the draw, `spend` runs when the call is made.
     pub(super) fn new(
         give_back: impl FnOnce() + Send + 'static,
         spend: impl FnOnce() + Send + 'static,
@@ -40,14 +38,14 @@ impl CallPermit {
         CallPermit::new(give_back, || ())
     }
 
-    /// One permit for the same call, for which both budgets were drawn from.
+    /// One permit for the same call from both budgets.
     pub(super) fn and(self, other: CallPermit) -> Self {
         let others = other.take();
         self.drawn.lock().extend(others);
         self
     }
 
-    /// The call is made now. A second one of the same work is the same permit's.
+    /// The call is made now. A second call of the same work needs no second permit.
     pub fn spend(&self) {
         debug_assert!(none_is_locked_here(), "a permit is spent by a thread that has a slot locked");
         self.take().into_iter().for_each(|drawn| (drawn.spend)());
@@ -60,7 +58,7 @@ impl CallPermit {
 
 impl Drop for CallPermit {
     fn drop(&mut self) {
-        // A slot is locked to give back to it. (Nothing is added to a panic that is under way.)
+        // Giving back locks a slot. (During a panic nothing is given back.)
         debug_assert!(
             none_is_locked_here() || std::thread::panicking(),
             "a permit is dropped by a thread that has a slot locked"

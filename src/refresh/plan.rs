@@ -1,4 +1,4 @@
-//! What to do for one request, as a pure function of the cached connection and the wanted token.
+//! Decides what to do for one request, as a pure function of the cached connection and the wanted token.
 
 use std::time::Duration;
 
@@ -58,12 +58,12 @@ pub enum Refusal {
     NeedsReauthorization(ReauthReason),
     /// An administrator must act.
     Blocked(BlockReason),
-    /// The last try failed a moment ago, and no verdict changed the status.
+    /// The last attempt failed a moment ago, and no verdict changed the status.
     Trouble,
 }
 
-/// Decides. `trouble`: a try failed so recently that another now would only add load. `failing`: the last try
-/// failed, whenever that was, so nobody should wait for the next while there is a token to serve.
+/// Decides. `trouble`: an attempt failed so recently that another would only add load. `failing`: the last
+/// attempt failed, however long ago, so nobody should wait for the next while there is a token to serve.
 pub fn next<'a>(
     profile: &Profile,
     granted: &ScopeSet,
@@ -92,9 +92,9 @@ pub fn next<'a>(
     }
     match (freshness, token) {
         (Freshness::Fresh, Some(token)) => {
-            // A verdict that may be tried again is, behind the answer: it may have been lifted.
+            // A verdict may be outdated: if it may be tried again, that happens behind the answer.
             let due = token.refresh_at.is_some_and(|at| at <= now) || profile.status() != Status::Active;
-            // (One that was got for a caller's challenge is renewed when that comes again.)
+            // (A token for a caller's challenge is renewed when the challenge comes again.)
             Step::Serve { token, renew: due && may_try && token.got_for.is_none() }
         }
         (Freshness::Short, Some(token)) if !may_try => Step::Serve { token, renew: false },
@@ -125,12 +125,11 @@ pub fn pick<'a>(tokens: &'a [HeldToken], want: &Want, now: Timestamp) -> Option<
     of_resource.clone().find(is_its_own).or_else(|| of_resource.find(|token| token.got_for.is_none()))
 }
 
-/// What a request that says nothing of it asks for: it forces nothing, however short-lived the authority's
-/// tokens are.
+/// The `min_ttl` of a request without one. It forces nothing, however short the authority's tokens are.
 pub const ORDINARY_MIN_TTL: Duration = Duration::from_secs(300);
 
-/// What a request forces if it is answered by a renewal. Without a live token only a challenge forces one;
-/// with a token that is due anyway only a report or a challenge does.
+/// The kind of renewal that a request forces. Without a live token only a challenge forces one; with a token
+/// that is due anyway only a report or a challenge does.
 pub(super) fn force(tokens: &[HeldToken], want: &Want, now: Timestamp) -> Option<Force> {
     let lives = |token: &&HeldToken| token.freshness(now, Duration::ZERO) != Freshness::Expired;
     let token = pick(tokens, want, now).filter(lives);
@@ -145,16 +144,16 @@ pub(super) fn force(tokens: &[HeldToken], want: &Want, now: Timestamp) -> Option
     }
 }
 
-/// Whether a token would be renewed by now, whatever anybody asks: it is in the last fifth of its life (as in
+/// Whether a token would be renewed by now without any request: it is in the last fifth of its life (as in
 /// [`due`](super::due)), or the authority said so.
 fn is_due(token: &HeldToken, now: Timestamp) -> bool {
     let life = token.expires_at.since(token.issued_at);
     token.life_left(now) <= life / 5 || token.refresh_at.is_some_and(|at| at <= now)
 }
 
-/// Whether nobody gave its caller a token of the resource that lives: neither everybody's, nor one that was
-/// got for its challenge. It is answered by a plain renewal then where its challenge may not be passed on:
-/// that is done once, for everybody, however many challenges there are.
+/// Whether the caller has no living token of the resource, neither everybody's nor one for its own challenge.
+/// Then a challenge that may not be passed on gets a plain renewal: one for everybody, however many
+/// challenges there are.
 pub(super) fn has_none(tokens: &[HeldToken], want: &Want, now: Timestamp) -> bool {
     let is_of_caller = |token: &&HeldToken| {
         let is_its_own = token.got_for.is_none() || token.got_for == want.by;
@@ -164,7 +163,7 @@ pub(super) fn has_none(tokens: &[HeldToken], want: &Want, now: Timestamp) -> boo
     tokens.all(|token| token.freshness(now, Duration::ZERO) == Freshness::Expired)
 }
 
-/// Whether this is the token that a resource refused, or one that does not answer its challenge.
+/// Whether a resource refused this token, or it does not answer the challenge.
 pub fn is_refused(token: &HeldToken, want: &Want) -> bool {
     match (&want.rejected, &want.claims) {
         (Some(rejected), _) => *rejected == token.digest,

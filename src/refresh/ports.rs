@@ -1,5 +1,5 @@
-//! What the drivers stand on: the outside (store, authorities, time, tasks), settings, and what is known
-//! beyond one connection. No slot is in here.
+//! What the drivers need: the outside (store, authorities, time, tasks), settings, and knowledge beyond one
+//! connection. No slot is in here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,21 +23,21 @@ use crate::domain::task::Tasks;
 use crate::domain::time::{Clock, Timestamp};
 use crate::repository::Repository;
 
-/// What the engine is told by its owner.
+/// The engine's settings.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// How long a caller waits at the most.
+    /// How long a caller waits at most.
     pub caller_wait: Duration,
     /// How long a cached connection is served while the store cannot be reached.
     pub serve_cached_for: Duration,
-    /// How long a lease of a connection lasts when it is not prolonged.
+    /// How long a lease of a connection lasts if it is not prolonged.
     pub lease: Duration,
     /// How long one call to an authority may take; less than a lease.
     pub authority_timeout: Duration,
-    /// Refreshes a second that are begun for nobody in particular, by all replicas together.
+    /// Renewals ahead of time that begin in a second, of all replicas together.
     pub sweep_rate: f64,
-    /// Connections take about so many bytes of memory at the most. The least recently used go first, and are
-    /// read again when they are asked for.
+    /// About how many bytes cached connections take at most. The least recently used leave first, and are
+    /// read again when they are needed.
     pub most_bytes: usize,
 }
 
@@ -68,7 +68,7 @@ struct Apps {
     gone: BTreeMap<AppName, EngineApp>,
 }
 
-/// What the engine stands on.
+/// Ports and rooms that the engine needs.
 pub struct Deps {
     /// Connections.
     pub repository: Arc<Repository>,
@@ -78,11 +78,11 @@ pub struct Deps {
     pub random: Arc<dyn Random>,
     /// Tasks.
     pub tasks: Arc<dyn Tasks>,
-    /// Told of what happens.
+    /// Receives events.
     pub observer: Arc<dyn Observer>,
 }
 
-/// What every driver stands on.
+/// What every driver gets.
 pub(super) struct Ports {
     pub(super) deps: Deps,
     settings: ArcSwap<Settings>,
@@ -91,7 +91,7 @@ pub(super) struct Ports {
     pub(super) breakers: Breakers,
     pub(super) revoked: Revoked,
     pub(super) idle_limits: IdleLimits,
-    /// Monotonic milliseconds at which the store was last known to answer, whatever it was asked.
+    /// Monotonic milliseconds of the store's last known answer, to whatever question.
     answered_at: AtomicU64,
 }
 
@@ -109,7 +109,7 @@ impl Ports {
         }
     }
 
-    /// From now on these are the apps and the settings. Work of removed apps ends as it began.
+    /// Replaces the apps and the settings. Work of removed apps ends as it began.
     pub(super) fn reconfigure(&self, apps: BTreeMap<AppName, EngineApp>, settings: Settings) {
         let mut gone = self.apps.load_full().as_ref().clone();
         gone.gone.append(&mut gone.known);
@@ -118,7 +118,7 @@ impl Ports {
         self.settings.store(Arc::new(settings));
     }
 
-    /// The settings of now.
+    /// The present settings.
     pub(super) fn settings(&self) -> Arc<Settings> {
         self.settings.load_full()
     }
@@ -169,7 +169,7 @@ impl Ports {
         self.deps.tasks.spawn(name, Box::pin(task));
     }
 
-    /// The store answered: those who waited for it in vain may ask again.
+    /// The store answered: requests that waited in vain may ask again.
     pub(super) fn store_answered(&self) {
         let now = u64::try_from(self.monotonic().as_millis()).unwrap_or(u64::MAX);
         self.answered_at.fetch_max(now, Ordering::AcqRel);
@@ -180,8 +180,8 @@ impl Ports {
         u128::from(self.answered_at.load(Ordering::Acquire)) > asked_at.as_millis()
     }
 
-    /// Takes one from the budget of calls to authorities that nobody waits for who has no token; else says
-    /// for how long there is none.
+    /// Takes a permit from the budget of calls that no request without a token waits for, or returns the time
+    /// to wait.
     pub(super) fn take(
         &self,
         cause: Cause,

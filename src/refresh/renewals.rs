@@ -1,5 +1,5 @@
-//! The occasions to use a grant: a caller needs a token, somebody outside may have lifted a verdict, the
-//! schedule says so.
+//! The three causes of a renewal: a caller needs a token, the cause of a verdict may be gone, the schedule
+//! says so.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,17 +20,15 @@ use crate::domain::time::Timestamp;
 use crate::domain::token::Freshness;
 use crate::repository::Connection;
 
-/// How much later a connection is tried whose tenant has callers waiting, or whose try failed for no reason
-/// of its own.
+/// How much later a connection is tried whose tenant has waiting callers, or whose attempt failed for no
+/// reason of its own.
 const LATER: Duration = Duration::from_secs(30);
-/// How often a connection is tried that somebody wants to be tried now, while others of its tenant are being
-/// tried.
+/// How often a connection is tried at once while another connection of its tenant is the probe.
 const TRIES_NOW: u32 = 4;
-/// How long such a connection waits for its turn at the most.
+/// How long such a connection waits for its turn at most.
 const LONGEST_TURN: Duration = Duration::from_secs(5);
 
-/// The renewal under way for the connection, started if there is none; with the permit that a forced one
-/// needs.
+/// Joins the renewal under way for the connection, or starts one, with the permit of a forced one.
 pub(super) fn start_renewal(
     ports: &Arc<Ports>,
     at: At<'_>,
@@ -50,8 +48,8 @@ pub(super) fn start_renewal(
     )
 }
 
-/// Uses the grant, unless somebody else has just done so, and stores the answer before anyone sees it. While
-/// another replica does, its outcome is waited for.
+/// Uses the grant, unless another has just done so, and stores the answer before anyone sees it. While
+/// another replica uses it, this waits for the outcome.
 async fn renew(
     ports: &Arc<Ports>,
     at: At<'_>,
@@ -76,8 +74,8 @@ async fn renew(
     Ok(())
 }
 
-/// Starts a try of the grant whatever its verdict's time. One under way began before that was asked for, so
-/// another follows it.
+/// Starts an attempt whatever the verdict's time. If a renewal is under way, it began before this request, so
+/// the attempt follows it.
 pub(super) fn start_try_now(ports: &Arc<Ports>, at: At<'_>, permit: Option<CallPermit>) {
     let under_way = at.state().flights.under_way(Work::Renewal).cloned();
     let (by, owned) = (ports.clone(), at.owned());
@@ -92,7 +90,7 @@ pub(super) fn start_try_now(ports: &Arc<Ports>, at: At<'_>, permit: Option<CallP
     ports.spawn("try a connection again", again);
 }
 
-/// Uses the grant whatever its verdict's time, for the resource it was first connected for.
+/// Uses the grant whatever the verdict's time, for the resource of the first connect.
 async fn try_now(ports: &Arc<Ports>, at: At<'_>, permit: Option<CallPermit>) -> Result<(), Arc<Failure>> {
     let epoch = at.state().memory.epoch();
     let loaded = load(ports, at, epoch).await?;
@@ -103,7 +101,7 @@ async fn try_now(ports: &Arc<Ports>, at: At<'_>, permit: Option<CallPermit>) -> 
     let tenant = loaded.connection.profile.account().tid.as_deref();
     for _ in 1..TRIES_NOW {
         let outcome = with_lease(ports, at, &want, permit.as_ref(), is_usable).await;
-        // While one connection tries for all of its tenant the others wait for that; it does not take long.
+        // While one connection tries for its whole tenant, the others wait for that. It does not take long.
         let refused = ports.breakers.refuses(&at.key.app, tenant, ports.monotonic());
         match (outcome, refused) {
             (Err(_), Some((left, _))) if left <= LONGEST_TURN => ports.sleep(left).await,
@@ -113,7 +111,7 @@ async fn try_now(ports: &Arc<Ports>, at: At<'_>, permit: Option<CallPermit>) -> 
     with_lease(ports, at, &want, permit.as_ref(), is_usable).await.map(|_| ())
 }
 
-/// Renews a connection that the schedule says is due, if it still is, and says when it is due next.
+/// Renews a scheduled connection if it still is due, and schedules it again.
 pub(super) async fn renew_due(
     ports: &Arc<Ports>,
     at: At<'_>,
@@ -151,7 +149,7 @@ pub(super) async fn renew_due(
     let next = match connection {
         Some(connection) => due_of(ports, key, &connection, used_at, jitter(ports)),
         None => match &outcome {
-            // A verdict was scheduled where it was stored.
+            // A verdict's own commit has scheduled the connection.
             Err(failure) if failure.is_verdict() => return outcome.map(|_| ()),
             _ => Some(ports.now().plus(LATER.mul_f64(1.0 + jitter(ports)))),
         },
@@ -160,7 +158,7 @@ pub(super) async fn renew_due(
     outcome.map(|_| ())
 }
 
-/// Notes in the store, once in a while, that callers use the connection: it is kept warm for them.
+/// Notes in the store, once in a while, that callers use the connection, so that it is renewed ahead of time.
 pub(super) fn note_use(ports: &Arc<Ports>, at: At<'_>, now: Duration) {
     let is_due = at.state().usage.note(now);
     if is_due {

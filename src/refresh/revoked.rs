@@ -1,4 +1,4 @@
-//! What an operator revoked. Until that is known nothing is handed out or refreshed.
+//! Operators' revocations. Until they are known nothing is handed out or refreshed.
 
 use parking_lot::RwLock;
 
@@ -6,14 +6,14 @@ use crate::domain::connection::Profile;
 use crate::domain::id::ConnectionKey;
 use crate::domain::revocation::{self, Revocation};
 
-/// Revocations, as far as they are known; none before they were read.
+/// The known revocations; `None` before they were read.
 #[derive(Default)]
 pub(super) struct Revoked {
     known: RwLock<Option<Vec<Revocation>>>,
 }
 
 impl Revoked {
-    /// These are revoked, too. Known ones stay in force, whatever order acts come back in.
+    /// Adds revocations. Known ones stay in force, in whatever order they arrive.
     pub(super) fn learn(&self, list: Vec<Revocation>) {
         let mut known = self.known.write();
         let known = known.get_or_insert_default();
@@ -25,7 +25,7 @@ impl Revoked {
         revocation::keep_newest(known);
     }
 
-    /// Whether it is known what is revoked.
+    /// Whether the revocations are known.
     pub(super) fn is_known(&self) -> bool {
         self.known.read().is_some()
     }
@@ -35,7 +35,7 @@ impl Revoked {
         self.known.read().clone().unwrap_or_default()
     }
 
-    /// Whether one of them is meant.
+    /// Whether there is one that fits.
     pub(super) fn any(&self, is_meant: impl Fn(&Revocation) -> bool) -> bool {
         self.known.read().iter().flatten().any(is_meant)
     }

@@ -1,5 +1,5 @@
-//! When a connection is due, written into the store's schedule; and how long idle grants of a tenant were
-//! seen to last.
+//! Writes the time at which a connection is due into the store's schedule. Also learns how long idle grants
+//! of a tenant last.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -17,20 +17,19 @@ use crate::domain::verdict::ReauthReason;
 use crate::repository::{Connection, FiledUnder, Kind};
 use crate::store::Revision;
 
-/// A grant that ended after so long without use ended for that, and sooner than Entra promises (90 days,
+/// The idle times that count as an idle limit. A longer one is Entra's own (90 days,
 /// configurable-token-lifetimes). A grant that was used within a day ended for another reason.
 const IDLE: Range<Duration> = Duration::from_secs(86_400)..Duration::from_secs(80 * 86_400);
-/// A tenant's idle limit is believed for so long; then it is tried anew.
+/// How long a tenant's idle limit is kept; then it is tried anew.
 const LIMIT_KEPT: Duration = Duration::from_secs(180 * 86_400);
-/// Says when a connection is due. A schedule that could not be written keeps the time before, which is
-/// sooner.
+/// Sets when a connection is due. If that cannot be written, the earlier time stays, which is sooner.
 pub(super) async fn schedule(ports: &Ports, key: &ConnectionKey, due_at: Option<Timestamp>) {
     if let Err(error) = ports.repository().schedule(key, due_at).await {
         tracing::debug!(%error, "a connection could not be scheduled");
     }
 }
 
-/// Schedules a connection that its user's sign-in is about to make: somebody will use it.
+/// Schedules a connection that its user's sign-in is about to make, since somebody will use it.
 pub(super) async fn expect(ports: &Ports, key: &ConnectionKey, profile: &Profile, tokens: &[HeldToken]) {
     let connection = Connection {
         revision: Revision { sign_in: profile.sign_in(), generation: 0, nonce: [0; 16] },
@@ -39,7 +38,7 @@ pub(super) async fn expect(ports: &Ports, key: &ConnectionKey, profile: &Profile
     };
     let now = ports.now();
     schedule(ports, key, due_of(ports, key, &connection, Some(now), jitter(ports))).await;
-    // It counts as used: the caller that had it connected will ask for it.
+    // It counts as used, since the caller that started the session will ask for it.
     if let Err(error) = ports.repository().mark_used(key, now).await {
         tracing::debug!(%error, "a new connection is not noted as used until it is");
     }
@@ -83,7 +82,7 @@ struct IdleLimit {
     seconds: u64,
 }
 
-/// Learns how long idle grants of a tenant were seen to last by another process.
+/// Learns an idle limit of the tenant that another process noted.
 pub(super) async fn learn_idle_limit(ports: &Ports, app: &AppName, tenant: &str) {
     let one = (app.clone(), tenant.to_owned());
     if ports.idle_limits.knows(&one) {
@@ -94,7 +93,7 @@ pub(super) async fn learn_idle_limit(ports: &Ports, app: &AppName, tenant: &str)
     ports.idle_limits.learn(one, found.map(|found| Duration::from_secs(found.value.seconds)));
 }
 
-/// A grant ended. If it ended for its age, sooner than idle grants should, the others of its tenant are used
+/// A grant ended. If it ended by age, and sooner than idle grants should, the tenant's other grants are used
 /// more often from now on.
 pub(super) async fn note_idle_limit(ports: &Ports, app: &AppName, profile: &Profile) {
     let now = ports.now();

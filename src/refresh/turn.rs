@@ -71,7 +71,8 @@ pub(super) async fn with_lease(
             tokio::join!(Lease::take(ports, key), tenant::learn_throttle(ports, &key.app, tenant));
         match taken.map_err(|error| noted(ports, at, want, Failure::Repository(error.into())))? {
             Taken::Mine(lease) => {
-                // Another replica may have just used the grant, and a failover may have rolled the store back.
+                // Another replica may have just used the grant, and a failover may have rolled the store
+                // back.
                 let revision = ports.repository().revision(key).await;
                 let ours = Some(loaded.connection.revision);
                 let is_there = revision.as_ref().is_ok_and(|stored| *stored == ours);

@@ -94,8 +94,8 @@ pub(super) fn weigh(
         Status::Active if unclear.is_the_grants_end(has_live_token) => {
             failure.disposition = Disposition::Reauthorize(ReauthReason::GrantRevoked, GrantFate::Keep);
             failure.cause = format!(
-                "the authority refused this grant {} times in a row without saying why, while other grants of the app worked: \
-                 it is taken for ended",
+                "the authority refused this grant {} times in a row without saying why, while other grants \
+                 of the app worked: it is taken for ended",
                 unclear.times
             );
             ended_after = Some(unclear.times);

@@ -1,7 +1,7 @@
-//! Records that are there and cannot be used: they do not open, or are not what this version writes. That is
-//! damage, somebody's tampering, or a sealing key that is missing.
+//! Damaged records: they exist and cannot be used. They do not open, or this version does not write such
+//! content. The cause is damage, tampering, or a missing sealing key.
 //!
-//! Invariant: each is told to the [`DamageObserver`] where it is found, and there is no other way to make
+//! Invariant: each is reported to the [`DamageObserver`] when it is found, and there is no other way to make
 //! one.
 
 use super::{Kind, Repository, RepositoryError};
@@ -9,12 +9,12 @@ use crate::domain::id::ConnectionKey;
 use crate::keyring::seal::OpenError;
 use crate::store::StoreError;
 
-/// Which record.
+/// The owner of a record.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Owner {
-    /// A connection's.
+    /// A connection.
     Connection(ConnectionKey),
-    /// One of this kind. Which one is not said: ids of some kinds are secrets.
+    /// A pending record of this kind. Its id is not named, since ids of some kinds are secrets.
     Pending(Kind),
     /// An entry of this machine's journal, by its name.
     Journal(String),
@@ -67,29 +67,29 @@ pub struct Damage {
 }
 
 impl Damage {
-    /// Whose it is.
+    /// Its owner.
     pub fn owner(&self) -> &Owner {
         &self.owner
     }
 
-    /// Which part of it.
+    /// The damaged part.
     pub fn field(&self) -> &'static str {
         self.field
     }
 
-    /// Whether it does not open; otherwise it does, and is not what this version writes.
+    /// True if it does not open. False if it opens, and this version does not write such content.
     pub fn is_sealed(&self) -> bool {
         matches!(self.cause, Cause::Sealed(_))
     }
 }
 
-/// Is told of each.
+/// Receives each report.
 pub trait DamageObserver: Send + Sync {
-    /// A record was found that cannot be used. It may be found again with each look.
+    /// A damaged record was found. It may be reported again with each read.
     fn damaged(&self, damage: &Damage);
 }
 
-/// Tells nobody, where nobody operates.
+/// Reports to nobody, for programs without an operator.
 pub(super) struct Untold;
 
 impl DamageObserver for Untold {
@@ -107,13 +107,13 @@ impl Repository {
         self.tell(Damage { owner, field, cause: Cause::Sealed(cause) })
     }
 
-    /// A record that opens, and is not what this version writes.
+    /// A record that opens, with content that this version does not write.
     pub(super) fn format_error(&self, owner: Owner, field: &'static str) -> RepositoryError {
         self.tell(Damage { owner, field, cause: Cause::Format })
     }
 
-    /// What the store said of a connection's record: where its outer form cannot be read, that is that
-    /// connection's.
+    /// Error for a connection that the store could not read: if its record's outer form is unreadable, that
+    /// connection is damaged.
     pub(super) fn store_error(&self, owner: Owner, error: StoreError) -> RepositoryError {
         match error {
             StoreError::Corrupt { cause, .. } => {

@@ -1,9 +1,9 @@
-//! What short-lived records are filed under.
+//! Ids of pending records in the store.
 //!
-//! Whoever may look at the store sees names: in its backups, by `SCAN`, by `MONITOR`. So nothing that lets
-//! its bearer in (a link, a `state`, a one-time code) stands in one: it is filed under its hash. That is kept
-//! by type. A [`FiledUnder`] is made of a hash, of a session's id (which it hashes), or of names that are no
-//! secret.
+//! Backups, `SCAN` and `MONITOR` show the names in a store to more people than its contents. So no name
+//! contains a bearer secret (a link, a `state`, a one-time code): the record's id is the secret's hash. Types
+//! enforce that: a [`FiledUnder`] is made of a hash, of a session's id (which it hashes), or of names that
+//! are no secret.
 
 use std::iter;
 
@@ -14,76 +14,76 @@ use zeroize::Zeroizing;
 
 use crate::domain::id::{AppName, ConnectionKey, SessionId};
 
-/// The SHA-256 of something that lets its bearer in: enough to know it again, and to find what it is for.
+/// The SHA-256 of a bearer secret: enough to recognise it, and to find its record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SecretHash(String);
 
 impl SecretHash {
-    /// That of this secret.
+    /// The hash of this secret.
     pub fn of(secret: &str) -> Self {
         SecretHash(sha256_hex(secret.as_bytes()))
     }
 
-    /// Whether it is that of this secret, in constant time.
+    /// Whether it is the hash of this secret, in constant time.
     pub fn is_of(&self, secret: &str) -> bool {
         let other = SecretHash::of(secret);
         verify_slices_are_equal(self.0.as_bytes(), other.0.as_bytes()).is_ok()
     }
 }
 
-/// The length of every id that was ever made: 32 random bytes in base64url.
+/// The length of every session id that was ever made: 32 random bytes in base64url.
 const ID_LENGTH: usize = 43;
 
-/// What a short-lived record is filed under, beside its kind.
+/// The id of a pending record, beside its kind.
 #[derive(Clone)]
 pub struct FiledUnder {
     pub(super) name: String,
-    /// What builds before 0.3 filed it under.
+    /// The id that builds before 0.3 used.
     pub(super) before: Option<Zeroizing<String>>,
 }
 
 impl FiledUnder {
-    /// That of a session: the hash of its id, which is the link. One that a build before 0.3 made is under
-    /// the id itself, and stays there. A hash has the form of an id, but not its length: the name of a
-    /// session must not open that session.
+    /// The id for a session: the hash of its own id, which is the link. A session that a build before 0.3
+    /// made is under its own id and stays there. A hash has the form of such an id, but another length: so
+    /// the name of a session does not open that session.
     pub fn session(id: &SessionId) -> Self {
         let could_be_ours = id.expose().len() == ID_LENGTH;
         let before = could_be_ours.then(|| Zeroizing::new(id.expose().to_owned()));
         FiledUnder { before, ..FiledUnder::hash(&SecretHash::of(id.expose())) }
     }
 
-    /// The name: nothing that lets its bearer in.
+    /// The name in the store. It contains no bearer secret.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// That of what is known by this hash.
+    /// The id for a record that is known by this hash.
     pub fn hash(hash: &SecretHash) -> Self {
         FiledUnder { name: hash.0.clone(), before: None }
     }
 
-    /// That of the one record of its kind.
+    /// The id for the only record of its kind.
     pub fn only() -> Self {
         FiledUnder { name: "all".to_owned(), before: None }
     }
 
-    /// That of an app.
+    /// The id for an app.
     pub fn app(app: &AppName) -> Self {
         FiledUnder { name: app.as_str().to_owned(), before: None }
     }
 
-    /// That of a connection's name, which is no secret: its record has it too.
+    /// The id for a connection's name. The name is no secret: the key of its record shows it too.
     pub fn connection(key: &ConnectionKey) -> Self {
         FiledUnder { name: key.to_string(), before: None }
     }
 
-    /// That of one tenant of an app; none is for an app whose authority has none.
+    /// The id for one tenant of an app; `None` for an app whose authority has no tenants.
     pub fn tenant(app: &AppName, tenant: Option<&str>) -> Self {
         FiledUnder { name: format!("{app}:{}", tenant.unwrap_or_default()), before: None }
     }
 
-    /// Where to look for it, in that order.
+    /// The names under which to search, in that order.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         iter::once(self.name.as_str()).chain(self.before.as_ref().map(|before| before.as_str()))
     }

@@ -1,5 +1,4 @@
-//! Answers of the authority that the store has not taken: kept in memory, and sealed in the journal where
-//! there is one.
+//! Unstored answers of the authority: kept in memory, and sealed in the journal if there is one.
 
 use std::borrow::Cow;
 
@@ -20,21 +19,21 @@ use crate::store::{LeaseNonce, Revision, StoredConnection, record};
 
 const SCHEMA: &str = "journal";
 
-/// The successor of a connection that the store shall take.
+/// An unstored answer: the successor of a connection.
 #[derive(Clone)]
 pub struct Unstored {
-    /// The lease under which it was got.
+    /// The lease under which the answer came.
     pub lease: LeaseNonce,
-    /// What it succeeds.
+    /// The revision that it succeeds.
     pub expected: Revision,
-    /// As the store will have it.
+    /// The sealed record for the store.
     pub sealed: StoredConnection,
-    /// The same, opened.
+    /// The same connection, opened.
     pub connection: Connection,
-    /// The grant that was sealed …
+    /// The grant in the sealed record …
     pub grant: Grant,
-    /// … and the refresh token that was used to get it: if somebody's verdict was stored meanwhile, and the
-    /// grant there is still the one that was used, the answer goes on top.
+    /// … and the refresh token that was used. If a verdict was stored meanwhile and the stored grant still
+    /// has this token, the answer goes on top.
     pub used: RefreshToken,
 }
 
@@ -56,7 +55,7 @@ impl Repository {
         self.journal.is_some()
     }
 
-    /// Keeps an answer in the journal, durably. Only where there is one.
+    /// Keeps an answer in the journal, durably. Call it only if there is a journal.
     pub async fn journal(&self, key: &ConnectionKey, unstored: &Unstored) -> Result<(), RepositoryError> {
         const DOING: &str = "journaling a refreshed grant";
         let Some(journal) = &self.journal else {
@@ -67,7 +66,7 @@ impl Repository {
         Ok(journal.write(&name, sealed).await?)
     }
 
-    /// An entry's bytes, the record in it sealed by the same key.
+    /// An entry's bytes. The record in it is sealed by the same key.
     pub(super) fn seal_entry(
         &self,
         doing: &'static str,
@@ -91,8 +90,8 @@ impl Repository {
         Ok(primary.seal(&place(&name), &bytes, self.random.as_ref()))
     }
 
-    /// Counts the entries of the journal by the keys that they need, and seals those anew with the primary of
-    /// now that need another one. One that does not open is counted under the key that it names, and left.
+    /// Counts the journal's entries by the keys that they need, and rewraps those that need another key than
+    /// the primary. An entry that does not open is counted under the key that it names, and left.
     pub async fn rewrap_journal(&self) -> Result<ByKey, RepositoryError> {
         const DOING: &str = "sealing an entry of the journal anew";
         let mut counts = ByKey::new();
@@ -108,21 +107,22 @@ impl Repository {
                 let anew = self.seal_entry(DOING, &key, &unstored, &primary)?;
                 journal.replace(&name, sealed, anew).await?;
             }
-            // As it was found: whether it is so no more is for the next look to say.
+            // Counted as it was found. The next count shows its new key.
             count_keys(&mut counts, needs);
         }
         Ok(counts)
     }
 
-    /// Drops an answer from the journal: the store has it, or something newer.
+    /// Drops an answer from the journal, because the store has it or a newer one.
     pub async fn unjournal(&self, revision: &Revision) {
         let Some(journal) = &self.journal else { return };
         if let Err(error) = journal.remove(&name_of(revision)).await {
-            tracing::warn!(%error, "a stored answer stays in the journal; it is offered again after a restart, and known then");
+            tracing::warn!(%error, "a stored answer stays in the journal; it is offered again after a \
+                                    restart, and known then");
         }
     }
 
-    /// Every answer in the journal. Those that do not open are left where they are, and said.
+    /// Every answer in the journal. Those that do not open are left there and logged.
     pub async fn journaled(&self) -> Result<Vec<(ConnectionKey, Unstored)>, RepositoryError> {
         let Some(journal) = &self.journal else { return Ok(Vec::new()) };
         let mut found = Vec::new();
@@ -130,7 +130,9 @@ impl Repository {
             match self.open_entry(&name, &sealed) {
                 Ok(entry) => found.push(entry),
                 Err(error) => {
-                    tracing::warn!(entry = name, %error, "an entry of the journal does not open and is left there: restore the sealing key that it names");
+                    tracing::warn!(entry = name, %error,
+                        "an entry of the journal does not open and is left there: restore the sealing key \
+                         that it names");
                 }
             }
         }
@@ -168,7 +170,7 @@ impl Repository {
     }
 }
 
-/// An entry's name: the nonce of the revision that it holds, so that no two answers share one.
+/// An entry's name: the nonce of its revision, so that no two answers share one.
 pub(super) fn name_of(revision: &Revision) -> String {
     hex::encode(revision.nonce)
 }

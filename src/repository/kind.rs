@@ -2,7 +2,7 @@
 
 use crate::keyring::seal::Place;
 
-/// What a pending record is.
+/// The kind of a pending record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// A connect session, by the hash of its id.
@@ -13,21 +13,21 @@ pub enum Kind {
     AdminConsentSession,
     /// A grant that waits for its connect session to be confirmed.
     Redeemed,
-    /// What was there when the grant that waits was first put in its place.
+    /// The connection that a waiting grant replaces, as it was first read.
     Confirming,
-    /// That an authority asked to be left alone.
+    /// An authority's request not to be called for a while.
     Hold,
     /// How long idle grants of a tenant were seen to last.
     IdleLimit,
-    /// What an operator revoked.
+    /// An operator's revocation.
     Revocations,
-    /// That an operator paused a name.
+    /// An operator's pause of a name.
     PausedName,
-    /// What an operator decided on an app's client credentials.
+    /// Operators' choices of an app's client credentials.
     CredentialChoices,
-    /// Which token hosts secrets may be sent to.
+    /// Confirmed token hosts.
     TokenHosts,
-    /// What the replicas report of themselves.
+    /// The replicas' reports.
     Replicas,
 }
 
@@ -64,8 +64,8 @@ impl Kind {
         Kind::Replicas,
     ];
 
-    /// Whether such a record outlives the replacing of a sealing key, and has to be sealed anew for it. The
-    /// others go by themselves, within a day.
+    /// Whether such records may outlive a sealing key, and so must be rewrapped. The others expire within a
+    /// day.
     pub(super) fn lasts(self) -> bool {
         match self {
             Kind::IdleLimit
@@ -84,7 +84,7 @@ impl Kind {
         }
     }
 
-    /// What the store's id of a record says: its kind, and its own id.
+    /// The kind, and its own id, from the store's id of a record.
     pub(super) fn of_store_id(store_id: &str) -> Option<(Kind, &str)> {
         let (schema, id) = store_id.split_once(':')?;
         Some((Kind::ALL.into_iter().find(|kind| kind.schema() == schema)?, id))

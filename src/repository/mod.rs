@@ -1,12 +1,12 @@
 //! The repository: opened connections and sessions for the use cases, sealed records for the store. It is the
-//! one room that knows both the keyring and the store, and neither knows of the other.
+//! one room that knows both the keyring and the store. Neither of these knows the other.
 //!
 //! Invariants:
-//! 1. Nothing enters the store unsealed, and nothing that lets its bearer in stands in a name.
+//! 1. Nothing enters the store unsealed, and no name in it contains a bearer secret.
 //! 2. Each field is sealed for its app, connection, field and generation, all fields of a record by one key;
 //!    a record whose fields do not open together is refused whole.
-//! 3. A grant is opened only by those who are about to use it: looking at a connection, or serving a token
-//!    that is held, never has a refresh token in memory.
+//! 3. A grant is opened only for its use. Reading a connection, or serving a cached token, never puts a
+//!    refresh token into memory.
 
 mod damage;
 mod filing;
@@ -44,34 +44,34 @@ use crate::store::{
     Committed, Deleted, Floor, Revision, Store, StoreError, StoredConnection, StoredProfile, Writer,
 };
 
-/// How often a delete is overtaken by a sign-in before whoever asked is told.
+/// How often sign-ins may overtake a delete before it fails.
 const DELETE_TRIES: usize = 4;
 const CONNECTION: &str = "connection";
 const PROFILE: &str = "profile";
 const TOKENS: &str = "tokens";
 const GRANT: &str = "grant";
 
-/// Why a record could not be had.
+/// Why a record cannot be had.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RepositoryError {
-    /// The store's own trouble.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The journal's.
+    /// The journal failed.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// The record is there and cannot be used: a missing key, damage, or somebody's tampering.
+    /// The record exists and cannot be used: a missing key, damage, or tampering.
     #[error(transparent)]
     Damaged(Damage),
 }
 
 impl RepositoryError {
-    /// Whether the store does not answer: that is said once, by whoever watches it, and not for each record.
+    /// Whether the store does not answer. The store's pulse logs that once, and not each record.
     pub fn is_outage(&self) -> bool {
         matches!(self, RepositoryError::Store(StoreError::Unavailable { .. }))
     }
 
-    /// Whether a record is there and cannot be used. That was counted and said where it was found.
+    /// Whether a record is damaged. That was counted and logged when it was found.
     pub fn is_damage(&self) -> bool {
         matches!(self, RepositoryError::Damaged(_) | RepositoryError::Store(StoreError::Corrupt { .. }))
     }
@@ -80,11 +80,11 @@ impl RepositoryError {
 /// A connection without its refresh tokens.
 #[derive(Clone)]
 pub struct Connection {
-    /// Which state of it this is.
+    /// Its state.
     pub revision: Revision,
     /// Account, scopes, status, times.
     pub profile: Profile,
-    /// The access tokens held for it.
+    /// Its access tokens.
     pub tokens: Vec<HeldToken>,
 }
 
@@ -99,16 +99,16 @@ impl Connection {
         }
     }
 
-    /// Whether it is an earlier state than `other`: a store that shows it has lost something. A generation
-    /// alone does not say, for what was lost may have been followed by a verdict on what it had replaced.
+    /// Whether it is an earlier state than `other`: a store that shows it has lost a write. The generation
+    /// alone does not tell, since a verdict on the older grant may have followed the lost write.
     pub fn is_before(&self, other: &Connection) -> bool {
         let (mine, theirs) = (self.grant_place(), other.grant_place());
         mine.is_before(&theirs) || (mine == theirs && self.revision.generation < other.revision.generation)
     }
 }
 
-/// Where a grant stands among those of its connection's name: which sign-in it descends from, and how often
-/// that one's has worked.
+/// The place of a grant among those of its connection's name: its sign-in, and how often the grant of that
+/// sign-in has worked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GrantPlace {
     sign_in: SignIn,
@@ -117,8 +117,8 @@ pub struct GrantPlace {
 }
 
 impl GrantPlace {
-    /// Whether it surely is the earlier one. Of two sign-ins both must say so, their numbers and when they
-    /// were: where the store has lost deletes and sign-ins, a later one may have the lower number.
+    /// Whether it surely is the earlier one. Of two sign-ins both number and time must say so: after the
+    /// store has lost deletes and sign-ins, a later one may have the lower number.
     pub fn is_before(&self, other: &GrantPlace) -> bool {
         if self.sign_in == other.sign_in {
             return self.renewals < other.renewals;
@@ -136,27 +136,27 @@ impl GrantPlace {
     }
 }
 
-/// What a code redemption brought, for a connection that is not made yet.
+/// The result of a code redemption, for a connection that does not exist yet.
 pub struct Redeemed {
-    /// Who signed in.
+    /// The account that signed in.
     pub account: Account,
-    /// What was granted.
+    /// The granted scopes.
     pub scopes_granted: Vec<String>,
     /// The grant.
     pub refresh_token: RefreshToken,
-    /// The first access token. It was asked for when the user had just signed in.
+    /// The first access token. Its request was made just after the user's sign-in.
     pub token: HeldToken,
-    /// The store's floor ([`Records::floor`](crate::store::Records::floor)) from before that.
+    /// The store's floor ([`Records::floor`](crate::store::Records::floor)) from before the sign-in.
     pub floor: Floor,
-    /// What makes this sign-in unlike any other ([`SignIn::nonce`]).
+    /// The nonce of this sign-in ([`SignIn::nonce`]).
     pub nonce: [u8; 8],
 }
 
-/// A connection as it was loaded; its grant is still sealed.
+/// A connection as it was loaded, with its grant still sealed.
 pub struct Loaded {
     /// The connection.
     pub connection: Connection,
-    /// As it is stored.
+    /// The sealed record.
     pub sealed: StoredConnection,
 }
 
@@ -175,14 +175,14 @@ impl Repository {
         Repository { store, keyring, random, journal: None, damage_observer: Arc::new(damage::Untold) }
     }
 
-    /// The same, with a journal for what the store does not take at once.
+    /// The same with a journal, for answers that the store does not take at once.
     #[must_use]
     pub fn with_journal(mut self, journal: Arc<dyn Journal>) -> Self {
         self.journal = Some(journal);
         self
     }
 
-    /// The same, with somebody who is told of records that cannot be used.
+    /// The same with an observer of damaged records.
     #[must_use]
     pub fn with_damage_observer(mut self, observer: Arc<dyn DamageObserver>) -> Self {
         self.damage_observer = observer;
@@ -194,7 +194,7 @@ impl Repository {
         &self.keyring
     }
 
-    /// Looks a connection up.
+    /// Loads a connection.
     pub async fn load(&self, key: &ConnectionKey) -> Result<Option<Loaded>, RepositoryError> {
         match self.store.load(key).await.map_err(|error| self.store_error(of(key), error))? {
             Some(stored) => Ok(Some(self.open(key, stored)?)),
@@ -202,15 +202,15 @@ impl Repository {
         }
     }
 
-    /// Opens the grant of a connection that was loaded; none when the authority's verdict destroyed it.
+    /// Opens the grant of a loaded connection; `None` if a verdict destroyed it.
     pub fn open_grant(&self, key: &ConnectionKey, loaded: &Loaded) -> Result<Option<Grant>, RepositoryError> {
         let generation = loaded.connection.revision.generation;
         let bytes = self.open_field(key, GRANT, generation, &loaded.sealed.grant)?;
         wire::decode_grant(&bytes).ok_or_else(|| self.format_error(of(key), GRANT))
     }
 
-    /// Seals and stores what a user's sign-in brought, in the place of `before`, or of nothing, and says with
-    /// which revision. `floor` is the number of the store's: one that a delete has come after is not stored.
+    /// Seals and stores the result of a user's sign-in, in the place of `before` or as a new record. Returns
+    /// its revision. `floor` is the store's number from before the sign-in: a delete since then refuses it.
     pub async fn connect(
         &self,
         key: &ConnectionKey,
@@ -227,8 +227,8 @@ impl Repository {
         Ok((committed, sealed.revision))
     }
 
-    /// Seals and stores a connection if its stored revision still is `expected`: the new revision when it
-    /// was.
+    /// Seals and stores a connection if its stored revision still is `expected`. Returns the new revision if
+    /// it was.
     pub async fn commit(
         &self,
         key: &ConnectionKey,
@@ -243,8 +243,8 @@ impl Repository {
         Ok((committed, sealed.revision))
     }
 
-    /// Seals a connection with the generation after `after`, without storing it. Committing one sealed value
-    /// again after a lost answer is safe; sealing anew would not be.
+    /// Seals a connection with the generation after `after`, without storing it. One sealed value may be
+    /// committed again after a lost answer; a second sealing may not.
     pub fn seal(
         &self,
         key: &ConnectionKey,
@@ -268,9 +268,9 @@ impl Repository {
         }
     }
 
-    /// Stores what [`Repository::seal`] made; if that was sealed by a key that is not the primary any more,
-    /// by the primary of now, and of the same revision all the same: a key that was counted away never comes
-    /// back with what was long held.
+    /// Stores a record of [`Repository::seal`]. If its key is not the primary any more, the record is
+    /// rewrapped first, with the same revision: so a key that was counted as unused never comes back with a
+    /// record that waited in memory.
     pub async fn commit_sealed(
         &self,
         key: &ConnectionKey,
@@ -282,14 +282,13 @@ impl Repository {
         Ok(self.store.commit(key, Some(expected), anew.as_ref().unwrap_or(sealed), writer).await?)
     }
 
-    /// Destroys a connection as it is now, for its user or whoever speaks for them: which sign-in that was,
-    /// or none when there was none. What has begun to be connected is meant too; what begins after this is
-    /// not.
+    /// Destroys a connection as it is now, for its user or on the user's behalf. Returns its sign-in, or
+    /// `None` if there was none. The delete covers sign-ins that have begun, and none that begin later.
     pub async fn delete(&self, key: &ConnectionKey) -> Result<Option<SignIn>, RepositoryError> {
         for _ in 0..DELETE_TRIES {
             let meant = match self.store.revision(key).await {
                 Ok(Some(revision)) => revision.sign_in,
-                // (What cannot be read goes too, whatever is meant.)
+                // (An unreadable record is destroyed too.)
                 Ok(None) | Err(StoreError::Corrupt { .. }) => {
                     SignIn { number: self.store.floor(key).await?.number, nonce: [0; 8] }
                 }
@@ -305,7 +304,7 @@ impl Repository {
         Err(StoreError::Unavailable { doing, cause: "it is connected anew again and again".into() }.into())
     }
 
-    /// A page of an app's connections; only their profiles are opened. Those that do not open are left out
+    /// A page of an app's connections. Only their profiles are opened. Those that do not open are left out
     /// and counted.
     pub async fn list(
         &self,
@@ -323,8 +322,8 @@ impl Repository {
         Ok(listed)
     }
 
-    /// Those of these connections of an app that are there, as they may be shown, in their order. Nothing
-    /// else is read. One whose record is damaged is left out as in a list.
+    /// Those of these connections that exist, as they may be shown, in their order. Only profiles are read. A
+    /// damaged one is left out as in a list.
     pub async fn profiles(
         &self,
         app: &AppName,
@@ -340,12 +339,13 @@ impl Repository {
         Ok(profiles)
     }
 
-    /// What a list shows of a connection; nothing of one that does not open.
+    /// A connection as a list shows it; `None` if it does not open.
     fn listed(&self, key: ConnectionKey, stored: &StoredProfile) -> Option<(ConnectionName, Profile)> {
         match self.open_profile(&key, stored.revision, &stored.profile) {
             Ok(profile) => Some((key.connection, profile)),
             Err(error) => {
-                tracing::debug!(app = %key.app, connection = %key.connection, %error, "a stored connection does not open and is left out of the list");
+                tracing::debug!(app = %key.app, connection = %key.connection, %error,
+                    "a stored connection does not open and is left out of the list");
                 None
             }
         }
@@ -368,7 +368,7 @@ impl Repository {
         let bytes = self.open_field(key, PROFILE, revision.generation, sealed)?;
         let profile: Profile =
             serde_json::from_slice(&bytes).map_err(|_| self.format_error(of(key), PROFILE))?;
-        // What stands outside the seal decides what a delete takes along.
+        // The unsealed revision decides what a delete destroys.
         let same = profile.sign_in() == revision.sign_in;
         if same { Ok(profile) } else { Err(self.format_error(of(key), PROFILE)) }
     }
@@ -390,7 +390,7 @@ impl Repository {
 pub struct Page {
     /// Names and profiles, ordered by name.
     pub profiles: Vec<(ConnectionName, Profile)>,
-    /// Where the next page starts; none on the last.
+    /// Where the next page starts; `None` on the last.
     pub next: Option<ConnectionName>,
 }
 

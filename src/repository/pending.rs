@@ -16,17 +16,16 @@ use crate::store::Deadline;
 /// Tries to change a record that others change too.
 const CHANGE_TRIES: usize = 16;
 
-/// A pending record as it was read, with what is needed to replace exactly that.
+/// A pending record as it was read. It can be replaced if it is still the same.
 pub struct Taken<T> {
     /// The record.
     pub value: T,
     sealed: Vec<u8>,
-    /// Where it was found, and so where another is put in its place.
+    /// Its name in the store, under which a new one is stored too.
     found_under: String,
 }
 
-/// As [`RepositoryError`]; a pending record that does not open counts as absent only to those who ask from
-/// outside.
+/// As [`RepositoryError`]. Only a stranger is told that a damaged pending record is absent.
 pub type PendingError = RepositoryError;
 
 impl Repository {
@@ -43,7 +42,7 @@ impl Repository {
         Ok(self.store.put_pending(&kind.store_id(&id.name), &sealed, Deadline::after(now, ttl)).await?)
     }
 
-    /// Looks a pending record up.
+    /// Reads a pending record.
     pub async fn pending<T: DeserializeOwned>(
         &self,
         kind: Kind,
@@ -57,8 +56,8 @@ impl Repository {
         Ok(None)
     }
 
-    /// Replaces a pending record if it still is the one that was read; none is for one that was not there.
-    /// False, and nothing changed, otherwise.
+    /// Replaces a pending record if it still is the one that was read; `None` creates it. Otherwise it
+    /// returns false and changes nothing.
     pub async fn swap_pending<T: Serialize>(
         &self,
         kind: Kind,
@@ -77,9 +76,9 @@ impl Repository {
             .await?)
     }
 
-    /// Changes a record that others change too, and that may not be there yet: it is read, changed and
-    /// replaced if it still is what was read, again and again. What it is then; none where others kept
-    /// changing it. What `change` refuses is not written.
+    /// Changes a record that others change too, and that may not exist yet. It reads, changes and replaces
+    /// the record until nobody else came in between, and returns the new record; `None` if others kept
+    /// changing it. If `change` refuses, nothing is written.
     pub async fn change_pending<T: Serialize + DeserializeOwned + Default + Clone, E: From<PendingError>>(
         &self,
         kind: Kind,
@@ -99,7 +98,7 @@ impl Repository {
         Ok(None)
     }
 
-    /// Takes a pending record away.
+    /// Takes a pending record and removes it.
     pub async fn discard_pending(&self, kind: Kind, id: &FiledUnder) -> Result<(), PendingError> {
         for name in id.names() {
             self.store.take_pending(&kind.store_id(name)).await?;
@@ -138,8 +137,8 @@ impl Repository {
         Ok(())
     }
 
-    /// A place in a list, sealed: nobody reads it, and nobody makes one up. All are of one length, for that
-    /// of a name that is none of the reader's business is none either.
+    /// A cursor of a list, sealed: nobody can read it or make one up. All have the same length, since the
+    /// length of a name may be a secret too.
     pub fn seal_cursor(&self, list: &str, name: &str) -> String {
         let padded = format!("{name:\0<256}");
         URL_SAFE_NO_PAD.encode(self.keyring.seal(

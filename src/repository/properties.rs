@@ -1,4 +1,4 @@
-//! What holds for whatever opens, of whatever version or state it is.
+//! Rules for everything that opens, in each version and state.
 
 use std::sync::{Arc, LazyLock};
 
@@ -17,8 +17,8 @@ use crate::store::{Revision, StoredConnection, record};
 use crate::system::{SystemClock, SystemRandom, TokioTasks};
 use crate::testkit::SeededRandom;
 
-/// Panics if a field is read as something else than it would be when it is written anew. The first byte says
-/// which field it is.
+/// Panics if a field is read as something else than it is when written again. The first byte says which field
+/// it is.
 pub fn a_field_is_read_as_it_is_written(input: &[u8]) {
     let Some((field, bytes)) = input.split_first() else { return };
     let rewritten = |bytes: &[u8]| match field % 4 {
@@ -33,9 +33,8 @@ pub fn a_field_is_read_as_it_is_written(input: &[u8]) {
     }
 }
 
-/// Panics if an entry of the journal is taken that would be another one when it is written anew. The first
-/// byte says what the rest takes the place of: the sealed entry, the opened one, its record, or one of the
-/// record's three fields.
+/// Panics if an entry of the journal is accepted that changes when it is written again. The first byte says
+/// what the rest replaces: the sealed entry, the opened one, its record, or one of the record's three fields.
 pub fn a_journal_entry_is_read_as_it_is_written(input: &[u8]) {
     const NAME: &str = "30313233343536373839616263646566";
     let Some((level, bytes)) = input.split_first() else { return };
@@ -87,7 +86,7 @@ pub fn a_journal_entry_is_read_as_it_is_written(input: &[u8]) {
     assert!(unstored_again.used == unstored.used && unstored_again.grant.current == unstored.grant.current);
 }
 
-/// Panics if a cursor is taken that was not given for this list.
+/// Panics if a cursor is accepted that was not made for this list.
 pub fn a_cursor_is_one_that_was_given(input: &[u8]) {
     // (No name has a NUL; a cursor is filled up with them.)
     let text = String::from_utf8_lossy(input).replace('\0', "");

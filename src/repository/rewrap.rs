@@ -1,8 +1,7 @@
-//! Sealing anew: what was sealed by another key than the one that seals now, for as long as keys are
-//! replaced.
+//! Rewrapping: opens records that another key sealed, and seals them with the primary.
 //!
-//! Nothing is decoded here. A field is opened and sealed as it is, for its own place and generation, so what
-//! a newer version wrote stays whole; and what does not open is not touched.
+//! Nothing is decoded here. A field is opened and sealed as it is, for its own place and generation, so a
+//! newer version's content stays whole. A record that does not open is left as it is.
 
 use std::collections::BTreeMap;
 
@@ -13,23 +12,23 @@ use crate::keyring::seal::key_id;
 use crate::keyring::{KeyId, SealingKey};
 use crate::store::{MAX_PAGE, RecordOf};
 
-/// What became of a record that was to be sealed anew.
+/// Result of rewrapping one record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rewrapped {
     /// It is sealed by the primary now.
     Done,
-    /// It was already, or goes by itself.
+    /// It was already, or it expires by itself.
     NotNeeded,
-    /// It is another one by now, or gone: whoever wrote it sealed it.
+    /// It changed or was deleted meanwhile. Its writer sealed it with the primary.
     Overtaken,
 }
 
-/// A page of everything that is stored: which record, and the key that it names; none when it names none.
+/// A page of all records, each with the key that it names, if it names one.
 #[derive(Debug, Default)]
 pub struct SealedBy {
-    /// What was found.
+    /// The records.
     pub records: Vec<(RecordOf, Option<KeyId>)>,
-    /// Where to go on; none on the last page.
+    /// Where to go on; `None` on the last page.
     pub next: Option<String>,
 }
 
@@ -41,8 +40,8 @@ impl Repository {
         Ok(SealedBy { records: records.collect(), next: page.next })
     }
 
-    /// Whether a record of this kind is sealed anew: one that is short-lived is not, for whoever replaces it
-    /// expects the bytes that they read.
+    /// Whether a record of this kind is rewrapped. A short-lived one is not: its next writer expects the
+    /// bytes that it read.
     pub fn lasts(of: &RecordOf) -> bool {
         match of {
             RecordOf::Connection(_) => true,
@@ -50,10 +49,10 @@ impl Repository {
         }
     }
 
-    /// Seals a record anew with the primary of now, if another key sealed it.
+    /// Rewraps a record if another key than the primary sealed it.
     ///
-    /// # Errors
-    /// The store's; and [`RepositoryError::Damaged`] when the record does not open: it is left as it is.
+    /// # Errors The store's; and [`RepositoryError::Damaged`] if the record does not open, which leaves it as
+    /// it is.
     pub async fn rewrap(&self, of: &RecordOf) -> Result<Rewrapped, RepositoryError> {
         match of {
             RecordOf::Connection(key) => self.rewrap_connection(key).await,
@@ -85,7 +84,7 @@ impl Repository {
         Ok(if done { Rewrapped::Done } else { Rewrapped::Overtaken })
     }
 
-    /// A connection of the same revision whose fields are all sealed by `primary`; none when they are.
+    /// The same connection with all fields sealed by `primary`; `None` if they are.
     pub(super) fn sealed_anew(
         &self,
         key: &ConnectionKey,

@@ -1,5 +1,5 @@
-//! What the store keeps in the clear: leases, the schedule, floors and counts. Nothing here is opened, so
-//! nothing here can be damaged: the only error is the store's own.
+//! The store's unsealed data: leases, the schedule, floors and counts. Nothing here is opened, so nothing
+//! here can be damaged: the only error is the store's own.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ impl Repository {
         self.store.has_room()
     }
 
-    /// Accepts the store that is there now, on an operator's word ([`crate::store::Store::adopt`]).
+    /// Accepts the present contents as the store, on an operator's word ([`crate::store::Store::adopt`]).
     pub async fn adopt_store(&self) -> Result<(), StoreError> {
         self.store.adopt().await
     }
@@ -32,7 +32,7 @@ impl Repository {
         self.store.next_change().await
     }
 
-    /// The revision of a connection, for checking a copy in memory.
+    /// The revision of a connection, for checking a cached one.
     pub async fn revision(&self, key: &ConnectionKey) -> Result<Option<Revision>, StoreError> {
         self.store.revision(key).await
     }
@@ -42,8 +42,8 @@ impl Repository {
         self.store.floor(key).await
     }
 
-    /// Destroys the connection of this very sign-in. One that has only begun may be stored afterwards, unlike
-    /// with [`Repository::delete`].
+    /// Destroys the connection of this very sign-in. A sign-in that has only begun may be stored afterwards,
+    /// unlike with [`Repository::delete`].
     pub async fn delete_sign_in(&self, key: &ConnectionKey, meant: SignIn) -> Result<Deleted, StoreError> {
         self.store.delete(key, meant, false).await
     }
@@ -104,7 +104,7 @@ impl Repository {
         self.store.count_in(owner, entry, until, most).await
     }
 
-    /// Counts an entry no more.
+    /// Stops counting an entry.
     pub async fn count_out(&self, owner: &str, entry: &str) -> Result<(), StoreError> {
         self.store.count_out(owner, entry).await
     }

@@ -1,6 +1,5 @@
-//! How opened fields are written before they are sealed: JSON, additive only, so that the version before
-//! reads what this one writes. This and the authority's wire are the only places that put a secret into
-//! bytes.
+//! The form of opened fields before they are sealed: JSON, only ever extended, so that the version before can
+//! read this one's. Only this file and the authority's wire turn a secret into bytes.
 
 use std::borrow::Cow;
 
@@ -140,7 +139,7 @@ pub(super) fn encode_grant(grant: Option<&Grant>) -> Zeroizing<Vec<u8>> {
     encode(&wire, size)
 }
 
-/// The outer `None`: not what this version writes. The inner: a grant that was destroyed.
+/// The outer `None`: this version does not write such content. The inner: a destroyed grant.
 pub(super) fn decode_grant(bytes: &[u8]) -> Option<Option<Grant>> {
     let wire: Option<GrantWire<'_>> = serde_json::from_slice(bytes).ok()?;
     Some(wire.map(|wire| Grant {

@@ -8,7 +8,8 @@ use serde::Serialize;
 use crate::domain::digest::sha256_hex;
 use crate::domain::id::SessionId;
 
-/// Digits of the hash that are shown: in one of thirty million cases, two of a million sessions have the same.
+/// Digits of the hash that are shown: in one of thirty million cases, two of a million sessions have the
+/// same.
 const SHOWN: usize = 16;
 
 /// The first 16 hex digits of the SHA-256 of a session's id: `printf %s "$id" | sha256sum | cut -c1-16`.

@@ -1,5 +1,5 @@
-//! The running daemon's view of the keyring. Only the daemon knows which replicas can open a key, and which keys
-//! the store still needs.
+//! The running daemon's view of the keyring. Only the daemon knows which replicas can open a key, and which
+//! keys the store still needs.
 
 use std::time::Duration;
 

@@ -13,25 +13,25 @@ const SLOWEST_RETRY_BLOCKED: Duration = Duration::from_secs(3600);
 /// The slowest pace at which a grant that wants its user is tried.
 const SLOWEST_RETRY_REAUTH: Duration = Duration::from_secs(86_400);
 
-/// Whether a connection can serve, and what belongs to just that.
+/// A connection's status, and the data that only this status has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Standing {
     /// Works, as far as we know.
     Active,
     /// The authority refuses its grant.
     Refused(Verdict),
-    /// An operator stopped it, while it was under this verdict, or none.
+    /// An operator stopped it. The verdict before the pause is kept.
     Paused(Option<Verdict>),
 }
 
-/// What the authority said of a grant that it refuses.
+/// The authority's verdict on a grant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Verdict {
     pub(super) reason: Reason,
     pub(super) next_try: NextTry,
-    /// How often in a row a verdict was given.
+    /// How many verdicts came in a row.
     pub(super) refusals: u32,
-    /// The try that it came from. Old records may have none.
+    /// The attempt that caused it. Old records may have none.
     pub(super) error: Option<Attempt>,
 }
 
@@ -45,7 +45,7 @@ pub(super) enum Reason {
 /// When the grant is tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NextTry {
-    /// At any time: the record says no other.
+    /// At any time, since the record names none.
     AtOnce,
     At(Timestamp),
     /// The authority said that the grant itself is dead.
@@ -71,7 +71,7 @@ impl Standing {
         }
     }
 
-    /// After the grant worked: no verdict counts any more, and a pause stays.
+    /// The standing after the grant worked: without a verdict. A pause stays.
     pub(super) fn worked(self) -> Self {
         match self {
             Standing::Active | Standing::Refused(_) => Standing::Active,
@@ -79,7 +79,8 @@ impl Standing {
         }
     }
 
-    /// After the authority refused the grant: a pause stays. Each verdict in a row doubles the wait.
+    /// The standing after the authority refused the grant. A pause stays. Each verdict in a row doubles the
+    /// wait.
     pub(super) fn judged(self, word: Word, error: Attempt, now: Timestamp) -> Self {
         let before = self.verdict();
         let refusals = before.map_or(0, |before| before.refusals);
@@ -100,7 +101,7 @@ impl Standing {
         }
     }
 
-    /// After an operator paused it: the verdict is kept.
+    /// The standing after an operator paused it. The verdict is kept.
     pub(super) fn paused(self) -> Self {
         match self {
             Standing::Active => Standing::Paused(None),
@@ -109,7 +110,7 @@ impl Standing {
         }
     }
 
-    /// After an operator resumed it: the authority is asked what counts now, unless the grant is dead.
+    /// The standing after an operator resumed it. The grant is tried next, unless it is dead.
     pub(super) fn resumed(self) -> Self {
         match self {
             Standing::Paused(Some(verdict)) if verdict.is_of_a_dead_grant() => {

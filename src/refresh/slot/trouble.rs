@@ -205,8 +205,8 @@ impl Troubles {
     pub(in crate::refresh) fn unsettled(&mut self, now: Timestamp) {
         let outcome = Disposition::OutcomeUnknown.as_str();
         if self.attempts.iter().all(|attempt| attempt.outcome != outcome) {
-            let conclusion = "a replica began to refresh this connection and never said how that ended: it died, was stopped, \
-                              or got no answer that could be used";
+            let conclusion = "a replica began to refresh this connection and never said how that ended: it \
+                              died, was stopped, or got no answer that could be used";
             self.remember(attempt_without_answer(outcome, conclusion.to_owned(), now));
         }
     }

@@ -11,13 +11,13 @@
 //! | `reason` | the reason that goes with a code |
 //! | `caller` | the caller's or administrator's name |
 //! | `peer`, `peer_address`, `peer_uid` | `unix` or `tcp`, and where from |
-//! | `app`, `connection`, `tenant`, `object` | which connection and, by Entra's ids, whose; never a username |
+//! | `app`, `connection`, `tenant`, `object` | the connection and, by Entra's ids, its user; no username |
 //! | `scopes`, `expires_in` | what was handed out, and for how many seconds it lives |
 //! | `session` | the connect session: the first 16 hex digits of its id's SHA-256, for the id is a link |
-//! | `detail` | what an administrative act was about, such as `{"credential": "2026-11"}`; of a sum, how many `peers` it came from and those from which `most` came |
-//! | `suppressed` | this record stands for so many of the same kind since the last such record, which are not told one by one; without `peer` and `request_id` |
+//! | `detail` | subject of an administrative act, `{"credential": "2026-11"}`; in a sum: `peers`, `most` |
+//! | `suppressed` | a sum: how many requests this record stands for; it has no `peer` and `request_id` |
 //! | `request_id` | the request, as in the log and in the caller's response |
-//! | `chain` | SHA-256 over the line before's `chain` and this line without it: a removed, added or changed line shows |
+//! | `chain` | SHA-256 over the `chain` of the line before and this line, so that every change shows |
 
 use std::collections::BTreeMap;
 
