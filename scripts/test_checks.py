@@ -6,6 +6,7 @@ import unittest
 from pathlib import Path
 
 import check_circles
+import check_lines
 import check_sizes
 from rust_source import Crate, tokens_of
 
@@ -116,6 +117,35 @@ class Sizes(unittest.TestCase):
         self.assertFalse(check_sizes.report({"a": 501, "b": 501}, {"b": "why"})[1])
         self.assertFalse(check_sizes.report({"a": 500, "b": 500}, {"b": "why"})[1])
         self.assertFalse(check_sizes.report({"a": 500}, {"b": "why"})[1])
+
+
+class Lines(unittest.TestCase):
+    def test_rust(self):
+        self.assertEqual(check_lines.long_rust("a" * 110 + "\n" + "ä" * 111 + "\n"), [2])
+        self.assertEqual(check_lines.long_rust('const A: &str = r#"' + "a" * 200 + '"#;'), [])
+        self.assertEqual(check_lines.long_rust('const A: &str = "' + "a" * 200 + '";'), [1])
+        self.assertEqual(check_lines.long_rust("// https://" + "a" * 200), [])
+
+    def test_markdown(self):
+        self.assertEqual(check_lines.long_markdown("a" * 120 + "\n" + "a" * 121 + "\n"), [2])
+        self.assertEqual(check_lines.long_markdown("| " + "a" * 200), [])
+        text = "```\n" + "a" * 200 + "\n```\n" + "a" * 200
+        self.assertEqual(check_lines.long_markdown(text), [4])
+
+    def test_files_and_exceptions(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for name in ("src/a.rs", "src/b/c.rs", "README.md", "docs/d.md", "target/e.md", ".f/g.md"):
+                path = Path(folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("short\n" + "a" * 121)
+            found = dict(check_lines.sources(Path(folder)))
+        self.assertEqual(found, {name: [2] for name in ("src/a.rs", "src/b/c.rs", "README.md", "docs/d.md")})
+        documents = {"README.md": "why", "docs/": "why"}
+        lines, is_well = check_lines.report(found, documents)
+        self.assertFalse(is_well)
+        self.assertIn("FAIL  src/a.rs:2 is longer than 110 characters", lines)
+        self.assertTrue(check_lines.report(found, documents | {"src/a.rs": "why", "src/b/": "why"})[1])
+        self.assertFalse(check_lines.report({"src/a.rs": []}, {"src/a.rs": "why"})[1])
 
 
 class Tokens(unittest.TestCase):

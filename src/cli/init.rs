@@ -250,7 +250,7 @@ impl Layout {
             args.scopes.split([' ', ',']).filter(|scope| !scope.is_empty()).map(quoted).collect();
         let audit = if self.system { quoted(SYSTEM_AUDIT) } else { self.value("audit.log") };
         format!(
-            r#"# tokenward. `tokenward check` says what is wrong here; docs/configuration.md explains every key.
+            r#"# tokenward. `tokenward check` finds mistakes; docs/configuration.md explains every key.
 
 [store]
 kind = "embedded" # one process, on its own disk; "redis" for several replicas
