@@ -18,7 +18,7 @@ pub struct Doc {
     pub answer: (u16, &'static str),
     /// What the good answer's body is.
     pub content: Option<Content>,
-    /// The bad answers that not every route has, by their names in `components`.
+    /// Other answers, most of them bad, that not every route has: by their names in `components`.
     pub problems: &'static [(u16, &'static str)],
 }
 
@@ -35,13 +35,18 @@ pub enum Body {
 /// A JSON body.
 pub struct Content {
     /// Its name in `components`; empty for any object.
-    pub(super) schema: &'static str,
-    pub(super) examples: Examples,
+    pub schema: &'static str,
+    /// Its examples, in JSON.
+    pub examples: Examples,
 }
 
-pub(super) enum Examples {
+/// The examples of a body.
+pub enum Examples {
+    /// None.
     None,
+    /// One, without a name.
     One(&'static str),
+    /// Several, with names.
     Several(&'static [Example]),
 }
 

@@ -1,4 +1,5 @@
-//! The local API: internal services come as themselves and get tokens and connect sessions.
+//! The local API and the admin API. Internal services come as themselves and get tokens and connect sessions. Operators
+//! see and end connections, and look after the daemon. Each API is a table of routes.
 //!
 //! May know: the broker, callers, the listener's request and response. Decides nothing of the product: it reads
 //! requests strictly, asks the broker, and puts the answer into the contract's shapes.
@@ -9,24 +10,27 @@
 //! 2. A credential is read from its header alone; one in a URL is refused, never used (B1).
 //! 3. Every answer carries `Cache-Control: no-store` (B2).
 //! 4. Every request of a caller is counted before it is served, whatever it is for: routes are for an `Admitted` one.
+//!    (The admin API has no limit for operators.)
 //! 5. Every hand-out and every refusal is one audit record and one count, and is answered after that.
 
 pub mod admin;
 mod body;
 pub mod doc;
+mod examples;
 mod local;
-pub mod openapi;
+#[cfg(test)]
+mod openapi;
 pub mod path;
 pub mod problem;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;
-pub mod routes;
+mod routes;
 pub mod shapes;
 pub mod to_its_end;
 pub mod upkeep;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::Full;
 use percent_encoding::percent_decode_str;
 
@@ -74,6 +78,13 @@ fn refuse_credential_in_url(request: &Request) -> Result<(), Problem> {
 fn no_content() -> Response {
     let mut response = http::Response::new(Full::new(Bytes::new()));
     *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
+/// `GET /openapi.json`
+fn document(text: &'static str) -> Response {
+    let mut response = http::Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 

@@ -2,11 +2,11 @@
 //! is kept by hand in the committed file.
 
 use super::doc::{Body, Content, Doc, Example, Examples};
-use super::routes::{Effect, Permission, Route};
+use super::routes::{Api, Effect, Permission, Route};
 
 /// Writes the committed document anew: its `paths` from `table`, the rest as it is. `common` are the bad answers of
 /// every route that is not anybody's.
-pub fn document<H>(committed: &str, table: &[Route<H>], common: &[(u16, &str)]) -> String {
+fn document<A: Api>(committed: &str, table: &[Route<A>], common: &[(u16, &str)]) -> String {
     const PATHS: &str = "\n  \"paths\": ";
     const COMPONENTS: &str = ",\n  \"components\": ";
     let (head, rest) = committed.split_once(PATHS).expect("the document has paths");
@@ -14,7 +14,7 @@ pub fn document<H>(committed: &str, table: &[Route<H>], common: &[(u16, &str)]) 
     format!("{head}{PATHS}{}{COMPONENTS}{components}", pretty(&paths(table, common), 1))
 }
 
-fn paths<H>(table: &[Route<H>], common: &[(u16, &str)]) -> String {
+fn paths<A: Api>(table: &[Route<A>], common: &[(u16, &str)]) -> String {
     let mut paths: Vec<(&str, Vec<(String, String)>)> = Vec::new();
     for route in table {
         let at = paths.iter().position(|(path, _)| *path == route.path).unwrap_or_else(|| {
@@ -29,7 +29,7 @@ fn paths<H>(table: &[Route<H>], common: &[(u16, &str)]) -> String {
     object(paths.into_iter().map(|(path, members)| (path.to_owned(), object(members))))
 }
 
-fn operation<H>(route: &Route<H>, common: &[(u16, &str)]) -> String {
+fn operation<A: Api>(route: &Route<A>, common: &[(u16, &str)]) -> String {
     let Doc { id, tag, summary, description, query, ref body, .. } = route.doc;
     let mut members =
         vec![("operationId", text(id)), ("tags", list([text(tag)])), ("summary", text(summary))];
@@ -54,7 +54,7 @@ fn operation<H>(route: &Route<H>, common: &[(u16, &str)]) -> String {
     object(members)
 }
 
-fn responses<H>(route: &Route<H>, common: &[(u16, &str)]) -> String {
+fn responses<A: Api>(route: &Route<A>, common: &[(u16, &str)]) -> String {
     let (status, description) = route.doc.answer;
     let header = |name| reference("headers", name);
     let mut headers = vec![("X-Request-Id", header("RequestId")), ("Cache-Control", header("NoStore"))];
@@ -163,8 +163,7 @@ fn pretty(json: &str, mut depth: usize) -> String {
 }
 
 /// Compares a committed document with its table. `UPDATE_OPENAPI=1` writes it anew.
-#[cfg(test)]
-pub(super) fn assert_is_written_from<H>(file: &str, table: &[Route<H>], common: &[(u16, &str)]) {
+pub(super) fn assert_is_written_from<A: Api>(file: &str, table: &[Route<A>], common: &[(u16, &str)]) {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
     let committed = std::fs::read_to_string(&path).expect("the document is there");
     let written = document(&committed, table, common);

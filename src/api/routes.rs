@@ -1,36 +1,69 @@
 //! The table of an API. A request is routed by it, a wrong method is answered from it with `Allow`, the API's document
 //! is written from it, and the tests walk over it.
 
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, header};
 
 use super::doc::Doc;
 use super::problem::Problem;
 use crate::broker::Refusal;
-use crate::domain::id::{AppName, ConnectionKey, ConnectionName, InvalidName, SessionId};
+use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName, InvalidName, SessionId};
+use crate::domain::task::BoxFuture;
+use crate::listener::Response;
 
 /// Words of the API below a connection. A path's last part is one of them, and not of the connection's name, when
 /// something stands before it.
 const BELOW_A_CONNECTION: [&str; 2] = ["token", "explain"];
 
-/// One row of an API's table: a method of a path. `H` is how the API's handlers are called.
-pub struct Route<H: 'static> {
+/// An API that has a table.
+pub(super) trait Api: Sized + 'static {
+    /// A request whose sender is known, as the handlers get it.
+    type Call<'a>;
+}
+
+/// One row of an API's table: a method of a path.
+pub(super) struct Route<A: Api> {
     /// The method.
-    pub method: &'static str,
+    pub(super) method: &'static str,
     /// The path as the document spells it. `{connection}` stands for one part or more, any other name for one.
-    pub path: &'static str,
+    pub(super) path: &'static str,
     /// What answers.
-    pub handler: H,
+    pub(super) handler: Run<A>,
     /// Who may ask. The use case judges that; this is for routing and for the document.
-    pub permission: Permission,
+    #[cfg_attr(not(test), expect(dead_code, reason = "a test writes the document"))]
+    pub(super) permission: Permission,
     /// What the request does.
-    pub effect: Effect,
+    pub(super) effect: Effect,
     /// What the document says of it.
-    pub doc: Doc,
+    #[cfg_attr(not(test), expect(dead_code, reason = "a test writes the document"))]
+    pub(super) doc: Doc,
+}
+
+/// What a handler becomes.
+pub(super) type Outcome<'a> = BoxFuture<'a, Result<Response, Problem>>;
+
+/// How a handler is called: with what its path names.
+pub(super) enum Run<A: Api> {
+    /// Before it is known who asks.
+    Open(fn() -> Response),
+    /// The path names nothing.
+    Plain(for<'a> fn(&'a A, A::Call<'a>) -> Outcome<'a>),
+    /// `{app}`
+    App(for<'a> fn(&'a A, A::Call<'a>, &'a AppName) -> Outcome<'a>),
+    /// `{app}` and `{connection}`
+    Connection(for<'a> fn(&'a A, A::Call<'a>, &'a ConnectionKey) -> Outcome<'a>),
+    /// `{app}` and `{credential}`
+    Credential(for<'a> fn(&'a A, A::Call<'a>, &'a AppName, &'a str) -> Outcome<'a>),
+    /// `{app}` and `{host}`
+    TokenHost(for<'a> fn(&'a A, A::Call<'a>, &'a AppName, &'a str) -> Outcome<'a>),
+    /// `{caller}`
+    Caller(for<'a> fn(&'a A, A::Call<'a>, &'a CallerName) -> Outcome<'a>),
+    /// `{id}`
+    Session(for<'a> fn(&'a A, A::Call<'a>, &'a SessionId) -> Outcome<'a>),
 }
 
 /// Who may ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Permission {
+pub(super) enum Permission {
     /// Anybody, before it is known who asks.
     Anybody,
     /// A caller whose rules cover what the path names, or that started the session.
@@ -39,14 +72,16 @@ pub enum Permission {
     HasScopes,
     /// A caller with a rule that has `connect = true`.
     Connects,
+    /// An operator.
+    Operates,
 }
 
 /// What a request does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Effect {
+pub(super) enum Effect {
     /// Nothing, and what it tells is no secret.
     None,
-    /// It reads. A refusal is recorded as a refused reading of this.
+    /// It reads this. A caller's refusal is recorded as a refused reading of it.
     Reads(&'static str),
     /// It hands a token out. It acts as well when it asks for a connect link.
     HandsOut,
@@ -56,34 +91,53 @@ pub enum Effect {
 
 /// What the parameters of a path name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
+pub(super) enum Target {
     /// The path has none.
     Nothing,
     /// `{app}`
     App(AppName),
     /// `{app}` and `{connection}`
     Connection(ConnectionKey),
+    /// `{app}` and `{credential}`, as the operator calls it
+    Credential(AppName, String),
+    /// `{app}` and `{host}`
+    TokenHost(AppName, String),
+    /// `{caller}`
+    Caller(CallerName),
     /// `{id}`
     Session(SessionId),
 }
 
 /// A path of the table that a request asks for.
-pub struct Found<H: 'static> {
+pub(super) struct Found<A: Api> {
     /// What it names.
-    pub target: Target,
+    pub(super) target: Target,
     path: &'static str,
-    table: &'static [Route<H>],
+    table: &'static [Route<A>],
+}
+
+/// Method and path of every row.
+pub(super) const fn listed<A: Api, const N: usize>(
+    table: &'static [Route<A>],
+) -> [(&'static str, &'static str); N] {
+    let mut routes = [("", ""); N];
+    let mut at = 0;
+    while at < N {
+        routes[at] = (table[at].method, table[at].path);
+        at += 1;
+    }
+    routes
 }
 
 /// Finds the path that these segments ask for. `name` reads a connection's name.
 ///
 /// # Errors
 /// The 404 of a path that the table does not have, or what is wrong with what the path names.
-pub fn find<H>(
-    table: &'static [Route<H>],
+pub(super) fn find<A: Api>(
+    table: &'static [Route<A>],
     segments: &[String],
     name: impl Fn(&str) -> Result<ConnectionName, InvalidName>,
-) -> Result<Found<H>, Problem> {
+) -> Result<Found<A>, Problem> {
     let found = table.iter().find_map(|route| Some((route.path, parameters(route.path, segments)?)));
     let (path, parameters) = found.ok_or_else(Problem::no_such_path)?;
     Ok(Found { target: target(&parameters, name)?, path, table })
@@ -121,61 +175,100 @@ fn target(
     name: impl Fn(&str) -> Result<ConnectionName, InvalidName>,
 ) -> Result<Target, Problem> {
     // A name that nothing can have is one that nothing has.
+    let app_name = |app: &str| AppName::parse(app).map_err(|_| Problem::no_such_path());
     match parameters {
         [] => Ok(Target::Nothing),
-        [("app", [app])] => AppName::parse(app).map(Target::App).map_err(|_| Problem::no_such_path()),
+        [("app", [app])] => app_name(app).map(Target::App),
         [("app", [app]), ("connection", connection)] => {
             let app = AppName::parse(app).map_err(|_| Problem::of(Refusal::AppNotFound))?;
             let connection = name(&connection.join("/")).map_err(Problem::no_connection)?;
             Ok(Target::Connection(ConnectionKey { app, connection }))
+        }
+        [("app", [app]), ("credential", [label])] => Ok(Target::Credential(app_name(app)?, label.clone())),
+        [("app", [app]), ("host", [host])] => Ok(Target::TokenHost(app_name(app)?, host.clone())),
+        [("caller", [caller])] => {
+            CallerName::parse(caller).map(Target::Caller).map_err(|_| Problem::no_such_path())
         }
         [("id", [id])] => SessionId::parse(id).map(Target::Session).map_err(|_| Problem::no_such_path()),
         _ => Err(Problem::no_such_path()),
     }
 }
 
-impl<H> Found<H> {
+impl<A: Api> Found<A> {
     /// The row of a method.
-    pub fn route(&self, method: &Method) -> Option<&'static Route<H>> {
+    pub(super) fn route(&self, method: &Method) -> Option<&'static Route<A>> {
         self.routes().find(|route| route.method == method.as_str())
     }
 
-    /// Whether the request spells the path as the table does, without an escape.
-    pub fn is_spelled(&self, path: &str) -> bool {
-        path == self.path
+    /// What anybody is answered, before it is known who asks. The path must be spelled as the table has it, without an
+    /// escape.
+    pub(super) fn open(&self, method: &Method, path: &str) -> Option<Response> {
+        match self.route(method)?.handler {
+            Run::Open(answer) if path == self.path => Some(answer()),
+            _ => None,
+        }
     }
 
     /// Whether tokens are handed out at this path, by whatever method.
-    pub fn hands_out(&self) -> bool {
+    pub(super) fn hands_out(&self) -> bool {
         self.routes().any(|route| route.effect == Effect::HandsOut)
     }
 
-    /// For the `Allow` header: the methods of this path.
-    pub fn allow(&self) -> HeaderValue {
+    /// 405, with the methods of this path in `Allow`.
+    pub(super) fn other_method(&self, request_id: &str) -> Response {
+        let mut response = Problem::method_not_allowed().response(request_id);
+        response.headers_mut().insert(header::ALLOW, self.allow());
+        response
+    }
+
+    fn allow(&self) -> HeaderValue {
         let methods: Vec<&str> = self.routes().map(|route| route.method).collect();
         HeaderValue::from_str(&methods.join(", ")).expect("methods are plain words")
     }
 
-    fn routes(&self) -> impl Iterator<Item = &'static Route<H>> {
+    fn routes(&self) -> impl Iterator<Item = &'static Route<A>> {
         self.table.iter().filter(|route| route.path == self.path)
+    }
+}
+
+impl<A: Api> Route<A> {
+    /// Has the handler answer.
+    pub(super) fn run<'a>(&self, api: &'a A, call: A::Call<'a>, target: &'a Target) -> Outcome<'a> {
+        match (&self.handler, target) {
+            (Run::Open(answer), _) => {
+                let answer = answer();
+                Box::pin(async { Ok(answer) })
+            }
+            (Run::Plain(run), Target::Nothing) => run(api, call),
+            (Run::App(run), Target::App(app)) => run(api, call, app),
+            (Run::Connection(run), Target::Connection(key)) => run(api, call, key),
+            (Run::Credential(run), Target::Credential(app, label)) => run(api, call, app, label),
+            (Run::TokenHost(run), Target::TokenHost(app, host)) => run(api, call, app, host),
+            (Run::Caller(run), Target::Caller(caller)) => run(api, call, caller),
+            (Run::Session(run), Target::Session(session)) => run(api, call, session),
+            _ => unreachable!("a test compares every row with its path"),
+        }
     }
 }
 
 impl Target {
     /// The app and the connection that it names.
-    pub fn about(&self) -> (Option<&AppName>, Option<&ConnectionName>) {
+    pub(super) fn about(&self) -> (Option<&AppName>, Option<&ConnectionName>) {
         match self {
             Target::Connection(key) => (Some(&key.app), Some(&key.connection)),
-            Target::App(app) => (Some(app), None),
-            Target::Nothing | Target::Session(_) => (None, None),
+            Target::App(app) | Target::Credential(app, _) | Target::TokenHost(app, _) => (Some(app), None),
+            Target::Nothing | Target::Caller(_) | Target::Session(_) => (None, None),
         }
     }
 
     /// The session that it names.
-    pub fn session(&self) -> Option<&SessionId> {
+    pub(super) fn session(&self) -> Option<&SessionId> {
         match self {
             Target::Session(session) => Some(session),
-            Target::Nothing | Target::App(_) | Target::Connection(_) => None,
+            _ => None,
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -528,11 +528,15 @@ fn every_toml_block_loads() {
 // --------------------------------------------------------------------------------------------------- the API
 // document
 
-struct Document(Value);
+pub(crate) struct Document(Value);
 
 impl Document {
     fn load() -> Self {
-        Document(serde_json::from_str(&read("src/api/openapi.json")).expect("JSON"))
+        Document::of("src/api/openapi.json")
+    }
+
+    pub(crate) fn of(file: &str) -> Self {
+        Document(serde_json::from_str(&read(file)).expect("JSON"))
     }
 
     fn resolve<'a>(&'a self, value: &'a Value) -> &'a Value {
@@ -565,18 +569,24 @@ impl Document {
         {
             out.push(format!("{at}: {value} is not among {allowed:?}"));
         }
-        let fits = match schema["type"].as_str() {
+        let kinds = match &schema["type"] {
+            Value::Array(kinds) => kinds.clone(),
+            one => vec![one.clone()],
+        };
+        let fits = kinds.iter().any(|kind| match kind.as_str() {
             Some("object") => value.is_object(),
             Some("array") => value.is_array(),
             Some("string") => value.is_string(),
             Some("integer") => value.is_i64() || value.is_u64(),
             Some("boolean") => value.is_boolean(),
+            Some("null") => value.is_null(),
             _ => true,
-        };
+        });
         if !fits {
             out.push(format!("{at}: {value} is no {}", schema["type"]));
         }
         if schema["format"] == "date-time"
+            && !value.is_null()
             && value.as_str().and_then(tokenward::domain::time::Timestamp::parse_rfc3339).is_none()
         {
             out.push(format!("{at}: {value} is no instant"));
@@ -618,7 +628,7 @@ impl Document {
     }
 
     /// Holds a live answer up against the document.
-    fn fits(&self, method: &str, path: &str, answer: &Answer) {
+    pub(crate) fn fits(&self, method: &str, path: &str, answer: &Answer) {
         let response = self.response(method, path, answer.status);
         for (name, header) in response["headers"].as_object().into_iter().flatten() {
             let Some(value) = answer.headers.get(name) else {

@@ -23,6 +23,7 @@ mod redis_server;
 mod setup;
 mod world;
 
+mod admin_routes;
 mod asvs;
 mod attacks_api;
 mod attacks_authority;

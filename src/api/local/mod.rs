@@ -7,20 +7,18 @@ mod table;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, header};
-use http_body_util::Full;
+use http::{HeaderMap, Method};
 
 pub use self::handlers::DEGRADED;
 use self::table::TABLE;
 use super::problem::Problem;
-use super::routes::{self, Effect, Found, Route, Target};
+use super::routes::{self, Api, Effect, Found, Route, Target};
 use super::to_its_end::Acts;
 use super::{credential, path, refuse_credential_in_url};
 use crate::broker::{Broker, Refusal};
 use crate::callers::limit::{Admitted, Limiter};
 use crate::callers::{AuthenticationFailure, Caller, LiveCallers};
-use crate::domain::id::{AppName, ConnectionKey, ConnectionName, SessionId};
+use crate::domain::id::ConnectionName;
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
 use crate::events::{Events, Listener, Read, Who};
@@ -30,15 +28,7 @@ use crate::listener::{Body, Handler, Origin, Pairs, Request, RequestId, Response
 pub const OPENAPI: &str = include_str!("../openapi.json");
 
 /// Method and path of every route.
-pub const ROUTES: [(&str, &str); TABLE.len()] = {
-    let mut routes = [("", ""); TABLE.len()];
-    let mut at = 0;
-    while at < TABLE.len() {
-        routes[at] = (TABLE[at].method, TABLE[at].path);
-        at += 1;
-    }
-    routes
-};
+pub const ROUTES: [(&str, &str); TABLE.len()] = routes::listed(TABLE);
 
 /// The local API.
 pub struct LocalApi {
@@ -49,24 +39,16 @@ pub struct LocalApi {
     events: Arc<Events>,
 }
 
-/// How a handler is called: with what its path names.
-enum Run {
-    /// Before it is known who asks.
-    Open(fn() -> Response),
-    Plain(for<'a> fn(&'a LocalApi, Call<'a>) -> Outcome<'a>),
-    App(for<'a> fn(&'a LocalApi, Call<'a>, &'a AppName) -> Outcome<'a>),
-    Connection(for<'a> fn(&'a LocalApi, Call<'a>, &'a ConnectionKey) -> Outcome<'a>),
-    Session(for<'a> fn(&'a LocalApi, Call<'a>, &'a SessionId) -> Outcome<'a>),
-}
-
-type Outcome<'a> = BoxFuture<'a, Result<Response, Problem>>;
-
 /// A request of a caller that was counted.
-struct Call<'a> {
+pub(super) struct Call<'a> {
     admitted: &'a Admitted<'a>,
     query: Pairs,
     body: Body,
     who: Who<'a>,
+}
+
+impl Api for LocalApi {
+    type Call<'a> = Call<'a>;
 }
 
 impl Call<'_> {
@@ -101,10 +83,9 @@ impl LocalApi {
         let clean = refuse_credential_in_url(&request);
         let found = clean.clone().and_then(|()| find(&request.path));
         if let Ok(found) = &found
-            && let Some(Run::Open(answer)) = found.route(&request.method).map(|route| &route.handler)
-            && found.is_spelled(&request.path)
+            && let Some(answer) = found.open(&request.method, &request.path)
         {
-            return Ok(answer());
+            return Ok(answer);
         }
         let who = Who { request_id: id, origin: request.peer.origin, listener: Listener::Local };
         let caller = match self.authenticate(&request.headers, who.origin).await {
@@ -150,29 +131,16 @@ impl LocalApi {
     async fn serve(
         &self,
         admitted: &Admitted<'_>,
-        found: &Found<Run>,
-        route: Option<&Route<Run>>,
+        found: &Found<LocalApi>,
+        route: Option<&Route<LocalApi>>,
         request: Request,
         who: Who<'_>,
     ) -> Result<Response, Problem> {
         let query =
             Pairs::read(request.query.as_deref().unwrap_or_default().as_bytes()).map_err(Problem::query)?;
-        let Some(route) = route else {
-            let mut response = Problem::method_not_allowed().response(who.request_id.as_str());
-            response.headers_mut().insert(header::ALLOW, found.allow());
-            return Ok(response);
-        };
+        let Some(route) = route else { return Ok(found.other_method(who.request_id.as_str())) };
         let call = Call { admitted, query, body: request.body, who };
-        match (&route.handler, &found.target) {
-            (Run::Open(answer), _) => Ok(answer()),
-            (Run::Plain(run), _) => run(self, call).await,
-            (Run::App(run), Target::App(app)) => run(self, call, app).await,
-            (Run::Connection(run), Target::Connection(key)) => run(self, call, key).await,
-            (Run::Session(run), Target::Session(session)) => run(self, call, session).await,
-            (Run::App(_) | Run::Connection(_) | Run::Session(_), _) => {
-                unreachable!("a test compares every row")
-            }
-        }
+        route.run(self, call, &found.target).await
     }
 
     /// The caller, or the word for why there is none: that word is for the audit, outside they all look the same.
@@ -198,7 +166,7 @@ impl Acts for LocalApi {
     }
 }
 
-fn is_act(found: Option<&Found<Run>>, method: &Method, query: Option<&str>) -> bool {
+fn is_act(found: Option<&Found<LocalApi>>, method: &Method, query: Option<&str>) -> bool {
     match found.and_then(|found| found.route(method)).map(|route| route.effect) {
         Some(Effect::Acts) => true,
         // A hand-out's record is put down in the step in which it is decided, so it needs no task. The link that is
@@ -208,7 +176,7 @@ fn is_act(found: Option<&Found<Run>>, method: &Method, query: Option<&str>) -> b
     }
 }
 
-fn find(path: &str) -> Result<Found<Run>, Problem> {
+fn find(path: &str) -> Result<Found<LocalApi>, Problem> {
     let segments = path::segments(path).ok_or_else(|| {
         path::unreadable_name(path).map_or_else(Problem::no_such_path, Problem::no_connection)
     })?;
@@ -224,13 +192,6 @@ fn read(what: &'static str, target: &Target) -> Read {
 fn asks_for_link(query: Option<&str>) -> bool {
     Pairs::names(query.unwrap_or_default().as_bytes())
         .is_ok_and(|mut names| names.any(|name| name == "connect"))
-}
-
-/// `GET /openapi.json`
-fn document() -> Response {
-    let mut response = http::Response::new(Full::new(Bytes::from_static(OPENAPI.as_bytes())));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
 }
 
 #[cfg(test)]

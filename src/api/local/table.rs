@@ -1,16 +1,17 @@
 //! The routes of the local API.
 
 use super::examples;
-use super::{Run, document};
+use super::{LocalApi, OPENAPI};
 use crate::api::doc::{Body, Content, Doc};
-use crate::api::routes::{Effect, Permission, Route};
+use crate::api::document;
+use crate::api::routes::{Effect, Permission, Route, Run};
 
 /// Every route of the local API, in the order of its document.
-pub(super) const TABLE: &[Route<Run>] = &[
+pub(super) const TABLE: &[Route<LocalApi>] = &[
     Route {
         method: "GET",
         path: "/openapi.json",
-        handler: Run::Open(document),
+        handler: Run::Open(|| document(OPENAPI)),
         permission: Permission::Anybody,
         effect: Effect::None,
         doc: Doc {

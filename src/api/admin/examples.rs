@@ -1,0 +1,129 @@
+//! Examples for the document of the admin API.
+
+use crate::api::doc::Example;
+pub(super) use crate::api::examples::{CONNECTION, CONNECTION_PAGE, EXPLANATION};
+
+pub(super) const STATUS: &str = r#"
+{"version": "0.2.0", "now": "2026-11-23T10:21:23Z", "waiting_for": [], "notes": {"store eviction":
+"Redis is set to evict"}, "last_reload": {"outcome": "ok", "at": "2026-11-23T09:00:00Z",
+"asked_by": "a file changed", "changed": ["callers"], "problems": [], "not_fetched": [],
+"held_back": []}, "store": {"reachable": true}, "jobs": [{"job": "keyring",
+"last_run_at": "2026-11-23T10:21:20Z", "outcome": "ok", "problem": null}, {"job": "files",
+"last_run_at": null, "outcome": null, "problem": null}], "ends_next": [{"what": "client secret",
+"of": "outlook", "id": "2026-11", "ends_at": "2027-05-01T00:00:00Z"}], "apps": [{"app": "outlook",
+"credentials": [{"id": "2026-11", "kind": "secret", "state": "in_use", "in_use": true,
+"since": "2026-11-20T08:00:00Z", "expires_at": "2027-05-01T00:00:00Z",
+"accepted_at": "2026-11-23T10:20:11Z", "last_used_at": "2026-11-23T10:20:11Z", "superseded_at": null,
+"promoted_at": null, "proven_by_use": false, "replicas": []}]}]}"#;
+
+pub(super) const RELOAD: &[Example] = &[
+    (
+        "taken_up",
+        "",
+        r#"
+{"outcome": "ok", "at": "2026-11-23T10:21:23Z", "asked_by": "an operator", "changed": ["callers"],
+"problems": [], "not_fetched": [], "held_back": []}"#,
+    ),
+    (
+        "refused",
+        "The configuration before stays in force",
+        r#"
+{"outcome": "refused", "at": "2026-11-23T10:21:23Z", "asked_by": "an operator", "changed": [],
+"problems": ["/etc/tokenward/tokenward.toml:12:1: apps.outlook: no client_id"], "not_fetched": [],
+"held_back": []}"#,
+    ),
+];
+
+pub(super) const ADOPTED: &str = r#"{"adopted": true}"#;
+
+pub(super) const REVOCATION: &[Example] = &[
+    (
+        "tenant",
+        "",
+        r#"
+{"app": "outlook", "tenant": "34e60b8e-a5b5-43c9-a67e-a85b7dd8768b"}"#,
+    ),
+    ("what_it_would_mean", "", r#"{"caller": "mail-sync", "dry_run": true}"#),
+];
+
+pub(super) const REVOKED: &[Example] = &[
+    (
+        "revoked",
+        "",
+        r#"
+{"revoked_at": "2026-11-23T10:21:23Z", "connections": 41, "complete": true}"#,
+    ),
+    ("what_it_would_mean", "", r#"{"connections": 100000, "complete": false}"#),
+];
+
+pub(super) const APPS: &str = r#"{"apps": ["calendar", "outlook"]}"#;
+
+pub(super) const PAUSE: &str = r#"{"paused": true}"#;
+
+pub(super) const REFRESHING: &str = r#"{"refreshing": true}"#;
+
+pub(super) const CREDENTIALS: &str = r#"
+{"apps": [{"app": "outlook", "credentials": [{"id": "2026-11", "kind": "secret", "state": "in_use",
+"in_use": true, "since": "2026-11-20T08:00:00Z", "expires_at": "2027-05-01T00:00:00Z",
+"accepted_at": "2026-11-23T10:20:11Z", "last_used_at": "2026-11-23T10:20:11Z", "superseded_at": null,
+"promoted_at": null, "proven_by_use": false, "replicas": [{"replica": "host-b (5f0c2a)",
+"state": "in_use", "in_use": true, "last_used_at": "2026-11-23T10:19:54Z"}]}, {"id": "2026-05",
+"kind": "secret", "state": "rejected", "in_use": false, "since": "2026-11-23T10:20:11Z",
+"expires_at": null, "accepted_at": null, "last_used_at": null, "rejection": {"at": "2026-11-23T10:20:11Z",
+"error_codes": [7000222], "cause": "the secret has expired", "times": 1}, "superseded_at": null,
+"promoted_at": null, "proven_by_use": false, "replicas": null}]}]}"#;
+
+pub(super) const VERIFIED: &[Example] = &[
+    (
+        "accepted",
+        "",
+        r#"
+{"credentials": [{"id": "2026-11", "outcome": "accepted", "accepted_at": null, "cause": null}]}"#,
+    ),
+    (
+        "accepted_in_use",
+        "Asking proves nothing, and the authority took it in a user's request lately",
+        r#"
+{"credentials": [{"id": "2026-11", "outcome": "accepted_in_use", "accepted_at": "2026-11-23T10:20:11Z",
+"cause": null}]}"#,
+    ),
+    (
+        "rejected",
+        "",
+        r#"
+{"credentials": [{"id": "2026-11", "outcome": "rejected", "accepted_at": null,
+"cause": "the secret has expired"}]}"#,
+    ),
+];
+
+pub(super) const CREDENTIAL_CHOSEN: &str = r#"{"id": "2026-11"}"#;
+
+pub(super) const TOKEN_HOST: &str = r#"{"host": "login.microsoftonline.com"}"#;
+
+pub(super) const KEYRING: &str = r#"
+{"keys": [{"id": "2026-11-23-d1166f", "created_at": "2026-11-23T08:00:00Z",
+"promoted_at": "2026-11-23T08:10:00Z", "primary": true, "records": 41, "passing": 2,
+"counted_at": "2026-11-23T10:20:00Z", "none_since": null, "counted_away": false,
+"opened_by": ["host-a (1c9e77)"], "not_opened_by": []}], "replicas": [{"id": "1c9e77", "host": "host-a",
+"version": "0.2.0", "reported_at": "2026-11-23T10:21:20Z", "primary": "2026-11-23-d1166f",
+"keys": ["2026-11-23-d1166f"], "answers": true}], "rewrap": {"left": 0, "counts": 12, "running": false,
+"waits_for": null, "resealed": 0, "refused": 0}}"#;
+
+pub(super) const REWRAPPING: &str = r#"{"rewrapping": true}"#;
+
+pub(super) const SEALING_KEY_NAMED: &str = r#"{"key": "2026-11-23-d1166f"}"#;
+
+pub(super) const SEALING_KEY_VERDICT: &[Example] = &[
+    ("it_may", "", r#"{"may": true, "reasons": [], "gone_by": null}"#),
+    (
+        "not_yet",
+        "Only time is needed",
+        r#"
+{"may": false, "reasons": ["2 records that go by themselves are sealed with it"],
+"gone_by": "2026-11-23T12:31:00Z"}"#,
+    ),
+];
+
+pub(super) const API_KEYS: &str = r#"
+{"keys": [{"id": "k7f2", "created_at": "2026-11-01T08:00:00Z", "expires_at": "2027-11-01T08:00:00Z",
+"last_used_at": "2026-11-23T10:21:20Z"}]}"#;

@@ -1,0 +1,253 @@
+//! What each route of the admin API does.
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::shapes::{KeyShape, KeyringShape};
+use super::{AdminApi, Call};
+use crate::api::body::{self, AskedRevocation};
+use crate::api::problem::{self, Problem};
+use crate::api::shapes::{ConnectionShape, ExplainShape};
+use crate::api::{code_of, list_request, no_content, page_shape, upkeep};
+use crate::broker::Refusal;
+use crate::broker::inspect::Shown;
+use crate::broker::pause::PausedWhat;
+use crate::broker::revoke::Meant;
+use crate::broker::rewrap::Against;
+use crate::domain::choice::Choice;
+use crate::domain::id::{AppName, CallerName, ConnectionKey};
+use crate::domain::time::Timestamp;
+use crate::events::{About, Who};
+use crate::listener::Response;
+
+type Answer = Result<Response, Problem>;
+
+impl AdminApi {
+    /// `GET /admin/v1/status`
+    pub(super) async fn status(&self, _: Call<'_>) -> Answer {
+        let reloaded = self.upkeep.last_reload();
+        ok(&json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "now": self.clock.now().rfc3339(),
+            "waiting_for": self.upkeep.waiting_for(),
+            "notes": self.upkeep.notes(),
+            "last_reload": reloaded.as_ref().map(upkeep::reloaded_shape),
+            "store": upkeep::store_shape(self.upkeep.store_lost()),
+            "jobs": upkeep::jobs_shape(&self.upkeep.jobs()),
+            "ends_next": upkeep::endings_shape(&self.upkeep.endings().await),
+            "apps": self.shown_credentials().await,
+        }))
+    }
+
+    /// `POST /admin/v1/reload`
+    pub(super) async fn reload(&self, call: Call<'_>) -> Answer {
+        let reloaded = self.upkeep.reload().await;
+        let code = if reloaded.result.is_ok() { "ok" } else { "refused" };
+        self.events.operated(call.who, call.admin, "reload", code, About::default()).await;
+        ok(&upkeep::reloaded_shape(&reloaded))
+    }
+
+    /// `POST /admin/v1/store/adopt`
+    pub(super) async fn adopt_store(&self, call: Call<'_>) -> Answer {
+        let outcome = self.broker.adopt_store().await;
+        self.events.store_adopted(call.who, call.admin, code_of(&outcome)).await;
+        outcome.map_err(Problem::of)?;
+        ok(&json!({ "adopted": true }))
+    }
+
+    /// `POST /admin/v1/revocations`
+    pub(super) async fn revoke(&self, call: Call<'_>) -> Answer {
+        let asked = body::revocation(body::read(call.body).await?, self.clock.now())?;
+        let AskedRevocation { revocation, even_if_unknown, dry_run } = asked;
+        if dry_run {
+            let meant = self.broker.would_revoke(&revocation, even_if_unknown).await;
+            let Meant { connections, complete } = meant.map_err(Problem::of)?;
+            return ok(&json!({ "connections": connections, "complete": complete }));
+        }
+        let outcome = self.broker.revoke(revocation.clone(), even_if_unknown).await;
+        let meant = outcome.as_ref().ok();
+        self.events.revoked(call.who, call.admin, &revocation, meant, code_of(&outcome)).await;
+        let Meant { connections, complete } = outcome.map_err(Problem::of)?;
+        let at = revocation.at.rfc3339();
+        ok(&json!({ "revoked_at": at, "connections": connections, "complete": complete }))
+    }
+
+    /// `GET /admin/v1/callers/{caller}/keys`
+    pub(super) async fn api_keys(&self, _: Call<'_>, caller: &CallerName) -> Answer {
+        let callers = self.callers.load();
+        if callers.named(caller).is_none() {
+            return Err(Problem::no_such_path());
+        }
+        let uses = callers.key_uses().into_iter().filter(|used| used.caller == *caller);
+        let keys: Vec<KeyShape> = uses.map(KeyShape::from).collect();
+        ok(&json!({ "keys": keys }))
+    }
+
+    /// `GET /admin/v1/apps`
+    pub(super) async fn apps(&self, _: Call<'_>) -> Answer {
+        let apps = self.broker.apps();
+        let apps: Vec<&str> = apps.keys().map(AppName::as_str).collect();
+        ok(&json!({ "apps": apps }))
+    }
+}
+
+/// Connections.
+impl AdminApi {
+    /// `GET …/connections`
+    pub(super) async fn list(&self, call: Call<'_>, app: &AppName) -> Answer {
+        let request = list_request(&self.broker, app, &call.query)?;
+        let page = self.broker.list_as_admin(app, &request).await.map_err(Problem::of)?;
+        ok(&page_shape(&self.broker, app, &page))
+    }
+
+    /// `GET …/connections/{connection}`
+    pub(super) async fn show(&self, _: Call<'_>, key: &ConnectionKey) -> Answer {
+        ok(&ConnectionShape::from(&self.shown(key).await?))
+    }
+
+    /// `GET …/connections/{connection}/explain`
+    pub(super) async fn explain(&self, _: Call<'_>, key: &ConnectionKey) -> Answer {
+        let shown = self.shown(key).await?;
+        ok(&ExplainShape::new(&shown, &self.broker.attempts(&shown)))
+    }
+
+    /// `PATCH …/connections/{connection}`
+    pub(super) async fn set_paused(&self, call: Call<'_>, key: &ConnectionKey) -> Answer {
+        let paused = body::paused(body::read(call.body).await?)?;
+        let outcome = self.broker.set_paused(key, paused).await;
+        let act = if paused { "pause" } else { "resume" };
+        self.events.admin_act(call.who, call.admin, act, key, code_of(&outcome)).await;
+        if outcome.map_err(Problem::of)? == PausedWhat::Name {
+            return Ok(no_content());
+        }
+        let shown = self.broker.show_as_admin(key).await.map_err(Problem::of)?;
+        ok(&ConnectionShape::from(&shown))
+    }
+
+    /// `POST …/connections/{connection}`
+    pub(super) async fn refresh(&self, call: Call<'_>, key: &ConnectionKey) -> Answer {
+        let outcome = self.broker.refresh_now(key).await;
+        self.events.admin_act(call.who, call.admin, "refresh", key, code_of(&outcome)).await;
+        outcome.map_err(Problem::of)?;
+        accepted(&json!({ "refreshing": true }))
+    }
+
+    /// `DELETE …/connections/{connection}`
+    pub(super) async fn delete(&self, call: Call<'_>, key: &ConnectionKey) -> Answer {
+        let outcome = self.broker.delete_as_admin(key).await;
+        self.events.admin_act(call.who, call.admin, "delete", key, code_of(&outcome)).await;
+        outcome.map_err(Problem::of)?;
+        Ok(no_content())
+    }
+
+    /// A connection. Where there is none and its name is paused, the refusal says so.
+    async fn shown(&self, key: &ConnectionKey) -> Result<Shown, Problem> {
+        match self.broker.show_as_admin(key).await {
+            Ok(shown) => Ok(shown),
+            Err(Refusal::ConnectionNotFound) if self.broker.is_name_paused(key).await == Ok(true) => {
+                Err(Problem::of(Refusal::ConnectionNotFound).of_held_name(key))
+            }
+            Err(refusal) => Err(Problem::of(refusal)),
+        }
+    }
+}
+
+/// Client credentials, and where they are sent.
+impl AdminApi {
+    /// `GET /admin/v1/credentials`
+    pub(super) async fn credentials(&self, _: Call<'_>) -> Answer {
+        ok(&json!({ "apps": self.shown_credentials().await }))
+    }
+
+    /// `POST …/credentials/verify` and `…/credentials/{credential}/verify`
+    pub(super) async fn verify(&self, call: Call<'_>, app: &AppName, label: Option<&str>) -> Answer {
+        let heard = self.upkeep.verify(app, label).await;
+        let about = About::credential(app, label.unwrap_or("*"));
+        self.events.operated(call.who, call.admin, "credential_verify", code_of(&heard), about).await;
+        let heard = heard.map_err(Problem::of)?;
+        let shapes: Vec<Value> = heard.iter().map(upkeep::verified_shape).collect();
+        ok(&json!({ "credentials": shapes }))
+    }
+
+    /// `POST …/credentials/{credential}/promote` and `…/retire`
+    pub(super) async fn choose(&self, call: Call<'_>, app: &AppName, label: &str, choice: Choice) -> Answer {
+        let outcome = self.upkeep.choose(app, label, choice).await;
+        let act = match choice {
+            Choice::Promote => "credential_promote",
+            Choice::Retire => "credential_retire",
+        };
+        let about = About::credential(app, label);
+        self.events.operated(call.who, call.admin, act, code_of(&outcome), about).await;
+        outcome.map_err(Problem::of)?;
+        ok(&json!({ "id": label }))
+    }
+
+    /// `POST …/token-host/{host}/confirm`
+    pub(super) async fn confirm_token_host(&self, call: Call<'_>, app: &AppName, host: &str) -> Answer {
+        let outcome = self.upkeep.confirm_token_host(app, host).await;
+        let about = About { app: Some(app.as_str()), host: Some(host), ..About::default() };
+        self.events.operated(call.who, call.admin, "token_host_confirm", code_of(&outcome), about).await;
+        outcome.map_err(Problem::of)?;
+        ok(&json!({ "host": host }))
+    }
+
+    async fn shown_credentials(&self) -> Vec<Value> {
+        // Without the other replicas where the store does not answer: what this one knows is worth more then.
+        let replicas = self.broker.replicas().await.ok();
+        upkeep::apps_shape(self.upkeep.credentials(), replicas.as_deref())
+    }
+}
+
+/// Sealing keys. The answer about promoting or retiring one is whether it may be done: the daemon does not write the
+/// key files, the command does.
+impl AdminApi {
+    /// `GET /admin/v1/keyring`
+    pub(super) async fn keyring(&self, _: Call<'_>) -> Answer {
+        let shown = self.broker.show_keyring().await.map_err(Problem::of)?;
+        ok(&KeyringShape::new(&shown, self.broker.left_to_rewrap()))
+    }
+
+    /// `POST /admin/v1/keyring/rewrap`
+    pub(super) async fn rewrap(&self, call: Call<'_>) -> Answer {
+        self.broker.ask_for_rewrap();
+        self.events.keyring_act(call.who, call.admin, ("keyring_rewrap", None), "ok").await;
+        accepted(&json!({ "rewrapping": true }))
+    }
+
+    /// `POST /admin/v1/keyring/promote`
+    pub(super) async fn may_promote(&self, call: Call<'_>) -> Answer {
+        let (who, admin) = (call.who, call.admin);
+        let key = body::sealing_key(body::read(call.body).await?)?;
+        let reasons = self.broker.against_promoting(&key).await.map_err(Problem::of)?;
+        self.verdict(who, admin, ("keyring_promote", &key), Against { reasons, gone_by: None }).await
+    }
+
+    /// `POST /admin/v1/keyring/retire`
+    pub(super) async fn may_retire(&self, call: Call<'_>) -> Answer {
+        let (who, admin) = (call.who, call.admin);
+        let key = body::sealing_key(body::read(call.body).await?)?;
+        let against = self.broker.against_retiring(&key).await.map_err(Problem::of)?;
+        self.verdict(who, admin, ("keyring_retire", &key), against).await
+    }
+
+    async fn verdict(
+        &self,
+        who: Who<'_>,
+        admin: &str,
+        (act, key): (&'static str, &str),
+        Against { reasons, gone_by }: Against,
+    ) -> Answer {
+        let may = reasons.is_empty();
+        let code = if may { "ok" } else { "refused" };
+        self.events.keyring_act(who, admin, (act, Some(key)), code).await;
+        ok(&json!({ "may": may, "reasons": reasons, "gone_by": gone_by.map(Timestamp::rfc3339) }))
+    }
+}
+
+fn ok<T: serde::Serialize>(body: &T) -> Answer {
+    Ok(problem::json(StatusCode::OK, body))
+}
+
+fn accepted<T: serde::Serialize>(body: &T) -> Answer {
+    Ok(problem::json(StatusCode::ACCEPTED, body))
+}

@@ -1,0 +1,63 @@
+use serde_json::Value;
+
+use super::*;
+use crate::api::openapi;
+use crate::api::routes::tests::{assert_every_row_is_served, found};
+
+/// The bad answers of every route that asks who is there.
+const COMMON: [(u16, &str); 3] =
+    [(400, "InvalidRequest"), (401, "Unauthenticated"), (503, "StoreUnavailable")];
+
+#[test]
+fn the_document_is_written_from_the_table() {
+    openapi::assert_is_written_from("src/api/openapi-admin.json", TABLE, &COMMON);
+}
+
+#[test]
+fn every_row_is_served() {
+    assert_every_row_is_served(TABLE, find);
+    let allow = |path| found(find, path).other_method("an-id").headers()["allow"].clone();
+    assert_eq!(allow("/admin/v1/apps/{app}/connections/{connection}"), "GET, PATCH, POST, DELETE");
+    assert_eq!(allow("/admin/v1/apps/{app}/connections/{connection}/explain"), "GET");
+    // Operators get no token.
+    assert!(find("/admin/v1/apps/outlook/connections/a/token").is_err());
+}
+
+#[test]
+fn what_is_no_reading_is_done_to_its_end() {
+    for route in TABLE {
+        let is_act = route.effect == Effect::Acts;
+        assert_eq!(is_act, route.method != "GET", "{} {}", route.method, route.path);
+    }
+}
+
+/// What both documents have under a name is the same, unless it is said here why not.
+#[test]
+fn both_documents_agree_on_what_they_share() {
+    // Operators meet fewer refusals, and may name more connections.
+    const DIFFER: [&str; 9] = [
+        "apiKey",
+        "connection",
+        "InvalidRequest",
+        "Unauthenticated",
+        "AppNotFound",
+        "ConnectionNotFound",
+        "Paused",
+        "Code",
+        "Problem",
+    ];
+    let components = |text| serde_json::from_str::<Value>(text).expect("JSON")["components"].clone();
+    let (ours, local) = (components(OPENAPI), components(crate::api::OPENAPI));
+    let mut shared = 0;
+    for (kind, of_kind) in ours.as_object().expect("kinds") {
+        for (name, one) in of_kind.as_object().expect("components") {
+            match local[kind].get(name) {
+                Some(other) if DIFFER.contains(&name.as_str()) => assert_ne!(one, other, "{kind}/{name}"),
+                Some(other) => assert_eq!(one, other, "{kind}/{name}"),
+                None => continue,
+            }
+            shared += 1;
+        }
+    }
+    assert!(shared > 20, "{shared}");
+}
