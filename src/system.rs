@@ -2,13 +2,13 @@
 
 use parking_lot::Mutex;
 use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom as OsRandom};
+use futures_util::FutureExt as _;
 use tokio_util::task::TaskTracker;
 
 use crate::domain::random::Random;
@@ -189,17 +189,10 @@ impl TokioTasks {
 }
 
 impl Tasks for TokioTasks {
-    fn spawn(&self, name: &'static str, mut task: BoxFuture<'static, ()>) {
+    fn spawn(&self, name: &'static str, task: BoxFuture<'static, ()>) {
         self.tracker.spawn(async move {
             // Panics are caught here and not by tokio, because only here is the task's name known.
-            let ended = std::future::poll_fn(move |cx| {
-                match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))) {
-                    Ok(Poll::Pending) => Poll::Pending,
-                    Ok(Poll::Ready(())) => Poll::Ready(Ok(())),
-                    Err(payload) => Poll::Ready(Err(payload)),
-                }
-            });
-            if let Err(payload) = ended.await {
+            if let Err(payload) = AssertUnwindSafe(task).catch_unwind().await {
                 tracing::error!(task = name, panic = panic_text(payload.as_ref()), "a task panicked");
             }
         });

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::Notify;
 
 use super::connect::READABLE_AFTER_END;
@@ -243,10 +244,8 @@ impl Broker {
     }
 
     async fn rewrap_some(&self, todo: &[RecordOf], pace: &Pace) -> Result<(), RepositoryError> {
-        let lane = |first| self.rewrap_lane(todo, first, pace);
-        let (a, b, c, d, e, f, g, h) =
-            tokio::join!(lane(0), lane(1), lane(2), lane(3), lane(4), lane(5), lane(6), lane(7));
-        [a, b, c, d, e, f, g, h].into_iter().collect()
+        let lanes = join_all((0..LANES).map(|first| self.rewrap_lane(todo, first, pace))).await;
+        lanes.into_iter().collect()
     }
 
     /// Rewraps every n-th record.

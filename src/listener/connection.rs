@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -359,11 +360,6 @@ fn finished(mut response: Response, request_id: &RequestId) -> Response {
 
 /// Returns the handler's response, or `None` if it panicked.
 async fn catching(handler: &dyn Handler, request: Request) -> Option<Response> {
-    let mut handling = catch_unwind(AssertUnwindSafe(|| handler.handle(request))).ok()?;
-    std::future::poll_fn(move |cx| match catch_unwind(AssertUnwindSafe(|| handling.as_mut().poll(cx))) {
-        Ok(Poll::Pending) => Poll::Pending,
-        Ok(Poll::Ready(response)) => Poll::Ready(Some(response)),
-        Err(_) => Poll::Ready(None),
-    })
-    .await
+    let handling = catch_unwind(AssertUnwindSafe(|| handler.handle(request))).ok()?;
+    AssertUnwindSafe(handling).catch_unwind().await.ok()
 }

@@ -30,6 +30,7 @@ mod access;
 #[cfg(test)]
 mod access_tests;
 mod acl;
+mod asking;
 mod changes;
 mod cluster;
 mod cluster_identity;

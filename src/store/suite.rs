@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::future::join_all;
+
 use super::{
     Committed, Counted, Deadline, Deleted, Floor, Full, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE, Most,
     RecordOf, Revision, SEALED_HEAD, SWEEP_SHARDS, Store, StoreError, StoredConnection, StoredProfile,
@@ -734,12 +736,9 @@ async fn pages(store: &dyn Store) {
     let (names, stored): (Vec<_>, Vec<_>) = (0..COUNT)
         .map(|n| (key("pages", &format!("team-{}/user-{n:04}", n % 2)), connection(1, n as u128)))
         .unzip();
-    let commits = names
-        .iter()
-        .zip(&stored)
-        .map(|(key, stored)| store.commit(key, None, stored, Writer::SignIn))
-        .collect();
-    for commit in together(commits).await {
+    let commits =
+        names.iter().zip(&stored).map(|(key, stored)| store.commit(key, None, stored, Writer::SignIn));
+    for commit in join_all(commits).await {
         assert_eq!(commit.expect("serves"), Committed::Done);
     }
     for (prefix, expected, limit) in [("", COUNT, 64), ("team-1/", COUNT / 2, 100), ("", COUNT, COUNT)] {
@@ -762,25 +761,6 @@ async fn pages(store: &dyn Store) {
     }
     let all = store.list(&app_name("pages"), "", None, usize::MAX).await.expect("serves");
     assert_eq!((all.connections.len(), all.next), (MAX_PAGE.min(COUNT), None));
-}
-
-/// Polls all of them together, on this task.
-async fn together<'a, T>(futures: Vec<BoxFuture<'a, T>>) -> Vec<T> {
-    let mut waiting: Vec<_> = futures.into_iter().map(|future| (future, None)).collect();
-    std::future::poll_fn(|context| {
-        let mut all = true;
-        for (future, answer) in &mut waiting {
-            if answer.is_none() {
-                match future.as_mut().poll(context) {
-                    std::task::Poll::Ready(ready) => *answer = Some(ready),
-                    std::task::Poll::Pending => all = false,
-                }
-            }
-        }
-        if all { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-    })
-    .await;
-    waiting.into_iter().filter_map(|(_, answer)| answer).collect()
 }
 
 /// The same, as another sealing key would have it.

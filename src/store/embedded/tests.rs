@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::{io, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use redb::backends::FileBackend;
 use redb::{Builder, Database, ReadableDatabase, StorageBackend};
 
@@ -15,7 +16,6 @@ use super::tables::*;
 use super::writer::REOPEN_PAUSE;
 use super::*;
 use crate::domain::connection::SignIn;
-use crate::domain::task::BoxFuture;
 use crate::domain::time::Timestamp;
 use crate::store::rules::{Begun, Scheduled};
 use crate::store::suite::{self, CountingRandom, RealClock, connection, key};
@@ -239,15 +239,7 @@ async fn child_writes_until_it_is_killed() {
             }
         });
     }
-    let mut writers: Vec<BoxFuture<'_, ()>> =
-        writers.into_iter().map(|writer| Box::pin(writer) as BoxFuture<'_, ()>).collect();
-    std::future::poll_fn(|context| {
-        for writer in &mut writers {
-            let _goes_on = writer.as_mut().poll(context);
-        }
-        std::task::Poll::<()>::Pending
-    })
-    .await;
+    join_all(writers).await;
 }
 
 fn child(directory: &Path) -> Child {

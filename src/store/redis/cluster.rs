@@ -23,19 +23,20 @@
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::task::Poll;
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{
     AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError, RedisResult, ServerErrorKind, Value,
 };
+use futures_util::future::join_all;
 use tokio::sync::watch;
 
 use super::access::Access;
+use super::asking::until_enough;
 use super::commands::{Commands, check_master};
 use super::config::{Location, RedisConfig};
 use super::connection::Link;
@@ -49,7 +50,7 @@ use super::subscription::Subscription;
 use super::tls::RedisTls;
 use super::wire::dial;
 use crate::domain::random::Random;
-use crate::domain::task::{BoxFuture, Tasks};
+use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
 use crate::flight::Flight;
 use crate::store::StoreError;
@@ -175,7 +176,7 @@ impl Cluster {
     /// Sees to it that each connection goes by what the files hold now.
     pub(super) async fn keep_up(&self) {
         let nodes = self.0.lock().nodes.clone();
-        together(nodes.iter().map(|node| Box::pin(node.link.keep_up()) as _).collect()).await;
+        join_all(nodes.iter().map(|node| node.link.keep_up())).await;
     }
 
     /// Makes the next operations connect anew, and whatever failed before holds up nothing.
@@ -235,10 +236,8 @@ impl Cluster {
             let mut again = true;
             loop {
                 let (epoch, primaries) = self.0.primaries().await.map_err(unavailable)?;
-                let looks: Vec<BoxFuture<'_, Result<u64, String>>> =
-                    primaries.iter().map(|node| Box::pin(self.0.look(node)) as _).collect();
                 let (mut cause, mut latest) = (None, epoch);
-                for look in together(looks).await {
+                for look in join_all(primaries.iter().map(|node| self.0.look(node))).await {
                     match look {
                         Ok(epoch) => latest = latest.max(epoch),
                         Err(failed) => cause = cause.or(Some(failed)),
@@ -262,9 +261,7 @@ impl Cluster {
     /// What is at risk at each primary, looked at where that is long ago.
     pub(super) async fn look_at_risks(&self) -> Vec<(String, Risks)> {
         let Ok((_, primaries)) = self.0.primaries().await else { return Vec::new() };
-        let looks =
-            primaries.iter().map(|node| Box::pin(node.link.look_at_risks()) as BoxFuture<'_, ()>).collect();
-        together(looks).await;
+        join_all(primaries.iter().map(|node| node.link.look_at_risks())).await;
         primaries.iter().map(|node| node.link.risks()).collect()
     }
 
@@ -613,33 +610,19 @@ impl Shared {
         };
         // So that an operation that has to ask first still ends within its time.
         let limit = self.config.connect_timeout.min(self.config.operation_timeout / 2);
-        let mut asked: Vec<BoxFuture<'_, Result<View, String>>> = Vec::new();
-        for place in &places {
-            asked.push(Box::pin(async move {
-                tokio::select! {
-                    biased;
-                    answer = self.ask(place) => answer,
-                    () = self.clock.sleep(limit) => Err(format!("no answer within {limit:?}")),
-                }
-            }));
-        }
-        let mut answers: Vec<Option<Result<View, String>>> = asked.iter().map(|_| None).collect();
-        poll_fn(|context| {
-            for (asked, answer) in asked.iter_mut().zip(&mut answers) {
-                if answer.is_none()
-                    && let Poll::Ready(said) = asked.as_mut().poll(context)
-                {
-                    *answer = Some(said);
-                }
+        let asked = places.iter().map(|place| async move {
+            tokio::select! {
+                biased;
+                answer = self.ask(place) => answer,
+                () = self.clock.sleep(limit) => Err(format!("no answer within {limit:?}")),
             }
+        });
+        let answers = until_enough(asked, |answers: &[Option<Result<View, String>>]| {
             let epochs: Vec<u64> = answers.iter().flatten().flatten().map(|view| view.epoch).collect();
             let latest = epochs.iter().max();
-            let agree = epochs.iter().filter(|epoch| Some(*epoch) == latest).count();
-            let settled = agree > places.len() / 2 || answers.iter().all(Option::is_some);
-            if settled { Poll::Ready(()) } else { Poll::Pending }
+            epochs.iter().filter(|epoch| Some(*epoch) == latest).count() > places.len() / 2
         })
         .await;
-        drop(asked);
         let most = answers.iter().flatten().filter(|answer| answer.is_ok()).count() > places.len() / 2;
         let mut causes = Vec::new();
         let mut latest: Option<View> = None;
@@ -745,26 +728,6 @@ impl Shared {
 
 pub(super) async fn outcome(flight: Flight<Result<(), String>>) -> Result<(), String> {
     flight.landed().await.unwrap_or_else(|| Err("it was interrupted".to_owned()))
-}
-
-/// Waits for all of them at once.
-pub(super) async fn together<T>(futures: Vec<BoxFuture<'_, T>>) -> Vec<T> {
-    let mut waiting: Vec<(BoxFuture<'_, T>, Option<T>)> =
-        futures.into_iter().map(|future| (future, None)).collect();
-    poll_fn(|context| {
-        let mut all = true;
-        for (future, answer) in &mut waiting {
-            if answer.is_none() {
-                match future.as_mut().poll(context) {
-                    Poll::Ready(ready) => *answer = Some(ready),
-                    Poll::Pending => all = false,
-                }
-            }
-        }
-        if all { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-    waiting.into_iter().filter_map(|(_, answer)| answer).collect()
 }
 
 /// Where an error sends an operation on `slot` that was refused at `from`. An error about another slot is

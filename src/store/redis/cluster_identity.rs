@@ -25,9 +25,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::cluster::{Cluster, Shared, outcome, together};
+use futures_util::future::join_all;
+
+use super::cluster::{Cluster, Shared, outcome};
 use super::identity::{FOREIGN, MOST_REPLACED, REPLACES, fresh_name, name, replaced};
-use crate::domain::task::BoxFuture;
 use crate::flight::Flight;
 use crate::store::StoreError;
 use crate::store::keyspace::{self, REDIS_IDENTITY, SLOTS};
@@ -82,9 +83,7 @@ impl Cluster {
     /// The same for one slot of each primary.
     pub(super) async fn believe_some(&self, doing: &'static str) -> Result<(), StoreError> {
         let slots = self.sample().await.map_err(|cause| StoreError::Unavailable { doing, cause })?;
-        let looks =
-            slots.iter().map(|slot| Box::pin(self.0.believe_absence(doing, *slot)) as BoxFuture<'_, _>);
-        together(looks.collect()).await.into_iter().collect()
+        join_all(slots.iter().map(|slot| self.0.believe_absence(doing, *slot))).await.into_iter().collect()
     }
 
     /// Accepts the present contents as the store.

@@ -1,10 +1,10 @@
 //! Reads many records at once, and of each no more than is needed.
 
+use futures_util::future::join_all;
+
 use super::RedisStore;
-use super::cluster::together;
 use super::way::Way;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
-use crate::domain::task::BoxFuture;
 use crate::store::record::{self, Beginning};
 use crate::store::{StoreError, StoredProfile, keyspace};
 
@@ -100,9 +100,9 @@ impl RedisStore {
             Way::Cluster(cluster) => cluster.groups(doing, &slots).await?,
         };
         // Not MGET: the records live in different slots.
-        let together = together(groups.iter().map(|group| self.group(doing, reads, group)).collect());
+        let found = join_all(groups.iter().map(|group| self.group(doing, reads, group))).await;
         let mut records: Vec<Option<Vec<u8>>> = vec![None; reads.len()];
-        for (group, found) in groups.iter().zip(together.await) {
+        for (group, found) in groups.iter().zip(found) {
             for (at, record) in group.iter().zip(found?) {
                 records[*at] = record;
             }
@@ -110,42 +110,40 @@ impl RedisStore {
         Ok(records)
     }
 
-    fn group<'a>(
-        &'a self,
+    async fn group(
+        &self,
         doing: &'static str,
-        reads: &'a [(u16, ::redis::Cmd)],
-        group: &'a [usize],
-    ) -> BoxFuture<'a, Result<Vec<Option<Vec<u8>>>, StoreError>> {
-        Box::pin(async move {
-            let get = async |group: &[usize]| {
-                let mut records: Vec<Option<Vec<u8>>> = Vec::with_capacity(group.len());
-                for some in group.chunks(READ_AT_ONCE) {
-                    let mut gets = ::redis::pipe();
-                    for at in some {
-                        gets.add_command(reads[*at].1.clone());
-                    }
-                    let found = self.run(doing, reads[some[0]].0, |mut commands| {
-                        let gets = &gets;
-                        async move { gets.query_async::<Vec<Option<Vec<u8>>>>(&mut commands).await }
-                    });
-                    records.extend(found.await?.0);
-                    let bytes: usize = records.iter().flatten().map(Vec::len).sum();
-                    if bytes > LARGEST_CHUNK {
-                        return Err(StoreError::corrupt(doing, "records are larger than any of ours"));
-                    }
+        reads: &[(u16, ::redis::Cmd)],
+        group: &[usize],
+    ) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        let get = async |group: &[usize]| {
+            let mut records: Vec<Option<Vec<u8>>> = Vec::with_capacity(group.len());
+            for some in group.chunks(READ_AT_ONCE) {
+                let mut gets = ::redis::pipe();
+                for at in some {
+                    gets.add_command(reads[*at].1.clone());
                 }
-                Ok::<_, StoreError>(records)
-            };
-            match get(group).await {
-                Err(_) if matches!(self.link, Way::Cluster(_)) && group.len() > 1 => {}
-                done => return done,
+                let found = self.run(doing, reads[some[0]].0, |mut commands| {
+                    let gets = &gets;
+                    async move { gets.query_async::<Vec<Option<Vec<u8>>>>(&mut commands).await }
+                });
+                records.extend(found.await?.0);
+                let bytes: usize = records.iter().flatten().map(Vec::len).sum();
+                if bytes > LARGEST_CHUNK {
+                    return Err(StoreError::corrupt(doing, "records are larger than any of ours"));
+                }
             }
-            // Perhaps some were moved to another node since.
-            let mut records = Vec::with_capacity(group.len());
-            for at in group {
-                records.extend(get(&[*at]).await?);
-            }
-            Ok(records)
-        })
+            Ok::<_, StoreError>(records)
+        };
+        match get(group).await {
+            Err(_) if matches!(self.link, Way::Cluster(_)) && group.len() > 1 => {}
+            done => return done,
+        }
+        // Perhaps some were moved to another node since.
+        let mut records = Vec::with_capacity(group.len());
+        for at in group {
+            records.extend(get(&[*at]).await?);
+        }
+        Ok(records)
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
+use futures_util::future::{Either, select};
 
 use super::RedisStore;
 use super::reads::LIST_CHUNK;
@@ -234,12 +235,8 @@ impl Records for RedisStore {
 
 /// Waits for the first one. The second one gets as far as it can meanwhile.
 async fn beside<T>(first: impl Future<Output = T>, second: impl Future) -> T {
-    let (mut first, mut second) = (std::pin::pin!(first), std::pin::pin!(second));
-    let mut done = false;
-    std::future::poll_fn(|context| {
-        let answer = first.as_mut().poll(context);
-        done = done || second.as_mut().poll(context).is_ready();
-        answer
-    })
-    .await
+    match select(std::pin::pin!(first), std::pin::pin!(second)).await {
+        Either::Left((answer, _)) => answer,
+        Either::Right((_, first)) => first.await,
+    }
 }

@@ -11,20 +11,18 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, RedisConnectionInfo, RedisError};
 
 use super::access::Access;
+use super::asking::until_enough;
 use super::config::Sentinels;
 use super::failure::refusal;
 use super::meter::LIMITS;
 use super::tls::RedisTls;
 use super::wire::dial;
-use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
 
 /// A server to talk to, and the failover that made it the primary.
@@ -65,34 +63,22 @@ pub(super) async fn survey(
     known: u64,
     clock: &dyn Clock,
 ) -> Result<Survey, String> {
-    let mut asked: Vec<BoxFuture<'_, Result<Place, String>>> = Vec::new();
-    for (host, port) in &sentinels.addresses {
-        asked.push(Box::pin(async move {
-            let name = format!("sentinel {host}:{port}");
-            tokio::select! {
-                biased;
-                answer = access.by_tls(Some(&name), |tls| {
-                    ask(access, sentinels, tls, &name, (host, *port))
-                }) => answer,
-                () = clock.sleep(sentinels.answer_timeout) => {
-                    Err(format!("no answer within {:?}", sentinels.answer_timeout))
-                }
-            }
-        }));
-    }
-    let mut answers: Vec<Option<Result<Place, String>>> = asked.iter().map(|_| None).collect();
-    poll_fn(|context| {
-        for (asked, answer) in asked.iter_mut().zip(&mut answers) {
-            if answer.is_none()
-                && let Poll::Ready(said) = asked.as_mut().poll(context)
-            {
-                *answer = Some(said);
+    let asked = sentinels.addresses.iter().map(|(host, port)| async move {
+        let name = format!("sentinel {host}:{port}");
+        tokio::select! {
+            biased;
+            answer = access.by_tls(Some(&name), |tls| {
+                ask(access, sentinels, tls, &name, (host, *port))
+            }) => answer,
+            () = clock.sleep(sentinels.answer_timeout) => {
+                Err(format!("no answer within {:?}", sentinels.answer_timeout))
             }
         }
-        let named: Vec<&Place> = named(&answers).filter(|place| place.epoch >= known).collect();
+    });
+    let answers = until_enough(asked, |answers| {
+        let named: Vec<&Place> = named(answers).filter(|place| place.epoch >= known).collect();
         let agree = |place: &Place| named.iter().filter(|other| place.is_same_server(other)).count();
-        let settled = named.iter().any(|place| agree(place) >= sentinels.majority());
-        if settled || answers.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
+        named.iter().any(|place| agree(place) >= sentinels.majority())
     })
     .await;
     let primaries = latest(named(&answers));
